@@ -1,0 +1,274 @@
+"""Every error that fractale raises on purpose.
+
+Each has a stable ``code`` (for scripts and documentation), an ``exit_code`` (what the
+command line returns for it), a message that says what happened, and a ``hint`` that says what
+to do next.
+
+.. code-block:: text
+
+    FractaleError
+    ├── UsageError              2    the command or the call was used wrongly
+    │   ├── InputError          2    an input of the plan is missing or ill-typed
+    │   └── SettingsError       2    a setting or a settings file is wrong
+    ├── PlanError               3    the plan (or registry file) is invalid: all problems at once
+    ├── CallError                    a step's call failed: becomes the outcome `error`
+    │   ├── TemplateError            a template or expression could not be evaluated
+    │   ├── ToolError                a tool, prompt or resource of a server failed
+    │   │   └── TransportError       the server was lost or never answered: `retry` applies
+    │   ├── ModelError               the model failed or answered nothing usable
+    │   │   └── ModelUnavailable     429, 5xx, time-out, connection: `retry` applies
+    │   └── PolicyError              the call was refused before it was made
+    ├── LimitReached            5    a limit of the run was reached; the run can be resumed
+    ├── Stopped                 75   the run was stopped on request and can be resumed
+    ├── StoreError              1    the run's record cannot be read or written
+    └── DependencyMissing       2    an optional package or program is not installed
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in a file.
+
+    Args:
+        file: The path as the person gave it, or ``<string>``.
+        line: 1 for the first line.
+        column: 1 for the first character.
+    """
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a plan or a registry file.
+
+    Args:
+        code: A stable word such as ``unknown-step``.
+        message: What was found and what would be right.
+        position: Where in the file, if the problem has a place.
+        path: Where in the plan, such as ``steps[2].transitions.failure``.
+        length: How many characters from the position on are at fault (1 if unknown).
+        suggestion: The nearest valid word, if one is near.
+        severity: ``error`` stops the plan, ``warning`` is told and passed over.
+    """
+
+    code: str
+    message: str
+    position: Position | None = None
+    path: str = ""
+    length: int = 1
+    suggestion: str | None = None
+    severity: str = "error"
+
+    def __str__(self) -> str:
+        where = f"{self.position}  " if self.position else ""
+        path = f"  {self.path}" if self.path else ""
+        tail = f"; did you mean `{self.suggestion}`?" if self.suggestion else ""
+        return f"{where}{self.code}{path}: {self.message}{tail}"
+
+
+class FractaleError(Exception):
+    """The root of the tree: what happened, where, and what to do next.
+
+    Args:
+        message: What happened, in one sentence.
+        hint: What the reader can do about it.
+        position: Where in a file, if the error has a place.
+    """
+
+    code: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, position: Position | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.position = position
+
+    def __str__(self) -> str:
+        return f"{self.position}  {self.message}" if self.position else self.message
+
+
+class UsageError(FractaleError):
+    """The command line or the library was used wrongly."""
+
+    code = "usage"
+    exit_code = 2
+
+
+class InputError(UsageError):
+    """An input of the plan is missing, unknown, or not of its type."""
+
+    code = "input"
+
+
+class SettingsError(UsageError):
+    """A setting, or a settings file, is wrong."""
+
+    code = "settings"
+
+
+class DependencyMissing(UsageError):
+    """An optional package or program is needed and is not there."""
+
+    code = "dependency-missing"
+
+
+class PlanError(FractaleError):
+    """A plan or a registry file is invalid.
+
+    Args:
+        problems: Every problem found, in file order. At least one.
+    """
+
+    code = "invalid-plan"
+    exit_code = 3
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(str(problem) for problem in problems))
+
+
+class CallError(FractaleError):
+    """A step's call failed. The step's outcome is ``failure``, decided by ``error``.
+
+    ``retryable`` says whether the step's ``retry`` applies: true for faults of transport,
+    false for answers that are merely wrong.
+    """
+
+    code = "call"
+    retryable: ClassVar[bool] = False
+
+
+class TemplateError(CallError):
+    """A template or an expression could not be evaluated."""
+
+    code = "template"
+
+
+class ToolError(CallError):
+    """A tool, prompt or resource raised, is unknown, or its arguments do not fit."""
+
+    code = "tool"
+
+
+class TransportError(ToolError):
+    """The server was lost, could not be reached, or did not answer in time.
+
+    ``sent`` says whether the call may have reached the server: if so, it is not known whether
+    the tool did its work.
+    """
+
+    code = "transport"
+    retryable = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        sent: bool = False,
+        hint: str | None = None,
+        position: Position | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, position=position)
+        self.sent = sent
+
+
+class ModelError(CallError):
+    """The model refused, or its answer is empty or cannot be used."""
+
+    code = "model"
+
+
+class ModelUnavailable(ModelError):
+    """The model's server is busy, broken or out of reach (429, 5xx, time-out).
+
+    Args:
+        retry_after: Seconds the server asked to wait, if it did.
+    """
+
+    code = "model-unavailable"
+    retryable = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        hint: str | None = None,
+        position: Position | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, position=position)
+        self.retry_after = retry_after
+
+
+class PolicyError(CallError):
+    """The call was refused before it was made."""
+
+    code = "policy"
+
+
+class LimitReached(FractaleError):
+    """A limit of the run was reached. The run is kept and can be resumed.
+
+    Args:
+        limit: ``steps``, ``time``, ``tokens``, ``cost`` or ``depth``.
+    """
+
+    code = "limit"
+    exit_code = 5
+
+    def __init__(self, limit: str, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.limit = limit
+
+
+class Stopped(FractaleError):
+    """The run was stopped on request at a step's boundary and can be resumed."""
+
+    code = "stopped"
+    exit_code = 75
+
+
+class StoreError(FractaleError):
+    """The record of a run cannot be read or written."""
+
+    code = "store"
+
+
+@dataclass(slots=True)
+class ProblemList:
+    """Collects problems so that all of a file's are reported at once."""
+
+    problems: list[Problem] = field(default_factory=list[Problem])
+
+    def add(self, problem: Problem) -> None:
+        """Keep one problem."""
+        self.problems.append(problem)
+
+    @property
+    def errors(self) -> list[Problem]:
+        """The problems that stop the plan, in file order."""
+        return sorted(
+            (p for p in self.problems if p.severity == "error"),
+            key=lambda p: (p.position.file, p.position.line, p.position.column)
+            if p.position
+            else ("", 0, 0),
+        )
+
+    def raise_if_any(self) -> None:
+        """Raise PlanError if any problem is an error."""
+        if errors := self.errors:
+            raise PlanError(errors)

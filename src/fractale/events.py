@@ -1,0 +1,84 @@
+"""What happens in a run, as a stream that every display reads.
+
+An event is one flat, JSON-ready record. The terminal display, ``--json``, the record of a run
+and users' own code all get the same stream. Fields are only ever added; `VERSION` counts
+changes that would break a reader.
+
+=================  ==============================================================================
+event              fields (besides ``event``, ``run``, ``time`` in Unix seconds)
+=================  ==============================================================================
+run_started        plan, file, title, steps [{name, type, target}], model, resumed
+step_started       step, attempt, type, target, previous (name of the step that led here or null)
+item_started       step, index, total
+tool_started       step, tool, arguments, call
+tool_progress      step, tool, call, progress, total, message
+tool_finished      step, tool, call, is_error, seconds, text (first 2,000 characters)
+model_started      step, model, call
+model_text         step, text (a piece as it comes)
+model_finished     step, model, call, seconds, input_tokens, output_tokens, cost, text
+log                step, level, message (from a server, a tool, or fractale itself)
+warning            step, code, message
+step_finished      step, attempt, outcome, event_name, decided_by, reason, error, seconds,
+                   tokens, next (step name, success or failed), outputs (short form)
+waiting            step, question {id, kind, ...}
+run_finished       status, outcome, error, hint, decided, steps [{name, attempt, outcome,
+                   decided_by, error}], outputs, usage {input_tokens, output_tokens,
+                   total_tokens, cost, seconds}
+=================  ==============================================================================
+
+``step`` is the step's path: ``outer/inner`` for a step inside an included or drafted plan or a
+parallel block. ``outcome`` is ``success``, ``failure`` or ``skipped``; ``event_name`` is the
+event that chose the transition.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+VERSION = 1
+
+EventKind = Literal[
+    "run_started",
+    "step_started",
+    "item_started",
+    "tool_started",
+    "tool_progress",
+    "tool_finished",
+    "model_started",
+    "model_text",
+    "model_finished",
+    "log",
+    "warning",
+    "step_finished",
+    "waiting",
+    "run_finished",
+]
+Status = Literal["success", "failed", "waiting", "limit", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened in a run.
+
+    Args:
+        kind: Which of the table above.
+        run: The run's id.
+        data: The fields of that kind, plain JSON.
+        time: Unix time in seconds.
+    """
+
+    kind: EventKind
+    run: str
+    data: dict[str, Any] = field(default_factory=dict[str, Any])
+    time: float = field(default_factory=time.time)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The flat form, as ``--json`` prints it."""
+        return {"event": self.kind, "run": self.run, "time": round(self.time, 3), **self.data}
+
+
+Listener = Callable[[Event], None]
+"""Takes each event as it happens. Must not block for long, and must not raise."""

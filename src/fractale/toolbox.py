@@ -1,0 +1,154 @@
+"""The face that tools, prompts and resources show to a run.
+
+A run calls tools through one `Toolbox`, whatever stands behind it: MCP servers
+(`fractale.mcp`), the embedded server of local tools, or the fake one of `fractale.testing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+OnProgress = Callable[[float, float | None, str | None], None]
+"""Takes progress so far, the total if known, and a message if there is one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolInfo:
+    """A tool as its server describes it.
+
+    Args:
+        name: The name to call it by: bare where one server has it, else ``server.tool``.
+        server: The server's name in the settings; ``local`` for the embedded server.
+        input_schema: JSON Schema of the arguments.
+        output_schema: JSON Schema of the structured result, where the server gives one.
+        annotations: MCP's hints (``readOnlyHint``, ``destructiveHint``, ``idempotentHint``,
+            ``openWorldHint``, ``title``) and fractale's own (``fractale.type: agent``).
+    """
+
+    name: str
+    server: str
+    description: str = ""
+    input_schema: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    output_schema: Mapping[str, Any] | None = None
+    annotations: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def qualified_name(self) -> str:
+        """``server.tool``: always unambiguous."""
+        bare = self.name.removeprefix(f"{self.server}.")
+        return f"{self.server}.{bare}"
+
+    @property
+    def is_agent(self) -> bool:
+        """Whether the entry is a sub-agent rather than a tool."""
+        return self.annotations.get("fractale.type") == "agent"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptInfo:
+    """A prompt as its server describes it; arguments are ``{name, description, required}``."""
+
+    name: str
+    server: str
+    description: str = ""
+    arguments: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceInfo:
+    """A resource, or a template of resources, as its server describes it."""
+
+    uri: str
+    server: str
+    name: str = ""
+    description: str = ""
+    mime_type: str | None = None
+    is_template: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolResult:
+    """What a tool answered, nothing of it lost.
+
+    Args:
+        text: The text parts, joined by newlines.
+        structured: MCP's ``structuredContent``, also on errors; None if there was none.
+        is_error: MCP's ``isError``.
+        content: All parts in MCP's JSON form (text, image, audio, resource).
+    """
+
+    text: str
+    structured: Any = None
+    is_error: bool = False
+    content: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptMessage:
+    """One message of a prompt: role ``user`` or ``assistant`` (MCP's words), and its text."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerStatus:
+    """Whether a server can be used, and if not, why."""
+
+    name: str
+    connected: bool
+    transport: str = ""
+    address: str = ""
+    error: str | None = None
+
+
+class Toolbox(Protocol):
+    """All the tools, prompts and resources that a run may use.
+
+    Names are bare (``flux_submit_job``) or qualified (``hpc.flux_submit_job``). A bare name
+    that two servers have raises ToolError with both qualified names.
+
+    Every method may raise:
+        ToolError: The name is unknown (with the nearest names) or ambiguous.
+        TransportError: The server cannot be reached or was lost during the call.
+    """
+
+    async def tools(self) -> list[ToolInfo]:
+        """Every tool, sorted by server and name."""
+        ...
+
+    async def prompts(self) -> list[PromptInfo]:
+        """Every prompt, sorted by server and name."""
+        ...
+
+    async def resources(self) -> list[ResourceInfo]:
+        """Every resource and resource template."""
+        ...
+
+    async def servers(self) -> list[ServerStatus]:
+        """Every server, whether it is there or not."""
+        ...
+
+    async def find_tool(self, name: str) -> ToolInfo:
+        """The tool of that bare or qualified name."""
+        ...
+
+    async def call_tool(
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        *,
+        on_progress: OnProgress | None = None,
+    ) -> ToolResult:
+        """Call a tool once. Never sends a call again by itself."""
+        ...
+
+    async def get_prompt(self, name: str, arguments: Mapping[str, Any]) -> list[PromptMessage]:
+        """Render a prompt; arguments that are not text are sent as JSON."""
+        ...
+
+    async def read_resource(self, uri: str) -> str:
+        """The text of a resource."""
+        ...
