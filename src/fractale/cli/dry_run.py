@@ -1,0 +1,119 @@
+"""``fractale run --dry-run``: what would run, without opening a connection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fractale.errors import PlanError
+from fractale.plan.model import Plan, Step
+from fractale.settings import Settings
+
+
+def show(
+    plan: Plan,
+    inputs: Mapping[str, Any],
+    settings: Settings,
+    registries: Sequence[Path],
+    agents: Sequence[str],
+    *,
+    as_json: bool,
+) -> int:
+    """Print what a run of the plan would do; returns the exit code.
+
+    Raises:
+        PlanError: The plan is invalid.
+        InputError: The inputs are.
+    """
+    from fractale.plan.check import check_plan
+    from fractale.plan.inputs import bind_inputs, read_secrets
+
+    problems = [p for p in check_plan(plan) if p.severity == "error"]
+    if problems:
+        raise PlanError(problems)
+    secrets = read_secrets(plan, settings.environment)
+    values = bind_inputs(plan, inputs, {n: "?" for n, s in plan.inputs.items() if s.secret})
+    shown = {**values, **{name: "***" for name, s in plan.inputs.items() if s.secret}}
+    found = describe(plan, shown, settings, registries, agents)
+    found["missing_secrets"] = [
+        name for name, s in plan.inputs.items() if s.secret and name not in secrets
+    ]
+    if as_json:
+        import json
+
+        click.echo(json.dumps(found, ensure_ascii=False))
+    else:
+        click.echo(_as_text(plan, found))
+    return 0
+
+
+def describe(
+    plan: Plan,
+    inputs: Mapping[str, Any],
+    settings: Settings,
+    registries: Sequence[Path],
+    agents: Sequence[str],
+) -> dict[str, Any]:
+    """What would run, as JSON: inputs, steps, tools, prompts, agents, models, servers."""
+    steps = list(_steps(plan))
+    kinds = {"tools": "tool", "prompts": "prompt", "agents": "agent"}
+    uses = {
+        key: sorted({s["target"] or "ask" for s in steps if s["type"] == kind})
+        for key, kind in kinds.items()
+    }
+    servers = plan.servers if plan.servers is not None else tuple(settings.servers)
+    return {
+        "plan": plan.name,
+        "inputs": dict(inputs),
+        "steps": steps,
+        **uses,
+        "models": sorted({s["model"] or settings.model_spec for s in steps if s["needs_model"]}),
+        "servers": list(servers),
+        "registries": [str(path) for path in registries],
+        "sub_agents": [*agents, *(ref.path for ref in plan.agents)],
+        "limits": {k: getattr(plan.limits, k) for k in type(plan.limits).__slots__},
+        "state_dir": str(settings.state_dir),
+    }
+
+
+def _steps(plan: Plan, prefix: str = "") -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for step in plan.walk():
+        rows.append(_step(step, prefix))
+        if step.plan is not None:
+            rows += _steps(step.plan, f"{prefix}{step.name}/")
+    return rows
+
+
+def _step(step: Step, prefix: str) -> dict[str, Any]:
+    general = step.kind == "agent" and step.target in (None, "ask", "ask_question")
+    return {
+        "name": prefix + step.name,
+        "type": step.kind,
+        "target": step.target,
+        "description": step.description,
+        "model": step.model,
+        "needs_model": step.kind == "prompt" or general or step.judge,
+        "may_call": None if step.tools is None else list(step.tools),
+        "approve": step.approve,
+    }
+
+
+def _as_text(plan: Plan, found: dict[str, Any]) -> str:
+    import json
+
+    from fractale.cli.text import inert
+    from fractale.plan import draw
+
+    lines = [draw.text(plan).rstrip("\n"), ""]
+    for name, value in found["inputs"].items():
+        lines.append(f"input    {name} = {inert(json.dumps(value, ensure_ascii=False), 100)}")
+    for label in ("tools", "prompts", "agents", "models", "servers", "registries"):
+        lines.append(f"{label:<10} {', '.join(found[label]) or 'none'}")
+    limits = {k: v for k, v in found["limits"].items() if v is not None}
+    lines.append(f"{'limits':<10} {', '.join(f'{k} {v:g}' for k, v in limits.items()) or 'none'}")
+    lines.append("nothing was run and no connection was opened")
+    return "\n".join(lines)

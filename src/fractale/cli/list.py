@@ -1,0 +1,114 @@
+"""``fractale list``: tools, prompts, agents, models and servers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fractale.cli import options
+
+SECTIONS = ("servers", "tools", "prompts", "resources", "agents", "models")
+BUILT_IN_AGENTS = ({"name": "ask", "server": "fractale", "description": "The generalist."},)
+
+
+@click.command("list")
+@click.argument("section", required=False, type=click.Choice(SECTIONS))
+@options.tool_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(
+    section: str | None,
+    registries: tuple[Path, ...],
+    agents: tuple[str, ...],
+    *,
+    as_json: bool,
+) -> None:
+    """Show the tools, prompts, resources, agents, models and servers that a run would have.
+
+    Works without a key and without a server: what cannot be reached is listed with the reason.
+    """
+    import asyncio
+
+    from fractale.cli.running import own_stdout
+
+    with own_stdout() as stdout:
+        found = asyncio.run(_collect(registries, agents))
+        if section:
+            found = {section: found[section]}
+        if as_json:
+            import json
+
+            click.echo(json.dumps(found, ensure_ascii=False), file=stdout)
+        else:
+            click.echo(_as_text(found), file=stdout)
+
+
+async def _collect(registries: tuple[Path, ...], agents: tuple[str, ...]) -> dict[str, Any]:
+    from fractale.models import Models
+    from fractale.runs.opening import open_toolbox
+
+    settings = options.settings_of()
+    async with open_toolbox(settings, registries=registries, agents=agents) as toolbox:
+        tools = await toolbox.tools()
+        own = [_tool(t) for t in tools if t.is_agent]
+        return {
+            "servers": [
+                {
+                    "name": s.name,
+                    "connected": s.connected,
+                    "transport": s.transport,
+                    "address": s.address,
+                    "error": s.error,
+                }
+                for s in await toolbox.servers()
+            ],
+            "tools": [_tool(t) for t in tools if not t.is_agent],
+            "prompts": [
+                {
+                    "name": p.name,
+                    "server": p.server,
+                    "description": p.description,
+                    "arguments": [dict(a) for a in p.arguments],
+                }
+                for p in await toolbox.prompts()
+            ],
+            "resources": [
+                {"uri": r.uri, "server": r.server, "name": r.name, "description": r.description}
+                for r in await toolbox.resources()
+            ],
+            "agents": [*BUILT_IN_AGENTS, *own],
+            "models": Models(settings).known(),
+        }
+
+
+def _tool(tool: Any) -> dict[str, Any]:
+    return {
+        "name": tool.name,
+        "server": tool.server,
+        "description": tool.description,
+        "input_schema": dict(tool.input_schema),
+        "output_schema": dict(tool.output_schema) if tool.output_schema else None,
+        "annotations": dict(tool.annotations),
+    }
+
+
+def _as_text(found: dict[str, Any]) -> str:
+    from fractale.cli.text import inert
+
+    blocks: list[str] = []
+    for section, rows in found.items():
+        lines = [section] + [f"  {inert(_line(section, row), 160)}" for row in rows]
+        blocks.append("\n".join(lines if rows else [*lines, "  none"]))
+    return "\n\n".join(blocks)
+
+
+def _line(section: str, row: dict[str, Any]) -> str:
+    if section == "servers":
+        state = "connected" if row["connected"] else f"not there: {row['error']}"
+        return f"{row['name']:<24} {row['transport']:<6} {row['address']}  {state}"
+    if section == "models":
+        return f"{row['spec']:<32} {'ready' if row['ready'] else row['why']}"
+    name = row.get("name") or row.get("uri", "")
+    first = (row.get("description") or "").strip().split("\n")[0]
+    return f"{name:<32} {row['server']:<10} {first}"

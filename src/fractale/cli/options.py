@@ -1,0 +1,146 @@
+"""Options that several commands share, and what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from fractale.errors import InputError, UsageError
+from fractale.plan.model import Limits
+from fractale.settings import Settings, load_settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def tool_options(function: F) -> F:
+    """``-r`` and ``-a``: local tools and sub-agents."""
+    registry = click.option(
+        "-r",
+        "--registry",
+        "registries",
+        multiple=True,
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="A registry or server file whose tools the run may use. Repeatable.",
+    )
+    agent = click.option(
+        "-a",
+        "--sub-agent",
+        "agents",
+        multiple=True,
+        metavar="PATH",
+        help="A sub-agent by dotted path, such as pkg.module.Agent. Repeatable.",
+    )
+    return registry(agent(function))
+
+
+def model_options(function: F) -> F:
+    """``--backend`` and ``--model``."""
+    backend = click.option(
+        "--backend",
+        metavar="NAME",
+        help="Where the model runs: gemini, openai or local (in this process, without a key).",
+    )
+    model = click.option("--model", metavar="PROVIDER:NAME", help="The model for every step.")
+    return backend(model(function))
+
+
+def input_options(function: F) -> F:
+    """``-i`` and ``--inputs``."""
+    one = click.option(
+        "-i", "--input", "pairs", multiple=True, metavar="NAME=VALUE", help="Set an input."
+    )
+    file = click.option(
+        "--inputs",
+        "inputs_file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="A YAML or JSON file of inputs; -i wins over it.",
+    )
+    return one(file(function))
+
+
+def run_options(function: F) -> F:
+    """What `run` and `resume` share."""
+    options = [
+        click.option("--max-attempts", type=click.IntRange(1), help="Entries of any one step."),
+        click.option(
+            "--limit",
+            "limits",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="Stop the run, resumable, at: steps, attempts, time (90s, 10m), tokens, cost.",
+        ),
+        click.option("--yes", is_flag=True, help="Agree beforehand to what would be asked."),
+        click.option("--json", "as_json", is_flag=True, help="Print one event a line on stdout."),
+        click.option("-q", "--quiet", is_flag=True, help="Only tell how it ended."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def read_inputs(pairs: tuple[str, ...], file: Path | None) -> dict[str, Any]:
+    """The inputs of a file and of ``-i`` together.
+
+    Raises:
+        InputError: The file can't be read or isn't a mapping, or a pair has no ``=``.
+    """
+    inputs: dict[str, Any] = {}
+    if file is not None:
+        inputs.update(_read_mapping(file))
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise InputError(f"an input is given as NAME=VALUE, not `{pair}`")
+        inputs[name.strip()] = value
+    return inputs
+
+
+def _read_mapping(file: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"cannot read the inputs in {file}: {error}") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{file} must be a mapping of input names to values")
+    return {str(key): value for key, value in data.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] - YAML is untyped
+
+
+def read_limits(pairs: tuple[str, ...]) -> Limits:
+    """The limits of ``--limit``.
+
+    Raises:
+        UsageError: An unknown limit or a value that is none.
+    """
+    from fractale.plan.durations import parse_duration
+
+    values: dict[str, Any] = {}
+    readers: dict[str, Callable[[str], Any]] = {
+        "steps": int,
+        "attempts": int,
+        "tokens": int,
+        "cost": float,
+        "time": parse_duration,
+    }
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        if name not in readers:
+            raise UsageError(f"unknown limit `{name}`", hint=f"one of: {', '.join(readers)}")
+        try:
+            values[name] = readers[name](text)
+        except ValueError as error:
+            raise UsageError(f"--limit {pair}: {error}") from error
+        if values[name] is None or values[name] <= 0:
+            raise UsageError(f"--limit {pair}: must be above 0")
+    return Limits(**values)
+
+
+def settings_of(
+    backend: str | None = None, model: str | None = None, max_attempts: int | None = None
+) -> Settings:
+    """The settings with the command line's flags over them."""
+    return load_settings().with_flags(provider=backend, model=model, max_attempts=max_attempts)

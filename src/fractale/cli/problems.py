@@ -1,0 +1,177 @@
+"""What is wrong, shown so that the next step is plain: problems of plans, and errors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fractale.cli.text import ELLIPSIS, Line, cells, count, fold, inert, paint, wants_color, writable
+from fractale.errors import FractaleError, PlanError, Position, Problem
+
+Sources = Callable[[str], list[str] | None]
+"""Gives the lines of a file by the name that a position has; None where there are none."""
+
+WIDTH = 100
+BEFORE, SHOWN = 30, 78
+"""Of a long line: how much is shown before the fault, and how much in all."""
+
+
+def show_problems(problems: Sequence[Problem], sources: Sources, *, color: bool) -> str:
+    """Every problem with its place, the line at fault, and what would be right.
+
+    Args:
+        problems: In any order; they are shown in the order of the files.
+        sources: Gives the lines of a file.
+
+    Returns:
+        Lines that end in how many errors and warnings there are; empty for no problems.
+    """
+    if not problems:
+        return ""
+    lines: list[Line] = []
+    for problem in sorted(problems, key=_order):
+        lines += _problem(problem, sources)
+    lines.append([(tally(problems), "")])
+    return "\n".join(paint(line, color=color) for line in lines) + "\n"
+
+
+def tally(problems: Sequence[Problem]) -> str:
+    """How many errors and warnings: ``1 error, 2 warnings``."""
+    errors = sum(1 for problem in problems if problem.severity == "error")
+    warnings = len(problems) - errors
+    parts = [count(errors, "error")] if errors or not warnings else []
+    return ", ".join([*parts, *([count(warnings, "warning")] if warnings else [])])
+
+
+def print_problems(problems: Sequence[Problem]) -> None:
+    """Show problems of files on stderr."""
+    text = show_problems(problems, file_lines(), color=wants_color(sys.stderr))
+    sys.stderr.write(writable(text, sys.stderr.encoding))
+
+
+def file_lines() -> Sources:
+    """Reads each file once; a file that cannot be read has no lines."""
+    kept: dict[str, list[str] | None] = {}
+
+    def lines_of(file: str) -> list[str] | None:
+        if file not in kept:
+            try:
+                text = Path(file).read_text(encoding="utf-8", errors="replace")
+                kept[file] = text.removeprefix("\ufeff").split("\n")
+            except (OSError, ValueError):
+                kept[file] = None
+        return kept[file]
+
+    return lines_of
+
+
+def show_error(error: Exception) -> int:
+    """Show an error on stderr without a traceback.
+
+    Returns:
+        The exit code of the command: the error's own, or 1 for one that nobody foresaw.
+    """
+    import click
+
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    if isinstance(error, PlanError):
+        print_problems(error.problems)
+        return error.exit_code
+    color = wants_color(sys.stderr)
+    text = "\n".join(paint(line, color=color) for line in _error(error)) + "\n"
+    sys.stderr.write(writable(text, sys.stderr.encoding))
+    return error.exit_code if isinstance(error, FractaleError) else 1
+
+
+def _error(error: Exception) -> list[Line]:
+    if not isinstance(error, FractaleError):
+        name = type(error).__name__
+        words = inert(str(error), 500) or "no message"
+        return [
+            [("error", "bad"), (f"  unexpected {name}: {words}", "")],
+            [("       this is a fault of fractale; --debug shows where it happened", "")],
+        ]
+    place = f"{error.position}  " if error.position else ""
+    message = inert(f"{place}{error.message}", 2000, lines=True).split("\n")
+    lines: list[Line] = [[("error", "bad"), (f"  {message[0]}", "")]]
+    lines += [[(f"       {row}", "")] for row in message[1:]]
+    if error.hint:
+        lines += [[(f"       {row}", "")] for row in inert(error.hint, 1000, lines=True).split("\n")]
+    return lines
+
+
+def _order(problem: Problem) -> tuple[str, int, int]:
+    place = problem.position
+    return (place.file, place.line, place.column) if place else ("", 0, 0)
+
+
+def _problem(problem: Problem, sources: Sources) -> list[Line]:
+    bad = problem.severity == "error"
+    place = f"{inert(str(problem.position))}  " if problem.position else ""
+    head: Line = [(place, ""), (problem.code if bad else f"warning {problem.code}", _mark(bad))]
+    if problem.path:
+        head.append((f"  {inert(problem.path)}", ""))
+    return [head, *_excerpt(problem, sources)]
+
+
+def _mark(bad: bool) -> str:  # type: ignore[misc]
+    return "bad" if bad else "warn"
+
+
+def _message(problem: Problem) -> str:
+    message = inert(problem.message, 1000)
+    near = problem.suggestion
+    return f"{message}; did you mean `{inert(near)}`?" if near else message
+
+
+def _excerpt(problem: Problem, sources: Sources) -> list[Line]:
+    """The line at fault with carets below, then the message."""
+    place = problem.position
+    source = _line_of(place, sources)
+    if place is None or source is None:
+        return [[(f"      {row}", "")] for row in fold(_message(problem), WIDTH)]
+    before, fault, after = _split(source, place.column, problem.length)
+    number, mark = f"{place.line:>5}", _mark(problem.severity == "error")
+    carets = "^" * max(cells(fault), 1)
+    lead = " " * cells(before)
+    lines: list[Line] = [
+        [(f"{number} | ", "dim"), (f"{before}{fault}{after}", "")],
+        [("      | ", "dim"), (lead, ""), (carets, mark)],
+    ]
+    message = _message(problem)
+    if 8 + cells(lead + carets) + 1 + cells(message) <= WIDTH:
+        lines[-1].append((f" {message}", ""))
+    else:
+        rows = fold(message, WIDTH - 8)
+        lines += [[("      | ", "dim"), (row, "")] for row in rows]
+    return lines
+
+
+def _line_of(place: Position | None, sources: Sources) -> str | None:
+    lines = sources(place.file) if place else None
+    if place is None or not lines or not 1 <= place.line <= len(lines):
+        return None
+    return lines[place.line - 1].rstrip("\r")
+
+
+def _split(source: str, column: int, length: int) -> tuple[str, str, str]:
+    """A line as what stands before the fault, the fault, and what follows; a long one is cut."""
+    start = min(max(column - 1, 0), len(source))
+    end = min(start + max(length, 1), len(source))
+    before, fault, after = source[:start], source[start:end], source[end:]
+    if len(source) > SHOWN and start > BEFORE:
+        before = ELLIPSIS + before[-BEFORE:]
+    if len(fault) > SHOWN - BEFORE:
+        fault, after = fault[: SHOWN - BEFORE], after or " "
+    room = max(SHOWN - len(before) - len(fault), 0)
+    if len(after) > room:
+        after = after[:room] + ELLIPSIS
+    return _shown(before), _shown(fault), _shown(after)
+
+
+def _shown(part: str) -> str:
+    """A piece of a line, inert, with its blanks as they are."""
+    return inert(part.replace("\t", "    "), lines=True)

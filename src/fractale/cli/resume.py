@@ -1,0 +1,68 @@
+"""``fractale resume``: go on with a run."""
+
+from __future__ import annotations
+
+import click
+
+from fractale.cli import options
+from fractale.errors import InputError
+
+
+def complete_runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """The ids of runs, for shell completion."""
+    from fractale.store.records import RunFolders
+
+    ids = RunFolders(options.settings_of().state_dir).ids()
+    return [run_id for run_id in ids if run_id.startswith(incomplete)]
+
+
+@click.command("resume")
+@click.argument("run_id", metavar="RUN", shell_complete=complete_runs)
+@click.option(
+    "--answer",
+    "answers",
+    multiple=True,
+    metavar="STEP=ANSWER",
+    help="Answer what a step waits for, such as submit=yes. Repeatable.",
+)
+@options.model_options
+@options.run_options
+def command(
+    run_id: str,
+    answers: tuple[str, ...],
+    backend: str | None,
+    model: str | None,
+    max_attempts: int | None,
+    limits: tuple[str, ...],
+    *,
+    yes: bool,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Go on with RUN where it was left; -1 is the latest run.
+
+    \b
+    fractale resume k7f3a
+    fractale resume k7f3a --limit tokens=100000
+    fractale resume -1 --answer submit=yes
+    """
+    from fractale.cli.running import Call, go_on
+
+    call = Call(
+        settings=options.settings_of(backend, model, max_attempts),
+        limits=options.read_limits(limits),
+        yes=yes,
+        as_json=as_json,
+        quiet=quiet,
+    )
+    return go_on(call, run_id, _pairs(answers))
+
+
+def _pairs(answers: tuple[str, ...]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for answer in answers:
+        step, equals, value = answer.partition("=")
+        if not equals:
+            raise InputError(f"an answer is given as STEP=ANSWER, not `{answer}`")
+        found[step] = value
+    return found

@@ -1,0 +1,68 @@
+"""``fractale run``: run a plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fractale.cli import options
+
+
+def complete_plans(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Plan files below the folder that is being typed, for shell completion."""
+    folder = Path(incomplete) if incomplete.endswith("/") else Path(incomplete or ".").parent
+    found = [*folder.glob("*.yaml"), *folder.glob("*.yml"), *folder.glob("plans/*.yaml")]
+    return sorted(str(p) for p in found if str(p).startswith(incomplete))
+
+
+@click.command("run")
+@click.argument("plan", type=click.Path(), shell_complete=complete_plans)
+@options.input_options
+@options.tool_options
+@options.model_options
+@options.run_options
+@click.option("--dry-run", is_flag=True, help="Only say what would run. Opens no connection.")
+def command(
+    plan: str,
+    pairs: tuple[str, ...],
+    inputs_file: Path | None,
+    registries: tuple[Path, ...],
+    agents: tuple[str, ...],
+    backend: str | None,
+    model: str | None,
+    max_attempts: int | None,
+    limits: tuple[str, ...],
+    *,
+    yes: bool,
+    as_json: bool,
+    quiet: bool,
+    dry_run: bool,
+) -> int:
+    """Run PLAN, a YAML file.
+
+    \b
+    fractale run plans/translate.yaml -i script=job.sbatch
+    fractale run plans/translate.yaml --dry-run
+    """
+    from fractale.plan.build import load_plan
+
+    loaded = load_plan(plan)
+    inputs = options.read_inputs(pairs, inputs_file)
+    settings = options.settings_of(backend, model, max_attempts)
+    if dry_run:
+        from fractale.cli.dry_run import show
+
+        return show(loaded, inputs, settings, registries, agents, as_json=as_json)
+    from fractale.cli.running import Call, start
+
+    call = Call(
+        settings=settings,
+        registries=registries,
+        agents=agents,
+        limits=options.read_limits(limits),
+        yes=yes,
+        as_json=as_json,
+        quiet=quiet,
+    )
+    return start(call, loaded, inputs)

@@ -1,0 +1,137 @@
+"""Text for people: foreign text made inert, colour that only marks state, any terminal's letters.
+
+A line is built of `Segment`s, words with what they mean; `paint` turns them into text for a
+stream, with or without ANSI colour.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+from fractale.plan.inert import ELLIPSIS, cells, fit, fold, inert, pad
+
+__all__ = [
+    "ELLIPSIS",
+    "Line",
+    "Mark",
+    "Segment",
+    "cells",
+    "clock",
+    "count",
+    "fit",
+    "fold",
+    "inert",
+    "pad",
+    "paint",
+    "plain",
+    "seconds",
+    "shorten_path",
+    "shows_unicode",
+    "wants_color",
+    "writable",
+]
+
+Mark: TypeAlias = Literal["", "good", "bad", "now", "warn", "dim"]
+Segment: TypeAlias = tuple[str, Mark]
+Line: TypeAlias = list[Segment]
+
+ANSI: dict[Mark, str] = {
+    "good": "\x1b[32m",
+    "bad": "\x1b[31m",
+    "now": "\x1b[36m",
+    "warn": "\x1b[33m",
+    "dim": "\x1b[2m",
+}
+OWN_LETTERS = "✓✗●–→·…│├└◆"
+ASCII = str.maketrans(
+    {
+        "✓": "ok",
+        "✗": "x",
+        "●": "*",
+        "–": "-",
+        "→": "->",
+        "·": "-",
+        "…": "...",
+        "│": "|",
+        "├": "|",
+        "└": "`",
+        "◆": "*",
+    }
+)
+
+
+def plain(line: Sequence[Segment]) -> str:
+    """A line without colour."""
+    return "".join(text for text, _ in line).rstrip()
+
+
+def paint(line: Sequence[Segment], *, color: bool) -> str:
+    """A line, with ANSI colour if asked for."""
+    if not color:
+        return plain(line)
+    return "".join(
+        f"{ANSI[mark]}{text}\x1b[0m" if mark and text else text for text, mark in line
+    ).rstrip()
+
+
+def shows_unicode(encoding: str | None) -> bool:
+    """Whether a stream of this encoding can show the marks that fractale uses."""
+    try:
+        OWN_LETTERS.encode(encoding or "ascii")
+    except (LookupError, UnicodeEncodeError):
+        return False
+    return True
+
+
+def writable(text: str, encoding: str | None) -> str:
+    """The same text in letters that a stream of this encoding has."""
+    if not shows_unicode(encoding):
+        text = text.translate(ASCII)
+    try:
+        return text.encode(encoding or "ascii", "backslashreplace").decode(encoding or "ascii")
+    except LookupError:
+        return text.encode("ascii", "backslashreplace").decode("ascii")
+
+
+def wants_color(stream: Any) -> bool:
+    """Whether a stream is a terminal whose owner did not ask for text without colour."""
+    from fractale.settings import allows_color
+
+    return bool(stream.isatty()) and allows_color()
+
+
+def seconds(value: Any) -> str:
+    """A duration as people say it: ``0.1 s``, ``42 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    time = float(value or 0)
+    if time < 9.95:
+        return f"{time:.1f} s"
+    if time < 59.5:
+        return f"{time:.0f} s"
+    minutes, rest = divmod(round(time), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def clock(value: float) -> str:
+    """A running time: ``0:08``, ``12:30``, ``1:02:03``."""
+    minutes, rest = divmod(int(value), 60)
+    if minutes < 60:
+        return f"{minutes}:{rest:02d}"
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun: ``1 error``, ``1,204 tokens``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def shorten_path(path: str) -> str:
+    """A path as seen from the working folder, where that is shorter."""
+    try:
+        near = os.path.relpath(path)
+    except ValueError:  # another drive
+        return path
+    return near if len(near) < len(path) and not near.startswith("../..") else path

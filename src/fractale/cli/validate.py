@@ -1,0 +1,100 @@
+"""``fractale validate``: every error of plans, at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fractale.cli import options
+from fractale.cli.run import complete_plans
+from fractale.errors import PlanError, Problem
+from fractale.plan.model import Plan
+
+
+@click.command("validate")
+@click.argument("plans", nargs=-1, required=True, type=click.Path(), shell_complete=complete_plans)
+@options.tool_options
+@click.option("--online", is_flag=True, help="Also check tools, prompts and arguments.")
+@click.option("--json", "as_json", is_flag=True, help="Print the problems as JSON.")
+def command(
+    plans: tuple[str, ...],
+    registries: tuple[Path, ...],
+    agents: tuple[str, ...],
+    *,
+    online: bool,
+    as_json: bool,
+) -> int:
+    """Check PLANs and report every error at once, with its place.
+
+    With --online the plan is also checked against what its servers and registries offer.
+    """
+    from fractale.cli.problems import print_problems
+
+    problems: list[Problem] = []
+    for path in plans:
+        problems += check(path, registries, agents, online=online)
+    errors = sum(1 for problem in problems if problem.severity == "error")
+    if as_json:
+        _print_json(plans, problems)
+    else:
+        print_problems(problems)
+        if not problems:
+            click.echo(f"{len(plans)} plan{'s' if len(plans) > 1 else ''}: no problems")
+    return 3 if errors else 0
+
+
+def check(
+    path: str, registries: tuple[Path, ...], agents: tuple[str, ...], *, online: bool
+) -> list[Problem]:
+    """Every problem of one plan file."""
+    from fractale.plan.build import load_plan
+    from fractale.plan.check import check_plan
+
+    try:
+        plan = load_plan(path)
+    except PlanError as error:
+        return error.problems
+    problems = check_plan(plan)
+    if online and not any(p.severity == "error" for p in problems):
+        import asyncio
+
+        problems += asyncio.run(_check_online(plan, registries, agents))
+    return problems
+
+
+async def _check_online(
+    plan: Plan, registries: tuple[Path, ...], agents: tuple[str, ...]
+) -> list[Problem]:
+    from fractale.runs.opening import open_toolbox
+    from fractale.runs.preflight import check_online
+
+    settings = options.settings_of()
+    async with open_toolbox(settings, plan, registries=registries, agents=agents) as toolbox:
+        lost = [
+            Problem("server-unreachable", f"server `{s.name}` at {s.address}: {s.error}", plan.position)
+            for s in await toolbox.servers()
+            if not s.connected
+        ]
+        return lost or await check_online(plan, toolbox)
+
+
+def _print_json(plans: tuple[str, ...], problems: list[Problem]) -> None:
+    import json
+
+    click.echo(json.dumps({"plans": list(plans), "problems": [_as_dict(p) for p in problems]}))
+
+
+def _as_dict(problem: Problem) -> dict[str, Any]:
+    place = problem.position
+    return {
+        "code": problem.code,
+        "severity": problem.severity,
+        "message": problem.message,
+        "file": place.file if place else None,
+        "line": place.line if place else None,
+        "column": place.column if place else None,
+        "path": problem.path,
+        "suggestion": problem.suggestion,
+    }

@@ -1,0 +1,12 @@
+"""From a plan to a LangGraph `StateGraph`, and what its nodes do.
+
+In the order in which data flows:
+
+- `context`: what a node may use: tools, models, the store of outputs, the run's meter.
+- `state`: what a checkpoint holds: one small record a step, and references to large values.
+- `scope`: the names that a template or a rule sees.
+- `calls`: the call of each kind of step: a tool, a prompt, an agent.
+- `outcome`: what decides whether a step succeeded.
+- `nodes`: one step from entry to record.
+- `compile`: the whole graph: steps as nodes, outcomes as labelled edges.
+"""

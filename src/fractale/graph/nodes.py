@@ -1,0 +1,372 @@
+"""One step from its entry to its record: what every node of the graph does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from fractale.errors import CallError, FractaleError
+from fractale.graph.calls import Visit, judge, perform, retry_is_safe
+from fractale.graph.context import Dependencies, RunContext
+from fractale.graph.outcome import (
+    DEFAULT_SUCCESS,
+    CallResult,
+    Decision,
+    decide_by_evidence,
+    match_rules,
+    record_of,
+    rule_scope,
+)
+from fractale.graph.scope import Needs, build_scope, needs_of, step_values
+from fractale.graph.state import ItemState, PlanState, Record, Spent
+from fractale.plan.expressions import holds, render
+from fractale.plan.model import END_FAILED, END_SUCCESS, FAILURE, SUCCESS, Plan, Step
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+
+SHORT_OUTPUT = 200
+ENDS = (END_SUCCESS, END_FAILED)
+
+
+class GaveUp(FractaleError):
+    """A step was to be entered more often than `max_attempts` allows: the run failed.
+
+    Args:
+        step: The step's path.
+    """
+
+    code = "gave-up"
+
+    def __init__(self, step: str, message: str) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+Perform = Callable[[Visit], Awaitable[CallResult]]
+"""Makes a step's call: a leaf's own, or that of a foreach, a parallel block, an included plan."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepNode:
+    """The node of one step: a function from the state to what changes in it.
+
+    Args:
+        plan: The plan that the step is part of.
+        members: The steps of the same graph; a transition to any other leaves the graph.
+        perform: Makes the call.
+        inside: The compiled graph of a foreach, a parallel block or an included plan.
+    """
+
+    plan: Plan
+    step: Step
+    deps: Dependencies
+    members: frozenset[str]
+    needs: Needs
+    perform: Perform
+    inside: Any = None
+
+    async def visit(
+        self,
+        state: PlanState,
+        context: RunContext,
+        config: RunnableConfig,
+        tries: int,
+        inside: Any = None,
+    ) -> PlanState:
+        """Enter the step once.
+
+        Args:
+            tries: Which try of LangGraph's retry policy this is, from 1.
+            inside: The step's own graph, for `perform`.
+
+        Returns:
+            What changes in the state.
+
+        Raises:
+            GaveUp: The step was entered too often.
+            LimitReached: A limit of the run is used up.
+            CallError: The call failed and is to be tried again.
+        """
+        started = time.monotonic()
+        step = self.step
+        path = state.get("prefix", "") + step.name
+        scope = build_scope(state, context, self.deps.outputs, self.needs)
+        before = state.get("steps", {}).get(step.name, Record())
+        visit = Visit(
+            step=step,
+            path=path,
+            deps=self.deps,
+            context=context,
+            config=config,
+            state=state,
+            inside=inside,
+            scope=scope,
+            attempts=before.get("attempts", 0) + 1,
+            conversation=self.deps.outputs.get(before.get("conversation")),
+        )
+        if step.when and not holds(step.when, scope, lambda n: visit.warn_undefined("when", n)):
+            return self._skip(state, visit, before)
+        if tries == 1:
+            self._enter(visit, state.get("last"))
+        result = await call_step(visit, self.perform, tries)
+        decision = await decide(visit, result)
+        return self._finish(state, visit, result, decision, started)
+
+    def _skip(self, state: PlanState, visit: Visit, before: Record) -> PlanState:
+        decision = Decision(
+            outcome="skipped", event=SUCCESS, decided_by="when", reason="its `when` does not hold"
+        )
+        record = Record(
+            outcome="skipped",
+            event=SUCCESS,
+            decided_by="when",
+            outputs={},
+            attempts=before.get("attempts", 0),
+        )
+        update = self._leave(state, visit, record, decision)
+        self._tell_finished(visit, decision, CallResult(), 0.0, record)
+        return update
+
+    def _enter(self, visit: Visit, last: str | None) -> None:
+        step, limit = self.step, self._max_attempts()
+        if visit.attempts > limit:
+            times = "once" if limit == 1 else f"{limit} times"
+            raise GaveUp(
+                visit.path, f"step `{visit.path}` gave up: it was entered {times}, its limit"
+            )
+        visit.context.meter.enter_step()
+        visit.emit(
+            "step_started",
+            attempt=visit.attempts,
+            type=step.kind,
+            target=step.target,
+            description=step.description,
+            previous=last,
+        )
+
+    def _max_attempts(self) -> int:
+        own = self.step.max_attempts or self.plan.limits.attempts
+        return own or self.deps.max_attempts
+
+    def _finish(
+        self,
+        state: PlanState,
+        visit: Visit,
+        result: CallResult,
+        decision: Decision,
+        started: float,
+    ) -> PlanState:
+        store, mask = self.deps.outputs, visit.context.mask
+        record = mask(record_of(decision, result, visit.attempts))
+        record["outputs"] = store.put(record["outputs"])
+        if visit.inputs:
+            record["inputs"] = store.put(mask(dict(visit.inputs)))
+        if "conversation" in record:
+            record["conversation"] = store.put(record["conversation"])
+        seconds = time.monotonic() - started
+        update = self._leave(state, visit, record, decision)
+        update["steps"] = {**visit.records, **update.get("steps", {})}
+        update["spent"] = spent_by(visit, seconds)
+        self._tell_finished(visit, decision, result, seconds, record)
+        return update
+
+    def _leave(
+        self, state: PlanState, visit: Visit, record: Record, decision: Decision
+    ) -> PlanState:
+        """Where the run goes from here, as changes of the state."""
+        target = self._target(decision)
+        update = PlanState(steps={self.step.name: record})
+        if target is None:
+            return update
+        update["last"] = self.step.name
+        if target in ENDS:
+            update.update(self._end(state, visit, record, target))
+        elif target not in self.members:
+            update["goto"] = target
+        return update
+
+    def _target(self, decision: Decision) -> str | None:
+        """Where the step leads; None for a step of a parallel block, which leads nowhere."""
+        if self.step.name not in self.plan.next_steps:
+            return None
+        return self.plan.target_of(self.step, decision.event)
+
+    def _end(self, state: PlanState, visit: Visit, record: Record, target: str) -> PlanState:
+        """The changes of the state that end this plan."""
+        if target == END_FAILED:
+            error = record.get("error") or record.get("reason") or "the plan ended in failed"
+            return PlanState(status="failed", error=error)
+        steps = {**state.get("steps", {}), self.step.name: record}
+        final = cast("PlanState", {**state, "steps": steps, "last": self.step.name})
+        needs = needs_of([dict(self.plan.outputs)])
+        scope = build_scope(final, visit.context, self.deps.outputs, needs)
+        try:
+            outputs = render(dict(self.plan.outputs), scope)
+        except CallError as error:
+            return PlanState(status="failed", error=str(error))
+        return PlanState(
+            status="success", outputs=self.deps.outputs.put(visit.context.mask(outputs))
+        )
+
+    def _tell_finished(
+        self,
+        visit: Visit,
+        decision: Decision,
+        result: CallResult,
+        seconds: float,
+        record: Record,
+    ) -> None:
+        visit.emit(
+            "step_finished",
+            attempt=visit.attempts,
+            outcome=decision.outcome,
+            event_name=decision.event,
+            decided_by=decision.decided_by,
+            reason=decision.reason,
+            error=record.get("error"),
+            code=result.code,
+            seconds=round(seconds, 3),
+            tokens=visit.usage.total_tokens,
+            next=self._target(decision),
+            outputs=shorten(result.outputs),
+        )
+
+    async def visit_item(
+        self,
+        state: ItemState,
+        context: RunContext,
+        config: RunnableConfig,
+        tries: int,
+        inside: Any = None,
+    ) -> ItemState:
+        """Run the step for one item of its foreach.
+
+        Returns:
+            The item's result by its index.
+        """
+        started = time.monotonic()
+        index = state.get("index", 0)
+        item = self.deps.outputs.get(state.get("item"))
+        visit = Visit(
+            step=self.step,
+            path=f"{context.item_path}[{index}]",
+            deps=self.deps,
+            context=context,
+            config=config,
+            inside=inside,
+            scope={**context.item_scope, "item": item, "index": index},
+        )
+        if tries == 1:
+            context.emit(
+                "item_started", step=context.item_path, index=index, total=state.get("total")
+            )
+        result = await call_step(visit, self.perform, tries)
+        decision = await decide(visit, result)
+        entry = visit.context.mask(record_of(decision, result, 1))
+        entry["outputs"] = self.deps.outputs.put(entry["outputs"])
+        spent = spent_by(visit, time.monotonic() - started)
+        spent["steps"] = 0
+        return ItemState(results={str(index): entry}, spent=spent)
+
+
+async def call_step(visit: Visit, call: Perform, tries: int) -> CallResult:
+    """Render what the step is given and make its call; a failed call is a result, too.
+
+    Raises:
+        CallError: The call failed, and the step's `retry` says to try it again.
+        LimitReached: A limit of the run is used up.
+    """
+    try:
+        prepare(visit)
+        return await call(visit)
+    except CallError as error:
+        if await _try_again(visit, error, tries):
+            message = f"try {tries} failed, trying again: {error}"
+            visit.emit("warning", code="retry", message=message)
+            raise
+        hint = f" ({error.hint})" if error.hint else ""
+        return CallResult(error=f"{error}{hint}", code=error.code, usage=visit.usage)
+
+
+async def _try_again(visit: Visit, error: CallError, tries: int) -> bool:
+    retry = visit.step.retry
+    if retry is None or tries >= retry.attempts or not error.retryable:
+        return False
+    tool = None
+    if visit.step.kind == "tool" and getattr(error, "sent", False):
+        try:
+            tool = await visit.deps.toolbox.find_tool(visit.step.target or "")
+        except CallError:
+            return False
+    return retry_is_safe(error, tool)
+
+
+def prepare(visit: Visit) -> None:
+    """Render the step's inputs and instruction; a foreach renders them for each item.
+
+    Raises:
+        TemplateError: A template names something that is not defined.
+    """
+    if visit.step.foreach is not None:
+        return
+    rendered: Any = render(dict(visit.step.inputs), visit.scope)
+    visit.inputs = rendered
+    instruction = visit.step.instruction
+    visit.instruction = None if instruction is None else str(render(instruction, visit.scope))
+
+
+async def decide(visit: Visit, result: CallResult) -> Decision:
+    """What decides the outcome: a rule, the call's own evidence, a judge, or nothing."""
+    if result.matched is not None:
+        return result.matched
+    scope = rule_scope(visit.scope, result, visit.attempts)
+    if decision := match_rules(visit.step, scope, visit.warn_undefined):
+        return decision
+    if decision := decide_by_evidence(visit.step, result):
+        return decision
+    if visit.step.judge:
+        try:
+            return await judge(visit, result)
+        except CallError as error:
+            return Decision(
+                outcome="failure", event=FAILURE, decided_by="error", reason=f"the judge: {error}"
+            )
+    return DEFAULT_SUCCESS
+
+
+def spent_by(visit: Visit, seconds: float) -> Spent:
+    """What one visit has used."""
+    return Spent(
+        steps=1,
+        input_tokens=visit.usage.input_tokens,
+        output_tokens=visit.usage.output_tokens,
+        cost=visit.usage.cost,
+        seconds=round(seconds, 3),
+    )
+
+
+def shorten(value: Any, limit: int = SHORT_OUTPUT) -> Any:
+    """The same JSON value with long texts and lists cut, for events."""
+    if isinstance(value, str):
+        return value if len(value) <= limit else value[:limit] + "…"
+    if isinstance(value, Mapping):
+        table = cast("Mapping[str, Any]", value)
+        return {key: shorten(item, limit) for key, item in list(table.items())[:20]}
+    if isinstance(value, list):
+        return [shorten(item, limit) for item in cast("list[Any]", value)[:20]]
+    return value
+
+
+def leaf_node(plan: Plan, step: Step, deps: Dependencies, members: frozenset[str]) -> StepNode:
+    """The node of a tool, prompt or agent step."""
+    return StepNode(
+        plan=plan,
+        step=step,
+        deps=deps,
+        members=members,
+        needs=needs_of(step_values(step)),
+        perform=perform,
+    )

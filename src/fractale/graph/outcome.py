@@ -1,0 +1,223 @@
+"""What decides whether a step succeeded: evidence, in a fixed order.
+
+`rule`, then `error`, `exit_code`, `schema`, `judge`, and only then `default`. An exception, a
+lost tool, an empty or an unusable answer is never success.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from fractale.graph.state import DecidedBy, Outcome, Record
+from fractale.models import Usage, find_json
+from fractale.plan.expressions import holds
+from fractale.plan.model import FAILURE, SUCCESS, Step
+from fractale.toolbox import ToolResult
+
+EXIT_CODE_KEYS = (
+    "returncode",
+    "return_code",
+    "exit_code",
+    "exitcode",
+    "retval",
+    "return_value",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallResult:
+    """What a step's call brought.
+
+    Args:
+        outputs: The structured answer, a mapping; of a foreach, the list of its items' outputs.
+        text: The answer as text: `content` in rules.
+        error: Why the call failed: it raised, timed out, was refused, or was `isError`.
+        code: The error's stable code.
+        usage: What the models used.
+        matched: A rule that already held on a tool's answer inside an agent.
+        conversation: The agent's messages, where the step persists them.
+    """
+
+    outputs: Any = field(default_factory=dict[str, Any])
+    text: str = ""
+    error: str | None = None
+    code: str | None = None
+    usage: Usage = field(default_factory=Usage)
+    matched: Decision | None = None
+    conversation: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """The outcome of a step and what decided it.
+
+    Args:
+        event: Which transition is taken: ``success``, ``failure``, or an event of the step's own.
+        reason: The rule, the message or the verdict, for a person to read.
+    """
+
+    outcome: Outcome
+    event: str
+    decided_by: DecidedBy
+    reason: str = ""
+
+
+def outputs_of(result: ToolResult) -> dict[str, Any]:
+    """A tool's answer as a mapping.
+
+    The structured content, else the JSON in the text (bare, fenced, or after prose), else
+    ``{content: text}``. A scalar or a list is kept as ``{result: …}``. FastMCP wraps a text
+    answer as ``{"result": "…"}``: where that text is a JSON mapping, the mapping is meant.
+    """
+    value = result.structured
+    if isinstance(value, dict) and list(cast("dict[str, Any]", value)) == ["result"]:
+        inner = cast("dict[str, Any]", value)["result"]
+        if isinstance(inner, str):
+            return outputs_of_text(inner)
+    if value is None:
+        return outputs_of_text(result.text)
+    return as_mapping(value)
+
+
+def outputs_of_text(text: str) -> dict[str, Any]:
+    """The JSON in a text as a mapping, or ``{content: text}`` where there is none."""
+    try:
+        return as_mapping(find_json(text))
+    except ValueError:
+        return {"content": text}
+
+
+def as_mapping(value: Any) -> dict[str, Any]:
+    """A mapping itself; anything else as ``{result: value}``."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {"result": value}
+
+
+def rule_scope(scope: Mapping[str, Any], result: CallResult, attempts: int) -> dict[str, Any]:
+    """The names that a rule sees: the outputs' keys on top, then the language's own."""
+    error = result.error if result.error is not None else result.outputs.get("error")
+    content = result.outputs.get("content", result.text)
+    known = {"error": error, "content": content, "attempts": attempts}
+    return {**result.outputs, **scope, **known, "outputs": result.outputs}
+
+
+def match_rules(
+    step: Step, scope: Mapping[str, Any], on_undefined: Callable[[str, str], None]
+) -> Decision | None:
+    """The first rule that holds, in file order.
+
+    Args:
+        scope: As `rule_scope` gives it.
+        on_undefined: Takes the rule's text and the name that is not defined.
+    """
+    for rule in step.rules:
+        source = rule.expression.source
+
+        def tell(name: str, rule_source: str = source) -> None:
+            on_undefined(rule_source, name)
+
+        if holds(rule.expression, scope, tell):
+            outcome: Outcome = "failure" if rule.event == FAILURE else "success"
+            return Decision(
+                outcome=outcome, event=rule.event, decided_by="rule", reason=f"rule `{source}`"
+            )
+    return None
+
+
+def decide_by_evidence(step: Step, result: CallResult) -> Decision | None:
+    """What the call itself says: an error, an exit code, outputs that break their schema.
+
+    Returns:
+        A failure with its reason, or None where nothing speaks against success.
+    """
+    if result.error is not None:
+        return _failure("error", result.error)
+    if reason := exit_code_evidence(result.outputs):
+        return _failure("exit_code", reason)
+    if step.output_schema is not None and (reason := schema_error(step, result.outputs)):
+        return _failure("schema", reason)
+    return None
+
+
+def _failure(by: DecidedBy, reason: str) -> Decision:
+    return Decision(outcome="failure", event=FAILURE, decided_by=by, reason=reason)
+
+
+DEFAULT_SUCCESS = Decision(outcome="success", event=SUCCESS, decided_by="default")
+
+
+def exit_code_evidence(outputs: Mapping[str, Any]) -> str | None:
+    """Why the outputs speak of a failure, or None.
+
+    A non-zero exit code (a number, or text that is one), a non-empty `error` or `errors`, or
+    ``success: false``.
+    """
+    for key in EXIT_CODE_KEYS:
+        number = _as_number(outputs.get(key))
+        if number:
+            return _with_detail(f"{key} is {number:g}", outputs)
+    for key in ("error", "errors"):
+        if outputs.get(key):
+            value = outputs[key]
+            return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if outputs.get("success") is False:
+        return _with_detail("success is false", outputs)
+    return None
+
+
+def _with_detail(reason: str, outputs: Mapping[str, Any]) -> str:
+    for key in ("error", "errors", "stderr", "message"):
+        if detail := outputs.get(key):
+            text = detail if isinstance(detail, str) else json.dumps(detail, ensure_ascii=False)
+            return f"{reason}: {text.strip()[:2000]}"
+    return reason
+
+
+def _as_number(value: Any) -> float | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, (int, float)):
+        return float(value)
+    if isinstance(value, str):
+        try:
+            return float(value.strip())
+        except ValueError:
+            return None
+    return None
+
+
+def schema_error(step: Step, outputs: Mapping[str, Any]) -> str | None:
+    """Where the outputs break the step's `output_schema`, or None.
+
+    A schema of something other than an object is checked against ``result``.
+    """
+    import jsonschema
+
+    schema: dict[str, Any] = dict(step.output_schema or {})
+    kind = schema.get("type", "object")
+    value: Any = outputs if kind == "object" else outputs.get("result")
+    validator = jsonschema.Draft202012Validator(schema)
+    found = sorted(validator.iter_errors(value), key=lambda e: e.json_path)  # pyright: ignore[reportUnknownLambdaType] - jsonschema leaves iter_errors untyped
+    if not found:
+        return None
+    return "; ".join(f"{error.json_path}: {error.message}" for error in found[:5])
+
+
+def record_of(decision: Decision, result: CallResult, attempts: int) -> Record:
+    """The record of a visit, without its inputs; empty parts are left out."""
+    record = Record(
+        outcome=decision.outcome,
+        event=decision.event,
+        decided_by=decision.decided_by,
+        attempts=attempts,
+        outputs=result.outputs,
+    )
+    if decision.reason:
+        record["reason"] = decision.reason
+    if decision.outcome == "failure":
+        record["error"] = result.error or decision.reason
+    if result.conversation is not None:
+        record["conversation"] = result.conversation
+    return record

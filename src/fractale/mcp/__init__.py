@@ -1,0 +1,17 @@
+"""MCP sessions: every tool, prompt and resource of all servers, through one `McpToolbox`.
+
+Everything that touches the MCP libraries is in this package, in the order in which a call goes:
+
+- `toolbox` takes a call by name and gives back fractale's own types,
+- `routes` finds the server that a name belongs to,
+- `owner` keeps one server: connects, reconnects, knows its lists, watches them for changes,
+- `connection` is one live session and the task that holds it,
+- `stdio`, `http`, `memory` carry the messages, and turn each fault into that call's error,
+- `wire` is what those three and the connection say to each other,
+- `convert` translates between MCP's types and ours.
+"""
+
+from fractale.mcp.toolbox import McpToolbox
+from fractale.mcp.wire import MAX_ANSWER_BYTES, EmbeddedServer, OnElicit, OnLog, Timing
+
+__all__ = ["MAX_ANSWER_BYTES", "EmbeddedServer", "McpToolbox", "OnElicit", "OnLog", "Timing"]

@@ -1,0 +1,290 @@
+"""A server reached over HTTP: the library's transports on a client that contains faults.
+
+The library's streamable HTTP transport ends the whole session when one request fails, and waits
+for ever when a response breaks off or is not JSON. `GuardedClient` sits below it and gives each
+failed exchange an answer of its own, so that a fault fails one call.
+
+Redirects are followed within the server's origin only, by the library; a redirect elsewhere is
+refused here and no request goes there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import ssl
+from collections.abc import AsyncGenerator
+from typing import Any, cast
+
+import httpx
+from mcp import types
+from mcp.client.sse import sse_client
+from mcp.client.streamable_http import streamable_http_client
+
+from fractale.errors import ToolError, TransportError
+from fractale.mcp.events import EventStream
+from fractale.mcp.wire import MAX_ANSWER_BYTES, Streams, Wire, too_long
+from fractale.settings import ServerSettings
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+JSON_HEADERS = {"content-type": "application/json"}
+EVENT_HEADERS = {"content-type": "text/event-stream"}
+NEVER_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+)
+SIDE_SECONDS = 5.0
+"""For messages that nobody waits for: notifications, and the end of a session."""
+
+
+@contextlib.asynccontextmanager
+async def http_streams(settings: ServerSettings, wire: Wire) -> AsyncGenerator[Streams]:
+    """Carry messages over streamable HTTP, or over the older SSE, until the block ends.
+
+    Raises:
+        ToolError: The certificates cannot be read, or the server refused.
+        TransportError: The server cannot be reached.
+    """
+    client = GuardedClient(settings, wire)
+    url = settings.url or ""
+    if settings.transport == "sse":
+
+        def factory(
+            headers: dict[str, str] | None = None,
+            timeout: httpx.Timeout | None = None,
+            auth: httpx.Auth | None = None,
+        ) -> httpx.AsyncClient:
+            return client
+
+        async with sse_client(url, httpx_client_factory=factory) as streams:
+            yield streams
+    else:
+        async with client, streamable_http_client(url, http_client=client) as (read, write, _):
+            yield read, write
+
+
+class GuardedClient(httpx.AsyncClient):
+    """An HTTP client for one server that answers failed calls in the server's place."""
+
+    def __init__(self, settings: ServerSettings, wire: Wire) -> None:
+        self._wire = wire
+        self._settings = settings
+        self._is_sse = settings.transport == "sse"
+        self._last_event: dict[types.RequestId, str] = {}
+        super().__init__(
+            headers=_headers(settings),
+            verify=_verify(settings),
+            # A slow tool is not a hung one: only connecting has a time of its own.
+            timeout=httpx.Timeout(None, connect=wire.timing.connect),
+            limits=httpx.Limits(max_connections=None, keepalive_expiry=3.0),
+            # Proxies of the environment; never for a server on this machine.
+            trust_env=httpx.URL(settings.url or "").host not in LOOPBACK,
+            follow_redirects=False,
+        )
+
+    async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        """Send a request of the MCP transport and contain what goes wrong.
+
+        Raises:
+            ToolError: The stream of an SSE server cannot be opened.
+            httpx.HTTPError: Only for the stream of notifications, which the library reopens.
+        """
+        await request.aread()  # a request that follows a redirect has not been read
+        request_id = self._awaited_by(request)
+        if request_id is None and request.method != "GET":
+            return await self._send_aside(request, options)
+        try:
+            response = await super().send(request, **options)
+        except httpx.TransportError as error:
+            if request_id is None and not self._is_sse:
+                raise
+            return self._fail(request, request_id, self._fault_of_transport(error))
+        if error := self._fault_of_status(response):
+            if request_id is not None or self._is_sse:
+                await response.aclose()
+                return self._fail(request, request_id, error)
+            return response
+        return await self._guard_body(request, request_id, response)
+
+    async def _send_aside(self, request: httpx.Request, options: dict[str, Any]) -> httpx.Response:
+        request.extensions["timeout"] = dict.fromkeys(
+            ("connect", "read", "write", "pool"), SIDE_SECONDS
+        )
+        try:
+            return await super().send(request, **options)
+        except httpx.TransportError:
+            return httpx.Response(204 if request.method == "DELETE" else 202, request=request)
+
+    def _awaited_by(self, request: httpx.Request) -> types.RequestId | None:
+        """The call that waits for this request's response, if one does."""
+        if request.method == "GET":
+            wanted = request.headers.get("last-event-id")
+            calls = (call for call, event in self._last_event.items() if event == wanted)
+            return next(calls, None) if wanted else None
+        if request.method != "POST":
+            return None
+        message: dict[str, Any] = json.loads(request.content)
+        return message.get("id") if "method" in message else None
+
+    async def _guard_body(
+        self, request: httpx.Request, request_id: types.RequestId | None, response: httpx.Response
+    ) -> httpx.Response:
+        """Make sure that a response's body ends in an answer to the call, or in a fault."""
+        kind = response.headers.get("content-type", "").lower()
+        if response.is_redirect or (self._is_sse and request.method == "POST"):
+            return response  # over SSE the answer comes on the stream that the GET opened
+        if kind.startswith("text/event-stream"):
+            stream = cast("httpx.AsyncByteStream", response.stream)
+            waiting = "everyone" if self._is_sse else request_id
+            response.stream = EventStream(stream, self._wire, waiting, self._last_event)
+            return response
+        if request_id is None:
+            return response
+        if kind.startswith("application/json"):
+            return await self._read_json(request, request_id, response)
+        await response.aclose()
+        error = TransportError(
+            f"server `{self._wire.server}` answered with `{kind or 'nothing'}`, which is not MCP",
+            sent=True,
+            hint="does its `url` name the MCP endpoint? often that ends in /mcp",
+        )
+        return self._fail(request, request_id, error)
+
+    async def _read_json(
+        self, request: httpx.Request, request_id: types.RequestId, response: httpx.Response
+    ) -> httpx.Response:
+        body = bytearray()
+        try:
+            async with contextlib.aclosing(response):
+                async for chunk in response.aiter_bytes():
+                    body += chunk
+                    if len(body) > MAX_ANSWER_BYTES:
+                        length = response.headers.get("content-length", "")
+                        size = int(length) if length.isdigit() else None
+                        return self._fail(request, request_id, too_long(self._wire.server, size))
+            types.JSONRPCMessage.model_validate_json(bytes(body))
+        except (httpx.TransportError, httpx.DecodingError) as error:
+            return self._fail(request, request_id, self._fault_of_transport(error))
+        except ValueError:
+            error = TransportError(
+                f"server `{self._wire.server}` sent a message that is broken", sent=True
+            )
+            return self._fail(request, request_id, error)
+        headers = {
+            k: v for k, v in response.headers.items() if k.startswith(("mcp-", "content-ty"))
+        }
+        return httpx.Response(200, headers=headers, content=bytes(body), request=request)
+
+    def _fail(
+        self, request: httpx.Request, request_id: types.RequestId | None, error: ToolError
+    ) -> httpx.Response:
+        """Answer the call with `error`; over SSE, whose answers come elsewhere, end the session."""
+        if self._is_sse:
+            if request.method == "GET":
+                raise error
+            self._wire.lose(error)
+        if request_id is None or self._is_sse:
+            return httpx.Response(202, request=request)
+        message = self._wire.faults.answer(request_id, error).model_dump_json(exclude_none=True)
+        if request.method == "GET":
+            text = f"event: message\ndata: {message}\n\n"
+            return httpx.Response(200, headers=EVENT_HEADERS, content=text, request=request)
+        return httpx.Response(200, headers=JSON_HEADERS, content=message, request=request)
+
+    def _fault_of_transport(self, error: httpx.HTTPError) -> TransportError:
+        name, url = self._wire.server, shown_url(self._settings.url)
+        if isinstance(error, NEVER_SENT):
+            self._wire.retire()
+            return TransportError(
+                f"server `{name}` cannot be reached at {url}: {error or type(error).__name__}",
+                hint=f"is it running? its `url` is set in {self._where}",
+            )
+        cause = str(error) or type(error).__name__
+        return TransportError(f"server `{name}` broke off during the call: {cause}", sent=True)
+
+    @property
+    def _where(self) -> str:
+        return self._settings.origin or "the settings"
+
+    def _fault_of_status(self, response: httpx.Response) -> ToolError | None:
+        """What is wrong with a response that is not an answer, or None."""
+        code, name = response.status_code, self._wire.server
+        if response.is_redirect:
+            return self._fault_of_redirect(response)
+        if code < 400:
+            return None
+        if code in (401, 403):
+            verb = (
+                "refused the token"
+                if "authorization" in response.request.headers
+                else "wants a token"
+            )
+            return ToolError(
+                f"server `{name}` {verb} (HTTP {code})",
+                hint=f"set `token_env` of server `{name}` in {self._where}",
+            )
+        if code == 404 and "mcp-session-id" in response.request.headers:
+            # The protocol's word for "start a new session": the message was not handled.
+            self._wire.retire()
+            return TransportError(f"server `{name}` no longer knows the session")
+        if code == 404:
+            return TransportError(
+                f"server `{name}` has nothing at {shown_url(self._settings.url)} (HTTP 404)",
+                hint=f"check its `url` in {self._where}; often it ends in /mcp",
+            )
+        if code == 429 or code >= 500:
+            return TransportError(f"server `{name}` answered HTTP {code}", sent=code != 429)
+        return ToolError(f"server `{name}` refused the request (HTTP {code})")
+
+    def _fault_of_redirect(self, response: httpx.Response) -> ToolError | None:
+        """None where the redirect stays within the origin: those the library follows."""
+        sent, following = response.request, response.next_request
+        if (
+            following is not None
+            and following.method == sent.method
+            and _same_origin(sent.url, following.url)
+        ):
+            return None
+        target = shown_url(str(following.url)) if following is not None else "nowhere"
+        return ToolError(
+            f"server `{self._wire.server}` redirects to {target}, which was not followed",
+            hint=f"if that is the server you mean, set it as its `url` in {self._where}",
+        )
+
+
+def shown_url(url: str | None) -> str:
+    """A URL without what may be secret in it: user, password, query."""
+    return str(httpx.URL(url or "").copy_with(userinfo=b"", query=None, fragment=None))
+
+
+def _same_origin(url: httpx.URL, target: httpx.URL) -> bool:
+    return (url.scheme, url.host, url.port, url.userinfo) == (
+        target.scheme,
+        target.host,
+        target.port,
+        target.userinfo,
+    )
+
+
+def _headers(settings: ServerSettings) -> dict[str, str]:
+    # Compressed answers would hide their size until they are unpacked.
+    headers = {"accept-encoding": "identity", **settings.headers}
+    if settings.token:
+        headers = {k: v for k, v in headers.items() if k.lower() != "authorization"}
+        headers["Authorization"] = f"Bearer {settings.token}"
+    return headers
+
+
+def _verify(settings: ServerSettings) -> ssl.SSLContext | bool:
+    if not settings.verify or not settings.ca_file:
+        return settings.verify
+    try:
+        return ssl.create_default_context(cafile=settings.ca_file)
+    except OSError as error:
+        raise ToolError(
+            f"server `{settings.name}`: cannot read certificates from {settings.ca_file}: {error}",
+            hint=f"check its `ca_file` in {settings.origin or 'the settings'}",
+        ) from error

@@ -1,0 +1,336 @@
+"""One server over the whole life of a toolbox: its sessions one after another, and its lists."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeVar
+
+from mcp import types
+from pydantic import BaseModel
+
+from fractale.errors import ToolError, TransportError
+from fractale.mcp.connection import Connection, Hooks, ServerRefusal
+from fractale.mcp.wire import AnyServer, EmbeddedServer, OnElicit, OnLog, Streams, Timing, Wire
+from fractale.toolbox import OnProgress, ServerStatus
+
+ItemT = TypeVar("ItemT", bound=BaseModel)
+ResultT = TypeVar("ResultT", bound=BaseModel)
+MAX_PAGES = 1_000
+
+
+class ServerOwner:
+    """Keeps a session with one server, and opens the next one when it is lost.
+
+    Args:
+        server: Where it is and how to reach it.
+        timing: How long things may take.
+        on_log: Takes what the server logs.
+        on_elicit: Answers its questions; None: the server is told that nobody does.
+    """
+
+    def __init__(
+        self,
+        server: AnyServer,
+        *,
+        timing: Timing,
+        on_log: OnLog | None = None,
+        on_elicit: OnElicit | None = None,
+    ) -> None:
+        self.name = server.name
+        self.tools: Sequence[types.Tool] = ()
+        self.version = 0
+        self._server = server
+        self._timing = timing
+        self._hooks = Hooks(on_change=self._on_change, on_log=on_log, on_elicit=on_elicit)
+        self._connection: Connection | None = None
+        self._attempt: asyncio.Task[Connection | ToolError] | None = None
+        self._error: ToolError | None = None
+        self._failures = 0
+        self._failed_at = 0.0
+        self._was_connected = False
+        self._lists: dict[str, Sequence[Any]] = {}
+        self._changes: Counter[str] = Counter()
+        self._listing = asyncio.Lock()
+        self._current: dict[str, types.Tool] = {}
+        self._first_seen: dict[str, types.Tool] = {}
+
+    # -- sessions -------------------------------------------------------------------------------
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is a session that a call could use now."""
+        return self._connection is not None and self._connection.usable
+
+    @property
+    def error(self) -> ToolError | None:
+        """Why the last attempt to connect failed, if it did."""
+        return None if self.usable else self._error
+
+    @property
+    def was_connected(self) -> bool:
+        """Whether a session was ever opened, so that the server's tools are known."""
+        return self._was_connected
+
+    def start(self) -> None:
+        """Begin to connect, in the background, unless that is under way or would be too soon."""
+        waiting = self._failed_at + self._delay() - time.monotonic() if self._failures else 0
+        if not self.usable and (self._attempt is None or self._attempt.done()) and waiting <= 0:
+            self._attempt = asyncio.create_task(self._connect(attempts=1))
+
+    async def started(self) -> None:
+        """Wait until the first attempt to connect has ended, well or not."""
+        if self._attempt is not None and not self._was_connected:
+            await asyncio.shield(self._attempt)
+
+    async def connection(self) -> Connection:
+        """The session; opens one if there is none. Callers share one attempt.
+
+        Raises:
+            TransportError: The server cannot be reached.
+            ToolError: The server refused.
+        """
+        if self._connection is not None and self._connection.usable:
+            return self._connection
+        if self._attempt is None or self._attempt.done():
+            attempts = self._timing.attempts if self._was_connected else 1
+            self._attempt = asyncio.create_task(self._connect(attempts))
+        outcome = await asyncio.shield(self._attempt)
+        if isinstance(outcome, ToolError):
+            raise copy.copy(outcome)
+        return outcome
+
+    async def _connect(self, attempts: int) -> Connection | ToolError:
+        """Returns the error rather than raising it: nobody may be waiting for it."""
+        for _ in range(attempts):
+            await asyncio.sleep(self._failed_at + self._delay() - time.monotonic())
+            connection = Connection(
+                self.name, self._open_streams, timing=self._timing, hooks=self._hooks
+            )
+            self._connection = connection
+            try:
+                await connection.open()
+            except ToolError as error:
+                self._error = error
+                self._failures += 1
+                self._failed_at = time.monotonic()
+                if not isinstance(error, TransportError):
+                    break
+                continue
+            self._failures, self._error, self._was_connected = 0, None, True
+            self._lists = {}
+            return connection
+        return self._error or TransportError(f"server `{self.name}` cannot be reached")
+
+    def _delay(self) -> float:
+        """The pause after the failures so far: none at first, then growing, with jitter."""
+        if not self._failures:
+            return 0.0
+        longest = min(
+            self._timing.first_delay * 2.0 ** (self._failures - 1), self._timing.max_delay
+        )
+        return longest * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, guards nothing
+
+    def _open_streams(self, wire: Wire) -> AbstractAsyncContextManager[Streams]:
+        if isinstance(self._server, EmbeddedServer):
+            from fractale.mcp.memory import memory_streams
+
+            return memory_streams(self._server, wire)
+        if self._server.transport == "stdio":
+            from fractale.mcp.stdio import stdio_streams
+
+            return stdio_streams(self._server, wire)
+        from fractale.mcp.http import http_streams
+
+        return http_streams(self._server, wire)
+
+    def status(self) -> ServerStatus:
+        """Whether the server can be used now, and if not, why."""
+        server = self._server
+        embedded = isinstance(server, EmbeddedServer)
+        return ServerStatus(
+            name=self.name,
+            connected=self.usable,
+            transport="memory" if embedded else server.transport,
+            address="in this process" if embedded else server.address,
+            error=str(self.error or "not connected") if not self.usable else None,
+        )
+
+    async def close(self) -> None:
+        """End the session and whatever is being opened."""
+        if self._attempt is not None and not self._attempt.done():
+            self._attempt.cancel()
+            await asyncio.wait({self._attempt})
+        if self._connection is not None:
+            await self._connection.close()
+
+    # -- requests -------------------------------------------------------------------------------
+
+    async def request(
+        self,
+        request: types.ClientRequest,
+        answer: type[ResultT],
+        *,
+        on_progress: OnProgress | None = None,
+    ) -> ResultT:
+        """Send a request and wait for its answer.
+
+        It is sent a second time only where the first certainly did not reach the server, because
+        its session was already over.
+
+        Raises:
+            TransportError: The server cannot be reached, was lost, or did not answer in time.
+            ToolError: The server answered with an error.
+        """
+        return await self._on_session(
+            lambda connection: connection.request(
+                request, answer, on_progress=on_progress, timeout=self._timeout
+            )
+        )
+
+    @property
+    def _timeout(self) -> float | None:
+        return None if isinstance(self._server, EmbeddedServer) else self._server.timeout
+
+    async def _on_session(self, send: Callable[[Connection], Awaitable[ResultT]]) -> ResultT:
+        connection = await self.connection()
+        try:
+            return await send(connection)
+        except TransportError as error:
+            if error.sent or connection.usable:
+                raise
+        return await send(await self.connection())
+
+    async def call_tool(
+        self, name: str, request: types.ClientRequest, on_progress: OnProgress | None
+    ) -> types.CallToolResult:
+        """Call a tool, if it still is the one that was seen first.
+
+        Raises:
+            TransportError: See `request`.
+            ToolError: The server refused, or the tool changed during the run.
+        """
+
+        async def send(connection: Connection) -> types.CallToolResult:
+            await self._refresh(connection)
+            self._check_unchanged(name)
+            return await connection.request(
+                request, types.CallToolResult, on_progress=on_progress, timeout=self._timeout
+            )
+
+        return await self._on_session(send)
+
+    # -- lists ----------------------------------------------------------------------------------
+
+    @property
+    def settled(self) -> bool:
+        """Whether `tools` is as good as it can be without waiting."""
+        if self.usable:
+            return "tools" in self._lists
+        return self._was_connected or (self._attempt is not None and self._attempt.done())
+
+    async def settle(self) -> None:
+        """Make `tools` current. A server that is not there keeps the tools it was known to have."""
+        await self.started()
+        if self._connection is not None and self._connection.usable:
+            try:
+                await self._refresh(self._connection)
+            except ToolError as error:
+                self._tell(error)
+        else:
+            self.start()
+
+    async def list_of(self, kind: str) -> Sequence[Any]:
+        """Its ``prompts``, ``resources`` or ``templates``; none from a server that is not there."""
+        await self.started()
+        if self._connection is None or not self._connection.usable:
+            self.start()
+            return ()
+        try:
+            return await self._list(self._connection, kind)
+        except ToolError as error:
+            self._tell(error)
+            return ()
+
+    async def _refresh(self, connection: Connection) -> None:
+        if "tools" in self._lists:
+            return
+        tools: Sequence[types.Tool] = await self._list(connection, "tools")
+        self._current = {tool.name: tool for tool in tools}
+        for tool in tools:
+            self._first_seen.setdefault(tool.name, tool)
+        # What a model is told about a tool is what was seen first, whatever is said later.
+        self.tools = [self._first_seen[name] for name in self._current]
+        self.version += 1
+
+    def _check_unchanged(self, name: str) -> None:
+        now, first = self._current.get(name), self._first_seen.get(name)
+        if now is None or first is None:
+            return
+        for part in ("description", "inputSchema", "annotations"):
+            if getattr(now, part) != getattr(first, part):
+                word = {"inputSchema": "schema"}.get(part, part)
+                raise ToolError(
+                    f"tool `{name}` of server `{self.name}` changed its {word} during the run",
+                    hint="if the server was updated, look at the tool and start the run again",
+                )
+
+    async def _list(self, connection: Connection, kind: str) -> Sequence[Any]:
+        async with self._listing:
+            if kind in self._lists:
+                return self._lists[kind]
+            changes = self._changes[kind]
+            items = await self._pages(connection, kind)
+            if (
+                changes == self._changes[kind]
+            ):  # else it changed meanwhile: the next need asks again
+                self._lists[kind] = items
+            return items
+
+    async def _pages(self, connection: Connection, kind: str) -> list[Any]:
+        capability = "resources" if kind == "templates" else kind
+        if getattr(connection.capabilities, capability) is None:
+            return []
+        items: list[Any] = []
+        cursor: str | None = None
+        make, answer, field = LISTS[kind]
+        for _ in range(MAX_PAGES):
+            params = types.PaginatedRequestParams(cursor=cursor) if cursor else None
+            request = types.ClientRequest(make(params=params))
+            try:
+                page = await connection.request(request, answer, timeout=self._timing.handshake)
+            except ServerRefusal as error:
+                if error.rpc_code == types.METHOD_NOT_FOUND:
+                    return items
+                raise
+            items += getattr(page, field)
+            cursor = page.nextCursor
+            if not cursor:
+                return items
+        raise ToolError(f"server `{self.name}` lists its {kind} without end")
+
+    def _tell(self, error: ToolError) -> None:
+        if self._hooks.on_log is not None:
+            self._hooks.on_log(self.name, "error", f"its lists cannot be read: {error}")
+
+    def _on_change(self, kind: str) -> None:
+        for changed in (kind, "templates") if kind == "resources" else (kind,):
+            self._changes[changed] += 1
+            self._lists.pop(changed, None)
+
+
+LISTS: dict[str, tuple[Any, type[types.PaginatedResult], str]] = {
+    "tools": (types.ListToolsRequest, types.ListToolsResult, "tools"),
+    "prompts": (types.ListPromptsRequest, types.ListPromptsResult, "prompts"),
+    "resources": (types.ListResourcesRequest, types.ListResourcesResult, "resources"),
+    "templates": (
+        types.ListResourceTemplatesRequest,
+        types.ListResourceTemplatesResult,
+        "resourceTemplates",
+    ),
+}

@@ -1,0 +1,244 @@
+"""A server that fractale starts: one JSON-RPC message per line on its input and output.
+
+Unlike the library's own client this one bounds the length of a message, notices at once that the
+server ended and says what its last words were, keeps stray prints apart from broken messages, and
+never lets the server write to the person's terminal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass
+
+import anyio
+from anyio.abc import ObjectReceiveStream, ObjectSendStream
+from mcp import types
+from mcp.client.stdio import get_default_environment
+from mcp.shared.message import SessionMessage
+from pydantic import ValidationError
+
+from fractale.errors import ToolError, TransportError
+from fractale.mcp.wire import MAX_ANSWER_BYTES, Streams, Timing, Wire, too_long
+from fractale.settings import ServerSettings
+
+CHUNK = 65_536
+EDGE = 4_096
+LAST_WORDS = 5
+ID_AT_START = re.compile(rb'\s*\{\s*"jsonrpc"\s*:\s*"2\.0"\s*,\s*"id"\s*:\s*"?(\d+)"?\s*,')
+ID_AT_END = re.compile(rb'"id"\s*:\s*"?(\d+)"?\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*$')
+
+
+@dataclass(frozen=True, slots=True)
+class LongLine:
+    """A line over the limit: its first and last bytes, and how many there were."""
+
+    start: bytes
+    end: bytes
+    size: int
+
+
+class Lines:
+    """Cuts bytes into lines, holding at most `limit` bytes of any of them."""
+
+    def __init__(self, limit: int = MAX_ANSWER_BYTES) -> None:
+        self._limit = limit
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._start = self._end = b""
+
+    def feed(self, chunk: bytes) -> Iterator[bytes | LongLine]:
+        """The lines that `chunk` completes, without their newlines."""
+        *whole, rest = chunk.split(b"\n")
+        for piece in whole:
+            self._add(piece)
+            yield self._line()
+        self._add(rest)
+
+    def _add(self, piece: bytes) -> None:
+        self._size += len(piece)
+        self._parts.append(piece)
+        if self._size > self._limit:
+            held = b"".join(self._parts)
+            self._start = self._start or held[:EDGE]
+            self._end = (self._end + held)[-EDGE:]
+            self._parts = []
+
+    def _line(self) -> bytes | LongLine:
+        if self._size > self._limit:
+            line: bytes | LongLine = LongLine(self._start, self._end, self._size)
+        else:
+            line = b"".join(self._parts)
+        self._parts, self._size, self._start, self._end = [], 0, b"", b""
+        return line
+
+
+@contextlib.asynccontextmanager
+async def stdio_streams(settings: ServerSettings, wire: Wire) -> AsyncGenerator[Streams]:
+    """Start the server and carry messages until the block ends; then end the server.
+
+    Raises:
+        TransportError: The command cannot be started.
+    """
+    process = await _start(settings)
+    incoming, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+    write, outgoing = anyio.create_memory_object_stream[SessionMessage](0)
+    server = _Process(process, wire)
+    try:
+        async with anyio.create_task_group() as group, incoming, read, write, outgoing:
+            group.start_soon(server.read_words)
+            group.start_soon(server.read_messages, incoming)
+            group.start_soon(server.write_messages, outgoing)
+            try:
+                yield read, write
+            finally:
+                await _stop(process, wire.timing)
+                group.cancel_scope.cancel()
+    finally:
+        # Reached at once where the task was cancelled while it waited for the server to end.
+        _signal_group(process, signal.SIGKILL)
+
+
+async def _start(settings: ServerSettings) -> asyncio.subprocess.Process:
+    try:
+        return await asyncio.create_subprocess_exec(
+            settings.command or "",
+            *settings.args,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            # Only what MCP counts as safe to inherit: no secret reaches a server by accident.
+            env={**get_default_environment(), **settings.env},
+            cwd=settings.cwd,
+            # Its own group, so that Ctrl-C is ours to handle and its children can be ended with it.
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise TransportError(
+            f"server `{settings.name}` cannot be started: {error}",
+            hint=f"check its `command` in {settings.origin or 'the settings'}",
+        ) from error
+
+
+async def _stop(process: asyncio.subprocess.Process, timing: Timing) -> None:
+    """Ask by closing its input, then tell it to end, then end it."""
+    try:
+        if process.stdin is not None:
+            process.stdin.close()
+        if await _exited(process, timing.close):
+            return
+        _signal_group(process, signal.SIGTERM)
+        await _exited(process, timing.terminate)
+    finally:
+        _signal_group(process, signal.SIGKILL)
+    await _exited(process, timing.terminate)
+
+
+async def _exited(process: asyncio.subprocess.Process, seconds: float) -> bool:
+    # Not `process.wait()`: that also waits for whoever else holds the pipes.
+    with anyio.move_on_after(seconds):
+        while process.returncode is None:  # noqa: ASYNC110  # there is no event for this alone
+            await asyncio.sleep(0.01)
+    return process.returncode is not None
+
+
+def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    """Signal the server and its children, unless the server has already ended."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+
+
+class _Process:
+    """The three pipes of a started server."""
+
+    def __init__(self, process: asyncio.subprocess.Process, wire: Wire) -> None:
+        self._process = process
+        self._wire = wire
+        self._words: deque[str] = deque(maxlen=LAST_WORDS)
+
+    async def read_words(self) -> None:
+        """Pass on what the server writes to its standard error, line by line."""
+        lines = Lines(CHUNK)
+        stderr = self._process.stderr
+        while stderr is not None and (chunk := await stderr.read(CHUNK)):
+            for line in lines.feed(chunk):
+                text = (line.start if isinstance(line, LongLine) else line).decode(errors="replace")
+                self._words.append(text.rstrip())
+                self._wire.log("debug", text.rstrip())
+
+    async def write_messages(self, outgoing: ObjectReceiveStream[SessionMessage]) -> None:
+        """Write each message as a line."""
+        stdin = self._process.stdin
+        async for item in outgoing:
+            line = item.message.model_dump_json(by_alias=True, exclude_none=True)
+            try:
+                if stdin is not None:
+                    stdin.write(line.encode() + b"\n")
+                    await stdin.drain()
+            except OSError:
+                self._wire.lose(await self._ended())
+                return
+
+    async def read_messages(self, incoming: ObjectSendStream[SessionMessage | Exception]) -> None:
+        """Hand each line on as a message until the server closes its output."""
+        lines = Lines()
+        stdout = self._process.stdout
+        while stdout is not None and (chunk := await stdout.read(CHUNK)):
+            for line in lines.feed(chunk):
+                if (message := self._message(line)) is not None:
+                    # A closed session takes nothing more, but the pipe must stay drained, or
+                    # the server could not end.
+                    with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+                        await incoming.send(SessionMessage(message))
+        self._wire.retire()  # at once, so that no new call is lost
+        self._wire.lose(await self._ended())
+
+    def _message(self, line: bytes | LongLine) -> types.JSONRPCMessage | None:
+        if isinstance(line, LongLine):
+            return self._fail(line.start, line.end, too_long(self._wire.server, line.size))
+        if not line.strip():
+            return None
+        try:
+            return types.JSONRPCMessage.model_validate_json(line)
+        except ValidationError:
+            if b'"jsonrpc"' not in line and not line.lstrip().startswith(b'{"'):
+                text = line[:EDGE].decode(errors="replace")
+                self._wire.log("warning", f"printed something that is not a message: {text}")
+                return None
+        error = TransportError(
+            f"server `{self._wire.server}` sent a message that is broken", sent=True
+        )
+        return self._fail(line[:EDGE], line[-EDGE:], error)
+
+    def _fail(self, start: bytes, end: bytes, error: ToolError) -> types.JSONRPCMessage | None:
+        """Fail the call that a message answers; all of them where it can't be told which."""
+        if found := ID_AT_START.match(start) or ID_AT_END.search(end):
+            return types.JSONRPCMessage(self._wire.faults.answer(int(found[1]), error))
+        self._wire.lose(error)
+        return None
+
+    async def _ended(self) -> TransportError:
+        """The error that says how the server ended and what it said last."""
+        await _exited(self._process, 0.5)
+        await asyncio.sleep(0.02)  # lets the last words arrive
+        code = self._process.returncode
+        how = "closed its output" if code is None else _how_it_ended(code)
+        words = " | ".join(word for word in self._words if word)
+        return TransportError(
+            f"server `{self._wire.server}` {how}" + (f"; its last words: {words}" if words else ""),
+            sent=True,
+        )
+
+
+def _how_it_ended(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    with contextlib.suppress(ValueError):
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"was ended by signal {-code}"

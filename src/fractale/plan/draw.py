@@ -1,0 +1,157 @@
+"""Drawings of a plan: text for a terminal, Mermaid for a page, SVG and PNG for a paper.
+
+All are made of the plan alone, without an engine, a network or Graphviz, and the same plan
+always gives the same drawing.
+"""
+
+from __future__ import annotations
+
+from fractale.plan.diagram import UNDRAWN, Arrow, arrows, notes, target_words, title_of
+from fractale.plan.inert import ELLIPSIS, cells, fit, fold, inert, pad
+from fractale.plan.mermaid import mermaid
+from fractale.plan.model import InputSpec, Plan, Step
+
+__all__ = ["mermaid", "png", "svg", "text"]
+
+NAME_WIDTH = 24
+KIND_WIDTH = 10
+DIM, PLAIN = "\x1b[2m", "\x1b[0m"
+WAYS = {
+    "again": " (again)",
+    "back": " (back)",
+    "ahead": " (ahead)",
+    "nowhere": " (there is no such step)",
+}
+
+
+def svg(plan: Plan) -> str:
+    """The plan as a picture.
+
+    Raises:
+        DependencyMissing: The extra `draw` is not installed.
+    """
+    from fractale.plan.picture import svg as draw_svg
+
+    return draw_svg(plan)
+
+
+def png(plan: Plan) -> bytes:
+    """The plan as a picture of pixels, twice as many as the SVG's units.
+
+    Raises:
+        DependencyMissing: The extra `draw` is not installed, or the machine has no font.
+    """
+    from fractale.plan.picture import png as draw_png
+
+    return draw_png(plan)
+
+
+def text(plan: Plan, width: int = 80, *, color: bool = False) -> str:
+    """The plan as a list of its steps, read from top to bottom.
+
+    Each step leads to the one below; where it leads elsewhere, an arrow says so.
+
+    Args:
+        width: Columns of the terminal; no line is longer, down to 40.
+        color: Whether lesser words may be dimmed by ANSI codes.
+    """
+    writer = _Writer(max(width, 40), color)
+    writer.head(plan)
+    writer.steps(plan, "")
+    if any(_fails_silently(step) for step in plan.walk()):
+        writer.add("")
+        for line in fold(UNDRAWN, writer.width):
+            writer.add("", line)
+    return "\n".join(writer.lines) + "\n"
+
+
+def _fails_silently(step: Step) -> bool:
+    return "failure" not in step.transitions
+
+
+class _Writer:
+    """Collects the lines of one drawing."""
+
+    def __init__(self, width: int, color: bool) -> None:
+        self.width = width
+        self.lines: list[str] = []
+        self._color = color
+
+    def add(self, strong: str, dim: str = "") -> None:
+        """One line: its main words, then lesser ones."""
+        dim = fit(dim, self.width - cells(strong))
+        if self._color and dim:
+            dim = f"{DIM}{dim}{PLAIN}"
+        self.lines.append((fit(strong, self.width) + dim).rstrip())
+
+    def head(self, plan: Plan) -> None:
+        """The name, what it is for, and what goes in and out."""
+        self.add(title_of(plan))
+        for line in fold(inert(plan.description), self.width, 3):
+            if line:
+                self.add("", line)
+        inputs = ", ".join(_input(spec) for spec in plan.inputs.values())
+        for label, words in (("inputs", inputs), ("outputs", ", ".join(map(inert, plan.outputs)))):
+            for i, line in enumerate(fold(words, self.width - 9, 4) if words else []):
+                self.add(pad(label if i == 0 else "", 9), line)
+        self.add("")
+
+    def steps(self, plan: Plan, prefix: str) -> None:
+        """The steps of a plan and its end; `prefix` is what stands left of an inner plan."""
+        names, flows = min(max(cells(step.name) for step in plan.steps), NAME_WIDTH), True
+        for step in plan.steps:
+            going = arrows(plan, step)
+            flows = going[0].direction == "next"
+            self._step(step, going, prefix, "●", "│" if flows else " ", names)
+            self.add(f"{prefix}{'│' if flows else ''}")
+        if flows:
+            self.add(f"{prefix}◆ success")
+        else:
+            self.lines.pop()
+
+    def _step(
+        self, step: Step, going: list[Arrow], prefix: str, mark: str, rail: str, names: int
+    ) -> None:
+        name = pad(fit(step.name, names), names)
+        head = f"{prefix}{mark} {name}  {pad(step.kind, KIND_WIDTH)}"
+        self.add(f"{head}{target_words(step)}")
+        indent = pad(f"{prefix}{rail}", cells(prefix) + names + 4)
+        for line in [inert(step.description, 300), *notes(step)]:
+            self._indented(indent, line, dim=True)
+        for arrow in going:
+            self._indented(indent, _words(arrow), dim=False)
+        self._inside(step, f"{prefix}{rail}   ")
+
+    def _inside(self, step: Step, prefix: str) -> None:
+        if step.plan is not None:
+            self.add(f"{prefix}")
+            self.steps(step.plan, prefix)
+        if step.steps:
+            names = min(max(cells(child.name) for child in step.steps), NAME_WIDTH)
+            for child in step.steps:
+                last = child is step.steps[-1]
+                self._step(child, [], prefix, "└" if last else "├", " " if last else "│", names)
+
+    def _indented(self, indent: str, words: str, *, dim: bool) -> None:
+        if not words:
+            return
+        for i, line in enumerate(fold(words, self.width - cells(indent) - 2, 4)):
+            line = line if i == 0 else f"  {line}"
+            self.add(indent, line) if dim else self.add(indent + line)
+
+
+def _words(arrow: Arrow) -> str:
+    """An arrow in words; nothing where it only leads to the step below."""
+    condition = f" if {' or '.join(arrow.rules)}" if arrow.rules else ""
+    if arrow.direction == "next":
+        return f"success{condition}" if condition else ""
+    return f"{arrow.event} → {inert(arrow.target)}{WAYS.get(arrow.direction, '')}{condition}"
+
+
+def _input(spec: InputSpec) -> str:
+    if spec.secret:
+        return f"{inert(spec.name)} (secret)"
+    if spec.required:
+        return f"{inert(spec.name)} (required)"
+    shown = inert(str(spec.default), 24)
+    return inert(spec.name) if shown.endswith(ELLIPSIS) else f"{inert(spec.name)}={shown}"

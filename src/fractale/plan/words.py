@@ -1,0 +1,113 @@
+"""The words of the plan language: the keys of each part, and hints for words that are not."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Final, get_args
+
+from fractale.plan.model import Approve, Limits, Retry, StepKind
+
+KINDS: Final[tuple[StepKind, ...]] = get_args(StepKind)
+APPROVE: Final[tuple[Approve, ...]] = get_args(Approve)
+RETRY_KEYS: Final = tuple(field.name for field in fields(Retry))
+INSTRUCTION_INPUTS: Final = ("goal", "prompt", "instruction")
+"""The inputs that fractale 0.1.0 took a step's instruction from, in this order."""
+
+STEP_KEYS: Final = (
+    "name",
+    "type",
+    "description",
+    "tool",
+    "prompt",
+    "agent",
+    "plan",
+    "instruction",
+    "inputs",
+    "tools",
+    "allow_tools",
+    "when",
+    "foreach",
+    "max_parallel",
+    "parallel",
+    "keep_going",
+    "rules",
+    "transitions",
+    "retry",
+    "timeout",
+    "max_attempts",
+    "approve",
+    "output_schema",
+    "judge",
+    "model",
+    "persist",
+)
+"""Every key of a step, in the order in which people write them."""
+
+_MODEL_KEYS: Final = frozenset({"tools", "persist"})
+_CALL_KEYS: Final = frozenset(
+    {
+        "instruction",
+        "inputs",
+        "tools",
+        "allow_tools",
+        "foreach",
+        "max_parallel",
+        "retry",
+        "approve",
+        "judge",
+        "model",
+        "persist",
+    }
+)
+MISPLACED: Final[dict[StepKind, tuple[frozenset[str], str]]] = {
+    "tool": (_MODEL_KEYS, "has no meaning in a tool step: no model chooses what to call"),
+    "prompt": (frozenset(), ""),
+    "agent": (frozenset(), ""),
+    "plan": (frozenset({"persist"}), "belongs to the steps inside the plan"),
+    "parallel": (_CALL_KEYS, "belongs to the steps inside the block"),
+}
+STEP_HINTS: Final = {
+    "args": "write `inputs`",
+    "arguments": "write `inputs`",
+    "with": "write `inputs`",
+    "if": "write `when`",
+    "next": "write `transitions: {success: STEP}`",
+    "needs": "steps run in the order of the file; write `transitions` to change it",
+    "depends_on": "steps run in the order of the file; write `transitions` to change it",
+    "initial": "a plan starts at its first step: move it there",
+    "schema": "write `output_schema` for what comes out; inputs are checked by the tool's own",
+    "validate": "write `rules` or `output_schema`",
+}
+
+INPUT_KEYS: Final = (
+    "type",
+    "default",
+    "description",
+    "enum",
+    "minimum",
+    "maximum",
+    "required",
+    "secret",
+)
+LIMIT_KEYS: Final = tuple(field.name for field in fields(Limits))
+
+
+PLAN_KEYS: Final = (
+    "name",
+    "description",
+    "inputs",
+    "agents",
+    "servers",
+    "limits",
+    "steps",
+    "outputs",
+)
+_REGISTRY = "that belongs to a registry or server file"
+PLAN_HINTS: Final = {
+    "tools": _REGISTRY,
+    "prompts": _REGISTRY,
+    "resources": _REGISTRY,
+    "server": f"{_REGISTRY}; a plan names its `servers`",
+    "states": "write `steps`",
+    "tasks": "write `steps`",
+}

@@ -1,0 +1,76 @@
+"""The tools of a run, opened together: servers of the settings, registries, a person's own."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fractale.errors import SettingsError
+from fractale.plan.model import Plan
+from fractale.settings import ServerSettings, Settings
+
+if TYPE_CHECKING:
+    from fractale.mcp import McpToolbox
+
+OnLog = Callable[[str, str, str], None]
+"""Takes a server's name, a level, and what it logged."""
+
+
+@asynccontextmanager
+async def open_toolbox(
+    settings: Settings,
+    plan: Plan | None = None,
+    *,
+    registries: Sequence[Path | str] = (),
+    agents: Sequence[str] = (),
+    functions: Sequence[Any] = (),
+    on_log: OnLog | None = None,
+) -> AsyncGenerator[McpToolbox]:
+    """Every tool that a run may use, for as long as the block lasts.
+
+    Args:
+        plan: Its `servers` narrow the settings' servers, its `agents` are added.
+        registries: Registry or server files, served inside this process.
+        agents: Sub-agents by dotted path.
+        functions: Python functions or LangChain tools, served inside this process.
+        on_log: Takes what servers log.
+
+    Raises:
+        PlanError: A registry file is wrong, with every problem.
+        SettingsError: The plan needs a server that the settings do not have.
+    """
+    from fractale.mcp import EmbeddedServer, McpToolbox
+    from fractale.registry import build_server, load_registry, local_entries
+
+    found = [load_registry(path) for path in registries]
+    paths = [(ref.path, ref.name, ref.position) for ref in (plan.agents if plan else ())]
+    paths += [(path, None, None) for path in agents]
+    if paths:
+        found.append(local_entries(paths))
+    servers: list[ServerSettings | EmbeddedServer] = list(servers_of(settings, plan))
+    if found or functions:
+        servers.append(EmbeddedServer(server=build_server(found, functions=functions)))
+    async with McpToolbox(servers, on_log=on_log) as toolbox:
+        yield toolbox
+
+
+def servers_of(settings: Settings, plan: Plan | None) -> list[ServerSettings]:
+    """The settings' servers that the plan needs; all of them where it does not say.
+
+    Raises:
+        SettingsError: The plan names a server that the settings do not have.
+    """
+    if plan is None or plan.servers is None:
+        return list(settings.servers.values())
+    missing = [name for name in plan.servers if name not in settings.servers]
+    if missing:
+        near = difflib.get_close_matches(missing[0], settings.servers, 1)
+        there = ", ".join(settings.servers) or "none"
+        raise SettingsError(
+            f"{plan.file}: the plan needs the server `{missing[0]}`, which the settings do not have",
+            hint=f"did you mean `{near[0]}`?" if near else f"servers in the settings: {there}",
+        )
+    return [settings.servers[name] for name in plan.servers]

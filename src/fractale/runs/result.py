@@ -1,0 +1,77 @@
+"""How a run ended, or where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fractale.events import Status
+
+EXIT_CODES: Mapping[Status, int] = {
+    "success": 0,
+    "failed": 1,
+    "waiting": 4,
+    "limit": 5,
+    "stopped": 75,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """How a run ended, or where it stands.
+
+    Args:
+        steps: One entry for each time a step was entered, in that order.
+        decided: The last step and what decided its outcome: ``{step, by, reason}``.
+        usage: ``{input_tokens, output_tokens, total_tokens, cost, seconds}``.
+        record: The folder of the run, where there is one.
+        waiting: The questions that the run waits for.
+    """
+
+    run: str
+    status: Status
+    outputs: dict[str, Any] = field(default_factory=dict[str, Any])
+    steps: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    error: str | None = None
+    hint: str | None = None
+    decided: dict[str, Any] | None = None
+    usage: dict[str, Any] = field(default_factory=dict[str, Any])
+    record: Path | None = None
+    waiting: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+    @property
+    def exit_code(self) -> int:
+        """What the command line returns for it."""
+        return EXIT_CODES[self.status]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the plan ended in success."""
+        return self.status == "success"
+
+
+def finished_data(result: RunResult) -> dict[str, Any]:
+    """The fields of the event `run_finished`."""
+    return {
+        "status": result.status,
+        "steps": result.steps,
+        "outputs": result.outputs,
+        "error": result.error,
+        "hint": result.hint,
+        "decided": result.decided,
+        "usage": result.usage,
+        "record": str(result.record) if result.record else None,
+        "waiting": result.waiting,
+        "next": next_commands(result),
+    }
+
+
+def next_commands(result: RunResult) -> list[str]:
+    """The commands that make sense now."""
+    if result.record is None:
+        return []
+    if result.status in ("waiting", "limit", "stopped"):
+        return [f"fractale resume {result.run}"]
+    return []

@@ -1,0 +1,286 @@
+"""One process's work on one run: from an input to a `RunResult`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from langgraph.errors import GraphDrained
+from langgraph.types import Command
+
+from fractale.errors import FractaleError, LimitReached, StoreError
+from fractale.events import Event, Status
+from fractale.graph.compile import compile_plan, node_of
+from fractale.graph.context import Dependencies, Meter, RunContext
+from fractale.graph.nodes import GaveUp
+from fractale.graph.state import PlanState, Spent
+from fractale.plan.model import FAILURE, Limits, Plan
+from fractale.runs.options import Person, RunOptions
+from fractale.runs.preflight import models_of
+from fractale.runs.result import RunResult, finished_data
+from fractale.settings import Settings
+from fractale.store.checkpoints import open_checkpoints
+from fractale.store.records import EventLog, RunFolder
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.base import BaseCheckpointSaver
+
+NO_RECURSION_LIMIT = 1_000_000_000
+"""fractale bounds its loops itself: by attempts, limits and rules."""
+
+
+class Session:
+    """One process's work on one run: from an input to a `RunResult`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        dependencies: Dependencies,
+        plan: Plan,
+        options: RunOptions,
+        run_id: str,
+        folder: RunFolder | None,
+        secrets: Mapping[str, str],
+    ) -> None:
+        self._settings = settings
+        self._dependencies = dependencies
+        self._plan = plan
+        self._options = options
+        self._folder = folder
+        self._store = dependencies.outputs
+        self._steps: list[dict[str, Any]] = []
+        self._decided: dict[str, Any] | None = None
+        self._log: EventLog | None = None
+        self.context = RunContext(
+            run_id=run_id,
+            plan_name=plan.name,
+            run_dir=folder.path if folder else None,
+            emit_event=self._listen,
+            meter=self._meter(),
+            secret_inputs=secrets,
+            secrets=settings.secrets,
+        )
+
+    def _meter(self, spent: Spent | None = None) -> Meter:
+        over = {k: v for k, v in _fields(self._options.limits).items() if v is not None}
+        return Meter(replace(self._plan.limits, **over), spent)
+
+    def _listen(self, event: Event) -> None:
+        if event.kind == "step_finished":
+            data = event.data
+            self._steps.append(
+                {
+                    "name": data["step"],
+                    "attempt": data["attempt"],
+                    "outcome": data["outcome"],
+                    "decided_by": data["decided_by"],
+                    "error": data["error"],
+                }
+            )
+            self._decided = {
+                "step": data["step"],
+                "by": data["decided_by"],
+                "reason": data["reason"],
+                "code": data.get("code"),
+            }
+        if self._log:
+            self._log(event)
+        for listener in self._options.listeners:
+            listener(event)
+
+    async def resume(self, answers: dict[str, Any]) -> RunResult:
+        """Go on from the last checkpoint."""
+        async with AsyncExitStack() as stack:
+            graph, config = await self._open(stack)
+            snapshot = await graph.aget_state(config)
+            if not snapshot.values:
+                raise StoreError(f"run {self.context.run_id} has no checkpoint to go on from")
+            assert self._folder is not None  # noqa: S101 - only kept runs are resumed
+            for event in self._folder.read_events():
+                if event["event"] == "step_finished":
+                    self._remember(event)
+            self.context.meter = self._meter(snapshot.values.get("spent"))
+            if not snapshot.next:
+                return await self._finished(snapshot.values)
+            self._emit_started(resumed=True)
+            return await self._drive(graph, config, _answers(snapshot.interrupts, answers))
+
+    def _remember(self, event: Mapping[str, Any]) -> None:
+        data = {k: v for k, v in event.items() if k not in ("event", "run", "time")}
+        log, self._log = self._log, None
+        listeners, self._options.listeners = self._options.listeners, ()
+        self._listen(Event("step_finished", self.context.run_id, data))
+        self._log, self._options.listeners = log, listeners
+
+    async def drive(self, state: PlanState) -> RunResult:
+        """Run from the first step."""
+        async with AsyncExitStack() as stack:
+            graph, config = await self._open(stack)
+            self._emit_started(resumed=False)
+            return await self._drive(graph, config, state)
+
+    async def _open(self, stack: AsyncExitStack) -> tuple[Any, dict[str, Any]]:
+        if self._folder:
+            self._log = EventLog(self._folder)
+            stack.callback(self._log.close)
+        saver = await stack.enter_async_context(checkpoints(self._settings, self._options))
+        builder = compile_plan(self._plan, self._dependencies)
+        graph = builder.compile(checkpointer=saver, name=self._plan.name)
+        config: dict[str, Any] = {
+            "configurable": {"thread_id": self.context.run_id},
+            "recursion_limit": NO_RECURSION_LIMIT,
+        }
+        return graph, config
+
+    def _emit_started(self, *, resumed: bool) -> None:
+        plan = self._plan
+        steps = [{"name": s.name, "type": s.kind, "target": s.target} for s in plan.walk()]
+        model = self._dependencies.models.spec(None) if models_of(plan) else None
+        title = plan.description.strip().split("\n")[0] or plan.name
+        self.context.emit(
+            "run_started",
+            plan=plan.name,
+            file=plan.file,
+            title=title,
+            steps=steps,
+            model=model,
+            resumed=resumed,
+        )
+
+    async def _drive(self, graph: Any, config: dict[str, Any], given: Any) -> RunResult:
+        """Run until an end, a limit, a stop, or a question that nobody is there to answer."""
+        try:
+            while True:
+                values = await graph.ainvoke(
+                    given,
+                    config,
+                    context=self.context,
+                    durability="sync",
+                    control=self._options.control,
+                )
+                given = await self._go_on(values)
+                if given is None:
+                    return await self._finished(values)
+        except LimitReached as error:
+            return self._end("limit", error=error.message, hint=error.hint)
+        except GaveUp as error:
+            return self._end("failed", error=error.message, gave_up=error.step)
+        except GraphDrained:
+            return self._end("stopped", error="stopped on request at a step's boundary")
+        except asyncio.CancelledError:
+            self._end("stopped", error="interrupted")
+            raise
+        except FractaleError as error:
+            return self._end("failed", error=str(error), hint=error.hint)
+
+    async def _go_on(self, values: Mapping[str, Any]) -> Any:
+        """What to invoke the graph with next, after a person answered; None at an end."""
+        person = self._options.person
+        interrupts = values.get("__interrupt__") or ()
+        for interrupt in interrupts:
+            self.context.emit(
+                "waiting",
+                step=interrupt.value.get("step"),
+                question={**interrupt.value, "id": interrupt.id},
+            )
+        if person is None:
+            return None
+        if interrupts:
+            return Command(resume={i.id: await person.answer(i.value) for i in interrupts})
+        if values.get("status") == "failed":
+            return await self._ask_after_failure(values, person)
+        return None
+
+    async def _ask_after_failure(self, values: Mapping[str, Any], person: Person) -> Any:
+        """A failure that has no transition of its own: retry, skip or quit."""
+        step = self._plan.step(str(values["last"]))
+        record = values["steps"][step.name]
+        if FAILURE in step.transitions or record.get("event") != FAILURE:
+            return None
+        question = {"kind": "failure", "step": step.name, "error": values.get("error")}
+        answer = await person.answer(question)
+        target = step.name
+        if answer == "skip":
+            target = self._plan.target_of(step, "success")
+        if answer not in ("retry", "skip") or target in ("success", "failed"):
+            return None
+        update: dict[str, Any] = {"goto": target, "status": None, "error": None}
+        return Command(goto=node_of(self._plan, target), update=update)
+
+    async def _finished(self, values: Mapping[str, Any]) -> RunResult:
+        """The result at an end of the graph."""
+        if interrupts := values.get("__interrupt__"):
+            return self._end("waiting", waiting=[{**i.value, "id": i.id} for i in interrupts])
+        if values.get("status") == "success":
+            outputs = self._store.get(values.get("outputs") or {})
+            return self._end("success", outputs=outputs)
+        return self._end("failed", error=str(values.get("error") or "the plan failed"))
+
+    def _end(
+        self,
+        status: Status,
+        *,
+        outputs: dict[str, Any] | None = None,
+        error: str | None = None,
+        hint: str | None = None,
+        gave_up: str | None = None,
+        waiting: list[dict[str, Any]] | None = None,
+    ) -> RunResult:
+        result = RunResult(
+            run=self.context.run_id,
+            status=status,
+            outputs=outputs or {},
+            steps=self._steps,
+            error=self.context.mask(error),
+            hint=hint,
+            decided={**(self._decided or {}), "gave_up": gave_up} if gave_up else self._decided,
+            usage=_usage(self.context.meter),
+            record=self._folder.path if self._folder else None,
+            waiting=waiting or [],
+        )
+        self.context.emit("run_finished", **finished_data(result))
+        return result
+
+
+@asynccontextmanager
+async def checkpoints(
+    settings: Settings, options: RunOptions
+) -> AsyncGenerator[BaseCheckpointSaver[Any]]:
+    """The saver of the options, or the one of the state folder."""
+    if options.checkpointer is not None:
+        yield options.checkpointer
+    elif not options.keep:
+        from langgraph.checkpoint.memory import InMemorySaver
+
+        yield InMemorySaver()
+    else:
+        async with open_checkpoints(settings.state_dir / "checkpoints.sqlite") as saver:
+            yield saver
+
+
+def _answers(interrupts: Sequence[Any], answers: Mapping[str, Any]) -> Any:
+    """The graph's input that answers what the run waits for; None goes on without."""
+    known = {
+        i.id: answers.get(i.value.get("step"), answers.get("*"))
+        for i in interrupts
+        if i.value.get("step") in answers or "*" in answers
+    }
+    return Command(resume=known) if known else None
+
+
+def _usage(meter: Meter) -> dict[str, Any]:
+    total = meter.total
+    used = {k: total.get(k, 0) for k in ("input_tokens", "output_tokens")}
+    return {
+        **used,
+        "total_tokens": sum(used.values()),
+        "cost": round(total.get("cost", 0.0), 6),
+        "seconds": round(meter.seconds, 3),
+    }
+
+
+def _fields(limits: Limits) -> dict[str, Any]:
+    return {name: getattr(limits, name) for name in Limits.__slots__}

@@ -1,0 +1,142 @@
+"""Large values, kept once, by the hash of their content.
+
+A checkpoint repeats the whole state at every step, so a value over `INLINE_LIMIT` bytes is kept
+here and the state holds a reference to it: ``{"$ref": "sha256:…", "bytes": n}``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from fractale.errors import StoreError
+
+INLINE_LIMIT = 1024
+REF_KEY = "$ref"
+
+
+class OutputStore(Protocol):
+    """Keeps JSON values by content."""
+
+    def put(self, value: Any) -> Any:
+        """The value itself if it is small, else a reference to it."""
+        ...
+
+    def get(self, value: Any) -> Any:
+        """The value that a reference stands for; any other value unchanged."""
+        ...
+
+
+def is_reference(value: Any) -> bool:
+    """Whether a value is a reference that `put` made."""
+    if not isinstance(value, dict):
+        return False
+    table = cast("dict[str, Any]", value)
+    ref = table.get(REF_KEY)
+    return len(table) == 2 and isinstance(ref, str) and ref.startswith("sha256:")
+
+
+def encode(value: Any) -> bytes:
+    """JSON in its one canonical form: the same value gives the same bytes."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+
+
+class MemoryOutputs:
+    """An `OutputStore` that ends with the process, for tests and one-off library use."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, bytes] = {}
+
+    def put(self, value: Any) -> Any:
+        """The value itself if it is small, else a reference to it."""
+        data = encode(value)
+        if len(data) <= INLINE_LIMIT:
+            return value
+        digest = hashlib.sha256(data).hexdigest()
+        self._values[digest] = data
+        return {REF_KEY: f"sha256:{digest}", "bytes": len(data)}
+
+    def get(self, value: Any) -> Any:
+        """The value that a reference stands for; any other value unchanged."""
+        if not is_reference(value):
+            return value
+        digest = value[REF_KEY].removeprefix("sha256:")
+        if digest not in self._values:
+            raise StoreError(f"the output {digest[:12]} is not in this process's memory")
+        return json.loads(self._values[digest])
+
+
+class FileOutputs:
+    """An `OutputStore` of one file a value, readable by its owner only.
+
+    Args:
+        folder: Made on the first value kept. Files are ``ab/cdef….json``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, reference: dict[str, Any]) -> Path:
+        """The file that a reference stands for."""
+        digest = str(reference[REF_KEY]).removeprefix("sha256:")
+        return self._folder / digest[:2] / f"{digest[2:]}.json"
+
+    def put(self, value: Any) -> Any:
+        """The value itself if it is small, else a reference to it.
+
+        The file is on the disk before this returns, since a checkpoint that refers to it comes
+        next.
+
+        Raises:
+            StoreError: The value cannot be written.
+        """
+        data = encode(value)
+        if len(data) <= INLINE_LIMIT:
+            return value
+        reference = {REF_KEY: f"sha256:{hashlib.sha256(data).hexdigest()}", "bytes": len(data)}
+        path = self.path(reference)
+        if not path.exists():
+            try:
+                self._write(path, data)
+            except OSError as error:
+                raise StoreError(
+                    f"cannot keep an output of {len(data)} bytes: {error}",
+                    hint=f"free space or permissions of {self._folder}; the run can be resumed",
+                ) from error
+        return reference
+
+    def _write(self, path: Path, data: bytes) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+
+    def get(self, value: Any) -> Any:
+        """The value that a reference stands for; any other value unchanged.
+
+        Raises:
+            StoreError: The file is gone, or its content is not what the reference says.
+        """
+        if not is_reference(value):
+            return value
+        path = self.path(value)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise StoreError(
+                f"an output of the run is missing: {path}",
+                hint="it was removed after the run kept it; start the run again",
+            ) from error
+        if f"sha256:{hashlib.sha256(data).hexdigest()}" != value[REF_KEY]:
+            raise StoreError(
+                f"an output of the run was changed or damaged: {path}",
+                hint="its content does not fit its hash; start the run again",
+            )
+        return json.loads(data)

@@ -1,0 +1,150 @@
+"""The folder of a run: what was run, with which inputs, and every event of it.
+
+``runs/ID/run.json`` says how to go on with the run, ``runs/ID/events.jsonl`` what happened, and
+``runs/ID/outputs/`` keeps the large values. Only the owner can read them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fractale.errors import StoreError, UsageError
+from fractale.events import Event
+
+ID_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
+ID_LENGTH = 5
+UNRECORDED = ("model_text", "tool_progress")
+"""Kinds of event that only a display wants."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The record of one run."""
+
+    run_id: str
+    path: Path
+
+    @property
+    def outputs(self) -> Path:
+        """Where the run's large values are."""
+        return self.path / "outputs"
+
+    def write_head(self, head: Mapping[str, Any]) -> None:
+        """Keep how the run was started, replacing what was there."""
+        part = self.path / "run.json.part"
+        try:
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                json.dump(head, file, ensure_ascii=False, indent=1)
+            part.replace(self.path / "run.json")
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+    def read_head(self) -> dict[str, Any]:
+        """How the run was started.
+
+        Raises:
+            StoreError: The file is missing or damaged.
+        """
+        path = self.path / "run.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise StoreError(f"the record of run {self.run_id} cannot be read: {error}") from error
+
+    def read_events(self) -> Iterator[dict[str, Any]]:
+        """The events so far, oldest first. A last line that a crash cut is left out."""
+        path = self.path / "events.jsonl"
+        if not path.exists():
+            return
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    if line.endswith("\n"):
+                        raise StoreError(f"{path} is damaged: {line[:60]!r}") from None
+
+
+class EventLog:
+    """A listener that appends events to a run's record."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        path = folder.path / "events.jsonl"
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        except OSError as error:
+            raise _unwritable(folder.path, error) from error
+        self._file = os.fdopen(descriptor, "w", encoding="utf-8")
+
+    def __call__(self, event: Event) -> None:
+        """Append one event."""
+        if event.kind not in UNRECORDED:
+            self._file.write(json.dumps(event.as_dict(), ensure_ascii=False) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class RunFolders:
+    """The runs of one state folder."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._root = state_dir / "runs"
+
+    def new(self, run_id: str | None = None) -> RunFolder:
+        """A folder for a new run, with an id that no other run has.
+
+        Raises:
+            StoreError: The folder cannot be made.
+            UsageError: The id that was asked for is taken.
+        """
+        for _ in range(100):
+            name = run_id or "".join(secrets.choice(ID_LETTERS) for _ in range(ID_LENGTH))
+            try:
+                self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+                (self._root / name).mkdir(mode=0o700)
+            except FileExistsError:
+                if run_id:
+                    raise UsageError(f"there is a run `{run_id}` already") from None
+                continue
+            except OSError as error:
+                raise _unwritable(self._root, error) from error
+            return RunFolder(name, self._root / name)
+        raise StoreError(f"no free run id in {self._root}", hint="remove old runs")
+
+    def find(self, run_id: str) -> RunFolder:
+        """The folder of a run; ``-1`` is the latest.
+
+        Raises:
+            UsageError: There is no such run.
+        """
+        names = self.ids()
+        if run_id == "-1" and names:
+            return RunFolder(names[0], self._root / names[0])
+        if run_id not in names:
+            some = f"the latest: {', '.join(names[:5])}" if names else "there are no runs here"
+            raise UsageError(f"there is no run `{run_id}` in {self._root.parent}", hint=some)
+        return RunFolder(run_id, self._root / run_id)
+
+    def ids(self) -> list[str]:
+        """The ids of all runs, the latest first."""
+        if not self._root.is_dir():
+            return []
+        heads = [(path.stat().st_mtime_ns, path.name) for path in self._root.iterdir()]
+        return [name for _, name in sorted(heads, reverse=True)]
+
+
+def _unwritable(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"cannot write the run's record in {path}: {error}",
+        hint="check space and permissions, or set FRACTALE_STATE_DIR to another folder",
+    )

@@ -1,0 +1,307 @@
+"""A tool server without a server, for tests of plans.
+
+Give it functions or canned answers, run a plan with it, and look at what was called::
+
+    tools = FakeToolServer()
+    tools.answer("submit", {"job": 7}).answer("state", {"state": "RUNNING"}, {"state": "DONE"})
+    tools.lose("logs").answer("logs", "42 lines")      # lost once, then there
+
+    @tools.tool(read_only=True)
+    def nodes(partition: str) -> list[str]:
+        \"\"\"The nodes of a partition.\"\"\"
+        return ["n1", "n2"]
+
+    ...
+    assert [call.name for call in tools.calls] == ["submit", "state", "state"]
+
+Each tool gives its answers in the order in which they were set; the last one is given again.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar, cast, overload
+
+from pydantic import TypeAdapter
+
+from fractale.errors import CallError, ToolError, TransportError
+from fractale.toolbox import (
+    OnProgress,
+    PromptInfo,
+    PromptMessage,
+    ResourceInfo,
+    ServerStatus,
+    ToolInfo,
+    ToolResult,
+)
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+Answer = Callable[[Mapping[str, Any]], Any]
+
+
+class FakeCall(NamedTuple):
+    """One call that was made: the tool's bare name and the arguments as they came."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class _Fake:
+    info: ToolInfo
+    answers: list[Answer] = field(default_factory=list[Answer])
+
+    def next(self) -> Answer:
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+class FakeToolServer:
+    """A `fractale.toolbox.Toolbox` that is told what to answer and records what it was asked.
+
+    Args:
+        name: The server's name, before the dot of qualified names.
+
+    Attributes:
+        calls: Every tool call in the order made, also those that failed.
+    """
+
+    def __init__(self, name: str = "fake") -> None:
+        self.name = name
+        self.calls: list[FakeCall] = []
+        self._tools: dict[str, _Fake] = {}
+        self._prompts: dict[str, tuple[PromptInfo, list[PromptMessage]]] = {}
+        self._resources: dict[str, str] = {}
+
+    # -- what it has ----------------------------------------------------------------------------
+
+    @overload
+    def tool(self, function: FunctionT) -> FunctionT: ...
+
+    @overload
+    def tool(
+        self,
+        *,
+        name: str | None = None,
+        read_only: bool = False,
+        annotations: Mapping[str, Any] | None = None,
+    ) -> Callable[[FunctionT], FunctionT]: ...
+
+    def tool(
+        self,
+        function: Callable[..., Any] | None = None,
+        *,
+        name: str | None = None,
+        read_only: bool = False,
+        annotations: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Make a function a tool; its signature and docstring describe it. Also a decorator.
+
+        Args:
+            function: May be async. What it raises becomes an answer with ``isError``; a
+                fractale error is raised as it is. It may return a `ToolResult`.
+            name: The tool's name, if not the function's.
+            read_only: Whether the tool says that it changes nothing.
+            annotations: More of MCP's hints.
+
+        Returns:
+            The function, unchanged.
+        """
+
+        def register(found: Callable[..., Any]) -> Callable[..., Any]:
+            own = name or found.__name__
+            # pydantic makes a schema of a function too, which the stub does not say.
+            adapter = TypeAdapter(cast("type[Any]", found))
+            self.describe(
+                own,
+                description=inspect.getdoc(found) or "",
+                input_schema=adapter.json_schema(),
+                annotations={"readOnlyHint": read_only, **(annotations or {})},
+            )
+            return self._register(own, found)
+
+        return register if function is None else register(function)
+
+    def _register(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        self._add(name, lambda arguments: function(**arguments))
+        return function
+
+    def describe(
+        self,
+        name: str,
+        *,
+        description: str = "",
+        input_schema: Mapping[str, Any] | None = None,
+        output_schema: Mapping[str, Any] | None = None,
+        annotations: Mapping[str, Any] | None = None,
+    ) -> FakeToolServer:
+        """Say how the server describes a tool; without it, a tool takes anything."""
+        info = ToolInfo(
+            name=name,
+            server=self.name,
+            description=description,
+            input_schema=input_schema or {"type": "object"},
+            output_schema=output_schema,
+            annotations=annotations or {},
+        )
+        self._tools.setdefault(name, _Fake(info)).info = info
+        return self
+
+    def answer(self, name: str, *answers: Any) -> FakeToolServer:
+        """Add canned answers: text, or JSON that becomes the structured result, or `ToolResult`."""
+        for each in answers:
+            self._add(name, lambda _arguments, value=each: value)
+        return self
+
+    def fail(self, name: str, message: str, *, structured: Any = None) -> FakeToolServer:
+        """Add an answer with MCP's ``isError``."""
+        failed = _result(structured, text=message, is_error=True)
+        return self.answer(name, failed)
+
+    def lose(self, name: str, *, sent: bool = True) -> FakeToolServer:
+        """Add a loss of the server during the call.
+
+        Args:
+            name: The tool.
+            sent: Whether the call may have reached the server before it was lost.
+        """
+
+        def lost(_arguments: Mapping[str, Any]) -> Any:
+            raise TransportError(f"server `{self.name}` was lost during `{name}`", sent=sent)
+
+        return self._add(name, lost)
+
+    def prompt(
+        self,
+        name: str,
+        *messages: str | PromptMessage,
+        arguments: Sequence[Mapping[str, Any]] = (),
+    ) -> FakeToolServer:
+        """Add a prompt.
+
+        Args:
+            name: The prompt's name.
+            messages: Its messages; text is a user's. ``{argument}`` stands for an argument.
+            arguments: ``{name, description, required}`` for each.
+        """
+        made = [
+            PromptMessage(role="user", text=each) if isinstance(each, str) else each
+            for each in messages
+        ]
+        info = PromptInfo(name=name, server=self.name, arguments=tuple(arguments))
+        self._prompts[name] = (info, made)
+        return self
+
+    def resource(self, uri: str, text: str) -> FakeToolServer:
+        """Add a resource."""
+        self._resources[uri] = text
+        return self
+
+    def _add(self, name: str, answer: Answer) -> FakeToolServer:
+        if name not in self._tools:
+            self.describe(name)
+        self._tools[name].answers.append(answer)
+        return self
+
+    # -- the toolbox ----------------------------------------------------------------------------
+
+    async def tools(self) -> list[ToolInfo]:
+        """Every tool, sorted by name."""
+        return [self._tools[name].info for name in sorted(self._tools)]
+
+    async def prompts(self) -> list[PromptInfo]:
+        """Every prompt, sorted by name."""
+        return [self._prompts[name][0] for name in sorted(self._prompts)]
+
+    async def resources(self) -> list[ResourceInfo]:
+        """Every resource, sorted by URI."""
+        return [ResourceInfo(uri=uri, server=self.name) for uri in sorted(self._resources)]
+
+    async def servers(self) -> list[ServerStatus]:
+        """This one, which is always there."""
+        return [ServerStatus(name=self.name, connected=True, transport="fake")]
+
+    async def find_tool(self, name: str) -> ToolInfo:
+        """The tool of that bare or qualified name.
+
+        Raises:
+            ToolError: There is none.
+        """
+        return self._find("tool", name, self._tools).info
+
+    async def call_tool(
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        *,
+        on_progress: OnProgress | None = None,
+    ) -> ToolResult:
+        """Record the call and give the tool's next answer.
+
+        Raises:
+            ToolError: There is no such tool, or the answer is an error of fractale's own.
+            TransportError: The answer is a loss.
+        """
+        fake = self._find("tool", name, self._tools)
+        self.calls.append(FakeCall(fake.info.name, dict(arguments)))
+        if not fake.answers:
+            raise ToolError(
+                f"the fake tool `{name}` has no answer", hint=f'add .answer("{name}", ...)'
+            )
+        try:
+            value = fake.next()(arguments)
+            value = await value if inspect.isawaitable(value) else value
+        except CallError:
+            raise
+        except Exception as error:  # noqa: BLE001  # as a server does: any error is an answer
+            return _result(None, text=str(error) or type(error).__name__, is_error=True)
+        return value if isinstance(value, ToolResult) else _result(value)
+
+    async def get_prompt(self, name: str, arguments: Mapping[str, Any]) -> list[PromptMessage]:
+        """Render a prompt.
+
+        Raises:
+            ToolError: There is none, or a required argument is missing.
+        """
+        info, messages = self._find("prompt", name, self._prompts)
+        for argument in info.arguments:
+            if argument.get("required") and argument["name"] not in arguments:
+                raise ToolError(f"prompt `{name}` needs `{argument['name']}`")
+        return [PromptMessage(role=m.role, text=_fill(m.text, arguments)) for m in messages]
+
+    async def read_resource(self, uri: str) -> str:
+        """The text of a resource.
+
+        Raises:
+            ToolError: There is none.
+        """
+        return self._find("resource", uri, self._resources)
+
+    def _find(self, kind: str, name: str, table: Mapping[str, Any]) -> Any:
+        bare = name.removeprefix(f"{self.name}.")
+        if bare in table:
+            return table[bare]
+        near = difflib.get_close_matches(bare, table, 1)
+        tail = f"; did you mean `{near[0]}`?" if near else ""
+        raise ToolError(f"no server has a {kind} `{name}`{tail}", hint="see `fractale list`")
+
+
+def _result(value: Any, *, text: str | None = None, is_error: bool = False) -> ToolResult:
+    """An answer as a server would send it: a mapping as it is, other JSON under ``result``."""
+    structured: Any = cast("Any", value) if isinstance(value, Mapping) else {"result": value}
+    if value is None or isinstance(value, str):
+        structured = None
+    if text is None:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    content = ({"type": "text", "text": text},)
+    return ToolResult(text=text, structured=structured, is_error=is_error, content=content)
+
+
+def _fill(text: str, arguments: Mapping[str, Any]) -> str:
+    for name, value in arguments.items():
+        shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        text = text.replace(f"{{{name}}}", shown)
+    return text

@@ -1,0 +1,58 @@
+"""What the tests of whole runs share: a way to run a plan on fakes and see all that happened."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fractale
+from fractale.events import Event
+from fractale.settings import Settings
+
+
+@dataclass
+class Seen:
+    """A run's result with its events."""
+
+    result: Any
+    events: list[Event] = field(default_factory=list)
+
+    @property
+    def status(self) -> str:
+        return self.result.status
+
+    @property
+    def path(self) -> list[str]:
+        """The steps in the order in which they were entered, with their outcomes."""
+        return [f"{s['name']}:{s['outcome']}" for s in self.result.steps]
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [event.data for event in self.events if event.kind == kind]
+
+    def decided(self, step: str) -> str:
+        return [s["decided_by"] for s in self.result.steps if s["name"] == step][-1]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings that read nothing of the machine they run on."""
+    return replace(Settings(), state_dir=tmp_path / ".fractale")
+
+
+@pytest.fixture
+def run_plan(settings: Settings) -> Callable[..., Any]:
+    """Run a plan given as text; `tools` is a FakeToolServer, `model` a ScriptedModel."""
+
+    async def run(plan: Any, inputs: dict[str, Any] | None = None, **options: Any) -> Seen:
+        events: list[Event] = []
+        text = textwrap.dedent(plan) if isinstance(plan, str) else plan
+        options.setdefault("settings", settings)
+        result = await fractale.arun(text, inputs, on_event=events.append, **options)
+        return Seen(result, events)
+
+    return run

@@ -1,0 +1,229 @@
+"""Limits stop a run so that it can be resumed; a run that stopped goes on where it was."""
+
+from __future__ import annotations
+
+import asyncio
+import textwrap
+
+import pytest
+from langgraph.runtime import RunControl
+
+import fractale
+from fractale.plan.model import Limits
+from fractale.runs import RunOptions, Runs
+from fractale.testing import FakeToolServer, ScriptedModel
+from fractale.testing.model_server import Reply
+
+
+@pytest.fixture
+def tools() -> FakeToolServer:
+    server = FakeToolServer()
+    server.answer("ok", {"x": 1})
+    server.answer("bad", {"returncode": 1})
+    return server
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_plan(text: str):
+        path = tmp_path / "plan.yaml"
+        path.write_text(textwrap.dedent(text))
+        return path
+
+    return write_plan
+
+
+LOOP = """
+name: loop
+limits: {steps: 5}
+steps:
+  - {name: a, tool: bad, transitions: {failure: a}}
+"""
+
+
+async def test_the_steps_limit_stops_the_run_resumable(run_plan, tools):
+    seen = await run_plan(LOOP, tools=tools)
+    assert seen.status == "limit"
+    assert seen.result.exit_code == 5
+    assert len(tools.calls) == 5
+
+
+async def test_a_raised_limit_goes_on_from_there(run_plan, tools, settings, write):
+    seen = await run_plan(write(LOOP), tools=tools, keep=True)
+    assert seen.status == "limit"
+    runs = Runs(settings, tools)
+    result = await runs.resume(seen.result.run, RunOptions(limits=Limits(steps=8)))
+    assert result.status == "limit"
+    assert len(tools.calls) == 8
+    assert [s["attempt"] for s in result.steps] == list(range(1, 9))
+
+
+async def test_the_token_limit_overshoots_by_one_call_at_most(run_plan):
+    model = ScriptedModel([Reply(text="x", input_tokens=30, output_tokens=30)] * 9)
+    seen = await run_plan(
+        """
+        name: tokens
+        limits: {tokens: 100}
+        steps:
+          - {name: a, instruction: go, allow_tools: false, rules: {failure: ["true"]},
+             transitions: {failure: a}}
+        """,
+        tools=FakeToolServer(),
+        model=model,
+    )
+    assert seen.status == "limit"
+    assert seen.result.usage["total_tokens"] == 120
+    assert "tokens" in seen.result.error
+
+
+async def test_the_time_limit_is_checked_before_each_call(run_plan):
+    server = FakeToolServer()
+
+    @server.tool
+    async def slow() -> dict:
+        await asyncio.sleep(0.05)
+        return {"returncode": 1}
+
+    seen = await run_plan(
+        """
+        name: time
+        limits: {time: 0.02}
+        steps: [{name: a, tool: slow, transitions: {failure: a}}]
+        """,
+        tools=server,
+    )
+    assert seen.status == "limit"
+    assert len(server.calls) == 1
+
+
+async def test_a_cost_limit_without_a_known_price_is_refused_before_anything_runs(run_plan):
+    with pytest.raises(fractale.FractaleError, match="price"):
+        await run_plan(
+            """
+            name: cost
+            limits: {cost: 1}
+            steps: [{name: a, instruction: go, allow_tools: false}]
+            """,
+            tools=FakeToolServer(),
+            model=ScriptedModel(["x"]),
+        )
+
+
+async def test_an_approval_waits_and_is_answered_in_another_process(
+    run_plan, tools, settings, write
+):
+    plan = write(
+        """
+        name: approve
+        steps:
+          - {name: before, tool: ok}
+          - {name: submit, tool: ok, approve: always, inputs: {nodes: 2}}
+          - {name: after, tool: ok}
+        """
+    )
+    seen = await run_plan(plan, tools=tools, keep=True)
+    assert seen.status == "waiting"
+    assert seen.result.exit_code == 4
+    question = seen.result.waiting[0]
+    assert (question["tool"], question["arguments"]) == ("ok", {"nodes": 2})
+    assert len(tools.calls) == 1
+    result = await Runs(settings, tools).resume(seen.result.run, answers={"submit": "yes"})
+    assert result.status == "success"
+    assert [s["name"] for s in result.steps] == ["before", "submit", "after"]
+    assert len(tools.calls) == 3
+
+
+async def test_a_refused_approval_fails_the_step_and_calls_nothing(run_plan, tools, settings, write):
+    plan = write("name: p\nsteps: [{name: submit, tool: ok, approve: always}]\n")
+    seen = await run_plan(plan, tools=tools, keep=True)
+    result = await Runs(settings, tools).resume(seen.result.run, answers={"submit": "no"})
+    assert result.status == "failed"
+    assert "refused" in (result.error or "")
+    assert tools.calls == []
+
+
+async def test_a_waiting_run_that_gets_no_answer_still_waits(run_plan, tools, settings, write):
+    plan = write("name: p\nsteps: [{name: submit, tool: ok, approve: always}]\n")
+    seen = await run_plan(plan, tools=tools, keep=True)
+    result = await Runs(settings, tools).resume(seen.result.run)
+    assert result.status == "waiting"
+    assert tools.calls == []
+
+
+async def test_a_request_to_stop_ends_at_a_steps_boundary(run_plan, settings, write):
+    control = RunControl()
+    server = FakeToolServer()
+
+    @server.tool
+    def work(n: int) -> dict:
+        if n == 1:
+            control.request_drain("SIGTERM")
+        return {"n": n}
+
+    plan = fractale.load(
+        write(
+            """
+            name: drain
+            steps:
+              - {name: a, tool: work, inputs: {n: 0}}
+              - {name: b, tool: work, inputs: {n: 1}}
+              - {name: c, tool: work, inputs: {n: 2}}
+            """
+        )
+    )
+    runs = Runs(settings, server)
+    result = await runs.start(plan, {}, RunOptions(control=control))
+    assert (result.status, result.exit_code) == ("stopped", 75)
+    assert [s["name"] for s in result.steps] == ["a", "b"]
+    after = await runs.resume(result.run)
+    assert after.status == "success"
+    assert [arguments["n"] for _, arguments in server.calls] == [0, 1, 2]
+
+
+async def test_a_plan_that_changed_is_not_resumed(run_plan, tools, settings, write):
+    path = write("name: p\nsteps: [{name: s, tool: ok, approve: always}]\n")
+    seen = await run_plan(path, tools=tools, keep=True)
+    write("name: p\nsteps: [{name: s, tool: bad, approve: always}]\n")
+    with pytest.raises(fractale.FractaleError, match="has changed since"):
+        await Runs(settings, tools).resume(seen.result.run, answers={"*": "yes"})
+
+
+class Answering:
+    """A person who gives these answers, one after the other."""
+
+    def __init__(self, *answers: object) -> None:
+        self.answers = list(answers)
+        self.asked: list[dict] = []
+
+    async def answer(self, question):
+        self.asked.append(dict(question))
+        return self.answers.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("answers", "status", "path"),
+    [
+        (["quit"], "failed", ["a:failure"]),
+        (["retry", "quit"], "failed", ["a:failure", "a:failure"]),
+        (["skip"], "success", ["a:failure", "b:success"]),
+        (["retry", "skip"], "success", ["a:failure", "a:failure", "b:success"]),
+    ],
+)
+async def test_with_a_person_a_failure_asks_retry_skip_or_quit(
+    run_plan, tools, answers, status, path
+):
+    person = Answering(*answers)
+    seen = await run_plan(
+        "name: p\nsteps: [{name: a, tool: bad}, {name: b, tool: ok}]\n", tools=tools, person=person
+    )
+    assert (seen.status, seen.path) == (status, path)
+    assert person.asked[0]["kind"] == "failure"
+
+
+async def test_with_a_person_a_failure_in_a_long_plan_is_retried_in_its_segment(run_plan, tools):
+    steps = ", ".join(f"{{name: s{i}, tool: {'bad' if i == 40 else 'ok'}}}" for i in range(60))
+    seen = await run_plan(
+        f"name: p\nsteps: [{steps}]\n", tools=tools, person=Answering("retry", "skip")
+    )
+    assert seen.status == "success"
+    assert [s["name"] for s in seen.result.steps][39:43] == ["s39", "s40", "s40", "s41"]

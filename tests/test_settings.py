@@ -1,0 +1,125 @@
+"""Settings: where each comes from, and clear errors where they are wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fractale.errors import SettingsError
+from fractale.settings import load_settings
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> dict[str, str]:
+    return {"HOME": str(tmp_path / "home")}
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / ".fractale" / "config.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_without_anything_the_defaults_hold(home, tmp_path):
+    settings = load_settings(home, tmp_path)
+    assert settings.model_spec == "gemini:gemini-2.5-pro"
+    assert settings.servers == {}
+    assert settings.origins["provider"] == "default"
+
+
+def test_the_environment_goes_over_the_project_and_the_project_over_the_user(home, tmp_path):
+    user = tmp_path / "home" / ".config" / "fractale" / "config.yaml"
+    user.parent.mkdir(parents=True)
+    user.write_text("provider: openai\nmodel: a\nmax_attempts: 7\n")
+    project = write(tmp_path, "model: b\n")
+    settings = load_settings({**home, "FRACTALE_LLM_PROVIDER": "local"}, tmp_path)
+    assert (settings.provider, settings.model, settings.max_attempts) == ("local", "b", 7)
+    assert settings.origins["provider"] == "environment FRACTALE_LLM_PROVIDER"
+    assert settings.origins["model"] == str(project)
+    assert settings.origins["max_attempts"] == str(user)
+
+
+def test_the_project_is_found_from_a_folder_below_it(home, tmp_path):
+    write(tmp_path, "model: b\n")
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    settings = load_settings(home, below)
+    assert settings.model == "b"
+    assert settings.state_dir == tmp_path / ".fractale"
+
+
+def test_flags_go_over_everything(home, tmp_path):
+    settings = load_settings({**home, "FRACTALE_LLM_MODEL": "x"}, tmp_path)
+    flagged = settings.with_flags(model="openai:y")
+    assert flagged.model_spec == "openai:y"
+    assert flagged.origins["model"] == "command line"
+
+
+def test_another_backend_does_not_keep_the_first_ones_model(home, tmp_path):
+    settings = load_settings({**home, "FRACTALE_LLM_MODEL": "gemini-x"}, tmp_path)
+    assert settings.with_flags(provider="openai").model_spec == "openai:gpt-4.1"
+
+
+@pytest.mark.parametrize("name", ["GEMINI_API_KEY", "GEMINI_API_TOKEN"])
+def test_geminis_key_has_the_names_that_0_1_0_used(home, tmp_path, name):
+    assert load_settings({**home, name: "k" * 20}, tmp_path).gemini_api_key == "k" * 20
+
+
+def test_the_port_and_token_of_0_1_0_make_a_server(home, tmp_path):
+    environment = {**home, "FRACTALE_MCP_PORT": "9001", "FRACTALE_MCP_TOKEN": "t" * 12}
+    server = load_settings(environment, tmp_path).servers["default"]
+    assert server.url == "http://127.0.0.1:9001/mcp"
+    assert server.token == "t" * 12
+    assert "t" * 12 not in repr(server)
+
+
+def test_servers_of_every_transport(home, tmp_path):
+    write(
+        tmp_path,
+        """
+servers:
+  web: {url: "http://127.0.0.1:1/mcp", token_env: WEB, headers: {X: y}, verify: false}
+  old: {url: "http://127.0.0.1:1/sse", transport: sse}
+  own: {command: python, args: [-m, x], env: {A: b}, timeout: 5}
+""",
+    )
+    servers = load_settings({**home, "WEB": "s" * 10}, tmp_path).servers
+    assert [s.transport for s in servers.values()] == ["http", "sse", "stdio"]
+    assert servers["web"].token == "s" * 10
+    assert servers["own"].timeout == 5.0
+    assert servers["own"].address == "python -m x"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("modle: x\n", "did you mean `model`"),
+        ("servers: {a: {}}\n", "either `url` or `command`"),
+        ("servers: {a: {url: x, command: y}}\n", "either `url` or `command`"),
+        ("servers: {a: {ulr: x}}\n", "did you mean `url`"),
+        ("servers: {a: {url: x, transport: carrier-pigeon}}\n", "stdio, http or sse"),
+        ("servers: [a]\n", "mapping"),
+        ("- a\n", "mapping of settings"),
+        ("model: [\n", "cannot read"),
+        ("prices: {m: {input: cheap}}\n", "dollars per"),
+        ("policy: {permit: []}\n", "allow"),
+        ("max_attempts: none\n", "above 0"),
+    ],
+)
+def test_a_wrong_setting_says_what_is_wrong(home, tmp_path, text, says):
+    write(tmp_path, text)
+    with pytest.raises(SettingsError) as caught:
+        load_settings(home, tmp_path)
+    assert says in f"{caught.value} {caught.value.hint}"
+
+
+def test_a_port_that_is_none_is_an_error(home, tmp_path):
+    with pytest.raises(SettingsError, match="FRACTALE_MCP_PORT"):
+        load_settings({**home, "FRACTALE_MCP_PORT": "http"}, tmp_path)
+
+
+def test_secrets_of_the_environment_are_known_so_that_they_can_be_masked(home, tmp_path):
+    environment = {**home, "MY_API_KEY": "canary-1234", "DB_PASSWORD": "canary-5678", "X": "plain"}
+    assert load_settings(environment, tmp_path).secrets == ("canary-1234", "canary-5678")
