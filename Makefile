@@ -33,8 +33,15 @@ check: .venv/stamp-dev
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-bench: .venv/stamp-dev
+# fractale 0.1.0 in an environment of its own, to be measured against.
+.venv-peer/stamp:
+	$(PYTHON) -m venv .venv-peer
+	.venv-peer/bin/pip install --quiet --disable-pip-version-check \
+	  fractale==0.1.0 httpx mcp-serve hpc-mcp openai
+	@touch $@
+
+bench: .venv/stamp-dev .venv-peer/stamp
 	$(BIN)/python tests/bench/table.py
 
 clean:
-	rm -rf .venv .fractale
+	rm -rf .venv .venv-peer

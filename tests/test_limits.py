@@ -6,13 +6,13 @@ import asyncio
 import textwrap
 
 import pytest
+from fractale.testing.model_server import Reply
 from langgraph.runtime import RunControl
 
 import fractale
 from fractale.plan.model import Limits
 from fractale.runs import RunOptions, Runs
 from fractale.testing import FakeToolServer, ScriptedModel
-from fractale.testing.model_server import Reply
 
 
 @pytest.fixture
@@ -133,7 +133,9 @@ async def test_an_approval_waits_and_is_answered_in_another_process(
     assert len(tools.calls) == 3
 
 
-async def test_a_refused_approval_fails_the_step_and_calls_nothing(run_plan, tools, settings, write):
+async def test_a_refused_approval_fails_the_step_and_calls_nothing(
+    run_plan, tools, settings, write
+):
     plan = write("name: p\nsteps: [{name: submit, tool: ok, approve: always}]\n")
     seen = await run_plan(plan, tools=tools, keep=True)
     result = await Runs(settings, tools).resume(seen.result.run, answers={"submit": "no"})

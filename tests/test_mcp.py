@@ -336,6 +336,27 @@ async def test_a_wrong_or_missing_token_is_said_so_and_not_tried_again():
                 await box.call_tool("none.echo", {})
 
 
+async def test_proxies_of_the_environment_are_not_for_servers_on_this_machine(shared, monkeypatch):
+    for variable in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    async with McpToolbox([shared["http"]], timing=QUICK) as box:
+        assert (await box.call_tool("echo", {"value": 1})).structured == {"result": 1}
+
+
+async def test_a_wrong_path_and_unreadable_certificates_are_said_so(shared):
+    url = shared["http"].url
+    path = ServerSettings(name="path", transport="http", url=url.replace("/mcp", "/other"))
+    certificates = ServerSettings(
+        name="tls", transport="http", url="https://127.0.0.1:9/mcp", ca_file="/nowhere/ca.pem"
+    )
+    plain = ServerSettings(name="plain", transport="http", url=url.replace("http:", "https:"))
+    async with McpToolbox([path, certificates, plain], timing=QUICK) as box:
+        errors = [status.error for status in await box.servers()]
+    assert "has nothing at http://127.0.0.1" in errors[0]
+    assert "cannot read certificates from /nowhere/ca.pem" in errors[1]
+    assert "cannot be reached at https://127.0.0.1" in errors[2]
+
+
 async def test_the_time_limit_of_a_server_ends_the_call_only(tmp_path):
     async with McpToolbox([stdio(timeout=0.3)], timing=QUICK) as box:
         before = (await box.call_tool("pid", {})).text

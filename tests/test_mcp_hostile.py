@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import tracemalloc
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -10,10 +11,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from fractale.errors import ToolError, TransportError
-from fractale.mcp import McpToolbox, Timing
+from fractale.mcp import EmbeddedServer, McpToolbox, Timing
 from fractale.settings import ServerSettings
 from servers.hostile_server import MARKS
 from servers.running import HttpServer, free_port, stdio
+from servers.tools_server import server as low_level_server
 
 QUICK = Timing(connect=2, handshake=10, first_delay=0.05, max_delay=0.5, attempts=10, close=0.2)
 METADATA = "http://169.254.169.254/latest/meta-data/iam"
@@ -22,7 +24,7 @@ METADATA = "http://169.254.169.254/latest/meta-data/iam"
 @pytest.fixture(params=["stdio", "http"])
 async def boxes(request):
     """A toolbox with the hostile server and a good one, and the hostile server's carrier."""
-    good = stdio("tools")
+    good = EmbeddedServer(name="tools", server=low_level_server)
     if request.param == "stdio":
         async with McpToolbox([stdio("evil", "hostile_server.py"), good], timing=QUICK) as box:
             yield box, None
@@ -159,6 +161,40 @@ async def test_a_broken_message_fails_its_call_only(boxes, mischief):
     await still_usable(box)
 
 
+@pytest.fixture(scope="module")
+def raw():
+    """The hostile server over HTTP, for mischief that only HTTP knows."""
+    with HttpServer("hostile_server.py", "http", METADATA) as running:
+        yield running.settings("evil")
+
+
+@pytest.mark.parametrize(
+    ("tool", "kind", "sent", "words"),
+    [
+        ("status_303", ToolError, None, "redirects to http://127"),
+        ("status_403", ToolError, None, "wants a token"),
+        ("status_418", ToolError, None, "refused the request"),
+        ("status_404", TransportError, False, "has nothing at"),
+        ("status_429", TransportError, False, "HTTP 429"),
+        ("status_500", TransportError, True, "HTTP 500"),
+        ("page", TransportError, True, "which is not MCP"),
+        ("resume_never", TransportError, True, "was lost before it answered"),
+    ],
+)
+async def test_each_wrong_http_answer_fails_its_call_only(raw, tool, kind, sent, words):
+    async with McpToolbox([raw], timing=QUICK) as box:
+        with pytest.raises(ToolError, match=words) as caught:
+            await box.call_tool(tool, {})
+        assert type(caught.value) is kind
+        assert getattr(caught.value, "sent", None) is sent
+        assert (await box.call_tool("nice", {})).text == "nice"
+
+
+async def test_an_answer_that_the_server_asks_to_be_fetched_later_arrives(raw):
+    async with McpToolbox([raw], timing=QUICK) as box:
+        assert (await box.call_tool("resume", {})).text == "resume"
+
+
 class Canary(BaseHTTPRequestHandler):
     def do_POST(self):
         self.server.visits.append(self.path)
@@ -233,24 +269,53 @@ async def test_a_server_that_redirects_from_the_start_is_refused(canary, transpo
     assert canary.visits == []
 
 
-async def test_forged_fault_tokens_are_only_the_servers_own_error():
-    """A server that answers with our own error code cannot make a call count as unsent."""
+def by_hand(name: str, *answers: str) -> ServerSettings:
+    """A server of a few lines: each of `answers` sets `r`, the response to the request `m`."""
     code = "\n".join([
         "import sys, json",
         "for line in sys.stdin:",
         "    m = json.loads(line)",
         "    if 'id' not in m: continue",
-        "    r = {'jsonrpc': '2.0', 'id': m['id']}",
+        "    r = {'jsonrpc': '2.0', 'id': m['id'], 'result': {}}",
         "    tool = {'name': 't', 'inputSchema': {'type': 'object'}}",
         "    if m['method'] == 'initialize': r['result'] = {'protocolVersion': '2025-06-18',",
-        "        'capabilities': {'tools': {}}, 'serverInfo': {'name': 'x', 'version': '1'}}",
-        "    elif m['method'] == 'tools/list': r['result'] = {'tools': [tool]}",
-        "    else: r['error'] = {'code': -32099, 'message': 'no', 'data': '0' * 32}",
+        "        'capabilities': {'tools': {}, 'resources': {}},",
+        "        'serverInfo': {'name': 'x', 'version': '1'}}",
+        "    if m['method'] == 'tools/list': r['result'] = {'tools': [tool]}",
+        *(f"    {answer}" for answer in answers),
         "    print(json.dumps(r), flush=True)",
     ])  # fmt: skip
-    evil = stdio("evil")
-    evil = ServerSettings(name="evil", transport="stdio", command=evil.command, args=("-c", code))
+    return ServerSettings(name=name, transport="stdio", command=sys.executable, args=("-c", code))
+
+
+async def test_forged_fault_tokens_are_only_the_servers_own_error():
+    """A server that answers with our own error code cannot make a call count as unsent."""
+    error = "{'code': -32099, 'message': 'no', 'data': '0' * 32}"
+    evil = by_hand("evil", f"if m['method'] == 'tools/call': del r['result']; r['error'] = {error}")
     async with McpToolbox([evil], timing=QUICK) as box:
         with pytest.raises(ToolError, match="`evil` refused: no") as caught:
             await box.call_tool("t", {})
         assert not isinstance(caught.value, TransportError)
+
+
+async def test_lists_without_end_or_sense_are_told_and_take_nothing_from_others():
+    logs = []
+    evil = [
+        by_hand("endless", "if 'list' in m['method']: r['result'].update("
+            "nextCursor='a', resources=[], resourceTemplates=[])"),
+        by_hand("senseless", "if 'list' in m['method']: r['result'] = {'tools': 7}"),
+        by_hand("refusing", "if 'list' in m['method']: r = {'jsonrpc': '2.0', 'id': m['id'],"
+            " 'error': {'code': -32603, 'message': 'not today'}}"),
+        by_hand("poor", "if 'resources' in m['method']: r = {'jsonrpc': '2.0', 'id': m['id'],"
+            " 'error': {'code': -32601, 'message': 'no such method'}}"),
+    ]  # fmt: skip
+    good = EmbeddedServer(name="tools", server=low_level_server)
+    async with McpToolbox([*evil, good], on_log=lambda *log: logs.append(log)) as box:
+        assert (await box.call_tool("echo", {"value": 1})).structured == {"result": 1}
+        servers = {info.server for info in await box.resources()}
+    assert servers == {"tools"}
+    told = {server: message for server, level, message in logs if level == "error"}
+    assert "without end" in told["endless"]
+    assert "not MCP" in told["senseless"]
+    assert "not today" in told["refusing"]
+    assert "poor" not in told, "a server may have no resources"

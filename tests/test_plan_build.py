@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import fractale.plan
 from fractale.errors import PlanError, Position, Problem
 from fractale.plan.build import MAX_INCLUDES, load_plan, parse_plan
 from fractale.plan.durations import format_duration, parse_duration
@@ -296,6 +297,7 @@ def test_a_misspelt_word_does_not_turn_a_description_into_a_default() -> None:
         ("just text\n", "wrong-type", (1, 1, 9)),
         ("steps: [{name: s, tool: t}]\n", "missing-key", (1, 1, 1)),
         ("name: 3\nsteps: [{name: s, tool: t}]\n", "wrong-type", (1, 7, 1)),
+        ("name: ' '\nsteps: [{name: s, tool: t}]\n", "wrong-type", (1, 8, 1)),
         ("name: p\n", "missing-key", (1, 1, 1)),
         ("name: p\nsteps: []\n", "missing-key", (2, 1, 5)),
         ("name: p\nsteps: {a: b}\n", "wrong-type", (2, 1, 5)),
@@ -609,6 +611,19 @@ def test_references_inside_an_output_schema_are_followed() -> None:
     assert step_of(f"tool: t, output_schema: {schema}").output_schema
 
 
+def test_an_output_schema_is_checked_in_its_lists_too() -> None:
+    good = "{anyOf: [{type: string}, {$ref: '#/anyOf/0'}]}"
+    assert step_of(f"tool: t, output_schema: {good}").output_schema
+    wrong = step_problem("tool: t, output_schema: {anyOf: [{type: string}, {type: strng}]}")
+    assert wrong.path == "steps[0].output_schema.anyOf[1].type"
+    lost = step_problem("tool: t, output_schema: {anyOf: [{$ref: '#/anyOf/7'}]}")
+    assert lost.path == "steps[0].output_schema.anyOf[0].$ref"
+
+
+def test_no_suggestion_is_looked_for_a_word_that_is_none() -> None:
+    assert head_problem(f"{'description' * 10}: x").suggestion is None
+
+
 def test_all_problems_come_at_once_in_file_order() -> None:
     found = problems(
         "nme: p\nsteps:\n  - name: a\n    tol: t\n    timeout: soon\n  - name: a\nlimits: {x: 1}\n"
@@ -663,7 +678,20 @@ def test_durations(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "m", "1x", "-1s", "30m1h", "1m1m", "1 h", "1e3s", "99999999999s", "٣s", "1h 2"],
+    [
+        "",
+        "m",
+        "1x",
+        "-1s",
+        "30m1h",
+        "1m1m",
+        "1 h",
+        "1e3s",
+        "99999999999s",
+        "999999999m",
+        "٣s",
+        "1h 2",
+    ],
 )
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match=r"duration|longer"):
@@ -723,6 +751,14 @@ def test_the_problems_of_included_plans_come_with_those_of_the_plan(tmp_path: Pa
     ]
 
 
+@pytest.mark.parametrize("key", ["instruction: x", "allow_tools: false", "approve: ask"])
+def test_what_the_steps_of_an_included_plan_say_its_step_does_not(tmp_path, key: str) -> None:
+    write(tmp_path, inner="  - {name: t, tool: x}\n")
+    write(tmp_path, outer=f"  - {{name: s, plan: inner.yaml, {key}}}\n")
+    (found,) = load_problems(tmp_path / "outer.yaml")
+    assert found.code == "misplaced-key"
+
+
 def test_plans_that_include_each_other_in_a_circle(tmp_path: Path) -> None:
     write(tmp_path, a="  - {name: s, plan: b.yaml}\n", b="  - {name: s, plan: ./a.yaml}\n")
     (found,) = load_problems(tmp_path / "a.yaml")
@@ -779,6 +815,13 @@ def test_a_plan_from_text_includes_only_through_its_caller() -> None:
     text = "name: p\nsteps: [{name: s, plan: x.yaml}]\n"
     assert parse_plan(text, "f", include=include).steps[0].plan is inner
     assert asked == [("x.yaml", Position("f", 2, 25))]
+
+
+def test_the_package_gives_its_names_when_they_are_used() -> None:
+    for name in fractale.plan.__all__:
+        assert callable(getattr(fractale.plan, name))
+    with pytest.raises(AttributeError, match="nothing_such"):
+        _ = fractale.plan.nothing_such
 
 
 def test_reading_a_plan_imports_no_engine() -> None:

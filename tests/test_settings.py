@@ -123,3 +123,12 @@ def test_a_port_that_is_none_is_an_error(home, tmp_path):
 def test_secrets_of_the_environment_are_known_so_that_they_can_be_masked(home, tmp_path):
     environment = {**home, "MY_API_KEY": "canary-1234", "DB_PASSWORD": "canary-5678", "X": "plain"}
     assert load_settings(environment, tmp_path).secrets == ("canary-1234", "canary-5678")
+
+
+def test_a_started_server_gets_the_environment_without_its_secrets(home, tmp_path):
+    write(tmp_path, "servers: {own: {command: x, env: {NEEDED_TOKEN: given}}}\n")
+    environment = {**home, "FLUX_URI": "local:///run/flux", "OTHER_API_KEY": "k" * 12}
+    server = load_settings(environment, tmp_path).servers["own"]
+    assert server.env["FLUX_URI"] == "local:///run/flux"
+    assert server.env["NEEDED_TOKEN"] == "given"
+    assert "OTHER_API_KEY" not in server.env

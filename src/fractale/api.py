@@ -107,9 +107,7 @@ async def arun(
     if not isinstance(tools, Sequence):
         runs = Runs(settings, tools, models=models, policy=policy)
         return await runs.start(loaded, inputs, options, secrets=secrets)
-    async with open_toolbox(
-        settings, loaded, registries=registries, functions=tools
-    ) as toolbox:
+    async with open_toolbox(settings, loaded, registries=registries, functions=tools) as toolbox:
         runs = Runs(settings, toolbox, models=models, policy=policy)
         return await runs.start(loaded, inputs, options, secrets=secrets)
 

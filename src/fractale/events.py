@@ -7,9 +7,12 @@ changes that would break a reader.
 =================  ==============================================================================
 event              fields (besides ``event``, ``run``, ``time`` in Unix seconds)
 =================  ==============================================================================
-run_started        plan, file, title, steps [{name, type, target}], model, resumed
-step_started       step, attempt, type, target, previous (name of the step that led here or null)
+run_started        plan, file, title, steps [{name, type, target}], model, resumed, limits
+                   {steps, time, tokens, cost: those that are set}
+step_started       step, attempt, type, target, description, previous (name of the step that led
+                   here or null)
 item_started       step, index, total
+item_finished      step, index, total, outcome, error
 tool_started       step, tool, arguments, call
 tool_progress      step, tool, call, progress, total, message
 tool_finished      step, tool, call, is_error, seconds, text (first 2,000 characters)
@@ -23,7 +26,8 @@ step_finished      step, attempt, outcome, event_name, decided_by, reason, error
 waiting            step, question {id, kind, ...}
 run_finished       status, outcome, error, hint, decided, steps [{name, attempt, outcome,
                    decided_by, error}], outputs, usage {input_tokens, output_tokens,
-                   total_tokens, cost, seconds}
+                   total_tokens, cost, seconds}, record (folder), next [commands], waiting
+                   [questions], output_files {name: path of a file with that output}
 =================  ==============================================================================
 
 ``step`` is the step's path: ``outer/inner`` for a step inside an included or drafted plan or a
@@ -44,6 +48,7 @@ EventKind = Literal[
     "run_started",
     "step_started",
     "item_started",
+    "item_finished",
     "tool_started",
     "tool_progress",
     "tool_finished",

@@ -210,11 +210,17 @@ def load_settings(
     values["state_dir"] = Path(str(values["state_dir"])).expanduser()
     secrets = tuple(
         sorted(
-            {v for k, v in env.items() if len(v) >= 8 and any(w in k.upper() for w in SECRET_WORDS)}
+            {value for key, value in env.items() if len(value) >= 8 and is_secret(key)}
             | {s.token for s in values["servers"].values() if s.token}
         )
     )
     return Settings(**values, origins=origins, secrets=secrets, environment=env)
+
+
+def allows_color(environment: Mapping[str, str] | None = None) -> bool:
+    """Whether the environment allows colour on a terminal: neither NO_COLOR nor a dumb one."""
+    env = os.environ if environment is None else environment
+    return not env.get("NO_COLOR") and env.get("TERM", "") != "dumb"
 
 
 def find_project_folder(here: Path) -> Path:
@@ -299,16 +305,35 @@ def parse_server(
         transport=transport,
         url=data.get("url"),
         command=data.get("command"),
-        args=tuple(str(a) for a in data.get("args") or ()),
-        env={str(k): str(v) for k, v in (data.get("env") or {}).items()},
+        args=tuple(str(a) for a in cast("list[Any]", data.get("args") or [])),
+        env={**without_secrets(environment), **_texts(data.get("env"))},
         cwd=data.get("cwd"),
         token=token,
-        headers={str(k): str(v) for k, v in (data.get("headers") or {}).items()},
+        headers=_texts(data.get("headers")),
         verify=bool(data.get("verify", True)),
         ca_file=data.get("ca_file"),
         timeout=float(data["timeout"]) if data.get("timeout") is not None else None,
         origin=origin,
     )
+
+
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment that a started server gets: all of it but what looks like a secret.
+
+    A server on a cluster needs what the scheduler, modules and Spack have set; a key that it
+    needs is named under its `env`.
+    """
+    return {key: value for key, value in environment.items() if not is_secret(key)}
+
+
+def is_secret(variable: str) -> bool:
+    """Whether an environment variable holds a secret, going by its name."""
+    return any(word in variable.upper() for word in SECRET_WORDS)
+
+
+def _texts(table: Any) -> dict[str, str]:
+    pairs = cast("dict[Any, Any]", table or {}).items()
+    return {str(key): str(value) for key, value in pairs}
 
 
 def _add_default_server(

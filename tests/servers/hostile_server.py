@@ -10,13 +10,15 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 NICE = {"name": "nice", "description": "Does as it says.", "inputSchema": {"type": "object"}}
 TOOLS = {
     name: {**NICE, "name": name}
     for name in (
         "nice", "change_description", "change_schema", "shadow", "big", "hang", "crash", "marks",
-        "broken", "nonsense", "redirect", "endless",
+        "broken", "nonsense", "redirect", "endless", "page", "resume", "resume_never",
+        "status_303", "status_403", "status_429", "status_404", "status_500", "status_418",
     )
 }  # fmt: skip
 MARKS = "\x1b[2J\x1b]0;owned\x07<script>alert(1)</script>\x00 {{ 7*7 }}"
@@ -107,6 +109,7 @@ def endless() -> None:
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     redirect_to = ""
+    waiting: ClassVar[dict[str, bytes]] = {}
 
     def do_POST(self) -> None:
         message = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -130,10 +133,26 @@ class Handler(BaseHTTPRequestHandler):
         elif name == "endless":
             self.endless()
         else:
+            self.answer_wrongly(name, message, whole)
+
+    def answer_wrongly(self, name: str, message: dict, whole: bytes) -> None:
+        if name.startswith("status_"):
+            self.reply(int(name[7:]), b"no", {"content-type": "text/plain", "location": "/other"})
+        elif name == "page":
+            self.reply(200, b"<h1>Welcome</h1>", {"content-type": "text/html"})
+        elif name.startswith("resume"):
+            Handler.waiting[str(message["id"])] = whole if name == "resume" else b""
+            event = f"id: {message['id']}\nretry: 1\ndata:\n\n".encode()
+            self.reply(200, event, {"content-type": "text/event-stream"})
+        else:
             self.reply(200, whole, {"content-type": "application/json"})
 
     def do_GET(self) -> None:
-        self.reply(405, b"")
+        waiting = Handler.waiting.pop(self.headers.get("last-event-id"), b"")
+        if waiting:
+            self.reply(200, b"data: " + waiting + b"\n\n", {"content-type": "text/event-stream"})
+        else:
+            self.reply(405, b"")
 
     def do_DELETE(self) -> None:
         self.reply(200, b"")

@@ -61,7 +61,8 @@ def _rows(settings: Settings) -> list[dict[str, Any]]:
             rows.append({"setting": f"policy.{kind}", "value": ", ".join(globs), "from": origin})
     for spec, price in settings.prices.items():
         value = f"{price.input:g} in, {price.output:g} out (US$ per million tokens)"
-        rows.append({"setting": f"prices.{spec}", "value": value, "from": settings.origins["prices"]})
+        origin = settings.origins["prices"]
+        rows.append({"setting": f"prices.{spec}", "value": value, "from": origin})
     return rows
 
 

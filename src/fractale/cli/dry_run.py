@@ -109,8 +109,10 @@ def _as_text(plan: Plan, found: dict[str, Any]) -> str:
     from fractale.plan import draw
 
     lines = [draw.text(plan).rstrip("\n"), ""]
-    for name, value in found["inputs"].items():
-        lines.append(f"input    {name} = {inert(json.dumps(value, ensure_ascii=False), 100)}")
+    lines += [
+        f"{'input':<10} {name} = {inert(json.dumps(value, ensure_ascii=False), 100)}"
+        for name, value in found["inputs"].items()
+    ]
     for label in ("tools", "prompts", "agents", "models", "servers", "registries"):
         lines.append(f"{label:<10} {', '.join(found[label]) or 'none'}")
     limits = {k: v for k, v in found["limits"].items() if v is not None}

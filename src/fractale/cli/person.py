@@ -38,7 +38,7 @@ class TerminalPerson:
     async def answer(self, question: Mapping[str, Any]) -> Any:
         """The person's answer to one question of the run."""
         if question.get("kind") == "approval":
-            return True if self._yes else await self._ask(question, approval_text, ("y", "n")) == "y"
+            return self._yes or await self._ask(question, approval_text, ("y", "n")) == "y"
         letters = {"r": "retry", "s": "skip", "q": "quit"}
         return letters[await self._ask(question, failure_text, tuple(letters))]
 

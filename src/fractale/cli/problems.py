@@ -6,7 +6,20 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fractale.cli.text import ELLIPSIS, Line, cells, count, fold, inert, paint, wants_color, writable
+from fractale.cli.text import (
+    ELLIPSIS,
+    Line,
+    Mark,
+    Segment,
+    cells,
+    count,
+    fold,
+    inert,
+    paint,
+    row,
+    wants_color,
+    writable,
+)
 from fractale.errors import FractaleError, PlanError, Position, Problem
 
 Sources = Callable[[str], list[str] | None]
@@ -32,7 +45,7 @@ def show_problems(problems: Sequence[Problem], sources: Sources, *, color: bool)
     lines: list[Line] = []
     for problem in sorted(problems, key=_order):
         lines += _problem(problem, sources)
-    lines.append([(tally(problems), "")])
+    lines.append(row(tally(problems)))
     return "\n".join(paint(line, color=color) for line in lines) + "\n"
 
 
@@ -92,14 +105,14 @@ def _error(error: Exception) -> list[Line]:
         words = inert(str(error), 500) or "no message"
         return [
             [("error", "bad"), (f"  unexpected {name}: {words}", "")],
-            [("       this is a fault of fractale; --debug shows where it happened", "")],
+            row("       this is a fault of fractale; --debug shows where it happened"),
         ]
     place = f"{error.position}  " if error.position else ""
     message = inert(f"{place}{error.message}", 2000, lines=True).split("\n")
     lines: list[Line] = [[("error", "bad"), (f"  {message[0]}", "")]]
-    lines += [[(f"       {row}", "")] for row in message[1:]]
+    lines += [row(f"       {words}") for words in message[1:]]
     if error.hint:
-        lines += [[(f"       {row}", "")] for row in inert(error.hint, 1000, lines=True).split("\n")]
+        lines += [row(f"       {w}") for w in inert(error.hint, 1000, lines=True).split("\n")]
     return lines
 
 
@@ -111,14 +124,15 @@ def _order(problem: Problem) -> tuple[str, int, int]:
 def _problem(problem: Problem, sources: Sources) -> list[Line]:
     bad = problem.severity == "error"
     place = f"{inert(str(problem.position))}  " if problem.position else ""
-    head: Line = [(place, ""), (problem.code if bad else f"warning {problem.code}", _mark(bad))]
+    code = problem.code if bad else f"warning {problem.code}"
+    head: Line = [(place, ""), (code, _mark(problem))]
     if problem.path:
         head.append((f"  {inert(problem.path)}", ""))
     return [head, *_excerpt(problem, sources)]
 
 
-def _mark(bad: bool) -> str:  # type: ignore[misc]
-    return "bad" if bad else "warn"
+def _mark(problem: Problem) -> Mark:
+    return "bad" if problem.severity == "error" else "warn"
 
 
 def _message(problem: Problem) -> str:
@@ -132,9 +146,9 @@ def _excerpt(problem: Problem, sources: Sources) -> list[Line]:
     place = problem.position
     source = _line_of(place, sources)
     if place is None or source is None:
-        return [[(f"      {row}", "")] for row in fold(_message(problem), WIDTH)]
+        return [row(f"      {words}") for words in fold(_message(problem), WIDTH)]
     before, fault, after = _split(source, place.column, problem.length)
-    number, mark = f"{place.line:>5}", _mark(problem.severity == "error")
+    number, mark = f"{place.line:>5}", _mark(problem)
     carets = "^" * max(cells(fault), 1)
     lead = " " * cells(before)
     lines: list[Line] = [
@@ -145,8 +159,8 @@ def _excerpt(problem: Problem, sources: Sources) -> list[Line]:
     if 8 + cells(lead + carets) + 1 + cells(message) <= WIDTH:
         lines[-1].append((f" {message}", ""))
     else:
-        rows = fold(message, WIDTH - 8)
-        lines += [[("      | ", "dim"), (row, "")] for row in rows]
+        bar: Segment = ("      | ", "dim")
+        lines.extend([bar, (words, "")] for words in fold(message, WIDTH - 8))
     return lines
 
 

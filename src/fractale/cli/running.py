@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -132,7 +132,7 @@ def _person(call: Call, display: Any) -> Any:
 
 
 @contextlib.contextmanager
-def stopping(control: Any) -> Iterator[None]:
+def stopping(control: Any) -> Generator[None]:
     """SIGTERM and SIGUSR1 (as Slurm sends before a time limit) stop at a step's boundary."""
     loop = asyncio.get_running_loop()
     signals = (signal.SIGTERM, signal.SIGUSR1)
@@ -146,7 +146,7 @@ def stopping(control: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def own_stdout() -> Iterator[IO[str]]:
+def own_stdout() -> Generator[IO[str]]:
     """Keep stdout for ourselves: what tools in this process print goes to stderr.
 
     Yields:

@@ -9,7 +9,11 @@ import click
 
 @click.command("serve")
 @click.argument(
-    "files", nargs=-1, required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE..."
+    "files",
+    nargs=-1,
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE...",
 )
 @click.option("--transport", type=click.Choice(["http", "stdio", "sse"]), help="Default: http.")
 @click.option("--host", help="Default: what the file says, else 127.0.0.1.")

@@ -7,7 +7,7 @@ stream, with or without ANSI colour.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from fractale.plan.inert import ELLIPSIS, cells, fit, fold, inert, pad
@@ -20,15 +20,18 @@ __all__ = [
     "cells",
     "clock",
     "count",
+    "entries",
     "fit",
     "fold",
     "inert",
     "pad",
     "paint",
     "plain",
+    "row",
     "seconds",
     "shorten_path",
     "shows_unicode",
+    "table",
     "wants_color",
     "writable",
 ]
@@ -44,13 +47,13 @@ ANSI: dict[Mark, str] = {
     "warn": "\x1b[33m",
     "dim": "\x1b[2m",
 }
-OWN_LETTERS = "✓✗●–→·…│├└◆"
+OWN_LETTERS = "✓✗●\u2013→·…│├└◆"
 ASCII = str.maketrans(
     {
         "✓": "ok",
         "✗": "x",
         "●": "*",
-        "–": "-",
+        "\u2013": "-",
         "→": "->",
         "·": "-",
         "…": "...",
@@ -60,6 +63,21 @@ ASCII = str.maketrans(
         "◆": "*",
     }
 )
+
+
+def row(text: str, mark: Mark = "") -> Line:
+    """A line of one segment."""
+    return [(text, mark)]
+
+
+def table(data: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A field of an event that is a mapping; empty if it is missing or null."""
+    return dict(data.get(key) or {})
+
+
+def entries(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """A field of an event that is a list of mappings; empty if it is missing or null."""
+    return list(data.get(key) or [])
 
 
 def plain(line: Sequence[Segment]) -> str:

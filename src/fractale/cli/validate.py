@@ -73,7 +73,7 @@ async def _check_online(
     settings = options.settings_of()
     async with open_toolbox(settings, plan, registries=registries, agents=agents) as toolbox:
         lost = [
-            Problem("server-unreachable", f"server `{s.name}` at {s.address}: {s.error}", plan.position)
+            Problem("server-unreachable", f"server `{s.name}`: {s.error}", plan.position)
             for s in await toolbox.servers()
             if not s.connected
         ]

@@ -265,6 +265,14 @@ class StepNode:
             )
         result = await call_step(visit, self.perform, tries)
         decision = await decide(visit, result)
+        context.emit(
+            "item_finished",
+            step=context.item_path,
+            index=index,
+            total=state.get("total"),
+            outcome=decision.outcome,
+            error=decision.reason if decision.outcome == "failure" else None,
+        )
         entry = visit.context.mask(record_of(decision, result, 1))
         entry["outputs"] = self.deps.outputs.put(entry["outputs"])
         spent = spent_by(visit, time.monotonic() - started)

@@ -114,9 +114,14 @@ class GuardedClient(httpx.AsyncClient):
             ("connect", "read", "write", "pool"), SIDE_SECONDS
         )
         try:
-            return await super().send(request, **options)
+            response = await super().send(request, **options)
         except httpx.TransportError:
+            response = httpx.Response(202, request=request)
+        if request.method == "DELETE" or self._fault_of_status(response):
+            # Nobody waits for this one, and the library would end the session over it.
+            await response.aclose()
             return httpx.Response(204 if request.method == "DELETE" else 202, request=request)
+        return response
 
     def _awaited_by(self, request: httpx.Request) -> types.RequestId | None:
         """The call that waits for this request's response, if one does."""
@@ -182,6 +187,11 @@ class GuardedClient(httpx.AsyncClient):
         self, request: httpx.Request, request_id: types.RequestId | None, error: ToolError
     ) -> httpx.Response:
         """Answer the call with `error`; over SSE, whose answers come elsewhere, end the session."""
+        if request.method == "GET" and request_id is not None:
+            # It asks for the rest of an answer: whatever went wrong, the call itself was sent.
+            text = f"server `{self._wire.server}` was lost before it answered: {error.message}"
+            error = TransportError(text, sent=True)
+            self._last_event.pop(request_id, None)
         if self._is_sse:
             if request.method == "GET":
                 raise error

@@ -94,9 +94,11 @@ def build_plan(node: Node, file: str, *, include: Include | None = None) -> Plan
 
 
 def _name(fields: Fields) -> str:
-    if fields.get("name") is None:
+    node = fields.get("name")
+    if node is None:
         fields.fail("name", "missing-key", "a plan needs `name`")
-    return fields.text("name")
+        return ""
+    return fields.reader.text(node, "name", "`name`") or ""
 
 
 def _steps(fields: Fields, include: Include | None) -> tuple[Step, ...]:

@@ -172,8 +172,10 @@ class Fields:
     def flag(self, key: str) -> bool | None:
         """``true`` or ``false``."""
         node = self.get(key)
-        if node is None or isinstance(node.value, bool):
-            return node.value if node else None  # pyright: ignore[reportReturnType] - a bool here
+        if node is None:
+            return None
+        if isinstance(node.value, bool):
+            return node.value
         self.wrong(key, "`true` or `false`")
         return None
 

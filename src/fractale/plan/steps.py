@@ -25,6 +25,7 @@ from fractale.plan.scalars import clip
 from fractale.plan.values import positions, template, value
 from fractale.plan.words import (
     APPROVE,
+    INCLUDED_MISPLACED,
     INSTRUCTION_INPUTS,
     KINDS,
     MISPLACED,
@@ -177,6 +178,8 @@ def _kind(fields: Fields) -> StepKind:
 
 def _check_keys(fields: Fields, kind: StepKind) -> None:
     misplaced, reason = MISPLACED[kind]
+    if kind == "plan" and fields.get("plan"):
+        misplaced = INCLUDED_MISPLACED
     for key in STEP_KEYS:
         if key in misplaced and fields.get(key) is not None:
             fields.fail(key, "misplaced-key", f"`{key}` {reason}")

@@ -66,6 +66,11 @@ MISPLACED: Final[dict[StepKind, tuple[frozenset[str], str]]] = {
     "plan": (frozenset({"persist"}), "belongs to the steps inside the plan"),
     "parallel": (_CALL_KEYS, "belongs to the steps inside the block"),
 }
+INCLUDED_MISPLACED: Final = frozenset(
+    {"instruction", "tools", "allow_tools", "retry", "approve", "persist"}
+)
+"""What a step that includes a plan file cannot say: the steps of that file say it."""
+
 STEP_HINTS: Final = {
     "args": "write `inputs`",
     "arguments": "write `inputs`",

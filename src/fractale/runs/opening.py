@@ -70,7 +70,7 @@ def servers_of(settings: Settings, plan: Plan | None) -> list[ServerSettings]:
         near = difflib.get_close_matches(missing[0], settings.servers, 1)
         there = ", ".join(settings.servers) or "none"
         raise SettingsError(
-            f"{plan.file}: the plan needs the server `{missing[0]}`, which the settings do not have",
+            f"{plan.file} needs the server `{missing[0]}`, which the settings do not have",
             hint=f"did you mean `{near[0]}`?" if near else f"servers in the settings: {there}",
         )
     return [settings.servers[name] for name in plan.servers]

@@ -65,8 +65,12 @@ class Session:
         )
 
     def _meter(self, spent: Spent | None = None) -> Meter:
+        return Meter(self._over_limits(), spent)
+
+    def _over_limits(self) -> Limits:
+        """The plan's limits with those of the options over them."""
         over = {k: v for k, v in _fields(self._options.limits).items() if v is not None}
-        return Meter(replace(self._plan.limits, **over), spent)
+        return replace(self._plan.limits, **over)
 
     def _listen(self, event: Event) -> None:
         if event.kind == "step_finished":
@@ -148,7 +152,13 @@ class Session:
             steps=steps,
             model=model,
             resumed=resumed,
+            limits=self._limits(),
         )
+
+    def _limits(self) -> dict[str, Any]:
+        """The limits that are set and count for the whole run."""
+        limits = _fields(self._over_limits())
+        return {k: limits[k] for k in ("steps", "time", "tokens", "cost") if limits[k] is not None}
 
     async def _drive(self, graph: Any, config: dict[str, Any], given: Any) -> RunResult:
         """Run until an end, a limit, a stop, or a question that nobody is there to answer."""

@@ -1,0 +1,196 @@
+"""The end of a run in a few lines: what happened, who decided it, what came out, what next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fractale.cli.text import (
+    Line,
+    Mark,
+    cells,
+    clock,
+    count,
+    entries,
+    fold,
+    inert,
+    pad,
+    paint,
+    row,
+    shorten_path,
+    table,
+)
+from fractale.cli.words import as_json
+
+WIDTH = 100
+BLOCK_LINES = 10
+STATES: dict[str, tuple[str, Mark]] = {
+    "success": ("success", "good"),
+    "failed": ("failed", "bad"),
+    "waiting": ("waiting", "warn"),
+    "limit": ("stopped at a limit", "warn"),
+    "stopped": ("stopped", "warn"),
+}
+
+
+def summary(run_finished_data: Mapping[str, Any], *, color: bool) -> str:
+    """The end block of a run.
+
+    Args:
+        run_finished_data: The fields of the event `run_finished`.
+        color: Whether the outcome may be marked by ANSI colour.
+    """
+    lines = [_head(run_finished_data), *_rows(run_finished_data)]
+    return "\n".join(paint(line, color=color) for line in lines) + "\n"
+
+
+def _head(data: Mapping[str, Any]) -> Line:
+    status = str(data.get("status") or "failed")
+    words, mark = STATES.get(status, (inert(status), "warn"))
+    why = {"success": _who, "failed": _what_failed}.get(status, _why_not_ended)(data)
+    return [(words, mark), (f" · {why}" if why else "", "")]
+
+
+def _who(data: Mapping[str, Any]) -> str:
+    """Who decided on a success."""
+    decided = table(data, "decided")
+    step, by = inert(str(decided.get("step") or "")), str(decided.get("by") or "")
+    if not step:
+        return ""
+    reason = inert(str(decided.get("reason") or ""), 200)
+    if by == "default":
+        return f"`{step}` was the last step; nothing spoke against it"
+    if by == "when":
+        return f"`{step}` was the last step, and was skipped"
+    words = reason if by == "rule" else f"{by}: {reason}" if reason else by
+    return f"`{step}` decided it: {words}"
+
+
+def _what_failed(data: Mapping[str, Any]) -> str:
+    decided = table(data, "decided")
+    if gave_up := decided.get("gave_up"):
+        visits = [s for s in entries(data, "steps") if s.get("name") == gave_up]
+        tries = max([int(s.get("attempt") or 0) for s in visits], default=0)
+        after = f" after {tries} {'try' if tries == 1 else 'tries'}" if tries else ""
+        return f"step `{inert(str(gave_up))}` gave up{after}"
+    if _step_failed(data):
+        return f"step `{inert(str(decided.get('step')))}` failed"
+    return inert(str(data.get("error") or "the plan ended in failed"), 300)
+
+
+def _step_failed(data: Mapping[str, Any]) -> bool:
+    """Whether the step that decided is itself a failure, not only the plan around it."""
+    visits = entries(data, "steps")
+    return bool(data.get("decided") and visits and visits[-1].get("outcome") == "failure")
+
+
+def _why_not_ended(data: Mapping[str, Any]) -> str:
+    if data.get("status") == "waiting":
+        return "for your answer"
+    return inert(str(data.get("error") or ""), 300)
+
+
+def _rows(data: Mapping[str, Any]) -> list[Line]:
+    """Labelled lines, the labels in one column."""
+    outputs = table(data, "outputs")
+    rows: list[tuple[str, list[str]]] = []
+    if data.get("status") == "failed":
+        rows += _failure_rows(data)
+    for question in entries(data, "waiting"):
+        rows.append((inert(str(question.get("step") or "?"), 40), question_text(question)))
+    files = table(data, "output_files")
+    rows += [(inert(str(k), 40), value_text(v, files.get(k))) for k, v in outputs.items()]
+    rows += _closing_rows(data)
+    width = max([cells(label) for label, _ in rows] + [0])
+    lines: list[Line] = []
+    for label, texts in rows:
+        for i, text in enumerate(texts):
+            lines.append(row(f"  {pad(label if i == 0 else '', width)}  {text}"))
+    return lines
+
+
+def _failure_rows(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    decided = table(data, "decided")
+    by, reason = str(decided.get("by") or ""), inert(str(decided.get("reason") or ""), 600)
+    error = inert(_last_error(data), 600)
+    rows: list[tuple[str, list[str]]] = []
+    if error and (decided.get("gave_up") or _step_failed(data)):
+        rows.append(("last error", fold(error, WIDTH - 16, 6)))
+    if by and _step_failed(data):
+        same = not reason or reason in error
+        words = reason if by == "rule" else by if same else f"{by}: {reason}"
+        rows.append(("decided by", fold(words, WIDTH - 16, 4)))
+    return rows
+
+
+def _last_error(data: Mapping[str, Any]) -> str:
+    """The error of the last step that failed; that a step gave up is no error of its own."""
+    if not table(data, "decided").get("gave_up"):
+        return str(data.get("error") or "")
+    errors = [s["error"] for s in entries(data, "steps") if s.get("error")]
+    return str(errors[-1]) if errors else str(data.get("error") or "")
+
+
+def _closing_rows(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    rows: list[tuple[str, list[str]]] = []
+    if hint := data.get("hint"):
+        rows.append(("to do", fold(inert(str(hint), 600), WIDTH - 16, 6)))
+    if used := usage_text(data.get("usage") or {}):
+        rows.append(("used", [used]))
+    if record := data.get("record"):
+        rows.append(("record", [inert(shorten_path(str(record)))]))
+    if commands := data.get("next"):
+        rows.append(("next", [inert(str(command)) for command in commands]))
+    return rows
+
+
+def usage_text(usage: Mapping[str, Any]) -> str:
+    """Time, tokens and cost: ``0:08 · 2,514 tokens · $0.011``."""
+    parts = [clock(float(usage["seconds"]))] if usage.get("seconds") else []
+    if tokens := usage.get("total_tokens"):
+        parts.append(count(int(tokens), "token"))
+    if cost := usage.get("cost"):
+        parts.append(f"${float(cost):.3f}")
+    return " · ".join(parts)
+
+
+def value_text(value: Any, path: str | None = None) -> list[str]:
+    """An output: short ones as they are, text of many lines by its size and where it is.
+
+    Args:
+        path: A file that holds the value.
+    """
+    if not isinstance(value, str):
+        value = as_json(value)
+    lines = inert(value.strip("\n"), 20_000, lines=True).split("\n")
+    if len(lines) == 1 and cells(lines[0]) <= 4 * (WIDTH - 16):
+        return fold(lines[0], WIDTH - 16)
+    if path:
+        size = count(value.strip("\n").count("\n") + 1, "line")
+        return [f"{size}, {inert(shorten_path(path))}"]
+    return _block(lines)
+
+
+def _block(lines: list[str]) -> list[str]:
+    if len(lines) == 1:
+        return fold(lines[0], WIDTH - 16, BLOCK_LINES)
+    more = len(lines) - BLOCK_LINES
+    return [*lines[:BLOCK_LINES], *([f"… {count(more, 'more line')}"] if more > 0 else [])]
+
+
+def question_text(question: Mapping[str, Any]) -> list[str]:
+    """What a run waits for."""
+    if question.get("kind") == "approval":
+        why = f"   ({inert(str(question['why']), 200)})" if question.get("why") else ""
+        arguments = [
+            f"  {inert(str(name), 40)}  {inert(as_json(value), 2000)}"
+            for name, value in table(question, "arguments").items()
+        ]
+        return [f"wants to call {inert(str(question.get('tool')), 80)}{why}", *arguments]
+    words = next(
+        (question[k] for k in ("question", "text", "message", "error") if question.get(k)), ""
+    )
+    options = [
+        f"  {i}  {inert(str(o), 200)}" for i, o in enumerate(question.get("options") or [], 1)
+    ]
+    return [*fold(inert(str(words), 2000) or "an answer", WIDTH - 16), *options]

@@ -1,0 +1,55 @@
+"""Words for what happened: why a step ended so, what was called, how far it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fractale.cli.text import fit, inert, table
+
+
+def evidence(data: Mapping[str, Any]) -> str:
+    """Why a step ended as it did, in one line; nothing for a plain success."""
+    by, event = str(data.get("decided_by") or ""), str(data.get("event_name") or "")
+    reason = inert(str(data.get("reason") or data.get("error") or ""), 1000)
+    if data.get("outcome") == "skipped":
+        return f"skipped: {reason}" if reason else "skipped"
+    own_event = event not in ("success", "failure", "")
+    if data.get("outcome") != "failure" and not own_event:
+        return ""
+    words = reason if by == "rule" or not by else f"{by}: {reason}" if reason else by
+    return f"{inert(event)}: {words}" if own_event else words
+
+
+def target_of(step: Mapping[str, Any]) -> str:
+    """What a step calls; an agent step without a name is the general one's."""
+    return str(step.get("target") or ("ask" if step.get("type") == "agent" else ""))
+
+
+def call_text(data: Mapping[str, Any]) -> str:
+    """A call in short: ``build(path="/tmp", jobs=4)``."""
+    arguments = list(table(data, "arguments").items())[:8]
+    shown = ", ".join(f"{inert(name, 30)}={inert(as_json(v), 40)}" for name, v in arguments)
+    return fit(f"{inert(str(data.get('tool') or ''), 60)}({shown})", 160)
+
+
+def progress_text(data: Mapping[str, Any]) -> str:
+    """How far a call is: ``40 %  pulling layers``."""
+    done, total = data.get("progress"), data.get("total")
+    figure = ""
+    if done is not None:
+        figure = f"{100 * done / total:.0f} %" if total else f"{done:g}"
+    return f"{figure}  {inert(str(data.get('message') or ''), 200)}".strip()
+
+
+def as_json(value: Any) -> str:
+    """A value on one line, for a person."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def ordinal(number: int) -> str:
+    """``1st``, ``2nd``, ``3rd``, ``11th``."""
+    if number % 100 in (11, 12, 13):
+        return f"{number}th"
+    return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th') }"

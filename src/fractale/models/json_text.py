@@ -1,0 +1,101 @@
+"""JSON in what a model or a tool said: bare, fenced, or in the middle of prose."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, cast
+
+FENCE = re.compile(r"```[ \t]*(?:json\w*)?[ \t]*\r?\n(.*?)\n?[ \t]*```", re.DOTALL | re.IGNORECASE)
+
+START = re.compile(
+    r"\{(?=\s*+[\"}])"  # an object: a key or its end follows
+    r"|\[(?=\s*+(?:[\[\]{\"]|true\b|false\b|null\b|-?\d[\d.eE+-]*+\s*+[,\]]))"
+)
+"""Where an object or an array can begin. It passes over most brackets of prose and logs."""
+
+OPENERS = re.compile(r"[\[\s]*+")
+LINE_END = re.compile(r"[\s.,;:!?)*`\"']*?(?:\n|\Z)")
+
+NESTING = 1000
+"""Characters charged for text that is nested more deeply than the decoder goes."""
+
+
+def find_json(text: str) -> Any:
+    """The first complete JSON object or array in a text.
+
+    The whole text, else the first fenced block that is JSON, else the first that stands in
+    prose. In prose, `[1]` or `[0.12]` within a sentence is a citation or a time stamp: empty
+    values and arrays of numbers count only where they end their line.
+
+    Args:
+        text: Of any size; the time is linear in it.
+
+    Raises:
+        ValueError: There is none.
+    """
+    for value in json_values(text):
+        return value
+    raise ValueError("no JSON object or array in the text")
+
+
+def json_values(text: str) -> Iterator[Any]:
+    """Every complete JSON object and array of a text that does not lie in another one.
+
+    Fenced blocks come first, in their order, then what stands in prose.
+    """
+    stripped = text.strip()
+    if stripped[:1] in ("{", "[") and stripped[-1:] in ("}", "]"):
+        whole = _load(stripped)
+        if whole is not None:
+            yield whole
+            return
+    for block in FENCE.finditer(text):
+        value = _load(block[1].strip())
+        if isinstance(value, (dict, list)):
+            yield cast("Any", value)
+    yield from _in_prose(text)
+
+
+def _load(text: str) -> Any:
+    try:
+        return json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _in_prose(text: str) -> Iterator[Any]:
+    # A decoding that fails costs up to the rest of the text, and telling where it failed costs
+    # the text before it, so both the characters read in vain and the attempts are bounded.
+    decoder = json.JSONDecoder(strict=False)
+    characters = 4 * len(text) + 100_000
+    attempts = 1_000 + 1_000_000_000 // (len(text) + 1)
+    position = 0
+    while characters > 0 and attempts > 0 and (found := START.search(text, position)):
+        start = found.start()
+        try:
+            value, position = decoder.raw_decode(text, start)
+        except json.JSONDecodeError as error:
+            attempts -= 1
+            characters -= error.pos - start + 1
+            position = start + 1
+        except RecursionError:
+            attempts -= 1
+            characters -= NESTING
+            position = max(start + 1, OPENERS.match(text, start).end() - 1)  # pyright: ignore[reportOptionalMemberAccess] - it matches the empty text too
+        else:
+            if _is_meant(value, text, start, position):
+                yield value
+
+
+def _is_meant(value: Any, text: str, start: int, end: int) -> bool:
+    """Whether a value in prose is more than brackets that happen to be JSON."""
+    if value and (
+        isinstance(value, dict)
+        or any(not isinstance(item, (int, float)) for item in cast("list[Any]", value))
+    ):
+        return True
+    before = text[max(0, start - 80) : start].rstrip(" \t*`")
+    alone = not before or before.endswith((":", "\n", "="))
+    return LINE_END.match(text, end) is not None and (alone or len(value) > 1)

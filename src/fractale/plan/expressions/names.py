@@ -1,0 +1,138 @@
+"""Which names an expression refers to, known without evaluating it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+from jinja2 import nodes
+
+from fractale.errors import Position
+from fractale.plan.expressions.syntax import name_offset
+
+Path = tuple[str | int, ...]
+
+_GUARDS: Final = ("defined", "undefined")
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A name that an expression refers to.
+
+    Args:
+        path: The name's parts, such as ``("steps", "transform", "outputs", "jobspec")``; it
+            ends where a part is only known at run time.
+        position: Where the name starts in the file.
+        optional: `default` or `is defined` expects that it may be missing.
+        positions: Where each part stands.
+        complete: False where more parts follow that are only known at run time.
+    """
+
+    path: Path
+    position: Position
+    optional: bool = False
+    positions: tuple[Position, ...] = ()
+    complete: bool = True
+
+
+def shifted(start: Position, text: str, offset: int) -> Position:
+    """The position of a character of a text that starts at a position.
+
+    In the lines after the first the column is that of the text plus the first line's, which is
+    right for block scalars: their lines are indented alike.
+    """
+    line = text.count("\n", 0, offset)
+    column = offset - (text.rfind("\n", 0, offset) + 1)
+    return Position(start.file, start.line + line, start.column + column)
+
+
+def references_in(root: nodes.Expr, text: str, start: Position) -> list[Reference]:
+    """The names that a tree refers to, in the order of the text.
+
+    Args:
+        root: The tree.
+        text: What its offsets count in.
+        start: Where the text stands in the file.
+    """
+    found = [
+        Reference(
+            path,
+            shifted(start, text, offsets[0]),
+            optional,
+            tuple(shifted(start, text, offset) for offset in offsets),
+            complete,
+        )
+        for path, offsets, complete, optional in _walk(root, text)
+    ]
+    tested = {reference.path for reference in found if reference.optional}
+    found = [replace(r, optional=r.optional or _guarded(r.path, tested)) for r in found]
+    return sorted(found, key=lambda r: (r.position.line, r.position.column))
+
+
+def _guarded(path: Path, tested: set[Path]) -> bool:
+    """Whether the same name, or one around it, is asked for with `is defined` or `default`."""
+    return any(path[:end] in tested for end in range(1, len(path) + 1))
+
+
+def _walk(root: nodes.Expr, text: str) -> Iterator[tuple[Path, list[int], bool, bool]]:
+    stack: list[tuple[nodes.Node, bool]] = [(root, False)]
+    while stack:
+        node, optional = stack.pop()
+        if isinstance(node, (nodes.Name, nodes.Getattr, nodes.Getitem)):
+            path, offsets, complete, inner = _path(node, text)
+            if path:
+                yield path, offsets, complete, optional
+            stack += [(child, optional) for child in inner]
+        elif isinstance(node, nodes.Call):
+            stack += [(child, optional) for child in _inside_call(node)]
+        else:
+            guard = isinstance(node, nodes.Filter) and node.name in ("default", "d")
+            guard = guard or (isinstance(node, nodes.Test) and node.name in _GUARDS)
+            stack += [
+                (child, optional or (guard and child is _subject(node)))
+                for child in node.iter_child_nodes()
+            ]
+
+
+def _subject(node: nodes.Node) -> nodes.Node | None:
+    return node.node if isinstance(node, (nodes.Filter, nodes.Test)) else None
+
+
+def _inside_call(node: nodes.Call) -> list[nodes.Node]:
+    """What a call refers to: its arguments, and what the method is called on."""
+    inner: list[nodes.Node] = [*node.args, *node.kwargs]
+    if isinstance(node.node, nodes.Getattr):
+        inner.append(node.node.node)
+    return inner
+
+
+def _path(node: nodes.Expr, text: str) -> tuple[Path, list[int], bool, list[nodes.Node]]:
+    """A dotted name's parts and their places, and the expressions inside its brackets."""
+    parts: list[str | int] = []
+    offsets: list[int] = []
+    inner: list[nodes.Node] = []
+    complete = True
+    while isinstance(node, (nodes.Getattr, nodes.Getitem)):
+        part, offset = _last_part(node, text)
+        if part is None:
+            # What comes after a part that is not known is not known either.
+            parts, offsets, complete = [], [], False
+            inner += [node.arg] if isinstance(node, nodes.Getitem) else []
+        else:
+            parts.append(part)
+            offsets.append(offset)
+        node = node.node
+    if not isinstance(node, nodes.Name):
+        return (), [], False, [*inner, node]
+    path = (node.name, *reversed(parts))
+    return path, [node.lineno, *reversed(offsets)], complete, inner
+
+
+def _last_part(node: nodes.Getattr | nodes.Getitem, text: str) -> tuple[str | int | None, int]:
+    if isinstance(node, nodes.Getattr):
+        return node.attr, name_offset(text, node)
+    if isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, (str, int)):
+        quote = isinstance(node.arg.value, str)
+        return node.arg.value, node.arg.lineno + quote
+    return None, 0

@@ -1,0 +1,129 @@
+"""How long the commands take, against the imports that they can't do without and against 0.1.0."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+
+from measure import SOURCE, Row, Sample, command, fractale, python
+
+PEER = SOURCE / ".venv-peer"
+
+
+def plan_of(steps: int) -> str:
+    """A plan of that many calls of the echo tool, each with a template."""
+    lines = ["name: bench", "steps:", "  - {name: s0, type: tool, tool: echo, inputs: {n: 0}}"]
+    lines += [
+        f"  - {{name: s{i}, type: tool, tool: echo, inputs: {{n: '{ref(i - 1)}'}}}}"
+        for i in range(1, steps)
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def ref(step: int) -> str:
+    """A template that reads what a step answered."""
+    return f"{{{{ steps.s{step}.outputs.n }}}}"
+
+
+def write_files(folder: Path) -> None:
+    """Plans and a registry in the folder."""
+    for steps in (1, 20, 40):
+        (folder / f"plan{steps}.yaml").write_text(plan_of(steps))
+    (folder / "tools.yaml").write_text("tools:\n  - path: tools.echo\n  - path: tools.second\n")
+
+
+def help_row(folder: Path) -> Row:
+    """``--help`` against importing click."""
+    peer = python("import click", cwd=folder)
+    ours = command(fractale("--help"), cwd=folder)
+    return Row(
+        "fractale --help", str(ours), f"import click: {peer}", ours.median / peer.median, 2.5
+    )
+
+
+def completion_row(folder: Path) -> Row:
+    """Shell completion against importing click."""
+    peer = python("import click", cwd=folder)
+    env = {"_FRACTALE_COMPLETE": "bash_complete", "COMP_WORDS": "fractale ru", "COMP_CWORD": "1"}
+    ours = command(fractale(), cwd=folder, **env)
+    return Row("completion", str(ours), f"import click: {peer}", ours.median / peer.median, 2.5)
+
+
+def validate_row(folder: Path) -> Row:
+    """``validate`` of 20 steps against the imports."""
+    peer = python("import click, yaml, jinja2, pydantic", cwd=folder)
+    ours = command(fractale("validate", "plan20.yaml"), cwd=folder)
+    what = "fractale validate, 20 steps"
+    return Row(
+        what,
+        str(ours),
+        f"import click, yaml, jinja2, pydantic: {peer}",
+        ours.median / peer.median,
+        2,
+    )
+
+
+def run_rows(folder: Path) -> list[Row]:
+    """One tool step and one more of them, against 0.1.0 with a server that is running."""
+    words = ["--quiet", "-r", "tools.yaml"]
+    env = {"PYTHONPATH": str(Path(__file__).parent)}
+    one = command(fractale("run", "plan1.yaml", *words), cwd=folder, **env)
+    forty = command(fractale("run", "plan40.yaml", *words), cwd=folder, tries=5, **env)
+    with serving(folder) as port:
+        theirs_one = peer(folder, "plan1.yaml", port)
+        theirs_forty = peer(folder, "plan40.yaml", port)
+    ours_step = (forty.median - one.median) / 39
+    theirs_step = (theirs_forty.median - theirs_one.median) / 39
+    return [
+        Row(
+            "fractale run, one tool step",
+            str(one),
+            f"0.1.0, its server running: {theirs_one}",
+            one.median / theirs_one.median,
+            0.6,
+        ),
+        Row(
+            "one more tool step of the command",
+            f"{ours_step * 1000:.1f} ms",
+            f"0.1.0: {theirs_step * 1000:.1f} ms",
+            ours_step / theirs_step,
+            0.25,
+        ),
+    ]
+
+
+def peer(folder: Path, plan: str, port: int) -> Sample:
+    """0.1.0 on a plan; it asks for a key even where no model is called."""
+    env = {"FRACTALE_MCP_PORT": str(port), "OPENAI_API_KEY": "none", "GEMINI_API_KEY": "none"}
+    words = [str(PEER / "bin" / "fractale"), "run", "--backend", "openai", plan]
+    return command(words, cwd=folder, tries=5, **env)
+
+
+@contextmanager
+def serving(folder: Path):
+    """Our server with the bench's tools, on a free port; ended by its own process id."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    process = subprocess.Popen(
+        fractale("serve", "tools.yaml", "--port", str(port)),
+        cwd=folder,
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        while "serving" not in (line := process.stderr.readline()):
+            if not line:
+                raise RuntimeError("the server did not start")
+        yield port
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=10)

@@ -1,0 +1,84 @@
+"""Timing whole commands and pieces of work, as medians with their spread."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SOURCE = HERE.parents[1]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Seconds of several tries of the same thing."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    def __str__(self) -> str:
+        low, high = min(self.seconds), max(self.seconds)
+        return f"{self.median * 1000:,.1f} ms ({low * 1000:,.1f}-{high * 1000:,.1f})"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what was measured, against what, and how it must come out."""
+
+    what: str
+    ours: str
+    peer: str
+    ratio: float
+    limit: float
+
+    @property
+    def ok(self) -> bool:
+        return self.ratio <= self.limit
+
+
+def command(words: Sequence[str], *, cwd: Path, tries: int = 7, **env: str) -> Sample:
+    """Seconds of a command, after one try that is not counted.
+
+    Raises:
+        RuntimeError: The command failed: its time would mean nothing.
+    """
+    environment = {**os.environ, **env}
+    seconds: list[float] = []
+    for _ in range(tries + 1):
+        started = time.perf_counter()
+        done = subprocess.run(
+            words, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+        )
+        seconds.append(time.perf_counter() - started)
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}")
+    return Sample(tuple(seconds[1:]))
+
+
+def python(code: str, *, cwd: Path, tries: int = 7) -> Sample:
+    """Seconds of a Python that runs this code."""
+    return command([sys.executable, "-c", code], cwd=cwd, tries=tries)
+
+
+async def work(do: Callable[[], Awaitable[object]], tries: int = 5) -> Sample:
+    """Seconds of a piece of work, after one try that is not counted."""
+    seconds: list[float] = []
+    for _ in range(tries + 1):
+        started = time.perf_counter()
+        await do()
+        seconds.append(time.perf_counter() - started)
+    return Sample(tuple(seconds[1:]))
+
+
+def fractale(*words: str) -> list[str]:
+    """Our command, from the same environment as this Python."""
+    return [str(Path(sys.executable).parent / "fractale"), *words]

@@ -1,0 +1,60 @@
+"""``make bench``: the table of what fractale costs, as ratios measured in one run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import commands
+import inside
+from measure import Row
+
+
+def main() -> int:
+    """Print the table; returns 1 if a row is over its limit."""
+    packages = ("fractale", "langgraph", "langchain-core", "mcp", "fastmcp")
+    print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    print(", ".join(f"{name} {version(name)}" for name in packages), end="\n\n")
+    print(f"{'what':<52} {'ratio':>6} {'limit':>6}      measured, against (median, low-high)")
+    rows = list(measure())
+    failed = [row for row in rows if not row.ok]
+    print(f"\n{len(rows) - len(failed)} of {len(rows)} rows within their limits")
+    return 1 if failed else 0
+
+
+def measure():
+    """Every row, printed as soon as it is known."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        commands.write_files(folder)
+        yield show(commands.help_row(folder))
+        yield show(commands.completion_row(folder))
+        yield show(commands.validate_row(folder))
+        if commands.PEER.is_dir():
+            for row in commands.run_rows(folder):
+                yield show(row)
+        else:
+            print("0.1.0 is not installed (`make bench` does it): its two rows are left out")
+        yield show(asyncio.run(inside.step_row(folder)))
+    for row in asyncio.run(inside.growth_rows()):
+        yield show(row)
+    for row in asyncio.run(inside.loop_rows()):
+        yield show(row)
+    yield show(asyncio.run(inside.foreach_row()))
+
+
+def show(row: Row) -> Row:
+    """Print one row."""
+    mark = "ok  " if row.ok else "OVER"
+    figures = f"{row.ratio:>6.2f} {row.limit:>6.2f}"
+    print(f"{row.what:<52} {figures} {mark} {row.ours}; {row.peer}", flush=True)
+    return row
+
+
+if __name__ == "__main__":
+    sys.exit(main())

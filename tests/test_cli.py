@@ -1,0 +1,417 @@
+"""The command line as programs and people meet it: a real process, its streams and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+ANSI = re.compile(r"\x1b\[")
+PLAN = """
+name: hello
+description: Say hello
+inputs: {who: world}
+steps:
+  - {name: greet, tool: greet, inputs: {who: "{{ inputs.who }}"}}
+outputs: {text: "{{ steps.greet.outputs.text }}"}
+"""
+APPROVE = "name: p\nsteps: [{name: s, tool: touch, inputs: {path: x}, approve: always}]\n"
+ENDLESS = "name: p\nsteps: [{name: a, tool: fail, transitions: {failure: a}}]\n"
+TOOLS = '''
+import time
+
+def greet(who: str) -> dict:
+    """Say hello."""
+    print("noise on stdout from inside a tool")
+    return {"text": f"hello {who}"}
+
+def fail() -> dict:
+    """Fail with an exit code."""
+    return {"returncode": 3, "stderr": "no such queue"}
+
+def wait(seconds: float = 30) -> dict:
+    """Wait."""
+    print("waiting", flush=True)
+    time.sleep(seconds)
+    return {}
+
+def touch(path: str) -> dict:
+    """Make a file."""
+    open(path, "w").close()
+    return {}
+'''
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with plans, tools and a registry, as a person would have it."""
+    (tmp_path / "my_tools.py").write_text(TOOLS)
+    tools = "".join(f"  - path: my_tools.{name}\n" for name in ("greet", "fail", "wait", "touch"))
+    (tmp_path / "tools.yaml").write_text(f"tools:\n{tools}")
+    (tmp_path / "hello.yaml").write_text(PLAN)
+    return tmp_path
+
+
+def environment(project: Path, **more: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "TMPDIR")}
+    return {**kept, "HOME": str(project), "PYTHONPATH": str(project), **more}
+
+
+def fractale(project: Path, *words: str, **options) -> subprocess.CompletedProcess[str]:
+    env = environment(project, **options.pop("env", {}))
+    return subprocess.run(
+        [sys.executable, "-m", "fractale.cli", *words],
+        cwd=project,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+        check=False,
+        **options,
+    )
+
+
+def run(project: Path, *words: str, **options) -> subprocess.CompletedProcess[str]:
+    return fractale(project, "run", words[0], "-r", "tools.yaml", *words[1:], **options)
+
+
+def write(project: Path, name: str, text: str) -> str:
+    (project / name).write_text(textwrap.dedent(text))
+    return name
+
+
+def test_a_run_in_a_pipe_is_plain_text(project):
+    done = run(project, "hello.yaml", "-i", "who=Ada")
+    assert done.returncode == 0, done.stderr
+    assert "hello Ada" in done.stderr
+    assert done.stdout == ""
+    assert not ANSI.search(done.stdout + done.stderr)
+
+
+def test_json_is_one_event_a_line_and_nothing_else_on_stdout(project):
+    done = run(project, "hello.yaml", "--json")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    last = events[-1]
+    assert done.returncode == 0
+    assert last["event"] == "run_finished"
+    assert last["status"] == "success"
+    assert last["outputs"] == {"text": "hello world"}
+    assert last["steps"] == [
+        {
+            "name": "greet",
+            "attempt": 1,
+            "outcome": "success",
+            "decided_by": "default",
+            "error": None,
+        }
+    ]
+    assert set(last["usage"]) >= {"input_tokens", "output_tokens", "total_tokens", "cost"}
+    assert all(event["run"] == last["run"] for event in events if event["event"] != "log")
+
+
+def test_quiet_tells_only_how_it_ended(project):
+    loud, quiet = run(project, "hello.yaml"), run(project, "hello.yaml", "--quiet")
+    assert quiet.returncode == 0
+    assert 0 < len(quiet.stderr.splitlines()) < len(loud.stderr.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("plan", "words", "code", "says"),
+    [
+        ("name: p\nsteps: [{name: s, tool: fail}]\n", [], 1, "no such queue"),
+        ("name: p\nsteps: [{name: s, tool: greet}]\n", [], 3, "who"),
+        ("name: p\nsteps: [{name: s, tool: great, inputs: {who: x}}]\n", [], 3, "greet"),
+        ("name: p\nsteps: [{nam: s, tool: greet}]\n", [], 3, "did you mean `name`"),
+        (PLAN, ["-i", "whom=x"], 2, "did you mean `who`"),
+        (PLAN, ["-i", "who"], 2, "NAME=VALUE"),
+        (PLAN, ["--limit", "tokns=3"], 2, "unknown limit"),
+        (PLAN, ["--no-such-option"], 2, "--no-such-option"),
+        (APPROVE, [], 4, "resume"),
+        (ENDLESS, ["--limit", "steps=1"], 5, "limit"),
+    ],
+)  # fmt: skip
+def test_every_end_has_its_exit_code_and_says_why(project, plan, words, code, says):
+    write(project, "p.yaml", plan)
+    done = run(project, "p.yaml", *words)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert says in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_plan_that_is_not_there(project):
+    done = run(project, "nowhere.yaml")
+    assert done.returncode in (2, 3)
+    assert "nowhere.yaml" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_key_names_the_variable_and_a_way_without_one(project):
+    write(project, "p.yaml", "name: p\nsteps: [{name: s, instruction: hi, allow_tools: false}]\n")
+    done = run(project, "p.yaml")
+    assert done.returncode == 2
+    assert "GEMINI_API_KEY" in done.stderr
+    assert "--backend local" in done.stderr
+
+
+def test_debug_shows_the_traceback_wherever_it_stands(project):
+    done = run(project, "hello.yaml", "-i", "whom=x", "--debug")
+    assert "Traceback" in done.stderr
+
+
+def test_an_unknown_command_names_the_nearest(project):
+    done = fractale(project, "vaildate")
+    assert done.returncode == 2
+    assert "validate" in done.stderr
+
+
+def test_dry_run_says_what_would_run_and_calls_nothing(project):
+    write(project, "p.yaml", "name: p\nsteps: [{name: s, tool: touch, inputs: {path: made}}]\n")
+    done = run(project, "p.yaml", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "touch" in done.stdout
+    assert not (project / "made").exists()
+    assert not (project / ".fractale").exists()
+    found = json.loads(run(project, "p.yaml", "--dry-run", "--json").stdout)
+    assert found["tools"] == ["touch"]
+
+
+def test_validate_reports_every_error_of_every_file(project):
+    write(project, "a.yaml", "name: p\nsteps: [{name: s, tool: t, transitions: {success: x}}]\n")
+    write(project, "b.yaml", "steps: [{name: s, tool: t, colour: red}]\n")
+    done = fractale(project, "validate", "hello.yaml", "a.yaml", "b.yaml")
+    assert done.returncode == 3
+    assert "a.yaml:2:" in done.stdout
+    assert "colour" in done.stdout
+    assert "3 errors" in done.stdout
+    found = json.loads(fractale(project, "validate", "a.yaml", "b.yaml", "--json").stdout)
+    assert found["problems"][0]["code"] == "unknown-step"
+
+
+def test_validate_online_checks_tools_and_arguments(project):
+    write(project, "p.yaml", "name: p\nsteps: [{name: s, tool: greet, inputs: {whom: x}}]\n")
+    assert fractale(project, "validate", "p.yaml").returncode == 0
+    done = fractale(project, "validate", "p.yaml", "--online", "-r", "tools.yaml")
+    assert done.returncode == 3
+    assert "whom" in done.stdout
+
+
+def test_schema_is_json_and_version_is_a_line(project):
+    assert json.loads(fractale(project, "schema").stdout)["$schema"]
+    assert re.match(r"\d+\.\d+\.\d+\n$", fractale(project, "version").stdout)
+
+
+def test_list_works_without_a_key_and_without_a_server(project):
+    found = json.loads(fractale(project, "list", "--json").stdout)
+    assert found["tools"] == []
+    assert [agent["name"] for agent in found["agents"]] == ["ask"]
+    with_tools = json.loads(fractale(project, "list", "--json", "-r", "tools.yaml").stdout)
+    assert "greet" in [tool["name"] for tool in with_tools["tools"]]
+
+
+def test_list_tells_a_server_that_is_not_there(project):
+    done = fractale(project, "list", env={"FRACTALE_MCP_PORT": "9"})
+    assert done.returncode == 0
+    assert "not there" in done.stdout
+
+
+def test_config_shows_where_a_value_is_from_and_no_secret(project):
+    env = {"OPENAI_API_KEY": "sk-canary-0123456789", "FRACTALE_LLM_PROVIDER": "openai"}
+    done = fractale(project, "config", env=env)
+    assert "environment FRACTALE_LLM_PROVIDER" in done.stdout
+    assert "canary" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("form", ["text", "mermaid", "svg", "png"])
+def test_graph_draws_without_a_network(project, form):
+    done = subprocess.run(
+        [sys.executable, "-m", "fractale.cli", "graph", "hello.yaml", "-f", form],
+        cwd=project,
+        env=environment(project),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    starts = {"mermaid": b"", "svg": b"<svg", "png": b"\x89PNG", "text": b""}[form]
+    assert starts in done.stdout[:200]
+    if form != "png":
+        assert b"greet" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["run", "--help"], ["list"], ["validate", "hello.yaml"], ["config"], ["schema"]],
+)
+def test_a_closed_stdout_gives_no_traceback(project, words):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "fractale.cli", *words],
+        cwd=project,
+        env=environment(project),
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    os.close(writer)
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)]
+)
+def test_a_stopped_run_can_be_resumed(project, number, code):
+    seconds = 30 if number == signal.SIGINT else 2
+    write(
+        project,
+        "p.yaml",
+        f"""
+        name: p
+        steps:
+          - {{name: first, tool: touch, inputs: {{path: first}}}}
+          - {{name: long, tool: wait, inputs: {{seconds: {seconds}}}}}
+          - {{name: last, tool: touch, inputs: {{path: last}}}}
+        """,
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fractale.cli", "run", "p.yaml", "-r", "tools.yaml"],
+        cwd=project,
+        env=environment(project),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    # The tool's own words (on stderr) say that the second step is under way.
+    assert process.stderr is not None
+    while "waiting" not in (line := process.stderr.readline()):
+        assert line, "the run ended before its second step"
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == code, stdout + stderr
+    assert "Traceback" not in stdout + stderr
+    assert "fractale resume" in stdout + stderr
+    assert not (project / "last").exists()
+    if number == signal.SIGINT:
+        # The step that was cut runs again: let it be short now.
+        (project / "my_tools.py").write_text(TOOLS.replace("time.sleep(seconds)", "pass"))
+    done = fractale(project, "resume", "-1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (project / "last").exists()
+
+
+def test_a_run_that_was_killed_goes_on_where_it_was(project):
+    write(
+        project,
+        "p.yaml",
+        """
+        name: p
+        steps:
+          - {name: first, tool: touch, inputs: {path: first}}
+          - {name: long, tool: wait}
+        """,
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fractale.cli", "run", "p.yaml", "-r", "tools.yaml"],
+        cwd=project,
+        env=environment(project),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    while "waiting" not in (line := process.stderr.readline()):
+        assert line, "the run ended before its second step"
+    process.kill()
+    process.communicate(timeout=30)
+    (project / "first").unlink()
+    (project / "my_tools.py").write_text(TOOLS.replace("time.sleep(seconds)", "pass"))
+    done = fractale(project, "resume", "-1", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    steps = json.loads(done.stdout.splitlines()[-1])["steps"]
+    assert [step["name"] for step in steps] == ["first", "long"]
+    assert not (project / "first").exists(), "a finished step ran again"
+
+
+def test_help_and_completion_import_nothing_heavy():
+    heavy = ("langgraph", "langchain_core", "mcp", "fastmcp", "pydantic", "jinja2", "yaml", "rich")
+    code = (
+        "import sys\n"
+        "from fractale.cli import run\n"
+        "assert run(['--help']) == 0\n"
+        f"found = [name for name in {heavy!r} if name in sys.modules]\n"
+        "assert not found, found\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_validate_graph_and_dry_run_import_no_engine(project):
+    heavy = ("langgraph", "langchain_core", "mcp", "fastmcp")
+    code = (
+        "import sys\n"
+        "from fractale.cli import run\n"
+        "assert run(['validate', 'hello.yaml']) == 0\n"
+        "assert run(['graph', 'hello.yaml']) == 0\n"
+        "assert run(['run', 'hello.yaml', '--dry-run']) == 0\n"
+        "assert run(['list', '--help']) == 0\n"
+        f"found = [name for name in {heavy!r} if name in sys.modules]\n"
+        "assert not found, found\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=project,
+        env=environment(project),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_completion_offers_plans(project):
+    done = subprocess.run(
+        ["fractale"],
+        executable=str(Path(sys.executable).parent / "fractale"),
+        cwd=project,
+        env=environment(
+            project,
+            _FRACTALE_COMPLETE="bash_complete",
+            COMP_WORDS="fractale run he",
+            COMP_CWORD="2",
+        ),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "hello.yaml" in done.stdout
+
+
+def test_no_credential_is_in_the_process_list(project):
+    write(project, "p.yaml", "name: p\nsteps: [{name: long, tool: wait, inputs: {seconds: 5}}]\n")
+    secret = "canary-in-the-environment-99"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fractale.cli", "run", "p.yaml", "-r", "tools.yaml"],
+        cwd=project,
+        env=environment(project, OPENAI_API_KEY=secret),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    while "waiting" not in process.stderr.readline():
+        time.sleep(0)
+    lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    process.kill()
+    process.communicate(timeout=30)
+    assert not [line for line in lines if secret.encode() in line]
