@@ -11,8 +11,10 @@ import sys
 import textwrap
 import tracemalloc
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +22,7 @@ from rich.console import Console
 
 from fractale.cli.display import JsonDisplay, PlainDisplay, QuietDisplay, open_display
 from fractale.cli.live import LiveDisplay
-from fractale.cli.problems import show_error, show_problems
+from fractale.cli.problems import print_problems, show_error, show_problems
 from fractale.cli.summary import summary
 from fractale.cli.text import cells, fit, fold, inert, plain, seconds, writable
 from fractale.cli.view import RunView
@@ -594,6 +596,22 @@ class TestProblems:
         told = capsys.readouterr()
         assert told.err == "error  no key\n       set OPENAI_API_KEY\n"
         assert told.out == ""
+
+    def test_the_lines_at_fault_are_read_from_their_files(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ):
+        file = tmp_path / "p.yaml"
+        file.write_text("\ufeffname: p\r\nsteps: []\r\n", encoding="utf-8", newline="")
+        problems = [Problem("c", "m", Position(str(file), line, 1), length=5) for line in (1, 9)]
+        print_problems(problems)
+        told = capsys.readouterr()
+        assert "    1 | name: p\n      | ^^^^^ m\n" in told.err
+        assert f"{file}:9:1  c\n      m\n2 errors\n" in told.err
+        assert told.out == ""
+
+    def test_wrong_use_of_a_command_is_told_by_click(self, capsys: pytest.CaptureFixture[str]):
+        assert show_error(click.UsageError("no such option")) == 2
+        assert "no such option" in capsys.readouterr().err
 
     def test_errors_keep_their_exit_codes(self, capsys: pytest.CaptureFixture[str]):
         assert show_error(PlanError([Problem("c", "m")])) == 3

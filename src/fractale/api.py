@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fractale.errors import PlanError, Problem
+from fractale.errors import Problem
 from fractale.plan.build import load_plan, parse_plan
 from fractale.plan.model import Limits, Plan
 from fractale.settings import Settings, load_settings
@@ -36,12 +36,9 @@ def load(plan: str | Path | Plan) -> Plan:
 
 def validate(plan: str | Path | Plan) -> list[Problem]:
     """Everything that is wrong with a plan: errors and warnings, in file order."""
-    from fractale.plan.check import check_plan
+    from fractale.plan.problems import plan_problems
 
-    try:
-        return check_plan(load(plan))
-    except PlanError as error:
-        return error.problems
+    return plan_problems(lambda: load(plan))[1]
 
 
 async def arun(

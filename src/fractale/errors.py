@@ -27,7 +27,7 @@ to do next.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +131,16 @@ class PlanError(FractaleError):
 
     Args:
         problems: Every problem found, in file order. At least one.
+        plan: What could be read all the same (a `fractale.plan.model.Plan`), so that the rest
+            of it can be checked, too; None if too little could.
     """
 
     code = "invalid-plan"
     exit_code = 3
 
-    def __init__(self, problems: list[Problem]) -> None:
+    def __init__(self, problems: list[Problem], plan: Any = None) -> None:
         self.problems = problems
+        self.plan = plan
         super().__init__("\n".join(str(problem) for problem in problems))
 
 
@@ -187,9 +190,14 @@ class TransportError(ToolError):
 
 
 class ModelError(CallError):
-    """The model refused, or its answer is empty or cannot be used."""
+    """The model refused, or its answer is empty or cannot be used.
+
+    ``usage`` is a `fractale.models.Usage` of the answers that were paid for all the same, or
+    None if there were none.
+    """
 
     code = "model"
+    usage: Any = None
 
 
 class ModelUnavailable(ModelError):

@@ -25,7 +25,7 @@ CONTEXT_TOKENS: Final = 8192
 MAX_ANSWER_TOKENS: Final = 1024
 """Where an answer is cut that never ends, unless the request sets `max_tokens`."""
 
-TEMPERATURE: Final = 0.3
+TEMPERATURE: Final = 0.1
 """Used where a request sets none: low, for figures, but not so low that a retry is a repeat."""
 
 MAX_THREADS: Final = 4

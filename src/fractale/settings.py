@@ -102,6 +102,7 @@ class Settings:
     openai_api_key: str | None = field(default=None, repr=False)
     openai_base_url: str | None = None
     gemini_api_key: str | None = field(default=None, repr=False)
+    gemini_base_url: str | None = None
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
     state_dir: Path = Path(PROJECT_FOLDER)
     servers: Mapping[str, ServerSettings] = field(default_factory=dict[str, ServerSettings])
@@ -143,6 +144,7 @@ ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
     "openai_api_key": ("OPENAI_API_KEY",),
     "openai_base_url": ("OPENAI_BASE_URL",),
     "gemini_api_key": ("GEMINI_API_KEY", "GEMINI_API_TOKEN", "GOOGLE_API_KEY"),
+    "gemini_base_url": ("GEMINI_BASE_URL", "GOOGLE_GEMINI_BASE_URL"),
     "max_attempts": ("FRACTALE_MAX_ATTEMPTS",),
     "state_dir": ("FRACTALE_STATE_DIR",),
 }
@@ -153,6 +155,7 @@ FILE_KEYS = (
     "model",
     "local_model",
     "openai_base_url",
+    "gemini_base_url",
     "max_attempts",
     "state_dir",
     "servers",

@@ -9,7 +9,7 @@ import click
 
 from fractale.cli import options
 from fractale.cli.run import complete_plans
-from fractale.errors import PlanError, Problem
+from fractale.errors import Problem
 from fractale.plan.model import Plan
 
 
@@ -49,15 +49,10 @@ def check(
     path: str, registries: tuple[Path, ...], agents: tuple[str, ...], *, online: bool
 ) -> list[Problem]:
     """Every problem of one plan file."""
-    from fractale.plan.build import load_plan
-    from fractale.plan.check import check_plan
+    from fractale.plan.problems import file_problems
 
-    try:
-        plan = load_plan(path)
-    except PlanError as error:
-        return error.problems
-    problems = check_plan(plan)
-    if online and not any(p.severity == "error" for p in problems):
+    plan, problems = file_problems(path)
+    if plan is not None and online and not any(p.severity == "error" for p in problems):
         import asyncio
 
         problems += asyncio.run(_check_online(plan, registries, agents))

@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.messages.utils import convert_to_messages
 from langgraph.types import interrupt
 
-from fractale.errors import PolicyError, ToolError, TransportError
+from fractale.errors import ModelError, PolicyError, ToolError, TransportError
 from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.outcome import (
     CallResult,
@@ -159,10 +159,14 @@ class Visit:
             LimitReached: A limit of the run is used up.
         """
         model = self.step.model
-        call = self._model_started()
-        answer = await self.deps.models.ask(
-            messages, model=model, schema=schema, on_text=self.on_text
-        )
+        call, started = self._model_started(), time.monotonic()
+        try:
+            answer = await self.deps.models.ask(
+                messages, model=model, schema=schema, on_text=self.on_text
+            )
+        except ModelError as error:
+            self._model_failed(call, error, time.monotonic() - started)
+            raise
         self._model_finished(call, answer.usage, answer.seconds, answer.text)
         return answer
 
@@ -170,13 +174,20 @@ class Visit:
         self, invoke: Callable[[], Awaitable[ModelResponse[Any]]]
     ) -> ModelResponse[Any]:
         """Make one turn of an agent's model; see `agents.ask.AgentHost`."""
-        call = self._model_started()
-        started = time.monotonic()
-        response = await self.deps.models.call(invoke)
+        call, started = self._model_started(), time.monotonic()
+        try:
+            response = await self.deps.models.call(invoke, self.step.model)
+        except ModelError as error:
+            self._model_failed(call, error, time.monotonic() - started)
+            raise
         message = response.result[0]
         usage = self.deps.models.usage_of(message, self.step.model)
         self._model_finished(call, usage, time.monotonic() - started, message.text)
         return response
+
+    def _model_failed(self, call: int, error: ModelError, seconds: float) -> None:
+        """A call that failed may have cost something all the same."""
+        self._model_finished(call, error.usage or Usage(), seconds, str(error))
 
     def _model_started(self) -> int:
         call = self.next_call()

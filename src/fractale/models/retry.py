@@ -59,7 +59,7 @@ class RetryPolicy:
             except ModelUnavailable as error:
                 failed += 1
                 asked = error.retry_after
-                if failed >= self.tries or not error.again or (asked or 0) > self.patience:
+                if failed >= self.tries or (asked or 0) > self.patience:
                     raise _told(error, failed) from error.__cause__
                 await self.sleep(self.wait_before(failed, asked))
 

@@ -1,4 +1,4 @@
-"""What a model answered, and what it used to do so."""
+"""What a model answered, and what it used for it."""
 
 from __future__ import annotations
 

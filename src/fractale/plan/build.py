@@ -89,7 +89,10 @@ def build_plan(node: Node, file: str, *, include: Include | None = None) -> Plan
         position=node.position,
     )
     _check_nesting(reader, plan)
-    reader.problems.raise_if_any()
+    if problems := reader.problems.errors:
+        # A step that could not be read at all would make every mention of it an error, too.
+        whole = len(plan.steps) == sum(1 for _ in fields.items("steps"))
+        raise PlanError(problems, plan if whole else None)
     return plan
 
 

@@ -112,7 +112,7 @@ class _Writer:
     def _step(
         self, step: Step, going: list[Arrow], prefix: str, mark: str, rail: str, names: int
     ) -> None:
-        name = pad(fit(step.name, names), names)
+        name = pad(step.name, names)
         head = f"{prefix}{mark} {name}  {pad(step.kind, KIND_WIDTH)}"
         self.add(f"{head}{target_words(step)}")
         indent = pad(f"{prefix}{rail}", cells(prefix) + names + 4)

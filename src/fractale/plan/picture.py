@@ -110,7 +110,7 @@ def png(plan: Plan) -> bytes:
     if render(f"{probe}{_text(2, 15, 'M', 'name')}</svg>") == render(f"{probe}</svg>"):
         raise DependencyMissing(
             "a PNG needs a font, and this machine has none",
-            hint=f"{INSTALL} brings one; an SVG needs none",
+            hint="`pip install font-lato` brings one; an SVG needs none",
         )
     return render(svg(plan))
 
@@ -180,7 +180,7 @@ def _box(step: Step) -> Box:
     inside = _draw_plan(step.plan) if step.plan is not None else None
     if step.steps:
         inside = _beside([_box(child) for child in step.steps])
-    return Box(step.name, [fit(row, LINE_LIMIT) for row in rows], step.kind, inside)
+    return Box(step.name, [rows[0], *(fit(r, LINE_LIMIT) for r in rows[1:])], step.kind, inside)
 
 
 def _end(arrow: Arrow) -> Box:

@@ -44,6 +44,7 @@ def read_batch_script(script: str) -> dict[str, Any]:
 def check_directives(
     script: str,
     claimed: dict[str, Any],
+    required: list[str] | None = None,
     source: str = "model",
     kept: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -52,6 +53,7 @@ def check_directives(
     Args:
         script: The script's text.
         claimed: What each option is claimed to be, such as ``{"ntasks": 64, "time": "1:00:00"}``.
+        required: Options about which something must be claimed; else an empty claim is valid.
         source: Who claims it, for the record.
         kept: An earlier answer of this tool for the same script; what was right stays right.
 
@@ -67,7 +69,7 @@ def check_directives(
     facts: dict[str, Any] = dict((kept or {}).get("facts") or {})
     supplied_by: dict[str, str] = dict((kept or {}).get("supplied_by") or {})
     wrong: dict[str, str] = {}
-    for name, value in claimed.items():
+    for name, value in {**dict.fromkeys(required or []), **claimed}.items():
         directive = parsed.find(name)
         if directive and directive.fact in facts:
             continue
@@ -91,6 +93,8 @@ def _contradiction(
     """What the script says against a claim; None where it agrees."""
     if directive is None:
         return None if value in (None, "") else f"no line says what {name} is"
+    if value is None:
+        return f"line {directive.line} says {name} is {directive.value}"
     if value == directive.value or value == directive.meaning:
         return None
     try:

@@ -8,9 +8,9 @@ What differs from Jinja, all of it because the values are JSON: a dot looks for 
 that ``outputs.items`` is the key and ``outputs.items()`` the method; filters give lists, not
 generators; the keys of a mapping are text; ``tojson`` makes JSON as it is, not for HTML.
 
-- `syntax`: text → trees, with their places, and what is wrong with them
+- `tokens`, `syntax`: text → trees, with their places, and what is wrong with them
 - `evaluator`: walks a tree over data
-- `operators`, `predicates`, `functions`, `filters`: what an expression can do
+- `operators`, `predicates`, `functions`, `filters`, `lists`: what an expression can do
 - `pattern`: regular expressions that cannot hang
 - `values`: JSON, the budget of an evaluation, faults
 - `names`: which names an expression refers to
@@ -19,19 +19,19 @@ generators; the keys of a mapping are text; ``tojson`` makes JSON as it is, not 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from fractale.errors import Position, Problem, TemplateError
 from fractale.plan.expressions.evaluator import Evaluation
 from fractale.plan.expressions.names import Reference, references_in, shifted
 from fractale.plan.expressions.syntax import (
-    SyntaxFault,
     Tree,
     parse_expression,
     parse_template,
     statements,
     whole_expression,
 )
+from fractale.plan.expressions.tokens import SyntaxFault
 from fractale.plan.expressions.values import Fault, Fuel, Missing, to_text
 from fractale.plan.model import Expression, Template, Value
 
@@ -161,14 +161,14 @@ def _checked(
 ) -> Any:
     """The value of an expression that is kept as it is."""
     value = _value(tree, scope, fuel, source)
-    try:
+    if isinstance(value, (list, dict)) and not tree.is_path:
         # What was built, rather than only looked up, may be far larger written out than in
         # memory: a list that holds a list a thousand times.
-        if isinstance(value, (list, dict)) and not tree.is_path:
+        try:
             fuel.spend_on(value)
-    except Fault as fault:
-        _raise(fault, source)
-    return value
+        except Fault as fault:
+            _raise(fault, source)
+    return cast("Any", value)
 
 
 def _value(tree: Tree, scope: Mapping[str, Any], fuel: Fuel, source: Template | Expression) -> Any:

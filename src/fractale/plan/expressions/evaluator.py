@@ -190,7 +190,11 @@ class Evaluation:
         return finite(-value if node.operator == "-" else +value)
 
     def _not(self, node: nodes.Not) -> bool:
-        return not self.truth(node.node)
+        inner = node.node
+        # `x is not none` is one comparison; Jinja gives both of its nodes the same place.
+        if isinstance(inner, nodes.Test) and inner.lineno == node.lineno:
+            return self._test(inner, wanted=False)
+        return not self.truth(inner)
 
     def _and_or(self, node: nodes.And | nodes.Or) -> Any:
         *first, last = _chain(node)
@@ -257,15 +261,17 @@ class Evaluation:
         except Missing:
             return args[0] if args else kwargs.get("default_value", "")
 
-    def _test(self, node: nodes.Test) -> bool:
+    def _test(self, node: nodes.Test, *, wanted: bool = True) -> bool:
         try:
             value = self.visit(node.node)
+            args, kwargs = self._arguments(node)
         except Missing as missing:
-            if node.name not in ("defined", "undefined"):
-                self._accept(missing)
-            return node.name == "undefined"
-        args, kwargs = self._arguments(node)
-        return bool(_call(node.name, TESTS[node.name], self.fuel, value, *args, **kwargs))
+            if node.name in ("defined", "undefined"):
+                return (node.name == "undefined") is wanted
+            self._accept(missing)
+            return False
+        found = _call(node.name, TESTS[node.name], self.fuel, value, *args, **kwargs)
+        return bool(found) is wanted
 
     def _callee(self, node: nodes.Call) -> Any:
         args, kwargs = self._arguments(node)

@@ -19,6 +19,7 @@ from fractale.plan.expressions.values import (
     is_mapping,
     kind,
     to_text,
+    whole,
 )
 
 MOST_RANGE: Final = 100_000
@@ -150,7 +151,7 @@ def join(fuel: Fuel, separator: str, items: Any) -> str:
 
 def _padded(method: Callable[..., str]) -> Callable[..., str]:
     def pad(fuel: Fuel, text: str, width: int, *fill: str) -> str:
-        fuel.spend(max(len(text), width))
+        fuel.spend(max(len(text), whole(width)))
         return method(text, width, *fill)
 
     return pad

@@ -6,13 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from fractale.plan.expressions.operators import COMPARISONS
-from fractale.plan.expressions.values import Fault, Fuel, is_list, is_mapping, is_number, kind
-
-
-def _whole(value: Any) -> int:
-    if isinstance(value, int):
-        return value
-    raise Fault(f"expected a whole number, not {kind(value)}")
+from fractale.plan.expressions.values import Fuel, is_list, is_mapping, is_number, whole
 
 
 def _is_integer(_: Fuel, value: Any) -> bool:
@@ -34,7 +28,7 @@ def _is_sequence(_: Fuel, value: Any) -> bool:
 
 
 def _divides(_: Fuel, value: Any, number: Any) -> bool:
-    return _whole(value) % _whole(number) == 0
+    return whole(value) % whole(number) == 0
 
 
 def _of(check: Callable[[Any], bool]) -> Callable[..., bool]:
@@ -67,8 +61,8 @@ TESTS: Final[Mapping[str, Callable[..., bool]]] = {
     "iterable": _is_sequence,
     "lower": _is_lower,
     "upper": _is_upper,
-    "odd": _of(lambda value: _whole(value) % 2 == 1),
-    "even": _of(lambda value: _whole(value) % 2 == 0),
+    "odd": _of(lambda value: whole(value) % 2 == 1),
+    "even": _of(lambda value: whole(value) % 2 == 0),
     "divisibleby": _divides,
     "in": COMPARISONS["in"],
     "==": _EQUAL,

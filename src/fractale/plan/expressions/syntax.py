@@ -12,84 +12,34 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any, Final
+from typing import Final
 
 from jinja2 import nodes
 from jinja2.environment import Environment
 from jinja2.exceptions import TemplateSyntaxError
-from jinja2.lexer import Token, TokenStream, operators
+from jinja2.lexer import Token, TokenStream
 from jinja2.parser import Parser
 
 from fractale.plan.expressions.filters import FILTERS
 from fractale.plan.expressions.functions import FUNCTIONS, METHOD_NAMES
 from fractale.plan.expressions.predicates import TESTS
+from fractale.plan.expressions.tokens import NotInLanguage, SyntaxFault, read_tokens
 from fractale.plan.expressions.values import listing, nearest
-
-MOST_TEXT: Final = 64 * 1024
-"""The longest expression, in characters."""
-
-MOST_NESTING: Final = 32
-"""How deep brackets may nest."""
 
 MOST_DEPTH: Final = 100
 """How deep the tree of an expression may be."""
 
-MOST_TOKENS: Final = 10_000
-
 _CACHED_TEXT = 2048
-_CLOSE = re.compile(r"-?\}\}")
-_INDEX = re.compile(r"\d+", re.ASCII)
-_STEP_NAME = re.compile(r"[A-Za-z]\w*(?:-+\w+)*", re.ASCII)
-_LEADING_DOT = re.compile(r"\.\d+", re.ASCII)
-_TOKEN = re.compile(
-    r"""
-    (?P<space>\s+)
-  | (?P<float>(?a:\d[\d_]*\.\d[\d_]*(?:[eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\d+\.(?![\w.])))
-  | (?P<integer>(?a:0[xX][0-9a-fA-F]+|0[bB][01]+|0[oO][0-7]+|\d[\d_]*))
-  | (?P<name>[^\W\d]\w*)
-  | (?P<string>'[^'\\]*(?:\\.[^'\\]*)*'|"[^"\\]*(?:\\.[^"\\]*)*")
-  | (?P<operator>//|\*\*|==|!=|>=|<=|[-+/*%~\[\](){}=<>.:|,;])
-    """,
-    re.VERBOSE | re.DOTALL,
-)
 _STATEMENT = re.compile(
     r"\{%[-+]?\s*(?:if|elif|else|endif|for|endfor|set|macro|include|import|from|extends|block"
     r"|raw|call|filter|with|do)\b[^\n]{0,200}?%\}"
 )
-_PAIRS: Final = {"(": ")", "[": "]", "{": "}"}
-_KEYWORDS: Final = {word: word for word in ("and", "or", "not", "in", "true", "false", "none")} | {
-    "null": "none"
-}
-_VALUE_ENDS: Final = ("name", "string", "integer", "float", "rparen", "rbracket", "rbrace")
 _ALLOWED: Final = (
     nodes.Expr,
     nodes.Pair,
     nodes.Operand,
     nodes.Keyword,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class SyntaxFault:
-    """A place where a text is not in the language.
-
-    Args:
-        offset: The first character at fault, from 0.
-        length: How many characters are at fault.
-        suggestion: The nearest valid word.
-    """
-
-    code: str
-    message: str
-    offset: int
-    length: int = 1
-    suggestion: str | None = None
-
-
-class _Stop(Exception):
-    def __init__(self, message: str, offset: int, length: int = 1) -> None:
-        super().__init__(message)
-        self.fault = SyntaxFault("template-syntax", message, offset, length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +59,10 @@ class Tree:
     @property
     def is_path(self) -> bool:
         """Whether it only looks something up."""
-        return isinstance(self.node, (nodes.Name, nodes.Getattr, nodes.Getitem))
+        node = self.node
+        while isinstance(node, (nodes.Getattr, nodes.Getitem)):
+            node = node.node
+        return isinstance(node, nodes.Name)
 
 
 Part = str | Tree
@@ -147,9 +100,9 @@ def statements(text: str) -> list[SyntaxFault]:
 
 def _expression(source: str) -> Tree:
     try:
-        tokens, _ = _read(source, 0, inside=False)
+        tokens, _ = read_tokens(source, 0, inside=False)
         return _tree(source, tokens)
-    except _Stop as stop:
+    except NotInLanguage as stop:
         return Tree(None, (stop.fault,), source)
 
 
@@ -168,10 +121,10 @@ def _parts(source: str) -> Iterator[Part]:
         minus = source.startswith("-", start)
         yield _plain(source[position:opening], start=strip, end=minus)
         try:
-            tokens, position = _read(source, start + minus, inside=True, opening=opening)
+            tokens, position = read_tokens(source, start + minus, inside=True, opening=opening)
             strip = source[position - 3 : position - 2] == "-"
             yield _tree(source, tokens, opening)
-        except _Stop as stop:
+        except NotInLanguage as stop:
             yield Tree(None, (stop.fault,), source)
             closing = source.find("}}", start)
             position, strip = (closing + 2, False) if closing >= 0 else (len(source), False)
@@ -185,18 +138,18 @@ def _plain(text: str, *, start: bool, end: bool) -> str:
 
 def _tree(source: str, tokens: list[Token], opening: int = 0) -> Tree:
     if not tokens:
-        raise _Stop("there is no expression", opening, 2)
+        raise NotInLanguage("there is no expression", opening, 2)
     try:
         parser = Parser(_environment(), "", state="variable")
         parser.stream = TokenStream(tokens, None, None)
         node = parser.parse_expression()
         if not parser.stream.eos:
             rest = parser.stream.current
-            raise _Stop(f"unexpected `{rest.value}` after the expression", rest.lineno)
+            raise NotInLanguage(f"unexpected `{rest.value}` after the expression", rest.lineno)
     except TemplateSyntaxError as error:
-        raise _Stop(_plain_words(error.message or "", tokens), error.lineno) from None
+        raise NotInLanguage(_plain_words(error.message or "", tokens), error.lineno) from None
     except RecursionError:
-        raise _Stop("the expression is nested too deeply", opening) from None
+        raise NotInLanguage("the expression is nested too deeply", opening) from None
     faults = tuple(_check(node, source))
     return Tree(None if faults else node, faults, source)
 
@@ -211,115 +164,6 @@ def _plain_words(message: str, tokens: list[Token]) -> str:
 @cache
 def _environment() -> Environment:
     return Environment(autoescape=False)
-
-
-# Reading words
-
-
-def _read(source: str, start: int, *, inside: bool, opening: int = 0) -> tuple[list[Token], int]:
-    """The tokens of an expression, and where it ends.
-
-    Args:
-        inside: It stands in braces, and ends with them.
-        opening: Where the braces open.
-    """
-    tokens: list[Token] = []
-    closers: list[str] = []
-    position = start
-    while position < len(source):
-        if inside and not closers and (close := _CLOSE.match(source, position)):
-            return tokens, close.end()
-        position = _read_one(source, position, tokens, closers)
-        if position - start > MOST_TEXT or len(tokens) > MOST_TOKENS:
-            raise _Stop("the expression is too long", opening)
-    if inside:
-        raise _Stop("`{{` is not closed by `}}`; to write braces: {{ '{{' }}", opening, 2)
-    return tokens, position
-
-
-def _read_one(source: str, position: int, tokens: list[Token], closers: list[str]) -> int:
-    found = _special(source, position, tokens)
-    if found is None:
-        match = _TOKEN.match(source, position)
-        if match is None:
-            raise _Stop(_unreadable(source, position), position)
-        found = str(match.lastgroup), match.end()
-    group, end = found
-    text = source[position:end]
-    if group == "operator":
-        _balance(text, position, closers)
-        tokens.append(Token(position, operators[text], text))
-    elif group != "space":
-        after_dot = bool(tokens) and tokens[-1].type == "dot"
-        value = _value(group, text, position, keep=after_dot)
-        tokens.append(Token(position, group, value))
-    return end
-
-
-def _special(source: str, position: int, tokens: list[Token]) -> tuple[str, int] | None:
-    """What can only be told from the tokens before: indexes, names of steps, `.5`."""
-    previous = tokens[-1].type if tokens else ""
-    if previous == "dot" and (match := _INDEX.match(source, position)):
-        return "integer", match.end()
-    if _after_steps(tokens) and (match := _STEP_NAME.match(source, position)):
-        return "name", match.end()
-    if previous not in _VALUE_ENDS and (match := _LEADING_DOT.match(source, position)):
-        return "float", match.end()
-    return None
-
-
-def _after_steps(tokens: list[Token]) -> bool:
-    """Whether the name of a step follows, which may have `-` in it."""
-    if len(tokens) < 2 or tokens[-1].type != "dot" or not tokens[-2].test("name:steps"):
-        return False
-    return len(tokens) == 2 or tokens[-3].type != "dot"
-
-
-def _balance(text: str, position: int, closers: list[str]) -> None:
-    if text in _PAIRS:
-        closers.append(_PAIRS[text])
-        if len(closers) > MOST_NESTING:
-            raise _Stop(f"brackets nest more than {MOST_NESTING} levels deep", position)
-    elif text in _PAIRS.values():
-        if not closers:
-            raise _Stop(f"`{text}` closes nothing", position)
-        if (expected := closers.pop()) != text:
-            raise _Stop(f"expected `{expected}` before `{text}`", position)
-
-
-def _unreadable(source: str, position: int) -> str:
-    character = source[position]
-    if character in "'\"":
-        return "this text is not closed by a quote"
-    hint = {"&": "; write `and`", "!": "; write `not` or `!=`", "?": "; write `a if b else c`"}
-    return f"unexpected character `{character}`{hint.get(character, '')}"
-
-
-def _value(group: str, text: str, position: int, *, keep: bool) -> Any:
-    """A token's value; `keep`: a name after a dot is never a keyword."""
-    if group == "name":
-        return text if keep else _KEYWORDS.get(text.lower(), text)
-    try:
-        if group == "string":
-            return _unescape(text[1:-1])
-        if len(text) > 300:
-            raise _Stop("this number is too long", position, len(text))
-        return float(text.replace("_", "")) if group == "float" else _integer(text)
-    except (ValueError, OverflowError) as error:
-        raise _Stop(f"this {group} cannot be read: {error}", position, len(text)) from None
-
-
-def _integer(text: str) -> int:
-    plain = text.replace("_", "")
-    return int(plain) if plain.isdigit() else int(plain, 0)
-
-
-def _unescape(text: str) -> str:
-    if "\\" not in text:
-        return text
-    plain = text.encode("ascii", "backslashreplace").decode("unicode-escape")
-    plain.encode()  # half a character, such as "\ud800", is no text
-    return plain
 
 
 # What a tree may hold

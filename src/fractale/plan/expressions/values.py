@@ -122,6 +122,17 @@ def is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, (int, float))
 
 
+def whole(value: Any) -> int:
+    """A value that must be a whole number.
+
+    Raises:
+        Fault: It is something else.
+    """
+    if isinstance(value, int):
+        return value
+    raise Fault(f"expected a whole number, not {kind(value)}")
+
+
 def kind(value: Any) -> str:
     """What a value is, in words for a message."""
     if value is None or isinstance(value, bool):

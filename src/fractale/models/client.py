@@ -1,0 +1,244 @@
+"""Asking chat models: built when needed, retried where that helps, counted always."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from fractale.errors import DependencyMissing, ModelError, UsageError
+from fractale.models import exchange, faults, providers
+from fractale.models.exchange import Exchange
+from fractale.models.retry import RetryPolicy
+from fractale.models.usage import Answer, Usage, tokens_of
+from fractale.settings import Settings
+
+if TYPE_CHECKING:
+    from langchain.agents.middleware import ModelResponse
+    from langchain_core.language_models import BaseChatModel
+    from langchain_core.messages import BaseMessage
+
+T = TypeVar("T")
+
+NATIVE = frozenset({"gemini", "openai", "local"})
+"""Providers that take a JSON Schema with the request."""
+
+
+class Models:
+    """All chat models of a process, by ``provider:name``.
+
+    Args:
+        settings: Keys, addresses, the default model, prices.
+        given: A person's own model for everything, or several by their spec.
+        retry: When a model that is busy or out of reach is asked again.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        given: Mapping[str, BaseChatModel] | BaseChatModel | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        self.retry = retry or RetryPolicy()
+        self._settings = settings
+        several = isinstance(given, Mapping)
+        self._for_all = None if several else given
+        self._built: dict[str, BaseChatModel] = dict(given) if several else {}
+        self._building = threading.Lock()
+        self._without_format: set[str] = set()
+        keys = (settings.openai_api_key, settings.gemini_api_key)
+        self._mask = faults.Masker((*settings.secrets, *keys))
+
+    # -- which model ----------------------------------------------------------------------------
+
+    def spec(self, name: str | None) -> str:
+        """``provider:name`` of a step's `model:`, or of the default.
+
+        Raises:
+            UsageError: There is no such provider, or no name.
+        """
+        if self._for_all is not None:
+            return _spec_of(self._for_all)
+        if name is not None and name in self._built:
+            return name
+        return ":".join(providers.split_spec(self._settings, name))
+
+    def check(self, name: str | None) -> None:
+        """Find what would keep the model from being built, without building it.
+
+        Raises:
+            UsageError: There is no such provider, or no name.
+            SettingsError: The key is missing.
+            DependencyMissing: The provider's package is not installed.
+        """
+        spec = self.spec(name)
+        if self._for_all is not None or spec in self._built:
+            return
+        fault = providers.find_fault(self._settings, _provider_of(spec))
+        if fault is not None:
+            raise fault
+
+    def get(self, name: str | None) -> BaseChatModel:
+        """The chat model itself, built at the first call.
+
+        It makes each request once; `call` puts the retries around it.
+
+        Raises:
+            UsageError: There is no such provider, or no name.
+            SettingsError: The key is missing, or the provider refuses the settings.
+            DependencyMissing: The provider's package is not installed.
+        """
+        if self._for_all is not None:
+            return self._for_all
+        spec = self.spec(name)
+        with self._building:
+            if spec not in self._built:
+                provider, _, model = spec.partition(":")
+                self._built[spec] = providers.build(self._settings, provider, model)
+            return self._built[spec]
+
+    def known(self) -> list[dict[str, Any]]:
+        """The default and each backend's model: ``{spec, ready, why}``. Asks no server."""
+        if self._for_all is not None:
+            return [{"spec": self.spec(None), "ready": True, "why": ""}]
+        specs = dict.fromkeys([*self._built, *providers.listed(self._settings)])
+        return [self._state_of(spec) for spec in specs]
+
+    def _state_of(self, spec: str) -> dict[str, Any]:
+        why = ""
+        try:
+            self.check(spec)
+        except DependencyMissing as error:
+            why = f"{error}: {error.hint}"
+        except UsageError as error:
+            why = str(error)
+        return {"spec": spec, "ready": not why, "why": why}
+
+    # -- what it costs --------------------------------------------------------------------------
+
+    def cost(self, spec: str, input_tokens: int, output_tokens: int) -> float | None:
+        """US dollars by the settings' `prices`; None if the model's price is not known."""
+        price = self._settings.prices.get(spec)
+        if price is None:
+            return 0.0 if _provider_of(spec) == "local" else None
+        return (price.input * input_tokens + price.output * output_tokens) / 1e6
+
+    def usage_of(self, message: BaseMessage, name: str | None) -> Usage:
+        """What one answer of a step's model used."""
+        tokens = tokens_of(message)
+        cost = self.cost(self.spec(name), *tokens) or 0.0
+        return Usage(input_tokens=tokens[0], output_tokens=tokens[1], cost=cost, calls=1)
+
+    # -- asking ---------------------------------------------------------------------------------
+
+    async def ask(
+        self,
+        messages: Sequence[BaseMessage],
+        *,
+        model: str | None = None,
+        schema: Mapping[str, Any] | None = None,
+        on_text: Callable[[str], None] | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - each try has this much time, not the call
+    ) -> Answer:
+        """Ask a model and get its whole answer.
+
+        Args:
+            messages: The conversation, at least one message.
+            model: A step's `model:`; None for the default.
+            schema: JSON Schema of the answer. An answer that is JSON but does not fit after one
+                correction is returned all the same: the step's evidence decides about it.
+            on_text: Takes the text piece by piece as it comes, also of a try that fails later.
+            timeout: Seconds that each try may take.
+
+        Raises:
+            ModelError: The answer is empty, cut off, or not the JSON that was asked for; or the
+                model refused. What was paid for is in the error's `usage`.
+            ModelUnavailable: The model was busy or out of reach at every try.
+            SettingsError: The key is missing.
+        """
+        started = time.monotonic()
+        spec = self.spec(model)
+        # Building imports a provider's package, which takes seconds.
+        chat = await asyncio.to_thread(self.get, model)
+        asking = Exchange(
+            chat=chat,
+            spec=spec,
+            native=self._takes_format(spec, chat),
+            protect=lambda attempt: self._protect(attempt, spec),
+            price=lambda message: self.usage_of(message, model),
+            on_text=on_text,
+            timeout=timeout,
+        )
+        try:
+            text, data = await asking.answer(messages, schema)
+        except ModelError as error:
+            error.usage = asking.usage if asking.usage.calls else None
+            raise
+        if schema is not None and not asking.native:
+            self._without_format.add(spec)
+        seconds = time.monotonic() - started
+        return Answer(text=text, data=data, usage=asking.usage, model=spec, seconds=seconds)
+
+    def _takes_format(self, spec: str, chat: BaseChatModel) -> bool:
+        profile = cast("Mapping[str, Any]", chat.profile or {})
+        native = _provider_of(spec) in NATIVE or bool(profile.get("structured_output"))
+        return native and spec not in self._without_format
+
+    async def call(
+        self, invoke: Callable[[], Awaitable[ModelResponse[Any]]], name: str | None = None
+    ) -> ModelResponse[Any]:
+        """Make one turn of an agent's model, with the same retries and errors as `ask`.
+
+        Args:
+            invoke: Makes the call; called again where that may help.
+            name: The step's `model:`.
+
+        Raises:
+            ModelError: The model refused, or its answer is cut off. What was paid for is in the
+                error's `usage`.
+            ModelUnavailable: The model was busy or out of reach at every try.
+        """
+        spec = self.spec(name)
+
+        async def attempt() -> ModelResponse[Any]:
+            response = await invoke()
+            message = response.result[0]
+            try:
+                exchange.check_end(message, spec)
+            except ModelError as error:
+                error.usage = self.usage_of(message, name)
+                raise
+            return response
+
+        return await self._protect(attempt, spec)
+
+    async def _protect(self, attempt: Callable[[], Awaitable[T]], spec: str) -> T:
+        """Make an attempt, again where that may help, with errors of fractale's own only."""
+        key = providers.key_variable(_provider_of(spec))
+
+        async def converted() -> T:
+            try:
+                return await attempt()
+            except Exception as error:
+                known = faults.to_model_error(error, spec=spec, key=key, mask=self._mask)
+                if known is error:
+                    raise
+                raise known from error
+
+        return await self.retry.run(converted)
+
+
+def _provider_of(spec: str) -> str:
+    return spec.partition(":")[0]
+
+
+def _spec_of(chat: BaseChatModel) -> str:
+    """What to call a person's own model: by its provider's name where its class tells it."""
+    package = type(chat).__module__.partition(".")[0]
+    provider = package.removeprefix("langchain_") if package.startswith("langchain_") else "given"
+    name = getattr(chat, "model_name", None) or getattr(chat, "model", None)
+    plain = str(name or type(chat).__name__).removeprefix("models/")
+    return f"{providers.ALIASES.get(provider, provider)}:{plain}"

@@ -1,0 +1,271 @@
+"""What can go wrong at a model's server, told in fractale's own errors.
+
+Providers raise hundreds of classes. They are told apart by what they have in common: the HTTP
+status, LangChain's own classes where a provider uses them, and whether the HTTP client raised.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, cast
+
+from fractale.errors import FractaleError, ModelError, ModelUnavailable
+
+BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+"""HTTP statuses after which asking again may help."""
+
+REFUSED = frozenset({400, 404, 405, 415, 422, 501})
+"""HTTP statuses of a request that the server cannot take as it is."""
+
+HTTP_CLIENTS = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "aiohttp", "requests"})
+
+MEANINGS = {
+    408: "took too long",
+    413: "says that the request is too large",
+    429: "says that there are too many requests",
+    500: "has an internal error",
+    502: "is not reached by its gateway",
+    503: "is overloaded",
+    504: "did not answer its gateway in time",
+    529: "is overloaded",
+}
+
+KEY_PATTERN = re.compile(
+    r"\b(?:sk|pk|rk|gsk|xai|hf|pplx|nvapi)[-_][\w-]{12,}|\bAIza[\w-]{20,}"
+    r"|(?<=[Bb]earer )[\w.~+/-]{8,}=*|(?<=[?&]key=)[\w-]+"
+)
+"""What the keys of well-known providers look like, should one be quoted back to us."""
+
+TOO_LONG = ("context_length", "context window", "context size", "maximum number of tokens")
+TOO_LONG += ("maximum context", "prompt is too long", "token limit", "too many tokens")
+
+SHOWN = 400
+"""Characters of a server's own words that are shown."""
+
+
+class Masker:
+    """Replaces secrets in a text by ``***``.
+
+    Args:
+        secrets: The texts that must not be shown; short ones are words, not secrets.
+    """
+
+    def __init__(self, secrets: tuple[str | None, ...]) -> None:
+        known = sorted({s for s in secrets if s and len(s) >= 8}, key=len, reverse=True)
+        self._pattern = re.compile("|".join([*map(re.escape, known), KEY_PATTERN.pattern]))
+
+    def __call__(self, text: str) -> str:
+        """The same text without secrets."""
+        return self._pattern.sub("***", text)
+
+
+def to_model_error(
+    error: Exception, *, spec: str, key: str | None, mask: Callable[[str], str]
+) -> FractaleError:
+    """What a provider raised, as one of fractale's errors.
+
+    Args:
+        error: Anything that came out of a call of a model.
+        spec: The model, ``provider:name``.
+        key: The environment variable that holds the provider's key, if it has one.
+        mask: Takes secrets out of what is shown.
+
+    Returns:
+        The error itself if it is one of ours, a ModelUnavailable where asking again may help,
+        else a ModelError.
+    """
+    if isinstance(error, FractaleError):
+        return error
+    chain = list(_chain(error))
+    status = _status(chain)
+    said = mask(_said(chain))[:SHOWN]
+    if _is_truncated(chain):
+        return truncated(spec)
+    if _is_key_fault(status, said):
+        return _key_error(spec, key, status, said)
+    if any(word in said.lower() for word in TOO_LONG):
+        return ModelError(
+            f"what was sent is too long for {spec}: {said}",
+            hint="shorten the instruction, or name a model with a longer context in `model:`",
+        )
+    if status is None:
+        return _without_status(chain, spec, said)
+    if status in BUSY and not _is_final(chain, said):
+        meaning = MEANINGS.get(status, "is not available")
+        return ModelUnavailable(
+            f"{spec} {meaning} (HTTP {status}): {said}",
+            retry_after=retry_after_of(chain),
+            hint="go on later, or name another model in `model:`",
+        )
+    return ModelError(f"{spec} refused the request (HTTP {status}): {said}", hint=_hint(status))
+
+
+def truncated(spec: str) -> ModelError:
+    """An answer that was cut off because it grew too long."""
+    return ModelError(
+        f"the answer of {spec} was cut off at its length limit",
+        hint="ask for less at once, or name a model that may answer more in `model:`",
+    )
+
+
+def cut_off(spec: str) -> ModelUnavailable:
+    """An answer that ended before its end."""
+    return ModelUnavailable(
+        f"the answer of {spec} broke off", hint="go on later, or check the network"
+    )
+
+
+def refuses_format(error: ModelError) -> bool:
+    """Whether a request failed in a way that asking for plain text may mend."""
+    return not isinstance(error, ModelUnavailable) and _status(list(_chain(error))) in REFUSED
+
+
+def _hint(status: int) -> str:
+    if status == 404:
+        return "check the model's name and the server's address (see `fractale config`)"
+    return "check the model's name and what the step sends"
+
+
+def _key_error(spec: str, key: str | None, status: int | None, said: str) -> ModelError:
+    refused = "may not be used with this key" if status == 403 else "does not accept the key"
+    where = f"check {key}" if key else "check the provider's key"
+    return ModelError(
+        f"{spec} {refused}: {said}", hint=f"{where}, or use the embedded model: `--backend local`"
+    )
+
+
+def _is_key_fault(status: int | None, said: str) -> bool:
+    # Gemini answers 400 to a key that it does not know.
+    return status in (401, 403) or (status == 400 and "api key" in said.lower())
+
+
+def _is_final(chain: list[BaseException], said: str) -> bool:
+    """Whether the server says that asking again is of no use."""
+    return "insufficient_quota" in said or _header(chain, "x-should-retry") == "false"
+
+
+def _without_status(chain: list[BaseException], spec: str, said: str) -> ModelError:
+    if _is_timeout(chain):
+        return ModelUnavailable(
+            f"{spec} did not answer in time",
+            hint="go on later, or name a faster model in `model:`",
+        )
+    if _is_transport(chain):
+        return ModelUnavailable(
+            f"{spec} cannot be reached, or its answer broke off: {said}",
+            hint="check the network and the server's address (see `fractale config`)",
+        )
+    return ModelUnavailable(
+        f"{spec} sent something that is not an answer: {type(chain[0]).__name__}: {said}",
+        hint="check that the address is one of a model's server (see `fractale config`)",
+    )
+
+
+def _is_truncated(chain: list[BaseException]) -> bool:
+    return any(type(e).__name__ == "LengthFinishReasonError" for e in chain)
+
+
+def _is_timeout(chain: list[BaseException]) -> bool:
+    return any(isinstance(e, TimeoutError) or "Timeout" in type(e).__name__ for e in chain)
+
+
+def _is_transport(chain: list[BaseException]) -> bool:
+    return any(
+        isinstance(e, OSError)
+        or "ConnectionError" in type(e).__name__
+        or any(base.__module__.partition(".")[0] in HTTP_CLIENTS for base in type(e).__mro__)
+        for e in chain
+    )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it was raised from."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        behind = None if current.__suppress_context__ else current.__context__
+        current = current.__cause__ or behind
+
+
+def _status(chain: list[BaseException]) -> int | None:
+    for error in chain:
+        for name in ("status_code", "code"):
+            value = getattr(error, name, None)
+            if isinstance(value, int) and 400 <= value < 600:
+                return value
+    return None
+
+
+def _said(chain: list[BaseException]) -> str:
+    """The server's own words, on one line."""
+    for error in chain:
+        message = _message_in(getattr(error, "body", None) or getattr(error, "details", None))
+        if message:
+            return " ".join(message.split())
+    text = " ".join(str(chain[0]).split())
+    return text or type(chain[0]).__name__
+
+
+def _message_in(body: Any) -> str | None:
+    if not isinstance(body, dict):
+        return None
+    table = cast("dict[str, Any]", body)
+    if isinstance(table.get("error"), dict):
+        table = cast("dict[str, Any]", table["error"])
+    message = table.get("message")
+    if not isinstance(message, str):
+        return None
+    code = table.get("code")
+    return f"{message} [{code}]" if isinstance(code, str) else message
+
+
+def retry_after_of(chain: list[BaseException]) -> float | None:
+    """Seconds that the server asked to wait: by header, or in Gemini's way in the body."""
+    milliseconds = _seconds(_header(chain, "retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    seconds = _seconds(_header(chain, "retry-after"))
+    if seconds is not None:
+        return seconds
+    for error in chain:
+        own = getattr(error, "retry_after", None)
+        if isinstance(own, (int, float)):
+            return float(own)
+        if (found := _retry_info(getattr(error, "details", None))) is not None:
+            return found
+    return None
+
+
+def _header(chain: list[BaseException], name: str) -> str | None:
+    for error in chain:
+        headers = getattr(getattr(error, "response", None), "headers", None)
+        if isinstance(headers, Mapping) and name in headers:
+            return str(cast("Mapping[str, Any]", headers)[name])
+    return None
+
+
+def _seconds(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
+    except (TypeError, ValueError):
+        return None
+
+
+def _retry_info(details: Any) -> float | None:
+    """``retryDelay: "17s"`` of a google.rpc.RetryInfo, wherever it lies in the details."""
+    if not isinstance(details, (dict, list)):
+        return None
+    found = re.search(r'"retryDelay":\s*"([\d.]+)s"', json.dumps(details, default=str))
+    return float(found[1]) if found else None

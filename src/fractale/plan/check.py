@@ -1,0 +1,72 @@
+"""What a plan means, before it runs: everything that can be known to go wrong.
+
+`check_plan` needs the plan alone. `check_against_tools` also knows what the servers offer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fractale.errors import Problem
+from fractale.plan.check_tools import check_against_tools
+from fractale.plan.fields import nearest
+from fractale.plan.flow import Flow
+from fractale.plan.inputs import convert
+from fractale.plan.model import Limits, Plan, Step
+from fractale.plan.scope import Scope, has_template, placed_steps
+from fractale.plan.words import INSTRUCTION_INPUTS
+
+__all__ = ["check_against_tools", "check_plan"]
+
+
+def check_plan(plan: Plan) -> list[Problem]:
+    """Find what is wrong with a plan whose structure is right.
+
+    Args:
+        plan: The plan, with the plans that it includes.
+
+    Returns:
+        Errors and warnings, in the order of the files.
+    """
+    found = dict.fromkeys(_check(plan, "", None, set()))
+    return sorted(found, key=_place)
+
+
+def _place(problem: Problem) -> tuple[str, int, int]:
+    at = problem.position
+    return (at.file, at.line, at.column) if at else ("", 0, 0)
+
+
+def _check(plan: Plan, prefix: str, outer: Limits | None, seen: set[int]) -> Iterator[Problem]:
+    """The problems of a plan and of those it includes; a plan is checked where it is met first."""
+    seen.add(id(plan))
+    flow = Flow(plan, prefix)
+    yield from flow.problems(outer)
+    yield from Scope(plan, flow, prefix).problems()
+    for placed in placed_steps(plan, prefix):
+        included = placed.step.plan
+        if included is None:
+            continue
+        yield from _given(placed.step, included, placed.path)
+        if id(included) not in seen:
+            yield from _check(included, f"{placed.path}.plan.", plan.limits, seen)
+
+
+def _given(step: Step, plan: Plan, path: str) -> Iterator[Problem]:
+    """What a step gives to the plan it includes must be what that plan takes."""
+    for name, value in step.inputs.items():
+        where = step.where(f"inputs.{name}")
+        at = f"{path}.inputs.{name}"
+        if name in plan.inputs:
+            _, wrong = (None, None) if has_template(value) else convert(plan.inputs[name], value)
+            if wrong:
+                yield Problem("bad-input", wrong, where, at)
+        elif name not in INSTRUCTION_INPUTS:
+            message = f"the plan `{plan.name}` has no input `{name}`"
+            near = nearest(name, plan.inputs)
+            yield Problem("unknown-input", message, where, at, suggestion=near)
+    missing = [n for n, spec in plan.inputs.items() if spec.required and n not in step.inputs]
+    for name in missing:
+        message = f"the plan `{plan.name}` needs the input `{name}`: give it in `inputs`"
+        length = len(step.target or "")
+        yield Problem("missing-input", message, step.where("plan"), f"{path}.inputs", length or 1)

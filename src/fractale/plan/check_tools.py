@@ -1,0 +1,321 @@
+"""A plan against what its servers offer: tools, prompts, their arguments and their answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Final, cast
+
+from fractale.errors import Problem
+from fractale.plan.expressions import Reference, references
+from fractale.plan.expressions.values import is_list, is_mapping
+from fractale.plan.fields import nearest
+from fractale.plan.inputs import TYPES
+from fractale.plan.model import Plan, Step, Value
+from fractale.plan.scope import (
+    TOP,
+    Placed,
+    Text,
+    has_template,
+    outputs_of_plan,
+    placed_steps,
+    texts_of,
+)
+from fractale.plan.words import INSTRUCTION_INPUTS
+
+Schema = Mapping[str, Any]
+
+_SHOWN: Final = 60
+_MOST_DEPTH: Final = 20
+GENERAL_AGENTS: Final = (None, "ask", "ask_question")
+_RULE_NAMES: Final = frozenset((*TOP, "outputs", "content", "error", "attempts", "item", "index"))
+
+
+def check_against_tools(
+    plan: Plan,
+    tools: Mapping[str, Mapping[str, Any]],
+    prompts: Mapping[str, Mapping[str, Any]],
+) -> list[Problem]:
+    """Find what does not fit the tools and prompts that there are.
+
+    Args:
+        plan: A plan that `check_plan` finds no error in.
+        tools: Name → ``{"input_schema": …, "output_schema": …}``, JSON Schemas or None;
+            sub-agents are among them.
+        prompts: Name → ``{"arguments": [{"name": …, "required": …}, …]}``.
+
+    Returns:
+        Errors and warnings, in the order of the plan.
+    """
+    offers = _Offers(tools, prompts)
+    return list(dict.fromkeys(_check(plan, offers, "", set())))
+
+
+@dataclass(frozen=True, slots=True)
+class _Offers:
+    tools: Mapping[str, Mapping[str, Any]]
+    prompts: Mapping[str, Mapping[str, Any]]
+
+    def output_schema(self, step: Step) -> Schema | None:
+        """The schema of a step's outputs, where it is that of one tool's answer."""
+        if not _calls_tool(step) or step.foreach:
+            return None
+        return self.tools.get(step.target or "", {}).get("output_schema")
+
+
+def _calls_tool(step: Step) -> bool:
+    return step.kind == "tool" or (step.kind == "agent" and step.target not in GENERAL_AGENTS)
+
+
+def _check(plan: Plan, offers: _Offers, prefix: str, seen: set[int]) -> Iterator[Problem]:
+    seen.add(id(plan))
+    steps = {placed.step.name: placed.step for placed in placed_steps(plan, prefix)}
+    for placed in placed_steps(plan, prefix):
+        yield from _check_call(placed, offers)
+        yield from _check_allowed(placed, offers)
+        for text in texts_of(placed):
+            yield from _check_keys(text, steps, offers)
+        included = placed.step.plan
+        if included is not None and id(included) not in seen:
+            yield from _check(included, offers, f"{placed.path}.plan.", seen)
+    for text in outputs_of_plan(plan, prefix):
+        yield from _check_keys(text, steps, offers)
+
+
+# Calls
+
+
+def _check_call(placed: Placed, offers: _Offers) -> Iterator[Problem]:
+    step = placed.step
+    name = step.target or ""
+    if step.kind == "prompt":
+        if name in offers.prompts:
+            yield from _check_prompt(placed, offers.prompts[name])
+        else:
+            yield _unknown(placed, "prompt", name, offers.prompts)
+    elif _calls_tool(step):
+        if name in offers.tools:
+            yield from _check_arguments(placed, offers.tools[name].get("input_schema") or {})
+        else:
+            yield _unknown(placed, step.kind, name, offers.tools)
+
+
+def _unknown(placed: Placed, what: str, name: str, names: Collection[str]) -> Problem:
+    return Problem(
+        f"unknown-{what}",
+        f"no server has the {what} `{name}`",
+        placed.step.where(what),
+        f"{placed.path}.{what}",
+        len(name),
+        suggestion=nearest(name, names),
+    )
+
+
+def _check_allowed(placed: Placed, offers: _Offers) -> Iterator[Problem]:
+    """The tools that a model may call must be there; a pattern should fit some."""
+    for index, name in enumerate(placed.step.tools or ()):
+        if any(fnmatchcase(tool, name) for tool in offers.tools):
+            continue
+        is_pattern = any(sign in name for sign in "*?[")
+        what = f"no tool fits `{name}`" if is_pattern else f"no server has the tool `{name}`"
+        yield Problem(
+            "unknown-tool",
+            what,
+            placed.step.where(f"tools[{index}]"),
+            f"{placed.path}.tools[{index}]",
+            len(name),
+            suggestion=None if is_pattern else nearest(name, offers.tools),
+            severity="warning" if is_pattern else "error",
+        )
+
+
+def _check_prompt(placed: Placed, prompt: Mapping[str, Any]) -> Iterator[Problem]:
+    arguments: list[Mapping[str, Any]] = list(prompt.get("arguments") or ())
+    names = [str(argument["name"]) for argument in arguments]
+    # The engine gives `error` after a failure, so that the plan need not.
+    needed = [str(a["name"]) for a in arguments if a.get("required") and a["name"] != "error"]
+    yield from _missing(placed, needed)
+    for name in placed.step.inputs:
+        if name not in names and name not in INSTRUCTION_INPUTS:
+            yield _unknown_argument(placed, name, names)
+
+
+def _check_arguments(placed: Placed, schema: Schema) -> Iterator[Problem]:
+    step = placed.step
+    properties: Mapping[str, Any] = schema.get("properties") or {}
+    needed = [str(name) for name in schema.get("required") or ()]
+    if step.kind == "agent":
+        given = {"error", "instruction"} if step.instruction else {"error"}
+        needed = [name for name in needed if name not in given]
+    yield from _missing(placed, needed)
+    for name, value in step.inputs.items():
+        if name in properties:
+            yield from _check_value(placed, name, value, properties[name], schema)
+        elif _is_closed(schema) and not (step.kind == "agent" and name in INSTRUCTION_INPUTS):
+            yield _unknown_argument(placed, name, properties)
+
+
+def _is_closed(schema: Schema) -> bool:
+    """Whether arguments that the schema does not name are refused.
+
+    JSON Schema allows them where it says nothing; the servers that are made from functions,
+    which is nearly all of them, refuse them.
+    """
+    if "additionalProperties" in schema:
+        return schema["additionalProperties"] is False
+    return bool(schema.get("properties")) and "patternProperties" not in schema
+
+
+def _missing(placed: Placed, names: Collection[str]) -> Iterator[Problem]:
+    step = placed.step
+    for name in names:
+        if name not in step.inputs:
+            message = f"`{step.target}` needs the argument `{name}`: give it in `inputs`"
+            where = step.where("inputs") if step.inputs else step.where(step.kind)
+            yield Problem("missing-argument", message, where, f"{placed.path}.inputs")
+
+
+def _unknown_argument(placed: Placed, name: str, names: Collection[str]) -> Problem:
+    return Problem(
+        "unknown-argument",
+        f"`{placed.step.target}` takes no argument `{name}`",
+        placed.step.where(f"inputs.{name}"),
+        f"{placed.path}.inputs.{name}",
+        suggestion=nearest(name, names),
+    )
+
+
+def _check_value(
+    placed: Placed, name: str, value: Value, schema: Any, root: Schema
+) -> Iterator[Problem]:
+    if has_template(value) or _fits(value, schema, root):
+        return
+    shown = json.dumps(value)
+    shown = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "…"
+    message = f"`{placed.step.target}` takes {_wanted(schema)} as `{name}`, not {shown}"
+    where = placed.step.where(f"inputs.{name}")
+    yield Problem("bad-argument", message, where, f"{placed.path}.inputs.{name}")
+
+
+def _fits(value: Any, schema: Any, root: Schema, depth: int = 0) -> bool:
+    """Whether a value may be of a schema, by its types and choices alone.
+
+    The schema is a server's, who may be a stranger: its patterns could hang, and its
+    references could lead out, so only what is plain is looked at.
+    """
+    found = _resolved(schema, root) if is_mapping(schema) else None
+    if found is None or depth > _MOST_DEPTH:
+        return True
+    for key in ("anyOf", "oneOf"):
+        choices = found.get(key)
+        if is_list(choices) and not any(_fits(value, c, root, depth + 1) for c in choices):
+            return False
+    if is_list(found.get("enum")) and value not in found["enum"]:
+        return False
+    kinds = found.get("type", [])
+    if kinds and not any(_is_of(value, k) for k in (kinds if is_list(kinds) else [kinds])):
+        return False
+    inner = found.get("items")
+    return not is_list(value) or all(_fits(item, inner, root, depth + 1) for item in value)
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    if isinstance(value, bool) or value is None:
+        return kind == ("null" if value is None else "boolean")
+    if kind == "integer" and isinstance(value, float):
+        return value.is_integer()
+    types = TYPES.get(kind) if isinstance(kind, str) else None
+    return kind not in ("null", "boolean") and (types is None or isinstance(value, types))
+
+
+def _wanted(schema: Any) -> str:
+    """What a schema asks for, in words."""
+    for key, words in (("type", "a value of type {}"), ("enum", "one of {}")):
+        if schema.get(key):
+            named = schema[key] if is_list(schema[key]) else [schema[key]]
+            return words.format(", ".join(map(str, named[:8])))
+    return "something else"
+
+
+# Keys of answers
+
+
+def _check_keys(text: Text, steps: Mapping[str, Step], offers: _Offers) -> Iterator[Problem]:
+    """Keys that the schema of an answer shows can't be there."""
+    for reference in references(text.value):
+        if not reference.optional and (found := _answer(reference, text, steps, offers)):
+            schema, start = found
+            if problem := _impossible(reference, start, schema, text):
+                yield problem
+
+
+def _answer(
+    reference: Reference, text: Text, steps: Mapping[str, Step], offers: _Offers
+) -> tuple[Schema, int] | None:
+    """The schema of the answer that a name is a part of, and which part is its first key."""
+    path = reference.path
+    top = path[0]
+    step, start = None, 0
+    if top == "steps" and len(path) > 3 and path[2] == "outputs":
+        step, start = steps.get(str(path[1])), 3
+    elif text.place == "rule" and text.within and top not in _RULE_NAMES:
+        step = text.within.step
+    schema = offers.output_schema(step) if step else None
+    return (schema, start) if schema and not _may_hold_json(schema) else None
+
+
+def _may_hold_json(schema: Schema) -> bool:
+    """Whether the answer is text in a wrapping, whose JSON becomes the outputs."""
+    properties: Mapping[str, Any] = schema.get("properties") or {}
+    if list(properties) != ["result"]:
+        return False
+    inner = properties["result"]
+    return not isinstance(inner, dict) or cast("Schema", inner).get("type", "string") == "string"
+
+
+def _impossible(reference: Reference, start: int, schema: Schema, text: Text) -> Problem | None:
+    inner: Schema | None = schema
+    for index in range(start, len(reference.path)):
+        inner = _resolved(inner, schema)
+        properties = inner.get("properties") if inner else None
+        if inner is None or not isinstance(properties, dict):
+            return None
+        known = cast("dict[str, Any]", properties)
+        part = str(reference.path[index])
+        if part not in known:
+            return _impossible_key(reference, index, inner, known, text)
+        inner = known[part] if isinstance(known[part], dict) else None
+    return None
+
+
+def _resolved(schema: Schema | None, root: Schema) -> Schema | None:
+    """A schema behind its reference, if it has a local one."""
+    target = schema.get("$ref") if schema else None
+    if not isinstance(target, str):
+        return schema
+    prefix, _, name = target.rpartition("/")
+    return root.get("$defs", {}).get(name) if prefix == "#/$defs" else None
+
+
+def _impossible_key(
+    reference: Reference, index: int, schema: Schema, known: Collection[str], text: Text
+) -> Problem | None:
+    rest = schema.get("additionalProperties")
+    if rest or "patternProperties" in schema:
+        return None
+    part = str(reference.path[index])
+    names = ", ".join(f"`{name}`" for name in list(known)[:8])
+    # A schema that says nothing of further keys allows them, though few tools mean it.
+    sure = rest is False
+    verb = "has no" if sure else "does not name the"
+    return Problem(
+        "impossible-key",
+        f"the output schema {verb} key `{part}`; it names {names}",
+        reference.positions[index],
+        text.path,
+        len(part),
+        suggestion=nearest(part, known),
+        severity="error" if sure else "warning",
+    )

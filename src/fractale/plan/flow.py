@@ -1,0 +1,245 @@
+"""Where a plan's steps lead: what can be reached, what runs before what, what never ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from fractale.errors import Problem
+from fractale.plan.fields import nearest
+from fractale.plan.model import END_FAILED, END_SUCCESS, FAILURE, SUCCESS, Limits, Plan, Step
+
+_ENDS = (END_SUCCESS, END_FAILED)
+_OUTCOMES = (SUCCESS, FAILURE)
+
+
+def rule_events(step: Step) -> list[str]:
+    """The events that the step's rules name, in file order, each once."""
+    return list(dict.fromkeys(rule.event for rule in step.rules))
+
+
+@dataclass(slots=True)
+class Flow:
+    """The steps of one plan and where they can lead.
+
+    A transition to a step that does not exist counts as one to the step that was probably
+    meant, or else to any step, so that one fault is not told twice.
+
+    Args:
+        plan: The plan.
+        prefix: The path of the plan inside another, such as ``steps[2].plan.``.
+    """
+
+    plan: Plan
+    prefix: str = ""
+    _number: dict[str, int] = field(init=False)
+    _after: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._number = {step.name: index for index, step in enumerate(self.plan.steps)}
+        self._after = _closure([self._targets(step) for step in self.plan.steps])
+
+    def can_run(self, step: str) -> bool:
+        """Whether the run can come to a step."""
+        number = self._number.get(step, 0)
+        return number == 0 or bool(self._after[0] >> number & 1)
+
+    def can_precede(self, step: str, later: str) -> bool:
+        """Whether a step can have run when the run comes to another, or to itself again."""
+        return bool(self._after[self._number[step]] >> self._number[later] & 1)
+
+    def problems(self, outer: Limits | None = None) -> Iterator[Problem]:
+        """Everything that is wrong with where the steps lead.
+
+        Args:
+            outer: The limits of the run that the plan is included in.
+        """
+        for index, step in enumerate(self.plan.steps):
+            path = f"{self.prefix}steps[{index}]"
+            yield from self._bad_targets(step, path)
+            yield from _event_problems(step, path)
+            for number, inner in enumerate(step.steps):
+                yield from _inside_problems(inner, step, f"{path}.parallel[{number}]")
+        yield from self._unreachable()
+        yield from self._endless(outer)
+
+    def _targets(self, step: Step) -> list[int]:
+        """The numbers of the steps that a step can lead to."""
+        found: set[int] = set()
+        for event in {*_OUTCOMES, *step.transitions}:
+            target = self.plan.target_of(step, event)
+            if target in self._number:
+                found.add(self._number[target])
+            elif target not in _ENDS:
+                meant = nearest(target, self._number)
+                found |= {self._number[meant]} if meant else set(self._number.values())
+        return sorted(found)
+
+    def _bad_targets(self, step: Step, path: str) -> Iterator[Problem]:
+        for event, target in step.transitions.items():
+            if target in self._number or target in _ENDS:
+                continue
+            block = next((s for s in self.plan.steps if target in _names(s.steps)), None)
+            message = f"no step is named `{target}`"
+            if block:
+                message = f"`{target}` is inside the parallel block `{block.name}`; lead to that"
+            yield Problem(
+                "unknown-step",
+                message,
+                step.where(f"transitions.{event}"),
+                f"{path}.transitions.{event}",
+                len(target),
+                suggestion=None if block else nearest(target, [*self._number, *_ENDS]),
+            )
+
+    def _unreachable(self) -> Iterator[Problem]:
+        covered = 0
+        for index, step in enumerate(self.plan.steps):
+            if self.can_run(step.name) or covered >> index & 1:
+                continue
+            # What only this step leads to is not another fault.
+            covered |= self._after[index]
+            message = f"no step leads to `{step.name}`"
+            where = step.where("name")
+            yield Problem(
+                "unreachable", message, where, f"{self.prefix}steps[{index}]", len(step.name)
+            )
+
+    def _endless(self, outer: Limits | None) -> Iterator[Problem]:
+        for cycle in self._success_cycles():
+            if not self.can_run(cycle[0].name) or self._is_bounded(cycle, outer):
+                continue
+            last = cycle[-1]
+            names = " → ".join(f"`{step.name}`" for step in [*cycle, cycle[0]])
+            message = (
+                f"{names} goes round for ever: no rule leads out, and no limit ends it; give a "
+                "step of it `max_attempts`, or a rule and a transition that lead out"
+            )
+            path = f"{self.prefix}steps[{self._number[last.name]}].transitions.success"
+            where = last.where("transitions.success")
+            yield Problem("unbounded-loop", message, where, path, len(cycle[0].name))
+
+    def _success_cycles(self) -> Iterator[list[Step]]:
+        """The loops that a run goes round as long as every step succeeds.
+
+        Each starts with its first step in the file. A step has one way on after success, so no
+        two of them share a step.
+        """
+        seen: set[str] = set()
+        for first in self.plan.steps:
+            trail: dict[str, Step] = {}
+            step: Step | None = first
+            while step and step.name not in seen:
+                seen.add(step.name)
+                trail[step.name] = step
+                step = self._after_success(step)
+            if step and step.name in trail:
+                names = list(trail)
+                cycle = [trail[name] for name in names[names.index(step.name) :]]
+                start = min(range(len(cycle)), key=lambda i: self._number[cycle[i].name])
+                yield cycle[start:] + cycle[:start]
+
+    def _after_success(self, step: Step) -> Step | None:
+        number = self._number.get(self.plan.target_of(step, SUCCESS))
+        return None if number is None else self.plan.steps[number]
+
+    def _is_bounded(self, cycle: Sequence[Step], outer: Limits | None) -> bool:
+        limits = [self.plan.limits, *([outer] if outer else [])]
+        if self.plan.limits.attempts or any(limit.steps or limit.time for limit in limits):
+            return True
+        if any(limit.tokens or limit.cost for limit in limits) and any(map(_asks_model, cycle)):
+            return True
+        names = _names(cycle)
+        return any(
+            step.max_attempts
+            or any(self.plan.target_of(step, event) not in names for event in rule_events(step))
+            for step in cycle
+        )
+
+
+def _names(steps: Sequence[Step]) -> set[str]:
+    return {step.name for step in steps}
+
+
+def _asks_model(step: Step) -> bool:
+    return step.judge or step.kind in ("prompt", "agent", "plan")
+
+
+def _event_problems(step: Step, path: str) -> Iterator[Problem]:
+    events = rule_events(step)
+    meant: set[str | None] = set()
+    for event in events:
+        if event not in step.transitions and event not in _OUTCOMES:
+            near = nearest(event, [*step.transitions, *_OUTCOMES])
+            meant.add(near)
+            message = f"`transitions` does not say where the event `{event}` leads"
+            where = step.where(f"rules.{event}")
+            yield Problem(
+                "unknown-event", message, where, f"{path}.rules.{event}", len(event), near
+            )
+    for event in step.transitions:
+        if event not in events and event not in _OUTCOMES and event not in meant:
+            yield _unused(step, event, path, f"no rule of `{step.name}` gives the event `{event}`")
+
+
+def _unused(step: Step, event: str, path: str, message: str) -> Problem:
+    return Problem(
+        "unused-transition",
+        message,
+        step.where(f"transitions.{event}"),
+        f"{path}.transitions.{event}",
+        suggestion=nearest(event, rule_events(step)),
+        severity="warning",
+    )
+
+
+def _inside_problems(step: Step, block: Step, path: str) -> Iterator[Problem]:
+    """A step of a parallel block leads nowhere: the block does."""
+    for event, target in step.transitions.items():
+        if target in _ENDS:
+            message = f"has no effect: `{step.name}` ends where its block `{block.name}` does"
+            yield _unused(step, event, path, message)
+        else:
+            yield Problem(
+                "inside-parallel",
+                f"`{step.name}` runs beside the other steps of `{block.name}` and leads nowhere; "
+                "give the block the transition",
+                step.where(f"transitions.{event}"),
+                f"{path}.transitions.{event}",
+                len(target),
+            )
+
+
+def _closure(targets: Sequence[Sequence[int]]) -> list[int]:
+    """For every step, the steps that can come after it, as the bits of an integer."""
+    after = [0] * len(targets)
+    order = _postorder(targets)
+    changed = True
+    while changed:
+        changed = False
+        for number in order:
+            found = after[number]
+            for target in targets[number]:
+                found |= after[target] | 1 << target
+            changed = changed or found != after[number]
+            after[number] = found
+    return after
+
+
+def _postorder(targets: Sequence[Sequence[int]]) -> list[int]:
+    """The steps, each after those that it leads to, as far as loops allow."""
+    order: list[int] = []
+    seen: set[int] = set()
+    for start in range(len(targets)):
+        stack = [(start, iter(targets[start]))] if start not in seen else []
+        seen.add(start)
+        while stack:
+            number, onward = stack[-1]
+            following = next((target for target in onward if target not in seen), None)
+            if following is None:
+                order.append(number)
+                stack.pop()
+            else:
+                seen.add(following)
+                stack.append((following, iter(targets[following])))
+    return order

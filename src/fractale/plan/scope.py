@@ -1,0 +1,280 @@
+"""Which names the templates and rules of a plan may use, and which of them are wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from fractale.errors import Problem
+from fractale.plan.expressions import Reference, references, syntax_problems
+from fractale.plan.expressions.functions import FUNCTIONS
+from fractale.plan.fields import nearest
+from fractale.plan.flow import Flow
+from fractale.plan.model import Expression, Plan, Step, Template, Value
+
+Place = Literal["template", "item", "rule", "output"]
+"""A template of a step; `when` or `foreach`, before there is an item; a rule; a plan's output."""
+
+STEP_PARTS: Final = ("outputs", "inputs", "outcome", "error", "attempts")
+PREVIOUS_PARTS: Final = ("name", "outcome", "error", "outputs")
+RUN_PARTS: Final = ("id", "plan", "dir")
+TOP: Final = ("inputs", "steps", "previous", "run")
+ITEM: Final = ("item", "index")
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A step, its path in the plan, and the parallel block around it."""
+
+    step: Step
+    path: str
+    block: Step | None = None
+
+    @property
+    def owner(self) -> Step:
+        """The step of the plan's own level that runs it."""
+        return self.block or self.step
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A value with templates, or an expression, and where it stands."""
+
+    value: Value | Expression
+    path: str
+    place: Place
+    within: Placed | None = None
+    key: str = ""
+
+
+def placed_steps(plan: Plan, prefix: str) -> Iterator[Placed]:
+    """Every step of a plan with its path, not those of included plans."""
+    for index, step in enumerate(plan.steps):
+        path = f"{prefix}steps[{index}]"
+        yield Placed(step, path)
+        for number, inner in enumerate(step.steps):
+            yield Placed(inner, f"{path}.parallel[{number}]", step)
+
+
+def texts_of(placed: Placed) -> Iterator[Text]:
+    """Everything of a step that may hold a template or an expression."""
+    step, path = placed.step, placed.path
+    for name, value in step.inputs.items():
+        yield Text(value, f"{path}.inputs.{name}", "template", placed, f"inputs.{name}")
+    # In 0.1.0's way of writing, the instruction is one of the inputs.
+    if step.instruction is not None and step.instruction not in list(step.inputs.values()):
+        yield Text(step.instruction, f"{path}.instruction", "template", placed, "instruction")
+    if step.when:
+        yield Text(step.when, f"{path}.when", "item", placed, "when")
+    for key, expression in _foreach_expressions(step):
+        yield Text(expression, f"{path}.{key}", "item", placed, key)
+    counts: dict[str, int] = {}
+    for rule in step.rules:
+        number = counts[rule.event] = counts.get(rule.event, -1) + 1
+        key = f"rules.{rule.event}[{number}]"
+        yield Text(rule.expression, f"{path}.{key}", "rule", placed, key)
+
+
+def _foreach_expressions(step: Step) -> Iterator[tuple[str, Expression]]:
+    items = step.foreach.items if step.foreach else ()
+    if isinstance(items, Expression):
+        yield "foreach", items
+    elif not isinstance(items, tuple):
+        for name, part in items.items():
+            if isinstance(part, Expression):
+                yield f"foreach.{name}", part
+
+
+def outputs_of_plan(plan: Plan, prefix: str) -> Iterator[Text]:
+    """The templates of what a plan returns."""
+    for name, value in plan.outputs.items():
+        yield Text(value, f"{prefix}outputs.{name}", "output")
+
+
+def has_template(value: Value) -> bool:
+    """Whether a value is only known at run time."""
+    if isinstance(value, dict):
+        return any(map(has_template, value.values()))
+    if isinstance(value, list):
+        return any(map(has_template, value))
+    return isinstance(value, Template)
+
+
+@dataclass(slots=True)
+class Scope:
+    """The names of one plan.
+
+    Args:
+        plan: The plan.
+        flow: Where its steps lead.
+        prefix: The path of the plan inside another.
+    """
+
+    plan: Plan
+    flow: Flow
+    prefix: str = ""
+    _placed: dict[str, Placed] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._placed = {p.step.name: p for p in placed_steps(self.plan, self.prefix)}
+
+    def problems(self) -> Iterator[Problem]:
+        """Every fault of the plan's templates and expressions."""
+        for placed in placed_steps(self.plan, self.prefix):
+            for text in texts_of(placed):
+                yield from self._text_problems(text)
+        for text in outputs_of_plan(self.plan, self.prefix):
+            yield from self._text_problems(text)
+
+    def _text_problems(self, text: Text) -> Iterator[Problem]:
+        for problem in syntax_problems(text.value, text.path):
+            yield problem if problem.position else self._placed_problem(problem, text)
+        for reference in references(text.value):
+            problem = self._problem(reference, text)
+            if problem:
+                yield problem
+
+    def _placed_problem(self, problem: Problem, text: Text) -> Problem:
+        """A problem of plain text, which does not know its own place."""
+        key = problem.path.removeprefix(text.path.removesuffix(text.key))
+        where = text.within.step.where(key) if text.within else self.plan.position
+        return Problem(problem.code, problem.message, where, problem.path, problem.length)
+
+    def _problem(self, reference: Reference, text: Text) -> Problem | None:
+        top = reference.path[0]
+        if top == "steps" and len(reference.path) > 1:
+            return self._step_problem(reference, text)
+        if top == "inputs" and len(reference.path) > 1:
+            return self._input_problem(reference, text)
+        if top in ("previous", "run") and len(reference.path) > 1:
+            parts = PREVIOUS_PARTS if top == "previous" else RUN_PARTS
+            return _unknown_part(reference, text, 1, parts)
+        return self._top_problem(reference, text)
+
+    def _top_problem(self, reference: Reference, text: Text) -> Problem | None:
+        name = str(reference.path[0])
+        if name in TOP or text.place == "rule":
+            # In a rule any name may be a key of the outputs.
+            return None
+        inside = text.within is not None and text.within.step.foreach is not None
+        if name in ITEM:
+            right = "inside the inputs and the instruction of a step with `foreach`"
+            fits = inside and text.place == "template"
+            return None if fits else _undefined(reference, text, 0, f"it is known only {right}", ())
+        if reference.optional:
+            return None
+        known = [*TOP, *(ITEM if inside else ())]
+        if name in FUNCTIONS:
+            return _undefined(reference, text, 0, f"it is a function: `{name}(…)`", ())
+        meant = self._meant(name) or nearest(name, known)
+        return _undefined(reference, text, 0, f"there are {_list(known)}", (), meant)
+
+    def _meant(self, name: str) -> str | None:
+        if name in self.plan.inputs:
+            return f"inputs.{name}"
+        return f"steps.{name}.outputs" if name in self._placed else None
+
+    def _input_problem(self, reference: Reference, text: Text) -> Problem | None:
+        name = reference.path[1]
+        if reference.optional or name in self.plan.inputs:
+            return None
+        message = "the plan declares no `inputs`"
+        if self.plan.inputs:
+            message = f"the plan's inputs are {_list(self.plan.inputs)}"
+        return _undefined(reference, text, 1, message, self.plan.inputs)
+
+    def _step_problem(self, reference: Reference, text: Text) -> Problem | None:
+        name = str(reference.path[1])
+        placed = self._placed.get(name)
+        if placed is None:
+            return _undefined(reference, text, 1, "no step has this name", self._placed)
+        return (
+            self._order_problem(reference, text, placed)
+            or self._part_problem(reference, text, placed.step)
+            or _output_problem(reference, text, placed.step)
+        )
+
+    def _order_problem(self, reference: Reference, text: Text, placed: Placed) -> Problem | None:
+        """The other step cannot have run."""
+        here = text.within
+        if here is None:
+            return None
+        name = placed.step.name
+        if placed.block and placed.block is here.block:
+            message = (
+                f"`{name}` runs at the same time, in the block `{placed.block.name}`: a step of "
+                "the block cannot use it"
+            )
+            return _at(reference, text, 1, "inside-parallel", message)
+        owners = (placed.owner.name, here.owner.name)
+        known = all(self.flow.can_run(owner) for owner in owners)
+        if reference.optional or not known or self.flow.can_precede(*owners):
+            return None
+        message = f"`{name}` cannot have run before `{here.step.name}`"
+        if placed.step is here.step:
+            message = f"`{name}` has not run yet when it is entered, and nothing leads back to it"
+        return _at(reference, text, 1, "not-yet-run", message)
+
+    def _part_problem(self, reference: Reference, text: Text, step: Step) -> Problem | None:
+        if len(reference.path) < 3 or reference.path[2] in STEP_PARTS:
+            return None
+        part = str(reference.path[2])
+        near = nearest(part, STEP_PARTS) or f"outputs.{part}"
+        message = f"of a step there are {_list(STEP_PARTS)}"
+        return _undefined(reference, text, 2, message, (), near)
+
+
+def _output_problem(reference: Reference, text: Text, step: Step) -> Problem | None:
+    """The outputs of a block, or of a plan that says what it returns, are known."""
+    if len(reference.path) < 4 or reference.path[2] != "outputs" or step.foreach:
+        return None
+    if step.kind == "parallel":
+        names: Collection[str] = [inner.name for inner in step.steps]
+    elif step.plan is not None and step.plan.outputs:
+        names = step.plan.outputs
+    else:
+        return None
+    if reference.path[3] in names or reference.optional:
+        return None
+    return _undefined(reference, text, 3, f"the outputs of `{step.name}` are {_list(names)}", names)
+
+
+def _unknown_part(
+    reference: Reference, text: Text, index: int, parts: Collection[str]
+) -> Problem | None:
+    if reference.path[index] in parts:
+        return None
+    return _undefined(
+        reference, text, index, f"of `{reference.path[0]}` there are {_list(parts)}", parts
+    )
+
+
+def _undefined(
+    reference: Reference,
+    text: Text,
+    index: int,
+    message: str,
+    names: Collection[str],
+    suggestion: str | None = None,
+) -> Problem:
+    part = str(reference.path[index])
+    near = suggestion or nearest(part, names)
+    return _at(reference, text, index, "undefined", f"`{part}` is not defined: {message}", near)
+
+
+def _at(
+    reference: Reference,
+    text: Text,
+    index: int,
+    code: str,
+    message: str,
+    suggestion: str | None = None,
+) -> Problem:
+    length = len(str(reference.path[index]))
+    return Problem(code, message, reference.positions[index], text.path, length, suggestion)
+
+
+def _list(names: Collection[str]) -> str:
+    shown = [f"`{name}`" for name in list(names)[:8]]
+    return ", ".join([*shown, "…"] if len(names) > len(shown) else shown)
