@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from fractale.errors import DependencyMissing, ModelError, UsageError
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
 T = TypeVar("T")
+
+_PerLoop = weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, "BaseChatModel"]]
 
 NATIVE = frozenset({"gemini", "openai", "local"})
 """Providers that take a JSON Schema with the request."""
@@ -46,7 +50,10 @@ class Models:
         self._settings = settings
         several = isinstance(given, Mapping)
         self._for_all = None if several else given
-        self._built: dict[str, BaseChatModel] = dict(given) if several else {}
+        self._given: dict[str, BaseChatModel] = dict(given) if several else {}
+        # A client keeps its connections, which belong to one event loop and end with it.
+        self._built: _PerLoop = weakref.WeakKeyDictionary()
+        self._built_outside: dict[str, BaseChatModel] = {}
         self._building = threading.Lock()
         self._without_format: set[str] = set()
         keys = (settings.openai_api_key, settings.gemini_api_key)
@@ -62,7 +69,7 @@ class Models:
         """
         if self._for_all is not None:
             return _spec_of(self._for_all)
-        if name is not None and name in self._built:
+        if name is not None and name in self._given:
             return name
         return ":".join(providers.split_spec(self._settings, name))
 
@@ -75,7 +82,7 @@ class Models:
             DependencyMissing: The provider's package is not installed.
         """
         spec = self.spec(name)
-        if self._for_all is not None or spec in self._built:
+        if self._for_all is not None or spec in self._given:
             return
         fault = providers.find_fault(self._settings, _provider_of(spec))
         if fault is not None:
@@ -91,20 +98,26 @@ class Models:
             SettingsError: The key is missing, or the provider refuses the settings.
             DependencyMissing: The provider's package is not installed.
         """
+        return self._get(name, _running_loop())
+
+    def _get(self, name: str | None, loop: asyncio.AbstractEventLoop | None) -> BaseChatModel:
         if self._for_all is not None:
             return self._for_all
         spec = self.spec(name)
+        if spec in self._given:
+            return self._given[spec]
         with self._building:
-            if spec not in self._built:
+            built = self._built_outside if loop is None else self._built.setdefault(loop, {})
+            if spec not in built:
                 provider, _, model = spec.partition(":")
-                self._built[spec] = providers.build(self._settings, provider, model)
-            return self._built[spec]
+                built[spec] = providers.build(self._settings, provider, model)
+            return built[spec]
 
     def known(self) -> list[dict[str, Any]]:
         """The default and each backend's model: ``{spec, ready, why}``. Asks no server."""
         if self._for_all is not None:
             return [{"spec": self.spec(None), "ready": True, "why": ""}]
-        specs = dict.fromkeys([*self._built, *providers.listed(self._settings)])
+        specs = dict.fromkeys([*self._given, *providers.listed(self._settings)])
         return [self._state_of(spec) for spec in specs]
 
     def _state_of(self, spec: str) -> dict[str, Any]:
@@ -128,9 +141,9 @@ class Models:
 
     def usage_of(self, message: BaseMessage, name: str | None) -> Usage:
         """What one answer of a step's model used."""
-        tokens = tokens_of(message)
-        cost = self.cost(self.spec(name), *tokens) or 0.0
-        return Usage(input_tokens=tokens[0], output_tokens=tokens[1], cost=cost, calls=1)
+        inputs, outputs = tokens_of(message)
+        usage = Usage(input_tokens=inputs, output_tokens=outputs, calls=1)
+        return self._priced(usage, self.spec(name))
 
     # -- asking ---------------------------------------------------------------------------------
 
@@ -162,7 +175,7 @@ class Models:
         started = time.monotonic()
         spec = self.spec(model)
         # Building imports a provider's package, which takes seconds.
-        chat = await asyncio.to_thread(self.get, model)
+        chat = await asyncio.to_thread(self._get, model, asyncio.get_running_loop())
         asking = Exchange(
             chat=chat,
             spec=spec,
@@ -175,12 +188,17 @@ class Models:
         try:
             text, data = await asking.answer(messages, schema)
         except ModelError as error:
-            error.usage = asking.usage if asking.usage.calls else None
+            paid = asking.usage + (error.usage or Usage())
+            error.usage = self._priced(paid, spec) if paid.calls else None
             raise
         if schema is not None and not asking.native:
             self._without_format.add(spec)
         seconds = time.monotonic() - started
         return Answer(text=text, data=data, usage=asking.usage, model=spec, seconds=seconds)
+
+    def _priced(self, usage: Usage, spec: str) -> Usage:
+        cost = self.cost(spec, usage.input_tokens, usage.output_tokens)
+        return replace(usage, cost=cost or 0.0)
 
     def _takes_format(self, spec: str, chat: BaseChatModel) -> bool:
         profile = cast("Mapping[str, Any]", chat.profile or {})
@@ -229,6 +247,13 @@ class Models:
                 raise known from error
 
         return await self.retry.run(converted)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _provider_of(spec: str) -> str:

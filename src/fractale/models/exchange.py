@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from fractale.errors import ModelError, ModelUnavailable
 from fractale.models import faults, structured
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel, LanguageModelInput
     from langchain_core.messages import AIMessage, BaseMessage
     from langchain_core.runnables import Runnable
-
-T = TypeVar("T")
 
 TELLING = frozenset({"openai", "google_genai"})
 """Makers of messages that always say why an answer ended; one without a reason broke off."""
@@ -28,12 +26,8 @@ WITHHELD = frozenset(
 BROKEN = frozenset({"malformed_function_call", "unexpected_tool_call"})
 
 
-class Protect(Protocol):
-    """Makes an attempt, again where that may help; raises fractale's errors only."""
-
-    async def __call__(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Give what the attempt gives."""
-        ...
+Protect = Callable[[Callable[[], Awaitable[str]]], Awaitable[str]]
+"""Makes an attempt, again where that may help; raises fractale's errors only."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -148,10 +142,7 @@ def check_end(message: BaseMessage, spec: str) -> None:
     if reason in TOO_LONG:
         raise faults.truncated(spec)
     if reason in WITHHELD:
-        raise ModelError(
-            f"{spec} withheld its answer ({reason})",
-            hint="change the instruction, or name another model in `model:`",
-        )
+        raise faults.withheld(spec, reason)
     if reason in BROKEN or _calls_are_broken(message):
         raise ModelUnavailable(
             f"{spec} called a tool in a way that cannot be read",

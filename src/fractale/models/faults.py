@@ -14,6 +14,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, cast
 
 from fractale.errors import FractaleError, ModelError, ModelUnavailable
+from fractale.models.usage import Usage
 
 BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """HTTP statuses after which asking again may help."""
@@ -40,8 +41,16 @@ KEY_PATTERN = re.compile(
 )
 """What the keys of well-known providers look like, should one be quoted back to us."""
 
-TOO_LONG = ("context_length", "context window", "context size", "maximum number of tokens")
-TOO_LONG += ("maximum context", "prompt is too long", "token limit", "too many tokens")
+TOO_LONG = (
+    "context_length",
+    "context window",
+    "context size",
+    "maximum context",
+    "maximum number of tokens",
+    "prompt is too long",
+    "token limit",
+    "too many tokens",
+)
 
 SHOWN = 400
 """Characters of a server's own words that are shown."""
@@ -83,8 +92,8 @@ def to_model_error(
     chain = list(_chain(error))
     status = _status(chain)
     said = mask(_said(chain))[:SHOWN]
-    if _is_truncated(chain):
-        return truncated(spec)
+    if (withheld := _withheld_by_client(chain, spec)) is not None:
+        return withheld
     if _is_key_fault(status, said):
         return _key_error(spec, key, status, said)
     if any(word in said.lower() for word in TOO_LONG):
@@ -93,7 +102,7 @@ def to_model_error(
             hint="shorten the instruction, or name a model with a longer context in `model:`",
         )
     if status is None:
-        return _without_status(chain, spec, said)
+        return _without_status(chain, spec, said, mask)
     if status in BUSY and not _is_final(chain, said):
         meaning = MEANINGS.get(status, "is not available")
         return ModelUnavailable(
@@ -109,6 +118,14 @@ def truncated(spec: str) -> ModelError:
     return ModelError(
         f"the answer of {spec} was cut off at its length limit",
         hint="ask for less at once, or name a model that may answer more in `model:`",
+    )
+
+
+def withheld(spec: str, reason: str) -> ModelError:
+    """An answer that the provider's filter kept back, or a part of it."""
+    return ModelError(
+        f"{spec} withheld its answer ({reason})",
+        hint="change the instruction, or name another model in `model:`",
     )
 
 
@@ -148,15 +165,19 @@ def _is_final(chain: list[BaseException], said: str) -> bool:
     return "insufficient_quota" in said or _header(chain, "x-should-retry") == "false"
 
 
-def _without_status(chain: list[BaseException], spec: str, said: str) -> ModelError:
+def _without_status(
+    chain: list[BaseException], spec: str, said: str, mask: Callable[[str], str]
+) -> ModelError:
     if _is_timeout(chain):
         return ModelUnavailable(
             f"{spec} did not answer in time",
             hint="go on later, or name a faster model in `model:`",
         )
     if _is_transport(chain):
+        # The outer error of a client says less than the one that it was raised from.
+        deepest = mask(_said(chain[-1:]))[:SHOWN]
         return ModelUnavailable(
-            f"{spec} cannot be reached, or its answer broke off: {said}",
+            f"{spec} cannot be reached, or its answer broke off: {deepest}",
             hint="check the network and the server's address (see `fractale config`)",
         )
     return ModelUnavailable(
@@ -165,8 +186,25 @@ def _without_status(chain: list[BaseException], spec: str, said: str) -> ModelEr
     )
 
 
-def _is_truncated(chain: list[BaseException]) -> bool:
-    return any(type(e).__name__ == "LengthFinishReasonError" for e in chain)
+def _withheld_by_client(chain: list[BaseException], spec: str) -> ModelError | None:
+    """What OpenAI's client raises in place of an answer of a schema that did not come to its end.
+
+    It keeps the answer, and with it what was paid for it.
+    """
+    for error in chain:
+        name = type(error).__name__
+        if name == "ContentFilterFinishReasonError":
+            return withheld(spec, "content_filter")
+        if name == "LengthFinishReasonError":
+            fault = truncated(spec)
+            counts: Any = getattr(getattr(error, "completion", None), "usage", None)
+            fault.usage = Usage(
+                input_tokens=getattr(counts, "prompt_tokens", 0),
+                output_tokens=getattr(counts, "completion_tokens", 0),
+                calls=1,
+            )
+            return fault
+    return None
 
 
 def _is_timeout(chain: list[BaseException]) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
 from typing import Any, cast
 
-FENCE = re.compile(r"```[ \t]*(?:json\w*)?[ \t]*\r?\n(.*?)\n?[ \t]*```", re.DOTALL | re.IGNORECASE)
+FENCE = re.compile(r"```[ \t]*+(?:json\w*+)?[ \t]*+\r?\n(.*?)```", re.DOTALL | re.IGNORECASE)
+MAX_FENCES = 10_000
 
 START = re.compile(
     r"\{(?=\s*+[\"}])"  # an object: a key or its end follows
@@ -20,6 +22,9 @@ LINE_END = re.compile(r"[\s.,;:!?)*`\"']*?(?:\n|\Z)")
 
 NESTING = 1000
 """Characters charged for text that is nested more deeply than the decoder goes."""
+
+MAX_DIGITS = 4300
+"""Characters charged for a number with more digits than Python reads."""
 
 
 def find_json(text: str) -> Any:
@@ -51,7 +56,7 @@ def json_values(text: str) -> Iterator[Any]:
         if whole is not None:
             yield whole
             return
-    for block in FENCE.finditer(text):
+    for block in itertools.islice(FENCE.finditer(text), MAX_FENCES):
         value = _load(block[1].strip())
         if isinstance(value, (dict, list)):
             yield cast("Any", value)
@@ -67,26 +72,35 @@ def _load(text: str) -> Any:
 
 def _in_prose(text: str) -> Iterator[Any]:
     # A decoding that fails costs up to the rest of the text, and telling where it failed costs
-    # the text before it, so both the characters read in vain and the attempts are bounded.
+    # the text before it, so the characters read in vain and the attempts are both bounded.
     decoder = json.JSONDecoder(strict=False)
     characters = 4 * len(text) + 100_000
     attempts = 1_000 + 1_000_000_000 // (len(text) + 1)
+    passed_over = 200_000
     position = 0
-    while characters > 0 and attempts > 0 and (found := START.search(text, position)):
+    while min(characters, attempts, passed_over) > 0 and (found := START.search(text, position)):
         start = found.start()
         try:
             value, position = decoder.raw_decode(text, start)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             attempts -= 1
-            characters -= error.pos - start + 1
-            position = start + 1
-        except RecursionError:
-            attempts -= 1
-            characters -= NESTING
-            position = max(start + 1, OPENERS.match(text, start).end() - 1)  # pyright: ignore[reportOptionalMemberAccess] - it matches the empty text too
+            position, read = _after_failure(error, text, start)
+            characters -= read
         else:
             if _is_meant(value, text, start, position):
                 yield value
+            else:
+                passed_over -= 1
+
+
+def _after_failure(error: Exception, text: str, start: int) -> tuple[int, int]:
+    """Where to look next, and how many characters were read in vain."""
+    if isinstance(error, json.JSONDecodeError):
+        return start + 1, error.pos - start + 1
+    if isinstance(error, RecursionError):
+        opened = OPENERS.match(text, start)
+        return max(start + 1, opened.end() - 1 if opened else 0), NESTING
+    return start + 1, MAX_DIGITS  # a number that Python refuses to read
 
 
 def _is_meant(value: Any, text: str, start: int, end: int) -> bool:

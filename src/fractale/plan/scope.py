@@ -130,10 +130,12 @@ class Scope:
     def _text_problems(self, text: Text) -> Iterator[Problem]:
         for problem in syntax_problems(text.value, text.path):
             yield problem if problem.position else self._placed_problem(problem, text)
+        excused: list[str] = []
         for reference in references(text.value):
-            problem = self._problem(reference, text)
+            problem = None if reference.path[0] in excused else self._problem(reference, text)
             if problem:
                 yield problem
+                excused += _rest_of_name(problem.suggestion)
 
     def _placed_problem(self, problem: Problem, text: Text) -> Problem:
         """A problem of plain text, which does not know its own place."""
@@ -182,7 +184,10 @@ class Scope:
         message = "the plan declares no `inputs`"
         if self.plan.inputs:
             message = f"the plan's inputs are {_list(self.plan.inputs)}"
-        return _undefined(reference, text, 1, message, self.plan.inputs)
+        # `inputs.run-time` is a subtraction in Jinja.
+        hyphened = next((n for n in self.plan.inputs if n.startswith(f"{name}-")), None)
+        meant = f"inputs['{hyphened}']" if hyphened else None
+        return _undefined(reference, text, 1, message, self.plan.inputs, meant)
 
     def _step_problem(self, reference: Reference, text: Text) -> Problem | None:
         name = str(reference.path[1])
@@ -238,6 +243,13 @@ def _output_problem(reference: Reference, text: Text, step: Step) -> Problem | N
     if reference.path[3] in names or reference.optional:
         return None
     return _undefined(reference, text, 3, f"the outputs of `{step.name}` are {_list(names)}", names)
+
+
+def _rest_of_name(suggestion: str | None) -> list[str]:
+    """The words of a name with hyphens that Jinja takes for names of their own."""
+    if not suggestion or not suggestion.startswith("inputs['"):
+        return []
+    return suggestion.removesuffix("']").split("-")[1:]
 
 
 def _unknown_part(

@@ -1,9 +1,29 @@
 """What you need to test plans of your own: stand-ins that are told what to answer.
 
-- `FakeToolServer` (`fractale.testing.tools`) stands in for the tool servers of a run,
-- `fractale.testing.model_server` stands in for a model's server.
+- `FakeToolServer` (`tools`) stands in for the tool servers of a run,
+- `ScriptedModel` (`scripted_model`) is a chat model in this process,
+- `ModelServer` (`model_server`) is a model's server: the same scripts over real HTTP, with every
+  fault that a real one shows. Both models take `Reply` (`replies`).
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fractale.testing.model_server import ModelRequest, ModelServer
+from fractale.testing.replies import Reply
 from fractale.testing.tools import FakeCall, FakeToolServer
 
-__all__ = ["FakeCall", "FakeToolServer"]
+if TYPE_CHECKING:
+    from fractale.testing.scripted_model import ScriptedModel
+
+__all__ = ["FakeCall", "FakeToolServer", "ModelRequest", "ModelServer", "Reply", "ScriptedModel"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the scripted model when it is first used: it needs LangChain."""
+    if name != "ScriptedModel":
+        raise AttributeError(f"module 'fractale.testing' has no attribute {name!r}")
+    from fractale.testing.scripted_model import ScriptedModel
+
+    return ScriptedModel

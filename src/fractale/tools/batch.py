@@ -15,7 +15,7 @@ from fractale.tools.dialects import DIALECTS, Dialect
 from fractale.tools.flux_rules import flux_problems, leftovers
 
 BASH_SECONDS = 10
-PARSER = "parser"
+PARSER = "the parser"
 
 
 def read_batch_script(script: str) -> dict[str, Any]:
@@ -211,8 +211,8 @@ def _settle(facts: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 def _credit(parsed: BatchScript, fact: str, value: Any, by: str) -> str:
     directive = parsed.find(fact)
-    line = f", line {directive.line}" if directive else ""
-    return f"{fact} = {value} ({by}{line})"
+    line = f"line {directive.line}: " if directive else ""
+    return f"{line}{fact} = {value}, read by {by}"
 
 
 def validate_batch_script(script: str, original: str | None = None) -> dict[str, Any]:

@@ -74,11 +74,11 @@ class Evaluation:
             return self.VISITS[type(node)](self, node)
         except Fault as fault:
             if fault.offset < 0:
-                fault.offset = node.lineno
+                fault.offset = _place(node)
             raise
         except _PYTHON as error:
             message = "too deeply nested" if isinstance(error, RecursionError) else str(error)
-            raise Fault(message, offset=node.lineno) from error
+            raise Fault(message, offset=_place(node)) from error
 
     def truth(self, node: nodes.Node) -> bool:
         """Whether a node counts as true."""
@@ -128,10 +128,11 @@ class Evaluation:
     def _missing(self, name: str, key: Any, value: Any, before: str, offset: int) -> Any:
         """Tell that something is not defined, and what there is instead."""
         hint = None
-        where = f"`{before}`" if before else "here"
+        where = f"`{before}`"
         if is_mapping(value):
             names = [str(known) for known in value]
-            what = f"{where} has {listing(names)}" if names else f"{where} has nothing in it"
+            shown = listing(names) or "no names"
+            what = f"{where} has {shown}" if before else f"there are {shown}"
             hint = _did_you_mean(nearest(str(key), names))
         elif is_list(value):
             what = f"{where} is a list of {len(value)}"
@@ -334,6 +335,13 @@ def _unfit(
     except TypeError as error:
         return str(error)
     return None
+
+
+def _place(node: nodes.Node) -> int:
+    """Where a node starts; Jinja gives a comparison the place of its end."""
+    while isinstance(node, nodes.Compare):
+        node = node.expr
+    return node.lineno
 
 
 def _has_index(value: Any, key: Any) -> bool:

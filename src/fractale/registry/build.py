@@ -1,0 +1,160 @@
+"""Registries → a FastMCP server."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+from fastmcp import FastMCP
+from fastmcp.prompts import Prompt
+from fastmcp.resources import Resource, ResourceTemplate
+from fastmcp.tools import Tool
+
+from fractale.errors import PlanError, Problem, ProblemList
+from fractale.registry.calls import error_text
+from fractale.registry.files import Entry, Registry
+from fractale.registry.imports import import_entry
+from fractale.registry.prompts import make_prompt, make_resource
+from fractale.registry.tools import is_agent_like, make_tool
+
+Component: TypeAlias = "Tool | Prompt | Resource | ResourceTemplate"
+
+_log = logging.getLogger("fractale.registry")
+
+
+@dataclass(slots=True)
+class Builder:
+    """Gathers the components of one server, and everything that is wrong with them.
+
+    Args:
+        name: Of the server.
+        on_warning: Takes what doesn't stop the start; None: it is logged.
+    """
+
+    name: str
+    on_warning: Callable[[Problem], None] | None = None
+    _problems: ProblemList = field(default_factory=ProblemList)
+    _taken: dict[tuple[str, str], Entry] = field(default_factory=dict[tuple[str, str], Entry])
+
+    def build(self, registries: Sequence[Registry], functions: Sequence[Any]) -> FastMCP[Any]:
+        """The server.
+
+        Raises:
+            PlanError: Every problem of every entry.
+        """
+        server: FastMCP[Any] = FastMCP(
+            self.name, on_duplicate="error", mask_error_details=False, strict_input_validation=False
+        )
+        for registry in registries:
+            self._warn(registry.warnings)
+        found = [*self._imported(registries), *_given(functions)]
+        components = [self._component(entry, each) for entry, each in found]
+        self._warn(p for p in self._problems.problems if p.severity == "warning")
+        self._problems.raise_if_any()
+        for component in components:
+            if component is not None:
+                _add(server, component)
+        return server
+
+    def _warn(self, problems: Iterable[Problem]) -> None:
+        for problem in problems:
+            if self.on_warning:
+                self.on_warning(problem)
+            else:
+                _log.warning("%s", problem)
+
+    def _imported(self, registries: Sequence[Registry]) -> Iterator[tuple[Entry, Any]]:
+        for registry in registries:
+            for entry in registry.entries:
+                try:
+                    found = import_entry(entry)
+                except PlanError as error:
+                    self._problems.problems.extend(error.problems)
+                    continue
+                yield from self._of_catalog(entry, found)
+
+    def _of_catalog(self, entry: Entry, found: Any) -> Iterator[tuple[Entry, Any]]:
+        """A catalog's tools are its methods that are marked ``is_tool``."""
+        if entry.kind != "catalog":
+            yield entry, found
+            return
+        try:
+            catalog = found()
+            if hasattr(catalog, "probe"):
+                catalog.probe()
+            methods = inspect.getmembers(catalog, inspect.ismethod)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - reported with its cause
+            self._unusable(entry, error)
+            return
+        for name, method in methods:
+            if getattr(method, "is_tool", False):
+                yield replace(entry, kind="tool", name=name, path=f"{entry.path}.{name}"), method
+
+    def _unusable(self, entry: Entry, error: BaseException) -> None:
+        message = f"`{entry.path}` can't be served as {_NOUNS[entry.kind]}: {error_text(error)}"
+        self._problems.add(entry.problem("unusable-entry", message))
+
+    def _component(self, entry: Entry, found: Any) -> Component | None:
+        """What is to be added to the server; None if it can't be, or is there already."""
+        if entry.kind == "agent" and not is_agent_like(found):
+            message = (
+                f"`{entry.path}` is no sub-agent: that is a class with `name`, `description`, "
+                "`input_schema` and `__call__`; a function belongs into a registry file"
+            )
+            self._problems.add(entry.problem("not-an-agent", message))
+            return None
+        try:
+            component = _MAKERS.get(entry.kind, make_tool)(entry, found)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - reported with its cause
+            self._unusable(entry, error)
+            return None
+        return component if self._is_new(entry, component) else None
+
+    def _is_new(self, entry: Entry, component: Component) -> bool:
+        space = "tool" if isinstance(component, Tool) else entry.kind
+        first = self._taken.setdefault((space, component.name), entry)
+        if first is entry:
+            return True
+        if first.path != entry.path:
+            where = f" at {first.position}" if first.position else ""
+            message = (
+                f"`{entry.path}` and `{first.path}`{where} are both called `{component.name}`; "
+                "give one of them another `name`"
+            )
+            self._problems.add(entry.problem("same-name", message))
+        return False
+
+
+_MAKERS: dict[str, Callable[[Entry, Any], Component]] = {
+    "prompt": make_prompt,
+    "resource": make_resource,
+}
+_NOUNS = {
+    "tool": "a tool",
+    "agent": "a sub-agent",
+    "prompt": "a prompt",
+    "resource": "a resource",
+    "catalog": "a catalog",
+}
+
+
+def _given(functions: Sequence[Any]) -> Iterator[tuple[Entry, Any]]:
+    """Objects that a program hands over, each under an entry that names it."""
+    for index, found in enumerate(functions):
+        name = getattr(found, "name", None) or getattr(found, "__qualname__", None)
+        module = getattr(found, "__module__", None) or f"functions[{index}]"
+        yield Entry(kind="tool", path=f"{module}.{name or type(found).__name__}"), found
+
+
+def _add(server: FastMCP[Any], component: Component) -> None:
+    if isinstance(component, Tool):
+        server.add_tool(component)
+    elif isinstance(component, Prompt):
+        server.add_prompt(component)
+    elif isinstance(component, Resource):
+        server.add_resource(component)
+    else:
+        server.add_template(component)

@@ -1,0 +1,224 @@
+"""Registry and server files → entries.
+
+Both formats are one: a *registry* has ``tools``, a *server* file has ``prompts``, ``resources``
+and ``server`` as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from fractale.errors import PlanError, Position, Problem
+from fractale.plan.fields import Fields, Reader, join
+from fractale.plan.node import Node
+from fractale.plan.source import read_file
+
+Kind = Literal["tool", "prompt", "resource", "agent", "catalog"]
+Transport = Literal["http", "sse", "stdio"]
+
+SECTIONS: Final[dict[str, Kind]] = {
+    "tools": "tool",
+    "prompts": "prompt",
+    "resources": "resource",
+    "catalogs": "catalog",
+}
+UNSUPPORTED: Final = {
+    "events": "fractale serves no event streams",
+    "discovery": "list the tools of the modules under `tools`",
+    "settings": "fractale has no tags to include or exclude: list the tools that are meant",
+}
+_KEYS: Final = (*SECTIONS, "server", *UNSUPPORTED)
+_ENTRY_KEYS: Final = ("path", "name", "optional", "annotations", "uri")
+_SERVER_KEYS: Final = ("transport", "host", "port", "path", "ssl_keyfile", "ssl_certfile")
+_TRANSPORTS: Final[dict[str, Transport]] = {
+    "http": "http",
+    "streamable-http": "http",
+    "sse": "sse",
+    "stdio": "stdio",
+}
+MCP_HINTS: Final = ("readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint")
+OWN_PREFIX: Final = "fractale."
+_MOST_PORT: Final = 65_535
+_PLAN = "that belongs to a plan: `fractale run` runs one"
+_PLAN_KEYS: Final[dict[str, str]] = {"steps": _PLAN, "inputs": _PLAN, "limits": _PLAN}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One thing that a registry lists.
+
+    Args:
+        path: Dotted path of a function or a class: ``pkg.module.Name``.
+        name: What to call it; None: what it calls itself.
+        optional: Whether it is only a warning if it can't be had.
+        position: Of the path in its file; None if the path came from the command line.
+        where: Its place in the file: ``tools[2].path``.
+        annotations: MCP's hints for a tool, and fractale's own.
+        uri: Of a resource; None: made of its name.
+        folder: Where to look for modules that are not installed; None: nowhere.
+    """
+
+    kind: Kind
+    path: str
+    name: str | None = None
+    optional: bool = False
+    position: Position | None = None
+    where: str = ""
+    annotations: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    uri: str | None = None
+    folder: Path | None = None
+
+    def problem(self, code: str, message: str, suggestion: str | None = None) -> Problem:
+        """Something wrong with the entry: a warning if the entry is optional."""
+        severity = "warning" if self.optional else "error"
+        place, path, length = self.position, self.where, len(self.path)
+        return Problem(code, message, place, path, length, suggestion=suggestion, severity=severity)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerFileSettings:
+    """The ``server`` section of a file; None where it does not say."""
+
+    transport: Transport | None = None
+    host: str | None = None
+    port: int | None = None
+    path: str | None = None
+    ssl_keyfile: str | None = None
+    ssl_certfile: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registry:
+    """What a registry or server file says.
+
+    Args:
+        file: The path as it was given.
+        entries: In file order, section by section.
+        server: How ``fractale serve`` is to serve it.
+        warnings: What the file says that has no effect.
+    """
+
+    file: str
+    entries: tuple[Entry, ...] = ()
+    server: ServerFileSettings = field(default_factory=ServerFileSettings)
+    warnings: tuple[Problem, ...] = ()
+
+
+def load_registry(path: str | Path) -> Registry:
+    """Read a registry or server file, of fractale 0.1.0 or mcp-serve too. Imports nothing.
+
+    Args:
+        path: A YAML file.
+
+    Raises:
+        PlanError: It can't be read, or is wrong: every problem with its place.
+    """
+    root = read_file(path)
+    reader = Reader()
+    top = (
+        reader.fields(root, "", _KEYS, "a registry", _PLAN_KEYS) if root.value is not None else None
+    )
+    if top is None:
+        reader.problems.raise_if_any()
+        return Registry(file=str(path), warnings=(_empty(root),))
+    folder = Path(path).absolute().parent
+    entries = [
+        entry
+        for section, kind in SECTIONS.items()
+        for entry in _entries(top, section, kind, folder)
+    ]
+    server = _server(top)
+    if reader.problems.errors:
+        raise PlanError(reader.problems.errors)
+    warnings = [*_unsupported(top)] if entries else [_empty(root), *_unsupported(top)]
+    return Registry(file=str(path), entries=tuple(entries), server=server, warnings=tuple(warnings))
+
+
+def _empty(root: Node) -> Problem:
+    message = "the file lists no tools, prompts or resources"
+    return Problem("empty-registry", message, root.position, severity="warning")
+
+
+def _unsupported(top: Fields) -> Iterator[Problem]:
+    for key, instead in UNSUPPORTED.items():
+        node = top.get(key)
+        if node is not None and node.value not in ([], {}):
+            place = top.node.keys[key]
+            message = f"`{key}` has no effect: {instead}"
+            yield Problem(
+                "not-supported", message, place.position, key, place.length, severity="warning"
+            )
+
+
+def _entries(top: Fields, section: str, kind: Kind, folder: Path) -> Iterator[Entry]:
+    for where, node in top.items(section):
+        if isinstance(node.value, str):  # a bare path
+            if path := top.reader.name(node, where, "the path"):
+                yield Entry(
+                    kind=kind, path=path, position=node.position, where=where, folder=folder
+                )
+        elif entry := _entry(top.reader, node, where, kind, folder):
+            yield entry
+
+
+def _entry(reader: Reader, node: Node, where: str, kind: Kind, folder: Path) -> Entry | None:
+    found = reader.fields(node, where, _ENTRY_KEYS, "an entry", {})
+    if found is None:
+        return None
+    path = found.name("path")
+    if found.get("path") is None:
+        message = "an entry needs a `path`, such as `package.module.function`"
+        reader.fail("missing-key", message, node, where)
+    entry = Entry(
+        kind=kind,
+        path=path or "",
+        name=found.name("name"),
+        optional=bool(found.flag("optional")),
+        position=found.at("path").position,
+        where=join(where, "path"),
+        annotations=_annotations(found),
+        uri=found.name("uri"),
+        folder=folder,
+    )
+    return entry if path else None
+
+
+def _annotations(entry: Fields) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, key_node, node in entry.entries("annotations"):
+        where = join(join(entry.path, "annotations"), key)
+        if key in MCP_HINTS and not isinstance(node.value, bool):
+            message = f"`{key}` must be `true` or `false`, not {node.found()}"
+            entry.reader.fail("wrong-type", message, node, where)
+        elif key not in MCP_HINTS and key != "title" and not key.startswith(OWN_PREFIX):
+            message = f"MCP knows no annotation `{key}`"
+            known = (*MCP_HINTS, "title", "fractale.type")
+            entry.reader.fail("unknown-key", message, key_node, where, near=(key, known))
+        found[key] = node.plain()
+    return found
+
+
+def _server(top: Fields) -> ServerFileSettings:
+    node = top.get("server")
+    found = node and top.reader.fields(node, "server", _SERVER_KEYS, "`server`", {})
+    if not found:
+        return ServerFileSettings()
+    transport = found.choice("transport", tuple(_TRANSPORTS))
+    return ServerFileSettings(
+        transport=_TRANSPORTS[transport] if transport else None,
+        host=found.name("host"),
+        port=_port(found),
+        path=found.name("path"),
+        ssl_keyfile=found.text("ssl_keyfile") or None,
+        ssl_certfile=found.text("ssl_certfile") or None,
+    )
+
+
+def _port(server: Fields) -> int | None:
+    port = server.whole("port", least=0)
+    if port is not None and port > _MOST_PORT:
+        server.fail("port", "bad-value", f"`port` must be at most {_MOST_PORT}, not {port}")
+    return port

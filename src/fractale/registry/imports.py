@@ -1,0 +1,161 @@
+"""Dotted paths → the objects behind them, or what is wrong with a path."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import pkgutil
+import sys
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from fractale.errors import PlanError, Position, Problem
+from fractale.registry.files import Entry, Registry
+
+PACKAGES: Final = {
+    "hpc_mcp": "hpc-mcp",
+    "flux_mcp": "flux-mcp",
+    "flux": "flux-python",
+    "mcp_kubernetes_server": "mcp-kubernetes-server",
+}
+"""Module → the package that has it, where the names differ or people often lack it."""
+
+BUILT_IN: Final = {
+    "ResultParserAgent": "`result_parse`",
+    "OptimizeAgent": "`optimize`",
+    "PromptAgent": "`ask`",
+    "ManagerAgent": "the `plan` step",
+}
+"""0.1.0's agents → what does their work now."""
+_OLD_HOMES = ("fractale_agents.", "fractale.agents.")
+_SHOWN = 3
+
+
+def local_entries(paths: Iterable[tuple[str, str | None, Position | None]]) -> Registry:
+    """Sub-agents that the command line or a plan names, as a registry.
+
+    Args:
+        paths: Dotted path, name (None: its own) and, from a plan, the position.
+
+    Returns:
+        A registry of agents. A plan may come from a stranger, so its paths are looked for among
+        the installed packages only; those of the command line also in the current folder.
+    """
+    entries = [
+        Entry(
+            kind="agent",
+            path=path,
+            name=name,
+            position=position,
+            folder=None if position else Path.cwd(),
+        )
+        for path, name, position in paths
+    ]
+    return Registry(file="agents", entries=tuple(entries))
+
+
+def import_entry(entry: Entry) -> Any:
+    """The function, class or object that an entry names.
+
+    Raises:
+        PlanError: It can't be had; the one problem says where and why, and what there is.
+    """
+    module_path, _, name = entry.path.rpartition(".")
+    if not all(part.isidentifier() for part in entry.path.split(".")) or not module_path:
+        message = f"`{entry.path}` must be a dotted path such as `package.module.name`"
+        raise PlanError([entry.problem("bad-path", message)])
+    module = _import_module(entry, module_path)
+    try:
+        return getattr(module, name)
+    except AttributeError as error:
+        raise PlanError([_no_attribute(entry, module, name)]) from error
+
+
+def _import_module(entry: Entry, path: str) -> ModuleType:
+    _look_in(entry.folder, path)
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        raise PlanError([_not_found(entry, path, error)]) from error
+    except (Exception, SystemExit) as error:
+        message = f"importing `{path}` failed: {_cause(error)}"
+        raise PlanError([entry.problem("import-failed", message)]) from error
+
+
+def _look_in(folder: Path | None, path: str) -> None:
+    """Make a module beside the registry file importable, unless one of its name is installed."""
+    top = path.partition(".")[0]
+    if folder is None or top in sys.modules or _is_installed(top):
+        return
+    if (folder / f"{top}.py").is_file() or (folder / top).is_dir():
+        sys.path.append(str(folder))  # at the end, so that it hides nothing
+        importlib.invalidate_caches()
+
+
+def _is_installed(top: str) -> bool:
+    try:
+        return importlib.util.find_spec(top) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _not_found(entry: Entry, path: str, error: ModuleNotFoundError) -> Problem:
+    missing = error.name or ""
+    if path != missing and not path.startswith(f"{missing}."):
+        message = f"importing `{path}` failed: it needs the module `{missing}`"
+        return entry.problem("import-failed", f"{message}, which isn't installed{_get(missing)}")
+    if instead := _replacement(entry.path):
+        return entry.problem("not-installed", instead)
+    parent, _, name = missing.rpartition(".")
+    if not parent:
+        message = f"`{missing}` isn't installed{_get(missing) or ', or not on PYTHONPATH'}"
+        return entry.problem("not-installed", message)
+    return _missing(entry, "unknown-module", parent, name, _submodules(parent))
+
+
+def _replacement(path: str) -> str | None:
+    instead = BUILT_IN.get(path.rpartition(".")[2])
+    if instead is None or not path.startswith(_OLD_HOMES):
+        return None
+    return f"`{path}` is an agent of fractale 0.1.0; {instead} took its place: remove this entry"
+
+
+def _get(module: str) -> str:
+    package = PACKAGES.get(module.partition(".")[0])
+    return f": `pip install {package}`" if package else ""
+
+
+def _submodules(package: str) -> list[str]:
+    paths = getattr(sys.modules.get(package), "__path__", [])
+    return [module.name for module in pkgutil.iter_modules(paths)]
+
+
+def _no_attribute(entry: Entry, module: ModuleType, name: str) -> Problem:
+    if instead := _replacement(entry.path):
+        return entry.problem("not-installed", instead)
+    there = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
+    return _missing(entry, "unknown-name", module.__name__, name, there)
+
+
+def _missing(entry: Entry, code: str, module: str, name: str, there: list[str]) -> Problem:
+    near = difflib.get_close_matches(name, there, n=_SHOWN, cutoff=0.5)
+    listed = ", ".join(f"`{word}`" for word in near or sorted(there)[:_SHOWN])
+    more = f"; {'near it' if near else 'there'}: {listed}" if listed else ""
+    message = f"the module `{module}` has no `{name}`{more}"
+    return entry.problem(code, message, near[0] if near else None)
+
+
+def _cause(error: BaseException) -> str:
+    """The error in one line, with the line of the file that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, SyntaxError) and error.filename:
+        place = f" ({error.filename}:{error.lineno})"
+        return f"{type(error).__name__}: {error.msg}{place}"
+    own = [frame for frame in frames if "importlib" not in frame.filename][1:]
+    place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+    first = (str(error).strip() or "no message").splitlines()[0]
+    return f"{type(error).__name__}: {first}{place}"

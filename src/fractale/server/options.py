@@ -1,0 +1,112 @@
+"""How to serve: flags, then files, then defaults; and what is refused."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from fractale.errors import UsageError
+
+if TYPE_CHECKING:
+    from fractale.registry import Registry
+    from fractale.registry.files import Transport
+
+DEFAULT_HOST: Final = "127.0.0.1"
+DEFAULT_PORT: Final = 8089
+_PATHS: Final = {"http": "/mcp", "sse": "/sse"}
+_OF_FILES: Final = ("transport", "host", "port", "path", "ssl_keyfile", "ssl_certfile")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to serve.
+
+    Args:
+        port: 0 takes a free one.
+        path: Of the MCP endpoint.
+        token: What callers must send as bearer token; None: nothing.
+        allowed_hosts: Names that the Host header may have, beside the host itself.
+        allowed_origins: Web origins that may call, beside the server's own.
+        ssl_keyfile: With `ssl_certfile`, the server speaks HTTPS.
+    """
+
+    transport: Transport = "http"
+    host: str = DEFAULT_HOST
+    port: int = DEFAULT_PORT
+    path: str = "/mcp"
+    token: str | None = field(default=None, repr=False)
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    ssl_keyfile: str | None = None
+    ssl_certfile: str | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def url(self, port: int) -> str:
+        """Where the endpoint is, for the port that was taken."""
+        scheme = "https" if self.ssl_certfile else "http"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{scheme}://{host}:{port}{self.path}"
+
+
+def options_of(registries: Sequence[Registry], **flags: Any) -> Options:
+    """Put flags, files and defaults together, in this order; None is left to the next.
+
+    Args:
+        registries: The first whose file says a thing decides it.
+        flags: Fields of `Options`.
+
+    Raises:
+        UsageError: Serving another address without a token, a token that no header can carry,
+            half a certificate.
+    """
+    chosen: dict[str, Any] = {name: _of_files(registries, name) for name in _OF_FILES}
+    chosen.update({name: value for name, value in flags.items() if value is not None})
+    chosen["token"] = chosen.get("token") or None
+    path = chosen["path"] or _PATHS.get(chosen["transport"] or "http", "/mcp")
+    chosen["path"] = "/" + str(path).strip("/")
+    options = Options(**{name: value for name, value in chosen.items() if value is not None})
+    if options.transport != "stdio":
+        _check_token(options)
+        _check_certificate(options)
+    return options
+
+
+def _of_files(registries: Sequence[Registry], name: str) -> Any:
+    said = (getattr(registry.server, name) for registry in registries)
+    return next((value for value in said if value is not None), None)
+
+
+def _check_token(options: Options) -> None:
+    if options.token is None and not options.is_local:
+        raise UsageError(
+            f"serving on {options.host} without a token is refused: whoever reaches this machine "
+            "could call every tool",
+            hint="set FRACTALE_MCP_TOKEN, or serve this machine only with `--host 127.0.0.1`",
+        )
+    token = options.token or ""
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise UsageError(
+            "the token has characters that a header can't carry",
+            hint="use letters and digits: `openssl rand -hex 32` makes one",
+        )
+
+
+def _check_certificate(options: Options) -> None:
+    pair = options.ssl_keyfile, options.ssl_certfile
+    if bool(pair[0]) != bool(pair[1]):
+        raise UsageError("HTTPS needs both `ssl_keyfile` and `ssl_certfile`")
+    for file in filter(None, pair):
+        if not Path(file).is_file():
+            raise UsageError(f"the certificate file {file} isn't there")
