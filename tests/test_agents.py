@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 
 from fractale.settings import PolicySettings
@@ -28,7 +30,11 @@ def tools() -> FakeToolServer:
         """Try a build."""
         return {"returncode": 0, "image": "lammps:latest"}
 
-    server.prompt("expert", "You are an expert. Convert {script}. Earlier error: {error}")
+    server.prompt(
+        "expert",
+        "You are an expert. Convert {script}. Earlier error: {error}",
+        arguments=[{"name": "script", "required": True}, {"name": "error", "required": False}],
+    )
     return server
 
 
@@ -234,7 +240,7 @@ async def test_a_sub_agent_of_a_registry_is_called_by_name(run_plan):
 
         name = "count_words"
         description = "Counts the words of a text."
-        input_schema = {
+        input_schema: ClassVar = {
             "type": "object",
             "properties": {"text": {"type": "string"}, "error": {"type": "string"}},
             "required": ["text"],

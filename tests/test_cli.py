@@ -189,9 +189,9 @@ def test_validate_reports_every_error_of_every_file(project):
     write(project, "b.yaml", "steps: [{name: s, tool: t, colour: red}]\n")
     done = fractale(project, "validate", "hello.yaml", "a.yaml", "b.yaml")
     assert done.returncode == 3
-    assert "a.yaml:2:" in done.stdout
-    assert "colour" in done.stdout
-    assert "3 errors" in done.stdout
+    assert "a.yaml:2:" in done.stderr
+    assert "colour" in done.stderr
+    assert "3 errors" in done.stderr
     found = json.loads(fractale(project, "validate", "a.yaml", "b.yaml", "--json").stdout)
     assert found["problems"][0]["code"] == "unknown-step"
 
@@ -201,7 +201,7 @@ def test_validate_online_checks_tools_and_arguments(project):
     assert fractale(project, "validate", "p.yaml").returncode == 0
     done = fractale(project, "validate", "p.yaml", "--online", "-r", "tools.yaml")
     assert done.returncode == 3
-    assert "whom" in done.stdout
+    assert "whom" in done.stderr
 
 
 def test_schema_is_json_and_version_is_a_line(project):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from fractale.testing.model_server import Reply
 
 from fractale.graph.outcome import CallResult, exit_code_evidence, outputs_of
 from fractale.testing import FakeToolServer, ScriptedModel
+from fractale.testing.model_server import Reply
 from fractale.toolbox import ToolResult
 
 

@@ -6,13 +6,13 @@ import asyncio
 import textwrap
 
 import pytest
-from fractale.testing.model_server import Reply
 from langgraph.runtime import RunControl
 
 import fractale
 from fractale.plan.model import Limits
 from fractale.runs import RunOptions, Runs
 from fractale.testing import FakeToolServer, ScriptedModel
+from fractale.testing.model_server import Reply
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fractale.plan.build import load_plan, parse_plan
 from fractale.plan.check import check_against_tools, check_plan
+from fractale.plan.flow import Flow
 from plan_texts import plan_data, yaml_text
 
 
@@ -681,6 +682,40 @@ def test_one_fault_is_one_problem_at_its_place(found, data):
     assert problem.code == code
     line = text.splitlines()[problem.position.line - 1]
     assert line[problem.position.column - 1 :].startswith("nowhere")
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.integers(1, 7).flatmap(
+        lambda n: st.lists(st.tuples(*[st.integers(0, n - 1)] * 2), min_size=n, max_size=n)
+    )
+)
+def test_what_can_run_before_what_is_what_a_walk_finds(edges):
+    plan = parse_plan(
+        yaml_text(
+            {
+                "name": "p",
+                "steps": [
+                    {
+                        "name": f"s{number}",
+                        "tool": "t",
+                        "transitions": {"success": f"s{one}", "failure": f"s{other}"},
+                    }
+                    for number, (one, other) in enumerate(edges)
+                ],
+            }
+        )
+    )
+    flow = Flow(plan)
+    for number in range(len(edges)):
+        reached, stack = set(), list(edges[number])
+        while stack:
+            step = stack.pop()
+            if step not in reached:
+                reached.add(step)
+                stack += edges[step]
+        found = {n for n in range(len(edges)) if flow.can_precede(f"s{number}", f"s{n}")}
+        assert found == reached
 
 
 def test_a_long_plan_is_checked_in_linear_memory():

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from fractale.testing.model_server import Reply
-
 from fractale.settings import load_settings
 from fractale.testing import FakeToolServer, ScriptedModel
+from fractale.testing.model_server import Reply
 
 CANARIES = {f"SITE{i}_{word}": f"canary-{word.lower()}-{i:02d}-7f3a" for i, word in enumerate(
     ["API_KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIALS"] * 4

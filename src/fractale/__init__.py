@@ -25,8 +25,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fractale.api import arun, compile_plan, load, run, validate
+    from fractale.api import arun, load, run, validate
     from fractale.errors import FractaleError, PlanError
+    from fractale.graph.compile import compile_plan
     from fractale.graph.context import Dependencies, RunContext
     from fractale.graph.state import initial_state
     from fractale.plan.model import Plan

@@ -159,10 +159,11 @@ def _load(path: Path) -> Any:
 
 
 def threads(cores: int | None) -> int:
-    """How many threads to compute with: half the cores, since llama.cpp's threads wait for each
-    other busily. Measured on two cores: 1.5 s an answer with one thread against 1.1 s with two
-    while nothing else ran, but 2.4 s against 4.1 s beside two busy processes, and minutes where
-    two models ran at once.
+    """How many threads to compute with: half the cores.
+
+    llama.cpp's threads wait for each other busily. Measured on two cores: 1.5 s an answer with
+    one thread against 1.1 s with two while nothing else ran, but 2.4 s against 4.1 s beside two
+    busy processes, and minutes where two models ran at once.
     """
     return max(1, min(MAX_THREADS, (cores or 1) // 2))
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from langchain.agents import create_agent
+from langchain.agents import (
+    create_agent,  # pyright: ignore[reportUnknownVariableType] - its saver is untyped
+)
 from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse, hook_config
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.tools import StructuredTool, ToolException
 
-from fractale.errors import ModelError, ToolError
+from fractale.errors import CallError, ModelError
 from fractale.toolbox import ToolInfo, ToolResult
 
 if TYPE_CHECKING:
@@ -155,7 +157,7 @@ def _as_langchain_tool(tool: ToolInfo, host: AgentHost) -> StructuredTool:
     async def call(**arguments: Any) -> str:
         try:
             result = await host.call_tool(tool, arguments)
-        except ToolError as error:
+        except CallError as error:
             raise ToolException(str(error)) from error
         if result.is_error:
             raise ToolException(result.text or "the tool reported an error and said nothing")

@@ -49,6 +49,6 @@ def command(plan: str, form: str | None, output: Path | None) -> None:
     elif isinstance(data, bytes):
         if sys.stdout.isatty():
             raise UsageError("a PNG is not for a terminal", hint="give -o FILE.png")
-        click.get_binary_stream("stdout").write(data)
+        sys.stdout.buffer.write(data)
     else:
         click.echo(data.rstrip("\n"))

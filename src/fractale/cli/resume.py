@@ -16,7 +16,7 @@ def complete_runs(ctx: click.Context, param: click.Parameter, incomplete: str) -
     return [run_id for run_id in ids if run_id.startswith(incomplete)]
 
 
-@click.command("resume")
+@click.command("resume", context_settings={"ignore_unknown_options": True})  # -1 is a run
 @click.argument("run_id", metavar="RUN", shell_complete=complete_runs)
 @click.option(
     "--answer",

@@ -41,7 +41,8 @@ def command(
     else:
         print_problems(problems)
         if not problems:
-            click.echo(f"{len(plans)} plan{'s' if len(plans) > 1 else ''}: no problems")
+            count = "1 plan" if len(plans) == 1 else f"{len(plans)} plans"
+            click.echo(f"{count}: no problems", err=True)
     return 3 if errors else 0
 
 

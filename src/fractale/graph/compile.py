@@ -26,7 +26,7 @@ from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.nodes import GaveUp, StepNode, leaf_node
 from fractale.graph.outcome import DEFAULT_SUCCESS, CallResult, Decision
 from fractale.graph.scope import Needs, needs_of, step_values
-from fractale.graph.state import DecidedBy, ItemState, PlanState, Spent, initial_state
+from fractale.graph.state import DecidedBy, ItemState, PlanState, Record, Spent, initial_state
 from fractale.models import Usage
 from fractale.plan.expressions import evaluate
 from fractale.plan.model import FAILURE, SUCCESS, Expression, ForEach, Plan, Step
@@ -200,7 +200,7 @@ def retry_policy(step: Step) -> RetryPolicy | None:
         backoff_factor=retry.backoff,
         max_interval=retry.max_delay,
         max_attempts=retry.attempts,
-        retry_on=lambda error: isinstance(error, CallError),
+        retry_on=CallError,
     )
 
 
@@ -228,7 +228,8 @@ def _segment(
         after = cast("PlanState", await graph.ainvoke(given, config))
         steps = {n: r for n, r in after.get("steps", {}).items() if n in inside}
         update = PlanState(steps=steps, spent=after.get("spent", Spent()), goto=after.get(ENTRY))
-        ended: Any = {key: after[key] for key in LEFT_BY_SEGMENT if key in after}
+        left = cast("dict[str, Any]", after)
+        ended = {key: left[key] for key in LEFT_BY_SEGMENT if key in left}
         return cast("PlanState", {**update, **ended})
 
     return run
@@ -285,7 +286,7 @@ def _outputs_of_plan(plan: Plan, after: PlanState, deps: Dependencies) -> dict[s
     if plan.outputs:
         return deps.outputs.get(after.get("outputs") or {})
     last = after.get("last")
-    record = after.get("steps", {}).get(last, {}) if last else {}
+    record = after.get("steps", {}).get(last, Record()) if last else Record()
     return deps.outputs.get(record.get("outputs") or {})
 
 

@@ -24,6 +24,7 @@ WITHHELD = frozenset(
     {"content_filter", "safety", "recitation", "blocklist", "prohibited_content", "spii", "refusal"}
 )
 BROKEN = frozenset({"malformed_function_call", "unexpected_tool_call"})
+UNFINISHED = frozenset({"failed", "in_progress", "cancelled", "incomplete"})
 
 
 Protect = Callable[[Callable[[], Awaitable[str]]], Awaitable[str]]
@@ -139,17 +140,23 @@ def check_end(message: BaseMessage, spec: str) -> None:
     """
     metadata = cast("Mapping[str, Any]", message.response_metadata)
     reason = _reason_of(metadata)
-    if reason in TOO_LONG:
+    if _is_one_of(reason, TOO_LONG):
         raise faults.truncated(spec)
-    if reason in WITHHELD:
+    if _is_one_of(reason, WITHHELD):
         raise faults.withheld(spec, reason)
-    if reason in BROKEN or _calls_are_broken(message):
+    if _is_one_of(reason, BROKEN) or _calls_are_broken(message):
         raise ModelUnavailable(
             f"{spec} called a tool in a way that cannot be read",
             hint="go on, or name a more capable model in `model:`",
         )
-    if not reason and metadata.get("model_provider") in TELLING:
+    unsaid = not reason and metadata.get("model_provider") in TELLING
+    if unsaid or _is_one_of(reason, UNFINISHED):
         raise faults.cut_off(spec)
+
+
+def _is_one_of(reason: str, words: frozenset[str]) -> bool:
+    # Where two pieces of a stream give the reason, LangChain puts the words together.
+    return any(reason.startswith(word) for word in words)
 
 
 def _reason_of(metadata: Mapping[str, Any]) -> str:
@@ -158,7 +165,7 @@ def _reason_of(metadata: Mapping[str, Any]) -> str:
             return str(metadata[name]).lower()
     incomplete: Any = metadata.get("incomplete_details")  # OpenAI's Responses API
     if isinstance(incomplete, Mapping):
-        return str(cast("Mapping[str, Any]", incomplete).get("reason") or "")
+        return str(cast("Mapping[str, Any]", incomplete).get("reason") or "incomplete")
     return str(metadata.get("status") or "")
 
 

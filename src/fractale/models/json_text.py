@@ -111,5 +111,5 @@ def _is_meant(value: Any, text: str, start: int, end: int) -> bool:
     ):
         return True
     before = text[max(0, start - 80) : start].rstrip(" \t*`")
-    alone = not before or before.endswith((":", "\n", "="))
+    alone = not before or before.endswith((":", "\n"))
     return LINE_END.match(text, end) is not None and (alone or len(value) > 1)

@@ -213,17 +213,39 @@ def _inside_problems(step: Step, block: Step, path: str) -> Iterator[Problem]:
 def _closure(targets: Sequence[Sequence[int]]) -> list[int]:
     """For every step, the steps that can come after it, as the bits of an integer."""
     after = [0] * len(targets)
-    order = _postorder(targets)
-    changed = True
-    while changed:
-        changed = False
-        for number in order:
-            found = after[number]
+    # A loop is done after what it leads to, and all of its steps lead to the same.
+    for loop in reversed(_loops(targets)):
+        found = 0
+        for number in loop:
             for target in targets[number]:
                 found |= after[target] | 1 << target
-            changed = changed or found != after[number]
+        for number in loop:
             after[number] = found
     return after
+
+
+def _loops(targets: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The steps in groups that lead to each other, each before those that it leads to."""
+    sources: list[list[int]] = [[] for _ in targets]
+    for number, onward in enumerate(targets):
+        for target in onward:
+            sources[target].append(number)
+    found: list[list[int]] = []
+    seen: set[int] = set()
+    # Kosaraju's way: backward from what was left last, as far as nothing else was.
+    for start in reversed(_postorder(targets)):
+        stack = [start] if start not in seen else []
+        seen.add(start)
+        loop: list[int] = []
+        while stack:
+            number = stack.pop()
+            loop.append(number)
+            fresh = [source for source in sources[number] if source not in seen]
+            seen.update(fresh)
+            stack += fresh
+        if loop:
+            found.append(loop)
+    return found
 
 
 def _postorder(targets: Sequence[Sequence[int]]) -> list[int]:

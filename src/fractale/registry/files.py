@@ -118,12 +118,9 @@ def load_registry(path: str | Path) -> Registry:
     """
     root = read_file(path)
     reader = Reader()
-    top = (
-        reader.fields(root, "", _KEYS, "a registry", _PLAN_KEYS) if root.value is not None else None
-    )
+    top = reader.fields(root, "", _KEYS, "a registry", _PLAN_KEYS)
     if top is None:
-        reader.problems.raise_if_any()
-        return Registry(file=str(path), warnings=(_empty(root),))
+        raise PlanError(reader.problems.errors)
     folder = Path(path).absolute().parent
     entries = [
         entry
@@ -131,9 +128,9 @@ def load_registry(path: str | Path) -> Registry:
         for entry in _entries(top, section, kind, folder)
     ]
     server = _server(top)
-    if reader.problems.errors:
-        raise PlanError(reader.problems.errors)
-    warnings = [*_unsupported(top)] if entries else [_empty(root), *_unsupported(top)]
+    reader.problems.raise_if_any()
+    warnings = [] if entries else [_empty(root)]
+    warnings.extend(_unsupported(top))
     return Registry(file=str(path), entries=tuple(entries), server=server, warnings=tuple(warnings))
 
 
@@ -180,7 +177,7 @@ def _entry(reader: Reader, node: Node, where: str, kind: Kind, folder: Path) -> 
         position=found.at("path").position,
         where=join(where, "path"),
         annotations=_annotations(found),
-        uri=found.name("uri"),
+        uri=found.text("uri") or None,
         folder=folder,
     )
     return entry if path else None

@@ -97,7 +97,7 @@ def make_resource(entry: Entry, found: Any) -> Resource | ResourceTemplate:
 
 def _text(answer: Any) -> Any:
     """JSON values as text: a resource is text or bytes."""
-    if isinstance(answer, (dict, int, float, bool)) or answer is None:
+    if isinstance(answer, (dict, list, int, float, bool)) or answer is None:
         return json.dumps(answer, ensure_ascii=False)
     return answer
 

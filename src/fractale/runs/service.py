@@ -13,6 +13,7 @@ from fractale.graph.context import Dependencies
 from fractale.graph.state import initial_state
 from fractale.models import Models
 from fractale.plan.build import load_plan
+from fractale.plan.dump import plan_data
 from fractale.plan.inputs import bind_inputs
 from fractale.plan.model import Plan
 from fractale.policy import Policy
@@ -21,7 +22,7 @@ from fractale.runs.preflight import preflight
 from fractale.runs.result import RunResult
 from fractale.runs.session import Session
 from fractale.settings import Settings
-from fractale.store.outputs import FileOutputs, MemoryOutputs, OutputStore
+from fractale.store.outputs import FileOutputs, MemoryOutputs, OutputStore, encode
 from fractale.store.records import RunFolders
 from fractale.toolbox import Toolbox
 
@@ -134,8 +135,12 @@ class Runs:
 
 
 def plan_hash(plan: Plan) -> str:
-    """A hash of what the plan means: comments and layout do not count."""
-    return hashlib.sha256(repr(plan).encode()).hexdigest()
+    """A hash of what the plan and those that it includes mean: layout does not count."""
+    return hashlib.sha256(encode(_meaning(plan))).hexdigest()
+
+
+def _meaning(plan: Plan) -> list[Any]:
+    return [plan_data(plan), *(_meaning(step.plan) for step in plan.walk() if step.plan)]
 
 
 def _head(plan: Plan, inputs: Mapping[str, Any]) -> dict[str, Any]:

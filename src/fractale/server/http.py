@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hmac
+import logging
 import signal
 import socket
 import threading
@@ -148,9 +149,15 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         self._ready()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop: answers under way get a moment, then what is still open is cut."""
+        # Every client holds a stream open that only ends so: for uvicorn that is an error.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        await super().shutdown(sockets)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Stop on SIGINT and SIGTERM. (Uvicorn's own raises them again, and dies of it.)"""
+        """Stop on SIGINT and SIGTERM. Uvicorn's own would raise them again, and die of it."""
         if threading.current_thread() is not threading.main_thread():
             yield  # only the main thread may handle signals
             return

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
-from fractale.testing.replies import Reply
+from fractale.testing.replies import Reply, arguments_as_text
 
 Json = dict[str, Any]
 
@@ -70,7 +70,9 @@ class OpenAIProtocol:
 
     def error(self, reply: Reply) -> tuple[Json, dict[str, str]]:
         """OpenAI's error body, and ``Retry-After``."""
-        headers = {} if reply.retry_after is None else {"Retry-After": f"{reply.retry_after:g}"}
+        headers = dict(reply.headers)
+        if reply.retry_after is not None:
+            headers["Retry-After"] = f"{reply.retry_after:g}"
         kind = {429: "rate_limit_exceeded", 401: "invalid_api_key"}.get(reply.status)
         return {"error": {"message": reply.text, "type": "error", "code": kind}}, headers
 
@@ -85,7 +87,7 @@ class OpenAIProtocol:
             {
                 "id": f"call_{number}",
                 "type": "function",
-                "function": {"name": name, "arguments": json.dumps(arguments)},
+                "function": {"name": name, "arguments": arguments_as_text(arguments)},
             }
             for number, (name, arguments) in enumerate(reply.tool_calls)
         ]
@@ -142,7 +144,7 @@ class GeminiProtocol:
             "status": GEMINI_STATUS.get(reply.status, "UNKNOWN"),
             "details": details,
         }
-        return {"error": error}, {}
+        return {"error": error}, dict(reply.headers)
 
     def _response(
         self,
@@ -166,6 +168,6 @@ class GeminiProtocol:
 
     def _calls(self, reply: Reply) -> list[Json]:
         return [
-            {"functionCall": {"name": name, "args": dict(arguments)}}
+            {"functionCall": {"name": name, "args": arguments}}
             for name, arguments in reply.tool_calls
         ]

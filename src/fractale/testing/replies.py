@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 RequestT = TypeVar("RequestT")
@@ -18,9 +18,11 @@ class Reply:
     Args:
         text: What the model says; of a fault, the server's message.
         data: JSON to say in place of the text.
-        tool_calls: ``(name, arguments)`` of each tool that the model calls.
+        tool_calls: ``(name, arguments)`` of each tool that the model calls; arguments that are
+            text are sent as they are (OpenAI only).
         status: HTTP status; anything but 200 is a fault.
         retry_after: Seconds that a fault asks to wait.
+        headers: More headers of a fault.
         delay: Seconds before the first byte.
         truncate: Cut the connection in the middle of the answer.
         malformed: Send broken JSON.
@@ -32,9 +34,10 @@ class Reply:
 
     text: str = ""
     data: Any = None
-    tool_calls: Sequence[tuple[str, Mapping[str, Any]]] = ()
+    tool_calls: Sequence[tuple[str, Mapping[str, Any] | str]] = ()
     status: int = 200
     retry_after: float | None = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
     delay: float = 0.0
     truncate: bool = False
     malformed: bool = False
@@ -95,3 +98,8 @@ class Script(Generic[RequestT]):
                 raise ScriptEnded(f"the script has no reply left after {self._given}")
             self._given += 1
         return Reply(text=reply) if isinstance(reply, str) else reply
+
+
+def arguments_as_text(arguments: Mapping[str, Any] | str) -> str:
+    """Arguments of a tool call as JSON text; text as it is."""
+    return arguments if isinstance(arguments, str) else json.dumps(dict(arguments))

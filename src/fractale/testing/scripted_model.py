@@ -25,7 +25,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, PrivateAttr
 
 from fractale.errors import ModelError
-from fractale.testing.replies import Reply, Script, ScriptEnded
+from fractale.testing.replies import Reply, Script, ScriptEnded, arguments_as_text
 
 
 class ScriptedFault(ModelAPIError):
@@ -181,7 +181,7 @@ def _result(reply: Reply, messages: list[BaseMessage]) -> ChatResult:
     if reply.truncate:
         raise ModelConnectionError("scripted: the connection was cut")
     calls: list[Any] = [
-        {"name": name, "args": dict(args), "id": f"call_{i}", "type": "tool_call"}
+        {"name": name, "args": args, "id": f"call_{i}", "type": "tool_call"}
         for i, (name, args) in enumerate(reply.tool_calls)
     ]
     message = AIMessage(
@@ -201,7 +201,7 @@ def _chunks(reply: Reply, messages: list[BaseMessage]) -> Iterator[ChatGeneratio
     if reply.truncate:
         raise ModelConnectionError("scripted: the connection was cut")
     calls = [
-        tool_call_chunk(name=name, args=json.dumps(dict(args)), id=f"call_{i}", index=i)
+        tool_call_chunk(name=name, args=arguments_as_text(args), id=f"call_{i}", index=i)
         for i, (name, args) in enumerate(reply.tool_calls)
     ]
     last = AIMessageChunk(

@@ -1,0 +1,395 @@
+"""``fractale serve``'s server: a real process, talked to by a real client and by raw HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from fractale.errors import ToolError, UsageError
+from fractale.mcp import McpToolbox
+from fractale.registry import Registry, ServerFileSettings, build_server
+from fractale.server import Options, options_of, serve, serve_async
+from fractale.settings import ServerSettings
+
+TOKEN = "correct-horse-battery"
+RUN = """
+import json, sys
+from fractale.errors import FractaleError
+from fractale.registry import load_registry
+from fractale.server import serve
+
+try:
+    options = json.loads(sys.argv[2])
+    serve([load_registry(sys.argv[1])], on_ready=lambda url: print(url, flush=True), **options)
+except FractaleError as error:
+    print(error, error.hint, sep="|", file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+TOOLS = '''
+import subprocess, sys
+
+print("noise when imported")
+
+def greet(who: str) -> dict:
+    """Say hello."""
+    print("noise when called")
+    subprocess.run(["echo", "noise of a program"], check=True)
+    return {"text": f"hello {who}", "stdin": sys.stdin.read()}
+
+def fail() -> dict:
+    """Fail."""
+    raise ValueError("no such queue")
+
+def persona() -> str:
+    return "You are an expert."
+'''
+REGISTRY = """
+tools:
+- path: served_tools.greet
+  name: say_hello
+- path: served_tools.fail
+prompts:
+- path: served_tools.persona
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a registry and its tools."""
+    made = tmp_path_factory.mktemp("serve")
+    (made / "served_tools.py").write_text(TOOLS)
+    (made / "registry.yaml").write_text(REGISTRY)
+    return made
+
+
+class Served:
+    """A server in a process of its own, on a free port of this machine."""
+
+    def __init__(self, folder, file="registry.yaml", **options) -> None:
+        options = {"port": 0, **options}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", RUN, str(folder / file), json.dumps(options)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.kind = options.get("transport", "http")
+        self.noise = self.process.stdout.readline()
+        self.url = self.process.stdout.readline().strip()
+        self.base = self.url.rpartition("/")[0]
+
+    def settings(self, **more) -> ServerSettings:
+        return ServerSettings(name="served", transport=self.kind, url=self.url, **more)
+
+    def stop(self, number=signal.SIGTERM) -> tuple[int, str]:
+        """Ask it to stop; gives its exit code and all that it wrote."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            out, err = self.process.communicate(timeout=20)
+        finally:
+            self.process.kill()
+        return self.process.returncode, out + err
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+
+@pytest.fixture(scope="module")
+def guarded(folder):
+    """A server with a token, for tests that don't end it."""
+    with Served(folder, token=TOKEN, allowed_origins=["https://lab.example"]) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def open_server(folder):
+    """A server without a token, for tests that don't end it."""
+    with Served(folder) as served:
+        yield served
+
+
+INITIALIZE = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-06-18",
+        "capabilities": {},
+        "clientInfo": {"name": "test", "version": "1"},
+    },
+}
+
+
+def post(served, url=None, **headers) -> httpx.Response:
+    """Open an MCP session by hand."""
+    accept = {"Accept": "application/json, text/event-stream"}
+    return httpx.post(url or served.url, json=INITIALIZE, headers={**accept, **headers})
+
+
+async def check_use(settings: ServerSettings) -> None:
+    """Everything that a client does."""
+    async with McpToolbox([settings]) as box:
+        assert [t.name for t in await box.tools()] == ["fail", "say_hello"]
+        result = await box.call_tool("say_hello", {"who": "Ada"})
+        failed = await box.call_tool("fail", {})
+        (message,) = await box.get_prompt("persona", {})
+    assert result.structured == {"text": "hello Ada", "stdin": ""}
+    assert (failed.is_error, failed.text) == (True, "ValueError: no such queue")
+    assert message.text == "You are an expert."
+
+
+# Using it
+
+
+async def test_a_client_with_the_token_uses_it(guarded):
+    await check_use(guarded.settings(token=TOKEN))
+
+
+async def test_it_serves_over_sse(folder):
+    with Served(folder, transport="sse", token=TOKEN) as served:
+        assert served.url.endswith("/sse")
+        await check_use(served.settings(token=TOKEN))
+
+
+async def test_it_serves_over_stdio_whatever_tools_print_or_read(folder):
+    arguments = ("-c", RUN, str(folder / "registry.yaml"), '{"transport": "stdio"}')
+    settings = ServerSettings(
+        name="served", transport="stdio", command=sys.executable, args=arguments
+    )
+    await check_use(settings)
+
+
+def test_a_signal_ends_a_stdio_server_that_waits_for_its_client(folder):
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process = subprocess.Popen(
+            [sys.executable, "-c", RUN, str(folder / "registry.yaml"), '{"transport": "stdio"}'],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        process.stdin.write(json.dumps(INITIALIZE).encode() + b"\n")
+        process.stdin.flush()
+        answer = json.loads(process.stdout.readline())
+        process.send_signal(number)
+        process.communicate(timeout=20)
+        assert answer["result"]["serverInfo"]["name"] == "fractale"
+        assert process.returncode == -number
+
+
+def test_health_tells_what_is_served_and_needs_no_token(guarded):
+    answer = httpx.get(f"{guarded.base}/health")
+    body = answer.json()
+    assert answer.status_code == 200
+    assert (body["status"], body["name"], body["tools"]) == ("ok", "fractale", 2)
+    assert body["version"]
+
+
+def test_https_with_a_certificate(folder, tmp_path):
+    if shutil.which("openssl") is None:
+        pytest.skip("makes its certificate with openssl")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    words = [
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "1",
+        "-subj",
+        "/CN=localhost",
+    ]
+    alternative = ["-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(["openssl", *words, *alternative, *files], check=True, capture_output=True)
+    pair = {"ssl_keyfile": str(key), "ssl_certfile": str(certificate)}
+    with Served(folder, **pair) as served:
+        assert served.url.startswith("https://127.0.0.1:")
+        import ssl
+
+        trust = ssl.create_default_context(cafile=str(certificate))
+        assert httpx.get(f"{served.base}/health", verify=trust).json()["status"] == "ok"
+
+
+# The gates
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": f"Basic {TOKEN}"},
+        {"Authorization": TOKEN},
+        {"Authorization": f"Bearer {TOKEN}x"},
+    ],
+)
+def test_without_the_right_token_nothing_is_answered(guarded, headers):
+    answer = post(guarded, **headers)
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+    assert TOKEN not in answer.text
+
+
+def test_no_path_but_health_is_open_without_the_token(guarded):
+    paths = ("/mcp", "/", "/health/", "/health/../mcp", "//health", "/messages/", "/nowhere")
+    codes = {path: httpx.get(guarded.base + path).status_code for path in paths}
+    assert set(codes.values()) == {401}, codes
+
+
+def test_with_the_token_a_session_opens(guarded):
+    assert post(guarded, Authorization=f"Bearer {TOKEN}").status_code == 200
+    assert post(guarded, authorization=f"bearer {TOKEN}").status_code == 200
+
+
+async def test_a_client_with_a_wrong_token_is_told_so(guarded):
+    async with McpToolbox([guarded.settings(token="wrong")]) as box:
+        with pytest.raises(ToolError):
+            await box.call_tool("say_hello", {"who": "Eve"})
+        (status,) = await box.servers()
+    assert "401" in (status.error or "")
+
+
+def test_a_foreign_host_header_is_refused(open_server):
+    port = open_server.base.rpartition(":")[2]
+    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", ""):
+        assert post(open_server, Host=host).status_code in (400, 421)
+    for host in (f"127.0.0.1:{port}", f"localhost:{port}"):
+        assert post(open_server, Host=host).status_code == 200
+    assert httpx.get(f"{open_server.base}/health", headers={"Host": "evil.example"}).is_error
+
+
+def test_a_web_page_elsewhere_is_refused(guarded):
+    right = {"Authorization": f"Bearer {TOKEN}"}
+    for origin in ("https://evil.example", "null", "https://lab.example.evil.example"):
+        assert post(guarded, Origin=origin, **right).status_code == 403
+    for origin in ("https://lab.example", guarded.base):
+        assert post(guarded, Origin=origin, **right).status_code == 200
+
+
+async def test_on_another_address_the_token_and_the_origin_count():
+    from fractale.server.http import http_app
+
+    app = http_app(build_server([]), Options(host="192.0.2.7", token=TOKEN))
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://login1.example") as client:
+        codes = [
+            (await client.get("/health")).status_code,
+            (await client.post("/mcp", json=INITIALIZE)).status_code,
+            (await client.get("/health", headers={"Origin": "https://evil.example"})).status_code,
+        ]
+    assert codes == [200, 401, 403]
+
+
+# What is refused before anything is served
+
+
+def registry(**server) -> Registry:
+    return Registry(file="f.yaml", server=ServerFileSettings(**server))
+
+
+def test_flags_win_over_files_and_files_over_defaults():
+    upstream = registry(transport="http", host="0.0.0.0", port=9000)
+    assert options_of([registry()]) == Options(host="127.0.0.1", port=8089, path="/mcp")
+    assert options_of([registry(), upstream], token="t").host == "0.0.0.0"
+    flagged = options_of([upstream], host="127.0.0.1", port=0, path="tools/")
+    assert (flagged.host, flagged.port, flagged.path) == ("127.0.0.1", 0, "/tools")
+    assert options_of([registry(transport="sse")]).path == "/sse"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "login1.example"])
+@pytest.mark.parametrize("token", [None, ""])
+def test_another_address_without_a_token_is_refused(host, token):
+    with pytest.raises(UsageError, match="without a token is refused") as caught:
+        serve([registry(host=host)], port=0, token=token)
+    assert "FRACTALE_MCP_TOKEN" in caught.value.hint
+    assert "--host 127.0.0.1" in caught.value.hint
+
+
+def test_local_addresses_and_stdio_need_no_token():
+    for host in ("127.0.0.1", "127.0.0.2", "::1", "localhost"):
+        assert options_of([registry(host=host)]).host == host
+    assert options_of([registry(host="0.0.0.0")], transport="stdio").token is None
+
+
+@pytest.mark.parametrize("token", ["two words", "line\nbreak", "clé"])
+def test_a_token_that_no_header_carries_is_refused(token):
+    with pytest.raises(UsageError, match="can't carry") as caught:
+        options_of([], token=token)
+    assert token not in f"{caught.value}{caught.value.hint}"
+
+
+def test_half_or_bad_certificates_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="needs both"):
+        options_of([registry(ssl_keyfile="key.pem")])
+    with pytest.raises(UsageError, match="isn't there"):
+        options_of([], ssl_keyfile="no.pem", ssl_certfile="no.pem")
+    bad = tmp_path / "bad.pem"
+    bad.write_text("not a certificate")
+    with pytest.raises(UsageError, match="can't be used"):
+        serve([], port=0, ssl_keyfile=str(bad), ssl_certfile=str(bad))
+
+
+def test_a_port_in_use_is_told():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(UsageError, match=f"port {port} of 127.0.0.1 is in use") as caught:
+            serve([], port=port)
+    assert "--port 0" in caught.value.hint
+
+
+def test_an_address_of_another_machine_is_told():
+    with pytest.raises(UsageError, match=r"cannot listen on 192\.0\.2\.7"):
+        serve([], host="192.0.2.7", port=0, token=TOKEN)
+
+
+def test_a_wrong_entry_stops_the_start(folder):
+    (folder / "wrong.yaml").write_text("tools:\n- served_tools.gret\n")
+    with Served(folder, "wrong.yaml") as served:
+        code, written = served.stop()
+    assert code == 3
+    assert "wrong.yaml:2:3  unknown-name" in written
+    assert "did you mean `greet`" in written
+
+
+# Stopping
+
+
+async def test_inside_a_program_it_ends_by_returning_and_gives_the_signals_back():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    ready = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(serve_async([], port=0, on_ready=ready.set_result))
+    async with httpx.AsyncClient() as client:
+        answer = await client.get((await ready).replace("/mcp", "/health"))
+    signal.raise_signal(signal.SIGTERM)
+    await task
+    assert answer.json()["tools"] == 0
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_stops_it_in_order_with_clients_connected(folder, number):
+    with Served(folder, token=TOKEN) as served:
+        async with McpToolbox([served.settings(token=TOKEN)]) as box:
+            await box.call_tool("say_hello", {"who": "Ada"})
+            code, written = served.stop(number)
+    with socket.create_server(("127.0.0.1", int(served.base.rpartition(":")[2]))) as again:
+        assert again.getsockname()  # the port is free
+    assert code == 0
+    assert written == "noise when called\nnoise of a program\n"
+    assert TOKEN not in written + repr(Options(token=TOKEN))
