@@ -7,7 +7,7 @@ import pytest
 from fractale.graph.outcome import CallResult, exit_code_evidence, outputs_of
 from fractale.testing import FakeToolServer, ScriptedModel
 from fractale.testing.model_server import Reply
-from fractale.toolbox import ToolResult
+from fractale.toolbox import ToolInfo, ToolResult
 
 
 async def outcome_of(run_plan, outputs, extra="", **options):
@@ -150,6 +150,14 @@ async def test_an_empty_answer_of_a_model_is_never_a_success(run_plan):
 )
 def test_outputs_are_the_structured_answer_else_json_in_the_text_else_the_text(result, outputs):
     assert outputs_of(result) == outputs
+
+
+def test_what_fastmcp_wraps_is_looked_into_so_that_no_exit_code_is_overlooked():
+    schema = {"type": "object", "x-fastmcp-wrap-result": True}
+    tool = ToolInfo(name="t", server="s", output_schema=schema)
+    result = ToolResult(text="", structured={"result": {"returncode": 1}})
+    assert outputs_of(result, tool) == {"returncode": 1}
+    assert outputs_of(result) == {"result": {"returncode": 1}}
 
 
 def test_a_call_result_without_anything_is_empty_not_none():

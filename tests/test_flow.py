@@ -223,3 +223,34 @@ async def test_the_last_event_lists_every_entry_of_a_step_in_order(run_plan, too
         ("a", 2, "failure", "exit_code"),
     ]
     assert final["steps"][0]["error"].startswith("returncode is 3")
+
+
+async def test_a_rule_that_cannot_be_evaluated_fails_the_step_and_says_where(run_plan, tools):
+    seen = await run_plan(
+        """
+        name: ill-typed
+        steps:
+          - name: a
+            tool: ok
+            rules: {success: [value > 'ten']}
+            transitions: {failure: b}
+          - {name: b, tool: ok}
+        """,
+        tools=tools,
+    )
+    assert seen.path == ["a:failure", "b:success"]
+    assert seen.decided("b") == "default"
+    assert "<string>:6:" in seen.result.steps[0]["error"]
+
+
+async def test_a_when_that_cannot_be_evaluated_fails_the_step(run_plan, tools):
+    seen = await run_plan(
+        """
+        name: ill-typed
+        inputs: {n: 3}
+        steps: [{name: a, tool: ok, when: inputs.n > 'ten'}]
+        """,
+        tools=tools,
+    )
+    assert seen.path == ["a:failure"]
+    assert tools.calls == []

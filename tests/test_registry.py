@@ -211,7 +211,7 @@ def test_agents_of_0_1_0_are_replaced(registry):
     )
     for path in paths:
         (found,) = problems(import_entry, registry(f"tools:\n- path: {path}\n").entries[0])
-        assert "`result_parse` took its place" in found
+        assert "`result_parse` will take its place" in found
 
 
 async def test_an_optional_entry_is_left_out_with_a_warning(module, registry):
@@ -545,9 +545,8 @@ async def test_prompts_and_resources_of_fastmcp_are_served_as_they_are(module, r
         def queues() -> list: return ["debug"]
         text = Resource.from_function(lambda: "text", uri="site://text", name="text")
 
-        class Asker:
-            def __call__(self, who: str) -> dict: return {"who": who}
-        asker = Asker()
+        @prompt
+        def asker(who: str) -> dict: return {"who": who}
     """)
     found = registry(f"""\
         prompts: [{name}.decorated, {{path: {name}.made, name: renamed}}, {name}.asker]

@@ -94,11 +94,9 @@ def _tool(tool: Any) -> dict[str, Any]:
 
 
 def _as_text(found: dict[str, Any]) -> str:
-    from fractale.cli.text import inert
-
     blocks: list[str] = []
     for section, rows in found.items():
-        lines = [section] + [f"  {inert(_line(section, row), 160)}" for row in rows]
+        lines = [section] + [f"  {_line(section, row)}" for row in rows]
         blocks.append("\n".join(lines if rows else [*lines, "  none"]))
     return "\n\n".join(blocks)
 
@@ -106,9 +104,16 @@ def _as_text(found: dict[str, Any]) -> str:
 def _line(section: str, row: dict[str, Any]) -> str:
     if section == "servers":
         state = "connected" if row["connected"] else f"not there: {row['error']}"
-        return f"{row['name']:<24} {row['transport']:<6} {row['address']}  {state}"
+        return _columns((row["name"], 24), (row["transport"], 8), (row["address"], 32), (state, 0))
     if section == "models":
-        return f"{row['spec']:<32} {'ready' if row['ready'] else row['why']}"
+        return _columns((row["spec"], 32), ("ready" if row["ready"] else row["why"], 0))
     name = row.get("name") or row.get("uri", "")
     first = (row.get("description") or "").strip().split("\n")[0]
-    return f"{name:<32} {row['server']:<10} {first}"
+    return _columns((name, 32), (row["server"], 10), (first, 0))
+
+
+def _columns(*cells: tuple[str, int]) -> str:
+    """Cells side by side, each at least as wide as it says; nothing in them is interpreted."""
+    from fractale.cli.text import inert
+
+    return " ".join(inert(str(text), 200).ljust(width) for text, width in cells).rstrip()

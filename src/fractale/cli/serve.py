@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
+
+from fractale.errors import PlanError, Problem
 
 
 @click.command("serve")
@@ -39,17 +42,36 @@ def command(
     fractale serve registries/demo.yaml
     FRACTALE_MCP_TOKEN=… fractale serve registries/demo.yaml --host 0.0.0.0
     """
-    from fractale.registry import load_registry
     from fractale.server import serve
 
     def ready(url: str) -> None:
         click.echo(f"serving at {url} · health {url.rpartition('/')[0]}/health", err=True)
 
     serve(
-        [load_registry(file) for file in files],
+        load_all(files),
         transport="stdio" if stdio else transport,
         host=host,
         port=port,
         token=token,
         on_ready=ready,
     )
+
+
+def load_all(files: tuple[Path, ...]) -> list[Any]:
+    """Every registry file.
+
+    Raises:
+        PlanError: Any of them is wrong, with the problems of all.
+    """
+    from fractale.registry import load_registry
+
+    registries: list[Any] = []
+    problems: list[Problem] = []
+    for file in files:
+        try:
+            registries.append(load_registry(file))
+        except PlanError as error:
+            problems += error.problems
+    if problems:
+        raise PlanError(problems)
+    return registries

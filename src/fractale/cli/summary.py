@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from fractale.cli.text import (
     Line,
@@ -160,6 +160,10 @@ def value_text(value: Any, path: str | None = None) -> list[str]:
     Args:
         path: A file that holds the value.
     """
+    if isinstance(value, list) and value:
+        items = cast("list[Any]", value)
+        if all(isinstance(item, str) for item in items):
+            return _block([line for item in items for line in fold(inert(item), WIDTH - 16)])
     if not isinstance(value, str):
         value = as_json(value)
     lines = inert(value.strip("\n"), 20_000, lines=True).split("\n")

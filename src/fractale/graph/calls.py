@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
@@ -67,8 +67,7 @@ class Visit:
     conversation: list[Any] | None = None
     usage: Usage = field(default_factory=Usage)
     calls: int = 0
-    matched: Decision | None = None
-    matched_result: ToolResult | None = None
+    matched: CallResult | None = None
     records: dict[str, Record] = field(default_factory=dict[str, Record])
 
     def emit(self, kind: Any, **data: Any) -> None:
@@ -94,10 +93,10 @@ class Visit:
                 hint="run with --yes, or name it under policy.allow in the settings",
             )
         result = await self.tool(tool, arguments)
-        call = CallResult(outputs=outputs_of(result), text=result.text)
+        call = CallResult(outputs=outputs_of(result, tool), text=result.text)
         scope = rule_scope(self.scope, call, self.attempts)
         if decision := match_rules(self.step, scope, self.warn_undefined):
-            self.matched, self.matched_result = decision, result
+            self.matched = replace(call, matched=decision)
         return result
 
     def done(self) -> bool:
@@ -241,16 +240,19 @@ async def call_tool_step(visit: Visit) -> CallResult:
             f"`{tool.name}` is denied by the settings", position=visit.step.where("tool")
         )
     agree(visit, tool)
-    return result_of_tool(await visit.tool(tool, visit.inputs))
+    return result_of_tool(tool, await visit.tool(tool, visit.inputs))
 
 
-def result_of_tool(result: ToolResult) -> CallResult:
+def result_of_tool(tool: ToolInfo, result: ToolResult) -> CallResult:
     """A tool's answer as the result of a step."""
     error = (
         (result.text or "the tool reported an error and said nothing") if result.is_error else None
     )
     return CallResult(
-        outputs=outputs_of(result), text=result.text, error=error, code="tool" if error else None
+        outputs=outputs_of(result, tool),
+        text=result.text,
+        error=error,
+        code="tool" if error else None,
     )
 
 
@@ -324,7 +326,7 @@ async def call_agent_step(visit: Visit) -> CallResult:
     arguments = give_error(visit, properties)
     if visit.instruction and "instruction" in properties:
         arguments.setdefault("instruction", visit.instruction)
-    return result_of_tool(await visit.tool(tool, arguments))
+    return result_of_tool(tool, await visit.tool(tool, arguments))
 
 
 def general_messages(visit: Visit) -> list[BaseMessage]:
@@ -375,15 +377,8 @@ async def _work_with_tools(
     model = visit.deps.models.get(visit.step.model)
     conversation = await ask(messages, tools=tools, model=model, host=visit, config=visit.config)
     kept = _keep(visit, conversation)
-    if visit.matched_result is not None:
-        result = visit.matched_result
-        return CallResult(
-            outputs=outputs_of(result),
-            text=result.text,
-            usage=visit.usage,
-            matched=visit.matched,
-            conversation=kept,
-        )
+    if visit.matched is not None:
+        return replace(visit.matched, usage=visit.usage, conversation=kept)
     text = answer_of(conversation)
     outputs = outputs_of_text(text)
     if visit.step.output_schema is not None and outputs == {"content": text}:

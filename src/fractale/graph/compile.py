@@ -24,9 +24,9 @@ from fractale.errors import CallError, TemplateError
 from fractale.graph.calls import Visit
 from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.nodes import GaveUp, StepNode, leaf_node
-from fractale.graph.outcome import DEFAULT_SUCCESS, CallResult, Decision
+from fractale.graph.outcome import DEFAULT_SUCCESS, CallResult, Decision, failed_by
 from fractale.graph.scope import Needs, needs_of, step_values
-from fractale.graph.state import DecidedBy, ItemState, PlanState, Record, Spent, initial_state
+from fractale.graph.state import ItemState, PlanState, Record, Spent, initial_state
 from fractale.models import Usage
 from fractale.plan.expressions import evaluate
 from fractale.plan.model import FAILURE, SUCCESS, Expression, ForEach, Plan, Step
@@ -330,14 +330,11 @@ def _parallel(node: StepNode) -> StepNode:
         names = ", ".join(f"`{name}`" for name in failed)
         first = records[failed[0]]
         reason = f"{names} failed: {first.get('error', '')}"
-        return CallResult(outputs=outputs, matched=_failed(first.get("decided_by"), reason))
+        return CallResult(
+            outputs=outputs, matched=failed_by(first.get("decided_by", "error"), reason)
+        )
 
     return replace(node, perform=call, inside=builder.compile())
-
-
-def _failed(decided_by: DecidedBy | None, reason: str) -> Decision:
-    by: DecidedBy = decided_by or "error"
-    return Decision(outcome="failure", event=FAILURE, decided_by=by, reason=reason)
 
 
 def _foreach(node: StepNode) -> StepNode:
@@ -424,7 +421,7 @@ def _gather(node: StepNode, results: list[dict[str, Any]]) -> CallResult:
     if failed and not node.step.keep_going:
         first = results[failed[0]]
         reason = f"{len(failed)} of {len(results)} items failed; item {failed[0]}: {first['error']}"
-        return CallResult(outputs=outputs, matched=_failed(first["decided_by"], reason))
+        return CallResult(outputs=outputs, matched=failed_by(first["decided_by"], reason))
     own = [r for r in results if r["event"] not in (SUCCESS, FAILURE)]
     if own:
         decision = Decision(

@@ -15,6 +15,7 @@ from fractale.graph.outcome import (
     CallResult,
     Decision,
     decide_by_evidence,
+    failed_by,
     match_rules,
     record_of,
     rule_scope,
@@ -22,7 +23,7 @@ from fractale.graph.outcome import (
 from fractale.graph.scope import Needs, build_scope, needs_of, step_values
 from fractale.graph.state import ItemState, PlanState, Record, Spent
 from fractale.plan.expressions import holds, render
-from fractale.plan.model import END_FAILED, END_SUCCESS, FAILURE, SUCCESS, Plan, Step
+from fractale.plan.model import END_FAILED, END_SUCCESS, SUCCESS, Plan, Step
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -107,11 +108,12 @@ class StepNode:
             attempts=before.get("attempts", 0) + 1,
             conversation=self.deps.outputs.get(before.get("conversation")),
         )
-        if step.when and not holds(step.when, scope, lambda n: visit.warn_undefined("when", n)):
+        applies, fault = applies_now(visit)
+        if not applies:
             return self._skip(state, visit, before)
         if tries == 1:
             self._enter(visit, state.get("last"))
-        result = await call_step(visit, self.perform, tries)
+        result = fault or await call_step(visit, self.perform, tries)
         decision = await decide(visit, result)
         return self._finish(state, visit, result, decision, started)
 
@@ -280,6 +282,21 @@ class StepNode:
         return ItemState(results={str(index): entry}, spent=spent)
 
 
+def applies_now(visit: Visit) -> tuple[bool, CallResult | None]:
+    """Whether the step's `when` holds; a `when` that can't be evaluated fails the step.
+
+    Returns:
+        Whether to enter the step, and the result if it is known without a call.
+    """
+    when = visit.step.when
+    if when is None:
+        return True, None
+    try:
+        return holds(when, visit.scope, lambda name: visit.warn_undefined("when", name)), None
+    except CallError as error:
+        return True, CallResult(error=str(error), code=error.code)
+
+
 async def call_step(visit: Visit, call: Perform, tries: int) -> CallResult:
     """Render what the step is given and make its call; a failed call is a result, too.
 
@@ -331,7 +348,11 @@ async def decide(visit: Visit, result: CallResult) -> Decision:
     if result.matched is not None:
         return result.matched
     scope = rule_scope(visit.scope, result, visit.attempts)
-    if decision := match_rules(visit.step, scope, visit.warn_undefined):
+    try:
+        decision = match_rules(visit.step, scope, visit.warn_undefined)
+    except CallError as error:
+        return failed_by("error", str(error))
+    if decision:
         return decision
     if decision := decide_by_evidence(visit.step, result):
         return decision
@@ -339,9 +360,7 @@ async def decide(visit: Visit, result: CallResult) -> Decision:
         try:
             return await judge(visit, result)
         except CallError as error:
-            return Decision(
-                outcome="failure", event=FAILURE, decided_by="error", reason=f"the judge: {error}"
-            )
+            return failed_by("error", f"the judge: {error}")
     return DEFAULT_SUCCESS
 
 

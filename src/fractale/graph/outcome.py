@@ -15,7 +15,7 @@ from fractale.graph.state import DecidedBy, Outcome, Record
 from fractale.models import Usage, find_json
 from fractale.plan.expressions import holds
 from fractale.plan.model import FAILURE, SUCCESS, Step
-from fractale.toolbox import ToolResult
+from fractale.toolbox import ToolInfo, ToolResult
 
 EXIT_CODE_KEYS = (
     "returncode",
@@ -65,18 +65,25 @@ class Decision:
     reason: str = ""
 
 
-def outputs_of(result: ToolResult) -> dict[str, Any]:
+WRAPPED = "x-fastmcp-wrap-result"
+"""FastMCP's mark in an output schema: the answer itself is under the key `result`."""
+
+
+def outputs_of(result: ToolResult, tool: ToolInfo | None = None) -> dict[str, Any]:
     """A tool's answer as a mapping.
 
     The structured content, else the JSON in the text (bare, fenced, or after prose), else
-    ``{content: text}``. A scalar or a list is kept as ``{result: …}``. FastMCP wraps a text
-    answer as ``{"result": "…"}``: where that text is a JSON mapping, the mapping is meant.
+    ``{content: text}``. A scalar or a list is kept as ``{result: …}``. A server on FastMCP
+    wraps answers that need not be mappings as ``{"result": …}``: what is in it is meant, so that
+    an exit code inside is not overlooked.
     """
     value = result.structured
     if isinstance(value, dict) and list(cast("dict[str, Any]", value)) == ["result"]:
         inner = cast("dict[str, Any]", value)["result"]
         if isinstance(inner, str):
             return outputs_of_text(inner)
+        if tool is not None and (tool.output_schema or {}).get(WRAPPED):
+            return as_mapping(inner)
     if value is None:
         return outputs_of_text(result.text)
     return as_mapping(value)
@@ -133,15 +140,16 @@ def decide_by_evidence(step: Step, result: CallResult) -> Decision | None:
         A failure with its reason, or None where nothing speaks against success.
     """
     if result.error is not None:
-        return _failure("error", result.error)
+        return failed_by("error", result.error)
     if reason := exit_code_evidence(result.outputs):
-        return _failure("exit_code", reason)
+        return failed_by("exit_code", reason)
     if step.output_schema is not None and (reason := schema_error(step, result.outputs)):
-        return _failure("schema", reason)
+        return failed_by("schema", reason)
     return None
 
 
-def _failure(by: DecidedBy, reason: str) -> Decision:
+def failed_by(by: DecidedBy, reason: str) -> Decision:
+    """A failure, what decided it, and why."""
     return Decision(outcome="failure", event=FAILURE, decided_by=by, reason=reason)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from fractale.errors import DependencyMissing, SettingsError, UsageError
+from fractale.models.faults import SHOWN, Masker
 from fractale.settings import DEFAULT_MODELS, Settings
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def build(settings: Settings, provider: str, model: str) -> BaseChatModel:
         from fractale import local_model
 
         return _build_openai(local_model.serve(settings.local_model), local_model.API_KEY, model)
-    return _build_other(provider, model)
+    return _build_other(settings, provider, model)
 
 
 def _build_gemini(settings: Settings, model: str) -> BaseChatModel:
@@ -237,16 +238,18 @@ def _is_loopback(url: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def _build_other(provider: str, model: str) -> BaseChatModel:
+def _build_other(settings: Settings, provider: str, model: str) -> BaseChatModel:
     from langchain.chat_models import init_chat_model
 
     try:
         return init_chat_model(model, model_provider=provider)
     except ImportError as error:
         raise _missing_package(provider) from error
-    except ValueError as error:
+    except Exception as error:
+        # Each provider has its own class for "something is not set".
+        said = Masker(settings.secrets)(" ".join(str(error).split()))[:SHOWN]
         raise SettingsError(
-            f"cannot build {provider}:{model}: {error}",
+            f"cannot build {provider}:{model}: {said}",
             hint="see the provider's page in LangChain's documentation for what it needs",
         ) from error
 

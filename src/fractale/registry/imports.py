@@ -121,7 +121,7 @@ def _replacement(path: str) -> str | None:
     instead = BUILT_IN.get(path.rpartition(".")[2])
     if instead is None or not path.startswith(_OLD_HOMES):
         return None
-    return f"`{path}` is an agent of fractale 0.1.0; {instead} took its place: remove this entry"
+    return f"`{path}` is an agent of fractale 0.1.0; {instead} will take its place"
 
 
 def _get(module: str) -> str:

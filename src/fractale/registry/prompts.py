@@ -96,15 +96,16 @@ def make_resource(entry: Entry, found: Any) -> Resource | ResourceTemplate:
 
 
 def _text(answer: Any) -> Any:
-    """JSON values as text: a resource is text or bytes."""
-    if isinstance(answer, (dict, list, int, float, bool)) or answer is None:
+    """JSON values as text; text, bytes and FastMCP's own results as they are."""
+    if isinstance(answer, str):
+        return answer
+    try:
         return json.dumps(answer, ensure_ascii=False)
-    return answer
+    except TypeError:
+        return answer
 
 
 def _function(found: Any) -> Callable[..., Any]:
     if inspect.isroutine(found):
         return found
-    if callable(found) and not inspect.isclass(found):
-        return found.__call__
     raise TypeError(f"is {type(found).__name__}, not a function")

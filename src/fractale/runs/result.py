@@ -28,6 +28,7 @@ class RunResult:
         usage: ``{input_tokens, output_tokens, total_tokens, cost, seconds}``.
         record: The folder of the run, where there is one.
         waiting: The questions that the run waits for.
+        output_files: Output → the file that holds it, for texts of many lines.
     """
 
     run: str
@@ -40,6 +41,7 @@ class RunResult:
     usage: dict[str, Any] = field(default_factory=dict[str, Any])
     record: Path | None = None
     waiting: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    output_files: dict[str, str] = field(default_factory=dict[str, str])
 
     @property
     def exit_code(self) -> int:
@@ -64,6 +66,7 @@ def finished_data(result: RunResult) -> dict[str, Any]:
         "usage": result.usage,
         "record": str(result.record) if result.record else None,
         "waiting": result.waiting,
+        "output_files": result.output_files,
         "next": next_commands(result),
     }
 
@@ -72,6 +75,9 @@ def next_commands(result: RunResult) -> list[str]:
     """The commands that make sense now."""
     if result.record is None:
         return []
-    if result.status in ("waiting", "limit", "stopped"):
-        return [f"fractale resume {result.run}"]
-    return []
+    resume = f"fractale resume {result.run}"
+    if result.status == "waiting":
+        return [f"{resume} --answer {question.get('step')}=yes" for question in result.waiting]
+    if result.status == "limit":
+        return [f"{resume} --limit NAME=VALUE"]
+    return [resume] if result.status == "stopped" else []

@@ -28,6 +28,7 @@ from fractale.store.records import EventLog, RunFolder
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
 
+LONG_TEXT_LINES = 10
 NO_RECURSION_LIMIT = 1_000_000_000
 """fractale bounds its loops itself: by attempts, limits and rules."""
 
@@ -93,7 +94,11 @@ class Session:
         if self._log:
             self._log(event)
         for listener in self._options.listeners:
-            listener(event)
+            try:
+                listener(event)
+            except BrokenPipeError:
+                # Nobody reads on: stop where nothing is lost.
+                self._options.control.request_drain("its output was closed")
 
     async def resume(self, answers: dict[str, Any]) -> RunResult:
         """Go on from the last checkpoint."""
@@ -229,6 +234,16 @@ class Session:
             return self._end("success", outputs=outputs)
         return self._end("failed", error=str(values.get("error") or "the plan failed"))
 
+    def _keep_long_texts(self, outputs: Mapping[str, Any]) -> dict[str, str]:
+        """Outputs that are too long for a screen, as files that a person can use."""
+        if self._folder is None:
+            return {}
+        return {
+            name: str(self._folder.write_output(name, value))
+            for name, value in outputs.items()
+            if isinstance(value, str) and value.count("\n") > LONG_TEXT_LINES
+        }
+
     def _end(
         self,
         status: Status,
@@ -250,6 +265,7 @@ class Session:
             usage=_usage(self.context.meter),
             record=self._folder.path if self._folder else None,
             waiting=waiting or [],
+            output_files=self._keep_long_texts(outputs or {}),
         )
         self.context.emit("run_finished", **finished_data(result))
         return result

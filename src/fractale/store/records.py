@@ -46,6 +46,15 @@ class RunFolder:
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
+    def write_output(self, name: str, text: str) -> Path:
+        """Keep an output of the run as a text file of its own; returns where."""
+        self.outputs.mkdir(exist_ok=True, mode=0o700)
+        path = self.outputs / f"{name}.txt"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        return path
+
     def read_head(self) -> dict[str, Any]:
         """How the run was started.
 
