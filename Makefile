@@ -18,7 +18,7 @@ BIN := .venv/bin
 	@touch $@
 
 demo: .venv/stamp
-	$(BIN)/fractale run plans/demo.yaml -r registries/demo.yaml --backend local
+	@$(BIN)/fractale run plans/demo.yaml -r registries/demo.yaml --backend local
 
 test: .venv/stamp-dev
 	$(BIN)/pytest -n 2 -q

@@ -1,5 +1,6 @@
 """The shipped plans, run whole: real tools in the embedded server, real files."""
 
+import asyncio
 import importlib.util
 from pathlib import Path
 
@@ -81,6 +82,16 @@ async def test_answers_that_are_none_count_as_tries(tmp_path, answer):
     assert result.ok
     assert path_of(result).count("extract") == 3
     assert "lammps, read by the parser, after 3 tries" in result.outputs["read_by"]
+
+
+async def test_a_script_without_a_directive_is_translated_without_it(tmp_path):
+    lines = [x for x in text_of(str(SCRIPT)).splitlines() if "--partition" not in x]
+    script = tmp_path / "mine.sbatch"
+    await asyncio.to_thread(script.write_text, "\n".join(lines))
+    result = await translate(tmp_path, ScriptedModel([Reply(data=RIGHT)] * 3), script=str(script))
+    assert result.ok
+    assert "--queue" not in result.outputs["flux_script"]
+    assert "#FLUX: --nslots=64\n" in result.outputs["flux_script"]
 
 
 async def test_a_script_that_is_not_there_fails_with_its_name(tmp_path):

@@ -17,6 +17,7 @@ SHOWN = (
     "openai_api_key",
     "openai_base_url",
     "gemini_api_key",
+    "gemini_base_url",
     "max_attempts",
     "state_dir",
 )

@@ -149,6 +149,6 @@ class RunContext:
         return value
 
     def variables(self) -> dict[str, Any]:
-        """The `run` of templates."""
-        folder = str(self.run_dir) if self.run_dir else ""
-        return {"id": self.run_id, "plan": self.plan_name, "dir": folder}
+        """The `run` of templates; a run that is not kept has no `dir`."""
+        known = {"id": self.run_id, "plan": self.plan_name}
+        return {**known, "dir": str(self.run_dir)} if self.run_dir else known

@@ -40,8 +40,8 @@ def is_reference(value: Any) -> bool:
 
 
 def encode(value: Any) -> bytes:
-    """JSON in its one canonical form: the same value gives the same bytes."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+    """JSON in one form: the same value, with its keys in the same order, gives the same bytes."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 class MemoryOutputs:
