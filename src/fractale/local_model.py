@@ -9,6 +9,7 @@ the bearer token `API_KEY`, so that a web page in a browser cannot talk to it by
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import threading
@@ -39,7 +40,7 @@ INSTALL: Final = (
 
 @dataclass(slots=True)
 class LocalModelServer:
-    """One GGUF file, loaded and served until the process ends or `stop` is called.
+    """One GGUF file, loaded and served until the process ends.
 
     Args:
         path: The GGUF file.
@@ -66,10 +67,6 @@ class LocalModelServer:
         if self._server is None:
             self._server = _load(self.path)
         return self.base_url
-
-    def stop(self) -> None:
-        """Free the model and close the port."""
-        self._server = None
 
 
 class _Servers:
@@ -150,12 +147,16 @@ def _load(path: Path) -> Any:
         raise DependencyMissing(f"llama.cpp is not installed ({error})", hint=INSTALL) from error
     engine: Any = xllamacpp
     try:
-        return engine.Server(_parameters(engine, path))
+        server = engine.Server(_parameters(engine, path))
     except RuntimeError as error:
         raise SettingsError(
             f"llama.cpp cannot load {path}",
             hint="the file may be damaged, of a newer format, or too large for the memory",
         ) from error
+    # Ending a server waits for its threads while it holds Python's lock, which they may wait
+    # for: now and then that never ends. So it is never freed; it ends with the process.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(server))
+    return server
 
 
 def threads(cores: int | None) -> int:
