@@ -21,17 +21,22 @@ demo: .venv/stamp
 	@$(BIN)/fractale run plans/demo.yaml -r registries/demo.yaml --backend local
 
 test: .venv/stamp-dev
-	$(BIN)/pytest -n 2 -q
+	$(BIN)/pytest -n 2 -q --cov --cov-report=
 
 # The counts of generated plans, mutations and the like as large as they are meant to be.
 test-full: .venv/stamp-dev
 	FRACTALE_FULL=1 $(BIN)/pytest -n 2 -q
 
-check: .venv/stamp-dev
-	$(BIN)/ruff check src tests graphs
-	$(BIN)/ruff format --check src tests graphs
+check: .venv/stamp-dev .coverage
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/coverage report --fail-under=95 --format=total
+
+# What the tests cover, from their last run.
+.coverage:
+	$(MAKE) test
 
 # fractale 0.1.0 in an environment of its own, to be measured against.
 .venv-peer/stamp:
