@@ -14,7 +14,7 @@ BIN := .venv/bin
 	@touch $@
 
 .venv/stamp-dev: .venv/stamp
-	$(BIN)/pip install --quiet --disable-pip-version-check --group dev
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
 demo: .venv/stamp
