@@ -61,7 +61,8 @@ def project(tmp_path: Path) -> Path:
 
 
 def environment(project: Path, **more: str) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "TMPDIR")}
+    names = ("PATH", "LANG", "TMPDIR")
+    kept = {k: v for k, v in os.environ.items() if k in names or k.startswith("COVERAGE_")}
     return {**kept, "HOME": str(project), "PYTHONPATH": str(project), **more}
 
 
@@ -415,3 +416,47 @@ def test_no_credential_is_in_the_process_list(project):
     process.kill()
     process.communicate(timeout=30)
     assert not [line for line in lines if secret.encode() in line]
+
+
+def test_serve_serves_a_registry_until_it_is_told_to_stop(project):
+    import httpx
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fractale.cli", "serve", "tools.yaml", "--port", "0"],
+        cwd=project,
+        env=environment(project),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    while "serving at" not in (line := process.stderr.readline()):
+        assert line, "the server did not start"
+    url = line.split("serving at ")[1].split()[0]
+    health = httpx.get(f"{url.rpartition('/')[0]}/health", trust_env=False)
+    found = fractale(
+        project,
+        "list",
+        "tools",
+        "--json",
+        env={"FRACTALE_MCP_PORT": url.split(":")[2].split("/")[0]},
+    )
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 0
+    assert health.json()["tools"] == 4
+    assert "default" in [tool["server"] for tool in json.loads(found.stdout)["tools"]]
+
+
+def test_serve_tells_every_wrong_file_at_once(project):
+    write(project, "a.yaml", "tools: [{path: my_tools.nothing}]\n")
+    write(project, "b.yaml", "tols: []\n")
+    done = fractale(project, "serve", "a.yaml", "b.yaml")
+    assert done.returncode == 3
+    assert "b.yaml" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_version_and_config_as_json(project):
+    assert json.loads(fractale(project, "version", "--json").stdout)["langgraph"]
+    rows = json.loads(fractale(project, "config", "--json").stdout)
+    assert "provider" in [row["setting"] for row in rows]
