@@ -15,18 +15,17 @@ PEER = SOURCE / ".venv-peer"
 
 
 def plan_of(steps: int) -> str:
-    """A plan of that many calls of the echo tool, each with a template."""
-    lines = ["name: bench", "steps:", "  - {name: s0, type: tool, tool: echo, inputs: {n: 0}}"]
-    lines += [
-        f"  - {{name: s{i}, type: tool, tool: echo, inputs: {{n: '{ref(i - 1)}'}}}}"
-        for i in range(1, steps)
-    ]
+    """A plan of that many calls of the echo tool.
+
+    Rules and transitions are written out, since 0.1.0 asks a model where there is no rule and ends
+    where there is no transition.
+    """
+    lines = ["name: bench", "steps:"]
+    for i in range(steps):
+        leads = f", transitions: {{success: s{i + 1}}}" if i + 1 < steps else ""
+        call = f"name: s{i}, type: tool, tool: echo, inputs: {{n: {i}}}"
+        lines.append(f"  - {{{call}, rules: {{success: [returncode == 0]}}{leads}}}")
     return "\n".join(lines) + "\n"
-
-
-def ref(step: int) -> str:
-    """A template that reads what a step answered."""
-    return f"{{{{ steps.s{step}.outputs.n }}}}"
 
 
 def write_files(folder: Path) -> None:

@@ -56,7 +56,14 @@ def command(words: Sequence[str], *, cwd: Path, tries: int = 7, **env: str) -> S
     for _ in range(tries + 1):
         started = time.perf_counter()
         done = subprocess.run(
-            words, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+            words,
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,  # 0.1.0 asks where a step failed
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
         seconds.append(time.perf_counter() - started)
         if done.returncode != 0:
