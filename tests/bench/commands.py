@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -109,19 +110,20 @@ def serving(folder: Path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    process = subprocess.Popen(
-        fractale("serve", "tools.yaml", "--port", str(port)),
-        cwd=folder,
-        env=env,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    said = folder / "server.txt"
+    with said.open("w") as stderr:  # a pipe that nobody empties would stop the server
+        process = subprocess.Popen(
+            fractale("serve", "tools.yaml", "--port", str(port)),
+            cwd=folder,
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+        )
     try:
-        assert process.stderr is not None
-        while "serving" not in (line := process.stderr.readline()):
-            if not line:
-                raise RuntimeError("the server did not start")
+        while "serving" not in said.read_text():
+            if process.poll() is not None:
+                raise RuntimeError(f"the server did not start: {said.read_text()}")
+            time.sleep(0.05)
         yield port
     finally:
         process.send_signal(signal.SIGTERM)
