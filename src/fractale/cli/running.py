@@ -163,9 +163,9 @@ def own_stdout() -> Generator[IO[str]]:
     os.dup2(sys.stderr.fileno(), number)
     sys.stdout = sys.stderr
     try:
-        with os.fdopen(kept, "w", encoding=before.encoding, errors="replace") as real:
+        with open(kept, "w", encoding=before.encoding, errors="replace", closefd=False) as real:
             yield real
     finally:
         sys.stdout = before
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(kept, number)
+        os.dup2(kept, number)
+        os.close(kept)

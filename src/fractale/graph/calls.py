@@ -86,8 +86,12 @@ class Visit:
 
     async def call_tool(self, tool: ToolInfo, arguments: Mapping[str, Any]) -> ToolResult:
         """Make a call that the model chose, if it may; see `agents.ask.AgentHost`."""
+        if not allowed_by(self.step.tools, tool):
+            raise PolicyError(f"`{tool.name}` was not called: the step does not list it")
         verdict = self.deps.policy.decide(tool, "model")
-        if verdict != "allow" or not allowed_by(self.step.tools, tool):
+        if verdict == "deny":
+            raise PolicyError(f"`{tool.name}` was not called: the settings deny it")
+        if verdict == "ask":
             raise PolicyError(
                 f"`{tool.name}` was not called: it may change something and nobody agreed to it",
                 hint="run with --yes, or name it under policy.allow in the settings",
