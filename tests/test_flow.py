@@ -103,6 +103,23 @@ async def test_an_event_of_the_steps_own_chooses_its_transition(run_plan, tools)
     assert seen.decided("a") == "rule"
 
 
+async def test_an_event_of_its_own_does_not_make_a_failed_call_a_success(run_plan, tools):
+    seen = await run_plan(
+        """
+        name: gives up
+        steps:
+          - name: a
+            tool: bad
+            rules: {give_up: [returncode == 3]}
+            transitions: {give_up: b}
+          - {name: b, tool: ok}
+        """,
+        tools=tools,
+    )
+    assert seen.path == ["a:failure", "b:success"]
+    assert seen.decided("a") == "rule"
+
+
 async def test_going_back_after_a_failure_hands_over_the_error(run_plan):
     server = FakeToolServer()
     server.answer("check", {"returncode": 1, "stderr": "line 4"}, {"returncode": 0})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from fractale.errors import CallError, FractaleError
@@ -23,7 +23,7 @@ from fractale.graph.outcome import (
 from fractale.graph.scope import Needs, build_scope, needs_of, step_values
 from fractale.graph.state import ItemState, PlanState, Record, Spent
 from fractale.plan.expressions import holds, render
-from fractale.plan.model import END_FAILED, END_SUCCESS, SUCCESS, Plan, Step
+from fractale.plan.model import END_FAILED, END_SUCCESS, FAILURE, SUCCESS, Plan, Step
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -352,10 +352,13 @@ async def decide(visit: Visit, result: CallResult) -> Decision:
         decision = match_rules(visit.step, scope, visit.warn_undefined)
     except CallError as error:
         return failed_by("error", str(error))
+    evidence = decide_by_evidence(visit.step, result)
     if decision:
-        return decision
-    if decision := decide_by_evidence(visit.step, result):
-        return decision
+        own = decision.event not in (SUCCESS, FAILURE)
+        # A rule chose where to go; whether the call itself went well, the evidence says.
+        return replace(decision, outcome="failure") if own and evidence else decision
+    if evidence:
+        return evidence
     if visit.step.judge:
         try:
             return await judge(visit, result)
