@@ -78,11 +78,18 @@ async def test_a_rule_that_holds_on_a_tools_answer_ends_the_agent(run_plan, tool
     assert seen.decided("s") == "rule"
 
 
-async def test_a_tool_that_may_change_something_is_refused_unless_agreed(run_plan, tools):
+async def test_a_tool_that_may_change_something_waits_for_a_persons_word(run_plan, tools):
     script = [Reply(tool_calls=[("erase", {"path": "/"})]), "I was not allowed to."]
     plan = "name: p\nsteps: [{name: s, type: agent, instruction: Clean up}]\n"
     seen = await run_plan(plan, tools=tools, model=ScriptedModel(script))
     assert calls(tools) == []
+    assert seen.status == "waiting"
+    question = seen.result.waiting[0]
+    assert (question["tool"], question["arguments"]) == ("erase", {"path": "/"})
+    refused = ScriptedModel(script)
+    seen = await run_plan(plan, tools=tools, model=refused, answers={"s": False})
+    assert calls(tools) == []
+    assert "a person refused" in str(refused.requests[-1][-1].content)
     assert seen.status == "success"
     await run_plan(plan, tools=tools, model=ScriptedModel(script), yes=True)
     assert calls(tools) == ["erase"]

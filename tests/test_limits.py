@@ -10,6 +10,7 @@ from langgraph.runtime import RunControl
 
 import fractale
 from fractale.plan.model import Limits
+from fractale.questions import Answers
 from fractale.runs import RunOptions, Runs
 from fractale.testing import FakeToolServer, ScriptedModel
 from fractale.testing.model_server import Reply
@@ -127,7 +128,9 @@ async def test_an_approval_waits_and_is_answered_in_another_process(
     question = seen.result.waiting[0]
     assert (question["tool"], question["arguments"]) == ("ok", {"nodes": 2})
     assert len(tools.calls) == 1
-    result = await Runs(settings, tools).resume(seen.result.run, answers={"submit": "yes"})
+    result = await Runs(settings, tools).resume(
+        seen.result.run, RunOptions(replies=Answers({"submit": "yes"}))
+    )
     assert result.status == "success"
     assert [s["name"] for s in result.steps] == ["before", "submit", "after"]
     assert len(tools.calls) == 3
@@ -138,7 +141,9 @@ async def test_a_refused_approval_fails_the_step_and_calls_nothing(
 ):
     plan = write("name: p\nsteps: [{name: submit, tool: ok, approve: always}]\n")
     seen = await run_plan(plan, tools=tools, keep=True)
-    result = await Runs(settings, tools).resume(seen.result.run, answers={"submit": "no"})
+    result = await Runs(settings, tools).resume(
+        seen.result.run, RunOptions(replies=Answers({"submit": "no"}))
+    )
     assert result.status == "failed"
     assert "refused" in (result.error or "")
     assert tools.calls == []
@@ -187,7 +192,7 @@ async def test_a_plan_that_changed_is_not_resumed(run_plan, tools, settings, wri
     seen = await run_plan(path, tools=tools, keep=True)
     write("name: p\nsteps: [{name: s, tool: bad, approve: always}]\n")
     with pytest.raises(fractale.FractaleError, match="has changed since"):
-        await Runs(settings, tools).resume(seen.result.run, answers={"*": "yes"})
+        await Runs(settings, tools).resume(seen.result.run)
 
 
 class Answering:

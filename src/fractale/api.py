@@ -53,6 +53,7 @@ async def arun(
     secrets: Mapping[str, str] | None = None,
     on_event: Callable[[Event], None] | None = None,
     person: Person | None = None,
+    answers: Mapping[str, Any] | None = None,
     limits: Limits | None = None,
     yes: bool = False,
     keep: bool = False,
@@ -70,7 +71,8 @@ async def arun(
         secrets: The plan's secret inputs.
         on_event: Takes every event of the run.
         person: Answers questions; None: the run ends waiting where it would ask.
-        yes: Agree beforehand to every call that would be asked about.
+        answers: Answers to questions, by the path of the step that asks.
+        yes: Agree beforehand to every call and plan that would be asked about.
         keep: Record the run in the state folder, so that ``fractale resume`` finds it.
         settings: In place of the settings files and the environment.
 
@@ -84,6 +86,7 @@ async def arun(
     """
     from fractale.models import Models
     from fractale.policy import Policy
+    from fractale.questions import Answers
     from fractale.runs import RunOptions, Runs
     from fractale.runs.opening import open_toolbox
 
@@ -96,6 +99,8 @@ async def arun(
     options = RunOptions(
         listeners=[on_event] if on_event else [],
         person=person,
+        answers=Answers(answers or {}),
+        yes=yes,
         limits=limits or Limits(),
         checkpointer=checkpointer,
         keep=keep,

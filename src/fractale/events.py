@@ -23,7 +23,9 @@ log                step, level, message (from a server, a tool, or fractale itse
 warning            step, code, message
 step_finished      step, attempt, outcome, event_name, decided_by, reason, error, seconds,
                    tokens, next (step name, success or failed), outputs (short form)
+table              step, title, rows [{column: value}]
 waiting            step, question {id, kind, ...}
+answered           step, question, answer, by (person, answers or yes)
 run_finished       status, outcome, error, hint, decided, steps [{name, attempt, outcome,
                    decided_by, error}], outputs, usage {input_tokens, output_tokens,
                    total_tokens, cost, seconds}, record (folder), next [commands], waiting
@@ -31,7 +33,8 @@ run_finished       status, outcome, error, hint, decided, steps [{name, attempt,
 =================  ==============================================================================
 
 ``step`` is the step's path: ``outer/inner`` for a step inside an included or drafted plan or a
-parallel block. ``outcome`` is ``success``, ``failure`` or ``skipped``; ``event_name`` is the
+parallel block; events of calls that a sub-agent made for another have ``agent``, its path below
+the step's own. ``outcome`` is ``success``, ``failure`` or ``skipped``; ``event_name`` is the
 event that chose the transition.
 """
 
@@ -58,7 +61,9 @@ EventKind = Literal[
     "log",
     "warning",
     "step_finished",
+    "table",
     "waiting",
+    "answered",
     "run_finished",
 ]
 Status = Literal["success", "failed", "waiting", "limit", "stopped"]

@@ -7,15 +7,39 @@ whose server does not say counts as changing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
+from fractale.plan.model import Approve
 from fractale.settings import PolicySettings
 from fractale.toolbox import ToolInfo
 
 Verdict = Literal["allow", "ask", "deny"]
 Chooser = Literal["plan", "model"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedCall:
+    """A call before it is made.
+
+    Args:
+        approve: The step's own word on it.
+    """
+
+    tool: ToolInfo
+    arguments: Mapping[str, Any]
+    chosen_by: Chooser
+    approve: Approve | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What is decided about a call, and why."""
+
+    verdict: Verdict
+    why: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +70,26 @@ class Policy:
         if self.yes or _matches(tool, self.settings.allow) or reads_only(tool):
             return "allow"
         return "ask"
+
+
+    def rule(self, call: PlannedCall, grants: frozenset[str] = frozenset()) -> Ruling:
+        """Decide about a call.
+
+        Args:
+            grants: Names of tools that a person allowed for the rest of the run.
+        """
+        verdict = self.decide(call.tool, call.chosen_by)
+        if verdict == "deny":
+            return Ruling("deny", "the settings deny it")
+        if self.yes or call.tool.name in grants:
+            return Ruling("allow", "agreed beforehand")
+        if call.approve == "always":
+            return Ruling("ask", "the step says `approve: always`")
+        if call.approve == "ask" and not reads_only(call.tool):
+            return Ruling("ask", "the step says `approve: ask`")
+        if verdict == "ask":
+            return Ruling("ask", "it may change something, and a model chose it")
+        return Ruling("allow", "")
 
 
 def reads_only(tool: ToolInfo) -> bool:

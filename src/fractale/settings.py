@@ -9,6 +9,7 @@ A settings file looks like this; every key may be left out::
     provider: openai              # gemini, openai or local
     model: openai:gpt-4.1-mini    # provider:name, for any that LangChain's init_chat_model knows
     local_model: ~/models/a.gguf  # the file that the provider `local` loads
+    fallback_models: [openai:gpt-4.1-nano]  # tried in turn where a step's model is out of reach
     max_attempts: 100
     servers:
       site: {url: "https://mcp.site.example/mcp", token_env: SITE_TOKEN}
@@ -103,6 +104,7 @@ class Settings:
     openai_base_url: str | None = None
     gemini_api_key: str | None = field(default=None, repr=False)
     gemini_base_url: str | None = None
+    fallback_models: tuple[str, ...] = ()
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
     state_dir: Path = Path(PROJECT_FOLDER)
     servers: Mapping[str, ServerSettings] = field(default_factory=dict[str, ServerSettings])
@@ -154,6 +156,7 @@ FILE_KEYS = (
     "provider",
     "model",
     "local_model",
+    "fallback_models",
     "openai_base_url",
     "gemini_base_url",
     "max_attempts",
@@ -210,6 +213,7 @@ def load_settings(
                 break
     _add_default_server(values, origins, env)
     values["max_attempts"] = _positive(values.get("max_attempts", DEFAULT_MAX_ATTEMPTS))
+    values["fallback_models"] = _models(values.get("fallback_models", ()))
     values["state_dir"] = Path(str(values["state_dir"])).expanduser()
     secrets = tuple(
         sorted(
@@ -384,6 +388,15 @@ def _policy(entry: Any) -> PolicySettings:
         raise SettingsError("policy must be a mapping with `allow`, `ask`, `deny`")
     table = cast("dict[str, list[str]]", entry)
     return PolicySettings(**{key: tuple(globs) for key, globs in table.items()})
+
+
+def _models(value: Any) -> tuple[str, ...]:
+    names = [value] if isinstance(value, str) else value
+    if isinstance(names, (list, tuple)):
+        texts = tuple(str(name) for name in cast("list[Any]", names))
+        if all(":" in text for text in texts):
+            return texts
+    raise SettingsError(f"fallback_models must be a list of `provider:name`, not `{value}`")
 
 
 def _positive(value: Any) -> int:

@@ -6,7 +6,7 @@ A run calls tools through one `Toolbox`, whatever stands behind it: MCP servers
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -104,6 +104,23 @@ class ServerStatus:
     error: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Elicitation:
+    """What a server asks the person in the middle of a call (MCP's elicitation).
+
+    Args:
+        schema: JSON Schema of the object that it wants to know.
+    """
+
+    server: str
+    message: str
+    schema: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+OnElicit = Callable[[Elicitation], Awaitable[Mapping[str, Any]]]
+"""Gives ``{action: accept, content: {...}}``, ``{action: decline}`` or ``{action: cancel}``."""
+
+
 class Toolbox(Protocol):
     """All the tools, prompts and resources that a run may use.
 
@@ -141,8 +158,13 @@ class Toolbox(Protocol):
         arguments: Mapping[str, Any],
         *,
         on_progress: OnProgress | None = None,
+        on_elicit: OnElicit | None = None,
     ) -> ToolResult:
-        """Call a tool once. Never sends a call again by itself."""
+        """Call a tool once. Never sends a call again by itself.
+
+        Args:
+            on_elicit: Answers what the server asks meanwhile. What it raises ends the call.
+        """
         ...
 
     async def get_prompt(self, name: str, arguments: Mapping[str, Any]) -> list[PromptMessage]:

@@ -1,172 +1,89 @@
-"""The generalist: works with the tools it is given until it can answer.
-
-The loop is LangChain's `create_agent`, so every model turn and tool call is a checkpoint of the
-run. What may be called, what it costs and what is told about it is decided by the `AgentHost`.
-"""
+"""The generalist: investigates with tools, asks the person where it must, answers."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, cast
+import json
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
 
-from langchain.agents import (
-    create_agent,  # pyright: ignore[reportUnknownVariableType] - its saver is untyped
-)
-from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse, hook_config
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.tools import StructuredTool, ToolException
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
-from fractale.errors import CallError, ModelError
-from fractale.toolbox import ToolInfo, ToolResult
+from fractale.agents.extras import extra_tools
+from fractale.agents.loop import answer_of, tool_of, work
+from fractale.agents.subagent import AgentAnswer, AgentHost, AgentRequest, Subagent
+from fractale.models import find_json
 
-if TYPE_CHECKING:
-    from langchain_core.language_models import BaseChatModel
-    from langchain_core.runnables import RunnableConfig
-
-MAX_TURNS = 50
-"""Model turns of one visit before the agent is taken for one that never ends."""
-
-ModelCall = Callable[[], Awaitable[ModelResponse[Any]]]
+TOLD_AS_INSTRUCTION = ("goal", "prompt", "instruction")
+"""Inputs that are the instruction itself (0.1.0's words for it)."""
 
 
-class AgentHost(Protocol):
-    """What an agent may do to the outside, decided by the step that runs it."""
-
-    async def call_tool(self, tool: ToolInfo, arguments: Mapping[str, Any]) -> ToolResult:
-        """Call a tool that the model chose.
-
-        Raises:
-            ToolError: The call failed; the model is told.
-            PolicyError: The call is not allowed; the model is told.
-        """
-        ...
-
-    async def call_model(self, invoke: ModelCall) -> ModelResponse[Any]:
-        """Make one model call, counted and told about.
-
-        Raises:
-            LimitReached: A limit of the run is used up.
-            ModelError: The model failed.
-        """
-        ...
-
-    def on_text(self, text: str) -> None:
-        """Take a piece of the model's text as it comes."""
-        ...
-
-    def done(self) -> bool:
-        """Whether a rule of the step already holds on the last tool's answer."""
-        ...
-
-
-class HostMiddleware(AgentMiddleware[Any, Any, Any]):
-    """Puts the host between the agent and its model, and ends the loop when the host is done."""
-
-    def __init__(self, host: AgentHost, max_turns: int) -> None:
-        super().__init__()
-        self._host = host
-        self._turns_left = max_turns
-
-    @hook_config(can_jump_to=["end"])
-    async def abefore_model(self, state: Any, runtime: Any) -> dict[str, Any] | None:
-        """End the loop as soon as a rule of the step holds."""
-        return {"jump_to": "end"} if self._host.done() else None
-
-    async def awrap_model_call(
-        self,
-        request: ModelRequest[Any],
-        handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
-    ) -> ModelResponse[Any]:
-        """Make one turn, at most `max_turns` of them.
-
-        Raises:
-            ModelError: The agent took too many turns.
-        """
-        if self._turns_left == 0:
-            raise ModelError(
-                "the agent did not come to an end",
-                hint="narrow its instruction or its tools, or split the step",
-            )
-        self._turns_left -= 1
-        return await self._host.call_model(lambda: handler(request))
-
-
-async def ask(
-    messages: Sequence[BaseMessage],
-    *,
-    tools: Sequence[ToolInfo],
-    model: BaseChatModel,
-    host: AgentHost,
-    config: RunnableConfig | None = None,
-    max_turns: int = MAX_TURNS,
-) -> list[BaseMessage]:
-    """Let the model work with the tools until it answers, or until the host is done.
-
-    Args:
-        messages: The conversation so far, the instruction last.
-        tools: The tools that the model is shown; it can call no others.
-        config: The node's, so that turns are checkpointed under the run.
-
-    Returns:
-        The whole conversation.
+async def run(host: AgentHost, request: AgentRequest) -> AgentAnswer:
+    """Work until there is an answer, or until a rule of the step holds.
 
     Raises:
-        ModelError: The model failed, or the agent never ended.
+        ModelError: The model failed, answered nothing, or never came to an end.
         LimitReached: A limit of the run is used up.
     """
-    agent = cast(
-        "Any",
-        create_agent(
-            model,
-            tools=[_as_langchain_tool(tool, host) for tool in tools],
-            middleware=[HostMiddleware(host, max_turns)],
-        ),
+    messages = [*request.messages, *_asked(request)]
+    tools = [tool_of(tool, host) for tool in await host.tools()]
+    tools += await extra_tools(host)
+    if not tools:
+        answer = await host.ask_model(messages, request.schema)
+        outputs = {"content": answer.text} if answer.data is None else answer.data
+        return AgentAnswer(
+            outputs=outputs, text=answer.text, messages=[*messages, AIMessage(answer.text)]
+        )
+    conversation = await work(
+        messages, host=host, tools=tools, system=prompt(), config=request.config
     )
-    final: list[BaseMessage] = list(messages)
-    stream = agent.astream(
-        {"messages": list(messages)},
-        {**(config or {}), "recursion_limit": 10 * max_turns},
-        stream_mode=["messages", "values"],
+    if host.decided(conversation):
+        return AgentAnswer(outputs={}, messages=conversation)
+    text = answer_of(conversation)
+    outputs: Any = _json_in(text)
+    if outputs is None and request.schema is not None:
+        answer = await host.ask_model(conversation, request.schema)
+        text, outputs = answer.text, answer.data
+    return AgentAnswer(
+        outputs={"content": text} if outputs is None else outputs,
+        text=text,
+        messages=conversation,
     )
-    async for mode, chunk in stream:
-        if mode == "values":
-            final = chunk["messages"]
-        elif isinstance(chunk[0], AIMessageChunk) and chunk[0].text:
-            host.on_text(chunk[0].text)
-    return final
 
 
-def answer_of(messages: Sequence[BaseMessage]) -> str:
-    """The model's last words.
-
-    Raises:
-        ModelError: The conversation does not end with an answer, or with an empty one.
-    """
-    last = messages[-1]
-    if not isinstance(last, AIMessage) or not last.text.strip():
-        raise ModelError("the model's answer is empty", hint="try again, or try another model")
-    return last.text
+def prompt() -> str:
+    """What the generalist is told about its part."""
+    return resources.files(__package__ or "").joinpath("ask.md").read_text(encoding="utf-8")
 
 
-def wire_name(tool: ToolInfo) -> str:
-    """The tool's name in the letters that model providers accept."""
-    return tool.name.replace(".", "__")
+def _asked(request: AgentRequest) -> list[BaseMessage]:
+    """The instruction and the inputs as one message; none where there is nothing to say."""
+    given = {k: v for k, v in request.inputs.items() if k not in TOLD_AS_INSTRUCTION}
+    parts = [request.instruction, "\n".join(f"{k}: {as_text(v)}" for k, v in given.items())]
+    text = "\n\n".join(part for part in parts if part)
+    return [HumanMessage(text)] if text else []
 
 
-def _as_langchain_tool(tool: ToolInfo, host: AgentHost) -> StructuredTool:
-    async def call(**arguments: Any) -> str:
-        try:
-            result = await host.call_tool(tool, arguments)
-        except CallError as error:
-            raise ToolException(str(error)) from error
-        if result.is_error:
-            raise ToolException(result.text or "the tool reported an error and said nothing")
-        return result.text
+def as_text(value: Any) -> str:
+    """Text as it is; anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
-    return StructuredTool(
-        name=wire_name(tool),
-        description=tool.description or tool.name,
-        args_schema=dict(tool.input_schema) or {"type": "object", "properties": {}},
-        coroutine=call,
-        handle_tool_error=True,
-    )
+
+def _json_in(text: str) -> Any:
+    try:
+        return find_json(text)
+    except ValueError:
+        return None
+
+
+INPUTS: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {"instruction": {"type": "string", "description": "What to do or to answer."}},
+}
+
+ASK = Subagent(
+    name="ask",
+    description="The generalist: investigates with the tools it has, asks the person, answers.",
+    input_schema=INPUTS,
+    run=run,
+)

@@ -14,6 +14,7 @@ SHOWN = (
     "provider",
     "model",
     "local_model",
+    "fallback_models",
     "openai_api_key",
     "openai_base_url",
     "gemini_api_key",

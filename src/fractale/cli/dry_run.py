@@ -10,6 +10,7 @@ import click
 
 from fractale.errors import PlanError
 from fractale.plan.model import Plan, Step
+from fractale.plan.needs import needs_model
 from fractale.settings import Settings
 
 
@@ -89,14 +90,13 @@ def _steps(plan: Plan, prefix: str = "") -> list[dict[str, Any]]:
 
 
 def _step(step: Step, prefix: str) -> dict[str, Any]:
-    general = step.kind == "agent" and step.target in (None, "ask", "ask_question")
     return {
         "name": prefix + step.name,
         "type": step.kind,
         "target": step.target,
         "description": step.description,
         "model": step.model,
-        "needs_model": step.kind == "prompt" or general or step.judge,
+        "needs_model": needs_model(step),
         "may_call": None if step.tools is None else list(step.tools),
         "approve": step.approve,
     }

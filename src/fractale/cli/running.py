@@ -8,10 +8,11 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
+from fractale.cli import started
 from fractale.events import Event, Listener
 from fractale.plan.inputs import read_secrets
 from fractale.plan.model import Limits, Plan
@@ -26,6 +27,8 @@ class Call:
     registries: Sequence[Path] = ()
     agents: Sequence[str] = ()
     limits: Limits = field(default_factory=Limits)
+    answers: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    replies: Mapping[str, Any] = field(default_factory=dict[str, Any])
     yes: bool = False
     as_json: bool = False
     quiet: bool = False
@@ -53,12 +56,10 @@ def go_on(call: Call, run_id: str, answers: Mapping[str, str]) -> int:
     head = RunFolders(call.settings.state_dir).find(run_id).read_head()
     plan = load_plan(head["file"])
     secrets = read_secrets(plan, call.settings.environment, _secret_asker())
-    given: dict[str, Any] = dict(answers)
-    if call.yes:
-        given.setdefault("*", True)
+    call = replace(call, replies=answers)
 
     async def begin(runs: Any, run_options: Any) -> Any:
-        return await runs.resume(run_id, run_options, answers=given, secrets=secrets)
+        return await runs.resume(run_id, run_options, secrets=secrets)
 
     registries = [Path(path) for path in head.get("registries", ())]
     return _run(call, plan, registries, head.get("agents", ()), begin)
@@ -97,12 +98,18 @@ async def _run_async(
 ) -> int:
     from fractale.cli.display import open_display
     from fractale.policy import Policy
+    from fractale.questions import Answers
     from fractale.runs import RunOptions, Runs
     from fractale.runs.opening import open_toolbox
 
     with open_display(stdout, sys.stderr, as_json=call.as_json, quiet=call.quiet) as display:
         run_options = RunOptions(
-            listeners=[display.listener], person=_person(call, display), limits=call.limits
+            listeners=[display.listener],
+            person=_person(call, display),
+            answers=Answers(call.answers),
+            replies=Answers(call.replies),
+            yes=call.yes,
+            limits=call.limits,
         )
         log = _log_listener(display.listener)
         async with open_toolbox(
@@ -110,6 +117,7 @@ async def _run_async(
         ) as toolbox:
             policy = Policy(settings=call.settings.policy, yes=call.yes)
             runs = Runs(call.settings, toolbox, policy=policy)
+            started()
             with stopping(run_options.control):
                 result = await begin(runs, run_options)
     return int(result.exit_code)

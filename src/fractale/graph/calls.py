@@ -1,215 +1,25 @@
-"""The call of each kind of step, with everything that is told and counted about it."""
+"""The call of each kind of step."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.messages.utils import convert_to_messages
-from langgraph.types import interrupt
 
-from fractale.errors import ModelError, PolicyError, ToolError, TransportError
-from fractale.graph.context import Dependencies, RunContext
-from fractale.graph.outcome import (
-    CallResult,
-    Decision,
-    as_mapping,
-    match_rules,
-    outputs_of,
-    outputs_of_text,
-    rule_scope,
-)
-from fractale.graph.state import PlanState, Record
-from fractale.models import Answer, Usage
-from fractale.plan.model import Step
-from fractale.policy import allowed_by, may_repeat, reads_only
+from fractale.agents.subagent import AgentAnswer, AgentRequest, Subagent
+from fractale.errors import TransportError
+from fractale.graph.host import Host, run_agent
+from fractale.graph.outcome import CallResult, Decision, as_mapping, outputs_of
+from fractale.graph.visit import Visit
+from fractale.plan.words import EXTRA_TOOLS, GENERAL_AGENTS, INSTRUCTION_INPUTS
+from fractale.policy import may_repeat
 from fractale.toolbox import ToolInfo, ToolResult
 
-if TYPE_CHECKING:
-    from langchain.agents.middleware import ModelResponse
-    from langchain_core.runnables import RunnableConfig
-
-SHORT_TEXT = 2000
-GENERAL_AGENTS = ("ask", "ask_question")
-
-
-@dataclass(slots=True, kw_only=True)
-class Visit:
-    """One visit of one step: what it was given, and what its calls have used so far.
-
-    Args:
-        path: The step's path in the run, such as ``outer/inner``.
-        scope: The names of its templates and rules.
-        inputs: The rendered inputs, secrets in the clear.
-        instruction: The rendered instruction.
-        attempts: Which visit of the step this is, from 1.
-        conversation: The messages of the visit before, where the step persists them.
-        state: The state that the step was entered with.
-        inside: The step's own compiled graph, where it has one.
-        records: The records of steps inside, to be kept with the step's own.
-    """
-
-    step: Step
-    path: str
-    deps: Dependencies
-    context: RunContext
-    config: RunnableConfig
-    state: PlanState = field(default_factory=PlanState)
-    inside: Any = None
-    scope: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    inputs: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    instruction: str | None = None
-    attempts: int = 1
-    conversation: list[Any] | None = None
-    usage: Usage = field(default_factory=Usage)
-    calls: int = 0
-    matched: CallResult | None = None
-    records: dict[str, Record] = field(default_factory=dict[str, Record])
-
-    def emit(self, kind: Any, **data: Any) -> None:
-        """Tell what happened in this step."""
-        self.context.emit(kind, step=self.path, **data)
-
-    def warn_undefined(self, rule: str, name: str) -> None:
-        """Tell that a rule names something that is not defined."""
-        self.emit("warning", code="undefined", message=f"rule `{rule}`: `{name}` is not defined")
-
-    def next_call(self) -> int:
-        """The number of the next call of this visit, from 1; stops at a limit first."""
-        self.context.meter.check()
-        self.calls += 1
-        return self.calls
-
-    async def call_tool(self, tool: ToolInfo, arguments: Mapping[str, Any]) -> ToolResult:
-        """Make a call that the model chose, if it may; see `agents.ask.AgentHost`."""
-        if not allowed_by(self.step.tools, tool):
-            raise PolicyError(f"`{tool.name}` was not called: the step does not list it")
-        verdict = self.deps.policy.decide(tool, "model")
-        if verdict == "deny":
-            raise PolicyError(f"`{tool.name}` was not called: the settings deny it")
-        if verdict == "ask":
-            raise PolicyError(
-                f"`{tool.name}` was not called: it may change something and nobody agreed to it",
-                hint="run with --yes, or name it under policy.allow in the settings",
-            )
-        result = await self.tool(tool, arguments)
-        call = CallResult(outputs=outputs_of(result, tool), text=result.text)
-        scope = rule_scope(self.scope, call, self.attempts)
-        if decision := match_rules(self.step, scope, self.warn_undefined):
-            self.matched = replace(call, matched=decision)
-        return result
-
-    def done(self) -> bool:
-        """Whether a rule already holds on a tool's answer."""
-        return self.matched is not None
-
-    def on_text(self, text: str) -> None:
-        """Tell a piece of the model's text."""
-        self.emit("model_text", text=text)
-
-    async def tool(self, tool: ToolInfo, arguments: Mapping[str, Any]) -> ToolResult:
-        """Make one tool call and tell about it.
-
-        Raises:
-            ToolError: The tool or its server failed.
-            LimitReached: A limit of the run is used up.
-        """
-        call = self.next_call()
-        self.emit("tool_started", tool=tool.name, arguments=dict(arguments), call=call)
-        started = time.monotonic()
-
-        def progress(done: float, total: float | None, message: str | None) -> None:
-            self.emit(
-                "tool_progress",
-                tool=tool.name,
-                call=call,
-                progress=done,
-                total=total,
-                message=message,
-            )
-
-        try:
-            result = await self.deps.toolbox.call_tool(tool.name, arguments, on_progress=progress)
-        except ToolError as error:
-            self._tool_finished(tool, call, started, text=str(error), is_error=True)
-            raise
-        self._tool_finished(tool, call, started, text=result.text, is_error=result.is_error)
-        return result
-
-    def _tool_finished(
-        self, tool: ToolInfo, call: int, started: float, *, text: str, is_error: bool
-    ) -> None:
-        self.emit(
-            "tool_finished",
-            tool=tool.name,
-            call=call,
-            is_error=is_error,
-            seconds=round(time.monotonic() - started, 3),
-            text=text[:SHORT_TEXT],
-        )
-
-    async def ask(
-        self, messages: Sequence[BaseMessage], schema: Mapping[str, Any] | None = None
-    ) -> Answer:
-        """Ask the model once and tell about it.
-
-        Raises:
-            ModelError: The model failed or answered nothing usable.
-            LimitReached: A limit of the run is used up.
-        """
-        model = self.step.model
-        call, started = self._model_started(), time.monotonic()
-        try:
-            answer = await self.deps.models.ask(
-                messages, model=model, schema=schema, on_text=self.on_text
-            )
-        except ModelError as error:
-            self._model_failed(call, error, time.monotonic() - started)
-            raise
-        self._model_finished(call, answer.usage, answer.seconds, answer.text)
-        return answer
-
-    async def call_model(
-        self, invoke: Callable[[], Awaitable[ModelResponse[Any]]]
-    ) -> ModelResponse[Any]:
-        """Make one turn of an agent's model; see `agents.ask.AgentHost`."""
-        call, started = self._model_started(), time.monotonic()
-        try:
-            response = await self.deps.models.call(invoke, self.step.model)
-        except ModelError as error:
-            self._model_failed(call, error, time.monotonic() - started)
-            raise
-        message = response.result[0]
-        usage = self.deps.models.usage_of(message, self.step.model)
-        self._model_finished(call, usage, time.monotonic() - started, message.text)
-        return response
-
-    def _model_failed(self, call: int, error: ModelError, seconds: float) -> None:
-        """A call that failed may have cost something all the same."""
-        self._model_finished(call, error.usage or Usage(), seconds, str(error))
-
-    def _model_started(self) -> int:
-        call = self.next_call()
-        self.emit("model_started", model=self.deps.models.spec(self.step.model), call=call)
-        return call
-
-    def _model_finished(self, call: int, usage: Usage, seconds: float, text: str) -> None:
-        self.usage += usage
-        self.context.meter.add(usage)
-        self.emit(
-            "model_finished",
-            model=self.deps.models.spec(self.step.model),
-            call=call,
-            seconds=round(seconds, 3),
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            cost=usage.cost,
-            text=text[:SHORT_TEXT],
-        )
+GENERALIST = "ask"
 
 
 async def perform(visit: Visit) -> CallResult:
@@ -237,14 +47,16 @@ async def _in_time(visit: Visit, call: Callable[[Visit], Awaitable[CallResult]])
 
 
 async def call_tool_step(visit: Visit) -> CallResult:
-    """Call the tool that the plan names."""
+    """Call the tool that the step names."""
     tool = await visit.deps.toolbox.find_tool(visit.step.target or "")
-    if visit.deps.policy.decide(tool, "plan") == "deny":
-        raise PolicyError(
-            f"`{tool.name}` is denied by the settings", position=visit.step.where("tool")
-        )
-    agree(visit, tool)
-    return result_of_tool(tool, await visit.tool(tool, visit.inputs))
+    return await _call(visit, tool, visit.inputs)
+
+
+async def _call(visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any]) -> CallResult:
+    """A call that stands in the plan: of the person's own, or of one that a model drafted."""
+    chosen_by = "model" if visit.context.drafted else "plan"
+    agreed = visit.agree(tool, arguments, chosen_by)
+    return result_of_tool(tool, await visit.tool(tool, agreed))
 
 
 def result_of_tool(tool: ToolInfo, result: ToolResult) -> CallResult:
@@ -260,51 +72,22 @@ def result_of_tool(tool: ToolInfo, result: ToolResult) -> CallResult:
     )
 
 
-def agree(visit: Visit, tool: ToolInfo) -> None:
-    """Wait for a person's agreement where the step asks for it.
-
-    The question is an interrupt: the run can end here and go on in another process. Everything
-    before it only reads, so running it again on the way back does no harm.
-
-    Raises:
-        PolicyError: The person refused.
-    """
-    approve = visit.step.approve
-    if approve in (None, "never") or (
-        approve == "ask" and (visit.deps.policy.yes or reads_only(tool))
-    ):
-        return
-    question = {
-        "kind": "approval",
-        "step": visit.path,
-        "tool": tool.name,
-        "arguments": visit.context.mask(dict(visit.inputs)),
-        "why": f"the step says `approve: {approve}`",
-    }
-    if not is_yes(interrupt(question)):
-        raise PolicyError(f"a person refused the call of `{tool.name}`")
-
-
-def is_yes(answer: Any) -> bool:
-    """Whether an answer to a yes-or-no question agrees."""
-    if isinstance(answer, str):
-        return answer.strip().lower() in ("y", "yes", "true", "approve")
-    return answer is True
-
-
 async def call_prompt_step(visit: Visit) -> CallResult:
-    """Render the prompt that the plan names and let the model answer it."""
+    """Render the prompt that the step names and let the model answer it."""
     name = visit.step.target or ""
     infos = [info for info in await visit.deps.toolbox.prompts() if info.name == name]
     takes = {str(argument["name"]) for info in infos for argument in info.arguments}
-    arguments = give_error(visit, takes)
-    prompt = await visit.deps.toolbox.get_prompt(name, arguments)
+    prompt = await visit.deps.toolbox.get_prompt(name, give_error(visit, takes))
     messages: list[BaseMessage] = [
         AIMessage(m.text) if m.role == "assistant" else HumanMessage(m.text) for m in prompt
     ]
     if visit.instruction:
         messages.append(HumanMessage(visit.instruction))
-    return await converse(visit, messages)
+    # A prompt is an expert that answers; it asks people only where its step says so.
+    extras = set(EXTRA_TOOLS) if visit.step.tools else set[str]()
+    generalist = visit.deps.agents.find(GENERALIST)
+    assert generalist is not None  # noqa: S101 - it is built in
+    return await ask_agent(visit, generalist, AgentRequest(messages=messages), frozenset(extras))
 
 
 def give_error(visit: Visit, takes: set[str]) -> dict[str, Any]:
@@ -313,82 +96,71 @@ def give_error(visit: Visit, takes: set[str]) -> dict[str, Any]:
     Only after a failure, and never over what the plan sets.
     """
     arguments = dict(visit.inputs)
-    previous = visit.scope.get("previous", {})
-    if "error" in takes and "error" not in arguments and previous.get("error"):
-        arguments["error"] = previous["error"]
+    error = visit.scope.get("previous", {}).get("error")
+    if "error" in takes and "error" not in arguments and error:
+        arguments["error"] = error
     return arguments
 
 
 async def call_agent_step(visit: Visit) -> CallResult:
-    """Ask a sub-agent: the general one, or one that a registry or the plan names."""
+    """Ask a sub-agent: one of fractale's or the person's own, or one that a server offers."""
     name = visit.step.target
-    if name is None or name in GENERAL_AGENTS:
-        return await converse(visit, general_messages(visit))
-    tool = await visit.deps.toolbox.find_tool(name)
-    agree(visit, tool)
+    agent = visit.deps.agents.find(GENERALIST if name in GENERAL_AGENTS else str(name))
+    if agent is not None:
+        return await ask_agent(visit, agent, _request(visit, agent))
+    tool = await visit.deps.toolbox.find_tool(str(name))
     properties = set(tool.input_schema.get("properties", {}))
     arguments = give_error(visit, properties)
     if visit.instruction and "instruction" in properties:
         arguments.setdefault("instruction", visit.instruction)
-    return result_of_tool(tool, await visit.tool(tool, arguments))
+    return await _call(visit, tool, arguments)
 
 
-def general_messages(visit: Visit) -> list[BaseMessage]:
-    """What the general agent is told: the instruction, the inputs, and what failed before."""
-    parts = [visit.instruction or visit.step.description]
-    aliases = ("goal", "prompt", "instruction")
-    rest = {key: value for key, value in visit.inputs.items() if key not in aliases}
-    if rest:
-        parts.append("\n".join(f"{key}: {as_text(value)}" for key, value in rest.items()))
-    if (error := visit.scope.get("previous", {}).get("error")) and "error" not in rest:
-        parts.append(f"The last attempt failed: {error}")
-    return [HumanMessage("\n\n".join(part for part in parts if part))]
+def _request(visit: Visit, agent: Subagent) -> AgentRequest:
+    """What the agent is told: the instruction, the inputs, and what failed before."""
+    takes = set(agent.input_schema.get("properties", {}))
+    given = give_error(visit, takes)
+    inputs = {k: v for k, v in given.items() if k in takes or k not in INSTRUCTION_INPUTS}
+    instruction = visit.instruction or visit.step.description
+    error = visit.scope.get("previous", {}).get("error")
+    if error and "error" not in inputs:
+        instruction = f"{instruction}\n\nThe last attempt failed: {error}".strip()
+    return AgentRequest(inputs=inputs, instruction=instruction)
 
 
-def as_text(value: Any) -> str:
-    """Text as it is; anything else as JSON."""
-    import json
-
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-async def converse(visit: Visit, messages: list[BaseMessage]) -> CallResult:
-    """Let the model answer, with the tools that the step allows.
-
-    Raises:
-        ModelError: The model failed or answered nothing.
-    """
-    step = visit.step
-    if visit.conversation:
-        messages = [*convert_to_messages(visit.conversation), *messages]
-    tools = [] if step.tools == () else await visit.deps.toolbox.tools()
-    tools = [tool for tool in tools if allowed_by(step.tools, tool)]
-    if not tools:
-        answer = await visit.ask(messages, step.output_schema)
-        outputs = as_mapping(answer.data) if answer.data is not None else {"content": answer.text}
-        kept = [*messages, AIMessage(answer.text)]
-        return CallResult(
-            outputs=outputs, text=answer.text, usage=visit.usage, conversation=_keep(visit, kept)
-        )
-    return await _work_with_tools(visit, messages, tools)
-
-
-async def _work_with_tools(
-    visit: Visit, messages: list[BaseMessage], tools: list[ToolInfo]
+async def ask_agent(
+    visit: Visit, agent: Subagent, request: AgentRequest, extras: frozenset[str] | None = None
 ) -> CallResult:
-    from fractale.agents.ask import answer_of, ask
+    """Let a sub-agent do the step, with the tools that the step allows."""
+    lists = [globs for globs in (visit.step.tools, agent.tools) if globs is not None]
+    context = replace(visit.context, within=(*visit.context.within, *lists))
+    host = Host(visit, context) if extras is None else Host(visit, context, extras=extras)
+    earlier = convert_to_messages(visit.conversation) if visit.conversation else []
+    answer = await run_agent(
+        agent,
+        host,
+        replace(
+            request,
+            messages=[*earlier, *request.messages],
+            schema=visit.step.output_schema,
+            config=visit.config,
+        ),
+    )
+    return _result_of_agent(visit, answer)
 
-    model = visit.deps.models.get(visit.step.model)
-    conversation = await ask(messages, tools=tools, model=model, host=visit, config=visit.config)
-    kept = _keep(visit, conversation)
-    if visit.matched is not None:
-        return replace(visit.matched, usage=visit.usage, conversation=kept)
-    text = answer_of(conversation)
-    outputs = outputs_of_text(text)
-    if visit.step.output_schema is not None and outputs == {"content": text}:
-        answer = await visit.ask(conversation, visit.step.output_schema)
-        text, outputs = answer.text, as_mapping(answer.data)
-    return CallResult(outputs=outputs, text=text, usage=visit.usage, conversation=kept)
+
+def _result_of_agent(visit: Visit, answer: AgentAnswer) -> CallResult:
+    kept = _keep(visit, answer.messages)
+    if matched := visit.matched(answer.messages):
+        return replace(matched, usage=visit.usage, conversation=kept)
+    return CallResult(
+        outputs=as_mapping(answer.outputs),
+        text=answer.text,
+        error=answer.error,
+        code="agent" if answer.error else None,
+        usage=visit.usage,
+        conversation=kept,
+    )
 
 
 def _keep(visit: Visit, messages: Sequence[BaseMessage]) -> list[dict[str, Any]] | None:

@@ -1,4 +1,4 @@
-"""What the nodes of a run may use, and what they have used.
+"""What the nodes of a run may use.
 
 `Dependencies` are the outside things, one adapter each, given once to `compile_plan`.
 `RunContext` belongs to one run and reaches the nodes through LangGraph's own context.
@@ -8,23 +8,34 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from fractale.errors import LimitReached
+from fractale.agents.catalog import Catalog
 from fractale.events import Event, EventKind
-from fractale.graph.state import Spent
-from fractale.models import Models, Usage
+from fractale.graph.meter import Meter
+from fractale.models import Models
 from fractale.plan.model import Limits
 from fractale.policy import Policy
 from fractale.settings import DEFAULT_MAX_ATTEMPTS, Settings
+from fractale.store.notes import MemoryNotes, Notes
 from fractale.store.outputs import MemoryOutputs, OutputStore
 from fractale.toolbox import Toolbox
 
+if TYPE_CHECKING:
+    from fractale.plan.model import Plan
+
 MASK = "***"
+
+AskNow: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[Any]]
+"""Asks a person while a call goes on; gives None where nobody is there to answer."""
+
+
+async def nobody(question: Mapping[str, Any]) -> Any:
+    """The `AskNow` of a run without a person."""
+    del question
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,71 +46,8 @@ class Dependencies:
     models: Models = field(default_factory=lambda: Models(Settings()))
     outputs: OutputStore = field(default_factory=MemoryOutputs)
     policy: Policy = field(default_factory=Policy)
+    agents: Catalog = field(default_factory=Catalog)
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
-
-
-class Meter:
-    """Counts what the whole tree of a run uses and stops it at the first limit reached.
-
-    Args:
-        limits: Of the plan at the top of the run.
-        spent: What earlier processes of the same run have used.
-    """
-
-    def __init__(self, limits: Limits, spent: Spent | None = None) -> None:
-        self._limits = limits
-        self.total: Spent = cast("Spent", dict(spent or {}))
-        self._earlier = self.total.get("seconds", 0.0)
-        self._started = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of running, earlier processes included."""
-        return self._earlier + time.monotonic() - self._started
-
-    def enter_step(self) -> None:
-        """Count one entry of a step.
-
-        Raises:
-            LimitReached: The run has used up a limit.
-        """
-        self.check()
-        limit = self._limits.steps
-        used = self.total.get("steps", 0)
-        if limit is not None and used >= limit:
-            raise LimitReached("steps", f"the run has entered {used} steps, its limit", hint=RAISE)
-        self.total["steps"] = used + 1
-
-    def add(self, usage: Usage) -> None:
-        """Count what a model used."""
-        total = self.total
-        total["input_tokens"] = total.get("input_tokens", 0) + usage.input_tokens
-        total["output_tokens"] = total.get("output_tokens", 0) + usage.output_tokens
-        total["cost"] = total.get("cost", 0.0) + usage.cost
-
-    def check(self) -> None:
-        """Called before each call.
-
-        Raises:
-            LimitReached: Time, tokens or cost are used up.
-        """
-        limits, total = self._limits, self.total
-        tokens = total.get("input_tokens", 0) + total.get("output_tokens", 0)
-        if limits.time is not None and self.seconds >= limits.time:
-            raise LimitReached(
-                "time", f"the run has taken {limits.time:g} s, its limit", hint=RAISE
-            )
-        if limits.tokens is not None and tokens >= limits.tokens:
-            message = f"the run has used {tokens} tokens; its limit is {limits.tokens}"
-            raise LimitReached("tokens", message, hint=RAISE)
-        if limits.cost is not None and total.get("cost", 0.0) >= limits.cost:
-            message = (
-                f"the run has cost ${total.get('cost', 0.0):.3f}; its limit is ${limits.cost:g}"
-            )
-            raise LimitReached("cost", message, hint=RAISE)
-
-
-RAISE = "raise it with --limit and go on with `fractale resume`"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -110,6 +58,14 @@ class RunContext:
         emit_event: Takes every event of the run.
         secret_inputs: Secret inputs of the plan; they live here only, never in the state.
         secrets: Texts that must not be shown or stored; each is replaced by ``***``.
+        notes: What agents keep for the rest of the run.
+        grants: Tools that a person allowed for the rest of the run; shared by all its parts.
+        ask_now: Asks a person while a call goes on.
+        keep_draft: Takes the path of a step and the plan that the manager drafted for it, and
+            keeps it for people to read.
+        drafted: Whether a model wrote the steps: then nobody agreed to their calls yet.
+        within: Lists of globs; a tool must match one glob of each to be called.
+        depth: How many drafted plans and agents this part of the run lies within.
         item_scope, item_path, slots: Inside a foreach: the names that its templates see, its
             path, and how many items may run at the same time.
     """
@@ -121,6 +77,13 @@ class RunContext:
     meter: Meter = field(default_factory=lambda: Meter(Limits()))
     secret_inputs: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    notes: Notes = field(default_factory=MemoryNotes)
+    grants: set[str] = field(default_factory=set[str])
+    ask_now: AskNow = nobody
+    keep_draft: Callable[[str, Plan], None] = lambda _path, _plan: None
+    drafted: bool = False
+    within: tuple[tuple[str, ...], ...] = ()
+    depth: int = 0
     item_scope: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     item_path: str = ""
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
@@ -130,6 +93,19 @@ class RunContext:
         texts = sorted({*self.secrets, *self.secret_inputs.values()} - {""}, key=len, reverse=True)
         if texts:
             self._pattern = re.compile("|".join(re.escape(text) for text in texts))
+
+    def deeper(self, *, within: tuple[tuple[str, ...], ...], drafted: bool) -> RunContext:
+        """The same run one level down: for a drafted plan, or an agent that an agent asks.
+
+        Args:
+            within: The lists of globs that bound the tools there.
+            drafted: Whether a model writes the steps there.
+
+        Raises:
+            LimitReached: It may not nest so deep.
+        """
+        self.meter.check_depth(self.depth + 1)
+        return replace(self, within=within, drafted=drafted, depth=self.depth + 1)
 
     def emit(self, kind: EventKind, **data: Any) -> None:
         """Tell every listener what happened, secrets masked."""

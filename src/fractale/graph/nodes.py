@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from fractale.errors import CallError, FractaleError
-from fractale.graph.calls import Visit, judge, perform, retry_is_safe
+from fractale.graph.calls import perform
 from fractale.graph.context import Dependencies, RunContext
-from fractale.graph.outcome import (
-    DEFAULT_SUCCESS,
-    CallResult,
-    Decision,
-    decide_by_evidence,
-    failed_by,
-    match_rules,
-    record_of,
-    rule_scope,
+from fractale.graph.entering import (
+    Perform,
+    applies_now,
+    call_step,
+    decide,
+    shorten,
+    spent_by,
 )
+from fractale.graph.outcome import CallResult, Decision, record_of
 from fractale.graph.scope import Needs, build_scope, needs_of, step_values
-from fractale.graph.state import ItemState, PlanState, Record, Spent
-from fractale.plan.expressions import holds, render
-from fractale.plan.model import END_FAILED, END_SUCCESS, FAILURE, SUCCESS, Plan, Step
+from fractale.graph.state import ItemState, PlanState, Record
+from fractale.graph.visit import Visit
+from fractale.plan.expressions import render
+from fractale.plan.model import END_FAILED, END_SUCCESS, SUCCESS, Plan, Step
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
-SHORT_OUTPUT = 200
 ENDS = (END_SUCCESS, END_FAILED)
 
 
@@ -44,10 +42,6 @@ class GaveUp(FractaleError):
     def __init__(self, step: str, message: str) -> None:
         super().__init__(message)
         self.step = step
-
-
-Perform = Callable[[Visit], Awaitable[CallResult]]
-"""Makes a step's call: a leaf's own, or that of a foreach, a parallel block, an included plan."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,114 +274,6 @@ class StepNode:
         spent = spent_by(visit, time.monotonic() - started)
         spent["steps"] = 0
         return ItemState(results={str(index): entry}, spent=spent)
-
-
-def applies_now(visit: Visit) -> tuple[bool, CallResult | None]:
-    """Whether the step's `when` holds; a `when` that can't be evaluated fails the step.
-
-    Returns:
-        Whether to enter the step, and the result if it is known without a call.
-    """
-    when = visit.step.when
-    if when is None:
-        return True, None
-    try:
-        return holds(when, visit.scope, lambda name: visit.warn_undefined("when", name)), None
-    except CallError as error:
-        return True, CallResult(error=str(error), code=error.code)
-
-
-async def call_step(visit: Visit, call: Perform, tries: int) -> CallResult:
-    """Render what the step is given and make its call; a failed call is a result, too.
-
-    Raises:
-        CallError: The call failed, and the step's `retry` says to try it again.
-        LimitReached: A limit of the run is used up.
-    """
-    try:
-        prepare(visit)
-        return await call(visit)
-    except CallError as error:
-        if await _try_again(visit, error, tries):
-            message = f"try {tries} failed, trying again: {error}"
-            visit.emit("warning", code="retry", message=message)
-            raise
-        hint = f" ({error.hint})" if error.hint else ""
-        return CallResult(error=f"{error}{hint}", code=error.code, usage=visit.usage)
-
-
-async def _try_again(visit: Visit, error: CallError, tries: int) -> bool:
-    retry = visit.step.retry
-    if retry is None or tries >= retry.attempts or not error.retryable:
-        return False
-    tool = None
-    if visit.step.kind == "tool" and getattr(error, "sent", False):
-        try:
-            tool = await visit.deps.toolbox.find_tool(visit.step.target or "")
-        except CallError:
-            return False
-    return retry_is_safe(error, tool)
-
-
-def prepare(visit: Visit) -> None:
-    """Render the step's inputs and instruction; a foreach renders them for each item.
-
-    Raises:
-        TemplateError: A template names something that is not defined.
-    """
-    if visit.step.foreach is not None:
-        return
-    rendered: Any = render(dict(visit.step.inputs), visit.scope)
-    visit.inputs = rendered
-    instruction = visit.step.instruction
-    visit.instruction = None if instruction is None else str(render(instruction, visit.scope))
-
-
-async def decide(visit: Visit, result: CallResult) -> Decision:
-    """What decides the outcome: a rule, the call's own evidence, a judge, or nothing."""
-    if result.matched is not None:
-        return result.matched
-    scope = rule_scope(visit.scope, result, visit.attempts)
-    try:
-        decision = match_rules(visit.step, scope, visit.warn_undefined)
-    except CallError as error:
-        return failed_by("error", str(error))
-    evidence = decide_by_evidence(visit.step, result)
-    if decision:
-        own = decision.event not in (SUCCESS, FAILURE)
-        # A rule chose where to go; whether the call itself went well, the evidence says.
-        return replace(decision, outcome="failure") if own and evidence else decision
-    if evidence:
-        return evidence
-    if visit.step.judge:
-        try:
-            return await judge(visit, result)
-        except CallError as error:
-            return failed_by("error", f"the judge: {error}")
-    return DEFAULT_SUCCESS
-
-
-def spent_by(visit: Visit, seconds: float) -> Spent:
-    """What one visit has used."""
-    return Spent(
-        steps=1,
-        input_tokens=visit.usage.input_tokens,
-        output_tokens=visit.usage.output_tokens,
-        cost=visit.usage.cost,
-        seconds=round(seconds, 3),
-    )
-
-
-def shorten(value: Any, limit: int = SHORT_OUTPUT) -> Any:
-    """The same JSON value with long texts and lists cut, for events."""
-    if isinstance(value, str):
-        return value if len(value) <= limit else value[:limit] + "…"
-    if isinstance(value, Mapping):
-        table = cast("Mapping[str, Any]", value)
-        return {key: shorten(item, limit) for key, item in list(table.items())[:20]}
-    if isinstance(value, list):
-        return [shorten(item, limit) for item in cast("list[Any]", value)[:20]]
-    return value
 
 
 def leaf_node(plan: Plan, step: Step, deps: Dependencies, members: frozenset[str]) -> StepNode:

@@ -149,6 +149,7 @@ class McpToolbox:
         arguments: Mapping[str, Any],
         *,
         on_progress: OnProgress | None = None,
+        on_elicit: Any = None,
     ) -> ToolResult:
         """Call a tool once.
 

@@ -73,6 +73,11 @@ class Models:
             return name
         return ":".join(providers.split_spec(self._settings, name))
 
+    def chain(self, name: str | None) -> list[str | None]:
+        """A step's `model:` and those to take in turn where it is out of reach."""
+        fallbacks = () if self._for_all is not None else self._settings.fallback_models
+        return [name, *(model for model in fallbacks if model != self.spec(name))]
+
     def check(self, name: str | None) -> None:
         """Find what would keep the model from being built, without building it.
 

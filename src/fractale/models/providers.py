@@ -200,9 +200,13 @@ def build(settings: Settings, provider: str, model: str) -> BaseChatModel:
 
 
 def _build_gemini(settings: Settings, model: str) -> BaseChatModel:
+    import logging
+
     from langchain_google_genai import ChatGoogleGenerativeAI
     from pydantic import SecretStr
 
+    # It warns, for each tool of each request, of words of JSON Schema that Gemini does not know.
+    logging.getLogger("langchain_google_genai._function_utils").setLevel(logging.ERROR)
     return ChatGoogleGenerativeAI(
         model=model,
         api_key=SecretStr(settings.gemini_api_key or ""),

@@ -23,13 +23,12 @@ from fractale.plan.scope import (
     placed_steps,
     texts_of,
 )
-from fractale.plan.words import INSTRUCTION_INPUTS
+from fractale.plan.words import EXTRA_TOOLS, GENERAL_AGENTS, INSTRUCTION_INPUTS
 
 Schema = Mapping[str, Any]
 
 _SHOWN: Final = 60
 _MOST_DEPTH: Final = 20
-GENERAL_AGENTS: Final = (None, "ask", "ask_question")
 _RULE_NAMES: Final = frozenset((*TOP, "outputs", "content", "error", "attempts", "item", "index"))
 
 
@@ -37,19 +36,21 @@ def check_against_tools(
     plan: Plan,
     tools: Mapping[str, Mapping[str, Any]],
     prompts: Mapping[str, Mapping[str, Any]],
+    agents: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Problem]:
-    """Find what does not fit the tools and prompts that there are.
+    """Find what does not fit the tools, prompts and sub-agents that there are.
 
     Args:
         plan: A plan that `check_plan` finds no error in.
-        tools: Name → ``{"input_schema": …, "output_schema": …}``, JSON Schemas or None;
-            sub-agents are among them.
+        tools: Name → ``{"input_schema": …, "output_schema": …}``, JSON Schemas or None; the
+            sub-agents of servers are among them.
         prompts: Name → ``{"arguments": [{"name": …, "required": …}, …]}``.
+        agents: The same for sub-agents that no server has; None: the built-in generalist only.
 
     Returns:
         Errors and warnings, in the order of the plan.
     """
-    offers = _Offers(tools, prompts)
+    offers = _Offers(tools, prompts, agents or {})
     return list(dict.fromkeys(_check(plan, offers, "", set())))
 
 
@@ -57,12 +58,22 @@ def check_against_tools(
 class _Offers:
     tools: Mapping[str, Mapping[str, Any]]
     prompts: Mapping[str, Mapping[str, Any]]
+    agents: Mapping[str, Mapping[str, Any]]
+
+    def called_by(self, step: Step) -> Mapping[str, Mapping[str, Any]]:
+        """What a tool or agent step can name."""
+        return {**self.tools, **self.agents} if step.kind == "agent" else self.tools
+
+    @property
+    def allowable(self) -> list[str]:
+        """What a list of tools can name."""
+        return [*self.tools, *self.agents, *EXTRA_TOOLS]
 
     def output_schema(self, step: Step) -> Schema | None:
         """The schema of a step's outputs, where it is that of one tool's answer."""
         if not _calls_tool(step) or step.foreach:
             return None
-        return self.tools.get(step.target or "", {}).get("output_schema")
+        return self.called_by(step).get(step.target or "", {}).get("output_schema")
 
 
 def _calls_tool(step: Step) -> bool:
@@ -96,10 +107,11 @@ def _check_call(placed: Placed, offers: _Offers) -> Iterator[Problem]:
         else:
             yield _unknown(placed, "prompt", name, offers.prompts)
     elif _calls_tool(step):
-        if name in offers.tools:
-            yield from _check_arguments(placed, offers.tools[name].get("input_schema") or {})
+        known = offers.called_by(step)
+        if name in known:
+            yield from _check_arguments(placed, known[name].get("input_schema") or {})
         else:
-            yield _unknown(placed, step.kind, name, offers.tools)
+            yield _unknown(placed, step.kind, name, known)
 
 
 def _unknown(placed: Placed, what: str, name: str, names: Collection[str]) -> Problem:
@@ -116,7 +128,7 @@ def _unknown(placed: Placed, what: str, name: str, names: Collection[str]) -> Pr
 def _check_allowed(placed: Placed, offers: _Offers) -> Iterator[Problem]:
     """The tools that a model may call must be there; a pattern should fit some."""
     for index, name in enumerate(placed.step.tools or ()):
-        if any(fnmatchcase(tool, name) for tool in offers.tools):
+        if any(fnmatchcase(tool, name) for tool in offers.allowable):
             continue
         is_pattern = any(sign in name for sign in "*?[")
         what = f"no tool fits `{name}`" if is_pattern else f"no server has the tool `{name}`"
@@ -126,7 +138,7 @@ def _check_allowed(placed: Placed, offers: _Offers) -> Iterator[Problem]:
             placed.step.where(f"tools[{index}]"),
             f"{placed.path}.tools[{index}]",
             len(name),
-            suggestion=None if is_pattern else nearest(name, offers.tools),
+            suggestion=None if is_pattern else nearest(name, offers.allowable),
             severity="warning" if is_pattern else "error",
         )
 

@@ -10,6 +10,15 @@ from fractale.plan.model import Approve, Limits, Retry, StepKind
 KINDS: Final[tuple[StepKind, ...]] = get_args(StepKind)
 APPROVE: Final[tuple[Approve, ...]] = get_args(Approve)
 RETRY_KEYS: Final = tuple(field.name for field in fields(Retry))
+GENERAL_AGENTS: Final = (None, "ask", "ask_question")
+"""Names of the generalist in a step: none, its own, and 0.1.0's."""
+
+MODEL_AGENTS: Final = ("planner", "result_parse", "transform_jobspec")
+"""Built-in sub-agents that can't do without a model."""
+
+EXTRA_TOOLS: Final = ("ask_person", "get_prompt")
+"""What a step's list of tools can name beside tools: see `fractale.agents.extras`."""
+
 INSTRUCTION_INPUTS: Final = ("goal", "prompt", "instruction")
 """The inputs that fractale 0.1.0 took a step's instruction from, in this order."""
 

@@ -10,6 +10,7 @@ from langgraph.runtime import RunControl
 
 from fractale.events import Listener
 from fractale.plan.model import Limits
+from fractale.questions import Answers
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -19,12 +20,10 @@ class Person(Protocol):
     """Somebody who can be asked while the run waits."""
 
     async def answer(self, question: Mapping[str, Any]) -> Any:
-        """The answer to a question of the run.
+        """The answer to a question of the run, of the kinds in `fractale.questions`.
 
-        Args:
-            question: ``{kind: approval, step, tool, arguments, why}``, answered with true or
-                false; or ``{kind: failure, step, error}``, answered with ``retry``, ``skip``
-                or ``quit``.
+        Returns:
+            What that kind takes, or `MISSING`: then the run ends waiting.
         """
         ...
 
@@ -36,6 +35,9 @@ class RunOptions:
     Args:
         listeners: Take every event.
         person: Answers questions; None: the run ends waiting, or fails, where it would ask.
+        answers: Answers given beforehand; they come before the person's.
+        replies: Answers to what a run waits for when it is resumed, and to nothing later.
+        yes: What has a default answer is answered so; approvals and reviews are agreed to.
         limits: Replace the plan's limits of the same name.
         control: Lets another task or a signal handler ask the run to stop at a step's boundary.
         checkpointer: LangGraph's saver to use in place of the state folder's.
@@ -44,6 +46,9 @@ class RunOptions:
 
     listeners: Sequence[Listener] = ()
     person: Person | None = None
+    answers: Answers = field(default_factory=Answers)
+    replies: Answers = field(default_factory=Answers)
+    yes: bool = False
     limits: Limits = field(default_factory=Limits)
     control: RunControl = field(default_factory=RunControl)
     checkpointer: BaseCheckpointSaver[Any] | None = None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from fractale.agents.catalog import Catalog
 from fractale.errors import PlanError, Problem, SettingsError
 from fractale.models import Models
 from fractale.plan.check import check_against_tools, check_plan
-from fractale.plan.model import Plan, Step
+from fractale.plan.model import Plan
+from fractale.plan.needs import models_of
 from fractale.toolbox import Toolbox
 
 
-async def preflight(plan: Plan, toolbox: Toolbox, models: Models) -> None:
+async def preflight(plan: Plan, toolbox: Toolbox, models: Models, agents: Catalog) -> None:
     """Find what would fail before anything is run.
 
     Raises:
@@ -18,7 +20,7 @@ async def preflight(plan: Plan, toolbox: Toolbox, models: Models) -> None:
     """
     problems = [p for p in check_plan(plan) if p.severity == "error"]
     if not problems and all(server.connected for server in await toolbox.servers()):
-        problems = [p for p in await check_online(plan, toolbox) if p.severity == "error"]
+        problems = [p for p in await check_online(plan, toolbox, agents) if p.severity == "error"]
     if problems:
         raise PlanError(problems)
     for name in models_of(plan):
@@ -31,7 +33,7 @@ async def preflight(plan: Plan, toolbox: Toolbox, models: Models) -> None:
             )
 
 
-async def check_online(plan: Plan, toolbox: Toolbox) -> list[Problem]:
+async def check_online(plan: Plan, toolbox: Toolbox, agents: Catalog) -> list[Problem]:
     """What is wrong with the plan's tools, prompts and arguments, by the servers' schemas."""
     tools = {
         name: {"input_schema": tool.input_schema, "output_schema": tool.output_schema}
@@ -39,21 +41,16 @@ async def check_online(plan: Plan, toolbox: Toolbox) -> list[Problem]:
         for name in (tool.name, tool.qualified_name)
     }
     prompts = {p.name: {"arguments": list(p.arguments)} for p in await toolbox.prompts()}
-    return check_against_tools(plan, tools, prompts)
+    own = {
+        agent.name: {"input_schema": agent.input_schema, "output_schema": agent.output_schema}
+        for agent in (agents.all() if _names_agents(plan) else ())
+    }
+    return check_against_tools(plan, tools, prompts, own)
 
 
-def models_of(plan: Plan) -> list[str | None]:
-    """The `model:` of every step that needs one, each once; None stands for the default."""
-    names: list[str | None] = []
-    for step in plan.walk():
-        own: list[str | None] = models_of(step.plan) if step.plan else []
-        if needs_model(step):
-            own = [step.model, *own]
-        names += [name for name in own if name not in names]
-    return names
-
-
-def needs_model(step: Step) -> bool:
-    """Whether the step may ask a model."""
-    general = step.kind == "agent" and step.target in (None, "ask", "ask_question")
-    return step.kind == "prompt" or general or step.judge
+def _names_agents(plan: Plan) -> bool:
+    """Whether the plan may name sub-agents: to know them imports what they are made of."""
+    return any(
+        step.kind == "agent" or step.tools or (step.plan and _names_agents(step.plan))
+        for step in plan.walk()
+    )

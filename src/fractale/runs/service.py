@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fractale.agents.catalog import Catalog
 from fractale.errors import UsageError
 from fractale.graph.context import Dependencies
 from fractale.graph.state import initial_state
@@ -35,6 +36,7 @@ class Runs:
         toolbox: Open for as long as the runs go on.
         models: Built from the settings where not given.
         policy: What a model may call.
+        agents: fractale's own sub-agents where not given.
     """
 
     def __init__(
@@ -44,11 +46,13 @@ class Runs:
         *,
         models: Models | None = None,
         policy: Policy | None = None,
+        agents: Catalog | None = None,
     ) -> None:
         self._settings = settings
         self._toolbox = toolbox
         self._models = models or Models(settings)
         self._policy = policy or Policy(settings=settings.policy)
+        self._agents = agents or Catalog()
         self._folders = RunFolders(settings.state_dir)
 
     async def start(
@@ -75,7 +79,7 @@ class Runs:
         """
         options = options or RunOptions()
         values = bind_inputs(plan, inputs or {}, secrets)
-        await preflight(plan, self._toolbox, self._models)
+        await preflight(plan, self._toolbox, self._models, self._agents)
         folder = self._folders.new(options.run_id) if options.keep else None
         run_id = folder.run_id if folder else options.run_id or "run"
         store = FileOutputs(folder.outputs) if folder else MemoryOutputs()
@@ -93,14 +97,12 @@ class Runs:
         run_id: str,
         options: RunOptions | None = None,
         *,
-        answers: Mapping[str, Any] | None = None,
         secrets: Mapping[str, str] | None = None,
     ) -> RunResult:
         """Go on with a run that was stopped, waits, or reached a limit.
 
         Args:
             run_id: The run's id; ``-1`` is the latest.
-            answers: Answers by the step's path, for what the run waits for.
 
         Raises:
             UsageError: There is no such run, or its plan has changed since.
@@ -118,7 +120,7 @@ class Runs:
         session = Session(
             self._settings, dependencies, plan, options, folder.run_id, folder, secrets or {}
         )
-        return await session.resume(dict(answers or {}))
+        return await session.resume()
 
     def head(self, run_id: str) -> dict[str, Any]:
         """How a run was started: its plan's file, its inputs, its registries."""
@@ -130,6 +132,7 @@ class Runs:
             models=self._models,
             outputs=store,
             policy=self._policy,
+            agents=self._agents,
             max_attempts=self._settings.max_attempts,
         )
 

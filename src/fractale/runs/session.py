@@ -14,15 +14,19 @@ from langgraph.types import Command
 from fractale.errors import FractaleError, LimitReached, StoreError
 from fractale.events import Event, Status
 from fractale.graph.compile import compile_plan, node_of
-from fractale.graph.context import Dependencies, Meter, RunContext
+from fractale.graph.context import Dependencies, RunContext
+from fractale.graph.meter import Meter
 from fractale.graph.nodes import GaveUp
 from fractale.graph.state import PlanState, Spent
+from fractale.models import Usage
 from fractale.plan.model import FAILURE, Limits, Plan
+from fractale.plan.needs import models_of
+from fractale.questions import MISSING, Answers, default_answer
 from fractale.runs.options import Person, RunOptions
-from fractale.runs.preflight import models_of
 from fractale.runs.result import RunResult, finished_data
 from fractale.settings import Settings
 from fractale.store.checkpoints import open_checkpoints
+from fractale.store.notes import FileNotes, MemoryNotes
 from fractale.store.records import EventLog, RunFolder
 
 if TYPE_CHECKING:
@@ -54,6 +58,7 @@ class Session:
         self._store = dependencies.outputs
         self._steps: list[dict[str, Any]] = []
         self._decided: dict[str, Any] | None = None
+        self._elicited: dict[tuple[str, str, str], Any] = {}
         self._log: EventLog | None = None
         self.context = RunContext(
             run_id=run_id,
@@ -63,6 +68,8 @@ class Session:
             meter=self._meter(),
             secret_inputs=secrets,
             secrets=settings.secrets,
+            notes=FileNotes(folder.path / "notes.json") if folder else MemoryNotes(),
+            ask_now=self._ask_now,
         )
 
     def _meter(self, spent: Spent | None = None) -> Meter:
@@ -75,22 +82,7 @@ class Session:
 
     def _listen(self, event: Event) -> None:
         if event.kind == "step_finished":
-            data = event.data
-            self._steps.append(
-                {
-                    "name": data["step"],
-                    "attempt": data["attempt"],
-                    "outcome": data["outcome"],
-                    "decided_by": data["decided_by"],
-                    "error": data["error"],
-                }
-            )
-            self._decided = {
-                "step": data["step"],
-                "by": data["decided_by"],
-                "reason": data["reason"],
-                "code": data.get("code"),
-            }
+            self._step_finished(event.data)
         if self._log:
             self._log(event)
         for listener in self._options.listeners:
@@ -100,7 +92,24 @@ class Session:
                 # Nobody reads on: stop where nothing is lost.
                 self._options.control.request_drain("its output was closed")
 
-    async def resume(self, answers: dict[str, Any]) -> RunResult:
+    def _step_finished(self, data: Mapping[str, Any]) -> None:
+        self._steps.append(
+            {
+                "name": data["step"],
+                "attempt": data["attempt"],
+                "outcome": data["outcome"],
+                "decided_by": data["decided_by"],
+                "error": data["error"],
+            }
+        )
+        self._decided = {
+            "step": data["step"],
+            "by": data["decided_by"],
+            "reason": data["reason"],
+            "code": data.get("code"),
+        }
+
+    async def resume(self) -> RunResult:
         """Go on from the last checkpoint."""
         async with AsyncExitStack() as stack:
             graph, config = await self._open(stack)
@@ -108,21 +117,26 @@ class Session:
             if not snapshot.values:
                 raise StoreError(f"run {self.context.run_id} has no checkpoint to go on from")
             assert self._folder is not None  # noqa: S101 - only kept runs are resumed
+            used = Usage()
             for event in self._folder.read_events():
-                if event["event"] == "step_finished":
-                    self._remember(event)
-            self.context.meter = self._meter(snapshot.values.get("spent"))
+                self._remember(event)
+                if event["event"] == "model_finished":
+                    used += _used(event)
+            self.context.meter = self._meter(_spent(snapshot.values.get("spent"), used))
             if not snapshot.next:
                 return await self._finished(snapshot.values)
             self._emit_started(resumed=True)
-            return await self._drive(graph, config, _answers(snapshot.interrupts, answers))
+            given = await self._replies(snapshot.interrupts, self._options.replies)
+            if snapshot.interrupts and given is None:
+                return await self._finished({"__interrupt__": snapshot.interrupts})
+            return await self._drive(graph, config, given)
 
     def _remember(self, event: Mapping[str, Any]) -> None:
-        data = {k: v for k, v in event.items() if k not in ("event", "run", "time")}
-        log, self._log = self._log, None
-        listeners, self._options.listeners = self._options.listeners, ()
-        self._listen(Event("step_finished", self.context.run_id, data))
-        self._log, self._options.listeners = log, listeners
+        """Take over from the record what earlier processes of the run knew."""
+        if event["event"] == "step_finished":
+            self._step_finished(event)
+        elif event["event"] == "answered":
+            self._keep_answer(event["question"], event["answer"])
 
     async def drive(self, state: PlanState) -> RunResult:
         """Run from the first step."""
@@ -193,21 +207,61 @@ class Session:
 
     async def _go_on(self, values: Mapping[str, Any]) -> Any:
         """What to invoke the graph with next, after a person answered; None at an end."""
-        person = self._options.person
-        interrupts = values.get("__interrupt__") or ()
-        for interrupt in interrupts:
-            self.context.emit(
-                "waiting",
-                step=interrupt.value.get("step"),
-                question={**interrupt.value, "id": interrupt.id},
-            )
-        if person is None:
-            return None
-        if interrupts:
-            return Command(resume={i.id: await person.answer(i.value) for i in interrupts})
-        if values.get("status") == "failed":
-            return await self._ask_after_failure(values, person)
+        if interrupts := values.get("__interrupt__"):
+            return await self._replies(interrupts, Answers())
+        if self._options.person and values.get("status") == "failed":
+            return await self._ask_after_failure(values, self._options.person)
         return None
+
+    async def _replies(self, interrupts: Sequence[Any], first: Answers) -> Any:
+        """Answers to what the graph waits for, as its next input; None if there is none.
+
+        Args:
+            first: Answers that come before all others.
+        """
+        replies: dict[str, Any] = {}
+        questions = {i.id: {**i.value, "id": i.id} for i in interrupts}
+        for number, (key, question) in enumerate(questions.items(), 1):
+            place = {"number": number, "of": len(questions)} if len(questions) > 1 else {}
+            answer = await self._answer({**question, **place}, first)
+            if answer is not MISSING:
+                replies[key] = answer
+        return Command(resume=replies) if replies else None
+
+    async def _answer(self, question: Mapping[str, Any], first: Answers) -> Any:
+        """The answer given beforehand, or the person's; MISSING where nobody says."""
+        options, by = self._options, "answers"
+        answer = first.find(question)
+        if answer is MISSING:
+            answer = options.answers.find(question)
+        if answer is MISSING and options.yes:
+            answer, by = default_answer(question), "yes"
+        if answer is MISSING:
+            self.context.emit("waiting", step=question.get("step"), question=dict(question))
+            if options.person is None:
+                return MISSING
+            answer, by = await options.person.answer(question), "person"
+            if answer is MISSING:
+                return MISSING
+        self._keep_answer(question, answer)
+        self.context.emit(
+            "answered", step=question.get("step"), question=dict(question), answer=answer, by=by
+        )
+        return answer
+
+    def _keep_answer(self, question: Mapping[str, Any], answer: Any) -> None:
+        """What outlives the question: a tool that is allowed for good, a server's answer."""
+        if question.get("kind") == "approval" and answer == "always":
+            self.context.grants.add(question["tool"])
+        elif question.get("kind") == "elicitation":
+            self._elicited[_place(question)] = answer
+
+    async def _ask_now(self, question: Mapping[str, Any]) -> Any:
+        """The answer to what a server asks in the middle of a call; None if nobody is there."""
+        if (place := _place(question)) in self._elicited:
+            return self._elicited[place]
+        answer = await self._answer(question, Answers())
+        return None if answer is MISSING else answer
 
     async def _ask_after_failure(self, values: Mapping[str, Any], person: Person) -> Any:
         """A failure that has no transition of its own: retry, skip or quit."""
@@ -287,14 +341,28 @@ async def checkpoints(
             yield saver
 
 
-def _answers(interrupts: Sequence[Any], answers: Mapping[str, Any]) -> Any:
-    """The graph's input that answers what the run waits for; None goes on without."""
-    known = {
-        i.id: answers.get(i.value.get("step"), answers.get("*"))
-        for i in interrupts
-        if i.value.get("step") in answers or "*" in answers
-    }
-    return Command(resume=known) if known else None
+def _place(question: Mapping[str, Any]) -> tuple[str, str, str]:
+    return str(question["step"]), str(question["server"]), str(question["message"])
+
+
+def _used(event: Mapping[str, Any]) -> Usage:
+    return Usage(
+        input_tokens=event["input_tokens"],
+        output_tokens=event["output_tokens"],
+        cost=event["cost"],
+    )
+
+
+def _spent(state: Spent | None, used: Usage) -> Spent:
+    """What a run has used: the state's sum, or more where a step was cut off in the middle."""
+    known = state or Spent()
+    return Spent(
+        steps=known.get("steps", 0),
+        seconds=known.get("seconds", 0.0),
+        input_tokens=max(known.get("input_tokens", 0), used.input_tokens),
+        output_tokens=max(known.get("output_tokens", 0), used.output_tokens),
+        cost=max(known.get("cost", 0.0), used.cost),
+    )
 
 
 def _usage(meter: Meter) -> dict[str, Any]:

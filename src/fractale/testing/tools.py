@@ -30,6 +30,7 @@ from pydantic import TypeAdapter
 
 from fractale.errors import CallError, ToolError, TransportError
 from fractale.toolbox import (
+    OnElicit,
     OnProgress,
     PromptInfo,
     PromptMessage,
@@ -238,6 +239,7 @@ class FakeToolServer:
         arguments: Mapping[str, Any],
         *,
         on_progress: OnProgress | None = None,
+        on_elicit: OnElicit | None = None,
     ) -> ToolResult:
         """Record the call and give the tool's next answer.
 

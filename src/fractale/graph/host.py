@@ -1,0 +1,170 @@
+"""What a sub-agent may do: the `AgentHost` of one agent in one visit of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.messages import BaseMessage
+from langgraph.types import interrupt
+
+from fractale.agents.subagent import AgentAnswer, AgentRequest, ModelCall, Subagent
+from fractale.errors import PolicyError, ToolError
+from fractale.graph.context import RunContext
+from fractale.graph.outcome import outputs_of
+from fractale.graph.visit import Visit
+from fractale.models import Answer
+from fractale.plan.words import EXTRA_TOOLS
+from fractale.policy import allowed_by
+from fractale.toolbox import PromptInfo, PromptMessage, ToolInfo, ToolResult
+
+if TYPE_CHECKING:
+    from langchain.agents.middleware import ModelResponse
+    from langchain_core.language_models import BaseChatModel
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """See `fractale.agents.subagent.AgentHost`.
+
+    Args:
+        visit: The step's visit, which makes and counts the calls.
+        context: The run as this agent sees it: its depth, and what bounds its tools.
+        agents_path: The agents between the step and this one, as ``optimize/result_parse``;
+            empty for the step's own.
+        extras: What it may do beside calling tools.
+    """
+
+    visit: Visit
+    context: RunContext
+    agents_path: str = ""
+    extras: frozenset[str] = frozenset(EXTRA_TOOLS)
+
+    @property
+    def path(self) -> str:
+        """The path of the step in the run."""
+        return self.visit.path
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """What the agent may do beside calling tools."""
+        return frozenset(each for each in self.extras if self._named(each))
+
+    def _named(self, name: str) -> bool:
+        return all(any(fnmatchcase(name, glob) for glob in globs) for globs in self.context.within)
+
+    def _may_call(self, tool: ToolInfo) -> bool:
+        return all(allowed_by(globs, tool) for globs in self.context.within)
+
+    async def tools(self) -> list[ToolInfo]:
+        """The tools that this agent may call."""
+        if () in self.context.within:
+            return []
+        tools = await self.visit.deps.toolbox.tools()
+        return [tool for tool in tools if not tool.is_agent and self._may_call(tool)]
+
+    async def agents(self) -> list[Subagent | ToolInfo]:
+        """The sub-agents that it may ask.
+
+        Those of servers and the person's own are there like tools are; fractale's own only where
+        a list of tools names them, since each makes every turn of the model dearer.
+        """
+        if () in self.context.within:
+            return []
+        deps = self.visit.deps
+        tools = [t for t in await deps.toolbox.tools() if t.is_agent and self._may_call(t)]
+        named = [
+            agent
+            for agent in deps.agents.all()
+            if self._named(agent.name) and (self.context.within or deps.agents.is_own(agent.name))
+        ]
+        return [*tools, *named]
+
+    async def prompts(self) -> list[PromptInfo]:
+        """The prompts of the run's servers."""
+        return await self.visit.deps.toolbox.prompts()
+
+    async def call_tool(self, tool: ToolInfo, arguments: Mapping[str, Any]) -> ToolResult:
+        """Call a tool that the model chose."""
+        if not self._may_call(tool):
+            raise PolicyError(f"`{tool.name}` was not called: it is none of the step's tools")
+        agreed = self.visit.agree(tool, arguments, "model")
+        return await self.visit.tool(tool, agreed, self.agents_path or None)
+
+    async def call_agent(self, agent: Subagent | ToolInfo, request: AgentRequest) -> AgentAnswer:
+        """Ask another sub-agent, with what is left of this one's tools, budget and depth."""
+        if isinstance(agent, ToolInfo):
+            result = await self.call_tool(agent, request.inputs)
+            error = (result.text or "the agent reported an error") if result.is_error else None
+            return AgentAnswer(outputs=outputs_of(result, agent), text=result.text, error=error)
+        if not self._named(agent.name):
+            raise PolicyError(f"`{agent.name}` was not asked: it is none of the step's agents")
+        within = self.context.within if agent.tools is None else (*self.context.within, agent.tools)
+        below = self.context.deeper(within=within, drafted=self.context.drafted)
+        path = f"{self.agents_path}/{agent.name}" if self.agents_path else agent.name
+        return await run_agent(agent, replace(self, context=below, agents_path=path), request)
+
+    async def get_prompt(self, name: str, arguments: Mapping[str, Any]) -> list[PromptMessage]:
+        """Render a prompt of the run's servers."""
+        return await self.visit.deps.toolbox.get_prompt(name, arguments)
+
+    def chat_model(self) -> BaseChatModel:
+        """The step's model."""
+        return self.visit.deps.models.get(self.visit.step.model)
+
+    async def call_model(self, invoke: ModelCall) -> ModelResponse[Any]:
+        """Make one turn of an agent's model, counted and told about."""
+        return await self.visit.call_model(invoke, self.agents_path or None)
+
+    async def ask_model(
+        self, messages: Sequence[BaseMessage], schema: Mapping[str, Any] | None = None
+    ) -> Answer:
+        """Ask the step's model one question."""
+        return await self.visit.ask(messages, schema, self.agents_path or None)
+
+    def ask_person(self, question: Mapping[str, Any]) -> Any:
+        """The person's answer: LangGraph's interrupt."""
+        told = {**question, "agent": self.agents_path} if self.agents_path else dict(question)
+        return interrupt(self.context.mask(told))
+
+    def recall(self, key: str) -> Any:
+        """What `remember` kept under the key in this run."""
+        return self.context.notes.get(key)
+
+    def remember(self, key: str, value: Any) -> None:
+        """Keep a JSON value for the rest of the run."""
+        self.context.notes.put(key, self.context.mask(value))
+
+    def on_text(self, text: str) -> None:
+        """Take a piece of the model's text as it comes."""
+        self.visit.on_text(text)
+
+    def show(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Show the person a table."""
+        self.visit.emit("table", title=title, rows=[dict(row) for row in rows])
+
+    def decided(self, messages: Sequence[BaseMessage]) -> bool:
+        """Whether a rule of the step already holds; only the step's own agent is ended by it."""
+        return not self.agents_path and self.visit.matched(messages) is not None
+
+
+async def run_agent(agent: Subagent, host: Host, request: AgentRequest) -> AgentAnswer:
+    """Let a sub-agent work.
+
+    Raises:
+        ToolError: The inputs are not what it takes.
+        CallError: It failed.
+        LimitReached: A limit of the run is used up.
+    """
+    import jsonschema
+
+    instruction = request.instruction or str(request.inputs.get("instruction") or "")
+    given = dict(request.inputs)
+    if instruction and "instruction" in agent.input_schema.get("properties", {}):
+        given.setdefault("instruction", instruction)
+    validator = jsonschema.Draft202012Validator(dict(agent.input_schema))
+    if faults := [f"{e.json_path}: {e.message}" for e in validator.iter_errors(given)]:
+        raise ToolError(f"`{agent.name}` can't take these inputs: {'; '.join(faults[:5])}")
+    return await agent.run(host, replace(request, inputs=given, instruction=instruction))

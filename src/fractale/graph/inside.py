@@ -1,0 +1,232 @@
+"""Steps with an inside: an included plan, a parallel block, a foreach."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.graph import END, START, StateGraph
+from langgraph.runtime import Runtime
+from langgraph.types import Send
+
+from fractale.errors import TemplateError
+from fractale.graph.context import Dependencies, RunContext
+from fractale.graph.nodes import GaveUp, StepNode
+from fractale.graph.outcome import DEFAULT_SUCCESS, CallResult, Decision, failed_by
+from fractale.graph.state import ItemState, PlanState, Record, Spent, initial_state
+from fractale.graph.visit import Visit
+from fractale.graph.wiring import Graph, add_step, retry_policy, tries_of
+from fractale.models import Usage
+from fractale.plan.expressions import evaluate
+from fractale.plan.model import FAILURE, SUCCESS, Expression, ForEach, Plan, Step
+
+CompilePlan = Callable[[Plan, Dependencies], Graph]
+
+
+def included(node: StepNode, plan: Plan, compile_plan: CompilePlan) -> StepNode:
+    """A step that runs another plan as a subgraph of its own."""
+
+    async def call(visit: Visit) -> CallResult:
+        inputs = _inputs_of_included(plan, visit)
+        return await run_plan_inside(visit, plan, visit.inside, inputs, visit.context)
+
+    return replace(node, perform=call, inside=compile_plan(plan, node.deps).compile())
+
+
+async def run_plan_inside(
+    visit: Visit, plan: Plan, graph: Any, inputs: Mapping[str, Any], context: RunContext
+) -> CallResult:
+    """Run a plan's graph inside a step; its end is the step's result.
+
+    Args:
+        graph: The plan, compiled without a saver: it takes the run's.
+        inputs: The plan's inputs, values or references.
+        context: The run as the steps inside see it.
+
+    Raises:
+        LimitReached: A limit of the run is used up.
+    """
+    deps = visit.deps
+    state = initial_state(inputs, prefix=f"{visit.path}/")
+    try:
+        after = cast("PlanState", await graph.ainvoke(state, visit.config, context=context))
+    except GaveUp as error:
+        return CallResult(error=str(error), code=error.code)
+    charge(visit, after.get("spent", Spent()))
+    error = None
+    if after.get("status") != "success":
+        error = after.get("error") or f"the plan `{plan.name}` failed"
+    outputs = _outputs_of_plan(plan, after, deps)
+    return CallResult(outputs=outputs, error=error, code="plan" if error else None)
+
+
+def _inputs_of_included(plan: Plan, visit: Visit) -> dict[str, Any]:
+    aliases = {"goal", "prompt", "instruction"} - set(plan.inputs)
+    given = {key: value for key, value in visit.inputs.items() if key not in aliases}
+    defaults = {n: spec.default for n, spec in plan.inputs.items() if not spec.required}
+    return {key: visit.deps.outputs.put(value) for key, value in {**defaults, **given}.items()}
+
+
+def _outputs_of_plan(plan: Plan, after: PlanState, deps: Dependencies) -> dict[str, Any]:
+    """What the plan says that it returns; where it says nothing, its last step's outputs."""
+    if plan.outputs:
+        return deps.outputs.get(after.get("outputs") or {})
+    last = after.get("last")
+    record = after.get("steps", {}).get(last, Record()) if last else Record()
+    return deps.outputs.get(record.get("outputs") or {})
+
+
+def charge(visit: Visit, spent: Spent) -> None:
+    """Count what steps inside have used as this step's own."""
+    visit.usage += Usage(
+        input_tokens=spent.get("input_tokens", 0),
+        output_tokens=spent.get("output_tokens", 0),
+        cost=spent.get("cost", 0.0),
+    )
+
+
+def parallel(node: StepNode, node_for: Callable[[Step, frozenset[str]], StepNode]) -> StepNode:
+    """A block whose steps run at the same time, each a node of the block's graph.
+
+    Args:
+        node_for: Gives the node of a step among the members of its graph.
+    """
+    block = node.step
+    builder = StateGraph(PlanState, context_schema=RunContext, input_schema=PlanState)
+    members = frozenset(step.name for step in block.steps)
+    for step in block.steps:
+        add_step(builder, step.name, node_for(step, members))
+        builder.add_edge(START, step.name)
+        builder.add_edge(step.name, END)
+
+    async def call(visit: Visit) -> CallResult:
+        given = PlanState(
+            inputs=visit.state.get("inputs", {}),
+            steps=visit.state.get("steps", {}),
+            spent=Spent(),
+            prefix=f"{visit.path}/",
+        )
+        after = cast("PlanState", await visit.inside.ainvoke(given, visit.config))
+        charge(visit, after.get("spent", Spent()))
+        records = after.get("steps", {})
+        visit.records = {name: records[name] for name in sorted(members)}
+        outputs = {
+            step.name: node.deps.outputs.get(records[step.name].get("outputs", {}))
+            for step in block.steps
+        }
+        failed = [s.name for s in block.steps if records[s.name].get("outcome") == "failure"]
+        if not failed or block.keep_going:
+            return CallResult(outputs=outputs, matched=DEFAULT_SUCCESS)
+        names = ", ".join(f"`{name}`" for name in failed)
+        first = records[failed[0]]
+        reason = f"{names} failed: {first.get('error', '')}"
+        return CallResult(
+            outputs=outputs, matched=failed_by(first.get("decided_by", "error"), reason)
+        )
+
+    return replace(node, perform=call, inside=builder.compile())
+
+
+def foreach(node: StepNode) -> StepNode:
+    """A step that runs once per item, each item a task of the step's graph."""
+    over = node.step.foreach
+    assert over is not None  # noqa: S101 - the caller looked
+    leaf = replace(node, step=replace(node.step, foreach=None, when=None))
+
+    async def call(visit: Visit) -> CallResult:
+        items = _items_of(over, visit)
+        if not items:
+            return CallResult(outputs=[], matched=DEFAULT_SUCCESS)
+        slots = asyncio.Semaphore(over.max_parallel or len(items))
+        context = replace(visit.context, item_scope=visit.scope, slots=slots, item_path=visit.path)
+        kept = [node.deps.outputs.put(visit.context.mask(item)) for item in items]
+        after = await visit.inside.ainvoke({"items": kept}, visit.config, context=context)
+        charge(visit, after.get("spent", Spent()))
+        results = [after["results"][str(index)] for index in range(len(items))]
+        return _gather(node, results)
+
+    return replace(node, perform=call, inside=_foreach_graph(leaf))
+
+
+def _foreach_graph(leaf: StepNode) -> Any:
+    graph = leaf.inside
+
+    async def item(
+        state: ItemState, runtime: Runtime[RunContext], config: RunnableConfig
+    ) -> ItemState:
+        async with runtime.context.slots:
+            return await leaf.visit_item(state, runtime.context, config, tries_of(runtime))
+
+    async def item_with_inside(
+        state: ItemState, runtime: Runtime[RunContext], config: RunnableConfig
+    ) -> ItemState:
+        context, tries = runtime.context, tries_of(runtime)
+        async with context.slots:
+            return await leaf.visit_item(state, context, config, tries, inside=graph)
+
+    builder: Any = StateGraph(ItemState, context_schema=RunContext)
+    function = item if graph is None else item_with_inside
+    policy = retry_policy(leaf.step)
+    builder.add_node("item", function, input_schema=ItemState, retry_policy=policy)
+    builder.add_conditional_edges(START, _fan_out, ["item"])
+    builder.add_edge("item", END)
+    return builder.compile()
+
+
+def _fan_out(state: ItemState) -> list[Send]:
+    items = state.get("items", [])
+    return [
+        Send("item", ItemState(item=item, index=index, total=len(items)))
+        for index, item in enumerate(items)
+    ]
+
+
+def _items_of(foreach: ForEach, visit: Visit) -> list[Any]:
+    """The items in order; for a mapping of lists, their product in the mapping's order."""
+    items = foreach.items
+    if not isinstance(items, Mapping):
+        return _list_of(items, visit, "foreach")
+    axes = [_list_of(part, visit, f"foreach.{name}") for name, part in items.items()]
+    return [dict(zip(items, point, strict=True)) for point in itertools.product(*axes)]
+
+
+def _list_of(items: Expression | Sequence[Any], visit: Visit, path: str) -> list[Any]:
+    if not isinstance(items, Expression):
+        return list(items)
+    value = evaluate(items, visit.scope)
+    if not isinstance(value, list):
+        message = f"`{path}` must give a list, and gave {type(value).__name__}"
+        raise TemplateError(message, position=items.position)
+    return cast("list[Any]", value)
+
+
+def _gather(node: StepNode, results: list[dict[str, Any]]) -> CallResult:
+    """The items' outputs in order, and what they mean for the step.
+
+    The step fails if any item failed, unless it keeps going; an event of its own that a rule
+    gave an item is the step's event (the first such item's).
+    """
+    outputs = [_item_outputs(node, result) for result in results]
+    failed = [i for i, result in enumerate(results) if result["outcome"] == "failure"]
+    if failed and not node.step.keep_going:
+        first = results[failed[0]]
+        reason = f"{len(failed)} of {len(results)} items failed; item {failed[0]}: {first['error']}"
+        return CallResult(outputs=outputs, matched=failed_by(first["decided_by"], reason))
+    own = [r for r in results if r["event"] not in (SUCCESS, FAILURE)]
+    if own:
+        decision = Decision(
+            outcome="success", event=own[0]["event"], decided_by="rule", reason=own[0]["reason"]
+        )
+        return CallResult(outputs=outputs, matched=decision)
+    return CallResult(outputs=outputs, matched=DEFAULT_SUCCESS)
+
+
+def _item_outputs(node: StepNode, result: dict[str, Any]) -> Any:
+    outputs = node.deps.outputs.get(result["outputs"])
+    if result["outcome"] == "failure" and isinstance(outputs, dict):
+        return {**cast("dict[str, Any]", outputs), "error": result["error"]}
+    return outputs

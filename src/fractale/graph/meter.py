@@ -1,0 +1,136 @@
+"""What the whole tree of a run uses, and where it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import cast
+
+from fractale.errors import LimitReached
+from fractale.graph.state import Spent
+from fractale.models import Usage
+from fractale.plan.model import Limits
+
+RAISE = "raise it with --limit and go on with `fractale resume`"
+DEFAULT_DEPTH = 5
+"""How deep plans that the manager drafts and agents that ask agents may nest."""
+
+
+class Meter:
+    """Counts what the whole tree of a run uses and stops it at the first limit reached.
+
+    Args:
+        limits: Of the plan at the top of the run.
+        spent: What earlier processes of the same run have used.
+    """
+
+    def __init__(self, limits: Limits, spent: Spent | None = None) -> None:
+        self._limits = limits
+        self.total: Spent = cast("Spent", dict(spent or {}))
+        self._earlier = self.total.get("seconds", 0.0)
+        self._started = time.monotonic()
+        self._under_way = 0
+        self._largest = Usage()
+        self._room = asyncio.Condition()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of running, earlier processes included."""
+        return self._earlier + time.monotonic() - self._started
+
+    def enter_step(self) -> None:
+        """Count one entry of a step.
+
+        Raises:
+            LimitReached: The run has used up a limit.
+        """
+        self.check()
+        limit = self._limits.steps
+        used = self.total.get("steps", 0)
+        if limit is not None and used >= limit:
+            raise LimitReached("steps", f"the run has entered {used} steps, its limit", hint=RAISE)
+        self.total["steps"] = used + 1
+
+    def check_depth(self, depth: int) -> None:
+        """Called before a drafted plan or an agent's agent begins, `depth` levels down.
+
+        Raises:
+            LimitReached: It may not nest so deep.
+        """
+        if depth > self.most_depth:
+            message = f"plans and agents are nested {self.most_depth} deep, the run's limit"
+            raise LimitReached("depth", message, hint=RAISE)
+
+    @property
+    def most_depth(self) -> int:
+        """How deep drafted plans and agents may nest."""
+        return DEFAULT_DEPTH if self._limits.depth is None else self._limits.depth
+
+    def add(self, usage: Usage) -> None:
+        """Count what a model used."""
+        total = self.total
+        total["input_tokens"] = total.get("input_tokens", 0) + usage.input_tokens
+        total["output_tokens"] = total.get("output_tokens", 0) + usage.output_tokens
+        total["cost"] = total.get("cost", 0.0) + usage.cost
+        if usage.total_tokens > self._largest.total_tokens:
+            self._largest = usage
+
+    @asynccontextmanager
+    async def model_call(self) -> AsyncGenerator[None]:
+        """Around a model call: with a limit of tokens or cost, it waits until there is room.
+
+        Calls that run at the same time must not pass the limit together: each that is under way
+        counts as the largest one so far, and before the first is back it is the only one.
+
+        Raises:
+            LimitReached: A limit of the run is used up.
+        """
+        async with self._room:
+            self.check()
+            while self._under_way and not self._has_room():
+                await self._room.wait()
+                self.check()
+            self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            async with self._room:
+                self._room.notify_all()
+
+    def _has_room(self) -> bool:
+        limits, largest = self._limits, self._largest
+        if limits.tokens is None and limits.cost is None:
+            return True
+        if not largest.total_tokens:
+            return False
+        tokens = self._tokens() + self._under_way * largest.total_tokens
+        cost = self.total.get("cost", 0.0) + self._under_way * largest.cost
+        return (limits.tokens is None or tokens < limits.tokens) and (
+            limits.cost is None or cost < limits.cost
+        )
+
+    def _tokens(self) -> int:
+        return self.total.get("input_tokens", 0) + self.total.get("output_tokens", 0)
+
+    def check(self) -> None:
+        """Called before each call.
+
+        Raises:
+            LimitReached: Time, tokens or cost are used up.
+        """
+        limits, total, tokens = self._limits, self.total, self._tokens()
+        if limits.time is not None and self.seconds >= limits.time:
+            raise LimitReached(
+                "time", f"the run has taken {limits.time:g} s, its limit", hint=RAISE
+            )
+        if limits.tokens is not None and tokens >= limits.tokens:
+            message = f"the run has used {tokens} tokens; its limit is {limits.tokens}"
+            raise LimitReached("tokens", message, hint=RAISE)
+        if limits.cost is not None and total.get("cost", 0.0) >= limits.cost:
+            message = (
+                f"the run has cost ${total.get('cost', 0.0):.3f}; its limit is ${limits.cost:g}"
+            )
+            raise LimitReached("cost", message, hint=RAISE)

@@ -1,0 +1,269 @@
+"""One visit of one step: its calls, with everything that is agreed, told and counted about them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
+
+from langchain_core.messages import BaseMessage, ToolMessage
+from langgraph.types import interrupt
+
+from fractale import questions
+from fractale.errors import ModelError, ModelUnavailable, PolicyError, ToolError
+from fractale.graph.context import Dependencies, RunContext
+from fractale.graph.outcome import CallResult, match_rules, outputs_of, rule_scope
+from fractale.graph.state import PlanState, Record
+from fractale.models import Answer, Usage
+from fractale.plan.model import Step
+from fractale.policy import Chooser, PlannedCall
+from fractale.toolbox import Elicitation, ToolInfo, ToolResult
+
+if TYPE_CHECKING:
+    from langchain.agents.middleware import ModelResponse
+    from langchain_core.runnables import RunnableConfig
+
+    from fractale.agents.subagent import ModelCall
+
+SHORT_TEXT = 2000
+
+
+class Elicited(Exception):
+    """A server asks the person something in the middle of a call, and nobody is there."""
+
+    def __init__(self, question: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.question = question
+
+
+@dataclass(slots=True, kw_only=True)
+class Visit:
+    """One visit of one step: what it was given, and what its calls have used so far.
+
+    Args:
+        path: The step's path in the run, such as ``outer/inner``.
+        scope: The names of its templates and rules.
+        inputs: The rendered inputs, secrets in the clear.
+        instruction: The rendered instruction.
+        attempts: Which visit of the step this is, from 1.
+        conversation: The messages of the visit before, where the step persists them.
+        state: The state that the step was entered with.
+        inside: The step's own compiled graph, where it has one.
+        records: The records of steps inside, to be kept with the step's own.
+    """
+
+    step: Step
+    path: str
+    deps: Dependencies
+    context: RunContext
+    config: RunnableConfig
+    state: PlanState = field(default_factory=PlanState)
+    inside: Any = None
+    scope: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    inputs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    instruction: str | None = None
+    attempts: int = 1
+    conversation: list[Any] | None = None
+    usage: Usage = field(default_factory=Usage)
+    calls: int = 0
+    records: dict[str, Record] = field(default_factory=dict[str, Record])
+
+    def emit(self, kind: Any, **data: Any) -> None:
+        """Tell what happened in this step."""
+        self.context.emit(kind, step=self.path, **data)
+
+    def warn_undefined(self, rule: str, name: str) -> None:
+        """Tell that a rule names something that is not defined."""
+        self.emit("warning", code="undefined", message=f"rule `{rule}`: `{name}` is not defined")
+
+    def next_call(self) -> int:
+        """The number of the next call of this visit, from 1; stops at a limit first."""
+        self.context.meter.check()
+        self.calls += 1
+        return self.calls
+
+    # -- tools ----------------------------------------------------------------------------------
+
+    def agree(
+        self, tool: ToolInfo, arguments: Mapping[str, Any], chosen_by: Chooser
+    ) -> Mapping[str, Any]:
+        """See that a call may be made; a person may have to agree to it.
+
+        The question is an interrupt: the run can end here and go on in another process. What
+        comes before it in its node only reads, so doing that again on the way back does no harm.
+
+        Returns:
+            The arguments, as the person wants them.
+
+        Raises:
+            PolicyError: The settings or a person refuse it.
+        """
+        call = PlannedCall(
+            tool=tool, arguments=arguments, chosen_by=chosen_by, approve=self.step.approve
+        )
+        ruling = self.deps.policy.rule(call, grants=frozenset(self.context.grants))
+        if ruling.verdict == "deny":
+            raise PolicyError(f"`{tool.name}` was not called: {ruling.why}")
+        if ruling.verdict == "allow":
+            return arguments
+        shown = self.context.mask(dict(arguments))
+        answer = interrupt(questions.approval(self.path, tool.name, shown, ruling.why))
+        if answer == "always":
+            self.context.grants.add(tool.qualified_name)
+        elif isinstance(answer, dict):
+            return cast("dict[str, Any]", answer).get("arguments", arguments)
+        elif not answer:
+            raise PolicyError(f"a person refused the call of `{tool.name}`")
+        return arguments
+
+    async def tool(
+        self, tool: ToolInfo, arguments: Mapping[str, Any], agent: str | None = None
+    ) -> ToolResult:
+        """Make one tool call and tell about it.
+
+        Args:
+            agent: The sub-agent that makes the call, where it is not the step's own.
+
+        Raises:
+            ToolError: The tool or its server failed.
+            LimitReached: A limit of the run is used up.
+        """
+        told: dict[str, Any] = {"tool": tool.name, "call": self.next_call()}
+        if agent:
+            told["agent"] = agent
+        self.emit("tool_started", **told, arguments=dict(arguments))
+        started = time.monotonic()
+
+        def progress(done: float, total: float | None, message: str | None) -> None:
+            self.emit("tool_progress", **told, progress=done, total=total, message=message)
+
+        def finished(text: str, *, is_error: bool) -> None:
+            seconds = round(time.monotonic() - started, 3)
+            self.emit(
+                "tool_finished", **told, is_error=is_error, seconds=seconds, text=text[:SHORT_TEXT]
+            )
+
+        try:
+            result = await self.deps.toolbox.call_tool(
+                tool.name, arguments, on_progress=progress, on_elicit=self._elicited
+            )
+        except ToolError as error:
+            finished(str(error), is_error=True)
+            raise
+        except Elicited as asked:
+            # The call is made again, with the answer at hand, once there is one.
+            finished("the server waits for an answer", is_error=False)
+            interrupt(asked.question)
+            raise ToolError(f"`{tool.name}` asked again after its question was answered") from None
+        finished(result.text, is_error=result.is_error)
+        return result
+
+    async def _elicited(self, asked: Elicitation) -> Mapping[str, Any]:
+        question = questions.elicitation(self.path, asked.server, asked.message, asked.schema)
+        answer = await self.context.ask_now(question)
+        if answer is None:
+            raise Elicited(question)
+        return answer
+
+    def matched(self, messages: Sequence[BaseMessage]) -> CallResult | None:
+        """The first of the last tool answers on which a rule of the step holds."""
+        for message in _last_answers(messages) if self.step.rules else ():
+            result = ToolResult(text=message.text, structured=message.artifact)
+            call = CallResult(outputs=outputs_of(result), text=result.text)
+            scope = rule_scope(self.scope, call, self.attempts)
+            if decision := match_rules(self.step, scope, lambda _rule, _name: None):
+                return replace(call, matched=decision)
+        return None
+
+    # -- models ---------------------------------------------------------------------------------
+
+    async def ask(
+        self,
+        messages: Sequence[BaseMessage],
+        schema: Mapping[str, Any] | None = None,
+        agent: str | None = None,
+    ) -> Answer:
+        """Ask the model once and tell about it.
+
+        Raises:
+            ModelError: The model failed or answered nothing usable.
+            LimitReached: A limit of the run is used up.
+        """
+
+        async def one(name: str | None) -> tuple[Answer, Usage, str]:
+            answer = await self.deps.models.ask(
+                messages, model=name, schema=schema, on_text=self.on_text
+            )
+            return answer, answer.usage, answer.text
+
+        return await self._by_first_model(one, agent)
+
+    async def call_model(self, invoke: ModelCall, agent: str | None = None) -> ModelResponse[Any]:
+        """Make one turn of an agent's model; see `fractale.agents.subagent.AgentHost`."""
+        models = self.deps.models
+
+        async def one(name: str | None) -> tuple[ModelResponse[Any], Usage, str]:
+            response = await models.call(lambda: invoke(models.get(name)), name)
+            message = response.result[0]
+            return response, models.usage_of(message, name), message.text
+
+        return await self._by_first_model(one, agent)
+
+    async def _by_first_model(self, one: Any, agent: str | None) -> Any:
+        """The answer of the step's model; where it is out of reach, of the next that is given."""
+        names = self.deps.models.chain(self.step.model)
+        for name in names[:-1]:
+            try:
+                return await self._told(one, name, agent)
+            except ModelUnavailable as error:
+                self.emit("warning", code="fallback", message=f"trying the next model: {error}")
+        return await self._told(one, names[-1], agent)
+
+    async def _told(self, one: Any, name: str | None, agent: str | None) -> Any:
+        async with self.context.meter.model_call():
+            told: dict[str, Any] = {
+                "model": self.deps.models.spec(name),
+                "call": self.next_call(),
+            }
+            if agent:
+                told["agent"] = agent
+            self.emit("model_started", **told)
+            started = time.monotonic()
+            try:
+                answer, usage, text = await one(name)
+            except ModelError as error:
+                # A call that failed may have cost something all the same.
+                self._model_finished(told, error.usage or Usage(), started, str(error))
+                raise
+            self._model_finished(told, usage, started, text)
+        return answer
+
+    def _model_finished(
+        self, told: Mapping[str, Any], usage: Usage, started: float, text: str
+    ) -> None:
+        self.usage += usage
+        self.context.meter.add(usage)
+        self.emit(
+            "model_finished",
+            **told,
+            seconds=round(time.monotonic() - started, 3),
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cost=usage.cost,
+            text=text[:SHORT_TEXT],
+        )
+
+    def on_text(self, text: str) -> None:
+        """Tell a piece of the model's text."""
+        self.emit("model_text", text=text)
+
+
+def _last_answers(messages: Sequence[BaseMessage]) -> list[ToolMessage]:
+    """The tools' answers since the model's last turn, in order."""
+    found: list[ToolMessage] = []
+    for message in reversed(messages):
+        if not isinstance(message, ToolMessage):
+            break
+        found.insert(0, message)
+    return found
