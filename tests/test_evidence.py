@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fractale.graph.outcome import CallResult, exit_code_evidence, outputs_of
+from fractale.evidence import exit_code_evidence, outputs_of
+from fractale.graph.outcome import CallResult
 from fractale.testing import FakeToolServer, ScriptedModel
 from fractale.testing.model_server import Reply
 from fractale.toolbox import ToolInfo, ToolResult

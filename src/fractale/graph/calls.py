@@ -12,8 +12,9 @@ from langchain_core.messages.utils import convert_to_messages
 
 from fractale.agents.subagent import AgentAnswer, AgentRequest, Subagent
 from fractale.errors import TransportError
+from fractale.evidence import as_mapping, outputs_of
 from fractale.graph.host import Host, run_agent
-from fractale.graph.outcome import CallResult, Decision, as_mapping, outputs_of
+from fractale.graph.outcome import CallResult, Decision
 from fractale.graph.visit import Visit
 from fractale.plan.words import EXTRA_TOOLS, GENERAL_AGENTS, INSTRUCTION_INPUTS
 from fractale.policy import may_repeat

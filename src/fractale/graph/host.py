@@ -12,8 +12,8 @@ from langgraph.types import interrupt
 
 from fractale.agents.subagent import AgentAnswer, AgentRequest, ModelCall, Subagent
 from fractale.errors import PolicyError, ToolError
+from fractale.evidence import outputs_of
 from fractale.graph.context import RunContext
-from fractale.graph.outcome import outputs_of
 from fractale.graph.visit import Visit
 from fractale.models import Answer
 from fractale.plan.words import EXTRA_TOOLS

@@ -12,8 +12,9 @@ from langgraph.types import interrupt
 
 from fractale import questions
 from fractale.errors import ModelError, ModelUnavailable, PolicyError, ToolError
+from fractale.evidence import outputs_of
 from fractale.graph.context import Dependencies, RunContext
-from fractale.graph.outcome import CallResult, match_rules, outputs_of, rule_scope
+from fractale.graph.outcome import CallResult, match_rules, rule_scope
 from fractale.graph.state import PlanState, Record
 from fractale.models import Answer, Usage
 from fractale.plan.model import Step

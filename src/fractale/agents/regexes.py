@@ -1,0 +1,126 @@
+"""Regular expressions that somebody else wrote, matched within bounds of time and size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import regex
+
+LONGEST_PATTERN = 500
+"""Characters of a pattern."""
+
+LONGEST_TEXT = 1_000_000
+"""Characters of a text that are searched; of a longer one, its two ends."""
+
+MOST_SECONDS = 0.5
+"""Seconds that a search may take; a plain pattern needs some milliseconds."""
+
+SHOWN_LINE = 300
+"""Characters of a line that are shown around a value."""
+
+VALUE = "value"
+"""The name of the group that holds the value, where there are several groups."""
+
+_RECURSION = regex.compile(r"\(\?(?:R|[+-]?\d|&|P>)")
+"""A pattern that calls itself takes hundreds of megabytes before its time is up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What a pattern found in a text.
+
+    Args:
+        value: What its group took at the last match, without blanks at the ends.
+        line: The line or lines of that match.
+        matches: How often it matched.
+    """
+
+    value: str
+    line: str
+    matches: int
+
+
+def find_value(pattern: str, text: str, seconds: float = MOST_SECONDS) -> Found:
+    """The value at the last match of a pattern: a log's last figure is that of its last run.
+
+    Args:
+        pattern: Has exactly one group, or one with the name ``value``.
+        text: Of any size.
+        seconds: How long the search may take.
+
+    Raises:
+        ValueError: The pattern is none, is too long or too slow, has no such group, matches
+            nothing, or takes an empty value; the message says which.
+    """
+    compiled = _compile(pattern)
+    group = _group_of(compiled)
+    searched = ends_of(text, LONGEST_TEXT, "\n")
+    last, matches = None, 0
+    try:
+        # `concurrent` lets go of Python's lock, so that other tasks go on meanwhile.
+        for match in compiled.finditer(searched, timeout=seconds, concurrent=True):
+            last, matches = match, matches + 1
+    except TimeoutError:
+        raise ValueError(
+            f"it took more than {seconds:g} s: avoid repeats inside repeats, such as `(a+)+`"
+        ) from None
+    except MemoryError:
+        raise ValueError("it needs too much memory: avoid repeats inside repeats") from None
+    if last is None:
+        raise ValueError("it matches nothing; `^` and `$` stand for line ends only after `(?m)`")
+    value = (last.group(group) or "").strip()
+    if not value:
+        raise ValueError(f"it matches, but its group is empty, in: {_line_of(searched, last)}")
+    return Found(value=value, line=_line_of(searched, last), matches=matches)
+
+
+def _compile(pattern: str) -> Any:
+    if not pattern:
+        raise ValueError("it is empty")
+    if len(pattern) > LONGEST_PATTERN:
+        raise ValueError(f"it is longer than {LONGEST_PATTERN} characters")
+    if _RECURSION.search(pattern):
+        raise ValueError("it calls itself, which is not allowed")
+    try:
+        return regex.compile(pattern)
+    except regex.error as error:
+        raise ValueError(f"it is not a regular expression: {error}") from error
+    except (RecursionError, OverflowError, MemoryError):
+        raise ValueError("it is nested too deeply, or repeats too often") from None
+
+
+def _group_of(compiled: Any) -> str | int:
+    if VALUE in compiled.groupindex:
+        return VALUE
+    if compiled.groups != 1:
+        raise ValueError(
+            f"it has {compiled.groups} groups: it needs exactly one, or one named `value`; "
+            "`(?:…)` groups without counting"
+        )
+    return 1
+
+
+def _line_of(text: str, match: Any) -> str:
+    """The whole lines that a match touches; of long ones, the part around its end."""
+    start = text.rfind("\n", 0, match.start()) + 1
+    end = text.find("\n", match.end())
+    end = len(text) if end < 0 else end
+    start = max(start, match.end() - SHOWN_LINE)
+    return text[start : min(end, start + 2 * SHOWN_LINE)].strip()
+
+
+def ends_of(text: str, limit: int, between: str) -> str:
+    """A text itself, or its first and last lines: more of the last, where results are.
+
+    Args:
+        text: Of any size.
+        limit: Characters that are kept.
+        between: What stands for the rest.
+    """
+    if len(text) <= limit:
+        return text
+    head, tail = text[: limit // 3], text[limit // 3 - limit :]
+    # At whole lines, so that no figure is cut in two.
+    head = head[: head.rfind("\n") + 1] or head
+    return head + between + tail[tail.find("\n") + 1 :]

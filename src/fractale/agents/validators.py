@@ -1,0 +1,182 @@
+"""Tools that validate batch scripts: which one fits, how it is called, what it says."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from fractale.agents.translations import manager_named
+from fractale.evidence import EXIT_CODE_KEYS, as_number
+from fractale.models import find_json
+from fractale.toolbox import ToolInfo, ToolResult
+from fractale.tools.dialects import DIALECTS
+
+SCRIPT_ARGUMENTS = (
+    "script",
+    "content",
+    "jobspec",
+    "batch_script",
+    "job_script",
+    "text",
+    "spec",
+    "job",
+)
+TARGET_ARGUMENTS = ("target", "manager", "to_manager", "workload_manager", "scheduler")
+ORIGINAL_ARGUMENTS = ("original", "source_script")
+
+VALIDATES = re.compile(r"(?<![a-z])(validat\w*|verif\w+|lint\w*|checks?)(?![a-z])", re.IGNORECASE)
+A_SCRIPT = re.compile(r"job ?spec|(batch|job|submission)[ _-]script|batch", re.IGNORECASE)
+SOMETHING_ELSE = re.compile(
+    r"persona|prompt|expert|submit|cancel|delete|run|launch|execute|create", re.IGNORECASE
+)
+"""In a tool's name: it does more than to look at a script, or less."""
+
+FAULTS = ("errors", "error")
+VERDICTS = ("valid", "is_valid", "success", "ok", "passed")
+REASONS = ("errors", "error", "reasons", "stderr", "message", "issues", "content")
+
+AGAINST = re.compile(r"\b(invalid|not valid|errors?|fail(s|ed|ure)?|unknown|unrecogni[sz]ed)\b")
+NOTHING_FOUND = re.compile(r"\b(no|0|without) (errors?|failures?)\b")
+IN_FAVOUR = re.compile(r"\b(valid|ok|passed|success(ful)?|no errors?|0 errors)\b")
+
+LONGEST_REASON = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a validator says.
+
+    Args:
+        valid: None where its answer says neither.
+        reason: Its words.
+    """
+
+    valid: bool | None
+    reason: str = ""
+
+
+def find_validator(tools: Sequence[ToolInfo], target: str) -> ToolInfo | None:
+    """The tool that fits best to validate a script of a manager; None if none does."""
+    fitting = [(rank, tool) for tool in tools if (rank := _rank(tool, target)) > 0]
+    fitting.sort(key=lambda pair: (-pair[0], pair[1].name))
+    return fitting[0][1] if fitting else None
+
+
+def _rank(tool: ToolInfo, target: str) -> int:
+    """How well a tool fits; 0 if it does not."""
+    told = f"{tool.name} {tool.description.strip().partition(chr(10))[0]}"
+    fits = VALIDATES.search(told) and A_SCRIPT.search(told) and not SOMETHING_ELSE.search(tool.name)
+    named = _managers_in(tool.name)
+    meant = named or _managers_in(tool.description)
+    if not fits or (meant and target not in meant) or arguments_for(tool, "", "", target) is None:
+        return 0
+    return (
+        1
+        + 8 * (target in named)
+        + 4 * bool(VALIDATES.search(tool.name))
+        + 2 * ("batch" in tool.name.lower())
+        + bool(tool.annotations.get("readOnlyHint"))
+    )
+
+
+def _managers_in(text: str) -> set[str]:
+    words = {*re.findall(r"[a-z]+", text.lower())}
+    return {name for name in DIALECTS if name in words} | (
+        {manager_named(word) for word in words & {"sbatch", "torque", "bsub"}}
+    )
+
+
+def arguments_for(tool: ToolInfo, script: str, original: str, target: str) -> dict[str, Any] | None:
+    """The arguments to validate a script with; None if the tool needs something else.
+
+    The original is given only where it must be: tools that compare both refuse every launcher
+    that had to change.
+    """
+    properties: Mapping[str, Any] = tool.input_schema.get("properties", {})
+    required = set(tool.input_schema.get("required", ()))
+    scripts = [name for name in SCRIPT_ARGUMENTS if name in properties]
+    if not scripts:
+        return None
+    given = {scripts[0]: script}
+    given.update({name: target for name in TARGET_ARGUMENTS if name in properties})
+    given.update({name: original for name in ORIGINAL_ARGUMENTS if name in required})
+    return given if required <= set(given) else None
+
+
+def verdict_of(result: ToolResult) -> Verdict:
+    """What a validator's answer says; one that says nothing is no evidence."""
+    if result.is_error:
+        return Verdict(valid=False, reason=_clipped(result.text or "the validator failed"))
+    data = _data_of(result)
+    if isinstance(data, bool):
+        return Verdict(valid=data, reason=_clipped(result.text))
+    if not isinstance(data, dict):
+        return _verdict_in_words(data if isinstance(data, str) else result.text)
+    answer = cast("dict[str, Any]", data)
+    if _speaks_against(answer):
+        return Verdict(valid=False, reason=_reason_in(answer))
+    if _speaks_for(answer):
+        return Verdict(valid=True)
+    content = answer.get("content")
+    return _verdict_in_words(content if isinstance(content, str) else "")
+
+
+def _data_of(result: ToolResult) -> Any:
+    """The structured answer, else the JSON in its text; what a server wrapped is taken out."""
+    data: Any = result.structured
+    if isinstance(data, Mapping) and list(cast("Mapping[str, Any]", data)) == ["result"]:
+        data = cast("Any", data["result"])
+    text = data if isinstance(data, str) else result.text if data is None else None
+    if text is None:
+        return cast("Any", data)
+    try:
+        return find_json(text)
+    except ValueError:
+        return text
+
+
+def _speaks_against(answer: Mapping[str, Any]) -> bool:
+    codes = (as_number(answer.get(key)) for key in EXIT_CODE_KEYS)
+    return (
+        any(codes)
+        or any(answer.get(key) for key in FAULTS)
+        or any(_truth(answer.get(key)) is False for key in VERDICTS)
+    )
+
+
+def _speaks_for(answer: Mapping[str, Any]) -> bool:
+    return (
+        any(as_number(answer.get(key)) == 0 for key in EXIT_CODE_KEYS)
+        or answer.get("errors") == []
+        or any(_truth(answer.get(key)) is True for key in VERDICTS)
+    )
+
+
+def _truth(value: Any) -> bool | None:
+    said = str(value).strip().lower()
+    return {"true": True, "false": False}.get(said)
+
+
+def _verdict_in_words(text: str) -> Verdict:
+    said = text.lower()
+    if AGAINST.search(NOTHING_FOUND.sub("", said)):
+        return Verdict(valid=False, reason=_clipped(text))
+    return Verdict(valid=True if IN_FAVOUR.search(said) else None, reason=_clipped(text))
+
+
+def _reason_in(answer: Mapping[str, Any]) -> str:
+    reasons = [_as_text(answer[key]) for key in REASONS if answer.get(key)]
+    return _clipped("\n".join(reasons) or json.dumps(dict(answer), ensure_ascii=False))
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, list):
+        return "\n".join(_as_text(each) for each in cast("list[Any]", value))
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _clipped(text: str) -> str:
+    return text.strip()[:LONGEST_REASON]

@@ -1,0 +1,97 @@
+"""What an answer itself shows: its outputs, and whether they speak of a failure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, cast
+
+from fractale.models import find_json
+from fractale.toolbox import ToolInfo, ToolResult
+
+EXIT_CODE_KEYS = (
+    "returncode",
+    "return_code",
+    "exit_code",
+    "exitcode",
+    "retval",
+    "return_value",
+)
+"""Outputs that are exit codes."""
+
+WRAPPED = "x-fastmcp-wrap-result"
+"""FastMCP's mark in an output schema: the answer itself is under the key `result`."""
+
+
+def outputs_of(result: ToolResult, tool: ToolInfo | None = None) -> dict[str, Any]:
+    """A tool's answer as a mapping.
+
+    The structured content, else the JSON in the text (bare, fenced, or after prose), else
+    ``{content: text}``. A scalar or a list is kept as ``{result: …}``. A server on FastMCP
+    wraps answers that need not be mappings as ``{"result": …}``: what is in it is meant, so that
+    an exit code inside is not overlooked.
+    """
+    value = result.structured
+    if isinstance(value, dict) and list(cast("dict[str, Any]", value)) == ["result"]:
+        inner = cast("dict[str, Any]", value)["result"]
+        if isinstance(inner, str):
+            return outputs_of_text(inner)
+        if tool is not None and (tool.output_schema or {}).get(WRAPPED):
+            return as_mapping(inner)
+    if value is None:
+        return outputs_of_text(result.text)
+    return as_mapping(value)
+
+
+def outputs_of_text(text: str) -> dict[str, Any]:
+    """The JSON in a text as a mapping, or ``{content: text}`` where there is none."""
+    try:
+        return as_mapping(find_json(text))
+    except ValueError:
+        return {"content": text}
+
+
+def as_mapping(value: Any) -> dict[str, Any]:
+    """A mapping itself; anything else as ``{result: value}``."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {"result": value}
+
+
+def exit_code_evidence(outputs: Mapping[str, Any]) -> str | None:
+    """Why the outputs speak of a failure, or None.
+
+    A non-zero exit code (a number, or text that is one), a non-empty `error` or `errors`, or
+    ``success: false``.
+    """
+    for key in EXIT_CODE_KEYS:
+        number = as_number(outputs.get(key))
+        if number:
+            return _with_detail(f"{key} is {number:g}", outputs)
+    for key in ("error", "errors"):
+        if outputs.get(key):
+            value = outputs[key]
+            return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if outputs.get("success") is False:
+        return _with_detail("success is false", outputs)
+    return None
+
+
+def _with_detail(reason: str, outputs: Mapping[str, Any]) -> str:
+    for key in ("error", "errors", "stderr", "message"):
+        if detail := outputs.get(key):
+            text = detail if isinstance(detail, str) else json.dumps(detail, ensure_ascii=False)
+            return f"{reason}: {text.strip()[:2000]}"
+    return reason
+
+
+def as_number(value: Any) -> float | None:
+    """A number, or text that is one; None for anything else."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, (int, float)):
+        return float(value)
+    if isinstance(value, str):
+        try:
+            return float(value.strip())
+        except ValueError:
+            return None
+    return None
