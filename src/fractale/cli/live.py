@@ -12,6 +12,7 @@ from collections.abc import Callable
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
+from fractale.cli.steps_shown import Running
 from fractale.cli.summary import summary
 from fractale.cli.text import (
     Line,
@@ -24,7 +25,7 @@ from fractale.cli.text import (
     shows_unicode,
     writable,
 )
-from fractale.cli.view import Running, RunView
+from fractale.cli.view import RunView
 from fractale.events import Event, Listener
 
 if TYPE_CHECKING:

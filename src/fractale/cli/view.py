@@ -8,9 +8,10 @@ is under way.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from fractale.cli.steps_shown import Running, leads_to
+from fractale.cli.tables import table_lines
 from fractale.cli.text import (
     Line,
     Mark,
@@ -25,7 +26,7 @@ from fractale.cli.text import (
     seconds,
     table,
 )
-from fractale.cli.words import call_text, evidence, ordinal, progress_text, target_of
+from fractale.cli.words import as_json, call_text, evidence, ordinal, progress_text, target_of
 from fractale.events import Event
 
 MARKS: dict[str, tuple[str, str, Mark]] = {
@@ -40,32 +41,6 @@ FIGURES_WIDTH = 32
 """Kept free for the mark, the gaps, the time and the tokens."""
 SAID = 600
 """How many characters of what a model says are kept while it speaks."""
-
-
-@dataclass(slots=True)
-class Running:
-    """A step that is under way."""
-
-    path: str
-    kind: str
-    target: str
-    attempt: int
-    started: float
-    description: str = ""
-    activity: str = ""
-    said: str = ""
-    calls: int = 0
-    total: int | None = None
-    items_started: int = 0
-    items_done: int = 0
-    waits: bool = False
-
-    @property
-    def progress(self) -> str:
-        """How far a foreach is: ``3/100``."""
-        if self.total is None:
-            return ""
-        return f"{self.items_done or self.items_started}/{self.total}"
 
 
 class RunView:
@@ -107,6 +82,8 @@ class RunView:
             "log": self._log,
             "warning": self._warning,
             "waiting": self._waiting,
+            "answered": self._answered,
+            "table": self._table,
             "step_finished": self._step_finished,
         }
 
@@ -265,6 +242,22 @@ class RunView:
             running.waits = True
         return []
 
+    def _answered(self, event: Event) -> list[Line]:
+        """An answer that was given beforehand; one of the person's own is on the screen."""
+        if running := self._of(event):
+            running.waits = False
+        if event.data.get("by") == "person":
+            return []
+        question = table(event.data, "question")
+        asked = question.get("text") or question.get("tool") or question.get("kind")
+        answer = as_json(event.data.get("answer"))
+        words = f"{inert(str(event.data.get('step')))}: {inert(str(asked))} → {inert(answer)}"
+        return [row(fit(f"   {words}", self.width), "dim")]
+
+    def _table(self, event: Event) -> list[Line]:
+        title = f"{event.data.get('step')}: {event.data.get('title')}"
+        return table_lines(title, entries(event.data, "rows"), self.width)
+
     def _step_finished(self, event: Event) -> list[Line]:
         data, path = event.data, str(event.data["step"])
         self._see(path)
@@ -276,7 +269,9 @@ class RunView:
             head.append((f"  {seconds(data.get('seconds')):>9}", ""))
         told = [text for text in self._figures(data, running) if text]
         lines = self._with_evidence(head, "   ".join(told), evidence(data))
-        return [*lines, *self._leads_to(data, path)]
+        if words := leads_to(data, self.order, self._seen):
+            lines.append([(" " * (5 + self._names) + words, "")])
+        return lines
 
     def _unstarted(self, event: Event) -> Running:
         """A step that was skipped or whose start was in another process."""
@@ -310,34 +305,3 @@ class RunView:
         indent = " " * (5 + self._names)
         rows = fold(reason, self.width - cells(indent), self._most)
         return [head, *(row(f"{indent}{words}") for words in rows)]
-
-    def _leads_to(self, data: Mapping[str, Any], path: str) -> list[Line]:
-        """An arrow, where the run does not simply go on to the plan's next step."""
-        target, failed = data.get("next"), data.get("outcome") == "failure"
-        if target in (None, "success", "failed"):
-            return []
-        prefix = path.rpartition("/")[0]
-        there = f"{prefix}/{target}" if prefix else str(target)
-        if not failed and self._is_next(path, there):
-            return []
-        if there == path:
-            words = f"→ again {target}"
-        elif there in self._seen:
-            words = f"→ back to {target}"
-        else:
-            words = f"→ on to {target}"
-        indent = " " * (5 + self._names)
-        return [[(f"{indent}{words}{' with the error' if failed else ''}", "")]]
-
-    def _is_next(self, path: str, target: str) -> bool:
-        """Whether only steps inside of `path` stand between it and the target in the plan.
-
-        Of a plan inside the plan the order is not known: what was not seen yet is next.
-        """
-        names = [step["name"] for step in self.order]
-        if path not in names or target not in names:
-            return target not in self._seen
-        if names.index(target) <= names.index(path):
-            return False
-        between = names[names.index(path) + 1 : names.index(target)]
-        return all(f"{path}/{name}" in self._seen for name in between)

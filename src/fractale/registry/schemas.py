@@ -1,0 +1,138 @@
+"""JSON Schemas as clients take them: without titles, and without references where that can be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, cast
+
+_MAPS: Final = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
+"""Keywords whose value maps names to schemas."""
+_LISTS: Final = {"allOf", "anyOf", "oneOf", "prefixItems"}
+_SINGLE: Final = {"items", "contains", "propertyNames", "not", "if", "then", "else"} | {
+    "additionalProperties",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+    "contentSchema",
+}
+_PREFIX: Final = "#/$defs/"
+_MOST_PARTS: Final = 20_000
+"""Inlining copies what is referred to: a schema that grows beyond this keeps its references."""
+
+
+class _CannotInlineError(Exception):
+    """The references form a cycle, lead elsewhere, or make too much."""
+
+
+def untitled(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema without the titles that pydantic makes of names."""
+    return {
+        key: _untitled_under(key, value)
+        for key, value in schema.items()
+        if not (key == "title" and isinstance(value, str))
+    }
+
+
+def _untitled_under(key: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        table = cast("dict[str, Any]", value)
+        if key in _MAPS:
+            return {name: _untitled_each(each) for name, each in table.items()}
+        return untitled(table) if key in _SINGLE else table
+    if isinstance(value, list) and key in _LISTS:
+        return [_untitled_each(each) for each in cast("list[Any]", value)]
+    return value
+
+
+def _untitled_each(value: Any) -> Any:
+    return untitled(cast("dict[str, Any]", value)) if isinstance(value, dict) else value
+
+
+def inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema with its ``$defs`` in the places that refer to them: some clients know no ``$ref``.
+
+    A schema that refers to itself keeps its references, but none at its root, where MCP wants
+    ``type: object``.
+    """
+    if "$defs" not in schema:
+        return schema
+    body = {key: value for key, value in schema.items() if key != "$defs"}
+    try:
+        return _Inliner(schema["$defs"]).expand(body, frozenset())
+    except _CannotInlineError:
+        return _rooted(schema)
+
+
+class _Inliner:
+    """Puts definitions in place of references, up to a size."""
+
+    def __init__(self, definitions: Mapping[str, Any]) -> None:
+        self._definitions = definitions
+        self._left = _MOST_PARTS
+
+    def expand(self, node: Any, inside: frozenset[str]) -> Any:
+        """A part of the schema without references.
+
+        Args:
+            inside: The definitions that the part is in.
+
+        Raises:
+            _CannotInlineError: It can't be had without references.
+        """
+        self._left -= 1
+        if self._left < 0:
+            raise _CannotInlineError
+        if isinstance(node, list):
+            return [self.expand(each, inside) for each in cast("list[Any]", node)]
+        if not isinstance(node, dict):
+            return node
+        return self._expand_table(cast("dict[str, Any]", node), inside)
+
+    def _expand_table(self, table: dict[str, Any], inside: frozenset[str]) -> dict[str, Any]:
+        beside = {
+            key: self.expand(value, inside)
+            for key, value in _without_discriminator(table)
+            if key != "$ref" or not isinstance(value, str)
+        }
+        name = _referred(table)
+        if name is None:
+            return beside
+        if name in inside or name not in self._definitions:
+            raise _CannotInlineError
+        return {**self.expand(self._definitions[name], inside | {name}), **beside}
+
+
+def _referred(table: Mapping[str, Any]) -> str | None:
+    """The definition that a part refers to; None if it refers to nothing.
+
+    Raises:
+        _CannotInlineError: It refers to something that isn't under ``$defs``.
+    """
+    reference = table.get("$ref")
+    if not isinstance(reference, str):  # also a property that is called so
+        return None
+    if not reference.startswith(_PREFIX):
+        raise _CannotInlineError
+    return reference.removeprefix(_PREFIX)
+
+
+def _without_discriminator(table: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The items of a part; OpenAPI's discriminator would refer to definitions that are gone."""
+    union = next((key for key in ("oneOf", "anyOf") if key in table), None)
+    tag = table.get("discriminator")
+    if union is None or not isinstance(tag, dict):
+        yield from table.items()
+        return
+    for key, value in table.items():
+        if key != "discriminator":
+            yield key, value
+
+
+def _rooted(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with the definition at its root that it refers to."""
+    reference = schema.get("$ref")
+    if "type" in schema or not isinstance(reference, str):
+        return schema
+    target: Any = schema["$defs"].get(reference.removeprefix(_PREFIX))
+    if not isinstance(target, dict):
+        return schema
+    return {**target, **{key: value for key, value in schema.items() if key != "$ref"}}
