@@ -118,6 +118,7 @@ async def test_an_event_of_its_own_does_not_make_a_failed_call_a_success(run_pla
     )
     assert seen.path == ["a:failure", "b:success"]
     assert seen.decided("a") == "rule"
+    assert "returncode is 3" in seen.result.steps[0]["error"]
 
 
 async def test_going_back_after_a_failure_hands_over_the_error(run_plan):

@@ -102,7 +102,10 @@ async def decide(visit: Visit, result: CallResult) -> Decision:
     if decision:
         own = decision.event not in (SUCCESS, FAILURE)
         # A rule chose where to go; whether the call itself went well, the evidence says.
-        return replace(decision, outcome="failure") if own and evidence else decision
+        if own and evidence:
+            reason = f"{decision.reason}; {evidence.reason}"
+            return replace(decision, outcome="failure", reason=reason)
+        return decision
     if evidence:
         return evidence
     if visit.step.judge:

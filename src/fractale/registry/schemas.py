@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, cast
 
 _MAPS: Final = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
@@ -90,12 +90,12 @@ class _Inliner:
     def _expand_table(self, table: dict[str, Any], inside: frozenset[str]) -> dict[str, Any]:
         beside = {
             key: self.expand(value, inside)
-            for key, value in _without_discriminator(table)
+            for key, value in table.items()
             if key != "$ref" or not isinstance(value, str)
         }
         name = _referred(table)
         if name is None:
-            return beside
+            return _without_discriminator(beside)
         if name in inside or name not in self._definitions:
             raise _CannotInlineError
         return {**self.expand(self._definitions[name], inside | {name}), **beside}
@@ -115,16 +115,28 @@ def _referred(table: Mapping[str, Any]) -> str | None:
     return reference.removeprefix(_PREFIX)
 
 
-def _without_discriminator(table: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The items of a part; OpenAPI's discriminator would refer to definitions that are gone."""
-    union = next((key for key in ("oneOf", "anyOf") if key in table), None)
+def _without_discriminator(table: dict[str, Any]) -> dict[str, Any]:
+    """A union without OpenAPI's discriminator, which would refer to definitions that are gone.
+
+    Each member gets the tag as a required property: pydantic leaves that out where it has a default.
+    """
     tag = table.get("discriminator")
-    if union is None or not isinstance(tag, dict):
-        yield from table.items()
-        return
-    for key, value in table.items():
-        if key != "discriminator":
-            yield key, value
+    if not isinstance(tag, dict) or not {"anyOf", "oneOf"} & table.keys():
+        return table
+    name = cast("dict[str, Any]", tag).get("propertyName")
+    return {
+        key: [_requiring(name, each) for each in value] if key in ("anyOf", "oneOf") else value
+        for key, value in table.items()
+        if key != "discriminator"
+    }
+
+
+def _requiring(name: Any, member: Any) -> Any:
+    if not isinstance(name, str) or not isinstance(member, dict):
+        return cast("Any", member)
+    known = cast("dict[str, Any]", member)
+    required: list[str] = known.get("required", [])
+    return known if name in required else {**known, "required": [*required, name]}
 
 
 def _rooted(schema: dict[str, Any]) -> dict[str, Any]:
