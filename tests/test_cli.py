@@ -305,9 +305,13 @@ def test_a_stopped_run_can_be_resumed(project, number, code):
     assert "fractale resume" in stdout + stderr
     assert not (project / "last").exists()
     if number == signal.SIGINT:
-        # The step that was cut runs again: let it be short now.
+        # The call that was cut may have done its work: it is not made again without being asked.
         (project / "my_tools.py").write_text(TOOLS.replace("time.sleep(seconds)", "pass"))
-    done = fractale(project, "resume", "-1")
+        asked = fractale(project, "resume", "-1")
+        assert asked.returncode == 4, asked.stderr
+        done = fractale(project, "resume", "-1", "--answer", "long=again")
+    else:
+        done = fractale(project, "resume", "-1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (project / "last").exists()
 
@@ -338,7 +342,9 @@ def test_a_run_that_was_killed_goes_on_where_it_was(project):
     process.communicate(timeout=30)
     (project / "first").unlink()
     (project / "my_tools.py").write_text(TOOLS.replace("time.sleep(seconds)", "pass"))
-    done = fractale(project, "resume", "-1", "--json")
+    asked = fractale(project, "resume", "-1")
+    assert asked.returncode == 4, asked.stderr
+    done = fractale(project, "resume", "-1", "--answer", "long=again", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     steps = json.loads(done.stdout.splitlines()[-1])["steps"]
     assert [step["name"] for step in steps] == ["first", "long"]

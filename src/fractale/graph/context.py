@@ -20,6 +20,7 @@ from fractale.models import Models
 from fractale.plan.model import Limits
 from fractale.policy import Policy
 from fractale.settings import DEFAULT_MAX_ATTEMPTS, Settings
+from fractale.store.journal import Journal, NoJournal
 from fractale.store.notes import MemoryNotes, Notes
 from fractale.store.outputs import MemoryOutputs, OutputStore
 from fractale.toolbox import Toolbox
@@ -58,6 +59,7 @@ class RunContext:
         emit_event: Takes every event of the run.
         secret_inputs: Secret inputs of the plan; they live here only, never in the state.
         secrets: Texts that must not be shown or stored; each is replaced by ``***``.
+        journal: What the run is about to do, and what came of it.
         notes: What agents keep for the rest of the run.
         grants: Tools that a person allowed for the rest of the run; shared by all its parts.
         ask_now: Asks a person while a call goes on.
@@ -77,6 +79,7 @@ class RunContext:
     meter: Meter = field(default_factory=lambda: Meter(Limits()))
     secret_inputs: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    journal: Journal = field(default_factory=NoJournal)
     notes: Notes = field(default_factory=MemoryNotes)
     grants: set[str] = field(default_factory=set[str])
     ask_now: AskNow = nobody

@@ -100,6 +100,7 @@ class StepNode:
             inside=inside,
             scope=scope,
             attempts=before.get("attempts", 0) + 1,
+            tries=tries,
             conversation=self.deps.outputs.get(before.get("conversation")),
         )
         applies, fault = applies_now(visit)
@@ -109,6 +110,7 @@ class StepNode:
             self._enter(visit, state.get("last"))
         result = fault or await call_step(visit, self.perform, tries)
         decision = await decide(visit, result)
+        visit.book.settle()
         return self._finish(state, visit, result, decision, started)
 
     def _skip(self, state: PlanState, visit: Visit, before: Record) -> PlanState:
@@ -253,6 +255,7 @@ class StepNode:
             context=context,
             config=config,
             inside=inside,
+            tries=tries,
             scope={**context.item_scope, "item": item, "index": index},
         )
         if tries == 1:
@@ -261,6 +264,7 @@ class StepNode:
             )
         result = await call_step(visit, self.perform, tries)
         decision = await decide(visit, result)
+        visit.book.settle()
         context.emit(
             "item_finished",
             step=context.item_path,

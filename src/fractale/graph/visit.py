@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from langchain_core.messages import BaseMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langgraph.types import interrupt
 
 from fractale import questions
@@ -15,10 +16,12 @@ from fractale.errors import ModelError, ModelUnavailable, PolicyError, ToolError
 from fractale.evidence import outputs_of
 from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.outcome import CallResult, match_rules, rule_scope
+from fractale.graph.recorded import CallBook
 from fractale.graph.state import PlanState, Record
 from fractale.models import Answer, Usage
 from fractale.plan.model import Step
-from fractale.policy import Chooser, PlannedCall
+from fractale.policy import Chooser, PlannedCall, may_repeat
+from fractale.store.journal import Call, digest_of
 from fractale.toolbox import Elicitation, ToolInfo, ToolResult
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ class Visit:
         inputs: The rendered inputs, secrets in the clear.
         instruction: The rendered instruction.
         attempts: Which visit of the step this is, from 1.
+        tries: Which try of LangGraph's retry policy, from 1.
         conversation: The messages of the visit before, where the step persists them.
         state: The state that the step was entered with.
         inside: The step's own compiled graph, where it has one.
@@ -65,10 +69,16 @@ class Visit:
     inputs: Mapping[str, Any] = field(default_factory=dict[str, Any])
     instruction: str | None = None
     attempts: int = 1
+    tries: int = 1
     conversation: list[Any] | None = None
     usage: Usage = field(default_factory=Usage)
     calls: int = 0
     records: dict[str, Record] = field(default_factory=dict[str, Record])
+    book: CallBook = field(init=False)
+
+    def __post_init__(self) -> None:
+        context = self.context
+        self.book = CallBook(context.journal, context.mask, self.path, self.attempts, self.tries)
 
     def emit(self, kind: Any, **data: Any) -> None:
         """Tell what happened in this step."""
@@ -130,6 +140,13 @@ class Visit:
             ToolError: The tool or its server failed.
             LimitReached: A limit of the run is used up.
         """
+        place = self.book.next_place(agent)
+        call = Call(
+            kind="tool",
+            name=tool.qualified_name,
+            digest=digest_of(self.context.mask(dict(arguments))),
+            safe=may_repeat(tool),
+        )
         told: dict[str, Any] = {"tool": tool.name, "call": self.next_call()}
         if agent:
             told["agent"] = agent
@@ -139,26 +156,47 @@ class Visit:
         def progress(done: float, total: float | None, message: str | None) -> None:
             self.emit("tool_progress", **told, progress=done, total=total, message=message)
 
-        def finished(text: str, *, is_error: bool) -> None:
+        def finished(text: str, **more: Any) -> None:
             seconds = round(time.monotonic() - started, 3)
-            self.emit(
-                "tool_finished", **told, is_error=is_error, seconds=seconds, text=text[:SHORT_TEXT]
+            self.emit("tool_finished", **told, **more, seconds=seconds, text=text[:SHORT_TEXT])
+
+        async def make() -> ToolResult:
+            return await self.deps.toolbox.call_tool(
+                tool.name, arguments, on_progress=progress, on_elicit=self._elicited
             )
 
         try:
-            result = await self.deps.toolbox.call_tool(
-                tool.name, arguments, on_progress=progress, on_elicit=self._elicited
+            result, recorded = await self.book.tool(
+                place, call, make, lambda: self._in_doubt(tool, arguments)
             )
         except ToolError as error:
             finished(str(error), is_error=True)
             raise
         except Elicited as asked:
             # The call is made again, with the answer at hand, once there is one.
+            self.context.journal.withdraw(place)
             finished("the server waits for an answer", is_error=False)
             interrupt(asked.question)
             raise ToolError(f"`{tool.name}` asked again after its question was answered") from None
-        finished(result.text, is_error=result.is_error)
+        more = {"recorded": True} if recorded else {}
+        finished(result.text, is_error=result.is_error, **more)
         return result
+
+    def _in_doubt(self, tool: ToolInfo, arguments: Mapping[str, Any]) -> ToolResult | None:
+        """What a person knows of a call that the run was killed in; None: make it again.
+
+        Raises:
+            ToolError: It is to count as failed.
+        """
+        shown = self.context.mask(dict(arguments))
+        question = {"kind": "in_doubt", "step": self.path, "tool": tool.name, "arguments": shown}
+        answer = interrupt(question)
+        if answer == "again":
+            return None
+        if isinstance(answer, dict):
+            outputs = cast("dict[str, Any]", answer)["outputs"]
+            return ToolResult(text=json.dumps(outputs, ensure_ascii=False), structured=outputs)
+        raise ToolError(f"the run was killed during the call of `{tool.name}`: it counts as failed")
 
     async def _elicited(self, asked: Elicitation) -> Mapping[str, Any]:
         question = questions.elicitation(self.path, asked.server, asked.message, asked.schema)
@@ -192,52 +230,55 @@ class Visit:
             LimitReached: A limit of the run is used up.
         """
 
-        async def one(name: str | None) -> tuple[Answer, Usage, str]:
-            answer = await self.deps.models.ask(
+        async def one(name: str | None) -> Answer:
+            return await self.deps.models.ask(
                 messages, model=name, schema=schema, on_text=self.on_text
             )
-            return answer, answer.usage, answer.text
 
-        return await self._by_first_model(one, agent)
+        return await self._by_first_model(one, Answer, agent)
 
     async def call_model(self, invoke: ModelCall, agent: str | None = None) -> ModelResponse[Any]:
         """Make one turn of an agent's model; see `fractale.agents.subagent.AgentHost`."""
         models = self.deps.models
 
-        async def one(name: str | None) -> tuple[ModelResponse[Any], Usage, str]:
+        async def one(name: str | None) -> AIMessage:
             response = await models.call(lambda: invoke(models.get(name)), name)
-            message = response.result[0]
-            return response, models.usage_of(message, name), message.text
+            return cast("AIMessage", response.result[0])
 
-        return await self._by_first_model(one, agent)
+        from langchain.agents.middleware import ModelResponse
 
-    async def _by_first_model(self, one: Any, agent: str | None) -> Any:
+        return ModelResponse(result=[await self._by_first_model(one, AIMessage, agent)])
+
+    async def _by_first_model(self, one: Any, kind: type[Any], agent: str | None) -> Any:
         """The answer of the step's model; where it is out of reach, of the next that is given."""
         names = self.deps.models.chain(self.step.model)
         for name in names[:-1]:
             try:
-                return await self._told(one, name, agent)
+                return await self._told(one, name, kind, agent)
             except ModelUnavailable as error:
                 self.emit("warning", code="fallback", message=f"trying the next model: {error}")
-        return await self._told(one, names[-1], agent)
+        return await self._told(one, names[-1], kind, agent)
 
-    async def _told(self, one: Any, name: str | None, agent: str | None) -> Any:
+    async def _told(self, one: Any, name: str | None, kind: type[Any], agent: str | None) -> Any:
+        models, place = self.deps.models, self.book.next_place(agent)
+        spec = models.spec(name)
         async with self.context.meter.model_call():
-            told: dict[str, Any] = {
-                "model": self.deps.models.spec(name),
-                "call": self.next_call(),
-            }
+            told: dict[str, Any] = {"model": spec, "call": self.next_call()}
             if agent:
                 told["agent"] = agent
             self.emit("model_started", **told)
             started = time.monotonic()
+            call = Call(kind="model", name=spec, digest="")
             try:
-                answer, usage, text = await one(name)
+                answer, recorded = await self.book.model(place, call, lambda: one(name), kind)
             except ModelError as error:
                 # A call that failed may have cost something all the same.
                 self._model_finished(told, error.usage or Usage(), started, str(error))
                 raise
-            self._model_finished(told, usage, started, text)
+            usage = answer.usage if kind is Answer else models.usage_of(answer, name)
+            if recorded:
+                told["recorded"] = True
+            self._model_finished(told, usage, started, answer.text)
         return answer
 
     def _model_finished(

@@ -26,6 +26,7 @@ from fractale.runs.options import Person, RunOptions
 from fractale.runs.result import RunResult, finished_data
 from fractale.settings import Settings
 from fractale.store.checkpoints import open_checkpoints
+from fractale.store.journal import FileJournal, NoJournal
 from fractale.store.notes import FileNotes, MemoryNotes
 from fractale.store.records import EventLog, RunFolder
 
@@ -68,6 +69,7 @@ class Session:
             meter=self._meter(),
             secret_inputs=secrets,
             secrets=settings.secrets,
+            journal=FileJournal(folder.path / "journal.jsonl") if folder else NoJournal(),
             notes=FileNotes(folder.path / "notes.json") if folder else MemoryNotes(),
             ask_now=self._ask_now,
         )
@@ -149,6 +151,7 @@ class Session:
         if self._folder:
             self._log = EventLog(self._folder)
             stack.callback(self._log.close)
+            stack.callback(self.context.journal.close)
         saver = await stack.enter_async_context(checkpoints(self._settings, self._options))
         builder = compile_plan(self._plan, self._dependencies)
         graph = builder.compile(checkpointer=saver, name=self._plan.name)

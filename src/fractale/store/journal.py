@@ -1,0 +1,290 @@
+"""The call journal: what a run is about to do, and what came of it, before anything else.
+
+A checkpoint is written after a step; a process can die between a call and its checkpoint. So
+every call is written down twice: the intent before it is made, the result before it is used. On
+the way back a recorded result is taken as it is, and an intent without a result says that the
+call may have happened.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from fractale.errors import StoreError
+from fractale.store.outputs import encode
+
+Kind = Literal["tool", "model", "prompt"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where in a run a call stands.
+
+    Args:
+        task: LangGraph's namespace of the task that makes it: the same when the task is run
+            again, another at the next visit.
+        number: Which call of this task it is, from 1; a retry of the task starts again at 1
+            with a higher `tries`.
+        step: The step's path; with `attempt` and `agent`, for people and for replays.
+    """
+
+    task: str
+    number: int
+    tries: int
+    step: str
+    attempt: int
+    agent: str = ""
+
+    @property
+    def key(self) -> str:
+        """A short form of what is unique about it in its run."""
+        text = f"{self.task}#{self.tries}#{self.number}"
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A call of a tool, a model or a prompt.
+
+    Args:
+        name: The tool, the model or the prompt.
+        digest: A hash of what it is given.
+        safe: Making it twice does no harm, so that its intent need not outlive a power cut.
+    """
+
+    kind: Kind
+    name: str
+    digest: str
+    safe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the journal knows of a call: with a result, it came back; without, nobody knows."""
+
+    call: Call
+    done: bool
+    result: Any = None
+
+
+class Journal(Protocol):
+    """Remembers the calls of one run."""
+
+    def find(self, place: Place, call: Call) -> Entry | None:
+        """What is known of the call at a place; None if it was not begun.
+
+        Raises:
+            StoreError: Another call was begun at this place.
+        """
+        ...
+
+    def begin(self, place: Place, call: Call) -> None:
+        """Write down that the call is about to be made."""
+        ...
+
+    def finish(self, place: Place, call: Call, result: Any) -> None:
+        """Write down what came of it, as JSON."""
+        ...
+
+    def withdraw(self, place: Place) -> None:
+        """Write down that the call was ended before it did anything: it may be made again."""
+        ...
+
+    def settle(self, places: Iterable[Place]) -> None:
+        """Forget calls whose step is checkpointed."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more is written."""
+        ...
+
+
+class NoJournal:
+    """The `Journal` of a run that is not kept."""
+
+    def find(self, place: Place, call: Call) -> Entry | None:
+        """Nothing is known."""
+        del place, call
+
+    def begin(self, place: Place, call: Call) -> None:
+        """Nothing is written."""
+
+    def finish(self, place: Place, call: Call, result: Any) -> None:
+        """Nothing is written."""
+
+    def withdraw(self, place: Place) -> None:
+        """Nothing is written."""
+
+    def settle(self, places: Iterable[Place]) -> None:
+        """Nothing is known."""
+
+    def close(self) -> None:
+        """Nothing was opened."""
+
+
+def digest_of(value: Any) -> str:
+    """A hash of a JSON value."""
+    return hashlib.sha256(encode(value)).hexdigest()[:24]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A call in the file, and the bytes of the line with its result, once there is one."""
+
+    call: Call
+    start: int = 0
+    length: int = 0
+
+
+class FileJournal:
+    """A `Journal` in a file of one JSON object a line, to which lines are only added.
+
+    Args:
+        path: The file; it is read once, and made at the first call.
+
+    Raises:
+        StoreError: The file is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[str, _Known] = {}
+        self._descriptor: int | None = None
+        self._end = 0
+        for line, length in _lines(path):
+            self._take(line, length)
+
+    def _take(self, line: Mapping[str, Any], length: int) -> None:
+        key, start = str(line["key"]), self._end
+        self._end += length
+        if "withdrawn" in line:
+            self._known.pop(key, None)
+        elif "result" in line:
+            if begun := self._known.get(key):
+                self._known[key] = _Known(begun.call, start, length)
+        else:
+            words = {name: line[name] for name in ("kind", "name", "digest", "safe")}
+            self._known[key] = _Known(Call(**words))
+
+    def find(self, place: Place, call: Call) -> Entry | None:
+        """What is known of the call at a place; None if it was not begun.
+
+        Raises:
+            StoreError: Another call was begun at this place.
+        """
+        known = self._known.get(place.key)
+        if known is None:
+            return None
+        was = known.call
+        if call.kind == "tool" and (was.name, was.digest) != (call.name, call.digest):
+            raise StoreError(
+                f"step `{place.step}` made another call when the run came here first: "
+                f"`{was.name}`; now it would be `{call.name}`, or with other arguments",
+                hint="what the step reads has changed since; start a new run",
+            )
+        if not known.length:
+            return Entry(was, done=False)
+        return Entry(was, done=True, result=self._read(known)["result"])
+
+    def _read(self, known: _Known) -> dict[str, Any]:
+        try:
+            with self._path.open("rb") as file:
+                file.seek(known.start)
+                return json.loads(file.read(known.length))
+        except (OSError, ValueError) as error:
+            raise StoreError(f"the run's journal {self._path} is damaged: {error}") from error
+
+    def begin(self, place: Place, call: Call) -> None:
+        """Write down that the call is about to be made; on the disk unless it is safe.
+
+        Raises:
+            StoreError: It can't be written: the call must not be made.
+        """
+        line = {
+            "key": place.key,
+            "step": place.step,
+            "attempt": place.attempt,
+            "agent": place.agent,
+            "kind": call.kind,
+            "name": call.name,
+            "digest": call.digest,
+            "safe": call.safe,
+        }
+        self._write(line, sync=not call.safe)
+
+    def finish(self, place: Place, call: Call, result: Any) -> None:
+        """Write down what came of it, on the disk unless the call is safe.
+
+        Raises:
+            StoreError: It can't be written.
+        """
+        self._write({"key": place.key, "result": result}, sync=not call.safe)
+
+    def withdraw(self, place: Place) -> None:
+        """Write down that the call was ended before it did anything: it may be made again.
+
+        Raises:
+            StoreError: It can't be written.
+        """
+        self._write({"key": place.key, "withdrawn": True}, sync=False)
+
+    def settle(self, places: Iterable[Place]) -> None:
+        """Forget calls whose step is checkpointed; the file keeps them."""
+        for place in places:
+            self._known.pop(place.key, None)
+
+    def _write(self, line: Mapping[str, Any], *, sync: bool) -> None:
+        data = json.dumps(line, ensure_ascii=False).encode() + b"\n"
+        try:
+            if self._descriptor is None:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+                self._descriptor = os.open(self._path, flags, 0o600)
+            _append(self._descriptor, data)
+            if sync:
+                os.fdatasync(self._descriptor)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write the run's journal {self._path}: {error}",
+                hint="check space and permissions; the run can be resumed",
+            ) from error
+        self._take(line, len(data))
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _append(descriptor: int, data: bytes) -> None:
+    if os.write(descriptor, data) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """The file's lines with their lengths. A last line that a crash cut is cut off the file.
+
+    Raises:
+        StoreError: A line in the middle is damaged.
+    """
+    try:
+        whole = 0
+        with path.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                yield json.loads(line), len(line)
+                whole += len(line)
+        if whole < path.stat().st_size:
+            os.truncate(path, whole)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise StoreError(f"the run's journal {path} cannot be read: {error}") from error
