@@ -29,6 +29,7 @@ from fractale.cli.view import RunView
 from fractale.cli.words import ordinal
 from fractale.errors import LimitReached, PlanError, Position, Problem, SettingsError
 from fractale.events import Event
+from fractale.questions import question
 from snapshot import assert_same
 
 STEPS = [
@@ -152,7 +153,7 @@ WAITING: dict[str, Any] = {
             "why": "changes something; policy: ask",
             "arguments": {"command": ["lmp", "-in", "in.lj"], "nodes": 2},
         },
-        {"kind": "question", "step": "ask", "question": "Which?", "options": ["a", "b"]},
+        question("ask", "Which?", ["a", "b"], default="b"),
     ],
     "next": ["fractale resume k7f3"],
 }

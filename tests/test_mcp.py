@@ -478,11 +478,11 @@ async def test_fastmcp_servers_and_factories_are_embedded_with_slow_tools_beside
 
     asked = []
 
-    async def answer(server, question, schema):
-        asked.append((server, question))
-        return {"value": "debug"}
+    async def answer(question):
+        asked.append((question.server, question.message))
+        return {"action": "accept", "content": {"value": "debug"}}
 
-    async with McpToolbox([EmbeddedServer(server=make)], on_elicit=answer) as box:
+    async with McpToolbox([EmbeddedServer(server=make)]) as box:
         resting = asyncio.create_task(box.call_tool("rest", {"seconds": 0.3}))
         assert (await box.call_tool("local.add", {"a": 1, "b": 2})).structured == {"result": 3}
         assert not resting.done()
@@ -490,7 +490,7 @@ async def test_fastmcp_servers_and_factories_are_embedded_with_slow_tools_beside
         failed = await box.call_tool("bad", {})
         assert failed.is_error
         assert "no partition `gpu`" in failed.text
-        assert "debug" in (await box.call_tool("which", {})).text
+        assert "debug" in (await box.call_tool("which", {}, on_elicit=answer)).text
     assert asked == [("local", "Which partition?")]
 
 
@@ -502,7 +502,7 @@ async def test_without_someone_to_answer_a_server_is_told_so():
         return str(await context.elicit("Which partition?", response_type=str))
 
     async with McpToolbox([EmbeddedServer(server=server)]) as box:
-        assert (await box.call_tool("which", {})).is_error
+        assert (await box.call_tool("which", {})).text == "action='decline'"
 
 
 def test_embedding_a_low_level_server_does_not_load_fastmcp():

@@ -13,7 +13,13 @@ from langchain_core.tools import tool as langchain_tool
 
 from fractale.errors import PlanError, Position, ToolError
 from fractale.mcp import EmbeddedServer, McpToolbox
-from fractale.registry import build_server, import_entry, load_registry, local_entries
+from fractale.registry import (
+    build_fastmcp,
+    build_server,
+    import_entry,
+    load_registry,
+    local_entries,
+)
 
 COUNTER = itertools.count()
 
@@ -47,9 +53,15 @@ def registry(tmp_path):
     return write
 
 
-def toolbox(*registries, functions=(), on_warning=None) -> McpToolbox:
-    server = build_server(registries, functions=functions, on_warning=on_warning)
-    return McpToolbox([EmbeddedServer(server=server)])
+@pytest.fixture(params=[build_server, build_fastmcp], ids=["run", "serve"])
+def toolbox(request):
+    """What is in registries, as a run has it and as `fractale serve` gives it to others."""
+
+    def make(*registries, functions=(), on_warning=None) -> McpToolbox:
+        server = request.param(registries, functions=functions, on_warning=on_warning)
+        return McpToolbox([EmbeddedServer(server=server)])
+
+    return make
 
 
 def problems(action, *arguments) -> list[str]:
@@ -214,7 +226,7 @@ def test_agents_of_0_1_0_are_replaced(registry):
         assert "`result_parse` will take its place" in found
 
 
-async def test_an_optional_entry_is_left_out_with_a_warning(module, registry):
+async def test_an_optional_entry_is_left_out_with_a_warning(module, registry, toolbox):
     name = module("def here(): return {}\n")
     told = []
     found = registry(f"""\
@@ -243,7 +255,7 @@ async def test_an_installed_module_wins_over_one_beside_the_file(tmp_path, regis
 # Functions
 
 
-async def test_a_function_is_a_tool_by_its_signature_and_docstring(module, registry):
+async def test_a_function_is_a_tool_by_its_signature_and_docstring(module, registry, toolbox):
     name = module('''
         from __future__ import annotations
         from typing import Literal
@@ -267,7 +279,7 @@ async def test_a_function_is_a_tool_by_its_signature_and_docstring(module, regis
     assert result.structured == {"job": "a.sh", "nodes": 4}
 
 
-async def test_answers_keep_their_kind(module, registry):
+async def test_answers_keep_their_kind(module, registry, toolbox):
     name = module("""
         from typing import Any
 
@@ -298,7 +310,9 @@ async def test_answers_keep_their_kind(module, registry):
     assert (as_text.text, as_text.structured) == ("t", None)
 
 
-async def test_what_a_tool_raises_is_its_error_without_a_traceback(module, registry, capfd):
+async def test_what_a_tool_raises_is_its_error_without_a_traceback(
+    module, registry, capfd, toolbox
+):
     name = module("""
         import sys
 
@@ -323,7 +337,7 @@ async def test_what_a_tool_raises_is_its_error_without_a_traceback(module, regis
     assert "s3cret" not in texts[3] + "".join(capfd.readouterr())
 
 
-async def test_a_hundred_slow_tools_run_at_the_same_time():
+async def test_a_hundred_slow_tools_run_at_the_same_time(toolbox):
     everybody = threading.Barrier(100, timeout=20)
 
     def meet() -> dict:
@@ -336,7 +350,7 @@ async def test_a_hundred_slow_tools_run_at_the_same_time():
     assert all(result.structured == {"met": True} for result in results)
 
 
-async def test_a_cancelled_call_does_not_wait_for_its_thread():
+async def test_a_cancelled_call_does_not_wait_for_its_thread(toolbox):
     started, release = threading.Event(), threading.Event()
 
     def hang() -> dict:
@@ -355,7 +369,7 @@ async def test_a_cancelled_call_does_not_wait_for_its_thread():
     release.set()
 
 
-async def test_hints_of_an_entry_reach_the_caller(module, registry):
+async def test_hints_of_an_entry_reach_the_caller(module, registry, toolbox):
     name = module("def look() -> dict: return {}\n")
     found = registry(f"""\
         tools:
@@ -419,7 +433,7 @@ AGENT = '''
 '''
 
 
-async def test_a_class_is_a_tool_with_exactly_its_schemas(module, registry):
+async def test_a_class_is_a_tool_with_exactly_its_schemas(module, registry, toolbox):
     name = module(AGENT)
     async with toolbox(registry(f"tools: [{{path: {name}.Parser}}]\n")) as box:
         (tool,) = await box.tools()
@@ -439,7 +453,7 @@ async def test_a_class_is_a_tool_with_exactly_its_schemas(module, registry):
     assert "output_schema doesn't allow: it is str" in broken.text
 
 
-async def test_a_class_without_a_schema_is_described_by_its_call(module, registry):
+async def test_a_class_without_a_schema_is_described_by_its_call(module, registry, toolbox):
     name = module("""
         class Adder:
             description = "Add."
@@ -452,7 +466,7 @@ async def test_a_class_without_a_schema_is_described_by_its_call(module, registr
     assert result.structured == {"sum": 3}
 
 
-async def test_agents_of_a_plan_are_sub_agents_by_the_name_it_gives(tmp_path, module):
+async def test_agents_of_a_plan_are_sub_agents_by_the_name_it_gives(tmp_path, module, toolbox):
     name = module(AGENT)
     sys.path.append(str(tmp_path))
     place = Position("plan.yaml", 3, 5)
@@ -490,7 +504,7 @@ def test_two_entries_of_one_name_name_both_places(module, registry):
     assert "first.yaml:2:" in found
 
 
-async def test_the_same_entry_in_two_files_is_served_once(module, registry):
+async def test_the_same_entry_in_two_files_is_served_once(module, registry, toolbox):
     name = module("def a() -> dict: return {}\n")
     files = [registry(f"tools: [{{path: {name}.a}}]\n", f"{n}.yaml") for n in (1, 2)]
     async with toolbox(*files) as box:
@@ -500,7 +514,7 @@ async def test_the_same_entry_in_two_files_is_served_once(module, registry):
 # Prompts, resources, catalogs
 
 
-async def test_prompts_give_text_or_messages(module, registry):
+async def test_prompts_give_text_or_messages(module, registry, toolbox):
     name = module("""
         def ask(script: str, nodes: int = 1) -> str: return f"check {script} on {nodes + 1}"
         def chat() -> dict:
@@ -533,7 +547,7 @@ def test_what_cannot_be_a_prompt_or_a_catalog_is_told(module, registry):
     assert "can't be served as a catalog: OSError: no such site" in found[2]
 
 
-async def test_prompts_and_resources_of_fastmcp_are_served_as_they_are(module, registry):
+async def test_prompts_and_resources_of_fastmcp_are_served_as_they_are(module, registry, toolbox):
     name = module("""
         from fastmcp.prompts import Message, Prompt, prompt
         from fastmcp.resources import Resource, resource
@@ -564,7 +578,7 @@ async def test_prompts_and_resources_of_fastmcp_are_served_as_they_are(module, r
     assert read == ['["debug"]', "text"]
 
 
-async def test_resources_are_read_and_templates_take_arguments(module, registry):
+async def test_resources_are_read_and_templates_take_arguments(module, registry, toolbox):
     name = module("""
         def queues() -> dict: return {"queues": ["debug"]}
         def log(job: str) -> str: return f"log of {job}"
@@ -581,7 +595,7 @@ async def test_resources_are_read_and_templates_take_arguments(module, registry)
     assert listed == {"resource://queues": False, "job://{job}/log": True}
 
 
-async def test_a_catalog_gives_its_marked_methods(module, registry):
+async def test_a_catalog_gives_its_marked_methods(module, registry, toolbox):
     name = module("""
         class Site:
             def probe(self): self.found = "debug"
@@ -597,7 +611,7 @@ async def test_a_catalog_gives_its_marked_methods(module, registry):
 # Objects that a program hands over
 
 
-async def test_functions_and_tools_of_other_libraries_are_served_too(module, registry):
+async def test_functions_and_tools_of_other_libraries_are_served_too(module, registry, toolbox):
     import fastmcp.tools
 
     @langchain_tool
@@ -622,7 +636,7 @@ async def test_functions_and_tools_of_other_libraries_are_served_too(module, reg
     assert said.structured == {"word": "hi"}
 
 
-async def test_a_tool_may_ask_fastmcp_for_its_context(module, registry):
+async def test_a_tool_may_ask_fastmcp_for_its_context(module, registry, toolbox):
     name = module("""
         from fastmcp import Context
 
@@ -638,7 +652,7 @@ async def test_a_tool_may_ask_fastmcp_for_its_context(module, registry):
     assert [found[:2] for found in seen] == [(2, 2)]
 
 
-async def test_hpc_mcps_tools_and_prompts_are_served(registry):
+async def test_hpc_mcps_tools_and_prompts_are_served(registry, toolbox):
     pytest.importorskip("hpc_mcp")
     found = registry(
         """

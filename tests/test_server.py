@@ -15,7 +15,7 @@ import pytest
 
 from fractale.errors import ToolError, UsageError
 from fractale.mcp import McpToolbox
-from fractale.registry import Registry, ServerFileSettings, build_server
+from fractale.registry import Registry, ServerFileSettings, build_fastmcp
 from fractale.server import Options, options_of, serve, serve_async
 from fractale.settings import ServerSettings
 
@@ -283,7 +283,7 @@ def test_a_web_page_elsewhere_is_refused(guarded):
 async def test_on_another_address_the_token_and_the_origin_count():
     from fractale.server.http import http_app
 
-    app = http_app(build_server([]), Options(host="192.0.2.7", token=TOKEN))
+    app = http_app(build_fastmcp([]), Options(host="192.0.2.7", token=TOKEN))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://login1.example") as client:
         codes = [
@@ -330,6 +330,13 @@ def test_a_token_that_no_header_carries_is_refused(token):
     with pytest.raises(UsageError, match="can't carry") as caught:
         options_of([], token=token)
     assert token not in f"{caught.value}{caught.value.hint}"
+
+
+@pytest.mark.parametrize("path", ["/health", "health/", "/{anything}"])
+def test_a_path_that_would_open_the_endpoint_to_everybody_is_refused(path):
+    with pytest.raises(UsageError, match="path"):
+        options_of([], path=path, token=TOKEN)
+    assert options_of([], path=path, transport="stdio").transport == "stdio"
 
 
 def test_half_or_bad_certificates_are_refused(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fractale.errors import SettingsError
-from fractale.settings import load_settings
+from fractale.settings import load_settings, without_password, without_secrets
 
 
 @pytest.fixture
@@ -132,3 +132,48 @@ def test_a_started_server_gets_the_environment_without_its_secrets(home, tmp_pat
     assert server.env["FLUX_URI"] == "local:///run/flux"
     assert server.env["NEEDED_TOKEN"] == "given"
     assert "OTHER_API_KEY" not in server.env
+
+
+def test_checkpoints_are_in_the_state_folder_unless_a_store_is_set(home, tmp_path):
+    settings = load_settings(home, tmp_path)
+    assert settings.checkpoints == tmp_path / ".fractale" / "checkpoints.sqlite"
+    url = "postgresql://anna@host/runs"
+    set_here = load_settings({**home, "FRACTALE_STORE": url}, tmp_path)
+    assert set_here.checkpoints == url
+    assert set_here.origins["store"] == "environment FRACTALE_STORE"
+    assert set_here.with_flags(store="sqlite").checkpoints == settings.checkpoints
+    write(tmp_path, f"store: {url}\n")
+    assert load_settings(home, tmp_path).checkpoints == url
+
+
+def test_the_password_of_a_store_is_a_secret(home, tmp_path):
+    url = "postgresql://anna:Walfisch%2F7@host/runs"
+    settings = load_settings({**home, "FRACTALE_STORE": url}, tmp_path)
+    assert {"Walfisch%2F7", "Walfisch/7"} <= set(settings.secrets)
+    assert "Walfisch" not in repr(settings)
+    assert "FRACTALE_STORE" not in without_secrets(settings.environment)
+    flagged = load_settings(home, tmp_path).with_flags(store=url)
+    assert "Walfisch%2F7" in flagged.secrets
+    plain = {"FRACTALE_STORE": "postgresql://anna@host/runs"}
+    assert without_secrets(plain) == plain
+
+
+@pytest.mark.parametrize(
+    ("store", "shown"),
+    [
+        ("postgresql://anna:secret@host:5432/runs", "postgresql://anna:***@host:5432/runs"),
+        ("postgres://anna:se@cr:et@host/runs", "postgres://anna:***@host/runs"),
+        ("postgresql://host/runs?user=anna&password=secret", None),
+        ("postgresql://anna@host/runs", "postgresql://anna@host/runs"),
+        (None, None),
+    ],
+)
+def test_a_store_is_shown_without_its_password(store, shown):
+    text = without_password(store)
+    assert text == (shown if shown or store is None else store.replace("secret", "***"))
+
+
+def test_a_store_that_is_none_is_refused_without_its_password(home, tmp_path):
+    with pytest.raises(SettingsError, match="store must be") as caught:
+        load_settings({**home, "FRACTALE_STORE": "mysql://anna:Walfisch7@host/runs"}, tmp_path)
+    assert "Walfisch7" not in str(caught.value)

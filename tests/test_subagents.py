@@ -242,6 +242,23 @@ async def test_an_agent_that_another_asks_has_the_tools_of_both_and_no_more(ask,
     assert [event.get("agent") for event in ran.of("tool_started")] == ["child"]
 
 
+async def test_an_agent_knows_that_a_person_had_other_arguments_sent(ask, tools):
+    async def run(host: AgentHost, request: AgentRequest) -> AgentAnswer:
+        (erase,) = await host.tools()
+        result = await host.call_tool(erase, {"path": "/"})
+        return AgentAnswer(outputs={"sent": result.arguments})
+
+    own = Subagent(name="eraser", description="Erases.", run=run, tools=("erase",))
+    plan = (
+        "name: p\nsteps: [{name: s, agent: eraser}]\noutputs: {sent: '{{ steps.s.outputs.sent }}'}"
+    )
+    edited = Answers({"s": {"arguments": {"path": "/tmp/a"}}})
+    with ModelServer([]) as server:
+        ran = await ask(plan, server, own=[own], answers=edited)
+    assert tools.calls == [("erase", {"path": "/tmp/a"})]
+    assert ran.result.outputs == {"sent": {"path": "/tmp/a"}}
+
+
 async def test_an_agent_is_not_given_what_it_does_not_take(ask):
     async def strict(host: AgentHost, request: AgentRequest) -> AgentAnswer:
         return AgentAnswer(outputs=dict(request.inputs))

@@ -88,7 +88,7 @@ async def arun(
     from fractale.policy import Policy
     from fractale.questions import Answers
     from fractale.runs import RunOptions, Runs
-    from fractale.runs.opening import open_toolbox
+    from fractale.runs.opening import open_toolbox, own_agents
 
     loaded = load(plan)
     settings = settings or load_settings()
@@ -106,11 +106,12 @@ async def arun(
         keep=keep,
         run_id=run_id,
     )
+    agents = own_agents(loaded, registries=registries)
     if not isinstance(tools, Sequence):
-        runs = Runs(settings, tools, models=models, policy=policy)
+        runs = Runs(settings, tools, models=models, policy=policy, agents=agents)
         return await runs.start(loaded, inputs, options, secrets=secrets)
     async with open_toolbox(settings, loaded, registries=registries, functions=tools) as toolbox:
-        runs = Runs(settings, toolbox, models=models, policy=policy)
+        runs = Runs(settings, toolbox, models=models, policy=policy, agents=agents)
         return await runs.start(loaded, inputs, options, secrets=secrets)
 
 

@@ -9,7 +9,9 @@ to do next.
     FractaleError
     ├── UsageError              2    the command or the call was used wrongly
     │   ├── InputError          2    an input of the plan is missing or ill-typed
-    │   └── SettingsError       2    a setting or a settings file is wrong
+    │   ├── AnswerError         2    an answer is none that its question takes
+    │   ├── SettingsError       2    a setting or a settings file is wrong
+    │   └── RunHeld             2    another process has the run: nothing was done
     ├── PlanError               3    the plan (or registry file) is invalid: all problems at once
     ├── CallError                    a step's call failed: becomes the outcome `error`
     │   ├── TemplateError            a template or expression could not be evaluated
@@ -118,6 +120,18 @@ class SettingsError(UsageError):
     """A setting, or a settings file, is wrong."""
 
     code = "settings"
+
+
+class AnswerError(UsageError):
+    """An answer to a question of a run is none that the question takes; the question waits on."""
+
+    code = "answer"
+
+
+class RunHeld(UsageError):
+    """Another process has the run. Nothing was done; the call is right once that one ends."""
+
+    code = "run-held"
 
 
 class DependencyMissing(UsageError):

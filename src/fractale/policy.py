@@ -1,19 +1,20 @@
 """What may be called: the one place that decides.
 
-A call that a person wrote into a plan is agreed to by being there. A call that a model chose is
-not: tools that only read are free, tools that may change something need agreement, and a tool
-whose server does not say counts as changing.
+A call that a person wrote into a plan is agreed to by being there. A call that a model chose, or
+that stands in a step that a model drafted, is not: tools that only read are free, tools that may
+change something need agreement, and a tool whose server does not say counts as changing.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from fractale.plan.model import Approve
-from fractale.settings import PolicySettings
+from fractale.settings import PolicyList, PolicySettings, ToolRule
 from fractale.toolbox import ToolInfo
 
 Verdict = Literal["allow", "ask", "deny"]
@@ -25,6 +26,8 @@ class PlannedCall:
     """A call before it is made.
 
     Args:
+        chosen_by: ``plan`` where a person wrote the call as a step; ``model`` where a model chose
+            it, or drafted the step.
         approve: The step's own word on it.
     """
 
@@ -44,10 +47,10 @@ class Ruling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """Allow, ask or deny, by tool name and by who chose the call.
+    """Allow, ask or deny, by tool, by arguments and by who chose the call.
 
     Args:
-        settings: The person's globs; they match the bare and the ``server.tool`` name. The
+        settings: The person's rules; their globs match the bare and the ``server.tool`` name. The
             strictest list that matches decides.
         yes: The person agreed beforehand to every call that would be asked about.
     """
@@ -55,41 +58,54 @@ class Policy:
     settings: PolicySettings = field(default_factory=PolicySettings)
     yes: bool = False
 
-    def decide(self, tool: ToolInfo, chosen_by: Chooser) -> Verdict:
-        """Whether a call of the tool may be made.
-
-        Returns:
-            ``ask`` where a person must agree first; never ``ask`` with `yes`.
-        """
-        if _matches(tool, self.settings.deny):
-            return "deny"
-        if chosen_by == "plan":
-            return "allow"
-        if _matches(tool, self.settings.ask):
-            return "allow" if self.yes else "ask"
-        if self.yes or _matches(tool, self.settings.allow) or reads_only(tool):
-            return "allow"
-        return "ask"
-
-
     def rule(self, call: PlannedCall, grants: frozenset[str] = frozenset()) -> Ruling:
         """Decide about a call.
 
         Args:
             grants: Names of tools that a person allowed for the rest of the run.
+
+        Returns:
+            ``ask`` where a person must agree first; never ``ask`` with `yes`.
         """
-        verdict = self.decide(call.tool, call.chosen_by)
-        if verdict == "deny":
-            return Ruling("deny", "the settings deny it")
-        if self.yes or call.tool.name in grants:
-            return Ruling("allow", "agreed beforehand")
+        if denied := _first(self.settings.deny, call):
+            return Ruling("deny", f"the settings deny it: {denied}")
+        why_ask = self._why_ask(call)
+        if why_ask is None:
+            return Ruling("allow", self._why_free(call))
+        if self.yes:
+            return Ruling("allow", "agreed to beforehand: --yes")
+        if not grants.isdisjoint((call.tool.name, call.tool.qualified_name)):
+            return Ruling("allow", "allowed by a person for this run")
+        return Ruling("ask", why_ask)
+
+    def _why_ask(self, call: PlannedCall) -> str | None:
+        """Why a person must agree; None if nobody needs to."""
+        # A step's own word can only ask for more than the settings do, never for less.
         if call.approve == "always":
-            return Ruling("ask", "the step says `approve: always`")
+            return "the step says `approve: always`"
         if call.approve == "ask" and not reads_only(call.tool):
-            return Ruling("ask", "the step says `approve: ask`")
-        if verdict == "ask":
-            return Ruling("ask", "it may change something, and a model chose it")
-        return Ruling("allow", "")
+            return "it may change something, and the step says `approve: ask`"
+        if call.chosen_by == "plan":
+            return None
+        if asked := _first(self.settings.ask, call):
+            return f"the settings ask before it: {asked}"
+        if reads_only(call.tool) or _first(self.settings.allow, call):
+            return None
+        return "it may change something, and a model chose it"
+
+    def _why_free(self, call: PlannedCall) -> str:
+        if call.chosen_by == "plan":
+            return "it stands in the plan"
+        if allowed := _first(self.settings.allow, call):
+            return f"the settings allow it: {allowed}"
+        return "it only reads"
+
+
+def rules_about(settings: PolicySettings, tool: ToolInfo) -> list[tuple[str, ToolRule]]:
+    """The rules that speak of a tool, whatever its arguments, each with its list; deny first."""
+    lists = {"deny": settings.deny, "ask": settings.ask, "allow": settings.allow}
+    rules = [(kind, _as_rule(rule)) for kind, each in lists.items() for rule in each]
+    return [(kind, rule) for kind, rule in rules if _matches(tool, (rule.tool,))]
 
 
 def reads_only(tool: ToolInfo) -> bool:
@@ -107,6 +123,33 @@ def allowed_by(globs: tuple[str, ...] | None, tool: ToolInfo) -> bool:
     return globs is None or _matches(tool, globs)
 
 
+def _first(rules: PolicyList, call: PlannedCall) -> ToolRule | None:
+    """The first rule that speaks of a call."""
+    for rule in map(_as_rule, rules):
+        if _matches(call.tool, (rule.tool,)) and _fits(rule.arguments, call.arguments):
+            return rule
+    return None
+
+
+def _as_rule(rule: str | ToolRule) -> ToolRule:
+    return ToolRule(rule) if isinstance(rule, str) else rule
+
+
+def _fits(globs: Mapping[str, str], arguments: Mapping[str, Any]) -> bool:
+    """Whether every argument that a rule names is given and matches its glob."""
+    return all(
+        name in arguments and fnmatchcase(_text(arguments[name]), glob)
+        for name, glob in globs.items()
+    )
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _names(tool: ToolInfo) -> tuple[str, ...]:
+    return tool.name, tool.qualified_name, tool.qualified_name.partition(".")[2]
+
+
 def _matches(tool: ToolInfo, globs: tuple[str, ...]) -> bool:
-    names = (tool.name, tool.qualified_name, tool.qualified_name.partition(".")[2])
-    return any(fnmatchcase(name, glob) for glob in globs for name in names)
+    return any(fnmatchcase(name, glob) for glob in globs for name in _names(tool))

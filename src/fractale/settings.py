@@ -11,24 +11,30 @@ A settings file looks like this; every key may be left out::
     local_model: ~/models/a.gguf  # the file that the provider `local` loads
     fallback_models: [openai:gpt-4.1-nano]  # tried in turn where a step's model is out of reach
     max_attempts: 100
+    store: postgresql://user@host/runs  # where checkpoints are kept, if not in the state folder
     servers:
       site: {url: "https://mcp.site.example/mcp", token_env: SITE_TOKEN}
       flux: {command: flux-mcp, args: [], env: {FLUX_URI: "local:///run/flux/local"}}
     prices:                       # US dollars per million tokens
       openai:gpt-4.1-mini: {input: 0.4, output: 1.6}
-    policy:                       # what a model may call; globs of tool names
+    policy:                       # what may be called; globs of tool names, and of arguments
       allow: ["hpc.filesystem_*"]
-      deny: ["*.k8s_delete*"]
+      deny: ["*.k8s_delete*", {tool: "*.shell", arguments: {command: "*rm *"}}]
+
+`servers` and `prices` of the two files are put together by name, the project's over the user's;
+the lists of `policy` are added to each other.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
+from urllib.parse import unquote
 
 from fractale.errors import SettingsError
 
@@ -38,10 +44,15 @@ DEFAULT_MCP_PORT = 8089
 DEFAULT_MAX_ATTEMPTS = 100
 PROJECT_FOLDER = ".fractale"
 
+STORE_SCHEMES = ("postgresql://", "postgres://")
+STORE_VARIABLE = "FRACTALE_STORE"
+
 Transport = Literal["stdio", "http", "sse"]
 
 SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL")
 """An environment variable with one of these words in its name holds a secret."""
+SECRET_LENGTH = 8
+"""A shorter secret is not looked for in texts: it would be found where it is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,13 +95,39 @@ class Price:
     output: float
 
 
+@dataclass(frozen=True, slots=True)
+class ToolRule:
+    """One entry of a policy's list: which calls it speaks of.
+
+    Args:
+        tool: A glob of the bare or the ``server.tool`` name.
+        arguments: Argument → glob of its text (of its JSON, where it is not text). All of them
+            must be given and match.
+        origin: The file that it stands in.
+    """
+
+    tool: str
+    arguments: Mapping[str, str] = field(default_factory=dict[str, str])
+    origin: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        """The entry as a person would say it."""
+        if not self.arguments:
+            return self.tool
+        return f"{self.tool} where {', '.join(f'{k} is {v}' for k, v in self.arguments.items())}"
+
+
+PolicyList: TypeAlias = "tuple[str | ToolRule, ...]"
+"""Globs of tool names, or rules that look at arguments, too."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicySettings:
-    """Globs of tool names that a model may call freely, after asking, or never."""
+    """Calls that a model may make freely, or after asking, and those that nobody may make."""
 
-    allow: tuple[str, ...] = ()
-    ask: tuple[str, ...] = ()
-    deny: tuple[str, ...] = ()
+    allow: PolicyList = ()
+    ask: PolicyList = ()
+    deny: PolicyList = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +144,7 @@ class Settings:
     fallback_models: tuple[str, ...] = ()
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
     state_dir: Path = Path(PROJECT_FOLDER)
+    store: str | None = field(default=None, repr=False)
     servers: Mapping[str, ServerSettings] = field(default_factory=dict[str, ServerSettings])
     prices: Mapping[str, Price] = field(default_factory=dict[str, Price])
     policy: PolicySettings = field(default_factory=PolicySettings)
@@ -122,19 +160,32 @@ class Settings:
         name = self.model or DEFAULT_MODELS.get(self.provider, "")
         return f"{self.provider}:{name}"
 
+    @property
+    def checkpoints(self) -> Path | str:
+        """Where checkpoints are kept: a SQLite file, or a PostgreSQL server's URL."""
+        return self.store or self.state_dir / "checkpoints.sqlite"
+
     def with_flags(
         self,
         *,
         provider: str | None = None,
         model: str | None = None,
         max_attempts: int | None = None,
+        store: str | None = None,
     ) -> Settings:
-        """The same settings with what the command line says put over them."""
+        """The same settings with what the command line says put over them.
+
+        Raises:
+            SettingsError: `store` is no place that checkpoints can be kept in.
+        """
         flags = {"provider": provider, "model": model, "max_attempts": max_attempts}
         given: dict[str, Any] = {k: v for k, v in flags.items() if v is not None}
         if provider is not None and model is None:
             # Another provider's model name would be meaningless to this one.
             given["model"] = None
+        if store is not None:
+            given["store"] = _store(store)
+            given["secrets"] = _with_password(self.secrets, given["store"])
         origins = {**self.origins, **dict.fromkeys(given, "command line")}
         return replace(self, **given, origins=origins)
 
@@ -149,6 +200,7 @@ ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
     "gemini_base_url": ("GEMINI_BASE_URL", "GOOGLE_GEMINI_BASE_URL"),
     "max_attempts": ("FRACTALE_MAX_ATTEMPTS",),
     "state_dir": ("FRACTALE_STATE_DIR",),
+    "store": (STORE_VARIABLE,),
 }
 """Setting → the environment variables that set it; the first that is set counts."""
 
@@ -161,6 +213,7 @@ FILE_KEYS = (
     "gemini_base_url",
     "max_attempts",
     "state_dir",
+    "store",
     "servers",
     "prices",
     "policy",
@@ -195,6 +248,8 @@ def load_settings(
             if key in ("servers", "prices"):
                 merged = {**values.get(key, {}), **_named(path, key, value)}
                 values[key] = merged
+            elif key == "policy":
+                values[key] = _added(values.get(key, PolicySettings()), _policy(value, str(path)))
             else:
                 values[key] = value
             origins[key] = str(path)
@@ -203,8 +258,6 @@ def load_settings(
         for name, entry in values.get("servers", {}).items()
     }
     values["prices"] = {name: _price(name, p) for name, p in values.get("prices", {}).items()}
-    if "policy" in values:
-        values["policy"] = _policy(values["policy"])
     for key, variables in ENVIRONMENT.items():
         for variable in variables:
             if env.get(variable):
@@ -215,12 +268,14 @@ def load_settings(
     values["max_attempts"] = _positive(values.get("max_attempts", DEFAULT_MAX_ATTEMPTS))
     values["fallback_models"] = _models(values.get("fallback_models", ()))
     values["state_dir"] = Path(str(values["state_dir"])).expanduser()
+    values["store"] = _store(values.get("store"))
     secrets = tuple(
         sorted(
-            {value for key, value in env.items() if len(value) >= 8 and is_secret(key)}
+            {value for key, value in env.items() if len(value) >= SECRET_LENGTH and is_secret(key)}
             | {s.token for s in values["servers"].values() if s.token}
         )
     )
+    secrets = _with_password(secrets, values["store"])
     return Settings(**values, origins=origins, secrets=secrets, environment=env)
 
 
@@ -330,12 +385,53 @@ def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
     A server on a cluster needs what the scheduler, modules and Spack have set; a key that it
     needs is named under its `env`.
     """
-    return {key: value for key, value in environment.items() if not is_secret(key)}
+    return {
+        key: value
+        for key, value in environment.items()
+        if not is_secret(key) and not (key == STORE_VARIABLE and store_password(value))
+    }
 
 
 def is_secret(variable: str) -> bool:
     """Whether an environment variable holds a secret, going by its name."""
     return any(word in variable.upper() for word in SECRET_WORDS)
+
+
+def store_password(store: str | None) -> str | None:
+    """The password in the URL of a store, as it stands there; None where there is none.
+
+    It ends at the last ``@`` that can be it, so that also a password that should have been
+    escaped is found as a whole.
+    """
+    parts = _URL_PASSWORD.search(store or "")
+    return next((part for part in parts.groups() if part), None) if parts else None
+
+
+def without_password(store: str | None) -> str | None:
+    """The URL of a store for people to read."""
+    password = store_password(store)
+    return store.replace(password, "***") if store and password else store
+
+
+_URL_PASSWORD = re.compile(r"://[^:/?#@]*:(.+)@|[?&]password=([^&]+)")
+
+
+def _with_password(secrets: tuple[str, ...], store: str | None) -> tuple[str, ...]:
+    written = store_password(store) or ""
+    forms = {form for form in (written, unquote(written)) if len(form) >= SECRET_LENGTH}
+    return tuple(sorted({*secrets, *forms}))
+
+
+def _store(value: Any) -> str | None:
+    if value is None or value == "sqlite":
+        return None
+    if isinstance(value, str) and value.startswith(STORE_SCHEMES):
+        return value
+    raise SettingsError(
+        f"store must be `sqlite` or postgresql://user@host/database, not "
+        f"`{without_password(str(value))}`",
+        hint="another place for SQLite's file is set with FRACTALE_STATE_DIR",
+    )
 
 
 def _texts(table: Any) -> dict[str, str]:
@@ -379,15 +475,50 @@ def _price(name: str, entry: Any) -> Price:
         ) from error
 
 
-def _policy(entry: Any) -> PolicySettings:
-    if not isinstance(entry, dict) or not set(cast("dict[str, Any]", entry)) <= {
-        "allow",
-        "ask",
-        "deny",
-    }:
-        raise SettingsError("policy must be a mapping with `allow`, `ask`, `deny`")
-    table = cast("dict[str, list[str]]", entry)
-    return PolicySettings(**{key: tuple(globs) for key, globs in table.items()})
+POLICY_LISTS = ("allow", "ask", "deny")
+
+
+def _policy(entry: Any, origin: str) -> PolicySettings:
+    if not isinstance(entry, dict) or not set(cast("dict[str, Any]", entry)) <= {*POLICY_LISTS}:
+        raise SettingsError(f"{origin}: policy must be a mapping with `allow`, `ask`, `deny`")
+    lists = cast("dict[str, Any]", entry)
+    for key, rules in lists.items():
+        if not isinstance(rules, list):
+            raise SettingsError(f"{origin}: `policy.{key}` must be a list of globs of tool names")
+    return PolicySettings(
+        **{
+            key: tuple(
+                _tool_rule(rule, f"{origin}: `policy.{key}[{number}]`", origin)
+                for number, rule in enumerate(cast("list[Any]", rules))
+            )
+            for key, rules in lists.items()
+        }
+    )
+
+
+def _tool_rule(rule: Any, where: str, origin: str) -> ToolRule:
+    """One entry: a glob, or ``{tool: glob, arguments: {name: glob}}``."""
+    if isinstance(rule, str) and rule:
+        return ToolRule(rule, origin=origin)
+    if isinstance(rule, dict):
+        table = cast("dict[str, Any]", rule)
+        arguments = table.get("arguments", {})
+        known = set(table) <= {"tool", "arguments"} and isinstance(arguments, dict)
+        if known and isinstance(table.get("tool"), str):
+            texts = cast("dict[Any, Any]", arguments)
+            if all(isinstance(each, str) for pair in texts.items() for each in pair):
+                return ToolRule(table["tool"], texts, origin)
+    raise SettingsError(
+        f"{where} must be a glob of tool names, or {{tool: GLOB, arguments: {{NAME: GLOB}}}}",
+        hint="put globs in quotes: YAML takes a bare * for something else",
+    )
+
+
+def _added(first: PolicySettings, more: PolicySettings) -> PolicySettings:
+    """The lists of both: a later file adds to what an earlier one says."""
+    return PolicySettings(
+        **{key: (*getattr(first, key), *getattr(more, key)) for key in POLICY_LISTS}
+    )
 
 
 def _models(value: Any) -> tuple[str, ...]:

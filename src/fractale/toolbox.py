@@ -77,12 +77,15 @@ class ToolResult:
         structured: MCP's ``structuredContent``, also on errors; None if there was none.
         is_error: MCP's ``isError``.
         content: All parts in MCP's JSON form (text, image, audio, resource).
+        arguments: What the call was made with, where a person had other arguments sent than
+            were asked for.
     """
 
     text: str
     structured: Any = None
     is_error: bool = False
     content: tuple[Mapping[str, Any], ...] = ()
+    arguments: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +164,9 @@ class Toolbox(Protocol):
         on_elicit: OnElicit | None = None,
     ) -> ToolResult:
         """Call a tool once. Never sends a call again by itself.
+
+        Where the call is cancelled before it was sent, the `CancelledError` may carry as its
+        argument a TransportError that says what was waited for.
 
         Args:
             on_elicit: Answers what the server asks meanwhile. What it raises ends the call.

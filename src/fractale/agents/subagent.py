@@ -124,9 +124,16 @@ class AgentHost(Protocol):
         ...
 
     async def ask_model(
-        self, messages: Sequence[BaseMessage], schema: Mapping[str, Any] | None = None
+        self,
+        messages: Sequence[BaseMessage],
+        schema: Mapping[str, Any] | None = None,
+        *,
+        correct: bool = True,
     ) -> Answer:
         """Ask the step's model one question; its answer is JSON of the schema, if there is one.
+
+        Args:
+            correct: Whether an answer that does not fit the schema goes back once.
 
         Raises:
             LimitReached: A limit of the run is used up.

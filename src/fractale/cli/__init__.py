@@ -16,7 +16,10 @@ import click
 
 COMMANDS = {
     "run": ("fractale.cli.run", "Run a plan."),
+    "agent": ("fractale.cli.agent", "Ask a sub-agent."),
+    "prompt": ("fractale.cli.prompt", "Ask in words, or by a prompt of a server."),
     "resume": ("fractale.cli.resume", "Go on with a run that stopped, waits, or reached a limit."),
+    "freeze": ("fractale.cli.freeze", "Write a run's plan with what its manager drafted."),
     "validate": ("fractale.cli.validate", "Check plans and report every error at once."),
     "graph": ("fractale.cli.graph", "Draw a plan: text, Mermaid, SVG or PNG."),
     "list": ("fractale.cli.list", "Show tools, prompts, agents, models and servers."),

@@ -58,9 +58,9 @@ def _rows(settings: Settings) -> list[dict[str, Any]]:
             }
         )
     for kind in ("allow", "ask", "deny"):
-        if globs := getattr(settings.policy, kind):
-            origin = settings.origins.get("policy", "")
-            rows.append({"setting": f"policy.{kind}", "value": ", ".join(globs), "from": origin})
+        for rule in getattr(settings.policy, kind):
+            origin = getattr(rule, "origin", "")
+            rows.append({"setting": f"policy.{kind}", "value": str(rule), "from": origin})
     for spec, price in settings.prices.items():
         value = f"{price.input:g} in, {price.output:g} out (US$ per million tokens)"
         origin = settings.origins["prices"]

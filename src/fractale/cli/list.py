@@ -10,18 +10,19 @@ import click
 from fractale.cli import options
 
 SECTIONS = ("servers", "tools", "prompts", "resources", "agents", "models")
-BUILT_IN_AGENTS = ({"name": "ask", "server": "fractale", "description": "The generalist."},)
 
 
 @click.command("list")
 @click.argument("section", required=False, type=click.Choice(SECTIONS))
 @options.tool_options
+@click.option("--policy", "show_policy", is_flag=True, help="Show what may be called, and why.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     section: str | None,
     registries: tuple[Path, ...],
     agents: tuple[str, ...],
     *,
+    show_policy: bool,
     as_json: bool,
 ) -> None:
     """Show the tools, prompts, resources, agents, models and servers that a run would have.
@@ -33,22 +34,37 @@ def command(
     from fractale.cli.running import own_stdout
 
     with own_stdout() as stdout:
-        found = asyncio.run(_collect(registries, agents))
-        if section:
-            found = {section: found[section]}
+        if show_policy:
+            found, text = asyncio.run(_collect_policy(registries, agents))
+        else:
+            found = asyncio.run(_collect(registries, agents))
+            found = {section: found[section]} if section else found
+            text = _as_text(found)
         if as_json:
             import json
 
-            click.echo(json.dumps(found, ensure_ascii=False), file=stdout)
-        else:
-            click.echo(_as_text(found), file=stdout)
+            text = json.dumps(found, ensure_ascii=False)
+        click.echo(text, file=stdout)
+
+
+async def _collect_policy(
+    registries: tuple[Path, ...], agents: tuple[str, ...]
+) -> tuple[dict[str, Any], str]:
+    from fractale.cli import policy_list
+    from fractale.runs.opening import open_toolbox
+
+    settings = options.settings_of()
+    async with open_toolbox(settings, registries=registries, agents=agents) as toolbox:
+        rows = policy_list.collect(await toolbox.tools(), settings.policy)
+        return {"policy": rows}, policy_list.as_text(rows)
 
 
 async def _collect(registries: tuple[Path, ...], agents: tuple[str, ...]) -> dict[str, Any]:
     from fractale.models import Models
-    from fractale.runs.opening import open_toolbox
+    from fractale.runs.opening import open_toolbox, own_agents
 
     settings = options.settings_of()
+    catalog = own_agents(registries=registries, agents=agents)
     async with open_toolbox(settings, registries=registries, agents=agents) as toolbox:
         tools = await toolbox.tools()
         own = [_tool(t) for t in tools if t.is_agent]
@@ -77,9 +93,14 @@ async def _collect(registries: tuple[Path, ...], agents: tuple[str, ...]) -> dic
                 {"uri": r.uri, "server": r.server, "name": r.name, "description": r.description}
                 for r in await toolbox.resources()
             ],
-            "agents": [*BUILT_IN_AGENTS, *own],
+            "agents": [*(_agent(each) for each in catalog.describe()), *own],
             "models": Models(settings).known(),
         }
+
+
+def _agent(listed: Any) -> dict[str, Any]:
+    """A sub-agent that no server has; `server` says who offers it."""
+    return {"name": listed.name, "server": listed.source, "description": listed.description}
 
 
 def _tool(tool: Any) -> dict[str, Any]:

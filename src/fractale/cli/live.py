@@ -60,6 +60,7 @@ class LiveDisplay:
         )
         self._live: Any = None
         self._begun = False
+        self._held: list[Line] | None = None
 
     @property
     def listener(self) -> Listener:
@@ -90,6 +91,9 @@ class LiveDisplay:
         self._console.file.flush()
 
     def _print(self, line: Line) -> None:
+        if self._held is not None:
+            self._held.append(line)
+            return
         self._begun = True
         self._console.print(self._text(line), soft_wrap=True)
 
@@ -106,13 +110,23 @@ class LiveDisplay:
         return text
 
     def pause(self) -> None:
-        """Take the moving part off the screen, so that a person can be asked."""
+        """Clear the screen for a question; what happens meanwhile is told after it."""
+        self._held = []
+        self._stop()
+
+    def _stop(self) -> None:
         live, self._live = self._live, None
         if live is not None:
             live.stop()
 
+    def _tell_held(self) -> None:
+        held, self._held = self._held, None
+        for line in held or ():
+            self._print(line)
+
     def resume(self) -> None:
         """Draw the moving part, again after a pause."""
+        self._tell_held()
         if self._live is not None:
             return
         from rich.live import Live
@@ -129,7 +143,8 @@ class LiveDisplay:
 
     def close(self) -> None:
         """Take the moving part off the screen for good."""
-        self.pause()
+        self._tell_held()
+        self._stop()
 
     def render(self) -> Text:
         """The moving part as it should look now."""

@@ -81,6 +81,24 @@ def run_options(function: F) -> F:
     return function
 
 
+def answer_options(function: F) -> F:
+    """``--answers`` and ``--answer``: what a run would ask, answered beforehand."""
+    file = click.option(
+        "--answers",
+        "answers_file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="A YAML or JSON file of answers: of a step, or of a step's questions by their text.",
+    )
+    one = click.option(
+        "--answer",
+        "answers",
+        multiple=True,
+        metavar="STEP=ANSWER",
+        help="Answer what a step asks, such as submit=yes. Repeatable.",
+    )
+    return file(one(function))
+
+
 def read_inputs(pairs: tuple[str, ...], file: Path | None) -> dict[str, Any]:
     """The inputs of a file and of ``-i`` together.
 

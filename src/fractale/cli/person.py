@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
-import click
+from fractale.cli import person_text as shown
+from fractale.cli.person_form import fill_form
+from fractale.cli.person_input import EndOfInput, TerminalInput
+from fractale.cli.person_plan import show_plan
+from fractale.cli.text import Line, row
+from fractale.errors import AnswerError
+from fractale.events import Event
+from fractale.questions import MISSING, read_answer
+from fractale.questions.reading import labels
+from fractale.questions.words import data_of
 
-from fractale.cli.text import inert
+APPROVAL_KEYS = "  y once · a always in this run · n no · e edit · ? why"
+REVIEW_KEYS = "  a accept · f feedback · e edit · r reject"
+FAILURE_KEYS = "  r retry it · s skip it and go on · q quit"
+IN_DOUBT_KEYS = "  a call it again · f it failed · d it was done"
 
 
 class Pausable(Protocol):
@@ -24,55 +37,184 @@ class Pausable(Protocol):
 
 
 class TerminalPerson:
-    """Asks on the terminal; see `fractale.runs.Person`.
+    """Asks on the terminal, one question at a time; see `fractale.runs.Person`.
 
     Args:
         display: Stands still while a question is asked.
-        yes: Approvals are agreed to without asking.
+        terminal: Where the person is.
     """
 
-    def __init__(self, display: Pausable, *, yes: bool = False) -> None:
+    def __init__(self, display: Pausable, terminal: TerminalInput) -> None:
         self._display = display
-        self._yes = yes
+        self._terminal = terminal
+        self._run = ""
+        self._gone = False
+        self._one_at_a_time = asyncio.Lock()
+        self._dialogues: dict[str, Callable[[Mapping[str, Any]], Awaitable[Any]]] = {
+            "question": self._question,
+            "approval": self._approval,
+            "review": self._review,
+            "elicitation": self._elicitation,
+            "in_doubt": self._in_doubt,
+            "failure": self._failure,
+        }
+
+    def listen(self, event: Event) -> None:
+        """Learn from the run's events which run it is."""
+        self._run = event.run or self._run
 
     async def answer(self, question: Mapping[str, Any]) -> Any:
-        """The person's answer to one question of the run."""
-        if question.get("kind") == "approval":
-            return self._yes or await self._ask(question, approval_text, ("y", "n")) == "y"
-        letters = {"r": "retry", "s": "skip", "q": "quit"}
-        return letters[await self._ask(question, failure_text, tuple(letters))]
+        """The person's answer to one question of the run; MISSING where nobody types any more."""
+        async with self._one_at_a_time:
+            if self._gone:
+                return MISSING
+            self._display.pause()
+            try:
+                self._terminal.forget_typed()
+                answer = await self._dialogues[question["kind"]](question)
+                self._show([])
+                return answer  # noqa: TRY300 - a pause ends however the dialogue did
+            except EndOfInput:
+                self._gone = True
+                return MISSING
+            finally:
+                self._display.resume()
 
-    async def _ask(self, question: Mapping[str, Any], text: Any, letters: tuple[str, ...]) -> str:
-        self._display.pause()
+    # -- what every dialogue does ---------------------------------------------------------------
+
+    def _show(self, *lines: Line) -> None:
+        self._terminal.show(*lines)
+
+    def _read(self, question: Mapping[str, Any], raw: Any) -> Any:
+        """The answer, or MISSING where it is none; the person is told why."""
         try:
-            click.echo(text(question), err=True)
-            return await asyncio.to_thread(_letter, letters)
-        finally:
-            self._display.resume()
+            return read_answer(question, raw)
+        except AnswerError as error:
+            self._complain(error)
+            return MISSING
+
+    def _complain(self, error: AnswerError) -> None:
+        self._show([("  ", ""), (shown.inert(error.message), "warn")])
+        if error.hint:
+            self._show(row(f"  {shown.inert(error.hint)}"))
+
+    async def _key(self, keys: str, letters: str) -> str:
+        """One of the letters that stand for what can be done."""
+        self._show(row(keys))
+        while True:
+            key = (await self._terminal.line()).strip().casefold()
+            if len(key) == 1 and key in letters:
+                return key
+            self._show(row(f"  one of: {', '.join(letters)}"))
+
+    # -- questions ------------------------------------------------------------------------------
+
+    async def _question(self, question: Mapping[str, Any]) -> str:
+        self._show(*shown.question_lines(question, self._run))
+        other = labels(question)[-1] if question["choices"] and question["free"] else None
+        while True:
+            text = await self._terminal.line()
+            if other is not None and text.strip() == other:
+                text = await self._terminal.line("  what? > ")
+                if text.strip():
+                    return text
+                continue
+            if (answer := self._read(question, text)) is not MISSING:
+                return answer
+
+    async def _approval(self, question: Mapping[str, Any]) -> Any:
+        self._show(*shown.approval_lines(question, self._run))
+        while True:
+            key = await self._key(APPROVAL_KEYS, "yane?")
+            if key == "?":
+                self._show(*_why(question))
+            elif key != "e":
+                return self._read(question, key)
+            elif (arguments := await self._edited(question["arguments"])) is not None:
+                question = {**question, "arguments": arguments}
+                self._show(*shown.approval_lines(question, self._run))
+                if await self._key("  y call it so · n go back", "yn") == "y":
+                    return {"arguments": arguments}
+
+    async def _edited(self, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The arguments as the person wants them; None where they are left as they were."""
+        text = await self._edited_text(dict(arguments))
+        if text is None or not text.strip():
+            return None
+        try:
+            data = data_of(text)
+        except AnswerError as error:
+            self._complain(error)
+            return None
+        if not isinstance(data, dict):
+            self._show(row("  arguments are a mapping of names to values", "warn"))
+            return None
+        return data  # pyright: ignore[reportUnknownVariableType] - JSON that a person wrote
+
+    async def _edited_text(self, data: dict[str, Any]) -> str | None:
+        from fractale.plan.dump import dump_data
+
+        if self._terminal.has_editor:
+            return await self._terminal.edit(dump_data(data))
+        self._show(row(f"  {shown.exact(shown.as_json(data))}"))
+        return await self._terminal.line("  the arguments as JSON > ")
+
+    async def _review(self, question: Mapping[str, Any]) -> Any:
+        self._show(*shown.review_lines(question, self._run))
+        show_plan(self._terminal, question)
+        while True:
+            key = await self._key(REVIEW_KEYS, "afer")
+            if key in "ar":
+                return self._read(question, key)
+            if key == "f":
+                text = await self._terminal.line("  what should change? > ")
+                if text.strip():
+                    return {"feedback": text.strip()}
+            elif (plan := await self._edited_plan(question["plan"])) is not None:
+                return {"plan": plan}
+
+    async def _edited_plan(self, plan: str) -> str | None:
+        if self._terminal.has_editor:
+            return await self._terminal.edit(plan)
+        path = await self._terminal.line("  a file with the plan as it should be > ")
+        if not path.strip():
+            return None
+        try:
+            return Path(path.strip()).expanduser().read_text(encoding="utf-8")  # noqa: ASYNC240 - one small file
+        except (OSError, UnicodeDecodeError) as error:
+            self._show([("  ", ""), (f"{path}: {error}", "warn")])
+            return None
+
+    async def _elicitation(self, question: Mapping[str, Any]) -> Any:
+        self._show(*shown.elicitation_lines(question, self._run))
+        while True:
+            raw = await fill_form(self._terminal, question["schema"])
+            if (answer := self._read(question, raw)) is not MISSING:
+                return answer
+
+    async def _in_doubt(self, question: Mapping[str, Any]) -> Any:
+        self._show(*shown.in_doubt_lines(question, self._run))
+        key = await self._key(IN_DOUBT_KEYS, "afd")
+        if key != "d":
+            return {"a": "again", "f": "failed"}[key]
+        while True:
+            text = await self._terminal.line("  its outputs as JSON, Enter for none > ")
+            raw = f'{{"outputs": {text.strip() or "{}"}}}'
+            if (answer := self._read(question, raw)) is not MISSING:
+                return answer
+
+    async def _failure(self, question: Mapping[str, Any]) -> Any:
+        self._show(*shown.failure_lines(question, self._run))
+        return self._read(question, await self._key(FAILURE_KEYS, "rsq"))
 
 
-def _letter(letters: tuple[str, ...]) -> str:
-    while True:
-        answer = str(click.prompt(">", prompt_suffix=" ", err=True)).strip().lower()[:1]
-        if answer in letters:
-            return answer
-        click.echo(f"one of: {', '.join(letters)}", err=True)
-
-
-def approval_text(question: Mapping[str, Any]) -> str:
-    """The exact call and why it is asked, with nothing in it interpreted."""
-    import json
-
-    lines = [f"! {question['step']} wants to call {question['tool']}   ({question['why']})"]
-    for name, value in question["arguments"].items():
-        lines.append(f"    {inert(name, 40)}  {inert(json.dumps(value, ensure_ascii=False), 2000)}")
-    lines.append("  y yes, this once · n no")
-    return "\n".join(lines)
-
-
-def failure_text(question: Mapping[str, Any]) -> str:
-    """What failed, and what can be done about it."""
-    return (
-        f"? step {question['step']} failed: {inert(str(question['error']), 500)}\n"
-        "  r retry it · s skip it and go on · q quit"
-    )
+def _why(question: Mapping[str, Any]) -> list[Line]:
+    """Why it is asked, and what each answer does."""
+    tool = shown.exact(str(question["tool"]))
+    return [
+        *shown.prose(f"It is asked because {question['why']}." if question["why"] else ""),
+        row(f"  y   {tool} is called once, with exactly these arguments"),
+        row(f"  a   so is every later call of {tool} in this run, with any arguments"),
+        row("  n   it is not called; whoever wanted it is told so"),
+        row("  e   you change the arguments, see them again, and decide then"),
+    ]

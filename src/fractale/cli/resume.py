@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from fractale.cli import options
-from fractale.errors import InputError
 
 
 def complete_runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -18,17 +19,12 @@ def complete_runs(ctx: click.Context, param: click.Parameter, incomplete: str) -
 
 @click.command("resume", context_settings={"ignore_unknown_options": True})  # -1 is a run
 @click.argument("run_id", metavar="RUN", shell_complete=complete_runs)
-@click.option(
-    "--answer",
-    "answers",
-    multiple=True,
-    metavar="STEP=ANSWER",
-    help="Answer what a step waits for, such as submit=yes. Repeatable.",
-)
+@options.answer_options
 @options.model_options
 @options.run_options
 def command(
     run_id: str,
+    answers_file: Path | None,
     answers: tuple[str, ...],
     backend: str | None,
     model: str | None,
@@ -45,24 +41,18 @@ def command(
     fractale resume k7f3a
     fractale resume k7f3a --limit tokens=100000
     fractale resume -1 --answer submit=yes
+
+    --answer counts for what the run waits for now, --answers for all that it asks from here on.
     """
+    from fractale.cli.answers import read_answers, read_answers_file
     from fractale.cli.running import Call, go_on
 
     call = Call(
         settings=options.settings_of(backend, model, max_attempts),
         limits=options.read_limits(limits),
+        answers=read_answers_file(answers_file),
         yes=yes,
         as_json=as_json,
         quiet=quiet,
     )
-    return go_on(call, run_id, _pairs(answers))
-
-
-def _pairs(answers: tuple[str, ...]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for answer in answers:
-        step, equals, value = answer.partition("=")
-        if not equals:
-            raise InputError(f"an answer is given as STEP=ANSWER, not `{answer}`")
-        found[step] = value
-    return found
+    return go_on(call, run_id, read_answers(answers))

@@ -21,6 +21,7 @@ def complete_plans(ctx: click.Context, param: click.Parameter, incomplete: str) 
 @options.input_options
 @options.tool_options
 @options.model_options
+@options.answer_options
 @options.run_options
 @click.option("--dry-run", is_flag=True, help="Only say what would run. Opens no connection.")
 def command(
@@ -32,6 +33,8 @@ def command(
     backend: str | None,
     model: str | None,
     max_attempts: int | None,
+    answers_file: Path | None,
+    answers: tuple[str, ...],
     limits: tuple[str, ...],
     *,
     yes: bool,
@@ -44,6 +47,7 @@ def command(
     \b
     fractale run plans/translate.yaml -i script=job.sbatch
     fractale run plans/translate.yaml --dry-run
+    fractale run plans/joke.yaml --answers answers.yaml
     """
     from fractale.plan.build import load_plan
 
@@ -54,6 +58,7 @@ def command(
         from fractale.cli.dry_run import show
 
         return show(loaded, inputs, settings, registries, agents, as_json=as_json)
+    from fractale.cli.answers import read_answers, read_answers_file
     from fractale.cli.running import Call, start
 
     call = Call(
@@ -61,6 +66,7 @@ def command(
         registries=registries,
         agents=agents,
         limits=options.read_limits(limits),
+        answers={**read_answers_file(answers_file), **read_answers(answers)},
         yes=yes,
         as_json=as_json,
         quiet=quiet,

@@ -10,13 +10,19 @@ import sys
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from fractale.cli import started
 from fractale.events import Event, Listener
 from fractale.plan.inputs import read_secrets
 from fractale.plan.model import Limits, Plan
 from fractale.settings import Settings
+
+if TYPE_CHECKING:
+    from fractale.agents.catalog import Catalog
+    from fractale.cli.person import TerminalPerson
+    from fractale.runs import RunOptions, RunResult, Runs
+    from fractale.toolbox import Toolbox
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,36 +39,71 @@ class Call:
     as_json: bool = False
     quiet: bool = False
 
+    @property
+    def head(self) -> dict[str, Any]:
+        """What the record of a run keeps of it, so that a resume has the same tools and model."""
+        registries = [str(path.absolute()) for path in self.registries]
+        model = self.settings.model_spec
+        return {"registries": registries, "agents": list(self.agents), "model": model}
+
+    def like(self, head: Mapping[str, Any]) -> Call:
+        """The same call with the tools and, unless its options name another, the model of a run."""
+        settings = self.settings
+        by = (settings.origins.get("model"), settings.origins.get("provider"))
+        if head.get("model") and "command line" not in by:
+            settings = settings.with_flags(model=head["model"])
+        registries = [Path(path) for path in head.get("registries", ())]
+        return replace(
+            self, settings=settings, registries=registries, agents=head.get("agents", ())
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a command works with while its tools are open."""
+
+    toolbox: Toolbox
+    agents: Catalog
+    runs: Runs
+    options: RunOptions
+
+
+Begin: TypeAlias = "Callable[[Opened], Awaitable[RunResult]]"
+
 
 def start(call: Call, plan: Plan, inputs: Mapping[str, Any]) -> int:
     """Run a plan from its first step; returns the exit code."""
+    from fractale.cli.answers import check_steps
     from fractale.plan.inputs import bind_inputs
 
+    check_steps(call.answers, plan)
     secrets = read_secrets(plan, call.settings.environment, _secret_asker())
     bind_inputs(plan, inputs, secrets)  # what is wrong with them is told before anything starts
-    head = {"registries": [str(p.absolute()) for p in call.registries], "agents": list(call.agents)}
 
-    async def begin(runs: Any, run_options: Any) -> Any:
-        return await runs.start(plan, inputs, run_options, secrets=secrets, head=head)
+    async def begin(opened: Opened) -> RunResult:
+        return await opened.runs.start(
+            plan, inputs, opened.options, secrets=secrets, head=call.head
+        )
 
-    return _run(call, plan, call.registries, call.agents, begin)
+    return run_opened(call, plan, begin)
 
 
 def go_on(call: Call, run_id: str, answers: Mapping[str, str]) -> int:
     """Go on with a run; returns the exit code."""
+    from fractale.cli.answers import check_steps
     from fractale.plan.build import load_plan
     from fractale.store.records import RunFolders
 
     head = RunFolders(call.settings.state_dir).find(run_id).read_head()
     plan = load_plan(head["file"])
+    check_steps({**call.answers, **answers}, plan)
     secrets = read_secrets(plan, call.settings.environment, _secret_asker())
-    call = replace(call, replies=answers)
+    call = replace(call.like(head), replies=answers)
 
-    async def begin(runs: Any, run_options: Any) -> Any:
-        return await runs.resume(run_id, run_options, secrets=secrets)
+    async def begin(opened: Opened) -> RunResult:
+        return await opened.runs.resume(run_id, opened.options, secrets=secrets)
 
-    registries = [Path(path) for path in head.get("registries", ())]
-    return _run(call, plan, registries, head.get("agents", ()), begin)
+    return run_opened(call, plan, begin)
 
 
 def _secret_asker() -> Callable[[str], str] | None:
@@ -77,49 +118,42 @@ def _secret_asker() -> Callable[[str], str] | None:
     return ask
 
 
-def _run(
-    call: Call,
-    plan: Plan,
-    registries: Sequence[Path],
-    agents: Sequence[str],
-    begin: Callable[[Any, Any], Awaitable[Any]],
-) -> int:
+def run_opened(call: Call, plan: Plan | None, begin: Begin) -> int:
+    """Open the tools and let `begin` work with them; returns the exit code.
+
+    Args:
+        plan: Says which servers to open; None: all of the settings.
+    """
     with own_stdout() as stdout:
-        return asyncio.run(_run_async(call, plan, registries, agents, begin, stdout))
+        return asyncio.run(_run_async(call, plan, begin, stdout))
 
 
-async def _run_async(
-    call: Call,
-    plan: Plan,
-    registries: Sequence[Path],
-    agents: Sequence[str],
-    begin: Callable[[Any, Any], Awaitable[Any]],
-    stdout: IO[str],
-) -> int:
+async def _run_async(call: Call, plan: Plan | None, begin: Begin, stdout: IO[str]) -> int:
     from fractale.cli.display import open_display
     from fractale.policy import Policy
     from fractale.questions import Answers
     from fractale.runs import RunOptions, Runs
-    from fractale.runs.opening import open_toolbox
+    from fractale.runs.opening import open_toolbox, own_agents
 
     with open_display(stdout, sys.stderr, as_json=call.as_json, quiet=call.quiet) as display:
+        person = _person(call, display)
         run_options = RunOptions(
-            listeners=[display.listener],
-            person=_person(call, display),
+            listeners=[*([person.listen] if person else ()), display.listener],
+            person=person,
             answers=Answers(call.answers),
             replies=Answers(call.replies),
             yes=call.yes,
             limits=call.limits,
         )
         log = _log_listener(display.listener)
-        async with open_toolbox(
-            call.settings, plan, registries=registries, agents=agents, on_log=log
-        ) as toolbox:
+        named: dict[str, Any] = {"registries": call.registries, "agents": call.agents}
+        agents = own_agents(plan, **named)
+        async with open_toolbox(call.settings, plan, **named, on_log=log) as toolbox:
             policy = Policy(settings=call.settings.policy, yes=call.yes)
-            runs = Runs(call.settings, toolbox, policy=policy)
+            runs = Runs(call.settings, toolbox, policy=policy, agents=agents)
             started()
             with stopping(run_options.control):
-                result = await begin(runs, run_options)
+                result = await begin(Opened(toolbox, agents, runs, run_options))
     return int(result.exit_code)
 
 
@@ -130,13 +164,14 @@ def _log_listener(listener: Listener) -> Callable[[str, str, str], None]:
     return log
 
 
-def _person(call: Call, display: Any) -> Any:
+def _person(call: Call, display: Any) -> TerminalPerson | None:
     """The person at the terminal, if there is one who can be asked."""
     if call.as_json or not sys.stdin.isatty() or not sys.stderr.isatty():
         return None
     from fractale.cli.person import TerminalPerson
+    from fractale.cli.person_input import TerminalInput
 
-    return TerminalPerson(display, yes=call.yes)
+    return TerminalPerson(display, TerminalInput(call.settings.environment))
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -21,21 +22,30 @@ from fractale.errors import PlanError, Problem
 @click.option("--transport", type=click.Choice(["http", "stdio", "sse"]), help="Default: http.")
 @click.option("--host", help="Default: what the file says, else 127.0.0.1.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Default: the file's, else 8089.")
+@click.option("--path", help="Of the endpoint. Default: the file's, else /mcp, for sse /sse.")
 @click.option("--stdio", is_flag=True, help="The same as --transport stdio.")
 @click.option(
     "--token",
     envvar="FRACTALE_MCP_TOKEN",
     help="Callers must send it as a bearer token. Better set FRACTALE_MCP_TOKEN than type it.",
 )
-def command(
-    files: tuple[Path, ...],
-    transport: str | None,
-    host: str | None,
-    port: int | None,
-    token: str | None,
-    *,
-    stdio: bool,
-) -> None:
+@click.option("--ssl-certfile", metavar="PEM", help="The certificate: with it, HTTPS is served.")
+@click.option("--ssl-keyfile", metavar="PEM", help="The certificate's key, without a pass phrase.")
+@click.option(
+    "--allowed-host",
+    "allowed_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A further name that callers may use for this machine; * any. Repeat it for more.",
+)
+@click.option(
+    "--allowed-origin",
+    "allowed_origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="A web origin, as https://lab.example, whose pages may call. Repeat it for more.",
+)
+def command(files: tuple[Path, ...], *, stdio: bool, **options: Any) -> None:
     """Serve the tools, prompts and resources of FILEs over MCP, on this machine only by default.
 
     \b
@@ -44,17 +54,14 @@ def command(
     """
     from fractale.server import serve
 
-    def ready(url: str) -> None:
-        click.echo(f"serving at {url} · health {url.rpartition('/')[0]}/health", err=True)
+    if stdio:
+        options["transport"] = "stdio"
+    serve(load_all(files), on_ready=_tell, **options)
 
-    serve(
-        load_all(files),
-        transport="stdio" if stdio else transport,
-        host=host,
-        port=port,
-        token=token,
-        on_ready=ready,
-    )
+
+def _tell(url: str) -> None:
+    where = urlsplit(url)
+    click.echo(f"serving at {url} · health {where.scheme}://{where.netloc}/health", err=True)
 
 
 def load_all(files: tuple[Path, ...]) -> list[Any]:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+from fractale.cli.person_text import (
+    arguments_lines,
+    choices_lines,
+    default_line,
+    exact,
+    field_lines,
+)
 from fractale.cli.text import (
     Line,
     Mark,
@@ -21,9 +28,12 @@ from fractale.cli.text import (
     table,
 )
 from fractale.cli.words import as_json
+from fractale.questions.forms import properties_of
+from fractale.questions.reading import takes
 
 WIDTH = 100
 BLOCK_LINES = 10
+MOST_QUESTIONS = 20
 STATES: dict[str, tuple[str, Mark]] = {
     "success": ("success", "good"),
     "failed": ("failed", "bad"),
@@ -96,8 +106,7 @@ def _rows(data: Mapping[str, Any]) -> list[Line]:
     rows: list[tuple[str, list[str]]] = []
     if data.get("status") == "failed":
         rows += _failure_rows(data)
-    for question in entries(data, "waiting"):
-        rows.append((inert(str(question.get("step") or "?"), 40), question_text(question)))
+    rows += _waiting_rows(entries(data, "waiting"))
     files = table(data, "output_files")
     rows += [(inert(str(k), 40), value_text(v, files.get(k))) for k, v in outputs.items()]
     rows += _closing_rows(data)
@@ -107,6 +116,15 @@ def _rows(data: Mapping[str, Any]) -> list[Line]:
         for i, text in enumerate(texts):
             lines.append(row(f"  {pad(label if i == 0 else '', width)}  {text}"))
     return lines
+
+
+def _waiting_rows(waiting: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    rows = [
+        (inert(str(question.get("step") or "?"), 40), question_text(question))
+        for question in waiting[:MOST_QUESTIONS]
+    ]
+    more = len(waiting) - MOST_QUESTIONS
+    return [*rows, ("…", [count(more, "more question")])] if more > 0 else rows
 
 
 def _failure_rows(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
@@ -183,18 +201,56 @@ def _block(lines: list[str]) -> list[str]:
 
 
 def question_text(question: Mapping[str, Any]) -> list[str]:
-    """What a run waits for."""
-    if question.get("kind") == "approval":
-        why = f"   ({inert(str(question['why']), 200)})" if question.get("why") else ""
-        arguments = [
-            f"  {inert(str(name), 40)}  {inert(as_json(value), 2000)}"
-            for name, value in table(question, "arguments").items()
-        ]
-        return [f"wants to call {inert(str(question.get('tool')), 80)}{why}", *arguments]
-    words = next(
-        (question[k] for k in ("question", "text", "message", "error") if question.get(k)), ""
-    )
-    options = [
-        f"  {i}  {inert(str(o), 200)}" for i, o in enumerate(question.get("options") or [], 1)
+    """What a run waits for: the question in full, and what it takes."""
+    kind = str(question.get("kind") or "")
+    return [*_ASKED[kind](question), f"takes: {takes(question)}"]
+
+
+def _approval_text(question: Mapping[str, Any]) -> list[str]:
+    why = f"   ({inert(str(question['why']), 200)})" if question.get("why") else ""
+    arguments = arguments_lines(table(question, "arguments"))
+    return [f"wants to call {exact(str(question['tool']))}{why}", *_indented(arguments)]
+
+
+def _question_text(question: Mapping[str, Any]) -> list[str]:
+    below = [*choices_lines(question), *default_line(question)]
+    return [*_said(question["text"]), *(f" {line}" for line in below)]
+
+
+def _review_text(question: Mapping[str, Any]) -> list[str]:
+    plan = exact(str(question["plan"])).rstrip("\n").split("\n")
+    return [f"has drafted a plan (draft {question['round']})", *_indented(plan)]
+
+
+def _elicitation_text(question: Mapping[str, Any]) -> list[str]:
+    schema = table(question, "schema")
+    fields = [line for name in properties_of(schema) for line in field_lines(name, schema)]
+    server = inert(str(question["server"]), 80)
+    return [f"the server {server} asks:", *_said(question["message"]), *_indented(fields)]
+
+
+def _in_doubt_text(question: Mapping[str, Any]) -> list[str]:
+    tool = exact(str(question["tool"]))
+    arguments = arguments_lines(table(question, "arguments"))
+    return [
+        f"was killed while it called {tool}: the call may have been made, or not",
+        *_indented(arguments),
     ]
-    return [*fold(inert(str(words), 2000) or "an answer", WIDTH - 16), *options]
+
+
+def _said(text: Any) -> list[str]:
+    rows = inert(str(text).strip(), lines=True).split("\n")
+    return [words for line in rows for words in fold(line, WIDTH - 16)]
+
+
+def _indented(lines: list[str]) -> list[str]:
+    return [f"  {line}" for line in lines]
+
+
+_ASKED: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
+    "question": _question_text,
+    "approval": _approval_text,
+    "review": _review_text,
+    "elicitation": _elicitation_text,
+    "in_doubt": _in_doubt_text,
+}

@@ -63,8 +63,7 @@ def check(
 async def _check_online(
     plan: Plan, registries: tuple[Path, ...], agents: tuple[str, ...]
 ) -> list[Problem]:
-    from fractale.agents.catalog import Catalog
-    from fractale.runs.opening import open_toolbox
+    from fractale.runs.opening import open_toolbox, own_agents
     from fractale.runs.preflight import check_online
 
     settings = options.settings_of()
@@ -74,7 +73,8 @@ async def _check_online(
             for s in await toolbox.servers()
             if not s.connected
         ]
-        return lost or await check_online(plan, toolbox, Catalog())
+        own = own_agents(plan, registries=registries, agents=agents)
+        return lost or await check_online(plan, toolbox, own)
 
 
 def _print_json(plans: tuple[str, ...], problems: list[Problem]) -> None:

@@ -13,6 +13,7 @@ from langchain_core.messages.utils import convert_to_messages
 from fractale.agents.subagent import AgentAnswer, AgentRequest, Subagent
 from fractale.errors import TransportError
 from fractale.evidence import as_mapping, outputs_of
+from fractale.graph.doubt import too_late
 from fractale.graph.host import Host, run_agent
 from fractale.graph.outcome import CallResult, Decision
 from fractale.graph.visit import Visit
@@ -39,12 +40,7 @@ async def _in_time(visit: Visit, call: Callable[[Visit], Awaitable[CallResult]])
         async with asyncio.timeout(visit.step.timeout):
             return await call(visit)
     except TimeoutError as error:
-        raise TransportError(
-            f"no answer within the step's timeout of {visit.step.timeout:g} s",
-            sent=True,
-            hint="raise `timeout` if the work takes longer",
-            position=visit.step.where("timeout"),
-        ) from error
+        raise too_late(visit.step, visit.cut_off) from error
 
 
 async def call_tool_step(visit: Visit) -> CallResult:

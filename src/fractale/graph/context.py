@@ -11,7 +11,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 from fractale.agents.catalog import Catalog
 from fractale.events import Event, EventKind
@@ -24,9 +24,6 @@ from fractale.store.journal import Journal, NoJournal
 from fractale.store.notes import MemoryNotes, Notes
 from fractale.store.outputs import MemoryOutputs, OutputStore
 from fractale.toolbox import Toolbox
-
-if TYPE_CHECKING:
-    from fractale.plan.model import Plan
 
 MASK = "***"
 
@@ -63,7 +60,7 @@ class RunContext:
         notes: What agents keep for the rest of the run.
         grants: Tools that a person allowed for the rest of the run; shared by all its parts.
         ask_now: Asks a person while a call goes on.
-        keep_draft: Takes the path of a step and the plan that the manager drafted for it, and
+        keep_draft: Takes the path of a step and the plan that was drafted for it, as YAML, and
             keeps it for people to read.
         drafted: Whether a model wrote the steps: then nobody agreed to their calls yet.
         within: Lists of globs; a tool must match one glob of each to be called.
@@ -83,7 +80,7 @@ class RunContext:
     notes: Notes = field(default_factory=MemoryNotes)
     grants: set[str] = field(default_factory=set[str])
     ask_now: AskNow = nobody
-    keep_draft: Callable[[str, Plan], None] = lambda _path, _plan: None
+    keep_draft: Callable[[str, str], None] = lambda _path, _text: None
     drafted: bool = False
     within: tuple[tuple[str, ...], ...] = ()
     depth: int = 0

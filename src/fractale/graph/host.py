@@ -50,12 +50,14 @@ class Host:
     @property
     def offers(self) -> frozenset[str]:
         """What the agent may do beside calling tools."""
-        return frozenset(each for each in self.extras if self._named(each))
+        return frozenset(each for each in self.extras if self.names(each))
 
-    def _named(self, name: str) -> bool:
+    def names(self, name: str) -> bool:
+        """Whether the lists that bound this agent have the name of an agent, or of an extra."""
         return all(any(fnmatchcase(name, glob) for glob in globs) for globs in self.context.within)
 
-    def _may_call(self, tool: ToolInfo) -> bool:
+    def may_call(self, tool: ToolInfo) -> bool:
+        """Whether the lists that bound this agent have the tool."""
         return all(allowed_by(globs, tool) for globs in self.context.within)
 
     async def tools(self) -> list[ToolInfo]:
@@ -63,7 +65,7 @@ class Host:
         if () in self.context.within:
             return []
         tools = await self.visit.deps.toolbox.tools()
-        return [tool for tool in tools if not tool.is_agent and self._may_call(tool)]
+        return [tool for tool in tools if not tool.is_agent and self.may_call(tool)]
 
     async def agents(self) -> list[Subagent | ToolInfo]:
         """The sub-agents that it may ask.
@@ -74,12 +76,12 @@ class Host:
         if () in self.context.within:
             return []
         deps = self.visit.deps
-        tools = [t for t in await deps.toolbox.tools() if t.is_agent and self._may_call(t)]
-        named = [
-            agent
-            for agent in deps.agents.all()
-            if self._named(agent.name) and (self.context.within or deps.agents.is_own(agent.name))
-        ]
+        tools = [t for t in await deps.toolbox.tools() if t.is_agent and self.may_call(t)]
+        named = deps.agents.matching(
+            lambda name: (
+                self.names(name) and (bool(self.context.within) or deps.agents.is_own(name))
+            )
+        )
         return [*tools, *named]
 
     async def prompts(self) -> list[PromptInfo]:
@@ -88,10 +90,11 @@ class Host:
 
     async def call_tool(self, tool: ToolInfo, arguments: Mapping[str, Any]) -> ToolResult:
         """Call a tool that the model chose."""
-        if not self._may_call(tool):
+        if not self.may_call(tool):
             raise PolicyError(f"`{tool.name}` was not called: it is none of the step's tools")
         agreed = self.visit.agree(tool, arguments, "model")
-        return await self.visit.tool(tool, agreed, self.agents_path or None)
+        result = await self.visit.tool(tool, agreed, self.agents_path or None)
+        return result if agreed == arguments else replace(result, arguments=agreed)
 
     async def call_agent(self, agent: Subagent | ToolInfo, request: AgentRequest) -> AgentAnswer:
         """Ask another sub-agent, with what is left of this one's tools, budget and depth."""
@@ -99,7 +102,7 @@ class Host:
             result = await self.call_tool(agent, request.inputs)
             error = (result.text or "the agent reported an error") if result.is_error else None
             return AgentAnswer(outputs=outputs_of(result, agent), text=result.text, error=error)
-        if not self._named(agent.name):
+        if not self.names(agent.name):
             raise PolicyError(f"`{agent.name}` was not asked: it is none of the step's agents")
         within = self.context.within if agent.tools is None else (*self.context.within, agent.tools)
         below = self.context.deeper(within=within, drafted=self.context.drafted)
@@ -119,10 +122,14 @@ class Host:
         return await self.visit.call_model(invoke, self.agents_path or None)
 
     async def ask_model(
-        self, messages: Sequence[BaseMessage], schema: Mapping[str, Any] | None = None
+        self,
+        messages: Sequence[BaseMessage],
+        schema: Mapping[str, Any] | None = None,
+        *,
+        correct: bool = True,
     ) -> Answer:
         """Ask the step's model one question."""
-        return await self.visit.ask(messages, schema, self.agents_path or None)
+        return await self.visit.ask(messages, schema, self.agents_path or None, correct=correct)
 
     def ask_person(self, question: Mapping[str, Any]) -> Any:
         """The person's answer: LangGraph's interrupt."""

@@ -38,7 +38,12 @@ def included(node: StepNode, plan: Plan, compile_plan: CompilePlan) -> StepNode:
 
 
 async def run_plan_inside(
-    visit: Visit, plan: Plan, graph: Any, inputs: Mapping[str, Any], context: RunContext
+    visit: Visit,
+    plan: Plan,
+    graph: Any,
+    inputs: Mapping[str, Any],
+    context: RunContext,
+    config: RunnableConfig | None = None,
 ) -> CallResult:
     """Run a plan's graph inside a step; its end is the step's result.
 
@@ -46,6 +51,7 @@ async def run_plan_inside(
         graph: The plan, compiled without a saver: it takes the run's.
         inputs: The plan's inputs, values or references.
         context: The run as the steps inside see it.
+        config: Of the node that runs it; None: the step's own.
 
     Raises:
         LimitReached: A limit of the run is used up.
@@ -53,7 +59,9 @@ async def run_plan_inside(
     deps = visit.deps
     state = initial_state(inputs, prefix=f"{visit.path}/")
     try:
-        after = cast("PlanState", await graph.ainvoke(state, visit.config, context=context))
+        after = cast(
+            "PlanState", await graph.ainvoke(state, config or visit.config, context=context)
+        )
     except GaveUp as error:
         return CallResult(error=str(error), code=error.code)
     charge(visit, after.get("spent", Spent()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -12,9 +13,10 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langgraph.types import interrupt
 
 from fractale import questions
-from fractale.errors import ModelError, ModelUnavailable, PolicyError, ToolError
+from fractale.errors import ModelError, ModelUnavailable, PolicyError, ToolError, TransportError
 from fractale.evidence import outputs_of
 from fractale.graph.context import Dependencies, RunContext
+from fractale.graph.doubt import cut_off, doubtful
 from fractale.graph.outcome import CallResult, match_rules, rule_scope
 from fractale.graph.recorded import CallBook
 from fractale.graph.state import PlanState, Record
@@ -56,6 +58,7 @@ class Visit:
         state: The state that the step was entered with.
         inside: The step's own compiled graph, where it has one.
         records: The records of steps inside, to be kept with the step's own.
+        cut_off: What is known of the calls that were cancelled under way.
     """
 
     step: Step
@@ -74,6 +77,7 @@ class Visit:
     usage: Usage = field(default_factory=Usage)
     calls: int = 0
     records: dict[str, Record] = field(default_factory=dict[str, Record])
+    cut_off: list[TransportError] = field(default_factory=list[TransportError])
     book: CallBook = field(init=False)
 
     def __post_init__(self) -> None:
@@ -170,7 +174,11 @@ class Visit:
                 place, call, make, lambda: self._in_doubt(tool, arguments)
             )
         except ToolError as error:
-            finished(str(error), is_error=True)
+            told_error = doubtful(error, tool)
+            finished(str(told_error), is_error=True)
+            raise told_error from error
+        except asyncio.CancelledError as error:
+            self.cut_off.append(cut_off(error, tool))
             raise
         except Elicited as asked:
             # The call is made again, with the answer at hand, once there is one.
@@ -189,7 +197,7 @@ class Visit:
             ToolError: It is to count as failed.
         """
         shown = self.context.mask(dict(arguments))
-        question = {"kind": "in_doubt", "step": self.path, "tool": tool.name, "arguments": shown}
+        question = questions.in_doubt(self.path, tool.name, shown)
         answer = interrupt(question)
         if answer == "again":
             return None
@@ -222,6 +230,8 @@ class Visit:
         messages: Sequence[BaseMessage],
         schema: Mapping[str, Any] | None = None,
         agent: str | None = None,
+        *,
+        correct: bool = True,
     ) -> Answer:
         """Ask the model once and tell about it.
 
@@ -232,7 +242,7 @@ class Visit:
 
         async def one(name: str | None) -> Answer:
             return await self.deps.models.ask(
-                messages, model=name, schema=schema, on_text=self.on_text
+                messages, model=name, schema=schema, correct=correct, on_text=self.on_text
             )
 
         return await self._by_first_model(one, Answer, agent)

@@ -6,12 +6,13 @@ Everything that touches the MCP libraries is in this package, in the order in wh
 - `routes` finds the server that a name belongs to,
 - `owner` keeps one server: connects, reconnects, knows its lists, watches them for changes,
 - `connection` is one live session and the task that holds it,
+- `asking` brings what a server asks meanwhile to the call that it belongs to,
 - `stdio`, `http`, `memory` carry the messages, and turn each fault into that call's error,
 - `wire` is what those three and the connection say to each other,
 - `convert` translates between MCP's types and ours.
 """
 
 from fractale.mcp.toolbox import McpToolbox
-from fractale.mcp.wire import MAX_ANSWER_BYTES, EmbeddedServer, OnElicit, OnLog, Timing
+from fractale.mcp.wire import MAX_ANSWER_BYTES, EmbeddedServer, OnLog, Timing
 
-__all__ = ["MAX_ANSWER_BYTES", "EmbeddedServer", "McpToolbox", "OnElicit", "OnLog", "Timing"]
+__all__ = ["MAX_ANSWER_BYTES", "EmbeddedServer", "McpToolbox", "OnLog", "Timing"]

@@ -26,8 +26,9 @@ from mcp.shared.session import RequestResponder
 from pydantic import BaseModel, ValidationError
 
 from fractale.errors import ToolError, TransportError
-from fractale.mcp.wire import OnElicit, OnLog, Streams, Timing, Wire
-from fractale.toolbox import OnProgress
+from fractale.mcp.asking import Asker, OnQuestion
+from fractale.mcp.wire import OnLog, Streams, Timing, Wire
+from fractale.toolbox import OnElicit, OnProgress
 
 ResultT = TypeVar("ResultT", bound=BaseModel)
 OpenStreams: TypeAlias = "Callable[[Wire], AbstractAsyncContextManager[Streams]]"
@@ -59,7 +60,6 @@ class Hooks:
 
     on_change: OnChange
     on_log: OnLog | None = None
-    on_elicit: OnElicit | None = None
 
 
 class Connection:
@@ -69,7 +69,7 @@ class Connection:
         name: The server's name.
         open_streams: Opens the transport, given what it may tell the connection.
         timing: How long opening and closing may take.
-        hooks: Who hears of logs, changed lists and questions.
+        hooks: Who hears of logs and changed lists.
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class Connection:
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ready: asyncio.Future[_Session] = asyncio.get_running_loop().create_future()
         self._calls: set[asyncio.Task[Any]] = set()
+        self._askers: list[Asker] = []
         self._waiting = 0
         self._owner: asyncio.Task[None] | None = None
 
@@ -114,12 +115,12 @@ class Connection:
             late = TransportError(f"server `{self.name}` did not answer within {seconds:g} s")
             self.lose(late)
             await self.close()
-            raise _unsent(self.error or late)
+            raise unsent(self.error or late)
 
     async def _own(self) -> None:
         async with (
             self._open_streams(self._wire) as (read, write),
-            _Session(self.name, read, write, self._hooks) as session,
+            _Session(self.name, read, write, self._hooks, self._answer) as session,
         ):
             self.capabilities = (await session.initialize()).capabilities
             self._ready.set_result(session)
@@ -138,6 +139,7 @@ class Connection:
         answer: type[ResultT],
         *,
         on_progress: OnProgress | None = None,
+        on_elicit: OnElicit | None = None,
         timeout: float | None = None,  # noqa: ASYNC109  # it also decides which error is raised
     ) -> ResultT:
         """Send one request, once, and wait for its answer.
@@ -146,7 +148,9 @@ class Connection:
             request: The request.
             answer: The type of its answer.
             on_progress: Takes the server's word of how far it is.
-            timeout: Seconds to wait; None waits as long as it takes.
+            on_elicit: Answers what the server asks meanwhile; what it raises ends the call.
+            timeout: Seconds to wait, a person's time to answer not counted; None waits as long
+                as it takes.
 
         Raises:
             TransportError: The session was lost, is over, or the time is up.
@@ -158,14 +162,16 @@ class Connection:
         call = asyncio.create_task(send)
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
+        asker = Asker(self.name, call, on_elicit)
+        self._askers.append(asker)
         self._waiting += 1
         try:
-            await asyncio.wait(
-                {call, self._lost}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asker.wait({call, self._lost}, timeout)
             return self._result_of(call, timeout)
         finally:
             call.cancel()  # the session tells the server
+            self._askers.remove(asker)
+            asker.close()
             self._waiting -= 1
             self._end_if_retired()
 
@@ -182,6 +188,15 @@ class Connection:
             sent=True,
             hint=f"raise `timeout` of server `{self.name}` in the settings if it needs longer",
         )
+
+    async def _answer(
+        self, params: types.ElicitRequestFormParams
+    ) -> types.ElicitResult | types.ErrorData:
+        """Answer a question of the server: the protocol does not say which call it belongs to."""
+        asker = next((each for each in reversed(self._askers) if each.can_answer), None)
+        if asker is None:
+            return types.ElicitResult(action="decline")
+        return await asker.answer(params)
 
     def lose(self, error: ToolError) -> None:
         """End the session; every call under way fails with `error`. The first error counts."""
@@ -247,9 +262,12 @@ class Connection:
 class _Session(ClientSession):
     """The library's session, but results are kept as they came and cancelled calls are told."""
 
-    def __init__(self, name: str, read: Any, write: Any, hooks: Hooks) -> None:
+    def __init__(
+        self, name: str, read: Any, write: Any, hooks: Hooks, on_question: OnQuestion
+    ) -> None:
         self._name = name
         self._hooks = hooks
+        self._on_question = on_question
         streams: tuple[
             MemoryObjectReceiveStream[SessionMessage | Exception],
             MemoryObjectSendStream[SessionMessage],
@@ -259,7 +277,7 @@ class _Session(ClientSession):
             client_info=types.Implementation(name="fractale", version="0.2"),
             logging_callback=self._on_log,
             message_handler=self._on_message,
-            elicitation_callback=self._on_elicit if hooks.on_elicit else None,
+            elicitation_callback=self._on_elicit,
         )
 
     async def exchange(
@@ -297,15 +315,27 @@ class _Session(ClientSession):
         if changed := CHANGES.get(type(message.root)):
             self._hooks.on_change(changed)
 
+    async def _received_request(
+        self, responder: RequestResponder[types.ServerRequest, types.ClientResult]
+    ) -> None:
+        if isinstance(responder.request.root, types.ElicitRequest):
+            # The library reads nothing more until this returns; but a person may take their time.
+            self._task_group.start_soon(self._received_question, responder)
+        else:
+            await super()._received_request(responder)
+
+    async def _received_question(
+        self, responder: RequestResponder[types.ServerRequest, types.ClientResult]
+    ) -> None:
+        with contextlib.suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
+            await super()._received_request(responder)
+
     async def _on_elicit(
         self, context: RequestContext[ClientSession, Any], params: types.ElicitRequestParams
     ) -> types.ElicitResult | types.ErrorData:
-        if self._hooks.on_elicit is None or isinstance(params, types.ElicitRequestURLParams):
+        if isinstance(params, types.ElicitRequestURLParams):
             return types.ElicitResult(action="decline")
-        content = await self._hooks.on_elicit(self._name, params.message, params.requestedSchema)
-        if content is None:
-            return types.ElicitResult(action="decline")
-        return types.ElicitResult(action="accept", content=dict(content))
+        return await self._on_question(params)
 
 
 def _async_progress(
@@ -339,8 +369,8 @@ def _is_close(error: Exception) -> bool:
     return isinstance(error, McpError) and error.error.code == types.CONNECTION_CLOSED
 
 
-def _unsent(error: ToolError) -> ToolError:
-    """The same error for a call that never got a session: so it was never sent."""
+def unsent(error: ToolError) -> ToolError:
+    """The same error for a call that never got so far: so it was never sent."""
     error = copy.copy(error)
     if isinstance(error, TransportError):
         error.sent = False

@@ -23,7 +23,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 from fractale.errors import ToolError, TransportError
 from fractale.mcp.events import EventStream
-from fractale.mcp.wire import MAX_ANSWER_BYTES, Streams, Wire, too_long
+from fractale.mcp.wire import MAX_ANSWER_BYTES, Answer, Streams, Wire, answers_beside, too_long
 from fractale.settings import ServerSettings
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -59,21 +59,29 @@ async def http_streams(settings: ServerSettings, wire: Wire) -> AsyncGenerator[S
         ) -> httpx.AsyncClient:
             return client
 
-        async with sse_client(url, httpx_client_factory=factory) as streams:
-            yield streams
+        async with (
+            sse_client(url, httpx_client_factory=factory) as (read, write),
+            answers_beside(read) as (both, client.answer),
+        ):
+            yield both, write
     else:
         async with client, streamable_http_client(url, http_client=client) as (read, write, _):
             yield read, write
 
 
 class GuardedClient(httpx.AsyncClient):
-    """An HTTP client for one server that answers failed calls in the server's place."""
+    """An HTTP client for one server that answers failed calls in the server's place.
+
+    Attributes:
+        answer: Gives an answer to the session where answers do not come with the response.
+    """
 
     def __init__(self, settings: ServerSettings, wire: Wire) -> None:
         self._wire = wire
         self._settings = settings
         self._is_sse = settings.transport == "sse"
         self._last_event: dict[types.RequestId, str] = {}
+        self.answer: Answer | None = None
         super().__init__(
             headers=_headers(settings),
             verify=_verify(settings),
@@ -186,19 +194,21 @@ class GuardedClient(httpx.AsyncClient):
     def _fail(
         self, request: httpx.Request, request_id: types.RequestId | None, error: ToolError
     ) -> httpx.Response:
-        """Answer the call with `error`; over SSE, whose answers come elsewhere, end the session."""
+        """Answer the call with `error`, and no other: those may be under way for good."""
         if request.method == "GET" and request_id is not None:
             # It asks for the rest of an answer: whatever went wrong, the call itself was sent.
             text = f"server `{self._wire.server}` was lost before it answered: {error.message}"
             error = TransportError(text, sent=True)
             self._last_event.pop(request_id, None)
-        if self._is_sse:
-            if request.method == "GET":
-                raise error
-            self._wire.lose(error)
-        if request_id is None or self._is_sse:
+        if self._is_sse and request.method == "GET":
+            raise error
+        if request_id is None:
             return httpx.Response(202, request=request)
-        message = self._wire.faults.answer(request_id, error).model_dump_json(exclude_none=True)
+        answer = self._wire.faults.answer(request_id, error)
+        if self.answer is not None:
+            self.answer(types.JSONRPCMessage(answer))
+            return httpx.Response(202, request=request)
+        message = answer.model_dump_json(exclude_none=True)
         if request.method == "GET":
             text = f"event: message\ndata: {message}\n\n"
             return httpx.Response(200, headers=EVENT_HEADERS, content=text, request=request)
@@ -236,7 +246,8 @@ class GuardedClient(httpx.AsyncClient):
                 f"server `{name}` {verb} (HTTP {code})",
                 hint=f"set `token_env` of server `{name}` in {self._where}",
             )
-        if code == 404 and "mcp-session-id" in response.request.headers:
+        in_session = self._is_sse or "mcp-session-id" in response.request.headers
+        if code == 404 and in_session and response.request.method == "POST":
             # The protocol's word for "start a new session": the message was not handled.
             self._wire.retire()
             return TransportError(f"server `{name}` no longer knows the session")

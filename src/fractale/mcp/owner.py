@@ -15,9 +15,9 @@ from mcp import types
 from pydantic import BaseModel
 
 from fractale.errors import ToolError, TransportError
-from fractale.mcp.connection import Connection, Hooks, ServerRefusal
-from fractale.mcp.wire import AnyServer, EmbeddedServer, OnElicit, OnLog, Streams, Timing, Wire
-from fractale.toolbox import OnProgress, ServerStatus
+from fractale.mcp.connection import Connection, Hooks, ServerRefusal, unsent
+from fractale.mcp.wire import AnyServer, EmbeddedServer, OnLog, Streams, Timing, Wire
+from fractale.toolbox import OnElicit, OnProgress, ServerStatus
 
 ItemT = TypeVar("ItemT", bound=BaseModel)
 ResultT = TypeVar("ResultT", bound=BaseModel)
@@ -31,7 +31,6 @@ class ServerOwner:
         server: Where it is and how to reach it.
         timing: How long things may take.
         on_log: Takes what the server logs.
-        on_elicit: Answers its questions; None: the server is told that nobody does.
     """
 
     def __init__(
@@ -40,19 +39,19 @@ class ServerOwner:
         *,
         timing: Timing,
         on_log: OnLog | None = None,
-        on_elicit: OnElicit | None = None,
     ) -> None:
         self.name = server.name
         self.tools: Sequence[types.Tool] = ()
         self.version = 0
         self._server = server
         self._timing = timing
-        self._hooks = Hooks(on_change=self._on_change, on_log=on_log, on_elicit=on_elicit)
+        self._hooks = Hooks(on_change=self._on_change, on_log=on_log)
         self._connection: Connection | None = None
         self._attempt: asyncio.Task[Connection | ToolError] | None = None
         self._error: ToolError | None = None
         self._failures = 0
         self._failed_at = 0.0
+        self._is_needed = False
         self._was_connected = False
         self._lists: dict[str, Sequence[Any]] = {}
         self._changes: Counter[str] = Counter()
@@ -81,7 +80,8 @@ class ServerOwner:
         """Begin to connect, in the background, unless that is under way or would be too soon."""
         waiting = self._failed_at + self._delay() - time.monotonic() if self._failures else 0
         if not self.usable and (self._attempt is None or self._attempt.done()) and waiting <= 0:
-            self._attempt = asyncio.create_task(self._connect(attempts=1))
+            self._is_needed = False
+            self._attempt = asyncio.create_task(self._connect())
 
     async def started(self) -> None:
         """Wait until the first attempt to connect has ended, well or not."""
@@ -97,17 +97,32 @@ class ServerOwner:
         """
         if self._connection is not None and self._connection.usable:
             return self._connection
+        self._is_needed = True  # also what began in the background is tried on from now
         if self._attempt is None or self._attempt.done():
-            attempts = self._timing.attempts if self._was_connected else 1
-            self._attempt = asyncio.create_task(self._connect(attempts))
-        outcome = await asyncio.shield(self._attempt)
+            self._attempt = asyncio.create_task(self._connect())
+        try:
+            outcome = await asyncio.shield(self._attempt)
+        except asyncio.CancelledError as cancelled:
+            cancelled.args = (self._waited_for(),)
+            raise
         if isinstance(outcome, ToolError):
             raise copy.copy(outcome)
         return outcome
 
-    async def _connect(self, attempts: int) -> Connection | ToolError:
+    def _waited_for(self) -> ToolError:
+        """What to tell of a call that was given up before there was a session to send it on."""
+        return self._error or TransportError(f"server `{self.name}` is still being connected to")
+
+    @property
+    def _attempts(self) -> int:
+        """How often to try before it is told: a server that was there is likely to come back."""
+        return self._timing.attempts if self._was_connected and self._is_needed else 1
+
+    async def _connect(self) -> Connection | ToolError:
         """Returns the error rather than raising it: nobody may be waiting for it."""
-        for _ in range(attempts):
+        made = 0
+        while made < self._attempts:
+            made += 1
             await asyncio.sleep(self._failed_at + self._delay() - time.monotonic())
             connection = Connection(
                 self.name, self._open_streams, timing=self._timing, hooks=self._hooks
@@ -207,9 +222,16 @@ class ServerOwner:
         return await send(await self.connection())
 
     async def call_tool(
-        self, name: str, request: types.ClientRequest, on_progress: OnProgress | None
+        self,
+        name: str,
+        request: types.ClientRequest,
+        on_progress: OnProgress | None,
+        on_elicit: OnElicit | None,
     ) -> types.CallToolResult:
         """Call a tool, if it still is the one that was seen first.
+
+        Args:
+            on_elicit: Answers what the server asks meanwhile; what it raises ends the call.
 
         Raises:
             TransportError: See `request`.
@@ -217,10 +239,17 @@ class ServerOwner:
         """
 
         async def send(connection: Connection) -> types.CallToolResult:
-            await self._refresh(connection)
+            try:
+                await self._refresh(connection)
+            except TransportError as error:
+                raise unsent(error) from error  # only the question after its tools was
             self._check_unchanged(name)
             return await connection.request(
-                request, types.CallToolResult, on_progress=on_progress, timeout=self._timeout
+                request,
+                types.CallToolResult,
+                on_progress=on_progress,
+                on_elicit=on_elicit,
+                timeout=self._timeout,
             )
 
         return await self._on_session(send)

@@ -24,7 +24,15 @@ from mcp.shared.message import SessionMessage
 from pydantic import ValidationError
 
 from fractale.errors import ToolError, TransportError
-from fractale.mcp.wire import MAX_ANSWER_BYTES, Streams, Timing, Wire, too_long
+from fractale.mcp.wire import (
+    MAX_ANSWER_BYTES,
+    Answer,
+    Streams,
+    Timing,
+    Wire,
+    answers_beside,
+    too_long,
+)
 from fractale.settings import ServerSettings
 
 CHUNK = 65_536
@@ -86,14 +94,21 @@ async def stdio_streams(settings: ServerSettings, wire: Wire) -> AsyncGenerator[
         TransportError: The command cannot be started.
     """
     process = await _start(settings)
-    incoming, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+    incoming, own = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     write, outgoing = anyio.create_memory_object_stream[SessionMessage](0)
     server = _Process(process, wire)
     try:
-        async with anyio.create_task_group() as group, incoming, read, write, outgoing:
+        async with (
+            anyio.create_task_group() as group,
+            incoming,
+            own,
+            answers_beside(own) as (read, answer),
+            write,
+            outgoing,
+        ):
             group.start_soon(server.read_words)
             group.start_soon(server.read_messages, incoming)
-            group.start_soon(server.write_messages, outgoing)
+            group.start_soon(server.write_messages, outgoing, answer)
             try:
                 yield read, write
             finally:
@@ -172,18 +187,25 @@ class _Process:
                 self._words.append(text.rstrip())
                 self._wire.log("debug", text.rstrip())
 
-    async def write_messages(self, outgoing: ObjectReceiveStream[SessionMessage]) -> None:
-        """Write each message as a line."""
+    async def write_messages(
+        self, outgoing: ObjectReceiveStream[SessionMessage], answer: Answer
+    ) -> None:
+        """Write each message as a line; answer what cannot be written in the server's place."""
         stdin = self._process.stdin
         async for item in outgoing:
-            line = item.message.model_dump_json(by_alias=True, exclude_none=True)
+            message = item.message
+            line = message.model_dump_json(by_alias=True, exclude_none=True)
             try:
                 if stdin is not None:
                     stdin.write(line.encode() + b"\n")
                     await stdin.drain()
             except OSError:
-                self._wire.lose(await self._ended())
-                return
+                self._wire.retire()  # calls that were written before may still be answered
+                if isinstance(message.root, types.JSONRPCRequest):
+                    # The server did not get the whole line: it cannot have done anything.
+                    error = TransportError(f"server `{self._wire.server}` takes no more calls")
+                    fault = self._wire.faults.answer(message.root.id, error)
+                    answer(types.JSONRPCMessage(fault))
 
     async def read_messages(self, incoming: ObjectSendStream[SessionMessage | Exception]) -> None:
         """Hand each line on as a message until the server closes its output."""

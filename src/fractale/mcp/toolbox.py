@@ -14,8 +14,9 @@ from fractale.errors import ToolError, TransportError, UsageError
 from fractale.mcp import convert
 from fractale.mcp.owner import ServerOwner
 from fractale.mcp.routes import Route, Routes, nearest
-from fractale.mcp.wire import AnyServer, OnElicit, OnLog, Timing
+from fractale.mcp.wire import AnyServer, OnLog, Timing
 from fractale.toolbox import (
+    OnElicit,
     OnProgress,
     PromptInfo,
     PromptMessage,
@@ -41,7 +42,6 @@ class McpToolbox:
     Args:
         servers: The servers, each with a name of its own.
         on_log: Takes what servers log or write to their standard error, as they do.
-        on_elicit: Answers servers' questions; without it they are told that nobody does.
         timing: How long things may take.
 
     Raises:
@@ -53,7 +53,6 @@ class McpToolbox:
         servers: Sequence[AnyServer],
         *,
         on_log: OnLog | None = None,
-        on_elicit: OnElicit | None = None,
         timing: Timing | None = None,
     ) -> None:
         names = [server.name for server in servers]
@@ -61,7 +60,6 @@ class McpToolbox:
             raise UsageError(f"two servers are named `{twice[0]}`", hint="give each its own name")
         self._specs = list(servers)
         self._on_log = on_log
-        self._on_elicit = on_elicit
         self._timing = timing or Timing()
         self._owners: dict[str, ServerOwner] = {}
         self._known: tuple[tuple[int, ...], Routes, list[ToolInfo]] | None = None
@@ -69,9 +67,7 @@ class McpToolbox:
     async def __aenter__(self) -> McpToolbox:
         """Begin to connect to every server; returns at once."""
         for spec in self._specs:
-            owner = ServerOwner(
-                spec, timing=self._timing, on_log=self._on_log, on_elicit=self._on_elicit
-            )
+            owner = ServerOwner(spec, timing=self._timing, on_log=self._on_log)
             self._owners[spec.name] = owner
             owner.start()
         return self
@@ -149,7 +145,7 @@ class McpToolbox:
         arguments: Mapping[str, Any],
         *,
         on_progress: OnProgress | None = None,
-        on_elicit: Any = None,
+        on_elicit: OnElicit | None = None,
     ) -> ToolResult:
         """Call a tool once.
 
@@ -157,6 +153,9 @@ class McpToolbox:
             name: Bare or qualified.
             arguments: Plain JSON; the server checks them against the tool's schema.
             on_progress: Takes how far the tool says it is.
+            on_elicit: Answers what the server asks meanwhile. What it raises ends the call, and is
+                raised here. Without it, the server is told that nobody answers. Of several calls
+                under way on a server, the latest is taken for the one that asks.
 
         Raises:
             ToolError: The name is unknown or ambiguous, the server refused, the tool changed
@@ -166,7 +165,9 @@ class McpToolbox:
         route = await self._route(name)
         params = types.CallToolRequestParams(name=route.name, arguments=dict(arguments))
         request = types.ClientRequest(types.CallToolRequest(params=params))
-        result = await self._owners[route.server].call_tool(route.name, request, on_progress)
+        result = await self._owners[route.server].call_tool(
+            route.name, request, on_progress, on_elicit
+        )
         return convert.tool_result(result, route.server)
 
     async def get_prompt(self, name: str, arguments: Mapping[str, Any]) -> list[PromptMessage]:

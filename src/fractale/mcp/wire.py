@@ -8,11 +8,13 @@ can't pretend that a call was never sent.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import anyio
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
 from mcp import types
 from mcp.shared.message import SessionMessage
@@ -25,11 +27,11 @@ MAX_ANSWER_BYTES = 8 * 1024 * 1024
 
 FAULT_CODE = -32099
 
+Answer: TypeAlias = Callable[[types.JSONRPCMessage], object]
+"""Gives a message to a session as if its server had sent it."""
+
 OnLog = Callable[[str, str, str], None]
 """Takes a server's name, a level (MCP's words), and what it said."""
-
-OnElicit = Callable[[str, str, Mapping[str, Any]], Awaitable[Mapping[str, Any] | None]]
-"""Takes a server's name, its question and the JSON Schema of the answer; None declines."""
 
 Streams: TypeAlias = tuple[
     ObjectReceiveStream[SessionMessage | Exception], ObjectSendStream[SessionMessage]
@@ -74,6 +76,32 @@ class Timing:
     attempts: int = 6
     first_delay: float = 0.2
     max_delay: float = 10.0
+
+
+@contextlib.asynccontextmanager
+async def answers_beside(
+    read: ObjectReceiveStream[SessionMessage | Exception],
+) -> AsyncGenerator[tuple[ObjectReceiveStream[SessionMessage | Exception], Answer]]:
+    """What comes from a server, and a way to put answers among it.
+
+    An answer never waits for the session to take it: the session may itself be waiting for
+    whoever gives the answer.
+    """
+    incoming, both = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+
+    async def hand_on(item: SessionMessage | Exception) -> None:
+        with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+            await incoming.send(item)
+
+    async def hand_all_on() -> None:
+        async with incoming:
+            async for item in read:
+                await hand_on(item)
+
+    async with anyio.create_task_group() as group, incoming, both:
+        group.start_soon(hand_all_on)
+        yield both, lambda message: group.start_soon(hand_on, SessionMessage(message))
+        group.cancel_scope.cancel()
 
 
 class Faults:

@@ -158,6 +158,7 @@ class Models:
         *,
         model: str | None = None,
         schema: Mapping[str, Any] | None = None,
+        correct: bool = True,
         on_text: Callable[[str], None] | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - each try has this much time, not the call
     ) -> Answer:
@@ -168,6 +169,8 @@ class Models:
             model: A step's `model:`; None for the default.
             schema: JSON Schema of the answer. An answer that is JSON but does not fit after one
                 correction is returned all the same: the step's evidence decides about it.
+            correct: Whether an answer that does not fit goes back once; its asker may know better
+                what to say about it.
             on_text: Takes the text piece by piece as it comes, also of a try that fails later.
             timeout: Seconds that each try may take.
 
@@ -189,6 +192,7 @@ class Models:
             price=lambda message: self.usage_of(message, model),
             on_text=on_text,
             timeout=timeout,
+            correct=correct,
         )
         try:
             text, data = await asking.answer(messages, schema)

@@ -42,6 +42,7 @@ class Exchange:
         price: What one answer used.
         on_text: Takes pieces of the text as they come; with None, nothing is streamed.
         timeout: Seconds that each try may take.
+        correct: Whether an answer that does not fit the schema is sent back once.
         usage: What all answers used so far.
     """
 
@@ -52,6 +53,7 @@ class Exchange:
     price: Callable[[BaseMessage], Usage]
     on_text: Callable[[str], None] | None = None
     timeout: float | None = None
+    correct: bool = True
     usage: Usage = field(default_factory=Usage)
 
     async def answer(
@@ -68,8 +70,10 @@ class Exchange:
             return text, structured.read(text, None)[0]
         asked, text = await self._ask_for_json(messages, schema)
         data, errors = structured.read(text, schema)
-        if not errors:
+        if not errors or (data is not None and not self.correct):
             return text, data
+        if not self.correct:
+            raise self._without_json(text)
         again = structured.with_correction(asked, text, errors)
         corrected = await self._turn(again, schema)
         better, _ = structured.read(corrected, schema)
@@ -77,8 +81,11 @@ class Exchange:
             return corrected, better
         if data is not None:
             return text, data
-        raise ModelError(
-            f"{self.spec} answered without the JSON that was asked for: {_short(corrected)}",
+        raise self._without_json(corrected)
+
+    def _without_json(self, text: str) -> ModelError:
+        return ModelError(
+            f"{self.spec} answered without the JSON that was asked for: {_short(text)}",
             hint="simplify `output_schema`, or name a more capable model in `model:`",
         )
 

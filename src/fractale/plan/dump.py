@@ -37,13 +37,12 @@ def dump_plan(plan: Plan) -> str:
     Returns:
         Text that `parse_plan` reads as an equal plan.
     """
-    return yaml.dump(
-        plan_data(plan),
-        Dumper=_Dumper,
-        sort_keys=False,
-        allow_unicode=True,
-        width=_WIDTH,
-    )
+    return dump_data(plan_data(plan))
+
+
+def dump_data(data: Any) -> str:
+    """Write plain JSON data as YAML that fractale reads as the same data."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=_WIDTH)
 
 
 def plan_data(plan: Plan) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Registries → a FastMCP server."""
+"""Registries → components, or everything that is wrong with them."""
 
 from __future__ import annotations
 
@@ -6,21 +6,17 @@ import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
-
-from fastmcp import FastMCP
-from fastmcp.prompts import Prompt
-from fastmcp.resources import Resource, ResourceTemplate
-from fastmcp.tools import Tool
+from typing import Any
 
 from fractale.errors import PlanError, Problem, ProblemList
 from fractale.registry.calls import error_text
+from fractale.registry.components import Component, FastMCPMade
 from fractale.registry.files import Entry, Registry
+from fractale.registry.hints import may_use_fastmcp
 from fractale.registry.imports import import_entry
-from fractale.registry.prompts import make_prompt, make_resource
+from fractale.registry.prompts import make_prompt
+from fractale.registry.resources import make_resource
 from fractale.registry.tools import is_agent_like, make_tool
-
-Component: TypeAlias = "Tool | Prompt | Resource | ResourceTemplate"
 
 _log = logging.getLogger("fractale.registry")
 
@@ -30,34 +26,29 @@ class Builder:
     """Gathers the components of one server, and everything that is wrong with them.
 
     Args:
-        name: Of the server.
         on_warning: Takes what doesn't stop the start; None: it is logged.
+        uses_fastmcp: Whether FastMCP must serve them: it made one, or a module that has one uses
+            it, and may ask it for the running server.
     """
 
-    name: str
     on_warning: Callable[[Problem], None] | None = None
+    uses_fastmcp: bool = False
     _problems: ProblemList = field(default_factory=ProblemList)
     _taken: dict[tuple[str, str], Entry] = field(default_factory=dict[tuple[str, str], Entry])
 
-    def build(self, registries: Sequence[Registry], functions: Sequence[Any]) -> FastMCP[Any]:
-        """The server.
+    def build(self, registries: Sequence[Registry], functions: Sequence[Any]) -> list[Component]:
+        """The components, those of registries first.
 
         Raises:
             PlanError: Every problem of every entry.
         """
-        server: FastMCP[Any] = FastMCP(
-            self.name, on_duplicate="error", mask_error_details=False, strict_input_validation=False
-        )
         for registry in registries:
             self._warn(registry.warnings)
         found = [*self._imported(registries), *_given(functions)]
         components = [self._component(entry, each) for entry, each in found]
         self._warn(p for p in self._problems.problems if p.severity == "warning")
         self._problems.raise_if_any()
-        for component in components:
-            if component is not None:
-                _add(server, component)
-        return server
+        return [component for component in components if component is not None]
 
     def _warn(self, problems: Iterable[Problem]) -> None:
         for problem in problems:
@@ -111,10 +102,14 @@ class Builder:
         except (Exception, SystemExit) as error:  # noqa: BLE001 - reported with its cause
             self._unusable(entry, error)
             return None
-        return component if self._is_new(entry, component) else None
+        if not self._is_new(entry, component):
+            return None
+        if isinstance(component, FastMCPMade) or may_use_fastmcp(found):
+            self.uses_fastmcp = True
+        return component
 
     def _is_new(self, entry: Entry, component: Component) -> bool:
-        space = "tool" if isinstance(component, Tool) else entry.kind
+        space = "tool" if entry.kind == "agent" else entry.kind
         first = self._taken.setdefault((space, component.name), entry)
         if first is entry:
             return True
@@ -147,14 +142,3 @@ def _given(functions: Sequence[Any]) -> Iterator[tuple[Entry, Any]]:
         name = getattr(found, "name", None) or getattr(found, "__qualname__", None)
         module = getattr(found, "__module__", None) or f"functions[{index}]"
         yield Entry(kind="tool", path=f"{module}.{name or type(found).__name__}"), found
-
-
-def _add(server: FastMCP[Any], component: Component) -> None:
-    if isinstance(component, Tool):
-        server.add_tool(component)
-    elif isinstance(component, Prompt):
-        server.add_prompt(component)
-    elif isinstance(component, Resource):
-        server.add_resource(component)
-    else:
-        server.add_template(component)

@@ -7,24 +7,21 @@ import contextlib
 import contextvars
 import functools
 import inspect
-import logging
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from fastmcp.exceptions import FastMCPError
-
 
 def guarded(
     function: Callable[..., Any],
-    failure: type[FastMCPError],
+    failure: Callable[[str], Exception],
     finish: Callable[[Any], Any] | None = None,
 ) -> Callable[..., Awaitable[Any]]:
     """An async function of the same signature that can't block or end the server.
 
     Args:
         function: Sync or async. A sync one runs in a thread of its own.
-        failure: What is raised in place of whatever the function raises, with its message.
+        failure: Makes what is raised in place of whatever the function raises, of its message.
         finish: Turns the function's result into what is returned.
     """
 
@@ -33,10 +30,8 @@ def guarded(
         try:
             result = await invoke(function, *args, **kwargs)
             return finish(result) if finish else result
-        except FastMCPError:
-            raise
         except (Exception, SystemExit) as error:
-            raise failure(error_text(error), log_level=logging.DEBUG) from error
+            raise failure(error_text(error)) from error
 
     return call
 
@@ -95,4 +90,12 @@ def error_text(error: BaseException) -> str:
     """What a tool's exception says, in words for a person or a model: no traceback."""
     if isinstance(error, SystemExit):
         return f"the function ended itself with exit code {error.code}"
+    if _is_message(error):
+        return str(error)
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _is_message(error: BaseException) -> bool:
+    """Whether an exception is one of FastMCP's, whose text is for the caller as it is."""
+    names = (f"{each.__module__}.{each.__name__}" for each in type(error).__mro__)
+    return "fastmcp.exceptions.FastMCPError" in names

@@ -1,111 +1,154 @@
-"""Local functions → MCP prompts and resources."""
+"""Local functions → prompts."""
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import json
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
-from fastmcp.decorators import get_fastmcp_meta
-from fastmcp.exceptions import FastMCPError, PromptError, ResourceError
-from fastmcp.prompts import Prompt, PromptResult
-from fastmcp.prompts.base import Message
-from fastmcp.prompts.function_prompt import FunctionPrompt, PromptMeta
-from fastmcp.resources import Resource, ResourceTemplate
-from fastmcp.resources.function_resource import ResourceMeta
+from mcp import types
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
 
-from fractale.registry.calls import error_text, guarded
+from fractale.errors import ToolError
+from fractale.registry.calls import error_text
+from fractale.registry.components import FastMCPMade, LocalPrompt
 from fractale.registry.files import Entry
+from fractale.registry.hints import is_fastmcps, is_for_fastmcp
+from fractale.registry.signature import Signature
+from fractale.registry.values import json_text
+
+_PARTS = (types.TextContent, types.ImageContent, types.AudioContent, types.EmbeddedResource)
 
 
-class LocalPrompt(FunctionPrompt):
-    """A prompt whose arguments are its function's."""
-
-    async def render(self, arguments: dict[str, Any] | None = None) -> PromptResult:
-        """Render it; whatever goes wrong is a PromptError with its message."""
-        try:
-            return await super().render(arguments)
-        except FastMCPError:
-            raise
-        except Exception as error:
-            raise PromptError(error_text(error), log_level=logging.DEBUG) from error
-
-
-def _messages(answer: Any) -> Any:
-    """``{"messages": [...]}`` and lists of such messages, as hpc-mcp gives them, as messages."""
-    if isinstance(answer, dict):
-        answer = cast("dict[str, Any]", answer).get("messages", answer)
-    if isinstance(answer, dict):
-        return [Message(answer)]
-    if isinstance(answer, list):
-        return [_message(each) for each in cast("list[Any]", answer)]
-    return answer
-
-
-def _message(item: Any) -> Any:
-    message = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
-    if "content" not in message:
-        return cast("Any", item)
-    content = message["content"]
-    if isinstance(content, dict):
-        content = cast("dict[str, Any]", content).get("text", content)
-    return Message(content, role="assistant" if message.get("role") == "assistant" else "user")
-
-
-def make_prompt(entry: Entry, found: Any) -> Prompt:
+def make_prompt(entry: Entry, found: Any) -> LocalPrompt | FastMCPMade:
     """The prompt behind an entry.
 
     Raises:
         TypeError: It is no function.
     """
-    if isinstance(found, Prompt):
-        return found.model_copy(update={"name": entry.name}) if entry.name else found
-    function = _function(found)
-    given = get_fastmcp_meta(function)
-    meta = given if isinstance(given, PromptMeta) else PromptMeta()
-    meta = dataclasses.replace(meta, name=entry.name or meta.name)
-    return LocalPrompt.from_function(guarded(function, PromptError, _messages), metadata=meta)
+    if is_fastmcps(found) or (inspect.isroutine(found) and is_for_fastmcp(found)):
+        from fractale.registry.fastmcp_made import as_prompt
+
+        return as_prompt(entry, found)
+    return _from_function(entry, a_function(found))
 
 
-def make_resource(entry: Entry, found: Any) -> Resource | ResourceTemplate:
-    """The resource behind an entry: a template of resources if its function takes arguments.
+def a_function(found: Any) -> Callable[..., Any]:
+    """What was found, if it is a function.
 
     Raises:
-        TypeError: It is no function.
+        TypeError: It is none.
     """
-    if isinstance(found, (Resource, ResourceTemplate)):
-        return found
-    function = _function(found)
-    given = get_fastmcp_meta(function)
-    meta = given if isinstance(given, ResourceMeta) else ResourceMeta(uri="")
-    name = entry.name or meta.name or getattr(function, "__name__", "resource")
-    parameters = list(inspect.signature(function).parameters)
-    uri = (
-        entry.uri or meta.uri or "/".join([f"resource://{name}", *(f"{{{p}}}" for p in parameters)])
-    )
-    call = guarded(function, ResourceError, _text)
-    about = meta.description or inspect.getdoc(function)
-    if parameters:
-        return ResourceTemplate.from_function(
-            call, uri, name=name, description=about, mime_type=meta.mime_type
-        )
-    return Resource.from_function(call, uri, name=name, description=about, mime_type=meta.mime_type)
-
-
-def _text(answer: Any) -> Any:
-    """JSON values as text; text, bytes and FastMCP's own results as they are."""
-    if isinstance(answer, str):
-        return answer
-    try:
-        return json.dumps(answer, ensure_ascii=False)
-    except TypeError:
-        return answer
-
-
-def _function(found: Any) -> Callable[..., Any]:
     if inspect.isroutine(found):
         return found
     raise TypeError(f"is {type(found).__name__}, not a function")
+
+
+def _from_function(entry: Entry, function: Callable[..., Any]) -> LocalPrompt:
+    signature = Signature(function, "prompts")
+    about = signature.docstring.text
+
+    async def render(given: Mapping[str, str]) -> types.GetPromptResult:
+        value = await signature.call(_parsed(signature, given))
+        try:
+            messages = messages_of(value)
+        except (TypeError, ValueError) as error:
+            raise ToolError(error_text(error)) from error
+        return types.GetPromptResult(description=about, messages=messages)
+
+    return LocalPrompt(
+        name=entry.name or function.__name__,
+        description=about,
+        arguments=tuple(_arguments(signature)),
+        render=render,
+    )
+
+
+def _arguments(signature: Signature) -> Iterable[types.PromptArgument]:
+    schema = signature.arguments_schema()
+    required = schema.get("required", [])
+    for name, known in schema.get("properties", {}).items():
+        about = "\n\n".join(filter(None, (known.get("description"), _format(signature, name))))
+        yield types.PromptArgument(name=name, description=about or None, required=name in required)
+
+
+def _format(signature: Signature, name: str) -> str | None:
+    """What the text of an argument must look like, where it stands for something else."""
+    hint = signature.hints.get(name, str)
+    if hint is str:
+        return None
+    try:
+        schema = TypeAdapter(hint).json_schema()
+    except PydanticUserError:
+        return None
+    written = json.dumps(schema, separators=(",", ":"))
+    return f"Provide as a JSON string matching the following schema: {written}"
+
+
+def _parsed(signature: Signature, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that the function takes; text that is meant as JSON is parsed."""
+    return {
+        name: _parsed_text(signature.hints.get(name, str), value)
+        for name, value in given.items()
+        if name in signature.parameters
+    }
+
+
+def _parsed_text(hint: Any, value: Any) -> Any:
+    if hint is str or not isinstance(value, str):
+        return value
+    try:
+        return TypeAdapter(hint).validate_json(value)
+    except ValidationError:
+        return value  # it may fit as it is; if not, the call says so
+
+
+def messages_of(answer: Any) -> list[types.PromptMessage]:
+    """A prompt's answer as messages.
+
+    Args:
+        answer: Text, a list of texts and messages, or ``{"messages": [...]}`` as hpc-mcp gives
+            it; another mapping becomes JSON.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if is_fastmcps(answer) and hasattr(answer, "messages"):  # its PromptResult
+        return messages_of(answer.messages)
+    if isinstance(answer, dict):
+        inner = cast("dict[str, Any]", answer).get("messages", cast("Any", answer))
+        return [_message(inner)] if isinstance(inner, dict) else messages_of(inner)
+    if isinstance(answer, str):
+        return [_message(answer)]
+    if isinstance(answer, (list, tuple)):
+        return [_message_of(each) for each in cast("list[Any]", answer)]
+    raise TypeError(f"a prompt must answer text or messages, not {_kind(answer)}")
+
+
+def _message_of(item: Any) -> types.PromptMessage:
+    if isinstance(item, types.PromptMessage):
+        return item
+    if is_fastmcps(item):  # its Message
+        return types.PromptMessage(role=item.role, content=item.content)
+    if isinstance(item, str):
+        return _message(item)
+    message = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
+    if "content" not in message:
+        raise TypeError(f"a message must be text or have `content`, not {_kind(item)}")
+    content = message["content"]
+    if isinstance(content, dict):
+        content = cast("dict[str, Any]", content).get("text", content)
+    return _message(content, is_assistant=message.get("role") == "assistant")
+
+
+def _message(content: Any, *, is_assistant: bool = False) -> types.PromptMessage:
+    if not isinstance(content, _PARTS):
+        text = content if isinstance(content, str) else json_text(content)
+        content = types.TextContent(type="text", text=text)
+    return types.PromptMessage(role="assistant" if is_assistant else "user", content=content)
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__

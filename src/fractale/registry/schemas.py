@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
+WRAPPED: Final = "x-fastmcp-wrap-result"
+"""FastMCP's mark in an output schema: the answer itself is under the key ``result``."""
+
 _MAPS: Final = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
 """Keywords whose value maps names to schemas."""
 _LISTS: Final = {"allOf", "anyOf", "oneOf", "prefixItems"}
@@ -40,7 +43,7 @@ def _untitled_under(key: str, value: Any) -> Any:
         return untitled(table) if key in _SINGLE else table
     if isinstance(value, list) and key in _LISTS:
         return [_untitled_each(each) for each in cast("list[Any]", value)]
-    return value
+    return cast("Any", value)
 
 
 def _untitled_each(value: Any) -> Any:
@@ -118,7 +121,7 @@ def _referred(table: Mapping[str, Any]) -> str | None:
 def _without_discriminator(table: dict[str, Any]) -> dict[str, Any]:
     """A union without OpenAPI's discriminator, which would refer to definitions that are gone.
 
-    Each member gets the tag as a required property: pydantic leaves that out where it has a default.
+    Each member gets the tag as a required property: pydantic leaves it out where it has a default.
     """
     tag = table.get("discriminator")
     if not isinstance(tag, dict) or not {"anyOf", "oneOf"} & table.keys():
@@ -133,7 +136,7 @@ def _without_discriminator(table: dict[str, Any]) -> dict[str, Any]:
 
 def _requiring(name: Any, member: Any) -> Any:
     if not isinstance(name, str) or not isinstance(member, dict):
-        return cast("Any", member)
+        return member
     known = cast("dict[str, Any]", member)
     required: list[str] = known.get("required", [])
     return known if name in required else {**known, "required": [*required, name]}

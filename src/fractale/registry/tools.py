@@ -1,92 +1,30 @@
-"""Local objects → MCP tools."""
+"""Local objects → tools."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
-import logging
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, cast
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeAlias, cast
 
 import jsonschema
-import pydantic_core
-from fastmcp.decorators import get_fastmcp_meta
-from fastmcp.exceptions import ToolError, ValidationError
-from fastmcp.tools import Tool, ToolResult
-from fastmcp.tools.function_tool import FunctionTool, ToolMeta
-from mcp.types import ToolAnnotations
-from pydantic import Field
-from pydantic import ValidationError as PydanticValidationError
-from pydantic.json_schema import SkipJsonSchema
+from mcp import types
 
-from fractale.registry.calls import guarded
+from fractale.errors import ToolError
+from fractale.registry.calls import error_text, guarded
+from fractale.registry.components import FastMCPMade, LocalTool
 from fractale.registry.files import MCP_HINTS, OWN_PREFIX, Entry
+from fractale.registry.hints import is_fastmcps, is_for_fastmcp
+from fractale.registry.schemas import inlined
+from fractale.registry.signature import Signature
+from fractale.registry.values import breaks, described_answer, failed, tool_answer
 
 AGENT = {"fractale.type": "agent"}
 
-
-class LocalFunction(FunctionTool):
-    """A tool whose schema is its function's signature."""
-
-    async def run(self, arguments: dict[str, Any]) -> ToolResult:
-        """Call the function; says which arguments don't fit, without repeating their values."""
-        try:
-            return await super().run(arguments)
-        except ValidationError as error:
-            raise ToolError(_misfit(error), log_level=logging.DEBUG) from error
+Answer: TypeAlias = Callable[[dict[str, Any]], Awaitable[types.CallToolResult]]
 
 
-class DescribedTool(Tool):
-    """A tool that brings its own schemas."""
-
-    call: Annotated[SkipJsonSchema[Callable[..., Any]], Field(exclude=True)]
-
-    async def run(self, arguments: dict[str, Any]) -> ToolResult:
-        """Check the arguments, call it, check the answer."""
-        if reason := _breaks(self.parameters, arguments):
-            raise ToolError(f"the arguments don't fit: {reason}", log_level=logging.DEBUG)
-        answer = await self.call(**arguments)
-        if self.output_schema is None:
-            return self.convert_result(answer)
-        return self._structured(answer, self.output_schema)
-
-    def _structured(self, answer: Any, schema: Mapping[str, Any]) -> ToolResult:
-        value = _mapping(answer)
-        reason = f"it is {type(answer).__name__}" if value is None else _breaks(schema, value)
-        if reason:
-            message = f"`{self.name}` answered what its output_schema doesn't allow: {reason}"
-            raise ToolError(message, log_level=logging.DEBUG)
-        return ToolResult(structured_content=value)
-
-
-def _mapping(answer: Any) -> dict[str, Any] | None:
-    """An answer as a mapping: itself, a model's fields, or the JSON in a text."""
-    value = pydantic_core.to_jsonable_python(answer, fallback=str)
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            return None
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
-
-
-def _breaks(schema: Mapping[str, Any], value: Any) -> str | None:
-    validator = jsonschema.Draft202012Validator(schema)
-    errors = [f"{error.json_path}: {error.message}" for error in validator.iter_errors(value)]
-    return "; ".join(errors[:5]) or None
-
-
-def _misfit(error: ValidationError) -> str:
-    cause = error.__cause__
-    if not isinstance(cause, PydanticValidationError):
-        return str(error)
-    found = cause.errors(include_url=False, include_input=False)
-    parts = [f"`{'.'.join(map(str, each['loc']))}`: {each['msg']}" for each in found]
-    return f"the arguments don't fit: {'; '.join(parts)}"
-
-
-def make_tool(entry: Entry, found: Any) -> Tool:
+def make_tool(entry: Entry, found: Any) -> LocalTool | FastMCPMade:
     """The tool behind an entry.
 
     Args:
@@ -94,12 +32,12 @@ def make_tool(entry: Entry, found: Any) -> Tool:
 
     Raises:
         TypeError: It is none of these.
-        Exception: What goes wrong in a stranger's class, or where FastMCP can't take it.
+        Exception: What goes wrong in a stranger's class, or what its signature can't say.
     """
     if inspect.isclass(found):
         return _from_object(entry, found(), default_name=found.__name__.lower())
-    if isinstance(found, Tool):
-        return found.model_copy(update={"name": entry.name}) if entry.name else found
+    if is_fastmcps(found):
+        return _fastmcps(entry, found)
     if _is_langchain(found):
         return _from_langchain(entry, found)
     if inspect.isroutine(found) and not hasattr(found, "input_schema"):
@@ -119,33 +57,66 @@ def _own_name(found: Any) -> str:
     return getattr(found, "__name__", type(found).__name__.lower())
 
 
+def _fastmcps(entry: Entry, found: Any) -> FastMCPMade:
+    from fractale.registry.fastmcp_made import as_tool
+
+    return as_tool(entry, found)
+
+
 def _from_function(
     entry: Entry, function: Callable[..., Any], name: str | None = None, about: str | None = None
-) -> Tool:
-    given = get_fastmcp_meta(function)
-    meta = given if isinstance(given, ToolMeta) else ToolMeta()
-    meta = dataclasses.replace(
-        meta,
-        name=entry.name or meta.name or name,
-        description=meta.description or about,
-        annotations=_hints(entry.annotations) or meta.annotations,
-        meta={**(meta.meta or {}), **_own(entry)} or None,
+) -> LocalTool | FastMCPMade:
+    if is_for_fastmcp(function):
+        from fractale.registry.fastmcp_made import tool_of_function
+
+        return tool_of_function(
+            function,
+            name=entry.name,
+            default_name=name,
+            about=about,
+            annotations=_hints(entry.annotations),
+            own=_own(entry),
+        )
+    signature = Signature(function)
+    called = entry.name or name or _function_name(function)
+    output = signature.answer_schema()
+
+    async def answer(arguments: dict[str, Any]) -> types.CallToolResult:
+        return tool_answer(called, await signature.call(arguments), output)
+
+    return LocalTool(
+        name=called,
+        description=signature.docstring.text if about is None else about,
+        parameters=signature.arguments_schema(),
+        output_schema=output,
+        annotations=_hints(entry.annotations),
+        meta=_own(entry) or None,
+        run=_without_raising(answer),
     )
-    tool = LocalFunction.from_function(guarded(function, ToolError), metadata=meta)
-    schema = tool.output_schema or {}
-    # A function that may answer with a mapping or something else: MCP would have both wrapped
-    # as {"result": …}, and the mapping's own keys are what rules look at.
-    if schema.get("x-fastmcp-wrap-result") and _may_be_mapping(schema):
-        tool.output_schema = None
-    return tool
 
 
-def _may_be_mapping(schema: Mapping[str, Any]) -> bool:
-    result = schema["properties"]["result"]
-    return "type" not in result or result["type"] == "object"
+def _function_name(function: Callable[..., Any]) -> str:
+    name = getattr(function, "__name__", type(function).__name__)
+    if name == "<lambda>":
+        raise ValueError("is a lambda: give it a `name`")
+    return name
 
 
-def _from_object(entry: Entry, found: Any, default_name: str) -> Tool:
+def _without_raising(answer: Answer) -> Answer:
+    """Errors as answers: a run must see them as the tool's own."""
+
+    async def run(arguments: dict[str, Any]) -> types.CallToolResult:
+        try:
+            return await answer(arguments)
+        except ToolError as error:
+            return failed(error.message)
+        except Exception as error:  # noqa: BLE001 - such as an answer that can't be written as JSON
+            return failed(error_text(error))
+
+    return run
+
+
+def _from_object(entry: Entry, found: Any, default_name: str) -> LocalTool | FastMCPMade:
     """A sub-agent, or anything else that says itself what it is called and takes."""
     name = getattr(found, "name", None) or default_name
     about = getattr(found, "description", None) or inspect.getdoc(found) or ""
@@ -163,21 +134,41 @@ def _described(
     about: str,
     schema: dict[str, Any],
     output: dict[str, Any] | None,
-) -> Tool:
+) -> LocalTool:
+    """A tool that brings its own schemas."""
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.Draft202012Validator.check_schema(output or {})
     notes = {**_annotations_of(schema), **entry.annotations}
     # MCP allows structured answers that are objects only.
     is_object = output is not None and output.get("type", "object") == "object"
-    return DescribedTool(
-        name=entry.name or name,
+    called = entry.name or name
+    answered = output if is_object else None
+    return LocalTool(
+        name=called,
         description=about,
-        parameters=schema,
-        output_schema=output if is_object else None,
+        parameters=inlined(schema),
+        output_schema=answered and inlined(answered),
         annotations=_hints(notes),
         meta=_own(dataclasses.replace(entry, annotations=notes)) or None,
-        call=guarded(target, ToolError),
+        run=_without_raising(_checked(called, target, schema, answered)),
     )
+
+
+def _checked(
+    name: str, target: Callable[..., Any], schema: dict[str, Any], output: dict[str, Any] | None
+) -> Answer:
+    """A call whose arguments and answer are checked against schemas."""
+    call = guarded(target, ToolError)
+
+    async def answer(arguments: dict[str, Any]) -> types.CallToolResult:
+        if reason := breaks(schema, arguments):
+            raise ToolError(f"the arguments don't fit: {reason}")
+        value = await call(**arguments)
+        if output is None:
+            return tool_answer(name, value, None)
+        return described_answer(name, value, output)
+
+    return answer
 
 
 def _annotations_of(schema: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -186,9 +177,10 @@ def _annotations_of(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", own) if isinstance(own, dict) else {}
 
 
-def _hints(notes: Mapping[str, Any]) -> ToolAnnotations | None:
+def _hints(notes: Mapping[str, Any]) -> types.ToolAnnotations | None:
+    """The hints that MCP knows, of an entry's annotations."""
     hints = {key: value for key, value in notes.items() if key in (*MCP_HINTS, "title")}
-    return ToolAnnotations(**hints) if hints else None
+    return types.ToolAnnotations(**hints) if hints else None
 
 
 def _own(entry: Entry) -> dict[str, Any]:
@@ -201,7 +193,7 @@ def _is_langchain(found: Any) -> bool:
     return hasattr(found, "ainvoke") and hasattr(found, "tool_call_schema")
 
 
-def _from_langchain(entry: Entry, tool: Any) -> Tool:
+def _from_langchain(entry: Entry, tool: Any) -> LocalTool:
     schema = tool.tool_call_schema
     parameters = cast(
         "dict[str, Any]", schema if isinstance(schema, dict) else schema.model_json_schema()

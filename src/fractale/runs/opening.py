@@ -13,7 +13,10 @@ from fractale.plan.model import Plan
 from fractale.settings import ServerSettings, Settings
 
 if TYPE_CHECKING:
+    from fractale.agents.catalog import Catalog
+    from fractale.agents.subagent import Subagent
     from fractale.mcp import McpToolbox
+    from fractale.registry import Registry
 
 OnLog = Callable[[str, str, str], None]
 """Takes a server's name, a level, and what it logged."""
@@ -43,18 +46,47 @@ async def open_toolbox(
         SettingsError: The plan needs a server that the settings do not have.
     """
     from fractale.mcp import EmbeddedServer, McpToolbox
-    from fractale.registry import build_server, load_registry, local_entries
+    from fractale.registry import build_server
+
+    _, found = _local(plan, registries, agents)
+    servers: list[ServerSettings | EmbeddedServer] = list(servers_of(settings, plan))
+    if found or functions:
+        servers.append(EmbeddedServer(server=build_server(found, functions=functions)))
+    async with McpToolbox(servers, on_log=on_log) as toolbox:
+        yield toolbox
+
+
+def own_agents(
+    plan: Plan | None = None, *, registries: Sequence[Path | str] = (), agents: Sequence[str] = ()
+) -> Catalog:
+    """The sub-agents of a run: those that its person wrote, beside fractale's own.
+
+    Args:
+        plan: Its `agents` are added.
+        registries: Registry files; the sub-agents among what they list.
+        agents: Sub-agents by dotted path.
+
+    Raises:
+        PlanError: A registry file is wrong, or two sub-agents have one name.
+    """
+    from fractale.agents.catalog import Catalog
+
+    return Catalog(_local(plan, registries, agents)[0])
+
+
+def _local(
+    plan: Plan | None, registries: Sequence[Path | str], agents: Sequence[str]
+) -> tuple[list[Subagent], list[Registry]]:
+    """What is named by dotted path: sub-agents of the run, and what is to be served."""
+    from fractale.agents.own import split_agents
+    from fractale.registry import load_registry, local_entries
 
     found = [load_registry(path) for path in registries]
     paths = [(ref.path, ref.name, ref.position) for ref in (plan.agents if plan else ())]
     paths += [(path, None, None) for path in agents]
     if paths:
         found.append(local_entries(paths))
-    servers: list[ServerSettings | EmbeddedServer] = list(servers_of(settings, plan))
-    if found or functions:
-        servers.append(EmbeddedServer(server=build_server(found, functions=functions)))
-    async with McpToolbox(servers, on_log=on_log) as toolbox:
-        yield toolbox
+    return split_agents(found)
 
 
 def servers_of(settings: Settings, plan: Plan | None) -> list[ServerSettings]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fractale.agents.catalog import Catalog
 from fractale.errors import PlanError, Problem, SettingsError
 from fractale.models import Models
@@ -41,16 +43,17 @@ async def check_online(plan: Plan, toolbox: Toolbox, agents: Catalog) -> list[Pr
         for name in (tool.name, tool.qualified_name)
     }
     prompts = {p.name: {"arguments": list(p.arguments)} for p in await toolbox.prompts()}
-    own = {
+    # To know what a sub-agent takes imports it: only those are that a step asks.
+    asked = _asked_by(plan)
+    own: dict[str, dict[str, Any]] = {name: {} for name in agents.names()}
+    own |= {
         agent.name: {"input_schema": agent.input_schema, "output_schema": agent.output_schema}
-        for agent in (agents.all() if _names_agents(plan) else ())
+        for agent in agents.matching(lambda name: name in asked)
     }
     return check_against_tools(plan, tools, prompts, own)
 
 
-def _names_agents(plan: Plan) -> bool:
-    """Whether the plan may name sub-agents: to know them imports what they are made of."""
-    return any(
-        step.kind == "agent" or step.tools or (step.plan and _names_agents(step.plan))
-        for step in plan.walk()
-    )
+def _asked_by(plan: Plan) -> set[str]:
+    """The sub-agents that steps name, those of included plans, too."""
+    names = {step.target for step in plan.walk() if step.kind == "agent" and step.target}
+    return names.union(*(_asked_by(step.plan) for step in plan.walk() if step.plan))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fractale.events import Status
+from fractale.questions.reading import example
 
 EXIT_CODES: Mapping[Status, int] = {
     "success": 0,
@@ -16,6 +19,9 @@ EXIT_CODES: Mapping[Status, int] = {
     "limit": 5,
     "stopped": 75,
 }
+
+MOST_ANSWERS = 5
+"""Questions that a command can still answer one by one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +83,20 @@ def next_commands(result: RunResult) -> list[str]:
         return []
     resume = f"fractale resume {result.run}"
     if result.status == "waiting":
-        return [f"{resume} --answer {question.get('step')}=yes" for question in result.waiting]
+        return [f"{resume} {_answer_options(result.waiting)}"]
     if result.status == "limit":
         return [f"{resume} --limit NAME=VALUE"]
     return [resume] if result.status == "stopped" else []
+
+
+def _answer_options(waiting: list[dict[str, Any]]) -> str:
+    """The options that answer what a run waits for; of many questions, those of a file."""
+    if len(waiting) > MOST_ANSWERS:
+        return "--answers FILE"
+    steps = Counter(question["step"] for question in waiting)
+    pairs = [
+        # Several questions of one step are told apart by their ids.
+        (question["step"] if steps[question["step"]] == 1 else question["id"], example(question))
+        for question in waiting
+    ]
+    return " ".join(f"--answer {shlex.quote(f'{step}={answer}')}" for step, answer in pairs)

@@ -120,7 +120,7 @@ class Runs:
         session = Session(
             self._settings, dependencies, plan, options, folder.run_id, folder, secrets or {}
         )
-        return await session.resume()
+        return await session.resume(head["inputs"])
 
     def head(self, run_id: str) -> dict[str, Any]:
         """How a run was started: its plan's file, its inputs, its registries."""

@@ -17,7 +17,7 @@ from fractale.graph.compile import compile_plan, node_of
 from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.meter import Meter
 from fractale.graph.nodes import GaveUp
-from fractale.graph.state import PlanState, Spent
+from fractale.graph.state import PlanState, Spent, initial_state
 from fractale.models import Usage
 from fractale.plan.model import FAILURE, Limits, Plan
 from fractale.plan.needs import models_of
@@ -26,9 +26,12 @@ from fractale.runs.options import Person, RunOptions
 from fractale.runs.result import RunResult, finished_data
 from fractale.settings import Settings
 from fractale.store.checkpoints import open_checkpoints
-from fractale.store.journal import FileJournal, NoJournal
+from fractale.store.drafts import Drafts
+from fractale.store.journal import FileJournal
+from fractale.store.locks import RunLock
 from fractale.store.notes import FileNotes, MemoryNotes
 from fractale.store.records import EventLog, RunFolder
+from fractale.store.saving import RunSaver
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -69,9 +72,9 @@ class Session:
             meter=self._meter(),
             secret_inputs=secrets,
             secrets=settings.secrets,
-            journal=FileJournal(folder.path / "journal.jsonl") if folder else NoJournal(),
             notes=FileNotes(folder.path / "notes.json") if folder else MemoryNotes(),
             ask_now=self._ask_now,
+            keep_draft=Drafts(folder.path / "drafts").keep if folder else _kept_by_nobody,
         )
 
     def _meter(self, spent: Spent | None = None) -> Meter:
@@ -111,14 +114,20 @@ class Session:
             "code": data.get("code"),
         }
 
-    async def resume(self) -> RunResult:
-        """Go on from the last checkpoint."""
+    async def resume(self, inputs: Mapping[str, Any]) -> RunResult:
+        """Go on from the last checkpoint.
+
+        Args:
+            inputs: What the run was started with, values or references.
+        """
         async with AsyncExitStack() as stack:
             graph, config = await self._open(stack)
             snapshot = await graph.aget_state(config)
-            if not snapshot.values:
-                raise StoreError(f"run {self.context.run_id} has no checkpoint to go on from")
             assert self._folder is not None  # noqa: S101 - only kept runs are resumed
+            if not snapshot.values:
+                self._check_untouched()
+                self._emit_started(resumed=True)
+                return await self._drive(graph, config, initial_state(inputs))
             used = Usage()
             for event in self._folder.read_events():
                 self._remember(event)
@@ -132,6 +141,19 @@ class Session:
             if snapshot.interrupts and given is None:
                 return await self._finished({"__interrupt__": snapshot.interrupts})
             return await self._drive(graph, config, given)
+
+    def _check_untouched(self) -> None:
+        """A run without a checkpoint may start anew only if it has done nothing.
+
+        Raises:
+            StoreError: It has: its checkpoints were lost.
+        """
+        folder = self._folder
+        if folder and ((folder.path / "journal.jsonl").exists() or self._steps):
+            raise StoreError(
+                f"run {self.context.run_id} has no checkpoint to go on from",
+                hint="its checkpoints were lost, or are in another store: see `fractale config`",
+            )
 
     def _remember(self, event: Mapping[str, Any]) -> None:
         """Take over from the record what earlier processes of the run knew."""
@@ -149,10 +171,14 @@ class Session:
 
     async def _open(self, stack: AsyncExitStack) -> tuple[Any, dict[str, Any]]:
         if self._folder:
+            stack.enter_context(RunLock(self._folder))
             self._log = EventLog(self._folder)
             stack.callback(self._log.close)
+            self.context.journal = FileJournal(self._folder.path / "journal.jsonl")
             stack.callback(self.context.journal.close)
         saver = await stack.enter_async_context(checkpoints(self._settings, self._options))
+        if isinstance(saver, RunSaver):
+            await stack.enter_async_context(saver.holding(self.context.run_id))
         builder = compile_plan(self._plan, self._dependencies)
         graph = builder.compile(checkpointer=saver, name=self._plan.name)
         config: dict[str, Any] = {
@@ -205,6 +231,8 @@ class Session:
         except asyncio.CancelledError:
             self._end("stopped", error="interrupted")
             raise
+        except StoreError as error:  # nothing is wrong with the run: it goes on when there is room
+            return self._end("stopped", error=str(error), hint=error.hint)
         except FractaleError as error:
             return self._end("failed", error=str(error), hint=error.hint)
 
@@ -340,8 +368,13 @@ async def checkpoints(
 
         yield InMemorySaver()
     else:
-        async with open_checkpoints(settings.state_dir / "checkpoints.sqlite") as saver:
+        async with open_checkpoints(settings.checkpoints) as saver:
             yield saver
+
+
+def _kept_by_nobody(path: str, text: str) -> None:
+    """A draft of a run that is not recorded."""
+    del path, text
 
 
 def _place(question: Mapping[str, Any]) -> tuple[str, str, str]:

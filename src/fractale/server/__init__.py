@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fractale.registry import Registry, build_server
+from fractale.registry import Registry, build_fastmcp
 from fractale.server.options import Options, options_of
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ async def serve_async(
     )
 
     def build() -> Any:
-        return build_server(registries, name=name, on_warning=on_warning)
+        return build_fastmcp(registries, name=name, on_warning=on_warning)
 
     if options.transport == "stdio":
         from fractale.server.stdio import serve_stdio

@@ -24,9 +24,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fractale.errors import UsageError
-from fractale.server.options import Options
+from fractale.server.options import HEALTH, Options
 
-HEALTH: Final = "/health"
 _GRACE: Final = 1
 """Seconds that answers under way may take once the server was told to stop."""
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8089
+HEALTH: Final = "/health"
+"""Where the server tells how it is, to everybody."""
 _PATHS: Final = {"http": "/mcp", "sse": "/sse"}
 _OF_FILES: Final = ("transport", "host", "port", "path", "ssl_keyfile", "ssl_certfile")
 
@@ -69,7 +71,7 @@ def options_of(registries: Sequence[Registry], **flags: Any) -> Options:
 
     Raises:
         UsageError: Serving another address without a token, a token that no header can carry,
-            half a certificate.
+            half a certificate, a path that is taken.
     """
     chosen: dict[str, Any] = {name: _of_files(registries, name) for name in _OF_FILES}
     chosen.update({name: value for name, value in flags.items() if value is not None})
@@ -80,6 +82,7 @@ def options_of(registries: Sequence[Registry], **flags: Any) -> Options:
     if options.transport != "stdio":
         _check_token(options)
         _check_certificate(options)
+        _check_path(options)
     return options
 
 
@@ -110,3 +113,11 @@ def _check_certificate(options: Options) -> None:
     for file in filter(None, pair):
         if not Path(file).is_file():
             raise UsageError(f"the certificate file {file} isn't there")
+
+
+def _check_path(options: Options) -> None:
+    """Refuse a path that is, or could stand for, the one that answers without a token."""
+    if options.path == HEALTH:
+        raise UsageError(f"`{HEALTH}` is the server's own; give the endpoint another `path`")
+    if set("{}") & set(options.path):
+        raise UsageError(f"the endpoint's path can't have variables: `{options.path}`")

@@ -1,101 +1,43 @@
-"""LangGraph's checkpoints in SQLite, read with a serializer that fails closed."""
+"""LangGraph's checkpoints, in SQLite or PostgreSQL, read with care."""
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import aiosqlite
-from langgraph.checkpoint.serde.event_hooks import SerdeEvent, register_serde_event_listener
-from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
-from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
-
-from fractale.errors import StoreError
+from fractale.store.postgres import is_postgres, open_postgres
+from fractale.store.serializer import StrictSerializer
+from fractale.store.sqlite import LOCK_WAIT, SqliteSaver, open_sqlite
 
 if TYPE_CHECKING:
-    from langgraph.checkpoint.base import BaseCheckpointSaver
+    from fractale.store.postgres_saver import PostgresSaver
 
-
-class StrictSerializer(JsonPlusSerializer):
-    """Reads plain data and LangGraph's own safe types; anything else is an error.
-
-    LangGraph's serializer is permissive by default (a crafted checkpoint can run code), and its
-    strict mode hands back a raw value where it refused a type. Neither will do: a checkpoint
-    that holds anything unexpected is not to be trusted at all.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(
-            pickle_fallback=False, allowed_json_modules=None, allowed_msgpack_modules=None
-        )
-
-    def loads_typed(self, data: tuple[str, bytes]) -> Any:
-        """Read one stored value.
-
-        Args:
-            data: The serializer's type word and the bytes.
-
-        Raises:
-            StoreError: The bytes hold a type outside the allow-list, or are damaged.
-        """
-        kind = data[0]
-        if kind not in ("null", "bytes", "bytearray", "msgpack"):
-            raise StoreError(f"a checkpoint holds a value of the refused kind `{kind}`", hint=HINT)
-        blocked: list[SerdeEvent] = []
-        unregister = register_serde_event_listener(blocked.append)
-        try:
-            value = super().loads_typed(data)
-        except Exception as error:
-            raise StoreError(f"a checkpoint cannot be read: {error}", hint=HINT) from error
-        finally:
-            unregister()
-        if blocked:
-            first = blocked[0]
-            raise StoreError(
-                f"a checkpoint holds the refused type {first['module']}.{first['name']}", hint=HINT
-            )
-        return value
-
-
-HINT = "the database was damaged or written by something else; nothing in it was run"
+__all__ = ["SqliteSaver", "StrictSerializer", "open_checkpoints"]
 
 
 @asynccontextmanager
-async def open_checkpoints(path: Path) -> AsyncGenerator[BaseCheckpointSaver[str]]:
-    """The checkpoints in a SQLite file, made with its folder (0700, file 0600) if not there.
+async def open_checkpoints(
+    where: Path | str, *, wait: float = LOCK_WAIT, mountinfo: str | None = None
+) -> AsyncGenerator[SqliteSaver | PostgresSaver]:
+    """The checkpoints at a place, which is made (for its owner only) where it is not there.
+
+    Args:
+        where: A SQLite file, or ``postgresql://user:password@host:port/database``.
+        wait: Seconds to wait for another process's lock or for the server.
+        mountinfo: The machine's mounts, see `fractale.store.filesystem`.
 
     Yields:
         A saver that LangGraph can use.
 
     Raises:
-        StoreError: The folder or the file cannot be made, opened, or is not a database.
+        DependencyMissing: The packages for PostgreSQL are not installed.
+        StoreError: The place cannot be made, reached or written, or is damaged.
     """
-    try:
-        _make_private(path)
-        connection = await aiosqlite.connect(path)
-    except (OSError, sqlite3.Error) as error:
-        raise _unusable(path, error) from error
-    try:
-        saver = AsyncSqliteSaver(connection, serde=StrictSerializer())
-        try:
-            await saver.setup()
-        except sqlite3.Error as error:
-            raise _unusable(path, error) from error
-        yield saver
-    finally:
-        await connection.close()
-
-
-def _make_private(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path.touch(mode=0o600, exist_ok=True)
-
-
-def _unusable(path: Path, error: Exception) -> StoreError:
-    return StoreError(
-        f"cannot use the checkpoints in {path}: {error}",
-        hint="check space and permissions, or set FRACTALE_STATE_DIR to another folder",
-    )
+    if is_postgres(where):
+        async with open_postgres(str(where), wait=wait) as saver:
+            yield saver
+    else:
+        async with open_sqlite(Path(where), wait=wait, mountinfo=mountinfo) as saver:
+            yield saver

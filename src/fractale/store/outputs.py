@@ -84,6 +84,11 @@ class FileOutputs:
         digest = str(reference[REF_KEY]).removeprefix("sha256:")
         return self._folder / digest[:2] / f"{digest[2:]}.json"
 
+    @staticmethod
+    def digest_of(path: Path) -> str:
+        """The hash that a reference to a file of the store has; no hash for any other file."""
+        return f"{path.parent.name}{path.name.removesuffix('.json')}"
+
     def put(self, value: Any) -> Any:
         """The value itself if it is small, else a reference to it.
 

@@ -136,19 +136,32 @@ class RunFolders:
         Raises:
             UsageError: There is no such run.
         """
+        if run_id != "-1" and Path(run_id).name == run_id and (self._root / run_id).is_dir():
+            return self.at(run_id)
         names = self.ids()
         if run_id == "-1" and names:
-            return RunFolder(names[0], self._root / names[0])
+            return self.at(names[0])
         if run_id not in names:
             some = f"the latest: {', '.join(names[:5])}" if names else "there are no runs here"
             raise UsageError(f"there is no run `{run_id}` in {self._root.parent}", hint=some)
+        return self.at(run_id)
+
+    def at(self, run_id: str) -> RunFolder:
+        """Where the folder of a run is, without a look whether it is there."""
         return RunFolder(run_id, self._root / run_id)
+
+    def names(self) -> set[str]:
+        """The ids of all runs, in no order: quicker than `ids`."""
+        try:
+            with os.scandir(self._root) as entries:
+                return {entry.name for entry in entries if entry.is_dir()}
+        except FileNotFoundError:
+            return set()
 
     def ids(self) -> list[str]:
         """The ids of all runs, the latest first."""
-        if not self._root.is_dir():
-            return []
-        heads = [(path.stat().st_mtime_ns, path.name) for path in self._root.iterdir()]
+        paths = [self._root / name for name in self.names()]
+        heads = [(path.stat().st_mtime_ns, path.name) for path in paths]
         return [name for _, name in sorted(heads, reverse=True)]
 
 

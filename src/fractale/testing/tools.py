@@ -11,6 +11,11 @@ Give it functions or canned answers, run a plan with it, and look at what was ca
         \"\"\"The nodes of a partition.\"\"\"
         return ["n1", "n2"]
 
+    @tools.tool
+    async def release(job: int) -> str:
+        answer = await tools.elicit(f"Release job {job}?")     # asks whoever runs the plan
+        return answer["action"]
+
     ...
     assert [call.name for call in tools.calls] == ["submit", "state", "state"]
 
@@ -23,6 +28,7 @@ import difflib
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar, cast, overload
 
@@ -30,6 +36,7 @@ from pydantic import TypeAdapter
 
 from fractale.errors import CallError, ToolError, TransportError
 from fractale.toolbox import (
+    Elicitation,
     OnElicit,
     OnProgress,
     PromptInfo,
@@ -60,6 +67,14 @@ class _Fake:
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
 
+class _Ended(BaseException):  # a tool's own `except Exception` does not keep a call alive
+    """Answering a question raised `error`: it ends the call that asked."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+
 class FakeToolServer:
     """A `fractale.toolbox.Toolbox` that is told what to answer and records what it was asked.
 
@@ -76,6 +91,7 @@ class FakeToolServer:
         self._tools: dict[str, _Fake] = {}
         self._prompts: dict[str, tuple[PromptInfo, list[PromptMessage]]] = {}
         self._resources: dict[str, str] = {}
+        self._on_elicit: ContextVar[OnElicit | None] = ContextVar("on_elicit", default=None)
 
     # -- what it has ----------------------------------------------------------------------------
 
@@ -201,6 +217,28 @@ class FakeToolServer:
         self._resources[uri] = text
         return self
 
+    async def elicit(
+        self, message: str, schema: Mapping[str, Any] | None = None
+    ) -> Mapping[str, Any]:
+        """Ask the person who runs the plan, from inside a tool: MCP's elicitation.
+
+        Args:
+            message: What is asked.
+            schema: JSON Schema of the object to know; without it, ``{value: text}``.
+
+        Returns:
+            ``{action: accept, content: {...}}``, or another `action` without content; ``decline``
+            where nobody answers this call's questions.
+        """
+        handler = self._on_elicit.get()
+        if handler is None:
+            return {"action": "decline"}
+        wanted = schema or {"type": "object", "properties": {"value": {"type": "string"}}}
+        try:
+            return await handler(Elicitation(server=self.name, message=message, schema=wanted))
+        except Exception as error:
+            raise _Ended(error) from error
+
     def _add(self, name: str, answer: Answer) -> FakeToolServer:
         if name not in self._tools:
             self.describe(name)
@@ -246,6 +284,7 @@ class FakeToolServer:
         Raises:
             ToolError: There is no such tool, or the answer is an error of fractale's own.
             TransportError: The answer is a loss.
+            Exception: What `on_elicit` raised, as it is.
         """
         fake = self._find("tool", name, self._tools)
         self.calls.append(FakeCall(fake.info.name, dict(arguments)))
@@ -253,13 +292,18 @@ class FakeToolServer:
             raise ToolError(
                 f"the fake tool `{name}` has no answer", hint=f'add .answer("{name}", ...)'
             )
+        token = self._on_elicit.set(on_elicit)
         try:
             value = fake.next()(arguments)
             value = await value if inspect.isawaitable(value) else value
+        except _Ended as ended:
+            raise ended.error from None
         except CallError:
             raise
         except Exception as error:  # noqa: BLE001  # as a server does: any error is an answer
             return _result(None, text=str(error) or type(error).__name__, is_error=True)
+        finally:
+            self._on_elicit.reset(token)
         return value if isinstance(value, ToolResult) else _result(value)
 
     async def get_prompt(self, name: str, arguments: Mapping[str, Any]) -> list[PromptMessage]:

@@ -1,0 +1,99 @@
+"""Sub-agents that people write: named by dotted path, listed in a registry, or in a package.
+
+What a path names is either a `fractale.agents.subagent.Subagent`, which works inside the run with
+its model, its budget and its checkpoints, or a class in the way of fractale 0.1.0, which is served
+as a tool (`fractale.registry`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import EntryPoint
+from typing import Any
+
+from fractale.agents.subagent import Subagent
+from fractale.errors import PlanError, Problem
+from fractale.registry import Entry, Registry, import_entry
+
+
+def split_agents(registries: Sequence[Registry]) -> tuple[list[Subagent], list[Registry]]:
+    """Tell the sub-agents among what registries list from what is to be served.
+
+    Imports what the registries name. What can't be imported stays where it is, to be reported
+    with everything else that is wrong there.
+
+    Args:
+        registries: As `load_registry` and `local_entries` give them.
+
+    Returns:
+        The sub-agents under the names that their entries give them, and the registries without
+        them.
+
+    Raises:
+        PlanError: Two sub-agents have one name.
+    """
+    found = [
+        (entry, agent)
+        for registry in registries
+        for entry in registry.entries
+        if (agent := _agent_of(entry)) is not None
+    ]
+    taken = [entry for entry, _ in found]
+    rest = [
+        replace(each, entries=tuple(entry for entry in each.entries if entry not in taken))
+        for each in registries
+    ]
+    return _by_name(found), [each for each in rest if each.entries or each.warnings]
+
+
+def _agent_of(entry: Entry) -> Subagent | None:
+    if entry.kind not in ("tool", "agent"):
+        return None
+    try:
+        found: Any = import_entry(entry)
+    except PlanError:
+        return None
+    if not isinstance(found, Subagent):
+        return None
+    return replace(found, name=entry.name) if entry.name else found
+
+
+def _by_name(found: Sequence[tuple[Entry, Subagent]]) -> list[Subagent]:
+    """The sub-agents, each once; the same path may be named twice."""
+    first: dict[str, tuple[Entry, Subagent]] = {}
+    problems: list[Problem] = []
+    for entry, agent in found:
+        other, _ = first.setdefault(agent.name, (entry, agent))
+        if other.path != entry.path:
+            message = (
+                f"the sub-agents `{entry.path}` and `{other.path}` are both called "
+                f"`{agent.name}`; give one of them another `name`"
+            )
+            problems.append(entry.problem("same-name", message))
+    if problems:
+        raise PlanError(problems)
+    return [agent for _, agent in first.values()]
+
+
+def load_installed(entry_point: EntryPoint) -> Subagent:
+    """The sub-agent that an installed package offers, under the name that it offers it by.
+
+    Raises:
+        PlanError: It can't be imported, or is no `Subagent`.
+    """
+    package = entry_point.dist.name if entry_point.dist else "an installed package"
+    says = f"the sub-agent `{entry_point.name}` of {package}"
+    path = f"{entry_point.module}.{entry_point.attr}".rstrip(".")
+    try:
+        found: Any = import_entry(Entry(kind="agent", path=path))
+    except PlanError as error:
+        told = [replace(each, message=f"{says}: {each.message}") for each in error.problems]
+        raise PlanError(told) from error
+    if isinstance(found, Subagent):
+        return replace(found, name=entry_point.name)
+    message = (
+        f"{says}: `{path}` is a {type(found).__name__}, and must be a "
+        "`fractale.agents.subagent.Subagent`; a class of the older kind is named with `-a`"
+    )
+    raise PlanError([Problem("not-an-agent", message)])

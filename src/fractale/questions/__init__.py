@@ -1,0 +1,47 @@
+"""What a run asks people, and what their answers mean.
+
+A question is a plain mapping, so that it can wait in a checkpoint for days. `kind` says which:
+
+=============  ===================================================================================
+kind           fields, and the answers that it takes
+=============  ===================================================================================
+question       text, choices [text], default (or null), free (whether any text may be answered):
+               the text of the choice, or any text
+approval       tool, arguments, why: true (once), false, ``always`` (this tool, in this run), or
+               ``{arguments: {...}}``: agreed with these arguments instead
+review         plan (YAML text), changes (unified diff to the draft before, or null), round:
+               ``accept``, ``reject``, ``{feedback: text}``, or ``{plan: YAML text}``
+elicitation    server, message, schema (JSON Schema of an object): ``{action: accept, content:
+               {...}}``, ``{action: decline}`` or ``{action: cancel}``
+in_doubt       tool, arguments: the run was killed in this call. ``again``, ``failed``, or
+               ``{outputs: {...}}``: it was done, and gave these
+failure        error: ``retry``, ``skip`` or ``quit``; asked only where somebody is there
+=============  ===================================================================================
+
+Each also has `step`, the path of the step that asks, and `id` once it waits. `kinds` makes
+questions, `reading` turns what people write into answers, `given` holds answers given beforehand.
+"""
+
+from fractale.questions.given import Answers
+from fractale.questions.kinds import (
+    MISSING,
+    approval,
+    default_answer,
+    elicitation,
+    in_doubt,
+    question,
+    review,
+)
+from fractale.questions.reading import read_answer
+
+__all__ = [
+    "MISSING",
+    "Answers",
+    "approval",
+    "default_answer",
+    "elicitation",
+    "in_doubt",
+    "question",
+    "read_answer",
+    "review",
+]

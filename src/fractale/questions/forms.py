@@ -1,0 +1,154 @@
+"""What a server wants to know: the fields of an elicitation's JSON Schema, read and checked."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from fractale.errors import AnswerError
+from fractale.questions.words import NO, YES, data_of, one_line, word_of
+
+SHOWN_ERRORS = 5
+
+
+def properties_of(schema: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The fields that a server asks for, each with its own schema."""
+    found = schema.get("properties")
+    if not isinstance(found, Mapping):
+        return {}
+    fields = cast("Mapping[str, Any]", found).items()
+    return {name: as_schema(field) for name, field in fields}
+
+
+def as_schema(value: Any) -> Mapping[str, Any]:
+    """A mapping as it is; anything else says nothing."""
+    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
+
+
+def required_of(schema: Mapping[str, Any]) -> set[str]:
+    """The fields that must be answered."""
+    found = schema.get("required")
+    return {str(name) for name in cast("list[Any]", found)} if isinstance(found, list) else set()
+
+
+def defaults_of(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that have a default, with it."""
+    fields = properties_of(schema).items()
+    return {name: field["default"] for name, field in fields if "default" in field}
+
+
+def options_of(field: Mapping[str, Any]) -> list[tuple[Any, str]]:
+    """What a field can be chosen from: each value with the words for it."""
+    values = field.get("enum")
+    if isinstance(values, list):
+        titles = field.get("enumNames")
+        words = cast("list[Any]", titles) if isinstance(titles, list) else []
+        listed = cast("list[Any]", values)
+        shown = [str(words[i] if i < len(words) else value) for i, value in enumerate(listed)]
+        return list(zip(listed, shown, strict=True))
+    for key in ("oneOf", "anyOf"):
+        given = field.get(key)
+        options = [as_schema(each) for each in cast("Sequence[Any]", given or ())]
+        if options and all("const" in option for option in options):
+            return [(each["const"], str(each.get("title", each["const"]))) for each in options]
+    return []
+
+
+def read_field(field: Mapping[str, Any], raw: Any) -> Any:
+    """A field's value from text, or from data as it is.
+
+    Args:
+        raw: Of a choice: its number, its value or its words.
+
+    Raises:
+        AnswerError: It is no value of the field's type.
+    """
+    if not isinstance(raw, str):
+        return raw
+    text = raw.strip()
+    if options := options_of(field):
+        return _option(options, text)
+    kind = field.get("type")
+    if kind == "string":
+        return raw
+    if kind == "array":
+        return _list(text, as_schema(field.get("items")))
+    readers = {"integer": _integer, "number": _number, "boolean": _boolean}
+    return readers.get(str(kind), _anything)(text)
+
+
+def _option(options: Sequence[tuple[Any, str]], text: str) -> Any:
+    for value, words in options:
+        if text in (str(value), words):
+            return value
+    if text.isdecimal() and 1 <= int(text) <= len(options):
+        return options[int(text) - 1][0]
+    for value, words in options:
+        if text.casefold() in (str(value).casefold(), words.casefold()):
+            return value
+    raise AnswerError(f"`{one_line(text)}` is not one of: {', '.join(w for _, w in options)}")
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise AnswerError(f"`{one_line(text)}` is not a whole number") from None
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise AnswerError(f"`{one_line(text)}` is not a number") from None
+    if not math.isfinite(value):
+        raise AnswerError(f"`{one_line(text)}` is not a finite number")
+    return int(text) if re.fullmatch(r"[-+]?\d+", text) else value
+
+
+def _boolean(text: str) -> bool:
+    word = word_of(text)
+    if word not in YES | NO:
+        raise AnswerError(f"`{one_line(text)}` is neither yes nor no")
+    return word in YES
+
+
+def _list(text: str, item: Mapping[str, Any]) -> list[Any]:
+    """A list in brackets, or its values with commas between."""
+    if text.startswith("["):
+        return cast("list[Any]", data_of(text))
+    return [read_field(item or {"type": "string"}, part.strip()) for part in text.split(",")]
+
+
+def _anything(text: str) -> Any:
+    return data_of(text) if text[:1] in ("{", "[") else text
+
+
+def errors_of(schema: Mapping[str, Any], value: Any) -> list[str]:
+    """What is wrong with a value by its schema, in words; nothing if it fits.
+
+    References to other documents are never fetched.
+    """
+    from jsonschema import Draft202012Validator, SchemaError
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import EMPTY_REGISTRY
+
+    try:
+        Draft202012Validator.check_schema(dict(schema))
+        validator: Any = Draft202012Validator(dict(schema), registry=EMPTY_REGISTRY)
+        found = sorted(validator.iter_errors(value), key=_place)
+    except (SchemaError, Unresolvable, RecursionError, re.error) as error:
+        return [f"the server's own schema cannot be used: {one_line(str(error), 200)}"]
+    return [_in_words(error) for error in found[:SHOWN_ERRORS]]
+
+
+def _place(error: Any) -> str:
+    return str(error.json_path)
+
+
+def _in_words(error: Any) -> str:
+    place = str(error.json_path).removeprefix("$").removeprefix(".")
+    message = one_line(str(error.message), 200)
+    return f"`{place}`: {message}" if place else message

@@ -1,0 +1,116 @@
+"""Answers given beforehand: in a file, on the command line, or from Python."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
+
+from fractale.errors import AnswerError
+from fractale.questions.forms import properties_of
+from fractale.questions.kinds import MISSING
+from fractale.questions.reading import read_answer
+
+ANY_STEP: Final = "*"
+_INDEX = re.compile(r"\[\d+\]")
+
+
+class Answers:
+    """Answers given beforehand.
+
+    Args:
+        given: Step → its answer, or a mapping of the question's text to the answer where a step
+            asks several. A step is written by its path (``outer/inner``), by its last name
+            (``inner``), or as one item of a foreach (``inner[0]``); ``*`` is any step, and the
+            `id` of a question that waits is that question.
+    """
+
+    def __init__(self, given: Mapping[str, Any] | None = None) -> None:
+        self._given = {str(key): value for key, value in (given or {}).items()}
+
+    def find(self, question: Mapping[str, Any]) -> Any:
+        """The answer to a question; MISSING if there is none.
+
+        Raises:
+            AnswerError: The answer is none that the question takes. What is said for any step
+                counts only where it fits.
+        """
+        for key in keys_of(question):
+            raw = _pick(question, self._given.get(key, MISSING))
+            if raw is MISSING:
+                continue
+            if key != ANY_STEP:
+                return read_answer(question, raw)
+            try:
+                return read_answer(question, raw)
+            except AnswerError:
+                return MISSING
+        return MISSING
+
+    def require(self, questions: Sequence[Mapping[str, Any]]) -> None:
+        """See that each answer is for one of the questions that wait.
+
+        Raises:
+            AnswerError: One is for none of them, or could be for several steps.
+        """
+        for key in self._given:
+            steps = {strip_indexes(str(q["step"])) for q in questions if key in keys_of(q)}
+            if key != ANY_STEP and not steps:
+                waiting = ", ".join(dict.fromkeys(str(q["step"]) for q in questions)) or "nothing"
+                raise AnswerError(
+                    f"no question waits for the answer to `{key}`", hint=f"waiting: {waiting}"
+                )
+            if key != ANY_STEP and len(steps) > 1:
+                raise AnswerError(
+                    f"the answer to `{key}` could be for any of: {', '.join(sorted(steps))}",
+                    hint="write the whole path",
+                )
+
+
+def keys_of(question: Mapping[str, Any]) -> list[str]:
+    """What an answer to a question can be given under, the most exact first."""
+    step = str(question.get("step") or "")
+    paths = [step, _last(step), strip_indexes(step), _last(strip_indexes(step)), ANY_STEP]
+    found = [str(question["id"]), *paths] if question.get("id") else paths
+    return [key for key in dict.fromkeys(found) if key]
+
+
+def strip_indexes(step: str) -> str:
+    """A step's path without the items of a foreach: of ``a[3]/b``, ``a/b``."""
+    return _INDEX.sub("", step)
+
+
+def _last(step: str) -> str:
+    return step.rpartition("/")[2]
+
+
+def text_of(question: Mapping[str, Any]) -> str:
+    """What tells a question from others of its step: its words, or the tool's name."""
+    words = (question.get(key) for key in ("text", "message", "tool"))
+    return next((str(each) for each in words if each), "")
+
+
+def _pick(question: Mapping[str, Any], given: Any) -> Any:
+    """The answer for this question in what is given for its step; MISSING if it is for others."""
+    if not isinstance(given, Mapping):
+        return given
+    answers = cast("Mapping[Any, Any]", given)
+    asked = _squeezed(text_of(question))
+    for key, answer in answers.items():
+        if asked and _squeezed(str(key)) == asked:
+            return answer
+    return answers if _is_answer(question, {str(key) for key in answers}) else MISSING
+
+
+def _is_answer(question: Mapping[str, Any], keys: set[str]) -> bool:
+    """Whether a mapping with these keys is itself an answer, not answers by question."""
+    kind = question["kind"]
+    if kind == "elicitation":
+        fields = set(properties_of(question["schema"]))
+        return "action" in keys or (bool(keys) and keys <= fields)
+    own = {"approval": {"arguments"}, "review": {"feedback", "plan"}, "in_doubt": {"outputs"}}
+    return bool(keys & own.get(kind, set()))
+
+
+def _squeezed(text: str) -> str:
+    return " ".join(text.split())

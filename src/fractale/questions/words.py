@@ -1,0 +1,79 @@
+"""Words that people answer with, and text that is data."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, cast
+
+from fractale.errors import AnswerError, PlanError
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+YES = frozenset(("y", "yes", "true", "ok"))
+NO = frozenset(("n", "no", "false"))
+
+
+def word_of(raw: Any) -> str:
+    """A short answer in small letters, booleans as ``yes`` and ``no``; empty for other data."""
+    if isinstance(raw, bool):
+        return "yes" if raw else "no"
+    return raw.strip().casefold() if isinstance(raw, str) else ""
+
+
+def mapping_of(raw: Any) -> dict[str, Any] | None:
+    """A mapping, also one that is written as JSON or YAML in braces; None if it is none.
+
+    Raises:
+        AnswerError: Text in braces cannot be read.
+    """
+    if isinstance(raw, str) and raw.lstrip().startswith("{"):
+        raw = data_of(raw)
+    if not isinstance(raw, Mapping):
+        return None
+    return {str(key): value for key, value in cast("Mapping[Any, Any]", raw).items()}
+
+
+def data_of(text: str) -> Any:
+    """JSON or YAML text as plain data.
+
+    Raises:
+        AnswerError: It is neither, or more than a plan file may be.
+    """
+    from fractale.plan.source import read_source
+
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return read_source(text, "answer").plain()
+    except PlanError as error:
+        raise AnswerError(f"this is neither JSON nor YAML: {error.problems[0].message}") from error
+
+
+def is_storable(value: Any) -> bool:
+    """Whether the record of a run can keep a value: JSON, in UTF-8 and numbers of 64 bits."""
+    if isinstance(value, Mapping):
+        pairs = cast("Mapping[Any, Any]", value).items()
+        return all(isinstance(key, str) and _is_text(key) and is_storable(v) for key, v in pairs)
+    if isinstance(value, list):
+        return all(is_storable(each) for each in cast("list[Any]", value))
+    if isinstance(value, str):
+        return _is_text(value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or (isinstance(value, int) and -(2**63) <= value < 2**64)
+
+
+def _is_text(text: str) -> bool:
+    return text.isascii() or not _SURROGATE.search(text)
+
+
+def one_line(value: Any, limit: int = 60) -> str:
+    """A value in short, for a message."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = " ".join(text.split())
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -1,0 +1,199 @@
+"""Functions by their signature: what they take and give as JSON Schema, and calls that are checked.
+
+The schemas are those that FastMCP makes, so that a tool looks the same whoever serves it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types as python_types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Generic, TypeVar, Union, cast, get_args, get_origin
+
+from mcp import types
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
+
+from fractale.errors import ToolError
+from fractale.registry.calls import guarded
+from fractale.registry.docstrings import Docstring, read_docstring
+from fractale.registry.hints import hints_of
+from fractale.registry.schemas import WRAPPED, inlined, untitled
+
+_CONTENT = (
+    types.TextContent,
+    types.ImageContent,
+    types.AudioContent,
+    types.ResourceLink,
+    types.EmbeddedResource,
+)
+_T = TypeVar("_T")
+
+
+@dataclass
+class _Wrapped(Generic[_T]):
+    result: _T
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a function takes and gives.
+
+    Args:
+        function: Sync or async.
+        noun: What it is to become, for the message where it can't be: ``tools``.
+
+    Raises:
+        ValueError: It takes ``*args`` or ``**kwargs``, whose names no caller can know.
+    """
+
+    function: Callable[..., Any]
+    noun: str = "tools"
+
+    def __post_init__(self) -> None:
+        for parameter in self.parameters.values():
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                raise ValueError(f"functions with *args can't be {self.noun}")
+            if parameter.kind is parameter.VAR_KEYWORD:
+                raise ValueError(f"functions with **kwargs can't be {self.noun}")
+
+    @cached_property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """The parameters by name."""
+        return inspect.signature(self.function).parameters
+
+    @cached_property
+    def hints(self) -> dict[str, Any]:
+        """The annotations by name, that of the answer as ``return``."""
+        return {name: _described(hint) for name, hint in hints_of(self.function).items()}
+
+    @cached_property
+    def docstring(self) -> Docstring:
+        """What the function's docstring says."""
+        return read_docstring(self.function)
+
+    @cached_property
+    def adapter(self) -> TypeAdapter[Any]:
+        """Checks arguments and makes the coroutine that calls."""
+        return TypeAdapter(self._checkable())
+
+    def _checkable(self) -> Any:
+        """A call that can't block or end the process, with the function's signature."""
+        call: Any = guarded(self.function, ToolError)
+        call.__signature__ = inspect.signature(self.function)
+        call.__annotations__ = {k: v for k, v in self.hints.items() if k != "return"}
+        return call
+
+    async def call(self, arguments: Mapping[str, Any]) -> Any:
+        """Call the function with arguments as the signature says, converted where need be.
+
+        Raises:
+            ToolError: They don't fit, which is said without their values; or what it raised.
+        """
+        try:
+            coroutine = self.adapter.validate_python(dict(arguments))
+        except ValidationError as error:
+            raise ToolError(misfit(error)) from error
+        return await coroutine
+
+    def arguments_schema(self) -> dict[str, Any]:
+        """JSON Schema of the arguments, with the docstring's descriptions.
+
+        Raises:
+            PydanticUserError: An annotation has no JSON Schema.
+        """
+        schema = untitled(self.adapter.json_schema())
+        described = self.docstring.arguments
+        for name, known in schema.get("properties", {}).items():
+            if name in described:
+                known.setdefault("description", described[name])
+        return inlined(schema)
+
+    def answer_schema(self) -> dict[str, Any] | None:
+        """JSON Schema of the structured answer, an object; None if the annotation says nothing.
+
+        An answer that is no object is wrapped as ``{"result": …}``. Not so one that may be a
+        mapping or something else: the mapping's own keys are what rules look at.
+        """
+        hint = self.hints.get("return")
+        if hint in (None, type(None), Any) or isinstance(hint, str) or _has_content(hint):
+            return None
+        schema = _answer_schema(hint)
+        if schema is None or _is_object(schema, schema):
+            return schema and inlined(untitled(schema))
+        return _wrapped_schema(hint)
+
+
+def _answer_schema(hint: Any) -> dict[str, Any] | None:
+    try:
+        return TypeAdapter(hint).json_schema(mode="serialization", by_alias=_by_alias(hint))
+    except (PydanticUserError, PydanticUndefinedAnnotation):  # the tool works without
+        return None
+
+
+def _wrapped_schema(hint: Any) -> dict[str, Any] | None:
+    wrapped = cast("Any", _Wrapped)[hint]
+    adapter: TypeAdapter[Any] = TypeAdapter(wrapped)
+    schema = untitled(adapter.json_schema(mode="serialization", by_alias=_by_alias(hint)))
+    if schema["properties"]["result"].get("type", "object") == "object":
+        return None
+    return {**inlined(schema), WRAPPED: True}
+
+
+def _is_object(schema: Mapping[str, Any], root: Mapping[str, Any]) -> bool:
+    if schema.get("type") == "object" or "properties" in schema:
+        return True
+    name = str(schema.get("$ref", "")).removeprefix("#/$defs/")
+    target = root.get("$defs", {}).get(name)
+    return target is not None and target is not schema and _is_object(target, root)
+
+
+def _by_alias(hint: Any) -> bool:
+    """Whether a model's aliases are what its answers have: as its configuration says."""
+    model = next((each for each in _members(hint) if _is_model(each)), None)
+    configured = model.model_config.get("serialize_by_alias") if model else None
+    return configured is not False
+
+
+def _is_model(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, BaseModel)
+
+
+def _members(hint: Any) -> Iterator[Any]:
+    """What an annotation says without ``Annotated``: of a union each member."""
+    origin = get_origin(hint)
+    if origin is Annotated:
+        yield from _members(get_args(hint)[0])
+    elif origin in (Union, python_types.UnionType):
+        for each in get_args(hint):
+            yield from _members(each)
+    else:
+        yield hint
+
+
+def _has_content(hint: Any) -> bool:
+    """Whether answers are no JSON: bytes, or MCP's content, or lists of it."""
+    return any(each is bytes or _has_parts(each) for each in _members(hint))
+
+
+def _has_parts(hint: Any) -> bool:
+    if isinstance(hint, type) and issubclass(hint, _CONTENT):
+        return True
+    return any(_has_parts(each) for each in get_args(hint))
+
+
+def _described(hint: Any) -> Any:
+    """``Annotated[int, "words"]`` as pydantic has it: the words are the description."""
+    arguments = get_args(hint) if get_origin(hint) is Annotated else ()
+    if len(arguments) == 2 and isinstance(arguments[1], str):
+        return cast("Any", Annotated)[arguments[0], Field(description=arguments[1])]
+    return hint
+
+
+def misfit(error: ValidationError) -> str:
+    """Which arguments don't fit, and why; without their values."""
+    found = error.errors(include_url=False, include_input=False)
+    parts = [f"`{'.'.join(map(str, each['loc']))}`: {each['msg']}" for each in found]
+    return f"the arguments don't fit: {'; '.join(parts)}"

@@ -1,0 +1,172 @@
+"""What local functions answer → MCP's contents."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from typing import Any, cast
+
+import jsonschema
+import pydantic_core
+from mcp import types
+from mcp.server.lowlevel.helper_types import ReadResourceContents
+from pydantic import BaseModel
+
+from fractale.errors import ToolError
+from fractale.registry.hints import is_fastmcps
+from fractale.registry.schemas import WRAPPED
+
+
+def failed(message: str) -> types.CallToolResult:
+    """The answer of a call that went wrong."""
+    return types.CallToolResult(content=[_text(message)], isError=True)
+
+
+def tool_answer(name: str, value: Any, schema: Mapping[str, Any] | None) -> types.CallToolResult:
+    """A function's value as a tool's answer: a mapping is structured, text stays text.
+
+    Args:
+        name: Of the tool.
+        schema: Its output schema, an object's; None: a value may be anything.
+
+    Raises:
+        ToolError: It isn't what the schema says.
+    """
+    if is_fastmcps(value) or (
+        isinstance(value, (list, tuple)) and any(map(is_fastmcps, cast("list[Any]", value)))
+    ):
+        from fractale.registry.fastmcp_made import answer_of  # whoever made it imported that
+
+        return answer_of(value, schema)
+    structured = _structured(value, schema is None)
+    if schema is None:
+        structured = cast("Any", structured) if isinstance(structured, dict) else None
+    elif schema.get(WRAPPED):
+        return _wrapped(name, value, structured)
+    else:
+        check_answer(name, structured, schema)
+    return types.CallToolResult(content=_contents(value), structuredContent=structured)
+
+
+def _wrapped(name: str, value: Any, structured: Any) -> types.CallToolResult:
+    if structured is None and value is not None:
+        kind = type(value).__name__
+        raise ToolError(f"`{name}` answered what its output_schema doesn't allow: {kind}, no JSON")
+    note = {"fastmcp": {"wrap_result": True}}  # FastMCP's clients unwrap it then
+    return types.CallToolResult(
+        content=_contents(value), structuredContent={"result": structured}, _meta=note
+    )
+
+
+def described_answer(name: str, value: Any, schema: Mapping[str, Any]) -> types.CallToolResult:
+    """The answer of a tool that brings its own output schema: a mapping, a model, JSON as text.
+
+    Raises:
+        ToolError: It isn't what the schema says.
+    """
+    plain = pydantic_core.to_jsonable_python(value, fallback=str)
+    if isinstance(plain, str):
+        try:
+            plain = json.loads(plain)
+        except ValueError:
+            plain = value
+    check_answer(name, plain, schema)
+    return types.CallToolResult(content=_contents(plain), structuredContent=plain)
+
+
+def check_answer(name: str, value: Any, schema: Mapping[str, Any]) -> None:
+    """Check a tool's structured answer.
+
+    Raises:
+        ToolError: It isn't what the schema says.
+    """
+    wrong = f"it is {type(value).__name__}" if not isinstance(value, dict) else None
+    if wrong := wrong or breaks(schema, value):
+        raise ToolError(f"`{name}` answered what its output_schema doesn't allow: {wrong}")
+
+
+def breaks(schema: Mapping[str, Any], value: Any) -> str | None:
+    """How a value breaks a JSON Schema, in words; None if it doesn't."""
+    validator = jsonschema.Draft202012Validator(schema)
+    errors = [f"{error.json_path}: {error.message}" for error in validator.iter_errors(value)]
+    return "; ".join(errors[:5]) or None
+
+
+def _structured(value: Any, may_be_content: bool) -> Any:
+    """A value as JSON; None if it can't be."""
+    if isinstance(value, bytes) or (may_be_content and _is_content(value)):
+        return None
+    try:
+        return pydantic_core.to_jsonable_python(value, by_alias=_by_alias(value))
+    except (pydantic_core.PydanticSerializationError, UnicodeDecodeError):
+        return None
+
+
+def _is_content(value: Any) -> bool:
+    items = cast("list[Any]", value) if isinstance(value, (list, tuple)) else [value]
+    return any(isinstance(each, types.ContentBlock) for each in items)
+
+
+def _contents(value: Any) -> list[types.ContentBlock]:
+    """A value as content: MCP's own as it is, text as text, else JSON as text."""
+    if value is None:
+        return []
+    if isinstance(value, (list, tuple)):
+        items = cast("list[Any]", value)
+        if not items or _is_content(items):
+            return [_content(each) for each in items]
+    return [_content(value)]
+
+
+def _content(value: Any) -> types.ContentBlock:
+    if isinstance(value, types.ContentBlock):
+        return value
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, bytes):
+        return _text(_bytes_text(value))
+    return _text(json_text(value))
+
+
+def _bytes_text(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return base64.b64encode(value).decode()
+
+
+def json_text(value: Any) -> str:
+    """A value as JSON; what JSON has no word for as its text."""
+    return pydantic_core.to_json(value, fallback=str, by_alias=_by_alias(value)).decode()
+
+
+def _by_alias(value: Any) -> bool:
+    """Whether a model's fields are given by their aliases: as its configuration says."""
+    is_model = isinstance(value, BaseModel)
+    return not is_model or value.model_config.get("serialize_by_alias") is not False
+
+
+def _text(text: str) -> types.TextContent:
+    return types.TextContent(type="text", text=text)
+
+
+def resource_contents(value: Any) -> list[ReadResourceContents]:
+    """A function's value as a resource: text and bytes as they are, else JSON.
+
+    Raises:
+        ToolError: It is none of these.
+    """
+    if isinstance(value, bytes):
+        return [ReadResourceContents(value, "application/octet-stream")]
+    if isinstance(value, str):
+        return [ReadResourceContents(value, "text/plain")]
+    if is_fastmcps(value):  # its ResourceResult
+        return [
+            ReadResourceContents(each.content, each.mime_type, each.meta) for each in value.contents
+        ]
+    try:
+        return [ReadResourceContents(json.dumps(value, ensure_ascii=False), "text/plain")]
+    except (TypeError, ValueError) as error:
+        kind = type(value).__name__
+        raise ToolError(f"a resource is text, bytes or JSON, not {kind}") from error

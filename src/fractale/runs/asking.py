@@ -1,0 +1,255 @@
+"""Plans of one step: what ``fractale agent`` and ``fractale prompt`` run.
+
+Such a plan holds no word of what a person typed but its title: the words are an input of it, so
+that nothing in them is taken for a template.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from fractale.errors import StoreError, ToolError, UsageError
+from fractale.plan.inputs import TYPES
+from fractale.plan.model import RESERVED_STEP_NAMES
+from fractale.plan.words import GENERAL_AGENTS, INSTRUCTION_INPUTS
+
+if TYPE_CHECKING:
+    from fractale.agents.catalog import Catalog
+    from fractale.toolbox import PromptInfo, Toolbox
+
+GENERALIST = "ask"
+WORDS = "instruction"
+"""The plan's input that holds what the person typed."""
+
+TITLE_LENGTH = 80
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expert:
+    """A sub-agent or a prompt, as one step of a plan names it.
+
+    Args:
+        input_schema: JSON Schema of what it takes.
+        output_schema: JSON Schema of what it gives, where it says.
+        words_as: The argument that an instruction is given as; None: it takes one beside its
+            arguments; empty: it takes none.
+    """
+
+    kind: Literal["agent", "prompt"]
+    name: str
+    input_schema: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    output_schema: Mapping[str, Any] | None = None
+    words_as: str | None = None
+
+
+async def find_agent(name: str, toolbox: Toolbox, catalog: Catalog) -> Expert:
+    """The sub-agent of that name: fractale's, the person's own, or a server's.
+
+    Raises:
+        UsageError: There is none.
+        PlanError: A package offers it, and it can't be loaded.
+    """
+    name = GENERALIST if name in GENERAL_AGENTS else name
+    if (agent := catalog.find(name)) is not None:
+        return Expert(
+            kind="agent",
+            name=name,
+            input_schema=agent.input_schema,
+            output_schema=agent.output_schema,
+        )
+    tools = [tool for tool in await toolbox.tools() if tool.is_agent]
+    for tool in tools:
+        if name in (tool.name, tool.qualified_name):
+            takes = tool.input_schema.get("properties", {})
+            return Expert(
+                kind="agent",
+                name=name,
+                input_schema=tool.input_schema,
+                output_schema=tool.output_schema,
+                words_as=next((each for each in (WORDS, *INSTRUCTION_INPUTS) if each in takes), ""),
+            )
+    raise _no_agent(name, [*catalog.names(), *(tool.name for tool in tools)])
+
+
+def _no_agent(name: str, known: list[str]) -> UsageError:
+    near = difflib.get_close_matches(name, known, 1)
+    tail = f"; did you mean `{near[0]}`?" if near else ""
+    return UsageError(
+        f"there is no sub-agent `{name}`{tail}",
+        hint=f"sub-agents: {', '.join(known)}; `fractale prompt …` asks the generalist",
+    )
+
+
+async def find_prompt(name: str, toolbox: Toolbox) -> Expert | None:
+    """The prompt of that name; None if no server has it.
+
+    Raises:
+        ToolError: Several servers have it.
+    """
+    found = [prompt for prompt in await toolbox.prompts() if name in _names_of(prompt)]
+    if not found:
+        return None
+    if len(found) > 1:
+        names = " or ".join(f"`{prompt.name}`" for prompt in found)
+        raise ToolError(f"several servers have a prompt `{name}`", hint=f"write {names}")
+    arguments = {str(a["name"]): a for a in found[0].arguments}
+    properties = {
+        name: {"type": "string", "description": each.get("description") or ""}
+        for name, each in arguments.items()
+    }
+    required = [name for name, each in arguments.items() if each.get("required")]
+    schema = {"type": "object", "properties": properties, "required": required}
+    return Expert(kind="prompt", name=found[0].name, input_schema=schema)
+
+
+def _names_of(prompt: PromptInfo) -> tuple[str, ...]:
+    bare = prompt.name.removeprefix(f"{prompt.server}.")
+    return prompt.name, bare, f"{prompt.server}.{bare}"
+
+
+def one_step_plan(
+    expert: Expert, words: str, inputs: Mapping[str, Any], *, direct: bool
+) -> dict[str, Any]:
+    """The plan of asking an expert, as the data of its file.
+
+    Args:
+        words: The instruction as it was typed; may be empty.
+        inputs: What else the expert is given.
+        direct: Whether to ask it at once; else the manager looks around first, and drafts the
+            step that asks it.
+
+    Raises:
+        UsageError: The expert takes no instruction, or it is given twice.
+    """
+    _check_words(expert, words, inputs)
+    step = _direct_step(expert, words, inputs) if direct else _planned_step(expert, words, inputs)
+    specs = {name: _input(expert, name) for name in _input_names(expert, inputs, direct=direct)}
+    if words:
+        specs[WORDS] = {"type": "string", "description": "What to do.", "required": True}
+    return {
+        "name": step["name"],
+        "description": _title(expert, words),
+        **({"inputs": specs} if specs else {}),
+        "steps": [step],
+        "outputs": _outputs(step["name"], expert if direct else None),
+    }
+
+
+def _check_words(expert: Expert, words: str, inputs: Mapping[str, Any]) -> None:
+    if words and WORDS in inputs:
+        raise UsageError(f"the instruction is given twice: in words, and by -i {WORDS}=…")
+    if words and expert.words_as == "":
+        raise UsageError(
+            f"`{expert.name}` takes no instruction in words",
+            hint=f"it takes: {', '.join(f'-i {n}=…' for n in _properties(expert)) or 'nothing'}",
+        )
+    if not words and expert.name == GENERALIST and not {*inputs} & {*INSTRUCTION_INPUTS}:
+        raise UsageError("say what to do", hint="the words after the command are the instruction")
+
+
+def _properties(expert: Expert) -> dict[str, Any]:
+    return dict(expert.input_schema.get("properties", {}))
+
+
+def _input_names(expert: Expert, inputs: Mapping[str, Any], *, direct: bool) -> list[str]:
+    """The plan's inputs: those that are given, and those that the expert can't do without."""
+    needed: list[str] = list(expert.input_schema.get("required", [])) if direct else []
+    own = {WORDS, expert.words_as}
+    return list(dict.fromkeys([*(name for name in needed if name not in own), *inputs]))
+
+
+def _input(expert: Expert, name: str) -> dict[str, Any]:
+    given: Any = _properties(expert).get(name)
+    said = cast("dict[str, Any]", given) if isinstance(given, dict) else {}
+    spec: dict[str, Any] = {"required": True}
+    if isinstance(said.get("type"), str) and said["type"] in TYPES:
+        spec["type"] = said["type"]
+    if description := said.get("description"):
+        spec["description"] = str(description)
+    return spec
+
+
+def _direct_step(expert: Expert, words: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    names = _input_names(expert, inputs, direct=True)
+    given = {name: _reference("inputs", name) for name in names}
+    step: dict[str, Any] = {"name": _step_name(expert.name), expert.kind: expert.name}
+    if words and expert.words_as:
+        given[expert.words_as] = _reference("inputs", WORDS)
+    elif words:
+        step["instruction"] = _reference("inputs", WORDS)
+    return {**step, "inputs": given} if given else step
+
+
+def _planned_step(expert: Expert, words: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """A step for the manager; its input `agent` or `prompt` says whom the draft is to ask."""
+    if expert.kind in inputs:
+        raise UsageError(f"-i {expert.kind}=… can't be given here", hint="use --direct")
+    instruction = f"Ask {expert.name}, with the inputs as they are."
+    return {
+        "name": _step_name(expert.name),
+        "type": "plan",
+        "instruction": _reference("inputs", WORDS) if words else instruction,
+        "inputs": {
+            expert.kind: expert.name,
+            **{name: _reference("inputs", name) for name in inputs},
+        },
+    }
+
+
+def _outputs(step: str, expert: Expert | None) -> dict[str, str]:
+    schema = (expert.output_schema if expert else None) or {}
+    names = [name for name in schema.get("properties", {}) if str(name).isidentifier()]
+    if names:
+        return {name: f"{{{{ steps.{step}.outputs.{name} | default(none) }}}}" for name in names}
+    outputs = f"steps.{step}.outputs"
+    return {"answer": f"{{{{ {outputs}.content | default({outputs}) }}}}"}
+
+
+def _reference(where: str, name: str) -> str:
+    part = f".{name}" if name.isidentifier() else f"[{json.dumps(name)}]"
+    return f"{{{{ {where}{part} }}}}"
+
+
+def _step_name(name: str) -> str:
+    word = re.sub(r"[^A-Za-z0-9_]", "_", name)
+    if not word[:1].isalpha() or word in RESERVED_STEP_NAMES:
+        return f"ask_{word}"
+    return word
+
+
+def _title(expert: Expert, words: str) -> str:
+    first = " ".join(words.split())
+    if len(first) > TITLE_LENGTH:
+        first = f"{first[:TITLE_LENGTH]}…"
+    return first or f"Ask {expert.name}"
+
+
+def keep_plan(data: Mapping[str, Any], state_dir: Path) -> Path:
+    """Write a plan into the state folder, where a resume finds it; returns where.
+
+    Raises:
+        StoreError: It cannot be written.
+    """
+    import yaml
+
+    text = yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True, width=100)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    path = state_dir / "asked" / f"{data['name']}-{digest}.yaml"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        part.replace(path)
+    except OSError as error:
+        raise StoreError(f"cannot write the plan to {path}: {error}") from error
+    return path

@@ -1,0 +1,48 @@
+"""The plans that the manager drafted in a run, as files for people and for ``freeze``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fractale.errors import StoreError
+
+
+class Drafts:
+    """The accepted drafts of a run, one YAML file a planned step: ``drafts/outer/inner.yaml``.
+
+    Args:
+        folder: Made at the first draft.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def keep(self, path: str, text: str) -> None:
+        """Keep the draft of a step, replacing an earlier one.
+
+        Args:
+            path: The step's path in the run.
+            text: The draft, YAML.
+
+        Raises:
+            StoreError: It cannot be written.
+        """
+        file = self._file(path)
+        part = file.with_name(f"{file.name}.part")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+                stream.write(text)
+            part.replace(file)
+        except OSError as error:
+            raise StoreError(f"the draft of `{path}` cannot be kept: {error}") from error
+
+    def text(self, path: str) -> str | None:
+        """The accepted draft of a step; None if there is none."""
+        file = self._file(path)
+        return file.read_text(encoding="utf-8") if file.is_file() else None
+
+    def _file(self, path: str) -> Path:
+        return self._folder / f"{path}.yaml"

@@ -1,0 +1,171 @@
+"""One process at a time: locks that end with the process, however it ends.
+
+The lock itself is the kernel's, on an open file (``flock``), so that nothing is left over after
+a crash. The file's content only tells others who has it. The file is never removed while it may
+be in use: a lock on a file that is gone would keep nobody out.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from fractale.errors import FractaleError, RunHeld, StoreError
+
+if TYPE_CHECKING:
+    from fractale.store.records import RunFolder
+
+CANNOT_LOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+LOCK_NAME = "lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who has a lock.
+
+    Args:
+        pid: The process on that machine.
+        since: Unix time in seconds.
+    """
+
+    pid: int
+    host: str
+    since: float
+
+    def __str__(self) -> str:
+        then, now = time.localtime(self.since), time.localtime()
+        form = "%H:%M" if then[:3] == now[:3] else "%Y-%m-%d %H:%M"
+        return f"process {self.pid} on {self.host} since {time.strftime(form, then)}"
+
+
+class FileLock:
+    """A lock on a file of its own, held from `acquire` to `release` or as a ``with`` block.
+
+    Args:
+        path: Made where it is not there, readable by its owner only.
+        what: What is held, for the message.
+        hint: What to do where it is held.
+        error: What is raised where it is held.
+    """
+
+    def __init__(
+        self, path: Path, what: str, *, hint: str, error: type[FractaleError] = StoreError
+    ) -> None:
+        self._path = path
+        self._what = what
+        self._hint = hint
+        self._error = error
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock, or raise at once.
+
+        Raises:
+            FractaleError: Another process has it, or another user of it in this process: the
+                type given.
+            StoreError: The file cannot be made, or its file system has no locks.
+        """
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise self._unusable(error) from error
+        try:
+            self._lock(descriptor)
+            self._sign(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+
+    def _lock(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if isinstance(error, BlockingIOError | PermissionError):
+                who = _signed(descriptor) or "another process"
+                raise self._error(f"{self._what} is held by {who}", hint=self._hint) from error
+            raise self._unusable(error) from error
+
+    def _sign(self, descriptor: int) -> None:
+        try:
+            if os.fstat(descriptor).st_ino != self._path.stat().st_ino:
+                raise FileNotFoundError(errno.ENOENT, "it was removed meanwhile")
+            me = Holder(os.getpid(), socket.gethostname(), time.time())
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(asdict(me)).encode(), 0)
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: OSError) -> StoreError:
+        hint = "check space and permissions, or set FRACTALE_STATE_DIR to another folder"
+        if error.errno in CANNOT_LOCK:
+            hint = "its file system has no locks: set FRACTALE_STATE_DIR to a folder on another"
+        return StoreError(f"cannot lock {self._path}: {error}", hint=hint)
+
+    def release(self) -> None:
+        """Give the lock back; nothing happens where it is not held."""
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            os.close(descriptor)
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+class RunLock(FileLock):
+    """The lock on a run: who has it is the only one to go on with the run or to remove it.
+
+    Raises:
+        RunHeld: On `acquire`, where another has it.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        super().__init__(
+            folder.path / LOCK_NAME,
+            f"run {folder.run_id}",
+            hint="nothing was done; wait until that process ends, or end it",
+            error=RunHeld,
+        )
+
+
+def holder_of(folder: RunFolder) -> Holder | None:
+    """Who has a run now; None where nobody has."""
+    try:
+        descriptor = os.open(folder.path / LOCK_NAME, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return _signed(descriptor) or Holder(0, "an unknown machine", time.time())
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _signed(descriptor: int) -> Holder | None:
+    """What the holder wrote; None where it has not yet."""
+    try:
+        words = json.loads(os.pread(descriptor, 1000, 0))
+        return Holder(int(words["pid"]), str(words["host"]), float(words["since"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

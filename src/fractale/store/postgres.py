@@ -1,0 +1,104 @@
+"""Checkpoints in a PostgreSQL server, for runs that several machines see."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fractale.errors import DependencyMissing, StoreError
+from fractale.settings import STORE_SCHEMES, store_password, without_password
+
+if TYPE_CHECKING:
+    from fractale.store.postgres_saver import PostgresSaver
+
+TELLING = 3
+"""A piece of a password of this length in a message gives it away."""
+
+
+def is_postgres(where: Path | str) -> bool:
+    """Whether a place of checkpoints is a PostgreSQL server."""
+    return isinstance(where, str) and where.startswith(STORE_SCHEMES)
+
+
+@asynccontextmanager
+async def open_postgres(url: str, *, wait: float = 30.0) -> AsyncGenerator[PostgresSaver]:
+    """The checkpoints in a database, whose tables are made or brought up to date.
+
+    Args:
+        url: ``postgresql://user:password@host:port/database``; what it leaves out comes from
+            libpq's own variables and files (``PGPASSWORD``, ``~/.pgpass``).
+        wait: Seconds to wait for the server.
+
+    Yields:
+        A saver that LangGraph can use.
+
+    Raises:
+        DependencyMissing: The packages for it are not installed.
+        StoreError: The server can't be reached, or refuses the user; the message holds no
+            password.
+    """
+    try:
+        import psycopg
+
+        from fractale.store.postgres_saver import PostgresSaver, connect
+    except ImportError as error:
+        raise DependencyMissing(
+            f"checkpoints in PostgreSQL need packages that are not installed ({error.name})",
+            hint="pip install 'fractale[postgres]'",
+        ) from error
+    with postgres_faults(url, psycopg.Error):
+        connection = await connect(url, wait, f"fractale {os.getpid()}@{socket.gethostname()}")
+    try:
+        saver = PostgresSaver(connection, url)
+        await saver.setup()
+        yield saver
+    finally:
+        await connection.close()
+
+
+@contextmanager
+def postgres_faults(url: str, *kinds: type[Exception]) -> Generator[None]:
+    """Turn what the server or its library fails with into a `StoreError` without a password."""
+    try:
+        yield
+    except kinds as error:
+        raise _unusable(url, error) from None  # a traceback would show the password
+    except OSError as error:
+        raise _unusable(url, error) from None
+
+
+def _unusable(url: str, error: Exception) -> StoreError:
+    words = " ".join(str(error).split()) or type(error).__name__
+    if _gives_away(words, store_password(url)):
+        words = "details are left out, since they hold parts of the password"
+    return StoreError(
+        f"cannot use the checkpoints in {without_password(url)}: {words}",
+        hint=_hint(str(getattr(error, "sqlstate", None) or ""), words),
+    )
+
+
+def _hint(state: str, words: str) -> str:
+    """What to do, by the server's SQLSTATE where it came so far."""
+    refused = any(word in words for word in ("authentication", "password", "role"))
+    if state.startswith("28") or refused:
+        return "check user and password in FRACTALE_STORE, or set PGPASSWORD or ~/.pgpass"
+    if state == "42501" or state == "25006":
+        return "the user must be allowed to write to the database and to make tables in it"
+    if state.startswith("53"):
+        return "the server is out of space or connections: the run can be resumed when it is not"
+    if state.startswith("XX"):
+        return "the database is damaged: ask who keeps it to put it back from a copy"
+    return "check FRACTALE_STORE and that the server runs; the runs can be resumed then"
+
+
+def _gives_away(words: str, password: str | None) -> bool:
+    """Whether a message holds the password, or a piece: a bad URL is cut in the wrong place."""
+    if not password:
+        return False
+    pieces = [piece for piece in re.split(r"[@:/?#&=%]", password) if len(piece) >= TELLING]
+    return password in words or any(piece in words for piece in pieces)

@@ -1,0 +1,216 @@
+"""LangGraph's saver for PostgreSQL, with fractale's serializer and errors."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, cast
+
+import psycopg
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+)
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow, dict_row
+
+from fractale.errors import RunHeld, StoreError
+from fractale.store.postgres import postgres_faults
+from fractale.store.saving import RunSaver, references_in
+from fractale.store.serializer import StrictSerializer
+
+SETUP_LOCK = 0x66726163
+"""Held while the tables are made: two processes at once would get in each other's way."""
+SETUP_TRIES, SETUP_PAUSE = 300, 0.2
+RUN_LOCKS = 0x72756E73
+"""The first half of the advisory locks on runs; the second is a hash of the id."""
+
+STORED = """SELECT checkpoint::text AS stored FROM checkpoints WHERE thread_id = %(thread)s
+    UNION ALL SELECT encode(blob, 'escape') FROM checkpoint_blobs WHERE thread_id = %(thread)s
+    UNION ALL SELECT encode(blob, 'escape') FROM checkpoint_writes WHERE thread_id = %(thread)s"""
+SIZES = """SELECT thread_id, sum(size) AS size FROM (
+        SELECT thread_id, pg_column_size(checkpoint) + pg_column_size(metadata) AS size
+            FROM checkpoints
+        UNION ALL SELECT thread_id, pg_column_size(blob) FROM checkpoint_blobs
+        UNION ALL SELECT thread_id, pg_column_size(blob) FROM checkpoint_writes) AS all_rows
+    GROUP BY thread_id"""
+HOLDER = """SELECT application_name, to_char(backend_start, 'YYYY-MM-DD HH24:MI') AS since
+    FROM pg_locks JOIN pg_stat_activity USING (pid)
+    WHERE locktype = 'advisory' AND classid::bigint = %s AND objid::bigint = %s AND granted"""
+
+
+async def connect(url: str, wait: float, name: str) -> AsyncConnection[DictRow]:
+    """A connection as LangGraph's saver needs it.
+
+    Args:
+        wait: Seconds to wait for the server.
+        name: What the server's list of connections shows.
+
+    Raises:
+        psycopg.Error: The server can't be reached, or refuses.
+    """
+    return await AsyncConnection[DictRow].connect(
+        url,
+        autocommit=True,
+        prepare_threshold=0,
+        row_factory=dict_row,
+        connect_timeout=max(2, round(wait)),
+        application_name=name[:63],
+    )
+
+
+class PostgresSaver(AsyncPostgresSaver, RunSaver):
+    """LangGraph's saver on a connection of `connect`.
+
+    Every method raises `StoreError` where the server fails or what it keeps is damaged.
+    """
+
+    def __init__(self, connection: AsyncConnection[DictRow], url: str) -> None:
+        super().__init__(connection, serde=StrictSerializer())
+        self._connection = connection
+        self._url = url
+
+    async def setup(self) -> None:
+        """Make the tables or bring them up to date, as LangGraph numbers their versions."""
+        with self._faults():
+            await self._alone()
+            try:
+                await self._refuse_newer()
+                await super().setup()
+            finally:
+                await self._rows("SELECT pg_advisory_unlock(%s)", (SETUP_LOCK,))
+
+    async def _alone(self) -> None:
+        """Wait for whoever makes the tables now.
+
+        It asks again and again: while a statement waited in the server, the other one's
+        CREATE INDEX CONCURRENTLY would wait for it in turn.
+        """
+        for _ in range(SETUP_TRIES):
+            rows = await self._rows("SELECT pg_try_advisory_lock(%s) AS got", (SETUP_LOCK,))
+            if rows[0]["got"]:
+                return
+            await asyncio.sleep(SETUP_PAUSE)
+        raise StoreError(
+            "another process has been making the tables in the database for long",
+            hint="see what it waits for with pg_stat_activity",
+        )
+
+    async def _refuse_newer(self) -> None:
+        there = await self._rows("SELECT to_regclass('checkpoint_migrations') AS name")
+        if there[0]["name"] is None:
+            return
+        rows = await self._rows("SELECT max(v) AS version FROM checkpoint_migrations")
+        version, known = rows[0]["version"] or 0, len(self.MIGRATIONS) - 1
+        if version > known:
+            raise StoreError(
+                f"the tables in the database have version {version} of their layout, this "
+                f"langgraph-checkpoint-postgres knows up to {known}",
+                hint="install the newer langgraph-checkpoint-postgres",
+            )
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """A checkpoint, or a thread's latest; None if there is none."""
+        with self._faults():
+            return await super().aget_tuple(config)
+
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,  # noqa: A002 - LangGraph's name
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """Checkpoints, the latest first."""
+        rows = super().alist(config, filter=filter, before=before, limit=limit)
+        with self._faults():
+            async with aclosing(cast("AsyncGenerator[CheckpointTuple]", rows)) as found_ones:
+                async for found in found_ones:
+                    yield found
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Keep a checkpoint."""
+        with self._faults():
+            return await super().aput(config, checkpoint, metadata, new_versions)
+
+    async def aput_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """Keep what a task of a checkpoint wrote."""
+        with self._faults():
+            await super().aput_writes(config, writes, task_id, task_path)
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Delete a thread's checkpoints and writes."""
+        with self._faults():
+            await super().adelete_thread(thread_id)
+
+    async def references(self, thread_id: str) -> set[str]:
+        """The hashes of the outputs that a run's checkpoints refer to, old ones included."""
+        with self._faults():
+            rows = await self._rows(STORED, {"thread": thread_id})
+        return references_in(row["stored"] for row in rows)
+
+    async def sizes(self) -> Mapping[str, int]:
+        """How many bytes each run's checkpoints take."""
+        with self._faults():
+            return {str(row["thread_id"]): int(row["size"] or 0) for row in await self._rows(SIZES)}
+
+    async def reclaim(self) -> None:
+        """The server does it by itself."""
+
+    @asynccontextmanager
+    async def holding(self, run_id: str) -> AsyncGenerator[None]:
+        """Have a run for oneself on the whole server; the lock ends with the connection.
+
+        Raises:
+            RunHeld: Another process has it.
+        """
+        key = (RUN_LOCKS, zlib.crc32(run_id.encode()) - 2**31)
+        with self._faults():
+            rows = await self._rows("SELECT pg_try_advisory_lock(%s, %s) AS got", key)
+            if not rows[0]["got"]:
+                raise await self._held(run_id, key)
+        try:
+            yield
+        finally:
+            if not self._connection.closed:
+                with self._faults():
+                    await self._rows("SELECT pg_advisory_unlock(%s, %s)", key)
+
+    async def _held(self, run_id: str, key: tuple[int, int]) -> RunHeld:
+        rows = await self._rows(HOLDER, (key[0], key[1] % 2**32))
+        who = "another process"
+        if rows:
+            name = str(rows[0]["application_name"]).removeprefix("fractale ")
+            pid, _, host = name.partition("@")
+            who = f"process {pid} on {host or 'another machine'} since {rows[0]['since']}"
+        return RunHeld(
+            f"run {run_id} is held by {who}",
+            hint="nothing was done; wait until that process ends, or end it",
+        )
+
+    async def _rows(self, query: str, values: Any = None) -> list[DictRow]:
+        async with self.lock, self._connection.cursor(row_factory=dict_row) as cursor:
+            await cursor.execute(query, values)  # pyright: ignore[reportArgumentType] - the queries here are constants
+            return await cursor.fetchall()
+
+    def _faults(self) -> Any:
+        return postgres_faults(self._url, psycopg.Error)

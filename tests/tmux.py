@@ -1,0 +1,120 @@
+"""A real terminal for tests: a tmux session of its own, whose screen can be read."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pytest
+
+CONFIGURATION = """
+set -g remain-on-exit on
+set -g status off
+set -g history-limit 5000
+set -g default-terminal screen-256color
+set -s escape-time 0
+"""
+
+
+class Tmux:
+    """A command in a tmux session; ends with the block.
+
+    Args:
+        folder: Where the command runs.
+        words: The command.
+        env: Its environment.
+    """
+
+    def __init__(self, folder: Path, *words: str, env: dict[str, str]) -> None:
+        if shutil.which("tmux") is None:
+            pytest.skip("tmux is not installed")
+        self._sockets = Path(tempfile.mkdtemp(prefix="tmux-"))
+        self._folder = folder
+        self._code = self._sockets / "exit_code"
+        self._words = words
+        self._env = {"LANG": "C.UTF-8", **env, "TERM": "xterm-256color"}
+
+    def __enter__(self) -> Self:
+        (self._folder / "tmux.conf").write_text(CONFIGURATION)
+        # tmux does not always learn how its command ended, so that is written to a file.
+        told = f"trap : INT; {shlex.join(self._words)}; echo $? > {shlex.quote(str(self._code))}"
+        command = shlex.join(("sh", "-c", told))
+        session = ("new-session", "-d", "-x", "100", "-y", "45", "-c", str(self._folder), command)
+        self._tmux("-f", str(self._folder / "tmux.conf"), *session)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._tmux("kill-server")
+        shutil.rmtree(self._sockets)
+
+    def _tmux(self, *words: str) -> str:
+        done = subprocess.run(
+            ["tmux", "-u", "-S", str(self._sockets / "socket"), *words],
+            env=self._env,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+        return done.stdout
+
+    def screen(self) -> str:
+        """What is on the screen, with what has scrolled away above it."""
+        text = self._tmux("capture-pane", "-p", "-S", "-")
+        return "\n".join(line.rstrip() for line in text.rstrip().split("\n")) + "\n"
+
+    def wait_for(self, text: str, seconds: float = 60) -> str:
+        """Wait until a text is on the screen; returns the screen."""
+        deadline = time.monotonic() + seconds
+        while text not in (screen := self.screen()):
+            assert time.monotonic() < deadline, screen
+            time.sleep(0.05)
+        return screen
+
+    def ask_for(self, text: str) -> str:
+        """Wait until a text and a prompt below it stand at the end of the screen."""
+        deadline = time.monotonic() + 60
+        while True:
+            screen = self.screen()
+            if text in screen and screen.rstrip().endswith(">"):
+                return screen
+            assert time.monotonic() < deadline, screen
+            time.sleep(0.05)
+
+    def type(self, text: str) -> None:
+        """Type a line."""
+        self._tmux("send-keys", "-l", text)
+        self._tmux("send-keys", "Enter")
+
+    def key(self, name: str) -> None:
+        """Press one key, such as ``C-c``."""
+        self._tmux("send-keys", name)
+
+    def end(self) -> int:
+        """Wait for the end of the command; returns its exit code."""
+        deadline = time.monotonic() + 60
+        while not (self._code.exists() and (code := self._code.read_text())):
+            assert time.monotonic() < deadline, self.screen()
+            time.sleep(0.05)
+        return int(code)
+
+
+def normal(screen: str) -> str:
+    """A screen with what differs from run to run replaced."""
+    screen = re.sub(r"\brun [a-z2-9]{5}\b", "run k7f3a", screen)
+    screen = re.sub(r"\b(resume|show|runs/)( ?)[a-z2-9]{5}\b", r"\1\2k7f3a", screen)
+    screen = re.sub(r"\b\d+\.\d s\b", "0.1 s", screen)
+    screen = re.sub(r"\b\d:\d\d\b", "0:00", screen)
+    return re.sub(r"\nPane is dead.*\n", "\n", screen).rstrip() + "\n"
