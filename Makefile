@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-full check bench clean
+.PHONY: demo test test-full test-faults check bench clean
 
 # A stamp says what is installed; it is remade when pyproject.toml changes.
 .venv/stamp: pyproject.toml
@@ -26,6 +26,10 @@ test: .venv/stamp-dev
 # The counts of generated plans, mutations and the like as large as they are meant to be.
 test-full: .venv/stamp-dev
 	FRACTALE_FULL=1 $(BIN)/pytest -n 2 -q
+
+# A plan with every kind of step, killed at each moment and at 200 random ones: about half an hour.
+test-faults: .venv/stamp-dev
+	FRACTALE_FAULTS=1 $(BIN)/pytest -n 2 -q tests/test_kills.py
 
 check: .venv/stamp-dev .coverage
 	$(BIN)/ruff check src tests

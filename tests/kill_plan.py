@@ -72,9 +72,20 @@ outputs:
   many: "{{ steps.many.outputs | map(attribute='changed') | list }}"
   drafted: "{{ steps.drafted.outputs.changed }}"
 """
-STEPS = (
-    "first see ask use work again many approved both drafted judged last".split()
-)  # the steps of the plan in their order
+STEPS = [
+    "first",
+    "see",
+    "ask",
+    "use",
+    "work",
+    "again",
+    "many",
+    "approved",
+    "both",
+    "drafted",
+    "judged",
+    "last",
+]  # the steps of the plan in their order
 
 OUTPUTS = {
     "answer": "forty-two",
@@ -84,8 +95,19 @@ OUTPUTS = {
 }
 
 CHANGES = sorted(
-    ["first", "forty-two", "by the agent", "again", "item 0", "item 1", "item 2", "approved"]
-    + ["left", "by the draft", "success"]
+    [
+        "first",
+        "forty-two",
+        "by the agent",
+        "again",
+        "item 0",
+        "item 1",
+        "item 2",
+        "approved",
+        "left",
+        "by the draft",
+        "success",
+    ]
 )
 """What `change` is called with in the whole run, each exactly once."""
 

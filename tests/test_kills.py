@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kill_plan import CHANGES, OUTPUTS, PLAN, PROMPTS, REGISTRY, STEPS, TOOLS, model
 
 from fractale.testing import ModelServer
+from kill_plan import CHANGES, OUTPUTS, PLAN, PROMPTS, REGISTRY, STEPS, TOOLS, model
 
 FULL = bool(os.environ.get("FRACTALE_FAULTS"))
 MOMENTS = [(step, when) for step in STEPS for when in ("before", "inside", "after")]

@@ -234,3 +234,28 @@ async def test_with_a_person_a_failure_in_a_long_plan_is_retried_in_its_segment(
     )
     assert seen.status == "success"
     assert [s["name"] for s in seen.result.steps][39:43] == ["s39", "s40", "s40", "s41"]
+
+
+async def test_a_step_that_asked_is_entered_once(run_plan, tools):
+    """It runs again from its start when there is an answer: that is no second entry."""
+    seen = await run_plan(
+        "name: p\nlimits: {steps: 2}\nsteps: [{name: a, tool: ok, approve: always}, "
+        "{name: b, tool: ok}]\n",
+        tools=tools,
+        answers={"a": "yes"},
+    )
+    assert seen.path == ["a:success", "b:success"]
+    assert [event["step"] for event in seen.of("step_started")] == ["a", "b"]
+
+
+async def test_a_plan_that_is_included_again_counts_its_steps_again(
+    run_plan, tools, write, tmp_path
+):
+    (tmp_path / "inner.yaml").write_text("name: inner\nsteps: [{name: x, tool: bad}]\n")
+    plan = write(
+        "name: p\nlimits: {steps: 6}\n"
+        "steps: [{name: a, plan: ./inner.yaml, transitions: {failure: a}}]\n"
+    )
+    seen = await run_plan(plan, tools=tools)
+    assert seen.status == "limit"
+    assert [event["step"] for event in seen.of("step_started")] == ["a", "a/x"] * 3

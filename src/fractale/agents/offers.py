@@ -32,6 +32,7 @@ class Offers:
         inputs: The names of the step's inputs, which the draft sees as `inputs.NAME`.
         expert: The one agent or prompt that the draft is to ask, and its name; None: as it likes.
         may_nest: Whether a drafted step may be planned in its turn.
+        most_steps: How many steps a draft may have.
     """
 
     tools: Sequence[ToolInfo] = ()
@@ -41,6 +42,7 @@ class Offers:
     inputs: Sequence[str] = ()
     expert: tuple[str, str] | None = None
     may_nest: bool = False
+    most_steps: int = MOST_STEPS
 
     def as_text(self) -> str:
         """The catalogue that the model is shown."""
@@ -61,7 +63,7 @@ class Offers:
         """JSON Schema of a draft."""
         kinds = list(self._step_schemas())
         items = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
-        most = 1 if self.expert else MOST_STEPS
+        most = 1 if self.expert else self.most_steps
         steps = {"type": "array", "items": items, "minItems": 1, "maxItems": most}
         return {"type": "object", "properties": {"steps": steps}, "required": ["steps"]}
 
@@ -128,8 +130,8 @@ class Offers:
             if key not in (*KEYS, "name", "inputs"):
                 yield Problem("draft-key", f"a draft has no `{key}`; it has {', '.join(KEYS)}")
         steps = list(plan.walk())
-        if len(steps) > MOST_STEPS:
-            yield Problem("draft-too-long", f"{len(steps)} steps; at most {MOST_STEPS}")
+        if len(steps) > self.most_steps:
+            yield Problem("draft-too-long", f"{len(steps)} steps; at most {self.most_steps}")
         for step in steps:
             yield from self._step_problems(step)
 

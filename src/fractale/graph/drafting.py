@@ -119,7 +119,7 @@ def _graph() -> Any:
 
 
 async def _manager(visit: Visit, compile_plan: CompilePlan) -> Manager:
-    from fractale.agents.offers import Offers
+    from fractale.agents.offers import MOST_STEPS, Offers
 
     lists = () if visit.step.tools is None else (visit.step.tools,)
     within = (*visit.context.within, *lists)
@@ -130,6 +130,7 @@ async def _manager(visit: Visit, compile_plan: CompilePlan) -> Manager:
     expert = next(
         ((kind, str(visit.inputs[kind])) for kind in EXPERTS if kind in visit.inputs), None
     )
+    left = visit.context.meter.steps_left
     offers = Offers(
         tools=await host.tools(),
         prompts=await toolbox.prompts(),
@@ -137,6 +138,7 @@ async def _manager(visit: Visit, compile_plan: CompilePlan) -> Manager:
         resources=await toolbox.resources(),
         inputs=list(_given(visit)),
         expert=expert,
+        most_steps=MOST_STEPS if left is None else max(min(MOST_STEPS, left), 1),
         may_nest=context.depth < visit.context.meter.most_depth and expert is None,
     )
     return Manager(visit, context, offers, compile_plan)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from typing import cast
 
 from fractale.errors import LimitReached
@@ -31,6 +31,7 @@ class Meter:
         self.total: Spent = cast("Spent", dict(spent or {}))
         self._earlier = self.total.get("seconds", 0.0)
         self._started = time.monotonic()
+        self._entered: dict[str, str] = {}
         self._under_way = 0
         self._largest = Usage()
         self._room = asyncio.Condition()
@@ -40,18 +41,44 @@ class Meter:
         """Seconds of running, earlier processes included."""
         return self._earlier + time.monotonic() - self._started
 
-    def enter_step(self) -> None:
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """While a person is asked, no time passes for the run."""
+        asked = time.monotonic()
+        try:
+            yield
+        finally:
+            self._started += time.monotonic() - asked
+
+    def enter_step(self, path: str, task: str) -> bool:
         """Count one entry of a step.
+
+        Args:
+            task: LangGraph's name of the task, another at each entry.
+
+        Returns:
+            Whether it is a new one: a step that asked somebody is run from its start again when
+            there is an answer, which is no other entry.
 
         Raises:
             LimitReached: The run has used up a limit.
         """
+        if task and self._entered.get(path) == task:
+            return False
         self.check()
         limit = self._limits.steps
         used = self.total.get("steps", 0)
         if limit is not None and used >= limit:
             raise LimitReached("steps", f"the run has entered {used} steps, its limit", hint=RAISE)
         self.total["steps"] = used + 1
+        self._entered[path] = task
+        return True
+
+    @property
+    def steps_left(self) -> int | None:
+        """How many steps the run may still enter; None: as many as it likes."""
+        limit = self._limits.steps
+        return None if limit is None else max(limit - self.total.get("steps", 0), 0)
 
     def check_depth(self, depth: int) -> None:
         """Called before a drafted plan or an agent's agent begins, `depth` levels down.

@@ -135,7 +135,9 @@ class StepNode:
             raise GaveUp(
                 visit.path, f"step `{visit.path}` gave up: it was entered {times}, its limit"
             )
-        visit.context.meter.enter_step()
+        task = str(visit.config.get("configurable", {}).get("checkpoint_ns", ""))
+        if not visit.context.meter.enter_step(visit.path, task):
+            return
         visit.emit(
             "step_started",
             attempt=visit.attempts,

@@ -13,7 +13,14 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langgraph.types import interrupt
 
 from fractale import questions
-from fractale.errors import ModelError, ModelUnavailable, PolicyError, ToolError, TransportError
+from fractale.errors import (
+    AnswerError,
+    ModelError,
+    ModelUnavailable,
+    PolicyError,
+    ToolError,
+    TransportError,
+)
 from fractale.evidence import outputs_of
 from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.doubt import cut_off, doubtful
@@ -127,7 +134,8 @@ class Visit:
         if answer == "always":
             self.context.grants.add(tool.qualified_name)
         elif isinstance(answer, dict):
-            return cast("dict[str, Any]", answer).get("arguments", arguments)
+            edited = cast("dict[str, Any]", answer).get("arguments", arguments)
+            return unmask(edited, shown, arguments)
         elif not answer:
             raise PolicyError(f"a person refused the call of `{tool.name}`")
         return arguments
@@ -177,6 +185,9 @@ class Visit:
             told_error = doubtful(error, tool)
             finished(str(told_error), is_error=True)
             raise told_error from error
+        except AnswerError:
+            self.context.journal.withdraw(place)
+            raise
         except asyncio.CancelledError as error:
             self.cut_off.append(cut_off(error, tool))
             raise
@@ -309,6 +320,16 @@ class Visit:
     def on_text(self, text: str) -> None:
         """Tell a piece of the model's text."""
         self.emit("model_text", text=text)
+
+
+def unmask(edited: Any, shown: Any, real: Any) -> Any:
+    """What a person left as it was shown, as it really is: secrets are shown as ``***``."""
+    if edited == shown:
+        return real
+    if isinstance(edited, dict) and isinstance(shown, Mapping):
+        table, seen = cast("dict[str, Any]", edited), cast("Mapping[str, Any]", shown)
+        return {k: unmask(v, seen[k], real[k]) if k in seen else v for k, v in table.items()}
+    return cast("Any", edited)
 
 
 def _last_answers(messages: Sequence[BaseMessage]) -> list[ToolMessage]:

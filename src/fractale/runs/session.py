@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from langgraph.errors import GraphDrained
 from langgraph.types import Command
 
-from fractale.errors import FractaleError, LimitReached, StoreError
+from fractale.errors import AnswerError, FractaleError, LimitReached, StoreError
 from fractale.events import Event, Status
 from fractale.graph.compile import compile_plan, node_of
 from fractale.graph.context import Dependencies, RunContext
@@ -137,6 +138,7 @@ class Session:
             if not snapshot.next:
                 return await self._finished(snapshot.values)
             self._emit_started(resumed=True)
+            self._options.replies.require([{**i.value, "id": i.id} for i in snapshot.interrupts])
             given = await self._replies(snapshot.interrupts, self._options.replies)
             if snapshot.interrupts and given is None:
                 return await self._finished({"__interrupt__": snapshot.interrupts})
@@ -231,6 +233,8 @@ class Session:
         except asyncio.CancelledError:
             self._end("stopped", error="interrupted")
             raise
+        except AnswerError:
+            raise  # the person's, to put right; the run waits
         except StoreError as error:  # nothing is wrong with the run: it goes on when there is room
             return self._end("stopped", error=str(error), hint=error.hint)
         except FractaleError as error:
@@ -251,7 +255,7 @@ class Session:
             first: Answers that come before all others.
         """
         replies: dict[str, Any] = {}
-        questions = {i.id: {**i.value, "id": i.id} for i in interrupts}
+        questions = {i.id: {**i.value, "id": i.id} for i in _in_order(interrupts)}
         for number, (key, question) in enumerate(questions.items(), 1):
             place = {"number": number, "of": len(questions)} if len(questions) > 1 else {}
             answer = await self._answer({**question, **place}, first)
@@ -271,7 +275,8 @@ class Session:
             self.context.emit("waiting", step=question.get("step"), question=dict(question))
             if options.person is None:
                 return MISSING
-            answer, by = await options.person.answer(question), "person"
+            with self.context.meter.paused():
+                answer, by = await options.person.answer(question), "person"
             if answer is MISSING:
                 return MISSING
         self._keep_answer(question, answer)
@@ -301,7 +306,8 @@ class Session:
         if FAILURE in step.transitions or record.get("event") != FAILURE:
             return None
         question = {"kind": "failure", "step": step.name, "error": values.get("error")}
-        answer = await person.answer(question)
+        with self.context.meter.paused():
+            answer = await person.answer(question)
         target = step.name
         if answer == "skip":
             target = self._plan.target_of(step, "success")
@@ -313,7 +319,8 @@ class Session:
     async def _finished(self, values: Mapping[str, Any]) -> RunResult:
         """The result at an end of the graph."""
         if interrupts := values.get("__interrupt__"):
-            return self._end("waiting", waiting=[{**i.value, "id": i.id} for i in interrupts])
+            waiting = [{**i.value, "id": i.id} for i in _in_order(interrupts)]
+            return self._end("waiting", waiting=waiting)
         if values.get("status") == "success":
             outputs = self._store.get(values.get("outputs") or {})
             return self._end("success", outputs=outputs)
@@ -375,6 +382,16 @@ async def checkpoints(
 def _kept_by_nobody(path: str, text: str) -> None:
     """A draft of a run that is not recorded."""
     del path, text
+
+
+def _in_order(interrupts: Sequence[Any]) -> list[Any]:
+    """Questions in the order of their steps, items of a foreach by their number."""
+
+    def place(interrupt: Any) -> list[tuple[int, str]]:
+        parts = re.split(r"(\d+)", str(interrupt.value.get("step")))
+        return [(int(part), "") if part.isdigit() else (0, part) for part in parts]
+
+    return sorted(interrupts, key=place)
 
 
 def _place(question: Mapping[str, Any]) -> tuple[str, str, str]:
