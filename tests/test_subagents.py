@@ -340,3 +340,11 @@ async def test_limits_of_the_options_hold_for_agents(ask):
         ran = await ask(AGENT, server, limits=Limits(tokens=30))
     assert ran.result.status == "limit"
     assert len(server.requests) == 3
+
+
+async def test_an_agent_that_never_ends_is_a_failure_that_says_so(ask):
+    with ModelServer(lambda request: Reply(tool_calls=[("look", {})])) as server:
+        ran = await ask(AGENT, server)
+    assert ran.result.status == "failed"
+    assert "did not come to an end within 50 turns" in ran.result.error
+    assert len(server.requests) == 50
