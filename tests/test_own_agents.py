@@ -257,3 +257,14 @@ def test_listing_imports_no_engine(project):
     )
     env = {**os.environ, "PYTHONPATH": str(project)}
     subprocess.run([sys.executable, "-c", code], check=True, env=env)
+
+
+def test_registries_of_0_1_0_that_name_its_agents_get_the_built_in_ones(tmp_path):
+    path = tmp_path / "analysis-agents.yaml"
+    path.write_text(
+        "tools:\n  - path: fractale_agents.parsers.ResultParserAgent\n"
+        "  - path: fractale_agents.optimize.OptimizeAgent\n"
+    )
+    agents, rest = split_agents([load_registry(path)])
+    assert [agent.name for agent in agents] == ["result_parse", "optimize"]
+    assert rest == []

@@ -223,7 +223,7 @@ def test_agents_of_0_1_0_are_replaced(registry):
     )
     for path in paths:
         (found,) = problems(import_entry, registry(f"tools:\n- path: {path}\n").entries[0])
-        assert "`result_parse` will take its place" in found
+        assert "in a run the built-in sub-agent `result_parse` takes its place" in found
 
 
 async def test_an_optional_entry_is_left_out_with_a_warning(module, registry, toolbox):

@@ -59,7 +59,10 @@ def prompt() -> str:
 def _asked(request: AgentRequest) -> list[BaseMessage]:
     """The instruction and the inputs as one message; none where there is nothing to say."""
     given = {k: v for k, v in request.inputs.items() if k not in TOLD_AS_INSTRUCTION}
+    error = given.pop("error", None)
     parts = [request.instruction, "\n".join(f"{k}: {as_text(v)}" for k, v in given.items())]
+    if error:  # last, where small models heed it most
+        parts.append(f"The last attempt failed: {as_text(error)}")
     text = "\n\n".join(part for part in parts if part)
     return [HumanMessage(text)] if text else []
 
@@ -78,7 +81,10 @@ def _json_in(text: str) -> Any:
 
 INPUTS: Mapping[str, Any] = {
     "type": "object",
-    "properties": {"instruction": {"type": "string", "description": "What to do or to answer."}},
+    "properties": {
+        "instruction": {"type": "string", "description": "What to do or to answer."},
+        "error": {"description": "Why the last attempt failed."},
+    },
 }
 
 ASK = Subagent(

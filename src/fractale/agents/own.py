@@ -12,16 +12,19 @@ from dataclasses import replace
 from importlib.metadata import EntryPoint
 from typing import Any
 
+from fractale.agents.catalog import Catalog
 from fractale.agents.subagent import Subagent
 from fractale.errors import PlanError, Problem
 from fractale.registry import Entry, Registry, import_entry
+from fractale.registry.imports import successor_of
 
 
 def split_agents(registries: Sequence[Registry]) -> tuple[list[Subagent], list[Registry]]:
     """Tell the sub-agents among what registries list from what is to be served.
 
-    Imports what the registries name. What can't be imported stays where it is, to be reported
-    with everything else that is wrong there.
+    Imports what the registries name. An agent of fractale 0.1.0 stands for the built-in one that
+    does its work. What else can't be imported stays where it is, to be reported with everything
+    that is wrong there.
 
     Args:
         registries: As `load_registry` and `local_entries` give them.
@@ -53,7 +56,8 @@ def _agent_of(entry: Entry) -> Subagent | None:
     try:
         found: Any = import_entry(entry)
     except PlanError:
-        return None
+        instead = successor_of(entry.path)
+        found = Catalog().find(instead) if instead else None
     if not isinstance(found, Subagent):
         return None
     return replace(found, name=entry.name) if entry.name else found

@@ -24,13 +24,12 @@ PACKAGES: Final = {
 }
 """Module → the package that has it, where the names differ or people often lack it."""
 
-BUILT_IN: Final = {
-    "ResultParserAgent": "`result_parse`",
-    "OptimizeAgent": "`optimize`",
-    "PromptAgent": "`ask`",
-    "ManagerAgent": "the `plan` step",
+SUCCESSORS: Final = {
+    "ResultParserAgent": "result_parse",
+    "OptimizeAgent": "optimize",
+    "PromptAgent": "ask",
 }
-"""0.1.0's agents → what does their work now."""
+"""0.1.0's agents → the built-in sub-agent that does their work now."""
 _OLD_HOMES = ("fractale_agents.", "fractale.agents.")
 _SHOWN = 3
 
@@ -108,8 +107,8 @@ def _not_found(entry: Entry, path: str, error: ModuleNotFoundError) -> Problem:
     if path != missing and not path.startswith(f"{missing}."):
         message = f"importing `{path}` failed: it needs the module `{missing}`"
         return entry.problem("import-failed", f"{message}, which isn't installed{_get(missing)}")
-    if instead := _replacement(entry.path):
-        return entry.problem("not-installed", instead)
+    if instead := successor_of(entry.path):
+        return entry.problem("not-installed", _replaced(entry.path, instead))
     parent, _, name = missing.rpartition(".")
     if not parent:
         message = f"`{missing}` isn't installed{_get(missing) or ', or not on PYTHONPATH'}"
@@ -117,11 +116,16 @@ def _not_found(entry: Entry, path: str, error: ModuleNotFoundError) -> Problem:
     return _missing(entry, "unknown-module", parent, name, _submodules(parent))
 
 
-def _replacement(path: str) -> str | None:
-    instead = BUILT_IN.get(path.rpartition(".")[2])
-    if instead is None or not path.startswith(_OLD_HOMES):
-        return None
-    return f"`{path}` is an agent of fractale 0.1.0; {instead} will take its place"
+def successor_of(path: str) -> str | None:
+    """The built-in sub-agent that does the work of an agent of 0.1.0; None for any other path."""
+    return SUCCESSORS.get(path.rpartition(".")[2]) if path.startswith(_OLD_HOMES) else None
+
+
+def _replaced(path: str, instead: str) -> str:
+    return (
+        f"`{path}` is an agent of fractale 0.1.0; in a run the built-in sub-agent `{instead}` "
+        "takes its place, which can't be served"
+    )
 
 
 def _get(module: str) -> str:
@@ -135,8 +139,8 @@ def _submodules(package: str) -> list[str]:
 
 
 def _no_attribute(entry: Entry, module: ModuleType, name: str) -> Problem:
-    if instead := _replacement(entry.path):
-        return entry.problem("not-installed", instead)
+    if instead := successor_of(entry.path):
+        return entry.problem("not-installed", _replaced(entry.path, instead))
     there = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
     return _missing(entry, "unknown-name", module.__name__, name, there)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,8 @@ from fractale.graph.state import PlanState, Spent, initial_state
 from fractale.models import Usage
 from fractale.plan.model import FAILURE, Limits, Plan
 from fractale.plan.needs import models_of
-from fractale.questions import MISSING, Answers, default_answer
+from fractale.questions import Answers
+from fractale.runs.answering import Answering, in_order
 from fractale.runs.options import Person, RunOptions
 from fractale.runs.result import RunResult, finished_data
 from fractale.settings import Settings
@@ -63,7 +63,7 @@ class Session:
         self._store = dependencies.outputs
         self._steps: list[dict[str, Any]] = []
         self._decided: dict[str, Any] | None = None
-        self._elicited: dict[tuple[str, str, str], Any] = {}
+        self._answering = Answering(options)
         self._log: EventLog | None = None
         self.context = RunContext(
             run_id=run_id,
@@ -74,9 +74,10 @@ class Session:
             secret_inputs=secrets,
             secrets=settings.secrets,
             notes=FileNotes(folder.path / "notes.json") if folder else MemoryNotes(),
-            ask_now=self._ask_now,
+            ask_now=self._answering.ask_now,
             keep_draft=Drafts(folder.path / "drafts").keep if folder else _kept_by_nobody,
         )
+        self._answering.context = self.context
 
     def _meter(self, spent: Spent | None = None) -> Meter:
         return Meter(self._over_limits(), spent)
@@ -139,7 +140,7 @@ class Session:
                 return await self._finished(snapshot.values)
             self._emit_started(resumed=True)
             self._options.replies.require([{**i.value, "id": i.id} for i in snapshot.interrupts])
-            given = await self._replies(snapshot.interrupts, self._options.replies)
+            given = await self._answering.replies(snapshot.interrupts, self._options.replies)
             if snapshot.interrupts and given is None:
                 return await self._finished({"__interrupt__": snapshot.interrupts})
             return await self._drive(graph, config, given)
@@ -162,7 +163,7 @@ class Session:
         if event["event"] == "step_finished":
             self._step_finished(event)
         elif event["event"] == "answered":
-            self._keep_answer(event["question"], event["answer"])
+            self._answering.keep(event["question"], event["answer"])
 
     async def drive(self, state: PlanState) -> RunResult:
         """Run from the first step."""
@@ -233,8 +234,9 @@ class Session:
         except asyncio.CancelledError:
             self._end("stopped", error="interrupted")
             raise
-        except AnswerError:
-            raise  # the person's, to put right; the run waits
+        except AnswerError:  # the person's, to put right
+            self._end("waiting", waiting=self._answering.waiting)
+            raise
         except StoreError as error:  # nothing is wrong with the run: it goes on when there is room
             return self._end("stopped", error=str(error), hint=error.hint)
         except FractaleError as error:
@@ -243,61 +245,10 @@ class Session:
     async def _go_on(self, values: Mapping[str, Any]) -> Any:
         """What to invoke the graph with next, after a person answered; None at an end."""
         if interrupts := values.get("__interrupt__"):
-            return await self._replies(interrupts, Answers())
+            return await self._answering.replies(interrupts, Answers())
         if self._options.person and values.get("status") == "failed":
             return await self._ask_after_failure(values, self._options.person)
         return None
-
-    async def _replies(self, interrupts: Sequence[Any], first: Answers) -> Any:
-        """Answers to what the graph waits for, as its next input; None if there is none.
-
-        Args:
-            first: Answers that come before all others.
-        """
-        replies: dict[str, Any] = {}
-        questions = {i.id: {**i.value, "id": i.id} for i in _in_order(interrupts)}
-        for number, (key, question) in enumerate(questions.items(), 1):
-            place = {"number": number, "of": len(questions)} if len(questions) > 1 else {}
-            answer = await self._answer({**question, **place}, first)
-            if answer is not MISSING:
-                replies[key] = answer
-        return Command(resume=replies) if replies else None
-
-    async def _answer(self, question: Mapping[str, Any], first: Answers) -> Any:
-        """The answer given beforehand, or the person's; MISSING where nobody says."""
-        options, by = self._options, "answers"
-        answer = first.find(question)
-        if answer is MISSING:
-            answer = options.answers.find(question)
-        if answer is MISSING and options.yes:
-            answer, by = default_answer(question), "yes"
-        if answer is MISSING:
-            self.context.emit("waiting", step=question.get("step"), question=dict(question))
-            if options.person is None:
-                return MISSING
-            with self.context.meter.paused():
-                answer, by = await options.person.answer(question), "person"
-            if answer is MISSING:
-                return MISSING
-        self._keep_answer(question, answer)
-        self.context.emit(
-            "answered", step=question.get("step"), question=dict(question), answer=answer, by=by
-        )
-        return answer
-
-    def _keep_answer(self, question: Mapping[str, Any], answer: Any) -> None:
-        """What outlives the question: a tool that is allowed for good, a server's answer."""
-        if question.get("kind") == "approval" and answer == "always":
-            self.context.grants.add(question["tool"])
-        elif question.get("kind") == "elicitation":
-            self._elicited[_place(question)] = answer
-
-    async def _ask_now(self, question: Mapping[str, Any]) -> Any:
-        """The answer to what a server asks in the middle of a call; None if nobody is there."""
-        if (place := _place(question)) in self._elicited:
-            return self._elicited[place]
-        answer = await self._answer(question, Answers())
-        return None if answer is MISSING else answer
 
     async def _ask_after_failure(self, values: Mapping[str, Any], person: Person) -> Any:
         """A failure that has no transition of its own: retry, skip or quit."""
@@ -319,7 +270,7 @@ class Session:
     async def _finished(self, values: Mapping[str, Any]) -> RunResult:
         """The result at an end of the graph."""
         if interrupts := values.get("__interrupt__"):
-            waiting = [{**i.value, "id": i.id} for i in _in_order(interrupts)]
+            waiting = [{**i.value, "id": i.id} for i in in_order(interrupts)]
             return self._end("waiting", waiting=waiting)
         if values.get("status") == "success":
             outputs = self._store.get(values.get("outputs") or {})
@@ -382,20 +333,6 @@ async def checkpoints(
 def _kept_by_nobody(path: str, text: str) -> None:
     """A draft of a run that is not recorded."""
     del path, text
-
-
-def _in_order(interrupts: Sequence[Any]) -> list[Any]:
-    """Questions in the order of their steps, items of a foreach by their number."""
-
-    def place(interrupt: Any) -> list[tuple[int, str]]:
-        parts = re.split(r"(\d+)", str(interrupt.value.get("step")))
-        return [(int(part), "") if part.isdigit() else (0, part) for part in parts]
-
-    return sorted(interrupts, key=place)
-
-
-def _place(question: Mapping[str, Any]) -> tuple[str, str, str]:
-    return str(question["step"]), str(question["server"]), str(question["message"])
 
 
 def _used(event: Mapping[str, Any]) -> Usage:

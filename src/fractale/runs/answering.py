@@ -1,0 +1,97 @@
+"""Answers to what a run asks, from whoever knows first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langgraph.types import Command
+
+from fractale.graph.context import RunContext
+from fractale.questions import MISSING, Answers, default_answer
+from fractale.runs.options import RunOptions
+
+
+class Answering:
+    """Answers the questions of one run: given beforehand, by ``--yes``, or by the person.
+
+    Args:
+        options: Who is there, and what was said beforehand.
+
+    Attributes:
+        context: The run; set once it is known.
+        waiting: What was asked last.
+    """
+
+    def __init__(self, options: RunOptions) -> None:
+        self._options = options
+        self._elicited: dict[tuple[str, str, str], Any] = {}
+        self.context = RunContext()
+        self.waiting: list[dict[str, Any]] = []
+
+    async def replies(self, interrupts: Sequence[Any], first: Answers) -> Any:
+        """Answers to what the graph waits for, as its next input; None if there is none.
+
+        Args:
+            first: Answers that come before all others.
+        """
+        replies: dict[str, Any] = {}
+        questions = {i.id: {**i.value, "id": i.id} for i in in_order(interrupts)}
+        self.waiting = list(questions.values())
+        for number, (key, question) in enumerate(questions.items(), 1):
+            place = {"number": number, "of": len(questions)} if len(questions) > 1 else {}
+            answer = await self._answer({**question, **place}, first)
+            if answer is not MISSING:
+                replies[key] = answer
+        return Command(resume=replies) if replies else None
+
+    async def _answer(self, question: Mapping[str, Any], first: Answers) -> Any:
+        """The answer given beforehand, or the person's; MISSING where nobody says."""
+        options, by = self._options, "answers"
+        answer = first.find(question)
+        if answer is MISSING:
+            answer = options.answers.find(question)
+        if answer is MISSING and options.yes:
+            answer, by = default_answer(question), "yes"
+        if answer is MISSING:
+            self.context.emit("waiting", step=question.get("step"), question=dict(question))
+            if options.person is None:
+                return MISSING
+            with self.context.meter.paused():
+                answer, by = await options.person.answer(question), "person"
+            if answer is MISSING:
+                return MISSING
+        self.keep(question, answer)
+        self.context.emit(
+            "answered", step=question.get("step"), question=dict(question), answer=answer, by=by
+        )
+        return answer
+
+    def keep(self, question: Mapping[str, Any], answer: Any) -> None:
+        """What outlives the question: a tool that is allowed for good, a server's answer."""
+        if question.get("kind") == "approval" and answer == "always":
+            self.context.grants.add(question["tool"])
+        elif question.get("kind") == "elicitation":
+            self._elicited[_place(question)] = answer
+
+    async def ask_now(self, question: Mapping[str, Any]) -> Any:
+        """The answer to what a server asks in the middle of a call; None if nobody is there."""
+        if (place := _place(question)) in self._elicited:
+            return self._elicited[place]
+        answer = await self._answer(question, Answers())
+        return None if answer is MISSING else answer
+
+
+def in_order(interrupts: Sequence[Any]) -> list[Any]:
+    """Questions in the order of their steps, items of a foreach by their number."""
+
+    def place(interrupt: Any) -> list[tuple[int, str]]:
+        parts = re.split(r"(\d+)", str(interrupt.value.get("step")))
+        return [(int(part), "") if part.isdigit() else (0, part) for part in parts]
+
+    return sorted(interrupts, key=place)
+
+
+def _place(question: Mapping[str, Any]) -> tuple[str, str, str]:
+    return str(question["step"]), str(question["server"]), str(question["message"])
