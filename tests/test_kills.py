@@ -41,8 +41,7 @@ class Killed:
     def __init__(self, folder: Path, server: ModelServer) -> None:
         self.folder = folder
         self.server = server
-        self.kills = 0
-        self.waits: list[str] = []
+        self.asked: list[dict[str, Any]] = []
         (folder / "kill_tools.py").write_text(TOOLS)
         (folder / "kill_prompts.py").write_text(PROMPTS)
         (folder / "tools.yaml").write_text(REGISTRY)
@@ -80,10 +79,7 @@ class Killed:
                 return last
             assert process.returncode == 4, out + err
             self.asked = last["waiting"]
-            self.waits += [question["kind"] for question in self.asked]
         raise AssertionError("the run never ends")
-
-    asked: list[dict[str, Any]] = []  # noqa: RUF012 - of one run at a time
 
     def _answers(self) -> Iterator[str]:
         done = Counter(self.changes())
@@ -134,7 +130,7 @@ def kill_at(killed: Killed, step: str, when: str) -> None:
                     time.sleep(0.045)
                 process.send_signal(signal.SIGKILL)
                 process.communicate(timeout=30)
-                killed.kills += 1
+                killed.asked = []  # what was asked before has its answer
                 return
             if event["event"] == "run_finished":
                 killed.asked = event["waiting"]
