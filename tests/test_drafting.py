@@ -258,6 +258,27 @@ async def test_a_draft_has_the_tools_of_its_step_and_no_more(run, tools):
     assert "erase" not in [name for name, _ in tools.calls]
 
 
+async def test_a_secret_input_is_not_shown_to_the_model(run, settings, tools):
+    plan = parse_plan(
+        "name: p\ninputs: {key: {type: string, secret: true}}\nsteps:\n"
+        "  - {name: made, type: plan, instruction: Count., "
+        "inputs: {found: [1], key: '{{ inputs.key }}'}}\n"
+    )
+    model = Manager(GOOD)
+    with ModelServer(model) as server:
+        given = replace(
+            settings,
+            model="openai:scripted",
+            openai_base_url=server.openai_url,
+            openai_api_key="k-1234567890",
+        )
+        runs = Runs(given, tools, models=Models(given), policy=Policy(yes=True))
+        secrets = {"key": "hunter2-hunter2"}
+        result = await runs.start(plan, {}, RunOptions(yes=True), secrets=secrets)
+        assert not any("hunter2" in said(request) for request in server.requests)
+    assert result.status == "success", result.error
+
+
 async def test_what_a_tool_says_orders_nobody_about(run, tools):
     """The manager looks around, is told to call `erase`, tries, and is refused."""
 

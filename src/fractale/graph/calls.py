@@ -11,14 +11,14 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.messages.utils import convert_to_messages
 
 from fractale.agents.subagent import AgentAnswer, AgentRequest, Subagent
-from fractale.errors import TransportError
+from fractale.errors import PolicyError, TransportError
 from fractale.evidence import as_mapping, outputs_of
 from fractale.graph.doubt import too_late
 from fractale.graph.host import Host, run_agent
 from fractale.graph.outcome import CallResult, Decision
 from fractale.graph.visit import Visit
 from fractale.plan.words import EXTRA_TOOLS, GENERAL_AGENTS, INSTRUCTION_INPUTS
-from fractale.policy import may_repeat
+from fractale.policy import allowed_by, may_repeat
 from fractale.toolbox import ToolInfo, ToolResult
 
 GENERALIST = "ask"
@@ -51,6 +51,8 @@ async def call_tool_step(visit: Visit) -> CallResult:
 
 async def _call(visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any]) -> CallResult:
     """A call that stands in the plan: of the person's own, or of one that a model drafted."""
+    if not all(allowed_by(globs, tool) for globs in visit.context.within):
+        raise PolicyError(f"`{tool.name}` was not called: it is none of the planned step's tools")
     chosen_by = "model" if visit.context.drafted else "plan"
     agreed = visit.agree(tool, arguments, chosen_by)
     return result_of_tool(tool, await visit.tool(tool, agreed))

@@ -154,9 +154,9 @@ async def _explore(state: Drafting, runtime: Runtime[Manager], config: RunnableC
 
     manager = runtime.context
     visit = manager.visit
-    task = planner.task_of(
-        visit.instruction or visit.step.description, _given(visit), manager.offers
-    )
+    goal = visit.instruction or visit.step.description
+    given = visit.context.mask(_given(visit))  # a secret is for the steps, not for the model
+    task = planner.task_of(goal, given, manager.offers)
     spec = visit.deps.models.spec(visit.step.model)
     found: list[BaseMessage] = []
     if not spec.startswith("local:"):  # models so small can't call tools
