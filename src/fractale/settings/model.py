@@ -1,0 +1,85 @@
+"""All settings of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fractale.settings.rules import PolicySettings
+from fractale.settings.secrets import read_store, with_password
+from fractale.settings.servers import ServerSettings
+
+DEFAULT_PROVIDER = "gemini"
+DEFAULT_MODELS = {"gemini": "gemini-2.5-pro", "openai": "gpt-4.1", "local": "smollm2-135m"}
+DEFAULT_MAX_ATTEMPTS = 100
+PROJECT_FOLDER = ".fractale"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """US dollars per million tokens."""
+
+    input: float
+    output: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings of one process, and in `origins` where each came from."""
+
+    provider: str = DEFAULT_PROVIDER
+    model: str | None = None
+    local_model: str | None = None
+    openai_api_key: str | None = field(default=None, repr=False)
+    openai_base_url: str | None = None
+    gemini_api_key: str | None = field(default=None, repr=False)
+    gemini_base_url: str | None = None
+    fallback_models: tuple[str, ...] = ()
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS
+    state_dir: Path = Path(PROJECT_FOLDER)
+    store: str | None = field(default=None, repr=False)
+    servers: Mapping[str, ServerSettings] = field(default_factory=dict[str, ServerSettings])
+    prices: Mapping[str, Price] = field(default_factory=dict[str, Price])
+    policy: PolicySettings = field(default_factory=PolicySettings)
+    origins: Mapping[str, str] = field(default_factory=dict[str, str])
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    environment: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+
+    @property
+    def model_spec(self) -> str:
+        """The model as ``provider:name``."""
+        if self.model and ":" in self.model:
+            return self.model
+        name = self.model or DEFAULT_MODELS.get(self.provider, "")
+        return f"{self.provider}:{name}"
+
+    @property
+    def checkpoints(self) -> Path | str:
+        """Where checkpoints are kept: a SQLite file, or a PostgreSQL server's URL."""
+        return self.store or self.state_dir / "checkpoints.sqlite"
+
+    def with_flags(
+        self,
+        *,
+        provider: str | None = None,
+        model: str | None = None,
+        max_attempts: int | None = None,
+        store: str | None = None,
+    ) -> Settings:
+        """The same settings with what the command line says put over them.
+
+        Raises:
+            SettingsError: `store` is no place that checkpoints can be kept in.
+        """
+        flags = {"provider": provider, "model": model, "max_attempts": max_attempts}
+        given: dict[str, Any] = {k: v for k, v in flags.items() if v is not None}
+        if provider is not None and model is None:
+            # Another provider's model name would be meaningless to this one.
+            given["model"] = None
+        if store is not None:
+            given["store"] = read_store(store)
+            given["secrets"] = with_password(self.secrets, given["store"])
+        origins = {**self.origins, **dict.fromkeys(given, "command line")}
+        return replace(self, **given, origins=origins)
