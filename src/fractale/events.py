@@ -12,17 +12,20 @@ run_started        plan, file, title, steps [{name, type, target}], model, resum
 step_started       step, attempt, type, target, description, previous (name of the step that led
                    here or null)
 item_started       step, index, total
-item_finished      step, index, total, outcome, error
-tool_started       step, tool, arguments, call
+item_finished      step, index, total, outcome, error, decided_by, seconds, inputs_ref, outputs_ref
+tool_started       step, tool, arguments, call, key (the call's place in the journal)
 tool_progress      step, tool, call, progress, total, message
-tool_finished      step, tool, call, is_error, seconds, text (first 2,000 characters)
-model_started      step, model, call
+tool_finished      step, tool, call, key, is_error, seconds, text (first 2,000 characters),
+                   recorded (true where an earlier process had made the call)
+model_started      step, model, call, key
 model_text         step, text (a piece as it comes)
-model_finished     step, model, call, seconds, input_tokens, output_tokens, cost, text
+model_finished     step, model, call, key, seconds, input_tokens, output_tokens, cost, text,
+                   recorded
 log                step, level, message (from a server, a tool, or fractale itself)
 warning            step, code, message
 step_finished      step, attempt, outcome, event_name, decided_by, reason, error, seconds,
-                   tokens, next (step name, success or failed), outputs (short form)
+                   tokens, next (step name, success or failed), outputs (short form),
+                   inputs_ref, outputs_ref (values, or references into the run's outputs)
 table              step, title, rows [{column: value}]
 waiting            step, question {id, kind, ...}
 answered           step, question, answer, by (person, answers or yes)

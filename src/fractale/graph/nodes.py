@@ -232,6 +232,8 @@ class StepNode:
             tokens=visit.usage.total_tokens,
             next=self._target(decision),
             outputs=shorten(result.outputs),
+            inputs_ref=record.get("inputs"),
+            outputs_ref=record.get("outputs"),
         )
 
     async def visit_item(
@@ -267,6 +269,9 @@ class StepNode:
         result = await call_step(visit, self.perform, tries)
         decision = await decide(visit, result)
         visit.book.settle()
+        entry = visit.context.mask(record_of(decision, result, 1))
+        entry["outputs"] = self.deps.outputs.put(entry["outputs"])
+        seconds = time.monotonic() - started
         context.emit(
             "item_finished",
             step=context.item_path,
@@ -274,10 +279,12 @@ class StepNode:
             total=state.get("total"),
             outcome=decision.outcome,
             error=decision.reason if decision.outcome == "failure" else None,
+            decided_by=decision.decided_by,
+            seconds=round(seconds, 3),
+            inputs_ref=self.deps.outputs.put(context.mask(dict(visit.inputs))),
+            outputs_ref=entry["outputs"],
         )
-        entry = visit.context.mask(record_of(decision, result, 1))
-        entry["outputs"] = self.deps.outputs.put(entry["outputs"])
-        spent = spent_by(visit, time.monotonic() - started)
+        spent = spent_by(visit, seconds)
         spent["steps"] = 0
         return ItemState(results={str(index): entry}, spent=spent)
 

@@ -159,7 +159,11 @@ class Visit:
             digest=digest_of(self.context.mask(dict(arguments))),
             safe=may_repeat(tool),
         )
-        told: dict[str, Any] = {"tool": tool.name, "call": self.next_call()}
+        told: dict[str, Any] = {
+            "tool": tool.name,
+            "call": self.next_call(),
+            "key": place.key,
+        }
         if agent:
             told["agent"] = agent
         self.emit("tool_started", **told, arguments=dict(arguments))
@@ -284,7 +288,7 @@ class Visit:
         models, place = self.deps.models, self.book.next_place(agent)
         spec = models.spec(name)
         async with self.context.meter.model_call():
-            told: dict[str, Any] = {"model": spec, "call": self.next_call()}
+            told: dict[str, Any] = {"model": spec, "call": self.next_call(), "key": place.key}
             if agent:
                 told["agent"] = agent
             self.emit("model_started", **told)
@@ -306,7 +310,8 @@ class Visit:
         self, told: Mapping[str, Any], usage: Usage, started: float, text: str
     ) -> None:
         self.usage += usage
-        self.context.meter.add(usage)
+        if not told.get("recorded"):  # it was counted when it was made
+            self.context.meter.add(usage)
         self.emit(
             "model_finished",
             **told,

@@ -9,10 +9,38 @@ The command line, the functions of ``import fractale`` and the tests all come th
 - `session`: one process's work on one run.
 - `result`: how it ended.
 - `opening`: tools, registries and servers, opened together for a run.
+
+What was done is read without an engine:
+
+- `history`: what happened in a run, from its folder; `history_reader` and `history_values` read it.
+- `plans`: the plan of a run, kept beside its record; `provenance`: versions and tools' schemas.
+- `listing`: the list of runs; `diff`: two runs side by side.
+- `export`: a run as a graph (`export_graph`) and as transitions, for research; `crate`: as an
+  RO-Crate, of the entities of `crate_entities`.
 """
 
-from fractale.runs.options import Person, RunOptions
-from fractale.runs.result import RunResult
-from fractale.runs.service import Runs
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fractale.runs.options import Person, RunOptions
+    from fractale.runs.result import RunResult
+    from fractale.runs.service import Runs
 
 __all__ = ["Person", "RunOptions", "RunResult", "Runs"]
+
+_HOMES = {
+    "Person": "fractale.runs.options",
+    "RunOptions": "fractale.runs.options",
+    "RunResult": "fractale.runs.result",
+    "Runs": "fractale.runs.service",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: reading a run's record needs no engine."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fractale.runs' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

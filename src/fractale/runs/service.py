@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,16 +13,17 @@ from fractale.graph.context import Dependencies
 from fractale.graph.state import initial_state
 from fractale.models import Models
 from fractale.plan.build import load_plan
-from fractale.plan.dump import plan_data
 from fractale.plan.inputs import bind_inputs
 from fractale.plan.model import Plan
 from fractale.policy import Policy
 from fractale.runs.options import RunOptions
+from fractale.runs.plans import keep_plan, plan_hash
 from fractale.runs.preflight import preflight
+from fractale.runs.provenance import tool_hashes, versions
 from fractale.runs.result import RunResult
 from fractale.runs.session import Session
 from fractale.settings import Settings
-from fractale.store.outputs import FileOutputs, MemoryOutputs, OutputStore, encode
+from fractale.store.outputs import FileOutputs, MemoryOutputs, OutputStore
 from fractale.store.records import RunFolders
 from fractale.toolbox import Toolbox
 
@@ -89,7 +89,10 @@ class Runs:
         )
         kept = {name: store.put(session.context.mask(value)) for name, value in values.items()}
         if folder:
-            folder.write_head({**_head(plan, kept), **(head or {})})
+            tools = tool_hashes(await self._toolbox.tools())
+            known = {"versions": versions(), "tools": tools}
+            folder.write_head({**_head(plan, kept), **known, **(head or {})})
+            keep_plan(folder, plan)
         return await session.drive(initial_state(kept))
 
     async def resume(
@@ -135,15 +138,6 @@ class Runs:
             agents=self._agents,
             max_attempts=self._settings.max_attempts,
         )
-
-
-def plan_hash(plan: Plan) -> str:
-    """A hash of what the plan and those that it includes mean: layout does not count."""
-    return hashlib.sha256(encode(_meaning(plan))).hexdigest()
-
-
-def _meaning(plan: Plan) -> list[Any]:
-    return [plan_data(plan), *(_meaning(step.plan) for step in plan.walk() if step.plan)]
 
 
 def _head(plan: Plan, inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -133,7 +133,7 @@ class Session:
             used = Usage()
             for event in self._folder.read_events():
                 self._remember(event)
-                if event["event"] == "model_finished":
+                if event["event"] == "model_finished" and not event.get("recorded"):
                     used += _used(event)
             self.context.meter = self._meter(_spent(snapshot.values.get("spent"), used))
             if not snapshot.next:

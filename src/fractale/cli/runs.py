@@ -1,0 +1,141 @@
+"""``fractale runs``: one line a run."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from fractale.cli import options
+
+if TYPE_CHECKING:
+    from fractale.cli.text import Line
+    from fractale.store.run_row import RunRow
+
+STATUSES = ("running", "success", "failed", "waiting", "limit", "stopped")
+MOST = 50
+PLAN_WIDTH = 40
+
+
+@click.command("runs")
+@click.option("--plan", metavar="GLOB", help="Only runs of plans with this name, such as trans*.")
+@click.option(
+    "--status",
+    "statuses",
+    multiple=True,
+    type=click.Choice(STATUSES),
+    help="Only runs that stand so. Repeatable.",
+)
+@click.option("--since", metavar="TIME", help="Started since: 2d, 12h, or 2026-11-23.")
+@click.option(
+    "--limit", type=click.IntRange(0), help=f"At most so many; 0 for all. Default {MOST}."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one run a line as JSON, all of them.")
+def command(
+    plan: str | None,
+    statuses: tuple[str, ...],
+    since: str | None,
+    limit: int | None,
+    *,
+    as_json: bool,
+) -> int:
+    """List runs, the latest first: how each ended, when, how long, what it used, what it waits for.
+
+    \b
+    fractale runs --status waiting
+    fractale runs --plan 'translate*' --since 2d
+    """
+    from fractale.runs.listing import list_runs
+    from fractale.store.index import RunFilter
+
+    which = RunFilter(plan=plan, status=statuses, since=_since(since))
+    if limit is None:
+        limit = 0 if as_json else MOST
+    # One more than is shown tells whether there are more.
+    rows = list_runs(options.settings_of().state_dir, which, limit + 1 if limit else None)
+    shown = rows[:limit] if limit else rows
+    if as_json:
+        for row in shown:
+            click.echo(json.dumps(asdict(row), ensure_ascii=False))
+        return 0
+    _print(shown, more=len(rows) > len(shown))
+    return 0
+
+
+def _since(text: str | None) -> float | None:
+    """A time, or how long ago, as Unix time.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if text is None:
+        return None
+    from datetime import datetime
+
+    from fractale.errors import UsageError
+    from fractale.plan.durations import parse_duration
+
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        try:
+            return time.time() - parse_duration(text)
+        except ValueError:
+            raise UsageError(
+                f"--since {text}: neither a time nor how long ago",
+                hint="such as 2d, 12h30m, 2026-11-23 or 2026-11-23T08:00",
+            ) from None
+
+
+def _print(rows: Sequence[RunRow], *, more: bool) -> None:
+    from fractale.cli.text import paint, wants_color, writable
+
+    color = wants_color(sys.stdout)
+    for line in _lines(rows):
+        click.echo(writable(paint(line, color=color), sys.stdout.encoding))
+    if not rows:
+        click.echo("no runs", err=True)
+    if more:
+        click.echo(f"the latest {len(rows)}; --limit 0 shows all", err=True)
+
+
+def _lines(rows: Sequence[RunRow]) -> list[Line]:
+    """A line a run, in columns as wide as what stands in them."""
+    from fractale.cli.show_words import when
+    from fractale.cli.summary import STATES
+    from fractale.cli.text import cells, clock, fit, inert
+
+    table = [
+        (
+            row.id,
+            fit(inert(row.plan), PLAN_WIDTH),
+            STATES.get(row.status, (row.status, ""))[0],
+            when(row.started),
+            clock(row.seconds) if row.seconds else "",
+            f"{row.tokens:,}" if row.tokens else "",
+            f"${row.cost:.3f}" if row.cost else "",
+        )
+        for row in rows
+    ]
+    widths = [max(cells(cell) for cell in column) for column in zip(*table, strict=True)]
+    return [_line(row, parts, widths) for row, parts in zip(rows, table, strict=True)]
+
+
+def _line(row: RunRow, parts: Sequence[str], widths: Sequence[int]) -> Line:
+    from fractale.cli.summary import STATES
+    from fractale.cli.text import inert, pad
+
+    words = [pad(part, width) for part, width in zip(parts[:4], widths[:4], strict=True)]
+    figures = [part.rjust(width) for part, width in zip(parts[4:], widths[4:], strict=True)]
+    told = "  ".join([words[3], *(figure for figure in figures if figure)])
+    if row.waits_for:
+        told += f"  waits for {inert(row.waits_for, 80)}"
+    if row.parent:
+        told += f"  forked from {inert(row.parent, 20)} at {inert(row.forked_at or '', 40)}"
+    mark = STATES.get(row.status, ("", "now"))[1]
+    return [("  ".join([*words[:2], ""]), ""), (words[2], mark), (f"  {told}", "")]

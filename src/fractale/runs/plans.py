@@ -1,0 +1,86 @@
+"""The plan of a run: kept beside its record, and found again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fractale.errors import PlanError, StoreError
+from fractale.plan.build import load_plan
+from fractale.plan.dump import dump_plan, plan_data
+from fractale.plan.model import Plan, Step
+from fractale.store.outputs import encode
+from fractale.store.records import RunFolder
+
+PLAN_FILE, INCLUDED = "plan.yaml", "plan"
+
+
+def plan_hash(plan: Plan) -> str:
+    """A hash of what the plan and those that it includes mean: layout does not count."""
+    return hashlib.sha256(encode(_meaning(plan))).hexdigest()
+
+
+def _meaning(plan: Plan) -> list[Any]:
+    return [plan_data(plan), *(_meaning(step.plan) for step in plan.walk() if step.plan)]
+
+
+def keep_plan(folder: RunFolder, plan: Plan) -> Path:
+    """Keep the plan of a run beside its record, with those that it includes.
+
+    A run's own file may change or go afterwards, and a plan that is given as text has none.
+
+    Returns:
+        ``plan.yaml``; included plans are in ``plan/STEP.yaml`` below it.
+
+    Raises:
+        StoreError: It cannot be written.
+    """
+    target = folder.path / PLAN_FILE
+    try:
+        for path, text in _files(plan, target, INCLUDED).items():
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.touch(mode=0o600)
+            path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"the plan of run {folder.run_id} cannot be kept: {error}") from error
+    return target
+
+
+def _files(plan: Plan, target: Path, near: str) -> dict[Path, str]:
+    """The file of a plan and those of what it includes, which lie in the folder `near` it."""
+    found: dict[Path, str] = {}
+
+    def kept(step: Step) -> Step:
+        if step.plan is None:
+            return replace(step, steps=tuple(kept(inner) for inner in step.steps))
+        name = f"{near}/{step.name}.yaml"
+        found.update(_files(step.plan, target.parent / name, step.name))
+        return replace(step, target=f"./{name}")
+
+    whole = replace(plan, steps=tuple(kept(step) for step in plan.steps))
+    return {target: dump_plan(whole), **found}
+
+
+def plan_file(folder: RunFolder, head: Mapping[str, Any]) -> Path | None:
+    """The file with the plan of a run as it was then; None where it has changed or is gone."""
+    kept = folder.path / PLAN_FILE
+    if kept.is_file():
+        return kept
+    file = Path(str(head.get("file") or ""))
+    try:
+        same = file.is_file() and plan_hash(load_plan(file)) == head.get("plan_hash")
+    except PlanError:
+        return None
+    return file if same else None
+
+
+def plan_of(folder: RunFolder, head: Mapping[str, Any]) -> Plan | None:
+    """The plan of a run as it was then; None where it has changed or is gone."""
+    file = plan_file(folder, head)
+    try:
+        return load_plan(file) if file else None
+    except PlanError:
+        return None
