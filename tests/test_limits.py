@@ -259,3 +259,32 @@ async def test_a_plan_that_is_included_again_counts_its_steps_again(
     seen = await run_plan(plan, tools=tools)
     assert seen.status == "limit"
     assert [event["step"] for event in seen.of("step_started")] == ["a", "a/x"] * 3
+
+
+async def test_a_run_that_nests_too_deep_goes_on_with_a_deeper_limit(settings, tools, write):
+    """Three agents, each asked by the one before."""
+    from dataclasses import replace
+
+    from fractale.agents.catalog import Catalog
+    from fractale.agents.subagent import AgentAnswer, AgentHost, AgentRequest, Subagent
+    from fractale.cli.options import read_limits
+    from fractale.plan.build import load_plan
+
+    async def run(host: AgentHost, request: AgentRequest) -> AgentAnswer:
+        depth = request.inputs.get("depth", 0)
+        if depth == 3:
+            return AgentAnswer(outputs={"reached": depth})
+        (me,) = [agent for agent in await host.agents() if agent.name == "down"]
+        return await host.call_agent(me, AgentRequest(inputs={"depth": depth + 1}))
+
+    down = Subagent(name="down", description="Goes down.", run=run)
+    plan = write(
+        "name: p\nlimits: {depth: 2}\nsteps: [{name: s, agent: down}]\n"
+        "outputs: {reached: '{{ steps.s.outputs.reached }}'}\n"
+    )
+    runs = Runs(replace(settings), tools, agents=Catalog([down]))
+    first = await runs.start(load_plan(plan))
+    assert first.status == "limit"
+    assert "nested 2 deep" in (first.error or "")
+    again = await runs.resume(first.run, RunOptions(limits=read_limits(("depth=3",))))
+    assert again.outputs == {"reached": 3}

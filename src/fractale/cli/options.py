@@ -70,7 +70,7 @@ def run_options(function: F) -> F:
             "limits",
             multiple=True,
             metavar="NAME=VALUE",
-            help="Stop the run, resumable, at: steps, attempts, time (90s, 10m), tokens, cost.",
+            help="Stop, resumable, at: steps, attempts, time (90s, 10m), tokens, cost, depth.",
         ),
         click.option("--yes", is_flag=True, help="Agree beforehand to what would be asked."),
         click.option("--json", "as_json", is_flag=True, help="Print one event a line on stdout."),
@@ -142,6 +142,7 @@ def read_limits(pairs: tuple[str, ...]) -> Limits:
         "attempts": int,
         "tokens": int,
         "cost": float,
+        "depth": int,
         "time": parse_duration,
     }
     for pair in pairs:
