@@ -339,32 +339,6 @@ async def test_one_step_for_one_expert(run):
     assert result.outputs == {"total": "7"}, result.error
 
 
-async def test_a_frozen_run_needs_no_manager(run, settings, tools, tmp_path):
-    from fractale.runs.freeze import freeze
-    from fractale.store.records import RunFolders
-
-    path = tmp_path / "p.yaml"
-    path.write_text(PLAN)
-    with ModelServer(Manager(GOOD)) as server:
-        given = replace(
-            settings,
-            provider="openai",
-            model="openai:scripted",
-            openai_base_url=server.openai_url,
-            openai_api_key="k-1234567890",
-        )
-        from fractale.plan.build import load_plan
-
-        runs = Runs(given, tools, models=Models(given), policy=Policy(yes=True))
-        first = await runs.start(load_plan(path), {}, RunOptions(yes=True))
-    files = freeze(RunFolders(settings.state_dir).find(first.run), tmp_path / "frozen.yaml")
-    assert [file.name for file in files] == ["frozen.yaml", "made.yaml"]
-    again = await Runs(settings, tools).start(load_plan(files[0]), {}, RunOptions())
-    assert again.status == "success", again.error
-    assert again.outputs == first.outputs
-    assert [s["name"] for s in again.steps] == [s["name"] for s in first.steps]
-
-
 SMALL_TOOLS = '''
 from typing import Literal
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import pytest
+
 from fractale.settings import load_settings
 from fractale.testing import FakeToolServer, ScriptedModel
 from fractale.testing.model_server import Reply
@@ -56,3 +58,41 @@ async def test_no_secret_is_in_events_results_or_anything_on_disk(run_plan, tmp_
         assert canary not in shown
         assert canary.encode() not in kept
     assert "***" in shown
+
+
+INSIDE = {
+    "a plan": "plan: ./inner.yaml\n    inputs: {token: '{{ inputs.password }}'}",
+    "a block": "parallel: [{name: c, tool: take, inputs: {text: '{{ inputs.password }}'}}]",
+}
+
+
+@pytest.mark.parametrize("inside", INSIDE)
+async def test_a_step_inside_gets_the_secret_that_it_is_given_and_nothing_keeps_it(
+    run_plan, tmp_path, inside
+):
+    secret = "the-secret-input-5521"
+    server = FakeToolServer()
+
+    @server.tool
+    def take(text: str) -> dict:
+        return {"length": len(text)}
+
+    (tmp_path / "inner.yaml").write_text(
+        "name: inner\ninputs: {token: {required: true}}\nsteps:\n"
+        "  - {name: c, tool: take, inputs: {text: '{{ inputs.token }}'}}\n"
+        "  - {name: d, tool: take, inputs: {text: '{{ inputs.password | default(0) }}'}}\n"
+    )
+    plan = tmp_path / "outer.yaml"
+    plan.write_text(
+        "name: outer\ninputs: {password: {secret: true, required: true}}\n"
+        f"steps:\n  - name: b\n    {INSIDE[inside]}\n"
+    )
+    seen = await run_plan(plan, tools=server, secrets={"password": secret}, keep=True)
+    assert server.calls[0] == ("take", {"text": secret}), seen.result.error
+    assert [arguments for _, arguments in server.calls[1:]] in ([], [{"text": 0}])
+    kept = [path.read_bytes() for path in files_in(tmp_path / ".fractale")]
+    assert not [data for data in kept if secret.encode() in data]
+
+
+def files_in(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]

@@ -207,11 +207,12 @@ class ModelError(CallError):
     """The model refused, or its answer is empty or cannot be used.
 
     ``usage`` is a `fractale.models.Usage` of the answers that were paid for all the same, or
-    None if there were none.
+    None if there were none. ``text`` is an answer that is not the JSON that was asked for.
     """
 
     code = "model"
     usage: Any = None
+    text: str = ""
 
 
 class ModelUnavailable(ModelError):

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fractale.agents.draft_schema import draft_schema, kind_of
 from fractale.agents.subagent import Subagent
 from fractale.errors import PlanError, Problem
 from fractale.plan.build import parse_plan
@@ -17,9 +18,6 @@ from fractale.toolbox import PromptInfo, ResourceInfo, ToolInfo
 
 MOST_STEPS = 50
 SHORT = 200
-FEW_TOOLS = 8
-"""Up to so many tools, a draft's schema says what each of them takes."""
-
 KEYS = ("description", "steps", "outputs", "limits")
 """What a draft may say; its name and inputs are those of the step that it stands for."""
 
@@ -33,6 +31,7 @@ class Offers:
         expert: The one agent or prompt that the draft is to ask, and its name; None: as it likes.
         may_nest: Whether a drafted step may be planned in its turn.
         most_steps: How many steps a draft may have.
+        plain: Whether the model is small: then its drafts are plain calls, one after another.
     """
 
     tools: Sequence[ToolInfo] = ()
@@ -43,6 +42,7 @@ class Offers:
     expert: tuple[str, str] | None = None
     may_nest: bool = False
     most_steps: int = MOST_STEPS
+    plain: bool = False
 
     def as_text(self) -> str:
         """The catalogue that the model is shown."""
@@ -61,31 +61,7 @@ class Offers:
 
     def schema(self) -> dict[str, Any]:
         """JSON Schema of a draft."""
-        kinds = list(self._step_schemas())
-        items = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
-        most = 1 if self.expert else self.most_steps
-        steps = {"type": "array", "items": items, "minItems": 1, "maxItems": most}
-        return {"type": "object", "properties": {"steps": steps}, "required": ["steps"]}
-
-    def _step_schemas(self) -> Iterator[dict[str, Any]]:
-        if self.expert:
-            kind, name = self.expert
-            yield _step_schema(kind, {"type": "string", "enum": [name]}, None)
-            return
-        several = len(self.tools) + len(self.agents) + len(self.prompts) > 1
-        if self.tools and len(self.tools) <= FEW_TOOLS:
-            for tool in self.tools:
-                name = {"type": "string", "enum": [tool.name]}
-                yield _step_schema("tool", name, tool, templates=bool(self.inputs) or several)
-        elif self.tools:
-            names = [tool.name for tool in self.tools]
-            yield _step_schema("tool", {"type": "string", "enum": names}, None)
-        for kind, offered in (("prompt", self.prompts), ("agent", self.agents)):
-            if offered:
-                names = [each.name for each in offered]
-                yield _step_schema(kind, {"type": "string", "enum": names}, None)
-        if self.may_nest:
-            yield _step_schema("type", {"type": "string", "enum": ["plan"]}, None)
+        return draft_schema(self)
 
     def read(self, name: str, data: Any) -> tuple[Plan, str]:
         """A draft as a plan, and its text.
@@ -155,45 +131,11 @@ class Offers:
         return any(agent.name == "ask" for agent in self.agents)
 
 
-def _step_schema(
-    kind: str, target: Mapping[str, Any], tool: ToolInfo | None, *, templates: bool = True
-) -> dict[str, Any]:
-    name = {"type": "string", "description": "Letters, digits, _ and -; each step another."}
-    inputs: Mapping[str, Any] = {"type": "object"}
-    if tool is not None and tool.input_schema.get("properties"):
-        inputs = _or_templates(tool.input_schema) if templates else tool.input_schema
-    properties: dict[str, Any] = {"name": name, kind: target, "inputs": inputs}
-    required = ["name", kind]
-    if kind == "tool":
-        required.append("inputs")
-    else:
-        properties["instruction"] = {"type": "string", "description": "What it is to do."}
-    return {"type": "object", "properties": properties, "required": required}
-
-
-def _or_templates(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a tool, each of which may be a template instead."""
-    template = {"type": "string", "pattern": r"\{\{.*\}\}"}
-    properties: Mapping[str, Any] = schema["properties"]
-    loose = {
-        name: each if _kind(each) in ("string", "any") else {"anyOf": [each, template]}
-        for name, each in properties.items()
-    }
-    return {**schema, "properties": loose}
-
-
 def _tool_line(tool: ToolInfo | Subagent) -> str:
     takes: Mapping[str, Any] = tool.input_schema.get("properties", {})
-    arguments = json.dumps({name: _kind(schema) for name, schema in takes.items()})
+    arguments = json.dumps({name: kind_of(schema) for name, schema in takes.items()})
     reads = isinstance(tool, ToolInfo) and tool.annotations.get("readOnlyHint") is True
     return f"{tool.name} {arguments}: {_clip(tool.description)}{' (only reads)' if reads else ''}"
-
-
-def _kind(schema: Any) -> str:
-    if not isinstance(schema, Mapping):
-        return "any"
-    said: Mapping[str, Any] = schema  # pyright: ignore[reportUnknownVariableType] - JSON Schema
-    return str(said.get("type") or "any")
 
 
 def _prompt_line(prompt: PromptInfo) -> str:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any, Final, TypedDict, cast
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.runnables import RunnableConfig
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.message import add_messages
+from langgraph.runtime import Runtime
 
 from fractale.agents.ask import as_text
 from fractale.agents.extras import ASK_PERSON, ask_person
@@ -14,17 +20,16 @@ from fractale.agents.loop import answer_of, tool_of, work
 from fractale.agents.offers import Offers
 from fractale.agents.subagent import AgentAnswer, AgentHost, AgentRequest, Subagent
 from fractale.errors import ModelError, PlanError
-from fractale.models import Answer
+from fractale.plan.source import read_source
 from fractale.policy import reads_only
-
-if TYPE_CHECKING:
-    from langchain_core.runnables import RunnableConfig
 
 MOST_DRAFTS = 5
 """Drafts before the manager gives up, where the step does not say `max_attempts`."""
 
 MOST_LOOKS = 20
 """Model turns of looking around before the first draft."""
+
+_FENCED: Final = re.compile(r"```(?:ya?ml)?[ \t]*\n(.*?)\n```", re.DOTALL)
 
 
 def task_of(goal: str, inputs: Mapping[str, Any], offers: Offers) -> list[BaseMessage]:
@@ -79,15 +84,76 @@ async def explore(
     return [HumanMessage(f"What was found out before:\n{answer_of(conversation)}")]
 
 
-async def draft(host: AgentHost, messages: Sequence[BaseMessage], offers: Offers) -> Answer:
-    """One draft, as the JSON that `offers.schema()` describes.
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One draft, held against the validator.
+
+    Args:
+        said: What the model answered.
+        text: The draft as YAML; empty if it is not valid.
+        problems: What is wrong with it.
+    """
+
+    said: str = ""
+    text: str = ""
+    problems: tuple[str, ...] = ()
+
+
+async def attempt(
+    host: AgentHost, name: str, messages: Sequence[BaseMessage], offers: Offers
+) -> Attempt:
+    """Ask for one draft, and check it.
+
+    Args:
+        name: Of the step that the draft stands for.
 
     Raises:
-        ModelError: The model failed, or answered nothing usable.
+        ModelError: The model failed; an answer that is no draft is a problem of the attempt.
         LimitReached: A limit of the run is used up.
     """
+    said = ""
+    try:
+        said, data = await _ask(host, messages, offers)
+        _, text = offers.read(name, data)
+    except PlanError as error:
+        return Attempt(said, problems=tuple(str(problem) for problem in error.problems))
+    except ModelError as error:
+        if error.retryable or error.usage is None:  # it is out of reach, or refuses the request
+            raise
+        return Attempt(error.text, problems=(str(error),))
+    return Attempt(said, text)
+
+
+async def _ask(host: AgentHost, messages: Sequence[BaseMessage], offers: Offers) -> tuple[str, Any]:
+    """What the model answers, and the draft in it."""
     asked = [*messages, HumanMessage("Write the steps.")]
-    return await host.ask_model(asked, offers.schema(), correct=False)
+    try:
+        answer = await host.ask_model(asked, offers.schema(), correct=False)
+    except ModelError as error:
+        data = plan_in(error.text)
+        if data is None:
+            raise
+        return error.text, data
+    data: Any = answer.data
+    if not _is_plan(data):  # a YAML text can hold pieces that are JSON
+        data = plan_in(answer.text) or data
+    return answer.text, data
+
+
+def plan_in(text: str) -> Mapping[str, Any] | None:
+    """The first plan in YAML in a text, bare or fenced; None if there is none."""
+    for candidate in [*_FENCED.findall(text), text]:
+        try:
+            data = read_source(candidate, "draft").plain()
+        except PlanError:
+            continue
+        if _is_plan(data):
+            return data
+    return None
+
+
+def _is_plan(data: Any) -> bool:
+    return isinstance(data, Mapping) and "steps" in data
 
 
 def correction(answer: str, problems: Sequence[str]) -> list[BaseMessage]:
@@ -104,28 +170,74 @@ def feedback(answer: str, words: str) -> list[BaseMessage]:
     return [AIMessage(answer), HumanMessage(f"The person wants it otherwise: {words}")]
 
 
+class Planning(TypedDict, total=False):
+    """The state of a planner that is asked like any other agent.
+
+    Keys:
+        messages: The conversation.
+        tries: Drafts so far.
+        text: The valid draft.
+        error: Why there is none.
+    """
+
+    messages: Annotated[list[AnyMessage], add_messages]
+    tries: int
+    text: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What the nodes work with: the host, what is asked, and what a draft may use."""
+
+    host: AgentHost
+    request: AgentRequest
+    offers: Offers
+
+
 async def run(host: AgentHost, request: AgentRequest) -> AgentAnswer:
     """Draft a plan for a task, without running it."""
-    tools = await host.tools()
-    offers = Offers(tools=tools, prompts=await host.prompts(), agents=await host.agents())
-    messages = task_of(request.instruction, {}, offers)
-    reasons: list[str] = []
-    for _ in range(MOST_DRAFTS):
-        said = ""
-        try:
-            answer = await draft(host, messages, offers)
-            said = answer.text
-            _, text = offers.read("drafted", answer.data)
-            return AgentAnswer(outputs={"plan": text}, text=text)
-        except PlanError as error:
-            reasons = [str(problem) for problem in error.problems]
-        except ModelError as error:
-            if error.retryable:
-                raise
-            reasons = [str(error)]
-        messages = [*messages, *correction(said, reasons)]
-    why = f"no valid draft after {MOST_DRAFTS} tries: {'; '.join(reasons)}"
-    return AgentAnswer(outputs={}, error=why)
+    offers = Offers(
+        tools=await host.tools(), prompts=await host.prompts(), agents=await host.agents()
+    )
+    after: Planning = await _graph().ainvoke(
+        Planning(tries=0), request.config, context=Task(host, request, offers)
+    )
+    text = after.get("text", "")
+    if not text:
+        return AgentAnswer(outputs={}, error=after.get("error") or "there is no draft")
+    return AgentAnswer(outputs={"plan": text}, text=text)
+
+
+def _graph() -> Any:
+    builder: Any = StateGraph(Planning, context_schema=Task)
+    builder.add_node("explore", _explore)
+    builder.add_node("draft", _draft)
+    builder.add_edge(START, "explore")
+    builder.add_edge("explore", "draft")
+    builder.add_conditional_edges("draft", _after_draft, ["draft", END])
+    return builder.compile()
+
+
+async def _explore(state: Planning, runtime: Runtime[Task], config: RunnableConfig) -> Planning:
+    task = runtime.context
+    told = task_of(task.request.instruction, {}, task.offers)
+    found = await explore(task.host, told, config)
+    return Planning(messages=cast("list[AnyMessage]", [*told, *found]))
+
+
+async def _draft(state: Planning, runtime: Runtime[Task]) -> Planning:
+    task, tries = runtime.context, state.get("tries", 0) + 1
+    made = await attempt(task.host, "drafted", state.get("messages", []), task.offers)
+    if made.text:
+        return Planning(tries=tries, text=made.text, error="")
+    why = f"no valid draft in {tries} tries; the last: {'; '.join(made.problems)}"
+    wrong = cast("list[AnyMessage]", correction(made.said, made.problems))
+    return Planning(tries=tries, messages=wrong, error=why)
+
+
+def _after_draft(state: Planning) -> str:
+    return END if state.get("text") or state.get("tries", 0) >= MOST_DRAFTS else "draft"
 
 
 PLANNER = Subagent(

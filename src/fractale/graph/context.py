@@ -107,6 +107,20 @@ class RunContext:
         self.meter.check_depth(self.depth + 1)
         return replace(self, within=within, drafted=drafted, depth=self.depth + 1)
 
+    def with_inputs(self, inputs: Mapping[str, Any]) -> tuple[RunContext, dict[str, Any]]:
+        """The same run as the steps of a plan inside see it, and what their state may hold.
+
+        Args:
+            inputs: Of the plan inside, secrets in the clear.
+
+        Returns:
+            The context, which has the texts that hold a secret; and all inputs without them.
+        """
+        hidden = {n: v for n, v in inputs.items() if isinstance(v, str) and self.mask(v) != v}
+        secrets = (*self.secrets, *self.secret_inputs.values())
+        kept = {name: self.mask(value) for name, value in inputs.items()}
+        return replace(self, secret_inputs=hidden, secrets=secrets), kept
+
     def emit(self, kind: EventKind, **data: Any) -> None:
         """Tell every listener what happened, secrets masked."""
         self.emit_event(Event(kind, self.run_id, cast("dict[str, Any]", self.mask(data))))

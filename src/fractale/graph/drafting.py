@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, cast
 
 from langchain_core.messages import AnyMessage, BaseMessage
 from langchain_core.runnables import RunnableConfig
@@ -20,7 +20,7 @@ from langgraph.graph.message import add_messages
 from langgraph.runtime import Runtime
 
 from fractale import questions
-from fractale.errors import ModelError, PlanError
+from fractale.errors import PlanError, ToolError
 from fractale.graph.context import RunContext
 from fractale.graph.host import Host
 from fractale.graph.inside import CompilePlan, run_plan_inside
@@ -29,9 +29,12 @@ from fractale.graph.outcome import CallResult
 from fractale.graph.visit import Visit
 from fractale.plan.build import parse_plan
 from fractale.plan.dump import plan_data
-from fractale.plan.words import EXTRA_TOOLS, INSTRUCTION_INPUTS
+from fractale.plan.narrow import narrow
+from fractale.plan.words import EXTRA_TOOLS, MANAGER_INPUTS
 
-MOST_DRAFTS = 5
+if TYPE_CHECKING:
+    from fractale.agents.offers import Offers
+
 EXPERTS = ("agent", "prompt")
 
 
@@ -71,13 +74,13 @@ class Manager:
     Args:
         visit: Of the step.
         context: The run as the manager's own calls see it.
-        offers: What a draft may use (`fractale.agents.offers.Offers`).
+        offers: What a draft may use.
         compile_plan: Makes the graph of the draft.
     """
 
     visit: Visit
     context: RunContext
-    offers: Any
+    offers: Offers
     compile_plan: CompilePlan
 
     @property
@@ -119,19 +122,25 @@ def _graph() -> Any:
 
 
 async def _manager(visit: Visit, compile_plan: CompilePlan) -> Manager:
+    lists = () if visit.step.tools is None else (visit.step.tools,)
+    context = visit.context.deeper(within=(*visit.context.within, *lists), drafted=True)
+    offers = await _offers(visit, Host(visit, context))
+    if expert := offers.expert:
+        _check_expert(visit, expert, offers)
+    return Manager(visit, context, offers, compile_plan)
+
+
+async def _offers(visit: Visit, host: Host) -> Offers:
+    """What a draft for the step may use."""
     from fractale.agents.offers import MOST_STEPS, Offers
 
-    lists = () if visit.step.tools is None else (visit.step.tools,)
-    within = (*visit.context.within, *lists)
-    context = visit.context.deeper(within=within, drafted=True)
-    host = Host(visit, context)
-    toolbox, agents = visit.deps.toolbox, visit.deps.agents
-    own = agents.matching(lambda name: name != "planner" and host.names(name))
-    expert = next(
-        ((kind, str(visit.inputs[kind])) for kind in EXPERTS if kind in visit.inputs), None
+    toolbox, meter, expert = visit.deps.toolbox, visit.context.meter, _expert(visit)
+    own = visit.deps.agents.matching(
+        lambda name: host.names(name) and (name != "planner" or expert == ("agent", name))
     )
-    left = visit.context.meter.steps_left
-    offers = Offers(
+    left = meter.steps_left
+    plain = _is_plain(visit)
+    return Offers(
         tools=await host.tools(),
         prompts=await toolbox.prompts(),
         agents=[*own, *(t for t in await toolbox.tools() if t.is_agent and host.may_call(t))],
@@ -139,27 +148,51 @@ async def _manager(visit: Visit, compile_plan: CompilePlan) -> Manager:
         inputs=list(_given(visit)),
         expert=expert,
         most_steps=MOST_STEPS if left is None else max(min(MOST_STEPS, left), 1),
-        may_nest=context.depth < visit.context.meter.most_depth and expert is None,
+        may_nest=host.context.depth < meter.most_depth and expert is None and not plain,
+        plain=plain,
     )
-    return Manager(visit, context, offers, compile_plan)
+
+
+def _expert(visit: Visit) -> tuple[str, str] | None:
+    """The one whom the draft is to ask, where the step's inputs name one."""
+    for kind in EXPERTS:
+        name = visit.inputs.get(kind)
+        # 0.1.0's `inputs.prompt` is the instruction itself.
+        if isinstance(name, str) and name != visit.instruction:
+            return kind, name
+    return None
+
+
+def _check_expert(visit: Visit, expert: tuple[str, str], offers: Offers) -> None:
+    kind, name = expert
+    there = offers.prompts if kind == "prompt" else offers.agents
+    names = [each.name for each in there]
+    if name not in names:
+        raise ToolError(
+            f"`{visit.path}` is to ask the {kind} `{name}`, which is not there",
+            hint=f"`inputs.{kind}` names whom the draft asks; there are: {', '.join(names)}",
+        )
+
+
+def _is_plain(visit: Visit) -> bool:
+    """Whether the model is so small that it can't call tools."""
+    return visit.deps.models.spec(visit.step.model).startswith("local:")
 
 
 def _given(visit: Visit) -> dict[str, Any]:
     """The inputs that the draft sees: the step's, but what only speaks to the manager."""
-    return {k: v for k, v in visit.inputs.items() if k not in (*INSTRUCTION_INPUTS, *EXPERTS)}
+    return {name: v for name, v in visit.inputs.items() if name not in MANAGER_INPUTS}
 
 
 async def _explore(state: Drafting, runtime: Runtime[Manager], config: RunnableConfig) -> Drafting:
     from fractale.agents import planner
 
     manager = runtime.context
-    visit = manager.visit
+    visit, mask = manager.visit, manager.context.mask
     goal = visit.instruction or visit.step.description
-    given = visit.context.mask(_given(visit))  # a secret is for the steps, not for the model
-    task = planner.task_of(goal, given, manager.offers)
-    spec = visit.deps.models.spec(visit.step.model)
+    task = planner.task_of(mask(goal), mask(_given(visit)), manager.offers)
     found: list[BaseMessage] = []
-    if not spec.startswith("local:"):  # models so small can't call tools
+    if not manager.offers.plain:
         found = await planner.explore(manager.host, task, config)
     return Drafting(messages=cast("list[AnyMessage]", [*task, *found]), tries=0, rounds=0)
 
@@ -168,25 +201,19 @@ async def _draft(state: Drafting, runtime: Runtime[Manager]) -> Drafting:
     """One draft, held against the validator."""
     from fractale.agents import planner
 
-    manager, said, tries = runtime.context, "", state.get("tries", 0) + 1
+    manager, tries = runtime.context, state.get("tries", 0) + 1
     visit = manager.visit
-    try:
-        answer = await planner.draft(manager.host, state.get("messages", []), manager.offers)
-        said = answer.text
-        _, text = manager.offers.read(visit.step.name, answer.data)
-        return Drafting(text=text, said=said, tries=tries, error="", note="")
-    except PlanError as error:
-        reasons = [str(problem) for problem in error.problems]
-    except ModelError as error:
-        if error.retryable:
-            raise
-        reasons = [str(error)]
-    most = visit.step.max_attempts or MOST_DRAFTS
-    visit.emit("warning", code="draft", message=f"draft {tries} of {most}: {'; '.join(reasons)}")
+    made = await planner.attempt(
+        manager.host, visit.step.name, state.get("messages", []), manager.offers
+    )
+    if made.text:
+        return Drafting(text=made.text, said=made.said, tries=tries, error="", note="")
+    most, reasons = visit.step.max_attempts or planner.MOST_DRAFTS, "; ".join(made.problems)
+    visit.emit("warning", code="draft", message=f"draft {tries} of {most}: {reasons}")
     if tries >= most:
-        words = f"no valid draft in {tries} tries; the last: {'; '.join(reasons)}"
+        words = f"no valid draft in {tries} tries; the last: {reasons}"
         return Drafting(tries=tries, text="", error=words, code="draft")
-    wrong = cast("list[AnyMessage]", planner.correction(said, reasons))
+    wrong = cast("list[AnyMessage]", planner.correction(made.said, made.problems))
     return Drafting(messages=wrong, tries=tries, text="")
 
 
@@ -249,11 +276,11 @@ async def _run(state: Drafting, runtime: Runtime[Manager], config: RunnableConfi
     """Compile the draft from the state, and run it."""
     manager = runtime.context
     visit, store = manager.visit, manager.visit.deps.outputs
-    plan = parse_plan(state.get("text", ""), f"draft of {visit.step.name}")
+    draft = parse_plan(state.get("text", ""), f"draft of {visit.step.name}")
+    plan = narrow(draft, visit.step.tools, visit.step.approve)
     graph = manager.compile_plan(plan, visit.deps).compile()
-    inputs = {name: store.put(visit.context.mask(v)) for name, v in _given(visit).items()}
     result = await run_plan_inside(
-        visit, plan, graph, inputs, context=manager.context, config=config
+        visit, plan, graph, _given(visit), context=manager.context, config=config
     )
     return Drafting(
         outputs=store.put(visit.context.mask(result.outputs)),

@@ -49,7 +49,7 @@ async def run_plan_inside(
 
     Args:
         graph: The plan, compiled without a saver: it takes the run's.
-        inputs: The plan's inputs, values or references.
+        inputs: The plan's inputs, secrets in the clear.
         context: The run as the steps inside see it.
         config: Of the node that runs it; None: the step's own.
 
@@ -57,7 +57,9 @@ async def run_plan_inside(
         LimitReached: A limit of the run is used up.
     """
     deps = visit.deps
-    state = initial_state(inputs, prefix=f"{visit.path}/")
+    context, kept = context.with_inputs(inputs)
+    given = {name: deps.outputs.put(value) for name, value in kept.items()}
+    state = initial_state(given, prefix=f"{visit.path}/")
     try:
         after = cast(
             "PlanState", await graph.ainvoke(state, config or visit.config, context=context)
@@ -76,7 +78,7 @@ def _inputs_of_included(plan: Plan, visit: Visit) -> dict[str, Any]:
     aliases = {"goal", "prompt", "instruction"} - set(plan.inputs)
     given = {key: value for key, value in visit.inputs.items() if key not in aliases}
     defaults = {n: spec.default for n, spec in plan.inputs.items() if not spec.required}
-    return {key: visit.deps.outputs.put(value) for key, value in {**defaults, **given}.items()}
+    return {**defaults, **given}
 
 
 def _outputs_of_plan(plan: Plan, after: PlanState, deps: Dependencies) -> dict[str, Any]:

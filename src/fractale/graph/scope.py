@@ -74,7 +74,7 @@ def build_scope(
     inputs = {key: store.get(value) for key, value in state.get("inputs", {}).items()}
     last = state.get("last")
     return {
-        "inputs": {**inputs, **context.secret_inputs} if not state.get("prefix") else inputs,
+        "inputs": {**inputs, **context.secret_inputs},
         "steps": {
             name: _view(record, store, read=needs.steps is None or name in needs.steps)
             for name, record in records.items()

@@ -84,10 +84,12 @@ class Exchange:
         raise self._without_json(corrected)
 
     def _without_json(self, text: str) -> ModelError:
-        return ModelError(
+        error = ModelError(
             f"{self.spec} answered without the JSON that was asked for: {_short(text)}",
             hint="simplify `output_schema`, or name a more capable model in `model:`",
         )
+        error.text = text
+        return error
 
     async def _ask_for_json(
         self, messages: Sequence[BaseMessage], schema: Mapping[str, Any]

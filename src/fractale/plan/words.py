@@ -22,6 +22,12 @@ EXTRA_TOOLS: Final = ("ask_person", "get_prompt")
 INSTRUCTION_INPUTS: Final = ("goal", "prompt", "instruction")
 """The inputs that fractale 0.1.0 took a step's instruction from, in this order."""
 
+MANAGER_INPUTS: Final = (*INSTRUCTION_INPUTS, "agent")
+"""The inputs of a planned step that speak to the manager: its draft does not see them.
+
+`agent` or `prompt` beside an instruction names the one expert that the draft is to ask.
+"""
+
 STEP_KEYS: Final = (
     "name",
     "type",

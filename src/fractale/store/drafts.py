@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from fractale.errors import StoreError
@@ -39,10 +40,11 @@ class Drafts:
         except OSError as error:
             raise StoreError(f"the draft of `{path}` cannot be kept: {error}") from error
 
-    def text(self, path: str) -> str | None:
-        """The accepted draft of a step; None if there is none."""
-        file = self._file(path)
-        return file.read_text(encoding="utf-8") if file.is_file() else None
+    def items(self) -> Iterator[tuple[str, str]]:
+        """Every accepted draft: the path of its step, and the text."""
+        for file in sorted(self._folder.rglob("*.yaml")):
+            path = file.relative_to(self._folder).with_suffix("")
+            yield path.as_posix(), file.read_text(encoding="utf-8")
 
     def _file(self, path: str) -> Path:
         return self._folder / f"{path}.yaml"
