@@ -96,3 +96,33 @@ async def test_a_step_inside_gets_the_secret_that_it_is_given_and_nothing_keeps_
 
 def files_in(folder):
     return [path for path in folder.rglob("*") if path.is_file()]
+
+
+async def test_what_an_agent_with_tools_is_told_is_not_in_its_checkpoints(run_plan, settings):
+    """Neither a secret of the plan, nor one that a tool gives away."""
+    from dataclasses import replace
+
+    from fractale.testing import FakeToolServer, ScriptedModel
+    from fractale.testing.model_server import Reply
+
+    tools = FakeToolServer()
+
+    @tools.tool(annotations={"readOnlyHint": True})
+    def look() -> dict:
+        """Look around."""
+        return {"env": "TOKEN=canary-of-a-tool"}
+
+    model = ScriptedModel([Reply(tool_calls=[("look", {})]), "done"])
+    seen = await run_plan(
+        "name: p\ninputs: {key: {type: string, secret: true}}\n"
+        "steps: [{name: s, type: agent, instruction: 'Use {{ inputs.key }}'}]\n",
+        tools=tools,
+        model=model,
+        keep=True,
+        secrets={"key": "canary-of-the-plan"},
+        settings=replace(settings, secrets=("canary-of-a-tool",)),
+    )
+    assert seen.status == "success"
+    kept = b"".join(p.read_bytes() for p in settings.state_dir.rglob("*") if p.is_file())
+    assert b"canary" not in kept
+    assert not any("canary" in str(message) for asked in model.requests for message in asked)

@@ -135,6 +135,8 @@ async def ask_agent(
     context = replace(visit.context, within=(*visit.context.within, *lists))
     host = Host(visit, context) if extras is None else Host(visit, context, extras=extras)
     earlier = convert_to_messages(visit.conversation) if visit.conversation else []
+    if visit.step.tools != ():  # what a model with tools is told is in its checkpoints
+        request = _masked(visit, request)
     answer = await run_agent(
         agent,
         host,
@@ -146,6 +148,16 @@ async def ask_agent(
         ),
     )
     return _result_of_agent(visit, answer)
+
+
+def _masked(visit: Visit, request: AgentRequest) -> AgentRequest:
+    mask = visit.context.mask
+    return replace(
+        request,
+        inputs=mask(dict(request.inputs)),
+        instruction=mask(request.instruction),
+        messages=[m.model_copy(update={"content": mask(m.content)}) for m in request.messages],
+    )
 
 
 def _result_of_agent(visit: Visit, answer: AgentAnswer) -> CallResult:

@@ -94,6 +94,8 @@ class Host:
             raise PolicyError(f"`{tool.name}` was not called: it is none of the step's tools")
         agreed = self.visit.agree(tool, arguments, "model")
         result = await self.visit.tool(tool, agreed, self.agents_path or None)
+        mask = self.context.mask  # what the agent knows, its checkpoints hold
+        result = replace(result, text=mask(result.text), structured=mask(result.structured))
         return result if agreed == arguments else replace(result, arguments=agreed)
 
     async def call_agent(self, agent: Subagent | ToolInfo, request: AgentRequest) -> AgentAnswer:
