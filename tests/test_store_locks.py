@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -67,6 +69,22 @@ def test_of_two_processes_exactly_one_proceeds_and_the_other_says_who(folder, st
     (loser,) = [words for pid, words in said.items() if pid != winner]
     host = socket.gethostname()
     assert loser.startswith(f"run-held 2 run k7f3 is held by process {winner} on {host} since ")
+
+
+def test_the_name_of_one_that_ended_is_not_taken_for_the_holder(folder, started):
+    gone = started(folder)
+    assert gone.stdout.readline() == "has it\n"
+    gone.kill()
+    gone.wait()
+    with (folder.path / "lock").open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # taken, and not yet signed
+        with pytest.raises(RunHeld, match="is held by another process"):
+            RunLock(folder).acquire()
+        file.truncate(0)
+        me = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+        threading.Timer(0.1, lambda: os.pwrite(file.fileno(), json.dumps(me).encode(), 0)).start()
+        with pytest.raises(RunHeld, match=f"is held by process {os.getpid()} on "):
+            RunLock(folder).acquire()
 
 
 def test_a_crash_releases_the_lock(folder, started):

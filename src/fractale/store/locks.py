@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 CANNOT_LOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 LOCK_NAME = "lock"
+SIGNING_TRIES = 40
+SIGNING_PAUSE = 0.025
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ class FileLock:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if isinstance(error, BlockingIOError | PermissionError):
-                who = _signed(descriptor) or "another process"
+                who = _holder(descriptor) or "another process"
                 raise self._error(f"{self._what} is held by {who}", hint=self._hint) from error
             raise self._unusable(error) from error
 
@@ -154,12 +156,39 @@ def holder_of(folder: RunFolder) -> Holder | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
-        return _signed(descriptor) or Holder(0, "an unknown machine", time.time())
+        return _holder(descriptor) or Holder(0, "an unknown machine", time.time())
     except OSError:
         return None
     finally:
         os.close(descriptor)
     return None
+
+
+def _holder(descriptor: int) -> Holder | None:
+    """Who has a lock that was just found held.
+
+    It is taken first and signed after: what stands there for a moment is nothing, or the name of
+    one that has ended.
+    """
+    for _ in range(SIGNING_TRIES):
+        holder = _signed(descriptor)
+        if holder is not None and not _ended(holder):
+            return holder
+        time.sleep(SIGNING_PAUSE)
+    return None
+
+
+def _ended(holder: Holder) -> bool:
+    """Whether a holder is a process of this machine that is no more."""
+    if holder.host != socket.gethostname():
+        return False
+    try:
+        os.kill(holder.pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _signed(descriptor: int) -> Holder | None:
