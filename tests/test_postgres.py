@@ -17,6 +17,7 @@ from langgraph.checkpoint.conformance import checkpointer_test, validate
 from fractale.errors import RunHeld, StoreError
 from fractale.store.checkpoints import open_checkpoints
 from fractale.store.prune import PruneRule, prune
+from fractale.store.records import RunFolders
 from fractale.testing import FakeToolServer
 from servers.postgres import running_postgres
 from store_runs import begin, config, finish, history, latest, unmeasured
@@ -268,6 +269,47 @@ async def test_runs_are_pruned(url, run_plan, settings):
     async with open_checkpoints(url) as saver:
         assert set(await saver.sizes()) == {"two"}
         assert await saver.references("one") == set()
+
+
+def fractale(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    kept = {k: v for k, v in os.environ.items() if k == "PATH" or k.startswith("COVERAGE_")}
+    return subprocess.run(
+        [sys.executable, "-m", "fractale.cli", *words],
+        cwd=folder,
+        env={**kept, "HOME": str(folder), "PYTHONPATH": str(folder)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_the_command_line_keeps_a_run_there_and_finds_it_again(url, tmp_path):
+    (tmp_path / "my_tools.py").write_text('def touch() -> dict:\n    """Make."""\n    return {}\n')
+    (tmp_path / "tools.yaml").write_text("tools: [{path: my_tools.touch}]\n")
+    (tmp_path / "p.yaml").write_text(
+        "name: p\nsteps: [{name: s, tool: touch, approve: always}, {name: two, tool: touch}]\n"
+    )
+    done = fractale(tmp_path, "run", "p.yaml", "-r", "tools.yaml", "--store", url)
+    assert done.returncode == 4, done.stderr
+    assert not (tmp_path / ".fractale" / "checkpoints.sqlite").exists()
+    # Where the run's checkpoints are need not be said again.
+    done = fractale(tmp_path, "resume", "-1", "--answer", "s=yes")
+    assert done.returncode == 0, done.stderr
+    done = fractale(tmp_path, "runs", "prune", "--keep", "0", "--store", url)
+    assert "1 run removed" in done.stdout, done.stderr
+
+
+def test_a_password_that_was_on_the_command_line_is_asked_for_again(url, tmp_path):
+    (tmp_path / "p.yaml").write_text("name: p\nsteps: [{name: s, tool: t}]\n")
+    folder = RunFolders(tmp_path / ".fractale").new("k7f3")
+    there = "postgresql://anna:***@db/runs"
+    folder.write_head({"file": str(tmp_path / "p.yaml"), "store": there, "inputs": {}})
+    done = fractale(tmp_path, "resume", "k7f3")
+    assert done.returncode == 2
+    assert f"keeps its checkpoints in {there}" in done.stderr
+    assert "--store" in done.stderr
 
 
 def test_a_missing_extra_is_named():

@@ -166,6 +166,20 @@ def test_refresh_makes_it_fit_the_folders(tmp_path):
             assert index.refresh() == 0
 
 
+def test_a_run_that_went_on_at_once_is_read_again(tmp_path):
+    folders = RunFolders(tmp_path)
+    write_run(folders, "stops", BEGUN, finished("stopped"))
+    with RunIndex(tmp_path) as index:
+        assert [r.status for r in index.find()] == ["stopped"]
+        with (folders.at("stops").path / "events.jsonl").open("a") as file:
+            file.writelines(
+                json.dumps(event.as_dict()) + "\n" for event in (BEGUN, finished("success"))
+            )
+        assert index.refresh() == 1
+        assert [r.status for r in index.find()] == ["success"]
+        assert index.refresh() == 0
+
+
 def test_a_damaged_index_is_put_aside_and_made_again(tmp_path):
     write_run(RunFolders(tmp_path), "done", BEGUN, finished("success"))
     with RunIndex(tmp_path) as index:

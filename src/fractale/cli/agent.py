@@ -33,6 +33,7 @@ def complete_names(ctx: click.Context, param: click.Parameter, incomplete: str) 
 @options.tool_options
 @options.model_options
 @options.answer_options
+@options.store_option
 @options.run_options
 @click.option("--direct", is_flag=True, help="Ask it at once, without the manager.")
 @click.pass_context

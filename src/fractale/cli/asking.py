@@ -48,7 +48,9 @@ def ask(given: Mapping[str, Any], find: Find, *, direct: bool) -> int:
 
 def _call(given: Mapping[str, Any]) -> Call:
     return Call(
-        settings=options.settings_of(given["backend"], given["model"], given["max_attempts"]),
+        settings=options.settings_of(
+            given["backend"], given["model"], given["max_attempts"], given["store"]
+        ),
         registries=given["registries"],
         agents=given["agents"],
         limits=options.read_limits(given["limits"]),

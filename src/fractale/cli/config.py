@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from fractale.cli.options import settings_of
-from fractale.settings import Settings
+from fractale.settings import Settings, without_password
 
 SECRET = ("openai_api_key", "gemini_api_key")
 SHOWN = (
@@ -21,6 +21,7 @@ SHOWN = (
     "gemini_base_url",
     "max_attempts",
     "state_dir",
+    "store",
 )
 
 
@@ -47,7 +48,11 @@ def _rows(settings: Settings) -> list[dict[str, Any]]:
         value = getattr(settings, name)
         if name in SECRET and value:
             value = "*** (set)"
-        rows.append(_row(name, str(value) if name == "state_dir" else value, settings))
+        elif name == "state_dir":
+            value = str(value)
+        elif name == "store":
+            value = without_password(value) or "sqlite"
+        rows.append(_row(name, value, settings))
     for name, server in settings.servers.items():
         rows.append(
             {

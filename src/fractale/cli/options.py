@@ -47,6 +47,15 @@ def model_options(function: F) -> F:
     return backend(model(function))
 
 
+def store_option(function: F) -> F:
+    """``--store``: where checkpoints are kept."""
+    return click.option(
+        "--store",
+        metavar="URL",
+        help="Keep checkpoints in a PostgreSQL server: postgresql://user@host/database.",
+    )(function)
+
+
 def input_options(function: F) -> F:
     """``-i`` and ``--inputs``."""
     one = click.option(
@@ -159,7 +168,12 @@ def read_limits(pairs: tuple[str, ...]) -> Limits:
 
 
 def settings_of(
-    backend: str | None = None, model: str | None = None, max_attempts: int | None = None
+    backend: str | None = None,
+    model: str | None = None,
+    max_attempts: int | None = None,
+    store: str | None = None,
 ) -> Settings:
     """The settings with the command line's flags over them."""
-    return load_settings().with_flags(provider=backend, model=model, max_attempts=max_attempts)
+    return load_settings().with_flags(
+        provider=backend, model=model, max_attempts=max_attempts, store=store
+    )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @options.tool_options
 @options.model_options
 @options.answer_options
+@options.store_option
 @options.run_options
 @click.option("--direct", is_flag=True, help="Ask at once, without the manager.")
 @click.pass_context

@@ -21,6 +21,7 @@ def complete_runs(ctx: click.Context, param: click.Parameter, incomplete: str) -
 @click.argument("run_id", metavar="RUN", shell_complete=complete_runs)
 @options.answer_options
 @options.model_options
+@options.store_option
 @options.run_options
 def command(
     run_id: str,
@@ -29,6 +30,7 @@ def command(
     backend: str | None,
     model: str | None,
     max_attempts: int | None,
+    store: str | None,
     limits: tuple[str, ...],
     *,
     yes: bool,
@@ -48,7 +50,7 @@ def command(
     from fractale.cli.running import Call, go_on
 
     call = Call(
-        settings=options.settings_of(backend, model, max_attempts),
+        settings=options.settings_of(backend, model, max_attempts, store),
         limits=options.read_limits(limits),
         answers=read_answers_file(answers_file),
         yes=yes,

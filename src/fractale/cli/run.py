@@ -22,6 +22,7 @@ def complete_plans(ctx: click.Context, param: click.Parameter, incomplete: str) 
 @options.tool_options
 @options.model_options
 @options.answer_options
+@options.store_option
 @options.run_options
 @click.option("--dry-run", is_flag=True, help="Only say what would run. Opens no connection.")
 def command(
@@ -33,6 +34,7 @@ def command(
     backend: str | None,
     model: str | None,
     max_attempts: int | None,
+    store: str | None,
     answers_file: Path | None,
     answers: tuple[str, ...],
     limits: tuple[str, ...],
@@ -53,7 +55,7 @@ def command(
 
     loaded = load_plan(plan)
     inputs = options.read_inputs(pairs, inputs_file)
-    settings = options.settings_of(backend, model, max_attempts)
+    settings = options.settings_of(backend, model, max_attempts, store)
     if dry_run:
         from fractale.cli.dry_run import show
 

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from fractale.cli import started
+from fractale.errors import SettingsError
 from fractale.events import Event, Listener
 from fractale.plan.inputs import read_secrets
 from fractale.plan.model import Limits, Plan
-from fractale.settings import Settings
+from fractale.settings import Settings, store_password, without_password
 
 if TYPE_CHECKING:
     from fractale.agents.catalog import Catalog
@@ -43,12 +44,22 @@ class Call:
     def head(self) -> dict[str, Any]:
         """What the record of a run keeps of it, so that a resume has the same tools and model."""
         registries = [str(path.absolute()) for path in self.registries]
-        model = self.settings.model_spec
-        return {"registries": registries, "agents": list(self.agents), "model": model}
+        return {
+            "registries": registries,
+            "agents": list(self.agents),
+            "model": self.settings.model_spec,
+            "store": without_password(self.settings.store) or "sqlite",
+        }
 
     def like(self, head: Mapping[str, Any]) -> Call:
-        """The same call with the tools and, unless its options name another, the model of a run."""
-        settings = self.settings
+        """The same call with what a run was started with, unless its options name another.
+
+        That is its tools, its model, and where its checkpoints are.
+
+        Raises:
+            SettingsError: They are in a server whose password is not known.
+        """
+        settings = _in_store_of(self.settings, head)
         by = (settings.origins.get("model"), settings.origins.get("provider"))
         if head.get("model") and "command line" not in by:
             settings = settings.with_flags(model=head["model"])
@@ -56,6 +67,20 @@ class Call:
         return replace(
             self, settings=settings, registries=registries, agents=head.get("agents", ())
         )
+
+
+def _in_store_of(settings: Settings, head: Mapping[str, Any]) -> Settings:
+    """The settings with the checkpoints where a run has them."""
+    there = head.get("store")
+    here = without_password(settings.store) or "sqlite"
+    if there in (None, here) or settings.origins.get("store") == "command line":
+        return settings
+    if store_password(there):
+        raise SettingsError(
+            f"the run keeps its checkpoints in {there}, and its password is kept nowhere",
+            hint="give it once more with --store, or leave it out there and set PGPASSWORD",
+        )
+    return settings.with_flags(store=there)
 
 
 @dataclass(frozen=True, slots=True)

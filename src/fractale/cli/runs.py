@@ -22,7 +22,25 @@ MOST = 50
 PLAN_WIDTH = 40
 
 
-@click.command("runs")
+class RunsGroup(click.Group):
+    """The list itself, and what is done to it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The one there is."""
+        del ctx
+        return ["prune"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import it."""
+        del ctx
+        if cmd_name != "prune":
+            return None
+        from fractale.cli.prune import command as prune
+
+        return prune
+
+
+@click.group("runs", cls=RunsGroup, invoke_without_command=True)
 @click.option("--plan", metavar="GLOB", help="Only runs of plans with this name, such as trans*.")
 @click.option(
     "--status",
@@ -36,7 +54,9 @@ PLAN_WIDTH = 40
     "--limit", type=click.IntRange(0), help=f"At most so many; 0 for all. Default {MOST}."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one run a line as JSON, all of them.")
+@click.pass_context
 def command(
+    ctx: click.Context,
     plan: str | None,
     statuses: tuple[str, ...],
     since: str | None,
@@ -49,7 +69,10 @@ def command(
     \b
     fractale runs --status waiting
     fractale runs --plan 'translate*' --since 2d
+    fractale runs prune --older-than 30d
     """
+    if ctx.invoked_subcommand:
+        return 0
     from fractale.runs.listing import list_runs
     from fractale.store.index import RunFilter
 
@@ -61,7 +84,8 @@ def command(
     shown = rows[:limit] if limit else rows
     if as_json:
         for row in shown:
-            click.echo(json.dumps(asdict(row), ensure_ascii=False))
+            told = {name: value for name, value in asdict(row).items() if name != "seen"}
+            click.echo(json.dumps(told, ensure_ascii=False))
         return 0
     _print(shown, more=len(rows) > len(shown))
     return 0

@@ -6,6 +6,7 @@ missing or damaged, and a run that it does not know is added when it is looked f
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,10 @@ from fractale.store.schema import migrate
 NAME = "index.sqlite"
 WHAT = "index of runs"
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+NOT_ENDED = ("waiting", "limit", "stopped")
+"""What a run can go on from."""
+MOST_LOOKED_AT = 1000
+"""Of such runs, the latest ones, so that many of them don't make the list slow."""
 WAIT = 10.0
 """Seconds to wait for another process that is writing."""
 
@@ -40,8 +45,9 @@ CHANGES = (
         "ALTER TABLE runs ADD COLUMN forked_at TEXT",
         "CREATE INDEX runs_by_parent ON runs (parent) WHERE parent IS NOT NULL",
     ),
+    ("ALTER TABLE runs ADD COLUMN seen INTEGER NOT NULL DEFAULT 0",),
 )
-"""From a new file to version 2. Rows are kept."""
+"""From a new file to version 3. Rows are kept."""
 
 COLUMNS = tuple(field.name for field in fields(RunRow))
 PUT = (
@@ -130,20 +136,31 @@ class RunIndex:
     def refresh(self) -> int:
         """Make the index fit the folders.
 
-        Runs that have a folder but no row are taken up, rows without a folder are forgotten, and
-        a run that was going on when its process was killed is no longer called ``running``.
+        Runs that have a folder but no row are taken up, rows without a folder are forgotten, a
+        run that was going on when its process was killed is no longer called ``running``, and
+        one that has gone on since its row was written is read again.
 
         Returns:
             How many rows were changed.
         """
         there = self._folders.names()
-        known = {row.id for row in self.find(limit=None)}
+        known = {run_id for (run_id,) in self._rows("SELECT id FROM runs", [])}
         running = {row.id for row in self.find(RunFilter(status=["running"]), limit=None)}
         dead = {i for i in running & there if holder_of(self._folders.at(i)) is None}
-        self._read_folders(there - known | dead)
+        left = self.find(RunFilter(status=NOT_ENDED), limit=MOST_LOOKED_AT)
+        gone_on = {r.id for r in left if r.id in there and self._size(r.id) != r.seen}
+        self._read_folders(there - known | dead | gone_on)
         if gone := known - there:
             self.remove(gone)
-        return len(there ^ known) + len(dead)
+        return len(there ^ known) + len(dead | gone_on)
+
+    def _size(self, run_id: str) -> int:
+        """Bytes of a run's events."""
+        try:
+            # With thousands of runs, to make paths as objects takes longer than to look at files.
+            return os.stat(f"{self._path.parent}/runs/{run_id}/events.jsonl").st_size  # noqa: PTH116
+        except OSError:
+            return 0
 
     def _read_folders(self, run_ids: Iterable[str]) -> None:
         rows = [row_of(self._folders.at(run_id)) for run_id in run_ids]
@@ -152,15 +169,18 @@ class RunIndex:
 
     def _select(self, rest: str, values: Sequence[Any]) -> list[RunRow]:
         query = f"SELECT {', '.join(COLUMNS)} FROM runs {rest}"  # noqa: S608 - constants
+        return [RunRow(*row) for row in self._rows(query, values)]
+
+    def _rows(self, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         with sqlite_faults(self._path, WHAT):
             try:
-                return [RunRow(*row) for row in self._connection.execute(query, values)]
+                return self._connection.execute(query, values).fetchall()
             except sqlite3.DatabaseError as error:
                 if not _is_damage(error):
                     raise
                 self._connection.close()
                 self._connection = self._make_again()
-                return [RunRow(*row) for row in self._connection.execute(query, values)]
+                return self._connection.execute(query, values).fetchall()
 
     @contextmanager
     def _writing(self) -> Generator[sqlite3.Connection]:

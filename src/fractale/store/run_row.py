@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ class RunRow:
         cost: US dollars.
         waits_for: The steps whose questions it waits for, with commas between.
         parent: The run that it was forked from, and `forked_at` the step.
+        seen: Bytes of the run's events that this was read from; where there are more by now, the
+            run has gone on.
     """
 
     id: str
@@ -46,16 +48,20 @@ class RunRow:
     waits_for: str = ""
     parent: str | None = None
     forked_at: str | None = None
+    seen: int = field(default=0, compare=False)
 
 
 def row_of(folder: RunFolder) -> RunRow | None:
     """The row of a run by what its folder says; None where it does not say how it began."""
+    events = folder.path / "events.jsonl"
     try:
+        seen = events.stat().st_size if events.exists() else 0
         head = folder.read_head()
-        last = last_event(folder.path / "events.jsonl", ("run_finished", "run_started"))
-        return row_from(folder.run_id, head, last, alive=holder_of(folder) is not None)
-    except (StoreError, KeyError, TypeError, ValueError):
+        last = last_event(events, ("run_finished", "run_started"))
+        row = row_from(folder.run_id, head, last, alive=holder_of(folder) is not None)
+    except (OSError, StoreError, KeyError, TypeError, ValueError):
         return None
+    return replace(row, seen=seen)
 
 
 def row_from(

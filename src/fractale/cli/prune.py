@@ -1,0 +1,133 @@
+"""``fractale runs prune``: remove old runs."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import click
+
+from fractale.cli import options
+from fractale.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fractale.store.prune import Pruned, PruneReport
+
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+SHOWN = 20
+
+
+@click.command("prune")
+@click.option("--older-than", metavar="AGE", help="Runs that ended so long ago, such as 30d.")
+@click.option("--keep", type=click.IntRange(0), metavar="N", help="All but the latest N runs.")
+@click.option("--max-size", metavar="SIZE", help="The latest stay while they fit in it: 500M, 2G.")
+@click.option("--force", is_flag=True, help="Also runs that wait for an answer or a job.")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.store_option
+def command(
+    older_than: str | None,
+    keep: int | None,
+    max_size: str | None,
+    store: str | None,
+    *,
+    force: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Remove old runs with their checkpoints, and outputs that nothing refers to.
+
+    \b
+    fractale runs prune --older-than 30d --dry-run
+    fractale runs prune --keep 100 --max-size 2G
+
+    A run that a process works on always stays, one that waits unless --force is given.
+    """
+    import asyncio
+
+    from fractale.store.prune import PruneRule, prune
+
+    if older_than is None and keep is None and max_size is None:
+        raise UsageError(
+            "it is not said which runs to remove",
+            hint="--older-than 30d, --keep 100 or --max-size 2G, or several of them",
+        )
+    rule = PruneRule(
+        older_than=_age(older_than), keep=keep, max_bytes=_bytes(max_size), force=force
+    )
+    settings = options.settings_of(store=store)
+    if not (settings.state_dir / "runs").is_dir():
+        raise UsageError(f"there are no runs in {settings.state_dir}")
+    report = asyncio.run(prune(settings.state_dir, settings.checkpoints, rule, dry_run=dry_run))
+    if as_json:
+        import json
+
+        click.echo(json.dumps(report.as_dict(), ensure_ascii=False))
+    else:
+        _print(report)
+    return 0
+
+
+def _age(text: str | None) -> float | None:
+    """Seconds of ``30d``.
+
+    Raises:
+        UsageError: It is no duration.
+    """
+    if text is None:
+        return None
+    from fractale.plan.durations import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise UsageError(f"--older-than {text}: {error}", hint="such as 30d or 12h") from None
+
+
+def _bytes(text: str | None) -> int | None:
+    """Bytes of ``500M``; a thousand is a thousand.
+
+    Raises:
+        UsageError: It is no size.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([kmgt]?)b?", text.strip().lower())
+    if match is None:
+        raise UsageError(f"--max-size {text}: not a size", hint="such as 500M or 2G")
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+def _print(report: PruneReport) -> None:
+    done = "would be removed" if report.dry_run else "removed"
+    _print_runs(report.removed)
+    click.echo(f"{_count(len(report.removed), 'run')} {done}, {_size(report.freed)}", nl=False)
+    extra = f", {_count(report.outputs, 'output')} that nothing refers to" if report.outputs else ""
+    click.echo(f"{extra}; {_count(report.runs, 'run')} stay, {_size(report.bytes)}")
+    if report.spared:
+        click.echo("these stay all the same:")
+        _print_runs(report.spared)
+
+
+def _print_runs(runs: Sequence[Pruned]) -> None:
+    from fractale.cli.show_words import when
+    from fractale.cli.text import inert
+
+    for run in runs[:SHOWN]:
+        told = (run.id, inert(run.plan, 40), run.status, when(run.started), _size(run.bytes))
+        click.echo("  ".join(("", *told, inert(run.reason, 80))))
+    if len(runs) > SHOWN:
+        click.echo(f"  … and {len(runs) - SHOWN} more; --json has all")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _size(count: int) -> str:
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} bytes"
