@@ -1,0 +1,253 @@
+"""A search for good settings, one step at a time, and what came of it: for plans without a model.
+
+`next_trial` is told what the last trial brought and says what to try next; a plan goes round
+between it and the step that runs the job. The table of trials is all that the search remembers,
+so a run that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from fractale.errors import DependencyMissing
+from fractale.tools.tables import table_lines
+
+if TYPE_CHECKING:
+    from fractale.agents.search import Direction
+    from fractale.agents.trials import Trial
+
+CHART_WIDTH, CHART_HEIGHT = 56, 8
+"""Columns and lines of the chart, without its axes."""
+
+SHOWN_ERROR = 60
+
+
+def next_trial(
+    space: dict[str, Any],
+    direction: Literal["minimize", "maximize"],
+    trials: list[dict[str, Any]] | None = None,
+    params: dict[str, Any] | None = None,
+    value: float | None = None,
+    error: str | None = None,
+    seconds: float | None = None,
+    algorithm: Literal["tpe", "cma-es", "grid", "random"] = "tpe",
+    seed: int = 0,
+    max_trials: int = 10,
+    patience: int | None = None,
+    target: float | None = None,
+    max_failures: int = 3,
+) -> dict[str, Any]:
+    """Take the result of the last trial into the table, and say what to try next.
+
+    Args:
+        space: For each parameter {type: int or float, low, high, log, step} or
+            {type: categorical, choices: [...]}.
+        direction: Whether the value is to be as small or as large as it can.
+        trials: The table so far, as this tool gave it; nothing at the start.
+        params: What was tried last, as this tool gave it; nothing at the start.
+        value: What it brought; nothing if it failed.
+        error: Why it failed.
+        seconds: How long it took.
+        algorithm: Who proposes; the same table and seed give the same proposal.
+        max_trials: How many are tried, failed ones included.
+        patience: Stop after so many trials without a better one.
+        target: Stop at a value that is this good.
+        max_failures: Stop after so many failures in a row.
+
+    Returns:
+        `params` to try next; `stop`, with `stopped_by`: target, failures, budget, patience or
+        exhausted; `trials`; and the best of them, `best` and `best_value`.
+    """
+    from fractale.agents.search import propose
+    from fractale.agents.trials import StopRules, best_trial
+
+    table = [*(trials or [])]
+    if params:
+        table.append(_trial(len(table) + 1, params, value, error, seconds, algorithm))
+    rules = StopRules(
+        direction=direction,
+        max_trials=max_trials,
+        patience=patience,
+        target=target,
+        max_failures=max_failures,
+    )
+    told = cast("list[Trial]", table)
+    stopped_by, after = rules.reason(told), None
+    if stopped_by is None:
+        after = propose(space, table, algorithm, seed, direction)
+        stopped_by = "exhausted" if after is None else None
+    best = best_trial(told, direction)
+    return {
+        "params": after,
+        "stop": stopped_by is not None,
+        "stopped_by": stopped_by,
+        "trials": table,
+        "best": best["params"] if best else None,
+        "best_value": best["value"] if best else None,
+    }
+
+
+def _trial(
+    number: int,
+    params: Mapping[str, Any],
+    value: float | None,
+    error: str | None,
+    seconds: float | None,
+    source: str,
+) -> dict[str, Any]:
+    if value is None and not error:
+        error = "no value came of it"
+    return {
+        "number": number,
+        "params": dict(params),
+        "value": None if error else value,
+        "source": source,
+        "why": "",
+        "ok": not error,
+        "error": error,
+        "seconds": round(seconds or 0.0, 3),
+    }
+
+
+def trial_report(
+    trials: list[dict[str, Any]],
+    direction: Literal["minimize", "maximize"],
+    name: str = "value",
+    png: str | None = None,
+) -> dict[str, Any]:
+    """What came of a search: the table of its trials, a chart in letters, and one as a picture.
+
+    Args:
+        trials: As `next_trial` or the agent `optimize` gave it.
+        direction: Whether small or large values are good.
+        name: What the values are, with their unit.
+        png: A file to draw the picture into.
+
+    Returns:
+        `table` and `chart`, each a list of lines, `png` with the picture's path, `summary`, and
+        the best trial's `params` and `value`.
+
+    Raises:
+        ValueError: No trial succeeded, or the picture cannot be written.
+        DependencyMissing: The packages that draw are not installed.
+    """
+    from fractale.agents.search import best_of
+
+    best = best_of(trials, direction)
+    if best is None:
+        last = f"; the last: {trials[-1].get('error')}" if trials else ""
+        raise ValueError(f"none of {len(trials)} trials succeeded{last}")
+    good = [trial for trial in trials if trial.get("value") is not None]
+    words = ", ".join(f"{key}={_cell(value)}" for key, value in best["params"].items())
+    report: dict[str, Any] = {
+        "table": _table(trials, best, name),
+        "chart": _chart(good, direction, name),
+        "summary": f"{name} {_cell(best['value'])} with {words} (trial {best['number']} of "
+        f"{len(trials)}, {len(trials) - len(good)} failed)",
+        "params": best["params"],
+        "value": best["value"],
+    }
+    if png:
+        report["png"] = _picture(good, len(trials), direction, name, Path(png))
+    return report
+
+
+def _table(trials: Sequence[Mapping[str, Any]], best: Mapping[str, Any], name: str) -> list[str]:
+    """A line a trial; a star stands before the best."""
+    params = list(dict.fromkeys(key for trial in trials for key in trial["params"]))
+    head = ["trial", *params, name, "seconds", "by"]
+    rows = [
+        [
+            f"{'*' if trial is best else ' '}{trial['number']}",
+            *(_cell(trial["params"].get(key)) for key in params),
+            _cell(trial["value"]) if trial.get("ok") else f"failed: {trial['error']}"[:SHOWN_ERROR],
+            _cell(trial.get("seconds")),
+            str(trial.get("source", "")),
+        ]
+        for trial in trials
+    ]
+    return table_lines([head, *rows])
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _best_so_far(
+    trials: Sequence[Mapping[str, Any]], direction: Direction
+) -> tuple[list[int], list[float], list[float]]:
+    """The numbers of the trials, their values, and of each the best until then."""
+    pick = min if direction == "minimize" else max
+    values = [float(trial["value"]) for trial in trials]
+    best = [pick(values[: index + 1]) for index in range(len(values))]
+    return [trial["number"] for trial in trials], values, best
+
+
+def _chart(trials: Sequence[Mapping[str, Any]], direction: Direction, name: str) -> list[str]:
+    """Crosses are the trials, the line is the best so far."""
+    try:
+        import plotille
+    except ImportError as error:
+        raise _missing(error) from error
+    numbers, values, best = _best_so_far(trials, direction)
+    figure: Any = plotille.Figure()
+    figure.width, figure.height = CHART_WIDTH, CHART_HEIGHT
+    figure.with_colors, figure.origin = False, False
+    figure.x_label, figure.y_label = "trial", name
+    figure.set_x_limits(min_=numbers[0] - 0.5, max_=numbers[-1] + 0.5)
+    spread = (max(values) - min(values)) or abs(values[0]) or 1.0
+    figure.set_y_limits(min_=min(values) - 0.05 * spread, max_=max(values) + 0.05 * spread)
+    figure.register_label_formatter(float, _label)
+    figure.register_label_formatter(int, _label)
+    steps = [(number, value) for number, value in zip(numbers[1:], best[:-1], strict=True)]
+    line = sorted([*steps, *zip(numbers, best, strict=True)], key=lambda point: point[0])
+    figure.plot([x for x, _ in line], [y for _, y in line])
+    figure.scatter(numbers, values, marker="x")
+    return [line.rstrip() for line in str(figure.show()).split("\n")]
+
+
+def _label(value: float, chars: int, delta: float, left: bool = False) -> str:
+    """A figure on an axis; the arguments are plotille's."""
+    del delta
+    text = f"{value:.3g}"
+    return text.ljust(chars) if left else text.rjust(chars)
+
+
+def _picture(
+    trials: Sequence[Mapping[str, Any]], count: int, direction: Direction, name: str, path: Path
+) -> str:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
+    except ImportError as error:
+        raise _missing(error) from error
+    numbers, values, best = _best_so_far(trials, direction)
+    figure: Any = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.step(numbers, best, where="post", label="best so far")
+    axes.plot(numbers, values, "x", label="trial")
+    axes.set_xlim(0.5, count + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("trial")
+    axes.set_ylabel(name)
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=120, format="png")
+    except OSError as error:
+        raise ValueError(f"the picture {path} cannot be written: {error}") from error
+    return str(path)
+
+
+def _missing(error: ImportError) -> DependencyMissing:
+    return DependencyMissing(
+        f"drawing trials needs {error.name}, which is not installed",
+        hint="`pip install 'fractale[optimize]'`",
+    )
