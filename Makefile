@@ -20,7 +20,13 @@ BIN := .venv/bin
 demo: .venv/stamp
 	@$(BIN)/fractale run plans/demo.yaml -r registries/demo.yaml --backend local
 
-test: .venv/stamp-dev
+# The validator of RO-Crates wants other versions of what we use, so it lives by itself.
+.venv-crate/stamp:
+	$(PYTHON) -m venv .venv-crate
+	.venv-crate/bin/pip install --quiet --disable-pip-version-check 'roc-validator>=0.13,<0.14'
+	@touch $@
+
+test: .venv/stamp-dev .venv-crate/stamp
 	$(BIN)/pytest -n 2 -q --cov --cov-report=
 
 # The counts of generated plans, mutations and the like as large as they are meant to be.
@@ -53,4 +59,4 @@ bench: .venv/stamp-dev .venv-peer/stamp
 	$(BIN)/python tests/bench/table.py
 
 clean:
-	rm -rf .venv .venv-peer
+	rm -rf .venv .venv-peer .venv-crate
