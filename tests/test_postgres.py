@@ -294,6 +294,8 @@ def test_the_command_line_keeps_a_run_there_and_finds_it_again(url, tmp_path):
     done = fractale(tmp_path, "run", "p.yaml", "-r", "tools.yaml", "--store", url)
     assert done.returncode == 4, done.stderr
     assert not (tmp_path / ".fractale" / "checkpoints.sqlite").exists()
+    (run_id,) = RunFolders(tmp_path / ".fractale").names()
+    assert len(run_id) == 10, "other folders' runs are in that database, too"
     # Where the run's checkpoints are need not be said again.
     done = fractale(tmp_path, "resume", "-1", "--answer", "s=yes")
     assert done.returncode == 0, done.stderr

@@ -24,7 +24,7 @@ from fractale.runs.result import RunResult
 from fractale.runs.session import Session
 from fractale.settings import Settings
 from fractale.store.outputs import FileOutputs, MemoryOutputs, OutputStore
-from fractale.store.records import RunFolders
+from fractale.store.records import ID_LENGTH, SHARED_ID_LENGTH, RunFolder, RunFolders
 from fractale.toolbox import Toolbox
 
 
@@ -80,7 +80,7 @@ class Runs:
         options = options or RunOptions()
         values = bind_inputs(plan, inputs or {}, secrets)
         await preflight(plan, self._toolbox, self._models, self._agents)
-        folder = self._folders.new(options.run_id) if options.keep else None
+        folder = self._new_folder(options.run_id) if options.keep else None
         run_id = folder.run_id if folder else options.run_id or "run"
         store = FileOutputs(folder.outputs) if folder else MemoryOutputs()
         dependencies = self._dependencies(store)
@@ -128,6 +128,10 @@ class Runs:
     def head(self, run_id: str) -> dict[str, Any]:
         """How a run was started: its plan's file, its inputs, its registries."""
         return self._folders.find(run_id).read_head()
+
+    def _new_folder(self, run_id: str | None) -> RunFolder:
+        length = SHARED_ID_LENGTH if self._settings.store else ID_LENGTH
+        return self._folders.new(run_id, length=length)
 
     def _dependencies(self, store: OutputStore) -> Dependencies:
         return Dependencies(

@@ -19,6 +19,8 @@ from fractale.events import Event
 
 ID_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 ID_LENGTH = 5
+SHARED_ID_LENGTH = 10
+"""Of runs whose checkpoints are in a server, where those of other folders are, too."""
 UNRECORDED = ("model_text", "tool_progress")
 """Kinds of event that only a display wants."""
 
@@ -109,15 +111,18 @@ class RunFolders:
     def __init__(self, state_dir: Path) -> None:
         self._root = state_dir / "runs"
 
-    def new(self, run_id: str | None = None) -> RunFolder:
-        """A folder for a new run, with an id that no other run has.
+    def new(self, run_id: str | None = None, *, length: int = ID_LENGTH) -> RunFolder:
+        """A folder for a new run, with an id that no other run of the state folder has.
+
+        Args:
+            run_id: The id it gets; one of so many letters (`length`) is drawn where it is None.
 
         Raises:
             StoreError: The folder cannot be made.
             UsageError: The id that was asked for is taken.
         """
         for _ in range(100):
-            name = run_id or "".join(secrets.choice(ID_LETTERS) for _ in range(ID_LENGTH))
+            name = run_id or "".join(secrets.choice(ID_LETTERS) for _ in range(length))
             try:
                 self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
                 (self._root / name).mkdir(mode=0o700)
