@@ -8,7 +8,8 @@ changes that would break a reader.
 event              fields (besides ``event``, ``run``, ``time`` in Unix seconds)
 =================  ==============================================================================
 run_started        plan, file, title, steps [{name, type, target}], model, resumed, limits
-                   {steps, time, tokens, cost: those that are set}
+                   {steps, time, tokens, cost: those that are set}, parent {run, step, attempt,
+                   kept: steps whose results it has} of a forked run
 step_started       step, attempt, type, target, description, previous (name of the step that led
                    here or null)
 item_started       step, index, total

@@ -19,6 +19,7 @@ COMMANDS = {
     "agent": ("fractale.cli.agent", "Ask a sub-agent."),
     "prompt": ("fractale.cli.prompt", "Ask in words, or by a prompt of a server."),
     "resume": ("fractale.cli.resume", "Go on with a run that stopped, waits, or reached a limit."),
+    "fork": ("fractale.cli.fork", "Start a new run from a step of another one."),
     "runs": ("fractale.cli.runs", "List runs: how they ended, when, what they used."),
     "show": ("fractale.cli.show", "Show what happened in a run, or in one of its steps."),
     "diff": ("fractale.cli.diff", "Compare two runs, step by step."),

@@ -102,7 +102,7 @@ def start(call: Call, plan: Plan, inputs: Mapping[str, Any]) -> int:
     from fractale.plan.inputs import bind_inputs
 
     check_steps(call.answers, plan)
-    secrets = read_secrets(plan, call.settings.environment, _secret_asker())
+    secrets = secrets_of(plan, call.settings)
     bind_inputs(plan, inputs, secrets)  # what is wrong with them is told before anything starts
 
     async def begin(opened: Opened) -> RunResult:
@@ -116,19 +116,25 @@ def start(call: Call, plan: Plan, inputs: Mapping[str, Any]) -> int:
 def go_on(call: Call, run_id: str, answers: Mapping[str, str]) -> int:
     """Go on with a run; returns the exit code."""
     from fractale.cli.answers import check_steps
-    from fractale.plan.build import load_plan
+    from fractale.runs.continuing import unchanged_plan
     from fractale.store.records import RunFolders
 
-    head = RunFolders(call.settings.state_dir).find(run_id).read_head()
-    plan = load_plan(head["file"])
-    check_steps({**call.answers, **answers}, plan)
-    secrets = read_secrets(plan, call.settings.environment, _secret_asker())
+    folder = RunFolders(call.settings.state_dir).find(run_id)
+    head = folder.read_head()
     call = replace(call.like(head), replies=answers)
+    plan = unchanged_plan(folder, head)
+    check_steps({**call.answers, **answers}, plan)
+    secrets = secrets_of(plan, call.settings)
 
     async def begin(opened: Opened) -> RunResult:
         return await opened.runs.resume(run_id, opened.options, secrets=secrets)
 
     return run_opened(call, plan, begin)
+
+
+def secrets_of(plan: Plan, settings: Settings) -> dict[str, str]:
+    """The plan's secret inputs, from the environment or asked of the person at the terminal."""
+    return read_secrets(plan, settings.environment, _secret_asker())
 
 
 def _secret_asker() -> Callable[[str], str] | None:

@@ -61,7 +61,7 @@ def _head_rows(history: RunHistory) -> Iterator[tuple[str, str]]:
     file = shorten_path(str(head.get("file") or "?"))
     yield "plan", f"{head.get('plan')}, {file}{plan_hash}"
     if parent := head.get("parent"):
-        yield "forked from", f"run {parent.get('run')} at {parent.get('step')}"
+        yield "forked from", _forked_from(history, parent)
     until = f" to {exactly(history.ended)}" if history.ended else ""
     yield "time", f"{exactly(history.started)}{until}"
     resumed = [when(process.started) for process in history.processes if process.resumed]
@@ -74,6 +74,13 @@ def _head_rows(history: RunHistory) -> Iterator[tuple[str, str]]:
     yield "tools", f"{len(tools)} with these schemas: {', '.join(tools)}" if tools else ""
     folder = history.folder.path / "drafts"
     yield "drafts", ", ".join(shorten_path(str(folder / f"{p}.yaml")) for p in history.drafts)
+
+
+def _forked_from(history: RunHistory, parent: Mapping[str, Any]) -> str:
+    visit = int(parent.get("attempt") or 1)
+    at = f"{parent.get('step')}, its {ordinal(visit)} visit" if visit > 1 else parent.get("step")
+    gone = not (history.folder.path.parent / str(parent.get("run"))).is_dir()
+    return f"run {parent.get('run')} at {at}{', which was removed since' if gone else ''}"
 
 
 def standing_lines(history: RunHistory) -> list[Line]:

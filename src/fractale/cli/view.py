@@ -127,6 +127,9 @@ class RunView:
         about = f"run {event.run}" + (f" · {inert(data['model'])}" if data.get("model") else "")
         if data.get("resumed"):
             about += " · resumed"
+        if parent := table(data, "parent"):
+            about += f" · forked from {inert(parent['run'], 20)} at {inert(parent['step'], 40)}"
+            self._seen.update(parent.get("kept") or ())
         room = self.width - cells(title) - cells(about)
         if room >= 2:
             return [[(title + " " * room, ""), (about, "dim")], []]

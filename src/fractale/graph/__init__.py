@@ -8,5 +8,6 @@ In the order in which data flows:
 - `calls`: the call of each kind of step: a tool, a prompt, an agent.
 - `outcome`: what decides whether a step succeeded.
 - `nodes`: one step from entry to record.
+- `entry`: where a forked run begins, in the middle of its plan.
 - `compile`: the whole graph: steps as nodes, outcomes as labelled edges.
 """

@@ -9,7 +9,7 @@ since what a checkpoint costs grows with the number of nodes of its graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -32,18 +32,20 @@ ENTRY = "goto"
 LEFT_BY_SEGMENT = ("last", "status", "error", "outputs")
 
 
-def compile_plan(plan: Plan, dependencies: Dependencies) -> Graph:
+def compile_plan(plan: Plan, dependencies: Dependencies, start: str | None = None) -> Graph:
     """The plan as a graph, not yet compiled: call ``.compile(checkpointer=…)`` on it.
 
     Args:
         plan: A plan without errors (`fractale.plan.check.check_plan`).
         dependencies: The outside world as the nodes will see it.
+        start: The step that it begins with, of a run that is forked; None: the plan's first. With
+            one, its state says so, too (`fractale.graph.entry`).
 
     Returns:
         A builder whose state is `PlanState` and whose context is `RunContext`. Start it with
         `fractale.graph.state.initial_state`.
     """
-    return _build_level(plan, plan.steps, dependencies, top=True)
+    return _build_level(plan, plan.steps, dependencies, start=start or plan.steps[0].name)
 
 
 def node_of(plan: Plan, step: str) -> str:
@@ -51,6 +53,25 @@ def node_of(plan: Plan, step: str) -> str:
     for name, group in _groups(plan.steps):
         if any(member.name == step for member in group):
             return name
+    raise KeyError(step)
+
+
+def way_to(plan: Plan, step: str) -> list[str]:
+    """The nodes that lead to a step of the plan, each in the graph of the one before: itself last.
+
+    Raises:
+        KeyError: The plan has no such step.
+    """
+    return [*_way(plan.steps, step)]
+
+
+def _way(steps: Sequence[Step], step: str) -> Iterator[str]:
+    for name, group in _groups(steps):
+        if any(member.name == step for member in group):
+            yield name
+            if name != step:
+                yield from _way(group, step)
+            return
     raise KeyError(step)
 
 
@@ -65,7 +86,10 @@ def _groups(steps: Sequence[Step]) -> list[tuple[str, Sequence[Step]]]:
     return [(f"{part[0].name}..{part[-1].name}", part) for part in parts]
 
 
-def _build_level(plan: Plan, steps: Sequence[Step], deps: Dependencies, *, top: bool) -> Graph:
+def _build_level(
+    plan: Plan, steps: Sequence[Step], deps: Dependencies, *, start: str | None = None
+) -> Graph:
+    """The graph of a whole plan, which begins with `start`, or of a segment of it."""
     builder = StateGraph(PlanState, context_schema=RunContext, input_schema=PlanState)
     groups = _groups(steps)
     home = {step.name: name for name, group in groups for step in group}
@@ -80,18 +104,22 @@ def _build_level(plan: Plan, steps: Sequence[Step], deps: Dependencies, *, top: 
             exits = _exits_of_segment(plan, group, home)
             router = _route_by_goto()
         builder.add_conditional_edges(name, router, exits)
-    _add_entry(builder, plan, steps, home, top=top)
+    _add_entry(builder, plan, steps, home, start)
     return builder
 
 
 def _add_entry(
-    builder: Graph, plan: Plan, steps: Sequence[Step], home: Mapping[str, str], *, top: bool
+    builder: Graph,
+    plan: Plan,
+    steps: Sequence[Step],
+    home: Mapping[str, str],
+    start: str | None,
 ) -> None:
-    """The edge from START: to the first step, in a segment also to those jumped to."""
-    first = steps[0].name
-    if top:
-        builder.add_edge(START, home[first])
+    """The edge from START: to one step, in a segment to the first and to those jumped to."""
+    if start is not None:
+        builder.add_edge(START, home[start])
         return
+    first = steps[0].name
     entries = {target: home[target] for target in _jump_targets(plan, frozenset(home)) | {first}}
 
     def enter(state: PlanState) -> str | Send:
@@ -166,7 +194,7 @@ def _node(plan: Plan, step: Step, deps: Dependencies, members: frozenset[str]) -
 def _segment(
     plan: Plan, group: Sequence[Step], deps: Dependencies, outside: frozenset[str]
 ) -> NodeFunction:
-    graph = _build_level(plan, group, deps, top=False).compile()
+    graph = _build_level(plan, group, deps).compile()
     inside = frozenset(step.name for step in group)
     needs = needs_of([value for step in group for value in step_values(step)])
     last_needs = needs_of([dict(plan.outputs)])

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, cast
 
 from fractale.agents.catalog import Catalog
 from fractale.events import Event, EventKind
+from fractale.graph.entry import Entry
 from fractale.graph.meter import Meter
 from fractale.models import Models
 from fractale.plan.model import Limits
@@ -65,6 +66,7 @@ class RunContext:
         drafted: Whether a model wrote the steps: then nobody agreed to their calls yet.
         within: Lists of globs; a tool must match one glob of each to be called.
         depth: How many drafted plans and agents this part of the run lies within.
+        entry: Where this part of a forked run was entered; None: at its first step.
         item_scope, item_path, slots: Inside a foreach: the names that its templates see, its
             path, and how many items may run at the same time.
     """
@@ -84,6 +86,7 @@ class RunContext:
     drafted: bool = False
     within: tuple[tuple[str, ...], ...] = ()
     depth: int = 0
+    entry: Entry | None = None
     item_scope: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     item_path: str = ""
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))

@@ -93,10 +93,11 @@ def planned(node: StepNode, compile_plan: CompilePlan) -> StepNode:
     """A step whose plan is drafted when the run reaches it."""
 
     async def call(visit: Visit) -> CallResult:
-        manager = await _manager(visit, compile_plan)
-        after = cast(
-            "Drafting", await visit.inside.ainvoke(Drafting(), visit.config, context=manager)
-        )
+        manager, entry = await _manager(visit, compile_plan), visit.context.entry
+        graph, state = visit.inside, Drafting()
+        if visit.entry is not None and entry is not None:
+            graph, state = _graph("run"), cast("Drafting", dict(entry.draft or {}))
+        after = cast("Drafting", await graph.ainvoke(state, visit.config, context=manager))
         return CallResult(
             outputs=visit.deps.outputs.get(after.get("outputs") or {}),
             error=after.get("error") or None,
@@ -107,13 +108,13 @@ def planned(node: StepNode, compile_plan: CompilePlan) -> StepNode:
     return replace(node, perform=call, inside=_graph())
 
 
-def _graph() -> Any:
+def _graph(start: str = "explore") -> Any:
     builder: Any = StateGraph(Drafting, context_schema=Manager)
     builder.add_node("explore", _explore)
     builder.add_node("draft", _draft)
     builder.add_node("review", _review)
     builder.add_node("run", _run)
-    builder.add_edge(START, "explore")
+    builder.add_edge(START, start)
     builder.add_edge("explore", "draft")
     builder.add_conditional_edges("draft", _after_draft, ["draft", "review", END])
     builder.add_conditional_edges("review", _after_review, ["draft", "review", "run", END])
@@ -278,7 +279,8 @@ async def _run(state: Drafting, runtime: Runtime[Manager], config: RunnableConfi
     visit, store = manager.visit, manager.visit.deps.outputs
     draft = parse_plan(state.get("text", ""), f"draft of {visit.step.name}")
     plan = narrow(draft, visit.step.tools, visit.step.approve)
-    graph = manager.compile_plan(plan, visit.deps).compile()
+    start = visit.entry.step if visit.entry else None
+    graph = manager.compile_plan(plan, visit.deps, start).compile()
     result = await run_plan_inside(
         visit, plan, graph, _given(visit), context=manager.context, config=config
     )

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
@@ -24,15 +24,25 @@ from fractale.models import Usage
 from fractale.plan.expressions import evaluate
 from fractale.plan.model import FAILURE, SUCCESS, Expression, ForEach, Plan, Step
 
-CompilePlan = Callable[[Plan, Dependencies], Graph]
+
+class CompilePlan(Protocol):
+    """`fractale.graph.compile.compile_plan`, which makes the graphs of steps' insides."""
+
+    def __call__(
+        self, plan: Plan, dependencies: Dependencies, start: str | None = None, /
+    ) -> Graph:
+        """The plan as a graph that begins with a step."""
+        ...
 
 
 def included(node: StepNode, plan: Plan, compile_plan: CompilePlan) -> StepNode:
     """A step that runs another plan as a subgraph of its own."""
 
     async def call(visit: Visit) -> CallResult:
-        inputs = _inputs_of_included(plan, visit)
-        return await run_plan_inside(visit, plan, visit.inside, inputs, visit.context)
+        inputs, graph = _inputs_of_included(plan, visit), visit.inside
+        if visit.entry is not None:
+            graph = compile_plan(plan, node.deps, visit.entry.step).compile()
+        return await run_plan_inside(visit, plan, graph, inputs, visit.context)
 
     return replace(node, perform=call, inside=compile_plan(plan, node.deps).compile())
 
@@ -48,7 +58,8 @@ async def run_plan_inside(
     """Run a plan's graph inside a step; its end is the step's result.
 
     Args:
-        graph: The plan, compiled without a saver: it takes the run's.
+        graph: The plan, compiled without a saver: it takes the run's. In a fork that enters the
+            plan in its middle, it begins there.
         inputs: The plan's inputs, secrets in the clear.
         context: The run as the steps inside see it.
         config: Of the node that runs it; None: the step's own.
@@ -59,7 +70,10 @@ async def run_plan_inside(
     deps = visit.deps
     context, kept = context.with_inputs(inputs)
     given = {name: deps.outputs.put(value) for name, value in kept.items()}
-    state = initial_state(given, prefix=f"{visit.path}/")
+    state, entry = initial_state(given, prefix=f"{visit.path}/"), visit.entry
+    context = replace(context, entry=entry)
+    if entry is not None:
+        state = entry.into(state)
     try:
         after = cast(
             "PlanState", await graph.ainvoke(state, config or visit.config, context=context)

@@ -107,7 +107,7 @@ class StepNode:
         if not applies:
             return self._skip(state, visit, before)
         if tries == 1:
-            self._enter(visit, state.get("last"))
+            self._enter(visit, state.get("last"), before.get("inherited", 0))
         result = fault or await call_step(visit, self.perform, tries)
         decision = await decide(visit, result)
         visit.book.settle()
@@ -124,13 +124,14 @@ class StepNode:
             outputs={},
             attempts=before.get("attempts", 0),
         )
+        _inherit(record, before)
         update = self._leave(state, visit, record, decision)
         self._tell_finished(visit, decision, CallResult(), 0.0, record)
         return update
 
-    def _enter(self, visit: Visit, last: str | None) -> None:
+    def _enter(self, visit: Visit, last: str | None, inherited: int) -> None:
         step, limit = self.step, self._max_attempts()
-        if visit.attempts > limit:
+        if visit.attempts - inherited > limit:
             times = "once" if limit == 1 else f"{limit} times"
             raise GaveUp(
                 visit.path, f"step `{visit.path}` gave up: it was entered {times}, its limit"
@@ -161,6 +162,7 @@ class StepNode:
     ) -> PlanState:
         store, mask = self.deps.outputs, visit.context.mask
         record = mask(record_of(decision, result, visit.attempts))
+        _inherit(record, state.get("steps", {}).get(self.step.name, Record()))
         record["outputs"] = store.put(record["outputs"])
         if visit.inputs:
             record["inputs"] = store.put(mask(dict(visit.inputs)))
@@ -287,6 +289,12 @@ class StepNode:
         spent = spent_by(visit, seconds)
         spent["steps"] = 0
         return ItemState(results={str(index): entry}, spent=spent)
+
+
+def _inherit(record: Record, before: Record) -> None:
+    """Keep how many of a step's attempts an earlier run made, for as long as this one goes on."""
+    if "inherited" in before:
+        record["inherited"] = before["inherited"]
 
 
 def leaf_node(plan: Plan, step: Step, deps: Dependencies, members: frozenset[str]) -> StepNode:

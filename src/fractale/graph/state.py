@@ -18,7 +18,8 @@ class Record(TypedDict, total=False):
     """The latest visit of one step.
 
     ``inputs``, ``outputs`` and ``conversation`` are values or references into the store of
-    outputs. Keys that would be empty are left out.
+    outputs; ``inherited`` of the ``attempts`` were made by the run that this one was forked from.
+    Keys that would be empty are left out.
     """
 
     outcome: Outcome
@@ -30,6 +31,7 @@ class Record(TypedDict, total=False):
     inputs: Any
     outputs: Any
     conversation: Any
+    inherited: int
 
 
 class Spent(TypedDict, total=False):

@@ -24,6 +24,7 @@ from fractale.errors import (
 from fractale.evidence import outputs_of
 from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.doubt import cut_off, doubtful
+from fractale.graph.entry import Entry
 from fractale.graph.outcome import CallResult, match_rules, rule_scope
 from fractale.graph.recorded import CallBook
 from fractale.graph.state import PlanState, Record
@@ -90,6 +91,12 @@ class Visit:
     def __post_init__(self) -> None:
         context = self.context
         self.book = CallBook(context.journal, context.mask, self.path, self.attempts, self.tries)
+
+    @property
+    def entry(self) -> Entry | None:
+        """Where a fork enters the plan inside this step; None: at its first step."""
+        entry = self.context.entry
+        return entry.below(self.step.name, self.attempts) if entry else None
 
     def emit(self, kind: Any, **data: Any) -> None:
         """Tell what happened in this step."""

@@ -5,7 +5,9 @@ The command line, the functions of ``import fractale`` and the tests all come th
 
 - `options`: how to run: listeners, a person to ask, limits, a checkpointer.
 - `preflight`: what would fail before anything is run.
-- `service`: `Runs`, which starts and resumes.
+- `service`: `Runs`, which starts, resumes and forks.
+- `continuing`: whether a run can go on as it was begun; `changes`: what changed in its plan.
+- `fork`: what a run knew before a step; `forking`: the folder of the run that begins there.
 - `session`: one process's work on one run.
 - `result`: how it ended.
 - `opening`: tools, registries and servers, opened together for a run.

@@ -121,6 +121,8 @@ class _Reader:
         path, attempt = event["step"], event.get("attempt") or 1
         parent = self._owner(_LAST_PART.sub("", path)) if "/" in path else None
         visit = self._current.get(path)
+        if visit and visit.outcome == "skipped":  # its attempt was not counted
+            visit = None
         if visit and visit.attempt == attempt and visit.parent is parent:
             visit.enterings += 1
             return

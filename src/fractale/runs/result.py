@@ -86,7 +86,15 @@ def next_commands(result: RunResult) -> list[str]:
         return [f"{resume} {_answer_options(result.waiting)}"]
     if result.status == "limit":
         return [f"{resume} --limit NAME=VALUE"]
+    if result.status == "failed" and result.decided:
+        return [f"fractale fork {result.run} --at {_place(result.decided)}"]
     return [resume] if result.status == "stopped" else []
+
+
+def _place(decided: Mapping[str, Any]) -> str:
+    """The step of the plan itself that a failed run ended at."""
+    path = str(decided.get("gave_up") or decided["step"])
+    return path.partition("/")[0].partition("[")[0]
 
 
 def _answer_options(waiting: list[dict[str, Any]]) -> str:

@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fractale.agents.catalog import Catalog
-from fractale.errors import UsageError
+from fractale.errors import StoreError, UsageError
 from fractale.graph.context import Dependencies
-from fractale.graph.state import initial_state
 from fractale.models import Models
-from fractale.plan.build import load_plan
 from fractale.plan.inputs import bind_inputs
 from fractale.plan.model import Plan
 from fractale.policy import Policy
+from fractale.runs.continuing import (
+    plan_today,
+    refuse_changed_tools,
+    unchanged_plan,
+    version_notice,
+)
+from fractale.runs.fork import find_point
+from fractale.runs.forking import (
+    ForkChanges,
+    by_reference,
+    check_entry,
+    inherited_inputs,
+    notices,
+    read_entry,
+    take_over,
+    with_outputs,
+    write_entry,
+)
+from fractale.runs.history_reader import read_history
 from fractale.runs.options import RunOptions
 from fractale.runs.plans import keep_plan, plan_hash
 from fractale.runs.preflight import preflight
 from fractale.runs.provenance import tool_hashes, versions
 from fractale.runs.result import RunResult
-from fractale.runs.session import Session
+from fractale.runs.session import Session, checkpoints
 from fractale.settings import Settings
 from fractale.store.outputs import FileOutputs, MemoryOutputs, OutputStore
 from fractale.store.records import ID_LENGTH, SHARED_ID_LENGTH, RunFolder, RunFolders
@@ -80,20 +98,94 @@ class Runs:
         options = options or RunOptions()
         values = bind_inputs(plan, inputs or {}, secrets)
         await preflight(plan, self._toolbox, self._models, self._agents)
+        session, kept = await self._begin(plan, values, options, secrets or {}, head or {})
+        return await session.drive(kept)
+
+    async def _begin(
+        self,
+        plan: Plan,
+        values: Mapping[str, Any],
+        options: RunOptions,
+        secrets: Mapping[str, str],
+        head: Mapping[str, Any],
+        fill: Callable[[RunFolder, OutputStore], None] = lambda _folder, _store: None,
+    ) -> tuple[Session, dict[str, Any]]:
+        """A new run, ready to be driven, and its inputs as its state holds them.
+
+        Args:
+            fill: Puts into the run's folder what must be there before its head is.
+        """
         folder = self._new_folder(options.run_id) if options.keep else None
         run_id = folder.run_id if folder else options.run_id or "run"
         store = FileOutputs(folder.outputs) if folder else MemoryOutputs()
         dependencies = self._dependencies(store)
-        session = Session(
-            self._settings, dependencies, plan, options, run_id, folder, secrets or {}
-        )
+        session = Session(self._settings, dependencies, plan, options, run_id, folder, secrets)
         kept = {name: store.put(session.context.mask(value)) for name, value in values.items()}
         if folder:
+            try:
+                fill(folder, store)
+            except StoreError:
+                shutil.rmtree(folder.path, ignore_errors=True)
+                raise
             tools = tool_hashes(await self._toolbox.tools())
             known = {"versions": versions(), "tools": tools}
-            folder.write_head({**_head(plan, kept), **known, **(head or {})})
+            folder.write_head({**_head(plan, kept), **known, **head})
             keep_plan(folder, plan)
-        return await session.drive(initial_state(kept))
+        return session, kept
+
+    async def fork(
+        self,
+        run_id: str,
+        at: str,
+        options: RunOptions | None = None,
+        *,
+        plan: Plan | None = None,
+        changes: ForkChanges | None = None,
+        secrets: Mapping[str, str] | None = None,
+        head: Mapping[str, Any] | None = None,
+    ) -> RunResult:
+        """Start a new run that has all of another up to a step, and goes on live from there.
+
+        The other run is only read; it may still be going on.
+
+        Args:
+            run_id: The run's id; ``-1`` is the latest.
+            at: The step's name or path; ``STEP#2`` for its second visit, else the last one.
+            plan: In place of that run's; None: as its file is today.
+            changes: Inputs and outputs that are to be others than in that run.
+            secrets: The secret inputs.
+            head: What else the record keeps, in place of what that run's keeps.
+
+        Raises:
+            UsageError: There is no such run or step, or the plan does not have the step.
+            InputError: An input is missing or wrong.
+            PlanError: The plan is invalid, or names tools that its servers do not have.
+            StoreError: The run's checkpoints are gone, or the new run cannot be recorded.
+        """
+        options, changes = options or RunOptions(), changes or ForkChanges()
+        if not options.keep:
+            raise UsageError("a fork is always recorded", hint="leave `keep` as it is")
+        history = read_history(self._folders.find(run_id))
+        plan = plan or plan_today(history.folder, history.head)
+        async with checkpoints(self._settings, options) as saver:
+            point = await find_point(saver, history, at)
+        check_entry(plan, point.entry)
+        values = bind_inputs(plan, {**inherited_inputs(history, plan), **changes.inputs}, secrets)
+        await preflight(plan, self._toolbox, self._models, self._agents)
+        theirs, parent = FileOutputs(history.folder.outputs), point.parent(history.run)
+        entry = with_outputs(point.entry, theirs, changes.outputs)
+
+        def fill(folder: RunFolder, store: OutputStore) -> None:
+            nonlocal entry
+            take_over(history, folder, entry)
+            entry = by_reference(entry, store)
+            write_entry(folder, entry)
+
+        kept = {**_kept_of(history.head), **(head or {}), "parent": parent}
+        session, inputs = await self._begin(plan, values, options, secrets or {}, kept, fill)
+        session.fork(entry, parent)
+        session.notices = [("fork", words) for words in notices(history, plan, entry, values)]
+        return await session.drive(inputs)
 
     async def resume(
         self,
@@ -108,22 +200,30 @@ class Runs:
             run_id: The run's id; ``-1`` is the latest.
 
         Raises:
-            UsageError: There is no such run, or its plan has changed since.
+            UsageError: There is no such run, or its plan or a tool that it still needs has changed
+                since.
         """
         options = options or RunOptions()
         folder = self._folders.find(run_id)
         head = folder.read_head()
-        plan = load_plan(head["file"])
-        if plan_hash(plan) != head["plan_hash"]:
-            raise UsageError(
-                f"the plan {head['file']} has changed since run {folder.run_id} was started",
-                hint="put the plan back as it was, or start a new run",
-            )
+        plan = unchanged_plan(folder, head)
+        await self._check_tools(folder, head, plan)
         dependencies = self._dependencies(FileOutputs(folder.outputs))
         session = Session(
             self._settings, dependencies, plan, options, folder.run_id, folder, secrets or {}
         )
+        if notice := version_notice(head):
+            session.notices.append(("versions", notice))
+        if entry := read_entry(folder):
+            session.fork(entry, head["parent"])
         return await session.resume(head["inputs"])
+
+    async def _check_tools(self, folder: RunFolder, head: Mapping[str, Any], plan: Plan) -> None:
+        """See that the tools that are still needed take and give what they did."""
+        tools = await self._toolbox.tools() if head.get("tools") else []
+        now = tool_hashes(tools)
+        if any(now.get(name, digest) != digest for name, digest in head.get("tools", {}).items()):
+            refuse_changed_tools(read_history(folder), plan, tools)
 
     def head(self, run_id: str) -> dict[str, Any]:
         """How a run was started: its plan's file, its inputs, its registries."""
@@ -142,6 +242,11 @@ class Runs:
             agents=self._agents,
             max_attempts=self._settings.max_attempts,
         )
+
+
+def _kept_of(head: Mapping[str, Any]) -> dict[str, Any]:
+    """What a fork's record repeats of that of the run that it comes from."""
+    return {name: head[name] for name in ("registries", "agents", "model", "store") if name in head}
 
 
 def _head(plan: Plan, inputs: Mapping[str, Any]) -> dict[str, Any]:

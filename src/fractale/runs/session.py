@@ -15,6 +15,7 @@ from fractale.errors import AnswerError, FractaleError, LimitReached, StoreError
 from fractale.events import Event, Status
 from fractale.graph.compile import compile_plan, node_of
 from fractale.graph.context import Dependencies, RunContext
+from fractale.graph.entry import Entry
 from fractale.graph.meter import Meter
 from fractale.graph.nodes import GaveUp
 from fractale.graph.state import PlanState, Spent, initial_state
@@ -43,7 +44,12 @@ NO_RECURSION_LIMIT = 1_000_000_000
 
 
 class Session:
-    """One process's work on one run: from an input to a `RunResult`."""
+    """One process's work on one run: from an input to a `RunResult`.
+
+    Attributes:
+        notices: Code and words of what to warn of before anything runs.
+        parent: What run and step the run was forked from, where it was.
+    """
 
     def __init__(
         self,
@@ -65,6 +71,8 @@ class Session:
         self._decided: dict[str, Any] | None = None
         self._answering = Answering(options)
         self._log: EventLog | None = None
+        self.notices: list[tuple[str, str]] = []
+        self.parent: Mapping[str, Any] | None = None
         self.context = RunContext(
             run_id=run_id,
             plan_name=plan.name,
@@ -129,14 +137,16 @@ class Session:
             if not snapshot.values:
                 self._check_untouched()
                 self._emit_started(resumed=True)
-                return await self._drive(graph, config, initial_state(inputs))
+                return await self._drive(graph, config, self._first_state(inputs))
             used = Usage()
             for event in self._folder.read_events():
                 self._remember(event)
                 if event["event"] == "model_finished" and not event.get("recorded"):
                     used += _used(event)
             self.context.meter = self._meter(_spent(snapshot.values.get("spent"), used))
-            if not snapshot.next:
+            # A task that ended, but whose checkpoint was not written any more, is one to go on from:
+            # it is among the tasks, and not in `next`.
+            if not snapshot.tasks:
                 return await self._finished(snapshot.values)
             self._emit_started(resumed=True)
             self._options.replies.require([{**i.value, "id": i.id} for i in snapshot.interrupts])
@@ -165,12 +175,28 @@ class Session:
         elif event["event"] == "answered":
             self._answering.keep(event["question"], event["answer"])
 
-    async def drive(self, state: PlanState) -> RunResult:
-        """Run from the first step."""
+    def fork(self, entry: Entry, parent: Mapping[str, Any]) -> None:
+        """Have the run begin at a step in the middle of its plan.
+
+        Args:
+            parent: What run and step it was forked from.
+        """
+        self.context.entry, self.parent = entry, parent
+
+    async def drive(self, inputs: Mapping[str, Any]) -> RunResult:
+        """Run from the first step.
+
+        Args:
+            inputs: Of the plan, values or references.
+        """
         async with AsyncExitStack() as stack:
             graph, config = await self._open(stack)
             self._emit_started(resumed=False)
-            return await self._drive(graph, config, state)
+            return await self._drive(graph, config, self._first_state(inputs))
+
+    def _first_state(self, inputs: Mapping[str, Any]) -> PlanState:
+        state, entry = initial_state(inputs), self.context.entry
+        return entry.into(state) if entry else state
 
     async def _open(self, stack: AsyncExitStack) -> tuple[Any, dict[str, Any]]:
         if self._folder:
@@ -182,7 +208,8 @@ class Session:
         saver = await stack.enter_async_context(checkpoints(self._settings, self._options))
         if isinstance(saver, RunSaver):
             await stack.enter_async_context(saver.holding(self.context.run_id))
-        builder = compile_plan(self._plan, self._dependencies)
+        entry = self.context.entry
+        builder = compile_plan(self._plan, self._dependencies, entry.step if entry else None)
         graph = builder.compile(checkpointer=saver, name=self._plan.name)
         config: dict[str, Any] = {
             "configurable": {"thread_id": self.context.run_id},
@@ -195,6 +222,9 @@ class Session:
         steps = [{"name": s.name, "type": s.kind, "target": s.target} for s in plan.walk()]
         model = self._dependencies.models.spec(None) if models_of(plan) else None
         title = plan.description.strip().split("\n")[0] or plan.name
+        forked: dict[str, Any] = {}
+        if self.parent and self.context.entry:
+            forked["parent"] = {**self.parent, "kept": list(self.context.entry.records)}
         self.context.emit(
             "run_started",
             plan=plan.name,
@@ -204,7 +234,10 @@ class Session:
             model=model,
             resumed=resumed,
             limits=self._limits(),
+            **forked,
         )
+        for code, message in self.notices:
+            self.context.emit("warning", step="", code=code, message=message)
 
     def _limits(self) -> dict[str, Any]:
         """The limits that are set and count for the whole run."""
