@@ -1,4 +1,4 @@
-"""A run that is stopped between what a step wrote and the checkpoint after it goes on from there."""
+"""A run stopped between what a step wrote and the checkpoint after it goes on from there."""
 
 from __future__ import annotations
 
