@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import fractale
 from fractale.events import Event
 from fractale.settings import Settings
+
+if TYPE_CHECKING:
+    from forked import Forking
 
 
 @dataclass
@@ -56,3 +59,27 @@ def run_plan(settings: Settings) -> Callable[..., Any]:
         return Seen(result, events)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def _forking() -> Iterator[Forking]:
+    from forked import forking
+
+    with forking() as made:
+        yield made
+
+
+@pytest.fixture
+def processes(_forking: Forking) -> Iterator[Forking]:
+    """Starts processes of the command line quickly; those that a test leaves are ended."""
+    yield _forking
+    _forking.end_all()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL server of the tests' own."""
+    from servers.postgres import running_postgres
+
+    with running_postgres() as url:
+        yield url

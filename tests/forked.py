@@ -22,7 +22,7 @@ from typing import IO
 from store_runs import unmeasured
 
 MODULES = """
-import asyncio, atexit, importlib, json, os, signal, socket, sys
+import asyncio, atexit, importlib, json, os, resource, signal, socket, sys
 import fractale.cli
 its_own = fractale.cli.run  # the name of a module in it, too
 for name in (
@@ -58,6 +58,8 @@ def run(order, descriptors):
     sys.argv = ["fractale", *order["words"]]
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
     sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)
+    if order["largest"]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (order["largest"], order["largest"]))
     from fractale.cli import main
     code = 1
     try:
@@ -121,6 +123,14 @@ class Process:
                     self.returncode = int(self._line())
         return self.returncode
 
+    def wait(self, timeout: float = 120) -> int:
+        """Wait for its end; what it says must fit into a pipe."""
+        until = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            assert time.monotonic() < until, "it never ended"
+            time.sleep(0.005)
+        return code
+
     def send_signal(self, number: int) -> None:
         """Nothing happens where the process has ended."""
         if self.poll() is None:
@@ -169,9 +179,22 @@ class Forking:
         theirs.close()
         self._started: list[Process] = []
 
-    def start(self, words: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> Process:
-        """Start one, with this environment and no other."""
-        order = json.dumps({"words": list(words), "cwd": str(cwd), "env": dict(env)})
+    def start(
+        self,
+        words: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        largest: int | None = None,
+    ) -> Process:
+        """Start one, with this environment and no other.
+
+        Args:
+            largest: Bytes that a file of it may have.
+        """
+        order = json.dumps(
+            {"words": list(words), "cwd": str(cwd), "env": dict(env), "largest": largest}
+        )
         pipes = [os.pipe() for _ in range(3)]
         socket.send_fds(self._door, [order.encode()], [there for _, there in pipes])
         for _, there in pipes:

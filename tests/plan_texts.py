@@ -47,12 +47,51 @@ durations = st.one_of(
     st.builds("{}{}".format, counts, st.sampled_from(["s", "m", "h", "ms"])),
     st.sampled_from(["1h30m", "1.5h", "90"]),
 )
-axes = expressions | st.lists(plain_values, min_size=1, max_size=3)
 
 
 def keys(**optional: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
     """Mappings with any of these keys."""
     return st.fixed_dictionaries({}, optional=optional)
+
+
+pattern_texts = st.sampled_from([r"Perf: (\d+)", "x(.)y", r"(?m)^(?P<value>a|b)=(\d)$", "(.)"])
+figures = st.one_of(
+    pattern_texts,
+    st.fixed_dictionaries(
+        {"pattern": pattern_texts},
+        optional={
+            "type": st.sampled_from(["number", "integer", "string"]),
+            "take": st.sampled_from(["last", "first", "all"]),
+            "required": st.booleans(),
+        },
+    ),
+)
+templates = st.sampled_from(["{{ inputs.n }}", "{{ item }}", "{{ 2 * item.x }}"])
+scalars = counts | st.floats(0, 1e6) | texts | tricky | templates | st.booleans()
+resources = keys(
+    **dict.fromkeys(("nodes", "tasks", "cores_per_task", "gpus_per_task"), counts | templates),
+    memory=st.sampled_from(["4G", "500M", "1.5T", "4000", 4000]) | templates,
+    time=durations | templates,
+    queue=callables | templates,
+    account=callables,
+    env=st.dictionaries(st.from_regex("[A-Z_]{1,5}", fullmatch=True), scalars, max_size=3),
+    folder=words | templates,
+    scheduler=st.sampled_from(["local", "slurm", "flux", "pbs", "lsf"]) | templates,
+    outputs=st.dictionaries(
+        st.from_regex("[a-z]{1,3}", fullmatch=True).filter(lambda name: name != "log"),
+        figures,
+        max_size=3,
+    ),
+)
+job_commands = st.one_of(
+    st.lists(scalars, min_size=1, max_size=4),
+    st.sampled_from(["lmp -in in.lj", "echo {{ inputs.n }}x 'a b'", 'x "{{ item }} y" {{ a }}']),
+)
+what_runs = st.one_of(
+    st.fixed_dictionaries({"script": words | st.just("#!/bin/sh\n{{ item }}\n")}),
+    st.fixed_dictionaries({"command": job_commands}),
+)
+axes = expressions | st.lists(plain_values, min_size=1, max_size=3)
 
 
 def one_of_failed(mapping: dict[str, Any]) -> bool:
@@ -113,8 +152,21 @@ whats = {
 
 
 @st.composite
+def jobs(draw: st.DrawFn) -> dict[str, Any]:
+    """What a job step says of its job, below `job` or beside its own keys."""
+    job = draw(what_runs) | draw(resources)
+    return draw(
+        st.sampled_from([{"job": job}, {"type": "job", **job}, {"type": "job", "job": job}])
+    )
+
+
+@st.composite
 def single_steps(draw: st.DrawFn, name: str) -> dict[str, Any]:
-    kind = draw(st.sampled_from(sorted(whats)))
+    kind = draw(st.sampled_from(sorted([*whats, "job"])))
+    if kind == "job":
+        step = {"name": name, **draw(jobs()), **draw(flow), **draw(sweeps)}
+        more = draw(calls)
+        return step | {key: more[key] for key in ("retry", "approve", "judge") if key in more}
     step = {"name": name, **draw(whats[kind]), **draw(flow), **draw(calls), **draw(sweeps)}
     if kind != "tool":
         step |= draw(tools)

@@ -12,6 +12,7 @@ import fractale
 from fractale.plan.model import Limits
 from fractale.questions import Answers
 from fractale.runs import RunOptions, Runs
+from fractale.runs.listing import list_runs
 from fractale.testing import FakeToolServer, ScriptedModel
 from fractale.testing.model_server import Reply
 
@@ -225,6 +226,41 @@ async def test_with_a_person_a_failure_asks_retry_skip_or_quit(
     )
     assert (seen.status, seen.path) == (status, path)
     assert person.asked[0]["kind"] == "failure"
+    assert [event["question"]["kind"] for event in seen.of("waiting")] == ["failure"] * len(answers)
+    assert [event["answer"] for event in seen.of("answered")] == answers
+    assert {event["by"] for event in seen.of("answered")} == {"person"}
+
+
+class Thinking:
+    """A person who never comes to an answer."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
+    async def answer(self, question):
+        self.asked.set()
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+async def test_a_run_that_is_interrupted_at_a_question_waits_on(settings, tools, write, resumed):
+    plan = fractale.load(write("name: p\nsteps: [{name: a, tool: ok, approve: always}]\n"))
+    runs, person = Runs(settings, tools), Thinking()
+    if resumed:
+        assert (await runs.start(plan)).status == "waiting"
+    options = RunOptions(person=person)
+    going = asyncio.create_task(
+        runs.resume("-1", options) if resumed else runs.start(plan, {}, options)
+    )
+    async with asyncio.timeout(60):
+        await person.asked.wait()
+    going.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await going
+    (row,) = list_runs(settings.state_dir)
+    assert (row.status, row.waits_for) == ("waiting", "a")
+    done = await runs.resume("-1", RunOptions(replies=Answers({"a": "yes"})))
+    assert done.status == "success"
 
 
 async def test_with_a_person_a_failure_in_a_long_plan_is_retried_in_its_segment(run_plan, tools):

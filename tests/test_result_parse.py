@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from fractale.agents.log_shapes import likeness, shape_of
-from fractale.agents.regexes import LONGEST_PATTERN, LONGEST_TEXT, ends_of, find_value
 from fractale.agents.result_parse import RESULT_PARSE
 from fractale.errors import ModelUnavailable
 from fractale.models import Models
+from fractale.plan.regexes import LONGEST_PATTERN, LONGEST_TEXT, ends_of, find_value
 from fractale.questions import Answers
 from fractale.runs import RunOptions, Runs
 from fractale.testing import FakeToolServer, ScriptedModel

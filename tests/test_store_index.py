@@ -152,16 +152,16 @@ def test_refresh_makes_it_fit_the_folders(tmp_path):
     with RunIndex(tmp_path) as index:
         write_run(folders, "new", BEGUN, finished("success"))
         write_run(folders, "killed", BEGUN)
-        write_run(folders, "goes on", BEGUN)
+        write_run(folders, "goes-on", BEGUN)
         index.put(RunRow("gone", "p", "/p.yaml", "success", START))
-        for run_id in ("killed", "goes on"):
+        for run_id in ("killed", "goes-on"):
             index.put(RunRow(run_id, "p", "/p.yaml", "running", START))
-        with RunLock(folders.at("goes on")):
+        with RunLock(folders.at("goes-on")):
             assert index.refresh() == 3
             assert {r.id: r.status for r in index.find()} == {
                 "new": "success",
                 "killed": "stopped",
-                "goes on": "running",
+                "goes-on": "running",
             }
             assert index.refresh() == 0
 

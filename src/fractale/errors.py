@@ -17,17 +17,22 @@ to do next.
     │   ├── TemplateError            a template or expression could not be evaluated
     │   ├── ToolError                a tool, prompt or resource of a server failed
     │   │   └── TransportError       the server was lost or never answered: `retry` applies
+    │   ├── JobError                 a batch job cannot be submitted, found or cancelled
+    │   │   ├── JobInDoubt           it is not known whether the job was submitted
+    │   │   └── SchedulerUnavailable the scheduler does not answer: `retry` applies
     │   ├── ModelError               the model failed or answered nothing usable
     │   │   └── ModelUnavailable     429, 5xx, time-out, connection: `retry` applies
     │   └── PolicyError              the call was refused before it was made
     ├── LimitReached            5    a limit of the run was reached; the run can be resumed
     ├── Stopped                 75   the run was stopped on request and can be resumed
     ├── StoreError              1    the run's record cannot be read or written
+    ├── NotRecorded             2    a run cannot be replayed: its record lacks what that needs
     └── DependencyMissing       2    an optional package or program is not installed
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -48,6 +53,14 @@ class Position:
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}"
+
+
+_POSITION = re.compile(r"\S+:[0-9]+:[0-9]+ {2}")
+
+
+def without_positions(text: str) -> str:
+    """The words of errors without where in a file they are: the same plan, laid out otherwise."""
+    return _POSITION.sub("", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +189,13 @@ class TemplateError(CallError):
 
 
 class ToolError(CallError):
-    """A tool, prompt or resource raised, is unknown, or its arguments do not fit."""
+    """A tool, prompt or resource raised, is unknown, or its arguments do not fit.
+
+    ``seconds`` says how long the call took, of one that a run made.
+    """
 
     code = "tool"
+    seconds: float | None = None
 
 
 class TransportError(ToolError):
@@ -201,6 +218,25 @@ class TransportError(ToolError):
     ) -> None:
         super().__init__(message, hint=hint, position=position)
         self.sent = sent
+
+
+class JobError(CallError):
+    """A batch job cannot be submitted, found or cancelled: the scheduler says why."""
+
+    code = "job"
+
+
+class JobInDoubt(JobError):
+    """A job may have been submitted, and neither the scheduler nor its own files can tell."""
+
+    code = "job-in-doubt"
+
+
+class SchedulerUnavailable(JobError):
+    """The scheduler does not answer. Nothing was lost; the same call is right later."""
+
+    code = "scheduler-unavailable"
+    retryable = True
 
 
 class ModelError(CallError):
@@ -269,6 +305,21 @@ class StoreError(FractaleError):
     """The record of a run cannot be read or written."""
 
     code = "store"
+
+
+class NotRecorded(FractaleError):
+    """A run cannot be replayed, since its record does not have what that needs.
+
+    Args:
+        reason: A stable word for what is missing, such as ``no-tools``.
+    """
+
+    code = "not-recorded"
+    exit_code = 2
+
+    def __init__(self, reason: str, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
 
 
 @dataclass(slots=True)

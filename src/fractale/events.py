@@ -8,7 +8,8 @@ changes that would break a reader.
 event              fields (besides ``event``, ``run``, ``time`` in Unix seconds)
 =================  ==============================================================================
 run_started        plan, file, title, steps [{name, type, target}], model, resumed, limits
-                   {steps, time, tokens, cost: those that are set}, parent {run, step, attempt,
+                   {steps, time, tokens, cost: those that are set}, bounds {max_attempts; attempts,
+                   depth: those that are set}, parent {run, step, attempt,
                    kept: steps whose results it has} of a forked run
 step_started       step, attempt, type, target, description, previous (name of the step that led
                    here or null)
@@ -24,6 +25,11 @@ model_finished     step, model, call, key, seconds, input_tokens, output_tokens,
                    recorded
 log                step, level, message (from a server, a tool, or fractale itself)
 warning            step, code, message
+job_state          step, job (the scheduler's id), scheduler, state (pending, running, completed,
+                   failed, cancelled, timeout, out_of_memory, node_failure, unknown), reason (in
+                   words), line (the last of its log), nodes, started, over, handle {scheduler,
+                   native_id, key, job_dir}, deadline, patience (Unix times): of a job step, each
+                   time that something of it changed
 step_finished      step, attempt, outcome, event_name, decided_by, reason, error, seconds,
                    tokens, next (step name, success or failed), outputs (short form),
                    inputs_ref, outputs_ref (values, or references into the run's outputs)
@@ -33,7 +39,8 @@ answered           step, question, answer, by (person, answers or yes)
 run_finished       status, outcome, error, hint, decided, steps [{name, attempt, outcome,
                    decided_by, error}], outputs, usage {input_tokens, output_tokens,
                    total_tokens, cost, seconds}, record (folder), next [commands], waiting
-                   [questions], output_files {name: path of a file with that output}
+                   [questions, and jobs: those have the kind ``job``], output_files {name:
+                   path of a file with that output}
 =================  ==============================================================================
 
 ``step`` is the step's path: ``outer/inner`` for a step inside an included or drafted plan or a
@@ -64,6 +71,7 @@ EventKind = Literal[
     "model_finished",
     "log",
     "warning",
+    "job_state",
     "step_finished",
     "table",
     "waiting",

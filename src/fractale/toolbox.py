@@ -79,6 +79,7 @@ class ToolResult:
         content: All parts in MCP's JSON form (text, image, audio, resource).
         arguments: What the call was made with, where a person had other arguments sent than
             were asked for.
+        seconds: How long the call took, of one that a run made.
     """
 
     text: str
@@ -86,6 +87,7 @@ class ToolResult:
     is_error: bool = False
     content: tuple[Mapping[str, Any], ...] = ()
     arguments: Mapping[str, Any] | None = None
+    seconds: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

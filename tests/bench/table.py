@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 import commands
 import inside
+import lasting
 from measure import Row
 
 
@@ -23,7 +24,8 @@ def main() -> int:
     print(f"{'what':<52} {'ratio':>6} {'limit':>6}      measured, against (median, low-high)")
     rows = list(measure())
     failed = [row for row in rows if not row.ok]
-    print(f"\n{len(rows) - len(failed)} of {len(rows)} rows within their limits")
+    bound = [row for row in rows if row.limit is not None]
+    print(f"\n{len(bound) - len(failed)} of {len(bound)} rows within their limits")
     return 1 if failed else 0
 
 
@@ -46,12 +48,18 @@ def measure():
     for row in asyncio.run(inside.loop_rows()):
         yield show(row)
     yield show(asyncio.run(inside.foreach_row()))
+    for row in asyncio.run(lasting.durability_rows()):
+        yield show(row)
+    for row in lasting.runs_rows():
+        yield show(row)
+    yield show(asyncio.run(lasting.show_row()))
 
 
 def show(row: Row) -> Row:
     """Print one row."""
     mark = "ok  " if row.ok else "OVER"
-    figures = f"{row.ratio:>6.2f} {row.limit:>6.2f}"
+    limit = f"{row.limit:>6.2f}" if row.limit is not None else f"{'told':>6}"
+    figures = f"{row.ratio:>6.2f} {limit}"
     print(f"{row.what:<52} {figures} {mark} {row.ours}; {row.peer}", flush=True)
     return row
 

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from fractale.agents.regexes import ends_of
+from fractale.plan.regexes import ends_of
 
 SHAPE_SIZE = 64
 """Kinds of lines that make a shape."""

@@ -88,7 +88,12 @@ class HostMiddleware(AgentMiddleware[Any, Any, Any]):
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
         """Make one turn, by whichever model the host takes."""
-        return await self._host.call_model(lambda model: handler(request.override(model=model)))
+        system = request.system_message
+        return await self._host.call_model(
+            lambda model: handler(request.override(model=model)),
+            [*([system] if system else []), *request.messages],
+            list(self._tools),
+        )
 
     async def awrap_tool_call(
         self,

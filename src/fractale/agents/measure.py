@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from fractale.agents.regexes import find_value
 from fractale.errors import ToolError
 from fractale.evidence import exit_code_evidence
 from fractale.models import find_json
+from fractale.plan.regexes import find_value
 from fractale.toolbox import ToolResult
 
 LONGEST_REASON = 500

@@ -115,6 +115,9 @@ class Offers:
         if step.approve == "never":
             message = f"`{step.name}`: a draft can't say `approve: never`"
             yield Problem("draft-approve", message, step.where("approve"))
+        if step.kind == "job" and not any(tool.name == "job_submit" for tool in self.tools):
+            message = f"`{step.name}`: a draft can submit a job only where it has the tool for it"
+            yield Problem("draft-job", message, step.position)
         if step.kind == "plan" and not self.may_nest:
             message = f"`{step.name}`: plans may not nest so deep; write its steps out"
             yield Problem("draft-too-deep", message, step.position)

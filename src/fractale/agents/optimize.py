@@ -171,8 +171,9 @@ async def _run(state: Search, runtime: Runtime[Task]) -> Search:
     try:
         result = await task.host.call_tool(task.tool, arguments_for(task.arguments, params))
     except CallError as error:
-        return _tried(task, state, str(error), time.monotonic() - started)
-    seconds = time.monotonic() - started
+        took = getattr(error, "seconds", None)
+        return _tried(task, state, str(error), _seconds(took, started))
+    seconds = _seconds(result.seconds, started)
     fault = failure_in(result)
     if result.arguments is not None:
         fault = "a person had it run with other arguments, so it says nothing about these"
@@ -184,6 +185,11 @@ async def _run(state: Search, runtime: Runtime[Task]) -> Search:
         return _tried(task, state, await value_of(task.metric, result), seconds)
     except ValueError as error:
         return _tried(task, state, str(error), seconds)
+
+
+def _seconds(took: float | None, started: float) -> float:
+    """How long a trial took: as the run's record says, since a resume does not make it again."""
+    return time.monotonic() - started if took is None else took
 
 
 async def _measure(state: Search, runtime: Runtime[Task]) -> Search:

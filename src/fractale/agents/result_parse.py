@@ -13,9 +13,9 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
 from fractale.agents.log_shapes import likeness, shape_of
-from fractale.agents.regexes import LONGEST_PATTERN, Found, ends_of, find_value
 from fractale.agents.subagent import AgentAnswer, AgentHost, AgentRequest, Subagent
 from fractale.errors import ModelError, ModelUnavailable
+from fractale.plan.regexes import LONGEST_PATTERN, Found, ends_of, find_value
 from fractale.questions import question
 
 DEFAULT_TRIES = 5

@@ -110,12 +110,16 @@ class AgentHost(Protocol):
         """The step's model, for `create_agent`; each of its calls goes through `call_model`."""
         ...
 
-    async def call_model(self, invoke: ModelCall) -> ModelResponse[Any]:
+    async def call_model(
+        self, invoke: ModelCall, asked: Sequence[BaseMessage] = (), tools: Sequence[str] = ()
+    ) -> ModelResponse[Any]:
         """Make one turn of an agent's model, counted and told about.
 
         Args:
             invoke: Makes the turn with the model it is given: the step's, or, where that is out
                 of reach, the next of the settings' `fallback_models`.
+            asked: What the model is told, by which a replay sees that it is told something else.
+            tools: The names of the tools that it is shown, for the same.
 
         Raises:
             LimitReached: A limit of the run is used up.

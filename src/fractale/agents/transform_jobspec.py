@@ -13,11 +13,11 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
 from fractale.agents.subagent import AgentAnswer, AgentHost, AgentRequest, Subagent
-from fractale.agents.translations import MARKS, Pair, manager_named, manager_of
+from fractale.agents.translations import Pair, manager_named, manager_of
 from fractale.agents.validators import arguments_for, find_validator, verdict_of
 from fractale.errors import ModelError, ModelUnavailable, PolicyError, ToolError
 from fractale.toolbox import ToolInfo
-from fractale.tools.dialects import DIALECTS
+from fractale.tools.dialects import DIALECTS, MARKS
 
 DEFAULT_TRIES = 4
 

@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fractale.tools.batch_script import BatchScript, Directive, find_manager, header_of, parse
-from fractale.tools.dialects import DIALECTS, Dialect
+from fractale.tools.dialects import DIALECTS, MARKS, Dialect
 from fractale.tools.flux_rules import flux_problems
-
-MARKS: Mapping[str, str] = {"slurm": "#SBATCH", "flux": "#FLUX:", "pbs": "#PBS", "lsf": "#BSUB"}
 
 OTHER_NAMES: Mapping[str, str] = {"sbatch": "slurm", "torque": "pbs", "bsub": "lsf"}
 

@@ -237,7 +237,7 @@ INPUTS: Mapping[str, Any] = {
             "description": "Points to try first, such as the settings of today.",
         },
         "decide": {
-            "enum": ["algorithm", MODEL],
+            "enum": ["algorithm", MODEL, None],
             "description": (
                 "Whether a model may take the algorithm's proposal or make its own; by default "
                 "where there is a model."

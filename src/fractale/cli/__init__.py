@@ -28,7 +28,10 @@ COMMANDS = {
     "validate": ("fractale.cli.validate", "Check plans and report every error at once."),
     "graph": ("fractale.cli.graph", "Draw a plan: text, Mermaid, SVG or PNG."),
     "list": ("fractale.cli.list", "Show tools, prompts, agents, models and servers."),
+    "doctor": ("fractale.cli.doctor", "Check that all that is needed is there, or how to get it."),
+    "discover": ("fractale.cli.discover", "Show what this machine and site have."),
     "serve": ("fractale.cli.serve", "Serve a registry or server file over MCP."),
+    "studio": ("fractale.cli.studio", "Open plans and runs in LangGraph Studio."),
     "schema": ("fractale.cli.schema", "Print the JSON Schema of the plan language."),
     "config": ("fractale.cli.config", "Show every setting and where it came from."),
     "version": ("fractale.cli.version", "Show the version."),
@@ -109,7 +112,7 @@ def run(arguments: list[str]) -> int:
 
     Returns:
         The exit code: 0 success, 1 the plan failed, 2 wrong use, 3 an invalid plan, 4 waits for
-        a person, 5 a limit, 75 stopped and resumable, 130 interrupted.
+        a person or a job, 5 a limit, 75 stopped and resumable, 130 interrupted.
     """
     debug = "--debug" in arguments
     try:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from fractale.errors import PlanError
+from fractale.plan.dump import job_data
 from fractale.plan.model import Plan, Step
 from fractale.plan.needs import needs_model
 from fractale.settings import Settings
@@ -71,6 +72,7 @@ def describe(
         "inputs": dict(inputs),
         "steps": steps,
         **uses,
+        "jobs": [s["name"] for s in steps if s["job"]],
         "models": sorted({s["model"] or settings.model_spec for s in steps if s["needs_model"]}),
         "servers": list(servers),
         "registries": [str(path) for path in registries],
@@ -99,6 +101,7 @@ def _step(step: Step, prefix: str) -> dict[str, Any]:
         "needs_model": needs_model(step),
         "may_call": None if step.tools is None else list(step.tools),
         "approve": step.approve,
+        "job": job_data(step.job) if step.job else None,
     }
 
 
@@ -113,7 +116,7 @@ def _as_text(plan: Plan, found: dict[str, Any]) -> str:
         f"{'input':<10} {name} = {inert(json.dumps(value, ensure_ascii=False), 100)}"
         for name, value in found["inputs"].items()
     ]
-    for label in ("tools", "prompts", "agents", "models", "servers", "registries"):
+    for label in ("tools", "prompts", "agents", "jobs", "models", "servers", "registries"):
         lines.append(f"{label:<10} {', '.join(found[label]) or 'none'}")
     limits = {k: v for k, v in found["limits"].items() if v is not None}
     lines.append(f"{'limits':<10} {', '.join(f'{k} {v:g}' for k, v in limits.items()) or 'none'}")

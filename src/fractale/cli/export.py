@@ -36,6 +36,12 @@ FORMS = ("mermaid", "graphml", "json")
     help="Write a Workflow Run RO-Crate. Its folder must not be there, or be empty.",
 )
 @click.option(
+    "--recording",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write what `fractale replay` and `fractale test` need: FILE.zip, or a folder.",
+)
+@click.option(
     "--license", "licence", metavar="SPDX", help="The crate's licence, such as CC-BY-4.0, or a URL."
 )
 def command(
@@ -43,6 +49,7 @@ def command(
     graph: str | None,
     transitions: Path | None,
     crate: Path | None,
+    recording: Path | None,
     licence: str | None,
 ) -> int:
     """Write RUN for others to read: its graph, its transitions, or all of it as an RO-Crate.
@@ -51,14 +58,21 @@ def command(
     fractale export -1 --graph mermaid > run.mmd
     fractale export -1 --transitions run.jsonl
     fractale export -1 --crate run-crate --license CC-BY-4.0
+    fractale export -1 --recording recordings/translate.zip
     """
     from fractale.errors import UsageError
 
-    if not (graph or transitions or crate):
+    if not (graph or transitions or crate or recording):
         raise UsageError(
-            "say what to write", hint="--graph FORM, --transitions FILE, --crate FOLDER"
+            "say what to write",
+            hint="--graph FORM, --transitions FILE, --crate FOLDER, --recording FILE.zip",
         )
     history = load(run_id)
+    if recording:
+        from fractale.runs.recordings import write_recording
+
+        write_recording(history.folder, recording)
+        click.echo(f"wrote {recording}", err=True)
     if graph:
         click.echo(_graph(history, graph), nl=False)
     if transitions:

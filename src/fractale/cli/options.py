@@ -90,6 +90,12 @@ def run_options(function: F) -> F:
     return function
 
 
+def detach_option(function: F) -> F:
+    """``--detach``."""
+    words = "Do not wait for a batch job: end, waiting for it, and hold no process."
+    return click.option("--detach", is_flag=True, help=words)(function)
+
+
 def answer_options(function: F) -> F:
     """``--answers`` and ``--answer``: what a run would ask, answered beforehand."""
     file = click.option(

@@ -21,6 +21,7 @@ from fractale.questions.words import data_of
 APPROVAL_KEYS = "  y once · a always in this run · n no · e edit · ? why"
 REVIEW_KEYS = "  a accept · f feedback · e edit · r reject"
 FAILURE_KEYS = "  r retry it · s skip it and go on · q quit"
+JOB_UNKNOWN_KEYS = "  w wait on · s it went well · f it failed · a submit it again"
 IN_DOUBT_KEYS = "  a call it again · f it failed · d it was done"
 
 
@@ -56,6 +57,7 @@ class TerminalPerson:
             "review": self._review,
             "elicitation": self._elicitation,
             "in_doubt": self._in_doubt,
+            "job_unknown": self._job_unknown,
             "failure": self._failure,
         }
 
@@ -202,6 +204,11 @@ class TerminalPerson:
             raw = f'{{"outputs": {text.strip() or "{}"}}}'
             if (answer := self._read(question, raw)) is not MISSING:
                 return answer
+
+    async def _job_unknown(self, question: Mapping[str, Any]) -> Any:
+        self._show(*shown.job_unknown_lines(question, self._run))
+        key = await self._key(JOB_UNKNOWN_KEYS, "wsfa")
+        return {"w": "wait", "s": "success", "f": "failure", "a": "again"}[key]
 
     async def _failure(self, question: Mapping[str, Any]) -> Any:
         self._show(*shown.failure_lines(question, self._run))

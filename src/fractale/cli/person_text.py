@@ -184,3 +184,16 @@ def in_doubt_lines(question: Mapping[str, Any], run: str) -> list[Line]:
         row("  The call may have been made, or not; look before you say."),
         *(row(f"    {line}") for line in arguments_lines(table(question, "arguments"))),
     ]
+
+
+def job_unknown_lines(question: Mapping[str, Any], run: str) -> list[Line]:
+    """A batch job that nobody knows the end of."""
+    step, job = inert(str(question["step"])), inert(str(question["job"]))
+    words = f"nobody knows what became of the job {job} of {step}".replace("  ", " ")
+    folder = str(question.get("folder") or "")
+    return [
+        head("!", words, question, run),
+        *prose(str(question["reason"])),
+        *([row(f"  Its log and all that is known of it: {inert(folder)}")] if folder else []),
+        row("  Look at the scheduler before you say; submitted again, it may run twice."),
+    ]

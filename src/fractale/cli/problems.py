@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from fractale.errors import FractaleError, PlanError, Position, Problem
 Sources = Callable[[str], list[str] | None]
 """Gives the lines of a file by the name that a position has; None where there are none."""
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 WIDTH = 100
 BEFORE, SHOWN = 30, 78
 """Of a long line: how much is shown before the fault, and how much in all."""
@@ -100,6 +102,11 @@ def show_error(error: Exception) -> int:
 
 
 def _error(error: Exception) -> list[Line]:
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return [
+            [("error", "bad"), (f"  cannot write: {inert(str(error), 500)}", "")],
+            row("       free some space; `fractale runs` says where runs stand"),
+        ]
     if not isinstance(error, FractaleError):
         name = type(error).__name__
         words = inert(str(error), 500) or "no message"

@@ -24,6 +24,10 @@ def complete_plans(ctx: click.Context, param: click.Parameter, incomplete: str) 
 @options.answer_options
 @options.store_option
 @options.run_options
+@options.detach_option
+@click.option(
+    "--run-id", metavar="ID", help="Give the run this id, as scripts want it: job-$SLURM_JOB_ID."
+)
 @click.option("--dry-run", is_flag=True, help="Only say what would run. Opens no connection.")
 def command(
     plan: str,
@@ -38,10 +42,12 @@ def command(
     answers_file: Path | None,
     answers: tuple[str, ...],
     limits: tuple[str, ...],
+    run_id: str | None,
     *,
     yes: bool,
     as_json: bool,
     quiet: bool,
+    detach: bool,
     dry_run: bool,
 ) -> int:
     """Run PLAN, a YAML file.
@@ -50,6 +56,7 @@ def command(
     fractale run plans/translate.yaml -i script=job.sbatch
     fractale run plans/translate.yaml --dry-run
     fractale run plans/joke.yaml --answers answers.yaml
+    fractale run plans/lammps.yaml --detach
     """
     from fractale.plan.build import load_plan
 
@@ -72,5 +79,7 @@ def command(
         yes=yes,
         as_json=as_json,
         quiet=quiet,
+        detach=detach,
+        run_id=run_id,
     )
     return start(call, loaded, inputs)

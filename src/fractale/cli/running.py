@@ -39,6 +39,8 @@ class Call:
     yes: bool = False
     as_json: bool = False
     quiet: bool = False
+    detach: bool = False
+    run_id: str | None = None
 
     @property
     def head(self) -> dict[str, Any]:
@@ -175,6 +177,8 @@ async def _run_async(call: Call, plan: Plan | None, begin: Begin, stdout: IO[str
             replies=Answers(call.replies),
             yes=call.yes,
             limits=call.limits,
+            detach=call.detach,
+            run_id=call.run_id,
         )
         log = _log_listener(display.listener)
         named: dict[str, Any] = {"registries": call.registries, "agents": call.agents}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -24,6 +24,7 @@ class Running:
     items_started: int = 0
     items_done: int = 0
     waits: bool = False
+    job_states: dict[str, str] = field(default_factory=dict[str, str])
 
     @property
     def progress(self) -> str:

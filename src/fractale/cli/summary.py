@@ -27,12 +27,15 @@ from fractale.cli.text import (
     shorten_path,
     table,
 )
-from fractale.cli.words import as_json
+from fractale.cli.words import as_json, job_text, jobs_in_words
+from fractale.questions import is_job
 from fractale.questions.forms import properties_of
 from fractale.questions.reading import takes
 
 WIDTH = 100
 BLOCK_LINES = 10
+LIST_LINES = 24
+"""Of a list of texts, such as a table's rows: somebody made it to be read as a whole."""
 MOST_QUESTIONS = 20
 STATES: dict[str, tuple[str, Mark]] = {
     "success": ("success", "good"),
@@ -95,6 +98,9 @@ def _step_failed(data: Mapping[str, Any]) -> bool:
 
 
 def _why_not_ended(data: Mapping[str, Any]) -> str:
+    waiting = entries(data, "waiting")
+    if data.get("status") == "waiting" and all(map(is_job, waiting)):
+        return f"for {jobs_in_words(waiting)}"
     if data.get("status") == "waiting":
         return "for your answer"
     return inert(str(data.get("error") or ""), 300)
@@ -136,7 +142,8 @@ def _failure_rows(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         rows.append(("last error", fold(error, WIDTH - 16, 6)))
     if by and _step_failed(data):
         same = not reason or reason in error
-        words = reason if by == "rule" else by if same else f"{by}: {reason}"
+        shown = f"{by} ({reason})" if by == "exit_code" else f"{by}: {reason}"
+        words = reason if by == "rule" else by if same else shown
         rows.append(("decided by", fold(words, WIDTH - 16, 4)))
     return rows
 
@@ -181,7 +188,8 @@ def value_text(value: Any, path: str | None = None) -> list[str]:
     if isinstance(value, list) and value:
         items = cast("list[Any]", value)
         if all(isinstance(item, str) for item in items):
-            return _block([line for item in items for line in fold(inert(item), WIDTH - 16)])
+            rows = [row for item in items for row in inert(item, lines=True).split("\n")]
+            return _block([line for row in rows for line in _kept(row)], LIST_LINES)
     if not isinstance(value, str):
         value = as_json(value)
     lines = inert(value.strip("\n"), 20_000, lines=True).split("\n")
@@ -193,16 +201,23 @@ def value_text(value: Any, path: str | None = None) -> list[str]:
     return _block(lines)
 
 
-def _block(lines: list[str]) -> list[str]:
+def _kept(line: str) -> list[str]:
+    """A line as it is, such as one of a table; folded where it is too long."""
+    return [line.rstrip()] if cells(line) <= WIDTH - 16 else fold(line, WIDTH - 16)
+
+
+def _block(lines: list[str], most: int = BLOCK_LINES) -> list[str]:
     if len(lines) == 1:
-        return fold(lines[0], WIDTH - 16, BLOCK_LINES)
-    more = len(lines) - BLOCK_LINES
-    return [*lines[:BLOCK_LINES], *([f"… {count(more, 'more line')}"] if more > 0 else [])]
+        return fold(lines[0], WIDTH - 16, most)
+    more = len(lines) - most
+    return [*lines[:most], *([f"… {count(more, 'more line')}"] if more > 0 else [])]
 
 
 def question_text(question: Mapping[str, Any]) -> list[str]:
-    """What a run waits for: the question in full, and what it takes."""
+    """What a run waits for: the question in full and what it takes, or how its job stands."""
     kind = str(question.get("kind") or "")
+    if is_job(question):
+        return job_text(question)
     return [*_ASKED[kind](question), f"takes: {takes(question)}"]
 
 
@@ -238,6 +253,14 @@ def _in_doubt_text(question: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _job_unknown_text(question: Mapping[str, Any]) -> list[str]:
+    job = inert(str(question["job"]), 40)
+    named = f"its job {job}" if job else "its job, if it was submitted at all"
+    rows = [f"nobody knows what became of {named}:", *_said(question["reason"])]
+    folder = str(question.get("folder") or "")
+    return [*rows, *([f"  see {inert(shorten_path(folder))}"] if folder else [])]
+
+
 def _said(text: Any) -> list[str]:
     rows = inert(str(text).strip(), lines=True).split("\n")
     return [words for line in rows for words in fold(line, WIDTH - 16)]
@@ -253,4 +276,5 @@ _ASKED: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "review": _review_text,
     "elicitation": _elicitation_text,
     "in_doubt": _in_doubt_text,
+    "job_unknown": _job_unknown_text,
 }

@@ -26,7 +26,15 @@ from fractale.cli.text import (
     seconds,
     table,
 )
-from fractale.cli.words import as_json, call_text, evidence, ordinal, progress_text, target_of
+from fractale.cli.words import (
+    as_json,
+    call_text,
+    evidence,
+    job_text,
+    ordinal,
+    progress_text,
+    target_of,
+)
 from fractale.events import Event
 
 MARKS: dict[str, tuple[str, str, Mark]] = {
@@ -81,6 +89,7 @@ class RunView:
             "model_finished": self._model_finished,
             "log": self._log,
             "warning": self._warning,
+            "job_state": self._job_state,
             "waiting": self._waiting,
             "answered": self._answered,
             "table": self._table,
@@ -186,7 +195,7 @@ class RunView:
         running.waits = False
         call = call_text(event.data)
         running.activity, running.said = call, ""
-        if running.kind == "tool":
+        if running.kind in ("tool", "job"):
             return []
         running.calls += 1
         return [self._call_line(running, f"calls {call}")] if self._tell_calls else []
@@ -198,7 +207,7 @@ class RunView:
 
     def _tool_finished(self, event: Event) -> list[Line]:
         running = self._of(event)
-        if running is None or running.kind == "tool" or not event.data.get("is_error"):
+        if running is None or running.kind in ("tool", "job") or not event.data.get("is_error"):
             return []
         if not self._tell_calls:
             return []
@@ -207,6 +216,22 @@ class RunView:
 
     def _call_line(self, running: Running, words: str) -> Line:
         return row(f"   {pad(inert(running.path), self._names)}  {words}", "dim")
+
+    def _job_state(self, event: Event) -> list[Line]:
+        """A batch job: each new state is a line of its own, its log's last line is not."""
+        data, running = event.data, self._of(event)
+        if running is None:
+            return []
+        (words,) = job_text(data)
+        line = inert(str(data.get("line") or ""), 200)
+        running.activity = f"{words} \u00b7 {line}" if line else words
+        path, state = str(data["step"]), str(data.get("state"))
+        told = running.job_states.get(path) == state
+        running.job_states[path] = state
+        if told or data.get("over") or not self._tell_calls:
+            return []
+        words = words if path == running.path else f"{inert(path)}: {words}"
+        return [self._call_line(running, fit(words, 200))]
 
     def _model_started(self, event: Event) -> list[Line]:
         if running := self._of(event):
@@ -294,6 +319,7 @@ class RunView:
             count(tokens, "token") if tokens else "",
             count(running.total, "item") if running.total is not None else "",
             count(running.calls, "call") if running.calls else "",
+            _job_of(data),
         ]
 
     def _with_evidence(self, head: Line, figures: str, reason: str) -> list[Line]:
@@ -308,3 +334,11 @@ class RunView:
         indent = " " * (5 + self._names)
         rows = fold(reason, self.width - cells(indent), self._most)
         return [head, *(row(f"{indent}{words}") for words in rows)]
+
+
+def _job_of(data: Mapping[str, Any]) -> str:
+    """The batch job of a step that had one: ``slurm job 4711``."""
+    outputs: Any = data.get("outputs")
+    if not isinstance(outputs, Mapping) or not outputs.get("job_id"):
+        return ""
+    return inert(f"{outputs.get('scheduler', '')} job {outputs['job_id']}", 60)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fractale.cli.text import fit, inert, table
@@ -18,6 +18,9 @@ def evidence(data: Mapping[str, Any]) -> str:
     own_event = event not in ("success", "failure", "")
     if data.get("outcome") != "failure" and not own_event:
         return ""
+    error = inert(str(data.get("error") or ""), 1000)
+    if by == "exit_code" and error and reason not in error:
+        return f"{error} ({reason})"  # what happened to a job, and what shows it
     words = reason if by == "rule" or not by else f"{by}: {reason}" if reason else by
     return f"{inert(event)}: {words}" if own_event else words
 
@@ -32,6 +35,23 @@ def call_text(data: Mapping[str, Any]) -> str:
     arguments = list(table(data, "arguments").items())[:8]
     shown = ", ".join(f"{inert(name, 30)}={inert(as_json(v), 40)}" for name, v in arguments)
     return fit(f"{inert(str(data.get('tool') or ''), 60)}({shown})", 160)
+
+
+def job_text(job: Mapping[str, Any]) -> list[str]:
+    """How a batch job stands: ``slurm job 4711 runs on node7``."""
+    state, reason = str(job.get("state") or ""), inert(str(job.get("reason") or ""), 300)
+    if not job.get("job"):
+        return [f"{state}: {reason}"]
+    named = f"{inert(str(job.get('scheduler') or ''), 20)} job {inert(str(job['job']), 40)}"
+    return [f"{named} {reason or state}"]
+
+
+def jobs_in_words(waiting: Sequence[Mapping[str, Any]]) -> str:
+    """The jobs that a run waits for: ``job 4711``, ``10 jobs``."""
+    jobs = [str(job["job"]) for job in waiting if job.get("job")]
+    more = len(waiting) - len(jobs)
+    words = f"job {inert(jobs[0], 40)}" if len(jobs) == 1 else f"{len(jobs)} jobs"
+    return f"{words}, with {more} more to be submitted" if more else words
 
 
 def progress_text(data: Mapping[str, Any]) -> str:

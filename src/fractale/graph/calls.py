@@ -76,7 +76,7 @@ async def call_prompt_step(visit: Visit) -> CallResult:
     name = visit.step.target or ""
     infos = [info for info in await visit.deps.toolbox.prompts() if info.name == name]
     takes = {str(argument["name"]) for info in infos for argument in info.arguments}
-    prompt = await visit.deps.toolbox.get_prompt(name, give_error(visit, takes))
+    prompt = await visit.prompt(name, give_error(visit, takes))
     messages: list[BaseMessage] = [
         AIMessage(m.text) if m.role == "assistant" else HumanMessage(m.text) for m in prompt
     ]

@@ -183,11 +183,16 @@ def _route_by_goto() -> Callable[[PlanState], str]:
 def _node(plan: Plan, step: Step, deps: Dependencies, members: frozenset[str]) -> StepNode:
     node = leaf_node(plan, step, deps, members)
     if step.kind == "parallel":
-        node = parallel(node, lambda inner, beside: _node(plan, inner, deps, beside))
+        within = deps.inside(step.name)
+        node = parallel(node, lambda inner, beside: _node(plan, inner, within, beside))
     elif step.plan is not None:
         node = included(node, step.plan, compile_plan)
     elif step.kind == "plan":
         node = planned(node, compile_plan)
+    elif step.kind == "job":
+        from fractale.graph.job import job_step  # few plans have a job
+
+        node = job_step(node)
     return foreach(node) if step.foreach else node
 
 

@@ -11,12 +11,13 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from fractale.agents.catalog import Catalog
 from fractale.events import Event, EventKind
 from fractale.graph.entry import Entry
 from fractale.graph.meter import Meter
+from fractale.graph.slots import Slots
 from fractale.models import Models
 from fractale.plan.model import Limits
 from fractale.policy import Policy
@@ -26,7 +27,13 @@ from fractale.store.notes import MemoryNotes, Notes
 from fractale.store.outputs import MemoryOutputs, OutputStore
 from fractale.toolbox import Toolbox
 
+if TYPE_CHECKING:
+    from fractale.jobs import Jobs
+
 MASK = "***"
+
+JobsOf: TypeAlias = "Callable[[str | None], Jobs]"
+"""Gives the jobs of a scheduler by its name; of the one there is, without a name."""
 
 AskNow: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[Any]]
 """Asks a person while a call goes on; gives None where nobody is there to answer."""
@@ -39,7 +46,13 @@ async def nobody(question: Mapping[str, Any]) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dependencies:
-    """The outside world as a graph sees it. Each part can be another one in a test."""
+    """The outside world as a graph sees it. Each part can be another one in a test.
+
+    Args:
+        drafts: Path of a planned step → what was drafted for it, as YAML, where a graph is only
+            looked at: a run compiles its drafts itself, when it comes to them.
+        patient: Whether to wait before a step's call is tried again. A replay does not.
+    """
 
     toolbox: Toolbox
     models: Models = field(default_factory=lambda: Models(Settings()))
@@ -47,6 +60,17 @@ class Dependencies:
     policy: Policy = field(default_factory=Policy)
     agents: Catalog = field(default_factory=Catalog)
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
+    jobs: JobsOf | None = None
+    drafts: Mapping[str, str] = field(default_factory=dict[str, str])
+    patient: bool = True
+
+    def inside(self, step: str) -> Dependencies:
+        """The same for the graph inside a step."""
+        if not self.drafts:
+            return self
+        start = f"{step}/"
+        below = {path: text for path, text in self.drafts.items() if path.startswith(start)}
+        return replace(self, drafts={path[len(start) :]: text for path, text in below.items()})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,6 +91,10 @@ class RunContext:
         within: Lists of globs; a tool must match one glob of each to be called.
         depth: How many drafted plans and agents this part of the run lies within.
         entry: Where this part of a forked run was entered; None: at its first step.
+        folder: Where the run was started: paths of its jobs are relative to it.
+        jobs_waited_for: Step or item → the job that it waits for, as the run's record keeps it.
+        asked: Set where a step asks a person: what waits for a job gives way to that.
+        leave_jobs: Whether a step that waits for a job is to end the run, waiting; the job goes on.
         item_scope, item_path, slots: Inside a foreach: the names that its templates see, its
             path, and how many items may run at the same time.
     """
@@ -87,9 +115,13 @@ class RunContext:
     within: tuple[tuple[str, ...], ...] = ()
     depth: int = 0
     entry: Entry | None = None
+    folder: Path = field(default_factory=Path.cwd)
+    jobs_waited_for: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    leave_jobs: Callable[[], bool] = lambda: False
     item_scope: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     item_path: str = ""
-    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    slots: Slots = field(default_factory=lambda: Slots(1))
     _pattern: re.Pattern[str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:

@@ -105,15 +105,39 @@ def planned(node: StepNode, compile_plan: CompilePlan) -> StepNode:
             usage=visit.usage,
         )
 
-    return replace(node, perform=call, inside=_graph())
+    return replace(node, perform=call, inside=_graph(drafted=_drafted(node, compile_plan)))
 
 
-def _graph(start: str = "explore") -> Any:
+def _drafted(node: StepNode, compile_plan: CompilePlan) -> Any:
+    """The graph of the step's draft, where one is at hand; else None."""
+    text = node.deps.drafts.get(node.step.name)
+    if text is None:
+        return None
+    plan = narrow(
+        parse_plan(text, f"draft of {node.step.name}"), node.step.tools, node.step.approve
+    )
+    return compile_plan(plan, node.deps.inside(node.step.name)).compile()
+
+
+def _graph(start: str = "explore", drafted: Any = None) -> Any:
+    """The inside of a planned step.
+
+    Args:
+        drafted: The graph of its draft. It is there to be drawn, and to have its state shown.
+    """
+
+    async def run_drafted(
+        state: Drafting, runtime: Runtime[Manager], config: RunnableConfig
+    ) -> Drafting:
+        # LangGraph finds the graph here, among the free variables of the node's function.
+        assert drafted is not None  # noqa: S101 - this is the node where there is one
+        return await _run(state, runtime, config)
+
     builder: Any = StateGraph(Drafting, context_schema=Manager)
     builder.add_node("explore", _explore)
     builder.add_node("draft", _draft)
     builder.add_node("review", _review)
-    builder.add_node("run", _run)
+    builder.add_node("run", run_drafted if drafted else _run)
     builder.add_edge(START, start)
     builder.add_edge("explore", "draft")
     builder.add_conditional_edges("draft", _after_draft, ["draft", "review", END])

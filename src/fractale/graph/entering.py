@@ -83,7 +83,8 @@ def prepare(visit: Visit) -> None:
     """
     if visit.step.foreach is not None:
         return
-    rendered: Any = render(dict(visit.step.inputs), visit.scope)
+    given = visit.step.job.values() if visit.step.job else dict(visit.step.inputs)
+    rendered: Any = render(given, visit.scope)
     visit.inputs = rendered
     instruction = visit.step.instruction
     visit.instruction = None if instruction is None else str(render(instruction, visit.scope))

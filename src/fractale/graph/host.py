@@ -113,15 +113,17 @@ class Host:
 
     async def get_prompt(self, name: str, arguments: Mapping[str, Any]) -> list[PromptMessage]:
         """Render a prompt of the run's servers."""
-        return await self.visit.deps.toolbox.get_prompt(name, arguments)
+        return await self.visit.prompt(name, arguments, self.agents_path or None)
 
     def chat_model(self) -> BaseChatModel:
         """The step's model."""
         return self.visit.deps.models.get(self.visit.step.model)
 
-    async def call_model(self, invoke: ModelCall) -> ModelResponse[Any]:
+    async def call_model(
+        self, invoke: ModelCall, asked: Sequence[BaseMessage] = (), tools: Sequence[str] = ()
+    ) -> ModelResponse[Any]:
         """Make one turn of an agent's model, counted and told about."""
-        return await self.visit.call_model(invoke, self.agents_path or None)
+        return await self.visit.call_model(invoke, self.agents_path or None, asked, tools)
 
     async def ask_model(
         self,

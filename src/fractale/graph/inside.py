@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,10 +12,12 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Send
 
+from fractale import questions
 from fractale.errors import TemplateError
 from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.nodes import GaveUp, StepNode
 from fractale.graph.outcome import DEFAULT_SUCCESS, CallResult, Decision, failed_by
+from fractale.graph.slots import Full, Slots, leave
 from fractale.graph.state import ItemState, PlanState, Record, Spent, initial_state
 from fractale.graph.visit import Visit
 from fractale.graph.wiring import Graph, add_step, retry_policy, tries_of
@@ -44,7 +45,8 @@ def included(node: StepNode, plan: Plan, compile_plan: CompilePlan) -> StepNode:
             graph = compile_plan(plan, node.deps, visit.entry.step).compile()
         return await run_plan_inside(visit, plan, graph, inputs, visit.context)
 
-    return replace(node, perform=call, inside=compile_plan(plan, node.deps).compile())
+    below = node.deps.inside(node.step.name)
+    return replace(node, perform=call, inside=compile_plan(plan, below).compile())
 
 
 async def run_plan_inside(
@@ -165,7 +167,7 @@ def foreach(node: StepNode) -> StepNode:
         items = _items_of(over, visit)
         if not items:
             return CallResult(outputs=[], matched=DEFAULT_SUCCESS)
-        slots = asyncio.Semaphore(over.max_parallel or len(items))
+        slots = Slots(over.max_parallel or len(items))
         context = replace(visit.context, item_scope=visit.scope, slots=slots, item_path=visit.path)
         kept = [node.deps.outputs.put(visit.context.mask(item)) for item in items]
         after = await visit.inside.ainvoke({"items": kept}, visit.config, context=context)
@@ -185,16 +187,21 @@ def _foreach_graph(leaf: StepNode) -> Any:
         async with runtime.context.slots:
             return await leaf.visit_item(state, runtime.context, config, tries_of(runtime))
 
+    # Only what has an inside may leave its job running, and hold its slot.
+
     async def item_with_inside(
         state: ItemState, runtime: Runtime[RunContext], config: RunnableConfig
     ) -> ItemState:
         context, tries = runtime.context, tries_of(runtime)
-        async with context.slots:
-            return await leaf.visit_item(state, context, config, tries, inside=graph)
+        try:
+            async with context.slots:
+                return await leaf.visit_item(state, context, config, tries, inside=graph)
+        except Full:
+            leave(questions.job_held(f"{context.item_path}[{state.get('index', 0)}]"))
 
     builder: Any = StateGraph(ItemState, context_schema=RunContext)
     function = item if graph is None else item_with_inside
-    policy = retry_policy(leaf.step)
+    policy = retry_policy(leaf)
     builder.add_node("item", function, input_schema=ItemState, retry_policy=policy)
     builder.add_conditional_edges(START, _fan_out, ["item"])
     builder.add_edge("item", END)

@@ -31,6 +31,8 @@ class Meter:
         self.total: Spent = cast("Spent", dict(spent or {}))
         self._earlier = self.total.get("seconds", 0.0)
         self._started = time.monotonic()
+        self._pauses = 0
+        self._paused_at = 0.0
         self._entered: dict[str, str] = {}
         self._under_way = 0
         self._largest = Usage()
@@ -39,16 +41,21 @@ class Meter:
     @property
     def seconds(self) -> float:
         """Seconds of running, earlier processes included."""
-        return self._earlier + time.monotonic() - self._started
+        now = self._paused_at if self._pauses else time.monotonic()
+        return self._earlier + now - self._started
 
     @contextmanager
     def paused(self) -> Generator[None]:
-        """While a person is asked, no time passes for the run."""
-        asked = time.monotonic()
+        """While a person is asked, or a job is waited for, no time passes for the run."""
+        if not self._pauses:
+            self._paused_at = time.monotonic()
+        self._pauses += 1
         try:
             yield
         finally:
-            self._started += time.monotonic() - asked
+            self._pauses -= 1
+            if not self._pauses:
+                self._started += time.monotonic() - self._paused_at
 
     def enter_step(self, path: str, task: str) -> bool:
         """Count one entry of a step.

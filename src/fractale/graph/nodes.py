@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from langgraph.errors import GraphInterrupt
+
 from fractale.errors import CallError, FractaleError
 from fractale.graph.calls import perform
 from fractale.graph.context import Dependencies, RunContext
@@ -19,7 +21,8 @@ from fractale.graph.entering import (
 )
 from fractale.graph.outcome import CallResult, Decision, record_of
 from fractale.graph.scope import Needs, build_scope, needs_of, step_values
-from fractale.graph.state import ItemState, PlanState, Record
+from fractale.graph.slots import asks
+from fractale.graph.state import ItemState, PlanState, Record, Spent
 from fractale.graph.visit import Visit
 from fractale.plan.expressions import render
 from fractale.plan.model import END_FAILED, END_SUCCESS, SUCCESS, Plan, Step
@@ -85,7 +88,7 @@ class StepNode:
             LimitReached: A limit of the run is used up.
             CallError: The call failed and is to be tried again.
         """
-        started = time.monotonic()
+        started, running = time.monotonic(), context.meter.seconds
         step = self.step
         path = state.get("prefix", "") + step.name
         scope = build_scope(state, context, self.deps.outputs, self.needs)
@@ -108,10 +111,20 @@ class StepNode:
             return self._skip(state, visit, before)
         if tries == 1:
             self._enter(visit, state.get("last"), before.get("inherited", 0))
-        result = fault or await call_step(visit, self.perform, tries)
+        result = fault or await self._call(visit)
         decision = await decide(visit, result)
         visit.book.settle()
-        return self._finish(state, visit, result, decision, started)
+        spent = spent_by(visit, context.meter.seconds - running)
+        seconds = max(time.monotonic() - started, result.seconds)
+        return self._finish(state, visit, result, decision, seconds, spent)
+
+    async def _call(self, visit: Visit) -> CallResult:
+        try:
+            return await call_step(visit, self.perform, visit.tries)
+        except GraphInterrupt as error:
+            if asks(error):
+                visit.context.asked.set()
+            raise
 
     def _skip(self, state: PlanState, visit: Visit, before: Record) -> PlanState:
         decision = Decision(
@@ -158,7 +171,8 @@ class StepNode:
         visit: Visit,
         result: CallResult,
         decision: Decision,
-        started: float,
+        seconds: float,
+        spent: Spent,
     ) -> PlanState:
         store, mask = self.deps.outputs, visit.context.mask
         record = mask(record_of(decision, result, visit.attempts))
@@ -168,10 +182,9 @@ class StepNode:
             record["inputs"] = store.put(mask(dict(visit.inputs)))
         if "conversation" in record:
             record["conversation"] = store.put(record["conversation"])
-        seconds = time.monotonic() - started
         update = self._leave(state, visit, record, decision)
         update["steps"] = {**visit.records, **update.get("steps", {})}
-        update["spent"] = spent_by(visit, seconds)
+        update["spent"] = spent
         self._tell_finished(visit, decision, result, seconds, record)
         return update
 
@@ -251,7 +264,7 @@ class StepNode:
         Returns:
             The item's result by its index.
         """
-        started = time.monotonic()
+        started, running = time.monotonic(), context.meter.seconds
         index = state.get("index", 0)
         item = self.deps.outputs.get(state.get("item"))
         visit = Visit(
@@ -268,12 +281,12 @@ class StepNode:
             context.emit(
                 "item_started", step=context.item_path, index=index, total=state.get("total")
             )
-        result = await call_step(visit, self.perform, tries)
+        result = await self._call(visit)
         decision = await decide(visit, result)
         visit.book.settle()
         entry = visit.context.mask(record_of(decision, result, 1))
         entry["outputs"] = self.deps.outputs.put(entry["outputs"])
-        seconds = time.monotonic() - started
+        seconds = max(time.monotonic() - started, result.seconds)
         context.emit(
             "item_finished",
             step=context.item_path,
@@ -286,7 +299,7 @@ class StepNode:
             inputs_ref=self.deps.outputs.put(context.mask(dict(visit.inputs))),
             outputs_ref=entry["outputs"],
         )
-        spent = spent_by(visit, seconds)
+        spent = spent_by(visit, context.meter.seconds - running)
         spent["steps"] = 0
         return ItemState(results={str(index): entry}, spent=spent)
 

@@ -28,7 +28,10 @@ class CallResult:
         code: The error's stable code.
         usage: What the models used.
         matched: A rule that already held on a tool's answer inside an agent.
+        failure: What speaks of a failure, of a call whose outputs alone do not say it; `fault` is
+            the same in words, where these say more than its reason.
         conversation: The agent's messages, where the step persists them.
+        seconds: How long it took, of a call that earlier processes of the run have begun.
     """
 
     outputs: Any = field(default_factory=dict[str, Any])
@@ -37,7 +40,10 @@ class CallResult:
     code: str | None = None
     usage: Usage = field(default_factory=Usage)
     matched: Decision | None = None
+    failure: Decision | None = None
+    fault: str | None = None
     conversation: Any = None
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +100,8 @@ def decide_by_evidence(step: Step, result: CallResult) -> Decision | None:
     """
     if result.error is not None:
         return failed_by("error", result.error)
+    if result.failure is not None:
+        return result.failure
     if reason := exit_code_evidence(result.outputs):
         return failed_by("exit_code", reason)
     if step.output_schema is not None and (reason := schema_error(step, result.outputs)):
@@ -138,7 +146,7 @@ def record_of(decision: Decision, result: CallResult, attempts: int) -> Record:
     if decision.reason:
         record["reason"] = decision.reason
     if decision.outcome == "failure":
-        record["error"] = result.error or decision.reason
+        record["error"] = result.error or result.fault or decision.reason
     if result.conversation is not None:
         record["conversation"] = result.conversation
     return record

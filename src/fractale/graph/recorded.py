@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, replace
 from typing import Any, cast
 
-from langchain_core.messages import AIMessage, message_to_dict, messages_from_dict
+from langchain_core.messages import AIMessage, BaseMessage, message_to_dict, messages_from_dict
 from langgraph.config import get_config
 
-from fractale.errors import ModelError, ToolError, TransportError
+from fractale.errors import (
+    JobError,
+    ModelError,
+    StoreError,
+    ToolError,
+    TransportError,
+    without_positions,
+)
+from fractale.graph.faults import Elicited, cut_data, cut_of, fault_data, fault_of
 from fractale.models import Answer, Usage
-from fractale.store.journal import Call, Journal, Place
-from fractale.toolbox import ToolResult
+from fractale.store.journal import Call, Entry, Journal, Place, digest_of
+from fractale.store.outputs import encode
+from fractale.toolbox import PromptMessage, ToolResult
 
 
 class CallBook:
@@ -37,9 +50,13 @@ class CallBook:
         self._numbers: dict[str, int] = {}
         self._places: list[Place] = []
 
-    def next_place(self, agent: str | None) -> Place:
-        """The place of the next call of the task that asks."""
-        task = _task()
+    def next_place(self, agent: str | None, *, prompt: bool = False) -> Place:
+        """The place of the next call of the task that asks.
+
+        Args:
+            prompt: Of prompts, which are numbered by themselves.
+        """
+        task = f"{_task()}|prompt" if prompt else _task()
         self._numbers[task] = self._numbers.get(task, 0) + 1
         place = Place(
             task=task,
@@ -74,21 +91,79 @@ class CallBook:
 
         Raises:
             ToolError: The call failed, now or when it was recorded.
+            CutOff: It was under way when the step's time was up, in the run that is replayed.
         """
         entry = self.journal.find(place, call)
         if entry is not None and entry.done:
-            return _result_of(entry.result), True
-        if entry is not None and not call.safe and (told := in_doubt()) is not None:
-            self._finish(place, call, _data_of(told))
-            return told, True
+            _raise_fault(entry)
+            return _result_of(entry.result), not entry.played
+        if entry is not None and not call.safe:
+            told = self._told_of(place, call, in_doubt)
+            if told is not None:
+                self._finish(place, call, _data_of(told))
+                return told, True
         self.journal.begin(place, call)
+        started = time.monotonic()
         try:
-            result = await make()
+            async with self._watched(place):
+                result = await make()
+        except ToolError as error:
+            error.seconds = round(time.monotonic() - started, 3)
+            self._finish(place, call, _error_data(error))
+            raise
+        result = replace(result, seconds=round(time.monotonic() - started, 3))
+        self._finish(place, call, _data_of(result))
+        return result, False
+
+    def _told_of(
+        self, place: Place, call: Call, in_doubt: Callable[[], ToolResult | None]
+    ) -> ToolResult | None:
+        """What a person says of a call that may have happened."""
+        try:
+            return in_doubt()
         except ToolError as error:
             self._finish(place, call, _error_data(error))
             raise
-        self._finish(place, call, _data_of(result))
-        return result, False
+
+    @asynccontextmanager
+    async def _watched(self, place: Place) -> AsyncGenerator[None]:
+        """Around a call: what ends it without a result is told to replays."""
+        try:
+            yield
+        except JobError as error:
+            self._tell(place, {"fault": fault_data(error)})
+            raise
+        except asyncio.CancelledError as cancelled:
+            with contextlib.suppress(StoreError):  # it ends anyway, and a resume needs no more
+                self._tell(place, cut_data(cancelled))
+            raise
+
+    def _tell(self, place: Place, what: Mapping[str, Any]) -> None:
+        self.journal.tell(place, self._mask(dict(what)))
+
+    async def prompt(
+        self, place: Place, call: Call, make: Callable[[], Awaitable[list[PromptMessage]]]
+    ) -> list[PromptMessage]:
+        """Have a server render a prompt, or take what it gave before.
+
+        Raises:
+            ToolError: It failed, now or when it was recorded.
+        """
+        entry = self.journal.find(place, call)
+        if entry is not None and entry.done:
+            _raise_fault(entry)
+            if "error" in entry.result:
+                raise _error_of(entry.result["error"])
+            return [PromptMessage(**message) for message in entry.result["messages"]]
+        self.journal.begin(place, call)
+        try:
+            async with self._watched(place):
+                messages = await make()
+        except ToolError as error:
+            self._finish(place, call, _error_data(error))
+            raise
+        self._finish(place, call, {"messages": [asdict(message) for message in messages]})
+        return messages
 
     async def model(
         self, place: Place, call: Call, make: Callable[[], Awaitable[Any]], kind: type[Any]
@@ -106,12 +181,16 @@ class CallBook:
         """
         entry = self.journal.find(place, call)
         if entry is not None and entry.done:
-            return (_answer_of if kind is Answer else _message_of)(entry.result), True
+            _raise_fault(entry)
+            answer = (_answer_of if kind is Answer else _message_of)(entry.result)
+            return answer, not entry.played
         self.journal.begin(place, call)
         try:
-            answer = await make()
-        except ModelError:
+            async with self._watched(place):
+                answer = await make()
+        except ModelError as error:
             self.journal.withdraw(place)
+            self._tell(place, {"fault": fault_data(error)})
             raise
         data = asdict(answer) if kind is Answer else message_to_dict(answer)
         self._finish(place, call, data)
@@ -129,18 +208,61 @@ def _task() -> str:
         return ""
 
 
+def asked_of_model(
+    messages: Sequence[BaseMessage],
+    schema: Mapping[str, Any] | None = None,
+    tools: Sequence[str] = (),
+) -> dict[str, Any]:
+    """What a model is asked, as JSON: what its answer depends on, and no ids that are drawn."""
+    return {
+        "messages": [_said(message) for message in messages],
+        "schema": None if schema is None else dict(schema),
+        "tools": list(tools),
+    }
+
+
+def _said(message: BaseMessage) -> dict[str, Any]:
+    said: dict[str, Any] = {"type": message.type, "content": message.content}  # pyright: ignore[reportUnknownMemberType] - LangChain's list of anything
+    for name in ("tool_calls", "tool_call_id"):
+        if value := getattr(message, name, None):
+            said[name] = value
+    return said
+
+
+def digest_of_asked(asked: Mapping[str, Any]) -> str:
+    """A hash of what a model is asked; where in its file an error stands is no part of it."""
+    return digest_of(without_positions(encode(asked).decode(errors="replace")))
+
+
+def _raise_fault(entry: Entry) -> None:
+    """Raise what ended a call that is replayed and had no result."""
+    if entry.played and "asks" in entry.result:
+        raise Elicited(entry.result["asks"])
+    if entry.played and "fault" in entry.result:
+        raise fault_of(entry.result["fault"])
+    if entry.played and "cut" in entry.result:
+        raise cut_of(entry.result)
+
+
 def _result_of(data: Mapping[str, Any]) -> ToolResult:
     if "error" in data:
-        error = cast("Mapping[str, Any]", data["error"])
-        if error["transport"]:
-            raise TransportError(error["message"], sent=error["sent"], hint=error["hint"])
-        raise ToolError(error["message"], hint=error["hint"])
+        raise _error_of(data["error"])
     return ToolResult(
         text=data["text"],
         structured=data["structured"],
         is_error=data["is_error"],
         content=tuple(data["content"]),
+        seconds=data.get("seconds"),
     )
+
+
+def _error_of(data: Mapping[str, Any]) -> ToolError:
+    if data["transport"]:
+        error: ToolError = TransportError(data["message"], sent=data["sent"], hint=data["hint"])
+    else:
+        error = ToolError(data["message"], hint=data["hint"])
+    error.seconds = data.get("seconds")
+    return error
 
 
 def _data_of(result: ToolResult) -> dict[str, Any]:
@@ -152,6 +274,7 @@ def _data_of(result: ToolResult) -> dict[str, Any]:
         "structured": result.structured,
         "is_error": result.is_error,
         "content": parts,
+        "seconds": result.seconds,
     }
 
 
@@ -162,6 +285,7 @@ def _error_data(error: ToolError) -> dict[str, Any]:
             "hint": error.hint,
             "transport": isinstance(error, TransportError),
             "sent": getattr(error, "sent", False),
+            "seconds": error.seconds,
         }
     }
 

@@ -19,6 +19,8 @@ from fractale.store.outputs import OutputStore
 def step_values(step: Step) -> list[Value | Expression]:
     """Every template and expression of a step, with those of the steps inside it."""
     values: list[Value | Expression] = [dict(step.inputs), step.instruction]
+    if step.job:
+        values.append(step.job.values())
     values += [rule.expression for rule in step.rules]
     if step.when:
         values.append(step.when)

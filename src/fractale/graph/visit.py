@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +15,7 @@ from langgraph.types import interrupt
 from fractale import questions
 from fractale.errors import (
     AnswerError,
+    JobError,
     ModelError,
     ModelUnavailable,
     PolicyError,
@@ -25,14 +26,15 @@ from fractale.evidence import outputs_of
 from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.doubt import cut_off, doubtful
 from fractale.graph.entry import Entry
+from fractale.graph.faults import CutOff, Elicited
 from fractale.graph.outcome import CallResult, match_rules, rule_scope
-from fractale.graph.recorded import CallBook
+from fractale.graph.recorded import CallBook, asked_of_model, digest_of_asked
 from fractale.graph.state import PlanState, Record
 from fractale.models import Answer, Usage
 from fractale.plan.model import Step
 from fractale.policy import Chooser, PlannedCall, may_repeat
 from fractale.store.journal import Call, digest_of
-from fractale.toolbox import Elicitation, ToolInfo, ToolResult
+from fractale.toolbox import Elicitation, PromptMessage, ToolInfo, ToolResult
 
 if TYPE_CHECKING:
     from langchain.agents.middleware import ModelResponse
@@ -41,14 +43,6 @@ if TYPE_CHECKING:
     from fractale.agents.subagent import ModelCall
 
 SHORT_TEXT = 2000
-
-
-class Elicited(Exception):
-    """A server asks the person something in the middle of a call, and nobody is there."""
-
-    def __init__(self, question: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.question = question
 
 
 @dataclass(slots=True, kw_only=True)
@@ -148,12 +142,19 @@ class Visit:
         return arguments
 
     async def tool(
-        self, tool: ToolInfo, arguments: Mapping[str, Any], agent: str | None = None
+        self,
+        tool: ToolInfo,
+        arguments: Mapping[str, Any],
+        agent: str | None = None,
+        *,
+        make: Callable[[], Awaitable[ToolResult]] | None = None,
     ) -> ToolResult:
         """Make one tool call and tell about it.
 
         Args:
             agent: The sub-agent that makes the call, where it is not the step's own.
+            make: Makes a call of fractale's own, in place of the toolbox, and never does its work
+                twice; so it is made again where it was begun before.
 
         Raises:
             ToolError: The tool or its server failed.
@@ -183,28 +184,32 @@ class Visit:
             seconds = round(time.monotonic() - started, 3)
             self.emit("tool_finished", **told, **more, seconds=seconds, text=text[:SHORT_TEXT])
 
-        async def make() -> ToolResult:
+        async def from_toolbox() -> ToolResult:
             return await self.deps.toolbox.call_tool(
                 tool.name, arguments, on_progress=progress, on_elicit=self._elicited
             )
 
         try:
             result, recorded = await self.book.tool(
-                place, call, make, lambda: self._in_doubt(tool, arguments)
+                place,
+                call,
+                make or from_toolbox,
+                lambda: None if make else self._in_doubt(tool, arguments),
             )
-        except ToolError as error:
+        except (ToolError, JobError) as error:
             told_error = doubtful(error, tool)
             finished(str(told_error), is_error=True)
             raise told_error from error
         except AnswerError:
             self.context.journal.withdraw(place)
             raise
-        except asyncio.CancelledError as error:
+        except (asyncio.CancelledError, CutOff) as error:
             self.cut_off.append(cut_off(error, tool))
             raise
         except Elicited as asked:
             # The call is made again, with the answer at hand, once there is one.
             self.context.journal.withdraw(place)
+            self.context.journal.tell(place, {"asks": self.context.mask(dict(asked.question))})
             finished("the server waits for an answer", is_error=False)
             interrupt(asked.question)
             raise ToolError(f"`{tool.name}` asked again after its question was answered") from None
@@ -234,6 +239,21 @@ class Visit:
         if answer is None:
             raise Elicited(question)
         return answer
+
+    async def prompt(
+        self, name: str, arguments: Mapping[str, Any], agent: str | None = None
+    ) -> list[PromptMessage]:
+        """Have a server render a prompt.
+
+        Raises:
+            ToolError: There is no such prompt, or it did not take the arguments.
+        """
+        place = self.book.next_place(agent, prompt=True)
+        digest = digest_of(self.context.mask(dict(arguments)))
+        call = Call(kind="prompt", name=name, digest=digest, safe=True)
+        return await self.book.prompt(
+            place, call, lambda: self.deps.toolbox.get_prompt(name, arguments)
+        )
 
     def matched(self, messages: Sequence[BaseMessage]) -> CallResult | None:
         """The first of the last tool answers on which a rule of the step holds."""
@@ -267,9 +287,16 @@ class Visit:
                 messages, model=name, schema=schema, correct=correct, on_text=self.on_text
             )
 
-        return await self._by_first_model(one, Answer, agent)
+        asked = asked_of_model(messages, schema)
+        return await self._by_first_model(one, Answer, agent, asked)
 
-    async def call_model(self, invoke: ModelCall, agent: str | None = None) -> ModelResponse[Any]:
+    async def call_model(
+        self,
+        invoke: ModelCall,
+        agent: str | None = None,
+        asked: Sequence[BaseMessage] = (),
+        tools: Sequence[str] = (),
+    ) -> ModelResponse[Any]:
         """Make one turn of an agent's model; see `fractale.agents.subagent.AgentHost`."""
         models = self.deps.models
 
@@ -279,19 +306,25 @@ class Visit:
 
         from langchain.agents.middleware import ModelResponse
 
-        return ModelResponse(result=[await self._by_first_model(one, AIMessage, agent)])
+        told = asked_of_model(asked, tools=tools)
+        return ModelResponse(result=[await self._by_first_model(one, AIMessage, agent, told)])
 
-    async def _by_first_model(self, one: Any, kind: type[Any], agent: str | None) -> Any:
+    async def _by_first_model(
+        self, one: Any, kind: type[Any], agent: str | None, asked: dict[str, Any]
+    ) -> Any:
         """The answer of the step's model; where it is out of reach, of the next that is given."""
         names = self.deps.models.chain(self.step.model)
+        digest = digest_of_asked(self.context.mask(asked)) if asked["messages"] else ""
         for name in names[:-1]:
             try:
-                return await self._told(one, name, kind, agent)
+                return await self._told(one, name, kind, agent, digest)
             except ModelUnavailable as error:
                 self.emit("warning", code="fallback", message=f"trying the next model: {error}")
-        return await self._told(one, names[-1], kind, agent)
+        return await self._told(one, names[-1], kind, agent, digest)
 
-    async def _told(self, one: Any, name: str | None, kind: type[Any], agent: str | None) -> Any:
+    async def _told(
+        self, one: Any, name: str | None, kind: type[Any], agent: str | None, digest: str
+    ) -> Any:
         models, place = self.deps.models, self.book.next_place(agent)
         spec = models.spec(name)
         async with self.context.meter.model_call():
@@ -300,7 +333,7 @@ class Visit:
                 told["agent"] = agent
             self.emit("model_started", **told)
             started = time.monotonic()
-            call = Call(kind="model", name=spec, digest="")
+            call = Call(kind="model", name=spec, digest=digest)
             try:
                 answer, recorded = await self.book.model(place, call, lambda: one(name), kind)
             except ModelError as error:

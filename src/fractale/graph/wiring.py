@@ -14,7 +14,6 @@ from fractale.errors import CallError
 from fractale.graph.context import RunContext
 from fractale.graph.nodes import StepNode
 from fractale.graph.state import PlanState
-from fractale.plan.model import Step
 
 NodeFunction = Callable[[PlanState, Runtime[RunContext], RunnableConfig], Awaitable[PlanState]]
 Graph = StateGraph[PlanState, RunContext, PlanState, PlanState]
@@ -43,7 +42,7 @@ def add_step(builder: Graph, name: str, node: StepNode) -> None:
         context = runtime.context or RunContext()
         return await node.visit(state, context, config, tries_of(runtime), inside=graph)
 
-    policy = None if node.step.foreach else retry_policy(node.step)
+    policy = None if node.step.foreach else retry_policy(node)
     function = run if graph is None else run_with_inside
     add_node(builder, name, function, retry_policy=policy, metadata={"kind": node.step.kind})
 
@@ -53,15 +52,16 @@ def tries_of(runtime: Runtime[RunContext]) -> int:
     return runtime.execution_info.node_attempt if runtime.execution_info else 1
 
 
-def retry_policy(step: Step) -> RetryPolicy | None:
+def retry_policy(node: StepNode) -> RetryPolicy | None:
     """LangGraph's retry policy for a step: a node raises only what is to be tried again."""
-    retry = step.retry
+    retry, patient = node.step.retry, node.deps.patient
     if retry is None:
         return None
     return RetryPolicy(
-        initial_interval=retry.delay,
+        initial_interval=retry.delay if patient else 0,
         backoff_factor=retry.backoff,
-        max_interval=retry.max_delay,
+        max_interval=retry.max_delay if patient else 0,
         max_attempts=retry.attempts,
+        jitter=patient,
         retry_on=CallError,
     )

@@ -61,6 +61,16 @@ class Models:
 
     # -- which model ----------------------------------------------------------------------------
 
+    @property
+    def given_for_all(self) -> str | None:
+        """``provider:name`` of a person's own model, where one is given for everything."""
+        return None if self._for_all is None else _spec_of(self._for_all)
+
+    @property
+    def given(self) -> list[str]:
+        """The specs of a person's own models, where several are given."""
+        return list(self._given)
+
     def spec(self, name: str | None) -> str:
         """``provider:name`` of a step's `model:`, or of the default.
 

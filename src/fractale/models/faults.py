@@ -233,6 +233,8 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _status(chain: list[BaseException]) -> int | None:
     for error in chain:
+        if type(error).__module__ == "aiohttp.http_exceptions":
+            continue  # its 400 is the client's own word for an answer that broke off
         for name in ("status_code", "code"):
             value = getattr(error, name, None)
             if isinstance(value, int) and 400 <= value < 600:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from fractale.plan.durations import format_duration
 from fractale.plan.inert import inert
 from fractale.plan.model import (
     END_FAILED,
@@ -17,8 +18,11 @@ from fractale.plan.model import (
     SUCCESS,
     Expression,
     ForEach,
+    JobPlan,
     Plan,
     Step,
+    Template,
+    Value,
 )
 
 Direction = Literal["next", "again", "back", "ahead", "end", "nowhere"]
@@ -88,9 +92,40 @@ def target_words(step: Step) -> str:
     if step.kind == "parallel":
         count = len(step.steps)
         return f"{count} step{'s' if count != 1 else ''} at the same time"
+    if step.job:
+        return _job_words(step.job)
     if step.target:
         return inert(step.target, LABEL_LIMIT)
     return {"plan": "drafted while the plan runs", "agent": "ask"}.get(step.kind, "")
+
+
+def _job_words(job: JobPlan) -> str:
+    """What a job runs and what it takes, as far as the plan says."""
+    what = " ".join(_plain(word) for word in job.command)
+    if job.script is not None:
+        what = _first_command(_plain(job.script))
+    counts = [f"{_plain(value)} {key}" for key, value in _counts(job)]
+    limit = [] if job.time is None else [_time(job.time)]
+    return ", ".join(inert(each, LABEL_LIMIT) for each in [what, *counts, *limit])
+
+
+def _counts(job: JobPlan) -> list[tuple[str, Value]]:
+    given = [("nodes", job.nodes), ("tasks", job.tasks)]
+    return [(key[:-1] if value == 1 else key, value) for key, value in given if value is not None]
+
+
+def _time(value: Value) -> str:
+    return str(format_duration(value) if isinstance(value, (int, float)) else _plain(value))
+
+
+def _plain(value: Value) -> str:
+    return value.source if isinstance(value, Template) else str(value)
+
+
+def _first_command(script: str) -> str:
+    """The first line of a script that is neither a comment nor empty."""
+    lines = (line.strip() for line in script.splitlines())
+    return next((line for line in lines if line and not line.startswith("#")), "script")
 
 
 def notes(step: Step) -> list[str]:

@@ -13,13 +13,23 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import yaml
 
 from fractale.plan.durations import format_duration
-from fractale.plan.model import Expression, Template
+from fractale.plan.model import Expression, Figure, Template
 from fractale.plan.scalars import is_text
 from fractale.plan.specs import is_input_spec
 from fractale.plan.steps import inherited_instruction
+from fractale.plan.words import JOB_KEYS
 
 if TYPE_CHECKING:
-    from fractale.plan.model import ForEach, InputSpec, Limits, Plan, Retry, Step, Value
+    from fractale.plan.model import (
+        ForEach,
+        InputSpec,
+        JobPlan,
+        Limits,
+        Plan,
+        Retry,
+        Step,
+        Value,
+    )
 
 _Items: TypeAlias = "Expression | tuple[Any, ...]"
 
@@ -102,10 +112,31 @@ def _given(data: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in data.items() if value is not None}
 
 
-def _kind(step: Step) -> dict[str, str]:
+def _kind(step: Step) -> dict[str, Any]:
     if step.kind == "parallel":
         return {}
+    if step.job:
+        return {"job": job_data(step.job)}
     return {step.kind: step.target} if step.target else {"type": step.kind}
+
+
+def job_data(job: JobPlan) -> dict[str, Any]:
+    """A job as the plain data of its file."""
+    data = {key: _value(value) for key, value in job.values().items()}
+    if isinstance(job.time, (int, float)):
+        data["time"] = format_duration(job.time)
+    if "command" in data:
+        data["command"] = _Short(data["command"])
+    if job.outputs:
+        data["outputs"] = {name: _figure(figure) for name, figure in job.outputs.items()}
+    return {key: data[key] for key in JOB_KEYS if key in data}
+
+
+def _figure(figure: Figure) -> Any:
+    """The short form (the pattern alone) where it says it all."""
+    given, usual = asdict(figure), asdict(Figure(pattern=figure.pattern))
+    more = {key: value for key, value in given.items() if value != usual[key]}
+    return {"pattern": figure.pattern, **more} if more else figure.pattern
 
 
 def _text(text: str | Template | None) -> str | None:

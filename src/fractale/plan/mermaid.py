@@ -18,6 +18,7 @@ SHAPES = {
     "agent": ("(", ")"),
     "plan": ("[[", "]]"),
     "parallel": ("[", "]"),
+    "job": ("[/", "/]"),
 }
 ENTITIES = {ord(c): f"#{ord(c)};" for c in '"#&<>`\\[]{}()|;%*~'}
 """Characters that Mermaid, its Markdown labels or HTML would read, by their entities."""

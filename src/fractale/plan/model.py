@@ -15,8 +15,10 @@ from typing import Any, Literal, TypeAlias
 
 from fractale.errors import Position
 
-StepKind = Literal["tool", "prompt", "agent", "plan", "parallel"]
+StepKind = Literal["tool", "prompt", "agent", "plan", "parallel", "job"]
 Approve = Literal["never", "ask", "always"]
+FigureType = Literal["number", "integer", "string"]
+Take = Literal["last", "first", "all"]
 
 SUCCESS = "success"
 FAILURE = "failure"
@@ -125,6 +127,83 @@ class ForEach:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """What a job step reads from the job's log.
+
+    Args:
+        pattern: A regular expression with one group, or one that is named ``value``.
+        type: What the group's text becomes.
+        take: Which match counts, where there are several; ``all`` gives a list.
+        required: Whether a job that went well but does not have it in its log has failed.
+    """
+
+    pattern: str
+    type: FigureType = "number"
+    take: Take = "last"
+    required: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobPlan:
+    """The batch job of a job step; whatever may be a template is only known at run time.
+
+    Args:
+        script: The text of a batch script. Either this or `command`.
+        command: A program and its arguments; a template that gives a list gives several of them.
+        nodes, tasks, cores_per_task, gpus_per_task: Counts; None leaves it to the scheduler.
+        memory: Per node, such as ``4G``.
+        time: Seconds that the job may run, as the scheduler is told.
+        queue: The partition or queue.
+        folder: Where it works; relative to where the run was started.
+        scheduler: ``slurm``, ``flux``, ``pbs``, ``lsf`` or ``local``; None: the one there is.
+        outputs: Name → what is read from the log.
+        prefix: Where these keys stand in the step: below ``job``, or beside its name.
+    """
+
+    script: str | Template | None = None
+    command: tuple[Value, ...] = ()
+    nodes: Value = None
+    tasks: Value = None
+    cores_per_task: Value = None
+    gpus_per_task: Value = None
+    memory: Value = None
+    time: Value = None
+    queue: Value = None
+    account: Value = None
+    env: Mapping[str, Value] = field(default_factory=dict[str, Value])
+    folder: Value = None
+    scheduler: Value = None
+    outputs: Mapping[str, Figure] = field(default_factory=dict[str, Figure])
+    prefix: str = field(default="", compare=False)
+
+    def values(self) -> dict[str, Value]:
+        """What is given, by its key in the file; what the log is searched for is left out."""
+        each: dict[str, Value] = {
+            name: getattr(self, name) for name in JOB_VALUES if getattr(self, name) is not None
+        }
+        if self.command:
+            each["command"] = list(self.command)
+        if self.env:
+            each["env"] = dict(self.env)
+        return each
+
+
+JOB_VALUES = (
+    "script",
+    "nodes",
+    "tasks",
+    "cores_per_task",
+    "gpus_per_task",
+    "memory",
+    "time",
+    "queue",
+    "account",
+    "folder",
+    "scheduler",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AgentRef:
     """A sub-agent that the plan registers by dotted path."""
 
@@ -149,6 +228,7 @@ class Step:
             file is kept as ``failure``.
         steps: The steps of a parallel block.
         plan: The plan that a `plan: FILE` step includes.
+        job: The batch job of a job step.
         timeout: Seconds.
         max_attempts: How often the run may enter the step.
         keep_going: For foreach and parallel: items that fail do not fail the step.
@@ -168,6 +248,7 @@ class Step:
     foreach: ForEach | None = None
     steps: tuple[Step, ...] = ()
     plan: Plan | None = None
+    job: JobPlan | None = None
     keep_going: bool = False
     retry: Retry | None = None
     timeout: float | None = None

@@ -12,9 +12,10 @@ from typing import Any, Final
 
 from fractale.plan.durations import DURATION_PATTERN
 from fractale.plan.inputs import TYPES
+from fractale.plan.job import COUNTS, ENV_NAME_PATTERN, MOST_COUNT
 from fractale.plan.rules import NAME_PATTERN
 from fractale.plan.specs import DOTTED_PATTERN, INPUT_NAME_PATTERN, SERVER_NAME_PATTERN
-from fractale.plan.words import APPROVE, KINDS
+from fractale.plan.words import APPROVE, FIGURE_TYPES, JOB_KEYS, KINDS, SCHEDULERS, TAKES
 
 _Schema = dict[str, Any]
 
@@ -42,6 +43,7 @@ def plan_schema() -> _Schema:
             "input": _input(),
             "expression": _expression(),
             "duration": _duration(),
+            "job": {"type": "object", "properties": _job(), "additionalProperties": False},
         },
     }
 
@@ -116,13 +118,14 @@ def _step() -> _Schema:
             "type": {"enum": list(KINDS), "description": "Needed only where no key says it."},
             "description": _text("What the step is for, for people and for the model."),
             **_what(),
+            **_job(),
             **_with(),
             **_flow(),
             **_bounds(),
         },
         "required": ["name"],
         "additionalProperties": False,
-        "allOf": [_needs("tool"), _needs("prompt"), _needs("parallel")],
+        "allOf": [_needs("tool"), _needs("prompt"), _needs("parallel"), _only_in_jobs()],
         "dependentSchemas": {
             "max_parallel": {"required": ["foreach"]},
             "keep_going": {"anyOf": [{"required": ["foreach"]}, {"required": ["parallel"]}]},
@@ -151,7 +154,84 @@ def _what() -> _Schema:
             "minItems": 1,
             "items": inner,
         },
+        "job": {
+            "description": "The batch job to submit and to wait for.",
+            "anyOf": [_ref("job"), {"type": "null"}],
+        },
     }
+
+
+def _job() -> _Schema:
+    templated = {"type": "string", "pattern": r"\{\{"}
+    word = {"type": ["string", "number", "boolean"]}
+    return {
+        "script": {"type": "string", "pattern": r"\S", "description": "A batch script."},
+        "command": {
+            "description": "A program with its arguments, in place of `script`.",
+            "anyOf": [
+                {"type": "string", "pattern": r"\S"},
+                {"type": "array", "minItems": 1, "items": word},
+            ],
+        },
+        **{
+            name: {
+                "description": f"How many {name.replace('_', ' ')}.",
+                "anyOf": [{"type": "integer", "minimum": least, "maximum": MOST_COUNT}, templated],
+            }
+            for name, least in COUNTS.items()
+        },
+        "memory": {
+            "description": "Per node, such as 4G.",
+            "anyOf": [{"type": "number"}, {"type": "string"}],
+        },
+        "time": {
+            "description": "How long the job may run, as the scheduler is told.",
+            "anyOf": [_ref("duration"), templated],
+        },
+        "queue": _text("The partition or queue."),
+        "account": _text("Whose allocation it uses."),
+        "env": {
+            "type": "object",
+            "description": "Variables of its environment.",
+            "patternProperties": {f"^{ENV_NAME_PATTERN}$": word},
+            "additionalProperties": False,
+        },
+        "folder": _text("Where it works; left out: where the run was started."),
+        "scheduler": {
+            "description": "Left out: the one there is.",
+            "anyOf": [{"enum": list(SCHEDULERS)}, templated],
+        },
+        "outputs": {
+            "type": "object",
+            "description": "What is read from the log: a name with a regular expression.",
+            "patternProperties": {f"^{INPUT_NAME_PATTERN}$": _figure()},
+            "additionalProperties": False,
+        },
+    }
+
+
+def _figure() -> _Schema:
+    pattern = {"type": "string", "pattern": r"\S", "description": "With one group: the value."}
+    properties = {
+        "pattern": pattern,
+        "type": {"enum": list(FIGURE_TYPES), "description": "What its text becomes."},
+        "take": {"enum": list(TAKES), "description": "Which match; all gives a list."},
+        "required": _flag("false: the log need not have it."),
+    }
+    described = {
+        "type": "object",
+        "properties": properties,
+        "required": ["pattern"],
+        "additionalProperties": False,
+    }
+    return {"anyOf": [pattern, described]}
+
+
+def _only_in_jobs() -> _Schema:
+    """The keys of a job stand beside a step's own only where the step is one."""
+    is_job = {"anyOf": [{"required": ["job"]}, _says("job")]}
+    given = {"anyOf": [{"required": [key]} for key in JOB_KEYS]}
+    return {"if": given, "then": is_job}
 
 
 def _with() -> _Schema:
@@ -263,8 +343,11 @@ def _duration() -> _Schema:
 
 
 def _needs(kind: str) -> _Schema:
-    said = {"required": ["type"], "properties": {"type": {"const": kind}}}
-    return {"if": said, "then": {"required": [kind]}}
+    return {"if": _says(kind), "then": {"required": [kind]}}
+
+
+def _says(kind: str) -> _Schema:
+    return {"required": ["type"], "properties": {"type": {"const": kind}}}
 
 
 def _ref(name: str) -> _Schema:

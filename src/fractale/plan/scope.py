@@ -12,6 +12,7 @@ from fractale.plan.expressions.functions import FUNCTIONS
 from fractale.plan.fields import nearest
 from fractale.plan.flow import Flow
 from fractale.plan.model import Expression, Plan, Step, Template, Value
+from fractale.plan.words import JOB_OUTPUTS
 
 Place = Literal["template", "item", "rule", "output"]
 """A template of a step; `when` or `foreach`, before there is an item; a rule; a plan's output."""
@@ -21,6 +22,8 @@ PREVIOUS_PARTS: Final = ("name", "outcome", "error", "outputs")
 RUN_PARTS: Final = ("id", "plan", "dir")
 TOP: Final = ("inputs", "steps", "previous", "run")
 ITEM: Final = ("item", "index")
+RULE_NAMES: Final = (*TOP, *ITEM, "outputs", "content", "error", "attempts")
+"""What a rule sees beside the outputs' own keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,9 @@ def texts_of(placed: Placed) -> Iterator[Text]:
     # In 0.1.0's way of writing, the instruction is one of the inputs.
     if step.instruction is not None and step.instruction not in list(step.inputs.values()):
         yield Text(step.instruction, f"{path}.instruction", "template", placed, "instruction")
+    for name, value in step.job.values().items() if step.job else ():
+        key = f"{step.job.prefix if step.job else ''}{name}"
+        yield Text(value, f"{path}.{key}", "template", placed, key)
     if step.when:
         yield Text(step.when, f"{path}.when", "item", placed, "when")
     for key, expression in _foreach_expressions(step):
@@ -156,9 +162,10 @@ class Scope:
 
     def _top_problem(self, reference: Reference, text: Text) -> Problem | None:
         name = str(reference.path[0])
-        if name in TOP or text.place == "rule":
-            # In a rule any name may be a key of the outputs.
+        if name in TOP:
             return None
+        if text.place == "rule":
+            return _rule_problem(reference, text)
         inside = text.within is not None and text.within.step.foreach is not None
         if name in ITEM:
             right = "inside the inputs and the instruction of a step with `foreach`"
@@ -179,7 +186,9 @@ class Scope:
 
     def _input_problem(self, reference: Reference, text: Text) -> Problem | None:
         name = reference.path[1]
-        if reference.optional or name in self.plan.inputs:
+        if name in self.plan.inputs:
+            return self._secret_problem(reference, text)
+        if reference.optional:
             return None
         message = "the plan declares no `inputs`"
         if self.plan.inputs:
@@ -188,6 +197,15 @@ class Scope:
         hyphened = next((n for n in self.plan.inputs if n.startswith(f"{name}-")), None)
         meant = f"inputs['{hyphened}']" if hyphened else None
         return _undefined(reference, text, 1, message, self.plan.inputs, meant)
+
+    def _secret_problem(self, reference: Reference, text: Text) -> Problem | None:
+        if not self.plan.inputs[str(reference.path[1])].secret or not _is_of_job(text):
+            return None
+        message = (
+            f"`{reference.path[1]}` is secret, and a job is written to disk as it is submitted; "
+            "have the job read the secret from a file of yours"
+        )
+        return _at(reference, text, 1, "secret-in-job", message)
 
     def _step_problem(self, reference: Reference, text: Text) -> Problem | None:
         name = str(reference.path[1])
@@ -238,11 +256,32 @@ def _output_problem(reference: Reference, text: Text, step: Step) -> Problem | N
         names: Collection[str] = [inner.name for inner in step.steps]
     elif step.plan is not None and step.plan.outputs:
         names = step.plan.outputs
+    elif step.job is not None:
+        names = [*step.job.outputs, *JOB_OUTPUTS]
     else:
         return None
     if reference.path[3] in names or reference.optional:
         return None
     return _undefined(reference, text, 3, f"the outputs of `{step.name}` are {_list(names)}", names)
+
+
+def _rule_problem(reference: Reference, text: Text) -> Problem | None:
+    """In a rule any name may be a key of the outputs, except where these are known."""
+    job = text.within.step.job if text.within else None
+    name = str(reference.path[0])
+    if job is None or reference.optional or name in RULE_NAMES or name in FUNCTIONS:
+        return None
+    names = [*job.outputs, *JOB_OUTPUTS]
+    if name in names:
+        return None
+    message = f"the job's outputs are {_list(names)}"
+    return _undefined(reference, text, 0, message, [*names, *RULE_NAMES])
+
+
+def _is_of_job(text: Text) -> bool:
+    step = text.within.step if text.within else None
+    job = step.job if step else None
+    return job is not None and text.key.removeprefix(job.prefix) in job.values()
 
 
 def _rest_of_name(suggestion: str | None) -> list[str]:

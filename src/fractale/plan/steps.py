@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from fractale.errors import PlanError
 from fractale.plan.fields import Fields, Reader, join
+from fractale.plan.job import read_job
 from fractale.plan.model import (
     END_FAILED,
     FAILURE,
@@ -27,6 +28,7 @@ from fractale.plan.words import (
     APPROVE,
     INCLUDED_MISPLACED,
     INSTRUCTION_INPUTS,
+    JOB_ONLY,
     KINDS,
     MISPLACED,
     RETRY_KEYS,
@@ -87,6 +89,7 @@ class StepReader:
             foreach=read_foreach(fields),
             steps=self._parallel(fields, inside=inside) if kind == "parallel" else (),
             plan=included,
+            job=read_job(fields) if kind == "job" else None,
             keep_going=fields.flag("keep_going") or False,
             retry=_retry(fields),
             timeout=fields.seconds("timeout"),
@@ -183,6 +186,9 @@ def _check_keys(fields: Fields, kind: StepKind) -> None:
     for key in STEP_KEYS:
         if key in misplaced and fields.get(key) is not None:
             fields.fail(key, "misplaced-key", f"`{key}` {reason}")
+        elif kind != "job" and key in JOB_ONLY and fields.get(key) is not None:
+            message = f"`{key}` belongs to a job; a step that submits one has `type: job`"
+            fields.fail(key, "misplaced-key", message)
     if fields.get("max_parallel") and not fields.get("foreach") and kind != "parallel":
         fields.fail("max_parallel", "misplaced-key", "`max_parallel` needs `foreach` beside it")
     if fields.get("keep_going") and not fields.get("foreach") and kind != "parallel":
@@ -191,7 +197,7 @@ def _check_keys(fields: Fields, kind: StepKind) -> None:
 
 
 def _target(fields: Fields, kind: StepKind) -> str | None:
-    if kind == "parallel":
+    if kind in ("parallel", "job"):
         return None
     if kind == "plan":
         return fields.text("plan") or None
@@ -225,7 +231,7 @@ def inherited_instruction(
         file: The plan that the step includes, whose inputs are its own too.
         inputs: The step's inputs.
     """
-    if kind in ("tool", "parallel") or file:
+    if kind in ("tool", "parallel", "job") or file:
         return None
     found = (inputs.get(key) for key in INSTRUCTION_INPUTS)
     return next((text for text in found if isinstance(text, (str, Template)) and text), None)

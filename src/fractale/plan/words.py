@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Final, get_args
 
-from fractale.plan.model import Approve, Limits, Retry, StepKind
+from fractale.plan.model import Approve, FigureType, Limits, Retry, StepKind, Take
 
 KINDS: Final[tuple[StepKind, ...]] = get_args(StepKind)
 APPROVE: Final[tuple[Approve, ...]] = get_args(Approve)
+FIGURE_TYPES: Final[tuple[FigureType, ...]] = get_args(FigureType)
+TAKES: Final[tuple[Take, ...]] = get_args(Take)
 RETRY_KEYS: Final = tuple(field.name for field in fields(Retry))
 GENERAL_AGENTS: Final = (None, "ask", "ask_question")
 """Names of the generalist in a step: none, its own, and 0.1.0's."""
@@ -28,6 +30,45 @@ MANAGER_INPUTS: Final = (*INSTRUCTION_INPUTS, "agent")
 `agent` or `prompt` beside an instruction names the one expert that the draft is to ask.
 """
 
+SCHEDULERS: Final = ("local", "slurm", "flux", "pbs", "lsf")
+JOB_KEYS: Final = (
+    "script",
+    "command",
+    "nodes",
+    "tasks",
+    "cores_per_task",
+    "gpus_per_task",
+    "memory",
+    "time",
+    "queue",
+    "account",
+    "env",
+    "folder",
+    "scheduler",
+    "outputs",
+)
+"""What is said of a job: below `job`, or in a step of `type: job` beside the step's own keys."""
+
+FIGURE_KEYS: Final = ("pattern", "type", "take", "required")
+
+JOB_OUTPUTS: Final = (
+    "state",
+    "reason",
+    "evidence",
+    "exit_code",
+    "job_id",
+    "scheduler",
+    "nodes",
+    "submitted",
+    "started",
+    "ended",
+    "seconds",
+    "log",
+    "log_file",
+    "error",
+)
+"""The outputs of a job step, beside the figures that it reads from the log."""
+
 STEP_KEYS: Final = (
     "name",
     "type",
@@ -36,6 +77,8 @@ STEP_KEYS: Final = (
     "prompt",
     "agent",
     "plan",
+    "job",
+    *JOB_KEYS,
     "instruction",
     "inputs",
     "tools",
@@ -74,12 +117,17 @@ _CALL_KEYS: Final = frozenset(
         "persist",
     }
 )
+JOB_ONLY: Final = frozenset(JOB_KEYS)
 MISPLACED: Final[dict[StepKind, tuple[frozenset[str], str]]] = {
     "tool": (_MODEL_KEYS, "has no meaning in a tool step: no model chooses what to call"),
     "prompt": (frozenset(), ""),
     "agent": (frozenset(), ""),
     "plan": (frozenset({"persist"}), "belongs to the steps inside the plan"),
     "parallel": (_CALL_KEYS, "belongs to the steps inside the block"),
+    "job": (
+        frozenset({"instruction", "inputs", "tools", "allow_tools", "persist"}),
+        "has no meaning in a job step; templates stand in `script`, `command` and `env` themselves",
+    ),
 }
 INCLUDED_MISPLACED: Final = frozenset(
     {"instruction", "tools", "allow_tools", "retry", "approve", "persist"}

@@ -15,8 +15,13 @@ elicitation    server, message, schema (JSON Schema of an object): ``{action: ac
                {...}}``, ``{action: decline}`` or ``{action: cancel}``
 in_doubt       tool, arguments: the run was killed in this call. ``again``, ``failed``, or
                ``{outputs: {...}}``: it was done, and gave these
+job_unknown    job, scheduler, reason, folder: nothing shows how a batch job ended. ``wait``,
+               ``success``, ``failure``, or ``again`` (it is submitted once more)
 failure        error: ``retry``, ``skip`` or ``quit``; asked only where somebody is there
 =============  ===================================================================================
+
+What a run waits for can also be of kind ``job``: a batch job that goes on, with the fields of the
+event `job_state`. It is no question: it takes no answer.
 
 Each also has `step`, the path of the step that asks, and `id` once it waits. `kinds` makes
 questions, `reading` turns what people write into answers, `given` holds answers given beforehand.
@@ -29,6 +34,10 @@ from fractale.questions.kinds import (
     default_answer,
     elicitation,
     in_doubt,
+    is_job,
+    job,
+    job_held,
+    job_unknown,
     question,
     review,
 )
@@ -41,6 +50,10 @@ __all__ = [
     "default_answer",
     "elicitation",
     "in_doubt",
+    "is_job",
+    "job",
+    "job_held",
+    "job_unknown",
     "question",
     "read_answer",
     "review",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from fractale.questions.forms import defaults_of, required_of
 
@@ -91,10 +91,48 @@ def in_doubt(step: str, tool: str, arguments: Mapping[str, Any]) -> dict[str, An
     return {"kind": "in_doubt", "step": step, "tool": tool, "arguments": dict(arguments)}
 
 
+def job_unknown(step: str, job: str, scheduler: str, reason: str, folder: str) -> dict[str, Any]:
+    """What to do about a batch job of which nothing shows how it ended.
+
+    Args:
+        job: What its scheduler calls it.
+        reason: What was looked at, in words.
+        folder: Where its log is.
+    """
+    return {
+        "kind": "job_unknown",
+        "step": step,
+        "job": job,
+        "scheduler": scheduler,
+        "reason": reason,
+        "folder": folder,
+    }
+
+
+def job(step: str, known: Mapping[str, Any]) -> dict[str, Any]:
+    """A batch job that a run waits for: no question, since nobody has to answer it.
+
+    Args:
+        known: As in the event `job_state`.
+    """
+    return {"kind": "job", "step": step, **known}
+
+
+def job_held(step: str) -> dict[str, Any]:
+    """A batch job that is not submitted yet, since as many as may be are under way."""
+    return job(step, {"state": "held", "reason": "`max_parallel` jobs are under way"})
+
+
+def is_job(waiting: Any) -> bool:
+    """Whether what a run waits for is a batch job, and no answer."""
+    return isinstance(waiting, Mapping) and cast("Mapping[str, Any]", waiting).get("kind") == "job"
+
+
 def default_answer(question: Mapping[str, Any]) -> Any:
     """What ``--yes`` answers; MISSING where there is nothing to agree to.
 
-    Whether a call in doubt was made is for somebody who looked: ``--yes`` never says.
+    Whether a call in doubt was made, or how a job ended, is for somebody who looked: ``--yes``
+    never says.
     """
     kind = question["kind"]
     if kind == "approval":

@@ -60,6 +60,7 @@ def takes(question: Mapping[str, Any]) -> str:
         "approval": "yes, always, no, or {arguments: {…}}",
         "review": "accept, reject, or what should change",
         "in_doubt": "again, failed, or {outputs: {…}}",
+        "job_unknown": "wait, success, failure, or again",
         "failure": "retry, skip or quit",
     }[kind]
 
@@ -85,7 +86,12 @@ def example(question: Mapping[str, Any]) -> str:
         return default or "TEXT"
     if kind == "elicitation":
         return _example_form(question["schema"])
-    words = {"approval": "yes", "review": "accept", "in_doubt": "again|failed"}
+    words = {
+        "approval": "yes",
+        "review": "accept",
+        "in_doubt": "again|failed",
+        "job_unknown": "wait|success|failure|again",
+    }
     return words.get(kind, "ANSWER")
 
 
@@ -239,6 +245,11 @@ def _in_doubt(question: Mapping[str, Any], raw: Any) -> Any:
     return data if right else None
 
 
+def _job_unknown(question: Mapping[str, Any], raw: Any) -> Any:
+    word = "failure" if word_of(raw) == "failed" else word_of(raw)
+    return word if word in ("wait", "success", "failure", "again") else None
+
+
 def _failure(question: Mapping[str, Any], raw: Any) -> Any:
     found = [each for each in ("retry", "skip", "quit") if word_of(raw) in (each, each[0])]
     return found[0] if found else None
@@ -254,5 +265,6 @@ _READERS: Mapping[str, Callable[[Mapping[str, Any], Any], Any]] = {
     "review": _review,
     "elicitation": _elicitation,
     "in_doubt": _in_doubt,
+    "job_unknown": _job_unknown,
     "failure": _failure,
 }

@@ -21,6 +21,7 @@ PACKAGES: Final = {
     "flux_mcp": "flux-mcp",
     "flux": "flux-python",
     "mcp_kubernetes_server": "mcp-kubernetes-server",
+    "sqlalchemy": "sqlalchemy",
 }
 """Module → the package that has it, where the names differ or people often lack it."""
 
@@ -82,6 +83,8 @@ def _import_module(entry: Entry, path: str) -> ModuleType:
         raise PlanError([_not_found(entry, path, error)]) from error
     except (Exception, SystemExit) as error:
         message = f"importing `{path}` failed: {_cause(error)}"
+        if "libflux-core" in str(error):
+            message += "; it is a part of Flux itself, which must be installed on this machine"
         raise PlanError([entry.problem("import-failed", message)]) from error
 
 

@@ -9,6 +9,7 @@ The command line, the functions of ``import fractale`` and the tests all come th
 - `continuing`: whether a run can go on as it was begun; `changes`: what changed in its plan.
 - `fork`: what a run knew before a step; `forking`: the folder of the run that begins there.
 - `session`: one process's work on one run.
+- `jobs`: the batch jobs of a run; `ready`: which runs can go on since theirs have ended.
 - `result`: how it ended.
 - `opening`: tools, registries and servers, opened together for a run.
 

@@ -21,7 +21,8 @@ class Answering:
 
     Attributes:
         context: The run; set once it is known.
-        waiting: What was asked last.
+        waiting: What the graph asked last.
+        asking: Whether the person is at a question that the graph waits for.
     """
 
     def __init__(self, options: RunOptions) -> None:
@@ -29,6 +30,7 @@ class Answering:
         self._elicited: dict[tuple[str, str, str], Any] = {}
         self.context = RunContext()
         self.waiting: list[dict[str, Any]] = []
+        self.asking = False
 
     async def replies(self, interrupts: Sequence[Any], first: Answers) -> Any:
         """Answers to what the graph waits for, as its next input; None if there is none.
@@ -39,11 +41,13 @@ class Answering:
         replies: dict[str, Any] = {}
         questions = {i.id: {**i.value, "id": i.id} for i in in_order(interrupts)}
         self.waiting = list(questions.values())
+        self.asking = True
         for number, (key, question) in enumerate(questions.items(), 1):
             place = {"number": number, "of": len(questions)} if len(questions) > 1 else {}
             answer = await self._answer({**question, **place}, first)
             if answer is not MISSING:
                 replies[key] = answer
+        self.asking = False
         return Command(resume=replies) if replies else None
 
     async def _answer(self, question: Mapping[str, Any], first: Answers) -> Any:
@@ -55,13 +59,19 @@ class Answering:
         if answer is MISSING and options.yes:
             answer, by = default_answer(question), "yes"
         if answer is MISSING:
-            self.context.emit("waiting", step=question.get("step"), question=dict(question))
-            if options.person is None:
-                return MISSING
-            with self.context.meter.paused():
-                answer, by = await options.person.answer(question), "person"
-            if answer is MISSING:
-                return MISSING
+            return await self.ask(question)
+        return self._take(question, answer, by)
+
+    async def ask(self, question: Mapping[str, Any]) -> Any:
+        """The answer of the person who is there; MISSING where nobody is, or nobody says."""
+        self.context.emit("waiting", step=question.get("step"), question=dict(question))
+        if self._options.person is None:
+            return MISSING
+        with self.context.meter.paused():
+            answer = await self._options.person.answer(question)
+        return answer if answer is MISSING else self._take(question, answer, "person")
+
+    def _take(self, question: Mapping[str, Any], answer: Any, by: str) -> Any:
         self.keep(question, answer)
         self.context.emit(
             "answered", step=question.get("step"), question=dict(question), answer=answer, by=by

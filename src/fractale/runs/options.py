@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,6 +14,10 @@ from fractale.questions import Answers
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
+
+
+Invoke = Callable[..., Awaitable[Mapping[str, Any]]]
+"""Takes a compiled graph and what its ``ainvoke`` takes, and gives what that gives."""
 
 
 class Person(Protocol):
@@ -42,6 +46,9 @@ class RunOptions:
         control: Lets another task or a signal handler ask the run to stop at a step's boundary.
         checkpointer: LangGraph's saver to use in place of the state folder's.
         keep: Whether the run is recorded in the state folder.
+        detach: Whether the run ends, waiting, where it would wait for a job.
+        run_id: The id of a new run; None: one is drawn.
+        invoke: Runs the graph in place of its ``ainvoke``: for who wants to see its stream, too.
     """
 
     listeners: Sequence[Listener] = ()
@@ -53,4 +60,6 @@ class RunOptions:
     control: RunControl = field(default_factory=RunControl)
     checkpointer: BaseCheckpointSaver[Any] | None = None
     keep: bool = True
+    detach: bool = False
     run_id: str | None = None
+    invoke: Invoke | None = None

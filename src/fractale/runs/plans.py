@@ -12,6 +12,7 @@ from fractale.errors import PlanError, StoreError
 from fractale.plan.build import load_plan
 from fractale.plan.dump import dump_plan, plan_data
 from fractale.plan.model import Plan, Step
+from fractale.store.lines import ROOM
 from fractale.store.outputs import encode
 from fractale.store.records import RunFolder
 
@@ -45,7 +46,9 @@ def keep_plan(folder: RunFolder, plan: Plan) -> Path:
             path.touch(mode=0o600)
             path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise StoreError(f"the plan of run {folder.run_id} cannot be kept: {error}") from error
+        raise StoreError(
+            f"the plan of run {folder.run_id} cannot be kept: {error}", hint=ROOM
+        ) from error
     return target
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fractale.events import Status
+from fractale.questions import is_job
 from fractale.questions.reading import example
 
 EXIT_CODES: Mapping[Status, int] = {
@@ -33,7 +34,7 @@ class RunResult:
         decided: The last step and what decided its outcome: ``{step, by, reason}``.
         usage: ``{input_tokens, output_tokens, total_tokens, cost, seconds}``.
         record: The folder of the run, where there is one.
-        waiting: The questions that the run waits for.
+        waiting: The questions that the run waits for, and the jobs (`fractale.questions.is_job`).
         output_files: Output → the file that holds it, for texts of many lines.
     """
 
@@ -82,13 +83,36 @@ def next_commands(result: RunResult) -> list[str]:
     if result.record is None:
         return []
     resume = f"fractale resume {result.run}"
-    if result.status == "waiting":
-        return [f"{resume} {_answer_options(result.waiting)}"]
+    asked = [each for each in result.waiting if not is_job(each)]
+    if result.status == "waiting" and asked:
+        return [f"{resume} {_answer_options(asked)}"]
+    if result.waiting and result.status in ("waiting", "stopped"):
+        return [resume, "fractale resume --ready", *_epilogues(result.run, result.waiting)]
     if result.status == "limit":
         return [f"{resume} --limit NAME=VALUE"]
     if result.status == "failed" and result.decided:
         return [f"fractale fork {result.run} --at {_place(result.decided)}"]
     return [resume] if result.status == "stopped" else []
+
+
+AFTER: Mapping[str, str] = {
+    "slurm": "sbatch --dependency=afterany:{job} --output=/dev/null --wrap='{resume}'",
+    "flux": "flux submit --dependency=afterany:{job} {resume}",
+    "pbs": "qsub -W depend=afterany:{job} -- {program} {rest}",
+    "lsf": "bsub -w 'ended({job})' {resume}",
+}
+"""How a scheduler is told to go on with a run after a job."""
+
+
+def _epilogues(run: str, waiting: list[dict[str, Any]]) -> list[str]:
+    """The command that has the scheduler itself go on with a run, where it waits for one job."""
+    jobs = [each for each in waiting if each.get("job")]
+    if len(jobs) != 1 or jobs[0]["scheduler"] not in AFTER:
+        return []
+    job = shlex.quote(str(jobs[0]["job"]))
+    rest = f"resume {run} --detach"
+    form = AFTER[jobs[0]["scheduler"]]
+    return [form.format(job=job, resume=f"fractale {rest}", program="fractale", rest=rest)]
 
 
 def _place(decided: Mapping[str, Any]) -> str:

@@ -34,6 +34,8 @@ from fractale.runs.forking import (
     write_entry,
 )
 from fractale.runs.history_reader import read_history
+from fractale.runs.jobs import RunJobs
+from fractale.runs.offered import keep_offered, offered_by, settings_data
 from fractale.runs.options import RunOptions
 from fractale.runs.plans import keep_plan, plan_hash
 from fractale.runs.preflight import preflight
@@ -118,7 +120,7 @@ class Runs:
         folder = self._new_folder(options.run_id) if options.keep else None
         run_id = folder.run_id if folder else options.run_id or "run"
         store = FileOutputs(folder.outputs) if folder else MemoryOutputs()
-        dependencies = self._dependencies(store)
+        dependencies = self._dependencies(store, folder)
         session = Session(self._settings, dependencies, plan, options, run_id, folder, secrets)
         kept = {name: store.put(session.context.mask(value)) for name, value in values.items()}
         if folder:
@@ -127,8 +129,14 @@ class Runs:
             except StoreError:
                 shutil.rmtree(folder.path, ignore_errors=True)
                 raise
-            tools = tool_hashes(await self._toolbox.tools())
-            known = {"versions": versions(), "tools": tools}
+            offered = await offered_by(self._toolbox, plan)
+            keep_offered(folder, offered, session.context.mask)
+            policy = self._policy.settings
+            known = {
+                "versions": versions(),
+                "tools": tool_hashes(offered.tools),
+                "settings": settings_data(self._settings, self._models, policy),
+            }
             folder.write_head({**_head(plan, kept), **known, **head})
             keep_plan(folder, plan)
         return session, kept
@@ -208,10 +216,11 @@ class Runs:
         head = folder.read_head()
         plan = unchanged_plan(folder, head)
         await self._check_tools(folder, head, plan)
-        dependencies = self._dependencies(FileOutputs(folder.outputs))
+        dependencies = self._dependencies(FileOutputs(folder.outputs), folder)
         session = Session(
             self._settings, dependencies, plan, options, folder.run_id, folder, secrets or {}
         )
+        session.context.folder = Path(head.get("folder") or Path.cwd())
         if notice := version_notice(head):
             session.notices.append(("versions", notice))
         if entry := read_entry(folder):
@@ -233,7 +242,8 @@ class Runs:
         length = SHARED_ID_LENGTH if self._settings.store else ID_LENGTH
         return self._folders.new(run_id, length=length)
 
-    def _dependencies(self, store: OutputStore) -> Dependencies:
+    def _dependencies(self, store: OutputStore, folder: RunFolder | None) -> Dependencies:
+        jobs = (folder.path if folder else self._settings.state_dir) / "jobs"
         return Dependencies(
             toolbox=self._toolbox,
             models=self._models,
@@ -241,6 +251,7 @@ class Runs:
             policy=self._policy,
             agents=self._agents,
             max_attempts=self._settings.max_attempts,
+            jobs=RunJobs(jobs, self._settings.environment),
         )
 
 
@@ -254,6 +265,7 @@ def _head(plan: Plan, inputs: Mapping[str, Any]) -> dict[str, Any]:
         "version": 1,
         "plan": plan.name,
         "file": str(Path(plan.file).absolute()),
+        "folder": str(Path.cwd()),
         "plan_hash": plan_hash(plan),
         "inputs": dict(inputs),
         "started": time.time(),

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+import errno
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from langgraph.errors import GraphDrained
 from langgraph.types import Command
 
-from fractale.errors import AnswerError, FractaleError, LimitReached, StoreError
+from fractale.errors import (
+    AnswerError,
+    FractaleError,
+    LimitReached,
+    NotRecorded,
+    StoreError,
+    UsageError,
+)
 from fractale.events import Event, Status
 from fractale.graph.compile import compile_plan, node_of
 from fractale.graph.context import Dependencies, RunContext
@@ -22,9 +31,9 @@ from fractale.graph.state import PlanState, Spent, initial_state
 from fractale.models import Usage
 from fractale.plan.model import FAILURE, Limits, Plan
 from fractale.plan.needs import models_of
-from fractale.questions import Answers
+from fractale.questions import Answers, is_job
 from fractale.runs.answering import Answering, in_order
-from fractale.runs.options import Person, RunOptions
+from fractale.runs.options import RunOptions
 from fractale.runs.result import RunResult, finished_data
 from fractale.settings import Settings
 from fractale.store.checkpoints import open_checkpoints
@@ -39,6 +48,8 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
 
 LONG_TEXT_LINES = 10
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a listener fails with that writes to a full disk."""
 NO_RECURSION_LIMIT = 1_000_000_000
 """fractale bounds its loops itself: by attempts, limits and rules."""
 
@@ -84,8 +95,15 @@ class Session:
             notes=FileNotes(folder.path / "notes.json") if folder else MemoryNotes(),
             ask_now=self._answering.ask_now,
             keep_draft=Drafts(folder.path / "drafts").keep if folder else _kept_by_nobody,
+            leave_jobs=self._leaves_jobs,
         )
         self._answering.context = self.context
+
+    def _leaves_jobs(self) -> bool:
+        """Whether the run ends rather than that it waits for a job, or asks the person first."""
+        options = self._options
+        asks = options.person is not None and self.context.asked.is_set()
+        return options.detach or options.control.drain_requested or asks
 
     def _meter(self, spent: Spent | None = None) -> Meter:
         return Meter(self._over_limits(), spent)
@@ -99,13 +117,23 @@ class Session:
         if event.kind == "step_finished":
             self._step_finished(event.data)
         if self._log:
-            self._log(event)
+            self._write_down(self._log, event)
         for listener in self._options.listeners:
             try:
                 listener(event)
-            except BrokenPipeError:
-                # Nobody reads on: stop where nothing is lost.
+            except OSError as error:
+                if not isinstance(error, BrokenPipeError) and error.errno not in NO_ROOM:
+                    raise
+                # Nobody reads on, or can: stop where nothing is lost.
                 self._options.control.request_drain("its output was closed")
+
+    def _write_down(self, log: EventLog, event: Event) -> None:
+        """Keep an event; where there is no room, the run ends, and only its end is not kept."""
+        try:
+            log(event)
+        except StoreError:
+            if event.kind != "run_finished":
+                raise
 
     def _step_finished(self, data: Mapping[str, Any]) -> None:
         self._steps.append(
@@ -144,16 +172,14 @@ class Session:
                 if event["event"] == "model_finished" and not event.get("recorded"):
                     used += _used(event)
             self.context.meter = self._meter(_spent(snapshot.values.get("spent"), used))
-            # A task that ended, but whose checkpoint was not written any more, is one to go on from:
-            # it is among the tasks, and not in `next`.
+            # One that ended, but whose checkpoint was not written any more, is among the tasks and
+            # not in `next`.
             if not snapshot.tasks:
                 return await self._finished(snapshot.values)
+            asked = [i for i in snapshot.interrupts if not is_job(i.value)]
+            self._options.replies.require([{**i.value, "id": i.id} for i in asked])
             self._emit_started(resumed=True)
-            self._options.replies.require([{**i.value, "id": i.id} for i in snapshot.interrupts])
-            given = await self._answering.replies(snapshot.interrupts, self._options.replies)
-            if snapshot.interrupts and given is None:
-                return await self._finished({"__interrupt__": snapshot.interrupts})
-            return await self._drive(graph, config, given)
+            return await self._drive(graph, config, None, snapshot.interrupts)
 
     def _check_untouched(self) -> None:
         """A run without a checkpoint may start anew only if it has done nothing.
@@ -191,8 +217,22 @@ class Session:
         """
         async with AsyncExitStack() as stack:
             graph, config = await self._open(stack)
+            if self._options.run_id:
+                await self._check_new(graph, config)
             self._emit_started(resumed=False)
             return await self._drive(graph, config, self._first_state(inputs))
+
+    async def _check_new(self, graph: Any, config: dict[str, Any]) -> None:
+        """An id that somebody chose may have been chosen before, in another state folder.
+
+        Raises:
+            UsageError: So it is.
+        """
+        if (await graph.aget_state(config)).values:
+            if self._folder:
+                self._folder.remove()
+            where = "where the checkpoints are kept"
+            raise UsageError(f"there is a run `{self.context.run_id}` already {where}")
 
     def _first_state(self, inputs: Mapping[str, Any]) -> PlanState:
         state, entry = initial_state(inputs), self.context.entry
@@ -234,6 +274,7 @@ class Session:
             model=model,
             resumed=resumed,
             limits=self._limits(),
+            bounds=self._bounds(),
             **forked,
         )
         for code, message in self.notices:
@@ -244,54 +285,94 @@ class Session:
         limits = _fields(self._over_limits())
         return {k: limits[k] for k in ("steps", "time", "tokens", "cost") if limits[k] is not None}
 
-    async def _drive(self, graph: Any, config: dict[str, Any], given: Any) -> RunResult:
-        """Run until an end, a limit, a stop, or a question that nobody is there to answer."""
+    def _bounds(self) -> dict[str, Any]:
+        """How often a step may be entered, and how deep plans may nest, where that is set."""
+        limits = _fields(self._over_limits())
+        own = {k: limits[k] for k in ("attempts", "depth") if limits[k] is not None}
+        return {"max_attempts": self._dependencies.max_attempts, **own}
+
+    async def _drive(
+        self, graph: Any, config: dict[str, Any], given: Any, asked: Sequence[Any] = ()
+    ) -> RunResult:
+        """Run until an end, a limit, a stop, or a question that nobody is there to answer.
+
+        Args:
+            given: The first input of the graph.
+            asked: What the graph waits for; answers to it are the first input.
+        """
         try:
-            while True:
-                values = await graph.ainvoke(
-                    given,
-                    config,
-                    context=self.context,
-                    durability="sync",
-                    control=self._options.control,
-                )
-                given = await self._go_on(values)
-                if given is None:
-                    return await self._finished(values)
+            return await self._run(graph, config, given, asked)
         except LimitReached as error:
-            return self._end("limit", error=error.message, hint=error.hint)
+            words, left = error.message, self._jobs_left
+            return self._end("limit", error=words, hint=error.hint, waiting=left)
         except GaveUp as error:
             return self._end("failed", error=error.message, gave_up=error.step)
         except GraphDrained:
-            return self._end("stopped", error="stopped on request at a step's boundary")
+            words = "stopped on request at a step's boundary"
+            return self._end("stopped", error=words, waiting=self._jobs_left)
         except asyncio.CancelledError:
-            self._end("stopped", error="interrupted")
+            self._interrupted()
             raise
         except AnswerError:  # the person's, to put right
             self._end("waiting", waiting=self._answering.waiting)
+            raise
+        except NotRecorded:  # of a replay, which says so itself
             raise
         except StoreError as error:  # nothing is wrong with the run: it goes on when there is room
             return self._end("stopped", error=str(error), hint=error.hint)
         except FractaleError as error:
             return self._end("failed", error=str(error), hint=error.hint)
 
+    async def _run(
+        self, graph: Any, config: dict[str, Any], given: Any, asked: Sequence[Any]
+    ) -> RunResult:
+        if questions := [i for i in asked if not is_job(i.value)]:
+            given = await self._answering.replies(questions, self._options.replies)
+            if given is None and len(questions) == len(asked):
+                return await self._finished({"__interrupt__": asked})
+        invoke = self._options.invoke
+        while True:
+            values = await (partial(invoke, graph) if invoke else graph.ainvoke)(
+                given,
+                config,
+                context=self.context,
+                durability="sync",
+                control=self._options.control,
+            )
+            given = await self._go_on(values)
+            if given is None:
+                return await self._finished(values)
+
+    def _interrupted(self) -> None:
+        """A person ended the process: where it was at a question of theirs, that waits on."""
+        if self._answering.asking and self._answering.waiting:
+            self._end("waiting", waiting=self._answering.waiting)
+        else:
+            self._end("stopped", error="interrupted", waiting=self._jobs_left)
+
+    @property
+    def _jobs_left(self) -> list[dict[str, Any]]:
+        """The jobs that go on while the run does not."""
+        return list(self.context.jobs_waited_for.values())
+
     async def _go_on(self, values: Mapping[str, Any]) -> Any:
         """What to invoke the graph with next, after a person answered; None at an end."""
         if interrupts := values.get("__interrupt__"):
-            return await self._answering.replies(interrupts, Answers())
+            self.context.asked.clear()
+            questions = [i for i in interrupts if not is_job(i.value)]
+            return await self._answering.replies(questions, Answers()) if questions else None
         if self._options.person and values.get("status") == "failed":
-            return await self._ask_after_failure(values, self._options.person)
+            return await self._ask_after_failure(values)
         return None
 
-    async def _ask_after_failure(self, values: Mapping[str, Any], person: Person) -> Any:
+    async def _ask_after_failure(self, values: Mapping[str, Any]) -> Any:
         """A failure that has no transition of its own: retry, skip or quit."""
         step = self._plan.step(str(values["last"]))
         record = values["steps"][step.name]
         if FAILURE in step.transitions or record.get("event") != FAILURE:
             return None
         question = {"kind": "failure", "step": step.name, "error": values.get("error")}
-        with self.context.meter.paused():
-            answer = await person.answer(question)
+        answer = await self._answering.ask(question)
         target = step.name
         if answer == "skip":
             target = self._plan.target_of(step, "success")
@@ -304,6 +385,8 @@ class Session:
         """The result at an end of the graph."""
         if interrupts := values.get("__interrupt__"):
             waiting = [{**i.value, "id": i.id} for i in in_order(interrupts)]
+            if self._options.control.drain_requested and all(is_job(each) for each in waiting):
+                return self._end("stopped", error="stopped on request", waiting=waiting)
             return self._end("waiting", waiting=waiting)
         if values.get("status") == "success":
             outputs = self._store.get(values.get("outputs") or {})

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fractale.errors import StoreError
+from fractale.store.lines import ROOM
 
 
 class Drafts:
@@ -38,7 +39,7 @@ class Drafts:
                 stream.write(text)
             part.replace(file)
         except OSError as error:
-            raise StoreError(f"the draft of `{path}` cannot be kept: {error}") from error
+            raise StoreError(f"the draft of `{path}` cannot be kept: {error}", hint=ROOM) from error
 
     def items(self) -> Iterator[tuple[str, str]]:
         """Every accepted draft: the path of its step, and the text."""

@@ -8,19 +8,23 @@ call may have happened.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from fractale.errors import StoreError
+from fractale.store.lines import append_line
 from fractale.store.outputs import encode
 
 Kind = Literal["tool", "model", "prompt"]
+
+SUM = b', "sum": "'
+SUM_TAIL = len(b'01234567"}\n')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,11 +71,16 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the journal knows of a call: with a result, it came back; without, nobody knows."""
+    """What the journal knows of a call: with a result, it came back; without, nobody knows.
+
+    Args:
+        played: It is that of another run, which is replayed: this one counts it as its own.
+    """
 
     call: Call
     done: bool
     result: Any = None
+    played: bool = False
 
 
 class Journal(Protocol):
@@ -97,6 +106,10 @@ class Journal(Protocol):
         """Write down that the call was ended before it did anything: it may be made again."""
         ...
 
+    def tell(self, place: Place, what: Mapping[str, Any]) -> None:
+        """Write down how a call without a result ended: a replay must know, a resume does not."""
+        ...
+
     def settle(self, places: Iterable[Place]) -> None:
         """Forget calls whose step is checkpointed."""
         ...
@@ -120,6 +133,9 @@ class NoJournal:
         """Nothing is written."""
 
     def withdraw(self, place: Place) -> None:
+        """Nothing is written."""
+
+    def tell(self, place: Place, what: Mapping[str, Any]) -> None:
         """Nothing is written."""
 
     def settle(self, places: Iterable[Place]) -> None:
@@ -158,12 +174,21 @@ class FileJournal:
         self._known: dict[str, _Known] = {}
         self._descriptor: int | None = None
         self._end = 0
-        for line, length in _lines(path):
-            self._take(line, length)
+        try:
+            for line, length in _lines(path):
+                self._take(line, length)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise StoreError(
+                f"the run's journal {path} cannot be read: {error}",
+                hint="what its calls did is in events.jsonl beside it; start the run again, or "
+                "fork it at a step that is sure",
+            ) from error
 
     def _take(self, line: Mapping[str, Any], length: int) -> None:
         key, start = str(line["key"]), self._end
         self._end += length
+        if "told" in line:
+            return
         if "withdrawn" in line:
             self._known.pop(key, None)
         elif "result" in line:
@@ -235,18 +260,26 @@ class FileJournal:
         """
         self._write({"key": place.key, "withdrawn": True}, sync=False)
 
+    def tell(self, place: Place, what: Mapping[str, Any]) -> None:
+        """Write down how a call without a result ended: a replay must know, a resume does not.
+
+        Raises:
+            StoreError: It can't be written.
+        """
+        self._write({"key": place.key, "told": dict(what)}, sync=False)
+
     def settle(self, places: Iterable[Place]) -> None:
         """Forget calls whose step is checkpointed; the file keeps them."""
         for place in places:
             self._known.pop(place.key, None)
 
     def _write(self, line: Mapping[str, Any], *, sync: bool) -> None:
-        data = json.dumps(line, ensure_ascii=False).encode() + b"\n"
+        data = _with_sum(json.dumps(line, ensure_ascii=False).encode(errors="replace"))
         try:
             if self._descriptor is None:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
                 self._descriptor = os.open(self._path, flags, 0o600)
-            _append(self._descriptor, data)
+            append_line(self._descriptor, data)
             if sync:
                 os.fdatasync(self._descriptor)
         except OSError as error:
@@ -263,28 +296,46 @@ class FileJournal:
             self._descriptor = None
 
 
-def _append(descriptor: int, data: bytes) -> None:
-    if os.write(descriptor, data) < len(data):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def _with_sum(data: bytes) -> bytes:
+    """A line of the file: a JSON object with a sum over the rest of it as its last field."""
+    return b'%s%s%08x"}\n' % (data[:-1], SUM, zlib.crc32(data))
+
+
+def _checked(line: bytes, *, summed: bool) -> bool:
+    """Whether a line has a sum.
+
+    Args:
+        summed: An earlier line had one. In older files none has.
+
+    Raises:
+        ValueError: The sum does not fit, or is missing.
+    """
+    rest, mark, tail = line.rpartition(SUM)
+    found = bool(mark) and len(tail) == SUM_TAIL
+    if found and tail == b'%08x"}\n' % zlib.crc32(rest + b"}"):
+        return True
+    if found or summed:
+        raise ValueError(f"a line is damaged: {line[:60]!r}")
+    return False
 
 
 def _lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
     """The file's lines with their lengths. A last line that a crash cut is cut off the file.
 
     Raises:
-        StoreError: A line in the middle is damaged.
+        OSError: The file cannot be read.
+        ValueError: A line is damaged.
     """
+    whole, summed = 0, False
     try:
-        whole = 0
         with path.open("rb") as file:
             for line in file:
                 if not line.endswith(b"\n"):
                     break
+                summed = _checked(line, summed=summed)
                 yield json.loads(line), len(line)
                 whole += len(line)
-        if whole < path.stat().st_size:
-            os.truncate(path, whole)
     except FileNotFoundError:
         return
-    except (OSError, ValueError) as error:
-        raise StoreError(f"the run's journal {path} cannot be read: {error}") from error
+    if whole < path.stat().st_size:
+        os.truncate(path, whole)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fractale.errors import StoreError
+from fractale.store.lines import ROOM
 
 
 class Notes(Protocol):
@@ -70,4 +71,4 @@ class FileNotes(MemoryNotes):
                 os.fsync(file.fileno())
             part.replace(self._path)
         except OSError as error:
-            raise StoreError(f"{self._path} cannot be written: {error}") from error
+            raise StoreError(f"{self._path} cannot be written: {error}", hint=ROOM) from error

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fractale.errors import StoreError, UsageError
 from fractale.events import Event
+from fractale.store.lines import ROOM, append_line, cut_torn_line
 
 ID_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 ID_LENGTH = 5
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SHARED_ID_LENGTH = 10
 """Of runs whose checkpoints are in a server, where those of other folders are, too."""
 UNRECORDED = ("model_text", "tool_progress")
@@ -44,18 +48,31 @@ class RunFolder:
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 json.dump(head, file, ensure_ascii=False, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
             part.replace(self.path / "run.json")
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
     def write_output(self, name: str, text: str) -> Path:
-        """Keep an output of the run as a text file of its own; returns where."""
-        self.outputs.mkdir(exist_ok=True, mode=0o700)
+        """Keep an output of the run as a text file of its own; returns where.
+
+        Raises:
+            StoreError: It cannot be written.
+        """
         path = self.outputs / f"{name}.txt"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        try:
+            self.outputs.mkdir(exist_ok=True, mode=0o700)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
         return path
+
+    def remove(self) -> None:
+        """Remove the record of a run that did not come about."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def read_head(self) -> dict[str, Any]:
         """How the run was started.
@@ -70,39 +87,73 @@ class RunFolder:
             raise StoreError(f"the record of run {self.run_id} cannot be read: {error}") from error
 
     def read_events(self) -> Iterator[dict[str, Any]]:
-        """The events so far, oldest first. A last line that a crash cut is left out."""
+        """The events so far, oldest first. A last line that a crash cut is left out.
+
+        Raises:
+            StoreError: The file is damaged, or cannot be read.
+        """
         path = self.path / "events.jsonl"
-        if not path.exists():
+        try:
+            with path.open("rb") as file:
+                for number, line in enumerate(file, 1):
+                    if (event := _event_of(line)) is not None:
+                        yield event
+                    elif line.endswith(b"\n"):
+                        raise _damaged(path, number, line)
+        except FileNotFoundError:
             return
-        with path.open(encoding="utf-8") as file:
-            for line in file:
-                try:
-                    yield json.loads(line)
-                except ValueError:
-                    if line.endswith("\n"):
-                        raise StoreError(f"{path} is damaged: {line[:60]!r}") from None
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read: {error}") from error
+
+
+def _event_of(line: bytes) -> dict[str, Any] | None:
+    """The event in a line; None where there is none."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(event, dict) or "event" not in event:
+        return None
+    return cast("dict[str, Any]", event)
+
+
+def _damaged(path: Path, number: int, line: bytes) -> StoreError:
+    return StoreError(
+        f"line {number} of {path} is damaged: {line[:60]!r}",
+        hint="take that line out to go on without it; the checkpoints and the journal of calls "
+        "are files of their own",
+    )
 
 
 class EventLog:
-    """A listener that appends events to a run's record."""
+    """A listener that appends events to a run's record, each whole or not at all.
+
+    Raises:
+        StoreError: The file cannot be written, when it is opened or at an event.
+    """
 
     def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder.path
         path = folder.path / "events.jsonl"
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            cut_torn_line(self._descriptor)
         except OSError as error:
             raise _unwritable(folder.path, error) from error
-        self._file = os.fdopen(descriptor, "w", encoding="utf-8")
 
     def __call__(self, event: Event) -> None:
         """Append one event."""
-        if event.kind not in UNRECORDED:
-            self._file.write(json.dumps(event.as_dict(), ensure_ascii=False) + "\n")
-            self._file.flush()
+        if event.kind in UNRECORDED:
+            return
+        line = json.dumps(event.as_dict(), ensure_ascii=False).encode(errors="replace") + b"\n"
+        try:
+            append_line(self._descriptor, line)
+        except OSError as error:
+            raise _unwritable(self._folder, error) from error
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        os.close(self._descriptor)
 
 
 class RunFolders:
@@ -119,16 +170,23 @@ class RunFolders:
 
         Raises:
             StoreError: The folder cannot be made.
-            UsageError: The id that was asked for is taken.
+            UsageError: The id that was asked for is taken, or is none.
         """
+        if run_id is not None and not ID.fullmatch(run_id):
+            raise UsageError(
+                f"`{run_id}` is no id of a run",
+                hint="letters, digits, `-`, `_` and `.`, at most 64, with a letter or digit first",
+            )
         for _ in range(100):
             name = run_id or "".join(secrets.choice(ID_LETTERS) for _ in range(length))
             try:
                 self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
                 (self._root / name).mkdir(mode=0o700)
             except FileExistsError:
-                if run_id:
+                if run_id and (self._root / name / "run.json").exists():
                     raise UsageError(f"there is a run `{run_id}` already") from None
+                if run_id:  # whoever made the folder was ended before there was a run
+                    return RunFolder(name, self._root / name)
                 continue
             except OSError as error:
                 raise _unwritable(self._root, error) from error
@@ -173,5 +231,5 @@ class RunFolders:
 def _unwritable(path: Path, error: OSError) -> StoreError:
     return StoreError(
         f"cannot write the run's record in {path}: {error}",
-        hint="check space and permissions, or set FRACTALE_STATE_DIR to another folder",
+        hint=ROOM,
     )

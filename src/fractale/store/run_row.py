@@ -30,7 +30,7 @@ class RunRow:
         seconds: Of running, summed over all its processes.
         tokens: Of all its model calls.
         cost: US dollars.
-        waits_for: The steps whose questions it waits for, with commas between.
+        waits_for: The steps whose questions or jobs it waits for, with commas between.
         parent: The run that it was forked from, and `forked_at` the step.
         seen: Bytes of the run's events that this was read from; where there are more by now, the
             run has gone on.
@@ -89,10 +89,16 @@ def row_from(
         seconds=float(usage.get("seconds") or 0.0),
         tokens=int(usage.get("total_tokens") or 0),
         cost=float(usage.get("cost") or 0.0),
-        waits_for=", ".join(str(q.get("step")) for q in waiting),
+        waits_for=", ".join(_waits_for(each) for each in waiting),
         parent=parent.get("run"),
         forked_at=parent.get("step"),
     )
+
+
+def _waits_for(waiting: Mapping[str, Any]) -> str:
+    step = str(waiting.get("step"))
+    job = waiting.get("job") if waiting.get("kind") == "job" else None
+    return f"{step} (job {job})" if job else step
 
 
 def last_event(path: Path, kinds: tuple[str, ...]) -> dict[str, Any] | None:

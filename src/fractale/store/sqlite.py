@@ -250,15 +250,19 @@ def _prepare(path: Path, place: FileSystem, wait: float, stack: ExitStack) -> No
 
 
 def _make(path: Path, place: FileSystem, wait: float) -> None:
-    """Make the file under another name first: under its own it is whole from the start."""
+    """Make the file under another name first: under its own it is whole from the start.
+
+    It has no write-ahead log yet: on a full disk, what is in that would stay behind.
+    """
     part = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     part.touch(mode=0o600)
     try:
-        _set_up(part, place, wait)
+        _set_up(part, place, wait, journal="DELETE")
         with suppress(FileExistsError):  # another process was quicker
             _give_name(part, path)
     finally:
-        part.unlink(missing_ok=True)
+        for tail in ("", "-journal"):
+            Path(f"{part}{tail}").unlink(missing_ok=True)
 
 
 def _give_name(part: Path, path: Path) -> None:
@@ -270,14 +274,15 @@ def _give_name(part: Path, path: Path) -> None:
         part.rename(path)
 
 
-def _set_up(path: Path, place: FileSystem, wait: float) -> None:
+def _set_up(path: Path, place: FileSystem, wait: float, journal: str | None = None) -> None:
+    journal = journal or ("DELETE" if place.network else "WAL")
     with sqlite_faults(path):
         connection = sqlite3.connect(path, timeout=wait, isolation_level=None)
         try:
             if not path.stat().st_size:
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.executescript(_pragmas(place))
-            connection.execute(f"PRAGMA journal_mode = {'DELETE' if place.network else 'WAL'}")
+            connection.execute(f"PRAGMA journal_mode = {journal}")
             migrate(connection, CHANGES, str(path))
         finally:
             connection.close()

@@ -302,6 +302,11 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
     {"slurm": SLURM, "flux": FLUX, "pbs": PBS, "lsf": LSF}
 )
 
+MARKS: Mapping[str, str] = MappingProxyType(
+    {"slurm": "#SBATCH", "flux": "#FLUX:", "pbs": "#PBS", "lsf": "#BSUB"}
+)
+"""Manager → how its directives begin, for people and models."""
+
 COUNTERPARTS: Mapping[str, str] = MappingProxyType(
     {
         "container-image": "Flux has no option for it; start the container in the script's body",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,9 @@ import regex
 
 LONGEST_PATTERN = 500
 """Characters of a pattern."""
+
+MOST_VALUES = 10_000
+"""Values of one pattern that are kept."""
 
 LONGEST_TEXT = 1_000_000
 """Characters of a text that are searched; of a longer one, its two ends."""
@@ -21,6 +25,8 @@ SHOWN_LINE = 300
 
 VALUE = "value"
 """The name of the group that holds the value, where there are several groups."""
+
+NOTHING = "matches nothing; `^` and `$` stand for line ends only after `(?m)`"
 
 _RECURSION = regex.compile(r"\(\?(?:R|[+-]?\d|&|P>)")
 """A pattern that calls itself takes hundreds of megabytes before its time is up."""
@@ -57,22 +63,53 @@ def find_value(pattern: str, text: str, seconds: float = MOST_SECONDS) -> Found:
     group = _group_of(compiled)
     searched = ends_of(text, LONGEST_TEXT, "\n")
     last, matches = None, 0
+    for match in _matches(compiled, searched, seconds):
+        last, matches = match, matches + 1
+    if last is None:
+        raise ValueError(f"it {NOTHING}")
+    value = (last.group(group) or "").strip()
+    if not value:
+        raise ValueError(f"it matches, but its group is empty, in: {_line_of(searched, last)}")
+    return Found(value=value, line=_line_of(searched, last), matches=matches)
+
+
+def values_of(pattern: str, text: str, seconds: float = MOST_SECONDS) -> Iterator[str]:
+    """The values at the matches of a pattern in their order, without blanks at their ends.
+
+    Args:
+        pattern: As for `find_value`. Where its group is empty, that is no value.
+        text: All of it is searched, so it should be of about `LONGEST_TEXT` at most.
+        seconds: How long the search may take.
+
+    Raises:
+        ValueError: The pattern is none, is too long or too slow, or has no such group.
+    """
+    compiled = _compile(pattern)
+    group = _group_of(compiled)
+    for match in _matches(compiled, text, seconds):
+        if value := (match.group(group) or "").strip():
+            yield value
+
+
+def check_pattern(pattern: str) -> None:
+    """See that a pattern can be used.
+
+    Raises:
+        ValueError: The pattern is none, is too long, or does not have exactly one group.
+    """
+    _group_of(_compile(pattern))
+
+
+def _matches(compiled: Any, text: str, seconds: float) -> Iterator[Any]:
     try:
         # `concurrent` lets go of Python's lock, so that other tasks go on meanwhile.
-        for match in compiled.finditer(searched, timeout=seconds, concurrent=True):
-            last, matches = match, matches + 1
+        yield from compiled.finditer(text, timeout=seconds, concurrent=True)
     except TimeoutError:
         raise ValueError(
             f"it took more than {seconds:g} s: avoid repeats inside repeats, such as `(a+)+`"
         ) from None
     except MemoryError:
         raise ValueError("it needs too much memory: avoid repeats inside repeats") from None
-    if last is None:
-        raise ValueError("it matches nothing; `^` and `$` stand for line ends only after `(?m)`")
-    value = (last.group(group) or "").strip()
-    if not value:
-        raise ValueError(f"it matches, but its group is empty, in: {_line_of(searched, last)}")
-    return Found(value=value, line=_line_of(searched, last), matches=matches)
 
 
 def _compile(pattern: str) -> Any:

@@ -1,0 +1,78 @@
+"""``fractale doctor``: is everything there that is needed, and if not, how to get it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fractale.cli import options
+from fractale.cli.run import complete_plans
+
+
+@click.command("doctor")
+@click.argument("plan", required=False, type=click.Path(), shell_complete=complete_plans)
+@options.tool_options
+@click.option(
+    "--server",
+    "server_files",
+    multiple=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A server file, as `fractale serve` takes it. Repeatable.",
+)
+@options.model_options
+@options.store_option
+@click.option("--online", is_flag=True, help="Also ask the model a word, which costs some tokens.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long one program or server may take to answer.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(
+    plan: str | None,
+    registries: tuple[Path, ...],
+    agents: tuple[str, ...],
+    server_files: tuple[Path, ...],
+    backend: str | None,
+    model: str | None,
+    store: str | None,
+    *,
+    online: bool,
+    timeout: float,
+    as_json: bool,
+) -> int:
+    """Check that what PLAN, a registry or a server file needs is there, and say how to get it.
+
+    Without any of them the site is checked for every feature. ✓ is there; ✗ is needed and is not;
+    ! is not there and may not be needed. Exit code 0: nothing needed is missing; 1: something is.
+
+    \b
+    fractale doctor
+    fractale doctor plans/demo.yaml -r registries/demo.yaml
+    fractale doctor --server servers/run-job.yaml
+    """
+    import asyncio
+
+    from fractale.cli.running import own_stdout
+    from fractale.site.doctor import Wanted, examine
+
+    settings = options.settings_of(backend, model, store=store)
+    wanted = Wanted(plan=plan, registries=registries, server_files=server_files, agents=agents)
+    with own_stdout() as stdout:
+        report = asyncio.run(examine(settings, wanted, online=online, timeout=timeout))
+        if as_json:
+            import json
+
+            click.echo(json.dumps(report.as_dict(), ensure_ascii=False), file=stdout)
+        else:
+            from fractale.cli.site_text import columns_of, report_lines
+            from fractale.cli.text import paint, wants_color, writable
+
+            color, width = wants_color(stdout), columns_of(stdout)
+            lines = [paint(line, color=color) for line in report_lines(report, width)]
+            click.echo(writable("\n".join(lines), getattr(stdout, "encoding", None)), file=stdout)
+    return 1 if report.missing else 0

@@ -1,0 +1,75 @@
+"""``fractale test``: recordings, replayed against today's plans and code."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fractale.cli import options
+
+if TYPE_CHECKING:
+    from fractale.runs.replay_folder import Checked
+    from fractale.settings import Settings
+
+
+@click.command("test")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print what came of it as JSON.")
+def command(folder: Path, *, as_json: bool) -> int:
+    """Replay every recording in DIR against today's plans and code; nothing is called.
+
+    A recording is a run's own folder, or what `fractale export RUN --recording FILE.zip` wrote.
+    Exit code 0: all are equal; 1: not all are.
+
+    \b
+    fractale export -1 --recording recordings/translate.zip
+    fractale test recordings
+    """
+    from fractale.errors import UsageError
+    from fractale.runs.recordings import find_recordings
+    from fractale.runs.replay_folder import checked_data
+
+    paths = find_recordings(folder)
+    if not paths:
+        raise UsageError(
+            f"there is no recording in {folder}",
+            hint="write one: fractale export RUN --recording FILE.zip",
+        )
+    width = max(
+        len(str(path.relative_to(folder) if path != folder else path.name)) for path in paths
+    )
+    found = asyncio.run(_check(folder, options.settings_of(), None if as_json else width))
+    verdicts = [checked.verdict for checked in found]
+    if as_json:
+        counts = {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))}
+        data = {"recordings": [checked_data(checked) for checked in found], "counts": counts}
+        click.echo(json.dumps(data, ensure_ascii=False, default=str))
+    else:
+        from fractale.cli.replay_text import summary_line
+        from fractale.cli.show import print_lines
+
+        print_lines([summary_line(verdicts)])
+    return 0 if set(verdicts) == {"equal"} else 1
+
+
+async def _check(folder: Path, settings: Settings, width: int | None) -> list[Checked]:
+    """Replay all; each is printed as soon as it is done, where a width is given for its name."""
+    from fractale.cli.replay_text import checked_lines
+    from fractale.cli.running import own_stdout
+    from fractale.cli.show import print_lines
+    from fractale.runs.replay_folder import check_folder
+
+    found: list[Checked] = []
+    checks = check_folder(folder, settings)
+    while True:
+        with own_stdout():
+            checked = await anext(checks, None)
+        if checked is None:
+            return found
+        found.append(checked)
+        if width is not None:
+            print_lines(checked_lines(checked, width))

@@ -1,0 +1,292 @@
+"""Job steps: submit a batch job, wait for its end without holding anything, read its log.
+
+The inside of such a step is a graph of its own, and each of its nodes a checkpoint:
+
+- `submit`: once, by a key of its own, so that a run that was killed finds its job again.
+- `wait`: until the scheduler or the job's own files show its end. The run may leave here, and
+  whoever goes on with it waits again.
+- `ask`: where nothing shows how it ended, a person says what to do.
+- `read`: the figures, and what the end means.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypedDict, cast
+
+from langgraph.graph import END, START, StateGraph
+from langgraph.runtime import Runtime
+from langgraph.types import interrupt
+
+from fractale import questions
+from fractale.errors import DependencyMissing, JobInDoubt, PolicyError
+from fractale.graph.figures import Log, read_figures
+from fractale.graph.job_end import JobEnd, end_of, outputs_of_job
+from fractale.graph.job_spec import arguments_of, spec_of
+from fractale.graph.job_wait import Waiter, job_told, tell
+from fractale.graph.nodes import StepNode
+from fractale.graph.outcome import CallResult, Decision
+from fractale.graph.visit import Visit
+from fractale.jobs import JobHandle, JobStatus
+from fractale.policy import allowed_by
+from fractale.store.journal import Call, digest_of
+from fractale.toolbox import ToolInfo, ToolResult
+
+if TYPE_CHECKING:
+    from fractale.jobs import Jobs
+
+SUBMIT = ToolInfo(
+    name="job_submit",
+    server="jobs",
+    description="Submit a batch job.",
+    annotations={"readOnlyHint": False, "destructiveHint": False},
+)
+"""What policy is asked about: the tool of `fractale.tools.jobs` that does the same."""
+
+PATIENCE = 600.0
+"""Seconds that a person who says "wait on" gives a job that nobody knows of."""
+
+HANDLE_KEYS: tuple[str, ...] = ("scheduler", "native_id", "key", "job_dir")
+
+
+class Work(TypedDict, total=False):
+    """The state of a job step.
+
+    Keys:
+        handle: Of the job, as JSON; empty where nobody knows whether it was submitted.
+        since: When it was submitted, in Unix time.
+        number: How many jobs were submitted, this one included.
+        patience: Until when a job that nobody knows of is waited for all the same.
+        status: How it ended, as JSON.
+        late: Whether it was cancelled because the step's time was up.
+        verdict: What a person says of a job that nobody knows of: ``success`` or ``failure``.
+        end: What it gave: the outputs as a reference, the fault in words.
+    """
+
+    handle: dict[str, Any]
+    since: float
+    number: int
+    patience: float
+    status: dict[str, Any]
+    late: bool
+    verdict: str
+    end: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class JobRun:
+    """What the nodes of a job step work with."""
+
+    visit: Visit
+
+    def jobs(self, scheduler: str | None) -> Jobs:
+        """The jobs of a scheduler.
+
+        Raises:
+            DependencyMissing: The graph was compiled without any.
+        """
+        if self.visit.deps.jobs is None:
+            raise DependencyMissing(
+                "this graph has no batch jobs", hint="give `jobs` to its Dependencies"
+            )
+        return self.visit.deps.jobs(scheduler)
+
+
+def job_step(node: StepNode) -> StepNode:
+    """A step that submits a job and waits for it."""
+
+    async def call(visit: Visit) -> CallResult:
+        after = cast(
+            "Work", await visit.inside.ainvoke(Work(), visit.config, context=JobRun(visit))
+        )
+        end = after.get("end", {})
+        outputs = visit.deps.outputs.get(end["outputs"])
+        by = end["decided_by"]
+        failure = None
+        if by is not None:
+            failure = Decision(
+                outcome="failure", event="failure", decided_by=by, reason=end["reason"]
+            )
+        return CallResult(
+            outputs=outputs,
+            text=str(outputs["log"]),
+            failure=failure,
+            fault=end["fault"],
+            seconds=end["seconds"],
+        )
+
+    return replace(node, perform=call, inside=_graph())
+
+
+def _graph() -> Any:
+    builder: Any = StateGraph(Work, context_schema=JobRun)
+    builder.add_node("submit", _submit)
+    builder.add_node("wait", _wait)
+    builder.add_node("ask", _ask)
+    builder.add_node("read", _read)
+    builder.add_edge(START, "submit")
+    builder.add_conditional_edges("submit", _after_submit, ["wait", "ask"])
+    builder.add_conditional_edges("wait", _after_wait, ["ask", "read"])
+    builder.add_conditional_edges("ask", _after_ask, ["submit", "wait", "read"])
+    builder.add_edge("read", END)
+    return builder.compile()
+
+
+# Submit
+
+
+async def _submit(state: Work, runtime: Runtime[JobRun]) -> Work:
+    """Submit the job, where it was not before.
+
+    Raises:
+        PolicyError: It may not be submitted.
+        TemplateError: What was rendered is no job.
+        CallError: The scheduler refused it.
+    """
+    run, number = runtime.context, state.get("number", 0) + 1
+    visit = run.visit
+    wanted = arguments_of(visit)
+    if visit.context.mask(wanted) != wanted:
+        raise PolicyError(
+            "the job was not submitted: there is a secret in it, and a job is written to disk",
+            hint="have the job read the secret from a file of yours",
+        )
+    if not all(allowed_by(globs, SUBMIT) for globs in visit.context.within):
+        raise PolicyError("no job was submitted: `job_submit` is none of the planned step's tools")
+    chosen_by = "model" if visit.context.drafted else "plan"
+    agreed = visit.agree(SUBMIT, wanted, chosen_by)
+    spec, scheduler = spec_of(visit, agreed)
+    key = _key(visit, number)
+
+    async def make() -> ToolResult:
+        handle = await run.jobs(scheduler).submit(spec, key=key)
+        told = {**handle.as_dict(), "since": time.time()}
+        return ToolResult(text=f"{handle.scheduler} job {handle.native_id}", structured=told)
+
+    try:
+        result = await visit.tool(SUBMIT, agreed, make=make)
+    except JobInDoubt as error:
+        status = JobStatus(state="unknown", reason=f"{error} ({error.hint})").as_dict()
+        return Work(handle={}, number=number, verdict="", status=visit.context.mask(status))
+    handle, since = JobHandle.from_dict(result.structured), float(result.structured["since"])
+    # Whoever looks for runs that wait finds this one from here on, whatever happens to us.
+    told = job_told(visit, handle, JobStatus(state="pending", reason="was submitted"), since)
+    visit.context.jobs_waited_for[visit.path] = told
+    tell(visit, told)
+    return Work(handle=handle.as_dict(), since=since, number=number, verdict="", status={})
+
+
+def _after_submit(state: Work) -> str:
+    return "wait" if state.get("handle") else "ask"
+
+
+def _key(visit: Visit, number: int) -> str:
+    """A name for the job that no other has: the same when the run comes here again.
+
+    LangGraph names a task by its checkpoint, which a retry, a kill and a resume do not change and
+    another visit does; the rest is for people who look at the queue.
+    """
+    task = str(visit.config.get("configurable", {}).get("checkpoint_ns", ""))
+    unique = f"{visit.context.run_id}#{task}#{visit.path}#{visit.attempts}#{number}"
+    digest = hashlib.sha256(unique.encode()).hexdigest()[:12]
+    words = re.sub(r"[^A-Za-z0-9_]+", "-", visit.path).strip("-")[:40]
+    return f"{visit.context.run_id}-{words}-{digest}"
+
+
+# Wait
+
+
+async def _wait(state: Work, runtime: Runtime[JobRun]) -> Work:
+    """The end of the job; leaves the run where that is wanted before."""
+    run = runtime.context
+    visit, handle = run.visit, JobHandle.from_dict(state.get("handle", {}))
+    since, patience = state.get("since", 0.0), state.get("patience", 0.0)
+    place = visit.book.next_place(None)
+    call = Call(kind="tool", name="jobs.job_wait", digest=digest_of(handle.key), safe=True)
+
+    async def make() -> ToolResult:
+        jobs = run.jobs(handle.scheduler)
+        waiter = Waiter(visit, jobs, handle, since=since, patience=patience)
+        with visit.context.meter.paused():
+            status, late = await waiter.wait()
+        told = {**status.as_dict(), "late": late}
+        return ToolResult(text=status.reason, structured=visit.context.mask(told))
+
+    result, _ = await visit.book.tool(place, call, make, lambda: None)
+    told = cast("dict[str, Any]", result.structured)
+    return Work(status=told, late=told["late"])
+
+
+def _after_wait(state: Work) -> str:
+    return "ask" if state.get("status", {}).get("state") == "unknown" else "read"
+
+
+# Ask
+
+
+def _ask(state: Work, runtime: Runtime[JobRun]) -> Work:
+    """Ask what to do about a job that nobody knows of. Nothing comes before the question."""
+    visit, handle = runtime.context.visit, state.get("handle", {})
+    question = questions.job_unknown(
+        visit.path,
+        str(handle.get("native_id", "")),
+        str(handle.get("scheduler", "")),
+        str(state.get("status", {}).get("reason", "")),
+        str(handle.get("job_dir", "")),
+    )
+    answer = interrupt(visit.context.mask(question))
+    if answer != "wait":
+        return Work(verdict=answer)
+    # One that may not even have been submitted is looked for by its key: that is to submit it.
+    number = state.get("number", 1) - (0 if handle else 1)
+    return Work(verdict="wait", patience=time.time() + PATIENCE, number=number)
+
+
+def _after_ask(state: Work) -> str:
+    verdict = state.get("verdict", "")
+    if verdict == "again" or (verdict == "wait" and not state.get("handle")):
+        return "submit"
+    return "wait" if verdict == "wait" else "read"
+
+
+# Read
+
+
+async def _read(state: Work, runtime: Runtime[JobRun]) -> Work:
+    """What the job gave, and whether that is success."""
+    visit, key = runtime.context.visit, str(state.get("handle", {}).get("key"))
+    place = visit.book.next_place(None)
+    call = Call(kind="tool", name="jobs.job_logs", digest=digest_of(key), safe=True)
+
+    async def make() -> ToolResult:
+        return ToolResult(text="", structured=await _end(state, runtime.context))
+
+    result, _ = await visit.book.tool(place, call, make, lambda: None)
+    return Work(end=result.structured)
+
+
+async def _end(state: Work, run: JobRun) -> dict[str, Any]:
+    """The outputs by reference, and what decides against success."""
+    visit = run.visit
+    job = visit.step.job
+    assert job is not None  # noqa: S101 - only job steps come here
+    known, nothing = state.get("handle"), dict.fromkeys(HANDLE_KEYS, "")
+    handle = JobHandle.from_dict(known or nothing)
+    log = await Log.of(handle, run.jobs(handle.scheduler) if known else None)
+    found, faults = await read_figures(job.outputs, log)
+    status, verdict = state.get("status", {}), state.get("verdict", "")
+    over = JobEnd(status, handle, verdict, state.get("late", False))
+    end = end_of(over, faults, visit)
+    outputs = await outputs_of_job(over, log, end)
+    kept = visit.deps.outputs.put(visit.context.mask({**outputs, **found}))
+    told = {
+        "outputs": kept,
+        "decided_by": end.decided_by,
+        "reason": end.reason,
+        "fault": end.fault,
+        "seconds": max(time.time() - state.get("since", time.time()), 0.0),
+    }
+    return visit.context.mask(told)

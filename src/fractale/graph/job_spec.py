@@ -1,0 +1,128 @@
+"""What a job step submits: its rendered values, held against what a job can be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+from fractale.errors import TemplateError
+from fractale.graph.visit import Visit
+from fractale.jobs import JobSpec
+from fractale.plan.job import COUNTS, ENV_NAME_PATTERN, MEMORY_PATTERN, MOST_COUNT, seconds_of
+from fractale.plan.words import JOB_KEYS, SCHEDULERS
+
+TEXTS = ("queue", "account", "folder")
+
+
+def arguments_of(visit: Visit) -> dict[str, Any]:
+    """The job of a step as plain values of the right types, as a person may be shown it.
+
+    Raises:
+        TemplateError: A template gave something else.
+    """
+    return {"name": visit.step.name, **_checked(visit, visit.inputs)}
+
+
+def spec_of(visit: Visit, arguments: Mapping[str, Any]) -> tuple[JobSpec, str | None]:
+    """The job, and the scheduler that is to have it; None: the one there is.
+
+    Args:
+        arguments: As `arguments_of` gave them, or as a person changed them.
+
+    Raises:
+        TemplateError: They are none of a job.
+    """
+    known: Any = _checked(visit, {k: v for k, v in arguments.items() if k in JOB_KEYS})
+    scheduler = known.pop("scheduler", None)
+    command = tuple(known.pop("command", ()))
+    folder = visit.context.folder / known.pop("folder", "")
+    name = str(arguments.get("name") or visit.step.name)
+    return JobSpec(name=name, command=command, folder=Path(folder), **known), scheduler
+
+
+def _checked(visit: Visit, values: Mapping[str, Any]) -> dict[str, Any]:
+    given = {key: value for key, value in values.items() if value is not None}
+    if ("script" in given) == ("command" in given):
+        _fail(visit, "script", "needs `script` or `command`, and not both")
+    return {key: _value(visit, key, value) for key, value in given.items()}
+
+
+def _value(visit: Visit, key: str, value: Any) -> Any:
+    if key in COUNTS:
+        return _count(visit, key, value)
+    if key == "command":
+        return _command(visit, value)
+    if key == "env":
+        return _env(visit, value)
+    if key == "time":
+        return seconds_of(value) or _fail(visit, key, _not("a duration such as `10m`", value))
+    if isinstance(value, (dict, list, bool)) or not str(value).strip():
+        _fail(visit, key, _not("text", value))
+    text = str(value) if key == "script" else str(value).strip()
+    if key == "memory" and not re.fullmatch(MEMORY_PATTERN, text):
+        _fail(visit, key, _not("an amount such as `4G`", value))
+    if key == "scheduler" and text not in SCHEDULERS:
+        _fail(visit, key, _not(f"one of {', '.join(SCHEDULERS)}", value))
+    if key in TEXTS and re.search(r"[\x00-\x1f\x7f]", text):
+        _fail(visit, key, _not("text on one line", value))
+    return text
+
+
+def _count(visit: Visit, key: str, value: Any) -> int:
+    text = str(value).strip()
+    whole = int(text) if not isinstance(value, bool) and re.fullmatch("[0-9]{1,9}", text) else None
+    if isinstance(value, float) and value.is_integer():
+        whole = int(value)
+    if whole is None or not COUNTS[key] <= whole <= MOST_COUNT:
+        _fail(visit, key, _not(f"a whole number of at least {COUNTS[key]}", value))
+    return whole
+
+
+def _command(visit: Visit, value: Any) -> list[str]:
+    """The words; of a word that is a list, each item is one."""
+    words: list[str] = []
+    for word in cast("list[Any]", value if isinstance(value, list) else [value]):
+        for part in cast("list[Any]", word if isinstance(word, list) else [word]):
+            if isinstance(part, (dict, list)) or part is None:
+                _fail(visit, "command", _not("a word", part))
+            words.append(_text(part))
+    if not words or not words[0].strip():
+        _fail(visit, "command", "is empty: it needs a program")
+    return words
+
+
+def _env(visit: Visit, value: Any) -> dict[str, str]:
+    if not isinstance(value, dict):
+        _fail(visit, "env", _not("a mapping", value))
+    found: dict[str, str] = {}
+    for name, each in cast("dict[str, Any]", value).items():
+        if isinstance(each, (dict, list)) or each is None:
+            _fail(visit, f"env.{name}", _not("text or a number", each))
+        if not re.fullmatch(ENV_NAME_PATTERN, name):
+            _fail(visit, "env", f"names a variable `{name[:40]}`: letters, digits, `_`")
+        found[name] = _text(each)
+    return found
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
+
+
+def _not(right: str, value: Any) -> str:
+    return f"must be {right}, not `{str(value)[:60]}`"
+
+
+def _fail(visit: Visit, key: str, words: str) -> NoReturn:
+    """Say what is wrong with a value.
+
+    Raises:
+        TemplateError: Always.
+    """
+    job = visit.step.job
+    where = visit.step.where(f"{job.prefix if job else ''}{key}")
+    name = "a job" if key == "script" else f"`{key}`"
+    raise TemplateError(f"{name} {words}", position=where)

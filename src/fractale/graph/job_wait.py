@@ -1,0 +1,134 @@
+"""Waiting for a batch job: looking ever more rarely, and leaving the run where that is wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fractale import questions
+from fractale.errors import JobError
+from fractale.graph.slots import leave
+from fractale.graph.visit import Visit
+from fractale.jobs import JobHandle, JobStatus
+
+if TYPE_CHECKING:
+    from fractale.jobs import Jobs
+
+INTERVALS = (0.2, 0.3, 0.5, 1, 1.5, 2, 3, 4, 5, 7, 10, 15, 20, 30, 45, 60)
+"""Seconds between two looks at a job; the last again and again."""
+
+GLANCE = 0.2
+"""Seconds between two looks at whether the run is to leave."""
+
+CANCEL_SECONDS = 60.0
+"""Seconds that a job has to end once it is cancelled."""
+
+
+def job_told(
+    visit: Visit, handle: JobHandle, status: JobStatus, since: float, patience: float = 0.0
+) -> dict[str, Any]:
+    """What the run's record keeps of a job that is waited for."""
+    timeout = visit.step.timeout
+    known = {
+        "job": handle.native_id,
+        "scheduler": handle.scheduler,
+        "state": status.state,
+        "reason": status.reason,
+        "line": "",
+        "nodes": list(status.nodes),
+        "started": status.started,
+        "over": False,
+        "handle": handle.as_dict(),
+        "deadline": since + timeout if timeout else None,
+        "patience": patience,
+    }
+    return questions.job(visit.path, visit.context.mask(known))
+
+
+def tell(visit: Visit, told: Mapping[str, Any]) -> None:
+    """Tell how a job stands."""
+    visit.emit("job_state", **{k: v for k, v in told.items() if k not in ("kind", "step")})
+
+
+class Waiter:
+    """Looks at a job until it is over, and tells what it sees.
+
+    Args:
+        since: When it was submitted, in Unix time.
+        patience: Until when one that nobody knows of is waited for all the same.
+    """
+
+    def __init__(
+        self, visit: Visit, jobs: Jobs, handle: JobHandle, *, since: float, patience: float
+    ) -> None:
+        self._visit = visit
+        self._jobs = jobs
+        self._handle = handle
+        self._since = since
+        self._patience = patience
+        self._seen: tuple[Any, ...] = ()
+
+    async def wait(self) -> tuple[JobStatus, bool]:
+        """How the job ended, and whether it was cancelled because its time was up."""
+        context, path = self._visit.context, self._visit.path
+        for pause in itertools.chain(INTERVALS, itertools.repeat(INTERVALS[-1])):
+            status = await self._jobs.status(self._handle)
+            is_over = self._is_over(status)
+            waiting = await self._tell(status, over=is_over)
+            if is_over:
+                context.jobs_waited_for.pop(path, None)
+                return status, False
+            context.jobs_waited_for[path] = waiting
+            if waiting["deadline"] is not None and time.time() >= waiting["deadline"]:
+                return await self._cancelled(), True
+            await self._sleep(pause, waiting)
+        raise AssertionError  # pragma: no cover - the pauses never end
+
+    def _is_over(self, status: JobStatus) -> bool:
+        if status.state == "unknown":
+            return time.time() >= self._patience
+        return status.over
+
+    async def _sleep(self, seconds: float, waiting: dict[str, Any]) -> None:
+        """Wait a while; leave the run at once where that is wanted."""
+        until = time.monotonic() + seconds
+        while True:
+            if self._visit.context.leave_jobs():
+                leave(waiting)
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            await asyncio.sleep(min(GLANCE, left))
+
+    async def _cancelled(self) -> JobStatus:
+        """The status once the job is cancelled: as far as it ends in good time, its end."""
+        until = time.monotonic() + CANCEL_SECONDS
+        status = await self._cancel()
+        while not status.over and time.monotonic() < until:
+            await asyncio.sleep(1)
+            status = await self._cancel()
+        self._visit.context.jobs_waited_for.pop(self._visit.path, None)
+        await self._tell(status, over=True)
+        return status
+
+    async def _cancel(self) -> JobStatus:
+        try:
+            return await self._jobs.cancel(self._handle)
+        except JobError as error:
+            self._visit.emit("warning", code=error.code, message=f"not cancelled: {error}")
+            return await self._jobs.status(self._handle)
+
+    async def _tell(self, status: JobStatus, *, over: bool) -> dict[str, Any]:
+        """Tell what has changed; gives what the run's record keeps of the job."""
+        line = ""
+        if status.state != "pending":
+            line = (await self._jobs.logs(self._handle, tail_lines=1)).text.strip()[-200:]
+        waiting = job_told(self._visit, self._handle, status, self._since, self._patience)
+        seen = (status.state, status.reason, line, over)
+        if seen != self._seen:
+            self._seen = seen
+            tell(self._visit, {**waiting, "line": line, "over": over})
+        return waiting

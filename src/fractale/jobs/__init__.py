@@ -1,0 +1,23 @@
+"""Batch jobs: the same for Slurm, Flux, PBS, LSF and plain processes.
+
+- `model`: what a job, its handle and its status are.
+- `door`: `Jobs`, through which all else is reached.
+- `scheduler`: what an adapter of a scheduler has to do.
+- `local`, `slurm`, `flux`, `pbs`, `lsf`: the adapters.
+- `folder`, `wrapper`: a job's own folder, and the script that says there what happened.
+"""
+
+from fractale.jobs.door import Jobs
+from fractale.jobs.model import JobHandle, JobLog, JobSpec, JobState, JobStatus, Queue
+from fractale.jobs.scheduler import Scheduler
+
+__all__ = [
+    "JobHandle",
+    "JobLog",
+    "JobSpec",
+    "JobState",
+    "JobStatus",
+    "Jobs",
+    "Queue",
+    "Scheduler",
+]

@@ -1,0 +1,278 @@
+"""`Jobs`: the one way to batch jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from fractale.errors import DependencyMissing, JobError, JobInDoubt, SchedulerUnavailable
+from fractale.jobs.folder import JobFolder, same_job
+from fractale.jobs.judging import Case
+from fractale.jobs.logs import read_log, read_tail
+from fractale.jobs.model import JobHandle, JobLog, JobSpec, JobStatus, Queue
+from fractale.jobs.scheduler import Record, Scheduler
+from fractale.settings import Settings
+
+ORDER: Final = ("flux", "slurm", "pbs", "lsf", "local")
+"""Which scheduler is taken where several are found."""
+
+FOLDER: Final = "jobs"
+INTERVALS: Final = (1.0, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0)
+CANCEL_SECONDS: Final = 10.0
+
+
+class Jobs:
+    """Batch jobs of one scheduler, and those of others that were submitted before.
+
+    Args:
+        root: The folder of the jobs' folders. The nodes of the jobs have to see it.
+        environment: Of the programs that are called, and, as far as the scheduler hands it on,
+            of the jobs.
+        scheduler: ``flux``, ``slurm``, ``pbs``, ``lsf`` or ``local``; None takes the first of
+            these that is found.
+        adapters: Other adapters, by name.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        environment: Mapping[str, str],
+        scheduler: str | None = None,
+        *,
+        adapters: Mapping[str, Scheduler] | None = None,
+    ) -> None:
+        self._root = root.absolute()
+        self._adapters = dict(adapters) if adapters is not None else _adapters(environment)
+        self._chosen = scheduler
+
+    @classmethod
+    def of(cls, settings: Settings, scheduler: str | None = None) -> Jobs:
+        """The jobs whose folders are in the state folder."""
+        return cls(settings.state_dir / FOLDER, settings.environment, scheduler)
+
+    @property
+    def scheduler(self) -> str:
+        """The name of the scheduler that new jobs go to.
+
+        Raises:
+            DependencyMissing: It is not there.
+            JobError: There is none of that name.
+        """
+        return self._scheduler().name
+
+    def _scheduler(self) -> Scheduler:
+        if self._chosen is None:
+            there = [name for name in ORDER if name in self._adapters] or list(self._adapters)
+            for name in there:
+                if self._adapters[name].found():
+                    return self._adapters[name]
+            raise DependencyMissing("no scheduler was found", hint="ask for `local`")
+        adapter = self._adapter(self._chosen)
+        if not adapter.found():
+            raise DependencyMissing(
+                f"{adapter.title} is not on this machine",
+                hint="`fractale discover` shows which schedulers are; `local` always is",
+            )
+        return adapter
+
+    def _adapter(self, name: str) -> Scheduler:
+        if name not in self._adapters:
+            raise JobError(
+                f"there is no scheduler `{name}`", hint=f"there are {', '.join(self._adapters)}"
+            )
+        return self._adapters[name]
+
+    async def submit(self, spec: JobSpec, *, key: str) -> JobHandle:
+        """Submit a job, once: the same key gives the same job, whatever happened in between.
+
+        Args:
+            key: What the caller calls the job; any text.
+
+        Raises:
+            JobError: The scheduler refuses the job, or the key is another job's. There is none.
+            SchedulerUnavailable: It does not answer. The same call is right later.
+            JobInDoubt: Another process is submitting it, or it cannot be told what that did.
+            DependencyMissing: The scheduler is not there.
+            StoreError: The job's folder cannot be written.
+        """
+        folder = JobFolder.of(self._root, key)
+        if handle := folder.handle():
+            same_job(folder, spec)
+            return handle
+        scheduler = self._scheduler()
+        folder.make()
+        async with folder.locked() as lock:
+            same_job(folder, spec)
+            handle = folder.handle() or await self._found(folder, key)
+            if handle is None:
+                # What it was to go to when it was begun still counts.
+                begun = (folder.intent() or {}).get("scheduler")
+                adapter = self._adapter(begun) if begun else scheduler
+                handle = await self._submit(adapter, folder, spec, key, lock)
+        return handle
+
+    async def _submit(
+        self, adapter: Scheduler, folder: JobFolder, spec: JobSpec, key: str, lock: int
+    ) -> JobHandle:
+        folder.write_intent(spec, key, adapter.name)
+        try:
+            adapter.prepare(folder, spec)
+            native_id = await adapter.submit(folder, spec, lock)
+        except (SchedulerUnavailable, JobInDoubt):
+            raise
+        except (JobError, DependencyMissing):
+            folder.forget()
+            raise
+        return self._written(folder, adapter.name, native_id, key)
+
+    def _written(self, folder: JobFolder, name: str, native_id: str, key: str) -> JobHandle:
+        handle = JobHandle(scheduler=name, native_id=native_id, key=key, job_dir=folder.path)
+        folder.write_handle(handle)
+        return handle
+
+    async def find(self, key: str) -> JobHandle | None:
+        """The job of that key; None where it was never submitted.
+
+        Raises:
+            JobInDoubt: Another process is submitting it.
+            SchedulerUnavailable: A submission was begun, and the scheduler does not say what
+                became of it.
+        """
+        folder = JobFolder.of(self._root, key)
+        if (handle := folder.handle()) or folder.intent() is None:
+            return handle
+        async with folder.locked():
+            return folder.handle() or await self._found(folder, key)
+
+    async def _found(self, folder: JobFolder, key: str) -> JobHandle | None:
+        """A job whose submission was begun and not written down: under the lock, so it is over."""
+        intent = folder.intent()
+        if intent is None:
+            return None
+        adapter = self._adapter(str(intent.get("scheduler")))
+        started = folder.started()
+        native_id = (
+            started.native_id if started and adapter.name != "local" else await adapter.find(folder)
+        )
+        if native_id is None:
+            # It may have begun while it was looked for.
+            started = folder.started()
+            native_id = started.native_id if started else None
+        return self._written(folder, adapter.name, native_id, key) if native_id else None
+
+    async def status(self, handle: JobHandle) -> JobStatus:
+        """How a job is. A scheduler that does not answer is told of in the reason."""
+        folder, adapter = JobFolder(handle.job_dir), self._adapter(handle.scheduler)
+        ended = folder.ended()
+        record: Record | None = None
+        trouble = ""
+        if ended is None or ended.code != 0 or ended.signal:
+            try:
+                record = await adapter.record(folder, handle.native_id)
+            except (SchedulerUnavailable, DependencyMissing) as error:
+                trouble = error.message
+        return Case(folder, adapter.title, record, trouble).status()
+
+    async def wait(
+        self,
+        handle: JobHandle,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - its end is an answer, not an error
+        on_status: Callable[[JobStatus], Awaitable[None]] | None = None,
+        intervals: Sequence[float] = INTERVALS,
+    ) -> JobStatus:
+        """Wait until a job is over, looking ever more rarely.
+
+        Args:
+            timeout: Seconds after which it is given up; None waits as long as it takes.
+            on_status: Is told each status that differs from the one before in state or reason.
+            intervals: Seconds between looks; the last one is repeated.
+
+        Returns:
+            The last status; where the time is over, one that is not `over`.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        told: tuple[str, str] | None = None
+        looks = 0
+        while True:
+            status = await self.status(handle)
+            if on_status and told != (status.state, status.reason):
+                told = (status.state, status.reason)
+                await on_status(status)
+            left = float("inf") if deadline is None else deadline - time.monotonic()
+            if status.over or left <= 0:
+                return status
+            pause = intervals[min(looks, len(intervals) - 1)]
+            looks += 1
+            await self._ended_within(handle, min(pause, left))
+
+    async def _ended_within(self, handle: JobHandle, seconds: float) -> None:
+        """Sleep, or less where the job's own files say meanwhile that it ended well."""
+        folder, deadline = JobFolder(handle.job_dir), time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, 1.0))
+            if (ended := folder.ended()) and ended.code == 0:
+                return
+
+    async def logs(
+        self,
+        handle: JobHandle,
+        *,
+        offset: int = 0,
+        limit: int = 65536,
+        tail_lines: int | None = None,
+    ) -> JobLog:
+        """A part of a job's log as it is now, at most 1 MiB; a job without one has an empty one.
+
+        Args:
+            offset: In bytes; a negative one counts from the end.
+            limit: The most bytes.
+            tail_lines: The last lines, in place of `offset`.
+        """
+        path = JobFolder(handle.job_dir).log
+        if tail_lines is not None:
+            return await asyncio.to_thread(read_tail, path, tail_lines, limit)
+        return await asyncio.to_thread(read_log, path, offset, limit)
+
+    async def cancel(self, handle: JobHandle) -> JobStatus:
+        """Ask for the end of a job, and see for some seconds whether it comes.
+
+        Raises:
+            JobError: The scheduler refuses.
+            SchedulerUnavailable: It does not answer.
+        """
+        before = await self.status(handle)
+        if before.over and before.state != "unknown":
+            return before
+        folder = JobFolder(handle.job_dir)
+        folder.write("cancelled", f"{time.time()}\n")
+        await self._adapter(handle.scheduler).cancel(folder, handle.native_id)
+        return await self.wait(handle, timeout=CANCEL_SECONDS, intervals=(0.2, 0.5, 1.0))
+
+    async def queues(self) -> list[Queue]:
+        """The queues of the scheduler that new jobs go to.
+
+        Raises:
+            SchedulerUnavailable: It does not answer.
+        """
+        return await self._scheduler().queues()
+
+
+def _adapters(environment: Mapping[str, str]) -> dict[str, Scheduler]:
+    from fractale.jobs.flux import Flux
+    from fractale.jobs.local import Local
+    from fractale.jobs.lsf import Lsf
+    from fractale.jobs.pbs import Pbs
+    from fractale.jobs.slurm import Slurm
+
+    made: tuple[Scheduler, ...] = (
+        Flux.of(environment),
+        Slurm.of(environment),
+        Pbs.of(environment),
+        Lsf.of(environment),
+        Local(environment),
+    )
+    return {adapter.name: adapter for adapter in made}

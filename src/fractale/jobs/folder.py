@@ -1,0 +1,334 @@
+"""A job's own folder: what is to be submitted, what was, and what its wrapper says happened.
+
+.. code-block:: text
+
+    jobs/NAME/               NAME is made from the job's key
+      intent.json            what is to be submitted, and the tag by which the scheduler will know
+                             it; on the disk before it is
+      wrapper.sh, script     what the scheduler starts, and what that starts
+      submit.out             what the submitting program said, even if nobody was left to read it
+      handle.json            the scheduler's id for the job; on the disk before anybody is told it
+      started                written by the wrapper before anything else: id, host, pid, time
+      ended.CODE[.SIGNAL]    made by the wrapper when all is done. The name says it, and it is made
+                             by renaming, so that a full disk can't lose it
+      cancelled              who cancelled it, if it was fractale
+      log                    stdout and stderr of the job
+      lock                   held by whoever submits, also by the submitting program itself
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import time
+import uuid
+from collections.abc import AsyncGenerator, Generator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from fractale.errors import JobError, JobInDoubt, StoreError
+from fractale.jobs.model import JobHandle, JobSpec
+
+DIGITS: Final = 13
+"""With `fr` before it 15 characters, which is the longest name that every scheduler takes."""
+
+LOCK_PATIENCE: Final = 90.0
+_ENDED: Final = re.compile(r"ended\.(\d{1,3})(?:\.([A-Z0-9]+))?")
+_LOCK_FAULTS: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+def name_of(key: str) -> str:
+    """The name of the folder of the job with that key."""
+    return "fr" + hashlib.sha256(key.encode()).hexdigest()[:DIGITS]
+
+
+def new_tag(key: str) -> str:
+    """A name by which a scheduler is to know a job: no two are the same.
+
+    The key alone would not do: another state folder may have a job of the same key.
+    """
+    return name_of(f"{key} {uuid.uuid4()}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """What the wrapper wrote when it began.
+
+    Args:
+        native_id: The scheduler's id of the job that the wrapper is in.
+        boot: Of the host, where it has such an id.
+        ticks: When the process began, in the kernel's own clock: with `pid`, who it is.
+    """
+
+    native_id: str
+    host: str
+    pid: int
+    at: float
+    boot: str = ""
+    ticks: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """What the wrapper left when all was done.
+
+    Args:
+        signal: What the scheduler, or somebody, asked it to end with; empty for nothing.
+    """
+
+    code: int
+    signal: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobFolder:
+    """The folder of one job."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, root: Path, key: str) -> JobFolder:
+        """The folder of the job with that key, whether it is there or not."""
+        return cls(root.absolute() / name_of(key))
+
+    @property
+    def tag(self) -> str:
+        """The name by which the scheduler knows the job; empty where there is no intent."""
+        return str((self.intent() or {}).get("tag", ""))
+
+    @property
+    def log(self) -> Path:
+        """Where the job's stdout and stderr go."""
+        return self.path / "log"
+
+    @property
+    def wrapper(self) -> Path:
+        """What the scheduler starts."""
+        return self.path / "wrapper.sh"
+
+    def make(self) -> None:
+        """Make the folder, for its owner only.
+
+        Raises:
+            StoreError: It cannot be made.
+        """
+        with _disk(self.path):
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    @contextlib.asynccontextmanager
+    async def locked(self, patience: float = LOCK_PATIENCE) -> AsyncGenerator[int]:
+        """Hold the lock; yields its descriptor, which a program may be given to hold it, too.
+
+        Raises:
+            JobInDoubt: Somebody else has had it for all that time.
+            StoreError: The file system has no locks, or is full.
+        """
+        with _disk(self.path):
+            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            deadline = time.monotonic() + patience
+            while not self._try_lock(descriptor):
+                if time.monotonic() > deadline:
+                    raise JobInDoubt(
+                        f"another process has been submitting this job for {patience:.0f} s",
+                        hint=f"see who has {self.path / 'lock'} open, and try again then",
+                    )
+                await asyncio.sleep(0.05)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _try_lock(self, descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _LOCK_FAULTS:
+                raise StoreError(
+                    f"cannot lock {self.path / 'lock'}: {error}",
+                    hint="set FRACTALE_STATE_DIR to a folder on a file system that has locks",
+                ) from error
+            return False
+        return True
+
+    def write_intent(self, spec: JobSpec, key: str, scheduler: str) -> None:
+        """Write down what is to be submitted, before it is. A tag that was given stays.
+
+        Raises:
+            StoreError: It cannot be written.
+        """
+        intent = {
+            "key": key,
+            "tag": self.tag or new_tag(key),
+            "scheduler": scheduler,
+            "name": spec.name,
+            "nodes": spec.nodes,
+            "time": spec.time,
+            "memory": spec.memory,
+            "digest": digest(spec),
+            "written": time.time(),
+        }
+        self.write("intent.json", json.dumps(intent))
+
+    def intent(self) -> dict[str, Any] | None:
+        """What was to be submitted; None where nothing was."""
+        return self._json("intent.json")
+
+    def write_handle(self, handle: JobHandle) -> None:
+        """Write down what the scheduler calls the job.
+
+        Raises:
+            StoreError: It cannot be written.
+        """
+        self.write("handle.json", json.dumps(handle.as_dict()))
+
+    def handle(self) -> JobHandle | None:
+        """The job that was submitted, if it is written down. The folder may have been moved."""
+        found = self._json("handle.json")
+        if found is None:
+            return None
+        try:
+            return JobHandle.from_dict({**found, "job_dir": str(self.path)})
+        except ValueError as error:
+            raise StoreError(f"{self.path / 'handle.json'} is damaged: {error}") from error
+
+    def forget(self) -> None:
+        """Take the intent back: the scheduler refused the job."""
+        for name in ("intent.json", "submit.out"):
+            (self.path / name).unlink(missing_ok=True)
+
+    def started(self) -> Started | None:
+        """What the wrapper wrote when it began; None where it has not."""
+        try:
+            path = self.path / "started"
+            text, at = path.read_text(errors="replace"), path.stat().st_mtime
+        except FileNotFoundError:
+            return None
+        facts = facts_of(text)
+        return Started(
+            native_id=facts.get("id", ""),
+            host=facts.get("host", ""),
+            pid=_int(facts.get("pid")) or 0,
+            at=at,
+            boot=facts.get("boot", ""),
+            ticks=facts.get("ticks", ""),
+        )
+
+    def ended(self) -> Ended | None:
+        """What the wrapper left at its end; None where it has not."""
+        for entry in self._entries():
+            if found := _ENDED.fullmatch(entry.name):
+                with contextlib.suppress(FileNotFoundError):
+                    at = entry.stat().st_mtime
+                    return Ended(code=int(found[1]), signal=found[2] or "", at=at)
+        return None
+
+    def marked(self, beginning: str) -> tuple[str, float] | None:
+        """The rest of the name, and the time, of the file whose name begins so."""
+        for entry in self._entries():
+            if entry.name.startswith(beginning):
+                return entry.name.removeprefix(beginning), entry.stat().st_mtime
+        return None
+
+    def _entries(self) -> list[os.DirEntry[str]]:
+        """Read anew from the file system's server, which asking for one name may not be."""
+        try:
+            with os.scandir(self.path) as found:
+                return list(found)
+        except FileNotFoundError:
+            return []
+
+    def text(self, name: str, most: int = 65536) -> str:
+        """The beginning of one of its files; empty where there is none."""
+        try:
+            with (self.path / name).open("rb") as file:
+                return file.read(most).decode("utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def write(self, name: str, text: str, *, mode: int = 0o600) -> None:
+        """Write a file whole and on the disk, or not at all.
+
+        Raises:
+            StoreError: It cannot be written.
+        """
+        temporary = self.path / f".{name}.{os.getpid()}"
+        with _disk(self.path / name):
+            try:
+                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                    file.write(text)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(self.path / name)
+                _sync_folder(self.path)
+            except OSError:
+                temporary.unlink(missing_ok=True)
+                raise
+
+    def _json(self, name: str) -> dict[str, Any] | None:
+        try:
+            found: Any = json.loads((self.path / name).read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"cannot read {self.path / name}: {error}",
+                hint="look for the job at the scheduler, then remove the folder",
+            ) from error
+        if not isinstance(found, dict):
+            raise StoreError(f"{self.path / name} is damaged")
+        return dict(found)  # pyright: ignore[reportUnknownArgumentType] - JSON
+
+
+@contextlib.contextmanager
+def _disk(path: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        hint = "check space and permissions, or set FRACTALE_STATE_DIR to another folder"
+        raise StoreError(f"cannot write {path}: {error}", hint=hint) from error
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def facts_of(text: str) -> dict[str, str]:
+    """Lines of ``name=value``."""
+    return {name: value for name, _, value in (line.partition("=") for line in text.splitlines())}
+
+
+def _int(text: str | None) -> int | None:
+    return int(text) if text and text.isdecimal() else None
+
+
+def digest(spec: JobSpec) -> str:
+    """What tells one spec from another; a key stands for one of them."""
+    facts: Mapping[str, Any] = {**asdict(spec), "folder": str(spec.folder), "env": dict(spec.env)}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def same_job(folder: JobFolder, spec: JobSpec) -> None:
+    """See that the key of a folder stands for this spec.
+
+    Raises:
+        JobError: It was used for another one.
+    """
+    intent = folder.intent()
+    if intent is not None and intent.get("digest") != digest(spec):
+        raise JobError(
+            f"another job, `{intent.get('name')}`, was submitted with this key",
+            hint="give each job a key of its own; the same key is for the same job only",
+        )

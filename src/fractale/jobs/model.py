@@ -1,0 +1,191 @@
+"""What a batch job is, whichever scheduler has it.
+
+Beside the first draft of this interface: `JobSpec.nodes` and `.tasks` may be None (then a script's
+own directives count); `Jobs.wait` waits with growing intervals; `Jobs.status` never raises for a
+scheduler that does not answer at the moment: it gives a state that is not over, and says so in
+`reason`; the over-property is `JobStatus.over`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+JobState = Literal[
+    "pending",
+    "running",
+    "completed",
+    "failed",
+    "cancelled",
+    "timeout",
+    "out_of_memory",
+    "node_failure",
+    "unknown",
+]
+
+ACTIVE: Final[frozenset[JobState]] = frozenset({"pending", "running"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSpec:
+    """What is to run, and on what: a script or a command.
+
+    Args:
+        name: For people who look at the queue.
+        script: The text of a script, run by the program that its ``#!`` names, else by ``sh``.
+            Directives of the scheduler that gets it (``#SBATCH``…) count where nothing here says
+            otherwise.
+        command: A program and its arguments; it is started once, on the job's first node.
+        nodes: None asks for what the script's directives ask for, else for one.
+        tasks: In all. None as for `nodes`.
+        memory: Per node, such as ``4G``.
+        time: The limit, in seconds.
+        queue: Queue or partition.
+        env: Set for the script or command.
+        folder: The working folder.
+        epilogue: A program and its arguments, run inside the job when it has ended and left its
+            evidence, however it ended; what it says goes to ``epilogue.log`` in the job's folder.
+    """
+
+    name: str
+    folder: Path
+    script: str | None = None
+    command: tuple[str, ...] = ()
+    nodes: int | None = None
+    tasks: int | None = None
+    cores_per_task: int | None = None
+    gpus_per_task: int | None = None
+    memory: str | None = None
+    time: float | None = None
+    queue: str | None = None
+    account: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    epilogue: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobHandle:
+    """A job that was submitted.
+
+    Args:
+        scheduler: ``local``, ``slurm``, ``flux``, ``pbs`` or ``lsf``.
+        native_id: What the scheduler calls it.
+        key: What the caller called it; the same key never is submitted twice.
+        job_dir: Its folder: wrapper, log, and the files by which the wrapper says what happened.
+    """
+
+    scheduler: str
+    native_id: str
+    key: str
+    job_dir: Path
+
+    def as_dict(self) -> dict[str, Any]:
+        """The handle as JSON."""
+        return {**asdict(self), "job_dir": str(self.job_dir)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> JobHandle:
+        """The handle that `as_dict` wrote.
+
+        Raises:
+            ValueError: It is no handle.
+        """
+        names = ("scheduler", "native_id", "key", "job_dir")
+        scheduler, native_id, key, job_dir = (data.get(name) for name in names)
+        if not all(isinstance(each, str) for each in (scheduler, native_id, key, job_dir)):
+            raise ValueError(f"a job's handle has the texts {', '.join(names)}")
+        return cls(
+            scheduler=str(scheduler),
+            native_id=str(native_id),
+            key=str(key),
+            job_dir=Path(str(job_dir)),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStatus:
+    """What is known about a job, and from what.
+
+    Args:
+        reason: In words: why it waits, where it runs, how it ended, with what shows it.
+        evidence: ``exit-code file``, ``scontrol``, ``sacct``, ``job-completion file``, ``flux``,
+            ``qstat``, ``bjobs``, ``boot id``, ``start file``, or ``none``.
+        exit_code: Of the script or command; None if it has none, or none is known.
+        submitted: Seconds since 1970, as the others.
+        last_lines: The end of the log, of a job that did not do its work.
+    """
+
+    state: JobState
+    reason: str
+    evidence: str = "none"
+    exit_code: int | None = None
+    submitted: float | None = None
+    started: float | None = None
+    ended: float | None = None
+    nodes: tuple[str, ...] = ()
+    last_lines: str = ""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen by itself, as far as can be known."""
+        return self.state not in ACTIVE
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it ran, if both ends are known."""
+        if self.started is None or self.ended is None:
+            return None
+        return max(0.0, self.ended - self.started)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The status as JSON, with `over` and `seconds`."""
+        return {
+            **asdict(self),
+            "nodes": list(self.nodes),
+            "over": self.over,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobLog:
+    """A part of a job's log.
+
+    Args:
+        offset: Where the text begins, in bytes.
+        next_offset: Where to read on.
+        size: Of the whole log now, in bytes.
+    """
+
+    text: str
+    offset: int
+    next_offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """A queue or partition.
+
+    Args:
+        gpus: Per node.
+        memory: Per node, in bytes.
+        time_limit: In seconds; None for none.
+        state: ``up``, or what the scheduler says instead.
+    """
+
+    name: str
+    nodes: int | None = None
+    nodes_idle: int | None = None
+    cores_per_node: int | None = None
+    gpus: int | None = None
+    memory: int | None = None
+    time_limit: float | None = None
+    state: str = "up"
+    default: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """The queue as JSON."""
+        return asdict(self)

@@ -1,0 +1,140 @@
+"""Programs of schedulers: run with a bound on their time; submitting ones outlive us."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fractale.errors import DependencyMissing, SchedulerUnavailable
+from fractale.jobs.folder import JobFolder
+
+ANSWER_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ran:
+    """What a program said.
+
+    Args:
+        code: Its exit code.
+    """
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def complaint(self) -> str:
+        """What it says is wrong, in one line."""
+        lines = [line.strip() for line in (self.err or self.out).splitlines() if line.strip()]
+        return "; ".join(lines[:4])[:500] or f"it ended with exit code {self.code}"
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """The programs on the PATH of an environment, run with it.
+
+    Args:
+        seconds: How long one may take to answer.
+    """
+
+    environment: Mapping[str, str]
+    seconds: float = ANSWER_SECONDS
+
+    def which(self, name: str) -> str | None:
+        """Where a program is."""
+        return shutil.which(name, path=self.environment.get("PATH", ""))
+
+    def path(self, name: str) -> str:
+        """Where a program is.
+
+        Raises:
+            DependencyMissing: It is not on the PATH.
+        """
+        if found := self.which(name):
+            return found
+        raise DependencyMissing(
+            f"there is no `{name}` on the PATH", hint="`fractale doctor` says what a site lacks"
+        )
+
+    async def run(self, *words: str, more: Mapping[str, str] | None = None) -> Ran:
+        """Run a program that only asks, or that may be run again.
+
+        Args:
+            words: Its name and its arguments.
+            more: Set in its environment, too.
+
+        Raises:
+            DependencyMissing: It is not on the PATH.
+            SchedulerUnavailable: It does not answer in time.
+        """
+        process = await asyncio.create_subprocess_exec(
+            self.path(words[0]),
+            *words[1:],
+            stdin=DEVNULL,
+            stdout=PIPE,
+            stderr=PIPE,
+            env={**self.environment, **(more or {})},
+            start_new_session=True,
+        )
+        try:
+            async with asyncio.timeout(self.seconds):
+                out, err = await process.communicate()
+        except TimeoutError as error:
+            raise SchedulerUnavailable(
+                f"`{words[0]}` did not answer within {self.seconds:.0f} s"
+            ) from error
+        finally:
+            if process.returncode is None:
+                # With what it has started, which holds its pipes open.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+        return Ran(code=process.returncode or 0, out=_text(out), err=_text(err))
+
+    async def submit(
+        self, folder: JobFolder, lock: int, *words: str, stdin: Path | None = None
+    ) -> Ran:
+        """Run a program that submits. It is never ended by us: then nobody knew what it did.
+
+        What it says goes into the job's folder, and it holds the folder's lock: if we are killed,
+        whoever comes next waits for it, and reads what it said.
+
+        Raises:
+            DependencyMissing: It is not on the PATH.
+            SchedulerUnavailable: It takes longer than programs may; it goes on.
+        """
+        program = self.path(words[0])
+        with contextlib.ExitStack() as files:
+            out = files.enter_context((folder.path / "submit.out").open("wb"))
+            err = files.enter_context((folder.path / "submit.err").open("wb"))
+            process = await asyncio.create_subprocess_exec(
+                program,
+                *words[1:],
+                stdin=files.enter_context(stdin.open("rb")) if stdin else DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=dict(self.environment),
+                pass_fds=(lock,),
+                start_new_session=True,
+            )
+        try:
+            async with asyncio.timeout(self.seconds):
+                code = await process.wait()
+        except TimeoutError as error:
+            raise SchedulerUnavailable(
+                f"`{words[0]}` has not answered for {self.seconds:.0f} s",
+                hint="the same call finds the job, if it was submitted, and submits it if not",
+            ) from error
+        return Ran(code=code, out=folder.text("submit.out"), err=folder.text("submit.err"))
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", errors="replace")

@@ -1,0 +1,111 @@
+"""What an adapter of a scheduler has to do, and what it answers with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from fractale.jobs.folder import JobFolder
+from fractale.jobs.model import JobSpec, JobState, Queue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What a scheduler says about a job.
+
+    Args:
+        words: Why it waits or how it ended, in words; empty where the state says it all.
+        said: The scheduler's own word, such as ``TIMEOUT``.
+        evidence: What was asked, such as ``scontrol``.
+        signal: The number of the signal that ended it.
+    """
+
+    state: JobState
+    said: str
+    evidence: str
+    words: str = ""
+    exit_code: int | None = None
+    signal: int | None = None
+    submitted: float | None = None
+    started: float | None = None
+    ended: float | None = None
+    nodes: tuple[str, ...] = ()
+
+
+class Scheduler(Protocol):
+    """An adapter of one scheduler. It keeps nothing in memory about jobs.
+
+    Args:
+        name: ``slurm`` and the like.
+        title: What people call it.
+    """
+
+    @property
+    def name(self) -> str:
+        """Its name in settings and handles."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        ...
+
+    def found(self) -> bool:
+        """Whether it seems to be there, judged in no time."""
+        ...
+
+    def prepare(self, folder: JobFolder, spec: JobSpec) -> None:
+        """Write what is to be submitted into the job's folder.
+
+        Raises:
+            JobError: The scheduler cannot express the job.
+        """
+        ...
+
+    async def submit(self, folder: JobFolder, spec: JobSpec, lock: int) -> str:
+        """Submit what was prepared, under the lock of the folder.
+
+        Args:
+            lock: The descriptor; given to programs that submit, so that they hold it, too.
+
+        Returns:
+            The scheduler's id of the job.
+
+        Raises:
+            JobError: The scheduler refused the job: there is none.
+            SchedulerUnavailable: There may be one, or not.
+        """
+        ...
+
+    async def find(self, folder: JobFolder) -> str | None:
+        """The id of the job that was submitted from this folder, if the scheduler knows one.
+
+        Raises:
+            SchedulerUnavailable: It does not answer.
+        """
+        ...
+
+    async def record(self, folder: JobFolder, native_id: str) -> Record | None:
+        """What the scheduler says about a job; None where it does not know it.
+
+        Raises:
+            SchedulerUnavailable: It does not answer.
+        """
+        ...
+
+    async def cancel(self, folder: JobFolder, native_id: str) -> None:
+        """Ask for the end of a job. One that is over already is none to complain about.
+
+        Raises:
+            JobError: It refuses.
+            SchedulerUnavailable: It does not answer.
+        """
+        ...
+
+    async def queues(self) -> list[Queue]:
+        """Its queues.
+
+        Raises:
+            SchedulerUnavailable: It does not answer.
+        """
+        ...

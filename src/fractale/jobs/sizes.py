@@ -1,0 +1,41 @@
+"""Amounts of memory and spans of time, as schedulers write them."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from fractale.errors import JobError
+
+UNITS = {"": 2**20, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def bytes_of(text: str) -> int:
+    """An amount of memory: ``4G``, ``512M``; a figure alone is in megabytes, as for Slurm.
+
+    Raises:
+        JobError: It is none.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise JobError(f"`{text}` is no amount of memory such as 4G or 512M")
+    return math.ceil(float(found[1]) * UNITS[found[2].upper()])
+
+
+def megabytes(text: str) -> int:
+    """The same in whole megabytes, rounded up.
+
+    Raises:
+        JobError: It is none.
+    """
+    return math.ceil(bytes_of(text) / 2**20)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as a person writes them: ``45 s``, ``10:00``, ``2:00:00``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    hours, rest = divmod(whole, 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

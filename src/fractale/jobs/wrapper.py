@@ -1,0 +1,135 @@
+"""The script that a scheduler starts: it runs the job, and leaves evidence of how that went."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from typing import Final
+
+from fractale.errors import JobError
+from fractale.jobs.folder import JobFolder
+from fractale.jobs.model import JobSpec
+
+NO_FOLDER: Final = 72
+NO_CLAIM: Final = 73
+NOT_MINE: Final = 74
+"""Exit codes of the wrapper itself: it has not begun the job. They count only where `started`,
+which it writes when it begins, is not there or another job's."""
+
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TEXT: Final = r"""#!/bin/sh
+{directives}# Written by fractale. It runs the job and leaves evidence of how that went:
+# `started` before anything else, `ended.CODE` when all is done.
+dir={dir}
+id={id}
+[ -n "$id" ] || id="$(uname -n).$$"
+cd "$dir" || {{
+  echo "fractale: $dir is not there on $(uname -n): the state folder has to be one that the" \
+    "nodes of the jobs see" >&2
+  exit {no_folder}
+}}
+note=".started.$id.$$"
+stat=; read -r stat 2>/dev/null < /proc/$$/stat; set -- $stat; [ $# -gt 21 ] && shift 21
+boot=; read -r boot 2>/dev/null < /proc/sys/kernel/random/boot_id
+{{
+  printf 'id=%s\nhost=%s\npid=%s\nat=%s\n' "$id" "$(uname -n)" $$ "$(date +%s)" &&
+    printf 'boot=%s\nticks=%s\n' "$boot" "${{1:-}}"
+}} > "$note" || exit {no_claim}
+# A second job of the same key does not begin: whoever makes the link first has it.
+if ! ln "$note" started 2>/dev/null; then
+  if [ ! -e started ]; then  # a file system without links
+    (set -C; cat "$note" > started) 2>/dev/null || exit {no_claim}
+  elif grep -qxF "id=$id" started; then  # the scheduler starts the same job again
+    mv -f "$note" started; rm -f ended.*
+  else
+    echo "fractale: this job runs, or ran, as $(head -n 1 started)" >&2
+    rm -f "$note"; exit {not_mine}
+  fi
+fi
+rm -f "$note"
+# The file that will say how it ended is made while there is space for it.
+: > .ending || exit {no_claim}
+child=; signal=
+# With the job over, what is asked of it changes nothing any more.
+forward() {{ signal=".$1"; if [ -n "$child" ]; then kill -s "$1" "$child" 2>/dev/null; fi; }}
+for each in TERM INT HUP XCPU; do trap "forward $each" $each; done
+for each in USR1 USR2; do  # these ask for something, and not for the end
+  trap "[ -z \"\$child\" ] || kill -s $each \"\$child\"" $each
+done
+(
+  trap - TERM INT HUP XCPU USR1 USR2
+{env}  cd {folder} || exit 1
+  exec {words}
+) < /dev/null &
+child=$!
+while :; do
+  wait "$child"; code=$?
+  # A signal ends the waiting, not the job.
+  kill -0 "$child" 2>/dev/null || break
+done
+touch .ending; mv -f .ending "ended.$code$signal"
+{epilogue}exit $code
+"""
+
+
+def write_wrapper(
+    folder: JobFolder,
+    spec: JobSpec,
+    *,
+    native_id: str,
+    directives: Sequence[str] = (),
+) -> None:
+    """Write the wrapper, and the script if there is one, into the job's folder.
+
+    Args:
+        native_id: The word of the shell that gives the scheduler's id inside the job.
+        directives: Lines for the scheduler.
+
+    Raises:
+        JobError: There is neither a script nor a command, or both; a name in `env` is none.
+        StoreError: They cannot be written.
+    """
+    if bool(spec.script) == bool(spec.command):
+        raise JobError("a job has either a script or a command", hint="give one of them")
+    if spec.script:
+        folder.write("script", spec.script, mode=0o700)
+    text = _TEXT.format(
+        directives="".join(f"{line}\n" for line in directives),
+        dir=shlex.quote(str(folder.path)),
+        id=native_id,
+        no_folder=NO_FOLDER,
+        no_claim=NO_CLAIM,
+        not_mine=NOT_MINE,
+        env="".join(f"  export {line}\n" for line in _settings(folder, spec)),
+        folder=shlex.quote(str(spec.folder)),
+        words=shlex.join(_words(folder, spec)),
+        epilogue=_epilogue(spec),
+    )
+    folder.write(folder.wrapper.name, text, mode=0o700)
+
+
+def _epilogue(spec: JobSpec) -> str:
+    if not spec.epilogue:
+        return ""
+    return f"{shlex.join(spec.epilogue)} < /dev/null > epilogue.log 2>&1\n"
+
+
+def _words(folder: JobFolder, spec: JobSpec) -> list[str]:
+    """The script by its own interpreter, so that the folder may be one that runs no programs."""
+    if not spec.script:
+        return list(spec.command)
+    first = spec.script.partition("\n")[0]
+    program = first[2:].strip().split(None, 1) if first.startswith("#!") else ["/bin/sh"]
+    return [*(program or ["/bin/sh"]), str(folder.path / "script")]
+
+
+def _settings(folder: JobFolder, spec: JobSpec) -> list[str]:
+    for name in spec.env:
+        if not _NAME.fullmatch(name):
+            raise JobError(f"`{name}` is no name of an environment variable")
+    own = {"FRACTALE_JOB_DIR": str(folder.path), "FRACTALE_JOB_NAME": spec.name}
+    for name in ("nodes", "tasks", "cores_per_task", "gpus_per_task"):
+        if (value := getattr(spec, name)) is not None:
+            own[f"FRACTALE_JOB_{name.upper()}"] = str(value)
+    return [f"{name}={shlex.quote(value)}" for name, value in {**own, **spec.env}.items()]

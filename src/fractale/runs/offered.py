@@ -1,0 +1,161 @@
+"""What the outside offered to a run, kept beside its record, so that it can be replayed without.
+
+``tools.json`` in the run's folder has tools, prompts and resources as their servers described
+them. Runs that were offered the same share one file. What the settings said is in the run's head.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fractale.errors import NotRecorded, StoreError, UsageError
+from fractale.models import Models
+from fractale.plan.model import Plan
+from fractale.settings import PolicySettings, Settings, ToolRule
+from fractale.store.lines import ROOM
+from fractale.store.records import RunFolder
+from fractale.toolbox import PromptInfo, ResourceInfo, Toolbox, ToolInfo
+
+OFFERED_FILE, SHARED = "tools.json", "offered"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offered:
+    """What servers offered to a run."""
+
+    tools: Sequence[ToolInfo] = field(default_factory=list[ToolInfo])
+    prompts: Sequence[PromptInfo] = field(default_factory=list[PromptInfo])
+    resources: Sequence[ResourceInfo] = field(default_factory=list[ResourceInfo])
+
+
+async def offered_by(toolbox: Toolbox, plan: Plan) -> Offered:
+    """What a toolbox offers to a plan; resources only where it drafts, since nothing else asks."""
+    drafts = any(step.kind == "plan" and step.plan is None for step in _steps(plan))
+    return Offered(
+        tools=await toolbox.tools(),
+        prompts=await toolbox.prompts(),
+        resources=await toolbox.resources() if drafts else [],
+    )
+
+
+def _steps(plan: Plan) -> Iterable[Any]:
+    for step in plan.walk():
+        yield step
+        if step.plan:
+            yield from _steps(step.plan)
+
+
+def keep_offered(folder: RunFolder, offered: Offered, mask: Callable[[Any], Any]) -> None:
+    """Keep what was offered to a run in its folder.
+
+    Args:
+        mask: Takes secrets out of what is written down.
+
+    Raises:
+        StoreError: It can't be written.
+    """
+    data = json.dumps(mask(asdict(offered)), ensure_ascii=False, default=dict).encode()
+    target = folder.path / OFFERED_FILE
+    shared = folder.path.parent.parent / SHARED / f"{hashlib.sha256(data).hexdigest()}.json"
+    try:
+        try:
+            os.link(shared, target)
+        except FileNotFoundError:
+            _write(target, data)
+            shared.parent.mkdir(exist_ok=True, mode=0o700)
+            _share(target, shared)
+        except FileExistsError:
+            return
+        except OSError:  # a file system without links, or too many of them
+            _write(target, data)
+    except OSError as error:
+        raise StoreError(
+            f"what the run is offered cannot be kept in {target}: {error}", hint=ROOM
+        ) from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    part = path.with_name(f"{path.name}.part")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+    part.replace(path)
+
+
+def _share(target: Path, shared: Path) -> None:
+    """Have later runs link to a file; where they can't, each writes its own."""
+    try:
+        os.link(target, shared)
+    except OSError:
+        return
+
+
+def read_offered(folder: RunFolder) -> Offered:
+    """What was offered to a run.
+
+    Raises:
+        NotRecorded: It is not kept, or damaged.
+    """
+    path = folder.path / OFFERED_FILE
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return Offered(
+            tools=[ToolInfo(**each) for each in data["tools"]],
+            prompts=[_prompt(each) for each in data["prompts"]],
+            resources=[ResourceInfo(**each) for each in data["resources"]],
+        )
+    except FileNotFoundError:
+        raise NotRecorded(
+            "no-tools",
+            f"the record of run {folder.run_id} does not say which tools it was offered",
+            hint="it was made by an older fractale; run the plan again to have one that does",
+        ) from None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise NotRecorded("no-tools", f"{path} cannot be read: {error}") from error
+
+
+def _prompt(data: dict[str, Any]) -> PromptInfo:
+    fields: dict[str, Any] = {**data, "arguments": tuple(data["arguments"])}
+    return PromptInfo(**fields)
+
+
+# -- what the settings said -----------------------------------------------------------------------
+
+
+def settings_data(settings: Settings, models: Models, policy: PolicySettings) -> dict[str, Any]:
+    """What of the settings a run depends on, as its head keeps it; nothing secret."""
+    return {
+        "policy": {
+            name: [_rule_data(rule) for rule in getattr(policy, name)]
+            for name in ("allow", "ask", "deny")
+        },
+        "fallback_models": list(settings.fallback_models),
+        "prices": {spec: asdict(price) for spec, price in settings.prices.items()},
+        "models": {"default": _default(models), "one": models.given_for_all, "given": models.given},
+    }
+
+
+def _default(models: Models) -> str | None:
+    try:
+        return models.spec(None)
+    except UsageError:
+        return None
+
+
+def _rule_data(rule: str | ToolRule) -> Any:
+    return rule if isinstance(rule, str) else [rule.tool, dict(rule.arguments)]
+
+
+def policy_of(data: Mapping[str, Any]) -> PolicySettings:
+    """The policy that `settings_data` was given."""
+    lists = {
+        name: tuple(r if isinstance(r, str) else ToolRule(r[0], r[1]) for r in rules)
+        for name, rules in data.items()
+    }
+    return PolicySettings(**lists)

@@ -1,0 +1,131 @@
+"""Which of the runs that wait for batch jobs can go on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from fractale.questions import is_job
+from fractale.runs.jobs import RunJobs
+from fractale.runs.listing import list_runs
+from fractale.store.index import RunFilter
+from fractale.store.records import RunFolder, RunFolders
+from fractale.store.run_row import lines_from_end
+
+if TYPE_CHECKING:
+    from fractale.jobs import JobStatus
+
+TELLING = ("run_finished", "job_state", "step_finished", "item_finished")
+
+MOST_AT_ONCE = 16
+"""Jobs that a scheduler is asked about at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyRun:
+    """A run that can go on.
+
+    Args:
+        why: What is ready, in words: ``job 4711 completed``.
+    """
+
+    run: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What was found among the runs that wait for jobs.
+
+    Args:
+        ready: Those that can go on.
+        waiting: The runs whose jobs all go on, and how many jobs that are.
+    """
+
+    ready: Sequence[ReadyRun]
+    waiting: Mapping[str, int]
+
+
+def look(state_dir: Path, environment: Mapping[str, str]) -> Looked:
+    """Look which of the runs that wait for a job can go on.
+
+    Runs that were stopped or killed while they waited count, too.
+
+    Raises:
+        StoreError: The index of runs cannot be used.
+    """
+    folders = RunFolders(state_dir)
+    rows = list_runs(state_dir, RunFilter(status=("waiting", "stopped")))
+    waited = {row.id: waited_for(folders.find(row.id)) for row in reversed(rows)}
+    jobs = {run: each for run, each in waited.items() if each}
+    return asyncio.run(_look(jobs, environment)) if jobs else Looked((), {})
+
+
+async def _look(
+    jobs: Mapping[str, Sequence[Mapping[str, Any]]], environment: Mapping[str, str]
+) -> Looked:
+    slots = asyncio.Semaphore(MOST_AT_ONCE)
+    pairs = [(run, job) for run, each in jobs.items() for job in each if job.get("handle")]
+    found = await asyncio.gather(*(_why_ready(job, environment, slots) for _, job in pairs))
+    ready: dict[str, str] = {}
+    for (run, _), why in zip(pairs, found, strict=True):
+        if why:
+            ready.setdefault(run, why)
+    waiting = {run: len(each) for run, each in jobs.items() if run not in ready}
+    return Looked([ReadyRun(run, why) for run, why in ready.items()], waiting)
+
+
+async def _why_ready(
+    job: Mapping[str, Any], environment: Mapping[str, str], slots: asyncio.Semaphore
+) -> str | None:
+    """Why a run can go on with a job; None while it cannot."""
+    from fractale.jobs import JobHandle
+
+    handle, now = JobHandle.from_dict(job["handle"]), time.time()
+    async with slots:
+        door = RunJobs(handle.job_dir.parent, environment)(handle.scheduler)
+        status = await door.status(handle)
+    if status.over and not (status.state == "unknown" and now < float(job.get("patience") or 0)):
+        return f"job {handle.native_id} {_ended(status)}"
+    if job.get("deadline") and now >= float(job["deadline"]):
+        return f"job {handle.native_id} took more than the step's timeout"
+    return None
+
+
+def _ended(status: JobStatus) -> str:
+    if status.state == "unknown":
+        return "is nowhere to be found"
+    return status.state.replace("_", " ")
+
+
+def waited_for(folder: RunFolder) -> list[dict[str, Any]]:
+    """The jobs that a run waits for, as its record says."""
+    told: dict[str, dict[str, Any] | None] = {}  # None: of a step that has ended since
+    for event in _backwards(folder.path / "events.jsonl"):
+        kind, step = event["event"], str(event.get("step"))
+        if kind == "run_finished":
+            for job in filter(is_job, cast("Iterable[Any]", event.get("waiting") or ())):
+                told.setdefault(str(job["step"]), job)
+            break
+        if kind == "item_finished":
+            step += f"[{event['index']}]"
+        told.setdefault(step, event if kind == "job_state" else None)
+    return [job for job in told.values() if job is not None]
+
+
+def _backwards(path: Path) -> Iterable[dict[str, Any]]:
+    """The events that say what waits and what has ended, the latest first."""
+    marks = [f'"event": "{kind}"'.encode() for kind in TELLING]
+    for line in lines_from_end(path):
+        if any(mark in line for mark in marks):
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if event.get("event") in TELLING:
+                yield event

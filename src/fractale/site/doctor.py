@@ -1,0 +1,220 @@
+"""The doctor: everything that a plan, a registry or a server file needs, looked for at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fractale.errors import FractaleError, PlanError, Problem
+from fractale.registry import Registry, load_registry
+from fractale.settings import Settings
+from fractale.site import checks_plan, checks_tools
+from fractale.site.case import Case, Named, named_by
+from fractale.site.checks_model import check_model
+from fractale.site.checks_packages import check_packages
+from fractale.site.checks_runs import check_runs
+from fractale.site.checks_site import FEATURES, check_site
+from fractale.site.discover import discover, machine_of
+from fractale.site.model import Check
+from fractale.site.needs import Needs, load_needs
+from fractale.site.programs import TIMEOUT
+
+SECTIONS = ("plan", "tools", "servers", "model", "runs", "packages", "site")
+"""In the order in which they are told."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What the doctor says."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def missing(self) -> int:
+        """How many things are needed and not there."""
+        return sum(1 for check in self.checks if check.verdict == "missing")
+
+    @property
+    def warnings(self) -> int:
+        """How many things are not there, and may not be needed."""
+        return sum(1 for check in self.checks if check.verdict == "warning")
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "ok": not self.missing,
+            "missing": self.missing,
+            "warnings": self.warnings,
+            "checks": [check.as_dict() for check in self.checks],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is to be examined.
+
+    Args:
+        plan: A plan's file.
+        registries: Registry files that the run is given.
+        server_files: Files that ``fractale serve`` is to serve.
+        agents: Sub-agents by dotted path.
+    """
+
+    plan: str | None = None
+    registries: Sequence[Path] = ()
+    server_files: Sequence[Path] = ()
+    agents: Sequence[str] = ()
+
+
+async def examine(
+    settings: Settings,
+    wanted: Wanted,
+    *,
+    online: bool = False,
+    timeout: float = TIMEOUT,  # noqa: ASYNC109 - of each answer
+) -> Report:
+    """Look for everything that is needed. What can't be examined is a line of the report.
+
+    Args:
+        online: Whether models may be asked, which costs some tokens.
+        timeout: Seconds that one program or server may take to answer.
+    """
+    checks: list[Check] = []
+    needs = _needs(settings, checks)
+    registries = _load(wanted.registries, checks)
+    served = _load(wanted.server_files, checks)
+    plan, problems = _plan(wanted.plan, checks)
+    place = machine_of(settings, timeout)
+    general = wanted.plan is None and not wanted.registries and not wanted.server_files
+    features = {name for names, _ in FEATURES.values() for name in names}
+    site = await discover(place, features if general else _asked(needs, plan))
+    case = Case(
+        settings=settings,
+        place=place,
+        site=site,
+        needs=needs,
+        plan=plan,
+        wanted=wanted.plan,
+        registries=registries,
+        served=served,
+        agents=wanted.agents,
+        online=online,
+    )
+    checks += await _examine(case, problems)
+    checks = [_without_secrets(check, settings.secrets) for check in checks]
+    return Report(checks=tuple(sorted(checks, key=lambda check: SECTIONS.index(check.section))))
+
+
+def _asked(needs: Needs, plan: Any) -> Collection[str]:
+    """The findings that the table of needs can ask for; schedulers, where there may be jobs."""
+    schedulers = FEATURES["scheduler"][0] if plan is not None else ()
+    return needs.findings().union(schedulers)
+
+
+async def _examine(case: Case, problems: Sequence[Problem]) -> list[Check]:
+    named = named_by(case.plan)
+    # Imported one after the other before the rest: modules are imported once per process.
+    own = await checks_tools.load_entries(case.registries, served=False)
+    served = await checks_tools.load_entries(case.served, served=True)
+    # A file of tools alone needs neither a model nor a place for runs.
+    runs = case.is_general or case.wanted is not None
+    parts = await asyncio.gather(
+        _part("plan", checks_plan.check_plan_file(case, problems)),
+        _part("tools", _tools(case, [*own, *served], named)),
+        _part("servers", _offers(case, [*own, *served], named)),
+        _part("servers", checks_plan.check_served(case)),
+        _part("model", check_model(case) if runs else _nothing()),
+        _part("runs", check_runs(case) if runs else _nothing()),
+        _part("packages", check_packages(case)),
+        _part("site", check_site(case)),
+    )
+    return [check for part in parts for check in part]
+
+
+async def _tools(case: Case, loaded: Sequence[checks_tools.Loaded], named: Named) -> list[Check]:
+    files = checks_tools.files_of([*case.registries, *case.served])
+    imports = checks_tools.check_imports(loaded, case.needs)
+    return [*files, *imports, *await checks_tools.check_needs(case, loaded, named)]
+
+
+async def _offers(case: Case, loaded: Sequence[checks_tools.Loaded], named: Named) -> list[Check]:
+    """Servers are reached for a run, or in general; a file of tools alone needs none."""
+    if case.plan is None and not case.is_general:
+        return []
+    return await checks_plan.check_offers(case, loaded, named)
+
+
+async def _nothing() -> list[Check]:
+    return []
+
+
+async def _part(section: str, part: Awaitable[list[Check]]) -> list[Check]:
+    """One part of the examination; where it fails, that is its line."""
+    try:
+        return await part
+    except FractaleError as error:
+        found, fix = error.message, error.hint or ""
+    except Exception as error:  # noqa: BLE001 - told as what it is: this can't be examined
+        found = f"could not be examined: {type(error).__name__}: {error}"
+        fix = "this is a fault of fractale: please report it"
+    return [Check(section=section, what=section, verdict="missing", found=found, fix=fix)]
+
+
+def _needs(settings: Settings, checks: list[Check]) -> Needs:
+    own = settings.state_dir / "needs.yaml"
+    try:
+        return load_needs(own)
+    except FractaleError as error:
+        found, fix = error.message, error.hint or ""
+        checks.append(
+            Check(section="tools", what=str(own), verdict="warning", found=found, fix=fix)
+        )
+        return load_needs()
+
+
+def _load(paths: Sequence[Path], checks: list[Check]) -> list[Registry]:
+    """The files that can be read; of the others every problem is told."""
+    loaded: list[Registry] = []
+    for path in paths:
+        try:
+            loaded.append(load_registry(path))
+        except PlanError as error:
+            checks += [_file_problem(str(path), problem) for problem in error.problems]
+    return loaded
+
+
+def _file_problem(path: str, problem: Problem) -> Check:
+    near = problem.suggestion
+    return Check(
+        section="tools",
+        what=str(problem.position or path),
+        verdict="missing",
+        found=problem.message,
+        fix=f"did you mean `{near}`?" if near else "",
+    )
+
+
+def _plan(path: str | None, checks: list[Check]) -> tuple[Any, list[Problem]]:
+    """The plan, if it is valid by itself, and what is wrong with it."""
+    if path is None:
+        return None, []
+    from fractale.plan.problems import file_problems
+
+    try:
+        plan, problems = file_problems(path)
+    except FractaleError as error:
+        found, fix = error.message, error.hint or ""
+        checks.append(Check(section="plan", what=path, verdict="missing", found=found, fix=fix))
+        return None, []
+    valid = not any(problem.severity == "error" for problem in problems)
+    return (plan if valid else None), problems
+
+
+def _without_secrets(check: Check, secrets: Sequence[str]) -> Check:
+    found, fix = check.found, check.fix
+    for secret in secrets:
+        found, fix = found.replace(secret, "***"), fix.replace(secret, "***")
+    return replace(check, found=found, fix=fix)

@@ -1,0 +1,142 @@
+"""What tools need beside their Python package, from ``needs.yaml``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, cast
+
+from fractale.errors import SettingsError
+
+Kind: TypeAlias = Literal["program", "works", "first", "module", "packages"]
+KINDS: tuple[Kind, ...] = ("program", "works", "first", "module", "packages")
+FILE = "needs.yaml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """One thing that tools can need.
+
+    Args:
+        kind: How one sees that it is there.
+        targets: The program, the module, the packages; of ``works`` and ``first``, findings.
+        what: In words.
+        get: How to get it.
+    """
+
+    name: str
+    kind: Kind
+    targets: tuple[str, ...]
+    what: str = ""
+    get: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """What to install for a module.
+
+    Args:
+        note: What else one has to know.
+    """
+
+    install: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """Everything that the files say."""
+
+    needs: Mapping[str, Need] = field(default_factory=dict[str, Need])
+    tools: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    packages: Mapping[str, Package] = field(default_factory=dict[str, Package])
+
+    def of(self, path: str) -> list[Need]:
+        """What the tool of a dotted path needs; nothing where nothing is known of it."""
+        fitting = [known for known in self.tools if path == known or path.startswith(f"{known}.")]
+        if not fitting:
+            return []
+        return [self.needs[name] for name in self.tools[max(fitting, key=len)]]
+
+    def install(self, module: str) -> str:
+        """How to install what has a module, in words; nothing where that is not known."""
+        package = self.packages.get(module.partition(".")[0])
+        if package is None:
+            return ""
+        quote = "'" if "[" in package.install else ""
+        return f"pip install {quote}{package.install}{quote}" + (
+            f" ({package.note})" if package.note else ""
+        )
+
+    def findings(self) -> set[str]:
+        """The names of all findings that a need may ask for."""
+        asked = [need for need in self.needs.values() if need.kind in ("works", "first")]
+        return {target for need in asked for target in need.targets}
+
+
+def load_needs(more: Path | None = None) -> Needs:
+    """The table that comes with fractale, and a person's own over it.
+
+    Args:
+        more: A file of the same form; it need not be there.
+
+    Raises:
+        SettingsError: The person's file is not of that form.
+    """
+    import yaml
+
+    own = read_needs(yaml.safe_load(files("fractale.site").joinpath(FILE).read_text("utf-8")), FILE)
+    if more is None or not more.is_file():
+        return own
+    try:
+        data: Any = yaml.safe_load(more.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"cannot read {more}: {error}") from error
+    return read_needs(data, str(more), own)
+
+
+def read_needs(data: Any, file: str, under: Needs | None = None) -> Needs:
+    """The needs in a file's data, over others.
+
+    Raises:
+        SettingsError: It is not of the form that ``needs.yaml`` describes.
+    """
+    under = under or Needs()
+    try:
+        table = cast("dict[str, Any]", data or {})
+        needs = {name: _need(name, row) for name, row in dict(table.get("needs") or {}).items()}
+        rows = cast("list[dict[str, Any]]", table.get("tools") or [])
+        tools = {str(row["path"]): tuple(str(n) for n in row.get("needs") or ()) for row in rows}
+        packages = {
+            str(name): Package(install=str(row["install"]), note=str(row.get("note") or ""))
+            for name, row in dict(table.get("packages") or {}).items()
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SettingsError(
+            f"{file} is not a table of needs: {error}",
+            hint="docs/site.md shows its form",
+        ) from error
+    all_needs = {**under.needs, **needs}
+    unknown = sorted({name for row in tools.values() for name in row} - set(all_needs))
+    if unknown:
+        raise SettingsError(f"{file}: nothing says what `{unknown[0]}` is; add it to `needs`")
+    return Needs(
+        needs=all_needs, tools={**under.tools, **tools}, packages={**under.packages, **packages}
+    )
+
+
+def _need(name: str, row: Mapping[str, Any]) -> Need:
+    kinds: list[Kind] = [kind for kind in KINDS if kind in row]
+    if len(kinds) != 1:
+        raise ValueError(f"`{name}` must have one of {', '.join(KINDS)}")
+    value: Any = row[kinds[0]]
+    targets = cast("Sequence[Any]", value) if isinstance(value, list) else [value]
+    return Need(
+        name=str(name),
+        kind=kinds[0],
+        targets=tuple(str(target) for target in targets),
+        what=str(row.get("what") or name),
+        get=str(row.get("get") or ""),
+    )

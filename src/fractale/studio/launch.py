@@ -1,0 +1,183 @@
+"""Starting LangGraph's development server on the graphs of a folder, with the store of its runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import keyword
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from fractale.errors import DependencyMissing, StoreError, UsageError
+from fractale.plan.build import load_plan
+from fractale.settings import Settings
+from fractale.studio.names import STUDIO, graph_name
+
+CONFIG = "langgraph.json"
+OPTIONS = "FRACTALE_STUDIO"
+"""The variable by which the server's graphs know the options, as JSON."""
+NEEDED = ("langgraph_cli", "langgraph_api", "langgraph_runtime_inmem")
+AT_ONCE = 4
+"""Runs that the server does at the same time; others wait."""
+QUIET = {
+    "LANGSMITH_TRACING": "false",
+    "LANGSMITH_TRACING_V2": "false",
+    "LANGCHAIN_TRACING_V2": "false",
+    "LANGGRAPH_CLI_NO_ANALYTICS": "1",
+    "LANGGRAPH_NO_VERSION_CHECK": "true",
+    "LANGSMITH_API_KEY": "",
+    "LANGCHAIN_API_KEY": "",
+}
+"""Nothing of a run, and nothing of its use, is sent anywhere."""
+
+CORS = {
+    "allow_origins": list(STUDIO),
+    "allow_methods": ["*"],
+    "allow_headers": ["*"],
+    "expose_headers": ["x-pagination-total", "x-pagination-next", "content-location"],
+}
+"""Which web pages may read what the server answers."""
+
+OWN_GRAPHS = '''\
+"""The graphs of `fractale studio`, which writes this file anew at each start."""
+
+from fractale.studio import any_plan, make_app, plan_graph, prompt_graph
+from fractale.studio import open_saver as saver
+
+__all__ = ["app", "saver"]
+
+plan = any_plan()
+prompt = prompt_graph()
+'''
+TAKEN = ("any_plan", "app", "make_app", "plan", "plan_graph", "prompt", "prompt_graph", "saver")
+"""Names that are something else in that file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """How the server is to be started.
+
+    Args:
+        plans: Plan files that become graphs, beside those of the folder's ``langgraph.json``.
+        registries: Registry or server files whose tools every run has.
+        agents: Sub-agents by dotted path.
+        host: The address to listen on.
+        port: The port; another one is taken where it is in use.
+        browser: Whether Studio's page is opened in the browser.
+    """
+
+    plans: Sequence[Path] = ()
+    registries: Sequence[Path] = ()
+    agents: Sequence[str] = ()
+    host: str = "127.0.0.1"
+    port: int = 2024
+    browser: bool = True
+
+
+def prepare(
+    start: Start, settings: Settings, *, needed: Sequence[str] = NEEDED
+) -> tuple[list[str], dict[str, str]]:
+    """The command that starts the server, and its environment.
+
+    Args:
+        settings: With the options of the command line over them.
+        needed: The packages without which there is no server.
+
+    Raises:
+        DependencyMissing: The server isn't installed.
+        PlanError: A plan is invalid.
+        UsageError: Two plans have one name, or ``langgraph.json`` is damaged.
+        StoreError: The state folder can't be written.
+    """
+    if not all(map(importlib.util.find_spec, needed)):
+        raise DependencyMissing(
+            "LangGraph's development server is not installed",
+            hint="pip install 'fractale[studio]' (it is under the Elastic licence)",
+        )
+    config = _write_config(start, settings)
+    words = ["dev", "--config", str(config), "--host", start.host, "--port", str(start.port)]
+    words += ["--no-reload", "--n-jobs-per-worker", str(AT_ONCE)]
+    if not start.browser:
+        words.append("--no-browser")
+    command = [sys.executable, "-m", "langgraph_cli", *words]
+    return command, {**settings.environment, **QUIET, **_told(start, settings)}
+
+
+def _told(start: Start, settings: Settings) -> dict[str, str]:
+    """The options as the server's graphs read them: as settings, from the environment."""
+    flags = {
+        "provider": ("FRACTALE_LLM_PROVIDER", settings.provider),
+        "model": ("FRACTALE_LLM_MODEL", settings.model or ""),
+        "store": ("FRACTALE_STORE", settings.store or ""),
+        "max_attempts": ("FRACTALE_MAX_ATTEMPTS", str(settings.max_attempts)),
+    }
+    given = {
+        variable: value
+        for name, (variable, value) in flags.items()
+        if settings.origins.get(name) == "command line"
+    }
+    tools = {
+        "registries": [str(path.absolute()) for path in start.registries],
+        "agents": list(start.agents),
+    }
+    return {**given, OPTIONS: json.dumps(tools)}
+
+
+def _write_config(start: Start, settings: Settings) -> Path:
+    """The folder's ``langgraph.json``, or one of our own where there are plans beside it."""
+    theirs = Path(CONFIG)
+    config = _read(theirs) if theirs.is_file() else {}
+    if config and not start.plans:
+        return theirs
+    folder = settings.state_dir.absolute() / "studio"
+    module, place = folder / "graphs.py", folder / CONFIG
+    named = _named(start.plans)
+    own = {name: f"{module}:{name}" for name in ("plan", "prompt")}
+    given = {name: f"{module}:{name}" for name in named}
+    graphs = {**own, **config.get("graphs", {}), **given}
+    http = {"app": f"{module}:app", "cors": CORS}
+    server = {"checkpointer": {"path": f"{module}:saver"}, "http": http}
+    paths = {name: repr(str(path)) for name, path in named.items()}
+    lines = [f"{name} = plan_graph({path})\n" for name, path in paths.items()]
+    lines.append(f"app = make_app({', '.join(paths.values())})\n")
+    written = {"dependencies": ["."], **server, **config, "graphs": graphs}
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        module.write_text(OWN_GRAPHS + "".join(lines), encoding="utf-8")
+        place.write_text(json.dumps(written, indent=2), encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"cannot write the server's configuration: {error}") from error
+    return place
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise UsageError(f"{path} must be a mapping")
+    return cast("dict[str, Any]", config)
+
+
+def _named(plans: Sequence[Path]) -> Mapping[str, Path]:
+    """The plans by the names of their graphs, each looked at once."""
+    named: dict[str, Path] = {}
+    for path in plans:
+        load_plan(path)
+        name = graph_name(path)
+        if name in named or not name.isidentifier() or keyword.iskeyword(name) or name in TAKEN:
+            why = "is that of two plans" if name in named else "is no name of a graph"
+            raise UsageError(f"{path}: `{name}` {why}", hint="rename the file")
+        named[name] = path.absolute()
+    return named
+
+
+def run_server(command: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Become the server: it has this process's id, and ends it."""
+    sys.stdout.flush()
+    os.execve(command[0], list(command), dict(environment))  # noqa: S606 - no shell is wanted

@@ -1,0 +1,247 @@
+"""Build and run containers with Docker, Podman or Buildah: whichever works on this machine.
+
+A client is not enough: Docker's may be there without an engine. So each is asked first, and what
+it answered is told.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fastmcp import Context
+
+from fractale.tools.processes import Ended, OnLine, run_program, teller
+
+Builder = Literal["docker", "podman", "buildah"]
+
+BUILDERS: tuple[Builder, ...] = ("docker", "podman", "buildah")
+"""In the order in which they are tried."""
+
+SHARING: Mapping[str, tuple[Builder, ...]] = {"podman": ("buildah",), "buildah": ("podman",)}
+"""Builder → those that see its images."""
+
+FENCE = re.compile(r"```[\w.+-]*\n(.*?)\n?```", re.DOTALL)
+IMAGE = re.compile(r"[a-z0-9]+(?:[._/:@-]+[A-Za-z0-9]+)*")
+CONFINED = re.compile(
+    r"creating container for|did not get container create message|OCI permission denied"
+    r"|OCI runtime error|error setting cgroup|newuidmap|cannot set up namespace"
+)
+"""In the log of a container that could not be started: the machine does not let it."""
+CONFINED_HINT = (
+    "this machine did not let {name} start a container, and no other Dockerfile will mend that; "
+    "where containers are confined, BUILDAH_ISOLATION=chroot and STORAGE_DRIVER=vfs in the "
+    "environment may do for podman and buildah"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A builder that works.
+
+    Args:
+        name: Which one.
+        path: Its program.
+    """
+
+    name: Builder
+    path: str
+
+    def build(self, file: str, image: str, context: str, arguments: Sequence[str]) -> list[str]:
+        """The words that build an image."""
+        verb = ["bud"] if self.name == "buildah" else ["build"]
+        given = [word for argument in arguments for word in ("--build-arg", argument)]
+        return [self.path, *verb, *given, "-f", file, "-t", image, context]
+
+
+async def find_builders() -> dict[str, Any]:
+    """Say which of Docker, Podman and Buildah can build a container here; nothing is changed.
+
+    Returns:
+        `use`: the one that `build_container` takes, or nothing; `builders`: each with its state
+        (`works`, `broken`, `absent`), version, path and, where it does not work, `problem`.
+    """
+    found = [each.as_dict() for each in await _look()]
+    works = [each["name"] for each in found if each["state"] == "works"]
+    return {"use": works[0] if works else None, "builders": found}
+
+
+async def build_container(
+    dockerfile: str | list[str],
+    uri: str,
+    ctx: Context,
+    context: str | None = None,
+    build_args: dict[str, str] | None = None,
+    builder: Literal["auto", "docker", "podman", "buildah"] = "auto",
+    timeout: float | None = None,  # noqa: ASYNC109 - a tool's argument
+) -> dict[str, Any]:
+    """Build a container image from a Dockerfile.
+
+    Args:
+        dockerfile: Its text, or its lines.
+        uri: The image's name, such as `lammps:latest`.
+        context: The folder that COPY and ADD take files from; nothing for an empty one.
+        build_args: Values of the Dockerfile's ARGs.
+        builder: Who builds; `auto` takes the first that works.
+        timeout: Seconds it may take; nothing for as long as it needs.
+
+    Returns:
+        `returncode`; `success`; `builder`; `image` and `seconds`; `log`, its end; and, of a
+        build that failed, `error`, the last lines of the log, for whoever mends the Dockerfile,
+        and `cause`: `machine` where no Dockerfile would build, else `dockerfile`.
+
+    Raises:
+        ValueError: No builder works here, or an argument can't be used.
+    """
+    text = _dockerfile(dockerfile)
+    image = _image(uri)
+    folder = _folder(context)
+    tool = (await _working(builder))[0]
+    arguments = [f"{name}={value}" for name, value in (build_args or {}).items()]
+    with tempfile.TemporaryDirectory(prefix="fractale-build-") as own:
+        file = Path(own) / "Dockerfile"
+        file.write_text(text, encoding="utf-8")
+        empty = Path(own) / "context"
+        empty.mkdir()
+        words = tool.build(str(file), image, str(folder or empty), arguments)
+        ended = await run_program(words, timeout=timeout, on_line=teller(ctx))
+    answer = {**ended.answer(f"{tool.name} build"), "builder": tool.name, "image": image}
+    if answer["success"]:
+        return answer
+    if not _is_confined(ended):
+        return {**answer, "cause": "dockerfile"}
+    hint = CONFINED_HINT.format(name=tool.name)
+    return {**answer, "cause": "machine", "error": f"{hint}. {answer['error']}"}
+
+
+async def run_in_container(
+    uri: str,
+    command: list[str],
+    ctx: Context,
+    builder: Literal["auto", "docker", "podman", "buildah"] = "auto",
+    timeout: float | None = 600,  # noqa: ASYNC109 - a tool's argument
+) -> dict[str, Any]:
+    """Run a command in a container image of this machine, and remove the container afterwards.
+
+    Args:
+        uri: The image's name.
+        command: The program in the image, and its arguments.
+        builder: Who built it, or `auto`. Podman and Buildah share their images: where the one may
+            not start containers on this machine, the other is tried.
+        timeout: Seconds it may take; nothing for as long as it needs.
+
+    Returns:
+        `returncode`, `success`, `builder`, `log` and, where it failed, `error`.
+
+    Raises:
+        ValueError: Nothing that runs containers works here, or an argument can't be used.
+    """
+    image = _image(uri)
+    if not command:
+        raise ValueError("`command` is empty: say which program is to run")
+    tool, *others = await _working(builder, *SHARING.get(builder, ()))
+    ended = await _run(tool, image, command, teller(ctx), timeout)
+    while others and _is_confined(ended):
+        tool = others.pop(0)
+        ended = await _run(tool, image, command, teller(ctx), timeout)
+    return {**ended.answer(command[0]), "builder": tool.name, "image": image}
+
+
+async def _run(
+    tool: Tool,
+    image: str,
+    command: Sequence[str],
+    told: OnLine,
+    timeout: float | None,  # noqa: ASYNC109
+) -> Ended:
+    if tool.name == "buildah":
+        return await _buildah_run(tool, image, command, told, timeout)
+    words = [tool.path, "run", "--rm", "--entrypoint", command[0], image, *command[1:]]
+    return await run_program(words, timeout=timeout, on_line=told)
+
+
+async def _buildah_run(
+    tool: Tool,
+    image: str,
+    command: Sequence[str],
+    told: OnLine,
+    timeout: float | None,  # noqa: ASYNC109
+) -> Ended:
+    """Buildah has no `run` of an image: a working container is made of it, and removed."""
+    name = f"fractale-{uuid.uuid4().hex[:12]}"
+    made = await run_program(
+        [tool.path, "from", "--pull-never", "--name", name, image], timeout=timeout
+    )
+    if made.returncode != 0:
+        return made
+    try:
+        words = [tool.path, "run", name, "--", *command]
+        return await run_program(words, timeout=timeout, on_line=told)
+    finally:
+        await run_program([tool.path, "rm", name], timeout=60)
+
+
+# -- who builds ---------------------------------------------------------------------------------
+
+
+async def _look() -> list[Any]:
+    """What there is of each builder, as `fractale discover` finds it."""
+    from fractale.settings import load_settings
+    from fractale.site import containers
+    from fractale.site.discover import machine_of
+
+    machine = machine_of(load_settings())
+    return [await getattr(containers, name)(machine) for name in BUILDERS]
+
+
+async def _working(wanted: str, *others: str) -> list[Tool]:
+    """The builder of that name and those others, or all, as far as they work.
+
+    Raises:
+        ValueError: None does; why, of each.
+    """
+    names = BUILDERS if wanted == "auto" else (wanted, *others)
+    found = [each for each in await _look() if each.name in names]
+    works = [Tool(name=each.name, path=each.path) for each in found if each.state == "works"]
+    if works:
+        return sorted(works, key=lambda tool: names.index(tool.name))
+    why = "; ".join(f"{each.name}: {each.problem}" for each in found)
+    raise ValueError(f"nothing here can build or run containers ({why})")
+
+
+# -- what is given ------------------------------------------------------------------------------
+
+
+def _dockerfile(given: str | list[str]) -> str:
+    """The Dockerfile's text, also out of a fence that a model put around it."""
+    text = "\n".join(given) if isinstance(given, list) else given
+    if fenced := FENCE.search(text):
+        text = fenced[1]
+    if not re.search(r"(?im)^\s*FROM\s+\S", text):
+        raise ValueError("the Dockerfile has no FROM line: it builds nothing")
+    return text.rstrip("\n") + "\n"
+
+
+def _image(uri: str) -> str:
+    if not IMAGE.fullmatch(uri.strip()):
+        raise ValueError(f"`{uri}` is no name of an image, such as `lab/lammps:latest`")
+    return uri.strip()
+
+
+def _folder(context: str | None) -> Path | None:
+    if not context:
+        return None
+    folder = Path(context).expanduser().resolve()
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder} to build from")
+    return folder
+
+
+def _is_confined(ended: Ended) -> bool:
+    """Whether what failed is to start a container, as the end of the log has it."""
+    return ended.returncode not in (0, None) and bool(CONFINED.search(ended.log[-1000:]))

@@ -1,0 +1,44 @@
+"""What is on this machine and site, as a tool for models and plans."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+async def discover_site(sections: list[str] | None = None, refresh: bool = False) -> dict[str, Any]:
+    """Say what this machine and site have; nothing is changed.
+
+    Schedulers with their queues, limits and nodes; cores, memory, GPUs; environment modules,
+    Spack, MPI, Python; containers, Kubernetes; folders with their file systems and free space. A
+    thing of state `works` has answered; of one that is `broken`, `problem` says why.
+
+    Args:
+        sections: Which of machine, gpus, schedulers, software, containers, kubernetes,
+            file_systems; nothing for all.
+        refresh: Look again, in place of what was found within the last hour.
+
+    Returns:
+        A list for each section, of what is there; `absent` names what is not; `age_seconds` says
+        how long ago it was looked.
+
+    Raises:
+        ValueError: There is no such section.
+    """
+    import time
+
+    from fractale.settings import load_settings
+    from fractale.site.discover import PROBES
+    from fractale.site.looking import look
+
+    unknown = [name for name in sections or () if name not in PROBES]
+    if unknown:
+        raise ValueError(f"there is no section {unknown[0]}; there are {', '.join(PROBES)}")
+    site = await look(load_settings(), refresh=refresh)
+    wanted = {name: site.sections.get(name, ()) for name in sections or PROBES}
+    there = {
+        name: [each.as_dict() for each in findings if each.state != "absent"]
+        for name, findings in wanted.items()
+    }
+    absent = [each.name for each in sum(wanted.values(), ()) if each.state == "absent"]
+    age = round(max(0.0, time.time() - site.looked), 1)
+    return {"host": site.host, "age_seconds": age, **there, "absent": absent}

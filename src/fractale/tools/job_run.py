@@ -1,0 +1,97 @@
+"""A batch job from its submission to its log in one call: for searches that try job after job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastmcp import Context
+
+from fractale.errors import JobError
+from fractale.jobs import Jobs, JobSpec, JobStatus
+from fractale.settings import load_settings
+from fractale.tools.jobs import SchedulerName
+
+LOG_BYTES = 65536
+
+
+async def job_run(
+    script: str,
+    key: str,
+    ctx: Context,
+    name: str = "fractale",
+    nodes: int | None = None,
+    tasks: int | None = None,
+    cores_per_task: int | None = None,
+    time: float | None = None,
+    queue: str | None = None,
+    account: str | None = None,
+    env: dict[str, str] | None = None,
+    folder: str | None = None,
+    scheduler: SchedulerName | None = None,
+) -> dict[str, Any]:
+    """Submit a batch job, wait until it is over, and give its log. A job that fails is an error.
+
+    Args:
+        script: The text of a batch script.
+        key: A name for this very job. With the same key the same job is found and not run again,
+            so it has to say everything that tells one job from another.
+        name: For people who look at the queue.
+        nodes: How many.
+        tasks: How many in all.
+        cores_per_task: How many.
+        time: The limit in seconds.
+        queue: Queue or partition.
+        account: Account, project or bank.
+        env: Variables to set.
+        folder: Where it runs; nothing for the working folder.
+        scheduler: Nothing for the one that is found: flux, slurm, pbs, lsf, else local processes.
+
+    Returns:
+        `job_id`, `scheduler`, `state`, `reason`, `exit_code`, `seconds`, `nodes`, `log_file`, and
+        `log`, its last 64 KiB.
+
+    Raises:
+        JobError: The job did not complete; its reason and the end of its log say why.
+    """
+    jobs = Jobs.of(load_settings(), scheduler)
+    spec = JobSpec(
+        name=name,
+        script=script,
+        nodes=nodes,
+        tasks=tasks,
+        cores_per_task=cores_per_task,
+        time=time,
+        queue=queue,
+        account=account,
+        env=env or {},
+        folder=_folder(folder),
+    )
+    handle = await jobs.submit(spec, key=key)
+    told = 0
+
+    async def tell(status: JobStatus) -> None:
+        nonlocal told
+        told += 1
+        await ctx.report_progress(told, None, f"job {handle.native_id} {status.reason}")
+
+    status = await jobs.wait(handle, on_status=tell)
+    if status.state != "completed":
+        last = f"; its last lines:\n{status.last_lines}" if status.last_lines else ""
+        raise JobError(f"job {handle.native_id} {status.reason}{last}")
+    log = await jobs.logs(handle, offset=-LOG_BYTES, limit=LOG_BYTES)
+    return {
+        "job_id": handle.native_id,
+        "scheduler": handle.scheduler,
+        "state": status.state,
+        "reason": status.reason,
+        "exit_code": status.exit_code,
+        "seconds": status.seconds,
+        "nodes": list(status.nodes),
+        "log_file": str(handle.job_dir / "log"),
+        "log": log.text,
+    }
+
+
+def _folder(folder: str | None) -> Path:
+    return Path(folder or ".").absolute()

@@ -1,0 +1,170 @@
+"""Waiting for a job of Kubernetes, told while it waits; for the rest there are hpc-mcp's tools."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, cast
+
+from fastmcp import Context
+
+from fractale.tools.processes import Ended, run_program
+
+State: TypeAlias = Literal["completed", "failed", "active"]
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
+"""Seconds between two looks: they grow."""
+
+ASK_SECONDS = 60
+LOG_LINES = 500
+NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kubectl:
+    """kubectl, for one namespace.
+
+    Args:
+        program: Its path.
+        namespace: Empty for that of the current context.
+    """
+
+    program: str
+    namespace: str
+
+    async def ask(self, *words: str) -> Ended:
+        """Run it."""
+        scope = ["-n", self.namespace] if self.namespace else []
+        request = f"--request-timeout={ASK_SECONDS}s"
+        return await run_program([self.program, *words, *scope, request], timeout=ASK_SECONDS + 30)
+
+    async def read(self, *words: str) -> dict[str, Any]:
+        """An object as JSON.
+
+        Raises:
+            ValueError: kubectl failed; its words.
+        """
+        ended = await self.ask("get", *words, "-o", "json")
+        if ended.returncode != 0:
+            raise ValueError(f"kubectl get {' '.join(words)}: {ended.log.strip()[-500:]}")
+        # Warnings of the API server stand before the object.
+        found = ended.log[ended.log.index("{") :] if "{" in ended.log else ""
+        return cast("dict[str, Any]", json.loads(found))
+
+
+async def kubernetes_job_wait(
+    name: str,
+    ctx: Context,
+    namespace: str | None = None,
+    timeout: float = 3600,  # noqa: ASYNC109 - a tool's argument
+) -> dict[str, Any]:
+    """Wait until a job of Kubernetes has ended, and give its log. Changes nothing.
+
+    Args:
+        name: The job's name.
+        namespace: Its namespace; nothing for that of the current context.
+        timeout: Seconds to wait; the job goes on after them.
+
+    Returns:
+        `state`: completed, failed, or active where the time was over; `success`; `pods`, each
+        with its phase; `reason`, in words, such as that an image can't be pulled; `seconds`;
+        `log`, its end; and, unless it completed, `error`.
+
+    Raises:
+        ValueError: There is no kubectl, no such job, or no API server that answers.
+    """
+    kubectl = _kubectl(name, namespace)
+    started, pause, looks = time.monotonic(), FIRST_PAUSE, 0
+    while True:
+        state, reason = _state_of(await kubectl.read("job", name))
+        pods = [_pod(each) for each in await _pods(kubectl, name)]
+        told = reason or "; ".join(pod["says"] for pod in pods) or "no pod yet"
+        looks += 1
+        await ctx.report_progress(looks, None, f"{state}: {told}"[:200])
+        waited = time.monotonic() - started
+        if state != "active" or waited >= timeout:
+            break
+        await asyncio.sleep(min(pause, max(0.0, timeout - waited)))
+        pause = min(LONGEST_PAUSE, pause * 1.5)
+    logged = await kubectl.ask("logs", f"job/{name}", f"--tail={LOG_LINES}")
+    answer: dict[str, Any] = {
+        "state": state,
+        "success": state == "completed",
+        "reason": told,
+        "pods": pods,
+        "seconds": round(waited, 1),
+        "log": logged.log if logged.returncode == 0 else "",
+    }
+    return answer if answer["success"] else {**answer, "error": _error(name, answer)}
+
+
+def _error(name: str, answer: Mapping[str, Any]) -> str:
+    how = "failed" if answer["state"] == "failed" else "has not ended yet"
+    last = str(answer["log"]).rstrip().rpartition("\n")[2]
+    said = f"; last line of its log: {last}" if last else ""
+    return f"the job {name} {how}: {answer['reason']}{said}"
+
+
+def _kubectl(name: str, namespace: str | None) -> Kubectl:
+    for each in (name, namespace or "default"):
+        if not NAME.fullmatch(each):
+            raise ValueError(f"`{each}` is no name that Kubernetes allows: a-z, 0-9 and -")
+    program = shutil.which("kubectl")
+    if program is None:
+        raise ValueError(
+            "there is no `kubectl` on PATH: see https://kubernetes.io/docs/tasks/tools"
+        )
+    return Kubectl(program=program, namespace=namespace or "")
+
+
+async def _pods(kubectl: Kubectl, name: str) -> list[dict[str, Any]]:
+    return (await kubectl.read("pods", "-l", f"job-name={name}")).get("items", [])
+
+
+def _state_of(job: Mapping[str, Any]) -> tuple[State, str]:
+    """A job's state, by its own conditions only, and why."""
+    for condition in job.get("status", {}).get("conditions") or ():
+        if condition.get("status") != "True":
+            continue
+        words = (condition.get("reason"), condition.get("message"))
+        why = ": ".join(str(word) for word in words if word)
+        if condition.get("type") == "Complete":
+            return "completed", why or "Complete"
+        if condition.get("type") == "Failed":
+            return "failed", why or "Failed"
+    return "active", ""
+
+
+def _pod(pod: Mapping[str, Any]) -> dict[str, Any]:
+    """A pod's name and phase, and what its containers say of themselves."""
+    status: Mapping[str, Any] = pod.get("status", {})
+    phase = str(status.get("phase", "Unknown"))
+    reasons = [
+        word
+        for each in status.get("containerStatuses") or ()
+        for kind in ("waiting", "terminated")
+        if (word := _words(each.get("state", {}).get(kind)))
+    ]
+    reasons += [
+        str(each.get("message"))
+        for each in status.get("conditions") or ()
+        if each.get("reason") == "Unschedulable" and each.get("message")
+    ]
+    says = f"{phase}: {', '.join(reasons)}" if reasons else phase
+    return {"name": pod.get("metadata", {}).get("name"), "phase": phase, "says": says}
+
+
+def _words(state: Any) -> str:
+    """``ImagePullBackOff: …``, ``Error (exit code 3)``."""
+    if not isinstance(state, dict):
+        return ""
+    told = cast("dict[str, Any]", state)
+    code = told.get("exitCode")
+    reason = str(told.get("reason") or "")
+    shown = f"{reason} (exit code {code})" if code else reason
+    return f"{shown}: {told['message']}" if told.get("message") else shown

@@ -1,0 +1,178 @@
+"""Programs that take long: told line by line while they run, and ended with all they started."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+OnLine: TypeAlias = Callable[[int, str], Awaitable[None]]
+"""Takes how many lines there were, and the last one."""
+
+MOST_KEPT = 64 * 1024
+"""Characters of the output that are kept: the last ones, where errors stand."""
+
+LONGEST_LINE = 4096
+SHOWN_LOG = 8000
+ERROR_LINES = 20
+GRACE = 5.0
+"""Seconds between asking a program to end and ending it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a program ended.
+
+    Args:
+        returncode: None where it did not end in time and was ended.
+        log: Its stdout and stderr as they came; of very much, the end.
+        seconds: How long it took.
+    """
+
+    returncode: int | None
+    log: str
+    seconds: float
+
+    def answer(self, what: str, *, success: Collection[int] = (0,)) -> dict[str, Any]:
+        """What a tool says of it, as JSON.
+
+        Args:
+            what: The program, in words.
+            success: The exit codes that mean it.
+
+        Returns:
+            `success`, `returncode`, `seconds`, `log`, its end, and, of a failure, `error`: the
+            last lines of the log, which mostly say why.
+        """
+        answer: dict[str, Any] = {
+            "success": self.returncode in success,
+            "returncode": self.returncode,
+            "seconds": round(self.seconds, 1),
+            "log": self.log[-SHOWN_LOG:],
+        }
+        if answer["success"]:
+            return answer
+        how = "did not end in time and was ended"
+        if self.returncode is not None:
+            how = f"ended with exit code {self.returncode}"
+        last = "\n".join(self.log.rstrip().splitlines()[-ERROR_LINES:])
+        said = f"; the last it said:\n{last}" if last else ", and said nothing"
+        return {**answer, "error": f"{what} {how} after {self.seconds:.1f} s{said}"}
+
+
+class Reporter(Protocol):
+    """Whom a call tells how far it is: FastMCP's `Context` is one."""
+
+    async def report_progress(
+        self, progress: float, total: float | None = None, message: str | None = None
+    ) -> None:
+        """Say it."""
+        ...
+
+
+def teller(reporter: Reporter) -> OnLine:
+    """Tells each line of a program as progress of the call."""
+
+    async def tell(number: int, line: str) -> None:
+        if line.strip():
+            await reporter.report_progress(number, None, line.strip()[:200])
+
+    return tell
+
+
+async def run_program(
+    words: Sequence[str],
+    *,
+    folder: Path | None = None,
+    timeout: float | None = None,  # noqa: ASYNC109 - it is an end like others, not an error
+    on_line: OnLine | None = None,
+) -> Ended:
+    """Run a program without input, in a session of its own.
+
+    It is ended with all that it started when its time is over, or the call is given up.
+
+    Args:
+        words: The program and its arguments.
+        folder: Where it runs; None for the working folder.
+        timeout: Seconds; None waits as long as it takes.
+        on_line: Is told each line that it writes.
+
+    Raises:
+        OSError: It can't be started.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *words, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, cwd=folder, start_new_session=True
+    )
+    kept, started = _Kept(), time.monotonic()
+    try:
+        async with asyncio.timeout(timeout):
+            await _read(process, kept, on_line)
+            code: int | None = await process.wait()
+    except TimeoutError:
+        code = None
+    finally:
+        await _end(process)
+    return Ended(returncode=code, log=kept.text, seconds=time.monotonic() - started)
+
+
+class _Kept:
+    """The last lines of an output."""
+
+    def __init__(self) -> None:
+        self.lines = 0
+        self._kept: deque[str] = deque()
+        self._size = 0
+
+    def add(self, line: str) -> None:
+        self.lines += 1
+        self._kept.append(line)
+        self._size += len(line) + 1
+        while self._size > MOST_KEPT and len(self._kept) > 1:
+            self._size -= len(self._kept.popleft()) + 1
+
+    @property
+    def text(self) -> str:
+        return "".join(f"{line}\n" for line in self._kept)
+
+
+async def _read(process: Process, kept: _Kept, on_line: OnLine | None) -> None:
+    """Keep what it writes; a line that never ends is taken in pieces."""
+    rest = ""
+    while process.stdout is not None and (piece := await process.stdout.read(65536)):
+        *lines, rest = (rest + piece.decode("utf-8", errors="replace")).split("\n")
+        if len(rest) > LONGEST_LINE:
+            lines, rest = [*lines, rest], ""
+        for line in lines:
+            await _told(kept, line, on_line)
+    if rest:
+        await _told(kept, rest, on_line)
+
+
+async def _told(kept: _Kept, line: str, on_line: OnLine | None) -> None:
+    # A carriage return is how programs overwrite a line: the last of its states counts.
+    shown = line.rstrip("\r").rpartition("\r")[2][:LONGEST_LINE]
+    kept.add(shown)
+    if on_line is not None:
+        await on_line(kept.lines, shown)
+
+
+async def _end(process: Process) -> None:
+    """End what is left of its session, first asking, then not."""
+    for sign, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
+        if process.returncode is not None:
+            break
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, sign)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await process.wait()
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)

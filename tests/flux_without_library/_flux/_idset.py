@@ -1,0 +1,3 @@
+"""As `_core`."""
+
+from _flux._core import ffi, lib  # noqa: F401

@@ -1,0 +1,136 @@
+"""Spack: find, spec, install, load and run, against a program that stands in for Spack."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fractale.testing import ModelServer, Reply
+from scenarios import Reader, by_turns, errors_of, path_of, path_with
+from stand_in_spack import spack
+
+PLAN = ("run", "plans/spack.yaml", "-r", "registries/spack.yaml")
+JOKE = "Why do clusters never get lonely? They have so many cores."
+
+
+@pytest.fixture
+def reader(tmp_path):
+    return Reader(tmp_path, PATH=path_with(spack(tmp_path / "spack")))
+
+
+def test_a_package_is_installed_loaded_and_run(reader):
+    events = reader.events(*PLAN)
+    assert path_of(events) == ["find:failure", "spec:success", "install:success", "run:success"]
+    end = events[-1]
+    assert end["status"] == "success"
+    assert f"< {JOKE} >" in end["outputs"]["said"]
+    assert end["outputs"]["installed"].splitlines()[-1].endswith("/opt/cowsay-3.04")
+
+
+def test_what_is_installed_is_not_installed_again(reader):
+    reader.end(*PLAN)
+    events = reader.events(*PLAN)
+    assert path_of(events) == ["find:success", "run:success"]
+    assert events[-1]["status"] == "success"
+
+
+def test_a_long_installation_says_where_it_is(reader):
+    events = reader.events(*PLAN, SPACK_SLOW="0.3")
+    told = [e["message"] for e in events if e["event"] == "tool_progress"]
+    assert "==> perl: Executing phase: 'build'" in told
+    assert "==> Installing cowsay-3.04" in told
+
+
+def test_a_package_that_spack_does_not_know_fails_with_its_words(reader):
+    events = reader.events(*PLAN, "-i", "spec=nothere")
+    assert events[-1]["status"] == "failed"
+    assert "Package 'nothere' not found in repository" in errors_of(events, "spec")[0]
+
+
+def test_an_installation_that_fails_says_why(reader):
+    events = reader.events(*PLAN, "-i", "spec=cowsay@9")
+    assert path_of(events)[-1] == "install:failure"
+    assert "Command exited with status 2: 'make'" in errors_of(events, "install")[0]
+
+
+def test_a_spec_with_a_shell_in_it_is_refused(reader):
+    events = reader.events(*PLAN, "-i", "spec=cowsay; touch here")
+    assert events[-1]["status"] == "failed"
+    assert not (reader.folder / "here").exists()
+
+
+def test_without_spack_it_says_what_to_do(tmp_path):
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("sh", "env"):
+        (programs / name).symlink_to(shutil.which(name))
+    events = Reader(tmp_path, PATH=str(programs)).events(*PLAN)
+    assert events[-1]["status"] == "failed"
+    assert "SPACK_ROOT" in errors_of(events, "find")[0]
+
+
+def test_the_prompt_of_0_1_0_installs_loads_and_jokes(tmp_path):
+    """A model with the registry's tools; here it is scripted."""
+    words = "Install cowsay with spack, load it, and use it to tell a joke."
+    model = by_turns(
+        Reply(tool_calls=[("spack_find", {"spec": "cowsay"})]),
+        Reply(tool_calls=[("spack_install", {"spec": "cowsay"})]),
+        Reply(tool_calls=[("spack_run", {"spec": "cowsay", "command": ["cowsay", JOKE]})]),
+        lambda request: "The cow says: " + ("yes" if f"< {JOKE} >" in str(request.body) else "no"),
+    )
+    with ModelServer(model) as server:
+        reader = Reader(tmp_path, server, PATH=path_with(spack(tmp_path / "spack")))
+        end = reader.end(
+            "prompt", "--direct", "--yes", "-r", "registries/spack.yaml", *words.split()
+        )
+    assert end["status"] == "success", end
+    assert end["outputs"]["answer"] == "The cow says: yes"
+
+
+def test_a_killed_installation_leaves_no_process_and_goes_on(tmp_path):
+    """Ctrl-C in the middle: what Spack had started is ended, and a resume installs it."""
+    reader = Reader(tmp_path, PATH=path_with(spack(tmp_path / "spack")))
+    started = subprocess.Popen(
+        [sys.executable, "-m", "fractale.cli", *PLAN, "--json"],
+        cwd=reader.folder,
+        env={**reader.environment, "SPACK_SLOW": "30"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        for line in started.stdout:
+            if '"tool_progress"' in line:
+                break
+        os.killpg(started.pid, signal.SIGINT)
+        assert started.wait(60) in (75, 130)
+    finally:
+        if started.poll() is None:
+            started.kill()
+            started.wait()
+        started.stdout.close()
+    deadline = time.monotonic() + 60
+    while _running(str(tmp_path / "spack" / "bin")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not _running(str(tmp_path / "spack" / "bin"))
+    # The tool says that it may be called again, so nobody is asked.
+    assert reader("resume", "-1").returncode == 0
+
+
+def _running(folder: str) -> bool:
+    """Whether a process was started from there."""
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if folder in line.read_text(errors="replace"):
+                return True
+    return False
