@@ -790,7 +790,7 @@ async def test_a_record_without_its_journal_says_so(stage):
     (stage.last.path / "journal.jsonl").unlink()
     with pytest.raises(NotRecorded, match="does not say what the call") as told:
         await stage.replay()
-    assert told.value.reason == "no-keys"
+    assert told.value.reason == "no-result"
 
 
 async def test_a_damaged_journal_is_told(stage):

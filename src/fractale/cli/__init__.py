@@ -20,6 +20,8 @@ COMMANDS = {
     "prompt": ("fractale.cli.prompt", "Ask in words, or by a prompt of a server."),
     "resume": ("fractale.cli.resume", "Go on with a run that stopped, waits, or reached a limit."),
     "fork": ("fractale.cli.fork", "Start a new run from a step of another one."),
+    "replay": ("fractale.cli.replay", "Run a recorded run again, from its record alone."),
+    "test": ("fractale.cli.test", "Replay a folder of recordings against today's plans."),
     "runs": ("fractale.cli.runs", "List runs: how they ended, when, what they used."),
     "show": ("fractale.cli.show", "Show what happened in a run, or in one of its steps."),
     "diff": ("fractale.cli.diff", "Compare two runs, step by step."),

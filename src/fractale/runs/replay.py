@@ -15,10 +15,11 @@ from typing import Any
 from fractale.agents.catalog import Catalog
 from fractale.errors import NotRecorded, StoreError
 from fractale.events import Listener
-from fractale.graph.context import Dependencies
+from fractale.graph.context import MASK, Dependencies
 from fractale.models import Models
 from fractale.plan.model import Limits, Plan
 from fractale.policy import Policy
+from fractale.questions import is_job
 from fractale.runs.forking import read_entry
 from fractale.runs.jobs import RunJobs
 from fractale.runs.offered import policy_of, read_offered
@@ -27,7 +28,7 @@ from fractale.runs.preflight import preflight
 from fractale.runs.recordings import Recording
 from fractale.runs.replay_calls import RecordedJournal, ReplayJournal
 from fractale.runs.replay_compare import Comparison, Diverged, RecordEnds, Rules
-from fractale.runs.replay_events import Data
+from fractale.runs.replay_events import Data, as_one_process
 from fractale.runs.replay_outside import (
     RecordedJobs,
     RecordedModels,
@@ -43,6 +44,7 @@ from fractale.store.outputs import FileOutputs
 from fractale.toolbox import Toolbox
 
 ENDED = ("success", "failed", "waiting")
+SECRET = "\ue000secret\ue000"  # noqa: S105 - stands for one, so that it is masked as that was
 OUT_OF_TIME = "the run has taken "
 """How the words of a time limit begin: where a run is stopped by it is chance."""
 
@@ -53,12 +55,14 @@ class Live:
 
     Args:
         tools, models: The real ones, in place of the record's.
+        secrets: The plan's secret inputs, for the real side.
         loose: What they answer is not compared, but only what comes of it: which calls with what
             arguments, outcomes, and the path.
     """
 
     tools: Toolbox | None = None
     models: Models | None = None
+    secrets: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     loose: bool = False
 
     @property
@@ -138,17 +142,21 @@ class _Stage:
 
     async def play(self, listeners: Sequence[Listener]) -> Replayed:
         status, ended = _standing(self.events)
-        outputs = RecordedOutputs(self.recording.folder.outputs)
+        folder = self.recording.folder
+        outputs = RecordedOutputs(folder.outputs)
+        journal = RecordedJournal(folder.path / "journal.jsonl")
+        told = as_one_process(self.events, journal.calls)
         comparison = Comparison(
-            _without_end(self.events) if not ended else self.events,
+            told if ended else [event for event in told if event["event"] != "run_finished"],
             ended=ended,
             rules=self.live.rules,
-            then=_lenient(FileOutputs(self.recording.folder.outputs)),
+            then=_lenient(FileOutputs(folder.outputs)),
             now=_lenient(outputs),
         )
-        await self._run(comparison, self._dependencies(outputs), listeners)
+        deps = self._dependencies(outputs)
+        await self._run(comparison, journal, deps, listeners)
         return Replayed(
-            run=self.recording.folder.run_id,
+            run=folder.run_id,
             plan=self.plan.name,
             events=comparison.matched,
             of=comparison.of,
@@ -158,11 +166,17 @@ class _Stage:
         )
 
     async def _run(
-        self, comparison: Comparison, deps: Dependencies, listeners: Sequence[Listener]
+        self,
+        comparison: Comparison,
+        journal: RecordedJournal,
+        deps: Dependencies,
+        listeners: Sequence[Listener],
     ) -> None:
         if not self.live.tools:
             await preflight(self.plan, deps.toolbox, deps.models, self.agents)
         session = self._session(comparison, deps, listeners)
+        jobs = RecordedJobs(self.recording.folder.path / "jobs")
+        session.context.journal = ReplayJournal(journal, comparison, self.live.rules, jobs.has_log)
         try:
             await session.drive(self.recording.head.get("inputs") or {})
         except (Diverged, RecordEnds):
@@ -178,14 +192,15 @@ class _Stage:
             limits=self._limits(),
             keep=False,
         )
-        hidden = {name: "***" for name, spec in self.plan.inputs.items() if spec.secret}
-        # What is secret was masked in the record; masked once more, its own words would be hidden.
-        settings = (
-            self.settings if live.tools or live.models else replace(self.settings, secrets=())
+        secrets = dict.fromkeys((n for n, s in self.plan.inputs.items() if s.secret), SECRET)
+        # Of what is no secret of the run itself, nothing is to be hidden that the record shows.
+        settings = replace(self.settings, secrets=())
+        if live.tools or live.models:
+            secrets = {name: live.secrets.get(name, MASK) for name in secrets}
+            settings = self.settings
+        session = Session(
+            settings, deps, self.plan, options, recording.folder.run_id, None, secrets
         )
-        session = Session(settings, deps, self.plan, options, recording.folder.run_id, None, hidden)
-        journal = RecordedJournal(recording.folder.path / "journal.jsonl")
-        session.context.journal = ReplayJournal(journal, comparison, live.rules)
         session.context.run_dir = recording.run_dir
         session.context.folder = Path(str(recording.head.get("folder") or Path.cwd()))
         if entry := read_entry(recording.folder):
@@ -243,11 +258,8 @@ def _standing(events: Sequence[Data]) -> tuple[str, bool]:
         return "killed", False
     status = str(last["status"])
     timed = status == "limit" and str(last.get("error")).startswith(OUT_OF_TIME)
-    return status, status in ENDED or (status == "limit" and not timed)
-
-
-def _without_end(events: Sequence[Data]) -> list[Data]:
-    return [event for event in events if event["event"] != "run_finished"]
+    on_job = any(is_job(each) for each in last.get("waiting") or ())
+    return status, (status in ENDED and not on_job) or (status == "limit" and not timed)
 
 
 def _lenient(store: Any) -> Any:

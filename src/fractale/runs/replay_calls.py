@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,10 +12,11 @@ from typing import Any, NoReturn
 from fractale.errors import NotRecorded
 from fractale.runs.replay_compare import Comparison, Rules
 from fractale.runs.replay_words import Divergence
-from fractale.store.journal import Call, Entry, Kind, Place
+from fractale.store.journal import Call, Entry, Kind, Place, digest_of
 
-UNTOLD = ("jobs.job_wait",)
-"""Tools whose calls are no events."""
+SUBMIT, WAIT, LOGS = "jobs.job_submit", "jobs.job_wait", "jobs.job_logs"
+SETTLED = ("completed", "failed")
+"""States of a job whose log does not grow any more."""
 
 
 @dataclass(slots=True)
@@ -74,6 +75,20 @@ class RecordedJournal:
         elif known and "result" in data:
             known.at = (start, len(line))
 
+    def settled_jobs(self) -> Iterator[tuple[str, str]]:
+        """The folder of each batch job that is over, with the digest that its calls have."""
+        over: set[str] = set()
+        for recorded in self.calls.values():
+            if recorded.call.name == WAIT and recorded.at:
+                status: Mapping[str, Any] = self.result(recorded.at).get("structured") or {}
+                if status.get("state") in SETTLED and not status.get("late"):
+                    over.add(recorded.call.digest)
+        for recorded in self.calls.values():
+            if recorded.call.name == SUBMIT and recorded.at:
+                handle: Mapping[str, Any] = self.result(recorded.at).get("structured") or {}
+                if (digest := digest_of(handle.get("key"))) in over:
+                    yield digest, str(handle.get("job_dir"))
+
     def result(self, at: tuple[int, int]) -> Any:
         """What a call gave."""
         with self._path.open("rb") as file:
@@ -98,17 +113,27 @@ class ReplayJournal:
         journal: Of the record.
         comparison: Knows which call of the record one of the replay is.
         rules: What is real is not looked up.
+        has_log: Whether the log of a job is there, by the folder that it had: then it is read
+            again, by what the plan says today.
     """
 
-    def __init__(self, journal: RecordedJournal, comparison: Comparison, rules: Rules) -> None:
+    def __init__(
+        self,
+        journal: RecordedJournal,
+        comparison: Comparison,
+        rules: Rules,
+        has_log: Callable[[str], bool],
+    ) -> None:
         self._journal = journal
         self._comparison = comparison
         self._rules = rules
         self._given: dict[str, str] = {}
         self._queues: dict[tuple[Any, ...], deque[str]] = {}
+        told = comparison.told_keys()
         for key, recorded in journal.calls.items():
-            if recorded.call.kind == "prompt" or recorded.call.name in UNTOLD:
+            if key not in told:
                 self._queues.setdefault(recorded.queue, deque()).append(key)
+        self._logs = {digest for digest, job in journal.settled_jobs() if has_log(job)}
 
     def find(self, place: Place, call: Call) -> Entry | None:
         """What the record has of a call; None where it is to be made.
@@ -118,7 +143,7 @@ class ReplayJournal:
             RecordEnds: The record ends in it.
             NotRecorded: What it gave is not kept.
         """
-        if self._is_live(call.kind):
+        if self._is_live(call.kind) or (call.name == LOGS and call.digest in self._logs):
             return None
         key = self._key_of(place, call)
         recorded = self._journal.calls.get(key)
@@ -135,8 +160,8 @@ class ReplayJournal:
         return self._rules.live_model if kind == "model" else self._rules.live_tools
 
     def _key_of(self, place: Place, call: Call) -> str:
-        if call.kind != "prompt" and call.name not in UNTOLD:
-            return self._comparison.key_of(place.key) or ""
+        if key := self._comparison.key_of(place.key):
+            return key
         if place.key not in self._given:
             queue = (place.step, place.attempt, place.agent, call.kind, call.name)
             left = self._queues.get(queue)
@@ -164,9 +189,9 @@ class ReplayJournal:
         where = f"in step `{place.step}`, before a call of `{call.name}`"
         if not self._comparison.ended:
             self._comparison.ends(where)
-        if call.kind != "prompt" and call.name not in UNTOLD:
+        if call.kind != "prompt":  # events tell of it in the record, too
             raise NotRecorded(
-                "no-keys",
+                "no-result",
                 f"the record does not say what the call of `{call.name}` in step `{place.step}` "
                 "gave",
                 hint="it was made by an older fractale, or its journal is not whole",
@@ -174,8 +199,8 @@ class ReplayJournal:
         self._comparison.diverge(
             Divergence(
                 what="call",
-                message=f"step `{place.step}`: now there is a call of `{call.name}`; the record "
-                "has none",
+                message=f"step `{place.step}`: now the prompt `{call.name}` is fetched; the record "
+                "has no such call",
                 step=place.step,
                 attempt=place.attempt,
             )

@@ -9,17 +9,8 @@ from typing import Any, NoReturn, TypeAlias
 
 from fractale.errors import FractaleError
 from fractale.events import Event
-from fractale.runs.replay_events import Data, Stream, Told, Visited, calls_as_one
-from fractale.runs.replay_words import (
-    ENDS,
-    STARTS,
-    Divergence,
-    another,
-    missing,
-    named,
-    same,
-    unknown,
-)
+from fractale.runs.replay_events import CALL_ENDS, CALL_STARTS, Data, Stream, Told, Visited
+from fractale.runs.replay_words import Divergence, another, missing, named, same, unknown
 
 Resolve: TypeAlias = Callable[[Any], Any]
 
@@ -85,7 +76,7 @@ class Comparison:
     in any order.
 
     Args:
-        events: Of the record.
+        events: Of the record, as `as_one_process` gives them.
         ended: Whether the run came to an end; else its record may stop anywhere.
         then, now: Give the values that references in the record and in the replay stand for.
 
@@ -112,7 +103,7 @@ class Comparison:
         self._keys: dict[str, str] = {}
         self._over = False
         record = Stream(elicitations=rules.live_tools)
-        for event in calls_as_one(events):
+        for event in events:
             if told := record.take(event):
                 self._expect(told)
         self._record = record
@@ -121,7 +112,7 @@ class Comparison:
 
     def _expect(self, told: Told) -> None:
         self.waiting = told.data.get("waiting") or self.waiting
-        if told.kind in ENDS and told.key:
+        if told.kind in CALL_ENDS and told.key:
             self._ends[told.key] = told
         else:
             self._lanes.setdefault(told.visit, _Lane()).add(told)
@@ -129,8 +120,12 @@ class Comparison:
     # -- what the calls are looked up by --------------------------------------------------------
 
     def key_of(self, key: str) -> str | None:
-        """The key in the record of a call that the replay has begun."""
+        """The key in the record of a call that the replay has begun; None if no event has it."""
         return self._keys.get(key)
+
+    def told_keys(self) -> set[str]:
+        """The keys of the record's calls that events tell of."""
+        return {told.key for lane in self._lanes.values() for told in lane.events if told.key}
 
     def goes_on(self, key: str) -> bool:
         """Whether the record goes on behind a call that has no result."""
@@ -154,7 +149,7 @@ class Comparison:
         told = self._stream.take(json.loads(json.dumps(event.as_dict())))
         if told is None:
             return
-        if told.kind in ENDS:
+        if told.kind in CALL_ENDS:
             self._end(told)
         elif told.kind == "run_finished":
             self._finish(told)
@@ -176,13 +171,13 @@ class Comparison:
         """The next event of a lane; of calls that ran at the same time, the one that is this."""
         first = lane.left[0]
         expected = lane.events[first]
-        if told.kind not in STARTS or expected.kind not in STARTS:
+        if told.kind not in CALL_STARTS or expected.kind not in CALL_STARTS:
             return first
         end = self._ends.get(expected.key or "")
         for index in lane.left:
             each = lane.events[index]
             beside = index == first or end is None or each.order < end.order
-            if each.kind in STARTS and beside and not self._differs(each, told):
+            if each.kind in CALL_STARTS and beside and not self._differs(each, told):
                 return index
         return first
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
@@ -51,6 +51,8 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 REFERRED = {"inputs_ref": "inputs", "outputs_ref": "outputs"}
 QUESTION_PASSING = ("id", "number", "of")
 JOB_SUBMIT = "job_submit"
+CALL_STARTS = ("tool_started", "model_started")
+CALL_ENDS = ("tool_finished", "model_finished")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -132,14 +134,15 @@ class Stream:
 
     def _passes(self, kind: str, event: Data) -> bool:
         """Whether an event does not count, whatever was told before."""
-        if kind == "run_started" and event.get("resumed"):
+        if kind == "run_started":
             self._process += 1
-            self.resumed = True
-            return True
+            self.resumed = self.resumed or bool(event.get("resumed"))
+            return self._process > 1
         if kind == "warning":
             return not event.get("step")  # what is told before anything runs
-        if kind == "answered" and not self._elicitations:
-            return cast("Data", event.get("question") or {}).get("kind") == "elicitation"
+        if kind == "answered":
+            asked = cast("Data", event.get("question") or {}).get("kind")
+            return asked == "in_doubt" or (asked == "elicitation" and not self._elicitations)
         return False
 
     def _visit(self, step: str) -> Visited:
@@ -218,28 +221,28 @@ def _question(question: Data) -> dict[str, Any]:
     return {k: v for k, v in question.items() if k not in QUESTION_PASSING}
 
 
-def calls_as_one(events: Iterable[Data]) -> list[dict[str, Any]]:
+def as_one_process(events: Sequence[Data], begun: Container[str]) -> list[Data]:
     """The events of a record with each call's end once, and the run's end only at its end.
 
     Where a call was made again, since its server had asked something first, its last end counts;
     where a later process only took the result from the journal, the first one.
+
+    Args:
+        begun: The keys of all calls in the journal. Where a process was killed right before it
+            began a call there, the next one may begin it under another key.
     """
-    found = [dict(event) for event in events]
-    ends: dict[tuple[str, str], int] = {}
-    last = max((i for i, e in enumerate(found) if e["event"] == "run_started"), default=0)
-    for index, event in enumerate(found):
-        if event["event"] in ("tool_finished", "model_finished") and event.get("key"):
-            place = (event["event"], str(event["key"]))
-            if place not in ends or not event.get("recorded"):
-                ends[place] = index
-    kept = set(ends.values())
-    return [
-        event
-        for index, event in enumerate(found)
-        if (index in kept if _ends_call(event) else event["event"] != "run_finished")
-        or (event["event"] == "run_finished" and index > last)
-    ]
-
-
-def _ends_call(event: Data) -> bool:
-    return event["event"] in ("tool_finished", "model_finished") and bool(event.get("key"))
+    ends: dict[str, int] = {}
+    kept: list[Data] = []
+    for index, event in enumerate(events):
+        key = str(event.get("key") or "")
+        if event["event"] in CALL_ENDS and key and (key not in ends or not event.get("recorded")):
+            ends[key] = index
+    for index, event in enumerate(events):
+        key, kind = str(event.get("key") or ""), event["event"]
+        if kind in CALL_STARTS and key and key not in begun:
+            continue
+        if kind == "run_finished" or (kind in CALL_ENDS and key and ends[key] != index):
+            continue
+        kept.append(event)
+    last = max(i for i, e in enumerate(events) if e["event"] in ("run_started", "run_finished"))
+    return [*kept, events[last]] if events[last]["event"] == "run_finished" else kept

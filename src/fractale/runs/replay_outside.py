@@ -14,6 +14,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatResult
 
 from fractale.errors import NotRecorded, ToolError
+from fractale.graph.job_end import LOG_FILE
 from fractale.models import Models
 from fractale.policy import PlannedCall, Policy, Ruling
 from fractale.questions import MISSING
@@ -260,19 +261,19 @@ class RecordedJobs:
         del scheduler
         return self
 
-    async def logs(self, handle: JobHandle, **options: Any) -> JobLog:
-        """A part of a job's log.
+    def has_log(self, job_dir: str) -> bool:
+        """Whether the log of a job is still there."""
+        return (self._place(Path(job_dir)) / LOG_FILE).is_file()
 
-        Raises:
-            NotRecorded: It is gone.
-        """
-        kept = self._folder / handle.job_dir.name
-        there = kept if kept.is_dir() else handle.job_dir
-        if not there.is_dir():
-            raise NotRecorded(
-                "no-job-log", f"the log of job {handle.native_id} is gone: {handle.job_dir}"
-            )
-        return await self._reader.logs(replace(handle, job_dir=there), **options)
+    def _place(self, job_dir: Path) -> Path:
+        kept = self._folder / job_dir.name
+        return kept if kept.is_dir() else job_dir
+
+    async def logs(self, handle: JobHandle, **options: Any) -> JobLog:
+        """A part of a job's log."""
+        return await self._reader.logs(
+            replace(handle, job_dir=self._place(handle.job_dir)), **options
+        )
 
     @cached_property
     def _reader(self) -> Any:

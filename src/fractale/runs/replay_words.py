@@ -10,12 +10,9 @@ from fractale.errors import without_positions
 from fractale.graph.context import MASK
 from fractale.graph.visit import SHORT_TEXT
 from fractale.runs.diff import Change, changes
-from fractale.runs.replay_events import Told
+from fractale.runs.replay_events import CALL_ENDS, CALL_STARTS, Told
 
 What: TypeAlias = Literal["call", "arguments", "outcome", "path", "question"]
-
-STARTS = ("tool_started", "model_started")
-ENDS = ("tool_finished", "model_finished")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +83,7 @@ def missing(left: Told, end: Told) -> Divergence:
     """An event of the record, before which the replay ended."""
     error = f": {end.data['error']}" if end.data.get("error") else ""
     return Divergence(
-        what="call" if left.kind in (*STARTS, *ENDS) else "path",
+        what="call" if left.kind in (*CALL_STARTS, *CALL_ENDS) else "path",
         message=f"{place_of(left)}: the record has {named(left)}, before which the run now ends as "
         f"{end.data.get('status')}{error}",
         step=left.step,
@@ -126,7 +123,7 @@ def _of_kinds(expected: Told, told: Told) -> Divergence:
 
 
 def _kind_of(told: Told) -> What:
-    if told.kind in (*STARTS, *ENDS):
+    if told.kind in (*CALL_STARTS, *CALL_ENDS):
         return "call"
     return "question" if told.kind == "answered" else "path"
 
@@ -139,7 +136,7 @@ def _what(expected: Told, told: Told, differs: set[str]) -> tuple[What, str]:
         return "arguments", f"calls `{data.get('tool')}` with other arguments"
     if told.kind == "step_finished":
         return _of_step(differs)
-    if told.kind in ENDS:
+    if told.kind in CALL_ENDS:
         return "outcome", f"gets another answer of `{data.get('tool') or data.get('model')}`"
     words: dict[str, tuple[What, str]] = {
         "model_started": (
