@@ -289,7 +289,10 @@ async def test_a_failure_transition_goes_on_with_the_server_that_came_back(tmp_p
         tool: lossy.charge
         inputs: {value: one}
         transitions: {success: success, failure: see}
-      - {name: see, tool: lossy.look, inputs: {value: "{{ previous.error }}"}}
+      - name: see
+        tool: lossy.look
+        inputs: {value: "{{ previous.error }}"}
+        retry: {attempts: 10, delay: 250ms}  # it can meet the connection that broke
     """
     with served("http", tmp_path / "lossy") as lossy:
         lossy.hold("one")
