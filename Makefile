@@ -52,7 +52,7 @@ test-full: .venv/stamp-dev
 # What goes wrong outside: a plan with every kind of step, killed at each moment and at 200 random
 # ones, on SQLite and on PostgreSQL; signals, full disks, damaged files, lost servers and models, a
 # batch job that is requeued. About half an hour.
-FAULTS := kills drafting_kills agent_durability drained two_processes full_disk stops_anywhere \
+FAULTS := kills drafting_kills replay_kills agent_durability drained two_processes full_disk stops_anywhere \
   step_timeouts journal records requeue lost_servers model_faults mcp_hostile postgres lost_database
 test-faults: .venv/stamp-dev
 	FRACTALE_FAULTS=1 $(BIN)/pytest -n 2 -q $(FAULTS:%=tests/test_%.py) \

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import pytest
 from fractale.errors import NotRecorded, PlanError, ToolError, TransportError
 from fractale.models import RetryPolicy
 from fractale.plan.model import Limits
+from fractale.runs.forking import ForkChanges
 from fractale.runs.replay import Live
 from fractale.settings import Settings
 from fractale.testing import FakeCall, FakeToolServer
@@ -312,10 +316,10 @@ async def test_a_prompt_that_could_not_be_fetched_fails_again(stage):
 
 async def test_models_that_failed_and_those_taken_in_their_place_are_the_same_again(stage):
     stage.script = [Reply(status=503, text="busy"), Reply(text="from the other one")]
-    stage.settings = _replaced(stage.settings, fallback_models=("openai:other",))
+    stage.settings = replace(stage.settings, fallback_models=("openai:other",))
     await stage.record("name: p\nsteps: [{name: a, type: agent, instruction: Say., tools: []}]\n")
     assert stage.result.status == "success", stage.result.error
-    stage.settings = _replaced(stage.settings, fallback_models=())
+    stage.settings = replace(stage.settings, fallback_models=())
     await stage.equal()
 
 
@@ -325,12 +329,6 @@ async def test_a_model_that_is_gone_for_good_fails_again(stage):
     await stage.record("name: p\nsteps: [{name: a, type: agent, instruction: Say., tools: []}]\n")
     assert stage.result.status == "failed"
     await stage.equal()
-
-
-def _replaced(settings: Settings, **fields: Any) -> Settings:
-    from dataclasses import replace
-
-    return replace(settings, **fields)
 
 
 OPTIMIZE = """
@@ -829,3 +827,43 @@ def test_a_lost_call_keeps_what_was_known_of_it():
     (known,) = cut_of(told).args
     assert (known.message, known.sent, known.hint) == ("not there", False, "wait")
     assert cut_of(cut_data(asyncio.CancelledError())).args == ()
+
+
+# -- jobs and forks -------------------------------------------------------------------------------
+
+JOB = """
+name: p
+steps:
+  - name: melt
+    job:
+      script: |
+        echo "speed=7 steps=100"
+      scheduler: local
+      outputs: {speed: 'speed=([0-9]+)'}
+  - {name: use, tool: look, inputs: {at: "{{ steps.melt.outputs.speed }}"}}
+"""
+
+
+async def test_a_batch_job_is_not_submitted_and_its_log_is_read_by_todays_plan(stage):
+    stage.settings = replace(stage.settings, environment=dict(os.environ))
+    await stage.record(JOB)
+    assert stage.result.status == "success", stage.result.error
+    folders = sorted(stage.last.path.glob("jobs/*"))
+    await stage.equal()
+    assert sorted(stage.last.path.glob("jobs/*")) == folders
+    found = (await stage.replay(JOB.replace("speed=([0-9]+)", "steps=([0-9]+)"))).divergence
+    assert (found.what, found.step) == ("outcome", "melt")
+    assert (found.recorded["outputs"]["speed"], found.now["outputs"]["speed"]) == (7, 100)
+    shutil.rmtree(stage.last.path / "jobs")
+    await stage.equal()  # as it was read then
+
+
+async def test_a_fork_is_replayed_from_where_it_began(stage):
+    await stage.record(CHAIN)
+    changes = ForkChanges(outputs={"first": {"changed": "other"}})
+    with stage.runs() as runs:
+        stage.result = await runs.fork(stage.result.run, "second", changes=changes)
+    assert stage.result.outputs == {"seen": "other"}
+    replayed = await stage.equal()
+    assert [e["step"] for e in stage.told if e["event"] == "step_started"] == ["second"]
+    assert replayed.of < 8

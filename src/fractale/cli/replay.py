@@ -147,6 +147,7 @@ async def _live(
     loose: bool,
 ) -> Live:
     """The side that is real, open for as long as the stack is."""
+    from fractale.cli.running import secrets_of
     from fractale.models import Models
     from fractale.runs.opening import open_toolbox
     from fractale.runs.replay import Live
@@ -158,7 +159,8 @@ async def _live(
         return Live(models=Models(settings), loose=loose)
     if side != "tools":
         return Live(loose=loose)
-    registries = [recording.find(str(path)) or path for path in recording.head["registries"] or ()]
+    registries = [recording.find(str(p)) or p for p in recording.head.get("registries") or ()]
     agents = [str(path) for path in recording.head.get("agents") or ()]
+    secrets = secrets_of(plan, settings)
     opened = open_toolbox(settings, plan, registries=registries, agents=agents)
-    return Live(tools=await stack.enter_async_context(opened), loose=loose)
+    return Live(tools=await stack.enter_async_context(opened), secrets=secrets, loose=loose)

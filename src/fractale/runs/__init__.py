@@ -13,6 +13,13 @@ The command line, the functions of ``import fractale`` and the tests all come th
 - `result`: how it ended.
 - `opening`: tools, registries and servers, opened together for a run.
 
+What was done is done again without calls:
+
+- `replay`: the same graph with the outside as the record has it (`replay_outside`, `replay_calls`),
+  held against the record (`replay_events`, `replay_compare`, `replay_words`).
+- `offered`: what the outside offered to a run. `recordings`: runs to be replayed elsewhere;
+  `replay_folder`: a folder of them, as tests.
+
 What was done is read without an engine:
 
 - `history`: what happened in a run, from its folder; `history_reader` and `history_values` read it.

@@ -204,6 +204,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _write_zip(target: Path, files: Mapping[str, Path], about: Mapping[str, Any]) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
     descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
     try:

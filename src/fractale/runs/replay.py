@@ -91,7 +91,6 @@ class Replayed:
     status: str
     divergence: Divergence | None = None
     ends: str = ""
-    notes: Sequence[str] = field(default_factory=list[str])
 
     @property
     def equal(self) -> bool:
