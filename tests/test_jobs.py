@@ -241,8 +241,8 @@ class TestLocal:
         assert "not by fractale" in status.reason
 
     async def test_without_its_minder_the_wrapper_still_tells(self, here):
-        handle = await here.jobs.submit(here.spec("read line < gate; exit 5"), key="one")
         os.mkfifo(here.folder / "gate")
+        handle = await here.jobs.submit(here.spec("read line < gate; exit 5"), key="one")
         await here.running(handle)
         os.kill(int(handle.native_id), signal.SIGKILL)
         assert (await here.jobs.status(handle)).state == "running"

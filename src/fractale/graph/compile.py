@@ -9,7 +9,7 @@ since what a checkpoint costs grows with the number of nodes of its graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -21,6 +21,7 @@ from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.drafting import planned
 from fractale.graph.inside import foreach, included, parallel
 from fractale.graph.nodes import StepNode, leaf_node
+from fractale.graph.routes import ENTRY, ByEvent, ByGoto, Route
 from fractale.graph.scope import Needs, needs_of, step_values
 from fractale.graph.state import PlanState, Spent
 from fractale.graph.wiring import Graph, NodeFunction, add_node, add_step
@@ -28,7 +29,6 @@ from fractale.plan.model import Plan, Step
 
 FLAT_STEPS = 32
 SEGMENT_STEPS = 16
-ENTRY = "goto"
 LEFT_BY_SEGMENT = ("last", "status", "error", "outputs")
 
 
@@ -98,11 +98,11 @@ def _build_level(
         if len(group) == 1 and name == group[0].name:
             add_step(builder, name, _node(plan, group[0], deps, members))
             exits = _exits_of_step(plan, group[0], home)
-            router = _route_by_event(name)
+            router: Route = ByEvent(name)
         else:
             add_node(builder, name, _segment(plan, group, deps, members))
             exits = _exits_of_segment(plan, group, home)
-            router = _route_by_goto()
+            router = ByGoto()
         builder.add_conditional_edges(name, router, exits)
     _add_entry(builder, plan, steps, home, start)
     return builder
@@ -161,23 +161,6 @@ def _exits_of_segment(
     inside = {step.name for step in group}
     targets = {t for step in group for t in _targets(plan, step).values()} - inside
     return {target: home.get(target, END) for target in sorted(targets)}
-
-
-def _route_by_event(name: str) -> Callable[[PlanState], str]:
-    def route(state: PlanState) -> str:
-        return state["steps"][name]["event"]  # pyright: ignore[reportTypedDictNotRequiredAccess] - every record that a node writes has its event
-
-    return route
-
-
-def _route_by_goto() -> Callable[[PlanState], str]:
-    def route(state: PlanState) -> str:
-        status = state.get("status")
-        if status is not None:
-            return "failed" if status == "failed" else "success"
-        return str(state.get(ENTRY))
-
-    return route
 
 
 def _node(plan: Plan, step: Step, deps: Dependencies, members: frozenset[str]) -> StepNode:

@@ -1,6 +1,8 @@
-"""Putting the nodes of steps into a LangGraph builder."""
+"""Putting the nodes of steps into a LangGraph builder.
 
-from __future__ import annotations
+Annotations are not postponed here: LangGraph would evaluate those of a node's function again for
+every node.
+"""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
@@ -26,25 +28,39 @@ def add_node(builder: Graph, name: str, function: NodeFunction, **options: Any) 
 
 def add_step(builder: Graph, name: str, node: StepNode) -> None:
     """Add the node of a step, with LangGraph's own retries where the step says so."""
-    graph = node.inside
+    policy = None if node.step.foreach else retry_policy(node)
+    function = _Visits(node) if node.inside is None else _visits_with_inside(node)
+    add_node(builder, name, function, retry_policy=policy, metadata={"kind": node.step.kind})
+
+
+class _Visits:
+    """The node of a step without an inside.
+
+    An object, since LangGraph disassembles a function to look for a subgraph in it: a third of
+    what it takes to compile a long plan.
+    """
+
+    def __init__(self, node: StepNode) -> None:
+        self._node = node
+
+    async def __call__(
+        self, state: PlanState, runtime: Runtime[RunContext], config: RunnableConfig
+    ) -> PlanState:
+        context = runtime.context or RunContext()
+        return await self._node.visit(state, context, config, tries_of(runtime))
+
+
+def _visits_with_inside(node: StepNode) -> NodeFunction:
+    """The node of a step whose inside LangGraph is to find: to draw it and to show its state."""
+    graph = node.inside  # found among the free variables of the function
 
     async def run(
         state: PlanState, runtime: Runtime[RunContext], config: RunnableConfig
     ) -> PlanState:
         context = runtime.context or RunContext()
-        return await node.visit(state, context, config, tries_of(runtime))
-
-    async def run_with_inside(
-        state: PlanState, runtime: Runtime[RunContext], config: RunnableConfig
-    ) -> PlanState:
-        # LangGraph finds a node's subgraph, to draw it and to show its state, among the free
-        # variables of the node's function: so it is handed on from here.
-        context = runtime.context or RunContext()
         return await node.visit(state, context, config, tries_of(runtime), inside=graph)
 
-    policy = None if node.step.foreach else retry_policy(node)
-    function = run if graph is None else run_with_inside
-    add_node(builder, name, function, retry_policy=policy, metadata={"kind": node.step.kind})
+    return run
 
 
 def tries_of(runtime: Runtime[RunContext]) -> int:
