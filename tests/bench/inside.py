@@ -25,6 +25,8 @@ from fractale.settings import ServerSettings, Settings
 from fractale.testing import FakeToolServer
 
 SERVE = ["-m", "fractale.cli", "serve", "--stdio", "tools.yaml"]
+STEP_TRIES = 15
+"""Half a millisecond a step decides: five tries are too few for a steady median."""
 
 
 async def step_row(folder: Path) -> Row:
@@ -55,7 +57,7 @@ async def our_steps(folder: Path) -> Sample:
     async with McpToolbox([server]) as toolbox:
         with TemporaryDirectory() as state:
             runs = Runs(replace(Settings(), state_dir=Path(state)), toolbox)
-            return await work(lambda: runs.start(plan, {}))
+            return await work(lambda: runs.start(plan, {}), tries=STEP_TRIES)
 
 
 class Bare(TypedDict, total=False):
@@ -95,7 +97,7 @@ async def bare_steps(folder: Path) -> Sample:
                     graph = builder.compile(checkpointer=AsyncSqliteSaver(connection))
                     await graph.ainvoke({"n": 1}, config, durability="sync")
 
-            return await work(once)
+            return await work(once, tries=STEP_TRIES)
 
 
 async def growth_rows() -> list[Row]:

@@ -6,7 +6,8 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache
+from importlib import metadata
 
 from fractale.toolbox import ToolInfo
 
@@ -15,13 +16,17 @@ PACKAGES = ("fractale", "langgraph", "langchain", "langchain-core", "mcp", "fast
 
 def versions() -> dict[str, str]:
     """Package → version, of what is installed, and Python's own."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    found = {name: version for name in PACKAGES if (version := _version(name))}
+    return {"python": platform.python_version(), **found}
+
+
+@cache
+def _version(package: str) -> str | None:
+    """The version of a package as this process has it; None where it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def tool_hashes(tools: Iterable[ToolInfo]) -> dict[str, str]:
