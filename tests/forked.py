@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -104,6 +105,7 @@ class Process:
         self.stdout: IO[str] = os.fdopen(stdout, encoding="utf-8")
         self.stderr: IO[str] = os.fdopen(stderr, encoding="utf-8")
         self.returncode: int | None = None
+        self._asking = threading.Lock()  # a test may kill it from a timer's thread
         self.pid = int(self._line())
 
     def _line(self) -> bytes:
@@ -116,12 +118,15 @@ class Process:
 
     def poll(self) -> int | None:
         """The exit code; None while the process goes on."""
-        if self.returncode is None:
-            with selectors.DefaultSelector() as waiting:
-                waiting.register(self._said, selectors.EVENT_READ)
-                if waiting.select(0):
-                    self.returncode = int(self._line())
+        with self._asking:
+            if self.returncode is None and self._has_ended():
+                self.returncode = int(self._line())
         return self.returncode
+
+    def _has_ended(self) -> bool:
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(self._said, selectors.EVENT_READ)
+            return bool(waiting.select(0))
 
     def wait(self, timeout: float = 120) -> int:
         """Wait for its end; what it says must fit into a pipe."""
@@ -158,8 +163,9 @@ class Process:
                     if not data:
                         waiting.unregister(key.fileobj)
         left = {n: b"".join(pieces).decode(errors="replace") for n, pieces in said.items()}
-        if self.returncode is None:
-            self.returncode = int(self._line())
+        with self._asking:
+            if self.returncode is None:
+                self.returncode = int(self._line())
         for stream in (self._said, self.stdout, self.stderr):
             stream.close()
         return left["stdout"], left["stderr"]
@@ -186,17 +192,23 @@ class Forking:
         cwd: Path,
         env: Mapping[str, str],
         largest: int | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
     ) -> Process:
         """Start one, with this environment and no other.
 
         Args:
             largest: Bytes that a file of it may have.
+            stdout: What it writes to, in place of a pipe; it stays the caller's to close.
+            stderr: As `stdout`.
         """
         order = json.dumps(
             {"words": list(words), "cwd": str(cwd), "env": dict(env), "largest": largest}
         )
         pipes = [os.pipe() for _ in range(3)]
-        socket.send_fds(self._door, [order.encode()], [there for _, there in pipes])
+        said, *theirs = (there for _, there in pipes)
+        given = [own if own is not None else pipe for own, pipe in zip((stdout, stderr), theirs)]
+        socket.send_fds(self._door, [order.encode()], [said, *given])
         for _, there in pipes:
             os.close(there)
         process = Process(*(here for here, _ in pipes))
