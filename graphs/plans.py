@@ -13,6 +13,7 @@ NEEDED = {
     "kubernetes-job": "kubernetes",
     "lammps": "lammps",
     "lammps-log": "demo",
+    "lammps-optimize": "lammps",
     "result-parser": "result-parser",
     "spack": "spack",
     "transform-retry": "jobspec",

@@ -25,7 +25,6 @@ from store_runs import unmeasured
 MODULES = """
 import asyncio, atexit, importlib, json, os, resource, signal, socket, sys
 import fractale.cli
-its_own = fractale.cli.run  # the name of a module in it, too
 for name in (
     "fractale.cli.run", "fractale.cli.resume", "fractale.cli.running", "fractale.cli.display",
     "fractale.cli.problems", "fractale.cli.answers", "fractale.cli.live", "fractale.cli.summary",
@@ -39,7 +38,6 @@ for name in (
     "httpcore2", "truststore", "anyio._backends._asyncio", "fractale.mcp.memory",
 ):
     importlib.import_module(name)
-fractale.cli.run = its_own
 """
 
 SERVE = """
@@ -206,8 +204,8 @@ class Forking:
             {"words": list(words), "cwd": str(cwd), "env": dict(env), "largest": largest}
         )
         pipes = [os.pipe() for _ in range(3)]
-        said, *theirs = (there for _, there in pipes)
-        given = [own if own is not None else pipe for own, pipe in zip((stdout, stderr), theirs)]
+        said, out, err = (there for _, there in pipes)
+        given = [out if stdout is None else stdout, err if stderr is None else stderr]
         socket.send_fds(self._door, [order.encode()], [said, *given])
         for _, there in pipes:
             os.close(there)

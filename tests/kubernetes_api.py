@@ -14,6 +14,7 @@ import ssl
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -41,6 +42,8 @@ class KubernetesApi:
         self.folder, self.run_seconds = folder, run_seconds
         self.jobs: dict[tuple[str, str], dict[str, Any]] = {}
         self.requests: list[str] = []
+        self.away: Callable[[str], bool] = lambda path: False
+        """Of which paths the server is out of service just now."""
         self.lock = threading.RLock()
 
     def __enter__(self) -> Self:
@@ -211,6 +214,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.api.requests.append(f"{verb} {url.path}")
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             return self._send(401, failure(401, "Unauthorized", "Unauthorized"))
+        if self.server.api.away(url.path):
+            return self._send(503, failure(503, "ServiceUnavailable", "it is restarting"))
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
         with self.server.api.lock:
             code, answer = self._route(verb, url.path, query, body)

@@ -50,6 +50,13 @@ def slurm(folder: Path) -> None:
     says(folder, "sinfo", **{"__version": "slurm 22.05.8", "%P": SINFO_QUEUES, "%T": SINFO_NODES})
 
 
+def submits(folder: Path, scheduler: str) -> None:
+    """The programs by which jobs reach a scheduler; nobody starts them here."""
+    programs = {"slurm": ("sbatch", "scontrol", "squeue"), "flux": ("flux",)}
+    for name in programs[scheduler]:
+        write(folder, name, "exit 1")
+
+
 def no_engine(folder: Path) -> None:
     """A docker client whose engine does not answer."""
     client = '{"Client":{"Version":"28.2.2"},"Server":null}'

@@ -279,6 +279,21 @@ class TestTranslate:
             in (translate_batch_script(PBS)["not_translated"])
         )
 
+    @pytest.mark.parametrize("manager", ["flux", "slurm"])
+    def test_slots_and_slots_per_host_make_hosts(self, manager):
+        """Else the tasks of an LSF job would come to lie on any number of nodes."""
+        assert "--nodes=2\n" in translate_batch_script(LSF, manager)["script"]
+
+    def test_what_flux_lacks_is_not_told_of_slurm(self):
+        pbs = PBS.replace("ngpus=4", "mem=4gb")
+        (told,) = translate_batch_script(pbs, "slurm")["not_translated"]
+        assert told == "line 3: mem=4gb (has no counterpart that fractale knows)"
+
+    def test_a_script_of_that_manager_already_is_not_rewritten(self):
+        """It would lose what only its manager knows."""
+        with pytest.raises(ValueError, match="one of slurm already"):
+            translate_batch_script(SCRIPT, "slurm")
+
     def test_only_what_fractale_can_write(self):
         with pytest.raises(ValueError, match="not for `lsf`"):
             translate_batch_script(SCRIPT, "lsf")

@@ -308,6 +308,14 @@ async def test_a_changed_tool_that_no_step_ahead_uses_does_not_matter(place):
     assert (await place.resume(run)).status == "success"
 
 
+async def test_a_changed_tool_does_not_matter_to_a_run_that_ended(place):
+    with_tools(place)
+    run = await place.start(TOOLS, steps=2)
+    assert (await place.resume(run)).status == "success"
+    with_tools(place, "note")
+    assert (await place.resume(run)).status == "success"
+
+
 async def test_a_changed_tool_of_a_step_that_the_run_may_come_back_to_matters(place):
     with_tools(place)
     text = TOOLS.rstrip() + "\n  - {name: back, tool: note, inputs: {text: d}, max_attempts: 2,"

@@ -12,7 +12,10 @@ import textwrap
 import time
 from pathlib import Path
 
+import click
 import pytest
+
+from fractale.cli import COMMANDS, cli, run_command
 
 ANSI = re.compile(r"\x1b\[")
 PLAN = """
@@ -356,23 +359,37 @@ def test_help_and_completion_import_nothing_heavy():
     heavy = ("langgraph", "langchain_core", "mcp", "fastmcp", "pydantic", "jinja2", "yaml", "rich")
     code = (
         "import sys\n"
-        "from fractale.cli import run\n"
-        "assert run(['--help']) == 0\n"
+        "from fractale.cli import run_command\n"
+        "assert run_command(['--help']) == 0\n"
         f"found = [name for name in {heavy!r} if name in sys.modules]\n"
         "assert not found, found\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_one_process_can_run_any_number_of_commands(capsys):
+    assert run_command(["--help"]) == 0
+    listed = capsys.readouterr().out
+    for name in COMMANDS:  # each is a module that stands in the package by its name
+        assert run_command([name, "--help"]) == 0
+        assert f"Usage: fractale {name}" in capsys.readouterr().out
+    assert run_command(["--help"]) == 0
+    assert capsys.readouterr().out == listed
+    assert [each.value for each in cli.shell_complete(click.Context(cli), "re")] == [
+        "resume",
+        "replay",
+    ]
+
+
 def test_validate_graph_and_dry_run_import_no_engine(project):
     heavy = ("langgraph", "langchain_core", "mcp", "fastmcp")
     code = (
         "import sys\n"
-        "from fractale.cli import run\n"
-        "assert run(['validate', 'hello.yaml']) == 0\n"
-        "assert run(['graph', 'hello.yaml']) == 0\n"
-        "assert run(['run', 'hello.yaml', '--dry-run']) == 0\n"
-        "assert run(['list', '--help']) == 0\n"
+        "from fractale.cli import run_command\n"
+        "assert run_command(['validate', 'hello.yaml']) == 0\n"
+        "assert run_command(['graph', 'hello.yaml']) == 0\n"
+        "assert run_command(['run', 'hello.yaml', '--dry-run']) == 0\n"
+        "assert run_command(['list', '--help']) == 0\n"
         f"found = [name for name in {heavy!r} if name in sys.modules]\n"
         "assert not found, found\n"
     )

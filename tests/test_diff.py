@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from fractale.cli import run as fractale
+from fractale.cli import run_command as fractale
 from fractale.runs.diff import Change, changes, diff_data, diff_runs
 from fractale.runs.history_reader import read_history
 from fractale.store.records import RunFolders
@@ -106,6 +106,20 @@ def test_the_folder_of_a_run_is_no_difference(tmp_path):
         run.enter("a").call("a", arguments={"path": path})
         run.leave("a", inputs_ref={"path": path}, outputs_ref={"all": [path]}).end()
     assert diff_of(*runs).same
+
+
+def test_another_job_that_did_the_same_is_no_difference(tmp_path):
+    for kind, expected in (("job", []), ("tool", ["a#1: outputs", "b#1: outputs"])):
+        runs = []
+        for number in (1, 2):
+            outputs = {"state": "completed", "speed": 8.5, "log_file": f"/jobs/{number}/log"}
+            outputs |= {"job_id": str(number), "submitted": number, "started": number + 1}
+            outputs |= {"ended": number + 2, "seconds": 1.0 / number}
+            run = Recording(tmp_path, f"{kind}{number}").start("a", "b")
+            run.enter("a", type=kind).leave("a", outputs_ref=outputs)
+            run.enter("b", type=kind).leave("b", outputs_ref=[outputs, {"speed": 1}])
+            runs.append(run.end())
+        assert changed(diff_of(*runs)) == expected
 
 
 def test_other_calls_are_a_difference_in_whatever_order(tmp_path):

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from hypothesis import strategies as st
 import stand_ins
 from fractale.cli.site_text import site_lines
 from fractale.cli.text import plain
+from fractale.jobs import Queue
+from fractale.jobs.pbs import Pbs
+from fractale.jobs.slurm import Slurm
 from fractale.settings import Settings
 from fractale.site import PROBES, Finding, Site, discover
 from fractale.site.cache import cache_file
@@ -86,6 +90,18 @@ def on(machine: Machine, **variables: str) -> Machine:
 
 async def find(machine: Machine, name: str) -> Finding:
     return (await discover(machine, [name])).find(name)
+
+
+def agree(found: Finding, queues: Sequence[Queue]) -> None:
+    """See that `fractale discover` tells of a scheduler's queues what its jobs are told."""
+    alike = {"name": "name", "time_limit": "time_limit", "nodes": "nodes"}
+    alike |= {"cores_per_node": "cores_per_node", "default": "default"}
+    rows = [queue.as_dict() for queue in queues]
+    assert rows
+    for own, asked in zip(found.details["queues"], rows, strict=True):
+        for key, name in alike.items():
+            assert own.get(key, asked[name]) == asked[name]
+        assert (own["state"] == "up") == (asked["state"] == "up")
 
 
 # Nothing, and everything broken
@@ -275,6 +291,7 @@ async def test_pbs_has_queues_and_nodes(machine, bin_folder):
     first, second = found.details["nodes"]
     assert first["memory_per_node_mb"] == 257680
     assert second["gpus_per_node"] == {"gpu": 4}
+    agree(found, await Pbs.of(machine.environment).queues())
 
 
 async def test_another_schedulers_qstat_is_not_pbs(machine, bin_folder):
@@ -597,6 +614,7 @@ def test_a_real_slurm_has_its_partitions_and_node(here):
         assert queues["debug"]["nodes"] == 1
         assert queues["debug"]["cores_per_node"]
         assert sum(group["count"] for group in found.details["nodes"]) == 1
+        agree(found, asyncio.run(Slurm.of(place.environment).queues()))
         running.stop_controller()
         lost = asyncio.run(find(replace(place, timeout=5.0), "slurm"))
         assert lost.state == "broken"

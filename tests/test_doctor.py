@@ -5,28 +5,37 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
 
 import stand_ins
+from fractale.agents.catalog import BUILT_IN
 from fractale.cli.site_text import report_lines
 from fractale.cli.text import plain
 from fractale.errors import SettingsError
-from fractale.plan.model import JobPlan
+from fractale.plan.build import load_plan, parse_plan
+from fractale.plan.model import JobPlan, Template
+from fractale.registry import load_registry
 from fractale.settings import Settings, load_settings
-from fractale.site.case import Case
+from fractale.site.calls import inputs_of, jobs_of
+from fractale.site.case import Case, named_by
 from fractale.site.checks_runs import room
 from fractale.site.checks_site import check_queue, scheduler_check
+from fractale.site.checks_tools import load_entries
 from fractale.site.discover import discover, machine_of
 from fractale.site.doctor import Report, Wanted, examine
 from fractale.site.model import Check, Finding, Site
 from fractale.site.needs import load_needs, read_needs
+from fractale.site.scripts import programs_of
 from fractale.testing.model_server import ModelServer, Reply
 from servers.running import HttpServer, free_port, stdio
 from snapshot import assert_same
@@ -599,25 +608,50 @@ async def test_a_check_that_fails_is_a_line_and_no_traceback(project):
 
 
 @pytest.mark.parametrize(
-    ("states", "verdict", "words"),
+    ("states", "named", "verdict", "words"),
     [
-        ({}, "ok", "jobs run as processes of this machine"),
-        ({"slurm": "works"}, "ok", "slurm"),
-        ({"slurm": "broken", "flux": "works"}, "ok", "flux"),
-        ({"slurm": "broken"}, "missing", "no controller"),
+        ({}, None, "ok", "jobs run as processes of this machine"),
+        ({"slurm": "works"}, None, "ok", "slurm"),
+        ({"slurm": "broken"}, None, "missing", "no controller"),
+        ({"slurm": "broken"}, "local", "ok", "jobs run as processes of this machine"),
+        ({}, "slurm", "missing", "slurm"),
+        # Jobs go to the first that is there, whatever works behind it.
+        ({"flux": "broken", "slurm": "works"}, None, "missing", "no controller"),
+        ({"flux": "broken", "slurm": "works"}, "slurm", "ok", "slurm"),
     ],
 )
-def test_jobs_need_a_scheduler_that_answers_or_none_at_all(project, states, verdict, words):
-    there = [Finding(name=n, state=s, problem="no controller") for n, s in states.items()]
+async def test_jobs_need_the_scheduler_that_they_go_to(project, states, named, verdict, words):
+    for name in states:
+        stand_ins.submits(project / "bin", name)
+    there = tuple(Finding(name=n, state=s, problem="no controller") for n, s in states.items())
     settings = site(project)
     case = Case(
         settings=settings,
         place=machine_of(settings),
-        site=Site(host="x", looked=0, seconds=0, sections={}),
+        site=Site(host="x", looked=0, seconds=0, sections={"schedulers": there}),
         needs=load_needs(),
     )
-    found = scheduler_check(case, there)
-    assert (found.verdict, words in found.found) == (verdict, True)
+    found = await scheduler_check(case, named)
+    assert (found.verdict, words in found.found) == (verdict, True), found
+    if "works" in states.values() and verdict == "missing":
+        assert "or name `scheduler: slurm`" in found.fix
+
+
+async def test_jobs_on_flux_need_its_python_bindings_too(project):
+    stand_ins.submits(project / "bin", "flux")
+    state = project / ".fractale"
+    state.mkdir()
+    (state / "needs.yaml").write_text("needs: {flux-python: {module: no_such_module, get: x}}\n")
+    settings = site(project)
+    flux = Finding(name="flux", version="0.64")
+    case = Case(
+        settings=settings,
+        place=machine_of(settings),
+        site=Site(host="x", looked=0, seconds=0, sections={"schedulers": (flux,)}),
+        needs=load_needs(state / "needs.yaml"),
+    )
+    found = await scheduler_check(case, None)
+    assert (found.verdict, "no_such_module" in found.found) == ("missing", True)
 
 
 async def test_without_anything_the_features_of_the_site_are_told(project):
@@ -650,6 +684,7 @@ async def test_without_anything_the_features_of_the_site_are_told(project):
 )
 async def test_the_queue_that_a_job_names_must_be_there_and_take_it(project, job, verdict, words):
     stand_ins.slurm(project / "bin")
+    stand_ins.submits(project / "bin", "slurm")
     settings = site(project)
     place = replace(machine_of(settings), timeout=PATIENT)
     found = await discover(place, ["slurm"])
@@ -664,6 +699,7 @@ async def test_a_plan_with_a_job_is_held_against_the_scheduler(project):
     alone = await doctor(site(project), plan=plan(project, text))
     assert "jobs run as processes of this machine" in check(alone, "scheduler").found
     stand_ins.slurm(project / "bin")
+    stand_ins.submits(project / "bin", "slurm")
     report = await doctor(site(project), plan=plan(project, text))
     assert check(report, "scheduler").found == "slurm 22.05.8"
     assert check(report, "queue bacth").fix == "did you mean `batch`?"
@@ -715,15 +751,196 @@ def test_broken_settings_are_an_error_and_no_traceback(project):
     assert "Traceback" not in told.stderr
 
 
-@pytest.mark.parametrize(
-    ("plan_file", "registry_file"),
-    [("plans/lammps-log.yaml", "registries/demo.yaml")],
+# What fractale's own tools need
+
+
+CONTAINERS = (
+    "fractale.tools.containers.build_container",
+    "fractale.tools.containers.find_builders",
 )
-async def test_plans_of_fractale_have_all_they_need(project, plan_file, registry_file):
-    report = await doctor(
-        site(project), plan=str(ROOT / plan_file), registries=[ROOT / registry_file]
-    )
-    assert report.missing == 0, [each for each in report.checks if each.verdict == "missing"]
+BUILDS = """
+name: p
+inputs: {builder: auto}
+steps:
+  - {name: look, tool: find_builders}
+  - name: build
+    tool: build_container
+    inputs: {dockerfile: FROM scratch, uri: a, builder: "{{ inputs.builder }}"}
+"""
+
+
+async def test_any_container_engine_that_works_will_do(project):
+    file = registry(project, *CONTAINERS)
+    wanted = {"plan": plan(project, BUILDS), "registries": [file]}
+    none = check(await doctor(site(project), **wanted), "container-builder")
+    assert none.verdict == "missing"
+    assert all(f"no `{name}` on PATH" in none.found for name in ("docker", "podman", "buildah"))
+    assert none.needed_by == ("build_container",)
+    stand_ins.no_engine(project / "bin")
+    client = check(await doctor(site(project), **wanted), "container-builder")
+    assert (client.verdict, "without an engine" in client.found) == ("missing", True)
+    stand_ins.podman(project / "bin")
+    podman = check(await doctor(site(project), **wanted), "container-builder")
+    assert (podman.verdict, podman.found.startswith("podman 4.3.1")) == ("ok", True)
+    for builder, verdict in (("docker", "missing"), ("podman", "ok"), ("buildah", "missing")):
+        report = await doctor(site(project), **wanted, inputs={"builder": builder})
+        found = check(report, "container-builder")
+        assert (found.verdict, builder in found.found) == (verdict, True)
+
+
+async def test_looking_for_container_engines_needs_none(project):
+    file = registry(project, CONTAINERS[1])
+    text = "name: p\nsteps: [{name: look, tool: find_builders}]\n"
+    report = await doctor(site(project), plan=plan(project, text), registries=[file])
+    assert report.missing == 0
+
+
+SUBMITS = """
+name: p
+inputs: {scheduler: null}
+steps:
+  - name: go
+    tool: job_submit
+    inputs: {script: hostname, scheduler: "{{ inputs.scheduler }}"}
+"""
+
+
+async def test_a_tool_that_submits_needs_the_scheduler_that_it_submits_to(project):
+    file = registry(project, "fractale.tools.jobs.job_submit", "fractale.tools.jobs.job_logs")
+    wanted = {"plan": plan(project, SUBMITS), "registries": [file]}
+    assert check(await doctor(site(project), **wanted), "scheduler").verdict == "ok"
+    stand_ins.submits(project / "bin", "slurm")
+    lost = check(await doctor(site(project), **wanted), "scheduler")
+    assert (lost.verdict, lost.needed_by) == ("missing", ("job_submit",))
+    local = await doctor(site(project), **wanted, inputs={"scheduler": "local"})
+    assert check(local, "scheduler").verdict == "ok"
+    text = "name: p\nsteps: [{name: s, tool: job_logs, inputs: {job: {}}}]\n"
+    logs = await doctor(site(project), plan=plan(project, text), registries=[file])
+    assert check(logs, "scheduler").verdict == "warning"
+
+
+async def test_a_sub_agent_of_fractale_needs_what_it_needs_without_a_registry(project):
+    own = project / ".fractale" / "needs.yaml"
+    own.parent.mkdir()
+    own.write_text("needs: {search: {packages: [no-such-package], what: a search, get: install}}\n")
+    text = "name: p\nsteps: [{name: tune, agent: optimize, inputs: {goal: x}}]\n"
+    found = check(await doctor(site(project), plan=plan(project, text)), "search")
+    assert (found.verdict, found.needed_by) == ("missing", ("optimize",))
+    text = "name: p\nsteps: [{name: ask, agent: ask, instruction: x}]\n"
+    report = await doctor(site(project), plan=plan(project, text))
+    assert not [each for each in report.checks if each.what == "search"]
+
+
+@pytest.mark.parametrize(
+    ("script", "programs"),
+    [
+        ("hostname", ["hostname"]),
+        ("#!/bin/bash\n#SBATCH -N 1\n\nset -e\ncd /tmp\nexec lmp -in x", ["lmp"]),
+        ("exec mpirun -n 4 lmp -in in.lj \\\n  -sf omp", ["mpirun", "lmp"]),
+        ("srun -n 4 -c {threads} --mem=4G ./a.out", ["srun"]),
+        ("srun -p debug lmp", ["srun"]),
+        ("OMP_NUM_THREADS=2 lmp\nlmp", ["lmp"]),
+        ("{unknown} {unknown}", []),
+        ("$HOME/run x\n./made-before\n/opt/lmp", ["/opt/lmp"]),
+        ("module load lammps\nlmp", []),
+        ("python3 - <<END\nimport os\nEND\n", ["python3"]),
+        ("#!/usr/bin/env python3\nimport os\n", []),
+        ("greet() {\n  echo hi\n}\ngreet\n", []),
+        ("echo 'a\nb'", []),
+        ("if true; then lmp; fi", []),
+    ],
+)
+def test_the_programs_that_a_script_starts(script, programs):
+    assert programs_of(script) == programs
+
+
+async def test_programs_of_a_jobs_script_are_looked_for(project):
+    text = """
+        name: p
+        inputs: {lmp: lmp}
+        steps:
+          - {name: a, type: job, script: "exec mpirun -n 2 {{ inputs.lmp }}"}
+          - {name: b, type: job, command: [lmp, "{{ run.id }}"]}
+        """
+    file = plan(project, textwrap.dedent(text))
+    stand_ins.write(project / "bin", "mpirun", "exit 0")
+    report = await doctor(site(project), plan=file)
+    assert check(report, "program mpirun").verdict == "ok"
+    lacking = check(report, "program lmp")
+    assert (lacking.verdict, lacking.needed_by) == ("warning", ("step a", "step b"))
+    assert "fractale[lammps]" in lacking.fix
+    report = await doctor(site(project), plan=file, inputs={"lmp": "/opt/lmp"})
+    assert check(report, "program /opt/lmp").needed_by == ("step a",)
+
+
+def test_what_is_settled_before_a_run():
+    text = """
+        name: outer
+        inputs: {queue: debug, time: 10m, secret: {type: string, secret: true}}
+        steps:
+          - {name: one, type: job, command: [hostname], queue: "{{ inputs.queue }}",
+             time: "{{ inputs.time }}", scheduler: "{{ steps.one.outputs.x }}"}
+        """
+    plan = parse_plan(textwrap.dedent(text))
+    [job] = jobs_of(plan, {"queue": "long"})
+    assert (job.job.queue, job.job.time) == ("long", 600.0)
+    assert isinstance(job.job.scheduler, Template)
+    assert "secret" not in inputs_of(plan, {"secret": "x"})
+
+
+PLANS = sorted((ROOT / "plans").glob("*.yaml"))
+NEEDED = {
+    "build-container": {"container-builder", "model"},
+    "build-dockerfile": {"container-builder"},
+    "demo": {"model"},
+    "joke": {"model"},
+    "kubernetes-job": {"kubectl", "kubernetes"},
+    "lammps": set(),
+    "lammps-log": set(),
+    "lammps-optimize": set(),
+    "result-parser": {"model"},
+    "spack": {"spack"},
+    "transform-retry": {"model"},
+    "translate": set(),
+}
+"""Plan → what it needs that a machine with nothing but fractale does not have."""
+
+
+def registries_of(file: Path) -> list[Path]:
+    """The registries of a plan's file, as its first lines say how it is run."""
+    command = re.search(rf"fractale run plans/{file.name}(.*)", file.read_text())
+    assert command, "its head says how it is run"
+    return [ROOT / name for name in re.findall(r"-r (\S+)", command[1])]
+
+
+@pytest.mark.usefixtures("hpc")
+@pytest.mark.parametrize("file", PLANS, ids=lambda file: file.stem)
+async def test_of_all_that_fractales_plans_name_it_is_known_what_it_needs(project, file):
+    registries = [load_registry(path) for path in registries_of(file)]
+    loaded = await load_entries(registries, served=False)
+    paths = {name: each.entry.path for each in loaded for name in each.names}
+    paths |= {name: module for name, (module, _) in BUILT_IN.items()}
+    needs = load_needs()
+    for pattern in named_by(load_plan(str(file))).names:
+        named = [name for name in paths if fnmatchcase(name, pattern)]
+        assert named or pattern == "ask_person", pattern
+        assert all(needs.knows(paths[name]) for name in named), named
+    assert all(needs.knows(each.entry.path) for each in loaded)
+
+
+@pytest.mark.usefixtures("hpc")
+@pytest.mark.parametrize("file", PLANS, ids=lambda file: file.stem)
+async def test_plans_of_fractale_lack_what_they_need_and_nothing_else(project, file):
+    wanted = {"plan": str(file), "registries": registries_of(file)}
+    report = await doctor(site(project), **wanted)
+    lacking = {
+        each.section if each.section == "model" else each.what: each for each in report.checks
+    }
+    missing = {name for name, each in lacking.items() if each.verdict == "missing"}
+    assert missing == NEEDED[file.stem]
+    warned = {each.what for each in report.checks if each.verdict == "warning"}
+    programs = {"program lmp", "program mpirun"}
+    assert warned == (programs if "lmp" in load_plan(str(file)).inputs else set())
 
 
 def test_a_report_is_shown_so_that_one_sees_what_to_do():

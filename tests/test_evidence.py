@@ -58,6 +58,21 @@ def test_these_are_evidence_of_a_failure(outputs):
     assert exit_code_evidence(outputs) is not None
 
 
+@pytest.mark.parametrize(
+    ("outputs", "why"),
+    [
+        ({"errors": ["no such queue", "no time"]}, "no such queue; no time"),
+        ({"errors": [{"line": 1}]}, '[{"line": 1}]'),
+        ({"exit_code": 1, "output": "connection refused"}, "exit_code is 1: connection refused"),
+        ({"exit_code": 3, "reason": "ended on n1"}, "exit_code is 3: ended on n1"),
+        ({"success": False, "output": "x", "stderr": "denied"}, "success is false: denied"),
+        ({"returncode": 2}, "returncode is 2"),
+    ],
+)
+def test_what_the_outputs_say_in_words_is_told(outputs, why):
+    assert exit_code_evidence(outputs) == why
+
+
 async def test_a_rule_goes_before_the_exit_code(run_plan):
     rule = "    rules: {success: ['returncode == 7']}"
     assert await outcome_of(run_plan, {"returncode": 7}, rule) == ("success", "rule")

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fractale.cli import run as fractale
+from fractale.cli import run_command as fractale
 from fractale.errors import UsageError
 from fractale.plan.build import load_plan
 from fractale.runs.crate import write_crate
@@ -422,8 +422,8 @@ def test_wrong_use_is_an_error(state, capsys, words, says):
 def test_without_the_extra_the_command_says_what_to_install(state):
     code = (
         "import sys; sys.modules['rocrate'] = None\n"
-        "from fractale.cli import run\n"
-        f"sys.exit(run(['export', '-1', '--crate', {str(state / 'crate')!r}]))\n"
+        "from fractale.cli import run_command\n"
+        f"sys.exit(run_command(['export', '-1', '--crate', {str(state / 'crate')!r}]))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2

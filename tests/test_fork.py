@@ -23,6 +23,7 @@ from fractale.plan.build import load_plan
 from fractale.plan.model import Limits
 from fractale.questions import MISSING, Answers
 from fractale.runs import RunOptions, Runs
+from fractale.runs.diff import RunDiff, diff_data, diff_runs
 from fractale.runs.forking import ForkChanges
 from fractale.runs.history_reader import read_history
 from fractale.runs.listing import list_runs
@@ -244,6 +245,14 @@ async def test_an_output_that_is_set_has_the_type_of_what_was_there(bench):
     parent = await bench.start(LOOP)
     fork = await bench.fork(parent.run, "end", outputs={"check": {"level": "12"}})
     assert fork.outputs["made"] == 12
+
+
+async def test_an_output_that_its_step_did_not_give_is_warned_of(bench):
+    parent = await bench.start(THREE)
+    await bench.fork(parent.run, "run", inputs={"time": "1h"}, outputs={"read": {"txt": "x"}})
+    assert bench.warnings()[0] == "`read` gave no output `txt`, which is set: it gave text"
+    await bench.fork(parent.run, "run", inputs={"time": "1h"}, outputs={"read": {"text": "x"}})
+    assert not any("gave no output" in words for words in bench.warnings())
 
 
 async def test_an_output_of_a_step_that_did_not_run_cannot_be_set(bench):
@@ -735,6 +744,70 @@ async def test_a_plan_whose_file_is_gone_is_taken_as_it_was_kept(bench):
     assert fork.status == "success"
 
 
+# -- beside its parent ----------------------------------------------------------------------------
+
+
+def both(bench: Bench, one: Any, other: Any) -> RunDiff:
+    folders = RunFolders(bench.settings.state_dir)
+    return diff_runs(*(read_history(folders.find(each.run)) for each in (one, other)))
+
+
+def differences(diff: RunDiff) -> list[str]:
+    return [f"{v.path}#{v.number}: {', '.join(v.changed)}" for v in diff.visits if v.changed]
+
+
+async def test_a_fork_that_changes_nothing_is_the_same_as_its_parent(bench):
+    parent = await bench.start(LOOP)
+    fork = await bench.fork(parent.run, "check#2")
+    diff = both(bench, parent, fork)
+    assert diff.same
+    assert [(v.path, v.number) for v in diff.visits] == [
+        ("check", 2),
+        ("make", 3),
+        ("check", 3),
+        ("end", 1),
+    ]
+    assert diff_data(diff)["forked"] == {"fork": "b", "step": "check", "visit": 2, "before": 3}
+
+
+async def test_a_fork_is_compared_from_where_it_began(bench):
+    parent = await bench.start(LOOP)
+    fork = await bench.fork(parent.run, "check#2", outputs={"make": {"made": 9}})
+    expected = ["check#2: inputs, calls, outputs, outcome, path", "make#3: path", "check#3: path"]
+    diff = both(bench, parent, fork)
+    assert differences(diff)[:3] == expected
+    assert (diff.first.path, diff.first.number) == ("check", 2)
+    turned = both(bench, fork, parent)
+    assert sorted(differences(turned)) == sorted(differences(diff))
+    assert turned.forked.fork == "a"
+
+
+async def test_a_fork_inside_a_draft_is_compared_from_there(bench):
+    bench.model = ScriptedModel(manager)
+    parent = await bench.start(PLANNED, yes=True)
+    fork = await bench.fork(parent.run, "made/far")
+    diff = both(bench, parent, fork)
+    assert diff.same, differences(diff)  # the model's calls for the draft came before it
+    assert [visit.path for visit in diff.visits] == ["made", "made/far", "after"]
+
+
+async def test_a_fork_at_a_step_that_its_parent_stopped_in_front_of(bench):
+    parent = await bench.start(THREE, {"time": "1h"}, limits=Limits(steps=1))
+    fork = await bench.fork(parent.run, "run")
+    diff = both(bench, parent, fork)
+    assert differences(diff) == ["run#1: path", "report#1: path"]
+
+
+def test_the_comparison_says_where_the_fork_began(project):
+    assert command(project, "run", "job.yaml", "-r", "tools.yaml").returncode == 1
+    parent = command(project, "runs", "--limit", "1").stdout.split()[0]
+    done = command(project, "fork", parent, "--at", "run", "--set", "inputs.time=30m")
+    assert done.returncode == 0, done.stderr
+    text = command(project, "diff", parent, "-1").stdout
+    assert "B is a fork of A at run, 1st visit; 1 visit came before it" in text
+    assert "only in" not in text
+
+
 # -- in PostgreSQL --------------------------------------------------------------------------------
 
 
@@ -817,6 +890,23 @@ def test_the_command_that_a_failure_prints_goes_on_from_there(project):
     row = json.loads(command(project, "runs", "--json", "--limit", "1").stdout)
     assert (row["id"], row["parent"], row["forked_at"]) == (last["run"], parent, "run")
     assert f"forked from {parent} at run" in command(project, "runs").stdout
+
+
+def test_a_project_that_was_moved_has_its_tools_where_it_is_now(project):
+    here = project / "here"
+    here.mkdir()
+    for name in ("job_tools.py", "tools.yaml", "job.yaml"):
+        (project / name).rename(here / name)
+    done = command(
+        here, "run", "job.yaml", "-r", "tools.yaml", "-i", "time=1h", "--limit", "steps=1"
+    )
+    assert done.returncode == 5, done.stderr
+    there = here.rename(project / "there")
+    done = command(there, "resume", "-1", "--limit", "steps=9")
+    assert done.returncode == 0, done.stderr
+    done = command(there, "fork", "-1", "--at", "run")
+    assert done.returncode == 0, done.stderr
+    assert (there / "prepared.txt").read_text() == "1\n"
 
 
 KILLED = """

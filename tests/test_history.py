@@ -185,6 +185,58 @@ def test_a_killed_run_is_stopped_and_its_last_call_has_no_end(tmp_path):
     assert not visit.calls[0].finished
 
 
+DOUBT = {"kind": "in_doubt", "step": "a", "tool": "submit", "arguments": {"n": 2}, "id": "q1"}
+
+
+def killed(tmp_path, *answers):
+    """A run that was killed in a call again and again, and asked each time whether to repeat it."""
+    call = {"tool": "submit", "arguments": {"n": 2}, "key": "k1", "end": False}
+    run = Recording(tmp_path).start("a").enter("a").call("a", **call)
+    for number, answer in enumerate(answers):
+        question = {**DOUBT, "id": f"q{number}"}
+        run.start("a", resumed=True).enter("a").call("a", **call)
+        run.add("waiting", step="a", question=question).end("waiting")
+        if answer is None:
+            continue
+        run.start("a", resumed=True)
+        run.add("answered", step="a", question=question, answer=answer, by="person")
+        run.enter("a").call("a", **call)
+    return run, {"step": "a", "tool": "submit", "call": 1, "key": "k1", "seconds": 0.25}
+
+
+def test_a_call_that_was_not_made_again_is_told_once(tmp_path):
+    run, end = killed(tmp_path, None, None, "failed")
+    run.add("tool_finished", **end, is_error=True, text="it counts as failed").leave("a")
+    [visit] = read_history(run.folder).visits
+    [call] = visit.calls
+    assert (call.finished, call.is_error, call.text) == (False, True, "it counts as failed")
+    # An agent that goes on afterwards takes it from the journal.
+    run.start("a", resumed=True).enter("a")
+    run.call("a", tool="submit", arguments={"n": 2}, key="k1", recorded=True)
+    assert len(read_history(run.folder).visits[0].calls) == 1
+
+
+def test_a_call_that_waits_to_be_made_again_is_one(tmp_path):
+    run, _ = killed(tmp_path, None)
+    [visit] = read_history(run.folder).visits
+    assert [call.finished for call in visit.calls] == [False]
+
+
+def test_a_call_that_was_made_again_is_told_each_time(tmp_path):
+    run, end = killed(tmp_path, "again", "again")
+    run.add("tool_finished", **end, is_error=False, text="{}").leave("a")
+    [visit] = read_history(run.folder).visits
+    assert [call.finished for call in visit.calls] == [False, False, True]
+
+
+def test_a_call_that_is_made_again_without_asking_is_told_each_time(tmp_path):
+    call = {"tool": "look", "key": "k1"}
+    run = Recording(tmp_path).start("a").enter("a").call("a", **call, end=False)
+    run.start("a", resumed=True).enter("a").call("a", **call).leave("a")
+    [visit] = read_history(run.folder).visits
+    assert [call.finished for call in visit.calls] == [False, True]
+
+
 def test_a_run_that_a_process_has_is_running(tmp_path):
     run = Recording(tmp_path).start("a").enter("a")
     with RunLock(run.folder):

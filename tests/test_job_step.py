@@ -198,7 +198,8 @@ async def test_a_job_runs_and_its_figures_are_read_from_its_log(run_plan, settin
             top="inputs: {where: 'a b'}\n",
         )
         + "outputs:\n  all: '{{ steps.a.outputs }}'\n"
-        + "  absent: '{{ steps.a.outputs.absent | default(7) }}'\n"
+        + "  absent: '{{ steps.a.outputs.absent | default(7) }}'\n",
+        keep=True,
     )
     assert seen.status == "success", seen.result.error
     given = seen.result.outputs["all"]
@@ -318,7 +319,8 @@ async def test_a_figure_is_found_anywhere_in_a_long_log(run_plan, settings):
                  top: 'step (0) nothing', end: 'step (299999) nothing'}""",
             )
         )
-        + "outputs: {all: '{{ steps.a.outputs }}'}"
+        + "outputs: {all: '{{ steps.a.outputs }}'}",
+        keep=True,
     )
     given = seen.result.outputs["all"]
     assert Path(given["log_file"]).stat().st_size > 5_000_000

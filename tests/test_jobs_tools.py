@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 
 import pytest
 
+from fractale.evidence import exit_code_evidence
 from fractale.registry import load_registry
 from fractale.tools.jobs import (
     job_cancel,
@@ -59,6 +62,76 @@ async def test_a_wait_is_bounded_and_a_job_is_cancelled():
     waited = await job_wait("a", Told(), seconds=0)
     assert (waited["state"], waited["over"]) in (("running", False), ("pending", False))
     assert (await job_cancel("a"))["state"] == "cancelled"
+
+
+BADLY = {
+    "exit code": ({"command": ["sh", "-c", "echo no such atom; exit 3"]}, 3),
+    "time limit": ({"command": ["sleep", "300"], "time": 1}, 143),
+}
+
+
+@pytest.mark.parametrize("how", BADLY)
+async def test_waiting_for_a_job_that_ends_badly_fails_the_step_with_the_reason(run_plan, how):
+    job, code = BADLY[how]
+    seen = await run_plan(
+        f"""
+        name: badly
+        steps:
+          - name: submit
+            tool: job_submit
+            inputs: {{{json.dumps(job)[1:-1]}, key: k, scheduler: local}}
+          - name: wait
+            tool: job_wait
+            inputs: {{key: k, seconds: 120}}
+            transitions: {{failure: look}}
+          - name: look
+            tool: job_status
+            inputs: {{key: k}}
+          - name: cancel
+            tool: job_cancel
+            inputs: {{key: k}}
+        outputs: {{state: "{{{{ steps.look.outputs.state }}}}"}}
+        """,
+        registries=[REGISTRY],
+    )
+    assert seen.path == ["submit:success", "wait:failure", "look:success", "cancel:success"]
+    assert seen.decided("wait") == "exit_code"
+    reason = next(e["reason"] for e in seen.of("step_finished") if e["step"] == "wait")
+    told = await job_status("k")
+    assert reason == f"exit_code is {code}: job {told['job_id']} {told['reason']}"
+    assert ("hit its time limit" in reason) is (how == "time limit")
+    assert seen.result.outputs == {"state": told["state"]}
+
+
+async def test_a_job_that_is_not_over_is_no_failure_of_the_wait():
+    await job_submit(command=["sleep", "300"], key="a", scheduler="local")
+    waited = await job_wait("a", Told(), seconds=0)
+    assert not waited["over"]
+    assert exit_code_evidence(waited) is None
+    assert exit_code_evidence(await job_cancel("a")) is None
+
+
+async def test_a_job_of_which_nothing_shows_the_end_fails_the_wait(tmp_path):
+    job = await job_submit(command=["true"], key="a", scheduler="local")
+    await job_wait("a", Told(), seconds=60)
+    folder = Path(job["log_file"]).parent
+    for mark in ("ended.*", "minded.*"):
+        for path in _marks(folder, mark):
+            path.unlink()
+    waited = await job_wait("a", Told(), seconds=60)
+    assert waited["state"] == "unknown"
+    assert "left no exit code" in exit_code_evidence(waited)
+    told = await job_status("a")
+    assert (told["state"], exit_code_evidence(told)) == ("unknown", None)
+
+
+def _marks(folder: Path, pattern: str) -> list[Path]:
+    """The files that say how a job ended, once they are there."""
+    deadline = time.monotonic() + 60
+    while not (found := list(folder.glob(pattern))):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
 
 
 async def test_without_a_key_each_is_a_job_of_its_own():

@@ -496,8 +496,8 @@ def test_a_run_with_tools_of_its_own_does_not_import_fastmcp(tmp_path):
     (tmp_path / "plan.yaml").write_text("name: one\nsteps: [{name: s, type: tool, tool: echo}]\n")
     code = (
         "import sys\n"
-        "from fractale.cli import run\n"
-        "code = run(['run', 'plan.yaml', '--quiet', '-r', 'tools.yaml'])\n"
+        "from fractale.cli import run_command\n"
+        "code = run_command(['run', 'plan.yaml', '--quiet', '-r', 'tools.yaml'])\n"
         "print(code, 'mcp' in sys.modules, 'fastmcp' in sys.modules)\n"
     )
     words = [sys.executable, "-c", code]

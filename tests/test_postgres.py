@@ -299,8 +299,14 @@ def test_the_command_line_keeps_a_run_there_and_finds_it_again(url, tmp_path):
     # Where the run's checkpoints are need not be said again.
     done = fractale(tmp_path, "resume", "-1", "--answer", "s=yes")
     assert done.returncode == 0, done.stderr
+    # Where its password is needed again, `fork` takes it as `resume` does.
+    folder = RunFolders(tmp_path / ".fractale").at(run_id)
+    folder.write_head({**folder.read_head(), "store": "postgresql://anna:***@db/runs"})
+    assert "--store" in fractale(tmp_path, "fork", "-1", "--at", "two").stderr
+    done = fractale(tmp_path, "fork", "-1", "--at", "two", "--store", url)
+    assert done.returncode == 0, done.stderr
     done = fractale(tmp_path, "runs", "prune", "--keep", "0", "--store", url)
-    assert "1 run removed" in done.stdout, done.stderr
+    assert "2 runs removed" in done.stdout, done.stderr
 
 
 def test_a_password_that_was_on_the_command_line_is_asked_for_again(url, tmp_path):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from fractale.cli import run as fractale
+from fractale.cli import run_command as fractale
 from fractale.store.records import RunFolders
 from recording import Recording
 

@@ -11,6 +11,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 import fractale
 from fractale.errors import StoreError, UsageError
 from fractale.events import Event
+from fractale.jobs.folder import JobFolder
 from fractale.runs import RunOptions, Runs
 from fractale.store.records import EventLog, RunFolders
 from fractale.testing import FakeToolServer
@@ -37,6 +38,13 @@ def test_events_are_read_back_in_their_order(folder):
     log(folder, "three")
     assert said(folder) == ["one", "zwei — drüben", "three"]
     assert (folder.path / "events.jsonl").stat().st_mode & 0o777 == 0o600
+
+
+def test_all_of_the_state_folder_is_its_owners(tmp_path):
+    run = RunFolders(tmp_path / ".fractale" / "runs").new("k7f3").path
+    JobFolder.of(tmp_path / "other" / "jobs", "one").make()
+    made = [run, *run.parents[:2], *(tmp_path / "other").rglob("*"), tmp_path / "other"]
+    assert {path.stat().st_mode & 0o777 for path in made} == {0o700}
 
 
 def test_a_run_without_events_has_none(folder):

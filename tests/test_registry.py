@@ -7,7 +7,9 @@ import itertools
 import sys
 import textwrap
 import threading
+import tomllib
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from langchain_core.tools import tool as langchain_tool
@@ -21,6 +23,7 @@ from fractale.registry import (
     load_registry,
     local_entries,
 )
+from fractale.registry.imports import PACKAGES
 
 COUNTER = itertools.count()
 
@@ -209,6 +212,15 @@ def test_every_path_that_cannot_be_imported_is_told_with_line_and_cause(module, 
     assert "needs the module `a_library_that_is_not_there`" in found[3]
     assert "SyntaxError" in found[4]
     assert found[5].endswith("near it: `database_create`, `database_query`")
+
+
+def test_packages_whose_newest_does_not_fit_are_got_by_an_extra():
+    """`pip install flux-mcp` would bring one that needs another MCP library than ours."""
+    project = Path(__file__).parent.parent / "pyproject.toml"
+    extras = tomllib.loads(project.read_text())["project"]["optional-dependencies"]
+    for module, package in (("flux_mcp", "flux-mcp"), ("hpc_mcp", "hpc-mcp")):
+        extra = PACKAGES[module].removeprefix("'fractale[").removesuffix("]'")
+        assert any(each.startswith(package) for each in extras[extra])
 
 
 @pytest.mark.skipif(find_spec("flux") is not None, reason="flux-python is installed here")

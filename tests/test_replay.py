@@ -783,12 +783,31 @@ async def test_a_record_without_its_tools_says_so(stage):
     assert told.value.reason == "no-tools"
 
 
-async def test_a_record_without_its_journal_is_not_equal(stage):
+async def test_a_record_without_its_journal_says_so(stage):
     await stage.record(CHAIN)
     (stage.last.path / "journal.jsonl").unlink()
-    replayed = await stage.replay()
-    assert not replayed.equal
-    assert "now there is a call of `change`" in replayed.divergence.message
+    with pytest.raises(NotRecorded, match="is gone, and it made calls") as told:
+        await stage.replay()
+    assert told.value.reason == "no-journal"
+
+
+async def test_a_run_without_calls_needs_no_journal(stage):
+    step = "{name: a, tool: change, inputs: {what: x}, when: 'false'}"
+    await stage.record(f"name: p\nsteps: [{step}]\n")
+    (stage.last.path / "journal.jsonl").unlink(missing_ok=True)
+    await stage.equal()
+
+
+async def test_a_figure_that_changed_in_the_journal_is_told(stage):
+    await stage.record(CHAIN)
+    path = stage.last.path / "journal.jsonl"
+    text = path.read_text()
+    changed = text.replace('"result": {', '"result": { ', 1)
+    assert changed != text
+    path.write_text(changed)
+    with pytest.raises(NotRecorded, match="a line is damaged") as told:
+        await stage.replay()
+    assert told.value.reason == "no-journal"
 
 
 async def test_a_damaged_journal_is_told(stage):

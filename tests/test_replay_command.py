@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from fractale.cli import run as fractale
+from fractale.cli import run_command as fractale
 
 TOOLS = '''
 def greet(who: str) -> dict:
@@ -86,6 +86,8 @@ def test_a_folder_of_recordings_is_a_test_of_todays_plans(recorded, capsys):
     ("words", "says"),
     [
         (["replay", "nothing"], "nothing"),
+        (["replay", "nothing.zip"], "there is no file nothing.zip"),
+        (["replay", "."], ". is no recording"),
         (["test", "nowhere"], "nowhere"),
     ],
 )

@@ -7,6 +7,8 @@ Flux itself isn't (`flux_python.py`); the model is scripted, behind real HTTP.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 
 from flux_python import python_path
 from fractale.testing import ModelServer, Reply
+from fractale.tools.validators import validate_jobspec
 from scenarios import Reader, asked, by_turns, errors_of, path_of
 from slurm import running_slurm
 
@@ -209,21 +212,35 @@ def test_what_sbatch_takes_is_taken(tmp_path, slurm):
         ("--time=00:00:30", "--time=soon", "sbatch says"),
         ("--ntasks=2", "--tasks-galore=2", "sbatch says"),
         ("#!/bin/bash\n", "", "sbatch says"),
-        # The two that `sbatch --test-only` lets pass.
-        ("echo hello", "if true; then echo hello", "syntax error"),
-        ("--time=00:00:30", "--time=00:10:00", "gives 0:01:00 at most: the job would never start"),
     ],
 )
-def test_what_sbatch_refuses_or_lets_pass_is_refused(tmp_path, slurm, old, new, why):
+def test_what_sbatch_refuses_is_refused(tmp_path, slurm, old, new, why):
     said = checked(tmp_path, SMALL_SLURM.replace(old, new), **slurm.environment)
     assert said["valid"] is False
     assert any(why in error for error in said["errors"]), said
 
 
-def test_a_script_of_another_manager_is_none_of_slurms(tmp_path, slurm):
-    """sbatch takes it: to Slurm other managers' directives are comments."""
-    said = checked(tmp_path, SMALL_FLUX, **slurm.environment)
-    assert said["errors"][0] == "it has no #SBATCH line: it is no script for slurm"
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("echo hello", "if true; then echo hello", "syntax error: unexpected end of file"),
+        ("--time=00:00:30", "--time=00:10:00", "gives 0:01:00 at most: the job would never start"),
+        ("#SBATCH", "#FLUX:", "it has no #SBATCH line: it is no script for slurm"),
+        ("echo hello", "#PBS -l select=1\necho hello", "`#PBS -l select=1` is a directive of pbs"),
+    ],
+)
+def test_what_sbatch_lets_pass_is_refused_too(tmp_path, slurm, old, new, why):
+    script = tmp_path / "as-it-is.sh"
+    script.write_text(SMALL_SLURM.replace(old, new))
+    environment = {**os.environ, **slurm.environment}
+    words = ["sbatch", "--test-only", str(script)]
+    assert subprocess.run(words, env=environment, capture_output=True).returncode == 0
+
+    said = checked(tmp_path, script.read_text(), **slurm.environment)
+    assert said["validated_by"] == "sbatch"
+    assert said["valid"] is False
+    assert any(why in error for error in said["errors"]), said
+    assert not any("sbatch says" in error for error in said["errors"]), said
 
 
 @pytest.mark.parametrize(
@@ -241,6 +258,36 @@ def test_where_no_validator_exists_it_says_that_only_the_lines_were_checked(
     assert said["validated_by"] == "directives"
     assert "only the script's own lines were checked" in said["note"]
     assert f"no {manager.upper()} answered here" in said["note"]
+
+
+IN_WORDS_OF = {
+    "slurm": "#!/bin/sh\n#SBATCH --nodes=2\n#SBATCH --ntasks=8\n#SBATCH --time=60\nhostname\n",
+    "flux": "#!/bin/sh\n#FLUX: --nodes=2\n#FLUX: --nslots=8\n#FLUX: -t 1h\nhostname\n",
+    "pbs": "#!/bin/sh\n#PBS -l select=2:ncpus=4:mpiprocs=4,walltime=1:00:00\nhostname\n",
+    "lsf": "#!/bin/sh\n#BSUB -n 8\n#BSUB -R span[ptile=4]\n#BSUB -W 1:00\nhostname\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [(a, b) for a in IN_WORDS_OF for b in IN_WORDS_OF if a != b]
+)
+async def test_a_translation_has_its_targets_directives_and_none_of_the_source(source, target):
+    original, script = IN_WORDS_OF[source], IN_WORDS_OF[target]
+    left = original.splitlines()[1]
+    assert (await validate_jobspec(script, target, original))["valid"] is True
+
+    left_above = script.replace("hostname", f"{left}\nhostname")
+    left_below = f"{script}{left}\n"
+    for faulty, why in [
+        ("#!/bin/sh\nhostname\n", f"it is no script for {target}"),
+        (original, f"it is no script for {target}"),
+        (left_above, f"`{left}` is a directive of {source}"),
+        (left_below, f"`{left}`"),
+    ]:
+        for known in (original, None):
+            said = await validate_jobspec(faulty, target, known)
+            assert said["valid"] is False
+            assert any(why in error for error in said["errors"]), said
 
 
 # -- without a model, and by the agent ----------------------------------------------------------

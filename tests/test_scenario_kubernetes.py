@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fractale.testing import ModelServer, Reply
+from fractale.tools.kubernetes import kubernetes_job_wait
 from kubernetes_api import KubernetesApi
 from scenarios import Reader, by_turns, errors_of, path_of
 
@@ -62,6 +63,80 @@ def test_a_job_that_fails_is_a_failure_with_its_exit_code_and_last_line(reader, 
     assert ("default", "hello") in api.jobs, "what failed is left to be looked at"
 
 
+class Listener:
+    """Takes what a call tells; what it told last is asked by the API server's outage."""
+
+    def __init__(self):
+        self.told = []
+
+    async def report_progress(self, progress, total=None, message=None):
+        self.told.append(message)
+
+
+def applied(reader, api, monkeypatch, text: str = HELLO) -> None:
+    """The job, made with the real kubectl; and the environment of the tool."""
+    monkeypatch.setenv("KUBECONFIG", str(api.config))
+    words = ["kubectl", "apply", "--validate=false", "-f", "-"]
+    subprocess.run(words, input=text, text=True, check=True, capture_output=True)
+
+
+async def test_an_api_server_that_is_away_for_a_moment_does_not_end_the_wait(
+    reader, api, monkeypatch
+):
+    applied(reader, api, monkeypatch, HELLO.replace("[echo, Hello World]", "[sleep, '3']"))
+    listener, missed = Listener(), []
+
+    def away(path: str) -> bool:
+        if listener.told and len(missed) < 2:
+            missed.append(path)
+            return True
+        return False
+
+    api.away = away
+    said = await kubernetes_job_wait("hello", listener)
+    assert said["state"] == "completed"
+    assert len(missed) == 2
+    assert any("it is restarting" in message for message in listener.told), listener.told
+
+
+async def test_an_api_server_that_stays_away_ends_it(reader, api, monkeypatch):
+    applied(reader, api, monkeypatch, HELLO.replace("busybox:1.36", "missing:1"))
+    listener = Listener()
+    api.away = lambda path: bool(listener.told)
+    with pytest.raises(ValueError, match="it is restarting"):
+        await kubernetes_job_wait("hello", listener, timeout=2)
+
+
+async def test_a_job_that_was_deleted_ends_it(reader, api, monkeypatch):
+    applied(reader, api, monkeypatch, HELLO.replace("busybox:1.36", "missing:1"))
+    listener = Listener()
+
+    def deleted(path: str) -> bool:
+        if listener.told:
+            api.jobs.clear()
+        return False
+
+    api.away = deleted
+    with pytest.raises(ValueError, match="NotFound"):
+        await kubernetes_job_wait("hello", listener)
+
+
+def test_a_log_that_cannot_be_read_is_no_success_and_the_job_stays(reader, api):
+    api.away = lambda path: path.endswith("/log")
+    events = reader.events(*PLAN)
+    assert path_of(events)[-1] == "wait:failure"
+    assert "completed, but its log can't be read" in errors_of(events, "wait")[0]
+    assert ("default", "hello") in api.jobs
+
+
+def test_a_job_from_before_is_said_to_be_one(reader):
+    """Kubernetes runs no job twice: what ends here is the one of the first run."""
+    first = reader.end(*PLAN, "-i", "keep=true")
+    assert first["outputs"]["applied"] == "job.batch/hello created"
+    second = reader.end(*PLAN, "-i", "keep=true")
+    assert second["outputs"]["applied"] == "job.batch/hello unchanged"
+
+
 def test_an_image_that_cannot_be_pulled_is_told_when_the_time_is_over(reader):
     missing = manifest(reader, "busybox:1.36", "missing:1")
     events = reader.events(*PLAN, "-i", missing, "-i", "wait=2")
@@ -73,7 +148,7 @@ def test_a_manifest_that_is_none_fails_with_kubectls_words(reader):
     (reader.folder / "job.yaml").write_text("kind: Nothing\napiVersion: nowhere/v1\n")
     events = reader.events(*PLAN, "-i", "manifest=job.yaml")
     assert path_of(events)[-1] == "apply:failure"
-    assert errors_of(events, "apply")
+    assert 'no matches for kind "Nothing"' in errors_of(events, "apply")[0]
 
 
 def test_without_an_api_server_it_fails_and_says_so(reader):
@@ -81,6 +156,7 @@ def test_without_an_api_server_it_fails_and_says_so(reader):
     empty.write_text("")
     events = reader.events(*PLAN, KUBECONFIG=str(empty))
     assert path_of(events)[-1] == "apply:failure"
+    assert "refused" in errors_of(events, "apply")[0]
 
 
 def test_the_prompt_of_0_1_0_deploys_and_reads_the_log(tmp_path, api):

@@ -63,8 +63,11 @@ def check(outputs: dict, folder: Path, trials: int) -> None:
     (best,) = [row for row in rows if row.startswith("*")]
     assert float(best.split()[4]) == max(rates)
     assert sum(line.count("x") for line in outputs["chart"]) >= 1
-    assert (folder / outputs["picture"]).read_bytes().startswith(b"\x89PNG")
+    picture = Path(outputs["picture"])
+    assert picture.is_relative_to(folder / ".fractale" / "runs"), "no run overwrites another's"
+    assert picture.read_bytes().startswith(b"\x89PNG")
     assert outputs["best"].startswith("timesteps/s ")
+    assert outputs["stopped_by"] == "budget"
 
 
 def test_local_jobs_and_an_algorithm_without_a_model(installed, tmp_path):
@@ -72,6 +75,21 @@ def test_local_jobs_and_an_algorithm_without_a_model(installed, tmp_path):
     check(end["outputs"], tmp_path, 3)
     steps = [step["name"] for step in end["steps"]]
     assert steps == ["resources", *["search", "trial"] * 3, "search", "report"]
+
+
+def tried(outputs: dict) -> list[list[str]]:
+    """What each trial was made with, without what it brought."""
+    return [row.lstrip(" *").split()[:4] for row in outputs["trials"][1:]]
+
+
+def test_the_same_seed_tries_the_same_whatever_the_clock_says(installed, tmp_path):
+    words = ["-i", "scheduler=local", "-i", "trials=3", "-i", "max_ranks=1"]
+    space = [*words, "-i", "max_threads=2", "-i", "seed=7"]
+    first, second = (tuned(tmp_path, "lammps", *space)["outputs"] for _ in range(2))
+    assert tried(first) == tried(second)
+    assert first["picture"] != second["picture"]
+    other = tuned(tmp_path, "lammps", *words, "-i", "max_threads=2", "-i", "seed=8")["outputs"]
+    assert tried(other) != tried(first)
 
 
 def test_jobs_of_a_real_slurm(installed, tmp_path):
@@ -85,6 +103,8 @@ def test_jobs_of_a_real_slurm(installed, tmp_path):
             check=True,
         )
     check(end["outputs"], tmp_path, 2)
+    local = tuned(tmp_path, "lammps", "-i", "scheduler=local", "-i", "trials=2")
+    assert tried(end["outputs"]) == tried(local["outputs"])
     assert jobs.stdout.count("JobState=COMPLETED") == 2
 
 
@@ -97,12 +117,37 @@ def test_a_trial_that_fails_is_a_line_of_the_table_and_the_search_goes_on(instal
     launcher.chmod(0o700)
     words = ["-i", "scheduler=local", "-i", f"mpirun={launcher}", "-i", "trials=4"]
     outputs = tuned(tmp_path, "lammps", *words)["outputs"]
-    rows = [row.lstrip(" *").split() for row in outputs["trials"][1:]]
-    assert {ranks: word == "failed:" for _, ranks, _, _, word, *_ in rows} == {
+    rows = [row.lstrip(" *").split() for row in outputs["trials"][1:5]]
+    assert {ranks: word == "failed" for _, ranks, _, _, word, *_ in rows} == {
         "1": False,
         "2": True,
     }
     assert any("exit code 3" in row for row in outputs["trials"])
+
+
+@pytest.mark.parametrize(
+    ("looks", "why"),
+    [
+        (True, "ERROR: this LAMMPS has 1 ranks and not 2"),
+        (False, "rule `ran is defined and ran != "),
+    ],
+)
+def test_ranks_that_are_not_of_one_run_are_no_trial(installed, tmp_path, looks, why):
+    """What starts it is not of its MPI: two runs of one rank each, which say a rate as well."""
+    launcher = tmp_path / "launcher"
+    launcher.write_text('#!/bin/sh\nn=$1; shift\nfor i in $(seq $n); do "$@" & done; wait $!\n')
+    launcher.chmod(0o700)
+    text = (ROOT / "plans" / "data" / "in.lj").read_text()
+    if not looks:
+        head, _, tail = text.partition("# Started by another MPI")
+        text = head + tail[tail.index("units ") :]
+    (tmp_path / "in.lj").write_text(text)
+    words = ["-i", "scheduler=local", "-i", f"mpirun={launcher}", "-i", "trials=3"]
+    outputs = tuned(tmp_path, "lammps", *words, "-i", f"input={tmp_path / 'in.lj'}")["outputs"]
+    told = [row for row in outputs["trials"] if why in row]
+    assert told, outputs["trials"]
+    rows = [row.lstrip(" *").split() for row in outputs["trials"][1:4]]
+    assert {row[1]: row[4] == "failed" for row in rows} == {"1": False, "2": True}
 
 
 def test_the_agent_optimize_without_a_model(installed, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from fractale.testing import ModelServer, Reply
 from scenarios import Reader, asked, by_turns, errors_of, path_of
 from slurm import running_slurm
@@ -48,8 +50,22 @@ def test_a_job_that_fails_tells_no_joke(tmp_path):
         words = ("-i", "script=job.sh", *LOCAL, "-i", SECONDS, "--yes")
         events = Reader(tmp_path, server).events(*PLAN, *words)
     assert path_of(events)[-1] == "wait:failure"
-    assert "state != 'completed'" in errors_of(events, "wait")[0]
+    assert "exit code 3" in errors_of(events, "wait")[0]
+    assert "last line: no jokes today" in errors_of(events, "wait")[0]
     assert server.requests == []
+
+
+def test_a_job_that_has_not_ended_yet_tells_none_either(tmp_path):
+    (tmp_path / "job.sh").write_text("#!/bin/sh\nsleep 8\n")
+    with ModelServer([]) as server:
+        words = ("-i", "script=job.sh", *LOCAL, "-i", "wait=1", "--yes")
+        events = Reader(tmp_path, server).events(*PLAN, *words)
+    assert path_of(events)[-1] == "wait:failure"
+    assert "not over" in errors_of(events, "wait")[0]
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / ".fractale").glob("jobs/*/ended.*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def test_the_same_under_slurm(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import shutil
 import signal
@@ -14,11 +15,19 @@ from pathlib import Path
 import pytest
 
 from fractale.testing import ModelServer, Reply
+from fractale.tools.spack import spack_install, spack_run
 from scenarios import Reader, by_turns, errors_of, path_of, path_with
 from stand_in_spack import spack
 
 PLAN = ("run", "plans/spack.yaml", "-r", "registries/spack.yaml")
 JOKE = "Why do clusters never get lonely? They have so many cores."
+
+
+class Listener:
+    """Takes the progress of a call."""
+
+    async def report_progress(self, progress, total=None, message=None):
+        """Nothing is done with it."""
 
 
 @pytest.fixture
@@ -47,6 +56,18 @@ def test_a_long_installation_says_where_it_is(reader):
     told = [e["message"] for e in events if e["event"] == "tool_progress"]
     assert "==> perl: Executing phase: 'build'" in told
     assert "==> Installing cowsay-3.04" in told
+
+
+async def test_nothing_limits_what_takes_long_unless_it_is_said(tmp_path, monkeypatch):
+    """A package may take hours to build, and so may what is run with it."""
+    monkeypatch.setenv("PATH", path_with(spack(tmp_path / "spack")))
+    for tool in (spack_install, spack_run):
+        assert inspect.signature(tool).parameters["timeout"].default is None
+    monkeypatch.setenv("SPACK_SLOW", "600")
+    said = await spack_install("cowsay", Listener(), timeout=1)
+    assert said["success"] is False
+    assert "did not end in time" in said["error"]
+    assert "==> Installing perl-5.40" in said["error"]
 
 
 def test_a_package_that_spack_does_not_know_fails_with_its_words(reader):

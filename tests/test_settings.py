@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -113,6 +115,23 @@ def test_a_wrong_setting_says_what_is_wrong(home, tmp_path, text, says):
     with pytest.raises(SettingsError) as caught:
         load_settings(home, tmp_path)
     assert says in f"{caught.value} {caught.value.hint}"
+
+
+def test_a_project_of_somebody_else_is_told(home):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write(folder, "").parent.chmod(0o000)
+        folder.chmod(0o755)
+        root = os.geteuid() == 0
+        try:
+            if root:
+                os.seteuid(65534)
+            with pytest.raises(SettingsError, match=r"cannot read .*config\.yaml: .*denied"):
+                load_settings(home, folder)
+        finally:
+            if root:
+                os.seteuid(0)
+            (folder / ".fractale").chmod(0o700)
 
 
 def test_a_port_that_is_none_is_an_error(home, tmp_path):

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import click
 import pytest
 
-from fractale.cli import run as fractale
+from fractale.cli import run_command as fractale
 from fractale.cli.show import command, complete_steps
+from fractale.runs.listing import list_runs
+from fractale.store.index import RunFilter
 from fractale.store.journal import Call, FileJournal, Place
 from recording import BEGIN, Recording, translation
 from snapshot import assert_same
@@ -125,6 +130,22 @@ def test_results_are_whole_where_the_journal_has_them(state, shown):
     assert [call["result"] for call in data["visits"][0]["calls"]] == list(gave.values())
 
 
+def test_a_lost_call_has_not_the_result_of_the_one_that_was_made_in_its_place(state, shown):
+    run = Recording(state).start("a").enter("a")
+    journal = FileJournal(run.folder.path / "journal.jsonl")
+    place = Place(task="t", number=1, tries=1, step="a", attempt=1)
+    call = Call(kind="tool", name="f.a", digest="d")
+    journal.begin(place, call)
+    journal.finish(place, call, {"structured": {"job": 7}})
+    journal.close()
+    run.call("a", key=place.key, end=False)
+    run.start("a", resumed=True).enter("a").call("a", key=place.key).leave("a").end()
+    assert shown("show", "-1", "a").count("job  7") == 1
+    data = json.loads(shown("show", "-1", "a", "--json"))
+    results = [call["result"] for call in data["visits"][0]["calls"]]
+    assert results == [None, {"structured": {"job": 7}}]
+
+
 def test_items_tables_and_failed_calls_are_shown(state, shown):
     run = Recording(state).start("each").enter("each", description="try all")
     run.add("item_started", step="each", index=0, total=2)
@@ -142,6 +163,40 @@ def test_items_tables_and_failed_calls_are_shown(state, shown):
     assert "item [1]  not finished" in step
     assert "tool try, item [0]" in step
     assert "speed" in step
+
+
+def test_one_item_is_shown_by_its_index(state, shown, capsys):
+    run = Recording(state).start("each").enter("each")
+    for index in (0, 1):
+        run.add("item_started", step="each", index=index, total=2)
+        run.call(f"each[{index}]", index + 1, tool="try", arguments={"n": index})
+        run.enter(f"each[{index}]/inner").leave(f"each[{index}]/inner")
+        values = {"inputs_ref": {"n": index}, "outputs_ref": {"speed": 10 + index}}
+        run.add("item_finished", step="each", index=index, total=2, outcome="success", **values)
+    run.leave("each").end()
+    text = shown("show", "-1", "each[1]")
+    assert "each[1] · 1st visit" in text
+    assert "each[1]/inner · 1st visit" in text
+    assert "speed  11" in text
+    assert "item [1]" in text
+    assert "[0]" not in text
+    [item, inner] = json.loads(shown("show", "-1", "each[1]", "--json"))["visits"]
+    assert (item["inputs"], item["outputs"], item["seconds"]) == ({"n": 1}, {"speed": 11}, None)
+    assert [call["arguments"] for call in item["calls"]] == [{"n": 1}]
+    assert inner["path"] == "each[1]/inner"
+    assert fractale(["show", "-1", "each[2]"]) == 2
+    assert "has no step `each[2]`" in capsys.readouterr().err
+
+
+def test_tokens_are_those_of_all_processes_of_a_visit(state, shown):
+    """An agent that goes on after a question does not ask its model again for what it has."""
+    run = Recording(state).start("work").enter("work", type="agent")
+    run.ask_model("work", key="k1", input_tokens=100, output_tokens=20)
+    run.start("work", resumed=True).enter("work", type="agent")
+    run.ask_model("work", key="k2", input_tokens=5, output_tokens=1)
+    run.leave("work", tokens=6).end()
+    assert "126 tokens" in shown("show", "-1")
+    assert json.loads(shown("show", "-1", "work", "--json"))["visits"][0]["tokens"] == 126
 
 
 def test_a_killed_run_says_how_to_go_on(state, shown):
@@ -264,6 +319,53 @@ def test_no_runs_is_no_error_and_makes_nothing(state, capsys):
     assert list(state.iterdir()) == []
 
 
+@pytest.fixture
+def ordinary():
+    """Act as an ordinary user where the tests run as root, whom no permission stops."""
+
+    @contextlib.contextmanager
+    def acting():
+        root = os.geteuid() == 0
+        if root:
+            os.seteuid(65534)
+        try:
+            yield
+        finally:
+            if root:
+                os.seteuid(0)
+
+    return acting
+
+
+FILTERS = [
+    RunFilter(),
+    RunFilter(plan="plan *"),
+    RunFilter(plan="plan 1"),
+    RunFilter(status=["waiting", "failed"]),
+    RunFilter(since=BEGIN + 3600),
+    RunFilter(until=BEGIN + 3600),
+    RunFilter(parent="run0"),
+]
+
+
+def test_runs_of_a_folder_that_can_only_be_read_are_listed(ordinary):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "state"
+        folder.parent.chmod(0o755)
+        three_runs(folder)
+        parent = {"run": "run0", "step": "a", "attempt": 1}
+        Recording(folder, "run3", parent=parent, started=BEGIN).start("a").end()
+        expected = [list_runs(folder, which) for which in FILTERS]
+        assert [len(rows) for rows in expected] == [4, 3, 1, 2, 2, 2, 1]
+        for path in [folder, *folder.rglob("*")]:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        with ordinary():
+            assert [list_runs(folder, which) for which in FILTERS] == expected
+            assert [row.id for row in list_runs(folder, limit=1)] == ["run2"]
+        for path in [folder, *folder.rglob("*")]:
+            path.chmod(0o700)
+
+
 def test_a_time_that_is_none_is_an_error(state, capsys):
     assert fractale(["runs", "--since", "yesterday"]) == 2
     assert "such as 2d" in capsys.readouterr().err
@@ -277,10 +379,10 @@ def test_reading_records_imports_no_engine(state):
     heavy = ("langgraph", "langchain_core", "mcp", "fastmcp", "pydantic", "jinja2", "rich")
     code = (
         "import sys\n"
-        "from fractale.cli import run\n"
+        "from fractale.cli import run_command\n"
         "for words in ('runs', 'show -1', 'show -1 submit', 'show -1 --json', 'diff -1 aaaaa',"
         " 'export -1 --graph json --transitions -'):\n"
-        "    assert run(words.split()) == 0, words\n"
+        "    assert run_command(words.split()) == 0, words\n"
         f"found = [name for name in {heavy!r} if name in sys.modules]\n"
         "assert not found, found\n"
     )

@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -212,6 +213,35 @@ def test_ctrl_c_and_the_end_of_input_leave_a_run_that_goes_on_later(project, byt
     again.type("y")
     assert again.end() == 0
     assert len(list(project.glob("made*"))) == 1
+
+
+SLEEPS = "#!/bin/sh\necho $$ > editor.pid\nexec sleep 300\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("plan", ["a question", "three questions", "an editor"])
+def test_a_signal_while_a_question_is_open_ends_the_run_at_once(project, plan, number):
+    (project / "sleeps").write_text(SLEEPS)
+    (project / "sleeps").chmod(0o755)
+    terminal = run(project, EACH if plan == "three questions" else APPROVE, VISUAL="./sleeps")
+    terminal.ask_for("y once")
+    editor = project / "editor.pid"
+    if plan == "an editor":
+        terminal.type("e")
+        deadline = time.monotonic() + 60
+        while not (editor.exists() and editor.read_text().strip()):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    terminal.process.send_signal(number)
+    assert terminal.end() == 4, terminal.seen
+    assert "Traceback" not in terminal.seen
+    assert "fractale resume" in terminal.seen
+    if plan == "an editor":
+        assert not Path(f"/proc/{editor.read_text().strip()}").exists()
+    there = set(project.iterdir())
+    done = fractale_in_a_pipe(project, "resume", "-1", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert len(set(project.iterdir()) - there) == (3 if plan == "three questions" else 1)
 
 
 # -- an agent that asks, and servers that do ------------------------------------------------------

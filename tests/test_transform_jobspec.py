@@ -473,9 +473,15 @@ echo done
     ("script", "target"), [(SLURM, "slurm"), (FLUX, "flux"), (PBS, "pbs"), (LSF, "lsf")]
 )
 def test_the_same_request_in_each_managers_words_is_the_same(original, script, target):
-    # From PBS, whose chunks name cores, the cores have to be said again.
-    found = faults(original, script, target, "ncpus=32: one core per task is the default")
-    assert found == []
+    assert faults(original, script, target) == []
+
+
+@pytest.mark.parametrize(("script", "target"), [(SLURM, "slurm"), (FLUX, "flux"), (LSF, "lsf")])
+def test_more_than_the_one_core_that_a_task_has_anyway_must_be_said(script, target):
+    original = PBS.replace("mpiprocs=32", "mpiprocs=16").replace("ncpus=32", "ncpus=64")
+    fewer = script.replace("64", "32").replace("ptile=32", "ptile=16")
+    (found,) = faults(original, fewer.replace("-n 32 lmp", "-n 64 lmp"), target)
+    assert "ncpus=64, is neither translated nor in" in found
 
 
 def test_minutes_are_as_fine_as_some_managers_count():

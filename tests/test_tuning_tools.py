@@ -75,14 +75,15 @@ def test_a_value_beside_an_error_is_none():
 def test_the_report_has_a_table_a_chart_and_a_picture(tmp_path):
     said = searched(max_trials=12, seed=3)
     report = trial_report(said["trials"], "maximize", "atom-steps/s", str(tmp_path / "a" / "t.png"))
-    head, *rows = report["table"]
+    head, *rows = report["table"][:13]
     assert head.split() == ["trial", "ranks", "skin", "atom-steps/s", "seconds", "by"]
-    assert len(rows) == 12
     (best,) = [row for row in rows if row.startswith("*")]
     assert report["summary"].startswith("atom-steps/s ")
     assert best.split()[0] == f"*{said['trials'].index(_best(said)) + 1}"
-    assert any("failed: job 4711" in row for row in rows)
     good = [trial for trial in said["trials"] if trial["ok"]]
+    bad = [str(trial["number"]) for trial in said["trials"] if not trial["ok"]]
+    assert [row.split()[0] for row in rows if " failed " in row] == bad
+    assert report["table"][13:] == [f"{', '.join(bad)} failed: job 4711: more slots than there are"]
     assert sum(line.count("x") for line in report["chart"]) == len(good)
     assert (tmp_path / "a" / "t.png").read_bytes().startswith(b"\x89PNG")
     assert report["params"] == said["best"]
@@ -95,6 +96,19 @@ def _best(said) -> dict:
 def test_one_trial_is_a_chart_too():
     trials = next_trial(SPACE, "minimize", [], {"ranks": 1, "skin": 0.1}, 0.0)["trials"]
     assert sum(line.count("x") for line in trial_report(trials, "minimize")["chart"]) == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 6, 8, 20, 500])
+def test_under_the_chart_stand_numbers_of_trials(count):
+    trials = [
+        {"number": n, "params": {"a": n}, "value": float(n), "ok": True}
+        for n in range(1, count + 1)
+    ]
+    *_, axis = trial_report(trials, "maximize")["chart"]
+    told = [float(word) for word in axis.split()[1:]]
+    assert told[0] == 0
+    assert told[-1] <= count < told[-1] + told[1]
+    assert all(number == int(number) for number in told)
 
 
 def test_without_a_success_there_is_no_report():

@@ -19,6 +19,11 @@ EXIT_CODE_KEYS = (
 )
 """Outputs that are exit codes."""
 
+DETAILS = ("error", "errors", "reason", "stderr", "message", "output")
+"""Outputs that say in words what an exit code does not, the plainest first."""
+
+MOST_DETAIL = 2000
+
 WRAPPED = "x-fastmcp-wrap-result"
 """FastMCP's mark in an output schema: the answer itself is under the key `result`."""
 
@@ -67,20 +72,27 @@ def exit_code_evidence(outputs: Mapping[str, Any]) -> str | None:
         if number:
             return _with_detail(f"{key} is {number:g}", outputs)
     for key in ("error", "errors"):
-        if outputs.get(key):
-            value = outputs[key]
-            return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        if value := outputs.get(key):
+            return _as_text(value)
     if outputs.get("success") is False:
         return _with_detail("success is false", outputs)
     return None
 
 
 def _with_detail(reason: str, outputs: Mapping[str, Any]) -> str:
-    for key in ("error", "errors", "stderr", "message"):
+    for key in DETAILS:
         if detail := outputs.get(key):
-            text = detail if isinstance(detail, str) else json.dumps(detail, ensure_ascii=False)
-            return f"{reason}: {text.strip()[:2000]}"
+            return f"{reason}: {_as_text(detail).strip()[:MOST_DETAIL]}"
     return reason
+
+
+def _as_text(value: Any) -> str:
+    """What was said, as it was; several sayings one behind the other."""
+    if isinstance(value, list):
+        said = cast("list[Any]", value)
+        if all(isinstance(each, str) for each in said):
+            return "; ".join(said)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def as_number(value: Any) -> float | None:

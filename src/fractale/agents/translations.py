@@ -37,6 +37,9 @@ OF_A_MANAGER = re.compile(
 )
 """Commands that a translation may have to change."""
 
+ONE_CORE_A_TASK = ("slurm", "flux", "lsf")
+"""Managers that give a task one core where nothing is said of cores."""
+
 MINUTE = 60
 
 
@@ -106,6 +109,9 @@ class Pair:
 
     def _differences(self, original: BatchScript, translated: BatchScript) -> list[str]:
         wanted, given = _figures(original), _figures(translated)
+        tasks = given.get("tasks")
+        if tasks and tasks == wanted.get("cores") and translated.manager in ONE_CORE_A_TASK:
+            given.setdefault("cores", tasks)
         found = [
             f"it asks for {given[name]} {name}, the original for {wanted[name]}"
             for name in wanted

@@ -6,10 +6,12 @@ error becomes text and an exit code.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import os
 import sys
+from collections.abc import Generator
 from typing import Any
 
 import click
@@ -40,12 +42,36 @@ COMMANDS = {
 }
 
 
+class ReaderGone(Exception):
+    """Nobody reads what is written any more; click would end the process for the error itself."""
+
+
+@contextlib.contextmanager
+def _written() -> Generator[None]:
+    """See that what is printed in the block has been written when it ends."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        raise ReaderGone from error
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called."""
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Read the command line, which prints what ``--help`` asks for."""
+        with _written():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Do what the command line says."""
+        with _written():
+            return super().invoke(ctx)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The commands in the order of a person's work."""
-        return list(COMMANDS)
+        return [*COMMANDS]  # `list` is a module here, once it is imported
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import one command."""
@@ -97,10 +123,37 @@ def main(args: list[str] | None = None) -> None:
     starts with `started`, and what is there at the end is left to the system.
     """
     gc.disable()
+    _open_streams()
     arguments = sys.argv[1:] if args is None else args
-    code = run(arguments)
+    code = run_command(arguments)
     gc.freeze()
     sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Open what is closed of stdin, stdout and stderr, on nothing.
+
+    Else the next file that is opened would be in its place, and be written into by whatever a tool
+    or a program prints.
+    """
+    for number, mode in enumerate("rww"):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the first number that is free
+            os.set_inheritable(number, True)
+            name = ("stdin", "stdout", "stderr")[number]
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for as long as the process
+
+
+def _let_go() -> None:
+    """Drop what can't be written, so that nothing is said of it at exit."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            stream.flush()
 
 
 def started() -> None:
@@ -109,26 +162,32 @@ def started() -> None:
     gc.enable()
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command line.
+def run_command(arguments: list[str]) -> int:
+    """Run one command line; a process may run many.
 
     Returns:
         The exit code: 0 success, 1 the plan failed, 2 wrong use, 3 an invalid plan, 4 waits for
-        a person or a job, 5 a limit, 75 stopped and resumable, 130 interrupted.
+        a person or a job, 5 a limit, 75 stopped and resumable, 130 interrupted,
+        141 nobody reads its output any more.
     """
+    try:
+        return _exit_code(arguments)
+    except (ReaderGone, BrokenPipeError):
+        return 141
+    finally:
+        _let_go()
+
+
+def _exit_code(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     try:
         # --debug is taken anywhere, since people add it at the end of the line that failed.
         words = [word for word in arguments if word != "--debug"]
         result: Any = cli.main(words, prog_name="fractale", standalone_mode=False)
-    except click.exceptions.Abort:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         return _interrupted()
-    except KeyboardInterrupt:
-        return _interrupted()
-    except BrokenPipeError:
-        # The reader of our output is gone: nothing can be told to it any more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except ReaderGone:
+        raise
     except Exception as error:
         if debug:
             raise

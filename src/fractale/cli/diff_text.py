@@ -13,6 +13,7 @@ from fractale.cli.words import as_json, ordinal
 
 if TYPE_CHECKING:
     from fractale.runs.diff import Change, RunDiff, VisitDiff
+    from fractale.runs.diff_fork import ForkedFrom
     from fractale.runs.history import RunHistory, Visit
 
 NAME_MOST = 32
@@ -27,7 +28,7 @@ def diff_lines(diff: RunDiff, *, full: bool = False, unicode: bool = True) -> li
         full: Whether all changes are shown, and the visits that are the same.
         unicode: Whether ``≠`` can be shown.
     """
-    lines = [_side("A", diff.a), _side("B", diff.b), row("")]
+    lines = [_side("A", diff.a), _side("B", diff.b), *_forked(diff.forked), row("")]
     if diff.about:
         lines += [row("what was run"), *_changes(diff.about, full=full), row("")]
     lines += [*_verdict(diff), row("")]
@@ -47,6 +48,16 @@ def _side(label: str, history: RunHistory) -> Line:
     visits = count(len(history.visits), "visit")
     told = " · ".join(part for part in (plan, visits, used) if part)
     return [(f"{label}  run {history.run}  ", ""), (words, mark), (f" · {told}", "")]
+
+
+def _forked(at: ForkedFrom | None) -> Iterator[Line]:
+    """Where one is the other one's fork: what came before is both's, and is not compared."""
+    if at is None:
+        return
+    fork, parent = ("B", "A") if at.fork == "b" else ("A", "B")
+    place = f"{inert(at.step)}, {ordinal(at.visit)} visit"
+    before = f"; {count(at.before, 'visit')} came before it" if at.before else ""
+    yield row(f"{fork} is a fork of {parent} at {place}{before}", "dim")
 
 
 def _verdict(diff: RunDiff) -> Iterator[Line]:

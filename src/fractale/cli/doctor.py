@@ -20,6 +20,7 @@ from fractale.cli.run import complete_plans
     type=click.Path(dir_okay=False, path_type=Path),
     help="A server file, as `fractale serve` takes it. Repeatable.",
 )
+@options.input_options
 @options.model_options
 @options.store_option
 @click.option("--online", is_flag=True, help="Also ask the model a word, which costs some tokens.")
@@ -37,6 +38,8 @@ def command(
     registries: tuple[Path, ...],
     agents: tuple[str, ...],
     server_files: tuple[Path, ...],
+    pairs: tuple[str, ...],
+    inputs_file: Path | None,
     backend: str | None,
     model: str | None,
     store: str | None,
@@ -53,6 +56,7 @@ def command(
     \b
     fractale doctor
     fractale doctor plans/demo.yaml -r registries/demo.yaml
+    fractale doctor plans/lammps.yaml -r registries/lammps.yaml -i scheduler=slurm
     fractale doctor --server servers/run-job.yaml
     """
     import asyncio
@@ -61,7 +65,13 @@ def command(
     from fractale.site.doctor import Wanted, examine
 
     settings = options.settings_of(backend, model, store=store)
-    wanted = Wanted(plan=plan, registries=registries, server_files=server_files, agents=agents)
+    wanted = Wanted(
+        plan=plan,
+        registries=registries,
+        server_files=server_files,
+        agents=agents,
+        inputs=options.read_inputs(pairs, inputs_file),
+    )
     with own_stdout() as stdout:
         report = asyncio.run(examine(settings, wanted, online=online, timeout=timeout))
         if as_json:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 @click.option("--plan", "plan_file", type=click.Path(), help="Another plan that has the step.")
 @options.tool_options
 @options.model_options
+@options.store_option
 @options.answer_options
 @options.run_options
 def command(
@@ -45,6 +46,7 @@ def command(
     agents: tuple[str, ...],
     backend: str | None,
     model: str | None,
+    store: str | None,
     max_attempts: int | None,
     answers_file: Path | None,
     answers: tuple[str, ...],
@@ -67,7 +69,7 @@ def command(
     from fractale.cli.running import Call
 
     call = Call(
-        settings=options.settings_of(backend, model, max_attempts),
+        settings=options.settings_of(backend, model, max_attempts, store),
         registries=registries,
         agents=agents,
         limits=options.read_limits(limits),

@@ -105,7 +105,7 @@ class LiveDisplay:
         for words, mark in line:
             # Cut twice: what stands for a letter that the terminal lacks may be longer.
             shown = writable(fit(words, width - used), self._encoding)[: width - used]
-            text.append(shown, STYLES[mark])
+            text.append(shown, "" if self._console.no_color else STYLES[mark])
             used += cells(shown)
         return text
 

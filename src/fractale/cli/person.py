@@ -65,6 +65,11 @@ class TerminalPerson:
         """Learn from the run's events which run it is."""
         self._run = event.run or self._run
 
+    def leave(self) -> None:
+        """Ask nothing any more, and wait for no answer: the run is to stop."""
+        self._gone = True
+        self._terminal.leave()
+
     async def answer(self, question: Mapping[str, Any]) -> Any:
         """The person's answer to one question of the run; MISSING where nobody types any more."""
         async with self._one_at_a_time:

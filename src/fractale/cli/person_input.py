@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import shutil
 import sys
+import tempfile
 import termios
 from collections.abc import Mapping
-
-import click
+from pathlib import Path
+from typing import TypeVar
 
 from fractale.cli.text import Line, paint, wants_color, writable
+
+T = TypeVar("T")
 
 EDITORS = ("sensible-editor", "vim", "nano", "vi")
 
 
 class EndOfInput(Exception):
-    """Nobody types any more: the terminal was closed, or Ctrl-D."""
+    """Nobody types any more: the terminal was closed, Ctrl-D, or the run is to stop."""
 
 
 class TerminalInput:
@@ -35,6 +39,7 @@ class TerminalInput:
         self._descriptor = sys.stdin.fileno()
         wanted = environment.get("VISUAL") or environment.get("EDITOR")
         self._editor = wanted or next(filter(None, map(shutil.which, EDITORS)), None)
+        self._left = asyncio.Event()
 
     @property
     def has_editor(self) -> bool:
@@ -75,7 +80,7 @@ class TerminalInput:
         ready: asyncio.Future[None] = loop.create_future()
         loop.add_reader(self._descriptor, _set, ready)
         try:
-            await ready
+            await self._unless_left(ready)
         finally:
             loop.remove_reader(self._descriptor)
         piece = b""
@@ -85,13 +90,55 @@ class TerminalInput:
             raise EndOfInput
         return piece
 
-    async def edit(self, text: str) -> str | None:
-        """A text as the person leaves it in their editor; None if they left it as it was."""
+    def leave(self) -> None:
+        """Wait for nothing that the person does: what waits for it raises EndOfInput."""
+        self._left.set()
+
+    async def _unless_left(self, awaited: asyncio.Future[T]) -> T:
+        """What is awaited.
+
+        Raises:
+            EndOfInput: The terminal was left before.
+        """
+        left = asyncio.ensure_future(self._left.wait())
         try:
-            return await asyncio.to_thread(click.edit, text, editor=self._editor, extension=".yaml")
-        except click.ClickException as error:
-            self.show([("  ", ""), (error.message, "warn")])
-            return None
+            await asyncio.wait((awaited, left), return_when=asyncio.FIRST_COMPLETED)
+            if not awaited.done():
+                raise EndOfInput
+            return awaited.result()
+        finally:
+            left.cancel()
+            awaited.cancel()
+
+    async def edit(self, text: str) -> str | None:
+        """A text as the person leaves it in their editor; None if they do not save it.
+
+        Raises:
+            EndOfInput: The terminal was left; so is the editor.
+        """
+        with tempfile.TemporaryDirectory(prefix="fractale-") as folder:
+            path = Path(folder) / "edited.yaml"
+            path.write_text(text, encoding="utf-8")
+            os.utime(path, (0, 0))  # any time at which it is saved is another
+            if code := await self._ended_editor(path):
+                told = f"{self._editor}: Editing failed: it ended with exit code {code}"
+                self.show([("  ", ""), (told, "warn")])
+                return None
+            if not path.exists() or path.stat().st_mtime == 0:
+                return None
+            return path.read_text(encoding="utf-8", errors="replace")
+
+    async def _ended_editor(self, path: Path) -> int:
+        """Let the person edit a file; gives the editor's exit code."""
+        # A shell, since people have options, and quotes, in the name of their editor.
+        words = f"{self._editor} {shlex.quote(str(path))}"
+        process = await asyncio.create_subprocess_shell(f"exec {words}")
+        try:
+            return await self._unless_left(asyncio.ensure_future(process.wait()))
+        finally:
+            if process.returncode is None:
+                process.terminate()
+                await process.wait()
 
 
 def _set(ready: asyncio.Future[None]) -> None:

@@ -27,6 +27,9 @@ Sources = Callable[[str], list[str] | None]
 """Gives the lines of a file by the name that a position has; None where there are none."""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+CLOSED = (errno.EBADF, errno.EIO)
+"""Of an output that was opened for reading, or whose terminal is gone."""
+
 WIDTH = 100
 BEFORE, SHOWN = 30, 78
 """Of a long line: how much is shown before the fault, and how much in all."""
@@ -106,6 +109,11 @@ def _error(error: Exception) -> list[Line]:
         return [
             [("error", "bad"), (f"  cannot write: {inert(str(error), 500)}", "")],
             row("       free some space; `fractale runs` says where runs stand"),
+        ]
+    if isinstance(error, OSError) and error.errno in CLOSED and error.filename is None:
+        return [
+            [("error", "bad"), (f"  cannot write the output: {inert(str(error), 500)}", "")],
+            row("       see where it goes: it must be open for writing"),
         ]
     if not isinstance(error, FractaleError):
         name = type(error).__name__

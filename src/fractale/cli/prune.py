@@ -37,17 +37,20 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> int:
-    """Remove old runs with their checkpoints, and outputs that nothing refers to.
+    """Remove old runs with their checkpoints and jobs, and what no run refers to.
 
     \b
     fractale runs prune --older-than 30d --dry-run
     fractale runs prune --keep 100 --max-size 2G
 
-    A run that a process works on always stays, one that waits unless --force is given.
+    A run that a process works on always stays, and one whose job goes on; one that waits, or of
+    whose job nothing shows the end, unless --force is given. Folders of jobs that belong to no
+    run go by --older-than.
     """
     import asyncio
 
-    from fractale.store.prune import PruneRule, prune
+    from fractale.runs.pruning import prune_all
+    from fractale.store.prune import PruneRule
 
     if older_than is None and keep is None and max_size is None:
         raise UsageError(
@@ -58,9 +61,9 @@ def command(
         older_than=_age(older_than), keep=keep, max_bytes=_bytes(max_size), force=force
     )
     settings = options.settings_of(store=store)
-    if not (settings.state_dir / "runs").is_dir():
+    if not any((settings.state_dir / name).is_dir() for name in ("runs", "jobs")):
         raise UsageError(f"there are no runs in {settings.state_dir}")
-    report = asyncio.run(prune(settings.state_dir, settings.checkpoints, rule, dry_run=dry_run))
+    report = asyncio.run(prune_all(settings, rule, dry_run=dry_run))
     if as_json:
         import json
 
@@ -104,8 +107,16 @@ def _print(report: PruneReport) -> None:
     done = "would be removed" if report.dry_run else "removed"
     _print_runs(report.removed)
     click.echo(f"{_count(len(report.removed), 'run')} {done}, {_size(report.freed)}", nl=False)
-    extra = f", {_count(report.outputs, 'output')} that nothing refers to" if report.outputs else ""
-    click.echo(f"{extra}; {_count(report.runs, 'run')} stay, {_size(report.bytes)}")
+    beside = (
+        (report.outputs, "output", "that nothing refers to"),
+        (report.jobs, "job folder", f"of {_size(report.job_bytes)}"),
+        (report.listings, "listing", "of tools"),
+    )
+    extra = "".join(f", {_count(n, noun)} {words}" for n, noun, words in beside if n)
+    stay = "stays" if report.runs == 1 else "stay"
+    click.echo(f"{extra}; {_count(report.runs, 'run')} {stay}, {_size(report.bytes)}")
+    if report.jobs_left:
+        click.echo(f"{_count(report.jobs_left, 'job folder')} left: not known to be over")
     if report.spared:
         click.echo("these stay all the same:")
         _print_runs(report.spared)

@@ -92,12 +92,19 @@ def find(run: str, settings: Settings) -> Path:
     Raises:
         UsageError: There is none.
     """
+    from fractale.errors import UsageError
     from fractale.store.records import RunFolders
 
     folders = RunFolders(settings.state_dir)
     path = Path(run)
-    if run not in folders.names() and (path.is_file() or (path / "run.json").is_file()):
-        return path
+    if run not in folders.names():
+        if path.is_file() or (path / "run.json").is_file():
+            return path
+        if path.is_dir() or path.suffix == ".zip":
+            raise UsageError(
+                f"{run} is no recording" if path.is_dir() else f"there is no file {run}",
+                hint="write one: fractale export RUN --recording FILE.zip",
+            )
     return folders.find(run).path
 
 

@@ -65,10 +65,19 @@ class Call:
         by = (settings.origins.get("model"), settings.origins.get("provider"))
         if head.get("model") and "command line" not in by:
             settings = settings.with_flags(model=head["model"])
-        registries = [Path(path) for path in head.get("registries", ())]
+        registries = [_where_now(Path(path), head) for path in head.get("registries", ())]
         return replace(
             self, settings=settings, registries=registries, agents=head.get("agents", ())
         )
+
+
+def _where_now(path: Path, head: Mapping[str, Any]) -> Path:
+    """A file that a run was given; where its folder was moved as a whole, from this one."""
+    folder = head.get("folder")
+    if folder and not path.exists():
+        moved = Path.cwd() / os.path.relpath(path, folder)
+        return moved if moved.exists() else path
+    return path
 
 
 def _in_store_of(settings: Settings, head: Mapping[str, Any]) -> Settings:
@@ -187,7 +196,7 @@ async def _run_async(call: Call, plan: Plan | None, begin: Begin, stdout: IO[str
             policy = Policy(settings=call.settings.policy, yes=call.yes)
             runs = Runs(call.settings, toolbox, policy=policy, agents=agents)
             started()
-            with stopping(run_options.control):
+            with stopping(run_options.control, person):
                 result = await begin(Opened(toolbox, agents, runs, run_options))
     return int(result.exit_code)
 
@@ -210,12 +219,21 @@ def _person(call: Call, display: Any) -> TerminalPerson | None:
 
 
 @contextlib.contextmanager
-def stopping(control: Any) -> Generator[None]:
-    """SIGTERM and SIGUSR1 (as Slurm sends before a time limit) stop at a step's boundary."""
+def stopping(control: Any, person: TerminalPerson | None) -> Generator[None]:
+    """SIGTERM and SIGUSR1 (as Slurm sends before a time limit) stop at a step's boundary.
+
+    A question that the person is at waits on: nobody may be there to answer in time.
+    """
     loop = asyncio.get_running_loop()
     signals = (signal.SIGTERM, signal.SIGUSR1)
+
+    def stop(reason: str) -> None:
+        control.request_drain(reason)
+        if person:
+            person.leave()
+
     for number in signals:
-        loop.add_signal_handler(number, control.request_drain, signal.Signals(number).name)
+        loop.add_signal_handler(number, stop, signal.Signals(number).name)
     try:
         yield
     finally:

@@ -53,6 +53,7 @@ def command(run_id: str, step: str | None, *, full: bool, as_json: bool) -> int:
     fractale show -1                   the latest run
     fractale show k7f3a validate       inputs, calls, results and the decision of one step
     fractale show k7f3a tune/measure   a step inside another
+    fractale show k7f3a 'each[3]'      one item of a foreach
     """
     history = load(run_id)
     visits = None if step is None else _visits(history, step)
@@ -88,7 +89,9 @@ def _visits(history: RunHistory, step: str) -> list[Visit]:
     Raises:
         UsageError: The run did not come to such a step.
     """
-    found = history.of_step(step)
+    from fractale.runs.history_items import of_item
+
+    found = history.of_step(step) or of_item(history, step)
     if found:
         return found
     import difflib

@@ -139,7 +139,7 @@ class _Shown:
         if call.arguments:
             lines = value_lines(dict(call.arguments), full=self._full)
             found += self._block("arguments", lines, 4)
-        result = self._results.get(call.key or "")
+        result = self._results.get(call.key or "") if call.came_back else None
         if result is not None:
             return [*found, *self._block("result", value_lines(said(result), full=self._full), 4)]
         if call.text:

@@ -56,7 +56,10 @@ def check(
     if plan is not None and online and not any(p.severity == "error" for p in problems):
         import asyncio
 
-        problems += asyncio.run(_check_online(plan, registries, agents))
+        from fractale.cli.running import own_stdout
+
+        with own_stdout():  # what local tools print while they are imported goes to stderr
+            problems += asyncio.run(_check_online(plan, registries, agents))
     return problems
 
 

@@ -13,6 +13,7 @@ from langchain_core.messages.utils import convert_to_messages
 from fractale.agents.subagent import AgentAnswer, AgentRequest, Subagent
 from fractale.errors import PolicyError, TransportError
 from fractale.evidence import as_mapping, outputs_of
+from fractale.graph import model_calls, tool_calls
 from fractale.graph.doubt import too_late
 from fractale.graph.host import Host, run_agent
 from fractale.graph.outcome import CallResult, Decision
@@ -54,8 +55,8 @@ async def _call(visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any]) -> C
     if not all(allowed_by(globs, tool) for globs in visit.context.within):
         raise PolicyError(f"`{tool.name}` was not called: it is none of the planned step's tools")
     chosen_by = "model" if visit.context.drafted else "plan"
-    agreed = visit.agree(tool, arguments, chosen_by)
-    return result_of_tool(tool, await visit.tool(tool, agreed))
+    agreed = tool_calls.agree(visit, tool, arguments, chosen_by)
+    return result_of_tool(tool, await tool_calls.call(visit, tool, agreed))
 
 
 def result_of_tool(tool: ToolInfo, result: ToolResult) -> CallResult:
@@ -76,7 +77,7 @@ async def call_prompt_step(visit: Visit) -> CallResult:
     name = visit.step.target or ""
     infos = [info for info in await visit.deps.toolbox.prompts() if info.name == name]
     takes = {str(argument["name"]) for info in infos for argument in info.arguments}
-    prompt = await visit.prompt(name, give_error(visit, takes))
+    prompt = await tool_calls.prompt(visit, name, give_error(visit, takes))
     messages: list[BaseMessage] = [
         AIMessage(m.text) if m.role == "assistant" else HumanMessage(m.text) for m in prompt
     ]
@@ -208,7 +209,7 @@ async def judge(visit: Visit, result: CallResult) -> Decision:
         ),
         HumanMessage(f"The step was to: {task}\n\nIts result:\n{result.text[:20_000]}"),
     ]
-    answer = await visit.ask(messages, JUDGE_SCHEMA)
+    answer = await model_calls.ask(visit, messages, JUDGE_SCHEMA)
     verdict = as_mapping(answer.data) if answer.data is not None else {}
     success = verdict.get("success") is True
     return Decision(

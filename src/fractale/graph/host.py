@@ -13,6 +13,7 @@ from langgraph.types import interrupt
 from fractale.agents.subagent import AgentAnswer, AgentRequest, ModelCall, Subagent
 from fractale.errors import PolicyError, ToolError
 from fractale.evidence import outputs_of
+from fractale.graph import model_calls, tool_calls
 from fractale.graph.context import RunContext
 from fractale.graph.visit import Visit
 from fractale.models import Answer
@@ -92,8 +93,8 @@ class Host:
         """Call a tool that the model chose."""
         if not self.may_call(tool):
             raise PolicyError(f"`{tool.name}` was not called: it is none of the step's tools")
-        agreed = self.visit.agree(tool, arguments, "model")
-        result = await self.visit.tool(tool, agreed, self.agents_path or None)
+        agreed = tool_calls.agree(self.visit, tool, arguments, "model")
+        result = await tool_calls.call(self.visit, tool, agreed, self.agents_path or None)
         mask = self.context.mask  # what the agent knows, its checkpoints hold
         result = replace(result, text=mask(result.text), structured=mask(result.structured))
         return result if agreed == arguments else replace(result, arguments=agreed)
@@ -113,7 +114,7 @@ class Host:
 
     async def get_prompt(self, name: str, arguments: Mapping[str, Any]) -> list[PromptMessage]:
         """Render a prompt of the run's servers."""
-        return await self.visit.prompt(name, arguments, self.agents_path or None)
+        return await tool_calls.prompt(self.visit, name, arguments, self.agents_path or None)
 
     def chat_model(self) -> BaseChatModel:
         """The step's model."""
@@ -123,7 +124,7 @@ class Host:
         self, invoke: ModelCall, asked: Sequence[BaseMessage] = (), tools: Sequence[str] = ()
     ) -> ModelResponse[Any]:
         """Make one turn of an agent's model, counted and told about."""
-        return await self.visit.call_model(invoke, self.agents_path or None, asked, tools)
+        return await model_calls.turn(self.visit, invoke, self.agents_path or None, asked, tools)
 
     async def ask_model(
         self,
@@ -133,7 +134,8 @@ class Host:
         correct: bool = True,
     ) -> Answer:
         """Ask the step's model one question."""
-        return await self.visit.ask(messages, schema, self.agents_path or None, correct=correct)
+        agent = self.agents_path or None
+        return await model_calls.ask(self.visit, messages, schema, agent, correct=correct)
 
     def ask_person(self, question: Mapping[str, Any]) -> Any:
         """The person's answer: LangGraph's interrupt."""

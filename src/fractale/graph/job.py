@@ -23,6 +23,7 @@ from langgraph.types import interrupt
 
 from fractale import questions
 from fractale.errors import DependencyMissing, JobInDoubt, PolicyError
+from fractale.graph import tool_calls
 from fractale.graph.figures import Log, read_figures
 from fractale.graph.job_end import JobEnd, end_of, outputs_of_job
 from fractale.graph.job_spec import arguments_of, spec_of
@@ -157,7 +158,7 @@ async def _submit(state: Work, runtime: Runtime[JobRun]) -> Work:
     if not all(allowed_by(globs, SUBMIT) for globs in visit.context.within):
         raise PolicyError("no job was submitted: `job_submit` is none of the planned step's tools")
     chosen_by = "model" if visit.context.drafted else "plan"
-    agreed = visit.agree(SUBMIT, wanted, chosen_by)
+    agreed = tool_calls.agree(visit, SUBMIT, wanted, chosen_by)
     spec, scheduler = spec_of(visit, agreed)
     key = _key(visit, number)
 
@@ -167,7 +168,7 @@ async def _submit(state: Work, runtime: Runtime[JobRun]) -> Work:
         return ToolResult(text=f"{handle.scheduler} job {handle.native_id}", structured=told)
 
     try:
-        result = await visit.tool(SUBMIT, agreed, make=make)
+        result = await tool_calls.call(visit, SUBMIT, agreed, make=make)
     except JobInDoubt as error:
         status = JobStatus(state="unknown", reason=f"{error} ({error.hint})").as_dict()
         return Work(handle={}, number=number, verdict="", status=visit.context.mask(status))

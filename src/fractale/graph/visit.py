@@ -1,48 +1,32 @@
-"""One visit of one step: its calls, with everything that is agreed, told and counted about them."""
+"""One visit of one step: what it was given, and what its calls have used.
+
+`tool_calls` and `model_calls` make the calls.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
-from langgraph.types import interrupt
+from langchain_core.messages import BaseMessage, ToolMessage
 
-from fractale import questions
-from fractale.errors import (
-    AnswerError,
-    JobError,
-    ModelError,
-    ModelUnavailable,
-    PolicyError,
-    ToolError,
-    TransportError,
-)
+from fractale.errors import TransportError
 from fractale.evidence import outputs_of
 from fractale.graph.context import Dependencies, RunContext
-from fractale.graph.doubt import cut_off, doubtful
 from fractale.graph.entry import Entry
-from fractale.graph.faults import CutOff, Elicited
 from fractale.graph.outcome import CallResult, match_rules, rule_scope
-from fractale.graph.recorded import CallBook, asked_of_model, digest_of_asked
+from fractale.graph.recorded import CallBook
 from fractale.graph.state import PlanState, Record
-from fractale.models import Answer, Usage
+from fractale.models import Usage
 from fractale.plan.model import Step
-from fractale.policy import Chooser, PlannedCall, may_repeat
-from fractale.store.journal import Call, digest_of
-from fractale.toolbox import Elicitation, PromptMessage, ToolInfo, ToolResult
+from fractale.toolbox import ToolResult
 
 if TYPE_CHECKING:
-    from langchain.agents.middleware import ModelResponse
     from langchain_core.runnables import RunnableConfig
 
-    from fractale.agents.subagent import ModelCall
-
 SHORT_TEXT = 2000
+"""Characters of an answer that are told of it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -106,154 +90,9 @@ class Visit:
         self.calls += 1
         return self.calls
 
-    # -- tools ----------------------------------------------------------------------------------
-
-    def agree(
-        self, tool: ToolInfo, arguments: Mapping[str, Any], chosen_by: Chooser
-    ) -> Mapping[str, Any]:
-        """See that a call may be made; a person may have to agree to it.
-
-        The question is an interrupt: the run can end here and go on in another process. What
-        comes before it in its node only reads, so doing that again on the way back does no harm.
-
-        Returns:
-            The arguments, as the person wants them.
-
-        Raises:
-            PolicyError: The settings or a person refuse it.
-        """
-        call = PlannedCall(
-            tool=tool, arguments=arguments, chosen_by=chosen_by, approve=self.step.approve
-        )
-        ruling = self.deps.policy.rule(call, grants=frozenset(self.context.grants))
-        if ruling.verdict == "deny":
-            raise PolicyError(f"`{tool.name}` was not called: {ruling.why}")
-        if ruling.verdict == "allow":
-            return arguments
-        shown = self.context.mask(dict(arguments))
-        answer = interrupt(questions.approval(self.path, tool.name, shown, ruling.why))
-        if answer == "always":
-            self.context.grants.add(tool.qualified_name)
-        elif isinstance(answer, dict):
-            edited = cast("dict[str, Any]", answer).get("arguments", arguments)
-            return unmask(edited, shown, arguments)
-        elif not answer:
-            raise PolicyError(f"a person refused the call of `{tool.name}`")
-        return arguments
-
-    async def tool(
-        self,
-        tool: ToolInfo,
-        arguments: Mapping[str, Any],
-        agent: str | None = None,
-        *,
-        make: Callable[[], Awaitable[ToolResult]] | None = None,
-    ) -> ToolResult:
-        """Make one tool call and tell about it.
-
-        Args:
-            agent: The sub-agent that makes the call, where it is not the step's own.
-            make: Makes a call of fractale's own, in place of the toolbox, and never does its work
-                twice; so it is made again where it was begun before.
-
-        Raises:
-            ToolError: The tool or its server failed.
-            LimitReached: A limit of the run is used up.
-        """
-        place = self.book.next_place(agent)
-        call = Call(
-            kind="tool",
-            name=tool.qualified_name,
-            digest=digest_of(self.context.mask(dict(arguments))),
-            safe=may_repeat(tool),
-        )
-        told: dict[str, Any] = {
-            "tool": tool.name,
-            "call": self.next_call(),
-            "key": place.key,
-        }
-        if agent:
-            told["agent"] = agent
-        self.emit("tool_started", **told, arguments=dict(arguments))
-        started = time.monotonic()
-
-        def progress(done: float, total: float | None, message: str | None) -> None:
-            self.emit("tool_progress", **told, progress=done, total=total, message=message)
-
-        def finished(text: str, **more: Any) -> None:
-            seconds = round(time.monotonic() - started, 3)
-            self.emit("tool_finished", **told, **more, seconds=seconds, text=text[:SHORT_TEXT])
-
-        async def from_toolbox() -> ToolResult:
-            return await self.deps.toolbox.call_tool(
-                tool.name, arguments, on_progress=progress, on_elicit=self._elicited
-            )
-
-        try:
-            result, recorded = await self.book.tool(
-                place,
-                call,
-                make or from_toolbox,
-                lambda: None if make else self._in_doubt(tool, arguments),
-            )
-        except (ToolError, JobError) as error:
-            told_error = doubtful(error, tool)
-            finished(str(told_error), is_error=True)
-            raise told_error from error
-        except AnswerError:
-            self.context.journal.withdraw(place)
-            raise
-        except (asyncio.CancelledError, CutOff) as error:
-            self.cut_off.append(cut_off(error, tool))
-            raise
-        except Elicited as asked:
-            # The call is made again, with the answer at hand, once there is one.
-            self.context.journal.withdraw(place)
-            self.context.journal.tell(place, {"asks": self.context.mask(dict(asked.question))})
-            finished("the server waits for an answer", is_error=False)
-            interrupt(asked.question)
-            raise ToolError(f"`{tool.name}` asked again after its question was answered") from None
-        more = {"recorded": True} if recorded else {}
-        finished(result.text, is_error=result.is_error, **more)
-        return result
-
-    def _in_doubt(self, tool: ToolInfo, arguments: Mapping[str, Any]) -> ToolResult | None:
-        """What a person knows of a call that the run was killed in; None: make it again.
-
-        Raises:
-            ToolError: It is to count as failed.
-        """
-        shown = self.context.mask(dict(arguments))
-        question = questions.in_doubt(self.path, tool.name, shown)
-        answer = interrupt(question)
-        if answer == "again":
-            return None
-        if isinstance(answer, dict):
-            outputs = cast("dict[str, Any]", answer)["outputs"]
-            return ToolResult(text=json.dumps(outputs, ensure_ascii=False), structured=outputs)
-        raise ToolError(f"the run was killed during the call of `{tool.name}`: it counts as failed")
-
-    async def _elicited(self, asked: Elicitation) -> Mapping[str, Any]:
-        question = questions.elicitation(self.path, asked.server, asked.message, asked.schema)
-        answer = await self.context.ask_now(question)
-        if answer is None:
-            raise Elicited(question)
-        return answer
-
-    async def prompt(
-        self, name: str, arguments: Mapping[str, Any], agent: str | None = None
-    ) -> list[PromptMessage]:
-        """Have a server render a prompt.
-
-        Raises:
-            ToolError: There is no such prompt, or it did not take the arguments.
-        """
-        place = self.book.next_place(agent, prompt=True)
-        digest = digest_of(self.context.mask(dict(arguments)))
-        call = Call(kind="prompt", name=name, digest=digest, safe=True)
-        return await self.book.prompt(
-            place, call, lambda: self.deps.toolbox.get_prompt(name, arguments)
-        )
+    def on_text(self, text: str) -> None:
+        """Tell a piece of the model's text."""
+        self.emit("model_text", text=text)
 
     def matched(self, messages: Sequence[BaseMessage]) -> CallResult | None:
         """The first of the last tool answers on which a rule of the step holds."""
@@ -264,117 +103,6 @@ class Visit:
             if decision := match_rules(self.step, scope, lambda _rule, _name: None):
                 return replace(call, matched=decision)
         return None
-
-    # -- models ---------------------------------------------------------------------------------
-
-    async def ask(
-        self,
-        messages: Sequence[BaseMessage],
-        schema: Mapping[str, Any] | None = None,
-        agent: str | None = None,
-        *,
-        correct: bool = True,
-    ) -> Answer:
-        """Ask the model once and tell about it.
-
-        Raises:
-            ModelError: The model failed or answered nothing usable.
-            LimitReached: A limit of the run is used up.
-        """
-
-        async def one(name: str | None) -> Answer:
-            return await self.deps.models.ask(
-                messages, model=name, schema=schema, correct=correct, on_text=self.on_text
-            )
-
-        asked = asked_of_model(messages, schema)
-        return await self._by_first_model(one, Answer, agent, asked)
-
-    async def call_model(
-        self,
-        invoke: ModelCall,
-        agent: str | None = None,
-        asked: Sequence[BaseMessage] = (),
-        tools: Sequence[str] = (),
-    ) -> ModelResponse[Any]:
-        """Make one turn of an agent's model; see `fractale.agents.subagent.AgentHost`."""
-        models = self.deps.models
-
-        async def one(name: str | None) -> AIMessage:
-            response = await models.call(lambda: invoke(models.get(name)), name)
-            return cast("AIMessage", response.result[0])
-
-        from langchain.agents.middleware import ModelResponse
-
-        told = asked_of_model(asked, tools=tools)
-        return ModelResponse(result=[await self._by_first_model(one, AIMessage, agent, told)])
-
-    async def _by_first_model(
-        self, one: Any, kind: type[Any], agent: str | None, asked: dict[str, Any]
-    ) -> Any:
-        """The answer of the step's model; where it is out of reach, of the next that is given."""
-        names = self.deps.models.chain(self.step.model)
-        digest = digest_of_asked(self.context.mask(asked)) if asked["messages"] else ""
-        for name in names[:-1]:
-            try:
-                return await self._told(one, name, kind, agent, digest)
-            except ModelUnavailable as error:
-                self.emit("warning", code="fallback", message=f"trying the next model: {error}")
-        return await self._told(one, names[-1], kind, agent, digest)
-
-    async def _told(
-        self, one: Any, name: str | None, kind: type[Any], agent: str | None, digest: str
-    ) -> Any:
-        models, place = self.deps.models, self.book.next_place(agent)
-        spec = models.spec(name)
-        async with self.context.meter.model_call():
-            told: dict[str, Any] = {"model": spec, "call": self.next_call(), "key": place.key}
-            if agent:
-                told["agent"] = agent
-            self.emit("model_started", **told)
-            started = time.monotonic()
-            call = Call(kind="model", name=spec, digest=digest)
-            try:
-                answer, recorded = await self.book.model(place, call, lambda: one(name), kind)
-            except ModelError as error:
-                # A call that failed may have cost something all the same.
-                self._model_finished(told, error.usage or Usage(), started, str(error))
-                raise
-            usage = answer.usage if kind is Answer else models.usage_of(answer, name)
-            if recorded:
-                told["recorded"] = True
-            self._model_finished(told, usage, started, answer.text)
-        return answer
-
-    def _model_finished(
-        self, told: Mapping[str, Any], usage: Usage, started: float, text: str
-    ) -> None:
-        self.usage += usage
-        if not told.get("recorded"):  # it was counted when it was made
-            self.context.meter.add(usage)
-        self.emit(
-            "model_finished",
-            **told,
-            seconds=round(time.monotonic() - started, 3),
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            cost=usage.cost,
-            text=text[:SHORT_TEXT],
-        )
-
-    def on_text(self, text: str) -> None:
-        """Tell a piece of the model's text."""
-        self.emit("model_text", text=text)
-
-
-def unmask(edited: Any, shown: Any, real: Any) -> Any:
-    """What a person left as it was shown, as it really is: secrets are shown as ``***``."""
-    if edited == shown:
-        return real
-    if isinstance(edited, dict) and isinstance(shown, Mapping):
-        table, seen = cast("dict[str, Any]", edited), cast("Mapping[str, Any]", shown)
-        return {k: unmask(v, seen[k], real[k]) if k in seen else v for k, v in table.items()}
-    return cast("Any", edited)
 
 
 def _last_answers(messages: Sequence[BaseMessage]) -> list[ToolMessage]:

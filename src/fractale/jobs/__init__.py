@@ -4,7 +4,8 @@
 - `door`: `Jobs`, through which all else is reached.
 - `scheduler`: what an adapter of a scheduler has to do.
 - `local`, `slurm`, `flux`, `pbs`, `lsf`: the adapters.
-- `folder`, `wrapper`: a job's own folder, and the script that says there what happened.
+- `folder`, `wrapper`: a job's own folder, and the script that says there what happened; `removal`
+  removes those of jobs that are over.
 """
 
 from fractale.jobs.door import Jobs

@@ -13,6 +13,7 @@ from fractale.jobs.folder import JobFolder, same_job
 from fractale.jobs.judging import Case
 from fractale.jobs.logs import read_log, read_tail
 from fractale.jobs.model import JobHandle, JobLog, JobSpec, JobStatus, Queue
+from fractale.jobs.removal import remove
 from fractale.jobs.scheduler import Record, Scheduler
 from fractale.settings import Settings
 
@@ -47,6 +48,7 @@ class Jobs:
         self._root = root.absolute()
         self._adapters = dict(adapters) if adapters is not None else _adapters(environment)
         self._chosen = scheduler
+        self._submitted: dict[str, JobHandle] = {}
 
     @classmethod
     def of(cls, settings: Settings, scheduler: str | None = None) -> Jobs:
@@ -98,6 +100,11 @@ class Jobs:
             DependencyMissing: The scheduler is not there.
             StoreError: The job's folder cannot be written.
         """
+        handle = await self._found_or_submitted(spec, key)
+        self._submitted[key] = handle
+        return handle
+
+    async def _found_or_submitted(self, spec: JobSpec, key: str) -> JobHandle:
         folder = JobFolder.of(self._root, key)
         if handle := folder.handle():
             same_job(folder, spec)
@@ -251,6 +258,17 @@ class Jobs:
         folder.write("cancelled", f"{time.time()}\n")
         await self._adapter(handle.scheduler).cancel(folder, handle.native_id)
         return await self.wait(handle, timeout=CANCEL_SECONDS, intervals=(0.2, 0.5, 1.0))
+
+    async def remove_ended(self) -> None:
+        """Remove the folders of the jobs that were submitted here and are known to be over.
+
+        Raises:
+            StoreError: One cannot be removed.
+        """
+        for key, handle in list(self._submitted.items()):
+            status = await self.status(handle)
+            if status.over and status.state != "unknown" and remove(JobFolder(handle.job_dir)):
+                del self._submitted[key]
 
     async def queues(self) -> list[Queue]:
         """The queues of the scheduler that new jobs go to.

@@ -4,8 +4,9 @@ Everything that touches the MCP libraries is in this package, in the order in wh
 
 - `toolbox` takes a call by name and gives back fractale's own types,
 - `routes` finds the server that a name belongs to,
-- `owner` keeps one server: connects, reconnects, knows its lists, watches them for changes,
-- `connection` is one live session and the task that holds it,
+- `owner` keeps one server: connects, and connects again where it was lost,
+- `lists` is what it lists, watched for changes,
+- `connection` is one live session and the task that holds it; `session` is the library's,
 - `asking` brings what a server asks meanwhile to the call that it belongs to,
 - `stdio`, `http`, `memory` carry the messages, and turn each fault into that call's error,
 - `wire` is what those three and the connection say to each other,

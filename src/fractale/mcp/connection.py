@@ -8,39 +8,24 @@ only that task ends, and `Connection` fails the calls under way.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
-import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar, cast
 
 import anyio
 import httpx
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
-from mcp import ClientSession, McpError, types
-from mcp.shared.context import RequestContext
-from mcp.shared.message import SessionMessage
-from mcp.shared.session import RequestResponder
+from mcp import McpError, types
 from pydantic import BaseModel, ValidationError
 
 from fractale.errors import ToolError, TransportError
-from fractale.mcp.asking import Asker, OnQuestion
-from fractale.mcp.wire import OnLog, Streams, Timing, Wire
+from fractale.mcp.asking import Asker
+from fractale.mcp.session import Hooks, Session
+from fractale.mcp.wire import Streams, Timing, Wire
 from fractale.toolbox import OnElicit, OnProgress
 
 ResultT = TypeVar("ResultT", bound=BaseModel)
 OpenStreams: TypeAlias = "Callable[[Wire], AbstractAsyncContextManager[Streams]]"
-OnChange: TypeAlias = Callable[[str], None]
-"""Takes which list of the server changed: ``tools``, ``prompts`` or ``resources``."""
-
-CANCEL_SECONDS = 2.0
-CHANGES: Mapping[type[BaseModel], str] = {
-    types.ToolListChangedNotification: "tools",
-    types.PromptListChangedNotification: "prompts",
-    types.ResourceListChangedNotification: "resources",
-}
 
 
 class ServerRefusal(ToolError):
@@ -52,14 +37,6 @@ class ServerRefusal(ToolError):
 
     def __copy__(self) -> ServerRefusal:
         return ServerRefusal(self.message, self.rpc_code)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hooks:
-    """Who is told what a server says between answers."""
-
-    on_change: OnChange
-    on_log: OnLog | None = None
 
 
 class Connection:
@@ -87,7 +64,7 @@ class Connection:
         self._retired = False
         self._ending = asyncio.Event()
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._ready: asyncio.Future[_Session] = asyncio.get_running_loop().create_future()
+        self._ready: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
         self._calls: set[asyncio.Task[Any]] = set()
         self._askers: list[Asker] = []
         self._waiting = 0
@@ -120,7 +97,7 @@ class Connection:
     async def _own(self) -> None:
         async with (
             self._open_streams(self._wire) as (read, write),
-            _Session(self.name, read, write, self._hooks, self._answer) as session,
+            Session(self.name, read, write, self._hooks, self._answer) as session,
         ):
             self.capabilities = (await session.initialize()).capabilities
             self._ready.set_result(session)
@@ -259,85 +236,6 @@ class Connection:
         return ServerRefusal(f"server `{self.name}` refused: {data.message}", data.code)
 
 
-class _Session(ClientSession):
-    """The library's session, but results are kept as they came and cancelled calls are told."""
-
-    def __init__(
-        self, name: str, read: Any, write: Any, hooks: Hooks, on_question: OnQuestion
-    ) -> None:
-        self._name = name
-        self._hooks = hooks
-        self._on_question = on_question
-        streams: tuple[
-            MemoryObjectReceiveStream[SessionMessage | Exception],
-            MemoryObjectSendStream[SessionMessage],
-        ] = (read, write)
-        super().__init__(
-            *streams,
-            client_info=types.Implementation(name="fractale", version="0.2"),
-            logging_callback=self._on_log,
-            message_handler=self._on_message,
-            elicitation_callback=self._on_elicit,
-        )
-
-    async def exchange(
-        self, request: types.ClientRequest, answer: type[ResultT], on_progress: Any
-    ) -> ResultT:
-        """Send a request and wait; if cancelled, tell the server that nobody waits any more."""
-        request_id = self._request_id  # the one that `send_request` takes before it first waits
-        try:
-            return await self.send_request(request, answer, progress_callback=on_progress)
-        except asyncio.CancelledError:
-            with contextlib.suppress(
-                anyio.ClosedResourceError, anyio.BrokenResourceError, TimeoutError
-            ):
-                async with asyncio.timeout(CANCEL_SECONDS):
-                    await self._give_up(request_id)
-            raise
-
-    async def _give_up(self, request_id: types.RequestId) -> None:
-        params = types.CancelledNotificationParams(requestId=request_id, reason="given up")
-        notification = types.CancelledNotification(params=params)
-        await self.send_notification(types.ClientNotification(notification))
-
-    async def _on_log(self, params: types.LoggingMessageNotificationParams) -> None:
-        if self._hooks.on_log is not None:
-            self._hooks.on_log(self._name, params.level, _log_text(params.data))
-
-    async def _on_message(
-        self,
-        message: RequestResponder[types.ServerRequest, types.ClientResult]
-        | types.ServerNotification
-        | Exception,
-    ) -> None:
-        if not isinstance(message, types.ServerNotification):
-            return
-        if changed := CHANGES.get(type(message.root)):
-            self._hooks.on_change(changed)
-
-    async def _received_request(
-        self, responder: RequestResponder[types.ServerRequest, types.ClientResult]
-    ) -> None:
-        if isinstance(responder.request.root, types.ElicitRequest):
-            # The library reads nothing more until this returns; but a person may take their time.
-            self._task_group.start_soon(self._received_question, responder)
-        else:
-            await super()._received_request(responder)
-
-    async def _received_question(
-        self, responder: RequestResponder[types.ServerRequest, types.ClientResult]
-    ) -> None:
-        with contextlib.suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
-            await super()._received_request(responder)
-
-    async def _on_elicit(
-        self, context: RequestContext[ClientSession, Any], params: types.ElicitRequestParams
-    ) -> types.ElicitResult | types.ErrorData:
-        if isinstance(params, types.ElicitRequestURLParams):
-            return types.ElicitResult(action="decline")
-        return await self._on_question(params)
-
-
 def _async_progress(
     on_progress: OnProgress | None,
 ) -> Callable[[float, float | None, str | None], Awaitable[None]] | None:
@@ -348,13 +246,6 @@ def _async_progress(
         on_progress(progress, total, message)
 
     return report
-
-
-def _log_text(data: Any) -> str:
-    """A log record's text: servers send text, or a mapping that holds it as `msg`."""
-    if isinstance(data, Mapping):
-        data = data.get("msg", data)  # pyright: ignore[reportUnknownVariableType]  # any JSON
-    return data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, default=str)
 
 
 def _root(error: BaseException) -> BaseException:

@@ -1,4 +1,4 @@
-"""One server over the whole life of a toolbox: its sessions one after another, and its lists."""
+"""One server over the whole life of a toolbox: its sessions, one after another."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import copy
 import random
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
@@ -15,13 +14,13 @@ from mcp import types
 from pydantic import BaseModel
 
 from fractale.errors import ToolError, TransportError
-from fractale.mcp.connection import Connection, Hooks, ServerRefusal, unsent
+from fractale.mcp.connection import Connection, unsent
+from fractale.mcp.lists import Lists
+from fractale.mcp.session import Hooks
 from fractale.mcp.wire import AnyServer, EmbeddedServer, OnLog, Streams, Timing, Wire
 from fractale.toolbox import OnElicit, OnProgress, ServerStatus
 
-ItemT = TypeVar("ItemT", bound=BaseModel)
 ResultT = TypeVar("ResultT", bound=BaseModel)
-MAX_PAGES = 1_000
 
 
 class ServerOwner:
@@ -31,6 +30,9 @@ class ServerOwner:
         server: Where it is and how to reach it.
         timing: How long things may take.
         on_log: Takes what the server logs.
+
+    Attributes:
+        lists: What it lists, as far as it was asked.
     """
 
     def __init__(
@@ -41,11 +43,10 @@ class ServerOwner:
         on_log: OnLog | None = None,
     ) -> None:
         self.name = server.name
-        self.tools: Sequence[types.Tool] = ()
-        self.version = 0
+        self.lists = Lists(server.name, timing.handshake)
         self._server = server
         self._timing = timing
-        self._hooks = Hooks(on_change=self._on_change, on_log=on_log)
+        self._hooks = Hooks(on_change=self.lists.changed, on_log=on_log)
         self._connection: Connection | None = None
         self._attempt: asyncio.Task[Connection | ToolError] | None = None
         self._error: ToolError | None = None
@@ -53,11 +54,6 @@ class ServerOwner:
         self._failed_at = 0.0
         self._is_needed = False
         self._was_connected = False
-        self._lists: dict[str, Sequence[Any]] = {}
-        self._changes: Counter[str] = Counter()
-        self._listing = asyncio.Lock()
-        self._current: dict[str, types.Tool] = {}
-        self._first_seen: dict[str, types.Tool] = {}
 
     # -- sessions -------------------------------------------------------------------------------
 
@@ -138,7 +134,7 @@ class ServerOwner:
                     break
                 continue
             self._failures, self._error, self._was_connected = 0, None, True
-            self._lists = {}
+            self.lists.forget()
             return connection
         return self._error or TransportError(f"server `{self.name}` cannot be reached")
 
@@ -240,10 +236,10 @@ class ServerOwner:
 
         async def send(connection: Connection) -> types.CallToolResult:
             try:
-                await self._refresh(connection)
+                await self.lists.read_tools(connection)
             except TransportError as error:
                 raise unsent(error) from error  # only the question after its tools was
-            self._check_unchanged(name)
+            self.lists.check_unchanged(name)
             return await connection.request(
                 request,
                 types.CallToolResult,
@@ -258,17 +254,17 @@ class ServerOwner:
 
     @property
     def settled(self) -> bool:
-        """Whether `tools` is as good as it can be without waiting."""
+        """Whether its list of tools is as good as it can be without waiting."""
         if self.usable:
-            return "tools" in self._lists
+            return self.lists.has_tools
         return self._was_connected or (self._attempt is not None and self._attempt.done())
 
     async def settle(self) -> None:
-        """Make `tools` current. A server that is not there keeps the tools it was known to have."""
+        """Read its list of tools; a server that is not there keeps those it was known to have."""
         await self.started()
         if self._connection is not None and self._connection.usable:
             try:
-                await self._refresh(self._connection)
+                await self.lists.read_tools(self._connection)
             except ToolError as error:
                 self._tell(error)
         else:
@@ -281,85 +277,11 @@ class ServerOwner:
             self.start()
             return ()
         try:
-            return await self._list(self._connection, kind)
+            return await self.lists.read(self._connection, kind)
         except ToolError as error:
             self._tell(error)
             return ()
 
-    async def _refresh(self, connection: Connection) -> None:
-        if "tools" in self._lists:
-            return
-        tools: Sequence[types.Tool] = await self._list(connection, "tools")
-        self._current = {tool.name: tool for tool in tools}
-        for tool in tools:
-            self._first_seen.setdefault(tool.name, tool)
-        # What a model is told about a tool is what was seen first, whatever is said later.
-        self.tools = [self._first_seen[name] for name in self._current]
-        self.version += 1
-
-    def _check_unchanged(self, name: str) -> None:
-        now, first = self._current.get(name), self._first_seen.get(name)
-        if now is None or first is None:
-            return
-        for part in ("description", "inputSchema", "annotations"):
-            if getattr(now, part) != getattr(first, part):
-                word = {"inputSchema": "schema"}.get(part, part)
-                raise ToolError(
-                    f"tool `{name}` of server `{self.name}` changed its {word} during the run",
-                    hint="if the server was updated, look at the tool and start the run again",
-                )
-
-    async def _list(self, connection: Connection, kind: str) -> Sequence[Any]:
-        async with self._listing:
-            if kind in self._lists:
-                return self._lists[kind]
-            changes = self._changes[kind]
-            items = await self._pages(connection, kind)
-            if (
-                changes == self._changes[kind]
-            ):  # else it changed meanwhile: the next need asks again
-                self._lists[kind] = items
-            return items
-
-    async def _pages(self, connection: Connection, kind: str) -> list[Any]:
-        capability = "resources" if kind == "templates" else kind
-        if getattr(connection.capabilities, capability) is None:
-            return []
-        items: list[Any] = []
-        cursor: str | None = None
-        make, answer, field = LISTS[kind]
-        for _ in range(MAX_PAGES):
-            params = types.PaginatedRequestParams(cursor=cursor) if cursor else None
-            request = types.ClientRequest(make(params=params))
-            try:
-                page = await connection.request(request, answer, timeout=self._timing.handshake)
-            except ServerRefusal as error:
-                if error.rpc_code == types.METHOD_NOT_FOUND:
-                    return items
-                raise
-            items += getattr(page, field)
-            cursor = page.nextCursor
-            if not cursor:
-                return items
-        raise ToolError(f"server `{self.name}` lists its {kind} without end")
-
     def _tell(self, error: ToolError) -> None:
         if self._hooks.on_log is not None:
             self._hooks.on_log(self.name, "error", f"its lists cannot be read: {error}")
-
-    def _on_change(self, kind: str) -> None:
-        for changed in (kind, "templates") if kind == "resources" else (kind,):
-            self._changes[changed] += 1
-            self._lists.pop(changed, None)
-
-
-LISTS: dict[str, tuple[Any, type[types.PaginatedResult], str]] = {
-    "tools": (types.ListToolsRequest, types.ListToolsResult, "tools"),
-    "prompts": (types.ListPromptsRequest, types.ListPromptsResult, "prompts"),
-    "resources": (types.ListResourcesRequest, types.ListResourcesResult, "resources"),
-    "templates": (
-        types.ListResourceTemplatesRequest,
-        types.ListResourceTemplatesResult,
-        "resourceTemplates",
-    ),
-}

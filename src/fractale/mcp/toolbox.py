@@ -228,9 +228,9 @@ class McpToolbox:
     async def _catalog(self) -> tuple[Routes, list[ToolInfo]]:
         """All tools and their names, made anew only when some list has changed."""
         await self._settle()
-        versions = tuple(owner.version for owner in self._owners.values())
+        versions = tuple(owner.lists.version for owner in self._owners.values())
         if self._known is None or self._known[0] != versions:
-            found = {name: owner.tools for name, owner in self._owners.items()}
+            found = {name: owner.lists.tools for name, owner in self._owners.items()}
             routes = _routes("tool", found)
             infos = [
                 convert.tool_info(tool, server, routes.shown(server, tool.name))

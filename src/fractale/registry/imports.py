@@ -17,13 +17,13 @@ from fractale.errors import PlanError, Position, Problem
 from fractale.registry.files import Entry, Registry
 
 PACKAGES: Final = {
-    "hpc_mcp": "hpc-mcp",
-    "flux_mcp": "flux-mcp",
+    "hpc_mcp": "'fractale[hpc]'",
+    "flux_mcp": "'fractale[flux]'",
     "flux": "flux-python",
     "mcp_kubernetes_server": "mcp-kubernetes-server",
     "sqlalchemy": "sqlalchemy",
 }
-"""Module → the package that has it, where the names differ or people often lack it."""
+"""Module → what is installed for it: fractale's own extras know which versions fit."""
 
 SUCCESSORS: Final = {
     "ResultParserAgent": "result_parse",

@@ -10,6 +10,7 @@ The command line, the functions of ``import fractale`` and the tests all come th
 - `fork`: what a run knew before a step; `forking`: the folder of the run that begins there.
 - `session`: one process's work on one run.
 - `jobs`: the batch jobs of a run; `ready`: which runs can go on since theirs have ended.
+- `pruning`: removes runs with what is kept beside them.
 - `result`: how it ended.
 - `opening`: tools, registries and servers, opened together for a run.
 

@@ -104,6 +104,8 @@ def changed_tools(
     Args:
         tools: As the run would have them now. One that is not there is none that changed.
     """
+    if history.status in ("success", "failed"):
+        return []  # nothing is still to be done
     then, now = history.tools, tool_hashes(tools)
     changed = {name for name, digest in now.items() if then.get(name, digest) != digest}
     if not changed:

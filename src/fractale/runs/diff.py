@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
+from fractale.runs.diff_fork import ForkedFrom, from_fork
 from fractale.runs.history import RunHistory, Visit
 from fractale.runs.history_values import resolve
 
 RUN_DIR = "RUN_DIR"
 """Stands for each run's own folder, so that a path in it is no difference."""
+OF_EACH_JOB = ("job_id", "submitted", "started", "ended", "seconds", "log_file")
+"""What two jobs never have in common: times, and what a scheduler calls them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +61,16 @@ class RunDiff:
 
     Args:
         about: What was run: plan, its hash, inputs, models, versions, tools' schemas.
-        visits: Every visit of either run, in the order of the first.
+        visits: Every visit of either run, in the order of the first; of a run and its fork, those
+            from the fork on, numbered as in the run that was forked.
+        forked: Where one was forked from the other one.
     """
 
     a: RunHistory
     b: RunHistory
     about: list[Change]
     visits: list[VisitDiff]
+    forked: ForkedFrom | None = None
 
     @property
     def same(self) -> bool:
@@ -88,11 +94,13 @@ def diff_runs(a: RunHistory, b: RunHistory) -> RunDiff:
     Visits are paired by their step and by which visit of it they are, so that steps that ran at
     the same time may have been entered in any order.
     """
+    ours, theirs, forked = from_fork(a, b)
     return RunDiff(
         a=a,
         b=b,
         about=list(changes(_about(a), _about(b))),
-        visits=[_compare(a, b, one, other) for one, other in _pairs(a.visits, b.visits)],
+        visits=[_compare(a, b, one, other) for one, other in _pairs(ours, theirs)],
+        forked=forked,
     )
 
 
@@ -138,9 +146,12 @@ def _compare(a: RunHistory, b: RunHistory, one: Visit | None, other: Visit | Non
     if one is None or other is None:
         found.changed.append("path")
         return found
-    found.inputs = list(changes(_value(a, one.inputs), _value(b, other.inputs)))
-    if one.outputs_cut == other.outputs_cut:  # else a whole value would stand beside a short one
-        found.outputs = list(changes(_value(a, one.outputs), _value(b, other.outputs)))
+    ended = one.outcome is not None and other.outcome is not None  # else they are not known yet
+    if ended:
+        found.inputs = list(changes(_value(a, one.inputs), _value(b, other.inputs)))
+    if ended and one.outputs_cut == other.outputs_cut:  # a whole value is none beside a short one
+        whole = changes(_value(a, one.outputs), _value(b, other.outputs))
+        found.outputs = [each for each in whole if not _is_of_each_job(visit, each)]
     differs = {
         "inputs": bool(found.inputs),
         "calls": _calls(a, one) != _calls(b, other),
@@ -150,6 +161,12 @@ def _compare(a: RunHistory, b: RunHistory, one: Visit | None, other: Visit | Non
     }
     found.changed = [what for what, differ in differs.items() if differ]
     return found
+
+
+def _is_of_each_job(visit: Visit, change: Change) -> bool:
+    """Whether two jobs differ in it that did the same; of a foreach the path has an index."""
+    name = change.path.rpartition("].")[2] if change.path.startswith("[") else change.path
+    return visit.kind == "job" and name in OF_EACH_JOB
 
 
 def _calls(history: RunHistory, visit: Visit) -> list[Any]:
@@ -214,6 +231,7 @@ def diff_data(diff: RunDiff) -> dict[str, Any]:
     return {
         "a": _side(diff.a),
         "b": _side(diff.b),
+        "forked": asdict(diff.forked) if diff.forked else None,
         "same": diff.same,
         "about": [_change(change) for change in diff.about],
         "first_difference": _place(diff.first),

@@ -230,6 +230,26 @@ def read_entry(folder: RunFolder) -> Entry | None:
 # -- what a person should know of ------------------------------------------------------------------
 
 
+def new_outputs(
+    entry: Entry, store: OutputStore, outputs: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Which outputs are set that their steps did not give: their names may be mistyped.
+
+    Args:
+        entry: As the run that is forked came to it.
+        store: Of that run.
+    """
+    told: list[str] = []
+    for step, values in outputs.items():
+        record = innermost(entry).records.get(step) or Record()
+        given = store.get(record.get("outputs") or {})
+        for key in {name.partition(".")[0]: None for name in values}:
+            if isinstance(given, dict) and key not in given:
+                names = ", ".join(map(str, cast("dict[str, Any]", given))) or "none"
+                told.append(f"`{step}` gave no output `{key}`, which is set: it gave {names}")
+    return told
+
+
 def notices(history: RunHistory, plan: Plan, entry: Entry, inputs: Mapping[str, Any]) -> list[str]:
     """What a person may take for done again in a fork, and is not.
 

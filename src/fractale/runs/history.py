@@ -50,6 +50,11 @@ class CallMade:
     key: str | None = None
     entering: int = 1
 
+    @property
+    def came_back(self) -> bool:
+        """Whether something came back, or a person said what: else a later call has the key."""
+        return self.finished or bool(self.text)
+
 
 @dataclass(slots=True, kw_only=True)
 class Asked:
@@ -76,6 +81,7 @@ class Item:
     """One item of a foreach; `inputs` and `outputs` as in `Visit`."""
 
     index: int
+    started: float = 0.0
     outcome: str | None = None
     decided_by: str | None = None
     error: str | None = None

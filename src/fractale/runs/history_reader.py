@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from fractale.errors import StoreError
 from fractale.runs.history import Asked, CallMade, Item, Note, Process, RunHistory, Visit
+from fractale.runs.history_lost import doubt, earlier, is_about, lost_call
 from fractale.store.locks import holder_of
 from fractale.store.records import RunFolder
 
@@ -165,6 +166,8 @@ class _Reader:
         visit.next = event.get("next")
         visit.seconds = event.get("seconds")
         visit.tokens = event.get("tokens") or 0
+        if visit.enterings > 1:  # each process tells what it used itself
+            visit.tokens = max(visit.tokens, _tokens(visit))
         visit.inputs = event.get("inputs_ref")
         visit.outputs_cut = "outputs_ref" not in event
         visit.outputs = event.get("outputs") if visit.outputs_cut else event["outputs_ref"]
@@ -177,7 +180,8 @@ class _Reader:
         return visit.items.setdefault(index, Item(index=index)) if visit else None
 
     def _item_started(self, event: Data) -> None:
-        self._item(event)
+        if item := self._item(event):
+            item.started = item.started or event["time"]
 
     def _item_finished(self, event: Data) -> None:
         if item := self._item(event):
@@ -210,7 +214,10 @@ class _Reader:
             key=event.get("key"),
             entering=visit.enterings,
         )
-        visit.calls.append(made)
+        if lost := lost_call(visit, made):
+            made = lost
+        else:
+            visit.calls.append(made)
         # Each entering counts its calls from 1: one that was left unfinished is forgotten here.
         self._calls[made.step, event["call"]] = made
 
@@ -222,7 +229,8 @@ class _Reader:
         if event.get("recorded") and _twin(visit, made):
             visit.calls.remove(made)  # it was taken from the journal, not made again
             return
-        made.finished = True
+        # What a person said of a call that a process was killed in is not its end.
+        made.finished = doubt(visit, made) is None
         made.is_error = bool(event.get("is_error"))
         made.text = event.get("text") or ""
         made.seconds = event.get("seconds")
@@ -268,7 +276,22 @@ class _Reader:
         known.append(asked)
         if visit:
             self._history.questions.append(asked)
+            self._not_made(visit, asked)
         return asked
+
+    def _not_made(self, visit: Visit, asked: Asked) -> None:
+        """Forget a call that was to be made again when it was asked whether it may be."""
+        if asked.question.get("kind") != "in_doubt" or not visit.calls:
+            return
+        last = visit.calls[-1]
+        lost = earlier(last, visit.calls[:-1])
+        if lost and not last.finished and is_about(asked, last):
+            visit.calls.pop()
+            self._calls = {k: lost if c is last else c for k, c in self._calls.items()}
+
+
+def _tokens(visit: Visit) -> int:
+    return sum(call.input_tokens + call.output_tokens for call in visit.calls)
 
 
 def _same(one: Data, other: Data) -> bool:
@@ -284,7 +307,8 @@ def _same(one: Data, other: Data) -> bool:
 def _twin(visit: Visit, made: CallMade) -> bool:
     """Whether an earlier entering of the visit tells of the same call, with its result."""
     if made.key is not None:
-        return any(each.key == made.key and each.finished for each in visit.calls)
+        known = [each for each in visit.calls if each.key == made.key and each is not made]
+        return any(each.came_back for each in known)
     return any(
         each.finished
         and each.entering < made.entering

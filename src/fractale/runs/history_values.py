@@ -109,7 +109,7 @@ def visit_data(
     data["inputs"], data["outputs"] = resolve(folder, visit.inputs), resolve(folder, visit.outputs)
     data["cost"] = round(visit.cost, 6)
     data["calls"] = [
-        _plain(call) | {"result": results.get(call.key) if call.key else None}
+        _plain(call) | {"result": results.get(call.key) if call.key and call.came_back else None}
         for call in visit.calls
     ]
     data["items"] = [

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fractale.errors import FractaleError
+
 if TYPE_CHECKING:
     from fractale.jobs import Jobs
+
+JOBS = "jobs"
+"""The folder of the jobs' folders: in a run's own folder, or in that of a run that keeps none."""
 
 
 class RunJobs:
@@ -30,3 +36,12 @@ class RunJobs:
         if scheduler not in self._doors:
             self._doors[scheduler] = Jobs(self._root, self._environment, scheduler)
         return self._doors[scheduler]
+
+    async def remove_ended(self) -> None:
+        """Remove the folders of the jobs that were submitted here and are known to be over.
+
+        What cannot be removed now is taken by ``fractale runs prune``.
+        """
+        for door in self._doors.values():
+            with contextlib.suppress(FractaleError):
+                await door.remove_ended()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +14,13 @@ from fractale.runs.jobs import RunJobs
 from fractale.runs.listing import list_runs
 from fractale.store.index import RunFilter
 from fractale.store.records import RunFolder, RunFolders
-from fractale.store.run_row import lines_from_end
+from fractale.store.run_row import events_from_end
 
 if TYPE_CHECKING:
     from fractale.jobs import JobStatus
 
 TELLING = ("run_finished", "job_state", "step_finished", "item_finished")
+"""The events that say what waits and what has ended."""
 
 MOST_AT_ONCE = 16
 """Jobs that a scheduler is asked about at the same time."""
@@ -106,7 +106,7 @@ def _ended(status: JobStatus) -> str:
 def waited_for(folder: RunFolder) -> list[dict[str, Any]]:
     """The jobs that a run waits for, as its record says."""
     told: dict[str, dict[str, Any] | None] = {}  # None: of a step that has ended since
-    for event in _backwards(folder.path / "events.jsonl"):
+    for event in events_from_end(folder.path / "events.jsonl", TELLING):
         kind, step = event["event"], str(event.get("step"))
         if kind == "run_finished":
             for job in filter(is_job, cast("Iterable[Any]", event.get("waiting") or ())):
@@ -116,16 +116,3 @@ def waited_for(folder: RunFolder) -> list[dict[str, Any]]:
             step += f"[{event['index']}]"
         told.setdefault(step, event if kind == "job_state" else None)
     return [job for job in told.values() if job is not None]
-
-
-def _backwards(path: Path) -> Iterable[dict[str, Any]]:
-    """The events that say what waits and what has ended, the latest first."""
-    marks = [f'"event": "{kind}"'.encode() for kind in TELLING]
-    for line in lines_from_end(path):
-        if any(mark in line for mark in marks):
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if event.get("event") in TELLING:
-                yield event

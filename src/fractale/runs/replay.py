@@ -7,6 +7,7 @@ it is called only as the record says it was.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from fractale.plan.model import Limits, Plan
 from fractale.policy import Policy
 from fractale.questions import is_job
 from fractale.runs.forking import read_entry
-from fractale.runs.jobs import RunJobs
+from fractale.runs.jobs import JOBS, RunJobs
 from fractale.runs.offered import policy_of, read_offered
 from fractale.runs.options import RunOptions
 from fractale.runs.preflight import preflight
@@ -144,6 +145,10 @@ class _Stage:
         folder = self.recording.folder
         outputs = RecordedOutputs(folder.outputs)
         journal = RecordedJournal(folder.path / "journal.jsonl")
+        if journal.missing and any(event.get("key") for event in self.events):
+            raise NotRecorded(
+                "no-journal", f"the journal of run {folder.run_id} is gone, and it made calls"
+            )
         told = as_one_process(self.events, journal.calls)
         comparison = Comparison(
             told if ended else [event for event in told if event["event"] != "run_finished"],
@@ -178,8 +183,11 @@ class _Stage:
         session.context.journal = ReplayJournal(journal, comparison, self.live.rules, jobs.has_log)
         try:
             await session.drive(self.recording.head.get("inputs") or {})
-        except (Diverged, RecordEnds):
-            return  # told before anything ran; the comparison knows
+        except (Diverged, RecordEnds) as end:
+            # Told before anything ran; the comparison knows. But that somebody ended the replay
+            # is no difference of the run.
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise asyncio.CancelledError from end
 
     def _session(
         self, comparison: Comparison, deps: Dependencies, listeners: Sequence[Listener]
@@ -219,7 +227,7 @@ class _Stage:
             policy=RecordedPolicy.of(policy, self.events),
             agents=self.agents,
             max_attempts=self._max_attempts(),
-            jobs=RunJobs(settings.state_dir / "jobs", settings.environment)
+            jobs=RunJobs(settings.state_dir / JOBS, settings.environment)
             if live.tools
             else RecordedJobs(jobs),
             patient=live.tools is not None or live.models is not None,

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from fractale.errors import NotRecorded
 from fractale.runs.replay_compare import Comparison, Rules
 from fractale.runs.replay_words import Divergence
-from fractale.store.journal import Call, Entry, Kind, Place, digest_of
+from fractale.store.journal import Call, Entry, Kind, Place, checked_line, digest_of
 
 SUBMIT, WAIT, LOGS = "jobs.job_submit", "jobs.job_wait", "jobs.job_logs"
 SETTLED = ("completed", "failed")
@@ -47,18 +47,22 @@ class RecordedJournal:
     Args:
         path: The file.
 
+    Attributes:
+        missing: There is no such file, as for a run without calls.
+
     Raises:
-        NotRecorded: It is missing or damaged.
+        NotRecorded: It is damaged.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.missing = False
         self.calls: dict[str, RecordedCall] = {}
         try:
             for start, line in _lines(path):
                 self._take(start, line)
         except FileNotFoundError:
-            return  # a run without calls has none
+            self.missing = True
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise NotRecorded("no-journal", f"{path} cannot be read: {error}") from error
 
@@ -97,11 +101,16 @@ class RecordedJournal:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The whole lines of a file, with where they start."""
-    start = 0
+    """The whole lines of a journal, with where they start.
+
+    Raises:
+        ValueError: A line is damaged.
+    """
+    start, summed = 0, False
     with path.open("rb") as file:
         for line in file:
             if line.endswith(b"\n"):
+                summed = checked_line(line, summed=summed)
                 yield start, line
             start += len(line)
 

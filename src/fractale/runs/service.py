@@ -27,6 +27,7 @@ from fractale.runs.forking import (
     by_reference,
     check_entry,
     inherited_inputs,
+    new_outputs,
     notices,
     read_entry,
     take_over,
@@ -34,7 +35,7 @@ from fractale.runs.forking import (
     write_entry,
 )
 from fractale.runs.history_reader import read_history
-from fractale.runs.jobs import RunJobs
+from fractale.runs.jobs import JOBS, RunJobs
 from fractale.runs.offered import keep_offered, offered_by, settings_data
 from fractale.runs.options import RunOptions
 from fractale.runs.plans import keep_plan, plan_hash
@@ -192,7 +193,9 @@ class Runs:
         kept = {**_kept_of(history.head), **(head or {}), "parent": parent}
         session, inputs = await self._begin(plan, values, options, secrets or {}, kept, fill)
         session.fork(entry, parent)
-        session.notices = [("fork", words) for words in notices(history, plan, entry, values)]
+        told = new_outputs(point.entry, theirs, changes.outputs)
+        told += notices(history, plan, entry, values)
+        session.notices = [("fork", words) for words in told]
         return await session.drive(inputs)
 
     async def resume(
@@ -243,7 +246,7 @@ class Runs:
         return self._folders.new(run_id, length=length)
 
     def _dependencies(self, store: OutputStore, folder: RunFolder | None) -> Dependencies:
-        jobs = (folder.path if folder else self._settings.state_dir) / "jobs"
+        jobs = (folder.path if folder else self._settings.state_dir) / JOBS
         return Dependencies(
             toolbox=self._toolbox,
             models=self._models,

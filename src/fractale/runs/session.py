@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,20 +19,21 @@ from fractale.errors import (
     StoreError,
     UsageError,
 )
-from fractale.events import Event, Status
 from fractale.graph.compile import compile_plan, node_of
 from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.entry import Entry
 from fractale.graph.meter import Meter
 from fractale.graph.nodes import GaveUp
-from fractale.graph.state import PlanState, Spent, initial_state
+from fractale.graph.state import PlanState, initial_state
 from fractale.models import Usage
-from fractale.plan.model import FAILURE, Limits, Plan
-from fractale.plan.needs import models_of
+from fractale.plan.model import FAILURE, Plan
 from fractale.questions import Answers, is_job
+from fractale.runs.account import Account
 from fractale.runs.answering import Answering, in_order
+from fractale.runs.budget import limits_of, spent_by, used_in
+from fractale.runs.jobs import RunJobs
 from fractale.runs.options import RunOptions
-from fractale.runs.result import RunResult, finished_data
+from fractale.runs.result import RunResult
 from fractale.settings import Settings
 from fractale.store.checkpoints import open_checkpoints
 from fractale.store.drafts import Drafts
@@ -47,9 +46,6 @@ from fractale.store.saving import RunSaver
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
 
-LONG_TEXT_LINES = 10
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a listener fails with that writes to a full disk."""
 NO_RECURSION_LIMIT = 1_000_000_000
 """fractale bounds its loops itself: by attempts, limits and rules."""
 
@@ -78,18 +74,16 @@ class Session:
         self._options = options
         self._folder = folder
         self._store = dependencies.outputs
-        self._steps: list[dict[str, Any]] = []
-        self._decided: dict[str, Any] | None = None
         self._answering = Answering(options)
-        self._log: EventLog | None = None
+        self._account = Account(plan, dependencies, options, folder)
         self.notices: list[tuple[str, str]] = []
         self.parent: Mapping[str, Any] | None = None
         self.context = RunContext(
             run_id=run_id,
             plan_name=plan.name,
             run_dir=folder.path if folder else None,
-            emit_event=self._listen,
-            meter=self._meter(),
+            emit_event=self._account.hear,
+            meter=Meter(limits_of(plan, options)),
             secret_inputs=secrets,
             secrets=settings.secrets,
             notes=FileNotes(folder.path / "notes.json") if folder else MemoryNotes(),
@@ -97,60 +91,13 @@ class Session:
             keep_draft=Drafts(folder.path / "drafts").keep if folder else _kept_by_nobody,
             leave_jobs=self._leaves_jobs,
         )
-        self._answering.context = self.context
+        self._answering.context = self._account.context = self.context
 
     def _leaves_jobs(self) -> bool:
         """Whether the run ends rather than that it waits for a job, or asks the person first."""
         options = self._options
         asks = options.person is not None and self.context.asked.is_set()
         return options.detach or options.control.drain_requested or asks
-
-    def _meter(self, spent: Spent | None = None) -> Meter:
-        return Meter(self._over_limits(), spent)
-
-    def _over_limits(self) -> Limits:
-        """The plan's limits with those of the options over them."""
-        over = {k: v for k, v in _fields(self._options.limits).items() if v is not None}
-        return replace(self._plan.limits, **over)
-
-    def _listen(self, event: Event) -> None:
-        if event.kind == "step_finished":
-            self._step_finished(event.data)
-        if self._log:
-            self._write_down(self._log, event)
-        for listener in self._options.listeners:
-            try:
-                listener(event)
-            except OSError as error:
-                if not isinstance(error, BrokenPipeError) and error.errno not in NO_ROOM:
-                    raise
-                # Nobody reads on, or can: stop where nothing is lost.
-                self._options.control.request_drain("its output was closed")
-
-    def _write_down(self, log: EventLog, event: Event) -> None:
-        """Keep an event; where there is no room, the run ends, and only its end is not kept."""
-        try:
-            log(event)
-        except StoreError:
-            if event.kind != "run_finished":
-                raise
-
-    def _step_finished(self, data: Mapping[str, Any]) -> None:
-        self._steps.append(
-            {
-                "name": data["step"],
-                "attempt": data["attempt"],
-                "outcome": data["outcome"],
-                "decided_by": data["decided_by"],
-                "error": data["error"],
-            }
-        )
-        self._decided = {
-            "step": data["step"],
-            "by": data["decided_by"],
-            "reason": data["reason"],
-            "code": data.get("code"),
-        }
 
     async def resume(self, inputs: Mapping[str, Any]) -> RunResult:
         """Go on from the last checkpoint.
@@ -164,21 +111,22 @@ class Session:
             assert self._folder is not None  # noqa: S101 - only kept runs are resumed
             if not snapshot.values:
                 self._check_untouched()
-                self._emit_started(resumed=True)
+                self._started(resumed=True)
                 return await self._drive(graph, config, self._first_state(inputs))
             used = Usage()
             for event in self._folder.read_events():
                 self._remember(event)
-                if event["event"] == "model_finished" and not event.get("recorded"):
-                    used += _used(event)
-            self.context.meter = self._meter(_spent(snapshot.values.get("spent"), used))
+                if event["event"] == "model_finished":
+                    used += used_in(event)
+            spent = spent_by(snapshot.values.get("spent"), used)
+            self.context.meter = Meter(limits_of(self._plan, self._options), spent)
             # One that ended, but whose checkpoint was not written any more, is among the tasks and
             # not in `next`.
             if not snapshot.tasks:
                 return await self._finished(snapshot.values)
             asked = [i for i in snapshot.interrupts if not is_job(i.value)]
             self._options.replies.require([{**i.value, "id": i.id} for i in asked])
-            self._emit_started(resumed=True)
+            self._started(resumed=True)
             return await self._drive(graph, config, None, snapshot.interrupts)
 
     def _check_untouched(self) -> None:
@@ -188,7 +136,7 @@ class Session:
             StoreError: It has: its checkpoints were lost.
         """
         folder = self._folder
-        if folder and ((folder.path / "journal.jsonl").exists() or self._steps):
+        if folder and ((folder.path / "journal.jsonl").exists() or self._account.steps):
             raise StoreError(
                 f"run {self.context.run_id} has no checkpoint to go on from",
                 hint="its checkpoints were lost, or are in another store: see `fractale config`",
@@ -197,7 +145,7 @@ class Session:
     def _remember(self, event: Mapping[str, Any]) -> None:
         """Take over from the record what earlier processes of the run knew."""
         if event["event"] == "step_finished":
-            self._step_finished(event)
+            self._account.step_finished(event)
         elif event["event"] == "answered":
             self._answering.keep(event["question"], event["answer"])
 
@@ -219,7 +167,7 @@ class Session:
             graph, config = await self._open(stack)
             if self._options.run_id:
                 await self._check_new(graph, config)
-            self._emit_started(resumed=False)
+            self._started(resumed=False)
             return await self._drive(graph, config, self._first_state(inputs))
 
     async def _check_new(self, graph: Any, config: dict[str, Any]) -> None:
@@ -241,10 +189,12 @@ class Session:
     async def _open(self, stack: AsyncExitStack) -> tuple[Any, dict[str, Any]]:
         if self._folder:
             stack.enter_context(RunLock(self._folder))
-            self._log = EventLog(self._folder)
-            stack.callback(self._log.close)
+            self._account.log = log = EventLog(self._folder)
+            stack.callback(log.close)
             self.context.journal = FileJournal(self._folder.path / "journal.jsonl")
             stack.callback(self.context.journal.close)
+        elif isinstance(self._dependencies.jobs, RunJobs):
+            stack.push_async_callback(self._dependencies.jobs.remove_ended)
         saver = await stack.enter_async_context(checkpoints(self._settings, self._options))
         if isinstance(saver, RunSaver):
             await stack.enter_async_context(saver.holding(self.context.run_id))
@@ -257,39 +207,8 @@ class Session:
         }
         return graph, config
 
-    def _emit_started(self, *, resumed: bool) -> None:
-        plan = self._plan
-        steps = [{"name": s.name, "type": s.kind, "target": s.target} for s in plan.walk()]
-        model = self._dependencies.models.spec(None) if models_of(plan) else None
-        title = plan.description.strip().split("\n")[0] or plan.name
-        forked: dict[str, Any] = {}
-        if self.parent and self.context.entry:
-            forked["parent"] = {**self.parent, "kept": list(self.context.entry.records)}
-        self.context.emit(
-            "run_started",
-            plan=plan.name,
-            file=plan.file,
-            title=title,
-            steps=steps,
-            model=model,
-            resumed=resumed,
-            limits=self._limits(),
-            bounds=self._bounds(),
-            **forked,
-        )
-        for code, message in self.notices:
-            self.context.emit("warning", step="", code=code, message=message)
-
-    def _limits(self) -> dict[str, Any]:
-        """The limits that are set and count for the whole run."""
-        limits = _fields(self._over_limits())
-        return {k: limits[k] for k in ("steps", "time", "tokens", "cost") if limits[k] is not None}
-
-    def _bounds(self) -> dict[str, Any]:
-        """How often a step may be entered, and how deep plans may nest, where that is set."""
-        limits = _fields(self._over_limits())
-        own = {k: limits[k] for k in ("attempts", "depth") if limits[k] is not None}
-        return {"max_attempts": self._dependencies.max_attempts, **own}
+    def _started(self, *, resumed: bool) -> None:
+        self._account.started(resumed=resumed, parent=self.parent, notices=self.notices)
 
     async def _drive(
         self, graph: Any, config: dict[str, Any], given: Any, asked: Sequence[Any] = ()
@@ -304,24 +223,24 @@ class Session:
             return await self._run(graph, config, given, asked)
         except LimitReached as error:
             words, left = error.message, self._jobs_left
-            return self._end("limit", error=words, hint=error.hint, waiting=left)
+            return self._account.ended("limit", error=words, hint=error.hint, waiting=left)
         except GaveUp as error:
-            return self._end("failed", error=error.message, gave_up=error.step)
+            return self._account.ended("failed", error=error.message, gave_up=error.step)
         except GraphDrained:
             words = "stopped on request at a step's boundary"
-            return self._end("stopped", error=words, waiting=self._jobs_left)
+            return self._account.ended("stopped", error=words, waiting=self._jobs_left)
         except asyncio.CancelledError:
             self._interrupted()
             raise
         except AnswerError:  # the person's, to put right
-            self._end("waiting", waiting=self._answering.waiting)
+            self._account.ended("waiting", waiting=self._answering.waiting)
             raise
         except NotRecorded:  # of a replay, which says so itself
             raise
         except StoreError as error:  # nothing is wrong with the run: it goes on when there is room
-            return self._end("stopped", error=str(error), hint=error.hint)
+            return self._account.ended("stopped", error=str(error), hint=error.hint)
         except FractaleError as error:
-            return self._end("failed", error=str(error), hint=error.hint)
+            return self._account.ended("failed", error=str(error), hint=error.hint)
 
     async def _run(
         self, graph: Any, config: dict[str, Any], given: Any, asked: Sequence[Any]
@@ -346,9 +265,9 @@ class Session:
     def _interrupted(self) -> None:
         """A person ended the process: where it was at a question of theirs, that waits on."""
         if self._answering.asking and self._answering.waiting:
-            self._end("waiting", waiting=self._answering.waiting)
+            self._account.ended("waiting", waiting=self._answering.waiting)
         else:
-            self._end("stopped", error="interrupted", waiting=self._jobs_left)
+            self._account.ended("stopped", error="interrupted", waiting=self._jobs_left)
 
     @property
     def _jobs_left(self) -> list[dict[str, Any]]:
@@ -386,48 +305,12 @@ class Session:
         if interrupts := values.get("__interrupt__"):
             waiting = [{**i.value, "id": i.id} for i in in_order(interrupts)]
             if self._options.control.drain_requested and all(is_job(each) for each in waiting):
-                return self._end("stopped", error="stopped on request", waiting=waiting)
-            return self._end("waiting", waiting=waiting)
+                return self._account.ended("stopped", error="stopped on request", waiting=waiting)
+            return self._account.ended("waiting", waiting=waiting)
         if values.get("status") == "success":
             outputs = self._store.get(values.get("outputs") or {})
-            return self._end("success", outputs=outputs)
-        return self._end("failed", error=str(values.get("error") or "the plan failed"))
-
-    def _keep_long_texts(self, outputs: Mapping[str, Any]) -> dict[str, str]:
-        """Outputs that are too long for a screen, as files that a person can use."""
-        if self._folder is None:
-            return {}
-        return {
-            name: str(self._folder.write_output(name, value))
-            for name, value in outputs.items()
-            if isinstance(value, str) and value.count("\n") > LONG_TEXT_LINES
-        }
-
-    def _end(
-        self,
-        status: Status,
-        *,
-        outputs: dict[str, Any] | None = None,
-        error: str | None = None,
-        hint: str | None = None,
-        gave_up: str | None = None,
-        waiting: list[dict[str, Any]] | None = None,
-    ) -> RunResult:
-        result = RunResult(
-            run=self.context.run_id,
-            status=status,
-            outputs=outputs or {},
-            steps=self._steps,
-            error=self.context.mask(error),
-            hint=hint,
-            decided={**(self._decided or {}), "gave_up": gave_up} if gave_up else self._decided,
-            usage=_usage(self.context.meter),
-            record=self._folder.path if self._folder else None,
-            waiting=waiting or [],
-            output_files=self._keep_long_texts(outputs or {}),
-        )
-        self.context.emit("run_finished", **finished_data(result))
-        return result
+            return self._account.ended("success", outputs=outputs)
+        return self._account.ended("failed", error=str(values.get("error") or "the plan failed"))
 
 
 @asynccontextmanager
@@ -449,38 +332,3 @@ async def checkpoints(
 def _kept_by_nobody(path: str, text: str) -> None:
     """A draft of a run that is not recorded."""
     del path, text
-
-
-def _used(event: Mapping[str, Any]) -> Usage:
-    return Usage(
-        input_tokens=event["input_tokens"],
-        output_tokens=event["output_tokens"],
-        cost=event["cost"],
-    )
-
-
-def _spent(state: Spent | None, used: Usage) -> Spent:
-    """What a run has used: the state's sum, or more where a step was cut off in the middle."""
-    known = state or Spent()
-    return Spent(
-        steps=known.get("steps", 0),
-        seconds=known.get("seconds", 0.0),
-        input_tokens=max(known.get("input_tokens", 0), used.input_tokens),
-        output_tokens=max(known.get("output_tokens", 0), used.output_tokens),
-        cost=max(known.get("cost", 0.0), used.cost),
-    )
-
-
-def _usage(meter: Meter) -> dict[str, Any]:
-    total = meter.total
-    used = {k: total.get(k, 0) for k in ("input_tokens", "output_tokens")}
-    return {
-        **used,
-        "total_tokens": sum(used.values()),
-        "cost": round(total.get("cost", 0.0), 6),
-        "seconds": round(meter.seconds, 3),
-    }
-
-
-def _fields(limits: Limits) -> dict[str, Any]:
-    return {name: getattr(limits, name) for name in Limits.__slots__}

@@ -140,9 +140,9 @@ def read_file(path: Path) -> dict[str, Any]:
     """
     import yaml
 
-    if not path.is_file():
-        return {}
     try:
+        if not path.is_file():
+            return {}
         data: Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SettingsError(f"cannot read {path}: {error}") from error

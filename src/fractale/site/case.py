@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from fractale.plan.model import Plan, Step
 from fractale.registry import Registry
 from fractale.settings import Settings
+from fractale.site.calls import Call, calls_of
 from fractale.site.model import Site
 from fractale.site.needs import Needs
 from fractale.site.programs import Machine
@@ -24,6 +26,7 @@ class Case:
         served: Server files, for ``fractale serve``.
         agents: Sub-agents by dotted path.
         online: Whether models may be asked, which costs some tokens.
+        inputs: Of the plan, as somebody wants to give them.
     """
 
     settings: Settings
@@ -36,6 +39,7 @@ class Case:
     served: Sequence[Registry] = ()
     agents: Sequence[str] = ()
     online: bool = False
+    inputs: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def timeout(self) -> float:
@@ -55,17 +59,29 @@ class Named:
     Args:
         names: Tool, prompt or agent → the steps that call it or let a model call it.
         free: Steps whose model may call any tool.
+        calls: Of tools, with their arguments.
     """
 
     names: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     free: list[str] = field(default_factory=list[str])
+    calls: list[Call] = field(default_factory=list[Call])
+
+    def arguments(self, tools: Collection[str], name: str) -> list[Any]:
+        """The values that calls of some tools have for one argument; None where it is left out."""
+        names = {form for tool in tools for form in (tool, f"local.{tool}")}
+        return [call.arguments.get(name) for call in self.calls if call.tool in names]
 
 
-def named_by(plan: Plan | None) -> Named:
-    """What a plan and the plans that it includes name."""
-    found = Named()
-    if plan is not None:
-        _add(plan, "", found)
+def named_by(plan: Plan | None, inputs: Mapping[str, Any] | None = None) -> Named:
+    """What a plan and the plans that it includes name.
+
+    Args:
+        inputs: The plan's, as far as they are given.
+    """
+    if plan is None:
+        return Named()
+    found = Named(calls=calls_of(plan, inputs or {}))
+    _add(plan, "", found)
     return found
 
 

@@ -127,18 +127,7 @@ async def _connect(url: str, wait: float) -> None:
     Raises:
         FractaleError: It can't be reached, or the packages for it are missing.
     """
-    from fractale.errors import DependencyMissing
-    from fractale.store.postgres import postgres_faults
+    from fractale.store.postgres import connected
 
-    try:
-        import psycopg
-
-        from fractale.store.postgres_saver import connect
-    except ImportError as error:
-        raise DependencyMissing(
-            f"checkpoints in PostgreSQL need packages that are not installed ({error.name})",
-            hint="pip install 'fractale[postgres]'",
-        ) from error
-    with postgres_faults(url, psycopg.Error):
-        connection = await connect(url, wait, f"fractale doctor {os.getpid()}")
-        await connection.close()
+    async with connected(url, wait, f"fractale doctor {os.getpid()}"):
+        pass

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from fractale.plan.model import JobPlan, Plan
+from fractale.plan.model import JobPlan, Template
+from fractale.site.calls import jobs_of
 from fractale.site.case import Case
-from fractale.site.checks_tools import words_of
-from fractale.site.model import Check, Finding
+from fractale.site.checks_needs import see_scheduler
+from fractale.site.model import Check, Finding, words_of
+from fractale.site.schedulers import chosen_scheduler
 
 SECTION = "site"
 
@@ -35,7 +37,7 @@ FEATURES: Mapping[str, tuple[tuple[str, ...], str]] = {
 async def check_site(case: Case) -> list[Check]:
     """A line for each thing of a feature that is there, and one for each feature that is not."""
     if not case.is_general:
-        return _jobs(case)
+        return await _jobs(case)
     checks: list[Check] = []
     for feature, (names, none) in FEATURES.items():
         findings = [case.site.find(name) for name in names]
@@ -66,49 +68,49 @@ def _found(case: Case, feature: str, finding: Finding) -> Check:
     )
 
 
-def _jobs(case: Case) -> list[Check]:
+async def _jobs(case: Case) -> list[Check]:
     """Where the plan's jobs would go: a scheduler that answers, queues that there are."""
-    jobs = list(_job_steps(case.plan)) if case.plan else []
-    if not jobs:
-        return []
+    jobs = jobs_of(case.plan, case.inputs) if case.plan else []
+    named = [each.job.scheduler for each in jobs]
     checks: list[Check] = []
-    wanted = {str(job.scheduler) for _, job in jobs if isinstance(job.scheduler, str)}
-    if any(job.scheduler is None for _, job in jobs):
-        findings = [case.site.find(name) for name in SCHEDULERS]
-        checks.append(scheduler_check(case, [f for f in findings if f.state != "absent"]))
-    checks += [_named_scheduler(case, name) for name in sorted(wanted - {"local"})]
-    for name, job in jobs:
-        checks += check_queue(case, name, job)
+    # What only the run will tell (a template) may be anything.
+    if any(name is None for name in named):
+        checks.append(await scheduler_check(case, None))
+    known = sorted({name for name in named if isinstance(name, str)})
+    checks += [await scheduler_check(case, name) for name in known]
+    for each in jobs:
+        checks += check_queue(case, each.step, each.job)
     return checks
 
 
-def _job_steps(plan: Plan) -> Iterator[tuple[str, JobPlan]]:
-    """The job steps of a plan and of the plans that it includes."""
-    for step in plan.walk():
-        if step.job is not None:
-            yield step.name, step.job
-        if step.plan is not None:
-            yield from _job_steps(step.plan)
+async def scheduler_check(case: Case, name: str | None) -> Check:
+    """Whether jobs can be submitted.
+
+    Args:
+        name: The scheduler that a step names; None: the one that is taken where none is named.
+    """
+    works, found = await see_scheduler(case, name)
+    what = f"scheduler {name}" if name else "scheduler"
+    if works:
+        return Check(section=SECTION, what=what, found=found)
+    fix = _get(case, name or chosen_scheduler(case.settings))
+    return Check(section=SECTION, what=what, verdict="missing", found=found, fix=_or(case, fix))
 
 
-def _named_scheduler(case: Case, name: str) -> Check:
-    finding = case.site.find(name)
-    works = finding.state == "works"
-    return Check(
-        section=SECTION,
-        what=f"scheduler {name}",
-        verdict="ok" if works else "missing",
-        found=words_of(finding),
-        fix="" if works else _get(case, name),
-    )
+def _or(case: Case, fix: str) -> str:
+    """What else would do: a scheduler that answers, or none."""
+    works = [name for name in SCHEDULERS if case.site.find(name).state == "works"]
+    return f"{fix}; or name `scheduler: {works[0] if works else 'local'}`"
 
 
 def check_queue(case: Case, step: str, job: JobPlan) -> list[Check]:
     """Whether the queue that a step names is there, and takes jobs as long as the step's."""
     if not isinstance(job.queue, str):
         return []  # none, or a template that only the run can fill in
-    names = [job.scheduler] if isinstance(job.scheduler, str) else list(SCHEDULERS)
-    works = [f for n in names if (f := case.site.find(n)).state == "works"]
+    if isinstance(job.scheduler, Template):
+        return []
+    name = str(job.scheduler or chosen_scheduler(case.settings))
+    works = [f for f in [case.site.find(name)] if f.state == "works"]
     queues: list[dict[str, Any]] = list(works[0].details.get("queues", ())) if works else []
     if not queues:
         return []
@@ -136,21 +138,3 @@ def check_queue(case: Case, step: str, job: JobPlan) -> list[Check]:
             Check(section=SECTION, what=what, verdict="missing", found=found, fix=fix, needed_by=by)
         ]
     return [Check(section=SECTION, what=what, found=f"{works[0].name} has it")]
-
-
-def scheduler_check(case: Case, there: Sequence[Finding]) -> Check:
-    """A scheduler that works, or none at all, will do; one that does not answer won't."""
-    works = [each for each in there if each.state == "works"]
-    if works:
-        names = ", ".join(f"{each.name} {each.version}".strip() for each in works)
-        return Check(section=SECTION, what="scheduler", found=names)
-    if not there:
-        found = FEATURES["scheduler"][1]
-        return Check(section=SECTION, what="scheduler", found=found)
-    return Check(
-        section=SECTION,
-        what=f"scheduler {there[0].name}",
-        verdict="missing",
-        found=there[0].problem,
-        fix=_get(case, there[0].name),
-    )

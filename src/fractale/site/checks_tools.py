@@ -1,4 +1,4 @@
-"""What registry and server files list: can it be imported, and does what stands behind it work."""
+"""What registry and server files list: can it be imported, and from which package."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import asyncio
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from fractale.agents.catalog import BUILT_IN
 from fractale.errors import PlanError, Problem
 from fractale.registry import Entry, Registry, import_entry
 from fractale.registry.calls import in_thread
 from fractale.registry.imports import successor_of
-from fractale.site.case import Case, Named
-from fractale.site.model import Check, Finding, Verdict
-from fractale.site.needs import Need, Needs
-from fractale.site.packages import import_fault, owner_of, owners, version_of
+from fractale.site.case import Named
+from fractale.site.model import Check, Verdict
+from fractale.site.needs import Needs
+from fractale.site.packages import owner_of, owners
 
 SECTION = "tools"
 IMPORT_TIMEOUT = 60.0
@@ -184,90 +184,6 @@ def listed(names: Iterable[str]) -> str:
     return f"{', '.join(words[: SHOWN - 1])} and {len(words) - SHOWN + 1} more"
 
 
-# What stands behind them
-
-
-async def check_needs(case: Case, loaded: Sequence[Loaded], named: Named) -> list[Check]:
-    """A line for each thing that tools need: programs, engines, modules, extras."""
-    users: dict[str, list[Loaded]] = {}
-    needed: dict[str, Need] = {}
-    for each in loaded:
-        for need in case.needs.of(each.entry.path):
-            users.setdefault(need.name, []).append(each)
-            needed[need.name] = need
-    return [await _need(case, needed[name], users[name], named) for name in users]
-
-
-async def _need(case: Case, need: Need, users: Sequence[Loaded], named: Named) -> Check:
-    works, found = await see(case, need)
-    names = [name for each in users for name in each.names]
-    surely = [n for each in users for n in each.names if _is_needed(case, each, n, named)]
-    if works:
-        return Check(section=SECTION, what=need.name, found=found, needed_by=tuple(names))
-    reason = "" if surely else _why_not_surely(named)
-    return Check(
-        section=SECTION,
-        what=need.name,
-        verdict="missing" if surely else "warning",
-        found=f"{need.what}: {found}{reason}",
-        fix=need.get,
-        needed_by=tuple(surely or names),
-    )
-
-
-def _is_needed(case: Case, each: Loaded, name: str, named: Named) -> bool:
-    """Whether the plan names a tool; without a plan, everything that is not optional is needed."""
-    if case.plan is None:
-        return not each.entry.optional
-    return any(fnmatchcase(name, pattern) for pattern in _bare(named.names))
-
-
-def _bare(names: Iterable[str]) -> list[str]:
-    """Names with and without the server in front of them."""
-    return [form for name in names for form in (name, name.removeprefix("local."))]
-
-
-def _why_not_surely(named: Named) -> str:
-    if named.free:
-        return f"; only if the model of `{named.free[0]}` calls what needs it"
-    return "; no step of the plan names what needs it"
-
-
-async def see(case: Case, need: Need) -> tuple[bool, str]:
-    """Whether a need is met, and what was found."""
-    target = need.targets[0]
-    if need.kind == "program":
-        path = case.place.which(target)
-        if path is None:
-            return False, f"no `{target}` on the PATH"
-        version = await case.place.version(path, "--version")
-        return True, f"{version}, {path}" if version else path
-    if need.kind == "module":
-        fault = await in_thread(lambda: import_fault(target))
-        return not fault, fault or f"`{target}` can be imported"
-    if need.kind == "packages":
-        missing = [name for name in need.targets if version_of(name) is None]
-        if missing:
-            return False, f"not installed: {', '.join(missing)}"
-        return True, f"{', '.join(need.targets)} are installed"
-    return _by_findings([case.site.find(name) for name in need.targets])
-
-
-def _by_findings(findings: Sequence[Finding]) -> tuple[bool, str]:
-    """The first that is there counts, since it is the one that is used."""
-    for finding in findings:
-        if finding.state != "absent":
-            return finding.state == "works", words_of(finding)
-    return False, "; ".join(finding.problem for finding in findings)
-
-
-def words_of(finding: Finding) -> str:
-    """A finding in one line, without its name."""
-    if finding.state != "works":
-        return finding.problem
-    return ", ".join(part for part in (finding.version, finding.evidence) if part)
-
-
 def files_of(registries: Sequence[Registry]) -> list[Check]:
     """What files say that has no effect, or are otherwise warned of."""
     return [
@@ -279,6 +195,16 @@ def files_of(registries: Sequence[Registry]) -> list[Check]:
         )
         for registry in registries
         for problem in registry.warnings
+    ]
+
+
+def own_agents(named: Named, loaded: Sequence[Loaded]) -> list[Loaded]:
+    """Fractale's own sub-agents that a plan names and no file lists."""
+    listed = {name for each in loaded for name in each.names if not each.instead}
+    return [
+        Loaded(entry=Entry(kind="agent", path=module), file="", names=(name,))
+        for name, (module, _) in BUILT_IN.items()
+        if name in named.names and name not in listed
     ]
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from fractale.settings import Settings
 from fractale.site import checks_plan, checks_tools
 from fractale.site.case import Case, Named, named_by
 from fractale.site.checks_model import check_model
+from fractale.site.checks_needs import check_needs, check_scripts
 from fractale.site.checks_packages import check_packages
 from fractale.site.checks_runs import check_runs
 from fractale.site.checks_site import FEATURES, check_site
@@ -61,12 +62,14 @@ class Wanted:
         registries: Registry files that the run is given.
         server_files: Files that ``fractale serve`` is to serve.
         agents: Sub-agents by dotted path.
+        inputs: Of the plan; what is left out has its default.
     """
 
     plan: str | None = None
     registries: Sequence[Path] = ()
     server_files: Sequence[Path] = ()
     agents: Sequence[str] = ()
+    inputs: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 async def examine(
@@ -102,6 +105,7 @@ async def examine(
         served=served,
         agents=wanted.agents,
         online=online,
+        inputs=wanted.inputs,
     )
     checks += await _examine(case, problems)
     checks = [_without_secrets(check, settings.secrets) for check in checks]
@@ -115,7 +119,7 @@ def _asked(needs: Needs, plan: Any) -> Collection[str]:
 
 
 async def _examine(case: Case, problems: Sequence[Problem]) -> list[Check]:
-    named = named_by(case.plan)
+    named = named_by(case.plan, case.inputs)
     # Imported one after the other before the rest: modules are imported once per process.
     own = await checks_tools.load_entries(case.registries, served=False)
     served = await checks_tools.load_entries(case.served, served=True)
@@ -137,7 +141,9 @@ async def _examine(case: Case, problems: Sequence[Problem]) -> list[Check]:
 async def _tools(case: Case, loaded: Sequence[checks_tools.Loaded], named: Named) -> list[Check]:
     files = checks_tools.files_of([*case.registries, *case.served])
     imports = checks_tools.check_imports(loaded, case.needs)
-    return [*files, *imports, *await checks_tools.check_needs(case, loaded, named)]
+    agents = checks_tools.own_agents(named, loaded)
+    needs = await check_needs(case, [*loaded, *agents], named)
+    return [*files, *imports, *needs, *check_scripts(case, named)]
 
 
 async def _offers(case: Case, loaded: Sequence[checks_tools.Loaded], named: Named) -> list[Check]:

@@ -58,6 +58,13 @@ def absent(name: str, why: str) -> Finding:
     return Finding(name=name, state="absent", problem=why)
 
 
+def words_of(finding: Finding) -> str:
+    """A finding in one line, without its name."""
+    if finding.state != "works":
+        return finding.problem
+    return ", ".join(part for part in (finding.version, finding.evidence) if part)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
     """What was found on one machine.

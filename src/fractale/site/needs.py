@@ -10,8 +10,17 @@ from typing import Any, Literal, TypeAlias, cast
 
 from fractale.errors import SettingsError
 
-Kind: TypeAlias = Literal["program", "works", "first", "module", "packages"]
-KINDS: tuple[Kind, ...] = ("program", "works", "first", "module", "packages")
+Kind: TypeAlias = Literal["program", "works", "any", "first", "scheduler", "module", "packages"]
+KINDS: tuple[Kind, ...] = (
+    "program",
+    "works",
+    "any",
+    "first",
+    "scheduler",
+    "module",
+    "packages",
+)
+BY_FINDINGS: frozenset[Kind] = frozenset({"works", "any", "first", "scheduler"})
 FILE = "needs.yaml"
 
 
@@ -21,9 +30,10 @@ class Need:
 
     Args:
         kind: How one sees that it is there.
-        targets: The program, the module, the packages; of ``works`` and ``first``, findings.
+        targets: The program, the module, the packages; of `BY_FINDINGS`, findings.
         what: In words.
         get: How to get it.
+        chosen_by: The argument of a call that names the one of the targets that it takes.
     """
 
     name: str
@@ -31,6 +41,7 @@ class Need:
     targets: tuple[str, ...]
     what: str = ""
     get: str = ""
+    chosen_by: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +66,22 @@ class Needs:
 
     def of(self, path: str) -> list[Need]:
         """What the tool of a dotted path needs; nothing where nothing is known of it."""
+        known = self._known(path)
+        return [self.needs[name] for name in self.tools[known]] if known else []
+
+    def knows(self, path: str) -> bool:
+        """Whether it is known what the tool of a dotted path needs, if only that it is nothing."""
+        return self._known(path) is not None
+
+    def _known(self, path: str) -> str | None:
+        """The longest of the paths in the table that a path begins with."""
         fitting = [known for known in self.tools if path == known or path.startswith(f"{known}.")]
-        if not fitting:
-            return []
-        return [self.needs[name] for name in self.tools[max(fitting, key=len)]]
+        return max(fitting, key=len, default=None)
+
+    def program(self, name: str) -> Need | None:
+        """The need of a program by its name, as the last file has it that speaks of it."""
+        found = [n for n in self.needs.values() if n.kind == "program" and n.targets == (name,)]
+        return found[-1] if found else None
 
     def install(self, module: str) -> str:
         """How to install what has a module, in words; nothing where that is not known."""
@@ -72,7 +95,7 @@ class Needs:
 
     def findings(self) -> set[str]:
         """The names of all findings that a need may ask for."""
-        asked = [need for need in self.needs.values() if need.kind in ("works", "first")]
+        asked = [need for need in self.needs.values() if need.kind in BY_FINDINGS]
         return {target for need in asked for target in need.targets}
 
 
@@ -139,4 +162,5 @@ def _need(name: str, row: Mapping[str, Any]) -> Need:
         targets=tuple(str(target) for target in targets),
         what=str(row.get("what") or name),
         get=str(row.get("get") or ""),
+        chosen_by=str(row.get("chosen_by") or ""),
     )

@@ -6,10 +6,18 @@ import json
 import re
 from typing import Any, cast
 
+from fractale.jobs import Jobs
+from fractale.settings import Settings
 from fractale.site.model import Finding, absent
 from fractale.site.programs import Machine, Ran, version_in
 from fractale.site.slurm import figure
 from fractale.tools.durations import flux_seconds, pbs_seconds
+
+
+def chosen_scheduler(settings: Settings) -> str:
+    """The scheduler that jobs go to where none is named; ``local`` where none is there."""
+    return Jobs.of(settings).scheduler
+
 
 FLUX_QUEUES = (
     "{queuem}|{defaults.timelimit!F}|{limits.timelimit!F}|{limits.range.nnodes}"

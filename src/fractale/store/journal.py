@@ -301,10 +301,11 @@ def _with_sum(data: bytes) -> bytes:
     return b'%s%s%08x"}\n' % (data[:-1], SUM, zlib.crc32(data))
 
 
-def _checked(line: bytes, *, summed: bool) -> bool:
-    """Whether a line has a sum.
+def checked_line(line: bytes, *, summed: bool) -> bool:
+    """Whether a line of a journal has a sum.
 
     Args:
+        line: With its end.
         summed: An earlier line had one. In older files none has.
 
     Raises:
@@ -332,7 +333,7 @@ def _lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
             for line in file:
                 if not line.endswith(b"\n"):
                     break
-                summed = _checked(line, summed=summed)
+                summed = checked_line(line, summed=summed)
                 yield json.loads(line), len(line)
                 whole += len(line)
     except FileNotFoundError:

@@ -8,12 +8,14 @@ import socket
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fractale.errors import DependencyMissing, StoreError
 from fractale.settings import STORE_SCHEMES, store_password, without_password
 
 if TYPE_CHECKING:
+    from psycopg import AsyncConnection
+
     from fractale.store.postgres_saver import PostgresSaver
 
 TELLING = 3
@@ -42,21 +44,40 @@ async def open_postgres(url: str, *, wait: float = 30.0) -> AsyncGenerator[Postg
         StoreError: The server can't be reached, or refuses the user; the message holds no
             password.
     """
+    name = f"fractale {os.getpid()}@{socket.gethostname()}"
+    async with connected(url, wait, name) as connection:
+        from fractale.store.postgres_saver import PostgresSaver
+
+        saver = PostgresSaver(connection, url)
+        await saver.setup()
+        yield saver
+
+
+@asynccontextmanager
+async def connected(url: str, wait: float, name: str) -> AsyncGenerator[AsyncConnection[Any]]:
+    """A connection with a server, and its end.
+
+    Args:
+        wait: Seconds to wait for the server.
+        name: What the server is to call us.
+
+    Raises:
+        DependencyMissing: The packages for it are not installed.
+        StoreError: The server can't be reached, or refuses the user.
+    """
     try:
         import psycopg
 
-        from fractale.store.postgres_saver import PostgresSaver, connect
+        from fractale.store.postgres_saver import connect
     except ImportError as error:
         raise DependencyMissing(
             f"checkpoints in PostgreSQL need packages that are not installed ({error.name})",
             hint="pip install 'fractale[postgres]'",
         ) from error
     with postgres_faults(url, psycopg.Error):
-        connection = await connect(url, wait, f"fractale {os.getpid()}@{socket.gethostname()}")
+        connection = await connect(url, wait, name)
     try:
-        saver = PostgresSaver(connection, url)
-        await saver.setup()
-        yield saver
+        yield connection
     finally:
         await connection.close()
 

@@ -9,7 +9,15 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +31,9 @@ from fractale.store.outputs import FileOutputs
 from fractale.store.records import RunFolder, RunFolders
 from fractale.store.run_row import RunRow, row_of
 from fractale.store.saving import RunSaver, references_in
+
+Spares = Callable[[RunFolder], Awaitable[str | None]]
+"""Why a run stays, in words; None where it may go."""
 
 SETTLED = 3600.0
 """Seconds after which an output that nothing refers to is not about to be referred to."""
@@ -77,6 +88,9 @@ class PruneReport:
         removed: The latest first.
         spared: Runs that a rule takes, but that wait or are held.
         outputs: Files of outputs of other runs, that nothing referred to; `output_bytes` theirs.
+        jobs: Folders of jobs that are over; `job_bytes` theirs. `jobs_left` had gone as well, were
+            they known to be over.
+        listings: Files of what servers offered to runs, that no run shares any more.
         runs: How many runs are left, with `bytes`.
     """
 
@@ -85,13 +99,19 @@ class PruneReport:
     spared: list[Pruned] = field(default_factory=list[Pruned])
     outputs: int = 0
     output_bytes: int = 0
+    jobs: int = 0
+    job_bytes: int = 0
+    jobs_left: int = 0
+    listings: int = 0
+    listing_bytes: int = 0
     runs: int = 0
     bytes: int = 0
 
     @property
     def freed(self) -> int:
         """Bytes that were removed, or would be."""
-        return sum(run.bytes for run in self.removed) + self.output_bytes
+        beside = self.output_bytes + self.job_bytes + self.listing_bytes
+        return sum(run.bytes for run in self.removed) + beside
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON."""
@@ -105,8 +125,9 @@ async def prune(
     *,
     dry_run: bool = False,
     now: float | None = None,
+    spares: Spares | None = None,
 ) -> PruneReport:
-    """Remove runs, and outputs that nothing refers to.
+    """Remove runs, and outputs that nothing refers to. What is beside them is not looked at.
 
     A run that a process has is never touched, and one that waits for an answer only with
     `PruneRule.force`.
@@ -115,13 +136,14 @@ async def prune(
         where: The checkpoints, as `Settings.checkpoints` says.
         dry_run: Only report what would be removed.
         now: The Unix time to reckon ages by.
+        spares: Why a run that the rule takes stays all the same; asked just before it goes.
 
     Raises:
         StoreError: The state folder or the checkpoints can't be used.
         UsageError: The rule says nothing.
     """
     async with _opened(state_dir, where) as (index, saver):
-        work = _Pruning(RunFolders(state_dir), index, saver, rule, PruneReport(dry_run))
+        work = _Pruning(RunFolders(state_dir), index, saver, rule, PruneReport(dry_run), spares)
         await work.all(time.time() if now is None else now)
         return work.report
 
@@ -140,6 +162,7 @@ class _Pruning:
     saver: RunSaver
     rule: PruneRule
     report: PruneReport
+    spares: Spares | None = None
 
     async def all(self, now: float) -> None:
         self.index.refresh()
@@ -158,7 +181,7 @@ class _Pruning:
 
     async def _sizes(self, rows: Iterable[RunRow]) -> Mapping[str, int]:
         stored = await self.saver.sizes()
-        return {r.id: _bytes_in(self.folders.at(r.id).path) + stored.get(r.id, 0) for r in rows}
+        return {r.id: bytes_in(self.folders.at(r.id).path) + stored.get(r.id, 0) for r in rows}
 
     async def _remove(self, row: RunRow, size: int, reason: str) -> bool:
         """Whether the run was removed, or would be."""
@@ -175,17 +198,22 @@ class _Pruning:
             return f"waits for {row.waits_for or 'an answer'}"
         if self.report.dry_run:
             holder = holder_of(folder)
-            return f"held by {holder}" if holder else None
+            return f"held by {holder}" if holder else await self._why_spared(folder)
         try:
             with RunLock(folder):
+                if why := await self._why_spared(folder):
+                    return why
                 async with self.saver.holding(row.id):
                     # The folder goes last: while it is there, a crash leaves a run to remove.
                     await self.saver.adelete_thread(row.id)
                     self.index.remove([row.id])
-                    _remove_tree(folder.path)
+                    remove_tree(folder.path)
         except RunHeld as error:
             return error.message
         return None
+
+    async def _why_spared(self, folder: RunFolder) -> str | None:
+        return await self.spares(folder) if self.spares else None
 
     async def _collect(self, folder: RunFolder, now: float) -> None:
         """Remove the outputs of a run that nothing refers to."""
@@ -194,7 +222,7 @@ class _Pruning:
             return
         try:
             with RunLock(folder):
-                known = references_in(_texts(folder)) | await self.saver.references(folder.run_id)
+                known = references_in(texts_of(folder)) | await self.saver.references(folder.run_id)
                 for path in old:
                     if FileOutputs.digest_of(path) not in known:
                         self._drop(path)
@@ -225,12 +253,14 @@ def _taken(
             yield row, None
 
 
-def _bytes_in(folder: Path) -> int:
+def bytes_in(folder: Path) -> int:
+    """What the files in a folder take; of one with several names, this name's share."""
     total = 0
     for root, _, files in os.walk(folder):
         for name in files:
             try:
-                total += (Path(root) / name).lstat().st_size
+                status = (Path(root) / name).lstat()
+                total += status.st_size // max(status.st_nlink, 1)
             except FileNotFoundError:  # it went meanwhile
                 continue
     return total
@@ -241,16 +271,23 @@ def _outputs(folder: RunFolder) -> list[Path]:
     return [path for path in folder.outputs.glob("[0-9a-f][0-9a-f]/*") if path.is_file()]
 
 
-def _texts(folder: RunFolder) -> Iterator[bytes]:
+def texts_of(folder: RunFolder) -> Iterator[bytes]:
     """The files of a run's record, and outputs that others may be named in."""
     for path in [*folder.path.glob("*.json*"), *_outputs(folder)]:
         try:
             yield path.read_bytes()
+        except FileNotFoundError:  # of a run that goes on: it has another name by now
+            continue
         except OSError as error:
             raise StoreError(f"{path} cannot be read: {error}") from error
 
 
-def _remove_tree(path: Path) -> None:
+def remove_tree(path: Path) -> None:
+    """Remove a folder.
+
+    Raises:
+        StoreError: It cannot be removed.
+    """
     try:
         shutil.rmtree(path)
     except OSError as error:

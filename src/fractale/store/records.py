@@ -180,7 +180,9 @@ class RunFolders:
         for _ in range(100):
             name = run_id or "".join(secrets.choice(ID_LETTERS) for _ in range(length))
             try:
-                self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+                # The mode counts only for the last folder of those that are made.
+                self._root.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._root.mkdir(exist_ok=True, mode=0o700)
                 (self._root / name).mkdir(mode=0o700)
             except FileExistsError:
                 if run_id and (self._root / name / "run.json").exists():

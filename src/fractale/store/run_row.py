@@ -106,6 +106,11 @@ def last_event(path: Path, kinds: tuple[str, ...]) -> dict[str, Any] | None:
 
     A last line that a crash cut is passed over.
     """
+    return next(events_from_end(path, kinds), None)
+
+
+def events_from_end(path: Path, kinds: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """The events of some kinds in a file of events, the latest first; see `last_event`."""
     marks = [f'"event": "{kind}"'.encode() for kind in kinds]
     for line in lines_from_end(path):
         if any(mark in line for mark in marks):
@@ -114,8 +119,7 @@ def last_event(path: Path, kinds: tuple[str, ...]) -> dict[str, Any] | None:
             except ValueError:
                 continue
             if event.get("event") in kinds:
-                return event
-    return None
+                yield event
 
 
 def lines_from_end(path: Path) -> Iterator[bytes]:

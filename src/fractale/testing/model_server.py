@@ -133,6 +133,8 @@ class _HttpServer(ThreadingHTTPServer):
     def __init__(self, model_server: ModelServer) -> None:
         self.model_server = model_server
         super().__init__(("127.0.0.1", 0), _Handler)
+        # A connection may be gone again when it is to be accepted: that must not be waited for.
+        self.socket.settimeout(1.0)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Stay quiet: a client that hangs up early is part of the game."""

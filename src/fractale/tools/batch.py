@@ -5,6 +5,7 @@ The evidence is always the script's own lines: every refusal names the line and 
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -154,12 +155,15 @@ def translate_batch_script(
         ``not_translated``, a line of text for each directive without a counterpart.
 
     Raises:
-        ValueError: The script cannot be read, or fractale does not write for that manager.
+        ValueError: The script cannot be read, is that manager's already, or fractale does not
+            write for that manager.
     """
     target = DIALECTS.get(to_manager)
     if target is None or not target.write:
         raise ValueError(f"fractale writes scripts for flux and slurm, not for `{to_manager}`")
     parsed = parse(script)
+    if parsed.manager == to_manager:
+        raise ValueError(f"the script is one of {to_manager} already: nothing is to be translated")
     established: Mapping[str, Any] = (known or {}).get("facts") or {}
     facts = {**parsed.facts, **established}
     supplied_by = dict.fromkeys(facts, PARSER) | dict((known or {}).get("supplied_by") or {})
@@ -195,6 +199,8 @@ def _settle(facts: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if per_node and nodes and "tasks" not in settled:
         settled["tasks"] = per_node * nodes
         per_node = None
+    elif per_node and not nodes and "tasks" in settled:  # LSF counts slots, and slots per host
+        nodes = settled["nodes"] = math.ceil(settled["tasks"] / per_node)
     lost = [f"tasks_per_node {per_node} (follows from tasks and nodes)"] if per_node else []
     for thing in ("cores", "gpus"):
         amount = settled.pop(f"{thing}_per_node", None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -177,7 +177,8 @@ def _directive(dialect: Dialect, number: int, name: str, value: str, text: str) 
     option = dialect.options.get(name)
     fact, meaning, problem = None, None, ""
     if option is None:
-        problem = COUNTERPARTS.get(name, "has no counterpart that fractale knows")
+        known: Mapping[str, str] = COUNTERPARTS if dialect is DIALECTS["slurm"] else {}
+        problem = known.get(name, "has no counterpart that fractale knows")
     else:
         fact = option.fact
         try:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from fastmcp import Context
 
 from fractale.errors import JobError
-from fractale.jobs import Jobs, JobSpec, JobStatus
+from fractale.jobs import Jobs, JobSpec
 from fractale.settings import load_settings
-from fractale.tools.jobs import SchedulerName
+from fractale.tools.jobs import SchedulerName, teller, working_folder
 
 LOG_BYTES = 65536
 
@@ -65,17 +64,10 @@ async def job_run(
         queue=queue,
         account=account,
         env=env or {},
-        folder=_folder(folder),
+        folder=working_folder(folder),
     )
     handle = await jobs.submit(spec, key=key)
-    told = 0
-
-    async def tell(status: JobStatus) -> None:
-        nonlocal told
-        told += 1
-        await ctx.report_progress(told, None, f"job {handle.native_id} {status.reason}")
-
-    status = await jobs.wait(handle, on_status=tell)
+    status = await jobs.wait(handle, on_status=teller(ctx, handle))
     if status.state != "completed":
         last = f"; its last lines:\n{status.last_lines}" if status.last_lines else ""
         raise JobError(f"job {handle.native_id} {status.reason}{last}")
@@ -91,7 +83,3 @@ async def job_run(
         "log_file": str(handle.job_dir / "log"),
         "log": log.text,
     }
-
-
-def _folder(folder: str | None) -> Path:
-    return Path(folder or ".").absolute()

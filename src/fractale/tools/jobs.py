@@ -7,6 +7,7 @@ happened in between; all that is known of it is in its folder, `jobs/` in the st
 from __future__ import annotations
 
 import uuid
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,7 +78,7 @@ async def job_submit(
         queue=queue,
         account=account,
         env=env or {},
-        folder=_folder(folder),
+        folder=working_folder(folder),
     )
     return _named(await _jobs(scheduler).submit(spec, key=key))
 
@@ -91,8 +92,9 @@ async def job_status(key: str) -> dict[str, Any]:
     Returns:
         The job; `state` (pending, running, completed, failed, cancelled, timeout, out_of_memory,
         node_failure, or unknown where nothing shows how it ended), `over`, `reason` in words,
-        `evidence`, `exit_code`, `nodes`, `submitted`, `started`, `ended` in seconds since 1970,
-        `seconds`, and `last_lines` of the log of one that did not do its work.
+        `evidence`, `job_exit_code`, `nodes`, `submitted`, `started`, `ended` in seconds since 1970,
+        `seconds`, and `last_lines` of the log of one that did not do its work. To have been told of
+        a job that failed is no failure: see `state`.
     """
     jobs = _jobs()
     handle = await _handle(jobs, key)
@@ -107,19 +109,14 @@ async def job_wait(key: str, ctx: Context, seconds: float = 600.0) -> dict[str, 
         seconds: At most an hour. A job that is not over can be waited for again.
 
     Returns:
-        As `job_status`; `over` says whether it is.
+        As `job_status`, with `exit_code` for `job_exit_code`; `over` says whether it is. `error`
+        has the reason of a job that is over and did not complete: then the wait failed, too.
     """
     jobs = _jobs()
     handle = await _handle(jobs, key)
-    told = 0
-
-    async def tell(status: JobStatus) -> None:
-        nonlocal told
-        told += 1
-        await ctx.report_progress(told, None, f"job {handle.native_id} {status.reason}")
-
     bound = min(max(seconds, 0.0), MOST_SECONDS)
-    return _told(handle, await jobs.wait(handle, timeout=bound, on_status=tell))
+    status = await jobs.wait(handle, timeout=bound, on_status=teller(ctx, handle))
+    return _waited(handle, status)
 
 
 async def job_logs(
@@ -178,8 +175,21 @@ async def queue_info(scheduler: SchedulerName | None = None) -> dict[str, Any]:
     return {"scheduler": jobs.scheduler, "queues": [queue.as_dict() for queue in queues]}
 
 
-def _folder(folder: str | None) -> Path:
+def working_folder(folder: str | None) -> Path:
+    """Where a job runs; nothing stands for the working folder."""
     return Path(folder or ".").absolute()
+
+
+def teller(ctx: Context, handle: JobHandle) -> Callable[[JobStatus], Awaitable[None]]:
+    """Tells whoever called a tool each change of a job."""
+    told = 0
+
+    async def tell(status: JobStatus) -> None:
+        nonlocal told
+        told += 1
+        await ctx.report_progress(told, None, f"job {handle.native_id} {status.reason}")
+
+    return tell
 
 
 def _jobs(scheduler: str | None = None) -> Jobs:
@@ -206,4 +216,15 @@ def _named(handle: JobHandle) -> dict[str, Any]:
 
 
 def _told(handle: JobHandle, status: JobStatus) -> dict[str, Any]:
-    return {**_named(handle), **status.as_dict()}
+    """How a job is. Its exit code is none of the call's, and so has a name of its own."""
+    told = status.as_dict()
+    code = told.pop("exit_code")
+    return {**_named(handle), **told, "job_exit_code": code}
+
+
+def _waited(handle: JobHandle, status: JobStatus) -> dict[str, Any]:
+    """How a job is that was waited for: its end is what the call was for; its failure counts."""
+    told = {**_named(handle), **status.as_dict()}
+    if status.over and status.state != "completed":
+        told["error"] = f"job {handle.native_id} {status.reason}"
+    return told

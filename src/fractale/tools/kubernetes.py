@@ -20,6 +20,11 @@ State: TypeAlias = Literal["completed", "failed", "active"]
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 """Seconds between two looks: they grow."""
 
+OUTAGE = 600.0
+"""Seconds that an API server may be away while a job is waited for: the job needs it no more."""
+NOT_FOUND = "(NotFound)"
+MOST_TOLD = 200
+
 ASK_SECONDS = 60
 LOG_LINES = 500
 NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
@@ -57,6 +62,26 @@ class Kubectl:
         return cast("dict[str, Any]", json.loads(found))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """How a job was at one look.
+
+    Args:
+        state: By its own conditions.
+        why: Those conditions in words, or what its pods say.
+        pods: Each with its name and phase.
+    """
+
+    state: State
+    why: str
+    pods: list[dict[str, Any]]
+
+    @property
+    def words(self) -> str:
+        """State and reason, in one short line."""
+        return f"{self.state}: {self.why}"[:MOST_TOLD]
+
+
 async def kubernetes_job_wait(
     name: str,
     ctx: Context,
@@ -64,6 +89,8 @@ async def kubernetes_job_wait(
     timeout: float = 3600,  # noqa: ASYNC109 - a tool's argument
 ) -> dict[str, Any]:
     """Wait until a job of Kubernetes has ended, and give its log. Changes nothing.
+
+    An API server that stops answering meanwhile is waited for, up to ten minutes.
 
     Args:
         name: The job's name.
@@ -73,37 +100,53 @@ async def kubernetes_job_wait(
     Returns:
         `state`: completed, failed, or active where the time was over; `success`; `pods`, each
         with its phase; `reason`, in words, such as that an image can't be pulled; `seconds`;
-        `log`, its end; and, unless it completed, `error`.
+        `log`, its end; and, unless it completed and has a log to read, `error`.
 
     Raises:
         ValueError: There is no kubectl, no such job, or no API server that answers.
     """
     kubectl = _kubectl(name, namespace)
-    started, pause, looks = time.monotonic(), FIRST_PAUSE, 0
-    while True:
-        state, reason = _state_of(await kubectl.read("job", name))
-        pods = [_pod(each) for each in await _pods(kubectl, name)]
-        told = reason or "; ".join(pod["says"] for pod in pods) or "no pod yet"
-        looks += 1
-        await ctx.report_progress(looks, None, f"{state}: {told}"[:200])
-        waited = time.monotonic() - started
-        if state != "active" or waited >= timeout:
-            break
-        await asyncio.sleep(min(pause, max(0.0, timeout - waited)))
-        pause = min(LONGEST_PAUSE, pause * 1.5)
+    started, pause = time.monotonic(), FIRST_PAUSE
+    seen, seen_at, looks = await _look(kubectl, name), started, 1
+    await ctx.report_progress(looks, None, seen.words)
+    while seen.state == "active" and (waited := time.monotonic() - started) < timeout:
+        await asyncio.sleep(min(pause, timeout - waited))
+        pause, looks = min(LONGEST_PAUSE, pause * 1.5), looks + 1
+        try:
+            seen, seen_at = await _look(kubectl, name), time.monotonic()
+            words = seen.words
+        except ValueError as error:
+            words = str(error)
+            if NOT_FOUND in words or time.monotonic() > min(seen_at + OUTAGE, started + timeout):
+                raise
+        await ctx.report_progress(looks, None, words[:MOST_TOLD])
     logged = await kubectl.ask("logs", f"job/{name}", f"--tail={LOG_LINES}")
     answer: dict[str, Any] = {
-        "state": state,
-        "success": state == "completed",
-        "reason": told,
-        "pods": pods,
-        "seconds": round(waited, 1),
+        "state": seen.state,
+        "success": seen.state == "completed" and logged.returncode == 0,
+        "reason": seen.why,
+        "pods": seen.pods,
+        "seconds": round(time.monotonic() - started, 1),
         "log": logged.log if logged.returncode == 0 else "",
     }
-    return answer if answer["success"] else {**answer, "error": _error(name, answer)}
+    return answer if answer["success"] else {**answer, "error": _error(name, answer, logged)}
 
 
-def _error(name: str, answer: Mapping[str, Any]) -> str:
+async def _look(kubectl: Kubectl, name: str) -> Seen:
+    """How the job and its pods are.
+
+    Raises:
+        ValueError: kubectl failed; its words.
+    """
+    state, reason = _state_of(await kubectl.read("job", name))
+    pods = [_pod(each) for each in await _pods(kubectl, name)]
+    why = reason or "; ".join(pod["says"] for pod in pods) or "no pod yet"
+    return Seen(state=state, why=why, pods=pods)
+
+
+def _error(name: str, answer: Mapping[str, Any], logged: Ended) -> str:
+    if answer["state"] == "completed":
+        return f"the job {name} completed, but its log can't be read: {logged.log.strip()[-500:]}"
     how = "failed" if answer["state"] == "failed" else "has not ended yet"
     last = str(answer["log"]).rstrip().rpartition("\n")[2]
     said = f"; last line of its log: {last}" if last else ""

@@ -69,7 +69,7 @@ async def spack_run(
     spec: str,
     command: list[str],
     ctx: Context,
-    timeout: float | None = 600,  # noqa: ASYNC109 - a tool's argument
+    timeout: float | None = None,  # noqa: ASYNC109 - a tool's argument
 ) -> dict[str, Any]:
     """Load packages with Spack and run a command with them.
 

@@ -7,6 +7,7 @@ so a run that was killed goes on where it was.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -18,10 +19,13 @@ if TYPE_CHECKING:
     from fractale.agents.search import Direction
     from fractale.agents.trials import Trial
 
-CHART_WIDTH, CHART_HEIGHT = 56, 8
-"""Columns and lines of the chart, without its axes."""
+CHART_HEIGHT = 8
+"""Lines of the chart, without its axes."""
 
-SHOWN_ERROR = 60
+LABEL_COLUMNS, MOST_LABELS = 10, 6
+"""plotille writes a figure under every tenth column; so many of them are wide enough."""
+
+SHOWN_ERROR = 300
 
 
 def next_trial(
@@ -155,20 +159,26 @@ def trial_report(
 
 
 def _table(trials: Sequence[Mapping[str, Any]], best: Mapping[str, Any], name: str) -> list[str]:
-    """A line a trial; a star stands before the best."""
+    """A line a trial, the best with a star before it; below them why trials failed."""
     params = list(dict.fromkeys(key for trial in trials for key in trial["params"]))
     head = ["trial", *params, name, "seconds", "by"]
     rows = [
         [
             f"{'*' if trial is best else ' '}{trial['number']}",
             *(_cell(trial["params"].get(key)) for key in params),
-            _cell(trial["value"]) if trial.get("ok") else f"failed: {trial['error']}"[:SHOWN_ERROR],
+            _cell(trial["value"]) if trial.get("ok") else "failed",
             _cell(trial.get("seconds")),
             str(trial.get("source", "")),
         ]
         for trial in trials
     ]
-    return table_lines([head, *rows])
+    why: dict[str, list[str]] = {}
+    for trial in trials:
+        if not trial.get("ok"):
+            said = " ".join(str(trial["error"]).split())[:SHOWN_ERROR]
+            why.setdefault(said, []).append(str(trial["number"]))
+    failed = [f"{', '.join(numbers)} failed: {error}" for error, numbers in why.items()]
+    return [*table_lines([head, *rows]), *failed]
 
 
 def _cell(value: Any) -> str:
@@ -195,10 +205,12 @@ def _chart(trials: Sequence[Mapping[str, Any]], direction: Direction, name: str)
         raise _missing(error) from error
     numbers, values, best = _best_so_far(trials, direction)
     figure: Any = plotille.Figure()
-    figure.width, figure.height = CHART_WIDTH, CHART_HEIGHT
+    step = -(-numbers[-1] // (MOST_LABELS - 1))  # trials from one figure to the next
+    figure.height = CHART_HEIGHT
+    figure.width = math.ceil((numbers[-1] + 0.5) / step * LABEL_COLUMNS)
     figure.with_colors, figure.origin = False, False
     figure.x_label, figure.y_label = "trial", name
-    figure.set_x_limits(min_=numbers[0] - 0.5, max_=numbers[-1] + 0.5)
+    figure.set_x_limits(min_=0, max_=figure.width * step / LABEL_COLUMNS)
     spread = (max(values) - min(values)) or abs(values[0]) or 1.0
     figure.set_y_limits(min_=min(values) - 0.05 * spread, max_=max(values) + 0.05 * spread)
     figure.register_label_formatter(float, _label)
