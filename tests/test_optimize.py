@@ -231,7 +231,7 @@ async def test_without_a_trial_that_succeeded_there_is_no_success():
         ({"exit_code": "2", "figure": {"loop_time": 0.1}}, "exit_code is 2"),
         ({"success": False, "figure": {"loop_time": 0.1}}, "success is false"),
         ({"error": "no", "figure": {"loop_time": 0.1}}, "no"),
-        ({"result": {"errors": ["a"], "figure": {"loop_time": 1}}}, '["a"]'),
+        ({"result": {"errors": ["no atoms"], "figure": {"loop_time": 1}}}, "no atoms"),
         ({"figure": {"time": 1}}, "no `figure.loop_time`; `figure` has `time`"),
         ({"figure": 3}, "no `figure.loop_time`; `figure`: 3"),
         ({}, "they have nothing"),
