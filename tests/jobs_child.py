@@ -15,6 +15,7 @@ from pathlib import Path
 from fractale.jobs import JobHandle, Jobs, JobSpec
 from fractale.jobs.door import _adapters
 from fractale.jobs.folder import JobFolder
+from fractale.jobs.local import Local
 
 POINTS = ("intent", "prepared", "submitted", "handle", "waiting", "looked")
 
@@ -61,7 +62,8 @@ class Killed:
 
 async def main() -> None:
     root, scheduler, key, out, point = sys.argv[1:6]
-    inner = _adapters(dict(os.environ))[scheduler]
+    local = Local(os.environ, Path(root) / ".local")
+    inner = _adapters(dict(os.environ), local)[scheduler]
     jobs = Jobs(Path(root), os.environ, scheduler, adapters={scheduler: Killed(inner, point)})
     script = f"#!/bin/sh\necho ran >> {out}\nsleep 0.2\n"
     spec = JobSpec(name="killed", folder=Path(root).parent, script=script)

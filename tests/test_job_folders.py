@@ -12,7 +12,7 @@ import pytest
 
 from fractale.cli import run_command as fractale
 from fractale.jobs import Jobs, JobSpec
-from fractale.jobs.folder import JobFolder, name_of
+from fractale.jobs.folder import JobFolder, facts_of, name_of
 from fractale.jobs.removal import names_in
 from fractale.runs.offered import SHARED
 from fractale.runs.pruning import prune_all
@@ -57,7 +57,8 @@ class Yard:
         folder = JobFolder(handle.job_dir)
         if not command:
             await self.jobs.wait(handle, timeout=120, intervals=SOON)
-            await until(lambda: folder.marked("minded.") is not None)
+            minder = Path("/proc", facts_of(folder.text("minder"))["id"])
+            await until(lambda: folder.marked("minded.") is not None and not minder.exists())
             self.age(folder, old)
         return folder
 
@@ -71,7 +72,7 @@ class Yard:
         await self.jobs.cancel(handle)
 
     def left(self) -> set[str]:
-        return {path.name for path in self.root.iterdir()}
+        return {path.name for path in self.root.iterdir()} - {".local"}
 
     async def prune(self, *, dry_run: bool = False, now: float | None = None, **rule):
         return await prune_all(self.settings, PruneRule(**rule), dry_run=dry_run, now=now)

@@ -68,7 +68,8 @@ class Place:
         self.folder = folder
         self._processes = processes
         (folder / "plan.yaml").write_text(plan)
-        self.environment = {"PATH": os.environ["PATH"], "HOME": str(folder), **(more or {})}
+        known = {"PATH": os.environ["PATH"], "HOME": str(folder), "FRACTALE_LOCAL_CORES": "99"}
+        self.environment = {**known, **(more or {})}
 
     def start(self, *words: str) -> Process:
         return self._processes.start(words, cwd=self.folder, env=self.environment)
@@ -292,7 +293,8 @@ def test_ready_goes_on_with_each_run_and_tells_how_they_went(place):
 
 
 def test_unknown_needs_a_person_and_ready_leaves_it_to_one(place):
-    script = 'echo at work; kill -9 "$FRACTALE_JOB_ID" $PPID; kill -9 $$'
+    minder = '$(sed -n s/^id=//p "$FRACTALE_JOB_DIR/minder")'
+    script = f"echo at work; kill -9 {minder} $PPID; kill -9 $$"
     here = place(
         f"name: x\nsteps:\n  - {{name: a, job: {{script: '{script}', scheduler: local}}}}\n"
     )

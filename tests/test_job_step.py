@@ -45,6 +45,9 @@ from fractale.settings import PolicySettings
 from fractale.testing import FakeToolServer
 from fractale.toolbox import ToolInfo
 
+MINDER = '$(sed -n "s/^id=//p" "$FRACTALE_JOB_DIR/minder")'
+"""In a local job, the process that minds it."""
+
 
 @pytest.fixture
 def settings(settings, tmp_path, monkeypatch):
@@ -52,7 +55,7 @@ def settings(settings, tmp_path, monkeypatch):
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    return replace(settings, environment={"PATH": os.environ["PATH"]})
+    return replace(settings, environment={"PATH": os.environ["PATH"]}, local_cores=99)
 
 
 def plan(*steps: str, top: str = "") -> str:
@@ -336,7 +339,7 @@ async def test_a_figure_is_found_anywhere_in_a_long_log(run_plan, settings):
 async def test_a_job_that_hits_its_own_limit_says_so(run_plan, settings):
     seen = await run_plan(plan(local("echo at work; exec sleep 600", time="1s")))
     assert (seen.status, seen.decided("a")) == ("failed", "exit_code")
-    assert re.search(r"job \d+ hit its time limit of 1 s.*; last line: ", seen.result.error)
+    assert re.search(r"job q\d+ hit its time limit of 1 s.*; last line: ", seen.result.error)
     outputs = seen.of("step_finished")[0]["outputs"]
     assert outputs["state"] == "timeout"
     assert outputs["log"].startswith("at work\n")
@@ -346,19 +349,20 @@ async def test_a_step_whose_time_is_up_cancels_its_job(run_plan, settings):
     seen = await run_plan(plan(local("echo $$ > pid; exec sleep 600", timeout="2s")))
     assert (seen.status, seen.decided("a")) == ("failed", "error")
     assert re.search(
-        r"job \d+ was not over within the step's timeout of 2s: it was cancelled", seen.result.error
+        r"job q\d+ was not over within the step's timeout of 2s: it was cancelled",
+        seen.result.error,
     )
     with pytest.raises(ProcessLookupError):
         os.kill(int(Path("pid").read_text()), 0)
 
 
 async def test_a_job_that_is_cancelled_from_outside_has_failed(run_plan, settings):
-    seen = await run_plan(plan(local('kill -TERM "$FRACTALE_JOB_ID"; sleep 600')))
+    seen = await run_plan(plan(local(f"kill -TERM {MINDER}; sleep 600")))
     assert (seen.status, seen.decided("a")) == ("failed", "exit_code")
     assert "was cancelled" in seen.result.error
 
 
-VANISH = 'kill -9 "$FRACTALE_JOB_ID" $PPID; kill -9 $$'
+VANISH = f"kill -9 {MINDER} $PPID; kill -9 $$"
 """A script that ends who minds it, its wrapper and itself: nothing is left to say what happened."""
 
 
@@ -597,7 +601,7 @@ class Faulty:
     """
 
     def __init__(self, environment: dict[str, str], faults: list[Exception], *, late: bool) -> None:
-        self._local = Local(environment)
+        self._local = Local(environment, Path("queue").absolute())
         self._faults = faults
         self._late = late
 

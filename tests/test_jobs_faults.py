@@ -208,7 +208,7 @@ class TestController:
         with running_slurm(forget=2) as slurm:
             here = site(tmp_path, "slurm", slurm.environment)
             # So hard an end that the wrapper leaves no word.
-            script = "kill -9 $PPID; sleep 300"
+            script = "kill -9 $PPID $$"
             handle = await here.jobs.submit(here.spec(script), key="one")
             deadline = time.monotonic() + PATIENCE
             while slurm.jobs():
@@ -221,7 +221,7 @@ class TestController:
     async def test_without_any_record_it_is_unknown(self, tmp_path):
         with running_slurm(forget=2) as slurm:
             here = site(tmp_path, "slurm", slurm.environment)
-            handle = await here.jobs.submit(here.spec("kill -9 $PPID; sleep 300"), key="one")
+            handle = await here.jobs.submit(here.spec("kill -9 $PPID $$"), key="one")
             deadline = time.monotonic() + PATIENCE
             while slurm.jobs():
                 assert time.monotonic() < deadline

@@ -20,6 +20,7 @@ SHOWN = (
     "gemini_api_key",
     "gemini_base_url",
     "max_attempts",
+    "local_cores",
     "state_dir",
     "store",
 )

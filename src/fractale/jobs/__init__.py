@@ -3,7 +3,8 @@
 - `model`: what a job, its handle and its status are.
 - `door`: `Jobs`, through which all else is reached.
 - `scheduler`: what an adapter of a scheduler has to do.
-- `local`, `slurm`, `flux`, `pbs`, `lsf`: the adapters.
+- `local`, `slurm`, `flux`, `pbs`, `lsf`: the adapters. `local_queue`, `minder`: what a scheduler
+  does for the others.
 - `folder`, `wrapper`: a job's own folder, and the script that says there what happened; `removal`
   removes those of jobs that are over.
 """

@@ -11,6 +11,7 @@ from typing import Final
 from fractale.errors import DependencyMissing, JobError, JobInDoubt, SchedulerUnavailable
 from fractale.jobs.folder import JobFolder, same_job
 from fractale.jobs.judging import Case
+from fractale.jobs.local import Local
 from fractale.jobs.logs import read_log, read_tail
 from fractale.jobs.model import JobHandle, JobLog, JobSpec, JobStatus, Queue
 from fractale.jobs.removal import remove
@@ -21,6 +22,7 @@ ORDER: Final = ("flux", "slurm", "pbs", "lsf", "local")
 """Which scheduler is taken where several are found."""
 
 FOLDER: Final = "jobs"
+QUEUES: Final = "local"
 INTERVALS: Final = (1.0, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0)
 CANCEL_SECONDS: Final = 10.0
 
@@ -34,6 +36,9 @@ class Jobs:
             of the jobs.
         scheduler: ``flux``, ``slurm``, ``pbs``, ``lsf`` or ``local``; None takes the first of
             these that is found.
+        queues: Where the queue of local jobs is; jobs that are to share their cores share it.
+            None: in `root`.
+        cores: How many cores local jobs may use at a time; None: as many as this process may.
         adapters: Other adapters, by name.
     """
 
@@ -43,17 +48,26 @@ class Jobs:
         environment: Mapping[str, str],
         scheduler: str | None = None,
         *,
+        queues: Path | None = None,
+        cores: int | None = None,
         adapters: Mapping[str, Scheduler] | None = None,
     ) -> None:
         self._root = root.absolute()
-        self._adapters = dict(adapters) if adapters is not None else _adapters(environment)
+        local = Local(environment, queues or self._root / ".local", cores)
+        self._adapters = dict(_adapters(environment, local) if adapters is None else adapters)
         self._chosen = scheduler
         self._submitted: dict[str, JobHandle] = {}
 
     @classmethod
     def of(cls, settings: Settings, scheduler: str | None = None) -> Jobs:
         """The jobs whose folders are in the state folder."""
-        return cls(settings.state_dir / FOLDER, settings.environment, scheduler)
+        return cls(
+            settings.state_dir / FOLDER,
+            settings.environment,
+            scheduler,
+            queues=settings.state_dir / QUEUES,
+            cores=settings.local_cores,
+        )
 
     @property
     def scheduler(self) -> str:
@@ -279,9 +293,8 @@ class Jobs:
         return await self._scheduler().queues()
 
 
-def _adapters(environment: Mapping[str, str]) -> dict[str, Scheduler]:
+def _adapters(environment: Mapping[str, str], local: Scheduler) -> dict[str, Scheduler]:
     from fractale.jobs.flux import Flux
-    from fractale.jobs.local import Local
     from fractale.jobs.lsf import Lsf
     from fractale.jobs.pbs import Pbs
     from fractale.jobs.slurm import Slurm
@@ -291,6 +304,6 @@ def _adapters(environment: Mapping[str, str]) -> dict[str, Scheduler]:
         Slurm.of(environment),
         Pbs.of(environment),
         Lsf.of(environment),
-        Local(environment),
+        local,
     )
     return {adapter.name: adapter for adapter in made}

@@ -12,6 +12,7 @@
       ended.CODE[.SIGNAL]    made by the wrapper when all is done. The name says it, and it is made
                              by renaming, so that a full disk can't lose it
       cancelled              who cancelled it, if it was fractale
+      queued.json            of a local job: what it needs to be started when there are cores for it
       log                    stdout and stderr of the job
       lock                   held by whoever submits, also by the submitting program itself
 """
@@ -120,10 +121,8 @@ class JobFolder:
         Raises:
             StoreError: It cannot be made.
         """
-        with _disk(self.path):
-            # The state folder, that of the jobs, and the job's: a mode counts only for the last.
-            for folder in (*reversed(self.path.parents[:2]), self.path):
-                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with disk(self.path):
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     @contextlib.asynccontextmanager
     async def locked(self, patience: float = LOCK_PATIENCE) -> AsyncGenerator[int]:
@@ -133,7 +132,7 @@ class JobFolder:
             JobInDoubt: Somebody else has had it for all that time.
             StoreError: The file system has no locks, or is full.
         """
-        with _disk(self.path):
+        with disk(self.path):
             descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             deadline = time.monotonic() + patience
@@ -181,7 +180,7 @@ class JobFolder:
 
     def intent(self) -> dict[str, Any] | None:
         """What was to be submitted; None where nothing was."""
-        return self._json("intent.json")
+        return self.json("intent.json")
 
     def write_handle(self, handle: JobHandle) -> None:
         """Write down what the scheduler calls the job.
@@ -193,7 +192,7 @@ class JobFolder:
 
     def handle(self) -> JobHandle | None:
         """The job that was submitted, if it is written down. The folder may have been moved."""
-        found = self._json("handle.json")
+        found = self.json("handle.json")
         if found is None:
             return None
         try:
@@ -262,7 +261,7 @@ class JobFolder:
             StoreError: It cannot be written.
         """
         temporary = self.path / f".{name}.{os.getpid()}"
-        with _disk(self.path / name):
+        with disk(self.path / name):
             try:
                 descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
                 with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -275,7 +274,12 @@ class JobFolder:
                 temporary.unlink(missing_ok=True)
                 raise
 
-    def _json(self, name: str) -> dict[str, Any] | None:
+    def json(self, name: str) -> dict[str, Any] | None:
+        """One of its files; None where there is none.
+
+        Raises:
+            StoreError: It is damaged.
+        """
         try:
             found: Any = json.loads((self.path / name).read_text())
         except FileNotFoundError:
@@ -291,7 +295,12 @@ class JobFolder:
 
 
 @contextlib.contextmanager
-def _disk(path: Path) -> Generator[None]:
+def disk(path: Path) -> Generator[None]:
+    """What goes wrong with a file, as the room's own error.
+
+    Raises:
+        StoreError: It went wrong.
+    """
     try:
         yield
     except OSError as error:

@@ -1,9 +1,13 @@
-"""Plain processes as jobs: each is minded by a process of its own, which outlives us."""
+"""Plain processes as jobs: each is minded by a process of its own, which outlives us.
+
+No more run at a time than there are cores for; the others wait in a queue on disk.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
@@ -14,15 +18,16 @@ from asyncio.subprocess import DEVNULL
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from fractale.errors import JobError, SchedulerUnavailable
-from fractale.jobs import minder
-from fractale.jobs.folder import JobFolder, facts_of
+from fractale.jobs import local_queue, minder
+from fractale.jobs.folder import JobFolder, disk, facts_of
 from fractale.jobs.model import JobSpec, JobState, Queue
 from fractale.jobs.scheduler import Record
 from fractale.jobs.sizes import bytes_of
 from fractale.jobs.wrapper import write_wrapper
+from fractale.settings import is_secret
 
 START_SECONDS: Final = 60.0
 CANCEL_SECONDS: Final = 20.0
@@ -33,14 +38,22 @@ _STATES: Final[Mapping[str, JobState]] = {
     "timeout": "timeout",
     "out_of_memory": "out_of_memory",
 }
+_PASSWORD: Final = re.compile(r"://[^/@\s]*:[^/@\s]*@")
 _MINDED: Final = re.compile(r"([a-z_]+)\.(-?\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """This machine, without a scheduler: jobs run at once, however many there are."""
+    """This machine, without a scheduler: as many jobs run at a time as there are cores for.
+
+    Args:
+        queue_root: The folder of the queues, one for each machine.
+        cores: How many jobs may use at a time; None for as many as this process may use.
+    """
 
     environment: Mapping[str, str]
+    queue_root: Path
+    cores: int | None = None
     name: str = "local"
     title: str = "this machine"
 
@@ -58,67 +71,144 @@ class Local:
         write_wrapper(folder, spec, native_id='"$FRACTALE_JOB_ID"')
 
     async def submit(self, folder: JobFolder, spec: JobSpec, lock: int) -> str:
-        """Start the process that minds the job, and wait until it has claimed the folder."""
-        limits = (str(spec.time or 0), str(bytes_of(spec.memory) if spec.memory else 0))
-        with (folder.path / "submit.err").open("wb") as said:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", minder.__file__, str(folder.path), str(lock), *limits),
-                stdin=DEVNULL,
-                stdout=DEVNULL,
-                stderr=said,
-                env=dict(self.environment),
-                pass_fds=(lock,),
-                start_new_session=True,
-            )
+        """Put the job into the queue, and start it if there are cores for it."""
+        del lock  # what is in the queue is found, whatever happens to us
+        number = await asyncio.to_thread(self._add, folder, spec)
+        if (await asyncio.to_thread(_look, self._queue)).can_start:
+            await self._start_next()
         deadline = time.monotonic() + START_SECONDS
-        while (found := await self.find(folder)) is None:
-            if process.returncode is not None:
-                why = folder.text("submit.err").strip().rpartition("\n")[2]
-                raise JobError(f"the job could not be started: {why}")
+        while not _minder(folder) and await asyncio.to_thread(self._is_starting, folder, number):
             if time.monotonic() > deadline:
                 raise SchedulerUnavailable("the job has not started yet")
-            await asyncio.sleep(0.01)
-        return found
+            await asyncio.sleep(0.02)
+        return str(_queued(folder)["id"])
+
+    def _is_starting(self, folder: JobFolder, number: int) -> bool:
+        """Whether a job has a minder that has not begun; otherwise it runs, waits or is over.
+
+        Raises:
+            JobError: It had one, which ended without a beginning. There is no such job any more.
+        """
+        # Inside the gate nobody else starts it: what was tried and waits has failed.
+        with disk(self._queue), local_queue.gate(self._queue):
+            queue = local_queue.survey(self._queue)
+            if number in queue.running:
+                return True
+            waits = number in (entry.number for entry in queue.waiting)
+            if not waits or not (folder.path / local_queue.TRIED).exists():
+                return False
+            (folder.path / local_queue.QUEUED).unlink()
+            (self._queue / f"{number:08d}").unlink()
+        why = folder.text(local_queue.TRIED).strip().rpartition("\n")[2]
+        raise JobError(f"the job could not be started: {why}")
+
+    @property
+    def _queue(self) -> Path:
+        return self.queue_root.absolute() / socket.gethostname()
+
+    @property
+    def _limit(self) -> int:
+        return self.cores or len(os.sched_getaffinity(0))
+
+    def _add(self, folder: JobFolder, spec: JobSpec) -> int:
+        secret = sorted(name for name, value in self.environment.items() if _hidden(name, value))
+        facts = {
+            "queue": str(self._queue),
+            "host": socket.gethostname(),
+            "cores": (spec.tasks or 1) * (spec.cores_per_task or 1),
+            "limit": self._limit,
+            "seconds": spec.time or 0,
+            "memory": bytes_of(spec.memory) if spec.memory else 0,
+            "environment": {n: v for n, v in self.environment.items() if n not in secret},
+            "secret": secret,
+        }
+        (folder.path / local_queue.TRIED).unlink(missing_ok=True)
+        with disk(self._queue), local_queue.gate(self._queue):
+            number = local_queue.new_number(self._queue)
+            # From here on it is in the queue: whoever looks at it sees to that.
+            # A number alone would be taken for that of a process.
+            told = {"id": f"q{number}", "number": number, **facts}
+            folder.write(local_queue.QUEUED, json.dumps(told))
+            local_queue.add(self._queue, number, folder.path, facts)
+        return number
+
+    async def _start_next(self, queue: Path | None = None) -> None:
+        """Start what can be started. What cannot be now is by whoever looks next."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-IS", local_queue.__file__),
+            *(str(queue or self._queue), minder.__file__),
+            stdin=DEVNULL,
+            stdout=DEVNULL,
+            stderr=DEVNULL,
+            env=dict(self.environment),
+        )
+        await process.wait()
 
     async def find(self, folder: JobFolder) -> str | None:
-        """The process that claimed the folder."""
-        return _minder(folder).get("id") or None
+        """The number that the job has in the queue."""
+        return str(_queued(folder).get("id") or "") or None
 
     async def record(self, folder: JobFolder, native_id: str) -> Record | None:
         """What its minder left, or whether that is still there."""
         if minded := folder.marked("minded."):
             return _minded(folder, *minded)
-        facts = _minder(folder)
-        if facts.get("host") != socket.gethostname():
+        facts, queued = _minder(folder), _queued(folder)
+        if not facts and not queued:
+            return None
+        host = str((facts or queued).get("host"))
+        if host != socket.gethostname():
             raise SchedulerUnavailable(
-                f"the job runs, or ran, on {facts.get('host')}, which cannot be looked at from here"
+                f"the job is, or was, on {host}, which cannot be looked at from here"
             )
+        return self._claimed(folder, facts) if facts else await self._waiting(folder, queued)
+
+    def _claimed(self, folder: JobFolder, facts: Mapping[str, str]) -> Record | None:
+        """What is known of a job that has, or had, a minder."""
+        host = facts.get("host", "")
         if facts.get("boot") != minder.boot():
             return Record(
                 state="node_failure",
                 said="another boot id",
                 evidence="boot id",
-                words=f"was ended by a restart of {facts.get('host')}",
-                nodes=(facts.get("host", ""),),
+                words=f"was ended by a restart of {host}",
+                nodes=(host,),
             )
-        if _alive(native_id, facts.get("ticks", "")) or _wrapper_alive(folder):
-            return Record(
-                state="running", said="alive", evidence="process", nodes=(facts.get("host", ""),)
-            )
+        if _alive(facts) or _wrapper_alive(folder):
+            return Record(state="running", said="alive", evidence="process", nodes=(host,))
         # It may have ended between the two looks.
         return _minded(folder, *minded) if (minded := folder.marked("minded.")) else None
 
+    async def _waiting(self, folder: JobFolder, queued: Mapping[str, Any]) -> Record | None:
+        """Where a job stands that waits; it is started if it can be."""
+        number, place = int(queued["number"]), Path(queued["queue"])
+        queue = await asyncio.to_thread(_look, place, folder.path, queued)
+        if queue.can_start:
+            await self._start_next(place)
+            queue = await asyncio.to_thread(_look, place)
+        if minded := folder.marked("minded."):
+            return _minded(folder, *minded)
+        if facts := _minder(folder):
+            return self._claimed(folder, facts)
+        before = sum(1 for entry in queue.waiting if entry.number < number)
+        said = f"{queue.used} of {queued['limit']} in use, {before} before it"
+        words = "is about to start" if number in queue.running else "waits for free cores"
+        return Record(state="pending", said=said, evidence="local queue", words=words)
+
     async def cancel(self, folder: JobFolder, native_id: str) -> None:
-        """Ask the minder to end the job, and see that it does."""
-        facts = _minder(folder)
+        """Ask the minder to end the job, and see that it does; take one that waits out."""
         deadline = time.monotonic() + CANCEL_SECONDS
-        while facts.get("host") == socket.gethostname() and _alive(
-            native_id, facts.get("ticks", "")
-        ):
+        while not folder.marked("minded."):
+            facts = _minder(folder)
+            if not facts and (queued := _queued(folder)):
+                # Where the job's folder says that it is cancelled, this takes it out.
+                await self._start_next(Path(queued["queue"]))
+            elif facts.get("host") == socket.gethostname() and _alive(facts):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(facts["id"]), signal.SIGTERM)
+            else:
+                return
             if time.monotonic() > deadline:
                 raise SchedulerUnavailable(f"the job has not ended for {CANCEL_SECONDS:.0f} s")
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(native_id), signal.SIGTERM)
             await asyncio.sleep(0.1)
 
     async def queues(self) -> list[Queue]:
@@ -129,11 +219,31 @@ class Local:
                 name="local",
                 nodes=1,
                 nodes_idle=None,
-                cores_per_node=len(os.sched_getaffinity(0)),
+                cores_per_node=self._limit,
                 memory=memory,
                 default=True,
             )
         ]
+
+
+def _look(
+    queue: Path, folder: Path | None = None, queued: Mapping[str, Any] | None = None
+) -> local_queue.Queue:
+    """The queue now; a job that should be in it is put back where it is not."""
+    with disk(queue), local_queue.gate(queue):
+        if folder and queued:
+            local_queue.add(queue, int(queued["number"]), folder, queued)
+        return local_queue.survey(queue)
+
+
+def _queued(folder: JobFolder) -> dict[str, Any]:
+    """What the job needs to be started; empty where it never came into the queue."""
+    return folder.json(local_queue.QUEUED) or {}
+
+
+def _hidden(name: str, value: str) -> bool:
+    """Whether a variable is not to be on disk: it looks secret, or has a password in it."""
+    return is_secret(name) or bool(_PASSWORD.search(value))
 
 
 def _minder(folder: JobFolder) -> dict[str, str]:
@@ -155,8 +265,9 @@ def _minded(folder: JobFolder, name: str, at: float) -> Record:
     )
 
 
-def _alive(pid: str, ticks: str) -> bool:
+def _alive(facts: Mapping[str, str]) -> bool:
     """Whether that very process is there, and not only its body."""
+    pid, ticks = facts.get("id", ""), facts.get("ticks", "")
     if not pid.isdecimal() or (ticks and minder.ticks(pid) != ticks):
         return False
     try:
@@ -172,4 +283,4 @@ def _alive(pid: str, ticks: str) -> bool:
 def _wrapper_alive(folder: JobFolder) -> bool:
     """The wrapper goes on where only its minder was ended."""
     started = folder.started()
-    return started is not None and _alive(str(started.pid), started.ticks)
+    return started is not None and _alive({"id": str(started.pid), "ticks": started.ticks})

@@ -1,10 +1,11 @@
 """Minds one local job, as a scheduler does: a program of its own that needs nothing of fractale.
 
-It is started with the job's folder, the descriptor of the folder's lock, the limit in seconds and
-the limit in bytes of memory (0 for none), and is in a session of its own, so that it outlives
-whoever started it. It claims the folder (`minder`), starts the wrapper in another session, ends it
-when it takes longer or more memory than it may, or when it is itself asked to end, and leaves
-`minded.STATE.CODE` behind.
+It is started with the job's folder, the descriptor of its locked file in the queue, the limit in
+seconds and the limit in bytes of memory (0 for none), the folder of the queue and the job's number,
+and is in a session of its own, so that it outlives whoever started it. It claims the folder
+(`minder`), starts the wrapper in another session, ends it when it takes longer or more memory than
+it may, or when it is itself asked to end, and leaves `minded.STATE.CODE` behind. Then it becomes
+the program that starts the next jobs.
 """
 
 from __future__ import annotations
@@ -73,8 +74,9 @@ def claim(folder: Path) -> bool:
 class Minder:
     """One job's end, from whichever side it comes."""
 
-    def __init__(self, folder: Path, seconds: float, memory: int) -> None:
+    def __init__(self, folder: Path, number: str, seconds: float, memory: int) -> None:
         self._folder = folder
+        self._number = number
         self._deadline = time.monotonic() + seconds if seconds else None
         self._memory = memory
         self._state = ""
@@ -90,7 +92,7 @@ class Minder:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "FRACTALE_JOB_ID": str(os.getpid())},
+                env={**os.environ, "FRACTALE_JOB_ID": self._number},
                 start_new_session=True,
             )
         while wrapper.poll() is None and not self._over(wrapper.pid):
@@ -100,7 +102,8 @@ class Minder:
                 continue
         self._end(wrapper)
         state = self._state or ("completed" if wrapper.returncode == 0 else "failed")
-        ending.rename(self._folder / f"minded.{state}.{wrapper.returncode}")
+        with contextlib.suppress(FileNotFoundError):  # the folder was removed: the job was over
+            ending.rename(self._folder / f"minded.{state}.{wrapper.returncode}")
 
     def _asked(self, _signal: int, _frame: FrameType | None) -> None:
         self._state = self._state or "cancelled"
@@ -129,12 +132,16 @@ def _kill(session: int, sign: signal.Signals) -> None:
 
 def main() -> None:
     """Mind the job that the arguments name."""
-    folder, lock, seconds, memory = sys.argv[1:5]
-    minder = Minder(Path(folder), float(seconds), int(memory))
-    mine = claim(Path(folder))
-    os.close(int(lock))
-    if mine:
+    folder, lock, seconds, memory, queue, number = sys.argv[1:7]
+    minder = Minder(Path(folder), number, float(seconds), int(memory))
+    if claim(Path(folder)):
         minder.mind()
+    os.close(int(lock))
+    if len(list(Path(queue).glob("[0-9]*"))) > 1:
+        program = str(Path(__file__).with_name("local_queue.py"))
+        os.execv(  # noqa: S606 - no shell is wanted
+            sys.executable, [sys.executable, "-IS", program, queue, __file__]
+        )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ The command line, the functions of ``import fractale`` and the tests all come th
 - `service`: `Runs`, which starts, resumes and forks.
 - `continuing`: whether a run can go on as it was begun; `changes`: what changed in its plan.
 - `fork`: what a run knew before a step; `forking`: the folder of the run that begins there.
-- `session`: one process's work on one run.
+- `session`: one process's work on one run; `account`: what it tells of it; `budget`: what the run
+  may use and has used.
 - `jobs`: the batch jobs of a run; `ready`: which runs can go on since theirs have ended.
 - `pruning`: removes runs with what is kept beside them.
 - `result`: how it ended.

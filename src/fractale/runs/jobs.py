@@ -11,6 +11,7 @@ from fractale.errors import FractaleError
 
 if TYPE_CHECKING:
     from fractale.jobs import Jobs
+    from fractale.settings import Settings
 
 JOBS = "jobs"
 """The folder of the jobs' folders: in a run's own folder, or in that of a run that keeps none."""
@@ -22,19 +23,42 @@ class RunJobs:
     Args:
         root: The folder that has a folder for each job.
         environment: Of the process.
+        queues, cores: As `fractale.jobs.Jobs` takes them.
     """
 
-    def __init__(self, root: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        environment: Mapping[str, str],
+        *,
+        queues: Path | None = None,
+        cores: int | None = None,
+    ) -> None:
         self._root = root
         self._environment = environment
+        self._queues, self._cores = queues, cores
         self._doors: dict[str | None, Jobs] = {}
+
+    @classmethod
+    def of(cls, root: Path, settings: Settings) -> RunJobs:
+        """The jobs in a folder; those of one state folder share the cores of the machine."""
+        from fractale.jobs.door import QUEUES
+
+        queues = settings.state_dir / QUEUES
+        return cls(root, settings.environment, queues=queues, cores=settings.local_cores)
 
     def __call__(self, scheduler: str | None) -> Jobs:
         """The jobs of a scheduler; without a name, of the one there is."""
         from fractale.jobs import Jobs
 
         if scheduler not in self._doors:
-            self._doors[scheduler] = Jobs(self._root, self._environment, scheduler)
+            self._doors[scheduler] = Jobs(
+                self._root,
+                self._environment,
+                scheduler,
+                queues=self._queues,
+                cores=self._cores,
+            )
         return self._doors[scheduler]
 
     async def remove_ended(self) -> None:

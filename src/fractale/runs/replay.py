@@ -227,7 +227,7 @@ class _Stage:
             policy=RecordedPolicy.of(policy, self.events),
             agents=self.agents,
             max_attempts=self._max_attempts(),
-            jobs=RunJobs(settings.state_dir / JOBS, settings.environment)
+            jobs=RunJobs.of(settings.state_dir / JOBS, settings)
             if live.tools
             else RecordedJobs(jobs),
             patient=live.tools is not None or live.models is not None,

@@ -254,7 +254,7 @@ class Runs:
             policy=self._policy,
             agents=self._agents,
             max_attempts=self._settings.max_attempts,
-            jobs=RunJobs(jobs, self._settings.environment),
+            jobs=RunJobs.of(jobs, self._settings),
         )
 
 

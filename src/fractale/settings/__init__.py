@@ -11,6 +11,7 @@ A settings file looks like this; every key may be left out::
     local_model: ~/models/a.gguf  # the file that the provider `local` loads
     fallback_models: [openai:gpt-4.1-nano]  # tried in turn where a step's model is out of reach
     max_attempts: 100
+    local_cores: 4                # how many cores local batch jobs may use at a time
     store: postgresql://user@host/runs  # where checkpoints are kept, if not in the state folder
     servers:
       site: {url: "https://mcp.site.example/mcp", token_env: SITE_TOKEN}

@@ -35,6 +35,7 @@ ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
     "gemini_api_key": ("GEMINI_API_KEY", "GEMINI_API_TOKEN", "GOOGLE_API_KEY"),
     "gemini_base_url": ("GEMINI_BASE_URL", "GOOGLE_GEMINI_BASE_URL"),
     "max_attempts": ("FRACTALE_MAX_ATTEMPTS",),
+    "local_cores": ("FRACTALE_LOCAL_CORES",),
     "state_dir": ("FRACTALE_STATE_DIR",),
     "store": (STORE_VARIABLE,),
 }
@@ -49,6 +50,7 @@ FILE_KEYS = (
     "openai_base_url",
     "gemini_base_url",
     "max_attempts",
+    "local_cores",
     "state_dir",
     "store",
     "servers",
@@ -104,7 +106,11 @@ def load_settings(
                 origins[key] = f"environment {variable}"
                 break
     add_default_server(values, origins, env)
-    values["max_attempts"] = _positive(values.get("max_attempts", DEFAULT_MAX_ATTEMPTS))
+    values["max_attempts"] = _positive(
+        "max_attempts", values.get("max_attempts", DEFAULT_MAX_ATTEMPTS)
+    )
+    if values.get("local_cores") is not None:
+        values["local_cores"] = _positive("local_cores", values["local_cores"])
     values["fallback_models"] = _models(values.get("fallback_models", ()))
     values["state_dir"] = Path(str(values["state_dir"])).expanduser()
     values["store"] = read_store(values.get("store"))
@@ -182,11 +188,11 @@ def _models(value: Any) -> tuple[str, ...]:
     raise SettingsError(f"fallback_models must be a list of `provider:name`, not `{value}`")
 
 
-def _positive(value: Any) -> int:
+def _positive(name: str, value: Any) -> int:
     try:
         number = int(value)
     except (TypeError, ValueError):
         number = 0
     if number < 1:
-        raise SettingsError(f"max_attempts must be a whole number above 0, not `{value}`")
+        raise SettingsError(f"{name} must be a whole number above 0, not `{value}`")
     return number

@@ -38,6 +38,7 @@ class Settings:
     gemini_base_url: str | None = None
     fallback_models: tuple[str, ...] = ()
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
+    local_cores: int | None = None
     state_dir: Path = Path(PROJECT_FOLDER)
     store: str | None = field(default=None, repr=False)
     servers: Mapping[str, ServerSettings] = field(default_factory=dict[str, ServerSettings])

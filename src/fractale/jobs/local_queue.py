@@ -1,0 +1,230 @@
+"""Which local jobs run now, and which wait for free cores: also a program that needs nothing else.
+
+.. code-block:: text
+
+    local/HOST/       in the state folder: the queue of one machine
+      gate            locked by whoever looks at the queue, adds to it, or starts what can be
+      last            the number of the last job
+      00000017        a job: its folder, its cores, how many may be in use. Locked by its minder
+
+A job's number is its place. What it needs to be started is in its own folder (`queued.json`), so
+that a lost queue is made again by whoever looks at the job. Locks end with their processes: a job
+whose file nobody has locked, and whose folder nobody has claimed, waits. The program starts what
+can be started, in order; it is called by whoever submits or looks, and by each minder at its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+QUEUED = "queued.json"
+WITHDRAWN = "minded.cancelled.-15"
+"""What a minder leaves of a job that was cancelled; made for one that never had any."""
+
+TRIED = "submit.err"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A job in the queue.
+
+    Args:
+        cores: That it takes; never more than its limit.
+        limit: How many cores may be in use with it.
+    """
+
+    path: Path
+    folder: Path
+    cores: int
+    limit: int
+
+    @property
+    def number(self) -> int:
+        """Its place."""
+        return int(self.path.name)
+
+
+@dataclass(slots=True)
+class Queue:
+    """The queue at one moment.
+
+    Args:
+        used: Cores that running jobs have.
+        running: Their numbers.
+        waiting: In order.
+    """
+
+    used: int = 0
+    running: set[int] = field(default_factory=set[int])
+    waiting: list[Entry] = field(default_factory=list[Entry])
+
+    @property
+    def can_start(self) -> bool:
+        """Whether there are cores for the first that waits: none is started before it."""
+        return bool(self.waiting) and self.fits(self.waiting[0])
+
+    def fits(self, entry: Entry) -> bool:
+        """Whether there are cores for a job."""
+        return not self.used or self.used + entry.cores <= entry.limit
+
+
+@contextlib.contextmanager
+def gate(queue: Path) -> Generator[None]:
+    """Be the only one at the queue."""
+    queue.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(queue / "gate", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def new_number(queue: Path) -> int:
+    """A number that no job of the queue had. Only inside the gate."""
+    known = [entry.number for entry in _entries(queue)]
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        known.append(int((queue / "last").read_text()))
+    number = max(known, default=0) + 1
+    _write(queue / "last", str(number))
+    return number
+
+
+def add(queue: Path, number: int, folder: Path, facts: Mapping[str, Any]) -> None:
+    """Put a job into its place, if it is not there. Only inside the gate."""
+    path = queue / f"{number:08d}"
+    if not path.exists():
+        told = {"folder": str(folder), "cores": facts["cores"], "limit": facts["limit"]}
+        _write(path, json.dumps(told))
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}")
+    part.write_text(text)
+    part.replace(path)
+
+
+def _entries(queue: Path) -> Iterator[Entry]:
+    for path in sorted(each for each in queue.glob("[0-9]*") if each.name.isdecimal()):
+        try:
+            told = json.loads(path.read_text())
+            limit = max(int(told["limit"]), 1)
+            cores = min(max(int(told["cores"]), 1), limit)
+            yield Entry(path, Path(told["folder"]), cores, limit)
+        except FileNotFoundError:
+            continue
+        except (ValueError, LookupError, TypeError):  # a power cut took what was in it
+            path.unlink(missing_ok=True)
+
+
+def survey(queue: Path) -> Queue:
+    """Which jobs run and which wait; those that are over are taken out. Only inside the gate."""
+    found = Queue()
+    for entry in _entries(queue):
+        with _taken(entry) as descriptor:
+            standing = "runs" if descriptor is None else _standing(entry.folder)
+        if standing == "over":
+            entry.path.unlink(missing_ok=True)
+        elif standing == "waits":
+            found.waiting.append(entry)
+        else:
+            found.used += entry.cores
+            found.running.add(entry.number)
+    return found
+
+
+@contextlib.contextmanager
+def _taken(entry: Entry) -> Generator[int | None]:
+    """The descriptor of a job's file, locked; None where its minder has it."""
+    descriptor = os.open(entry.path, os.O_RDWR)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+        else:
+            yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _standing(folder: Path) -> str:
+    """How a job is that nobody minds."""
+    try:
+        names = {path.name for path in folder.iterdir()}
+    except FileNotFoundError:
+        return "over"
+    if QUEUED not in names or any(name.startswith("minded.") for name in names):
+        return "over"
+    if "minder" in names:
+        return "runs" if _goes_on(folder) else "over"
+    if "cancelled" in names:
+        (folder / WITHDRAWN).touch()
+        return "over"
+    return "waits"
+
+
+def _goes_on(folder: Path) -> bool:
+    """Whether a job runs whose minder was killed."""
+    try:
+        lines = (folder / "started").read_text().splitlines()
+        facts = dict(line.split("=", 1) for line in lines if "=" in line)
+        stat = Path(f"/proc/{int(facts['pid'])}/stat").read_text().rpartition(")")[2].split()
+        return stat[0] != "Z" and stat[19] == facts["ticks"]
+    except (OSError, LookupError, ValueError):
+        return False
+
+
+def start_next(queue: Path, minder: str) -> None:
+    """Start what can be started."""
+    with gate(queue):
+        found = survey(queue)
+        for entry in found.waiting:
+            if not found.fits(entry):
+                return
+            # One that cannot be started keeps no other from it.
+            with contextlib.suppress(OSError, ValueError, LookupError), _taken(entry) as descriptor:
+                if descriptor is not None:
+                    _start(queue, entry, minder, descriptor)
+                    found.used += entry.cores
+
+
+def _start(queue: Path, entry: Entry, minder: str, descriptor: int) -> None:
+    """Start the minder of a job: it keeps the lock as long as it lives."""
+    facts = json.loads((entry.folder / QUEUED).read_text())
+    limits = (str(facts["seconds"]), str(facts["memory"]))
+    more = (str(queue), str(facts["id"]))
+    with (entry.folder / TRIED).open("wb") as said:
+        subprocess.Popen(  # noqa: S603 - written by fractale
+            [sys.executable, "-IS", minder, str(entry.folder), str(descriptor), *limits, *more],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            env=_environment(facts),
+            pass_fds=(descriptor,),
+            start_new_session=True,
+        )
+
+
+def _environment(facts: Mapping[str, Any]) -> dict[str, str]:
+    """That of whoever submitted the job; what is secret is not on disk, and is taken from here."""
+    secret = {name: os.environ[name] for name in facts["secret"] if name in os.environ}
+    return {**facts["environment"], **secret}
+
+
+def main() -> None:
+    """Start what can be started of the queue that the arguments name."""
+    start_next(Path(sys.argv[1]), sys.argv[2])
+
+
+if __name__ == "__main__":
+    main()
