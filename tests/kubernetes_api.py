@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
+from servers.certificates import make_certificate
+
 TOKEN = "stand-in-token"
 VERBS = ["create", "delete", "get", "list", "patch", "update", "watch"]
 RESOURCES = {
@@ -48,7 +50,7 @@ class KubernetesApi:
 
     def __enter__(self) -> Self:
         self.folder.mkdir(exist_ok=True)
-        certificate = self._certificate()
+        certificate = make_certificate(self.folder)
         self._http = _Http(self)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*certificate)
@@ -61,16 +63,6 @@ class KubernetesApi:
     def __exit__(self, *_: object) -> None:
         self._http.shutdown()
         self._http.server_close()
-
-    def _certificate(self) -> tuple[Path, Path]:
-        cert, key = self.folder / "cert.pem", self.folder / "key.pem"
-        words = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=stand-in -addext"
-        subprocess.run(
-            [*words.split(), "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert],
-            check=True,
-            capture_output=True,
-        )
-        return cert, key
 
     def _kubeconfig(self, certificate: Path) -> dict[str, Any]:
         url = f"https://127.0.0.1:{self._http.server_address[1]}"

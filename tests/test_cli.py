@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import click
@@ -82,6 +81,24 @@ def fractale(project: Path, *words: str, **options) -> subprocess.CompletedProce
         check=False,
         **options,
     )
+
+
+def started(
+    project: Path, *words: str, until: str, **env: str
+) -> tuple[subprocess.Popen[str], str]:
+    """A process of the command line that has said something on stderr, and the line of it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fractale.cli", *words],
+        cwd=project,
+        env=environment(project, **env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    while until not in (line := process.stderr.readline()):
+        assert line, f"it ended before it said `{until}`"
+    return process, line
 
 
 def run(project: Path, *words: str, **options) -> subprocess.CompletedProcess[str]:
@@ -290,18 +307,7 @@ def test_a_stopped_run_can_be_resumed(project, number, code):
           - {{name: last, tool: touch, inputs: {{path: last}}}}
         """,
     )
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fractale.cli", "run", "p.yaml", "-r", "tools.yaml"],
-        cwd=project,
-        env=environment(project),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    # The tool's own words (on stderr) say that the second step is under way.
-    assert process.stderr is not None
-    while "waiting" not in (line := process.stderr.readline()):
-        assert line, "the run ended before its second step"
+    process, _ = started(project, "run", "p.yaml", "-r", "tools.yaml", until="waiting")
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == code, stdout + stderr
@@ -331,17 +337,7 @@ def test_a_run_that_was_killed_goes_on_where_it_was(project):
           - {name: long, tool: wait}
         """,
     )
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fractale.cli", "run", "p.yaml", "-r", "tools.yaml"],
-        cwd=project,
-        env=environment(project),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    while "waiting" not in (line := process.stderr.readline()):
-        assert line, "the run ended before its second step"
+    process, _ = started(project, "run", "p.yaml", "-r", "tools.yaml", until="waiting")
     process.kill()
     process.communicate(timeout=30)
     (project / "first").unlink()
@@ -425,17 +421,8 @@ def test_completion_offers_plans(project):
 def test_no_credential_is_in_the_process_list(project):
     write(project, "p.yaml", "name: p\nsteps: [{name: long, tool: wait, inputs: {seconds: 5}}]\n")
     secret = "canary-in-the-environment-99"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fractale.cli", "run", "p.yaml", "-r", "tools.yaml"],
-        cwd=project,
-        env=environment(project, OPENAI_API_KEY=secret),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    while "waiting" not in process.stderr.readline():
-        time.sleep(0)
+    words = ("run", "p.yaml", "-r", "tools.yaml")
+    process, _ = started(project, *words, until="waiting", OPENAI_API_KEY=secret)
     lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
     process.kill()
     process.communicate(timeout=30)
@@ -445,17 +432,8 @@ def test_no_credential_is_in_the_process_list(project):
 def test_serve_serves_a_registry_until_it_is_told_to_stop(project):
     import httpx
 
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fractale.cli", "serve", "tools.yaml", "--port", "0"],
-        cwd=project,
-        env=environment(project),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    while "serving at" not in (line := process.stderr.readline()):
-        assert line, "the server did not start"
+    words = ("serve", "tools.yaml", "--port", "0")
+    process, line = started(project, *words, until="serving at")
     url = line.split("serving at ")[1].split()[0]
     health = httpx.get(f"{url.rpartition('/')[0]}/health", trust_env=False)
     found = fractale(

@@ -223,7 +223,8 @@ async def test_a_run_that_keeps_no_record_leaves_no_folders_of_jobs(run_plan, se
 async def test_where_a_job_goes_on_such_a_run_leaves_its_folder(run_plan, yard):
     task = asyncio.create_task(run_plan(STEP % "sleep 300", settings=yard.settings))
     try:
-        await until(lambda: bool(list(yard.root.glob("fr*/started"))))
+        for sign in ("started", "handle.json"):
+            await until(lambda sign=sign: bool(list(yard.root.glob(f"fr*/{sign}"))))
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

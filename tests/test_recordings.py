@@ -6,11 +6,13 @@ import json
 import os
 import shutil
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fractale.cli import run_command as fractale
 from fractale.testing import ModelServer
 from fractale.testing.model_server import ModelRequest, Reply
 
@@ -42,9 +44,10 @@ def thinking(request: ModelRequest) -> Reply:
 class Desk:
     """A project's folder, and the command line in it."""
 
-    def __init__(self, folder: Path, processes: Any) -> None:
+    def __init__(self, folder: Path, processes: Any, capsys: Any) -> None:
         self.folder = folder
         self.processes = processes
+        self.capsys = capsys
         self.address = "http://127.0.0.1:9/v1"  # nobody answers there
         (folder / "plans").mkdir()
         (folder / "my_tools.py").write_text(TOOLS)
@@ -52,11 +55,27 @@ class Desk:
         self.plan = folder / "plans" / "p.yaml"
         self.plan.write_text(PLAN)
 
-    def call(self, *words: str, cwd: Path | None = None, **more: str) -> tuple[int, str, str]:
-        env = {n: v for n, v in os.environ.items() if not n.startswith(("FRACTALE_", "COV"))}
+    def environment(self, more: Mapping[str, str]) -> dict[str, str]:
+        env = {n: v for n, v in os.environ.items() if not n.startswith("FRACTALE_")}
         env |= {"OPENAI_BASE_URL": self.address, "OPENAI_API_KEY": "k-1234567890"}
-        env |= {"HOME": str(self.folder), "NO_COLOR": "1", **more}
-        process = self.processes.start([*words], cwd=cwd or self.folder, env=env)
+        return env | {"HOME": str(self.folder), "NO_COLOR": "1", **more}
+
+    def call(self, *words: str, cwd: Path | None = None) -> tuple[int, str, str]:
+        """What a command says that calls no tools."""
+        env = self.environment({})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(cwd or self.folder)
+            for name in set(os.environ) - set(env):
+                patch.delenv(name)
+            for name, value in env.items():
+                patch.setenv(name, value)
+            code = fractale([*words])
+        return code, *self.capsys.readouterr()
+
+    def with_tools(self, *words: str, **more: str) -> tuple[int, str, str]:
+        """What a command says that imports the tools: in a process of its own, they are new."""
+        env = {n: v for n, v in self.environment(more).items() if not n.startswith("COV")}
+        process = self.processes.start([*words], cwd=self.folder, env=env)
         out, err = process.communicate(timeout=120)
         assert "Traceback" not in err, err
         return process.returncode, out, err
@@ -65,7 +84,7 @@ class Desk:
         with ModelServer(thinking) as server:
             self.address = server.openai_url
             words = ("run", "plans/p.yaml", "-r", "tools.yaml", "--model", "openai:scripted")
-            code, out, err = self.call(*words, "--json", **more)
+            code, out, err = self.with_tools(*words, "--json", **more)
         self.address = "http://127.0.0.1:9/v1"
         assert code == 0, out + err
         return json.loads(out.splitlines()[-1])["run"]
@@ -75,8 +94,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, processes: Any) -> Desk:
-    return Desk(tmp_path, processes)
+def desk(tmp_path: Path, processes: Any, capsys: Any) -> Desk:
+    return Desk(tmp_path, processes, capsys)
 
 
 def test_a_run_is_replayed_offline(desk):
@@ -115,11 +134,11 @@ def test_where_it_diverges_is_told_with_both_sides(desk):
 
 def test_one_side_can_be_real(desk):
     desk.record()
-    code, out, err = desk.call("replay", "-1", "--live", "tools")
+    code, out, err = desk.with_tools("replay", "-1", "--live", "tools")
     assert (code, out) == (0, "equal, 14 events\n"), err
     assert desk.calls() == ["one", "well thought"] * 2
     (desk.folder / "my_tools.py").write_text(TOOLS.replace("UPPER = False", "UPPER = True"))
-    code, out, _ = desk.call("replay", "-1", "--live", "tools", "--json")
+    code, out, _ = desk.with_tools("replay", "-1", "--live", "tools", "--json")
     found = json.loads(out)["divergence"]
     assert (code, found["what"], found["step"]) == (1, "outcome", "first")
     with ModelServer([Reply(text="otherwise")]) as server:
@@ -139,7 +158,7 @@ def test_real_tools_are_given_the_secrets_of_today(desk):
     assert desk.calls()[0] == "a-real-secret"
     assert desk.call("replay", "-1")[:2] == (0, "equal, 14 events\n")
     words = ("replay", "-1", "--live", "tools")
-    code, out, err = desk.call(*words, FRACTALE_INPUT_KEY="another-secret")
+    code, out, err = desk.with_tools(*words, FRACTALE_INPUT_KEY="another-secret")
     assert (code, out) == (0, "equal, 14 events\n"), err
     assert desk.calls()[2] == "another-secret"
     assert "another-secret" not in out + err
@@ -207,6 +226,7 @@ def test_a_plan_that_is_invalid_today_fails_its_recordings_only(desk):
     (second / "run.json").write_text(json.dumps(data))
     code, out, _ = desk.call("test", ".fractale")
     assert code == 1
+    assert "invalid plan" in out
     assert "erase" in out
     assert out.endswith("2 recordings: 1 equal, 1 invalid plan\n")
 
@@ -242,6 +262,23 @@ def test_files_that_are_no_recordings(desk):
     assert (code, told["counts"]) == (1, {"not-recorded": 3})
     assert {each["error"]["code"] for each in told["recordings"]} == {"bad-recording"}
     assert not list(desk.folder.parent.glob("sly.txt"))
+    code, out, _ = desk.call("test", "recordings/empty.zip")
+    assert (code, "can't be replayed" in out) == (1, True)
+    assert "recordings/empty.zip is no recording" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["replay", "nothing"], "nothing"),
+        (["replay", "nothing.zip"], "there is no file nothing.zip"),
+        (["replay", "."], ". is no recording"),
+        (["test", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_is_not_there_is_told(desk, words, says):
+    code, _, err = desk.call(*words)
+    assert (code, says in err) == (2, True), err
 
 
 def test_a_recording_is_written_where_nothing_is(desk):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import ssl
 import subprocess
 import sys
 
 import httpx
 import pytest
+
+from servers.certificates import make_certificate
 
 INITIALIZE = {
     "jsonrpc": "2.0",
@@ -25,24 +26,10 @@ INITIALIZE = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder with a registry, its tools, and a certificate for this machine."""
-    if shutil.which("openssl") is None:
-        pytest.skip("makes its certificate with openssl")
     made = tmp_path_factory.mktemp("serve")
     (made / "served.py").write_text("def one() -> dict: return {}\n")
     (made / "tools.yaml").write_text("tools: [served.one]\n")
-    words = [
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "1",
-        "-subj",
-        "/CN=localhost",
-    ]
-    words += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"]
-    subprocess.run(["openssl", *words], cwd=made, check=True, capture_output=True)
+    make_certificate(made)
     return made
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-import shutil
+import os
 import signal
 import socket
 import subprocess
@@ -17,7 +18,9 @@ from fractale.errors import ToolError, UsageError
 from fractale.mcp import McpToolbox
 from fractale.registry import Registry, ServerFileSettings, build_fastmcp
 from fractale.server import Options, options_of, serve, serve_async
+from fractale.server.stdio import serve_stdio
 from fractale.settings import ServerSettings
+from servers.certificates import make_certificate
 
 TOKEN = "correct-horse-battery"
 RUN = """
@@ -172,6 +175,53 @@ async def test_it_serves_over_stdio_whatever_tools_print_or_read(folder):
     await check_use(settings)
 
 
+@contextlib.contextmanager
+def client_end():
+    """The other ends of this process's stdin and stdout: a file to write to, one to read from.
+
+    It is no fixture, since pytest puts streams of its own in place between those and the test.
+    """
+    kept = [os.dup(number) for number in (0, 1)]
+    (stdin, to_server), (from_server, stdout) = os.pipe(), os.pipe()
+    os.dup2(stdin, 0)
+    os.dup2(stdout, 1)
+    try:
+        with os.fdopen(to_server, "w", buffering=1) as told, os.fdopen(from_server) as said:
+            yield told, said
+    finally:
+        for number, descriptor in enumerate(kept):
+            os.dup2(descriptor, number)
+        for descriptor in (*kept, stdin, stdout):
+            os.close(descriptor)
+
+
+async def test_whoever_served_over_stdio_has_its_streams_back():
+    def shout() -> dict:
+        """Be loud."""
+        print("noise of a tool")
+        os.write(1, b"noise of a program\n")
+        return {"read": os.read(0, 10).decode()}
+
+    with client_end() as (told, said):
+        streams = [os.fstat(number).st_ino for number in (0, 1)]
+        server = asyncio.create_task(serve_stdio(lambda: build_fastmcp([], functions=[shout])))
+
+        async def ask(method: str, **params) -> dict:
+            asked = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+            told.write(json.dumps(asked) + "\n")
+            return json.loads(await asyncio.to_thread(said.readline))["result"]
+
+        try:
+            assert (await ask("initialize", **INITIALIZE["params"]))["serverInfo"]
+            told.write('{"jsonrpc": "2.0", "method": "notifications/initialized"}\n')
+            answer = await ask("tools/call", name="shout", arguments={})
+        finally:
+            told.close()  # the server waits for it
+            await asyncio.wait_for(server, 60)
+        assert answer["structuredContent"] == {"read": ""}
+        assert [os.fstat(number).st_ino for number in (0, 1)] == streams
+
+
 def test_a_signal_ends_a_stdio_server_that_waits_for_its_client(folder):
     for number in (signal.SIGINT, signal.SIGTERM):
         process = subprocess.Popen(
@@ -198,23 +248,7 @@ def test_health_tells_what_is_served_and_needs_no_token(guarded):
 
 
 def test_https_with_a_certificate(folder, tmp_path):
-    if shutil.which("openssl") is None:
-        pytest.skip("makes its certificate with openssl")
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    words = [
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "1",
-        "-subj",
-        "/CN=localhost",
-    ]
-    alternative = ["-addext", "subjectAltName=IP:127.0.0.1"]
-    files = ["-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(["openssl", *words, *alternative, *files], check=True, capture_output=True)
+    certificate, key = make_certificate(tmp_path)
     pair = {"ssl_keyfile": str(key), "ssl_certfile": str(certificate)}
     with Served(folder, **pair) as served:
         assert served.url.startswith("https://127.0.0.1:")

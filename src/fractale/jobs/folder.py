@@ -122,7 +122,9 @@ class JobFolder:
             StoreError: It cannot be made.
         """
         with disk(self.path):
-            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # The state folder, that of the jobs, and the job's: a mode counts only for the last.
+            for folder in (*reversed(self.path.parents[:2]), self.path):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     @contextlib.asynccontextmanager
     async def locked(self, patience: float = LOCK_PATIENCE) -> AsyncGenerator[int]:
