@@ -394,6 +394,15 @@ class TestFinding:
     def test_without_any_scheduler_it_is_this_machine(self, tmp_path):
         assert Jobs(tmp_path, {"PATH": str(tmp_path)}).scheduler == "local"
 
+    def test_flux_comes_first_only_inside_an_instance(self, tmp_path):
+        for name in ("flux", "sbatch", "scontrol", "squeue"):
+            (tmp_path / name).touch(mode=0o755)
+        path = {"PATH": str(tmp_path)}
+        assert Jobs(tmp_path, path).scheduler == "slurm"
+        assert Jobs(tmp_path, {**path, "FLUX_URI": "local:///run/flux/local"}).scheduler == "flux"
+        (tmp_path / "sbatch").unlink()
+        assert Jobs(tmp_path, path).scheduler == "flux"
+
     def test_a_scheduler_that_is_not_there(self, tmp_path):
         with pytest.raises(DependencyMissing, match="LSF is not on this machine"):
             _ = Jobs(tmp_path, {"PATH": str(tmp_path)}, "lsf").scheduler

@@ -18,8 +18,9 @@ from fractale.jobs.removal import remove
 from fractale.jobs.scheduler import Record, Scheduler
 from fractale.settings import Settings
 
-ORDER: Final = ("flux", "slurm", "pbs", "lsf", "local")
-"""Which scheduler is taken where several are found."""
+ORDER: Final = ("slurm", "pbs", "lsf", "flux", "local")
+"""Which scheduler is taken where several are found, outside an instance of Flux: its program alone
+may be there without any, for use inside another scheduler's jobs."""
 
 FOLDER: Final = "jobs"
 QUEUES: Final = "local"
@@ -35,7 +36,7 @@ class Jobs:
         environment: Of the programs that are called, and, as far as the scheduler hands it on,
             of the jobs.
         scheduler: ``flux``, ``slurm``, ``pbs``, ``lsf`` or ``local``; None takes the first of
-            these that is found.
+            `ORDER` that is found, and before them Flux where ``FLUX_URI`` names an instance.
         queues: Where the queue of local jobs is; jobs that are to share their cores share it.
             None: in `root`.
         cores: How many cores local jobs may use at a time; None: as many as this process may.
@@ -56,6 +57,7 @@ class Jobs:
         local = Local(environment, queues or self._root / ".local", cores)
         self._adapters = dict(_adapters(environment, local) if adapters is None else adapters)
         self._chosen = scheduler
+        self._in_flux = bool(environment.get("FLUX_URI"))
         self._submitted: dict[str, JobHandle] = {}
 
     @classmethod
@@ -81,7 +83,8 @@ class Jobs:
 
     def _scheduler(self) -> Scheduler:
         if self._chosen is None:
-            there = [name for name in ORDER if name in self._adapters] or list(self._adapters)
+            order = ("flux", *ORDER) if self._in_flux else ORDER
+            there = [name for name in order if name in self._adapters] or list(self._adapters)
             for name in there:
                 if self._adapters[name].found():
                     return self._adapters[name]
