@@ -616,8 +616,10 @@ async def test_a_check_that_fails_is_a_line_and_no_traceback(project):
         ({"slurm": "broken"}, "local", "ok", "jobs run as processes of this machine"),
         ({}, "slurm", "missing", "slurm"),
         # Jobs go to the first that is there, whatever works behind it.
-        ({"flux": "broken", "slurm": "works"}, None, "missing", "no controller"),
-        ({"flux": "broken", "slurm": "works"}, "slurm", "ok", "slurm"),
+        ({"slurm": "broken", "pbs": "works"}, None, "missing", "no controller"),
+        ({"slurm": "broken", "pbs": "works"}, "pbs", "ok", "pbs"),
+        # Flux, outside an instance of it, is behind the others.
+        ({"flux": "broken", "slurm": "works"}, None, "ok", "slurm"),
     ],
 )
 async def test_jobs_need_the_scheduler_that_they_go_to(project, states, named, verdict, words):
@@ -634,7 +636,7 @@ async def test_jobs_need_the_scheduler_that_they_go_to(project, states, named, v
     found = await scheduler_check(case, named)
     assert (found.verdict, words in found.found) == (verdict, True), found
     if "works" in states.values() and verdict == "missing":
-        assert "or name `scheduler: slurm`" in found.fix
+        assert "or name `scheduler: pbs`" in found.fix
 
 
 async def test_jobs_on_flux_need_its_python_bindings_too(project):
