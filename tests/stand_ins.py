@@ -52,7 +52,11 @@ def slurm(folder: Path) -> None:
 
 def submits(folder: Path, scheduler: str) -> None:
     """The programs by which jobs reach a scheduler; nobody starts them here."""
-    programs = {"slurm": ("sbatch", "scontrol", "squeue"), "flux": ("flux",)}
+    programs = {
+        "slurm": ("sbatch", "scontrol", "squeue"),
+        "pbs": ("qsub", "qstat", "qdel", "qselect"),
+        "flux": ("flux",),
+    }
     for name in programs[scheduler]:
         write(folder, name, "exit 1")
 
