@@ -223,6 +223,18 @@ class TestPlain:
         text = shown([do("log", step="srv", level=lv, message=m) for lv, m in said])
         assert text == " ! srv: disk full\n"
 
+    def test_why_a_job_does_not_start_is_told_once_also_where_the_reason_changes(self):
+        do = Script()
+        busy = "waits for nodes (squeue: Resources)"
+        never = "will not start: it asks for too much time (squeue: PartitionTimeLimit)"
+        job = {"step": "melt", "job": "47", "scheduler": "slurm", "state": "pending"}
+        steps = [{"name": "melt", "type": "job", "target": None}]
+        reasons = (busy, busy, never, busy, never)
+        told = [do("job_state", **job, reason=reason) for reason in reasons]
+        events = [do.begin(steps), do.enter("melt", kind="job"), *told]
+        lines = [line.split("slurm ")[1] for line in shown(events).splitlines() if "47" in line]
+        assert lines == [f"job 47 {busy}", f"job 47 {never}"]
+
     def test_an_event_of_a_later_version_is_passed_over(self):
         assert shown([Event("something_new", "r", {"step": "a"})]) == ""  # type: ignore[arg-type]
 

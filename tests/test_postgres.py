@@ -75,6 +75,20 @@ async def test_a_run_waits_and_goes_on(url):
         assert "first" in await history(saver, "waits")
 
 
+@pytest.mark.parametrize("begun", [True, False])
+async def test_a_write_that_nobody_waits_for_is_made_whole_or_left_out(url, begun):
+    # LangGraph starts one when a step is cancelled.
+    async with open_checkpoints(url) as saver:
+        await begin(saver, "waits")
+        at = (await saver.aget_tuple(config("waits"))).config
+        late = asyncio.create_task(saver.aput_writes(at, [("numbers", [77])], "late"))
+        if begun:
+            await asyncio.sleep(0)
+    await late
+    async with open_checkpoints(url) as saver:
+        assert ("[77]" in await latest(saver, "waits")) is begun
+
+
 async def test_a_plan_runs(url, run_plan):
     tools = FakeToolServer()
     tools.answer("t", {"ok": True})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import random
@@ -153,6 +154,58 @@ async def test_a_locked_file_is_told_and_works_again_afterwards(kept):
     finally:
         other.close()
     assert await readings(path) == expected
+
+
+async def place_of(saver, thread: str):
+    found = await saver.aget_tuple(config(thread))
+    return found.config
+
+
+async def test_a_write_that_is_under_way_when_the_file_is_closed_is_made_whole(kept):
+    # LangGraph waits for no write that it starts when a step is cancelled.
+    path, _ = kept
+    async with open_checkpoints(path) as saver:
+        late = saver.aput_writes(await place_of(saver, "waits"), [("numbers", [77])], "late")
+        task = asyncio.create_task(late)
+        await asyncio.sleep(0)
+    await task
+    async with open_checkpoints(path, wait=0.1) as saver:
+        assert "[77]" in await latest(saver, "waits")
+        await begin(saver, "another")
+
+
+async def test_a_write_that_comes_after_the_file_was_closed_is_left_out(kept):
+    path, expected = kept
+    async with open_checkpoints(path) as saver:
+        late = saver.aput_writes(await place_of(saver, "waits"), [("numbers", [77])], "late")
+    await late
+    assert await readings(path, wait=0.1) == expected
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_write_that_is_cancelled_on_the_way_holds_up_nobody(kept, turns):
+    path, _ = kept
+    async with open_checkpoints(path) as saver, open_checkpoints(path, wait=0.1) as other:
+        at = await place_of(saver, "waits")
+        task = asyncio.create_task(saver.aput_writes(at, [("numbers", [77])], "late"))
+        for _ in range(turns):
+            await asyncio.sleep(0.0005)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        await begin(other, "another")
+
+
+async def test_a_write_that_fails_takes_no_other_with_it(kept):
+    path, _ = kept
+    async with open_checkpoints(path) as saver:
+        at = await place_of(saver, "waits")
+        wrong = saver.aput_writes(at, [("numbers", [5])], "wrong", task_path=object())
+        right = saver.aput_writes(at, [("numbers", [77])], "right")
+        results = await asyncio.gather(wrong, right, return_exceptions=True)
+        assert [type(each) for each in results] == [StoreError, type(None)]
+    async with open_checkpoints(path) as saver:
+        assert "[77]" in await latest(saver, "waits")
 
 
 async def begin_many(saver) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -25,7 +27,12 @@ def running_postgres() -> Iterator[str]:
         yield server.get_uri()
     finally:
         if server is not None:
+            pid = server.get_pid()
             server.cleanup()
+            # It is left running where its list of users still names another process.
+            with contextlib.suppress(ProcessLookupError):
+                if pid:
+                    os.kill(pid, signal.SIGQUIT)
         shutil.rmtree(folder, ignore_errors=True)
 
 

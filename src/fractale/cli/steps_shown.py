@@ -24,7 +24,7 @@ class Running:
     items_started: int = 0
     items_done: int = 0
     waits: bool = False
-    job_states: dict[str, str] = field(default_factory=dict[str, str])
+    jobs_told: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
 
     @property
     def progress(self) -> str:

@@ -218,16 +218,17 @@ class RunView:
         return row(f"   {pad(inert(running.path), self._names)}  {words}", "dim")
 
     def _job_state(self, event: Event) -> list[Line]:
-        """A batch job: each new state is a line of its own, its log's last line is not."""
+        """A batch job: how it stands is a line of its own once, its log's last line is not."""
         data, running = event.data, self._of(event)
         if running is None:
             return []
         (words,) = job_text(data)
         line = inert(str(data.get("line") or ""), 200)
         running.activity = f"{words} \u00b7 {line}" if line else words
-        path, state = str(data["step"]), str(data.get("state"))
-        told = running.job_states.get(path) == state
-        running.job_states[path] = state
+        path = str(data["step"])
+        news = (path, words.partition(" (")[0])  # without what shows it
+        told = news in running.jobs_told
+        running.jobs_told.add(news)
         if told or data.get("over") or not self._tell_calls:
             return []
         words = words if path == running.path else f"{inert(path)}: {words}"

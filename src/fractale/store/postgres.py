@@ -50,7 +50,10 @@ async def open_postgres(url: str, *, wait: float = 30.0) -> AsyncGenerator[Postg
 
         saver = PostgresSaver(connection, url)
         await saver.setup()
-        yield saver
+        try:
+            yield saver
+        finally:
+            await saver.close()
 
 
 @asynccontextmanager

@@ -75,6 +75,8 @@ class PostgresSaver(AsyncPostgresSaver, RunSaver):
         super().__init__(connection, serde=StrictSerializer())
         self._connection = connection
         self._url = url
+        self._closed = False
+        self._turn = asyncio.Lock()
 
     async def setup(self) -> None:
         """Make the tables or bring them up to date, as LangGraph numbers their versions."""
@@ -153,9 +155,14 @@ class PostgresSaver(AsyncPostgresSaver, RunSaver):
         task_id: str,
         task_path: str = "",
     ) -> None:
-        """Keep what a task of a checkpoint wrote."""
+        """Keep what a task of a checkpoint wrote; nothing where the saver is closed.
+
+        LangGraph notes that a task was cancelled in a write that nobody waits for.
+        """
         with self._faults():
-            await super().aput_writes(config, writes, task_id, task_path)
+            async with self._turn:
+                if not self._closed:
+                    await super().aput_writes(config, writes, task_id, task_path)
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Delete a thread's checkpoints and writes."""
@@ -175,6 +182,11 @@ class PostgresSaver(AsyncPostgresSaver, RunSaver):
 
     async def reclaim(self) -> None:
         """The server does it by itself."""
+
+    async def close(self) -> None:
+        """Take no more writes, after those that are under way; the connection stays open."""
+        async with self._turn:
+            self._closed = True
 
     @asynccontextmanager
     async def holding(self, run_id: str) -> AsyncGenerator[None]:

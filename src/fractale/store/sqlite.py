@@ -58,6 +58,8 @@ class SqliteSaver(AsyncSqliteSaver, RunSaver):
         super().__init__(connection, serde=StrictSerializer())
         self._path = path
         self._checked = False
+        self._closed = False
+        self._turn = asyncio.Lock()
         self.is_setup = True
 
     async def setup(self) -> None:
@@ -137,10 +139,14 @@ class SqliteSaver(AsyncSqliteSaver, RunSaver):
         task_id: str,
         task_path: str = "",
     ) -> None:
-        """Keep what a task of a checkpoint wrote."""
+        """Keep what a task of a checkpoint wrote; nothing where the saver is closed.
+
+        LangGraph notes that a task was cancelled in a write that nobody waits for.
+        """
         sealed = seal_writes(config, writes, task_id, task_path)
         async with self._writing():
-            await super().aput_writes(config, sealed, task_id, task_path)
+            if not self._closed:
+                await super().aput_writes(config, sealed, task_id, task_path)
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Delete a thread's checkpoints and writes."""
@@ -192,13 +198,25 @@ class SqliteSaver(AsyncSqliteSaver, RunSaver):
 
     @asynccontextmanager
     async def _writing(self) -> AsyncGenerator[None]:
-        """A change is made as a whole or not at all, also where it fails on the way."""
+        """A change is made as a whole or not at all, also where it fails or ends on the way."""
         with sqlite_faults(self._path):
-            try:
-                yield
-            except sqlite3.Error:
-                await self.conn.rollback()
-                raise
+            async with self._turn:
+                try:
+                    yield
+                except BaseException:
+                    await self.conn.rollback()
+                    raise
+
+    async def close(self) -> None:
+        """Close the file, after the changes that are under way.
+
+        Closed within a change, SQLite would hold its lock for as long as anything refers to it.
+        """
+        try:
+            async with self._turn:
+                self._closed = True
+        finally:
+            await self.conn.close()
 
 
 @asynccontextmanager
@@ -228,9 +246,14 @@ async def open_sqlite(
         try:
             with sqlite_faults(path):
                 await connection.executescript(_pragmas(place))
-            yield SqliteSaver(connection, path)
-        finally:
+            saver = SqliteSaver(connection, path)
+        except BaseException:
             await connection.close()
+            raise
+        try:
+            yield saver
+        finally:
+            await saver.close()
 
 
 def _prepare(path: Path, place: FileSystem, wait: float, stack: ExitStack) -> None:
