@@ -5,6 +5,8 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +18,7 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import START, StateGraph
 from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
-from measure import HERE, Row, Sample, work
+from measure import HERE, Row, in_turns, work
 
 import fractale
 from fractale.mcp import McpToolbox
@@ -28,11 +30,14 @@ SERVE = ["-m", "fractale.cli", "serve", "--stdio", "tools.yaml"]
 STEP_TRIES = 15
 """Half a millisecond a step decides: five tries are too few for a steady median."""
 
+Once = Callable[[], Awaitable[object]]
+"""Does a piece of work once."""
+
 
 async def step_row(folder: Path) -> Row:
     """One more tool step over stdio, against LangGraph's bare loop with a raw MCP session."""
-    ours = await our_steps(folder)
-    bare = await bare_steps(folder)
+    async with our_steps(folder) as our_run, bare_steps(folder) as bare_run:
+        ours, bare = await in_turns(our_run, bare_run, tries=STEP_TRIES)
     return Row(
         "one more tool step (40 steps, SQLite, sync)",
         f"{ours.median / 40 * 1000:.2f} ms",
@@ -42,8 +47,9 @@ async def step_row(folder: Path) -> Row:
     )
 
 
-async def our_steps(folder: Path) -> Sample:
-    """Forty steps of a plan on a kept session."""
+@asynccontextmanager
+async def our_steps(folder: Path) -> AsyncGenerator[Once]:
+    """Runs forty steps of a plan on a kept session."""
     env = {"PYTHONPATH": str(HERE)}
     server = ServerSettings(
         name="bench",
@@ -57,7 +63,7 @@ async def our_steps(folder: Path) -> Sample:
     async with McpToolbox([server]) as toolbox:
         with TemporaryDirectory() as state:
             runs = Runs(replace(Settings(), state_dir=Path(state)), toolbox)
-            return await work(lambda: runs.start(plan, {}), tries=STEP_TRIES)
+            yield lambda: runs.start(plan, {})
 
 
 class Bare(TypedDict, total=False):
@@ -67,8 +73,9 @@ class Bare(TypedDict, total=False):
     answer: Any
 
 
-async def bare_steps(folder: Path) -> Sample:
-    """Forty nodes of LangGraph's own that each call the tool once."""
+@asynccontextmanager
+async def bare_steps(folder: Path) -> AsyncGenerator[Once]:
+    """Runs forty nodes of LangGraph's own that each call the tool once."""
     env = {"PYTHONPATH": str(HERE)}
     parameters = StdioServerParameters(command=sys.executable, args=SERVE, env=env, cwd=str(folder))
     async with (
@@ -97,7 +104,7 @@ async def bare_steps(folder: Path) -> Sample:
                     graph = builder.compile(checkpointer=AsyncSqliteSaver(connection))
                     await graph.ainvoke({"n": 1}, config, durability="sync")
 
-            return await work(once, tries=STEP_TRIES)
+            yield once
 
 
 async def growth_rows() -> list[Row]:

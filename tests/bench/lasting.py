@@ -15,7 +15,7 @@ from inside import Bare
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import START, StateGraph
-from measure import Row, Sample, command, fractale, work
+from measure import Row, command, fractale, in_turns
 
 import fractale as library
 from fractale.runs import RunOptions, Runs
@@ -61,8 +61,7 @@ TRIES = 6
 
 async def _cost(runs_of: Callable[[bool], Callable[[], Awaitable[object]]]) -> float:
     """Milliseconds per step of a kept run over one that is not kept."""
-    kept: Sample = await work(runs_of(True), tries=TRIES - 1)
-    free: Sample = await work(runs_of(False), tries=TRIES - 1)
+    kept, free = await in_turns(runs_of(True), runs_of(False), tries=TRIES - 1)
     return (kept.median - free.median) / STEPS * 1000
 
 

@@ -79,12 +79,22 @@ def python(code: str, *, cwd: Path, tries: int = 7) -> Sample:
 
 async def work(do: Callable[[], Awaitable[object]], tries: int = 5) -> Sample:
     """Seconds of a piece of work, after one try that is not counted."""
-    seconds: list[float] = []
+    (sample,) = await in_turns(do, tries=tries)
+    return sample
+
+
+async def in_turns(*pieces: Callable[[], Awaitable[object]], tries: int) -> list[Sample]:
+    """Seconds of pieces of work that are to be compared, after one round that is not counted.
+
+    Each has its try in every round: a disk or a neighbour that is slow for a while slows all.
+    """
+    seconds: list[list[float]] = [[] for _ in pieces]
     for _ in range(tries + 1):
-        started = time.perf_counter()
-        await do()
-        seconds.append(time.perf_counter() - started)
-    return Sample(tuple(seconds[1:]))
+        for piece, taken in zip(pieces, seconds, strict=True):
+            started = time.perf_counter()
+            await piece()
+            taken.append(time.perf_counter() - started)
+    return [Sample(tuple(taken[1:])) for taken in seconds]
 
 
 def fractale(*words: str) -> list[str]:
