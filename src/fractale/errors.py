@@ -75,6 +75,7 @@ class Problem:
         length: How many characters from the position on are at fault (1 if unknown).
         suggestion: The nearest valid word, if one is near.
         severity: ``error`` stops the plan, ``warning`` is told and passed over.
+        missing: The name of a tool, prompt or sub-agent that nobody offers.
     """
 
     code: str
@@ -84,6 +85,7 @@ class Problem:
     length: int = 1
     suggestion: str | None = None
     severity: str = "error"
+    missing: str | None = None
 
     def __str__(self) -> str:
         where = f"{self.position}  " if self.position else ""

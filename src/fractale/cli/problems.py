@@ -43,7 +43,8 @@ def show_problems(problems: Sequence[Problem], sources: Sources, *, color: bool)
         sources: Gives the lines of a file.
 
     Returns:
-        Lines that end in how many errors and warnings there are; empty for no problems.
+        Lines that end in how many errors and warnings there are, and in the registry files
+        near the plan that list what it lacks; empty for no problems.
     """
     if not problems:
         return ""
@@ -51,7 +52,25 @@ def show_problems(problems: Sequence[Problem], sources: Sources, *, color: bool)
     for problem in sorted(problems, key=_order):
         lines += _problem(problem, sources)
     lines.append(row(tally(problems)))
+    lines += [row(words) for words in _registries(problems)]
     return "\n".join(paint(line, color=color) for line in lines) + "\n"
+
+
+def _registries(problems: Sequence[Problem]) -> list[str]:
+    """Where near the plan there is what it lacks."""
+    from fractale.registry.nearby import registries_with
+
+    lacks: dict[str, list[str]] = {}
+    for problem in problems:
+        if problem.missing and problem.position:
+            lacks.setdefault(problem.position.file, []).append(problem.missing)
+    words: list[str] = []
+    for plan, names in lacks.items():
+        lead = f"{inert(plan)}: " if len(lacks) > 1 else ""
+        for path, listed in registries_with(names, plan).items():
+            told = ", ".join(f"`{inert(name, 60)}`" for name in listed)
+            words += fold(f"{lead}add -r {inert(path)}: it lists {told}", WIDTH)
+    return words
 
 
 def tally(problems: Sequence[Problem]) -> str:

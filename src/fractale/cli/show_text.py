@@ -23,7 +23,7 @@ from fractale.cli.text import (
     shorten_path,
 )
 from fractale.cli.view import MARKS
-from fractale.cli.words import as_json, call_text, evidence, ordinal, target_of
+from fractale.cli.words import answer_text, as_json, call_text, evidence, ordinal, target_of
 
 if TYPE_CHECKING:
     from fractale.runs.history import Asked, CallMade, RunHistory, Visit
@@ -231,7 +231,7 @@ def _asked(asked: Asked) -> str:
     words = f"{question.get('kind')}: {inert(str(what or question.get('error') or ''), 300)}"
     if not asked.answered:
         return f"{words} → waits for an answer"
-    return f"{words} → {inert(as_json(asked.answer), 200)} ({asked.by})"
+    return f"{words} → {inert(answer_text(asked.answer), 200)} ({asked.by})"
 
 
 def _leads(history: RunHistory) -> Mapping[int, str]:

@@ -27,7 +27,7 @@ from fractale.cli.text import (
     table,
 )
 from fractale.cli.words import (
-    as_json,
+    answer_text,
     call_text,
     evidence,
     job_text,
@@ -279,7 +279,7 @@ class RunView:
             return []
         question = table(event.data, "question")
         asked = question.get("text") or question.get("tool") or question.get("kind")
-        answer = as_json(event.data.get("answer"))
+        answer = answer_text(event.data.get("answer"))
         words = f"{inert(str(event.data.get('step')))}: {inert(str(asked))} → {inert(answer)}"
         return [row(fit(f"   {words}", self.width), "dim")]
 

@@ -63,6 +63,13 @@ def progress_text(data: Mapping[str, Any]) -> str:
     return f"{figure}  {inert(str(data.get('message') or ''), 200)}".strip()
 
 
+def answer_text(answer: Any) -> str:
+    """An answer that was given, on one line: ``yes`` to an approval, others as JSON."""
+    if isinstance(answer, bool):
+        return "yes" if answer else "no"
+    return as_json(answer)
+
+
 def as_json(value: Any) -> str:
     """A value on one line, for a person."""
     return json.dumps(value, ensure_ascii=False, default=str)

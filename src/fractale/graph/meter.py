@@ -76,7 +76,8 @@ class Meter:
         limit = self._limits.steps
         used = self.total.get("steps", 0)
         if limit is not None and used >= limit:
-            raise LimitReached("steps", f"the run has entered {used} steps, its limit", hint=RAISE)
+            steps = "1 step" if used == 1 else f"{used} steps"
+            raise LimitReached("steps", f"the run has entered {steps}, its limit", hint=RAISE)
         self.total["steps"] = used + 1
         self._entered[path] = task
         return True

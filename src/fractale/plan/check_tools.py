@@ -122,6 +122,7 @@ def _unknown(placed: Placed, what: str, name: str, names: Collection[str]) -> Pr
         f"{placed.path}.{what}",
         len(name),
         suggestion=nearest(name, names),
+        missing=name,
     )
 
 
@@ -140,6 +141,7 @@ def _check_allowed(placed: Placed, offers: _Offers) -> Iterator[Problem]:
             len(name),
             suggestion=None if is_pattern else nearest(name, offers.allowable),
             severity="warning" if is_pattern else "error",
+            missing=None if is_pattern else name,
         )
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fractale.errors import FractaleError, PlanError, Problem, SettingsError
 from fractale.registry import Registry
+from fractale.registry.nearby import registries_with
 from fractale.settings import ServerSettings
 from fractale.site.case import Case, Named
 from fractale.site.checks_tools import Loaded, listed, unusable
@@ -68,15 +69,18 @@ def _secrets(case: Case) -> list[Check]:
     ]
 
 
-def _problem(problem: Problem, also: str = "") -> Check:
-    near = problem.suggestion
+def _problem(problem: Problem, also: str = "", near: str | None = None) -> Check:
+    """A problem as a check; `near` is a registry file that lists what is missing."""
+    fix = f"add `-r {near}`, which lists it" if near else ""
+    if problem.suggestion:
+        fix = f"did you mean `{problem.suggestion}`?" + (f" Or {fix}" if fix else "")
     place = f" ({problem.position})" if problem.position and problem.path else ""
     return Check(
         section=SECTION,
         what=problem.path or str(problem.position or "plan"),
         verdict="missing" if problem.severity == "error" else "warning",
         found=f"{problem.message}{also}{place}",
-        fix=f"did you mean `{near}`?" if near else "",
+        fix=fix,
     )
 
 
@@ -157,9 +161,9 @@ async def _examine(
     away = [s.name for s in servers if not states[s.name].connected]
     problems: list[Problem] = []
     if case.plan is not None:
-        known = _known_by_message(unusable(loaded))
+        told = unusable(loaded)
         found = await check_online(case.plan, toolbox, agents)
-        problems = [p for p in found if p.message not in known]
+        problems = [p for p in found if p.missing not in told]
     unknown = any(p.code.startswith("unknown-") for p in problems)
     tools = await _tools_by_server(toolbox)
     checks = [
@@ -167,14 +171,23 @@ async def _examine(
         for server in servers
     ]
     also = f"; {_names(away)} can't be asked" if away else ""
-    checks += [_problem(p, also if p.code.startswith("unknown-") else "") for p in problems]
+    near = _registries(problems)
+    checks += [
+        _problem(p, also if p.code.startswith("unknown-") else "", near.get(p.missing or ""))
+        for p in problems
+    ]
     return checks + _unusable_of_plan(case, loaded, named) + _offered(case, problems, named)
 
 
-def _known_by_message(names: Mapping[str, Any]) -> set[str]:
-    """What is said of names whose entries can't be imported, which was told already."""
-    kinds = ("tool", "prompt", "agent")
-    return {f"no server has the {kind} `{name}`" for name in names for kind in kinds}
+def _registries(problems: Sequence[Problem]) -> dict[str, str]:
+    """The registry file near the plan that lists each name that is missing."""
+    lacks = {p.missing: p.position.file for p in problems if p.missing and p.position}
+    return {
+        name: path
+        for plan in dict.fromkeys(lacks.values())
+        for path, names in registries_with(lacks, plan).items()
+        for name in names
+    }
 
 
 async def _tools_by_server(toolbox: McpToolbox) -> dict[str, list[str]]:
