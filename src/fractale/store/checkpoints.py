@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from fractale.store.postgres import is_postgres, open_postgres
 from fractale.store.serializer import StrictSerializer
-from fractale.store.sqlite import LOCK_WAIT, SqliteSaver, open_sqlite
+from fractale.store.sqlite import LOCK_WAIT, open_sqlite
+from fractale.store.sqlite_saver import SqliteSaver
 
 if TYPE_CHECKING:
     from fractale.store.postgres_saver import PostgresSaver
