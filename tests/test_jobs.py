@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -252,6 +253,19 @@ class TestLocal:
         status = await here.ended(handle)
         assert (status.state, status.exit_code, status.evidence) == ("failed", 5, "exit-code file")
 
+    @pytest.mark.parametrize(
+        "script", ["sleep 300", "trap '' TERM; while :; do sleep 1; done"], ids=["soft", "hard"]
+    )
+    async def test_without_its_minder_it_can_still_be_cancelled(self, here, script):
+        handle = await here.jobs.submit(here.spec(script), key="one")
+        await here.running(handle)
+        wrapper = JobFolder(handle.job_dir).started()
+        os.kill(_minder(handle), signal.SIGKILL)
+        status = await here.jobs.cancel(handle)
+        assert status.state == "cancelled"
+        assert "not by fractale" not in status.reason
+        await until(lambda: not _living(wrapper.pid))
+
     async def test_gone_without_a_trace_is_unknown(self, here):
         handle = await here.jobs.submit(here.spec("sleep 300"), key="one")
         await here.running(handle)
@@ -427,6 +441,15 @@ class TestFinding:
 
 def _minder(handle: JobHandle) -> int:
     return int(facts_of((handle.job_dir / "minder").read_text())["id"])
+
+
+def _living(session: int) -> list[str]:
+    """What is left of a session: its processes' states, without those that only wait for a word."""
+    stats: list[list[str]] = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            stats.append(path.read_text().rpartition(")")[2].split())
+    return [state for state, _, _, group, *_ in stats if group == str(session) and state != "Z"]
 
 
 def _is_there(pid: int) -> bool:

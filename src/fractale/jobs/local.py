@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from fractale.errors import JobError, SchedulerUnavailable
 from fractale.jobs import local_queue, minder
-from fractale.jobs.folder import JobFolder, disk, facts_of
+from fractale.jobs.folder import JobFolder, Started, disk, facts_of
 from fractale.jobs.model import JobSpec, JobState, Queue
 from fractale.jobs.scheduler import Record
 from fractale.jobs.sizes import bytes_of
@@ -173,7 +173,7 @@ class Local:
                 words=f"was ended by a restart of {host}",
                 nodes=(host,),
             )
-        if _alive(facts) or _wrapper_alive(folder):
+        if _alive(facts) or _wrapper(folder):
             return Record(state="running", said="alive", evidence="process", nodes=(host,))
         # It may have ended between the two looks.
         return _minded(folder, *minded) if (minded := folder.marked("minded.")) else None
@@ -205,6 +205,9 @@ class Local:
             elif facts.get("host") == socket.gethostname() and _alive(facts):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(facts["id"]), signal.SIGTERM)
+            elif facts.get("host") == socket.gethostname() and (left := _wrapper(folder)):
+                await _end_unminded(folder, left.pid)
+                return
             else:
                 return
             if time.monotonic() > deadline:
@@ -280,7 +283,22 @@ def _alive(facts: Mapping[str, str]) -> bool:
     return state != "Z"
 
 
-def _wrapper_alive(folder: JobFolder) -> bool:
-    """The wrapper goes on where only its minder was ended."""
+async def _end_unminded(folder: JobFolder, session: int) -> None:
+    """End a job as its minder would, which is gone: first asking, then for good."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(session, sign)
+        deadline = time.monotonic() + minder.GRACE
+        while _wrapper(folder) and time.monotonic() < deadline:  # noqa: ASYNC110 - no event for it
+            await asyncio.sleep(0.1)
+    if not folder.ended():
+        with disk(folder.path):
+            (folder.path / f"minded.cancelled.{-signal.SIGKILL}").touch()
+
+
+def _wrapper(folder: JobFolder) -> Started | None:
+    """The wrapper, if it is there: it goes on where only its minder was ended."""
     started = folder.started()
-    return started is not None and _alive({"id": str(started.pid), "ticks": started.ticks})
+    if started and _alive({"id": str(started.pid), "ticks": started.ticks}):
+        return started
+    return None
