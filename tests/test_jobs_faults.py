@@ -246,8 +246,11 @@ class TestFullDisk:
     async def test_how_a_job_ended_is_known_all_the_same(self, tmp_path):
         with _small_disk(tmp_path) as disk:
             here = local_site(disk)
-            script = "cat /dev/zero > filler; exit 7"
-            status = await here.run(script, key="one")
+            os.mkfifo(here.folder / "gate")
+            script = "read line < gate; cat /dev/zero > filler; exit 7"
+            handle = await here.jobs.submit(here.spec(script), key="one")
+            (here.folder / "gate").write_text("go\n")  # there was room to submit it
+            status = await here.ended(handle)
             assert (status.state, status.exit_code) == ("failed", 7)
             assert (here.folder / "filler").stat().st_size > 0
 
