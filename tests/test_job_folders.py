@@ -174,7 +174,9 @@ async def test_a_run_whose_job_goes_on_stays_even_by_force(yard, run_plan):
     )
     jobs = RunFolders(yard.settings.state_dir).at("goes-on").path / "jobs"
     try:
-        await until(lambda: bool(list(jobs.glob("fr*/started"))))
+        # It may have begun before it is on record that it was submitted.
+        for sign in ("started", "handle.json"):
+            await until(lambda sign=sign: bool(list(jobs.glob(f"fr*/{sign}"))))
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

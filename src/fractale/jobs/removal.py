@@ -93,14 +93,16 @@ async def standing(jobs: Jobs, folder: JobFolder) -> Standing:
         handle, intent = folder.handle(), folder.intent()
         changed = folder.path.stat().st_mtime
     except (StoreError, OSError) as error:
-        return Standing(over=False, at=time.time(), words=f"its folder cannot be read: {error}")
+        return Standing(
+            over=False, at=time.time(), words=f"has a folder that cannot be read: {error}"
+        )
     ended = folder.ended()
     if ended is not None and time.time() - ended.at > SETTLED:
         return Standing(over=True, at=ended.at, words=f"ended with exit code {ended.code}")
     if intent is None and handle is None:
         return Standing(over=True, at=changed, words="was never submitted")
     if handle is None:
-        return Standing(over=False, at=changed, words="it is not known whether it was submitted")
+        return Standing(over=False, at=changed, words="may or may not have been submitted")
     return await _asked(jobs, handle, changed)
 
 
@@ -108,7 +110,7 @@ async def _asked(jobs: Jobs, handle: JobHandle, changed: float) -> Standing:
     try:
         status = await jobs.status(handle)
     except JobError as error:
-        return Standing(over=False, at=changed, words=error.message)
+        return Standing(over=False, at=changed, words=f"cannot be looked up: {error.message}")
     lost = status.state == "unknown"
     return Standing(
         over=status.over and not lost, at=status.ended or changed, words=status.reason, lost=lost

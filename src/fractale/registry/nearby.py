@@ -52,9 +52,10 @@ def _files(plan: str) -> list[Path]:
 
 def _yaml_in(folder: Path) -> Iterator[Path]:
     try:
-        yield from (path for path in folder.iterdir() if path.suffix in (".yaml", ".yml"))
+        found = [path for path in folder.iterdir() if path.suffix in (".yaml", ".yml")]
     except OSError:
         return
+    yield from (path for path in found if path.is_file())
 
 
 def _names_in(path: Path) -> set[str]:
