@@ -152,7 +152,7 @@ async def test_no_tools_means_that_the_model_is_shown_none(run_plan, tools):
 
 
 async def test_a_prompt_gets_its_arguments_and_the_error_it_takes(run_plan, tools):
-    model = ScriptedModel(['{"jobspec": "bad"}', 'Sure: {"jobspec": "good"}'])
+    model = ScriptedModel(['{"jobspec": "bad"}', '{"jobspec": "good"}'])
     tools.answer("check", {"returncode": 1, "stderr": "line 4"}, {"returncode": 0})
     seen = await run_plan(
         """

@@ -12,14 +12,12 @@ from email.utils import format_datetime
 from typing import Any
 
 import pytest
-from langchain.agents import create_agent
-from langchain.agents.middleware import AgentMiddleware
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tools import tool
 
 from fractale.errors import ModelError, ModelUnavailable
 from fractale.models import Models, RetryPolicy
-from fractale.models.exchange import check_end
+from fractale.models.turn import check_end
 from fractale.settings import Settings
 from fractale.testing import ModelServer, Reply, ScriptedModel
 
@@ -305,24 +303,15 @@ def free_nodes() -> str:
     return "4"
 
 
-class Through(AgentMiddleware[Any, Any, Any]):
-    """Puts `Models.call` around each turn, as the steps of a plan do."""
-
-    def __init__(self, models: Models) -> None:
-        super().__init__()
-        self.models = models
-
-    async def awrap_model_call(self, request: Any, handler: Any) -> Any:
-        return await self.models.call(lambda: handler(request))
-
-
 async def run_agent(models: Models, *, streaming: bool) -> Any:
-    agent: Any = create_agent(models.get(None), [free_nodes], middleware=[Through(models)])
-    if not streaming:
-        return (await agent.ainvoke({"messages": QUESTION}))["messages"]
-    modes = ["messages", "values"]
-    seen = [c async for c in agent.astream({"messages": QUESTION}, stream_mode=modes)]
-    return [chunk for mode, chunk in seen if mode == "values"][-1]["messages"]
+    """A loop of turns, as the steps of a plan make them."""
+    messages: list[Any] = list(QUESTION)
+    on_text = (lambda _piece: None) if streaming else None
+    while True:
+        messages.append(await models.turn(messages, tools=[free_nodes], on_text=on_text))
+        if not messages[-1].tool_calls:
+            return messages
+        messages += [await free_nodes.ainvoke(call) for call in messages[-1].tool_calls]
 
 
 @pytest.mark.parametrize("streaming", [False, True])

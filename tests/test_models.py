@@ -73,10 +73,18 @@ async def test_a_streamed_answer_comes_in_pieces_and_is_counted_the_same(backend
 
 
 @BOTH
-async def test_json_in_the_text_is_found_without_a_schema(backend):
-    with ModelServer(['It is:\n```json\n{"nodes": 4}\n```\nBye.']) as server:
+@pytest.mark.parametrize(
+    ("text", "data"),
+    [
+        ('```json\n{"nodes": 4}\n```', {"nodes": 4}),
+        ('It is:\n```json\n{"nodes": 4}\n```\nBye.', None),
+        ('The image runs CMD ["/bin/busybox"].', None),
+    ],
+)
+async def test_without_a_schema_json_is_what_the_text_is_as_a_whole(backend, text, data):
+    with ModelServer([text]) as server:
         answer = await Models(settings_for(server, backend)).ask(QUESTION)
-    assert answer.data == {"nodes": 4}
+    assert (answer.text, answer.data) == (text, data)
 
 
 @BOTH

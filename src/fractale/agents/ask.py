@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from fractale.agents.extras import extra_tools
 from fractale.agents.loop import answer_of, tool_of, work
 from fractale.agents.subagent import AgentAnswer, AgentHost, AgentRequest, Subagent
-from fractale.models import find_json
+from fractale.models import structured, whole_json
 
 TOLD_AS_INSTRUCTION = ("goal", "prompt", "instruction")
 """Inputs that are the instruction itself (0.1.0's words for it)."""
@@ -39,16 +39,29 @@ async def run(host: AgentHost, request: AgentRequest) -> AgentAnswer:
     )
     if host.decided(conversation):
         return AgentAnswer(outputs={}, messages=conversation)
-    text = answer_of(conversation)
-    outputs: Any = _json_in(text)
-    if outputs is None and request.schema is not None:
-        answer = await host.ask_model(conversation, request.schema)
-        text, outputs = answer.text, answer.data
-    return AgentAnswer(
-        outputs={"content": text} if outputs is None else outputs,
-        text=text,
-        messages=conversation,
-    )
+    text, data = await _read(answer_of(conversation), conversation, host, request.schema)
+    outputs = {"content": text} if data is None else data
+    return AgentAnswer(outputs=outputs, text=text, messages=conversation)
+
+
+async def _read(
+    text: str,
+    conversation: Sequence[BaseMessage],
+    host: AgentHost,
+    schema: Mapping[str, Any] | None,
+) -> tuple[str, Any]:
+    """The answer and its JSON: of the schema if there is one, else what it is as a whole."""
+    if schema is None:
+        try:
+            return text, whole_json(text)
+        except ValueError:
+            return text, None
+    data, errors = structured.read(text, schema)
+    if not errors:
+        return text, data
+    again = structured.with_correction(conversation[:-1], text, errors)
+    answer = await host.ask_model(again, schema)
+    return answer.text, answer.data
 
 
 def prompt() -> str:
@@ -70,13 +83,6 @@ def _asked(request: AgentRequest) -> list[BaseMessage]:
 def as_text(value: Any) -> str:
     """Text as it is; anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _json_in(text: str) -> Any:
-    try:
-        return find_json(text)
-    except ValueError:
-        return None
 
 
 INPUTS: Mapping[str, Any] = {

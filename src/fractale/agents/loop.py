@@ -26,12 +26,11 @@ from langchain.agents.middleware import (
 from langchain.agents.middleware.model_call_limit import ModelCallLimitExceededError
 from langchain_core.messages import (
     AIMessage,
-    AIMessageChunk,
     BaseMessage,
     HumanMessage,
     ToolMessage,
 )
-from langchain_core.tools import StructuredTool
+from langchain_core.tools import BaseTool, StructuredTool
 
 from fractale.agents.subagent import AgentHost
 from fractale.errors import CallError, ModelError
@@ -87,13 +86,11 @@ class HostMiddleware(AgentMiddleware[Any, Any, Any]):
         request: ModelRequest[Any],
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
-        """Make one turn, by whichever model the host takes."""
-        system = request.system_message
-        return await self._host.call_model(
-            lambda model: handler(request.override(model=model)),
-            [*([system] if system else []), *request.messages],
-            list(self._tools),
-        )
+        """Make one turn through the host; the handler, which would ask the model, is not called."""
+        system = [request.system_message] if request.system_message else []
+        tools = [tool for tool in request.tools if isinstance(tool, BaseTool)]
+        message = await self._host.call_model([*system, *request.messages], tools)
+        return ModelResponse(result=[message])
 
     async def awrap_tool_call(
         self,
@@ -161,14 +158,11 @@ async def work(
     stream = agent.astream(
         {"messages": list(messages)},
         {**(config or {}), "recursion_limit": 10 * max_turns},
-        stream_mode=["messages", "values"],
+        stream_mode="values",
     )
     try:
-        async for mode, chunk in stream:
-            if mode == "values":
-                final = chunk["messages"]
-            elif isinstance(chunk[0], AIMessageChunk) and chunk[0].text:
-                host.on_text(chunk[0].text)
+        async for state in stream:
+            final = state["messages"]
     except ModelCallLimitExceededError as error:
         raise ModelError(
             f"the agent did not come to an end within {max_turns} turns",

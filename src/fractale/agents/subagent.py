@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from fractale.toolbox import PromptInfo, PromptMessage, ToolInfo, ToolResult
 
 if TYPE_CHECKING:
-    from langchain.agents.middleware import ModelResponse
     from langchain_core.language_models import BaseChatModel
-    from langchain_core.messages import BaseMessage
+    from langchain_core.messages import AIMessage, BaseMessage
     from langchain_core.runnables import RunnableConfig
+    from langchain_core.tools import BaseTool
 
     from fractale.models import Answer
-
-ModelCall: TypeAlias = "Callable[[BaseChatModel], Awaitable[ModelResponse[Any]]]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,19 +105,20 @@ class AgentHost(Protocol):
         ...
 
     def chat_model(self) -> BaseChatModel:
-        """The step's model, for `create_agent`; each of its calls goes through `call_model`."""
+        """The step's model, for what it can do; each of its calls goes through `call_model`."""
         ...
 
     async def call_model(
-        self, invoke: ModelCall, asked: Sequence[BaseMessage] = (), tools: Sequence[str] = ()
-    ) -> ModelResponse[Any]:
-        """Make one turn of an agent's model, counted and told about.
+        self, messages: Sequence[BaseMessage], tools: Sequence[BaseTool] = ()
+    ) -> AIMessage:
+        """Make one turn of an agent's model, counted and reported.
+
+        The model is the step's, or, if that is out of reach, the next of the settings'
+        `fallback_models`. What it says is shown as it comes.
 
         Args:
-            invoke: Makes the turn with the model it is given: the step's, or, where that is out
-                of reach, the next of the settings' `fallback_models`.
-            asked: What the model is told, by which a replay sees that it is told something else.
-            tools: The names of the tools that it is shown, for the same.
+            messages: All that the model is told.
+            tools: The tools that it is shown.
 
         Raises:
             LimitReached: A limit of the run is used up.

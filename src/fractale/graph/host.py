@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langgraph.types import interrupt
 
-from fractale.agents.subagent import AgentAnswer, AgentRequest, ModelCall, Subagent
+from fractale.agents.subagent import AgentAnswer, AgentRequest, Subagent
 from fractale.errors import PolicyError, ToolError
 from fractale.evidence import outputs_of
 from fractale.graph import model_calls, tool_calls
@@ -22,8 +22,8 @@ from fractale.policy import allowed_by
 from fractale.toolbox import PromptInfo, PromptMessage, ToolInfo, ToolResult
 
 if TYPE_CHECKING:
-    from langchain.agents.middleware import ModelResponse
     from langchain_core.language_models import BaseChatModel
+    from langchain_core.tools import BaseTool
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +121,10 @@ class Host:
         return self.visit.deps.models.get(self.visit.step.model)
 
     async def call_model(
-        self, invoke: ModelCall, asked: Sequence[BaseMessage] = (), tools: Sequence[str] = ()
-    ) -> ModelResponse[Any]:
-        """Make one turn of an agent's model, counted and told about."""
-        return await model_calls.turn(self.visit, invoke, self.agents_path or None, asked, tools)
+        self, messages: Sequence[BaseMessage], tools: Sequence[BaseTool] = ()
+    ) -> AIMessage:
+        """Make one turn of an agent's model, counted and reported."""
+        return await model_calls.turn(self.visit, messages, tools, self.agents_path or None)
 
     async def ask_model(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 
@@ -15,9 +15,7 @@ from fractale.models import Answer, Usage
 from fractale.store.journal import Call
 
 if TYPE_CHECKING:
-    from langchain.agents.middleware import ModelResponse
-
-    from fractale.agents.subagent import ModelCall
+    from langchain_core.tools import BaseTool
 
 
 async def ask(
@@ -49,22 +47,19 @@ async def ask(
 
 async def turn(
     visit: Visit,
-    invoke: ModelCall,
+    messages: Sequence[BaseMessage],
+    tools: Sequence[BaseTool] = (),
     agent: str | None = None,
-    asked: Sequence[BaseMessage] = (),
-    tools: Sequence[str] = (),
-) -> ModelResponse[Any]:
+) -> AIMessage:
     """Make one turn of an agent's model; see `fractale.agents.subagent.AgentHost`."""
-    models = visit.deps.models
 
     async def one(name: str | None) -> AIMessage:
-        response = await models.call(lambda: invoke(models.get(name)), name)
-        return cast("AIMessage", response.result[0])
+        return await visit.deps.models.turn(
+            messages, model=name, tools=tools, on_text=visit.on_text
+        )
 
-    from langchain.agents.middleware import ModelResponse
-
-    told = asked_of_model(asked, tools=tools)
-    return ModelResponse(result=[await _by_first_model(visit, one, AIMessage, agent, told)])
+    asked = asked_of_model(messages, tools=[tool.name for tool in tools])
+    return await _by_first_model(visit, one, AIMessage, agent, asked)
 
 
 async def _by_first_model(

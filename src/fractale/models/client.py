@@ -11,16 +11,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from fractale.errors import DependencyMissing, ModelError, UsageError
-from fractale.models import exchange, faults, providers
+from fractale.models import faults, providers
 from fractale.models.exchange import Exchange
 from fractale.models.retry import RetryPolicy
-from fractale.models.usage import Answer, Usage, tokens_of
+from fractale.models.turn import Turns, fault_of_turn, word_about
+from fractale.models.usage import Answer, Usage, earlier_tries, tokens_of, with_earlier_tries
 from fractale.settings import Settings
 
 if TYPE_CHECKING:
-    from langchain.agents.middleware import ModelResponse
     from langchain_core.language_models import BaseChatModel
-    from langchain_core.messages import BaseMessage
+    from langchain_core.messages import AIMessage, BaseMessage
+    from langchain_core.tools import BaseTool
 
 T = TypeVar("T")
 
@@ -56,6 +57,7 @@ class Models:
         self._built_outside: dict[str, BaseChatModel] = {}
         self._building = threading.Lock()
         self._without_format: set[str] = set()
+        self._unmarked: set[str] = set()
         keys = (settings.openai_api_key, settings.gemini_api_key)
         self._mask = faults.Masker((*settings.secrets, *keys))
 
@@ -155,10 +157,10 @@ class Models:
         return (price.input * input_tokens + price.output * output_tokens) / 1e6
 
     def usage_of(self, message: BaseMessage, name: str | None) -> Usage:
-        """What one answer of a step's model used."""
+        """What one answer of a step's model used, with the tries that it took."""
         inputs, outputs = tokens_of(message)
         usage = Usage(input_tokens=inputs, output_tokens=outputs, calls=1)
-        return self._priced(usage, self.spec(name))
+        return self._priced(usage + earlier_tries(message), self.spec(name))
 
     # -- asking ---------------------------------------------------------------------------------
 
@@ -192,28 +194,92 @@ class Models:
         """
         started = time.monotonic()
         spec = self.spec(model)
-        # Building imports a provider's package, which takes seconds.
-        chat = await asyncio.to_thread(self._get, model, asyncio.get_running_loop())
+        chat = await self._build(model)
+        turns = self._turns(model, on_text, timeout)
         asking = Exchange(
             chat=chat,
-            spec=spec,
+            turns=turns,
             native=self._takes_format(spec, chat),
             protect=lambda attempt: self._protect(attempt, spec),
-            price=lambda message: self.usage_of(message, model),
-            on_text=on_text,
-            timeout=timeout,
             correct=correct,
         )
         try:
             text, data = await asking.answer(messages, schema)
         except ModelError as error:
-            paid = asking.usage + (error.usage or Usage())
-            error.usage = self._priced(paid, spec) if paid.calls else None
+            self._charge(error, turns)
             raise
         if schema is not None and not asking.native:
             self._without_format.add(spec)
         seconds = time.monotonic() - started
-        return Answer(text=text, data=data, usage=asking.usage, model=spec, seconds=seconds)
+        return Answer(text=text, data=data, usage=turns.usage, model=spec, seconds=seconds)
+
+    async def turn(
+        self,
+        messages: Sequence[BaseMessage],
+        *,
+        model: str | None = None,
+        tools: Sequence[BaseTool] = (),
+        on_text: Callable[[str], None] | None = None,
+    ) -> AIMessage:
+        """Take one turn of an agent's model, which may call tools.
+
+        A turn that is empty, or that has a tool call in its text, is asked for once more, with a
+        word about it.
+
+        Args:
+            messages: The conversation, at least one message.
+            model: The step's `model:`; None for the default.
+            tools: What the model is shown.
+            on_text: Takes the text piece by piece as it comes, also of a try that fails later.
+
+        Returns:
+            The turn, with text or with whole tool calls. `usage_of` counts all tries it took.
+
+        Raises:
+            ModelError: The model refused, its answer is empty or cut off, or it writes tool calls
+                as text. What was paid for is in the error's `usage`.
+            ModelUnavailable: The model was busy or out of reach, or called a tool in a way that
+                cannot be read, at every try.
+        """
+        spec = self.spec(model)
+        chat = await self._build(model)
+        turns = self._turns(model, on_text)
+        bound = chat.bind_tools(list(tools)) if tools else chat
+        names = [tool.name for tool in tools]
+        try:
+            message = await self._protect(lambda: turns.take(bound, messages), spec)
+            if fault_of_turn(message, names, spec):
+                again = [*messages, *word_about(message, names)]
+                message = await self._protect(lambda: turns.take(bound, again), spec)
+            if fault := fault_of_turn(message, names, spec):
+                raise fault
+        except ModelError as error:
+            self._charge(error, turns)
+            raise
+        return with_earlier_tries(message, turns.usage)
+
+    async def _build(self, model: str | None) -> BaseChatModel:
+        # Building imports a provider's package, which takes seconds.
+        return await asyncio.to_thread(self._get, model, asyncio.get_running_loop())
+
+    def _turns(
+        self,
+        model: str | None,
+        on_text: Callable[[str], None] | None,
+        timeout: float | None = None,
+    ) -> Turns:
+        return Turns(
+            spec=self.spec(model),
+            price=lambda message: self.usage_of(message, model),
+            on_text=on_text,
+            timeout=timeout,
+            unmarked=self._unmarked,
+        )
+
+    def _charge(self, error: ModelError, turns: Turns) -> None:
+        """Write what all tries used into the error that ends them."""
+        paid = turns.usage + (error.usage or Usage())
+        error.usage = self._priced(paid, turns.spec) if paid.calls else None
 
     def _priced(self, usage: Usage, spec: str) -> Usage:
         cost = self.cost(spec, usage.input_tokens, usage.output_tokens)
@@ -223,34 +289,6 @@ class Models:
         profile = cast("Mapping[str, Any]", chat.profile or {})
         native = _provider_of(spec) in NATIVE or bool(profile.get("structured_output"))
         return native and spec not in self._without_format
-
-    async def call(
-        self, invoke: Callable[[], Awaitable[ModelResponse[Any]]], name: str | None = None
-    ) -> ModelResponse[Any]:
-        """Make one turn of an agent's model, with the same retries and errors as `ask`.
-
-        Args:
-            invoke: Makes the call; called again where that may help.
-            name: The step's `model:`.
-
-        Raises:
-            ModelError: The model refused, or its answer is cut off. What was paid for is in the
-                error's `usage`.
-            ModelUnavailable: The model was busy or out of reach at every try.
-        """
-        spec = self.spec(name)
-
-        async def attempt() -> ModelResponse[Any]:
-            response = await invoke()
-            message = response.result[0]
-            try:
-                exchange.check_end(message, spec)
-            except ModelError as error:
-                error.usage = self.usage_of(message, name)
-                raise
-            return response
-
-        return await self._protect(attempt, spec)
 
     async def _protect(self, attempt: Callable[[], Awaitable[T]], spec: str) -> T:
         """Make an attempt, again where that may help, with errors of fractale's own only."""

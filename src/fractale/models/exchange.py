@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from fractale.errors import ModelError, ModelUnavailable
+from fractale.errors import ModelError
 from fractale.models import faults, structured
-from fractale.models.usage import Usage
+from fractale.models.json_text import whole_json
+from fractale.models.turn import Turns, empty, short
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel, LanguageModelInput
     from langchain_core.messages import AIMessage, BaseMessage
     from langchain_core.runnables import Runnable
-
-TELLING = frozenset({"openai", "google_genai"})
-"""Makers of messages that always say why an answer ended; one without a reason broke off."""
-
-TOO_LONG = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
-WITHHELD = frozenset(
-    {"content_filter", "safety", "recitation", "blocklist", "prohibited_content", "spii", "refusal"}
-)
-BROKEN = frozenset({"malformed_function_call", "unexpected_tool_call"})
-UNFINISHED = frozenset({"failed", "in_progress", "cancelled", "incomplete"})
-
 
 Protect = Callable[[Callable[[], Awaitable[str]]], Awaitable[str]]
 """Makes an attempt, again where that may help; raises fractale's errors only."""
@@ -36,30 +25,25 @@ class Exchange:
     """Asks, and asks once more where the answer is not the JSON that was asked for.
 
     Args:
+        turns: Makes each request once.
         native: Whether the model takes a JSON Schema with the request; becomes false when it
             turns out not to.
-        protect: Makes each request.
-        price: What one answer used.
-        on_text: Takes pieces of the text as they come; with None, nothing is streamed.
-        timeout: Seconds that each try may take.
+        protect: Makes each request, again where that may help.
         correct: Whether an answer that does not fit the schema is sent back once.
-        usage: What all answers used so far.
     """
 
     chat: BaseChatModel
-    spec: str
+    turns: Turns
     native: bool
     protect: Protect
-    price: Callable[[BaseMessage], Usage]
-    on_text: Callable[[str], None] | None = None
-    timeout: float | None = None
     correct: bool = True
-    usage: Usage = field(default_factory=Usage)
 
     async def answer(
         self, messages: Sequence[BaseMessage], schema: Mapping[str, Any] | None
     ) -> tuple[str, Any]:
-        """The text, and the JSON in it.
+        """The text, and the JSON that was asked for.
+
+        Without a schema, the JSON is what the text is as a whole, or None.
 
         Raises:
             ModelError: The answer is empty, cut off, or there is no JSON though it was asked for.
@@ -67,7 +51,7 @@ class Exchange:
         """
         if schema is None:
             text = await self._turn(messages, None)
-            return text, structured.read(text, None)[0]
+            return text, _json_of(text)
         asked, text = await self._ask_for_json(messages, schema)
         data, errors = structured.read(text, schema)
         if not errors or (data is not None and not self.correct):
@@ -85,7 +69,7 @@ class Exchange:
 
     def _without_json(self, text: str) -> ModelError:
         error = ModelError(
-            f"{self.spec} answered without the JSON that was asked for: {_short(text)}",
+            f"{self.turns.spec} answered without the JSON that was asked for: {short(text)}",
             hint="simplify `output_schema`, or name a more capable model in `model:`",
         )
         error.text = text
@@ -119,82 +103,14 @@ class Exchange:
     async def _once(
         self, chat: Runnable[LanguageModelInput, AIMessage], messages: Sequence[BaseMessage]
     ) -> str:
-        async with asyncio.timeout(self.timeout):
-            message = await self._receive(chat, list(messages))
-        self.usage += self.price(message)
-        check_end(message, self.spec)
+        message = await self.turns.take(chat, messages)
         if not message.text.strip():
-            raise empty(message, self.spec)
+            raise empty(message, self.turns.spec)
         return str(message.text)
 
-    async def _receive(
-        self, chat: Runnable[LanguageModelInput, AIMessage], messages: list[BaseMessage]
-    ) -> AIMessage:
-        if self.on_text is None:
-            return await chat.ainvoke(messages)
-        whole: Any = None
-        async for chunk in chat.astream(messages):
-            if chunk.text:
-                self.on_text(str(chunk.text))
-            whole = chunk if whole is None else whole + chunk
-        return cast("AIMessage", whole)
 
-
-def check_end(message: BaseMessage, spec: str) -> None:
-    """See to it that an answer came to its own end.
-
-    Raises:
-        ModelUnavailable: It broke off, or calls a tool with arguments that are not JSON.
-        ModelError: It was cut off at a length limit, or withheld by a filter.
-    """
-    metadata = cast("Mapping[str, Any]", message.response_metadata)
-    reason = _reason_of(metadata)
-    if _is_one_of(reason, TOO_LONG):
-        raise faults.truncated(spec)
-    if _is_one_of(reason, WITHHELD):
-        raise faults.withheld(spec, reason)
-    if _is_one_of(reason, BROKEN) or _calls_are_broken(message):
-        raise ModelUnavailable(
-            f"{spec} called a tool in a way that cannot be read",
-            hint="go on, or name a more capable model in `model:`",
-        )
-    unsaid = not reason and metadata.get("model_provider") in TELLING
-    if unsaid or _is_one_of(reason, UNFINISHED):
-        raise faults.cut_off(spec)
-
-
-def _is_one_of(reason: str, words: frozenset[str]) -> bool:
-    # Where two pieces of a stream give the reason, LangChain puts the words together.
-    return any(reason.startswith(word) for word in words)
-
-
-def _reason_of(metadata: Mapping[str, Any]) -> str:
-    for name in ("finish_reason", "stop_reason", "done_reason"):
-        if metadata.get(name):
-            return str(metadata[name]).lower()
-    incomplete: Any = metadata.get("incomplete_details")  # OpenAI's Responses API
-    if isinstance(incomplete, Mapping):
-        return str(cast("Mapping[str, Any]", incomplete).get("reason") or "incomplete")
-    return str(metadata.get("status") or "")
-
-
-def _calls_are_broken(message: BaseMessage) -> bool:
-    broken = bool(getattr(message, "invalid_tool_calls", None))
-    return broken and not getattr(message, "tool_calls", None)
-
-
-def empty(message: BaseMessage, spec: str) -> ModelError:
-    """An answer without text: with the model's reason, if it gives one."""
-    refusal = cast("Mapping[str, Any]", message.additional_kwargs).get("refusal")
-    if refusal:
-        return ModelError(f"{spec} refuses to answer: {_short(str(refusal))}")
-    reason = _reason_of(cast("Mapping[str, Any]", message.response_metadata))
-    because = f" ({reason})" if reason not in ("", "stop") else ""
-    return ModelError(
-        f"the answer of {spec} is empty{because}", hint="try again, or name another model"
-    )
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 200 else f"{line[:199]}…"
+def _json_of(text: str) -> Any:
+    try:
+        return whole_json(text)
+    except ValueError:
+        return None

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from fractale.errors import ModelUnavailable
+from fractale.models.usage import Usage
 
 T = TypeVar("T")
 
@@ -49,24 +50,28 @@ class RetryPolicy:
         """Make the call, again where that may help.
 
         Raises:
-            ModelUnavailable: Every try failed, or the server asks for more than `patience`.
+            ModelUnavailable: Every try failed, or the server asks for more than `patience`. Its
+                `usage` is what all tries used.
             ModelError: The model failed in a way that asking again does not change.
         """
-        failed = 0
+        failed, used = 0, Usage()
         while True:
             try:
                 return await attempt()
             except ModelUnavailable as error:
                 failed += 1
+                used += error.usage or Usage()
                 asked = error.retry_after
                 if failed >= self.tries or (asked or 0) > self.patience:
-                    raise _told(error, failed) from error.__cause__
+                    raise _after_tries(error, failed, used) from error.__cause__
                 await self.sleep(self.wait_before(failed, asked))
 
 
-def _told(error: ModelUnavailable, tries: int) -> ModelUnavailable:
+def _after_tries(error: ModelUnavailable, tries: int, used: Usage) -> ModelUnavailable:
     wait = f"; it asks to wait {error.retry_after:g} s" if error.retry_after else ""
     count = f" ({tries} tries)" if tries > 1 else ""
-    return ModelUnavailable(
+    last = ModelUnavailable(
         f"{error.message}{wait}{count}", retry_after=error.retry_after, hint=error.hint
     )
+    last.usage = used if used.calls else None
+    return last

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from langchain_core.messages import BaseMessage
+    from langchain_core.messages import AIMessage, BaseMessage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +48,9 @@ class Answer:
     """What a model answered.
 
     Args:
-        text: All that it said.
-        data: The JSON that was asked for, or that is in the text; None if there is none.
+        text: All that it said, without its thoughts.
+        data: The JSON that was asked for; without a schema, the JSON that the text is as a whole.
+            None if there is none.
         usage: Of all turns that the answer took.
         model: ``provider:name``.
         seconds: From the first request to the end of the answer, waiting included.
@@ -73,3 +74,31 @@ def tokens_of(message: BaseMessage) -> tuple[int, int]:
         int(raw.get("prompt_tokens") or raw.get("input_tokens") or 0),
         int(raw.get("completion_tokens") or raw.get("output_tokens") or 0),
     )
+
+
+EARLIER_TRIES = "earlier_tries"
+"""Where the metadata of an agent's turn keep what the tries before it used."""
+
+
+def with_earlier_tries(message: AIMessage, usage: Usage) -> AIMessage:
+    """The message of a turn that took several tries, with what those before it used.
+
+    Args:
+        usage: Of all tries, the last included.
+    """
+    if usage.calls <= 1:
+        return message
+    inputs, outputs = tokens_of(message)
+    earlier = {
+        "input_tokens": usage.input_tokens - inputs,
+        "output_tokens": usage.output_tokens - outputs,
+        "calls": usage.calls - 1,
+    }
+    metadata = cast("dict[str, Any]", message.response_metadata)
+    return message.model_copy(update={"response_metadata": {**metadata, EARLIER_TRIES: earlier}})
+
+
+def earlier_tries(message: BaseMessage) -> Usage:
+    """What the tries before this one used, unpriced."""
+    metadata = cast("dict[str, Any]", message.response_metadata)
+    return Usage(**metadata.get(EARLIER_TRIES, {}))

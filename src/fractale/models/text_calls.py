@@ -1,0 +1,77 @@
+"""Tool calls that a model wrote as text, because its server did not parse them.
+
+They are typical of vLLM without a tool parser, and of llama.cpp without ``--jinja``. Such a text is
+neither an answer nor a call: nothing is called from it, since its end cannot be known.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Any, cast
+
+from fractale.models.json_text import whole_json
+
+MARKS = re.compile(
+    r"<tool_call>|<\|tool_call\|?>|<\|tool_calls_section_begin\|>|<seed:tool_call>"
+    r"|<minimax:tool_call>|\[TOOL_CALLS\]|<\|python_tag\|>|<function[=_]|<invoke name="
+    r"|<\|tools_prefix\|>|<\|START_ACTION\|>|<\|channel\|>commentary to="
+    "|<\uff5ctool▁calls▁begin\uff5c>"
+)
+"""What begins a call in the texts of Hermes, Qwen, Granite, Kimi, DeepSeek, Seed, MiniMax, Mistral,
+Llama, Apertus, Command and gpt-oss."""
+
+FENCED = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
+
+ARGUMENTS = ("arguments", "parameters", "args", "input")
+
+
+def called_in_text(text: str, tools: Collection[str]) -> str | None:
+    """The tool that a text calls, of those on offer.
+
+    Args:
+        text: A model's whole answer.
+        tools: The names of the tools as the model was shown them.
+
+    Returns:
+        The tool's name, or None if the text is an answer.
+    """
+    if not tools:
+        return None
+    if name := _called_in_json(text, tools):
+        return name
+    prose = FENCED.sub("", text)
+    mark = MARKS.search(prose)
+    if mark is None:
+        return None
+    after = prose[mark.start() :]
+    named = {name: found.start() for name in tools if (found := _name(name).search(after))}
+    return min(named, key=lambda name: named[name]) if named else None
+
+
+def _name(tool: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![\w.-]){re.escape(tool)}(?![\w-])")
+
+
+def _called_in_json(text: str, tools: Collection[str]) -> str | None:
+    try:
+        value = whole_json(text)
+    except ValueError:
+        return None
+    calls = cast("list[Any]", value if isinstance(value, list) else [value])
+    names = [_called(call) for call in calls]
+    return str(names[0]) if names and all(name in tools for name in names) else None
+
+
+def _called(call: Any) -> str | None:
+    """The name in ``{name, arguments}``, also one level down, as OpenAI has it."""
+    if not isinstance(call, dict):
+        return None
+    table = cast("dict[str, Any]", call)
+    inner = table.get("function")
+    if isinstance(inner, dict):
+        return _called(inner)
+    name = table.get("name") or (inner if isinstance(inner, str) else None)
+    has_arguments = any(isinstance(table.get(key), (dict, str)) for key in ARGUMENTS)
+    others = set(table) - {"name", "function", "id", "type", *ARGUMENTS}
+    return str(name) if name and has_arguments and not others else None

@@ -1,0 +1,191 @@
+"""What a reasoning model thought, apart from what it answered.
+
+A server with the right reasoning parser sends thoughts in a field of their own. Without one, they
+come in the text, before the answer, in the marks that the model was trained with. Only thoughts
+at the start of a text count, so that an answer may quote such marks. Sources: the chat templates
+of the models named below, and the reasoning parsers of vLLM and llama.cpp.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+MARKS = (
+    ("<think>", "</think>"),  # DeepSeek R1, Qwen 3, GLM, Nemotron, MiniMax, Phi 4 and others
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),  # EXAONE
+    ("<reasoning>", "</reasoning>"),
+    ("<seed:think>", "</seed:think>"),  # Seed-OSS
+    ("[think]", "[/think]"),  # Magistral
+    ("◁think▷", "◁/think▷"),  # Kimi
+    ("<|start_thinking|>", "<|end_thinking|>"),  # Command
+    ("<|inner_prefix|>", "<|inner_suffix|>"),  # Apertus
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),  # OpenThinker
+    ("<|channel>thought", "<channel|>"),  # Gemma 4
+)
+"""Where thoughts begin and end, in lower case."""
+
+ENDS = re.compile("|".join(re.escape(end) for _, end in MARKS), re.IGNORECASE)
+
+WRAPPERS = re.compile(
+    r"\s*(?:<answer>(.*?)(?:</answer>)?"
+    r"|<response>(.*?)(?:</response>)?"
+    r"|<\|START_RESPONSE\|>(.*?)(?:<\|END_RESPONSE\|>)?"
+    r"|<\|begin_of_solution\|>(.*?)(?:<\|end_of_solution\|>)?)\s*",
+    re.DOTALL,
+)
+"""What such models put around the answer that follows their thoughts."""
+
+HARMONY = ("<|channel|>", "<|start|>assistant")
+"""How a text in the channels of gpt-oss begins."""
+
+CHANNEL = re.compile(
+    r"<\|channel\|>\s*(?P<channel>\w+)(?P<head>[^<]*)(?:<\|constrain\|>[^<]*)?<\|message\|>"
+    r"(?P<body>.*?)(?=<\|(?:end|return|call|start|channel)\|>|\Z)",
+    re.DOTALL,
+)
+
+BARE_HARMONY = re.compile(r"\s*analysis(?P<thoughts>\S.*?)assistantfinal(?P<answer>.*)", re.DOTALL)
+"""The same channels where the server took their special tokens out of the text."""
+
+MOST_ENDS = 100
+"""End marks that are looked at, so that the time stays linear in the text."""
+
+QUOTES = "`'\"\\"
+
+
+class Parted(NamedTuple):
+    """A text in two parts.
+
+    Args:
+        answer: Empty if there are only thoughts.
+        unmarked: Whether the thoughts had an end mark only.
+    """
+
+    answer: str
+    thoughts: str
+    unmarked: bool = False
+
+
+def without_thoughts(text: str) -> Parted:
+    """Take the thoughts off a model's text.
+
+    Thoughts are marked blocks at the start, also without their end, and all that comes before a
+    lone end mark, because some chat templates put the first mark into the prompt. An end mark in
+    quotes or in a code block is part of the answer.
+    """
+    stripped = text.lstrip()
+    if stripped.startswith(HARMONY):
+        return _of_channels(stripped)
+    if bare := BARE_HARMONY.match(text):
+        return Parted(bare["answer"].strip(), bare["thoughts"].strip())
+    rest, thoughts = text, list[str]()
+    while (opened := _opening(rest)) is not None:
+        start, end = opened
+        body = rest.lstrip()[len(start) :]
+        closed = body.lower().find(end)
+        if closed < 0:
+            return Parted("", "\n".join([*thoughts, body.strip()]))
+        thoughts.append(body[:closed].strip())
+        rest = body[closed + len(end) :]
+    last = _last_lone_end(rest)
+    unmarked = last is not None and not thoughts
+    if last is not None:
+        thoughts.append(rest[: last.start()].strip())
+        rest = rest[last.end() :]
+    if not thoughts:
+        return Parted(text, "")
+    return Parted(_unwrapped(rest).strip(), "\n".join(thoughts), unmarked)
+
+
+def _opening(text: str) -> tuple[str, str] | None:
+    start = text.lstrip()[:30].lower()
+    return next((marks for marks in MARKS if start.startswith(marks[0])), None)
+
+
+def _last_lone_end(text: str) -> re.Match[str] | None:
+    """The last end mark that no start mark precedes, and that is not quoted."""
+    found: re.Match[str] | None = None
+    lower = text.lower()
+    for match in itertools.islice(ENDS.finditer(text), MOST_ENDS):
+        start = next(start for start, end in MARKS if end == match[0].lower())
+        before = text[: match.start()]
+        if start in lower[: match.start()] or before.count("```") % 2:
+            break
+        if before[-1:] not in QUOTES or not before:
+            found = match
+    return found
+
+
+def _unwrapped(text: str) -> str:
+    wrapped = WRAPPERS.fullmatch(text)
+    return next((part for part in wrapped.groups() if part is not None), "") if wrapped else text
+
+
+def _of_channels(text: str) -> Parted:
+    """The channel `final` is the answer; a call in `commentary` is left for its reader to find."""
+    parts = list(CHANNEL.finditer(text))
+    final = [part["body"].strip() for part in parts if part["channel"] == "final"]
+    calls = [part[0] for part in parts if "to=" in part["head"]]
+    answer = final or calls
+    thoughts = [part["body"].strip() for part in parts if part["channel"] != "final"]
+    return Parted("\n".join(answer), "\n".join(thoughts))
+
+
+class AnswerStream:
+    """Passes the pieces of a streamed text on without the thoughts at its start.
+
+    Args:
+        on_text: Takes the pieces of the answer.
+        hold: Whether to pass nothing on before the end: for a model whose thoughts have no mark
+            at their start.
+    """
+
+    def __init__(self, on_text: Callable[[str], None], *, hold: bool = False) -> None:
+        self._on_text = on_text
+        self._pending = ""
+        self._answering = False
+        self._hold = hold
+
+    def feed(self, piece: str) -> None:
+        """Take the next piece of the text."""
+        if self._answering:
+            self._on_text(piece)
+            return
+        self._pending += piece
+        if not self._hold:
+            self._advance()
+
+    def _advance(self) -> None:
+        while True:
+            start = self._pending.lstrip().lower()
+            if not start or self._may_be_a_mark(start):
+                return
+            marks = _opening(self._pending)
+            if marks is None:
+                self._pass_on(self._pending)
+                return
+            closed = start.find(marks[1])
+            if closed < 0:
+                return
+            self._pending = self._pending.lstrip()[closed + len(marks[1]) :].lstrip()
+
+    def _may_be_a_mark(self, start: str) -> bool:
+        marks = [mark for mark, _ in MARKS]
+        return start.startswith(HARMONY) or any(
+            mark.startswith(start) and mark != start for mark in (*marks, *HARMONY)
+        )
+
+    def _pass_on(self, text: str) -> None:
+        self._answering = True
+        self._pending = ""
+        if text:
+            self._on_text(text)
+
+    def end(self, answer: str) -> None:
+        """Pass on what is still held back of the whole answer."""
+        if not self._answering:
+            self._pass_on(answer)

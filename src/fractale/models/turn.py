@@ -1,0 +1,312 @@
+"""One turn of a model: received, joined, cleaned and checked, before anything else reads it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from fractale.errors import ModelError, ModelUnavailable
+from fractale.models import faults
+from fractale.models.text_calls import called_in_text
+from fractale.models.thoughts import AnswerStream, without_thoughts
+from fractale.models.usage import Usage
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import LanguageModelInput
+    from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+    from langchain_core.runnables import Runnable
+
+TELLING = frozenset({"openai", "google_genai"})
+"""Makers of messages that always say why an answer ended; one without a reason broke off."""
+
+TOO_LONG = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
+WITHHELD = frozenset(
+    {"content_filter", "safety", "recitation", "blocklist", "prohibited_content", "spii", "refusal"}
+)
+BROKEN = frozenset({"malformed_function_call", "unexpected_tool_call"})
+UNFINISHED = frozenset({"failed", "in_progress", "cancelled", "incomplete"})
+
+TOLD_OF_CALL = (
+    "You wrote a call of the tool {name} as text: nothing was called. Call tools with the tool "
+    "calls of this interface, or answer in words."
+)
+TOLD_OF_NOTHING = "Your answer was empty. Call a tool, or answer in words."
+
+THOUGHTS = "reasoning_content"
+"""Where a message keeps its thoughts, in `additional_kwargs`."""
+
+COUNTS = ("input_tokens", "output_tokens")
+
+
+@dataclass(slots=True, kw_only=True)
+class Turns:
+    """Takes turns of one model.
+
+    Args:
+        price: What one answer used.
+        on_text: Takes pieces of the answer as they come, without thoughts; with None, nothing is
+            streamed.
+        timeout: Seconds that each turn may take.
+        unmarked: Models whose thoughts were seen to have no mark at their start.
+        usage: What all turns used so far, also those that failed.
+    """
+
+    spec: str
+    price: Callable[[BaseMessage], Usage]
+    on_text: Callable[[str], None] | None = None
+    timeout: float | None = None
+    unmarked: set[str] = field(default_factory=set[str])
+    usage: Usage = field(default_factory=Usage)
+
+    async def take(
+        self, chat: Runnable[LanguageModelInput, AIMessage], messages: Sequence[BaseMessage]
+    ) -> AIMessage:
+        """Make one request and receive the whole turn.
+
+        Returns:
+            A message without thoughts in its text, whose tool calls have whole arguments and an
+            id. It may be empty.
+
+        Raises:
+            ModelUnavailable: It broke off, or calls a tool with arguments that are not whole.
+            ModelError: It was cut off at a length limit, or withheld by a filter.
+        """
+        async with asyncio.timeout(self.timeout):
+            message = await self._receive(chat, list(messages))
+        self.usage += self.price(message)
+        check_end(message, self.spec)
+        return message
+
+    async def _receive(
+        self, chat: Runnable[LanguageModelInput, AIMessage], messages: list[BaseMessage]
+    ) -> AIMessage:
+        if self.on_text is None:
+            return self._cleaned(await chat.ainvoke(messages))
+        shown = AnswerStream(self.on_text, hold=self.spec in self.unmarked)
+        chunks: list[AIMessageChunk] = []
+        async for chunk in chat.astream(messages):
+            if chunk.text:
+                shown.feed(as_unicode(str(chunk.text)))
+            chunks.append(cast("AIMessageChunk", chunk))
+        message = self._cleaned(joined(chunks))
+        shown.end(message.text)
+        return message
+
+    def _cleaned(self, message: AIMessage) -> AIMessage:
+        if without_thoughts(message.text).unmarked:
+            self.unmarked.add(self.spec)
+        return clean(message)
+
+
+def joined(chunks: Sequence[AIMessageChunk]) -> AIMessage:
+    """The message that the chunks of a stream are parts of.
+
+    A tool call whose arguments are not whole JSON is an invalid one: LangChain would complete
+    what was cut off, as ``{"path": "/a/run1`` of ``{"path": "/a/run1/tmp"}``.
+    """
+    from langchain_core.messages import AIMessageChunk, message_chunk_to_message
+
+    if not chunks:
+        raise ValueError("the stream ended without any answer")
+    whole: Any = chunks[0]
+    for chunk in chunks[1:]:
+        whole = whole + chunk
+    if not isinstance(whole, AIMessageChunk):  # of a model that does not stream
+        return cast("AIMessage", whole)
+    broken = [call for call in whole.tool_call_chunks if not _is_whole(call)]
+    message = cast("AIMessage", message_chunk_to_message(whole))
+    counts = [cast("dict[str, Any]", c.usage_metadata) for c in chunks if c.usage_metadata]
+    changes: dict[str, Any] = {"usage_metadata": _counted(counts) or message.usage_metadata}
+    if broken:
+        invalid = [
+            {**_fields(call), "type": "invalid_tool_call", "error": "the arguments are cut off"}
+            for call in broken
+        ]
+        changes["invalid_tool_calls"] = invalid
+    return message.model_copy(update=changes)
+
+
+def _fields(call: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: call.get(key) for key in ("name", "args", "id")}
+
+
+def _is_whole(call: Mapping[str, Any]) -> bool:
+    """Whether a call has a name and whole arguments; no text at all stands for no arguments."""
+    try:
+        arguments = json.loads(call.get("args") or "{}", strict=False)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(arguments, dict) and bool(call.get("name"))
+
+
+def _counted(counts: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """What was used, where each chunk that says so tells all so far, or only its own part.
+
+    It is all so far if no count ever falls; the parts of one answer name its input once.
+    """
+    grows = all(
+        earlier[COUNTS[0]] > 0 and all(earlier[key] <= later[key] for key in COUNTS)
+        for earlier, later in itertools.pairwise(counts)
+    )
+    return counts[-1] if len(counts) > 1 and grows else None
+
+
+def clean(message: AIMessage) -> AIMessage:
+    """The message without thoughts in its text, with an id for each tool call, as valid Unicode."""
+    changes: dict[str, Any] = {}
+    parted = without_thoughts(message.text)
+    if parted.thoughts:
+        changes["content"] = _with_text(message.content, parted.answer)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType] - LangChain's list of anything
+        changes["additional_kwargs"] = {**message.additional_kwargs, THOUGHTS: parted.thoughts}
+    if any(not call.get("id") for call in message.tool_calls):
+        changes["tool_calls"] = [
+            {**call, "id": call.get("id") or f"call_{uuid.uuid4().hex}"}
+            for call in message.tool_calls
+        ]
+    for name in ("content", "tool_calls", "additional_kwargs"):
+        value = changes.get(name, getattr(message, name))
+        if (mended := as_unicode(value)) is not value:
+            changes[name] = mended
+    return message.model_copy(update=changes) if changes else message
+
+
+def _with_text(content: Any, answer: str) -> Any:
+    """The content with another text; its parts other than text stay."""
+    if isinstance(content, str):
+        return answer
+    others = [part for part in content if not _is_text(part)]
+    return [*others, {"type": "text", "text": answer}] if answer else others
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, str) or (
+        isinstance(part, dict) and cast("dict[str, Any]", part).get("type") == "text"
+    )
+
+
+def as_unicode(value: Any) -> Any:
+    """The value with each lone surrogate in its texts as U+FFFD; itself if there is none.
+
+    A server may cut a character of two code units apart, between or at the end of its pieces.
+    """
+    if isinstance(value, str):
+        if value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value):
+            return value
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        items = cast("list[Any]", value)
+        return _kept(items, [as_unicode(item) for item in items])
+    if isinstance(value, dict):
+        table = cast("dict[Any, Any]", value)
+        mended = {as_unicode(key): as_unicode(item) for key, item in table.items()}
+        return _kept(table, mended, lambda t: [*t.keys(), *t.values()])
+    return value
+
+
+def _kept(value: Any, mended: Any, parts: Callable[[Any], Iterable[Any]] = list[Any]) -> Any:
+    same = all(a is b for a, b in zip(parts(value), parts(mended), strict=True))
+    return value if same else mended
+
+
+def check_end(message: BaseMessage, spec: str) -> None:
+    """See to it that an answer came to its own end.
+
+    Raises:
+        ModelUnavailable: It broke off, or calls a tool with arguments that are not JSON.
+        ModelError: It was cut off at a length limit, or withheld by a filter.
+    """
+    metadata = cast("Mapping[str, Any]", message.response_metadata)
+    reason = _reason_of(metadata)
+    if _is_one_of(reason, TOO_LONG):
+        raise faults.truncated(spec)
+    if _is_one_of(reason, WITHHELD):
+        raise faults.withheld(spec, reason)
+    if _is_one_of(reason, BROKEN) or _calls_are_broken(message):
+        raise ModelUnavailable(
+            f"{spec} called a tool in a way that cannot be read",
+            hint="go on, or name a more capable model in `model:`",
+        )
+    if blocked := _blocked(metadata):
+        raise faults.withheld(spec, blocked)
+    unsaid = not reason and metadata.get("model_provider") in TELLING
+    if unsaid or _is_one_of(reason, UNFINISHED):
+        raise faults.cut_off(spec)
+
+
+def _is_one_of(reason: str, words: frozenset[str]) -> bool:
+    # Where two pieces of a stream give the reason, LangChain puts the words together.
+    return any(reason.startswith(word) for word in words)
+
+
+def _reason_of(metadata: Mapping[str, Any]) -> str:
+    for name in ("finish_reason", "stop_reason", "done_reason"):
+        if metadata.get(name):
+            return str(metadata[name]).lower()
+    incomplete: Any = metadata.get("incomplete_details")  # OpenAI's Responses API
+    if isinstance(incomplete, Mapping):
+        return str(cast("Mapping[str, Any]", incomplete).get("reason") or "incomplete")
+    return str(metadata.get("status") or "")
+
+
+def _calls_are_broken(message: BaseMessage) -> bool:
+    """Also with a good call beside the broken one: the model meant both."""
+    return bool(getattr(message, "invalid_tool_calls", None))
+
+
+def _blocked(metadata: Mapping[str, Any]) -> str:
+    """Why Gemini answered nothing at all."""
+    feedback: Any = metadata.get("prompt_feedback")
+    if not isinstance(feedback, Mapping):
+        return ""
+    reason: Any = cast("Mapping[str, Any]", feedback).get("block_reason")
+    return str(getattr(reason, "value", reason)).lower() if reason else ""
+
+
+def fault_of_turn(message: AIMessage, tools: Sequence[str], spec: str) -> ModelError | None:
+    """Why an agent's turn neither calls a tool nor answers, or None.
+
+    Args:
+        tools: The names of the tools on offer.
+    """
+    if message.tool_calls:
+        return None
+    if name := called_in_text(message.text, tools):
+        return ModelError(
+            f"{spec} wrote a call of `{name}` as text, so nothing was called",
+            hint="start its server with a parser of its tool calls: see docs/models.md",
+        )
+    return None if message.text.strip() else empty(message, spec)
+
+
+def word_about(message: AIMessage, tools: Sequence[str]) -> list[BaseMessage]:
+    """What goes back to the model about a turn that `fault_of_turn` refuses."""
+    from langchain_core.messages import AIMessage, HumanMessage
+
+    if name := called_in_text(message.text, tools):
+        return [AIMessage(message.text), HumanMessage(TOLD_OF_CALL.format(name=name))]
+    return [HumanMessage(TOLD_OF_NOTHING)]
+
+
+def empty(message: BaseMessage, spec: str) -> ModelError:
+    """An answer without text: with the model's reason, if it gives one."""
+    refusal = cast("Mapping[str, Any]", message.additional_kwargs).get("refusal")
+    if refusal:
+        return ModelError(f"{spec} refuses to answer: {short(str(refusal))}")
+    reason = _reason_of(cast("Mapping[str, Any]", message.response_metadata))
+    because = f" ({reason})" if reason not in ("", "stop") else ""
+    if cast("Mapping[str, Any]", message.additional_kwargs).get(THOUGHTS):
+        because = " (it has only thoughts)"
+    return ModelError(
+        f"the answer of {spec} is empty{because}", hint="try again, or name another model"
+    )
+
+
+def short(text: str) -> str:
+    """The text on one line of at most 200 characters, for a message."""
+    line = " ".join(text.split())
+    return line if len(line) <= 200 else f"{line[:199]}…"
