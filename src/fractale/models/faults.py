@@ -52,6 +52,9 @@ TOO_LONG = (
     "too many tokens",
 )
 
+PAGE_TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
+"""What a gateway's page of HTML says in a few words."""
+
 SHOWN = 400
 """Characters of a server's own words that are shown."""
 
@@ -253,12 +256,24 @@ def _said(chain: list[BaseException]) -> str:
 
 
 def _message_in(body: Any) -> str | None:
+    """The words in a server's error body.
+
+    OpenAI sends ``{"error": {"message": …}}``, Ollama ``{"error": "…"}``, Gemini's endpoint for
+    OpenAI's clients a list of such errors, and FastAPI, which vLLM is built on, ``{"detail": …}``.
+    """
+    if isinstance(body, str):
+        page = PAGE_TITLE.search(body)
+        return (page[1] if page else body).strip() or None
+    if isinstance(body, list):
+        found = (_message_in(each) for each in cast("list[Any]", body))
+        return "; ".join(message for message in found if message) or None
     if not isinstance(body, dict):
         return None
     table = cast("dict[str, Any]", body)
-    if isinstance(table.get("error"), dict):
-        table = cast("dict[str, Any]", table["error"])
-    message = table.get("message")
+    for key in ("error", "detail"):
+        if (message := _message_in(table.get(key))) is not None:
+            return message
+    message = table.get("message", table.get("msg"))
     if not isinstance(message, str):
         return None
     code = table.get("code")

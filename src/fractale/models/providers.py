@@ -7,6 +7,7 @@ LangChain's `init_chat_model`, whose packages read their own environment variabl
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,8 +206,10 @@ def _build_gemini(settings: Settings, model: str) -> BaseChatModel:
     from langchain_google_genai import ChatGoogleGenerativeAI
     from pydantic import SecretStr
 
-    # It warns, for each tool of each request, of words of JSON Schema that Gemini does not know.
-    logging.getLogger("langchain_google_genai._function_utils").setLevel(logging.ERROR)
+    # It warns of words of JSON Schema that Gemini does not know, and of answers that are empty,
+    # which `turn` reports. Google's SDK leaves the body of a failed stream unread.
+    logging.getLogger("langchain_google_genai").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", r"coroutine 'ClientResponse\.json'", RuntimeWarning)
     return ChatGoogleGenerativeAI(
         model=model,
         api_key=SecretStr(settings.gemini_api_key or ""),
@@ -217,24 +220,11 @@ def _build_gemini(settings: Settings, model: str) -> BaseChatModel:
 
 
 def _build_openai(url: str, key: str, model: str) -> BaseChatModel:
-    import openai
-    from langchain_openai import ChatOpenAI
-    from pydantic import SecretStr
+    from fractale.models import openai_server
 
-    # Clients of its own, because LangChain shares one among all event loops of a process, and
-    # because a proxy of the site's must not be asked for what runs on this machine.
+    # A proxy of the site's must not be asked for what runs on this machine.
     proxied = not _is_loopback(url)
-    return ChatOpenAI(
-        model=model,
-        base_url=url,
-        api_key=SecretStr(key),
-        stream_usage=True,
-        max_retries=0,
-        timeout=TIMEOUT,
-        stream_chunk_timeout=TIMEOUT,
-        http_client=openai.DefaultHttpxClient(trust_env=proxied, timeout=TIMEOUT),
-        http_async_client=openai.DefaultAsyncHttpxClient(trust_env=proxied, timeout=TIMEOUT),
-    )
+    return openai_server.build(url, key, model, proxied=proxied, timeout=TIMEOUT)
 
 
 def _is_loopback(url: str) -> bool:

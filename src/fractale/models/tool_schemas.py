@@ -1,0 +1,183 @@
+"""Tools of any server in a form that every model's provider accepts.
+
+MCP allows names and schemas that providers refuse, and one refused tool fails the whole request.
+OpenAI asks for the most: names of at most 64 of `[a-zA-Z0-9_-]`, an object with `properties` and
+without `anyOf` and the like at the top, `items` for each array, at most 128 tools. What a schema
+loses here, its server still checks when the tool is called.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+MOST_TOOLS = 128
+LONGEST_NAME = 64
+MOST_LEVELS = 40
+
+ACCEPTED_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+
+CHOICES = ("allOf", "anyOf", "oneOf")
+DROPPED = ("$schema", "$id", "$anchor", "$dynamicRef", "$dynamicAnchor")
+DROPPED_AT_TOP = ("not", "enum", "const", "if", "then", "else", "dependentSchemas")
+
+TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
+BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+ONE = ("items", "not", "if", "then", "else", "contains", "propertyNames")
+ONE_OR_BOOLEAN = ("additionalProperties", "unevaluatedProperties", "unevaluatedItems")
+
+Json = dict[str, Any]
+
+
+def wire_names(names: Iterable[str]) -> dict[str, str]:
+    """The name that a model is shown for each tool, all of them different.
+
+    A name that providers accept stays as it is. In another, a dot becomes ``__`` and any other
+    character ``_``; where it is cut, or would be the name of another tool, it ends in a hash.
+    """
+    plain = {name: _plain(name) for name in names}
+    taken = Counter(plain.values())
+    return {
+        name: shown if shown == name or taken[shown] == 1 else _hashed(shown, name)
+        for name, shown in plain.items()
+    }
+
+
+def _plain(name: str) -> str:
+    shown = re.sub(r"[^a-zA-Z0-9_-]", "_", name.replace(".", "__"))
+    if not re.match(r"[a-zA-Z_]", shown):  # Gemini wants one of these first
+        shown = f"_{shown}"
+    return shown if len(shown) <= LONGEST_NAME else _hashed(shown, name)
+
+
+def _hashed(shown: str, name: str) -> str:
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{shown[: LONGEST_NAME - 9]}_{digest}"
+
+
+def wire_schema(schema: Mapping[str, Any]) -> Json:
+    """The schema of a tool's arguments, as providers accept it.
+
+    Choices at the top become one object with the properties of all of them. A reference to
+    another document is left out: nothing is fetched.
+
+    Raises:
+        ValueError: The arguments are not an object.
+    """
+    whole = dict(schema)
+    top = _merged(_resolved(whole, whole), whole, 0)
+    kinds = top.get("type", "object")
+    if "object" not in (cast("list[Any]", kinds) if isinstance(kinds, list) else [kinds]):
+        raise ValueError(f"its arguments are not an object but {kinds}")
+    for key in DROPPED_AT_TOP:
+        top.pop(key, None)
+    return _adapted({**top, "type": "object"}, whole, 0)
+
+
+def _resolved(schema: Any, whole: Json) -> Json:
+    """What a local reference stands for, with what is beside it; ``{}`` for what is no schema."""
+    seen: set[str] = set()
+    while isinstance(schema, dict) and "$ref" in schema:
+        table = cast("Json", schema)
+        target = _target(table["$ref"], whole)
+        if target is None or table["$ref"] in seen:
+            return {key: value for key, value in table.items() if key != "$ref"}
+        seen.add(str(table["$ref"]))
+        schema = {**table, **target} if "$ref" in target else {**_without_ref(table), **target}
+    return dict(cast("Json", schema)) if isinstance(schema, dict) else {}
+
+
+def _without_ref(table: Json) -> Json:
+    return {key: value for key, value in table.items() if key != "$ref"}
+
+
+def _target(reference: Any, whole: Json) -> Json | None:
+    """The schema at ``#/…`` of the same document, or None."""
+    if not isinstance(reference, str) or not reference.startswith("#/"):
+        return None
+    found: Any = whole
+    for part in reference[2:].split("/"):
+        key = part.replace("~1", "/").replace("~0", "~")
+        if not isinstance(found, dict) or key not in found:
+            return None
+        found = cast("Json", found)[key]
+    return cast("Json", found) if isinstance(found, dict) else None
+
+
+def _merged(top: Json, whole: Json, level: int) -> Json:
+    """A schema whose choices at the top are merged into its own properties."""
+    groups = {key: top.pop(key) for key in CHOICES if key in top}
+    if level > MOST_LEVELS:
+        return top
+    own: Json = dict(top.get("properties") or {})
+    required: list[Any] = list(top["required"]) if isinstance(top.get("required"), list) else []
+    found: dict[str, list[Any]] = {}
+    for key, group in groups.items():
+        branches = [
+            _merged(_resolved(each, whole), whole, level + 1)
+            for each in cast("list[Any]", group if isinstance(group, list) else [])
+        ]
+        objects = [each for each in branches if each.get("type", "object") == "object"]
+        for name, schema in (p for each in objects for p in (each.get("properties") or {}).items()):
+            if schema not in found.setdefault(name, []):
+                found[name].append(schema)
+        needs = [set(each.get("required") or []) for each in objects]
+        if needs:
+            shared = set.union(*needs) if key == "allOf" else set.intersection(*needs)
+            required += sorted(shared - set(required))
+        if key != "allOf" and (words := _in_words(needs)):
+            top["description"] = " ".join(filter(None, [top.get("description"), words]))
+    properties = {n: each[0] if len(each) == 1 else {"anyOf": each} for n, each in found.items()}
+    if found or groups:
+        top = {"type": "object", **top, "properties": {**properties, **own}}
+    return {**top, "required": required} if required else top
+
+
+def _in_words(needs: list[set[Any]]) -> str:
+    if len(needs) < 2 or all(each == needs[0] for each in needs):
+        return ""
+    return f"Give one of: {'; or '.join(', '.join(sorted(map(str, each))) for each in needs)}."
+
+
+def _adapted(schema: Any, whole: Json, level: int) -> Json:
+    """A schema at any depth in the words that providers accept."""
+    if not isinstance(schema, dict) or level > MOST_LEVELS:
+        return {}
+    made = {k: v for k, v in cast("Json", schema).items() if k not in DROPPED and k[:2] != "x-"}
+    if "$ref" in made and _target(made["$ref"], whole) is None:
+        del made["$ref"]
+    _adapt_kind(made)
+    for key in BY_NAME:
+        if isinstance(made.get(key), dict):
+            inner = cast("Json", made[key])
+            made[key] = {
+                n: _adapted(each, whole, level + 1) for n, each in inner.items() if each is not False
+            }
+    for key in LISTS:
+        if isinstance(made.get(key), list):
+            made[key] = [_adapted(each, whole, level + 1) for each in made[key]]
+    for key in (*ONE, *ONE_OR_BOOLEAN):
+        if key in made and not (key in ONE_OR_BOOLEAN and isinstance(made[key], bool)):
+            made[key] = _adapted(made[key], whole, level + 1)
+    return made
+
+
+def _adapt_kind(made: Json) -> None:
+    """Write out what providers ask for beside a type, and leave out what is not of JSON Schema."""
+    kinds: list[Any] = made["type"] if isinstance(made.get("type"), list) else [made.get("type")]
+    if not all(kind in TYPES for kind in kinds):
+        made.pop("type", None)
+    if "object" in kinds and not isinstance(made.get("properties"), dict):
+        made["properties"] = {}
+    if isinstance(made.get("items"), list):  # the tuples of older drafts
+        made["items"] = {"anyOf": made["items"]} if made["items"] else {}
+    if "array" in kinds:
+        made.setdefault("items", {})
+    if not isinstance(made.get("required", []), list):
+        del made["required"]
+    if made.get("enum") == []:
+        del made["enum"]
