@@ -18,7 +18,7 @@ from langchain_core.tools import tool
 from pydantic import BaseModel
 
 from fractale.errors import DependencyMissing, ModelError, SettingsError, UsageError
-from fractale.models import Models, Usage, find_json, providers
+from fractale.models import Models, Usage, find_json, providers, whole_json
 from fractale.settings import Price, Settings, load_settings
 from fractale.testing import ModelServer, Reply, ScriptedModel
 
@@ -443,6 +443,45 @@ def test_json_is_found_bare_fenced_or_in_prose(text, value):
 def test_what_is_no_json_is_not_taken_for_it(text):
     with pytest.raises(ValueError, match="no JSON"):
         find_json(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('{"a": 1}', {"a": 1}),
+        (" \n[1, 2]\n", [1, 2]),
+        ("{}", {}),
+        ('```json\n{"a": 1}\n```\n', {"a": 1}),
+        ('```\r\n{"a": "```"}\r\n```', {"a": "```"}),
+        ('````JSON\n["x"]\n````', ["x"]),
+    ],
+)
+def test_a_text_that_is_json_as_a_whole_or_in_its_only_fence_is_json(text, value):
+    assert whole_json(text) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "42",
+        "true",
+        '"text"',
+        'CMD ["/bin/busybox"] starts the shell',
+        'The answer: {"a": 1}',
+        '{"a": 1} is the answer',
+        '{"a": 1}\n{"b": 2}',
+        'Words.\n```json\n{"a": 1}\n```',
+        '```json\n{"a": 1}\n```\nWords.',
+        '```json\n{"a": 1}\n```\n```json\n{"b": 2}\n```',
+        "```python\n{}\n```",
+        '{"cut": "off',
+        "[" * 100_000,
+    ],
+)
+def test_json_with_words_around_it_is_text(text):
+    with pytest.raises(ValueError, match="not a JSON"):
+        whole_json(text)
 
 
 HOSTILE = ["{", "[", '{"', '["[",', "[1,", '{"a":', '["a\\"', "[1] ", "```json\n", "[1, x]\n", " "]

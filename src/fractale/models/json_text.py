@@ -1,4 +1,8 @@
-"""JSON in what a model or a tool said: bare, fenced, or in the middle of prose."""
+"""JSON in what a model or a tool said.
+
+`whole_json` reads a text that is JSON as a whole. `find_json` and `json_values` also look for
+JSON in prose: use them only if JSON was asked for, because prose quotes JSON that it is not.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,10 @@ START = re.compile(
 )
 """Where an object or an array can begin. It passes over most brackets of prose and logs."""
 
+ONE_FENCE = re.compile(
+    r"\A(`{3,}+)[ \t]*+(?:json\w*+)?[ \t]*+\r?\n(.*)\1\Z", re.DOTALL | re.IGNORECASE
+)
+
 OPENERS = re.compile(r"[\[\s]*+")
 LINE_END = re.compile(r"[\s.,;:!?)*`\"']*?(?:\n|\Z)")
 
@@ -25,6 +33,20 @@ NESTING = 1000
 
 MAX_DIGITS = 4300
 """Characters charged for a number with more digits than Python reads."""
+
+
+def whole_json(text: str) -> Any:
+    """The JSON object or array that a text is as a whole, or that its only fence contains.
+
+    Raises:
+        ValueError: The text is anything else: prose, a scalar, JSON with words around it.
+    """
+    stripped = text.strip()
+    fenced = ONE_FENCE.match(stripped)
+    value = _load(fenced[2] if fenced else stripped)
+    if isinstance(value, (dict, list)):
+        return cast("Any", value)
+    raise ValueError("the text is not a JSON object or array")
 
 
 def find_json(text: str) -> Any:
