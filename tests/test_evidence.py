@@ -150,22 +150,57 @@ async def test_an_empty_answer_of_a_model_is_never_a_success(run_plan):
     assert seen.decided("s") == "error"
 
 
+LOG = "step 1 done"
+QUOTED = 'The config {"error": "none"} was read.'
+
+
 @pytest.mark.parametrize(
     ("result", "outputs"),
     [
         (ToolResult(text="x", structured={"a": 1}), {"a": 1}),
         (ToolResult(text='{"a": 1}'), {"a": 1}),
-        (ToolResult(text='Sure:\n```json\n{"a": 1}\n```\nDone.'), {"a": 1}),
-        (ToolResult(text='The result is {"a": 1}'), {"a": 1}),
-        (ToolResult(text="plain words"), {"content": "plain words"}),
         (ToolResult(text="[1, 2]"), {"result": [1, 2]}),
+        (ToolResult(text='```json\n{"a": 1}\n```\n'), {"a": 1}),
+        (ToolResult(text=f'{LOG}\n{{"a": 1}}\n'), {"a": 1}),
+        (ToolResult(text=f'{QUOTED}\n{{"a": 1}}'), {"a": 1}),
+        (ToolResult(text=f'{LOG}\n{{\n  "a": {{\n"b": 1\n}}\n}}'), {"a": {"b": 1}}),
+        (ToolResult(text=f'{LOG}\n[{{"a": 1}}]'), {"result": [{"a": 1}]}),
+        (ToolResult(text=f'Sure:\n```json\n{{"a": 1}}\n```'), {"a": 1}),
+        (ToolResult(text='{"a": 1}\n{"error": "b"}'), {"result": [{"a": 1}, {"error": "b"}]}),
         (ToolResult(text="3", structured=3), {"result": 3}),
         (ToolResult(text="", structured={"result": '{"returncode": 1}'}), {"returncode": 1}),
         (ToolResult(text="", structured={"result": "words"}), {"content": "words"}),
     ],
 )
-def test_outputs_are_the_structured_answer_else_json_in_the_text_else_the_text(result, outputs):
+def test_outputs_are_the_structured_answer_else_json_that_is_the_answer(result, outputs):
     assert outputs_of(result) == outputs
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "plain words",
+        "3",
+        QUOTED,
+        'CMD ["/bin/busybox"]',
+        'The result is {"a": 1}',
+        f'{LOG}\n{{"error": "quoted"}}\nand more words',
+        f'{LOG}\n  {{"error": "quoted"}}',
+        'Sure:\n```json\n{"error": "quoted"}\n```\nDone.',
+        f"{LOG}\n[1]",
+        f"{LOG}\n[0.12, 0.5]",
+        f'{LOG}\n{{"a": 1',
+        f'{{"a": 1}}\n{LOG}',
+    ],
+)
+def test_a_text_that_quotes_json_stays_a_text(text):
+    assert outputs_of(ToolResult(text=text)) == {"content": text}
+
+
+@pytest.mark.parametrize("piece", ["{\n", "[\n", '{"a":\n', '{"a": 1}\nx\n', "{} x\n"])
+def test_a_long_text_of_brackets_is_read_in_time(piece):
+    text = piece * (1_000_000 // len(piece))
+    assert outputs_of(ToolResult(text=text)) == {"content": text}
 
 
 def test_what_fastmcp_wraps_is_looked_into_so_that_no_exit_code_is_overlooked():

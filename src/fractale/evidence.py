@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from fractale.models import find_json
+from fractale.models import whole_json
 from fractale.toolbox import ToolInfo, ToolResult
 
 EXIT_CODE_KEYS = (
@@ -24,6 +25,9 @@ DETAILS = ("error", "errors", "reason", "stderr", "message", "output")
 
 MOST_DETAIL = 2000
 
+BLANK = re.compile(r"\s*+")
+FINAL_FENCE = re.compile(r"\n```[ \t]*+(?:json\w*+)?[ \t]*+\r?\n((?:(?!```).)*+)```\Z", re.DOTALL)
+
 WRAPPED = "x-fastmcp-wrap-result"
 """FastMCP's mark in an output schema: the answer itself is under the key `result`."""
 
@@ -31,11 +35,18 @@ WRAPPED = "x-fastmcp-wrap-result"
 def outputs_of(result: ToolResult, tool: ToolInfo | None = None) -> dict[str, Any]:
     """A tool's answer as a mapping.
 
-    The structured content, else the JSON in the text (bare, fenced, or after prose), else
-    ``{content: text}``. A scalar or a list is kept as ``{result: …}``. A server on FastMCP
-    wraps answers that need not be mappings as ``{"result": …}``: what is in it is meant, so that
-    an exit code inside is not overlooked.
+    The structured content, else what `outputs_of_text` finds. A scalar or a list is kept as
+    ``{result: …}``. A server on FastMCP wraps answers that need not be mappings as
+    ``{"result": …}``: what is in it is meant, so that an exit code inside is not overlooked.
+    Files of the answer are listed as ``files``, unless the tool has an output of that name.
     """
+    outputs = _said_by(result, tool)
+    if result.files and "files" not in outputs:
+        return {**outputs, "files": [dict(file) for file in result.files]}
+    return outputs
+
+
+def _said_by(result: ToolResult, tool: ToolInfo | None) -> dict[str, Any]:
     value = result.structured
     if isinstance(value, dict) and list(cast("dict[str, Any]", value)) == ["result"]:
         inner = cast("dict[str, Any]", value)["result"]
@@ -49,11 +60,116 @@ def outputs_of(result: ToolResult, tool: ToolInfo | None = None) -> dict[str, An
 
 
 def outputs_of_text(text: str) -> dict[str, Any]:
-    """The JSON in a text as a mapping, or ``{content: text}`` where there is none."""
+    """What a tool's text answers with, as a mapping.
+
+    - The text is JSON as a whole, or one fence that contains nothing else: that JSON.
+    - It is several JSON documents, one after the other: ``{result: [...]}``, all of them.
+    - It ends with a JSON object, or an array of such, that begins a line: that JSON. Programs
+      print what they do, and their result at the end.
+    - Anything else: ``{content: text}``. JSON that is quoted in prose is not an answer.
+    """
     try:
-        return as_mapping(find_json(text))
+        return as_mapping(whole_json(text))
     except ValueError:
-        return {"content": text}
+        pass
+    if documents := _documents(text):
+        return {"result": documents}
+    final = _final_json(text)
+    return {"content": text} if final is None else as_mapping(final)
+
+
+def _documents(text: str) -> list[Any]:
+    """The JSON objects and arrays that a text consists of; none where it has anything else."""
+    decoder, found, position = json.JSONDecoder(strict=False), list[Any](), _skip(text, 0)
+    while position < len(text):
+        if text[position] not in "{[":
+            return []
+        try:
+            value, position = decoder.raw_decode(text, position)
+        except (ValueError, RecursionError):
+            return []
+        found.append(value)
+        position = _skip(text, position)
+    return found
+
+
+def _skip(text: str, position: int) -> int:
+    blank = BLANK.match(text, position)
+    return blank.end() if blank else position
+
+
+def _final_json(text: str) -> Any:
+    """The JSON that a text ends with, from the start of a line to the end; None if there is none.
+
+    Decoding in vain costs at most some times the text.
+    """
+    text = text.rstrip()
+    if fenced := FINAL_FENCE.search(text):
+        text = fenced[1].rstrip()
+    decoder, budget = json.JSONDecoder(strict=False), 4 * len(text) + 100_000
+    for start in _line_starts(text):
+        budget -= len(text) - start  # the decoder looks at no more of it
+        if budget < 0:
+            break
+        rest = text[start:]
+        try:
+            value, end = decoder.raw_decode(rest)
+        except (ValueError, RecursionError):
+            continue
+        if end == len(rest) and _is_record(value):
+            return value
+    return None
+
+
+def _line_starts(text: str) -> Iterator[int]:
+    """Where lines begin that may begin a JSON value, the last first."""
+    end = len(text)
+    while end > 0:
+        start = text.rfind("\n", 0, end) + 1
+        if text[start : start + 1] in ("{", "["):
+            yield start
+        end = start - 1
+
+
+def _is_record(value: Any) -> bool:
+    items = cast("list[Any]", value) if isinstance(value, list) else [value]
+    return bool(items) and all(isinstance(item, dict) for item in items)
+
+
+def misfit_of(result: ToolResult, tool: ToolInfo) -> str | None:
+    """How an answer breaks the tool's own output schema, in words; None if it does not.
+
+    MCP: a tool with an output schema answers with structured content that conforms to it. A
+    schema that can't be used says nothing about the answer.
+    """
+    schema = tool.output_schema
+    if not schema or result.is_error:
+        return None
+    if result.structured is None:
+        return f"tool {tool.name} has an output schema but did not return structured content"
+    reason = _broken_by(schema, result.structured)
+    return reason and f"invalid structured content returned by tool {tool.name}: {reason}"
+
+
+def _broken_by(schema: Mapping[str, Any], value: Any) -> str | None:
+    """The first way in which a value breaks a schema; references elsewhere are never fetched."""
+    import jsonschema
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import EMPTY_REGISTRY
+
+    table = dict(schema)
+    kind: Any = jsonschema.validators.validator_for(table, jsonschema.Draft202012Validator)
+    try:
+        kind.check_schema(table)
+        error = jsonschema.exceptions.best_match(
+            kind(table, registry=EMPTY_REGISTRY).iter_errors(value)
+        )
+    except (jsonschema.SchemaError, Unresolvable, RecursionError, re.error):
+        return None
+    if error is None:
+        return None
+    place = str(error.json_path).removeprefix("$").removeprefix(".")
+    return f"`{place}`: {error.message}" if place else str(error.message)
 
 
 def as_mapping(value: Any) -> dict[str, Any]:

@@ -73,10 +73,13 @@ class ToolResult:
     """What a tool answered, nothing of it lost.
 
     Args:
-        text: The text parts, joined by newlines.
+        text: The parts that are text, joined by newlines: text, the text of embedded resources,
+            and one line for each link to a resource.
         structured: MCP's ``structuredContent``, also on errors; None if there was none.
         is_error: MCP's ``isError``.
         content: All parts in MCP's JSON form (text, image, audio, resource).
+        files: The parts that are bytes, as the run keeps them: ``{path, mime_type, bytes}``.
+        misfit: How the answer breaks the tool's own output schema, in words.
         arguments: What the call was made with, where a person had other arguments sent than
             were asked for.
         seconds: How long the call took, of one that a run made.
@@ -86,8 +89,25 @@ class ToolResult:
     structured: Any = None
     is_error: bool = False
     content: tuple[Mapping[str, Any], ...] = ()
+    files: tuple[Mapping[str, Any], ...] = field(default=(), compare=False)
+    misfit: str | None = field(default=None, compare=False)
     arguments: Mapping[str, Any] | None = None
     seconds: float | None = field(default=None, compare=False)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing in the answer: no text, no structure, no bytes."""
+        only_text = all(part.get("type") == "text" for part in self.content)
+        return self.structured is None and only_text and not self.text.strip()
+
+    @property
+    def fault(self) -> str | None:
+        """Why the answer does not count as one, in words; None where it does."""
+        if self.is_error:
+            return self.text.strip() or "the tool reported an error and said nothing"
+        if self.is_empty:
+            return "the tool answered with nothing: that is no sign that it did its work"
+        return self.misfit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

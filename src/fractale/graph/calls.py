@@ -61,14 +61,15 @@ async def _call(visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any]) -> C
 
 def result_of_tool(tool: ToolInfo, result: ToolResult) -> CallResult:
     """A tool's answer as the result of a step."""
-    error = (
-        (result.text or "the tool reported an error and said nothing") if result.is_error else None
-    )
+    error, code = None, None
+    if result.is_error or result.is_empty:
+        error, code = result.fault, "tool" if result.is_error else "empty"
     return CallResult(
         outputs=outputs_of(result, tool),
         text=result.text,
         error=error,
-        code="tool" if error else None,
+        code=code,
+        misfit=result.misfit,
     )
 
 

@@ -103,8 +103,9 @@ class Host:
         """Ask another sub-agent, with what is left of this one's tools, budget and depth."""
         if isinstance(agent, ToolInfo):
             result = await self.call_tool(agent, request.inputs)
-            error = (result.text or "the agent reported an error") if result.is_error else None
-            return AgentAnswer(outputs=outputs_of(result, agent), text=result.text, error=error)
+            return AgentAnswer(
+                outputs=outputs_of(result, agent), text=result.text, error=result.fault
+            )
         if not self.names(agent.name):
             raise PolicyError(f"`{agent.name}` was not asked: it is none of the step's agents")
         within = self.context.within if agent.tools is None else (*self.context.within, agent.tools)

@@ -30,6 +30,7 @@ class CallResult:
         matched: A rule that already held on a tool's answer inside an agent.
         failure: What speaks of a failure, of a call whose outputs alone do not say it; `fault` is
             the same in words, where these say more than its reason.
+        misfit: How the answer breaks the tool's own output schema.
         conversation: The agent's messages, where the step persists them.
         seconds: How long it took, of a call that earlier processes of the run have begun.
     """
@@ -42,6 +43,7 @@ class CallResult:
     matched: Decision | None = None
     failure: Decision | None = None
     fault: str | None = None
+    misfit: str | None = None
     conversation: Any = None
     seconds: float = 0.0
 
@@ -104,6 +106,8 @@ def decide_by_evidence(step: Step, result: CallResult) -> Decision | None:
         return result.failure
     if reason := exit_code_evidence(result.outputs):
         return failed_by("exit_code", reason)
+    if result.misfit is not None:
+        return failed_by("schema", result.misfit)
     if step.output_schema is not None and (reason := schema_error(step, result.outputs)):
         return failed_by("schema", reason)
     return None

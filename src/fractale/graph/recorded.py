@@ -252,6 +252,8 @@ def _result_of(data: Mapping[str, Any]) -> ToolResult:
         structured=data["structured"],
         is_error=data["is_error"],
         content=tuple(data["content"]),
+        files=tuple(data.get("files", ())),
+        misfit=data.get("misfit"),
         seconds=data.get("seconds"),
     )
 
@@ -275,6 +277,8 @@ def _data_of(result: ToolResult) -> dict[str, Any]:
         "is_error": result.is_error,
         "content": parts,
         "seconds": result.seconds,
+        **({"files": [dict(file) for file in result.files]} if result.files else {}),
+        **({"misfit": result.misfit} if result.misfit else {}),
     }
 
 

@@ -13,6 +13,7 @@ from langgraph.types import interrupt
 
 from fractale import questions
 from fractale.errors import AnswerError, JobError, PolicyError, ToolError
+from fractale.graph.answers import taken
 from fractale.graph.doubt import cut_off, doubtful
 from fractale.graph.faults import CutOff, Elicited
 from fractale.graph.visit import SHORT_TEXT, Visit
@@ -135,9 +136,10 @@ async def call(
     under_way = _UnderWay(visit, told)
 
     async def from_toolbox() -> ToolResult:
-        return await visit.deps.toolbox.call_tool(
+        answer = await visit.deps.toolbox.call_tool(
             tool.name, arguments, on_progress=under_way.progress, on_elicit=under_way.elicited
         )
+        return taken(answer, visit.deps.outputs, tool)
 
     def in_doubt() -> ToolResult | None:
         return None if make else _in_doubt(visit, tool, arguments)
@@ -163,7 +165,7 @@ async def call(
         interrupt(asked.question)
         raise ToolError(f"`{tool.name}` asked again after its question was answered") from None
     more = {"recorded": True} if recorded else {}
-    under_way.finished(result.text, is_error=result.is_error, **more)
+    under_way.finished(result.fault or result.text, is_error=bool(result.fault), **more)
     return result
 
 

@@ -45,7 +45,8 @@ def tool_result(result: types.CallToolResult, server: str) -> ToolResult:
     Raises:
         ToolError: Its text is over the limit (an embedded server's answers are on no wire).
     """
-    text = "\n".join(part.text for part in result.content if isinstance(part, types.TextContent))
+    said = (text_in(part) for part in result.content)
+    text = "\n".join(each for each in said if each is not None)
     if len(text) > MAX_ANSWER_BYTES:
         raise too_long(server, len(text))
     return ToolResult(
@@ -54,6 +55,25 @@ def tool_result(result: types.CallToolResult, server: str) -> ToolResult:
         is_error=result.isError,
         content=tuple(_json(part) for part in result.content),
     )
+
+
+def text_in(part: types.ContentBlock) -> str | None:
+    """What a part says as text; None of one that is bytes."""
+    if isinstance(part, types.TextContent):
+        return part.text
+    if isinstance(part, types.ResourceLink):
+        return _link_line(part)
+    if isinstance(part, types.EmbeddedResource) and isinstance(
+        part.resource, types.TextResourceContents
+    ):
+        return part.resource.text
+    return None
+
+
+def _link_line(link: types.ResourceLink) -> str:
+    about = ", ".join(filter(None, (link.title or link.name, link.mimeType)))
+    line = f"{link.uri} ({about})" if about else str(link.uri)
+    return f"{line}: {link.description}" if link.description else line
 
 
 def _json(part: types.ContentBlock) -> dict[str, Any]:
@@ -100,11 +120,14 @@ def prompt_messages(result: types.GetPromptResult) -> list[PromptMessage]:
 
 
 def _text_of(part: types.ContentBlock) -> str:
-    if isinstance(part, types.TextContent):
-        return part.text
-    if isinstance(part, types.EmbeddedResource):
-        return resource_text([part.resource])
-    return json.dumps(_json(part), ensure_ascii=False)
+    text = text_in(part)
+    if text is not None:
+        return text
+    kind = part.type if isinstance(part, (types.ImageContent, types.AudioContent)) else "bytes"
+    raise ToolError(
+        f"the prompt has a message of {kind}, which is not text",
+        hint="give the model a file's path in the step's `instruction` instead",
+    )
 
 
 def _unwrapped(role: str, text: str) -> Iterator[PromptMessage]:

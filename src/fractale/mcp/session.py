@@ -7,6 +7,7 @@ import contextlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, TypeAlias, TypeVar
 
 import anyio
@@ -56,7 +57,7 @@ class Session(ClientSession):
         ] = (read, write)
         super().__init__(
             *streams,
-            client_info=types.Implementation(name="fractale", version="0.2"),
+            client_info=types.Implementation(name="fractale", version=version("fractale")),
             logging_callback=self._on_log,
             message_handler=self._on_message,
             elicitation_callback=self._on_elicit,

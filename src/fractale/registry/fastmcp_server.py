@@ -8,6 +8,7 @@ use FastMCP.
 from __future__ import annotations
 
 import logging
+from importlib.metadata import version
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -16,8 +17,10 @@ from fastmcp.exceptions import PromptError, ResourceError
 from fastmcp.prompts import Prompt, PromptResult
 from fastmcp.prompts.base import Message, PromptArgument
 from fastmcp.resources import Resource, ResourceContent, ResourceResult, ResourceTemplate
+from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
 from fastmcp.tools import Tool, ToolResult
 from mcp.server.lowlevel.helper_types import ReadResourceContents
+from mcp.types import CallToolRequestParams
 from pydantic import AnyUrl, Field
 from pydantic.json_schema import SkipJsonSchema
 
@@ -39,11 +42,31 @@ def fastmcp_server(name: str, components: Sequence[Component]) -> FastMCP[Any]:
         name: What the server calls itself.
     """
     server: FastMCP[Any] = FastMCP(
-        name, on_duplicate="error", mask_error_details=False, strict_input_validation=False
+        name,
+        version=version("fractale"),
+        on_duplicate="error",
+        mask_error_details=False,
+        strict_input_validation=False,
+        middleware=[NothingIsAnAnswer()],
     )
     for component in components:
         _add(server, _adapted(component))
     return server
+
+
+class NothingIsAnAnswer(Middleware):
+    """A function that returns nothing has done its work: its answer is ``{"result": null}``."""
+
+    async def on_call_tool(
+        self,
+        context: MiddlewareContext[CallToolRequestParams],
+        call_next: CallNext[CallToolRequestParams, ToolResult],
+    ) -> ToolResult:
+        """Call the tool."""
+        answer = await call_next(context)
+        if answer.content or answer.structured_content is not None or answer.is_error:
+            return answer
+        return ToolResult([], {"result": None}, answer.meta)
 
 
 def _add(server: FastMCP[Any], component: Tool | Prompt | Resource | ResourceTemplate) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, TypeAlias
 
 from mcp import types
@@ -34,7 +35,7 @@ def local_server(name: str, components: Sequence[Component]) -> Server[Any]:
     Args:
         name: What the server calls itself.
     """
-    server: Server[Any] = Server(name)
+    server: Server[Any] = Server(name, version=version("fractale"))
     server.request_handlers.update(_Served.of(components).handlers())
     return server
 

@@ -26,6 +26,9 @@ def failed(message: str) -> types.CallToolResult:
 def tool_answer(name: str, value: Any, schema: Mapping[str, Any] | None) -> types.CallToolResult:
     """A function's value as a tool's answer: a mapping is structured, text stays text.
 
+    A function that returns nothing has done its work: its answer is ``{"result": null}``, since
+    an answer with nothing in it does not count as one.
+
     Args:
         name: Of the tool.
         schema: Its output schema, an object's; None: a value may be anything.
@@ -42,6 +45,8 @@ def tool_answer(name: str, value: Any, schema: Mapping[str, Any] | None) -> type
     structured = _structured(value, schema is None)
     if schema is None:
         structured = cast("Any", structured) if isinstance(structured, dict) else None
+        if value is None:
+            structured = {"result": None}
     elif schema.get(WRAPPED):
         return _wrapped(name, value, structured)
     else:

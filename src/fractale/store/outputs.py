@@ -29,6 +29,10 @@ class OutputStore(Protocol):
         """The value that a reference stands for; any other value unchanged."""
         ...
 
+    def put_file(self, data: bytes, suffix: str) -> Path | None:
+        """Keep bytes as a file of their own: its path; None where nothing is kept in files."""
+        ...
+
 
 def is_reference(value: Any) -> bool:
     """Whether a value is a reference that `put` made."""
@@ -68,6 +72,10 @@ class MemoryOutputs:
             raise StoreError(f"the output {digest[:12]} is not in this process's memory")
         return json.loads(self._values[digest])
 
+    def put_file(self, data: bytes, suffix: str) -> Path | None:
+        """No file is kept."""
+        del data, suffix
+
 
 class FileOutputs:
     """An `OutputStore` of one file a value, readable by its owner only.
@@ -102,16 +110,30 @@ class FileOutputs:
         if len(data) <= INLINE_LIMIT:
             return value
         reference = {REF_KEY: f"sha256:{hashlib.sha256(data).hexdigest()}", "bytes": len(data)}
-        path = self.path(reference)
-        if not path.exists():
-            try:
-                self._write(path, data)
-            except OSError as error:
-                raise StoreError(
-                    f"cannot keep an output of {len(data)} bytes: {error}",
-                    hint=f"free space or permissions of {self._folder}; the run can be resumed",
-                ) from error
+        self._keep(self.path(reference), data)
         return reference
+
+    def put_file(self, data: bytes, suffix: str) -> Path | None:
+        """Keep bytes as ``files/HASH.suffix``: a name that stays the same for the same bytes.
+
+        Raises:
+            StoreError: They cannot be written.
+        """
+        name = f"{hashlib.sha256(data).hexdigest()[:16]}{suffix}"
+        path = self._folder / "files" / name
+        self._keep(path, data)
+        return path
+
+    def _keep(self, path: Path, data: bytes) -> None:
+        if path.exists():
+            return
+        try:
+            self._write(path, data)
+        except OSError as error:
+            raise StoreError(
+                f"cannot keep an output of {len(data)} bytes: {error}",
+                hint=f"free space or permissions of {self._folder}; the run can be resumed",
+            ) from error
 
     def _write(self, path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
