@@ -319,7 +319,7 @@ async def test_a_long_conversation_is_summarized_and_the_summary_counted(ask, to
             asked.append("summary")
             return Reply(text="SUMMARY: looked around, nothing found")
         asked.append("turn")
-        if len(asked) > 14:
+        if len(asked) > 40:
             return Reply(text="done")
         return Reply(tool_calls=[("look", {})])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fractale.agents.loop import NO_ARGUMENTS, LoopTool, wire_name
+from fractale.agents.loop import NO_ARGUMENTS, LoopTool
 from fractale.agents.subagent import AgentHost, AgentRequest, Subagent
 from fractale.errors import ToolError
 from fractale.plan.words import EXTRA_TOOLS
@@ -98,7 +98,7 @@ def _agent(agent: Subagent | ToolInfo, host: AgentHost) -> LoopTool:
         )
 
     return LoopTool(
-        name=wire_name(agent.name),
+        name=agent.name,
         description=f"Ask the sub-agent {agent.name}: {agent.description}",
         schema=agent.input_schema or NO_ARGUMENTS,
         call=call,

@@ -6,7 +6,6 @@ loop. What may be called, what it costs and what is told about it is decided by 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -30,8 +29,17 @@ from langchain_core.messages import (
     HumanMessage,
     ToolMessage,
 )
-from langchain_core.tools import BaseTool, StructuredTool
+from langchain_core.tools import BaseTool
 
+from fractale.agents.offered import Offered, offer
+from fractale.agents.results import (
+    READ_RESULT,
+    READ_RESULT_SCHEMA,
+    READ_RESULT_WORDS,
+    content_of,
+    has_kept,
+    read_result,
+)
 from fractale.agents.subagent import AgentHost
 from fractale.errors import CallError, ModelError
 from fractale.toolbox import ToolInfo, ToolResult
@@ -42,9 +50,6 @@ if TYPE_CHECKING:
 
 MAX_TURNS = 50
 """Model turns of one visit before the agent is taken for one that never ends."""
-
-LONGEST_RESULT = 50_000
-"""Characters of a tool's answer that the model is shown; the rest is in the run's record."""
 
 SUMMARIZE_ABOVE = 100_000
 """Tokens of a conversation above which its older part is replaced by a summary."""
@@ -57,24 +62,26 @@ class LoopTool:
     """Something that the model can call.
 
     Args:
-        name: In the letters that providers accept.
+        name: Its own name; the model is shown that of `fractale.agents.offered`.
         schema: JSON Schema of the arguments.
         call: What is done. A CallError is told to the model, anything else ends the loop.
+        server: The server that has the tool; empty for what fractale itself offers.
     """
 
     name: str
     description: str
     schema: Mapping[str, Any]
     call: Callable[[Mapping[str, Any]], Awaitable[ToolResult]]
+    server: str = ""
 
 
 class HostMiddleware(AgentMiddleware[Any, Any, Any]):
     """Puts the host between the agent and its model and tools."""
 
-    def __init__(self, host: AgentHost, tools: Sequence[LoopTool]) -> None:
+    def __init__(self, host: AgentHost, offered: Sequence[Offered]) -> None:
         super().__init__()
         self._host = host
-        self._tools = {tool.name: tool for tool in tools}
+        self._tools = {each.name: each.tool for each in offered}
 
     @hook_config(can_jump_to=["end"])
     async def abefore_model(self, state: Any, runtime: Any) -> dict[str, Any] | None:
@@ -88,8 +95,13 @@ class HostMiddleware(AgentMiddleware[Any, Any, Any]):
     ) -> ModelResponse[Any]:
         """Make one turn through the host; the handler, which would ask the model, is not called."""
         system = [request.system_message] if request.system_message else []
-        tools = [tool for tool in request.tools if isinstance(tool, BaseTool)]
-        message = await self._host.call_model([*system, *request.messages], tools)
+        shown = [
+            tool
+            for tool in request.tools
+            if isinstance(tool, BaseTool)
+            and (tool.name != READ_RESULT or has_kept(request.messages))
+        ]
+        message = await self._host.call_model([*system, *request.messages], shown)
         return ModelResponse(result=[message])
 
     async def awrap_tool_call(
@@ -107,11 +119,13 @@ class HostMiddleware(AgentMiddleware[Any, Any, Any]):
         except CallError as error:
             text = f"{error.message} ({error.hint})" if error.hint else error.message
             result = ToolResult(text=text, is_error=True)
+        profile: Mapping[str, Any] = self._host.chat_model().profile or {}
+        sees_images = bool(profile.get("image_inputs"))
         return ToolMessage(
-            content=_shown(result),
-            name=tool.name,
+            content=content_of(result, self._host, sees_images=sees_images),
+            name=call["name"],
             tool_call_id=call["id"],
-            status="error" if result.is_error else "success",
+            status="error" if result.fault else "success",
             artifact=result.structured,
         )
 
@@ -141,16 +155,17 @@ async def work(
         ModelError: The model failed, or the agent never ended.
         LimitReached: A limit of the run is used up.
     """
+    offered = offer([*tools, _reading_results(host)], host.warn)
     agent = cast(
         "Any",
         create_agent(
             host.chat_model(),
-            tools=[_declared(tool) for tool in tools],
+            tools=[each.declared for each in offered],
             system_prompt=system,
             middleware=[
                 ModelCallLimitMiddleware(thread_limit=max_turns, exit_behavior="error"),
                 _summarizing(host),
-                HostMiddleware(host, tools),
+                HostMiddleware(host, offered),
             ],
         ),
     )
@@ -207,36 +222,20 @@ def tool_of(tool: ToolInfo, host: AgentHost) -> LoopTool:
         return await host.call_tool(tool, arguments)
 
     return LoopTool(
-        name=wire_name(tool.name),
+        name=tool.name,
         description=tool.description or tool.name,
         schema=tool.input_schema or NO_ARGUMENTS,
         call=call,
+        server=tool.server,
     )
 
 
-def wire_name(name: str) -> str:
-    """A name in the letters that model providers accept."""
-    return name.replace(".", "__")
+def _reading_results(host: AgentHost) -> LoopTool:
+    """The rest of a long result; shown to the model once there is one."""
 
+    async def call(arguments: Mapping[str, Any]) -> ToolResult:
+        return read_result(arguments, host)
 
-def _declared(tool: LoopTool) -> StructuredTool:
-    async def call(**arguments: Any) -> str:  # pragma: no cover - HostMiddleware makes the calls
-        return (await tool.call(arguments)).text
-
-    return StructuredTool(
-        name=tool.name,
-        description=tool.description,
-        args_schema=dict(tool.schema),
-        coroutine=call,
+    return LoopTool(
+        name=READ_RESULT, description=READ_RESULT_WORDS, schema=READ_RESULT_SCHEMA, call=call
     )
-
-
-def _shown(result: ToolResult) -> str:
-    text = result.text
-    if not text and result.structured is not None:
-        text = json.dumps(result.structured, ensure_ascii=False)
-    if not text and result.is_error:
-        text = "the tool reported an error and said nothing"
-    if len(text) <= LONGEST_RESULT:
-        return text
-    return f"{text[:LONGEST_RESULT]}\n[{len(text) - LONGEST_RESULT} more characters are not shown]"

@@ -173,6 +173,10 @@ class AgentHost(Protocol):
         """Show the person a table, such as the trials so far; it is an event of the run."""
         ...
 
+    def warn(self, code: str, message: str) -> None:
+        """Report something that the run can continue with; it is an event of the run."""
+        ...
+
     def decided(self, messages: Sequence[BaseMessage]) -> bool:
         """Whether a rule of the step already holds on the last tool's answer."""
         ...

@@ -145,11 +145,12 @@ class Host:
 
     def recall(self, key: str) -> Any:
         """What `remember` kept under the key in this run."""
-        return self.context.notes.get(key)
+        return self.visit.deps.outputs.get(self.context.notes.get(key))
 
     def remember(self, key: str, value: Any) -> None:
         """Keep a JSON value for the rest of the run."""
-        self.context.notes.put(key, self.context.mask(value))
+        # A large value is a file of its own, since all notes are written anew at each change.
+        self.context.notes.put(key, self.visit.deps.outputs.put(self.context.mask(value)))
 
     def on_text(self, text: str) -> None:
         """Take a piece of the model's text as it comes."""
@@ -158,6 +159,10 @@ class Host:
     def show(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Show the person a table."""
         self.visit.emit("table", title=title, rows=[dict(row) for row in rows])
+
+    def warn(self, code: str, message: str) -> None:
+        """Report something that the run can continue with."""
+        self.visit.emit("warning", code=code, message=message)
 
     def decided(self, messages: Sequence[BaseMessage]) -> bool:
         """Whether a rule of the step already holds; only the step's own agent is ended by it."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from fractale.errors import DependencyMissing, ModelError, UsageError
 from fractale.models import faults, providers
+from fractale.models.conversation import for_model
 from fractale.models.exchange import Exchange
 from fractale.models.retry import RetryPolicy
 from fractale.models.turn import Turns, fault_of_turn, word_about
@@ -246,10 +247,11 @@ class Models:
         turns = self._turns(model, on_text)
         bound = chat.bind_tools(list(tools)) if tools else chat
         names = [tool.name for tool in tools]
+        told = for_model(messages, cast("Mapping[str, Any]", chat.profile or {}))
         try:
-            message = await self._protect(lambda: turns.take(bound, messages), spec)
+            message = await self._protect(lambda: turns.take(bound, told), spec)
             if fault_of_turn(message, names, spec):
-                again = [*messages, *word_about(message, names)]
+                again = [*told, *word_about(message, names)]
                 message = await self._protect(lambda: turns.take(bound, again), spec)
             if fault := fault_of_turn(message, names, spec):
                 raise fault

@@ -35,14 +35,12 @@ class OpenAIServer(ChatOpenAI):
         made = super()._convert_chunk_to_generation_chunk(
             chunk, default_chunk_class, base_generation_info
         )
-        refusal = "".join(
-            str(choice["delta"]["refusal"])
-            for choice in chunk.get("choices") or []
-            if choice.get("delta") and choice["delta"].get("refusal")
-        )
+        deltas = _list([choice.get("delta") for choice in _list(chunk.get("choices"))])
+        refusal = "".join(str(delta.get("refusal") or "") for delta in deltas)
         if refusal and made is not None and isinstance(made.message, AIMessageChunk):
             made.message.additional_kwargs["refusal"] = refusal
         return made
+
 
 class MendingClient(openai.DefaultAsyncHttpxClient):
     """An HTTP client whose answers of chat completions are in OpenAI's form."""
@@ -144,13 +142,12 @@ class StreamMender:
         """One ``chat.completion.chunk``."""
         if "choices" not in event:
             return event
-        choices = [self._choice(choice) for choice in event["choices"] or []]
+        choices = [self._choice(choice) for choice in _list(event["choices"])]
         return {**event, "choices": choices}
 
     def _choice(self, choice: Json) -> Json:
         delta = _mend_message(choice.get("delta") or {})
-        calls = delta.get("tool_calls")
-        if calls:
+        if calls := _list(delta.get("tool_calls")):
             delta["tool_calls"] = [self._piece(piece) for piece in calls]
         return {"index": 0, **choice, "delta": delta}
 
@@ -186,9 +183,9 @@ def mend_answer(answer: Json) -> Json:
     if not isinstance(answer.get("choices"), list):
         return answer
     choices = [
-        {"index": 0, **choice, "message": {"role": "assistant", **_mend_message(message)}}
-        for choice in answer["choices"]
-        if isinstance(message := choice.get("message"), dict)
+        {"index": 0, **choice, "message": {"role": "assistant", **_mend_message(choice["message"])}}
+        for choice in _list(answer["choices"])
+        if isinstance(choice.get("message"), dict)
     ]
     return {**answer, "choices": choices}
 
@@ -199,9 +196,15 @@ def _mend_message(message: Json) -> Json:
     content = mended.get("content")
     if isinstance(content, list):
         mended["content"] = "".join(_text_of(part) for part in cast("list[Any]", content))
-    calls = mended.get("tool_calls")
-    mended["tool_calls"] = [_mend_call(call) for call in calls] if calls else None
+    calls = _list(mended.get("tool_calls"))
+    mended["tool_calls"] = [_mend_call(call) for call in calls] or None
     return mended
+
+
+def _list(value: Any) -> list[Json]:
+    """The objects of a list; none of what is no list."""
+    items = cast("list[Any]", value) if isinstance(value, list) else []
+    return [item for item in items if isinstance(item, dict)]
 
 
 def _text_of(part: Any) -> str:
@@ -225,12 +228,10 @@ def events_of(answer: Json) -> Iterator[bytes]:
         return
     head = {key: value for key, value in answer.items() if key not in ("choices", "usage")}
     head["object"] = "chat.completion.chunk"
-    for choice in answer["choices"]:
-        calls = choice["message"].get("tool_calls") or []
-        delta = {
-            **choice["message"],
-            "tool_calls": [{**call, "index": i} for i, call in enumerate(calls)] or None,
-        }
+    for choice in _list(answer["choices"]):
+        calls = _list(choice["message"].get("tool_calls"))
+        indexed = [{**call, "index": number} for number, call in enumerate(calls)]
+        delta = {**choice["message"], "tool_calls": indexed or None}
         piece = {**choice, "delta": delta}
         del piece["message"]
         yield _event({**head, "choices": [piece]})

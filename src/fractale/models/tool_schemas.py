@@ -110,37 +110,40 @@ def _target(reference: Any, whole: Json) -> Json | None:
 
 def _merged(top: Json, whole: Json, level: int) -> Json:
     """A schema whose choices at the top are merged into its own properties."""
-    groups = {key: top.pop(key) for key in CHOICES if key in top}
-    if level > MOST_LEVELS:
+    groups = {key: _list(top.pop(key)) for key in CHOICES if key in top}
+    if level > MOST_LEVELS or not groups:
         return top
-    own: Json = dict(top.get("properties") or {})
-    required: list[Any] = list(top["required"]) if isinstance(top.get("required"), list) else []
-    found: dict[str, list[Any]] = {}
+    required, found = _list(top.get("required")), dict[str, list[Any]]()
     for key, group in groups.items():
-        branches = [
-            _merged(_resolved(each, whole), whole, level + 1)
-            for each in cast("list[Any]", group if isinstance(group, list) else [])
-        ]
+        branches = [_merged(_resolved(each, whole), whole, level + 1) for each in group]
         objects = [each for each in branches if each.get("type", "object") == "object"]
-        for name, schema in (p for each in objects for p in (each.get("properties") or {}).items()):
+        for name, schema in (pair for each in objects for pair in _properties(each).items()):
             if schema not in found.setdefault(name, []):
                 found[name].append(schema)
-        needs = [set(each.get("required") or []) for each in objects]
+        needs = [{str(name) for name in _list(each.get("required"))} for each in objects]
         if needs:
-            shared = set.union(*needs) if key == "allOf" else set.intersection(*needs)
+            shared = set[str].union(*needs) if key == "allOf" else set[str].intersection(*needs)
             required += sorted(shared - set(required))
         if key != "allOf" and (words := _in_words(needs)):
             top["description"] = " ".join(filter(None, [top.get("description"), words]))
-    properties = {n: each[0] if len(each) == 1 else {"anyOf": each} for n, each in found.items()}
-    if found or groups:
-        top = {"type": "object", **top, "properties": {**properties, **own}}
-    return {**top, "required": required} if required else top
+    choices = {n: each[0] if len(each) == 1 else {"anyOf": each} for n, each in found.items()}
+    merged = {"type": "object", **top, "properties": {**choices, **_properties(top)}}
+    return {**merged, "required": required} if required else merged
 
 
-def _in_words(needs: list[set[Any]]) -> str:
+def _list(value: Any) -> list[Any]:
+    return list(cast("list[Any]", value)) if isinstance(value, list) else []
+
+
+def _properties(schema: Json) -> Json:
+    properties = schema.get("properties")
+    return cast("Json", properties) if isinstance(properties, dict) else {}
+
+
+def _in_words(needs: list[set[str]]) -> str:
     if len(needs) < 2 or all(each == needs[0] for each in needs):
         return ""
-    return f"Give one of: {'; or '.join(', '.join(sorted(map(str, each))) for each in needs)}."
+    return f"Give one of: {'; or '.join(', '.join(sorted(each)) for each in needs)}."
 
 
 def _adapted(schema: Any, whole: Json, level: int) -> Json:
@@ -155,7 +158,9 @@ def _adapted(schema: Any, whole: Json, level: int) -> Json:
         if isinstance(made.get(key), dict):
             inner = cast("Json", made[key])
             made[key] = {
-                n: _adapted(each, whole, level + 1) for n, each in inner.items() if each is not False
+                n: _adapted(each, whole, level + 1)
+                for n, each in inner.items()
+                if each is not False
             }
     for key in LISTS:
         if isinstance(made.get(key), list):

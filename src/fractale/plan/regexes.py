@@ -91,6 +91,21 @@ def values_of(pattern: str, text: str, seconds: float = MOST_SECONDS) -> Iterato
             yield value
 
 
+def spans_of(pattern: str, text: str, seconds: float = MOST_SECONDS) -> Iterator[tuple[int, int]]:
+    """Where a pattern matches in a text: start and end of each match.
+
+    Args:
+        pattern: With any groups.
+        text: Of any size.
+        seconds: How long the search may take.
+
+    Raises:
+        ValueError: The pattern is none, or is too long or too slow.
+    """
+    for match in _matches(_compile(pattern), text, seconds):
+        yield match.span()
+
+
 def check_pattern(pattern: str) -> None:
     """See that a pattern can be used.
 

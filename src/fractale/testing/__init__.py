@@ -3,7 +3,8 @@
 - `FakeToolServer` (`tools`) stands in for the tool servers of a run,
 - `ScriptedModel` (`scripted_model`) is a chat model in this process,
 - `ModelServer` (`model_server`) is a model's server: the same scripts over real HTTP, with every
-  fault that a real one shows. Both models take `Reply` (`replies`).
+  fault that a real one shows. Both models take `Reply` (`replies`),
+- `QUIRKS` (`quirks`) are what real servers do beside the protocol that they speak.
 """
 
 from __future__ import annotations
@@ -11,13 +12,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fractale.testing.model_server import ModelRequest, ModelServer
+from fractale.testing.quirks import QUIRKS
 from fractale.testing.replies import Reply
 from fractale.testing.tools import FakeCall, FakeToolServer
 
 if TYPE_CHECKING:
     from fractale.testing.scripted_model import ScriptedModel
 
-__all__ = ["FakeCall", "FakeToolServer", "ModelRequest", "ModelServer", "Reply", "ScriptedModel"]
+__all__ = [
+    "QUIRKS",
+    "FakeCall",
+    "FakeToolServer",
+    "ModelRequest",
+    "ModelServer",
+    "Reply",
+    "ScriptedModel",
+]
+    "QUIRKS",
+    "FakeCall",
+    "FakeToolServer",
+    "ModelRequest",
+    "ModelServer",
+    "Reply",
+    "ScriptedModel",
+]
 
 
 def __getattr__(name: str) -> Any:

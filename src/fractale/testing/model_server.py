@@ -18,14 +18,15 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from fractale.testing.protocols import GeminiProtocol, ModelProtocol, OpenAIProtocol
+from fractale.testing.quirks import quirks_of, refusal_of_tools, with_quirks_of_text
 from fractale.testing.replies import Reply, Script, ScriptEnded
 
 __all__ = ["ModelRequest", "ModelServer", "Reply"]
@@ -58,14 +59,23 @@ class ModelServer:
     Args:
         script: Replies in their order (text for a plain answer), or a function that makes one
             from a `ModelRequest`. When the replies are used up, it answers 500 and says so.
+        quirks: What it does to every reply: names of `fractale.testing.quirks`.
+        strict: Whether it refuses tools that OpenAI refuses.
 
     Attributes:
         requests: Every request in the order in which they came.
     """
 
     def __init__(
-        self, script: Iterable[Reply | str] | Callable[[ModelRequest], Reply | str]
+        self,
+        script: Iterable[Reply | str] | Callable[[ModelRequest], Reply | str],
+        *,
+        quirks: Sequence[str] = (),
+        strict: bool = False,
     ) -> None:
+        quirks_of(quirks)
+        self._quirks = tuple(quirks)
+        self._strict = strict
         self.requests: list[ModelRequest] = []
         self._script: Script[ModelRequest] = Script(script)
         self._stopping = threading.Event()
@@ -117,10 +127,14 @@ class ModelServer:
     def reply_to(self, request: ModelRequest) -> Reply:
         """Keep the request and take the script's next reply, once its delay is over."""
         self.requests.append(request)
+        tools = request.body.get("tools") if self._strict else None
+        if tools and (refusal := refusal_of_tools(tools)):
+            return Reply(status=400, text=refusal)
         try:
             reply = self._script.next(request)
         except ScriptEnded as end:
             return Reply(status=500, text=str(end))
+        reply = with_quirks_of_text(replace(reply, quirks=(*reply.quirks, *self._quirks)))
         if reply.delay:
             self._stopping.wait(reply.delay)
         return reply
@@ -181,7 +195,7 @@ class _Handler(BaseHTTPRequestHandler):
         if reply.status != 200:
             body, headers = protocol.error(reply)
             self._send(reply.status, body, headers)
-        elif request.streaming:
+        elif request.streaming and not any(quirk.one_body for quirk in quirks_of(reply.quirks)):
             self._stream(reply, protocol.stream(reply, request.body, request.model))
         else:
             self._whole(reply, protocol.answer(reply, request.body, request.model))

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
+from fractale.testing.quirks import quirks_of
 from fractale.testing.replies import Reply, arguments_as_text
 
 Json = dict[str, Any]
@@ -22,7 +23,7 @@ class ModelProtocol(Protocol):
         """The same as the data of server-sent events."""
         ...
 
-    def error(self, reply: Reply) -> tuple[Json, dict[str, str]]:
+    def error(self, reply: Reply) -> tuple[Any, dict[str, str]]:
         """The body and the headers of a fault."""
         ...
 
@@ -48,7 +49,10 @@ class OpenAIProtocol:
         message = {"role": "assistant", "content": reply.said or None, **self._calls(reply)}
         choice = {"index": 0, "message": message, "finish_reason": self._finish(reply)}
         head = self._head("chat.completion", model)
-        return {**head, "choices": [choice], "usage": self._usage(reply, request)}
+        body: Json = {**head, "choices": [choice], "usage": self._usage(reply, request)}
+        for quirk in quirks_of(reply.quirks):
+            body = quirk.answer(body) if quirk.answer else body
+        return body
 
     def stream(self, reply: Reply, request: Mapping[str, Any], model: str) -> list[str]:
         """``chat.completion.chunk`` for each word, the usage last if it was asked for."""
@@ -62,19 +66,24 @@ class OpenAIProtocol:
             {"index": 0, "delta": delta, "finish_reason": None} for delta in deltas
         ]
         choices.append({"index": 0, "delta": {}, "finish_reason": self._finish(reply)})
-        events = [json.dumps({**head, "choices": [choice]}) for choice in choices]
+        events: list[Json] = [{**head, "choices": [choice]} for choice in choices]
         if (request.get("stream_options") or {}).get("include_usage"):
             usage = self._usage(reply, request)
-            events.append(json.dumps({**head, "choices": [], "usage": usage}))
-        return [*events, "[DONE]"]
+            events.append({**head, "choices": [], "usage": usage})
+        for quirk in quirks_of(reply.quirks):
+            events = quirk.events(events) if quirk.events else events
+        return [*map(json.dumps, events), "[DONE]"]
 
-    def error(self, reply: Reply) -> tuple[Json, dict[str, str]]:
+    def error(self, reply: Reply) -> tuple[Any, dict[str, str]]:
         """OpenAI's error body, and ``Retry-After``."""
         headers = dict(reply.headers)
         if reply.retry_after is not None:
             headers["Retry-After"] = f"{reply.retry_after:g}"
         kind = {429: "rate_limit_exceeded", 401: "invalid_api_key"}.get(reply.status)
-        return {"error": {"message": reply.text, "type": "error", "code": kind}}, headers
+        body: Any = {"error": {"message": reply.text, "type": "error", "code": kind}}
+        for quirk in quirks_of(reply.quirks):
+            body = quirk.error(body) if quirk.error else body
+        return body, headers
 
     def _head(self, kind: str, model: str) -> Json:
         return {"id": "chatcmpl-scripted", "object": kind, "created": 0, "model": model}
@@ -132,7 +141,7 @@ class GeminiProtocol:
             for number, parts in enumerate(groups, 1)
         ]
 
-    def error(self, reply: Reply) -> tuple[Json, dict[str, str]]:
+    def error(self, reply: Reply) -> tuple[Any, dict[str, str]]:
         """Gemini's error body, which tells the time to wait in its details."""
         details: list[Json] = []
         if reply.retry_after is not None:

@@ -30,6 +30,7 @@ class Reply:
         finish: Why the answer ended: ``stop``, ``length``, ``content_filter``; empty: unsaid.
         input_tokens: Counted by words if None.
         output_tokens: Counted by words if None.
+        quirks: What the server does to it: names of `fractale.testing.quirks`.
     """
 
     text: str = ""
@@ -45,6 +46,7 @@ class Reply:
     finish: str = "stop"
     input_tokens: int | None = None
     output_tokens: int | None = None
+    quirks: Sequence[str] = ()
 
     @property
     def said(self) -> str:

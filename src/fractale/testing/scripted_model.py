@@ -17,7 +17,7 @@ from langchain_core.exceptions import ModelAPIError, ModelConnectionError
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
-from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
@@ -25,6 +25,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, PrivateAttr
 
 from fractale.errors import ModelError
+from fractale.testing.quirks import with_quirks_of_text
 from fractale.testing.replies import Reply, Script, ScriptEnded, arguments_as_text
 
 
@@ -164,9 +165,10 @@ class ScriptedModel(BaseChatModel):
         self._requests.append(list(messages))
         self._options.append(options)
         try:
-            return self._script.next(messages)
+            reply = self._script.next(messages)
         except ScriptEnded as end:
             raise ModelError(str(end), hint="give the ScriptedModel more replies") from end
+        return with_quirks_of_text(reply)
 
 
 def _check(reply: Reply) -> None:
@@ -180,13 +182,17 @@ def _result(reply: Reply, messages: list[BaseMessage]) -> ChatResult:
     _check(reply)
     if reply.truncate:
         raise ModelConnectionError("scripted: the connection was cut")
-    calls: list[Any] = [
-        {"name": name, "args": args, "id": f"call_{i}", "type": "tool_call"}
-        for i, (name, args) in enumerate(reply.tool_calls)
-    ]
+    called: list[Any] = []
+    broken: list[Any] = []
+    for number, (name, args) in enumerate(reply.tool_calls):
+        if isinstance(args, str):  # sent as it is, whole or not
+            broken.append(invalid_tool_call(name=name, args=args, id=f"call_{number}"))
+        else:
+            called.append(tool_call(name=name, args=dict(args), id=f"call_{number}"))
     message = AIMessage(
         content=reply.said,
-        tool_calls=calls,
+        tool_calls=called,
+        invalid_tool_calls=broken,
         usage_metadata=_usage(reply, messages),
         response_metadata={"finish_reason": reply.finish, "model_name": "scripted"},
     )
