@@ -139,6 +139,14 @@ def cut_off(spec: str) -> ModelUnavailable:
     )
 
 
+def broken_call(spec: str) -> ModelUnavailable:
+    """A tool call without a name, or whose arguments are not a whole JSON object."""
+    return ModelUnavailable(
+        f"{spec} called a tool in a way that cannot be read",
+        hint="resume the run, or name a more capable model in `model:`",
+    )
+
+
 def refuses_format(error: ModelError) -> bool:
     """Whether a request failed in a way that asking for plain text may mend."""
     return not isinstance(error, ModelUnavailable) and _status(list(_chain(error))) in REFUSED
@@ -176,6 +184,9 @@ def _without_status(
             f"{spec} did not answer in time",
             hint="go on later, or name a faster model in `model:`",
         )
+    if type(chain[0]).__name__ == "ValidationError":
+        # pydantic's, of LangChain's message: arguments that are JSON, but not an object.
+        return broken_call(spec) if "tool_calls" in str(chain[0]) else cut_off(spec)
     if _is_transport(chain):
         # The outer error of a client says less than the one that it was raised from.
         deepest = mask(_said(chain[-1:]))[:SHOWN]

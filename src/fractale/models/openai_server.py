@@ -216,7 +216,7 @@ def _text_of(part: Any) -> str:
 def _mend_call(call: Json) -> Json:
     function = dict(call.get("function") or {})
     arguments = function.get("arguments")
-    if isinstance(arguments, dict):
+    if isinstance(arguments, (dict, list)):
         function["arguments"] = json.dumps(arguments)
     return {"type": "function", **call, "function": function}
 

@@ -50,7 +50,7 @@ def called_in_text(text: str, tools: Collection[str]) -> str | None:
 
 
 def _name(tool: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<![\w.-]){re.escape(tool)}(?![\w-])")
+    return re.compile(rf"(?<![\w-]){re.escape(tool)}(?![\w-])")
 
 
 def _called_in_json(text: str, tools: Collection[str]) -> str | None:

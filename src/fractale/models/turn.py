@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from fractale.errors import ModelError, ModelUnavailable
+from fractale.errors import ModelError
 from fractale.models import faults
 from fractale.models.text_calls import called_in_text
 from fractale.models.thoughts import AnswerStream, without_thoughts
@@ -227,10 +227,7 @@ def check_end(message: BaseMessage, spec: str) -> None:
     if _is_one_of(reason, WITHHELD):
         raise faults.withheld(spec, reason)
     if _is_one_of(reason, BROKEN) or _calls_are_broken(message):
-        raise ModelUnavailable(
-            f"{spec} called a tool in a way that cannot be read",
-            hint="go on, or name a more capable model in `model:`",
-        )
+        raise faults.broken_call(spec)
     if blocked := _blocked(metadata):
         raise faults.withheld(spec, blocked)
     unsaid = not reason and metadata.get("model_provider") in TELLING

@@ -28,14 +28,6 @@ __all__ = [
     "Reply",
     "ScriptedModel",
 ]
-    "QUIRKS",
-    "FakeCall",
-    "FakeToolServer",
-    "ModelRequest",
-    "ModelServer",
-    "Reply",
-    "ScriptedModel",
-]
 
 
 def __getattr__(name: str) -> Any:
