@@ -142,6 +142,29 @@ async def test_what_was_paid_for_a_failure_is_told(way, fault, clock):
     assert caught.value.usage.total_tokens == 35
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_a_request_that_gemini_blocks_fails_at_once_and_quietly(streaming, clock, caplog):
+    options: dict[str, Any] = {"on_text": lambda _piece: None} if streaming else {}
+    with ModelServer([Reply(finish="blocked", input_tokens=30), "never"]) as server:
+        with pytest.raises(ModelError, match="withheld its answer") as caught:
+            await models_for(server, "gemini", clock).ask(QUESTION, **options)
+        assert len(server.requests) == 1
+    assert "prohibited_content" in caught.value.message
+    if streaming:  # LangChain drops the count of a whole answer without candidates
+        assert caught.value.usage.input_tokens == 30
+    assert [r for r in caplog.records if r.name.startswith("langchain_google_genai")] == []
+
+
+PAGE = "<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
+
+
+async def test_of_a_gateways_page_its_title_is_told(clock):
+    fault = Reply(status=502, text=PAGE, quirks=["error-text"])
+    with ModelServer([fault] * 4) as server, pytest.raises(ModelUnavailable) as caught:
+        await models_for(server, "openai", clock).ask(QUESTION)
+    assert "(HTTP 502): 502 Bad Gateway (4 tries)" in caught.value.message
+
+
 async def test_an_answer_of_a_schema_that_is_cut_off_is_counted_too(way, clock):
     backend, options = way
     reply = Reply(data={"a": 1}, finish="length", input_tokens=30, output_tokens=5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.tools import StructuredTool
@@ -44,9 +44,10 @@ def offer(tools: Sequence[LoopTool], warn: Warn, most: int = MOST_TOOLS) -> list
     Args:
         warn: Is told of each tool that is left out, with its server.
     """
-    names = wire_names(tool.name for tool in tools)
+    unlike = list(_unlike(tools))
+    names = wire_names(tool.name for tool in unlike)
     offered: list[Offered] = []
-    for tool in _unlike(tools):
+    for tool in unlike:
         try:
             offered.append(Offered(tool=tool, declared=_declared(tool, names[tool.name])))
         except Exception as error:  # noqa: BLE001 - LangChain raises anything about a schema
@@ -55,11 +56,11 @@ def offer(tools: Sequence[LoopTool], warn: Warn, most: int = MOST_TOOLS) -> list
 
 
 def _unlike(tools: Sequence[LoopTool]) -> Iterator[LoopTool]:
-    """Each name once, the first of it."""
-    first: dict[str, LoopTool] = {}
+    """The tools under different names: a server's tool named as one of fractale's is qualified."""
+    own = {tool.name for tool in tools if not tool.server}
     for tool in tools:
-        first.setdefault(tool.name, tool)
-    yield from first.values()
+        shared = tool.server and tool.name in own
+        yield replace(tool, name=f"{tool.server}.{tool.name}") if shared else tool
 
 
 def _declared(tool: LoopTool, name: str) -> StructuredTool:

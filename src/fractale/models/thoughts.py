@@ -148,6 +148,7 @@ class AnswerStream:
         self._on_text = on_text
         self._pending = ""
         self._answering = False
+        self._thought = False
         self._hold = hold
 
     def feed(self, piece: str) -> None:
@@ -171,7 +172,8 @@ class AnswerStream:
             closed = start.find(marks[1])
             if closed < 0:
                 return
-            self._pending = self._pending.lstrip()[closed + len(marks[1]) :].lstrip()
+            self._pending = self._pending.lstrip()[closed + len(marks[1]) :]
+            self._thought = True
 
     def _may_be_a_mark(self, start: str) -> bool:
         marks = [mark for mark, _ in MARKS]
@@ -182,7 +184,7 @@ class AnswerStream:
     def _pass_on(self, text: str) -> None:
         self._answering = True
         self._pending = ""
-        if text:
+        if text := text.lstrip() if self._thought else text:
             self._on_text(text)
 
     def end(self, answer: str) -> None:

@@ -173,7 +173,10 @@ class GeminiProtocol:
             "candidatesTokenCount": outputs if last else 0,
             "totalTokenCount": inputs + (outputs if last else 0),
         }
-        return {"candidates": [candidate], "usageMetadata": usage, "modelVersion": model}
+        known: Json = {"usageMetadata": usage, "modelVersion": model}
+        if reply.finish == "blocked":
+            return {**known, "promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}}
+        return {**known, "candidates": [candidate]}
 
     def _calls(self, reply: Reply) -> list[Json]:
         return [

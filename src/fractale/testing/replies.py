@@ -28,6 +28,7 @@ class Reply:
         malformed: Send broken JSON.
         empty: Say nothing.
         finish: Why the answer ended: ``stop``, ``length``, ``content_filter``; empty: unsaid.
+            ``blocked``: Gemini answers nothing, because of what it was asked.
         input_tokens: Counted by words if None.
         output_tokens: Counted by words if None.
         quirks: What the server does to it: names of `fractale.testing.quirks`.
