@@ -205,7 +205,7 @@ class Models:
             correct=correct,
         )
         try:
-            text, data = await asking.answer(messages, schema)
+            text, data = await asking.answer(_for(chat, messages), schema)
         except ModelError as error:
             self._charge(error, turns)
             raise
@@ -247,7 +247,7 @@ class Models:
         turns = self._turns(model, on_text)
         bound = chat.bind_tools(list(tools)) if tools else chat
         names = [tool.name for tool in tools]
-        told = for_model(messages, cast("Mapping[str, Any]", chat.profile or {}))
+        told = _for(chat, messages)
         try:
             message = await self._protect(lambda: turns.take(bound, told), spec)
             if fault_of_turn(message, names, spec):
@@ -306,6 +306,10 @@ class Models:
                 raise known from error
 
         return await self.retry.run(converted)
+
+
+def _for(chat: BaseChatModel, messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+    return for_model(messages, cast("Mapping[str, Any]", chat.profile or {}))
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
