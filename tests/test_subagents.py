@@ -310,7 +310,7 @@ async def test_the_next_model_is_asked_where_the_steps_own_is_out_of_reach(ask, 
 
 
 async def test_a_long_conversation_is_summarized_and_the_summary_counted(ask, tools):
-    tools.answer("look", *[{"content": "word " * 40_000}] * 40)
+    tools.answer("look", *[{"content": "word " * 4_700}] * 40)
     asked: list[str] = []
 
     def model(request: ModelRequest) -> Reply:
@@ -319,7 +319,7 @@ async def test_a_long_conversation_is_summarized_and_the_summary_counted(ask, to
             asked.append("summary")
             return Reply(text="SUMMARY: looked around, nothing found")
         asked.append("turn")
-        if len(asked) > 40:
+        if len(asked) > 22:
             return Reply(text="done")
         return Reply(tool_calls=[("look", {})])
 
