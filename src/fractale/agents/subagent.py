@@ -104,6 +104,11 @@ class AgentHost(Protocol):
         """
         ...
 
+    @property
+    def is_small(self) -> bool:
+        """Whether the step's model is so small that it cannot call tools."""
+        ...
+
     def chat_model(self) -> BaseChatModel:
         """The step's model, for what it can do; each of its calls goes through `call_model`."""
         ...
