@@ -165,7 +165,7 @@ QUOTED = 'The config {"error": "none"} was read.'
         (ToolResult(text=f'{QUOTED}\n{{"a": 1}}'), {"a": 1}),
         (ToolResult(text=f'{LOG}\n{{\n  "a": {{\n"b": 1\n}}\n}}'), {"a": {"b": 1}}),
         (ToolResult(text=f'{LOG}\n[{{"a": 1}}]'), {"result": [{"a": 1}]}),
-        (ToolResult(text=f'Sure:\n```json\n{{"a": 1}}\n```'), {"a": 1}),
+        (ToolResult(text='Sure:\n```json\n{"a": 1}\n```'), {"a": 1}),
         (ToolResult(text='{"a": 1}\n{"error": "b"}'), {"result": [{"a": 1}, {"error": "b"}]}),
         (ToolResult(text="3", structured=3), {"result": 3}),
         (ToolResult(text="", structured={"result": '{"returncode": 1}'}), {"returncode": 1}),

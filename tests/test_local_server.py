@@ -479,8 +479,8 @@ async def test_what_fastmcp_decorated_is_called_as_the_rest_is(registry):
         (message,) = await box.get_prompt("expert", {"field": "flux"})
         with pytest.raises(FractaleError, match="LookupError: no persona"):
             await box.get_prompt("fails", {"field": "flux"})
-        assert await box.read_resource("site://queues") == "debug"
-        assert await box.read_resource("site://a/motd") == "hello from a"
+        assert (await box.read_resource("site://queues")).text == "debug"
+        assert (await box.read_resource("site://a/motd")).text == "hello from a"
     assert message.text == "be one of flux"
 
 

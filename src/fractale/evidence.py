@@ -136,6 +136,38 @@ def _is_record(value: Any) -> bool:
     return bool(items) and all(isinstance(item, dict) for item in items)
 
 
+def shown_text(result: ToolResult) -> str:
+    """All that an answer says, as text for a model: its fault, text, structure and files.
+
+    Structured content is left out where the text says the same, as MCP asks servers to do.
+    """
+    parts = [result.text] if result.text.strip() else []
+    if result.structured is not None and not _says(result.text, result.structured):
+        parts.append(json.dumps(result.structured, ensure_ascii=False))
+    parts += [_file_line(file) for file in result.files]
+    if result.is_error:
+        parts = ["Error: " + "\n".join(parts or [str(result.fault)])]
+    elif result.fault:
+        parts.insert(0, f"Error: {result.fault}")
+    return "\n".join(parts)
+
+
+def _says(text: str, structured: Any) -> bool:
+    """Whether a text is the structured content itself, or what FastMCP wraps in it."""
+    value = as_mapping(structured)
+    if outputs_of_text(text) == value:
+        return True
+    if list(value) != ["result"]:
+        return False
+    inner: Any = value["result"]
+    return text == (inner if isinstance(inner, str) else json.dumps(inner, ensure_ascii=False))
+
+
+def _file_line(file: Mapping[str, Any]) -> str:
+    where = f"kept as {file['path']}" if "path" in file else "not kept: the run has no folder"
+    return f"[{file['mime_type']}, {file['bytes']:,} bytes, {where}]"
+
+
 def misfit_of(result: ToolResult, tool: ToolInfo) -> str | None:
     """How an answer breaks the tool's own output schema, in words; None if it does not.
 

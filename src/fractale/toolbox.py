@@ -199,6 +199,10 @@ class Toolbox(Protocol):
         """Render a prompt; arguments that are not text are sent as JSON."""
         ...
 
-    async def read_resource(self, uri: str) -> str:
-        """The text of a resource."""
+    async def read_resource(self, uri: str) -> ToolResult:
+        """What a resource contains, as a tool's answer that embeds it.
+
+        Args:
+            uri: The resource's URI; ``server:URI`` where several servers have it.
+        """
         ...

@@ -6,7 +6,6 @@ loop. What may be called, what it costs and what is told about it is decided by 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -35,6 +34,8 @@ from langchain_core.tools import StructuredTool
 
 from fractale.agents.subagent import AgentHost
 from fractale.errors import CallError, ModelError
+from fractale.evidence import outputs_of, shown_text
+from fractale.mcp.images import images_of, with_images
 from fractale.toolbox import ToolInfo, ToolResult
 
 if TYPE_CHECKING:
@@ -90,7 +91,9 @@ class HostMiddleware(AgentMiddleware[Any, Any, Any]):
         """Make one turn, by whichever model the host takes."""
         system = request.system_message
         return await self._host.call_model(
-            lambda model: handler(request.override(model=model)),
+            lambda model: handler(
+                request.override(model=model, messages=with_images(request.messages, model.profile))
+            ),
             [*([system] if system else []), *request.messages],
             list(self._tools),
         )
@@ -110,12 +113,14 @@ class HostMiddleware(AgentMiddleware[Any, Any, Any]):
         except CallError as error:
             text = f"{error.message} ({error.hint})" if error.hint else error.message
             result = ToolResult(text=text, is_error=True)
+        text, images = _shown(result), await images_of(result)
         return ToolMessage(
-            content=_shown(result),
+            content=[{"type": "text", "text": text}, *images] if images else text,
             name=tool.name,
             tool_call_id=call["id"],
-            status="error" if result.is_error else "success",
-            artifact=result.structured,
+            status="error" if result.fault else "success",
+            # Rules look at the answer itself, not at the words for its fault.
+            artifact=outputs_of(result) if result.fault else result.structured,
         )
 
 
@@ -238,11 +243,7 @@ def _declared(tool: LoopTool) -> StructuredTool:
 
 
 def _shown(result: ToolResult) -> str:
-    text = result.text
-    if not text and result.structured is not None:
-        text = json.dumps(result.structured, ensure_ascii=False)
-    if not text and result.is_error:
-        text = "the tool reported an error and said nothing"
+    text = shown_text(result)
     if len(text) <= LONGEST_RESULT:
         return text
     return f"{text[:LONGEST_RESULT]}\n[{len(text) - LONGEST_RESULT} more characters are not shown]"

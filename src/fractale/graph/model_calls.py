@@ -11,6 +11,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from fractale.errors import ModelError, ModelUnavailable
 from fractale.graph.recorded import asked_of_model, digest_of_asked
 from fractale.graph.visit import SHORT_TEXT, Visit
+from fractale.mcp.images import with_images
 from fractale.models import Answer, Usage
 from fractale.store.journal import Call
 
@@ -39,8 +40,10 @@ async def ask(
     """
 
     async def one(name: str | None) -> Answer:
-        return await visit.deps.models.ask(
-            messages, model=name, schema=schema, correct=correct, on_text=visit.on_text
+        models = visit.deps.models
+        taken = with_images(messages, models.get(name).profile)
+        return await models.ask(
+            taken, model=name, schema=schema, correct=correct, on_text=visit.on_text
         )
 
     asked = asked_of_model(messages, schema)

@@ -196,11 +196,11 @@ class McpToolbox:
         answer = await self._owners[route.server].request(request, types.GetPromptResult)
         return convert.prompt_messages(answer)
 
-    async def read_resource(self, uri: str) -> str:
-        """The text of a resource; what is not text comes as a ``data:`` URI with base64.
+    async def read_resource(self, uri: str) -> ToolResult:
+        """What a resource contains, as a tool's answer that embeds it.
 
         Args:
-            uri: The resource's URI, after ``server.`` where several servers have it.
+            uri: The resource's URI; ``server:URI`` where several servers have it.
 
         Raises:
             ToolError: No server has it, several have, or the server refused.
@@ -213,7 +213,7 @@ class McpToolbox:
             raise ToolError(f"`{uri}` is not a URI") from error
         request = types.ClientRequest(types.ReadResourceRequest(params=params))
         answer = await self._owners[server].request(request, types.ReadResourceResult)
-        return convert.resource_text(answer.contents)
+        return convert.resource_result(answer, server)
 
     # -- names ----------------------------------------------------------------------------------
 
@@ -292,17 +292,21 @@ class McpToolbox:
         wanted = [(info.server, uri) for info in infos if convert.matches(info, uri)] or [
             (info.server, own)
             for info in infos
-            if (own := uri.removeprefix(f"{info.server}.")) != uri and convert.matches(info, own)
+            for sign in ":."
+            if (own := uri.removeprefix(f"{info.server}{sign}")) != uri
+            and convert.matches(info, own)
         ]
         found = list(dict.fromkeys(wanted))
         if len(found) > 1:
-            choices = " or ".join(f"`{server}.{own}`" for server, own in found)
+            choices = " or ".join(f"`{server}:{own}`" for server, own in found)
             raise ToolError(f"`{uri}` is a resource of several servers", hint=f"write {choices}")
         if found:
             return found[0]
         near = nearest(uri, [info.uri for info in infos])
         tail = f"; did you mean `{near[0]}`?" if near else ""
-        raise ToolError(f"no server has a resource `{uri}`{tail}", hint="see `fractale list`")
+        raise ToolError(
+            f"no server has a resource `{uri}`{tail}", hint="see `fractale list resources`"
+        )
 
 
 def _routes(kind: str, found: Mapping[str, Iterable[types.Tool | types.Prompt]]) -> Routes:

@@ -8,8 +8,8 @@ use FastMCP.
 from __future__ import annotations
 
 import logging
-from importlib.metadata import version
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Annotated, Any
 
 from fastmcp import FastMCP

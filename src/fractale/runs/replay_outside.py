@@ -101,7 +101,7 @@ class RecordedToolbox:
         """No prompt is fetched."""
         _nothing(f"the prompt `{name}`")
 
-    async def read_resource(self, uri: str) -> str:
+    async def read_resource(self, uri: str) -> ToolResult:
         """No resource is read."""
         _nothing(f"the resource `{uri}`")
 

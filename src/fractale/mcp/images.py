@@ -1,0 +1,86 @@
+"""Images in tools' answers, as LangChain's models take them.
+
+The conversion is that of `langchain-mcp-adapters`: its tool for an MCP tool turns an answer into
+a `ToolMessage`. An interceptor hands it the answer that fractale has (called for through the run's
+toolbox, journal and policy), so the adapter itself calls nothing. The package takes a second and
+more to import, so it is imported for the first answer that has an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
+from mcp import types
+
+from fractale.toolbox import ToolResult
+
+IMAGE = "image/"
+_NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}
+
+
+async def images_of(result: ToolResult) -> list[dict[str, Any]]:
+    """The images of an answer as LangChain's content blocks; none where it has none."""
+    parts = [part for each in result.content if (part := _image_part(each)) is not None]
+    if not parts:
+        return []
+    message = await _converted(types.CallToolResult(content=parts))
+    blocks = cast("list[dict[str, Any]]", message.content_blocks)
+    return [block for block in blocks if block["type"] == "image"]
+
+
+def _image_part(part: Any) -> types.ContentBlock | None:
+    if part.get("type") == "image":
+        return types.ImageContent.model_validate(part)
+    resource = part.get("resource") or {}
+    if "blob" in resource and str(resource.get("mimeType")).startswith(IMAGE):
+        return types.EmbeddedResource.model_validate(part)
+    return None
+
+
+async def _converted(answer: types.CallToolResult) -> ToolMessage:
+    from langchain_mcp_adapters.interceptors import MCPToolCallRequest
+    from langchain_mcp_adapters.tools import convert_mcp_tool_to_langchain_tool
+
+    async def answered(_request: MCPToolCallRequest, _handler: Any) -> types.CallToolResult:
+        return answer
+
+    tool = convert_mcp_tool_to_langchain_tool(
+        None,
+        types.Tool(name="answered", inputSchema=_NO_ARGUMENTS),
+        connection={"transport": "streamable_http", "url": "http://localhost"},  # never used
+        tool_interceptors=[answered],
+    )
+    call = {"type": "tool_call", "id": "answered", "name": "answered", "args": {}}
+    return cast("ToolMessage", await tool.ainvoke(call))
+
+
+def with_images(messages: Sequence[BaseMessage], profile: Any) -> list[BaseMessage]:
+    """A conversation as one model takes it: images of tools' answers where the model sees.
+
+    Providers take images in a user's message, and few in a tool's. So images go into a message
+    after the tools' answers; a model that is not known to see gets their text only, which names
+    the files.
+
+    Args:
+        profile: What LangChain knows of the model (``model.profile``), or None.
+    """
+    sees = bool(profile and profile.get("image_inputs"))
+    changed: list[BaseMessage] = []
+    images: list[Any] = []
+    for message in messages:
+        if images and not isinstance(message, ToolMessage):
+            changed.append(_shown(images))
+            images = []
+        if isinstance(message, ToolMessage) and isinstance(message.content, list):  # pyright: ignore[reportUnknownMemberType] - LangChain's list of anything
+            if sees:
+                images += [b for b in message.content_blocks if b["type"] == "image"]
+            message = message.model_copy(update={"content": message.text})
+        changed.append(message)
+    return [*changed, _shown(images)] if images else changed
+
+
+def _shown(images: list[Any]) -> HumanMessage:
+    said = {"type": "text", "text": "The images that the tools answered with:"}
+    return HumanMessage(content=[said, *images])
