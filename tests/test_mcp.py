@@ -211,7 +211,7 @@ async def test_a_server_that_is_not_there_takes_nothing_from_the_others(http):
             await box.call_tool("missing.anything", {})
         assert caught.value.sent is False
         assert "a.yaml" in caught.value.hint
-        with pytest.raises(TransportError, match="is on no server that is there, and `gone`"):
+        with pytest.raises(TransportError, match="on no server that is connected; server `gone`"):
             await box.call_tool("only_there", {})
 
 

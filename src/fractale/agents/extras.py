@@ -8,11 +8,9 @@ from typing import Any
 from fractale.agents.loop import NO_ARGUMENTS, LoopTool, wire_name
 from fractale.agents.subagent import AgentHost, AgentRequest, Subagent
 from fractale.errors import ToolError
-from fractale.plan.words import EXTRA_TOOLS
+from fractale.plan.words import ASK_PERSON, GET_PROMPT
 from fractale.questions import question
 from fractale.toolbox import PromptInfo, ToolInfo, ToolResult
-
-ASK_PERSON, GET_PROMPT = EXTRA_TOOLS
 
 _QUESTION: Mapping[str, Any] = {
     "type": "object",

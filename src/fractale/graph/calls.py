@@ -76,7 +76,7 @@ def result_of_tool(tool: ToolInfo, result: ToolResult) -> CallResult:
 async def call_prompt_step(visit: Visit) -> CallResult:
     """Render the prompt that the step names and let the model answer it."""
     name = visit.step.target or ""
-    infos = [info for info in await visit.deps.toolbox.prompts() if info.name == name]
+    infos = [info for info in await visit.deps.toolbox.prompts([name]) if info.name == name]
     takes = {str(argument["name"]) for info in infos for argument in info.arguments}
     prompt = await tool_calls.prompt(visit, name, give_error(visit, takes))
     messages: list[BaseMessage] = [

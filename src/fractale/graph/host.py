@@ -61,11 +61,18 @@ class Host:
         """Whether the lists that bound this agent have the tool."""
         return all(allowed_by(globs, tool) for globs in self.context.within)
 
+    def _wanted(self) -> list[str] | None:
+        """The innermost list of tools, without what no server has; None: all tools."""
+        if not self.context.within:
+            return None
+        own = {*EXTRA_TOOLS, *self.visit.deps.agents.names()}
+        return [name for name in self.context.within[-1] if name not in own]
+
     async def tools(self) -> list[ToolInfo]:
         """The tools that this agent may call."""
         if () in self.context.within:
             return []
-        tools = await self.visit.deps.toolbox.tools()
+        tools = await self.visit.deps.toolbox.tools(self._wanted())
         return [tool for tool in tools if not tool.is_agent and self.may_call(tool)]
 
     async def agents(self) -> list[Subagent | ToolInfo]:
@@ -77,7 +84,9 @@ class Host:
         if () in self.context.within:
             return []
         deps = self.visit.deps
-        tools = [t for t in await deps.toolbox.tools() if t.is_agent and self.may_call(t)]
+        tools = [
+            t for t in await deps.toolbox.tools(self._wanted()) if t.is_agent and self.may_call(t)
+        ]
         named = deps.agents.matching(
             lambda name: (
                 self.names(name) and (bool(self.context.within) or deps.agents.is_own(name))

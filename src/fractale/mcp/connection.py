@@ -39,6 +39,10 @@ class ServerRefusal(ToolError):
         return ServerRefusal(self.message, self.rpc_code)
 
 
+class SilentServer(TransportError):
+    """The server was started or reached, and did not give its first answer in time."""
+
+
 class Connection:
     """A session from its opening to its end; it is never opened again.
 
@@ -89,7 +93,10 @@ class Connection:
             {self._ready, self._lost}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
         )
         if not self._ready.done() or self._lost.done():
-            late = TransportError(f"server `{self.name}` did not answer within {seconds:g} s")
+            late = SilentServer(
+                f"server `{self.name}` did not answer within {seconds:g} s",
+                hint=f"if it starts slowly, raise `handshake` of server `{self.name}`",
+            )
             self.lose(late)
             await self.close()
             raise unsent(self.error or late)

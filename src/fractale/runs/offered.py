@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from fractale.errors import NotRecorded, StoreError, UsageError
 from fractale.models import Models
 from fractale.plan.model import Plan
+from fractale.plan.needs import prompts_of, tools_of
 from fractale.settings import PolicySettings, Settings, ToolRule
 from fractale.store.lines import ROOM
 from fractale.store.records import RunFolder
@@ -34,12 +35,18 @@ class Offered:
     resources: Sequence[ResourceInfo] = field(default_factory=list[ResourceInfo])
 
 
-async def offered_by(toolbox: Toolbox, plan: Plan) -> Offered:
-    """What a toolbox offers to a plan; resources only where it drafts, since nothing else asks."""
+async def offered_by(toolbox: Toolbox, plan: Plan, agents: Collection[str] = ()) -> Offered:
+    """What a toolbox offers to a plan: of a server that it does not need, what is known of it.
+
+    Resources only where the plan drafts, since nothing else asks for them.
+
+    Args:
+        agents: The sub-agents that no server has.
+    """
     drafts = any(step.kind == "plan" and step.plan is None for step in _steps(plan))
     return Offered(
-        tools=await toolbox.tools(),
-        prompts=await toolbox.prompts(),
+        tools=await toolbox.tools(tools_of(plan, agents)),
+        prompts=await toolbox.prompts(prompts_of(plan, agents)),
         resources=await toolbox.resources() if drafts else [],
     )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from fractale.errors import SettingsError
+from fractale.plan.durations import parse_duration
 from fractale.settings.secrets import without_secrets
 
 DEFAULT_MCP_PORT = 8089
@@ -25,6 +26,7 @@ class ServerSettings:
         verify: Whether the server's TLS certificate is checked.
         ca_file: Certificates to check it against, instead of the system's.
         timeout: Seconds that one call may take; None waits as long as the call needs.
+        handshake: Seconds that the server has for its first answer; None: the usual time.
     """
 
     name: str
@@ -39,6 +41,7 @@ class ServerSettings:
     verify: bool = True
     ca_file: str | None = None
     timeout: float | None = None
+    handshake: float | None = None
     origin: str = ""
 
     @property
@@ -60,6 +63,7 @@ SERVER_KEYS = (
     "verify",
     "ca_file",
     "timeout",
+    "handshake",
 )
 
 
@@ -103,8 +107,29 @@ def parse_server(
         headers=_texts(data.get("headers")),
         verify=bool(data.get("verify", True)),
         ca_file=data.get("ca_file"),
-        timeout=float(data["timeout"]) if data.get("timeout") is not None else None,
+        timeout=_seconds(name, "timeout", data, origin),
+        handshake=_seconds(name, "handshake", data, origin),
         origin=origin,
+    )
+
+
+def _seconds(name: str, key: str, data: Mapping[str, Any], origin: str) -> float | None:
+    """A time in seconds, from a number or a duration such as ``90s``; None where there is none.
+
+    Raises:
+        SettingsError: It is neither.
+    """
+    value = data.get(key)
+    if value is None:
+        return None
+    try:
+        seconds = parse_duration(str(value))
+    except ValueError:
+        seconds = 0.0
+    if seconds > 0:
+        return seconds
+    raise SettingsError(
+        f"server `{name}`: `{key}` must be a time such as `90s`, not `{value}` ({origin})"
     )
 
 

@@ -52,18 +52,26 @@ class ToolServer:
 
     Attributes:
         sessions: How many sessions were opened.
-        hangs: Whether requests are left without an answer, from the first one of a session on.
     """
 
     def __init__(self, tools: FakeToolServer) -> None:
         self.tools = tools
         self.sessions = 0
-        self.hangs = False
+        self._going_on = threading.Event()
+        self._going_on.set()
         self._known: set[str] = set()
         self._forgotten = _Refusal(404)
         self._refusal: _Refusal | None = None
-        self._stopping = threading.Event()
         self._http: _HttpServer | None = None
+
+    @property
+    def hangs(self) -> bool:
+        """Whether requests are left without an answer, until this is false again."""
+        return not self._going_on.is_set()
+
+    @hangs.setter
+    def hangs(self, value: bool) -> None:
+        (self._going_on.clear if value else self._going_on.set)()
 
     # -- faults ---------------------------------------------------------------------------------
 
@@ -107,7 +115,6 @@ class ToolServer:
         return ServerSettings(name=name or self.tools.name, transport="http", url=self.url, **more)
 
     def __enter__(self) -> Self:
-        self._stopping.clear()
         self._http = _HttpServer(self)
         threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
         return self
@@ -118,7 +125,7 @@ class ToolServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stopping.set()
+        self._going_on.set()
         if self._http is not None:
             self._http.shutdown()
             self._http.server_close()
@@ -126,8 +133,7 @@ class ToolServer:
 
     def refusal_of(self, method: str, session: str | None) -> _Refusal | None:
         """How a request is refused; None: it is answered. Waits if the server hangs."""
-        if self.hangs:
-            self._stopping.wait()
+        self._going_on.wait()
         if self._refusal or method == "initialize":
             return self._refusal
         return None if session in self._known else self._forgotten

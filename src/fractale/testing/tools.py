@@ -28,7 +28,7 @@ import base64
 import difflib
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar, cast, overload
@@ -265,11 +265,11 @@ class FakeToolServer:
 
     # -- the toolbox ----------------------------------------------------------------------------
 
-    async def tools(self) -> list[ToolInfo]:
+    async def tools(self, names: Collection[str] | None = None) -> list[ToolInfo]:
         """Every tool, sorted by name."""
         return [self._tools[name].info for name in sorted(self._tools)]
 
-    async def prompts(self) -> list[PromptInfo]:
+    async def prompts(self, names: Collection[str] | None = None) -> list[PromptInfo]:
         """Every prompt, sorted by name."""
         return [self._prompts[name][0] for name in sorted(self._prompts)]
 
@@ -277,7 +277,7 @@ class FakeToolServer:
         """Every resource, sorted by URI."""
         return [ResourceInfo(uri=uri, server=self.name) for uri in sorted(self._resources)]
 
-    async def servers(self) -> list[ServerStatus]:
+    async def servers(self, names: Collection[str] | None = None) -> list[ServerStatus]:
         """This one, which is always there."""
         return [ServerStatus(name=self.name, connected=True, transport="fake")]
 
