@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from importlib.metadata import version
 
 import pytest
+from mcp.shared.memory import create_connected_server_and_client_session
 
 import fractale
 from fractale.errors import ToolError, TransportError
 from fractale.mcp import McpToolbox, Timing
+from fractale.registry import build_fastmcp
 from fractale.settings import ServerSettings
 from fractale.testing import FakeToolServer, ScriptedModel, ToolServer
 
@@ -191,3 +194,30 @@ async def test_a_request_that_a_known_session_is_refused_is_not_sent_again(site)
         with pytest.raises(ToolError, match="bad arguments"):
             await box.call_tool("look", {})
         assert site.sessions == 1
+
+
+# -- a server that ends ---------------------------------------------------------------------------
+
+
+async def test_the_last_line_of_a_server_that_crashed_comes_first():
+    code = "import sys; sys.stderr.write('Traceback\\n' + 'x' * 300 + '\\n'); import no_such_module"
+    crashes = ServerSettings(
+        name="bad", transport="stdio", command=sys.executable, args=("-c", code)
+    )
+    async with McpToolbox([crashes], timing=QUICK) as box:
+        (status,) = await box.servers()
+    words = status.error.partition("its last words: ")[2]
+    assert words.startswith("ModuleNotFoundError: No module named 'no_such_module' | ")
+
+
+async def test_client_and_server_say_fractales_own_version():
+    server = build_fastmcp([])
+
+    async with create_connected_server_and_client_session(server._mcp_server) as session:
+        answer = await session.initialize()
+    assert answer.serverInfo.version == version("fractale")
+    asked = FakeToolServer()
+    with ToolServer(asked) as running:
+        async with McpToolbox([running.settings()], timing=QUICK) as box:
+            await box.tools()
+        assert running.client == {"name": "fractale", "version": version("fractale")}

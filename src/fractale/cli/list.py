@@ -130,6 +130,9 @@ def _line(section: str, row: dict[str, Any]) -> str:
         return _columns((row["spec"], 32), ("ready" if row["ready"] else row["why"], 0))
     name = row.get("name") or row.get("uri", "")
     first = (row.get("description") or "").strip().split("\n")[0]
+    if section == "resources":
+        words = first or (row["name"] if row["name"] != row["uri"] else "")
+        return _columns((row["uri"], 40), (row["server"], 10), (words, 0))
     return _columns((name, 32), (row["server"], 10), (first, 0))
 
 

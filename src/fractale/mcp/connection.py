@@ -173,9 +173,7 @@ class Connection:
             hint=f"raise `timeout` of server `{self.name}` in the settings if it needs longer",
         )
 
-    async def _answer(
-        self, params: types.ElicitRequestFormParams
-    ) -> types.ElicitResult | types.ErrorData:
+    async def _answer(self, params: types.ElicitRequestFormParams) -> types.ElicitResult:
         """Answer a question of the server: the protocol does not say which call it belongs to."""
         asker = next((each for each in reversed(self._askers) if each.can_answer), None)
         if asker is None:

@@ -26,7 +26,7 @@ from mcp.shared.version import SUPPORTED_PROTOCOL_VERSIONS
 from fractale.errors import ToolError, TransportError
 from fractale.mcp.events import EventStream
 from fractale.mcp.wire import MAX_ANSWER_BYTES, Answer, Streams, Wire, answers_beside, too_long
-from fractale.settings import ServerSettings
+from fractale.settings import ServerSettings, shown_url
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 JSON_HEADERS = {"content-type": "application/json"}
@@ -227,7 +227,7 @@ class GuardedClient(httpx.AsyncClient):
         return httpx.Response(200, headers=JSON_HEADERS, content=message, request=request)
 
     def _fault_of_transport(self, error: httpx.HTTPError) -> TransportError:
-        name, url = self._wire.server, shown_url(self._settings.url)
+        name, url = self._wire.server, shown_url(self._settings.url or "")
         if isinstance(error, NEVER_SENT):
             self._wire.retire()
             return TransportError(
@@ -271,7 +271,7 @@ class GuardedClient(httpx.AsyncClient):
             return TransportError(f"server `{name}` no longer knows the session {status}")
         if code == 404:
             return TransportError(
-                f"server `{name}` has nothing at {shown_url(self._settings.url)} {status}",
+                f"server `{name}` has nothing at {shown_url(self._settings.url or '')} {status}",
                 hint=f"check its `url` in {self._where}; often it ends in /mcp",
             )
         if said and said.code == UNSUPPORTED_PROTOCOL:
@@ -334,11 +334,6 @@ async def _rpc_error(response: httpx.Response) -> types.ErrorData | None:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())[:LONGEST_REASON]
-
-
-def shown_url(url: str | None) -> str:
-    """A URL without what may be secret in it: user, password, query."""
-    return str(httpx.URL(url or "").copy_with(userinfo=b"", query=None, fragment=None))
 
 
 def _same_origin(url: httpx.URL, target: httpx.URL) -> bool:

@@ -13,6 +13,7 @@ from pydantic import AnyUrl, ValidationError
 
 from fractale.errors import ToolError, TransportError, UsageError
 from fractale.mcp import convert
+from fractale.mcp.logs import quiet_departures
 from fractale.mcp.owner import ServerOwner
 from fractale.mcp.routes import Route, Routes, nearest
 from fractale.mcp.wire import AnyServer, OnLog, Timing
@@ -68,6 +69,7 @@ class McpToolbox:
 
     async def __aenter__(self) -> McpToolbox:
         """Begin to connect to every server; returns at once."""
+        quiet_departures()
         for spec in self._specs:
             owner = ServerOwner(spec, timing=self._timing, on_log=self._on_log)
             self._owners[spec.name] = owner

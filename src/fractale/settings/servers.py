@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from fractale.errors import SettingsError
 from fractale.plan.durations import parse_duration
-from fractale.settings.secrets import without_secrets
+from fractale.settings.secrets import shown_arguments, shown_url, without_secrets
 
 DEFAULT_MCP_PORT = 8089
+
+VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+"""How a header names an environment variable."""
 
 Transport = Literal["stdio", "http", "sse"]
 
@@ -46,8 +50,10 @@ class ServerSettings:
 
     @property
     def address(self) -> str:
-        """The URL, or the command line, for people to read."""
-        return self.url or " ".join([self.command or "", *self.args])
+        """The URL, or the command line, for people to read: nothing secret is in it."""
+        if self.url:
+            return shown_url(self.url)
+        return " ".join([self.command or "", *shown_arguments(self.args)])
 
 
 SERVER_KEYS = (
@@ -104,7 +110,7 @@ def parse_server(
         env={**without_secrets(environment), **_texts(data.get("env"))},
         cwd=data.get("cwd"),
         token=token,
-        headers=_texts(data.get("headers")),
+        headers=_filled(name, _texts(data.get("headers")), environment, origin),
         verify=bool(data.get("verify", True)),
         ca_file=data.get("ca_file"),
         timeout=_seconds(name, "timeout", data, origin),
@@ -131,6 +137,27 @@ def _seconds(name: str, key: str, data: Mapping[str, Any], origin: str) -> float
     raise SettingsError(
         f"server `{name}`: `{key}` must be a time such as `90s`, not `{value}` ({origin})"
     )
+
+
+def _filled(
+    name: str, headers: Mapping[str, str], environment: Mapping[str, str], origin: str
+) -> dict[str, str]:
+    """Headers with the value of each environment variable that they name as ``${NAME}``.
+
+    Raises:
+        SettingsError: A variable is not set.
+    """
+
+    def value_of(found: re.Match[str]) -> str:
+        variable = found[1]
+        if variable in environment:
+            return environment[variable]
+        raise SettingsError(
+            f"server `{name}`: the environment variable `{variable}` is not set, "
+            f"which its `headers` need ({origin})"
+        )
+
+    return {key: VARIABLE.sub(value_of, value) for key, value in headers.items()}
 
 
 def _texts(table: Any) -> dict[str, str]:

@@ -52,11 +52,13 @@ class ToolServer:
 
     Attributes:
         sessions: How many sessions were opened.
+        client: What the last client said of itself: ``{name, version}``.
     """
 
     def __init__(self, tools: FakeToolServer) -> None:
         self.tools = tools
         self.sessions = 0
+        self.client: Mapping[str, Any] = {}
         self._going_on = threading.Event()
         self._going_on.set()
         self._known: set[str] = set()
@@ -138,9 +140,10 @@ class ToolServer:
             return self._refusal
         return None if session in self._known else self._forgotten
 
-    def open_session(self) -> str:
+    def open_session(self, client: Mapping[str, Any]) -> str:
         """The id of a new session."""
         self.sessions += 1
+        self.client = client
         session = secrets.token_hex(8)
         self._known.add(session)
         return session
@@ -190,10 +193,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(asked, method, message.get("params") or {})
 
     def _answer(self, asked: Any, method: str, params: Mapping[str, Any]) -> None:
-        answer = _ANSWERS.get(method)
-        headers = (
-            {SESSION: self.server.tool_server.open_session()} if method == "initialize" else {}
-        )
+        answer, headers = _ANSWERS.get(method), dict[str, str]()
+        if method == "initialize":
+            headers[SESSION] = self.server.tool_server.open_session(params.get("clientInfo") or {})
         if answer is None:
             self._send(200, _error(asked, {"code": METHOD_NOT_FOUND, "message": method}))
             return
