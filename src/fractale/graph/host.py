@@ -19,7 +19,7 @@ from fractale.graph.visit import Visit
 from fractale.models import Answer
 from fractale.plan.words import EXTRA_TOOLS
 from fractale.policy import allowed_by
-from fractale.toolbox import PromptInfo, PromptMessage, ToolInfo, ToolResult
+from fractale.toolbox import PromptInfo, PromptMessage, ResourceInfo, ToolInfo, ToolResult
 
 if TYPE_CHECKING:
     from langchain.agents.middleware import ModelResponse
@@ -125,6 +125,16 @@ class Host:
     async def get_prompt(self, name: str, arguments: Mapping[str, Any]) -> list[PromptMessage]:
         """Render a prompt of the run's servers."""
         return await tool_calls.prompt(self.visit, name, arguments, self.agents_path or None)
+
+    async def resources(self) -> list[ResourceInfo]:
+        """The resources of the run's servers."""
+        return await self.visit.deps.toolbox.resources()
+
+    async def read_resource(self, uri: str) -> ToolResult:
+        """Read a resource that the model chose."""
+        agent = self.agents_path or None
+        result = await tool_calls.read_resource(self.visit, uri, "model", agent)
+        return replace(result, text=self.context.mask(result.text))
 
     def chat_model(self) -> BaseChatModel:
         """The step's model."""

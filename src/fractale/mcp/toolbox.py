@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from glob import has_magic
 from types import TracebackType
 from typing import Any
@@ -27,6 +28,18 @@ from fractale.toolbox import (
     ToolInfo,
     ToolResult,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Routed:
+    """Where a name led, and the other servers that were there then and did not have it."""
+
+    route: Route
+    others: frozenset[str]
+
+    @property
+    def server(self) -> str:
+        return self.route.server
 
 
 class McpToolbox:
@@ -64,7 +77,7 @@ class McpToolbox:
         self._on_log = on_log
         self._timing = timing or Timing()
         self._owners: dict[str, ServerOwner] = {}
-        self._routed: dict[str, Route] = {}
+        self._routed: dict[str, _Routed] = {}
         self._known: tuple[tuple[int, ...], Routes, list[ToolInfo]] | None = None
 
     async def __aenter__(self) -> McpToolbox:
@@ -314,16 +327,30 @@ class McpToolbox:
         raise self._unknown(routes, name)
 
     def _found(self, routes: Routes, name: str) -> Route | None:
-        """Where a name leads. It leads there for good, also if a late server has it, too."""
+        """Where a name leads; still there where a server that was late has the name, too.
+
+        Raises:
+            ToolError: Several servers have it.
+        """
         try:
             route = routes.find(name)
         except ToolError:
-            if name not in self._routed:
+            first = self._routed.get(name)
+            if first is None or self._rivals(name, first.server) & first.others:
                 raise
-            return self._routed[name]
+            return first.route
         if route is not None:
-            self._routed[name] = route
+            there = frozenset(o.name for o in self._owners.values() if o.was_connected)
+            self._routed[name] = _Routed(route, there - {route.server})
         return route
+
+    def _rivals(self, name: str, server: str) -> set[str]:
+        """The other servers with a tool of that bare name."""
+        return {
+            owner.name
+            for owner in self._owners.values()
+            if owner.name != server and any(tool.name == name for tool in owner.lists.tools)
+        }
 
     def _tried(self) -> list[ServerOwner]:
         """The servers that were never there, and were tried."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 
 from fractale.plan.model import Plan, Step
-from fractale.plan.words import EXTRA_TOOLS, GENERAL_AGENTS, GET_PROMPT, MODEL_AGENTS
+from fractale.plan.words import EXTRA_TOOLS, GENERAL_AGENTS, GET_PROMPT, MODEL_AGENTS, READ_RESOURCE
 
 
 def needs_model(step: Step) -> bool:
@@ -58,11 +58,28 @@ def prompts_of(plan: Plan, agents: Collection[str] = ()) -> frozenset[str] | Non
     for step in _steps(plan):
         if step.kind == "prompt" and step.target:
             names.add(step.target)
-        if _asks_with_tools(step) and not _is_of_server(step, agents):
-            globs = ("*",) if step.tools is None else step.tools
-            if any(fnmatchcase(GET_PROMPT, glob) for glob in globs):
-                return None
+        if _may_use(step, GET_PROMPT, agents):
+            return None
     return frozenset(names)
+
+
+def shows_resources(plan: Plan, agents: Collection[str] = ()) -> bool:
+    """Whether a model of the plan is shown what resources there are.
+
+    Args:
+        agents: The sub-agents that no server has.
+    """
+    return any(
+        _may_use(step, READ_RESOURCE, agents) or (step.kind == "plan" and step.plan is None)
+        for step in _steps(plan)
+    )
+
+
+def _may_use(step: Step, extra: str, agents: Collection[str]) -> bool:
+    """Whether a step's model may use one of `EXTRA_TOOLS`."""
+    if not _asks_with_tools(step) or _is_of_server(step, agents):
+        return False
+    return step.tools is None or any(fnmatchcase(extra, glob) for glob in step.tools)
 
 
 def _steps(plan: Plan) -> Iterator[Step]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from fractale.errors import NotRecorded, StoreError, UsageError
 from fractale.models import Models
 from fractale.plan.model import Plan
-from fractale.plan.needs import prompts_of, tools_of
+from fractale.plan.needs import prompts_of, shows_resources, tools_of
 from fractale.settings import PolicySettings, Settings, ToolRule
 from fractale.store.lines import ROOM
 from fractale.store.records import RunFolder
@@ -38,24 +38,16 @@ class Offered:
 async def offered_by(toolbox: Toolbox, plan: Plan, agents: Collection[str] = ()) -> Offered:
     """What a toolbox offers to a plan: of a server that it does not need, what is known of it.
 
-    Resources only where the plan drafts, since nothing else asks for them.
+    Resources only where a model may be shown them.
 
     Args:
         agents: The sub-agents that no server has.
     """
-    drafts = any(step.kind == "plan" and step.plan is None for step in _steps(plan))
     return Offered(
         tools=await toolbox.tools(tools_of(plan, agents)),
         prompts=await toolbox.prompts(prompts_of(plan, agents)),
-        resources=await toolbox.resources() if drafts else [],
+        resources=await toolbox.resources() if shows_resources(plan, agents) else [],
     )
-
-
-def _steps(plan: Plan) -> Iterable[Any]:
-    for step in plan.walk():
-        yield step
-        if step.plan:
-            yield from _steps(step.plan)
 
 
 def keep_offered(folder: RunFolder, offered: Offered, mask: Callable[[Any], Any]) -> None:
