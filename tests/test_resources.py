@@ -15,7 +15,9 @@ from fractale.plan.check import check_against_tools, check_plan
 from fractale.plan.dump import dump_plan
 from fractale.settings import PolicySettings
 from fractale.testing import FakeToolServer, Reply, ScriptedModel, ToolServer
+from replays import Stage
 
+READ = [("read_resource", {"uri": "docs:note://in.lj"})]
 INPUT = "pair_style lj/cut 2.5"
 
 
@@ -103,6 +105,16 @@ async def test_a_read_is_a_recorded_call_that_is_not_made_again(run_plan, docs):
     started = [(e["tool"], e["arguments"]) for e in seen.of("tool_started")]
     assert started[0] == ("read_resource", {"uri": "docs:note://in.lj"})
     assert started[1] == ("use", {"text": INPUT})
+
+
+async def test_a_replay_reads_nothing_and_comes_to_the_same(tmp_path, settings, docs):
+    docs.parts("use", {"type": "image", "data": "iVBORw==", "mimeType": "image/png"})
+    stage = Stage(tmp_path, settings, docs, script=[Reply(tool_calls=READ), "Done."])
+    inputs = '{text: {resource: "docs:note://in.lj"}, file: {resource: "docs:note://plot"}}'
+    agent = "  - {name: a, type: agent, instruction: Go, tools: [read_resource, use]}\n"
+    await stage.record(step(inputs) + agent)
+    assert stage.result.status == "success"
+    await stage.equal()
 
 
 @pytest.mark.parametrize(

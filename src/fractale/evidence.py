@@ -185,18 +185,18 @@ def misfit_of(result: ToolResult, tool: ToolInfo) -> str | None:
 
 def _broken_by(schema: Mapping[str, Any], value: Any) -> str | None:
     """The first way in which a value breaks a schema; references elsewhere are never fetched."""
-    import jsonschema
+    from jsonschema import Draft202012Validator, SchemaError
+    from jsonschema.exceptions import best_match
+    from jsonschema.validators import validator_for
     from referencing.exceptions import Unresolvable
     from referencing.jsonschema import EMPTY_REGISTRY
 
     table = dict(schema)
-    kind: Any = jsonschema.validators.validator_for(table, jsonschema.Draft202012Validator)
+    kind: Any = validator_for(table, Draft202012Validator)
     try:
         kind.check_schema(table)
-        error = jsonschema.exceptions.best_match(
-            kind(table, registry=EMPTY_REGISTRY).iter_errors(value)
-        )
-    except (jsonschema.SchemaError, Unresolvable, RecursionError, re.error):
+        error: Any = best_match(kind(table, registry=EMPTY_REGISTRY).iter_errors(value))
+    except (SchemaError, Unresolvable, RecursionError, re.error):
         return None
     if error is None:
         return None

@@ -8,7 +8,7 @@ more to import, so it is imported for the first answer that has an image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
@@ -30,10 +30,10 @@ async def images_of(result: ToolResult) -> list[dict[str, Any]]:
     return [block for block in blocks if block["type"] == "image"]
 
 
-def _image_part(part: Any) -> types.ContentBlock | None:
+def _image_part(part: Mapping[str, Any]) -> types.ContentBlock | None:
     if part.get("type") == "image":
         return types.ImageContent.model_validate(part)
-    resource = part.get("resource") or {}
+    resource: Mapping[str, Any] = part.get("resource", {})
     if "blob" in resource and str(resource.get("mimeType")).startswith(IMAGE):
         return types.EmbeddedResource.model_validate(part)
     return None
@@ -43,7 +43,8 @@ async def _converted(answer: types.CallToolResult) -> ToolMessage:
     from langchain_mcp_adapters.interceptors import MCPToolCallRequest
     from langchain_mcp_adapters.tools import convert_mcp_tool_to_langchain_tool
 
-    async def answered(_request: MCPToolCallRequest, _handler: Any) -> types.CallToolResult:
+    async def answered(request: MCPToolCallRequest, handler: Any) -> types.CallToolResult:
+        del request, handler
         return answer
 
     tool = convert_mcp_tool_to_langchain_tool(
@@ -52,11 +53,11 @@ async def _converted(answer: types.CallToolResult) -> ToolMessage:
         connection={"transport": "streamable_http", "url": "http://localhost"},  # never used
         tool_interceptors=[answered],
     )
-    call = {"type": "tool_call", "id": "answered", "name": "answered", "args": {}}
+    call: dict[str, Any] = {"type": "tool_call", "id": "answered", "name": "answered", "args": {}}
     return cast("ToolMessage", await tool.ainvoke(call))
 
 
-def with_images(messages: Sequence[BaseMessage], profile: Any) -> list[BaseMessage]:
+def with_images(messages: Sequence[BaseMessage], profile: Any) -> list[Any]:
     """A conversation as one model takes it: images of tools' answers where the model sees.
 
     Providers take images in a user's message, and few in a tool's. So images go into a message

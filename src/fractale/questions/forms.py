@@ -161,10 +161,13 @@ def _formats() -> Any:
 
     checker = FormatChecker(formats=("date",))
     for name, is_right in _FORMATS.items():
-        checker.checks(name)(
-            lambda value, is_right=is_right: not isinstance(value, str) or is_right(value)
-        )
+        checker.checks(name)(_of_text(is_right))
     return checker
+
+
+def _of_text(is_right: Callable[[str], bool]) -> Callable[[object], bool]:
+    """A check of texts that any other value passes."""
+    return lambda value: not isinstance(value, str) or is_right(value)
 
 
 def _is_uri(text: str) -> bool:

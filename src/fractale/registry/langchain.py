@@ -66,10 +66,11 @@ def _value_of(message: Any) -> Any:
     if not isinstance(message.content, str):
         return [_part(block) for block in cast("Iterable[Any]", message.content_blocks)]
     try:
-        value = json.loads(message.content)
+        value: Any = json.loads(message.content)
     except ValueError:
         return message.content
-    return value if value is None or isinstance(value, dict) else message.content
+    known = value is None or isinstance(value, dict)
+    return cast("Any", value) if known else message.content
 
 
 def _part(block: Mapping[str, Any]) -> types.ContentBlock:
