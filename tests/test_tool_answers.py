@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp import types
 
+from fractale.errors import ToolError
 from fractale.mcp import EmbeddedServer, McpToolbox
+from fractale.mcp.convert import prompt_messages
 from fractale.registry import build_server, load_registry
 from fractale.testing import FakeToolServer, Reply, ScriptedModel, ToolServer
 
@@ -371,3 +374,30 @@ async def test_a_function_that_returns_nothing_has_done_its_work(run_plan, tmp_p
         seen = await run_plan(STEP.replace("tool: t", "tool: note"), tools=box)
     assert seen.result.steps[0]["outcome"] == "success"
     assert seen.result.outputs["all"] == {"result": None}
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        (text("Be an expert."), "Be an expert."),
+        (embedded(text="run 100"), "run 100"),
+        (link(), "file:///log.txt (log)"),
+        (image(), None),
+        (embedded(blob=WAV), None),
+    ],
+)
+def test_a_prompts_message_is_text_or_the_prompt_is_refused(part, said):
+    answer = {"messages": [{"role": "user", "content": part}]}
+    result = types.GetPromptResult.model_validate(answer)
+    if said is None:
+        with pytest.raises(ToolError, match="which is not text"):
+            prompt_messages(result)
+    else:
+        assert [message.text for message in prompt_messages(result)] == [said]
+
+
+async def test_a_judge_sees_an_answer_that_is_structure_alone(run_plan):
+    model = ScriptedModel([Reply(data={"success": True, "reason": "there is a job"})])
+    server = FakeToolServer().parts("t", structured={"job": 7})
+    await run_plan(STEP.replace("tool: t}", "tool: t, judge: true}"), tools=server, model=model)
+    assert '{"job": 7}' in model.requests[0][-1].text

@@ -60,22 +60,34 @@ def _said_by(result: ToolResult, tool: ToolInfo | None) -> dict[str, Any]:
 
 
 def outputs_of_text(text: str) -> dict[str, Any]:
-    """What a tool's text answers with, as a mapping.
+    """What a tool's text answers with, as a mapping: its JSON, else ``{content: text}``."""
+    try:
+        return as_mapping(json_of_text(text))
+    except ValueError:
+        return {"content": text}
+
+
+def json_of_text(text: str) -> Any:
+    """The JSON that a tool's text answers with.
 
     - The text is JSON as a whole, or one fence that contains nothing else: that JSON.
-    - It is several JSON documents, one after the other: ``{result: [...]}``, all of them.
+    - It is several JSON documents, one after the other: the list of all of them.
     - It ends with a JSON object, or an array of such, that begins a line: that JSON. Programs
       print what they do, and their result at the end.
-    - Anything else: ``{content: text}``. JSON that is quoted in prose is not an answer.
+
+    Raises:
+        ValueError: The text is anything else. JSON that is quoted in prose is not an answer.
     """
     try:
-        return as_mapping(whole_json(text))
+        return whole_json(text)
     except ValueError:
         pass
     if documents := _documents(text):
-        return {"result": documents}
+        return documents
     final = _final_json(text)
-    return {"content": text} if final is None else as_mapping(final)
+    if final is None:
+        raise ValueError("the text does not answer with JSON")
+    return final
 
 
 def _documents(text: str) -> list[Any]:

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from fractale.errors import ToolError
-from fractale.evidence import exit_code_evidence
-from fractale.models import find_json
+from fractale.evidence import exit_code_evidence, json_of_text
 from fractale.plan.regexes import find_value
 from fractale.toolbox import ToolResult
 
@@ -145,7 +144,7 @@ def _data_of(result: ToolResult) -> Any:
     if text is None:
         return data
     try:
-        return find_json(text)
+        return json_of_text(text)
     except ValueError:
         return text
 

@@ -41,6 +41,7 @@ NEVER_SENT = (
 SESSION_HEADER = "mcp-session-id"
 SERVER_ERROR = -32000
 """JSON-RPC's first code for errors of the server's own."""
+SESSION_IS_OVER = ("session", "not initialized")
 UNSUPPORTED_PROTOCOL = -32022
 """MCP 2026-07-28: none of the versions that the client speaks."""
 OLDEST_PROTOCOL = SUPPORTED_PROTOCOL_VERSIONS[0]
@@ -287,7 +288,7 @@ class GuardedClient(httpx.AsyncClient):
         """Whether the server does not know the session that the request names, or the SSE stream's.
 
         MCP prescribes 404. Servers made after the TypeScript SDK's examples answer 400 with
-        -32000 and words about the session.
+        -32000 and words about the session, or about one that was not opened.
         """
         request = response.request
         if request.method != "POST" or not (self._is_sse or SESSION_HEADER in request.headers):
@@ -298,7 +299,7 @@ class GuardedClient(httpx.AsyncClient):
             response.status_code == 400
             and said is not None
             and said.code == SERVER_ERROR
-            and "session" in said.message.lower()
+            and any(words in said.message.lower() for words in SESSION_IS_OVER)
         )
 
     def _fault_of_redirect(self, response: httpx.Response) -> ToolError | None:
