@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 
 import pytest
@@ -84,6 +85,16 @@ async def test_what_a_run_was_offered_has_the_tools_that_its_plan_needs(run_plan
     assert seen.path == ["s:success"]
     (offered,) = (tmp_path / ".fractale" / "runs").glob("*/tools.json")
     assert [tool["name"] for tool in json.loads(offered.read_text())["tools"]] == ["look"]
+
+
+async def test_a_run_waits_for_the_grace_once(run_plan, site):
+    servers = [silent(handshake=LONG), site.settings()]
+    steps = ", ".join(f"{{name: s{n}, tool: look}}" for n in range(9))
+    async with McpToolbox(servers, timing=replace(QUICK, grace=2.0)) as box:
+        started = asyncio.get_running_loop().time()
+        seen = await run_plan(f"name: p\nsteps: [{steps}]\n", tools=box)
+        assert asyncio.get_running_loop().time() - started < 4 * 2.0, "not once a step"
+    assert seen.status == "success"
 
 
 async def test_a_silent_server_costs_its_handshake_once(site):

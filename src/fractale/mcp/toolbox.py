@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from glob import has_magic
@@ -77,12 +78,14 @@ class McpToolbox:
         self._on_log = on_log
         self._timing = timing or Timing()
         self._owners: dict[str, ServerOwner] = {}
+        self._grace_ends = 0.0
         self._routed: dict[str, _Routed] = {}
         self._known: tuple[tuple[int, ...], Routes, list[ToolInfo]] | None = None
 
     async def __aenter__(self) -> McpToolbox:
         """Begin to connect to every server; returns at once."""
         quiet_departures()
+        self._grace_ends = time.monotonic() + self._timing.grace
         for spec in self._specs:
             owner = ServerOwner(spec, timing=self._timing, on_log=self._on_log)
             self._owners[spec.name] = owner
@@ -268,7 +271,8 @@ class McpToolbox:
     ) -> None:
         late = set(waiting)
         if late:
-            _, late = await asyncio.wait(late, timeout=self._timing.grace)
+            grace = max(0.0, self._grace_ends - time.monotonic())
+            _, late = await asyncio.wait(late, timeout=grace)
         told: set[asyncio.Task[None]] = set()
         while late:
             known = await self._names_of(kind)
