@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
+from fastmcp import Context, FastMCP
 
 from fractale.errors import ToolError, TransportError
 from fractale.mcp import EmbeddedServer, McpToolbox
@@ -275,3 +276,21 @@ async def test_a_question_that_waits_or_is_given_up_raises_no_alarm(over_http, k
 async def always_late(_question: Elicitation) -> dict[str, Any]:
     await asyncio.sleep(600)
     return PLACE
+
+
+async def test_a_page_that_a_server_wants_opened_is_declined_and_told():
+    server = FastMCP("pages")
+
+    @server.tool
+    async def sign_in(context: Context) -> str:
+        answer = await context.session.elicit_url("Sign in", "https://site.example/in", "1")
+        return answer.action
+
+    logs: list[tuple[str, str, str]] = []
+    spec = EmbeddedServer(name="pages", server=server)
+    async with McpToolbox([spec], on_log=lambda *log: logs.append(log)) as box:
+        assert (await box.call_tool("sign_in", {})).text == "decline"
+    (told,) = [message for _, level, message in logs if level == "warning"]
+    assert (
+        told == "asked to open https://site.example/in, which fractale declined: open it yourself"
+    )

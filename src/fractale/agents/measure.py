@@ -115,8 +115,8 @@ def failure_in(result: ToolResult) -> str | None:
     none: dict[str, Any] = {}
     outputs = cast("Mapping[str, Any]", data) if isinstance(data, Mapping) else none
     reason = exit_code_evidence(outputs)
-    if result.is_error:
-        reason = result.text or reason or "the tool reported an error"
+    if result.fault and not (reason and result.is_error and not result.text):
+        reason = result.fault
     return reason.strip()[:LONGEST_REASON] if reason else None
 
 
