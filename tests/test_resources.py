@@ -109,7 +109,9 @@ async def test_a_read_is_a_recorded_call_that_is_not_made_again(run_plan, docs):
 
 async def test_a_replay_reads_nothing_and_comes_to_the_same(tmp_path, settings, docs):
     docs.parts("use", {"type": "image", "data": "iVBORw==", "mimeType": "image/png"})
-    stage = Stage(tmp_path, settings, docs, script=[Reply(tool_calls=READ), "Done."])
+    stage = Stage(
+        tmp_path, settings, docs, script=[Reply(tool_calls=[*READ, ("use", {})]), "Done."]
+    )
     inputs = '{text: {resource: "docs:note://in.lj"}, file: {resource: "docs:note://plot"}}'
     agent = "  - {name: a, type: agent, instruction: Go, tools: [read_resource, use]}\n"
     await stage.record(step(inputs) + agent)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from fractale.errors import ToolError
 from fractale.mcp import EmbeddedServer, McpToolbox
 from fractale.mcp.convert import prompt_messages
 from fractale.registry import build_server, load_registry
-from fractale.testing import FakeToolServer, Reply, ScriptedModel, ToolServer
+from fractale.testing import FakeToolServer, ModelServer, Reply, ScriptedModel, ToolServer
 
 PNG = base64.b64encode(b"\x89PNG not really").decode()
 WAV = base64.b64encode(b"RIFF").decode()
@@ -75,6 +75,7 @@ class Row:
 NOTHING = "the tool answered with nothing: that is no sign that it did its work"
 INVALID = "invalid structured content returned by tool t: `v`: 'no' is not of type 'integer'"
 MISSING = "tool t has an output schema but did not return structured content"
+PICTURE_WITHOUT_FOLDER = "[image/png, 15 bytes, not kept: the run has no folder]"
 PICTURE = "[image/png, 15 bytes, kept as PATH]"
 ROWS = [
     Row("text", (text("42 lines"),), {"content": "42 lines"}, "42 lines"),
@@ -337,6 +338,20 @@ async def test_images_come_after_all_answers_of_a_turn(run_plan):
     assert [m.type for m in model.requests[1]][-4:] == ["ai", "tool", "tool", "human"]
 
 
+async def test_a_model_over_http_is_sent_the_image_as_its_protocol_has_it(run_plan, settings):
+    server = FakeToolServer().describe("plot", annotations=READS).parts("plot", image())
+    with ModelServer([Reply(tool_calls=[("plot", {})]), "Done."]) as http:
+        over = replace(
+            settings, model="openai:gpt-4o", openai_api_key="k", openai_base_url=http.openai_url
+        )
+        seen = await run_plan(AGENT, tools=server, settings=over)
+        *_, answer, shown = http.requests[1].body["messages"]
+    assert seen.status == "success"
+    assert (answer["role"], answer["content"]) == ("tool", PICTURE_WITHOUT_FOLDER)
+    (picture,) = [part for part in shown["content"] if part["type"] == "image_url"]
+    assert picture["image_url"]["url"] == f"data:image/png;base64,{PNG}"
+
+
 async def test_bytes_of_a_run_without_a_folder_are_told_as_not_kept(run_plan):
     server = FakeToolServer().describe("t", annotations=READS).parts("t", image())
     seen = await run_plan(STEP, tools=server)
@@ -344,7 +359,7 @@ async def test_bytes_of_a_run_without_a_folder_are_told_as_not_kept(run_plan):
     model = ScriptedModel([Reply(tool_calls=[("t", {})]), "Done."])
     await run_plan(AGENT, tools=server, model=model)
     answer = model.requests[1][-1]
-    assert answer.text == "[image/png, 15 bytes, not kept: the run has no folder]"
+    assert answer.text == PICTURE_WITHOUT_FOLDER
 
 
 async def test_bytes_that_are_no_base64_fail_the_step(run_plan):

@@ -26,8 +26,13 @@ async def images_of(result: ToolResult) -> list[dict[str, Any]]:
     if not parts:
         return []
     message = await _converted(types.CallToolResult(content=parts))
-    blocks = cast("list[dict[str, Any]]", message.content_blocks)
-    return [block for block in blocks if block["type"] == "image"]
+    blocks: list[Any] = [*message.content_blocks]
+    # Without the random `id` that each block has: what a model is asked must be the same again.
+    return [
+        {key: block[key] for key in ("type", "base64", "mime_type") if key in block}
+        for block in blocks
+        if block["type"] == "image"
+    ]
 
 
 def _image_part(part: Mapping[str, Any]) -> types.ContentBlock | None:

@@ -395,19 +395,14 @@ class McpToolbox:
         for owner, error in absent:
             if name.startswith(f"{owner.name}."):
                 return error
-        unknown = routes.unknown(name)
         if not absent or self._is_qualified(name):
-            return unknown
+            return routes.unknown(name)
         errors = [error for _, error in absent]
         lost = [error for error in errors if isinstance(error, TransportError)]
-        why = "; ".join(error.message for error in errors)
-        _, *near = unknown.message.split("; did you mean", 1)
-        tail = f" (did you mean{near[0].rstrip('?')}?)" if near else ""
+        parts = [f"`{name}` is on no server that is connected", routes.suggestion(name)]
+        parts += [error.message for error in errors]
         kind = TransportError if lost else ToolError
-        return kind(
-            f"`{name}` is on no server that is connected{tail}; {why}",
-            hint=(lost or errors)[0].hint,
-        )
+        return kind("; ".join(filter(None, parts)), hint=(lost or errors)[0].hint)
 
     async def _prompts(
         self, names: Collection[str] | None = None
