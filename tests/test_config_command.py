@@ -14,6 +14,13 @@ store: postgresql://anna:canary-1@db.example/runs
 servers:
   site: {url: "https://mcp.site.example/mcp", token_env: SITE_TOKEN}
   flux: {command: flux-mcp}
+  inside: {url: "http://anna:canary-4@host:8089/mcp?key=canary-5&x"}
+  lone: {url: "https://canary-6@host/mcp"}
+  started:
+    command: some-mcp
+    args: [--api-key, canary-7, --token=canary-8, API_KEY=canary-9, "--db=postgres://u:canary-10@h/d",
+           "http://u:canary-11@h/", --verbose, plain]
+  headed: {url: "http://host/mcp", headers: {X-Key: "${SITE_TOKEN}"}}
 prices: {"openai:gpt-4.1-mini": {input: 0.4, output: 1.6}}
 policy: {allow: ["site.read_*"], deny: [{tool: "*.shell", arguments: {command: "*rm *"}}]}
 """
@@ -39,6 +46,12 @@ def test_servers_rules_and_prices_are_among_the_settings(project, capsys):
     told = {row["setting"]: row["value"] for row in rows}
     assert told["servers.site"] == "http https://mcp.site.example/mcp (token set)"
     assert told["servers.flux"] == "stdio flux-mcp"
+    assert told["servers.inside"] == "http http://anna:***@host:8089/mcp?key=***&x=***"
+    assert told["servers.lone"] == "http https://***@host/mcp"
+    assert told["servers.started"] == (
+        "stdio some-mcp --api-key *** --token=*** API_KEY=*** --db=postgres://u:***@h/d "
+        "http://u:***@h/ --verbose plain"
+    )
     assert told["policy.allow"] == "site.read_*"
     assert "*rm *" in told["policy.deny"]
     price = told["prices.openai:gpt-4.1-mini"]
@@ -56,3 +69,10 @@ def test_on_a_screen_each_has_a_line_and_no_secret_is_shown(project, capsys):
     assert lines["gemini_base_url"].split()[1] == "-"
     assert "db.example" in lines["store"]
     assert "canary" not in said
+
+
+def test_what_lists_the_servers_shows_no_secret_either(project, capsys):
+    assert fractale(["list", "servers", "--json"]) == 0
+    (*_, servers) = json.loads(capsys.readouterr().out).values()
+    assert "canary" not in json.dumps(servers)
+    assert {each["name"] for each in servers} >= {"inside", "lone", "started"}

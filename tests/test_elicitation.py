@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
+from fastmcp import Context, FastMCP
 
 from fractale.errors import ToolError, TransportError
 from fractale.mcp import EmbeddedServer, McpToolbox
@@ -246,3 +247,50 @@ async def test_an_answer_given_beforehand_is_taken_without_waiting(run_plan, fak
     assert ran.status == "success"
     assert len(fake.calls) == 1
     assert ran.of("step_finished")[0]["outputs"] == {"answer": answer}
+
+
+@pytest.mark.parametrize("kind", ["http", "embedded"])
+async def test_a_question_that_waits_or_is_given_up_raises_no_alarm(over_http, kind, caplog):
+    # The answer to a question whose call was cancelled is one that the server cannot place.
+    logs: list[tuple[str, str, str]] = []
+    spec = over_http.settings("asking")
+    if kind == "embedded":
+        spec = EmbeddedServer(name="asking", server=asking_server)
+    async with McpToolbox([spec], on_log=lambda *log: logs.append(log)) as box:
+
+        async def nobody(_question: Elicitation) -> dict[str, Any]:
+            raise ToolError("nobody is there")
+
+        with pytest.raises(ToolError, match="nobody is there"):
+            await box.call_tool("submit", {}, on_elicit=nobody)
+        late = asyncio.create_task(box.call_tool("submit", {}, on_elicit=always_late))
+        await asyncio.sleep(0.3)
+        late.cancel()
+        await asyncio.gather(late, return_exceptions=True)
+        result = await box.call_tool("submit", {}, on_elicit=always(PLACE))
+    assert result.structured["nodes"] == 2
+    assert [log for log in logs if log[1] in ("warning", "error")] == []
+    assert [r.getMessage() for r in caplog.records if r.levelname in ("WARNING", "ERROR")] == []
+
+
+async def always_late(_question: Elicitation) -> dict[str, Any]:
+    await asyncio.sleep(600)
+    return PLACE
+
+
+async def test_a_page_that_a_server_wants_opened_is_declined_and_told():
+    server = FastMCP("pages")
+
+    @server.tool
+    async def sign_in(context: Context) -> str:
+        answer = await context.session.elicit_url("Sign in", "https://site.example/in", "1")
+        return answer.action
+
+    logs: list[tuple[str, str, str]] = []
+    spec = EmbeddedServer(name="pages", server=server)
+    async with McpToolbox([spec], on_log=lambda *log: logs.append(log)) as box:
+        assert (await box.call_tool("sign_in", {})).text == "decline"
+    (told,) = [message for _, level, message in logs if level == "warning"]
+    assert (
+        told == "asked to open https://site.example/in, which fractale declined: open it yourself"
+    )

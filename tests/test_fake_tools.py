@@ -81,7 +81,7 @@ async def test_prompts_and_resources():
     ]
     with pytest.raises(ToolError, match="needs `application`"):
         await tools.get_prompt("build", {})
-    assert await tools.read_resource("note://a") == "text"
+    assert (await tools.read_resource("note://a")).text == "text"
     assert [info.uri for info in await tools.resources()] == ["note://a"]
     assert [info.name for info in await tools.prompts()] == ["build"]
     assert [status.connected for status in await tools.servers()] == [True]

@@ -117,10 +117,12 @@ async def test_resources_templates_and_their_contents(server):
             ("note://readme", False),
             ("job://{id}/log", True),
         ]
-        assert await box.read_resource("note://readme") == "text of note://readme"
-        assert await box.read_resource("tools.note://readme") == "text of note://readme"
-        assert await box.read_resource("job://7/log") == "text of job://7/log"
-        assert await box.read_resource("note://picture") == "data:image/png;base64,iVBORw=="
+        assert (await box.read_resource("note://readme")).text == "text of note://readme"
+        assert (await box.read_resource("tools.note://readme")).text == "text of note://readme"
+        assert (await box.read_resource("job://7/log")).text == "text of job://7/log"
+        assert (await box.read_resource("note://picture")).content[0]["resource"][
+            "blob"
+        ] == "iVBORw=="
         with pytest.raises(ToolError, match="no server has a resource `job://7/8/log`"):
             await box.read_resource("job://7/8/log")
 
@@ -209,7 +211,7 @@ async def test_a_server_that_is_not_there_takes_nothing_from_the_others(http):
             await box.call_tool("missing.anything", {})
         assert caught.value.sent is False
         assert "a.yaml" in caught.value.hint
-        with pytest.raises(TransportError, match="is on no server that is there, and `gone`"):
+        with pytest.raises(TransportError, match="on no server that is connected; server `gone`"):
             await box.call_tool("only_there", {})
 
 

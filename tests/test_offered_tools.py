@@ -282,15 +282,15 @@ async def answer_of(run_plan: Any, result: Any, **options: Any) -> tuple[Any, Sc
         (ToolResult(text='{"a":1}', structured={"a": 1}), '{"a":1}'),
         (ToolResult(text="4", structured={"result": 4}), "4"),
         (ToolResult(text="two", structured={"result": "two"}), "two"),
-        (ToolResult(text="Two files.", structured={"n": 2}), 'Two files.\n\n{"n": 2}'),
-        (ToolResult(text="no disk", is_error=True), "The call failed: no disk"),
+        (ToolResult(text="Two files.", structured={"n": 2}), 'Two files.\n{"n": 2}'),
+        (ToolResult(text="no disk", is_error=True), "Error: no disk"),
         (
             ToolResult(text="no disk", structured={"code": 5}, is_error=True),
-            'The call failed: no disk\n\n{"code": 5}',
+            'Error: no disk\n{"code": 5}',
         ),
         (
             ToolResult(text="", is_error=True),
-            "The call failed: the tool reported an error and said nothing",
+            "Error: the tool reported an error and said nothing",
         ),
     ],
 )
@@ -312,17 +312,16 @@ PICTURE = ToolResult(
 async def test_an_image_reaches_a_model_that_sees(run_plan):
     tools = FakeToolServer()
     tools.describe("plot", annotations=READS).answer("plot", PICTURE)
-    model = ScriptedModel(calling("plot"))
-    model.profile = {"image_inputs": True}
+    model = ScriptedModel(calling("plot"), image_inputs=True)
     await run_plan(AGENT, tools=tools, model=model)
     *_, answer, images = model.requests[-1]
-    assert answer.content == "A plot."
+    assert answer.content.startswith("A plot.\n[image/png, 9,004 bytes, ")
     assert images.content[1] == {"type": "image", "base64": PNG, "mime_type": "image/png"}
 
 
 async def test_a_model_that_sees_no_images_is_told_that_there_is_one(run_plan):
     message, _ = await answer_of(run_plan, PICTURE)
-    assert message.content.startswith("A plot.\n\n[image image/png, 10 kB: not shown")
+    assert message.content.startswith("A plot.\n[image/png, 9,004 bytes, ")
 
 
 def test_images_follow_all_the_answers_of_a_turn():
@@ -334,7 +333,7 @@ def test_images_follow_all_the_answers_of_a_turn():
     assert kinds == ["human", "tool", "tool", "human", "ai"]
     blind = for_model(messages, {})
     assert [m.type for m in blind] == ["human", "tool", "tool", "ai"]
-    assert blind[1].content == "one\n[image image/png: not shown]"
+    assert blind[1].content == "one"
 
 
 LOG = "\n".join(

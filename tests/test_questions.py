@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fractale.cli.answers import check_steps, read_answers, read_answers_file
+from fractale.cli.person_text import field_lines
 from fractale.errors import AnswerError
 from fractale.plan.build import parse_plan
 from fractale.plan.dump import dump_data
@@ -218,6 +219,27 @@ class TestElicitation:
         with pytest.raises(AnswerError, match=why):
             read_answer(ASKED, raw)
 
+    def test_an_empty_mapping_given_beforehand_takes_the_defaults(self):
+        easy = elicitation("s", "hpc", "?", {**FORM, "required": ["queue"]})
+        taken = {"action": "accept", "content": {"queue": "debug"}}
+        assert Answers({"s": {}}).find(easy) == taken
+        assert Answers({"s": {"?": {}}}).find(easy) == taken
+        with pytest.raises(AnswerError, match="'nodes' is a required"):
+            Answers({ASKED["step"]: {}}).find(ASKED)
+
+    @pytest.mark.parametrize(
+        "items",
+        [{"enum": ["debug", "batch"]}, {"anyOf": [{"const": "debug"}, {"const": "batch"}]}],
+    )
+    def test_the_choices_of_a_list_are_shown(self, items):
+        field = {"type": "array", "items": items, "default": ["batch"]}
+        lines = field_lines("queues", {"type": "object", "properties": {"queues": field}})
+        assert lines == [
+            "queues (any of these, comma between, optional)",
+            " 1  debug",
+            " 2  batch   (default)",
+        ]
+
     def test_yes_takes_the_defaults_only_where_they_are_all_that_is_needed(self):
         assert default_answer(ASKED) is MISSING
         assert default_answer(NOTHING) == {"action": "accept", "content": {}}
@@ -232,6 +254,21 @@ class TestElicitation:
             ({"type": "string"}, "2", "2"),
             ({"type": "array", "items": {"type": "integer"}}, "1, 2", [1, 2]),
             ({"type": "array"}, '["a"]', ["a"]),
+            ({"type": "array", "items": {"enum": ["a", "b", "c"]}}, "1, c", ["a", "c"]),
+            (
+                {"type": "array", "items": {"anyOf": [{"const": "a", "title": "Alpha"}]}},
+                "alpha",
+                ["a"],
+            ),
+            ({"type": "string", "format": "email"}, "a@b.example", "a@b.example"),
+            ({"type": "string", "format": "uri"}, "https://x.example/a", "https://x.example/a"),
+            ({"type": "string", "format": "date"}, "2026-11-30", "2026-11-30"),
+            (
+                {"type": "string", "format": "date-time"},
+                "2026-11-30T08:00:00Z",
+                "2026-11-30T08:00:00Z",
+            ),
+            ({"type": "string", "format": "unheard-of"}, "x", "x"),
             ({"enum": [1, 2], "enumNames": ["one", "two"]}, "two", 2),
             ({"oneOf": [{"const": "a", "title": "Alpha"}]}, "alpha", "a"),
             ({"oneOf": [{"const": "a", "title": "Alpha"}]}, "1", "a"),
@@ -251,6 +288,11 @@ class TestElicitation:
             ({"type": "number"}, "two"),
             ({"type": "boolean"}, "perhaps"),
             ({"enum": ["a"]}, "b"),
+            ({"type": "array", "items": {"enum": ["a"]}}, "a, b"),
+            ({"type": "string", "format": "email"}, "nope"),
+            ({"type": "string", "format": "uri"}, "no scheme"),
+            ({"type": "string", "format": "date"}, "30.11."),
+            ({"type": "string", "format": "date-time"}, "2026-11-30 08:00"),
             ({"type": "array"}, "[1"),
             ({"type": "array"}, "[1]: 2"),
         ],

@@ -584,7 +584,7 @@ async def test_prompts_and_resources_of_fastmcp_are_served_as_they_are(module, r
         prompts = {p.name: p.description for p in await box.prompts()}
         messages = await box.get_prompt("expert", {})
         (asked,) = await box.get_prompt("asker", {"who": "Ada"})
-        read = [await box.read_resource(f"site://{each}") for each in ("queues", "text")]
+        read = [(await box.read_resource(f"site://{each}")).text for each in ("queues", "text")]
     assert list(prompts) == ["asker", "expert", "renamed"]
     assert prompts["expert"] == "Be one."
     assert [m.text for m in messages] == ["one", "two", "three"]
@@ -604,8 +604,8 @@ async def test_resources_are_read_and_templates_take_arguments(module, registry,
     """)
     async with toolbox(found) as box:
         listed = {r.uri: r.is_template for r in await box.resources()}
-        assert await box.read_resource("resource://queues") == '{"queues": ["debug"]}'
-        assert await box.read_resource("job://42/log") == "log of 42"
+        assert (await box.read_resource("resource://queues")).text == '{"queues": ["debug"]}'
+        assert (await box.read_resource("job://42/log")).text == "log of 42"
     assert listed == {"resource://queues": False, "job://{job}/log": True}
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import subprocess
 import sys
 
 import httpx
 import pytest
+from mcp import ClientSession
+from mcp.client.streamable_http import streamable_http_client
 
 from servers.certificates import make_certificate
 
@@ -116,3 +119,26 @@ def test_half_a_certificate_is_refused_before_anything_is_served(folder):
     )
     assert done.returncode == 2
     assert "HTTPS needs both" in done.stderr
+
+
+async def test_a_client_that_leaves_is_no_traceback(folder):
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "fractale.cli", "serve", "tools.yaml", "--port", "0"),
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        ready = (await process.stderr.readline()).decode()
+        url = ready.partition("serving at ")[2].split()[0]
+        for _ in range(3):
+            async with (
+                streamable_http_client(url) as (read, write, _),
+                ClientSession(read, write) as session,
+            ):
+                await session.initialize()
+                await session.list_tools()
+    finally:
+        process.terminate()
+        _, said = await process.communicate()
+    assert said.decode() == ""

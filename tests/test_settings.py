@@ -84,13 +84,16 @@ def test_servers_of_every_transport(home, tmp_path):
 servers:
   web: {url: "http://127.0.0.1:1/mcp", token_env: WEB, headers: {X: y}, verify: false}
   old: {url: "http://127.0.0.1:1/sse", transport: sse}
-  own: {command: python, args: [-m, x], env: {A: b}, timeout: 5}
+  own: {command: python, args: [-m, x], env: {A: b}, timeout: 5, handshake: 2m}
+  key: {url: "http://127.0.0.1:1/mcp", headers: {X-Key: "Key ${WEB}"}, timeout: 1.5s}
 """,
     )
     servers = load_settings({**home, "WEB": "s" * 10}, tmp_path).servers
-    assert [s.transport for s in servers.values()] == ["http", "sse", "stdio"]
+    assert [s.transport for s in servers.values()] == ["http", "sse", "stdio", "http"]
     assert servers["web"].token == "s" * 10
-    assert servers["own"].timeout == 5.0
+    assert (servers["own"].timeout, servers["own"].handshake) == (5.0, 120.0)
+    assert (servers["key"].timeout, servers["key"].handshake) == (1.5, None)
+    assert servers["key"].headers == {"X-Key": "Key " + "s" * 10}
     assert servers["own"].address == "python -m x"
 
 
@@ -102,6 +105,9 @@ servers:
         ("servers: {a: {url: x, command: y}}\n", "either `url` or `command`"),
         ("servers: {a: {ulr: x}}\n", "did you mean `url`"),
         ("servers: {a: {url: x, transport: carrier-pigeon}}\n", "stdio, http or sse"),
+        ("servers: {a: {url: x, timeout: soon}}\n", "`timeout` must be a time such as `90s`"),
+        ("servers: {a: {url: x, handshake: 0}}\n", "`handshake` must be a time such as `90s`"),
+        ("servers: {a: {url: x, headers: {K: '${NOT_SET}'}}}\n", "`NOT_SET` is not set"),
         ("servers: [a]\n", "mapping"),
         ("- a\n", "mapping of settings"),
         ("model: [\n", "cannot read"),

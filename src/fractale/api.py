@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fractale.errors import Problem
+from fractale.events import logged_to
 from fractale.plan.build import load_plan, parse_plan
 from fractale.plan.model import Limits, Plan
 from fractale.settings import Settings, load_settings
@@ -110,7 +111,10 @@ async def arun(
     if not isinstance(tools, Sequence):
         runs = Runs(settings, tools, models=models, policy=policy, agents=agents)
         return await runs.start(loaded, inputs, options, secrets=secrets)
-    async with open_toolbox(settings, loaded, registries=registries, functions=tools) as toolbox:
+    log = logged_to(on_event) if on_event else None
+    async with open_toolbox(
+        settings, loaded, registries=registries, functions=tools, on_log=log
+    ) as toolbox:
         runs = Runs(settings, toolbox, models=models, policy=policy, agents=agents)
         return await runs.start(loaded, inputs, options, secrets=secrets)
 

@@ -106,3 +106,12 @@ class Event:
 
 Listener = Callable[[Event], None]
 """Takes each event as it happens. Must not block for long, and must not raise."""
+
+
+def logged_to(listener: Listener) -> Callable[[str, str, str], None]:
+    """What takes a server's name, a level and a message, and gives them on as a ``log`` event."""
+
+    def log(server: str, level: str, message: str) -> None:
+        listener(Event("log", "", {"step": server, "level": level, "message": message}))
+
+    return log

@@ -82,22 +82,34 @@ def _said_by(result: ToolResult, tool: ToolInfo | None) -> dict[str, Any]:
 
 
 def outputs_of_text(text: str) -> dict[str, Any]:
-    """What a tool's text answers with, as a mapping.
+    """What a tool's text answers with, as a mapping: its JSON, else ``{content: text}``."""
+    try:
+        return as_mapping(json_of_text(text))
+    except ValueError:
+        return {"content": text}
+
+
+def json_of_text(text: str) -> Any:
+    """The JSON that a tool's text answers with.
 
     - The text is JSON as a whole, or one fence that contains nothing else: that JSON.
-    - It is several JSON documents, one after the other: ``{result: [...]}``, all of them.
+    - It is several JSON documents, one after the other: the list of all of them.
     - It ends with a JSON object, or an array of such, that begins a line: that JSON. Programs
       print what they do, and their result at the end.
-    - Anything else: ``{content: text}``. JSON that is quoted in prose is not an answer.
+
+    Raises:
+        ValueError: The text is anything else. JSON that is quoted in prose is not an answer.
     """
     try:
-        return as_mapping(whole_json(text))
+        return whole_json(text)
     except ValueError:
         pass
     if documents := _documents(text):
-        return {"result": documents}
+        return documents
     final = _final_json(text)
-    return {"content": text} if final is None else as_mapping(final)
+    if final is None:
+        raise ValueError("the text does not answer with JSON")
+    return final
 
 
 def _documents(text: str) -> list[Any]:
@@ -158,6 +170,38 @@ def _is_record(value: Any) -> bool:
     return bool(items) and all(isinstance(item, dict) for item in items)
 
 
+def shown_text(result: ToolResult) -> str:
+    """All that an answer says, as text for a model: its fault, text, structure and files.
+
+    Structured content is left out where the text says the same, as MCP asks servers to do.
+    """
+    parts = [result.text] if result.text.strip() else []
+    if result.structured is not None and not _says(result.text, result.structured):
+        parts.append(json.dumps(result.structured, ensure_ascii=False))
+    parts += [_file_line(file) for file in result.files]
+    if result.is_error:
+        parts = ["Error: " + "\n".join(parts or [str(result.fault)])]
+    elif result.fault:
+        parts.insert(0, f"Error: {result.fault}")
+    return "\n".join(parts)
+
+
+def _says(text: str, structured: Any) -> bool:
+    """Whether a text is the structured content itself, or what FastMCP wraps in it."""
+    value = as_mapping(structured)
+    if outputs_of_text(text) == value:
+        return True
+    if list(value) != ["result"]:
+        return False
+    inner: Any = value["result"]
+    return text == (inner if isinstance(inner, str) else json.dumps(inner, ensure_ascii=False))
+
+
+def _file_line(file: Mapping[str, Any]) -> str:
+    where = f"kept as {file['path']}" if "path" in file else "not kept: the run has no folder"
+    return f"[{file['mime_type']}, {file['bytes']:,} bytes, {where}]"
+
+
 def misfit_of(result: ToolResult, tool: ToolInfo) -> str | None:
     """How an answer breaks the tool's own output schema, in words; None if it does not.
 
@@ -175,18 +219,18 @@ def misfit_of(result: ToolResult, tool: ToolInfo) -> str | None:
 
 def _broken_by(schema: Mapping[str, Any], value: Any) -> str | None:
     """The first way in which a value breaks a schema; references elsewhere are never fetched."""
-    import jsonschema
+    from jsonschema import Draft202012Validator, SchemaError
+    from jsonschema.exceptions import best_match
+    from jsonschema.validators import validator_for
     from referencing.exceptions import Unresolvable
     from referencing.jsonschema import EMPTY_REGISTRY
 
     table = dict(schema)
-    kind: Any = jsonschema.validators.validator_for(table, jsonschema.Draft202012Validator)
+    kind: Any = validator_for(table, Draft202012Validator)
     try:
         kind.check_schema(table)
-        error = jsonschema.exceptions.best_match(
-            kind(table, registry=EMPTY_REGISTRY).iter_errors(value)
-        )
-    except (jsonschema.SchemaError, Unresolvable, RecursionError, re.error):
+        error: Any = best_match(kind(table, registry=EMPTY_REGISTRY).iter_errors(value))
+    except (SchemaError, Unresolvable, RecursionError, re.error):
         return None
     if error is None:
         return None

@@ -6,7 +6,7 @@ A run calls tools through one `Toolbox`, whatever stands behind it: MCP servers
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -152,16 +152,20 @@ class Toolbox(Protocol):
     Names are bare (``flux_submit_job``) or qualified (``hpc.flux_submit_job``). A bare name
     that two servers have raises ToolError with both qualified names.
 
+    `names` are those of tools or prompts, or patterns of them (``hpc.*``). A server that cannot
+    have one of them is not waited for; it is listed as far as it is known. Without `names`, every
+    server is waited for.
+
     Every method may raise:
         ToolError: The name is unknown (with the nearest names) or ambiguous.
         TransportError: The server cannot be reached or was lost during the call.
     """
 
-    async def tools(self) -> list[ToolInfo]:
+    async def tools(self, names: Collection[str] | None = None) -> list[ToolInfo]:
         """Every tool, sorted by server and name."""
         ...
 
-    async def prompts(self) -> list[PromptInfo]:
+    async def prompts(self, names: Collection[str] | None = None) -> list[PromptInfo]:
         """Every prompt, sorted by server and name."""
         ...
 
@@ -169,7 +173,7 @@ class Toolbox(Protocol):
         """Every resource and resource template."""
         ...
 
-    async def servers(self) -> list[ServerStatus]:
+    async def servers(self, names: Collection[str] | None = None) -> list[ServerStatus]:
         """Every server, whether it is there or not."""
         ...
 
@@ -199,6 +203,10 @@ class Toolbox(Protocol):
         """Render a prompt; arguments that are not text are sent as JSON."""
         ...
 
-    async def read_resource(self, uri: str) -> str:
-        """The text of a resource."""
+    async def read_resource(self, uri: str) -> ToolResult:
+        """What a resource contains, as a tool's answer that embeds it.
+
+        Args:
+            uri: The resource's URI; ``server:URI`` where several servers have it.
+        """
         ...

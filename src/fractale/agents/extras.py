@@ -1,4 +1,4 @@
-"""What an agent may call beside the servers' tools: people, prompts, and other agents."""
+"""What an agent may call beside the servers' tools: people, prompts, resources, other agents."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from fractale.agents.loop import NO_ARGUMENTS, LoopTool
 from fractale.agents.reports import NOT_DONE
 from fractale.agents.subagent import AgentHost, AgentRequest, Subagent
 from fractale.errors import ToolError
-from fractale.plan.words import EXTRA_TOOLS
+from fractale.plan.words import ASK_PERSON, GET_PROMPT, READ_RESOURCE
 from fractale.questions import question
-from fractale.toolbox import PromptInfo, ToolInfo, ToolResult
+from fractale.toolbox import PromptInfo, ResourceInfo, ToolInfo, ToolResult
 
-ASK_PERSON, GET_PROMPT = EXTRA_TOOLS
+LONGEST_LIST = 2000
+"""Characters of a list of prompts or resources in a tool's description."""
 
 _QUESTION: Mapping[str, Any] = {
     "type": "object",
@@ -35,6 +36,8 @@ async def extra_tools(host: AgentHost) -> list[LoopTool]:
     tools = [_agent(agent, host) for agent in await host.agents()]
     if GET_PROMPT in host.offers and (prompts := await host.prompts()):
         tools.append(_prompts(prompts, host))
+    if READ_RESOURCE in host.offers and (resources := await host.resources()):
+        tools.append(_resources(resources, host))
     if ASK_PERSON in host.offers:
         tools.append(ask_person(host))
     return tools
@@ -95,14 +98,31 @@ def _prompts(prompts: list[PromptInfo], host: AgentHost) -> LoopTool:
         return ToolResult(text="\n\n".join(message.text for message in messages))
 
     lines = [f"{p.name}({', '.join(str(a['name']) for a in p.arguments)})" for p in prompts]
+    listed = "; ".join(lines)[:LONGEST_LIST]
     return LoopTool(
         name=GET_PROMPT,
-        description=f"Get the text of an expert's prompt. There are: {'; '.join(lines)[:2000]}",
+        description=f"Get the text of an expert's prompt. There are: {listed}",
         schema={
             "type": "object",
             "properties": {"name": {"type": "string"}, "arguments": {"type": "object"}},
             "required": ["name"],
         },
+        call=call,
+    )
+
+
+def _resources(resources: list[ResourceInfo], host: AgentHost) -> LoopTool:
+    async def call(arguments: Mapping[str, Any]) -> ToolResult:
+        uri = str(arguments.get("uri") or "").strip()
+        if not uri:
+            raise ToolError("`uri` is missing: say which resource to read")
+        return await host.read_resource(uri)
+
+    known = "; ".join(f"{each.server}:{each.uri}" for each in resources)
+    return LoopTool(
+        name=READ_RESOURCE,
+        description=f"Read a resource of a server. There are: {known[:LONGEST_LIST]}",
+        schema={"type": "object", "properties": {"uri": {"type": "string"}}, "required": ["uri"]},
         call=call,
     )
 

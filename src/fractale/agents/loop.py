@@ -43,6 +43,7 @@ from fractale.agents.results import (
 )
 from fractale.agents.subagent import AgentHost
 from fractale.errors import CallError, ModelError, NotDone
+from fractale.evidence import outputs_of
 from fractale.policy import reads_only
 from fractale.toolbox import ToolInfo, ToolResult
 
@@ -125,14 +126,13 @@ class HostMiddleware(AgentMiddleware[Any, Any, Any]):
         except CallError as error:
             text = f"{error.message} ({error.hint})" if error.hint else error.message
             result = ToolResult(text=text, is_error=True)
-        profile: Mapping[str, Any] = self._host.chat_model().profile or {}
-        sees_images = bool(profile.get("image_inputs"))
         return ToolMessage(
-            content=content_of(result, self._host, sees_images=sees_images),
+            content=await content_of(result, self._host),
             name=call["name"],
             tool_call_id=call["id"],
             status="error" if result.fault else "success",
-            artifact=result.structured,
+            # Rules look at the answer itself, not at the words for its fault.
+            artifact=outputs_of(result) if result.fault else result.structured,
             additional_kwargs={CHANGES: True} if tool.changes else {},
         )
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from fractale.errors import ToolError
-from fractale.evidence import exit_code_evidence
-from fractale.models import find_json
+from fractale.evidence import exit_code_evidence, json_of_text
 from fractale.plan.regexes import find_value
 from fractale.toolbox import ToolResult
 
@@ -116,8 +115,8 @@ def failure_in(result: ToolResult) -> str | None:
     none: dict[str, Any] = {}
     outputs = cast("Mapping[str, Any]", data) if isinstance(data, Mapping) else none
     reason = exit_code_evidence(outputs)
-    if result.is_error:
-        reason = result.text or reason or "the tool reported an error"
+    if result.fault and not (reason and result.is_error and not result.text):
+        reason = result.fault
     return reason.strip()[:LONGEST_REASON] if reason else None
 
 
@@ -145,7 +144,7 @@ def _data_of(result: ToolResult) -> Any:
     if text is None:
         return data
     try:
-        return find_json(text)
+        return json_of_text(text)
     except ValueError:
         return text
 

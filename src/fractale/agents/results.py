@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import BaseMessage, ToolMessage
 
 from fractale.errors import ToolError
-from fractale.models import whole_json
+from fractale.evidence import shown_text
+from fractale.mcp.images import images_of
 from fractale.plan.regexes import spans_of
 from fractale.toolbox import ToolResult
 
@@ -50,64 +50,17 @@ READ_RESULT_SCHEMA: Mapping[str, Any] = {
 }
 
 
-def content_of(result: ToolResult, host: AgentHost, *, sees_images: bool) -> Any:
+async def content_of(result: ToolResult, host: AgentHost) -> Any:
     """The content of the tool message: text, with images as LangChain's blocks if they are seen.
 
     A long text is kept whole for `read_result`, and its ends are shown.
     """
-    images = list(_images(result)) if sees_images else []
-    text = _ends(_words(result, shown=len(images)), host)
+    text = _ends(shown_text(result), host)
+    profile: Mapping[str, Any] = host.chat_model().profile or {}
+    if not profile.get("image_inputs"):
+        return text
+    images = [each for each in await images_of(result) if len(each["base64"]) <= LARGEST_IMAGE]
     return [{"type": "text", "text": text}, *images] if images else text
-
-
-def _words(result: ToolResult, shown: int) -> str:
-    """All of an answer that is text, and a line for each part that is not.
-
-    Args:
-        shown: How many of its images the model is shown.
-    """
-    parts = [result.text] if result.text.strip() else []
-    if result.structured is not None and not _says(result.text, result.structured):
-        parts.append(json.dumps(result.structured, ensure_ascii=False))
-    if result.fault and result.fault != result.text.strip():
-        parts.append(result.fault)
-    return "\n\n".join([*parts, *_files(result, shown)])
-
-
-def _says(text: str, structured: Any) -> bool:
-    """Whether a text is the same JSON as the structured content, also as FastMCP wraps it."""
-    meant: list[Any] = [structured]
-    if isinstance(structured, dict) and list(structured) == ["result"]:  # pyright: ignore[reportUnknownArgumentType] - a server's JSON
-        meant.append(structured["result"])
-    if text.strip() in [value for value in meant if isinstance(value, str)]:
-        return True
-    try:
-        return json.loads(text) in meant
-    except ValueError:
-        pass
-    try:
-        return whole_json(text) in meant
-    except ValueError:
-        return False
-
-
-def _files(result: ToolResult, shown: int) -> Iterator[str]:
-    for file in result.files:
-        if str(file["mime_type"]).startswith("image/") and shown:
-            shown -= 1
-            continue
-        kind = "image" if str(file["mime_type"]).startswith("image/") else "file"
-        size = f"{-(-int(file['bytes']) // 1000)} kB"
-        path = f", kept as {file['path']}" if file.get("path") else ""
-        yield f"[{kind} {file['mime_type']}, {size}: not shown to this model{path}]"
-
-
-def _images(result: ToolResult) -> Iterator[dict[str, Any]]:
-    for part in result.content:
-        data = part.get("data")
-        if part.get("type") == "image" and isinstance(data, str) and len(data) <= LARGEST_IMAGE:
-            mime_type = str(part.get("mimeType") or "image/png")
-            yield {"type": "image", "base64": data, "mime_type": mime_type}
 
 
 def _ends(text: str, host: AgentHost) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from fractale.toolbox import PromptInfo, PromptMessage, ToolInfo, ToolResult
+from fractale.toolbox import PromptInfo, PromptMessage, ResourceInfo, ToolInfo, ToolResult
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -96,6 +96,19 @@ class AgentHost(Protocol):
         """
         ...
 
+    async def resources(self) -> list[ResourceInfo]:
+        """The resources of the run's servers, and templates of resources."""
+        ...
+
+    async def read_resource(self, uri: str) -> ToolResult:
+        """Read a resource; recorded as a call.
+
+        Raises:
+            ToolError: There is no such resource, or its server failed.
+            PolicyError: The settings or a person refuse it.
+        """
+        ...
+
     async def get_prompt(self, name: str, arguments: Mapping[str, Any]) -> list[PromptMessage]:
         """Render a prompt of the run's servers.
 
@@ -151,7 +164,7 @@ class AgentHost(Protocol):
 
     @property
     def offers(self) -> frozenset[str]:
-        """What the agent may do beside calling tools: ``ask_person``, ``get_prompt``."""
+        """What the agent may do beside calling tools: of `fractale.plan.words.EXTRA_TOOLS`."""
         ...
 
     def ask_person(self, question: Mapping[str, Any]) -> Any:

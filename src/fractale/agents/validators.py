@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from fractale.agents.translations import manager_named
-from fractale.evidence import EXIT_CODE_KEYS, as_number
-from fractale.models import find_json
+from fractale.evidence import EXIT_CODE_KEYS, as_number, json_of_text
 from fractale.toolbox import ToolInfo, ToolResult
 from fractale.tools.dialects import DIALECTS
 
@@ -133,7 +132,7 @@ def _data_of(result: ToolResult) -> Any:
     if text is None:
         return cast("Any", data)
     try:
-        return find_json(text)
+        return json_of_text(text)
     except ValueError:
         return text
 

@@ -54,7 +54,8 @@ async def _collect_policy(
     from fractale.runs.opening import open_toolbox
 
     settings = options.settings_of()
-    async with open_toolbox(settings, registries=registries, agents=agents) as toolbox:
+    named: dict[str, Any] = {"registries": registries, "agents": agents}
+    async with open_toolbox(settings, **named, on_log=options.warn_of_server) as toolbox:
         rows = policy_list.collect(await toolbox.tools(), settings.policy)
         return {"policy": rows}, policy_list.as_text(rows)
 
@@ -65,7 +66,8 @@ async def _collect(registries: tuple[Path, ...], agents: tuple[str, ...]) -> dic
 
     settings = options.settings_of()
     catalog = own_agents(registries=registries, agents=agents)
-    async with open_toolbox(settings, registries=registries, agents=agents) as toolbox:
+    named: dict[str, Any] = {"registries": registries, "agents": agents}
+    async with open_toolbox(settings, **named, on_log=options.warn_of_server) as toolbox:
         tools = await toolbox.tools()
         own = [_tool(t) for t in tools if t.is_agent]
         return {
@@ -130,6 +132,9 @@ def _line(section: str, row: dict[str, Any]) -> str:
         return _columns((row["spec"], 32), ("ready" if row["ready"] else row["why"], 0))
     name = row.get("name") or row.get("uri", "")
     first = (row.get("description") or "").strip().split("\n")[0]
+    if section == "resources":
+        words = first or (row["name"] if row["name"] != row["uri"] else "")
+        return _columns((row["uri"], 40), (row["server"], 10), (words, 0))
     return _columns((name, 32), (row["server"], 10), (first, 0))
 
 

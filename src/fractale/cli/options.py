@@ -173,6 +173,14 @@ def read_limits(pairs: tuple[str, ...]) -> Limits:
     return Limits(**values)
 
 
+def warn_of_server(server: str, level: str, message: str) -> None:
+    """Print what a server warns of, or what is waited for; everything else it logs is left out."""
+    from fractale.cli.text import inert
+
+    if level in ("warning", "error", "critical", "alert", "emergency"):
+        click.echo(f"! {inert(server)}: {inert(message, 1000)}", err=True)
+
+
 def settings_of(
     backend: str | None = None,
     model: str | None = None,

@@ -8,7 +8,14 @@ from typing import Any
 from fractale.cli.text import Line, cells, fold, inert, pad, row, table
 from fractale.cli.words import as_json
 from fractale.plan.inert import JOINERS
-from fractale.questions.forms import as_schema, defaults_of, options_of, properties_of, required_of
+from fractale.questions.forms import (
+    as_schema,
+    choices_of,
+    defaults_of,
+    options_of,
+    properties_of,
+    required_of,
+)
 from fractale.questions.reading import labels
 
 WIDTH = 96
@@ -149,8 +156,9 @@ def field_lines(name: str, schema: Mapping[str, Any]) -> list[str]:
     about = " · ".join(inert(str(text)) for text in said if text and text != name)
     lines = [f"{title}  {about}" if about else title]
     default = defaults_of(schema).get(name)
-    for number, (value, words) in enumerate(options_of(field), 1):
-        mark = "   (default)" if default is not None and value == default else ""
+    for number, (value, words) in enumerate(choices_of(field), 1):
+        chosen = value in default if isinstance(default, list) else value == default
+        mark = "   (default)" if default is not None and chosen else ""
         lines.append(f"{number:>2}  {inert(words)}{mark}")
     return lines
 
@@ -163,7 +171,10 @@ def _kind(field: Mapping[str, Any], *, optional: bool) -> str:
     ]
     kind = " ".join([str(field.get("type") or ""), *bounds]).strip()
     if kind == "array":
-        kind = f"list of {as_schema(field.get('items')).get('type') or 'values'}, comma between"
+        several = as_schema(field.get("items")).get("type") or "values"
+        kind = f"list of {several}, comma between"
+        if choices_of(field):
+            kind = "any of these, comma between"
     words = [inert(kind, 60)] if kind and not options_of(field) else []
     words += ["optional"] if optional else []
     return f" ({', '.join(words)})" if words else ""

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from fractale.cli import started
 from fractale.errors import SettingsError
-from fractale.events import Event, Listener
+from fractale.events import logged_to
 from fractale.plan.inputs import read_secrets
 from fractale.plan.model import Limits, Plan
 from fractale.settings import Settings, store_password, without_password
@@ -189,7 +189,7 @@ async def _run_async(call: Call, plan: Plan | None, begin: Begin, stdout: IO[str
             detach=call.detach,
             run_id=call.run_id,
         )
-        log = _log_listener(display.listener)
+        log = logged_to(display.listener)
         named: dict[str, Any] = {"registries": call.registries, "agents": call.agents}
         agents = own_agents(plan, **named)
         async with open_toolbox(call.settings, plan, **named, on_log=log) as toolbox:
@@ -199,13 +199,6 @@ async def _run_async(call: Call, plan: Plan | None, begin: Begin, stdout: IO[str
             with stopping(run_options.control, person):
                 result = await begin(Opened(toolbox, agents, runs, run_options))
     return int(result.exit_code)
-
-
-def _log_listener(listener: Listener) -> Callable[[str, str, str], None]:
-    def log(server: str, level: str, message: str) -> None:
-        listener(Event("log", "", {"step": server, "level": level, "message": message}))
-
-    return log
 
 
 def _person(call: Call, display: Any) -> TerminalPerson | None:

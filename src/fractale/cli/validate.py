@@ -70,7 +70,8 @@ async def _check_online(
     from fractale.runs.preflight import check_online
 
     settings = options.settings_of()
-    async with open_toolbox(settings, plan, registries=registries, agents=agents) as toolbox:
+    named: dict[str, Any] = {"registries": registries, "agents": agents}
+    async with open_toolbox(settings, plan, **named, on_log=options.warn_of_server) as toolbox:
         lost = [
             Problem("server-unreachable", f"server `{s.name}`: {s.error}", plan.position)
             for s in await toolbox.servers()

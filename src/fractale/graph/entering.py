@@ -17,6 +17,7 @@ from fractale.graph.outcome import (
     match_rules,
     rule_scope,
 )
+from fractale.graph.resources import fill_resources
 from fractale.graph.state import Spent
 from fractale.graph.visit import Visit
 from fractale.plan.expressions import holds, render
@@ -52,6 +53,7 @@ async def call_step(visit: Visit, call: Perform, tries: int) -> CallResult:
     """
     try:
         prepare(visit)
+        await fill_resources(visit)
         return await call(visit)
     except CallError as error:
         if await _try_again(visit, error, tries):

@@ -19,7 +19,7 @@ from fractale.graph.visit import Visit
 from fractale.models import Answer
 from fractale.plan.words import EXTRA_TOOLS
 from fractale.policy import allowed_by
-from fractale.toolbox import PromptInfo, PromptMessage, ToolInfo, ToolResult
+from fractale.toolbox import PromptInfo, PromptMessage, ResourceInfo, ToolInfo, ToolResult
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -61,11 +61,18 @@ class Host:
         """Whether the lists that bound this agent have the tool."""
         return all(allowed_by(globs, tool) for globs in self.context.within)
 
+    def _wanted(self) -> list[str] | None:
+        """The innermost list of tools, without what no server has; None: all tools."""
+        if not self.context.within:
+            return None
+        own = {*EXTRA_TOOLS, *self.visit.deps.agents.names()}
+        return [name for name in self.context.within[-1] if name not in own]
+
     async def tools(self) -> list[ToolInfo]:
         """The tools that this agent may call."""
         if () in self.context.within:
             return []
-        tools = await self.visit.deps.toolbox.tools()
+        tools = await self.visit.deps.toolbox.tools(self._wanted())
         return [tool for tool in tools if not tool.is_agent and self.may_call(tool)]
 
     async def agents(self) -> list[Subagent | ToolInfo]:
@@ -77,7 +84,9 @@ class Host:
         if () in self.context.within:
             return []
         deps = self.visit.deps
-        tools = [t for t in await deps.toolbox.tools() if t.is_agent and self.may_call(t)]
+        tools = [
+            t for t in await deps.toolbox.tools(self._wanted()) if t.is_agent and self.may_call(t)
+        ]
         named = deps.agents.matching(
             lambda name: (
                 self.names(name) and (bool(self.context.within) or deps.agents.is_own(name))
@@ -122,6 +131,16 @@ class Host:
     def is_small(self) -> bool:
         """Whether the step's model is so small that it cannot call tools."""
         return self.visit.deps.models.spec(self.visit.step.model).startswith("local:")
+
+    async def resources(self) -> list[ResourceInfo]:
+        """The resources of the run's servers."""
+        return await self.visit.deps.toolbox.resources()
+
+    async def read_resource(self, uri: str) -> ToolResult:
+        """Read a resource that the model chose."""
+        agent = self.agents_path or None
+        result = await tool_calls.read_resource(self.visit, uri, "model", agent)
+        return replace(result, text=self.context.mask(result.text))
 
     def chat_model(self) -> BaseChatModel:
         """The step's model."""

@@ -17,6 +17,7 @@ from fractale.graph.doubt import cut_off, doubtful
 from fractale.graph.faults import CutOff, Elicited
 from fractale.graph.interrupts import ask
 from fractale.graph.visit import SHORT_TEXT, Visit
+from fractale.plan.words import READ_RESOURCE
 from fractale.policy import Chooser, PlannedCall, may_repeat
 from fractale.schemas import UnusableSchema, schema_errors
 from fractale.store.journal import Call, Place, digest_of
@@ -266,6 +267,32 @@ async def prompt(
     return await visit.book.prompt(
         place, known, lambda: visit.deps.toolbox.get_prompt(name, arguments)
     )
+
+
+RESOURCE_READER = ToolInfo(
+    name=READ_RESOURCE, server="fractale", annotations={"readOnlyHint": True}
+)
+
+
+async def read_resource(
+    visit: Visit, uri: str, chosen_by: Chooser, agent: str | None = None
+) -> ToolResult:
+    """Read a resource of the run's servers: a call that only reads, of fractale's own.
+
+    Args:
+        agent: The sub-agent that reads it, where it is not the step's own.
+
+    Raises:
+        ToolError: There is no such resource, or its server failed.
+        PolicyError: The settings or a person refuse it.
+    """
+    arguments = agree(visit, RESOURCE_READER, {"uri": uri}, chosen_by)
+
+    async def make() -> ToolResult:
+        answer = await visit.deps.toolbox.read_resource(str(arguments["uri"]))
+        return taken(answer, visit.deps.outputs)
+
+    return await call(visit, RESOURCE_READER, arguments, agent, make=make)
 
 
 def _digest(visit: Visit, arguments: Mapping[str, Any]) -> str:

@@ -10,7 +10,9 @@ Everything that touches the MCP libraries is in this package, in the order in wh
 - `asking` brings what a server asks meanwhile to the call that it belongs to,
 - `stdio`, `http`, `memory` carry the messages, and turn each fault into that call's error,
 - `wire` is what those three and the connection say to each other,
-- `convert` translates between MCP's types and ours.
+- `convert` translates between MCP's types and ours,
+- `images` converts images for models, by `langchain-mcp-adapters`,
+- `logs` leaves out what the library logs as an error and is none.
 """
 
 from fractale.mcp.toolbox import McpToolbox

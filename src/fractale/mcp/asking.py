@@ -13,11 +13,11 @@ from pydantic import ValidationError
 from fractale.errors import ToolError
 from fractale.toolbox import Elicitation, OnElicit
 
-OnQuestion = Callable[
-    [types.ElicitRequestFormParams], Awaitable[types.ElicitResult | types.ErrorData]
-]
+OnQuestion = Callable[[types.ElicitRequestFormParams], Awaitable[types.ElicitResult]]
 
-GIVE_UP_SECONDS = 2.0
+
+class Unanswered(Exception):
+    """The call that asked has ended: MCP wants no answer to what was cancelled."""
 
 
 class Asker:
@@ -59,10 +59,12 @@ class Asker:
         if self._failed.done() and not any(end.done() for end in ends):
             raise self._failed.result()
 
-    async def answer(
-        self, params: types.ElicitRequestFormParams
-    ) -> types.ElicitResult | types.ErrorData:
-        """The answer to one question. What answering it raises ends the call."""
+    async def answer(self, params: types.ElicitRequestFormParams) -> types.ElicitResult:
+        """The answer to one question. What answering it raises ends the call.
+
+        Raises:
+            Unanswered: The call has ended: the server waits for no answer.
+        """
         question = Elicitation(
             server=self._server, message=params.message, schema=params.requestedSchema
         )
@@ -73,13 +75,15 @@ class Asker:
             return _result(task.result())
         except ValidationError:
             message = f"the answer to a question of server `{self._server}` is none that it takes"
-            return await self._give_up(ToolError(message))
-        except Exception as error:  # noqa: BLE001  # it is raised again, by the call
-            return await self._give_up(error)
+            self._end_call(ToolError(message))
+            raise Unanswered from None
+        except Exception as error:
+            self._end_call(error)  # it is raised again, by the call
+            raise Unanswered from error
         except asyncio.CancelledError:
             if not task.cancelled():
                 raise
-            return _OVER
+            raise Unanswered from None
         finally:
             self._answering.discard(task)
             task.cancel()
@@ -88,20 +92,15 @@ class Asker:
         assert self._on_elicit is not None  # noqa: S101  # `can_answer`
         return await self._on_elicit(question)
 
-    async def _give_up(self, error: Exception) -> types.ErrorData:
-        """End the call; the server hears of that first, lest the tool go on without an answer."""
+    def _end_call(self, error: Exception) -> None:
+        """End the call with `error`; the session tells the server that it is cancelled."""
         if not self._failed.done():
             self._failed.set_result(error)
-        await asyncio.wait({self._call}, timeout=GIVE_UP_SECONDS)
-        return _OVER
 
     def close(self) -> None:
         """The call is over: nobody needs an answer any more."""
         for task in self._answering:
             task.cancel()
-
-
-_OVER = types.ErrorData(code=types.INVALID_REQUEST, message="the call was given up")
 
 
 def _result(answer: Mapping[str, Any]) -> types.ElicitResult:

@@ -39,6 +39,10 @@ class ServerRefusal(ToolError):
         return ServerRefusal(self.message, self.rpc_code)
 
 
+class SilentServer(TransportError):
+    """The server was started or reached, and did not give its first answer in time."""
+
+
 class Connection:
     """A session from its opening to its end; it is never opened again.
 
@@ -89,7 +93,10 @@ class Connection:
             {self._ready, self._lost}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
         )
         if not self._ready.done() or self._lost.done():
-            late = TransportError(f"server `{self.name}` did not answer within {seconds:g} s")
+            late = SilentServer(
+                f"server `{self.name}` did not answer within {seconds:g} s",
+                hint=f"if it starts slowly, raise `handshake` of server `{self.name}`",
+            )
             self.lose(late)
             await self.close()
             raise unsent(self.error or late)
@@ -166,9 +173,7 @@ class Connection:
             hint=f"raise `timeout` of server `{self.name}` in the settings if it needs longer",
         )
 
-    async def _answer(
-        self, params: types.ElicitRequestFormParams
-    ) -> types.ElicitResult | types.ErrorData:
+    async def _answer(self, params: types.ElicitRequestFormParams) -> types.ElicitResult:
         """Answer a question of the server: the protocol does not say which call it belongs to."""
         asker = next((each for each in reversed(self._askers) if each.can_answer), None)
         if asker is None:

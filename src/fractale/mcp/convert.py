@@ -162,16 +162,14 @@ def resource_info(resource: types.Resource | types.ResourceTemplate, server: str
     )
 
 
-def resource_text(
-    contents: list[types.TextResourceContents | types.BlobResourceContents],
-) -> str:
-    """A resource's text; what is not text as a ``data:`` URI with base64."""
-    return "\n".join(
-        part.text
-        if isinstance(part, types.TextResourceContents)
-        else f"data:{part.mimeType or 'application/octet-stream'};base64,{part.blob}"
-        for part in contents
-    )
+def resource_result(result: types.ReadResourceResult, server: str) -> ToolResult:
+    """What a resource contains, as the answer of a tool that embeds it.
+
+    Raises:
+        ToolError: Its text is over the limit.
+    """
+    parts = [types.EmbeddedResource(type="resource", resource=each) for each in result.contents]
+    return tool_result(types.CallToolResult(content=[*parts]), server)
 
 
 def matches(info: ResourceInfo, uri: str) -> bool:

@@ -10,6 +10,7 @@ refused here and no request goes there.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import ssl
@@ -20,11 +21,12 @@ import httpx
 from mcp import types
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.version import SUPPORTED_PROTOCOL_VERSIONS
 
 from fractale.errors import ToolError, TransportError
 from fractale.mcp.events import EventStream
 from fractale.mcp.wire import MAX_ANSWER_BYTES, Answer, Streams, Wire, answers_beside, too_long
-from fractale.settings import ServerSettings
+from fractale.settings import ServerSettings, shown_url
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 JSON_HEADERS = {"content-type": "application/json"}
@@ -36,6 +38,15 @@ NEVER_SENT = (
     httpx.ProxyError,
     httpx.UnsupportedProtocol,
 )
+SESSION_HEADER = "mcp-session-id"
+SERVER_ERROR = -32000
+"""JSON-RPC's first code for errors of the server's own."""
+SESSION_IS_OVER = ("session", "not initialized")
+UNSUPPORTED_PROTOCOL = -32022
+"""MCP 2026-07-28: none of the versions that the client speaks."""
+OLDEST_PROTOCOL = SUPPORTED_PROTOCOL_VERSIONS[0]
+MOST_ERROR_BYTES = 64 * 1024
+LONGEST_REASON = 500
 SIDE_SECONDS = 5.0
 """For messages that nobody waits for: notifications, and the end of a session."""
 
@@ -110,8 +121,10 @@ class GuardedClient(httpx.AsyncClient):
             if request_id is None and not self._is_sse:
                 raise
             return self._fail(request, request_id, self._fault_of_transport(error))
-        if error := self._fault_of_status(response):
-            if request_id is not None or self._is_sse:
+        is_awaited = request_id is not None or self._is_sse
+        said = await _rpc_error(response) if is_awaited and response.is_error else None
+        if error := self._fault_of_status(response, said):
+            if is_awaited:
                 await response.aclose()
                 return self._fail(request, request_id, error)
             return response
@@ -125,7 +138,7 @@ class GuardedClient(httpx.AsyncClient):
             response = await super().send(request, **options)
         except httpx.TransportError:
             response = httpx.Response(202, request=request)
-        if request.method == "DELETE" or self._fault_of_status(response):
+        if request.method == "DELETE" or self._fault_of_status(response, None):
             # Nobody waits for this one, and the library would end the session over it.
             await response.aclose()
             return httpx.Response(204 if request.method == "DELETE" else 202, request=request)
@@ -215,7 +228,7 @@ class GuardedClient(httpx.AsyncClient):
         return httpx.Response(200, headers=JSON_HEADERS, content=message, request=request)
 
     def _fault_of_transport(self, error: httpx.HTTPError) -> TransportError:
-        name, url = self._wire.server, shown_url(self._settings.url)
+        name, url = self._wire.server, shown_url(self._settings.url or "")
         if isinstance(error, NEVER_SENT):
             self._wire.retire()
             return TransportError(
@@ -229,13 +242,20 @@ class GuardedClient(httpx.AsyncClient):
     def _where(self) -> str:
         return self._settings.origin or "the settings"
 
-    def _fault_of_status(self, response: httpx.Response) -> ToolError | None:
-        """What is wrong with a response that is not an answer, or None."""
-        code, name = response.status_code, self._wire.server
+    def _fault_of_status(
+        self, response: httpx.Response, said: types.ErrorData | None
+    ) -> ToolError | None:
+        """What is wrong with a response that is not an answer, or None.
+
+        Args:
+            said: The JSON-RPC error in its body.
+        """
         if response.is_redirect:
             return self._fault_of_redirect(response)
+        code, name = response.status_code, self._wire.server
         if code < 400:
             return None
+        status = f"(HTTP {code})" + (f": {said.message}" if said and said.message else "")
         if code in (401, 403):
             verb = (
                 "refused the token"
@@ -243,22 +263,44 @@ class GuardedClient(httpx.AsyncClient):
                 else "wants a token"
             )
             return ToolError(
-                f"server `{name}` {verb} (HTTP {code})",
+                f"server `{name}` {verb} {status}",
                 hint=f"set `token_env` of server `{name}` in {self._where}",
             )
-        in_session = self._is_sse or "mcp-session-id" in response.request.headers
-        if code == 404 and in_session and response.request.method == "POST":
+        if self._is_forgotten(response, said):
             # The protocol's word for "start a new session": the message was not handled.
             self._wire.retire()
-            return TransportError(f"server `{name}` no longer knows the session")
+            return TransportError(f"server `{name}` no longer knows the session {status}")
         if code == 404:
             return TransportError(
-                f"server `{name}` has nothing at {shown_url(self._settings.url)} (HTTP 404)",
+                f"server `{name}` has nothing at {shown_url(self._settings.url or '')} {status}",
                 hint=f"check its `url` in {self._where}; often it ends in /mcp",
             )
+        if said and said.code == UNSUPPORTED_PROTOCOL:
+            return ToolError(
+                f"server `{name}` does not speak a protocol version that fractale speaks "
+                f"({OLDEST_PROTOCOL} to {types.LATEST_PROTOCOL_VERSION}) {status}"
+            )
         if code == 429 or code >= 500:
-            return TransportError(f"server `{name}` answered HTTP {code}", sent=code != 429)
-        return ToolError(f"server `{name}` refused the request (HTTP {code})")
+            return TransportError(f"server `{name}` answered {status}", sent=code != 429)
+        return ToolError(f"server `{name}` refused the request {status}")
+
+    def _is_forgotten(self, response: httpx.Response, said: types.ErrorData | None) -> bool:
+        """Whether the server does not know the session that the request names, or the SSE stream's.
+
+        MCP prescribes 404. Servers made after the TypeScript SDK's examples answer 400 with
+        -32000 and words about the session, or about one that was not opened.
+        """
+        request = response.request
+        if request.method != "POST" or not (self._is_sse or SESSION_HEADER in request.headers):
+            return False
+        if response.status_code == 404:
+            return True
+        return (
+            response.status_code == 400
+            and said is not None
+            and said.code == SERVER_ERROR
+            and any(words in said.message.lower() for words in SESSION_IS_OVER)
+        )
 
     def _fault_of_redirect(self, response: httpx.Response) -> ToolError | None:
         """None where the redirect stays within the origin: those the library follows."""
@@ -276,9 +318,23 @@ class GuardedClient(httpx.AsyncClient):
         )
 
 
-def shown_url(url: str | None) -> str:
-    """A URL without what may be secret in it: user, password, query."""
-    return str(httpx.URL(url or "").copy_with(userinfo=b"", query=None, fragment=None))
+async def _rpc_error(response: httpx.Response) -> types.ErrorData | None:
+    """The JSON-RPC error in the body of a response that refuses; None where there is none."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(SIDE_SECONDS):
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > MOST_ERROR_BYTES:
+                    return None
+        error = json.loads(body)["error"]
+        return types.ErrorData(code=error["code"], message=_one_line(str(error["message"])))
+    except (httpx.HTTPError, TimeoutError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:LONGEST_REASON]
 
 
 def _same_origin(url: httpx.URL, target: httpx.URL) -> bool:

@@ -8,13 +8,14 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from mcp import types
 from pydantic import BaseModel
 
 from fractale.errors import ToolError, TransportError
-from fractale.mcp.connection import Connection, unsent
+from fractale.mcp.connection import Connection, SilentServer, unsent
 from fractale.mcp.lists import Lists
 from fractale.mcp.session import Hooks
 from fractale.mcp.wire import AnyServer, EmbeddedServer, OnLog, Streams, Timing, Wire
@@ -33,6 +34,7 @@ class ServerOwner:
 
     Attributes:
         lists: What it lists, as far as it was asked.
+        handshake: Seconds that it has for its first answer.
     """
 
     def __init__(
@@ -42,8 +44,11 @@ class ServerOwner:
         timing: Timing,
         on_log: OnLog | None = None,
     ) -> None:
+        own = None if isinstance(server, EmbeddedServer) else server.handshake
+        timing = replace(timing, handshake=own) if own else timing
         self.name = server.name
         self.lists = Lists(server.name, timing.handshake)
+        self.handshake = timing.handshake
         self._server = server
         self._timing = timing
         self._hooks = Hooks(on_change=self.lists.changed, on_log=on_log)
@@ -68,6 +73,11 @@ class ServerOwner:
         return None if self.usable else self._error
 
     @property
+    def is_silent(self) -> bool:
+        """Whether it let the time for its first answer go by, the last time it was tried."""
+        return isinstance(self.error, SilentServer)
+
+    @property
     def was_connected(self) -> bool:
         """Whether a session was ever opened, so that the server's tools are known."""
         return self._was_connected
@@ -79,9 +89,14 @@ class ServerOwner:
             self._is_needed = False
             self._attempt = asyncio.create_task(self._connect())
 
+    @property
+    def was_tried(self) -> bool:
+        """Whether the first attempt to connect has ended, well or not."""
+        return self._was_connected or self._failures > 0
+
     async def started(self) -> None:
         """Wait until the first attempt to connect has ended, well or not."""
-        if self._attempt is not None and not self._was_connected:
+        if self._attempt is not None and not self.was_tried:
             await asyncio.shield(self._attempt)
 
     async def connection(self) -> Connection:
@@ -169,7 +184,7 @@ class ServerOwner:
             connected=self.usable,
             transport="memory" if embedded else server.transport,
             address="in this process" if embedded else server.address,
-            error=str(self.error or "not connected") if not self.usable else None,
+            error=str(self.error or "has not answered yet") if not self.usable else None,
         )
 
     async def close(self) -> None:
@@ -255,9 +270,7 @@ class ServerOwner:
     @property
     def settled(self) -> bool:
         """Whether its list of tools is as good as it can be without waiting."""
-        if self.usable:
-            return self.lists.has_tools
-        return self._was_connected or (self._attempt is not None and self._attempt.done())
+        return self.lists.has_tools if self.usable else self.was_tried
 
     async def settle(self) -> None:
         """Read its list of tools; a server that is not there keeps those it was known to have."""
@@ -266,7 +279,7 @@ class ServerOwner:
             try:
                 await self.lists.read_tools(self._connection)
             except ToolError as error:
-                self._tell(error)
+                self.tell("error", f"its lists cannot be read: {error}")
         else:
             self.start()
 
@@ -279,9 +292,10 @@ class ServerOwner:
         try:
             return await self.lists.read(self._connection, kind)
         except ToolError as error:
-            self._tell(error)
+            self.tell("error", f"its lists cannot be read: {error}")
             return ()
 
-    def _tell(self, error: ToolError) -> None:
+    def tell(self, level: str, message: str) -> None:
+        """Log something about the server, as if it had said it."""
         if self._hooks.on_log is not None:
-            self._hooks.on_log(self.name, "error", f"its lists cannot be read: {error}")
+            self._hooks.on_log(self.name, level, message)

@@ -76,8 +76,8 @@ class Routes:
     def _all(self) -> Iterator[tuple[str, str]]:
         return ((server, own) for server, names in self._names.items() for own in names)
 
-    def unknown(self, name: str) -> ToolError:
-        """The error for a name that nothing has, with the nearest that something has."""
+    def suggestion(self, name: str) -> str:
+        """The nearest names to one that nothing has: ``did you mean …?``; empty without any."""
         shown: dict[str, list[str]] = {}
         for server, own in self._all():
             shown.setdefault(own, []).append(self.shown(server, own))
@@ -85,7 +85,12 @@ class Routes:
         near = list(
             dict.fromkeys(each for own in nearest(name, list(shown)) for each in shown[own])
         )
-        tail = f"; did you mean {' or '.join(f'`{n}`' for n in near)}?" if near else ""
+        return f"did you mean {' or '.join(f'`{n}`' for n in near)}?" if near else ""
+
+    def unknown(self, name: str) -> ToolError:
+        """The error for a name that nothing has, with the nearest that something has."""
+        suggestion = self.suggestion(name)
+        tail = f"; {suggestion}" if suggestion else ""
         return ToolError(
             f"no server has a {self._kind} `{name}`{tail}",
             hint="`fractale list` shows all there are",

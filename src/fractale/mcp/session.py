@@ -18,7 +18,7 @@ from mcp.shared.message import SessionMessage
 from mcp.shared.session import RequestResponder
 from pydantic import BaseModel
 
-from fractale.mcp.asking import OnQuestion
+from fractale.mcp.asking import OnQuestion, Unanswered
 from fractale.mcp.wire import OnLog
 
 ResultT = TypeVar("ResultT", bound=BaseModel)
@@ -83,9 +83,12 @@ class Session(ClientSession):
         notification = types.CancelledNotification(params=params)
         await self.send_notification(types.ClientNotification(notification))
 
-    async def _on_log(self, params: types.LoggingMessageNotificationParams) -> None:
+    def _tell(self, level: str, message: str) -> None:
         if self._hooks.on_log is not None:
-            self._hooks.on_log(self._name, params.level, _log_text(params.data))
+            self._hooks.on_log(self._name, level, message)
+
+    async def _on_log(self, params: types.LoggingMessageNotificationParams) -> None:
+        self._tell(params.level, _log_text(params.data))
 
     async def _on_message(
         self,
@@ -110,13 +113,17 @@ class Session(ClientSession):
     async def _received_question(
         self, responder: RequestResponder[types.ServerRequest, types.ClientResult]
     ) -> None:
-        with contextlib.suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
+        try:
             await super()._received_request(responder)
+        except (anyio.ClosedResourceError, anyio.BrokenResourceError, Unanswered):
+            self._in_flight.pop(responder.request_id, None)
 
     async def _on_elicit(
         self, context: RequestContext[ClientSession, Any], params: types.ElicitRequestParams
-    ) -> types.ElicitResult | types.ErrorData:
+    ) -> types.ElicitResult:
         if isinstance(params, types.ElicitRequestURLParams):
+            words = f"asked to open {params.url}, which fractale declined: open it yourself"
+            self._tell("warning", words)
             return types.ElicitResult(action="decline")
         return await self._on_question(params)
 

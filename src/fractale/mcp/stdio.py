@@ -251,7 +251,8 @@ class _Process:
         await asyncio.sleep(0.02)  # lets the last words arrive
         code = self._process.returncode
         how = "closed its output" if code is None else _how_it_ended(code)
-        words = " | ".join(word for word in self._words if word)
+        # The last line first: of a traceback it is the cause, and what follows may be cut.
+        words = " | ".join(word for word in reversed(self._words) if word)
         return TransportError(
             f"server `{self._wire.server}` {how}" + (f"; its last words: {words}" if words else ""),
             sent=True,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from glob import has_magic
 from types import TracebackType
 from typing import Any
 
@@ -12,6 +15,7 @@ from pydantic import AnyUrl, ValidationError
 
 from fractale.errors import ToolError, TransportError, UsageError
 from fractale.mcp import convert
+from fractale.mcp.logs import quiet_departures
 from fractale.mcp.owner import ServerOwner
 from fractale.mcp.routes import Route, Routes, nearest
 from fractale.mcp.wire import AnyServer, OnLog, Timing
@@ -25,6 +29,18 @@ from fractale.toolbox import (
     ToolInfo,
     ToolResult,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Routed:
+    """Where a name led, and the other servers that were there then and did not have it."""
+
+    route: Route
+    others: frozenset[str]
+
+    @property
+    def server(self) -> str:
+        return self.route.server
 
 
 class McpToolbox:
@@ -62,10 +78,14 @@ class McpToolbox:
         self._on_log = on_log
         self._timing = timing or Timing()
         self._owners: dict[str, ServerOwner] = {}
+        self._grace_ends = 0.0
+        self._routed: dict[str, _Routed] = {}
         self._known: tuple[tuple[int, ...], Routes, list[ToolInfo]] | None = None
 
     async def __aenter__(self) -> McpToolbox:
         """Begin to connect to every server; returns at once."""
+        quiet_departures()
+        self._grace_ends = time.monotonic() + self._timing.grace
         for spec in self._specs:
             owner = ServerOwner(spec, timing=self._timing, on_log=self._on_log)
             self._owners[spec.name] = owner
@@ -90,9 +110,9 @@ class McpToolbox:
 
     # -- what there is --------------------------------------------------------------------------
 
-    async def tools(self) -> list[ToolInfo]:
-        """Every tool, sorted by server and name."""
-        return list((await self._catalog())[1])
+    async def tools(self, names: Collection[str] | None = None) -> list[ToolInfo]:
+        """Every tool, sorted by server and name; see `fractale.toolbox` for `names`."""
+        return list((await self._catalog(names))[1])
 
     async def find_tool(self, name: str) -> ToolInfo:
         """The tool of that bare or qualified name.
@@ -102,19 +122,21 @@ class McpToolbox:
             TransportError: The server that has it, or may have it, cannot be reached.
         """
         route = await self._route(name)
-        tools = (await self._catalog())[1]
+        tools = (await self._catalog([name]))[1]
         return next(
-            tool for tool in tools if (tool.server, tool.name) == (route.server, route.shown)
+            tool
+            for tool in tools
+            if tool.server == route.server and tool.qualified_name == f"{route.server}.{route.name}"
         )
 
-    async def servers(self) -> list[ServerStatus]:
+    async def servers(self, names: Collection[str] | None = None) -> list[ServerStatus]:
         """Every server, in the order given, whether it is there or not."""
-        await self._settle()
+        await self._settle(names)
         return [owner.status() for owner in self._owners.values()]
 
-    async def prompts(self) -> list[PromptInfo]:
-        """Every prompt, sorted by server and name."""
-        found = await self._prompts()
+    async def prompts(self, names: Collection[str] | None = None) -> list[PromptInfo]:
+        """Every prompt, sorted by server and name; see `fractale.toolbox` for `names`."""
+        found = await self._prompts(names)
         routes = _routes("prompt", found)
         infos = [
             convert.prompt_info(prompt, server, routes.shown(server, prompt.name))
@@ -125,14 +147,14 @@ class McpToolbox:
 
     async def resources(self) -> list[ResourceInfo]:
         """Every resource and resource template, sorted by server and URI."""
-        kinds = ("resources", "templates")
-        lists = await asyncio.gather(
-            *(owner.list_of(kind) for owner in self._owners.values() for kind in kinds)
-        )
-        servers = [name for name in self._owners for _ in kinds]
+        return await self._resources_of(self._owners.values())
+
+    async def _resources_of(self, owners: Iterable[ServerOwner]) -> list[ResourceInfo]:
+        asked = [(owner, kind) for owner in owners for kind in ("resources", "templates")]
+        lists = await asyncio.gather(*(owner.list_of(kind) for owner, kind in asked))
         infos = [
-            convert.resource_info(item, server)
-            for server, items in zip(servers, lists, strict=True)
+            convert.resource_info(item, owner.name)
+            for (owner, _), items in zip(asked, lists, strict=True)
             for item in items
         ]
         return sorted(infos, key=lambda info: (info.server, info.is_template, info.uri))
@@ -178,12 +200,13 @@ class McpToolbox:
                 server refused.
             TransportError: The server cannot be reached or was lost.
         """
-        found = await self._prompts()
+        tried = self._tried()
+        found = await self._prompts([name])
         routes = _routes("prompt", found)
         route = routes.find(name)
         if route is None:
-            await self._need(name)
-            found = await self._prompts()
+            await self._need(name, tried)
+            found = await self._prompts([name])
             routes = _routes("prompt", found)
             route = routes.find(name)
         if route is None:
@@ -196,11 +219,11 @@ class McpToolbox:
         answer = await self._owners[route.server].request(request, types.GetPromptResult)
         return convert.prompt_messages(answer)
 
-    async def read_resource(self, uri: str) -> str:
-        """The text of a resource; what is not text comes as a ``data:`` URI with base64.
+    async def read_resource(self, uri: str) -> ToolResult:
+        """What a resource contains, as a tool's answer that embeds it.
 
         Args:
-            uri: The resource's URI, after ``server.`` where several servers have it.
+            uri: The resource's URI; ``server:URI`` where several servers have it.
 
         Raises:
             ToolError: No server has it, several have, or the server refused.
@@ -213,21 +236,77 @@ class McpToolbox:
             raise ToolError(f"`{uri}` is not a URI") from error
         request = types.ClientRequest(types.ReadResourceRequest(params=params))
         answer = await self._owners[server].request(request, types.ReadResourceResult)
-        return convert.resource_text(answer.contents)
+        return convert.resource_result(answer, server)
 
     # -- names ----------------------------------------------------------------------------------
 
-    async def _settle(self) -> None:
-        waiting = [owner for owner in self._owners.values() if not owner.settled]
-        if waiting:
-            await asyncio.gather(*(owner.settle() for owner in waiting))
+    async def _settle(self, names: Collection[str] | None = None, kind: str = "tools") -> None:
+        """Wait for the servers that may have one of `names`; None: for all.
+
+        A bare name may be on any server. Those that are late are not waited for where the ones
+        that are there have it.
+
+        Args:
+            kind: What the names are of: ``tools`` or ``prompts``.
+        """
+        waiting = {
+            asyncio.create_task(owner.settle()): owner
+            for owner in self._owners.values()
+            if not owner.settled and self._is_needed(owner, names, ())
+        }
+        try:
+            await self._wait(waiting, names, kind)
+        finally:
+            for task in waiting:
+                task.cancel()
         for owner in self._owners.values():
             if not owner.usable:
                 owner.start()  # in the background: those that are there need not wait for it
 
-    async def _catalog(self) -> tuple[Routes, list[ToolInfo]]:
+    async def _wait(
+        self,
+        waiting: Mapping[asyncio.Task[None], ServerOwner],
+        names: Collection[str] | None,
+        kind: str,
+    ) -> None:
+        late = set(waiting)
+        if late:
+            grace = max(0.0, self._grace_ends - time.monotonic())
+            _, late = await asyncio.wait(late, timeout=grace)
+        told: set[asyncio.Task[None]] = set()
+        while late:
+            known = await self._names_of(kind)
+            if not any(self._is_needed(waiting[task], names, known) for task in late):
+                return
+            for task in late - told:
+                waiting[task].tell("warning", _still_waiting(waiting[task], self._timing.grace))
+            told |= late
+            _, late = await asyncio.wait(late, return_when=asyncio.FIRST_COMPLETED)
+
+    def _is_needed(
+        self, owner: ServerOwner, names: Collection[str] | None, known: Collection[str]
+    ) -> bool:
+        """Whether one of `names` is of that server; a bare one is if no other is known to have it.
+
+        A bare pattern may fit something on any server.
+        """
+        return names is None or any(
+            name.startswith(f"{owner.name}.")
+            or (not self._is_qualified(name) and (has_magic(name) or name not in known))
+            for name in names
+        )
+
+    async def _names_of(self, kind: str) -> set[str]:
+        """The bare names of the tools or prompts on servers that are there."""
+        there = [owner for owner in self._owners.values() if owner.settled]
+        if kind == "tools":
+            return {tool.name for owner in there for tool in owner.lists.tools}
+        lists = await asyncio.gather(*(owner.list_of(kind) for owner in there))
+        return {item.name for items in lists for item in items}
+
+    async def _catalog(self, names: Collection[str] | None = None) -> tuple[Routes, list[ToolInfo]]:
         """All tools and their names, made anew only when some list has changed."""
-        await self._settle()
+        await self._settle(names)
         versions = tuple(owner.lists.version for owner in self._owners.values())
         if self._known is None or self._known[0] != versions:
             found = {name: owner.lists.tools for name, owner in self._owners.items()}
@@ -242,24 +321,67 @@ class McpToolbox:
         return self._known[1], self._known[2]
 
     async def _route(self, name: str) -> Route:
-        routes, _ = await self._catalog()
-        if (route := routes.find(name)) is not None:
-            return route
-        await self._need(name)
-        routes, _ = await self._catalog()
-        if (route := routes.find(name)) is not None:
-            return route
+        tried = self._tried()
+        for attempt in (1, 2):
+            if attempt == 2:
+                await self._need(name, tried)
+            routes, _ = await self._catalog([name])
+            if (route := self._found(routes, name)) is not None:
+                return route
         raise self._unknown(routes, name)
 
-    async def _need(self, name: str) -> None:
-        """Try once more to reach the servers that may have `name` and were never there."""
-        for owner in self._never_there():
-            if name.startswith(f"{owner.name}.") or not self._is_qualified(name):
-                try:
-                    await owner.connection()
-                except ToolError:
-                    continue  # `_unknown` tells of it
-                await owner.settle()
+    def _found(self, routes: Routes, name: str) -> Route | None:
+        """Where a name leads; still there where a server that was late has the name, too.
+
+        Raises:
+            ToolError: Several servers have it.
+        """
+        try:
+            route = routes.find(name)
+        except ToolError:
+            first = self._routed.get(name)
+            if first is None or self._rivals(name, first.server) & first.others:
+                raise
+            return first.route
+        if route is not None:
+            there = frozenset(o.name for o in self._owners.values() if o.was_connected)
+            self._routed[name] = _Routed(route, there - {route.server})
+        return route
+
+    def _rivals(self, name: str, server: str) -> set[str]:
+        """The other servers with a tool of that bare name."""
+        return {
+            owner.name
+            for owner in self._owners.values()
+            if owner.name != server and any(tool.name == name for tool in owner.lists.tools)
+        }
+
+    def _tried(self) -> list[ServerOwner]:
+        """The servers that were never there, and were tried."""
+        return [owner for owner in self._never_there() if owner.was_tried]
+
+    async def _need(self, name: str, tried: Iterable[ServerOwner]) -> None:
+        """Try once more to reach the servers that may have `name` and were never there.
+
+        A server that does not answer is tried again only where the name says that it is meant.
+
+        Args:
+            tried: Those that had been tried before the name was looked for.
+        """
+        meant = [
+            owner
+            for owner in tried
+            if name.startswith(f"{owner.name}.")
+            or (not self._is_qualified(name) and not owner.is_silent)
+        ]
+        await asyncio.gather(*(self._reach(owner) for owner in meant))
+
+    async def _reach(self, owner: ServerOwner) -> None:
+        try:
+            await owner.connection()
+        except ToolError:
+            return  # `_unknown` tells of it
+        await owner.settle()
 
     def _never_there(self) -> list[ServerOwner]:
         return [owner for owner in self._owners.values() if not owner.was_connected]
@@ -269,40 +391,67 @@ class McpToolbox:
 
     def _unknown(self, routes: Routes, name: str) -> ToolError:
         """The error for an unknown name: a server that is not there may be the reason."""
-        for owner in self._never_there():
-            error = owner.error
-            if error is None:
-                continue
+        absent = [(owner, error) for owner in self._never_there() if (error := owner.error)]
+        for owner, error in absent:
             if name.startswith(f"{owner.name}."):
                 return error
-            if not self._is_qualified(name) and isinstance(error, TransportError):
-                return TransportError(
-                    f"`{name}` is on no server that is there, and `{owner.name}` is not: {error}",
-                    hint=error.hint,
-                )
-        return routes.unknown(name)
+        if not absent or self._is_qualified(name):
+            return routes.unknown(name)
+        errors = [error for _, error in absent]
+        lost = [error for error in errors if isinstance(error, TransportError)]
+        parts = [f"`{name}` is on no server that is connected", routes.suggestion(name)]
+        parts += [error.message for error in errors]
+        kind = TransportError if lost else ToolError
+        return kind("; ".join(filter(None, parts)), hint=(lost or errors)[0].hint)
 
-    async def _prompts(self) -> dict[str, Sequence[types.Prompt]]:
-        lists = await asyncio.gather(*(o.list_of("prompts") for o in self._owners.values()))
-        return dict(zip(self._owners, lists, strict=True))
+    async def _prompts(
+        self, names: Collection[str] | None = None
+    ) -> dict[str, Sequence[types.Prompt]]:
+        """The prompts of each server; of one that is late and not needed, none."""
+        await self._settle(names, "prompts")
+        there = [owner for owner in self._owners.values() if owner.was_tried]
+        lists = await asyncio.gather(*(owner.list_of("prompts") for owner in there))
+        return {owner.name: found for owner, found in zip(there, lists, strict=True)}
 
     async def _find_resource(self, uri: str) -> tuple[str, str]:
-        """The server that has a resource, and its URI there."""
-        infos = await self.resources()
-        wanted = [(info.server, uri) for info in infos if convert.matches(info, uri)] or [
-            (info.server, own)
-            for info in infos
-            if (own := uri.removeprefix(f"{info.server}.")) != uri and convert.matches(info, own)
-        ]
-        found = list(dict.fromkeys(wanted))
+        """The server that has a resource, and its URI there.
+
+        Where the URI begins with a server's name, only that one is asked, unless it has none.
+        """
+        named = [o for o in self._owners.values() if uri.startswith((f"{o.name}:", f"{o.name}."))]
+        infos = await self._resources_of(named)
+        found = _resources_at(uri, infos)
+        if not found:
+            infos = await self.resources()
+            found = _resources_at(uri, infos)
         if len(found) > 1:
-            choices = " or ".join(f"`{server}.{own}`" for server, own in found)
+            choices = " or ".join(f"`{server}:{own}`" for server, own in found)
             raise ToolError(f"`{uri}` is a resource of several servers", hint=f"write {choices}")
         if found:
             return found[0]
         near = nearest(uri, [info.uri for info in infos])
         tail = f"; did you mean `{near[0]}`?" if near else ""
-        raise ToolError(f"no server has a resource `{uri}`{tail}", hint="see `fractale list`")
+        raise ToolError(
+            f"no server has a resource `{uri}`{tail}", hint="see `fractale list resources`"
+        )
+
+
+def _still_waiting(owner: ServerOwner, seconds: float) -> str:
+    return (
+        f"has not answered after {seconds:g} s; waiting for it up to {owner.handshake:g} s "
+        f"(`handshake` of server `{owner.name}` in the settings)"
+    )
+
+
+def _resources_at(uri: str, infos: Sequence[ResourceInfo]) -> list[tuple[str, str]]:
+    """The servers that have a resource, each with its URI there."""
+    found = [(info.server, uri) for info in infos if convert.matches(info, uri)] or [
+        (info.server, own)
+        for info in infos
+        for sign in ":."
+        if (own := uri.removeprefix(f"{info.server}{sign}")) != uri and convert.matches(info, own)
+    ]
+    return list(dict.fromkeys(found))
 
 
 def _routes(kind: str, found: Mapping[str, Iterable[types.Tool | types.Prompt]]) -> Routes:

@@ -62,6 +62,8 @@ class Timing:
     Args:
         connect: To open a TCP connection.
         handshake: To start a server and hear its first answer, and for each list of its tools.
+        grace: From the beginning, for servers that may not be needed: after it those that are
+            there are enough, and what is waited for is told.
         close: For a started server to end by itself once its input is closed.
         terminate: For it to end once it was told to, before it is killed.
         attempts: How often a server that was there before is tried again at the next need.
@@ -71,6 +73,7 @@ class Timing:
 
     connect: float = 10.0
     handshake: float = 60.0
+    grace: float = 5.0
     close: float = 1.0
     terminate: float = 2.0
     attempts: int = 6

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import cast
 
 from fractale.errors import Problem
 from fractale.plan.check_tools import check_against_tools
 from fractale.plan.fields import MOST_PROBLEMS, nearest
 from fractale.plan.flow import Flow
 from fractale.plan.inputs import convert
-from fractale.plan.model import Limits, Plan, Step
-from fractale.plan.scope import Scope, has_template, placed_steps
+from fractale.plan.model import Limits, Plan, Step, Template, Value
+from fractale.plan.scope import Scope, has_template, is_resource, placed_steps
 from fractale.plan.words import INSTRUCTION_INPUTS
 
 __all__ = ["check_against_tools", "check_plan"]
@@ -45,12 +46,31 @@ def _check(plan: Plan, prefix: str, outer: Limits | None, seen: set[int]) -> Ite
     yield from flow.problems(outer)
     yield from Scope(plan, flow, prefix).problems()
     for placed in placed_steps(plan, prefix):
+        for name, value in placed.step.inputs.items():
+            yield from _resources(placed.step, value, f"{placed.path}.inputs.{name}", name)
         included = placed.step.plan
         if included is None:
             continue
         yield from _given(placed.step, included, placed.path)
         if id(included) not in seen:
             yield from _check(included, f"{placed.path}.plan.", plan.limits, seen)
+
+
+def _resources(step: Step, value: Value, path: str, name: str) -> Iterator[Problem]:
+    """A mapping with `resource` alone stands for a resource, so it must name one."""
+    if is_resource(value):
+        uri = cast("dict[str, Value]", value)["resource"]
+        if isinstance(uri, Template) or (isinstance(uri, str) and ":" in uri.strip(":")):
+            return
+        shown = uri if isinstance(uri, str) else type(uri).__name__
+        message = f"`resource` is the URI of an MCP resource, as `server:uri`, not `{shown}`"
+        yield Problem("bad-resource", message, step.where(f"inputs.{name}"), path)
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield from _resources(step, each, f"{path}.{key}", name)
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            yield from _resources(step, each, f"{path}[{index}]", name)
 
 
 def _given(step: Step, plan: Plan, path: str) -> Iterator[Problem]:

@@ -115,6 +115,16 @@ def _check_call(placed: Placed, offers: _Offers) -> Iterator[Problem]:
 
 
 def _unknown(placed: Placed, what: str, name: str, names: Collection[str]) -> Problem:
+    several = sorted(each for each in names if each.partition(".")[2] == name)
+    if len(several) > 1:
+        choices = " or ".join(f"`{each}`" for each in several)
+        return Problem(
+            f"ambiguous-{what}",
+            f"`{name}` is a {what} of {len(several)} servers: write {choices}",
+            placed.step.where(what),
+            f"{placed.path}.{what}",
+            len(name),
+        )
     return Problem(
         f"unknown-{what}",
         f"no server has the {what} `{name}`",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from fnmatch import fnmatchcase
+
 from fractale.plan.model import Plan, Step
-from fractale.plan.words import GENERAL_AGENTS, MODEL_AGENTS
+from fractale.plan.words import EXTRA_TOOLS, GENERAL_AGENTS, GET_PROMPT, MODEL_AGENTS, READ_RESOURCE
 
 
 def needs_model(step: Step) -> bool:
@@ -23,3 +26,75 @@ def models_of(plan: Plan) -> list[str | None]:
             own = [step.model, *own]
         names += [name for name in own if name not in names]
     return names
+
+
+def tools_of(plan: Plan, agents: Collection[str] = ()) -> frozenset[str] | None:
+    """The tools that the plan names, and the patterns of those that it allows models.
+
+    Args:
+        agents: The sub-agents that no server has.
+
+    Returns:
+        Names and globs; None where the plan lets a model have all tools.
+    """
+    names: set[str] = set()
+    for step in _steps(plan):
+        if step.kind == "tool" or _is_of_server(step, agents):
+            names.add(step.target or "")
+        elif _asks_with_tools(step):
+            if step.tools is None:
+                return None
+            names.update(step.tools)
+    return frozenset(names.difference(EXTRA_TOOLS, GENERAL_AGENTS, agents))
+
+
+def prompts_of(plan: Plan, agents: Collection[str] = ()) -> frozenset[str] | None:
+    """The prompts that the plan names; None where it lets a model have all of them.
+
+    Args:
+        agents: The sub-agents that no server has.
+    """
+    names: set[str] = set()
+    for step in _steps(plan):
+        if step.kind == "prompt" and step.target:
+            names.add(step.target)
+        if _may_use(step, GET_PROMPT, agents):
+            return None
+    return frozenset(names)
+
+
+def shows_resources(plan: Plan, agents: Collection[str] = ()) -> bool:
+    """Whether a model of the plan is shown what resources there are.
+
+    Args:
+        agents: The sub-agents that no server has.
+    """
+    return any(
+        _may_use(step, READ_RESOURCE, agents) or (step.kind == "plan" and step.plan is None)
+        for step in _steps(plan)
+    )
+
+
+def _may_use(step: Step, extra: str, agents: Collection[str]) -> bool:
+    """Whether a step's model may use one of `EXTRA_TOOLS`."""
+    if not _asks_with_tools(step) or _is_of_server(step, agents):
+        return False
+    return step.tools is None or any(fnmatchcase(extra, glob) for glob in step.tools)
+
+
+def _steps(plan: Plan) -> Iterator[Step]:
+    """Every step, those of included plans, too."""
+    for step in plan.walk():
+        yield step
+        if step.plan:
+            yield from _steps(step.plan)
+
+
+def _asks_with_tools(step: Step) -> bool:
+    """Whether the step asks a model that may have tools."""
+    return step.kind in ("agent", "prompt") or (step.kind == "plan" and step.plan is None)
+
+
+def _is_of_server(step: Step, agents: Collection[str]) -> bool:
+    """Whether the step asks a sub-agent that is none of fractale's or the person's own."""
+    return step.kind == "agent" and step.target not in (None, *GENERAL_AGENTS, *agents)

@@ -98,8 +98,24 @@ def outputs_of_plan(plan: Plan, prefix: str) -> Iterator[Text]:
         yield Text(value, f"{prefix}outputs.{name}", "output")
 
 
+def is_resource(value: Value) -> bool:
+    """Whether a value stands for an MCP resource: ``{resource: "server:uri"}``."""
+    return isinstance(value, dict) and list(value) == ["resource"]
+
+
+def has_resource(value: Value) -> bool:
+    """Whether something in a step's inputs stands for an MCP resource.
+
+    The inputs themselves do not: an argument may be called `resource`.
+    """
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(is_resource(each) or has_resource(each) for each in inner)
+
+
 def has_template(value: Value) -> bool:
     """Whether a value is only known at run time."""
+    if is_resource(value):
+        return True
     if isinstance(value, dict):
         return any(map(has_template, value.values()))
     if isinstance(value, list):

@@ -18,7 +18,10 @@ GENERAL_AGENTS: Final = (None, "ask", "ask_question")
 MODEL_AGENTS: Final = ("planner", "result_parse", "transform_jobspec")
 """Built-in sub-agents that can't do without a model."""
 
-EXTRA_TOOLS: Final = ("ask_person", "get_prompt")
+ASK_PERSON: Final = "ask_person"
+GET_PROMPT: Final = "get_prompt"
+READ_RESOURCE: Final = "read_resource"
+EXTRA_TOOLS: Final = (ASK_PERSON, GET_PROMPT, READ_RESOURCE)
 """What a step's list of tools can name beside tools: see `fractale.agents.extras`."""
 
 INSTRUCTION_INPUTS: Final = ("goal", "prompt", "instruction")

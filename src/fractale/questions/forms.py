@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, cast
 
 from fractale.errors import AnswerError
@@ -54,6 +55,11 @@ def options_of(field: Mapping[str, Any]) -> list[tuple[Any, str]]:
         if options and all("const" in option for option in options):
             return [(each["const"], str(each.get("title", each["const"]))) for each in options]
     return []
+
+
+def choices_of(field: Mapping[str, Any]) -> list[tuple[Any, str]]:
+    """The same also of a list: what each of its values can be chosen from."""
+    return options_of(field) or options_of(as_schema(field.get("items")))
 
 
 def read_field(field: Mapping[str, Any], raw: Any) -> Any:
@@ -137,11 +143,54 @@ def errors_of(schema: Mapping[str, Any], value: Any) -> list[str]:
 
     try:
         Draft202012Validator.check_schema(dict(schema))
-        validator: Any = Draft202012Validator(dict(schema), registry=EMPTY_REGISTRY)
+        validator: Any = Draft202012Validator(
+            dict(schema), registry=EMPTY_REGISTRY, format_checker=_formats()
+        )
         found = sorted(validator.iter_errors(value), key=_place)
     except (SchemaError, Unresolvable, RecursionError, re.error) as error:
         return [f"the server's own schema cannot be used: {one_line(str(error), 200)}"]
     return [_in_words(error) for error in found[:SHOWN_ERRORS]]
+
+
+def _formats() -> Any:
+    """The formats that MCP's questions may ask for: email, uri, date, date-time.
+
+    jsonschema itself checks the last two of these only with packages that are not always there.
+    """
+    from jsonschema import FormatChecker
+
+    checker = FormatChecker(formats=("date",))
+    for name, is_right in _FORMATS.items():
+        checker.checks(name)(_of_text(is_right))
+    return checker
+
+
+def _of_text(is_right: Callable[[str], bool]) -> Callable[[object], bool]:
+    """A check of texts that any other value passes."""
+    return lambda value: not isinstance(value, str) or is_right(value)
+
+
+def _is_uri(text: str) -> bool:
+    return re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s]+", text) is not None
+
+
+def _is_email(text: str) -> bool:
+    return re.fullmatch(r"[^@\s]+@[^@\s]+", text) is not None
+
+
+def _is_date_time(text: str) -> bool:
+    """RFC 3339: a date, a time, and how far that is from UTC."""
+    try:
+        return "T" in text.upper() and datetime.fromisoformat(text.upper()).tzinfo is not None
+    except ValueError:
+        return False
+
+
+_FORMATS: Mapping[str, Callable[[str], bool]] = {
+    "email": _is_email,
+    "uri": _is_uri,
+    "date-time": _is_date_time,
+}
 
 
 def _place(error: Any) -> str:

@@ -111,7 +111,7 @@ def _is_answer(question: Mapping[str, Any], keys: set[str]) -> bool:
     kind = question["kind"]
     if kind == "elicitation":
         fields = set(properties_of(question["schema"]))
-        return "action" in keys or (bool(keys) and keys <= fields)
+        return "action" in keys or keys <= fields  # none: the defaults are right
     own = {"approval": {"arguments"}, "review": {"feedback", "plan"}, "in_doubt": {"outputs"}}
     return bool(keys & own.get(kind, set()))
 

@@ -15,6 +15,7 @@ from fractale.registry.calls import error_text, guarded
 from fractale.registry.components import FastMCPMade, LocalTool
 from fractale.registry.files import MCP_HINTS, OWN_PREFIX, Entry
 from fractale.registry.hints import is_fastmcps, is_for_fastmcp
+from fractale.registry.langchain import caller_of, is_langchain, schema_of
 from fractale.registry.schemas import inlined
 from fractale.registry.signature import Signature
 from fractale.registry.values import breaks, described_answer, failed, tool_answer
@@ -38,7 +39,7 @@ def make_tool(entry: Entry, found: Any) -> LocalTool | FastMCPMade:
         return _from_object(entry, found(), default_name=found.__name__.lower())
     if is_fastmcps(found):
         return _fastmcps(entry, found)
-    if _is_langchain(found):
+    if is_langchain(found):
         return _from_langchain(entry, found)
     if inspect.isroutine(found) and not hasattr(found, "input_schema"):
         return _from_function(entry, found)
@@ -189,17 +190,6 @@ def _own(entry: Entry) -> dict[str, Any]:
     return {**AGENT, **own} if entry.kind == "agent" else own
 
 
-def _is_langchain(found: Any) -> bool:
-    return hasattr(found, "ainvoke") and hasattr(found, "tool_call_schema")
-
-
 def _from_langchain(entry: Entry, tool: Any) -> LocalTool:
-    schema = tool.tool_call_schema
-    parameters = cast(
-        "dict[str, Any]", schema if isinstance(schema, dict) else schema.model_json_schema()
-    )
-
-    async def call(**arguments: Any) -> Any:
-        return await tool.ainvoke(arguments)
-
-    return _described(entry, call, tool.name, tool.description, parameters, None)
+    call = caller_of(tool)
+    return _described(entry, call, tool.name, tool.description, schema_of(tool), None)

@@ -36,6 +36,8 @@ def tool_answer(name: str, value: Any, schema: Mapping[str, Any] | None) -> type
     Raises:
         ToolError: It isn't what the schema says.
     """
+    if isinstance(value, types.CallToolResult):
+        return value
     if is_fastmcps(value) or (
         isinstance(value, (list, tuple)) and any(map(is_fastmcps, cast("list[Any]", value)))
     ):

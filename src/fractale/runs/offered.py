@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from fractale.errors import NotRecorded, StoreError, UsageError
 from fractale.models import Models
 from fractale.plan.model import Plan
+from fractale.plan.needs import prompts_of, shows_resources, tools_of
 from fractale.settings import PolicySettings, Settings, ToolRule
 from fractale.store.lines import ROOM
 from fractale.store.records import RunFolder
@@ -34,21 +35,19 @@ class Offered:
     resources: Sequence[ResourceInfo] = field(default_factory=list[ResourceInfo])
 
 
-async def offered_by(toolbox: Toolbox, plan: Plan) -> Offered:
-    """What a toolbox offers to a plan; resources only where it drafts, since nothing else asks."""
-    drafts = any(step.kind == "plan" and step.plan is None for step in _steps(plan))
+async def offered_by(toolbox: Toolbox, plan: Plan, agents: Collection[str] = ()) -> Offered:
+    """What a toolbox offers to a plan: of a server that it does not need, what is known of it.
+
+    Resources only where a model may be shown them.
+
+    Args:
+        agents: The sub-agents that no server has.
+    """
     return Offered(
-        tools=await toolbox.tools(),
-        prompts=await toolbox.prompts(),
-        resources=await toolbox.resources() if drafts else [],
+        tools=await toolbox.tools(tools_of(plan, agents)),
+        prompts=await toolbox.prompts(prompts_of(plan, agents)),
+        resources=await toolbox.resources() if shows_resources(plan, agents) else [],
     )
-
-
-def _steps(plan: Plan) -> Iterable[Any]:
-    for step in plan.walk():
-        yield step
-        if step.plan:
-            yield from _steps(step.plan)
 
 
 def keep_offered(folder: RunFolder, offered: Offered, mask: Callable[[Any], Any]) -> None:

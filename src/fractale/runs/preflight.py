@@ -9,7 +9,7 @@ from fractale.errors import PlanError, Problem, SettingsError
 from fractale.models import Models
 from fractale.plan.check import check_against_tools, check_plan
 from fractale.plan.model import Plan
-from fractale.plan.needs import models_of
+from fractale.plan.needs import models_of, prompts_of, tools_of
 from fractale.toolbox import Toolbox
 
 
@@ -21,8 +21,12 @@ async def preflight(plan: Plan, toolbox: Toolbox, models: Models, agents: Catalo
         SettingsError: A model that the plan needs cannot be used.
     """
     problems = [p for p in check_plan(plan) if p.severity == "error"]
-    if not problems and all(server.connected for server in await toolbox.servers()):
-        problems = [p for p in await check_online(plan, toolbox, agents) if p.severity == "error"]
+    if not problems:
+        found = await check_online(plan, toolbox, agents, only_needed=True)
+        problems = [p for p in found if p.severity == "error"]
+        if not all(server.connected for server in await toolbox.servers(())):
+            # What is not found may be on a server that is not there: its step tells of that.
+            problems = [p for p in problems if p.missing is None]
     if problems:
         raise PlanError(problems)
     for name in models_of(plan):
@@ -35,14 +39,22 @@ async def preflight(plan: Plan, toolbox: Toolbox, models: Models, agents: Catalo
             )
 
 
-async def check_online(plan: Plan, toolbox: Toolbox, agents: Catalog) -> list[Problem]:
-    """What is wrong with the plan's tools, prompts and arguments, by the servers' schemas."""
+async def check_online(
+    plan: Plan, toolbox: Toolbox, agents: Catalog, *, only_needed: bool = False
+) -> list[Problem]:
+    """What is wrong with the plan's tools, prompts and arguments, by the servers' schemas.
+
+    Args:
+        only_needed: Wait for no server that the plan does not need.
+    """
+    of_tools = tools_of(plan, agents.names()) if only_needed else None
+    of_prompts = prompts_of(plan, agents.names()) if only_needed else None
     tools = {
         name: {"input_schema": tool.input_schema, "output_schema": tool.output_schema}
-        for tool in await toolbox.tools()
+        for tool in await toolbox.tools(of_tools)
         for name in (tool.name, tool.qualified_name)
     }
-    prompts = {p.name: {"arguments": list(p.arguments)} for p in await toolbox.prompts()}
+    prompts = {p.name: {"arguments": list(p.arguments)} for p in await toolbox.prompts(of_prompts)}
     # To know what a sub-agent takes imports it: only those are that a step asks.
     asked = _asked_by(plan)
     own: dict[str, dict[str, Any]] = {name: {} for name in agents.names()}

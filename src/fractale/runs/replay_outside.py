@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -50,11 +50,11 @@ class RecordedToolbox:
     def __init__(self, offered: Offered) -> None:
         self._offered = offered
 
-    async def tools(self) -> list[ToolInfo]:
+    async def tools(self, names: Collection[str] | None = None) -> list[ToolInfo]:
         """Every tool that there was."""
         return list(self._offered.tools)
 
-    async def prompts(self) -> list[PromptInfo]:
+    async def prompts(self, names: Collection[str] | None = None) -> list[PromptInfo]:
         """Every prompt that there was."""
         return list(self._offered.prompts)
 
@@ -62,7 +62,7 @@ class RecordedToolbox:
         """Every resource that there was."""
         return list(self._offered.resources)
 
-    async def servers(self) -> list[ServerStatus]:
+    async def servers(self, names: Collection[str] | None = None) -> list[ServerStatus]:
         """No server is started."""
         return []
 
@@ -101,7 +101,7 @@ class RecordedToolbox:
         """No prompt is fetched."""
         _nothing(f"the prompt `{name}`")
 
-    async def read_resource(self, uri: str) -> str:
+    async def read_resource(self, uri: str) -> ToolResult:
         """No resource is read."""
         _nothing(f"the resource `{uri}`")
 

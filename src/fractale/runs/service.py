@@ -14,6 +14,7 @@ from fractale.graph.context import Dependencies
 from fractale.models import Models
 from fractale.plan.inputs import bind_inputs
 from fractale.plan.model import Plan
+from fractale.plan.needs import tools_of
 from fractale.policy import Policy
 from fractale.runs.continuing import (
     plan_today,
@@ -130,7 +131,7 @@ class Runs:
             except StoreError:
                 shutil.rmtree(folder.path, ignore_errors=True)
                 raise
-            offered = await offered_by(self._toolbox, plan)
+            offered = await offered_by(self._toolbox, plan, self._agents.names())
             keep_offered(folder, offered, session.context.mask)
             policy = self._policy.settings
             known = {
@@ -232,7 +233,8 @@ class Runs:
 
     async def _check_tools(self, folder: RunFolder, head: Mapping[str, Any], plan: Plan) -> None:
         """See that the tools that are still needed take and give what they did."""
-        tools = await self._toolbox.tools() if head.get("tools") else []
+        names = tools_of(plan, self._agents.names())
+        tools = await self._toolbox.tools(names) if head.get("tools") else []
         now = tool_hashes(tools)
         if any(now.get(name, digest) != digest for name, digest in head.get("tools", {}).items()):
             refuse_changed_tools(read_history(folder), plan, tools)

@@ -24,6 +24,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fractale.errors import UsageError
+from fractale.mcp.logs import quiet_departures
 from fractale.server.options import HEALTH, Options
 
 _GRACE: Final = 1
@@ -44,6 +45,7 @@ async def serve_http(
     Raises:
         UsageError: The port is taken, the address is none of this machine's, a bad certificate.
     """
+    quiet_departures()
     with _listen(options.host, options.port) as listener:
         url = options.url(listener.getsockname()[1])
         config = _config(http_app(build(), options), options)

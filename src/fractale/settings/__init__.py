@@ -39,6 +39,7 @@ from fractale.settings.rules import PolicyList, PolicySettings, ToolRule
 from fractale.settings.secrets import (
     STORE_SCHEMES,
     is_secret,
+    shown_url,
     store_password,
     without_password,
     without_secrets,
@@ -62,6 +63,7 @@ __all__ = [
     "find_project_folder",
     "is_secret",
     "load_settings",
+    "shown_url",
     "store_password",
     "without_password",
     "without_secrets",

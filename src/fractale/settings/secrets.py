@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from fractale.errors import SettingsError
 
@@ -14,6 +14,7 @@ STORE_VARIABLE = "FRACTALE_STORE"
 
 SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL")
 """An environment variable with one of these words in its name holds a secret."""
+MASKED = "***"
 SECRET_LENGTH = 8
 """A shorter secret is not looked for in texts: it would be found where it is none."""
 
@@ -34,6 +35,48 @@ def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
 def is_secret(variable: str) -> bool:
     """Whether an environment variable holds a secret, going by its name."""
     return any(word in variable.upper() for word in SECRET_WORDS)
+
+
+def shown_url(url: str) -> str:
+    """A URL for people to read: without a password, and without the values of its query."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "(not a URL)"
+    user, at, host = parts.netloc.rpartition("@")
+    name, colon, _ = user.partition(":")
+    who = f"{name}:{MASKED}" if colon else name and MASKED  # a lone name may be a token
+    query = "&".join(
+        f"{pair.partition('=')[0]}={MASKED}" for pair in parts.query.split("&") if pair
+    )
+    return urlunsplit((parts.scheme, f"{who}{at}{host}", parts.path, query, ""))
+
+
+def shown_arguments(arguments: Sequence[str]) -> list[str]:
+    """A command's arguments for people to read: without what looks like a secret.
+
+    That is what follows an option, or a name and ``=``, that `is_secret`; and in URLs what
+    `shown_url` hides.
+    """
+    shown: list[str] = []
+    follows_secret = False
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        is_option = argument.startswith("-")
+        if follows_secret and not is_option:
+            shown.append(MASKED)
+        elif equals and _names_secret(name):
+            shown.append(f"{name}={MASKED}")
+        elif equals and "://" in value and "://" not in name:
+            shown.append(f"{name}={shown_url(value)}")
+        else:
+            shown.append(shown_url(argument) if "://" in argument else argument)
+        follows_secret = is_option and not equals and _names_secret(argument)
+    return shown
+
+
+def _names_secret(option: str) -> bool:
+    return is_secret(option.lstrip("-").replace("-", "_"))
 
 
 def store_password(store: str | None) -> str | None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from fractale.errors import SettingsError
-from fractale.settings.secrets import without_secrets
+from fractale.plan.durations import parse_duration
+from fractale.settings.secrets import shown_arguments, shown_url, without_secrets
 
 DEFAULT_MCP_PORT = 8089
+
+VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+"""How a header names an environment variable."""
 
 Transport = Literal["stdio", "http", "sse"]
 
@@ -25,6 +30,7 @@ class ServerSettings:
         verify: Whether the server's TLS certificate is checked.
         ca_file: Certificates to check it against, instead of the system's.
         timeout: Seconds that one call may take; None waits as long as the call needs.
+        handshake: Seconds that the server has for its first answer; None: the usual time.
     """
 
     name: str
@@ -39,12 +45,15 @@ class ServerSettings:
     verify: bool = True
     ca_file: str | None = None
     timeout: float | None = None
+    handshake: float | None = None
     origin: str = ""
 
     @property
     def address(self) -> str:
-        """The URL, or the command line, for people to read."""
-        return self.url or " ".join([self.command or "", *self.args])
+        """The URL, or the command line, for people to read: nothing secret is in it."""
+        if self.url:
+            return shown_url(self.url)
+        return " ".join([self.command or "", *shown_arguments(self.args)])
 
 
 SERVER_KEYS = (
@@ -60,6 +69,7 @@ SERVER_KEYS = (
     "verify",
     "ca_file",
     "timeout",
+    "handshake",
 )
 
 
@@ -100,12 +110,54 @@ def parse_server(
         env={**without_secrets(environment), **_texts(data.get("env"))},
         cwd=data.get("cwd"),
         token=token,
-        headers=_texts(data.get("headers")),
+        headers=_filled(name, _texts(data.get("headers")), environment, origin),
         verify=bool(data.get("verify", True)),
         ca_file=data.get("ca_file"),
-        timeout=float(data["timeout"]) if data.get("timeout") is not None else None,
+        timeout=_seconds(name, "timeout", data, origin),
+        handshake=_seconds(name, "handshake", data, origin),
         origin=origin,
     )
+
+
+def _seconds(name: str, key: str, data: Mapping[str, Any], origin: str) -> float | None:
+    """A time in seconds, from a number or a duration such as ``90s``; None where there is none.
+
+    Raises:
+        SettingsError: It is neither.
+    """
+    value = data.get(key)
+    if value is None:
+        return None
+    try:
+        seconds = parse_duration(str(value))
+    except ValueError:
+        seconds = 0.0
+    if seconds > 0:
+        return seconds
+    raise SettingsError(
+        f"server `{name}`: `{key}` must be a time such as `90s`, not `{value}` ({origin})"
+    )
+
+
+def _filled(
+    name: str, headers: Mapping[str, str], environment: Mapping[str, str], origin: str
+) -> dict[str, str]:
+    """Headers with the value of each environment variable that they name as ``${NAME}``.
+
+    Raises:
+        SettingsError: A variable is not set.
+    """
+
+    def value_of(found: re.Match[str]) -> str:
+        variable = found[1]
+        if variable in environment:
+            return environment[variable]
+        raise SettingsError(
+            f"server `{name}`: the environment variable `{variable}` is not set, "
+            f"which its `headers` need ({origin})"
+        )
+
+    return {key: VARIABLE.sub(value_of, value) for key, value in headers.items()}
 
 
 def _texts(table: Any) -> dict[str, str]:

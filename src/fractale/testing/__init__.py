@@ -1,6 +1,7 @@
 """What you need to test plans of your own: stand-ins that are told what to answer.
 
 - `FakeToolServer` (`tools`) stands in for the tool servers of a run,
+- `ToolServer` (`tool_server`) serves it over real HTTP, with the faults of real servers,
 - `ScriptedModel` (`scripted_model`) is a chat model in this process,
 - `ModelServer` (`model_server`) is a model's server: the same scripts over real HTTP, with every
   fault that a real one shows. Both models take `Reply` (`replies`),
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fractale.testing.model_server import ModelRequest, ModelServer
 from fractale.testing.quirks import QUIRKS
 from fractale.testing.replies import Reply
+from fractale.testing.tool_server import ToolServer
 from fractale.testing.tools import FakeCall, FakeToolServer
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ __all__ = [
     "ModelServer",
     "Reply",
     "ScriptedModel",
+    "ToolServer",
 ]
 
 

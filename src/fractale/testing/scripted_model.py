@@ -50,6 +50,7 @@ class ScriptedModel(BaseChatModel):
         script: Replies in their order (text for a plain answer), or a function that makes one
             from the list of messages. When they are used up, a ModelError says so.
         structured_output: Whether it takes a JSON Schema with the request.
+        image_inputs: Whether it takes images.
 
     Attributes:
         requests: The messages of every request in the order in which they came.
@@ -66,9 +67,11 @@ class ScriptedModel(BaseChatModel):
         script: Iterable[Reply | str] | Callable[[list[BaseMessage]], Reply | str] = (),
         *,
         structured_output: bool = True,
+        image_inputs: bool = False,
         **fields: Any,
     ) -> None:
-        super().__init__(profile={"structured_output": structured_output}, **fields)
+        profile: Any = {"structured_output": structured_output, "image_inputs": image_inputs}
+        super().__init__(profile=profile, **fields)
         self._script = Script(script)
 
     @property

@@ -24,10 +24,11 @@ Each tool gives its answers in the order in which they were set; the last one is
 
 from __future__ import annotations
 
+import base64
 import difflib
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar, cast, overload
@@ -90,7 +91,7 @@ class FakeToolServer:
         self.calls: list[FakeCall] = []
         self._tools: dict[str, _Fake] = {}
         self._prompts: dict[str, tuple[PromptInfo, list[PromptMessage]]] = {}
-        self._resources: dict[str, str] = {}
+        self._resources: dict[str, Mapping[str, Any]] = {}
         self._on_elicit: ContextVar[OnElicit | None] = ContextVar("on_elicit", default=None)
 
     # -- what it has ----------------------------------------------------------------------------
@@ -173,6 +174,16 @@ class FakeToolServer:
             self._add(name, lambda _arguments, value=each: value)
         return self
 
+    def parts(
+        self, name: str, *parts: Mapping[str, Any], structured: Any = None, is_error: bool = False
+    ) -> FakeToolServer:
+        """Add an answer of MCP's content parts in their JSON form; of none, an empty answer.
+
+        For example ``{"type": "image", "data": base64, "mimeType": "image/png"}``: text, image,
+        audio, resource_link and resource (an embedded one, with `text` or `blob`).
+        """
+        return self.answer(name, _answer_of(*parts, structured=structured, is_error=is_error))
+
     def fail(self, name: str, message: str, *, structured: Any = None) -> FakeToolServer:
         """Add an answer with MCP's ``isError``."""
         failed = _result(structured, text=message, is_error=True)
@@ -212,9 +223,16 @@ class FakeToolServer:
         self._prompts[name] = (info, made)
         return self
 
-    def resource(self, uri: str, text: str) -> FakeToolServer:
-        """Add a resource."""
-        self._resources[uri] = text
+    def resource(
+        self, uri: str, content: str | bytes, mime_type: str | None = None
+    ) -> FakeToolServer:
+        """Add a resource: text, or bytes."""
+        said: dict[str, Any] = {"uri": uri} | ({"mimeType": mime_type} if mime_type else {})
+        if isinstance(content, bytes):
+            said["blob"] = base64.b64encode(content).decode()
+        else:
+            said["text"] = content
+        self._resources[uri] = {"type": "resource", "resource": said}
         return self
 
     async def elicit(
@@ -247,11 +265,11 @@ class FakeToolServer:
 
     # -- the toolbox ----------------------------------------------------------------------------
 
-    async def tools(self) -> list[ToolInfo]:
+    async def tools(self, names: Collection[str] | None = None) -> list[ToolInfo]:
         """Every tool, sorted by name."""
         return [self._tools[name].info for name in sorted(self._tools)]
 
-    async def prompts(self) -> list[PromptInfo]:
+    async def prompts(self, names: Collection[str] | None = None) -> list[PromptInfo]:
         """Every prompt, sorted by name."""
         return [self._prompts[name][0] for name in sorted(self._prompts)]
 
@@ -259,7 +277,7 @@ class FakeToolServer:
         """Every resource, sorted by URI."""
         return [ResourceInfo(uri=uri, server=self.name) for uri in sorted(self._resources)]
 
-    async def servers(self) -> list[ServerStatus]:
+    async def servers(self, names: Collection[str] | None = None) -> list[ServerStatus]:
         """This one, which is always there."""
         return [ServerStatus(name=self.name, connected=True, transport="fake")]
 
@@ -318,16 +336,16 @@ class FakeToolServer:
                 raise ToolError(f"prompt `{name}` needs `{argument['name']}`")
         return [PromptMessage(role=m.role, text=_fill(m.text, arguments)) for m in messages]
 
-    async def read_resource(self, uri: str) -> str:
-        """The text of a resource.
+    async def read_resource(self, uri: str) -> ToolResult:
+        """What a resource contains.
 
         Raises:
             ToolError: There is none.
         """
-        return self._find("resource", uri, self._resources)
+        return _answer_of(self._find("resource", uri, self._resources))
 
     def _find(self, kind: str, name: str, table: Mapping[str, Any]) -> Any:
-        bare = name.removeprefix(f"{self.name}.")
+        bare = name.removeprefix(f"{self.name}.").removeprefix(f"{self.name}:")
         if bare in table:
             return table[bare]
         near = difflib.get_close_matches(bare, table, 1)
@@ -344,6 +362,17 @@ def _result(value: Any, *, text: str | None = None, is_error: bool = False) -> T
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     content = ({"type": "text", "text": text},)
     return ToolResult(text=text, structured=structured, is_error=is_error, content=content)
+
+
+def _answer_of(
+    *parts: Mapping[str, Any], structured: Any = None, is_error: bool = False
+) -> ToolResult:
+    from mcp import types
+
+    from fractale.mcp.convert import tool_result
+
+    answer = {"content": parts, "structuredContent": structured, "isError": is_error}
+    return tool_result(types.CallToolResult.model_validate(answer), "fake")
 
 
 def _fill(text: str, arguments: Mapping[str, Any]) -> str:
