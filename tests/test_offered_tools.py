@@ -114,7 +114,7 @@ async def test_a_tool_named_as_one_of_fractales_own_is_there_beside_it(ask):
     assert seen.status == "success", seen.result.error
     assert [call.name for call in tools.calls] == ["ask_person"]
     names = [t["function"]["name"] for t in requests[0].body["tools"]]
-    assert sorted(names) == ["ask_person", "fake__ask_person"]
+    assert {"ask_person", "fake__ask_person"} <= set(names)
 
 
 def test_a_name_that_is_accepted_stays_and_another_is_the_same_in_every_list():
