@@ -6,6 +6,7 @@ loop. What may be called, what it costs and what is told about it is decided by 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -246,7 +247,7 @@ def _reading_results(host: AgentHost) -> LoopTool:
     """The rest of a long result; shown to the model once there is one."""
 
     async def call(arguments: Mapping[str, Any]) -> ToolResult:
-        return read_result(arguments, host)
+        return await asyncio.to_thread(read_result, arguments, host)  # a search may take seconds
 
     return LoopTool(
         name=READ_RESULT, description=READ_RESULT_WORDS, schema=READ_RESULT_SCHEMA, call=call
