@@ -316,7 +316,7 @@ async def turn(server: ModelServer, *, streaming: bool) -> Any:
 
 @WAYS
 @pytest.mark.parametrize("quirk", HARMLESS)
-async def test_a_call_comes_whole_with_an_id_and_is_counted_once(quirk, streaming):
+async def test_a_call_comes_whole_with_an_id_and_is_counted_once(quirk, streaming, recwarn):
     with ModelServer([CALL], quirks=[quirk]) as server:
         models = models_for(server)
         on_text = (lambda _piece: None) if streaming else None
@@ -326,6 +326,7 @@ async def test_a_call_comes_whole_with_an_id_and_is_counted_once(quirk, streamin
         assert call["id"]
         assert models.usage_of(message, None) == Usage(input_tokens=12, output_tokens=4, calls=1)
         assert len(server.requests) == 1
+    assert [w for w in recwarn if "Pydantic" in str(w.message)] == []
 
 
 @WAYS
