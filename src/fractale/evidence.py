@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from fractale.models import whole_json
@@ -204,7 +204,7 @@ def _broken_by(schema: Mapping[str, Any], value: Any) -> str | None:
 
     table = dict(schema)
     kind: Any = validator_for(table, Draft202012Validator)
-    best_match = cast("Callable[..., Any]", exceptions.best_match)
+    best_match = cast("Any", exceptions).best_match
     try:
         kind.check_schema(table)
         error = best_match(kind(table, registry=EMPTY_REGISTRY).iter_errors(value))
