@@ -219,17 +219,17 @@ def misfit_of(result: ToolResult, tool: ToolInfo) -> str | None:
 
 def _broken_by(schema: Mapping[str, Any], value: Any) -> str | None:
     """The first way in which a value breaks a schema; references elsewhere are never fetched."""
-    from jsonschema import Draft202012Validator, SchemaError
-    from jsonschema.exceptions import best_match
+    from jsonschema import Draft202012Validator, SchemaError, exceptions
     from jsonschema.validators import validator_for
     from referencing.exceptions import Unresolvable
     from referencing.jsonschema import EMPTY_REGISTRY
 
     table = dict(schema)
     kind: Any = validator_for(table, Draft202012Validator)
+    best_match = cast("Any", exceptions).best_match
     try:
         kind.check_schema(table)
-        error: Any = best_match(kind(table, registry=EMPTY_REGISTRY).iter_errors(value))
+        error = best_match(kind(table, registry=EMPTY_REGISTRY).iter_errors(value))
     except (SchemaError, Unresolvable, RecursionError, re.error):
         return None
     if error is None:
