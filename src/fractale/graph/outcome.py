@@ -7,12 +7,13 @@ lost tool, an empty or an unusable answer is never success.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fractale.evidence import exit_code_evidence
 from fractale.graph.state import DecidedBy, Outcome, Record
 from fractale.models import Usage
+from fractale.plain import plain, readable
 from fractale.plan.expressions import holds
 from fractale.plan.model import FAILURE, SUCCESS, Step
 
@@ -132,6 +133,17 @@ def schema_error(step: Step, outputs: Mapping[str, Any]) -> str | None:
     if not found:
         return None
     return "; ".join(f"{error.json_path}: {error.message}" for error in found[:5])
+
+
+def as_plain(result: CallResult) -> CallResult:
+    """What a call brought as JSON that can be kept; a failure where there is no such form."""
+    try:
+        outputs = plain(result.outputs)
+    except ValueError as error:
+        return CallResult(error=f"the answer cannot be kept: {error}", code="call")
+    words = {name: getattr(result, name) for name in ("error", "fault")}
+    shown = {name: readable(text) for name, text in words.items() if text}
+    return replace(result, outputs=outputs, **shown)
 
 
 def record_of(decision: Decision, result: CallResult, attempts: int) -> Record:

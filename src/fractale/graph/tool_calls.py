@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from fractale.errors import AnswerError, JobError, PolicyError, ToolError
 from fractale.graph.doubt import cut_off, doubtful
 from fractale.graph.faults import CutOff, Elicited
 from fractale.graph.visit import SHORT_TEXT, Visit
+from fractale.plain import to_json
 from fractale.policy import Chooser, PlannedCall, may_repeat
 from fractale.store.journal import Call, digest_of
 from fractale.toolbox import Elicitation, PromptMessage, ToolInfo, ToolResult
@@ -179,7 +179,7 @@ def _in_doubt(visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any]) -> Too
         return None
     if isinstance(answer, dict):
         outputs = cast("dict[str, Any]", answer)["outputs"]
-        return ToolResult(text=json.dumps(outputs, ensure_ascii=False), structured=outputs)
+        return ToolResult(text=to_json(outputs), structured=outputs)
     raise ToolError(f"the run was killed during the call of `{tool.name}`: it counts as failed")
 
 

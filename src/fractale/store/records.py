@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from fractale.errors import StoreError, UsageError
 from fractale.events import Event
+from fractale.plain import to_json
 from fractale.store.lines import ROOM, append_line, cut_torn_line
 
 ID_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
@@ -47,7 +48,7 @@ class RunFolder:
         try:
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(head, file, ensure_ascii=False, indent=1)
+                file.write(to_json(head, indent=1))
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(self.path / "run.json")
@@ -64,7 +65,7 @@ class RunFolder:
         try:
             self.outputs.mkdir(exist_ok=True, mode=0o700)
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text)
         except OSError as error:
             raise _unwritable(self.path, error) from error
@@ -145,7 +146,7 @@ class EventLog:
         """Append one event."""
         if event.kind in UNRECORDED:
             return
-        line = json.dumps(event.as_dict(), ensure_ascii=False).encode(errors="replace") + b"\n"
+        line = f"{to_json(event.as_dict())}\n".encode()
         try:
             append_line(self._descriptor, line)
         except OSError as error:
