@@ -333,9 +333,17 @@ class TestLive:
         do = Script()
         events = [do.begin(STEPS), do.enter("validate")]
         events += [do("item_started", step="validate", index=i, total=100) for i in range(5)]
-        assert "5/100" in self.frames(display, events)[-1]
-        done = [do("item_finished", step="validate", index=i, total=100) for i in range(3)]
-        assert "3/100" in self.frames(display, done)[-1]
+        assert "0/100 done · 5 running · 95 waiting\n" in self.frames(display, events)[-1]
+        ends = ["success", "failure", "success"]
+        done = [
+            do("item_finished", step="validate", index=i, total=100, outcome=outcome)
+            for i, outcome in enumerate(ends)
+        ]
+        frame = self.frames(display, done)[-1]
+        assert "  3/100  " in frame
+        assert "3/100 done · 2 running · 95 waiting · 1 failed\n" in frame
+        queued = do("job_state", step="validate[4]", job="7", state="pending", reason="waits")
+        assert "1 running · 96 waiting" in self.frames(display, [queued])[-1]
         display.close()
 
     def test_progress_and_waiting_are_shown(self):

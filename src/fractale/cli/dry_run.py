@@ -31,12 +31,16 @@ def show(
         PlanError: The plan is invalid.
         InputError: The inputs are.
     """
+    from fractale.cli.validate import offered_problems
     from fractale.plan.check import check_plan
     from fractale.plan.inputs import bind_inputs, read_secrets
+    from fractale.plan.problems import in_order
 
-    problems = [p for p in check_plan(plan) if p.severity == "error"]
-    if problems:
-        raise PlanError(problems)
+    problems = check_plan(plan)
+    if registries or agents:
+        problems = in_order([*problems, *offered_problems(plan, registries, agents)])
+    if errors := [p for p in problems if p.severity == "error"]:
+        raise PlanError(errors)
     secrets = read_secrets(plan, settings.environment)
     values = bind_inputs(plan, inputs, {n: "?" for n, s in plan.inputs.items() if s.secret})
     shown = {**values, **{name: "***" for name, s in plan.inputs.items() if s.secret}}

@@ -44,8 +44,12 @@ _EXPLANATIONS: Final[dict[str, str]] = {
         "text cannot start with this character; put quotes around it"
     ),
     "found unexpected end of stream": "the quote that opens here is never closed",
-    "did not find expected ',' or ']'": "a list in brackets lacks a `,` or its `]`",
-    "did not find expected ',' or '}'": "a mapping in braces lacks a `,` or its `}`",
+    "did not find expected ',' or ']'": (
+        "a list in brackets lacks a `,` or its `]`; put quotes around an expression in it"
+    ),
+    "did not find expected ',' or '}'": (
+        "a mapping in braces lacks a `,` or its `}`; put quotes around an expression in it"
+    ),
     "did not find expected key": "a key was expected; is the indentation right?",
     "did not find expected '-' indicator": "a `-` was expected; is the indentation right?",
 }
