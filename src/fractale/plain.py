@@ -35,11 +35,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         table = cast("Mapping[Any, Any]", value)
         found = {key: plain(each) for key, each in table.items()}
-        return found if any(found[key] is not table[key] for key in found) else value
+        return table if all(found[key] is table[key] for key in found) else found
     if isinstance(value, (list, tuple)):
         items = cast("list[Any]", value)
         kept = [plain(each) for each in items]
-        return kept if any(a is not b for a, b in zip(kept, items, strict=True)) else value
+        return items if all(a is b for a, b in zip(kept, items, strict=True)) else kept
     return value
 
 

@@ -107,7 +107,7 @@ def has_template(value: Value) -> bool:
     return isinstance(value, Template)
 
 
-def _cut_at_a_comma(problem: Problem, value: Value) -> Problem:
+def _cut_at_a_comma(problem: Problem, value: Value | Expression) -> Problem:
     """The problem with a hint, where an item of a list lacks a bracket that it opened or closed."""
     source = value.source if isinstance(value, Expression) else ""
     if not problem.path.endswith("]") or source.count("(") == source.count(")"):
