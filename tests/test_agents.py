@@ -90,7 +90,8 @@ async def test_a_tool_that_may_change_something_waits_for_a_persons_word(run_pla
     seen = await run_plan(plan, tools=tools, model=refused, answers={"s": False})
     assert calls(tools) == []
     assert "a person refused" in str(refused.requests[-1][-1].content)
-    assert seen.status == "success"
+    assert seen.status == "failed"  # what it was to do was not done
+    assert "a person refused" in seen.result.error
     await run_plan(plan, tools=tools, model=ScriptedModel(script), yes=True)
     assert calls(tools) == ["erase"]
 
@@ -166,7 +167,7 @@ async def test_a_prompt_gets_its_arguments_and_the_error_it_takes(run_plan, tool
         model=model,
     )
     assert seen.result.outputs == {"jobspec": "good"}
-    asked = [str(messages[0].content) for messages in model.requests]
+    asked = [str(messages[-1].content) for messages in model.requests]
     assert "job.sh" in asked[0]
     assert "line 4" not in asked[0]
     assert "line 4" in asked[1]
@@ -190,8 +191,9 @@ async def test_a_tool_that_fails_inside_an_agent_is_told_to_the_model(run_plan, 
         model=model,
         yes=True,
     )
-    assert seen.status == "success"
     assert "no such queue" in str(model.requests[1][-1].content)
+    assert seen.status == "failed"
+    assert "no such queue" in seen.result.error
 
 
 async def test_persist_keeps_the_conversation_over_visits(run_plan, tools):

@@ -551,7 +551,7 @@ class TestSummary:
     def test_a_success_that_nothing_speaks_against_is_called_so(self):
         decided = {"step": "a", "by": "default", "reason": ""}
         text = summary({"status": "success", "decided": decided}, color=False)
-        assert text == "success · `a` was the last step; nothing spoke against it\n"
+        assert text == "success · `a` was the last step; no error found\n"
 
     def test_a_long_output_without_a_file_is_cut_and_says_so(self):
         outputs = {"log": "\n".join(str(i) for i in range(30))}

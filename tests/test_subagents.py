@@ -122,7 +122,7 @@ AGENT = "name: p\nsteps: [{name: s, type: agent, instruction: Look around}]\n"
 async def test_an_agent_is_shown_the_runs_tools_people_and_prompts(ask):
     with ModelServer(["done"]) as server:
         ran = await ask(AGENT, server)
-    names = {"look", "other", "erase", "broken", "ask_person", "get_prompt"}
+    names = {"look", "other", "erase", "broken", "ask_person", "get_prompt", "not_done"}
     assert shown(server.requests[0]) == names
     assert ran.result.status == "success"
 

@@ -20,6 +20,7 @@ to do next.
     │   ├── JobError                 a batch job cannot be submitted, found or cancelled
     │   │   ├── JobInDoubt           it is not known whether the job was submitted
     │   │   └── SchedulerUnavailable the scheduler does not answer: `retry` applies
+    │   ├── NotDone                  an agent reports that it did not do its task
     │   ├── ModelError               the model failed or answered nothing usable
     │   │   └── ModelUnavailable     429, 5xx, time-out, connection: `retry` applies
     │   └── PolicyError              the call was refused before it was made
@@ -33,6 +34,7 @@ to do next.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -239,6 +241,22 @@ class SchedulerUnavailable(JobError):
 
     code = "scheduler-unavailable"
     retryable = True
+
+
+class NotDone(CallError):
+    """An agent reports that it did not do its task.
+
+    Args:
+        reason: Why, in the agent's words.
+        messages: Its conversation, LangChain messages.
+    """
+
+    code = "not-done"
+
+    def __init__(self, reason: str, *, messages: Sequence[Any] = ()) -> None:
+        super().__init__(f"not done: {reason}")
+        self.reason = reason
+        self.messages = messages
 
 
 class ModelError(CallError):

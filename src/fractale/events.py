@@ -31,16 +31,18 @@ job_state          step, job (the scheduler's id), scheduler, state (pending, ru
                    native_id, key, job_dir}, deadline, patience (Unix times): of a job step, each
                    time that something of it changed
 step_finished      step, attempt, outcome, event_name, decided_by, reason, error, seconds,
-                   tokens, next (step name, success or failed), outputs (short form),
+                   tokens, next (step name, success or failed), notices [{kind: warning, lost or
+                   failed, message}: what a success must not hide], outputs (short form),
                    inputs_ref, outputs_ref (values, or references into the run's outputs)
 table              step, title, rows [{column: value}]
 waiting            step, question {id, kind, ...}
 answered           step, question, answer, by (person, answers or yes)
 run_finished       status, outcome, error, hint, decided, steps [{name, attempt, outcome,
-                   decided_by, error}], outputs, usage {input_tokens, output_tokens,
+                   event, decided_by, error}], outputs, usage {input_tokens, output_tokens,
                    total_tokens, cost, seconds}, record (folder), next [commands], waiting
                    [questions, and jobs: those have the kind ``job``], output_files {name:
-                   path of a file with that output}
+                   path of a file with that output}, notices [{step, kind, message}: of each
+                   step's latest attempt]
 =================  ==============================================================================
 
 ``step`` is the step's path: ``outer/inner`` for a step inside an included or drafted plan or a

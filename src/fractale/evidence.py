@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Literal, TypedDict, cast
 
 from fractale.models import find_json
 from fractale.plain import to_json
@@ -23,6 +23,28 @@ DETAILS = ("error", "errors", "reason", "stderr", "message", "output")
 """Outputs that say in words what an exit code does not, the plainest first."""
 
 MOST_DETAIL = 2000
+
+
+class Notice(TypedDict):
+    """Something that a success does not hide.
+
+    Keys:
+        kind: ``warning`` or ``lost`` as a tool's answer says it; ``failed`` for items of a
+            foreach, or steps of a parallel block, that failed while the step kept going.
+        message: In words.
+    """
+
+    kind: Literal["warning", "lost", "failed"]
+    message: str
+
+
+NOTICES: Mapping[str, Literal["warning", "lost"]] = {
+    "warnings": "warning",
+    "not_translated": "lost",
+}
+"""Outputs that list what a success must not hide."""
+
+MOST_NOTICES = 50
 
 WRAPPED = "x-fastmcp-wrap-result"
 """FastMCP's mark in an output schema: the answer itself is under the key `result`."""
@@ -70,20 +92,32 @@ def exit_code_evidence(outputs: Mapping[str, Any]) -> str | None:
     for key in EXIT_CODE_KEYS:
         number = as_number(outputs.get(key))
         if number:
-            return _with_detail(f"{key} is {number:g}", outputs)
+            return with_detail(f"{key} is {number:g}", outputs)
     for key in ("error", "errors"):
         if value := outputs.get(key):
             return _as_text(value)
     if outputs.get("success") is False:
-        return _with_detail("success is false", outputs)
+        return with_detail("success is false", outputs)
     return None
 
 
-def _with_detail(reason: str, outputs: Mapping[str, Any]) -> str:
+def with_detail(reason: str, outputs: Mapping[str, Any]) -> str:
+    """A reason, with what the outputs themselves say about the failure."""
     for key in DETAILS:
         if detail := outputs.get(key):
             return f"{reason}: {_as_text(detail).strip()[:MOST_DETAIL]}"
     return reason
+
+
+def notices_in(outputs: Mapping[str, Any]) -> list[Notice]:
+    """The warnings and losses that an answer names."""
+    found: list[Notice] = []
+    for key, kind in NOTICES.items():
+        value = outputs.get(key)
+        listed = cast("list[Any]", value) if isinstance(value, list) else [value]
+        texts = [_as_text(each).strip() for each in listed if isinstance(each, (str, dict))]
+        found += [Notice(kind=kind, message=text) for text in texts if text]
+    return found[:MOST_NOTICES]
 
 
 def _as_text(value: Any) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 
-from fractale.agents.extras import extra_tools
+from fractale.agents.extras import extra_tools, not_done
 from fractale.agents.loop import answer_of, tool_of, work
+from fractale.agents.reports import IN_WORDS, check_done
 from fractale.agents.subagent import AgentAnswer, AgentHost, AgentRequest, Subagent
 from fractale.models import find_json
 
@@ -22,6 +23,7 @@ async def run(host: AgentHost, request: AgentRequest) -> AgentAnswer:
     """Work until there is an answer, or until a rule of the step holds.
 
     Raises:
+        NotDone: The model reports that the task was not done.
         ModelError: The model failed, answered nothing, or never came to an end.
         LimitReached: A limit of the run is used up.
     """
@@ -29,11 +31,8 @@ async def run(host: AgentHost, request: AgentRequest) -> AgentAnswer:
     tools = [tool_of(tool, host) for tool in await host.tools()]
     tools += await extra_tools(host)
     if not tools:
-        answer = await host.ask_model(messages, request.schema)
-        outputs = {"content": answer.text} if answer.data is None else answer.data
-        return AgentAnswer(
-            outputs=outputs, text=answer.text, messages=[*messages, AIMessage(answer.text)]
-        )
+        return await _answer_at_once(host, messages, request.schema)
+    tools.append(not_done())
     conversation = await work(
         messages, host=host, tools=tools, system=prompt(), config=request.config
     )
@@ -48,6 +47,20 @@ async def run(host: AgentHost, request: AgentRequest) -> AgentAnswer:
         outputs={"content": text} if outputs is None else outputs,
         text=text,
         messages=conversation,
+    )
+
+
+async def _answer_at_once(
+    host: AgentHost, messages: Sequence[BaseMessage], schema: Mapping[str, Any] | None
+) -> AgentAnswer:
+    """One answer of a model without tools; with a schema, the schema decides what it can say."""
+    system = [] if schema is not None or host.is_small else [SystemMessage(IN_WORDS)]
+    answer = await host.ask_model([*system, *messages], schema)
+    if schema is None:
+        check_done(answer.text, messages)
+    outputs = {"content": answer.text} if answer.data is None else answer.data
+    return AgentAnswer(
+        outputs=outputs, text=answer.text, messages=[*messages, AIMessage(answer.text)]
     )
 
 

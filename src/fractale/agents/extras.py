@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fractale.agents.loop import NO_ARGUMENTS, LoopTool, wire_name
+from fractale.agents.reports import NOT_DONE
 from fractale.agents.subagent import AgentHost, AgentRequest, Subagent
 from fractale.errors import ToolError
 from fractale.plan.words import EXTRA_TOOLS
@@ -37,6 +38,27 @@ async def extra_tools(host: AgentHost) -> list[LoopTool]:
     if ASK_PERSON in host.offers:
         tools.append(ask_person(host))
     return tools
+
+
+def not_done() -> LoopTool:
+    """What ends an agent's work as *not done*, with a reason; see `fractale.agents.reports`."""
+
+    async def call(arguments: Mapping[str, Any]) -> ToolResult:
+        reason = str(arguments.get("reason") or "").strip()
+        if not reason:
+            raise ToolError("`reason` is missing: say in one or two sentences what stops you")
+        return ToolResult(text=reason)
+
+    return LoopTool(
+        name=NOT_DONE,
+        description="End here: the task is not done and cannot be. Say why.",
+        schema={
+            "type": "object",
+            "properties": {"reason": {"type": "string"}},
+            "required": ["reason"],
+        },
+        call=call,
+    )
 
 
 def ask_person(host: AgentHost) -> LoopTool:
@@ -102,4 +124,5 @@ def _agent(agent: Subagent | ToolInfo, host: AgentHost) -> LoopTool:
         description=f"Ask the sub-agent {agent.name}: {agent.description}",
         schema=agent.input_schema or NO_ARGUMENTS,
         call=call,
+        changes=True,
     )

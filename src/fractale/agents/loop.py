@@ -33,8 +33,10 @@ from langchain_core.messages import (
 )
 from langchain_core.tools import StructuredTool
 
+from fractale.agents.reports import CHANGES, check_done, reported
 from fractale.agents.subagent import AgentHost
-from fractale.errors import CallError, ModelError
+from fractale.errors import CallError, ModelError, NotDone
+from fractale.policy import reads_only
 from fractale.toolbox import ToolInfo, ToolResult
 
 if TYPE_CHECKING:
@@ -61,12 +63,14 @@ class LoopTool:
         name: In the letters that providers accept.
         schema: JSON Schema of the arguments.
         call: What is done. A CallError is told to the model, anything else ends the loop.
+        changes: Whether a call may change something outside.
     """
 
     name: str
     description: str
     schema: Mapping[str, Any]
     call: Callable[[Mapping[str, Any]], Awaitable[ToolResult]]
+    changes: bool = False
 
 
 class HostMiddleware(AgentMiddleware[Any, Any, Any]):
@@ -79,8 +83,10 @@ class HostMiddleware(AgentMiddleware[Any, Any, Any]):
 
     @hook_config(can_jump_to=["end"])
     async def abefore_model(self, state: Any, runtime: Any) -> dict[str, Any] | None:
-        """End the loop as soon as a rule of the step holds."""
-        return {"jump_to": "end"} if self._host.decided(state["messages"]) else None
+        """End the loop as soon as a rule of the step holds, or the model reports *not done*."""
+        messages = state["messages"]
+        over = reported(messages) is not None or self._host.decided(messages)
+        return {"jump_to": "end"} if over else None
 
     async def awrap_model_call(
         self,
@@ -116,6 +122,7 @@ class HostMiddleware(AgentMiddleware[Any, Any, Any]):
             tool_call_id=call["id"],
             status="error" if result.is_error else "success",
             artifact=result.structured,
+            additional_kwargs={CHANGES: True} if tool.changes else {},
         )
 
 
@@ -141,6 +148,7 @@ async def work(
         The whole conversation.
 
     Raises:
+        NotDone: The model reports that the task was not done.
         ModelError: The model failed, or the agent never ended.
         LimitReached: A limit of the run is used up.
     """
@@ -174,6 +182,8 @@ async def work(
             f"the agent did not come to an end within {max_turns} turns",
             hint="narrow its instruction or its tools, or split the step",
         ) from error
+    if (reason := reported(final)) is not None:
+        raise NotDone(reason, messages=final)
     return final
 
 
@@ -198,12 +208,13 @@ def answer_of(messages: Sequence[BaseMessage]) -> str:
     """The model's last words.
 
     Raises:
+        NotDone: They say that the task was not done.
         ModelError: The conversation does not end with an answer, or with an empty one.
     """
     last = messages[-1]
     if not isinstance(last, AIMessage) or not last.text.strip():
         raise ModelError("the model's answer is empty", hint="try again, or try another model")
-    return last.text
+    return check_done(last.text, messages)
 
 
 def tool_of(tool: ToolInfo, host: AgentHost) -> LoopTool:
@@ -217,6 +228,7 @@ def tool_of(tool: ToolInfo, host: AgentHost) -> LoopTool:
         description=tool.description or tool.name,
         schema=tool.input_schema or NO_ARGUMENTS,
         call=call,
+        changes=not reads_only(tool),
     )
 
 

@@ -106,6 +106,11 @@ class AgentHost(Protocol):
         """
         ...
 
+    @property
+    def is_small(self) -> bool:
+        """Whether the step's model is so small that it cannot call tools."""
+        ...
+
     def chat_model(self) -> BaseChatModel:
         """The step's model, for `create_agent`; each of its calls goes through `call_model`."""
         ...

@@ -14,7 +14,7 @@ from fractale.cli.person_plan import show_plan
 from fractale.cli.text import Line, row
 from fractale.errors import AnswerError
 from fractale.events import Event
-from fractale.questions import MISSING, read_answer
+from fractale.questions import MISSING, Checked, read_answer
 from fractale.questions.reading import labels
 from fractale.questions.words import data_of
 
@@ -80,7 +80,7 @@ class TerminalPerson:
                 self._terminal.forget_typed()
                 answer = await self._dialogues[question["kind"]](question)
                 self._show([])
-                return answer  # noqa: TRY300 - a pause ends however the dialogue did
+                return Checked(answer)  # a pause ends however the dialogue did
             except EndOfInput:
                 self._gone = True
                 return MISSING

@@ -164,7 +164,7 @@ def decided_by(visit: Visit) -> str:
     """The evidence that decided a visit's outcome, with its reason: ``exit_code: …``."""
     if visit.decided_by == "rule" or not visit.decided_by:
         return visit.reason
-    reason = visit.reason or ("nothing spoke against it" if visit.decided_by == "default" else "")
+    reason = visit.reason or ("no error found" if visit.decided_by == "default" else "")
     return f"{visit.decided_by}: {reason}" if reason else visit.decided_by
 
 

@@ -37,6 +37,7 @@ BLOCK_LINES = 10
 LIST_LINES = 24
 """Of a list of texts, such as a table's rows: somebody made it to be read as a whole."""
 MOST_QUESTIONS = 20
+MOST_NOTICES = 8
 STATES: dict[str, tuple[str, Mark]] = {
     "success": ("success", "good"),
     "failed": ("failed", "bad"),
@@ -61,7 +62,21 @@ def _head(data: Mapping[str, Any]) -> Line:
     status = str(data.get("status") or "failed")
     words, mark = STATES.get(status, (inert(status), "warn"))
     why = {"success": _who, "failed": _what_failed}.get(status, _why_not_ended)(data)
-    return [(words, mark), (f" · {why}" if why else "", "")]
+    parts = [*(_reservations(data) if status == "success" else []), why]
+    return [(words, mark), ("".join(f" · {part}" for part in parts if part), "")]
+
+
+def _reservations(data: Mapping[str, Any]) -> list[str]:
+    """What a success must not hide, in a few words each."""
+    notices = entries(data, "notices")
+    failed = [
+        f"`{inert(str(n.get('step')))}`: {inert(str(n.get('message')).partition(';')[0], 100)}"
+        for n in notices
+        if n.get("kind") == "failed"
+    ]
+    words = {"lost": "with losses", "warning": "with warnings"}
+    kinds = {str(notice.get("kind")) for notice in notices}
+    return [*failed, *(text for kind, text in words.items() if kind in kinds)]
 
 
 def _who(data: Mapping[str, Any]) -> str:
@@ -72,7 +87,8 @@ def _who(data: Mapping[str, Any]) -> str:
         return ""
     reason = inert(str(decided.get("reason") or ""), 200)
     if by == "default":
-        return f"`{step}` was the last step; nothing spoke against it"
+        found = "" if entries(data, "notices") else "; no error found"
+        return f"`{step}` was the last step{found}"
     if by == "when":
         return f"`{step}` was the last step, and was skipped"
     words = reason if by == "rule" else f"{by}: {reason}" if reason else by
@@ -86,6 +102,9 @@ def _what_failed(data: Mapping[str, Any]) -> str:
         tries = max([int(s.get("attempt") or 0) for s in visits], default=0)
         after = f" after {tries} {'try' if tries == 1 else 'tries'}" if tries else ""
         return f"step `{inert(str(gave_up))}` gave up{after}"
+    if _step_failed(data) and decided.get("by") == "agent":
+        reason = inert(str(decided.get("reason")), 600)
+        return f"`{inert(str(decided.get('step')))}` reported that it was not done: {reason}"
     if _step_failed(data):
         return f"step `{inert(str(decided.get('step')))}` failed"
     return inert(str(data.get("error") or "the plan ended in failed"), 300)
@@ -112,6 +131,8 @@ def _rows(data: Mapping[str, Any]) -> list[Line]:
     rows: list[tuple[str, list[str]]] = []
     if data.get("status") == "failed":
         rows += _failure_rows(data)
+    if data.get("status") == "success":
+        rows += _notice_rows(data)
     rows += _waiting_rows(entries(data, "waiting"))
     files = table(data, "output_files")
     rows += [(inert(str(k), 40), value_text(v, files.get(k))) for k, v in outputs.items()]
@@ -138,6 +159,8 @@ def _failure_rows(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     by, reason = str(decided.get("by") or ""), inert(str(decided.get("reason") or ""), 600)
     error = inert(_last_error(data), 600)
     rows: list[tuple[str, list[str]]] = []
+    if by == "agent" and not decided.get("gave_up"):
+        return []
     if error and (decided.get("gave_up") or _step_failed(data)):
         rows.append(("last error", fold(error, WIDTH - 16, 6)))
     if by and _step_failed(data):
@@ -145,6 +168,22 @@ def _failure_rows(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         shown = f"{by} ({reason})" if by == "exit_code" else f"{by}: {reason}"
         words = reason if by == "rule" else by if same else shown
         rows.append(("decided by", fold(words, WIDTH - 16, 4)))
+    return rows
+
+
+def _notice_rows(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """The losses and warnings of the steps, and what failed inside of those that kept going."""
+    rows: list[tuple[str, list[str]]] = []
+    for kind in ("failed", "lost", "warning"):
+        texts = [
+            f"{inert(str(n.get('step')), 60)}: {inert(str(n.get('message')), 600)}"
+            for n in entries(data, "notices")
+            if n.get("kind") == kind
+        ]
+        lines = [line for text in texts[:MOST_NOTICES] for line in fold(text, WIDTH - 16, 3)]
+        more = len(texts) - MOST_NOTICES
+        lines += [f"… {more} more"] if more > 0 else []
+        rows += [(kind, lines)] if lines else []
     return rows
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fractale.cli.text import fit, inert, table
+from fractale.cli.text import count, entries, fit, inert, table
 from fractale.plain import to_json
 
 
@@ -17,12 +17,24 @@ def evidence(data: Mapping[str, Any]) -> str:
         return f"skipped: {reason}" if reason else "skipped"
     own_event = event not in ("success", "failure", "")
     if data.get("outcome") != "failure" and not own_event:
-        return ""
+        return notices_text(data)
     error = inert(str(data.get("error") or ""), 1000)
     if by == "exit_code" and error and reason not in error:
         return f"{error} ({reason})"  # what happened to a job, and what shows it
     words = reason if by == "rule" or not by else f"{by}: {reason}" if reason else by
     return f"{inert(event)}: {words}" if own_event else words
+
+
+def notices_text(data: Mapping[str, Any]) -> str:
+    """What the success of a step does not hide: ``2 of 3 items failed; …``, ``1 warning``."""
+    notices = entries(data, "notices")
+    said = [inert(str(n.get("message")), 1000) for n in notices if n.get("kind") == "failed"]
+    kinds = [notice.get("kind") for notice in notices]
+    if lost := kinds.count("lost"):
+        said.append(f"{lost} lost")
+    if warnings := kinds.count("warning"):
+        said.append(count(warnings, "warning"))
+    return " · ".join(said)
 
 
 def target_of(step: Mapping[str, Any]) -> str:

@@ -10,13 +10,14 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.messages.utils import convert_to_messages
 
+from fractale.agents.reports import failed_change
 from fractale.agents.subagent import AgentAnswer, AgentRequest, Subagent
-from fractale.errors import PolicyError, TransportError
+from fractale.errors import NotDone, PolicyError, TransportError
 from fractale.evidence import as_mapping, outputs_of
 from fractale.graph import model_calls, tool_calls
 from fractale.graph.doubt import too_late
 from fractale.graph.host import Host, run_agent
-from fractale.graph.outcome import CallResult, Decision
+from fractale.graph.outcome import CallResult, Decision, failed_by, not_done
 from fractale.graph.visit import Visit
 from fractale.plan.words import EXTRA_TOOLS, GENERAL_AGENTS, INSTRUCTION_INPUTS
 from fractale.policy import allowed_by, may_repeat
@@ -138,16 +139,20 @@ async def ask_agent(
     earlier = convert_to_messages(visit.conversation) if visit.conversation else []
     if visit.step.tools != ():  # what a model with tools is told is in its checkpoints
         request = _masked(visit, request)
-    answer = await run_agent(
-        agent,
-        host,
-        replace(
-            request,
-            messages=[*earlier, *request.messages],
-            schema=visit.step.output_schema,
-            config=visit.config,
-        ),
-    )
+    try:
+        answer = await run_agent(
+            agent,
+            host,
+            replace(
+                request,
+                messages=[*earlier, *request.messages],
+                schema=visit.step.output_schema,
+                config=visit.config,
+            ),
+        )
+    except NotDone as error:
+        kept = _keep(visit, error.messages)
+        return replace(not_done(error.reason), usage=visit.usage, conversation=kept)
     return _result_of_agent(visit, answer)
 
 
@@ -165,11 +170,14 @@ def _result_of_agent(visit: Visit, answer: AgentAnswer) -> CallResult:
     kept = _keep(visit, answer.messages)
     if matched := visit.matched(answer.messages):
         return replace(matched, usage=visit.usage, conversation=kept)
+    failed = failed_change(answer.messages)
+    words = f"the last call that was to change something failed, and none after it worked: {failed}"
     return CallResult(
         outputs=as_mapping(answer.outputs),
         text=answer.text,
         error=answer.error,
         code="agent" if answer.error else None,
+        failure=failed_by("error", words) if failed else None,
         usage=visit.usage,
         conversation=kept,
     )

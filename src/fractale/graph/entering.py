@@ -96,7 +96,7 @@ async def decide(visit: Visit, result: CallResult) -> Decision:
         return result.matched
     scope = rule_scope(visit.scope, result, visit.attempts)
     try:
-        decision = match_rules(visit.step, scope, visit.warn_undefined)
+        decision = match_rules(visit.step, result, scope, visit.warn_undefined)
     except CallError as error:
         return failed_by("error", str(error))
     evidence = decide_by_evidence(visit.step, result)

@@ -8,13 +8,13 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import BaseMessage
-from langgraph.types import interrupt
 
 from fractale.agents.subagent import AgentAnswer, AgentRequest, ModelCall, Subagent
 from fractale.errors import PolicyError, ToolError
 from fractale.evidence import outputs_of
 from fractale.graph import model_calls, tool_calls
 from fractale.graph.context import RunContext
+from fractale.graph.interrupts import ask
 from fractale.graph.visit import Visit
 from fractale.models import Answer
 from fractale.plan.words import EXTRA_TOOLS
@@ -93,8 +93,9 @@ class Host:
         """Call a tool that the model chose."""
         if not self.may_call(tool):
             raise PolicyError(f"`{tool.name}` was not called: it is none of the step's tools")
-        agreed = tool_calls.agree(self.visit, tool, arguments, "model")
-        result = await tool_calls.call(self.visit, tool, agreed, self.agents_path or None)
+        agent = self.agents_path or None
+        agreed = tool_calls.agree(self.visit, tool, arguments, "model", agent)
+        result = await tool_calls.call(self.visit, tool, agreed, agent)
         mask = self.context.mask  # what the agent knows, its checkpoints hold
         result = replace(result, text=mask(result.text), structured=mask(result.structured))
         return result if agreed == arguments else replace(result, arguments=agreed)
@@ -115,6 +116,11 @@ class Host:
     async def get_prompt(self, name: str, arguments: Mapping[str, Any]) -> list[PromptMessage]:
         """Render a prompt of the run's servers."""
         return await tool_calls.prompt(self.visit, name, arguments, self.agents_path or None)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the step's model is so small that it cannot call tools."""
+        return self.visit.deps.models.spec(self.visit.step.model).startswith("local:")
 
     def chat_model(self) -> BaseChatModel:
         """The step's model."""
@@ -140,7 +146,7 @@ class Host:
     def ask_person(self, question: Mapping[str, Any]) -> Any:
         """The person's answer: LangGraph's interrupt."""
         told = {**question, "agent": self.agents_path} if self.agents_path else dict(question)
-        return interrupt(self.context.mask(told))
+        return ask(self.visit, told)
 
     def recall(self, key: str) -> Any:
         """What `remember` kept under the key in this run."""

@@ -13,7 +13,8 @@ from langgraph.runtime import Runtime
 from langgraph.types import Send
 
 from fractale import questions
-from fractale.errors import TemplateError
+from fractale.errors import NotDone, TemplateError
+from fractale.evidence import Notice
 from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.nodes import GaveUp, StepNode
 from fractale.graph.outcome import DEFAULT_SUCCESS, CallResult, Decision, failed_by
@@ -92,11 +93,12 @@ async def run_plan_inside(
     except GaveUp as error:
         return CallResult(error=str(error), code=error.code)
     charge(visit, after.get("spent", Spent()))
-    error = None
-    if after.get("status") != "success":
-        error = after.get("error") or f"the plan `{plan.name}` failed"
     outputs = _outputs_of_plan(plan, after, deps)
-    return CallResult(outputs=outputs, error=error, code="plan" if error else None)
+    if after.get("status") == "success":
+        return CallResult(outputs=outputs)
+    error = after.get("error") or f"the plan `{plan.name}` failed"
+    code = NotDone.code if _last_record(after).get("decided_by") == "agent" else "plan"
+    return CallResult(outputs=outputs, error=error, code=code)
 
 
 def _inputs_of_included(plan: Plan, visit: Visit) -> dict[str, Any]:
@@ -110,9 +112,12 @@ def _outputs_of_plan(plan: Plan, after: PlanState, deps: Dependencies) -> dict[s
     """What the plan says that it returns; where it says nothing, its last step's outputs."""
     if plan.outputs:
         return deps.outputs.get(after.get("outputs") or {})
+    return deps.outputs.get(_last_record(after).get("outputs") or {})
+
+
+def _last_record(after: PlanState) -> Record:
     last = after.get("last")
-    record = after.get("steps", {}).get(last, Record()) if last else Record()
-    return deps.outputs.get(record.get("outputs") or {})
+    return after.get("steps", {}).get(last, Record()) if last else Record()
 
 
 def charge(visit: Visit, spent: Spent) -> None:
@@ -154,11 +159,15 @@ def parallel(node: StepNode, node_for: Callable[[Step, frozenset[str]], StepNode
             for step in block.steps
         }
         failed = [s.name for s in block.steps if records[s.name].get("outcome") == "failure"]
-        if not failed or block.keep_going:
+        if not failed:
             return CallResult(outputs=outputs, matched=DEFAULT_SUCCESS)
         names = ", ".join(f"`{name}`" for name in failed)
         first = records[failed[0]]
         reason = f"{names} failed: {first.get('error', '')}"
+        if block.keep_going and len(failed) < len(block.steps):
+            words = f"{len(failed)} of {len(block.steps)} steps failed; {reason}"
+            notices = (Notice(kind="failed", message=words),)
+            return CallResult(outputs=outputs, matched=DEFAULT_SUCCESS, notices=notices)
         return CallResult(
             outputs=outputs, matched=failed_by(first.get("decided_by", "error"), reason)
         )
@@ -252,18 +261,25 @@ def _gather(node: StepNode, results: list[dict[str, Any]]) -> CallResult:
     """
     outputs = [_item_outputs(node, result) for result in results]
     failed = [i for i, result in enumerate(results) if result["outcome"] == "failure"]
-    if failed and not node.step.keep_going:
+    reason = ""
+    if failed:
         first = results[failed[0]]
         where = f"{len(failed)} of {len(results)} items failed, first at index {failed[0]}"
         reason = f"{where}: {first['error']}"
-        return CallResult(outputs=outputs, matched=failed_by(first["decided_by"], reason))
-    own = [r for r in results if r["event"] not in (SUCCESS, FAILURE)]
+        if not node.step.keep_going or len(failed) == len(results):
+            return CallResult(outputs=outputs, matched=failed_by(first["decided_by"], reason))
+    decision, own = DEFAULT_SUCCESS, [r for r in results if r["event"] not in (SUCCESS, FAILURE)]
     if own:
         decision = Decision(
             outcome="success", event=own[0]["event"], decided_by="rule", reason=own[0]["reason"]
         )
-        return CallResult(outputs=outputs, matched=decision)
-    return CallResult(outputs=outputs, matched=DEFAULT_SUCCESS)
+    notices = [Notice(kind="failed", message=reason)] if failed else []
+    notices += [
+        Notice(kind=notice["kind"], message=f"item {number}: {notice['message']}")
+        for number, result in enumerate(results)
+        for notice in result.get("notices", ())
+    ]
+    return CallResult(outputs=outputs, matched=decision, notices=tuple(notices))
 
 
 def _item_outputs(node: StepNode, result: dict[str, Any]) -> Any:

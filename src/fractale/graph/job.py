@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
-from langgraph.types import interrupt
 
 from fractale import questions
 from fractale.errors import DependencyMissing, JobInDoubt, PolicyError
 from fractale.graph import tool_calls
 from fractale.graph.figures import Log, read_figures
+from fractale.graph.interrupts import ask
 from fractale.graph.job_end import JobEnd, end_of, outputs_of_job
 from fractale.graph.job_spec import arguments_of, spec_of
 from fractale.graph.job_wait import Waiter, job_told, tell
@@ -238,7 +238,7 @@ def _ask(state: Work, runtime: Runtime[JobRun]) -> Work:
         str(state.get("status", {}).get("reason", "")),
         str(handle.get("job_dir", "")),
     )
-    answer = interrupt(visit.context.mask(question))
+    answer = ask(visit, question)
     if answer != "wait":
         return Work(verdict=answer)
     # One that may not even have been submitted is looked for by its key: that is to submit it.

@@ -246,6 +246,7 @@ class StepNode:
             seconds=round(seconds, 3),
             tokens=visit.usage.total_tokens,
             next=self._target(decision),
+            notices=record.get("notices", []),
             outputs=shorten(result.outputs),
             inputs_ref=record.get("inputs"),
             outputs_ref=record.get("outputs"),

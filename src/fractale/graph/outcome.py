@@ -1,21 +1,23 @@
 """What decides whether a step succeeded: evidence, in a fixed order.
 
-`rule`, then `error`, `exit_code`, `schema`, `judge`, and only then `default`. An exception, a
-lost tool, an empty or an unusable answer is never success.
+`rule`, then `error`, `agent`, `exit_code`, `schema`, `judge`, and only then `default`. An
+exception, a lost tool, an empty or an unusable answer is never success.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fractale.evidence import exit_code_evidence
+from fractale.errors import NotDone
+from fractale.evidence import Notice, exit_code_evidence, notices_in, with_detail
 from fractale.graph.state import DecidedBy, Outcome, Record
 from fractale.models import Usage
 from fractale.plain import plain, readable
 from fractale.plan.expressions import holds
 from fractale.plan.model import FAILURE, SUCCESS, Step
+from fractale.schemas import UnusableSchema, schema_errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,7 @@ class CallResult:
         matched: A rule that already held on a tool's answer inside an agent.
         failure: What speaks of a failure, of a call whose outputs alone do not say it; `fault` is
             the same in words, where these say more than its reason.
+        notices: What a success must not hide, beside what the outputs name.
         conversation: The agent's messages, where the step persists them.
         seconds: How long it took, of a call that earlier processes of the run have begun.
     """
@@ -43,6 +46,7 @@ class CallResult:
     matched: Decision | None = None
     failure: Decision | None = None
     fault: str | None = None
+    notices: tuple[Notice, ...] = ()
     conversation: Any = None
     seconds: float = 0.0
 
@@ -70,16 +74,29 @@ def rule_scope(scope: Mapping[str, Any], result: CallResult, attempts: int) -> d
     return {**result.outputs, **scope, **known, "outputs": result.outputs}
 
 
+NOTHING: Sequence[Any] = ({}, {"content": ""})
+"""Outputs of a call that brought nothing."""
+
+
 def match_rules(
-    step: Step, scope: Mapping[str, Any], on_undefined: Callable[[str, str], None]
+    step: Step,
+    result: CallResult,
+    scope: Mapping[str, Any],
+    on_undefined: Callable[[str, str], None],
 ) -> Decision | None:
-    """The first rule that holds, in file order.
+    """The first rule that is true, in file order.
+
+    A call that failed without outputs left nothing that a rule could find success in: rules for
+    `success` are passed over then.
 
     Args:
         scope: As `rule_scope` gives it.
         on_undefined: Takes the rule's text and the name that is not defined.
     """
+    nothing = result.outputs in NOTHING and (result.error or result.failure) is not None
     for rule in step.rules:
+        if nothing and rule.event == SUCCESS:
+            continue
         source = rule.expression.source
 
         def tell(name: str, rule_source: str = source) -> None:
@@ -87,9 +104,10 @@ def match_rules(
 
         if holds(rule.expression, scope, tell):
             outcome: Outcome = "failure" if rule.event == FAILURE else "success"
-            return Decision(
-                outcome=outcome, event=rule.event, decided_by="rule", reason=f"rule `{source}`"
-            )
+            reason = f"rule `{source}`"
+            if outcome == "failure":
+                reason = with_detail(reason, result.outputs)
+            return Decision(outcome=outcome, event=rule.event, decided_by="rule", reason=reason)
     return None
 
 
@@ -99,6 +117,8 @@ def decide_by_evidence(step: Step, result: CallResult) -> Decision | None:
     Returns:
         A failure with its reason, or None where nothing speaks against success.
     """
+    if result.error is not None and result.code == NotDone.code:
+        return failed_by("agent", result.error.removeprefix(NOT_DONE))
     if result.error is not None:
         return failed_by("error", result.error)
     if result.failure is not None:
@@ -115,6 +135,14 @@ def failed_by(by: DecidedBy, reason: str) -> Decision:
     return Decision(outcome="failure", event=FAILURE, decided_by=by, reason=reason)
 
 
+def not_done(reason: str) -> CallResult:
+    """What comes of an agent that reports that it did not do its task."""
+    return CallResult(error=f"{NOT_DONE}{reason}", code=NotDone.code)
+
+
+NOT_DONE = "not done: "
+"""How the error of such a step begins."""
+
 DEFAULT_SUCCESS = Decision(outcome="success", event=SUCCESS, decided_by="default")
 
 
@@ -123,16 +151,18 @@ def schema_error(step: Step, outputs: Mapping[str, Any]) -> str | None:
 
     A schema of something other than an object is checked against ``result``.
     """
-    import jsonschema
+    schema = step.output_schema or {}
+    value: Any = outputs if schema.get("type", "object") == "object" else outputs.get("result")
+    try:
+        return "; ".join(schema_errors(schema, value)) or None
+    except UnusableSchema as error:
+        return f"`output_schema` cannot be used: {error}"
 
-    schema: dict[str, Any] = dict(step.output_schema or {})
-    kind = schema.get("type", "object")
-    value: Any = outputs if kind == "object" else outputs.get("result")
-    validator = jsonschema.Draft202012Validator(schema)
-    found = sorted(validator.iter_errors(value), key=lambda e: e.json_path)  # pyright: ignore[reportUnknownLambdaType] - jsonschema leaves iter_errors untyped
-    if not found:
-        return None
-    return "; ".join(f"{error.json_path}: {error.message}" for error in found[:5])
+
+def notices_of(result: CallResult) -> list[Notice]:
+    """What the success of a call must not hide: its own notices, and those in its outputs."""
+    named = notices_in(result.outputs) if isinstance(result.outputs, Mapping) else []  # pyright: ignore[reportUnknownArgumentType] - outputs are JSON
+    return [*result.notices, *named]
 
 
 def as_plain(result: CallResult) -> CallResult:
@@ -159,6 +189,8 @@ def record_of(decision: Decision, result: CallResult, attempts: int) -> Record:
         record["reason"] = decision.reason
     if decision.outcome == "failure":
         record["error"] = result.error or result.fault or decision.reason
+    elif notices := notices_of(result):
+        record["notices"] = notices
     if result.conversation is not None:
         record["conversation"] = result.conversation
     return record

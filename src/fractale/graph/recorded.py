@@ -56,18 +56,27 @@ class CallBook:
         Args:
             prompt: Of prompts, which are numbered by themselves.
         """
-        task = f"{_task()}|prompt" if prompt else _task()
-        self._numbers[task] = self._numbers.get(task, 0) + 1
-        place = Place(
+        task = f"{current_task()}|prompt" if prompt else current_task()
+        place = self._place(task, self._numbers.get(task, 0) + 1, agent)
+        self._numbers[task] = place.number
+        self._places.append(place)
+        return place
+
+    def _place(self, task: str, number: int, agent: str | None) -> Place:
+        return Place(
             task=task,
-            number=self._numbers[task],
+            number=number,
             tries=self._tries,
             step=self._step,
             attempt=self._attempt,
             agent=agent or "",
         )
-        self._places.append(place)
-        return place
+
+    def is_begun(self, agent: str | None, call: Call) -> bool:
+        """Whether the next call of this task is one that the run began before it was killed."""
+        task = current_task()
+        upcoming = self._place(task, self._numbers.get(task, 0) + 1, agent)
+        return self.journal.is_begun(upcoming, call)
 
     def settle(self) -> None:
         """Called when the visit is over."""
@@ -200,7 +209,7 @@ class CallBook:
         self.journal.finish(place, call, self._mask(result))
 
 
-def _task() -> str:
+def current_task() -> str:
     """LangGraph's namespace of the task that runs now."""
     try:
         return str(get_config().get("configurable", {}).get("checkpoint_ns", ""))

@@ -10,8 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypedDict
 
+from fractale.evidence import Notice
+
 Outcome = Literal["success", "failure", "skipped"]
-DecidedBy = Literal["rule", "error", "exit_code", "schema", "judge", "default", "when", "attempts"]
+DecidedBy = Literal[
+    "rule", "error", "agent", "exit_code", "schema", "judge", "default", "when", "attempts"
+]
 
 
 class Record(TypedDict, total=False):
@@ -32,6 +36,7 @@ class Record(TypedDict, total=False):
     outputs: Any
     conversation: Any
     inherited: int
+    notices: list[Notice]
 
 
 class Spent(TypedDict, total=False):

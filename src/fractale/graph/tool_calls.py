@@ -4,36 +4,46 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
-
-from langgraph.types import interrupt
 
 from fractale import questions
 from fractale.errors import AnswerError, JobError, PolicyError, ToolError
 from fractale.graph.doubt import cut_off, doubtful
 from fractale.graph.faults import CutOff, Elicited
+from fractale.graph.interrupts import ask
 from fractale.graph.visit import SHORT_TEXT, Visit
 from fractale.plain import to_json
 from fractale.policy import Chooser, PlannedCall, may_repeat
-from fractale.store.journal import Call, digest_of
+from fractale.schemas import UnusableSchema, schema_errors
+from fractale.store.journal import Call, Place, digest_of
 from fractale.toolbox import Elicitation, PromptMessage, ToolInfo, ToolResult
 
 
 def agree(
-    visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any], chosen_by: Chooser
+    visit: Visit,
+    tool: ToolInfo,
+    arguments: Mapping[str, Any],
+    chosen_by: Chooser,
+    agent: str | None = None,
 ) -> Mapping[str, Any]:
     """See that a call may be made; a person may have to agree to it.
 
-    The question is an interrupt: the run can end here and go on in another process. What
-    comes before it in its node only reads, so doing that again on the way back does no harm.
+    The question is an interrupt: the run can end here and continue in another process. Code
+    before it in its node only reads, so running that code again does no harm. A call that an
+    earlier process of the run began was agreed to then, by a person or by ``--yes``.
+
+    Args:
+        agent: The sub-agent that makes the call, if it is not the step's own.
 
     Returns:
         The arguments, as the person wants them.
 
     Raises:
-        PolicyError: The settings or a person refuse it.
+        PolicyError: The settings or a person refuse the call.
+        ToolError: The arguments do not fit the tool's schema; no person is asked.
     """
     context = visit.context
     planned = PlannedCall(
@@ -44,16 +54,41 @@ def agree(
         raise PolicyError(f"`{tool.name}` was not called: {ruling.why}")
     if ruling.verdict == "allow":
         return arguments
+    if visit.book.is_begun(agent, _known(visit, tool, arguments)):
+        return arguments
+    if misfits := misfits_of(tool.input_schema, arguments):
+        raise ToolError(
+            f"`{tool.name}` was not called: {'; '.join(misfits)}",
+            hint="give it the arguments that its schema asks for",
+        )
     shown = context.mask(dict(arguments))
-    answer = interrupt(questions.approval(visit.path, tool.name, shown, ruling.why))
+    answer = ask(visit, questions.approval(visit.path, tool.name, shown, ruling.why))
     if answer == "always":
         context.grants.add(tool.qualified_name)
-    elif isinstance(answer, dict):
-        edited = cast("dict[str, Any]", answer).get("arguments", arguments)
+    elif isinstance(answer, Mapping):
+        edited = cast("Mapping[str, Any]", answer)["arguments"]
         return unmask(edited, shown, arguments)
-    elif not answer:
+    elif answer is not True:
         raise PolicyError(f"a person refused the call of `{tool.name}`")
     return arguments
+
+
+def misfits_of(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> list[str]:
+    """Why the tool's server would refuse the arguments; empty where only it can tell."""
+    try:
+        return schema_errors(schema, dict(arguments), convertible=True)
+    except UnusableSchema:
+        return []
+
+
+def _known(visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any]) -> Call:
+    """The call as its journal knows it."""
+    return Call(
+        kind="tool",
+        name=tool.qualified_name,
+        digest=_digest(visit, arguments),
+        safe=may_repeat(tool),
+    )
 
 
 def unmask(edited: Any, shown: Any, real: Any) -> Any:
@@ -72,12 +107,16 @@ class _UnderWay:
 
     Args:
         told: What every event of the call says.
+        answers: Identity of a question that the server asked before → its answer.
         since: When it began, of the monotonic clock.
+        asked: How often the server asked each message in this call.
     """
 
     visit: Visit
     told: Mapping[str, Any]
+    answers: Mapping[str, Any]
     since: float = field(default_factory=time.monotonic)
+    asked: Counter[str] = field(default_factory=Counter[str])
 
     def progress(self, done: float, total: float | None, message: str | None) -> None:
         """Tell how far the tool says it is."""
@@ -89,8 +128,18 @@ class _UnderWay:
         Raises:
             Elicited: Nobody is there.
         """
-        question = questions.elicitation(self.visit.path, asked.server, asked.message, asked.schema)
-        answer = await self.visit.context.ask_now(question)
+        self.asked[asked.message] += 1
+        question = questions.elicitation(
+            self.visit.path,
+            asked.server,
+            asked.message,
+            asked.schema,
+            call=self.told["key"],
+            round=self.asked[asked.message],
+        )
+        answer = self.answers.get(questions.identity(self.visit.context.mask(question)))
+        if answer is None:
+            answer = await self.visit.context.ask_now(question)
         if answer is None:
             raise Elicited(question)
         return answer
@@ -122,17 +171,41 @@ async def call(
         LimitReached: A limit of the run is used up.
     """
     place = visit.book.next_place(agent)
-    known = Call(
-        kind="tool",
-        name=tool.qualified_name,
-        digest=_digest(visit, arguments),
-        safe=may_repeat(tool),
-    )
+    known = _known(visit, tool, arguments)
     told: dict[str, Any] = {"tool": tool.name, "call": visit.next_call(), "key": place.key}
     if agent:
         told["agent"] = agent
     visit.emit("tool_started", **told, arguments=dict(arguments))
-    under_way = _UnderWay(visit, told)
+    answers: dict[str, Any] = {}
+    while True:
+        try:
+            return await _call_once(visit, tool, arguments, place, known, told, answers, make)
+        except Elicited as asked:
+            question = visit.context.mask(dict(asked.question))
+            visit.context.journal.withdraw(place)
+            visit.context.journal.tell(place, {"asks": question})
+            answers[questions.identity(question)] = ask(visit, question)
+
+
+async def _call_once(
+    visit: Visit,
+    tool: ToolInfo,
+    arguments: Mapping[str, Any],
+    place: Place,
+    known: Call,
+    told: Mapping[str, Any],
+    answers: Mapping[str, Any],
+    make: Callable[[], Awaitable[ToolResult]] | None,
+) -> ToolResult:
+    """Make the call of a call site, or take its recorded result.
+
+    Args:
+        answers: What the server asked in this call before, answered.
+
+    Raises:
+        Elicited: The server asks something that has no answer yet.
+    """
+    under_way = _UnderWay(visit, told, answers)
 
     async def from_toolbox() -> ToolResult:
         return await visit.deps.toolbox.call_tool(
@@ -142,7 +215,6 @@ async def call(
     def in_doubt() -> ToolResult | None:
         return None if make else _in_doubt(visit, tool, arguments)
 
-    journal = visit.context.journal
     try:
         result, recorded = await visit.book.tool(place, known, make or from_toolbox, in_doubt)
     except (ToolError, JobError) as error:
@@ -150,18 +222,14 @@ async def call(
         under_way.finished(str(told_error), is_error=True)
         raise told_error from error
     except AnswerError:
-        journal.withdraw(place)
+        visit.context.journal.withdraw(place)
         raise
     except (asyncio.CancelledError, CutOff) as error:
         visit.cut_off.append(cut_off(error, tool))
         raise
-    except Elicited as asked:
-        # The call is made again, with the answer at hand, once there is one.
-        journal.withdraw(place)
-        journal.tell(place, {"asks": visit.context.mask(dict(asked.question))})
+    except Elicited:
         under_way.finished("the server waits for an answer", is_error=False)
-        interrupt(asked.question)
-        raise ToolError(f"`{tool.name}` asked again after its question was answered") from None
+        raise
     more = {"recorded": True} if recorded else {}
     under_way.finished(result.text, is_error=result.is_error, **more)
     return result
@@ -174,11 +242,11 @@ def _in_doubt(visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any]) -> Too
         ToolError: It is to count as failed.
     """
     shown = visit.context.mask(dict(arguments))
-    answer = interrupt(questions.in_doubt(visit.path, tool.name, shown))
+    answer = ask(visit, questions.in_doubt(visit.path, tool.name, shown))
     if answer == "again":
         return None
-    if isinstance(answer, dict):
-        outputs = cast("dict[str, Any]", answer)["outputs"]
+    if isinstance(answer, Mapping):
+        outputs = cast("Mapping[str, Any]", answer)["outputs"]
         return ToolResult(text=to_json(outputs), structured=outputs)
     raise ToolError(f"the run was killed during the call of `{tool.name}`: it counts as failed")
 

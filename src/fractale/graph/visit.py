@@ -45,6 +45,7 @@ class Visit:
         inside: The step's own compiled graph, where it has one.
         records: The records of steps inside, to be kept with the step's own.
         cut_off: What is known of the calls that were cancelled under way.
+        replies: LangGraph task → answers that belong to questions it has yet to ask.
     """
 
     step: Step
@@ -64,6 +65,7 @@ class Visit:
     calls: int = 0
     records: dict[str, Record] = field(default_factory=dict[str, Record])
     cut_off: list[TransportError] = field(default_factory=list[TransportError])
+    replies: dict[str, list[tuple[str, Any]]] = field(default_factory=dict[str, Any])
     book: CallBook = field(init=False)
 
     def __post_init__(self) -> None:
@@ -98,9 +100,14 @@ class Visit:
         """The first of the last tool answers on which a rule of the step holds."""
         for message in _last_answers(messages) if self.step.rules else ():
             result = ToolResult(text=message.text, structured=message.artifact)
-            call = CallResult(outputs=outputs_of(result), text=result.text)
+            failed = message.status == "error"
+            call = CallResult(
+                outputs={} if failed else outputs_of(result),
+                text=result.text,
+                error=result.text if failed else None,
+            )
             scope = rule_scope(self.scope, call, self.attempts)
-            if decision := match_rules(self.step, scope, lambda _rule, _name: None):
+            if decision := match_rules(self.step, call, scope, lambda _rule, _name: None):
                 return replace(call, matched=decision)
         return None
 

@@ -24,7 +24,8 @@ What a run waits for can also be of kind ``job``: a batch job that goes on, with
 event `job_state`. It is no question: it takes no answer.
 
 Each also has `step`, the path of the step that asks, and `id` once it waits. `kinds` makes
-questions, `reading` turns what people write into answers, `given` holds answers given beforehand.
+questions, `reading` turns what people write into answers, `given` holds answers given beforehand,
+`replies` says which question an answer belongs to.
 """
 
 from fractale.questions.given import Answers
@@ -42,13 +43,16 @@ from fractale.questions.kinds import (
     review,
 )
 from fractale.questions.reading import read_answer
+from fractale.questions.replies import Checked, identity, read_reply, reply
 
 __all__ = [
     "MISSING",
     "Answers",
+    "Checked",
     "approval",
     "default_answer",
     "elicitation",
+    "identity",
     "in_doubt",
     "is_job",
     "job",
@@ -56,5 +60,7 @@ __all__ = [
     "job_unknown",
     "question",
     "read_answer",
+    "read_reply",
+    "reply",
     "review",
 ]

@@ -71,11 +71,21 @@ def review(step: str, plan: str, changes: str | None, round: int) -> dict[str, A
     return {"kind": "review", "step": step, "plan": plan, "changes": changes, "round": round}
 
 
-def elicitation(step: str, server: str, message: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+def elicitation(
+    step: str,
+    server: str,
+    message: str,
+    schema: Mapping[str, Any],
+    *,
+    call: str = "",
+    round: int = 1,  # noqa: A002
+) -> dict[str, Any]:
     """What a server asks in the middle of a call.
 
     Args:
         schema: JSON Schema of the object that it wants.
+        call: The key of the call site, so that an answer serves one call only.
+        round: How often this call has asked the same, from 1.
     """
     return {
         "kind": "elicitation",
@@ -83,6 +93,8 @@ def elicitation(step: str, server: str, message: str, schema: Mapping[str, Any])
         "server": server,
         "message": message,
         "schema": dict(schema),
+        "call": call,
+        "round": round,
     }
 
 

@@ -45,6 +45,7 @@ class Account:
         self._options = options
         self._folder = folder
         self._decided: dict[str, Any] | None = None
+        self._notices: dict[str, list[dict[str, Any]]] = {}
         self.context = RunContext()
         self.log: EventLog | None = None
         self.steps: list[dict[str, Any]] = []
@@ -81,10 +82,14 @@ class Account:
                 "name": data["step"],
                 "attempt": data["attempt"],
                 "outcome": data["outcome"],
+                "event": data.get("event_name"),
                 "decided_by": data["decided_by"],
                 "error": data["error"],
             }
         )
+        self._notices[data["step"]] = [
+            {"step": data["step"], **notice} for notice in data.get("notices") or ()
+        ]
         self._decided = {
             "step": data["step"],
             "by": data["decided_by"],
@@ -158,6 +163,7 @@ class Account:
             usage=usage_data(self.context.meter),
             record=self._folder.path if self._folder else None,
             waiting=waiting or [],
+            notices=[notice for notices in self._notices.values() for notice in notices],
             output_files=self._keep_long_texts(outputs or {}),
         )
         self.context.emit("run_finished", **finished_data(result))

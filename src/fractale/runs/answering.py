@@ -9,7 +9,15 @@ from typing import Any
 from langgraph.types import Command
 
 from fractale.graph.context import RunContext
-from fractale.questions import MISSING, Answers, default_answer
+from fractale.questions import (
+    MISSING,
+    Answers,
+    Checked,
+    default_answer,
+    identity,
+    read_answer,
+    reply,
+)
 from fractale.runs.options import RunOptions
 
 
@@ -27,7 +35,7 @@ class Answering:
 
     def __init__(self, options: RunOptions) -> None:
         self._options = options
-        self._elicited: dict[tuple[str, str, str], Any] = {}
+        self._elicited: dict[str, Any] = {}
         self.context = RunContext()
         self.waiting: list[dict[str, Any]] = []
         self.asking = False
@@ -46,7 +54,7 @@ class Answering:
             place = {"number": number, "of": len(questions)} if len(questions) > 1 else {}
             answer = await self._answer({**question, **place}, first)
             if answer is not MISSING:
-                replies[key] = answer
+                replies[key] = reply(question, answer)
         self.asking = False
         return Command(resume=replies) if replies else None
 
@@ -63,13 +71,21 @@ class Answering:
         return self._take(question, answer, by)
 
     async def ask(self, question: Mapping[str, Any]) -> Any:
-        """The answer of the person who is there; MISSING where nobody is, or nobody says."""
+        """The answer of the person who is there; MISSING where nobody is, or nobody says.
+
+        Raises:
+            AnswerError: The question does not accept the answer; it stays open.
+        """
         self.context.emit("waiting", step=question.get("step"), question=dict(question))
         if self._options.person is None:
             return MISSING
         with self.context.meter.paused():
             answer = await self._options.person.answer(question)
-        return answer if answer is MISSING else self._take(question, answer, "person")
+        if answer is MISSING:
+            return MISSING
+        if isinstance(answer, Checked):
+            return self._take(question, answer.value, "person")
+        return self._take(question, read_answer(question, answer), "person")
 
     def _take(self, question: Mapping[str, Any], answer: Any, by: str) -> Any:
         self.keep(question, answer)
@@ -83,13 +99,14 @@ class Answering:
         if question.get("kind") == "approval" and answer == "always":
             self.context.grants.add(question["tool"])
         elif question.get("kind") == "elicitation":
-            self._elicited[_place(question)] = answer
+            self._elicited[identity(question)] = answer
 
     async def ask_now(self, question: Mapping[str, Any]) -> Any:
         """The answer to what a server asks in the middle of a call; None if nobody is there."""
-        if (place := _place(question)) in self._elicited:
-            return self._elicited[place]
-        answer = await self._answer(question, Answers())
+        asked = self.context.mask(dict(question))
+        if (known := identity(asked)) in self._elicited:
+            return self._elicited[known]
+        answer = await self._answer(asked, Answers())
         return None if answer is MISSING else answer
 
 
@@ -101,7 +118,3 @@ def in_order(interrupts: Sequence[Any]) -> list[Any]:
         return [(int(part), "") if part.isdigit() else (0, part) for part in parts]
 
     return sorted(interrupts, key=place)
-
-
-def _place(question: Mapping[str, Any]) -> tuple[str, str, str]:
-    return str(question["step"]), str(question["server"]), str(question["message"])

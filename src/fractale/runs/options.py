@@ -27,7 +27,8 @@ class Person(Protocol):
         """The answer to a question of the run, of the kinds in `fractale.questions`.
 
         Returns:
-            What that kind takes, or `MISSING`: then the run ends waiting.
+            An answer in any form that `fractale.questions.read_answer` reads, or one that it
+            has read, as `Checked`. `MISSING` if there is no answer: then the run ends waiting.
         """
         ...
 

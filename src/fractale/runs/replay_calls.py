@@ -228,6 +228,11 @@ class ReplayJournal:
             hint="it was made by an older fractale",
         )
 
+    def is_begun(self, place: Place, call: Call) -> bool:
+        """No call of a replay was begun before: what the recorded run asked is asked again."""
+        del place, call
+        return False
+
     # -- nothing is written ---------------------------------------------------------------------
 
     def begin(self, place: Place, call: Call) -> None:

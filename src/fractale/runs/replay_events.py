@@ -49,7 +49,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 """What of each event counts: no times, no ids, no words of the plan that nothing depends on."""
 
 REFERRED = {"inputs_ref": "inputs", "outputs_ref": "outputs"}
-QUESTION_PASSING = ("id", "number", "of")
+QUESTION_PASSING = ("id", "number", "of", "problem", "call", "round")
 JOB_SUBMIT = "job_submit"
 CALL_STARTS = ("tool_started", "model_started")
 CALL_ENDS = ("tool_finished", "model_finished")

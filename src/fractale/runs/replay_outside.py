@@ -17,7 +17,7 @@ from fractale.errors import NotRecorded, ToolError
 from fractale.graph.job_end import LOG_FILE
 from fractale.models import Models
 from fractale.policy import PlannedCall, Policy, Ruling
-from fractale.questions import MISSING
+from fractale.questions import MISSING, Checked
 from fractale.runs.offered import Offered
 from fractale.runs.replay_events import QUESTION_PASSING, Data
 from fractale.settings import Price, Settings
@@ -186,7 +186,7 @@ class RecordedPerson:
         for number, (asked, answer) in enumerate(self._left):
             if asked is (same or kinds or [None])[0]:
                 del self._left[number]
-                return answer
+                return Checked(answer)
         if question.get("kind") != "failure":  # only asked where somebody was there
             self._unknown(question)
         return MISSING

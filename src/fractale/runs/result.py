@@ -36,6 +36,8 @@ class RunResult:
         record: The folder of the run, where there is one.
         waiting: The questions that the run waits for, and the jobs (`fractale.questions.is_job`).
         output_files: Output → the file that holds it, for texts of many lines.
+        notices: What a success must not hide, of each step's latest attempt: ``{step, kind,
+            message}``, where `kind` is ``warning``, ``lost`` or ``failed``.
     """
 
     run: str
@@ -49,6 +51,7 @@ class RunResult:
     record: Path | None = None
     waiting: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     output_files: dict[str, str] = field(default_factory=dict[str, str])
+    notices: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
     @property
     def exit_code(self) -> int:
@@ -74,6 +77,7 @@ def finished_data(result: RunResult) -> dict[str, Any]:
         "record": str(result.record) if result.record else None,
         "waiting": result.waiting,
         "output_files": result.output_files,
+        "notices": result.notices,
         "next": next_commands(result),
     }
 

@@ -95,6 +95,10 @@ class Journal(Protocol):
         """
         ...
 
+    def is_begun(self, place: Place, call: Call) -> bool:
+        """Whether an earlier process of this run began this very call at this call site."""
+        ...
+
     def begin(self, place: Place, call: Call) -> None:
         """Write down that the call is about to be made."""
         ...
@@ -126,6 +130,11 @@ class NoJournal:
     def find(self, place: Place, call: Call) -> Entry | None:
         """Nothing is known."""
         del place, call
+
+    def is_begun(self, place: Place, call: Call) -> bool:
+        """Nothing is known."""
+        del place, call
+        return False
 
     def begin(self, place: Place, call: Call) -> None:
         """Nothing is written."""
@@ -173,6 +182,7 @@ class FileJournal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._known: dict[str, _Known] = {}
+        self._begun: dict[str, tuple[str, str]] = {}  # also calls that were withdrawn since
         self._descriptor: int | None = None
         self._end = 0
         try:
@@ -198,6 +208,7 @@ class FileJournal:
         else:
             words = {name: line[name] for name in ("kind", "name", "digest", "safe")}
             self._known[key] = _Known(Call(**words))
+            self._begun[key] = (words["name"], words["digest"])
 
     def find(self, place: Place, call: Call) -> Entry | None:
         """What is known of the call at a place; None if it was not begun.
@@ -218,6 +229,10 @@ class FileJournal:
         if not known.length:
             return Entry(was, done=False)
         return Entry(was, done=True, result=self._read(known)["result"])
+
+    def is_begun(self, place: Place, call: Call) -> bool:
+        """Whether an earlier process of this run began this very call at this call site."""
+        return self._begun.get(place.key) == (call.name, call.digest)
 
     def _read(self, known: _Known) -> dict[str, Any]:
         try:
@@ -273,6 +288,7 @@ class FileJournal:
         """Forget calls whose step is checkpointed; the file keeps them."""
         for place in places:
             self._known.pop(place.key, None)
+            self._begun.pop(place.key, None)
 
     def _write(self, line: Mapping[str, Any], *, sync: bool) -> None:
         data = _with_sum(to_json(line).encode())

@@ -1,0 +1,66 @@
+"""How an agent says that it did not do its work, and what its calls show of that."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from langchain_core.messages import BaseMessage, ToolMessage
+
+from fractale.errors import NotDone
+
+NOT_DONE: Final = "not_done"
+"""The tool by which a model reports that the task was not done."""
+
+IN_WORDS: Final = (
+    "If you cannot do what is asked, answer with `NOT DONE: ` and the reason, and nothing else."
+)
+"""The same for a model without tools."""
+
+_WORDS = re.compile(r"[\s*_`#>]*NOT DONE\b[\s*_`]*[:\u2013\u2014-][\s*_`]*(\S.*)", re.DOTALL)
+
+CHANGES: Final = "fractale.changes"
+"""In a tool message's `additional_kwargs`: whether the call was to change something."""
+
+MOST_REASON = 1000
+
+
+def reported(messages: Sequence[BaseMessage]) -> str | None:
+    """The reason that the model's last turn gave to `not_done`; None if it did not call it."""
+    for message in reversed(messages):
+        if not isinstance(message, ToolMessage):
+            return None
+        if message.name == NOT_DONE and message.status == "success":
+            return message.text
+    return None
+
+
+def check_done(text: str, messages: Sequence[BaseMessage] = ()) -> str:
+    """An answer, unless it says that the task was not done.
+
+    Args:
+        messages: The conversation that it ends.
+
+    Raises:
+        NotDone: It begins with ``NOT DONE:``.
+    """
+    if found := _WORDS.match(text):
+        raise NotDone(found[1].strip()[:MOST_REASON], messages=messages)
+    return text
+
+
+def failed_change(messages: Sequence[BaseMessage]) -> str | None:
+    """The last call that was to change something, if it failed and no later call worked.
+
+    Returns:
+        The tool and what it answered; None where the calls do not speak of a failure.
+    """
+    for message in reversed(messages):
+        if not isinstance(message, ToolMessage):
+            continue
+        if message.status == "success":
+            return None
+        if message.additional_kwargs.get(CHANGES):
+            return f"`{message.name}`: {message.text}"
+    return None

@@ -1,0 +1,357 @@
+"""The verdict of a run: no success where work was not done, and nothing hidden in a success."""
+
+from __future__ import annotations
+
+import pytest
+
+from fractale.cli.summary import summary
+from fractale.errors import PolicyError, ToolError
+from fractale.testing import FakeToolServer, ScriptedModel
+from fractale.testing.model_server import Reply
+
+REASON = "the cluster has 1 node, 50 were asked for"
+GIVES_UP = Reply(tool_calls=[("not_done", {"reason": REASON})])
+
+
+@pytest.fixture
+def tools() -> FakeToolServer:
+    server = FakeToolServer()
+
+    @server.tool(read_only=True)
+    def look() -> dict:
+        """Look around."""
+        return {"nodes": 1}
+
+    @server.tool
+    def submit(nodes: int) -> dict:
+        """Submit a job."""
+        if nodes > 1:
+            raise ToolError("only 1 node is there")
+        return {"job": 7}
+
+    server.prompt("expert", "Submit the job.")
+    return server
+
+
+def head(seen) -> str:
+    """The first line of what a person reads at the end."""
+    return summary(seen.of("run_finished")[-1], color=False).splitlines()[0]
+
+
+ASKS = {
+    "an agent": "{name: s, agent: ask, instruction: Submit}",
+    "a prompt": "{name: s, prompt: expert, tools: [submit, look]}",
+    "an item": "{name: s, foreach: '[1]', agent: ask, instruction: Submit}",
+}
+
+
+@pytest.mark.parametrize("step", ASKS.values(), ids=ASKS.keys())
+async def test_an_agent_that_reports_not_done_fails_its_step_with_the_reason(run_plan, tools, step):
+    model = ScriptedModel([Reply(tool_calls=[("look", {})]), GIVES_UP])
+    seen = await run_plan(f"name: p\nsteps:\n  - {step}\n", tools=tools, model=model)
+    assert seen.result.exit_code == 1
+    assert seen.decided("s") == "agent"
+    assert REASON in head(seen)
+    assert seen.result.error.endswith(f"not done: {REASON}") or REASON in seen.result.error
+
+
+async def test_the_report_is_offered_beside_the_tools_and_named_in_the_instruction(run_plan, tools):
+    model = ScriptedModel(["ok"])
+    await run_plan("name: p\nsteps: [{name: s, agent: ask}]\n", tools=tools, model=model)
+    assert "not_done" in [tool["function"]["name"] for tool in model.options[0]["tools"]]
+    assert "`not_done`" in str(model.requests[0][0].content)
+
+
+@pytest.mark.parametrize(
+    "said", ["NOT DONE: no input file", "**NOT DONE:** no input file", "NOT DONE - no input file"]
+)
+@pytest.mark.parametrize("extra", ["", ", allow_tools: false"], ids=["tools", "no tools"])
+async def test_a_report_in_words_counts_too(run_plan, tools, said, extra):
+    plan = f"name: p\nsteps: [{{name: s, agent: ask, instruction: Go{extra}}}]\n"
+    seen = await run_plan(plan, tools=tools, model=ScriptedModel([said]))
+    assert seen.decided("s") == "agent"
+    assert head(seen) == "failed · `s` reported that it was not done: no input file"
+
+
+@pytest.mark.parametrize(
+    "said", ["Done.", "It is NOT DONE: see above.", "Nothing to report", "not done: really?"]
+)
+async def test_other_words_are_an_answer(run_plan, tools, said):
+    plan = "name: p\nsteps: [{name: s, agent: ask, instruction: Go, allow_tools: false}]\n"
+    seen = await run_plan(plan, tools=tools, model=ScriptedModel([said]))
+    assert seen.status == "success"
+
+
+async def test_a_reason_is_asked_for(run_plan, tools):
+    model = ScriptedModel([Reply(tool_calls=[("not_done", {})]), GIVES_UP])
+    seen = await run_plan("name: p\nsteps: [{name: s, agent: ask}]\n", tools=tools, model=model)
+    assert "`reason` is missing" in str(model.requests[1][-1].content)
+    assert seen.decided("s") == "agent"
+
+
+async def test_a_nested_agents_report_reaches_the_one_that_asked_it(run_plan, tools):
+    plan = "name: p\nsteps: [{name: s, agent: ask, instruction: Go, tools: [ask, look]}]\n"
+    nested = Reply(tool_calls=[("ask", {"instruction": "Submit"})])
+    model = ScriptedModel([nested, GIVES_UP, "I asked, and it is done."])
+    seen = await run_plan(plan, tools=tools, model=model)
+    assert f"not done: {REASON}" in str(model.requests[2][-1].content)
+    assert seen.status == "failed"  # nothing worked after it, whatever the words say
+    assert REASON in seen.result.error
+
+
+async def test_a_rule_does_not_make_a_success_of_a_report(run_plan, tools):
+    plan = (
+        "name: p\nsteps:\n"
+        "  - {name: s, agent: ask, instruction: Go, rules: {success: [not failed_jobs]}}\n"
+    )
+    seen = await run_plan(plan, tools=tools, model=ScriptedModel([GIVES_UP]))
+    assert seen.decided("s") == "agent"
+
+
+async def test_a_report_goes_back_with_its_reason(run_plan, tools):
+    plan = """
+        name: p
+        steps:
+          - {name: write, agent: ask, instruction: Write it, allow_tools: false, max_attempts: 2}
+          - name: s
+            agent: ask
+            instruction: Submit it
+            transitions: {failure: write}
+    """
+    model = ScriptedModel(["50 nodes", GIVES_UP, "1 node", "submitted"])
+    seen = await run_plan(plan, tools=tools, model=model)
+    assert seen.status == "success"
+    assert f"not done: {REASON}" in str(model.requests[2][-1].content)
+
+
+# -- what the calls of an agent show ---------------------------------------------------------------
+
+
+async def agent(run_plan, tools, *script):
+    plan = "name: p\nsteps: [{name: s, agent: ask, instruction: Submit}]\n"
+    return await run_plan(plan, tools=tools, model=ScriptedModel(script), yes=True)
+
+
+FAILS = Reply(tool_calls=[("submit", {"nodes": 50})])
+WORKS = Reply(tool_calls=[("submit", {"nodes": 1})])
+LOOKS = Reply(tool_calls=[("look", {})])
+
+
+async def test_words_do_not_outweigh_a_failed_call_that_was_to_change_something(run_plan, tools):
+    seen = await agent(run_plan, tools, LOOKS, FAILS, "I could not do it: nothing was submitted.")
+    assert seen.status == "failed"
+    assert seen.decided("s") == "error"
+    assert "only 1 node is there" in seen.result.error
+
+
+@pytest.mark.parametrize(
+    "script", [(FAILS, WORKS), (WORKS,), (LOOKS,), (WORKS, LOOKS), ()], ids=str
+)
+async def test_a_later_call_that_worked_or_no_failed_one_leaves_the_answer(run_plan, tools, script):
+    seen = await agent(run_plan, tools, *script, "Job 7 runs.")
+    assert seen.status == "success"
+
+
+# -- a rule needs something to look at -------------------------------------------------------------
+
+RULE = "name: p\nsteps: [{name: s, tool: t, rules: {success: [not broken]}}]\n"
+
+
+@pytest.mark.parametrize(
+    "kind", ["refused", "denied by policy", "lost", "isError without text", "exception"]
+)
+async def test_a_rule_finds_no_success_in_a_call_without_outputs(run_plan, kind, settings):
+    tools, options = FakeToolServer(), {}
+    if kind == "refused":
+
+        @tools.tool(name="t")
+        def refuse() -> None:
+            raise PolicyError("not here")
+
+    elif kind == "denied by policy":
+        from dataclasses import replace
+
+        from fractale.settings import PolicySettings
+
+        tools.answer("t", "fine")
+        options["settings"] = replace(settings, policy=PolicySettings(deny=("t",)))
+    elif kind == "lost":
+        tools.lose("t")
+    elif kind == "exception":
+
+        @tools.tool(name="t")
+        def refuse() -> None:
+            raise ToolError("it did not start")
+
+    else:
+        tools.fail("t", "")
+    seen = await run_plan(RULE, tools=tools, **options)
+    assert (seen.status, seen.decided("s")) == ("failed", "error")
+
+
+async def test_a_timeout_is_no_success_by_rule(run_plan):
+    import asyncio
+
+    tools = FakeToolServer()
+
+    @tools.tool(name="t")
+    async def slow() -> None:
+        await asyncio.Event().wait()
+
+    plan = "name: p\nsteps: [{name: s, tool: t, timeout: 50ms, rules: {success: [not broken]}}]\n"
+    seen = await run_plan(plan.replace("50ms", "1s"), tools=tools)
+    assert (seen.status, seen.decided("s")) == ("failed", "error")
+
+
+async def test_a_rule_still_decides_on_what_a_failed_call_said(run_plan):
+    tools = FakeToolServer().fail("t", "the queue is there already")
+    plan = "name: p\nsteps: [{name: s, tool: t, rules: {success: [\"'already' in content\"]}}]\n"
+    seen = await run_plan(plan, tools=tools)
+    assert (seen.status, seen.decided("s")) == ("success", "rule")
+
+
+async def test_a_rule_for_an_event_of_its_own_still_leads_on(run_plan):
+    tools = FakeToolServer().lose("t").answer("u", "fine")
+    plan = """
+        name: p
+        steps:
+          - {name: s, tool: t, rules: {gone: ["'lost' in error"]}, transitions: {gone: u}}
+          - {name: u, tool: u}
+    """
+    seen = await run_plan(plan, tools=tools)
+    assert seen.path == ["s:failure", "u:success"]
+    assert seen.result.steps[0]["event"] == "gone"
+
+
+async def test_a_rule_inside_an_agent_does_not_make_a_success_of_a_failed_call(run_plan, tools):
+    plan = (
+        "name: p\nsteps:\n"
+        "  - {name: s, agent: ask, instruction: Go, rules: {success: [not waiting]}}\n"
+    )
+    model = ScriptedModel([FAILS, WORKS])
+    seen = await run_plan(plan, tools=tools, model=model, yes=True)
+    assert (seen.status, seen.decided("s"), len(model.requests)) == ("success", "rule", 2)
+    assert [call.arguments for call in tools.calls] == [{"nodes": 50}, {"nodes": 1}]
+
+
+# -- what failed, in the tool's own words ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"valid": False, "errors": ["line 4: unknown directive -c8"]},
+        {"valid": False, "error": "line 4: unknown directive -c8"},
+        {"valid": False, "stderr": "line 4: unknown directive -c8"},
+    ],
+)
+async def test_a_step_that_a_rule_fails_shows_the_tools_own_errors(run_plan, said):
+    tools = FakeToolServer().answer("validate", said)
+    plan = "name: p\nsteps: [{name: s, tool: validate, rules: {failure: [not valid]}}]\n"
+    seen = await run_plan(plan, tools=tools)
+    assert seen.result.error == "rule `not valid`: line 4: unknown directive -c8"
+
+
+# -- loops that keep going -------------------------------------------------------------------------
+
+
+def jobs(*codes: int) -> FakeToolServer:
+    tools = FakeToolServer()
+
+    @tools.tool
+    def job(code: int) -> dict:
+        return {"returncode": code}
+
+    return tools
+
+
+def sweep(*codes: int) -> str:
+    return (
+        "name: p\nsteps:\n"
+        f"  - {{name: sweep, tool: job, foreach: '{list(codes)}', keep_going: true,"
+        " inputs: {code: '{{ item }}'}}\n"
+    )
+
+
+@pytest.mark.parametrize("codes", [(3,), (3, 3, 3)])
+async def test_a_loop_of_which_all_items_failed_fails(run_plan, codes):
+    seen = await run_plan(sweep(*codes), tools=jobs())
+    assert seen.result.exit_code == 1
+    assert f"{len(codes)} of {len(codes)} items failed" in seen.result.error
+
+
+async def test_a_loop_that_kept_going_says_how_many_failed(run_plan):
+    seen = await run_plan(sweep(0, 3, 0), tools=jobs())
+    assert seen.result.exit_code == 0
+    assert head(seen).startswith("success · `sweep`: 1 of 3 items failed · ")
+    assert "no error found" not in head(seen)
+    (notice,) = seen.result.notices
+    assert (notice["step"], notice["kind"]) == ("sweep", "failed")
+    assert notice["message"].startswith("1 of 3 items failed; ")
+    assert seen.of("step_finished")[0]["notices"] == [
+        {"kind": "failed", "message": notice["message"]}
+    ]
+    assert seen.of("run_finished")[0]["notices"] == seen.result.notices
+
+
+@pytest.mark.parametrize(("codes", "status"), [((0, 3), "success"), ((3, 3), "failed")])
+async def test_a_parallel_block_that_keeps_going_does_the_same(run_plan, codes, status):
+    steps = "".join(
+        f"      - {{name: {name}, tool: job, inputs: {{code: {code}}}}}\n"
+        for name, code in zip("ab", codes, strict=True)
+    )
+    plan = f"name: p\nsteps:\n  - name: both\n    keep_going: true\n    parallel:\n{steps}"
+    seen = await run_plan(plan, tools=jobs())
+    assert seen.status == status
+    if status == "success":
+        assert "1 of 2 steps failed" in head(seen)
+
+
+async def test_a_loop_without_items_is_a_success(run_plan):
+    seen = await run_plan(sweep(), tools=jobs())
+    assert (seen.status, seen.result.notices) == ("success", [])
+
+
+# -- warnings and losses ---------------------------------------------------------------------------
+
+
+async def test_warnings_and_losses_that_a_tool_names_are_in_the_verdict(run_plan):
+    said = {
+        "script": "#!/bin/sh",
+        "warnings": ["line 12: srun does not exist under Flux"],
+        "not_translated": [{"line": 7, "directive": "--gres=gpu:2"}, "line 8: --constraint"],
+    }
+    tools = FakeToolServer().answer("translate", said)
+    seen = await run_plan("name: p\nsteps: [{name: s, tool: translate}]\n", tools=tools)
+    text = summary(seen.of("run_finished")[0], color=False)
+    assert text.startswith("success · with losses · with warnings · `s` was the last step")
+    assert "no error found" not in text
+    assert "--gres=gpu:2" in text
+    assert "srun does not exist under Flux" in text
+    assert [n["kind"] for n in seen.result.notices] == ["warning", "lost", "lost"]
+
+
+@pytest.mark.parametrize("nothing", [{"warnings": []}, {"warnings": 0}, {"warnings": None}, {}])
+async def test_no_warnings_are_none(run_plan, nothing):
+    tools = FakeToolServer().answer("translate", {"script": "x", **nothing})
+    seen = await run_plan("name: p\nsteps: [{name: s, tool: translate}]\n", tools=tools)
+    assert seen.result.notices == []
+    assert head(seen) == "success · `s` was the last step; no error found"
+
+
+async def test_only_the_latest_attempt_of_a_step_counts(run_plan):
+    tools = FakeToolServer().answer("t", {"n": 1, "warnings": ["rough"]}, {"n": 2})
+    plan = """
+        name: p
+        steps:
+          - {name: s, tool: t, rules: {again: [n < 2]}, transitions: {again: s}, max_attempts: 2}
+    """
+    seen = await run_plan(plan, tools=tools)
+    assert seen.result.notices == []
+
+
+async def test_the_warnings_of_items_name_their_item(run_plan):
+    tools = FakeToolServer().answer("t", {"n": 1}, {"n": 2, "warnings": ["rough"]})
+    plan = "name: p\nsteps: [{name: s, tool: t, foreach: '[1, 2]', max_parallel: 1}]\n"
+    seen = await run_plan(plan, tools=tools)
+    assert [n["message"] for n in seen.result.notices] == ["item 1: rough"]
