@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,14 @@ from langgraph.types import Interrupt
 import fractale
 import odd_tools
 from fractale.cli import run_command
-from fractale.errors import InputError, StoreError
+from fractale.errors import InputError, StoreError, ToolError, TransportError
+from fractale.mcp import McpToolbox
 from fractale.plain import plain, readable, to_json
+from fractale.settings import ServerSettings
 from fractale.store.outputs import FileOutputs, MemoryOutputs
 from fractale.store.serializer import StrictSerializer
 from fractale.store.sqlite import open_sqlite
+from fractale.testing import ModelServer, Reply
 
 PLAN = """
 name: odd
@@ -172,6 +177,44 @@ def test_from_python_an_input_that_cannot_be_kept_is_refused(settings, value):
         fractale.run(
             ECHO.replace("TYPE", ""), {"value": value}, tools=[odd_tools.echo], settings=settings
         )
+
+
+@pytest.mark.parametrize("tools", ["allow_tools: false", "tools: [give]"])
+@pytest.mark.parametrize("step", ["type: agent", "type: agent, judge: true"])
+def test_a_model_is_sent_text_that_is_not_unicode_as_what_can_be_read(settings, tools, step):
+    said = (
+        [Reply(tool_calls=[("give", {"which": "text with half a pair"})])]
+        if "give" in tools
+        else []
+    )
+    said.append(Reply(text="fine"))
+    said += [Reply(data={"reason": "so", "success": True})] if "judge" in step else []
+    with ModelServer(lambda _request: said.pop(0)) as server:
+        result = fractale.run(
+            "name: p\ninputs: {file: x}\n"
+            f"steps: [{{name: a, {step}, {tools}, instruction: 'see {{{{ inputs.file }}}}'}}]\n",
+            {"file": "run-\udcff.log"},
+            tools=[odd_tools.give],
+            model="openai:m",
+            settings=replace(
+                settings, openai_base_url=server.openai_url, environment={"OPENAI_API_KEY": "key"}
+            ),
+            yes=True,
+        )
+        told = to_json([request.body["messages"] for request in server.requests])
+    assert (result.error, result.status) == (None, "success")
+    assert "see run-\ufffd.log" in told
+    assert ("a\ufffdb" in told) == ("give" in tools)
+
+
+async def test_a_server_is_not_sent_text_that_is_not_unicode():
+    script = str(Path(__file__).parent / "servers" / "tools_server.py")
+    server = ServerSettings(name="s", transport="stdio", command=sys.executable, args=(script,))
+    async with McpToolbox([server]) as toolbox:
+        with pytest.raises(ToolError, match="not UTF-8") as caught:
+            await toolbox.call_tool("echo", {"value": "run-\udcff.log"})
+        assert not isinstance(caught.value, TransportError), "it was not sent: there is no doubt"
+        assert (await toolbox.call_tool("echo", {"value": "é"})).text == "é"
 
 
 def test_a_template_may_give_an_integer_over_64_bits(settings):

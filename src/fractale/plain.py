@@ -75,3 +75,15 @@ def readable(text: str) -> str:
     if text.isascii():
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def readable_values(value: Any) -> Any:
+    """A JSON value with each text in it, keys too, as `readable` gives it."""
+    if isinstance(value, str):
+        return readable(value)
+    if isinstance(value, list):
+        return [readable_values(each) for each in cast("list[Any]", value)]
+    if isinstance(value, Mapping):
+        table = cast("Mapping[Any, Any]", value)
+        return {readable_values(key): readable_values(each) for key, each in table.items()}
+    return value

@@ -36,6 +36,7 @@ from langchain_core.tools import StructuredTool
 from fractale.agents.reports import CHANGES, check_done, reported
 from fractale.agents.subagent import AgentHost
 from fractale.errors import CallError, ModelError, NotDone
+from fractale.models import sendable
 from fractale.policy import reads_only
 from fractale.toolbox import ToolInfo, ToolResult
 
@@ -94,10 +95,10 @@ class HostMiddleware(AgentMiddleware[Any, Any, Any]):
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
         """Make one turn, by whichever model the host takes."""
-        system = request.system_message
+        system, messages = request.system_message, request.messages
         return await self._host.call_model(
-            lambda model: handler(request.override(model=model)),
-            [*([system] if system else []), *request.messages],
+            lambda model: handler(request.override(model=model, messages=sendable(messages))),
+            [*([system] if system else []), *messages],
             list(self._tools),
         )
 

@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from fractale.errors import ModelError, ModelUnavailable
 from fractale.graph.recorded import asked_of_model, digest_of_asked
 from fractale.graph.visit import SHORT_TEXT, Visit
-from fractale.models import Answer, Usage
+from fractale.models import Answer, Usage, sendable
 from fractale.store.journal import Call
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ async def ask(
         ModelError: The model failed or answered nothing usable.
         LimitReached: A limit of the run is used up.
     """
+    messages = sendable(messages)
 
     async def one(name: str | None) -> Answer:
         return await visit.deps.models.ask(

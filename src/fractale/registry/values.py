@@ -183,7 +183,7 @@ def resource_contents(value: Any) -> list[ReadResourceContents]:
             ReadResourceContents(each.content, each.mime_type, each.meta) for each in value.contents
         ]
     try:
-        return [ReadResourceContents(json.dumps(value, ensure_ascii=False), "text/plain")]
+        return [ReadResourceContents(to_json(value), "text/plain")]
     except (TypeError, ValueError) as error:
         kind = type(value).__name__
         raise ToolError(f"a resource is text, bytes or JSON, not {kind}") from error
