@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from langchain_core.messages import BaseMessage
 
 from fractale.plain import readable_values
 
+M = TypeVar("M", bound=BaseMessage)
 
-def sendable(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+
+def sendable(messages: Sequence[M]) -> list[M]:
     """The messages with U+FFFD for what is not Unicode, such as a byte of a file name."""
     return [_sendable(message) for message in messages]
 
 
-def _sendable(message: BaseMessage) -> BaseMessage:
+def _sendable(message: M) -> M:
     said: dict[str, Any] = {"content": message.content}  # pyright: ignore[reportUnknownMemberType] - LangChain's list of anything
     if calls := getattr(message, "tool_calls", None):
         said["tool_calls"] = calls
