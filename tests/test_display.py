@@ -211,6 +211,20 @@ class TestPlain:
         ]
         assert_same("plain_parallel", shown(events))
 
+    @pytest.mark.parametrize(("total", "lines"), [(1, 0), (3, 2), (10, 9), (12, 9), (1_000, 9)])
+    def test_a_foreach_counts_its_items_at_each_tenth(self, total, lines):
+        do = Script()
+        events = [do.begin(STEPS), do.enter("validate")]
+        for i in range(total):
+            outcome = "failure" if i == 0 else "success"
+            about = {"step": "validate", "index": i, "total": total}
+            events += [do("item_started", **about), do("item_finished", **about, outcome=outcome)]
+        printed = [line for line in shown(events).splitlines() if " done · " in line]
+        assert len(printed) == lines
+        for line in printed:
+            assert line.endswith(" waiting · 1 failed")
+            assert " 0 running · " in line
+
     def test_an_event_of_the_steps_own_is_named(self):
         do = Script()
         slow = {"event_name": "slow", "decided_by": "rule", "reason": "rule `seconds > 9`"}

@@ -179,6 +179,21 @@ def test_from_python_an_input_that_cannot_be_kept_is_refused(settings, value):
         )
 
 
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ("rules: {success: [x < 1]}", "cannot say which is greater"),
+        ("rules: {failure: [x > 1]}", "cannot say which is greater"),
+        ("output_schema: {type: object, properties: {x: {type: number}}}", "'NaN' is not of type"),
+    ],
+)
+def test_what_is_not_a_number_fits_no_rule_and_no_schema_of_numbers(settings, more, words):
+    plan = f"name: p\nsteps: [{{name: a, tool: give, inputs: {{which: not a number}}, {more}}}]\n"
+    result = fractale.run(plan, tools=[odd_tools.give], settings=settings)
+    assert result.status == "failed"
+    assert words in (result.error or "")
+
+
 @pytest.mark.parametrize("tools", ["allow_tools: false", "tools: [give]"])
 @pytest.mark.parametrize("step", ["type: agent", "type: agent, judge: true"])
 def test_a_model_is_sent_text_that_is_not_unicode_as_what_can_be_read(settings, tools, step):
