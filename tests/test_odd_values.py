@@ -25,6 +25,7 @@ from fractale.store.outputs import FileOutputs, MemoryOutputs
 from fractale.store.serializer import StrictSerializer
 from fractale.store.sqlite import open_sqlite
 from fractale.testing import ModelServer, Reply
+from fractale.tools.files import write_text_file
 
 PLAN = """
 name: odd
@@ -177,6 +178,16 @@ def test_from_python_an_input_that_cannot_be_kept_is_refused(settings, value):
         fractale.run(
             ECHO.replace("TYPE", ""), {"value": value}, tools=[odd_tools.echo], settings=settings
         )
+
+
+def test_a_file_is_written_under_its_name_and_with_its_bytes(tmp_path):
+    path = os.fsencode(tmp_path) + b"/caf\xe9.txt"
+    write_text_file(os.fsdecode(path), os.fsdecode(b"a\xe9\n"))
+    with open(path, "rb") as file:  # noqa: PTH123 - a name in bytes
+        assert file.read() == b"a\xe9\n"
+    with pytest.raises(ValueError, match="half a character"):
+        write_text_file(os.fsdecode(path), "\ud83d")
+    assert os.stat(path).st_size == 3, "what was there is left alone"  # noqa: PTH116
 
 
 @pytest.mark.parametrize(
