@@ -29,7 +29,7 @@ async def ask(questions: list[dict]) -> None:
     person.listen(Event("run_started", "k7f3a"))
     for question in questions:
         answer = await person.answer(question)
-        shown = "MISSING" if answer is MISSING else json.dumps(answer)
+        shown = "MISSING" if answer is MISSING else json.dumps(answer.value)
         print(f"answer: {shown}", flush=True)
 
 

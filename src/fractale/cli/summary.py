@@ -163,7 +163,7 @@ def _failure_rows(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         return []
     if error and (decided.get("gave_up") or _step_failed(data)):
         rows.append(("last error", fold(error, WIDTH - 16, 6)))
-    if by and _step_failed(data):
+    if by and _step_failed(data) and not (by == "rule" and reason == error):
         same = not reason or reason in error
         shown = f"{by} ({reason})" if by == "exit_code" else f"{by}: {reason}"
         words = reason if by == "rule" else by if same else shown

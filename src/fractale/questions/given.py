@@ -12,6 +12,9 @@ from fractale.questions.kinds import MISSING
 from fractale.questions.reading import read_answer
 
 ANY_STEP: Final = "*"
+SHORT_ID: Final = 8
+"""Digits of a question's id that can stand for the whole."""
+
 _INDEX = re.compile(r"\[\d+\]")
 
 
@@ -22,7 +25,7 @@ class Answers:
         given: Step → its answer, or a mapping of the question's text to the answer where a step
             asks several. A step is written by its path (``outer/inner``), by its last name
             (``inner``), or as one item of a foreach (``inner[0]``); ``*`` is any step, and the
-            `id` of a question that waits is that question.
+            `id` of a question that waits, or its first digits, is that question.
     """
 
     def __init__(self, given: Mapping[str, Any] | None = None) -> None:
@@ -71,7 +74,8 @@ def keys_of(question: Mapping[str, Any]) -> list[str]:
     """What an answer to a question can be given under, the most exact first."""
     step = str(question.get("step") or "")
     paths = [step, _last(step), strip_indexes(step), _last(strip_indexes(step)), ANY_STEP]
-    found = [str(question["id"]), *paths] if question.get("id") else paths
+    id_ = str(question.get("id") or "")
+    found = [id_, id_[:SHORT_ID], *paths]
     return [key for key in dict.fromkeys(found) if key]
 
 

@@ -76,6 +76,15 @@ def _takes_choice(question: Mapping[str, Any]) -> str:
     return ", ".join(few)
 
 
+def examples(question: Mapping[str, Any]) -> list[str]:
+    """Answers that a question accepts, one of them to be chosen; capitals stand for a value."""
+    words = {
+        "in_doubt": ["again", "failed"],
+        "job_unknown": ["wait", "success", "failure", "again"],
+    }
+    return words.get(question["kind"]) or [example(question)]
+
+
 def example(question: Mapping[str, Any]) -> str:
     """An answer that the question takes, to be shown; in capitals what stands for one."""
     kind = question["kind"]
@@ -87,13 +96,7 @@ def example(question: Mapping[str, Any]) -> str:
         return default or "TEXT"
     if kind == "elicitation":
         return _example_form(question["schema"])
-    words = {
-        "approval": "yes",
-        "review": "accept",
-        "in_doubt": "again|failed",
-        "job_unknown": "wait|success|failure|again",
-    }
-    return words.get(kind, "ANSWER")
+    return {"approval": "yes", "review": "accept"}.get(kind, "ANSWER")
 
 
 def _example_form(schema: Mapping[str, Any]) -> str:

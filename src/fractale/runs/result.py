@@ -11,7 +11,8 @@ from typing import Any
 
 from fractale.events import Status
 from fractale.questions import is_job
-from fractale.questions.reading import example
+from fractale.questions.given import SHORT_ID
+from fractale.questions.reading import example, examples
 
 EXIT_CODES: Mapping[Status, int] = {
     "success": 0,
@@ -89,6 +90,9 @@ def next_commands(result: RunResult) -> list[str]:
     resume = f"fractale resume {result.run}"
     asked = [each for each in result.waiting if not is_job(each)]
     if result.status == "waiting" and asked:
+        if len(asked) == 1:
+            step = asked[0]["step"]
+            return [f"{resume} {_answer_option(step, each)}" for each in examples(asked[0])]
         return [f"{resume} {_answer_options(asked)}"]
     if result.waiting and result.status in ("waiting", "stopped"):
         return [resume, "fractale resume --ready", *_epilogues(result.run, result.waiting)]
@@ -130,9 +134,15 @@ def _answer_options(waiting: list[dict[str, Any]]) -> str:
     if len(waiting) > MOST_ANSWERS:
         return "--answers FILE"
     steps = Counter(question["step"] for question in waiting)
-    pairs = [
-        # Several questions of one step are told apart by their ids.
-        (question["step"] if steps[question["step"]] == 1 else question["id"], example(question))
+    return " ".join(
+        # Several questions of one step are told apart by the first digits of their ids.
+        _answer_option(
+            question["step"] if steps[question["step"]] == 1 else question["id"][:SHORT_ID],
+            example(question),
+        )
         for question in waiting
-    ]
-    return " ".join(f"--answer {shlex.quote(f'{step}={answer}')}" for step, answer in pairs)
+    )
+
+
+def _answer_option(key: str, answer: str) -> str:
+    return f"--answer {shlex.quote(f'{key}={answer}')}"
