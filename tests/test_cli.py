@@ -225,6 +225,57 @@ def test_validate_online_checks_tools_and_arguments(project):
     assert "whom" in done.stderr
 
 
+WRONG = """\
+name: p
+steps:
+  - {name: a, tool: greeet, inputs: {name: x}}
+  - {name: b, tool: greet, inputs: {whom: x}, transitions: {success: nowhere}}
+  - {name: c, agent: optimise, instruction: x}
+"""
+
+
+@pytest.mark.parametrize("how", [("validate",), ("run",), ("run", "--dry-run")])
+def test_what_needs_no_network_is_checked_with_everything_else(project, monkeypatch, capsys, how):
+    monkeypatch.chdir(project)
+    monkeypatch.syspath_prepend(project)
+    write(project, "p.yaml", WRONG)
+    command, *flags = how
+    assert run_command([command, "p.yaml", *flags, "-r", "tools.yaml"]) == 3
+    said = capsys.readouterr().err
+    for words in (
+        "`greeet`; did you mean `greet`?",
+        "takes no argument `whom`",
+        "no step is named `nowhere`",
+        "`optimise`; did you mean `optimize`?",
+    ):
+        assert words in said
+    assert not (project / ".fractale").exists()
+
+
+def test_what_is_missing_in_a_registry_may_be_of_a_server(project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    monkeypatch.syspath_prepend(project)
+    monkeypatch.setenv("FRACTALE_MCP_PORT", "9")
+    write(project, "p.yaml", "name: p\nsteps: [{name: s, tool: elsewhere}]\n")
+    assert run_command(["validate", "p.yaml", "-r", "tools.yaml"]) == 0
+    assert "no registry here has `elsewhere`; --online asks the servers" in capsys.readouterr().err
+    write(project, "p.yaml", "name: p\nservers: [no]\nsteps: [{name: s, tool: greet}]\n")
+    assert run_command(["validate", "p.yaml", "-r", "tools.yaml"]) == 3
+    assert "unknown-server" in capsys.readouterr().err
+
+
+def test_a_registry_that_is_wrong_is_told_with_what_is_wrong_with_the_plan(
+    project, monkeypatch, capsys
+):
+    monkeypatch.chdir(project)
+    write(project, "p.yaml", "name: p\nsteps: [{name: s, tool: t, transitions: {success: x}}]\n")
+    write(project, "r.yaml", "tools: [{path: no_such_module.t}]\n")
+    assert run_command(["validate", "p.yaml", "-r", "r.yaml"]) == 3
+    said = capsys.readouterr().err
+    assert "unknown-step" in said
+    assert "no_such_module" in said
+
+
 def test_schema_is_json_and_version_is_a_line(project):
     assert json.loads(fractale(project, "schema").stdout)["$schema"]
     assert re.match(r"\d+\.\d+\.\d+\n$", fractale(project, "version").stdout)

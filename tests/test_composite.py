@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from langgraph.errors import GraphInterrupt
+from langgraph.types import Interrupt
 
+from fractale import questions
+from fractale.graph.slots import Full, Slots
 from fractale.testing import FakeToolServer
 
 
@@ -77,7 +81,7 @@ async def test_one_failed_item_fails_the_step_unless_it_keeps_going(
     assert seen.status == status
     assert len(tools.calls) == 3
     if status == "failed":
-        assert "1 of 3 items failed; item 1" in seen.result.error
+        assert "1 of 3 items failed, first at index 1: " in seen.result.error
 
 
 async def test_an_empty_list_is_a_success_of_nothing(run_plan, tools):
@@ -281,3 +285,106 @@ outputs: {all: "{{ steps.each.outputs | map(attribute='twice') | list }}"}
     seen = await run_plan(outer, tools=tools)
     assert seen.result.outputs == {"all": [2, 4]}
     assert {s["name"] for s in seen.result.steps} == {"each[0]/x", "each[1]/x", "each"}
+
+
+@pytest.mark.parametrize(("bound", "most"), [("", 32), ("max_parallel: 50", 50)])
+async def test_a_foreach_that_says_no_bound_has_one(run_plan, bound, most):
+    server = FakeToolServer()
+    running = {"now": 0, "most": 0}
+    as_many_as_expected = asyncio.Event()
+
+    @server.tool
+    async def work(n: int) -> dict:
+        running["now"] += 1
+        running["most"] = max(running["most"], running["now"])
+        if running["most"] >= most:
+            as_many_as_expected.set()
+        async with asyncio.timeout(60):
+            await as_many_as_expected.wait()
+        running["now"] -= 1
+        return {"n": n}
+
+    seen = await run_plan(
+        f"""
+        name: bounded
+        steps:
+          - name: sweep
+            tool: work
+            foreach: "range(60) | list"
+            {bound}
+            inputs: {{n: "{{{{ item }}}}"}}
+        outputs: {{all: "{{{{ steps.sweep.outputs }}}}"}}
+        """,
+        tools=server,
+    )
+    assert seen.result.outputs == {"all": [{"n": n} for n in range(60)]}
+    assert running["most"] == most
+
+
+class TestSlots:
+    """The concurrency limit of a foreach."""
+
+    async def enter(self, slots, order, name, gate):
+        async with slots:
+            order.append(name)
+            await gate.wait()
+
+    async def settled(self):
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    async def test_those_who_wait_come_in_in_their_order_and_one_at_a_time(self):
+        slots, order, gates = Slots(2), [], [asyncio.Event() for _ in range(5)]
+        tasks = [asyncio.create_task(self.enter(slots, order, n, gates[n])) for n in range(5)]
+        await self.settled()
+        assert order == [0, 1]
+        gates[1].set()
+        await self.settled()
+        assert order == [0, 1, 2]
+        for gate in gates:
+            gate.set()
+        await asyncio.gather(*tasks)
+        assert order == [0, 1, 2, 3, 4]
+        async with slots, slots:
+            pass
+
+    @pytest.mark.parametrize("late", [False, True])
+    async def test_one_who_is_cancelled_passes_its_slot_on(self, late):
+        slots, order, gates = Slots(1), [], [asyncio.Event() for _ in range(3)]
+        tasks = [asyncio.create_task(self.enter(slots, order, n, gates[n])) for n in range(3)]
+        await self.settled()
+        if late:  # the slot is its own, but it has not run since
+            gates[0].set()
+            await asyncio.sleep(0)
+            tasks[1].cancel()
+        else:
+            tasks[1].cancel()
+            gates[0].set()
+        await self.settled()
+        assert order == [0, 2]
+        gates[2].set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert [task.cancelled() for task in tasks] == [False, True, False]
+
+    async def test_where_every_slot_is_kept_nobody_else_comes_in(self):
+        async def leaves(slots, gate):
+            async with slots:
+                await gate.wait()
+                leave_with_job()
+
+        slots, order, gate = Slots(2), [], asyncio.Event()
+        leaving = [asyncio.create_task(leaves(slots, gate)) for _ in range(2)]
+        waiting = [asyncio.create_task(self.enter(slots, order, n, gate)) for n in range(2)]
+        await self.settled()
+        waiting[0].cancel()
+        gate.set()
+        await asyncio.gather(*leaving, *waiting, return_exceptions=True)
+        assert isinstance(waiting[1].exception(), Full)
+        with pytest.raises(Full):
+            async with slots:
+                pass
+        assert order == []
+
+
+def leave_with_job():
+    raise GraphInterrupt((Interrupt.from_ns(value=questions.job("s", {}), ns="n"),))

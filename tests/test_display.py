@@ -211,6 +211,20 @@ class TestPlain:
         ]
         assert_same("plain_parallel", shown(events))
 
+    @pytest.mark.parametrize(("total", "lines"), [(1, 0), (3, 2), (10, 9), (12, 9), (1_000, 9)])
+    def test_a_foreach_counts_its_items_at_each_tenth(self, total, lines):
+        do = Script()
+        events = [do.begin(STEPS), do.enter("validate")]
+        for i in range(total):
+            outcome = "failure" if i == 0 else "success"
+            about = {"step": "validate", "index": i, "total": total}
+            events += [do("item_started", **about), do("item_finished", **about, outcome=outcome)]
+        printed = [line for line in shown(events).splitlines() if " done · " in line]
+        assert len(printed) == lines
+        for line in printed:
+            assert line.endswith(" waiting · 1 failed")
+            assert " 0 running · " in line
+
     def test_an_event_of_the_steps_own_is_named(self):
         do = Script()
         slow = {"event_name": "slow", "decided_by": "rule", "reason": "rule `seconds > 9`"}
@@ -333,9 +347,17 @@ class TestLive:
         do = Script()
         events = [do.begin(STEPS), do.enter("validate")]
         events += [do("item_started", step="validate", index=i, total=100) for i in range(5)]
-        assert "5/100" in self.frames(display, events)[-1]
-        done = [do("item_finished", step="validate", index=i, total=100) for i in range(3)]
-        assert "3/100" in self.frames(display, done)[-1]
+        assert "0/100 done · 5 running · 95 waiting\n" in self.frames(display, events)[-1]
+        ends = ["success", "failure", "success"]
+        done = [
+            do("item_finished", step="validate", index=i, total=100, outcome=outcome)
+            for i, outcome in enumerate(ends)
+        ]
+        frame = self.frames(display, done)[-1]
+        assert "  3/100  " in frame
+        assert "3/100 done · 2 running · 95 waiting · 1 failed\n" in frame
+        queued = do("job_state", step="validate[4]", job="7", state="pending", reason="waits")
+        assert "1 running · 96 waiting" in self.frames(display, [queued])[-1]
         display.close()
 
     def test_progress_and_waiting_are_shown(self):

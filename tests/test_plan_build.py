@@ -206,10 +206,16 @@ outputs:
 def test_keys_without_a_value_count_as_left_out() -> None:
     plan = parse_plan(
         "name: p\ninputs:\noutputs:\nagents:\nservers:\nlimits:\n"
-        "steps: [{name: s, tool: t, inputs: , rules: , transitions: , when: , tools: }]\n"
+        "steps: [{name: s, tool: t, inputs: , rules: , transitions: , timeout: }]\n"
     )
     assert plan == Plan(name="p", steps=(Step(name="s", kind="tool", target="t"),))
     assert plan.servers is None
+
+
+@pytest.mark.parametrize("key", ["foreach", "when", "tools", "allow_tools", "approve"])
+def test_an_empty_key_that_would_have_a_step_do_more_is_an_error(key: str) -> None:
+    found = problem(f"name: p\nsteps: [{{name: s, type: agent, keep_going: , {key}: }}]\n")
+    assert (found.code, found.path) == ("empty-value", f"steps[0].{key}")
 
 
 @pytest.mark.parametrize(

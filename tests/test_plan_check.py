@@ -726,3 +726,43 @@ def test_a_long_plan_is_checked_in_linear_memory():
         for n in range(count)
     )
     assert check_plan(parse_plan(text)) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "messages"),
+    [
+        ("[x in (1, 2)]", 2),
+        ("[a | default('x', true)]", 2),
+        ("[(a]", 1),
+        ('["x in (1, 2)"]', 0),
+        ("[x]", 0),
+    ],
+)
+def test_an_expression_that_a_comma_cut_in_two_is_told_to_need_quotes(rule, messages):
+    found = check(f"steps:\n  - {{name: s, tool: t, rules: {{success: {rule}}}}}\n")
+    assert sum("needs quotes" in p.message for p in found) == messages
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("0755", "0755 is 755 here; write 0o755 for octal, or quote it"),
+        ("-07", "-07 is -7 here; write 0o7 for octal, or quote it"),
+        ("00", "00 is 0 here; write 0o0 for octal, or quote it"),
+        ("755", None),
+        ("0", None),
+        ("0o755", None),
+        ("'0755'", None),
+        ("0.5", None),
+        ("0x1F", None),
+        ("089", None),
+    ],
+)
+def test_an_integer_that_looks_octal_is_warned_of(written, message):
+    for text, path in (
+        (f"steps: [{{name: s, tool: t, inputs: {{mode: {written}}}}}]\n", "steps[0].inputs.mode"),
+        (f"inputs: {{m: {written}}}\nsteps: [{{name: s, tool: t}}]\n", "inputs.m"),
+    ):
+        found = check(text)
+        expected = [("leading-zero", "warning", message, path)] if message else []
+        assert [(p.code, p.severity, p.message, p.path) for p in found] == expected

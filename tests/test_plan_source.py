@@ -58,7 +58,10 @@ def at(text: str, *path: str | int) -> Node:
         ("y", "y"),
         ("12:30:00", "12:30:00"),
         ("2026-11-22", "2026-11-22"),
-        ("0o17", "0o17"),
+        ("0o17", 15),
+        ("0o18", "0o18"),
+        ("-0o17", "-0o17"),
+        ("0755", 755),
         ("0b1", "0b1"),
         ("1_000", "1_000"),
         ("1.2.3", "1.2.3"),
@@ -176,6 +179,8 @@ def test_syntax_faults_are_told_in_words() -> None:
     assert "spaces only" in problem("a:\n\tb: c\n").message
     assert "quote the text" in problem("a: b: c\n").message
     assert "put quotes around it" in problem("- @x\n").message
+    for text in ("a: [x | attr('b','c') | list]\n", "a: {b: x['c'] == 'd', e: 1}\n"):
+        assert "put quotes around an expression" in problem(text).message
 
 
 def test_every_fault_of_a_file_is_reported_at_once() -> None:
@@ -223,6 +228,9 @@ BOMBS: dict[str, tuple[str | bytes, str]] = {
     "alias": (aliases("[x, x]"), "too-many-nodes"),
     "merge": (merges(), "merge-key"),
     "depth": ("[" * 500_000, "too-deep"),
+    "depth that the parser allows": ("[" * 900 + "]" * 900, "too-deep"),
+    "depth of mappings": ("{" * 5_000, "too-deep"),
+    "depth of blocks": ("- " * 5_000 + "x", "too-deep"),
     "size": ("a: " + "x" * MAX_BYTES, "too-big"),
     "tag": ('a: !!python/object/apply:os.system ["true"]\n', "unknown-tag"),
     "duplicate key": ("".join("k: v\n" for _ in range(1_000)), "duplicate-key"),

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypedDict, cast
 
 from fractale.models import whole_json
+from fractale.plain import to_json
 from fractale.toolbox import ToolInfo, ToolResult
 
 EXIT_CODE_KEYS = (
@@ -286,7 +287,7 @@ def _as_text(value: Any) -> str:
         said = cast("list[Any]", value)
         if all(isinstance(each, str) for each in said):
             return "; ".join(said)
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else to_json(value)
 
 
 def as_number(value: Any) -> float | None:

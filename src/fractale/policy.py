@@ -7,12 +7,12 @@ change something need agreement, and a tool whose server does not say counts as 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+from fractale.plain import to_json
 from fractale.plan.model import Approve
 from fractale.settings import PolicyList, PolicySettings, ToolRule
 from fractale.toolbox import ToolInfo
@@ -144,7 +144,7 @@ def _fits(globs: Mapping[str, str], arguments: Mapping[str, Any]) -> bool:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else to_json(value)
 
 
 def _names(tool: ToolInfo) -> tuple[str, ...]:

@@ -113,7 +113,15 @@ def cli(ctx: click.Context, *, debug: bool) -> None:
     A first run, without a key or a server:   make demo
     What a plan will do, before it does it:   fractale run PLAN --dry-run
     """
-    ctx.obj = {"debug": debug}
+    ctx.obj = {"debug": debug, "folder": _working_folder()}
+
+
+def _working_folder() -> str | None:
+    """The folder that the command was started in; None where it was removed."""
+    try:
+        return os.getcwd()  # noqa: PTH109 - pathlib takes longer to import than this command
+    except FileNotFoundError:
+        return None
 
 
 def main(args: list[str] | None = None) -> None:
@@ -193,8 +201,18 @@ def _exit_code(arguments: list[str]) -> int:
             raise
         from fractale.cli.problems import show_error
 
-        return show_error(error)
+        gone = isinstance(error, FileNotFoundError) and _working_folder() is None
+        return show_error(_folder_removed() if gone else error)
     return result if isinstance(result, int) else 0
+
+
+def _folder_removed() -> Exception:
+    from fractale.errors import UsageError
+
+    return UsageError(
+        "the folder that this command was started in was removed",
+        hint="change to a folder that is there, such as with `cd`, and try again",
+    )
 
 
 def _interrupted() -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import click
 
 from fractale.cli import options
 from fractale.cli.resume import complete_runs
+from fractale.plain import to_json
 
 
 @click.command("diff", context_settings={"ignore_unknown_options": True})  # -1 is a run
@@ -29,7 +29,7 @@ def command(first: str, second: str, *, full: bool, as_json: bool) -> int:
     folders = RunFolders(options.settings_of().state_dir)
     found = diff_runs(*(read_history(folders.find(run_id)) for run_id in (first, second)))
     if as_json:
-        click.echo(json.dumps(diff_data(found), ensure_ascii=False, default=str))
+        click.echo(to_json(diff_data(found), default=str))
     else:
         from fractale.cli.diff_text import diff_lines
         from fractale.cli.show import print_lines

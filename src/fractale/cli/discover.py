@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from fractale.plain import to_json
+
 
 @click.command("discover")
 @click.argument("section", required=False)
@@ -42,12 +44,10 @@ def command(section: str | None, *, refresh: bool, timeout: float, as_json: bool
     with own_stdout() as stdout:
         site = asyncio.run(look(settings_of(), refresh=refresh, timeout=timeout))
         if as_json:
-            import json
-
             found = site.as_dict()
             if section:
                 found["sections"] = {section: found["sections"].get(section, [])}
-            click.echo(json.dumps(found, ensure_ascii=False), file=stdout)
+            click.echo(to_json(found), file=stdout)
             return
         from fractale.cli.site_text import columns_of, site_lines
         from fractale.cli.text import paint, wants_color, writable

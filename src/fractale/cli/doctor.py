@@ -8,6 +8,7 @@ import click
 
 from fractale.cli import options
 from fractale.cli.run import complete_plans
+from fractale.plain import to_json
 
 
 @click.command("doctor")
@@ -75,9 +76,7 @@ def command(
     with own_stdout() as stdout:
         report = asyncio.run(examine(settings, wanted, online=online, timeout=timeout))
         if as_json:
-            import json
-
-            click.echo(json.dumps(report.as_dict(), ensure_ascii=False), file=stdout)
+            click.echo(to_json(report.as_dict()), file=stdout)
         else:
             from fractale.cli.site_text import columns_of, report_lines
             from fractale.cli.text import paint, wants_color, writable

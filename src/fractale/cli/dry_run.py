@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from fractale.errors import PlanError
+from fractale.plain import to_json
 from fractale.plan.dump import job_data
 from fractale.plan.model import Plan, Step
 from fractale.plan.needs import needs_model
@@ -30,12 +31,16 @@ def show(
         PlanError: The plan is invalid.
         InputError: The inputs are.
     """
+    from fractale.cli.validate import offered_problems
     from fractale.plan.check import check_plan
     from fractale.plan.inputs import bind_inputs, read_secrets
+    from fractale.plan.problems import in_order
 
-    problems = [p for p in check_plan(plan) if p.severity == "error"]
-    if problems:
-        raise PlanError(problems)
+    problems = check_plan(plan)
+    if registries or agents:
+        problems = in_order([*problems, *offered_problems(plan, registries, agents)])
+    if errors := [p for p in problems if p.severity == "error"]:
+        raise PlanError(errors)
     secrets = read_secrets(plan, settings.environment)
     values = bind_inputs(plan, inputs, {n: "?" for n, s in plan.inputs.items() if s.secret})
     shown = {**values, **{name: "***" for name, s in plan.inputs.items() if s.secret}}
@@ -44,9 +49,7 @@ def show(
         name for name, s in plan.inputs.items() if s.secret and name not in secrets
     ]
     if as_json:
-        import json
-
-        click.echo(json.dumps(found, ensure_ascii=False))
+        click.echo(to_json(found))
     else:
         click.echo(_as_text(plan, found))
     return 0
@@ -106,14 +109,13 @@ def _step(step: Step, prefix: str) -> dict[str, Any]:
 
 
 def _as_text(plan: Plan, found: dict[str, Any]) -> str:
-    import json
 
     from fractale.cli.text import inert
     from fractale.plan import draw
 
     lines = [draw.text(plan).rstrip("\n"), ""]
     lines += [
-        f"{'input':<10} {name} = {inert(json.dumps(value, ensure_ascii=False), 100)}"
+        f"{'input':<10} {name} = {inert(to_json(value), 100)}"
         for name, value in found["inputs"].items()
     ]
     for label in ("tools", "prompts", "agents", "jobs", "models", "servers", "registries"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ import click
 
 from fractale.cli.resume import complete_runs
 from fractale.cli.show import load
+from fractale.plain import to_json
 
 if TYPE_CHECKING:
     from fractale.runs.history import RunHistory
@@ -98,7 +98,7 @@ def _graph(history: RunHistory, form: str) -> str:
         return export_graph.mermaid(graph)
     if form == "graphml":
         return export_graph.graphml(graph)
-    return json.dumps(graph_data(graph), ensure_ascii=False, indent=1) + "\n"
+    return to_json(graph_data(graph), indent=1) + "\n"
 
 
 def _write(path: Path, lines: Iterable[str]) -> None:

@@ -171,6 +171,8 @@ class LiveDisplay:
         indent = " " * 5
         head: Line = [self._view.mark("running"), (f"{columns}  {state:>9}", "")]
         lines = [head]
+        if running.counts:
+            lines.append(row(fit(f"{indent}{running.counts}", width), "dim"))
         if running.description and not running.said:
             lines.append(row(fit(f"{indent}{running.description}", width), "dim"))
         if running.activity:

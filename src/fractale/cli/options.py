@@ -12,6 +12,9 @@ from fractale.errors import InputError, UsageError
 from fractale.plan.model import Limits
 from fractale.settings import Settings, load_settings
 
+MAX_INPUTS = 64 * 2**20
+"""Bytes of a file of inputs."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -135,8 +138,12 @@ def _read_mapping(file: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        with file.open("rb") as stream:
+            text = stream.read(MAX_INPUTS + 1)
+        if len(text) > MAX_INPUTS:
+            raise InputError(f"the inputs in {file} are larger than {MAX_INPUTS // 2**20} MiB")
+        data = yaml.safe_load(text.decode())
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"cannot read the inputs in {file}: {error}") from error
     if not isinstance(data, dict):
         raise InputError(f"{file} must be a mapping of input names to values")

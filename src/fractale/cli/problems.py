@@ -93,14 +93,24 @@ def file_lines() -> Sources:
 
     def lines_of(file: str) -> list[str] | None:
         if file not in kept:
-            try:
-                text = Path(file).read_text(encoding="utf-8", errors="replace")
-                kept[file] = text.removeprefix("\ufeff").split("\n")
-            except (OSError, ValueError):
-                kept[file] = None
+            kept[file] = _lines_of(Path(file))
         return kept[file]
 
     return lines_of
+
+
+def _lines_of(path: Path) -> list[str] | None:
+    """The lines of a plan's or registry's file; a pipe or a device gives what it has only once."""
+    from fractale.plan.source import MAX_BYTES
+
+    try:
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES).decode("utf-8", "replace")
+    except (OSError, ValueError):
+        return None
+    return text.removeprefix("\ufeff").split("\n")
 
 
 def show_error(error: Exception) -> int:

@@ -9,6 +9,7 @@ import click
 
 from fractale.cli import options
 from fractale.errors import UsageError
+from fractale.plain import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,9 +66,7 @@ def command(
         raise UsageError(f"there are no runs in {settings.state_dir}")
     report = asyncio.run(prune_all(settings, rule, dry_run=dry_run))
     if as_json:
-        import json
-
-        click.echo(json.dumps(report.as_dict(), ensure_ascii=False))
+        click.echo(to_json(report.as_dict()))
     else:
         _print(report)
     return 0

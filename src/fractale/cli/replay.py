@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import click
 
 from fractale.cli import options
 from fractale.cli.resume import complete_runs
+from fractale.plain import to_json
 
 if TYPE_CHECKING:
     from fractale.plan.model import Plan
@@ -80,7 +80,7 @@ def command(
             )
     if as_json:
         data = {**replayed_data(replayed), "notes": notes}
-        click.echo(json.dumps(data, ensure_ascii=False, default=str))
+        click.echo(to_json(data, default=str))
     else:
         print_lines(replayed_lines(replayed, notes))
     return 0 if replayed.equal else 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fractale.cli import options
+from fractale.plain import to_json
 
 if TYPE_CHECKING:
     from fractale.cli.text import Line
@@ -85,7 +85,7 @@ def command(
     if as_json:
         for row in shown:
             told = {name: value for name, value in asdict(row).items() if name != "seen"}
-            click.echo(json.dumps(told, ensure_ascii=False))
+            click.echo(to_json(told))
         return 0
     _print(shown, more=len(rows) > len(shown))
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import click
 
 from fractale.cli import options
 from fractale.cli.resume import complete_runs
+from fractale.plain import to_json
 
 if TYPE_CHECKING:
     from fractale.cli.text import Line
@@ -58,7 +58,7 @@ def command(run_id: str, step: str | None, *, full: bool, as_json: bool) -> int:
     history = load(run_id)
     visits = None if step is None else _visits(history, step)
     if as_json:
-        click.echo(json.dumps(_data(history, step, visits), ensure_ascii=False, default=str))
+        click.echo(to_json(_data(history, step, visits), default=str))
         return 0
     if step is None or visits is None:
         _print_run(history)

@@ -9,7 +9,13 @@ from typing import Any
 
 @dataclass(slots=True)
 class Running:
-    """A step that is under way."""
+    """A step that is under way.
+
+    Attributes:
+        total: How many items a foreach has; None of any other step.
+        items_done: How many of them have ended, those that failed too.
+        items: Those in progress, by their paths, and whether a job of theirs is still in a queue.
+    """
 
     path: str
     kind: str
@@ -21,17 +27,50 @@ class Running:
     said: str = ""
     calls: int = 0
     total: int | None = None
-    items_started: int = 0
     items_done: int = 0
+    items_failed: int = 0
+    items: dict[str, bool] = field(default_factory=dict[str, bool])
     waits: bool = False
     jobs_told: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
 
     @property
     def progress(self) -> str:
-        """How far a foreach is: ``3/100``."""
+        """How far a foreach is, in items that have ended: ``3/100``."""
+        return "" if self.total is None else f"{self.items_done}/{self.total}"
+
+    @property
+    def counts(self) -> str:
+        """What a foreach's items do: ``3/100 done · 4 running · 93 waiting · 1 failed``."""
         if self.total is None:
             return ""
-        return f"{self.items_done or self.items_started}/{self.total}"
+        running = sum(not queued for queued in self.items.values())
+        waiting = self.total - self.items_done - running
+        parts = [f"{self.progress} done", f"{running:,} running", f"{waiting:,} waiting"]
+        return " · ".join([*parts, f"{self.items_failed:,} failed"] if self.items_failed else parts)
+
+    def item_started(self, path: str, total: int | None) -> None:
+        """Take note that an item of the step began."""
+        self.total = total
+        self.items[path] = False
+
+    def item_finished(self, path: str, total: int | None, *, failed: bool) -> bool:
+        """Take note of an item's end.
+
+        Returns:
+            Whether another tenth of the items has ended, and more are to come.
+        """
+        self.total = self.total if total is None else total
+        self.items.pop(path, None)
+        self.items_done += 1
+        self.items_failed += failed
+        if not self.total or self.items_done >= self.total:
+            return False
+        return 10 * self.items_done // self.total > 10 * (self.items_done - 1) // self.total
+
+    def job_state(self, path: str, state: str) -> None:
+        """Take note of how the job of an item stands."""
+        if path in self.items:
+            self.items[path] = state == "pending"
 
 
 def leads_to(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fractale.cli.text import Line, cells, fit, inert, pad, row
+from fractale.plain import to_json
 
 WIDEST = 40
 MOST_ROWS = 12
@@ -44,4 +44,4 @@ def _cell(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, Mapping):
         return ", ".join(f"{inert(str(k))}={_cell(v)}" for k, v in value.items())  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] - JSON
-    return inert(json.dumps(value, ensure_ascii=False, default=str), 200)
+    return inert(to_json(value, default=str), 200)

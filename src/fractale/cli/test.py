@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from fractale.cli import options
+from fractale.plain import to_json
 
 if TYPE_CHECKING:
     from fractale.runs.replay_folder import Checked
@@ -47,7 +47,7 @@ def command(folder: Path, *, as_json: bool) -> int:
     if as_json:
         counts = {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))}
         data = {"recordings": [checked_data(checked) for checked in found], "counts": counts}
-        click.echo(json.dumps(data, ensure_ascii=False, default=str))
+        click.echo(to_json(data, default=str))
     else:
         from fractale.cli.replay_text import summary_line
         from fractale.cli.show import print_lines

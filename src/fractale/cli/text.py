@@ -10,6 +10,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
+import click
+
 from fractale.plan.inert import ELLIPSIS, cells, fit, fold, inert, pad
 
 __all__ = [
@@ -147,9 +149,14 @@ def count(number: int, noun: str) -> str:
 
 
 def shorten_path(path: str) -> str:
-    """A path as seen from the working folder, where that is shorter."""
+    """A path as seen from where the command was started, where that is shorter.
+
+    A tool may have changed the folder that the process works in.
+    """
+    context = click.get_current_context(silent=True)
+    folder = context.find_root().obj["folder"] if context and context.find_root().obj else None
     try:
-        near = os.path.relpath(path)
-    except ValueError:  # another drive
+        near = os.path.relpath(path, folder)
+    except (OSError, ValueError):  # the folder was removed, or it is on another drive
         return path
     return near if len(near) < len(path) and not near.startswith("../..") else path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,15 @@ import click
 
 from fractale.cli import options
 from fractale.cli.run import complete_plans
-from fractale.errors import Problem
+from fractale.errors import PlanError, Problem
 from fractale.plan.model import Plan
+from fractale.settings import Settings
 
 
 @click.command("validate")
 @click.argument("plans", nargs=-1, required=True, type=click.Path(), shell_complete=complete_plans)
 @options.tool_options
-@click.option("--online", is_flag=True, help="Also check tools, prompts and arguments.")
+@click.option("--online", is_flag=True, help="Also ask the servers of the settings.")
 @click.option("--json", "as_json", is_flag=True, help="Print the problems as JSON.")
 def command(
     plans: tuple[str, ...],
@@ -28,7 +30,8 @@ def command(
 ) -> int:
     """Check PLANs and report every error at once, with its place.
 
-    With --online the plan is also checked against what its servers and registries offer.
+    With -r or -a the tools, prompts, agents and arguments are also checked against what those
+    offer, without a connection; with --online, against the servers of the settings too.
     """
     from fractale.cli.problems import print_problems
 
@@ -50,26 +53,42 @@ def check(
     path: str, registries: tuple[Path, ...], agents: tuple[str, ...], *, online: bool
 ) -> list[Problem]:
     """Every problem of one plan file."""
-    from fractale.plan.problems import file_problems
+    from fractale.plan.problems import file_problems, in_order
 
     plan, problems = file_problems(path)
-    if plan is not None and online and not any(p.severity == "error" for p in problems):
-        import asyncio
+    if plan is None or not (online or registries or agents):
+        return problems
+    return in_order([*problems, *offered_problems(plan, registries, agents, online=online)])
 
-        from fractale.cli.running import own_stdout
 
-        with own_stdout():  # what local tools print while they are imported goes to stderr
-            problems += asyncio.run(_check_online(plan, registries, agents))
-    return problems
+def offered_problems(
+    plan: Plan, registries: Sequence[Path], agents: Sequence[str], *, online: bool = False
+) -> list[Problem]:
+    """What of a plan does not fit the tools, prompts and agents that there are.
+
+    Args:
+        online: Whether the servers of the settings are asked.
+    """
+    import asyncio
+
+    from fractale.cli.running import own_stdout
+    from fractale.runs.preflight import check_local
+
+    settings = options.settings_of()
+    check = _check_online if online else check_local
+    with own_stdout():  # what local tools print while they are imported goes to stderr
+        try:
+            return asyncio.run(check(plan, settings, registries, agents))
+        except PlanError as error:  # of a registry file
+            return error.problems
 
 
 async def _check_online(
-    plan: Plan, registries: tuple[Path, ...], agents: tuple[str, ...]
+    plan: Plan, settings: Settings, registries: Sequence[Path], agents: Sequence[str]
 ) -> list[Problem]:
     from fractale.runs.opening import open_toolbox, own_agents
     from fractale.runs.preflight import check_online
 
-    settings = options.settings_of()
     named: dict[str, Any] = {"registries": registries, "agents": agents}
     async with open_toolbox(settings, plan, **named, on_log=options.warn_of_server) as toolbox:
         lost = [

@@ -178,15 +178,16 @@ class RunView:
 
     def _item_started(self, event: Event) -> list[Line]:
         if running := self._of(event):
-            running.total = event.data.get("total")
-            running.items_started += 1
+            running.item_started(_item_path(event), event.data.get("total"))
         return []
 
     def _item_finished(self, event: Event) -> list[Line]:
-        if running := self._of(event):
-            running.total = event.data.get("total", running.total)
-            running.items_done += 1
-        return []
+        running = self._of(event)
+        if running is None:
+            return []
+        failed = event.data.get("outcome") == "failure"
+        news = running.item_finished(_item_path(event), event.data.get("total"), failed=failed)
+        return [self._call_line(running, running.counts)] if news and self._tell_calls else []
 
     def _tool_started(self, event: Event) -> list[Line]:
         running = self._of(event)
@@ -226,6 +227,7 @@ class RunView:
         line = inert(str(data.get("line") or ""), 200)
         running.activity = f"{words} \u00b7 {line}" if line else words
         path = str(data["step"])
+        running.job_state(path, str(data.get("state") or ""))
         news = (path, words.partition(" (")[0])  # without what shows it
         told = news in running.jobs_told
         running.jobs_told.add(news)
@@ -335,6 +337,10 @@ class RunView:
         indent = " " * (5 + self._names)
         rows = fold(reason, self.width - cells(indent), self._most)
         return [head, *(row(f"{indent}{words}") for words in rows)]
+
+
+def _item_path(event: Event) -> str:
+    return f"{event.data.get('step')}[{event.data.get('index')}]"
 
 
 def _job_of(data: Mapping[str, Any]) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fractale.cli.text import count, entries, fit, inert, table
+from fractale.plain import to_json
 
 
 def evidence(data: Mapping[str, Any]) -> str:
@@ -84,7 +84,7 @@ def answer_text(answer: Any) -> str:
 
 def as_json(value: Any) -> str:
     """A value on one line, for a person."""
-    return json.dumps(value, ensure_ascii=False, default=str)
+    return to_json(value, default=str)
 
 
 def ordinal(number: int) -> str:

@@ -24,7 +24,16 @@ from fractale.graph.visit import Visit
 from fractale.graph.wiring import Graph, add_step, retry_policy, tries_of
 from fractale.models import Usage
 from fractale.plan.expressions import evaluate
-from fractale.plan.model import FAILURE, SUCCESS, Expression, ForEach, Plan, Step
+from fractale.plan.model import (
+    FAILURE,
+    MOST_ITEMS,
+    MOST_JOBS,
+    SUCCESS,
+    Expression,
+    ForEach,
+    Plan,
+    Step,
+)
 
 
 class CompilePlan(Protocol):
@@ -176,7 +185,7 @@ def foreach(node: StepNode) -> StepNode:
         items = _items_of(over, visit)
         if not items:
             return CallResult(outputs=[], matched=DEFAULT_SUCCESS)
-        slots = Slots(over.max_parallel or len(items))
+        slots = Slots(over.max_parallel or (MOST_JOBS if leaf.step.kind == "job" else MOST_ITEMS))
         context = replace(visit.context, item_scope=visit.scope, slots=slots, item_path=visit.path)
         kept = [node.deps.outputs.put(visit.context.mask(item)) for item in items]
         after = await visit.inside.ainvoke({"items": kept}, visit.config, context=context)
@@ -255,7 +264,8 @@ def _gather(node: StepNode, results: list[dict[str, Any]]) -> CallResult:
     reason = ""
     if failed:
         first = results[failed[0]]
-        reason = f"{len(failed)} of {len(results)} items failed; item {failed[0]}: {first['error']}"
+        where = f"{len(failed)} of {len(results)} items failed, first at index {failed[0]}"
+        reason = f"{where}: {first['error']}"
         if not node.step.keep_going or len(failed) == len(results):
             return CallResult(outputs=outputs, matched=failed_by(first["decided_by"], reason))
     decision, own = DEFAULT_SUCCESS, [r for r in results if r["event"] not in (SUCCESS, FAILURE)]

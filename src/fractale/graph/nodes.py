@@ -19,7 +19,7 @@ from fractale.graph.entering import (
     shorten,
     spent_by,
 )
-from fractale.graph.outcome import CallResult, Decision, record_of
+from fractale.graph.outcome import CallResult, Decision, as_plain, record_of
 from fractale.graph.scope import Needs, build_scope, needs_of, step_values
 from fractale.graph.slots import asks
 from fractale.graph.state import ItemState, PlanState, Record, Spent
@@ -120,7 +120,7 @@ class StepNode:
 
     async def _call(self, visit: Visit) -> CallResult:
         try:
-            return await call_step(visit, self.perform, visit.tries)
+            return as_plain(await call_step(visit, self.perform, visit.tries))
         except GraphInterrupt as error:
             if asks(error):
                 visit.context.asked.set()

@@ -7,13 +7,14 @@ exception, a lost tool, an empty or an unusable answer is never success.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fractale.errors import NotDone
 from fractale.evidence import Notice, exit_code_evidence, notices_in, with_detail
 from fractale.graph.state import DecidedBy, Outcome, Record
 from fractale.models import Usage
+from fractale.plain import plain, readable
 from fractale.plan.expressions import holds
 from fractale.plan.model import FAILURE, SUCCESS, Step
 from fractale.schemas import UnusableSchema, schema_errors
@@ -166,6 +167,17 @@ def notices_of(result: CallResult) -> list[Notice]:
     """What the success of a call must not hide: its own notices, and those in its outputs."""
     named = notices_in(result.outputs) if isinstance(result.outputs, Mapping) else []  # pyright: ignore[reportUnknownArgumentType] - outputs are JSON
     return [*result.notices, *named]
+
+
+def as_plain(result: CallResult) -> CallResult:
+    """What a call brought as JSON that can be kept; a failure where there is no such form."""
+    try:
+        outputs = plain(result.outputs)
+    except ValueError as error:
+        return CallResult(error=f"the answer cannot be kept: {error}", code="call")
+    words = {name: getattr(result, name) for name in ("error", "fault")}
+    shown = {name: readable(text) for name, text in words.items() if text}
+    return replace(result, outputs=outputs, **shown)
 
 
 def record_of(decision: Decision, result: CallResult, attempts: int) -> Record:

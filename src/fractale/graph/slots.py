@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -43,10 +44,13 @@ class Full(Exception):
 
 
 class Slots:
-    """Lets in so many at a time.
+    """A concurrency limit: lets in so many at a time, in the order in which they came.
 
-    An item that leaves while its job goes on keeps its slot: the job still counts. Where such
+    An item that leaves while its job goes on keeps its slot: the job still counts. Once such
     items have all of them, nobody else comes in.
+
+    A slot that is given back goes to the one that waits longest, and wakes no other: waking all
+    at each end would take a time that grows with the square of the number of items.
 
     Args:
         most: How many.
@@ -56,7 +60,7 @@ class Slots:
         self._most = most
         self._taken = 0
         self._left = 0
-        self._changed = asyncio.Condition()
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def __aenter__(self) -> None:
         """Wait for a slot.
@@ -64,11 +68,19 @@ class Slots:
         Raises:
             Full: There will be none in this process.
         """
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._taken < self._most or self._is_full)
-            if self._is_full:
-                raise Full
+        if self._is_full:
+            raise Full
+        if self._taken < self._most:
             self._taken += 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self._give_back()  # cancelled when the slot was its own already
+            raise
 
     @property
     def _is_full(self) -> bool:
@@ -81,9 +93,23 @@ class Slots:
         traceback: TracebackType | None,
     ) -> None:
         """Give the slot back, unless a job of the item goes on."""
-        async with self._changed:
-            if left_a_job(error):
-                self._left += 1
-            else:
-                self._taken -= 1
-            self._changed.notify_all()
+        if not left_a_job(error):
+            self._give_back()
+            return
+        self._left += 1
+        while self._is_full and (turn := self._next()):
+            turn.set_exception(Full())
+
+    def _give_back(self) -> None:
+        if turn := self._next():
+            turn.set_result(None)
+        else:
+            self._taken -= 1
+
+    def _next(self) -> asyncio.Future[None] | None:
+        """The one that waits longest, and still does."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                return turn
+        return None

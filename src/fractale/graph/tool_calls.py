@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
@@ -17,6 +16,7 @@ from fractale.graph.doubt import cut_off, doubtful
 from fractale.graph.faults import CutOff, Elicited
 from fractale.graph.interrupts import ask
 from fractale.graph.visit import SHORT_TEXT, Visit
+from fractale.plain import to_json
 from fractale.plan.words import READ_RESOURCE
 from fractale.policy import Chooser, PlannedCall, may_repeat
 from fractale.schemas import UnusableSchema, schema_errors
@@ -250,7 +250,7 @@ def _in_doubt(visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any]) -> Too
         return None
     if isinstance(answer, Mapping):
         outputs = cast("Mapping[str, Any]", answer)["outputs"]
-        return ToolResult(text=json.dumps(outputs, ensure_ascii=False), structured=outputs)
+        return ToolResult(text=to_json(outputs), structured=outputs)
     raise ToolError(f"the run was killed during the call of `{tool.name}`: it counts as failed")
 
 

@@ -266,7 +266,7 @@ class JobFolder:
         with disk(self.path / name):
             try:
                 descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
                     file.write(text)
                     file.flush()
                     os.fsync(file.fileno())
@@ -308,6 +308,9 @@ def disk(path: Path) -> Generator[None]:
     except OSError as error:
         hint = "check space and permissions, or set FRACTALE_STATE_DIR to another folder"
         raise StoreError(f"cannot write {path}: {error}", hint=hint) from error
+    except UnicodeEncodeError as error:
+        found = ascii(error.object[error.start : error.end])
+        raise JobError(f"the job's text holds {found}, which is half a character") from error
 
 
 def _sync_folder(path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from mcp import types
 from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError
 
 from fractale.errors import ToolError, TransportError
 from fractale.mcp.connection import Connection, SilentServer, unsent
@@ -213,6 +214,7 @@ class ServerOwner:
             TransportError: The server cannot be reached, was lost, or did not answer in time.
             ToolError: The server answered with an error.
         """
+        self._check_sendable(request)
         return await self._on_session(
             lambda connection: connection.request(
                 request, answer, on_progress=on_progress, timeout=self._timeout
@@ -222,6 +224,22 @@ class ServerOwner:
     @property
     def _timeout(self) -> float | None:
         return None if isinstance(self._server, EmbeddedServer) else self._server.timeout
+
+    def _check_sendable(self, request: types.ClientRequest) -> None:
+        """Refuse what cannot be written as JSON in UTF-8, before anything of it is sent.
+
+        Raises:
+            ToolError: It holds bytes that are not UTF-8, such as those of a file name.
+        """
+        if isinstance(self._server, EmbeddedServer):
+            return
+        try:
+            request.model_dump_json()
+        except PydanticSerializationError as error:
+            raise ToolError(
+                f"server `{self.name}` cannot be sent text with bytes that are not UTF-8",
+                hint="if they come from a file name, rename the file",
+            ) from error
 
     async def _on_session(self, send: Callable[[Connection], Awaitable[ResultT]]) -> ResultT:
         connection = await self.connection()
@@ -248,6 +266,7 @@ class ServerOwner:
             TransportError: See `request`.
             ToolError: The server refused, or the tool changed during the run.
         """
+        self._check_sendable(request)
 
         async def send(connection: Connection) -> types.CallToolResult:
             try:

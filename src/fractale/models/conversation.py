@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from fractale.plain import readable_values
+
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
@@ -36,7 +38,19 @@ def for_model(messages: Sequence[BaseMessage], profile: Mapping[str, Any]) -> li
                 message = message.model_copy(update={"content": message.text})
         if message is not None:
             adapted.append(message)
-    return adapted
+    return [_in_unicode(message) for message in adapted]
+
+
+def _in_unicode(message: BaseMessage) -> BaseMessage:
+    """The message with U+FFFD for what is not Unicode, such as a byte of a file name.
+
+    A request is JSON in UTF-8, and can hold no lone surrogate.
+    """
+    said: dict[str, Any] = {"content": message.content}  # pyright: ignore[reportUnknownMemberType] - LangChain's list of anything
+    if calls := getattr(message, "tool_calls", None):
+        said["tool_calls"] = calls
+    clean = readable_values(said)
+    return message if clean == said else message.model_copy(update=clean)
 
 
 def _is_image(part: Any) -> bool:

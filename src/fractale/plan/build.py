@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from fractale.errors import PlanError, Position, Problem
-from fractale.plan.fields import Fields, Reader
+from fractale.plan.fields import Fields, Reader, join
 from fractale.plan.model import Plan, Step
+from fractale.plan.scalars import looks_octal
 from fractale.plan.source import read_file, read_source
 from fractale.plan.specs import read_agents, read_inputs, read_limits, read_servers
 from fractale.plan.steps import StepReader
@@ -19,6 +20,8 @@ from fractale.plan.values import value
 from fractale.plan.words import PLAN_HINTS, PLAN_KEYS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fractale.plan.node import Node
     from fractale.plan.steps import Include
 
@@ -87,6 +90,7 @@ def build_plan(node: Node, file: str, *, include: Include | None = None) -> Plan
         outputs={key: value(child) for key, _, child in fields.entries("outputs")},
         file=file,
         position=node.position,
+        warnings=tuple(_octal_looking(node, "")),
     )
     _check_nesting(reader, plan)
     if problems := reader.problems.errors:
@@ -111,6 +115,20 @@ def _steps(fields: Fields, include: Include | None) -> tuple[Step, ...]:
         return ()
     steps = StepReader(fields.reader, include)
     return tuple(step for path, item in fields.items("steps") if (step := steps.read(item, path)))
+
+
+def _octal_looking(node: Node, path: str) -> Iterator[Problem]:
+    """Integers such as ``0755``, which YAML 1.1 read as octal and YAML 1.2 reads as decimal."""
+    if isinstance(node.value, dict):
+        for key, child in node.value.items():
+            yield from _octal_looking(child, join(path, key))
+    elif isinstance(node.value, list):
+        for index, child in enumerate(node.value):
+            yield from _octal_looking(child, f"{path}[{index}]")
+    elif isinstance(node.value, int) and looks_octal(node.source):
+        octal = f"0o{node.source.lstrip('+-0') or '0'}"
+        message = f"{node.source} is {node.value} here; write {octal} for octal, or quote it"
+        yield Problem("leading-zero", message, node.position, path, node.length, severity="warning")
 
 
 def _check_nesting(reader: Reader, plan: Plan) -> None:

@@ -42,6 +42,7 @@ def _place(problem: Problem) -> tuple[str, int, int]:
 def _check(plan: Plan, prefix: str, outer: Limits | None, seen: set[int]) -> Iterator[Problem]:
     """The problems of a plan and of those it includes; a plan is checked where it is met first."""
     seen.add(id(plan))
+    yield from plan.warnings
     flow = Flow(plan, prefix)
     yield from flow.problems(outer)
     yield from Scope(plan, flow, prefix).problems()

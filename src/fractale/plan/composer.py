@@ -25,6 +25,9 @@ MAX_NODES: Final = 100_000
 BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 """What the YAML parser counts as the end of a line."""
 
+_PARSER_DEPTH = "exceeded maximum nesting depth"
+"""libyaml's own limit: since 0.2.6 it scans no further than 1,000 levels ahead."""
+
 _TAG_PREFIX = "tag:yaml.org,2002:"
 _TAGGED_TYPES: Final[dict[str, tuple[type, ...]]] = {
     "null": (type(None),),
@@ -41,8 +44,12 @@ _EXPLANATIONS: Final[dict[str, str]] = {
         "text cannot start with this character; put quotes around it"
     ),
     "found unexpected end of stream": "the quote that opens here is never closed",
-    "did not find expected ',' or ']'": "a list in brackets lacks a `,` or its `]`",
-    "did not find expected ',' or '}'": "a mapping in braces lacks a `,` or its `}`",
+    "did not find expected ',' or ']'": (
+        "a list in brackets lacks a `,` or its `]`; put quotes around an expression in it"
+    ),
+    "did not find expected ',' or '}'": (
+        "a mapping in braces lacks a `,` or its `}`; put quotes around an expression in it"
+    ),
     "did not find expected key": "a key was expected; is the indentation right?",
     "did not find expected '-' indicator": "a `-` was expected; is the indentation right?",
 }
@@ -130,6 +137,8 @@ class Composer:
     def _syntax(self, error: yaml.MarkedYAMLError) -> NoReturn:
         mark: Any = error.problem_mark or error.context_mark
         fault = error.problem or "this is not YAML"
+        if fault == _PARSER_DEPTH:
+            self._too_deep(self._where(mark))
         # What is missing at the end of the file is best shown where it was opened.
         if mark and mark.index >= len(self._text.rstrip()) and error.context_mark:
             mark = error.context_mark
@@ -239,7 +248,10 @@ class Composer:
 
     def _check_depth(self, depth: int, event: Any) -> None:
         if depth > MAX_DEPTH:
-            self._stop("too-deep", f"more than {MAX_DEPTH} levels of nesting", self._at(event))
+            self._too_deep(self._at(event))
+
+    def _too_deep(self, where: Position) -> NoReturn:
+        self._stop("too-deep", f"more than {MAX_DEPTH} levels of nesting", where)
 
     def _unknown_tag(self, event: Any) -> None:
         tag = event.tag.replace(_TAG_PREFIX, "!!")

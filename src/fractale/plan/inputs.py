@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from fractale.errors import InputError
+from fractale.plain import plain, to_json
 from fractale.plan.model import InputSpec, Plan
 
 SECRET_VARIABLE = "FRACTALE_INPUT_"  # noqa: S105 - the name of a variable, not a secret
@@ -20,6 +21,11 @@ TYPES: Mapping[str, tuple[type, ...]] = {
     "object": (dict,),
 }
 WORDS = {"true": True, "yes": True, "on": True, "1": True}
+FORMS: Mapping[str, str] = {
+    "array": """'["a.sh", "b.sh"]'""",
+    "object": """'{"nodes": 4}'""",
+}
+"""How to write a value of a type on the command line: as JSON, in a shell's quotes."""
 UNWORDS = {"false": False, "no": False, "off": False, "0": False}
 
 
@@ -88,11 +94,15 @@ def convert(spec: InputSpec, value: Any) -> tuple[Any, str | None]:
     kind = spec.type or _type_of(spec.default)
     if isinstance(value, str) and kind not in (None, "string"):
         value = _from_text(kind, value)
+    value = _as_kind(kind, value)
+    if reason := _unkept(value):
+        return value, f"input `{spec.name}` {reason}"
     if kind is not None and not _fits(kind, value):
-        return value, f"input `{spec.name}` must be of type {kind}, not {json.dumps(value)}"
+        wrong = f"input `{spec.name}` must be of type {kind}, not {to_json(value)}"
+        return value, wrong + (f": -i {spec.name}={FORMS[kind]}" if kind in FORMS else "")
     if spec.enum is not None and value not in spec.enum:
-        choices = ", ".join(json.dumps(choice) for choice in spec.enum)
-        return value, f"input `{spec.name}` must be one of {choices}, not {json.dumps(value)}"
+        choices = ", ".join(to_json(choice) for choice in spec.enum)
+        return value, f"input `{spec.name}` must be one of {choices}, not {to_json(value)}"
     if spec.minimum is not None and isinstance(value, (int, float)) and value < spec.minimum:
         return value, f"input `{spec.name}` must be at least {spec.minimum:g}, not {value:g}"
     if spec.maximum is not None and isinstance(value, (int, float)) and value > spec.maximum:
@@ -105,9 +115,30 @@ def _from_text(kind: str, text: str) -> Any:
     if kind == "boolean":
         return {**WORDS, **UNWORDS}.get(word.lower(), text)
     try:
-        return json.loads(word)
+        return json.loads(word, parse_constant=_no_constant)
     except ValueError:
         return text
+
+
+def _no_constant(word: str) -> NoReturn:
+    """Python's JSON takes `NaN` and `Infinity`, which are none."""
+    raise ValueError(word)
+
+
+def _as_kind(kind: str | None, value: Any) -> Any:
+    """A value as its type: 4.0 fits `integer`, and is the integer 4 from then on."""
+    if kind == "integer" and isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def _unkept(value: Any) -> str | None:
+    """Why a run cannot keep a value; None if it can."""
+    try:
+        kept = plain(value)
+    except ValueError as error:
+        return f"holds {error}"
+    return None if kept is value else "holds a number that is not finite (NaN or infinite)"
 
 
 def _fits(kind: str, value: Any) -> bool:

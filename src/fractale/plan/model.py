@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
-from fractale.errors import Position
+from fractale.errors import Position, Problem
 
 StepKind = Literal["tool", "prompt", "agent", "plan", "parallel", "job"]
 Approve = Literal["never", "ask", "always"]
@@ -112,6 +112,13 @@ class Rule:
     expression: Expression
 
 
+MOST_ITEMS: Final = 32
+"""How many items of a foreach run at the same time where its step does not say."""
+
+MOST_JOBS: Final = 100
+"""The same of batch jobs: they wait in a queue at no cost, but no scheduler is to be flooded."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForEach:
     """A step that runs once per item.
@@ -119,7 +126,8 @@ class ForEach:
     Args:
         items: An expression or a literal list; a mapping of those is their product, each
             `item` then a mapping with the same keys.
-        max_parallel: How many run at the same time; None: all of them.
+        max_parallel: How many run at the same time; None: `MOST_ITEMS`, of batch jobs
+            `MOST_JOBS`.
     """
 
     items: Expression | tuple[Any, ...] | Mapping[str, Expression | tuple[Any, ...]]
@@ -278,6 +286,7 @@ class Plan:
 
     Args:
         file: The path it was read from, as given, or ``<string>``.
+        warnings: What is written so that it may mean something else than was meant.
     """
 
     name: str
@@ -290,6 +299,7 @@ class Plan:
     outputs: Mapping[str, Value] = field(default_factory=dict[str, Value])
     file: str = field(default="<string>", compare=False)
     position: Position = field(default=NOWHERE, compare=False)
+    warnings: tuple[Problem, ...] = field(default=(), compare=False)
 
     def step(self, name: str) -> Step:
         """The step of that name.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from fractale.errors import PlanError, Problem
@@ -18,7 +18,7 @@ def plan_problems(load: Callable[[], Plan]) -> tuple[Plan | None, list[Problem]]
         load: Reads the plan.
 
     Returns:
-        The plan, if it could be read without an error, and every problem in file order.
+        The plan, or what could be read of it, and every problem in file order.
     """
     try:
         plan = load()
@@ -27,13 +27,18 @@ def plan_problems(load: Callable[[], Plan]) -> tuple[Plan | None, list[Problem]]
         told = {(p.position.file, p.position.line) for p in error.problems if p.position}
         # One finding per fault: what a line that could not be read leads to is not told as well.
         more = [p for p in more if p.position and (p.position.file, p.position.line) not in told]
-        return None, sorted([*error.problems, *more], key=_place)
+        return error.plan, in_order([*error.problems, *more])
     return plan, check_plan(plan)
 
 
 def file_problems(path: str | Path) -> tuple[Plan | None, list[Problem]]:
     """As `plan_problems`, of a file."""
     return plan_problems(lambda: load_plan(path))
+
+
+def in_order(problems: Iterable[Problem]) -> list[Problem]:
+    """Problems in the order of the files, each once."""
+    return sorted(dict.fromkeys(problems), key=_place)
 
 
 def _place(problem: Problem) -> tuple[str, int, int]:

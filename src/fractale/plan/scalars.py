@@ -1,6 +1,6 @@
 """What a plain YAML scalar means: the YAML 1.2 core schema, cut to what JSON can hold.
 
-``yes``, ``on``, dates, ``12:30:00`` and ``0o17`` are text. Integers that do not fit 64 bits and
+``yes``, ``on``, dates and ``12:30:00`` are text. Integers that do not fit 64 bits and
 numbers that are not finite are refused: no tool could be given them, and a run's record could
 not keep them.
 """
@@ -19,11 +19,13 @@ _WORDS: Final[dict[str, bool | None]] = {
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
 _NUMBER = re.compile(
-    r"(?P<int>[-+]?[0-9]+) | (?P<hex>0x[0-9a-fA-F]+)"
+    r"(?P<int>[-+]?[0-9]+) | (?P<hex>0x[0-9a-fA-F]+) | (?P<oct>0o[0-7]+)"
     r" | (?P<float>[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?)"
     r" | [-+]?\.(?:inf|Inf|INF) | \.(?:nan|NaN|NAN)",
     re.VERBOSE,
 )
+_BASES: Final = {"int": 10, "hex": 16, "oct": 8}
+_LEADING_ZERO = re.compile(r"[-+]?0[0-7]+")
 _FIRST = frozenset("-+.0123456789")
 _LEAST, _MOST = -(2**63), 2**64 - 1
 _MOST_DIGITS = 40
@@ -54,8 +56,8 @@ def resolve(text: str) -> Scalar:
         return _WORDS[text]
     if text[0] not in _FIRST or not (match := _NUMBER.fullmatch(text)):
         return text
-    if match["int"] or match["hex"]:
-        return _integer(text, 16 if match["hex"] else 10)
+    if base := next((base for kind, base in _BASES.items() if match[kind]), None):
+        return _integer(text, base)
     number = float(text) if match["float"] else math.nan
     if not math.isfinite(number):
         raise NotFiniteError(text)
@@ -64,7 +66,7 @@ def resolve(text: str) -> Scalar:
 
 def _integer(text: str, base: int) -> int:
     # Converting very long digits takes quadratic time, so they are refused by their length.
-    if len(text.lstrip("+-0x")) > _MOST_DIGITS or not _LEAST <= int(text, base) <= _MOST:
+    if len(text.lstrip("+-0xo")) > _MOST_DIGITS or not _LEAST <= int(text, base) <= _MOST:
         raise HugeIntegerError(text)
     return int(text, base)
 
@@ -75,6 +77,11 @@ def is_text(text: str) -> bool:
         return isinstance(resolve(text), str)
     except ValueError:
         return False
+
+
+def looks_octal(text: str) -> bool:
+    """Whether a plain scalar is a decimal integer that its leading zero makes look octal."""
+    return _LEADING_ZERO.fullmatch(text) is not None
 
 
 def clip(text: str, limit: int = 40) -> str:

@@ -282,7 +282,7 @@ def _flow() -> _Schema:
             "description": "Run once per item of a list, or of the product of several lists.",
             "anyOf": [*axis["anyOf"], axes],
         },
-        "max_parallel": _whole("How many items run at the same time."),
+        "max_parallel": _whole("How many items run at the same time; left out, 32, or 100 jobs."),
         "keep_going": _flag("Items that fail do not fail the step."),
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from fractale.errors import Problem
@@ -123,6 +123,15 @@ def has_template(value: Value) -> bool:
     return isinstance(value, Template)
 
 
+def _cut_at_a_comma(problem: Problem, value: Value | Expression) -> Problem:
+    """The problem with a hint, where an item of a list lacks a bracket that it opened or closed."""
+    source = value.source if isinstance(value, Expression) else ""
+    if not problem.path.endswith("]") or source.count("(") == source.count(")"):
+        return problem
+    hint = "an expression with a comma in it needs quotes in a list in brackets"
+    return replace(problem, message=f"{problem.message}; {hint}")
+
+
 @dataclass(slots=True)
 class Scope:
     """The names of one plan.
@@ -150,7 +159,8 @@ class Scope:
             yield from self._text_problems(text)
 
     def _text_problems(self, text: Text) -> Iterator[Problem]:
-        for problem in syntax_problems(text.value, text.path):
+        for found in syntax_problems(text.value, text.path):
+            problem = _cut_at_a_comma(found, text.value)
             yield problem if problem.position else self._placed_problem(problem, text)
         excused: list[str] = []
         for reference in references(text.value):

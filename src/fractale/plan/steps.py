@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     Include = Callable[[str, Position], Plan]
 
 _MODEL = re.compile(r"[A-Za-z0-9_-]+:\S+", re.ASCII)
+_NEVER_EMPTY = ("foreach", "when", "tools", "allow_tools", "approve")
+"""Keys that an empty value would silently leave out: the step would do more than was meant."""
 
 
 @dataclass(slots=True)
@@ -189,9 +191,13 @@ def _check_keys(fields: Fields, kind: StepKind) -> None:
         elif kind != "job" and key in JOB_ONLY and fields.get(key) is not None:
             message = f"`{key}` belongs to a job; a step that submits one has `type: job`"
             fields.fail(key, "misplaced-key", message)
-    if fields.get("max_parallel") and not fields.get("foreach") and kind != "parallel":
+    for key in _NEVER_EMPTY:
+        if key in fields and fields.get(key) is None:
+            message = f"`{key}` is empty; give it a value, or leave the key out"
+            fields.fail(key, "empty-value", message)
+    if fields.get("max_parallel") and "foreach" not in fields and kind != "parallel":
         fields.fail("max_parallel", "misplaced-key", "`max_parallel` needs `foreach` beside it")
-    if fields.get("keep_going") and not fields.get("foreach") and kind != "parallel":
+    if fields.get("keep_going") and "foreach" not in fields and kind != "parallel":
         message = "`keep_going` needs `foreach` or `parallel` beside it"
         fields.fail("keep_going", "misplaced-key", message)
 

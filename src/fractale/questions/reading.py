@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fractale.errors import AnswerError
+from fractale.plain import to_json
 from fractale.questions.forms import (
     defaults_of,
     errors_of,
@@ -104,7 +105,7 @@ def _example_form(schema: Mapping[str, Any]) -> str:
     if len(fields) == 1:
         (value,) = fields.values()
         return value if isinstance(value, str) else json.dumps(value)
-    return json.dumps(fields, ensure_ascii=False) if fields else "yes"
+    return to_json(fields) if fields else "yes"
 
 
 def labels(question: Mapping[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from fractale.errors import AnswerError, PlanError
+from fractale.plain import to_json
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -74,6 +75,6 @@ def _is_text(text: str) -> bool:
 
 def one_line(value: Any, limit: int = 60) -> str:
     """A value in short, for a message."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = value if isinstance(value, str) else to_json(value, default=str)
     text = " ".join(text.split())
     return text if len(text) <= limit else f"{text[: limit - 1]}…"

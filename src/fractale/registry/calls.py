@@ -74,6 +74,8 @@ async def in_thread(call: Callable[[], Any]) -> Any:
     def work() -> None:
         try:
             outcome = context.run(call), None
+        except KeyboardInterrupt:  # the function's own: Ctrl-C reaches the main thread only
+            outcome = None, RuntimeError("the function raised KeyboardInterrupt")
         except BaseException as error:  # noqa: BLE001 - it is raised in the caller
             outcome = None, error
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile

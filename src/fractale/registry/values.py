@@ -14,6 +14,7 @@ from mcp.server.lowlevel.helper_types import ReadResourceContents
 from pydantic import BaseModel
 
 from fractale.errors import ToolError
+from fractale.plain import plain, to_json
 from fractale.registry.hints import is_fastmcps
 from fractale.registry.schemas import WRAPPED
 
@@ -72,14 +73,14 @@ def described_answer(name: str, value: Any, schema: Mapping[str, Any]) -> types.
     Raises:
         ToolError: It isn't what the schema says.
     """
-    plain = pydantic_core.to_jsonable_python(value, fallback=str)
-    if isinstance(plain, str):
+    found = _jsonable(value, fallback=str)
+    if isinstance(found, str):
         try:
-            plain = json.loads(plain)
+            found = plain(json.loads(found))
         except ValueError:
-            plain = value
-    check_answer(name, plain, schema)
-    return types.CallToolResult(content=_contents(plain), structuredContent=plain)
+            found = value
+    check_answer(name, found, schema)
+    return types.CallToolResult(content=_contents(found), structuredContent=found)
 
 
 def check_answer(name: str, value: Any, schema: Mapping[str, Any]) -> None:
@@ -105,7 +106,7 @@ def _structured(value: Any, may_be_content: bool) -> Any:
     if isinstance(value, bytes) or (may_be_content and _is_content(value)):
         return None
     try:
-        return pydantic_core.to_jsonable_python(value, by_alias=_by_alias(value))
+        return _jsonable(value, by_alias=_by_alias(value))
     except (pydantic_core.PydanticSerializationError, UnicodeDecodeError):
         return None
 
@@ -145,7 +146,23 @@ def _bytes_text(value: bytes) -> str:
 
 def json_text(value: Any) -> str:
     """A value as JSON; what JSON has no word for as its text."""
-    return pydantic_core.to_json(value, fallback=str, by_alias=_by_alias(value)).decode()
+    return to_json(_jsonable(value, fallback=str, by_alias=_by_alias(value)), compact=True)
+
+
+def _jsonable(value: Any, **options: Any) -> Any:
+    """A value as plain JSON: models and the like as `options` of pydantic say.
+
+    Raises:
+        ToolError: It holds an integer that is too long for JSON, or a key that is not Unicode.
+    """
+    try:
+        return plain(pydantic_core.to_jsonable_python(value, **options))
+    except UnicodeEncodeError as error:
+        raise ToolError(f"a key of the answer is not Unicode text: {error.object!a}") from error
+    except UnicodeDecodeError:
+        raise
+    except ValueError as error:
+        raise ToolError(f"the answer cannot be kept as JSON: {error}") from error
 
 
 def _by_alias(value: Any) -> bool:
@@ -173,7 +190,7 @@ def resource_contents(value: Any) -> list[ReadResourceContents]:
             ReadResourceContents(each.content, each.mime_type, each.meta) for each in value.contents
         ]
     try:
-        return [ReadResourceContents(json.dumps(value, ensure_ascii=False), "text/plain")]
+        return [ReadResourceContents(to_json(value), "text/plain")]
     except (TypeError, ValueError) as error:
         kind = type(value).__name__
         raise ToolError(f"a resource is text, bytes or JSON, not {kind}") from error

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from io import StringIO
 from typing import Any
 from urllib.parse import quote
 
+from fractale.plain import to_json
 from fractale.runs.history import RunHistory, Visit, without_indexes
 
 PLAN = "plan.yaml"
@@ -44,7 +44,7 @@ class Entities:
         parameter_id = f"#{side}-{id_of(name)}"
         value_id = f"{parameter_id}-value"
         kind = TYPES.get(type(value).__name__)  # pyright: ignore[reportUnknownArgumentType] - JSON
-        shown = value if kind else json.dumps(value, ensure_ascii=False)
+        shown = value if kind else to_json(value)
         parameter = self.add(
             parameter_id,
             "FormalParameter",
@@ -59,7 +59,7 @@ class Entities:
 
     def value_file(self, value: Any, about: str) -> Any:
         """A value as a JSON file named by its content."""
-        text = json.dumps(value, ensure_ascii=False, indent=1)
+        text = to_json(value, indent=1)
         name = f"values/{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
         return self._crate.get(name) or self.file(name, text, about, "application/json")
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fractale.errors import PlanError
+from fractale.plain import to_json
 from fractale.plan.build import parse_plan
 from fractale.plan.model import END_FAILED, END_SUCCESS, FAILURE, SUCCESS, Plan, Step
 from fractale.runs.history import RunHistory, Visit, without_indexes
@@ -232,7 +232,7 @@ TOLD = (
 def transition_lines(history: RunHistory) -> Iterator[str]:
     """Every transition as a line of JSON."""
     for each in transitions(history):
-        yield json.dumps(each, ensure_ascii=False, default=str)
+        yield to_json(each, default=str)
 
 
 def input_values(history: RunHistory) -> dict[str, Any]:

@@ -5,11 +5,11 @@ Nothing of what a plan or a model named can become syntax: ids are our own, labe
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, fields
 from xml.sax.saxutils import escape
 
+from fractale.plain import to_json
 from fractale.plan.inert import inert
 from fractale.plan.mermaid import ENTITIES
 from fractale.runs.export import Edge, Node, RunGraph
@@ -20,7 +20,7 @@ XML_TYPES = {"str": "string", "int": "int", "float": "double", "bool": "boolean"
 def mermaid(graph: RunGraph) -> str:
     """The graph as a Mermaid flowchart: thick arrows were taken, dotted ones not."""
     ids = {path: f"n{number}" for number, path in enumerate(graph.nodes, 1)}
-    title = json.dumps(f"{inert(graph.plan, 200)}, run {graph.run}", ensure_ascii=False)
+    title = to_json(f"{inert(graph.plan, 200)}, run {graph.run}")
     lines = ["---", f"title: {title}", "---", "flowchart TD"]
     lines += _level(graph, ids, "", "    ")
     lines += [_arrow(edge, ids) for edge in graph.edges.values()]

@@ -13,6 +13,7 @@ from typing import Any, cast
 from fractale.errors import InputError, StoreError, UsageError
 from fractale.graph.entry import Entry
 from fractale.graph.state import Record
+from fractale.plain import to_json
 from fractale.plan.expressions import references
 from fractale.plan.fields import nearest
 from fractale.plan.flow import Flow
@@ -207,7 +208,7 @@ def write_entry(folder: RunFolder, entry: Entry) -> None:
     path = folder.path / ENTRY_FILE
     try:
         path.touch(mode=0o600)
-        path.write_text(json.dumps(entry.as_dict(), ensure_ascii=False), encoding="utf-8")
+        path.write_text(to_json(entry.as_dict()), encoding="utf-8")
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error}") from error
 

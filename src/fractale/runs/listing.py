@@ -27,6 +27,7 @@ def list_runs(
         StoreError: The index can't be used.
     """
     if not (state_dir / "runs").is_dir():
+        RunFolders(state_dir).names()  # an error where something else is in its place
         return []  # to list is no reason to make a state folder
     if not _can_be_written(state_dir):
         rows = _rows(state_dir, which or RunFilter())

@@ -16,6 +16,7 @@ from typing import Any
 
 from fractale.errors import NotRecorded, StoreError, UsageError
 from fractale.models import Models
+from fractale.plain import to_json
 from fractale.plan.model import Plan
 from fractale.plan.needs import prompts_of, shows_resources, tools_of
 from fractale.settings import PolicySettings, Settings, ToolRule
@@ -59,7 +60,7 @@ def keep_offered(folder: RunFolder, offered: Offered, mask: Callable[[Any], Any]
     Raises:
         StoreError: It can't be written.
     """
-    data = json.dumps(mask(asdict(offered)), ensure_ascii=False, default=dict).encode()
+    data = to_json(mask(asdict(offered)), default=dict).encode()
     target = folder.path / OFFERED_FILE
     shared = folder.path.parent.parent / SHARED / f"{hashlib.sha256(data).hexdigest()}.json"
     try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from fractale.agents.catalog import Catalog
@@ -10,6 +13,9 @@ from fractale.models import Models
 from fractale.plan.check import check_against_tools, check_plan
 from fractale.plan.model import Plan
 from fractale.plan.needs import models_of, prompts_of, tools_of
+from fractale.plan.problems import in_order
+from fractale.runs.opening import open_toolbox, own_agents, servers_of
+from fractale.settings import Settings
 from fractale.toolbox import Toolbox
 
 
@@ -20,15 +26,13 @@ async def preflight(plan: Plan, toolbox: Toolbox, models: Models, agents: Catalo
         PlanError: The plan is invalid, or names tools or prompts that are not there.
         SettingsError: A model that the plan needs cannot be used.
     """
-    problems = [p for p in check_plan(plan) if p.severity == "error"]
-    if not problems:
-        found = await check_online(plan, toolbox, agents, only_needed=True)
-        problems = [p for p in found if p.severity == "error"]
-        if not all(server.connected for server in await toolbox.servers(())):
-            # What is not found may be on a server that is not there: its step tells of that.
-            problems = [p for p in problems if p.missing is None]
-    if problems:
-        raise PlanError(problems)
+    found = await check_online(plan, toolbox, agents, only_needed=True)
+    if not all(server.connected for server in await toolbox.servers(())):
+        # What is not found may be on a server that is not there: its step tells of that.
+        found = [p for p in found if p.missing is None]
+    problems = in_order([*check_plan(plan), *found])
+    if errors := [p for p in problems if p.severity == "error"]:
+        raise PlanError(errors)
     for name in models_of(plan):
         models.check(name)
         if plan.limits.cost is not None and models.cost(models.spec(name), 1, 1) is None:
@@ -63,6 +67,33 @@ async def check_online(
         for agent in agents.matching(lambda name: name in asked)
     }
     return check_against_tools(plan, tools, prompts, own)
+
+
+async def check_local(
+    plan: Plan, settings: Settings, registries: Sequence[Path | str], agents: Sequence[str]
+) -> list[Problem]:
+    """As `check_online`, by what is served inside this process: no server is asked.
+
+    What no registry has is an error only if there is no server that may have it.
+
+    Raises:
+        PlanError: A registry file is wrong, with every problem.
+    """
+    try:
+        others = bool(servers_of(settings, plan))
+    except SettingsError as error:
+        return [Problem("unknown-server", error.message, plan.position, "servers")]
+    alone = replace(settings, servers={})
+    here = replace(plan, servers=None)
+    async with open_toolbox(alone, here, registries=registries, agents=agents) as toolbox:
+        own = own_agents(plan, registries=registries, agents=agents)
+        found = await check_online(plan, toolbox, own)
+    return [_perhaps_elsewhere(p) if others and p.missing else p for p in found]
+
+
+def _perhaps_elsewhere(problem: Problem) -> Problem:
+    message = f"no registry here has `{problem.missing}`; --online asks the servers for it"
+    return replace(problem, message=message, severity="warning")
 
 
 def _asked_by(plan: Plan) -> set[str]:

@@ -35,5 +35,5 @@ def tool_hashes(tools: Iterable[ToolInfo]) -> dict[str, str]:
     for tool in tools:
         schemas = {"input": tool.input_schema, "output": tool.output_schema}
         text = json.dumps(schemas, sort_keys=True, ensure_ascii=False, default=dict)
-        found[tool.name] = hashlib.sha256(text.encode()).hexdigest()
+        found[tool.name] = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
     return dict(sorted(found.items()))

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fractale.errors import NotRecorded, StoreError, UsageError
+from fractale.plain import to_json
 from fractale.plan.build import load_plan
 from fractale.plan.model import Plan
 from fractale.runs.offered import OFFERED_FILE
@@ -212,7 +213,7 @@ def _write_zip(target: Path, files: Mapping[str, Path], about: Mapping[str, Any]
             os.fdopen(descriptor, "w+b") as file,
             zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
         ):
-            archive.writestr(ABOUT_FILE, json.dumps(about, ensure_ascii=False, indent=1))
+            archive.writestr(ABOUT_FILE, to_json(about, indent=1))
             for name, path in files.items():
                 archive.write(path, name)
         part.replace(target)
@@ -231,6 +232,4 @@ def _write_folder(target: Path, files: Mapping[str, Path], about: Mapping[str, A
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         shutil.copyfile(path, place)
         place.chmod(0o600)
-    (target / ABOUT_FILE).write_text(
-        json.dumps(about, ensure_ascii=False, indent=1), encoding="utf-8"
-    )
+    (target / ABOUT_FILE).write_text(to_json(about, indent=1), encoding="utf-8")

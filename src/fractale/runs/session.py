@@ -35,7 +35,7 @@ from fractale.runs.jobs import RunJobs
 from fractale.runs.options import RunOptions
 from fractale.runs.result import RunResult
 from fractale.settings import Settings
-from fractale.store.checkpoints import open_checkpoints
+from fractale.store.checkpoints import StrictSerializer, open_checkpoints
 from fractale.store.drafts import Drafts
 from fractale.store.journal import FileJournal
 from fractale.store.locks import RunLock
@@ -323,7 +323,7 @@ async def checkpoints(
     elif not options.keep:
         from langgraph.checkpoint.memory import InMemorySaver
 
-        yield InMemorySaver()
+        yield InMemorySaver(serde=StrictSerializer())
     else:
         async with open_checkpoints(settings.checkpoints) as saver:
             yield saver

@@ -112,7 +112,7 @@ def load_settings(
     if values.get("local_cores") is not None:
         values["local_cores"] = _positive("local_cores", values["local_cores"])
     values["fallback_models"] = _models(values.get("fallback_models", ()))
-    values["state_dir"] = Path(str(values["state_dir"])).expanduser()
+    values["state_dir"] = here / Path(str(values["state_dir"])).expanduser()
     values["store"] = read_store(values.get("store"))
     secrets = tuple(
         sorted(

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from fractale.plain import to_json
 from fractale.site.model import Site
 from fractale.site.programs import Machine
 
@@ -71,7 +72,7 @@ def write_cache(place: Machine, site: Site) -> bool:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(data, file, ensure_ascii=False)
+            file.write(to_json(data))
         part.replace(path)
     except OSError:
         with suppress(OSError):

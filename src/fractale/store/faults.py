@@ -26,17 +26,22 @@ HINTS: Mapping[int, str] = {
 
 
 @contextmanager
-def sqlite_faults(path: Path, what: str = "checkpoints") -> Generator[None]:
+def sqlite_faults(
+    path: Path, what: str = "checkpoints", *, writing: bool = False
+) -> Generator[None]:
     """Turn what SQLite, or a value that it hands out, fails with into a `StoreError`.
 
     Args:
         what: What the file holds, for the message.
+        writing: A value that does not fit is the writer's, and no damage of the file.
     """
     try:
         yield
     except (sqlite3.Error, OSError) as error:
         raise unusable(path, error, what) from error
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        if writing:
+            raise StoreError(f"a value cannot be kept in the {what}: {error}") from error
         # A damaged row can hold anything where a text, a number or JSON was written.
         damaged = sqlite3.DatabaseError(f"a row cannot be read ({error})")
         damaged.sqlite_errorcode = sqlite3.SQLITE_CORRUPT

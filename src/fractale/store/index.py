@@ -184,7 +184,7 @@ class RunIndex:
 
     @contextmanager
     def _writing(self) -> Generator[sqlite3.Connection]:
-        with sqlite_faults(self._path, WHAT), self._connection:
+        with sqlite_faults(self._path, WHAT, writing=True), self._connection:
             yield self._connection
 
     def _open(self) -> sqlite3.Connection:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from fractale.errors import StoreError
+from fractale.plain import to_json
 from fractale.store.lines import append_line
 from fractale.store.outputs import encode
 
@@ -290,7 +291,7 @@ class FileJournal:
             self._begun.pop(place.key, None)
 
     def _write(self, line: Mapping[str, Any], *, sync: bool) -> None:
-        data = _with_sum(json.dumps(line, ensure_ascii=False).encode(errors="replace"))
+        data = _with_sum(to_json(line).encode())
         try:
             if self._descriptor is None:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND

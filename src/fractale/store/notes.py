@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fractale.errors import StoreError
+from fractale.plain import to_json
 from fractale.store.lines import ROOM
 
 
@@ -66,7 +67,7 @@ class FileNotes(MemoryNotes):
         try:
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(self._values, file, ensure_ascii=False)
+                file.write(to_json(self._values))
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(self._path)

@@ -1,7 +1,8 @@
 """Large values, kept once, by the hash of their content.
 
 A checkpoint repeats the whole state at every step, so a value over `INLINE_LIMIT` bytes is kept
-here and the state holds a reference to it: ``{"$ref": "sha256:…", "bytes": n}``.
+here and the state holds a reference to it: ``{"$ref": "sha256:…", "bytes": n}``. So is a value
+that not every checkpointer can keep.
 """
 
 from __future__ import annotations
@@ -9,12 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from fractale.errors import StoreError
+from fractale.plain import to_json
 
 INLINE_LIMIT = 1024
+_UNCOMMON = re.compile(rb"[0-9]{20}|-[0-9]{19}|\\ud[89a-f]")
+"""An integer that may be over 64 bits, or a surrogate, in JSON; text that only looks so, too."""
 REF_KEY = "$ref"
 
 
@@ -22,7 +27,7 @@ class OutputStore(Protocol):
     """Keeps JSON values by content."""
 
     def put(self, value: Any) -> Any:
-        """The value itself if it is small, else a reference to it."""
+        """The value itself if it fits into a checkpoint, else a reference to it."""
         ...
 
     def get(self, value: Any) -> Any:
@@ -45,7 +50,15 @@ def is_reference(value: Any) -> bool:
 
 def encode(value: Any) -> bytes:
     """JSON in one form: the same value, with its keys in the same order, gives the same bytes."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return to_json(value, compact=True).encode()
+
+
+def _fits_inline(data: bytes) -> bool:
+    """Whether a value can stand in the state: it is small, and any checkpointer can keep it.
+
+    LangGraph's serializers refuse integers over 64 bits and replace lone surrogates.
+    """
+    return len(data) <= INLINE_LIMIT and not _UNCOMMON.search(data)
 
 
 class MemoryOutputs:
@@ -55,9 +68,9 @@ class MemoryOutputs:
         self._values: dict[str, bytes] = {}
 
     def put(self, value: Any) -> Any:
-        """The value itself if it is small, else a reference to it."""
+        """The value itself if it fits into a checkpoint, else a reference to it."""
         data = encode(value)
-        if len(data) <= INLINE_LIMIT:
+        if _fits_inline(data):
             return value
         digest = hashlib.sha256(data).hexdigest()
         self._values[digest] = data
@@ -98,7 +111,7 @@ class FileOutputs:
         return f"{path.parent.name}{path.name.removesuffix('.json')}"
 
     def put(self, value: Any) -> Any:
-        """The value itself if it is small, else a reference to it.
+        """The value itself if it fits into a checkpoint, else a reference to it.
 
         The file is on the disk before this returns, since a checkpoint that refers to it comes
         next.
@@ -107,7 +120,7 @@ class FileOutputs:
             StoreError: The value cannot be written.
         """
         data = encode(value)
-        if len(data) <= INLINE_LIMIT:
+        if _fits_inline(data):
             return value
         reference = {REF_KEY: f"sha256:{hashlib.sha256(data).hexdigest()}", "bytes": len(data)}
         self._keep(self.path(reference), data)

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from fractale.errors import StoreError, UsageError
 from fractale.events import Event
+from fractale.plain import to_json
 from fractale.store.lines import ROOM, append_line, cut_torn_line
 
 ID_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
@@ -47,7 +48,7 @@ class RunFolder:
         try:
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(head, file, ensure_ascii=False, indent=1)
+                file.write(to_json(head, indent=1))
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(self.path / "run.json")
@@ -64,7 +65,7 @@ class RunFolder:
         try:
             self.outputs.mkdir(exist_ok=True, mode=0o700)
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text)
         except OSError as error:
             raise _unwritable(self.path, error) from error
@@ -145,7 +146,7 @@ class EventLog:
         """Append one event."""
         if event.kind in UNRECORDED:
             return
-        line = json.dumps(event.as_dict(), ensure_ascii=False).encode(errors="replace") + b"\n"
+        line = f"{to_json(event.as_dict())}\n".encode()
         try:
             append_line(self._descriptor, line)
         except OSError as error:
@@ -180,9 +181,7 @@ class RunFolders:
         for _ in range(100):
             name = run_id or "".join(secrets.choice(ID_LETTERS) for _ in range(length))
             try:
-                # The mode counts only for the last folder of those that are made.
-                self._root.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                self._root.mkdir(exist_ok=True, mode=0o700)
+                self._make_root()
                 (self._root / name).mkdir(mode=0o700)
             except FileExistsError:
                 if run_id and (self._root / name / "run.json").exists():
@@ -194,6 +193,14 @@ class RunFolders:
                 raise _unwritable(self._root, error) from error
             return RunFolder(name, self._root / name)
         raise StoreError(f"no free run id in {self._root}", hint="remove old runs")
+
+    def _make_root(self) -> None:
+        # The mode counts only for the last folder of those that are made.
+        for folder in (self._root.parent, self._root):
+            try:
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise _no_folder(folder) from error
 
     def find(self, run_id: str) -> RunFolder:
         """The folder of a run; ``-1`` is the latest.
@@ -222,12 +229,23 @@ class RunFolders:
                 return {entry.name for entry in entries if entry.is_dir()}
         except FileNotFoundError:
             return set()
+        except NotADirectoryError as error:
+            raise _no_folder(self._root) from error
 
     def ids(self) -> list[str]:
         """The ids of all runs, the latest first."""
         paths = [self._root / name for name in self.names()]
         heads = [(path.stat().st_mtime_ns, path.name) for path in paths]
         return [name for _, name in sorted(heads, reverse=True)]
+
+
+def _no_folder(path: Path) -> StoreError:
+    """The error for a path that should be a folder, and is or goes through something else."""
+    wrong = next((each for each in (path, *path.parents) if each.exists()), path)
+    return StoreError(
+        f"the state folder cannot be used: {wrong} is not a folder",
+        hint="move that file away, or set FRACTALE_STATE_DIR to another folder",
+    )
 
 
 def _unwritable(path: Path, error: OSError) -> StoreError:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fractale.errors import StoreError
+from fractale.plain import readable
 from fractale.store.locks import holder_of
 from fractale.store.records import RunFolder
 
@@ -82,7 +83,7 @@ def row_from(
     return RunRow(
         id=run_id,
         plan=str(head["plan"]),
-        file=str(head["file"]),
+        file=readable(str(head["file"])),
         status="running" if alive else str(ended.get("status") or "stopped"),
         started=float(head["started"]),
         ended=float(ended["time"]) if ended and not alive else None,

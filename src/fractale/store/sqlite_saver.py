@@ -187,7 +187,7 @@ class SqliteSaver(AsyncSqliteSaver, RunSaver):
     @asynccontextmanager
     async def _writing(self) -> AsyncGenerator[None]:
         """A change is made as a whole or not at all, also where it fails or ends on the way."""
-        with sqlite_faults(self._path):
+        with sqlite_faults(self._path, writing=True):
             async with self._turn:
                 try:
                     yield

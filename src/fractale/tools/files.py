@@ -43,12 +43,17 @@ def write_text_file(path: str, text: str) -> dict[str, Any]:
         ``path`` and ``lines`` (how many).
 
     Raises:
-        ValueError: The path is a folder.
+        ValueError: The path is a folder, or the text is not Unicode.
         OSError: The file cannot be written.
     """
     file = Path(path).expanduser()
     if file.is_dir():
         raise ValueError(f"{path} is a folder")
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        cut = ascii(error.object[error.start : error.end])
+        raise ValueError(f"the text for {path} holds {cut}, which is half a character") from error
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8")
+    file.write_bytes(data)
     return {"path": str(file), "lines": len(text.splitlines())}

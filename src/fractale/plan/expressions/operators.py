@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from fractale.plain import MOST_BITS
 from fractale.plan.expressions.values import (
     ITEM,
-    MOST_BITS,
     STEP,
     Fault,
     Fuel,

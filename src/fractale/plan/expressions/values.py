@@ -8,6 +8,8 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any, Final, TypeGuard, cast
 
+from fractale.plain import MOST_BITS
+
 FUEL: Final = 8_000_000
 """What one evaluation may use up: about a character of text made, or an eighth of a step."""
 
@@ -16,9 +18,6 @@ ITEM: Final = 20
 
 STEP: Final = 8
 """What one step of a loop costs."""
-
-MOST_BITS: Final = 4096
-"""The longest integer, in bits."""
 
 _MOST_NAMES = 8
 

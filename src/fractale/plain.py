@@ -1,0 +1,89 @@
+r"""Plain JSON values, and JSON text of them that every reader takes.
+
+Tools, models, files and command lines bring values that JSON or UTF-8 has no form for. The rule
+is the same everywhere:
+
+- A number that is not finite is kept as text: ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``.
+- Half a surrogate pair (a byte of a file name that is not UTF-8, a cut emoji) is kept, and written
+  as its JSON escape: ``"x\udcff"`` is read back as the same text.
+- An integer is kept up to `MOST_BITS` bits.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Final, cast
+
+MOST_BITS: Final = 4096
+"""The longest integer, in bits: Python itself writes none of more than 4,300 digits."""
+
+
+def plain(value: Any) -> Any:
+    """A JSON value with numbers that are not finite as text; the same object if it has none.
+
+    Raises:
+        ValueError: It holds an integer of more than `MOST_BITS` bits.
+    """
+    if isinstance(value, float):
+        return value if math.isfinite(value) else json.dumps(value)
+    if isinstance(value, int):
+        if value.bit_length() > MOST_BITS:
+            raise ValueError(f"an integer of {value.bit_length()} bits; at most {MOST_BITS} fit")
+        return value
+    if isinstance(value, Mapping):
+        table = cast("Mapping[Any, Any]", value)
+        found = {key: plain(each) for key, each in table.items()}
+        return table if all(found[key] is table[key] for key in found) else found
+    if isinstance(value, (list, tuple)):
+        items = cast("list[Any]", value)
+        kept = [plain(each) for each in items]
+        return items if all(a is b for a, b in zip(kept, items, strict=True)) else kept
+    return value
+
+
+def to_json(
+    value: Any,
+    *,
+    indent: int | None = None,
+    compact: bool = False,
+    default: Callable[[Any], Any] | None = None,
+) -> str:
+    """A value as JSON text without lone surrogates, so that it can be printed and encoded.
+
+    Args:
+        compact: Without spaces.
+        default: Gives a JSON value for one that is none.
+
+    Raises:
+        ValueError: It holds an integer of more than `MOST_BITS` bits.
+        TypeError: It holds something that is not JSON, and there is no `default`.
+    """
+    separators = (",", ":") if compact else None
+    options: dict[str, Any] = {"indent": indent, "separators": separators, "default": default}
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, **options)
+    except ValueError:
+        text = json.dumps(plain(value), ensure_ascii=False, **options)
+    # Of all characters UTF-8 lacks the surrogates only, and Python's escape of them is JSON's.
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def readable(text: str) -> str:
+    """Text for people and models: what UTF-8 has no form for becomes U+FFFD."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def readable_values(value: Any) -> Any:
+    """A JSON value with each text in it, keys too, as `readable` gives it."""
+    if isinstance(value, str):
+        return readable(value)
+    if isinstance(value, list):
+        return [readable_values(each) for each in cast("list[Any]", value)]
+    if isinstance(value, Mapping):
+        table = cast("Mapping[Any, Any]", value)
+        return {readable_values(key): readable_values(each) for key, each in table.items()}
+    return value
