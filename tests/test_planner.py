@@ -106,8 +106,8 @@ def test_the_schema_says_how_steps_follow_each_other_but_not_to_a_small_model():
 def test_many_tools_make_one_short_schema():
     many = [ToolInfo(name=f"tool_{i}", server="s", input_schema={}) for i in range(100)]
     schema = Offers(tools=many).schema()
-    kinds = schema["properties"]["steps"]["items"]
-    assert kinds["properties"]["tool"]["enum"] == [tool.name for tool in many]
+    step = schema["$defs"]["step"]
+    assert step["properties"]["tool"]["enum"] == [tool.name for tool in many]
 
 
 # -- what it may answer in ------------------------------------------------------------------------
