@@ -242,6 +242,7 @@ def test_a_plan_takes_no_words(fractale):
         (("agent", "--no-such-option", "ask"), "--no-such-option"),
         (("agent", "--direct", "ask", "-"), "nothing on stdin"),
         (("agent", "-i", "agent=x", "ask", "hello"), "--direct"),
+        (("agent", "-i", "log_text=5", "-i", "max_tries=0", "result_parse", "x"), "max_tries"),
     ],
 )
 def test_wrong_use_says_what_would_be_right(fractale, words, says):
@@ -285,7 +286,7 @@ def built(tmp_path: Path, *given: Any, direct: bool = True):
 def test_any_name_makes_a_valid_plan(tmp_path, name):
     plan = built(tmp_path, Expert(kind="agent", name="ask"), "x", {})
     assert plan.steps[0].target == "ask"
-    data = one_step_plan(Expert(kind="agent", name=name), "Do it", {}, direct=False)
+    data = one_step_plan(Expert(kind="agent", name=name), "Do it", {}, direct=False, small=True)
     plan = load_plan(keep_plan(data, tmp_path))
     assert plan.steps[0].inputs["agent"] == name
 

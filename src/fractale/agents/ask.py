@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from fractale.agents.extras import extra_tools
-from fractale.agents.loop import answer_of, tool_of, work
+from fractale.agents.loop import LoopTool, answer_of, tool_of, work
 from fractale.agents.subagent import AgentAnswer, AgentHost, AgentRequest, Subagent
 from fractale.models import find_json
 
@@ -18,8 +18,11 @@ TOLD_AS_INSTRUCTION = ("goal", "prompt", "instruction")
 """Inputs that are the instruction itself (0.1.0's words for it)."""
 
 
-async def run(host: AgentHost, request: AgentRequest) -> AgentAnswer:
+async def run(host: AgentHost, request: AgentRequest, more: Sequence[LoopTool] = ()) -> AgentAnswer:
     """Work until there is an answer, or until a rule of the step holds.
+
+    Args:
+        more: What the model can call beside the host's tools.
 
     Raises:
         ModelError: The model failed, answered nothing, or never came to an end.
@@ -27,7 +30,7 @@ async def run(host: AgentHost, request: AgentRequest) -> AgentAnswer:
     """
     messages = [*request.messages, *_asked(request)]
     tools = [tool_of(tool, host) for tool in await host.tools()]
-    tools += await extra_tools(host)
+    tools += [*await extra_tools(host), *more]
     if not tools:
         answer = await host.ask_model(messages, request.schema)
         outputs = {"content": answer.text} if answer.data is None else answer.data

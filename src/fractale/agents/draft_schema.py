@@ -33,6 +33,10 @@ _STEPS: Final[Schema] = {"type": "array", "items": {"$ref": "#/$defs/step"}, "mi
 _TEMPLATE: Final[Schema] = {"type": "string", "pattern": r"\{\{.*\}\}"}
 
 _FLOW: Final[Mapping[str, Any]] = {
+    "tools": {
+        **_TEXTS,
+        "description": "What an agent may call. Left out: all tools, but none of the sub-agents.",
+    },
     "when": _EXPRESSION,
     "foreach": {"anyOf": [_EXPRESSION, {"type": "array"}]},
     "max_parallel": {"type": "integer", "minimum": 1},

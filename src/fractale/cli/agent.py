@@ -35,15 +35,15 @@ def complete_names(ctx: click.Context, param: click.Parameter, incomplete: str) 
 @options.answer_options
 @options.store_option
 @options.run_options
-@click.option("--direct", is_flag=True, help="Ask it at once, without the manager.")
+@click.option("--direct", is_flag=True, help="Ask it at once, without the planner.")
 @click.pass_context
 def command(
     ctx: click.Context, name: str, words: tuple[str, ...], *, direct: bool, **given: Any
 ) -> int:
     """Ask the sub-agent NAME. The WORDS after it are the instruction; - reads it from stdin.
 
-    The manager looks around first and drafts the step that asks it; --direct asks at once.
-    Options come before NAME.
+    The planner looks around first, fills in what the sub-agent takes, and shows the step that asks
+    it; --direct asks at once. Options come before NAME; --help after NAME shows its inputs.
 
     \b
     fractale agent optimize Tune lmp for atom-steps per second on one node

@@ -217,7 +217,10 @@ def _is_plain(visit: Visit) -> bool:
 
 def _given(visit: Visit) -> dict[str, Any]:
     """The inputs that the draft sees: the step's, but what only speaks to the planner."""
-    return {name: v for name, v in visit.inputs.items() if name not in MANAGER_INPUTS}
+    given = {name: v for name, v in visit.inputs.items() if name not in MANAGER_INPUTS}
+    if not given.get(KNOWN, True):  # nothing is known before, so that what is found out is
+        del given[KNOWN]
+    return given
 
 
 async def _explore(state: Drafting, runtime: Runtime[Manager], config: RunnableConfig) -> Drafting:

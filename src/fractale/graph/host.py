@@ -18,7 +18,7 @@ from fractale.graph.context import RunContext
 from fractale.graph.visit import Visit
 from fractale.models import Answer
 from fractale.plan.words import EXTRA_TOOLS
-from fractale.policy import allowed_by
+from fractale.policy import PlannedCall, allowed_by
 from fractale.toolbox import PromptInfo, PromptMessage, ToolInfo, ToolResult
 
 if TYPE_CHECKING:
@@ -61,12 +61,18 @@ class Host:
         """Whether the lists that bound this agent have the tool."""
         return all(allowed_by(globs, tool) for globs in self.context.within)
 
+    def _is_offered(self, tool: ToolInfo) -> bool:
+        """Whether a call could be agreed to: a rule that needs certain arguments denies no tool."""
+        planned = PlannedCall(tool=tool, arguments={}, chosen_by="model")
+        denied = self.visit.deps.policy.rule(planned).verdict == "deny"
+        return self.may_call(tool) and not denied
+
     async def tools(self) -> list[ToolInfo]:
-        """The tools that this agent may call."""
+        """The tools that this agent may call; what the settings deny is not among them."""
         if () in self.context.within:
             return []
         tools = await self.visit.deps.toolbox.tools()
-        return [tool for tool in tools if not tool.is_agent and self.may_call(tool)]
+        return [tool for tool in tools if not tool.is_agent and self._is_offered(tool)]
 
     async def agents(self) -> list[Subagent | ToolInfo]:
         """The sub-agents that it may ask.
@@ -77,7 +83,7 @@ class Host:
         if () in self.context.within:
             return []
         deps = self.visit.deps
-        tools = [t for t in await deps.toolbox.tools() if t.is_agent and self.may_call(t)]
+        tools = [t for t in await deps.toolbox.tools() if t.is_agent and self._is_offered(t)]
         named = deps.agents.matching(
             lambda name: (
                 self.names(name) and (bool(self.context.within) or deps.agents.is_own(name))

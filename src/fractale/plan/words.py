@@ -33,6 +33,9 @@ MANAGER_INPUTS: Final = (*INSTRUCTION_INPUTS, "agent")
 KNOWN: Final = "known"
 """The input of a planned step, and of its draft, that holds what was found out before."""
 
+HANDED_OVER: Final = "handed_over_to_planner"
+"""The output of the agent `assistant` that says that it handed its task over."""
+
 SCHEDULERS: Final = ("local", "slurm", "flux", "pbs", "lsf")
 JOB_KEYS: Final = (
     "script",

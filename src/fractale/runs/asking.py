@@ -1,4 +1,7 @@
-"""Plans of one step: what ``fractale agent`` and ``fractale prompt`` run.
+"""The plans that ``fractale agent`` and ``fractale prompt`` run.
+
+An expert is asked by a step that the planner drafts, which fills in what the expert takes. The
+generalist goes to work at once; a second step is planned only if it hands over.
 
 Such a plan holds no word of what a person typed but its title: the words are an input of it, so
 that nothing in them is taken for a template.
@@ -19,13 +22,19 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from fractale.errors import StoreError, ToolError, UsageError
 from fractale.plan.inputs import TYPES
 from fractale.plan.model import RESERVED_STEP_NAMES
-from fractale.plan.words import GENERAL_AGENTS, INSTRUCTION_INPUTS
+from fractale.plan.words import GENERAL_AGENTS, HANDED_OVER, INSTRUCTION_INPUTS, KNOWN
 
 if TYPE_CHECKING:
     from fractale.agents.catalog import Catalog
     from fractale.toolbox import PromptInfo, Toolbox
 
 GENERALIST = "ask"
+ASSISTANT = "assistant"
+"""The generalist that can hand over to the planner."""
+
+PLAN = "plan"
+"""The step, and the event that leads to it, of what is handed over."""
+
 WORDS = "instruction"
 """The plan's input that holds what the person typed."""
 
@@ -116,31 +125,62 @@ def _names_of(prompt: PromptInfo) -> tuple[str, ...]:
 
 
 def one_step_plan(
-    expert: Expert, words: str, inputs: Mapping[str, Any], *, direct: bool
+    expert: Expert, words: str, inputs: Mapping[str, Any], *, direct: bool, small: bool = False
 ) -> dict[str, Any]:
     """The plan of asking an expert, as the data of its file.
 
     Args:
         words: The instruction as it was typed; may be empty.
         inputs: What else the expert is given.
-        direct: Whether to ask it at once; else the manager looks around first, and drafts the
-            step that asks it.
+        direct: Whether to ask it at once; else the planner looks around first, and drafts the
+            step that asks it. The generalist is asked at once in any case; without `direct` it
+            may hand over to the planner.
+        small: Whether the model can't call tools: then all that it can do is to plan.
 
     Raises:
         UsageError: The expert takes no instruction, or it is given twice.
     """
     _check_words(expert, words, inputs)
-    step = _direct_step(expert, words, inputs) if direct else _planned_step(expert, words, inputs)
-    specs = {name: _input(expert, name) for name in _input_names(expert, inputs, direct=direct)}
+    _check_inputs(expert, inputs)
+    planned = [_planned_step(expert, words, inputs)] if small and not direct else None
+    steps = planned or _steps(expert, words, inputs, direct=direct)
+    name, complete = steps[0]["name"], steps[0].get("type") != "plan" and len(steps) == 1
+    specs = {n: _input(expert, n) for n in _input_names(expert, inputs, direct=direct)}
     if words:
         specs[WORDS] = {"type": "string", "description": "What to do.", "required": True}
     return {
-        "name": step["name"],
+        "name": name,
         "description": _title(expert, words),
         **({"inputs": specs} if specs else {}),
-        "steps": [step],
-        "outputs": _outputs(step["name"], expert if direct else None),
+        "steps": steps,
+        "outputs": _outputs(name, expert if complete else None, planned=len(steps) > 1),
     }
+
+
+def _steps(
+    expert: Expert, words: str, inputs: Mapping[str, Any], *, direct: bool
+) -> list[dict[str, Any]]:
+    if direct:
+        return [_direct_step(expert, words, inputs)]
+    if expert.name == GENERALIST:
+        return _steps_that_hand_over(expert, words, inputs)
+    return [_planned_step(expert, words, inputs)]
+
+
+def _check_inputs(expert: Expert, inputs: Mapping[str, Any]) -> None:
+    """Refuse inputs that the expert can't take, before a model is asked."""
+    from fractale.agents.arguments import faults_of_given
+
+    if faults := faults_of_given(expert.input_schema, inputs):
+        raise UsageError(
+            f"`{expert.name}` can't take these inputs: {'; '.join(faults)}",
+            hint=f"fractale agent {expert.name} --help",
+        )
+
+
+def is_small(model: str) -> bool:
+    """Whether a model, as ``provider:name``, is so small that it can't call tools."""
+    return model.startswith("local:")
 
 
 def _check_words(expert: Expert, words: str, inputs: Mapping[str, Any]) -> None:
@@ -189,7 +229,7 @@ def _direct_step(expert: Expert, words: str, inputs: Mapping[str, Any]) -> dict[
 
 
 def _planned_step(expert: Expert, words: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """A step for the manager; its input `agent` or `prompt` says whom the draft is to ask."""
+    """A step for the planner; its input `agent` or `prompt` says whom the draft is to ask."""
     if expert.kind in inputs:
         raise UsageError(f"-i {expert.kind}=… can't be given here", hint="use --direct")
     instruction = f"Ask {expert.name}, with the inputs as they are."
@@ -204,13 +244,43 @@ def _planned_step(expert: Expert, words: str, inputs: Mapping[str, Any]) -> dict
     }
 
 
-def _outputs(step: str, expert: Expert | None) -> dict[str, str]:
+def _steps_that_hand_over(
+    expert: Expert, words: str, inputs: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The generalist's step, and the one that is planned if it hands over."""
+    if reserved := {"agent", KNOWN} & {*inputs}:
+        raise UsageError(f"-i {min(reserved)}=… can't be given here", hint="use --direct")
+    first = _direct_step(expert, words, inputs)
+    given = {name: _reference("inputs", name) for name in inputs}
+    known = f"steps.{first['name']}.outputs.{KNOWN}"
+    second = {
+        "name": PLAN,
+        "type": "plan",
+        **({"instruction": _reference("inputs", WORDS)} if words else {}),
+        "inputs": {**given, KNOWN: f"{{{{ {known} | default('') }}}}"},
+    }
+    handed_over = {
+        "agent": ASSISTANT,
+        "rules": {PLAN: [f"{HANDED_OVER} is defined"]},
+        "transitions": {"success": "success", PLAN: PLAN},
+    }
+    return [{**first, **handed_over}, second]
+
+
+def _outputs(step: str, expert: Expert | None, *, planned: bool) -> dict[str, str]:
     schema = (expert.output_schema if expert else None) or {}
     names = [name for name in schema.get("properties", {}) if str(name).isidentifier()]
     if names:
         return {name: f"{{{{ steps.{step}.outputs.{name} | default(none) }}}}" for name in names}
+    answer = _answer_of(step)
+    if planned:
+        answer = f"{_answer_of(PLAN)} if steps.{PLAN} is defined else {answer}"
+    return {"answer": f"{{{{ {answer} }}}}"}
+
+
+def _answer_of(step: str) -> str:
     outputs = f"steps.{step}.outputs"
-    return {"answer": f"{{{{ {outputs}.content | default({outputs}) }}}}"}
+    return f"({outputs}.content | default({outputs}))"
 
 
 def _reference(where: str, name: str) -> str:
