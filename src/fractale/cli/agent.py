@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -54,6 +54,8 @@ def command(
 
     if name.endswith(PLAN_FILES):
         return _run_plan(ctx, name, words, given)
+    if words == ("--help",):
+        return _show_inputs(name, given)
     asking.check_no_options(ctx, words)
     text = " ".join(asking.read_words(words))
 
@@ -63,6 +65,61 @@ def command(
         return await find_agent(name, opened.toolbox, opened.agents), text
 
     return asking.ask(given, find, direct=direct)
+
+
+def _show_inputs(name: str, given: Mapping[str, Any]) -> int:
+    """Print what a sub-agent takes and gives."""
+    import asyncio
+
+    from fractale.cli.running import own_stdout
+
+    async def find() -> Expert:
+        from fractale.runs.asking import find_agent, find_in_catalog
+        from fractale.runs.opening import open_toolbox, own_agents
+
+        named: dict[str, Any] = {"registries": given["registries"], "agents": given["agents"]}
+        catalog = own_agents(**named)
+        if found := find_in_catalog(name, catalog):
+            return found
+        async with open_toolbox(options.settings_of(), **named) as toolbox:
+            return await find_agent(name, toolbox, catalog)
+
+    with own_stdout() as stdout:
+        click.echo("\n".join(_lines_about(asyncio.run(find()))), file=stdout)
+    return 0
+
+
+def _lines_about(expert: Expert) -> list[str]:
+    from fractale.agents.signatures import outputs_of_schema
+    from fractale.cli.text import fold, inert
+
+    gives = outputs_of_schema(expert.output_schema) if expert.output_schema else "content: string"
+    words = "" if expert.words_as == "" else " [WORDS]"
+    return [
+        f"fractale agent [OPTIONS] {inert(expert.name, 80)}{words}",
+        *(f"  {line}" for line in fold(inert(expert.description, 400), 90)),
+        "",
+        "Inputs, each given with -i NAME=VALUE:",
+        *_input_lines(expert.input_schema),
+        "",
+        "Outputs:",
+        *(f"  {line}" for line in fold(inert(gives, 1500), 90)),
+    ]
+
+
+def _input_lines(schema: Mapping[str, Any]) -> list[str]:
+    from fractale.agents.signatures import type_in_words
+    from fractale.cli.text import fold, inert
+
+    required, lines = set(schema.get("required") or ()), list[str]()
+    for name, each in (schema.get("properties") or {}).items():
+        if name in ("instruction", "error"):  # the words after NAME, and a failure before
+            continue
+        kind = type_in_words(each, schema)
+        lines.append(f"  {inert(f'{name}: {kind}', 90)}{', required' if name in required else ''}")
+        about = " ".join(str(each.get("description") or "").split())
+        lines += [f"      {line}" for line in fold(inert(about, 400), 86) if line]
+    return lines or ["  none"]
 
 
 def _run_plan(ctx: click.Context, path: str, words: Sequence[str], given: dict[str, Any]) -> int:

@@ -54,6 +54,7 @@ class Expert:
 
     kind: Literal["agent", "prompt"]
     name: str
+    description: str = ""
     input_schema: Mapping[str, Any] = field(default_factory=dict[str, Any])
     output_schema: Mapping[str, Any] | None = None
     words_as: str | None = None
@@ -66,14 +67,8 @@ async def find_agent(name: str, toolbox: Toolbox, catalog: Catalog) -> Expert:
         UsageError: There is none.
         PlanError: A package offers it, and it can't be loaded.
     """
-    name = GENERALIST if name in GENERAL_AGENTS else name
-    if (agent := catalog.find(name)) is not None:
-        return Expert(
-            kind="agent",
-            name=name,
-            input_schema=agent.input_schema,
-            output_schema=agent.output_schema,
-        )
+    if found := find_in_catalog(name, catalog):
+        return found
     tools = [tool for tool in await toolbox.tools() if tool.is_agent]
     for tool in tools:
         if name in (tool.name, tool.qualified_name):
@@ -81,11 +76,31 @@ async def find_agent(name: str, toolbox: Toolbox, catalog: Catalog) -> Expert:
             return Expert(
                 kind="agent",
                 name=name,
+                description=tool.description,
                 input_schema=tool.input_schema,
                 output_schema=tool.output_schema,
                 words_as=next((each for each in (WORDS, *INSTRUCTION_INPUTS) if each in takes), ""),
             )
     raise _no_agent(name, [*catalog.names(), *(tool.name for tool in tools)])
+
+
+def find_in_catalog(name: str, catalog: Catalog) -> Expert | None:
+    """The sub-agent of that name, if no server is needed for it.
+
+    Raises:
+        PlanError: A package offers it, and it can't be loaded.
+    """
+    name = GENERALIST if name in GENERAL_AGENTS else name
+    agent = catalog.find(name)
+    if agent is None:
+        return None
+    return Expert(
+        kind="agent",
+        name=name,
+        description=agent.description,
+        input_schema=agent.input_schema,
+        output_schema=agent.output_schema,
+    )
 
 
 def _no_agent(name: str, known: list[str]) -> UsageError:
