@@ -105,7 +105,7 @@ async def explore(
         config=config,
         max_turns=MOST_LOOKS,
     )
-    answer = answer_of(conversation)
+    answer = str(answer_of(conversation))  # plain, as YAML and checkpoints need it
     return answer if any(isinstance(each, ToolMessage) for each in conversation) else ""
 
 
