@@ -124,6 +124,13 @@ async def test_what_it_hands_over_is_planned_with_what_it_knows(prompt, tools):
     assert [call.name for call in tools.calls] == ["count"]
 
 
+async def test_an_answer_that_the_plan_names_is_the_answer(prompt):
+    draft = {"steps": [COUNT], "outputs": {"answer": "{{ steps.count.outputs.total }}"}}
+    model = ScriptedModel([HANDS_OVER, Reply(data=draft)])
+    seen = await prompt("Count the logs.", model, yes=True)
+    assert seen.result.outputs == {"answer": 2}, seen.result.error
+
+
 async def test_a_drafted_generalist_is_given_what_is_known(prompt):
     step = {"name": "sum", "agent": "ask", "instruction": "Say how many there are."}
     model = ScriptedModel([HANDS_OVER, Reply(data={"steps": [step]}), "Two."])

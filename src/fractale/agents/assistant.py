@@ -14,11 +14,10 @@ from typing import Any, Final
 from fractale.agents import ask
 from fractale.agents.arguments import faults_of_call
 from fractale.agents.catalog import BUILT_IN, Catalog
-from fractale.agents.draft_schema import NOT_AS_INPUT
 from fractale.agents.loop import LoopTool
-from fractale.agents.signatures import signature
 from fractale.agents.subagent import AgentAnswer, AgentHost, AgentRequest, Subagent
 from fractale.errors import ToolError
+from fractale.evidence import as_mapping
 from fractale.plan.words import HANDED_OVER, KNOWN
 from fractale.toolbox import ToolResult
 
@@ -52,10 +51,10 @@ def _hand_over() -> LoopTool:
 
     return LoopTool(
         name=PLAN_STEPS,
-        description="Hand the task over to the planner, who writes it as a plan of several steps, "
-        "shows it to the person, and has it run. For tasks that the tools here don't do in a few "
-        "calls: several experts one after another, many items, batch jobs to wait for, attempts "
-        "that go back to an earlier step; or if the person wants a plan.",
+        description="Hand the task over to the planner, who writes a plan of several steps, shows "
+        "it to the person, and has it run. Only for what a few calls here can't do: several "
+        "experts one after another, many items, attempts that go back to an earlier step, a plan "
+        "that the person wants to keep.",
         schema=_HAND_OVER,
         call=call,
     )
@@ -78,18 +77,23 @@ def _experts(host: AgentHost, others: Iterable[str]) -> list[LoopTool]:
             schema = json.dumps(dict(agent.input_schema), ensure_ascii=False)
             raise ToolError(f"`{agent.name}`: {'; '.join(faults)}. Its inputs are: {schema}")
         answer = await host.call_agent(agent, AgentRequest(inputs=inputs))
-        structured = answer.outputs if isinstance(answer.outputs, dict) else None
-        text = answer.error or answer.text
-        return ToolResult(text=text, structured=structured, is_error=answer.error is not None)
+        return ToolResult(
+            text=answer.error or answer.text,
+            structured=as_mapping(answer.outputs),
+            is_error=answer.error is not None,
+        )
 
     return [
         LoopTool(
             name=ASK_EXPERT,
-            description="Ask an expert; * marks what it needs:\n"
+            description="Ask an expert. It needs these inputs, and takes more:\n"
             + "\n".join(f"- {_line(agent)}" for agent in experts.values()),
             schema={
                 "type": "object",
-                "properties": {"name": {"enum": list(experts)}, "inputs": {"type": "object"}},
+                "properties": {
+                    "name": {"type": "string", "enum": list(experts)},
+                    "inputs": {"type": "object"},
+                },
                 "required": ["name", "inputs"],
             },
             call=call,
@@ -98,8 +102,9 @@ def _experts(host: AgentHost, others: Iterable[str]) -> list[LoopTool]:
 
 
 def _line(agent: Subagent) -> str:
-    said = signature(agent.name, agent.input_schema, None, NOT_AS_INPUT)
-    return f"{said}: {agent.description}"
+    """An expert with what it needs; what else it takes, it says where it is asked wrongly."""
+    needs = ", ".join(map(str, agent.input_schema.get("required") or ()))
+    return f"{agent.name}({needs}): {agent.description}"
 
 
 ASSISTANT = Subagent(

@@ -9,7 +9,7 @@ of an expert.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from fractale.agents.signatures import resolved
 from fractale.plan.words import JOB_KEYS, JOB_OUTPUTS
@@ -83,9 +83,12 @@ def _whole_step(offers: Offers) -> dict[str, Any]:
         "prompt": [prompt.name for prompt in offers.prompts],
         "agent": [agent.name for agent in offers.agents],
     }
-    kinds: dict[str, Any] = {kind: {"enum": names} for kind, names in offered.items() if names}
+    kinds: dict[str, Any] = {
+        kind: {"type": "string", "enum": names} for kind, names in offered.items() if names
+    }
     if offers.may_nest:
         kinds["type"] = {
+            "type": "string",
             "enum": ["plan"],
             "description": "`plan`: the steps that its `instruction` needs are written when the "
             "run comes to it; only where they depend on what earlier steps find.",
@@ -124,7 +127,11 @@ def _expert_step(offers: Offers) -> dict[str, Any]:
     kind, name = offers.expert or ("", "")
     takes = offers.expert_takes
     inputs = _arguments(takes, templates=bool(offers.inputs))
-    properties: dict[str, Any] = {"name": _NAME, kind: {"enum": [name]}, "inputs": inputs}
+    properties: dict[str, Any] = {
+        "name": _NAME,
+        kind: {"type": "string", "enum": [name]},
+        "inputs": inputs,
+    }
     if offers.expert_takes_words:
         properties["instruction"] = {"type": "string", "description": "All that it is to do."}
     needed = ["inputs"] if inputs.get("required") else []
@@ -161,8 +168,9 @@ def _arguments(schema: Schema, *, templates: bool) -> dict[str, Any]:
 
     References inside are replaced by what they refer to: in the draft they would lead elsewhere.
     """
-    whole = _inlined(schema, schema)
-    properties = {n: s for n, s in (whole.get("properties") or {}).items() if n not in NOT_AS_INPUT}
+    whole: dict[str, Any] = _inlined(schema, schema)
+    named: dict[str, Any] = whole.get("properties") or {}
+    properties = {name: each for name, each in named.items() if name not in NOT_AS_INPUT}
     if not properties:
         return {"type": "object"}
     if templates:
@@ -174,11 +182,13 @@ def _arguments(schema: Schema, *, templates: bool) -> dict[str, Any]:
 
 
 def _or_template(schema: Any) -> Any:
-    kind = schema.get("type", "any") if isinstance(schema, Mapping) else "any"  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] - JSON Schema
-    free = kind == "any" and "enum" not in schema and "anyOf" not in schema
-    if free or (kind == "string" and "enum" not in schema):
-        return schema  # pyright: ignore[reportUnknownVariableType] - JSON Schema
-    return {"anyOf": [schema, _TEMPLATE]}
+    if not isinstance(schema, Mapping):
+        return schema
+    said = cast("Schema", schema)
+    bound = any(key in said for key in ("enum", "anyOf", "oneOf"))
+    if not bound and said.get("type", "string") == "string":
+        return said
+    return {"anyOf": [said, _TEMPLATE]}
 
 
 def _inlined(schema: Any, root: Schema, within: tuple[str, ...] = ()) -> Any:

@@ -55,7 +55,7 @@ class Offers:
         """JSON Schema of what the expert takes."""
         kind, name = self.expert or ("", "")
         if kind == "agent":
-            return next((a.input_schema for a in self.agents if a.name == name), {})
+            return next((a.input_schema for a in self.agents if a.name == name), dict[str, Any]())
         arguments = [a for p in self.prompts if p.name == name for a in p.arguments]
         return {
             "type": "object",
@@ -190,8 +190,9 @@ def _handed_on(step: Any) -> Any:
     if "parallel" in said:
         inner = hand_on({"steps": said["parallel"]})["steps"]
         return {**said, "parallel": inner}
-    inputs: Any = said.get("inputs") or {}
-    asks = "agent" in said and said["agent"] in GENERAL_AGENTS and isinstance(inputs, Mapping)
+    given: Any = said.get("inputs") or {}
+    inputs: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {}  # pyright: ignore[reportUnknownArgumentType] - a model's words
+    asks = "agent" in said and said["agent"] in GENERAL_AGENTS and isinstance(given, Mapping)
     if not asks or _mentions_known(said):
         return step  # pyright: ignore[reportUnknownVariableType] - a model's words
     return {**said, "inputs": {**inputs, KNOWN: f"{{{{ inputs.{KNOWN} }}}}"}}

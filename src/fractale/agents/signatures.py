@@ -53,7 +53,7 @@ def outputs_of_schema(schema: Schema) -> str:
 
 def fields(schema: Schema, without: Iterable[str] = ()) -> str:
     """The arguments that a schema names, with their types, in its order."""
-    required = set(schema.get("required") or ())
+    required = _names(schema)
     hidden = set(without)
     return ", ".join(
         f"{name}{'*' if name in required else ''}: {type_in_words(each, schema)}{_said(each)}"
@@ -79,7 +79,7 @@ def type_in_words(schema: Any, root: Schema, depth: int = 0) -> str:
         return f"[{type_in_words(said.get('items'), root, depth + 1)}]"
     inner = _table(said.get("properties"))
     if kind == "object" and inner and depth < _MOST_DEPTH:
-        required = set(said.get("required") or ())
+        required = _names(said)
         parts = [
             f"{name}{'*' if name in required else ''}: {type_in_words(each, root, depth + 1)}"
             for name, each in inner.items()
@@ -96,6 +96,11 @@ def resolved(schema: Any, root: Schema) -> Schema:
         return said
     prefix, _, name = target.rpartition("/")
     return _table(_table(root.get("$defs")).get(name)) if prefix == "#/$defs" else {}
+
+
+def _names(schema: Schema) -> set[str]:
+    """The arguments that a schema requires."""
+    return {str(name) for name in schema.get("required") or ()}
 
 
 def _said(schema: Any) -> str:

@@ -111,8 +111,9 @@ def _input_lines(schema: Mapping[str, Any]) -> list[str]:
     from fractale.agents.signatures import type_in_words
     from fractale.cli.text import fold, inert
 
-    required, lines = set(schema.get("required") or ()), list[str]()
-    for name, each in (schema.get("properties") or {}).items():
+    required, lines = list[str](schema.get("required") or ()), list[str]()
+    properties: dict[str, Any] = schema.get("properties") or {}
+    for name, each in properties.items():
         if name in ("instruction", "error"):  # the words after NAME, and a failure before
             continue
         kind = type_in_words(each, schema)

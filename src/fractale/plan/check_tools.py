@@ -297,11 +297,10 @@ def _check_keys(text: Text, steps: Mapping[str, Step], offers: _Offers) -> Itera
 
 def _key_of_list(reference: Reference, text: Text, steps: Mapping[str, Step]) -> Problem | None:
     """The outputs of a foreach are a list, which has no keys."""
-    path = reference.path
-    step = steps.get(str(path[1])) if path[0] == "steps" and len(path) > 3 else None
-    if step is None or not step.foreach or path[2] != "outputs" or not isinstance(path[3], str):
+    top, name, part, key = (*reference.path, None, None, None)[:4]
+    step = steps.get(str(name)) if (top, part) == ("steps", "outputs") else None
+    if step is None or not step.foreach or not isinstance(key, str):
         return None
-    key = path[3]
     return Problem(
         "impossible-key",
         f"the outputs of `{step.name}` are a list, one entry an item of its `foreach`: write "

@@ -289,7 +289,9 @@ def _outputs(step: str, expert: Expert | None, *, planned: bool) -> dict[str, st
         return {name: f"{{{{ steps.{step}.outputs.{name} | default(none) }}}}" for name in names}
     answer = _answer_of(step)
     if planned:
-        answer = f"{_answer_of(PLAN)} if steps.{PLAN} is defined else {answer}"
+        # A plan that says what it returns may well call it so, too.
+        drafted = f"(steps.{PLAN}.outputs.answer | default{_answer_of(PLAN)})"
+        answer = f"{drafted} if steps.{PLAN} is defined else {answer}"
     return {"answer": f"{{{{ {answer} }}}}"}
 
 
