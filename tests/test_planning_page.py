@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 from fractale.testing import Reply, ScriptedModel
@@ -19,6 +20,7 @@ def plans() -> list[str]:
 
 async def test_its_plan_runs_with_what_ships(run_plan, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))  # no scheduler's programs
     (plan,) = plans()
     draft = {"steps": [{"name": "again", "tool": "queue_info", "inputs": {"scheduler": "local"}}]}
     model = ScriptedModel(["There is one queue.", Reply(data=draft)])
