@@ -422,6 +422,31 @@ def test_a_reference_to_an_output_that_is_not_there_is_an_error_of_the_draft(
     offers.read("made", {"steps": [draft["steps"][0], optional]})
 
 
+@pytest.mark.parametrize("value", [[], [""], {"x": 0}])
+def test_a_value_that_its_tool_would_refuse_is_an_error_of_the_draft(value):
+    bounded = ToolInfo(name="start", server="s", input_schema={"properties": {"command": {
+        "type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}}})  # fmt: skip
+    step = {"name": "a", "tool": "start", "inputs": {"command": value}}
+    with pytest.raises(PlanError) as caught:
+        Offers(tools=[bounded]).read("made", {"steps": [step]})
+    assert [problem.code for problem in caught.value.problems] == ["bad-argument"]
+
+
+def test_a_strangers_schema_can_not_hang_the_check():
+    slow = ToolInfo(
+        name="t",
+        server="s",
+        input_schema={
+            "properties": {
+                "a": {"type": "string", "pattern": "^(a+)+$"},
+                "b": {"$ref": "http://127.0.0.1:1/x"},
+            }
+        },
+    )
+    step = {"name": "a", "tool": "t", "inputs": {"a": "a" * 60 + "!", "b": 1}}  # fmt: skip
+    Offers(tools=[slow]).read("made", {"steps": [step]})
+
+
 # -- what was found out goes on -------------------------------------------------------------------
 
 
@@ -494,6 +519,26 @@ async def test_a_draft_that_failed_is_written_again_with_its_error(run_plan, too
     assert "tool: burn" in told
     assert "Home has /x." in told
     assert len(model.requests) == 4  # it did not look around again
+
+
+async def test_a_person_at_the_terminal_can_have_a_failed_draft_written_again(run_plan, tools):
+    class Person:
+        def __init__(self) -> None:
+            self.asked: list[str] = []
+
+        async def answer(self, question: Any) -> Any:
+            self.asked.append(question["kind"])
+            return {"review": "accept", "approval": True, "failure": "retry"}[question["kind"]]
+
+    tools.fail("burn", "disk is read-only")
+    model = drafts({"steps": [{"name": "a", "tool": "burn", "inputs": {}}]},
+                   {"steps": [{"name": "b", "tool": "look", "inputs": {}}]})  # fmt: skip
+    person = Person()
+    plan = "name: p\nsteps: [{name: m, type: plan, instruction: go}]\n"
+    seen = await run_plan(plan, tools=tools, model=model, person=person)
+    assert seen.status == "success", seen.result.error
+    assert person.asked == ["review", "approval", "failure", "review"]
+    assert "disk is read-only" in asked_for_drafts(model)[1]
 
 
 async def test_what_failed_before_is_told_to_the_planner(run_plan, tools):

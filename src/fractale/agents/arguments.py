@@ -45,12 +45,18 @@ def _faults(schema: Schema, value: Mapping[str, Any]) -> list[str]:
 
 
 def _errors(schema: Schema, value: Mapping[str, Any]) -> Iterator[ValidationError]:
+    """Faults of a value.
+
+    The schema may be a stranger's: its patterns could hang, and its references could lead to the
+    network, so neither is followed.
+    """
     from jsonschema import Draft202012Validator, SchemaError
+    from jsonschema.validators import extend
     from referencing import Registry
     from referencing.exceptions import Unresolvable
 
-    # Without a registry of its own, a reference of a stranger's schema would be fetched.
-    validator: Any = Draft202012Validator(dict(schema), registry=cast("Any", Registry)())
+    kind: Any = extend(Draft202012Validator, {"pattern": None, "patternProperties": None})
+    validator = kind(dict(schema), registry=cast("Any", Registry)())
     try:
         for error in validator.iter_errors(value):
             if not (error.validator == "type" and isinstance(error.instance, str)):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 BUILT_IN: Mapping[str, tuple[str, str]] = {
     "ask": ("fractale.agents.ask", "ASK"),
-    "assistant": ("fractale.agents.assistant", "ASSISTANT"),
+    "ask_or_plan": ("fractale.agents.ask_or_plan", "ASK_OR_PLAN"),
     "optimize": ("fractale.agents.optimize", "OPTIMIZE"),
     "planner": ("fractale.agents.planner", "PLANNER"),
     "result_parse": ("fractale.agents.result_parse", "RESULT_PARSE"),
@@ -28,7 +28,7 @@ BUILT_IN: Mapping[str, tuple[str, str]] = {
 
 SUMMARIES: Mapping[str, str] = {
     "ask": "The generalist: investigates with tools, asks the person, answers.",
-    "assistant": "What `fractale prompt` asks: works at once, or hands over to the planner.",
+    "ask_or_plan": "What `fractale prompt` asks: works at once, or hands over to the planner.",
     "planner": "The planner: looks at what is there and drafts the steps of a plan.",
     "result_parse": "Finds a metric in the text of a log by a regular expression.",
     "optimize": "Tunes a job for a figure of merit: proposes, runs, measures, decides.",

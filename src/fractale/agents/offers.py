@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fractale.agents.arguments import faults_of_given
 from fractale.agents.draft_schema import NOT_AS_INPUT, draft_schema
 from fractale.agents.signatures import prompt_signature, signature
 from fractale.agents.subagent import Subagent
@@ -14,6 +15,7 @@ from fractale.plan.build import parse_plan
 from fractale.plan.check import check_against_tools, check_plan
 from fractale.plan.dump import dump_data
 from fractale.plan.model import Plan, Step
+from fractale.plan.scope import has_template
 from fractale.plan.words import GENERAL_AGENTS, KNOWN
 from fractale.toolbox import PromptInfo, ResourceInfo, ToolInfo
 
@@ -137,7 +139,11 @@ class Offers:
             agent.name: {"input_schema": agent.input_schema, "output_schema": agent.output_schema}
             for agent in self.agents
         }
-        return [*found, *check_against_tools(plan, tools, prompts, agents, drafted=True)]
+        found += check_against_tools(plan, tools, prompts, agents, drafted=True)
+        if any(problem.severity == "error" for problem in found):
+            return found
+        known = {**tools, **agents}
+        return [*found, *(p for step in plan.walk() for p in _value_problems(step, known))]
 
     def _problems(self, plan: Plan, draft: Mapping[str, Any]) -> Iterator[Problem]:
         for key in draft:
@@ -170,6 +176,16 @@ class Offers:
     @property
     def _asks_anyone(self) -> bool:
         return any(agent.name == "ask" for agent in self.agents)
+
+
+def _value_problems(step: Step, known: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
+    """Values of a step's inputs that its tool or agent would refuse; templates have none yet."""
+    if step.kind not in ("tool", "agent") or step.target not in known:
+        return
+    values = {name: value for name, value in step.inputs.items() if not has_template(value)}
+    for fault in faults_of_given(known[step.target].get("input_schema") or {}, values):
+        message = f"`{step.name}`: `{step.target}` can't take these inputs: {fault}"
+        yield Problem("bad-argument", message, step.where("inputs"))
 
 
 def hand_on(draft: Mapping[str, Any]) -> dict[str, Any]:

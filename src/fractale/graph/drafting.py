@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from fractale.agents.offers import Offers
 
 EXPERTS = ("agent", "prompt")
-PLANNING = ("planner", "assistant")
+PLANNING = ("planner", "ask_or_plan")
 """Agents that plan, or hand over to what plans: a draft's steps need neither."""
 
 

@@ -15,7 +15,7 @@ RETRY_KEYS: Final = tuple(field.name for field in fields(Retry))
 GENERAL_AGENTS: Final = (None, "ask", "ask_question")
 """Names of the generalist in a step: none, its own, and 0.1.0's."""
 
-MODEL_AGENTS: Final = ("assistant", "planner", "result_parse", "transform_jobspec")
+MODEL_AGENTS: Final = ("ask_or_plan", "planner", "result_parse", "transform_jobspec")
 """Built-in sub-agents that can't do without a model."""
 
 EXTRA_TOOLS: Final = ("ask_person", "get_prompt")
@@ -34,7 +34,7 @@ KNOWN: Final = "known"
 """The input of a planned step, and of its draft, that holds what was found out before."""
 
 HANDED_OVER: Final = "handed_over_to_planner"
-"""The output of the agent `assistant` that says that it handed its task over."""
+"""The output of the agent `ask_or_plan` that says that it handed its task over."""
 
 SCHEDULERS: Final = ("local", "slurm", "flux", "pbs", "lsf")
 JOB_KEYS: Final = (

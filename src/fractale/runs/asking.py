@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fractale.toolbox import PromptInfo, Toolbox
 
 GENERALIST = "ask"
-ASSISTANT = "assistant"
+ASK_OR_PLAN = "ask_or_plan"
 """The generalist that can hand over to the planner."""
 
 PLAN = "plan"
@@ -275,7 +275,7 @@ def _steps_that_hand_over(
         "inputs": {**given, KNOWN: f"{{{{ {known} | default('') }}}}"},
     }
     handed_over = {
-        "agent": ASSISTANT,
+        "agent": ASK_OR_PLAN,
         "rules": {PLAN: [f"{HANDED_OVER} is defined"]},
         "transitions": {"success": "success", PLAN: PLAN},
     }

@@ -23,7 +23,7 @@ from fractale.toolbox import ToolResult
 
 PLAN_STEPS: Final = "plan_steps"
 ASK_EXPERT: Final = "ask_expert"
-NO_EXPERTS: Final = ("ask", "assistant", "planner")
+NO_EXPERTS: Final = ("ask", "ask_or_plan", "planner")
 
 _HAND_OVER: Final[Mapping[str, Any]] = {
     "type": "object",
@@ -107,8 +107,8 @@ def _line(agent: Subagent) -> str:
     return f"{agent.name}({needs}): {agent.description}"
 
 
-ASSISTANT = Subagent(
-    name="assistant",
+ASK_OR_PLAN = Subagent(
+    name="ask_or_plan",
     description="The generalist of `fractale prompt`: works with the run's tools and experts, and "
     "hands over to the planner where several steps are needed.",
     input_schema={**ask.INPUTS, "additionalProperties": True},
