@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,7 @@ from fractale.questions import Answers
 from fractale.runs import RunOptions, Runs
 from fractale.runs.asking import Expert, keep_plan, one_step_plan
 from fractale.settings import PolicySettings
-from fractale.testing import FakeToolServer, Reply, ScriptedModel
+from fractale.testing import FakeToolServer, ModelServer, Reply, ScriptedModel
 
 ASK = Expert(kind="agent", name="ask")
 KNOWN = "The logs are a.log and b.log."
@@ -173,6 +174,35 @@ async def test_tools_that_the_settings_deny_are_not_shown(prompt, settings):
     assert "look" in shown(model)
     assert "erase" not in shown(model)
     assert "erase" not in told(model, 1)
+
+
+@pytest.mark.parametrize("protocol", ["openai", "gemini"])
+async def test_over_a_models_protocol(run_plan, settings, tools, protocol):
+    """Looks, hands over, is planned, and the drafted agent is told what is known."""
+    step = {"name": "sum", "agent": "ask", "instruction": "Say how many there are."}
+    said = [Reply(tool_calls=[("look", {})]), HANDS_OVER, Reply(data={"steps": [COUNT, step]}),
+            "Two."]  # fmt: skip
+    with ModelServer(said) as model:
+        there = replace(
+            settings,
+            model=f"{protocol}:any",
+            openai_api_key="k-1234567890",
+            gemini_api_key="k-1234567890",
+            openai_base_url=model.openai_url,
+            gemini_base_url=model.gemini_url,
+        )
+        plan = yaml.safe_dump(one_step_plan(ASK, "Count the logs.", {}, direct=False))
+        seen = await run_plan(
+            plan, {"instruction": "Count the logs."}, tools=tools, settings=there, yes=True
+        )
+    assert seen.result.outputs == {"answer": "Two."}, seen.result.error
+    assert seen.path == ["ask:success", "plan/count:success", "plan/sum:success", "plan:success"]
+    bodies = [json.dumps(request.body) for request in model.requests]
+    assert len(bodies) == 4
+    assert "plan_steps" in bodies[0]
+    assert KNOWN in bodies[2]
+    assert "plan_steps" not in bodies[3]
+    assert KNOWN in bodies[3]
 
 
 def test_a_small_model_plans_since_it_cannot_call_tools():

@@ -192,7 +192,7 @@ def _or_template(schema: Any) -> Any:
 
 
 def _inlined(schema: Any, root: Schema, within: tuple[str, ...] = ()) -> Any:
-    """A schema without references; one that refers to itself is left open there."""
+    """A schema without references and descriptions; one that refers to itself is open there."""
     if isinstance(schema, list):
         return [_inlined(each, root, within) for each in schema]  # pyright: ignore[reportUnknownVariableType] - JSON Schema
     if not isinstance(schema, Mapping):
@@ -203,4 +203,8 @@ def _inlined(schema: Any, root: Schema, within: tuple[str, ...] = ()) -> Any:
         if target in within:
             return {}
         return _inlined(resolved(said, root), root, (*within, target))
-    return {key: _inlined(each, root, within) for key, each in said.items() if key != "$defs"}
+    return {
+        key: _inlined(each, root, within)
+        for key, each in said.items()
+        if key != "$defs" and not (key == "description" and isinstance(each, str))
+    }

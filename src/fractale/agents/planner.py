@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from fractale.agents.draft_schema import NOT_AS_INPUT
 from fractale.agents.extras import ASK_PERSON, ask_person
 from fractale.agents.loop import answer_of, tool_of, work
 from fractale.agents.offers import Offers
+from fractale.agents.signatures import argument_lines
 from fractale.agents.subagent import AgentAnswer, AgentHost, AgentRequest, Subagent
 from fractale.errors import ModelError, PlanError
 from fractale.plan.source import read_source
@@ -63,15 +63,13 @@ def task_of(goal: str, inputs: Mapping[str, Any], offers: Offers) -> list[BaseMe
 
 
 def _about(offers: Offers) -> str:
-    """The one expert whom the draft asks, with the schema of what it takes."""
+    """The one expert whom the draft asks, and what it takes."""
     kind, name = offers.expert or ("", "")
-    takes = {
-        n: s for n, s in offers.expert_takes.get("properties", {}).items() if n not in NOT_AS_INPUT
-    }
-    required = [n for n in offers.expert_takes.get("required", []) if n in takes]
+    lines = argument_lines(offers.expert_takes, NOT_AS_INPUT)
+    takes = "\n".join(["Its inputs, * required:", *(f"- {line}" for line in lines)])
     words = " and an `instruction` that says all" if offers.expert_takes_words else ""
-    schema = json.dumps({"properties": takes, "required": required}, ensure_ascii=False)
-    return f"Write one step, `{kind}: {name}`, with its `inputs`{words}. Its inputs are: {schema}"
+    head = f"Write one step, `{kind}: {name}`, with its `inputs`{words}."
+    return f"{head}\n{takes}" if lines else head
 
 
 async def explore(

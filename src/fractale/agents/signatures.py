@@ -62,6 +62,21 @@ def fields(schema: Schema, without: Iterable[str] = ()) -> str:
     )
 
 
+def argument_lines(schema: Schema, without: Iterable[str] = ()) -> list[str]:
+    """The arguments that a schema names, one a line, with what it says of each."""
+    required, hidden = _names(schema), set(without)
+    return [
+        f"{name}{'*' if name in required else ''}: {type_in_words(each, schema)}{_about(each)}"
+        for name, each in _table(schema.get("properties")).items()
+        if name not in hidden
+    ]
+
+
+def _about(schema: Any) -> str:
+    words = " ".join(str(_table(schema).get("description") or "").split())
+    return f": {_clip(words, 2 * _SHORT)}" if words else ""
+
+
 def type_in_words(schema: Any, root: Schema, depth: int = 0) -> str:
     """The type that a JSON Schema asks for, such as ``[string]`` or ``"a"|"b"``."""
     said = resolved(schema, root)
