@@ -50,12 +50,12 @@ def _errors(schema: Schema, value: Mapping[str, Any]) -> Iterator[ValidationErro
     The schema may be a stranger's: its patterns could hang, and its references could lead to the
     network, so neither is followed.
     """
-    from jsonschema import Draft202012Validator, SchemaError
-    from jsonschema.validators import extend
+    from jsonschema import Draft202012Validator, SchemaError, validators
     from referencing import Registry
     from referencing.exceptions import Unresolvable
 
-    kind: Any = extend(Draft202012Validator, {"pattern": None, "patternProperties": None})
+    extend: Any = cast("Any", validators).extend
+    kind = extend(Draft202012Validator, {"pattern": None, "patternProperties": None})
     validator = kind(dict(schema), registry=cast("Any", Registry)())
     try:
         for error in validator.iter_errors(value):

@@ -180,11 +180,12 @@ class Offers:
 
 def _value_problems(step: Step, known: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
     """Values of a step's inputs that its tool or agent would refuse; templates have none yet."""
-    if step.kind not in ("tool", "agent") or step.target not in known:
+    target = step.target or ""
+    if step.kind not in ("tool", "agent") or target not in known:
         return
     values = {name: value for name, value in step.inputs.items() if not has_template(value)}
-    for fault in faults_of_given(known[step.target].get("input_schema") or {}, values):
-        message = f"`{step.name}`: `{step.target}` can't take these inputs: {fault}"
+    for fault in faults_of_given(known[target].get("input_schema") or {}, values):
+        message = f"`{step.name}`: `{target}` can't take these inputs: {fault}"
         yield Problem("bad-argument", message, step.where("inputs"))
 
 

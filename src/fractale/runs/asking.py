@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from fractale.errors import StoreError, ToolError, UsageError
-from fractale.plan.inputs import TYPES
-from fractale.plan.model import RESERVED_STEP_NAMES
+from fractale.plan.inputs import TYPES, convert
+from fractale.plan.model import RESERVED_STEP_NAMES, InputSpec
 from fractale.plan.words import GENERAL_AGENTS, HANDED_OVER, INSTRUCTION_INPUTS, KNOWN
 
 if TYPE_CHECKING:
@@ -186,7 +186,9 @@ def _check_inputs(expert: Expert, inputs: Mapping[str, Any]) -> None:
     """Refuse inputs that the expert can't take, before a model is asked."""
     from fractale.agents.arguments import faults_of_given
 
-    if faults := faults_of_given(expert.input_schema, inputs):
+    # On the command line all values are text; the plan will convert them in the same way.
+    values = {n: convert(InputSpec(name=n, type=_type(expert, n)), v)[0] for n, v in inputs.items()}
+    if faults := faults_of_given(expert.input_schema, values):
         raise UsageError(
             f"`{expert.name}` can't take these inputs: {'; '.join(faults)}",
             hint=f"fractale agent {expert.name} --help",
@@ -225,11 +227,18 @@ def _input(expert: Expert, name: str) -> dict[str, Any]:
     given: Any = _properties(expert).get(name)
     said = cast("dict[str, Any]", given) if isinstance(given, dict) else {}
     spec: dict[str, Any] = {"required": True}
-    if isinstance(said.get("type"), str) and said["type"] in TYPES:
-        spec["type"] = said["type"]
+    if kind := _type(expert, name):
+        spec["type"] = kind
     if description := said.get("description"):
         spec["description"] = str(description)
     return spec
+
+
+def _type(expert: Expert, name: str) -> str | None:
+    """The type of an input of the plan, where the expert's schema names a single one."""
+    given: Any = _properties(expert).get(name)
+    kind: Any = cast("dict[str, Any]", given).get("type") if isinstance(given, dict) else None
+    return kind if isinstance(kind, str) and kind in TYPES else None
 
 
 def _direct_step(expert: Expert, words: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
