@@ -15,6 +15,7 @@ import yaml
 from fastmcp import FastMCP
 
 from fractale.agents.catalog import Catalog
+from fractale.cli import run_command
 from fractale.errors import ToolError, UsageError
 from fractale.mcp import EmbeddedServer, McpToolbox
 from fractale.plan.build import load_plan
@@ -225,6 +226,37 @@ def test_a_plan_takes_no_words(fractale):
     done = fractale("agent", "-r", "r.yaml", "hello.yaml", "Say", "hello")
     assert done.returncode == 2
     assert "-i NAME=VALUE" in done.stderr
+
+
+# -- what a sub-agent takes -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("result_parse",), ["metric_name: string, required", "The log, as one text", "regex:"]),
+        (("optimize",), ['direction: "minimize"|"maximize", required', "{trial}", "stopped_by"]),
+        (("ask",), ["  none", "content: string"]),
+        (("-a", "my_tools.Tuner", "tuner"), ["Tunes.", "goal: string, required", "nodes: integer"]),
+    ],
+)
+def test_help_after_its_name_shows_what_it_takes_and_gives(
+    project, monkeypatch, capsys, words, says
+):
+    """Neither a key nor, for fractale's own, a server is needed."""
+    monkeypatch.chdir(project)
+    monkeypatch.syspath_prepend(project)
+    assert run_command(["agent", *words, "--help"]) == 0
+    shown = capsys.readouterr().out
+    for text in says:
+        assert text in shown
+    assert "instruction" not in shown
+
+
+def test_help_for_one_that_is_not_there_says_so(project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    assert run_command(["agent", "optimise", "--help"]) == 2
+    assert "did you mean `optimize`" in capsys.readouterr().err
 
 
 # -- wrong use ------------------------------------------------------------------------------------
