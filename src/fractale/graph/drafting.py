@@ -81,7 +81,7 @@ class Manager:
 
     Args:
         visit: Of the step.
-        context: The run as the manager's own calls see it.
+        context: The run as the planner's own calls see it.
         offers: What a draft may use.
         compile_plan: Makes the graph of the draft.
     """
@@ -93,7 +93,7 @@ class Manager:
 
     @property
     def host(self) -> Host:
-        """What the manager may do to the outside."""
+        """What the planner may do to the outside."""
         return Host(self.visit, self.context, extras=frozenset(EXTRA_TOOLS[:1]))
 
 
@@ -176,7 +176,7 @@ async def _offers(visit: Visit, host: Host) -> Offers:
     return Offers(
         tools=await host.tools(),
         prompts=await toolbox.prompts(),
-        agents=[*own, *(t for t in await toolbox.tools() if t.is_agent and host.may_call(t))],
+        agents=[*own, *(t for t in await toolbox.tools() if t.is_agent and host.is_offered(t))],
         resources=await toolbox.resources(),
         inputs=list(_given(visit)),
         expert=expert,

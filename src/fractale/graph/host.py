@@ -61,7 +61,7 @@ class Host:
         """Whether the lists that bound this agent have the tool."""
         return all(allowed_by(globs, tool) for globs in self.context.within)
 
-    def _is_offered(self, tool: ToolInfo) -> bool:
+    def is_offered(self, tool: ToolInfo) -> bool:
         """Whether a call could be agreed to: a rule that needs certain arguments denies no tool."""
         planned = PlannedCall(tool=tool, arguments={}, chosen_by="model")
         denied = self.visit.deps.policy.rule(planned).verdict == "deny"
@@ -72,7 +72,7 @@ class Host:
         if () in self.context.within:
             return []
         tools = await self.visit.deps.toolbox.tools()
-        return [tool for tool in tools if not tool.is_agent and self._is_offered(tool)]
+        return [tool for tool in tools if not tool.is_agent and self.is_offered(tool)]
 
     async def agents(self) -> list[Subagent | ToolInfo]:
         """The sub-agents that it may ask.
@@ -83,7 +83,7 @@ class Host:
         if () in self.context.within:
             return []
         deps = self.visit.deps
-        tools = [t for t in await deps.toolbox.tools() if t.is_agent and self._is_offered(t)]
+        tools = [t for t in await deps.toolbox.tools() if t.is_agent and self.is_offered(t)]
         named = deps.agents.matching(
             lambda name: (
                 self.names(name) and (bool(self.context.within) or deps.agents.is_own(name))
