@@ -422,6 +422,11 @@ def test_a_reference_to_an_output_that_is_not_there_is_an_error_of_the_draft(
     offers.read("made", {"steps": [draft["steps"][0], optional]})
 
 
+def test_a_rule_of_the_generalist_may_name_what_its_tools_answer():
+    step = {**SAY, "instruction": "x", "rules": {"success": ["returncode == 0"]}}
+    Offers(tools=[COUNT], agents=[agent("ask")]).read("made", {"steps": [step]})
+
+
 @pytest.mark.parametrize("value", [[], [""], {"x": 0}])
 def test_a_value_that_its_tool_would_refuse_is_an_error_of_the_draft(value):
     bounded = ToolInfo(name="start", server="s", input_schema={"properties": {"command": {

@@ -321,7 +321,8 @@ def _answer(
     if top == "steps" and len(path) > 3 and path[2] == "outputs":
         step, start = steps.get(str(path[1])), 3
     elif text.place == "rule" and text.within and top not in _RULE_NAMES:
-        step = text.within.step
+        # A rule of the generalist's step is held against what its tools answer, too.
+        step = None if _answers_in_words(text.within.step) else text.within.step
     schema = offers.output_schema(step) if step else None
     return (schema, start) if schema and not _may_hold_json(schema) else None
 
