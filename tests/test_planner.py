@@ -424,7 +424,8 @@ def test_a_reference_to_an_output_that_is_not_there_is_an_error_of_the_draft(
 
 def test_a_rule_of_the_generalist_may_name_what_its_tools_answer():
     step = {**SAY, "instruction": "x", "rules": {"success": ["returncode == 0"]}}
-    Offers(tools=[COUNT], agents=[agent("ask")]).read("made", {"steps": [step]})
+    last = {"name": "last", "agent": "ask", "instruction": "{{ steps.say.outputs.returncode }}"}
+    Offers(tools=[COUNT], agents=[agent("ask")]).read("made", {"steps": [step, last]})
 
 
 @pytest.mark.parametrize("value", [[], [""], {"x": 0}])

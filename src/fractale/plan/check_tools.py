@@ -80,7 +80,8 @@ class _Offers:
         if step.foreach:
             return None
         if _answers_in_words(step):
-            return _words_of(step.output_schema) if self.drafted else None
+            # With rules, the outputs may be those of the tool whose answer ended the step.
+            return _words_of(step.output_schema) if self.drafted and not step.rules else None
         if not _calls_tool(step):
             return None
         return self.called_by(step).get(step.target or "", {}).get("output_schema")
@@ -321,8 +322,7 @@ def _answer(
     if top == "steps" and len(path) > 3 and path[2] == "outputs":
         step, start = steps.get(str(path[1])), 3
     elif text.place == "rule" and text.within and top not in _RULE_NAMES:
-        # A rule of the generalist's step is held against what its tools answer, too.
-        step = None if _answers_in_words(text.within.step) else text.within.step
+        step = text.within.step
     schema = offers.output_schema(step) if step else None
     return (schema, start) if schema and not _may_hold_json(schema) else None
 
