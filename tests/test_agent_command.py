@@ -341,6 +341,20 @@ def test_the_manager_is_told_whom_to_ask(tmp_path, kind):
     assert set(plan.inputs) == {"instruction", "depth"}
 
 
+@pytest.mark.parametrize(
+    ("words", "inputs", "kind"),
+    [
+        ("", {"nodes": 4}, "agent"),
+        ("Make it fast", {"nodes": 4}, "plan"),
+        ("", {"skin": 1}, "plan"),
+    ],
+)
+def test_only_what_is_left_open_is_planned(tmp_path, words, inputs, kind):
+    schema = {"properties": {"nodes": {}, "skin": {}}, "required": ["nodes"]}
+    expert = Expert(kind="agent", name="tune", input_schema=schema)
+    assert [s.kind for s in built(tmp_path, expert, words, inputs, direct=False).steps] == [kind]
+
+
 def test_inputs_have_the_types_of_the_agents_schema(tmp_path):
     schema = {
         "properties": {"nodes": {"type": "integer", "description": "How many."}, "x-y": {}},

@@ -149,7 +149,8 @@ def one_step_plan(
         inputs: What else the expert is given.
         direct: Whether to ask it at once; else the planner looks around first, and drafts the
             step that asks it. The generalist is asked at once in any case; without `direct` it
-            may hand over to the planner.
+            may hand over to the planner. An expert that is given all that it needs, and no
+            words, leaves nothing to plan.
         small: Whether the model can't call tools: then all that it can do is to plan.
 
     Raises:
@@ -157,6 +158,7 @@ def one_step_plan(
     """
     _check_words(expert, words, inputs)
     _check_inputs(expert, inputs)
+    direct = direct or _is_complete(expert, words, inputs)
     planned = [_planned_step(expert, words, inputs)] if small and not direct else None
     steps = planned or _steps(expert, words, inputs, direct=direct)
     name, complete = steps[0]["name"], steps[0].get("type") != "plan" and len(steps) == 1
@@ -170,6 +172,12 @@ def one_step_plan(
         "steps": steps,
         "outputs": _outputs(name, expert if complete else None, planned=len(steps) > 1),
     }
+
+
+def _is_complete(expert: Expert, words: str, inputs: Mapping[str, Any]) -> bool:
+    """Whether an expert is given all that it needs, and no words that could say more."""
+    needed = set(expert.input_schema.get("required") or ()) - {"error"}
+    return expert.name != GENERALIST and not words and needed <= set(inputs)
 
 
 def _steps(
@@ -256,7 +264,7 @@ def _planned_step(expert: Expert, words: str, inputs: Mapping[str, Any]) -> dict
     """A step for the planner; its input `agent` or `prompt` says whom the draft is to ask."""
     if expert.kind in inputs:
         raise UsageError(f"-i {expert.kind}=… can't be given here", hint="use --direct")
-    instruction = f"Ask {expert.name}, with the inputs as they are."
+    instruction = f"Ask {expert.name}, with the inputs as they are, and find out the others."
     return {
         "name": _step_name(expert.name),
         "type": "plan",
