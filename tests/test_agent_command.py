@@ -15,6 +15,7 @@ import yaml
 from fastmcp import FastMCP
 
 from fractale.agents.catalog import Catalog
+from fractale.cli import run_command
 from fractale.errors import ToolError, UsageError
 from fractale.mcp import EmbeddedServer, McpToolbox
 from fractale.plan.build import load_plan
@@ -227,6 +228,37 @@ def test_a_plan_takes_no_words(fractale):
     assert "-i NAME=VALUE" in done.stderr
 
 
+# -- what a sub-agent takes -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("result_parse",), ["metric_name: string, required", "The log, as one text", "regex:"]),
+        (("optimize",), ['direction: "minimize"|"maximize", required', "{trial}", "stopped_by"]),
+        (("ask",), ["  none", "content: string"]),
+        (("-a", "my_tools.Tuner", "tuner"), ["Tunes.", "goal: string, required", "nodes: integer"]),
+    ],
+)
+def test_help_after_its_name_shows_what_it_takes_and_gives(
+    project, monkeypatch, capsys, words, says
+):
+    """Neither a key nor, for fractale's own, a server is needed."""
+    monkeypatch.chdir(project)
+    monkeypatch.syspath_prepend(project)
+    assert run_command(["agent", *words, "--help"]) == 0
+    shown = capsys.readouterr().out
+    for text in says:
+        assert text in shown
+    assert "instruction" not in shown
+
+
+def test_help_for_one_that_is_not_there_says_so(project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    assert run_command(["agent", "optimise", "--help"]) == 2
+    assert "did you mean `optimize`" in capsys.readouterr().err
+
+
 # -- wrong use ------------------------------------------------------------------------------------
 
 
@@ -242,6 +274,7 @@ def test_a_plan_takes_no_words(fractale):
         (("agent", "--no-such-option", "ask"), "--no-such-option"),
         (("agent", "--direct", "ask", "-"), "nothing on stdin"),
         (("agent", "-i", "agent=x", "ask", "hello"), "--direct"),
+        (("agent", "-i", "log_text=5", "-i", "max_tries=0", "result_parse", "x"), "max_tries"),
     ],
 )
 def test_wrong_use_says_what_would_be_right(fractale, words, says):
@@ -285,7 +318,7 @@ def built(tmp_path: Path, *given: Any, direct: bool = True):
 def test_any_name_makes_a_valid_plan(tmp_path, name):
     plan = built(tmp_path, Expert(kind="agent", name="ask"), "x", {})
     assert plan.steps[0].target == "ask"
-    data = one_step_plan(Expert(kind="agent", name=name), "Do it", {}, direct=False)
+    data = one_step_plan(Expert(kind="agent", name=name), "Do it", {}, direct=False, small=True)
     plan = load_plan(keep_plan(data, tmp_path))
     assert plan.steps[0].inputs["agent"] == name
 
@@ -306,6 +339,20 @@ def test_the_manager_is_told_whom_to_ask(tmp_path, kind):
     assert step.inputs[kind] == "expert_on"
     assert step.inputs["depth"].source == "{{ inputs.depth }}"
     assert set(plan.inputs) == {"instruction", "depth"}
+
+
+@pytest.mark.parametrize(
+    ("words", "inputs", "kind"),
+    [
+        ("", {"nodes": 4}, "agent"),
+        ("Make it fast", {"nodes": 4}, "plan"),
+        ("", {"skin": 1}, "plan"),
+    ],
+)
+def test_only_what_is_left_open_is_planned(tmp_path, words, inputs, kind):
+    schema = {"properties": {"nodes": {}, "skin": {}}, "required": ["nodes"]}
+    expert = Expert(kind="agent", name="tune", input_schema=schema)
+    assert [s.kind for s in built(tmp_path, expert, words, inputs, direct=False).steps] == [kind]
 
 
 def test_inputs_have_the_types_of_the_agents_schema(tmp_path):

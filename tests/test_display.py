@@ -572,6 +572,26 @@ class TestSummary:
         text = summary({"status": "success", "outputs": outputs}, color=False)
         assert "… 20 more lines" in text
 
+    @pytest.mark.parametrize(
+        ("name", "lines", "shown", "last"),
+        [
+            ("answer", 19, 19, "line 18"),
+            ("answer", 200, 200, "line 199"),
+            ("answer", 1000, 200, "… 1,000 lines, kept/answer.txt"),
+            ("log", 19, 0, "19 lines, kept/log.txt"),
+        ],
+    )
+    def test_an_answer_is_shown_whole_up_to_many_lines(
+        self, name: str, lines: int, shown: int, last: str
+    ):
+        """It was asked for to be read; what else a run gives is named, with its place."""
+        outputs = {name: "\n".join(f"line {i}" for i in range(lines))}
+        files = {name: f"kept/{name}.txt"}
+        data = {"status": "success", "outputs": outputs, "output_files": files}
+        text = summary(data, color=False)
+        assert text.count("line ") == shown
+        assert text.rstrip().endswith(last)
+
 
 class TestProblems:
     SOURCE = ("name: p", "steps:", "  - name: a", "\t  tool: 日本 \x1b[31mx " + "y" * 200)

@@ -51,7 +51,7 @@ class Planned:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.drafts = 0
+        self.drafts = self.handed_over = 0
         self.hang = threading.Event()
         self.asked = threading.Event()
         (folder / "my_tools.py").write_text(TOOLS)
@@ -60,6 +60,9 @@ class Planned:
         self.server = ModelServer(self.model)
 
     def model(self, request: ModelRequest) -> Reply:
+        if '"plan_steps"' in json.dumps(request.body):
+            self.handed_over += 1
+            return Reply(tool_calls=[("plan_steps", {"known": "The words are one and two."})])
         if "Write the steps." not in json.dumps(request.body):
             return Reply(text="nothing to find out")
         self.drafts += 1
@@ -155,3 +158,23 @@ def test_a_kill_in_a_step_of_the_draft_keeps_the_draft(planned, word):
     assert planned.drafts == 1
     assert planned.draft_hash() == before
     assert planned.noted() == ["one", "two", "two-again"]
+
+
+@pytest.mark.parametrize("held", ["", "two"], ids=["while it drafts", "in a step of the draft"])
+def test_a_kill_after_a_hand_over_does_not_ask_the_agent_again(planned, held):
+    if held:
+        (planned.folder / f"hold-{held}").touch()
+    else:
+        planned.hang.set()
+    options = ("--yes", "-r", "tools.yaml", "--model", "openai:scripted")
+    process = planned.start("prompt", *options, "Note two words.")
+    reached = (planned.folder / f"held-{held}").exists if held else planned.asked.is_set
+    wait_for(process, reached)
+    kill(process)
+    planned.hang.clear()
+    (planned.folder / f"hold-{held}").unlink(missing_ok=True)
+    code, err = planned.resume("--yes")
+    assert code == 0, err
+    assert planned.handed_over == 1
+    assert planned.drafts == (1 if held else 2)
+    assert planned.noted() == ["one", "two"]

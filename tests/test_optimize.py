@@ -317,6 +317,71 @@ def test_what_stands_in_a_parameter_is_no_place_itself():
     assert arguments_for({"nodes": 1}, {"nodes": 8}) == {"nodes": 8}
 
 
+def test_a_trial_has_its_number():
+    assert arguments_for({"a": "{trial}", "b": "t{trial}"}, {"x": 1}, 3) == {
+        "a": 3, "b": "t3", "x": 1}  # fmt: skip
+    assert arguments_for({"a": "{trial}"}, {"trial": "mine"}, 3) == {"a": "mine"}
+
+
+SAME = {"nodes": 2, "skin": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("key", "keys"),
+    [
+        ("run {nodes} {skin}", ["run 2 0.5", "run 2 0.5 trial 2", "run 2 0.5 trial 3"]),
+        ("run", ["run", "run trial 2", "run trial 3"]),
+        ("run {trial}", ["run 1", "run 2", "run 3"]),
+    ],
+)
+async def test_a_repeated_trial_is_a_new_job(key, keys):
+    """A tool that knows its jobs by a key would give the first one's result again."""
+    server, jobs = FakeToolServer(), {}
+
+    @server.tool(read_only=True)
+    def job(key: str, nodes: int = 0, skin: float = 0) -> dict:
+        """Run the job."""
+        return {"figure": {"loop_time": jobs.setdefault(key, len(jobs) + 1)}}
+
+    outputs = await tune(Host(server), decide="algorithm", start=[SAME] * 3, max_trials=3,
+                         arguments={"key": key})  # fmt: skip
+    assert [call.arguments["key"] for call in server.calls] == keys
+    assert [trial["value"] for trial in outputs["trials"]] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({}, "'script' is a required property"),
+        ({"script": "run", "size": 1, "a": "{nodes}{skin}"}, "'a', 'size' were unexpected"),
+        ({"script": "run"}, "'nodes', 'skin' were unexpected"),
+        ({"script": "run {nodes} {skin}", "command": []}, "command: .* non-empty|too short"),
+    ],
+)
+async def test_arguments_that_the_tool_cannot_take_are_refused_before_the_first_trial(
+    arguments, told
+):
+    schema = {
+        "type": "object",
+        "properties": {"script": {"type": "string"}, "command": {"type": "array", "minItems": 1}},
+        "required": ["script"],
+    }
+    server = FakeToolServer().describe("job", input_schema=schema)
+    host = Host(server, TAKE)
+    with pytest.raises(ToolError, match=told) as caught:
+        await tune(host, arguments=arguments)
+    assert "`{nodes}` in `arguments` stands for the parameter `nodes`" in str(caught.value.hint)
+    assert (server.calls, host.model.requests) == ([], [])
+
+
+async def test_the_model_sees_the_command(run_plan):
+    server = FakeToolServer().answer("job", {"figure": {"loop_time": 1}})
+    host = Host(server, TAKE)
+    command = ["lmp", "-np", "{nodes}", "-skin", "{skin}"]
+    await tune(host, arguments={"command": command}, max_trials=1)
+    assert json.dumps({"command": command}) in host.model.requests[0][-1].text
+
+
 # -- with a model -------------------------------------------------------------------------------
 
 
@@ -392,11 +457,20 @@ async def test_settings_that_are_put_right_are_taken():
     assert outputs["trials"][0]["params"] == {"nodes": 9, "skin": 0.3}
 
 
-@pytest.mark.parametrize("server", [answering(5), answering("x", "y")])
-async def test_it_is_too_early_to_stop_before_two_trials_succeeded(server):
-    outputs = await tune(Host(server, STOP, STOP), max_trials=2)
-    assert outputs["stopped_by"] == "budget"
-    assert all("too early to stop" in trial["why"] for trial in outputs["trials"])
+@pytest.mark.parametrize(
+    ("values", "said", "error"),
+    [
+        ([], [STOP], "the model ended the search before the first trial: it gets no better"),
+        ([5], [TAKE, STOP], None),
+        (["x"], [TAKE, STOP], "none of 1 trials succeeded; the last: x"),
+    ],
+)
+async def test_a_model_that_stops_is_obeyed_without_one_trial_more(values, said, error):
+    server = answering(*values)
+    outputs = await tune(Host(server, *said), max_trials=5)
+    assert len(server.calls) == len(outputs["trials"]) == len(values)
+    assert (outputs["stopped_by"], outputs["why"]) == ("model", STOP["why"])
+    assert (outputs["success"], outputs.get("error")) == (error is None, error)
 
 
 @pytest.mark.parametrize(

@@ -22,23 +22,32 @@ DRAFT = {
 }
 
 
-def test_the_prompt_asks_drafts_and_tells(tmp_path):
-    """The manager asks for the category, drafts a step for it, and the agent tells the joke."""
-    asks = Reply(tool_calls=[("ask_person", QUESTION)])
-    model = by_turns(asks, "That is all there is to know.", Reply(data=DRAFT), JOKE)
-    with ModelServer(model) as server:
+def test_the_prompt_asks_and_tells_at_once(tmp_path):
+    """The agent asks for the category, and tells the joke itself: no plan is needed."""
+    with ModelServer(by_turns(Reply(tool_calls=[("ask_person", QUESTION)]), JOKE)) as server:
         reader = Reader(tmp_path, server)
         waits = reader("prompt", *WORDS)
         assert waits.returncode == 4, waits.stderr
         assert "Which category should the joke be about?" in waits.stderr
         assert "penguins" in waits.stderr
+        end = reader.end("resume", "-1", "--answer", "ask=penguins")
+    assert end["outputs"] == {"answer": JOKE}, end
+    assert "penguins" in asked(server.requests[1])
+
+
+def test_a_plan_is_drafted_where_the_agent_hands_over(tmp_path):
+    hands_over = Reply(tool_calls=[("plan_steps", {"known": "The person chose penguins."})])
+    asks = Reply(tool_calls=[("ask_person", QUESTION)])
+    with ModelServer(by_turns(asks, hands_over, Reply(data=DRAFT), JOKE)) as server:
+        reader = Reader(tmp_path, server)
+        reader("prompt", *WORDS)
         drafted = reader("resume", "-1", "--answer", "ask=penguins")
         assert drafted.returncode == 4, drafted.stderr
         assert "Tell a joke about penguins." in drafted.stderr
-        end = reader.end("resume", "-1", "--answer", "ask=accept")
+        end = reader.end("resume", "-1", "--answer", "plan=accept")
     assert end["status"] == "success", end
     assert JOKE in json.dumps(end["outputs"])
-    assert "penguins" in asked(server.requests[1])
+    assert "The person chose penguins." in asked(server.requests[3])
 
 
 def test_the_agent_at_once(tmp_path):

@@ -79,22 +79,19 @@ def test_the_same_under_slurm(tmp_path):
 
 
 def test_the_prompt_of_0_1_0_writes_runs_and_parses(tmp_path):
-    """The manager drafts the step; its agent has the job's tools and the parser."""
+    """The agent goes to work at once: it has the job's tools, and asks the parser."""
     words = (
         "Write me a job that tells a joke, and then ask the result parser tool to derive a "
         "regular expression for the punchline."
     )
-    tools = ["job_submit", "job_wait", "job_logs", "result_parse"]
-    draft = {"steps": [{"name": "joke", "agent": "ask", "tools": tools, "instruction": words}]}
     job = {"script": SCRIPT, "key": "a-joke", "scheduler": "local"}
     log = "Why did the job wait?\nPunchline: it was in line.\n"
+    parse = {"name": "result_parse", "inputs": {"metric_name": "punchline", "log_text": log}}
     model = by_turns(
-        "There are tools for jobs, and a parser.",
-        Reply(data=draft),
         Reply(tool_calls=[("job_submit", job)]),
         Reply(tool_calls=[("job_wait", {"key": "a-joke", "seconds": 120})]),
         Reply(tool_calls=[("job_logs", {"key": "a-joke"})]),
-        Reply(tool_calls=[("result_parse", {"metric_name": "punchline", "log_text": log})]),
+        Reply(tool_calls=[("ask_expert", parse)]),
         RIGHT,
         lambda request: "derived" if "it was in line." in asked(request)[-600:] else "nothing",
     )
@@ -103,6 +100,6 @@ def test_the_prompt_of_0_1_0_writes_runs_and_parses(tmp_path):
         registry = ("--yes", "-r", "registries/result-parser.yaml")
         done = reader("prompt", *registry, words)
         if done.returncode == 4:
-            done = reader("resume", "-1", "--yes", "--answer", "joke=yes")
+            done = reader("resume", "-1", "--yes", "--answer", "ask=yes")
         assert done.returncode == 0, done.stderr
     assert "derived" in done.stderr + done.stdout

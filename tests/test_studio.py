@@ -270,6 +270,8 @@ def model(request: ModelRequest) -> Reply:
         return Reply(data={"steps": [{"name": "tell", "agent": "ask", "instruction": "Tell."}]})
     if "Write the steps." in said:
         return Reply(data=DRAFT)
+    if "Plan this." in said:
+        return Reply(tool_calls=[("plan_steps", {"known": "nothing"})])
     return Reply(text="nothing to find out")
 
 
@@ -674,12 +676,12 @@ async def test_a_prompt_is_planned_or_asked_directly(with_model):
     assert (await here.state()).values["outputs"] == {"answer": "nothing to find out"}
     here.thread = str(uuid.uuid4())
     await here.run("prompt", {"instruction": "Plan this.", "inputs": {"a": 1}})
-    assert await here.asked() == ["ask"]
+    assert await here.asked() == ["plan"]
     here.thread = str(uuid.uuid4())
     with pytest.raises(RunEnded, match="no server has a prompt `x`"):
         await here.run("prompt", {"prompt": "x"})
     drawn = (await here.graph("prompt")).get_graph(xray=True)
-    assert {"ask:draft", "ask:review"} <= set(drawn.nodes)
+    assert {"ask", "plan:draft", "plan:review"} <= set(drawn.nodes)
 
 
 async def test_any_plan_is_run_from_its_text(here):

@@ -10,7 +10,7 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 
 from fractale.agents.extras import extra_tools, not_done
-from fractale.agents.loop import answer_of, tool_of, work
+from fractale.agents.loop import LoopTool, answer_of, tool_of, work
 from fractale.agents.reports import IN_WORDS, check_done
 from fractale.agents.subagent import AgentAnswer, AgentHost, AgentRequest, Subagent
 from fractale.models import structured, whole_json
@@ -19,8 +19,11 @@ TOLD_AS_INSTRUCTION = ("goal", "prompt", "instruction")
 """Inputs that are the instruction itself (0.1.0's words for it)."""
 
 
-async def run(host: AgentHost, request: AgentRequest) -> AgentAnswer:
+async def run(host: AgentHost, request: AgentRequest, more: Sequence[LoopTool] = ()) -> AgentAnswer:
     """Work until there is an answer, or until a rule of the step holds.
+
+    Args:
+        more: What the model can call beside the host's tools.
 
     Raises:
         NotDone: The model reports that the task was not done.
@@ -29,7 +32,7 @@ async def run(host: AgentHost, request: AgentRequest) -> AgentAnswer:
     """
     messages = [*request.messages, *_asked(request)]
     tools = [tool_of(tool, host) for tool in await host.tools()]
-    tools += await extra_tools(host)
+    tools += [*await extra_tools(host), *more]
     if not tools:
         return await _answer_at_once(host, messages, request.schema)
     tools.append(not_done())

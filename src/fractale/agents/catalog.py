@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 BUILT_IN: Mapping[str, tuple[str, str]] = {
     "ask": ("fractale.agents.ask", "ASK"),
+    "ask_or_plan": ("fractale.agents.ask_or_plan", "ASK_OR_PLAN"),
     "optimize": ("fractale.agents.optimize", "OPTIMIZE"),
     "planner": ("fractale.agents.planner", "PLANNER"),
     "result_parse": ("fractale.agents.result_parse", "RESULT_PARSE"),
@@ -27,7 +28,8 @@ BUILT_IN: Mapping[str, tuple[str, str]] = {
 
 SUMMARIES: Mapping[str, str] = {
     "ask": "The generalist: investigates with tools, asks the person, answers.",
-    "planner": "The manager: looks at what is there and drafts the steps of a plan.",
+    "ask_or_plan": "What `fractale prompt` asks: works at once, or hands over to the planner.",
+    "planner": "The planner: looks at what is there and drafts the steps of a plan.",
     "result_parse": "Finds a metric in the text of a log by a regular expression.",
     "optimize": "Tunes a job for a figure of merit: proposes, runs, measures, decides.",
     "transform_jobspec": "Translates a batch script between workload managers.",

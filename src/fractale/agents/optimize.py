@@ -11,14 +11,14 @@ from langgraph.runtime import Runtime
 
 from fractale.agents.ask import as_text
 from fractale.agents.measure import failure_in, find_named, number, text_of, value_of
-from fractale.agents.search import load_optuna, propose, succeeded
+from fractale.agents.search import load_optuna, propose
 from fractale.agents.space import faults_of, typed
 from fractale.agents.subagent import AgentAnswer, AgentHost, AgentRequest, Subagent
 from fractale.agents.trials import (
     Proposal,
     Trial,
-    arguments_for,
     best_trial,
+    call_of_trial,
     failures_in_a_row,
     shown,
 )
@@ -37,9 +37,6 @@ from fractale.toolbox import ToolInfo
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
-
-ENOUGH_TO_STOP = 2
-"""Trials that succeeded before the model may end the search."""
 
 NODES_PER_TRIAL = 4
 
@@ -136,19 +133,14 @@ async def _decide(state: Search, runtime: Runtime[Task]) -> Search:
         # The search needs no model: it goes on without this one word of it.
         return Search(next={**offer, "why": f"the model gave no usable answer: {error}"})
     said = cast("dict[str, Any]", answer.data) if isinstance(answer.data, dict) else {}
-    return _decided(task, trials, offer, said)
+    return _decided(task, offer, said)
 
 
-def _decided(
-    task: Task, trials: Sequence[Trial], offer: Proposal, said: Mapping[str, Any]
-) -> Search:
+def _decided(task: Task, offer: Proposal, said: Mapping[str, Any]) -> Search:
     """What the model's words come to; the algorithm's proposal where they can't be followed."""
     why = str(said.get("why") or "")[:SHOWN_ERROR]
     if said.get("stop") is True:
-        if sum(map(succeeded, trials)) >= ENOUGH_TO_STOP:
-            return Search(next=None, stopped_by=MODEL, why=why)
-        early = f"too early to stop, with fewer than {ENOUGH_TO_STOP} trials that succeeded: {why}"
-        return Search(next={**offer, "why": early})
+        return Search(next=None, stopped_by=MODEL, why=why)
     if said.get("use") != "own":
         return Search(next={**offer, "why": why})
     if faults := faults_of(task.parameters, said.get("params")):
@@ -167,9 +159,11 @@ def _next(state: Search) -> Proposal:
 async def _run(state: Search, runtime: Runtime[Task]) -> Search:
     """Run one trial. Nothing else is here: a person may have to agree, and it starts again."""
     task, params = runtime.context, _next(state)["params"]
+    earlier = [trial["params"] for trial in state.get("trials", [])]
+    arguments = call_of_trial(task.arguments, params, earlier)
     started = time.monotonic()
     try:
-        result = await task.host.call_tool(task.tool, arguments_for(task.arguments, params))
+        result = await task.host.call_tool(task.tool, arguments)
     except CallError as error:
         took = getattr(error, "seconds", None)
         return _tried(task, state, str(error), _seconds(took, started))
@@ -246,7 +240,7 @@ def _tried(task: Task, state: Search, outcome: float | str, seconds: float) -> S
 def _answer(task: Task, after: Search) -> AgentAnswer:
     trials, stopped_by = after.get("trials", []), after.get("stopped_by") or ""
     best = best_trial(trials, task.rules.direction)
-    error = _error(trials, stopped_by, best)
+    error = _error(trials, stopped_by, best, after.get("why", ""))
     outputs = {
         "success": error is None,
         "best": {"params": best["params"], "value": best["value"]} if best else None,
@@ -261,7 +255,9 @@ def _answer(task: Task, after: Search) -> AgentAnswer:
     return AgentAnswer(outputs=outputs, text=error or _summary(task, trials, best), error=error)
 
 
-def _error(trials: Sequence[Trial], stopped_by: str, best: Trial | None) -> str | None:
+def _error(trials: Sequence[Trial], stopped_by: str, best: Trial | None, why: str) -> str | None:
+    if not trials and stopped_by == MODEL:
+        return f"the model ended the search before the first trial: {why}"
     last = trials[-1]["error"] if trials else ""
     if stopped_by == "failures":
         return f"{failures_in_a_row(trials)} trials in a row failed; the last: {last}"

@@ -1,4 +1,4 @@
-"""The manager: looks at what there is, asks the person, and drafts the steps of a plan."""
+"""The planner: looks at what there is, asks the person, and drafts the steps of a plan."""
 
 from __future__ import annotations
 
@@ -8,55 +8,77 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Annotated, Any, Final, TypedDict, cast
 
-from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.messages import (
+    AIMessage,
+    AnyMessage,
+    BaseMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.runtime import Runtime
 
 from fractale.agents.ask import as_text
+from fractale.agents.draft_schema import NOT_AS_INPUT
 from fractale.agents.extras import ASK_PERSON, ask_person
 from fractale.agents.loop import answer_of, tool_of, work
 from fractale.agents.offers import Offers
+from fractale.agents.signatures import argument_lines
 from fractale.agents.subagent import AgentAnswer, AgentHost, AgentRequest, Subagent
 from fractale.errors import ModelError, PlanError
 from fractale.plan.source import read_source
 from fractale.policy import reads_only
 
 MOST_DRAFTS = 5
-"""Drafts before the manager gives up, where the step does not say `max_attempts`."""
+"""Drafts before the planner gives up, where the step does not say `max_attempts`."""
 
 MOST_LOOKS = 20
 """Model turns of looking around before the first draft."""
+
+SHOWN = 2000
+"""Letters of an input that it is shown."""
 
 _FENCED: Final = re.compile(r"```(?:ya?ml)?[ \t]*\n(.*?)\n```", re.DOTALL)
 
 
 def task_of(goal: str, inputs: Mapping[str, Any], offers: Offers) -> list[BaseMessage]:
-    """What the manager is told.
+    """What the planner is told.
 
     Args:
         goal: The step's instruction.
         inputs: The step's inputs, which say what the draft can read.
     """
-    prompt = resources.files(__package__ or "").joinpath("planner.md").read_text(encoding="utf-8")
+    part = "planner_short.md" if offers.expert or offers.plain else "planner.md"
+    prompt = resources.files(__package__ or "").joinpath(part).read_text(encoding="utf-8")
     parts = [f"The task:\n{goal}", offers.as_text()]
     if inputs:
-        given = "\n".join(f"{name}: {as_text(value)[:2000]}" for name, value in inputs.items())
+        given = "\n".join(f"{name}: {as_text(value)[:SHOWN]}" for name, value in inputs.items())
         parts.append(f"The values of the inputs:\n{given}")
     if offers.expert:
-        kind, name = offers.expert
-        parts.append(f"Write one step, `{kind}: {name}`, with an instruction that says all.")
-    return [SystemMessage(prompt), HumanMessage("\n\n".join(parts))]
+        parts.append(_about(offers))
+    return [SystemMessage(prompt), HumanMessage("\n\n".join(part for part in parts if part))]
+
+
+def _about(offers: Offers) -> str:
+    """The one expert whom the draft asks, and what it takes."""
+    kind, name = offers.expert or ("", "")
+    lines = argument_lines(offers.expert_takes, NOT_AS_INPUT)
+    takes = "\n".join(["Its inputs, * required:", *(f"- {line}" for line in lines)])
+    words = " and an `instruction` that says all" if offers.expert_takes_words else ""
+    head = f"Write one step, `{kind}: {name}`, with its `inputs`{words}."
+    return f"{head}\n{takes}" if lines else head
 
 
 async def explore(
     host: AgentHost, task: Sequence[BaseMessage], config: RunnableConfig | None
-) -> list[BaseMessage]:
+) -> str:
     """Look around with tools that only read, and ask the person.
 
     Returns:
-        What was found out, as messages to put after the task.
+        What was found out, in words; empty if nothing was looked at.
 
     Raises:
         ModelError: The model failed.
@@ -66,11 +88,11 @@ async def explore(
     if ASK_PERSON in host.offers:
         tools.append(ask_person(host))
     if not tools:
-        return []
+        return ""
     request = HumanMessage(
         "Before you write the steps: find out with these tools what you must know for it, and ask "
-        "the person what only they know. Then say in a few sentences what matters. If nothing is "
-        "to be found out, say so at once."
+        "the person what only they know. Then say all that you found out and that the steps need: "
+        "values, names and paths in full. If nothing is to be found out, say so at once."
     )
     system, *rest = task
     conversation = await work(
@@ -81,7 +103,25 @@ async def explore(
         config=config,
         max_turns=MOST_LOOKS,
     )
-    return [HumanMessage(f"What was found out before:\n{answer_of(conversation)}")]
+    answer = str(answer_of(conversation))  # plain, as YAML and checkpoints need it
+    return answer if any(isinstance(each, ToolMessage) for each in conversation) else ""
+
+
+def known_of(text: str) -> list[BaseMessage]:
+    """What was found out before the first draft, as messages to put after the task."""
+    return [HumanMessage(f"What was found out before:\n{text}")] if text else []
+
+
+def failed_before(draft: str, error: str) -> list[BaseMessage]:
+    """What failed before the steps are written again, as messages.
+
+    Args:
+        draft: The steps that ran, as YAML; empty if something else failed.
+    """
+    if not draft:
+        return [HumanMessage(f"The last attempt failed: {error}")]
+    words = f"These steps ran and failed: {error}\nWrite steps that do the task all the same."
+    return [AIMessage(draft), HumanMessage(words)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +140,17 @@ class Attempt:
 
 
 async def attempt(
-    host: AgentHost, name: str, messages: Sequence[BaseMessage], offers: Offers
+    host: AgentHost,
+    name: str,
+    messages: Sequence[BaseMessage],
+    offers: Offers,
+    known: str = "",
 ) -> Attempt:
     """Ask for one draft, and check it.
 
     Args:
         name: Of the step that the draft stands for.
+        known: What was found out before.
 
     Raises:
         ModelError: The model failed; an answer that is no draft is a problem of the attempt.
@@ -114,7 +159,7 @@ async def attempt(
     said = ""
     try:
         said, data = await _ask(host, messages, offers)
-        _, text = offers.read(name, data)
+        _, text = offers.read(name, data, known)
     except PlanError as error:
         return Attempt(said, problems=tuple(str(problem) for problem in error.problems))
     except ModelError as error:
@@ -175,12 +220,14 @@ class Planning(TypedDict, total=False):
 
     Keys:
         messages: The conversation.
+        known: What was found out.
         tries: Drafts so far.
         text: The valid draft.
         error: Why there is none.
     """
 
     messages: Annotated[list[AnyMessage], add_messages]
+    known: str
     tries: int
     text: str
     error: str
@@ -222,13 +269,15 @@ def _graph() -> Any:
 async def _explore(state: Planning, runtime: Runtime[Task], config: RunnableConfig) -> Planning:
     task = runtime.context
     told = task_of(task.request.instruction, {}, task.offers)
-    found = await explore(task.host, told, config)
-    return Planning(messages=cast("list[AnyMessage]", [*told, *found]))
+    known = await explore(task.host, told, config)
+    messages = cast("list[AnyMessage]", [*told, *known_of(known)])
+    return Planning(messages=messages, known=known)
 
 
 async def _draft(state: Planning, runtime: Runtime[Task]) -> Planning:
     task, tries = runtime.context, state.get("tries", 0) + 1
-    made = await attempt(task.host, "drafted", state.get("messages", []), task.offers)
+    messages, known = state.get("messages", []), state.get("known", "")
+    made = await attempt(task.host, "drafted", messages, task.offers, known)
     if made.text:
         return Planning(tries=tries, text=made.text, error="")
     why = f"no valid draft in {tries} tries; the last: {'; '.join(made.problems)}"
@@ -242,7 +291,7 @@ def _after_draft(state: Planning) -> str:
 
 PLANNER = Subagent(
     name="planner",
-    description="The manager: drafts the steps of a plan for a task, without running them.",
+    description="The planner: drafts the steps of a plan for a task, without running them.",
     input_schema={
         "type": "object",
         "properties": {"instruction": {"type": "string", "description": "The task."}},

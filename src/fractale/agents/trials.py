@@ -93,25 +93,61 @@ def shown(trials: Sequence[Trial], direction: Direction) -> list[Trial]:
 # -- one trial's arguments ----------------------------------------------------------------------
 
 
-def arguments_for(arguments: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+TRIAL = "trial"
+"""The place of a trial's number, unless a parameter has this name."""
+
+KEY = "key"
+"""The argument by which a tool finds a job that it has submitted before (see `fractale.jobs`)."""
+
+HOW = (
+    "a text `{{{0}}}` in `arguments` stands for the parameter `{0}`, and `{{trial}}` for the "
+    "trial's number; a parameter written nowhere becomes an argument of its own name"
+)
+"""How a parameter is written into the arguments; to be formatted with the name of one."""
+
+
+def call_of_trial(
+    arguments: Mapping[str, Any], params: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The tool's arguments in the next trial.
+
+    A job's key that an earlier trial had is made another: with the same one, the tool would give
+    that trial's job back as a second measurement.
+
+    Args:
+        earlier: The params of the trials so far.
+    """
+    calls = [arguments_for(arguments, each, number) for number, each in enumerate(earlier, 1)]
+    call = arguments_for(arguments, params, len(calls) + 1)
+    if isinstance(call.get(KEY), str) and call[KEY] in [each.get(KEY) for each in calls]:
+        call[KEY] = f"{call[KEY]} trial {len(calls) + 1}"
+    return call
+
+
+def arguments_for(
+    arguments: Mapping[str, Any], params: Mapping[str, Any], trial: int | None = None
+) -> dict[str, Any]:
     """The tool's arguments with the parameters in their places.
 
     A text ``{name}`` becomes the parameter itself, with its type; within a longer text it becomes
     text. A parameter without a place is an argument of its own name.
+
+    Args:
+        trial: The trial's number, for ``{trial}``; None: that stays as it is.
     """
-    names = "|".join(re.escape(name) for name in params)
-    place = re.compile(f"{{({names})}}")
+    known = {**({} if trial is None else {TRIAL: trial}), **params}
+    place = re.compile(f"{{({'|'.join(re.escape(name) for name in known)})}}")
     placed: set[str] = set()
 
     def one(match: re.Match[str]) -> str:
         placed.add(match[1])
-        return as_text(params[match[1]])
+        return as_text(known[match[1]])
 
     def fill(value: Any) -> Any:
         if isinstance(value, str):
             whole = place.fullmatch(value)
             text = place.sub(one, value)
-            return params[whole[1]] if whole else text
+            return known[whole[1]] if whole else text
         if isinstance(value, Mapping):
             return {key: fill(each) for key, each in cast("Mapping[str, Any]", value).items()}
         if isinstance(value, list):

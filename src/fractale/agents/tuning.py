@@ -10,11 +10,20 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 
+from fractale.agents.arguments import faults_of_call
 from fractale.agents.measure import METRIC_SCHEMA, Metric, find_named, read_metric
-from fractale.agents.search import ALGORITHMS, DIRECTIONS, Algorithm, check_fit
+from fractale.agents.search import ALGORITHMS, DIRECTIONS, Algorithm, check_fit, propose
 from fractale.agents.space import Parameter, faults_of, read_space, typed
 from fractale.agents.subagent import AgentHost, AgentRequest
-from fractale.agents.trials import Proposal, StopRules, Trial, best_trial, shown
+from fractale.agents.trials import (
+    HOW,
+    Proposal,
+    StopRules,
+    Trial,
+    arguments_for,
+    best_trial,
+    shown,
+)
 from fractale.errors import ModelError, ToolError, UsageError
 from fractale.toolbox import ToolInfo
 
@@ -24,6 +33,9 @@ DEFAULT_FAILURES = 3
 
 SHOWN_ERROR = 300
 """Characters of a trial's error that the model is shown."""
+
+SHOWN_CALL = 4000
+"""Characters of the tool's arguments that the model is shown."""
 
 MODEL = "model"
 
@@ -59,13 +71,14 @@ async def read_task(host: AgentHost, request: AgentRequest) -> Task:
     """What `optimize` is asked.
 
     Raises:
-        ToolError: The inputs contradict each other, or there is no such tool.
+        ToolError: The inputs contradict each other, there is no such tool, or it can't be called
+            with the arguments.
     """
     given = request.inputs
     parameters = read_space(given["space"])
     algorithm: Algorithm = given.get("algorithm") or "tpe"
     check_fit(parameters, algorithm)
-    return Task(
+    task = Task(
         host=host,
         goal=_goal(str(given.get("goal") or ""), request.instruction),
         tool=await _tool(host, given["tool"]),
@@ -79,6 +92,23 @@ async def read_task(host: AgentHost, request: AgentRequest) -> Task:
         with_model=_with_model(host, given.get("decide")),
         rules=_rules(given),
     )
+    _check_call(task)
+    return task
+
+
+def _check_call(task: Task) -> None:
+    """See that the tool can be called in the first trial, before anything is asked or run.
+
+    Raises:
+        ToolError: It can't.
+    """
+    first = task.start[0] if task.start else propose(task.space, [], task.algorithm, task.seed)
+    call = arguments_for(task.arguments, first or {}, 1)
+    if faults := faults_of_call(task.tool.input_schema, call):
+        raise ToolError(
+            f"`{task.tool.name}` can't take these arguments: {'; '.join(faults)}",
+            hint=HOW.format(next(iter(task.parameters))),
+        )
 
 
 def _goal(goal: str, instruction: str) -> str:
@@ -155,6 +185,7 @@ def messages(task: Task, trials: Sequence[Trial], offer: Proposal) -> list[BaseM
     parts = [
         task.goal,
         f"The job: the tool `{task.tool.name}`{': ' + about if about else ''}",
+        _call(task),
         f"The figure of merit: {task.metric.name}, to {task.rules.direction}",
         f"The space: {_json(task.space)}",
         _limits(task, trials),
@@ -168,6 +199,14 @@ def messages(task: Task, trials: Sequence[Trial], offer: Proposal) -> list[BaseM
         SystemMessage(prompt.read_text(encoding="utf-8")),
         HumanMessage("\n\n".join(part for part in parts if part)),
     ]
+
+
+def _call(task: Task) -> str:
+    """What is run: the arguments, with the parameters in their places."""
+    if not task.arguments:
+        return "Each parameter is an argument of that name."
+    call = _json(dict(task.arguments))[:SHOWN_CALL]
+    return f"Its arguments, in which {{NAME}} stands for the parameter NAME: {call}"
 
 
 def _limits(task: Task, trials: Sequence[Trial]) -> str:
@@ -207,8 +246,9 @@ INPUTS: Mapping[str, Any] = {
         "arguments": {
             "type": "object",
             "description": (
-                "Its fixed arguments. A text {name} stands for a parameter; a parameter that "
-                "stands nowhere becomes an argument of its own."
+                "Its fixed arguments. {NAME} in a text stands for the parameter NAME, as in "
+                "{command: [lmp, -np, '{ranks}']}, and {trial} for the trial's number; a parameter "
+                "written nowhere becomes an argument of its own name."
             ),
         },
         "metric": METRIC_SCHEMA,

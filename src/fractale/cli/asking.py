@@ -34,10 +34,11 @@ def ask(given: Mapping[str, Any], find: Find, *, direct: bool) -> int:
 
     async def begin(opened: Opened) -> RunResult:
         from fractale.plan.build import load_plan
-        from fractale.runs.asking import WORDS, keep_plan, one_step_plan
+        from fractale.runs.asking import WORDS, is_small, keep_plan, one_step_plan
 
         expert, words = await find(opened)
-        data = one_step_plan(expert, words, inputs, direct=direct)
+        small = is_small(call.settings.model_spec)
+        data = one_step_plan(expert, words, inputs, direct=direct, small=small)
         plan = load_plan(keep_plan(data, call.settings.state_dir))
         check_steps(call.answers, plan)
         values = {**inputs, WORDS: words} if words else inputs

@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 @options.answer_options
 @options.store_option
 @options.run_options
-@click.option("--direct", is_flag=True, help="Ask at once, without the manager.")
+@click.option("--direct", is_flag=True, help="Ask at once, without the planner.")
 @click.pass_context
 def command(ctx: click.Context, words: tuple[str, ...], *, direct: bool, **given: Any) -> int:
     """Do what the WORDS say; - reads them from stdin.
 
     Where the first word is the name of a prompt that a server has, that prompt is asked, with -i
-    for its arguments. The manager looks around first and drafts the step that does it; --direct
-    asks at once. Options come before the words.
+    for its arguments: the planner fills them in and shows the step that asks it. Other words go to
+    an agent that works with the tools at once, and hands over to the planner if several steps are
+    needed; --direct never plans. Options come before the words.
 
     \b
     fractale prompt Tell me a joke, and give me choices about the category.

@@ -36,6 +36,8 @@ WIDTH = 100
 BLOCK_LINES = 10
 LIST_LINES = 24
 """Of a list of texts, such as a table's rows: somebody made it to be read as a whole."""
+ANSWER, ANSWER_LINES = "answer", 200
+"""The output of `fractale prompt` and `fractale agent`: it was asked for to be read."""
 MOST_QUESTIONS = 20
 MOST_NOTICES = 8
 STATES: dict[str, tuple[str, Mark]] = {
@@ -135,7 +137,9 @@ def _rows(data: Mapping[str, Any]) -> list[Line]:
         rows += _notice_rows(data)
     rows += _waiting_rows(entries(data, "waiting"))
     files = table(data, "output_files")
-    rows += [(inert(str(k), 40), value_text(v, files.get(k))) for k, v in outputs.items()]
+    for name, value in outputs.items():
+        most = ANSWER_LINES if name == ANSWER else 0
+        rows.append((inert(str(name), 40), value_text(value, files.get(name), most)))
     rows += _closing_rows(data)
     width = max([cells(label) for label, _ in rows] + [0])
     lines: list[Line] = []
@@ -218,11 +222,12 @@ def usage_text(usage: Mapping[str, Any]) -> str:
     return " · ".join(parts)
 
 
-def value_text(value: Any, path: str | None = None) -> list[str]:
+def value_text(value: Any, path: str | None = None, most: int = 0) -> list[str]:
     """An output: short ones as they are, text of many lines by its size and where it is.
 
     Args:
         path: A file that holds the value.
+        most: Lines that are shown all the same, before the size and the place.
     """
     if isinstance(value, list) and value:
         items = cast("list[Any]", value)
@@ -234,10 +239,12 @@ def value_text(value: Any, path: str | None = None) -> list[str]:
     lines = inert(value.strip("\n"), 20_000, lines=True).split("\n")
     if len(lines) == 1 and cells(lines[0]) <= 4 * (WIDTH - 16):
         return fold(lines[0], WIDTH - 16)
-    if path:
+    if most:
+        lines = [part for line in lines for part in _kept(line)]
+    if path and len(lines) > most:
         size = count(value.strip("\n").count("\n") + 1, "line")
-        return [f"{size}, {inert(shorten_path(path))}"]
-    return _block(lines)
+        return [*lines[:most], f"{'… ' if most else ''}{size}, {inert(shorten_path(path))}"]
+    return _block(lines, max(most, BLOCK_LINES))
 
 
 def _kept(line: str) -> list[str]:

@@ -1,9 +1,12 @@
-"""Steps that the manager plans when the run reaches them.
+"""Steps that are planned when the run reaches them.
 
 The inside of such a step is a graph of its own: look around, draft, ask the person, run. Each is
 a node, and so a checkpoint. A draft is checked in the node that asks for it, is kept in the state
 as text once it is valid, and the graph that runs it is compiled from that text: so a run that
 goes on builds the same graph without asking the model again.
+
+What is known before (the input `known`, or what an earlier attempt of the step found out) is not
+looked for again. After a failure the steps are written again, with the error at hand.
 """
 
 from __future__ import annotations
@@ -13,13 +16,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict, cast
 
-from langchain_core.messages import AnyMessage, BaseMessage
+from langchain_core.messages import AnyMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.runtime import Runtime
 
 from fractale import questions
+from fractale.agents.arguments import faults_of_given
 from fractale.errors import PlanError, ToolError
 from fractale.graph.context import RunContext
 from fractale.graph.host import Host
@@ -30,19 +34,22 @@ from fractale.graph.visit import Visit
 from fractale.plan.build import parse_plan
 from fractale.plan.dump import plan_data
 from fractale.plan.narrow import narrow
-from fractale.plan.words import EXTRA_TOOLS, MANAGER_INPUTS
+from fractale.plan.words import EXTRA_TOOLS, KNOWN, MANAGER_INPUTS
 
 if TYPE_CHECKING:
     from fractale.agents.offers import Offers
 
 EXPERTS = ("agent", "prompt")
+PLANNING = ("planner", "ask_or_plan")
+"""Agents that plan, or hand over to what plans: a draft's steps need neither."""
 
 
 class Drafting(TypedDict, total=False):
     """The state of a planned step.
 
     Keys:
-        messages: The manager's conversation.
+        messages: The planner's conversation.
+        known: What was found out before the first draft.
         tries: Drafts since the last feedback.
         said: The model's last valid draft in its own words.
         text: The same as the YAML that is shown, kept and run.
@@ -55,6 +62,7 @@ class Drafting(TypedDict, total=False):
     """
 
     messages: Annotated[list[AnyMessage], add_messages]
+    known: str
     tries: int
     text: str
     said: str
@@ -73,7 +81,7 @@ class Manager:
 
     Args:
         visit: Of the step.
-        context: The run as the manager's own calls see it.
+        context: The run as the planner's own calls see it.
         offers: What a draft may use.
         compile_plan: Makes the graph of the draft.
     """
@@ -85,7 +93,7 @@ class Manager:
 
     @property
     def host(self) -> Host:
-        """What the manager may do to the outside."""
+        """What the planner may do to the outside."""
         return Host(self.visit, self.context, extras=frozenset(EXTRA_TOOLS[:1]))
 
 
@@ -161,14 +169,14 @@ async def _offers(visit: Visit, host: Host) -> Offers:
 
     toolbox, meter, expert = visit.deps.toolbox, visit.context.meter, _expert(visit)
     own = visit.deps.agents.matching(
-        lambda name: host.names(name) and (name != "planner" or expert == ("agent", name))
+        lambda name: host.names(name) and (name not in PLANNING or expert == ("agent", name))
     )
     left = meter.steps_left
     plain = _is_plain(visit)
     return Offers(
         tools=await host.tools(),
         prompts=await toolbox.prompts(),
-        agents=[*own, *(t for t in await toolbox.tools() if t.is_agent and host.may_call(t))],
+        agents=[*own, *(t for t in await toolbox.tools() if t.is_agent and host.is_offered(t))],
         resources=await toolbox.resources(),
         inputs=list(_given(visit)),
         expert=expert,
@@ -189,6 +197,7 @@ def _expert(visit: Visit) -> tuple[str, str] | None:
 
 
 def _check_expert(visit: Visit, expert: tuple[str, str], offers: Offers) -> None:
+    """See that the expert is there and can be given the inputs: no model mends either."""
     kind, name = expert
     there = offers.prompts if kind == "prompt" else offers.agents
     names = [each.name for each in there]
@@ -197,6 +206,8 @@ def _check_expert(visit: Visit, expert: tuple[str, str], offers: Offers) -> None
             f"`{visit.path}` is to ask the {kind} `{name}`, which is not there",
             hint=f"`inputs.{kind}` names whom the draft asks; there are: {', '.join(names)}",
         )
+    if faults := faults_of_given(offers.expert_takes, _given(visit)):
+        raise ToolError(f"`{name}` can't take these inputs: {'; '.join(faults)}")
 
 
 def _is_plain(visit: Visit) -> bool:
@@ -205,8 +216,11 @@ def _is_plain(visit: Visit) -> bool:
 
 
 def _given(visit: Visit) -> dict[str, Any]:
-    """The inputs that the draft sees: the step's, but what only speaks to the manager."""
-    return {name: v for name, v in visit.inputs.items() if name not in MANAGER_INPUTS}
+    """The inputs that the draft sees: the step's, but what only speaks to the planner."""
+    given = {name: v for name, v in visit.inputs.items() if name not in MANAGER_INPUTS}
+    if not given.get(KNOWN, True):  # nothing is known before, so that what is found out is
+        del given[KNOWN]
+    return given
 
 
 async def _explore(state: Drafting, runtime: Runtime[Manager], config: RunnableConfig) -> Drafting:
@@ -216,10 +230,26 @@ async def _explore(state: Drafting, runtime: Runtime[Manager], config: RunnableC
     visit, mask = manager.visit, manager.context.mask
     goal = visit.instruction or visit.step.description
     task = planner.task_of(mask(goal), mask(_given(visit)), manager.offers)
-    found: list[BaseMessage] = []
-    if not manager.offers.plain:
-        found = await planner.explore(manager.host, task, config)
-    return Drafting(messages=cast("list[AnyMessage]", [*task, *found]), tries=0, rounds=0)
+    before, error = _before(manager)
+    known = before.get("known", "")
+    if not (manager.offers.plain or known or visit.inputs.get(KNOWN)):
+        known = await planner.explore(manager.host, task, config)
+    messages = [*task, *planner.known_of(known)]
+    if error:
+        messages += planner.failed_before(before.get("draft", ""), mask(error))
+    return Drafting(messages=cast("list[AnyMessage]", messages), known=known, tries=0, rounds=0)
+
+
+def _before(manager: Manager) -> tuple[Mapping[str, str], str]:
+    """What an earlier attempt of the step left, and what failed last; both may be empty."""
+    visit = manager.visit
+    left: Any = manager.host.recall(_note(visit)) if visit.attempts > 1 else None
+    return left or {}, str(visit.scope.get("previous", {}).get("error") or "")
+
+
+def _note(visit: Visit) -> str:
+    """The key of what an attempt leaves to the next one."""
+    return f"planned {visit.path}"
 
 
 async def _draft(state: Drafting, runtime: Runtime[Manager]) -> Drafting:
@@ -229,7 +259,11 @@ async def _draft(state: Drafting, runtime: Runtime[Manager]) -> Drafting:
     manager, tries = runtime.context, state.get("tries", 0) + 1
     visit = manager.visit
     made = await planner.attempt(
-        manager.host, visit.step.name, state.get("messages", []), manager.offers
+        manager.host,
+        visit.step.name,
+        state.get("messages", []),
+        manager.offers,
+        state.get("known", ""),
     )
     if made.text:
         return Drafting(text=made.text, said=made.said, tries=tries, error="", note="")
@@ -275,7 +309,7 @@ def _wanted(manager: Manager, state: Drafting, answer: Mapping[str, Any]) -> Dra
     edited = str(answer.get("plan", ""))
     try:
         data = plan_data(parse_plan(edited, "your edit"))
-        _, text = manager.offers.read(manager.visit.step.name, data)
+        _, text = manager.offers.read(manager.visit.step.name, data, state.get("known", ""))
     except PlanError as error:
         return Drafting(note=f"your edit can't be used:\n{error}")
     manager.visit.context.keep_draft(manager.visit.path, text)
@@ -301,12 +335,16 @@ async def _run(state: Drafting, runtime: Runtime[Manager], config: RunnableConfi
     """Compile the draft from the state, and run it."""
     manager = runtime.context
     visit, store = manager.visit, manager.visit.deps.outputs
-    draft = parse_plan(state.get("text", ""), f"draft of {visit.step.name}")
+    text = state.get("text", "")
+    manager.host.remember(_note(visit), {"draft": text, "known": state.get("known", "")})
+    draft = parse_plan(text, f"draft of {visit.step.name}")
     plan = narrow(draft, visit.step.tools, visit.step.approve)
     start = visit.entry.step if visit.entry else None
     graph = manager.compile_plan(plan, visit.deps, start).compile()
+    defaults = {name: spec.default for name, spec in plan.inputs.items() if not spec.required}
+    inputs = {**defaults, **_given(visit)}
     result = await run_plan_inside(
-        visit, plan, graph, _given(visit), context=manager.context, config=config
+        visit, plan, graph, inputs, context=manager.context, config=config
     )
     return Drafting(
         outputs=store.put(visit.context.mask(result.outputs)),

@@ -18,7 +18,7 @@ from fractale.graph.interrupts import ask
 from fractale.graph.visit import Visit
 from fractale.models import Answer
 from fractale.plan.words import EXTRA_TOOLS
-from fractale.policy import allowed_by
+from fractale.policy import PlannedCall, allowed_by
 from fractale.toolbox import PromptInfo, PromptMessage, ResourceInfo, ToolInfo, ToolResult
 
 if TYPE_CHECKING:
@@ -68,12 +68,18 @@ class Host:
         own = {*EXTRA_TOOLS, *self.visit.deps.agents.names()}
         return [name for name in self.context.within[-1] if name not in own]
 
+    def is_offered(self, tool: ToolInfo) -> bool:
+        """Whether a call could be agreed to: a rule that needs certain arguments denies no tool."""
+        planned = PlannedCall(tool=tool, arguments={}, chosen_by="model")
+        denied = self.visit.deps.policy.rule(planned).verdict == "deny"
+        return self.may_call(tool) and not denied
+
     async def tools(self) -> list[ToolInfo]:
-        """The tools that this agent may call."""
+        """The tools that this agent may call; what the settings deny is not among them."""
         if () in self.context.within:
             return []
         tools = await self.visit.deps.toolbox.tools(self._wanted())
-        return [tool for tool in tools if not tool.is_agent and self.may_call(tool)]
+        return [tool for tool in tools if not tool.is_agent and self.is_offered(tool)]
 
     async def agents(self) -> list[Subagent | ToolInfo]:
         """The sub-agents that it may ask.
@@ -85,7 +91,7 @@ class Host:
             return []
         deps = self.visit.deps
         tools = [
-            t for t in await deps.toolbox.tools(self._wanted()) if t.is_agent and self.may_call(t)
+            t for t in await deps.toolbox.tools(self._wanted()) if t.is_agent and self.is_offered(t)
         ]
         named = deps.agents.matching(
             lambda name: (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Final, cast
 
@@ -37,6 +37,8 @@ def check_against_tools(
     tools: Mapping[str, Mapping[str, Any]],
     prompts: Mapping[str, Mapping[str, Any]],
     agents: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    drafted: bool = False,
 ) -> list[Problem]:
     """Find what does not fit the tools, prompts and sub-agents that there are.
 
@@ -46,11 +48,14 @@ def check_against_tools(
             sub-agents of servers are among them.
         prompts: Name → ``{"arguments": [{"name": …, "required": …}, …]}``.
         agents: The same for sub-agents that no server has; None: the built-in generalist only.
+        drafted: Whether a model wrote the plan. A key that a schema does not name is an error
+            then, and the answer of a model without a schema has only its `content`: a person
+            may know more of a tool than its schema says, a model does not.
 
     Returns:
         Errors and warnings, in the order of the plan.
     """
-    offers = _Offers(tools, prompts, agents or {})
+    offers = _Offers(tools, prompts, agents or {}, drafted)
     return list(dict.fromkeys(_check(plan, offers, "", set())))
 
 
@@ -59,6 +64,7 @@ class _Offers:
     tools: Mapping[str, Mapping[str, Any]]
     prompts: Mapping[str, Mapping[str, Any]]
     agents: Mapping[str, Mapping[str, Any]]
+    drafted: bool = False
 
     def called_by(self, step: Step) -> Mapping[str, Mapping[str, Any]]:
         """What a tool or agent step can name."""
@@ -70,10 +76,31 @@ class _Offers:
         return [*self.tools, *self.agents, *EXTRA_TOOLS]
 
     def output_schema(self, step: Step) -> Schema | None:
-        """The schema of a step's outputs, where it is that of one tool's answer."""
-        if not _calls_tool(step) or step.foreach:
+        """The schema of a step's outputs, where it is that of one tool's or one model's answer."""
+        if step.foreach:
+            return None
+        if _answers_in_words(step):
+            # With rules, the outputs may be those of the tool whose answer ended the step.
+            return _words_of(step.output_schema) if self.drafted and not step.rules else None
+        if not _calls_tool(step):
             return None
         return self.called_by(step).get(step.target or "", {}).get("output_schema")
+
+
+def _answers_in_words(step: Step) -> bool:
+    """Whether the generalist answers: its words, or JSON of the step's `output_schema`."""
+    return step.kind == "prompt" or (step.kind == "agent" and step.target in GENERAL_AGENTS)
+
+
+def _words_of(asked: Schema | None) -> Schema | None:
+    """The schema of a model's outputs, of which the text is always there as `content`."""
+    if asked is None:
+        return {"properties": {"content": {"type": "string"}}}
+    if asked.get("type", "object") != "object":
+        return {"properties": {"result": asked, "content": {"type": "string"}}}
+    if not asked.get("properties"):
+        return None
+    return {**asked, "properties": {"content": {"type": "string"}, **asked["properties"]}}
 
 
 def _calls_tool(step: Step) -> bool:
@@ -269,10 +296,30 @@ def _wanted(schema: Any) -> str:
 def _check_keys(text: Text, steps: Mapping[str, Step], offers: _Offers) -> Iterator[Problem]:
     """Keys that the schema of an answer shows can't be there."""
     for reference in references(text.value):
-        if not reference.optional and (found := _answer(reference, text, steps, offers)):
+        if reference.optional:
+            continue
+        if problem := _key_of_list(reference, text, steps):
+            yield problem
+        elif found := _answer(reference, text, steps, offers):
             schema, start = found
             if problem := _impossible(reference, start, schema, text):
-                yield problem
+                yield replace(problem, severity="error") if offers.drafted else problem
+
+
+def _key_of_list(reference: Reference, text: Text, steps: Mapping[str, Step]) -> Problem | None:
+    """The outputs of a foreach are a list, which has no keys."""
+    top, name, part, key = (*reference.path, None, None, None)[:4]
+    step = steps.get(str(name)) if (top, part) == ("steps", "outputs") else None
+    if step is None or not step.foreach or not isinstance(key, str):
+        return None
+    return Problem(
+        "impossible-key",
+        f"the outputs of `{step.name}` are a list, one entry an item of its `foreach`: write "
+        f"`steps.{step.name}.outputs | map(attribute='{key}') | list`, or `outputs[0].{key}`",
+        reference.positions[3],
+        text.path,
+        len(key),
+    )
 
 
 def _answer(

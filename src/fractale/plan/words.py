@@ -15,7 +15,7 @@ RETRY_KEYS: Final = tuple(field.name for field in fields(Retry))
 GENERAL_AGENTS: Final = (None, "ask", "ask_question")
 """Names of the generalist in a step: none, its own, and 0.1.0's."""
 
-MODEL_AGENTS: Final = ("planner", "result_parse", "transform_jobspec")
+MODEL_AGENTS: Final = ("ask_or_plan", "planner", "result_parse", "transform_jobspec")
 """Built-in sub-agents that can't do without a model."""
 
 ASK_PERSON: Final = "ask_person"
@@ -28,10 +28,16 @@ INSTRUCTION_INPUTS: Final = ("goal", "prompt", "instruction")
 """The inputs that fractale 0.1.0 took a step's instruction from, in this order."""
 
 MANAGER_INPUTS: Final = (*INSTRUCTION_INPUTS, "agent")
-"""The inputs of a planned step that speak to the manager: its draft does not see them.
+"""The inputs of a planned step that speak to the planner: its draft does not see them.
 
 `agent` or `prompt` beside an instruction names the one expert that the draft is to ask.
 """
+
+KNOWN: Final = "known"
+"""The input of a planned step, and of its draft, that holds what was found out before."""
+
+HANDED_OVER: Final = "handed_over_to_planner"
+"""The output of the agent `ask_or_plan` that says that it handed its task over."""
 
 SCHEDULERS: Final = ("local", "slurm", "flux", "pbs", "lsf")
 JOB_KEYS: Final = (

@@ -1,4 +1,7 @@
-"""Plans of one step: what ``fractale agent`` and ``fractale prompt`` run.
+"""The plans that ``fractale agent`` and ``fractale prompt`` run.
+
+An expert is asked by a step that the planner drafts, which fills in what the expert takes. The
+generalist goes to work at once; a second step is planned only if it hands over.
 
 Such a plan holds no word of what a person typed but its title: the words are an input of it, so
 that nothing in them is taken for a template.
@@ -17,15 +20,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from fractale.errors import StoreError, ToolError, UsageError
-from fractale.plan.inputs import TYPES
-from fractale.plan.model import RESERVED_STEP_NAMES
-from fractale.plan.words import GENERAL_AGENTS, INSTRUCTION_INPUTS
+from fractale.plan.inputs import TYPES, convert
+from fractale.plan.model import RESERVED_STEP_NAMES, InputSpec
+from fractale.plan.words import GENERAL_AGENTS, HANDED_OVER, INSTRUCTION_INPUTS, KNOWN
 
 if TYPE_CHECKING:
     from fractale.agents.catalog import Catalog
     from fractale.toolbox import PromptInfo, Toolbox
 
 GENERALIST = "ask"
+ASK_OR_PLAN = "ask_or_plan"
+"""The generalist that can hand over to the planner."""
+
+PLAN = "plan"
+"""The step, and the event that leads to it, of what is handed over."""
+
 WORDS = "instruction"
 """The plan's input that holds what the person typed."""
 
@@ -45,6 +54,7 @@ class Expert:
 
     kind: Literal["agent", "prompt"]
     name: str
+    description: str = ""
     input_schema: Mapping[str, Any] = field(default_factory=dict[str, Any])
     output_schema: Mapping[str, Any] | None = None
     words_as: str | None = None
@@ -57,14 +67,8 @@ async def find_agent(name: str, toolbox: Toolbox, catalog: Catalog) -> Expert:
         UsageError: There is none.
         PlanError: A package offers it, and it can't be loaded.
     """
-    name = GENERALIST if name in GENERAL_AGENTS else name
-    if (agent := catalog.find(name)) is not None:
-        return Expert(
-            kind="agent",
-            name=name,
-            input_schema=agent.input_schema,
-            output_schema=agent.output_schema,
-        )
+    if found := find_in_catalog(name, catalog):
+        return found
     tools = [tool for tool in await toolbox.tools() if tool.is_agent]
     for tool in tools:
         if name in (tool.name, tool.qualified_name):
@@ -72,11 +76,31 @@ async def find_agent(name: str, toolbox: Toolbox, catalog: Catalog) -> Expert:
             return Expert(
                 kind="agent",
                 name=name,
+                description=tool.description,
                 input_schema=tool.input_schema,
                 output_schema=tool.output_schema,
                 words_as=next((each for each in (WORDS, *INSTRUCTION_INPUTS) if each in takes), ""),
             )
     raise _no_agent(name, [*catalog.names(), *(tool.name for tool in tools)])
+
+
+def find_in_catalog(name: str, catalog: Catalog) -> Expert | None:
+    """The sub-agent of that name, if no server is needed for it.
+
+    Raises:
+        PlanError: A package offers it, and it can't be loaded.
+    """
+    name = GENERALIST if name in GENERAL_AGENTS else name
+    agent = catalog.find(name)
+    if agent is None:
+        return None
+    return Expert(
+        kind="agent",
+        name=name,
+        description=agent.description,
+        input_schema=agent.input_schema,
+        output_schema=agent.output_schema,
+    )
 
 
 def _no_agent(name: str, known: list[str]) -> UsageError:
@@ -116,31 +140,72 @@ def _names_of(prompt: PromptInfo) -> tuple[str, ...]:
 
 
 def one_step_plan(
-    expert: Expert, words: str, inputs: Mapping[str, Any], *, direct: bool
+    expert: Expert, words: str, inputs: Mapping[str, Any], *, direct: bool, small: bool = False
 ) -> dict[str, Any]:
     """The plan of asking an expert, as the data of its file.
 
     Args:
         words: The instruction as it was typed; may be empty.
         inputs: What else the expert is given.
-        direct: Whether to ask it at once; else the manager looks around first, and drafts the
-            step that asks it.
+        direct: Whether to ask it at once; else the planner looks around first, and drafts the
+            step that asks it. The generalist is asked at once in any case; without `direct` it
+            may hand over to the planner. An expert that is given all that it needs, and no
+            words, leaves nothing to plan.
+        small: Whether the model can't call tools: then all that it can do is to plan.
 
     Raises:
         UsageError: The expert takes no instruction, or it is given twice.
     """
     _check_words(expert, words, inputs)
-    step = _direct_step(expert, words, inputs) if direct else _planned_step(expert, words, inputs)
-    specs = {name: _input(expert, name) for name in _input_names(expert, inputs, direct=direct)}
+    _check_inputs(expert, inputs)
+    direct = direct or _is_complete(expert, words, inputs)
+    planned = [_planned_step(expert, words, inputs)] if small and not direct else None
+    steps = planned or _steps(expert, words, inputs, direct=direct)
+    name, complete = steps[0]["name"], steps[0].get("type") != "plan" and len(steps) == 1
+    specs = {n: _input(expert, n) for n in _input_names(expert, inputs, direct=direct)}
     if words:
         specs[WORDS] = {"type": "string", "description": "What to do.", "required": True}
     return {
-        "name": step["name"],
+        "name": name,
         "description": _title(expert, words),
         **({"inputs": specs} if specs else {}),
-        "steps": [step],
-        "outputs": _outputs(step["name"], expert if direct else None),
+        "steps": steps,
+        "outputs": _outputs(name, expert if complete else None, planned=len(steps) > 1),
     }
+
+
+def _is_complete(expert: Expert, words: str, inputs: Mapping[str, Any]) -> bool:
+    """Whether an expert is given all that it needs, and no words that could say more."""
+    needed = set(expert.input_schema.get("required") or ()) - {"error"}
+    return expert.name != GENERALIST and not words and needed <= set(inputs)
+
+
+def _steps(
+    expert: Expert, words: str, inputs: Mapping[str, Any], *, direct: bool
+) -> list[dict[str, Any]]:
+    if direct:
+        return [_direct_step(expert, words, inputs)]
+    if expert.name == GENERALIST:
+        return _steps_that_hand_over(expert, words, inputs)
+    return [_planned_step(expert, words, inputs)]
+
+
+def _check_inputs(expert: Expert, inputs: Mapping[str, Any]) -> None:
+    """Refuse inputs that the expert can't take, before a model is asked."""
+    from fractale.agents.arguments import faults_of_given
+
+    # On the command line all values are text; the plan will convert them in the same way.
+    values = {n: convert(InputSpec(name=n, type=_type(expert, n)), v)[0] for n, v in inputs.items()}
+    if faults := faults_of_given(expert.input_schema, values):
+        raise UsageError(
+            f"`{expert.name}` can't take these inputs: {'; '.join(faults)}",
+            hint=f"fractale agent {expert.name} --help",
+        )
+
+
+def is_small(model: str) -> bool:
+    """Whether a model, as ``provider:name``, is so small that it can't call tools."""
+    return model.startswith("local:")
 
 
 def _check_words(expert: Expert, words: str, inputs: Mapping[str, Any]) -> None:
@@ -170,11 +235,18 @@ def _input(expert: Expert, name: str) -> dict[str, Any]:
     given: Any = _properties(expert).get(name)
     said = cast("dict[str, Any]", given) if isinstance(given, dict) else {}
     spec: dict[str, Any] = {"required": True}
-    if isinstance(said.get("type"), str) and said["type"] in TYPES:
-        spec["type"] = said["type"]
+    if kind := _type(expert, name):
+        spec["type"] = kind
     if description := said.get("description"):
         spec["description"] = str(description)
     return spec
+
+
+def _type(expert: Expert, name: str) -> str | None:
+    """The type of an input of the plan, where the expert's schema names a single one."""
+    given: Any = _properties(expert).get(name)
+    kind: Any = cast("dict[str, Any]", given).get("type") if isinstance(given, dict) else None
+    return kind if isinstance(kind, str) and kind in TYPES else None
 
 
 def _direct_step(expert: Expert, words: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,10 +261,10 @@ def _direct_step(expert: Expert, words: str, inputs: Mapping[str, Any]) -> dict[
 
 
 def _planned_step(expert: Expert, words: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """A step for the manager; its input `agent` or `prompt` says whom the draft is to ask."""
+    """A step for the planner; its input `agent` or `prompt` says whom the draft is to ask."""
     if expert.kind in inputs:
         raise UsageError(f"-i {expert.kind}=… can't be given here", hint="use --direct")
-    instruction = f"Ask {expert.name}, with the inputs as they are."
+    instruction = f"Ask {expert.name}, with the inputs as they are, and find out the others."
     return {
         "name": _step_name(expert.name),
         "type": "plan",
@@ -204,13 +276,45 @@ def _planned_step(expert: Expert, words: str, inputs: Mapping[str, Any]) -> dict
     }
 
 
-def _outputs(step: str, expert: Expert | None) -> dict[str, str]:
+def _steps_that_hand_over(
+    expert: Expert, words: str, inputs: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The generalist's step, and the one that is planned if it hands over."""
+    if reserved := {"agent", KNOWN} & {*inputs}:
+        raise UsageError(f"-i {min(reserved)}=… can't be given here", hint="use --direct")
+    first = _direct_step(expert, words, inputs)
+    given = {name: _reference("inputs", name) for name in inputs}
+    known = f"steps.{first['name']}.outputs.{KNOWN}"
+    second = {
+        "name": PLAN,
+        "type": "plan",
+        **({"instruction": _reference("inputs", WORDS)} if words else {}),
+        "inputs": {**given, KNOWN: f"{{{{ {known} | default('') }}}}"},
+    }
+    handed_over = {
+        "agent": ASK_OR_PLAN,
+        "rules": {PLAN: [f"{HANDED_OVER} is defined"]},
+        "transitions": {"success": "success", PLAN: PLAN},
+    }
+    return [{**first, **handed_over}, second]
+
+
+def _outputs(step: str, expert: Expert | None, *, planned: bool) -> dict[str, str]:
     schema = (expert.output_schema if expert else None) or {}
     names = [name for name in schema.get("properties", {}) if str(name).isidentifier()]
     if names:
         return {name: f"{{{{ steps.{step}.outputs.{name} | default(none) }}}}" for name in names}
+    answer = _answer_of(step)
+    if planned:
+        # A plan that says what it returns may well call it so, too.
+        drafted = f"(steps.{PLAN}.outputs.answer | default{_answer_of(PLAN)})"
+        answer = f"{drafted} if steps.{PLAN} is defined else {answer}"
+    return {"answer": f"{{{{ {answer} }}}}"}
+
+
+def _answer_of(step: str) -> str:
     outputs = f"steps.{step}.outputs"
-    return {"answer": f"{{{{ {outputs}.content | default({outputs}) }}}}"}
+    return f"({outputs}.content | default({outputs}))"
 
 
 def _reference(where: str, name: str) -> str:

@@ -16,6 +16,7 @@ from fractale.runs.asking import (
     Expert,
     find_agent,
     find_prompt,
+    is_small,
     keep_plan,
     one_step_plan,
 )
@@ -177,7 +178,7 @@ class Prompt:
     """A question in words, as ``fractale prompt`` and ``fractale agent`` ask it."""
 
     def shown(self, context: Mapping[str, Any]) -> Plan:
-        """The step that lets the manager plan what is asked."""
+        """The steps that do what is asked: at once, or planned if the generalist hands over."""
         del context
         import yaml
 
@@ -191,7 +192,7 @@ class Prompt:
             WORDS: ("string", "What to do."),
             "agent": ("string", "Whom to ask: a sub-agent. Left out: the generalist."),
             "prompt": ("string", "Whom to ask: a server's prompt."),
-            "direct": ("boolean", "Ask at once, without the manager."),
+            "direct": ("boolean", "Ask at once, without the planner."),
             INPUTS: ("object", "What else it is given."),
         }
         fields = {name: {"type": kind, "description": text} for name, (kind, text) in told.items()}
@@ -218,7 +219,8 @@ class Prompt:
         words = str(given.get(WORDS) or "")
         inputs = _inputs_in(given, {WORDS, "agent", "prompt", "direct", INPUTS})
         expert = await _expert(given, toolbox, agents)
-        data = one_step_plan(expert, words, inputs, direct=bool(given.get("direct")))
+        direct, small = bool(given.get("direct")), is_small(settings.model_spec)
+        data = one_step_plan(expert, words, inputs, direct=direct, small=small)
         plan = load_plan(keep_plan(data, settings.state_dir))
         return plan, {**inputs, WORDS: words} if words else inputs
 
