@@ -28,5 +28,7 @@ def python_path() -> str:
     if has_flux():
         return ""
     if not (PACKAGE / "flux").is_dir():
-        pytest.skip(f"no Flux here, and no flux-python in {PACKAGE.name} (`make test` puts it there)")
+        pytest.skip(
+            f"no Flux here, and no flux-python in {PACKAGE.name} (`make test` puts it there)"
+        )
     return f"{WITHOUT_LIBRARY}:{PACKAGE}"
