@@ -61,19 +61,13 @@ def run_plan(settings: Settings) -> Callable[..., Any]:
     return run
 
 
-@pytest.fixture(scope="session")
-def _forking() -> Iterator[Forking]:
+@pytest.fixture
+def processes() -> Iterator[Forking]:
+    """Starts processes of the command line quickly; those that a test leaves are ended."""
     from forked import forking
 
-    with forking() as made:
+    with forking().ending() as made:
         yield made
-
-
-@pytest.fixture
-def processes(_forking: Forking) -> Iterator[Forking]:
-    """Starts processes of the command line quickly; those that a test leaves are ended."""
-    yield _forking
-    _forking.end_all()
 
 
 @pytest.fixture(scope="session")
