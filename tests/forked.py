@@ -91,7 +91,8 @@ def run(order, streams):
     atexit._run_exitfuncs()
     try:
         sys.stdout.flush()
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:  # as an interpreter that ends does
+        print(f"Exception ignored on flushing sys.stdout: {error}", file=sys.stderr)
         code = 120
     os._exit(code)
 
@@ -165,6 +166,9 @@ class Process:
         if self.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 import textwrap
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import forked
 import fractale
 from fractale.errors import InputError, StoreError, UsageError
 from fractale.graph.compile import way_to
@@ -862,15 +862,11 @@ def project(tmp_path: Path) -> Path:
 def command(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
     names = ("PATH", "LANG", "TMPDIR")
     kept = {k: v for k, v in os.environ.items() if k in names or k.startswith("COVERAGE_")}
-    return subprocess.run(
-        [sys.executable, "-m", "fractale.cli", *words],
+    return forked.run(
+        words,
         cwd=project,
         env={**kept, "HOME": str(project), "PYTHONPATH": str(project)},
-        capture_output=True,
-        text=True,
         timeout=120,
-        stdin=subprocess.DEVNULL,
-        check=False,
     )
 
 
