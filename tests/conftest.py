@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,11 @@ from fractale.settings import Settings
 
 if TYPE_CHECKING:
     from forked import Forking
+
+# A shell that starts this process in the background lets it ignore Ctrl-C, and the processes that
+# it starts would inherit that. Tests send them the signal.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass
