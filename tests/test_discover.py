@@ -600,6 +600,7 @@ async def test_the_real_sinfo_without_a_controller_is_broken(here, tmp_path):
     assert found.problem
 
 
+@pytest.mark.real
 def test_a_real_slurm_has_its_partitions_and_node(here):
     with running_slurm() as running:
         place = on(here, **running.environment)

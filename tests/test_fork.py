@@ -33,7 +33,6 @@ from fractale.store.prune import PruneRule, prune
 from fractale.store.records import RunFolders
 from fractale.testing import FakeToolServer, ScriptedModel
 from fractale.testing.model_server import Reply
-from servers.postgres import running_postgres
 
 THREE = """
 name: three
@@ -811,17 +810,16 @@ def test_the_comparison_says_where_the_fork_began(project):
 # -- in PostgreSQL --------------------------------------------------------------------------------
 
 
-async def test_runs_in_postgresql_are_forked_too(bench):
-    with running_postgres() as url:
-        bench.settings = replace(bench.settings, store=url)
-        bench.write(INNER, "inner.yaml")
-        parent = await bench.start(OUTER)
-        for at in ("twice#1", "inc/two#1", "first"):
-            fork = await bench.fork(parent.run, at)
-            assert fork.outputs == parent.outputs
-        stopped = await bench.fork(parent.run, "inc/two#1", limits=Limits(steps=1))
-        result = await bench.runs.resume(stopped.run, RunOptions(limits=Limits(steps=50)))
-        assert result.outputs == parent.outputs
+async def test_runs_in_postgresql_are_forked_too(bench, postgres):
+    bench.settings = replace(bench.settings, store=postgres)
+    bench.write(INNER, "inner.yaml")
+    parent = await bench.start(OUTER)
+    for at in ("twice#1", "inc/two#1", "first"):
+        fork = await bench.fork(parent.run, at)
+        assert fork.outputs == parent.outputs
+    stopped = await bench.fork(parent.run, "inc/two#1", limits=Limits(steps=1))
+    result = await bench.runs.resume(stopped.run, RunOptions(limits=Limits(steps=50)))
+    assert result.outputs == parent.outputs
 
 
 # -- on the command line --------------------------------------------------------------------------

@@ -86,7 +86,7 @@ def installs(calls: list[str]) -> int:
 def test_an_old_python_is_refused_before_anything_is_made(site, goal):
     code, calls, told = site.make(f"PYTHON={site.python('3.9')}", goal)
     assert code != 0
-    assert "python3.9 is Python 3.9.0, but fractale needs Python 3.11 or newer." in told
+    assert "python3.9: Python 3.9.0. fractale needs Python 3.11 or newer." in told
     assert f"make PYTHON=python3.11 {goal}" in told
     assert installs(calls) == 0
     assert not (site.folder / ".venv").exists()
@@ -95,7 +95,7 @@ def test_an_old_python_is_refused_before_anything_is_made(site, goal):
 def test_a_python_that_is_not_there_is_refused_too(site):
     code, _, told = site.make("PYTHON=no-such-python", "demo")
     assert code != 0
-    assert "fractale needs Python 3.11 or newer" in told
+    assert "no-such-python: not found. fractale needs Python 3.11 or newer." in told
     assert not (site.folder / ".venv").exists()
 
 
