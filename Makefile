@@ -8,6 +8,9 @@ VENV := $(if $(NEWEST),.venv-newest,.venv)
 BIN := $(VENV)/bin
 comma := ,
 
+# Python keeps what it compiled. Without that, each of the processes of the tests compiles it all.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: lammps demo test test-real test-full test-faults test-newest coverage check bench lock clean FORCE
 
 # An environment is made anew if it cannot be used, or if PYTHON names another Python than its own.
