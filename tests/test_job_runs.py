@@ -1,6 +1,6 @@
 """Runs that wait for jobs, through the command line: left, stopped, killed, and gone on with.
 
-Plain processes are the jobs, and a real Slurm's where there is one. `make test` kills at a sample
+Plain processes are the jobs, and a real Slurm's where there is one. `make test-real` kills at a sample
 of the moments; `make test-faults` at a hundred.
 """
 

@@ -1,6 +1,6 @@
 """A run that is killed at any moment goes on to the same end, and does nothing twice.
 
-`make test` kills at a sample of the moments; `make test-faults` at all of them, and at 200
+`make test-real` kills at a sample of the moments; `make test-faults` at all of them, and at 200
 random ones, on SQLite and on PostgreSQL.
 """
 
