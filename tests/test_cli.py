@@ -296,6 +296,27 @@ def test_a_stopped_run_can_be_resumed(project, number, code):
     assert (project / "last").exists()
 
 
+def test_a_run_in_the_background_ignores_ctrl_c(project):
+    """A shell without job control and `nohup` start it so; Ctrl-C is meant for others then."""
+    step = "{name: long, tool: wait, inputs: {seconds: 1}}"
+    write(project, "p.yaml", f"name: p\nsteps: [{step}]\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fractale.cli", "run", "p.yaml", "-r", "tools.yaml"],
+        cwd=project,
+        env=environment(project),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    assert process.stderr is not None
+    while "waiting" not in (line := process.stderr.readline()):
+        assert line, "it ended before its step began"
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stdout + stderr
+
+
 def test_a_run_that_was_killed_goes_on_where_it_was(project):
     write(
         project,
