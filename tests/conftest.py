@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,47 @@ from fractale.settings import Settings
 
 if TYPE_CHECKING:
     from forked import Forking
+
+# A shell that starts this process in the background lets it ignore Ctrl-C, and the processes that
+# it starts would inherit that. Tests send them the signal.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# The marker `real`: what takes more of a machine than Python, or minutes of killing and waiting.
+# `make test` leaves it out, `make test-real` has it; a single test is marked where it stands.
+REAL_FILES = {
+    "test_agent_durability": "kills",
+    "test_drained": "signals at each kind of step",
+    "test_drafting_kills": "kills",
+    "test_full_disk": "mounts, kills",
+    "test_job_folders": "batch jobs whose ends are waited for",
+    "test_job_queue": "batch jobs of several processes, kills",
+    "test_job_runs": "Slurm, kills",
+    "test_jobs_faults": "Slurm, kills",
+    "test_kills": "kills",
+    "test_lost_database": "PostgreSQL, kills",
+    "test_lost_servers": "MCP servers that are killed",
+    "test_postgres": "PostgreSQL",
+    "test_replay_kills": "kills",
+    "test_requeue": "Slurm, minutes",
+    "test_scenario_containers": "buildah, podman",
+    "test_scenario_kubernetes": "kubectl, a server of another package",
+    "test_scenario_lammps": "LAMMPS, MPI, Slurm",
+    "test_scenario_spack": "an installation that is killed",
+    "test_stops_anywhere": "kills",
+    "test_terminal": "tmux, pseudo-terminals",
+    "test_two_processes": "kills",
+}
+REAL_FIXTURES = {"postgres", "slurm", "studio"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if item.path.stem in REAL_FILES or fixtures & REAL_FIXTURES:
+            item.add_marker("real")
 
 
 @dataclass
@@ -61,19 +103,13 @@ def run_plan(settings: Settings) -> Callable[..., Any]:
     return run
 
 
-@pytest.fixture(scope="session")
-def _forking() -> Iterator[Forking]:
+@pytest.fixture
+def processes() -> Iterator[Forking]:
+    """Starts processes of the command line quickly; those that a test leaves are ended."""
     from forked import forking
 
-    with forking() as made:
+    with forking().ending() as made:
         yield made
-
-
-@pytest.fixture
-def processes(_forking: Forking) -> Iterator[Forking]:
-    """Starts processes of the command line quickly; those that a test leaves are ended."""
-    yield _forking
-    _forking.end_all()
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pytest
 
 TESTS = Path(__file__).parent
 WITHOUT_LIBRARY = TESTS / "flux_without_library"
-PACKAGE = TESTS.parent / ".venv-flux"
+PACKAGE = Path(f"{sys.prefix}-flux")  # beside the environment, as the Makefile puts it
 
 
 def has_flux() -> bool:
@@ -28,5 +28,7 @@ def python_path() -> str:
     if has_flux():
         return ""
     if not (PACKAGE / "flux").is_dir():
-        pytest.skip("no Flux here, and no flux-python in .venv-flux (`make test` puts it there)")
+        pytest.skip(
+            f"no Flux here, and no flux-python in {PACKAGE.name} (`make test` puts it there)"
+        )
     return f"{WITHOUT_LIBRARY}:{PACKAGE}"

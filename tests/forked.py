@@ -1,12 +1,16 @@
 """Many short-lived `fractale` processes, forked off one that has imported everything.
 
-A test that kills a run and resumes it starts half a dozen of them; most of the time of each goes
-into imports. Each is a process of its own all the same, with its own pid, to be killed by it.
+Most of the time of a short process goes into imports. Each is a process of its own all the same,
+with its own pid, environment, working directory and streams. `run` and `Popen` stand in for those
+of `subprocess`; only what a fresh interpreter reads at its start (``PYTHONHASHSEED``, the encoding
+of its file names) needs ``python -m fractale.cli`` itself.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import selectors
@@ -18,16 +22,18 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Self
 
 from store_runs import unmeasured
 
 MODULES = """
-import asyncio, atexit, importlib, json, os, resource, signal, socket, sys
+import asyncio, atexit, gc, importlib, json, os, pkgutil, resource, signal, socket, sys, tempfile
+import threading, time
 import fractale.cli
+for found in pkgutil.iter_modules(fractale.cli.__path__, "fractale.cli."):
+    if found.name != "fractale.cli.__main__":
+        importlib.import_module(found.name)
 for name in (
-    "fractale.cli.run", "fractale.cli.resume", "fractale.cli.running", "fractale.cli.display",
-    "fractale.cli.problems", "fractale.cli.answers", "fractale.cli.live", "fractale.cli.summary",
     "fractale.runs.service", "fractale.runs.session", "fractale.runs.opening", "fractale.questions",
     "fractale.runs.options", "fractale.api", "fractale.mcp", "fractale.models.providers",
     "fractale.registry.fastmcp_server", "fractale.registry.local_server", "fractale.registry.build",
@@ -43,42 +49,63 @@ for name in (
 SERVE = """
 door = socket.socket(fileno=int(sys.argv[1]))
 
-def run(order, descriptors):
+def prepare(order, streams):
     os.setsid()
-    for number, descriptor in enumerate((os.open(os.devnull, os.O_RDONLY), *descriptors)):
+    for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)
         os.close(descriptor)
-    door.close()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(order["env"])
+    time.tzset()
+    tempfile.tempdir = None
     os.chdir(order["cwd"])
-    sys.path.insert(0, "")
+    sys.path[:0] = ["", *filter(None, order["env"].get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv = ["fractale", *order["words"]]
-    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
-    sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)
+    encoding, _, errors = order["env"].get("PYTHONIOENCODING", "").partition(":")
+    said = {"encoding": encoding or "utf-8", "closefd": False}
+    sys.stdin = open(0, **said)
+    sys.stdout = open(1, "w", errors=errors or None, **said)
+    sys.stderr = open(2, "w", errors="backslashreplace", buffering=1, **said)
     if order["largest"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["largest"], order["largest"]))
+
+def run(order, streams):
+    prepare(order, streams)
+    measured = any(name.startswith("COVERAGE_PROCESS_") for name in order["env"])
+    if measured:
+        import coverage
+        coverage.process_startup(force=True)
     from fractale.cli import main
     code = 1
     try:
         main()
+        code = 0
     except SystemExit as end:
         code = end.code or 0
     except BaseException:
         import traceback
         traceback.print_exc()
+    threading._shutdown()
     atexit._run_exitfuncs()
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError) as error:  # as an interpreter that ends does
+        print(f"Exception ignored on flushing sys.stdout: {error}", file=sys.stderr)
+        code = 120
     os._exit(code)
 
+gc.collect()
+gc.freeze()
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 while True:
-    data, descriptors, _, _ = socket.recv_fds(door, 1 << 20, 3)
+    data, descriptors, _, _ = socket.recv_fds(door, 1 << 20, 4)
     if not data:
         break
     said, *streams = descriptors
     if os.fork() == 0:
+        door.close()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         child = os.fork()
         if child == 0:
@@ -86,7 +113,6 @@ while True:
             run(json.loads(data), streams)
         for stream in streams:
             os.close(stream)
-        door.close()
         os.write(said, b"%d\\n" % child)
         os.write(said, b"%d\\n" % os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         os._exit(0)
@@ -98,8 +124,9 @@ while True:
 class Process:
     """One of the processes, to be used as a `subprocess.Popen`."""
 
-    def __init__(self, said: int, stdout: int, stderr: int) -> None:
+    def __init__(self, said: int, stdout: int, stderr: int, stdin: int | None) -> None:
         self._said = os.fdopen(said, "rb", buffering=0)
+        self.stdin = None if stdin is None else os.fdopen(stdin, "w", encoding="utf-8")
         self.stdout: IO[str] = os.fdopen(stdout, encoding="utf-8")
         self.stderr: IO[str] = os.fdopen(stderr, encoding="utf-8")
         self.returncode: int | None = None
@@ -140,12 +167,18 @@ class Process:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
     def communicate(self, timeout: float = 120) -> tuple[str, str]:
         """What it still says until it ends, on stdout and on stderr."""
         until = time.monotonic() + timeout
+        if self.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self.stdin.close()
         said: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
         with selectors.DefaultSelector() as waiting:
             for name in said:
@@ -169,6 +202,13 @@ class Process:
         return left["stdout"], left["stderr"]
 
 
+def _input(stdin: int) -> tuple[int, int | None]:
+    """What a process reads, and what we write to it if that is a pipe."""
+    if stdin == subprocess.PIPE:
+        return os.pipe()
+    return (os.open(os.devnull, os.O_RDONLY) if stdin < 0 else os.dup(stdin)), None
+
+
 class Forking:
     """Starts processes of the command line; `start` takes what follows ``fractale``."""
 
@@ -187,49 +227,86 @@ class Forking:
         self,
         words: Sequence[str],
         *,
-        cwd: Path,
-        env: Mapping[str, str],
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
         largest: int | None = None,
+        stdin: int = subprocess.DEVNULL,
         stdout: int | None = None,
         stderr: int | None = None,
     ) -> Process:
-        """Start one, with this environment and no other.
+        """Start one; `cwd` and `env` are this process's if they are not given.
 
         Args:
             largest: Bytes that a file of it may have.
-            stdout: What it writes to, in place of a pipe; it stays the caller's to close.
-            stderr: As `stdout`.
+            stdin: What it reads: `PIPE`, or a descriptor that stays the caller's to close.
+            stdout: What it writes to, instead of a pipe; it stays the caller's to close.
+            stderr: As `stdout`; `STDOUT` for the same.
         """
         order = json.dumps(
-            {"words": list(words), "cwd": str(cwd), "env": dict(env), "largest": largest}
+            {
+                "words": [os.fspath(word) for word in words],
+                "cwd": str(cwd or Path.cwd()),
+                "env": dict(os.environ if env is None else env),
+                "largest": largest,
+            }
         )
-        pipes = [os.pipe() for _ in range(3)]
-        said, out, err = (there for _, there in pipes)
-        given = [out if stdout is None else stdout, err if stderr is None else stderr]
-        socket.send_fds(self._door, [order.encode()], [said, *given])
-        for _, there in pipes:
-            os.close(there)
-        process = Process(*(here for here, _ in pipes))
+        ours, theirs = zip(*(os.pipe() for _ in range(3)), strict=True)
+        reads, written = _input(stdin)
+        out = theirs[1] if stdout is None else stdout
+        err = {None: theirs[2], subprocess.STDOUT: out}.get(stderr, stderr)
+        socket.send_fds(self._door, [order.encode()], [theirs[0], reads, out, err])
+        for descriptor in (*theirs, reads):
+            os.close(descriptor)
+        process = Process(*ours, written)
         self._started.append(process)
         return process
 
-    def end_all(self) -> None:
-        """End those that a failed test left."""
-        for process in self._started:
-            process.kill()
-        self._started.clear()
+    @contextlib.contextmanager
+    def ending(self) -> Iterator[Self]:
+        """End the processes that are started in the block and are left after it."""
+        before = len(self._started)
+        try:
+            yield self
+        finally:
+            for process in self._started[before:]:
+                process.kill()
+            del self._started[before:]
 
     def close(self) -> None:
-        self.end_all()
+        for process in self._started:
+            process.kill()
         self._door.close()
         self._process.wait(timeout=60)
 
 
-@contextlib.contextmanager
-def forking() -> Iterator[Forking]:
-    """A `Forking` and its end."""
+@functools.cache
+def forking() -> Forking:
+    """The one of this process; it ends with it."""
     made = Forking()
-    try:
-        yield made
-    finally:
-        made.close()
+    atexit.register(made.close)
+    return made
+
+
+def start(words: Sequence[str], **options: Any) -> Process:
+    """Start ``fractale WORDS``; the options are those of `Forking.start`."""
+    return forking().start(words, **options)
+
+
+def run(
+    words: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    input: str | None = None,  # noqa: A002  (the word of subprocess.run)
+    timeout: float = 120,
+) -> subprocess.CompletedProcess[str]:
+    """Run ``fractale WORDS`` to its end and keep what it prints; stdin is empty without `input`."""
+    stdin = subprocess.DEVNULL if input is None else subprocess.PIPE
+    process = start(words, cwd=cwd, env=env, stdin=stdin)
+    if process.stdin is not None:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(input or "")
+            process.stdin.flush()
+    stdout, stderr = process.communicate(timeout)
+    assert process.returncode is not None
+    return subprocess.CompletedProcess(["fractale", *words], process.returncode, stdout, stderr)

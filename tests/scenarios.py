@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import forked
 from fractale.testing import ModelRequest, ModelServer, Reply
 
 ROOT = Path(__file__).parents[1]
@@ -33,15 +33,8 @@ class Reader:
             }
 
     def __call__(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "fractale.cli", *words],
-            cwd=self.folder,
-            env={**self.environment, **variables},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
+        return forked.run(
+            words, cwd=self.folder, env={**self.environment, **variables}, timeout=SECONDS
         )
 
     def events(self, *words: str, **variables: str) -> list[dict[str, Any]]:

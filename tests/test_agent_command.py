@@ -14,6 +14,7 @@ import pytest
 import yaml
 from fastmcp import FastMCP
 
+import forked
 from fractale.agents.catalog import Catalog
 from fractale.cli import run_command
 from fractale.errors import ToolError, UsageError
@@ -84,9 +85,8 @@ class Command:
 
     def __call__(self, *words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         kept = {k: v for k, v in os.environ.items() if k == "PATH" or k.startswith("COVERAGE_")}
-        given: dict[str, Any] = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
-        return subprocess.run(
-            [sys.executable, "-m", "fractale.cli", *words],
+        return forked.run(
+            words,
             cwd=self.project,
             env={
                 **kept,
@@ -96,11 +96,8 @@ class Command:
                 "OPENAI_API_KEY": "k-1234567890",
                 "OPENAI_BASE_URL": self.server.openai_url,
             },
-            capture_output=True,
-            text=True,
+            input=stdin,
             timeout=60,
-            check=False,
-            **given,
         )
 
     def end(self, *words: str, **options: Any) -> dict[str, Any]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import forked
 from fractale.testing import ModelServer
 from fractale.testing.model_server import ModelRequest, Reply
 
@@ -65,25 +64,17 @@ class Model:
         return Reply(text="all noted")
 
 
-def start(project: Path, server: ModelServer, *words: str) -> subprocess.Popen[str]:
+def start(project: Path, server: ModelServer, *words: str) -> forked.Process:
     env = {name: value for name, value in os.environ.items() if not name.startswith("FRACTALE_")}
     env |= {
         "HOME": str(project),
         "OPENAI_BASE_URL": server.openai_url,
         "OPENAI_API_KEY": "k-1234567890",
     }
-    return subprocess.Popen(
-        [sys.executable, "-m", "fractale.cli", *words],
-        cwd=project,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return forked.start(words, cwd=project, env=env)
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_for(condition: Callable[[], bool], process: forked.Process) -> None:
     for _ in range(6000):
         if condition():
             return

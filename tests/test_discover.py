@@ -8,7 +8,6 @@ import os
 import shutil
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import forked
 import stand_ins
 from fractale.cli.site_text import site_lines
 from fractale.cli.text import plain
@@ -600,6 +600,7 @@ async def test_the_real_sinfo_without_a_controller_is_broken(here, tmp_path):
     assert found.problem
 
 
+@pytest.mark.real
 def test_a_real_slurm_has_its_partitions_and_node(here):
     with running_slurm() as running:
         place = on(here, **running.environment)
@@ -627,17 +628,7 @@ def test_a_real_slurm_has_its_partitions_and_node(here):
 def fractale(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     kept = {k: v for k, v in os.environ.items() if k.startswith("COVERAGE_")}
     env = {**kept, "PATH": str(folder / "bin"), "HOME": str(folder), "LANG": "C.UTF-8", **variables}
-    return subprocess.run(
-        [sys.executable, "-m", "fractale.cli", *words],
-        cwd=folder,
-        env=env,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=240,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
+    return forked.run(words, cwd=folder, env=env, timeout=240)
 
 
 def test_the_command_gives_text_and_json_and_takes_one_section(tmp_path, bin_folder):

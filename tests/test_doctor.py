@@ -8,7 +8,6 @@ import os
 import re
 import socket
 import subprocess
-import sys
 import textwrap
 import threading
 from dataclasses import replace
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import forked
 import stand_ins
 from fractale.agents.catalog import BUILT_IN
 from fractale.cli.site_text import report_lines
@@ -710,17 +710,7 @@ async def test_a_plan_with_a_job_is_held_against_the_scheduler(project):
 def command(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     kept = {k: v for k, v in os.environ.items() if k.startswith("COVERAGE_")}
     env = {**kept, "PATH": str(folder / "bin"), "HOME": str(folder), "LANG": "C.UTF-8", **variables}
-    return subprocess.run(
-        [sys.executable, "-m", "fractale.cli", "doctor", *words],
-        cwd=folder,
-        env=env,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=240,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
+    return forked.run(["doctor", *words], cwd=folder, env=env, timeout=240)
 
 
 def test_the_command_ends_with_0_where_all_is_there_and_1_where_not(project):

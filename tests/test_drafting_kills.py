@@ -6,8 +6,6 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import forked
 from fractale.testing import ModelServer
 from fractale.testing.model_server import ModelRequest, Reply
 
@@ -69,20 +68,12 @@ class Planned:
         self.asked.set()
         return Reply(data=DRAFT, delay=60 if self.hang.is_set() else 0)
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
+    def start(self, *words: str) -> forked.Process:
         env = {n: v for n, v in os.environ.items() if not n.startswith("FRACTALE_")}
         env |= {"OPENAI_BASE_URL": self.server.openai_url, "OPENAI_API_KEY": "k-1234567890"}
-        return subprocess.Popen(
-            [sys.executable, "-m", "fractale.cli", *words],
-            cwd=self.folder,
-            env={**env, "HOME": str(self.folder)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return forked.start(words, cwd=self.folder, env={**env, "HOME": str(self.folder)})
 
-    def run(self) -> subprocess.Popen[str]:
+    def run(self) -> forked.Process:
         return self.start("run", "p.yaml", "-r", "tools.yaml", "--model", "openai:scripted")
 
     def resume(self, *words: str) -> tuple[int, str]:
@@ -106,7 +97,7 @@ def planned(tmp_path: Path) -> Iterator[Planned]:
         yield planned
 
 
-def wait_for(process: subprocess.Popen[str], condition: Any) -> None:
+def wait_for(process: forked.Process, condition: Any) -> None:
     for _ in range(3000):
         if condition():
             return
@@ -115,7 +106,7 @@ def wait_for(process: subprocess.Popen[str], condition: Any) -> None:
     raise AssertionError("it never came so far")
 
 
-def kill(process: subprocess.Popen[str]) -> None:
+def kill(process: forked.Process) -> None:
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=30)
 

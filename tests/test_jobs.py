@@ -24,7 +24,7 @@ def slurm():
         yield running
 
 
-@pytest.fixture(params=["local", "slurm"])
+@pytest.fixture(params=["local", pytest.param("slurm", marks=pytest.mark.real)])
 def here(request, tmp_path) -> Site:
     if request.param == "local":
         return local_site(tmp_path)

@@ -1,6 +1,6 @@
 """A run that is killed at any moment goes on to the same end, and does nothing twice.
 
-`make test` kills at a sample of the moments; `make test-faults` at all of them, and at 200
+`make test-real` kills at a sample of the moments; `make test-faults` at all of them, and at 200
 random ones, on SQLite and on PostgreSQL.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from forked import Forking, Process
+from forked import Forking, Process, forking
 from fractale.testing import ModelServer
 from kill_plan import CHANGES, OUTPUTS, PLAN, PROMPTS, REGISTRY, STEPS, TOOLS, model
 from servers.postgres import new_database
@@ -170,10 +170,10 @@ def test_a_kill_at_a_step_loses_nothing_and_repeats_nothing(killed, step, when):
 
 
 @pytest.fixture(scope="module")
-def seconds(_forking: Forking, tmp_path_factory: pytest.TempPathFactory) -> float:
+def seconds(tmp_path_factory: pytest.TempPathFactory) -> float:
     """How long a run takes here that nothing disturbs."""
     with ModelServer(model) as server:
-        run = Killed(tmp_path_factory.mktemp("undisturbed"), server, _forking, None)
+        run = Killed(tmp_path_factory.mktemp("undisturbed"), server, forking(), None)
         started = time.monotonic()
         _, err = run.run().communicate()
         assert "Traceback" not in err, err

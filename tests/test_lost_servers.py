@@ -10,8 +10,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -22,6 +20,7 @@ from typing import Any
 
 import pytest
 
+import forked
 from fractale.mcp import McpToolbox, Timing
 from fractale.models import Models, RetryPolicy
 from fractale.plan.build import parse_plan
@@ -562,17 +561,11 @@ async def test_fractale_run_survives_three_losses_and_sends_no_change_twice(kind
     assert calm.count() == {"look two": 1, "charge five": 1}
 
 
-def fractale_run(folder: Path, *words: str, **env: str) -> subprocess.Popen[str]:
+def fractale_run(folder: Path, *words: str, **env: str) -> forked.Process:
     names = ("PATH", "LANG", "TMPDIR")
     kept = {k: v for k, v in os.environ.items() if k in names or k.startswith("COVERAGE_")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "fractale.cli", "run", "p.yaml", "--json", *words],
-        cwd=folder,
-        env={**kept, "HOME": str(folder), **env},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    return forked.start(
+        ["run", "p.yaml", "--json", *words], cwd=folder, env={**kept, "HOME": str(folder), **env}
     )
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import textwrap
 import time
 from dataclasses import replace
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import forked
 from fractale.agents.measure import failure_in, number, read_metric, text_of, value_of
 from fractale.agents.optimize import OPTIMIZE
 from fractale.agents.search import propose
@@ -782,17 +781,9 @@ def job(nodes: int, skin: float) -> dict:
 '''
 
 
-def start(project: Path, *words: str) -> subprocess.Popen[str]:
+def start(project: Path, *words: str) -> forked.Process:
     env = {name: value for name, value in os.environ.items() if not name.startswith("FRACTALE_")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "fractale.cli", *words],
-        cwd=project,
-        env=env | {"HOME": str(project)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return forked.start(words, cwd=project, env=env | {"HOME": str(project)})
 
 
 def test_a_killed_search_goes_on_with_the_trial_that_it_was_at(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import forked
 from fractale.agents.catalog import BUILT_IN, SUMMARIES, Catalog
 from fractale.agents.own import split_agents
 from fractale.agents.subagent import AgentAnswer, Subagent
@@ -75,15 +76,11 @@ def install(project: Path, points: str, module: str = MODULE) -> None:
 
 def fractale(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
     kept = {k: v for k, v in os.environ.items() if k == "PATH" or k.startswith("COVERAGE_")}
-    return subprocess.run(
-        [sys.executable, "-m", "fractale.cli", *words],
+    return forked.run(
+        words,
         cwd=project,
         env={**kept, "HOME": str(project), "PYTHONPATH": str(project)},
-        capture_output=True,
-        text=True,
         timeout=60,
-        stdin=subprocess.DEVNULL,
-        check=False,
     )
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import forked
 from fractale.errors import SettingsError
 from fractale.policy import PlannedCall, Policy, Ruling
 from fractale.settings import PolicySettings, ToolRule, load_settings
@@ -270,15 +269,11 @@ def project(tmp_path: Path) -> Path:
 
 def listed(project: Path, *words: str) -> str:
     kept = {k: v for k, v in os.environ.items() if k == "PATH" or k.startswith("COVERAGE_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "fractale.cli", "list", "--policy", "-r", "r.yaml", *words],
+    done = forked.run(
+        ["list", "--policy", "-r", "r.yaml", *words],
         cwd=project,
         env={**kept, "HOME": str(project)},
-        capture_output=True,
-        text=True,
         timeout=60,
-        stdin=subprocess.DEVNULL,
-        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import pytest
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 
+import forked
 from fractale.errors import RunHeld, StoreError
 from fractale.store.checkpoints import open_checkpoints
 from fractale.store.prune import PruneRule, prune
@@ -287,15 +288,8 @@ async def test_runs_are_pruned(url, run_plan, settings):
 
 def fractale(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     kept = {k: v for k, v in os.environ.items() if k == "PATH" or k.startswith("COVERAGE_")}
-    return subprocess.run(
-        [sys.executable, "-m", "fractale.cli", *words],
-        cwd=folder,
-        env={**kept, "HOME": str(folder), "PYTHONPATH": str(folder)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+    return forked.run(
+        words, cwd=folder, env={**kept, "HOME": str(folder), "PYTHONPATH": str(folder)}, timeout=120
     )
 
 

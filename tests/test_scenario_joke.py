@@ -78,6 +78,7 @@ def test_the_plan_does_not_ask_what_it_was_told(tmp_path):
     assert len(server.requests) == 1
 
 
+@pytest.mark.real
 def test_the_embedded_model_tells_one_without_a_key(tmp_path):
     pytest.importorskip("xllamacpp")
     words = ("run", "plans/joke.yaml", "--backend", "local", "-i", "category=penguins")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from fractale.testing import ModelServer, Reply
 from scenarios import Reader, asked, by_turns, errors_of, path_of
 from slurm import running_slurm
@@ -68,6 +70,7 @@ def test_a_job_that_has_not_ended_yet_tells_none_either(tmp_path):
         time.sleep(0.2)
 
 
+@pytest.mark.real
 def test_the_same_under_slurm(tmp_path):
     with running_slurm() as slurm, ModelServer(by_turns(RIGHT)) as server:
         reader = Reader(tmp_path, server, **slurm.environment)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fastmcp import Client
 
+import forked
 from flux_python import has_flux, python_path
 from scenarios import Reader
 
@@ -42,15 +41,7 @@ NEEDS_FLUX = ("flux-gemini", "run-job", "run-spack")
 def served(reader: Reader, file: Path, **variables: str) -> Iterator[str]:
     """The address of a file's server, on a free port."""
     words = ["serve", str(file), "--port", "0", "--host", "127.0.0.1"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fractale.cli", *words],
-        cwd=reader.folder,
-        env={**reader.environment, **variables},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = forked.start(words, cwd=reader.folder, env={**reader.environment, **variables})
     try:
         said = ""
         for line in process.stderr:

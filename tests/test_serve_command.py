@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import subprocess
-import sys
 
 import httpx
 import pytest
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 
+import forked
 from servers.certificates import make_certificate
 
 INITIALIZE = {
@@ -43,13 +42,7 @@ def served(folder):
     flags += ["--ssl-certfile", "cert.pem", "--ssl-keyfile", "key.pem"]
     flags += ["--allowed-host", "login1.example", "--allowed-host", "login2.example"]
     flags += ["--allowed-origin", "https://lab.example", "--allowed-origin", "https://b.example"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fractale.cli", "serve", "tools.yaml", *flags],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = forked.start(["serve", "tools.yaml", *flags], cwd=folder)
     try:
         yield process.stderr.readline()
     finally:
@@ -110,13 +103,7 @@ def test_pages_of_allowed_origins_may_call_and_others_not(client):
 
 def test_half_a_certificate_is_refused_before_anything_is_served(folder):
     words = ["serve", "tools.yaml", "--port", "0", "--ssl-certfile", "cert.pem"]
-    done = subprocess.run(
-        [sys.executable, "-m", "fractale.cli", *words],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = forked.run(words, cwd=folder)
     assert done.returncode == 2
     assert "HTTPS needs both" in done.stderr
 

@@ -186,7 +186,7 @@ def place(tmp_path_factory) -> Iterator[Place]:
     (folder / "tools.yaml").write_text(REGISTRY)
     for name, plan in PLANS.items():
         (folder / f"{name}.yaml").write_text(plan)
-    with ModelServer(manager) as model, forking() as processes:
+    with ModelServer(manager) as model, forking().ending() as processes:
         made = Place(folder, processes, model.openai_url)
         for run, who in (("first", "Ada"), ("second", "Bo")):
             code, _, said = made.run("run", "hello.yaml", *R, "--run-id", run, "-i", f"who={who}")

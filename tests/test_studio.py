@@ -23,6 +23,7 @@ from langgraph_sdk import get_sync_client
 from langgraph_sdk.errors import APIStatusError
 from starlette.exceptions import HTTPException
 
+import forked
 from fractale.cli.studio import command
 from fractale.errors import DependencyMissing, PlanError, UsageError
 from fractale.plan.build import load_plan
@@ -228,15 +229,7 @@ class Studio:
 
     def fractale(self, *words: str) -> subprocess.CompletedProcess[str]:
         """A call of the command line in the folder, while the server is there."""
-        return subprocess.run(
-            [sys.executable, "-m", "fractale.cli", *words],
-            cwd=self.folder,
-            env=self._env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return forked.run(words, cwd=self.folder, env=self._env)
 
     def lines(self, name: str) -> list[str]:
         path = self.folder / name

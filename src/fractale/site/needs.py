@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -110,7 +111,7 @@ def load_needs(more: Path | None = None) -> Needs:
     """
     import yaml
 
-    own = read_needs(yaml.safe_load(files("fractale.site").joinpath(FILE).read_text("utf-8")), FILE)
+    own = _shipped()
     if more is None or not more.is_file():
         return own
     try:
@@ -118,6 +119,15 @@ def load_needs(more: Path | None = None) -> Needs:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SettingsError(f"cannot read {more}: {error}") from error
     return read_needs(data, str(more), own)
+
+
+@functools.cache
+def _shipped() -> Needs:
+    import yaml
+
+    return read_needs(
+        yaml.safe_load(files("fractale.site").joinpath(FILE).read_text("utf-8")), FILE
+    )
 
 
 def read_needs(data: Any, file: str, under: Needs | None = None) -> Needs:
