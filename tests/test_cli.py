@@ -113,6 +113,7 @@ def test_json_is_one_event_a_line_and_nothing_else_on_stdout(project):
             "name": "greet",
             "attempt": 1,
             "outcome": "success",
+            "event": "success",
             "decided_by": "default",
             "error": None,
         }

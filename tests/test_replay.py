@@ -450,8 +450,9 @@ async def test_what_a_person_agreed_to_is_agreed_to_again(stage, there):
 
 async def test_what_a_person_refused_is_refused_again(stage):
     stage.script = talking
-    await stage.record(AGENT, person=Person(False, False))
-    assert stage.result.status == "success"
+    await stage.record(AGENT, person=Person(False, False, "quit"))
+    assert stage.result.status == "failed"
+    assert "a person refused the call of `change`" in stage.result.error
     assert "change" not in called(stage)
     await stage.equal()
 

@@ -70,7 +70,7 @@ class LoopTool:
         schema: JSON Schema of the arguments.
         call: What is done. A CallError is told to the model, anything else ends the loop.
         server: The server that has the tool; empty for what fractale itself offers.
-        changes: Whether a call may change something outside.
+        changes: Whether a call may change something outside; None: it only serves the agent.
     """
 
     name: str
@@ -78,7 +78,7 @@ class LoopTool:
     schema: Mapping[str, Any]
     call: Callable[[Mapping[str, Any]], Awaitable[ToolResult]]
     server: str = ""
-    changes: bool = False
+    changes: bool | None = None
 
 
 class HostMiddleware(AgentMiddleware[Any, Any, Any]):
@@ -134,7 +134,7 @@ class HostMiddleware(AgentMiddleware[Any, Any, Any]):
             status="error" if result.fault else "success",
             # Rules look at the answer itself, not at the words for its fault.
             artifact=outputs_of(result) if result.fault else result.structured,
-            additional_kwargs={CHANGES: True} if tool.changes else {},
+            additional_kwargs={} if tool.changes is None else {CHANGES: tool.changes},
         )
 
 

@@ -21,7 +21,10 @@ IN_WORDS: Final = (
 _WORDS = re.compile(r"[\s*_`#>]*NOT DONE\b[\s*_`]*[:\u2013\u2014-][\s*_`]*(\S.*)", re.DOTALL)
 
 CHANGES: Final = "fractale.changes"
-"""In a tool message's `additional_kwargs`: whether the call was to change something."""
+"""In a tool message's `additional_kwargs`: whether the call was to change something.
+
+Absent for what only serves the agent: questions, prompts, the rest of a long answer.
+"""
 
 MOST_REASON = 1000
 
@@ -57,10 +60,10 @@ def failed_change(messages: Sequence[BaseMessage]) -> str | None:
         The tool and what it answered; None where the calls do not speak of a failure.
     """
     for message in reversed(messages):
-        if not isinstance(message, ToolMessage):
+        if not isinstance(message, ToolMessage) or CHANGES not in message.additional_kwargs:
             continue
         if message.status == "success":
             return None
-        if message.additional_kwargs.get(CHANGES):
+        if message.additional_kwargs[CHANGES]:
             return f"`{message.name}`: {message.text}"
     return None

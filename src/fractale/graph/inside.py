@@ -264,7 +264,7 @@ def _gather(node: StepNode, results: list[dict[str, Any]]) -> CallResult:
     reason = ""
     if failed:
         first = results[failed[0]]
-        where = f"{len(failed)} of {len(results)} items failed, first at index {failed[0]}"
+        where = f"{len(failed)} of {len(results)} items failed; first at index {failed[0]}"
         reason = f"{where}: {first['error']}"
         if not node.step.keep_going or len(failed) == len(results):
             return CallResult(outputs=outputs, matched=failed_by(first["decided_by"], reason))

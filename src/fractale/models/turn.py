@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +15,7 @@ from fractale.models import faults
 from fractale.models.text_calls import called_in_text
 from fractale.models.thoughts import AnswerStream, without_thoughts
 from fractale.models.usage import Usage
+from fractale.plain import readable, readable_values
 
 if TYPE_CHECKING:
     from langchain_core.language_models import LanguageModelInput
@@ -91,7 +92,7 @@ class Turns:
         chunks: list[AIMessageChunk] = []
         async for chunk in chat.astream(messages):
             if chunk.text:
-                shown.feed(as_unicode(str(chunk.text)))
+                shown.feed(readable(str(chunk.text)))
             chunks.append(cast("AIMessageChunk", chunk))
         message = self._cleaned(joined(chunks))
         shown.end(message.text)
@@ -170,7 +171,8 @@ def clean(message: AIMessage) -> AIMessage:
         ]
     for name in ("content", "tool_calls", "additional_kwargs"):
         value = changes.get(name, getattr(message, name))
-        if (mended := as_unicode(value)) is not value:
+        # A server may cut a character of two code units apart.
+        if (mended := readable_values(value)) != value:
             changes[name] = mended
     return message.model_copy(update=changes) if changes else message
 
@@ -187,30 +189,6 @@ def _is_text(part: Any) -> bool:
     return isinstance(part, str) or (
         isinstance(part, dict) and cast("dict[str, Any]", part).get("type") == "text"
     )
-
-
-def as_unicode(value: Any) -> Any:
-    """The value with each lone surrogate in its texts as U+FFFD; itself if there is none.
-
-    A server may cut a character of two code units apart, between or at the end of its pieces.
-    """
-    if isinstance(value, str):
-        if value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value):
-            return value
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, list):
-        items = cast("list[Any]", value)
-        return _kept(items, [as_unicode(item) for item in items])
-    if isinstance(value, dict):
-        table = cast("dict[Any, Any]", value)
-        mended = {as_unicode(key): as_unicode(item) for key, item in table.items()}
-        return _kept(table, mended, lambda t: [*t.keys(), *t.values()])
-    return value
-
-
-def _kept(value: Any, mended: Any, parts: Callable[[Any], Iterable[Any]] = list[Any]) -> Any:
-    same = all(a is b for a, b in zip(parts(value), parts(mended), strict=True))
-    return value if same else mended
 
 
 def check_end(message: BaseMessage, spec: str) -> None:
