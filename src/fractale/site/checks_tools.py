@@ -93,7 +93,9 @@ def _names(entry: Entry, found: Any) -> tuple[str, ...]:
 
 def check_imports(loaded: Sequence[Loaded], needs: Needs) -> list[Check]:
     """A line for each package whose entries are there, and one for each cause that keeps others."""
-    known = owners() if any(each.problem is None for each in loaded) else {}
+    known: Mapping[str, list[str]] = {}
+    if any(each.problem is None for each in loaded):
+        known = owners()
     there: dict[str, list[Loaded]] = {}
     lacking: dict[tuple[str, str], list[Loaded]] = {}
     for each in loaded:
