@@ -43,6 +43,7 @@ def finish(held: Project, run: bool) -> dict[str, Any]:
     if not run:
         out, err = held.run(PLAN).communicate()
         assert "Traceback" not in err, err
+        assert out, err
         return json.loads(out.splitlines()[-1])
     answers: list[str] = []
     for _ in range(STEPS + 2):

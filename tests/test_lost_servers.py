@@ -356,8 +356,8 @@ async def lose_two_items(lossy: Lossy, start: Any, tool: str) -> dict[str, str]:
     run = start(MANY.format(tool=tool), lossy)
     await asyncio.gather(lossy.held("a", run), lossy.held("b", run))
     await lossy.die_and_come_back()
-    items = (await ended(run)).result.outputs["items"]
-    return dict(zip("abcd", (item.get("error", "") for item in items), strict=True))
+    items = (await ended(run)).of("item_finished")
+    return {"abcd"[item["index"]]: item["error"] or "" for item in items}
 
 
 @pytest.mark.parametrize("kind", TWO)
