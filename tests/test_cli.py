@@ -218,45 +218,40 @@ steps:
 
 
 @pytest.mark.parametrize("how", [("validate",), ("run",), ("run", "--dry-run")])
-def test_what_needs_no_network_is_checked_with_everything_else(project, monkeypatch, capsys, how):
-    monkeypatch.chdir(project)
-    monkeypatch.syspath_prepend(project)
+def test_what_needs_no_network_is_checked_with_everything_else(project, how):
     write(project, "p.yaml", WRONG)
     command, *flags = how
-    assert run_command([command, "p.yaml", *flags, "-r", "tools.yaml"]) == 3
-    said = capsys.readouterr().err
+    done = fractale(project, command, "p.yaml", *flags, "-r", "tools.yaml")
+    assert done.returncode == 3
     for words in (
         "`greeet`; did you mean `greet`?",
         "takes no argument `whom`",
         "no step is named `nowhere`",
         "`optimise`; did you mean `optimize`?",
     ):
-        assert words in said
+        assert words in done.stderr
     assert not (project / ".fractale").exists()
 
 
-def test_what_is_missing_in_a_registry_may_be_of_a_server(project, monkeypatch, capsys):
-    monkeypatch.chdir(project)
-    monkeypatch.syspath_prepend(project)
-    monkeypatch.setenv("FRACTALE_MCP_PORT", "9")
+def test_what_is_missing_in_a_registry_may_be_of_a_server(project):
+    words = ("validate", "p.yaml", "-r", "tools.yaml")
     write(project, "p.yaml", "name: p\nsteps: [{name: s, tool: elsewhere}]\n")
-    assert run_command(["validate", "p.yaml", "-r", "tools.yaml"]) == 0
-    assert "no registry here has `elsewhere`; --online asks the servers" in capsys.readouterr().err
+    done = fractale(project, *words, env={"FRACTALE_MCP_PORT": "9"})
+    assert done.returncode == 0
+    assert "no registry here has `elsewhere`; --online asks the servers" in done.stderr
     write(project, "p.yaml", "name: p\nservers: [no]\nsteps: [{name: s, tool: greet}]\n")
-    assert run_command(["validate", "p.yaml", "-r", "tools.yaml"]) == 3
-    assert "unknown-server" in capsys.readouterr().err
+    done = fractale(project, *words, env={"FRACTALE_MCP_PORT": "9"})
+    assert done.returncode == 3
+    assert "unknown-server" in done.stderr
 
 
-def test_a_registry_that_is_wrong_is_told_with_what_is_wrong_with_the_plan(
-    project, monkeypatch, capsys
-):
-    monkeypatch.chdir(project)
+def test_a_registry_that_is_wrong_is_told_with_what_is_wrong_with_the_plan(project):
     write(project, "p.yaml", "name: p\nsteps: [{name: s, tool: t, transitions: {success: x}}]\n")
     write(project, "r.yaml", "tools: [{path: no_such_module.t}]\n")
-    assert run_command(["validate", "p.yaml", "-r", "r.yaml"]) == 3
-    said = capsys.readouterr().err
-    assert "unknown-step" in said
-    assert "no_such_module" in said
+    done = fractale(project, "validate", "p.yaml", "-r", "r.yaml")
+    assert done.returncode == 3
+    assert "unknown-step" in done.stderr
+    assert "no_such_module" in done.stderr
 
 
 def test_schema_is_json_and_version_is_a_line(project):

@@ -307,7 +307,6 @@ class TestElicitation:
         [
             {"type": "object", "properties": {"x": {"type": "wrong"}}},
             {"type": "object", "properties": {"x": {"$ref": "http://127.0.0.1:9/schema"}}},
-            {"type": "object", "properties": {"x": {"pattern": "("}}},
             {"properties": ["x"], "required": 3},
         ],
     )
@@ -316,6 +315,13 @@ class TestElicitation:
         with pytest.raises(AnswerError):
             read_answer(asked, {"action": "accept", "content": {"x": "y"}})
         assert read_answer(asked, "decline") == {"action": "decline"}
+
+    def test_a_servers_pattern_is_left_to_the_server(self):
+        # It could be one that takes forever, or that is none.
+        for pattern in ("(", "(a+)+$"):
+            schema = {"type": "object", "properties": {"x": {"pattern": pattern}}}
+            answer = {"action": "accept", "content": {"x": "a" * 60 + "!"}}
+            assert read_answer(elicitation("s", "hpc", "?", schema), answer) == answer
 
 
 def test_a_call_in_doubt_is_made_again_or_failed_or_was_done():

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypedDict, cast
 
 from fractale.models import whole_json
 from fractale.plain import to_json
+from fractale.schemas import UnusableSchema, misfits
 from fractale.toolbox import ToolInfo, ToolResult
 
 EXIT_CODE_KEYS = (
@@ -219,24 +220,15 @@ def misfit_of(result: ToolResult, tool: ToolInfo) -> str | None:
 
 
 def _broken_by(schema: Mapping[str, Any], value: Any) -> str | None:
-    """The first way in which a value breaks a schema; references elsewhere are never fetched."""
-    from jsonschema import Draft202012Validator, SchemaError, exceptions
-    from jsonschema.validators import validator_for
-    from referencing.exceptions import Unresolvable
-    from referencing.jsonschema import EMPTY_REGISTRY
-
-    table = dict(schema)
-    kind: Any = validator_for(table, Draft202012Validator)
-    best_match = cast("Any", exceptions).best_match
+    """The first way in which a value breaks a tool's schema; None where that cannot be used."""
     try:
-        kind.check_schema(table)
-        error = best_match(kind(table, registry=EMPTY_REGISTRY).iter_errors(value))
-    except (SchemaError, Unresolvable, RecursionError, re.error):
+        found = misfits(schema, value)
+    except UnusableSchema:
         return None
-    if error is None:
+    if not found:
         return None
-    place = str(error.json_path).removeprefix("$").removeprefix(".")
-    return f"`{place}`: {error.message}" if place else str(error.message)
+    place = found[0].place.removeprefix("$").removeprefix(".")
+    return f"`{place}`: {found[0].message}" if place else found[0].message
 
 
 def as_mapping(value: Any) -> dict[str, Any]:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Mapping
+from typing import Any
 
-if TYPE_CHECKING:
-    from jsonschema import ValidationError
+from fractale.schemas import UnusableSchema, misfits
 
 Schema = Mapping[str, Any]
-
-SHOWN: Final = 5
-"""Faults that are told at once."""
 
 
 def faults_of_given(schema: Schema, given: Mapping[str, Any]) -> list[str]:
@@ -41,25 +37,7 @@ def faults_of_call(schema: Schema, arguments: Mapping[str, Any]) -> list[str]:
 
 
 def _faults(schema: Schema, value: Mapping[str, Any]) -> list[str]:
-    return [f"{e.json_path}: {e.message[:300]}" for e in _errors(schema, value)][:SHOWN]
-
-
-def _errors(schema: Schema, value: Mapping[str, Any]) -> Iterator[ValidationError]:
-    """Faults of a value.
-
-    The schema may be a stranger's: its patterns could hang, and its references could lead to the
-    network, so neither is followed.
-    """
-    from jsonschema import Draft202012Validator, SchemaError, validators
-    from referencing import Registry
-    from referencing.exceptions import Unresolvable
-
-    extend: Any = cast("Any", validators).extend
-    kind = extend(Draft202012Validator, {"pattern": None, "patternProperties": None})
-    validator = kind(dict(schema), registry=cast("Any", Registry)())
     try:
-        for error in validator.iter_errors(value):
-            if not (error.validator == "type" and isinstance(error.instance, str)):
-                yield error
-    except (SchemaError, Unresolvable, ValueError):
-        return  # a schema that cannot be used finds no fault; the server has its own word
+        return [str(each) for each in misfits(schema, value, texts="any")]
+    except UnusableSchema:
+        return []  # the server has its own word

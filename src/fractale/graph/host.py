@@ -19,6 +19,7 @@ from fractale.graph.visit import Visit
 from fractale.models import Answer
 from fractale.plan.words import EXTRA_TOOLS
 from fractale.policy import PlannedCall, allowed_by
+from fractale.schemas import misfits
 from fractale.toolbox import PromptInfo, PromptMessage, ResourceInfo, ToolInfo, ToolResult
 
 if TYPE_CHECKING:
@@ -208,13 +209,10 @@ async def run_agent(agent: Subagent, host: Host, request: AgentRequest) -> Agent
         CallError: It failed.
         LimitReached: A limit of the run is used up.
     """
-    import jsonschema
-
     instruction = request.instruction or str(request.inputs.get("instruction") or "")
     given = dict(request.inputs)
     if instruction and "instruction" in agent.input_schema.get("properties", {}):
         given.setdefault("instruction", instruction)
-    validator = jsonschema.Draft202012Validator(dict(agent.input_schema))
-    if faults := [f"{e.json_path}: {e.message}" for e in validator.iter_errors(given)]:
-        raise ToolError(f"`{agent.name}` can't take these inputs: {'; '.join(faults[:5])}")
+    if faults := misfits(agent.input_schema, given):
+        raise ToolError(f"`{agent.name}` can't take these inputs: {'; '.join(map(str, faults))}")
     return await agent.run(host, replace(request, inputs=given, instruction=instruction))

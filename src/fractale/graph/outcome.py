@@ -17,7 +17,7 @@ from fractale.models import Usage
 from fractale.plain import plain, readable
 from fractale.plan.expressions import holds
 from fractale.plan.model import FAILURE, SUCCESS, Step
-from fractale.schemas import UnusableSchema, schema_errors
+from fractale.schemas import UnusableSchema, misfits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +158,7 @@ def schema_error(step: Step, outputs: Mapping[str, Any]) -> str | None:
     schema = step.output_schema or {}
     value: Any = outputs if schema.get("type", "object") == "object" else outputs.get("result")
     try:
-        return "; ".join(schema_errors(schema, value)) or None
+        return "; ".join(map(str, misfits(schema, value, trusted=True))) or None
     except UnusableSchema as error:
         return f"`output_schema` cannot be used: {error}"
 

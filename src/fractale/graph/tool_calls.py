@@ -19,7 +19,7 @@ from fractale.graph.visit import SHORT_TEXT, Visit
 from fractale.plain import to_json
 from fractale.plan.words import READ_RESOURCE
 from fractale.policy import Chooser, PlannedCall, may_repeat
-from fractale.schemas import UnusableSchema, schema_errors
+from fractale.schemas import UnusableSchema, misfits
 from fractale.store.journal import Call, Place, digest_of
 from fractale.toolbox import Elicitation, PromptMessage, ToolInfo, ToolResult
 
@@ -78,7 +78,7 @@ def agree(
 def misfits_of(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> list[str]:
     """Why the tool's server would refuse the arguments; empty where only it can tell."""
     try:
-        return schema_errors(schema, dict(arguments), convertible=True)
+        return [str(each) for each in misfits(schema, dict(arguments), texts="converted")]
     except UnusableSchema:
         return []
 

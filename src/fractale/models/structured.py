@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from fractale.models.json_text import json_values
+from fractale.schemas import UnusableSchema, misfits
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
-
-SHOWN_ERRORS = 5
-"""Errors of a schema that the model is told about at once."""
 
 
 def response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,26 +85,10 @@ def _candidates(text: str, schema: Mapping[str, Any] | None) -> list[Any]:
 
 
 def schema_errors(value: Any, schema: Mapping[str, Any] | None) -> list[str]:
-    """Where a value breaks a schema: ``$.nodes: 'four' is not of type 'integer'``.
-
-    No reference of a schema is fetched from anywhere.
-    """
+    """Where a value breaks the schema of a plan: ``$.nodes: 'four' is not of type 'integer'``."""
     if not schema:
         return []
-    from jsonschema import Draft202012Validator, SchemaError
-    from jsonschema.validators import validator_for
-    from referencing import Registry
-    from referencing.exceptions import Unresolvable
-
-    # jsonschema leaves its validators untyped.
-    kind = cast("Any", validator_for(dict(schema), default=Draft202012Validator))
-    registry = cast("Any", Registry)()
     try:
-        found = sorted(kind(dict(schema), registry=registry).iter_errors(value), key=_place)
-    except (SchemaError, Unresolvable, ValueError) as error:
+        return [str(each) for each in misfits(schema, value, trusted=True)]
+    except UnusableSchema as error:
         return [f"the schema itself cannot be used: {error}"]
-    return [f"{_place(error)}: {error.message[:300]}" for error in found[:SHOWN_ERRORS]]
-
-
-def _place(error: Any) -> str:
-    return cast("str", error.json_path)

@@ -10,8 +10,7 @@ from typing import Any, cast
 
 from fractale.errors import AnswerError
 from fractale.questions.words import NO, YES, data_of, one_line, word_of
-
-SHOWN_ERRORS = 5
+from fractale.schemas import Misfit, UnusableSchema, misfits
 
 
 def properties_of(schema: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -137,19 +136,11 @@ def errors_of(schema: Mapping[str, Any], value: Any) -> list[str]:
 
     References to other documents are never fetched.
     """
-    from jsonschema import Draft202012Validator, SchemaError
-    from referencing.exceptions import Unresolvable
-    from referencing.jsonschema import EMPTY_REGISTRY
-
     try:
-        Draft202012Validator.check_schema(dict(schema))
-        validator: Any = Draft202012Validator(
-            dict(schema), registry=EMPTY_REGISTRY, format_checker=_formats()
-        )
-        found = sorted(validator.iter_errors(value), key=_place)
-    except (SchemaError, Unresolvable, RecursionError, re.error) as error:
+        found = misfits(schema, value, formats=_formats())
+    except UnusableSchema as error:
         return [f"the server's own schema cannot be used: {one_line(str(error), 200)}"]
-    return [_in_words(error) for error in found[:SHOWN_ERRORS]]
+    return [_in_words(each) for each in found]
 
 
 def _formats() -> Any:
@@ -193,11 +184,7 @@ _FORMATS: Mapping[str, Callable[[str], bool]] = {
 }
 
 
-def _place(error: Any) -> str:
-    return str(error.json_path)
-
-
-def _in_words(error: Any) -> str:
-    place = str(error.json_path).removeprefix("$").removeprefix(".")
-    message = one_line(str(error.message), 200)
+def _in_words(misfit: Misfit) -> str:
+    place = misfit.place.removeprefix("$").removeprefix(".")
+    message = one_line(misfit.message, 200)
     return f"`{place}`: {message}" if place else message

@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 from typing import Any, cast
 
-import jsonschema
 import pydantic_core
 from mcp import types
 from mcp.server.lowlevel.helper_types import ReadResourceContents
@@ -17,6 +16,7 @@ from fractale.errors import ToolError
 from fractale.plain import plain, to_json
 from fractale.registry.hints import is_fastmcps
 from fractale.registry.schemas import WRAPPED
+from fractale.schemas import UnusableSchema, misfits
 
 
 def failed(message: str) -> types.CallToolResult:
@@ -96,9 +96,10 @@ def check_answer(name: str, value: Any, schema: Mapping[str, Any]) -> None:
 
 def breaks(schema: Mapping[str, Any], value: Any) -> str | None:
     """How a value breaks a JSON Schema, in words; None if it doesn't."""
-    validator = jsonschema.Draft202012Validator(schema)
-    errors = [f"{error.json_path}: {error.message}" for error in validator.iter_errors(value)]
-    return "; ".join(errors[:5]) or None
+    try:
+        return "; ".join(map(str, misfits(schema, value, trusted=True))) or None
+    except UnusableSchema as error:
+        return f"the schema itself cannot be used: {error}"
 
 
 def _structured(value: Any, may_be_content: bool) -> Any:
