@@ -55,6 +55,34 @@ async def test_an_agent_that_reports_not_done_fails_its_step_with_the_reason(run
     assert seen.result.error.endswith(f"not done: {REASON}") or REASON in seen.result.error
 
 
+async def test_a_step_that_gave_up_says_what_its_agent_reported_last(run_plan, tools):
+    step = "{name: s, agent: ask, instruction: Submit, max_attempts: 2, transitions: {failure: s}}"
+    model = ScriptedModel([GIVES_UP, GIVES_UP])
+    seen = await run_plan(f"name: p\nsteps: [{step}]\n", tools=tools, model=model)
+    assert seen.result.exit_code == 1
+    assert head(seen) == f"failed · step `s` gave up after 2 tries: not done: {REASON}"
+
+
+UNOFFERED = '<tool_call>\n{"name": "run_shell", "arguments": {"cmd": "ls"}}\n</tool_call>'
+"""What a model writes that was trained with other tools."""
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        *ASKS.values(),
+        "{name: s, agent: ask, allow_tools: false, instruction: Submit}",
+        "{name: s, prompt: expert}",
+        "{name: s, prompt: expert, allow_tools: false}",
+    ],
+)
+async def test_a_call_in_text_of_a_tool_that_is_not_there_is_no_answer(run_plan, tools, step):
+    model = ScriptedModel([UNOFFERED, UNOFFERED])
+    seen = await run_plan(f"name: p\nsteps:\n  - {step}\n", tools=tools, model=model)
+    assert (seen.result.exit_code, seen.decided("s")) == (1, "error")
+    assert "wrote a call of `run_shell` as text" in seen.result.error
+
+
 async def test_the_report_is_offered_beside_the_tools_and_named_in_the_instruction(run_plan, tools):
     model = ScriptedModel(["ok"])
     await run_plan("name: p\nsteps: [{name: s, agent: ask}]\n", tools=tools, model=model)
@@ -187,6 +215,26 @@ async def test_a_rule_finds_no_success_in_a_call_without_outputs(run_plan, kind,
         tools.fail("t", "")
     seen = await run_plan(RULE, tools=tools, **options)
     assert (seen.status, seen.decided("s")) == ("failed", "error")
+
+
+@pytest.mark.parametrize(
+    ("rule", "decided"),
+    [
+        ("not broken", "error"),
+        ("broken != 1", "error"),
+        ("not (broken | default(false))", "rule"),
+        ("'already' in content", "rule"),
+        ("'already' in content or not broken", "rule"),
+    ],
+)
+async def test_after_a_failed_call_a_rule_that_reads_what_is_not_there_finds_no_success(
+    run_plan, rule, decided
+):
+    tools = FakeToolServer().fail("t", "the queue is there already")
+    plan = f'name: p\nsteps: [{{name: s, tool: t, rules: {{success: ["{rule}"]}}}}]\n'
+    seen = await run_plan(plan, tools=tools)
+    assert seen.decided("s") == decided
+    assert seen.status == ("success" if decided == "rule" else "failed")
 
 
 async def test_a_timeout_is_no_success_by_rule(run_plan):
