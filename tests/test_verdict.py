@@ -180,6 +180,45 @@ async def test_a_later_call_that_worked_or_no_failed_one_leaves_the_answer(run_p
     assert seen.status == "success"
 
 
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ({"returncode": 2, "stderr": "meson: not found"}, "returncode is 2: meson: not found"),
+        ({"errors": ["no such queue"]}, "no such queue"),
+        ({"success": False, "reason": "quota"}, "success is false: quota"),
+    ],
+)
+async def test_a_call_whose_answer_speaks_of_a_failure_has_failed_too(run_plan, answer, why):
+    tools = FakeToolServer().answer("build", answer)
+    build = Reply(tool_calls=[("build", {})])
+    seen = await agent(run_plan, tools, build, "It is built.")
+    assert (seen.status, seen.decided("s")) == ("failed", "error")
+    assert f"`build`: {why}" in seen.result.error
+
+
+async def test_an_exit_code_of_a_tool_that_only_reads_is_what_it_found_out(run_plan):
+    tools = FakeToolServer().answer("search", {"returncode": 1, "stdout": ""})
+    tools.describe("search", annotations={"readOnlyHint": True})
+    seen = await agent(run_plan, tools, Reply(tool_calls=[("search", {})]), "It is nowhere.")
+    assert seen.status == "success"
+
+
+async def test_warnings_and_losses_in_the_calls_of_an_agent_are_in_the_verdict(run_plan):
+    tools, answers = FakeToolServer(), iter([["--gres", "--mem"], ["--gres"]])
+
+    @tools.tool(read_only=True)
+    def translate(lossy: bool) -> dict:
+        return {"script": "#!/bin/sh", "not_translated": next(answers), "warnings": ["no srun"]}
+
+    calls = [Reply(tool_calls=[("translate", {"lossy": lossy})]) for lossy in (True, False)]
+    seen = await agent(run_plan, tools, *calls, "Translated.")
+    assert head(seen) == "success · with losses · with warnings · `s` was the last step"
+    assert seen.of("run_finished")[-1]["notices"] == [
+        {"step": "s", "kind": "warning", "message": "no srun"},
+        {"step": "s", "kind": "lost", "message": "--gres"},
+    ]
+
+
 # -- a rule needs something to look at -------------------------------------------------------------
 
 RULE = "name: p\nsteps: [{name: s, tool: t, rules: {success: [not broken]}}]\n"
