@@ -128,7 +128,7 @@ class HostMiddleware(AgentMiddleware[Any, Any, Any]):
             text = f"{error.message} ({error.hint})" if error.hint else error.message
             result = ToolResult(text=text, is_error=True)
         outputs = outputs_of(result)
-        kwargs = {} if tool.changes is None else {CHANGES: tool.changes}
+        kwargs: dict[str, Any] = {} if tool.changes is None else {CHANGES: tool.changes}
         if tool.changes and (reason := exit_code_evidence(outputs)):
             kwargs[FAILED] = reason
         return ToolMessage(
