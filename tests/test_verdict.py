@@ -442,3 +442,20 @@ async def test_the_warnings_of_items_name_their_item(run_plan):
     plan = "name: p\nsteps: [{name: s, tool: t, foreach: '[1, 2]', max_parallel: 1}]\n"
     seen = await run_plan(plan, tools=tools)
     assert [n["message"] for n in seen.result.notices] == ["item 1: rough"]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "{name: s, plan: inner.yaml}",
+        "{name: s, parallel: [{name: t, tool: translate}]}",
+    ],
+)
+async def test_a_warning_is_told_once_by_the_step_that_it_comes_from(run_plan, tmp_path, step):
+    tools = FakeToolServer().answer("translate", {"script": "x", "warnings": ["no srun"]})
+    (tmp_path / "inner.yaml").write_text("name: i\nsteps: [{name: t, tool: translate}]\n")
+    (tmp_path / "plan.yaml").write_text(f"name: p\nsteps: [{step}]\n")
+    seen = await run_plan(tmp_path / "plan.yaml", tools=tools)
+    assert seen.of("run_finished")[-1]["notices"] == [
+        {"step": "s/t", "kind": "warning", "message": "no srun"}
+    ]
