@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fractale.errors import JobError
 from fractale.evidence import exit_code_evidence
 from fractale.registry import load_registry
 from fractale.tools.jobs import (
@@ -55,6 +56,43 @@ async def test_from_submission_to_the_end(tmp_path):
     log = await job_logs("a")
     assert (log["text"], log["log_file"]) == (f"work in {tmp_path}\n", job["log_file"])
     assert (await job_status("a"))["evidence"] == "exit-code file"
+
+
+async def test_a_long_log_shows_both_ends_and_is_searched_whole():
+    lines = "i=0; while [ $i -lt 4000 ]; do echo step $i of zwölf; i=$((i+1)); done"
+    script = f"#!/bin/sh\necho first\n{lines}\necho ERROR: lost atoms\n{lines}\necho last\n"
+    await job_submit(script=script, key="a", scheduler="local")
+    await job_wait("a", Told(), seconds=60)
+    log = await job_logs("a")
+    assert log["text"].startswith("first\nstep 0 of")
+    assert log["text"].endswith("zwölf\nlast\n")
+    assert (
+        f"of {log['size']} bytes are left out here, from offset {log['next_offset']} on]"
+        in (log["text"])
+    )
+    assert "lost atoms" not in log["text"]
+    assert (await job_logs("a", offset=log["next_offset"], limit=5))["text"] == "step "
+
+    found = (await job_logs("a", search="^error.*"))["text"].splitlines()
+    assert found[0] == "1 matching lines; offset: line"
+    offset, _, line = found[1].partition(": ")
+    assert line == "ERROR: lost atoms"
+    assert (await job_logs("a", offset=int(offset), limit=5))["text"] == "ERROR"
+    many = (await job_logs("a", search="zwölf"))["text"].splitlines()
+    assert (many[0], len(many)) == ("8000 matching lines; offset: line", 61)
+    none = (await job_logs("a", search="Loop time"))["text"]
+    assert none == f"nothing in {log['size']} bytes matches"
+
+
+@pytest.mark.parametrize(("pattern", "why"), [("(", "not a regular expression"), ("", None)])
+async def test_a_search_of_a_log_says_what_is_wrong_with_its_pattern(pattern, why):
+    await job_submit(command=["echo", "work"], key="a", scheduler="local")
+    await job_wait("a", Told(), seconds=60)
+    if why is None:  # as models send what they leave out
+        assert (await job_logs("a", search=pattern))["text"] == "work\n"
+        return
+    with pytest.raises(JobError, match=why):
+        await job_logs("a", search=pattern)
 
 
 async def test_a_wait_is_bounded_and_a_job_is_cancelled():

@@ -125,8 +125,27 @@ TOOLS = ["look", "beta__quota"]
 )
 def test_a_call_in_the_words_of_a_model_is_seen(text):
     assert called_in_text(text, TOOLS) == "look"
-    assert called_in_text(text, []) is None
-    assert called_in_text(text, ["outlook", "look_up"]) is None
+    assert called_in_text(text, ["outlook", "look_up"]) == called_in_text(text, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ('<tool_call>\n{"name": "run_shell", "arguments": {}}\n</tool_call>', "run_shell"),
+        ("<tool_call>\n<function=run>\n<parameter=x>/</parameter></function></tool_call>", "run"),
+        ('I try it.\n<tool_call>{"arguments": {"path": "/a"', "a tool"),
+        ('[TOOL_CALLS]run{"where": "/"}', "run"),
+        ('<|python_tag|>{"name": "hpc.run", "parameters": {}}', "hpc.run"),
+        ("<|channel|>commentary to=functions.run <|constrain|>json<|message|>{}<|call|>", "run"),
+        ('<minimax:tool_call><invoke name="run"></invoke></minimax:tool_call>', "run"),
+        ("<tool_call> begins a call in the format of Hermes.", None),
+        ('The mark is <tool_call>{"name": "run"}</tool_call>, as Hermes has it.', None),
+        ('```\n<tool_call>{"name": "run"}</tool_call>\n```', None),
+        ('{"name": "run", "arguments": {}}', None),
+    ],
+)
+def test_a_marked_call_of_a_tool_that_is_not_on_offer_is_no_answer_either(text, name):
+    assert called_in_text(text, []) == called_in_text(text, TOOLS) == name
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,34 @@ async def test_an_agent_that_reports_not_done_fails_its_step_with_the_reason(run
     assert seen.result.error.endswith(f"not done: {REASON}") or REASON in seen.result.error
 
 
+async def test_a_step_that_gave_up_says_what_its_agent_reported_last(run_plan, tools):
+    step = "{name: s, agent: ask, instruction: Submit, max_attempts: 2, transitions: {failure: s}}"
+    model = ScriptedModel([GIVES_UP, GIVES_UP])
+    seen = await run_plan(f"name: p\nsteps: [{step}]\n", tools=tools, model=model)
+    assert seen.result.exit_code == 1
+    assert head(seen) == f"failed · step `s` gave up after 2 tries: not done: {REASON}"
+
+
+UNOFFERED = '<tool_call>\n{"name": "run_shell", "arguments": {"cmd": "ls"}}\n</tool_call>'
+"""What a model writes that was trained with other tools."""
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        *ASKS.values(),
+        "{name: s, agent: ask, allow_tools: false, instruction: Submit}",
+        "{name: s, prompt: expert}",
+        "{name: s, prompt: expert, allow_tools: false}",
+    ],
+)
+async def test_a_call_in_text_of_a_tool_that_is_not_there_is_no_answer(run_plan, tools, step):
+    model = ScriptedModel([UNOFFERED, UNOFFERED])
+    seen = await run_plan(f"name: p\nsteps:\n  - {step}\n", tools=tools, model=model)
+    assert (seen.result.exit_code, seen.decided("s")) == (1, "error")
+    assert "wrote a call of `run_shell` as text" in seen.result.error
+
+
 async def test_the_report_is_offered_beside_the_tools_and_named_in_the_instruction(run_plan, tools):
     model = ScriptedModel(["ok"])
     await run_plan("name: p\nsteps: [{name: s, agent: ask}]\n", tools=tools, model=model)
@@ -152,6 +180,45 @@ async def test_a_later_call_that_worked_or_no_failed_one_leaves_the_answer(run_p
     assert seen.status == "success"
 
 
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ({"returncode": 2, "stderr": "meson: not found"}, "returncode is 2: meson: not found"),
+        ({"errors": ["no such queue"]}, "no such queue"),
+        ({"success": False, "reason": "quota"}, "success is false: quota"),
+    ],
+)
+async def test_a_call_whose_answer_speaks_of_a_failure_has_failed_too(run_plan, answer, why):
+    tools = FakeToolServer().answer("build", answer)
+    build = Reply(tool_calls=[("build", {})])
+    seen = await agent(run_plan, tools, build, "It is built.")
+    assert (seen.status, seen.decided("s")) == ("failed", "error")
+    assert f"`build`: {why}" in seen.result.error
+
+
+async def test_an_exit_code_of_a_tool_that_only_reads_is_what_it_found_out(run_plan):
+    tools = FakeToolServer().answer("search", {"returncode": 1, "stdout": ""})
+    tools.describe("search", annotations={"readOnlyHint": True})
+    seen = await agent(run_plan, tools, Reply(tool_calls=[("search", {})]), "It is nowhere.")
+    assert seen.status == "success"
+
+
+async def test_warnings_and_losses_in_the_calls_of_an_agent_are_in_the_verdict(run_plan):
+    tools, answers = FakeToolServer(), iter([["--gres", "--mem"], ["--gres"]])
+
+    @tools.tool(read_only=True)
+    def translate(lossy: bool) -> dict:
+        return {"script": "#!/bin/sh", "not_translated": next(answers), "warnings": ["no srun"]}
+
+    calls = [Reply(tool_calls=[("translate", {"lossy": lossy})]) for lossy in (True, False)]
+    seen = await agent(run_plan, tools, *calls, "Translated.")
+    assert head(seen) == "success · with losses · with warnings · `s` was the last step"
+    assert seen.of("run_finished")[-1]["notices"] == [
+        {"step": "s", "kind": "warning", "message": "no srun"},
+        {"step": "s", "kind": "lost", "message": "--gres"},
+    ]
+
+
 # -- a rule needs something to look at -------------------------------------------------------------
 
 RULE = "name: p\nsteps: [{name: s, tool: t, rules: {success: [not broken]}}]\n"
@@ -187,6 +254,26 @@ async def test_a_rule_finds_no_success_in_a_call_without_outputs(run_plan, kind,
         tools.fail("t", "")
     seen = await run_plan(RULE, tools=tools, **options)
     assert (seen.status, seen.decided("s")) == ("failed", "error")
+
+
+@pytest.mark.parametrize(
+    ("rule", "decided"),
+    [
+        ("not broken", "error"),
+        ("broken != 1", "error"),
+        ("not (broken | default(false))", "rule"),
+        ("'already' in content", "rule"),
+        ("'already' in content or not broken", "rule"),
+    ],
+)
+async def test_after_a_failed_call_a_rule_that_reads_what_is_not_there_finds_no_success(
+    run_plan, rule, decided
+):
+    tools = FakeToolServer().fail("t", "the queue is there already")
+    plan = f'name: p\nsteps: [{{name: s, tool: t, rules: {{success: ["{rule}"]}}}}]\n'
+    seen = await run_plan(plan, tools=tools)
+    assert seen.decided("s") == decided
+    assert seen.status == ("success" if decided == "rule" else "failed")
 
 
 async def test_a_timeout_is_no_success_by_rule(run_plan):
@@ -355,3 +442,20 @@ async def test_the_warnings_of_items_name_their_item(run_plan):
     plan = "name: p\nsteps: [{name: s, tool: t, foreach: '[1, 2]', max_parallel: 1}]\n"
     seen = await run_plan(plan, tools=tools)
     assert [n["message"] for n in seen.result.notices] == ["item 1: rough"]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "{name: s, plan: inner.yaml}",
+        "{name: s, parallel: [{name: t, tool: translate}]}",
+    ],
+)
+async def test_a_warning_is_told_once_by_the_step_that_it_comes_from(run_plan, tmp_path, step):
+    tools = FakeToolServer().answer("translate", {"script": "x", "warnings": ["no srun"]})
+    (tmp_path / "inner.yaml").write_text("name: i\nsteps: [{name: t, tool: translate}]\n")
+    (tmp_path / "plan.yaml").write_text(f"name: p\nsteps: [{step}]\n")
+    seen = await run_plan(tmp_path / "plan.yaml", tools=tools)
+    assert seen.of("run_finished")[-1]["notices"] == [
+        {"step": "s/t", "kind": "warning", "message": "no srun"}
+    ]

@@ -9,6 +9,8 @@ from typing import Final
 from langchain_core.messages import BaseMessage, ToolMessage
 
 from fractale.errors import NotDone
+from fractale.evidence import Notice, notices_in, outputs_of
+from fractale.toolbox import ToolResult
 
 NOT_DONE: Final = "not_done"
 """The tool by which a model reports that the task was not done."""
@@ -24,6 +26,12 @@ CHANGES: Final = "fractale.changes"
 """In a tool message's `additional_kwargs`: whether the call was to change something.
 
 Absent for what only serves the agent: questions, prompts, the rest of a long answer.
+"""
+
+FAILED: Final = "fractale.failed"
+"""In a tool message's `additional_kwargs`: what in the answer speaks of a failure, in words.
+
+Absent where the call itself failed: the message has the status ``error`` then.
 """
 
 MOST_REASON = 1000
@@ -62,8 +70,23 @@ def failed_change(messages: Sequence[BaseMessage]) -> str | None:
     for message in reversed(messages):
         if not isinstance(message, ToolMessage) or CHANGES not in message.additional_kwargs:
             continue
-        if message.status == "success":
+        failed = message.additional_kwargs.get(FAILED)
+        if message.status == "success" and not failed:
             return None
         if message.additional_kwargs[CHANGES]:
-            return f"`{message.name}`: {message.text}"
+            return f"`{message.name}`: {failed or message.text}"
     return None
+
+
+def notices_of_calls(messages: Sequence[BaseMessage]) -> tuple[Notice, ...]:
+    """What the last answer of each tool names that a success must not hide.
+
+    A call that is made again, with other arguments, is to mend what its first answer named.
+    """
+    last = {
+        message.name: message
+        for message in messages
+        if isinstance(message, ToolMessage) and CHANGES in message.additional_kwargs
+    }
+    answers = (ToolResult(text=m.text, structured=m.artifact) for m in last.values())
+    return tuple(notice for answer in answers for notice in notices_in(outputs_of(answer)))

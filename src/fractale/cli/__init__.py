@@ -28,7 +28,7 @@ COMMANDS = {
     "show": ("fractale.cli.show", "Show what happened in a run, or in one of its steps."),
     "diff": ("fractale.cli.diff", "Compare two runs, step by step."),
     "export": ("fractale.cli.export", "Write a run as a graph, as transitions, or as an RO-Crate."),
-    "freeze": ("fractale.cli.freeze", "Write a run's plan with what its manager drafted."),
+    "freeze": ("fractale.cli.freeze", "Write a run's plan with what its planner drafted."),
     "validate": ("fractale.cli.validate", "Check plans and report every error at once."),
     "graph": ("fractale.cli.graph", "Draw a plan: text, Mermaid, SVG or PNG."),
     "list": ("fractale.cli.list", "Show tools, prompts, agents, models and servers."),

@@ -16,7 +16,7 @@ from fractale.cli.resume import complete_runs
     "-o", "--output", type=click.Path(path_type=Path), help="The file to write: RUN.yaml here."
 )
 def command(run_id: str, output: Path | None) -> int:
-    """Write the plan of RUN with what its manager drafted, as a plan that needs none.
+    """Write the plan of RUN with what its planner drafted, as a plan that needs none.
 
     \b
     fractale freeze -1 -o tuned.yaml

@@ -103,7 +103,8 @@ def _what_failed(data: Mapping[str, Any]) -> str:
         visits = [s for s in entries(data, "steps") if s.get("name") == gave_up]
         tries = max([int(s.get("attempt") or 0) for s in visits], default=0)
         after = f" after {tries} {'try' if tries == 1 else 'tries'}" if tries else ""
-        return f"step `{inert(str(gave_up))}` gave up{after}"
+        why = f": {inert(_last_error(data), 600)}" if decided.get("by") == "agent" else ""
+        return f"step `{inert(str(gave_up))}` gave up{after}{why}"
     if _step_failed(data) and decided.get("by") == "agent":
         reason = inert(str(decided.get("reason")), 600)
         return f"`{inert(str(decided.get('step')))}` reported that it was not done: {reason}"
@@ -163,7 +164,7 @@ def _failure_rows(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     by, reason = str(decided.get("by") or ""), inert(str(decided.get("reason") or ""), 600)
     error = inert(_last_error(data), 600)
     rows: list[tuple[str, list[str]]] = []
-    if by == "agent" and not decided.get("gave_up"):
+    if by == "agent":  # its reason is in the first line
         return []
     if error and (decided.get("gave_up") or _step_failed(data)):
         rows.append(("last error", fold(error, WIDTH - 16, 6)))

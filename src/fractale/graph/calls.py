@@ -11,7 +11,7 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.messages.utils import convert_to_messages
 
-from fractale.agents.reports import failed_change
+from fractale.agents.reports import failed_change, notices_of_calls
 from fractale.agents.subagent import AgentAnswer, AgentRequest, Subagent
 from fractale.errors import NotDone, PolicyError, TransportError
 from fractale.evidence import as_mapping, outputs_of
@@ -180,6 +180,7 @@ def _result_of_agent(visit: Visit, answer: AgentAnswer) -> CallResult:
         error=answer.error,
         code="agent" if answer.error else None,
         failure=failed_by("error", words) if failed else None,
+        notices=notices_of_calls(answer.messages),
         usage=visit.usage,
         conversation=kept,
     )

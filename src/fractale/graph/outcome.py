@@ -88,23 +88,23 @@ def match_rules(
 ) -> Decision | None:
     """The first rule that is true, in file order.
 
-    A call that failed without outputs left nothing that a rule could find success in: rules for
-    `success` are passed over then.
+    A rule for `success` is passed over where it has nothing to look at: the call failed, and left
+    no outputs at all or not the ones that the rule reads.
 
     Args:
         scope: As `rule_scope` gives it.
         on_undefined: Takes the rule's text and the name that is not defined.
     """
-    nothing = result.outputs in NOTHING and (result.error or result.failure) is not None
+    failed = (result.error or result.failure) is not None
     for rule in step.rules:
-        if nothing and rule.event == SUCCESS:
+        needs_outputs = failed and rule.event == SUCCESS
+        if needs_outputs and result.outputs in NOTHING:
             continue
-        source = rule.expression.source
-
-        def tell(name: str, rule_source: str = source) -> None:
-            on_undefined(rule_source, name)
-
-        if holds(rule.expression, scope, tell):
+        source, missing = rule.expression.source, list[str]()
+        held = holds(rule.expression, scope, missing.append)
+        for name in missing:
+            on_undefined(source, name)
+        if held and not (needs_outputs and missing):
             outcome: Outcome = "failure" if rule.event == FAILURE else "success"
             reason = f"rule `{source}`"
             if outcome == "failure":

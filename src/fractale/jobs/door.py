@@ -12,7 +12,7 @@ from fractale.errors import DependencyMissing, JobError, JobInDoubt, SchedulerUn
 from fractale.jobs.folder import JobFolder, same_job
 from fractale.jobs.judging import Case
 from fractale.jobs.local import Local
-from fractale.jobs.logs import read_log, read_tail
+from fractale.jobs.logs import read_ends, read_log, read_tail, search_log
 from fractale.jobs.model import JobHandle, JobLog, JobSpec, JobStatus, Queue
 from fractale.jobs.removal import remove
 from fractale.jobs.scheduler import Record, Scheduler
@@ -245,21 +245,34 @@ class Jobs:
         self,
         handle: JobHandle,
         *,
-        offset: int = 0,
+        offset: int | None = 0,
         limit: int = 65536,
         tail_lines: int | None = None,
     ) -> JobLog:
         """A part of a job's log as it is now, at most 1 MiB; a job without one has an empty one.
 
         Args:
-            offset: In bytes; a negative one counts from the end.
+            offset: In bytes; a negative one counts from the end. None: of a long log, both ends.
             limit: The most bytes.
             tail_lines: The last lines, in place of `offset`.
         """
         path = JobFolder(handle.job_dir).log
         if tail_lines is not None:
             return await asyncio.to_thread(read_tail, path, tail_lines, limit)
+        if offset is None:
+            return await asyncio.to_thread(read_ends, path, limit)
         return await asyncio.to_thread(read_log, path, offset, limit)
+
+    async def search_log(self, handle: JobHandle, pattern: str) -> JobLog:
+        """The lines of a job's whole log that match a regular expression.
+
+        Raises:
+            JobError: The pattern cannot be used, or takes too long.
+        """
+        try:
+            return await asyncio.to_thread(search_log, JobFolder(handle.job_dir).log, pattern)
+        except ValueError as error:
+            raise JobError(f"the pattern `{pattern}` cannot be used: {error}") from error
 
     async def cancel(self, handle: JobHandle) -> JobStatus:
         """Ask for the end of a job, and see for some seconds whether it comes.

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from fractale.jobs.model import JobLog
+from fractale.plain import readable
+from fractale.plan.regexes import spans_of
 
 MOST: Final = 1024 * 1024
 """Bytes that are read at once, at most."""
 
 LONGEST_TAIL: Final = 64 * 1024
+
+MOST_MATCHES: Final = 60
+AROUND_MATCH: Final = 120
+
+SEARCH_SECONDS: Final = 10.0
+BLOCK_SECONDS: Final = 2.0
+"""That a search may take, of a whole log and of the `MOST` bytes that are searched at once."""
 
 
 def read_log(path: Path, offset: int, limit: int) -> JobLog:
@@ -21,19 +32,97 @@ def read_log(path: Path, offset: int, limit: int) -> JobLog:
         offset: In bytes; a negative one counts from the end.
         limit: The most bytes.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return JobLog(text="", offset=0, next_offset=0, size=0)
-    try:
-        size = os.fstat(descriptor).st_size
-        start = max(0, size + offset) if offset < 0 else min(offset, size)
-        data = os.pread(descriptor, max(0, min(limit, MOST)), start)
-    finally:
-        os.close(descriptor)
+    data, start, size = _bytes_of(path, offset, limit)
     whole = _whole(data) if start + len(data) < size else data
     text = whole.decode("utf-8", errors="replace")
     return JobLog(text=text, offset=start, next_offset=start + len(whole), size=size)
+
+
+def read_ends(path: Path, limit: int) -> JobLog:
+    """A log, or its first and last lines where it is longer: more of the last, where results are.
+
+    Args:
+        limit: The most bytes.
+
+    Returns:
+        `next_offset` is where the lines begin that are left out, if some are.
+    """
+    limit = max(0, min(limit, MOST))
+    head, _, size = _bytes_of(path, 0, limit)
+    if size <= limit:
+        return read_log(path, 0, limit)
+    head = head[: limit // 3]
+    head = head[: head.rfind(b"\n") + 1] or _whole(head)
+    tail, start, size = _bytes_of(path, limit // 3 - limit, limit)
+    cut = tail.find(b"\n") + 1
+    left_out = start + cut - len(head)
+    notice = f"[{left_out} of {size} bytes are left out here, from offset {len(head)} on]\n"
+    first, last = (part.decode("utf-8", errors="replace") for part in (head, tail[cut:]))
+    between = "" if first.endswith("\n") else "\n"
+    text = f"{first}{between}{notice}{last}"
+    return JobLog(text=text, offset=0, next_offset=len(head), size=size)
+
+
+def search_log(path: Path, pattern: str) -> JobLog:
+    """The lines of a whole log that match, each with its offset in bytes.
+
+    Args:
+        pattern: A regular expression; case does not matter, `^` and `$` stand for line ends.
+
+    Returns:
+        `next_offset` is where the search ended: before the end of the log where it took too long.
+
+    Raises:
+        ValueError: The pattern is none, or is too slow.
+    """
+    until, lines, found = time.monotonic() + SEARCH_SECONDS, list[str](), 0
+    position, size = 0, _bytes_of(path, 0, 0)[2]
+    while position < size and time.monotonic() < until:
+        data, _, _ = _bytes_of(path, position, MOST)
+        if position + len(data) < size:
+            data = data[: data.rfind(b"\n") + 1] or data
+        if not data:
+            break
+        for offset, line in _matching_lines(data, pattern):
+            found += 1
+            if len(lines) < MOST_MATCHES:
+                lines.append(f"{position + offset}: {line}")
+        position += len(data)
+    said = (
+        f"{found} matching lines; offset: line" if found else f"nothing in {position} bytes matches"
+    )
+    if position < size:
+        lines.append(f"[the search took too long: it ended at {position} of {size} bytes]")
+    return JobLog(text="\n".join([said, *lines]), offset=0, next_offset=position, size=size)
+
+
+def _matching_lines(data: bytes, pattern: str) -> Iterator[tuple[int, str]]:
+    """The offset and the text of each line with a match; of a long line, the part with it."""
+    text, last_end = data.decode("utf-8", errors="surrogateescape"), -1
+    counted, offset = 0, 0
+    for start, end in spans_of(f"(?im){pattern}", text, BLOCK_SECONDS):
+        if start < last_end:
+            continue
+        line_end = text.find("\n", end)
+        last_end = len(text) if line_end < 0 else line_end
+        from_ = max(text.rfind("\n", 0, start) + 1, start - AROUND_MATCH)
+        offset += len(text[counted:from_].encode("utf-8", errors="surrogateescape"))
+        counted = from_
+        yield offset, readable(text[from_ : min(last_end, from_ + 4 * AROUND_MATCH)].strip())
+
+
+def _bytes_of(path: Path, offset: int, limit: int) -> tuple[bytes, int, int]:
+    """Some bytes of a file, where they begin, and the size of the file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return b"", 0, 0
+    try:
+        size = os.fstat(descriptor).st_size
+        start = max(0, size + offset) if offset < 0 else min(offset, size)
+        return os.pread(descriptor, max(0, min(limit, MOST)), start), start, size
+    finally:
+        os.close(descriptor)
 
 
 def read_tail(path: Path, lines: int, limit: int) -> JobLog:

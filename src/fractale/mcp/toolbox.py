@@ -79,6 +79,7 @@ class McpToolbox:
         self._timing = timing or Timing()
         self._owners: dict[str, ServerOwner] = {}
         self._grace_ends = 0.0
+        self._passed_over: set[str] = set()
         self._routed: dict[str, _Routed] = {}
         self._known: tuple[tuple[int, ...], Routes, list[ToolInfo]] | None = None
 
@@ -277,11 +278,19 @@ class McpToolbox:
         while late:
             known = await self._names_of(kind)
             if not any(self._is_needed(waiting[task], names, known) for task in late):
+                self._go_on_without([waiting[task] for task in late])
                 return
             for task in late - told:
                 waiting[task].tell("warning", _still_waiting(waiting[task], self._timing.grace))
             told |= late
             _, late = await asyncio.wait(late, return_when=asyncio.FIRST_COMPLETED)
+
+    def _go_on_without(self, late: Iterable[ServerOwner]) -> None:
+        """Tell once of each server that the grace was spent on in vain."""
+        for owner in late:
+            if owner.name not in self._passed_over:
+                self._passed_over.add(owner.name)
+                owner.tell("warning", _not_waited_for(self._timing.grace))
 
     def _is_needed(
         self, owner: ServerOwner, names: Collection[str] | None, known: Collection[str]
@@ -363,7 +372,7 @@ class McpToolbox:
     async def _need(self, name: str, tried: Iterable[ServerOwner]) -> None:
         """Try once more to reach the servers that may have `name` and were never there.
 
-        A server that does not answer is tried again only where the name says that it is meant.
+        A server that let the time for its first answer go by is not waited for again.
 
         Args:
             tried: Those that had been tried before the name was looked for.
@@ -371,8 +380,8 @@ class McpToolbox:
         meant = [
             owner
             for owner in tried
-            if name.startswith(f"{owner.name}.")
-            or (not self._is_qualified(name) and not owner.is_silent)
+            if not owner.is_silent
+            and (name.startswith(f"{owner.name}.") or not self._is_qualified(name))
         ]
         await asyncio.gather(*(self._reach(owner) for owner in meant))
 
@@ -441,6 +450,10 @@ def _still_waiting(owner: ServerOwner, seconds: float) -> str:
         f"has not answered after {seconds:g} s; waiting for it up to {owner.handshake:g} s "
         f"(`handshake` of server `{owner.name}` in the settings)"
     )
+
+
+def _not_waited_for(seconds: float) -> str:
+    return f"has not answered after {seconds:g} s; going on without it: others have what is needed"
 
 
 def _resources_at(uri: str, infos: Sequence[ResourceInfo]) -> list[tuple[str, str]]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from fractale.errors import ModelError
 from fractale.models import faults, structured
 from fractale.models.json_text import whole_json
-from fractale.models.turn import Turns, empty, short
+from fractale.models.text_calls import called_in_text
+from fractale.models.turn import Turns, call_as_text, empty, short
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -46,11 +47,14 @@ class Exchange:
         Without a schema, the JSON is what the text is as a whole, or None.
 
         Raises:
-            ModelError: The answer is empty, cut off, or there is no JSON though it was asked for.
+            ModelError: The answer is empty, cut off or a tool call in text, or there is no JSON
+                though it was asked for.
             ModelUnavailable: The model was busy or out of reach at every try.
         """
         if schema is None:
             text = await self._turn(messages, None)
+            if name := called_in_text(text, ()):
+                raise call_as_text(name, self.turns.spec)
             return text, _json_of(text)
         asked, text = await self._ask_for_json(messages, schema)
         data, errors = structured.read(text, schema)

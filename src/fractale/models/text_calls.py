@@ -21,23 +21,35 @@ MARKS = re.compile(
 """What begins a call in the texts of Hermes, Qwen, Granite, Kimi, DeepSeek, Seed, MiniMax, Mistral,
 Llama, Apertus, Command and gpt-oss."""
 
+BEGINS_LINE = re.compile(
+    rf"^[ \t]*(?:{MARKS.pattern})(?=\s*(?:[{{\[<\"]|[\w.:-]+\s*[{{\[(<>=\"]))", re.MULTILINE
+)
+"""Such a mark at the start of a line, with what looks like a call after it."""
+
+NAMED = re.compile(
+    r'(?:"name"\s*:\s*"|function[=_]|invoke name="|functions\.'
+    r"|\uff5ctool▁sep\uff5c>|\[TOOL_CALLS\]|python_tag\|>)"
+    r"([\w./:-]{1,200})"
+)
+
 FENCED = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 
 ARGUMENTS = ("arguments", "parameters", "args", "input")
 
 
 def called_in_text(text: str, tools: Collection[str]) -> str | None:
-    """The tool that a text calls, of those on offer.
+    """The tool that a text calls.
+
+    A mark at the start of a line begins a call of any tool, since models also call tools that they
+    were not offered. Within a line, and in bare JSON, only a tool on offer is called.
 
     Args:
         text: A model's whole answer.
         tools: The names of the tools as the model was shown them.
 
     Returns:
-        The tool's name, or None if the text is an answer.
+        The tool's name, `a tool` where the text breaks off before it, or None if it is an answer.
     """
-    if not tools:
-        return None
     if name := _called_in_json(text, tools):
         return name
     prose = FENCED.sub("", text)
@@ -46,7 +58,15 @@ def called_in_text(text: str, tools: Collection[str]) -> str | None:
         return None
     after = prose[mark.start() :]
     named = {name: found.start() for name in tools if (found := _name(name).search(after))}
-    return min(named, key=lambda name: named[name]) if named else None
+    if named:
+        return min(named, key=lambda name: named[name])
+    begun = BEGINS_LINE.search(prose)
+    return None if begun is None else _first_name(prose[begun.start() :])
+
+
+def _first_name(text: str) -> str:
+    found = NAMED.search(text)
+    return found[1] if found else "a tool"
 
 
 def _name(tool: str) -> re.Pattern[str]:

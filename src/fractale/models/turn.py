@@ -251,11 +251,17 @@ def fault_of_turn(message: AIMessage, tools: Sequence[str], spec: str) -> ModelE
     if message.tool_calls:
         return None
     if name := called_in_text(message.text, tools):
-        return ModelError(
-            f"{spec} wrote a call of `{name}` as text, so nothing was called",
-            hint="start its server with a parser of its tool calls: see docs/models.md",
-        )
+        return call_as_text(name, spec)
     return None if message.text.strip() else empty(message, spec)
+
+
+def call_as_text(name: str, spec: str) -> ModelError:
+    """A tool call that the model wrote as text."""
+    return ModelError(
+        f"{spec} wrote a call of `{name}` as text, so nothing was called",
+        hint="start its server with a parser of its tool calls: see docs/models.md; and see that "
+        "the step's `tools` have what it needs",
+    )
 
 
 def word_about(message: AIMessage, tools: Sequence[str]) -> list[BaseMessage]:

@@ -146,7 +146,7 @@ def _what() -> _Schema:
         },
         "plan": {
             "type": ["string", "null"],
-            "description": "A plan file to include; empty where the manager drafts it.",
+            "description": "A plan file to include; empty where the planner drafts it.",
         },
         "parallel": {
             "type": "array",

@@ -163,7 +163,7 @@ class Account:
             usage=usage_data(self.context.meter),
             record=self._folder.path if self._folder else None,
             waiting=waiting or [],
-            notices=[notice for notices in self._notices.values() for notice in notices],
+            notices=_each_once([n for notices in self._notices.values() for n in notices]),
             output_files=self._keep_long_texts(outputs or {}),
         )
         self.context.emit("run_finished", **finished_data(result))
@@ -178,3 +178,19 @@ class Account:
             for name, value in outputs.items()
             if isinstance(value, str) and value.count("\n") > LONG_TEXT_LINES
         }
+
+
+def _each_once(notices: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without those of a step that are also told by the step inside of it that they come from."""
+
+    def is_told_inside(notice: dict[str, Any]) -> bool:
+        begin = f"{notice['step']}/"
+        return any(
+            each["step"].startswith(begin)
+            and each["kind"] == notice["kind"]
+            and notice["message"]
+            in (each["message"], f"{each['step'].removeprefix(begin)}: {each['message']}")
+            for each in notices
+        )
+
+    return [notice for notice in notices if not is_told_inside(notice)]

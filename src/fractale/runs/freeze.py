@@ -1,4 +1,4 @@
-"""A run's plan with its drafts in place, as files that need no manager."""
+"""A run's plan with its drafts in place, as files that need no planner."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _frozen(folder: RunFolder, plan: Plan, name: str) -> dict[Path, str]:
     if not freezer.planned:
         raise UsageError(
             f"run {folder.run_id} has no step that was planned",
-            hint="only what a manager drafted can be frozen",
+            hint="only what a planner drafted can be frozen",
         )
     return {Path(name): text, **freezer.files}
 

@@ -120,22 +120,31 @@ async def job_wait(key: str, ctx: Context, seconds: float = 600.0) -> dict[str, 
 
 
 async def job_logs(
-    key: str, offset: int = 0, limit: int = 65536, tail_lines: int | None = None
+    key: str,
+    offset: int | None = None,
+    limit: int = 65536,
+    tail_lines: int | None = None,
+    search: str | None = None,
 ) -> dict[str, Any]:
     """Read what a job has written so far, stdout and stderr together; it is not waited for.
 
     Args:
         key: The job's, from `job_submit`.
-        offset: Where to begin, in bytes; a negative one counts from the end.
+        offset: Where to begin, in bytes; a negative one counts from the end. Without it, of a
+            log longer than `limit` both ends.
         limit: The most bytes, at most 1 MiB.
         tail_lines: The last lines, in place of an offset.
+        search: A regular expression: the lines of the whole log that match, with their offsets.
 
     Returns:
         `text`, `offset`, `next_offset` to read on from, and `size` of the whole log in bytes.
     """
     jobs = _jobs()
     handle = await _handle(jobs, key)
-    log = await jobs.logs(handle, offset=offset, limit=limit, tail_lines=tail_lines)
+    if search:
+        log = await jobs.search_log(handle, search)
+    else:
+        log = await jobs.logs(handle, offset=offset, limit=limit, tail_lines=tail_lines)
     return {
         "text": log.text,
         "offset": log.offset,
