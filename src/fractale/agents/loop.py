@@ -121,7 +121,10 @@ class HostMiddleware(AgentMiddleware[Any, Any, Any]):
         call = request.tool_call
         tool = self._tools.get(call["name"])
         if tool is None:
-            return await handler(request)  # LangChain tells the model which tools there are
+            message = await handler(request)  # LangChain tells the model which tools there are
+            if isinstance(message, ToolMessage):  # what it was to do cannot be known
+                message.additional_kwargs[CHANGES] = True
+            return message
         try:
             result = await tool.call(call["args"])
         except CallError as error:

@@ -11,7 +11,7 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.messages.utils import convert_to_messages
 
-from fractale.agents.reports import failed_change
+from fractale.agents.reports import FAILED_CHANGE, failed_change
 from fractale.agents.subagent import AgentAnswer, AgentRequest, Subagent
 from fractale.errors import NotDone, PolicyError, TransportError
 from fractale.evidence import as_mapping, outputs_of
@@ -20,6 +20,7 @@ from fractale.graph.doubt import too_late
 from fractale.graph.host import Host, run_agent
 from fractale.graph.outcome import CallResult, Decision, failed_by, not_done
 from fractale.graph.visit import Visit
+from fractale.models.json_text import json_values
 from fractale.plan.words import EXTRA_TOOLS, GENERAL_AGENTS, INSTRUCTION_INPUTS
 from fractale.policy import allowed_by, may_repeat
 from fractale.toolbox import ToolInfo, ToolResult
@@ -173,13 +174,12 @@ def _result_of_agent(visit: Visit, answer: AgentAnswer) -> CallResult:
     if matched := visit.matched(answer.messages):
         return replace(matched, usage=visit.usage, conversation=kept)
     failed = failed_change(answer.messages)
-    words = f"the last call that was to change something failed, and none after it worked: {failed}"
     return CallResult(
         outputs=as_mapping(answer.outputs),
         text=answer.text,
         error=answer.error,
         code="agent" if answer.error else None,
-        failure=failed_by("error", words) if failed else None,
+        failure=failed_by("error", f"{FAILED_CHANGE}{failed}") if failed else None,
         usage=visit.usage,
         conversation=kept,
     )
@@ -222,13 +222,19 @@ async def judge(visit: Visit, result: CallResult) -> Decision:
     ]
     answer = await model_calls.ask(visit, messages, JUDGE_SCHEMA)
     verdict = as_mapping(answer.data) if answer.data is not None else {}
-    success = verdict.get("success") is True
+    # A model that changes its mind in one answer says both.
+    success = all(each.get("success") is True for each in _verdicts(answer.text) or [verdict])
     return Decision(
         outcome="success" if success else "failure",
         event="success" if success else "failure",
         decided_by="judge",
         reason=str(verdict.get("reason") or "the judge gave no reason"),
     )
+
+
+def _verdicts(text: str) -> list[dict[str, Any]]:
+    found = [as_mapping(value) for value in json_values(text)]
+    return [value for value in found if "success" in value]
 
 
 def retry_is_safe(error: Exception, tool: ToolInfo | None) -> bool:

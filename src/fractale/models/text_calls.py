@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection
 from typing import Any, cast
 
-from fractale.models.json_text import whole_json
+from fractale.models.json_text import final_json, whole_json
 
 MARKS = re.compile(
     r"<tool_call>|<\|tool_call\|?>|<\|tool_calls_section_begin\|>|<seed:tool_call>"
@@ -21,13 +21,28 @@ MARKS = re.compile(
 """What begins a call in the texts of Hermes, Qwen, Granite, Kimi, DeepSeek, Seed, MiniMax, Mistral,
 Llama, Apertus, Command and gpt-oss."""
 
+UNNAMED = "a tool"
+
+NAMED = re.compile(
+    r'"name"\s*:\s*"([^"]+)"|<function[=_]([\w.-]+)|<invoke name="([^"]+)"'
+    r"|to=(?:functions\.)?([\w.-]+)"
+)
+"""A name in a call of a tool that is not on offer."""
+
+CALL = r"[A-Za-z_][\w.]*\((?:\s*\w+\s*=[^()]*)?\)"
+PYTHONIC = re.compile(rf"\s*\[\s*({CALL})(?:\s*,\s*{CALL})*\s*\]\s*")
+"""How Llama 3.2 and 4 write calls: `[look(where="/")]`."""
+
 FENCED = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 
-ARGUMENTS = ("arguments", "parameters", "args", "input")
+NAMES = ("name", "function", "tool", "tool_name", "action")
+ARGUMENTS = ("arguments", "parameters", "args", "input", "tool_input", "action_input")
 
 
 def called_in_text(text: str, tools: Collection[str]) -> str | None:
-    """The tool that a text calls, of those on offer.
+    """The tool that a text calls.
+
+    A text that begins with a model's mark of a call is one, also of a tool that is not on offer.
 
     Args:
         text: A model's whole answer.
@@ -36,9 +51,7 @@ def called_in_text(text: str, tools: Collection[str]) -> str | None:
     Returns:
         The tool's name, or None if the text is an answer.
     """
-    if not tools:
-        return None
-    if name := _called_in_json(text, tools):
+    if name := _called_in_json(text, tools) or _called_in_python(text, tools):
         return name
     prose = FENCED.sub("", text)
     mark = MARKS.search(prose)
@@ -46,7 +59,20 @@ def called_in_text(text: str, tools: Collection[str]) -> str | None:
         return None
     after = prose[mark.start() :]
     named = {name: found.start() for name in tools if (found := _name(name).search(after))}
-    return min(named, key=lambda name: named[name]) if named else None
+    if named:
+        return min(named, key=lambda name: named[name])
+    return None if prose[: mark.start()].strip() else _name_in(after)
+
+
+def _name_in(call: str) -> str:
+    named = NAMED.search(call)
+    return next((name for name in named.groups() if name), UNNAMED) if named else UNNAMED
+
+
+def _called_in_python(text: str, tools: Collection[str]) -> str | None:
+    called = PYTHONIC.fullmatch(text)
+    name = called[1].partition("(")[0] if called else ""
+    return name if name in tools else None
 
 
 def _name(tool: str) -> re.Pattern[str]:
@@ -54,24 +80,25 @@ def _name(tool: str) -> re.Pattern[str]:
 
 
 def _called_in_json(text: str, tools: Collection[str]) -> str | None:
+    """Of a text that is JSON, or that ends with a line or a fence of it."""
     try:
         value = whole_json(text)
     except ValueError:
-        return None
+        value = final_json(text)
     calls = cast("list[Any]", value if isinstance(value, list) else [value])
     names = [_called(call) for call in calls]
     return str(names[0]) if names and all(name in tools for name in names) else None
 
 
 def _called(call: Any) -> str | None:
-    """The name in ``{name, arguments}``, also one level down, as OpenAI has it."""
+    """The name in ``{name, arguments}`` and its like, also one level down, as OpenAI has it."""
     if not isinstance(call, dict):
         return None
     table = cast("dict[str, Any]", call)
     inner = table.get("function")
     if isinstance(inner, dict):
         return _called(inner)
-    name = table.get("name") or (inner if isinstance(inner, str) else None)
+    name = next((table[key] for key in NAMES if isinstance(table.get(key), str)), None)
     has_arguments = any(isinstance(table.get(key), (dict, str)) for key in ARGUMENTS)
-    others = set(table) - {"name", "function", "id", "type", *ARGUMENTS}
+    others = set(table) - {"id", "type", *NAMES, *ARGUMENTS}
     return str(name) if name and has_arguments and not others else None
