@@ -8,6 +8,7 @@ from fractale.cli.summary import summary
 from fractale.errors import PolicyError, ToolError
 from fractale.testing import FakeToolServer, ScriptedModel
 from fractale.testing.model_server import Reply
+from fractale.toolbox import ToolResult
 
 REASON = "the cluster has 1 node, 50 were asked for"
 GIVES_UP = Reply(tool_calls=[("not_done", {"reason": REASON})])
@@ -213,6 +214,24 @@ async def test_a_judge_of_two_minds_finds_no_success(run_plan, tools, verdict):
     plan = "name: p\nsteps: [{name: s, tool: look, judge: true}]\n"
     seen = await run_plan(plan, tools=tools, model=ScriptedModel([verdict]))
     assert (seen.status, seen.decided("s")) == ("failed", "judge")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "building\n" * 10_000 + "FATAL: no space left",
+        ToolResult(text="submitted", structured={"state": "FATAL"}),
+    ],
+    ids=["end", "structure"],
+)
+async def test_a_judge_sees_how_a_result_ends_and_its_structure(run_plan, answer):
+    tools = FakeToolServer().answer("build", answer)
+    plan = "name: p\nsteps: [{name: s, tool: build, judge: true}]\n"
+    model = ScriptedModel(['{"success": false, "reason": "it says so"}'])
+    await run_plan(plan, tools=tools, model=model)
+    shown = str(model.requests[0][-1].content)
+    assert "FATAL" in shown
+    assert len(shown) < 25_000
 
 
 @pytest.mark.parametrize(
