@@ -8,7 +8,7 @@ from fractale.cli.summary import summary
 from fractale.errors import PolicyError, ToolError
 from fractale.testing import FakeToolServer, ScriptedModel
 from fractale.testing.model_server import Reply
-from fractale.toolbox import ToolResult
+from fractale.toolbox import ServerStatus, ToolResult
 
 REASON = "the cluster has 1 node, 50 were asked for"
 GIVES_UP = Reply(tool_calls=[("not_done", {"reason": REASON})])
@@ -214,6 +214,33 @@ async def test_a_judge_of_two_minds_finds_no_success(run_plan, tools, verdict):
     plan = "name: p\nsteps: [{name: s, tool: look, judge: true}]\n"
     seen = await run_plan(plan, tools=tools, model=ScriptedModel([verdict]))
     assert (seen.status, seen.decided("s")) == ("failed", "judge")
+
+
+class WithoutOne(FakeToolServer):
+    """Tools of which one more server is not there."""
+
+    async def servers(self, names=None):
+        gone = ServerStatus(name="gone", connected=False, error="cannot be reached")
+        return [*await super().servers(names), gone]
+
+
+@pytest.mark.parametrize("listed", ["[submti]", "['slurm_*']", "[look, gone.submit]"])
+async def test_an_agent_whose_tools_are_not_there_is_not_asked(run_plan, listed):
+    tools = WithoutOne().answer("look", {"nodes": 1})
+    plan = f"name: p\nsteps: [{{name: s, agent: ask, instruction: Submit, tools: {listed}}}]\n"
+    model = ScriptedModel(["It is submitted."])
+    seen = await run_plan(plan, tools=tools, model=model)
+    assert (seen.status, seen.decided("s"), model.requests) == ("failed", "error", [])
+    assert listed.strip("[]'").split(" ")[-1] in seen.result.error
+
+
+async def test_a_server_that_is_not_there_is_told(run_plan):
+    tools = WithoutOne().answer("look", {"nodes": 1})
+    plan = "name: p\nsteps: [{name: s, agent: ask, instruction: Go, tools: [look, 'gone.*']}]\n"
+    seen = await run_plan(plan, tools=tools, model=ScriptedModel(["One node."]))
+    assert seen.status == "success"
+    assert [e["code"] for e in seen.of("warning")] == ["server-not-there", "tool-not-there"]
+    assert "`gone` are not there: cannot be reached" in seen.of("warning")[0]["message"]
 
 
 @pytest.mark.parametrize(

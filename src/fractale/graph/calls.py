@@ -19,6 +19,7 @@ from fractale.graph import model_calls, tool_calls
 from fractale.graph.doubt import too_late
 from fractale.graph.host import Host, run_agent
 from fractale.graph.outcome import CallResult, Decision, failed_by, not_done
+from fractale.graph.tools_there import check_tools
 from fractale.graph.visit import Visit
 from fractale.models.json_text import json_values
 from fractale.plan.words import EXTRA_TOOLS, GENERAL_AGENTS, INSTRUCTION_INPUTS
@@ -136,6 +137,7 @@ async def ask_agent(
     visit: Visit, agent: Subagent, request: AgentRequest, extras: frozenset[str] | None = None
 ) -> CallResult:
     """Let a sub-agent do the step, with the tools that the step allows."""
+    await check_tools(visit)
     lists = [globs for globs in (visit.step.tools, agent.tools) if globs is not None]
     context = replace(visit.context, within=(*visit.context.within, *lists))
     host = Host(visit, context) if extras is None else Host(visit, context, extras=extras)
