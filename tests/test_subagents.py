@@ -148,7 +148,8 @@ async def test_a_tool_that_is_not_there_is_told_to_the_model(ask, tools):
         ran = await ask(AGENT, server)
     assert "look" in said(server.requests[1]).split("invented", 1)[1]
     assert tools.calls == []
-    assert ran.result.status == "success"
+    assert ran.result.status == "failed"
+    assert "invented" in ran.result.error
 
 
 async def test_an_agent_asks_the_person_with_choices_and_goes_on_with_the_answer(ask):

@@ -42,6 +42,9 @@ def test_marked_thoughts_at_the_start_are_taken_off(marks, start):
             "Four.",
         ),
         ("analysisThey ask for nodes.assistantfinalFour.", "Four."),
+        ("Well.\n<think>Or 5?</think>\nFour.", "Well.\n\nFour."),
+        ("<think>a</think>Well.\n [THINK]5?[/THINK]Four.\n<think>b</think>", "Well.\nFour."),
+        ("<think>\u0130\u0130\u0130</think>Four.", "Four."),  # longer in lower case
     ],
 )
 def test_thoughts_come_in_many_forms(text, answer):
@@ -116,6 +119,11 @@ TOOLS = ["look", "beta__quota"]
         '{"name": "look", "arguments": {"where": "/"}}',
         '```json\n{"name": "look", "parameters": {"where": "/"}}\n```',
         '[{"name": "look", "arguments": {}}]',
+        'I look first:\n```json\n{"name": "look", "parameters": {"where": "/"}}\n```',
+        'I look first.\n\n{"name": "look", "arguments": {"where": "/"}}',
+        '{"tool": "look", "args": {}}',
+        '{"action": "look", "action_input": {"where": "/"}}',
+        '[look(where="/", deep=True)]',
         '{"type": "function", "function": {"name": "look", "arguments": "{}"}}',
         '{"type": "function", "name": "look", "parameters": {}}',
         "<|channel|>commentary to=functions.look <|constrain|>json<|message|>{}<|call|>",
@@ -157,6 +165,8 @@ def test_a_marked_call_of_a_tool_that_is_not_on_offer_is_no_answer_either(text, 
         'The call was {"name": "look", "arguments": {}}.',
         'Hermes writes:\n```\n<tool_call>{"name": "look"}</tool_call>\n```',
         "The tag <tool_call> begins a call.",
+        "[outlook(1)]",
+        'The files:\n\n{"name": "look", "nodes": 4}',
         "[]",
     ],
 )

@@ -8,6 +8,7 @@ from fractale.cli.summary import summary
 from fractale.errors import PolicyError, ToolError
 from fractale.testing import FakeToolServer, ScriptedModel
 from fractale.testing.model_server import Reply
+from fractale.toolbox import ServerStatus, ToolResult
 
 REASON = "the cluster has 1 node, 50 were asked for"
 GIVES_UP = Reply(tool_calls=[("not_done", {"reason": REASON})])
@@ -91,7 +92,15 @@ async def test_the_report_is_offered_beside_the_tools_and_named_in_the_instructi
 
 
 @pytest.mark.parametrize(
-    "said", ["NOT DONE: no input file", "**NOT DONE:** no input file", "NOT DONE - no input file"]
+    "said",
+    [
+        "NOT DONE: no input file",
+        "**NOT DONE:** no input file",
+        "NOT DONE - no input file",
+        "NOT DONE. no input file",
+        "NOT DONE\nno input file",
+        '"NOT DONE, no input file',
+    ],
 )
 @pytest.mark.parametrize("extra", ["", ", allow_tools: false"], ids=["tools", "no tools"])
 async def test_a_report_in_words_counts_too(run_plan, tools, said, extra):
@@ -102,7 +111,14 @@ async def test_a_report_in_words_counts_too(run_plan, tools, said, extra):
 
 
 @pytest.mark.parametrize(
-    "said", ["Done.", "It is NOT DONE: see above.", "Nothing to report", "not done: really?"]
+    "said",
+    [
+        "Done.",
+        "It is NOT DONE: see above.",
+        "Nothing to report",
+        "not done: really?",
+        "## NOT DONE\n- the docs\n\n## DONE\n- the tests",
+    ],
 )
 async def test_other_words_are_an_answer(run_plan, tools, said):
     plan = "name: p\nsteps: [{name: s, agent: ask, instruction: Go, allow_tools: false}]\n"
@@ -115,6 +131,177 @@ async def test_a_reason_is_asked_for(run_plan, tools):
     seen = await run_plan("name: p\nsteps: [{name: s, agent: ask}]\n", tools=tools, model=model)
     assert "`reason` is missing" in str(model.requests[1][-1].content)
     assert seen.decided("s") == "agent"
+
+
+ASKS_FOR_JSON = """
+name: p
+steps:
+  - name: s
+    agent: ask
+    instruction: Count the nodes
+    EXTRA
+    output_schema: {type: object, properties: {n: {type: integer}}, required: [n]}
+"""
+
+
+@pytest.mark.parametrize("extra", ["", "allow_tools: false"], ids=["tools", "no tools"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        ['NOT DONE: no {"n": 5} here', '{"n": 5}'],
+        ["I can't say.", 'NOT DONE: no {"n": 5} here', '{"n": 5}'],
+        ['{"n": "none"}', 'NOT DONE: no {"n": 5} here', '{"n": 5}'],
+    ],
+    ids=["at once", "for words", "for JSON"],
+)
+async def test_no_schema_makes_an_answer_of_a_report(run_plan, tools, said, extra):
+    model = ScriptedModel(said)
+    seen = await run_plan(ASKS_FOR_JSON.replace("EXTRA", extra), tools=tools, model=model)
+    assert (seen.decided("s"), len(model.requests)) == ("agent", len(said) - 1)
+    assert seen.result.error == 'not done: no {"n": 5} here'
+
+
+async def test_a_bare_report_is_one(run_plan, tools):
+    plan = "name: p\nsteps: [{name: s, agent: ask, instruction: Go, allow_tools: false}]\n"
+    seen = await run_plan(plan, tools=tools, model=ScriptedModel(["NOT DONE"]))
+    assert head(seen) == "failed · `s` reported that it was not done: it gave no reason"
+
+
+SUBMITS = Reply(tool_calls=[("submit", {"nodes": 50})])
+
+HIDDEN_FAILURES = {
+    "a nested agent's call": [
+        Reply(tool_calls=[("ask", {"instruction": "Submit"})]),
+        SUBMITS,
+        "It is submitted.",
+    ],
+    "a look in the same turn": [Reply(tool_calls=[("submit", {"nodes": 50}), ("look", {})])],
+    "a tool that is not there": [Reply(tool_calls=[("submit_job", {"nodes": 1})])],
+    "an exit code": [Reply(tool_calls=[("build", {})])],
+    "an error in a text": [Reply(tool_calls=[("send", {})])],
+}
+
+
+@pytest.mark.parametrize("script", HIDDEN_FAILURES.values(), ids=HIDDEN_FAILURES.keys())
+async def test_words_do_not_hide_that_the_last_change_failed(run_plan, tools, script):
+    tools.answer("build", {"returncode": 2, "stderr": "no space left"})
+    tools.answer("send", 'sending\n{"error": "no such partition"}')
+    plan = (
+        "name: p\nsteps:\n"
+        "  - {name: s, agent: ask, instruction: Go, tools: [ask, look, submit, build, send]}\n"
+    )
+    model = ScriptedModel([*script, "All is done."])
+    seen = await run_plan(plan, tools=tools, model=model, yes=True)
+    assert (seen.status, seen.decided("s")) == ("failed", "error")
+    assert "the last call that was to change something failed" in seen.result.error
+
+
+async def test_a_failed_change_that_worked_later_is_no_failure(run_plan, tools):
+    nested = [Reply(tool_calls=[("ask", {"instruction": "Submit"})]), SUBMITS, "It did not work."]
+    script = [*nested, Reply(tool_calls=[("submit", {"nodes": 1})]), "Job 7."]
+    plan = "name: p\nsteps: [{name: s, agent: ask, instruction: Go, tools: [ask, submit]}]\n"
+    model = ScriptedModel(script)
+    seen = await run_plan(plan, tools=tools, model=model, yes=True)
+    assert seen.status == "success"
+    assert "It did not work." in str(model.requests[3][-1].content)
+
+
+@pytest.mark.parametrize(
+    ("rules", "decided", "turns"),
+    [
+        ("{success: [not failed_jobs]}", "agent", 2),
+        ("{success: [not error]}", "agent", 2),
+        ("{success: ['attempts == 1']}", "agent", 2),
+        ("{success: ['inputs.sure']}", "agent", 2),
+        ("{failure: [not jobspec]}", "rule", 2),
+        ("{success: [nodes == 1]}", "rule", 1),
+        ("{success: ['outputs.nodes == 1']}", "rule", 1),
+        ("{success: ['\"nodes\" in content']}", "rule", 1),
+    ],
+)
+async def test_a_rule_ends_an_agent_only_if_it_looks_at_the_tools_answer(
+    run_plan, tools, rules, decided, turns
+):
+    plan = (
+        "name: p\ninputs: {sure: true}\nsteps:\n"
+        f"  - {{name: s, agent: ask, instruction: Go, rules: {rules}}}\n"
+    )
+    model = ScriptedModel([Reply(tool_calls=[("look", {})]), GIVES_UP])
+    seen = await run_plan(plan, tools=tools, model=model)
+    assert (seen.decided("s"), len(model.requests)) == (decided, turns)
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        '{"success": true, "reason": "a"}\nOr no: {"success": false, "reason": "b"}',
+        'Hm.\n<think>{"success": true, "reason": "a"}</think>\n{"success": false, "reason": "b"}',
+    ],
+)
+async def test_a_judge_of_two_minds_finds_no_success(run_plan, tools, verdict):
+    plan = "name: p\nsteps: [{name: s, tool: look, judge: true}]\n"
+    seen = await run_plan(plan, tools=tools, model=ScriptedModel([verdict]))
+    assert (seen.status, seen.decided("s")) == ("failed", "judge")
+
+
+class WithoutOne(FakeToolServer):
+    """Tools of which one more server is not there."""
+
+    async def servers(self, names=None):
+        gone = ServerStatus(name="gone", connected=False, error="cannot be reached")
+        return [*await super().servers(names), gone]
+
+
+@pytest.mark.parametrize("listed", ["[submti]", "['slurm_*']", "[look, gone.submit]"])
+async def test_an_agent_whose_tools_are_not_there_is_not_asked(run_plan, listed):
+    tools = WithoutOne().answer("look", {"nodes": 1})
+    plan = f"name: p\nsteps: [{{name: s, agent: ask, instruction: Submit, tools: {listed}}}]\n"
+    model = ScriptedModel(["It is submitted."])
+    seen = await run_plan(plan, tools=tools, model=model)
+    assert (seen.status, seen.decided("s"), model.requests) == ("failed", "error", [])
+    assert listed.strip("[]'").split(" ")[-1] in seen.result.error
+
+
+async def test_a_server_that_is_not_there_is_told(run_plan):
+    tools = WithoutOne().answer("look", {"nodes": 1})
+    plan = "name: p\nsteps: [{name: s, agent: ask, instruction: Go, tools: [look, 'gone.*']}]\n"
+    seen = await run_plan(plan, tools=tools, model=ScriptedModel(["One node."]))
+    assert seen.status == "success"
+    assert [e["code"] for e in seen.of("warning")] == ["server-not-there", "tool-not-there"]
+    assert "`gone` are not there: cannot be reached" in seen.of("warning")[0]["message"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "building\n" * 10_000 + "FATAL: no space left",
+        ToolResult(text="submitted", structured={"state": "FATAL"}),
+    ],
+    ids=["end", "structure"],
+)
+async def test_a_judge_sees_how_a_result_ends_and_its_structure(run_plan, answer):
+    tools = FakeToolServer().answer("build", answer)
+    plan = "name: p\nsteps: [{name: s, tool: build, judge: true}]\n"
+    model = ScriptedModel(['{"success": false, "reason": "it says so"}'])
+    await run_plan(plan, tools=tools, model=model)
+    shown = str(model.requests[0][-1].content)
+    assert "FATAL" in shown
+    assert len(shown) < 25_000
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        Reply(text="Submitted.", tool_calls=[("submit", {"nodes": 1})]),
+        '<tool_call>{"name": "submit", "arguments": {"nodes": 1}}</tool_call>',
+    ],
+    ids=["call", "call as text"],
+)
+async def test_a_call_where_there_are_no_tools_is_no_answer(run_plan, tools, said):
+    plan = "name: p\nsteps: [{name: s, agent: ask, instruction: Go, allow_tools: false}]\n"
+    seen = await run_plan(plan, tools=tools, model=ScriptedModel([said]))
+    assert seen.status == "failed"
+    assert "called `submit` where it has no tools" in seen.result.error
 
 
 async def test_a_nested_agents_report_reaches_the_one_that_asked_it(run_plan, tools):
@@ -313,7 +500,7 @@ async def test_a_rule_for_an_event_of_its_own_still_leads_on(run_plan):
 async def test_a_rule_inside_an_agent_does_not_make_a_success_of_a_failed_call(run_plan, tools):
     plan = (
         "name: p\nsteps:\n"
-        "  - {name: s, agent: ask, instruction: Go, rules: {success: [not waiting]}}\n"
+        "  - {name: s, agent: ask, instruction: Go, rules: {success: [not error and job]}}\n"
     )
     model = ScriptedModel([FAILS, WORKS])
     seen = await run_plan(plan, tools=tools, model=model, yes=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, TypedDict, cast
 
-from fractale.models import whole_json
+from fractale.models import final_json, whole_json
 from fractale.plain import to_json
 from fractale.schemas import UnusableSchema, misfits
 from fractale.toolbox import ToolInfo, ToolResult
@@ -28,7 +28,6 @@ DETAILS = ("error", "errors", "reason", "stderr", "message", "output")
 MOST_DETAIL = 2000
 
 BLANK = re.compile(r"\s*+")
-FINAL_FENCE = re.compile(r"\n```[ \t]*+(?:json\w*+)?[ \t]*+\r?\n((?:(?!```).)*+)```\Z", re.DOTALL)
 
 
 class Notice(TypedDict):
@@ -108,7 +107,7 @@ def json_of_text(text: str) -> Any:
         pass
     if documents := _documents(text):
         return documents
-    final = _final_json(text)
+    final = final_json(text)
     if final is None:
         raise ValueError("the text does not answer with JSON")
     return final
@@ -132,44 +131,6 @@ def _documents(text: str) -> list[Any]:
 def _skip(text: str, position: int) -> int:
     blank = BLANK.match(text, position)
     return blank.end() if blank else position
-
-
-def _final_json(text: str) -> Any:
-    """The JSON that a text ends with, from the start of a line to the end; None if there is none.
-
-    Decoding in vain costs at most some times the text.
-    """
-    text = text.rstrip()
-    if fenced := FINAL_FENCE.search(text):
-        text = fenced[1].rstrip()
-    decoder, budget = json.JSONDecoder(strict=False), 4 * len(text) + 100_000
-    for start in _line_starts(text):
-        budget -= len(text) - start  # the decoder looks at no more of it
-        if budget < 0:
-            break
-        rest = text[start:]
-        try:
-            value, end = decoder.raw_decode(rest)
-        except (ValueError, RecursionError):
-            continue
-        if end == len(rest) and _is_record(value):
-            return value
-    return None
-
-
-def _line_starts(text: str) -> Iterator[int]:
-    """Where lines begin that may begin a JSON value, the last first."""
-    end = len(text)
-    while end > 0:
-        start = text.rfind("\n", 0, end) + 1
-        if text[start : start + 1] in ("{", "["):
-            yield start
-        end = start - 1
-
-
-def _is_record(value: Any) -> bool:
-    items = cast("list[Any]", value) if isinstance(value, list) else [value]
-    return bool(items) and all(isinstance(item, dict) for item in items)
 
 
 def shown_text(result: ToolResult) -> str:

@@ -13,6 +13,7 @@ from fractale.agents.extras import extra_tools, not_done
 from fractale.agents.loop import LoopTool, answer_of, tool_of, work
 from fractale.agents.reports import IN_WORDS, check_done
 from fractale.agents.subagent import AgentAnswer, AgentHost, AgentRequest, Subagent
+from fractale.errors import ModelError
 from fractale.models import structured, whole_json
 
 TOLD_AS_INSTRUCTION = ("goal", "prompt", "instruction")
@@ -62,22 +63,49 @@ async def _read(
     if not errors:
         return text, data
     again = structured.with_correction(conversation[:-1], text, errors)
-    answer = await host.ask_model(again, schema)
-    return answer.text, answer.data
+    try:
+        return await _asked_once(again, host, schema)
+    except ModelError as error:
+        if data is None or not error.text:
+            raise
+        return text, data
+
+
+async def _asked_once(
+    messages: Sequence[BaseMessage], host: AgentHost, schema: Mapping[str, Any]
+) -> tuple[str, Any]:
+    """An answer and its JSON, which may break the schema.
+
+    Raises:
+        NotDone: The answer says that the task was not done.
+        ModelError: There is no JSON in it; `text` is the answer, where there is one.
+    """
+    try:
+        answer = await host.ask_model(messages, schema, correct=False)
+    except ModelError as error:
+        check_done(error.text, messages)
+        raise
+    return check_done(answer.text, messages), answer.data
 
 
 async def _answer_at_once(
     host: AgentHost, messages: Sequence[BaseMessage], schema: Mapping[str, Any] | None
 ) -> AgentAnswer:
-    """One answer of a model without tools; with a schema, the schema decides what it can say."""
-    system = [] if schema is not None or host.is_small else [SystemMessage(IN_WORDS)]
-    answer = await host.ask_model([*system, *messages], schema)
-    if schema is None:
-        check_done(answer.text, messages)
-    outputs = {"content": answer.text} if answer.data is None else answer.data
-    return AgentAnswer(
-        outputs=outputs, text=answer.text, messages=[*messages, AIMessage(answer.text)]
-    )
+    """The answer of a model without tools; what does not fit a schema goes back once."""
+    if schema is not None:
+        try:
+            text, _ = await _asked_once(messages, host, schema)
+        except ModelError as error:
+            if not error.text:
+                raise
+            text = error.text
+        text, data = await _read(text, [*messages, AIMessage(text)], host, schema)
+    else:
+        system = [] if host.is_small else [SystemMessage(IN_WORDS)]
+        answer = await host.ask_model([*system, *messages])
+        text, data = check_done(answer.text, messages), answer.data
+    outputs = {"content": text} if data is None else data
+    return AgentAnswer(outputs=outputs, text=text, messages=[*messages, AIMessage(text)])
 
 
 def prompt() -> str:

@@ -33,7 +33,7 @@ from langchain_core.messages import (
 from langchain_core.tools import BaseTool
 
 from fractale.agents.offered import Offered, offer
-from fractale.agents.reports import CHANGES, FAILED, check_done, reported
+from fractale.agents.reports import CHANGES, check_done, reported
 from fractale.agents.results import (
     READ_RESULT,
     READ_RESULT_SCHEMA,
@@ -44,7 +44,7 @@ from fractale.agents.results import (
 )
 from fractale.agents.subagent import AgentHost
 from fractale.errors import CallError, ModelError, NotDone
-from fractale.evidence import exit_code_evidence, outputs_of
+from fractale.evidence import outputs_of
 from fractale.policy import reads_only
 from fractale.toolbox import ToolInfo, ToolResult
 
@@ -121,24 +121,23 @@ class HostMiddleware(AgentMiddleware[Any, Any, Any]):
         call = request.tool_call
         tool = self._tools.get(call["name"])
         if tool is None:
-            return await handler(request)  # LangChain tells the model which tools there are
+            message = await handler(request)  # LangChain tells the model which tools there are
+            if isinstance(message, ToolMessage):  # what it was to do cannot be known
+                message.additional_kwargs[CHANGES] = True
+            return message
         try:
             result = await tool.call(call["args"])
         except CallError as error:
             text = f"{error.message} ({error.hint})" if error.hint else error.message
             result = ToolResult(text=text, is_error=True)
-        outputs = outputs_of(result)
-        kwargs: dict[str, Any] = {} if tool.changes is None else {CHANGES: tool.changes}
-        if tool.changes and (reason := exit_code_evidence(outputs)):
-            kwargs[FAILED] = reason
         return ToolMessage(
             content=await content_of(result, self._host),
             name=call["name"],
             tool_call_id=call["id"],
             status="error" if result.fault else "success",
             # Rules look at the answer itself, not at the words for its fault.
-            artifact=outputs if result.fault else result.structured,
-            additional_kwargs=kwargs,
+            artifact=outputs_of(result) if result.fault else result.structured,
+            additional_kwargs={} if tool.changes is None else {CHANGES: tool.changes},
         )
 
 

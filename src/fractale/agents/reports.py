@@ -9,7 +9,7 @@ from typing import Final
 from langchain_core.messages import BaseMessage, ToolMessage
 
 from fractale.errors import NotDone
-from fractale.evidence import Notice, notices_in, outputs_of
+from fractale.evidence import Notice, exit_code_evidence, notices_in, outputs_of
 from fractale.toolbox import ToolResult
 
 NOT_DONE: Final = "not_done"
@@ -20,18 +20,19 @@ IN_WORDS: Final = (
 )
 """The same for a model without tools."""
 
-_WORDS = re.compile(r"[\s*_`#>]*NOT DONE\b[\s*_`]*[:\u2013\u2014-][\s*_`]*(\S.*)", re.DOTALL)
+_WORDS = re.compile(
+    r"[\s*_`#>\"']*NOT DONE\b[*_`]*"
+    r"(?:[ \t]*[:.,;!\u2013\u2014-][\s*_`]*|\s*\Z|[ \t]*\n\s*(?![\s|\d*+#-]))(.*)",
+    re.DOTALL,
+)
+"""The words at the start, and the reason. A heading over a list or a table is not meant."""
+
+NO_REASON = "it gave no reason"
 
 CHANGES: Final = "fractale.changes"
 """In a tool message's `additional_kwargs`: whether the call was to change something.
 
 Absent for what only serves the agent: questions, prompts, the rest of a long answer.
-"""
-
-FAILED: Final = "fractale.failed"
-"""In a tool message's `additional_kwargs`: what in the answer speaks of a failure, in words.
-
-Absent where the call itself failed: the message has the status ``error`` then.
 """
 
 MOST_REASON = 1000
@@ -57,25 +58,48 @@ def check_done(text: str, messages: Sequence[BaseMessage] = ()) -> str:
         NotDone: It begins with ``NOT DONE:``.
     """
     if found := _WORDS.match(text):
-        raise NotDone(found[1].strip()[:MOST_REASON], messages=messages)
+        raise NotDone(found[1].strip()[:MOST_REASON] or NO_REASON, messages=messages)
     return text
+
+
+FAILED_CHANGE: Final = (
+    "the last call that was to change something failed, and none after it worked: "
+)
+"""What is said before that of `failed_change`."""
 
 
 def failed_change(messages: Sequence[BaseMessage]) -> str | None:
     """The last call that was to change something, if it failed and no later call worked.
 
+    Calls of one turn were made without knowing of each other: one that only reads is later than
+    another if it is in a later turn.
+
     Returns:
         The tool and what it answered; None where the calls do not speak of a failure.
     """
+    looked = False
     for message in reversed(messages):
-        if not isinstance(message, ToolMessage) or CHANGES not in message.additional_kwargs:
+        if not isinstance(message, ToolMessage):
+            if looked:  # in a later turn than the call that failed, if one did
+                return None
+        elif (changes := message.additional_kwargs.get(CHANGES)) is None:
             continue
-        failed = message.additional_kwargs.get(FAILED)
-        if message.status == "success" and not failed:
+        elif fault := _fault(message):
+            if changes:
+                return f"`{message.name}`: {fault}"
+        elif changes:
             return None
-        if message.additional_kwargs[CHANGES]:
-            return f"`{message.name}`: {failed or message.text}"
+        else:
+            looked = True
     return None
+
+
+def _fault(message: ToolMessage) -> str | None:
+    """Why a call failed, by its answer's `isError` or the answer's own evidence; None if not."""
+    if message.status == "error":
+        return message.text
+    answer = ToolResult(text=message.text, structured=message.artifact)
+    return exit_code_evidence(outputs_of(answer))
 
 
 def notices_of_calls(messages: Sequence[BaseMessage]) -> tuple[Notice, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 
+from fractale.agents.reports import FAILED_CHANGE, failed_change
 from fractale.agents.subagent import AgentAnswer, AgentRequest, Subagent
 from fractale.errors import PolicyError, ToolError
 from fractale.evidence import outputs_of
@@ -128,7 +129,8 @@ class Host:
         within = self.context.within if agent.tools is None else (*self.context.within, agent.tools)
         below = self.context.deeper(within=within, drafted=self.context.drafted)
         path = f"{self.agents_path}/{agent.name}" if self.agents_path else agent.name
-        return await run_agent(agent, replace(self, context=below, agents_path=path), request)
+        host = replace(self, context=below, agents_path=path)
+        return with_evidence(await run_agent(agent, host, request))
 
     async def get_prompt(self, name: str, arguments: Mapping[str, Any]) -> list[PromptMessage]:
         """Render a prompt of the run's servers."""
@@ -199,6 +201,17 @@ class Host:
     def decided(self, messages: Sequence[BaseMessage]) -> bool:
         """Whether a rule of the step already holds; only the step's own agent is ended by it."""
         return not self.agents_path and self.visit.matched(messages) is not None
+
+
+def with_evidence(answer: AgentAnswer) -> AgentAnswer:
+    """An agent's answer, as a failure where its calls speak of one.
+
+    The error is followed by what the agent said itself.
+    """
+    failed = failed_change(answer.messages)
+    if answer.error or not failed:
+        return answer
+    return replace(answer, error=f"{FAILED_CHANGE}{failed}\n{answer.text}".rstrip())
 
 
 async def run_agent(agent: Subagent, host: Host, request: AgentRequest) -> AgentAnswer:

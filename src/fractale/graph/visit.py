@@ -19,7 +19,8 @@ from fractale.graph.outcome import CallResult, match_rules, rule_scope
 from fractale.graph.recorded import CallBook
 from fractale.graph.state import PlanState, Record
 from fractale.models import Usage
-from fractale.plan.model import Step
+from fractale.plan.expressions import references
+from fractale.plan.model import Rule, Step
 from fractale.toolbox import ToolResult
 
 if TYPE_CHECKING:
@@ -107,9 +108,27 @@ class Visit:
                 error=result.text if failed else None,
             )
             scope = rule_scope(self.scope, call, self.attempts)
-            if decision := match_rules(self.step, call, scope, lambda _rule, _name: None):
+            step = replace(self.step, rules=self._rules_about(call))
+            if decision := match_rules(step, call, scope, lambda _rule, _name: None):
                 return replace(call, matched=decision)
         return None
+
+    def _rules_about(self, call: CallResult) -> tuple[Rule, ...]:
+        """The rules that look at something in a tool's answer.
+
+        `not jobspec` says nothing about the answer of a tool that gives no jobspecs, and
+        `attempts > 2` about none; they wait for the agent's own answer.
+        """
+        known = {*call.outputs, "content", *(("error",) if call.error else ())} - set(self.scope)
+
+        def looks_at(path: Sequence[str | int]) -> bool:
+            return (path[1:] or path)[0] in known if path[0] == "outputs" else path[0] in known
+
+        return tuple(
+            rule
+            for rule in self.step.rules
+            if any(looks_at(reference.path) for reference in references(rule.expression))
+        )
 
 
 def _last_answers(messages: Sequence[BaseMessage]) -> list[ToolMessage]:

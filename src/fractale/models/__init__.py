@@ -12,8 +12,8 @@
 """
 
 from fractale.models.client import Models
-from fractale.models.json_text import find_json, whole_json
+from fractale.models.json_text import final_json, find_json, whole_json
 from fractale.models.retry import RetryPolicy
 from fractale.models.usage import Answer, Usage
 
-__all__ = ["Answer", "Models", "RetryPolicy", "Usage", "find_json", "whole_json"]
+__all__ = ["Answer", "Models", "RetryPolicy", "Usage", "final_json", "find_json", "whole_json"]

@@ -209,8 +209,9 @@ class Models:
         except ModelError as error:
             self._charge(error, turns)
             raise
-        if schema is not None and not asking.native:
-            self._without_format.add(spec)
+        finally:
+            if schema is not None and not asking.native:
+                self._without_format.add(spec)
         seconds = time.monotonic() - started
         return Answer(text=text, data=data, usage=turns.usage, model=spec, seconds=seconds)
 

@@ -110,6 +110,12 @@ class Exchange:
         message = await self.turns.take(chat, messages)
         if not message.text.strip():
             raise empty(message, self.turns.spec)
+        called = [str(call["name"]) for call in message.tool_calls]
+        if name := next(iter(called), None) or called_in_text(message.text, ()):
+            raise ModelError(
+                f"{self.turns.spec} called `{name}` where it has no tools: nothing was called",
+                hint="give the step the tools that it needs, or tell the model to answer in words",
+            )
         return str(message.text)
 
 

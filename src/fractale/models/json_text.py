@@ -1,7 +1,8 @@
 """JSON in what a model or a tool said.
 
-`whole_json` reads a text that is JSON as a whole. `find_json` and `json_values` also look for
-JSON in prose: use them only if JSON was asked for, because prose quotes JSON that it is not.
+`whole_json` reads a text that is JSON as a whole, `final_json` one that ends with it. `find_json`
+and `json_values` also look for JSON in prose: use them only if JSON was asked for, because prose
+quotes JSON that it is not.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ START = re.compile(
 
 ONE_FENCE = re.compile(
     r"\A(`{3,}+)[ \t]*+(?:json\w*+)?[ \t]*+\r?\n(.*)\1\Z", re.DOTALL | re.IGNORECASE
+)
+
+FINAL_FENCE = re.compile(
+    r"\n```[ \t]*+(?:json\w*+)?[ \t]*+\r?\n((?:(?!```).)*+)```\Z", re.DOTALL | re.IGNORECASE
 )
 
 OPENERS = re.compile(r"[\[\s]*+")
@@ -47,6 +52,46 @@ def whole_json(text: str) -> Any:
     if isinstance(value, (dict, list)):
         return cast("Any", value)
     raise ValueError("the text is not a JSON object or array")
+
+
+def final_json(text: str) -> Any:
+    """The JSON object, or array of such, that a text ends with; None if there is none.
+
+    It begins a line, or is a fence.
+
+    Decoding in vain costs at most some times the text.
+    """
+    text = text.rstrip()
+    if fenced := FINAL_FENCE.search(text):
+        text = fenced[1].rstrip()
+    decoder, budget = json.JSONDecoder(strict=False), 4 * len(text) + 100_000
+    for start in _line_starts(text):
+        budget -= len(text) - start  # the decoder looks at no more of it
+        if budget < 0:
+            break
+        rest = text[start:]
+        try:
+            value, end = decoder.raw_decode(rest)
+        except (ValueError, RecursionError):
+            continue
+        if end == len(rest) and _is_record(value):
+            return value
+    return None
+
+
+def _line_starts(text: str) -> Iterator[int]:
+    """Where lines begin that may begin a JSON value, the last first."""
+    end = len(text)
+    while end > 0:
+        start = text.rfind("\n", 0, end) + 1
+        if text[start : start + 1] in ("{", "["):
+            yield start
+        end = start - 1
+
+
+def _is_record(value: Any) -> bool:
+    items = cast("list[Any]", value) if isinstance(value, list) else [value]
+    return bool(items) and all(isinstance(item, dict) for item in items)
 
 
 def find_json(text: str) -> Any:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection
 from typing import Any, cast
 
-from fractale.models.json_text import whole_json
+from fractale.models.json_text import final_json, whole_json
 
 MARKS = re.compile(
     r"<tool_call>|<\|tool_call\|?>|<\|tool_calls_section_begin\|>|<seed:tool_call>"
@@ -32,9 +32,14 @@ NAMED = re.compile(
     r"([\w./:-]{1,200})"
 )
 
+CALL = r"[A-Za-z_][\w.]*\((?:\s*\w+\s*=[^()]*)?\)"
+PYTHONIC = re.compile(rf"\s*\[\s*({CALL})(?:\s*,\s*{CALL})*\s*\]\s*")
+"""How Llama 3.2 and 4 write calls: `[look(where="/")]`."""
+
 FENCED = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 
-ARGUMENTS = ("arguments", "parameters", "args", "input")
+NAMES = ("name", "function", "tool", "tool_name", "action")
+ARGUMENTS = ("arguments", "parameters", "args", "input", "tool_input", "action_input")
 
 
 def called_in_text(text: str, tools: Collection[str]) -> str | None:
@@ -50,7 +55,7 @@ def called_in_text(text: str, tools: Collection[str]) -> str | None:
     Returns:
         The tool's name, `a tool` where the text breaks off before it, or None if it is an answer.
     """
-    if name := _called_in_json(text, tools):
+    if name := _called_in_json(text, tools) or _called_in_python(text, tools):
         return name
     prose = FENCED.sub("", text)
     mark = MARKS.search(prose)
@@ -69,29 +74,36 @@ def _first_name(text: str) -> str:
     return found[1] if found else "a tool"
 
 
+def _called_in_python(text: str, tools: Collection[str]) -> str | None:
+    called = PYTHONIC.fullmatch(text)
+    name = called[1].partition("(")[0] if called else ""
+    return name if name in tools else None
+
+
 def _name(tool: str) -> re.Pattern[str]:
     return re.compile(rf"(?<![\w-]){re.escape(tool)}(?![\w-])")
 
 
 def _called_in_json(text: str, tools: Collection[str]) -> str | None:
+    """Of a text that is JSON, or that ends with a line or a fence of it."""
     try:
         value = whole_json(text)
     except ValueError:
-        return None
+        value = final_json(text)
     calls = cast("list[Any]", value if isinstance(value, list) else [value])
     names = [_called(call) for call in calls]
     return str(names[0]) if names and all(name in tools for name in names) else None
 
 
 def _called(call: Any) -> str | None:
-    """The name in ``{name, arguments}``, also one level down, as OpenAI has it."""
+    """The name in ``{name, arguments}`` and its like, also one level down, as OpenAI has it."""
     if not isinstance(call, dict):
         return None
     table = cast("dict[str, Any]", call)
     inner = table.get("function")
     if isinstance(inner, dict):
         return _called(inner)
-    name = table.get("name") or (inner if isinstance(inner, str) else None)
+    name = next((table[key] for key in NAMES if isinstance(table.get(key), str)), None)
     has_arguments = any(isinstance(table.get(key), (dict, str)) for key in ARGUMENTS)
-    others = set(table) - {"name", "function", "id", "type", *ARGUMENTS}
+    others = set(table) - {"id", "type", *NAMES, *ARGUMENTS}
     return str(name) if name and has_arguments and not others else None

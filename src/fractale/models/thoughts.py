@@ -1,9 +1,9 @@
 """What a reasoning model thought, apart from what it answered.
 
 A server with the right reasoning parser sends thoughts in a field of their own. Without one, they
-come in the text, before the answer, in the marks that the model was trained with. Only thoughts
-at the start of a text count, so that an answer may quote such marks. Sources: the chat templates
-of the models named below, and the reasoning parsers of vLLM and llama.cpp.
+come in the text, in the marks that the model was trained with. Only blocks that begin the text or
+a line count, so that an answer may quote such marks in a sentence or a code block. Sources: the
+chat templates of the models named below, and the reasoning parsers of vLLM and llama.cpp.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ MARKS = (
 """Where thoughts begin and end, in lower case."""
 
 ENDS = re.compile("|".join(re.escape(end) for _, end in MARKS), re.IGNORECASE)
+
+LINE_STARTS = re.compile(
+    rf"^[ \t]*(?P<mark>{'|'.join(re.escape(start) for start, _ in MARKS)})",
+    re.IGNORECASE | re.MULTILINE,
+)
 
 WRAPPERS = re.compile(
     r"\s*(?:<answer>(.*?)(?:</answer>)?"
@@ -73,9 +78,9 @@ class Parted(NamedTuple):
 def without_thoughts(text: str) -> Parted:
     """Take the thoughts off a model's text.
 
-    Thoughts are marked blocks at the start, also without their end, and all that comes before a
-    lone end mark, because some chat templates put the first mark into the prompt. An end mark in
-    quotes or in a code block is part of the answer.
+    Thoughts are marked blocks at the start, also without their end; whole blocks that begin a line;
+    and all that comes before a lone end mark, because some chat templates put the first mark into
+    the prompt. A mark in quotes or in a code block is part of the answer.
     """
     stripped = text.lstrip()
     if stripped.startswith(HARMONY):
@@ -86,11 +91,13 @@ def without_thoughts(text: str) -> Parted:
     while (opened := _opening(rest)) is not None:
         start, end = opened
         body = rest.lstrip()[len(start) :]
-        closed = body.lower().find(end)
+        closed = _find(end, body)
         if closed < 0:
             return Parted("", "\n".join([*thoughts, body.strip()]))
         thoughts.append(body[:closed].strip())
         rest = body[closed + len(end) :]
+    rest, more = _without_blocks(rest)
+    thoughts += more
     last = _last_lone_end(rest)
     unmarked = last is not None and not thoughts
     if last is not None:
@@ -101,6 +108,26 @@ def without_thoughts(text: str) -> Parted:
     return Parted(_unwrapped(rest).strip(), "\n".join(thoughts), unmarked)
 
 
+def _without_blocks(text: str) -> tuple[str, list[str]]:
+    """The text without the blocks of thoughts that begin a line, and these."""
+    kept, thoughts, position = list[str](), list[str](), 0
+    for match in itertools.islice(LINE_STARTS.finditer(text), MOST_ENDS):
+        end = next(end for start, end in MARKS if start == match["mark"].lower())
+        closed = _find(end, text, match.end())
+        if closed < 0 or match.start() < position or text[: match.start()].count("```") % 2:
+            continue
+        kept.append(text[position : match.start()])
+        thoughts.append(text[match.end() : closed].strip())
+        position = closed + len(end)
+    return "".join([*kept, text[position:]]), thoughts
+
+
+def _find(mark: str, text: str, start: int = 0) -> int:
+    """Where a mark stands, in letters of either case; -1 if nowhere."""
+    found = re.compile(re.escape(mark), re.IGNORECASE).search(text, start)  # lower() moves places
+    return found.start() if found else -1
+
+
 def _opening(text: str) -> tuple[str, str] | None:
     start = text.lstrip()[:30].lower()
     return next((marks for marks in MARKS if start.startswith(marks[0])), None)
@@ -109,11 +136,10 @@ def _opening(text: str) -> tuple[str, str] | None:
 def _last_lone_end(text: str) -> re.Match[str] | None:
     """The last end mark that no start mark precedes, and that is not quoted."""
     found: re.Match[str] | None = None
-    lower = text.lower()
     for match in itertools.islice(ENDS.finditer(text), MOST_ENDS):
         start = next(start for start, end in MARKS if end == match[0].lower())
         before = text[: match.start()]
-        if start in lower[: match.start()] or before.count("```") % 2:
+        if start in before.lower() or before.count("```") % 2:
             break
         if before[-1:] not in QUOTES or not before:
             found = match
@@ -169,10 +195,11 @@ class AnswerStream:
             if marks is None:
                 self._pass_on(self._pending)
                 return
-            closed = start.find(marks[1])
+            body = self._pending.lstrip()
+            closed = _find(marks[1], body)
             if closed < 0:
                 return
-            self._pending = self._pending.lstrip()[closed + len(marks[1]) :]
+            self._pending = body[closed + len(marks[1]) :]
             self._thought = True
 
     def _may_be_a_mark(self, start: str) -> bool:

@@ -1,0 +1,47 @@
+"""Whether the tools that a step lists are there, looked at before its model works.
+
+A model without its tools answers in words, and words alone are no sign that work was done.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from fractale.errors import ToolError
+from fractale.graph.visit import Visit
+from fractale.plan.words import EXTRA_TOOLS
+from fractale.policy import allowed_by
+
+
+async def check_tools(visit: Visit) -> None:
+    """Warn of servers that are not there, and of patterns in `tools` that fit nothing.
+
+    Raises:
+        ToolError: A tool that the step names is not there, or nothing of all that it lists.
+    """
+    listed = visit.step.tools
+    if listed == ():
+        return
+    own = (*EXTRA_TOOLS, *visit.deps.agents.names())
+    wanted = [glob for glob in listed or () if not any(fnmatchcase(name, glob) for name in own)]
+    if listed and not wanted:
+        return
+    tools = await visit.deps.toolbox.tools(wanted or None)
+    missing = [glob for glob in wanted if not any(allowed_by((glob,), tool) for tool in tools)]
+    named = [name for name in missing if not any(sign in name for sign in "*?[")]
+    if named or (missing and len(missing) == len(listed or ())):
+        await visit.deps.toolbox.find_tool((named or missing)[0])  # says why it is not there
+        raise ToolError(f"no server has the step's tools: {', '.join(missing)}")
+    if visit.scope.get("index", 0) == 0:  # not again for each item of a foreach
+        await _warn(visit, wanted, missing)
+
+
+async def _warn(visit: Visit, wanted: list[str], missing: list[str]) -> None:
+    for server in await visit.deps.toolbox.servers(wanted or None):
+        if not server.connected:
+            words = f"the tools of server `{server.name}` are not there: {server.error}"
+            visit.emit("warning", code="server-not-there", message=words)
+    if missing:
+        names = ", ".join(f"`{name}`" for name in missing)
+        words = f"no server has what the step lists in `tools`: {names}"
+        visit.emit("warning", code="tool-not-there", message=words)
