@@ -69,12 +69,13 @@ def prepare(order, streams):
     sys.stdout = open(1, "w", errors=errors or None, **said)
     sys.stderr = open(2, "w", errors="backslashreplace", buffering=1, **said)
     if order["largest"]:
+        sys.dont_write_bytecode = True  # Python would leave half a file, and trust it later
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["largest"], order["largest"]))
 
 def run(order, streams):
     prepare(order, streams)
     measured = any(name.startswith("COVERAGE_PROCESS_") for name in order["env"])
-    if measured:
+    if measured and not order["largest"]:
         import coverage
         coverage.process_startup(force=True)
     from fractale.cli import main

@@ -10,7 +10,7 @@ from fractale.errors import ModelError
 from fractale.models import faults, structured
 from fractale.models.json_text import whole_json
 from fractale.models.text_calls import called_in_text
-from fractale.models.turn import Turns, call_as_text, empty, short
+from fractale.models.turn import Turns, empty, short
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -53,8 +53,6 @@ class Exchange:
         """
         if schema is None:
             text = await self._turn(messages, None)
-            if name := called_in_text(text, ()):
-                raise call_as_text(name, self.turns.spec)
             return text, _json_of(text)
         asked, text = await self._ask_for_json(messages, schema)
         data, errors = structured.read(text, schema)
