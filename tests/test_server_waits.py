@@ -221,7 +221,7 @@ async def test_the_last_line_of_a_server_that_crashed_comes_first():
     crashes = ServerSettings(
         name="bad", transport="stdio", command=sys.executable, args=("-c", code)
     )
-    async with McpToolbox([crashes], timing=QUICK) as box:
+    async with McpToolbox([crashes], timing=replace(QUICK, handshake=60)) as box:
         (status,) = await box.servers()
     words = status.error.partition("its last words: ")[2]
     assert words.startswith("ModuleNotFoundError: No module named 'no_such_module' | ")

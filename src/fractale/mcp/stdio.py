@@ -176,6 +176,7 @@ class _Process:
         self._process = process
         self._wire = wire
         self._words: deque[str] = deque(maxlen=LAST_WORDS)
+        self._all_said = asyncio.Event()
 
     async def read_words(self) -> None:
         """Pass on what the server writes to its standard error, line by line."""
@@ -186,6 +187,7 @@ class _Process:
                 text = (line.start if isinstance(line, LongLine) else line).decode(errors="replace")
                 self._words.append(text.rstrip())
                 self._wire.log("debug", text.rstrip())
+        self._all_said.set()
 
     async def write_messages(
         self, outgoing: ObjectReceiveStream[SessionMessage], answer: Answer
@@ -248,7 +250,10 @@ class _Process:
     async def _ended(self) -> TransportError:
         """The error that says how the server ended and what it said last."""
         await _exited(self._process, 0.5)
-        await asyncio.sleep(0.02)  # lets the last words arrive
+        # A program that the server started may hold its standard error open.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await self._all_said.wait()
         code = self._process.returncode
         how = "closed its output" if code is None else _how_it_ended(code)
         # The last line first: of a traceback it is the cause, and what follows may be cut.
