@@ -250,6 +250,7 @@ class _Process:
     async def _ended(self) -> TransportError:
         """The error that says how the server ended and what it said last."""
         await _exited(self._process, 0.5)
+        await asyncio.sleep(0.02)  # lets calls fail first that could not be written: none was sent
         # A program that the server started may hold its standard error open.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.5):

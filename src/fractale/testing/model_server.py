@@ -20,11 +20,11 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
+from fractale.testing.loopback import LoopbackHandler, LoopbackServer
 from fractale.testing.protocols import GeminiProtocol, ModelProtocol, OpenAIProtocol
 from fractale.testing.quirks import quirks_of, refusal_of_tools, with_quirks_of_text
 from fractale.testing.replies import Reply, Script, ScriptEnded
@@ -79,14 +79,14 @@ class ModelServer:
         self.requests: list[ModelRequest] = []
         self._script: Script[ModelRequest] = Script(script)
         self._stopping = threading.Event()
-        self._http: _HttpServer | None = None
+        self._http: LoopbackServer[ModelServer] | None = None
 
     @property
     def url(self) -> str:
         """``http://127.0.0.1:PORT``."""
         if self._http is None:
             raise RuntimeError("the model server is not started: use it in a `with` block")
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
+        return self._http.url
 
     @property
     def openai_url(self) -> str:
@@ -101,16 +101,14 @@ class ModelServer:
     def start(self) -> Self:
         """Listen, in a thread of its own."""
         self._stopping.clear()
-        self._http = _HttpServer(self)
-        threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
+        self._http = LoopbackServer(self, _Handler).start()
         return self
 
     def stop(self) -> None:
         """Stop listening; answers that are delayed are dropped."""
         self._stopping.set()
         if self._http is not None:
-            self._http.shutdown()
-            self._http.server_close()
+            self._http.close()
             self._http = None
 
     def __enter__(self) -> Self:
@@ -140,37 +138,19 @@ class ModelServer:
         return reply
 
 
-class _HttpServer(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
+class _Handler(LoopbackHandler):
+    server: LoopbackServer[ModelServer]  # pyright: ignore[reportIncompatibleVariableOverride] - always ours
 
-    def __init__(self, model_server: ModelServer) -> None:
-        self.model_server = model_server
-        super().__init__(("127.0.0.1", 0), _Handler)
-        # A connection may be gone again when it is to be accepted: that must not be waited for.
-        self.socket.settimeout(1.0)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Stay quiet: a client that hangs up early is part of the game."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: _HttpServer  # pyright: ignore[reportIncompatibleVariableOverride] - always ours
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
-        """Log nothing."""
-
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802 - the name that http.server calls
         """Answer one request by the script."""
-        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
+        body = self.read_json()
         path = urlsplit(self.path).path
         if path == OPENAI_PATH:
             self._answer(OpenAIProtocol(), self._openai_request(body))
         elif found := GEMINI_PATH.fullmatch(path):
             self._answer(GeminiProtocol(), self._gemini_request(body, found))
         else:
-            self._send(404, {"error": {"message": f"the scripted server has no {path}"}})
+            self.send_json(404, {"error": {"message": f"the scripted server has no {path}"}})
 
     def _openai_request(self, body: dict[str, Any]) -> ModelRequest:
         return ModelRequest(
@@ -191,33 +171,19 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _answer(self, protocol: ModelProtocol, request: ModelRequest) -> None:
-        reply = self.server.model_server.reply_to(request)
+        reply = self.server.owner.reply_to(request)
         if reply.status != 200:
             body, headers = protocol.error(reply)
-            self._send(reply.status, body, headers)
+            self.send_json(reply.status, body, headers)
         elif request.streaming and not any(quirk.one_body for quirk in quirks_of(reply.quirks)):
             self._stream(reply, protocol.stream(reply, request.body, request.model))
         else:
             self._whole(reply, protocol.answer(reply, request.body, request.model))
 
-    def _send(self, status: int, body: Any, headers: Mapping[str, str] | None = None) -> None:
-        self._send_bytes(status, json.dumps(body).encode(), headers)
-
-    def _send_bytes(
-        self, status: int, content: bytes, headers: Mapping[str, str] | None = None
-    ) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(content)
-
     def _whole(self, reply: Reply, body: Any) -> None:
         content = json.dumps(body).encode()
         if reply.malformed:
-            self._send_bytes(200, content[: len(content) // 2])
+            self.send_content(200, content[: len(content) // 2])
         elif reply.truncate:
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
@@ -226,7 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content[: len(content) // 2])
             self.close_connection = True
         else:
-            self._send_bytes(200, content)
+            self.send_content(200, content)
 
     def _stream(self, reply: Reply, events: list[str]) -> None:
         self.send_response(200)

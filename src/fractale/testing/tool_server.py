@@ -16,17 +16,16 @@ A server over standard input and output that starts and never answers needs no s
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
 from fractale.errors import ToolError
 from fractale.settings import ServerSettings
+from fractale.testing.loopback import LoopbackHandler, LoopbackServer
 from fractale.testing.tools import FakeToolServer
 from fractale.toolbox import ToolInfo
 
@@ -64,7 +63,7 @@ class ToolServer:
         self._known: set[str] = set()
         self._forgotten = _Refusal(404)
         self._refusal: _Refusal | None = None
-        self._http: _HttpServer | None = None
+        self._http: LoopbackServer[ToolServer] | None = None
 
     @property
     def hangs(self) -> bool:
@@ -105,7 +104,7 @@ class ToolServer:
         """``http://127.0.0.1:PORT/mcp``."""
         if self._http is None:
             raise RuntimeError("the tool server is not started: use it in a `with` block")
-        return f"http://127.0.0.1:{self._http.server_address[1]}/mcp"
+        return f"{self._http.url}/mcp"
 
     def settings(self, name: str | None = None, **more: Any) -> ServerSettings:
         """The server as an entry of the settings' `servers`.
@@ -117,8 +116,7 @@ class ToolServer:
         return ServerSettings(name=name or self.tools.name, transport="http", url=self.url, **more)
 
     def __enter__(self) -> Self:
-        self._http = _HttpServer(self)
-        threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
+        self._http = LoopbackServer(self, _Handler).start()
         return self
 
     def __exit__(
@@ -129,8 +127,7 @@ class ToolServer:
     ) -> None:
         self._going_on.set()
         if self._http is not None:
-            self._http.shutdown()
-            self._http.server_close()
+            self._http.close()
             self._http = None
 
     def refusal_of(self, method: str, session: str | None) -> _Refusal | None:
@@ -149,75 +146,43 @@ class ToolServer:
         return session
 
 
-class _HttpServer(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
+class _Handler(LoopbackHandler):
+    server: LoopbackServer[ToolServer]  # pyright: ignore[reportIncompatibleVariableOverride] - always ours
 
-    def __init__(self, tool_server: ToolServer) -> None:
-        self.tool_server = tool_server
-        super().__init__(("127.0.0.1", 0), _Handler)
-        # A connection may be gone again when it is to be accepted: that must not be waited for.
-        self.socket.settimeout(1.0)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Stay quiet: a client that hangs up early is part of the game."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: _HttpServer  # pyright: ignore[reportIncompatibleVariableOverride] - always ours
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
-        """Log nothing."""
-
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
         """There is no stream of notifications."""
-        self._send(405)
+        self.send_json(405)
 
-    def do_DELETE(self) -> None:
+    def do_DELETE(self) -> None:  # noqa: N802 - the name that http.server calls
         """A session ends."""
-        self._send(200)
+        self.send_json(200)
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802 - the name that http.server calls
         """Answer one message."""
-        length = int(self.headers.get("Content-Length") or 0)
-        message: dict[str, Any] = json.loads(self.rfile.read(length))
+        message = self.read_json()
         method, asked = str(message.get("method")), message.get("id")
-        refusal = self.server.tool_server.refusal_of(method, self.headers.get(SESSION))
+        refusal = self.server.owner.refusal_of(method, self.headers.get(SESSION))
         if refusal:
             error = {"code": refusal.code, "message": refusal.message}
-            self._send(refusal.status, _error(asked, error) if refusal.message else None)
+            self.send_json(refusal.status, _error(asked, error) if refusal.message else None)
         elif asked is None:
-            self._send(202)
+            self.send_json(202)
         else:
             self._answer(asked, method, message.get("params") or {})
 
     def _answer(self, asked: Any, method: str, params: Mapping[str, Any]) -> None:
         answer, headers = _ANSWERS.get(method), dict[str, str]()
         if method == "initialize":
-            headers[SESSION] = self.server.tool_server.open_session(params.get("clientInfo") or {})
+            headers[SESSION] = self.server.owner.open_session(params.get("clientInfo") or {})
         if answer is None:
-            self._send(200, _error(asked, {"code": METHOD_NOT_FOUND, "message": method}))
+            self.send_json(200, _error(asked, {"code": METHOD_NOT_FOUND, "message": method}))
             return
         try:
-            result = answer(self.server.tool_server.tools, params)
+            result = answer(self.server.owner.tools, params)
         except ToolError as error:
-            self._send(200, _error(asked, {"code": INVALID_PARAMS, "message": error.message}))
+            self.send_json(200, _error(asked, {"code": INVALID_PARAMS, "message": error.message}))
             return
-        self._send(200, {"jsonrpc": "2.0", "id": asked, "result": result}, headers)
-
-    def _send(
-        self, status: int, body: Any = None, headers: Mapping[str, str] | None = None
-    ) -> None:
-        content = b"" if body is None else json.dumps(body).encode()
-        self.send_response(status)
-        if content:
-            self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(content)
+        self.send_json(200, {"jsonrpc": "2.0", "id": asked, "result": result}, headers)
 
 
 def _error(asked: Any, error: Mapping[str, Any]) -> dict[str, Any]:
