@@ -97,18 +97,19 @@ $(FLUX): requirements/flux.txt | $(DEMO)
 
 # COVERAGE=yes measures it, and the two halves add up in .coverage; without it, what was measured
 # before is removed, since it is of other code.
-JOBS ?= 2
-PYTEST := $(BIN)/pytest -n $(JOBS) --dist worksteal -q
-HALF = $(PYTEST) -m '$(1)' $(if $(COVERAGE),--cov --cov-report= $(2))
+# JOBS are the processes of the first half, which waits more than it computes.
+JOBS ?= 4
+PYTEST := $(BIN)/pytest --dist worksteal -q
+HALF = $(PYTEST) -n $(2) -m '$(1)' $(if $(COVERAGE),--cov --cov-report= $(3))
 
 # What the tests of each half are: tests/conftest.py.
 test: $(TEST) $(CRATE) $(FLUX)
 	@rm -f .coverage
-	$(call HALF,not real)
+	$(call HALF,not real,$(JOBS))
 
 test-real: $(TEST) $(CRATE) $(FLUX)
 	@$(if $(COVERAGE),,rm -f .coverage)
-	$(call HALF,real,--cov-append)
+	$(call HALF,real,2,--cov-append)
 
 # Both halves with the newest releases that pyproject.toml allows.
 test-newest:
@@ -116,7 +117,7 @@ test-newest:
 
 # The counts of generated plans, mutations and the like as large as they are meant to be.
 test-full: $(TEST) $(CRATE) $(FLUX)
-	FRACTALE_FULL=1 $(PYTEST)
+	FRACTALE_FULL=1 $(PYTEST) -n 2
 
 # What goes wrong outside: a plan with every kind of step, killed at each moment and at 200 random
 # ones, on SQLite and on PostgreSQL; signals, full disks, damaged files, lost servers and models, a
@@ -124,7 +125,7 @@ test-full: $(TEST) $(CRATE) $(FLUX)
 FAULTS := kills drafting_kills replay_kills agent_durability drained two_processes full_disk stops_anywhere \
   step_timeouts journal records requeue lost_servers model_faults mcp_hostile postgres lost_database
 test-faults: $(TEST)
-	FRACTALE_FAULTS=1 $(PYTEST) $(FAULTS:%=tests/test_%.py) \
+	FRACTALE_FAULTS=1 $(PYTEST) -n 2 $(FAULTS:%=tests/test_%.py) \
 	  $(wildcard tests/test_store*.py tests/test_job*.py)
 
 check: $(TEST)
