@@ -72,7 +72,7 @@ class Host:
 
     def is_offered(self, tool: ToolInfo) -> bool:
         """Whether a call could be agreed to: a rule that needs certain arguments denies no tool."""
-        planned = PlannedCall(tool=tool, arguments={}, chosen_by="model")
+        planned = PlannedCall(tool=tool, arguments={}, chosen_by="model", is_example=True)
         denied = self.visit.deps.policy.rule(planned).verdict == "deny"
         return self.may_call(tool) and not denied
 
