@@ -21,7 +21,7 @@ from fractale.plain import to_json
 from fractale.settings import SourcesSettings
 from fractale.toolbox import ToolInfo
 
-Kind = Literal["tool", "file", "resource", "input"]
+Kind = Literal["tool", "file", "resource", "prompt", "input"]
 
 CLOSED_SERVERS: Final = frozenset({"local", "jobs", "fractale"})
 """Tools of the person's own process: closed-world unless they say otherwise."""
@@ -169,7 +169,7 @@ class Seen:
             new = new or source not in self.sources
             self.sources.add(source)
             if text and source.untrusted:
-                self._texts.append((source, text))
+                self._texts.append((source, _plain(text)))
         return new
 
     def trust(self, value: Any) -> None:
@@ -230,7 +230,7 @@ class Seen:
 
     def _taint(self, name: str, leaf: str, untrusted: Sequence[Source]) -> Taint:
         plain = _plain(leaf)
-        copied = {source for source, text in self._texts if plain in _plain(text)}
+        copied = {source for source, text in self._texts if plain in text}
         return Taint(
             argument=name,
             value=shown(leaf),

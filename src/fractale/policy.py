@@ -130,7 +130,9 @@ class Policy:
         What a server says of itself is believed here only if it speaks against the call.
         """
         stated = [each for each in call.taints if any(source.stated for source in each.sources)]
-        if not stated or reads_only(call.tool) or _first(self.settings.allow, call):
+        if not stated or reads_only(call.tool) or call.approve == "never":
+            return None
+        if _first(self.settings.allow, call):
             return None
         return "it may change something, with a value that strangers can write"
 

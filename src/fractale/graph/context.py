@@ -92,7 +92,7 @@ class RunContext:
         drafted_from: What that model had read.
         drafted_for: What the person had asked it for, in words.
         run_inputs: Those that the person gave the run; None: those of the plan at hand.
-        roots: The project, and the run's folder: what a model may read unasked.
+        roots: The project, and the run's folder: what a model may read unasked; None: `folder`.
         within: Lists of globs; a tool must match one glob of each to be called.
         depth: How many drafted plans and agents this part of the run lies within.
         entry: Where this part of a forked run was entered; None: at its first step.
@@ -121,7 +121,7 @@ class RunContext:
     drafted_from: Labels = NO_LABELS
     drafted_for: tuple[str, ...] = ()
     run_inputs: Mapping[str, Any] | None = None
-    roots: tuple[Path, ...] = ()
+    roots: tuple[Path, ...] | None = None
     within: tuple[tuple[str, ...], ...] = ()
     depth: int = 0
     entry: Entry | None = None

@@ -103,13 +103,13 @@ def _label(visit: Visit, given: Mapping[str, Value]) -> None:
     for name, value in given.items():
         labels = flow.of(value)
         visit.argument_sources[name] = labels
-        seen.add(labels, _text_of(visit.inputs[name]) if _untrusted(labels) else "")
+        seen.add(labels, _text_of(visit.inputs[name]) if _untrusted(labels - flow.base) else "")
         if not _untrusted(labels):
             seen.trust(visit.inputs[name])
     written = visit.step.instruction
     if written is not None:
         labels = flow.of(written)
-        seen.add(labels, str(visit.instruction) if _untrusted(labels) else "")
+        seen.add(labels, str(visit.instruction) if _untrusted(labels - flow.base) else "")
         if not _untrusted(flow.base):
             seen.trust(literal_of(written) if _untrusted(labels) else visit.instruction)
     if not _untrusted(flow.base):

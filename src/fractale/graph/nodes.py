@@ -118,7 +118,7 @@ class StepNode:
             self._enter(visit, state.get("last"), before.get("inherited", 0))
         result = fault or await self._call(visit)
         decision = await decide(visit, result)
-        visit.book.settle()
+        visit.finish()
         spent = spent_by(visit, context.meter.seconds - running)
         seconds = max(time.monotonic() - started, result.seconds)
         return self._finish(state, visit, result, decision, seconds, spent)
@@ -292,7 +292,7 @@ class StepNode:
             )
         result = await self._call(visit)
         decision = await decide(visit, result)
-        visit.book.settle()
+        visit.finish()
         entry = visit.context.mask(record_of(decision, result, 1))
         entry["outputs"] = self.deps.outputs.put(entry["outputs"])
         if visit.seen.sources:

@@ -130,19 +130,19 @@ def outside(visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any]) -> list[
 
     A tool says which of its arguments are paths (`fractale.paths`).
     """
-    roots = visit.context.roots or (visit.context.folder,)
+    roots = (visit.context.folder,) if visit.context.roots is None else visit.context.roots
     names: Any = tool.annotations.get("fractale.paths") or ()
     return [
         (name, str(arguments[name]))
         for name in names
         if isinstance(arguments.get(name), str)
-        and not is_inside(visit.context.folder / arguments[name], roots)
+        and not is_inside(visit.context.folder / Path(arguments[name]).expanduser(), roots)
     ]
 
 
 def is_inside(path: Path, roots: Iterable[Path]) -> bool:
     """Whether a path, links followed, lies in one of the folders."""
-    found = path.expanduser().resolve()
+    found = path.resolve()
     return any(found.is_relative_to(root.resolve()) for root in roots)
 
 

@@ -88,9 +88,19 @@ class Visit:
         return f"sources {self.path} {self.attempts}"
 
     def saw(self, source: Source | None, text: str) -> None:
-        """Take note of what a model was shown: for good, since its context outlives a process."""
-        if source is not None and self.seen.add([source], text):
+        """Take note of what a call gave.
+
+        What a model was shown is kept for as long as the visit lasts: its context outlives the
+        process. A tool step makes its call again, from the record.
+        """
+        new = source is not None and self.seen.add([source], text)
+        if new and self.step.kind not in ("tool", "job"):
             self.context.notes.put(self._note, to_data(self.seen.sources))
+
+    def finish(self) -> None:
+        """Called when the visit is over."""
+        self.book.settle()
+        self.context.notes.drop(self._note)
 
     @property
     def entry(self) -> Entry | None:

@@ -334,12 +334,13 @@ async def checkpoints(
 def _roots(settings: Settings, folder: RunFolder | None) -> tuple[Path, ...]:
     """What a model may read unasked: the project's files, and what the run keeps of its own.
 
-    A state folder in the home does not make the home a project.
+    Neither the home as a whole nor the root is a project.
     """
     here, project = Path.cwd(), settings.state_dir.absolute().parent
     is_project = settings.state_dir.name == PROJECT_FOLDER and here.is_relative_to(project)
-    roots = [here, *([project] if is_project and project != Path.home() else [])]
-    return (*roots, *([folder.path] if folder else []))
+    folders = {here, project} if is_project else {here}
+    folders -= {Path.home(), Path(here.anchor)}
+    return (*sorted(folders), *([folder.path] if folder else []))
 
 
 def _kept_by_nobody(path: str, text: str) -> None:
