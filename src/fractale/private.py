@@ -11,11 +11,12 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import stat
 import threading
 from collections.abc import Generator
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, Literal
 
 FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
@@ -44,8 +45,8 @@ def make_folder(folder: Path) -> None:
         folder.chmod(FOLDER_MODE)
 
 
-def open_private(path: Path, flags: int, mode: int = FILE_MODE) -> int:
-    """Open a file, and make it with that mode if `flags` say so; symbolic links are not followed.
+def open_private(path: Path, flags: int) -> int:
+    """Open a file, and make it (0600) if `flags` say so; symbolic links are not followed.
 
     Returns:
         The descriptor.
@@ -53,12 +54,12 @@ def open_private(path: Path, flags: int, mode: int = FILE_MODE) -> int:
     Raises:
         OSError: It cannot be opened; ``ELOOP`` for a symbolic link.
     """
-    descriptor = os.open(path, flags | os.O_NOFOLLOW, mode)
+    descriptor = os.open(path, flags | os.O_NOFOLLOW, FILE_MODE)
     if flags & os.O_CREAT:
         try:
             found = os.fstat(descriptor)
-            if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != mode:
-                os.fchmod(descriptor, mode)
+            if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != FILE_MODE:
+                os.fchmod(descriptor, FILE_MODE)
         except BaseException:
             os.close(descriptor)
             raise
@@ -75,12 +76,18 @@ def touch_private(path: Path) -> None:
 
 
 def write_private(
-    path: Path, content: str | bytes, *, mode: int = FILE_MODE, errors: str = "strict"
+    path: Path,
+    content: str | bytes,
+    *,
+    sync: Literal["none", "file", "name"] = "file",
+    errors: str = "strict",
 ) -> None:
-    """Write a file whole and on the disk, or not at all; it replaces one of that name.
+    """Write a file of mode 0600 whole or not at all; it replaces one of that name.
 
     Args:
         content: Text is written as UTF-8.
+        sync: What is on the disk when this returns: nothing for sure, the content once the name
+            is, or both.
         errors: What to do with characters that UTF-8 lacks, as `str.encode`.
 
     Raises:
@@ -90,26 +97,33 @@ def write_private(
     data = content if isinstance(content, bytes) else content.encode("utf-8", errors)
     part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
-        descriptor = open_private(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        descriptor = open_private(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if sync != "none":
+                os.fsync(file.fileno())
         part.replace(path)
+        if sync == "name":
+            _sync_folder(path.parent)
     except OSError:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         raise
-    with contextlib.suppress(OSError):  # some file systems do not sync directories
-        sync_folder(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in a directory are on the disk.
+def copy_private(source: Path, target: Path) -> None:
+    """Copy a file's content into a file of mode 0600.
 
     Raises:
-        OSError: It cannot be opened or synced.
+        OSError: It cannot be read or written.
     """
+    descriptor = open_private(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    with source.open("rb") as read, os.fdopen(descriptor, "wb") as written:
+        shutil.copyfileobj(read, written)
+
+
+def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
