@@ -38,6 +38,7 @@ REAL_FILES = {
     "test_kills": "kills",
     "test_lost_database": "PostgreSQL, kills",
     "test_lost_servers": "MCP servers that are killed",
+    "test_other_user": "another user of this machine, who is made and removed",
     "test_postgres": "PostgreSQL",
     "test_replay_kills": "kills",
     "test_requeue": "Slurm, minutes",
@@ -81,6 +82,12 @@ class Seen:
 
     def decided(self, step: str) -> str:
         return [s["decided_by"] for s in self.result.steps if s["name"] == step][-1]
+
+
+@pytest.fixture(autouse=True)
+def trusted_projects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The projects of the tests are theirs; tests of strangers' projects take this away."""
+    monkeypatch.setenv("FRACTALE_TRUST_PROJECT", "1")
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from fractale.errors import DependencyMissing, StoreError, UsageError
 from fractale.plan.build import load_plan
+from fractale.private import make_folder, write_private
 from fractale.settings import Settings
 from fractale.studio.names import STUDIO, graph_name
 
@@ -146,9 +147,9 @@ def _write_config(start: Start, settings: Settings) -> Path:
     lines.append(f"app = make_app({', '.join(paths.values())})\n")
     written = {"dependencies": ["."], **server, **config, "graphs": graphs}
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        module.write_text(OWN_GRAPHS + "".join(lines), encoding="utf-8")
-        place.write_text(json.dumps(written, indent=2), encoding="utf-8")
+        make_folder(folder)
+        write_private(module, OWN_GRAPHS + "".join(lines), sync="none")
+        write_private(place, json.dumps(written, indent=2), sync="none")
     except OSError as error:
         raise StoreError(f"cannot write the server's configuration: {error}") from error
     return place
