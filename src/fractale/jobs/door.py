@@ -16,7 +16,7 @@ from fractale.jobs.logs import read_ends, read_log, read_tail, search_log
 from fractale.jobs.model import JobHandle, JobLog, JobSpec, JobStatus, Queue
 from fractale.jobs.removal import remove
 from fractale.jobs.scheduler import Record, Scheduler
-from fractale.settings import Settings
+from fractale.settings import STARTED_BY, Settings
 
 ORDER: Final = ("slurm", "pbs", "lsf", "flux", "local")
 """Which scheduler is taken where several are found, outside an instance of Flux: its program alone
@@ -54,6 +54,8 @@ class Jobs:
         adapters: Mapping[str, Scheduler] | None = None,
     ) -> None:
         self._root = root.absolute()
+        # A job that a server submits must outlive the server's end.
+        environment = {n: value for n, value in environment.items() if n != STARTED_BY}
         local = Local(environment, queues or self._root / ".local", cores)
         self._adapters = dict(_adapters(environment, local) if adapters is None else adapters)
         self._chosen = scheduler

@@ -44,13 +44,14 @@ from fractale.settings.secrets import (
     without_password,
     without_secrets,
 )
-from fractale.settings.servers import ServerSettings, Transport
+from fractale.settings.servers import STARTED_BY, ServerSettings, Transport
 
 __all__ = [
     "DEFAULT_MAX_ATTEMPTS",
     "DEFAULT_MODELS",
     "DEFAULT_PROVIDER",
     "PROJECT_FOLDER",
+    "STARTED_BY",
     "STORE_SCHEMES",
     "PolicyList",
     "PolicySettings",
