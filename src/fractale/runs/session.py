@@ -263,11 +263,17 @@ class Session:
                 return await self._finished(values)
 
     def _interrupted(self) -> None:
-        """A person ended the process: where it was at a question of theirs, that waits on."""
+        """The process is being ended: where it was at a question of the person's, that waits on."""
         if self._answering.asking and self._answering.waiting:
             self._account.ended("waiting", waiting=self._answering.waiting)
         else:
-            self._account.ended("stopped", error="interrupted", waiting=self._jobs_left)
+            unknown = self.context.journal.unfinished()
+            calls = [f"`{tool}` of step `{step}`" for step, tool in dict.fromkeys(unknown)]
+            words, hint = "interrupted", None
+            if calls:
+                words += f"; it is not known whether {', '.join(calls)} was done"
+                hint = f"`fractale resume {self.context.run_id}` asks before it calls it again"
+            self._account.ended("stopped", error=words, hint=hint, waiting=self._jobs_left)
 
     @property
     def _jobs_left(self) -> list[dict[str, Any]]:
