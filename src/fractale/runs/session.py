@@ -90,6 +90,7 @@ class Session:
             ask_now=self._answering.ask_now,
             keep_draft=Drafts(folder.path / "drafts").keep if folder else _kept_by_nobody,
             leave_jobs=self._leaves_jobs,
+            clock=options.clock,
         )
         self._answering.context = self._account.context = self.context
 
