@@ -103,7 +103,7 @@ class Waiter:
             context.jobs_waited_for[path] = waiting
             if timeout and elapsed(context.clock, self._began) >= timeout:
                 return await self._cancelled(), True
-            await self._sleep(pause, waiting)
+            await self._sleep(self._jobs.pause(self._handle, pause), waiting)
         raise AssertionError  # pragma: no cover - the pauses never end
 
     def _is_over(self, status: JobStatus) -> bool:
@@ -130,7 +130,7 @@ class Waiter:
         until = time.monotonic() + CANCEL_SECONDS
         status = await self._cancel()
         while not status.over and time.monotonic() < until:
-            await asyncio.sleep(1)
+            await asyncio.sleep(self._jobs.pause(self._handle, 1.0))
             status = await self._cancel()
         self._visit.context.jobs_waited_for.pop(self._visit.path, None)
         await self._tell(status, over=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from langgraph.errors import GraphDrained
 from langgraph.types import Command
 
+from fractale.audit import AuditLog
 from fractale.errors import (
     AnswerError,
     FractaleError,
@@ -19,6 +20,7 @@ from fractale.errors import (
     StoreError,
     UsageError,
 )
+from fractale.events import Event
 from fractale.graph.compile import compile_plan, node_of
 from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.entry import Entry
@@ -82,7 +84,7 @@ class Session:
             run_id=run_id,
             plan_name=plan.name,
             run_dir=folder.path if folder else None,
-            emit_event=self._account.hear,
+            emit_event=self._hear,
             meter=Meter(limits_of(plan, options)),
             secret_inputs=secrets,
             secrets=settings.secrets,
@@ -93,6 +95,12 @@ class Session:
             clock=options.clock,
         )
         self._answering.context = self._account.context = self.context
+        self._audit = AuditLog.of(settings, kept=options.keep, mask=self.context.mask)
+
+    def _hear(self, event: Event) -> None:
+        """Take an event; what somebody agreed to is written down before it is acted upon."""
+        self._audit.listen(event)
+        self._account.hear(event)
 
     def _leaves_jobs(self) -> bool:
         """Whether the run ends rather than that it waits for a job, or asks the person first."""
@@ -209,6 +217,13 @@ class Session:
         return graph, config
 
     def _started(self, *, resumed: bool) -> None:
+        self._audit.record(
+            "resume" if resumed else "run",
+            run=self.context.run_id,
+            plan=self._plan.name,
+            file=self._plan.file,
+            yes=self._options.yes,
+        )
         self._account.started(resumed=resumed, parent=self.parent, notices=self.notices)
 
     async def _drive(

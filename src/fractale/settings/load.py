@@ -38,8 +38,12 @@ ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
     "local_cores": ("FRACTALE_LOCAL_CORES",),
     "state_dir": ("FRACTALE_STATE_DIR",),
     "store": (STORE_VARIABLE,),
+    "audit": ("FRACTALE_AUDIT",),
+    "poll_seconds": ("FRACTALE_POLL_SECONDS",),
 }
 """Setting → the environment variables that set it; the first that is set counts."""
+
+MOST_POLL_SECONDS = 3600
 
 
 FILE_KEYS = (
@@ -53,6 +57,8 @@ FILE_KEYS = (
     "local_cores",
     "state_dir",
     "store",
+    "audit",
+    "poll_seconds",
     "servers",
     "prices",
     "policy",
@@ -114,6 +120,9 @@ def load_settings(
     values["fallback_models"] = _models(values.get("fallback_models", ()))
     values["state_dir"] = here / Path(str(values["state_dir"])).expanduser()
     values["store"] = read_store(values.get("store"))
+    if values.get("audit"):
+        values["audit"] = here / Path(str(values["audit"])).expanduser()
+    values["poll_seconds"] = _seconds("poll_seconds", values.get("poll_seconds") or 0)
     secrets = tuple(
         sorted(
             {value for key, value in env.items() if len(value) >= SECRET_LENGTH and is_secret(key)}
@@ -186,6 +195,18 @@ def _models(value: Any) -> tuple[str, ...]:
         if all(":" in text for text in texts):
             return texts
     raise SettingsError(f"fallback_models must be a list of `provider:name`, not `{value}`")
+
+
+def _seconds(name: str, value: Any) -> float:
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = -1.0
+    if not 0 <= seconds <= MOST_POLL_SECONDS:
+        raise SettingsError(
+            f"{name} must be a number of seconds from 0 to {MOST_POLL_SECONDS}, not `{value}`"
+        )
+    return seconds
 
 
 def _positive(name: str, value: Any) -> int:
