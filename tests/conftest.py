@@ -30,6 +30,7 @@ REAL_FILES = {
     "test_agent_durability": "kills",
     "test_drained": "signals at each kind of step",
     "test_drafting_kills": "kills",
+    "test_ending": "what never returns is waited for",
     "test_full_disk": "mounts, kills",
     "test_job_folders": "batch jobs whose ends are waited for",
     "test_job_queue": "batch jobs of several processes, kills",

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import httpx
 import pytest
@@ -434,3 +435,131 @@ async def test_a_signal_stops_it_in_order_with_clients_connected(folder, number)
     assert code == 0
     assert written == "noise when called\nnoise of a program\n"
     assert TOKEN not in written + repr(Options(token=TOKEN))
+
+
+# What others may use up
+
+
+LIMITED = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128)){RUN}"
+
+
+@pytest.fixture
+def limited(folder, monkeypatch):
+    """A server with a token that may open 128 files."""
+    monkeypatch.setitem(globals(), "RUN", LIMITED)
+    with Served(folder, token=TOKEN) as served:
+        yield served
+
+
+def half_open(served, number: int, said: bytes) -> list[socket.socket]:
+    """Connections that have sent a part of a request, as far as they are taken."""
+    port = int(served.base.rpartition(":")[2])
+    made = []
+    for _ in range(number):
+        each = socket.create_connection(("127.0.0.1", port), timeout=5)
+        made.append(each)
+        with contextlib.suppress(OSError):
+            each.sendall(said)
+    return made
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\n",
+        b"GET /health HTTP/1.1\r\nHost: a\r\n\r\nG",
+    ],
+    ids=["silent", "head", "second"],
+)
+def test_half_open_connections_lock_nobody_out_and_fill_no_log(limited, said):
+    right = {"Authorization": f"Bearer {TOKEN}"}
+    made = half_open(limited, 200, said)
+    try:
+        for _ in range(5):
+            assert post(limited, **right).status_code == 200
+    finally:
+        for each in made:
+            each.close()
+    assert post(limited, **right).status_code == 200
+    code, log = limited.stop()
+    assert code == 0
+    assert len(log) < 5000, log[:5000]
+    assert "Traceback" not in log
+
+
+@pytest.mark.parametrize(
+    ("first", "more"),
+    [
+        (b"", b""),
+        (b"POST /mcp HTTP/1.1\r\nX: ", b"a"),
+        (b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 999\r\n\r\n", b"a"),
+    ],
+    ids=["silent", "head", "body of a refused request"],
+)
+def test_a_request_that_never_ends_is_cut_off(guarded, first, more):
+    (slow,) = half_open(guarded, 1, first)
+    with slow:
+        slow.settimeout(0.5)
+        until = time.monotonic() + 60
+        is_open = True
+        while is_open:
+            assert time.monotonic() < until, "it was never cut off"
+            try:
+                slow.sendall(more)
+                is_open = bool(slow.recv(4096))
+            except TimeoutError:
+                continue
+            except OSError:
+                is_open = False
+
+
+def test_floods_of_bad_requests_fill_no_log(folder):
+    with Served(folder) as served:
+        for _ in range(300):
+            for each in half_open(served, 1, b"\x00\x01\x02\r\n\r\n"):
+                each.close()
+        assert len(served.stop()[1]) < 2000
+
+
+def test_deep_json_is_a_bad_request(open_server):
+    accept = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
+    deep = {"[": b"[" * 100_000, "{": b'{"a":' * 100_000}
+    for body in (*deep.values(), b'{"a": "' + b"[" * 1000 + b'", "b": ' + b"[" * 1000):
+        answer = httpx.post(open_server.url, content=body, headers=accept)
+        assert answer.status_code == 400
+        assert "levels" in answer.json()["message"]
+    text = json.dumps({**INITIALIZE, "text": '\\"[{' * 1000})
+    assert httpx.post(open_server.url, content=text, headers=accept).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        "127.0.0.1:{port}, evil",
+        "127.0.0.1:{port} evil",
+        "a@127.0.0.1",
+        "127.0.0.1:{port}/x",
+        "[::1",
+    ],
+)
+def test_a_host_header_names_one_host(open_server, hosts):
+    host = hosts.format(port=open_server.base.rpartition(":")[2])
+    assert post(open_server, Host=host).status_code in (400, 421)
+    (raw,) = half_open(
+        open_server, 1, b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: evil\r\n\r\n"
+    )
+    with raw:
+        assert raw.recv(100).startswith(b"HTTP/1.1 400")
+
+
+def test_sessions_are_bounded(folder):
+    from fractale.server.bounds import MOST_SESSIONS
+
+    with Served(folder) as served, httpx.Client() as client:
+        accept = {"Accept": "application/json, text/event-stream"}
+        codes = [
+            client.post(served.url, json=INITIALIZE, headers=accept).status_code
+            for _ in range(MOST_SESSIONS + 5)
+        ]
+        assert codes == [200] * MOST_SESSIONS + [503] * 5

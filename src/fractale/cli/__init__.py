@@ -136,7 +136,17 @@ def main(args: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if args is None else args
     code = run_command(arguments)
     gc.freeze()
+    if code in (75, 130) and _is_held_up():
+        os._exit(code)
     sys.exit(code)
+
+
+def _is_held_up() -> bool:
+    """Whether Python would wait at exit for a thread that nobody waits for any more."""
+    import threading
+
+    others = (each for each in threading.enumerate() if each is not threading.main_thread())
+    return any(not each.daemon for each in others)
 
 
 def _open_streams() -> None:

@@ -23,6 +23,8 @@ SHOWN = (
     "local_cores",
     "state_dir",
     "store",
+    "audit",
+    "poll_seconds",
 )
 
 
@@ -49,7 +51,7 @@ def _rows(settings: Settings) -> list[dict[str, Any]]:
         value = getattr(settings, name)
         if name in SECRET and value:
             value = "*** (set)"
-        elif name == "state_dir":
+        elif name in ("state_dir", "audit") and value:
             value = str(value)
         elif name == "store":
             value = without_password(value) or "sqlite"

@@ -25,6 +25,11 @@ from fractale.plain import to_json
 @options.model_options
 @options.store_option
 @options.trust_option
+@click.option(
+    "--site-rules",
+    is_flag=True,
+    help="Check instead what a site's security officer asks: sockets, polling, secrets, files.",
+)
 @click.option("--online", is_flag=True, help="Also ask the model a word, which costs some tokens.")
 @click.option(
     "--timeout",
@@ -46,6 +51,7 @@ def command(
     model: str | None,
     store: str | None,
     *,
+    site_rules: bool,
     online: bool,
     timeout: float,
     as_json: bool,
@@ -60,11 +66,12 @@ def command(
     fractale doctor plans/demo.yaml -r registries/demo.yaml
     fractale doctor plans/lammps.yaml -r registries/lammps.yaml -i scheduler=slurm
     fractale doctor --server servers/run-job.yaml
+    fractale doctor --site-rules
     """
     import asyncio
 
     from fractale.cli.running import own_stdout
-    from fractale.site.doctor import Wanted, examine
+    from fractale.site.doctor import Wanted, examine, examine_rules
 
     settings = options.settings_of(backend, model, store=store, acts=True)
     wanted = Wanted(
@@ -75,7 +82,10 @@ def command(
         inputs=options.read_inputs(pairs, inputs_file),
     )
     with own_stdout() as stdout:
-        report = asyncio.run(examine(settings, wanted, online=online, timeout=timeout))
+        if site_rules:
+            report = examine_rules(settings)
+        else:
+            report = asyncio.run(examine(settings, wanted, online=online, timeout=timeout))
         if as_json:
             click.echo(to_json(report.as_dict()), file=stdout)
         else:

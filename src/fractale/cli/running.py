@@ -1,11 +1,10 @@
-"""What `run` and `resume` do in common: open the tools, show the run, stop on signals."""
+"""What `run` and `resume` do in common: open the tools, show the run, end on signals."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from fractale.cli import started
+from fractale.cli.ending import INTERRUPTED, Ending, ending_by_signals
 from fractale.errors import SettingsError
 from fractale.events import logged_to
 from fractale.plan.inputs import read_secrets
@@ -166,21 +166,31 @@ def run_opened(call: Call, plan: Plan | None, begin: Begin) -> int:
     Args:
         plan: Says which servers to open; None: all of the settings.
     """
-    with own_stdout() as stdout:
-        return asyncio.run(_run_async(call, plan, begin, stdout))
+    with own_stdout() as stdout, ending_by_signals() as ending:
+        try:
+            return asyncio.run(_run_async(call, plan, begin, stdout, ending))
+        except asyncio.CancelledError as error:  # by a signal; the run's record says so
+            if ending.code == INTERRUPTED:
+                raise KeyboardInterrupt from error
+            if not ending.has_begun:
+                print("stopped before the run began", file=sys.stderr)
+            return ending.code
 
 
-async def _run_async(call: Call, plan: Plan | None, begin: Begin, stdout: IO[str]) -> int:
+async def _run_async(
+    call: Call, plan: Plan | None, begin: Begin, stdout: IO[str], ending: Ending
+) -> int:
     from fractale.cli.display import open_display
     from fractale.policy import Policy
     from fractale.questions import Answers
     from fractale.runs import RunOptions, Runs
     from fractale.runs.opening import open_toolbox, own_agents
 
+    ending.attach()
     with open_display(stdout, sys.stderr, as_json=call.as_json, quiet=call.quiet) as display:
         person = _person(call, display)
         run_options = RunOptions(
-            listeners=[*([person.listen] if person else ()), display.listener],
+            listeners=[ending.listen, *([person.listen] if person else ()), display.listener],
             person=person,
             answers=Answers(call.answers),
             replies=Answers(call.replies),
@@ -190,14 +200,22 @@ async def _run_async(call: Call, plan: Plan | None, begin: Begin, stdout: IO[str
             run_id=call.run_id,
         )
         log = logged_to(display.listener)
+
+        def stop(reason: str) -> None:
+            # A question that the person is at waits on: nobody may be there to answer in time.
+            run_options.control.request_drain(reason)
+            if person:
+                person.leave()
+
+        ending.at_boundary = stop
+        ending.say = lambda words: log("fractale", "warning", words)
         named: dict[str, Any] = {"registries": call.registries, "agents": call.agents}
         agents = own_agents(plan, **named)
         async with open_toolbox(call.settings, plan, **named, on_log=log) as toolbox:
             policy = Policy(settings=call.settings.policy, yes=call.yes)
             runs = Runs(call.settings, toolbox, policy=policy, agents=agents)
             started()
-            with stopping(run_options.control, person):
-                result = await begin(Opened(toolbox, agents, runs, run_options))
+            result = await begin(Opened(toolbox, agents, runs, run_options))
     return int(result.exit_code)
 
 
@@ -209,29 +227,6 @@ def _person(call: Call, display: Any) -> TerminalPerson | None:
     from fractale.cli.person_input import TerminalInput
 
     return TerminalPerson(display, TerminalInput(call.settings.environment))
-
-
-@contextlib.contextmanager
-def stopping(control: Any, person: TerminalPerson | None) -> Generator[None]:
-    """SIGTERM and SIGUSR1 (as Slurm sends before a time limit) stop at a step's boundary.
-
-    A question that the person is at waits on: nobody may be there to answer in time.
-    """
-    loop = asyncio.get_running_loop()
-    signals = (signal.SIGTERM, signal.SIGUSR1)
-
-    def stop(reason: str) -> None:
-        control.request_drain(reason)
-        if person:
-            person.leave()
-
-    for number in signals:
-        loop.add_signal_handler(number, stop, signal.Signals(number).name)
-    try:
-        yield
-    finally:
-        for number in signals:
-            loop.remove_signal_handler(number)
 
 
 @contextlib.contextmanager

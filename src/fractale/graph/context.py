@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from fractale.agents.catalog import Catalog
+from fractale.clock import Clock, SystemClock
 from fractale.events import Event, EventKind
 from fractale.graph.entry import Entry
 from fractale.graph.meter import Meter
@@ -100,6 +101,7 @@ class RunContext:
         jobs_waited_for: Step or item → the job that it waits for, as the run's record keeps it.
         asked: Set where a step asks a person: what waits for a job gives way to that.
         leave_jobs: Whether a step that waits for a job is to end the run, waiting; the job goes on.
+        clock: What long waits are measured by.
         item_scope, item_flow, item_path, slots: Inside a foreach: the names that its templates
             see, where their values come from, its path, and how many items may run at the same
             time.
@@ -129,6 +131,7 @@ class RunContext:
     jobs_waited_for: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     leave_jobs: Callable[[], bool] = lambda: False
+    clock: Clock = field(default_factory=SystemClock)
     item_scope: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     item_flow: Any = field(default=None, repr=False)
     item_path: str = ""

@@ -21,7 +21,7 @@ from fractale.labels import Source
 from fractale.models import Answer
 from fractale.plan.words import EXTRA_TOOLS
 from fractale.policy import PlannedCall, allowed_by
-from fractale.schemas import misfits
+from fractale.schemas import UnusableSchema, misfits
 from fractale.toolbox import PromptInfo, PromptMessage, ResourceInfo, ToolInfo, ToolResult
 
 if TYPE_CHECKING:
@@ -231,6 +231,12 @@ async def run_agent(agent: Subagent, host: Host, request: AgentRequest) -> Agent
     given = dict(request.inputs)
     if instruction and "instruction" in agent.input_schema.get("properties", {}):
         given.setdefault("instruction", instruction)
-    if faults := misfits(agent.input_schema, given):
+    try:
+        faults = misfits(agent.input_schema, given)
+    except UnusableSchema as error:
+        raise ToolError(
+            f"`{agent.name}` has an `input_schema` that is unusable: {error}"
+        ) from error
+    if faults:
         raise ToolError(f"`{agent.name}` can't take these inputs: {'; '.join(map(str, faults))}")
     return await agent.run(host, replace(request, inputs=given, instruction=instruction))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
@@ -21,6 +21,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
 from fractale import questions
+from fractale.clock import elapsed, moment
 from fractale.errors import DependencyMissing, JobInDoubt, PolicyError
 from fractale.graph import tool_calls
 from fractale.graph.figures import Log, read_figures
@@ -59,8 +60,10 @@ class Work(TypedDict, total=False):
     Keys:
         handle: Of the job, as JSON; empty where nobody knows whether it was submitted.
         since: When it was submitted, in Unix time.
+        began: The same as a moment (`fractale.clock`).
         number: How many jobs were submitted, this one included.
-        patience: Until when a job that nobody knows of is waited for all the same.
+        patience: Until when a job that nobody knows of is waited for all the same, in Unix time.
+        asked: The moment since when it is.
         status: How it ended, as JSON.
         late: Whether it was cancelled because the step's time was up.
         verdict: What a person says of a job that nobody knows of: ``success`` or ``failure``.
@@ -69,8 +72,10 @@ class Work(TypedDict, total=False):
 
     handle: dict[str, Any]
     since: float
+    began: dict[str, Any]
     number: int
     patience: float
+    asked: dict[str, Any]
     status: dict[str, Any]
     late: bool
     verdict: str
@@ -164,7 +169,8 @@ async def _submit(state: Work, runtime: Runtime[JobRun]) -> Work:
 
     async def make() -> ToolResult:
         handle = await run.jobs(scheduler).submit(spec, key=key)
-        told = {**handle.as_dict(), "since": time.time()}
+        began = moment(visit.context.clock)
+        told = {**handle.as_dict(), "since": began["wall"], "began": began}
         return ToolResult(text=f"{handle.scheduler} job {handle.native_id}", structured=told)
 
     try:
@@ -173,11 +179,14 @@ async def _submit(state: Work, runtime: Runtime[JobRun]) -> Work:
         status = JobStatus(state="unknown", reason=f"{error} ({error.hint})").as_dict()
         return Work(handle={}, number=number, verdict="", status=visit.context.mask(status))
     handle, since = JobHandle.from_dict(result.structured), float(result.structured["since"])
+    began = dict(result.structured.get("began") or {"wall": since})
     # Whoever looks for runs that wait finds this one from here on, whatever happens to us.
-    told = job_told(visit, handle, JobStatus(state="pending", reason="was submitted"), since)
+    told = job_told(visit, handle, JobStatus(state="pending", reason="was submitted"), began)
     visit.context.jobs_waited_for[visit.path] = told
     tell(visit, told)
-    return Work(handle=handle.as_dict(), since=since, number=number, verdict="", status={})
+    return Work(
+        handle=handle.as_dict(), since=since, began=began, number=number, verdict="", status={}
+    )
 
 
 def _after_submit(state: Work) -> str:
@@ -204,13 +213,14 @@ async def _wait(state: Work, runtime: Runtime[JobRun]) -> Work:
     """The end of the job; leaves the run where that is wanted before."""
     run = runtime.context
     visit, handle = run.visit, JobHandle.from_dict(state.get("handle", {}))
-    since, patience = state.get("since", 0.0), state.get("patience", 0.0)
+    asked = state.get("asked") or {"wall": state.get("patience", 0.0) - PATIENCE}
+    patience = (asked, PATIENCE) if state.get("patience") else None
     place = visit.book.next_place(None)
     call = Call(kind="tool", name="jobs.job_wait", digest=digest_of(handle.key), safe=True)
 
     async def make() -> ToolResult:
         jobs = run.jobs(handle.scheduler)
-        waiter = Waiter(visit, jobs, handle, since=since, patience=patience)
+        waiter = Waiter(visit, jobs, handle, began=_began(state), patience=patience)
         with visit.context.meter.paused():
             status, late = await waiter.wait()
         told = {**status.as_dict(), "late": late}
@@ -219,6 +229,11 @@ async def _wait(state: Work, runtime: Runtime[JobRun]) -> Work:
     result, _ = await visit.book.tool(place, call, make, lambda: None)
     told = cast("dict[str, Any]", result.structured)
     return Work(status=told, late=told["late"])
+
+
+def _began(state: Work) -> Mapping[str, Any]:
+    """When the job was submitted; a run of an older version has kept no more than the time."""
+    return state.get("began") or {"wall": state.get("since", 0.0)}
 
 
 def _after_wait(state: Work) -> str:
@@ -243,7 +258,8 @@ def _ask(state: Work, runtime: Runtime[JobRun]) -> Work:
         return Work(verdict=answer)
     # One that may not even have been submitted is looked for by its key: that is to submit it.
     number = state.get("number", 1) - (0 if handle else 1)
-    return Work(verdict="wait", patience=time.time() + PATIENCE, number=number)
+    asked = moment(visit.context.clock)
+    return Work(verdict="wait", patience=asked["wall"] + PATIENCE, asked=asked, number=number)
 
 
 def _after_ask(state: Work) -> str:
@@ -288,6 +304,6 @@ async def _end(state: Work, run: JobRun) -> dict[str, Any]:
         "decided_by": end.decided_by,
         "reason": end.reason,
         "fault": end.fault,
-        "seconds": max(time.time() - state.get("since", time.time()), 0.0),
+        "seconds": elapsed(visit.context.clock, _began(state)) if "since" in state else 0.0,
     }
     return visit.context.mask(told)

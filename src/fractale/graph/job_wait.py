@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fractale import questions
+from fractale.clock import elapsed
 from fractale.errors import JobError
 from fractale.graph.slots import leave
 from fractale.graph.visit import Visit
@@ -28,9 +29,18 @@ CANCEL_SECONDS = 60.0
 
 
 def job_told(
-    visit: Visit, handle: JobHandle, status: JobStatus, since: float, patience: float = 0.0
+    visit: Visit,
+    handle: JobHandle,
+    status: JobStatus,
+    began: Mapping[str, Any],
+    patience: float = 0.0,
 ) -> dict[str, Any]:
-    """What the run's record keeps of a job that is waited for."""
+    """What the run's record keeps of a job that is waited for.
+
+    Args:
+        began: The moment when it was submitted.
+        patience: Until when one that nobody knows of is waited for all the same, in Unix time.
+    """
     timeout = visit.step.timeout
     known = {
         "job": handle.native_id,
@@ -42,7 +52,9 @@ def job_told(
         "started": status.started,
         "over": False,
         "handle": handle.as_dict(),
-        "deadline": since + timeout if timeout else None,
+        "deadline": began["wall"] + timeout if timeout else None,
+        "began": dict(began),
+        "timeout": timeout,
         "patience": patience,
     }
     return questions.job(visit.path, visit.context.mask(known))
@@ -57,23 +69,30 @@ class Waiter:
     """Looks at a job until it is over, and tells what it sees.
 
     Args:
-        since: When it was submitted, in Unix time.
-        patience: Until when one that nobody knows of is waited for all the same.
+        began: The moment when it was submitted.
+        patience: Since when, and for how many seconds, one that nobody knows of is waited for all
+            the same; None: it is not.
     """
 
     def __init__(
-        self, visit: Visit, jobs: Jobs, handle: JobHandle, *, since: float, patience: float
+        self,
+        visit: Visit,
+        jobs: Jobs,
+        handle: JobHandle,
+        *,
+        began: Mapping[str, Any],
+        patience: tuple[Mapping[str, Any], float] | None,
     ) -> None:
         self._visit = visit
         self._jobs = jobs
         self._handle = handle
-        self._since = since
+        self._began = began
         self._patience = patience
         self._seen: tuple[Any, ...] = ()
 
     async def wait(self) -> tuple[JobStatus, bool]:
         """How the job ended, and whether it was cancelled because its time was up."""
-        context, path = self._visit.context, self._visit.path
+        context, path, timeout = self._visit.context, self._visit.path, self._visit.step.timeout
         for pause in itertools.chain(INTERVALS, itertools.repeat(INTERVALS[-1])):
             status = await self._jobs.status(self._handle)
             is_over = self._is_over(status)
@@ -82,14 +101,17 @@ class Waiter:
                 context.jobs_waited_for.pop(path, None)
                 return status, False
             context.jobs_waited_for[path] = waiting
-            if waiting["deadline"] is not None and time.time() >= waiting["deadline"]:
+            if timeout and elapsed(context.clock, self._began) >= timeout:
                 return await self._cancelled(), True
-            await self._sleep(pause, waiting)
+            await self._sleep(self._jobs.pause(self._handle, pause), waiting)
         raise AssertionError  # pragma: no cover - the pauses never end
 
     def _is_over(self, status: JobStatus) -> bool:
         if status.state == "unknown":
-            return time.time() >= self._patience
+            if self._patience is None:
+                return True
+            began, seconds = self._patience
+            return elapsed(self._visit.context.clock, began) >= seconds
         return status.over
 
     async def _sleep(self, seconds: float, waiting: dict[str, Any]) -> None:
@@ -108,7 +130,7 @@ class Waiter:
         until = time.monotonic() + CANCEL_SECONDS
         status = await self._cancel()
         while not status.over and time.monotonic() < until:
-            await asyncio.sleep(1)
+            await asyncio.sleep(self._jobs.pause(self._handle, 1.0))
             status = await self._cancel()
         self._visit.context.jobs_waited_for.pop(self._visit.path, None)
         await self._tell(status, over=True)
@@ -126,7 +148,9 @@ class Waiter:
         line = ""
         if status.state != "pending":
             line = (await self._jobs.logs(self._handle, tail_lines=1)).text.strip()[-200:]
-        waiting = job_told(self._visit, self._handle, status, self._since, self._patience)
+        began, seconds = self._patience or ({"wall": 0.0}, 0.0)
+        until = began["wall"] + seconds
+        waiting = job_told(self._visit, self._handle, status, self._began, until)
         seen = (status.state, status.reason, line, over)
         if seen != self._seen:
             self._seen = seen

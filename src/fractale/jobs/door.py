@@ -16,7 +16,7 @@ from fractale.jobs.logs import read_ends, read_log, read_tail, search_log
 from fractale.jobs.model import JobHandle, JobLog, JobSpec, JobStatus, Queue
 from fractale.jobs.removal import remove
 from fractale.jobs.scheduler import Record, Scheduler
-from fractale.settings import Settings
+from fractale.settings import STARTED_BY, Settings
 
 ORDER: Final = ("slurm", "pbs", "lsf", "flux", "local")
 """Which scheduler is taken where several are found, outside an instance of Flux: its program alone
@@ -41,6 +41,8 @@ class Jobs:
             None: in `root`.
         cores: How many cores local jobs may use at a time; None: as many as this process may.
         adapters: Other adapters, by name.
+        poll_seconds: The least time between two looks at a job that waits; it does not hold for
+            local jobs, of which only files are looked at.
     """
 
     def __init__(
@@ -52,8 +54,12 @@ class Jobs:
         queues: Path | None = None,
         cores: int | None = None,
         adapters: Mapping[str, Scheduler] | None = None,
+        poll_seconds: float = 0.0,
     ) -> None:
+        self._poll_seconds = poll_seconds
         self._root = root.absolute()
+        # A job that a server submits must outlive the server's end.
+        environment = {n: value for n, value in environment.items() if n != STARTED_BY}
         local = Local(environment, queues or self._root / ".local", cores)
         self._adapters = dict(_adapters(environment, local) if adapters is None else adapters)
         self._chosen = scheduler
@@ -69,7 +75,12 @@ class Jobs:
             scheduler,
             queues=settings.state_dir / QUEUES,
             cores=settings.local_cores,
+            poll_seconds=settings.poll_seconds,
         )
+
+    def pause(self, handle: JobHandle, seconds: float) -> float:
+        """Seconds until a job may be looked at again, where `seconds` are wanted."""
+        return seconds if handle.scheduler == "local" else max(seconds, self._poll_seconds)
 
     @property
     def scheduler(self) -> str:
@@ -229,7 +240,7 @@ class Jobs:
             left = float("inf") if deadline is None else deadline - time.monotonic()
             if status.over or left <= 0:
                 return status
-            pause = intervals[min(looks, len(intervals) - 1)]
+            pause = self.pause(handle, intervals[min(looks, len(intervals) - 1)])
             looks += 1
             await self._ended_within(handle, min(pause, left))
 

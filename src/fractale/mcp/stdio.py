@@ -24,6 +24,7 @@ from mcp.shared.message import SessionMessage
 from pydantic import ValidationError
 
 from fractale.errors import ToolError, TransportError
+from fractale.mcp.children import end_children, kill_children, new_mark
 from fractale.mcp.wire import (
     MAX_ANSWER_BYTES,
     Answer,
@@ -33,7 +34,7 @@ from fractale.mcp.wire import (
     answers_beside,
     too_long,
 )
-from fractale.settings import ServerSettings
+from fractale.settings import STARTED_BY, ServerSettings
 
 CHUNK = 65_536
 EDGE = 4_096
@@ -93,7 +94,8 @@ async def stdio_streams(settings: ServerSettings, wire: Wire) -> AsyncGenerator[
     Raises:
         TransportError: The command cannot be started.
     """
-    process = await _start(settings)
+    mark = new_mark()
+    process = await _start(settings, mark)
     incoming, own = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     write, outgoing = anyio.create_memory_object_stream[SessionMessage](0)
     server = _Process(process, wire)
@@ -112,14 +114,15 @@ async def stdio_streams(settings: ServerSettings, wire: Wire) -> AsyncGenerator[
             try:
                 yield read, write
             finally:
-                await _stop(process, wire.timing)
+                await _stop(process, mark, wire.timing)
                 group.cancel_scope.cancel()
     finally:
         # Reached at once where the task was cancelled while it waited for the server to end.
         _signal_group(process, signal.SIGKILL)
+        kill_children(mark)
 
 
-async def _start(settings: ServerSettings) -> asyncio.subprocess.Process:
+async def _start(settings: ServerSettings, mark: str) -> asyncio.subprocess.Process:
     try:
         return await asyncio.create_subprocess_exec(
             settings.command or "",
@@ -128,7 +131,7 @@ async def _start(settings: ServerSettings) -> asyncio.subprocess.Process:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             # Only what MCP counts as safe to inherit: no secret reaches a server by accident.
-            env={**get_default_environment(), **settings.env},
+            env={**get_default_environment(), **settings.env, STARTED_BY: mark},
             cwd=settings.cwd,
             # Its own group, so that Ctrl-C is ours to handle and its children can be ended with it.
             start_new_session=True,
@@ -140,18 +143,18 @@ async def _start(settings: ServerSettings) -> asyncio.subprocess.Process:
         ) from error
 
 
-async def _stop(process: asyncio.subprocess.Process, timing: Timing) -> None:
-    """Ask by closing its input, then tell it to end, then end it."""
+async def _stop(process: asyncio.subprocess.Process, mark: str, timing: Timing) -> None:
+    """Ask by closing its input, then tell it to end, then end it; then end its children."""
     try:
         if process.stdin is not None:
             process.stdin.close()
-        if await _exited(process, timing.close):
-            return
-        _signal_group(process, signal.SIGTERM)
-        await _exited(process, timing.terminate)
+        if not await _exited(process, timing.close):
+            _signal_group(process, signal.SIGTERM)
+            await _exited(process, timing.terminate)
     finally:
         _signal_group(process, signal.SIGKILL)
     await _exited(process, timing.terminate)
+    await end_children(mark, timing.terminate)
 
 
 async def _exited(process: asyncio.subprocess.Process, seconds: float) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fractale.models.json_text import json_values
-from fractale.schemas import UnusableSchema, misfits
+from fractale.schemas import TooMuchWork, UnusableSchema, Work, misfits
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
@@ -66,8 +66,12 @@ def read(text: str, schema: Mapping[str, Any] | None) -> tuple[Any, list[str]]:
         The value, None if there is none, and the errors, each with its place in the value.
     """
     first: tuple[Any, list[str]] | None = None
+    work = Work()  # of all of them: a text may hold thousands
     for value in _candidates(text, schema):
-        errors = schema_errors(value, schema)
+        try:
+            errors = _errors(value, schema, work)
+        except TooMuchWork as error:
+            return first or (value, [f"the check was given up: {error}"])
         if not errors:
             return value, []
         first = first or (value, errors)
@@ -86,9 +90,18 @@ def _candidates(text: str, schema: Mapping[str, Any] | None) -> list[Any]:
 
 def schema_errors(value: Any, schema: Mapping[str, Any] | None) -> list[str]:
     """Where a value breaks the schema of a plan: ``$.nodes: 'four' is not of type 'integer'``."""
+    try:
+        return _errors(value, schema, Work())
+    except TooMuchWork as error:
+        return [f"the check was given up: {error}"]
+
+
+def _errors(value: Any, schema: Mapping[str, Any] | None, work: Work) -> list[str]:
     if not schema:
         return []
     try:
-        return [str(each) for each in misfits(schema, value, trusted=True)]
+        return [str(each) for each in misfits(schema, value, trusted=True, work=work)]
+    except TooMuchWork:
+        raise
     except UnusableSchema as error:
         return [f"the schema itself cannot be used: {error}"]

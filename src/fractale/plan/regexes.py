@@ -28,6 +28,8 @@ VALUE = "value"
 
 NOTHING = "matches nothing; `^` and `$` stand for line ends only after `(?m)`"
 
+TOO_LARGE = "it needs too much memory: avoid repeats inside repeats"
+
 _RECURSION = regex.compile(r"\(\?(?:R|[+-]?\d|&|P>)")
 """A pattern that calls itself takes hundreds of megabytes before its time is up."""
 
@@ -106,6 +108,39 @@ def spans_of(pattern: str, text: str, seconds: float = MOST_SECONDS) -> Iterator
         yield match.span()
 
 
+def is_found(pattern: str, text: str, seconds: float, *, longest: int = LONGEST_PATTERN) -> bool:
+    """Whether a pattern matches anywhere in a text.
+
+    Args:
+        pattern: With any groups, of at most `longest` characters.
+        text: All of it is searched.
+        seconds: How long the search may take.
+
+    Raises:
+        TimeoutError: It took longer.
+        ValueError: The pattern is none, is too long, or needs too much memory.
+    """
+    compiled = _compile(pattern, longest)
+    try:
+        return compiled.search(text, timeout=seconds, concurrent=True) is not None
+    except MemoryError:
+        raise ValueError(TOO_LARGE) from None
+
+
+def check_syntax(pattern: str, longest: int = LONGEST_PATTERN) -> None:
+    """See that a pattern is one, whatever its groups.
+
+    Raises:
+        ValueError: It is none, or is too long.
+    """
+    _compile(pattern, longest)
+
+
+def too_slow(seconds: float) -> str:
+    """What is said of a search that took too long."""
+    return f"it took more than {seconds:g} s: avoid repeats inside repeats, such as `(a+)+`"
+
+
 def check_pattern(pattern: str) -> None:
     """See that a pattern can be used.
 
@@ -120,18 +155,16 @@ def _matches(compiled: Any, text: str, seconds: float) -> Iterator[Any]:
         # `concurrent` lets go of Python's lock, so that other tasks go on meanwhile.
         yield from compiled.finditer(text, timeout=seconds, concurrent=True)
     except TimeoutError:
-        raise ValueError(
-            f"it took more than {seconds:g} s: avoid repeats inside repeats, such as `(a+)+`"
-        ) from None
+        raise ValueError(too_slow(seconds)) from None
     except MemoryError:
-        raise ValueError("it needs too much memory: avoid repeats inside repeats") from None
+        raise ValueError(TOO_LARGE) from None
 
 
-def _compile(pattern: str) -> Any:
+def _compile(pattern: str, longest: int = LONGEST_PATTERN) -> Any:
     if not pattern:
         raise ValueError("it is empty")
-    if len(pattern) > LONGEST_PATTERN:
-        raise ValueError(f"it is longer than {LONGEST_PATTERN} characters")
+    if len(pattern) > longest:
+        raise ValueError(f"it is longer than {longest} characters")
     if _RECURSION.search(pattern):
         raise ValueError("it calls itself, which is not allowed")
     try:

@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias, cast
 
-import jsonschema
 from mcp import types
 
 from fractale.errors import ToolError
@@ -19,6 +18,7 @@ from fractale.registry.langchain import caller_of, is_langchain, schema_of
 from fractale.registry.schemas import inlined
 from fractale.registry.signature import Signature
 from fractale.registry.values import breaks, described_answer, failed, tool_answer
+from fractale.schemas import check_schema
 
 AGENT = {"fractale.type": "agent"}
 
@@ -137,8 +137,8 @@ def _described(
     output: dict[str, Any] | None,
 ) -> LocalTool:
     """A tool that brings its own schemas."""
-    jsonschema.Draft202012Validator.check_schema(schema)
-    jsonschema.Draft202012Validator.check_schema(output or {})
+    check_schema(schema)
+    check_schema(output or {})
     notes = {**_annotations_of(schema), **entry.annotations}
     # MCP allows structured answers that are objects only.
     is_object = output is not None and output.get("type", "object") == "object"

@@ -23,7 +23,7 @@ class RunJobs:
     Args:
         root: The folder that has a folder for each job.
         environment: Of the process.
-        queues, cores: As `fractale.jobs.Jobs` takes them.
+        queues, cores, poll_seconds: As `fractale.jobs.Jobs` takes them.
     """
 
     def __init__(
@@ -33,10 +33,11 @@ class RunJobs:
         *,
         queues: Path | None = None,
         cores: int | None = None,
+        poll_seconds: float = 0.0,
     ) -> None:
         self._root = root
         self._environment = environment
-        self._queues, self._cores = queues, cores
+        self._queues, self._cores, self._poll_seconds = queues, cores, poll_seconds
         self._doors: dict[str | None, Jobs] = {}
 
     @classmethod
@@ -45,7 +46,13 @@ class RunJobs:
         from fractale.jobs.door import QUEUES
 
         queues = settings.state_dir / QUEUES
-        return cls(root, settings.environment, queues=queues, cores=settings.local_cores)
+        return cls(
+            root,
+            settings.environment,
+            queues=queues,
+            cores=settings.local_cores,
+            poll_seconds=settings.poll_seconds,
+        )
 
     def __call__(self, scheduler: str | None) -> Jobs:
         """The jobs of a scheduler; without a name, of the one there is."""
@@ -58,6 +65,7 @@ class RunJobs:
                 scheduler,
                 queues=self._queues,
                 cores=self._cores,
+                poll_seconds=self._poll_seconds,
             )
         return self._doors[scheduler]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from langgraph.runtime import RunControl
 
+from fractale.clock import Clock, SystemClock
 from fractale.events import Listener
 from fractale.plan.model import Limits
 from fractale.questions import Answers
@@ -50,6 +51,7 @@ class RunOptions:
         detach: Whether the run ends, waiting, where it would wait for a job.
         run_id: The id of a new run; None: one is drawn.
         invoke: Runs the graph in place of its ``ainvoke``: for who wants to see its stream, too.
+        clock: What waits for jobs are measured by.
     """
 
     listeners: Sequence[Listener] = ()
@@ -64,3 +66,4 @@ class RunOptions:
     detach: bool = False
     run_id: str | None = None
     invoke: Invoke | None = None
+    clock: Clock = field(default_factory=SystemClock)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from fractale.clock import SystemClock, elapsed
 from fractale.questions import is_job
 from fractale.runs.jobs import RunJobs
 from fractale.runs.listing import list_runs
@@ -92,9 +93,16 @@ async def _why_ready(
         status = await door.status(handle)
     if status.over and not (status.state == "unknown" and now < float(job.get("patience") or 0)):
         return f"job {handle.native_id} {_ended(status)}"
-    if job.get("deadline") and now >= float(job["deadline"]):
+    if _is_late(job, now):
         return f"job {handle.native_id} took more than the step's timeout"
     return None
+
+
+def _is_late(job: Mapping[str, Any], now: float) -> bool:
+    """Whether the step's time is up, as the run itself would tell."""
+    if job.get("timeout") and job.get("began"):
+        return elapsed(SystemClock(), job["began"]) >= float(job["timeout"])
+    return bool(job.get("deadline")) and now >= float(job["deadline"])
 
 
 def _ended(status: JobStatus) -> str:

@@ -201,7 +201,7 @@ class _Stage:
         )
         secrets = dict.fromkeys((n for n, s in self.plan.inputs.items() if s.secret), SECRET)
         # Of what is no secret of the run itself, nothing is to be hidden that the record shows.
-        settings = replace(self.settings, secrets=())
+        settings = replace(self.settings, secrets=(), audit=None)
         if live.tools or live.models:
             secrets = {name: live.secrets.get(name, MASK) for name in secrets}
             settings = self.settings

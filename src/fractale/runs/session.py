@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from langgraph.errors import GraphDrained
 from langgraph.types import Command
 
+from fractale.audit import AuditLog
 from fractale.errors import (
     AnswerError,
     FractaleError,
@@ -20,6 +21,7 @@ from fractale.errors import (
     StoreError,
     UsageError,
 )
+from fractale.events import Event
 from fractale.graph.compile import compile_plan, node_of
 from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.entry import Entry
@@ -83,7 +85,7 @@ class Session:
             run_id=run_id,
             plan_name=plan.name,
             run_dir=folder.path if folder else None,
-            emit_event=self._account.hear,
+            emit_event=self._hear,
             meter=Meter(limits_of(plan, options)),
             secret_inputs=secrets,
             secrets=settings.secrets,
@@ -92,8 +94,15 @@ class Session:
             keep_draft=Drafts(folder.path / "drafts").keep if folder else _kept_by_nobody,
             leave_jobs=self._leaves_jobs,
             roots=_roots(settings, folder),
+            clock=options.clock,
         )
         self._answering.context = self._account.context = self.context
+        self._audit = AuditLog.of(settings, kept=options.keep, mask=self.context.mask)
+
+    def _hear(self, event: Event) -> None:
+        """Take an event; what somebody agreed to is written down before it is acted upon."""
+        self._audit.listen(event)
+        self._account.hear(event)
 
     def _leaves_jobs(self) -> bool:
         """Whether the run ends rather than that it waits for a job, or asks the person first."""
@@ -210,6 +219,13 @@ class Session:
         return graph, config
 
     def _started(self, *, resumed: bool) -> None:
+        self._audit.record(
+            "resume" if resumed else "run",
+            run=self.context.run_id,
+            plan=self._plan.name,
+            file=self._plan.file,
+            yes=self._options.yes,
+        )
         self._account.started(resumed=resumed, parent=self.parent, notices=self.notices)
 
     async def _drive(
@@ -265,11 +281,17 @@ class Session:
                 return await self._finished(values)
 
     def _interrupted(self) -> None:
-        """A person ended the process: where it was at a question of theirs, that waits on."""
+        """The process is being ended: where it was at a question of the person's, that waits on."""
         if self._answering.asking and self._answering.waiting:
             self._account.ended("waiting", waiting=self._answering.waiting)
         else:
-            self._account.ended("stopped", error="interrupted", waiting=self._jobs_left)
+            unknown = self.context.journal.unfinished()
+            calls = [f"`{tool}` of step `{step}`" for step, tool in dict.fromkeys(unknown)]
+            words, hint = "interrupted", None
+            if calls:
+                words += f"; it is not known whether {', '.join(calls)} was done"
+                hint = f"`fractale resume {self.context.run_id}` asks before it calls it again"
+            self._account.ended("stopped", error=words, hint=hint, waiting=self._jobs_left)
 
     @property
     def _jobs_left(self) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Serving over HTTP, behind three gates.
 
 Every request passes its Host header (against DNS rebinding), its Origin (against web pages) and
-the bearer token; ``/health`` needs no token.
+the bearer token; ``/health`` needs no token. `bounds` says how much of the server anybody may use.
 """
 
 from __future__ import annotations
@@ -25,6 +25,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fractale.errors import UsageError
 from fractale.mcp.logs import quiet_departures
+from fractale.server.bounds import (
+    ACCEPTED_AT_ONCE,
+    QUEUE,
+    Connections,
+    HostGate,
+    JsonGate,
+    bound_sessions,
+    protocol_of,
+    quiet_log,
+)
 from fractale.server.options import HEALTH, Options
 
 _GRACE: Final = 1
@@ -46,6 +56,7 @@ async def serve_http(
         UsageError: The port is taken, the address is none of this machine's, a bad certificate.
     """
     quiet_departures()
+    quiet_log()
     with _listen(options.host, options.port) as listener:
         url = options.url(listener.getsockname()[1])
         config = _config(http_app(build(), options), options)
@@ -98,7 +109,11 @@ def http_app(mcp: FastMCP[Any], options: Options) -> ASGIApp:
     return mcp.http_app(
         path=options.path,
         transport="sse" if options.transport == "sse" else "http",
-        middleware=[Middleware(BearerGate, token=options.token)] if options.token else [],
+        middleware=[
+            Middleware(HostGate),
+            *([Middleware(BearerGate, token=options.token)] if options.token else []),
+            Middleware(JsonGate),
+        ],
         json_response=False,
         stateless_http=False,
         host_origin_protection=True,
@@ -148,6 +163,9 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and tell."""
         await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(QUEUE)
+        bound_sessions(self.config.app)
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -179,6 +197,8 @@ def _config(app: ASGIApp, options: Options) -> uvicorn.Config:
     """
     config = uvicorn.Config(
         app,
+        http=protocol_of(Connections()),
+        backlog=ACCEPTED_AT_ONCE,
         lifespan="on",
         ws="none",
         log_config=None,

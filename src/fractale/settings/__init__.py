@@ -59,7 +59,7 @@ from fractale.settings.secrets import (
     without_password,
     without_secrets,
 )
-from fractale.settings.servers import ServerSettings, Transport
+from fractale.settings.servers import STARTED_BY, ServerSettings, Transport
 from fractale.settings.trust import TrustEntry, TrustStore
 from fractale.settings.waiting import UntrustedProject, Waiting, untrusted_lines
 
@@ -68,6 +68,7 @@ __all__ = [
     "DEFAULT_MODELS",
     "DEFAULT_PROVIDER",
     "PROJECT_FOLDER",
+    "STARTED_BY",
     "STORE_SCHEMES",
     "PolicyList",
     "PolicySettings",

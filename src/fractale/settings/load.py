@@ -48,8 +48,12 @@ ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
     "local_cores": ("FRACTALE_LOCAL_CORES",),
     "state_dir": ("FRACTALE_STATE_DIR",),
     "store": (STORE_VARIABLE,),
+    "audit": ("FRACTALE_AUDIT",),
+    "poll_seconds": ("FRACTALE_POLL_SECONDS",),
 }
 """Setting → the environment variables that set it; the first that is set counts."""
+
+MOST_POLL_SECONDS = 3600
 
 
 FILE_KEYS = (
@@ -63,6 +67,8 @@ FILE_KEYS = (
     "local_cores",
     "state_dir",
     "store",
+    "audit",
+    "poll_seconds",
     "servers",
     "prices",
     "policy",
@@ -243,6 +249,9 @@ class _Merged:
         values["fallback_models"] = _models(values.get("fallback_models", ()))
         values["state_dir"] = here / Path(str(values["state_dir"])).expanduser()
         values["store"] = read_store(values.get("store"))
+        if values.get("audit"):
+            values["audit"] = here / Path(str(values["audit"])).expanduser()
+        values["poll_seconds"] = _seconds("poll_seconds", values.get("poll_seconds") or 0)
         keys = {v for key, v in env.items() if len(v) >= SECRET_LENGTH and is_secret(key)}
         tokens = {s.token for s in values["servers"].values() if s.token}
         secrets = with_password(tuple(sorted(keys | tokens)), values["store"])
@@ -291,6 +300,18 @@ def _models(value: Any) -> tuple[str, ...]:
         if all(":" in text for text in texts):
             return texts
     raise SettingsError(f"fallback_models must be a list of `provider:name`, not `{value}`")
+
+
+def _seconds(name: str, value: Any) -> float:
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = -1.0
+    if not 0 <= seconds <= MOST_POLL_SECONDS:
+        raise SettingsError(
+            f"{name} must be a number of seconds from 0 to {MOST_POLL_SECONDS}, not `{value}`"
+        )
+    return seconds
 
 
 def _positive(name: str, value: Any) -> int:

@@ -48,6 +48,8 @@ class Settings:
     local_cores: int | None = None
     state_dir: Path = Path(PROJECT_FOLDER)
     store: str | None = field(default=None, repr=False)
+    audit: Path | None = None
+    poll_seconds: float = 0.0
     servers: Mapping[str, ServerSettings] = field(default_factory=dict[str, ServerSettings])
     prices: Mapping[str, Price] = field(default_factory=dict[str, Price])
     policy: PolicySettings = field(default_factory=PolicySettings)

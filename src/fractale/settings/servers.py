@@ -17,6 +17,9 @@ DEFAULT_MCP_PORT = 8089
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 """How a header names an environment variable."""
 
+STARTED_BY = "FRACTALE_STARTED_BY"
+"""The variable that marks the processes of a started server; batch jobs don't get it."""
+
 Transport = Literal["stdio", "http", "sse"]
 
 

@@ -27,6 +27,9 @@ UNSHOWN: Final = "only comments, layout, or values that are hidden here"
 NARROWING_POLICY: Final = ("deny", "ask")
 """Lists of `policy` that can only take from what models may call."""
 
+NARROWING_SOURCES: Final = ("untrusted", "private")
+"""Lists of `policy.sources` that can only make more calls ask."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
@@ -93,15 +96,27 @@ def split(
     waiting: list[Waiting] = []
     for key, value in table.items():
         if key == "policy" and isinstance(value, dict):
-            rules = cast("dict[str, Any]", value)
-            taken[key] = {k: v for k, v in rules.items() if k in NARROWING_POLICY}
-            rest = {k: v for k, v in rules.items() if k not in NARROWING_POLICY}
+            narrows, rest = _split_policy(cast("dict[str, Any]", value))
+            taken[key] = narrows
             waiting += [each for k, v in rest.items() for each in _policy(k, v)]
         elif key in limits and _is_lower(value, limits[key]):
             taken[key] = value
         else:
             waiting += described(key, value)
     return taken, tuple(waiting)
+
+
+def _split_policy(rules: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parts of a policy that only narrow, and the others."""
+    narrows = {k: v for k, v in rules.items() if k in NARROWING_POLICY}
+    rest = {k: v for k, v in rules.items() if k not in NARROWING_POLICY}
+    if isinstance(sources := rest.get("sources"), dict):
+        named = cast("dict[str, Any]", sources)
+        narrows["sources"] = {k: v for k, v in named.items() if k in NARROWING_SOURCES}
+        widens = {k: v for k, v in named.items() if k not in NARROWING_SOURCES}
+        del rest["sources"]
+        rest |= {"sources": widens} if widens else {}
+    return narrows, rest
 
 
 def described(key: str, value: Any) -> Iterator[Waiting]:
@@ -139,6 +154,8 @@ def _policy(name: str, rules: Any) -> Iterator[Waiting]:
         "allow": "lets models call these tools without asking you",
         "deny": "refuses these calls",
         "ask": "asks before these calls",
+        "sources": "changes which data counts as trusted, or as public",
+        "yes_covers": "lets --yes agree to calls with untrusted arguments",
     }
     entries = cast("list[Any]", rules) if isinstance(rules, list) else [rules]
     for entry in entries:
@@ -229,4 +246,6 @@ _EFFECTS: Final[Mapping[str, tuple[Callable[[Any], str], str]]] = {
     "state_dir": (_text, "reads and writes runs there"),
     "max_attempts": (_text, "raises this limit"),
     "local_cores": (_text, "raises this limit"),
+    "audit": (_text, "writes there what you agree to"),
+    "poll_seconds": (_text, "changes how often a scheduler is asked"),
 }

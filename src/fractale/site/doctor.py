@@ -16,6 +16,7 @@ from fractale.site.case import Case, Named, named_by
 from fractale.site.checks_model import check_model
 from fractale.site.checks_needs import check_needs, check_scripts
 from fractale.site.checks_packages import check_packages
+from fractale.site.checks_rules import check_rules
 from fractale.site.checks_runs import check_runs
 from fractale.site.checks_site import FEATURES, check_site
 from fractale.site.discover import discover, machine_of
@@ -23,7 +24,7 @@ from fractale.site.model import Check
 from fractale.site.needs import Needs, load_needs
 from fractale.site.programs import TIMEOUT
 
-SECTIONS = ("plan", "tools", "servers", "model", "runs", "packages", "site")
+SECTIONS = ("plan", "tools", "servers", "model", "runs", "packages", "site", "rules")
 """In the order in which they are told."""
 
 
@@ -110,6 +111,12 @@ async def examine(
     checks += await _examine(case, problems)
     checks = [_without_secrets(check, settings.secrets) for check in checks]
     return Report(checks=tuple(sorted(checks, key=lambda check: SECTIONS.index(check.section))))
+
+
+def examine_rules(settings: Settings) -> Report:
+    """Look at what a site's security officer asks for."""
+    checks = check_rules(settings)
+    return Report(checks=tuple(_without_secrets(check, settings.secrets) for check in checks))
 
 
 def _asked(needs: Needs, plan: Any) -> Collection[str]:

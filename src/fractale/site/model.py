@@ -135,7 +135,8 @@ class Check:
     """One line of the doctor.
 
     Args:
-        section: ``plan``, ``tools``, ``servers``, ``model``, ``runs``, ``packages``, ``site``.
+        section: ``plan``, ``tools``, ``servers``, ``model``, ``runs``, ``packages``, ``site``,
+            ``rules``.
         what: What was looked at.
         verdict: ``missing`` is needed and not there; ``warning`` is not there and may not be
             needed, or can't be told.

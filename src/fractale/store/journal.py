@@ -120,6 +120,10 @@ class Journal(Protocol):
         """Forget calls whose step is checkpointed."""
         ...
 
+    def unfinished(self) -> list[tuple[str, str]]:
+        """Step and tool of each call that may have been made or not, and does harm twice."""
+        ...
+
     def close(self) -> None:
         """Nothing more is written."""
         ...
@@ -152,6 +156,10 @@ class NoJournal:
     def settle(self, places: Iterable[Place]) -> None:
         """Nothing is known."""
 
+    def unfinished(self) -> list[tuple[str, str]]:
+        """Nothing is known."""
+        return []
+
     def close(self) -> None:
         """Nothing was opened."""
 
@@ -168,6 +176,7 @@ class _Known:
     call: Call
     start: int = 0
     length: int = 0
+    step: str = ""
 
 
 class FileJournal:
@@ -208,7 +217,7 @@ class FileJournal:
                 self._known[key] = _Known(begun.call, start, length)
         else:
             words = {name: line[name] for name in ("kind", "name", "digest", "safe")}
-            self._known[key] = _Known(Call(**words))
+            self._known[key] = _Known(Call(**words), step=str(line.get("step", "")))
             self._begun[key] = (words["name"], words["digest"])
 
     def find(self, place: Place, call: Call) -> Entry | None:
@@ -290,6 +299,15 @@ class FileJournal:
         for place in places:
             self._known.pop(place.key, None)
             self._begun.pop(place.key, None)
+
+    def unfinished(self) -> list[tuple[str, str]]:
+        """Step and tool of each call that may have been made or not, and does harm twice."""
+        left = (known for known in self._known.values() if not known.length)
+        return [
+            (known.step, known.call.name)
+            for known in left
+            if known.call.kind == "tool" and not known.call.safe
+        ]
 
     def _write(self, line: Mapping[str, Any], *, sync: bool) -> None:
         data = _with_sum(to_json(line).encode())

@@ -1,0 +1,209 @@
+"""The audit log: who agreed to what, when, and from where.
+
+A line of JSON for each thing that a person, or an option that a person gave, agreed to or refused:
+a run that was started or resumed (with ``--yes`` or without), an answer to an approval, a review, a
+call in doubt. Each line can be read without the others. It goes to ``audit.jsonl`` in the state
+folder and, if the setting `audit` names a file or a folder, there too. What cannot be written down
+is not acted upon.
+
+The file is opened for appending only, so that a site can make it append-only (``chattr +a``). A
+process of the user writes it: it shows what fractale did, and is no evidence against a user who
+changes fractale itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from fractale.errors import StoreError
+
+if TYPE_CHECKING:
+    from fractale.events import Event
+    from fractale.settings import Settings
+
+VERSION: Final = 1
+FILE: Final = "audit.jsonl"
+
+LONGEST_TEXT: Final = 500
+"""Characters of a text that a line keeps; a system call appends a short line whole."""
+
+_SECRET_KINDS: Final = frozenset({"elicitation"})
+"""Questions whose answers may be passwords: of them only what was chosen is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditLog:
+    """Where things are written down that somebody agreed to.
+
+    Args:
+        files: Each gets every line.
+        environment: Says where the user came from.
+        mask: Takes secrets out of a JSON value.
+    """
+
+    files: tuple[Path, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    mask: Callable[[Any], Any] = lambda value: value
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        *,
+        kept: bool = True,
+        mask: Callable[[Any], Any] = lambda value: value,
+    ) -> AuditLog:
+        """The log that the settings ask for.
+
+        Args:
+            kept: Whether anything is written to the state folder.
+        """
+        files = [settings.state_dir / FILE] if kept else []
+        if settings.audit:
+            files.append(_site_file(settings.audit))
+        return cls(tuple(files), settings.environment, mask)
+
+    def record(self, what: str, **details: Any) -> None:
+        """Write down one thing.
+
+        Args:
+            what: A word for it, such as ``answer`` or ``trust``.
+            details: JSON values; long texts are cut.
+
+        Raises:
+            StoreError: A file cannot be written.
+        """
+        if not self.files:
+            return
+        now = time.time()
+        line = {
+            "version": VERSION,
+            "time": datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds"),
+            "what": what,
+            **_who(self.environment),
+            **cast("dict[str, Any]", _short(self.mask(details))),
+        }
+        data = json.dumps(line, ensure_ascii=False).encode(errors="replace") + b"\n"
+        for file in self.files:
+            _append(file, data)
+
+    def listen(self, event: Event) -> None:
+        """Write down what an event of a run says that was agreed to.
+
+        Raises:
+            StoreError: A file cannot be written.
+        """
+        data = event.data
+        if event.kind == "answered":
+            question = cast("Mapping[str, Any]", data["question"])
+            self.record("answer", run=event.run, by=data["by"], **_answered(question, data))
+        elif event.kind == "tool_started" and data.get("agreed"):
+            known = {name: data.get(name) for name in ("step", "tool", "arguments", "agreed")}
+            self.record("call", run=event.run, **known)
+
+
+def _answered(question: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked, and what was answered."""
+    kind = str(question.get("kind"))
+    answer = data["answer"]
+    if kind in _SECRET_KINDS:
+        given = cast("Mapping[str, Any]", answer if isinstance(answer, Mapping) else {})
+        answer = given.get("action", "***")
+    names = ("tool", "server", "arguments", "why", "job", "scheduler", "plan", "message", "text")
+    asked = {name: question[name] for name in names if name in question}
+    return {"step": data.get("step"), "kind": kind, "answer": answer, "asked": asked}
+
+
+def _who(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Who acts, and from where."""
+    uid = os.getuid()
+    known = {
+        "host": socket.gethostname(),
+        "uid": uid,
+        "user": _name_of(uid),
+        "login_uid": _login_uid(),
+        "sudo_user": environment.get("SUDO_USER"),
+        "terminal": _terminal(),
+        "ssh_from": (environment.get("SSH_CONNECTION") or "").partition(" ")[0] or None,
+        "job": environment.get("SLURM_JOB_ID") or environment.get("PBS_JOBID"),
+        "pid": os.getpid(),
+        "folder": _folder(),
+    }
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def _name_of(uid: int) -> str | None:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return None
+
+
+def _login_uid() -> int | None:
+    """Who logged in, as the kernel keeps it over su and sudo."""
+    try:
+        uid = int(Path("/proc/self/loginuid").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+    return uid if uid != 0xFFFFFFFF else None
+
+
+def _terminal() -> str | None:
+    for descriptor in (0, 1, 2):
+        try:
+            return os.ttyname(descriptor)
+        except OSError:
+            continue
+    return None
+
+
+def _folder() -> str | None:
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        return None
+
+
+def _short(value: Any) -> Any:
+    """A JSON value with its long texts cut."""
+    if isinstance(value, str):
+        left = len(value) - LONGEST_TEXT
+        return value if left <= 0 else f"{value[:LONGEST_TEXT]}… ({left} more characters)"
+    if isinstance(value, Mapping):
+        return {str(k): _short(v) for k, v in cast("Mapping[str, Any]", value).items()}
+    if isinstance(value, (list, tuple)):
+        return [_short(each) for each in cast("list[Any]", value)]
+    return value
+
+
+def _site_file(path: Path) -> Path:
+    """The file itself, or in a folder one for each user."""
+    uid = os.getuid()
+    return path / f"{_name_of(uid) or uid}.jsonl" if path.is_dir() else path
+
+
+def _append(file: Path, data: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        if not file.parent.exists():
+            file.parent.mkdir(mode=0o700, parents=True)
+        descriptor = os.open(file, flags, 0o600)
+        try:
+            if os.write(descriptor, data) < len(data):
+                raise OSError("no space is left")
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write the audit log {file}: {error.strerror or error}",
+            hint="nothing was done; check space and permissions, and the setting `audit`",
+        ) from error

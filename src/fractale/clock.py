@@ -1,0 +1,68 @@
+"""How long something has taken, whatever becomes of the wall clock meanwhile.
+
+A wall clock may jump: it is set by hand, or by a time server after a day without one. So what may
+last for days is measured by the time since the machine started, which nobody sets and which counts
+while the machine sleeps. Another process of the same boot reads the same clock. After a restart,
+or on another machine, only the wall clocks can be compared.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Clock(Protocol):
+    """What a clock shows; a test may give one that jumps."""
+
+    def wall(self) -> float:
+        """Unix time in seconds."""
+        ...
+
+    def boot(self) -> float:
+        """Seconds since the machine started."""
+        ...
+
+    def boot_id(self) -> str:
+        """Which start of which machine: readings of `boot` can be compared if it is the same."""
+        ...
+
+
+class SystemClock:
+    """This machine's `Clock`."""
+
+    def wall(self) -> float:
+        """Unix time in seconds."""
+        return time.time()
+
+    def boot(self) -> float:
+        """Seconds since the machine started."""
+        return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+    def boot_id(self) -> str:
+        """The kernel's word for this start; without one, this process can compare its own."""
+        try:
+            return _BOOT_ID.read_text(encoding="ascii").strip()
+        except OSError:
+            return f"process {os.getpid()}"
+
+
+def moment(clock: Clock) -> dict[str, Any]:
+    """Now, as JSON."""
+    return {"wall": clock.wall(), "boot": clock.boot(), "boot_id": clock.boot_id()}
+
+
+def elapsed(clock: Clock, began: Mapping[str, Any]) -> float:
+    """Seconds since a moment, at least 0.
+
+    Args:
+        began: As `moment` gives it, or only its ``wall``.
+    """
+    if began.get("boot_id") == clock.boot_id():
+        return max(0.0, clock.boot() - float(began["boot"]))
+    return max(0.0, clock.wall() - float(began["wall"]))

@@ -1,0 +1,258 @@
+"""How much of a server others may use up, whether they have the token or not.
+
+- Connections: as many as the process may open files for. A request's head has `HEAD_SECONDS` to
+  arrive, its body `BODY_SECONDS`. Where all connections are taken, a new one takes the place of the
+  one that has been without a request for longest.
+- Sessions: `MOST_SESSIONS`, each of which ends after `IDLE_SECONDS` without a request.
+- Requests: JSON of at most `MOST_DEPTH` levels; one Host header that names one host.
+- The log: of records that differ only in their values, one every `LOG_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import resource
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, cast
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+HEAD_SECONDS: Final = 10.0
+BODY_SECONDS: Final = 60.0
+MOST_SESSIONS: Final = 500
+IDLE_SECONDS: Final = 600.0
+MOST_DEPTH: Final = 200
+LOG_SECONDS: Final = 10.0
+
+MOST_CONNECTIONS: Final = 1000
+KEPT_FILES: Final = 56
+"""Files that are left for tools, and for connections that were accepted a moment ago."""
+
+ACCEPTED_AT_ONCE: Final = 16
+"""Connections that are accepted before those that were there are looked at. asyncio takes it as the
+length of the kernel's queue, too, which is set anew afterwards."""
+
+QUEUE: Final = 1024
+
+MOST_BYTES: Final = 4 * 1024 * 1024
+"""Of a request's body that is looked at; the MCP library refuses longer ones."""
+
+_HOST = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
+
+
+def connections() -> int:
+    """How many connections a server of this process may have at a time."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return MOST_CONNECTIONS
+    try:
+        used = sum(1 for _ in Path("/dev/fd").iterdir())
+    except OSError:
+        used = KEPT_FILES // 2
+    return max(8, min(MOST_CONNECTIONS, files - used - KEPT_FILES))
+
+
+@dataclass(slots=True)
+class Connections:
+    """The open connections of one server, the oldest first.
+
+    Args:
+        most: How many there may be.
+    """
+
+    most: int = field(default_factory=connections)
+    open: dict[Any, None] = field(default_factory=dict[Any, None])
+
+    def add(self, made: Any) -> None:
+        """Take one in; where there are too many, another, or else this one, is cut off."""
+        self.open[made] = None
+        if len(self.open) > self.most:
+            others = (each for each in self.open if each is not made and each.is_idle)
+            next(others, made).cut()
+
+
+class BoundedProtocol(cast("Any", AutoHTTPProtocol)):
+    """Uvicorn's protocol with time limits for what a client sends.
+
+    Attributes:
+        taken: The connections of the server.
+    """
+
+    taken: Connections
+    _late: asyncio.TimerHandle | None = None
+    _waits_for = ""
+    _answers: Any = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request of it is being answered."""
+        return self.cycle is None or bool(self.cycle.response_complete)
+
+    def cut(self) -> None:
+        """End the connection at once."""
+        self.taken.open.pop(self, None)
+        self.transport.abort()
+
+    def connection_made(self, transport: Any) -> None:
+        """Take the connection in."""
+        super().connection_made(transport)
+        self._expect()
+        self.taken.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        self.taken.open.pop(self, None)
+        if self._late:
+            self._late.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read what came."""
+        super().data_received(data)
+        self._expect()
+
+    def _expect(self) -> None:
+        """Set a time limit for what must come next, unless that has one already."""
+        reads_body = not self.is_idle and bool(self.cycle.more_body)
+        waits_for = "head" if self.is_idle else "body" if reads_body else ""
+        if waits_for == self._waits_for and self.cycle is self._answers and self._late:
+            return
+        if self._late:
+            self._late.cancel()
+        self._waits_for, self._answers, self._late = waits_for, self.cycle, None
+        if waits_for:
+            seconds = HEAD_SECONDS if waits_for == "head" else BODY_SECONDS
+            self._late = self.loop.call_later(seconds, self._is_late)
+
+    def _is_late(self) -> None:
+        if self.is_idle or self.cycle.more_body:
+            self.cut()
+
+
+def protocol_of(taken: Connections) -> type[asyncio.Protocol]:
+    """The protocol of one server."""
+    return type("Protocol", (BoundedProtocol,), {"taken": taken})
+
+
+def bound_sessions(app: Any) -> None:
+    """Bound the sessions of a started MCP app over HTTP."""
+    for route in getattr(app, "routes", ()):
+        if manager := getattr(getattr(route, "endpoint", None), "session_manager", None):
+            manager.max_sessions = MOST_SESSIONS
+            manager.session_idle_timeout = IDLE_SECONDS
+
+
+class HostGate:
+    """Answers 400 to a request whose Host header is not one host with a port, or is there twice."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse the request, or hand it on."""
+        if scope["type"] == "http":
+            hosts = [value for name, value in scope["headers"] if name == b"host"]
+            if len(hosts) > 1 or not all(map(_HOST.fullmatch, hosts)):
+                await _refused("the Host header is not one host name")(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+class JsonGate:
+    """Answers 400 to JSON of more than `MOST_DEPTH` levels, which no reader of it could take."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse the request, or hand it on."""
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        read: list[Message] = []
+        body = bytearray()
+        while not read or (read[-1].get("more_body") and len(body) <= MOST_BYTES):
+            message = await receive()
+            read.append(message)
+            body += message.get("body", b"")
+        if _depth(bytes(body)) > MOST_DEPTH:
+            words = f"the JSON has more than {MOST_DEPTH} levels"
+            await _refused(words)(scope, receive, send)
+            return
+        read.reverse()
+
+        async def again() -> Message:
+            return read.pop() if read else await receive()
+
+        await self._app(scope, again, send)
+
+
+def _depth(body: bytes) -> int:
+    """How deep JSON is nested, at least as far as `MOST_DEPTH`."""
+    if body.count(b"[") + body.count(b"{") <= MOST_DEPTH:
+        return 0
+    depth = 0
+    for token in _TOKEN.finditer(body):
+        if token[0] in b"[{":
+            depth += 1
+            if depth > MOST_DEPTH:
+                break
+        elif token[0] in b"]}":
+            depth -= 1
+    return depth
+
+
+def _refused(words: str) -> JSONResponse:
+    return JSONResponse({"error": "bad request", "message": words}, status_code=400)
+
+
+LOGGERS: Final = (
+    "asyncio",
+    "uvicorn.error",
+    "mcp.server.lowlevel.server",
+    "mcp.server.sse",
+    "mcp.server.streamable_http",
+    "mcp.server.streamable_http_manager",
+)
+
+
+class Quiet(logging.Filter):
+    """Leaves out what was said a moment ago, since anybody can have it said again and again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is logged; the next of its kind says how many were not."""
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, OSError) and record.name == "asyncio":
+            record.msg, record.args = f"a connection waits: {error}", None
+            record.exc_info = None  # where in asyncio that is tells nobody anything
+        key = (record.name, str(record.msg)[:80])
+        now = time.monotonic()
+        then, left_out = self._said.get(key, (float("-inf"), 0))
+        if now - then < LOG_SECONDS:
+            self._said[key] = (then, left_out + 1)
+            return False
+        if len(self._said) > len(LOGGERS) * 100:
+            self._said.clear()
+        self._said[key] = (now, 0)
+        if left_out:
+            record.msg = f"{record.getMessage()} (and {left_out} more like it)"
+            record.args = None
+        return True
+
+
+def quiet_log() -> None:
+    """Bound what clients can have written to the log."""
+    quiet = Quiet()
+    for name in LOGGERS:
+        logging.getLogger(name).addFilter(quiet)
