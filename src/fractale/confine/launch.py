@@ -96,7 +96,7 @@ def _become_bubblewrap(spec: dict[str, Any], words: Sequence[str]) -> NoReturn:
     told = os.memfd_create("fractale-bwrap", 0)
     os.write(told, b"".join(os.fsencode(word) + b"\0" for word in _arguments(spec)))
     os.lseek(told, 0, os.SEEK_SET)
-    os.set_inheritable(told, True)  # noqa: FBT003
+    os.set_inheritable(told, True)
     _restore_signals()
     signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
     os.execv(spec["bwrap"], [spec["bwrap"], "--args", str(told), "--", *inside])  # noqa: S606
@@ -347,8 +347,7 @@ def filter_calls(*, network: bool, local_sockets: bool) -> None:
     elif not local_sockets:
         rules += [_jump(0x15, numbers["socket"], 0, len(_INTERNET) + 2), _load(16)]
         rules += [
-            _jump(0x15, family, len(_INTERNET) - index, 0)
-            for index, family in enumerate(_INTERNET)
+            _jump(0x15, family, len(_INTERNET) - index, 0) for index, family in enumerate(_INTERNET)
         ]
         rules += [_refuse(_EACCES)]
     rules += [_instruction(0x06, 0x7FFF0000)]

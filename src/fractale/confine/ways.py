@@ -14,10 +14,10 @@ kernel's keyrings and io_uring, and no privileges can be gained.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,6 +94,7 @@ def confinement_of(
     protected: Iterable[Path] = (),
     shown: Iterable[Path] = (),
     program: str = "",
+    path: str | None = None,
     where: str = "",
 ) -> Confinement:
     """What a program of a project may do.
@@ -103,6 +104,7 @@ def confinement_of(
             nor ``.git``.
         writable: Further folders that it may write; relative ones lie in the project.
         program: The command: the folder of a program is shown.
+        path: Where the command is looked for: its ``PATH``.
         where: For the message, such as the name of the server.
 
     Raises:
@@ -113,7 +115,7 @@ def confinement_of(
     folders = [_writable(each, is_project=each is root, where=where) for each in wanted]
     outer = [f for f in folders if not any(f != g and f.is_relative_to(g) for g in folders)]
     own = _own_folders()
-    found = shutil.which(program) if program else None
+    found = shutil.which(program, path=path) if program else None
     programs = [Path(found).parent, Path(found).resolve().parent] if found else []
     return Confinement(
         writable=tuple(dict.fromkeys(outer)),
@@ -146,7 +148,7 @@ def _writable(folder: Path, *, is_project: bool, where: str) -> Path:
     )
 
 
-async def find_way(environment: Mapping[str, str]) -> Way:
+def find_way(environment: Mapping[str, str]) -> Way:
     """How programs can be confined here: each way is tried, and really runs a program.
 
     Args:
@@ -157,7 +159,7 @@ async def find_way(environment: Mapping[str, str]) -> Way:
     """
     why: list[str] = []
     for way in [*_bubblewraps(environment), Way("landlock")]:
-        problem = await _problem(way, environment)
+        problem = _problem(way, environment)
         if problem is None:
             return way
         why.append(f"{way.program or way.name}: {problem}")
@@ -179,30 +181,32 @@ def _bubblewraps(environment: Mapping[str, str]) -> list[Way]:
     return [Way("bwrap", program) for program in dict.fromkeys(found) if program]
 
 
-async def _problem(way: Way, environment: Mapping[str, str]) -> str | None:
+def _problem(way: Way, environment: Mapping[str, str]) -> str | None:
     """Why a program cannot be run that way; None if it can."""
     confinement = Confinement(shown=_own_folders())
     words = way.words(confinement, [sys.executable, "-IS", "-c", "pass"])
-    process = await asyncio.create_subprocess_exec(
-        *words,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-        env=dict(environment),
-        cwd="/",
-        start_new_session=True,
-    )
     try:
-        async with asyncio.timeout(PROBE_SECONDS):
-            _, said = await process.communicate()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
+        ended = subprocess.run(  # noqa: S603 - what confines, and Python
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=dict(environment),
+            cwd="/",
+            start_new_session=True,
+            timeout=PROBE_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
         return f"did not end for {PROBE_SECONDS:.0f} s"
-    if process.returncode == 0:
+    except OSError as error:
+        return str(error)
+    if ended.returncode == 0:
         return None
-    last = said.decode(errors="replace").strip().rpartition("\n")[2]
-    return last.removeprefix("bwrap: ").removeprefix("fractale: ") or f"exit {process.returncode}"
+    last = ended.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+    return (
+        last.removeprefix("bwrap: ").removeprefix("fractale: ") or f"exit code {ended.returncode}"
+    )
 
 
 def _own_folders() -> tuple[Path, ...]:

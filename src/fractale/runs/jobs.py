@@ -23,7 +23,7 @@ class RunJobs:
     Args:
         root: The folder that has a folder for each job.
         environment: Of the process.
-        queues, cores: As `fractale.jobs.Jobs` takes them.
+        queues, cores, project, state: As `fractale.jobs.Jobs` takes them.
     """
 
     def __init__(
@@ -33,10 +33,13 @@ class RunJobs:
         *,
         queues: Path | None = None,
         cores: int | None = None,
+        project: Path | None = None,
+        state: Path | None = None,
     ) -> None:
         self._root = root
         self._environment = environment
         self._queues, self._cores = queues, cores
+        self._project, self._state = project, state
         self._doors: dict[str | None, Jobs] = {}
 
     @classmethod
@@ -45,7 +48,14 @@ class RunJobs:
         from fractale.jobs.door import QUEUES
 
         queues = settings.state_dir / QUEUES
-        return cls(root, settings.environment, queues=queues, cores=settings.local_cores)
+        return cls(
+            root,
+            settings.environment,
+            queues=queues,
+            cores=settings.local_cores,
+            project=settings.project,
+            state=settings.state_dir,
+        )
 
     def __call__(self, scheduler: str | None) -> Jobs:
         """The jobs of a scheduler; without a name, of the one there is."""
@@ -58,6 +68,8 @@ class RunJobs:
                 scheduler,
                 queues=self._queues,
                 cores=self._cores,
+                project=self._project,
+                state=self._state,
             )
         return self._doors[scheduler]
 

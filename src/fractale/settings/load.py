@@ -24,7 +24,7 @@ from fractale.settings.secrets import (
     read_store,
     with_password,
 )
-from fractale.settings.servers import add_default_server, parse_server
+from fractale.settings.servers import add_default_server, merged, parse_servers
 
 ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
     "provider": ("FRACTALE_LLM_PROVIDER",),
@@ -82,11 +82,17 @@ def load_settings(
     user_file = Path(
         env.get("XDG_CONFIG_HOME") or Path(env.get("HOME", "~")).expanduser() / ".config"
     )
-    for path in (user_file / "fractale" / "config.yaml", project / "config.yaml"):
+    project_file = project / "config.yaml"
+    server_origins: dict[str, Path] = {}
+    for path in (user_file / "fractale" / "config.yaml", project_file):
         for key, value in read_file(path).items():
             if key in ("servers", "prices"):
-                merged = {**values.get(key, {}), **_named(path, key, value)}
-                values[key] = merged
+                named = _named(path, key, value)
+                if key == "servers":
+                    of_project = path == project_file
+                    named = merged(values.get(key, {}), named, of_project=of_project)
+                    server_origins.update(dict.fromkeys(named, path))
+                values[key] = {**values.get(key, {}), **named}
             elif key == "policy":
                 values[key] = added(
                     values.get(key, PolicySettings()), read_policy(value, str(path))
@@ -94,10 +100,9 @@ def load_settings(
             else:
                 values[key] = value
             origins[key] = str(path)
-    values["servers"] = {
-        name: parse_server(name, entry, env, origins.get("servers", ""))
-        for name, entry in values.get("servers", {}).items()
-    }
+    values["servers"] = parse_servers(
+        values.get("servers", {}), env, server_origins, project_file.absolute()
+    )
     values["prices"] = {name: _price(name, p) for name, p in values.get("prices", {}).items()}
     for key, variables in ENVIRONMENT.items():
         for variable in variables:
@@ -121,6 +126,7 @@ def load_settings(
         )
     )
     secrets = with_password(secrets, values["store"])
+    values["project"] = project.absolute().parent
     return Settings(**values, origins=origins, secrets=secrets, environment=env)
 
 

@@ -27,7 +27,10 @@ class Price:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All settings of one process, and in `origins` where each came from."""
+    """All settings of one process, and in `origins` where each came from.
+
+    `project` is the folder that has the project's settings, or would have them.
+    """
 
     provider: str = DEFAULT_PROVIDER
     model: str | None = None
@@ -44,6 +47,7 @@ class Settings:
     servers: Mapping[str, ServerSettings] = field(default_factory=dict[str, ServerSettings])
     prices: Mapping[str, Price] = field(default_factory=dict[str, Price])
     policy: PolicySettings = field(default_factory=PolicySettings)
+    project: Path | None = None
     origins: Mapping[str, str] = field(default_factory=dict[str, str])
     secrets: tuple[str, ...] = field(default=(), repr=False)
     environment: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
