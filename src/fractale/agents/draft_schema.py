@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from fractale.agents.signatures import resolved
-from fractale.plan.words import JOB_KEYS, JOB_OUTPUTS
+from fractale.plan.words import JOB_KEYS, JOB_OUTPUTS, WIDENING
 
 if TYPE_CHECKING:
     from fractale.agents.offers import Offers
@@ -108,7 +108,8 @@ def _whole_step(offers: Offers) -> dict[str, Any]:
 
 def _job() -> dict[str, Any]:
     """The key of a step that submits a batch job and waits for it."""
-    keys = ", ".join(key for key in JOB_KEYS if key not in ("script", "command", "outputs"))
+    named = ("script", "command", "outputs", *WIDENING)
+    keys = ", ".join(key for key in JOB_KEYS if key not in named)
     return {
         "type": "object",
         "description": f"A batch job, submitted and waited for. Further keys: {keys}. Its outputs "

@@ -162,6 +162,10 @@ class Offers:
         if step.kind == "job" and not self.may_submit:
             message = f"`{step.name}`: a draft can submit a job only where it has the tool for it"
             yield Problem("draft-job", message, step.position)
+        if (job := step.job) and (job.confine is False or job.network or job.writable):
+            keys = "`confine: false`, `network` or `writable`"
+            message = f"`{step.name}`: a draft can't say {keys}: its jobs are confined"
+            yield Problem("draft-confine", message, step.position)
         if step.kind == "plan" and not self.may_nest:
             message = f"`{step.name}`: plans may not nest so deep; write its steps out"
             yield Problem("draft-too-deep", message, step.position)

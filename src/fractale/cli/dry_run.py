@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from fractale.errors import PlanError
+from fractale.errors import DependencyMissing, PlanError
 from fractale.plain import to_json
 from fractale.plan.dump import job_data
 from fractale.plan.model import Plan, Step
@@ -78,11 +78,30 @@ def describe(
         "jobs": [s["name"] for s in steps if s["job"]],
         "models": sorted({s["model"] or settings.model_spec for s in steps if s["needs_model"]}),
         "servers": list(servers),
+        "confined": _confined(steps, settings, servers),
         "registries": [str(path) for path in registries],
         "sub_agents": [*agents, *(ref.path for ref in plan.agents)],
         "limits": {k: getattr(plan.limits, k) for k in type(plan.limits).__slots__},
         "state_dir": str(settings.state_dir),
     }
+
+
+def _confined(
+    steps: Sequence[Mapping[str, Any]], settings: Settings, servers: Sequence[str]
+) -> dict[str, str]:
+    """Job or server that is to be confined → how."""
+    names = [str(s["name"]) for s in steps if s["job"] and s["job"].get("confine")]
+    there = [settings.servers[name] for name in servers if name in settings.servers]
+    names += [server.name for server in there if server.confine]
+    if not names:
+        return {}
+    from fractale.confine.ways import find_way
+
+    try:
+        how: str = find_way(settings.environment).name
+    except DependencyMissing as error:
+        how = f"not possible: {error.message}"
+    return dict.fromkeys(names, how)
 
 
 def _steps(plan: Plan, prefix: str = "") -> list[dict[str, Any]]:
@@ -120,6 +139,7 @@ def _as_text(plan: Plan, found: dict[str, Any]) -> str:
     ]
     for label in ("tools", "prompts", "agents", "jobs", "models", "servers", "registries"):
         lines.append(f"{label:<10} {', '.join(found[label]) or 'none'}")
+    lines += [f"{'confined':<10} {name}: {how}" for name, how in found["confined"].items()]
     limits = {k: v for k, v in found["limits"].items() if v is not None}
     lines.append(f"{'limits':<10} {', '.join(f'{k} {v:g}' for k, v in limits.items()) or 'none'}")
     lines.append("nothing was run and no connection was opened")

@@ -55,6 +55,8 @@ def job_text(job: Mapping[str, Any]) -> list[str]:
     if not job.get("job"):
         return [f"{state}: {reason}"]
     named = f"{inert(str(job.get('scheduler') or ''), 20)} job {inert(str(job['job']), 40)}"
+    if confined := job.get("confined"):
+        named += f" (confined: {inert(str(confined), 20)})"
     return [f"{named} {reason or state}"]
 
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-from fractale.errors import TemplateError
+from fractale.errors import PolicyError, TemplateError
 from fractale.graph.visit import Visit
-from fractale.jobs import JobSpec
+from fractale.jobs import Confine, JobSpec
 from fractale.plan.job import COUNTS, ENV_NAME_PATTERN, MEMORY_PATTERN, MOST_COUNT, seconds_of
-from fractale.plan.words import JOB_KEYS, SCHEDULERS
+from fractale.plan.words import JOB_KEYS, SCHEDULERS, WIDENING
 
 TEXTS = ("queue", "account", "folder")
 
@@ -37,9 +37,29 @@ def spec_of(visit: Visit, arguments: Mapping[str, Any]) -> tuple[JobSpec, str | 
     known: Any = _checked(visit, {k: v for k, v in arguments.items() if k in JOB_KEYS})
     scheduler = known.pop("scheduler", None)
     command = tuple(known.pop("command", ()))
+    confine = _confine(visit, known)
     folder = visit.context.folder / known.pop("folder", "")
     name = str(arguments.get("name") or visit.step.name)
-    return JobSpec(name=name, command=command, folder=Path(folder), **known), scheduler
+    spec = JobSpec(name=name, command=command, folder=Path(folder), confine=confine, **known)
+    return spec, scheduler
+
+
+def _confine(visit: Visit, known: dict[str, Any]) -> Confine | None:
+    """How the job is confined: as the step says, and always where a model drafted it.
+
+    Raises:
+        PolicyError: A drafted step asks for more than a drafted step may have.
+    """
+    asked, drafted = known.pop("confine", None), visit.context.drafted
+    writable, network = tuple(known.pop("writable", ())), known.pop("network", False)
+    if drafted and (asked is False or network or writable):
+        raise PolicyError(
+            "no job was submitted: a planned step may not widen what its job may do",
+            hint="a step of your own plan may have `confine: false`, `network` or `writable`",
+        )
+    if not asked and not (drafted and asked is None):
+        return None
+    return Confine(writable=writable, network=network, required=bool(asked))
 
 
 def _checked(visit: Visit, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,6 +76,8 @@ def _value(visit: Visit, key: str, value: Any) -> Any:
         return _command(visit, value)
     if key == "env":
         return _env(visit, value)
+    if key in WIDENING:
+        return _bound(visit, key, value)
     if key == "time":
         return seconds_of(value) or _fail(visit, key, _not("a duration such as `10m`", value))
     if isinstance(value, (dict, list, bool)) or not str(value).strip():
@@ -80,16 +102,23 @@ def _count(visit: Visit, key: str, value: Any) -> int:
     return whole
 
 
-def _command(visit: Visit, value: Any) -> list[str]:
+def _bound(visit: Visit, key: str, value: Any) -> bool | list[str]:
+    """How a confined job is bounded: folders, or a flag."""
+    if key == "writable":
+        return [str(each) for each in _command(visit, value, key)]
+    return value if isinstance(value, bool) else _fail(visit, key, _not("true or false", value))
+
+
+def _command(visit: Visit, value: Any, key: str = "command") -> list[str]:
     """The words; of a word that is a list, each item is one."""
     words: list[str] = []
     for word in cast("list[Any]", value if isinstance(value, list) else [value]):
         for part in cast("list[Any]", word if isinstance(word, list) else [word]):
             if isinstance(part, (dict, list)) or part is None:
-                _fail(visit, "command", _not("a word", part))
+                _fail(visit, key, _not("a word", part))
             words.append(_text(part))
     if not words or not words[0].strip():
-        _fail(visit, "command", "is empty: it needs a program")
+        _fail(visit, key, "is empty" + (": it needs a program" if key == "command" else ""))
     return words
 
 

@@ -45,6 +45,7 @@ def job_told(
     known = {
         "job": handle.native_id,
         "scheduler": handle.scheduler,
+        **({"confined": handle.confined} if handle.confined else {}),
         "state": status.state,
         "reason": status.reason,
         "line": "",

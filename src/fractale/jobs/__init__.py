@@ -10,10 +10,11 @@
 """
 
 from fractale.jobs.door import Jobs
-from fractale.jobs.model import JobHandle, JobLog, JobSpec, JobState, JobStatus, Queue
+from fractale.jobs.model import Confine, JobHandle, JobLog, JobSpec, JobState, JobStatus, Queue
 from fractale.jobs.scheduler import Scheduler
 
 __all__ = [
+    "Confine",
     "JobHandle",
     "JobLog",
     "JobSpec",

@@ -5,10 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from fractale.errors import DependencyMissing, JobError, JobInDoubt, SchedulerUnavailable
+from fractale.confine.ways import Way, confinement_of, find_way
+from fractale.errors import (
+    DependencyMissing,
+    JobError,
+    JobInDoubt,
+    SchedulerUnavailable,
+    SettingsError,
+)
 from fractale.jobs.folder import JobFolder, same_job
 from fractale.jobs.judging import Case
 from fractale.jobs.local import Local
@@ -24,6 +32,12 @@ may be there without any, for use inside another scheduler's jobs."""
 
 FOLDER: Final = "jobs"
 QUEUES: Final = "local"
+CONFINED: Final = "confined"
+"""File of a job's folder: how it is confined."""
+
+TEMPORARY: Final = "tmp"
+"""Folder in that of a confined job: its own temporary files."""
+
 INTERVALS: Final = (1.0, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0)
 CANCEL_SECONDS: Final = 10.0
 
@@ -40,6 +54,8 @@ class Jobs:
         queues: Where the queue of local jobs is; jobs that are to share their cores share it.
             None: in `root`.
         cores: How many cores local jobs may use at a time; None: as many as this process may.
+        project: The folder that a confined job may write; None: where this process works.
+        state: The state folder, which no confined job may write.
         adapters: Other adapters, by name.
         poll_seconds: The least time between two looks at a job that waits; it does not hold for
             local jobs, of which only files are looked at.
@@ -53,6 +69,8 @@ class Jobs:
         *,
         queues: Path | None = None,
         cores: int | None = None,
+        project: Path | None = None,
+        state: Path | None = None,
         adapters: Mapping[str, Scheduler] | None = None,
         poll_seconds: float = 0.0,
     ) -> None:
@@ -63,6 +81,9 @@ class Jobs:
         local = Local(environment, queues or self._root / ".local", cores)
         self._adapters = dict(_adapters(environment, local) if adapters is None else adapters)
         self._chosen = scheduler
+        self._environment = environment
+        self._project, self._state = project, state
+        self._way: Way | None = None
         self._in_flux = bool(environment.get("FLUX_URI"))
         self._submitted: dict[str, JobHandle] = {}
 
@@ -76,6 +97,8 @@ class Jobs:
             queues=settings.state_dir / QUEUES,
             cores=settings.local_cores,
             poll_seconds=settings.poll_seconds,
+            project=settings.project_folder,
+            state=settings.state_dir,
         )
 
     def pause(self, handle: JobHandle, seconds: float) -> float:
@@ -154,6 +177,7 @@ class Jobs:
     ) -> JobHandle:
         folder.write_intent(spec, key, adapter.name)
         try:
+            spec = await self._confined(adapter.name, folder, spec)
             adapter.prepare(folder, spec)
             native_id = await adapter.submit(folder, spec, lock)
         except (SchedulerUnavailable, JobInDoubt):
@@ -163,8 +187,45 @@ class Jobs:
             raise
         return self._written(folder, adapter.name, native_id, key)
 
+    async def _confined(self, scheduler: str, folder: JobFolder, spec: JobSpec) -> JobSpec:
+        """The job with what confines it, if that is wanted.
+
+        Raises:
+            JobError: It cannot be confined.
+        """
+        if spec.confine is None or (scheduler != "local" and not spec.confine.required):
+            return spec
+        if scheduler != "local":
+            raise JobError(
+                f"a job of {scheduler} cannot be confined: only local jobs can",
+                hint="say `scheduler: local`, or leave `confine` out",
+            )
+        try:
+            self._way = self._way or await asyncio.to_thread(find_way, self._environment)
+            confinement = confinement_of(
+                self._project or Path.cwd(),
+                folder.path / TEMPORARY,
+                writable=spec.confine.writable,
+                network=spec.confine.network,
+                protected=(self._state or self._root,),
+                shown=(folder.path,),
+                program=spec.command[0] if spec.command else "",
+                path=self._environment.get("PATH"),
+                where="the job",
+            )
+        except (DependencyMissing, SettingsError) as error:
+            raise JobError(f"the job was not started: {error.message}", hint=error.hint) from error
+        folder.write(CONFINED, self._way.name)
+        return replace(spec, launcher=tuple(self._way.words(confinement, ())))
+
     def _written(self, folder: JobFolder, name: str, native_id: str, key: str) -> JobHandle:
-        handle = JobHandle(scheduler=name, native_id=native_id, key=key, job_dir=folder.path)
+        handle = JobHandle(
+            scheduler=name,
+            native_id=native_id,
+            key=key,
+            job_dir=folder.path,
+            confined=folder.text(CONFINED),
+        )
         folder.write_handle(handle)
         return handle
 

@@ -12,6 +12,7 @@
       ended.CODE[.SIGNAL]    made by the wrapper when all is done. The name says it, and it is made
                              by renaming, so that a full disk can't lose it
       cancelled              who cancelled it, if it was fractale
+      confined, tmp/         of a confined job: how it is, and its own temporary files
       queued.json            of a local job: what it needs to be started when there are cores for it
       log                    stdout and stderr of the job
       lock                   held by whoever submits, also by the submitting program itself
@@ -29,7 +30,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -312,7 +313,10 @@ def _int(text: str | None) -> int | None:
 
 def digest(spec: JobSpec) -> str:
     """What tells one spec from another; a key stands for one of them."""
-    facts: Mapping[str, Any] = {**asdict(spec), "folder": str(spec.folder), "env": dict(spec.env)}
+    facts: dict[str, Any] = {**asdict(spec), "folder": str(spec.folder), "env": dict(spec.env)}
+    del facts["launcher"]  # of this machine, and not of the job
+    if spec.confine is None:  # as of jobs from before there was such a thing
+        del facts["confine"]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -29,6 +29,21 @@ ACTIVE: Final[frozenset[JobState]] = frozenset({"pending", "running"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Confine:
+    """That a job is to be confined (`fractale.confine`); only local jobs can be.
+
+    Args:
+        writable: Folders that it may write beside the project's.
+        network: Whether it may open sockets.
+        required: Whether a job of another scheduler is refused, rather than not confined.
+    """
+
+    writable: tuple[str, ...] = ()
+    network: bool = False
+    required: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
     """What is to run, and on what: a script or a command.
 
@@ -47,6 +62,8 @@ class JobSpec:
         folder: The working folder.
         epilogue: A program and its arguments, run inside the job when it has ended and left its
             evidence, however it ended; what it says goes to ``epilogue.log`` in the job's folder.
+        confine: How the script or command is confined; None: it is not.
+        launcher: What starts the script or command: words before its own.
     """
 
     name: str
@@ -63,6 +80,8 @@ class JobSpec:
     account: str | None = None
     env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     epilogue: tuple[str, ...] = ()
+    confine: Confine | None = None
+    launcher: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,16 +93,19 @@ class JobHandle:
         native_id: What the scheduler calls it.
         key: What the caller called it; the same key never is submitted twice.
         job_dir: Its folder: wrapper, log, and the files by which the wrapper says what happened.
+        confined: How it is confined, ``bwrap`` or ``landlock``; empty where it is not.
     """
 
     scheduler: str
     native_id: str
     key: str
     job_dir: Path
+    confined: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """The handle as JSON."""
-        return {**asdict(self), "job_dir": str(self.job_dir)}
+        found = {**asdict(self), "job_dir": str(self.job_dir)}
+        return found if self.confined else {k: v for k, v in found.items() if k != "confined"}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> JobHandle:
@@ -101,6 +123,7 @@ class JobHandle:
             native_id=str(native_id),
             key=str(key),
             job_dir=Path(str(job_dir)),
+            confined=str(data.get("confined") or ""),
         )
 
 

@@ -107,7 +107,7 @@ def write_wrapper(
         not_mine=NOT_MINE,
         env="".join(f"  export {line}\n" for line in _settings(folder, spec)),
         folder=shlex.quote(str(spec.folder)),
-        words=shlex.join(_words(folder, spec)),
+        words=shlex.join([*spec.launcher, *_words(folder, spec)]),
         epilogue=_epilogue(spec),
     )
     folder.write(folder.wrapper.name, text)

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
+import shutil
 import signal
+import tempfile
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import anyio
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
@@ -23,7 +27,8 @@ from mcp.client.stdio import get_default_environment
 from mcp.shared.message import SessionMessage
 from pydantic import ValidationError
 
-from fractale.errors import ToolError, TransportError
+from fractale.confine.ways import confinement_of, find_way
+from fractale.errors import DependencyMissing, SettingsError, ToolError, TransportError
 from fractale.mcp.children import end_children, kill_children, new_mark
 from fractale.mcp.wire import (
     MAX_ANSWER_BYTES,
@@ -92,10 +97,20 @@ async def stdio_streams(settings: ServerSettings, wire: Wire) -> AsyncGenerator[
     """Start the server and carry messages until the block ends; then end the server.
 
     Raises:
-        TransportError: The command cannot be started.
+        TransportError: The command cannot be started, or not confined.
     """
+    with contextlib.ExitStack() as own:
+        words = await _words(settings, own, wire)
+        async with _streams(settings, words, wire) as streams:
+            yield streams
+
+
+@contextlib.asynccontextmanager
+async def _streams(
+    settings: ServerSettings, words: Sequence[str], wire: Wire
+) -> AsyncGenerator[Streams]:
     mark = new_mark()
-    process = await _start(settings, mark)
+    process = await _start(settings, words, mark)
     incoming, own = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     write, outgoing = anyio.create_memory_object_stream[SessionMessage](0)
     server = _Process(process, wire)
@@ -122,16 +137,54 @@ async def stdio_streams(settings: ServerSettings, wire: Wire) -> AsyncGenerator[
         kill_children(mark)
 
 
-async def _start(settings: ServerSettings, mark: str) -> asyncio.subprocess.Process:
+async def _words(settings: ServerSettings, own: contextlib.ExitStack, wire: Wire) -> Sequence[str]:
+    """The program and its arguments; of one that is to be confined, what confines it.
+
+    Raises:
+        TransportError: It cannot be confined.
+    """
+    words = (settings.command or "", *settings.args)
+    if not settings.confine:
+        return words
+    environment = _environment(settings)
+    where = f"server `{settings.name}`"
     try:
+        way = await asyncio.to_thread(find_way, environment)
+        temporary = own.enter_context(
+            tempfile.TemporaryDirectory(prefix="fractale-", ignore_cleanup_errors=True)
+        )
+        confinement = confinement_of(
+            settings.project or Path.cwd(),
+            Path(temporary),
+            writable=settings.writable,
+            network=settings.network,
+            program=words[0],
+            path=environment.get("PATH"),
+            where=where,
+        )
+    except (DependencyMissing, SettingsError) as error:
+        raise TransportError(f"{where} is not started: {error.message}", hint=error.hint) from error
+    wire.log("debug", f"confined: {way.name}")
+    return way.words(confinement, words)
+
+
+def _environment(settings: ServerSettings) -> dict[str, str]:
+    # Only what MCP counts as safe to inherit: no secret reaches a server by accident.
+    return {**get_default_environment(), **settings.env}
+
+
+async def _start(
+    settings: ServerSettings, words: Sequence[str], mark: str
+) -> asyncio.subprocess.Process:
+    try:
+        if settings.confine:
+            _find_program(settings)
         return await asyncio.create_subprocess_exec(
-            settings.command or "",
-            *settings.args,
+            *words,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            # Only what MCP counts as safe to inherit: no secret reaches a server by accident.
-            env={**get_default_environment(), **settings.env, STARTED_BY: mark},
+            env={**_environment(settings), STARTED_BY: mark},
             cwd=settings.cwd,
             # Its own group, so that Ctrl-C is ours to handle and its children can be ended with it.
             start_new_session=True,
@@ -141,6 +194,18 @@ async def _start(settings: ServerSettings, mark: str) -> asyncio.subprocess.Proc
             f"server `{settings.name}` cannot be started: {error}",
             hint=f"check its `command` in {settings.origin or 'the settings'}",
         ) from error
+
+
+def _find_program(settings: ServerSettings) -> None:
+    """See that the program is there: what confines it would only say so in the log.
+
+    Raises:
+        FileNotFoundError: It is not.
+    """
+    command, path = settings.command or "", _environment(settings).get("PATH")
+    inside = command if "/" not in command else str(Path(settings.cwd or ".") / command)
+    if shutil.which(inside, path=path) is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), command)
 
 
 async def _stop(process: asyncio.subprocess.Process, mark: str, timing: Timing) -> None:

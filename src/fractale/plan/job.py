@@ -59,6 +59,7 @@ _HINTS: Final = {
     "gpus": "write `gpus_per_task`",
     "environment": "write `env`",
     "cwd": "write `folder`",
+    "sandbox": "write `confine`",
 }
 
 
@@ -69,6 +70,11 @@ def _read(fields: Fields, prefix: str) -> JobPlan:
         message = f"a job {both or 'needs `script` or `command`: what it runs'}"
         at = fields.at("command" if command else "type")
         fields.reader.fail("missing-key", message, at, fields.path)
+    confine = fields.flag("confine")
+    for key in ("writable", "network"):
+        if not confine and fields.get(key) is not None:
+            message = f"`{key}` says what a confined job may do; add `confine: true`"
+            fields.fail(key, "missing-key", message)
     return JobPlan(
         script=script,
         command=command,
@@ -80,6 +86,9 @@ def _read(fields: Fields, prefix: str) -> JobPlan:
         env=_env(fields),
         folder=_text(fields, "folder"),
         scheduler=_scheduler(fields),
+        confine=confine,
+        writable=_writable(fields),
+        network=fields.flag("network"),
         outputs=_figures(fields),
         prefix=prefix,
     )
@@ -178,6 +187,19 @@ def _text(fields: Fields, key: str) -> Value:
 
 def _scheduler(fields: Fields) -> Value:
     return _templated(fields, "scheduler", lambda _: fields.choice("scheduler", SCHEDULERS))
+
+
+def _writable(fields: Fields) -> tuple[Value, ...]:
+    node = fields.get("writable")
+    if node is None:
+        return ()
+    if isinstance(node.value, str):
+        return (template(node),)
+    found: list[Value] = []
+    for path, item in fields.items("writable"):
+        if fields.reader.text(item, path, "a folder of `writable`") is not None:
+            found.append(template(item))
+    return tuple(found)
 
 
 def _fitting(fields: Fields, key: str, pattern: str, right: str) -> Value:

@@ -164,6 +164,9 @@ class JobPlan:
         queue: The partition or queue.
         folder: Where it works; relative to where the run was started.
         scheduler: ``slurm``, ``flux``, ``pbs``, ``lsf`` or ``local``; None: the one there is.
+        confine: Whether it is confined; None: only where a model drafted the step.
+        writable: With that, folders that it may write beside the project's.
+        network: With that, whether it may open sockets.
         outputs: Name → what is read from the log.
         prefix: Where these keys stand in the step: below ``job``, or beside its name.
     """
@@ -181,6 +184,9 @@ class JobPlan:
     env: Mapping[str, Value] = field(default_factory=dict[str, Value])
     folder: Value = None
     scheduler: Value = None
+    confine: bool | None = None
+    writable: tuple[Value, ...] = ()
+    network: bool | None = None
     outputs: Mapping[str, Figure] = field(default_factory=dict[str, Figure])
     prefix: str = field(default="", compare=False)
 
@@ -193,6 +199,8 @@ class JobPlan:
             each["command"] = list(self.command)
         if self.env:
             each["env"] = dict(self.env)
+        if self.writable:
+            each["writable"] = list(self.writable)
         return each
 
 
@@ -208,6 +216,8 @@ JOB_VALUES = (
     "account",
     "folder",
     "scheduler",
+    "confine",
+    "network",
 )
 
 

@@ -201,6 +201,15 @@ def _job() -> _Schema:
             "description": "Left out: the one there is.",
             "anyOf": [{"enum": list(SCHEDULERS)}, templated],
         },
+        "confine": _flag("Keep it from private files, from writing elsewhere, from the network."),
+        "writable": {
+            "description": "With `confine`: folders that it may write beside the project's.",
+            "anyOf": [
+                {"type": "string", "pattern": r"\S"},
+                {"type": "array", "items": {"type": "string", "pattern": r"\S"}},
+            ],
+        },
+        "network": _flag("With `confine`: true lets it open sockets."),
         "outputs": {
             "type": "object",
             "description": "What is read from the log: a name with a regular expression.",

@@ -54,9 +54,15 @@ JOB_KEYS: Final = (
     "env",
     "folder",
     "scheduler",
+    "confine",
+    "writable",
+    "network",
     "outputs",
 )
 """What is said of a job: below `job`, or in a step of `type: job` beside the step's own keys."""
+
+WIDENING: Final = ("confine", "writable", "network")
+"""Of these, those that say how a job is confined: a drafted step's is, and can't say otherwise."""
 
 FIGURE_KEYS: Final = ("pattern", "type", "take", "required")
 

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, cast
 from mcp import types
 
 from fractale.errors import ToolError
+from fractale.paths import NOTES
 from fractale.registry.calls import error_text, guarded
 from fractale.registry.components import FastMCPMade, LocalTool
 from fractale.registry.files import MCP_HINTS, OWN_PREFIX, Entry
@@ -67,6 +68,9 @@ def _fastmcps(entry: Entry, found: Any) -> FastMCPMade:
 def _from_function(
     entry: Entry, function: Callable[..., Any], name: str | None = None, about: str | None = None
 ) -> LocalTool | FastMCPMade:
+    # What the function says of itself, and over it what the registry's entry says.
+    notes = {**getattr(function, NOTES, {}), **entry.annotations}
+    entry = dataclasses.replace(entry, annotations=notes)
     if is_for_fastmcp(function):
         from fractale.registry.fastmcp_made import tool_of_function
 

@@ -23,7 +23,7 @@ class RunJobs:
     Args:
         root: The folder that has a folder for each job.
         environment: Of the process.
-        queues, cores, poll_seconds: As `fractale.jobs.Jobs` takes them.
+        queues, cores, poll_seconds, project, state: As `fractale.jobs.Jobs` takes them.
     """
 
     def __init__(
@@ -34,10 +34,13 @@ class RunJobs:
         queues: Path | None = None,
         cores: int | None = None,
         poll_seconds: float = 0.0,
+        project: Path | None = None,
+        state: Path | None = None,
     ) -> None:
         self._root = root
         self._environment = environment
         self._queues, self._cores, self._poll_seconds = queues, cores, poll_seconds
+        self._project, self._state = project, state
         self._doors: dict[str | None, Jobs] = {}
 
     @classmethod
@@ -52,6 +55,8 @@ class RunJobs:
             queues=queues,
             cores=settings.local_cores,
             poll_seconds=settings.poll_seconds,
+            project=settings.project_folder,
+            state=settings.state_dir,
         )
 
     def __call__(self, scheduler: str | None) -> Jobs:
@@ -66,6 +71,8 @@ class RunJobs:
                 queues=self._queues,
                 cores=self._cores,
                 poll_seconds=self._poll_seconds,
+                project=self._project,
+                state=self._state,
             )
         return self._doors[scheduler]
 

@@ -37,7 +37,7 @@ from fractale.runs.budget import limits_of, spent_by, used_in
 from fractale.runs.jobs import RunJobs
 from fractale.runs.options import RunOptions
 from fractale.runs.result import RunResult
-from fractale.settings import PROJECT_FOLDER, Settings
+from fractale.settings import Settings
 from fractale.store.checkpoints import StrictSerializer, open_checkpoints
 from fractale.store.drafts import Drafts
 from fractale.store.journal import FileJournal
@@ -358,10 +358,8 @@ def _roots(settings: Settings, folder: RunFolder | None) -> tuple[Path, ...]:
 
     Neither the home as a whole nor the root is a project.
     """
-    here, project = Path.cwd(), settings.state_dir.absolute().parent
-    is_project = settings.state_dir.name == PROJECT_FOLDER and here.is_relative_to(project)
-    folders = {here, project} if is_project else {here}
-    folders -= {Path.home(), Path(here.anchor)}
+    here = Path.cwd()
+    folders = {here, settings.project_folder or here} - {Path.home(), Path(here.anchor)}
     return (*sorted(folders), *([folder.path] if folder else []))
 
 

@@ -30,7 +30,7 @@ from fractale.settings.secrets import (
     read_store,
     with_password,
 )
-from fractale.settings.servers import add_default_server, parse_server
+from fractale.settings.servers import add_default_server, bounded_servers, parse_servers
 from fractale.settings.waiting import UntrustedProject, Waiting, changes, description, split
 
 DECISION: Final = re.compile(r"(?:no:)?[0-9a-f]{64}")
@@ -122,9 +122,12 @@ def load_settings(
             waiting, declined = waits, is_declined(file, word)
             if untrusted == "refuse" and not declined:
                 raise UntrustedProject(file.path, waits, changes_of(file, env))
-        merged.add(str(file.path), taken)
+        merged.add(str(file.path), taken, of_project=True)
     settings = replace(
-        merged.settings(env, here), waiting=waiting, declined=declined, project=project
+        merged.settings(env, here, project.folder / CONFIG),
+        waiting=waiting,
+        declined=declined,
+        project=project,
     )
     if check_state:
         origin = settings.origins["state_dir"]
@@ -191,8 +194,11 @@ class _Merged:
         self.values = values
         self.origins = {f.name: "default" for f in fields(Settings)}
 
-    def add(self, path: str, table: Mapping[str, Any]) -> None:
+    def add(self, path: str, table: Mapping[str, Any], *, of_project: bool = False) -> None:
         """Put a file's settings over those that are there.
+
+        Args:
+            of_project: Whether it is the project's file.
 
         Raises:
             SettingsError: One is not of its form.
@@ -200,7 +206,11 @@ class _Merged:
         _check_keys(table, Path(path))
         for key, value in table.items():
             if key in ("servers", "prices"):
-                named = {name: (each, path) for name, each in _named(path, key, value).items()}
+                entries = _named(path, key, value)
+                if key == "servers":
+                    own = {name: entry for name, (entry, _) in self.values.get(key, {}).items()}
+                    entries = bounded_servers(own, entries, of_project=of_project)
+                named = {name: (each, path) for name, each in entries.items()}
                 self.values[key] = {**self.values.get(key, {}), **named}
             elif key == "policy":
                 earlier = self.values.get(key, PolicySettings())
@@ -220,17 +230,24 @@ class _Merged:
             ),
         }
 
-    def settings(self, env: dict[str, str], here: Path) -> Settings:
+    def settings(self, env: dict[str, str], here: Path, project_file: Path) -> Settings:
         """The settings, with the environment over the files.
+
+        Args:
+            project_file: The project's settings: its servers are confined.
 
         Raises:
             SettingsError: A value is of the wrong type.
         """
         values, origins = self.values, self.origins
-        values["servers"] = {
-            name: parse_server(name, entry, env, origin)
-            for name, (entry, origin) in values.get("servers", {}).items()
-        }
+        servers = values.get("servers", {})
+        values["servers"] = parse_servers(
+            {name: entry for name, (entry, _) in servers.items()},
+            env,
+            {name: Path(origin) for name, (_, origin) in servers.items()},
+            project_file.absolute(),
+        )
+        values["project_folder"] = project_file.absolute().parent.parent
         values["prices"] = {
             name: _price(name, entry) for name, (entry, _) in values.get("prices", {}).items()
         }

@@ -34,6 +34,7 @@ class Settings:
         waiting: Settings of the project that are left out until the user trusts them.
         declined: Whether the user chose to continue without them.
         project: The project's directory, and what the search for it passed over.
+        project_folder: The directory that has the project's settings, or would have them.
     """
 
     provider: str = DEFAULT_PROVIDER
@@ -53,6 +54,7 @@ class Settings:
     servers: Mapping[str, ServerSettings] = field(default_factory=dict[str, ServerSettings])
     prices: Mapping[str, Price] = field(default_factory=dict[str, Price])
     policy: PolicySettings = field(default_factory=PolicySettings)
+    project_folder: Path | None = None
     origins: Mapping[str, str] = field(default_factory=dict[str, str])
     secrets: tuple[str, ...] = field(default=(), repr=False)
     environment: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)

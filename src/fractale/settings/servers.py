@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, cast
 
 from fractale.errors import SettingsError
@@ -34,6 +35,10 @@ class ServerSettings:
         ca_file: Certificates to check it against, instead of the system's.
         timeout: Seconds that one call may take; None waits as long as the call needs.
         handshake: Seconds that the server has for its first answer; None: the usual time.
+        confine: Whether the started program is confined (`fractale.confine`).
+        writable: With that, folders that it may write beside the project's.
+        network: With that, whether it may open sockets.
+        project: The project's folder, which it may write.
     """
 
     name: str
@@ -49,6 +54,10 @@ class ServerSettings:
     ca_file: str | None = None
     timeout: float | None = None
     handshake: float | None = None
+    confine: bool = False
+    writable: tuple[str, ...] = ()
+    network: bool = False
+    project: Path | None = None
     origin: str = ""
 
     @property
@@ -73,13 +82,30 @@ SERVER_KEYS = (
     "ca_file",
     "timeout",
     "handshake",
+    "confine",
+    "writable",
+    "network",
 )
+
+CONFINE_KEYS = ("confine", "writable", "network")
+"""Of a server of a project, the person's own settings have the last word on these."""
 
 
 def parse_server(
-    name: str, entry: Any, environment: Mapping[str, str], origin: str
+    name: str,
+    entry: Any,
+    environment: Mapping[str, str],
+    origin: str,
+    *,
+    project: Path | None = None,
+    of_project: bool = False,
 ) -> ServerSettings:
     """One entry of `servers`.
+
+    Args:
+        project: The project's folder, which a confined server may write.
+        of_project: Whether the project's settings name it: then it is confined unless the
+            person's own settings say otherwise.
 
     Raises:
         SettingsError: Unknown key, neither `url` nor `command`, or a wrong type.
@@ -101,6 +127,8 @@ def parse_server(
         transport = "http"
     if transport not in ("stdio", "http", "sse"):
         raise SettingsError(f"server `{name}`: transport must be stdio, http or sse ({origin})")
+    starts = transport == "stdio"
+    _check_starts(name, data, origin, starts=starts)
     token = data.get("token")
     if variable := data.get("token_env"):
         token = environment.get(str(variable))
@@ -118,8 +146,101 @@ def parse_server(
         ca_file=data.get("ca_file"),
         timeout=_seconds(name, "timeout", data, origin),
         handshake=_seconds(name, "handshake", data, origin),
+        confine=_flag(name, "confine", data, origin, default=of_project and starts),
+        writable=_folders(name, data, origin),
+        network=_flag(name, "network", data, origin),
+        project=project,
         origin=origin,
     )
+
+
+def bounded_servers(
+    own: Mapping[str, Any], named: Mapping[str, Any], *, of_project: bool
+) -> dict[str, Any]:
+    """A file's servers, those of a project with what the person says of their confinement.
+
+    A project cannot lift its own: `confine: false` there counts as not said.
+
+    Args:
+        own: The servers of the person's own settings.
+        of_project: Whether the file is the project's.
+    """
+    if not of_project:
+        return dict(named)
+    return {name: _bounded(entry, own.get(name)) for name, entry in named.items()}
+
+
+def _bounded(entry: Any, own: Any) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    table = cast("dict[str, Any]", entry)
+    kept = {key: value for key, value in table.items() if key != "confine" or value is not False}
+    said = cast("dict[str, Any]", own) if isinstance(own, dict) else {}
+    return {**kept, **{key: said[key] for key in CONFINE_KEYS if key in said}}
+
+
+def parse_servers(
+    entries: Mapping[str, Any],
+    environment: Mapping[str, str],
+    origins: Mapping[str, Path],
+    project_file: Path,
+) -> dict[str, ServerSettings]:
+    """The servers of all files; without those of which only the confinement is said.
+
+    Args:
+        origins: The file that each is from.
+        project_file: The project's settings: its servers are confined, unless it is said otherwise.
+
+    Raises:
+        SettingsError: One of them is wrong.
+    """
+    return {
+        name: parse_server(
+            name,
+            entry,
+            environment,
+            str(origins[name]),
+            project=project_file.parent.parent,
+            of_project=origins[name].absolute() == project_file,
+        )
+        for name, entry in entries.items()
+        if not _only_confines(entry)
+    }
+
+
+def _check_starts(name: str, data: Mapping[str, Any], origin: str, *, starts: bool) -> None:
+    if starts:
+        return
+    for key in CONFINE_KEYS:
+        if key in data:
+            raise SettingsError(
+                f"server `{name}`: `{key}` is for servers that are started, and this one has a "
+                f"URL ({origin})"
+            )
+
+
+def _only_confines(entry: Any) -> bool:
+    keys = set(cast("dict[str, Any]", entry)) if isinstance(entry, dict) else set[str]()
+    return bool(keys) and keys <= set(CONFINE_KEYS)
+
+
+def _flag(
+    name: str, key: str, data: Mapping[str, Any], origin: str, *, default: bool = False
+) -> bool:
+    value = data.get(key)
+    if value is None:
+        return default
+    if isinstance(value, bool):
+        return value
+    raise SettingsError(f"server `{name}`: `{key}` must be true or false, not `{value}` ({origin})")
+
+
+def _folders(name: str, data: Mapping[str, Any], origin: str) -> tuple[str, ...]:
+    value = data.get("writable")
+    folders = [value] if isinstance(value, str) else value or []
+    if isinstance(folders, list) and all(isinstance(f, str) for f in cast("list[Any]", folders)):
+        return tuple(cast("list[str]", folders))
+    raise SettingsError(f"server `{name}`: `writable` must be a list of folders ({origin})")
 
 
 def _seconds(name: str, key: str, data: Mapping[str, Any], origin: str) -> float | None:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from fastmcp import Context
 
+from fractale.paths import checked, holds_private, takes_paths
 from fractale.tools.processes import Ended, OnLine, run_program, teller
 
 Builder = Literal["docker", "podman", "buildah"]
@@ -71,6 +72,7 @@ async def find_builders() -> dict[str, Any]:
     return {"use": works[0] if works else None, "builders": found}
 
 
+@takes_paths("context")
 async def build_container(
     dockerfile: str | list[str],
     uri: str,
@@ -97,6 +99,7 @@ async def build_container(
 
     Raises:
         ValueError: No builder works here, or an argument can't be used.
+        PermissionError: A private place is in the context.
     """
     text = _dockerfile(dockerfile)
     image = _image(uri)
@@ -236,9 +239,13 @@ def _image(uri: str) -> str:
 def _folder(context: str | None) -> Path | None:
     if not context:
         return None
-    folder = Path(context).expanduser().resolve()
+    folder = checked(context)
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder} to build from")
+    if private := holds_private(folder):
+        raise PermissionError(
+            f"an image is not built from {folder}: {private} is in it, and COPY would take it"
+        )
     return folder
 
 

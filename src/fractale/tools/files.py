@@ -1,13 +1,17 @@
-"""Read and write text files."""
+"""Read and write text files, none of those that `fractale.paths` forbids."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
+
+from fractale.paths import open_file, takes_paths
 
 MAX_BYTES = 4 * 1024 * 1024
 
 
+@takes_paths("path")
 def read_text_file(path: str) -> dict[str, Any]:
     """Read a text file.
 
@@ -19,19 +23,25 @@ def read_text_file(path: str) -> dict[str, Any]:
 
     Raises:
         ValueError: There is no such file, it is too large, or it is not text.
+        PermissionError: It is private, such as a key, or cannot be read.
     """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise ValueError(f"there is no file {path} (working folder: {Path.cwd()})")
-    if (size := file.stat().st_size) > MAX_BYTES:
-        raise ValueError(f"{path} has {size} bytes; at most {MAX_BYTES} are read")
     try:
-        text = file.read_text(encoding="utf-8")
+        descriptor = open_file(path)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise ValueError(f"there is no file {path} (working folder: {Path.cwd()})") from error
+    with os.fdopen(descriptor, "rb") as opened:
+        data = opened.read(MAX_BYTES + 1)
+        if (size := max(len(data), os.fstat(descriptor).st_size)) > MAX_BYTES:
+            raise ValueError(f"{path} has {size} bytes; at most {MAX_BYTES} are read")
+    try:
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text (byte {error.start})") from error
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     return {"text": text, "lines": len(text.splitlines())}
 
 
+@takes_paths(writes=["path"])
 def write_text_file(path: str, text: str) -> dict[str, Any]:
     """Write a text file; the folders above it are made, a file that is there is replaced.
 
@@ -44,6 +54,8 @@ def write_text_file(path: str, text: str) -> dict[str, Any]:
 
     Raises:
         ValueError: The path is a folder, or the text is not Unicode.
+        PermissionError: It is private, such as a key, decides what is run later, or cannot be
+            written.
         OSError: The file cannot be written.
     """
     file = Path(path).expanduser()
@@ -54,6 +66,7 @@ def write_text_file(path: str, text: str) -> dict[str, Any]:
     except UnicodeEncodeError as error:
         cut = ascii(error.object[error.start : error.end])
         raise ValueError(f"the text for {path} holds {cut}, which is half a character") from error
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(data)
+    with os.fdopen(open_file(path, writing=True), "wb") as opened:
+        opened.truncate()
+        opened.write(data)
     return {"path": str(file), "lines": len(text.splitlines())}

@@ -15,6 +15,7 @@ from fastmcp import Context
 
 from fractale.errors import JobError
 from fractale.jobs import JobHandle, Jobs, JobSpec, JobStatus
+from fractale.paths import checked, takes_paths
 from fractale.settings import load_settings
 
 SchedulerName = Literal["flux", "slurm", "pbs", "lsf", "local"]
@@ -23,6 +24,7 @@ MOST_SECONDS = 3600.0
 LAST_LINES = 10
 
 
+@takes_paths(writes=["folder"])
 async def job_submit(
     script: str | None = None,
     command: list[str] | None = None,
@@ -185,7 +187,13 @@ async def queue_info(scheduler: SchedulerName | None = None) -> dict[str, Any]:
 
 
 def working_folder(folder: str | None) -> Path:
-    """Where a job runs; nothing stands for the working folder."""
+    """Where a job runs; nothing stands for the working folder.
+
+    Raises:
+        PermissionError: No tool may write there.
+    """
+    if folder:
+        checked(folder, writing=True)
     return Path(folder or ".").absolute()
 
 

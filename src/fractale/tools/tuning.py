@@ -8,11 +8,13 @@ so a run that was killed goes on where it was.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from fractale.errors import DependencyMissing
+from fractale.paths import open_file, takes_paths
 from fractale.tools.tables import table_lines
 
 if TYPE_CHECKING:
@@ -115,6 +117,7 @@ def _trial(
     }
 
 
+@takes_paths(writes=["png"])
 def trial_report(
     trials: list[dict[str, Any]],
     direction: Literal["minimize", "maximize"],
@@ -251,8 +254,9 @@ def _picture(
     axes.grid(visible=True, alpha=0.3)
     axes.legend()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=120, format="png")
+        with os.fdopen(open_file(path, writing=True), "wb") as opened:
+            opened.truncate()
+            figure.savefig(opened, dpi=120, format="png")
     except OSError as error:
         raise ValueError(f"the picture {path} cannot be written: {error}") from error
     return str(path)
