@@ -7,11 +7,12 @@ change something need agreement, and a tool whose server does not say counts as 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+from fractale.grants import Grant
 from fractale.plain import to_json
 from fractale.plan.model import Approve
 from fractale.settings import PolicyList, PolicySettings, ToolRule
@@ -58,11 +59,11 @@ class Policy:
     settings: PolicySettings = field(default_factory=PolicySettings)
     yes: bool = False
 
-    def rule(self, call: PlannedCall, grants: frozenset[str] = frozenset()) -> Ruling:
+    def rule(self, call: PlannedCall, grants: Collection[Grant] = ()) -> Ruling:
         """Decide about a call.
 
         Args:
-            grants: Names of tools that a person allowed for the rest of the run.
+            grants: Calls that a person allowed for the rest of the run.
 
         Returns:
             ``ask`` where a person must agree first; never ``ask`` with `yes`.
@@ -74,7 +75,7 @@ class Policy:
             return Ruling("allow", self._why_free(call))
         if self.yes:
             return Ruling("allow", "agreed to beforehand: --yes")
-        if not grants.isdisjoint((call.tool.name, call.tool.qualified_name)):
+        if any(grant.covers(call) for grant in grants):
             return Ruling("allow", "allowed by a person for this run")
         return Ruling("ask", why_ask)
 

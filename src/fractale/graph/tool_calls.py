@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from fractale import questions
 from fractale.errors import AnswerError, JobError, PolicyError, ToolError
+from fractale.grants import grant_of
 from fractale.graph.answers import taken
 from fractale.graph.doubt import cut_off, doubtful
 from fractale.graph.faults import CutOff, Elicited
@@ -51,7 +52,7 @@ def agree(
     planned = PlannedCall(
         tool=tool, arguments=arguments, chosen_by=chosen_by, approve=visit.step.approve
     )
-    ruling = visit.deps.policy.rule(planned, grants=frozenset(context.grants))
+    ruling = visit.deps.policy.rule(planned, grants=tuple(context.grants))
     if ruling.verdict == "deny":
         raise PolicyError(f"`{tool.name}` was not called: {ruling.why}")
     if ruling.verdict == "allow":
@@ -64,9 +65,17 @@ def agree(
             hint="give it the arguments that its schema asks for",
         )
     shown = context.mask(dict(arguments))
-    answer = ask(visit, questions.approval(visit.path, tool.name, shown, ruling.why))
-    if answer == "always":
-        context.grants.add(tool.qualified_name)
+    question = questions.approval(
+        visit.path,
+        tool.own_name,
+        shown,
+        ruling.why,
+        server=tool.server,
+        definition=tool.definition,
+    )
+    answer = ask(visit, question)
+    if grant := grant_of(question, answer):
+        context.grants.append(grant)
     elif isinstance(answer, Mapping):
         edited = cast("Mapping[str, Any]", answer)["arguments"]
         return unmask(edited, shown, arguments)
@@ -211,7 +220,11 @@ async def _call_once(
 
     async def from_toolbox() -> ToolResult:
         answer = await visit.deps.toolbox.call_tool(
-            tool.name, arguments, on_progress=under_way.progress, on_elicit=under_way.elicited
+            tool.qualified_name,
+            arguments,
+            on_progress=under_way.progress,
+            on_elicit=under_way.elicited,
+            definition=visit.context.bindings.definition(tool),
         )
         return taken(answer, visit.deps.outputs, tool)
 
@@ -245,7 +258,8 @@ def _in_doubt(visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any]) -> Too
         ToolError: It is to count as failed.
     """
     shown = visit.context.mask(dict(arguments))
-    answer = ask(visit, questions.in_doubt(visit.path, tool.name, shown))
+    question = questions.in_doubt(visit.path, tool.own_name, shown, server=tool.server)
+    answer = ask(visit, question)
     if answer == "again":
         return None
     if isinstance(answer, Mapping):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ DEFAULT_PROVIDER = "gemini"
 DEFAULT_MODELS = {"gemini": "gemini-2.5-pro", "openai": "gpt-4.1", "local": "smollm2-135m"}
 DEFAULT_MAX_ATTEMPTS = 100
 PROJECT_FOLDER = ".fractale"
+LOCK_FILE = "fractale.lock"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +29,11 @@ class Price:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All settings of one process, and in `origins` where each came from."""
+    """All settings of one process, and in `origins` where each came from.
+
+    Args:
+        project: The directory of the project's settings file; None: it has none.
+    """
 
     provider: str = DEFAULT_PROVIDER
     model: str | None = None
@@ -40,6 +46,7 @@ class Settings:
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
     local_cores: int | None = None
     state_dir: Path = Path(PROJECT_FOLDER)
+    project: Path | None = None
     store: str | None = field(default=None, repr=False)
     servers: Mapping[str, ServerSettings] = field(default_factory=dict[str, ServerSettings])
     prices: Mapping[str, Price] = field(default_factory=dict[str, Price])
@@ -55,6 +62,13 @@ class Settings:
             return self.model
         name = self.model or DEFAULT_MODELS.get(self.provider, "")
         return f"{self.provider}:{name}"
+
+    @property
+    def lock_file(self) -> Path:
+        """Where the tools of servers are pinned: beside the project's settings if it has any."""
+        project = self.project
+        kept_there = project is not None and os.access(project, os.W_OK)
+        return (project if project and kept_there else self.state_dir) / LOCK_FILE
 
     @property
     def checkpoints(self) -> Path | str:
