@@ -107,6 +107,11 @@ class Bindings:
 
     # -- names ----------------------------------------------------------------------------------
 
+    @property
+    def names(self) -> Mapping[str, Bound]:
+        """Every bound name."""
+        return self._names
+
     def of(self, name: str) -> Bound | None:
         """The tool that a bare name is bound to; None if it is not bound."""
         return self._names.get(name)

@@ -31,7 +31,7 @@ async def preflight(
             that another server may have, too, which did not answer.
         SettingsError: A model that the plan needs cannot be used.
     """
-    found = await check_online(plan, toolbox, agents, only_needed=True)
+    found = await check_online(plan, toolbox, agents, only_needed=True, bindings=bindings)
     if not all(server.connected for server in await toolbox.servers(())):
         # What is not found may be on a server that is not there: its step tells of that.
         found = [p for p in found if p.missing is None]
@@ -69,12 +69,18 @@ async def bind_names(
 
 
 async def check_online(
-    plan: Plan, toolbox: Toolbox, agents: Catalog, *, only_needed: bool = False
+    plan: Plan,
+    toolbox: Toolbox,
+    agents: Catalog,
+    *,
+    only_needed: bool = False,
+    bindings: Bindings | None = None,
 ) -> list[Problem]:
     """What is wrong with the plan's tools, prompts and arguments, by the servers' schemas.
 
     Args:
         only_needed: Wait for no server that the plan does not need.
+        bindings: What names mean already.
     """
     of_tools = await names_needed(plan, toolbox, agents.names()) if only_needed else None
     of_prompts = prompts_of(plan, agents.names()) if only_needed else None
@@ -83,6 +89,10 @@ async def check_online(
         for tool in await toolbox.tools(of_tools)
         for name in (tool.name, tool.qualified_name)
     }
+    for name, bound in (bindings or Bindings()).names.items():
+        tools.pop(name, None)
+        if bound.qualified_name in tools:
+            tools[name] = tools[bound.qualified_name]
     prompts = {p.name: {"arguments": list(p.arguments)} for p in await toolbox.prompts(of_prompts)}
     # To know what a sub-agent takes imports it: only those are that a step asks.
     asked = _asked_by(plan)
