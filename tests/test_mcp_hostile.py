@@ -51,7 +51,7 @@ async def test_a_tool_that_changes_during_the_run_is_not_called_any_more(boxes, 
     with pytest.raises(ToolError, match=f"`nice` of server `evil` changed its {word}") as caught:
         await box.call_tool("nice", {})
     assert not caught.value.retryable
-    assert await box.find_tool("nice") == first, "no model is told the new description"
+    assert (await box.find_tool("nice")).definition != first.definition, "a run asks about it"
     await still_usable(box)
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import forked
 from fractale.errors import SettingsError
+from fractale.grants import Grant
 from fractale.policy import PlannedCall, Policy, Ruling
 from fractale.settings import PolicySettings, ToolRule, load_settings
 from fractale.testing import FakeToolServer, Reply, ScriptedModel
@@ -140,17 +141,19 @@ class TestAgreedBeforehand:
         settings = PolicySettings(ask=("*",))
         assert verdict(UNKNOWN, settings=settings, approve=approve, yes=True) == "allow"
 
-    @pytest.mark.parametrize("grant", ["hpc.erase"])
-    def test_a_tool_that_was_granted_is_not_asked_about_again(self, grant):
-        assert verdict(CHANGES, grants=frozenset({grant})) == "allow"
-        assert verdict(CHANGES, approve="always", grants=frozenset({grant})) == "allow"
+    def test_a_tool_that_was_granted_is_not_asked_about_again(self):
+        granted = [Grant(tool="hpc.erase", definition=CHANGES.definition)]
+        assert verdict(CHANGES, grants=granted) == "allow"
+        assert verdict(CHANGES, approve="always", grants=granted) == "allow"
 
-    def test_a_grant_is_for_one_tool_of_one_server(self):
-        assert verdict(CHANGES, grants=frozenset({"erase", "other.erase", "run"})) == "ask"
+    @pytest.mark.parametrize("tool", ["erase", "other.erase", "hpc.run"])
+    def test_a_grant_is_for_one_tool_of_one_server(self, tool):
+        assert verdict(CHANGES, grants=[Grant(tool=tool, definition=CHANGES.definition)]) == "ask"
 
     def test_a_grant_does_not_lift_what_is_denied(self):
         denied = PolicySettings(deny=("erase",))
-        assert verdict(CHANGES, settings=denied, grants=frozenset({"hpc.erase"})) == "deny"
+        granted = [Grant(tool="hpc.erase", definition=CHANGES.definition)]
+        assert verdict(CHANGES, settings=denied, grants=granted) == "deny"
 
 
 GLOBS = st.lists(st.sampled_from(["*", "hpc.*", "run", "r*", "nothing"]), max_size=2).map(tuple)

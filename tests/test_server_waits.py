@@ -12,8 +12,9 @@ import pytest
 from mcp.shared.memory import create_connected_server_and_client_session
 
 import fractale
-from fractale.errors import ToolError, TransportError
+from fractale.errors import PlanError, ToolError, TransportError
 from fractale.mcp import McpToolbox, Timing
+from fractale.pins import Pins
 from fractale.registry import build_fastmcp
 from fractale.settings import ServerSettings
 from fractale.testing import FakeToolServer, ScriptedModel, ToolServer
@@ -59,12 +60,32 @@ PLANS = {
 }
 
 
+def seen_before(server: str = "hang") -> Pins:
+    """The pins of somebody who saw a server before: it had no tools."""
+    pins = Pins(None, {server, "site"})
+    pins.see([], [server])
+    return pins
+
+
+async def test_a_bare_name_is_not_taken_for_the_one_of_a_server_that_happens_to_answer(
+    run_plan, site
+):
+    async with McpToolbox([silent(handshake=1.0), site.settings()], timing=QUICK) as box:
+        with pytest.raises(PlanError) as caught:
+            await run_plan("name: p\nsteps: [{name: s, tool: look}]\n", tools=box)
+        (problem,) = caught.value.problems
+        assert problem.code == "unclear-tool"
+        assert (problem.position.line, problem.position.column) == (2, 9)
+        words = "`look` is on `site`, but `hang` did not answer and may have it; write `site.look`"
+        assert words in problem.message
+
+
 @pytest.mark.parametrize(("step", "waits"), PLANS.values(), ids=PLANS)
 async def test_a_run_waits_only_for_servers_that_its_plan_needs(run_plan, site, step, waits):
     logs: list[tuple[str, str, str]] = []
     hang = silent(handshake=1.0 if waits else LONG)
-    servers = [hang, site.settings()]
-    async with McpToolbox(servers, timing=QUICK, on_log=lambda *log: logs.append(log)) as box:
+    servers, named = [hang, site.settings()], {"timing": QUICK, "pins": seen_before()}
+    async with McpToolbox(servers, **named, on_log=lambda *log: logs.append(log)) as box:
         plan = f"name: p\nsteps: [{{name: s, {step}}}]\n"
         seen = await soon(run_plan(plan, tools=box, model=ScriptedModel(["Done."]), keep=True))
     assert seen.path == ["s:success"]
@@ -78,7 +99,8 @@ async def test_a_run_waits_only_for_servers_that_its_plan_needs(run_plan, site, 
 
 
 async def test_what_a_run_was_offered_has_the_tools_that_its_plan_needs(run_plan, site, tmp_path):
-    async with McpToolbox([silent(handshake=LONG), site.settings()], timing=QUICK) as box:
+    servers = [silent(handshake=LONG), site.settings()]
+    async with McpToolbox(servers, timing=QUICK, pins=seen_before()) as box:
         seen = await soon(
             run_plan("name: p\nsteps: [{name: s, tool: look}]\n", tools=box, keep=True)
         )
@@ -91,8 +113,8 @@ async def test_a_run_waits_for_the_grace_once(run_plan, site):
     servers = [silent(handshake=LONG), site.settings()]
     steps = ", ".join(f"{{name: s{n}, tool: look}}" for n in range(9))
     logs: list[tuple[str, str, str]] = []
-    timing = replace(QUICK, grace=2.0)
-    async with McpToolbox(servers, timing=timing, on_log=lambda *log: logs.append(log)) as box:
+    named = {"timing": replace(QUICK, grace=2.0), "pins": seen_before()}
+    async with McpToolbox(servers, **named, on_log=lambda *log: logs.append(log)) as box:
         started = asyncio.get_running_loop().time()
         seen = await run_plan(f"name: p\nsteps: [{steps}]\n", tools=box)
         assert asyncio.get_running_loop().time() - started < 4 * 2.0, "not once a step"

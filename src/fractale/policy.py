@@ -10,12 +10,13 @@ what is untrusted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from fractale.errors import TemplateError
+from fractale.grants import Grant
 from fractale.labels import Source, Taint, is_open_world
 from fractale.plain import to_json
 from fractale.plan.model import Approve
@@ -80,11 +81,11 @@ class Policy:
     settings: PolicySettings = field(default_factory=PolicySettings)
     yes: bool = False
 
-    def rule(self, call: PlannedCall, grants: frozenset[str] = frozenset()) -> Ruling:
+    def rule(self, call: PlannedCall, grants: Collection[Grant] = ()) -> Ruling:
         """Decide about a call.
 
         Args:
-            grants: Names of tools that a person allowed for the rest of the run.
+            grants: Calls that a person allowed for the rest of the run.
 
         Returns:
             ``ask`` where a person must agree first; never ``ask`` with `yes`.
@@ -97,7 +98,7 @@ class Policy:
         covered = not call.taints or self.settings.yes_covers == "all"
         if self.yes and covered:
             return Ruling("allow", "agreed to beforehand: --yes")
-        if not call.taints and not grants.isdisjoint((call.tool.name, call.tool.qualified_name)):
+        if any(_covers(grant, call) for grant in grants):
             return Ruling("allow", "allowed by a person for this run")
         return Ruling("ask", "; ".join([why_ask, *map(str, call.taints)]), yes=covered)
 
@@ -142,6 +143,11 @@ class Policy:
         if allowed := _first(self.settings.allow, call):
             return f"the settings allow it: {allowed}"
         return "it only reads"
+
+
+def _covers(grant: Grant, call: PlannedCall) -> bool:
+    """Whether a person agreed beforehand to a call, and to each untrusted argument of it."""
+    return grant.covers(call) and all(taint.argument in grant.fixed for taint in call.taints)
 
 
 def rules_about(settings: PolicySettings, tool: ToolInfo) -> list[tuple[str, ToolRule]]:

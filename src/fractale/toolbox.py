@@ -6,9 +6,13 @@ A run calls tools through one `Toolbox`, whatever stands behind it: MCP servers
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from fractale.errors import ToolError
 
 OnProgress = Callable[[float, float | None, str | None], None]
 """Takes progress so far, the total if known, and a message if there is one."""
@@ -37,8 +41,31 @@ class ToolInfo:
     @property
     def qualified_name(self) -> str:
         """``server.tool``: always unambiguous."""
-        bare = self.name.removeprefix(f"{self.server}.")
-        return f"{self.server}.{bare}"
+        return f"{self.server}.{self.own_name}"
+
+    @property
+    def own_name(self) -> str:
+        """What its server calls it."""
+        return self.name.removeprefix(f"{self.server}.")
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """All that its server says of it beside its name, as JSON: what a definition is of."""
+        return {
+            "description": self.description,
+            "input_schema": self.input_schema,
+            "output_schema": self.output_schema,
+            "annotations": self.annotations,
+        }
+
+    @property
+    def definition(self) -> str:
+        """A hash of `described`: another one is another tool, whatever its name.
+
+        The order of keys does not count. The same in every process and release.
+        """
+        text = json.dumps(self.described, sort_keys=True, ensure_ascii=False, default=dict)
+        return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
     @property
     def is_agent(self) -> bool:
@@ -120,13 +147,18 @@ class PromptMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerStatus:
-    """Whether a server can be used, and if not, why."""
+    """Whether a server can be used, and if not, why.
+
+    Args:
+        listed: Whether it is known which tools it has: it said so in this process.
+    """
 
     name: str
     connected: bool
     transport: str = ""
     address: str = ""
     error: str | None = None
+    listed: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +220,7 @@ class Toolbox(Protocol):
         *,
         on_progress: OnProgress | None = None,
         on_elicit: OnElicit | None = None,
+        definition: str | None = None,
     ) -> ToolResult:
         """Call a tool once. Never sends a call again by itself.
 
@@ -196,6 +229,8 @@ class Toolbox(Protocol):
 
         Args:
             on_elicit: Answers what the server asks meanwhile. What it raises ends the call.
+            definition: The `ToolInfo.definition` that was agreed to. The call is not sent if the
+                tool has another one by then (ToolError).
         """
         ...
 
@@ -210,3 +245,15 @@ class Toolbox(Protocol):
             uri: The resource's URI; ``server:URI`` where several servers have it.
         """
         ...
+
+
+def changed_meanwhile(server: str, tool: str, part: str = "definition") -> ToolError:
+    """The error for a call of a tool that no longer is the one that was agreed to.
+
+    Args:
+        part: Of its definition, in one word.
+    """
+    return ToolError(
+        f"tool `{tool}` of server `{server}` changed its {part} during the run; it was not called",
+        hint=f"if the server was updated, look at the change: fractale list --changes {server}",
+    )

@@ -12,6 +12,7 @@ from fractale.cli.text import Line, Mark, cells, count, fit, inert, pad, row, se
 from fractale.cli.words import as_json, ordinal
 
 if TYPE_CHECKING:
+    from fractale.pins import ToolChange
     from fractale.runs.diff import Change, RunDiff, VisitDiff
     from fractale.runs.diff_fork import ForkedFrom
     from fractale.runs.history import RunHistory, Visit
@@ -31,7 +32,8 @@ def diff_lines(diff: RunDiff, *, full: bool = False, unicode: bool = True) -> li
     lines = [_side("A", diff.a), _side("B", diff.b), *_forked(diff.forked), row("")]
     if diff.about:
         lines += [row("what was run"), *_changes(diff.about, full=full), row("")]
-    lines += [*_verdict(diff), row("")]
+    lines += [line for change in diff.tools for line in _tool(change, full=full)]
+    lines += [*([row("")] if diff.tools else []), *_verdict(diff), row("")]
     width = min(max([cells(inert(visit.path)) for visit in diff.visits] + [8]), NAME_MOST)
     for visit in diff.visits:
         if visit.changed or full:
@@ -40,6 +42,18 @@ def diff_lines(diff: RunDiff, *, full: bool = False, unicode: bool = True) -> li
     if same and not full:
         lines.append(row(f"{count(same, 'visit')} the same but for time", "dim"))
     return lines
+
+
+def _tool(change: ToolChange, *, full: bool) -> Iterator[Line]:
+    """A tool that its server described in another way, and how."""
+    name, parts = exact(f"{change.server}.{change.tool}"), exact(", ".join(change.parts))
+    yield row(f"{name} is another tool in B: {parts} changed")
+    lines = exact(change.diff()).split("\n")
+    shown = lines if full else lines[:MOST_LINES]
+    for text in shown:
+        yield [("    ", ""), (text if full else fit(text, COLUMNS), MARKS.get(text[:1], "dim"))]
+    if more := len(lines) - len(shown):
+        yield row(f"    … {count(more, 'more line')}, with --full", "dim")
 
 
 def _side(label: str, history: RunHistory) -> Line:

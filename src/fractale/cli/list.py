@@ -17,6 +17,21 @@ SECTIONS = ("servers", "tools", "prompts", "resources", "agents", "models")
 @options.tool_options
 @options.trust_option
 @click.option("--policy", "show_policy", is_flag=True, help="Show what may be called, and why.")
+@click.option(
+    "--changes",
+    metavar="[NAME]",
+    is_flag=False,
+    flag_value="*",
+    help="Show which tools of SERVER or SERVER.TOOL changed since they were pinned; of all servers "
+    "without NAME.",
+)
+@click.option(
+    "--accept-changes",
+    "accepted",
+    metavar="NAME",
+    multiple=True,
+    help="Show the changes of SERVER or SERVER.TOOL and pin it as it is now; repeatable.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     section: str | None,
@@ -24,6 +39,8 @@ def command(
     agents: tuple[str, ...],
     *,
     show_policy: bool,
+    changes: str | None,
+    accepted: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Show the tools, prompts, resources, agents, models and servers that a run would have.
@@ -35,7 +52,14 @@ def command(
     from fractale.cli.running import own_stdout
 
     with own_stdout() as stdout:
-        if show_policy:
+        if changes or accepted:
+            from fractale.cli import pin_changes
+
+            settings = options.settings_of()
+            names = accepted or ((changes,) if changes and changes != "*" else ())
+            found = asyncio.run(pin_changes.collect(settings, names, accept=bool(accepted)))
+            text = pin_changes.as_text(found["changes"])
+        elif show_policy:
             found, text = asyncio.run(_collect_policy(registries, agents))
         else:
             found = asyncio.run(_collect(registries, agents))

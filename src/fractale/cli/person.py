@@ -14,13 +14,14 @@ from fractale.cli.person_plan import show_plan
 from fractale.cli.text import Line, row
 from fractale.errors import AnswerError
 from fractale.events import Event
-from fractale.questions import MISSING, Checked, read_answer
+from fractale.questions import MISSING, Checked, read_answer, tool_of
 from fractale.questions.reading import labels
 from fractale.questions.words import data_of
 
 APPROVAL_KEYS = "  y once · a always in this run · n no · e edit · ? why"
 REVIEW_KEYS = "  a accept · f feedback · e edit · r reject"
 FAILURE_KEYS = "  r retry it · s skip it and go on · q quit"
+TOOL_CHANGED_KEYS = "  a accept the change · r reject it: the tool is not used in this run"
 JOB_UNKNOWN_KEYS = "  w wait on · s it went well · f it failed · a submit it again"
 IN_DOUBT_KEYS = "  a call it again · f it failed · d it was done"
 
@@ -57,6 +58,7 @@ class TerminalPerson:
             "review": self._review,
             "elicitation": self._elicitation,
             "in_doubt": self._in_doubt,
+            "tool_changed": self._tool_changed,
             "job_unknown": self._job_unknown,
             "failure": self._failure,
         }
@@ -135,6 +137,9 @@ class TerminalPerson:
             key = await self._key(APPROVAL_KEYS, "yane?")
             if key == "?":
                 self._show(*_why(question))
+            elif key == "a":
+                if (answer := await self._always(question)) is not MISSING:
+                    return answer
             elif key != "e":
                 return self._read(question, key)
             elif (arguments := await self._edited(question["arguments"])) is not None:
@@ -142,6 +147,28 @@ class TerminalPerson:
                 self._show(*shown.approval_lines(question, self._run))
                 if await self._key("  y call it so · n go back", "yn") == "y":
                     return {"arguments": arguments}
+
+    async def _always(self, question: Mapping[str, Any]) -> Any:
+        """For which later calls the person agrees, too; MISSING to go back."""
+        names = list(question["arguments"])
+        if not names:
+            return self._read(question, "always")
+        tool = shown.exact(tool_of(question))
+        listed = shown.exact(",".join(names))
+        self._show(
+            row(f"  Later calls of {tool} in this run are made without a question, as long as"),
+            row(f"  these arguments stay as they are: {listed}"),
+        )
+        text = await self._terminal.line("  Enter all of them · or some, as a,b · none · b back > ")
+        word = text.strip()
+        if word.casefold() in ("b", "back") and word not in names:
+            return MISSING
+        if word.casefold() == "none" and word not in names:
+            return self._read(question, "always")
+        chosen: Any = [name.strip() for name in word.split(",") if name.strip()]
+        if not chosen or (word.casefold() == "all" and word not in names):
+            chosen = "all"
+        return self._read(question, {"always": {"fix": chosen}})
 
     async def _edited(self, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
         """The arguments as the person wants them; None where they are left as they were."""
@@ -210,6 +237,10 @@ class TerminalPerson:
             if (answer := self._read(question, raw)) is not MISSING:
                 return answer
 
+    async def _tool_changed(self, question: Mapping[str, Any]) -> Any:
+        self._show(*shown.tool_changed_lines(question, self._run))
+        return self._read(question, await self._key(TOOL_CHANGED_KEYS, "ar"))
+
     async def _job_unknown(self, question: Mapping[str, Any]) -> Any:
         self._show(*shown.job_unknown_lines(question, self._run))
         key = await self._key(JOB_UNKNOWN_KEYS, "wsfa")
@@ -222,11 +253,11 @@ class TerminalPerson:
 
 def _why(question: Mapping[str, Any]) -> list[Line]:
     """Why it is asked, and what each answer does."""
-    tool = shown.exact(str(question["tool"]))
+    tool = shown.exact(tool_of(question))
     return [
         *shown.prose(f"It is asked because {question['why']}." if question["why"] else ""),
         row(f"  y   {tool} is called once, with exactly these arguments"),
-        row(f"  a   so is every later call of {tool} in this run, with any arguments"),
+        row(f"  a   so are later calls of {tool} in this run; you say which arguments must stay"),
         row("  n   it is not called; whoever wanted it is told so"),
         row("  e   you change the arguments, see them again, and decide then"),
     ]

@@ -8,6 +8,7 @@ from typing import Any
 from fractale.cli.text import Line, cells, fold, inert, pad, row, table
 from fractale.cli.words import as_json
 from fractale.plan.inert import JOINERS
+from fractale.questions import tool_of
 from fractale.questions.forms import (
     as_schema,
     choices_of,
@@ -114,13 +115,29 @@ def question_lines(question: Mapping[str, Any], run: str) -> list[Line]:
 
 def approval_lines(question: Mapping[str, Any], run: str) -> list[Line]:
     """The exact call, and why it is asked."""
-    step, tool = inert(str(question["step"])), exact(str(question["tool"]))
+    step, tool = inert(str(question["step"])), exact(tool_of(question))
     words = f"{step} wants to call {tool}"
     why = f"   ({inert(str(question['why']))})" if question.get("why") else ""
     return [
         [*head("!", words, question, ""), (why, "dim"), (where(question, run), "dim")],
         *(row(f"    {line}") for line in arguments_lines(table(question, "arguments"))),
     ]
+
+
+def tool_changed_lines(question: Mapping[str, Any], run: str) -> list[Line]:
+    """Tools that their server describes in another way than before, and how."""
+    step = inert(str(question["step"]))
+    return [
+        head("!", f"{changed_words(question)}; {step} would use it", question, run),
+        *changes_lines(str(question["diff"])),
+    ]
+
+
+def changed_words(question: Mapping[str, Any]) -> str:
+    """Which tools changed: ``server site changed its tool submit``."""
+    server, names = exact(str(question["server"])), [exact(name) for name in question["tools"]]
+    word = "tool" if len(names) == 1 else "tools"
+    return f"server {server} changed its {word} {', '.join(names)}"
 
 
 def review_lines(question: Mapping[str, Any], run: str) -> list[Line]:
@@ -189,7 +206,7 @@ def failure_lines(question: Mapping[str, Any], run: str) -> list[Line]:
 
 def in_doubt_lines(question: Mapping[str, Any], run: str) -> list[Line]:
     """A call that nobody knows the end of."""
-    step, tool = inert(str(question["step"])), exact(str(question["tool"]))
+    step, tool = inert(str(question["step"])), exact(tool_of(question))
     return [
         head("!", f"the run was killed while {step} called {tool}", question, run),
         row("  The call may have been made, or not; look before you say."),

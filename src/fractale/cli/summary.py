@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from fractale.cli.person_text import (
     arguments_lines,
+    changed_words,
     choices_lines,
     default_line,
     exact,
@@ -28,7 +29,7 @@ from fractale.cli.text import (
     table,
 )
 from fractale.cli.words import as_json, job_text, jobs_in_words
-from fractale.questions import is_job
+from fractale.questions import is_job, tool_of
 from fractale.questions.forms import properties_of
 from fractale.questions.reading import takes
 
@@ -271,7 +272,7 @@ def question_text(question: Mapping[str, Any]) -> list[str]:
 def _approval_text(question: Mapping[str, Any]) -> list[str]:
     why = f"   ({inert(str(question['why']), 200)})" if question.get("why") else ""
     arguments = arguments_lines(table(question, "arguments"))
-    return [f"wants to call {exact(str(question['tool']))}{why}", *_indented(arguments)]
+    return [f"wants to call {exact(tool_of(question))}{why}", *_indented(arguments)]
 
 
 def _question_text(question: Mapping[str, Any]) -> list[str]:
@@ -292,12 +293,17 @@ def _elicitation_text(question: Mapping[str, Any]) -> list[str]:
 
 
 def _in_doubt_text(question: Mapping[str, Any]) -> list[str]:
-    tool = exact(str(question["tool"]))
+    tool = exact(tool_of(question))
     arguments = arguments_lines(table(question, "arguments"))
     return [
         f"was killed while it called {tool}: the call may have been made, or not",
         *_indented(arguments),
     ]
+
+
+def _tool_changed_text(question: Mapping[str, Any]) -> list[str]:
+    lines = exact(str(question["diff"])).rstrip("\n").split("\n")
+    return [f"{changed_words(question)} since it was agreed to:", *_indented(lines)]
 
 
 def _job_unknown_text(question: Mapping[str, Any]) -> list[str]:
@@ -323,5 +329,6 @@ _ASKED: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "review": _review_text,
     "elicitation": _elicitation_text,
     "in_doubt": _in_doubt_text,
+    "tool_changed": _tool_changed_text,
     "job_unknown": _job_unknown_text,
 }

@@ -16,6 +16,7 @@ from fractale.agents.subagent import AgentAnswer, AgentRequest, Subagent
 from fractale.errors import NotDone, PolicyError, TransportError
 from fractale.evidence import as_mapping, outputs_of, outputs_of_text
 from fractale.graph import model_calls, tool_calls
+from fractale.graph.bindings import find_tool
 from fractale.graph.doubt import too_late
 from fractale.graph.host import Host, run_agent
 from fractale.graph.outcome import CallResult, Decision, failed_by, not_done
@@ -50,13 +51,14 @@ async def _in_time(visit: Visit, call: Callable[[Visit], Awaitable[CallResult]])
 
 async def call_tool_step(visit: Visit) -> CallResult:
     """Call the tool that the step names."""
-    tool = await visit.deps.toolbox.find_tool(visit.step.target or "")
+    tool = await find_tool(visit, visit.step.target or "")
     return await _call(visit, tool, visit.inputs)
 
 
 async def _call(visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any]) -> CallResult:
     """A call that stands in the plan: of the person's own, or of one that a model drafted."""
-    if not all(allowed_by(globs, tool) for globs in visit.context.within):
+    exact = visit.context.bindings.exact
+    if not all(allowed_by(exact(globs), tool) for globs in visit.context.within):
         raise PolicyError(f"`{tool.name}` was not called: it is none of the planned step's tools")
     chosen_by = "model" if visit.context.drafted else "plan"
     agreed = tool_calls.agree(visit, tool, arguments, chosen_by)
@@ -114,7 +116,7 @@ async def call_agent_step(visit: Visit) -> CallResult:
     agent = visit.deps.agents.find(GENERALIST if name in GENERAL_AGENTS else str(name))
     if agent is not None:
         return await ask_agent(visit, agent, _request(visit, agent))
-    tool = await visit.deps.toolbox.find_tool(str(name))
+    tool = await find_tool(visit, str(name))
     properties = set(tool.input_schema.get("properties", {}))
     arguments = give_error(visit, properties)
     if visit.instruction and "instruction" in properties:

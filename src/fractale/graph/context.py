@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from fractale.agents.catalog import Catalog
 from fractale.clock import Clock, SystemClock
 from fractale.events import Event, EventKind
+from fractale.grants import Grant
+from fractale.graph.bindings import Bindings
 from fractale.graph.entry import Entry
 from fractale.graph.meter import Meter
 from fractale.graph.slots import Slots
@@ -85,7 +87,8 @@ class RunContext:
         secrets: Texts that must not be shown or stored; each is replaced by ``***``.
         journal: What the run is about to do, and what came of it.
         notes: What agents keep for the rest of the run.
-        grants: Tools that a person allowed for the rest of the run; shared by all its parts.
+        grants: Calls that a person allowed for the rest of the run; shared by all its parts.
+        bindings: Which server's tool a name means, and what was agreed to of it.
         ask_now: Asks a person while a call goes on.
         keep_draft: Takes the path of a step and the plan that was drafted for it, as YAML, and
             keeps it for people to read.
@@ -116,7 +119,8 @@ class RunContext:
     secrets: tuple[str, ...] = field(default=(), repr=False)
     journal: Journal = field(default_factory=NoJournal)
     notes: Notes = field(default_factory=MemoryNotes)
-    grants: set[str] = field(default_factory=set[str])
+    grants: list[Grant] = field(default_factory=list[Grant])
+    bindings: Bindings = field(default_factory=Bindings)
     ask_now: AskNow = nobody
     keep_draft: Callable[[str, str], None] = lambda _path, _text: None
     drafted: bool = False

@@ -25,6 +25,7 @@ from langgraph.runtime import Runtime
 from fractale import questions
 from fractale.agents.arguments import faults_of_given
 from fractale.errors import PlanError, ToolError
+from fractale.graph.bindings import offered
 from fractale.graph.context import RunContext
 from fractale.graph.host import Host
 from fractale.graph.inside import CompilePlan, run_plan_inside
@@ -171,12 +172,13 @@ async def _offers(visit: Visit, host: Host) -> Offers:
     own = visit.deps.agents.matching(
         lambda name: host.names(name) and (name not in PLANNING or expert == ("agent", name))
     )
+    served = [t for t in await toolbox.tools() if t.is_agent and host.is_offered(t)]
     left = meter.steps_left
     plain = _is_plain(visit)
     return Offers(
         tools=await host.tools(),
         prompts=await toolbox.prompts(),
-        agents=[*own, *(t for t in await toolbox.tools() if t.is_agent and host.is_offered(t))],
+        agents=[*own, *offered(visit, served)],
         resources=await toolbox.resources(),
         inputs=list(_given(visit)),
         expert=expert,

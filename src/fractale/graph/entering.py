@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from fractale.errors import CallError
+from fractale.graph.bindings import resolve
 from fractale.graph.calls import judge, retry_is_safe
 from fractale.graph.flow import literal_of
 from fractale.graph.outcome import (
@@ -74,7 +75,9 @@ async def _try_again(visit: Visit, error: CallError, tries: int) -> bool:
     tool = None
     if visit.step.kind == "tool" and getattr(error, "sent", False):
         try:
-            tool = await visit.deps.toolbox.find_tool(visit.step.target or "")
+            tool = await resolve(
+                visit.deps.toolbox, visit.context.bindings, visit.step.target or ""
+            )
         except CallError:
             return False
     return retry_is_safe(error, tool)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from fractale.agents.subagent import AgentAnswer, AgentRequest, Subagent
 from fractale.errors import PolicyError, ToolError
 from fractale.evidence import outputs_of
 from fractale.graph import model_calls, tool_calls
+from fractale.graph.bindings import offered
 from fractale.graph.context import RunContext
 from fractale.graph.interrupts import ask
 from fractale.graph.visit import Visit
@@ -62,14 +63,16 @@ class Host:
 
     def may_call(self, tool: ToolInfo) -> bool:
         """Whether the lists that bound this agent have the tool."""
-        return all(allowed_by(globs, tool) for globs in self.context.within)
+        exact = self.context.bindings.exact
+        return all(allowed_by(exact(globs), tool) for globs in self.context.within)
 
     def _wanted(self) -> list[str] | None:
         """The innermost list of tools, without what no server has; None: all tools."""
         if not self.context.within:
             return None
         own = {*EXTRA_TOOLS, *self.visit.deps.agents.names()}
-        return [name for name in self.context.within[-1] if name not in own]
+        wanted = [name for name in self.context.within[-1] if name not in own]
+        return list(self.context.bindings.exact(wanted))
 
     def is_offered(self, tool: ToolInfo) -> bool:
         """Whether a call could be agreed to: a rule that needs certain arguments denies no tool."""
@@ -81,8 +84,15 @@ class Host:
         """The tools that this agent may call; what the settings deny is not among them."""
         if () in self.context.within:
             return []
-        tools = await self.visit.deps.toolbox.tools(self._wanted())
-        return [tool for tool in tools if not tool.is_agent and self.is_offered(tool)]
+        return await self._offered(lambda tool: not tool.is_agent)
+
+    async def _offered(self, is_meant: Callable[[ToolInfo], bool]) -> list[ToolInfo]:
+        """The tools of the servers, bound and agreed to, that the agent may be shown."""
+        toolbox = self.visit.deps.toolbox
+        tools = await toolbox.tools(self._wanted())
+        unheard = {status.name for status in await toolbox.servers(()) if not status.listed}
+        tools += self.context.bindings.absent(unheard) if unheard else []
+        return offered(self.visit, [t for t in tools if is_meant(t) and self.is_offered(t)])
 
     async def agents(self) -> list[Subagent | ToolInfo]:
         """The sub-agents that it may ask.
@@ -93,9 +103,7 @@ class Host:
         if () in self.context.within:
             return []
         deps = self.visit.deps
-        tools = [
-            t for t in await deps.toolbox.tools(self._wanted()) if t.is_agent and self.is_offered(t)
-        ]
+        tools = await self._offered(lambda tool: tool.is_agent)
         named = deps.agents.matching(
             lambda name: (
                 self.names(name) and (bool(self.context.within) or deps.agents.is_own(name))

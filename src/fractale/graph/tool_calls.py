@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from fractale import questions
 from fractale.errors import AnswerError, JobError, PolicyError, ToolError
+from fractale.grants import grant_of
 from fractale.graph.answers import taken
 from fractale.graph.doubt import cut_off, doubtful
 from fractale.graph.faults import CutOff, Elicited
@@ -51,7 +52,7 @@ def agree(
     """
     context = visit.context
     planned = _planned(visit, tool, arguments, chosen_by)
-    ruling = visit.deps.policy.rule(planned, grants=frozenset(context.grants))
+    ruling = visit.deps.policy.rule(planned, grants=tuple(context.grants))
     if ruling.verdict == "deny":
         raise PolicyError(f"`{tool.name}` was not called: {ruling.why}")
     if ruling.verdict == "allow":
@@ -65,11 +66,18 @@ def agree(
         )
     masked = context.mask(dict(arguments))
     question = questions.approval(
-        visit.path, tool.name, masked, ruling.why, origins=_origins(planned), yes=ruling.yes
+        visit.path,
+        tool.own_name,
+        masked,
+        ruling.why,
+        server=tool.server,
+        definition=tool.definition,
+        origins=_origins(planned),
+        yes=ruling.yes,
     )
     answer = ask(visit, question)
-    if answer == "always":
-        context.grants.add(tool.qualified_name)
+    if grant := grant_of(question, answer):
+        context.grants.append(grant)
     elif isinstance(answer, Mapping):
         edited = cast("Mapping[str, Any]", answer)["arguments"]
         return unmask(edited, masked, arguments)
@@ -303,7 +311,11 @@ async def _call_once(
 
     async def from_toolbox() -> ToolResult:
         answer = await visit.deps.toolbox.call_tool(
-            tool.name, arguments, on_progress=under_way.progress, on_elicit=under_way.elicited
+            tool.qualified_name,
+            arguments,
+            on_progress=under_way.progress,
+            on_elicit=under_way.elicited,
+            definition=visit.context.bindings.definition(tool),
         )
         return taken(answer, visit.deps.outputs, tool)
 
@@ -337,7 +349,8 @@ def _in_doubt(visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any]) -> Too
         ToolError: It is to count as failed.
     """
     shown = visit.context.mask(dict(arguments))
-    answer = ask(visit, questions.in_doubt(visit.path, tool.name, shown))
+    question = questions.in_doubt(visit.path, tool.own_name, shown, server=tool.server)
+    answer = ask(visit, question)
     if answer == "again":
         return None
     if isinstance(answer, Mapping):

@@ -6,8 +6,10 @@ A model without its tools answers in words, and words alone are no sign that wor
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from glob import has_magic
 
 from fractale.errors import ToolError
+from fractale.graph.bindings import resolve
 from fractale.graph.visit import Visit
 from fractale.plan.words import EXTRA_TOOLS
 from fractale.policy import allowed_by
@@ -22,15 +24,22 @@ async def check_tools(visit: Visit) -> None:
     listed = visit.step.tools
     if listed == ():
         return
+    bindings = visit.context.bindings
     own = (*EXTRA_TOOLS, *visit.deps.agents.names())
     wanted = [glob for glob in listed or () if not any(fnmatchcase(name, glob) for name in own)]
     if listed and not wanted:
         return
-    tools = await visit.deps.toolbox.tools(wanted or None)
+    tools = await visit.deps.toolbox.tools(bindings.exact(wanted) or None)
+    for name in wanted:
+        meant = [tool for tool in tools if allowed_by((name,), tool)]
+        if len(meant) == 1 and not has_magic(name):
+            await resolve(visit.deps.toolbox, bindings, name)
+    wanted = list(bindings.exact(wanted))
     missing = [glob for glob in wanted if not any(allowed_by((glob,), tool) for tool in tools)]
-    named = [name for name in missing if not any(sign in name for sign in "*?[")]
+    named = [name for name in missing if not has_magic(name)]
     if named or (missing and len(missing) == len(listed or ())):
-        await visit.deps.toolbox.find_tool((named or missing)[0])  # says why it is not there
+        # It says why it is not there.
+        await resolve(visit.deps.toolbox, bindings, (named or missing)[0])
         raise ToolError(f"no server has the step's tools: {', '.join(missing)}")
     if visit.scope.get("index", 0) == 0:  # not again for each item of a foreach
         await _warn(visit, wanted, missing)

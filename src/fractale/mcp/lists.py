@@ -1,4 +1,4 @@
-"""What one server lists, kept until it says that it changed; its tools as they were seen first."""
+"""What one server lists, kept until it says that it changed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 from mcp import types
 
 from fractale.errors import ToolError
+from fractale.mcp import convert
 from fractale.mcp.connection import Connection, ServerRefusal
+from fractale.toolbox import changed_meanwhile
 
 MAX_PAGES = 1_000
 KINDS: dict[str, tuple[Any, type[types.PaginatedResult], str]] = {
@@ -33,7 +35,7 @@ class Lists:
         patience: Seconds that it may take to answer with a page of a list.
 
     Attributes:
-        tools: Its tools, as each was seen first; the last known ones while it is not there.
+        tools: Its tools; the last known ones while it is not there.
         version: Another number each time `tools` was read.
     """
 
@@ -75,12 +77,14 @@ class Lists:
         self._current = {tool.name: tool for tool in tools}
         for tool in tools:
             self._first_seen.setdefault(tool.name, tool)
-        # What a model is told about a tool is what was seen first, whatever is said later.
-        self.tools = [self._first_seen[name] for name in self._current]
+        self.tools = list(self._current.values())
         self.version += 1
 
-    def check_unchanged(self, name: str) -> None:
-        """See that a tool still is the one that was seen first.
+    def check_unchanged(self, name: str, definition: str | None = None) -> None:
+        """See that a tool still is the one that was agreed to.
+
+        Args:
+            definition: The hash of what was agreed to; None: what was seen first.
 
         Raises:
             ToolError: It is not.
@@ -88,13 +92,12 @@ class Lists:
         now, first = self._current.get(name), self._first_seen.get(name)
         if now is None or first is None:
             return
-        for part in ("description", "inputSchema", "annotations"):
-            if getattr(now, part) != getattr(first, part):
-                word = {"inputSchema": "schema"}.get(part, part)
-                raise ToolError(
-                    f"tool `{name}` of server `{self._server}` changed its {word} during the run",
-                    hint="if the server was updated, look at the tool and start the run again",
-                )
+        if definition is None:
+            same = _definition(now) == _definition(first)
+        else:
+            same = _definition(now) == definition
+        if not same:
+            raise changed_meanwhile(self._server, name, _changed_part(first, now))
 
     async def read(self, connection: Connection, kind: str) -> Sequence[Any]:
         """Its ``tools``, ``prompts``, ``resources`` or ``templates``; asks only where it must.
@@ -133,3 +136,16 @@ class Lists:
             if not cursor:
                 return items
         raise ToolError(f"server `{self._server}` lists its {kind} without end")
+
+
+def _definition(tool: types.Tool) -> str:
+    return convert.tool_info(tool, "", tool.name).definition
+
+
+def _changed_part(before: types.Tool, now: types.Tool) -> str:
+    """The first part of a tool's definition that differs, in one word."""
+    then = convert.tool_info(before, "", before.name).described
+    today = convert.tool_info(now, "", now.name).described
+    words = {"input_schema": "schema", "output_schema": "output schema"}
+    changed = (words.get(part, part) for part in then if then[part] != today[part])
+    return next(changed, "definition")

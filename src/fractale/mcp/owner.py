@@ -186,6 +186,7 @@ class ServerOwner:
             transport="memory" if embedded else server.transport,
             address="in this process" if embedded else server.address,
             error=str(self.error or "has not answered yet") if not self.usable else None,
+            listed=self.lists.version > 0,
         )
 
     async def close(self) -> None:
@@ -256,11 +257,13 @@ class ServerOwner:
         request: types.ClientRequest,
         on_progress: OnProgress | None,
         on_elicit: OnElicit | None,
+        definition: str | None = None,
     ) -> types.CallToolResult:
-        """Call a tool, if it still is the one that was seen first.
+        """Call a tool, if it still is the one that was agreed to.
 
         Args:
             on_elicit: Answers what the server asks meanwhile; what it raises ends the call.
+            definition: The hash of what was agreed to; None: what was seen first.
 
         Raises:
             TransportError: See `request`.
@@ -273,7 +276,7 @@ class ServerOwner:
                 await self.lists.read_tools(connection)
             except TransportError as error:
                 raise unsent(error) from error  # only the question after its tools was
-            self.lists.check_unchanged(name)
+            self.lists.check_unchanged(name, definition)
             return await connection.request(
                 request,
                 types.CallToolResult,

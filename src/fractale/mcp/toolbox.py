@@ -51,14 +51,14 @@ class McpToolbox:
     takes nothing away from the others; it is tried again, ever more rarely, when it is needed.
 
     A call is sent once. Only where its session was certainly over before the call went out is it
-    sent on the next session. Cancelling a call leaves its session as it is. The order and the
-    descriptions of tools are what each server said first; a tool whose description, schema or
-    hints change during the run is not called any more.
+    sent on the next session. Cancelling a call leaves its session as it is. A tool is called only
+    while it has the definition that the caller agreed to, or the one that was seen first.
 
     Args:
         servers: The servers, each with a name of its own.
         on_log: Takes what servers log or write to their standard error, as they do.
         timing: How long things may take.
+        pins: What was agreed to of the servers' tools: the `fractale.pins.Pins` of runs with them.
 
     Raises:
         UsageError: Two servers have the same name.
@@ -70,7 +70,9 @@ class McpToolbox:
         *,
         on_log: OnLog | None = None,
         timing: Timing | None = None,
+        pins: object = None,
     ) -> None:
+        self.pins = pins
         names = [server.name for server in servers]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise UsageError(f"two servers are named `{twice[0]}`", hint="give each its own name")
@@ -169,6 +171,7 @@ class McpToolbox:
         *,
         on_progress: OnProgress | None = None,
         on_elicit: OnElicit | None = None,
+        definition: str | None = None,
     ) -> ToolResult:
         """Call a tool once.
 
@@ -179,17 +182,18 @@ class McpToolbox:
             on_elicit: Answers what the server asks meanwhile. What it raises ends the call, and is
                 raised here. Without it, the server is told that nobody answers. Of several calls
                 under way on a server, the latest is taken for the one that asks.
+            definition: The `ToolInfo.definition` that was agreed to; None: what was seen first.
 
         Raises:
-            ToolError: The name is unknown or ambiguous, the server refused, the tool changed
-                since it was first seen, or its answer is over the limit.
+            ToolError: The name is unknown or ambiguous, the server refused, the tool has another
+                definition by now, or its answer is over the limit.
             TransportError: The server cannot be reached, was lost, or did not answer in time.
         """
         route = await self._route(name)
         params = types.CallToolRequestParams(name=route.name, arguments=dict(arguments))
         request = types.ClientRequest(types.CallToolRequest(params=params))
         result = await self._owners[route.server].call_tool(
-            route.name, request, on_progress, on_elicit
+            route.name, request, on_progress, on_elicit, definition
         )
         return convert.tool_result(result, route.server)
 

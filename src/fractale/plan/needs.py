@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
+from glob import has_magic
 
 from fractale.plan.model import Plan, Step
 from fractale.plan.words import EXTRA_TOOLS, GENERAL_AGENTS, GET_PROMPT, MODEL_AGENTS, READ_RESOURCE
@@ -37,15 +38,33 @@ def tools_of(plan: Plan, agents: Collection[str] = ()) -> frozenset[str] | None:
     Returns:
         Names and globs; None where the plan lets a model have all tools.
     """
-    names: set[str] = set()
-    for step in _steps(plan):
-        if step.kind == "tool" or _is_of_server(step, agents):
-            names.add(step.target or "")
-        elif _asks_with_tools(step):
-            if step.tools is None:
-                return None
-            names.update(step.tools)
+    steps = list(_steps(plan))
+    if any(_asks_with_tools(s) and s.tools is None and not _is_of_server(s, agents) for s in steps):
+        return None
+    names = {name for step in steps for name in _named(step, agents)}
     return frozenset(names.difference(EXTRA_TOOLS, GENERAL_AGENTS, agents))
+
+
+def named_tools(plan: Plan, agents: Collection[str] = ()) -> dict[str, list[Step]]:
+    """Each tool that the plan names, with the steps that name it; patterns are no names.
+
+    Args:
+        agents: The sub-agents that no server has.
+    """
+    found: dict[str, list[Step]] = {}
+    own = {*EXTRA_TOOLS, *GENERAL_AGENTS, *agents}
+    for step in _steps(plan):
+        for name in _named(step, agents):
+            if name not in own and not has_magic(name):
+                found.setdefault(name, []).append(step)
+    return found
+
+
+def _named(step: Step, agents: Collection[str]) -> Collection[str]:
+    """The names and patterns of tools in a step."""
+    if step.kind == "tool" or _is_of_server(step, agents):
+        return {step.target or ""}
+    return step.tools or () if _asks_with_tools(step) else ()
 
 
 def prompts_of(plan: Plan, agents: Collection[str] = ()) -> frozenset[str] | None:

@@ -7,14 +7,17 @@ kind           fields, and the answers that it takes
 =============  ===================================================================================
 question       text, choices [text], default (or null), free (whether any text may be answered):
                the text of the choice, or any text
-approval       tool, arguments, why, origins (where untrusted arguments came from), yes (false:
-               ``--yes`` does not agree): true (once), false, ``always`` (this tool, in this
-               run), or ``{arguments: {...}}``: agreed with these arguments instead
+approval       server, tool, definition (a hash), arguments, why, origins (where untrusted
+               arguments came from), yes (false: ``--yes`` does not agree): true (once), false,
+               ``always`` (this tool, in this run), ``{always: {fix: {...}}}`` (where these
+               arguments have these values), or ``{arguments: {...}}``: agreed with these
+               arguments instead
+tool_changed   server, tool (names), tools (name → hash), diff: ``accept`` or ``reject``
 review         plan (YAML text), changes (unified diff to the draft before, or null), round:
                ``accept``, ``reject``, ``{feedback: text}``, or ``{plan: YAML text}``
 elicitation    server, message, schema (JSON Schema of an object): ``{action: accept, content:
                {...}}``, ``{action: decline}`` or ``{action: cancel}``
-in_doubt       tool, arguments: the run was killed in this call. ``again``, ``failed``, or
+in_doubt       server, tool, arguments: the run was killed in this call. ``again``, ``failed``, or
                ``{outputs: {...}}``: it was done, and gave these
 job_unknown    job, scheduler, reason, folder: nothing shows how a batch job ended. ``wait``,
                ``success``, ``failure``, or ``again`` (it is submitted once more)
@@ -42,6 +45,8 @@ from fractale.questions.kinds import (
     job_unknown,
     question,
     review,
+    tool_changed,
+    tool_of,
 )
 from fractale.questions.reading import read_answer
 from fractale.questions.replies import Checked, identity, read_reply, reply
@@ -64,4 +69,6 @@ __all__ = [
     "read_reply",
     "reply",
     "review",
+    "tool_changed",
+    "tool_of",
 ]

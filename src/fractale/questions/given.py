@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 from fractale.errors import AnswerError
 from fractale.questions.forms import properties_of
-from fractale.questions.kinds import MISSING
+from fractale.questions.kinds import MISSING, tool_of
 from fractale.questions.reading import read_answer
 
 ANY_STEP: Final = "*"
@@ -88,10 +88,10 @@ def _last(step: str) -> str:
     return step.rpartition("/")[2]
 
 
-def text_of(question: Mapping[str, Any]) -> str:
-    """What tells a question from others of its step: its words, or the tool's name."""
-    words = (question.get(key) for key in ("text", "message", "tool"))
-    return next((str(each) for each in words if each), "")
+def _texts_of(question: Mapping[str, Any]) -> list[str]:
+    """What tells a question from others of its step: its words, or the tool's names."""
+    words = [str(each) for key in ("text", "message", "tool") if (each := question.get(key))]
+    return [*words, *([tool_of(question)] if question.get("tool") else [])]
 
 
 def _pick(question: Mapping[str, Any], given: Any) -> Any:
@@ -99,9 +99,9 @@ def _pick(question: Mapping[str, Any], given: Any) -> Any:
     if not isinstance(given, Mapping):
         return given
     answers = cast("Mapping[Any, Any]", given)
-    asked = _squeezed(text_of(question))
+    asked = {_squeezed(text) for text in _texts_of(question)} - {""}
     for key, answer in answers.items():
-        if asked and _squeezed(str(key)) == asked:
+        if _squeezed(str(key)) in asked:
             return answer
     return answers if _is_answer(question, {str(key) for key in answers}) else MISSING
 
@@ -112,7 +112,11 @@ def _is_answer(question: Mapping[str, Any], keys: set[str]) -> bool:
     if kind == "elicitation":
         fields = set(properties_of(question["schema"]))
         return "action" in keys or keys <= fields  # none: the defaults are right
-    own = {"approval": {"arguments"}, "review": {"feedback", "plan"}, "in_doubt": {"outputs"}}
+    own = {
+        "approval": {"arguments", "always"},
+        "review": {"feedback", "plan"},
+        "in_doubt": {"outputs"},
+    }
     return bool(keys & own.get(kind, set()))
 
 

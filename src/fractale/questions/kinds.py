@@ -55,27 +55,50 @@ def approval(
     arguments: Mapping[str, Any],
     why: str,
     *,
+    server: str = "",
+    definition: str = "",
     origins: Sequence[Mapping[str, Any]] = (),
     yes: bool = True,
 ) -> dict[str, Any]:
     """Whether a call may be made.
 
     Args:
+        tool: What its server calls it.
         arguments: The exact ones, secrets masked.
         why: Why it is asked, in words.
+        definition: The hash of what the server says of the tool: an answer is for this one only.
         origins: Of each argument that strangers may have written: where its value came from.
         yes: Whether ``--yes`` agrees to it.
     """
     question: dict[str, Any] = {
         "kind": "approval",
         "step": step,
+        "server": server,
         "tool": tool,
+        "definition": definition,
         "arguments": dict(arguments),
         "why": why,
     }
     if origins:
         question["origins"] = [dict(origin) for origin in origins]
     return question if yes else {**question, "yes": False}
+
+
+def tool_changed(step: str, server: str, tools: Mapping[str, str], diff: str) -> dict[str, Any]:
+    """Whether tools may be used that their server describes in another way than before.
+
+    Args:
+        tools: Each tool's name with the hash of its new definition: an answer is for these only.
+        diff: What changed, as a unified diff.
+    """
+    return {
+        "kind": "tool_changed",
+        "step": step,
+        "server": server,
+        "tool": ", ".join(tools),
+        "tools": dict(tools),
+        "diff": diff,
+    }
 
 
 def review(step: str, plan: str, changes: str | None, round: int) -> dict[str, Any]:  # noqa: A002
@@ -116,9 +139,27 @@ def elicitation(
     }
 
 
-def in_doubt(step: str, tool: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """What to do about a call that the run was killed in: it may have been made, or not."""
-    return {"kind": "in_doubt", "step": step, "tool": tool, "arguments": dict(arguments)}
+def in_doubt(
+    step: str, tool: str, arguments: Mapping[str, Any], *, server: str = ""
+) -> dict[str, Any]:
+    """What to do about a call that the run was killed in: it may have been made, or not.
+
+    Args:
+        tool: What its server calls it.
+    """
+    return {
+        "kind": "in_doubt",
+        "step": step,
+        "server": server,
+        "tool": tool,
+        "arguments": dict(arguments),
+    }
+
+
+def tool_of(question: Mapping[str, Any]) -> str:
+    """``server.tool``, as a question about a tool shows it; old records have no server."""
+    server = question.get("server")
+    return f"{server}.{question['tool']}" if server else str(question["tool"])
 
 
 def job_unknown(step: str, job: str, scheduler: str, reason: str, folder: str) -> dict[str, Any]:
@@ -161,8 +202,8 @@ def is_job(waiting: Any) -> bool:
 def default_answer(question: Mapping[str, Any]) -> Any:
     """What ``--yes`` answers; MISSING where there is nothing to agree to.
 
-    Whether a call in doubt was made, or how a job ended, is for somebody who looked: ``--yes``
-    never says.
+    Whether a call in doubt was made, how a job ended, or whether a changed tool may be used, is for
+    somebody who looked: ``--yes`` never says.
     """
     kind = question["kind"]
     if kind == "approval":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import string
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from fractale.errors import AnswerError
 from fractale.plain import to_json
@@ -58,7 +58,8 @@ def takes(question: Mapping[str, Any]) -> str:
         data = names[0] if len(names) == 1 else "{" + ", ".join(f"{n}: …" for n in names) + "}"
         return f"{data}, decline or cancel"
     return {
-        "approval": "yes, always, no, or {arguments: {…}}",
+        "approval": "yes, always, no, {always: {fix: [ARGUMENT, …]}}, or {arguments: {…}}",
+        "tool_changed": "accept or reject",
         "review": "accept, reject, or what should change",
         "in_doubt": "again, failed, or {outputs: {…}}",
         "job_unknown": "wait, success, failure, or again",
@@ -81,6 +82,7 @@ def examples(question: Mapping[str, Any]) -> list[str]:
     words = {
         "in_doubt": ["again", "failed"],
         "job_unknown": ["wait", "success", "failure", "again"],
+        "tool_changed": ["accept", "reject"],
     }
     return words.get(question["kind"]) or [example(question)]
 
@@ -96,7 +98,8 @@ def example(question: Mapping[str, Any]) -> str:
         return default or "TEXT"
     if kind == "elicitation":
         return _example_form(question["schema"])
-    return {"approval": "yes", "review": "accept"}.get(kind, "ANSWER")
+    words = {"approval": "yes", "review": "accept", "tool_changed": "accept"}
+    return words.get(kind, "ANSWER")
 
 
 def _example_form(schema: Mapping[str, Any]) -> str:
@@ -186,8 +189,56 @@ def _approval(question: Mapping[str, Any], raw: Any) -> Any:
     if word in ("a", "always"):
         return "always"
     data = mapping_of(raw)
+    if data is not None and set(data) == {"always"}:
+        return _always(question, data["always"])
     right = data is not None and set(data) == {"arguments"} and _is_mapping(data["arguments"])
     return data if right else None
+
+
+def _always(question: Mapping[str, Any], raw: Any) -> Any:
+    """Agreed for later calls, too, as long as some arguments stay as they are.
+
+    Returns:
+        ``{always: {fix: {argument: value}}}``; ``{always: {fix: all}}`` for exactly these
+        arguments; ``always`` where none is fixed.
+
+    Raises:
+        AnswerError: An argument is not one of the call's, or has another value in it.
+    """
+    data = mapping_of(raw)
+    if data is None or set(data) != {"fix"}:
+        return None
+    fix, given = data["fix"], question["arguments"]
+    if word_of(fix) == "all":
+        return {"always": {"fix": "all"}}
+    names = [fix] if isinstance(fix, str) else fix
+    if isinstance(names, Mapping):
+        table: Mapping[Any, Any] = cast("Mapping[Any, Any]", names)
+        names, given = list(table), {str(k): v for k, v in table.items()}
+    if not isinstance(names, list):
+        return None
+    fixed: dict[str, Any] = {}
+    for name in map(str, cast("list[Any]", names)):
+        if name not in question["arguments"]:
+            raise _not_fixable(question, f"the call has no argument `{one_line(name)}`")
+        if to_json(given[name]) != to_json(question["arguments"][name]):
+            raise _not_fixable(question, f"`{one_line(name)}` has another value in this call")
+        fixed[name] = question["arguments"][name]
+    return {"always": {"fix": fixed}} if fixed else "always"
+
+
+def _not_fixable(question: Mapping[str, Any], why: str) -> AnswerError:
+    names = ", ".join(question["arguments"]) or "none"
+    return AnswerError(
+        f"the answer to `{question.get('step')}` does not fit: {why}",
+        hint=f"arguments of the call: {names}",
+    )
+
+
+def _tool_changed(question: Mapping[str, Any], raw: Any) -> Any:
+    word = word_of(raw)
+    found = {"a": "accept", "accept": "accept", "r": "reject", "reject": "reject"}
+    return found.get(word)
 
 
 def _review(question: Mapping[str, Any], raw: Any) -> Any:
@@ -271,4 +322,5 @@ _READERS: Mapping[str, Callable[[Mapping[str, Any], Any], Any]] = {
     "in_doubt": _in_doubt,
     "job_unknown": _job_unknown,
     "failure": _failure,
+    "tool_changed": _tool_changed,
 }

@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 
 PASSING: Final = frozenset(
     {"id", "number", "of", "why", "origins", "yes", "changes", "problem", "reason", "folder"}
+    | {"diff"}
 )
 """Fields that can differ between two executions that ask the same."""
 
@@ -29,7 +30,7 @@ class Checked:
 
 
 def identity(question: Mapping[str, Any]) -> str:
-    """A hash of what a question asks: its kind, step, words, tool, arguments."""
+    """A hash of what a question asks: its kind, step, words, tool and definition, arguments."""
     asked = {key: value for key, value in question.items() if key not in PASSING}
     text = json.dumps(asked, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:24]

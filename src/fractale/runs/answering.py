@@ -8,6 +8,7 @@ from typing import Any
 
 from langgraph.types import Command
 
+from fractale.grants import grant_of
 from fractale.graph.context import RunContext
 from fractale.questions import (
     MISSING,
@@ -36,6 +37,7 @@ class Answering:
     def __init__(self, options: RunOptions) -> None:
         self._options = options
         self._elicited: dict[str, Any] = {}
+        self._of_changed: dict[str, Any] = {}
         self.context = RunContext()
         self.waiting: list[dict[str, Any]] = []
         self.asking = False
@@ -61,6 +63,10 @@ class Answering:
     async def _answer(self, question: Mapping[str, Any], first: Answers) -> Any:
         """The answer given beforehand, or the person's; MISSING where nobody says."""
         options, by = self._options, "answers"
+        if question.get("kind") == "tool_changed" and (known := _changed(question)) in (
+            self._of_changed
+        ):
+            return self._of_changed[known]  # of the same change, which another step asked about
         answer = first.find(question)
         if answer is MISSING:
             answer = options.answers.find(question)
@@ -95,9 +101,11 @@ class Answering:
         return answer
 
     def keep(self, question: Mapping[str, Any], answer: Any) -> None:
-        """What outlives the question: a tool that is allowed for good, a server's answer."""
-        if question.get("kind") == "approval" and answer == "always":
-            self.context.grants.add(question["tool"])
+        """What outlives the question: calls that are allowed for good, a server's answer."""
+        if grant := grant_of(question, answer):
+            self.context.grants.append(grant)
+        elif question.get("kind") == "tool_changed":
+            self._of_changed[_changed(question)] = answer
         elif question.get("kind") == "elicitation":
             self._elicited[identity(question)] = answer
 
@@ -108,6 +116,11 @@ class Answering:
             return self._elicited[known]
         answer = await self._answer(asked, Answers())
         return None if answer is MISSING else answer
+
+
+def _changed(question: Mapping[str, Any]) -> str:
+    """A change of tools, whichever step asks about it."""
+    return identity({**question, "step": ""})
 
 
 def in_order(interrupts: Sequence[Any]) -> list[Any]:

@@ -6,9 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
+from fractale.errors import NotRecorded
+from fractale.pins import ToolChange, change_between
 from fractale.runs.diff_fork import ForkedFrom, from_fork
 from fractale.runs.history import RunHistory, Visit
 from fractale.runs.history_values import resolve
+from fractale.runs.offered import read_offered
 
 RUN_DIR = "RUN_DIR"
 """Stands for each run's own folder, so that a path in it is no difference."""
@@ -64,6 +67,7 @@ class RunDiff:
         visits: Every visit of either run, in the order of the first; of a run and its fork, those
             from the fork on, numbered as in the run that was forked.
         forked: Where one was forked from the other one.
+        tools: The tools that both runs were offered, and that were described in another way.
     """
 
     a: RunHistory
@@ -71,11 +75,17 @@ class RunDiff:
     about: list[Change]
     visits: list[VisitDiff]
     forked: ForkedFrom | None = None
+    tools: list[ToolChange] = field(default_factory=list[ToolChange])
 
     @property
     def same(self) -> bool:
         """Whether nothing but time differs."""
-        return not self.about and self.first is None and self.a.status == self.b.status
+        return (
+            not self.about
+            and not self.tools
+            and self.first is None
+            and self.a.status == self.b.status
+        )
 
     @property
     def first(self) -> VisitDiff | None:
@@ -101,7 +111,22 @@ def diff_runs(a: RunHistory, b: RunHistory) -> RunDiff:
         about=list(changes(_about(a), _about(b))),
         visits=[_compare(a, b, one, other) for one, other in _pairs(ours, theirs)],
         forked=forked,
+        tools=_tool_changes(a, b),
     )
+
+
+def _tool_changes(a: RunHistory, b: RunHistory) -> list[ToolChange]:
+    """The tools of both runs that changed; none where a record does not say what there was."""
+    try:
+        before = {tool.qualified_name: tool for tool in read_offered(a.folder).tools}
+        now = {tool.qualified_name: tool for tool in read_offered(b.folder).tools}
+    except NotRecorded:
+        return []
+    return [
+        change_between(before[name].described, now[name])
+        for name in before
+        if name in now and before[name].definition != now[name].definition
+    ]
 
 
 def _about(history: RunHistory) -> dict[str, Any]:
@@ -234,6 +259,10 @@ def diff_data(diff: RunDiff) -> dict[str, Any]:
         "forked": asdict(diff.forked) if diff.forked else None,
         "same": diff.same,
         "about": [_change(change) for change in diff.about],
+        "tools": [
+            {"server": each.server, "tool": each.tool, "changed": each.parts, "diff": each.diff()}
+            for each in diff.tools
+        ],
         "first_difference": _place(diff.first),
         "parting": _place(diff.parting),
         "visits": [_visit(visit) for visit in diff.visits],

@@ -11,14 +11,17 @@ import json
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from fractale.errors import NotRecorded, StoreError, UsageError
+from fractale.graph.bindings import Bindings, Bound, Snapshot, bound_to, waited_for
 from fractale.models import Models
+from fractale.pins import Described, ToolChange
 from fractale.plain import to_json
 from fractale.plan.model import NOWHERE, Expression, Plan
-from fractale.plan.needs import prompts_of, shows_resources, tools_of
+from fractale.plan.needs import named_tools, prompts_of, shows_resources, tools_of
 from fractale.private import make_folder, write_private
 from fractale.settings import PolicySettings, Settings, SourcesSettings, ToolRule
 from fractale.settings.rules import POLICY_LISTS, SOURCE_KEYS
@@ -27,6 +30,8 @@ from fractale.store.records import RunFolder
 from fractale.toolbox import PromptInfo, ResourceInfo, Toolbox, ToolInfo
 
 OFFERED_FILE, SHARED = "tools.json", "offered"
+BINDINGS_FILE = "bindings.json"
+"""Which server's tool each name means that was bound after the run began; see `graph.bindings`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +52,18 @@ async def offered_by(toolbox: Toolbox, plan: Plan, agents: Collection[str] = ())
         agents: The sub-agents that no server has.
     """
     return Offered(
-        tools=await toolbox.tools(tools_of(plan, agents)),
+        tools=await toolbox.tools(await names_needed(plan, toolbox, agents)),
         prompts=await toolbox.prompts(prompts_of(plan, agents)),
         resources=await toolbox.resources() if shows_resources(plan, agents) else [],
     )
+
+
+async def names_needed(
+    plan: Plan, toolbox: Toolbox, agents: Collection[str] = ()
+) -> list[str] | None:
+    """The names of tools to wait for before a plan runs; None: all servers are waited for."""
+    names = tools_of(plan, agents)
+    return None if names is None else await waited_for(toolbox, names)
 
 
 def keep_offered(folder: RunFolder, offered: Offered, mask: Callable[[Any], Any]) -> None:
@@ -117,6 +130,47 @@ def read_offered(folder: RunFolder) -> Offered:
 def _prompt(data: dict[str, Any]) -> PromptInfo:
     fields: dict[str, Any] = {**data, "arguments": tuple(data["arguments"])}
     return PromptInfo(**fields)
+
+
+def snapshot_of(folder: RunFolder) -> Snapshot:
+    """Looks up what a run was offered of a tool when it began."""
+
+    @cache
+    def described() -> dict[Bound, Described]:
+        try:
+            return {bound_to(tool): tool.described for tool in read_offered(folder).tools}
+        except NotRecorded:
+            return {}
+
+    return lambda bound: described().get(bound)
+
+
+def bindings_of_old(folder: RunFolder, plan: Plan, agents: Collection[str]) -> dict[str, Any]:
+    """What names mean in a run of an older fractale, which did not keep it: as they were offered.
+
+    Args:
+        agents: The sub-agents that no server has.
+    """
+    try:
+        tools = read_offered(folder).tools
+    except NotRecorded:
+        return {}
+    bindings = Bindings()
+    for name in named_tools(plan, agents):
+        found = [tool for tool in tools if name in (tool.name, tool.qualified_name)]
+        if len(found) == 1:
+            bindings.bind(name, found[0])
+    return bindings.data()
+
+
+def change_notice(change: ToolChange) -> str:
+    """What to warn of before a run with a tool that changed since it was pinned."""
+    name = f"{change.server}.{change.tool}"
+    return (
+        f"server `{change.server}` changed `{change.tool}` since it was pinned "
+        f"({', '.join(change.parts)}): you are asked before it is used; to see and accept it now: "
+        f"fractale list --accept-changes {name}"
+    )
 
 
 # -- what the settings said -----------------------------------------------------------------------

@@ -45,14 +45,18 @@ async def open_toolbox(
         PlanError: A registry file is wrong, with every problem.
         SettingsError: The plan needs a server that the settings do not have.
     """
+    from fractale.graph.context import RunContext
     from fractale.mcp import EmbeddedServer, McpToolbox
+    from fractale.pins import Pins
     from fractale.registry import build_server
 
     _, found = _local(plan, registries, agents)
     servers: list[ServerSettings | EmbeddedServer] = list(servers_of(settings, plan))
     if found or functions:
         servers.append(EmbeddedServer(server=build_server(found, functions=functions)))
-    async with McpToolbox(servers, on_log=on_log) as toolbox:
+    mask = RunContext(secrets=settings.secrets).mask
+    pins = Pins(settings.lock_file, settings.servers, mask)
+    async with McpToolbox(servers, on_log=on_log, pins=pins) as toolbox:
         yield toolbox
 
 

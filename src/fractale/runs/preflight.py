@@ -8,29 +8,35 @@ from pathlib import Path
 from typing import Any
 
 from fractale.agents.catalog import Catalog
-from fractale.errors import PlanError, Problem, SettingsError
+from fractale.errors import PlanError, Problem, SettingsError, ToolError
+from fractale.graph.bindings import Bindings, Unclear, resolve
 from fractale.models import Models
 from fractale.plan.check import check_against_tools, check_plan
 from fractale.plan.model import Plan
-from fractale.plan.needs import models_of, prompts_of, tools_of
+from fractale.plan.needs import models_of, named_tools, prompts_of
 from fractale.plan.problems import in_order
+from fractale.runs.offered import names_needed
 from fractale.runs.opening import open_toolbox, own_agents, servers_of
 from fractale.settings import Settings
 from fractale.toolbox import Toolbox
 
 
-async def preflight(plan: Plan, toolbox: Toolbox, models: Models, agents: Catalog) -> None:
-    """Find what would fail before anything is run.
+async def preflight(
+    plan: Plan, toolbox: Toolbox, models: Models, agents: Catalog, bindings: Bindings
+) -> None:
+    """Find what would fail before anything is run; bind the names of tools in the plan.
 
     Raises:
-        PlanError: The plan is invalid, or names tools or prompts that are not there.
+        PlanError: The plan is invalid, or names tools or prompts that are not there, or a tool
+            that another server may have, too, which did not answer.
         SettingsError: A model that the plan needs cannot be used.
     """
-    found = await check_online(plan, toolbox, agents, only_needed=True)
+    found = await check_online(plan, toolbox, agents, only_needed=True, bindings=bindings)
     if not all(server.connected for server in await toolbox.servers(())):
         # What is not found may be on a server that is not there: its step tells of that.
         found = [p for p in found if p.missing is None]
-    problems = in_order([*check_plan(plan), *found])
+    unclear = await bind_names(plan, toolbox, agents, bindings)
+    problems = in_order([*check_plan(plan), *found, *unclear])
     if errors := [p for p in problems if p.severity == "error"]:
         raise PlanError(errors)
     for name in models_of(plan):
@@ -43,21 +49,50 @@ async def preflight(plan: Plan, toolbox: Toolbox, models: Models, agents: Catalo
             )
 
 
+async def bind_names(
+    plan: Plan, toolbox: Toolbox, agents: Catalog, bindings: Bindings
+) -> list[Problem]:
+    """Bind the tools that steps of the plan name; gives the names that may mean several.
+
+    A name that is not found now is bound when its step is entered.
+    """
+    found: list[Problem] = []
+    for name, steps in named_tools(plan, agents.names()).items():
+        try:
+            await resolve(toolbox, bindings, name)
+        except Unclear as error:
+            words = f"{error.message}; {error.hint}"
+            found += [Problem("unclear-tool", words, s.position, f"step `{s.name}`") for s in steps]
+        except ToolError:
+            continue  # its step tells of it
+    return found
+
+
 async def check_online(
-    plan: Plan, toolbox: Toolbox, agents: Catalog, *, only_needed: bool = False
+    plan: Plan,
+    toolbox: Toolbox,
+    agents: Catalog,
+    *,
+    only_needed: bool = False,
+    bindings: Bindings | None = None,
 ) -> list[Problem]:
     """What is wrong with the plan's tools, prompts and arguments, by the servers' schemas.
 
     Args:
         only_needed: Wait for no server that the plan does not need.
+        bindings: What names mean already.
     """
-    of_tools = tools_of(plan, agents.names()) if only_needed else None
+    of_tools = await names_needed(plan, toolbox, agents.names()) if only_needed else None
     of_prompts = prompts_of(plan, agents.names()) if only_needed else None
     tools = {
         name: {"input_schema": tool.input_schema, "output_schema": tool.output_schema}
         for tool in await toolbox.tools(of_tools)
         for name in (tool.name, tool.qualified_name)
     }
+    for name, bound in (bindings or Bindings()).names.items():
+        tools.pop(name, None)
+        if bound.qualified_name in tools:
+            tools[name] = tools[bound.qualified_name]
     prompts = {p.name: {"arguments": list(p.arguments)} for p in await toolbox.prompts(of_prompts)}
     # To know what a sub-agent takes imports it: only those are that a step asks.
     asked = _asked_by(plan)

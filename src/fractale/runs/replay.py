@@ -16,6 +16,7 @@ from typing import Any
 from fractale.agents.catalog import Catalog
 from fractale.errors import NotRecorded, StoreError
 from fractale.events import Listener
+from fractale.graph.bindings import Bindings
 from fractale.graph.context import MASK, Dependencies
 from fractale.models import Models
 from fractale.plan.model import Limits, Plan
@@ -31,6 +32,7 @@ from fractale.runs.replay_calls import RecordedJournal, ReplayJournal
 from fractale.runs.replay_compare import Comparison, Diverged, RecordEnds, Rules
 from fractale.runs.replay_events import Data, as_one_process
 from fractale.runs.replay_outside import (
+    RecordedBindings,
     RecordedJobs,
     RecordedModels,
     RecordedOutputs,
@@ -177,7 +179,7 @@ class _Stage:
         listeners: Sequence[Listener],
     ) -> None:
         if not self.live.tools:
-            await preflight(self.plan, deps.toolbox, deps.models, self.agents)
+            await preflight(self.plan, deps.toolbox, deps.models, self.agents, Bindings())
         session = self._session(comparison, deps, listeners)
         jobs = RecordedJobs(self.recording.folder.path / "jobs")
         session.context.journal = ReplayJournal(journal, comparison, self.live.rules, jobs.has_log)
@@ -210,6 +212,9 @@ class _Stage:
         )
         session.context.run_dir = recording.run_dir
         session.context.folder = Path(str(recording.head.get("folder") or Path.cwd()))
+        session.context.bindings = (
+            Bindings() if live.tools else RecordedBindings.recorded(recording.head, self.events)
+        )
         if entry := read_entry(recording.folder):
             session.fork(entry, recording.head["parent"])
         return session

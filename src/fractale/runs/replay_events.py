@@ -49,7 +49,10 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 """What of each event counts: no times, no ids, no words of the plan that nothing depends on."""
 
 REFERRED = {"inputs_ref": "inputs", "outputs_ref": "outputs"}
-QUESTION_PASSING = ("id", "number", "of", "problem", "call", "round")
+QUESTION_PASSING = ("id", "number", "of", "problem", "call", "round", "diff")
+OF_TOOL = ("server", "definition")
+"""Of a question about a call: what older records do not have."""
+
 JOB_SUBMIT = "job_submit"
 CALL_STARTS = ("tool_started", "model_started")
 CALL_ENDS = ("tool_finished", "model_finished")
@@ -142,7 +145,10 @@ class Stream:
             return not event.get("step")  # what is told before anything runs
         if kind == "answered":
             asked = cast("Data", event.get("question") or {}).get("kind")
-            return asked == "in_doubt" or (asked == "elicitation" and not self._elicitations)
+            # Whether a server changed a tool meanwhile is not to be seen in a replay.
+            return asked in ("in_doubt", "tool_changed") or (
+                asked == "elicitation" and not self._elicitations
+            )
         return False
 
     def _visit(self, step: str) -> Visited:
@@ -197,9 +203,9 @@ class Stream:
         if kind == "step_started" and event.get("type") == "plan":
             data.pop("target", None)  # the path of a file, which the record keeps elsewhere
         if kind == "answered":
-            data["question"] = _question(event.get("question") or {})
+            data["question"] = question_words(event.get("question") or {})
         if kind == "run_finished":
-            data["waiting"] = [_question(each) for each in event.get("waiting") or ()]
+            data["waiting"] = [question_words(each) for each in event.get("waiting") or ()]
             usage = cast("Data", event.get("usage") or {})
             data["usage"] = {k: v for k, v in usage.items() if k != "seconds"}
         if kind == "tool_started" and event.get("tool") == JOB_SUBMIT:
@@ -214,11 +220,13 @@ def _above(step: str) -> str:
     return _LAST_PART.sub("", step) if _LAST_PART.search(step) else ""
 
 
-def _question(question: Data) -> dict[str, Any]:
+def question_words(question: Data) -> dict[str, Any]:
     """A question without the ids of its run; of a batch job that is waited for, only whose."""
     if question.get("kind") == "job":
         return {"kind": "job", "step": question.get("step")}
-    return {k: v for k, v in question.items() if k not in QUESTION_PASSING}
+    of_call = question.get("kind") in ("approval", "in_doubt")
+    passing = (*QUESTION_PASSING, *OF_TOOL) if of_call else QUESTION_PASSING
+    return {k: v for k, v in question.items() if k not in passing}
 
 
 def as_one_process(events: Sequence[Data], begun: Container[str]) -> list[Data]:

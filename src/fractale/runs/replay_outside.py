@@ -14,12 +14,15 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatResult
 
 from fractale.errors import NotRecorded, ToolError
+from fractale.grants import Grant
+from fractale.graph.bindings import Bindings, Bound
 from fractale.graph.job_end import LOG_FILE
 from fractale.models import Models
+from fractale.pins import ToolChange, change_between
 from fractale.policy import PlannedCall, Policy, Ruling
-from fractale.questions import MISSING, Checked
+from fractale.questions import MISSING, Checked, tool_of
 from fractale.runs.offered import Offered
-from fractale.runs.replay_events import QUESTION_PASSING, Data
+from fractale.runs.replay_events import Data, question_words
 from fractale.settings import Price, Settings
 from fractale.store.journal import digest_of
 from fractale.store.outputs import FileOutputs, MemoryOutputs, is_reference
@@ -93,6 +96,7 @@ class RecordedToolbox:
         *,
         on_progress: OnProgress | None = None,
         on_elicit: OnElicit | None = None,
+        definition: str | None = None,
     ) -> ToolResult:
         """No tool is called."""
         _nothing(f"a call of `{name}`")
@@ -182,7 +186,7 @@ class RecordedPerson:
     async def answer(self, question: Mapping[str, Any]) -> Any:
         """The answer to a question, or MISSING: then nobody gave one."""
         kinds = [q for q, _ in self._left if _asks(q) == _asks(question)]
-        same = [q for q in kinds if _words(q) == _words(question)]
+        same = [q for q in kinds if question_words(q) == question_words(question)]
         for number, (asked, answer) in enumerate(self._left):
             if asked is (same or kinds or [None])[0]:
                 del self._left[number]
@@ -194,10 +198,6 @@ class RecordedPerson:
 
 def _asks(question: Data) -> tuple[Any, ...]:
     return question.get("step"), question.get("kind")
-
-
-def _words(question: Data) -> dict[str, Any]:
-    return {k: v for k, v in question.items() if k not in QUESTION_PASSING}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,13 +215,44 @@ class RecordedPolicy(Policy):
         """The policy of a run, with what was asked in it."""
         return cls(settings=policy.settings, asked=frozenset(_approvals(events)))
 
-    def rule(self, call: PlannedCall, grants: frozenset[str] = frozenset()) -> Ruling:
+    def rule(self, call: PlannedCall, grants: Collection[Grant] = ()) -> Ruling:
         """Decide about a call as it was decided."""
         ruling = Policy.rule(self, call, grants)
-        about = (call.tool.name, digest_of(dict(call.arguments)))
-        if ruling.verdict == "ask" and about not in self.asked:
+        digest = digest_of(dict(call.arguments))
+        # Older records have the name that the run used, without its server.
+        names = (call.tool.qualified_name, call.tool.name, call.tool.own_name)
+        if ruling.verdict == "ask" and not any((name, digest) in self.asked for name in names):
             return Ruling("allow", "nobody was asked in the run that is replayed")
         return ruling
+
+
+@dataclass(slots=True)
+class RecordedBindings(Bindings):
+    """Asks about the changes of tools that the record asked about, and about no others."""
+
+    asked: frozenset[tuple[Bound, str]] = frozenset()
+
+    @classmethod
+    def recorded(cls, head: Data, events: Iterable[Data]) -> RecordedBindings:
+        """The bindings of a run when it began, with what was asked in it."""
+        found = cls(asked=frozenset(_changes(events)))
+        found.take(head.get("bindings") or {})
+        return found
+
+    def change_of(self, tool: ToolInfo) -> ToolChange | None:
+        """A change that was asked about and is not accepted yet."""
+        bound = Bound(tool.server, tool.own_name)
+        if (bound, tool.definition) not in self.asked or bound in self.accepted:
+            return None
+        return change_between(None, tool)
+
+
+def _changes(events: Iterable[Data]) -> Iterable[tuple[Bound, str]]:
+    for event in events:
+        for question in (event.get("question"), *(event.get("waiting") or ())):
+            if question and question.get("kind") == "tool_changed":
+                for name, definition in question["tools"].items():
+                    yield Bound(str(question["server"]), name), definition
 
 
 def _approvals(events: Iterable[Data]) -> Iterable[tuple[str, str]]:
@@ -229,7 +260,7 @@ def _approvals(events: Iterable[Data]) -> Iterable[tuple[str, str]]:
         questions = [event.get("question"), *(event.get("waiting") or ())]
         for question in questions:
             if question and question.get("kind") == "approval":
-                yield str(question["tool"]), digest_of(question["arguments"])
+                yield tool_of(question), digest_of(question["arguments"])
 
 
 class RecordedOutputs(MemoryOutputs):

@@ -10,12 +10,14 @@ from typing import Any
 
 from fractale.agents.catalog import Catalog
 from fractale.errors import StoreError, UsageError
+from fractale.graph.bindings import Bindings
 from fractale.graph.context import Dependencies
 from fractale.models import Models
+from fractale.pins import pins_of
 from fractale.plan.inputs import bind_inputs
 from fractale.plan.model import Plan
 from fractale.plan.needs import tools_of
-from fractale.policy import Policy
+from fractale.policy import Policy, allowed_by
 from fractale.runs.continuing import (
     plan_today,
     refuse_changed_tools,
@@ -37,7 +39,16 @@ from fractale.runs.forking import (
 )
 from fractale.runs.history_reader import read_history
 from fractale.runs.jobs import JOBS, RunJobs
-from fractale.runs.offered import keep_offered, offered_by, settings_data
+from fractale.runs.offered import (
+    BINDINGS_FILE,
+    bindings_of_old,
+    change_notice,
+    keep_offered,
+    names_needed,
+    offered_by,
+    settings_data,
+    snapshot_of,
+)
 from fractale.runs.options import RunOptions
 from fractale.runs.plans import keep_plan, plan_hash
 from fractale.runs.preflight import preflight
@@ -45,6 +56,7 @@ from fractale.runs.provenance import tool_hashes, versions
 from fractale.runs.result import RunResult
 from fractale.runs.session import Session, checkpoints
 from fractale.settings import Settings
+from fractale.store.notes import FileNotes, MemoryNotes
 from fractale.store.outputs import FileOutputs, MemoryOutputs, OutputStore
 from fractale.store.records import ID_LENGTH, SHARED_ID_LENGTH, RunFolder, RunFolders
 from fractale.toolbox import Toolbox
@@ -76,6 +88,7 @@ class Runs:
         self._policy = policy or Policy(settings=settings.policy)
         self._agents = agents or Catalog()
         self._folders = RunFolders(settings.state_dir)
+        self._pins = pins_of(toolbox)
 
     async def start(
         self,
@@ -101,8 +114,11 @@ class Runs:
         """
         options = options or RunOptions()
         values = bind_inputs(plan, inputs or {}, secrets)
-        await preflight(plan, self._toolbox, self._models, self._agents)
-        session, kept = await self._begin(plan, values, options, secrets or {}, head or {})
+        bindings = Bindings(pins=self._pins)
+        await preflight(plan, self._toolbox, self._models, self._agents, bindings)
+        session, kept = await self._begin(
+            plan, values, options, secrets or {}, head or {}, bindings
+        )
         return await session.drive(kept)
 
     async def _begin(
@@ -112,6 +128,7 @@ class Runs:
         options: RunOptions,
         secrets: Mapping[str, str],
         head: Mapping[str, Any],
+        bindings: Bindings,
         fill: Callable[[RunFolder, OutputStore], None] = lambda _folder, _store: None,
     ) -> tuple[Session, dict[str, Any]]:
         """A new run, ready to be driven, and its inputs as its state holds them.
@@ -119,11 +136,14 @@ class Runs:
         Args:
             fill: Puts into the run's folder what must be there before its head is.
         """
+        changed = await self._pin(plan)
         folder = self._new_folder(options.run_id) if options.keep else None
         run_id = folder.run_id if folder else options.run_id or "run"
         store = FileOutputs(folder.outputs) if folder else MemoryOutputs()
         dependencies = self._dependencies(store, folder)
         session = Session(self._settings, dependencies, plan, options, run_id, folder, secrets)
+        session.context.bindings = bindings
+        session.notices += changed
         kept = {name: store.put(session.context.mask(value)) for name, value in values.items()}
         if folder:
             try:
@@ -137,11 +157,25 @@ class Runs:
             known = {
                 "versions": versions(),
                 "tools": tool_hashes(offered.tools),
+                "bindings": bindings.data(),
                 "settings": settings_data(self._settings, self._models, policy),
             }
             folder.write_head({**_head(plan, kept), **known, **head})
             keep_plan(folder, plan)
+            bindings.attach(FileNotes(folder.path / BINDINGS_FILE))
+            bindings.snapshots.append(snapshot_of(folder))
         return session, kept
+
+    async def _pin(self, plan: Plan) -> list[tuple[str, str]]:
+        """Pin what is seen first; warns of what changed since it was pinned."""
+        needed = await names_needed(plan, self._toolbox, self._agents.names())
+        tools = await self._toolbox.tools(needed)
+        listed = [s.name for s in await self._toolbox.servers(()) if s.listed]
+        globs = None if needed is None else tuple(needed)
+        changes = self._pins.changes(tool for tool in tools if allowed_by(globs, tool))
+        self._pins.see(tools, listed)
+        self._pins.save()
+        return [("tool-changed", change_notice(change)) for change in changes]
 
     async def fork(
         self,
@@ -181,7 +215,9 @@ class Runs:
             point = await find_point(saver, history, at)
         check_entry(plan, point.entry)
         values = bind_inputs(plan, {**inherited_inputs(history, plan), **changes.inputs}, secrets)
-        await preflight(plan, self._toolbox, self._models, self._agents)
+        bindings = self._bindings_of(history.folder, history.head, plan)
+        bindings.attach(MemoryNotes())  # the parent's record is only read
+        await preflight(plan, self._toolbox, self._models, self._agents, bindings)
         theirs, parent = FileOutputs(history.folder.outputs), point.parent(history.run)
         entry = with_outputs(point.entry, theirs, changes.outputs)
 
@@ -192,7 +228,9 @@ class Runs:
             write_entry(folder, entry)
 
         kept = {**_kept_of(history.head), **(head or {}), "parent": parent}
-        session, inputs = await self._begin(plan, values, options, secrets or {}, kept, fill)
+        session, inputs = await self._begin(
+            plan, values, options, secrets or {}, kept, bindings, fill
+        )
         session.fork(entry, parent)
         told = new_outputs(point.entry, theirs, changes.outputs)
         told += notices(history, plan, entry, values)
@@ -225,11 +263,19 @@ class Runs:
             self._settings, dependencies, plan, options, folder.run_id, folder, secrets or {}
         )
         session.context.folder = Path(head.get("folder") or Path.cwd())
+        session.context.bindings = self._bindings_of(folder, head, plan)
         if notice := version_notice(head):
             session.notices.append(("versions", notice))
         if entry := read_entry(folder):
             session.fork(entry, head["parent"])
         return await session.resume(head["inputs"])
+
+    def _bindings_of(self, folder: RunFolder, head: Mapping[str, Any], plan: Plan) -> Bindings:
+        """What names mean in a run that was begun before."""
+        bindings = Bindings(pins=self._pins, snapshots=[snapshot_of(folder)])
+        bindings.take(head.get("bindings") or bindings_of_old(folder, plan, self._agents.names()))
+        bindings.attach(FileNotes(folder.path / BINDINGS_FILE))
+        return bindings
 
     async def _check_tools(self, folder: RunFolder, head: Mapping[str, Any], plan: Plan) -> None:
         """See that the tools that are still needed take and give what they did."""

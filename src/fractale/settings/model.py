@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from fractale.settings.waiting import Waiting
 DEFAULT_PROVIDER = "gemini"
 DEFAULT_MODELS = {"gemini": "gemini-2.5-pro", "openai": "gpt-4.1", "local": "smollm2-135m"}
 DEFAULT_MAX_ATTEMPTS = 100
+LOCK_FILE = "fractale.lock"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,14 @@ class Settings:
             return self.model
         name = self.model or DEFAULT_MODELS.get(self.provider, "")
         return f"{self.provider}:{name}"
+
+    @property
+    def lock_file(self) -> Path:
+        """Where the tools of servers are pinned: beside the project's settings if it has any."""
+        project = self.project
+        if project and project.config and not self.waiting and os.access(project.folder, os.W_OK):
+            return project.folder / LOCK_FILE
+        return self.state_dir / LOCK_FILE
 
     @property
     def checkpoints(self) -> Path | str:

@@ -46,6 +46,7 @@ from fractale.toolbox import (
     ServerStatus,
     ToolInfo,
     ToolResult,
+    changed_meanwhile,
 )
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -304,15 +305,19 @@ class FakeToolServer:
         *,
         on_progress: OnProgress | None = None,
         on_elicit: OnElicit | None = None,
+        definition: str | None = None,
     ) -> ToolResult:
         """Record the call and give the tool's next answer.
 
         Raises:
-            ToolError: There is no such tool, or the answer is an error of fractale's own.
+            ToolError: There is no such tool, it has another definition than the one given, or the
+                answer is an error of fractale's own.
             TransportError: The answer is a loss.
             Exception: What `on_elicit` raised, as it is.
         """
         fake = self._find("tool", name, self._tools)
+        if definition not in (None, fake.info.definition):
+            raise changed_meanwhile(self.name, fake.info.name)
         self.calls.append(FakeCall(fake.info.name, dict(arguments)))
         if not fake.answers:
             raise ToolError(

@@ -1,0 +1,399 @@
+"""Which server's tool a name means in a run, and which definition of it was agreed to.
+
+A bare name is resolved once: for a step of the plan when the run starts, for a model when the tool
+is offered. From then on it means that server's tool, also after a resume, after the server's list
+changed, and while the server is down. A tool whose definition is not the one that was agreed to is
+asked about before it is offered or called again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from glob import has_magic
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from fractale import questions
+from fractale.errors import PolicyError, ToolError, TransportError
+from fractale.pins import (
+    LOCAL,
+    Described,
+    Pins,
+    ToolChange,
+    change_between,
+    hash_of,
+    pins_of,
+    tool_from,
+)
+from fractale.store.notes import MemoryNotes, Notes
+from fractale.toolbox import Toolbox, ToolInfo
+
+if TYPE_CHECKING:
+    from fractale.graph.visit import Visit
+
+KEY = "bindings"
+Snapshot: TypeAlias = "Callable[[Bound], Described | None]"
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A tool of one server: what it calls it."""
+
+    server: str
+    tool: str
+
+    @property
+    def qualified_name(self) -> str:
+        """``server.tool``."""
+        return f"{self.server}.{self.tool}"
+
+
+def bound_to(tool: ToolInfo) -> Bound:
+    """The tool without what is said of it."""
+    return Bound(tool.server, tool.own_name)
+
+
+@dataclass(slots=True)
+class Bindings:
+    """The bound names of one run.
+
+    Args:
+        notes: Where they are kept for later processes of the run.
+        pins: What was agreed to in earlier runs.
+        snapshots: Each gives what a run was offered of a tool when it began, for comparisons.
+        accepted: Tools that changed, which the person accepted in this process.
+    """
+
+    notes: Notes = field(default_factory=MemoryNotes)
+    pins: Pins = field(default_factory=Pins)
+    snapshots: list[Snapshot] = field(default_factory=list["Snapshot"])
+    accepted: set[Bound] = field(default_factory=set[Bound])
+    _names: dict[str, Bound] = field(default_factory=dict[str, Bound])
+    _agreed: dict[Bound, str] = field(default_factory=dict[Bound, str])
+    _rejected: set[tuple[Bound, str]] = field(default_factory=set[tuple[Bound, str]])
+
+    # -- what is kept ---------------------------------------------------------------------------
+
+    def take(self, data: Mapping[str, Any]) -> None:
+        """Add what `data` kept of a run; names that are bound stay as they are."""
+        names: Mapping[str, Sequence[str]] = data.get("names") or {}
+        agreed: Mapping[str, Mapping[str, str]] = data.get("agreed") or {}
+        rejected: Sequence[Sequence[str]] = data.get("rejected") or ()
+        for name, (server, tool) in names.items():
+            self._names.setdefault(name, Bound(server, tool))
+        for server, tools in agreed.items():
+            self._agreed |= {Bound(server, tool): each for tool, each in tools.items()}
+        self._rejected |= {(Bound(server, tool), each) for server, tool, each in rejected}
+
+    def data(self) -> dict[str, Any]:
+        """All of it as JSON."""
+        agreed: dict[str, dict[str, str]] = {}
+        for bound, definition in self._agreed.items():
+            agreed.setdefault(bound.server, {})[bound.tool] = definition
+        return {
+            "names": {name: [each.server, each.tool] for name, each in self._names.items()},
+            "agreed": agreed,
+            "rejected": [[b.server, b.tool, definition] for b, definition in self._rejected],
+        }
+
+    def attach(self, notes: Notes) -> None:
+        """Take over what earlier processes of the run kept in its notes, and keep on there."""
+        self.notes = notes
+        self.take(notes.get(KEY) or {})
+
+    def keep(self) -> None:
+        """Write it down for later processes of the run."""
+        self.notes.put(KEY, self.data())
+
+    # -- names ----------------------------------------------------------------------------------
+
+    @property
+    def names(self) -> Mapping[str, Bound]:
+        """Every bound name."""
+        return self._names
+
+    def of(self, name: str) -> Bound | None:
+        """The tool that a bare name is bound to; None if it is not bound."""
+        return self._names.get(name)
+
+    def bind(self, name: str, tool: ToolInfo) -> bool:
+        """Bind a name for the rest of the run, unless it is bound; returns whether it was not."""
+        new = name not in self._names and name != tool.qualified_name
+        if new:
+            self._names[name] = bound_to(tool)
+        return self._agree_at_first(tool) or new
+
+    def bind_missing(self, name: str, bound: Bound, definition: str) -> None:
+        """Bind a name to a tool that is not there now, as it was pinned."""
+        self._names.setdefault(name, bound)
+        self._agreed.setdefault(bound, definition)
+
+    def _agree_at_first(self, tool: ToolInfo) -> bool:
+        """What a run sees first is agreed to, unless another definition is pinned."""
+        bound = bound_to(tool)
+        if bound in self._agreed:
+            return False
+        pinned = self.pins.of(tool.server, tool.own_name)
+        self._agreed[bound] = str(pinned["definition"]) if pinned else tool.definition
+        return True
+
+    def shown(self, tool: ToolInfo) -> ToolInfo:
+        """The tool under a name that means it: qualified where its bare name means another."""
+        other = self._names.get(tool.name)
+        if other is None or other == bound_to(tool):
+            return tool
+        return replace(tool, name=tool.qualified_name)
+
+    def absent(self, servers: Collection[str]) -> list[ToolInfo]:
+        """The bound tools of servers that did not answer yet, as they were agreed to."""
+        found: list[ToolInfo] = []
+        for name, bound in self._names.items():
+            if bound.server in servers and (described := self._before(bound, self._agreed[bound])):
+                found.append(tool_from(described, name, bound.server))
+        return found
+
+    def exact(self, globs: Sequence[str]) -> tuple[str, ...]:
+        """A list of tools with each bound name in it qualified; patterns stay as they are."""
+        return tuple(
+            bound.qualified_name if (bound := self._names.get(glob)) else glob for glob in globs
+        )
+
+    # -- definitions ----------------------------------------------------------------------------
+
+    def definition(self, tool: ToolInfo) -> str | None:
+        """The hash of what was agreed to of a tool; None if any definition will do."""
+        return None if self._is_own(tool) else self._agreed.get(bound_to(tool))
+
+    def _is_own(self, tool: ToolInfo) -> bool:
+        """Whether it is a person's own function, which may change at any time."""
+        return tool.server == LOCAL and not self.pins.covers(LOCAL)
+
+    def change_of(self, tool: ToolInfo) -> ToolChange | None:
+        """How a tool differs from what was agreed to; None if it does not."""
+        agreed = self._agreed.get(bound_to(tool))
+        if agreed is None or self._is_own(tool) or agreed == tool.definition:
+            return None
+        return change_between(self._before(bound_to(tool), agreed), tool)
+
+    def _before(self, bound: Bound, agreed: str) -> Described | None:
+        pinned = self.pins.of(bound.server, bound.tool)
+        if pinned is not None and pinned["definition"] == agreed:
+            return pinned
+        found = (snapshot(bound) for snapshot in self.snapshots)
+        return next((each for each in found if each and hash_of(each) == agreed), None)
+
+    def is_rejected(self, tool: ToolInfo) -> bool:
+        """Whether the person refused this definition of the tool in this run."""
+        return (bound_to(tool), tool.definition) in self._rejected
+
+    def accept(self, tools: Iterable[ToolInfo]) -> None:
+        """Agree to tools as they are now, in this run and in later ones."""
+        found = list(tools)
+        for tool in found:
+            self._agreed[bound_to(tool)] = tool.definition
+            self.accepted.add(bound_to(tool))
+        self.keep()
+        self.pins.accept(found)
+        self.pins.save()
+
+    def reject(self, tools: Iterable[ToolInfo]) -> None:
+        """Use tools no more in this run as they are now."""
+        self._rejected.update((bound_to(tool), tool.definition) for tool in tools)
+        self.keep()
+
+
+# -- finding a tool by its name ------------------------------------------------------------------
+
+
+async def resolve(toolbox: Toolbox, bindings: Bindings, name: str) -> ToolInfo:
+    """The tool that a name means in a run; binds a name that was not bound.
+
+    Raises:
+        Unclear: A server that did not answer may have a tool of that bare name.
+        ToolError: No server has it, or several have.
+        TransportError: Its server cannot be reached.
+    """
+    if bound := bindings.of(name):
+        return await _of_server(toolbox, name, bound)
+    unheard = await _wait_for_those_who_may(toolbox, bindings.pins, name)
+    try:
+        tool = await _find(toolbox, name)
+    except ToolError:
+        _bind_missing(bindings, name, unheard)
+        raise
+    if name != tool.qualified_name and tool.server != LOCAL:
+        _check_clear(bindings.pins, name, tool, unheard)
+    if bindings.bind(name, tool):
+        bindings.keep()
+    return tool
+
+
+async def _find(toolbox: Toolbox, name: str) -> ToolInfo:
+    """The tool of a name; servers that are known not to have it are not waited for."""
+    wanted = await waited_for(toolbox, [name])
+    if name not in wanted:
+        tools = await toolbox.tools(wanted)
+        found = [tool for tool in tools if tool.own_name == name]
+        if len(found) == 1:
+            return found[0]
+    return await toolbox.find_tool(name)
+
+
+async def waited_for(toolbox: Toolbox, names: Iterable[str]) -> list[str]:
+    """Names to wait for in place of some: of each server that is known to have a bare one.
+
+    A bare name stays if a server was never seen: it may have it.
+    """
+    pins = pins_of(toolbox)
+    servers = [status.name for status in await toolbox.servers(())]
+    remote = [server for server in servers if server != LOCAL or pins.covers(server)]
+    known = {server: pins.known(server) for server in remote}
+    found: list[str] = []
+    for name in names:
+        had = [server for server, tools in known.items() if name in (tools or ())]
+        bare = not has_magic(name) and not any(name.startswith(f"{each}.") for each in servers)
+        if bare and had and None not in known.values():
+            found += [f"{server}.{name}" for server in (*had, *set(servers).difference(remote))]
+        else:
+            found.append(name)
+    return found
+
+
+class Unclear(ToolError):
+    """A bare name is on one server, and on another one that did not answer, perhaps, too."""
+
+
+async def _of_server(toolbox: Toolbox, name: str, bound: Bound) -> ToolInfo:
+    """A bound tool, and never another server's of that name."""
+    try:
+        tool = await toolbox.find_tool(bound.qualified_name)
+    except TransportError:
+        raise
+    except ToolError as error:
+        if bound.server not in {server.name for server in await toolbox.servers(())}:
+            raise _server_gone(name, bound) from error
+        if (bound.server, True) in {(s.name, s.connected) for s in await toolbox.servers(())}:
+            raise ToolError(
+                f"server `{bound.server}` has no tool `{bound.tool}` any more; `{name}` means "
+                "that one in this run",
+                hint=f"see what it has: fractale list tools; or write another server's tool as "
+                f"`SERVER.{bound.tool}` and run the plan again",
+            ) from error
+        raise
+    if (tool.server, tool.own_name) != (bound.server, bound.tool):
+        raise _server_gone(name, bound)
+    return tool
+
+
+def _server_gone(name: str, bound: Bound) -> TransportError:
+    return TransportError(
+        f"`{name}` means `{bound.qualified_name}` in this run, and the run has no server "
+        f"`{bound.server}` now",
+        sent=False,
+        hint=f"put `{bound.server}` back into the settings: fractale config",
+    )
+
+
+async def _wait_for_those_who_may(toolbox: Toolbox, pins: Pins, name: str) -> set[str]:
+    """Wait for servers that may have a bare name; gives those that still did not answer.
+
+    A server of which it is known that it did not have the name is not waited for.
+    """
+    statuses = await toolbox.servers(())
+    if any(name.startswith(f"{status.name}.") for status in statuses):
+        return set()
+    unheard = {status.name for status in statuses if not status.listed}
+    meant = {s for s in unheard if (had := pins.known(s)) is None or name in had}
+    if meant:
+        await toolbox.tools([f"{server}.{name}" for server in meant])
+    return {s.name for s in await toolbox.servers(()) if not s.listed} if unheard else set()
+
+
+def _check_clear(pins: Pins, name: str, tool: ToolInfo, unheard: Iterable[str]) -> None:
+    """See that no server that did not answer may be the one that a name means.
+
+    Raises:
+        Unclear: One may be.
+    """
+    for server in sorted(set(unheard) - {tool.server}):
+        had = pins.known(server)
+        if had is not None and name not in had:
+            continue
+        known = "has it, too" if had is not None else "may have it"
+        others = f" or `{server}.{tool.own_name}`" if had is not None else ""
+        raise Unclear(
+            f"`{name}` is on `{tool.server}`, but `{server}` did not answer and {known}",
+            hint=f"write `{tool.qualified_name}`{others}; why it does not answer: "
+            "fractale list servers",
+        )
+
+
+def _bind_missing(bindings: Bindings, name: str, unheard: Iterable[str]) -> None:
+    """Bind a name to the one server that had it, and does not answer now."""
+    had = [server for server in unheard if name in (bindings.pins.known(server) or ())]
+    if len(had) == 1 and (pinned := bindings.pins.of(had[0], name)):
+        bindings.bind_missing(name, Bound(had[0], name), str(pinned["definition"]))
+        bindings.keep()
+
+
+# -- in a step -----------------------------------------------------------------------------------
+
+
+async def find_tool(visit: Visit, name: str) -> ToolInfo:
+    """The tool that a step names, as the person agreed to it.
+
+    Raises:
+        PolicyError: It changed, and the person refused that.
+        ToolError: See `resolve`.
+        GraphInterrupt: It changed, and nobody answered yet.
+    """
+    bindings = visit.context.bindings
+    tool = await resolve(visit.deps.toolbox, bindings, name)
+    if not agreed_to(visit, [tool]):
+        raise PolicyError(
+            f"`{tool.qualified_name}` was not called: its server changed it, and you rejected that",
+            hint=f"see what changed: fractale list --changes {tool.qualified_name}",
+        )
+    return tool
+
+
+def offered(visit: Visit, tools: Iterable[ToolInfo]) -> list[ToolInfo]:
+    """Tools as a model may be shown them: bound, and as the person agreed to them.
+
+    Raises:
+        GraphInterrupt: One changed, and nobody answered yet.
+    """
+    bindings = visit.context.bindings
+    found = [bindings.shown(tool) for tool in tools]
+    new = [tool for tool in found if bindings.bind(tool.name, tool)]
+    if new:
+        bindings.keep()
+    return agreed_to(visit, found)
+
+
+def agreed_to(visit: Visit, tools: Sequence[ToolInfo]) -> list[ToolInfo]:
+    """Those of some tools that are as the person agreed to them; the others are asked about.
+
+    Raises:
+        GraphInterrupt: Nobody answered yet.
+    """
+    from fractale.graph.interrupts import ask
+
+    bindings = visit.context.bindings
+    changed: dict[str, list[tuple[ToolInfo, ToolChange]]] = {}
+    for tool in tools:
+        change = None if bindings.is_rejected(tool) else bindings.change_of(tool)
+        if change is not None:
+            changed.setdefault(tool.server, []).append((tool, change))
+    for server, found in changed.items():
+        hashes = {change.tool: change.definition for _, change in found}
+        answer = ask(visit, questions.tool_changed(visit.path, server, hashes, diff_of(found)))
+        (bindings.accept if answer == "accept" else bindings.reject)([tool for tool, _ in found])
+    return [tool for tool in tools if not bindings.is_rejected(tool)]
+
+
+def diff_of(found: Sequence[tuple[ToolInfo, ToolChange]]) -> str:
+    """What changed in some tools of a server, each under its name if there are several."""
+    if len(found) == 1:
+        return found[0][1].diff()
+    return "\n".join(f"{change.server}.{change.tool}\n{change.diff()}" for _, change in found)
