@@ -38,6 +38,7 @@ REAL_FILES = {
     "test_kills": "kills",
     "test_lost_database": "PostgreSQL, kills",
     "test_lost_servers": "MCP servers that are killed",
+    "test_other_user_studio": "another user, the development server",
     "test_postgres": "PostgreSQL",
     "test_replay_kills": "kills",
     "test_requeue": "Slurm, minutes",

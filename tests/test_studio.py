@@ -12,19 +12,18 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from click.testing import CliRunner
 from langgraph.types import Command
 from langgraph_sdk import get_sync_client
 from langgraph_sdk.errors import APIStatusError
 from starlette.exceptions import HTTPException
 
 import forked
-from fractale.cli.studio import command
 from fractale.errors import DependencyMissing, PlanError, UsageError
 from fractale.plan.build import load_plan
 from fractale.runs.plans import plan_hash
@@ -454,21 +453,6 @@ def test_a_cancelled_run_stops_and_can_go_on(studio):
     assert studio.state(thread)["values"]["status"] == "success"
 
 
-def test_strange_web_pages_are_kept_out(studio):
-    def status(**headers: str) -> int:
-        found = httpx.post(
-            f"{studio.url}/threads/search", json={}, headers=headers, trust_env=False
-        )
-        return found.status_code
-
-    assert status() == 200
-    assert status(Origin="https://smith.langchain.com") == 200
-    assert status(Origin="https://evil.example") == 403
-    assert status(Host=f"evil.example:{studio.port}") == 403
-    assert status(Host="[") == 403
-    assert status(Origin="null") == 403
-
-
 def test_nothing_held_up_the_loop_of_the_server(studio):
     text = (studio.folder / "log").read_text(errors="replace")
     assert "Blocking call" not in text
@@ -732,7 +716,10 @@ def test_it_starts_on_this_machine_without_telling_anybody(own, tmp_path):
 def test_a_folder_with_its_own_graphs_keeps_them(own, tmp_path):
     (tmp_path / "langgraph.json").write_text('{"graphs": {"theirs": "./theirs.py:graph"}}')
     words, _ = prepare(Start(), own)
-    assert words[words.index("--config") + 1] == "langgraph.json"
+    config = json.loads(Path(words[words.index("--config") + 1]).read_text())
+    assert config["graphs"] == {"theirs": "./theirs.py:graph"}
+    assert config["http"]["app"].endswith("/.fractale/studio/graphs.py:app")  # with the gate
+    assert "checkpointer" not in config
     (tmp_path / "a.yaml").write_text("name: p\nsteps: [{name: a, tool: b}]\n")
     words, _ = prepare(Start(plans=[Path("a.yaml")]), own)
     config = json.loads(Path(words[words.index("--config") + 1]).read_text())
@@ -758,12 +745,21 @@ def test_without_the_extra_it_says_what_to_install(own):
     assert "pip install 'fractale[studio]'" in str(caught.value.hint)
 
 
-def test_another_address_is_warned_of(own, tmp_path):
-    (tmp_path / "bad.yaml").write_text("name: p\nsteps: [{tol: b}]\n")
-    for host, warned in (("0.0.0.0", True), ("login1", True), ("127.0.0.1", False)):
-        ended = CliRunner().invoke(command, ["bad.yaml", "--host", host])
-        assert isinstance(ended.exception, PlanError)
-        assert (f"whoever can reach {host} can read your runs" in ended.stderr) is warned
+def test_where_others_can_reach_it_it_has_a_token(own, tmp_path):
+    for host, tells_users, wants in (
+        ("127.0.0.1", True, False),
+        ("127.0.0.1", False, True),
+        ("0.0.0.0", True, True),
+        ("login1", True, True),
+    ):
+        _, environment = prepare(Start(host=host), own, tells_users=tells_users)
+        token = environment.get("FRACTALE_STUDIO_TOKEN")
+        assert (token is not None) is wants
+        assert environment.get("LANGGRAPH_MOUNT_PREFIX") == (f"/{token}" if wants else None)
+    _, other = prepare(Start(host="login1"), own)
+    assert other["FRACTALE_STUDIO_TOKEN"] != token  # each start has its own
+    kept = replace(own, environment={**own.environment, "FRACTALE_STUDIO_TOKEN": "k" * 20})
+    assert prepare(Start(), kept)[1]["LANGGRAPH_MOUNT_PREFIX"] == "/" + "k" * 20
 
 
 def module(file: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 
 import click
@@ -46,7 +45,8 @@ def command(
     fractale studio
     fractale studio my-plan.yaml -r my-tools.yaml --no-browser
     """
-    from fractale.studio.launch import Start, prepare, run_server
+    from fractale.studio.gate import TOKEN
+    from fractale.studio.launch import Start, is_own, prepare, run_server
 
     start = Start(
         plans=plans,
@@ -56,18 +56,19 @@ def command(
         port=port,
         browser=not no_browser,
     )
-    if not _is_own(host):
+    command, environment = prepare(start, options.settings_of(backend, model, None, store))
+    if environment.get(TOKEN):
         click.echo(
-            f"warning: whoever can reach {host} can read your runs and run your plans: the "
-            "development server has no password",
+            "the address below has the server's token in it: with it anyone can run commands as "
+            "you, so keep it to yourself",
             err=True,
         )
-    command, environment = prepare(start, options.settings_of(backend, model, None, store))
+    else:
+        click.echo("only you can use the server: other users are refused", err=True)
+    if not is_own(host):
+        click.echo(
+            f"warning: {host} can be reached from other machines, and nothing is encrypted: "
+            "better listen on 127.0.0.1, and connect with ssh -L",
+            err=True,
+        )
     run_server(command, environment)
-
-
-def _is_own(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
