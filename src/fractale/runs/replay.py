@@ -18,6 +18,7 @@ from fractale.errors import NotRecorded, StoreError
 from fractale.events import Listener
 from fractale.graph.context import MASK, Dependencies
 from fractale.models import Models
+from fractale.plain import to_json
 from fractale.plan.model import Limits, Plan
 from fractale.policy import Policy
 from fractale.questions import is_job
@@ -179,7 +180,8 @@ class _Stage:
         if not self.live.tools:
             await preflight(self.plan, deps.toolbox, deps.models, self.agents)
         session = self._session(comparison, deps, listeners)
-        jobs = RecordedJobs(self.recording.folder.path / "jobs")
+        folder = self.recording.folder.path / "jobs"
+        jobs = RecordedJobs(folder, outside=self.recording.own)
         session.context.journal = ReplayJournal(journal, comparison, self.live.rules, jobs.has_log)
         try:
             await session.drive(self.recording.head.get("inputs") or {})
@@ -200,8 +202,7 @@ class _Stage:
             keep=False,
         )
         secrets = dict.fromkeys((n for n, s in self.plan.inputs.items() if s.secret), SECRET)
-        # Of what is no secret of the run itself, nothing is to be hidden that the record shows.
-        settings = replace(self.settings, secrets=())
+        settings = replace(self.settings, secrets=self._hidden())
         if live.tools or live.models:
             secrets = {name: live.secrets.get(name, MASK) for name in secrets}
             settings = self.settings
@@ -214,9 +215,18 @@ class _Stage:
             session.fork(entry, recording.head["parent"])
         return session
 
+    def _hidden(self) -> tuple[str, ...]:
+        """Today's secrets that were hidden when the run was recorded, as far as can be told.
+
+        The log of a job is kept as it was written, and is read again. But what the record shows
+        was no secret of the run, and must be no secret of its replay.
+        """
+        shown = "\n".join(map(to_json, self.events))
+        return tuple(text for text in self.settings.secrets if to_json(text)[1:-1] not in shown)
+
     def _dependencies(self, outputs: RecordedOutputs) -> Dependencies:
         said: Mapping[str, Any] = self.recording.head.get("settings") or {}
-        jobs = self.recording.folder.path / "jobs"
+        jobs = RecordedJobs(self.recording.folder.path / "jobs", outside=self.recording.own)
         live, settings = self.live, self.settings
         policy = Policy(settings=policy_of(said["policy"]) if said else settings.policy)
         toolbox = live.tools or RecordedToolbox(read_offered(self.recording.folder))
@@ -227,9 +237,7 @@ class _Stage:
             policy=RecordedPolicy.of(policy, self.events),
             agents=self.agents,
             max_attempts=self._max_attempts(),
-            jobs=RunJobs.of(settings.state_dir / JOBS, settings)
-            if live.tools
-            else RecordedJobs(jobs),
+            jobs=RunJobs.of(settings.state_dir / JOBS, settings) if live.tools else jobs,
             patient=live.tools is not None or live.models is not None,
         )
 
