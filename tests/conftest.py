@@ -84,6 +84,12 @@ class Seen:
         return [s["decided_by"] for s in self.result.steps if s["name"] == step][-1]
 
 
+@pytest.fixture(autouse=True)
+def trusted_projects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The projects of the tests are theirs; tests of strangers' projects take this away."""
+    monkeypatch.setenv("FRACTALE_TRUST_PROJECT", "1")
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Settings that read nothing of the machine they run on."""

@@ -26,6 +26,9 @@ from typing import IO, Any, Self
 
 from store_runs import unmeasured
 
+TRUSTED = "FRACTALE_TRUST_PROJECT"
+"""The projects of the tests are theirs; a test of strangers' projects gives it as empty."""
+
 MODULES = """
 import asyncio, atexit, gc, importlib, json, os, pkgutil, resource, signal, socket, sys, tempfile
 import threading, time
@@ -247,7 +250,7 @@ class Forking:
             {
                 "words": [os.fspath(word) for word in words],
                 "cwd": str(cwd or Path.cwd()),
-                "env": dict(os.environ if env is None else env),
+                "env": {TRUSTED: "1", **(os.environ if env is None else env)},
                 "largest": largest,
             }
         )

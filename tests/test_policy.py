@@ -185,7 +185,9 @@ def test_the_lists_of_both_files_are_added_and_each_rule_knows_its_file(tmp_path
         'policy: {deny: [{tool: "erase", arguments: {path: "/etc/*"}}], allow: [read]}\n',
     )
     project = write(tmp_path / "work/.fractale/config.yaml", 'policy: {allow: ["hpc.*"]}\n')
-    found = load_settings({"HOME": str(tmp_path / "home")}, tmp_path / "work").policy
+    found = load_settings(
+        {"HOME": str(tmp_path / "home"), "FRACTALE_TRUST_PROJECT": "1"}, tmp_path / "work"
+    ).policy
     assert found.allow == (ToolRule("read"), ToolRule("hpc.*"))
     assert [r.origin for r in found.allow] == [user, project]
     assert found.deny == (ToolRule("erase", {"path": "/etc/*"}),)
@@ -205,7 +207,7 @@ def test_the_lists_of_both_files_are_added_and_each_rule_knows_its_file(tmp_path
 def test_what_is_wrong_in_a_file_is_named_with_its_place(tmp_path, text, says):
     path = write(tmp_path / ".fractale/config.yaml", text)
     with pytest.raises(SettingsError) as error:
-        load_settings({"HOME": str(tmp_path)}, tmp_path)
+        load_settings({"HOME": str(tmp_path), "FRACTALE_TRUST_PROJECT": "1"}, tmp_path)
     assert says in str(error.value)
     assert path in str(error.value)
 

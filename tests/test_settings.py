@@ -14,7 +14,7 @@ from fractale.settings import load_settings, without_password, without_secrets
 
 @pytest.fixture
 def home(tmp_path: Path) -> dict[str, str]:
-    return {"HOME": str(tmp_path / "home")}
+    return {"HOME": str(tmp_path / "home"), "FRACTALE_TRUST_PROJECT": "1"}
 
 
 def write(folder: Path, text: str) -> Path:

@@ -37,6 +37,7 @@ COMMANDS = {
     "serve": ("fractale.cli.serve", "Serve a registry or server file over MCP."),
     "studio": ("fractale.cli.studio", "Open plans and runs in LangGraph Studio."),
     "schema": ("fractale.cli.schema", "Print the JSON Schema of the plan language."),
+    "trust": ("fractale.cli.trust", "Trust a project's settings, or show what is trusted."),
     "config": ("fractale.cli.config", "Show every setting and where it came from."),
     "version": ("fractale.cli.version", "Show the version."),
 }

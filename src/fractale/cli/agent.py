@@ -81,7 +81,7 @@ def _show_inputs(name: str, given: Mapping[str, Any]) -> int:
         catalog = own_agents(**named)
         if found := find_in_catalog(name, catalog):
             return found
-        async with open_toolbox(options.settings_of(), **named) as toolbox:
+        async with open_toolbox(options.settings_of(acts=True), **named) as toolbox:
             return await find_agent(name, toolbox, catalog)
 
     with own_stdout() as stdout:

@@ -50,7 +50,7 @@ def ask(given: Mapping[str, Any], find: Find, *, direct: bool) -> int:
 def _call(given: Mapping[str, Any]) -> Call:
     return Call(
         settings=options.settings_of(
-            given["backend"], given["model"], given["max_attempts"], given["store"]
+            given["backend"], given["model"], given["max_attempts"], given["store"], acts=True
         ),
         registries=given["registries"],
         agents=given["agents"],

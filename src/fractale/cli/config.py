@@ -30,7 +30,7 @@ SHOWN = (
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(*, as_json: bool) -> None:
     """Show every setting and where it came from. Secrets are never shown."""
-    settings = settings_of()
+    settings = settings_of(check_state=False)
     rows = _rows(settings)
     if as_json:
         import json

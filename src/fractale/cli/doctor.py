@@ -24,6 +24,7 @@ from fractale.plain import to_json
 @options.input_options
 @options.model_options
 @options.store_option
+@options.trust_option
 @click.option("--online", is_flag=True, help="Also ask the model a word, which costs some tokens.")
 @click.option(
     "--timeout",
@@ -65,7 +66,7 @@ def command(
     from fractale.cli.running import own_stdout
     from fractale.site.doctor import Wanted, examine
 
-    settings = options.settings_of(backend, model, store=store)
+    settings = options.settings_of(backend, model, store=store, acts=True)
     wanted = Wanted(
         plan=plan,
         registries=registries,

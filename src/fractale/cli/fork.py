@@ -69,7 +69,7 @@ def command(
     from fractale.cli.running import Call
 
     call = Call(
-        settings=options.settings_of(backend, model, max_attempts, store),
+        settings=options.settings_of(backend, model, max_attempts, store, acts=True),
         registries=registries,
         agents=agents,
         limits=options.read_limits(limits),

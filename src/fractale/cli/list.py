@@ -15,6 +15,7 @@ SECTIONS = ("servers", "tools", "prompts", "resources", "agents", "models")
 @click.command("list")
 @click.argument("section", required=False, type=click.Choice(SECTIONS))
 @options.tool_options
+@options.trust_option
 @click.option("--policy", "show_policy", is_flag=True, help="Show what may be called, and why.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
@@ -53,7 +54,7 @@ async def _collect_policy(
     from fractale.cli import policy_list
     from fractale.runs.opening import open_toolbox
 
-    settings = options.settings_of()
+    settings = options.settings_of(acts=True)
     named: dict[str, Any] = {"registries": registries, "agents": agents}
     async with open_toolbox(settings, **named, on_log=options.warn_of_server) as toolbox:
         rows = policy_list.collect(await toolbox.tools(), settings.policy)
@@ -64,7 +65,7 @@ async def _collect(registries: tuple[Path, ...], agents: tuple[str, ...]) -> dic
     from fractale.models import Models
     from fractale.runs.opening import open_toolbox, own_agents
 
-    settings = options.settings_of()
+    settings = options.settings_of(acts=True)
     catalog = own_agents(registries=registries, agents=agents)
     named: dict[str, Any] = {"registries": registries, "agents": agents}
     async with open_toolbox(settings, **named, on_log=options.warn_of_server) as toolbox:

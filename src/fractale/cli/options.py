@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
 from fractale.errors import InputError, UsageError
 from fractale.plan.model import Limits
-from fractale.settings import Settings, load_settings
+from fractale.settings import Settings, decide_for_children, load_settings
 
 MAX_INPUTS = 64 * 2**20
 """Bytes of a file of inputs."""
@@ -87,6 +87,7 @@ def run_options(function: F) -> F:
         click.option("--yes", is_flag=True, help="Agree beforehand to what would be asked."),
         click.option("--json", "as_json", is_flag=True, help="Print one event a line on stdout."),
         click.option("-q", "--quiet", is_flag=True, help="Only tell how it ended."),
+        trust_option,
     ]
     for option in reversed(options):
         function = option(function)
@@ -188,13 +189,73 @@ def warn_of_server(server: str, level: str, message: str) -> None:
         click.echo(f"! {inert(server)}: {inert(message, 1000)}", err=True)
 
 
+def trust_option(function: F) -> F:
+    """``--trust-project``: for commands whose settings act."""
+    return click.option(
+        "--trust-project",
+        is_flag=True,
+        expose_value=False,
+        callback=_keep_trust,
+        help="Use the project's settings without asking, this time. See `fractale trust`.",
+    )(function)
+
+
+_TRUST: Final = "fractale.trust_project"
+_PRINTED: Final = "fractale.printed"
+"""Keys of what a command's context keeps."""
+
+
+def _keep_trust(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    ctx.meta[_TRUST] = value
+
+
 def settings_of(
     backend: str | None = None,
     model: str | None = None,
     max_attempts: int | None = None,
     store: str | None = None,
+    *,
+    acts: bool = False,
+    check_state: bool = True,
 ) -> Settings:
-    """The settings with the command line's flags over them."""
-    return load_settings().with_flags(
+    """The settings with the command line's flags over them.
+
+    Args:
+        acts: Whether the command starts or sends what the settings say. If the project's file is
+            not trusted then, the person is asked on a terminal, and the command refused elsewhere.
+            Other commands continue without what waits, and say so on stderr.
+        check_state: Whether the command uses the state directory.
+
+    Raises:
+        SettingsError: The settings are wrong, or not trusted.
+    """
+    ctx = click.get_current_context(silent=True)
+    trusts = bool(ctx and ctx.meta.get(_TRUST))
+    settings = load_settings(trust_project=trusts, untrusted="narrow", check_state=check_state)
+    _warn_of_project(settings, ctx, acts=acts)
+    if acts and settings.project is not None and settings.project.config is not None:
+        if trusts:
+            decide_for_children(settings.project.config, trusted=True)
+        elif settings.waiting:
+            from fractale.cli.trust import settle
+
+            settings = settle(settings, check_state=check_state)
+    return settings.with_flags(
         provider=backend, model=model, max_attempts=max_attempts, store=store
     )
+
+
+def _warn_of_project(settings: Settings, ctx: click.Context | None, *, acts: bool) -> None:
+    """Print once what does not count of the project, or waits and is not about to be asked."""
+    from fractale.cli.text import inert
+
+    notes = [*(settings.project.passed_over if settings.project else ())]
+    if settings.waiting and not acts and not settings.declined:
+        keys = ", ".join(dict.fromkeys(each.key for each in settings.waiting))
+        words = "settings of the project wait for your trust"
+        notes.append(f"{words}: {keys}; see `fractale trust --show`")
+    printed = ctx.meta.setdefault(_PRINTED, set[str]()) if ctx else set[str]()
+    for note in notes:
+        if note not in printed:
+            printed.add(note)
+            click.echo(f"! {inert(note, 1000)}", err=True)

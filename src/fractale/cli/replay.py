@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--today", is_flag=True, help="The plan's file as it is now.")
 @options.tool_options
 @options.model_options
+@options.trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print what came of it as JSON.")
 def command(
     run: str,
@@ -71,7 +72,7 @@ def command(
 
     if plan_file and today:
         raise UsageError("--plan and --today name two plans", hint="give one of them")
-    settings = options.settings_of(backend, model)
+    settings = options.settings_of(backend, model, acts=live is not None)
     with open_recording(find(run, settings), state_dir=settings.state_dir) as recording:
         plan = _plan(recording, plan_file, today=today)
         named = recording.given(registries, agents)

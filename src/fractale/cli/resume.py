@@ -12,9 +12,10 @@ from fractale.errors import UsageError
 
 def complete_runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """The ids of runs, for shell completion."""
+    from fractale.settings import load_settings
     from fractale.store.records import RunFolders
 
-    ids = RunFolders(options.settings_of().state_dir).ids()
+    ids = RunFolders(load_settings(untrusted="narrow").state_dir).ids()
     return [run_id for run_id in ids if run_id.startswith(incomplete)]
 
 
@@ -63,7 +64,7 @@ def command(
         words = "say which run" if run_id is None else "either one run, or all that are ready"
         raise UsageError(words, hint="`fractale resume RUN`, or `fractale resume --ready`")
     call = Call(
-        settings=options.settings_of(backend, model, max_attempts, store),
+        settings=options.settings_of(backend, model, max_attempts, store, acts=True),
         limits=options.read_limits(limits),
         answers=read_answers_file(answers_file),
         yes=yes,

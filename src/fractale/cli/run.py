@@ -62,7 +62,7 @@ def command(
 
     loaded = load_plan(plan)
     inputs = options.read_inputs(pairs, inputs_file)
-    settings = options.settings_of(backend, model, max_attempts, store)
+    settings = options.settings_of(backend, model, max_attempts, store, acts=not dry_run)
     if dry_run:
         from fractale.cli.dry_run import show
 

@@ -21,6 +21,7 @@ from fractale.cli.run import complete_plans
 @options.tool_options
 @options.model_options
 @options.store_option
+@options.trust_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), default=2024, show_default=True)
 @click.option("--no-browser", is_flag=True, help="Do not open Studio's page.")
@@ -56,7 +57,8 @@ def command(
         port=port,
         browser=not no_browser,
     )
-    command, environment = prepare(start, options.settings_of(backend, model, None, store))
+    settings = options.settings_of(backend, model, None, store, acts=True)
+    command, environment = prepare(start, settings)
     if environment.get(TOKEN):
         click.echo(
             "the address below has the server's token in it: with it anyone can run commands as "

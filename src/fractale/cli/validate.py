@@ -18,6 +18,7 @@ from fractale.settings import Settings
 @click.command("validate")
 @click.argument("plans", nargs=-1, required=True, type=click.Path(), shell_complete=complete_plans)
 @options.tool_options
+@options.trust_option
 @click.option("--online", is_flag=True, help="Also ask the servers of the settings.")
 @click.option("--json", "as_json", is_flag=True, help="Print the problems as JSON.")
 def command(
@@ -74,7 +75,7 @@ def offered_problems(
     from fractale.cli.running import own_stdout
     from fractale.runs.preflight import check_local
 
-    settings = options.settings_of()
+    settings = options.settings_of(acts=online, check_state=False)
     check = _check_online if online else check_local
     with own_stdout():  # what local tools print while they are imported goes to stderr
         try:

@@ -36,6 +36,7 @@ from typing import Any, Final
 
 from fractale.errors import JobError, JobInDoubt, StoreError
 from fractale.jobs.model import JobHandle, JobSpec
+from fractale.private import make_folder, open_private, write_private
 
 DIGITS: Final = 13
 """With `fr` before it 15 characters, which is the longest name that every scheduler takes."""
@@ -122,9 +123,7 @@ class JobFolder:
             StoreError: It cannot be made.
         """
         with disk(self.path):
-            # The state folder, that of the jobs, and the job's: a mode counts only for the last.
-            for folder in (*reversed(self.path.parents[:2]), self.path):
-                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(self.path)
 
     @contextlib.asynccontextmanager
     async def locked(self, patience: float = LOCK_PATIENCE) -> AsyncGenerator[int]:
@@ -135,7 +134,7 @@ class JobFolder:
             StoreError: The file system has no locks, or is full.
         """
         with disk(self.path):
-            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+            descriptor = open_private(self.path / "lock", os.O_RDWR | os.O_CREAT)
         try:
             deadline = time.monotonic() + patience
             while not self._try_lock(descriptor):
@@ -256,25 +255,14 @@ class JobFolder:
         except FileNotFoundError:
             return ""
 
-    def write(self, name: str, text: str, *, mode: int = 0o600) -> None:
+    def write(self, name: str, text: str) -> None:
         """Write a file whole and on the disk, or not at all.
 
         Raises:
             StoreError: It cannot be written.
         """
-        temporary = self.path / f".{name}.{os.getpid()}"
         with disk(self.path / name):
-            try:
-                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-                with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(self.path / name)
-                _sync_folder(self.path)
-            except OSError:
-                temporary.unlink(missing_ok=True)
-                raise
+            write_private(self.path / name, text, sync="name", errors="surrogateescape")
 
     def json(self, name: str) -> dict[str, Any] | None:
         """One of its files; None where there is none.
@@ -311,14 +299,6 @@ def disk(path: Path) -> Generator[None]:
     except UnicodeEncodeError as error:
         found = ascii(error.object[error.start : error.end])
         raise JobError(f"the job's text holds {found}, which is half a character") from error
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def facts_of(text: str) -> dict[str, str]:

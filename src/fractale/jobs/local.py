@@ -27,6 +27,7 @@ from fractale.jobs.model import JobSpec, JobState, Queue
 from fractale.jobs.scheduler import Record
 from fractale.jobs.sizes import bytes_of
 from fractale.jobs.wrapper import write_wrapper
+from fractale.private import touch_private
 from fractale.settings import is_secret
 
 START_SECONDS: Final = 60.0
@@ -293,7 +294,7 @@ async def _end_unminded(folder: JobFolder, session: int) -> None:
             await asyncio.sleep(0.1)
     if not folder.ended():
         with disk(folder.path):
-            (folder.path / f"minded.cancelled.{-signal.SIGKILL}").touch()
+            touch_private(folder.path / f"minded.cancelled.{-signal.SIGKILL}")
 
 
 def _wrapper(folder: JobFolder) -> Started | None:

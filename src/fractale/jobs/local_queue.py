@@ -80,7 +80,8 @@ class Queue:
 @contextlib.contextmanager
 def gate(queue: Path) -> Generator[None]:
     """Be the only one at the queue."""
-    queue.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for folder in (*reversed(queue.parents[:2]), queue):  # a mode counts for the last one only
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(queue / "gate", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -109,8 +110,13 @@ def add(queue: Path, number: int, folder: Path, facts: Mapping[str, Any]) -> Non
 
 def _write(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}")
-    part.write_text(text)
+    with open(part, "w", opener=_for_owner) as file:
+        file.write(text)
     part.replace(path)
+
+
+def _for_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _entries(queue: Path) -> Iterator[Entry]:
@@ -168,7 +174,7 @@ def _standing(folder: Path) -> str:
     if "minder" in names:
         return "runs" if _goes_on(folder) else "over"
     if "cancelled" in names:
-        (folder / WITHDRAWN).touch()
+        (folder / WITHDRAWN).touch(mode=0o600)
         return "over"
     return "waits"
 
@@ -203,7 +209,7 @@ def _start(queue: Path, entry: Entry, minder: str, descriptor: int) -> None:
     facts = json.loads((entry.folder / QUEUED).read_text())
     limits = (str(facts["seconds"]), str(facts["memory"]))
     more = (str(queue), str(facts["id"]))
-    with (entry.folder / TRIED).open("wb") as said:
+    with open(entry.folder / TRIED, "wb", opener=_for_owner) as said:
         subprocess.Popen(  # noqa: S603 - written by fractale
             [sys.executable, "-IS", minder, str(entry.folder), str(descriptor), *limits, *more],
             stdin=subprocess.DEVNULL,

@@ -54,11 +54,15 @@ def resident(session: int) -> int:
     return total
 
 
+def _for_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 def claim(folder: Path) -> bool:
     """Whether this is the one that minds the job: whoever makes the link first."""
     note = folder / f".minder.{os.getpid()}"
     me = os.getpid()
-    with note.open("w") as file:
+    with open(note, "w", opener=_for_owner) as file:
         file.write(f"id={me}\nhost={socket.gethostname()}\nboot={boot()}\nticks={ticks(me)}\n")
         file.flush()
         os.fsync(file.fileno())
@@ -85,8 +89,8 @@ class Minder:
     def mind(self) -> None:
         """Run the wrapper to its end."""
         ending = self._folder / ".minded"
-        ending.touch()
-        with (self._folder / "log").open("ab") as log:
+        ending.touch(mode=0o600)
+        with open(self._folder / "log", "ab", opener=_for_owner) as log:
             wrapper = subprocess.Popen(  # noqa: S603 - written by fractale
                 ["/bin/sh", str(self._folder / "wrapper.sh")],
                 stdin=subprocess.DEVNULL,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fractale.errors import DependencyMissing, SchedulerUnavailable
 from fractale.jobs.folder import JobFolder
+from fractale.private import open_private
 
 ANSWER_SECONDS = 60.0
 
@@ -113,8 +114,11 @@ class Programs:
         """
         program = self.path(words[0])
         with contextlib.ExitStack() as files:
-            out = files.enter_context((folder.path / "submit.out").open("wb"))
-            err = files.enter_context((folder.path / "submit.err").open("wb"))
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            out, err = (
+                files.enter_context(os.fdopen(open_private(folder.path / name, flags), "wb"))
+                for name in ("submit.out", "submit.err")
+            )
             process = await asyncio.create_subprocess_exec(
                 program,
                 *words[1:],

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from fractale.errors import JobError
-from fractale.jobs.folder import JobFolder
+from fractale.jobs.folder import JobFolder, disk
 from fractale.jobs.model import JobSpec
+from fractale.private import touch_private
 
 NO_FOLDER: Final = 72
 NO_CLAIM: Final = 73
@@ -21,6 +22,8 @@ _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TEXT: Final = r"""#!/bin/sh
 {directives}# Written by fractale. It runs the job and leaves evidence of how that went:
 # `started` before anything else, `ended.CODE` when all is done.
+mask=$(umask)  # the job's; what is written here is for its owner only
+umask 077
 dir={dir}
 id={id}
 [ -n "$id" ] || id="$(uname -n).$$"
@@ -59,6 +62,7 @@ for each in USR1 USR2; do  # these ask for something, and not for the end
 done
 (
   trap - TERM INT HUP XCPU USR1 USR2
+  umask "$mask"
 {env}  cd {folder} || exit 1
   exec {words}
 ) < /dev/null &
@@ -93,7 +97,7 @@ def write_wrapper(
     if bool(spec.script) == bool(spec.command):
         raise JobError("a job has either a script or a command", hint="give one of them")
     if spec.script:
-        folder.write("script", spec.script, mode=0o700)
+        folder.write("script", spec.script)
     text = _TEXT.format(
         directives="".join(f"{line}\n" for line in directives),
         dir=shlex.quote(str(folder.path)),
@@ -106,7 +110,9 @@ def write_wrapper(
         words=shlex.join(_words(folder, spec)),
         epilogue=_epilogue(spec),
     )
-    folder.write(folder.wrapper.name, text, mode=0o700)
+    folder.write(folder.wrapper.name, text)
+    with disk(folder.log):
+        touch_private(folder.log)  # schedulers make it with a umask of their own
 
 
 def _epilogue(spec: JobSpec) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from fractale.errors import StoreError, ToolError, UsageError
 from fractale.plan.inputs import TYPES, convert
 from fractale.plan.model import RESERVED_STEP_NAMES, InputSpec
 from fractale.plan.words import GENERAL_AGENTS, HANDED_OVER, INSTRUCTION_INPUTS, KNOWN
+from fractale.private import make_folder, write_private
 
 if TYPE_CHECKING:
     from fractale.agents.catalog import Catalog
@@ -348,12 +348,8 @@ def keep_plan(data: Mapping[str, Any], state_dir: Path) -> Path:
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     path = state_dir / "asked" / f"{data['name']}-{digest}.yaml"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        part.replace(path)
+        make_folder(path.parent)
+        write_private(path, text, sync="none")
     except OSError as error:
         raise StoreError(f"cannot write the plan to {path}: {error}") from error
     return path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from fractale.plan.fields import nearest
 from fractale.plan.flow import Flow
 from fractale.plan.model import Plan
 from fractale.plan.scope import Placed, texts_of
+from fractale.private import copy_private, make_folder, write_private
 from fractale.runs.changes import changed_steps, plan_changes
 from fractale.runs.fork import innermost, with_innermost
 from fractale.runs.history import RunHistory
@@ -122,7 +122,7 @@ def _link_outputs(parent: RunFolder, child: RunFolder, data: bytes) -> None:
 
 def _link(source: Path, target: Path) -> None:
     """One file in two folders: it never changes, so it need not be there twice."""
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(target.parent)
     try:
         os.link(source, target)
     except FileExistsError:
@@ -130,8 +130,7 @@ def _link(source: Path, target: Path) -> None:
     except FileNotFoundError:
         raise
     except OSError:  # a file system without links, or too many of them
-        shutil.copyfile(source, target)
-        target.chmod(0o600)
+        copy_private(source, target)
 
 
 def with_outputs(
@@ -207,8 +206,7 @@ def write_entry(folder: RunFolder, entry: Entry) -> None:
     """
     path = folder.path / ENTRY_FILE
     try:
-        path.touch(mode=0o600)
-        path.write_text(to_json(entry.as_dict()), encoding="utf-8")
+        write_private(path, to_json(entry.as_dict()), sync="none")
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error}") from error
 

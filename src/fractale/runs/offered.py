@@ -19,6 +19,7 @@ from fractale.models import Models
 from fractale.plain import to_json
 from fractale.plan.model import Plan
 from fractale.plan.needs import prompts_of, shows_resources, tools_of
+from fractale.private import make_folder, write_private
 from fractale.settings import PolicySettings, Settings, ToolRule
 from fractale.store.lines import ROOM
 from fractale.store.records import RunFolder
@@ -67,25 +68,17 @@ def keep_offered(folder: RunFolder, offered: Offered, mask: Callable[[Any], Any]
         try:
             os.link(shared, target)
         except FileNotFoundError:
-            _write(target, data)
-            shared.parent.mkdir(exist_ok=True, mode=0o700)
+            write_private(target, data, sync="none")
+            make_folder(shared.parent)
             _share(target, shared)
         except FileExistsError:
             return
         except OSError:  # a file system without links, or too many of them
-            _write(target, data)
+            write_private(target, data, sync="none")
     except OSError as error:
         raise StoreError(
             f"what the run is offered cannot be kept in {target}: {error}", hint=ROOM
         ) from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    part = path.with_name(f"{path.name}.part")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-    part.replace(path)
 
 
 def _share(target: Path, shared: Path) -> None:

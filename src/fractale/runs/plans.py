@@ -12,6 +12,7 @@ from fractale.errors import PlanError, StoreError
 from fractale.plan.build import load_plan
 from fractale.plan.dump import dump_plan, plan_data
 from fractale.plan.model import Plan, Step
+from fractale.private import make_folder, write_private
 from fractale.store.lines import ROOM
 from fractale.store.outputs import encode
 from fractale.store.records import RunFolder
@@ -42,9 +43,8 @@ def keep_plan(folder: RunFolder, plan: Plan) -> Path:
     target = folder.path / PLAN_FILE
     try:
         for path, text in _files(plan, target, INCLUDED).items():
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            path.touch(mode=0o600)
-            path.write_text(text, encoding="utf-8")
+            make_folder(path.parent)
+            write_private(path, text, sync="none")
     except OSError as error:
         raise StoreError(
             f"the plan of run {folder.run_id} cannot be kept: {error}", hint=ROOM

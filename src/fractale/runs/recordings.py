@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from fractale.errors import NotRecorded, StoreError, UsageError
 from fractale.plain import to_json
 from fractale.plan.build import load_plan
 from fractale.plan.model import Plan
+from fractale.private import copy_private, make_folder, open_private, write_private
 from fractale.runs.offered import OFFERED_FILE
 from fractale.runs.plans import PLAN_FILE, plan_of
 from fractale.store.locks import holder_of
@@ -241,7 +241,7 @@ def _files(folder: Path) -> Iterator[Path]:
 def _write_zip(target: Path, files: Mapping[str, Path], about: Mapping[str, Any]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
-    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+    descriptor = open_private(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     try:
         with (
             os.fdopen(descriptor, "w+b") as file,
@@ -260,10 +260,9 @@ def _write_folder(target: Path, files: Mapping[str, Path], about: Mapping[str, A
         raise UsageError(
             f"{target} is there already", hint="name a folder that is not, or FILE.zip"
         )
-    target.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(target)
     for name, path in files.items():
         place = target / name
-        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        shutil.copyfile(path, place)
-        place.chmod(0o600)
-    (target / ABOUT_FILE).write_text(to_json(about, indent=1), encoding="utf-8")
+        make_folder(place.parent)
+        copy_private(path, place)
+    write_private(target / ABOUT_FILE, to_json(about, indent=1), sync="none")

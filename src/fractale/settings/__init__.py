@@ -22,16 +22,30 @@ A settings file looks like this; every key may be left out::
       allow: ["hpc.filesystem_*"]
       deny: ["*.k8s_delete*", {tool: "*.shell", arguments: {command: "*rm *"}}]
 
-`servers` and `prices` of the two files are put together by name, the project's over the user's;
-the lists of `policy` are added to each other.
+The project's file acts only if the user trusts it (`fractale.settings.trust`): until then only what
+narrows is taken of it. `servers` and `prices` of the two files are put together by name, the
+project's over the user's; the lists of `policy` are added to each other.
 """
 
-from fractale.settings.load import allows_color, find_project_folder, load_settings
+from fractale.settings.files import (
+    PROJECT_FOLDER,
+    Project,
+    SettingsFile,
+    check_state_folder,
+    find_project,
+    trust_store,
+)
+from fractale.settings.load import (
+    allows_color,
+    changes_of,
+    decide_for_children,
+    load_settings,
+    trust_file,
+)
 from fractale.settings.model import (
     DEFAULT_MAX_ATTEMPTS,
     DEFAULT_MODELS,
     DEFAULT_PROVIDER,
-    PROJECT_FOLDER,
     Price,
     Settings,
 )
@@ -45,6 +59,8 @@ from fractale.settings.secrets import (
     without_secrets,
 )
 from fractale.settings.servers import ServerSettings, Transport
+from fractale.settings.trust import TrustEntry, TrustStore
+from fractale.settings.waiting import UntrustedProject, Waiting, untrusted_lines
 
 __all__ = [
     "DEFAULT_MAX_ATTEMPTS",
@@ -55,16 +71,28 @@ __all__ = [
     "PolicyList",
     "PolicySettings",
     "Price",
+    "Project",
     "ServerSettings",
     "Settings",
+    "SettingsFile",
     "ToolRule",
     "Transport",
+    "TrustEntry",
+    "TrustStore",
+    "UntrustedProject",
+    "Waiting",
     "allows_color",
-    "find_project_folder",
+    "changes_of",
+    "check_state_folder",
+    "decide_for_children",
+    "find_project",
     "is_secret",
     "load_settings",
     "shown_url",
     "store_password",
+    "trust_file",
+    "trust_store",
+    "untrusted_lines",
     "without_password",
     "without_secrets",
 ]

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, Literal, cast
 
 from fractale.errors import SettingsError
-from fractale.settings.model import (
-    DEFAULT_MAX_ATTEMPTS,
-    PROJECT_FOLDER,
-    Price,
-    Settings,
+from fractale.settings.files import (
+    CONFIG,
+    CONFIG_VARIABLE,
+    SettingsFile,
+    check_state_folder,
+    find_project,
+    read_user_file,
+    trust_store,
+    user_folder,
 )
+from fractale.settings.model import DEFAULT_MAX_ATTEMPTS, Price, Settings
 from fractale.settings.rules import PolicySettings, added, read_policy
 from fractale.settings.secrets import (
     SECRET_LENGTH,
@@ -25,6 +31,10 @@ from fractale.settings.secrets import (
     with_password,
 )
 from fractale.settings.servers import add_default_server, parse_server
+from fractale.settings.waiting import UntrustedProject, Waiting, changes, description, split
+
+DECISION: Final = re.compile(r"(?:no:)?[0-9a-f]{64}")
+"""A decision about one content of a project's file, for the processes that this one starts."""
 
 ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
     "provider": ("FRACTALE_LLM_PROVIDER",),
@@ -60,68 +70,183 @@ FILE_KEYS = (
 
 
 def load_settings(
-    environment: Mapping[str, str] | None = None, folder: Path | None = None
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    *,
+    trust_project: bool = False,
+    untrusted: Literal["refuse", "narrow"] = "refuse",
+    check_state: bool = True,
 ) -> Settings:
     """Read the settings files and the environment.
 
     Args:
         environment: In place of the process's own environment.
         folder: The working folder to search from; the process's own if None.
+        trust_project: Take the project's settings as if the user had trusted them, as
+            FRACTALE_TRUST_PROJECT=1 does.
+        untrusted: What to do with settings of a project that would act and are not trusted:
+            ``refuse`` raises, ``narrow`` leaves them out and lists them in `Settings.waiting`.
+            FRACTALE_TRUST_PROJECT=0 always leaves them out.
+        check_state: Whether to raise if the state directory is not the user's own.
 
     Returns:
         The settings with their origins.
 
     Raises:
-        SettingsError: A file cannot be read, has an unknown key, or a value of the wrong type.
+        UntrustedProject: The project's settings would act, and are not trusted.
+        SettingsError: A file cannot be read, has an unknown key, or a value of the wrong type;
+            the user's file or the state directory is another user's, or others may write to it.
     """
     env = dict(os.environ if environment is None else environment)
-    here = folder or Path.cwd()
-    project = find_project_folder(here)
-    values: dict[str, Any] = {"state_dir": project}
-    origins = {f.name: "default" for f in fields(Settings)}
-    user_file = Path(
-        env.get("XDG_CONFIG_HOME") or Path(env.get("HOME", "~")).expanduser() / ".config"
+    here = (folder or Path.cwd()).resolve()
+    user = read_user_file(user_folder(env) / CONFIG)
+    project = find_project(here, env)
+    merged = _Merged({"state_dir": project.folder})
+    if user is not None:
+        merged.add(str(user.path), user.table)
+    waiting: tuple[Waiting, ...] = ()
+    declined = False
+    if (file := project.config) is not None:
+        _check_keys(file.table, file.path)
+        taken, waits = split(file.table, merged.limits())
+        word = "1" if trust_project else env.get(CONFIG_VARIABLE, "")
+        if not waits or is_trusted(file, word, env):
+            taken = file.table
+        else:
+            waiting, declined = waits, is_declined(file, word)
+            if untrusted == "refuse" and not declined:
+                raise UntrustedProject(file.path, waits, changes_of(file, env))
+        merged.add(str(file.path), taken)
+    settings = replace(
+        merged.settings(env, here), waiting=waiting, declined=declined, project=project
     )
-    for path in (user_file / "fractale" / "config.yaml", project / "config.yaml"):
-        for key, value in read_file(path).items():
+    if check_state:
+        origin = settings.origins["state_dir"]
+        check_state_folder(settings.state_dir, named=origin != "default")
+    return settings
+
+
+def is_trusted(file: SettingsFile, word: str, environment: Mapping[str, str]) -> bool:
+    """Whether a project's settings may act.
+
+    Args:
+        word: Of FRACTALE_TRUST_PROJECT: ``1``, ``0``, the file's digest, ``no:`` and the digest,
+            or empty.
+
+    Raises:
+        SettingsError: The word is none of these, or the user's trust store cannot be used.
+    """
+    if word and word not in ("0", "1") and not DECISION.fullmatch(word):
+        raise SettingsError(f"{CONFIG_VARIABLE} must be 1 or 0, not `{word}`")
+    if word in ("1", file.digest):
+        return True
+    if is_declined(file, word):
+        return False
+    return trust_store(environment).holds("project", file.path, file.digest)
+
+
+def changes_of(file: SettingsFile, environment: Mapping[str, str]) -> list[str] | None:
+    """What changed in a project's file since the user trusted it; None if the user never did.
+
+    Raises:
+        SettingsError: The user's trust store cannot be used.
+    """
+    before = trust_store(environment).find("project", file.path)
+    return None if before is None else changes(before.shown, description(file.table))
+
+
+def trust_file(file: SettingsFile, environment: Mapping[str, str]) -> None:
+    """Keep that the user trusts a project's file with this content.
+
+    Raises:
+        SettingsError: The user's trust store cannot be used.
+    """
+    shown = description(file.table)
+    trust_store(environment).add("project", file.path, file.digest, shown=shown)
+
+
+def decide_for_children(file: SettingsFile, *, trusted: bool) -> None:
+    """Let this process's later reads, and those of its children, follow the user's decision.
+
+    It is for this content of the file only.
+    """
+    os.environ[CONFIG_VARIABLE] = file.digest if trusted else f"no:{file.digest}"
+
+
+def is_declined(file: SettingsFile, word: str) -> bool:
+    """Whether the user chose to continue without the project's settings."""
+    return word in ("0", f"no:{file.digest}")
+
+
+class _Merged:
+    """The values of several files, a later one over an earlier one."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.values = values
+        self.origins = {f.name: "default" for f in fields(Settings)}
+
+    def add(self, path: str, table: Mapping[str, Any]) -> None:
+        """Put a file's settings over those that are there.
+
+        Raises:
+            SettingsError: One is not of its form.
+        """
+        _check_keys(table, Path(path))
+        for key, value in table.items():
             if key in ("servers", "prices"):
-                merged = {**values.get(key, {}), **_named(path, key, value)}
-                values[key] = merged
+                named = {name: (each, path) for name, each in _named(path, key, value).items()}
+                self.values[key] = {**self.values.get(key, {}), **named}
             elif key == "policy":
-                values[key] = added(
-                    values.get(key, PolicySettings()), read_policy(value, str(path))
-                )
+                earlier = self.values.get(key, PolicySettings())
+                self.values[key] = added(earlier, read_policy(value, path))
             else:
-                values[key] = value
-            origins[key] = str(path)
-    values["servers"] = {
-        name: parse_server(name, entry, env, origins.get("servers", ""))
-        for name, entry in values.get("servers", {}).items()
-    }
-    values["prices"] = {name: _price(name, p) for name, p in values.get("prices", {}).items()}
-    for key, variables in ENVIRONMENT.items():
-        for variable in variables:
-            if env.get(variable):
-                values[key] = env[variable]
-                origins[key] = f"environment {variable}"
-                break
-    add_default_server(values, origins, env)
-    values["max_attempts"] = _positive(
-        "max_attempts", values.get("max_attempts", DEFAULT_MAX_ATTEMPTS)
-    )
-    if values.get("local_cores") is not None:
-        values["local_cores"] = _positive("local_cores", values["local_cores"])
-    values["fallback_models"] = _models(values.get("fallback_models", ()))
-    values["state_dir"] = here / Path(str(values["state_dir"])).expanduser()
-    values["store"] = read_store(values.get("store"))
-    secrets = tuple(
-        sorted(
-            {value for key, value in env.items() if len(value) >= SECRET_LENGTH and is_secret(key)}
-            | {s.token for s in values["servers"].values() if s.token}
+                self.values[key] = value
+            self.origins[key] = path
+
+    def limits(self) -> dict[str, int]:
+        """The limits that are in force."""
+        return {
+            "max_attempts": _positive(
+                "max_attempts", self.values.get("max_attempts", DEFAULT_MAX_ATTEMPTS)
+            ),
+            "local_cores": _positive(
+                "local_cores", self.values.get("local_cores") or len(os.sched_getaffinity(0))
+            ),
+        }
+
+    def settings(self, env: dict[str, str], here: Path) -> Settings:
+        """The settings, with the environment over the files.
+
+        Raises:
+            SettingsError: A value is of the wrong type.
+        """
+        values, origins = self.values, self.origins
+        values["servers"] = {
+            name: parse_server(name, entry, env, origin)
+            for name, (entry, origin) in values.get("servers", {}).items()
+        }
+        values["prices"] = {
+            name: _price(name, entry) for name, (entry, _) in values.get("prices", {}).items()
+        }
+        for key, variables in ENVIRONMENT.items():
+            for variable in variables:
+                if env.get(variable):
+                    values[key] = env[variable]
+                    origins[key] = f"environment {variable}"
+                    break
+        add_default_server(values, origins, env)
+        values["max_attempts"] = _positive(
+            "max_attempts", values.get("max_attempts", DEFAULT_MAX_ATTEMPTS)
         )
-    )
-    secrets = with_password(secrets, values["store"])
-    return Settings(**values, origins=origins, secrets=secrets, environment=env)
+        if values.get("local_cores") is not None:
+            values["local_cores"] = _positive("local_cores", values["local_cores"])
+        values["fallback_models"] = _models(values.get("fallback_models", ()))
+        values["state_dir"] = here / Path(str(values["state_dir"])).expanduser()
+        values["store"] = read_store(values.get("store"))
+        keys = {v for key, v in env.items() if len(v) >= SECRET_LENGTH and is_secret(key)}
+        tokens = {s.token for s in values["servers"].values() if s.token}
+        secrets = with_password(tuple(sorted(keys | tokens)), values["store"])
+        return Settings(**values, origins=origins, secrets=secrets, environment=env)
 
 
 def allows_color(environment: Mapping[str, str] | None = None) -> bool:
@@ -130,40 +255,20 @@ def allows_color(environment: Mapping[str, str] | None = None) -> bool:
     return not env.get("NO_COLOR") and env.get("TERM", "") != "dumb"
 
 
-def find_project_folder(here: Path) -> Path:
-    """The nearest ``.fractale`` folder at or above `here`, else one that would be made there."""
-    for folder in (here, *here.parents):
-        if (folder / PROJECT_FOLDER).is_dir():
-            return folder / PROJECT_FOLDER
-    return here / PROJECT_FOLDER
-
-
-def read_file(path: Path) -> dict[str, Any]:
-    """One settings file as a mapping; empty if there is no such file.
+def _check_keys(table: Mapping[str, Any], path: Path) -> None:
+    """See that a file has only keys that are settings.
 
     Raises:
-        SettingsError: It is not YAML, or has a key that no setting has.
+        SettingsError: It has another one.
     """
-    import yaml
-
-    try:
-        if not path.is_file():
-            return {}
-        data: Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(f"cannot read {path}: {error}") from error
-    if not isinstance(data, dict):
-        raise SettingsError(f"{path} must be a mapping of settings")
-    table = cast("dict[str, Any]", data)
     for key in table:
         if key not in FILE_KEYS:
             near = difflib.get_close_matches(str(key), FILE_KEYS, 1)
             hint = f"did you mean `{near[0]}`?" if near else f"one of: {', '.join(FILE_KEYS)}"
             raise SettingsError(f"{path}: unknown setting `{key}`", hint=hint)
-    return table
 
 
-def _named(path: Path, key: str, value: Any) -> dict[str, Any]:
+def _named(path: str, key: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise SettingsError(f"{path}: `{key}` must be a mapping of names")
     return cast("dict[str, Any]", value)

@@ -7,14 +7,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from fractale.settings.files import PROJECT_FOLDER, Project
 from fractale.settings.rules import PolicySettings
 from fractale.settings.secrets import read_store, with_password
 from fractale.settings.servers import ServerSettings
+from fractale.settings.waiting import Waiting
 
 DEFAULT_PROVIDER = "gemini"
 DEFAULT_MODELS = {"gemini": "gemini-2.5-pro", "openai": "gpt-4.1", "local": "smollm2-135m"}
 DEFAULT_MAX_ATTEMPTS = 100
-PROJECT_FOLDER = ".fractale"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,13 @@ class Price:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All settings of one process, and in `origins` where each came from."""
+    """All settings of one process, and in `origins` where each came from.
+
+    Args:
+        waiting: Settings of the project that are left out until the user trusts them.
+        declined: Whether the user chose to continue without them.
+        project: The project's directory, and what the search for it passed over.
+    """
 
     provider: str = DEFAULT_PROVIDER
     model: str | None = None
@@ -47,6 +54,9 @@ class Settings:
     origins: Mapping[str, str] = field(default_factory=dict[str, str])
     secrets: tuple[str, ...] = field(default=(), repr=False)
     environment: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    waiting: tuple[Waiting, ...] = ()
+    declined: bool = False
+    project: Project | None = field(default=None, repr=False)
 
     @property
     def model_spec(self) -> str:

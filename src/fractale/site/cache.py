@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from fractale.plain import to_json
+from fractale.private import make_folder, write_private
 from fractale.site.model import Site
 from fractale.site.programs import Machine
 
@@ -66,17 +65,11 @@ def read_cache(place: Machine, max_age: float = MAX_AGE) -> Site | None:
 def write_cache(place: Machine, site: Site) -> bool:
     """Keep what was found; says whether that could be done, which is no fault if it could not."""
     path = cache_file(place.state_dir)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     data = {**site.as_dict(), "surroundings": surroundings(place)}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(to_json(data))
-        part.replace(path)
+        make_folder(path.parent)
+        write_private(path, to_json(data), sync="none")
     except OSError:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
         return False
     return True
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from fractale.errors import StoreError
+from fractale.private import make_folder, write_private
 from fractale.store.lines import ROOM
 
 
@@ -31,13 +31,9 @@ class Drafts:
             StoreError: It cannot be written.
         """
         file = self._file(path)
-        part = file.with_name(f"{file.name}.part")
         try:
-            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                stream.write(text)
-            part.replace(file)
+            make_folder(file.parent)
+            write_private(file, text, sync="none")
         except OSError as error:
             raise StoreError(f"the draft of `{path}` cannot be kept: {error}", hint=ROOM) from error
 

@@ -14,6 +14,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
+from fractale.private import make_folder, touch_private
 from fractale.store.faults import sqlite_faults
 from fractale.store.filesystem import file_system
 from fractale.store.locks import holder_of
@@ -190,7 +191,7 @@ class RunIndex:
     def _open(self) -> sqlite3.Connection:
         """Open the file; it is made from the folders where it is missing or damaged."""
         with sqlite_faults(self._path, WHAT):
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(self._path.parent)
             if not self._path.exists():
                 return self._make()
             try:
@@ -207,7 +208,7 @@ class RunIndex:
         return self._make()
 
     def _make(self) -> sqlite3.Connection:
-        self._path.touch(mode=0o600, exist_ok=True)
+        touch_private(self._path)
         self._connection = self._connect()
         self._read_folders(self._folders.names())
         return self._connection

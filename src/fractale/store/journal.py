@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol
 
 from fractale.errors import StoreError
 from fractale.plain import to_json
+from fractale.private import open_private
 from fractale.store.lines import append_line
 from fractale.store.outputs import encode
 
@@ -295,7 +296,7 @@ class FileJournal:
         try:
             if self._descriptor is None:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-                self._descriptor = os.open(self._path, flags, 0o600)
+                self._descriptor = open_private(self._path, flags)
             append_line(self._descriptor, data)
             if sync:
                 os.fdatasync(self._descriptor)

@@ -19,11 +19,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from fractale.errors import FractaleError, RunHeld, StoreError
+from fractale.private import NO_LOCKS, open_private
 
 if TYPE_CHECKING:
     from fractale.store.records import RunFolder
 
-CANNOT_LOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 LOCK_NAME = "lock"
 SIGNING_TRIES = 40
 SIGNING_PAUSE = 0.025
@@ -76,7 +76,7 @@ class FileLock:
             StoreError: The file cannot be made, or its file system has no locks.
         """
         try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+            descriptor = open_private(self._path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise self._unusable(error) from error
         try:
@@ -108,7 +108,7 @@ class FileLock:
 
     def _unusable(self, error: OSError) -> StoreError:
         hint = "check space and permissions, or set FRACTALE_STATE_DIR to another folder"
-        if error.errno in CANNOT_LOCK:
+        if error.errno in NO_LOCKS:
             hint = "its file system has no locks: set FRACTALE_STATE_DIR to a folder on another"
         return StoreError(f"cannot lock {self._path}: {error}", hint=hint)
 

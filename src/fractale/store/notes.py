@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Protocol
 
 from fractale.errors import StoreError
 from fractale.plain import to_json
+from fractale.private import write_private
 from fractale.store.lines import ROOM
 
 
@@ -63,13 +63,7 @@ class FileNotes(MemoryNotes):
             StoreError: The file cannot be written.
         """
         super().put(key, value)
-        part = self._path.with_name(f"{self._path.name}.part")
         try:
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(to_json(self._values))
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(self._path)
+            write_private(self._path, to_json(self._values))
         except OSError as error:
             raise StoreError(f"{self._path} cannot be written: {error}", hint=ROOM) from error

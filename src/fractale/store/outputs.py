@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from fractale.errors import StoreError
 from fractale.plain import to_json
+from fractale.private import make_folder, write_private
 
 INLINE_LIMIT = 1024
 _UNCOMMON = re.compile(rb"[0-9]{20}|-[0-9]{19}|\\ud[89a-f]")
@@ -149,14 +149,8 @@ class FileOutputs:
             ) from error
 
     def _write(self, path: Path, data: bytes) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        make_folder(path.parent)
+        write_private(path, data)
 
     def get(self, value: Any) -> Any:
         """The value that a reference stands for; any other value unchanged.

@@ -19,6 +19,7 @@ from typing import Any, cast
 from fractale.errors import StoreError, UsageError
 from fractale.events import Event
 from fractale.plain import to_json
+from fractale.private import FOLDER_MODE, make_folder, open_private, write_private
 from fractale.store.lines import ROOM, append_line, cut_torn_line
 
 ID_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
@@ -44,14 +45,8 @@ class RunFolder:
 
     def write_head(self, head: Mapping[str, Any]) -> None:
         """Keep how the run was started, replacing what was there."""
-        part = self.path / "run.json.part"
         try:
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(to_json(head, indent=1))
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(self.path / "run.json")
+            write_private(self.path / "run.json", to_json(head, indent=1))
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
@@ -63,8 +58,8 @@ class RunFolder:
         """
         path = self.outputs / f"{name}.txt"
         try:
-            self.outputs.mkdir(exist_ok=True, mode=0o700)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            make_folder(self.outputs)
+            descriptor = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text)
         except OSError as error:
@@ -137,7 +132,7 @@ class EventLog:
         self._folder = folder.path
         path = folder.path / "events.jsonl"
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            self._descriptor = open_private(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
             cut_torn_line(self._descriptor)
         except OSError as error:
             raise _unwritable(folder.path, error) from error
@@ -182,7 +177,7 @@ class RunFolders:
             name = run_id or "".join(secrets.choice(ID_LETTERS) for _ in range(length))
             try:
                 self._make_root()
-                (self._root / name).mkdir(mode=0o700)
+                (self._root / name).mkdir(mode=FOLDER_MODE)
             except FileExistsError:
                 if run_id and (self._root / name / "run.json").exists():
                     raise UsageError(f"there is a run `{run_id}` already") from None
@@ -195,12 +190,10 @@ class RunFolders:
         raise StoreError(f"no free run id in {self._root}", hint="remove old runs")
 
     def _make_root(self) -> None:
-        # The mode counts only for the last folder of those that are made.
-        for folder in (self._root.parent, self._root):
-            try:
-                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            except (FileExistsError, NotADirectoryError) as error:
-                raise _no_folder(folder) from error
+        try:
+            make_folder(self._root)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise _no_folder(self._root) from error
 
     def find(self, run_id: str) -> RunFolder:
         """The folder of a run; ``-1`` is the latest.
@@ -208,8 +201,10 @@ class RunFolders:
         Raises:
             UsageError: There is no such run.
         """
-        if run_id != "-1" and Path(run_id).name == run_id and (self._root / run_id).is_dir():
-            return self.at(run_id)
+        if run_id != "-1" and Path(run_id).name == run_id:
+            path = self._root / run_id
+            if path.is_dir() and not path.is_symlink():
+                return self.at(run_id)
         names = self.ids()
         if run_id == "-1" and names:
             return self.at(names[0])
@@ -230,7 +225,7 @@ class RunFolders:
         """The ids of all runs, in no order: quicker than `ids`."""
         try:
             with os.scandir(self._root) as entries:
-                return {entry.name for entry in entries if entry.is_dir()}
+                return {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
         except FileNotFoundError:
             return set()
         except NotADirectoryError as error:

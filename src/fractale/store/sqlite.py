@@ -13,6 +13,7 @@ from pathlib import Path
 import aiosqlite
 
 from fractale.errors import StoreError
+from fractale.private import make_folder, touch_private
 from fractale.store.faults import cut_off, sqlite_faults
 from fractale.store.filesystem import FileSystem, file_system
 from fractale.store.locks import FileLock
@@ -67,7 +68,7 @@ async def open_sqlite(
 def _prepare(path: Path, place: FileSystem, wait: float, stack: ExitStack) -> None:
     """Make the file where it is not there, and bring its layout up to date."""
     with sqlite_faults(path):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(path.parent)
     if place.network:
         stack.enter_context(_lock(path, place))
     with sqlite_faults(path):
@@ -86,7 +87,7 @@ def _make(path: Path, place: FileSystem, wait: float) -> None:
     It has no write-ahead log yet: on a full disk, what is in that would stay behind.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
-    part.touch(mode=0o600)
+    touch_private(part)
     try:
         _set_up(part, place, wait, journal="DELETE")
         with suppress(FileExistsError):  # another process was quicker

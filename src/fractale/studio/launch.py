@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from fractale.errors import DependencyMissing, StoreError, UsageError
 from fractale.plan.build import load_plan
+from fractale.private import make_folder, write_private
 from fractale.settings import Settings, load_settings
 from fractale.studio.gate import TOKEN, read_token
 from fractale.studio.names import STUDIO, graph_name
@@ -198,9 +199,9 @@ def _write_config(start: Start, settings: Settings) -> Path:
         written["graphs"] = {**own, **_table(config, "graphs"), **given}
         written.setdefault("checkpointer", {"path": f"{module}:saver"})
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        module.write_text(OWN_GRAPHS + "".join(lines), encoding="utf-8")
-        place.write_text(json.dumps(written, indent=2), encoding="utf-8")
+        make_folder(folder)
+        write_private(module, OWN_GRAPHS + "".join(lines), sync="none")
+        write_private(place, json.dumps(written, indent=2), sync="none")
     except OSError as error:
         raise StoreError(f"cannot write the server's configuration: {error}") from error
     return place

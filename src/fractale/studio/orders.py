@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from langgraph.types import Command
 
 from fractale.errors import AnswerError, StoreError, UsageError
+from fractale.private import open_private
 from fractale.questions import Answers, is_job
 from fractale.store.lines import append_line
 from fractale.store.records import RunFolder
@@ -108,7 +109,7 @@ def take(folder: RunFolder, request: str) -> None:
         StoreError: It can't be written.
     """
     try:
-        descriptor = os.open(_taken(folder), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        descriptor = open_private(_taken(folder), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
             append_line(descriptor, f"{request}\n".encode())
         finally:

@@ -195,7 +195,7 @@ async def _look() -> list[Any]:
     from fractale.site import containers
     from fractale.site.discover import machine_of
 
-    machine = machine_of(load_settings())
+    machine = machine_of(load_settings(untrusted="narrow"))
     return [await getattr(containers, name)(machine) for name in BUILDERS]
 
 

@@ -202,7 +202,7 @@ def teller(ctx: Context, handle: JobHandle) -> Callable[[JobStatus], Awaitable[N
 
 
 def _jobs(scheduler: str | None = None) -> Jobs:
-    return Jobs.of(load_settings(), scheduler)
+    return Jobs.of(load_settings(untrusted="narrow"), scheduler)
 
 
 async def _handle(jobs: Jobs, key: str) -> JobHandle:

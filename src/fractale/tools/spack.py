@@ -101,7 +101,7 @@ def _spack() -> str:
     """
     from fractale.settings import load_settings
 
-    environment = load_settings().environment
+    environment = load_settings(untrusted="narrow").environment
     root = environment.get("SPACK_ROOT")
     found = shutil.which("spack", path=environment.get("PATH", os.defpath))
     if found is None and root:

@@ -1,0 +1,162 @@
+"""``fractale trust``: which project's settings may start programs and send data."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fractale.cli.text import inert
+from fractale.errors import UsageError
+from fractale.plain import to_json
+from fractale.settings import (
+    Project,
+    Settings,
+    SettingsFile,
+    TrustStore,
+    UntrustedProject,
+    changes_of,
+    decide_for_children,
+    find_project,
+    load_settings,
+    trust_file,
+    trust_store,
+    untrusted_lines,
+)
+
+
+@click.command("trust")
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@click.option("--show", is_flag=True, help="List what is trusted, and what waits here.")
+@click.option("--remove", is_flag=True, help="Stop trusting PATH.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(path: Path | None, *, show: bool, remove: bool, as_json: bool) -> None:
+    """Trust the settings of the project in PATH, by default the working directory's.
+
+    A project's `.fractale/config.yaml` may name servers to start, addresses to send keys to, and
+    calls to allow. fractale uses these settings only once you have trusted the file. If the file
+    changes, fractale asks again. What you trust is kept in `~/.config/fractale/trust.json`.
+
+    \b
+    fractale trust              show the settings of this project that wait, and trust them
+    fractale trust --show       list what is trusted, and what waits here
+    fractale trust --remove .   stop trusting this project
+    """
+    if show and remove:
+        raise UsageError("--show and --remove exclude each other", hint="give one of them")
+    environment = dict(os.environ)
+    store = trust_store(environment)
+    if remove:
+        data = _remove(store, path or Path())
+    elif show:
+        data = _show(store, path or Path(), environment)
+    else:
+        data = _trust(path or Path(), environment)
+    if as_json:
+        click.echo(to_json(data["json"], indent=2))
+    else:
+        click.echo("\n".join(inert(line, lines=True) for line in data["lines"]))
+
+
+def _remove(store: TrustStore, path: Path) -> dict[str, Any]:
+    count = store.remove(path)
+    if not count:
+        raise UsageError(
+            f"{path.resolve()} is not trusted", hint="see what is: fractale trust --show"
+        )
+    return {
+        "json": {"removed": count, "path": str(path.resolve())},
+        "lines": [f"no longer trusted: {path.resolve()}"],
+    }
+
+
+def _show(store: TrustStore, path: Path, environment: dict[str, str]) -> dict[str, Any]:
+    entries = store.entries()
+    lines = [f"trusted ({store.path})"]
+    lines += [f"  {each.kind:<8} {each.path}  since {each.at}" for each in entries] or ["  nothing"]
+    waiting: list[dict[str, str]] = []
+    project = find_project(path.resolve(), environment)
+    if (file := project.config) is not None and (waits := _waits(path, environment)):
+        waiting = [_row(each) for each in waits]
+        lines += ["", *untrusted_lines(file.path, waits, changes_of(file, environment))]
+        lines += [f"to trust it: fractale trust {path}"]
+    lines += [f"! {words}" for words in project.passed_over]
+    trusted = [{"kind": e.kind, "path": e.path, "digest": e.digest, "at": e.at} for e in entries]
+    data = {"trusted": trusted, "waiting": waiting, "passed_over": list(project.passed_over)}
+    return {"json": data, "lines": lines}
+
+
+def _trust(path: Path, environment: dict[str, str]) -> dict[str, Any]:
+    project = _project_at(path, environment)
+    file = _file_of(project, path)
+    waits = _waits(project.folder.parent, environment)
+    if waits:
+        lines = untrusted_lines(file.path, waits, changes_of(file, environment))
+        trust_file(file, environment)
+        lines += ["", f"trusted: {file.path}", f"undo: fractale trust --remove {project.folder}"]
+    else:
+        lines = [f"nothing in {file.path} waits for your trust"]
+    rows = [_row(each) for each in waits]
+    return {"json": {"path": str(file.path), "trusted": rows}, "lines": lines}
+
+
+def _project_at(path: Path, environment: dict[str, str]) -> Project:
+    """The project that a path names: its directory, its ``.fractale``, or its settings file."""
+    place = path.resolve()
+    if not place.exists():
+        raise UsageError(f"{path} does not exist")
+    if place.is_file():
+        place = place.parent
+    return find_project(place.parent if place.name == ".fractale" else place, environment)
+
+
+def _file_of(project: Project, path: Path) -> SettingsFile:
+    if project.config is None:
+        passed = "".join(f"\n{words}" for words in project.passed_over)
+        raise UsageError(
+            f"no settings file of a project found from {path.resolve()}{passed}",
+            hint="give the directory that has `.fractale/config.yaml`",
+        )
+    return project.config
+
+
+def _waits(path: Path, environment: dict[str, str]) -> Any:
+    """The settings that wait, whatever the environment says of this project."""
+    words = {k: v for k, v in environment.items() if k != "FRACTALE_TRUST_PROJECT"}
+    return load_settings(words, path, untrusted="narrow", check_state=False).waiting
+
+
+def _row(each: Any) -> dict[str, str]:
+    return {"key": each.key, "value": each.value, "effect": each.effect}
+
+
+def settle(settings: Settings, *, check_state: bool = True) -> Settings:
+    """Ask whether the project's settings may act; the settings that follow from the answer.
+
+    Args:
+        settings: Of which some wait.
+        check_state: As `load_settings` has it.
+
+    Raises:
+        UntrustedProject: There is no terminal to ask on.
+    """
+    assert settings.project is not None and settings.project.config is not None  # noqa: S101, PT018 - something waits
+    file, environment = settings.project.config, settings.environment
+    if settings.declined:
+        return settings
+    changed = changes_of(file, environment)
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UntrustedProject(file.path, settings.waiting, changed)
+    for line in untrusted_lines(file.path, settings.waiting, changed):
+        click.echo(inert(line, lines=True), err=True)
+    click.echo("Do you trust this file? [y/N] ", nl=False, err=True)
+    agreed = sys.stdin.readline().strip().lower() in ("y", "yes")
+    if agreed:
+        trust_file(file, environment)
+    else:
+        click.echo("continuing without these settings", err=True)
+    decide_for_children(file, trusted=agreed)
+    return load_settings(untrusted="narrow", check_state=check_state)

@@ -1,0 +1,232 @@
+"""Settings of a project that the user has not trusted: what may be taken, and what waits.
+
+What narrows is taken: calls that are denied or asked about, and lower limits. Everything else
+starts a program, sends data or a key, allows calls, or moves files, and waits for the user.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+from fractale.errors import SettingsError
+from fractale.plan.inert import inert
+from fractale.settings.secrets import is_secret, shown_arguments, shown_url, without_password
+
+MAX_SHOWN: Final = 4000
+"""Characters of a value that are shown: a whole command, since its end may be what matters."""
+
+UNSHOWN: Final = "only comments, layout, or values that are hidden here"
+"""What changed in a file whose description is as before."""
+
+NARROWING_POLICY: Final = ("deny", "ask")
+"""Lists of `policy` that can only take from what models may call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """One setting that waits for the user's trust.
+
+    Args:
+        key: Such as ``servers.site``.
+        value: For people: without secrets and control characters.
+        effect: What it would do, as a verb phrase.
+    """
+
+    key: str
+    value: str
+    effect: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.value} ({self.effect})"
+
+
+class UntrustedProject(SettingsError):
+    """A project's settings would act, and the user has not trusted them.
+
+    Args:
+        path: The settings file.
+        waiting: The settings that wait.
+        changed: What changed since the user trusted the file, as lines of a diff; None if the
+            user never did.
+    """
+
+    def __init__(
+        self, path: Path, waiting: Sequence[Waiting], changed: Sequence[str] | None
+    ) -> None:
+        super().__init__(
+            "\n".join(untrusted_lines(path, waiting, changed)),
+            hint=f"look at the file, then: fractale trust {shlex.quote(str(path.parent.parent))}\n"
+            "or for one command: --trust-project, or FRACTALE_TRUST_PROJECT=1; to continue "
+            "without these settings: FRACTALE_TRUST_PROJECT=0",
+        )
+        self.path = path
+        self.waiting = tuple(waiting)
+
+
+def untrusted_lines(
+    path: Path, waiting: Sequence[Waiting], changed: Sequence[str] | None
+) -> list[str]:
+    """What waits, and what changed since the user trusted the file, in lines for people."""
+    since = "has changed since you trusted it" if changed is not None else "is not trusted yet"
+    lines = [f"the project's settings file {since}", str(path)]
+    lines += [f"  {each}" for each in waiting]
+    if changed is not None:
+        lines += ["changed:", *(f"  {line}" for line in changed or [UNSHOWN])]
+    return lines
+
+
+def split(
+    table: Mapping[str, Any], limits: Mapping[str, int]
+) -> tuple[dict[str, Any], tuple[Waiting, ...]]:
+    """What may be taken of a project's settings without trust, and what waits.
+
+    Args:
+        limits: The limits that are in force without the project: the project may lower them.
+    """
+    taken: dict[str, Any] = {}
+    waiting: list[Waiting] = []
+    for key, value in table.items():
+        if key == "policy" and isinstance(value, dict):
+            rules = cast("dict[str, Any]", value)
+            taken[key] = {k: v for k, v in rules.items() if k in NARROWING_POLICY}
+            rest = {k: v for k, v in rules.items() if k not in NARROWING_POLICY}
+            waiting += [each for k, v in rest.items() for each in _policy(k, v)]
+        elif key in limits and _is_lower(value, limits[key]):
+            taken[key] = value
+        else:
+            waiting += described(key, value)
+    return taken, tuple(waiting)
+
+
+def described(key: str, value: Any) -> Iterator[Waiting]:
+    """A setting for people, in parts, with what each part does."""
+    if key in ("servers", "prices", "policy") and isinstance(value, dict):
+        for name, entry in cast("dict[str, Any]", value).items():
+            if key == "servers":
+                yield _server(name, entry)
+            elif key == "policy":
+                yield from _policy(name, entry)
+            else:
+                yield _waiting(f"prices.{name}", _text(entry), "changes how cost is counted")
+        return
+    show, effect = _EFFECTS.get(key, (_text, "takes effect"))
+    yield _waiting(key, show(value), effect)
+
+
+def changes(before: str, after: str) -> list[str]:
+    """What changed between two descriptions, as lines of a unified diff without its head."""
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=1)
+    return [line for line in lines if not line.startswith(("---", "+++", "@@"))]
+
+
+def description(table: Mapping[str, Any]) -> str:
+    """All settings of a file for people, one line each, to tell later what changed."""
+    return "\n".join(str(each) for key, value in table.items() for each in described(key, value))
+
+
+def _is_lower(value: Any, limit: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value <= limit
+
+
+def _policy(name: str, rules: Any) -> Iterator[Waiting]:
+    effects = {
+        "allow": "lets models call these tools without asking you",
+        "deny": "refuses these calls",
+        "ask": "asks before these calls",
+    }
+    entries = cast("list[Any]", rules) if isinstance(rules, list) else [rules]
+    for entry in entries:
+        effect = effects.get(name, "changes what may be called")
+        yield _waiting(f"policy.{name}", _text(entry), effect)
+
+
+def _server(name: str, entry: Any) -> Waiting:
+    key = f"servers.{name}"
+    if isinstance(entry, str):
+        return _waiting(key, shown_url(entry), "connects to this address")
+    if not isinstance(entry, dict):
+        return _waiting(key, _text(entry), "connects to a server")
+    data = cast("dict[str, Any]", entry)
+    more: list[str] = []
+    effects: list[str] = []
+    if command := data.get("command"):
+        given = data.get("args")
+        words = [str(each) for each in cast("list[Any]", given)] if isinstance(given, list) else []
+        more.append(" ".join([str(command), *map(shlex.quote, shown_arguments(words))]))
+        effects.append("starts this program")
+    if url := data.get("url"):
+        more.append(shown_url(str(url)))
+        effects.append("connects to this address")
+    if variable := data.get("token_env"):
+        effects.append(f"sends it your variable {variable}")
+    if data.get("token"):
+        effects.append("sends it a token from the file")
+    if sent := _variables(data.get("headers")):
+        effects.append(f"sends it your variables {', '.join(sent)}")
+    if data.get("verify") is False:
+        effects.append("does not check its certificate")
+    shown = ("command", "args", "url", "token", "token_env", "verify")
+    more += [f"{k}={_nested(k, v)}" for k, v in data.items() if k not in shown]
+    return _waiting(key, "  ".join(more), "; ".join(effects) or "connects to a server")
+
+
+def _variables(headers: Any) -> list[str]:
+    from fractale.settings.servers import VARIABLE
+
+    texts = cast("dict[str, Any]", headers).values() if isinstance(headers, dict) else ()
+    return [name for text in texts for name in VARIABLE.findall(str(text))]
+
+
+def _nested(key: str, value: Any) -> str:
+    """A part of a server's entry: values with the names of secrets are hidden, headers always."""
+    if not isinstance(value, dict):
+        return _text(value)
+    table = cast("dict[str, Any]", value)
+    hidden = {k for k in table if key == "headers" or is_secret(k)}
+    return _text({k: _variable_or_hidden(v) if k in hidden else v for k, v in table.items()})
+
+
+def _variable_or_hidden(value: Any) -> str:
+    names = _variables({"": value})
+    return " ".join(f"${{{name}}}" for name in names) or "***"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _url(value: Any) -> str:
+    return shown_url(str(value))
+
+
+def _store(value: Any) -> str:
+    return str(without_password(str(value)))
+
+
+def _waiting(key: str, value: str, effect: str) -> Waiting:
+    shown = inert(value)
+    if len(shown) > MAX_SHOWN:
+        shown = f"{shown[:MAX_SHOWN]}… [{len(shown) - MAX_SHOWN} more characters in the file]"
+    return Waiting(key=inert(key, 100), value=shown, effect=inert(effect, MAX_SHOWN))
+
+
+_EFFECTS: Final[Mapping[str, tuple[Callable[[Any], str], str]]] = {
+    "provider": (_text, "sends prompts and data to this model provider"),
+    "model": (_text, "sends prompts and data to this model"),
+    "fallback_models": (_text, "sends prompts and data to these models"),
+    "local_model": (_text, "loads this model file"),
+    "openai_base_url": (_url, "sends prompts, data and your OPENAI_API_KEY there"),
+    "gemini_base_url": (_url, "sends prompts, data and your GEMINI_API_KEY there"),
+    "store": (_store, "keeps checkpoints in that database"),
+    "state_dir": (_text, "reads and writes runs there"),
+    "max_attempts": (_text, "raises this limit"),
+    "local_cores": (_text, "raises this limit"),
+}
