@@ -47,6 +47,7 @@ REAL_FILES = {
     "test_scenario_lammps": "LAMMPS, MPI, Slurm",
     "test_scenario_spack": "an installation that is killed",
     "test_stops_anywhere": "kills",
+    "test_stranger_plan": "pseudo-terminals",
     "test_terminal": "tmux, pseudo-terminals",
     "test_two_processes": "kills",
 }

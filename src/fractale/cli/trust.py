@@ -1,8 +1,9 @@
-"""``fractale trust``: which project's settings may start programs and send data."""
+"""``fractale trust``: which project's settings and which plans may act as the user."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import click
 from fractale.cli.text import inert
 from fractale.errors import UsageError
 from fractale.plain import to_json
+from fractale.private import fault_of
 from fractale.settings import (
     Project,
     Settings,
@@ -32,27 +34,37 @@ from fractale.settings import (
 @click.argument("path", required=False, type=click.Path(path_type=Path))
 @click.option("--show", is_flag=True, help="List what is trusted, and what waits here.")
 @click.option("--remove", is_flag=True, help="Stop trusting PATH.")
+@click.option("--plans", is_flag=True, help="Trust every plan in the directory PATH.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(path: Path | None, *, show: bool, remove: bool, as_json: bool) -> None:
-    """Trust the settings of the project in PATH, by default the working directory's.
+def command(path: Path | None, *, show: bool, remove: bool, plans: bool, as_json: bool) -> None:
+    """Trust the settings of the project in PATH, by default the working directory's, or a plan.
 
     A project's `.fractale/config.yaml` may name servers to start, addresses to send keys to, and
     calls to allow. fractale uses these settings only once you have trusted the file. If the file
     changes, fractale asks again. What you trust is kept in `~/.config/fractale/trust.json`.
 
+    On a terminal, `fractale run` shows a plan that you have not trusted, and asks, before its
+    first run.
+
     \b
     fractale trust              show the settings of this project that wait, and trust them
+    fractale trust plan.yaml    show what this plan does, and trust it as it is
+    fractale trust --plans .    trust every plan in this directory, also as they change
     fractale trust --show       list what is trusted, and what waits here
-    fractale trust --remove .   stop trusting this project
+    fractale trust --remove .   stop trusting this project, and the plans in it
     """
-    if show and remove:
-        raise UsageError("--show and --remove exclude each other", hint="give one of them")
+    if show + remove + plans > 1:
+        raise UsageError("--show, --remove and --plans exclude each other", hint="give one of them")
     environment = dict(os.environ)
     store = trust_store(environment)
     if remove:
         data = _remove(store, path or Path())
     elif show:
         data = _show(store, path or Path(), environment)
+    elif plans:
+        data = _trust_plans(store, path or Path())
+    elif path is not None and path.is_file() and not _is_config(path):
+        data = _trust_plan(path)
     else:
         data = _trust(path or Path(), environment)
     if as_json:
@@ -101,6 +113,34 @@ def _trust(path: Path, environment: dict[str, str]) -> dict[str, Any]:
         lines = [f"nothing in {file.path} waits for your trust"]
     rows = [_row(each) for each in waits]
     return {"json": {"path": str(file.path), "trusted": rows}, "lines": lines}
+
+
+def _is_config(path: Path) -> bool:
+    return path.resolve().parent.name == ".fractale"
+
+
+def _trust_plan(path: Path) -> dict[str, Any]:
+    from fractale.cli.first_run import agree
+    from fractale.plan.build import load_plan
+
+    settings = load_settings(untrusted="narrow", check_state=False)
+    lines = agree(load_plan(path), settings)
+    place = path.resolve()
+    lines += ["", f"trusted: {place}", f"undo: fractale trust --remove {shlex.quote(str(path))}"]
+    return {"json": {"path": str(place), "kind": "plan"}, "lines": lines}
+
+
+def _trust_plans(store: TrustStore, path: Path) -> dict[str, Any]:
+    from fractale.cli.first_run import EVERY_PLAN
+
+    place = path.resolve()
+    if not place.is_dir():
+        raise UsageError(f"{path} is not a directory", hint="for one plan: fractale trust PLAN")
+    if why := fault_of(place.stat()):
+        raise UsageError(f"{place} cannot be trusted: {why}", hint=f"chmod go-w {place}")
+    store.add("plan", place, EVERY_PLAN, shown=EVERY_PLAN)
+    lines = [f"trusted: every plan in {place}", f"undo: fractale trust --remove {place}"]
+    return {"json": {"path": str(place), "kind": "plan"}, "lines": lines}
 
 
 def _project_at(path: Path, environment: dict[str, str]) -> Project:
