@@ -39,6 +39,7 @@ REAL_FILES = {
     "test_lost_database": "PostgreSQL, kills",
     "test_lost_servers": "MCP servers that are killed",
     "test_other_user_studio": "another user, the development server",
+    "test_other_user": "another user of this machine, who is made and removed",
     "test_postgres": "PostgreSQL",
     "test_replay_kills": "kills",
     "test_requeue": "Slurm, minutes",

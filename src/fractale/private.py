@@ -31,16 +31,25 @@ def make_folder(folder: Path) -> None:
         OSError: It cannot be made, or something else has that name.
     """
     try:
-        folder.mkdir(mode=FOLDER_MODE)
+        new_folder(folder)
     except FileNotFoundError:
         if folder.parent == folder:
             raise
         make_folder(folder.parent)
-        folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
+        make_folder(folder)
     except FileExistsError:
         if not folder.is_dir():
             raise
-        return
+
+
+def new_folder(folder: Path) -> None:
+    """Make a directory with mode 0700 in one that exists.
+
+    Raises:
+        FileExistsError: Something has that name.
+        OSError: It cannot be made.
+    """
+    folder.mkdir(mode=FOLDER_MODE)
     if stat.S_IMODE(folder.stat().st_mode) & 0o777 != FOLDER_MODE:  # a umask that takes from us
         folder.chmod(FOLDER_MODE)
 

@@ -80,9 +80,11 @@ class Queue:
 @contextlib.contextmanager
 def gate(queue: Path) -> Generator[None]:
     """Be the only one at the queue."""
-    for folder in (*reversed(queue.parents[:2]), queue):  # a mode counts for the last one only
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(queue / "gate", os.O_RDWR | os.O_CREAT, 0o600)
+    for folder in (*reversed(queue.parents[:2]), queue):
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)
+    descriptor = _for_owner(f"{queue / 'gate'}", os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -116,7 +118,10 @@ def _write(path: Path, text: str) -> None:
 
 
 def _for_owner(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+    """Open a file, made for its owner only; this program cannot import it from elsewhere."""
+    descriptor = os.open(path, flags, 0o600)
+    os.fchmod(descriptor, 0o600)  # whatever the umask took of it
+    return descriptor
 
 
 def _entries(queue: Path) -> Iterator[Entry]:
@@ -174,7 +179,7 @@ def _standing(folder: Path) -> str:
     if "minder" in names:
         return "runs" if _goes_on(folder) else "over"
     if "cancelled" in names:
-        (folder / WITHDRAWN).touch(mode=0o600)
+        open(folder / WITHDRAWN, "ab", opener=_for_owner).close()
         return "over"
     return "waits"
 

@@ -54,15 +54,18 @@ def resident(session: int) -> int:
     return total
 
 
-def _for_owner(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+def for_owner(path: str, flags: int) -> int:
+    """Open a file, made for its owner only: an opener for `open`."""
+    descriptor = os.open(path, flags, 0o600)
+    os.fchmod(descriptor, 0o600)  # whatever the umask took of it
+    return descriptor
 
 
 def claim(folder: Path) -> bool:
     """Whether this is the one that minds the job: whoever makes the link first."""
     note = folder / f".minder.{os.getpid()}"
     me = os.getpid()
-    with open(note, "w", opener=_for_owner) as file:
+    with open(note, "w", opener=for_owner) as file:
         file.write(f"id={me}\nhost={socket.gethostname()}\nboot={boot()}\nticks={ticks(me)}\n")
         file.flush()
         os.fsync(file.fileno())
@@ -89,8 +92,8 @@ class Minder:
     def mind(self) -> None:
         """Run the wrapper to its end."""
         ending = self._folder / ".minded"
-        ending.touch(mode=0o600)
-        with open(self._folder / "log", "ab", opener=_for_owner) as log:
+        open(ending, "ab", opener=for_owner).close()
+        with open(self._folder / "log", "ab", opener=for_owner) as log:
             wrapper = subprocess.Popen(  # noqa: S603 - written by fractale
                 ["/bin/sh", str(self._folder / "wrapper.sh")],
                 stdin=subprocess.DEVNULL,

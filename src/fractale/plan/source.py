@@ -8,7 +8,12 @@ limit).
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import select
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +24,8 @@ from fractale.plan.node import Node
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_NODES", "Node", "read_file", "read_source"]
 
 MAX_BYTES: Final = 2**20
+NO_WRITER, SILENT_WRITER = 2.0, 60.0
+"""Seconds to wait for a named pipe that nobody writes to, and for one whose writer is silent."""
 
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -36,12 +43,48 @@ def read_file(path: Path | str) -> Node:
         PlanError: The file cannot be read, or is not YAML that fractale takes.
     """
     try:
-        with Path(path).open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = _bytes_of(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise _refusal("unreadable-file", f"cannot be read: {reason}", str(path)) from error
     return read_source(data, str(path))
+
+
+def _bytes_of(path: Path | str) -> bytes:
+    """The bytes of a file, one more than it may have at the most.
+
+    A named pipe is read until its writers close it; it must not hold up the command if nobody
+    writes to it.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            return b"".join(_piped(descriptor))
+        os.set_blocking(descriptor, True)
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            return file.read(MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
+
+
+def _piped(descriptor: int) -> Iterator[bytes]:
+    """What is written to a pipe that is read without blocking."""
+    left, patience = MAX_BYTES + 1, NO_WRITER
+    has_begun = False
+    while left > 0:
+        try:
+            data = os.read(descriptor, left)
+        except BlockingIOError:  # it has a writer
+            data, patience, has_begun = None, SILENT_WRITER, True
+        if data:
+            left, has_begun = left - len(data), True
+            yield data
+        elif data is not None and has_begun:
+            return
+        elif select.select([descriptor], [], [], patience)[0]:
+            has_begun = True
+        else:
+            raise TimeoutError(errno.ETIMEDOUT, f"nothing was written to it for {patience:g} s")
 
 
 def read_source(text: str | bytes, file: str) -> Node:

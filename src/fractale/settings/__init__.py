@@ -33,6 +33,7 @@ from fractale.settings.files import (
     SettingsFile,
     check_state_folder,
     find_project,
+    read_table,
     trust_store,
 )
 from fractale.settings.load import (
@@ -88,6 +89,7 @@ __all__ = [
     "find_project",
     "is_secret",
     "load_settings",
+    "read_table",
     "shown_url",
     "store_password",
     "trust_file",

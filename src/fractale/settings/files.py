@@ -120,13 +120,10 @@ def find_project(here: Path, environment: Mapping[str, str]) -> Project:
                     continue
             raise SettingsError(f"cannot read {place / CONFIG}: {error.strerror}") from error
     last = searched[-1]
-    if last != home:
-        above = (folder / PROJECT_FOLDER for folder in last.parents)
-        if beyond := next((place for place in above if os.path.lexists(place)), None):
-            passed.append(
-                f"{beyond} is not used: the search for settings ends at {last}, "
-                f"where the owner of the directories changes"
-            )
+    above = (folder / PROJECT_FOLDER for folder in last.parents)
+    if beyond := next((place for place in above if os.path.lexists(place)), None):
+        why = "your home directory" if last == home else "where the owner of directories changes"
+        passed.append(f"{beyond} is not used: the search for settings ends at {last}, {why}")
     return Project(folder=here / PROJECT_FOLDER, passed_over=tuple(passed))
 
 

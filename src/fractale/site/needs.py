@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
 from fractale.errors import SettingsError
+from fractale.plan.source import MAX_BYTES
+from fractale.settings import read_table
 
 Kind: TypeAlias = Literal["program", "works", "any", "first", "scheduler", "module", "packages"]
 KINDS: tuple[Kind, ...] = (
@@ -109,16 +111,15 @@ def load_needs(more: Path | None = None) -> Needs:
     Raises:
         SettingsError: The person's file is not of that form.
     """
-    import yaml
-
     own = _shipped()
     if more is None or not more.is_file():
         return own
     try:
-        data: Any = yaml.safe_load(more.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(f"cannot read {more}: {error}") from error
-    return read_needs(data, str(more), own)
+        with more.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise SettingsError(f"cannot read {more}: {error.strerror}") from error
+    return read_needs(read_table(data, str(more)), str(more), own)
 
 
 @functools.cache

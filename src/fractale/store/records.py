@@ -19,7 +19,7 @@ from typing import Any, cast
 from fractale.errors import StoreError, UsageError
 from fractale.events import Event
 from fractale.plain import to_json
-from fractale.private import FOLDER_MODE, make_folder, open_private, write_private
+from fractale.private import make_folder, new_folder, open_private, write_private
 from fractale.store.lines import ROOM, append_line, cut_torn_line
 
 ID_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
@@ -177,7 +177,7 @@ class RunFolders:
             name = run_id or "".join(secrets.choice(ID_LETTERS) for _ in range(length))
             try:
                 self._make_root()
-                (self._root / name).mkdir(mode=FOLDER_MODE)
+                new_folder(self._root / name)
             except FileExistsError:
                 if run_id and (self._root / name / "run.json").exists():
                     raise UsageError(f"there is a run `{run_id}` already") from None
