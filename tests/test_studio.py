@@ -745,6 +745,44 @@ def test_without_the_extra_it_says_what_to_install(own):
     assert "pip install 'fractale[studio]'" in str(caught.value.hint)
 
 
+def test_the_python_of_a_langgraph_json_waits_for_trust(tmp_path):
+    config = {
+        "graphs": {"a": "./theirs.py:graph", "b": {"path": "./b.py:g", "description": "B: it"}},
+        "http": {"app": "./theirs.py:app"},
+        "env": ".env",
+    }
+    (tmp_path / "langgraph.json").write_text(json.dumps(config))
+    (tmp_path / "theirs.py").write_text('open("imported.txt", "w")\n')
+    (tmp_path / "bad.yaml").write_text("name: p\nsteps: [{tol: b}]\n")
+    known = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "FRACTALE_TRUST_PROJECT": ""}
+
+    def fractale(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return forked.run(words, cwd=tmp_path, env={**known, **env})
+
+    def refused() -> None:
+        done = fractale("studio", "bad.yaml")
+        assert done.returncode == 2, done.stderr
+        for words in ("./theirs.py:graph", "./theirs.py:app", "./b.py:g", "from .env"):
+            assert words in done.stderr
+        assert "B: it" not in done.stderr
+        assert "fractale trust langgraph.json" in done.stderr
+
+    def passes(*words: str, **env: str) -> None:
+        assert "tol" in fractale("studio", "bad.yaml", *words, **env).stderr
+
+    refused()
+    passes("--trust-project")
+    passes(FRACTALE_TRUST_PROJECT="1")
+    assert "./b.py:g" in fractale("trust", "langgraph.json").stdout
+    passes()
+    for name in ("theirs.py", ".env", "b.py"):
+        (tmp_path / name).write_text("# changed\n")
+        refused()
+        assert fractale("trust", "langgraph.json").returncode == 0
+        passes()
+    assert not (tmp_path / "imported.txt").exists()
+
+
 def test_where_others_can_reach_it_it_has_a_token(own, tmp_path):
     for host, tells_users, wants in (
         ("127.0.0.1", True, False),

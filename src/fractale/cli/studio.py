@@ -46,6 +46,7 @@ def command(
     fractale studio
     fractale studio my-plan.yaml -r my-tools.yaml --no-browser
     """
+    from fractale.cli.studio_trust import look_at
     from fractale.studio.gate import TOKEN
     from fractale.studio.launch import Start, is_own, prepare, run_server
 
@@ -58,6 +59,7 @@ def command(
         browser=not no_browser,
     )
     settings = options.settings_of(backend, model, None, store, acts=True)
+    look_at(settings)
     command, environment = prepare(start, settings)
     if environment.get(TOKEN):
         click.echo(

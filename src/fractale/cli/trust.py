@@ -120,11 +120,15 @@ def _is_config(path: Path) -> bool:
 
 
 def _trust_plan(path: Path) -> dict[str, Any]:
-    from fractale.cli.first_run import agree
+    from fractale.cli import first_run, studio_trust
     from fractale.plan.build import load_plan
+    from fractale.studio.launch import CONFIG as STUDIO_CONFIG
 
     settings = load_settings(untrusted="narrow", check_state=False)
-    lines = agree(load_plan(path), settings)
+    if path.name == STUDIO_CONFIG:
+        lines = studio_trust.agree(path, settings)
+    else:
+        lines = first_run.agree(load_plan(path), settings)
     place = path.resolve()
     lines += ["", f"trusted: {place}", f"undo: fractale trust --remove {shlex.quote(str(path))}"]
     return {"json": {"path": str(place), "kind": "plan"}, "lines": lines}

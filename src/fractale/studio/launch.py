@@ -183,7 +183,7 @@ def server_settings() -> Settings:
 
 def _write_config(start: Start, settings: Settings) -> Path:
     """The server's configuration: the folder's ``langgraph.json``, with our gate before its app."""
-    config = _read(Path(CONFIG)) if Path(CONFIG).is_file() else {}
+    config = read_config(Path(CONFIG)) if Path(CONFIG).is_file() else {}
     folder = settings.state_dir.absolute() / "studio"
     module, place = folder / "graphs.py", folder / CONFIG
     named = _named(start.plans)
@@ -214,7 +214,12 @@ def _table(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     return cast("dict[str, Any]", found)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """What a ``langgraph.json`` says.
+
+    Raises:
+        UsageError: It cannot be read, or is not a mapping.
+    """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
