@@ -156,6 +156,9 @@ def test_it_is_shown_and_asked_about_once(project):
     code, seen = on_terminal(project, *RUN)
     assert (code, ran(project)) == (0, True), seen
     assert ASKS not in seen
+    path = str(project / "theirs" / "plan.yaml")
+    assert on_terminal(project, "run", path)[0] == 0
+    assert ran(project)
     code, seen = on_terminal(project, *RUN, "-i", "who=you")  # the inputs are one's own
     assert (code, ran(project), ASKS in seen) == (0, True, False), seen
 
@@ -183,6 +186,15 @@ def test_a_change_of_an_included_plan_is_asked_about(project):
     assert plan_digest(load_plan(outer)) != before
     code, seen = on_terminal(project, *words, answer="n")
     assert (code, "touch more" in seen) == (2, True)
+
+
+def test_what_is_wrong_is_told_before_anything_is_asked(project):
+    code, seen = on_terminal(project, *RUN, "-i", "nobody=x")
+    assert (code, ASKS in seen, "nobody" in seen) == (2, False, True)
+    plan = project / "theirs" / "plan.yaml"
+    plan.write_text(plan.read_text().replace("inputs.who", "inputs.whom"))
+    code, seen = on_terminal(project, *RUN)
+    assert (code, ASKS in seen, "whom" in seen) == (3, False, True)
 
 
 def test_yes_shows_and_does_not_ask(project):

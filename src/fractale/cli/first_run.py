@@ -20,7 +20,8 @@ from typing import Any, Final
 import click
 
 from fractale.cli import options
-from fractale.errors import UsageError
+from fractale.errors import PlanError, UsageError
+from fractale.plan.check import check_plan
 from fractale.plan.model import Plan
 from fractale.private import fault_of
 from fractale.settings import Settings, TrustStore, trust_store
@@ -51,6 +52,8 @@ def look_at(plan: Plan, given: Given) -> None:
     """Show a plan that the user has not agreed to, and ask, if there is a terminal to do so.
 
     Raises:
+        PlanError: The plan is invalid.
+        InputError: The inputs are not those that it takes.
         UsageError: The user does not agree.
         SettingsError: The user's trust store cannot be used.
     """
@@ -62,6 +65,8 @@ def look_at(plan: Plan, given: Given) -> None:
     store, digest = trust_store(environment), plan_digest(plan)
     if is_agreed(plan, store, digest):
         return
+    if errors := [each for each in check_plan(plan) if each.severity == "error"]:
+        raise PlanError(errors)
     before = store.find("plan", plan.file)
     described = description(plan, given.settings)
     click.echo("\n".join(shown_lines(plan, given)), err=True)
@@ -107,7 +112,8 @@ def plan_digest(plan: Plan) -> str:
     """A hash of what a plan and the plans that it includes say, and of where they are."""
     from fractale.plan.dump import dump_plan
 
-    parts = [f"{each.file}\n{dump_plan(each)}" for each in (plan, *_included(plan))]
+    plans = (plan, *_included(plan))
+    parts = [f"{os.path.realpath(each.file)}\n{dump_plan(each)}" for each in plans]
     return digest_of("\0".join(parts).encode("utf-8", "backslashreplace"))
 
 

@@ -101,11 +101,12 @@ def _fork(call: Any, run_id: str, at: str, plan_file: str | None, changes: ForkC
     call = replace(like, **{name: given for name, given in own.items() if given})
     if plan_hash(plan) != head.get("plan_hash"):  # what was run before was agreed to
         given: dict[str, Any] = {**(head.get("inputs") or {}), **changes.inputs}
+        open_inputs = [name for name, spec in plan.inputs.items() if not spec.secret]
         look_at(
             plan,
             Given(
                 settings=call.settings,
-                inputs={name: value for name, value in given.items() if name in plan.inputs},
+                inputs={n: v for n, v in given.items() if n in open_inputs},
                 registries=call.registries,
                 agents=call.agents,
                 yes=call.yes,
