@@ -83,7 +83,7 @@ def command(
         except PlanError:
             click.echo("\n".join(f"note: {note}" for note in left_out), err=True)
             raise
-    notes += [] if replayed.equal else left_out
+    notes += left_out if replayed.missing or not replayed.equal else []
     if as_json:
         data = {**replayed_data(replayed), "notes": notes}
         click.echo(to_json(data, default=str))

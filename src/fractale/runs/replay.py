@@ -28,6 +28,7 @@ from fractale.runs.offered import policy_of, read_offered
 from fractale.runs.options import RunOptions
 from fractale.runs.preflight import preflight
 from fractale.runs.recordings import Recording
+from fractale.runs.replay_agents import RecordedAgents
 from fractale.runs.replay_calls import RecordedJournal, ReplayJournal
 from fractale.runs.replay_compare import Comparison, Diverged, RecordEnds, Rules
 from fractale.runs.replay_events import Data, as_one_process
@@ -84,6 +85,7 @@ class Replayed:
         status: How the recorded run stands: its status, or ``killed``.
         divergence: Where the replay first was another one; None if it was not.
         ends: Where the record of a run that was cut short ends; empty where it is whole.
+        missing: Sub-agents whose code is not there; what they did is as it was recorded.
     """
 
     run: str
@@ -93,6 +95,7 @@ class Replayed:
     status: str
     divergence: Divergence | None = None
     ends: str = ""
+    missing: tuple[str, ...] = ()
 
     @property
     def equal(self) -> bool:
@@ -158,7 +161,8 @@ class _Stage:
             then=_lenient(FileOutputs(folder.outputs)),
             now=_lenient(outputs),
         )
-        deps = self._dependencies(outputs)
+        agents = RecordedAgents(self.agents, self.events, self._offered_names(), lambda: comparison)
+        deps = self._dependencies(outputs, agents)
         await self._run(comparison, journal, deps, listeners)
         return Replayed(
             run=folder.run_id,
@@ -168,7 +172,14 @@ class _Stage:
             status=status,
             divergence=comparison.divergence,
             ends=comparison.cut,
+            missing=agents.missing,
         )
+
+    def _offered_names(self) -> set[str]:
+        if self.live.tools:
+            return set()
+        tools = read_offered(self.recording.folder).tools
+        return {name for tool in tools for name in (tool.name, tool.qualified_name)}
 
     async def _run(
         self,
@@ -178,7 +189,7 @@ class _Stage:
         listeners: Sequence[Listener],
     ) -> None:
         if not self.live.tools:
-            await preflight(self.plan, deps.toolbox, deps.models, self.agents)
+            await preflight(self.plan, deps.toolbox, deps.models, deps.agents)
         session = self._session(comparison, deps, listeners)
         folder = self.recording.folder.path / "jobs"
         jobs = RecordedJobs(folder, outside=self.recording.own)
@@ -224,7 +235,7 @@ class _Stage:
         shown = "\n".join(map(to_json, self.events))
         return tuple(text for text in self.settings.secrets if to_json(text)[1:-1] not in shown)
 
-    def _dependencies(self, outputs: RecordedOutputs) -> Dependencies:
+    def _dependencies(self, outputs: RecordedOutputs, agents: Catalog) -> Dependencies:
         said: Mapping[str, Any] = self.recording.head.get("settings") or {}
         jobs = RecordedJobs(self.recording.folder.path / "jobs", outside=self.recording.own)
         live, settings = self.live, self.settings
@@ -235,7 +246,7 @@ class _Stage:
             models=live.models or RecordedModels(settings, said, self._model()),
             outputs=outputs,
             policy=RecordedPolicy.of(policy, self.events),
-            agents=self.agents,
+            agents=agents,
             max_attempts=self._max_attempts(),
             jobs=RunJobs.of(settings.state_dir / JOBS, settings) if live.tools else jobs,
             patient=live.tools is not None or live.models is not None,

@@ -114,7 +114,7 @@ async def check_recording(
             catalog, more = agents_of(recording, plan)
             notes += more
             replayed = await replay(recording, settings, plan=plan, agents=catalog)
-            notes += [] if replayed.equal else left_out
+            notes += left_out if replayed.missing or not replayed.equal else []
             return Checked(name=name, replayed=replayed, notes=notes)
     except FractaleError as error:
         return Checked(name=name, error=error, notes=[*notes, *left_out])
@@ -163,6 +163,7 @@ def replayed_data(replayed: Replayed) -> dict[str, Any]:
         "of": replayed.of,
         "status": replayed.status,
         "record_ends": replayed.ends or None,
+        "missing_agents": list(replayed.missing),
     }
     return data | {"divergence": asdict(replayed.divergence) if replayed.divergence else None}
 
