@@ -164,6 +164,7 @@ class Studio:
         self.process: subprocess.Popen[bytes] | None = None
         self._env = {n: v for n, v in os.environ.items() if not n.startswith(("FRACTALE_", "LANG"))}
         self._env |= {"OPENAI_BASE_URL": model.openai_url, "OPENAI_API_KEY": "k-1234567890"}
+        self._env |= {"FRACTALE_TRUST_PROJECT": "1"}
         self._env |= {"HOME": str(folder), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
         (folder / "studio_tools.py").write_text(TOOLS)
         (folder / "tools.yaml").write_text(REGISTRY)

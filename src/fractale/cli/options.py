@@ -242,6 +242,7 @@ def settings_of(
     if acts and settings.project is not None and settings.project.config is not None:
         if trusts:
             decide_for_children(settings.project.config, trusted=True)
+            settings = load_settings(untrusted="narrow", check_state=check_state)
         elif settings.waiting:
             from fractale.cli.trust import settle
 

@@ -27,6 +27,7 @@ from fractale.settings import (
     trust_file,
     trust_store,
     untrusted_lines,
+    waiting_of,
 )
 
 
@@ -91,7 +92,9 @@ def _show(store: TrustStore, path: Path, environment: dict[str, str]) -> dict[st
     lines += [f"  {each.kind:<8} {each.path}  since {each.at}" for each in entries] or ["  nothing"]
     waiting: list[dict[str, str]] = []
     project = find_project(path.resolve(), environment)
-    if (file := project.config) is not None and (waits := _waits(path, environment)):
+    file = project.config
+    waits = waiting_of(file, environment) if file else ()
+    if file and waits and not store.holds("project", file.path, file.digest):
         waiting = [_row(each) for each in waits]
         lines += ["", *untrusted_lines(file.path, waits, changes_of(file, environment))]
         lines += [f"to trust it: fractale trust {path}"]
@@ -104,7 +107,7 @@ def _show(store: TrustStore, path: Path, environment: dict[str, str]) -> dict[st
 def _trust(path: Path, environment: dict[str, str]) -> dict[str, Any]:
     project = _project_at(path, environment)
     file = _file_of(project, path)
-    waits = _waits(project.folder.parent, environment)
+    waits = waiting_of(file, environment)
     if waits:
         lines = untrusted_lines(file.path, waits, changes_of(file, environment))
         trust_file(file, environment)
@@ -165,12 +168,6 @@ def _file_of(project: Project, path: Path) -> SettingsFile:
             hint="give the directory that has `.fractale/config.yaml`",
         )
     return project.config
-
-
-def _waits(path: Path, environment: dict[str, str]) -> Any:
-    """The settings that wait, whatever the environment says of this project."""
-    words = {k: v for k, v in environment.items() if k != "FRACTALE_TRUST_PROJECT"}
-    return load_settings(words, path, untrusted="narrow", check_state=False).waiting
 
 
 def _row(each: Any) -> dict[str, str]:
