@@ -39,6 +39,7 @@ REAL_FILES = {
     "test_kills": "kills",
     "test_lost_database": "PostgreSQL, kills",
     "test_lost_servers": "MCP servers that are killed",
+    "test_other_user_studio": "another user, the development server",
     "test_other_user": "another user of this machine, who is made and removed",
     "test_postgres": "PostgreSQL",
     "test_replay_kills": "kills",
@@ -48,6 +49,7 @@ REAL_FILES = {
     "test_scenario_lammps": "LAMMPS, MPI, Slurm",
     "test_scenario_spack": "an installation that is killed",
     "test_stops_anywhere": "kills",
+    "test_stranger_plan": "pseudo-terminals",
     "test_terminal": "tmux, pseudo-terminals",
     "test_two_processes": "kills",
 }

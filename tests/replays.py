@@ -96,7 +96,8 @@ class Stage:
         calls, asked = len(self.server.calls), self.asked
         self.told.clear()
         today = load_plan(self.write(plan, "today.yaml")) if plan else None
-        with open_recording((folder or self.last).path) as recording:
+        path = (folder or self.last).path
+        with open_recording(path, state_dir=self.settings.state_dir) as recording:
             replayed = await replay(
                 recording,
                 replace(self.settings, secrets=("today-only",)),

@@ -12,9 +12,10 @@ import pytest
 
 import forked
 from fractale.agents.catalog import BUILT_IN, SUMMARIES, Catalog
-from fractale.agents.own import split_agents
+from fractale.agents.own import split_agents, with_named
 from fractale.agents.subagent import AgentAnswer, Subagent
 from fractale.errors import PlanError
+from fractale.plan.build import parse_plan
 from fractale.registry import load_registry, local_entries
 
 MODULE = '''
@@ -101,10 +102,62 @@ def test_one_of_the_command_line_works_in_the_run(project):
     assert end["outputs"] == {"all": COUNTED}
 
 
+COUNTER = PLAN.format(name="counter").replace(
+    "agents: []", "agents: [{path: my_agents.COUNT, name: counter}]"
+)
+
+
 def test_one_of_the_plan_works_under_the_name_that_the_plan_gives(project):
-    agents = "agents: [{path: my_agents.COUNT, name: counter}]"
-    plan = PLAN.format(name="counter").replace("agents: []", agents)
-    assert ran(project, plan)["outputs"] == {"all": COUNTED}
+    (project / "r.yaml").write_text("tools: [my_agents.COUNT]\n")
+    assert ran(project, COUNTER, "-r", "r.yaml")["outputs"] == {"all": COUNTED}
+    assert ran(project, COUNTER, "-a", "my_agents.COUNT")["outputs"] == {"all": COUNTED}
+    install(project, "tally = my_agents:COUNT")
+    assert ran(project, COUNTER)["outputs"] == {"all": COUNTED}
+
+
+def test_one_of_the_older_kind_has_the_name_of_the_plan_too(project):
+    plan = PLAN.format(name="echo").replace(
+        "agents: []", "agents: [{path: my_agents.Old, name: echo}]"
+    )
+    end = ran(project, plan, "-a", "my_agents.Old")
+    assert end["outputs"] == {"all": {"echo": "a b c"}}, end
+
+
+def test_fractales_own_and_those_of_0_1_0_are_registered():
+    text = """
+name: p
+agents:
+  - fractale.agents.ask.ASK
+  - {path: fractale_agents.parsers.ResultParserAgent, name: parse}
+steps: [{name: s, agent: parse}]
+"""
+    agents, rest = split_agents(with_named([], (), parse_plan(text)))
+    assert [agent.name for agent in agents] == ["ask", "parse"]
+    assert rest == []
+
+
+MARKS = 'open("imported.txt", "a").write(__name__ + "\\n")\nclass A: pass\n'
+
+
+@pytest.mark.parametrize("path", ["antigravity.x", "this.s", "unittest.__main__.x", "marks.A"])
+@pytest.mark.parametrize("more", [(), ("-r", "r.yaml")])
+def test_a_plan_imports_no_module_that_is_not_registered(project, path, more):
+    (project / "marks.py").write_text(MARKS)
+    (project / "r.yaml").write_text("tools: [my_agents.greet]\n")
+    text = PLAN.format(name="count").replace("agents: []", f"agents: [{path}]")
+    (project / "plan.yaml").write_text(text)
+    for words in (("run", "plan.yaml", *more), ("doctor", "plan.yaml", *more)):
+        done = fractale(project, *words)
+        told = " ".join((done.stdout + done.stderr).split())
+        assert done.returncode in (1, 3), told
+        assert f"`{path}` is not registered as a sub-agent" in told
+        assert f"-a {path}" in told
+        assert "Zen of Python" not in told
+        assert "Traceback" not in told
+    assert fractale(project, "graph", "plan.yaml").returncode == 0
+    for words in (("validate", "plan.yaml", *more), ("run", "plan.yaml", "--dry-run", *more)):
+        assert fractale(project, *words).returncode == (3 if more else 0)
+    assert not (project / "imported.txt").exists()
 
 
 def test_one_of_a_registry_works_beside_its_tools(project):
@@ -208,16 +261,16 @@ def test_what_registries_list_is_told_apart(importable):
     (importable / "r.yaml").write_text(
         "tools:\n  - path: my_agents.greet\n  - {path: my_agents.COUNT, name: mine}\n"
     )
-    given = [load_registry(importable / "r.yaml"), local_entries([("my_agents.FAIL", None, None)])]
+    given = [load_registry(importable / "r.yaml"), local_entries(["my_agents.FAIL"])]
     agents, rest = split_agents(given)
     assert [agent.name for agent in agents] == ["mine", "fail"]
     assert [entry.path for each in rest for entry in each.entries] == ["my_agents.greet"]
 
 
 def test_the_same_one_twice_is_one_and_two_of_one_name_are_an_error(importable):
-    twice = local_entries([("my_agents.COUNT", None, None), ("my_agents.COUNT", None, None)])
+    twice = local_entries(["my_agents.COUNT", "my_agents.COUNT"])
     assert [agent.name for agent in split_agents([twice])[0]] == ["count"]
-    both = local_entries([("my_agents.COUNT", None, None), ("my_agents.SECOND", None, None)])
+    both = local_entries(["my_agents.COUNT", "my_agents.SECOND"])
     with pytest.raises(PlanError, match="both called `count`"):
         split_agents([both])
 

@@ -194,6 +194,125 @@ def test_a_recording_moves_with_its_plan(desk, tmp_path, name):
     assert (code, out.splitlines()[-1]) == (0, "equal, 14 events")
 
 
+AGENT = """
+from fractale.agents.subagent import AgentAnswer, Subagent
+
+open("imported.txt", "a").write("mine\\n")
+
+async def tell(host, request):
+    (tool,) = await host.tools()
+    result = await host.call_tool(tool, {"what": "by the agent"})
+    return AgentAnswer(outputs={"told": result.structured["changed"]})
+
+TELL = Subagent(name="tell", description="Tells.", run=tell)
+"""
+ASKED = """
+name: asked
+servers: []
+agents: [my_agents.TELL]
+steps: [{name: s, agent: tell, instruction: Tell., tools: [change]}]
+"""
+
+
+def test_of_what_a_recording_names_only_what_is_given_is_imported(desk, tmp_path):
+    (desk.folder / "my_agents.py").write_text(AGENT)
+    (desk.folder / "mine.yaml").write_text("tools: [my_agents.TELL]\n")
+    desk.plan.write_text(ASKED)
+    words = ("run", "plans/p.yaml", "-r", "tools.yaml", "-r", "mine.yaml", "--yes")
+    code, out, err = desk.with_tools(*words)
+    assert code == 0, out + err
+    assert desk.calls() == ["by the agent"]
+    assert desk.call("export", "-1", "--recording", "recordings/a.zip")[0] == 0
+    assert desk.call("export", "-1", "--recording", "recordings/b")[0] == 0
+    imported = desk.folder / "imported.txt"
+    imported.unlink()
+    for name in ("recordings/a.zip", "recordings/b"):
+        code, out, err = desk.with_tools("replay", name)
+        assert code == 0, out + err
+        assert "what the recording names was not imported" in out
+        assert f"-r {desk.folder}/mine.yaml -a my_agents.TELL" in out
+        assert "note: taken as recorded: what was done by `tell`" in out
+        assert not imported.exists()
+    code, out, _ = desk.with_tools("test", "recordings")
+    assert code == 0
+    assert out.count("what the recording names was not imported") == 2
+    assert not imported.exists()
+    for given in (("-r", "mine.yaml"), ("-a", "my_agents.TELL")):
+        code, out, err = desk.with_tools("replay", "recordings/a.zip", *given)
+        assert (code, out.splitlines()[-1][:5]) == (0, "equal"), out + err
+        assert desk.with_tools("test", "recordings", *given)[0] == 0
+        assert imported.exists()
+    code, out, err = desk.with_tools("replay", "-1")  # one's own run has what it was given
+    assert (code, out.splitlines()[-1][:5]) == (0, "equal"), out + err
+    assert desk.calls() == ["by the agent"]
+
+
+@pytest.mark.parametrize("words", [("replay",), ("replay", "--live", "tools"), ("test",)])
+def test_a_strangers_recording_imports_nothing(desk, words):
+    desk.record()
+    assert desk.call("export", "-1", "--recording", "r.zip")[0] == 0
+    evil = 'open("imported.txt", "a").write("evil\\n")\n'
+    (desk.folder / "evil.py").write_text(evil + "def change(what: str) -> dict: ...\n")
+    (desk.folder / "evil.yaml").write_text("tools: [evil.change]\n")
+    with zipfile.ZipFile(desk.folder / "r.zip") as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    head = json.loads(files["run.json"])
+    head |= {"registries": [str(desk.folder / "evil.yaml")], "agents": ["evil.change"]}
+    files["run.json"] = json.dumps(head).encode()
+    files["plan.yaml"] = files["plan.yaml"].replace(b"name: p\n", b"name: p\nagents: [evil.x]\n")
+    with zipfile.ZipFile(desk.folder / "evil.zip", "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    desk.plan.unlink()
+    code, out, err = desk.with_tools(words[0], "evil.zip", *words[1:])
+    assert code == (3 if "--live" in words else 0), out + err
+    assert ("was not imported" in out + err) is (code != 0)
+    assert not (desk.folder / "imported.txt").exists()
+    assert len(desk.calls()) == 2
+
+
+def test_a_strangers_recording_reads_no_file_outside_of_itself(desk):
+    job = """
+    name: p
+    servers: []
+    steps:
+      - {name: j, job: {scheduler: local, command: [echo, f=1], outputs: {f: 'f=(.*)'}}}
+    """
+    desk.plan.write_text(job)
+    code, out, err = desk.with_tools("run", "plans/p.yaml", "-r", "tools.yaml")
+    assert code == 0, out + err
+    assert desk.call("export", "-1", "--recording", "r")[0] == 0
+    (log,) = (desk.folder / "r").glob("jobs/*/log")
+    log.unlink()
+    (theirs,) = (desk.folder / ".fractale").glob("runs/*/jobs/*/log")
+    theirs.write_text("f=a word that is nobody's business\n")
+    code, out, err = desk.call("replay", "r")
+    assert (code, out.splitlines()[-1][:5]) == (0, "equal"), out + err  # as it was read then
+    code, out, _ = desk.call("replay", "-1")
+    assert (code, "nobody's business" in out) == (1, True)
+
+
+def test_what_was_masked_is_masked_again_and_nothing_else(desk):
+    job = """
+    name: p
+    servers: []
+    steps:
+      - {name: j, job: {scheduler: local, script: "cat secret.txt; echo plain-word-1234"}}
+      - {name: k, tool: change, inputs: {what: "{{ steps.j.outputs.log }}"}}
+    """
+    desk.plan.write_text(job)
+    (desk.folder / "secret.txt").write_text("the key is a-key-of-then!\n")
+    words = ("run", "plans/p.yaml", "-r", "tools.yaml")
+    code, out, err = desk.with_tools(*words, A_TOKEN="a-key-of-then")
+    assert code == 0, out + err
+    assert "a-key-of-then" not in out + err
+    assert desk.call("export", "-1", "--recording", "r.zip")[0] == 0
+    for more in ({"A_TOKEN": "a-key-of-then"}, {"A_TOKEN": "plain-word-1234"}, {}):
+        for run in ("-1", "r.zip"):
+            code, out, err = desk.with_tools("replay", run, **more)
+            assert (code, out.splitlines()[-1][:5]) == (0, "equal"), (more, run, out + err)
+
+
 def test_every_run_of_a_state_folder_is_a_recording(desk):
     runs = {desk.record(), desk.record()}
     code, out, _ = desk.call("test", ".fractale", "--json")

@@ -480,30 +480,18 @@ async def test_a_class_without_a_schema_is_described_by_its_call(module, registr
     assert result.structured == {"sum": 3}
 
 
-async def test_agents_of_a_plan_are_sub_agents_by_the_name_it_gives(tmp_path, module, toolbox):
+def test_no_function_becomes_a_sub_agent(tmp_path, module):
     name = module(AGENT)
     sys.path.append(str(tmp_path))
-    place = Position("plan.yaml", 3, 5)
-    async with toolbox(local_entries([(f"{name}.Parser", "parse", place)])) as box:
-        (tool,) = await box.tools()
-    assert (tool.name, tool.is_agent) == ("parse", True)
-
-
-def test_a_plan_cannot_make_any_function_a_tool(tmp_path, module):
-    name = module(AGENT)
-    sys.path.append(str(tmp_path))
-    place = Position("plan.yaml", 3, 5)
-    paths = [(path, None, place) for path in ("os.system", "subprocess.Popen", f"{name}.helper")]
+    paths = ["os.system", "subprocess.Popen", f"{name}.helper"]
     found = problems(build_server, [local_entries(paths)])
-    assert [line.partition(":")[0] for line in found] == ["3 not-an-agent"] * 3
+    assert [line.partition(":")[0].partition(" ")[2] for line in found] == ["not-an-agent"] * 3
 
 
-def test_a_plan_cannot_bring_its_own_modules(module, tmp_path, monkeypatch):
+def test_the_command_line_may_name_a_module_of_the_folder(module, tmp_path, monkeypatch):
     name = module(AGENT)
     monkeypatch.chdir(tmp_path)
-    planned = local_entries([(f"{name}.Parser", None, Position("plan.yaml", 1, 1))])
-    assert "not-installed" in problems(build_server, [planned])[0]
-    assert import_entry(local_entries([(f"{name}.Parser", None, None)]).entries[0])
+    assert import_entry(local_entries([f"{name}.Parser"]).entries[0])
 
 
 # Names

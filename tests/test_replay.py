@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.messages import HumanMessage
 
-from fractale.errors import NotRecorded, PlanError, ToolError, TransportError
+from fractale.agents.catalog import Catalog
+from fractale.agents.subagent import AgentAnswer, Subagent
+from fractale.errors import NotDone, NotRecorded, PlanError, ToolError, TransportError
 from fractale.models import RetryPolicy
 from fractale.plan.model import Limits
 from fractale.runs.forking import ForkChanges
@@ -887,3 +890,74 @@ async def test_a_fork_is_replayed_from_where_it_began(stage):
     replayed = await stage.equal()
     assert [e["step"] for e in stage.told if e["event"] == "step_started"] == ["second"]
     assert replayed.of < 8
+
+
+# -- sub-agents whose code is not there ------------------------------------------------------------
+
+
+async def tell(host, request) -> AgentAnswer:
+    answer = await host.ask_model([HumanMessage("What of this?")])
+    (tool,) = [each for each in await host.tools() if each.name == "look"]
+    seen = await host.call_tool(tool, {"at": str(request.inputs.get("at") or answer.text)})
+    host.show("seen", [{"at": seen.structured["seen"]}])
+    return AgentAnswer(outputs={"told": seen.structured["seen"]}, text="as seen")
+
+
+async def give_up(host, request) -> AgentAnswer:
+    return AgentAnswer(outputs={}, error="there is nothing to tell")
+
+
+async def not_done(host, request) -> AgentAnswer:
+    raise NotDone("too hard")
+
+
+async def stumble(host, request) -> AgentAnswer:
+    raise ToolError("it stumbled")
+
+
+MINE = [
+    Subagent(name=run.__name__, description="Mine.", run=run)
+    for run in (tell, give_up, not_done, stumble)
+]
+ASKED = """
+name: p
+steps:
+  - {name: one, agent: tell, instruction: Look., inputs: {at: here}}
+  - {name: each, agent: tell, foreach: [a, b], instruction: Look., inputs: {at: "{{ item }}"}}
+  - {name: up, agent: give_up, instruction: x, transitions: {failed: not}}
+  - {name: not, agent: not_done, instruction: x, transitions: {failed: over}}
+  - {name: over, agent: stumble, instruction: x, transitions: {failed: last}}
+  - {name: last, tool: look, inputs: {at: "{{ steps.one.outputs.told }}"}}
+outputs: {seen: "{{ steps.last.outputs.seen }}", each: "{{ steps.each.outputs }}"}
+"""
+
+
+async def test_what_a_sub_agent_did_is_taken_from_the_record(stage):
+    stage.agents = Catalog(MINE)
+    stage.script = lambda request: Reply(text="x", input_tokens=7, output_tokens=2)
+    await stage.record(ASKED, yes=True)
+    assert stage.result.status == "success", stage.result.error
+    whole = await stage.equal()
+    assert whole.missing == ()
+    stage.agents = Catalog()
+    without = await stage.equal()
+    assert without.missing == ("tell", "give_up", "not_done", "stumble")
+    assert without.of == whole.of
+    today = ASKED.replace("steps.one.outputs.told", "steps.one.outputs.told }}!{{ ''")
+    found = (await stage.replay(today)).divergence
+    assert (found.what, found.step) == ("arguments", "last")
+
+
+async def test_what_the_record_does_not_have_of_a_sub_agent_is_said(stage):
+    stage.agents = Catalog(MINE)
+    text = """
+    name: p
+    steps: [{name: one, agent: tell, instruction: Look., judge: true}]
+    """
+    stage.script = [Reply(text="x"), Reply(data={"reason": "so", "success": True})]
+    await stage.record(text, yes=True)
+    stage.agents = Catalog()
+    with pytest.raises(NotRecorded, match="`tell` answered in step `one`: a model judged"):
+        await stage.replay()
+    with pytest.raises(PlanError, match="strange"):
+        await stage.replay(text.replace("agent: tell", "agent: strange"))

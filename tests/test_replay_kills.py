@@ -37,7 +37,7 @@ def replayed(killed: Killed) -> Replayed:
     (folder,) = killed.folder.glob(".fractale/runs/*")
     calls = killed.folder / "calls.txt"
     before = (calls.read_text() if calls.exists() else "", len(killed.server.requests))
-    with open_recording(folder) as recording:
+    with open_recording(folder, state_dir=killed.folder / ".fractale") as recording:
         plan = recording.plan_then()
         agents, notes = agents_of(recording, plan)
         found = asyncio.run(replay(recording, Settings(), plan=plan, agents=agents))

@@ -116,6 +116,7 @@ CALLS: dict[str, tuple[tuple[str, ...], int]] = {
     "discover": (("discover",), 0),
     "schema": (("schema",), 0),
     "config": (("config",), 0),
+    "trust --show": (("trust", "--show"), 0),
     "version": (("version",), 0),
     "--help": (("--help",), 0),
     "run --help": (("run", "--help"), 0),
@@ -129,7 +130,7 @@ SAYS_IT_ON_STDERR = {"run", "run, waits", "agent", "prompt", "resume", "fork", "
 HAS_JSON = {
     *("run", "run, waits", "agent", "prompt", "resume", "fork", "replay", "test", "runs"),
     *("runs prune", "show", "show step", "diff", "validate", "list", "list --policy", "doctor"),
-    *("discover", "config", "version"),
+    *("discover", "config", "trust --show", "version"),
 }
 ON_STDOUT = [name for name in CALLS if name not in SAYS_IT_ON_STDERR]
 LINES = {"run", "run, waits", "agent", "prompt", "resume", "fork", "runs"}

@@ -12,19 +12,18 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from click.testing import CliRunner
 from langgraph.types import Command
 from langgraph_sdk import get_sync_client
 from langgraph_sdk.errors import APIStatusError
 from starlette.exceptions import HTTPException
 
 import forked
-from fractale.cli.studio import command
 from fractale.errors import DependencyMissing, PlanError, UsageError
 from fractale.plan.build import load_plan
 from fractale.runs.plans import plan_hash
@@ -165,6 +164,7 @@ class Studio:
         self.process: subprocess.Popen[bytes] | None = None
         self._env = {n: v for n, v in os.environ.items() if not n.startswith(("FRACTALE_", "LANG"))}
         self._env |= {"OPENAI_BASE_URL": model.openai_url, "OPENAI_API_KEY": "k-1234567890"}
+        self._env |= {"FRACTALE_TRUST_PROJECT": "1"}
         self._env |= {"HOME": str(folder), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
         (folder / "studio_tools.py").write_text(TOOLS)
         (folder / "tools.yaml").write_text(REGISTRY)
@@ -454,21 +454,6 @@ def test_a_cancelled_run_stops_and_can_go_on(studio):
     assert studio.state(thread)["values"]["status"] == "success"
 
 
-def test_strange_web_pages_are_kept_out(studio):
-    def status(**headers: str) -> int:
-        found = httpx.post(
-            f"{studio.url}/threads/search", json={}, headers=headers, trust_env=False
-        )
-        return found.status_code
-
-    assert status() == 200
-    assert status(Origin="https://smith.langchain.com") == 200
-    assert status(Origin="https://evil.example") == 403
-    assert status(Host=f"evil.example:{studio.port}") == 403
-    assert status(Host="[") == 403
-    assert status(Origin="null") == 403
-
-
 def test_nothing_held_up_the_loop_of_the_server(studio):
     text = (studio.folder / "log").read_text(errors="replace")
     assert "Blocking call" not in text
@@ -732,7 +717,10 @@ def test_it_starts_on_this_machine_without_telling_anybody(own, tmp_path):
 def test_a_folder_with_its_own_graphs_keeps_them(own, tmp_path):
     (tmp_path / "langgraph.json").write_text('{"graphs": {"theirs": "./theirs.py:graph"}}')
     words, _ = prepare(Start(), own)
-    assert words[words.index("--config") + 1] == "langgraph.json"
+    config = json.loads(Path(words[words.index("--config") + 1]).read_text())
+    assert config["graphs"] == {"theirs": "./theirs.py:graph"}
+    assert config["http"]["app"].endswith("/.fractale/studio/graphs.py:app")  # with the gate
+    assert "checkpointer" not in config
     (tmp_path / "a.yaml").write_text("name: p\nsteps: [{name: a, tool: b}]\n")
     words, _ = prepare(Start(plans=[Path("a.yaml")]), own)
     config = json.loads(Path(words[words.index("--config") + 1]).read_text())
@@ -758,12 +746,59 @@ def test_without_the_extra_it_says_what_to_install(own):
     assert "pip install 'fractale[studio]'" in str(caught.value.hint)
 
 
-def test_another_address_is_warned_of(own, tmp_path):
+def test_the_python_of_a_langgraph_json_waits_for_trust(tmp_path):
+    config = {
+        "graphs": {"a": "./theirs.py:graph", "b": {"path": "./b.py:g", "description": "B: it"}},
+        "http": {"app": "./theirs.py:app"},
+        "env": ".env",
+    }
+    (tmp_path / "langgraph.json").write_text(json.dumps(config))
+    (tmp_path / "theirs.py").write_text('open("imported.txt", "w")\n')
     (tmp_path / "bad.yaml").write_text("name: p\nsteps: [{tol: b}]\n")
-    for host, warned in (("0.0.0.0", True), ("login1", True), ("127.0.0.1", False)):
-        ended = CliRunner().invoke(command, ["bad.yaml", "--host", host])
-        assert isinstance(ended.exception, PlanError)
-        assert (f"whoever can reach {host} can read your runs" in ended.stderr) is warned
+    known = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "FRACTALE_TRUST_PROJECT": ""}
+
+    def fractale(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return forked.run(words, cwd=tmp_path, env={**known, **env})
+
+    def refused() -> None:
+        done = fractale("studio", "bad.yaml")
+        assert done.returncode == 2, done.stderr
+        for words in ("./theirs.py:graph", "./theirs.py:app", "./b.py:g", "from .env"):
+            assert words in done.stderr
+        assert "B: it" not in done.stderr
+        assert "fractale trust langgraph.json" in done.stderr
+
+    def passes(*words: str, **env: str) -> None:
+        assert "tol" in fractale("studio", "bad.yaml", *words, **env).stderr
+
+    refused()
+    passes("--trust-project")
+    passes(FRACTALE_TRUST_PROJECT="1")
+    assert "./b.py:g" in fractale("trust", "langgraph.json").stdout
+    passes()
+    for name in ("theirs.py", ".env", "b.py"):
+        (tmp_path / name).write_text("# changed\n")
+        refused()
+        assert fractale("trust", "langgraph.json").returncode == 0
+        passes()
+    assert not (tmp_path / "imported.txt").exists()
+
+
+def test_where_others_can_reach_it_it_has_a_token(own, tmp_path):
+    for host, tells_users, wants in (
+        ("127.0.0.1", True, False),
+        ("127.0.0.1", False, True),
+        ("0.0.0.0", True, True),
+        ("login1", True, True),
+    ):
+        _, environment = prepare(Start(host=host), own, tells_users=tells_users)
+        token = environment.get("FRACTALE_STUDIO_TOKEN")
+        assert (token is not None) is wants
+        assert environment.get("LANGGRAPH_MOUNT_PREFIX") == (f"/{token}" if wants else None)
+    _, other = prepare(Start(host="login1"), own)
+    assert other["FRACTALE_STUDIO_TOKEN"] != token  # each start has its own
+    kept = replace(own, environment={**own.environment, "FRACTALE_STUDIO_TOKEN": "k" * 20})
+    assert prepare(Start(), kept)[1]["LANGGRAPH_MOUNT_PREFIX"] == "/" + "k" * 20
 
 
 def module(file: str) -> Any:

@@ -36,6 +36,7 @@ class Terminal:
     def __init__(self, project: Path, *words: str, **env: str) -> None:
         self._master, slave = pty.openpty()
         known = {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40", "LANG": "C.UTF-8"}
+        env = {"FRACTALE_TRUST_PROJECT": "1", **env}  # the plans are their user's own
         self.process = subprocess.Popen(
             [sys.executable, *words],
             cwd=project,
@@ -295,6 +296,7 @@ def model(project):
 
 def tmux(project: Path, *words: str, **env: str) -> Tmux:
     command = (sys.executable, "-m", "fractale.cli", *words)
+    env = {"FRACTALE_TRUST_PROJECT": "1", **env}
     return Tmux(project, *command, env=environment(project, **env))
 
 

@@ -6,6 +6,7 @@ call, and move the state. A command is right if none of that has happened when i
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -250,11 +251,13 @@ def test_trust_is_for_that_file_and_not_for_a_copy(place):
 
 @pytest.mark.parametrize("way", ["option", "variable"])
 def test_one_command_can_be_told_to_trust(place, way):
-    place.plant({"servers": place.hostile["servers"]})
+    told = ["-c", f"echo $FRACTALE_TRUST_PROJECT > {place.marker}; sleep 1"]
+    place.plant({"servers": {"h": {"command": "sh", "args": told}}})
     words = ["list", "servers", *(["--trust-project"] if way == "option" else [])]
     ran = place.run(*words, FRACTALE_TRUST_PROJECT="1" if way == "variable" else "")
     assert ran.returncode == 0, ran.stderr
-    assert place.marker.exists()
+    digest = hashlib.sha256(place.config.read_bytes()).hexdigest()
+    assert place.marker.read_text().strip() == ("1" if way == "variable" else digest)
     assert place.run("list", "servers").returncode == 2
 
 

@@ -1,5 +1,9 @@
 """Sub-agents that people write: named by dotted path, listed in a registry, or in a package.
 
+Importing a module runs it. So a dotted path is imported if a person gave it: on the command line,
+or in a registry file that they named. A plan may come from a stranger: its `agents:` only choose
+among what is registered.
+
 What a path names is either a `fractale.agents.subagent.Subagent`, which works inside the run with
 its model, its budget and its checkpoints, or a class in the way of fractale 0.1.0, which is served
 as a tool (`fractale.registry`).
@@ -9,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from fractale.agents.catalog import Catalog
+from fractale.agents.catalog import BUILT_IN, GROUP, Catalog
 from fractale.agents.subagent import Subagent
 from fractale.errors import PlanError, Problem
-from fractale.registry import Entry, Registry, import_entry
+from fractale.plan.model import AgentRef, Plan
+from fractale.registry import Entry, Registry, import_entry, local_entries
 from fractale.registry.imports import successor_of
 
 
@@ -48,6 +53,58 @@ def split_agents(registries: Sequence[Registry]) -> tuple[list[Subagent], list[R
         for each in registries
     ]
     return _by_name(found), [each for each in rest if each.entries or each.warnings]
+
+
+def with_named(
+    registries: Sequence[Registry], agents: Sequence[str] = (), plan: Plan | None = None
+) -> list[Registry]:
+    """The registries, with the sub-agents that the command line and a plan name. Imports nothing.
+
+    Args:
+        agents: Dotted paths of the command line; any module may be named.
+        plan: Its `agents` must be registered: built in, offered by an installed package as an
+            entry point of the group ``fractale.agents``, listed in one of the registries, or
+            named by `agents`.
+
+    Raises:
+        PlanError: The plan names sub-agents that are not registered: all of them.
+    """
+    found = [*registries, *([local_entries(agents)] if agents else [])]
+    refs = plan.agents if plan else ()
+    if not refs:
+        return found
+    known = {**_offered(), **{e.path: e for r in reversed(found) for e in reversed(r.entries)}}
+    if problems := [_not_registered(ref) for ref in refs if _path_of(ref) not in known]:
+        raise PlanError(problems)
+    entries = tuple(_named(ref, known[_path_of(ref)]) for ref in refs)
+    return [*found, Registry(file="agents", entries=entries)]
+
+
+def _path_of(ref: AgentRef) -> str:
+    """The path of a sub-agent; for an agent of 0.1.0 that of its successor, which is built in."""
+    instead = successor_of(ref.path)
+    return ".".join(BUILT_IN[instead]) if instead else ref.path
+
+
+def _offered() -> dict[str, Entry]:
+    """Path → entry of what fractale and installed packages register."""
+    paths = [".".join(home) for home in BUILT_IN.values()]
+    paths += [f"{each.module}.{each.attr}" for each in entry_points(group=GROUP)]
+    return {path: Entry(kind="agent", path=path) for path in paths}
+
+
+def _named(ref: AgentRef, entry: Entry) -> Entry:
+    kind = "agent" if entry.kind == "tool" else entry.kind
+    return replace(entry, kind=kind, name=ref.name or entry.name, position=ref.position)
+
+
+def _not_registered(ref: AgentRef) -> Problem:
+    message = (
+        f"`{ref.path}` is not registered as a sub-agent, and a plan imports no other module; "
+        f"to register it, name it with `-a {ref.path}`, list it in a registry file and give that "
+        f"with `-r FILE`, or install a package that has it as an entry point of `{GROUP}`"
+    )
+    return Problem("not-registered", message, ref.position, "agents", len(ref.path))
 
 
 def _agent_of(entry: Entry) -> Subagent | None:

@@ -1,19 +1,32 @@
-"""``fractale run --dry-run``: what would run, without opening a connection."""
+"""``fractale run --dry-run``: what would run, be started, imported and sent, in full.
+
+Nothing is opened, started or imported for it. What a stranger's plan says is written out, with
+nothing hidden: the same is shown before such a plan is run (`fractale.cli.first_run`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
-from fractale.errors import DependencyMissing, PlanError
+from fractale.cli.person_text import arguments_lines, exact
+from fractale.errors import DependencyMissing, PlanError, TemplateError
 from fractale.plain import to_json
 from fractale.plan.dump import job_data
-from fractale.plan.model import Plan, Step
+from fractale.plan.expressions import references, render
+from fractale.plan.model import Plan, Step, Value
 from fractale.plan.needs import needs_model
-from fractale.settings import Settings
+from fractale.settings import Settings, shown_url
+
+OPENAI_URL = "https://api.openai.com/v1"
+MOST_BLANKS = 40
+"""In a row, and empty lines below each other: more are counted, since they push text away."""
 
 
 def show(
@@ -33,7 +46,7 @@ def show(
     """
     from fractale.cli.validate import offered_problems
     from fractale.plan.check import check_plan
-    from fractale.plan.inputs import bind_inputs, read_secrets
+    from fractale.plan.inputs import read_secrets
     from fractale.plan.problems import in_order
 
     problems = check_plan(plan)
@@ -42,9 +55,7 @@ def show(
     if errors := [p for p in problems if p.severity == "error"]:
         raise PlanError(errors)
     secrets = read_secrets(plan, settings.environment)
-    values = bind_inputs(plan, inputs, {n: "?" for n, s in plan.inputs.items() if s.secret})
-    shown = {**values, **{name: "***" for name, s in plan.inputs.items() if s.secret}}
-    found = describe(plan, shown, settings, registries, agents)
+    found = describe(plan, shown_inputs(plan, inputs), settings, registries, agents)
     found["missing_secrets"] = [
         name for name, s in plan.inputs.items() if s.secret and name not in secrets
     ]
@@ -55,32 +66,58 @@ def show(
     return 0
 
 
+def shown_inputs(plan: Plan, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """All inputs of a run, for people: secret ones are ``***``.
+
+    Raises:
+        InputError: They are not those that the plan takes.
+    """
+    from fractale.plan.inputs import bind_inputs
+
+    hidden = [name for name, spec in plan.inputs.items() if spec.secret]
+    values = bind_inputs(plan, inputs, dict.fromkeys(hidden, "?"))
+    return {**values, **dict.fromkeys(hidden, "***")}
+
+
 def describe(
     plan: Plan,
-    inputs: Mapping[str, Any],
+    inputs: Mapping[str, Any] | None,
     settings: Settings,
     registries: Sequence[Path],
     agents: Sequence[str],
 ) -> dict[str, Any]:
-    """What would run, as JSON: inputs, steps, tools, prompts, agents, models, servers."""
-    steps = list(_steps(plan))
+    """What would run, as JSON: everything that the plan would do, as far as it can be known.
+
+    Templates that only need the inputs are filled in; what is not known before the run stays a
+    template.
+
+    Args:
+        inputs: As `shown_inputs` gives them; None: those of no one run.
+    """
+    steps = list(_steps(plan, inputs))
     kinds = {"tools": "tool", "prompts": "prompt", "agents": "agent"}
     uses = {
         key: sorted({s["target"] or "ask" for s in steps if s["type"] == kind})
         for key, kind in kinds.items()
     }
     servers = plan.servers if plan.servers is not None else tuple(settings.servers)
+    models = sorted({s["model"] or settings.model_spec for s in steps if s["needs_model"]})
     return {
         "plan": plan.name,
-        "inputs": dict(inputs),
+        "file": _real(plan.file),
+        "included": sorted(set(_included(plan))),
+        "inputs": dict(inputs or {}),
         "steps": steps,
         **uses,
         "jobs": [s["name"] for s in steps if s["job"]],
-        "models": sorted({s["model"] or settings.model_spec for s in steps if s["needs_model"]}),
+        "models": models,
+        "sent_to": [{"model": spec, "address": _address(spec, settings)} for spec in models],
         "servers": list(servers),
         "confined": _confined(steps, settings, servers),
+        "server_addresses": [_server(name, settings) for name in servers],
         "registries": [str(path) for path in registries],
         "sub_agents": [*agents, *(ref.path for ref in plan.agents)],
+        "imports": [*_imports(registries, agents, plan)],
         "limits": {k: getattr(plan.limits, k) for k in type(plan.limits).__slots__},
         "state_dir": str(settings.state_dir),
     }
@@ -104,43 +141,184 @@ def _confined(
     return dict.fromkeys(names, how)
 
 
-def _steps(plan: Plan, prefix: str = "") -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
+def _real(file: str) -> str:
+    return file if file.startswith("<") else os.path.realpath(file)
+
+
+def _included(plan: Plan) -> Iterator[str]:
     for step in plan.walk():
-        rows.append(_step(step, prefix))
         if step.plan is not None:
-            rows += _steps(step.plan, f"{prefix}{step.name}/")
-    return rows
+            yield _real(step.plan.file)
+            yield from _included(step.plan)
 
 
-def _step(step: Step, prefix: str) -> dict[str, Any]:
+def _address(spec: str, settings: Settings) -> str:
+    """Where the prompts of a model are sent."""
+    provider = spec.partition(":")[0]
+    if provider == "local":
+        return "nowhere: the model runs in this process"
+    known = {
+        "openai": settings.openai_base_url or OPENAI_URL,
+        "gemini": settings.gemini_base_url,
+    }
+    url = known.get(provider)
+    return shown_url(url) if url else f"the address of the provider `{provider}`"
+
+
+def _server(name: str, settings: Settings) -> dict[str, Any]:
+    server = settings.servers.get(name)
+    if server is None:
+        return {"name": name, "starts": None, "connects": None}
+    if server.url:
+        return {"name": name, "starts": None, "connects": server.address}
+    return {"name": name, "starts": server.address, "connects": None}
+
+
+def _imports(
+    registries: Sequence[Path], agents: Sequence[str], plan: Plan
+) -> Iterator[dict[str, str]]:
+    """Dotted paths that a run would import, with who names them."""
+    from fractale.registry import load_registry
+
+    for path in registries:
+        for entry in load_registry(path).entries:
+            yield {"path": entry.path, "named_by": str(path)}
+    yield from ({"path": path, "named_by": "-a"} for path in agents)
+    for ref in plan.agents:
+        yield {"path": ref.path, "named_by": "the plan (only if it is a registered sub-agent)"}
+
+
+def _steps(
+    plan: Plan, inputs: Mapping[str, Any] | None, prefix: str = ""
+) -> Iterator[dict[str, Any]]:
+    """The steps with those of included plans, whose inputs are not known before the run."""
+    for step in plan.walk():
+        yield _step(step, prefix, inputs)
+        if step.plan is not None:
+            yield from _steps(step.plan, None, f"{prefix}{step.name}/")
+
+
+def _step(step: Step, prefix: str, inputs: Mapping[str, Any] | None) -> dict[str, Any]:
+    job: dict[str, Any] | None = None
+    if step.job is not None:
+        known = {key: _known(value, inputs) for key, value in step.job.values().items()}
+        job = {**job_data(step.job), **{k: v for k, v in known.items() if k != "time"}}
     return {
         "name": prefix + step.name,
         "type": step.kind,
         "target": step.target,
         "description": step.description,
+        "instruction": _known(step.instruction, inputs),
+        "inputs": {key: _known(value, inputs) for key, value in step.inputs.items()},
         "model": step.model,
         "needs_model": needs_model(step),
         "may_call": None if step.tools is None else list(step.tools),
         "approve": step.approve,
-        "job": job_data(step.job) if step.job else None,
+        "job": job,
     }
 
 
-def _as_text(plan: Plan, found: dict[str, Any]) -> str:
+def _known(value: Value, inputs: Mapping[str, Any] | None) -> Any:
+    """A value with its templates filled in, if they only need the inputs; else as it is written."""
+    if isinstance(value, dict):
+        return {key: _known(each, inputs) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_known(each, inputs) for each in value]
+    source = getattr(value, "source", value)
+    needs = {reference.path[0] for reference in references(value)}
+    if inputs is None or (source is not value and needs - {"inputs"}):
+        return source
+    try:
+        return render(value, {"inputs": dict(inputs)})
+    except TemplateError:
+        return source
 
-    from fractale.cli.text import inert
+
+# -- as text --------------------------------------------------------------------------------------
+
+
+def _as_text(plan: Plan, found: dict[str, Any]) -> str:
+    lines = text_lines(plan, found)
+    return "\n".join([*lines, "nothing was run and no connection was opened"])
+
+
+def text_lines(plan: Plan, found: Mapping[str, Any]) -> list[str]:
+    """What `describe` gives, for people: nothing is cut, and no character is hidden."""
     from fractale.plan import draw
 
     lines = [draw.text(plan).rstrip("\n"), ""]
+    for step in found["steps"]:
+        lines += _step_lines(step)
     lines += [
-        f"{'input':<10} {name} = {inert(to_json(value), 100)}"
+        _row("input", f"{name} = {exact(to_json(value))}")
         for name, value in found["inputs"].items()
     ]
     for label in ("tools", "prompts", "agents", "jobs", "models", "servers", "registries"):
-        lines.append(f"{label:<10} {', '.join(found[label]) or 'none'}")
-    lines += [f"{'confined':<10} {name}: {how}" for name, how in found["confined"].items()]
+        lines.append(_row(label, exact(", ".join(found[label])) or "none"))
+    lines += [_row("confined", exact(f"{name}: {how}")) for name, how in found["confined"].items()]
     limits = {k: v for k, v in found["limits"].items() if v is not None}
-    lines.append(f"{'limits':<10} {', '.join(f'{k} {v:g}' for k, v in limits.items()) or 'none'}")
-    lines.append("nothing was run and no connection was opened")
-    return "\n".join(lines)
+    lines.append(_row("limits", ", ".join(f"{k} {v:g}" for k, v in limits.items()) or "none"))
+    lines += [_row("includes", exact(path)) for path in found["included"]]
+    lines += [
+        _row("imports", exact(f"{each['path']}   named by {each['named_by']}"))
+        for each in found["imports"]
+    ]
+    for server in found["server_addresses"]:
+        for verb in ("starts", "connects"):
+            if server[verb]:
+                lines.append(_row(verb, exact(f"{server['name']}: {server[verb]}")))
+    lines += [
+        _row("sends", exact(f"prompts to {each['model']}: {each['address']}"))
+        for each in found["sent_to"]
+    ]
+    return [_without_gaps(line) for line in lines]
+
+
+def _row(label: str, text: str) -> str:
+    return f"{label:<10} {text}"
+
+
+def _step_lines(step: Mapping[str, Any]) -> list[str]:
+    """A step with all that it is given."""
+    given: dict[str, Any] = dict(step["inputs"])
+    if step["instruction"]:
+        given = {"instruction": step["instruction"], **given}
+    kind, what, below = str(step["type"]), str(step["target"] or ""), list[str]()
+    if (job := cast("dict[str, Any] | None", step["job"])) is not None:
+        kind = "job"
+        what = f"submitted to {job.get('scheduler') or 'the scheduler of this machine'}"
+        below = list(_program_lines(job))
+        rest = ("outputs", "scheduler", "command", "script")
+        given = {k: v for k, v in job.items() if k not in rest and v is not None}
+    if not given and not below:
+        return []
+    head = f"{step['name']}  {kind}  {what}".rstrip()
+    below += arguments_lines(given) if given else []
+    return [exact(head), *(f"    {line}" for line in below), ""]
+
+
+def _program_lines(job: Mapping[str, Any]) -> Iterator[str]:
+    """The command of a job, as a shell would take it, or its script."""
+    command: Any = job.get("command")
+    if isinstance(command, list):
+        command = " ".join(map(_word, cast("list[Any]", command)))
+    if command is not None:
+        first, *rest = exact(str(command)).split("\n")
+        yield f"command  {first}"
+        yield from (f"  │ {line}" for line in rest)
+    if job.get("script") is not None:
+        yield "script"
+        yield from (f"  │ {line}" for line in exact(str(job["script"])).rstrip("\n").split("\n"))
+
+
+def _word(word: Any) -> str:
+    """A word of a command, as a shell would take it."""
+    return shlex.quote(word) if isinstance(word, str) else to_json(word)
+
+
+def _without_gaps(text: str) -> str:
+    """A text whose long gaps are counted, and not shown: what is behind them is to be seen."""
+    text = re.sub(rf" {{{MOST_BLANKS},}}(?=\S)", lambda found: f" [{len(found[0])} blanks] ", text)
+    return re.sub(
+        r"(\n[ │]*){8,}", lambda found: f"\n[{found[0].count(chr(10)) - 1} empty lines]\n", text
+    )

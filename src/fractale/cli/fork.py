@@ -83,9 +83,11 @@ def command(
 
 def _fork(call: Any, run_id: str, at: str, plan_file: str | None, changes: ForkChanges) -> int:
     from fractale.cli.answers import check_steps
+    from fractale.cli.first_run import Given, look_at
     from fractale.cli.running import Opened, run_opened, secrets_of
     from fractale.plan.build import load_plan
     from fractale.runs.continuing import plan_today
+    from fractale.runs.plans import plan_hash
     from fractale.runs.result import RunResult
     from fractale.store.records import RunFolders
 
@@ -93,11 +95,24 @@ def _fork(call: Any, run_id: str, at: str, plan_file: str | None, changes: ForkC
     head = folder.read_head()
     plan = load_plan(plan_file) if plan_file else plan_today(folder, head)
     check_steps(call.answers, plan)
-    secrets = secrets_of(plan, call.settings)
     own = {"registries": call.registries, "agents": call.agents}
     like = call.like(head)
     # What is named on the command line counts in place of what the run was started with.
     call = replace(like, **{name: given for name, given in own.items() if given})
+    if plan_hash(plan) != head.get("plan_hash"):  # what was run before was agreed to
+        given: dict[str, Any] = {**(head.get("inputs") or {}), **changes.inputs}
+        open_inputs = [name for name, spec in plan.inputs.items() if not spec.secret]
+        look_at(
+            plan,
+            Given(
+                settings=call.settings,
+                inputs={n: v for n, v in given.items() if n in open_inputs},
+                registries=call.registries,
+                agents=call.agents,
+                yes=call.yes,
+            ),
+        )
+    secrets = secrets_of(plan, call.settings)
 
     async def begin(opened: Opened) -> RunResult:
         return await opened.runs.fork(

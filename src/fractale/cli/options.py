@@ -209,6 +209,12 @@ def _keep_trust(ctx: click.Context, _param: click.Parameter, value: bool) -> Non
     ctx.meta[_TRUST] = value
 
 
+def trusts_project() -> bool:
+    """Whether ``--trust-project`` was given."""
+    ctx = click.get_current_context(silent=True)
+    return bool(ctx and ctx.meta.get(_TRUST))
+
+
 def settings_of(
     backend: str | None = None,
     model: str | None = None,
@@ -230,12 +236,13 @@ def settings_of(
         SettingsError: The settings are wrong, or not trusted.
     """
     ctx = click.get_current_context(silent=True)
-    trusts = bool(ctx and ctx.meta.get(_TRUST))
+    trusts = trusts_project()
     settings = load_settings(trust_project=trusts, untrusted="narrow", check_state=check_state)
     _warn_of_project(settings, ctx, acts=acts)
     if acts and settings.project is not None and settings.project.config is not None:
         if trusts:
             decide_for_children(settings.project.config, trusted=True)
+            settings = load_settings(untrusted="narrow", check_state=check_state)
         elif settings.waiting:
             from fractale.cli.trust import settle
 

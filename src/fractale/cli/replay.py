@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -53,8 +53,9 @@ def command(
 ) -> int:
     """Run the recorded RUN again, offline: no model and no tool is called, no server started.
 
-    RUN is the id of a run (-1 is the latest), or a recording: a folder or a .zip file. Exit code 0:
-    event for event equal but for times and ids; 1: it diverged, and this says where first.
+    RUN is the id of a run (-1 is the latest), or a recording: a folder or a .zip file. Of what a
+    recording names, only what you give with -r and -a is imported. Exit code 0: event for event
+    equal but for times and ids; 1: it diverged, and this says where first.
 
     \b
     fractale replay k7f3a
@@ -65,20 +66,24 @@ def command(
     from fractale.cli.replay_text import replayed_lines
     from fractale.cli.running import own_stdout
     from fractale.cli.show import print_lines
-    from fractale.errors import UsageError
+    from fractale.errors import PlanError, UsageError
     from fractale.runs.recordings import open_recording
-    from fractale.runs.replay_folder import replayed_data
+    from fractale.runs.replay_folder import left_out_note, replayed_data
 
     if plan_file and today:
         raise UsageError("--plan and --today name two plans", hint="give one of them")
     settings = options.settings_of(backend, model, acts=live is not None)
-    with open_recording(find(run, settings)) as recording:
+    with open_recording(find(run, settings), state_dir=settings.state_dir) as recording:
         plan = _plan(recording, plan_file, today=today)
-        own = {"registries": registries, "agents": agents}
-        with own_stdout():
-            replayed, notes = asyncio.run(
-                _replay(recording, settings, plan, live, own, loose=loose)
-            )
+        named = recording.given(registries, agents)
+        left_out = left_out_note(recording, named)
+        try:
+            with own_stdout():
+                replayed, notes = asyncio.run(_replay(named, settings, plan, live, loose=loose))
+        except PlanError:
+            click.echo("\n".join(f"note: {note}" for note in left_out), err=True)
+            raise
+    notes += left_out if replayed.missing or not replayed.equal else []
     if as_json:
         data = {**replayed_data(replayed), "notes": notes}
         click.echo(to_json(data, default=str))
@@ -126,19 +131,11 @@ def _plan(recording: Recording, file: str | None, *, today: bool) -> Plan:
 
 
 async def _replay(
-    recording: Recording,
-    settings: Settings,
-    plan: Plan,
-    live: str | None,
-    own: dict[str, Any],
-    *,
-    loose: bool,
+    named: Recording, settings: Settings, plan: Plan, live: str | None, *, loose: bool
 ) -> tuple[Replayed, list[str]]:
     from fractale.runs.replay import replay
     from fractale.runs.replay_folder import agents_of
 
-    head = {**recording.head, **{name: [*given] for name, given in own.items() if given}}
-    named = recording.given(head)
     catalog, notes = agents_of(named, plan)
     async with AsyncExitStack() as stack:
         real = await _live(stack, live, named, settings, plan, loose=loose)

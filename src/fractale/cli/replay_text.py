@@ -33,6 +33,9 @@ WORDS: dict[str, tuple[str, Mark]] = {
 def replayed_lines(replayed: Replayed, notes: Sequence[str] = ()) -> list[Line]:
     """What came of one replay."""
     lines = [row(f"note: {inert(note)}", "dim") for note in notes]
+    if replayed.missing:
+        names = ", ".join(f"`{inert(name)}`" for name in replayed.missing)
+        lines.append(row(f"note: taken as recorded: what was done by {names}", "dim"))
     if replayed.divergence is None:
         return [*lines, [("equal", "good"), (f", {equal_words(replayed)}", "")]]
     at = f"after {replayed.events} of {count(replayed.of, 'event')} that are equal"

@@ -68,8 +68,11 @@ def command(
 
         return show(loaded, inputs, settings, registries, agents, as_json=as_json)
     from fractale.cli.answers import read_answers, read_answers_file
+    from fractale.cli.first_run import Given, look_at
     from fractale.cli.running import Call, start
 
+    given = Given(settings=settings, inputs=inputs, registries=registries, agents=agents, yes=yes)
+    look_at(loaded, given)
     call = Call(
         settings=settings,
         registries=registries,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 
 import click
@@ -47,7 +46,9 @@ def command(
     fractale studio
     fractale studio my-plan.yaml -r my-tools.yaml --no-browser
     """
-    from fractale.studio.launch import Start, prepare, run_server
+    from fractale.cli.studio_trust import look_at
+    from fractale.studio.gate import TOKEN
+    from fractale.studio.launch import Start, is_own, prepare, run_server
 
     start = Start(
         plans=plans,
@@ -57,19 +58,21 @@ def command(
         port=port,
         browser=not no_browser,
     )
-    if not _is_own(host):
+    settings = options.settings_of(backend, model, None, store, acts=True)
+    look_at(settings)
+    command, environment = prepare(start, settings)
+    if environment.get(TOKEN):
         click.echo(
-            f"warning: whoever can reach {host} can read your runs and run your plans: the "
-            "development server has no password",
+            "the address below has the server's token in it: with it anyone can run commands as "
+            "you, so keep it to yourself",
             err=True,
         )
-    settings = options.settings_of(backend, model, None, store, acts=True)
-    command, environment = prepare(start, settings)
+    else:
+        click.echo("only you can use the server: other users are refused", err=True)
+    if not is_own(host):
+        click.echo(
+            f"warning: {host} can be reached from other machines, and nothing is encrypted: "
+            "better listen on 127.0.0.1, and connect with ssh -L",
+            err=True,
+        )
     run_server(command, environment)
-
-
-def _is_own(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,12 +18,16 @@ if TYPE_CHECKING:
 
 @click.command("test")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@options.tool_options
 @click.option("--json", "as_json", is_flag=True, help="Print what came of it as JSON.")
-def command(folder: Path, *, as_json: bool) -> int:
+def command(
+    folder: Path, registries: tuple[Path, ...], agents: tuple[str, ...], *, as_json: bool
+) -> int:
     """Replay every recording in DIR against today's plans and code; nothing is called.
 
     A recording is a run's own folder, or what `fractale export RUN --recording FILE.zip` wrote.
-    Exit code 0: all are equal; 1: not all are.
+    Sub-agents of your own are imported if you give them with -r or -a. Exit code 0: all are equal;
+    1: not all are.
 
     \b
     fractale export -1 --recording recordings/translate.zip
@@ -42,7 +46,8 @@ def command(folder: Path, *, as_json: bool) -> int:
     width = max(
         len(str(path.relative_to(folder) if path != folder else path.name)) for path in paths
     )
-    found = asyncio.run(_check(folder, options.settings_of(), None if as_json else width))
+    own: dict[str, Any] = {"registries": registries, "agents": agents}
+    found = asyncio.run(_check(folder, options.settings_of(), own, None if as_json else width))
     verdicts = [checked.verdict for checked in found]
     if as_json:
         counts = {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))}
@@ -56,7 +61,9 @@ def command(folder: Path, *, as_json: bool) -> int:
     return 0 if set(verdicts) == {"equal"} else 1
 
 
-async def _check(folder: Path, settings: Settings, width: int | None) -> list[Checked]:
+async def _check(
+    folder: Path, settings: Settings, own: dict[str, Any], width: int | None
+) -> list[Checked]:
     """Replay all; each is printed as soon as it is done, where a width is given for its name."""
     from fractale.cli.replay_text import checked_lines
     from fractale.cli.running import own_stdout
@@ -64,7 +71,7 @@ async def _check(folder: Path, settings: Settings, width: int | None) -> list[Ch
     from fractale.runs.replay_folder import check_folder
 
     found: list[Checked] = []
-    checks = check_folder(folder, settings)
+    checks = check_folder(folder, settings, **own)
     while True:
         with own_stdout():
             checked = await anext(checks, None)

@@ -1,8 +1,9 @@
-"""``fractale trust``: which project's settings may start programs and send data."""
+"""``fractale trust``: which project's settings and which plans may act as the user."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import click
 from fractale.cli.text import inert
 from fractale.errors import UsageError
 from fractale.plain import to_json
+from fractale.private import fault_of
 from fractale.settings import (
     Project,
     Settings,
@@ -25,6 +27,7 @@ from fractale.settings import (
     trust_file,
     trust_store,
     untrusted_lines,
+    waiting_of,
 )
 
 
@@ -32,27 +35,37 @@ from fractale.settings import (
 @click.argument("path", required=False, type=click.Path(path_type=Path))
 @click.option("--show", is_flag=True, help="List what is trusted, and what waits here.")
 @click.option("--remove", is_flag=True, help="Stop trusting PATH.")
+@click.option("--plans", is_flag=True, help="Trust every plan in the directory PATH.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(path: Path | None, *, show: bool, remove: bool, as_json: bool) -> None:
-    """Trust the settings of the project in PATH, by default the working directory's.
+def command(path: Path | None, *, show: bool, remove: bool, plans: bool, as_json: bool) -> None:
+    """Trust the settings of the project in PATH, by default the working directory's, or a plan.
 
     A project's `.fractale/config.yaml` may name servers to start, addresses to send keys to, and
     calls to allow. fractale uses these settings only once you have trusted the file. If the file
     changes, fractale asks again. What you trust is kept in `~/.config/fractale/trust.json`.
 
+    On a terminal, `fractale run` shows a plan that you have not trusted, and asks, before its
+    first run.
+
     \b
     fractale trust              show the settings of this project that wait, and trust them
+    fractale trust plan.yaml    show what this plan does, and trust it as it is
+    fractale trust --plans .    trust every plan in this directory, also as they change
     fractale trust --show       list what is trusted, and what waits here
-    fractale trust --remove .   stop trusting this project
+    fractale trust --remove .   stop trusting this project, and the plans in it
     """
-    if show and remove:
-        raise UsageError("--show and --remove exclude each other", hint="give one of them")
+    if show + remove + plans > 1:
+        raise UsageError("--show, --remove and --plans exclude each other", hint="give one of them")
     environment = dict(os.environ)
     store = trust_store(environment)
     if remove:
         data = _remove(store, path or Path())
     elif show:
         data = _show(store, path or Path(), environment)
+    elif plans:
+        data = _trust_plans(store, path or Path())
+    elif path is not None and path.is_file() and not _is_config(path):
+        data = _trust_plan(path)
     else:
         data = _trust(path or Path(), environment)
     if as_json:
@@ -79,7 +92,9 @@ def _show(store: TrustStore, path: Path, environment: dict[str, str]) -> dict[st
     lines += [f"  {each.kind:<8} {each.path}  since {each.at}" for each in entries] or ["  nothing"]
     waiting: list[dict[str, str]] = []
     project = find_project(path.resolve(), environment)
-    if (file := project.config) is not None and (waits := _waits(path, environment)):
+    file = project.config
+    waits = waiting_of(file, environment) if file else ()
+    if file and waits and not store.holds("project", file.path, file.digest):
         waiting = [_row(each) for each in waits]
         lines += ["", *untrusted_lines(file.path, waits, changes_of(file, environment))]
         lines += [f"to trust it: fractale trust {path}"]
@@ -92,7 +107,7 @@ def _show(store: TrustStore, path: Path, environment: dict[str, str]) -> dict[st
 def _trust(path: Path, environment: dict[str, str]) -> dict[str, Any]:
     project = _project_at(path, environment)
     file = _file_of(project, path)
-    waits = _waits(project.folder.parent, environment)
+    waits = waiting_of(file, environment)
     if waits:
         lines = untrusted_lines(file.path, waits, changes_of(file, environment))
         trust_file(file, environment)
@@ -101,6 +116,38 @@ def _trust(path: Path, environment: dict[str, str]) -> dict[str, Any]:
         lines = [f"nothing in {file.path} waits for your trust"]
     rows = [_row(each) for each in waits]
     return {"json": {"path": str(file.path), "trusted": rows}, "lines": lines}
+
+
+def _is_config(path: Path) -> bool:
+    return path.resolve().parent.name == ".fractale"
+
+
+def _trust_plan(path: Path) -> dict[str, Any]:
+    from fractale.cli import first_run, studio_trust
+    from fractale.plan.build import load_plan
+    from fractale.studio.launch import CONFIG as STUDIO_CONFIG
+
+    settings = load_settings(untrusted="narrow", check_state=False)
+    if path.name == STUDIO_CONFIG:
+        lines = studio_trust.agree(path, settings)
+    else:
+        lines = first_run.agree(load_plan(path), settings)
+    place = path.resolve()
+    lines += ["", f"trusted: {place}", f"undo: fractale trust --remove {shlex.quote(str(path))}"]
+    return {"json": {"path": str(place), "kind": "plan"}, "lines": lines}
+
+
+def _trust_plans(store: TrustStore, path: Path) -> dict[str, Any]:
+    from fractale.cli.first_run import EVERY_PLAN
+
+    place = path.resolve()
+    if not place.is_dir():
+        raise UsageError(f"{path} is not a directory", hint="for one plan: fractale trust PLAN")
+    if why := fault_of(place.stat()):
+        raise UsageError(f"{place} cannot be trusted: {why}", hint=f"chmod go-w {place}")
+    store.add("plan", place, EVERY_PLAN, shown=EVERY_PLAN)
+    lines = [f"trusted: every plan in {place}", f"undo: fractale trust --remove {place}"]
+    return {"json": {"path": str(place), "kind": "plan"}, "lines": lines}
 
 
 def _project_at(path: Path, environment: dict[str, str]) -> Project:
@@ -121,12 +168,6 @@ def _file_of(project: Project, path: Path) -> SettingsFile:
             hint="give the directory that has `.fractale/config.yaml`",
         )
     return project.config
-
-
-def _waits(path: Path, environment: dict[str, str]) -> Any:
-    """The settings that wait, whatever the environment says of this project."""
-    words = {k: v for k, v in environment.items() if k != "FRACTALE_TRUST_PROJECT"}
-    return load_settings(words, path, untrusted="narrow", check_state=False).waiting
 
 
 def _row(each: Any) -> dict[str, str]:

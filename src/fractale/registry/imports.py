@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from fractale.errors import PlanError, Position, Problem
+from fractale.errors import PlanError, Problem
 from fractale.registry.files import Entry, Registry
 
 PACKAGES: Final = {
@@ -35,26 +35,12 @@ _OLD_HOMES = ("fractale_agents.", "fractale.agents.")
 _SHOWN = 3
 
 
-def local_entries(paths: Iterable[tuple[str, str | None, Position | None]]) -> Registry:
-    """Sub-agents that the command line or a plan names, as a registry.
+def local_entries(paths: Iterable[str]) -> Registry:
+    """Sub-agents that the command line names by dotted path, as a registry.
 
-    Args:
-        paths: Dotted path, name (None: its own) and, from a plan, the position.
-
-    Returns:
-        A registry of agents. A plan may come from a stranger, so its paths are looked for among
-        the installed packages only; those of the command line also in the current folder.
+    They are also looked for in the current folder.
     """
-    entries = [
-        Entry(
-            kind="agent",
-            path=path,
-            name=name,
-            position=position,
-            folder=None if position else Path.cwd(),
-        )
-        for path, name, position in paths
-    ]
+    entries = [Entry(kind="agent", path=path, folder=Path.cwd()) for path in paths]
     return Registry(file="agents", entries=tuple(entries))
 
 

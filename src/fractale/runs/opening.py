@@ -42,7 +42,8 @@ async def open_toolbox(
         on_log: Takes what servers log.
 
     Raises:
-        PlanError: A registry file is wrong, with every problem.
+        PlanError: A registry file is wrong, with every problem, or the plan names a sub-agent
+            that is not registered.
         SettingsError: The plan needs a server that the settings do not have.
     """
     from fractale.graph.context import RunContext
@@ -66,12 +67,13 @@ def own_agents(
     """The sub-agents of a run: those that its person wrote, beside fractale's own.
 
     Args:
-        plan: Its `agents` are added.
+        plan: Its `agents` are added; they must be registered.
         registries: Registry files; the sub-agents among what they list.
         agents: Sub-agents by dotted path.
 
     Raises:
-        PlanError: A registry file is wrong, or two sub-agents have one name.
+        PlanError: A registry file is wrong, two sub-agents have one name, or the plan names one
+            that is not registered.
     """
     from fractale.agents.catalog import Catalog
 
@@ -82,15 +84,11 @@ def _local(
     plan: Plan | None, registries: Sequence[Path | str], agents: Sequence[str]
 ) -> tuple[list[Subagent], list[Registry]]:
     """What is named by dotted path: sub-agents of the run, and what is to be served."""
-    from fractale.agents.own import split_agents
-    from fractale.registry import load_registry, local_entries
+    from fractale.agents.own import split_agents, with_named
+    from fractale.registry import load_registry
 
     found = [load_registry(path) for path in registries]
-    paths = [(ref.path, ref.name, ref.position) for ref in (plan.agents if plan else ())]
-    paths += [(path, None, None) for path in agents]
-    if paths:
-        found.append(local_entries(paths))
-    return split_agents(found)
+    return split_agents(with_named(found, agents, plan))
 
 
 def servers_of(settings: Settings, plan: Plan | None) -> list[ServerSettings]:

@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -24,7 +24,7 @@ from fractale.private import copy_private, make_folder, open_private, write_priv
 from fractale.runs.offered import OFFERED_FILE
 from fractale.runs.plans import PLAN_FILE, plan_of
 from fractale.store.locks import holder_of
-from fractale.store.records import RunFolder
+from fractale.store.records import RunFolder, RunFolders
 
 ABOUT_FILE, ZIP = "recording.json", ".zip"
 FILES = ("run.json", "events.jsonl", "journal.jsonl", OFFERED_FILE, "entry.json", PLAN_FILE)
@@ -42,6 +42,8 @@ class Recording:
         folder: Where its files are.
         source: What was named: a folder or a file.
         about: What is known of how it was exported; nothing of a run's own folder.
+        own: Whether it is a run of the state folder. Any other recording may be a stranger's:
+            nothing that it names is imported, and no file outside of it is read for it.
     """
 
     name: str
@@ -49,10 +51,35 @@ class Recording:
     head: Mapping[str, Any]
     source: Path
     about: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    own: bool = False
 
-    def given(self, head: Mapping[str, Any]) -> Recording:
-        """The same with another head: other registries, other sub-agents."""
-        return replace(self, head=head)
+    def given(self, registries: Sequence[Path], agents: Sequence[str]) -> Recording:
+        """The same with the registries and the sub-agents that a person names.
+
+        Where they name none, an own run has those that it was started with, and any other
+        recording has none.
+        """
+        kept: Mapping[str, Any] = self.head if self.own else {}
+        named = {
+            "registries": [*map(str, registries)] or kept.get("registries") or [],
+            "agents": [*agents] or kept.get("agents") or [],
+        }
+        return replace(self, head={**self.head, **named})
+
+    @property
+    def left_out(self) -> list[str]:
+        """The options that would give a replay what the recording names and is not imported."""
+        if self.own:
+            return []
+        registries = [f"-r {path}" for path in self.head.get("registries") or ()]
+        agents = [*(self.head.get("agents") or ()), *self._planned()]
+        return [*registries, *(f"-a {path}" for path in dict.fromkeys(agents))]
+
+    def _planned(self) -> list[str]:
+        try:
+            return [ref.path for ref in self.plan_then().agents]
+        except NotRecorded:
+            return []
 
     def find(self, path: str) -> Path | None:
         """A file that the run was given, where it is now; None if it is gone.
@@ -99,14 +126,21 @@ class Recording:
 
 
 @contextmanager
-def open_recording(path: Path, name: str = "") -> Generator[Recording]:
+def open_recording(
+    path: Path, name: str = "", *, state_dir: Path | None = None
+) -> Generator[Recording]:
     """A recording in a folder or a file, for as long as the block lasts.
+
+    Args:
+        state_dir: The state folder, whose runs are one's own.
 
     Raises:
         NotRecorded: It is none, or damaged.
     """
     if path.is_dir():
-        yield _in_folder(path, path, name)
+        made = _in_folder(path, path, name)
+        own = state_dir is not None and RunFolders(state_dir).has(path) and not made.about
+        yield replace(made, own=own)
         return
     with tempfile.TemporaryDirectory(prefix="fractale-") as folder:
         _unpack(path, Path(folder))

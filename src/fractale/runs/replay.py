@@ -19,6 +19,7 @@ from fractale.events import Listener
 from fractale.graph.bindings import Bindings
 from fractale.graph.context import MASK, Dependencies
 from fractale.models import Models
+from fractale.plain import to_json
 from fractale.plan.model import Limits, Plan
 from fractale.policy import Policy
 from fractale.questions import is_job
@@ -28,6 +29,7 @@ from fractale.runs.offered import policy_of, read_offered
 from fractale.runs.options import RunOptions
 from fractale.runs.preflight import preflight
 from fractale.runs.recordings import Recording
+from fractale.runs.replay_agents import RecordedAgents
 from fractale.runs.replay_calls import RecordedJournal, ReplayJournal
 from fractale.runs.replay_compare import Comparison, Diverged, RecordEnds, Rules
 from fractale.runs.replay_events import Data, as_one_process
@@ -85,6 +87,7 @@ class Replayed:
         status: How the recorded run stands: its status, or ``killed``.
         divergence: Where the replay first was another one; None if it was not.
         ends: Where the record of a run that was cut short ends; empty where it is whole.
+        missing: Sub-agents whose code is not there; what they did is as it was recorded.
     """
 
     run: str
@@ -94,6 +97,7 @@ class Replayed:
     status: str
     divergence: Divergence | None = None
     ends: str = ""
+    missing: tuple[str, ...] = ()
 
     @property
     def equal(self) -> bool:
@@ -159,7 +163,8 @@ class _Stage:
             then=_lenient(FileOutputs(folder.outputs)),
             now=_lenient(outputs),
         )
-        deps = self._dependencies(outputs)
+        agents = RecordedAgents(self.agents, self.events, self._offered_names(), lambda: comparison)
+        deps = self._dependencies(outputs, agents)
         await self._run(comparison, journal, deps, listeners)
         return Replayed(
             run=folder.run_id,
@@ -169,7 +174,14 @@ class _Stage:
             status=status,
             divergence=comparison.divergence,
             ends=comparison.cut,
+            missing=agents.missing,
         )
+
+    def _offered_names(self) -> set[str]:
+        if self.live.tools:
+            return set()
+        tools = read_offered(self.recording.folder).tools
+        return {name for tool in tools for name in (tool.name, tool.qualified_name)}
 
     async def _run(
         self,
@@ -179,9 +191,10 @@ class _Stage:
         listeners: Sequence[Listener],
     ) -> None:
         if not self.live.tools:
-            await preflight(self.plan, deps.toolbox, deps.models, self.agents, Bindings())
+            await preflight(self.plan, deps.toolbox, deps.models, deps.agents, Bindings())
         session = self._session(comparison, deps, listeners)
-        jobs = RecordedJobs(self.recording.folder.path / "jobs")
+        folder = self.recording.folder.path / "jobs"
+        jobs = RecordedJobs(folder, outside=self.recording.own)
         session.context.journal = ReplayJournal(journal, comparison, self.live.rules, jobs.has_log)
         try:
             await session.drive(self.recording.head.get("inputs") or {})
@@ -202,8 +215,7 @@ class _Stage:
             keep=False,
         )
         secrets = dict.fromkeys((n for n, s in self.plan.inputs.items() if s.secret), SECRET)
-        # Of what is no secret of the run itself, nothing is to be hidden that the record shows.
-        settings = replace(self.settings, secrets=(), audit=None)
+        settings = replace(self.settings, secrets=self._hidden(), audit=None)
         if live.tools or live.models:
             secrets = {name: live.secrets.get(name, MASK) for name in secrets}
             settings = self.settings
@@ -219,9 +231,18 @@ class _Stage:
             session.fork(entry, recording.head["parent"])
         return session
 
-    def _dependencies(self, outputs: RecordedOutputs) -> Dependencies:
+    def _hidden(self) -> tuple[str, ...]:
+        """Today's secrets that were hidden when the run was recorded, as far as can be told.
+
+        The log of a job is kept as it was written, and is read again. But what the record shows
+        was no secret of the run, and must be no secret of its replay.
+        """
+        shown = "\n".join(map(to_json, self.events))
+        return tuple(text for text in self.settings.secrets if to_json(text)[1:-1] not in shown)
+
+    def _dependencies(self, outputs: RecordedOutputs, agents: Catalog) -> Dependencies:
         said: Mapping[str, Any] = self.recording.head.get("settings") or {}
-        jobs = self.recording.folder.path / "jobs"
+        jobs = RecordedJobs(self.recording.folder.path / "jobs", outside=self.recording.own)
         live, settings = self.live, self.settings
         policy = Policy(settings=policy_of(said["policy"]) if said else settings.policy)
         toolbox = live.tools or RecordedToolbox(read_offered(self.recording.folder))
@@ -230,11 +251,9 @@ class _Stage:
             models=live.models or RecordedModels(settings, said, self._model()),
             outputs=outputs,
             policy=RecordedPolicy.of(policy, self.events),
-            agents=self.agents,
+            agents=agents,
             max_attempts=self._max_attempts(),
-            jobs=RunJobs.of(settings.state_dir / JOBS, settings)
-            if live.tools
-            else RecordedJobs(jobs),
+            jobs=RunJobs.of(settings.state_dir / JOBS, settings) if live.tools else jobs,
             patient=live.tools is not None or live.models is not None,
         )
 

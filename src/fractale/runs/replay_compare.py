@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, TypeAlias
 
 from fractale.errors import FractaleError
@@ -24,6 +24,7 @@ ANSWERS: Mapping[str, tuple[str, ...]] = {
 }
 """What a loose comparison passes over: what was answered, and all that only repeats it."""
 
+VISIT_ENDS = ("step_finished", "item_finished")
 SPENT = ("input_tokens", "output_tokens", "cost", "tokens", "usage")
 
 
@@ -134,6 +135,29 @@ class Comparison:
                 if told.key == key:
                     return any(each > index for each in lane.left)
         return False
+
+    def pass_over(self, step: str) -> tuple[list[Told], Told | None]:
+        """Take what the record has inside of a step's visit that is in progress as it is.
+
+        Returns:
+            The events, with the ends of calls, and the one that ends the visit: None if the
+            record has none. References in it are resolved.
+        """
+        lane = next(
+            lane
+            for visit, lane in self._lanes.items()
+            if visit and visit[-1][0] == step and lane.left and 0 not in lane.left
+        )
+        left = [lane.events[index] for index in lane.left]
+        end = next((told for told in left if told.kind in VISIT_ENDS), None)
+        inner = left[: left.index(end)] if end else left
+        keys = {told.key for told in inner if told.kind in CALL_STARTS}
+        ends = [self._ends.pop(key) for key in list(self._ends) if key in keys]
+        del lane.left[: len(inner)]
+        self.matched += len(inner) + len(ends)
+        if end is not None:
+            end = replace(end, refs={name: self._then(ref) for name, ref in end.refs.items()})
+        return [*inner, *ends], end
 
     # -- events ---------------------------------------------------------------------------------
 

@@ -281,11 +281,14 @@ class RecordedJobs:
     """The batch jobs of a record: of each, its log.
 
     Args:
-        folder: Where the record has their folders, if the jobs' own are gone.
+        folder: Where the record has their folders.
+        outside: Whether a log that is not there may be read in the job's own folder, of which the
+            record says where it is.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, outside: bool) -> None:
         self._folder = folder
+        self._outside = outside
 
     def __call__(self, scheduler: str | None) -> Any:
         """The same for every scheduler."""
@@ -298,7 +301,7 @@ class RecordedJobs:
 
     def _place(self, job_dir: Path) -> Path:
         kept = self._folder / job_dir.name
-        return kept if kept.is_dir() else job_dir
+        return job_dir if self._outside and not kept.is_dir() else kept
 
     async def logs(self, handle: JobHandle, **options: Any) -> JobLog:
         """A part of a job's log."""

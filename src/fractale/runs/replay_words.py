@@ -40,7 +40,8 @@ class Divergence:
 def same(a: Any, b: Any) -> bool:
     """Whether two JSON values are one, but for where in its file an error stands.
 
-    True is not 1. Of a text that has secrets, what is cut off depends on how long these were.
+    True is not 1. Where the record of a text has ``***``, any secret was; and of such a text,
+    what is cut off depends on how long they were.
     """
     return all(_alike(change) for change in changes(a, b))
 
@@ -51,7 +52,23 @@ def _alike(change: Change) -> bool:
         return False
     a, b = without_positions(a), without_positions(b)
     short, long = sorted((a, b), key=len)
-    return a == b or (MASK in short and len(long) >= SHORT_TEXT and long.startswith(short))
+    if a == b or (MASK in short and len(long) >= SHORT_TEXT and long.startswith(short)):
+        return True
+    return MASK in a and _fits(a, b)
+
+
+def _fits(masked: str, text: str) -> bool:
+    """Whether a text is the masked one, with something in the place of each mask."""
+    first, *pieces = masked.split(MASK)
+    if not text.startswith(first):
+        return False
+    last, place = pieces.pop(), len(first)
+    for piece in pieces:
+        place = text.find(piece, place)
+        if place < 0:
+            return False
+        place += len(piece)
+    return text.endswith(last) and place + len(last) <= len(text)
 
 
 def another(

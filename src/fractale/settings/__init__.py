@@ -42,6 +42,7 @@ from fractale.settings.load import (
     decide_for_children,
     load_settings,
     trust_file,
+    waiting_of,
 )
 from fractale.settings.model import (
     DEFAULT_MAX_ATTEMPTS,
@@ -97,6 +98,7 @@ __all__ = [
     "trust_file",
     "trust_store",
     "untrusted_lines",
+    "waiting_of",
     "without_password",
     "without_secrets",
 ]

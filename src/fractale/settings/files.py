@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from fractale.errors import PlanError, SettingsError
-from fractale.plan.source import MAX_BYTES, read_source
 from fractale.private import fault_of
 from fractale.settings.trust import TrustStore, digest_of
 
@@ -200,6 +199,8 @@ def read_user_file(path: Path) -> SettingsFile | None:
 def _settings_file(path: Path, stream: Any) -> SettingsFile:
     if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
         raise SettingsError(f"{path} is not a regular file", hint=f"replace it: rm {path}")
+    from fractale.plan.source import MAX_BYTES  # YAML is only imported if there is a file
+
     try:
         data: bytes = stream.read(MAX_BYTES + 1)
     except OSError as error:
@@ -216,6 +217,8 @@ def read_table(data: bytes, file: str) -> dict[str, Any]:
     Raises:
         SettingsError: It is not YAML, exceeds a limit, or is not a mapping.
     """
+    from fractale.plan.source import read_source
+
     try:
         node = read_source(data, file)
     except PlanError as error:

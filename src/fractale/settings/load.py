@@ -154,6 +154,18 @@ def is_trusted(file: SettingsFile, word: str, environment: Mapping[str, str]) ->
     return trust_store(environment).holds("project", file.path, file.digest)
 
 
+def waiting_of(file: SettingsFile, environment: Mapping[str, str]) -> tuple[Waiting, ...]:
+    """The settings of a project's file that need trust, whether it has it or not.
+
+    Raises:
+        SettingsError: The user's own file cannot be read, or has a wrong value.
+    """
+    merged = _Merged({})
+    if (user := read_user_file(user_folder(environment) / CONFIG)) is not None:
+        merged.add(str(user.path), user.table)
+    return split(file.table, merged.limits())[1]
+
+
 def changes_of(file: SettingsFile, environment: Mapping[str, str]) -> list[str] | None:
     """What changed in a project's file since the user trusted it; None if the user never did.
 

@@ -77,7 +77,7 @@ def untrusted_lines(
 ) -> list[str]:
     """What waits, and what changed since the user trusted the file, in lines for people."""
     since = "has changed since you trusted it" if changed is not None else "is not trusted yet"
-    lines = [f"the project's settings file {since}", str(path)]
+    lines = [f"the project's settings file {since}", inert(str(path))]
     lines += [f"  {each}" for each in waiting]
     if changed is not None:
         lines += ["changed:", *(f"  {line}" for line in changed or [UNSHOWN])]

@@ -130,14 +130,11 @@ async def _opened(
         PlanError: A registry can't be served.
     """
     from fractale.agents.catalog import Catalog
-    from fractale.agents.own import split_agents
+    from fractale.agents.own import split_agents, with_named
     from fractale.mcp import EmbeddedServer, McpToolbox, Timing
-    from fractale.registry import build_server, local_entries
+    from fractale.registry import build_server
 
-    paths = [(ref.path, ref.name, ref.position) for ref in (case.plan.agents if case.plan else ())]
-    paths += [(path, None, None) for path in case.agents]
-    found = [*registries, *([local_entries(paths)] if paths else [])]
-    agents, rest = split_agents(found)
+    agents, rest = split_agents(with_named(registries, case.agents, case.plan))
     all_servers: list[ServerSettings | EmbeddedServer] = list(servers)
     if rest:
         server = build_server(rest, on_warning=lambda _: None)

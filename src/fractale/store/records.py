@@ -217,6 +217,10 @@ class RunFolders:
         """Where the folder of a run is, without a look whether it is there."""
         return RunFolder(run_id, self._root / run_id)
 
+    def has(self, path: Path) -> bool:
+        """Whether a path is that of a run here."""
+        return path.resolve().parent == self._root.resolve()
+
     def names(self) -> set[str]:
         """The ids of all runs, in no order: quicker than `ids`."""
         try:

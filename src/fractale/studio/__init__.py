@@ -11,7 +11,8 @@ The server keeps threads by UUID, draws graphs and reads states; a run itself is
 - `performing`: a run, done as the command line does it, with its stream; `running`: in a thread of
   its own, so that nothing of it blocks the server.
 - `factories`: what ``graphs/*.py`` name for ``langgraph.json``.
-- `app`: tells the server of runs that it has not seen, and keeps strange web pages out.
+- `gate`: keeps other users and strange web pages out; `peers`: whose a connection is.
+- `app`: the gate in front of the server, and the runs that the server has not seen.
 - `launch`: ``fractale studio``; `names`: of graphs and of Studio's pages.
 """
 
@@ -21,14 +22,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fractale.studio.app import make_app
+    from fractale.studio.app import load_app, make_app
     from fractale.studio.factories import any_plan, plan_graph, plan_graphs, prompt_graph
     from fractale.studio.saver import open_saver
 
-__all__ = ["any_plan", "make_app", "open_saver", "plan_graph", "plan_graphs", "prompt_graph"]
+__all__ = [
+    "any_plan",
+    "load_app",
+    "make_app",
+    "open_saver",
+    "plan_graph",
+    "plan_graphs",
+    "prompt_graph",
+]
 
 _HOMES = {
     "any_plan": "fractale.studio.factories",
+    "load_app": "fractale.studio.app",
     "make_app": "fractale.studio.app",
     "open_saver": "fractale.studio.saver",
     "plan_graph": "fractale.studio.factories",

@@ -1,23 +1,24 @@
-"""What stands in front of the development server: strange web pages out, known runs in."""
+"""What is in front of the development server: its gate, and the runs that it is told of."""
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import importlib
+import importlib.util
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
 from starlette.middleware import Middleware
-from starlette.responses import JSONResponse
 
+from fractale.errors import UsageError
 from fractale.runs.listing import list_runs
 from fractale.settings import load_settings, without_password
 from fractale.store.records import RunFolders
+from fractale.studio.gate import Gate, required_token
 from fractale.studio.names import STUDIO, graph_name
+from fractale.studio.peers import can_tell_users
 from fractale.studio.threads import KEPT_AS, read_head, thread_of
 
 if TYPE_CHECKING:
@@ -25,59 +26,61 @@ if TYPE_CHECKING:
 
 LISTED = 200
 """Runs that the server is told of: the latest ones."""
-FORBIDDEN = 403
-ITSELF = "/noauth"
-"""The path below which the server calls itself, which nobody outside can."""
 
 
-def make_app(*plans: Path | str, origins: Sequence[str] = STUDIO) -> Starlette:
+def make_app(
+    *plans: Path | str, origins: Sequence[str] = STUDIO, around: Starlette | None = None
+) -> Starlette:
     """The app that ``langgraph.json`` names under ``http``.
 
     Args:
         plans: What has graphs of its own in the server, by their names: plans, or folders of them.
         origins: Web pages that may use the server, beside those of this machine.
+        around: An app whose routes the server has too; the gate is put before it.
+
+    Raises:
+        SettingsError: The server can't tell its user from others, and has no token.
     """
+    app = Starlette() if around is None else around
+    if any(each.cls is Gate for each in app.user_middleware):
+        return app
+    token = required_token(load_settings().environment, tells_users=can_tell_users())
     known = frozenset(Path(plan).absolute() for plan in plans)
-    return Starlette(
-        middleware=[
-            Middleware(OwnPages, origins=tuple(origins)),
-            Middleware(KnownRuns, plans=known),
-        ]
-    )
+    app.user_middleware[:0] = [
+        Middleware(Gate, origins=tuple(origins), token=token),
+        Middleware(KnownRuns, plans=known),
+    ]
+    return app
 
 
-class OwnPages:
-    """Refuses what a strange web page in a browser of this machine sends: the server has no lock.
+def load_app(place: str) -> Starlette:
+    """The app that a ``langgraph.json`` names: ``./FILE.py:NAME``, or ``MODULE:NAME``.
 
-    Args:
-        origins: Pages that may send, beside those of this machine.
+    Raises:
+        UsageError: It is not a Starlette app, or not there.
     """
-
-    def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
-        self._app = app
-        self._origins = origins
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with 403, or hand on."""
-        if scope["type"] == "http" and scope.get("root_path") != ITSELF:
-            headers = Headers(scope=scope)
-            if not self._may(headers.get("origin")) or not _is_address(headers.get("host", "")):
-                refusal = JSONResponse({"detail": "not from this page"}, FORBIDDEN)
-                await refusal(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-    def _may(self, origin: str | None) -> bool:
-        return origin is None or origin in self._origins or _is_address(urlsplit(origin).netloc)
-
-
-def _is_address(host: str) -> bool:
-    """Whether a host is written as an address or as localhost, and not by a name of the web's."""
+    file, _, name = place.rpartition(":")
     try:
-        name = urlsplit(f"//{host}").hostname or ""
-        return name == "localhost" or bool(ipaddress.ip_address(name))
-    except ValueError:
-        return False
+        if file.endswith(".py"):
+            spec = importlib.util.spec_from_file_location("fractale_studio_app", file)
+            assert spec is not None  # noqa: S101 - a file of Python has one
+            assert spec.loader is not None  # noqa: S101
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(file)
+        found = getattr(module, name)
+    except (ImportError, OSError, AttributeError, ValueError) as error:
+        raise UsageError(
+            f"langgraph.json: the app `{place}` cannot be loaded: {error}",
+            hint="write `http: {app: ./FILE.py:NAME}`",
+        ) from error
+    if not isinstance(found, Starlette):
+        raise UsageError(
+            f"langgraph.json: `{place}` is a {type(found).__name__}, not a Starlette app",
+            hint="`fractale studio` puts its gate before the app: give one of Starlette or FastAPI",
+        )
+    return found
 
 
 class KnownRuns:

@@ -23,12 +23,12 @@ from fractale.graph.context import Dependencies
 from fractale.plan.model import Plan
 from fractale.runs.listing import list_runs
 from fractale.runs.plans import plan_hash, plan_of
-from fractale.settings import Settings, load_settings
+from fractale.settings import Settings
 from fractale.store.drafts import Drafts
 from fractale.store.index import RunFilter
 from fractale.store.records import RunFolder, RunFolders
 from fractale.studio.graph import StudioGraph
-from fractale.studio.launch import OPTIONS
+from fractale.studio.launch import OPTIONS, server_settings
 from fractale.studio.names import graph_name
 from fractale.studio.performing import RunPerformer, Tools
 from fractale.studio.saver import told
@@ -96,7 +96,7 @@ def _factory(source: Source, registries: Sequence[Path | str], agents: Sequence[
 
 def _build(source: Source, own: Tools, config: dict[str, Any]) -> StudioGraph:
     try:
-        settings = load_settings()
+        settings = server_settings()
         tools = _with_options(settings, own)
         fields = cast("RunnableConfig", config).get("configurable", {})
         plan, drafts = _Look(settings, source, fields).look()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import ipaddress
 import json
 import keyword
 import os
+import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +17,19 @@ from typing import Any, cast
 from fractale.errors import DependencyMissing, StoreError, UsageError
 from fractale.plan.build import load_plan
 from fractale.private import make_folder, write_private
-from fractale.settings import Settings
+from fractale.settings import Settings, load_settings
+from fractale.studio.gate import TOKEN, read_token
 from fractale.studio.names import STUDIO, graph_name
+from fractale.studio.peers import can_tell_users
 
 CONFIG = "langgraph.json"
 OPTIONS = "FRACTALE_STUDIO"
 """The variable by which the server's graphs know the options, as JSON."""
 NEEDED = ("langgraph_cli", "langgraph_api", "langgraph_runtime_inmem")
+SHOWN_BELOW = "LANGGRAPH_MOUNT_PREFIX"
+"""What the server puts after its address where it prints it, and where it opens Studio."""
+SERVERS_OWN = ("LANGGRAPH_", "LANGSERVE_")
+TOKEN_BYTES = 24
 AT_ONCE = 4
 """Runs that the server does at the same time; others wait."""
 QUIET = {
@@ -46,7 +54,7 @@ CORS = {
 OWN_GRAPHS = '''\
 """The graphs of `fractale studio`, which writes this file anew at each start."""
 
-from fractale.studio import any_plan, make_app, plan_graph, prompt_graph
+from fractale.studio import any_plan, load_app, make_app, plan_graph, prompt_graph
 from fractale.studio import open_saver as saver
 
 __all__ = ["app", "saver"]
@@ -54,7 +62,17 @@ __all__ = ["app", "saver"]
 plan = any_plan()
 prompt = prompt_graph()
 '''
-TAKEN = ("any_plan", "app", "make_app", "plan", "plan_graph", "prompt", "prompt_graph", "saver")
+TAKEN = (
+    "any_plan",
+    "app",
+    "load_app",
+    "make_app",
+    "plan",
+    "plan_graph",
+    "prompt",
+    "prompt_graph",
+    "saver",
+)
 """Names that are something else in that file."""
 
 
@@ -80,17 +98,26 @@ class Start:
 
 
 def prepare(
-    start: Start, settings: Settings, *, needed: Sequence[str] = NEEDED
+    start: Start,
+    settings: Settings,
+    *,
+    needed: Sequence[str] = NEEDED,
+    tells_users: bool | None = None,
 ) -> tuple[list[str], dict[str, str]]:
     """The command that starts the server, and its environment.
+
+    The environment has a token where the server needs one: where it listens on more than this
+    machine, or where this machine does not tell which user connects.
 
     Args:
         settings: With the options of the command line over them.
         needed: The packages without which there is no server.
+        tells_users: Whether this machine says which user connects; None: it is looked up.
 
     Raises:
         DependencyMissing: The server isn't installed.
         PlanError: A plan is invalid.
+        SettingsError: The token that is set can't be one.
         UsageError: Two plans have one name, or ``langgraph.json`` is damaged.
         StoreError: The state folder can't be written.
     """
@@ -105,7 +132,24 @@ def prepare(
     if not start.browser:
         words.append("--no-browser")
     command = [sys.executable, "-m", "langgraph_cli", *words]
-    return command, {**settings.environment, **QUIET, **_told(start, settings)}
+    own = {**settings.environment, **QUIET, **_told(start, settings)}
+    return command, {**own, **_token(start, settings, tells_users=tells_users)}
+
+
+def is_own(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on a host."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _token(start: Start, settings: Settings, *, tells_users: bool | None) -> dict[str, str]:
+    token = read_token(settings.environment)
+    tells_users = can_tell_users() if tells_users is None else tells_users
+    if token is None and not (is_own(start.host) and tells_users):
+        token = secrets.token_urlsafe(TOKEN_BYTES)
+    return {TOKEN: token, SHOWN_BELOW: f"/{token}"} if token else {}
 
 
 def _told(start: Start, settings: Settings) -> dict[str, str]:
@@ -128,24 +172,32 @@ def _told(start: Start, settings: Settings) -> dict[str, str]:
     return {**given, OPTIONS: json.dumps(tools)}
 
 
+def server_settings() -> Settings:
+    """The settings inside the server, without the variables that the server sets for itself.
+
+    The processes that runs start get the rest: the server's own variables may have its token.
+    """
+    environment = load_settings().environment
+    return load_settings({n: v for n, v in environment.items() if not n.startswith(SERVERS_OWN)})
+
+
 def _write_config(start: Start, settings: Settings) -> Path:
-    """The folder's ``langgraph.json``, or one of our own where there are plans beside it."""
-    theirs = Path(CONFIG)
-    config = _read(theirs) if theirs.is_file() else {}
-    if config and not start.plans:
-        return theirs
+    """The server's configuration: the folder's ``langgraph.json``, with our gate before its app."""
+    config = read_config(Path(CONFIG)) if Path(CONFIG).is_file() else {}
     folder = settings.state_dir.absolute() / "studio"
     module, place = folder / "graphs.py", folder / CONFIG
     named = _named(start.plans)
-    own = {name: f"{module}:{name}" for name in ("plan", "prompt")}
-    given = {name: f"{module}:{name}" for name in named}
-    graphs = {**own, **config.get("graphs", {}), **given}
-    http = {"app": f"{module}:app", "cors": CORS}
-    server = {"checkpointer": {"path": f"{module}:saver"}, "http": http}
     paths = {name: repr(str(path)) for name, path in named.items()}
     lines = [f"{name} = plan_graph({path})\n" for name, path in paths.items()]
-    lines.append(f"app = make_app({', '.join(paths.values())})\n")
-    written = {"dependencies": ["."], **server, **config, "graphs": graphs}
+    http = {"cors": CORS, **_table(config, "http")}
+    around = [f"around=load_app({http['app']!r})"] if http.get("app") else []
+    lines.append(f"app = make_app({', '.join([*paths.values(), *around])})\n")
+    written = {"dependencies": ["."], **config, "http": {**http, "app": f"{module}:app"}}
+    if start.plans or not config:
+        own = {name: f"{module}:{name}" for name in ("plan", "prompt")}
+        given = {name: f"{module}:{name}" for name in named}
+        written["graphs"] = {**own, **_table(config, "graphs"), **given}
+        written.setdefault("checkpointer", {"path": f"{module}:saver"})
     try:
         make_folder(folder)
         write_private(module, OWN_GRAPHS + "".join(lines), sync="none")
@@ -155,7 +207,19 @@ def _write_config(start: Start, settings: Settings) -> Path:
     return place
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _table(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    found: Any = config.get(name) or {}
+    if not isinstance(found, dict):
+        raise UsageError(f"{CONFIG}: `{name}` must be a mapping")
+    return cast("dict[str, Any]", found)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """What a ``langgraph.json`` says.
+
+    Raises:
+        UsageError: It cannot be read, or is not a mapping.
+    """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

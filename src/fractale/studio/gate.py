@@ -1,0 +1,202 @@
+"""The gate before the development server: its own user may pass, strangers may not.
+
+Whoever can use the server can run any command as the user who started it. So it answers
+
+- requests that show its token, where it has one: as the first part of the path, as ``x-api-key``,
+  or as ``Authorization: Bearer``;
+- without a token, connections of this machine whose other end belongs to the same user, or to
+  root. Linux says whose it is (`fractale.studio.peers`);
+
+and of web pages only Studio's and those of this machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import os
+import re
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+
+from fractale.errors import SettingsError
+from fractale.studio.names import STUDIO
+from fractale.studio.peers import peer_uid
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+TOKEN = "FRACTALE_STUDIO_TOKEN"  # noqa: S105 - the name of a variable
+"""The environment variable that has the server's token."""
+UNKNOWN, FORBIDDEN = 401, 403
+ROOT = 0
+ITSELF = "/noauth"
+"""The path below which the server calls itself; no request from outside can set it."""
+POLICY_VIOLATION = 1008
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{16,128}")
+
+STRANGER = "this server answers only the user who started it"
+NO_TOKEN = f"this request needs the server's token ({TOKEN})"
+NOBODY = (
+    "this server cannot tell which user connects: it answers its own user on this machine; "
+    f"for others, start it with a token in {TOKEN}"
+)
+PAGE = "not from this page"
+
+
+def read_token(environment: Mapping[str, str]) -> str | None:
+    """The server's token; None if it has none.
+
+    Raises:
+        SettingsError: It is too short, or can't be a part of a path.
+    """
+    token = environment.get(TOKEN) or None
+    if token is not None and not _TOKEN.fullmatch(token):
+        raise SettingsError(
+            f"{TOKEN} must have 16 to 128 characters out of A-Z, a-z, 0-9, `_` and `-`",
+            hint='make one: python -c "import secrets; print(secrets.token_urlsafe(32))"',
+        )
+    return token
+
+
+def required_token(environment: Mapping[str, str], *, tells_users: bool) -> str | None:
+    """The server's token; None if it has none and needs none.
+
+    Args:
+        tells_users: Whether this machine says which user connects.
+
+    Raises:
+        SettingsError: There is none, and the machine does not tell its users apart.
+    """
+    token = read_token(environment)
+    if token is None and not tells_users:
+        raise SettingsError(
+            "this machine does not say which user connects, and the server has no token",
+            hint=f"start it with `fractale studio`, which makes one, or set {TOKEN}",
+        )
+    return token
+
+
+class Gate:
+    """Refuses requests of other users, and those of strange web pages.
+
+    Args:
+        origins: Web pages that may send, beside those of this machine.
+        token: What a request must show; None: the peer's user decides.
+        uid: The user who may pass, beside root; None: the one of this process.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        origins: Sequence[str] = STUDIO,
+        token: str | None = None,
+        uid: int | None = None,
+    ) -> None:
+        self._app = app
+        self._origins = origins
+        self._token = token
+        self._users = {ROOT, os.geteuid() if uid is None else uid}
+        self._peers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand on, or answer 401 (no token) or 403."""
+        root = scope.get("root_path") or ""
+        if scope["type"] == "lifespan" or root == ITSELF or root.startswith(f"{ITSELF}/"):
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        status, why = UNKNOWN, NO_TOKEN
+        if self._token is None:
+            status, why = FORBIDDEN, await self._stranger(receive)
+        elif (inner := self._shown(scope, headers)) is not None:
+            scope, why = inner, ""
+        if not why and not self._is_own_page(headers):
+            status, why = FORBIDDEN, PAGE
+        if not why:
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": why})
+        else:
+            await JSONResponse({"detail": why}, status)(scope, receive, send)
+
+    # -- the token ------------------------------------------------------------------------------
+
+    def _shown(self, scope: Scope, headers: Headers) -> Scope | None:
+        """The request as the server is to see it, if it shows the token; else None."""
+        bearer = headers.get("authorization", "").removeprefix("Bearer ").strip()
+        if self._is_token(headers.get("x-api-key", "")) or self._is_token(bearer):
+            return scope
+        first, _, rest = str(scope["path"]).removeprefix("/").partition("/")
+        if not self._is_token(first):
+            return None
+        raw: bytes = scope.get("raw_path") or b""
+        _, _, raw_rest = raw.removeprefix(b"/").partition(b"/")
+        return {**scope, "path": f"/{rest}", "raw_path": b"/" + raw_rest}
+
+    def _is_token(self, text: str) -> bool:
+        return hmac.compare_digest(text.encode(), (self._token or "").encode())
+
+    # -- the user -------------------------------------------------------------------------------
+
+    async def _stranger(self, receive: Receive) -> str:
+        """Why the other end of a connection may not pass; empty if it may."""
+        # Only the connection itself says who is there: a header can say anything, and the
+        # server takes the client's address from one.
+        transport = getattr(getattr(receive, "__self__", None), "transport", None)
+        if transport is None:
+            return NOBODY
+        uid = self._peers.get(transport)
+        if uid is None:
+            connection = transport.get_extra_info("socket")
+            uid = await asyncio.to_thread(peer_uid, connection)
+            if uid is None:
+                return NOBODY
+            self._peers[transport] = uid
+        return "" if uid in self._users else STRANGER
+
+    # -- the page -------------------------------------------------------------------------------
+
+    def _is_own_page(self, headers: Headers) -> bool:
+        origin, host = headers.get("origin"), headers.get("host", "")
+        if origin is not None and origin not in self._origins:
+            page = _host_of(origin)
+            if not (_is_local(page) or (page == host and _is_address(host))):
+                return False
+        # A page of the web's can have its own name lead to this machine; it does not know a token.
+        return self._token is not None or _is_address(host)
+
+
+def _host_of(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
+
+
+def _is_local(host: str) -> bool:
+    """Whether a host is this machine, as a browser on it names it."""
+    name = _name_of(host)
+    return name == "localhost" or (_is_address(host) and ipaddress.ip_address(name).is_loopback)
+
+
+def _is_address(host: str) -> bool:
+    """Whether a host is written as an address or as localhost, and not by a name of the web's."""
+    name = _name_of(host)
+    try:
+        return name == "localhost" or bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False
+
+
+def _name_of(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
