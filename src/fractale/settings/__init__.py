@@ -26,6 +26,7 @@ A settings file looks like this; every key may be left out::
 the lists of `policy` are added to each other.
 """
 
+from fractale.settings.environment import PASSED_ON, passed_on, without_secrets
 from fractale.settings.load import allows_color, find_project_folder, load_settings
 from fractale.settings.model import (
     DEFAULT_MAX_ATTEMPTS,
@@ -37,12 +38,14 @@ from fractale.settings.model import (
 )
 from fractale.settings.rules import PolicyList, PolicySettings, ToolRule
 from fractale.settings.secrets import (
+    INPUT_VARIABLE,
     STORE_SCHEMES,
     is_secret,
+    is_secret_variable,
+    secrets_of_variable,
     shown_url,
     store_password,
     without_password,
-    without_secrets,
 )
 from fractale.settings.servers import ServerSettings, Transport
 
@@ -50,6 +53,8 @@ __all__ = [
     "DEFAULT_MAX_ATTEMPTS",
     "DEFAULT_MODELS",
     "DEFAULT_PROVIDER",
+    "INPUT_VARIABLE",
+    "PASSED_ON",
     "PROJECT_FOLDER",
     "STORE_SCHEMES",
     "PolicyList",
@@ -62,7 +67,10 @@ __all__ = [
     "allows_color",
     "find_project_folder",
     "is_secret",
+    "is_secret_variable",
     "load_settings",
+    "passed_on",
+    "secrets_of_variable",
     "shown_url",
     "store_password",
     "without_password",

@@ -18,10 +18,9 @@ from fractale.settings.model import (
 )
 from fractale.settings.rules import PolicySettings, added, read_policy
 from fractale.settings.secrets import (
-    SECRET_LENGTH,
     STORE_VARIABLE,
-    is_secret,
     read_store,
+    secrets_of_variable,
     with_password,
 )
 from fractale.settings.servers import add_default_server, parse_server
@@ -114,13 +113,10 @@ def load_settings(
     values["fallback_models"] = _models(values.get("fallback_models", ()))
     values["state_dir"] = here / Path(str(values["state_dir"])).expanduser()
     values["store"] = read_store(values.get("store"))
-    secrets = tuple(
-        sorted(
-            {value for key, value in env.items() if len(value) >= SECRET_LENGTH and is_secret(key)}
-            | {s.token for s in values["servers"].values() if s.token}
-        )
-    )
-    secrets = with_password(secrets, values["store"])
+    found: set[str] = set()
+    found.update(*(secrets_of_variable(name, value) for name, value in env.items()))
+    found.update(*(server.secrets for server in values["servers"].values()))
+    secrets = with_password(tuple(sorted(found)), values["store"])
     return Settings(**values, origins=origins, secrets=secrets, environment=env)
 
 

@@ -1,0 +1,80 @@
+"""What child processes get of the environment: a named set for servers, no secrets for jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from fractale.settings.secrets import is_secret_variable
+
+PASSED_ON: tuple[str, ...] = (
+    # who and where
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "PWD", "HOSTNAME", "TERM", "LANG", "LANGUAGE"),
+    *("LC_*", "TZ", "TMPDIR", "TMP", "TEMP", "SCRATCH", "WORK", "PROJECT", "XDG_*"),
+    # networks
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+    *("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY", "KRB5CCNAME"),
+    # schedulers
+    *("SLURM_*", "SBATCH_*", "SALLOC_*", "SRUN_*", "SQUEUE_*", "PBS_*", "FLUX_*"),
+    *("LSB_*", "LSF_*", "LS_*", "SGE_*", "COBALT_*", "PALS_*", "PMI_*", "PMIX_*"),
+    # software of a site
+    *("MODULEPATH", "MODULESHOME", "MODULES_*", "MODULESHOME", "LOADEDMODULES", "_LMFILES_"),
+    *("LMOD_*", "SPACK_*", "EASYBUILD_*", "CRAY*", "LM_LICENSE_FILE", "MANPATH", "INFOPATH"),
+    *("LD_LIBRARY_PATH", "LD_PRELOAD", "LIBRARY_PATH", "CPATH", "PKG_CONFIG_PATH"),
+    *("CMAKE_PREFIX_PATH", "CC", "CXX", "FC"),
+    # parallel programs and accelerators
+    *("OMP_*", "OMPI_*", "I_MPI_*", "MPICH_*", "UCX_*", "FI_*", "NCCL_*", "MKL_*", "KMP_*"),
+    *("GOMP_*", "OPENBLAS_*", "NUMEXPR_*", "CUDA_*", "NVIDIA_*", "ROCR_*", "HIP_*", "ZE_*"),
+    # Python, containers, clusters
+    *("PYTHON*", "VIRTUAL_ENV", "CONDA_*", "MAMBA_*"),
+    *("APPTAINER_*", "SINGULARITY_*", "BUILDAH_*", "CONTAINERS_*", "CONTAINER_HOST"),
+    *("DOCKER_HOST", "DOCKER_CONFIG", "KUBECONFIG", "REGISTRY_AUTH_FILE"),
+    # fractale's own, of servers that are fractale again
+    *("FRACTALE_STATE_DIR", "FRACTALE_LOCAL_CORES"),
+)
+"""Globs of the variables that each started server gets, unless what they hold is a secret."""
+
+
+def passed_on(environment: Mapping[str, str], env_from: Sequence[str] = ()) -> dict[str, str]:
+    """What a started server gets of the environment.
+
+    Args:
+        env_from: Further variables, or globs of them; these may be secrets. A glob does not
+            stand for the variables of secret inputs.
+    """
+    found = {
+        name: value
+        for name, value in environment.items()
+        if _is_any(name, PASSED_ON) and not is_secret_variable(name, value)
+    }
+    return {**found, **named_by(environment, env_from)}
+
+
+def named_by(environment: Mapping[str, str], env_from: Sequence[str]) -> dict[str, str]:
+    """The variables that `env_from` names, as far as they are set."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name in env_from or (_is_any(name, env_from) and not _is_input(name, env_from))
+    }
+
+
+def _is_any(name: str, globs: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs)
+
+
+def _is_input(name: str, globs: Sequence[str]) -> bool:
+    """Whether it is of a secret input, and named only by a glob that says nothing of these."""
+    meant = [glob for glob in globs if glob.startswith("FRACTALE_INPUT_")]
+    return name.startswith("FRACTALE_INPUT_") and not _is_any(name, meant)
+
+
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of jobs, and of programs that are looked for: all of it but secrets.
+
+    A job's script needs what its site, modules and Spack have set, whatever that is called.
+    """
+    return {
+        name: value for name, value in environment.items() if not is_secret_variable(name, value)
+    }
