@@ -9,8 +9,9 @@ checkpoints, exports, error texts, and what goes to models. It finds a secret
 - in base64 (both alphabets, with or without padding, also in the middle of a longer one),
 - in hexadecimal.
 
-A secret of fewer than `SHORT` characters is only found as a whole word: it would be found where it
-is none. A secret that was changed in another way (reversed, compressed, encrypted) is not found.
+A secret of fewer than `SHORT` characters, and one that is a number, is only found as a whole word:
+else it would be found where it is none. A secret that was changed in another way (reversed,
+compressed, encrypted) is not found.
 """
 
 from __future__ import annotations
@@ -106,13 +107,27 @@ class Masker:
             end = stop
         return "".join([*parts, text[end:]])
 
+    def data(self, data: bytes) -> bytes:
+        """Bytes that are text with each secret in it masked; any others as they are."""
+        if not self._secrets or b"\0" in data:
+            return data
+        text = data.decode("utf-8", "surrogateescape")
+        masked = self.text(text)
+        return data if masked == text else masked.encode("utf-8", "surrogateescape")
+
     def stream(self, take: Callable[[str], None]) -> MaskedStream:
         """A stream whose pieces reach `take` masked, also where a secret is cut by pieces."""
         return MaskedStream(self, take)
 
-    def may_go_on(self, text: str) -> int:
-        """Where the end of the text begins that can be the beginning of a secret; else its length."""
-        return self._needles.held(text) if self._secrets else len(text)
+    def decided(self, text: str) -> int:
+        """How much of a text can be masked before it is known what follows."""
+        if not self._secrets:
+            return len(text)
+        end = self._needles.held(text)
+        for start, stop in reversed(self._needles.spans(text)):
+            if start < end < stop:  # two secrets, one within the end of the other
+                end = start
+        return end
 
     @property
     def _needles(self) -> _Needles:
@@ -134,11 +149,11 @@ class MaskedStream:
 
     def feed(self, piece: str) -> None:
         """Take the next piece."""
-        masked = self._masker.text(self._held + piece)
-        cut = self._masker.may_go_on(masked)
-        self._held = masked[cut:]
-        if cut:
-            self._take(masked[:cut])
+        text = self._held + piece
+        end = self._masker.decided(text)
+        self._held = text[end:]
+        if end:
+            self._take(self._masker.text(text[:end]))
 
     def end(self) -> None:
         """Pass on what is held: nothing follows."""
@@ -160,7 +175,7 @@ class _Needles:
         self._beside: dict[str, tuple[int, int]] = {}
         words: set[str] = set()
         for secret in secrets:
-            if len(secret.strip()) < SHORT:
+            if len(secret.strip()) < SHORT or secret.isdecimal():
                 words |= _forms_of_word(secret.strip())
             else:
                 self._add(secret)
@@ -234,6 +249,8 @@ class _Needles:
         """Whether a needle can begin as the text does, or the text as a needle."""
         for bare in {_unfolded(text), _bare(text)}:
             piece = bare[:most]
+            if not piece:
+                continue
             if most is not None and len(piece) == most:
                 if piece in self._heads:
                     return True

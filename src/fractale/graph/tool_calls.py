@@ -149,7 +149,8 @@ class _UnderWay:
     def finished(self, text: str, **more: Any) -> None:
         """Tell how it ended."""
         seconds = round(time.monotonic() - self.since, 3)
-        short = text[:SHORT_TEXT]
+        # Masked first: a secret that is cut is not known any more.
+        short = self.visit.context.mask(text)[:SHORT_TEXT]
         self.visit.emit("tool_finished", **self.told, **more, seconds=seconds, text=short)
 
 
@@ -186,7 +187,7 @@ async def call(
             question = visit.context.mask(dict(asked.question))
             visit.context.journal.withdraw(place)
             visit.context.journal.tell(place, {"asks": question})
-            answers[questions.identity(question)] = ask(visit, question)
+            answers[questions.identity(question)] = ask(visit, question, played=asked.played)
 
 
 async def _call_once(
@@ -213,7 +214,7 @@ async def _call_once(
         answer = await visit.deps.toolbox.call_tool(
             tool.name, arguments, on_progress=under_way.progress, on_elicit=under_way.elicited
         )
-        return taken(answer, visit.deps.outputs, tool)
+        return taken(answer, visit.deps.outputs, visit.context.masker, tool)
 
     def in_doubt() -> ToolResult | None:
         return None if make else _in_doubt(visit, tool, arguments)
@@ -290,7 +291,7 @@ async def read_resource(
 
     async def make() -> ToolResult:
         answer = await visit.deps.toolbox.read_resource(str(arguments["uri"]))
-        return taken(answer, visit.deps.outputs)
+        return taken(answer, visit.deps.outputs, visit.context.masker)
 
     return await call(visit, RESOURCE_READER, arguments, agent, make=make)
 

@@ -16,7 +16,7 @@ from fractale.jobs.logs import read_ends, read_log, read_tail, search_log
 from fractale.jobs.model import JobHandle, JobLog, JobSpec, JobStatus, Queue
 from fractale.jobs.removal import remove
 from fractale.jobs.scheduler import Record, Scheduler
-from fractale.settings import Settings
+from fractale.settings import Settings, without_secrets
 
 ORDER: Final = ("slurm", "pbs", "lsf", "flux", "local")
 """Which scheduler is taken where several are found, outside an instance of Flux: its program alone
@@ -24,6 +24,7 @@ may be there without any, for use inside another scheduler's jobs."""
 
 FOLDER: Final = "jobs"
 QUEUES: Final = "local"
+SLURM_TOKEN: Final = "SLURM_JWT"  # noqa: S105 - the name of a variable
 INTERVALS: Final = (1.0, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0)
 CANCEL_SECONDS: Final = 10.0
 
@@ -34,7 +35,7 @@ class Jobs:
     Args:
         root: The folder of the jobs' folders. The nodes of the jobs have to see it.
         environment: Of the programs that are called, and, as far as the scheduler hands it on,
-            of the jobs.
+            of the jobs: without secrets, but for the token that Slurm's programs need.
         scheduler: ``flux``, ``slurm``, ``pbs``, ``lsf`` or ``local``; None takes the first of
             `ORDER` that is found, and before them Flux where ``FLUX_URI`` names an instance.
         queues: Where the queue of local jobs is; jobs that are to share their cores share it.
@@ -54,6 +55,8 @@ class Jobs:
         adapters: Mapping[str, Scheduler] | None = None,
     ) -> None:
         self._root = root.absolute()
+        token = {name: value for name, value in environment.items() if name == SLURM_TOKEN}
+        environment = {**without_secrets(environment), **token}
         local = Local(environment, queues or self._root / ".local", cores)
         self._adapters = dict(_adapters(environment, local) if adapters is None else adapters)
         self._chosen = scheduler

@@ -32,6 +32,7 @@ from fractale.questions.given import Answers
 from fractale.questions.kinds import (
     MISSING,
     approval,
+    asks_secret,
     default_answer,
     elicitation,
     in_doubt,
@@ -41,6 +42,8 @@ from fractale.questions.kinds import (
     job_unknown,
     question,
     review,
+    secrets_of_answer,
+    without_secrets,
 )
 from fractale.questions.reading import read_answer
 from fractale.questions.replies import Checked, identity, read_reply, reply
@@ -50,6 +53,7 @@ __all__ = [
     "Answers",
     "Checked",
     "approval",
+    "asks_secret",
     "default_answer",
     "elicitation",
     "identity",
@@ -63,4 +67,6 @@ __all__ = [
     "read_reply",
     "reply",
     "review",
+    "secrets_of_answer",
+    "without_secrets",
 ]

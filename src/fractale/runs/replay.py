@@ -16,7 +16,8 @@ from typing import Any
 from fractale.agents.catalog import Catalog
 from fractale.errors import NotRecorded, StoreError
 from fractale.events import Listener
-from fractale.graph.context import MASK, Dependencies
+from fractale.graph.context import Dependencies
+from fractale.masking import MASK
 from fractale.models import Models
 from fractale.plan.model import Limits, Plan
 from fractale.policy import Policy

@@ -26,7 +26,13 @@ A settings file looks like this; every key may be left out::
 the lists of `policy` are added to each other.
 """
 
-from fractale.settings.environment import PASSED_ON, passed_on, without_secrets
+from fractale.settings.environment import (
+    PASSED_ON,
+    passed_on,
+    program_environment,
+    secrets_of_environment,
+    without_secrets,
+)
 from fractale.settings.load import allows_color, find_project_folder, load_settings
 from fractale.settings.model import (
     DEFAULT_MAX_ATTEMPTS,
@@ -40,7 +46,6 @@ from fractale.settings.rules import PolicyList, PolicySettings, ToolRule
 from fractale.settings.secrets import (
     INPUT_VARIABLE,
     STORE_SCHEMES,
-    is_secret,
     is_secret_variable,
     secrets_of_variable,
     shown_url,
@@ -66,10 +71,11 @@ __all__ = [
     "Transport",
     "allows_color",
     "find_project_folder",
-    "is_secret",
     "is_secret_variable",
     "load_settings",
     "passed_on",
+    "program_environment",
+    "secrets_of_environment",
     "secrets_of_variable",
     "shown_url",
     "store_password",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from fractale.settings.secrets import is_secret_variable
+from fractale.settings.secrets import is_secret_variable, secrets_of_variable
 
 PASSED_ON: tuple[str, ...] = (
     # who and where
@@ -68,6 +69,18 @@ def _is_input(name: str, globs: Sequence[str]) -> bool:
     """Whether it is of a secret input, and named only by a glob that says nothing of these."""
     meant = [glob for glob in globs if glob.startswith("FRACTALE_INPUT_")]
     return name.startswith("FRACTALE_INPUT_") and not _is_any(name, meant)
+
+
+def program_environment() -> dict[str, str]:
+    """The environment of a program that a tool of fractale's starts: its own without secrets."""
+    return without_secrets(os.environ)
+
+
+def secrets_of_environment() -> set[str]:
+    """What is secret in this process's environment, where the settings cannot be read."""
+    found: set[str] = set()
+    found.update(*(secrets_of_variable(name, value) for name, value in os.environ.items()))
+    return found
 
 
 def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:

@@ -8,6 +8,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from fractale.errors import SettingsError
+from fractale.masking import MASK, SHORT
+from fractale.secret_names import is_secret
 
 STORE_SCHEMES = ("postgresql://", "postgres://")
 STORE_VARIABLE = "FRACTALE_STORE"
@@ -15,36 +17,15 @@ STORE_VARIABLE = "FRACTALE_STORE"
 INPUT_VARIABLE = "FRACTALE_INPUT_"
 """What the variables of secret inputs begin with; `fractale.plan.inputs` reads them."""
 
-MASKED = "***"
 SHORTEST = 4
 """A shorter value is taken for a secret only where its owner says so, as of a secret input."""
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-_ANYWHERE = re.compile(
-    r"PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|SECRET(?!AR)|TOKEN(?!I[SZ])|APIKEY|WEBHOOK"
+_NO_VALUES = (
+    "true false none null auto basic bearer digest enabled disabled default local never always "
+    "required optional kerberos negotiate"
 )
-_WORDS = _words(
-    "KEY PASS PAT PWD PW JWT COOKIE AUTH OAUTH AUTHORIZATION CREDS DSN SIGNATURE SIG SALT"
-)
-_ENDINGS = ("KEY", "PASS")
-_ORDINARY_WORDS = _words(
-    "MONKEY DONKEY TURKEY HOCKEY WHISKEY JOCKEY LACKEY HOTKEY SMOKEY BYPASS COMPASS TRESPASS "
-    "ENCOMPASS OVERPASS UNDERPASS SURPASS"
-)
-_ABOUT = _words(
-    "FILE PATH DIR SOCK SOCKET TYPE METHOD MODE VERSION ENABLED PORT HOST REALM SCOPE "
-    "ALGORITHM LENGTH SIZE COUNT LIMIT TTL TIMEOUT EXPIRY"
-)
-"""A name that ends in one of these says something about a secret, and is none."""
-_NO_SECRETS = frozenset({"PWD", "OLDPWD"})
-_ORDINARY_VALUES = _words(
-    "true false none null auto basic bearer digest enabled disabled default local never "
-    "always required optional kerberos negotiate"
-)
+_ORDINARY_VALUES = frozenset(_NO_VALUES.split())
 
 _PEM = re.compile(r"-----BEGIN [A-Z0-9 ]+-----.+?-----END [A-Z0-9 ]+-----", re.DOTALL)
 _KNOWN_TOKENS = re.compile(
@@ -54,31 +35,6 @@ _KNOWN_TOKENS = re.compile(
     r"|eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?)"
 )
 _URL_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>]+")
-
-
-def is_secret(name: str) -> bool:
-    """Whether what has this name is a secret: a variable, an option, a header, a field.
-
-    Words are told apart by underscores, other signs and capitals: `API_KEY`, `--api-key`,
-    `X-Auth` and `dbPassword` are secrets; `KEYBOARD`, `MONKEY`, `AUTHOR` and `PATH` are none.
-    """
-    if name in _NO_SECRETS:
-        return False
-    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
-    words = [re.sub(r"\d+$", "", word) for word in re.split(r"[^A-Za-z0-9]+", apart.upper())]
-    words = [word for word in words if word]
-    if not words or words[-1] in _ABOUT:
-        return False
-    return any(_is_secret_word(word) for word in words)
-
-
-def _is_secret_word(word: str) -> bool:
-    if _ANYWHERE.search(word):
-        return True
-    each = word[:-1] if word.endswith("S") and not word.endswith("SS") else word
-    if each in _WORDS or word in _WORDS:
-        return True
-    return each.endswith(_ENDINGS) and each not in _ORDINARY_WORDS
 
 
 def is_secret_variable(name: str, value: str) -> bool:
@@ -161,15 +117,11 @@ def _is_random(part: str) -> bool:
 
 def _is_specific(value: str) -> bool:
     """Whether a value with a secret's name is one: no number or ordinary word that is short."""
-    if len(value) >= SECRET_LENGTH:
+    if len(value) >= SHORT:
         return value.lower() not in _ORDINARY_VALUES
     if len(value) < SHORTEST or value.lower() in _ORDINARY_VALUES:
         return False
     return not re.fullmatch(r"[-+]?[\d.]+", value)
-
-
-SECRET_LENGTH = 8
-"""A shorter secret is masked only where it is a whole word: see `fractale.masking`."""
 
 
 def _without_scheme(value: str) -> str:
@@ -184,7 +136,7 @@ def _both_forms(written: str) -> set[str]:
 
 def _secrets_of_userinfo(url: str) -> set[str]:
     password = store_password(url) or ""
-    return {each for each in _both_forms(password) if len(each) >= SHORTEST and each != MASKED}
+    return {each for each in _both_forms(password) if len(each) >= SHORTEST and each != MASK}
 
 
 def shown_url(url: str) -> str:
@@ -195,10 +147,8 @@ def shown_url(url: str) -> str:
         return "(not a URL)"
     user, at, host = parts.netloc.rpartition("@")
     name, colon, _ = user.partition(":")
-    who = f"{name}:{MASKED}" if colon else name and MASKED  # a lone name may be a token
-    query = "&".join(
-        f"{pair.partition('=')[0]}={MASKED}" for pair in parts.query.split("&") if pair
-    )
+    who = f"{name}:{MASK}" if colon else name and MASK  # a lone name may be a token
+    query = "&".join(f"{pair.partition('=')[0]}={MASK}" for pair in parts.query.split("&") if pair)
     return urlunsplit((parts.scheme, f"{who}{at}{host}", parts.path, query, ""))
 
 
@@ -214,9 +164,9 @@ def shown_arguments(arguments: Sequence[str]) -> list[str]:
         name, equals, value = argument.partition("=")
         is_option = argument.startswith("-")
         if follows_secret and not is_option:
-            shown.append(MASKED)
+            shown.append(MASK)
         elif equals and is_secret(name):
-            shown.append(f"{name}={MASKED}")
+            shown.append(f"{name}={MASK}")
         elif equals and "://" in value and "://" not in name:
             shown.append(f"{name}={shown_url(value)}")
         else:
@@ -228,7 +178,7 @@ def shown_arguments(arguments: Sequence[str]) -> list[str]:
 def _without(argument: str) -> str:
     """An argument without what is secret whatever its name is."""
     for secret in sorted(secrets_within(argument), key=len, reverse=True):
-        argument = argument.replace(secret, MASKED)
+        argument = argument.replace(secret, MASK)
     return argument
 
 
@@ -245,7 +195,7 @@ def store_password(store: str | None) -> str | None:
 def without_password(store: str | None) -> str | None:
     """The URL of a store for people to read."""
     password = store_password(store)
-    return store.replace(password, "***") if store and password else store
+    return store.replace(password, MASK) if store and password else store
 
 
 _URL_PASSWORD = re.compile(r"://[^:/?#@]*:(.+)@|[?&]password=([^&]+)")

@@ -10,9 +10,9 @@ from typing import Any, Literal, cast
 
 from fractale.errors import SettingsError
 from fractale.plan.durations import parse_duration
+from fractale.secret_names import is_secret
 from fractale.settings.environment import named_by, passed_on
 from fractale.settings.secrets import (
-    is_secret,
     looks_random,
     secrets_of_arguments,
     secrets_of_url,

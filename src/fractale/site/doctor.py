@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fractale.errors import FractaleError, PlanError, Problem
+from fractale.masking import Masker
 from fractale.registry import Registry, load_registry
 from fractale.settings import Settings
 from fractale.site import checks_plan, checks_tools
@@ -108,7 +109,8 @@ async def examine(
         inputs=wanted.inputs,
     )
     checks += await _examine(case, problems)
-    checks = [_without_secrets(check, settings.secrets) for check in checks]
+    mask = Masker(settings.secrets).text
+    checks = [replace(each, found=mask(each.found), fix=mask(each.fix)) for each in checks]
     return Report(checks=tuple(sorted(checks, key=lambda check: SECTIONS.index(check.section))))
 
 
@@ -217,10 +219,3 @@ def _plan(path: str | None, checks: list[Check]) -> tuple[Any, list[Problem]]:
         return None, []
     valid = not any(problem.severity == "error" for problem in problems)
     return (plan if valid else None), problems
-
-
-def _without_secrets(check: Check, secrets: Sequence[str]) -> Check:
-    found, fix = check.found, check.fix
-    for secret in secrets:
-        found, fix = found.replace(secret, "***"), fix.replace(secret, "***")
-    return replace(check, found=found, fix=fix)
