@@ -5,6 +5,7 @@ A real server says each of them in eight forms; a scripted model over HTTP is th
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
@@ -27,7 +29,6 @@ from fractale.questions import Answers
 from fractale.runs import RunOptions, Runs
 from fractale.runs.opening import open_toolbox
 from fractale.settings import load_settings
-from fractale.testing import ScriptedModel
 from fractale.testing.model_server import ModelServer, Reply
 
 SERVER = Path(__file__).parent / "servers" / "canary_server.py"
@@ -39,8 +40,11 @@ BY_NAME = [
     "SESSION_COOKIE SERVICE_AUTH CLOUD_CREDS SLACK_WEBHOOK_URL SENTRY_DSN PGPASSWORD",
 ]
 SHAPES = [
-    "canary-{:02d}-7f3a9c", 'cn"{:02d}\\/%+&<q>=x9', "can ary {:02d} two words", "Canäry{:02d}ß9x日本"
-]  # fmt: skip
+    "canary-{:02d}-7f3a9c",
+    'cn"{:02d}\\/%+&<q>=x9',
+    "can ary {:02d} two words",
+    "Canäry{:02d}ß9x日本",
+]
 
 
 def canary(number: int, shape: int | None = None) -> str:
@@ -189,29 +193,29 @@ def processes(seen: set[bytes], own: int) -> None:
             seen.add(words)
 
 
-def script():
-    secrets = iter([canary(2), canary(7)])
-    yield Reply(tool_calls=[("look", {"at": "x"}), ("fail", {"password": "x"}), ("say", {})])
-    yield Reply(text=f"It said {next(secrets)} and {PEM} so")
-    while True:
-        yield f"The password may be {canary(19, 1)} or {canary(2)}."
+def said(request) -> Reply | str:
+    """The agent calls each tool once; whatever is asked, the model knows secrets."""
+    called = sum(message["role"] == "tool" for message in request.body["messages"])
+    if request.body.get("tools") and not called:
+        return Reply(tool_calls=[("look", {"at": "x"}), ("fail", {"password": "x"}), ("say", {})])
+    return f"The password may be {canary(19, 1)} or {canary(2)} or {PEM} so"
 
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
     """Site, what was told and kept at all places, and what the model was sent."""
     folder = tmp_path_factory.mktemp("canaries")
-    with ModelServer(script()) as model:
+    with ModelServer(said) as model:
         site = Site(folder, model.openai_url)
         (folder / "plan.yaml").write_text(PLAN)
-        process = forked.start(
-            ["run", "plan.yaml", "--yes", "--json"], cwd=folder, env=site.env
-        )
+        process = forked.start(["run", "plan.yaml", "--yes", "--json"], cwd=folder, env=site.env)
         seen: set[bytes] = set()
-        while process.poll() is None:
-            processes(seen, process.pid)
-            time.sleep(0.05)
-        stdout, stderr = process.communicate()
+        with ThreadPoolExecutor() as reading:  # nobody else empties its pipes
+            ended = reading.submit(process.communicate)
+            while not ended.done():
+                processes(seen, process.pid)
+                time.sleep(0.05)
+        stdout, stderr = ended.result()
         places = {"run --json": stdout.encode(), "run, stderr": stderr.encode()}
         places |= {f"process {n}": words for n, words in enumerate(seen)}
         commands = [
@@ -265,7 +269,7 @@ def test_no_canary_is_in_anything_that_is_told_or_kept(told):
 
 def test_what_was_looked_at_is_what_there_is(told):
     """Else that there is no canary would mean nothing."""
-    site, places, sent = told
+    _, places, sent = told
     events = [json.loads(line) for line in places["run --json"].decode().splitlines()]
     ends = {e["step"]: e["outcome"] for e in events if e["event"] == "step_finished"}
     assert ends == {
@@ -273,13 +277,19 @@ def test_what_was_looked_at_is_what_there_is(told):
         **dict.fromkeys(["fail", "end"], "failure"),
     }
     kept = " ".join(places)
-    for name in ("checkpoints", "events.jsonl", "journal.jsonl", "outputs/", "log", "recording.zip!"):
+    for name in (
+        "checkpoints",
+        "events.jsonl",
+        "journal.jsonl",
+        "outputs/",
+        "log",
+        "recording.zip!",
+    ):
         assert name in kept
     assert kept.count("process ") >= 1
     assert b"***" in places["run --json"]
     assert b"***" in places["config"]
-    said = [e for e in events if e["event"] == "log"]
-    assert len(said) > 100
+    assert len([e for e in events if e["event"] == "log"]) > 100
     assert len(sent) > 3
 
 
@@ -293,7 +303,7 @@ def test_a_piece_of_a_model_s_text_has_no_part_of_a_secret(told):
     _, places, _ = told
     events = [json.loads(line) for line in places["run --json"].decode().splitlines()]
     text = "".join(e["text"] for e in events if e["event"] == "model_text")
-    assert "The password may be *** or ***." in text
+    assert "The password may be *** or *** or" in text
     for piece in (e["text"] for e in events if e["event"] == "model_text"):
         assert "two words" not in piece
 
@@ -372,9 +382,7 @@ async def test_a_password_reaches_the_server_and_is_kept_nowhere(desk):
     result = await desk(person=Typist(ANSWER))
     assert result.status == "success", result.error
     (ended,) = [e for e in desk.events if e["event"] == "tool_finished"]
-    assert f'"length": {len(TYPED)}' in ended["text"].replace('"length":', '"length": ').replace(
-        "  ", " "
-    )
+    assert f'"length":{len(TYPED)}' in ended["text"].replace(" ", "")
     assert not leaks({"typed": TYPED}, kept_of(desk))
     (answered,) = [e for e in desk.events if e["event"] == "answered"]
     assert answered["answer"]["content"] == {"user": "anna", "password": "***"}
@@ -402,10 +410,6 @@ async def test_the_next_command_of_a_run_that_waits_has_no_place_for_the_passwor
     ended = forked.run(["run", "plan.yaml"], cwd=desk.folder, env=desk.env)
     assert ended.returncode == 4
     assert "--answer" not in ended.stdout + ended.stderr
-    run = json.loads(
-        forked.run(["runs", "--json"], cwd=desk.folder, env=desk.env).stdout.splitlines()[0]
-    )
-    del run
     refused = forked.run(
         ["resume", "-1", "--answer", f"ask={json.dumps(ANSWER)}"], cwd=desk.folder, env=desk.env
     )
@@ -434,24 +438,29 @@ async def test_after_a_kill_the_password_is_asked_for_again(desk):
 
 
 async def test_a_stored_placeholder_is_never_sent_as_the_password(desk):
-    """Killed after the answer, before the call: the checkpoint has ``***`` in its place."""
+    """Killed in the call, after the answer was given: the checkpoint has ``***`` in its place."""
     waiting = await desk()
+    before = len(desk.events)
+
+    async def invoke(graph, *words, **options):
+        call = asyncio.ensure_future(graph.ainvoke(*words, **options))
+        while not any(  # noqa: ASYNC110 - events of the run set no event of ours
+            e["event"] == "tool_started" for e in desk.events[before:]
+        ):
+            await asyncio.sleep(0.001)
+        call.cancel()
+        return await call
+
+    with pytest.raises(asyncio.CancelledError):
+        await desk(waiting.run, person=Typist(ANSWER), invoke=invoke)
+    assert (await desk(waiting.run)).status == "waiting"
     typist = Typist(ANSWER)
-    events = desk.folder / ".fractale/runs" / waiting.run / "events.jsonl"
-    cut_at = len(events.read_bytes())
-
-    async def invoke(graph):
-        raise AssertionError
-
-    del invoke
-    await desk(waiting.run, person=typist)
-    assert TYPED.encode() not in events.read_bytes()[cut_at:]
-    assert all(MASKED not in json.dumps(e.get("text", "")) for e in desk.events
-               if e["event"] == "tool_finished" and "length" in str(e.get("text"))
-               and f"{len('***')}," in e["text"])  # fmt: skip
-
-
-MASKED = '"length": 3'
+    result = await desk(waiting.run, person=typist)
+    assert (result.status, len(typist.asked)) == ("success", 1)
+    ended = [e["text"] for e in desk.events if e["event"] == "tool_finished"]
+    assert f'"length":{len(TYPED)}' in ended[-1].replace(" ", "")
+    assert not any('"length":3,' in text.replace(" ", "") for text in ended)
+    assert not leaks({"typed": TYPED}, kept_of(desk))
 
 
 def test_what_is_typed_in_secret_is_not_shown_by_the_terminal(tmp_path):

@@ -16,7 +16,7 @@ from fractale.jobs.logs import read_ends, read_log, read_tail, search_log
 from fractale.jobs.model import JobHandle, JobLog, JobSpec, JobStatus, Queue
 from fractale.jobs.removal import remove
 from fractale.jobs.scheduler import Record, Scheduler
-from fractale.settings import Settings, without_secrets
+from fractale.settings import Settings, slurm_token, without_secrets
 
 ORDER: Final = ("slurm", "pbs", "lsf", "flux", "local")
 """Which scheduler is taken where several are found, outside an instance of Flux: its program alone
@@ -24,7 +24,6 @@ may be there without any, for use inside another scheduler's jobs."""
 
 FOLDER: Final = "jobs"
 QUEUES: Final = "local"
-SLURM_TOKEN: Final = "SLURM_JWT"  # noqa: S105 - the name of a variable
 INTERVALS: Final = (1.0, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0)
 CANCEL_SECONDS: Final = 10.0
 
@@ -55,8 +54,7 @@ class Jobs:
         adapters: Mapping[str, Scheduler] | None = None,
     ) -> None:
         self._root = root.absolute()
-        token = {name: value for name, value in environment.items() if name == SLURM_TOKEN}
-        environment = {**without_secrets(environment), **token}
+        environment = without_secrets(environment) | slurm_token(environment)
         local = Local(environment, queues or self._root / ".local", cores)
         self._adapters = dict(_adapters(environment, local) if adapters is None else adapters)
         self._chosen = scheduler
@@ -68,7 +66,7 @@ class Jobs:
         """The jobs whose folders are in the state folder."""
         return cls(
             settings.state_dir / FOLDER,
-            settings.environment,
+            settings.site_environment,
             scheduler,
             queues=settings.state_dir / QUEUES,
             cores=settings.local_cores,

@@ -45,7 +45,7 @@ class RunJobs:
         from fractale.jobs.door import QUEUES
 
         queues = settings.state_dir / QUEUES
-        return cls(root, settings.environment, queues=queues, cores=settings.local_cores)
+        return cls(root, settings.site_environment, queues=queues, cores=settings.local_cores)
 
     def __call__(self, scheduler: str | None) -> Jobs:
         """The jobs of a scheduler; without a name, of the one there is."""

@@ -31,6 +31,7 @@ from fractale.settings.environment import (
     passed_on,
     program_environment,
     secrets_of_environment,
+    slurm_token,
     without_secrets,
 )
 from fractale.settings.load import allows_color, find_project_folder, load_settings
@@ -78,6 +79,7 @@ __all__ = [
     "secrets_of_environment",
     "secrets_of_variable",
     "shown_url",
+    "slurm_token",
     "store_password",
     "without_password",
     "without_secrets",

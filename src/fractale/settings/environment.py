@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 
+from fractale.masking import Masker
 from fractale.settings.secrets import is_secret_variable, secrets_of_variable
 
 PASSED_ON: tuple[str, ...] = (
@@ -71,6 +72,11 @@ def _is_input(name: str, globs: Sequence[str]) -> bool:
     return name.startswith("FRACTALE_INPUT_") and not _is_any(name, meant)
 
 
+def slurm_token(environment: Mapping[str, str]) -> dict[str, str]:
+    """What Slurm's programs need to reach it at sites that give each person a token."""
+    return {name: value for name, value in environment.items() if name == "SLURM_JWT"}
+
+
 def program_environment() -> dict[str, str]:
     """The environment of a program that a tool of fractale's starts: its own without secrets."""
     return without_secrets(os.environ)
@@ -83,11 +89,17 @@ def secrets_of_environment() -> set[str]:
     return found
 
 
-def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+def without_secrets(environment: Mapping[str, str], known: Collection[str] = ()) -> dict[str, str]:
     """The environment of jobs, and of programs that are looked for: all of it but secrets.
 
     A job's script needs what its site, modules and Spack have set, whatever that is called.
+
+    Args:
+        known: Further texts that are secrets, whatever the variable is called that has them.
     """
+    masker = Masker(known)
     return {
-        name: value for name, value in environment.items() if not is_secret_variable(name, value)
+        name: value
+        for name, value in environment.items()
+        if not is_secret_variable(name, value) and masker.text(value) == value
     }

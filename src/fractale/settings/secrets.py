@@ -17,13 +17,16 @@ STORE_VARIABLE = "FRACTALE_STORE"
 INPUT_VARIABLE = "FRACTALE_INPUT_"
 """What the variables of secret inputs begin with; `fractale.plan.inputs` reads them."""
 
-SHORTEST = 4
-"""A shorter value is taken for a secret only where its owner says so, as of a secret input."""
+SHORTEST = 6
+"""A shorter value is masked only if its owner says that it is a secret, as of a secret input.
+
+It is too likely to be a word that says something else, too (`PASSWORD=test`).
+"""
 
 
 _NO_VALUES = (
     "true false none null auto basic bearer digest enabled disabled default local never always "
-    "required optional kerberos negotiate"
+    "required optional kerberos negotiate secret passwd public string"
 )
 _ORDINARY_VALUES = frozenset(_NO_VALUES.split())
 
@@ -39,7 +42,13 @@ _URL_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>]+")
 
 def is_secret_variable(name: str, value: str) -> bool:
     """Whether an environment variable is a secret, by its name or by what its value looks like."""
-    return name.startswith(INPUT_VARIABLE) or is_secret(name) or bool(secrets_within(value))
+    return name.startswith(INPUT_VARIABLE) or is_secret(name) or has_secret(value)
+
+
+def has_secret(value: str) -> bool:
+    """Whether a value has a secret in it whatever its name is; also one too short to be masked."""
+    urls = (match[0] for match in _URL_IN_TEXT.finditer(value))
+    return bool(secrets_within(value)) or any(store_password(url) for url in urls)
 
 
 def secrets_of_variable(name: str, value: str) -> set[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from fractale.masking import Masker
-from fractale.settings import Settings, without_secrets
+from fractale.settings import Settings
 from fractale.site import containers, folders, machine, schedulers, slurm, software
 from fractale.site.model import Finding, Site
 from fractale.site.programs import SLOW, TIMEOUT, Machine
@@ -53,7 +53,7 @@ MOST_PROGRAMS = 4
 def machine_of(settings: Settings, timeout: float = TIMEOUT) -> Machine:
     """This machine, as the settings see it."""
     return Machine(
-        environment=without_secrets(settings.environment),
+        environment=settings.site_environment,
         timeout=timeout,
         state_dir=settings.state_dir,
         folder=Path.cwd(),
