@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+INPUT_VARIABLE = "FRACTALE_INPUT_"
+"""What the variables of secret inputs begin with; `fractale.plan.inputs` reads them."""
+
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())

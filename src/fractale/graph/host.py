@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 
 from fractale.agents.reports import FAILED_CHANGE, failed_change
 from fractale.agents.subagent import AgentAnswer, AgentRequest, Subagent
-from fractale.errors import CallError, PolicyError, ToolError
+from fractale.errors import PolicyError, ToolError
 from fractale.evidence import outputs_of
 from fractale.graph import model_calls, tool_calls
 from fractale.graph.context import RunContext
@@ -112,33 +111,11 @@ class Host:
         if not self.may_call(tool):
             raise PolicyError(f"`{tool.name}` was not called: it is none of the step's tools")
         agent = self.agents_path or None
-        with self._masked_errors():
-            agreed = tool_calls.agree(self.visit, tool, arguments, "model", agent)
-            result = await tool_calls.call(self.visit, tool, agreed, agent)
-        result = self._masked(result)
+        agreed = tool_calls.agree(self.visit, tool, arguments, "model", agent)
+        result = await tool_calls.call(self.visit, tool, agreed, agent)
         if agreed == arguments:
             return result
         return replace(result, arguments=self.context.mask(dict(agreed)))
-
-    def _masked(self, result: ToolResult) -> ToolResult:
-        """A result without secrets: what the agent knows, its checkpoints hold."""
-        mask = self.context.mask
-        return replace(
-            result,
-            text=mask(result.text),
-            structured=mask(result.structured),
-            content=tuple(mask(list(result.content))),
-            misfit=mask(result.misfit),
-        )
-
-    @contextmanager
-    def _masked_errors(self) -> Generator[None]:
-        """Around what may fail: the agent is told without secrets."""
-        try:
-            yield
-        except CallError as error:
-            error.message, error.hint = self.context.mask([error.message, error.hint])
-            raise
 
     async def call_agent(self, agent: Subagent | ToolInfo, request: AgentRequest) -> AgentAnswer:
         """Ask another sub-agent, with what is left of this one's tools, budget and depth."""
@@ -157,11 +134,7 @@ class Host:
 
     async def get_prompt(self, name: str, arguments: Mapping[str, Any]) -> list[PromptMessage]:
         """Render a prompt of the run's servers."""
-        with self._masked_errors():
-            messages = await tool_calls.prompt(
-                self.visit, name, arguments, self.agents_path or None
-            )
-        return [replace(each, text=self.context.mask(each.text)) for each in messages]
+        return await tool_calls.prompt(self.visit, name, arguments, self.agents_path or None)
 
     @property
     def is_small(self) -> bool:
@@ -175,9 +148,7 @@ class Host:
     async def read_resource(self, uri: str) -> ToolResult:
         """Read a resource that the model chose."""
         agent = self.agents_path or None
-        with self._masked_errors():
-            result = await tool_calls.read_resource(self.visit, uri, "model", agent)
-        return self._masked(result)
+        return await tool_calls.read_resource(self.visit, uri, "model", agent)
 
     def chat_model(self) -> BaseChatModel:
         """The step's model."""

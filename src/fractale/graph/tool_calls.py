@@ -6,11 +6,11 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar, cast
 
 from fractale import questions
-from fractale.errors import AnswerError, JobError, PolicyError, ToolError
+from fractale.errors import AnswerError, CallError, JobError, PolicyError, ToolError
 from fractale.graph.answers import taken
 from fractale.graph.doubt import cut_off, doubtful
 from fractale.graph.faults import CutOff, Elicited
@@ -22,6 +22,8 @@ from fractale.policy import Chooser, PlannedCall, may_repeat
 from fractale.schemas import UnusableSchema, misfits
 from fractale.store.journal import Call, Place, digest_of
 from fractale.toolbox import Elicitation, PromptMessage, ToolInfo, ToolResult
+
+E = TypeVar("E", bound=CallError)
 
 
 def agree(
@@ -222,7 +224,7 @@ async def _call_once(
     try:
         result, recorded = await visit.book.tool(place, known, make or from_toolbox, in_doubt)
     except (ToolError, JobError) as error:
-        told_error = doubtful(error, tool)
+        told_error = _masked_error(visit, doubtful(error, tool))
         under_way.finished(str(told_error), is_error=True)
         raise told_error from error
     except AnswerError:
@@ -234,9 +236,31 @@ async def _call_once(
     except Elicited:
         under_way.finished("the server waits for an answer", is_error=False)
         raise
+    if make is None:
+        result = _masked(visit, result)
     more = {"recorded": True} if recorded else {}
     under_way.finished(result.fault or result.text, is_error=bool(result.fault), **more)
     return result
+
+
+def _masked(visit: Visit, result: ToolResult) -> ToolResult:
+    """An answer without secrets, as its journal has it, so that all that follows is the same.
+
+    Before anything of it is cut: a part of a secret is not known any more.
+    """
+    mask = visit.context.mask
+    return replace(
+        result,
+        text=mask(result.text),
+        structured=mask(result.structured),
+        content=tuple(mask(list(result.content))),
+        misfit=mask(result.misfit),
+    )
+
+
+def _masked_error(visit: Visit, error: E) -> E:
+    error.message, error.hint = visit.context.mask([error.message, error.hint])
+    return error
 
 
 def _in_doubt(visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any]) -> ToolResult | None:
@@ -265,9 +289,14 @@ async def prompt(
     """
     place = visit.book.next_place(agent, prompt=True)
     known = Call(kind="prompt", name=name, digest=_digest(visit, arguments), safe=True)
-    return await visit.book.prompt(
-        place, known, lambda: visit.deps.toolbox.get_prompt(name, arguments)
-    )
+    try:
+        messages = await visit.book.prompt(
+            place, known, lambda: visit.deps.toolbox.get_prompt(name, arguments)
+        )
+    except ToolError as error:
+        _masked_error(visit, error)
+        raise
+    return [replace(each, text=visit.context.mask(each.text)) for each in messages]
 
 
 RESOURCE_READER = ToolInfo(
@@ -291,7 +320,7 @@ async def read_resource(
 
     async def make() -> ToolResult:
         answer = await visit.deps.toolbox.read_resource(str(arguments["uri"]))
-        return taken(answer, visit.deps.outputs, visit.context.masker)
+        return _masked(visit, taken(answer, visit.deps.outputs, visit.context.masker))
 
     return await call(visit, RESOURCE_READER, arguments, agent, make=make)
 

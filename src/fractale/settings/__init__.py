@@ -15,7 +15,7 @@ A settings file looks like this; every key may be left out::
     store: postgresql://user@host/runs  # where checkpoints are kept, if not in the state folder
     servers:
       site: {url: "https://mcp.site.example/mcp", token_env: SITE_TOKEN}
-      flux: {command: flux-mcp, args: [], env: {FLUX_URI: "local:///run/flux/local"}}
+      flux: {command: flux-mcp, env: {FLUX_URI: "local:///run/flux/local"}, env_from: [FLUX_KEY]}
     prices:                       # US dollars per million tokens
       openai:gpt-4.1-mini: {input: 0.4, output: 1.6}
     policy:                       # what may be called; globs of tool names, and of arguments
@@ -45,7 +45,6 @@ from fractale.settings.model import (
 )
 from fractale.settings.rules import PolicyList, PolicySettings, ToolRule
 from fractale.settings.secrets import (
-    INPUT_VARIABLE,
     STORE_SCHEMES,
     is_secret_variable,
     secrets_of_variable,
@@ -59,7 +58,6 @@ __all__ = [
     "DEFAULT_MAX_ATTEMPTS",
     "DEFAULT_MODELS",
     "DEFAULT_PROVIDER",
-    "INPUT_VARIABLE",
     "PASSED_ON",
     "PROJECT_FOLDER",
     "STORE_SCHEMES",

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from fractale.masking import Masker
+from fractale.secret_names import INPUT_VARIABLE
 from fractale.settings.secrets import is_secret_variable, secrets_of_variable
 
 PASSED_ON: tuple[str, ...] = (
@@ -68,8 +69,8 @@ def _is_any(name: str, globs: Sequence[str]) -> bool:
 
 def _is_input(name: str, globs: Sequence[str]) -> bool:
     """Whether it is of a secret input, and named only by a glob that says nothing of these."""
-    meant = [glob for glob in globs if glob.startswith("FRACTALE_INPUT_")]
-    return name.startswith("FRACTALE_INPUT_") and not _is_any(name, meant)
+    meant = [glob for glob in globs if glob.startswith(INPUT_VARIABLE)]
+    return name.startswith(INPUT_VARIABLE) and not _is_any(name, meant)
 
 
 def slurm_token(environment: Mapping[str, str]) -> dict[str, str]:

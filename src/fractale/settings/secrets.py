@@ -9,13 +9,10 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from fractale.errors import SettingsError
 from fractale.masking import MASK, SHORT
-from fractale.secret_names import is_secret
+from fractale.secret_names import INPUT_VARIABLE, is_secret
 
 STORE_SCHEMES = ("postgresql://", "postgres://")
 STORE_VARIABLE = "FRACTALE_STORE"
-
-INPUT_VARIABLE = "FRACTALE_INPUT_"
-"""What the variables of secret inputs begin with; `fractale.plan.inputs` reads them."""
 
 SHORTEST = 6
 """A shorter value is masked only if its owner says that it is a secret, as of a secret input.
