@@ -251,7 +251,7 @@ async def test_a_job_that_waited_has_the_environment_of_its_own_submitter(machin
     assert '"mine"' in (two.job_dir / QUEUED).read_text()
     await machine.let_go("a")
     assert (await machine.ended(jobs, two))[0].state == "completed"
-    assert machine.lines("told")[0] == "mine"
+    assert machine.lines("told")[0].split() == ["mine"], "nor are they given to the job"
 
 
 async def test_what_is_damaged_in_the_queue_keeps_nobody_from_it(machine):

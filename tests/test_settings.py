@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from fractale.errors import SettingsError
+from fractale.masking import Masker
+from fractale.secret_names import is_secret
 from fractale.settings import load_settings, without_password, without_secrets
 
 
@@ -157,6 +159,118 @@ def test_a_started_server_gets_the_environment_without_its_secrets(home, tmp_pat
     assert server.env["FLUX_URI"] == "local:///run/flux"
     assert server.env["NEEDED_TOKEN"] == "given"
     assert "OTHER_API_KEY" not in server.env
+
+
+SECRET_NAMES = """
+API_KEY TOKEN2 MY_SECRETS DB_PASSWORD PGPASSWORD MYSQL_PASSWD CREDENTIALS GITHUB_PAT DB_PASS
+DBPASS DB_PWD GPG_PASSPHRASE JWT SESSION_COOKIE SERVICE_AUTH OAUTH CLOUD_CREDS SENTRY_DSN
+SLACK_WEBHOOK_URL MYKEY APIKEY --api-key --apiKey X-Api-Key Authorization dbPassword
+ACCESS_TOKENS
+"""
+
+
+@pytest.mark.parametrize("name", SECRET_NAMES.split())
+def test_names_of_secrets_are_known(name):
+    assert is_secret(name)
+
+
+ORDINARY_NAMES = """
+PATH PWD OLDPWD KEYBOARD KEYMAP MONKEY AUTHOR AUTHORS XAUTHORITY SECRETARY COMPASS BYPASS
+TOKENIZERS_PARALLELISM PATTERN PATCH PASSENGERS LICENSE_SERVER SSH_AUTH_SOCK TOKEN_FILE
+AUTH_TYPE SESSION_MANAGER --nodes Content-Type HOSTNAME COMPATIBLE
+"""
+
+
+@pytest.mark.parametrize("name", ORDINARY_NAMES.split())
+def test_ordinary_names_are_not_taken_for_secrets(name):
+    assert not is_secret(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "secret"),
+    [
+        ("DATABASE_URL", "mysql://anna:Walfisch7@host/db", "Walfisch7"),
+        ("ANY", "amqp://anna:Wal%2Ffisch@host", "Wal/fisch"),
+        ("ANY", "ghp_abcdefghijklmnop0123", "ghp_abcdefghijklmnop0123"),
+        ("AWS_ID", "AKIAABCDEFGHIJKLMNOP", "AKIAABCDEFGHIJKLMNOP"),
+        ("PROXY_AUTH", "Basic dXNlcjpwYXNz", "dXNlcjpwYXNz"),
+        ("FRACTALE_INPUT_PIN", "77", "77"),
+    ],
+)
+def test_what_is_secret_of_a_variable(home, tmp_path, name, value, secret):
+    settings = load_settings({**home, name: value}, tmp_path)
+    assert secret in settings.secrets
+    assert secret not in Masker(settings.secrets).text(f"it is {secret}, really")
+    assert name not in without_secrets({name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("A_PASSWORD", "test"), ("MAX_TOKEN", "4096"), ("AUTH", "kerberos"), ("X", "http://u@h/")],
+)
+def test_values_that_say_something_else_too_are_not_masked(home, tmp_path, name, value):
+    assert value not in load_settings({**home, name: value}, tmp_path).secrets
+
+
+def test_a_started_server_gets_a_named_set_of_variables_and_what_env_from_names(home, tmp_path):
+    write(
+        tmp_path,
+        "servers:\n  own: {command: x, env_from: [SITE_TOKEN, 'EB*', UNSET], env: {A: b}}\n"
+        "  bare: {command: x}\n  inputs: {command: x, env_from: ['*']}\n"
+        "  named: {command: x, env_from: [FRACTALE_INPUT_PW]}\n",
+    )
+    environment = {
+        **home,
+        "PATH": "/bin",
+        "LC_ALL": "C",
+        "SLURM_JOB_ID": "7",
+        "SLURM_JWT": "j" * 20,
+        "SITE_TOKEN": "t" * 12,
+        "EBROOTGROMACS": "/sw/gromacs",
+        "EDITOR": "vi",
+        "FRACTALE_INPUT_PW": "p" * 12,
+        "http_proxy": "http://anna:Walfisch7@proxy:3128",
+    }
+    servers = load_settings(environment, tmp_path).servers
+    base = {"HOME", "PATH", "LC_ALL", "SLURM_JOB_ID"}
+    assert servers["bare"].env.keys() & environment.keys() == base
+    assert "EDITOR" in servers["bare"].withheld
+    assert servers["own"].env.keys() == base | {"SITE_TOKEN", "EBROOTGROMACS", "A"}
+    assert "FRACTALE_INPUT_PW" not in servers["inputs"].env
+    assert servers["inputs"].env["SLURM_JWT"]
+    assert servers["named"].env["FRACTALE_INPUT_PW"]
+
+
+@pytest.mark.parametrize("value", ["{A: b}", "[A=b]", "7", "['$A']"])
+def test_env_from_is_a_list_of_names(home, tmp_path, value):
+    write(tmp_path, f"servers: {{own: {{command: x, env_from: {value}}}}}\n")
+    with pytest.raises(SettingsError, match="`env_from` must be a list") as wrong:
+        load_settings(home, tmp_path)
+    assert "env_from: [" in (wrong.value.hint or "")
+
+
+def test_what_is_written_into_a_server_s_entry_is_secret_where_it_looks_so(home, tmp_path):
+    write(
+        tmp_path,
+        """
+servers:
+  own:
+    command: x
+    args: [--api-key=ar-gu-1111, --token, ar-gu-2222, --nodes, "4", "--url=http://u:pa-ss-3@h/"]
+    env: {MYKEY: en-vi-4444, CODE: 9f8a7b6c5d, CLUSTER: node-01.cluster, WHERE: /scratch/a1b2c3d4}
+  far:
+    url: "https://anna:pa-ss-5@host/mcp?api_key=qu-er-6666&project=melting"
+    headers: {X-Api-Key: he-ad-7777, Authorization: "Bearer ${VALUE}", Accept: application/json}
+    token: to-ke-9999
+""",
+    )
+    secrets = set(load_settings({**home, "VALUE": "va-lu-8888"}, tmp_path).secrets)
+    assert secrets >= {
+        *("ar-gu-1111", "ar-gu-2222", "pa-ss-3", "en-vi-4444", "9f8a7b6c5d", "pa-ss-5"),
+        *("qu-er-6666", "he-ad-7777", "va-lu-8888", "to-ke-9999"),
+    }
+    ordinary = {"4", "node-01.cluster", "/scratch/a1b2c3d4", "melting", "application/json", "anna"}
+    assert not secrets & ordinary
 
 
 def test_checkpoints_are_in_the_state_folder_unless_a_store_is_set(home, tmp_path):

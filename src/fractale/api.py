@@ -113,7 +113,7 @@ async def arun(
         return await runs.start(loaded, inputs, options, secrets=secrets)
     log = logged_to(on_event) if on_event else None
     async with open_toolbox(
-        settings, loaded, registries=registries, functions=tools, on_log=log
+        settings, loaded, registries=registries, functions=tools, on_log=log, masker=options.masker
     ) as toolbox:
         runs = Runs(settings, toolbox, models=models, policy=policy, agents=agents)
         return await runs.start(loaded, inputs, options, secrets=secrets)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fractale.cli.options import settings_of
 from fractale.cli.resume import complete_runs
 from fractale.cli.show import load
 from fractale.plain import to_json
@@ -71,7 +72,7 @@ def command(
     if recording:
         from fractale.runs.recordings import write_recording
 
-        write_recording(history.folder, recording)
+        write_recording(history.folder, recording, settings_of().secrets)
         click.echo(f"wrote {recording}", err=True)
     if graph:
         click.echo(_graph(history, graph), nl=False)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from fractale.cli import options
+from fractale.masking import Masker
 
 SECTIONS = ("servers", "tools", "prompts", "resources", "agents", "models")
 
@@ -81,7 +82,8 @@ async def _collect_policy(
     settings = options.settings_of(acts=True)
     named: dict[str, Any] = {"registries": registries, "agents": agents}
     async with open_toolbox(settings, **named, on_log=options.warn_of_server) as toolbox:
-        rows = policy_list.collect(await toolbox.tools(), settings.policy)
+        mask = Masker(settings.secrets)
+        rows = mask(policy_list.collect(await toolbox.tools(), settings.policy))
         return {"policy": rows}, policy_list.as_text(rows)
 
 
@@ -95,7 +97,7 @@ async def _collect(registries: tuple[Path, ...], agents: tuple[str, ...]) -> dic
     async with open_toolbox(settings, **named, on_log=options.warn_of_server) as toolbox:
         tools = await toolbox.tools()
         own = [_tool(t) for t in tools if t.is_agent]
-        return {
+        found: dict[str, Any] = {
             "servers": [
                 {
                     "name": s.name,
@@ -123,6 +125,7 @@ async def _collect(registries: tuple[Path, ...], agents: tuple[str, ...]) -> dic
             "agents": [*(_agent(each) for each in catalog.describe()), *own],
             "models": Models(settings).known(),
         }
+        return Masker(settings.secrets)(found)  # servers may say secrets, as of an error
 
 
 def _agent(listed: Any) -> dict[str, Any]:

@@ -10,7 +10,14 @@ from fractale.cli.person_input import TerminalInput
 from fractale.cli.text import row
 from fractale.cli.words import as_json
 from fractale.errors import AnswerError
-from fractale.questions.forms import defaults_of, properties_of, read_field, required_of
+from fractale.masking import MASK
+from fractale.questions.forms import (
+    defaults_of,
+    properties_of,
+    read_field,
+    required_of,
+    secret_fields,
+)
 
 LEAVES = {"/decline": "decline", "/cancel": "cancel"}
 
@@ -34,7 +41,9 @@ async def fill_form(terminal: TerminalInput, schema: Mapping[str, Any]) -> dict[
             content[name] = raw
     if len(names) == 1:
         return {"action": "accept", "content": content}
-    terminal.show(*(row(f"    {line}") for line in shown.arguments_lines(content)))
+    hidden = dict.fromkeys(secret_fields(schema) & content.keys(), MASK)
+    lines = shown.arguments_lines({**content, **hidden})
+    terminal.show(*(row(f"    {line}") for line in lines))
     return await _send(terminal, content)
 
 
@@ -54,8 +63,12 @@ async def _field(terminal: TerminalInput, name: str, schema: Mapping[str, Any]) 
     terminal.show(*(row(f"  {line}") for line in shown.field_lines(name, schema)))
     defaults = defaults_of(schema)
     prompt = f"  [{shown.exact(as_json(defaults[name]))}] > " if name in defaults else "  > "
+    secret = name in secret_fields(schema)
+    if secret:
+        terminal.show(row("  (a secret: what you type is not shown and not stored)", "dim"))
+        prompt = "  > "
     while True:
-        text = await terminal.line(prompt)
+        text = await terminal.line(prompt, hidden=secret)
         if text.strip() in LEAVES:
             return text.strip()
         if not text.strip():
@@ -68,4 +81,5 @@ async def _field(terminal: TerminalInput, name: str, schema: Mapping[str, Any]) 
         try:
             return read_field(properties_of(schema)[name], text)
         except AnswerError as error:
-            terminal.show([("  ", ""), (shown.inert(error.message), "warn")])
+            words = "this is no such value" if secret else shown.inert(error.message)
+            terminal.show([("  ", ""), (words, "warn")])

@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import termios
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -58,12 +58,34 @@ class TerminalInput:
         sys.stderr.write(writable(text, sys.stderr.encoding))
         sys.stderr.flush()
 
-    async def line(self, prompt: str = "> ") -> str:
+    async def line(self, prompt: str = "> ", *, hidden: bool = False) -> str:
         """One line that the person types, without its end.
+
+        Args:
+            hidden: Whether the terminal is not to show what is typed.
 
         Raises:
             EndOfInput: There is none.
         """
+        with self._without_echo() if hidden else contextlib.nullcontext():
+            text = await self._line(prompt)
+        if hidden:
+            self.show([])  # the end of the line was not shown either
+        return text
+
+    @contextlib.contextmanager
+    def _without_echo(self) -> Generator[None]:
+        before = termios.tcgetattr(self._descriptor)
+        silent = [*before]
+        silent[3] &= ~termios.ECHO
+        # What was typed ahead was shown already, and is dropped.
+        termios.tcsetattr(self._descriptor, termios.TCSAFLUSH, silent)
+        try:
+            yield
+        finally:
+            termios.tcsetattr(self._descriptor, termios.TCSADRAIN, before)
+
+    async def _line(self, prompt: str) -> str:
         sys.stderr.write(writable(prompt, sys.stderr.encoding))
         sys.stderr.flush()
         typed = b""

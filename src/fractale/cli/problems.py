@@ -84,7 +84,7 @@ def tally(problems: Sequence[Problem]) -> str:
 def print_problems(problems: Sequence[Problem]) -> None:
     """Show problems of files on stderr."""
     text = show_problems(problems, file_lines(), color=wants_color(sys.stderr))
-    sys.stderr.write(writable(text, sys.stderr.encoding))
+    sys.stderr.write(writable(_masked(text), sys.stderr.encoding))
 
 
 def file_lines() -> Sources:
@@ -129,8 +129,20 @@ def show_error(error: Exception) -> int:
         return error.exit_code
     color = wants_color(sys.stderr)
     text = "\n".join(paint(line, color=color) for line in _error(error)) + "\n"
-    sys.stderr.write(writable(text, sys.stderr.encoding))
+    sys.stderr.write(writable(_masked(text), sys.stderr.encoding))
     return error.exit_code if isinstance(error, FractaleError) else 1
+
+
+def _masked(text: str) -> str:
+    """What is shown of an error, without secrets of the settings; of the environment at least."""
+    from fractale.masking import Masker
+    from fractale.settings import load_settings, secrets_of_environment
+
+    try:
+        secrets = load_settings().secrets
+    except (FractaleError, OSError):  # the error may be about these
+        secrets = secrets_of_environment()
+    return Masker(secrets).text(text)
 
 
 def _error(error: Exception) -> list[Line]:

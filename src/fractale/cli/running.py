@@ -15,6 +15,7 @@ from fractale.cli import started
 from fractale.cli.ending import INTERRUPTED, Ending, ending_by_signals
 from fractale.errors import SettingsError
 from fractale.events import logged_to
+from fractale.masking import Masker
 from fractale.plan.inputs import read_secrets
 from fractale.plan.model import Limits, Plan
 from fractale.settings import Settings, store_password, without_password
@@ -198,6 +199,7 @@ async def _run_async(
             limits=call.limits,
             detach=call.detach,
             run_id=call.run_id,
+            masker=(masker := Masker()),
         )
         log = logged_to(display.listener)
 
@@ -211,7 +213,7 @@ async def _run_async(
         ending.say = lambda words: log("fractale", "warning", words)
         named: dict[str, Any] = {"registries": call.registries, "agents": call.agents}
         agents = own_agents(plan, **named)
-        async with open_toolbox(call.settings, plan, **named, on_log=log) as toolbox:
+        async with open_toolbox(call.settings, plan, **named, on_log=log, masker=masker) as toolbox:
             policy = Policy(settings=call.settings.policy, yes=call.yes)
             runs = Runs(call.settings, toolbox, policy=policy, agents=agents)
             started()

@@ -11,28 +11,35 @@ from typing import Any, cast
 
 from fractale.errors import ToolError
 from fractale.evidence import misfit_of
+from fractale.masking import Masker
 from fractale.store.outputs import OutputStore
 from fractale.toolbox import ToolInfo, ToolResult
 
 UNKNOWN_TYPE = "application/octet-stream"
 
 
-def taken(result: ToolResult, outputs: OutputStore, tool: ToolInfo | None = None) -> ToolResult:
+def taken(
+    result: ToolResult, outputs: OutputStore, masker: Masker, tool: ToolInfo | None = None
+) -> ToolResult:
     """The answer with its bytes kept as files, and checked against the tool's output schema.
+
+    Args:
+        masker: Takes secrets out of files that are text.
 
     Raises:
         ToolError: The bytes are not the base64 that MCP prescribes.
         StoreError: A file cannot be written.
     """
     misfit = misfit_of(result, tool) if tool else None
-    return replace(result, files=tuple(_files(result, outputs)), misfit=misfit)
+    return replace(result, files=tuple(_files(result, outputs, masker)), misfit=misfit)
 
 
-def _files(result: ToolResult, outputs: OutputStore) -> Iterator[dict[str, Any]]:
+def _files(result: ToolResult, outputs: OutputStore, masker: Masker) -> Iterator[dict[str, Any]]:
     for part in result.content:
         if (found := _bytes_in(part)) is None:
             continue
         data, mime_type = found
+        data = masker.data(data)
         path = outputs.put_file(data, mimetypes.guess_extension(mime_type) or ".bin")
         known = {"path": str(path)} if path else {}
         yield {**known, "mime_type": mime_type, "bytes": len(data)}

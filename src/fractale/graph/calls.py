@@ -145,8 +145,7 @@ async def ask_agent(
     context = replace(visit.context, within=(*visit.context.within, *lists))
     host = Host(visit, context) if extras is None else Host(visit, context, extras=extras)
     earlier = convert_to_messages(visit.conversation) if visit.conversation else []
-    if visit.step.tools != ():  # what a model with tools is told is in its checkpoints
-        request = _masked(visit, request)
+    request = _masked(visit, request)  # what a model is told is also in its checkpoints
     try:
         answer = await run_agent(
             agent,
@@ -197,7 +196,7 @@ def _keep(visit: Visit, messages: Sequence[BaseMessage]) -> list[dict[str, Any]]
     from langchain_core.messages import convert_to_openai_messages
 
     kept: Any = convert_to_openai_messages(list(messages))
-    return kept
+    return visit.context.mask(kept)
 
 
 JUDGE_SCHEMA: Mapping[str, Any] = {

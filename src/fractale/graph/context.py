@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from fractale.graph.entry import Entry
 from fractale.graph.meter import Meter
 from fractale.graph.slots import Slots
 from fractale.labels import NO_LABELS, Labels
+from fractale.masking import Masker
 from fractale.models import Models
 from fractale.plan.model import Limits
 from fractale.policy import Policy
@@ -33,8 +33,6 @@ from fractale.toolbox import Toolbox
 
 if TYPE_CHECKING:
     from fractale.jobs import Jobs
-
-MASK = "***"
 
 JobsOf: TypeAlias = "Callable[[str | None], Jobs]"
 """Gives the jobs of a scheduler by its name; of the one there is, without a name."""
@@ -85,6 +83,8 @@ class RunContext:
         emit_event: Takes every event of the run.
         secret_inputs: Secret inputs of the plan; they live here only, never in the state.
         secrets: Texts that must not be shown or stored; each is replaced by ``***``.
+        masker: Knows these, the secret inputs, and what a person types in secret; one for all
+            parts of the run.
         journal: What the run is about to do, and what came of it.
         notes: What agents keep for the rest of the run.
         grants: Calls that a person allowed for the rest of the run; shared by all its parts.
@@ -140,12 +140,10 @@ class RunContext:
     item_flow: Any = field(default=None, repr=False)
     item_path: str = ""
     slots: Slots = field(default_factory=lambda: Slots(1))
-    _pattern: re.Pattern[str] | None = field(default=None, repr=False)
+    masker: Masker = field(default_factory=Masker, repr=False)
 
     def __post_init__(self) -> None:
-        texts = sorted({*self.secrets, *self.secret_inputs.values()} - {""}, key=len, reverse=True)
-        if texts:
-            self._pattern = re.compile("|".join(re.escape(text) for text in texts))
+        self.masker.add(*self.secrets, *self.secret_inputs.values())
 
     def deeper(self, *, within: tuple[tuple[str, ...], ...], drafted: bool) -> RunContext:
         """The same run one level down: for a drafted plan, or an agent that an agent asks.
@@ -170,9 +168,8 @@ class RunContext:
             The context, which has the texts that hold a secret; and all inputs without them.
         """
         hidden = {n: v for n, v in inputs.items() if isinstance(v, str) and self.mask(v) != v}
-        secrets = (*self.secrets, *self.secret_inputs.values())
         kept = {name: self.mask(value) for name, value in inputs.items()}
-        return replace(self, secret_inputs=hidden, secrets=secrets), kept
+        return replace(self, secret_inputs=hidden), kept
 
     def emit(self, kind: EventKind, **data: Any) -> None:
         """Tell every listener what happened, secrets masked."""
@@ -180,16 +177,7 @@ class RunContext:
 
     def mask(self, value: Any) -> Any:
         """The same JSON value with each secret in it replaced by ``***``."""
-        if self._pattern is None:
-            return value
-        if isinstance(value, str):
-            return self._pattern.sub(MASK, value)
-        if isinstance(value, dict):
-            table = cast("dict[str, Any]", value)
-            return {self.mask(key): self.mask(item) for key, item in table.items()}
-        if isinstance(value, (list, tuple)):
-            return [self.mask(item) for item in cast("list[Any]", value)]
-        return value
+        return self.masker(value)
 
     def variables(self) -> dict[str, Any]:
         """The `run` of templates; a run that is not kept has no `dir`."""

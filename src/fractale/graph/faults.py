@@ -39,11 +39,16 @@ class CutOff(TimeoutError):
 
 
 class Elicited(Exception):
-    """A server asks the person something in the middle of a call, and nobody is there."""
+    """A server asks the person something in the middle of a call, and nobody is there.
 
-    def __init__(self, question: Mapping[str, Any]) -> None:
+    Args:
+        played: Whether that was so in the run that is replayed.
+    """
+
+    def __init__(self, question: Mapping[str, Any], *, played: bool = False) -> None:
         super().__init__()
         self.question = question
+        self.played = played
 
 
 def fault_data(error: CallError) -> dict[str, Any]:

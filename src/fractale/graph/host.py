@@ -122,9 +122,9 @@ class Host:
         agent = self.agents_path or None
         agreed = tool_calls.agree(self.visit, tool, arguments, "model", agent)
         result = await tool_calls.call(self.visit, tool, agreed, agent)
-        mask = self.context.mask  # what the agent knows, its checkpoints hold
-        result = replace(result, text=mask(result.text), structured=mask(result.structured))
-        return result if agreed == arguments else replace(result, arguments=agreed)
+        if agreed == arguments:
+            return result
+        return replace(result, arguments=self.context.mask(dict(agreed)))
 
     async def call_agent(self, agent: Subagent | ToolInfo, request: AgentRequest) -> AgentAnswer:
         """Ask another sub-agent, with what is left of this one's tools, budget and depth."""
@@ -161,8 +161,7 @@ class Host:
     async def read_resource(self, uri: str) -> ToolResult:
         """Read a resource that the model chose."""
         agent = self.agents_path or None
-        result = await tool_calls.read_resource(self.visit, uri, "model", agent)
-        return replace(result, text=self.context.mask(result.text))
+        return await tool_calls.read_resource(self.visit, uri, "model", agent)
 
     def chat_model(self) -> BaseChatModel:
         """The step's model."""
@@ -201,7 +200,8 @@ class Host:
 
     def on_text(self, text: str) -> None:
         """Take a piece of the model's text as it comes."""
-        self.visit.on_text(text)
+        with self.visit.text_of_model() as tell:
+            tell(text)
 
     def show(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Show the person a table."""

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from langgraph.types import interrupt
 
 from fractale.errors import AnswerError
 from fractale.graph.recorded import current_task
 from fractale.graph.visit import Visit
-from fractale.questions import identity, read_answer, read_reply
+from fractale.masking import MASK
+from fractale.questions import (
+    asks_secret,
+    identity,
+    read_answer,
+    read_reply,
+    secrets_of_answer,
+)
 
 
-def ask(visit: Visit, question: Mapping[str, Any]) -> Any:
+def _accepts(value: Any) -> bool:
+    """Whether a bare answer to a server gives what it asks for."""
+    word = cast("Mapping[str, Any]", value).get("action") if isinstance(value, Mapping) else value
+    return word not in ("decline", "cancel")
+
+
+def ask(visit: Visit, question: Mapping[str, Any], *, played: bool = False) -> Any:
     """The person's answer to a question of the step.
 
     An answer is used for the question that it was given to, and for no other; answers to other
@@ -23,6 +36,7 @@ def ask(visit: Visit, question: Mapping[str, Any]) -> Any:
 
     Args:
         question: Of any kind of `fractale.questions`; secrets in it are masked.
+        played: Whether the question is replayed: then a secret in its answer is needed no more.
 
     Returns:
         An answer of that kind.
@@ -41,7 +55,13 @@ def ask(visit: Visit, question: Mapping[str, Any]) -> Any:
                 return answer
         value = interrupt(shown)
         if (given := read_reply(value)) is not None:
-            replies.append(given)
+            # A secret is not stored, so that it is asked for again.
+            if played or MASK not in secrets_of_answer(asked, given[1]):
+                replies.append(given)
+            continue
+        if asks_secret(asked) and _accepts(value):
+            problem = "a secret is not taken from a resume, which would store it: decline or cancel"
+            shown = {**asked, "problem": problem}
             continue
         try:
             return read_answer(asked, value)

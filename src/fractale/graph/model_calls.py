@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from langchain_core.messages import AIMessage, BaseMessage
 
@@ -16,6 +17,8 @@ from fractale.store.journal import Call
 
 if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
+
+M = TypeVar("M", bound=BaseMessage)
 
 
 async def ask(
@@ -35,14 +38,18 @@ async def ask(
         ModelError: The model failed or answered nothing usable.
         LimitReached: A limit of the run is used up.
     """
+    said = [masked(visit, message) for message in messages]
 
     async def one(name: str | None) -> Answer:
-        return await visit.deps.models.ask(
-            messages, model=name, schema=schema, correct=correct, on_text=visit.on_text
-        )
+        with visit.text_of_model() as on_text:
+            return await visit.deps.models.ask(
+                said, model=name, schema=schema, correct=correct, on_text=on_text
+            )
 
-    asked = asked_of_model(messages, schema)
-    return await _by_first_model(visit, one, Answer, agent, asked)
+    asked = asked_of_model(said, schema)
+    answer: Answer = await _by_first_model(visit, one, Answer, agent, asked)
+    mask = visit.context.mask
+    return replace(answer, text=mask(answer.text), data=mask(answer.data))
 
 
 async def turn(
@@ -52,14 +59,39 @@ async def turn(
     agent: str | None = None,
 ) -> AIMessage:
     """Make one turn of an agent's model; see `fractale.agents.subagent.AgentHost`."""
+    said = [masked(visit, message) for message in messages]
+    shown = [_masked_tool(visit, tool) for tool in tools]
 
     async def one(name: str | None) -> AIMessage:
-        return await visit.deps.models.turn(
-            messages, model=name, tools=tools, on_text=visit.on_text
-        )
+        with visit.text_of_model() as on_text:
+            return await visit.deps.models.turn(said, model=name, tools=shown, on_text=on_text)
 
-    asked = asked_of_model(messages, tools=[tool.name for tool in tools])
-    return await _by_first_model(visit, one, AIMessage, agent, asked)
+    asked = asked_of_model(said, tools=[tool.name for tool in tools])
+    return masked(visit, await _by_first_model(visit, one, AIMessage, agent, asked))
+
+
+def masked(visit: Visit, message: M) -> M:
+    """A message without secrets: its provider learns none, and no checkpoint has any."""
+    mask = visit.context.mask
+    changes: dict[str, Any] = {}
+    for name in ("content", "tool_calls", "invalid_tool_calls", "additional_kwargs"):
+        value = getattr(message, name, None)
+        if value and (without := mask(value)) != value:
+            changes[name] = without
+    return message.model_copy(update=changes) if changes else message
+
+
+def _masked_tool(visit: Visit, tool: BaseTool) -> BaseTool:
+    """A tool without secrets in what its server says of it."""
+    mask = visit.context.mask
+    changes: dict[str, Any] = {}
+    if (words := mask(tool.description)) != tool.description:
+        changes["description"] = words
+    if isinstance(tool.args_schema, dict) and (without := mask(tool.args_schema)) != (
+        tool.args_schema
+    ):
+        changes["args_schema"] = without
+    return tool.model_copy(update=changes) if changes else tool
 
 
 async def _by_first_model(
@@ -123,5 +155,5 @@ def _finished(
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         cost=usage.cost,
-        text=text[:SHORT_TEXT],
+        text=visit.context.mask(text)[:SHORT_TEXT],  # a secret that is cut is not known any more
     )

@@ -254,7 +254,7 @@ class StepNode:
             tokens=visit.usage.total_tokens,
             next=self._target(decision),
             notices=record.get("notices", []),
-            outputs=shorten(result.outputs),
+            outputs=shorten(visit.context.mask(result.outputs)),
             inputs_ref=record.get("inputs"),
             outputs_ref=record.get("outputs"),
         )

@@ -246,7 +246,7 @@ def digest_of_asked(asked: Mapping[str, Any]) -> str:
 def _raise_fault(entry: Entry) -> None:
     """Raise what ended a call that is replayed and had no result."""
     if entry.played and "asks" in entry.result:
-        raise Elicited(entry.result["asks"])
+        raise Elicited(entry.result["asks"], played=True)
     if entry.played and "fault" in entry.result:
         raise fault_of(entry.result["fault"])
     if entry.played and "cut" in entry.result:

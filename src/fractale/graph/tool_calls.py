@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from fractale import questions
-from fractale.errors import AnswerError, JobError, PolicyError, ToolError
+from fractale.errors import AnswerError, CallError, JobError, PolicyError, ToolError
 from fractale.grants import grant_of
 from fractale.graph.answers import taken
 from fractale.graph.doubt import cut_off, doubtful
@@ -25,6 +25,8 @@ from fractale.policy import Chooser, PlannedCall, may_repeat
 from fractale.schemas import UnusableSchema, misfits
 from fractale.store.journal import Call, Place, digest_of
 from fractale.toolbox import Elicitation, PromptMessage, ToolInfo, ToolResult
+
+E = TypeVar("E", bound=CallError)
 
 
 def agree(
@@ -228,7 +230,8 @@ class _UnderWay:
     def finished(self, text: str, **more: Any) -> None:
         """Tell how it ended."""
         seconds = round(time.monotonic() - self.since, 3)
-        short = text[:SHORT_TEXT]
+        # Masked first: a secret that is cut is not known any more.
+        short = self.visit.context.mask(text)[:SHORT_TEXT]
         self.visit.emit("tool_finished", **self.told, **more, seconds=seconds, text=short)
 
 
@@ -271,7 +274,7 @@ async def call(
             question = visit.context.mask(dict(asked.question))
             visit.context.journal.withdraw(place)
             visit.context.journal.tell(place, {"asks": question})
-            answers[questions.identity(question)] = ask(visit, question)
+            answers[questions.identity(question)] = ask(visit, question, played=asked.played)
 
 
 def _labeled(
@@ -317,7 +320,7 @@ async def _call_once(
             on_elicit=under_way.elicited,
             definition=visit.context.bindings.definition(tool),
         )
-        return taken(answer, visit.deps.outputs, tool)
+        return taken(answer, visit.deps.outputs, visit.context.masker, tool)
 
     def in_doubt() -> ToolResult | None:
         return None if make else _in_doubt(visit, tool, arguments)
@@ -325,7 +328,7 @@ async def _call_once(
     try:
         result, recorded = await visit.book.tool(place, known, make or from_toolbox, in_doubt)
     except (ToolError, JobError) as error:
-        told_error = doubtful(error, tool)
+        told_error = _masked_error(visit, doubtful(error, tool))
         under_way.finished(str(told_error), is_error=True)
         raise told_error from error
     except AnswerError:
@@ -337,9 +340,31 @@ async def _call_once(
     except Elicited:
         under_way.finished("the server waits for an answer", is_error=False)
         raise
+    if make is None:
+        result = _masked(visit, result)
     more = {"recorded": True} if recorded else {}
     under_way.finished(result.fault or result.text, is_error=bool(result.fault), **more)
     return result
+
+
+def _masked(visit: Visit, result: ToolResult) -> ToolResult:
+    """An answer without secrets, as its journal has it, so that all that follows is the same.
+
+    Before anything of it is cut: a part of a secret is not known any more.
+    """
+    mask = visit.context.mask
+    return replace(
+        result,
+        text=mask(result.text),
+        structured=mask(result.structured),
+        content=tuple(mask(list(result.content))),
+        misfit=mask(result.misfit),
+    )
+
+
+def _masked_error(visit: Visit, error: E) -> E:
+    error.message, error.hint = visit.context.mask([error.message, error.hint])
+    return error
 
 
 def _in_doubt(visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any]) -> ToolResult | None:
@@ -369,9 +394,14 @@ async def prompt(
     """
     place = visit.book.next_place(agent, prompt=True)
     known = Call(kind="prompt", name=name, digest=_digest(visit, arguments), safe=True)
-    return await visit.book.prompt(
-        place, known, lambda: visit.deps.toolbox.get_prompt(name, arguments)
-    )
+    try:
+        messages = await visit.book.prompt(
+            place, known, lambda: visit.deps.toolbox.get_prompt(name, arguments)
+        )
+    except ToolError as error:
+        _masked_error(visit, error)
+        raise
+    return [replace(each, text=visit.context.mask(each.text)) for each in messages]
 
 
 RESOURCE_READER = ToolInfo(
@@ -401,7 +431,7 @@ async def read_resource(
 
     async def make() -> ToolResult:
         answer = await visit.deps.toolbox.read_resource(str(arguments["uri"]))
-        return taken(answer, visit.deps.outputs)
+        return _masked(visit, taken(answer, visit.deps.outputs, visit.context.masker))
 
     trusted = uri in visit.deps.policy.settings.sources.trusted
     source = Source(kind="resource", name=uri, untrusted=not trusted, private=True)

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -122,9 +123,14 @@ class Visit:
         self.calls += 1
         return self.calls
 
-    def on_text(self, text: str) -> None:
-        """Tell a piece of the model's text."""
-        self.emit("model_text", text=text)
+    @contextmanager
+    def text_of_model(self) -> Generator[Callable[[str], None]]:
+        """Takes a model's text piece by piece and tells it, secrets masked also over pieces."""
+        stream = self.context.masker.stream(lambda text: self.emit("model_text", text=text))
+        try:
+            yield stream.feed
+        finally:
+            stream.end()
 
     def matched(self, messages: Sequence[BaseMessage]) -> CallResult | None:
         """The first of the last tool answers on which a rule of the step holds."""

@@ -24,7 +24,7 @@ from fractale.jobs.logs import read_ends, read_log, read_tail, search_log
 from fractale.jobs.model import JobHandle, JobLog, JobSpec, JobStatus, Queue
 from fractale.jobs.removal import remove
 from fractale.jobs.scheduler import Record, Scheduler
-from fractale.settings import STARTED_BY, Settings
+from fractale.settings import STARTED_BY, Settings, slurm_token, without_secrets
 
 ORDER: Final = ("slurm", "pbs", "lsf", "flux", "local")
 """Which scheduler is taken where several are found, outside an instance of Flux: its program alone
@@ -48,7 +48,7 @@ class Jobs:
     Args:
         root: The folder of the jobs' folders. The nodes of the jobs have to see it.
         environment: Of the programs that are called, and, as far as the scheduler hands it on,
-            of the jobs.
+            of the jobs: without secrets, but for the token that Slurm's programs need.
         scheduler: ``flux``, ``slurm``, ``pbs``, ``lsf`` or ``local``; None takes the first of
             `ORDER` that is found, and before them Flux where ``FLUX_URI`` names an instance.
         queues: Where the queue of local jobs is; jobs that are to share their cores share it.
@@ -76,8 +76,9 @@ class Jobs:
     ) -> None:
         self._poll_seconds = poll_seconds
         self._root = root.absolute()
+        environment = without_secrets(environment) | slurm_token(environment)
         # A job that a server submits must outlive the server's end.
-        environment = {n: value for n, value in environment.items() if n != STARTED_BY}
+        environment.pop(STARTED_BY, None)
         local = Local(environment, queues or self._root / ".local", cores)
         self._adapters = dict(_adapters(environment, local) if adapters is None else adapters)
         self._chosen = scheduler
@@ -92,7 +93,7 @@ class Jobs:
         """The jobs whose folders are in the state folder."""
         return cls(
             settings.state_dir / FOLDER,
-            settings.environment,
+            settings.site_environment,
             scheduler,
             queues=settings.state_dir / QUEUES,
             cores=settings.local_cores,

@@ -28,7 +28,7 @@ from fractale.jobs.scheduler import Record
 from fractale.jobs.sizes import bytes_of
 from fractale.jobs.wrapper import write_wrapper
 from fractale.private import touch_private
-from fractale.settings import is_secret
+from fractale.settings import without_secrets
 
 START_SECONDS: Final = 60.0
 CANCEL_SECONDS: Final = 20.0
@@ -39,7 +39,6 @@ _STATES: Final[Mapping[str, JobState]] = {
     "timeout": "timeout",
     "out_of_memory": "out_of_memory",
 }
-_PASSWORD: Final = re.compile(r"://[^/@\s]*:[^/@\s]*@")
 _MINDED: Final = re.compile(r"([a-z_]+)\.(-?\d+)")
 
 
@@ -112,7 +111,6 @@ class Local:
         return self.cores or len(os.sched_getaffinity(0))
 
     def _add(self, folder: JobFolder, spec: JobSpec) -> int:
-        secret = sorted(name for name, value in self.environment.items() if _hidden(name, value))
         facts = {
             "queue": str(self._queue),
             "host": socket.gethostname(),
@@ -120,8 +118,7 @@ class Local:
             "limit": self._limit,
             "seconds": spec.time or 0,
             "memory": bytes_of(spec.memory) if spec.memory else 0,
-            "environment": {n: v for n, v in self.environment.items() if n not in secret},
-            "secret": secret,
+            "environment": without_secrets(self.environment),
         }
         (folder.path / local_queue.TRIED).unlink(missing_ok=True)
         with disk(self._queue), local_queue.gate(self._queue):
@@ -141,7 +138,7 @@ class Local:
             stdin=DEVNULL,
             stdout=DEVNULL,
             stderr=DEVNULL,
-            env=dict(self.environment),
+            env=without_secrets(self.environment),
         )
         await process.wait()
 
@@ -243,11 +240,6 @@ def _look(
 def _queued(folder: JobFolder) -> dict[str, Any]:
     """What the job needs to be started; empty where it never came into the queue."""
     return folder.json(local_queue.QUEUED) or {}
-
-
-def _hidden(name: str, value: str) -> bool:
-    """Whether a variable is not to be on disk: it looks secret, or has a password in it."""
-    return is_secret(name) or bool(_PASSWORD.search(value))
 
 
 def _minder(folder: JobFolder) -> dict[str, str]:

@@ -220,16 +220,10 @@ def _start(queue: Path, entry: Entry, minder: str, descriptor: int) -> None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=said,
-            env=_environment(facts),
+            env=dict(facts["environment"]),
             pass_fds=(descriptor,),
             start_new_session=True,
         )
-
-
-def _environment(facts: Mapping[str, Any]) -> dict[str, str]:
-    """That of whoever submitted the job; what is secret is not on disk, and is taken from here."""
-    secret = {name: os.environ[name] for name in facts["secret"] if name in os.environ}
-    return {**facts["environment"], **secret}
 
 
 def main() -> None:

@@ -113,7 +113,7 @@ async def _streams(
     process = await _start(settings, words, mark)
     incoming, own = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     write, outgoing = anyio.create_memory_object_stream[SessionMessage](0)
-    server = _Process(process, wire)
+    server = _Process(process, wire, settings.withheld)
     try:
         async with (
             anyio.create_task_group() as group,
@@ -240,8 +240,11 @@ def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals) -
 class _Process:
     """The three pipes of a started server."""
 
-    def __init__(self, process: asyncio.subprocess.Process, wire: Wire) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, wire: Wire, withheld: Sequence[str]
+    ) -> None:
         self._process = process
+        self._withheld = withheld
         self._wire = wire
         self._words: deque[str] = deque(maxlen=LAST_WORDS)
         self._all_said = asyncio.Event()
@@ -327,9 +330,14 @@ class _Process:
         how = "closed its output" if code is None else _how_it_ended(code)
         # The last line first: of a traceback it is the cause, and what follows may be cut.
         words = " | ".join(word for word in reversed(self._words) if word)
+        missed = [name for name in self._withheld if re.search(rf"\b{re.escape(name)}\b", words)]
         return TransportError(
             f"server `{self._wire.server}` {how}" + (f"; its last words: {words}" if words else ""),
             sent=True,
+            hint=f"{', '.join(missed)}: set here and not given to the server; "
+            "name what it needs under its `env_from`"
+            if missed
+            else None,
         )
 
 

@@ -60,7 +60,7 @@ class Models:
         self._without_format: set[str] = set()
         self._unmarked: set[str] = set()
         keys = (settings.openai_api_key, settings.gemini_api_key)
-        self._mask = faults.Masker((*settings.secrets, *keys))
+        self._mask = faults.masker_of((*settings.secrets, *keys))
 
     # -- which model ----------------------------------------------------------------------------
 

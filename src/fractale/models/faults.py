@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, cast
 
 from fractale.errors import FractaleError, ModelError, ModelUnavailable
+from fractale.masking import MASK, Masker
 from fractale.models.usage import Usage
 
 BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -59,20 +60,10 @@ SHOWN = 400
 """Characters of a server's own words that are shown."""
 
 
-class Masker:
-    """Replaces secrets in a text by ``***``.
-
-    Args:
-        secrets: The texts that must not be shown; short ones are words, not secrets.
-    """
-
-    def __init__(self, secrets: tuple[str | None, ...]) -> None:
-        known = sorted({s for s in secrets if s and len(s) >= 8}, key=len, reverse=True)
-        self._pattern = re.compile("|".join([*map(re.escape, known), KEY_PATTERN.pattern]))
-
-    def __call__(self, text: str) -> str:
-        """The same text without secrets."""
-        return self._pattern.sub("***", text)
+def masker_of(secrets: Iterable[str | None]) -> Callable[[str], str]:
+    """Takes secrets out of a provider's words, also keys of a known form that are not ours."""
+    masker = Masker(secrets)
+    return lambda text: KEY_PATTERN.sub(MASK, masker.text(text))
 
 
 def to_model_error(

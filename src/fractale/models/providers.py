@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from fractale.errors import DependencyMissing, SettingsError, UsageError
-from fractale.models.faults import SHOWN, Masker
+from fractale.models.faults import SHOWN, masker_of
 from fractale.settings import DEFAULT_MODELS, Settings
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ def _build_other(settings: Settings, provider: str, model: str) -> BaseChatModel
         raise _missing_package(provider) from error
     except Exception as error:
         # Each provider has its own class for "something is not set".
-        said = Masker(settings.secrets)(" ".join(str(error).split()))[:SHOWN]
+        said = masker_of(settings.secrets)(" ".join(str(error).split()))[:SHOWN]
         raise SettingsError(
             f"cannot build {provider}:{model}: {said}",
             hint="see the provider's page in LangChain's documentation for what it needs",

@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 from fractale.errors import InputError
 from fractale.plain import plain, to_json
 from fractale.plan.model import InputSpec, Plan
+from fractale.secret_names import INPUT_VARIABLE
 
-SECRET_VARIABLE = "FRACTALE_INPUT_"  # noqa: S105 - the name of a variable, not a secret
 TYPES: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
     "integer": (int,),
@@ -82,7 +82,7 @@ def read_secrets(
 
 def secret_variable(name: str) -> str:
     """The environment variable that a secret input is read from."""
-    return SECRET_VARIABLE + name.upper().replace("-", "_")
+    return INPUT_VARIABLE + name.upper().replace("-", "_")
 
 
 def convert(spec: InputSpec, value: Any) -> tuple[Any, str | None]:

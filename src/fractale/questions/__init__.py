@@ -36,6 +36,7 @@ from fractale.questions.given import Answers
 from fractale.questions.kinds import (
     MISSING,
     approval,
+    asks_secret,
     default_answer,
     elicitation,
     in_doubt,
@@ -45,8 +46,10 @@ from fractale.questions.kinds import (
     job_unknown,
     question,
     review,
+    secrets_of_answer,
     tool_changed,
     tool_of,
+    without_secrets,
 )
 from fractale.questions.reading import read_answer
 from fractale.questions.replies import Checked, identity, read_reply, reply
@@ -56,6 +59,7 @@ __all__ = [
     "Answers",
     "Checked",
     "approval",
+    "asks_secret",
     "default_answer",
     "elicitation",
     "identity",
@@ -69,6 +73,8 @@ __all__ = [
     "read_reply",
     "reply",
     "review",
+    "secrets_of_answer",
     "tool_changed",
     "tool_of",
+    "without_secrets",
 ]

@@ -11,6 +11,7 @@ from typing import Any, cast
 from fractale.errors import AnswerError
 from fractale.questions.words import NO, YES, data_of, one_line, word_of
 from fractale.schemas import Misfit, UnusableSchema, misfits
+from fractale.secret_names import is_secret
 
 
 def properties_of(schema: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -20,6 +21,18 @@ def properties_of(schema: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         return {}
     fields = cast("Mapping[str, Any]", found).items()
     return {name: as_schema(field) for name, field in fields}
+
+
+def secret_fields(schema: Mapping[str, Any]) -> set[str]:
+    """The fields that ask for a secret: by their format, name or title, or as write-only."""
+    return {
+        name
+        for name, field in properties_of(schema).items()
+        if field.get("format") == "password"
+        or field.get("writeOnly") is True
+        or is_secret(name)
+        or is_secret(str(field.get("title") or ""))
+    }
 
 
 def as_schema(value: Any) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 from fractale.errors import AnswerError
 from fractale.questions.forms import properties_of
-from fractale.questions.kinds import MISSING, tool_of
+from fractale.questions.kinds import MISSING, asks_secret, tool_of
 from fractale.questions.reading import read_answer
 
 ANY_STEP: Final = "*"
@@ -42,11 +42,11 @@ class Answers:
             raw = _pick(question, self._given.get(key, MISSING))
             if raw is MISSING:
                 continue
-            if key != ANY_STEP:
-                return read_answer(question, raw)
             try:
-                return read_answer(question, raw)
+                return _not_secret(question, read_answer(question, raw))
             except AnswerError:
+                if key != ANY_STEP:
+                    raise
                 return MISSING
         return MISSING
 
@@ -68,6 +68,22 @@ class Answers:
                     f"the answer to `{key}` could be for any of: {', '.join(sorted(steps))}",
                     hint="write the whole path",
                 )
+
+
+def _not_secret(question: Mapping[str, Any], answer: Any) -> Any:
+    """An answer given beforehand, unless it is a secret that was written down.
+
+    Raises:
+        AnswerError: It is: others can read files, a shell's history and a process's arguments.
+    """
+    if asks_secret(question) and answer["action"] == "accept":
+        raise AnswerError(
+            f"`{question.get('step')}` asks for a secret, which is not taken from --answer, a "
+            "file of answers or `answers`",
+            hint="run `fractale resume RUN` at a terminal and type it there (it is not shown); "
+            "`decline` and `cancel` are taken",
+        )
+    return answer
 
 
 def keys_of(question: Mapping[str, Any]) -> list[str]:

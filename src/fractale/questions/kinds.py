@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
-from fractale.questions.forms import defaults_of, required_of
+from fractale.masking import MASK
+from fractale.questions.forms import defaults_of, required_of, secret_fields
 
 
 class _Missing:
@@ -194,6 +195,33 @@ def job_held(step: str) -> dict[str, Any]:
     return job(step, {"state": "held", "reason": "`max_parallel` jobs are under way"})
 
 
+def asks_secret(question: Mapping[str, Any]) -> bool:
+    """Whether a server asks for a secret: its answer is neither stored nor shown."""
+    return question.get("kind") == "elicitation" and bool(secret_fields(question["schema"]))
+
+
+def secrets_of_answer(question: Mapping[str, Any], answer: Any) -> list[str]:
+    """The secrets in an answer to a question of a server."""
+    content = _content_of(question, answer)
+    found = (content.get(name) for name in secret_fields(question["schema"])) if content else ()
+    return [str(each) for each in found if each not in (None, "", True, False)]
+
+
+def without_secrets(question: Mapping[str, Any], answer: Any) -> Any:
+    """An answer as it may be stored and shown."""
+    if not (content := _content_of(question, answer)):
+        return answer
+    hidden = dict.fromkeys(secret_fields(question["schema"]) & content.keys(), MASK)
+    return {**answer, "content": {**content, **hidden}}
+
+
+def _content_of(question: Mapping[str, Any], answer: Any) -> Mapping[str, Any] | None:
+    if not asks_secret(question) or not isinstance(answer, Mapping):
+        return None
+    content: Any = cast("Mapping[str, Any]", answer).get("content")
+    return cast("Mapping[str, Any]", content) if isinstance(content, Mapping) else None
+
+
 def is_job(waiting: Any) -> bool:
     """Whether what a run waits for is a batch job, and no answer."""
     return isinstance(waiting, Mapping) and cast("Mapping[str, Any]", waiting).get("kind") == "job"
@@ -211,6 +239,8 @@ def default_answer(question: Mapping[str, Any]) -> Any:
     if kind == "review":
         return "accept"
     if kind == "elicitation":
+        if asks_secret(question):
+            return MISSING
         defaults = defaults_of(question["schema"])
         known = required_of(question["schema"]) <= defaults.keys()
         return {"action": "accept", "content": defaults} if known else MISSING

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from fractale.errors import AnswerError
+from fractale.masking import Masker
 from fractale.plain import to_json
 from fractale.questions.forms import (
     defaults_of,
@@ -20,6 +21,7 @@ from fractale.questions.forms import (
     read_field,
     required_of,
 )
+from fractale.questions.kinds import asks_secret, secrets_of_answer
 from fractale.questions.words import NO, YES, is_storable, mapping_of, one_line, word_of
 
 
@@ -35,7 +37,7 @@ def read_answer(question: Mapping[str, Any], raw: Any) -> Any:
     """
     answer = _READERS[question["kind"]](question, raw)
     if answer is None:
-        step, said = question.get("step"), one_line(raw).strip()
+        step, said = question.get("step"), "" if asks_secret(question) else one_line(raw).strip()
         words = f"`{said}` is no answer" if said else "an empty answer is none"
         raise AnswerError(f"{words} to what `{step}` asks", hint=f"it takes: {takes(question)}")
     if not is_storable(answer):
@@ -51,6 +53,8 @@ def takes(question: Mapping[str, Any]) -> str:
     kind = question["kind"]
     if kind == "question":
         return _takes_choice(question)
+    if asks_secret(question):
+        return "a secret, typed at a terminal; or decline or cancel"
     if kind == "elicitation":
         names = list(properties_of(question["schema"]))
         if not names:
@@ -273,6 +277,7 @@ def _elicitation(question: Mapping[str, Any], raw: Any) -> Any:
         return None
     content = {**defaults_of(schema), **content}
     if errors := errors_of(schema, content):
+        errors = [Masker(secrets_of_answer(question, {"content": content})).text(e) for e in errors]
         step = question.get("step")
         raise AnswerError(
             f"the answer to `{step}` does not fit: {'; '.join(errors)}",

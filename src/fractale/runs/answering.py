@@ -10,6 +10,7 @@ from langgraph.types import Command
 
 from fractale.grants import grant_of
 from fractale.graph.context import RunContext
+from fractale.masking import MASK
 from fractale.questions import (
     MISSING,
     Answers,
@@ -18,6 +19,8 @@ from fractale.questions import (
     identity,
     read_answer,
     reply,
+    secrets_of_answer,
+    without_secrets,
 )
 from fractale.runs.options import RunOptions
 
@@ -56,7 +59,8 @@ class Answering:
             place = {"number": number, "of": len(questions)} if len(questions) > 1 else {}
             answer = await self._answer({**question, **place}, first)
             if answer is not MISSING:
-                replies[key] = reply(question, answer)
+                # A secret is only in `_elicited`: the server asks again, and is told from there.
+                replies[key] = reply(question, without_secrets(question, answer))
         self.asking = False
         return Command(resume=replies) if replies else None
 
@@ -94,14 +98,21 @@ class Answering:
         return self._take(question, read_answer(question, answer), "person")
 
     def _take(self, question: Mapping[str, Any], answer: Any, by: str) -> Any:
+        self.context.masker.add(*secrets_of_answer(question, answer))
         self.keep(question, answer)
+        shown = without_secrets(question, answer)
         self.context.emit(
-            "answered", step=question.get("step"), question=dict(question), answer=answer, by=by
+            "answered", step=question.get("step"), question=dict(question), answer=shown, by=by
         )
         return answer
 
     def keep(self, question: Mapping[str, Any], answer: Any) -> None:
-        """What outlives the question: calls that are allowed for good, a server's answer."""
+        """What outlives the question: calls that are allowed for good, a server's answer.
+
+        A secret was not recorded: after a kill the server asks for it again.
+        """
+        if MASK in secrets_of_answer(question, answer):
+            return
         if grant := grant_of(question, answer):
             self.context.grants.append(grant)
         elif question.get("kind") == "tool_changed":

@@ -51,7 +51,7 @@ class RunJobs:
         queues = settings.state_dir / QUEUES
         return cls(
             root,
-            settings.environment,
+            settings.site_environment,
             queues=queues,
             cores=settings.local_cores,
             poll_seconds=settings.poll_seconds,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fractale.errors import SettingsError
+from fractale.masking import Masker
 from fractale.plan.model import Plan
 from fractale.settings import ServerSettings, Settings
 
@@ -31,6 +32,7 @@ async def open_toolbox(
     agents: Sequence[str] = (),
     functions: Sequence[Any] = (),
     on_log: OnLog | None = None,
+    masker: Masker | None = None,
 ) -> AsyncGenerator[McpToolbox]:
     """Every tool that a run may use, for as long as the block lasts.
 
@@ -39,14 +41,14 @@ async def open_toolbox(
         registries: Registry or server files, served inside this process.
         agents: Sub-agents by dotted path.
         functions: Python functions or LangChain tools, served inside this process.
-        on_log: Takes what servers log.
+        on_log: Takes what servers log, without secrets.
+        masker: The run's, if there is one: it may learn more secrets while the tools are open.
 
     Raises:
         PlanError: A registry file is wrong, with every problem, or the plan names a sub-agent
             that is not registered.
         SettingsError: The plan needs a server that the settings do not have.
     """
-    from fractale.graph.context import RunContext
     from fractale.mcp import EmbeddedServer, McpToolbox
     from fractale.pins import Pins
     from fractale.registry import build_server
@@ -55,10 +57,17 @@ async def open_toolbox(
     servers: list[ServerSettings | EmbeddedServer] = list(servers_of(settings, plan))
     if found or functions:
         servers.append(EmbeddedServer(server=build_server(found, functions=functions)))
-    mask = RunContext(secrets=settings.secrets).mask
-    pins = Pins(settings.lock_file, settings.servers, mask)
-    async with McpToolbox(servers, on_log=on_log, pins=pins) as toolbox:
+    masker = masker if masker is not None else Masker()
+    masker.add(*settings.secrets)
+    pins = Pins(settings.lock_file, settings.servers, masker)
+    async with McpToolbox(servers, on_log=_masked(on_log, masker), pins=pins) as toolbox:
         yield toolbox
+
+
+def _masked(on_log: OnLog | None, masker: Masker) -> OnLog | None:
+    if on_log is None:
+        return None
+    return lambda server, level, message: on_log(server, level, masker.text(message))
 
 
 def own_agents(

@@ -10,6 +10,7 @@ from langgraph.runtime import RunControl
 
 from fractale.clock import Clock, SystemClock
 from fractale.events import Listener
+from fractale.masking import Masker
 from fractale.plan.model import Limits
 from fractale.questions import Answers
 
@@ -50,6 +51,7 @@ class RunOptions:
         keep: Whether the run is recorded in the state folder.
         detach: Whether the run ends, waiting, where it would wait for a job.
         run_id: The id of a new run; None: one is drawn.
+        masker: Learns the secrets of the run; what else is told of the run can mask by it.
         invoke: Runs the graph in place of its ``ainvoke``: for who wants to see its stream, too.
         clock: What waits for jobs are measured by.
     """
@@ -65,5 +67,6 @@ class RunOptions:
     keep: bool = True
     detach: bool = False
     run_id: str | None = None
+    masker: Masker = field(default_factory=Masker)
     invoke: Invoke | None = None
     clock: Clock = field(default_factory=SystemClock)

@@ -6,21 +6,24 @@ needs of it into a folder, or, where the path ends in ``.zip``, into one file.
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
+import shutil
 import tempfile
 import zipfile
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from fractale.errors import NotRecorded, StoreError, UsageError
+from fractale.masking import Masker
 from fractale.plain import to_json
 from fractale.plan.build import load_plan
 from fractale.plan.model import Plan
-from fractale.private import copy_private, make_folder, open_private, write_private
+from fractale.private import make_folder, open_private, write_private
 from fractale.runs.offered import OFFERED_FILE
 from fractale.runs.plans import PLAN_FILE, plan_of
 from fractale.store.locks import holder_of
@@ -29,6 +32,9 @@ from fractale.store.records import RunFolder, RunFolders
 ABOUT_FILE, ZIP = "recording.json", ".zip"
 FILES = ("run.json", "events.jsonl", "journal.jsonl", OFFERED_FILE, "entry.json", PLAN_FILE)
 PATTERNS = ("plan/**/*.yaml", "drafts/**/*.yaml", "outputs/*/*.json", "jobs/*/log")
+UNMASKED = ("plan/", "drafts/", "jobs/", PLAN_FILE)
+"""What is not masked when it is written: jobs write logs, people and models write plans."""
+BLOCK = 1024 * 1024
 MOST_BYTES = 2 * 1024**3
 """Of a recording in one file, once it is unpacked."""
 
@@ -197,10 +203,12 @@ def _below(root: Path) -> Iterator[Path]:
             yield from (Path(folder) / name for name in files if name.endswith(ZIP))
 
 
-def write_recording(folder: RunFolder, target: Path) -> None:
+def write_recording(folder: RunFolder, target: Path, secrets: Iterable[str]) -> None:
     """Write what a replay needs of a run into a folder, or into one file.
 
     Args:
+        secrets: What must not be in it. The run's record was masked when it was written; logs
+            are written by jobs, and drafts and plans by people and models.
         target: A file where it ends in ``.zip``; else a folder that is not there or is empty.
 
     Raises:
@@ -216,6 +224,7 @@ def write_recording(folder: RunFolder, target: Path) -> None:
             f"the record of run {folder.run_id} does not say which tools it was offered",
             hint="it was made by an older fractale; run the plan again",
         )
+    masker = Masker(secrets)
     about = {
         "version": 1,
         "run": folder.run_id,
@@ -225,9 +234,9 @@ def write_recording(folder: RunFolder, target: Path) -> None:
     files = {str(path.relative_to(folder.path)): path for path in _files(folder.path)}
     try:
         if target.suffix == ZIP:
-            _write_zip(target, files, about)
+            _write_zip(target, files, about, masker)
         else:
-            _write_folder(target, files, about)
+            _write_folder(target, files, about, masker)
     except OSError as error:
         raise StoreError(f"the recording cannot be written to {target}: {error}") from error
 
@@ -238,7 +247,9 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from sorted(path for path in folder.glob(pattern) if path.is_file())
 
 
-def _write_zip(target: Path, files: Mapping[str, Path], about: Mapping[str, Any]) -> None:
+def _write_zip(
+    target: Path, files: Mapping[str, Path], about: Mapping[str, Any], masker: Masker
+) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
     descriptor = open_private(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
@@ -249,13 +260,34 @@ def _write_zip(target: Path, files: Mapping[str, Path], about: Mapping[str, Any]
         ):
             archive.writestr(ABOUT_FILE, to_json(about, indent=1))
             for name, path in files.items():
-                archive.write(path, name)
+                with archive.open(name, "w", force_zip64=True) as place:
+                    _copy(name, path, place, masker)
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
 
 
-def _write_folder(target: Path, files: Mapping[str, Path], about: Mapping[str, Any]) -> None:
+def _copy(name: str, path: Path, place: IO[bytes], masker: Masker) -> None:
+    """Copy a file; what nobody masked before is masked on the way, in pieces."""
+    with path.open("rb") as source:
+        if not masker or not name.startswith(UNMASKED):
+            shutil.copyfileobj(source, place)
+            return
+        decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+
+        def write(text: str) -> None:
+            place.write(text.encode("utf-8", "surrogateescape"))
+
+        stream = masker.stream(write)
+        while piece := source.read(BLOCK):
+            stream.feed(decoder.decode(piece))
+        stream.feed(decoder.decode(b"", final=True))
+        stream.end()
+
+
+def _write_folder(
+    target: Path, files: Mapping[str, Path], about: Mapping[str, Any], masker: Masker
+) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(
             f"{target} is there already", hint="name a folder that is not, or FILE.zip"
@@ -264,5 +296,7 @@ def _write_folder(target: Path, files: Mapping[str, Path], about: Mapping[str, A
     for name, path in files.items():
         place = target / name
         make_folder(place.parent)
-        copy_private(path, place)
+        descriptor = open_private(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        with os.fdopen(descriptor, "wb") as file:
+            _copy(name, path, file, masker)
     write_private(target / ABOUT_FILE, to_json(about, indent=1), sync="none")

@@ -17,7 +17,8 @@ from fractale.agents.catalog import Catalog
 from fractale.errors import NotRecorded, StoreError
 from fractale.events import Listener
 from fractale.graph.bindings import Bindings
-from fractale.graph.context import MASK, Dependencies
+from fractale.graph.context import Dependencies
+from fractale.masking import MASK
 from fractale.models import Models
 from fractale.plain import to_json
 from fractale.plan.model import Limits, Plan

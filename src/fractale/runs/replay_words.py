@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from fractale.errors import without_positions
-from fractale.graph.context import MASK
 from fractale.graph.visit import SHORT_TEXT
+from fractale.masking import MASK
 from fractale.runs.diff import Change, changes
 from fractale.runs.replay_events import CALL_ENDS, CALL_STARTS, Told
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fractale.events import Status
-from fractale.questions import is_job
+from fractale.questions import asks_secret, is_job
 from fractale.questions.given import SHORT_ID
 from fractale.questions.reading import example, examples
 
@@ -89,6 +89,8 @@ def next_commands(result: RunResult) -> list[str]:
         return []
     resume = f"fractale resume {result.run}"
     asked = [each for each in result.waiting if not is_job(each)]
+    if result.status == "waiting" and any(asks_secret(each) for each in asked):
+        return [resume]  # a secret is typed at the terminal
     if result.status == "waiting" and asked:
         if len(asked) == 1:
             step = asked[0]["step"]

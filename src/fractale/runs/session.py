@@ -89,6 +89,7 @@ class Session:
             meter=Meter(limits_of(plan, options)),
             secret_inputs=secrets,
             secrets=settings.secrets,
+            masker=options.masker,
             notes=FileNotes(folder.path / "notes.json") if folder else MemoryNotes(),
             ask_now=self._answering.ask_now,
             keep_draft=Drafts(folder.path / "drafts").keep if folder else _kept_by_nobody,

@@ -15,7 +15,7 @@ A settings file looks like this; every key may be left out::
     store: postgresql://user@host/runs  # where checkpoints are kept, if not in the state folder
     servers:
       site: {url: "https://mcp.site.example/mcp", token_env: SITE_TOKEN}
-      flux: {command: flux-mcp, args: [], env: {FLUX_URI: "local:///run/flux/local"}}
+      flux: {command: flux-mcp, env: {FLUX_URI: "local:///run/flux/local"}, env_from: [FLUX_KEY]}
     prices:                       # US dollars per million tokens
       openai:gpt-4.1-mini: {input: 0.4, output: 1.6}
     policy:                       # what may be called; globs of tool names, and of arguments
@@ -27,6 +27,14 @@ narrows is taken of it. `servers` and `prices` of the two files are put together
 project's over the user's; the lists of `policy` are added to each other.
 """
 
+from fractale.settings.environment import (
+    PASSED_ON,
+    passed_on,
+    program_environment,
+    secrets_of_environment,
+    slurm_token,
+    without_secrets,
+)
 from fractale.settings.files import (
     PROJECT_FOLDER,
     Project,
@@ -54,11 +62,11 @@ from fractale.settings.model import (
 from fractale.settings.rules import PolicyList, PolicySettings, SourcesSettings, ToolRule
 from fractale.settings.secrets import (
     STORE_SCHEMES,
-    is_secret,
+    is_secret_variable,
+    secrets_of_variable,
     shown_url,
     store_password,
     without_password,
-    without_secrets,
 )
 from fractale.settings.servers import STARTED_BY, ServerSettings, Transport
 from fractale.settings.trust import TrustEntry, TrustStore
@@ -68,6 +76,7 @@ __all__ = [
     "DEFAULT_MAX_ATTEMPTS",
     "DEFAULT_MODELS",
     "DEFAULT_PROVIDER",
+    "PASSED_ON",
     "PROJECT_FOLDER",
     "STARTED_BY",
     "STORE_SCHEMES",
@@ -90,10 +99,15 @@ __all__ = [
     "check_state_folder",
     "decide_for_children",
     "find_project",
-    "is_secret",
+    "is_secret_variable",
     "load_settings",
+    "passed_on",
+    "program_environment",
     "read_table",
+    "secrets_of_environment",
+    "secrets_of_variable",
     "shown_url",
+    "slurm_token",
     "store_password",
     "trust_file",
     "trust_store",

@@ -24,10 +24,9 @@ from fractale.settings.files import (
 from fractale.settings.model import DEFAULT_MAX_ATTEMPTS, Price, Settings
 from fractale.settings.rules import PolicySettings, added, read_policy
 from fractale.settings.secrets import (
-    SECRET_LENGTH,
     STORE_VARIABLE,
-    is_secret,
     read_store,
+    secrets_of_variable,
     with_password,
 )
 from fractale.settings.servers import add_default_server, bounded_servers, parse_servers
@@ -281,9 +280,10 @@ class _Merged:
         if values.get("audit"):
             values["audit"] = here / Path(str(values["audit"])).expanduser()
         values["poll_seconds"] = _seconds("poll_seconds", values.get("poll_seconds") or 0)
-        keys = {v for key, v in env.items() if len(v) >= SECRET_LENGTH and is_secret(key)}
-        tokens = {s.token for s in values["servers"].values() if s.token}
-        secrets = with_password(tuple(sorted(keys | tokens)), values["store"])
+        found: set[str] = set()
+        found.update(*(secrets_of_variable(name, value) for name, value in env.items()))
+        found.update(*(server.secrets for server in values["servers"].values()))
+        secrets = with_password(tuple(sorted(found)), values["store"])
         return Settings(**values, origins=origins, secrets=secrets, environment=env)
 
 

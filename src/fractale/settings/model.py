@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from fractale.settings.environment import slurm_token, without_secrets
 from fractale.settings.files import PROJECT_FOLDER, Project
 from fractale.settings.rules import PolicySettings
 from fractale.settings.secrets import read_store, with_password
@@ -84,6 +85,14 @@ class Settings:
     def checkpoints(self) -> Path | str:
         """Where checkpoints are kept: a SQLite file, or a PostgreSQL server's URL."""
         return self.store or self.state_dir / "checkpoints.sqlite"
+
+    @property
+    def site_environment(self) -> dict[str, str]:
+        """What the site's programs get, and jobs by their schedulers: no secrets of ours.
+
+        Only the token that Slurm's own programs need is in it; local jobs do not get that either.
+        """
+        return without_secrets(self.environment, self.secrets) | slurm_token(self.environment)
 
     def with_flags(
         self,

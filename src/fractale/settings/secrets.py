@@ -1,40 +1,148 @@
-"""What is secret, and what hides it: variables, texts, and a password in a store's URL."""
+"""What is secret, in variables, URLs, arguments and headers: by its name, or by how it looks."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from fractale.errors import SettingsError
+from fractale.masking import MASK, SHORT
+from fractale.secret_names import INPUT_VARIABLE, is_secret
 
 STORE_SCHEMES = ("postgresql://", "postgres://")
 STORE_VARIABLE = "FRACTALE_STORE"
 
-SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL")
-"""An environment variable with one of these words in its name holds a secret."""
-MASKED = "***"
-SECRET_LENGTH = 8
-"""A shorter secret is not looked for in texts: it would be found where it is none."""
+SHORTEST = 6
+"""A shorter value is masked only if its owner says that it is a secret, as of a secret input.
+
+It is too likely to be a word that says something else, too (`PASSWORD=test`).
+"""
 
 
-def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment that a started server gets: all of it but what looks like a secret.
+_NO_VALUES = (
+    "true false none null auto basic bearer digest enabled disabled default local never always "
+    "required optional kerberos negotiate secret passwd public string"
+)
+_ORDINARY_VALUES = frozenset(_NO_VALUES.split())
 
-    A server on a cluster needs what the scheduler, modules and Spack have set; a key that it
-    needs is named under its `env`.
+_PEM = re.compile(r"-----BEGIN [A-Z0-9 ]+-----.+?-----END [A-Z0-9 ]+-----", re.DOTALL)
+_KNOWN_TOKENS = re.compile(
+    r"\b(?:gh[opsur]_[A-Za-z0-9]{16,}|github_pat_\w{20,}|glpat-[\w-]{16,}|sk-[\w-]{16,}"
+    r"|hf_[A-Za-z0-9]{16,}|xox[abeoprs]-[\w-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[\w-]{30,}"
+    r"|npm_[A-Za-z0-9]{20,}|pypi-[\w-]{20,}|dckr_pat_[\w-]{16,}"
+    r"|eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?)"
+)
+_URL_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>]+")
+
+
+def is_secret_variable(name: str, value: str) -> bool:
+    """Whether an environment variable is a secret, by its name or by what its value looks like."""
+    return name.startswith(INPUT_VARIABLE) or is_secret(name) or has_secret(value)
+
+
+def has_secret(value: str) -> bool:
+    """Whether a value has a secret in it whatever its name is; also one too short to be masked."""
+    urls = (match[0] for match in _URL_IN_TEXT.finditer(value))
+    return bool(secrets_within(value)) or any(store_password(url) for url in urls)
+
+
+def secrets_of_variable(name: str, value: str) -> set[str]:
+    """The texts that must not be shown of a variable, an option, a header or a field."""
+    found = secrets_within(value)
+    if name.startswith(INPUT_VARIABLE):
+        return {value, *found} - {""}
+    if is_secret(name):
+        found |= {each for each in (value.strip(), _without_scheme(value)) if _is_specific(each)}
+    return found
+
+
+def secrets_within(value: str) -> set[str]:
+    """The texts in a value that are secrets whatever its name is.
+
+    These are passwords in URLs, private keys and certificates in PEM, and tokens of a form that a
+    service gives to its own.
     """
-    return {
-        key: value
-        for key, value in environment.items()
-        if not is_secret(key) and not (key == STORE_VARIABLE and store_password(value))
-    }
+    found = {match[0] for match in _PEM.finditer(value)}
+    found |= {match[0] for match in _KNOWN_TOKENS.finditer(value)}
+    for match in _URL_IN_TEXT.finditer(value):
+        found |= _secrets_of_userinfo(match[0])
+    return found
 
 
-def is_secret(variable: str) -> bool:
-    """Whether an environment variable holds a secret, going by its name."""
-    return any(word in variable.upper() for word in SECRET_WORDS)
+def secrets_of_url(url: str) -> set[str]:
+    """The texts that must not be shown of a server's URL: userinfo, query, tokens in its path."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return {url}
+    found = secrets_within(url)
+    user, _, password = parts.netloc.rpartition("@")[0].partition(":")
+    found |= _both_forms(password or user)
+    for pair in filter(None, re.split("[&;]", parts.query)):
+        name, _, value = pair.partition("=")
+        if is_secret(unquote(name)) or looks_random(unquote(value)):
+            found |= _both_forms(value)
+    found |= {part for part in parts.path.split("/") if len(part) >= 16 and looks_random(part)}
+    return {each for each in found if _is_specific(each)}
+
+
+def secrets_of_arguments(arguments: Sequence[str]) -> set[str]:
+    """The texts that must not be shown of a command's arguments; see `shown_arguments`."""
+    found: set[str] = set()
+    before = ""
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        is_option = argument.startswith("-")
+        if before and not is_option:
+            found |= secrets_of_variable(before, argument)
+        if equals:
+            found |= secrets_of_variable(name, value)
+        for text in (argument, value):
+            found |= secrets_within(text)
+            if "://" in text and "://" not in text.partition("://")[0]:
+                found |= secrets_of_url(text)
+        before = argument if is_option and not equals and is_secret(argument) else ""
+    return found
+
+
+def looks_random(text: str) -> bool:
+    """Whether a text looks like a token: no word, number, path, URL or name of a machine."""
+    if len(text) < 8 or "://" in text or re.search(r"\s", text) or text[:1] in "/~.":
+        return False
+    return any(_is_random(part) for part in re.split(r"[^A-Za-z0-9]+", text))
+
+
+def _is_random(part: str) -> bool:
+    """A word, a number, or one with the other behind it (`node01`, `64GB`) is not."""
+    if len(part) < 4 or re.fullmatch(r"[A-Za-z]*\d{0,4}|\d{1,10}[A-Za-z]{0,3}", part):
+        return len(part) >= 24
+    return True
+
+
+def _is_specific(value: str) -> bool:
+    """Whether a value with a secret's name is one: no number or ordinary word that is short."""
+    if len(value) >= SHORT:
+        return value.lower() not in _ORDINARY_VALUES
+    if len(value) < SHORTEST or value.lower() in _ORDINARY_VALUES:
+        return False
+    return not re.fullmatch(r"[-+]?[\d.]+", value)
+
+
+def _without_scheme(value: str) -> str:
+    """Of ``Bearer abc``, what follows the first word."""
+    scheme, _, rest = value.strip().partition(" ")
+    return rest.strip() if scheme.isalpha() and " " not in rest.strip() else ""
+
+
+def _both_forms(written: str) -> set[str]:
+    return {written, unquote(written)} - {""}
+
+
+def _secrets_of_userinfo(url: str) -> set[str]:
+    password = store_password(url) or ""
+    return {each for each in _both_forms(password) if len(each) >= SHORTEST and each != MASK}
 
 
 def shown_url(url: str) -> str:
@@ -45,10 +153,8 @@ def shown_url(url: str) -> str:
         return "(not a URL)"
     user, at, host = parts.netloc.rpartition("@")
     name, colon, _ = user.partition(":")
-    who = f"{name}:{MASKED}" if colon else name and MASKED  # a lone name may be a token
-    query = "&".join(
-        f"{pair.partition('=')[0]}={MASKED}" for pair in parts.query.split("&") if pair
-    )
+    who = f"{name}:{MASK}" if colon else name and MASK  # a lone name may be a token
+    query = "&".join(f"{pair.partition('=')[0]}={MASK}" for pair in parts.query.split("&") if pair)
     return urlunsplit((parts.scheme, f"{who}{at}{host}", parts.path, query, ""))
 
 
@@ -64,19 +170,22 @@ def shown_arguments(arguments: Sequence[str]) -> list[str]:
         name, equals, value = argument.partition("=")
         is_option = argument.startswith("-")
         if follows_secret and not is_option:
-            shown.append(MASKED)
-        elif equals and _names_secret(name):
-            shown.append(f"{name}={MASKED}")
+            shown.append(MASK)
+        elif equals and is_secret(name):
+            shown.append(f"{name}={MASK}")
         elif equals and "://" in value and "://" not in name:
             shown.append(f"{name}={shown_url(value)}")
         else:
-            shown.append(shown_url(argument) if "://" in argument else argument)
-        follows_secret = is_option and not equals and _names_secret(argument)
+            shown.append(shown_url(argument) if "://" in argument else _without(argument))
+        follows_secret = is_option and not equals and is_secret(argument)
     return shown
 
 
-def _names_secret(option: str) -> bool:
-    return is_secret(option.lstrip("-").replace("-", "_"))
+def _without(argument: str) -> str:
+    """An argument without what is secret whatever its name is."""
+    for secret in sorted(secrets_within(argument), key=len, reverse=True):
+        argument = argument.replace(secret, MASK)
+    return argument
 
 
 def store_password(store: str | None) -> str | None:
@@ -92,7 +201,7 @@ def store_password(store: str | None) -> str | None:
 def without_password(store: str | None) -> str | None:
     """The URL of a store for people to read."""
     password = store_password(store)
-    return store.replace(password, "***") if store and password else store
+    return store.replace(password, MASK) if store and password else store
 
 
 _URL_PASSWORD = re.compile(r"://[^:/?#@]*:(.+)@|[?&]password=([^&]+)")
@@ -101,8 +210,9 @@ _URL_PASSWORD = re.compile(r"://[^:/?#@]*:(.+)@|[?&]password=([^&]+)")
 def with_password(secrets: tuple[str, ...], store: str | None) -> tuple[str, ...]:
     """The secrets with the password of a store's URL, as it is written and as it is meant."""
     written = store_password(store) or ""
-    forms = {form for form in (written, unquote(written)) if len(form) >= SECRET_LENGTH}
-    return tuple(sorted({*secrets, *forms}))
+    return tuple(
+        sorted({*secrets, *(each for each in _both_forms(written) if len(each) >= SHORTEST)})
+    )
 
 
 def read_store(value: Any) -> str | None:

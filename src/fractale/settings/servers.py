@@ -11,7 +11,16 @@ from typing import Any, Literal, cast
 
 from fractale.errors import SettingsError
 from fractale.plan.durations import parse_duration
-from fractale.settings.secrets import shown_arguments, shown_url, without_secrets
+from fractale.secret_names import is_secret
+from fractale.settings.environment import named_by, passed_on
+from fractale.settings.secrets import (
+    looks_random,
+    secrets_of_arguments,
+    secrets_of_url,
+    secrets_of_variable,
+    shown_arguments,
+    shown_url,
+)
 
 DEFAULT_MCP_PORT = 8089
 
@@ -30,6 +39,9 @@ class ServerSettings:
 
     Args:
         transport: ``stdio`` starts `command`; ``http`` is streamable HTTP; ``sse`` the older one.
+        env: All that the started server gets; see `fractale.settings.environment`.
+        withheld: Names of the variables that are set here and that it does not get.
+        secrets: Texts of this entry that must not be shown or stored.
         token: Sent as ``Authorization: Bearer``.
         verify: Whether the server's TLS certificate is checked.
         ca_file: Certificates to check it against, instead of the system's.
@@ -47,6 +59,8 @@ class ServerSettings:
     command: str | None = None
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    withheld: tuple[str, ...] = field(default=(), repr=False)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
     cwd: str | None = None
     token: str | None = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
@@ -74,6 +88,7 @@ SERVER_KEYS = (
     "command",
     "args",
     "env",
+    "env_from",
     "cwd",
     "token",
     "token_env",
@@ -132,16 +147,31 @@ def parse_server(
     token = data.get("token")
     if variable := data.get("token_env"):
         token = environment.get(str(variable))
+    args = tuple(str(a) for a in cast("list[Any]", data.get("args") or []))
+    own, env_from = _texts(data.get("env")), _names(name, data.get("env_from"), origin)
+    env = {**passed_on(environment, env_from), **own} if data.get("command") else {}
+    headers = _texts(data.get("headers"))
+    filled = _filled(name, headers, environment, origin)
+    secrets = {
+        *_secrets_of_table({**named_by(environment, env_from), **own}),
+        *_secrets_of_table(filled),
+        *_secrets_of_variables(headers, environment),
+        *secrets_of_url(str(data.get("url") or "")),
+        *secrets_of_arguments(args),
+        *([str(token)] if token else []),
+    }
     return ServerSettings(
         name=name,
         transport=transport,
         url=data.get("url"),
         command=data.get("command"),
-        args=tuple(str(a) for a in cast("list[Any]", data.get("args") or [])),
-        env={**without_secrets(environment), **_texts(data.get("env"))},
+        args=args,
+        env=env,
+        withheld=tuple(sorted(environment.keys() - env.keys())) if env else (),
+        secrets=tuple(sorted(secrets)),
         cwd=data.get("cwd"),
         token=token,
-        headers=_filled(name, _texts(data.get("headers")), environment, origin),
+        headers=filled,
         verify=bool(data.get("verify", True)),
         ca_file=data.get("ca_file"),
         timeout=_seconds(name, "timeout", data, origin),
@@ -243,6 +273,48 @@ def _folders(name: str, data: Mapping[str, Any], origin: str) -> tuple[str, ...]
     raise SettingsError(f"server `{name}`: `writable` must be a list of folders ({origin})")
 
 
+def _secrets_of_table(table: Mapping[str, str]) -> set[str]:
+    """The secrets in variables or headers that a server is given.
+
+    Where the name does not say whether one is secret, how the value looks decides.
+    """
+    found: set[str] = set()
+    for name, value in table.items():
+        found |= secrets_of_variable(name, value)
+        if looks_random(value):
+            found.add(value)
+    return found
+
+
+def _secrets_of_variables(headers: Mapping[str, str], environment: Mapping[str, str]) -> set[str]:
+    """The values of the variables that headers name, in headers or variables of secret names."""
+    found: set[str] = set()
+    for header, text in headers.items():
+        for variable in VARIABLE.findall(text):
+            value = environment.get(variable, "")
+            found |= secrets_of_variable(variable, value)
+            if value and (is_secret(header) or looks_random(value)):
+                found.add(value)
+    return found
+
+
+def _names(server: str, value: Any, origin: str) -> tuple[str, ...]:
+    """The names and globs of `env_from`.
+
+    Raises:
+        SettingsError: It is something else.
+    """
+    names = [value] if isinstance(value, str) else value or []
+    if isinstance(names, list):
+        texts = [str(name) for name in cast("list[Any]", names)]
+        if all(re.fullmatch(r"[A-Za-z_*?][A-Za-z0-9_*?]*", text) for text in texts):
+            return tuple(texts)
+    raise SettingsError(
+        f"server `{server}`: `env_from` must be a list of variables' names ({origin})",
+        hint='such as `env_from: [SITE_TOKEN, "EB*"]`; a value itself belongs under `env`',
+    )
+
+
 def _seconds(name: str, key: str, data: Mapping[str, Any], origin: str) -> float | None:
     """A time in seconds, from a number or a duration such as ``90s``; None where there is none.
 
@@ -304,6 +376,7 @@ def add_default_server(
         transport="http",
         url=f"http://127.0.0.1:{port or DEFAULT_MCP_PORT}/mcp",
         token=token,
+        secrets=(token,) if token else (),
         origin=f"environment {variable}",
     )
     origins["servers"] = f"{origins['servers']}, environment {variable}"

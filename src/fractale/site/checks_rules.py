@@ -17,8 +17,9 @@ from typing import Final
 
 from fractale.audit import FILE
 from fractale.graph.job_wait import INTERVALS
+from fractale.masking import Masker
 from fractale.settings import STARTED_BY, Settings
-from fractale.settings.secrets import SECRET_LENGTH, shown_arguments
+from fractale.settings.secrets import shown_arguments
 from fractale.site.model import Check
 
 SECTION = "rules"
@@ -127,9 +128,9 @@ def _polling(settings: Settings) -> Check:
 
 def _arguments(settings: Settings, processes: list[Process]) -> Iterator[Check]:
     what, clean = "secrets in arguments", True
-    secrets = [text for text in settings.secrets if len(text) >= SECRET_LENGTH]
+    mask = Masker(settings.secrets).text
     for process in processes:
-        if any(secret in word for word in process.words for secret in secrets):
+        if any(mask(word) != word for word in process.words):
             clean = False
             found = f"process {process.pid} has one: everybody sees it in `ps`"
             yield _check(what, found, f"kill {process.pid}, and give the secret by a variable")

@@ -8,8 +8,9 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias
 
+from fractale.masking import Masker
 from fractale.settings import Settings
 from fractale.site import containers, folders, machine, schedulers, slurm, software
 from fractale.site.model import Finding, Site
@@ -52,7 +53,7 @@ MOST_PROGRAMS = 4
 def machine_of(settings: Settings, timeout: float = TIMEOUT) -> Machine:
     """This machine, as the settings see it."""
     return Machine(
-        environment=settings.environment,
+        environment=settings.site_environment,
         timeout=timeout,
         state_dir=settings.state_dir,
         folder=Path.cwd(),
@@ -68,6 +69,7 @@ async def discover(
         names: Which probes, by name; None: all.
         secrets: Texts that must not be in what is found, should a program say one.
     """
+    mask = Masker(secrets)
     started = time.monotonic()
     chosen = [
         (section, name, probe)
@@ -78,7 +80,10 @@ async def discover(
     found = await asyncio.gather(*(_guarded(place, name, probe) for _, name, probe in chosen))
     sections: dict[str, tuple[Finding, ...]] = {}
     for (section, _, _), findings in zip(chosen, found, strict=True):
-        clean = tuple(_without(finding, secrets) for finding in findings)
+        clean = tuple(
+            replace(each, problem=mask(each.problem), details=mask(each.details))
+            for each in findings
+        )
         sections[section] = (*sections.get(section, ()), *clean)
     return Site(
         host=platform.node(),
@@ -100,24 +105,3 @@ async def _guarded(place: Machine, name: str, probe: Probe) -> list[Finding]:
         why = f"could not be looked at: {type(error).__name__}: {error}"
         found = Finding(name=name, state="broken", problem=why)
     return found if isinstance(found, list) else [found]
-
-
-def _without(finding: Finding, secrets: Collection[str]) -> Finding:
-    """A finding in which no secret stands."""
-    if not secrets:
-        return finding
-    told = {key: _masked(getattr(finding, key), secrets) for key in ("problem", "details")}
-    return replace(finding, **told)
-
-
-def _masked(value: Any, secrets: Collection[str]) -> Any:
-    if isinstance(value, str):
-        for secret in secrets:
-            value = value.replace(secret, "***")
-        return value
-    if isinstance(value, list):
-        return [_masked(each, secrets) for each in cast("list[Any]", value)]
-    if isinstance(value, Mapping):
-        table = cast("Mapping[str, Any]", value)
-        return {key: _masked(each, secrets) for key, each in table.items()}
-    return value

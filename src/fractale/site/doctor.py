@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fractale.errors import FractaleError, PlanError, Problem
+from fractale.masking import Masker
 from fractale.registry import Registry, load_registry
 from fractale.settings import Settings
 from fractale.site import checks_plan, checks_tools
@@ -109,14 +110,18 @@ async def examine(
         inputs=wanted.inputs,
     )
     checks += await _examine(case, problems)
-    checks = [_without_secrets(check, settings.secrets) for check in checks]
+    checks = _masked(settings, checks)
     return Report(checks=tuple(sorted(checks, key=lambda check: SECTIONS.index(check.section))))
 
 
 def examine_rules(settings: Settings) -> Report:
     """Look at what a site's security officer asks for."""
-    checks = check_rules(settings)
-    return Report(checks=tuple(_without_secrets(check, settings.secrets) for check in checks))
+    return Report(checks=tuple(_masked(settings, check_rules(settings))))
+
+
+def _masked(settings: Settings, checks: Iterable[Check]) -> list[Check]:
+    mask = Masker(settings.secrets).text
+    return [replace(each, found=mask(each.found), fix=mask(each.fix)) for each in checks]
 
 
 def _asked(needs: Needs, plan: Any) -> Collection[str]:
@@ -224,10 +229,3 @@ def _plan(path: str | None, checks: list[Check]) -> tuple[Any, list[Problem]]:
         return None, []
     valid = not any(problem.severity == "error" for problem in problems)
     return (plan if valid else None), problems
-
-
-def _without_secrets(check: Check, secrets: Sequence[str]) -> Check:
-    found, fix = check.found, check.fix
-    for secret in secrets:
-        found, fix = found.replace(secret, "***"), fix.replace(secret, "***")
-    return replace(check, found=found, fix=fix)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+from fractale.settings import program_environment
+
 OnLine: TypeAlias = Callable[[int, str], Awaitable[None]]
 """Takes how many lines there were, and the last one."""
 
@@ -109,7 +111,13 @@ async def run_program(
         OSError: It can't be started.
     """
     process = await asyncio.create_subprocess_exec(
-        *words, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, cwd=folder, start_new_session=True
+        *words,
+        stdin=DEVNULL,
+        stdout=PIPE,
+        stderr=STDOUT,
+        cwd=folder,
+        env=program_environment(),
+        start_new_session=True,
     )
     kept, started = _Kept(), time.monotonic()
     try:

@@ -1,0 +1,56 @@
+"""What is a secret by its name: a variable, an option, a header, a field of a form."""
+
+from __future__ import annotations
+
+import re
+
+INPUT_VARIABLE = "FRACTALE_INPUT_"
+"""What the variables of secret inputs begin with; `fractale.plan.inputs` reads them."""
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_ANYWHERE = re.compile(
+    r"PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|SECRET(?!AR)|TOKEN(?!I[SZ])|APIKEY|WEBHOOK"
+)
+_WORDS = _words(
+    "KEY PASS PAT PWD PW JWT COOKIE AUTH OAUTH AUTHORIZATION CREDS DSN SIGNATURE SIG SALT"
+)
+_ENDINGS = ("KEY", "PASS")
+_ORDINARY_WORDS = _words(
+    "MONKEY DONKEY TURKEY HOCKEY WHISKEY JOCKEY LACKEY HOTKEY SMOKEY BYPASS COMPASS TRESPASS "
+    "ENCOMPASS OVERPASS UNDERPASS SURPASS"
+)
+_ABOUT = _words(
+    "FILE PATH DIR SOCK SOCKET TYPE METHOD MODE VERSION ENABLED PORT HOST REALM SCOPE "
+    "ALGORITHM LENGTH SIZE COUNT LIMIT TTL TIMEOUT EXPIRY"
+)
+"""A name that ends in one of these says something about a secret, and is none."""
+_NO_SECRETS = frozenset({"PWD", "OLDPWD"})
+
+
+def is_secret(name: str) -> bool:
+    """Whether what has this name is a secret: a variable, an option, a header, a field.
+
+    Words are told apart by underscores, other signs and capitals: `API_KEY`, `--api-key`,
+    `X-Auth` and `dbPassword` are secrets; `KEYBOARD`, `MONKEY`, `AUTHOR` and `PATH` are none.
+    """
+    if name in _NO_SECRETS:
+        return False
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
+    words = [re.sub(r"\d+$", "", word) for word in re.split(r"[^A-Za-z0-9]+", apart.upper())]
+    words = [word for word in words if word]
+    if not words or words[-1] in _ABOUT:
+        return False
+    return any(_is_secret_word(word) for word in words)
+
+
+def _is_secret_word(word: str) -> bool:
+    if _ANYWHERE.search(word):
+        return True
+    each = word[:-1] if word.endswith("S") and not word.endswith("SS") else word
+    if each in _WORDS or word in _WORDS:
+        return True
+    return each.endswith(_ENDINGS) and each not in _ORDINARY_WORDS

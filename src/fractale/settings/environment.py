@@ -1,0 +1,106 @@
+"""What child processes get of the environment: a named set for servers, no secrets for jobs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from fractale.masking import Masker
+from fractale.secret_names import INPUT_VARIABLE
+from fractale.settings.secrets import is_secret_variable, secrets_of_variable
+
+PASSED_ON: tuple[str, ...] = (
+    # who and where
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "PWD", "HOSTNAME", "TERM", "LANG", "LANGUAGE"),
+    *("LC_*", "TZ", "TMPDIR", "TMP", "TEMP", "SCRATCH", "WORK", "PROJECT", "XDG_*"),
+    # networks
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+    *("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY", "KRB5CCNAME"),
+    # schedulers
+    *("SLURM_*", "SBATCH_*", "SALLOC_*", "SRUN_*", "SQUEUE_*", "PBS_*", "FLUX_*"),
+    *("LSB_*", "LSF_*", "LS_*", "SGE_*", "COBALT_*", "PALS_*", "PMI_*", "PMIX_*"),
+    # software of a site
+    *("MODULEPATH", "MODULESHOME", "MODULES_*", "MODULESHOME", "LOADEDMODULES", "_LMFILES_"),
+    *("LMOD_*", "SPACK_*", "EASYBUILD_*", "CRAY*", "LM_LICENSE_FILE", "MANPATH", "INFOPATH"),
+    *("LD_LIBRARY_PATH", "LD_PRELOAD", "LIBRARY_PATH", "CPATH", "PKG_CONFIG_PATH"),
+    *("CMAKE_PREFIX_PATH", "CC", "CXX", "FC"),
+    # parallel programs and accelerators
+    *("OMP_*", "OMPI_*", "I_MPI_*", "MPICH_*", "UCX_*", "FI_*", "NCCL_*", "MKL_*", "KMP_*"),
+    *("GOMP_*", "OPENBLAS_*", "NUMEXPR_*", "CUDA_*", "NVIDIA_*", "ROCR_*", "HIP_*", "ZE_*"),
+    # Python, containers, clusters
+    *("PYTHON*", "VIRTUAL_ENV", "CONDA_*", "MAMBA_*"),
+    *("APPTAINER_*", "SINGULARITY_*", "BUILDAH_*", "CONTAINERS_*", "CONTAINER_HOST"),
+    *("DOCKER_HOST", "DOCKER_CONFIG", "KUBECONFIG", "REGISTRY_AUTH_FILE"),
+    # fractale's own, of servers that are fractale again
+    *("FRACTALE_STATE_DIR", "FRACTALE_LOCAL_CORES"),
+)
+"""Globs of the variables that each started server gets, unless what they hold is a secret."""
+
+
+def passed_on(environment: Mapping[str, str], env_from: Sequence[str] = ()) -> dict[str, str]:
+    """What a started server gets of the environment.
+
+    Args:
+        env_from: Further variables, or globs of them; these may be secrets. A glob does not
+            stand for the variables of secret inputs.
+    """
+    found = {
+        name: value
+        for name, value in environment.items()
+        if _is_any(name, PASSED_ON) and not is_secret_variable(name, value)
+    }
+    return {**found, **named_by(environment, env_from)}
+
+
+def named_by(environment: Mapping[str, str], env_from: Sequence[str]) -> dict[str, str]:
+    """The variables that `env_from` names, as far as they are set."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name in env_from or (_is_any(name, env_from) and not _is_input(name, env_from))
+    }
+
+
+def _is_any(name: str, globs: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs)
+
+
+def _is_input(name: str, globs: Sequence[str]) -> bool:
+    """Whether it is of a secret input, and named only by a glob that says nothing of these."""
+    meant = [glob for glob in globs if glob.startswith(INPUT_VARIABLE)]
+    return name.startswith(INPUT_VARIABLE) and not _is_any(name, meant)
+
+
+def slurm_token(environment: Mapping[str, str]) -> dict[str, str]:
+    """What Slurm's programs need to reach it at sites that give each person a token."""
+    return {name: value for name, value in environment.items() if name == "SLURM_JWT"}
+
+
+def program_environment() -> dict[str, str]:
+    """The environment of a program that a tool of fractale's starts: its own without secrets."""
+    return without_secrets(os.environ)
+
+
+def secrets_of_environment() -> set[str]:
+    """What is secret in this process's environment, where the settings cannot be read."""
+    found: set[str] = set()
+    found.update(*(secrets_of_variable(name, value) for name, value in os.environ.items()))
+    return found
+
+
+def without_secrets(environment: Mapping[str, str], known: Collection[str] = ()) -> dict[str, str]:
+    """The environment of jobs, and of programs that are looked for: all of it but secrets.
+
+    A job's script needs what its site, modules and Spack have set, whatever that is called.
+
+    Args:
+        known: Further texts that are secrets, whatever the variable is called that has them.
+    """
+    masker = Masker(known)
+    return {
+        name: value
+        for name, value in environment.items()
+        if not is_secret_variable(name, value) and masker.text(value) == value
+    }
