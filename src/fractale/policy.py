@@ -1,8 +1,11 @@
 """What may be called: the one place that decides.
 
-A call that a person wrote into a plan is agreed to by being there. A call that a model chose, or
-that stands in a step that a model drafted, is not: tools that only read are free, tools that may
-change something need agreement, and a tool whose server does not say counts as changing.
+A call that a person wrote into a plan is agreed to by being there, unless it would change something
+with a value that its server says strangers can write. A call that a model chose, or that is part of
+a step that a model drafted, is not agreed to. It is free if it only reads and stays in a closed
+world, or if nothing private is in reach of it; all others need agreement. A tool whose server does
+not say counts as changing, and as one of an open world. `fractale.labels` says what is private and
+what is untrusted.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+from fractale.errors import TemplateError
+from fractale.labels import Source, Taint, is_open_world
 from fractale.plain import to_json
 from fractale.plan.model import Approve
 from fractale.settings import PolicyList, PolicySettings, ToolRule
@@ -29,20 +34,37 @@ class PlannedCall:
         chosen_by: ``plan`` where a person wrote the call as a step; ``model`` where a model chose
             it, or drafted the step.
         approve: The step's own word on it.
+        inputs: Those that the person gave the run, for the `when` of rules.
+        taints: Its arguments that came from untrusted sources.
+        private: Private sources in reach of it: of its arguments, or in the context of the model
+            that chose it, unless every argument repeats the person's words.
+        outside: Paths among its arguments that lie outside the project and the run's folder, and
+            that the person did not name.
+        is_example: Whether it stands for any call of the tool: rules about arguments do not count.
     """
 
     tool: ToolInfo
     arguments: Mapping[str, Any]
     chosen_by: Chooser
     approve: Approve | None = None
+    inputs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    taints: tuple[Taint, ...] = ()
+    private: tuple[Source, ...] = ()
+    outside: tuple[str, ...] = ()
+    is_example: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What is decided about a call, and why."""
+    """What is decided about a call, and why.
+
+    Args:
+        yes: Of a call to ask about: whether ``--yes`` agrees to it.
+    """
 
     verdict: Verdict
     why: str
+    yes: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,16 +89,17 @@ class Policy:
         Returns:
             ``ask`` where a person must agree first; never ``ask`` with `yes`.
         """
-        if denied := _first(self.settings.deny, call):
+        if denied := _first(self.settings.deny, call, unknown=True):
             return Ruling("deny", f"the settings deny it: {denied}")
         why_ask = self._why_ask(call)
         if why_ask is None:
             return Ruling("allow", self._why_free(call))
-        if self.yes:
+        covered = not call.taints or self.settings.yes_covers == "all"
+        if self.yes and covered:
             return Ruling("allow", "agreed to beforehand: --yes")
-        if not grants.isdisjoint((call.tool.name, call.tool.qualified_name)):
+        if not call.taints and not grants.isdisjoint((call.tool.name, call.tool.qualified_name)):
             return Ruling("allow", "allowed by a person for this run")
-        return Ruling("ask", why_ask)
+        return Ruling("ask", "; ".join([why_ask, *map(str, call.taints)]), yes=covered)
 
     def _why_ask(self, call: PlannedCall) -> str | None:
         """Why a person must agree; None if nobody needs to."""
@@ -86,16 +109,36 @@ class Policy:
         if call.approve == "ask" and not reads_only(call.tool):
             return "it may change something, and the step says `approve: ask`"
         if call.chosen_by == "plan":
-            return None
-        if asked := _first(self.settings.ask, call):
+            return self._why_ask_planned(call)
+        if asked := _first(self.settings.ask, call, unknown=True):
             return f"the settings ask before it: {asked}"
-        if reads_only(call.tool) or _first(self.settings.allow, call):
+        if _first(self.settings.allow, call):
             return None
-        return "it may change something, and a model chose it"
+        if not reads_only(call.tool):
+            return "it may change something, and a model chose it"
+        if call.outside:
+            paths = ", ".join(f"`{path}`" for path in call.outside)
+            return f"a model chose it, and {paths} is outside the project"
+        if is_open_world(call.tool) and call.private:
+            seen = ", ".join(f"`{source}`" for source in call.private)
+            return f"it may send what the model has seen of {seen} to the world outside"
+        return None
+
+    def _why_ask_planned(self, call: PlannedCall) -> str | None:
+        """Why a call that the person wrote into the plan is asked about all the same.
+
+        What a server says of itself is believed here only if it speaks against the call.
+        """
+        stated = [each for each in call.taints if any(source.stated for source in each.sources)]
+        if not stated or reads_only(call.tool) or call.approve == "never":
+            return None
+        if _first(self.settings.allow, call):
+            return None
+        return "it may change something, with a value that strangers can write"
 
     def _why_free(self, call: PlannedCall) -> str:
         if call.chosen_by == "plan":
-            return "it stands in the plan"
+            return "it is written in the plan"
         if allowed := _first(self.settings.allow, call):
             return f"the settings allow it: {allowed}"
         return "it only reads"
@@ -123,12 +166,37 @@ def allowed_by(globs: tuple[str, ...] | None, tool: ToolInfo) -> bool:
     return globs is None or _matches(tool, globs)
 
 
-def _first(rules: PolicyList, call: PlannedCall) -> ToolRule | None:
-    """The first rule that speaks of a call."""
+def _first(rules: PolicyList, call: PlannedCall, *, unknown: bool = False) -> ToolRule | None:
+    """The first rule that speaks of a call.
+
+    Args:
+        unknown: Whether a rule counts whose `when` cannot be evaluated for the call.
+    """
     for rule in map(_as_rule, rules):
-        if _matches(call.tool, (rule.tool,)) and _fits(rule.arguments, call.arguments):
+        if not _matches(call.tool, (rule.tool,)) or not _fits(rule.arguments, call.arguments):
+            continue
+        if rule.when is None or _is_true(rule, call, unknown=unknown and not call.is_example):
             return rule
     return None
+
+
+def _is_true(rule: ToolRule, call: PlannedCall, *, unknown: bool) -> bool:
+    """Whether the `when` of a rule is true of a call."""
+    from fractale.plan.expressions import holds
+
+    assert rule.when is not None  # noqa: S101 - the caller looked
+    missing: list[str] = []
+    scope = {
+        "arguments": dict(call.arguments),
+        "inputs": dict(call.inputs),
+        "tool": call.tool.name,
+        "server": call.tool.server,
+    }
+    try:
+        is_true = holds(rule.when, scope, missing.append)
+    except TemplateError:
+        return unknown
+    return is_true or (unknown and bool(missing))
 
 
 def _as_rule(rule: str | ToolRule) -> ToolRule:

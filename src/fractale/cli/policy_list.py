@@ -28,6 +28,7 @@ def _row(tool: ToolInfo, policy: Policy) -> dict[str, Any]:
             "list": kind,
             "tool": rule.tool,
             "arguments": dict(rule.arguments),
+            **({"when": rule.when.source} if rule.when else {}),
             "from": rule.origin or "given",
         }
         for kind, rule in rules_about(policy.settings, tool)
@@ -37,7 +38,7 @@ def _row(tool: ToolInfo, policy: Policy) -> dict[str, Any]:
 
 
 def _ruling(tool: ToolInfo, chooser: Chooser, policy: Policy) -> Ruling:
-    return policy.rule(PlannedCall(tool=tool, arguments={}, chosen_by=chooser))
+    return policy.rule(PlannedCall(tool=tool, arguments={}, chosen_by=chooser, is_example=True))
 
 
 def _verdict(ruling: Ruling) -> dict[str, str]:
@@ -64,11 +65,12 @@ def as_text(rows: Sequence[dict[str, Any]]) -> str:
 def _rule(rule: dict[str, Any]) -> str:
     given = [f"{name} is {glob}" for name, glob in rule["arguments"].items()]
     where = f" where {', '.join(given)}" if given else ""
-    return inert(f"- {rule['list']} {rule['tool']}{where} ({rule['from']})", 300)
+    when = f" when {rule['when']}" if "when" in rule else ""
+    return inert(f"- {rule['list']} {rule['tool']}{where}{when} ({rule['from']})", 300)
 
 
 LEGEND = (
     "in a plan: a `tool` step that a person wrote; its `approve` can ask for more.",
     "by a model: a call that a model chose, or of a step that a model drafted. `ask` needs a",
-    "person, or --yes. Rules about arguments are decided call by call.",
+    "person, or --yes. Rules about arguments, and what a model has read, are decided call by call.",
 )

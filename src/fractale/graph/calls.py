@@ -104,6 +104,7 @@ def give_error(visit: Visit, takes: set[str]) -> dict[str, Any]:
     error = visit.scope.get("previous", {}).get("error")
     if "error" in takes and "error" not in arguments and error:
         arguments["error"] = error
+        visit.argument_sources["error"] = visit.flow.previous
     return arguments
 
 

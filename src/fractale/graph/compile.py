@@ -217,4 +217,6 @@ def _part_of(state: PlanState, inside: frozenset[str], needs: tuple[Needs, ...])
     )
     if last is not None:
         given["last"] = last
+    if "sources" in state:
+        given["sources"] = state["sources"]
     return given

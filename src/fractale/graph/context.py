@@ -18,6 +18,7 @@ from fractale.events import Event, EventKind
 from fractale.graph.entry import Entry
 from fractale.graph.meter import Meter
 from fractale.graph.slots import Slots
+from fractale.labels import NO_LABELS, Labels
 from fractale.models import Models
 from fractale.plan.model import Limits
 from fractale.policy import Policy
@@ -88,6 +89,10 @@ class RunContext:
         keep_draft: Takes the path of a step and the plan that was drafted for it, as YAML, and
             keeps it for people to read.
         drafted: Whether a model wrote the steps: then nobody agreed to their calls yet.
+        drafted_from: What that model had read.
+        drafted_for: What the person had asked it for, in words.
+        run_inputs: Those that the person gave the run; None: those of the plan at hand.
+        roots: The project, and the run's folder: what a model may read unasked; None: `folder`.
         within: Lists of globs; a tool must match one glob of each to be called.
         depth: How many drafted plans and agents this part of the run lies within.
         entry: Where this part of a forked run was entered; None: at its first step.
@@ -95,8 +100,9 @@ class RunContext:
         jobs_waited_for: Step or item → the job that it waits for, as the run's record keeps it.
         asked: Set where a step asks a person: what waits for a job gives way to that.
         leave_jobs: Whether a step that waits for a job is to end the run, waiting; the job goes on.
-        item_scope, item_path, slots: Inside a foreach: the names that its templates see, its
-            path, and how many items may run at the same time.
+        item_scope, item_flow, item_path, slots: Inside a foreach: the names that its templates
+            see, where their values come from, its path, and how many items may run at the same
+            time.
     """
 
     run_id: str = "run"
@@ -112,6 +118,10 @@ class RunContext:
     ask_now: AskNow = nobody
     keep_draft: Callable[[str, str], None] = lambda _path, _text: None
     drafted: bool = False
+    drafted_from: Labels = NO_LABELS
+    drafted_for: tuple[str, ...] = ()
+    run_inputs: Mapping[str, Any] | None = None
+    roots: tuple[Path, ...] | None = None
     within: tuple[tuple[str, ...], ...] = ()
     depth: int = 0
     entry: Entry | None = None
@@ -120,6 +130,7 @@ class RunContext:
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     leave_jobs: Callable[[], bool] = lambda: False
     item_scope: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    item_flow: Any = field(default=None, repr=False)
     item_path: str = ""
     slots: Slots = field(default_factory=lambda: Slots(1))
     _pattern: re.Pattern[str] | None = field(default=None, repr=False)

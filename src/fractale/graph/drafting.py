@@ -341,11 +341,14 @@ async def _run(state: Drafting, runtime: Runtime[Manager], config: RunnableConfi
     plan = narrow(draft, visit.step.tools, visit.step.approve)
     start = visit.entry.step if visit.entry else None
     graph = manager.compile_plan(plan, visit.deps, start).compile()
+    context = replace(
+        manager.context,
+        drafted_from=frozenset(visit.seen.sources),
+        drafted_for=visit.seen.trusted,
+    )
     defaults = {name: spec.default for name, spec in plan.inputs.items() if not spec.required}
     inputs = {**defaults, **_given(visit)}
-    result = await run_plan_inside(
-        visit, plan, graph, inputs, context=manager.context, config=config
-    )
+    result = await run_plan_inside(visit, plan, graph, inputs, context=context, config=config)
     return Drafting(
         outputs=store.put(visit.context.mask(result.outputs)),
         error=result.error or "",

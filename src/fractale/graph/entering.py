@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from fractale.errors import CallError
 from fractale.graph.calls import judge, retry_is_safe
+from fractale.graph.flow import literal_of
 from fractale.graph.outcome import (
     DEFAULT_SUCCESS,
     CallResult,
@@ -20,8 +21,10 @@ from fractale.graph.outcome import (
 from fractale.graph.resources import fill_resources
 from fractale.graph.state import Spent
 from fractale.graph.visit import Visit
+from fractale.labels import Labels
+from fractale.plain import to_json
 from fractale.plan.expressions import holds, render
-from fractale.plan.model import FAILURE, SUCCESS
+from fractale.plan.model import FAILURE, SUCCESS, Value
 
 SHORT_OUTPUT = 200
 
@@ -90,6 +93,39 @@ def prepare(visit: Visit) -> None:
     visit.inputs = rendered
     instruction = visit.step.instruction
     visit.instruction = None if instruction is None else str(render(instruction, visit.scope))
+    _label(visit, given)
+
+
+def _label(visit: Visit, given: Mapping[str, Value]) -> None:
+    """Take note of where what the step is given came from, and of what of it is the person's."""
+    seen, flow = visit.seen, visit.flow
+    seen.add(flow.base)
+    for name, value in given.items():
+        labels = flow.of(value)
+        visit.argument_sources[name] = labels
+        seen.add(labels, _text_of(visit.inputs[name]) if _untrusted(labels - flow.base) else "")
+        if not _untrusted(labels):
+            seen.trust(visit.inputs[name])
+    written = visit.step.instruction
+    if written is not None:
+        labels = flow.of(written)
+        seen.add(labels, str(visit.instruction) if _untrusted(labels - flow.base) else "")
+        if not _untrusted(flow.base):
+            seen.trust(literal_of(written) if _untrusted(labels) else visit.instruction)
+    if not _untrusted(flow.base):
+        seen.trust(visit.step.description)
+    for words in visit.context.drafted_for:
+        seen.trust(words)
+    if visit.step.kind in ("agent", "prompt") and visit.scope.get("previous", {}).get("error"):
+        seen.add(flow.previous)
+
+
+def _untrusted(labels: Labels) -> bool:
+    return any(source.untrusted for source in labels)
+
+
+def _text_of(value: Any) -> str:
+    return value if isinstance(value, str) else to_json(value)
 
 
 async def decide(visit: Visit, result: CallResult) -> Decision:

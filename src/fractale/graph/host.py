@@ -17,6 +17,7 @@ from fractale.graph import model_calls, tool_calls
 from fractale.graph.context import RunContext
 from fractale.graph.interrupts import ask
 from fractale.graph.visit import Visit
+from fractale.labels import Source
 from fractale.models import Answer
 from fractale.plan.words import EXTRA_TOOLS
 from fractale.policy import PlannedCall, allowed_by
@@ -72,7 +73,7 @@ class Host:
 
     def is_offered(self, tool: ToolInfo) -> bool:
         """Whether a call could be agreed to: a rule that needs certain arguments denies no tool."""
-        planned = PlannedCall(tool=tool, arguments={}, chosen_by="model")
+        planned = PlannedCall(tool=tool, arguments={}, chosen_by="model", is_example=True)
         denied = self.visit.deps.policy.rule(planned).verdict == "deny"
         return self.may_call(tool) and not denied
 
@@ -134,7 +135,11 @@ class Host:
 
     async def get_prompt(self, name: str, arguments: Mapping[str, Any]) -> list[PromptMessage]:
         """Render a prompt of the run's servers."""
-        return await tool_calls.prompt(self.visit, name, arguments, self.agents_path or None)
+        agent = self.agents_path or None
+        messages = await tool_calls.prompt(self.visit, name, arguments, agent)
+        source = Source(kind="prompt", name=name, untrusted=True)
+        self.visit.saw(source, "\n".join(message.text for message in messages))
+        return messages
 
     @property
     def is_small(self) -> bool:

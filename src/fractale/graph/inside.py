@@ -16,6 +16,7 @@ from fractale import questions
 from fractale.errors import NotDone, TemplateError
 from fractale.evidence import Notice
 from fractale.graph.context import Dependencies, RunContext
+from fractale.graph.flow import labels_of, sources_data
 from fractale.graph.nodes import GaveUp, StepNode
 from fractale.graph.outcome import DEFAULT_SUCCESS, CallResult, Decision, failed_by
 from fractale.graph.slots import Full, Slots, leave
@@ -83,7 +84,10 @@ async def run_plan_inside(
     context, kept = context.with_inputs(inputs)
     given = {name: deps.outputs.put(value) for name, value in kept.items()}
     state, entry = initial_state(given, prefix=f"{visit.path}/"), visit.entry
-    context = replace(context, entry=entry)
+    own = visit.scope.get("inputs", {}) if context.run_inputs is None else context.run_inputs
+    context = replace(context, entry=entry, run_inputs=own)
+    if sources := sources_data(visit.argument_sources):
+        state["sources"] = sources
     if entry is not None:
         state = entry.into(state)
     try:
@@ -93,6 +97,7 @@ async def run_plan_inside(
     except GaveUp as error:
         return CallResult(error=str(error), code=error.code)
     charge(visit, after.get("spent", Spent()))
+    visit.seen.add(labels_of(*after.get("steps", {}).values()))
     outputs = _outputs_of_plan(plan, after, deps)
     if after.get("status") == "success":
         return CallResult(outputs=outputs)
@@ -149,10 +154,12 @@ def parallel(node: StepNode, node_for: Callable[[Step, frozenset[str]], StepNode
             steps=visit.state.get("steps", {}),
             spent=Spent(),
             prefix=f"{visit.path}/",
+            sources=visit.state.get("sources", {}),
         )
         after = cast("PlanState", await visit.inside.ainvoke(given, visit.config))
         charge(visit, after.get("spent", Spent()))
         records = after.get("steps", {})
+        visit.seen.add(labels_of(*(records[name] for name in members)))
         visit.records = {name: records[name] for name in sorted(members)}
         outputs = {
             step.name: node.deps.outputs.get(records[step.name].get("outputs", {}))
@@ -186,11 +193,18 @@ def foreach(node: StepNode) -> StepNode:
         if not items:
             return CallResult(outputs=[], matched=DEFAULT_SUCCESS)
         slots = Slots(over.max_parallel or (MOST_JOBS if leaf.step.kind == "job" else MOST_ITEMS))
-        context = replace(visit.context, item_scope=visit.scope, slots=slots, item_path=visit.path)
+        context = replace(
+            visit.context,
+            item_scope=visit.scope,
+            item_flow=visit.flow.for_items(over),
+            slots=slots,
+            item_path=visit.path,
+        )
         kept = [node.deps.outputs.put(visit.context.mask(item)) for item in items]
         after = await visit.inside.ainvoke({"items": kept}, visit.config, context=context)
         charge(visit, after.get("spent", Spent()))
         results = [after["results"][str(index)] for index in range(len(items))]
+        visit.seen.add(labels_of(*results))
         return _gather(node, results)
 
     return replace(node, perform=call, inside=_foreach_graph(leaf))

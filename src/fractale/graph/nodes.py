@@ -19,11 +19,13 @@ from fractale.graph.entering import (
     shorten,
     spent_by,
 )
+from fractale.graph.flow import Flow, flow_of, labels_of
 from fractale.graph.outcome import CallResult, Decision, as_plain, record_of
 from fractale.graph.scope import Needs, build_scope, needs_of, step_values
 from fractale.graph.slots import asks
 from fractale.graph.state import ItemState, PlanState, Record, Spent
 from fractale.graph.visit import Visit
+from fractale.labels import to_data
 from fractale.plan.expressions import render
 from fractale.plan.model import END_FAILED, END_SUCCESS, SUCCESS, Plan, Step
 
@@ -103,9 +105,12 @@ class StepNode:
             inside=inside,
             scope=scope,
             attempts=before.get("attempts", 0) + 1,
+            flow=flow_of(state, context.secret_inputs, context.drafted_from),
             tries=tries,
             conversation=self.deps.outputs.get(before.get("conversation")),
         )
+        if visit.conversation:
+            visit.seen.add(labels_of(before))
         applies, fault = applies_now(visit)
         if not applies:
             return self._skip(state, visit, before)
@@ -113,7 +118,7 @@ class StepNode:
             self._enter(visit, state.get("last"), before.get("inherited", 0))
         result = fault or await self._call(visit)
         decision = await decide(visit, result)
-        visit.book.settle()
+        visit.finish()
         spent = spent_by(visit, context.meter.seconds - running)
         seconds = max(time.monotonic() - started, result.seconds)
         return self._finish(state, visit, result, decision, seconds, spent)
@@ -176,6 +181,8 @@ class StepNode:
     ) -> PlanState:
         store, mask = self.deps.outputs, visit.context.mask
         record = mask(record_of(decision, result, visit.attempts))
+        if visit.seen.sources:
+            record["sources"] = to_data(visit.seen.sources)
         _inherit(record, state.get("steps", {}).get(self.step.name, Record()))
         record["outputs"] = store.put(record["outputs"])
         if visit.inputs:
@@ -276,6 +283,7 @@ class StepNode:
             config=config,
             inside=inside,
             tries=tries,
+            flow=context.item_flow or Flow(base=context.drafted_from),
             scope={**context.item_scope, "item": item, "index": index},
         )
         if tries == 1:
@@ -284,9 +292,11 @@ class StepNode:
             )
         result = await self._call(visit)
         decision = await decide(visit, result)
-        visit.book.settle()
+        visit.finish()
         entry = visit.context.mask(record_of(decision, result, 1))
         entry["outputs"] = self.deps.outputs.put(entry["outputs"])
+        if visit.seen.sources:
+            entry["sources"] = to_data(visit.seen.sources)
         seconds = max(time.monotonic() - started, result.seconds)
         context.emit(
             "item_finished",

@@ -22,7 +22,8 @@ class Record(TypedDict, total=False):
     """The latest visit of one step.
 
     ``inputs``, ``outputs`` and ``conversation`` are values or references into the store of
-    outputs; ``inherited`` of the ``attempts`` were made by the run that this one was forked from.
+    outputs; ``inherited`` of the ``attempts`` were made by the run that this one was forked from;
+    ``sources`` says where the outputs came from (`fractale.labels`).
     Keys that would be empty are left out.
     """
 
@@ -37,6 +38,7 @@ class Record(TypedDict, total=False):
     conversation: Any
     inherited: int
     notices: list[Notice]
+    sources: list[dict[str, Any]]
 
 
 class Spent(TypedDict, total=False):
@@ -72,6 +74,7 @@ class PlanState(TypedDict, total=False):
 
     Keys:
         inputs: The plan's inputs, secret ones left out, large ones by reference.
+        sources: Of a plan inside another, where its inputs came from: name → labels as JSON.
         steps: Step name → its latest record.
         last: The name of the step that led here.
         goto: A step in another segment where the run goes on.
@@ -83,6 +86,7 @@ class PlanState(TypedDict, total=False):
     """
 
     inputs: dict[str, Any]
+    sources: dict[str, Any]
     steps: Annotated[dict[str, Record], merge_records]
     last: str | None
     goto: str | None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, cast
 
 from fractale import questions
@@ -16,6 +17,7 @@ from fractale.graph.doubt import cut_off, doubtful
 from fractale.graph.faults import CutOff, Elicited
 from fractale.graph.interrupts import ask
 from fractale.graph.visit import SHORT_TEXT, Visit
+from fractale.labels import NO_LABELS, Source, Taint, shown, source_of
 from fractale.plain import to_json
 from fractale.plan.words import READ_RESOURCE
 from fractale.policy import Chooser, PlannedCall, may_repeat
@@ -48,9 +50,7 @@ def agree(
         ToolError: The arguments do not fit the tool's schema; no person is asked.
     """
     context = visit.context
-    planned = PlannedCall(
-        tool=tool, arguments=arguments, chosen_by=chosen_by, approve=visit.step.approve
-    )
+    planned = _planned(visit, tool, arguments, chosen_by)
     ruling = visit.deps.policy.rule(planned, grants=frozenset(context.grants))
     if ruling.verdict == "deny":
         raise PolicyError(f"`{tool.name}` was not called: {ruling.why}")
@@ -63,16 +63,87 @@ def agree(
             f"`{tool.name}` was not called: {'; '.join(misfits)}",
             hint="give it the arguments that its schema asks for",
         )
-    shown = context.mask(dict(arguments))
-    answer = ask(visit, questions.approval(visit.path, tool.name, shown, ruling.why))
+    masked = context.mask(dict(arguments))
+    question = questions.approval(
+        visit.path, tool.name, masked, ruling.why, origins=_origins(planned), yes=ruling.yes
+    )
+    answer = ask(visit, question)
     if answer == "always":
         context.grants.add(tool.qualified_name)
     elif isinstance(answer, Mapping):
         edited = cast("Mapping[str, Any]", answer)["arguments"]
-        return unmask(edited, shown, arguments)
+        return unmask(edited, masked, arguments)
     elif answer is not True:
         raise PolicyError(f"a person refused the call of `{tool.name}`")
     return arguments
+
+
+def _planned(
+    visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any], chosen_by: Chooser
+) -> PlannedCall:
+    """A call with all that the policy wants to know of it."""
+    context, seen = visit.context, visit.seen
+    composed = {name for name, _ in seen.composed(arguments, tool.input_schema)}
+    if chosen_by == "model":
+        taints = seen.taints_of(arguments, tool.input_schema)
+        private = tuple(seen.private) if composed else ()
+    else:
+        taints = _taints_of_templates(visit, arguments)
+        private = ()
+    return PlannedCall(
+        tool=tool,
+        arguments=arguments,
+        chosen_by=chosen_by,
+        approve=visit.step.approve,
+        inputs=visit.scope.get("inputs", {}) if context.run_inputs is None else context.run_inputs,
+        taints=taints,
+        private=private,
+        outside=tuple(path for name, path in outside(visit, tool, arguments) if name in composed),
+    )
+
+
+def _taints_of_templates(visit: Visit, arguments: Mapping[str, Any]) -> tuple[Taint, ...]:
+    """The arguments that the plan fills with values from untrusted sources."""
+    found: list[Taint] = []
+    for name, value in arguments.items():
+        labels = visit.argument_sources.get(name, NO_LABELS)
+        if sources := tuple(sorted(each for each in labels if each.untrusted)):
+            found.append(Taint(argument=name, value=shown(value), sources=sources, copied=True))
+    return tuple(found)
+
+
+def _origins(call: PlannedCall) -> list[dict[str, Any]]:
+    """Where the untrusted arguments of a call came from, as a question holds it."""
+    return [
+        {
+            "argument": taint.argument,
+            "value": taint.value,
+            "from": [str(source) for source in taint.sources],
+            "copied": taint.copied,
+        }
+        for taint in call.taints
+    ]
+
+
+def outside(visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The arguments that are paths outside the project and the run's folder, each with its path.
+
+    A tool says which of its arguments are paths (`fractale.paths`).
+    """
+    roots = (visit.context.folder,) if visit.context.roots is None else visit.context.roots
+    names: Any = tool.annotations.get("fractale.paths") or ()
+    return [
+        (name, str(arguments[name]))
+        for name in names
+        if isinstance(arguments.get(name), str)
+        and not is_inside(visit.context.folder / Path(arguments[name]).expanduser(), roots)
+    ]
+
+
+def is_inside(path: Path, roots: Iterable[Path]) -> bool:
+    """Whether a path, links followed, lies in one of the folders."""
+    found = path.resolve()
+    return any(found.is_relative_to(root.resolve()) for root in roots)
 
 
 def misfits_of(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> list[str]:
@@ -160,6 +231,7 @@ async def call(
     agent: str | None = None,
     *,
     make: Callable[[], Awaitable[ToolResult]] | None = None,
+    source: Source | None = None,
 ) -> ToolResult:
     """Make one tool call and tell about it.
 
@@ -167,6 +239,7 @@ async def call(
         agent: The sub-agent that makes the call, where it is not the step's own.
         make: Makes a call of fractale's own, in place of the toolbox, and never does its work
             twice; so it is made again where it was begun before.
+        source: Where the answer comes from, where that is not the tool.
 
     Raises:
         ToolError: The tool or its server failed.
@@ -181,12 +254,31 @@ async def call(
     answers: dict[str, Any] = {}
     while True:
         try:
-            return await _call_once(visit, tool, arguments, place, known, told, answers, make)
+            result = await _call_once(visit, tool, arguments, place, known, told, answers, make)
+            return _labeled(visit, tool, arguments, result, source)
+        except ToolError as error:
+            _labeled(visit, tool, arguments, ToolResult(text=str(error)), source)
+            raise
         except Elicited as asked:
             question = visit.context.mask(dict(asked.question))
             visit.context.journal.withdraw(place)
             visit.context.journal.tell(place, {"asks": question})
             answers[questions.identity(question)] = ask(visit, question)
+
+
+def _labeled(
+    visit: Visit,
+    tool: ToolInfo,
+    arguments: Mapping[str, Any],
+    result: ToolResult,
+    source: Source | None,
+) -> ToolResult:
+    """An answer, after the visit took note of where it came from."""
+    if source is None:
+        beyond = [path for _, path in outside(visit, tool, arguments)]
+        source = source_of(tool, visit.deps.policy.settings.sources, beyond)
+    visit.saw(source, result.text)
+    return result
 
 
 async def _call_once(
@@ -272,6 +364,10 @@ async def prompt(
 RESOURCE_READER = ToolInfo(
     name=READ_RESOURCE, server="fractale", annotations={"readOnlyHint": True}
 )
+"""Reads a resource that a server lists."""
+
+OPEN_READER = replace(RESOURCE_READER, annotations={"readOnlyHint": True, "openWorldHint": True})
+"""Reads a resource by a URI that somebody wrote: the URI itself tells the server something."""
 
 
 async def read_resource(
@@ -286,13 +382,26 @@ async def read_resource(
         ToolError: There is no such resource, or its server failed.
         PolicyError: The settings or a person refuse it.
     """
-    arguments = agree(visit, RESOURCE_READER, {"uri": uri}, chosen_by)
+    listed = chosen_by == "plan" or await _is_listed(visit, uri)
+    reader = RESOURCE_READER if listed else OPEN_READER
+    arguments = agree(visit, reader, {"uri": uri}, chosen_by)
 
     async def make() -> ToolResult:
         answer = await visit.deps.toolbox.read_resource(str(arguments["uri"]))
         return taken(answer, visit.deps.outputs)
 
-    return await call(visit, RESOURCE_READER, arguments, agent, make=make)
+    trusted = uri in visit.deps.policy.settings.sources.trusted
+    source = Source(kind="resource", name=uri, untrusted=not trusted, private=True)
+    return await call(visit, reader, arguments, agent, make=make, source=source)
+
+
+async def _is_listed(visit: Visit, uri: str) -> bool:
+    """Whether a server lists a resource of that URI, rather than a template that it fits."""
+    return any(
+        uri in (info.uri, f"{info.server}:{info.uri}", f"{info.server}.{info.uri}")
+        for info in await visit.deps.toolbox.resources()
+        if not info.is_template
+    )
 
 
 def _digest(visit: Visit, arguments: Mapping[str, Any]) -> str:

@@ -15,9 +15,11 @@ from fractale.errors import TransportError
 from fractale.evidence import outputs_of
 from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.entry import Entry
+from fractale.graph.flow import Flow
 from fractale.graph.outcome import CallResult, match_rules, rule_scope
 from fractale.graph.recorded import CallBook
 from fractale.graph.state import PlanState, Record
+from fractale.labels import Labels, Seen, Source, from_data, to_data
 from fractale.models import Usage
 from fractale.plan.expressions import references
 from fractale.plan.model import Rule, Step
@@ -45,6 +47,9 @@ class Visit:
         state: The state that the step was entered with.
         inside: The step's own compiled graph, where it has one.
         records: The records of steps inside, to be kept with the step's own.
+        flow: Where the values of its templates come from.
+        argument_sources: Input → where its value came from.
+        seen: All that flowed into the visit.
         cut_off: What is known of the calls that were cancelled under way.
         replies: LangGraph task → answers that belong to questions it has yet to ask.
     """
@@ -65,6 +70,9 @@ class Visit:
     usage: Usage = field(default_factory=Usage)
     calls: int = 0
     records: dict[str, Record] = field(default_factory=dict[str, Record])
+    flow: Flow = field(default_factory=Flow)
+    argument_sources: dict[str, Labels] = field(default_factory=dict[str, Labels])
+    seen: Seen = field(default_factory=Seen)
     cut_off: list[TransportError] = field(default_factory=list[TransportError])
     replies: dict[str, list[tuple[str, Any]]] = field(default_factory=dict[str, Any])
     book: CallBook = field(init=False)
@@ -72,6 +80,27 @@ class Visit:
     def __post_init__(self) -> None:
         context = self.context
         self.book = CallBook(context.journal, context.mask, self.path, self.attempts, self.tries)
+        self.seen.add(from_data(context.notes.get(self._note)))
+
+    @property
+    def _note(self) -> str:
+        """The key of what the visit had seen when its process was killed."""
+        return f"sources {self.path} {self.attempts}"
+
+    def saw(self, source: Source | None, text: str) -> None:
+        """Take note of what a call gave.
+
+        What a model was shown is kept for as long as the visit lasts: its context outlives the
+        process. A tool step makes its call again, from the record.
+        """
+        new = source is not None and self.seen.add([source], text)
+        if new and self.step.kind not in ("tool", "job"):
+            self.context.notes.put(self._note, to_data(self.seen.sources))
+
+    def finish(self) -> None:
+        """Called when the visit is over."""
+        self.book.settle()
+        self.context.notes.drop(self._note)
 
     @property
     def entry(self) -> Entry | None:

@@ -7,8 +7,9 @@ kind           fields, and the answers that it takes
 =============  ===================================================================================
 question       text, choices [text], default (or null), free (whether any text may be answered):
                the text of the choice, or any text
-approval       tool, arguments, why: true (once), false, ``always`` (this tool, in this run), or
-               ``{arguments: {...}}``: agreed with these arguments instead
+approval       tool, arguments, why, origins (where untrusted arguments came from), yes (false:
+               ``--yes`` does not agree): true (once), false, ``always`` (this tool, in this
+               run), or ``{arguments: {...}}``: agreed with these arguments instead
 review         plan (YAML text), changes (unified diff to the draft before, or null), round:
                ``accept``, ``reject``, ``{feedback: text}``, or ``{plan: YAML text}``
 elicitation    server, message, schema (JSON Schema of an object): ``{action: accept, content:

@@ -49,15 +49,33 @@ def _default(default: Any, choices: Sequence[str], *, free: bool) -> str | None:
     return near[0] if near else text if free else None
 
 
-def approval(step: str, tool: str, arguments: Mapping[str, Any], why: str) -> dict[str, Any]:
+def approval(
+    step: str,
+    tool: str,
+    arguments: Mapping[str, Any],
+    why: str,
+    *,
+    origins: Sequence[Mapping[str, Any]] = (),
+    yes: bool = True,
+) -> dict[str, Any]:
     """Whether a call may be made.
 
     Args:
         arguments: The exact ones, secrets masked.
         why: Why it is asked, in words.
+        origins: Of each argument that strangers may have written: where its value came from.
+        yes: Whether ``--yes`` agrees to it.
     """
-    arguments = dict(arguments)
-    return {"kind": "approval", "step": step, "tool": tool, "arguments": arguments, "why": why}
+    question: dict[str, Any] = {
+        "kind": "approval",
+        "step": step,
+        "tool": tool,
+        "arguments": dict(arguments),
+        "why": why,
+    }
+    if origins:
+        question["origins"] = [dict(origin) for origin in origins]
+    return question if yes else {**question, "yes": False}
 
 
 def review(step: str, plan: str, changes: str | None, round: int) -> dict[str, Any]:  # noqa: A002
@@ -148,7 +166,7 @@ def default_answer(question: Mapping[str, Any]) -> Any:
     """
     kind = question["kind"]
     if kind == "approval":
-        return True
+        return True if question.get("yes", True) else MISSING
     if kind == "review":
         return "accept"
     if kind == "elicitation":

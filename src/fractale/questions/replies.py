@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-PASSING: Final = frozenset({"id", "number", "of", "why", "changes", "problem", "reason", "folder"})
+PASSING: Final = frozenset(
+    {"id", "number", "of", "why", "origins", "yes", "changes", "problem", "reason", "folder"}
+)
 """Fields that can differ between two executions that ask the same."""
 
 _QUESTION, _ANSWER = "fractale.question", "fractale.answer"

@@ -17,9 +17,10 @@ from typing import Any
 from fractale.errors import NotRecorded, StoreError, UsageError
 from fractale.models import Models
 from fractale.plain import to_json
-from fractale.plan.model import Plan
+from fractale.plan.model import NOWHERE, Expression, Plan
 from fractale.plan.needs import prompts_of, shows_resources, tools_of
-from fractale.settings import PolicySettings, Settings, ToolRule
+from fractale.settings import PolicySettings, Settings, SourcesSettings, ToolRule
+from fractale.settings.rules import POLICY_LISTS, SOURCE_KEYS
 from fractale.store.lines import ROOM
 from fractale.store.records import RunFolder
 from fractale.toolbox import PromptInfo, ResourceInfo, Toolbox, ToolInfo
@@ -132,8 +133,8 @@ def settings_data(settings: Settings, models: Models, policy: PolicySettings) ->
     """What of the settings a run depends on, as its head keeps it; nothing secret."""
     return {
         "policy": {
-            name: [_rule_data(rule) for rule in getattr(policy, name)]
-            for name in ("allow", "ask", "deny")
+            **{name: [_rule_data(r) for r in getattr(policy, name)] for name in POLICY_LISTS},
+            "sources": {name: list(getattr(policy.sources, name)) for name in SOURCE_KEYS},
         },
         "fallback_models": list(settings.fallback_models),
         "prices": {spec: asdict(price) for spec, price in settings.prices.items()},
@@ -149,13 +150,22 @@ def _default(models: Models) -> str | None:
 
 
 def _rule_data(rule: str | ToolRule) -> Any:
-    return rule if isinstance(rule, str) else [rule.tool, dict(rule.arguments)]
+    if isinstance(rule, str):
+        return rule
+    return [rule.tool, dict(rule.arguments), *([rule.when.source] if rule.when else ())]
 
 
 def policy_of(data: Mapping[str, Any]) -> PolicySettings:
     """The policy that `settings_data` was given."""
-    lists = {
-        name: tuple(r if isinstance(r, str) else ToolRule(r[0], r[1]) for r in rules)
-        for name, rules in data.items()
+    lists: dict[str, Any] = {
+        name: tuple(_rule_of(rule) for rule in data.get(name, ())) for name in POLICY_LISTS
     }
-    return PolicySettings(**lists)
+    sources = {name: tuple(globs) for name, globs in data.get("sources", {}).items()}
+    return PolicySettings(**lists, sources=SourcesSettings(**sources))
+
+
+def _rule_of(data: Any) -> str | ToolRule:
+    if isinstance(data, str):
+        return data
+    tool, arguments, *when = data
+    return ToolRule(tool, arguments, when=Expression(when[0], NOWHERE) if when else None)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langgraph.errors import GraphDrained
@@ -34,7 +35,7 @@ from fractale.runs.budget import limits_of, spent_by, used_in
 from fractale.runs.jobs import RunJobs
 from fractale.runs.options import RunOptions
 from fractale.runs.result import RunResult
-from fractale.settings import Settings
+from fractale.settings import PROJECT_FOLDER, Settings
 from fractale.store.checkpoints import StrictSerializer, open_checkpoints
 from fractale.store.drafts import Drafts
 from fractale.store.journal import FileJournal
@@ -90,6 +91,7 @@ class Session:
             ask_now=self._answering.ask_now,
             keep_draft=Drafts(folder.path / "drafts").keep if folder else _kept_by_nobody,
             leave_jobs=self._leaves_jobs,
+            roots=_roots(settings, folder),
         )
         self._answering.context = self._account.context = self.context
 
@@ -327,6 +329,18 @@ async def checkpoints(
     else:
         async with open_checkpoints(settings.checkpoints) as saver:
             yield saver
+
+
+def _roots(settings: Settings, folder: RunFolder | None) -> tuple[Path, ...]:
+    """What a model may read unasked: the project's files, and what the run keeps of its own.
+
+    Neither the home as a whole nor the root is a project.
+    """
+    here, project = Path.cwd(), settings.state_dir.absolute().parent
+    is_project = settings.state_dir.name == PROJECT_FOLDER and here.is_relative_to(project)
+    folders = {here, project} if is_project else {here}
+    folders -= {Path.home(), Path(here.anchor)}
+    return (*sorted(folders), *([folder.path] if folder else []))
 
 
 def _kept_by_nobody(path: str, text: str) -> None:

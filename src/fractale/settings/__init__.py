@@ -35,7 +35,7 @@ from fractale.settings.model import (
     Price,
     Settings,
 )
-from fractale.settings.rules import PolicyList, PolicySettings, ToolRule
+from fractale.settings.rules import PolicyList, PolicySettings, SourcesSettings, ToolRule
 from fractale.settings.secrets import (
     STORE_SCHEMES,
     is_secret,
@@ -57,6 +57,7 @@ __all__ = [
     "Price",
     "ServerSettings",
     "Settings",
+    "SourcesSettings",
     "ToolRule",
     "Transport",
     "allows_color",

@@ -23,6 +23,10 @@ class Notes(Protocol):
         """Keep a JSON value, replacing what was there."""
         ...
 
+    def drop(self, key: str) -> None:
+        """Forget a value; a file of notes shows it no later than the next `put`."""
+        ...
+
 
 class MemoryNotes:
     """Notes of a run that is not kept."""
@@ -37,6 +41,10 @@ class MemoryNotes:
     def put(self, key: str, value: Any) -> None:
         """Keep a JSON value, replacing what was there."""
         self._values[key] = value
+
+    def drop(self, key: str) -> None:
+        """Forget a value."""
+        self._values.pop(key, None)
 
 
 class FileNotes(MemoryNotes):

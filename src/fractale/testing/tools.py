@@ -31,7 +31,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar, cast, overload
+from typing import Any, Final, NamedTuple, TypeVar, cast, overload
 
 from pydantic import TypeAdapter
 
@@ -57,6 +57,10 @@ class FakeCall(NamedTuple):
 
     name: str
     arguments: Mapping[str, Any]
+
+
+CLOSED: Final[Mapping[str, Any]] = {"openWorldHint": False}
+"""What a fake tool says of itself unless it is told otherwise."""
 
 
 @dataclass(slots=True)
@@ -156,14 +160,18 @@ class FakeToolServer:
         output_schema: Mapping[str, Any] | None = None,
         annotations: Mapping[str, Any] | None = None,
     ) -> FakeToolServer:
-        """Say how the server describes a tool; without it, a tool takes anything."""
+        """Say how the server describes a tool; without it, a tool takes anything.
+
+        Args:
+            annotations: MCP's hints; a fake tool is of a closed world unless they say otherwise.
+        """
         info = ToolInfo(
             name=name,
             server=self.name,
             description=description,
             input_schema=input_schema or {"type": "object"},
             output_schema=output_schema,
-            annotations=annotations or {},
+            annotations={**CLOSED, **(annotations or {})},
         )
         self._tools.setdefault(name, _Fake(info)).info = info
         return self

@@ -1,0 +1,273 @@
+"""Labels that follow data through a run: who may have written a value, and who may see it.
+
+A value that a tool of an open world gave may have been written by strangers: it is *untrusted*.
+Files, mail, logs, everything behind a tool of a closed world is the person's own: it is
+*private*. A `Source` says where a value came from and which of the two it is. Steps, templates
+and the context of a model carry the sources of all that flowed into them.
+
+What the person wrote (the plan, its inputs, an instruction) has no source: it is trusted, and so
+is every argument of a call that repeats it word for word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, Final, Literal, TypeAlias, cast
+
+from fractale.plain import to_json
+from fractale.settings import SourcesSettings
+from fractale.toolbox import ToolInfo
+
+Kind = Literal["tool", "file", "resource", "prompt", "input"]
+
+CLOSED_SERVERS: Final = frozenset({"local", "jobs", "fractale"})
+"""Tools of the person's own process: closed-world unless they say otherwise."""
+
+MOST_SOURCES: Final = 24
+"""Sources that a record keeps by name; of more, only their number."""
+
+MOST_SHOWN: Final = 60
+"""Characters of a value that a question shows of it."""
+
+SHORT: Final = 4
+"""Characters below which a value must be a whole word of the person's text to be the person's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Source:
+    """Where a value came from.
+
+    Args:
+        name: ``server.tool``, a path, a URI, or the name of an input.
+        untrusted: Whether strangers may have written it.
+        private: Whether it is for the person only.
+        stated: Whether its server or the settings say that it is untrusted, rather than that
+            nobody says anything.
+    """
+
+    kind: Kind
+    name: str
+    untrusted: bool = False
+    private: bool = False
+    stated: bool = False
+
+    def __str__(self) -> str:
+        """The source as a person would say it."""
+        return self.name if self.kind == "tool" else f"{self.kind} {self.name}"
+
+
+Labels: TypeAlias = frozenset[Source]
+
+NO_LABELS: Final[Labels] = frozenset()
+
+
+def to_data(labels: Iterable[Source]) -> list[dict[str, Any]]:
+    """Labels as JSON, in a fixed order; of very many, those that decide most come first."""
+    ordered = sorted(set(labels), key=lambda s: (not s.stated, not s.untrusted, s))
+    kept, rest = ordered[:MOST_SOURCES], ordered[MOST_SOURCES:]
+    if rest:
+        kept.append(
+            Source(
+                kind="tool",
+                name=f"{len(rest)} more",
+                untrusted=any(each.untrusted for each in rest),
+                private=any(each.private for each in rest),
+                stated=any(each.stated for each in rest),
+            )
+        )
+    return [{k: v for k, v in asdict(each).items() if v is not False} for each in kept]
+
+
+def from_data(data: Any) -> Labels:
+    """What `to_data` gave; nothing for None."""
+    return frozenset(Source(**each) for each in cast("list[dict[str, Any]]", data or []))
+
+
+def is_open_world(tool: ToolInfo) -> bool:
+    """Whether a tool deals with the world outside; MCP's default is that it does."""
+    hint = tool.annotations.get("openWorldHint")
+    return hint if isinstance(hint, bool) else tool.server not in CLOSED_SERVERS
+
+
+def source_of(
+    tool: ToolInfo, settings: SourcesSettings, outside: Sequence[str] = ()
+) -> Source | None:
+    """The source of what a tool answers; None if it is neither untrusted nor private.
+
+    Args:
+        outside: Paths among its arguments that lie outside the project and the run's folder.
+    """
+    names = (tool.name, tool.qualified_name)
+    stated = _matches(settings.untrusted, names)
+    trusted = _matches(settings.trusted, names)
+    open_world = is_open_world(tool)
+    untrusted = stated or bool(outside) or (open_world and not trusted)
+    private = not _matches(settings.public, names) and (
+        not _is_stated_open(tool) or _matches(settings.private, names)
+    )
+    if not untrusted and not private:
+        return None
+    return Source(
+        kind="file" if outside else "tool",
+        name=outside[0] if outside else tool.qualified_name,
+        untrusted=untrusted,
+        private=private or bool(outside),
+        stated=untrusted and (stated or (_is_stated_open(tool) and not trusted)),
+    )
+
+
+def _is_stated_open(tool: ToolInfo) -> bool:
+    return tool.annotations.get("openWorldHint") is True
+
+
+def _matches(globs: Sequence[str], names: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs for name in names)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taint:
+    """An argument of a call whose value came from an untrusted source.
+
+    Args:
+        value: The value, shortened.
+        sources: Where it came from.
+        copied: Whether it stands word for word in what the sources gave; otherwise a model
+            wrote it that had read them.
+    """
+
+    argument: str
+    value: str
+    sources: tuple[Source, ...]
+    copied: bool
+
+    def __str__(self) -> str:
+        """The taint as a person would say it."""
+        names = ", ".join(f"`{source}`" for source in self.sources)
+        how = "came from" if self.copied else "was written by a model that had read"
+        return f"`{self.argument}` ({self.value}) {how} {names}"
+
+
+@dataclass(slots=True)
+class Seen:
+    """All that flowed into one visit of a step, or into the context of its model.
+
+    Attributes:
+        sources: Where it came from.
+    """
+
+    sources: set[Source] = field(default_factory=set[Source])
+    _trusted: list[str] = field(default_factory=list[str])
+    _texts: list[tuple[Source, str]] = field(default_factory=list[tuple[Source, str]])
+
+    def add(self, labels: Iterable[Source], text: str = "") -> bool:
+        """Take note of what flowed in; returns whether it had a source that is new."""
+        new = False
+        for source in labels:
+            new = new or source not in self.sources
+            self.sources.add(source)
+            if text and source.untrusted:
+                self._texts.append((source, _plain(text)))
+        return new
+
+    def trust(self, value: Any) -> None:
+        """Take note of what the person said: a text, or other JSON."""
+        self._trusted.append(_plain(value if isinstance(value, str) else to_json(value)))
+
+    @property
+    def trusted(self) -> tuple[str, ...]:
+        """What the person said, in words."""
+        return tuple(self._trusted)
+
+    @property
+    def untrusted(self) -> list[Source]:
+        """The sources that strangers may have written in."""
+        return sorted(each for each in self.sources if each.untrusted)
+
+    @property
+    def private(self) -> list[Source]:
+        """The sources that are for the person only."""
+        return sorted(each for each in self.sources if each.private)
+
+    def taints_of(
+        self, arguments: Mapping[str, Any], schema: Mapping[str, Any]
+    ) -> tuple[Taint, ...]:
+        """The arguments of a call that a model chose whose values are not the person's own.
+
+        Args:
+            schema: JSON Schema of the arguments: its words are nobody's values.
+        """
+        untrusted = self.untrusted
+        if not untrusted:
+            return ()
+        found = ((name, leaf) for name, leaf in self.composed(arguments, schema))
+        return tuple(self._taint(name, leaf, untrusted) for name, leaf in found)
+
+    def composed(
+        self, arguments: Mapping[str, Any], schema: Mapping[str, Any]
+    ) -> list[tuple[str, str]]:
+        """The arguments that do not repeat the person's words, each with the first such value."""
+        properties: Any = schema.get("properties") or {}
+        found: list[tuple[str, str]] = []
+        for name, value in arguments.items():
+            own: Any = properties.get(name)
+            own = cast("Mapping[str, Any]", own) if isinstance(own, Mapping) else {}
+            leaf = next((each for each in _leaves(value, own) if not self._is_own(each)), None)
+            if leaf is not None:
+                found.append((name, leaf))
+        return found
+
+    def _is_own(self, leaf: str) -> bool:
+        plain = _plain(leaf)
+        if not plain:
+            return True
+        if len(plain) >= SHORT and not plain.isdigit():
+            return any(plain in text for text in self._trusted)
+        word = re.compile(rf"(?<![\w.-]){re.escape(plain)}(?![\w-]|\.\w)")
+        return any(word.search(text) for text in self._trusted)
+
+    def _taint(self, name: str, leaf: str, untrusted: Sequence[Source]) -> Taint:
+        plain = _plain(leaf)
+        copied = {source for source, text in self._texts if plain in text}
+        return Taint(
+            argument=name,
+            value=shown(leaf),
+            sources=tuple(sorted(copied) or untrusted),
+            copied=bool(copied),
+        )
+
+
+def shown(value: Any) -> str:
+    """A value on one line, shortened."""
+    text = _plain(value if isinstance(value, str) else to_json(value))
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _leaves(value: Any, schema: Mapping[str, Any]) -> Iterator[str]:
+    """The texts and numbers in a value, and the keys that its schema does not name.
+
+    A flag, and a word that the schema lists, carry nothing from anywhere else.
+    """
+    if value is None or isinstance(value, bool) or value in (schema.get("enum") or ()):
+        return
+    if isinstance(value, Mapping):
+        properties: Any = schema.get("properties") or {}
+        for key, inner in cast("Mapping[str, Any]", value).items():
+            own: Any = properties.get(key)
+            if not isinstance(own, Mapping):
+                yield key
+                own = {}
+            yield from _leaves(inner, cast("Mapping[str, Any]", own))
+    elif isinstance(value, (list, tuple)):
+        items: Any = schema.get("items")
+        own = cast("Mapping[str, Any]", items) if isinstance(items, Mapping) else {}
+        for inner in cast("Sequence[Any]", value):
+            yield from _leaves(inner, own)
+    else:
+        yield value if isinstance(value, str) else to_json(value)
