@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TextIO
 
 from hints import HINTS
 from pair import MODES, Call, Ran, Suites, Task, run
@@ -91,8 +91,8 @@ def main() -> int:
     catalog = asyncio.run(list_tasks(python))
     pairs, tasks = choose(catalog, asked)
     kinds = {"with": [True], "without": [False], "both": [True, False]}[asked.hints]
-    if not asked.json:
-        print_head(asked, len(pairs), len(tasks))
+    out = sys.stderr if asked.json else sys.stdout
+    print_head(asked, len(pairs), len(tasks), out)
     rows: list[Row] = []
     results: list[Ran] = []
     for hints in kinds:
@@ -100,8 +100,7 @@ def main() -> int:
             ran = run_all([Task(*each, mode, hints) for each in [*pairs, *tasks]], python, asked)
             results += ran
             rows.append(row_of(mode, hints, ran))
-            if not asked.json:
-                print(line_of(rows[-1]), flush=True)
+            print(line_of(rows[-1]), file=out, flush=True)
     default = [row for row in rows if row.mode == "attentive" and row.hints]
     faults = [fault for row in default for fault in row.faults]
     if asked.json:
@@ -121,7 +120,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--hints", choices=("with", "without", "both"), default="both")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N")
     parser.add_argument("--show", action="store_true", help="list the calls that ran unasked")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.add_argument("--json", action="store_true", help="print JSON; the table to stderr")
     parser.add_argument("--python", default=ROOT / ".venv-trust/bin/python", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -270,12 +269,13 @@ NAMES = (
 )
 
 
-def print_head(asked: argparse.Namespace, pairs: int, tasks: int) -> None:
+def print_head(asked: argparse.Namespace, pairs: int, tasks: int, out: TextIO) -> None:
     """What is measured, and where."""
-    print(f"{platform.platform()}, {asked.jobs} processes, Python {platform.python_version()}")
-    print(f"fractale {version('fractale')}, AgentDojo v1.2: {pairs} pairs, {tasks} benign tasks\n")
-    print(GROUPS)
-    print(COLUMNS.format(*NAMES))
+    name, python = platform.platform(), platform.python_version()
+    print(f"{name}, {asked.jobs} processes, Python {python}", file=out)
+    print(f"fractale {version('fractale')}, AgentDojo v1.2: ", end="", file=out)
+    print(f"{pairs} pairs, {tasks} benign tasks\n\n{GROUPS}", file=out)
+    print(COLUMNS.format(*NAMES), file=out, flush=True)
 
 
 def line_of(row: Row) -> str:
