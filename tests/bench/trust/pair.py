@@ -55,8 +55,8 @@ class Call:
     questions: int = 0
     ran: bool = False
     failed: bool = False
-    changed: list[str] = field(default_factory=list)
-    private: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list[str])
+    private: list[str] = field(default_factory=list[str])
 
 
 @dataclass
