@@ -369,4 +369,8 @@ def report(rows: Sequence[Row], results: Sequence[Ran], faults: Sequence[str]) -
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except RuntimeError as fault:
+        print(f"the bench itself failed: {fault}", file=sys.stderr)
+        sys.exit(2)
