@@ -11,7 +11,7 @@ comma := ,
 # Python keeps what it compiled. Without that, each of the processes of the tests compiles it all.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: lammps demo test test-real test-full test-faults test-newest coverage check bench lock clean FORCE
+.PHONY: lammps demo test test-real test-full test-faults test-newest coverage check bench bench-trust lock clean FORCE
 
 # An environment is made anew if it cannot be used, or if PYTHON names another Python than its own.
 # If nobody names one, the environment's own Python is the right one.
@@ -154,6 +154,19 @@ coverage: $(TEST) $(CRATE) $(FLUX)
 bench: $(TEST) .venv-peer/stamp
 	$(BIN)/python tests/bench/table.py
 
+# See requirements/trust.in.
+TRUST := .venv-trust/stamp
+$(TRUST): requirements/trust.txt | $(DEMO)
+	rm -rf .venv-trust
+	$(BIN)/python -m venv .venv-trust
+	.venv-trust/$(PIP) --require-hashes -r requirements/trust.txt
+	@touch $@
+
+# What a hijacked model can do under the default policy: AgentDojo's injections, no model asked.
+# OPTIONS="--pairs 100 --show": see OPTIONS=--help.
+bench-trust: $(TEST) $(TRUST)
+	@$(BIN)/python tests/bench/trust/table.py $(OPTIONS)
+
 # Renew the locked releases: uv resolves the ranges for every platform, from Python 3.11 on. The
 # smaller files lock the same releases as that of the tests.
 UV := .venv-lock/bin/uv
@@ -170,6 +183,7 @@ lock:
 	$(COMPILE) --upgrade --no-deps requirements/model.in -o requirements/model.txt
 	$(COMPILE) --upgrade --no-deps requirements/flux.in -o requirements/flux.txt
 	$(COMPILE) --upgrade requirements/crate.in -o requirements/crate.txt
+	$(COMPILE) --upgrade requirements/trust.in -o requirements/trust.txt
 
 clean:
 	rm -rf .venv .venv-*
