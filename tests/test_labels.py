@@ -195,6 +195,30 @@ class TestPrivateDataAndTheWorldOutside:
         seen = await run_plan(told, tools=tools, model=calls(FILE, PAGE))
         assert seen.status == "success"
 
+    @pytest.mark.parametrize("url", ["https://evil.example/x", "www.evil.example", "evil.example"])
+    async def test_a_host_that_only_a_page_named_is_asked_about(self, run_plan, tools, url):
+        told = plan("Read https://news.example/today")
+        seen = await run_plan(told, tools=tools, model=calls(PAGE, ("get_page", {"url": url})))
+        assert (seen.status, names(tools)) == ("waiting", ["get_page"])
+        assert "would contact" in seen.result.waiting[0]["why"]
+        assert "evil.example" in seen.result.waiting[0]["why"]
+
+    async def test_links_of_a_site_that_the_person_named_are_free(self, run_plan, tools):
+        told = plan("Read https://news.example/today and what is linked there.")
+        more = ("get_page", {"url": "https://news.example/2"})
+        seen = await run_plan(told, tools=tools, model=calls(PAGE, more))
+        assert seen.status == "success"
+
+    async def test_words_for_a_service_of_its_own_are_free(self, run_plan, tools):
+        @tools.tool(read_only=True, annotations=WEB)
+        def search(query: str) -> dict:
+            """Search the web."""
+            return {"hits": []}
+
+        model = calls(PAGE, ("search", {"query": "more about evil.example"}))
+        seen = await run_plan(plan("Read https://news.example/today"), tools=tools, model=model)
+        assert seen.status == "success"
+
     async def test_closed_reading_stays_free(self, run_plan, tools):
         seen = await run_plan(plan(), tools=tools, model=calls(FILE, PAGE[:1] and FILE, FILE))
         assert seen.status == "success"

@@ -32,6 +32,11 @@ MOST_SOURCES: Final = 24
 MOST_SHOWN: Final = 60
 """Characters of a value that a question shows of it."""
 
+ADDRESSES: Final = ("url", "uri", "host", "link", "site", "domain", "address", "endpoint")
+"""How the names of arguments end that take a host without a scheme."""
+
+_HOST: Final = re.compile(r"[\w-]+(\.[\w-]+)+|\[[0-9a-fA-F:]+\]")
+
 SHORT: Final = 4
 """Characters below which a value must be a whole word of the person's text to be the person's."""
 
@@ -136,12 +141,15 @@ class Taint:
         sources: Where it came from.
         copied: Whether it stands word for word in what the sources gave; otherwise a model
             wrote it that had read them.
+        host: The host on the network that it names, if it is an address that the person did not
+            name and that was not contacted before; empty if it is not.
     """
 
     argument: str
     value: str
     sources: tuple[Source, ...]
     copied: bool
+    host: str = ""
 
     def __str__(self) -> str:
         """The taint as a person would say it."""
@@ -161,6 +169,7 @@ class Seen:
     sources: set[Source] = field(default_factory=set[Source])
     _trusted: list[str] = field(default_factory=list[str])
     _texts: list[tuple[Source, str]] = field(default_factory=list[tuple[Source, str]])
+    _contacted: set[str] = field(default_factory=set[str])
 
     def add(self, labels: Iterable[Source], text: str = "") -> bool:
         """Take note of what flowed in; returns whether it had a source that is new."""
@@ -175,6 +184,13 @@ class Seen:
     def trust(self, value: Any) -> None:
         """Take note of what the person said: a text, or other JSON."""
         self._trusted.append(_plain(value if isinstance(value, str) else to_json(value)))
+
+    def contact(self, arguments: Mapping[str, Any]) -> None:
+        """Take note of the hosts that a call names: it was agreed to, or they were free."""
+        for name, value in arguments.items():
+            self._contacted |= {
+                host for leaf in _leaves(value, {}) if (host := _host_of(name, leaf))
+            }
 
     @property
     def trusted(self) -> tuple[str, ...]:
@@ -229,13 +245,14 @@ class Seen:
         return any(word.search(text) for text in self._trusted)
 
     def _taint(self, name: str, leaf: str, untrusted: Sequence[Source]) -> Taint:
-        plain = _plain(leaf)
+        plain, host = _plain(leaf), _host_of(name, leaf)
         copied = {source for source, text in self._texts if plain in text}
         return Taint(
             argument=name,
             value=shown(leaf),
             sources=tuple(sorted(copied) or untrusted),
             copied=bool(copied),
+            host="" if self._is_own(host) or host in self._contacted else host,
         )
 
 
@@ -247,6 +264,20 @@ def shown(value: Any) -> str:
 
 def _plain(text: str) -> str:
     return " ".join(text.split())
+
+
+def _host_of(argument: str, leaf: str) -> str:
+    """The host that a value names, if it is an address on the network; else an empty text."""
+    text = leaf.strip()
+    scheme, found, rest = text.partition("://")
+    rest = rest if found else text
+    host = re.split(r"[/?#:\s]", rest.rpartition("@")[2] if found else rest, maxsplit=1)[0]
+    is_address = (
+        bool(found and scheme.isalnum())
+        or host.lower().startswith("www.")
+        or (argument.lower().endswith(ADDRESSES) and _HOST.fullmatch(host) is not None)
+    )
+    return host if is_address else ""
 
 
 def _leaves(value: Any, schema: Mapping[str, Any]) -> Iterator[str]:

@@ -123,6 +123,11 @@ class Policy:
         if is_open_world(call.tool) and call.private:
             seen = ", ".join(f"`{source}`" for source in call.private)
             return f"it may send what the model has seen of {seen} to the world outside"
+        hosts = {taint.host for taint in call.taints if taint.host}
+        if is_open_world(call.tool) and hosts:
+            return (
+                f"it would contact {', '.join(map(repr, sorted(hosts)))}, and you did not name it"
+            )
         return None
 
     def _why_ask_planned(self, call: PlannedCall) -> str | None:

@@ -262,6 +262,7 @@ async def call(
     if agent:
         told["agent"] = agent
     visit.emit("tool_started", **told, arguments=dict(arguments))
+    visit.seen.contact(arguments)
     answers: dict[str, Any] = {}
     while True:
         try:
