@@ -110,7 +110,7 @@ def disk(folder: Path) -> Iterator[Any]:
         subprocess.run(["mount", *words, str(folder)], check=True, capture_output=True)
 
     try:
-        mount("-t", "tmpfs", "-o", "size=64m", "none")
+        mount("-t", "tmpfs", "-o", "mode=700,size=64m", "none")
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("a small disk can be mounted by root only")
     try:
