@@ -488,6 +488,24 @@ def test_half_open_connections_lock_nobody_out_and_fill_no_log(limited, said):
     assert "Traceback" not in log
 
 
+def test_half_open_handshakes_lock_nobody_out(folder, tmp_path, monkeypatch):
+    import ssl
+
+    certificate, key = make_certificate(tmp_path)
+    monkeypatch.setitem(globals(), "RUN", LIMITED)
+    trust = ssl.create_default_context(cafile=str(certificate))
+    pair = {"ssl_keyfile": str(key), "ssl_certfile": str(certificate)}
+    with Served(folder, token=TOKEN, **pair) as served:
+        made = half_open(served, 200, b"\x16\x03\x01")
+        for _ in range(3):
+            assert httpx.get(f"{served.base}/health", verify=trust).status_code == 200
+        for each in made:
+            each.close()
+        code, log = served.stop()
+    assert code == 0
+    assert "Traceback" not in log
+
+
 @pytest.mark.parametrize(
     ("first", "more"),
     [
