@@ -213,11 +213,11 @@ class Handshake(asyncio.Protocol):
             protocol.data_received(data)
 
 
-def bound_sessions(app: Any) -> None:
+def bound_sessions(app: Any, most: int = MOST_SESSIONS) -> None:
     """Bound the sessions of a started MCP app over HTTP."""
     for route in getattr(app, "routes", ()):
         if manager := getattr(getattr(route, "endpoint", None), "session_manager", None):
-            manager.max_sessions = MOST_SESSIONS
+            manager.max_sessions = most
             manager.session_idle_timeout = IDLE_SECONDS
 
 
