@@ -488,6 +488,24 @@ def test_half_open_connections_lock_nobody_out_and_fill_no_log(limited, said):
     assert "Traceback" not in log
 
 
+def test_half_open_handshakes_lock_nobody_out(folder, tmp_path, monkeypatch):
+    import ssl
+
+    certificate, key = make_certificate(tmp_path)
+    monkeypatch.setitem(globals(), "RUN", LIMITED)
+    trust = ssl.create_default_context(cafile=str(certificate))
+    pair = {"ssl_keyfile": str(key), "ssl_certfile": str(certificate)}
+    with Served(folder, token=TOKEN, **pair) as served:
+        made = half_open(served, 200, b"\x16\x03\x01")
+        for _ in range(3):
+            assert httpx.get(f"{served.base}/health", verify=trust).status_code == 200
+        for each in made:
+            each.close()
+        code, log = served.stop()
+    assert code == 0
+    assert "Traceback" not in log
+
+
 @pytest.mark.parametrize(
     ("first", "more"),
     [
@@ -553,13 +571,22 @@ def test_a_host_header_names_one_host(open_server, hosts):
         assert raw.recv(100).startswith(b"HTTP/1.1 400")
 
 
-def test_sessions_are_bounded(folder):
-    from fractale.server.bounds import MOST_SESSIONS
+async def test_sessions_are_bounded():
+    from fractale.server.bounds import bound_sessions
+    from fractale.server.http import http_app
 
-    with Served(folder) as served, httpx.Client() as client:
-        accept = {"Accept": "application/json, text/event-stream"}
+    app = http_app(build_fastmcp([]), Options(host="192.0.2.7", token=TOKEN))
+    headers = {
+        "Accept": "application/json, text/event-stream",
+        "Authorization": f"Bearer {TOKEN}",
+    }
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://login1") as client,
+    ):
+        bound_sessions(app, most=3)
         codes = [
-            client.post(served.url, json=INITIALIZE, headers=accept).status_code
-            for _ in range(MOST_SESSIONS + 5)
+            (await client.post("/mcp", json=INITIALIZE, headers=headers)).status_code
+            for _ in range(5)
         ]
-        assert codes == [200] * MOST_SESSIONS + [503] * 5
+    assert codes == [200, 200, 200, 503, 503]

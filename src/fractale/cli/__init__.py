@@ -136,17 +136,18 @@ def main(args: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if args is None else args
     code = run_command(arguments)
     gc.freeze()
-    if code in (75, 130) and _is_held_up():
-        os._exit(code)
+    if code in (75, 130):
+        _exit_within(2.0, code)
     sys.exit(code)
 
 
-def _is_held_up() -> bool:
-    """Whether Python would wait at exit for a thread that nobody waits for any more."""
+def _exit_within(seconds: float, code: int) -> None:
+    """Exit in this time at the latest: Python would wait for a function that is in a thread."""
     import threading
 
-    others = (each for each in threading.enumerate() if each is not threading.main_thread())
-    return any(not each.daemon for each in others)
+    timer = threading.Timer(seconds, os._exit, (code,))
+    timer.daemon = True
+    timer.start()
 
 
 def _open_streams() -> None:

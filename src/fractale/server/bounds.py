@@ -14,8 +14,11 @@ import asyncio
 import logging
 import re
 import resource
+import ssl
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -141,11 +144,80 @@ def protocol_of(taken: Connections) -> type[asyncio.Protocol]:
     return type("Protocol", (BoundedProtocol,), {"taken": taken})
 
 
-def bound_sessions(app: Any) -> None:
+class Handshake(asyncio.Protocol):
+    """A connection before TLS is agreed on, which counts as one, and has `HEAD_SECONDS` for it.
+
+    Args:
+        taken: The connections of the server.
+        context: With the certificate.
+        made: Makes the protocol that speaks HTTP, of what uvicorn gives it.
+    """
+
+    is_idle = True
+
+    def __init__(
+        self,
+        taken: Connections,
+        context: ssl.SSLContext,
+        made: Callable[..., asyncio.Protocol],
+        **given: Any,
+    ) -> None:
+        self._taken, self._context = taken, context
+        self._made = partial(made, **given)
+        self._early: list[bytes] = []
+        self._transport: asyncio.Transport | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin the handshake."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.pause_reading()  # until there is somebody who can read TLS
+        self._task = asyncio.get_running_loop().create_task(self._shake_hands(self._transport))
+        self._taken.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Keep what came in one piece with the end of the handshake."""
+        self._early.append(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        del exc
+        self._taken.open.pop(self, None)
+
+    def cut(self) -> None:
+        """End the connection at once."""
+        self._taken.open.pop(self, None)
+        if self._transport:
+            self._transport.abort()
+
+    async def _shake_hands(self, transport: asyncio.Transport) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            secure = await loop.start_tls(
+                transport,
+                self,
+                self._context,
+                server_side=True,
+                ssl_handshake_timeout=HEAD_SECONDS,
+            )
+        except OSError:  # ssl.SSLError is one, and what a time limit raises
+            secure = None
+        self._taken.open.pop(self, None)
+        if secure is None or secure.is_closing():
+            transport.abort()
+            return
+        protocol = self._made()
+        secure.set_protocol(protocol)
+        protocol.connection_made(secure)
+        for data in self._early:
+            protocol.data_received(data)
+
+
+def bound_sessions(app: Any, most: int = MOST_SESSIONS) -> None:
     """Bound the sessions of a started MCP app over HTTP."""
     for route in getattr(app, "routes", ()):
         if manager := getattr(getattr(route, "endpoint", None), "session_manager", None):
-            manager.max_sessions = MOST_SESSIONS
+            manager.max_sessions = most
             manager.session_idle_timeout = IDLE_SECONDS
 
 

@@ -14,8 +14,9 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Generator
+from functools import partial
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import uvicorn
 from fastmcp import FastMCP
@@ -29,6 +30,7 @@ from fractale.server.bounds import (
     ACCEPTED_AT_ONCE,
     QUEUE,
     Connections,
+    Handshake,
     HostGate,
     JsonGate,
     bound_sessions,
@@ -195,9 +197,11 @@ def _config(app: ASGIApp, options: Options) -> uvicorn.Config:
     Raises:
         UsageError: The certificate can't be used.
     """
+    taken = Connections()
+    protocol = protocol_of(taken)
     config = uvicorn.Config(
         app,
-        http=protocol_of(Connections()),
+        http=protocol,
         backlog=ACCEPTED_AT_ONCE,
         lifespan="on",
         ws="none",
@@ -216,4 +220,8 @@ def _config(app: ASGIApp, options: Options) -> uvicorn.Config:
         raise UsageError(
             message, hint="both files are PEM, and the key has no pass phrase"
         ) from error
+    if config.ssl:
+        made = partial(Handshake, taken, config.ssl, protocol)
+        config.http_protocol_class = cast("Any", made)
+        config.ssl = None  # asyncio itself would take the connections, and not count them
     return config
