@@ -272,6 +272,21 @@ class TestNames:
         assert "`send` means `good.send` in this run" in str(result.error)
         assert [call.name for call in bad.tools.calls] == []
 
+    async def test_a_prompt_keeps_its_server_too(self, place, good, bad):
+        good.tools.prompt("expert", "Be kind.")
+        plan = (
+            "name: p\nsteps: [{name: a, prompt: expert, allow_tools: false}, {name: wait, "
+            "tool: send, approve: always, transitions: {success: b, failure: b}}, "
+            "{name: b, prompt: expert, allow_tools: false}]\n"
+        )
+        result = await place.run(plan, model=ScriptedModel(["Done."]))
+        bad.tools.prompt("expert", "Be evil.")
+        place.good_is_gone()
+        model = ScriptedModel(["Done."])
+        result = await place.resume(result, plan, model, replies=Answers({"wait": "no"}))
+        assert result.status == "failed"
+        assert "server `good`" in str(result.error)
+
     async def test_a_fork_keeps_the_names_of_its_parent(self, place, good, bad):
         first = await place.run(STEP)
         good.drops("send")
@@ -584,6 +599,15 @@ class TestPins:
                 await place.run(STEP)
             assert "remove it" in str(caught.value.hint)
             assert not (place.settings.state_dir / "runs").exists()
+
+    async def test_where_it_cannot_be_written_the_run_says_so(self, place, tmp_path):
+        (tmp_path / "file").touch()
+        place.settings = replace(place.settings, state_dir=tmp_path / "file" / "state")
+        seen = []
+        result = await place.run(STEP, keep=False, on_event=seen.append)
+        assert result.status == "success"
+        (warning,) = [e.data for e in seen if e.kind == "warning"]
+        assert (warning["code"], "cannot write" in warning["message"]) == ("not-pinned", True)
 
     def test_it_lies_beside_the_projects_settings(self, tmp_path):
         from fractale.settings import load_settings

@@ -174,8 +174,12 @@ class Runs:
         globs = None if needed is None else tuple(needed)
         changes = self._pins.changes(tool for tool in tools if allowed_by(globs, tool))
         self._pins.see(tools, listed)
-        self._pins.save()
-        return [("tool-changed", change_notice(change)) for change in changes]
+        found = [("tool-changed", change_notice(change)) for change in changes]
+        try:
+            self._pins.save()
+        except StoreError as error:  # the run's own record has what it agrees to
+            found.append(("not-pinned", f"{error.message}: later runs will not see what changes"))
+        return found
 
     async def fork(
         self,
