@@ -78,7 +78,7 @@ def load_settings(
     here = folder or Path.cwd()
     project = find_project_folder(here)
     values: dict[str, Any] = {"state_dir": project}
-    values["project"] = project if (project / "config.yaml").is_file() else None
+    values["project"] = project if os.path.isfile(project / "config.yaml") else None  # noqa: PTH113
     origins = {f.name: "default" for f in fields(Settings)}
     user_file = Path(
         env.get("XDG_CONFIG_HOME") or Path(env.get("HOME", "~")).expanduser() / ".config"
