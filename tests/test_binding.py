@@ -428,6 +428,33 @@ class TestGrants:
         assert [question["arguments"]["to"] for question in person.seen] == ["ann", "eve"]
         assert [call["to"] for call in good.called] == ["ann", "ann", "eve"]
 
+    async def test_always_for_one_server_frees_no_other_that_takes_the_name(self, place, good, bad):
+        def moves() -> str:
+            good.drops("send")
+            bad.has("send")
+            good.restarts()
+            bad.restarts()
+            return "moved"
+
+        bad.tools.tool(moves, name="move")
+        plan = (
+            "name: p\nsteps: [{name: a, type: agent, instruction: Go}, {name: m, tool: move}, "
+            "{name: t, tool: other}, {name: u, tool: good.send, transitions: {failure: b}}, "
+            "{name: b, type: agent, instruction: Go}]\n"
+        )
+        turns = [
+            Reply(tool_calls=[("send", {"to": "ann"})]),
+            "Done.",
+            Reply(tool_calls=[("send", {"to": "ann"})]),  # means the one of `good`
+            Reply(tool_calls=[("bad__send", {"to": "ann"})]),
+            "Done.",
+        ]
+        person = Says(approval="always")
+        await place.run(plan, model=ScriptedModel(turns), person=person)
+        assert good.called == [{"to": "ann"}]
+        approvals = [q["server"] for q in person.seen if q["kind"] == "approval"]
+        assert approvals == ["good", "bad"], person.seen
+
     async def test_it_is_kept_over_a_resume(self, place, good):
         plan = AGENT.replace("}]", "}, {name: b, type: agent, instruction: Go}]")
         model = calls({"to": "ann"})
@@ -505,6 +532,15 @@ class TestPins:
         assert result.status == "success"
         assert len(good.called) == 2
         assert (await place.run(STEP)).status == "success"  # accepted for later runs, too
+
+    @pytest.mark.parametrize("step", ["s", "*"])
+    async def test_no_answer_given_beforehand_accepts_a_change(self, place, good, step):
+        """``accept`` is the word for a drafted plan, too."""
+        await place.run(STEP)
+        good.has("send", "Sends.")
+        result = await place.run(STEP, yes=True, answers={step: "accept"})
+        assert asked(result)["kind"] == "tool_changed"
+        assert len(good.called) == 1
 
     async def test_a_run_says_beforehand_what_it_will_ask(self, place, good):
         await place.run(STEP)
