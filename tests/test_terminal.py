@@ -146,7 +146,7 @@ steps: [{name: submit, tool: touch, inputs: {path: "made\\u001b[31m"}, approve: 
 def test_an_approval_shows_the_exact_call_inert_and_does_as_told(project, answer, code):
     terminal = run(project, APPROVE)
     seen = terminal.ask_for("y once")
-    assert "submit wants to call touch" in seen
+    assert "submit wants to call local.touch" in seen
     assert "approve: always" in seen
     assert r"made\u001b[31m" in seen
     assert "made\x1b" not in terminal.raw
@@ -454,6 +454,46 @@ def test_without_an_editor_a_plan_is_read_from_a_file_and_arguments_from_a_line(
     terminal.ask_for("y call it so")
     terminal.type("y")
     assert answer_of(terminal) == {"arguments": {"nodes": 2}}
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        ("", {"always": {"fix": "all"}}),
+        ("to, text", {"always": {"fix": {"to": "ann", "text": "hi"}}}),
+        ("none", "always"),
+    ],
+)
+def test_always_says_which_arguments_must_stay(project, typed, answer):
+    arguments = {"to": "ann", "text": "hi"}
+    call = questions.approval("s", "send", arguments, "", server="mail", definition="1" * 64)
+    terminal = dialogue(project, call)
+    assert "s wants to call mail.send" in terminal.ask_for("y once")
+    terminal.type("a")
+    terminal.ask_for("these arguments stay as they are: to,text")
+    terminal.type("cc")
+    assert "no argument `cc`" in terminal.ask_for("y once")
+    terminal.type("a")
+    terminal.ask_for("Enter all of them")
+    terminal.type("back")
+    terminal.ask_for("y once")
+    terminal.type("a")
+    terminal.ask_for("Enter all of them")
+    terminal.type(typed)
+    assert answer_of(terminal) == answer
+
+
+@pytest.mark.parametrize(("key", "answer"), [("a", "accept"), ("r", "reject")])
+def test_a_tool_that_changed_is_shown_and_accepted_or_rejected(project, key, answer):
+    diff = "--- description before\n+++ description now\n@@ -1 +1 @@\n-Send.\n+Send \x1b[2J keys."
+    terminal = dialogue(project, questions.tool_changed("s", "mail", {"send": "1" * 64}, diff))
+    shown = terminal.ask_for("a accept the change")
+    assert "server mail changed its tool send; s would use it" in shown
+    assert "+Send \\x1b[2J keys." in shown
+    terminal.type("y")
+    terminal.ask_for("one of: a, r")
+    terminal.type(key)
+    assert answer_of(terminal) == answer
 
 
 def test_an_editor_that_fails_leaves_the_question_as_it_was(project):

@@ -276,7 +276,7 @@ class _held(FileLock):  # noqa: N801 - it is used as a function
 def _read(path: Path) -> dict[str, dict[str, Described]]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path, str(error)) from error

@@ -26,12 +26,14 @@ from fractale.pins import (
     tool_from,
 )
 from fractale.store.notes import MemoryNotes, Notes
-from fractale.toolbox import Toolbox, ToolInfo
+from fractale.toolbox import PromptInfo, Toolbox, ToolInfo
 
 if TYPE_CHECKING:
     from fractale.graph.visit import Visit
 
 KEY = "bindings"
+PROMPT = "prompt:"
+"""Before the name of a prompt, which may be that of a tool, too."""
 Snapshot: TypeAlias = "Callable[[Bound], Described | None]"
 
 
@@ -123,6 +125,10 @@ class Bindings:
             self._names[name] = bound_to(tool)
         return self._agree_at_first(tool) or new
 
+    def bind_prompt(self, key: str, bound: Bound) -> None:
+        """Bind the name of a prompt for the rest of the run."""
+        self._names.setdefault(key, bound)
+
     def bind_missing(self, name: str, bound: Bound, definition: str) -> None:
         """Bind a name to a tool that is not there now, as it was pinned."""
         self._names.setdefault(name, bound)
@@ -148,7 +154,8 @@ class Bindings:
         """The bound tools of servers that did not answer yet, as they were agreed to."""
         found: list[ToolInfo] = []
         for name, bound in self._names.items():
-            if bound.server in servers and (described := self._before(bound, self._agreed[bound])):
+            agreed = self._agreed.get(bound)  # none of a prompt
+            if agreed and bound.server in servers and (described := self._before(bound, agreed)):
                 found.append(tool_from(described, name, bound.server))
         return found
 
@@ -334,6 +341,35 @@ def _bind_missing(bindings: Bindings, name: str, unheard: Iterable[str]) -> None
     if len(had) == 1 and (pinned := bindings.pins.of(had[0], name)):
         bindings.bind_missing(name, Bound(had[0], name), str(pinned["definition"]))
         bindings.keep()
+
+
+async def resolve_prompt(toolbox: Toolbox, bindings: Bindings, name: str) -> str:
+    """``server.prompt`` of the prompt that a name means in a run; binds a name that was not bound.
+
+    A name that no listed prompt has is given back as it is: the toolbox says what is wrong.
+
+    Raises:
+        TransportError: The run does not have its server any more.
+    """
+    key = f"{PROMPT}{name}"
+    bound = bindings.of(key)
+    wanted = bound.qualified_name if bound else name
+    prompts = await toolbox.prompts([wanted])
+    if bound is not None:
+        there = {server.name for server in await toolbox.servers(())}
+        if there and bound.server not in there:
+            raise _server_gone(name, bound)
+        return bound.qualified_name
+    found = [p for p in prompts if name in (p.name, f"{p.server}.{_own_name(p)}")]
+    if len(found) != 1 or found[0].name != name:
+        return name
+    bindings.bind_prompt(key, Bound(found[0].server, _own_name(found[0])))
+    bindings.keep()
+    return f"{found[0].server}.{_own_name(found[0])}"
+
+
+def _own_name(prompt: PromptInfo) -> str:
+    return prompt.name.removeprefix(f"{prompt.server}.")
 
 
 # -- in a step -----------------------------------------------------------------------------------

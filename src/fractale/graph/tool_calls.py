@@ -14,6 +14,7 @@ from fractale import questions
 from fractale.errors import AnswerError, CallError, JobError, PolicyError, ToolError
 from fractale.grants import grant_of
 from fractale.graph.answers import taken
+from fractale.graph.bindings import resolve_prompt
 from fractale.graph.doubt import cut_off, doubtful
 from fractale.graph.faults import CutOff, Elicited
 from fractale.graph.interrupts import ask
@@ -395,10 +396,14 @@ async def prompt(
     """
     place = visit.book.next_place(agent, prompt=True)
     known = Call(kind="prompt", name=name, digest=_digest(visit, arguments), safe=True)
+
+    async def fetch() -> list[PromptMessage]:
+        toolbox = visit.deps.toolbox
+        bound = await resolve_prompt(toolbox, visit.context.bindings, name)
+        return await toolbox.get_prompt(bound, arguments)
+
     try:
-        messages = await visit.book.prompt(
-            place, known, lambda: visit.deps.toolbox.get_prompt(name, arguments)
-        )
+        messages = await visit.book.prompt(place, known, fetch)
     except ToolError as error:
         _masked_error(visit, error)
         raise

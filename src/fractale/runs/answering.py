@@ -72,7 +72,8 @@ class Answering:
         ):
             return self._of_changed[known]  # of the same change, which another step asked about
         answer = first.find(question)
-        if answer is MISSING:
+        # Nobody can have agreed to a change beforehand: `accept` was meant for a drafted plan.
+        if answer is MISSING and question.get("kind") != "tool_changed":
             answer = options.answers.find(question)
         if answer is MISSING and options.yes:
             answer, by = default_answer(question), "yes"

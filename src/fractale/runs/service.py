@@ -56,7 +56,7 @@ from fractale.runs.provenance import tool_hashes, versions
 from fractale.runs.result import RunResult
 from fractale.runs.session import Session, checkpoints
 from fractale.settings import Settings
-from fractale.store.notes import FileNotes, MemoryNotes
+from fractale.store.notes import FileNotes
 from fractale.store.outputs import FileOutputs, MemoryOutputs, OutputStore
 from fractale.store.records import ID_LENGTH, SHARED_ID_LENGTH, RunFolder, RunFolders
 from fractale.toolbox import Toolbox
@@ -174,8 +174,12 @@ class Runs:
         globs = None if needed is None else tuple(needed)
         changes = self._pins.changes(tool for tool in tools if allowed_by(globs, tool))
         self._pins.see(tools, listed)
-        self._pins.save()
-        return [("tool-changed", change_notice(change)) for change in changes]
+        found = [("tool-changed", change_notice(change)) for change in changes]
+        try:
+            self._pins.save()
+        except StoreError as error:  # the run's own record has what it agrees to
+            found.append(("not-pinned", f"{error.message}: later runs will not see what changes"))
+        return found
 
     async def fork(
         self,
@@ -215,8 +219,10 @@ class Runs:
             point = await find_point(saver, history, at)
         check_entry(plan, point.entry)
         values = bind_inputs(plan, {**inherited_inputs(history, plan), **changes.inputs}, secrets)
-        bindings = self._bindings_of(history.folder, history.head, plan)
-        bindings.attach(MemoryNotes())  # the parent's record is only read
+        # What was agreed to of the tools is for this run to say anew, by what is pinned.
+        names = self._bindings_of(history.folder, history.head, plan).data()["names"]
+        bindings = Bindings(pins=self._pins)
+        bindings.take({"names": names})
         await preflight(plan, self._toolbox, self._models, self._agents, bindings)
         theirs, parent = FileOutputs(history.folder.outputs), point.parent(history.run)
         entry = with_outputs(point.entry, theirs, changes.outputs)
