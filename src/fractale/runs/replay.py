@@ -17,7 +17,7 @@ from fractale.agents.catalog import Catalog
 from fractale.errors import NotRecorded, StoreError
 from fractale.events import Listener
 from fractale.graph.context import Dependencies
-from fractale.masking import MASK
+from fractale.masking import MASK, Masker
 from fractale.models import Models
 from fractale.plan.model import Limits, Plan
 from fractale.policy import Policy
@@ -219,6 +219,8 @@ class _Stage:
         said: Mapping[str, Any] = self.recording.head.get("settings") or {}
         jobs = self.recording.folder.path / "jobs"
         live, settings = self.live, self.settings
+        # A recording was masked when it was written, by the secrets of where that was.
+        masker = Masker(() if self.recording.about else settings.secrets)
         policy = Policy(settings=policy_of(said["policy"]) if said else settings.policy)
         toolbox = live.tools or RecordedToolbox(read_offered(self.recording.folder))
         return Dependencies(
@@ -230,7 +232,7 @@ class _Stage:
             max_attempts=self._max_attempts(),
             jobs=RunJobs.of(settings.state_dir / JOBS, settings)
             if live.tools
-            else RecordedJobs(jobs),
+            else RecordedJobs(jobs, masker),
             patient=live.tools is not None or live.models is not None,
         )
 

@@ -15,6 +15,7 @@ from langchain_core.outputs import ChatResult
 
 from fractale.errors import NotRecorded, ToolError
 from fractale.graph.job_end import LOG_FILE
+from fractale.masking import Masker
 from fractale.models import Models
 from fractale.policy import PlannedCall, Policy, Ruling
 from fractale.questions import MISSING, Checked
@@ -251,10 +252,12 @@ class RecordedJobs:
 
     Args:
         folder: Where the record has their folders, if the jobs' own are gone.
+        masker: Masks logs as the run did, where they are as their jobs wrote them.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, masker: Masker | None = None) -> None:
         self._folder = folder
+        self._masker = masker or Masker()
 
     def __call__(self, scheduler: str | None) -> Any:
         """The same for every scheduler."""
@@ -271,9 +274,10 @@ class RecordedJobs:
 
     async def logs(self, handle: JobHandle, **options: Any) -> JobLog:
         """A part of a job's log."""
-        return await self._reader.logs(
+        log = await self._reader.logs(
             replace(handle, job_dir=self._place(handle.job_dir)), **options
         )
+        return replace(log, text=self._masker.text(log.text))
 
     @cached_property
     def _reader(self) -> Any:
