@@ -28,6 +28,8 @@ from fractale.plan.build import load_plan
 from fractale.questions import Answers
 from fractale.runs import RunOptions, Runs
 from fractale.runs.opening import open_toolbox
+from fractale.runs.recordings import open_recording
+from fractale.runs.replay import replay
 from fractale.settings import load_settings
 from fractale.testing.model_server import ModelServer, Reply
 
@@ -367,7 +369,7 @@ async def desk(tmp_path):
                 return await runs.resume(run, given)
             return await runs.start(load_plan(tmp_path / "plan.yaml"), {}, given)
 
-    go.events, go.folder, go.env = events, tmp_path, env
+    go.events, go.folder, go.env, go.settings = events, tmp_path, env, settings
     return go
 
 
@@ -399,6 +401,8 @@ async def test_a_run_that_waits_for_a_password_takes_it_from_a_person_alone(desk
     result = await desk(waiting.run, person=Typist(ANSWER))
     assert result.status == "success", result.error
     assert not leaks({"typed": TYPED}, kept_of(desk))
+    with open_recording(desk.folder / ".fractale/runs" / waiting.run) as recording:
+        assert (await replay(recording, desk.settings)).divergence is None
 
 
 async def test_no_to_a_password_may_be_said_beforehand(desk):

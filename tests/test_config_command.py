@@ -76,3 +76,12 @@ def test_what_lists_the_servers_shows_no_secret_either(project, capsys):
     (*_, servers) = json.loads(capsys.readouterr().out).values()
     assert "canary" not in json.dumps(servers)
     assert {each["name"] for each in servers} >= {"inside", "lone", "started"}
+
+
+def test_a_password_in_the_address_of_a_model_s_server_is_not_shown(project, capsys):
+    write = project / ".fractale" / "config.yaml"
+    write.write_text("openai_base_url: https://anna:Walfisch7@proxy.example/v1\n")
+    assert fractale(["config"]) == 0
+    shown = capsys.readouterr().out
+    assert "proxy.example" in shown
+    assert "Walfisch7" not in shown

@@ -20,7 +20,8 @@ from fractale.errors import NotDone, NotRecorded, PlanError, ToolError, Transpor
 from fractale.models import RetryPolicy
 from fractale.plan.model import Limits
 from fractale.runs.forking import ForkChanges
-from fractale.runs.replay import Live
+from fractale.runs.recordings import open_recording, write_recording
+from fractale.runs.replay import Live, replay
 from fractale.settings import Settings
 from fractale.testing import FakeCall, FakeToolServer
 from fractale.testing.model_server import ModelRequest, Reply
@@ -879,6 +880,32 @@ async def test_a_batch_job_is_not_submitted_and_its_log_is_read_by_todays_plan(s
     assert (found.recorded["outputs"]["speed"], found.now["outputs"]["speed"]) == (7, 100)
     shutil.rmtree(stage.last.path / "jobs")
     await stage.equal()  # as it was read then
+
+
+SAYS_SECRET = """
+name: p
+steps:
+  - name: melt
+    job: {script: cat key.txt; echo speed=7, scheduler: local, outputs: {speed: 'speed=([0-9]+)'}}
+"""
+
+
+async def test_a_job_s_log_with_a_secret_is_replayed_here_and_packed_without_it(stage):
+    secret = "read-by-the-job-4711"
+    stage.settings = replace(stage.settings, environment=dict(os.environ), secrets=(secret,))
+    (stage.folder / "key.txt").write_text(secret)
+    await stage.record(SAYS_SECRET.replace("key.txt", str(stage.folder / "key.txt")))
+    assert stage.result.status == "success", stage.result.error
+    with open_recording(stage.last.path) as own:
+        assert (await replay(own, stage.settings)).divergence is None
+    for name in ("packed", "packed.zip"):
+        write_recording(stage.last, stage.folder / name, [secret])
+        with open_recording(stage.folder / name) as packed:
+            kept = [path for path in packed.folder.path.rglob("*") if path.is_file()]
+            assert any(path.name == "log" and b"***" in path.read_bytes() for path in kept)
+            assert not [path for path in kept if secret.encode() in path.read_bytes()]
+            elsewhere = replace(stage.settings, secrets=("speed=7",))
+            assert (await replay(packed, elsewhere)).divergence is None
 
 
 async def test_a_fork_is_replayed_from_where_it_began(stage):

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from fractale.cli.options import settings_of
+from fractale.masking import Masker
 from fractale.settings import Settings, without_password
 
 SECRET = ("openai_api_key", "gemini_api_key")
@@ -33,7 +34,7 @@ SHOWN = (
 def command(*, as_json: bool) -> None:
     """Show every setting and where it came from. Secrets are never shown."""
     settings = settings_of(check_state=False)
-    rows = _rows(settings)
+    rows = Masker(settings.secrets)(_rows(settings))
     if as_json:
         import json
 

@@ -18,7 +18,7 @@ from fractale.errors import NotRecorded, StoreError
 from fractale.events import Listener
 from fractale.graph.bindings import Bindings
 from fractale.graph.context import Dependencies
-from fractale.masking import MASK
+from fractale.masking import MASK, Masker
 from fractale.models import Models
 from fractale.plain import to_json
 from fractale.plan.model import Limits, Plan
@@ -243,8 +243,11 @@ class _Stage:
 
     def _dependencies(self, outputs: RecordedOutputs, agents: Catalog) -> Dependencies:
         said: Mapping[str, Any] = self.recording.head.get("settings") or {}
-        jobs = RecordedJobs(self.recording.folder.path / "jobs", outside=self.recording.own)
         live, settings = self.live, self.settings
+        # A recording was masked when it was written, by the secrets of where that was.
+        masker = Masker(() if self.recording.about else settings.secrets)
+        folder = self.recording.folder.path / "jobs"
+        jobs = RecordedJobs(folder, masker, outside=self.recording.own)
         policy = Policy(settings=policy_of(said["policy"]) if said else settings.policy)
         toolbox = live.tools or RecordedToolbox(read_offered(self.recording.folder))
         return Dependencies(

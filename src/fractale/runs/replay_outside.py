@@ -17,6 +17,7 @@ from fractale.errors import NotRecorded, ToolError
 from fractale.grants import Grant
 from fractale.graph.bindings import Bindings, Bound
 from fractale.graph.job_end import LOG_FILE
+from fractale.masking import Masker
 from fractale.models import Models
 from fractale.pins import ToolChange, change_between
 from fractale.policy import PlannedCall, Policy, Ruling
@@ -282,12 +283,16 @@ class RecordedJobs:
 
     Args:
         folder: Where the record has their folders.
+        masker: Masks logs as the run did, where they are as their jobs wrote them.
         outside: Whether a log that is not there may be read in the job's own folder, of which the
             record says where it is.
     """
 
-    def __init__(self, folder: Path, *, outside: bool) -> None:
+    def __init__(
+        self, folder: Path, masker: Masker | None = None, *, outside: bool = False
+    ) -> None:
         self._folder = folder
+        self._masker = masker or Masker()
         self._outside = outside
 
     def __call__(self, scheduler: str | None) -> Any:
@@ -305,9 +310,10 @@ class RecordedJobs:
 
     async def logs(self, handle: JobHandle, **options: Any) -> JobLog:
         """A part of a job's log."""
-        return await self._reader.logs(
+        log = await self._reader.logs(
             replace(handle, job_dir=self._place(handle.job_dir)), **options
         )
+        return replace(log, text=self._masker.text(log.text))
 
     @cached_property
     def _reader(self) -> Any:

@@ -26,6 +26,7 @@ from fractale.settings.rules import PolicySettings, added, read_policy
 from fractale.settings.secrets import (
     STORE_VARIABLE,
     read_store,
+    secrets_of_url,
     secrets_of_variable,
     with_password,
 )
@@ -283,6 +284,8 @@ class _Merged:
         found: set[str] = set()
         found.update(*(secrets_of_variable(name, value) for name, value in env.items()))
         found.update(*(server.secrets for server in values["servers"].values()))
+        for key in ("openai_base_url", "gemini_base_url"):
+            found |= secrets_of_url(str(values.get(key) or ""))
         secrets = with_password(tuple(sorted(found)), values["store"])
         return Settings(**values, origins=origins, secrets=secrets, environment=env)
 
