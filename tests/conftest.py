@@ -29,6 +29,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 REAL_FILES = {
     "test_agent_durability": "kills",
     "test_canaries": "a whole run and 20 commands, a terminal",
+    "test_confine": "another user, kills",
     "test_drained": "signals at each kind of step",
     "test_drafting_kills": "kills",
     "test_ending": "what never returns is waited for",

@@ -473,7 +473,7 @@ async def test_a_started_server_is_confined(home: Path, tmp_path: Path) -> None:
 async def test_a_server_that_cannot_be_confined_is_not_started(home: Path) -> None:
     settings = server(confine=True, project=home)
     async with McpToolbox([settings]) as toolbox:
-        with pytest.raises(TransportError, match=r"is not started: .*your home") as caught:
+        with pytest.raises(TransportError, match=r"cannot be confined: .*your home") as caught:
             await toolbox.call_tool("sh", {"line": "touch ran"})
     assert "`confine: false`" in (caught.value.hint or "")
     absent = replace(server(confine=True, project=home / "project"), command="no-such-server")

@@ -531,8 +531,7 @@ steps:
 async def test_fractale_run_survives_three_losses_and_sends_no_change_twice(kind, tmp_path, calm):
     with served(kind, tmp_path / "lossy") as lossy:
         servers = {"lossy": lossy.entry(), "calm": calm.entry()}
-        (tmp_path / ".fractale").mkdir()
-        (tmp_path / ".fractale" / "config.yaml").write_text(json.dumps({"servers": servers}))
+        write_own_settings(tmp_path, {"servers": servers})
         (tmp_path / "p.yaml").write_text(WHOLE)
         calm.hold("two")
         lossy.hold("three")
@@ -559,6 +558,12 @@ async def test_fractale_run_survives_three_losses_and_sends_no_change_twice(kind
     assert "may have been made" in steps[3]["error"]
     assert lossy.count() == {"charge one": 1, "put three": 2, "charge four": 1}
     assert calm.count() == {"look two": 1, "charge five": 1}
+
+
+def write_own_settings(home: Path, settings: dict) -> None:
+    """The person's settings: a project's servers are confined, and may not write what these do."""
+    (home / ".config" / "fractale").mkdir(parents=True)
+    (home / ".config" / "fractale" / "config.yaml").write_text(json.dumps(settings))
 
 
 def fractale_run(folder: Path, *words: str, **env: str) -> forked.Process:
@@ -645,9 +650,8 @@ async def test_a_run_waits_for_a_model_that_is_busy_and_goes_on(run_on, tools):
 async def test_fractale_run_waits_for_a_model_that_is_busy(tmp_path, calm):
     faults = [Reply(status=429, text="slow down", retry_after=1), Reply(status=503, text="busy")]
     with ModelServer([*faults, "Good morning."]) as server:
-        (tmp_path / ".fractale").mkdir()
         settings = {"servers": {"calm": calm.entry()}, "openai_base_url": server.openai_url}
-        (tmp_path / ".fractale" / "config.yaml").write_text(json.dumps(settings))
+        write_own_settings(tmp_path, settings)
         (tmp_path / "p.yaml").write_text(ASKING)
         process = fractale_run(tmp_path, "--model", "openai:scripted", OPENAI_API_KEY=KEY)
         out, err = await asyncio.to_thread(process.communicate, timeout=60)

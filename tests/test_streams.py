@@ -363,7 +363,8 @@ def slow(place) -> Iterator[Path]:
         (folder / name).chmod(0o755)
         (folder / f"{name}.pid").unlink(missing_ok=True)
     (place.folder / "waiting").unlink(missing_ok=True)
-    settings = place.folder / ".fractale" / "config.yaml"
+    settings = place.folder / ".config" / "fractale" / "config.yaml"
+    settings.parent.mkdir(parents=True, exist_ok=True)
     settings.write_text(f"servers: {{slow: {{command: {folder}/mcp-server}}}}\n")
     yield folder
     settings.unlink()

@@ -172,8 +172,9 @@ class Studio:
         for name, text in PLANS.items():
             (folder / f"{name}.yaml").write_text(text)
         settings = {"servers": {"counted": {"command": sys.executable, "args": ["server.py"]}}}
-        (folder / ".fractale").mkdir()
-        (folder / ".fractale" / "config.yaml").write_text(json.dumps(settings))
+        own = folder / ".config" / "fractale"  # a project's servers are confined
+        own.mkdir(parents=True)
+        (own / "config.yaml").write_text(json.dumps(settings))
         self.client = get_sync_client(url=self.url, timeout=PATIENCE)
 
     @property

@@ -679,9 +679,10 @@ outputs: {nodes: "{{ steps.submit.outputs.nodes }}"}
 @pytest.fixture
 def asking_server(project):
     (project / "server.py").write_text(SERVER)
-    (project / ".fractale").mkdir()
+    own = project / ".config" / "fractale"  # a project's servers are confined
+    own.mkdir(parents=True)
     server = {"command": sys.executable, "args": ["server.py"]}
-    (project / ".fractale" / "config.yaml").write_text(json.dumps({"servers": {"hpc": server}}))
+    (own / "config.yaml").write_text(json.dumps({"servers": {"hpc": server}}))
     write(project, ELICITS)
 
 

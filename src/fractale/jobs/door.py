@@ -214,7 +214,9 @@ class Jobs:
                 path=self._environment.get("PATH"),
                 where="the job",
             )
-        except (DependencyMissing, SettingsError) as error:
+        except SettingsError as error:
+            raise JobError(error.message, hint=error.hint) from error
+        except DependencyMissing as error:
             raise JobError(f"the job was not started: {error.message}", hint=error.hint) from error
         folder.write(CONFINED, self._way.name)
         return replace(spec, launcher=tuple(self._way.words(confinement, ())))

@@ -162,7 +162,9 @@ async def _words(settings: ServerSettings, own: contextlib.ExitStack, wire: Wire
             path=environment.get("PATH"),
             where=where,
         )
-    except (DependencyMissing, SettingsError) as error:
+    except SettingsError as error:
+        raise TransportError(error.message, hint=error.hint) from error
+    except DependencyMissing as error:
         raise TransportError(f"{where} is not started: {error.message}", hint=error.hint) from error
     wire.log("debug", f"confined: {way.name}")
     return way.words(confinement, words)
