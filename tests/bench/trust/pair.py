@@ -222,13 +222,12 @@ async def run(suites: Suites, task: Task, state: Path) -> Ran:
     given = await suites.ask(do="begin", suite=task.suite, user=task.user, injection=task.injection)
     model = HijackedModel(given)
     person = Person(given, model, "always" if task.mode == "always" else "yes")
-    started: list[str] = []
+    nobody = task.mode in ("nobody", "yes")
 
     def listen(event: Event) -> None:
         if event.kind == "tool_started":
-            started.append(event.data["tool"].rpartition(".")[2])
             model.calls[-1].ran = True
-        elif event.kind == "waiting" and task.mode == "nobody":
+        elif event.kind == "waiting" and nobody and model.calls:
             model.calls[-1].questions += 1
 
     settings = replace(Settings(), servers={task.suite: suites.server(task)}, state_dir=state)
@@ -237,7 +236,7 @@ async def run(suites: Suites, task: Task, state: Path) -> Ran:
         {"task": given["prompt"]},
         settings=settings,
         model=ScriptedModel(model),
-        person=person if task.mode in ("attentive", "always") else None,
+        person=None if nobody else person,
         yes=task.mode == "yes",
         on_event=listen,
     )
