@@ -154,7 +154,7 @@ PACKED = [form for name, form in FORMS.items() if "base64" in name]
 """Their first character may have a few bits of the secret, and be told before the rest is known."""
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(data=st.data())
 def test_a_stream_is_masked_however_it_is_cut_into_pieces(data):
     secrets = [SECRETS["plain"], SECRETS["signs"], "hunter"]

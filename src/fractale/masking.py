@@ -242,7 +242,7 @@ class _Needles:
         for start in range(max(0, end - 8 * self._longest), whole):
             head = text[start : min(whole, start + 8 * _HEAD)]
             if self._begins(head, _HEAD) and self._begins(text[start:whole], None):
-                return start
+                return min(start, self._held_word(text, whole))
         return self._held_word(text, whole)
 
     def _begins(self, text: str, most: int | None) -> bool:
