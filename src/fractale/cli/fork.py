@@ -84,6 +84,7 @@ def command(
 def _fork(call: Any, run_id: str, at: str, plan_file: str | None, changes: ForkChanges) -> int:
     from fractale.cli.answers import check_steps
     from fractale.cli.first_run import Given, look_at
+    from fractale.cli.own_runs import check_own
     from fractale.cli.running import Opened, run_opened, secrets_of
     from fractale.plan.build import load_plan
     from fractale.runs.continuing import plan_today
@@ -93,6 +94,7 @@ def _fork(call: Any, run_id: str, at: str, plan_file: str | None, changes: ForkC
 
     folder = RunFolders(call.settings.state_dir).find(run_id)
     head = folder.read_head()
+    check_own(folder, head, call.settings)
     plan = load_plan(plan_file) if plan_file else plan_today(folder, head)
     check_steps(call.answers, plan)
     own = {"registries": call.registries, "agents": call.agents}

@@ -73,7 +73,7 @@ def command(
     if plan_file and today:
         raise UsageError("--plan and --today name two plans", hint="give one of them")
     settings = options.settings_of(backend, model, acts=live is not None)
-    with open_recording(find(run, settings), state_dir=settings.state_dir) as recording:
+    with open_recording(find(run, settings), settings=settings) as recording:
         plan = _plan(recording, plan_file, today=today)
         named = recording.given(registries, agents)
         left_out = left_out_note(recording, named)

@@ -128,11 +128,13 @@ def start(call: Call, plan: Plan, inputs: Mapping[str, Any]) -> int:
 def go_on(call: Call, run_id: str, answers: Mapping[str, str]) -> int:
     """Go on with a run; returns the exit code."""
     from fractale.cli.answers import check_steps
+    from fractale.cli.own_runs import check_own
     from fractale.runs.continuing import unchanged_plan
     from fractale.store.records import RunFolders
 
     folder = RunFolders(call.settings.state_dir).find(run_id)
     head = folder.read_head()
+    check_own(folder, head, call.settings)
     call = replace(call.like(head), replies=answers)
     plan = unchanged_plan(folder, head)
     check_steps({**call.answers, **answers}, plan)

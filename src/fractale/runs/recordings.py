@@ -26,6 +26,8 @@ from fractale.plan.model import Plan
 from fractale.private import make_folder, open_private, write_private
 from fractale.runs.offered import OFFERED_FILE
 from fractale.runs.plans import PLAN_FILE, plan_of
+from fractale.settings import Settings
+from fractale.settings.own_runs import is_agreed
 from fractale.store.locks import holder_of
 from fractale.store.records import RunFolder, RunFolders
 
@@ -131,22 +133,26 @@ class Recording:
         return Path(str(self.about.get("run_dir") or self.folder.path))
 
 
+def _is_own(made: Recording, settings: Settings) -> bool:
+    kept = RunFolders(settings.state_dir).has(made.folder.path) and not made.about
+    return kept and is_agreed(made.folder.path, made.head, settings.environment)
+
+
 @contextmanager
 def open_recording(
-    path: Path, name: str = "", *, state_dir: Path | None = None
+    path: Path, name: str = "", *, settings: Settings | None = None
 ) -> Generator[Recording]:
     """A recording in a folder or a file, for as long as the block lasts.
 
     Args:
-        state_dir: The state folder, whose runs are one's own.
+        settings: Say where the runs are that the user started.
 
     Raises:
         NotRecorded: It is none, or damaged.
     """
     if path.is_dir():
         made = _in_folder(path, path, name)
-        own = state_dir is not None and RunFolders(state_dir).has(path) and not made.about
-        yield replace(made, own=own)
+        yield replace(made, own=settings is not None and _is_own(made, settings))
         return
     with tempfile.TemporaryDirectory(prefix="fractale-") as folder:
         _unpack(path, Path(folder))

@@ -103,7 +103,7 @@ async def check_recording(
     name = name or str(path)
     notes, left_out = list[str](), list[str]()
     try:
-        with open_recording(path, name, state_dir=settings.state_dir) as found:
+        with open_recording(path, name, settings=settings) as found:
             recording = found.given(registries, agents)
             left_out = left_out_note(found, recording)
             plan = recording.plan_today()

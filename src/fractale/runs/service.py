@@ -56,6 +56,7 @@ from fractale.runs.provenance import tool_hashes, versions
 from fractale.runs.result import RunResult
 from fractale.runs.session import Session, checkpoints
 from fractale.settings import Settings
+from fractale.settings.own_runs import marked
 from fractale.store.notes import FileNotes
 from fractale.store.outputs import FileOutputs, MemoryOutputs, OutputStore
 from fractale.store.records import ID_LENGTH, SHARED_ID_LENGTH, RunFolder, RunFolders
@@ -160,7 +161,8 @@ class Runs:
                 "bindings": bindings.data(),
                 "settings": settings_data(self._settings, self._models, policy),
             }
-            folder.write_head({**_head(plan, kept), **known, **head})
+            whole = {**_head(plan, kept), **known, **head}
+            folder.write_head(marked(whole, self._settings.environment))
             keep_plan(folder, plan)
             bindings.attach(FileNotes(folder.path / BINDINGS_FILE))
             bindings.snapshots.append(snapshot_of(folder))

@@ -18,8 +18,8 @@ from typing import Any, Final, Literal, TypeAlias, cast, get_args
 from fractale.errors import SettingsError
 from fractale.private import fault_of, locked, make_folder, open_private, write_private
 
-TrustKind: TypeAlias = Literal["project", "plan", "registry"]
-"""What an entry is about: a project's settings file, a plan, or a registry file."""
+TrustKind: TypeAlias = Literal["project", "plan", "registry", "run"]
+"""What an entry is about: a project's settings file, a plan, a registry file, a run's record."""
 
 MAX_STORE: Final = 64 * 2**20
 """Bytes that the store may have."""

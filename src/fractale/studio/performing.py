@@ -20,6 +20,7 @@ from fractale.runs.options import RunOptions
 from fractale.runs.result import RunResult
 from fractale.runs.service import Runs
 from fractale.settings import Settings, without_password
+from fractale.settings.own_runs import is_agreed, not_own
 from fractale.store.records import RunFolders
 from fractale.studio.orders import Order, order_of, take
 from fractale.studio.running import Emit, in_own_thread
@@ -119,6 +120,8 @@ class RunPerformer:
         assert order.folder is not None  # noqa: S101 - the caller looked
         take(order.folder, order.request)
         head = order.folder.read_head()
+        if not is_agreed(order.folder.path, head, self.settings.environment):
+            raise not_own(order.folder.run_id)
         settings = _like(self.settings, head)
         named: dict[str, Any] = {
             "registries": head.get("registries", ()),
