@@ -305,6 +305,9 @@ def test_a_request_to_end_reaches_the_program_and_a_kill_ends_its_whole_tree(
     if way.name == "landlock":  # it has no way to end what left the group
         line = "sleep 1000.25 & echo ready; wait"
     with started(way, bounds, line) as process:
+        deadline = time.monotonic() + 20
+        while not sleeping() and time.monotonic() < deadline:  # it is still a shell at first
+            time.sleep(0.05)
         assert sleeping() > 0
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(20)
