@@ -15,11 +15,13 @@ import pytest
 
 from fractale.audit import AuditLog
 from fractale.errors import StoreError
+from fractale.models import Models
 from fractale.plan.build import parse_plan
+from fractale.policy import Policy
 from fractale.questions import Answers
 from fractale.runs import RunOptions, Runs
-from fractale.settings import load_settings
-from fractale.testing import FakeToolServer
+from fractale.settings import PolicySettings, load_settings
+from fractale.testing import FakeToolServer, Reply, ScriptedModel
 
 PLAN = """
 name: p
@@ -136,10 +138,41 @@ def test_lines_stay_short(tmp_path):
 def test_the_settings_say_where(tmp_path):
     (tmp_path / ".fractale").mkdir()
     (tmp_path / ".fractale" / "config.yaml").write_text("audit: log.jsonl\npoll_seconds: 30\n")
-    settings = load_settings({"HOME": str(tmp_path)}, tmp_path)
+    trusting = {"HOME": str(tmp_path), "FRACTALE_TRUST_PROJECT": "1"}
+    settings = load_settings(trusting, tmp_path)
     assert settings.audit == tmp_path / "log.jsonl"
     assert settings.poll_seconds == 30
-    assert load_settings({"FRACTALE_AUDIT": "/a"}, tmp_path).audit is not None
+    assert load_settings({**trusting, "FRACTALE_AUDIT": "/a"}, tmp_path).audit is not None
     for wrong in ("-1", "soon", "1e9", "nan"):
         with pytest.raises(Exception, match="poll_seconds must be a number"):
-            load_settings({"FRACTALE_POLL_SECONDS": wrong}, tmp_path)
+            load_settings({**trusting, "FRACTALE_POLL_SECONDS": wrong}, tmp_path)
+
+
+PLANNED = """
+name: p
+steps: [{name: s, agent: ask, tools: [wipe], instruction: Wipe.}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("yes", "allow", "agreed"),
+    [
+        (True, (), "--yes"),
+        (False, ("wipe",), "the settings allow it: wipe"),
+        (True, ("x",), "--yes"),
+    ],
+)
+async def test_each_call_that_was_agreed_to_beforehand_is_a_line(settings, yes, allow, agreed):
+    settings = replace(settings, policy=PolicySettings(allow=allow))
+    model = ScriptedModel([Reply(tool_calls=[("wipe", {"path": "/x"})]), "done"])
+    runs = Runs(
+        settings,
+        tools(),
+        models=Models(settings, given=model),
+        policy=Policy(settings=settings.policy, yes=yes),
+    )
+    result = await runs.start(parse_plan(PLANNED), options=RunOptions(yes=yes))
+    assert result.status == "success"
+    [call] = [each for each in lines(settings.state_dir / "audit.jsonl") if each["what"] == "call"]
+    assert (call["tool"], call["arguments"]) == ("wipe", {"path": "/x"})
+    assert agreed in call["agreed"]

@@ -295,3 +295,14 @@ async def test_what_yes_agreed_to_stays_agreed_to_after_a_kill(settings, tmp_pat
     assert done.status == "failed"
     assert "counts as failed" in done.error
     assert len(tools.calls) == 1
+
+
+@pytest.mark.parametrize("says", [each for each in NEITHER if each not in (None, {})], ids=repr)
+async def test_an_answer_in_the_form_of_a_reply_is_read_too(tools, says):
+    invoke, state = await bare(tools)
+    question = state["__interrupt__"][0].value
+    after = await invoke(Command(resume=reply(question, says)))
+    assert tools.calls == []
+    assert "yes, always" in after["__interrupt__"][0].value["problem"]
+    await invoke(Command(resume=reply(question, True)))
+    assert len(tools.calls) == 1

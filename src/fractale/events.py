@@ -15,7 +15,8 @@ step_started       step, attempt, type, target, description, previous (name of t
                    here or null)
 item_started       step, index, total
 item_finished      step, index, total, outcome, error, decided_by, seconds, inputs_ref, outputs_ref
-tool_started       step, tool, arguments, call, key (the call's place in the journal)
+tool_started       step, tool, arguments, call, key (the call's place in the journal), agreed (who
+                   agreed to it beforehand, in words)
 tool_progress      step, tool, call, progress, total, message
 tool_finished      step, tool, call, key, is_error, seconds, text (first 2,000 characters),
                    recorded (true where an earlier process had made the call)

@@ -27,6 +27,9 @@ Verdict = Literal["allow", "ask", "deny"]
 Chooser = Literal["plan", "model"]
 
 
+ALLOWED = "the settings allow it:"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedCall:
     """A call before it is made.
@@ -61,11 +64,13 @@ class Ruling:
 
     Args:
         yes: Of a call to ask about: whether ``--yes`` agrees to it.
+        agreed: Whether a person agreed to it beforehand, and would be asked otherwise.
     """
 
     verdict: Verdict
     why: str
     yes: bool = True
+    agreed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,12 +99,13 @@ class Policy:
             return Ruling("deny", f"the settings deny it: {denied}")
         why_ask = self._why_ask(call)
         if why_ask is None:
-            return Ruling("allow", self._why_free(call))
+            why_free = self._why_free(call)
+            return Ruling("allow", why_free, agreed=why_free.startswith(ALLOWED))
         covered = not call.taints or self.settings.yes_covers == "all"
         if self.yes and covered:
-            return Ruling("allow", "agreed to beforehand: --yes")
+            return Ruling("allow", "agreed to beforehand: --yes", agreed=True)
         if any(_covers(grant, call) for grant in grants):
-            return Ruling("allow", "allowed by a person for this run")
+            return Ruling("allow", "allowed by a person for this run", agreed=True)
         return Ruling("ask", "; ".join([why_ask, *map(str, call.taints)]), yes=covered)
 
     def _why_ask(self, call: PlannedCall) -> str | None:
@@ -146,7 +152,7 @@ class Policy:
         if call.chosen_by == "plan":
             return "it is written in the plan"
         if allowed := _first(self.settings.allow, call):
-            return f"the settings allow it: {allowed}"
+            return f"{ALLOWED} {allowed}"
         return "it only reads"
 
 

@@ -14,9 +14,11 @@ from fractale.masking import MASK
 from fractale.questions import (
     asks_secret,
     identity,
+    is_answer,
     read_answer,
     read_reply,
     secrets_of_answer,
+    takes,
 )
 
 
@@ -56,8 +58,12 @@ def ask(visit: Visit, question: Mapping[str, Any], *, played: bool = False) -> A
         value = interrupt(shown)
         if (given := read_reply(value)) is not None:
             # A secret is not stored, so that it is asked for again.
-            if played or MASK not in secrets_of_answer(asked, given[1]):
+            if not played and MASK in secrets_of_answer(asked, given[1]):
+                continue
+            if played or given[0] != wanted or is_answer(asked, given[1]):
                 replies.append(given)
+            else:  # somebody else made it than `fractale.questions.reply`
+                shown = {**asked, "problem": f"it takes: {takes(asked)}"}
             continue
         if asks_secret(asked) and _accepts(value):
             problem = "a secret is not taken from a resume, which would store it: decline or cancel"

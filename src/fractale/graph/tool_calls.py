@@ -59,6 +59,8 @@ def agree(
     if ruling.verdict == "deny":
         raise PolicyError(f"`{tool.name}` was not called: {ruling.why}")
     if ruling.verdict == "allow":
+        if ruling.agreed:
+            visit.agreed[_agreed_as(visit, tool, arguments)] = ruling.why
         return arguments
     if visit.book.is_begun(agent, _known(visit, tool, arguments)):
         return arguments
@@ -87,6 +89,10 @@ def agree(
     elif answer is not True:
         raise PolicyError(f"a person refused the call of `{tool.name}`")
     return arguments
+
+
+def _agreed_as(visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any]) -> str:
+    return f"{tool.qualified_name} {_digest(visit, arguments)}"
 
 
 def _planned(
@@ -262,7 +268,9 @@ async def call(
     told: dict[str, Any] = {"tool": tool.name, "call": visit.next_call(), "key": place.key}
     if agent:
         told["agent"] = agent
-    visit.emit("tool_started", **told, arguments=dict(arguments))
+    agreed = visit.agreed.pop(_agreed_as(visit, tool, arguments), None)
+    more = {"agreed": agreed} if agreed else {}
+    visit.emit("tool_started", **told, **more, arguments=dict(arguments))
     visit.seen.contact(arguments)
     answers: dict[str, Any] = {}
     while True:

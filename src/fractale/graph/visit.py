@@ -51,6 +51,7 @@ class Visit:
         flow: Where the values of its templates come from.
         argument_sources: Input → where its value came from.
         seen: All that flowed into the visit.
+        agreed: A call that is about to be made → who agreed to it beforehand, in words.
         cut_off: What is known of the calls that were cancelled under way.
         replies: LangGraph task → answers that belong to questions it has yet to ask.
     """
@@ -74,6 +75,7 @@ class Visit:
     flow: Flow = field(default_factory=Flow)
     argument_sources: dict[str, Labels] = field(default_factory=dict[str, Labels])
     seen: Seen = field(default_factory=Seen)
+    agreed: dict[str, str] = field(default_factory=dict[str, str])
     cut_off: list[TransportError] = field(default_factory=list[TransportError])
     replies: dict[str, list[tuple[str, Any]]] = field(default_factory=dict[str, Any])
     book: CallBook = field(init=False)

@@ -51,7 +51,7 @@ from fractale.questions.kinds import (
     tool_of,
     without_secrets,
 )
-from fractale.questions.reading import read_answer
+from fractale.questions.reading import is_answer, read_answer, takes
 from fractale.questions.replies import Checked, identity, read_reply, reply
 
 __all__ = [
@@ -64,6 +64,7 @@ __all__ = [
     "elicitation",
     "identity",
     "in_doubt",
+    "is_answer",
     "is_job",
     "job",
     "job_held",
@@ -74,6 +75,7 @@ __all__ = [
     "reply",
     "review",
     "secrets_of_answer",
+    "takes",
     "tool_changed",
     "tool_of",
     "without_secrets",

@@ -48,6 +48,17 @@ def read_answer(question: Mapping[str, Any], raw: Any) -> Any:
     return answer
 
 
+def is_answer(question: Mapping[str, Any], answer: Any) -> bool:
+    """Whether a value is an answer as `read_answer` gives it, and not only looks like one."""
+    if question["kind"] == "question":
+        return isinstance(answer, str) and (question["free"] or answer in question["choices"])
+    try:
+        read = read_answer(question, answer)
+    except AnswerError:
+        return False
+    return type(read) is type(answer) and bool(read == answer)
+
+
 def takes(question: Mapping[str, Any]) -> str:
     """The answers that a question takes, in words for people."""
     kind = question["kind"]

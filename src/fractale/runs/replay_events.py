@@ -49,7 +49,9 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 """What of each event counts: no times, no ids, no words of the plan that nothing depends on."""
 
 REFERRED = {"inputs_ref": "inputs", "outputs_ref": "outputs"}
-QUESTION_PASSING = ("id", "number", "of", "problem", "call", "round", "diff")
+QUESTION_PASSING = (
+    "id", "number", "of", "problem", "call", "round", "diff", "why", "origins", "yes",
+)  # fmt: skip
 OF_TOOL = ("server", "definition")
 """Of a question about a call: what older records do not have."""
 
