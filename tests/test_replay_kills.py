@@ -19,6 +19,7 @@ from fractale.runs.replay_folder import agents_of
 from fractale.settings import Settings
 from fractale.testing import ModelServer
 from kill_plan import model
+from replays import trusting
 from test_kills import Killed, kill_at
 
 FULL = bool(os.environ.get("FRACTALE_FAULTS"))
@@ -37,7 +38,9 @@ def replayed(killed: Killed) -> Replayed:
     (folder,) = killed.folder.glob(".fractale/runs/*")
     calls = killed.folder / "calls.txt"
     before = (calls.read_text() if calls.exists() else "", len(killed.server.requests))
-    with open_recording(folder, state_dir=killed.folder / ".fractale") as recording:
+    with open_recording(
+        folder, settings=trusting(Settings(state_dir=killed.folder / ".fractale"))
+    ) as recording:
         plan = recording.plan_then()
         agents, notes = agents_of(recording, plan)
         found = asyncio.run(replay(recording, Settings(), plan=plan, agents=agents))

@@ -76,7 +76,7 @@ class Place:
     """A cloned repository with a stranger's settings, and the home of the one who cloned it."""
 
     def __init__(self, root: Path, port: int) -> None:
-        self.root, self.marker, self.elsewhere = root, root / "started", root / "elsewhere"
+        self.root, self.marker, self.elsewhere = root, root / "repo" / "started", root / "elsewhere"
         self.repo, self.home = root / "repo", root / "home"
         self.config = self.repo / ".fractale" / "config.yaml"
         self.home.mkdir()
@@ -405,7 +405,7 @@ def test_what_acts_or_widens_waits(place, settings):
 
 def test_a_limit_of_the_user_can_be_lowered_and_not_raised(place):
     config = place.home / ".config" / "fractale" / "config.yaml"
-    config.parent.mkdir(parents=True)
+    config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text("max_attempts: 5\nlocal_cores: 1\n")
     place.plant({"max_attempts": 4, "local_cores": 1})
     assert place.settings().max_attempts == 4
@@ -415,7 +415,7 @@ def test_a_limit_of_the_user_can_be_lowered_and_not_raised(place):
 
 def test_a_server_of_the_user_is_not_replaced_by_a_strangers(place):
     config = place.home / ".config" / "fractale" / "config.yaml"
-    config.parent.mkdir(parents=True)
+    config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text("servers: {h: {command: mine}}\n")
     place.plant()
     assert place.settings(untrusted="narrow").servers["h"].command == "mine"
@@ -544,7 +544,7 @@ def test_a_run_that_is_a_link_is_no_run(place):
 
 def test_the_users_own_file_must_be_the_users(place):
     config = place.home / ".config" / "fractale" / "config.yaml"
-    config.parent.mkdir(parents=True)
+    config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text("policy: {allow: ['*']}\n")
     config.chmod(0o666)
     ran = place.run("config")

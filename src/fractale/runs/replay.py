@@ -245,7 +245,7 @@ class _Stage:
         said: Mapping[str, Any] = self.recording.head.get("settings") or {}
         live, settings = self.live, self.settings
         # A recording was masked when it was written, by the secrets of where that was.
-        masker = Masker(() if self.recording.about else settings.secrets)
+        masker = Masker(() if self.recording.about else self._hidden())
         folder = self.recording.folder.path / "jobs"
         jobs = RecordedJobs(folder, masker, outside=self.recording.own)
         policy = Policy(settings=policy_of(said["policy"]) if said else settings.policy)
