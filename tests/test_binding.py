@@ -572,7 +572,7 @@ class TestPins:
         assert person.kinds == ["tool_changed", "failure"]  # the change once in the run
         assert "you rejected that" in str(result.error)
         assert len(good.called) == 1
-        assert place.lock()["good"]["send"]["annotations"] == {}
+        assert place.lock()["good"]["send"]["annotations"] == {"openWorldHint": False}
 
     async def test_items_that_need_the_same_tool_ask_once(self, place, good):
         await place.run(STEP)

@@ -252,7 +252,8 @@ def test_trust_is_for_that_file_and_not_for_a_copy(place):
 @pytest.mark.parametrize("way", ["option", "variable"])
 def test_one_command_can_be_told_to_trust(place, way):
     told = ["-c", f"echo $FRACTALE_TRUST_PROJECT > {place.marker}; sleep 1"]
-    place.plant({"servers": {"h": {"command": "sh", "args": told}}})
+    server = {"command": "sh", "args": told, "env_from": ["FRACTALE_TRUST_PROJECT"]}
+    place.plant({"servers": {"h": server}})
     words = ["list", "servers", *(["--trust-project"] if way == "option" else [])]
     ran = place.run(*words, FRACTALE_TRUST_PROJECT="1" if way == "variable" else "")
     assert ran.returncode == 0, ran.stderr

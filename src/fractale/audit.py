@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from fractale.errors import StoreError
+from fractale.private import make_folder, open_private
 
 if TYPE_CHECKING:
     from fractale.events import Event
@@ -191,12 +192,19 @@ def _site_file(path: Path) -> Path:
     return path / f"{_name_of(uid) or uid}.jsonl" if path.is_dir() else path
 
 
-def _append(file: Path, data: bytes) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+def _opened(file: Path) -> int:
+    """The file's descriptor; one that is there keeps its mode, such as one that a group can read."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        if not file.parent.exists():
-            file.parent.mkdir(mode=0o700, parents=True)
-        descriptor = os.open(file, flags, 0o600)
+        return os.open(file, flags)
+    except FileNotFoundError:
+        make_folder(file.parent)
+        return open_private(file, flags | os.O_CREAT)
+
+
+def _append(file: Path, data: bytes) -> None:
+    try:
+        descriptor = _opened(file)
         try:
             if os.write(descriptor, data) < len(data):
                 raise OSError("no space is left")

@@ -39,7 +39,8 @@ class PlannedCall:
             it, or drafted the step.
         approve: The step's own word on it.
         inputs: Those that the person gave the run, for the `when` of rules.
-        taints: Its arguments that came from untrusted sources.
+        taints: Its arguments that came from untrusted sources; of a call that a person wrote,
+            only from those that say so themselves.
         private: Private sources in reach of it: of its arguments, or in the context of the model
             that chose it, unless every argument repeats the person's words.
         outside: Paths among its arguments that lie outside the project and the run's folder, and
@@ -141,8 +142,7 @@ class Policy:
 
         What a server says of itself is believed here only if it speaks against the call.
         """
-        stated = [each for each in call.taints if any(source.stated for source in each.sources)]
-        if not stated or reads_only(call.tool) or call.approve == "never":
+        if not call.taints or reads_only(call.tool) or call.approve == "never":
             return None
         if _first(self.settings.allow, call):
             return None

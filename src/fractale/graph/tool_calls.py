@@ -120,11 +120,14 @@ def _planned(
 
 
 def _taints_of_templates(visit: Visit, arguments: Mapping[str, Any]) -> tuple[Taint, ...]:
-    """The arguments that the plan fills with values from untrusted sources."""
+    """The arguments that the plan fills with values that strangers can write, as a source says.
+
+    Of a source that does not say, the person who wrote the plan chose it and what it goes to.
+    """
     found: list[Taint] = []
     for name, value in arguments.items():
         labels = visit.argument_sources.get(name, NO_LABELS)
-        if sources := tuple(sorted(each for each in labels if each.untrusted)):
+        if sources := tuple(sorted(each for each in labels if each.stated)):
             found.append(Taint(argument=name, value=shown(value), sources=sources, copied=True))
     return tuple(found)
 
