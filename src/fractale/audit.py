@@ -193,7 +193,7 @@ def _site_file(path: Path) -> Path:
 
 
 def _opened(file: Path) -> int:
-    """The file's descriptor; one that is there keeps its mode, such as one that a group can read."""
+    """The file's descriptor; one that is there keeps its mode (a group may read it)."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         return os.open(file, flags)

@@ -249,21 +249,33 @@ async def _find(toolbox: Toolbox, name: str) -> ToolInfo:
 async def waited_for(toolbox: Toolbox, names: Iterable[str]) -> list[str]:
     """Names to wait for in place of some: of each server that is known to have a bare one.
 
-    A bare name stays if a server was never seen: it may have it.
+    A bare name stays if a server was never seen: it may have it, unless a person's own function
+    has that name.
     """
     pins = pins_of(toolbox)
     servers = [status.name for status in await toolbox.servers(())]
     remote = [server for server in servers if server != LOCAL or pins.covers(server)]
     known = {server: pins.known(server) for server in remote}
+    own = await _own_names(toolbox, pins)
     found: list[str] = []
     for name in names:
         had = [server for server, tools in known.items() if name in (tools or ())]
         bare = not has_magic(name) and not any(name.startswith(f"{each}.") for each in servers)
-        if bare and had and None not in known.values():
+        if bare and name in own:
+            found += [f"{server}.{name}" for server in (LOCAL, *had)]
+        elif bare and had and None not in known.values():
             found += [f"{server}.{name}" for server in (*had, *set(servers).difference(remote))]
         else:
             found.append(name)
     return found
+
+
+async def _own_names(toolbox: Toolbox, pins: Pins) -> set[str]:
+    """The tools that are a person's own functions."""
+    if pins.covers(LOCAL):
+        return set()
+    tools = await toolbox.tools([f"{LOCAL}.*"])
+    return {tool.own_name for tool in tools if tool.server == LOCAL}
 
 
 class Unclear(ToolError):
@@ -304,13 +316,16 @@ def _server_gone(name: str, bound: Bound) -> TransportError:
 async def _wait_for_those_who_may(toolbox: Toolbox, pins: Pins, name: str) -> set[str]:
     """Wait for servers that may have a bare name; gives those that still did not answer.
 
-    A server of which it is known that it did not have the name is not waited for.
+    A server of which it is known that it did not have the name is not waited for; nor is one that
+    was never seen, if a person's own function has the name.
     """
     statuses = await toolbox.servers(())
     if any(name.startswith(f"{status.name}.") for status in statuses):
         return set()
     unheard = {status.name for status in statuses if not status.listed}
-    meant = {s for s in unheard if (had := pins.known(s)) is None or name in had}
+    own = bool(unheard) and name in await _own_names(toolbox, pins)
+    meant = {s for s in unheard if name in (had if (had := pins.known(s)) is not None else [name])}
+    meant -= {s for s in meant if own and pins.known(s) is None}
     if meant:
         await toolbox.tools([f"{server}.{name}" for server in meant])
     return {s.name for s in await toolbox.servers(()) if not s.listed} if unheard else set()
