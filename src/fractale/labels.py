@@ -35,10 +35,11 @@ MOST_SHOWN: Final = 60
 ADDRESSES: Final = ("url", "uri", "host", "link", "site", "domain", "address", "endpoint")
 """How the names of arguments end that take a host without a scheme."""
 
+_SCHEME: Final = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)/+|//+")
 _HOST: Final = re.compile(r"[\w-]+(\.[\w-]+)+|\[[0-9a-fA-F:]+\]")
 
-SHORT: Final = 4
-"""Characters below which a value must be a whole word of the person's text to be the person's."""
+_BEFORE, _AFTER = r"(?<![\w@/.:~\\-])", r"(?![\w@/\\-]|[.:]\w)"
+"""What may not stand before and after words of the person's: then they are part of a longer one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -238,10 +239,13 @@ class Seen:
     def _is_own(self, leaf: str) -> bool:
         plain = _plain(leaf)
         if not plain:
-            return True
-        if len(plain) >= SHORT and not plain.isdigit():
-            return any(plain in text for text in self._trusted)
-        word = re.compile(rf"(?<![\w.-]){re.escape(plain)}(?![\w-]|\.\w)")
+            return len(leaf) < 2  # more blanks could say something
+        word = re.compile(f"{_BEFORE}{re.escape(plain)}{_AFTER}")
+        return any(plain in text and word.search(text) for text in self._trusted)
+
+    def _is_own_host(self, host: str) -> bool:
+        """Whether the person named a host, alone or in a URL."""
+        word = re.compile(rf"(?<![\w.@-]){re.escape(host)}(?![\w@-]|\.\w)", re.IGNORECASE)
         return any(word.search(text) for text in self._trusted)
 
     def _taint(self, name: str, leaf: str, untrusted: Sequence[Source]) -> Taint:
@@ -252,7 +256,7 @@ class Seen:
             value=shown(leaf),
             sources=tuple(sorted(copied) or untrusted),
             copied=bool(copied),
-            host="" if self._is_own(host) or host in self._contacted else host,
+            host="" if self._is_own_host(host) or host in self._contacted else host,
         )
 
 
@@ -267,17 +271,22 @@ def _plain(text: str) -> str:
 
 
 def _host_of(argument: str, leaf: str) -> str:
-    """The host that a value names, if it is an address on the network; else an empty text."""
-    text = leaf.strip()
-    scheme, found, rest = text.partition("://")
-    rest = rest if found else text
-    host = re.split(r"[/?#:\s]", rest.rpartition("@")[2] if found else rest, maxsplit=1)[0]
+    """The host that a value names, if it is an address on the network; else an empty text.
+
+    As browsers read it: any number of slashes, of either kind, and what is before an ``@``.
+    """
+    text = leaf.strip().replace("\\", "/")
+    found = _SCHEME.match(text)
+    rest = text[found.end() :] if found else text
+    host = re.split(r"[/?#\s]", rest, maxsplit=1)[0].rpartition("@")[2]
+    host = host if host.startswith("[") else host.partition(":")[0]
     is_address = (
-        bool(found and scheme.isalnum())
+        found is not None
         or host.lower().startswith("www.")
+        or (rest.startswith(f"{host}/") and _HOST.fullmatch(host) is not None)
         or (argument.lower().endswith(ADDRESSES) and _HOST.fullmatch(host) is not None)
     )
-    return host if is_address else ""
+    return host.lower() if is_address else ""
 
 
 def _leaves(value: Any, schema: Mapping[str, Any]) -> Iterator[str]:

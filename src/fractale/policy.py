@@ -28,6 +28,10 @@ Chooser = Literal["plan", "model"]
 
 
 ALLOWED = "the settings allow it:"
+NOT_COVERED = (
+    "--yes does not cover it: an `allow` rule, `policy.sources.trusted` or `--answers` does, and "
+    "`approve: never` on a step of your own"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +111,10 @@ class Policy:
             return Ruling("allow", "agreed to beforehand: --yes", agreed=True)
         if any(_covers(grant, call) for grant in grants):
             return Ruling("allow", "allowed by a person for this run", agreed=True)
-        return Ruling("ask", "; ".join([why_ask, *map(str, call.taints)]), yes=covered)
+        parts = [why_ask, *map(str, call.taints)]
+        if self.yes:
+            parts.append(NOT_COVERED)
+        return Ruling("ask", "; ".join(parts), yes=covered)
 
     def _why_ask(self, call: PlannedCall) -> str | None:
         """Why a person must agree; None if nobody needs to."""
@@ -213,7 +220,8 @@ def _is_true(rule: ToolRule, call: PlannedCall, *, unknown: bool) -> bool:
         is_true = holds(rule.when, scope, missing.append)
     except TemplateError:
         return unknown
-    return is_true or (unknown and bool(missing))
+    # What names something that is not there says nothing: it counts only where that is the safe way.
+    return unknown if missing else is_true
 
 
 def _as_rule(rule: str | ToolRule) -> ToolRule:

@@ -272,7 +272,8 @@ async def waited_for(toolbox: Toolbox, names: Iterable[str]) -> list[str]:
 
 async def _own_names(toolbox: Toolbox, pins: Pins) -> set[str]:
     """The tools that are a person's own functions."""
-    if pins.covers(LOCAL):
+    there = LOCAL in {status.name for status in await toolbox.servers(())}
+    if not there or pins.covers(LOCAL):
         return set()
     tools = await toolbox.tools([f"{LOCAL}.*"])
     return {tool.own_name for tool in tools if tool.server == LOCAL}

@@ -120,6 +120,8 @@ async def call_agent_step(visit: Visit) -> CallResult:
     properties = set(tool.input_schema.get("properties", {}))
     arguments = give_error(visit, properties)
     if visit.instruction and "instruction" in properties:
+        if "instruction" not in arguments:
+            visit.argument_sources["instruction"] = visit.flow.of(visit.step.instruction)
         arguments.setdefault("instruction", visit.instruction)
     return await _call(visit, tool, arguments)
 

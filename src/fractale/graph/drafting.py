@@ -32,6 +32,7 @@ from fractale.graph.inside import CompilePlan, run_plan_inside
 from fractale.graph.nodes import StepNode
 from fractale.graph.outcome import CallResult
 from fractale.graph.visit import Visit
+from fractale.labels import from_data, to_data
 from fractale.plan.build import parse_plan
 from fractale.plan.dump import plan_data
 from fractale.plan.narrow import narrow
@@ -58,6 +59,7 @@ class Drafting(TypedDict, total=False):
         note: What is wrong with the person's own edit.
         rounds: How often the person was asked.
         accepted: Whether it may run.
+        sources: What the planner had read that wrote it, as labels.
         error: Why the step failed, if it did.
         outputs: What it gave.
     """
@@ -71,6 +73,7 @@ class Drafting(TypedDict, total=False):
     note: str
     rounds: int
     accepted: bool
+    sources: list[dict[str, Any]]
     error: str
     code: str
     outputs: Any
@@ -233,16 +236,23 @@ async def _explore(state: Drafting, runtime: Runtime[Manager], config: RunnableC
     goal = visit.instruction or visit.step.description
     task = planner.task_of(mask(goal), mask(_given(visit)), manager.offers)
     before, error = _before(manager)
+    visit.seen.add(from_data(before.get("sources")))
     known = before.get("known", "")
     if not (manager.offers.plain or known or visit.inputs.get(KNOWN)):
         known = await planner.explore(manager.host, task, config)
     messages = [*task, *planner.known_of(known)]
     if error:
         messages += planner.failed_before(before.get("draft", ""), mask(error))
-    return Drafting(messages=cast("list[AnyMessage]", messages), known=known, tries=0, rounds=0)
+    return Drafting(
+        messages=cast("list[AnyMessage]", messages),
+        known=known,
+        tries=0,
+        rounds=0,
+        sources=to_data(visit.seen.sources),
+    )
 
 
-def _before(manager: Manager) -> tuple[Mapping[str, str], str]:
+def _before(manager: Manager) -> tuple[Mapping[str, Any], str]:
     """What an earlier attempt of the step left, and what failed last; both may be empty."""
     visit = manager.visit
     left: Any = manager.host.recall(_note(visit)) if visit.attempts > 1 else None
@@ -268,7 +278,10 @@ async def _draft(state: Drafting, runtime: Runtime[Manager]) -> Drafting:
         state.get("known", ""),
     )
     if made.text:
-        return Drafting(text=made.text, said=made.said, tries=tries, error="", note="")
+        sources = to_data(visit.seen.sources)
+        return Drafting(
+            text=made.text, said=made.said, tries=tries, error="", note="", sources=sources
+        )
     most, reasons = visit.step.max_attempts or planner.MOST_DRAFTS, "; ".join(made.problems)
     visit.emit("warning", code="draft", message=f"draft {tries} of {most}: {reasons}")
     if tries >= most:
@@ -338,7 +351,9 @@ async def _run(state: Drafting, runtime: Runtime[Manager], config: RunnableConfi
     manager = runtime.context
     visit, store = manager.visit, manager.visit.deps.outputs
     text = state.get("text", "")
-    manager.host.remember(_note(visit), {"draft": text, "known": state.get("known", "")})
+    visit.seen.add(from_data(state.get("sources")))
+    left = {"draft": text, "known": state.get("known", ""), "sources": to_data(visit.seen.sources)}
+    manager.host.remember(_note(visit), left)
     draft = parse_plan(text, f"draft of {visit.step.name}")
     plan = narrow(draft, visit.step.tools, visit.step.approve)
     start = visit.entry.step if visit.entry else None

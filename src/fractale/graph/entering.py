@@ -107,19 +107,23 @@ def _label(visit: Visit, given: Mapping[str, Value]) -> None:
         labels = flow.of(value)
         visit.argument_sources[name] = labels
         seen.add(labels, _text_of(visit.inputs[name]) if _untrusted(labels - flow.base) else "")
-        if not _untrusted(labels):
+        if not labels:
             seen.trust(visit.inputs[name])
+        elif not _untrusted(flow.base):
+            seen.trust(literal_of(value))
     written = visit.step.instruction
     if written is not None:
         labels = flow.of(written)
         seen.add(labels, str(visit.instruction) if _untrusted(labels - flow.base) else "")
         if not _untrusted(flow.base):
-            seen.trust(literal_of(written) if _untrusted(labels) else visit.instruction)
+            seen.trust(literal_of(written) if labels else visit.instruction)
     if not _untrusted(flow.base):
         seen.trust(visit.step.description)
     for words in visit.context.drafted_for:
         seen.trust(words)
-    if visit.step.kind in ("agent", "prompt") and visit.scope.get("previous", {}).get("error"):
+    if visit.step.kind in ("agent", "prompt", "plan") and visit.scope.get("previous", {}).get(
+        "error"
+    ):
         seen.add(flow.previous)
 
 

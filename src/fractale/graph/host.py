@@ -187,7 +187,11 @@ class Host:
     def ask_person(self, question: Mapping[str, Any]) -> Any:
         """The person's answer: LangGraph's interrupt."""
         told = {**question, "agent": self.agents_path} if self.agents_path else dict(question)
-        return ask(self.visit, told)
+        answer = ask(self.visit, told)
+        # A choice is in the words of who asked.
+        if question["kind"] == "question" and answer not in question["choices"]:
+            self.visit.seen.trust(answer)
+        return answer
 
     def recall(self, key: str) -> Any:
         """What `remember` kept under the key in this run."""

@@ -13,6 +13,7 @@ from typing import Any, cast
 from fractale.graph import tool_calls
 from fractale.graph.doubt import too_late
 from fractale.graph.visit import Visit
+from fractale.labels import Source
 from fractale.plan.model import Value
 from fractale.plan.scope import has_resource, is_resource
 from fractale.toolbox import ToolResult
@@ -31,24 +32,35 @@ async def fill_resources(visit: Visit) -> None:
     written = step.inputs.items()
     try:
         async with asyncio.timeout(step.timeout):
-            visit.inputs = {
-                name: await _filled(visit, value, visit.inputs[name]) for name, value in written
-            }
+            filled: dict[str, Any] = {}
+            for name, value in written:
+                found: set[Source] = set()
+                filled[name] = await _filled(visit, value, visit.inputs[name], found)
+                visit.argument_sources[name] = visit.argument_sources[name] | found
+            visit.inputs = filled
     except TimeoutError as error:
         raise too_late(step, visit.cut_off) from error
 
 
-async def _filled(visit: Visit, written: Value, rendered: Any) -> Any:
-    """A rendered value with the resources that the plan writes in it."""
+async def _filled(visit: Visit, written: Value, rendered: Any, found: set[Source]) -> Any:
+    """A rendered value with the resources that the plan writes in it.
+
+    Args:
+        found: Gets where they came from.
+    """
     if is_resource(written):
-        result = await tool_calls.read_resource(visit, str(rendered["resource"]), "plan")
+        uri = str(rendered["resource"])
+        result = await tool_calls.read_resource(visit, uri, "plan")
+        found.add(tool_calls.resource_source(visit, uri))
         return _value_of(result)
     if isinstance(written, dict) and has_resource(written):
         table = cast("Mapping[str, Any]", rendered)
-        return {name: await _filled(visit, each, table[name]) for name, each in written.items()}
+        return {
+            name: await _filled(visit, each, table[name], found) for name, each in written.items()
+        }
     if isinstance(written, list) and has_resource(written):
         parts = zip(written, cast("list[Any]", rendered), strict=True)
-        return [await _filled(visit, each, value) for each, value in parts]
+        return [await _filled(visit, each, value, found) for each, value in parts]
     return rendered
 
 

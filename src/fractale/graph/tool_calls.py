@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from fractale import questions
@@ -20,6 +20,7 @@ from fractale.graph.faults import CutOff, Elicited
 from fractale.graph.interrupts import ask
 from fractale.graph.visit import SHORT_TEXT, Visit
 from fractale.labels import NO_LABELS, Source, Taint, shown, source_of
+from fractale.paths import PATHS, forbidden, is_inside
 from fractale.plain import to_json
 from fractale.plan.words import READ_RESOURCE
 from fractale.policy import Chooser, PlannedCall, may_repeat
@@ -54,6 +55,8 @@ def agree(
         ToolError: The arguments do not fit the tool's schema; no person is asked.
     """
     context = visit.context
+    if chosen_by == "model":
+        _refuse_forbidden(tool, arguments)
     planned = _planned(visit, tool, arguments, chosen_by)
     ruling = visit.deps.policy.rule(planned, grants=tuple(context.grants))
     if ruling.verdict == "deny":
@@ -89,6 +92,17 @@ def agree(
     elif answer is not True:
         raise PolicyError(f"a person refused the call of `{tool.name}`")
     return arguments
+
+
+def _refuse_forbidden(tool: ToolInfo, arguments: Mapping[str, Any]) -> None:
+    """See that a call that a model chose touches no keys, and no other process.
+
+    Raises:
+        PolicyError: It would.
+    """
+    for _, path in paths_in(tool, arguments):
+        if why := forbidden(path):
+            raise PolicyError(f"`{tool.name}` was not called: {why}")
 
 
 def _agreed_as(visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any]) -> str:
@@ -146,24 +160,37 @@ def _origins(call: PlannedCall) -> list[dict[str, Any]]:
 
 
 def outside(visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The arguments that are paths outside the project and the run's folder, each with its path.
-
-    A tool says which of its arguments are paths (`fractale.paths`).
-    """
+    """The arguments that are paths outside the project and the run's folder, each with its path."""
     roots = (visit.context.folder,) if visit.context.roots is None else visit.context.roots
-    names: Any = tool.annotations.get("fractale.paths") or ()
-    return [
-        (name, str(arguments[name]))
-        for name in names
-        if isinstance(arguments.get(name), str)
-        and not is_inside(visit.context.folder / Path(arguments[name]).expanduser(), roots)
-    ]
+    found = paths_in(tool, arguments)
+    return [(name, path) for name, path in found if not is_inside(path, roots)]
 
 
-def is_inside(path: Path, roots: Iterable[Path]) -> bool:
-    """Whether a path, links followed, lies in one of the folders."""
-    found = path.resolve()
-    return any(found.is_relative_to(root.resolve()) for root in roots)
+def paths_in(tool: ToolInfo, arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The arguments of a call that are paths on this machine, each with its path.
+
+    fractale's own tools say which of them are (`fractale.paths`). Of any other tool of a closed
+    world, or that does not say, it is what its name or its first characters show.
+    """
+    named: Any = tool.annotations.get(PATHS)
+    if named is None and tool.annotations.get("openWorldHint") is True:
+        return []
+    found: list[tuple[str, str]] = []
+    for name, value in arguments.items():
+        texts = cast("list[Any]", value) if isinstance(value, list) else [value]
+        for text in texts:
+            if not isinstance(text, str) or "\n" in text or not text:
+                continue
+            if name in named if named is not None else _looks_like_path(name, text):
+                found.append((name, text.removeprefix("file://")))
+    return found
+
+
+def _looks_like_path(name: str, text: str) -> bool:
+    return text.startswith(("/", "~", "../", "file://")) or _PATH_NAME.search(name) is not None
+
+
+_PATH_NAME = re.compile(r"(^|_)(path|file|filename|dir|directory|folder)s?$", re.IGNORECASE)
 
 
 def misfits_of(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> list[str]:
@@ -450,9 +477,14 @@ async def read_resource(
         answer = await visit.deps.toolbox.read_resource(str(arguments["uri"]))
         return _masked(visit, taken(answer, visit.deps.outputs, visit.context.masker))
 
-    trusted = uri in visit.deps.policy.settings.sources.trusted
-    source = Source(kind="resource", name=uri, untrusted=not trusted, private=True)
+    source = resource_source(visit, uri)
     return await call(visit, reader, arguments, agent, make=make, source=source)
+
+
+def resource_source(visit: Visit, uri: str) -> Source:
+    """The source of what a resource contains."""
+    trusted = uri in visit.deps.policy.settings.sources.trusted
+    return Source(kind="resource", name=uri, untrusted=not trusted, private=True)
 
 
 async def _is_listed(visit: Visit, uri: str) -> bool:

@@ -42,6 +42,8 @@ class Answers:
             raw = _pick(question, self._given.get(key, MISSING))
             if raw is MISSING:
                 continue
+            if key == ANY_STEP and question.get("yes") is False:
+                return MISSING  # it covers no more than --yes
             try:
                 return _not_secret(question, read_answer(question, raw))
             except AnswerError:

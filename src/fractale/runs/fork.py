@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 RUN_DRAFT = "run"
 """The node of a planned step that runs its draft."""
-DRAFT_PARTS = ("text", "said", "shown", "tries", "rounds", "accepted")
+DRAFT_PARTS = ("text", "said", "shown", "tries", "rounds", "accepted", "sources")
 SENT = "__pregel_tasks"
 """LangGraph's channel of what is sent to nodes without an edge."""
 
