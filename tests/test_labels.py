@@ -540,7 +540,7 @@ class TestOnTheWayToAModel:
         note = "'Sum up: {{ steps.r.outputs.text }}'"
         step = {
             "instruction": f"{{name: w, agent: ask, tools: ['*'], instruction: {note}}}",
-            "inputs": f"{{name: w, agent: ask, tools: ['*'], instruction: Go., inputs: {{n: {note}}}}}",
+            "inputs": f"{{name: w, agent: ask, instruction: Go., inputs: {{n: {note}}}}}",
         }[given]
         text = (
             f"name: p\nsteps:\n  - {{name: r, tool: read_file, inputs: {{path: x}}}}\n  - {step}\n"
@@ -777,7 +777,7 @@ class TestWhatIsThePersons:
             ("use 4 nodes", 4), ("use 4 nodes", "4"), ("ask ada@lab.example", "ada@lab.example"),
             ("write a\n  poem", "write a poem"), ("x", ""), ("x", None), ("x", True),
             ("run `lmp -in in.lj`", "lmp -in in.lj"), ("to a and b", ["a", "b"]),
-            ("write to ada@lab.example.", "ada@lab.example"), ("keep it in notes/s.txt.", "notes/s.txt"),
+            ("to ada@lab.example.", "ada@lab.example"), ("in notes/s.txt.", "notes/s.txt"),
             ('{"to": "ada"}', "ada"), ("(read /data/x, then stop)", "/data/x"), ("n=4;", 4),
         ],
     )  # fmt: skip

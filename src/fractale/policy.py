@@ -220,7 +220,7 @@ def _is_true(rule: ToolRule, call: PlannedCall, *, unknown: bool) -> bool:
         is_true = holds(rule.when, scope, missing.append)
     except TemplateError:
         return unknown
-    # What names something that is not there says nothing: it counts only where that is the safe way.
+    # A name that is not there says nothing: the rule counts only where that is the safe way.
     return unknown if missing else is_true
 
 
