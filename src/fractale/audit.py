@@ -1,8 +1,8 @@
 """The audit log: who agreed to what, when, and from where.
 
 A line of JSON for each thing that a person, or an option that a person gave, agreed to or refused:
-a run that was started or resumed (with ``--yes`` or without), an answer to an approval, a review, a
-call in doubt. Each line can be read without the others. It goes to ``audit.jsonl`` in the state
+a run that was started, forked or resumed (with ``--yes`` or without), an answer to an approval, a
+review, a call in doubt, a file or a tool that is trusted from then on. Each line can be read without the others. It goes to ``audit.jsonl`` in the state
 folder and, if the setting `audit` names a file or a folder, there too. What cannot be written down
 is not acted upon.
 

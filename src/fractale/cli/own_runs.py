@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fractale.cli.options import trusts_project
+from fractale.audit import AuditLog
+from fractale.cli.options import trust_given
 from fractale.cli.text import inert
 from fractale.settings import Settings
-from fractale.settings.own_runs import agree, is_agreed, not_own
+from fractale.settings.own_runs import agree, is_agreed, is_own, not_own
 
 if TYPE_CHECKING:
     from fractale.store.records import RunFolder
@@ -24,7 +25,13 @@ def check_own(folder: RunFolder, head: Mapping[str, Any], settings: Settings) ->
         SettingsError: The user did neither.
     """
     environment = settings.environment
-    if trusts_project() or is_agreed(folder.path, head, environment):
+    if is_own(head, environment):
+        return
+    log, place = AuditLog.of(settings), str(folder.path)
+    if by := trust_given(environment):
+        log.record("trust", kind="run", path=place, run=folder.run_id, by=by)
+        return
+    if is_agreed(folder.path, head, environment):
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise not_own(folder.run_id)
@@ -36,6 +43,7 @@ def check_own(folder: RunFolder, head: Mapping[str, Any], settings: Settings) ->
     click.echo("Continue with it? [y/N] ", nl=False, err=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise not_own(folder.run_id)
+    log.record("trust", kind="run", path=place, run=folder.run_id, by="person")
     agree(folder.path, head, environment)
 
 
