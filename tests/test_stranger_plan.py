@@ -130,6 +130,7 @@ def test_only_what_the_person_names_is_imported_to_look_at_a_plan(project, words
     fractale(work, words[0], "p.yaml", *words[1:], env=env)
     assert not marker.exists()
     if words[0] != "graph":  # it takes none
+        (work / "p.yaml").write_text("name: p\nsteps: [{name: s, tool: send}]\n")
         fractale(work, words[0], "p.yaml", *words[1:], "-r", "r.yaml", env=env)
         assert marker.exists()
 
