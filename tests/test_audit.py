@@ -13,6 +13,7 @@ from datetime import datetime
 
 import pytest
 
+import forked
 from fractale.audit import AuditLog
 from fractale.errors import StoreError
 from fractale.models import Models
@@ -22,6 +23,7 @@ from fractale.questions import Answers
 from fractale.runs import RunOptions, Runs
 from fractale.settings import PolicySettings, load_settings
 from fractale.testing import FakeToolServer, Reply, ScriptedModel
+from test_terminal import Terminal
 
 PLAN = """
 name: p
@@ -176,3 +178,128 @@ async def test_each_call_that_was_agreed_to_beforehand_is_a_line(settings, yes, 
     [call] = [each for each in lines(settings.state_dir / "audit.jsonl") if each["what"] == "call"]
     assert (call["tool"], call["arguments"]) == ("wipe", {"path": "/x"})
     assert agreed in call["agreed"]
+
+
+# -- what was trusted ----------------------------------------------------------------------------
+
+JOB = "name: j\nsteps: [{name: s, job: {scheduler: local, command: [touch, ran.txt]}}]\n"
+ACTS = {"servers": {"x": {"command": "false"}}}
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project with settings that wait, and a plan, both not trusted."""
+    work = tmp_path / "work"
+    (work / ".fractale").mkdir(parents=True, mode=0o700)
+    (work / ".fractale" / "config.yaml").write_text(json.dumps(ACTS))
+    (work / "job.yaml").write_text(JOB)
+    return work
+
+
+def command(work, *words, home="home", **env):
+    folder = work.parent / home
+    folder.mkdir(exist_ok=True)
+    own = {"HOME": str(folder), forked.TRUSTED: "", **env}
+    return forked.run([*words], cwd=work, env={**os.environ, **own})
+
+
+def trusted(work):
+    found = lines(work / ".fractale" / "audit.jsonl")
+    return [
+        {name: line.get(name) for name in ("kind", "path", "by")}
+        for line in found
+        if line["what"] == "trust"
+    ]
+
+
+def test_what_fractale_trust_agrees_to_and_takes_back_is_written_down(project):
+    for words in (("trust", "."), ("trust", "job.yaml"), ("trust", "--plans", ".")):
+        assert command(project, *words).returncode == 0
+    assert trusted(project) == [
+        {"kind": "project", "path": str(project / ".fractale" / "config.yaml"), "by": "command"},
+        {"kind": "plan", "path": str(project / "job.yaml"), "by": "command"},
+        {"kind": "plans", "path": str(project), "by": "command"},
+    ]
+    assert command(project, "trust", "--remove", ".").returncode == 0
+    last = lines(project / ".fractale" / "audit.jsonl")[-1]
+    assert (last["what"], last["removed"], last["path"]) == ("trust", 3, str(project))
+
+
+def test_without_a_state_folder_the_line_is_beside_the_trust_store(tmp_path):
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "job.yaml").write_text(JOB)
+    assert command(work, "trust", "job.yaml").returncode == 0
+    assert not (work / ".fractale").exists()
+    [line] = lines(tmp_path / "home" / ".config" / "fractale" / "audit.jsonl")
+    assert (line["what"], line["path"]) == ("trust", str(work / "job.yaml"))
+
+
+def test_trust_that_cannot_be_written_down_is_not_given(project):
+    (project / ".fractale" / "audit.jsonl").symlink_to("/dev/full")
+    for words in (("trust", "."), ("trust", "job.yaml"), ("trust", "--plans", ".")):
+        done = command(project, *words)
+        assert done.returncode == 1, done.stderr
+        assert "cannot write the audit log" in done.stderr
+    assert "nothing" in command(project, "trust", "--show").stdout
+
+
+def test_what_is_agreed_to_at_the_terminal_is_written_down(project):
+    known = {forked.TRUSTED: "", "HOME": str(project.parent)}
+    screen = Terminal(project, "-m", "fractale.cli", "run", "job.yaml", **known)
+    screen.wait_for("Do you trust this file? [y/N]")
+    screen.type("n")
+    screen.wait_for("Run it? [y/a/N]")
+    screen.type("a")
+    assert screen.end() == 0, screen.seen
+    assert [(each["kind"], each["by"]) for each in trusted(project)] == [
+        ("plans", "person"),
+        ("plan", "person"),
+    ]
+    screen = Terminal(project, "-m", "fractale.cli", "list", "servers", **known)
+    screen.wait_for("Do you trust this file? [y/N]")
+    screen.type("y")
+    assert screen.end() == 0, screen.seen
+    assert trusted(project)[-1] == {
+        "kind": "project",
+        "path": str(project / ".fractale" / "config.yaml"),
+        "by": "person",
+    }
+
+
+def test_a_run_says_that_an_option_trusted_all(project):
+    assert command(project, "run", "job.yaml", FRACTALE_TRUST_PROJECT="0").returncode == 0
+    assert command(project, "run", "job.yaml", FRACTALE_TRUST_PROJECT="1").returncode == 0
+    assert command(project, "run", "job.yaml", "--trust-project").returncode == 0
+    found = lines(project / ".fractale" / "audit.jsonl")
+    runs = [line["trusted"] for line in found if line["what"] == "run"]
+    assert runs == [False, True, True]
+    assert [each["by"] for each in trusted(project)] == ["--trust-project"]
+
+
+def test_agreeing_to_a_run_of_somebody_else_and_forks_are_written_down(project):
+    assert command(project, "run", "job.yaml", FRACTALE_TRUST_PROJECT="0").returncode == 0
+    fork = ("fork", "-1", "--at", "s")
+    assert command(project, *fork, FRACTALE_TRUST_PROJECT="0").returncode == 0
+    path = project / ".fractale" / "audit.jsonl"
+    assert [line["what"] for line in lines(path)] == ["run", "fork"]
+    assert lines(path)[1]["parent"]["run"] == lines(path)[0]["run"]
+    assert command(project, *fork, home="other", FRACTALE_TRUST_PROJECT="1").returncode == 0
+    [line] = trusted(project)
+    assert (line["kind"], line["by"]) == ("run", "FRACTALE_TRUST_PROJECT")
+    known = {forked.TRUSTED: "0", "HOME": str(project.parent / "third")}
+    (project.parent / "third").mkdir()
+    screen = Terminal(project, "-m", "fractale.cli", *fork, **known)
+    screen.wait_for("Continue with it? [y/N]")
+    screen.type("y")
+    assert screen.end() == 0, screen.seen
+    assert [(each["kind"], each["by"]) for each in trusted(project)][1:] == [("run", "person")]
+    assert lines(path)[-1]["trusted"] is False
+
+
+def test_the_python_that_studio_imports_is_written_down(project):
+    (project / "langgraph.json").write_text('{"graphs": {"a": "./a.py:a"}}')
+    assert command(project, "trust", "langgraph.json").returncode == 0
+    assert trusted(project) == [
+        {"kind": "registry", "path": str(project / "langgraph.json"), "by": "command"}
+    ]

@@ -720,6 +720,10 @@ def test_the_command_line_asks_shows_and_accepts(project, good):
     ] == ["description"]
     accepted = f(project, "list", "--accept-changes", "good")
     assert "pinned good.send as it is now" in accepted.stdout
+    audit = (project / ".fractale" / "audit.jsonl").read_text().splitlines()
+    line = json.loads(audit[-1])
+    assert (line["what"], line["kind"], line["by"]) == ("trust", "tool", "command")
+    assert (line["server"], line["tool"], line["changed"]) == ("good", "send", ["description"])
     assert "no tool changed" in f(project, "list", "--changes", "good.send").stdout
     wrong = f(project, "list", "--changes", "goood")
     assert (wrong.returncode, "no server `goood`" in wrong.stderr) == (2, True)

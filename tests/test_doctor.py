@@ -945,6 +945,18 @@ def test_lines_fit_the_screen(width):
     assert max(map(len, lines)) <= max(50, min(width, 96))
 
 
+def test_a_state_folder_that_others_can_only_see_is_a_warning(tmp_path):
+    folder = tmp_path / ".fractale"
+    folder.mkdir()
+    folder.chmod(0o755)
+    env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    ran = forked.run(["doctor", "--site-rules", "--json"], cwd=tmp_path, env=env)
+    found = {each["what"]: each for each in json.loads(ran.stdout)["checks"]}
+    assert found["state folder"]["verdict"] == "warning"
+    assert found["state folder"]["fix"] == f"chmod 700 {folder}"
+    assert found["files"]["verdict"] == "ok"
+
+
 REPORT = Report(
     checks=(
         Check(section="plan", what="build.yaml", found="valid, 4 steps"),

@@ -83,6 +83,8 @@ def test_any_other_is_refused_and_nothing_is_imported(project, how, words):
     assert done.returncode == 2, done.stderr
     assert "you did not start run" in done.stderr
     assert "--trust-project" in done.stderr
+    assert str(project.parent / "home" / ".config" / "fractale" / KEY_FILE) in done.stderr
+    assert "another account, HOME or XDG_CONFIG_HOME" in done.stderr
     assert not (project.parent / "marker").exists()
 
 

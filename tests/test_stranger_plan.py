@@ -116,6 +116,25 @@ def test_a_dry_run_names_what_registries_import(project):
     assert "imports    my_tools.send   named by r.yaml" in fractale(work, *words).stdout
 
 
+@pytest.mark.parametrize("words", [("run", "--dry-run"), ("validate",), ("graph",)])
+def test_only_what_the_person_names_is_imported_to_look_at_a_plan(project, words):
+    work, marker = project / "work", project / "marker"
+    (work / "my_tools.py").write_text(
+        f'open({str(marker)!r}, "w")\n\ndef send() -> dict:\n    """Send."""\n    return {{}}\n'
+    )
+    (work / "r.yaml").write_text("tools: [my_tools.send]\n")
+    (work / "p.yaml").write_text(
+        "name: p\nagents: [my_tools.Agent]\nsteps: [{name: s, tool: my_tools.send}]\n"
+    )
+    env = {"PYTHONPATH": str(work), "HOME": str(project)}
+    fractale(work, words[0], "p.yaml", *words[1:], env=env)
+    assert not marker.exists()
+    if words[0] != "graph":  # it takes none
+        (work / "p.yaml").write_text("name: p\nsteps: [{name: s, tool: send}]\n")
+        fractale(work, words[0], "p.yaml", *words[1:], "-r", "r.yaml", env=env)
+        assert marker.exists()
+
+
 # -- the first run on a terminal ------------------------------------------------------------------
 
 ASKS = "Run it? [y/a/N]"

@@ -732,10 +732,15 @@ def test_plans_that_cannot_be_graphs_are_refused(own, tmp_path):
     (tmp_path / "bad.yaml").write_text("steps: [{tol: b}]\n")
     with pytest.raises(PlanError):
         prepare(Start(plans=[Path("bad.yaml")]), own)
-    for name in ("1st.yaml", "prompt.yaml", "for.yaml"):
+    for name, why, hint in (
+        ("1st.yaml", "`1st` is no name of a graph", "begins with a letter"),
+        ("plan.yaml", "`plan` is a name that the server needs itself", "taken are any_plan, app"),
+        ("for.yaml", "Python has this word itself", "rename the file"),
+    ):
         (tmp_path / name).write_text("name: p\nsteps: [{name: a, tool: b}]\n")
-        with pytest.raises(UsageError, match="is no name of a graph"):
+        with pytest.raises(UsageError, match=why) as refused:
             prepare(Start(plans=[Path(name)]), own)
+        assert hint in str(refused.value.hint)
     (tmp_path / "langgraph.json").write_text("{")
     with pytest.raises(UsageError, match="cannot be read"):
         prepare(Start(), own)

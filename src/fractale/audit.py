@@ -1,10 +1,10 @@
 """The audit log: who agreed to what, when, and from where.
 
 A line of JSON for each thing that a person, or an option that a person gave, agreed to or refused:
-a run that was started or resumed (with ``--yes`` or without), an answer to an approval, a review, a
-call in doubt. Each line can be read without the others. It goes to ``audit.jsonl`` in the state
-folder and, if the setting `audit` names a file or a folder, there too. What cannot be written down
-is not acted upon.
+a run that was started, forked or resumed (with ``--yes`` or without), an answer to an approval, a
+review, a call in doubt, what is trusted from then on. Each line can be read without the others. It
+goes to ``audit.jsonl`` in the state folder and, if the setting `audit` names a file or a folder,
+there too. What cannot be written down is not acted upon.
 
 The file is opened for appending only, so that a site can make it append-only (``chattr +a``). A
 process of the user writes it: it shows what fractale did, and is no evidence against a user who

@@ -1,7 +1,9 @@
 """``fractale run --dry-run``: what would run, be started, imported and sent, in full.
 
-Nothing is opened, started or imported for it. What a stranger's plan says is written out, with
-nothing hidden: the same is shown before such a plan is run (`fractale.cli.first_run`).
+No server is started or connected to for it, and nothing that the plan names is imported. What the
+person names with ``-r`` or ``-a`` is imported by `show`, to check the plan against it. What a
+stranger's plan says is written out, with nothing hidden: the same is shown before such a plan is
+run (`fractale.cli.first_run`).
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import click
 
+from fractale.audit import AuditLog
 from fractale.cli import options
 from fractale.errors import PlanError, UsageError
 from fractale.plan.check import check_plan
@@ -30,7 +31,6 @@ from fractale.settings.waiting import changes
 
 EVERY_PLAN: Final = "every plan in this directory"
 """In place of a digest, in the entry of a directory."""
-TRUST_VARIABLE: Final = "FRACTALE_TRUST_PROJECT"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +60,8 @@ def look_at(plan: Plan, given: Given) -> None:
     if not (sys.stdin.isatty() and sys.stderr.isatty()) or plan.file.startswith("<"):
         return
     environment = given.settings.environment
-    if options.trusts_project() or environment.get(TRUST_VARIABLE) == "1":
-        return
+    if options.trust_given(environment):
+        return  # as the audit log says on the run's own line
     store, digest = trust_store(environment), plan_digest(plan)
     if is_agreed(plan, store, digest):
         return
@@ -76,13 +76,17 @@ def look_at(plan: Plan, given: Given) -> None:
         click.echo("\n".join(f"  {line}" for line in changed), err=True)
     folder = Path(os.path.realpath(plan.file)).parent
     word = "y" if given.yes else _asked(plan, folder)
+    log, by = AuditLog.of(given.settings), "yes" if given.yes else "person"
     if word in ("a", "all") and _is_mine(folder):
+        log.record("trust", kind="plans", path=str(folder), by=by)
         store.add("plan", folder, EVERY_PLAN, shown=EVERY_PLAN)
     elif word not in ("y", "yes"):
         raise UsageError(
             f"{plan.file} was not run",
             hint=f"if you agree to it: fractale trust {shlex.quote(plan.file)}",
         )
+    place = os.path.realpath(plan.file)
+    log.record("trust", kind="plan", path=place, digest=digest, by=by)
     store.add("plan", plan.file, digest, shown=described)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 
+from fractale.audit import AuditLog
 from fractale.errors import InputError, UsageError
 from fractale.plan.model import Limits
 from fractale.settings import Settings, decide_for_children, load_settings
+from fractale.settings.files import CONFIG_VARIABLE
 
 MAX_INPUTS = 64 * 2**20
 """Bytes of a file of inputs."""
@@ -215,6 +217,13 @@ def trusts_project() -> bool:
     return bool(ctx and ctx.meta.get(_TRUST))
 
 
+def trust_given(environment: Mapping[str, str]) -> str | None:
+    """The option or variable by which all is trusted for this command; None without one."""
+    if trusts_project():
+        return "--trust-project"
+    return CONFIG_VARIABLE if environment.get(CONFIG_VARIABLE) == "1" else None
+
+
 def settings_of(
     backend: str | None = None,
     model: str | None = None,
@@ -241,6 +250,12 @@ def settings_of(
     _warn_of_project(settings, ctx, acts=acts)
     if acts and settings.project is not None and settings.project.config is not None:
         if trusts:
+            AuditLog.of(settings).record(
+                "trust",
+                kind="project",
+                path=str(settings.project.config.path),
+                by="--trust-project",
+            )
             decide_for_children(settings.project.config, trusted=True)
             settings = load_settings(untrusted="narrow", check_state=check_state)
         elif settings.waiting:

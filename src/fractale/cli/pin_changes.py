@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from fractale.audit import AuditLog
 from fractale.cli import options
 from fractale.cli.person_text import exact
 from fractale.errors import UsageError
@@ -31,6 +32,15 @@ async def collect(settings: Settings, names: Sequence[str], *, accept: bool) -> 
         changes = pins.changes(tools)
         changed = {(change.server, change.tool) for change in changes}
         if accept:
+            for change in changes:
+                AuditLog.of(settings).record(
+                    "trust",
+                    kind="tool",
+                    server=change.server,
+                    tool=change.tool,
+                    changed=change.parts,
+                    by="command",
+                )
             pins.accept(tool for tool in tools if (tool.server, tool.own_name) in changed)
             pins.save()
     rows = [

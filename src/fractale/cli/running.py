@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from fractale.cli import started
 from fractale.cli.ending import INTERRUPTED, Ending, ending_by_signals
+from fractale.cli.options import trusts_project
 from fractale.errors import SettingsError
 from fractale.events import logged_to
 from fractale.masking import Masker
@@ -198,6 +199,7 @@ async def _run_async(
             answers=Answers(call.answers),
             replies=Answers(call.replies),
             yes=call.yes,
+            trusted=trusts_project(),
             limits=call.limits,
             detach=call.detach,
             run_id=call.run_id,

@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 
 import click
 
+from fractale.audit import AuditLog
 from fractale.cli import options
 from fractale.cli.person_text import exact
 from fractale.errors import UsageError
@@ -17,7 +18,6 @@ from fractale.settings import Settings, trust_store
 from fractale.settings.trust import digest_of
 from fractale.studio.launch import CONFIG, read_config
 
-TRUST_VARIABLE: Final = "FRACTALE_TRUST_PROJECT"
 _PLACE: Final = re.compile(r"[^\s:]+:[A-Za-z_]\w*")
 
 
@@ -29,9 +29,11 @@ def look_at(settings: Settings) -> None:
         SettingsError: The user's trust store cannot be used.
     """
     file = Path(CONFIG)
-    if not file.is_file() or options.trusts_project():
+    if not file.is_file():
         return
-    if settings.environment.get(TRUST_VARIABLE) == "1":
+    log, place = AuditLog.of(settings), str(file.resolve())
+    if by := options.trust_given(settings.environment):
+        log.record("trust", kind="registry", path=place, by=by)
         return
     store, digest = trust_store(settings.environment), digest_of_imports(file)
     if store.holds("registry", file, digest):
@@ -47,6 +49,7 @@ def look_at(settings: Settings) -> None:
     click.echo("Do you trust these files? [y/N] ", nl=False, err=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise UsageError("the server was not started", hint=refused.hint)
+    log.record("trust", kind="registry", path=place, digest=digest, by="person")
     store.add("registry", file, digest, shown="\n".join(lines))
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from fractale.audit import FILE, AuditLog
 from fractale.cli.text import inert
 from fractale.errors import UsageError
 from fractale.plain import to_json
@@ -29,6 +31,7 @@ from fractale.settings import (
     untrusted_lines,
     waiting_of,
 )
+from fractale.settings.files import user_folder
 
 
 @click.command("trust")
@@ -59,13 +62,13 @@ def command(path: Path | None, *, show: bool, remove: bool, plans: bool, as_json
     environment = dict(os.environ)
     store = trust_store(environment)
     if remove:
-        data = _remove(store, path or Path())
+        data = _remove(store, path or Path(), _log(environment))
     elif show:
         data = _show(store, path or Path(), environment)
     elif plans:
-        data = _trust_plans(store, path or Path())
+        data = _trust_plans(store, path or Path(), _log(environment))
     elif path is not None and path.is_file() and not _is_config(path):
-        data = _trust_plan(path)
+        data = _trust_plan(path, _log(environment))
     else:
         data = _trust(path or Path(), environment)
     if as_json:
@@ -74,12 +77,25 @@ def command(path: Path | None, *, show: bool, remove: bool, plans: bool, as_json
         click.echo("\n".join(inert(line, lines=True) for line in data["lines"]))
 
 
-def _remove(store: TrustStore, path: Path) -> dict[str, Any]:
+def _log(environment: dict[str, str]) -> AuditLog:
+    """The audit log of the working directory's state folder, which is not made for it.
+
+    Without a folder that is the user's own, lines go beside the trust store.
+    """
+    settings = load_settings(environment, untrusted="narrow", check_state=False)
+    folder = settings.state_dir
+    kept = folder.is_dir() and not folder.is_symlink() and not fault_of(folder.stat())
+    log = AuditLog.of(settings, kept=kept)
+    return log if kept else replace(log, files=(user_folder(environment) / FILE, *log.files))
+
+
+def _remove(store: TrustStore, path: Path, log: AuditLog) -> dict[str, Any]:
     count = store.remove(path)
     if not count:
         raise UsageError(
             f"{path.resolve()} is not trusted", hint="see what is: fractale trust --show"
         )
+    log.record("trust", removed=count, path=str(path.resolve()), by="command")
     return {
         "json": {"removed": count, "path": str(path.resolve())},
         "lines": [f"no longer trusted: {path.resolve()}"],
@@ -110,6 +126,9 @@ def _trust(path: Path, environment: dict[str, str]) -> dict[str, Any]:
     waits = waiting_of(file, environment)
     if waits:
         lines = untrusted_lines(file.path, waits, changes_of(file, environment))
+        _log(environment).record(
+            "trust", kind="project", path=str(file.path), digest=file.digest, by="command"
+        )
         trust_file(file, environment)
         lines += ["", f"trusted: {file.path}", f"undo: fractale trust --remove {project.folder}"]
     else:
@@ -122,22 +141,27 @@ def _is_config(path: Path) -> bool:
     return path.resolve().parent.name == ".fractale"
 
 
-def _trust_plan(path: Path) -> dict[str, Any]:
+def _trust_plan(path: Path, log: AuditLog) -> dict[str, Any]:
     from fractale.cli import first_run, studio_trust
     from fractale.plan.build import load_plan
     from fractale.studio.launch import CONFIG as STUDIO_CONFIG
 
     settings = load_settings(untrusted="narrow", check_state=False)
+    place = path.resolve()
     if path.name == STUDIO_CONFIG:
+        digest = studio_trust.digest_of_imports(path)
+        log.record("trust", kind="registry", path=str(place), digest=digest, by="command")
         lines = studio_trust.agree(path, settings)
     else:
-        lines = first_run.agree(load_plan(path), settings)
-    place = path.resolve()
+        plan = load_plan(path)
+        digest = first_run.plan_digest(plan)
+        log.record("trust", kind="plan", path=str(place), digest=digest, by="command")
+        lines = first_run.agree(plan, settings)
     lines += ["", f"trusted: {place}", f"undo: fractale trust --remove {shlex.quote(str(path))}"]
     return {"json": {"path": str(place), "kind": "plan"}, "lines": lines}
 
 
-def _trust_plans(store: TrustStore, path: Path) -> dict[str, Any]:
+def _trust_plans(store: TrustStore, path: Path, log: AuditLog) -> dict[str, Any]:
     from fractale.cli.first_run import EVERY_PLAN
 
     place = path.resolve()
@@ -145,6 +169,7 @@ def _trust_plans(store: TrustStore, path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not a directory", hint="for one plan: fractale trust PLAN")
     if why := fault_of(place.stat()):
         raise UsageError(f"{place} cannot be trusted: {why}", hint=f"chmod go-w {place}")
+    log.record("trust", kind="plans", path=str(place), by="command")
     store.add("plan", place, EVERY_PLAN, shown=EVERY_PLAN)
     lines = [f"trusted: every plan in {place}", f"undo: fractale trust --remove {place}"]
     return {"json": {"path": str(place), "kind": "plan"}, "lines": lines}
@@ -196,6 +221,9 @@ def settle(settings: Settings, *, check_state: bool = True) -> Settings:
     click.echo("Do you trust this file? [y/N] ", nl=False, err=True)
     agreed = sys.stdin.readline().strip().lower() in ("y", "yes")
     if agreed:
+        AuditLog.of(settings).record(
+            "trust", kind="project", path=str(file.path), digest=file.digest, by="person"
+        )
         trust_file(file, environment)
     else:
         click.echo("continuing without these settings", err=True)

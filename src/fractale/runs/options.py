@@ -45,6 +45,7 @@ class RunOptions:
         answers: Answers given beforehand; they come before the person's.
         replies: Answers to what a run waits for when it is resumed, and to nothing later.
         yes: What has a default answer is answered so; approvals and reviews are agreed to.
+        trusted: Whether an option trusts all that the run comes with; the audit log says so.
         limits: Replace the plan's limits of the same name.
         control: Lets another task or a signal handler ask the run to stop at a step's boundary.
         checkpointer: LangGraph's saver to use in place of the state folder's.
@@ -61,6 +62,7 @@ class RunOptions:
     answers: Answers = field(default_factory=Answers)
     replies: Answers = field(default_factory=Answers)
     yes: bool = False
+    trusted: bool = False
     limits: Limits = field(default_factory=Limits)
     control: RunControl = field(default_factory=RunControl)
     checkpointer: BaseCheckpointSaver[Any] | None = None

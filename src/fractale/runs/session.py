@@ -38,6 +38,7 @@ from fractale.runs.jobs import RunJobs
 from fractale.runs.options import RunOptions
 from fractale.runs.result import RunResult
 from fractale.settings import Settings
+from fractale.settings.files import CONFIG_VARIABLE
 from fractale.store.checkpoints import StrictSerializer, open_checkpoints
 from fractale.store.drafts import Drafts
 from fractale.store.journal import FileJournal
@@ -220,12 +221,15 @@ class Session:
         return graph, config
 
     def _started(self, *, resumed: bool) -> None:
+        forked = {"parent": self.parent} if self.parent and not resumed else {}
         self._audit.record(
-            "resume" if resumed else "run",
+            "resume" if resumed else "fork" if forked else "run",
             run=self.context.run_id,
             plan=self._plan.name,
             file=self._plan.file,
             yes=self._options.yes,
+            trusted=self._options.trusted or self._settings.environment.get(CONFIG_VARIABLE) == "1",
+            **forked,
         )
         self._account.started(resumed=resumed, parent=self.parent, notices=self.notices)
 

@@ -57,12 +57,23 @@ def agree(path: Path, head: Mapping[str, Any], environment: Mapping[str, str]) -
     trust_store(environment).add("run", path, digest_of_head(head))
 
 
-def not_own(run_id: str) -> SettingsError:
+def not_own(run_id: str, environment: Mapping[str, str]) -> SettingsError:
     """The error for a record that the user did not make and did not agree to."""
     return SettingsError(
         f"you did not start run {run_id}, or its record was changed",
         hint=f"look at it with `fractale show {run_id}`; then add --trust-project, "
-        "or set FRACTALE_TRUST_PROJECT=1",
+        f"or set FRACTALE_TRUST_PROJECT=1\n{why_not_own(environment)}",
+    )
+
+
+def why_not_own(environment: Mapping[str, str]) -> str:
+    """When a run counts as another user's although its user started it."""
+    if not _has_home(environment):
+        return "without HOME no run counts as yours: its key is in ~/.config/fractale/key"
+    path = user_folder(environment) / KEY_FILE
+    return (
+        f"a run that you did start counts as yours only with the key that it was started with, "
+        f"here {path}: not with another account, HOME or XDG_CONFIG_HOME, nor with a new key"
     )
 
 

@@ -155,7 +155,8 @@ def _files(settings: Settings) -> Iterator[Check]:
         yield _check(what, f"{folder} belongs to uid {info.st_uid}", "set `state_dir` to your own")
     elif info.st_mode & 0o077:
         mode = stat.S_IMODE(info.st_mode)
-        yield _check(what, f"{folder} is open to others ({mode:o})", f"chmod 700 {folder}")
+        found, only_seen = f"{folder} is open to others ({mode:o})", not info.st_mode & 0o022
+        yield _check(what, found, f"chmod 700 {folder}", warns=only_seen)
     else:
         yield _check(what, f"{folder} is yours alone; runs write there, and what tools are told to")
     foreign = [*islice(_foreign(folder), SHOWN)]

@@ -236,8 +236,15 @@ def _named(plans: Sequence[Path]) -> Mapping[str, Path]:
         load_plan(path)
         name = graph_name(path)
         if name in named or not name.isidentifier() or keyword.iskeyword(name) or name in TAKEN:
-            why = "is that of two plans" if name in named else "is no name of a graph"
-            raise UsageError(f"{path}: `{name}` {why}", hint="rename the file")
+            why, hint = "is no name of a graph", "rename the file: a name begins with a letter"
+            if name in named:
+                why, hint = "is that of two plans", "rename the file"
+            elif name in TAKEN:
+                why = "is a name that the server needs itself"
+                hint = f"rename the file; taken are {', '.join(TAKEN)}"
+            elif keyword.iskeyword(name):
+                why, hint = "is no name of a graph: Python has this word itself", "rename the file"
+            raise UsageError(f"{path}: `{name}` {why}", hint=hint)
         named[name] = path.absolute()
     return named
 

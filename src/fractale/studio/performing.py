@@ -121,7 +121,7 @@ class RunPerformer:
         take(order.folder, order.request)
         head = order.folder.read_head()
         if not is_agreed(order.folder.path, head, self.settings.environment):
-            raise not_own(order.folder.run_id)
+            raise not_own(order.folder.run_id, self.settings.environment)
         settings = _like(self.settings, head)
         named: dict[str, Any] = {
             "registries": head.get("registries", ()),
