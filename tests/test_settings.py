@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -271,6 +272,39 @@ servers:
     }
     ordinary = {"4", "node-01.cluster", "/scratch/a1b2c3d4", "melting", "application/json", "anna"}
     assert not secrets & ordinary
+
+
+HEADERS = [
+    (["--header", "Authorization: Bearer 8f3kQ7zz"], "8f3kQ7zz", "--header Authorization: ***"),
+    (["--header", "X-Api-Key: s3cr3tvalue"], "s3cr3tvalue", "--header X-Api-Key: ***"),
+    (["-H", "X-Api-Key:s3cr3tvalue"], "s3cr3tvalue", "-H X-Api-Key:***"),
+    (["-HCookie: sid=s3cr3tvalue"], "sid=s3cr3tvalue", "-HCookie: ***"),
+    (["--header=Authorization: Basic dXNlcg=="], "dXNlcg==", "--header=Authorization: ***"),
+    (["Authorization: Basic dXNlcg=="], "dXNlcg==", "Authorization: ***"),
+    (["--say", "Bearer 8f3kQ7zz"], "8f3kQ7zz", "--say Bearer ***"),
+    (['--headers={"X-Api-Key": "s3cr3tvalue"}'], "s3cr3tvalue", '--headers={"X-Api-Key": "***"}'),
+    (["pg://u:Walfisch7@h/db?token=x"], "Walfisch7", "pg://u:***@h/db?token=***"),
+    (["--url=pg://u:Walfisch7@h/db?a=x"], "Walfisch7", "--url=pg://u:***@h/db?a=***"),
+    (["--to", "at pg://u:Walfisch7@h/db?a=x"], "Walfisch7", "--to at pg://u:***@h/db?a=***"),
+]
+
+
+@pytest.mark.parametrize(("args", "secret", "shown"), HEADERS)
+def test_a_secret_in_a_header_or_a_url_of_an_argument_is_masked_and_hidden(
+    home, tmp_path, args, secret, shown
+):
+    write(tmp_path, f"servers: {{own: {{command: x, args: {json.dumps(args)}}}}}\n")
+    settings = load_settings(home, tmp_path)
+    assert settings.servers["own"].address == f"x {shown}"
+    assert secret not in Masker(settings.secrets).text(f"it is {secret}, really")
+
+
+def test_an_ordinary_header_of_an_argument_is_shown(home, tmp_path):
+    args = ["--header", "Accept: text/plain", "--port=[::1]:80", "Basic research", "C:/a", "a:b=c"]
+    write(tmp_path, f"servers: {{own: {{command: x, args: {json.dumps(args)}}}}}\n")
+    settings = load_settings(home, tmp_path)
+    assert settings.servers["own"].address == " ".join(["x", *args])
+    assert settings.secrets == ()
 
 
 def test_checkpoints_are_in_the_state_folder_unless_a_store_is_set(home, tmp_path):
