@@ -11,6 +11,7 @@ import pytest
 
 from fractale.errors import SettingsError
 from fractale.masking import Masker
+from fractale.questions.forms import secret_fields
 from fractale.secret_names import is_secret
 from fractale.settings import load_settings, without_password, without_secrets
 
@@ -166,7 +167,7 @@ SECRET_NAMES = """
 API_KEY TOKEN2 MY_SECRETS DB_PASSWORD PGPASSWORD MYSQL_PASSWD CREDENTIALS GITHUB_PAT DB_PASS
 DBPASS DB_PWD GPG_PASSPHRASE JWT SESSION_COOKIE SERVICE_AUTH OAUTH CLOUD_CREDS SENTRY_DSN
 SLACK_WEBHOOK_URL MYKEY APIKEY --api-key --apiKey X-Api-Key Authorization dbPassword
-ACCESS_TOKENS
+ACCESS_TOKENS PIN USER_PIN userPin PIN_CODE OTP SMS_OTP PASSCODE API_BEARER
 """
 
 
@@ -178,13 +179,32 @@ def test_names_of_secrets_are_known(name):
 ORDINARY_NAMES = """
 PATH PWD OLDPWD KEYBOARD KEYMAP MONKEY AUTHOR AUTHORS XAUTHORITY SECRETARY COMPASS BYPASS
 TOKENIZERS_PARALLELISM PATTERN PATCH PASSENGERS LICENSE_SERVER SSH_AUTH_SOCK TOKEN_FILE
-AUTH_TYPE SESSION_MANAGER --nodes Content-Type HOSTNAME COMPATIBLE
+AUTH_TYPE SESSION_MANAGER --nodes Content-Type HOSTNAME COMPATIBLE PINNED SPIN
+I_MPI_PIN I_MPI_PIN_DOMAIN PIN_MEMORY --pinoffset
 """
 
 
 @pytest.mark.parametrize("name", ORDINARY_NAMES.split())
 def test_ordinary_names_are_not_taken_for_secrets(name):
     assert not is_secret(name)
+
+
+@pytest.mark.parametrize(
+    ("description", "is_one"),
+    [
+        ("Enter your PIN", True),
+        ("The one-time code of your phone", True),
+        ("An API key of the portal.", True),
+        ("Your password:", True),
+        ("The primary key, at most 4096 tokens", False),
+        ("Path of the password file", False),
+        ("Pin threads to cores", False),
+        ("Salt concentration in mM", False),
+    ],
+)
+def test_a_field_asks_for_a_secret_by_its_description_too(description, is_one):
+    fields = {"value": {"type": "string", "description": description}}
+    assert secret_fields({"properties": fields}) == ({"value"} if is_one else set())
 
 
 @pytest.mark.parametrize(
