@@ -101,6 +101,48 @@ def sh(way: Way, bounds: Confinement, line: str, **more) -> subprocess.Completed
 # Files
 
 
+def test_bubblewrap_protects_what_is_nested_in_the_project_too(home: Path, tmp_path: Path) -> None:
+    way, project = way_of("bwrap"), home / "project"
+    kept = [
+        project / "sub/.git/config",  # one within the other, each to be kept
+        project / "sub/lib/.git/config",
+        project / "sub/lib/.fractale/config.yaml",
+        project / "a/b/c/d/e/f/.git/config",
+    ]
+    for path in kept:
+        path.parent.mkdir(parents=True)
+        path.write_text("kept\n")
+    module = project / "module" / ".git"  # of a submodule: a file
+    module.parent.mkdir()
+    module.write_text("gitdir: ../.git/modules/module\n")
+    free = project / "node_modules/x/.git/config"
+    free.parent.mkdir(parents=True)
+    (project / "link").symlink_to(project / "sub")
+    bounds = confinement_of(project, tmp_path / "own", protected=[project / ".fractale/runs"])
+    lines = [f"echo x > '{path}'; rm -f '{path}'" for path in (*kept, module)]
+    lines += ["mv sub other", "mv sub/lib/.git away", "echo x > .fractale/config.yaml"]
+    lines += [f"echo y > '{free}'", "echo y > sub/new", "echo y > a/b/c/new", "echo y > top"]
+    done = sh(way, bounds, "\n".join(lines))
+    assert [path.read_text() for path in kept] == ["kept\n"] * len(kept), done.stderr
+    assert module.read_text().startswith("gitdir:")
+    assert (project / ".fractale/config.yaml").read_text() == "max_attempts: 3\n"
+    written = [free, project / "sub/new", project / "a/b/c/new", project / "top"]
+    assert [path.read_text() for path in written] == ["y\n"] * len(written)
+
+
+def test_what_is_looked_for_in_a_project_has_a_bound_that_is_told(
+    home: Path, tmp_path: Path
+) -> None:
+    way, project = way_of("bwrap"), home / "project"
+    for number in range(2100):
+        (project / "many" / str(number)).mkdir(parents=True)
+    (project / "zone" / ".git").mkdir(parents=True)
+    bounds = confinement_of(project, tmp_path / "own")
+    done = sh(way, bounds, "echo x > zone/.git/config; echo done")
+    assert done.stdout == "done\n"
+    assert "more than 2000 folders" in done.stderr
+
+
 def test_writes_go_to_the_project_its_own_temporary_folder_and_what_is_named(
     way: Way, bounds: Confinement, home: Path, tmp_path: Path
 ) -> None:

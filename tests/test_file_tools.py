@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import threading
@@ -9,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+import forked
 from fractale.mcp import EmbeddedServer, McpToolbox
 from fractale.paths import PATHS, WRITES, forbidden, holds_private, is_inside, open_file
 from fractale.registry import build_server, load_registry
 from fractale.tools.files import read_text_file, write_text_file
+
+DEMO = Path(__file__).parents[1] / "registries" / "demo.yaml"
 
 
 @pytest.fixture
@@ -88,12 +92,23 @@ def test_what_decides_what_is_run_later_is_not_written(home: Path) -> None:
     (project / ".git").mkdir()
     (project / ".fractale").mkdir()
     (project / "hooks").symlink_to(".git/hooks")
+    (project / "records").symlink_to(".fractale/runs")
     paths = [
         ".git/config",
         ".git/hooks/pre-commit",
         "hooks/pre-commit",
         ".fractale/config.yaml",
         ".fractale/fractale.lock",
+        ".fractale/audit.jsonl",
+        ".fractale/checkpoints.sqlite",
+        ".fractale/runs/r1/run.json",
+        ".fractale/runs/r1/journal.jsonl",
+        ".fractale/runs/r1/.run.json.7.7.part",
+        ".fractale/runs/r1/outputs/x",
+        ".fractale/runs/r1/jobs/q1/wrapper.sh",
+        ".fractale/runs/r1",
+        ".fractale/new",
+        "records/r1/events.jsonl",
         "~/.ssh/authorized_keys",
         "~/.config/fractale/trust.json",
         "/proc/self/oom_score_adj",
@@ -105,6 +120,30 @@ def test_what_decides_what_is_run_later_is_not_written(home: Path) -> None:
         with pytest.raises(PermissionError, match="not written by any tool"):
             write_text_file(path, "CANARY")
     assert sorted(home.rglob("*")) == before
+
+
+def test_a_plan_s_tools_write_into_the_folder_of_a_run_but_not_over_its_records(
+    home: Path,
+) -> None:
+    written = {"path": "{{ run.dir }}/job.flux.sh", "text": "#!/bin/sh\n"}
+    plan = {"name": "p", "steps": [{"name": "a", "tool": "write_text_file", "inputs": written}]}
+    (home / "project" / "p.yaml").write_text(json.dumps(plan))
+    words = ["run", "p.yaml", "-r", str(DEMO), "--yes"]
+    env = {"HOME": str(home / "project"), "PATH": os.environ["PATH"]}
+    ran = forked.run(words, cwd=home / "project", env=env)
+    assert ran.returncode == 0, ran.stderr
+    (folder,) = (home / "project" / ".fractale" / "runs").iterdir()
+    assert (folder / "job.flux.sh").read_text() == "#!/bin/sh\n"
+    (folder / "job.flux.sh").unlink()
+    kept = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert {path.name for path in kept} >= {"run.json", "journal.jsonl", "events.jsonl"}
+    for path in folder.iterdir():
+        assert forbidden(path, writing=True)
+        assert not forbidden(path)
+    write_text_file(str(folder / "job.flux.sh"), "#!/bin/sh\n")
+    assert (folder / "job.flux.sh").read_text() == "#!/bin/sh\n"
+    assert not forbidden(folder, writing=True)  # where a job may run
+    assert {path: path.read_bytes() for path in kept} == kept
 
 
 def test_ordinary_files_are_read_and_written_as_before(home: Path) -> None:

@@ -53,6 +53,9 @@ FORMS = {
     "base64 of json": lambda s: base64.b64encode(json.dumps({"p": s}).encode()).decode(),
     "base64 folded": lambda s: base64.encodebytes(f"user:{s}, and more".encode()).decode(),
     "hex": lambda s: s.encode().hex(),
+    "hex with colons": lambda s: s.encode().hex(":"),
+    "HEX with colons": lambda s: s.encode().hex(":").upper(),
+    "folded at carriage returns": lambda s: "\r".join(s[i : i + 5] for i in range(0, len(s), 5)),
     "folded": lambda s: "\n    ".join(textwrap.wrap(s, 9, break_on_hyphens=False)),
     "folded in json": lambda s: json.dumps("\n".join(s[i : i + 5] for i in range(0, len(s), 5))),
 }
@@ -62,7 +65,7 @@ FORMS = {
 @pytest.mark.parametrize("name", SECRETS)
 def test_each_form_of_a_secret_is_masked_and_what_is_around_it_stays(name, form):
     secret = SECRETS[name]
-    if form == "folded" and " " in secret:
+    if form.startswith("folded") and "json" not in form and " " in secret:
         pytest.skip("folded at its own spaces it has lost these")
     if form.startswith("folded") and name == "pem":
         pytest.skip("it has lines of its own, which are tested as such")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from fractale.errors import SettingsError
 from fractale.masking import Masker
+from fractale.questions.forms import secret_fields
 from fractale.secret_names import is_secret
 from fractale.settings import load_settings, without_password, without_secrets
 
@@ -165,7 +167,7 @@ SECRET_NAMES = """
 API_KEY TOKEN2 MY_SECRETS DB_PASSWORD PGPASSWORD MYSQL_PASSWD CREDENTIALS GITHUB_PAT DB_PASS
 DBPASS DB_PWD GPG_PASSPHRASE JWT SESSION_COOKIE SERVICE_AUTH OAUTH CLOUD_CREDS SENTRY_DSN
 SLACK_WEBHOOK_URL MYKEY APIKEY --api-key --apiKey X-Api-Key Authorization dbPassword
-ACCESS_TOKENS
+ACCESS_TOKENS PIN USER_PIN userPin PIN_CODE OTP SMS_OTP PASSCODE API_BEARER
 """
 
 
@@ -177,13 +179,32 @@ def test_names_of_secrets_are_known(name):
 ORDINARY_NAMES = """
 PATH PWD OLDPWD KEYBOARD KEYMAP MONKEY AUTHOR AUTHORS XAUTHORITY SECRETARY COMPASS BYPASS
 TOKENIZERS_PARALLELISM PATTERN PATCH PASSENGERS LICENSE_SERVER SSH_AUTH_SOCK TOKEN_FILE
-AUTH_TYPE SESSION_MANAGER --nodes Content-Type HOSTNAME COMPATIBLE
+AUTH_TYPE SESSION_MANAGER --nodes Content-Type HOSTNAME COMPATIBLE PINNED SPIN
+I_MPI_PIN I_MPI_PIN_DOMAIN PIN_MEMORY --pinoffset
 """
 
 
 @pytest.mark.parametrize("name", ORDINARY_NAMES.split())
 def test_ordinary_names_are_not_taken_for_secrets(name):
     assert not is_secret(name)
+
+
+@pytest.mark.parametrize(
+    ("description", "is_one"),
+    [
+        ("Enter your PIN", True),
+        ("The one-time code of your phone", True),
+        ("An API key of the portal.", True),
+        ("Your password:", True),
+        ("The primary key, at most 4096 tokens", False),
+        ("Path of the password file", False),
+        ("Pin threads to cores", False),
+        ("Salt concentration in mM", False),
+    ],
+)
+def test_a_field_asks_for_a_secret_by_its_description_too(description, is_one):
+    fields = {"value": {"type": "string", "description": description}}
+    assert secret_fields({"properties": fields}) == ({"value"} if is_one else set())
 
 
 @pytest.mark.parametrize(
@@ -271,6 +292,39 @@ servers:
     }
     ordinary = {"4", "node-01.cluster", "/scratch/a1b2c3d4", "melting", "application/json", "anna"}
     assert not secrets & ordinary
+
+
+HEADERS = [
+    (["--header", "Authorization: Bearer 8f3kQ7zz"], "8f3kQ7zz", "--header Authorization: ***"),
+    (["--header", "X-Api-Key: s3cr3tvalue"], "s3cr3tvalue", "--header X-Api-Key: ***"),
+    (["-H", "X-Api-Key:s3cr3tvalue"], "s3cr3tvalue", "-H X-Api-Key:***"),
+    (["-HCookie: sid=s3cr3tvalue"], "sid=s3cr3tvalue", "-HCookie: ***"),
+    (["--header=Authorization: Basic dXNlcg=="], "dXNlcg==", "--header=Authorization: ***"),
+    (["Authorization: Basic dXNlcg=="], "dXNlcg==", "Authorization: ***"),
+    (["--say", "Bearer 8f3kQ7zz"], "8f3kQ7zz", "--say Bearer ***"),
+    (['--headers={"X-Api-Key": "s3cr3tvalue"}'], "s3cr3tvalue", '--headers={"X-Api-Key": "***"}'),
+    (["pg://u:Walfisch7@h/db?token=x"], "Walfisch7", "pg://u:***@h/db?token=***"),
+    (["--url=pg://u:Walfisch7@h/db?a=x"], "Walfisch7", "--url=pg://u:***@h/db?a=***"),
+    (["--to", "at pg://u:Walfisch7@h/db?a=x"], "Walfisch7", "--to at pg://u:***@h/db?a=***"),
+]
+
+
+@pytest.mark.parametrize(("args", "secret", "shown"), HEADERS)
+def test_a_secret_in_a_header_or_a_url_of_an_argument_is_masked_and_hidden(
+    home, tmp_path, args, secret, shown
+):
+    write(tmp_path, f"servers: {{own: {{command: x, args: {json.dumps(args)}}}}}\n")
+    settings = load_settings(home, tmp_path)
+    assert settings.servers["own"].address == f"x {shown}"
+    assert secret not in Masker(settings.secrets).text(f"it is {secret}, really")
+
+
+def test_an_ordinary_header_of_an_argument_is_shown(home, tmp_path):
+    args = ["--header", "Accept: text/plain", "--port=[::1]:80", "Basic research", "C:/a", "a:b=c"]
+    write(tmp_path, f"servers: {{own: {{command: x, args: {json.dumps(args)}}}}}\n")
+    settings = load_settings(home, tmp_path)
+    assert settings.servers["own"].address == " ".join(["x", *args])
+    assert settings.secrets == ()
 
 
 def test_checkpoints_are_in_the_state_folder_unless_a_store_is_set(home, tmp_path):

@@ -233,7 +233,10 @@ def test_the_doctor_finds_each_rule_broken(tmp_path):
     (tmp_path / ".fractale" / "runs").mkdir()
     (tmp_path / ".fractale" / "runs").chmod(0o777)
     settings = {
-        "servers": {"t": {"command": "x", "args": ["--api-key", "0123456789abc"]}},
+        "servers": {
+            "t": {"command": "x", "args": ["--api-key", "0123456789abc"]},
+            "h": {"command": "x", "args": ["--header", "X-Api-Key: 0123456789abc"]},
+        },
         "audit": "/nowhere/audit.jsonl",
     }
     (tmp_path / ".fractale" / "config.yaml").write_text(json.dumps(settings))
@@ -261,6 +264,7 @@ def test_the_doctor_finds_each_rule_broken(tmp_path):
     assert f"listening sockets: process {bad.pid} listens on port {port}" in words
     assert f"secrets in arguments: process {bad.pid} has one" in words
     assert "secrets in arguments: server `t` gets one in `args`" in words
+    assert "secrets in arguments: server `h` gets one in `args`" in words
     assert "is open to others (755)" in words
     assert "can be written by others" in words
     assert "audit.jsonl cannot be written" in words

@@ -7,11 +7,11 @@ checkpoints, exports, error texts, and what goes to models. It finds a secret
 - with the escapes of JSON, URLs, HTML and Python, also one within the other,
 - broken into lines, as a terminal, YAML or ``base64`` folds a long text,
 - in base64 (both alphabets, with or without padding, also in the middle of a longer one),
-- in hexadecimal.
+- in hexadecimal, also with colons between the bytes.
 
 A secret of fewer than `SHORT` characters, and one that is a number, is only found as a whole word:
 else it would be found where it is none. A secret that was changed in another way (reversed,
-compressed, encrypted) is not found.
+compressed, encrypted, in base32, UTF-16, octal or capitals) is not found.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SHORT: Final = 8
 _MOST_LAYERS: Final = 4
 """Escapes within escapes, such as JSON in a string of JSON, that are looked through."""
 
-_FOLD: Final = re.compile(r"[ \t\r]*\n[ \t\r]*")
+_FOLD: Final = re.compile(r"[ \t]*[\r\n][ \t\r\n]*")
 _OF_WEB: Final = (
     r"%[0-7][0-9a-fA-F]|(?:%[89a-fA-F][0-9a-fA-F])+"  # of UTF-8, all bytes of a character
     r"|&(?:amp|lt|gt|quot|apos|\#[0-9]{1,5}|\#x[0-9a-fA-F]{1,4});"
@@ -192,7 +192,7 @@ class _Needles:
         escaped = {json.dumps(secret)[1:-1], quote(secret, safe="", errors="replace")}
         for form in {secret, secret.strip(), *escaped}:
             data = form.encode("utf-8", "replace")
-            for text in (data.hex(), data.hex().upper()):
+            for text in _hex(data):
                 self._beside.setdefault(text, (0, 0))
             for offset in range(3):
                 core, beside = _base64_core(data, offset)
@@ -347,7 +347,9 @@ def _bare(text: str) -> str:
 
 def _unfolded(text: str) -> str:
     """A text without its line breaks and the space around them."""
-    return "".join(line.strip(" \t\r") for line in text.split("\n")) if "\n" in text else text
+    if "\r" in text:
+        text = text.replace("\r", "\n")
+    return "".join(line.strip(" \t") for line in text.split("\n")) if "\n" in text else text
 
 
 def _meant(found: re.Match[str]) -> str:
@@ -392,8 +394,13 @@ def _forms_of_word(secret: str) -> set[str]:
     forms |= {quote(secret, errors="replace"), quote_plus(secret, errors="replace")}
     if len(secret) >= 4:
         forms |= {packed, packed.rstrip("="), packed.translate({43: "-", 47: "_"})}
-        forms |= {data.hex(), data.hex().upper()}
+        forms |= _hex(data)
     return forms
+
+
+def _hex(data: bytes) -> set[str]:
+    """Bytes in hexadecimal: in small and capital letters, without and with colons between."""
+    return {write for text in (data.hex(), data.hex(":")) for write in (text, text.upper())}
 
 
 def _word_pattern(words: Iterable[str]) -> str:

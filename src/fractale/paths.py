@@ -128,7 +128,25 @@ TEMPORARY_FOLDERS: Final = ("/tmp", "/var/tmp")  # noqa: S108 - they are kept fr
 PROTECTED_IN_PROJECT: Final = (".fractale", ".git")
 """Not to be written by programs or tools: what they hold decides what is run later."""
 
-_OF_FRACTALE: Final = ("config.yaml", "fractale.lock")
+_OF_RUN: Final = (
+    "run.json",
+    "events.jsonl",
+    "journal.jsonl",
+    "lock",
+    "plan.yaml",
+    "plan",
+    "tools.json",
+    "notes.json",
+    "bindings.json",
+    "entry.json",
+    "drafts",
+    "outputs",
+    "jobs",
+)
+"""What fractale keeps in the folder of a run (`run.dir` of a plan), beside what tools write there.
+
+The names of its temporary files begin with a dot.
+"""
 _OF_PROCESS: Final = ("cgroup", "comm", "limits", "loadavg", "sched", "stat", "statm", "status")
 """What of a process may be read: nothing of its memory, environment, words or open files."""
 _OF_KERNEL: Final = ("kcore", "keys", "key-users", "kallsyms", "kmsg", "kpagecount", "kpageflags")
@@ -342,6 +360,20 @@ def _if_written(path: Path) -> str | None:
     parts = path.parts
     if ".git" in parts:
         return "what is in `.git` decides what git runs"
-    if len(parts) > 1 and parts[-2] == ".fractale" and parts[-1] in _OF_FRACTALE:
-        return "it decides what fractale starts, asks and trusts: change it yourself"
+    if ".fractale" in parts and not _is_left_to_tools(path):
+        return (
+            "`.fractale` has fractale's own records and settings; tools may only write files of "
+            "other names into the folder of a run (`run.dir`)"
+        )
     return None
+
+
+def _is_left_to_tools(path: Path) -> bool:
+    """Whether a path in a ``.fractale`` is the folder of a run, or a file in it of a tool's."""
+    match path.parts[path.parts.index(".fractale") + 1 :]:
+        case ("runs", _):
+            return path.is_dir()
+        case ("runs", _, name):
+            return name not in _OF_RUN and not name.startswith(".")
+        case _:
+            return False

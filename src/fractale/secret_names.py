@@ -16,7 +16,8 @@ _ANYWHERE = re.compile(
     r"PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|SECRET(?!AR)|TOKEN(?!I[SZ])|APIKEY|WEBHOOK"
 )
 _WORDS = _words(
-    "KEY PASS PAT PWD PW JWT COOKIE AUTH OAUTH AUTHORIZATION CREDS DSN SIGNATURE SIG SALT"
+    "KEY PASS PAT PWD PW JWT COOKIE AUTH OAUTH AUTHORIZATION CREDS DSN SIGNATURE SIG SALT "
+    "OTP TOTP PASSCODE BEARER"
 )
 _ENDINGS = ("KEY", "PASS")
 _ORDINARY_WORDS = _words(
@@ -28,6 +29,15 @@ _ABOUT = _words(
     "ALGORITHM LENGTH SIZE COUNT LIMIT TTL TIMEOUT EXPIRY"
 )
 """A name that ends in one of these says something about a secret, and is none."""
+_PIN = re.compile(r"(?!I_MPI_)(?:.*_)?PINS?(?:_(?:CODE|NUMBER|VALUE))?")
+"""What pins threads to cores is none: `I_MPI_PIN`, `PIN_MEMORY`."""
+_IN_SENTENCE = re.compile(
+    r"\bPIN\b|(?i:\byour pin\b|\b(?:password|passwd|passphrase|passcode"
+    r"|otp|totp|credentials?|client secret|(?:one-?time|verification|security) code"
+    r"|(?:api|access|secret|private)[ -]?key"
+    r"|(?:access|bearer|api|auth\w*|refresh|security|your) token)"
+    r"\b(?! (?:file|path|type|length)))"
+)
 _NO_SECRETS = frozenset({"PWD", "OLDPWD"})
 
 
@@ -44,7 +54,15 @@ def is_secret(name: str) -> bool:
     words = [word for word in words if word]
     if not words or words[-1] in _ABOUT:
         return False
-    return any(_is_secret_word(word) for word in words)
+    return bool(_PIN.fullmatch("_".join(words))) or any(_is_secret_word(word) for word in words)
+
+
+def asks_for_secret(sentence: str) -> bool:
+    """Whether a sentence asks for a secret: `Enter your PIN`.
+
+    It takes more than in a name, where `KEY` is enough: `the primary key` is none.
+    """
+    return _IN_SENTENCE.search(sentence) is not None
 
 
 def _is_secret_word(word: str) -> bool:

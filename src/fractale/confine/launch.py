@@ -30,6 +30,7 @@ if __name__ == "__main__":
     sys.path.append(str(Path(__file__).parents[2]))
 
 from fractale.confine.view import View, view
+from fractale.paths import PROTECTED_IN_PROJECT
 
 FAILED: Final = 126
 """Exit code where the program was not started."""
@@ -42,6 +43,11 @@ ASKING: Final = (
     signal.SIGUSR1,
     signal.SIGUSR2,
 )
+
+MOST_DEPTH: Final = 6
+MOST_FOLDERS: Final = 2000
+NOT_LOOKED_INTO: Final = (".venv", "venv", "node_modules", "__pycache__")
+"""How far a ``.git`` is looked for below a project, whose program starts after that."""
 
 DEVICES: Final = ("/dev/nvidia*", "/dev/dri", "/dev/kfd", "/dev/knem", "/dev/xpmem")
 NETWORK_DEVICES: Final = ("/dev/infiniband", "/dev/hfi*", "/dev/cxi*")
@@ -117,10 +123,13 @@ def _arguments(spec: dict[str, Any]) -> Iterator[str]:
     yield from _opened(seen)
     for folder in spec["writable"]:
         yield from ("--bind", folder, folder)
-    for path in _protected(spec):
-        # A folder that is mounted cannot be moved out of the way.
-        for above in _between(path, spec["writable"]):
-            yield from ("--bind", above, above)
+    protected = _outermost([*_protected(spec), *_nested(spec["project"])])
+    # A folder that is mounted cannot be moved out of the way. One that is mounted later would
+    # hide the mounts in it.
+    between = {above for path in protected for above in _between(path, spec["writable"])}
+    for above in sorted(between, key=lambda path: len(Path(path).parts)):
+        yield from ("--bind", above, above)
+    for path in protected:
         yield from ("--ro-bind", path, path)
     if spec["temporary"]:  # it may lie in a protected folder
         yield from ("--bind", spec["temporary"], spec["temporary"])
@@ -153,6 +162,45 @@ def _protected(spec: dict[str, Any]) -> list[str]:
     real = (os.path.realpath(path) for path in spec["protected"] if os.path.exists(path))  # noqa: PTH110
     folders = [*spec["writable"]]
     return [p for p in dict.fromkeys(real) if any(Path(p).is_relative_to(f) for f in folders)]
+
+
+def _nested(project: str) -> Iterator[str]:
+    """Each ``.git`` and ``.fractale`` below the project's folder, as far as is looked."""
+    level, looked = [project] if project else [], 0
+    for _ in range(MOST_DEPTH + 1):
+        below: list[str] = []
+        for folder in level:
+            if looked == MOST_FOLDERS:
+                print(  # noqa: T201 - a program
+                    f"fractale: {project} has more than {MOST_FOLDERS} folders: a `.git` deeper "
+                    "in it may not be protected",
+                    file=sys.stderr,
+                )
+                return
+            looked += 1
+            for entry in _entries(folder):
+                if entry.is_symlink():
+                    continue
+                if entry.name in PROTECTED_IN_PROJECT:
+                    yield entry.path
+                elif entry.name not in NOT_LOOKED_INTO and entry.is_dir():
+                    below.append(entry.path)
+        level = below
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """What is in a folder; nothing if it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        return []
+
+
+def _outermost(paths: Sequence[str]) -> list[str]:
+    """The paths without those that lie below another of them."""
+    unlike = list(dict.fromkeys(paths))
+    return [p for p in unlike if not any(p != q and Path(p).is_relative_to(q) for q in unlike)]
 
 
 def _between(path: str, writable: Sequence[str]) -> Iterator[str]:
@@ -245,11 +293,7 @@ def _writable(spec: dict[str, Any]) -> Iterator[str]:
 
 def _beside(folder: str, left_out: Sequence[str], skip: Iterable[str] = ()) -> Iterator[str]:
     """What is in a folder, without some of what is in it or deeper."""
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:
-        return
-    for entry in entries:
+    for entry in _entries(folder):
         if entry.is_symlink() or entry.path in left_out or entry.path in skip:
             continue
         inner = [path for path in left_out if Path(path).is_relative_to(entry.path)]

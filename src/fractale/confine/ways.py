@@ -45,6 +45,8 @@ class Confinement:
     Args:
         writable: The folders below which it may write.
         protected: Folders and files in these that it may only read all the same.
+        project: The folder below which each ``.git`` and ``.fractale`` is protected, too, with
+            bubblewrap; they are looked for when the program is started.
         shown: What it has to see even if it lies where other things are hidden.
         network: Whether it may open sockets.
         temporary: A folder of its own for temporary files, its ``TMPDIR``. It is made if need be.
@@ -53,6 +55,7 @@ class Confinement:
     writable: tuple[Path, ...] = ()
     temporary: Path | None = None
     protected: tuple[Path, ...] = ()
+    project: Path | None = None
     shown: tuple[Path, ...] = ()
     network: bool = False
 
@@ -61,6 +64,7 @@ class Confinement:
         return {
             "writable": [str(each) for each in self.writable],
             "protected": [str(each) for each in self.protected],
+            "project": str(self.project or ""),
             "shown": [str(each) for each in self.shown],
             "network": self.network,
             "temporary": str(self.temporary or ""),
@@ -120,6 +124,7 @@ def confinement_of(
     return Confinement(
         writable=tuple(dict.fromkeys(outer)),
         protected=(*(root / name for name in PROTECTED_IN_PROJECT), *protected, *own),
+        project=root,
         shown=(*shown, *own, *programs),
         network=network,
         temporary=temporary,

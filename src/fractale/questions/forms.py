@@ -11,7 +11,7 @@ from typing import Any, cast
 from fractale.errors import AnswerError
 from fractale.questions.words import NO, YES, data_of, one_line, word_of
 from fractale.schemas import Misfit, UnusableSchema, misfits
-from fractale.secret_names import is_secret
+from fractale.secret_names import asks_for_secret, is_secret
 
 
 def properties_of(schema: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -24,7 +24,7 @@ def properties_of(schema: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def secret_fields(schema: Mapping[str, Any]) -> set[str]:
-    """The fields that ask for a secret: by their format, name or title, or as write-only."""
+    """The fields that ask for a secret: as write-only, by format, name, title or description."""
     return {
         name
         for name, field in properties_of(schema).items()
@@ -32,6 +32,7 @@ def secret_fields(schema: Mapping[str, Any]) -> set[str]:
         or field.get("writeOnly") is True
         or is_secret(name)
         or is_secret(str(field.get("title") or ""))
+        or (field.get("type") != "boolean" and asks_for_secret(str(field.get("description") or "")))
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -34,6 +34,10 @@ _KNOWN_TOKENS = re.compile(
     r"|npm_[A-Za-z0-9]{20,}|pypi-[\w-]{20,}|dckr_pat_[\w-]{16,}"
     r"|eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?)"
 )
+_HEADER = re.compile(r"(?:[\w-]+=|-[A-Za-z](?=[A-Z]))?\s*([\w.-]+)\s*:(?!//)\s*(\S.*)", re.DOTALL)
+"""`Name: value`, alone or as an option has it: `--header=Name: value`, `-HName: value`."""
+_HEADER_IN_JSON = re.compile(r'"([\w.-]+)"\s*:\s*"((?:[^"\\]|\\.)+)"')
+_SCHEMED = re.compile(r"\b(?:Bearer|Basic)\s+([^\s\"',;]+)", re.IGNORECASE)
 _URL_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>]+")
 
 
@@ -93,18 +97,47 @@ def secrets_of_arguments(arguments: Sequence[str]) -> set[str]:
     found: set[str] = set()
     before = ""
     for argument in arguments:
-        name, equals, value = argument.partition("=")
+        name, equals, value = _named(argument)
         is_option = argument.startswith("-")
         if before and not is_option:
             found |= secrets_of_variable(before, argument)
         if equals:
             found |= secrets_of_variable(name, value)
+        for header, start, end in _headers(argument):
+            found |= secrets_of_variable(header, argument[start:end])
         for text in (argument, value):
             found |= secrets_within(text)
-            if "://" in text and "://" not in text.partition("://")[0]:
+            if _is_url(text):
                 found |= secrets_of_url(text)
+        for match in _URL_IN_TEXT.finditer(argument):
+            found |= secrets_of_url(match[0])
         before = argument if is_option and not equals and is_secret(argument) else ""
     return found
+
+
+def _named(argument: str) -> tuple[str, str, str]:
+    """An argument as name, ``=`` and value; a URL or a header with a ``=`` in it has no name."""
+    name, equals, value = argument.partition("=")
+    if "://" in name or next(_headers(argument), ("", len(argument), 0))[1] <= len(name):
+        return argument, "", ""
+    return name, equals, value
+
+
+def _headers(argument: str) -> Iterator[tuple[str, int, int]]:
+    """The headers in an argument that are secrets: the name, and where the value is."""
+    if (header := _HEADER.match(argument)) and is_secret(header[1]):
+        yield header[1], *header.span(2)
+        return
+    for pair in _HEADER_IN_JSON.finditer(argument):
+        if is_secret(pair[1]):
+            yield pair[1], *pair.span(2)
+    for token in _SCHEMED.finditer(argument):
+        if looks_random(token[1]):
+            yield "Authorization", *token.span(1)
+
+
+def _is_url(text: str) -> bool:
+    return _URL_IN_TEXT.match(text) is not None
 
 
 def looks_random(text: str) -> bool:
@@ -161,31 +194,34 @@ def shown_url(url: str) -> str:
 def shown_arguments(arguments: Sequence[str]) -> list[str]:
     """A command's arguments for people to read: without what looks like a secret.
 
-    That is what follows an option, or a name and ``=``, that `is_secret`; and in URLs what
-    `shown_url` hides.
+    That is what follows an option, or a name and ``=`` or ``:``, that `is_secret`; and in URLs
+    what `shown_url` hides.
     """
     shown: list[str] = []
     follows_secret = False
     for argument in arguments:
-        name, equals, value = argument.partition("=")
+        name, equals, value = _named(argument)
         is_option = argument.startswith("-")
         if follows_secret and not is_option:
             shown.append(MASK)
         elif equals and is_secret(name):
             shown.append(f"{name}={MASK}")
-        elif equals and "://" in value and "://" not in name:
+        elif equals and _is_url(value):
             shown.append(f"{name}={shown_url(value)}")
         else:
-            shown.append(shown_url(argument) if "://" in argument else _without(argument))
+            shown.append(shown_url(argument) if _is_url(argument) else _without(argument))
         follows_secret = is_option and not equals and is_secret(argument)
     return shown
 
 
 def _without(argument: str) -> str:
-    """An argument without what is secret whatever its name is."""
+    """An argument without its headers, and what is secret whatever its name is."""
+    spans = sorted({(start, end) for _, start, end in _headers(argument)}, reverse=True)
+    for start, end in spans:
+        argument = argument[:start] + MASK + argument[end:]
     for secret in sorted(secrets_within(argument), key=len, reverse=True):
         argument = argument.replace(secret, MASK)
-    return argument
+    return _URL_IN_TEXT.sub(lambda url: shown_url(url[0]), argument)
 
 
 def store_password(store: str | None) -> str | None:
