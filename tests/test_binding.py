@@ -117,7 +117,9 @@ class Place:
             return await runs.resume(result.run, RunOptions(**options))
 
     def lock(self) -> dict[str, Any]:
-        return json.loads(self.now.lock_file.read_text())["servers"]
+        """What is pinned; nothing where no server was waited for."""
+        file = self.now.lock_file
+        return json.loads(file.read_text())["servers"] if file.exists() else {}
 
 
 @pytest.fixture
