@@ -83,13 +83,13 @@ async def test_the_time_limit_is_checked_before_each_call(run_plan):
 
     @server.tool
     async def slow() -> dict:
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.6)
         return {"returncode": 1}
 
     seen = await run_plan(
         """
         name: time
-        limits: {time: 0.02}
+        limits: {time: 0.5}
         steps: [{name: a, tool: slow, transitions: {failure: a}}]
         """,
         tools=server,

@@ -187,9 +187,10 @@ def paths_in(tool: ToolInfo, arguments: Mapping[str, Any]) -> list[tuple[str, st
 
 
 def _looks_like_path(name: str, text: str) -> bool:
-    return text.startswith(("/", "~", "../", "file://")) or _PATH_NAME.search(name) is not None
+    return _PATH.match(text) is not None or _PATH_NAME.search(name) is not None
 
 
+_PATH = re.compile(r"(file://)?/[^/\s]|~|\.\./")
 _PATH_NAME = re.compile(r"(^|_)(path|file|filename|dir|directory|folder)s?$", re.IGNORECASE)
 
 
