@@ -515,6 +515,33 @@ async def test_a_started_server_is_confined(home: Path, tmp_path: Path) -> None:
         assert "CANARY" in (await toolbox.call_tool("sh", {"line": line})).text
 
 
+async def test_what_is_refused_to_a_confined_server_is_told_with_what_to_do(home: Path) -> None:
+    try:
+        find_way(os.environ)
+    except DependencyMissing as error:
+        pytest.skip(str(error))
+    hint = "`network: true` or `writable: [...]` under `servers: shell` in your own settings"
+    script = shutil.copy(SHELL_SERVER, home / "project" / "sub")
+    plain = replace(
+        server(), args=(str(script),), env={"HOME": str(home), "PATH": os.environ["PATH"]}
+    )
+    confined = replace(plain, confine=True, project=home / "project")
+    async with McpToolbox([confined]) as toolbox:
+        assert [status.confined for status in await toolbox.servers()] == [True]
+        result = await toolbox.call_tool("sh", {"line": "exec touch /usr/fractale-was-here"})
+        assert result.is_error
+        assert hint in result.text
+        assert "confined" not in (await toolbox.call_tool("sh", {"line": "exec cat absent"})).text
+        with pytest.raises(TransportError) as ended:
+            await toolbox.call_tool("sh", {"line": "EPERM"})
+        assert hint in (ended.value.hint or "")
+    async with McpToolbox([plain]) as toolbox:
+        assert [status.confined for status in await toolbox.servers()] == [False]
+        told = await toolbox.call_tool("sh", {"line": "exec touch /proc/1/x"})
+        assert told.is_error
+        assert "confined" not in told.text
+
+
 async def test_a_server_that_cannot_be_confined_is_not_started(home: Path) -> None:
     settings = server(confine=True, project=home)
     async with McpToolbox([settings]) as toolbox:

@@ -335,6 +335,7 @@ def test_a_long_command_is_shown_to_its_end(place):
     words = ["-c", f"{'true; ' * 200}touch {place.marker}"]
     place.plant({"servers": {"h": {"command": "sh", "args": words}}})
     assert f"touch {place.marker}" in place.run("trust", "--show").stdout
+    assert "starts this program, confined unless" in place.run("trust", "--show").stdout
 
 
 def test_trust_as_data(place):

@@ -151,6 +151,7 @@ class ServerStatus:
 
     Args:
         listed: Whether it is known which tools it has: it said so in this process.
+        confined: Whether it is a program that is confined (`fractale.confine`).
     """
 
     name: str
@@ -159,6 +160,7 @@ class ServerStatus:
     address: str = ""
     error: str | None = None
     listed: bool = True
+    confined: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,12 @@ def answer(method: str, params: dict[str, Any]) -> dict[str, Any]:
         return {"tools": [TOOL]}
     if method == "tools/call":
         line = params["arguments"]["line"]
+        if line == "EPERM":
+            raise PermissionError(1, "Operation not permitted")
         done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
+        if line.startswith("exec "):  # an error is told as such
+            said = {"type": "text", "text": done.stderr}
+            return {"content": [said], "isError": done.returncode != 0}
         return {"content": [{"type": "text", "text": f"{done.returncode} {done.stdout}"}]}
     return {}
 

@@ -104,6 +104,7 @@ async def _collect(registries: tuple[Path, ...], agents: tuple[str, ...]) -> dic
                     "connected": s.connected,
                     "transport": s.transport,
                     "address": s.address,
+                    "confined": s.confined,
                     "error": s.error,
                 }
                 for s in await toolbox.servers()
@@ -155,6 +156,7 @@ def _as_text(found: dict[str, Any]) -> str:
 def _line(section: str, row: dict[str, Any]) -> str:
     if section == "servers":
         state = "connected" if row["connected"] else f"not there: {row['error']}"
+        state = f"confined, {state}" if row["confined"] else state
         return _columns((row["name"], 24), (row["transport"], 8), (row["address"], 32), (state, 0))
     if section == "models":
         return _columns((row["spec"], 32), ("ready" if row["ready"] else row["why"], 0))

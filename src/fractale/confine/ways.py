@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,12 @@ PROBE_SECONDS: Final = 20.0
 HOW_TO: Final = (
     "install bubblewrap (`apt install bubblewrap`, `dnf install bubblewrap`, or "
     "`pip install 'fractale[confine]'`), or say `confine: false` if you trust the program"
+)
+
+_REFUSED: Final = re.compile(
+    r"\bE(?:ACCES|ROFS|PERM|AI_AGAIN)\b|permission ?(?:denied|error)|read-only file ?system"
+    r"|operation not permitted|name resolution|network is unreachable",
+    re.IGNORECASE,
 )
 
 WayName = Literal["bwrap", "landlock"]
@@ -172,6 +179,21 @@ def find_way(environment: Mapping[str, str]) -> Way:
         why.insert(0, "bwrap: not found")
     raise DependencyMissing(
         f"no program can be confined on this machine ({'; '.join(why)})", hint=HOW_TO
+    )
+
+
+def hint_if_refused(name: str, words: str) -> str | None:
+    """What to do if a confined server's words say that something was refused to it; else None.
+
+    Args:
+        name: Of the server.
+        words: What its tool answered as an error, or what it said before it ended.
+    """
+    if not _REFUSED.search(words):
+        return None
+    return (
+        f"the server is confined: `network: true` or `writable: [...]` under `servers: {name}` in "
+        "your own settings (docs/confinement.md)"
     )
 
 

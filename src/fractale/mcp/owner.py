@@ -15,6 +15,7 @@ from mcp import types
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError
 
+from fractale.confine.ways import hint_if_refused
 from fractale.errors import ToolError, TransportError
 from fractale.mcp.connection import Connection, SilentServer, unsent
 from fractale.mcp.lists import Lists
@@ -187,6 +188,7 @@ class ServerOwner:
             address="in this process" if embedded else server.address,
             error=str(self.error or "has not answered yet") if not self.usable else None,
             listed=self.lists.version > 0,
+            confined=not embedded and server.confine,
         )
 
     async def close(self) -> None:
@@ -285,7 +287,18 @@ class ServerOwner:
                 timeout=self._timeout,
             )
 
-        return await self._on_session(send)
+        try:
+            result = await self._on_session(send)
+        except ToolError as error:
+            error.hint = error.hint or self._if_refused(error.message)
+            raise
+        if result.isError and (hint := self._if_refused(str(result.content))):
+            result.content.append(types.TextContent(type="text", text=hint))
+        return result
+
+    def _if_refused(self, words: str) -> str | None:
+        confined = not isinstance(self._server, EmbeddedServer) and self._server.confine
+        return hint_if_refused(self.name, words) if confined else None
 
     # -- lists ----------------------------------------------------------------------------------
 

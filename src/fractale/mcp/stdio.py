@@ -27,7 +27,7 @@ from mcp.client.stdio import get_default_environment
 from mcp.shared.message import SessionMessage
 from pydantic import ValidationError
 
-from fractale.confine.ways import confinement_of, find_way
+from fractale.confine.ways import confinement_of, find_way, hint_if_refused
 from fractale.errors import DependencyMissing, SettingsError, ToolError, TransportError
 from fractale.mcp.children import end_children, kill_children, new_mark
 from fractale.mcp.wire import (
@@ -113,7 +113,7 @@ async def _streams(
     process = await _start(settings, words, mark)
     incoming, own = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     write, outgoing = anyio.create_memory_object_stream[SessionMessage](0)
-    server = _Process(process, wire, settings.withheld)
+    server = _Process(process, wire, settings)
     try:
         async with (
             anyio.create_task_group() as group,
@@ -243,10 +243,10 @@ class _Process:
     """The three pipes of a started server."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, wire: Wire, withheld: Sequence[str]
+        self, process: asyncio.subprocess.Process, wire: Wire, settings: ServerSettings
     ) -> None:
         self._process = process
-        self._withheld = withheld
+        self._settings = settings
         self._wire = wire
         self._words: deque[str] = deque(maxlen=LAST_WORDS)
         self._all_said = asyncio.Event()
@@ -332,14 +332,18 @@ class _Process:
         how = "closed its output" if code is None else _how_it_ended(code)
         # The last line first: of a traceback it is the cause, and what follows may be cut.
         words = " | ".join(word for word in reversed(self._words) if word)
-        missed = [name for name in self._withheld if re.search(rf"\b{re.escape(name)}\b", words)]
+        withheld = self._settings.withheld
+        missed = [name for name in withheld if re.search(rf"\b{re.escape(name)}\b", words)]
+        hints = [
+            f"{', '.join(missed)}: set here and not given to the server; "
+            "name what it needs under its `env_from`"
+        ][: len(missed)]
+        if self._settings.confine and (refused := hint_if_refused(self._settings.name, words)):
+            hints.append(refused)
         return TransportError(
             f"server `{self._wire.server}` {how}" + (f"; its last words: {words}" if words else ""),
             sent=True,
-            hint=f"{', '.join(missed)}: set here and not given to the server; "
-            "name what it needs under its `env_from`"
-            if missed
-            else None,
+            hint="; ".join(hints) or None,
         )
 
 

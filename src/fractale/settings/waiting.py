@@ -176,7 +176,7 @@ def _server(name: str, entry: Any) -> Waiting:
         given = data.get("args")
         words = [str(each) for each in cast("list[Any]", given)] if isinstance(given, list) else []
         more.append(" ".join([str(command), *map(shlex.quote, shown_arguments(words))]))
-        effects.append("starts this program")
+        effects.append("starts this program, confined unless your own settings say otherwise")
     if url := data.get("url"):
         more.append(shown_url(str(url)))
         effects.append("connects to this address")
