@@ -76,7 +76,7 @@ def test_what_lists_the_servers_shows_no_secret_either(project, capsys):
     (*_, servers) = json.loads(capsys.readouterr().out).values()
     assert "canary" not in json.dumps(servers)
     assert {each["name"] for each in servers} >= {"inside", "lone", "started"}
-    assert [each["name"] for each in servers if each["confined"]] == ["started"]
+    assert [each["name"] for each in servers if each["confined"]] == ["flux", "started"]
     fractale(["list", "servers"])
     (line,) = [each for each in capsys.readouterr().out.splitlines() if "started" in each]
     assert " confined, " in line

@@ -571,9 +571,14 @@ def test_a_host_header_names_one_host(open_server, hosts):
         assert raw.recv(100).startswith(b"HTTP/1.1 400")
 
 
-async def test_sessions_are_bounded():
+async def test_sessions_are_bounded(monkeypatch):
+    from sse_starlette.sse import AppStatus
+
     from fractale.server.bounds import bound_sessions
     from fractale.server.http import http_app
+
+    # The library keeps for the whole process that a server of an earlier test ended.
+    monkeypatch.setattr(AppStatus, "should_exit", False)
 
     app = http_app(build_fastmcp([]), Options(host="192.0.2.7", token=TOKEN))
     headers = {
