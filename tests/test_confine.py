@@ -574,7 +574,7 @@ def test_the_servers_of_a_project_are_confined_and_only_the_person_lifts_that(
         "  one: {confine: false}\n"
         "  nowhere: {confine: false}\n"
     )
-    environment = {"HOME": str(home)}
+    environment = {"HOME": str(home), "FRACTALE_TRUST_PROJECT": "1"}
     found = load_settings(environment, home / "project").servers
     assert {name: each.confine for name, each in found.items()} == {
         "mine": False,

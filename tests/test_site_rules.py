@@ -93,7 +93,8 @@ class Traced:
 def traced(tmp_path_factory) -> Traced:
     folder = tmp_path_factory.mktemp("rules").resolve()
     project, site, home = folder / "project", folder / "site", folder / "home"
-    for each in (project / ".fractale", site / "bin", site / "state", home):
+    own = home / ".config" / "fractale"
+    for each in (project, site / "bin", site / "state", own):
         each.mkdir(parents=True)
     for name in ("qsub", "qstat", "qselect", "qdel"):
         words = f'exec {sys.executable} {STAND_IN / "scheduler.py"} {name} "$@"'
@@ -105,8 +106,7 @@ def traced(tmp_path_factory) -> Traced:
         "env": {"MY_PASSWORD": PASSWORD},
     }
     settings = {"servers": {"t": server}, "poll_seconds": POLL_SECONDS}
-    (project / ".fractale").chmod(0o700)
-    (project / ".fractale" / "config.yaml").write_text(json.dumps(settings))
+    (own / "config.yaml").write_text(json.dumps(settings))
     (project / "all.yaml").write_text(PLAN.replace("FOLDER", str(site)))
 
     def model(request) -> Reply:
