@@ -192,12 +192,13 @@ def test_a_scheduler_is_not_asked_more_often_than_the_setting_says(traced):
 def test_files_are_written_in_the_state_folder_alone(traced):
     state = str(traced.project / ".fractale")
     site = str(traced.folder / "site")  # the stand-in's own, and what the tool was told to write
+    key = f"{traced.folder}/home/.config/fractale/key"  # of the mark of one's own runs
     written = traced.written()
     assert any(re.fullmatch(f"{state}/runs/[^/]+/journal.jsonl", path) for path in written)
     others = {
         path
         for path in written
-        if not path.startswith((f"{state}/", f"{site}/", "/dev/", "/proc/")) and path != state
+        if not path.startswith((f"{state}/", f"{site}/", key, "/dev/", "/proc/")) and path != state
     }
     assert others == set()
 

@@ -73,7 +73,9 @@ def command(
     from fractale.cli.running import own_stdout
     from fractale.site.doctor import Wanted, examine, examine_rules
 
-    settings = options.settings_of(backend, model, store=store, acts=True)
+    settings = options.settings_of(
+        backend, model, store=store, acts=not site_rules, check_state=not site_rules
+    )
     wanted = Wanted(
         plan=plan,
         registries=registries,
