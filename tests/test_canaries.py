@@ -98,6 +98,7 @@ class Site:
         arguments = [str(SERVER), str(self.listed), f"--api-key={given['args =']}"]
         config = {
             "model": "openai:scripted",
+            "policy": {"yes_covers": "all"},
             "servers": {
                 "own": {
                     "command": sys.executable,

@@ -44,9 +44,10 @@ def plan(tool: str, inputs: str = "what: it") -> str:
 
 
 def with_server(held, *words: str) -> None:
-    (held.folder / ".fractale").mkdir()
+    own = held.folder / ".config" / "fractale"  # a server of a project would be confined
+    own.mkdir(parents=True)
     servers = {"servers": {"t": {"command": sys.executable, "args": [*words]}}}
-    (held.folder / ".fractale" / "config.yaml").write_text(json.dumps(servers))
+    (own / "config.yaml").write_text(json.dumps(servers))
 
 
 def send(process, *numbers: int) -> None:
