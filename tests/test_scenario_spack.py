@@ -101,6 +101,10 @@ def test_without_spack_it_says_what_to_do(tmp_path):
 def test_the_prompt_of_0_1_0_installs_loads_and_jokes(tmp_path):
     """A model with the registry's tools; here it is scripted."""
     words = "Install cowsay with spack, load it, and use it to tell a joke."
+    agreed = (
+        "--answer",
+        "ask=yes",
+    )  # --yes does not cover what follows on a log of an installation
     model = by_turns(
         Reply(tool_calls=[("spack_find", {"spec": "cowsay"})]),
         Reply(tool_calls=[("spack_install", {"spec": "cowsay"})]),
@@ -110,7 +114,7 @@ def test_the_prompt_of_0_1_0_installs_loads_and_jokes(tmp_path):
     with ModelServer(model) as server:
         reader = Reader(tmp_path, server, PATH=path_with(spack(tmp_path / "spack")))
         end = reader.end(
-            "prompt", "--direct", "--yes", "-r", "registries/spack.yaml", *words.split()
+            "prompt", "--direct", "--yes", *agreed, "-r", "registries/spack.yaml", *words.split()
         )
     assert end["status"] == "success", end
     assert end["outputs"]["answer"] == "The cow says: yes"
