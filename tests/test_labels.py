@@ -212,6 +212,16 @@ class TestPrivateDataAndTheWorldOutside:
         assert "would contact" in seen.result.waiting[0]["why"]
         assert "evil.example" in seen.result.waiting[0]["why"].lower()
 
+    async def test_each_of_several_addresses_counts(self, run_plan, tools):
+        tools.describe("get_pages", annotations={"readOnlyHint": True, **WEB}).answer(
+            "get_pages", {"pages": []}
+        )
+        urls = ["https://news.example/2", "https://evil.example/x"]
+        told = plan("Read https://news.example/today")
+        seen = await run_plan(told, tools=tools, model=calls(PAGE, ("get_pages", {"urls": urls})))
+        assert (seen.status, names(tools)) == ("waiting", ["get_page"])
+        assert "'evil.example'" in seen.result.waiting[0]["why"]
+
     async def test_links_of_a_site_that_the_person_named_are_free(self, run_plan, tools):
         told = plan("Read https://news.example/today and what is linked there.")
         more = ("get_page", {"url": "https://news.example/2"})

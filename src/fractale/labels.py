@@ -219,29 +219,34 @@ class Seen:
         untrusted = self.untrusted
         if not untrusted:
             return ()
-        found = ((name, leaf) for name, leaf in self.composed(arguments, schema))
-        return tuple(self._taint(name, leaf, untrusted) for name, leaf in found)
+        found: dict[str, Taint] = {}
+        for name, leaf in self.composed(arguments, schema):
+            taint = self._taint(name, leaf, untrusted)
+            if name not in found or (taint.host and not found[name].host):
+                found[name] = taint
+        return tuple(found.values())
 
     def composed(
         self, arguments: Mapping[str, Any], schema: Mapping[str, Any]
     ) -> list[tuple[str, str]]:
-        """The arguments that do not repeat the person's words, each with the first such value."""
+        """The values that do not repeat the person's words, each with its argument."""
         properties: Any = schema.get("properties") or {}
         found: list[tuple[str, str]] = []
         for name, value in arguments.items():
             own: Any = properties.get(name)
             own = cast("Mapping[str, Any]", own) if isinstance(own, Mapping) else {}
-            leaf = next((each for each in _leaves(value, own) if not self._is_own(each)), None)
-            if leaf is not None:
-                found.append((name, leaf))
+            found += [(name, leaf) for leaf in _leaves(value, own) if not self._is_own(leaf)]
         return found
 
     def _is_own(self, leaf: str) -> bool:
         plain = _plain(leaf)
         if not plain:
             return len(leaf) < 2  # more blanks could say something
+        texts = [text for text in self._trusted if plain in text]
+        if not texts:
+            return False
         word = re.compile(f"{_BEFORE}{re.escape(plain)}{_AFTER}")
-        return any(plain in text and word.search(text) for text in self._trusted)
+        return any(word.search(text) for text in texts)
 
     def _is_own_host(self, host: str) -> bool:
         """Whether the person named a host, alone or in a URL."""
