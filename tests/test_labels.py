@@ -639,6 +639,12 @@ class TestOtherFileServers:
         seen = await run_plan(plan(), tools=tools, model=calls(call))
         assert (seen.status, names(tools)) == ("waiting", [])
 
+    async def test_what_they_answer_is_not_taken_for_a_strangers_file(self, run_plan, tools):
+        tools.tool(lambda name: {"returncode": 0}, name="submit")
+        model = calls(("look", {"what": "/scratch/me/run1"}), ("submit", {"name": "j1"}))
+        seen = await run_plan(plan(), tools=tools, model=model, yes=True)
+        assert seen.status == "success", seen.result.waiting
+
     @pytest.mark.parametrize("path", ["/proc/self/environ", "~/.ssh/id_rsa", "/etc/shadow"])
     async def test_keys_and_processes_are_refused(self, run_plan, tools, path):
         model = calls(("read_file", {"path": path}))

@@ -23,7 +23,7 @@ from fractale.labels import NO_LABELS, Source, Taint, shown, source_of
 from fractale.paths import PATHS, forbidden, is_inside
 from fractale.plain import to_json
 from fractale.plan.words import READ_RESOURCE
-from fractale.policy import Chooser, PlannedCall, may_repeat
+from fractale.policy import Chooser, PlannedCall, may_repeat, reads_only
 from fractale.schemas import UnusableSchema, misfits
 from fractale.store.journal import Call, Place, digest_of
 from fractale.toolbox import Elicitation, PromptMessage, ToolInfo, ToolResult
@@ -327,7 +327,9 @@ def _labeled(
 ) -> ToolResult:
     """An answer, after the visit took note of where it came from."""
     if source is None:
-        beyond = [path for _, path in outside(visit, tool, arguments)]
+        # Only of a tool that reads the file itself is it known that its answer is what is in it.
+        reads = PATHS in tool.annotations and reads_only(tool)
+        beyond = [path for _, path in outside(visit, tool, arguments)] if reads else []
         source = source_of(tool, visit.deps.policy.settings.sources, beyond)
     visit.saw(source, result.text)
     return result
