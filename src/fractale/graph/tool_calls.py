@@ -114,13 +114,16 @@ def _planned(
 ) -> PlannedCall:
     """A call with all that the policy wants to know of it."""
     context, seen = visit.context, visit.seen
-    composed = {name for name, _ in seen.composed(arguments, tool.input_schema)}
+    private: tuple[Source, ...] = ()
+    beyond: tuple[str, ...] = ()
     if chosen_by == "model":
+        composed = {name for name, _ in seen.composed(arguments, tool.input_schema)}
         taints = seen.taints_of(arguments, tool.input_schema)
         private = tuple(seen.private) if composed else ()
+        paths = outside(visit, tool, arguments)
+        beyond = tuple(path for name, path in paths if name in composed)
     else:
         taints = _taints_of_templates(visit, arguments)
-        private = ()
     return PlannedCall(
         tool=tool,
         arguments=arguments,
@@ -129,7 +132,7 @@ def _planned(
         inputs=visit.scope.get("inputs", {}) if context.run_inputs is None else context.run_inputs,
         taints=taints,
         private=private,
-        outside=tuple(path for name, path in outside(visit, tool, arguments) if name in composed),
+        outside=beyond,
     )
 
 
