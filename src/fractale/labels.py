@@ -38,7 +38,7 @@ ADDRESSES: Final = ("url", "uri", "host", "link", "site", "domain", "address", "
 _SCHEME: Final = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)/+|//+")
 _HOST: Final = re.compile(r"[\w-]+(\.[\w-]+)+|\[[0-9a-fA-F:]+\]")
 
-_BEFORE, _AFTER = r"(?<![\w@/.:~\\-])", r"(?![\w@/\\-]|[.:]\w)"
+_BEFORE, _AFTER = re.compile(r"[\w@/.:~\\-]"), re.compile(r"[\w@/\\-]|[.:]\w")
 """What may not stand before and after words of the person's: then they are part of a longer one."""
 
 
@@ -242,11 +242,7 @@ class Seen:
         plain = _plain(leaf)
         if not plain:
             return len(leaf) < 2  # more blanks could say something
-        texts = [text for text in self._trusted if plain in text]
-        if not texts:
-            return False
-        word = re.compile(f"{_BEFORE}{re.escape(plain)}{_AFTER}")
-        return any(word.search(text) for text in texts)
+        return any(_has_word(text, plain) for text in self._trusted)
 
     def _is_own_host(self, host: str) -> bool:
         """Whether the person named a host, alone or in a URL."""
@@ -263,6 +259,19 @@ class Seen:
             copied=bool(copied),
             host="" if self._is_own_host(host) or host in self._contacted else host,
         )
+
+
+def _has_word(text: str, word: str) -> bool:
+    """Whether a text has a word, however long, that is not a part of a longer one."""
+    start = text.find(word)
+    while start >= 0:
+        end = start + len(word)
+        if not (
+            _BEFORE.match(text[max(start - 1, 0) : start]) or _AFTER.match(text[end : end + 2])
+        ):
+            return True
+        start = text.find(word, start + 1)
+    return False
 
 
 def shown(value: Any) -> str:
