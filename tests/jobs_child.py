@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 from fractale.jobs import JobHandle, Jobs, JobSpec
-from fractale.jobs.door import _adapters
-from fractale.jobs.folder import JobFolder
-from fractale.jobs.local import Local
+from fractale.jobs.service import _adapters
+from fractale.schedulers.folder import JobFolder
+from fractale.schedulers.local.jobs import Local
 
 POINTS = ("intent", "prepared", "submitted", "handle", "waiting", "looked")
 

@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fractale.tools import durations
+from fractale.schedulers.flux import times as flux_times
+from fractale.schedulers.lsf import times as lsf_times
+from fractale.schedulers.pbs import times as pbs_times
+from fractale.schedulers.slurm import times as slurm_times
 from fractale.tools.batch import (
     check_directives,
     read_batch_script,
@@ -145,21 +148,21 @@ class TestDurations:
         [("90", 5400), ("1:30", 90), ("00:01:40", 100), ("2-12", 216000), ("1-02:03", 93780)],
     )
     def test_slurm(self, text, seconds):
-        assert durations.slurm_seconds(text) == seconds
+        assert slurm_times.read_time(text) == seconds
 
     @pytest.mark.parametrize(
         ("text", "seconds"), [("5", 300), ("90s", 90), ("1.5h", 5400), ("2d", 172800)]
     )
     def test_flux(self, text, seconds):
-        assert durations.flux_seconds(text) == seconds
+        assert flux_times.read_time(text) == seconds
 
     @pytest.mark.parametrize(
         ("read", "text"),
         [
-            (durations.slurm_seconds, "1:2:3:4"),
-            (durations.flux_seconds, "1:30"),
-            (durations.pbs_seconds, "1h"),
-            (durations.lsf_seconds, "1:2:3"),
+            (slurm_times.read_time, "1:2:3:4"),
+            (flux_times.read_time, "1:30"),
+            (pbs_times.read_time, "1h"),
+            (lsf_times.read_time, "1:2:3"),
         ],
     )
     def test_other_forms_are_refused(self, read, text):
@@ -168,8 +171,8 @@ class TestDurations:
 
     @given(st.integers(1, 10**7))
     def test_what_is_written_is_read_back(self, seconds):
-        assert durations.slurm_seconds(durations.slurm_duration(seconds)) == seconds
-        assert durations.flux_seconds(durations.flux_duration(seconds)) == seconds
+        assert slurm_times.read_time(slurm_times.write_time(seconds)) == seconds
+        assert flux_times.read_time(flux_times.write_time(seconds)) == seconds
 
 
 class TestCheck:
@@ -308,7 +311,7 @@ class TestTranslate:
     def test_there_and_back_asks_for_the_same(self, nodes, per_node, seconds, name):
         slurm = (
             f"#!/bin/bash\n#SBATCH -N {nodes}\n#SBATCH -n {nodes * per_node}\n"
-            f"#SBATCH -t {durations.slurm_duration(seconds)}\n#SBATCH -J {name}\n\nmake run\n"
+            f"#SBATCH -t {slurm_times.write_time(seconds)}\n#SBATCH -J {name}\n\nmake run\n"
         )
         flux = translate_batch_script(slurm, "flux")["script"]
         back = translate_batch_script(flux, "slurm")["script"]

@@ -22,8 +22,8 @@ import stand_ins
 from fractale.cli.site_text import site_lines
 from fractale.cli.text import plain
 from fractale.jobs import Queue
-from fractale.jobs.pbs import Pbs
-from fractale.jobs.slurm import Slurm
+from fractale.schedulers.pbs.jobs import Pbs
+from fractale.schedulers.slurm.jobs import Slurm
 from fractale.settings import Settings
 from fractale.site import PROBES, Finding, Site, discover
 from fractale.site.cache import cache_file

@@ -12,10 +12,10 @@ import pytest
 
 from fractale.cli import run_command as fractale
 from fractale.jobs import Jobs, JobSpec
-from fractale.jobs.folder import JobFolder, facts_of, name_of
 from fractale.jobs.removal import names_in
 from fractale.runs.offered import SHARED
 from fractale.runs.pruning import prune_all
+from fractale.schedulers.folder import JobFolder, facts_of, name_of
 from fractale.store.prune import PruneRule
 from fractale.store.records import RunFolders
 from fractale.testing import FakeToolServer

@@ -18,8 +18,8 @@ import pytest
 
 from fractale.errors import SettingsError, StoreError
 from fractale.jobs import JobHandle, Jobs, JobSpec, JobStatus
-from fractale.jobs.folder import JobFolder, facts_of
-from fractale.jobs.local_queue import QUEUED
+from fractale.schedulers.folder import JobFolder, facts_of
+from fractale.schedulers.local.queue import QUEUED
 from fractale.settings import load_settings
 from job_parts import PATIENCE, SOON, until
 

@@ -36,11 +36,11 @@ from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.slots import Full, Slots
 from fractale.graph.state import initial_state
 from fractale.jobs import Jobs
-from fractale.jobs.local import Local
 from fractale.plan.build import parse_plan
 from fractale.plan.check import check_plan
 from fractale.plan.dump import dump_plan
 from fractale.plan.model import Figure
+from fractale.schedulers.local.jobs import Local
 from fractale.settings import PolicySettings
 from fractale.testing import FakeToolServer
 from fractale.toolbox import ToolInfo

@@ -12,8 +12,8 @@ import pytest
 
 from fractale.errors import DependencyMissing, JobError, SchedulerUnavailable, StoreError
 from fractale.jobs import JobHandle, Jobs, JobSpec, JobStatus
-from fractale.jobs.folder import JobFolder, facts_of, name_of, new_tag
-from fractale.jobs.sizes import bytes_of, clock
+from fractale.schedulers.folder import JobFolder, facts_of, name_of, new_tag
+from fractale.schedulers.sizes import bytes_of, clock
 from job_parts import SOON, Site, local_site, site, until
 from slurm import running_slurm
 

@@ -18,7 +18,7 @@ import pytest
 
 from fractale.errors import JobInDoubt, SchedulerUnavailable, StoreError
 from fractale.jobs import Jobs, JobSpec
-from fractale.jobs.folder import JobFolder
+from fractale.schedulers.folder import JobFolder
 from job_parts import SOON, Site, local_site, site, until
 from jobs_child import POINTS
 from slurm import SYSTEM, running_slurm
@@ -265,7 +265,7 @@ class TestDoubt:
                     pass
 
     async def test_a_program_that_hangs_is_given_up(self, tmp_path):
-        from fractale.jobs.programs import Programs
+        from fractale.schedulers.programs import Programs
 
         _shim(tmp_path, "sleep 300", name="squeue")
         programs = Programs({"PATH": f"{tmp_path / 'bin'}:{SYSTEM}"}, seconds=0.2)

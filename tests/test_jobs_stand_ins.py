@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from fractale.errors import JobError, SchedulerUnavailable
-from fractale.jobs.folder import JobFolder
+from fractale.schedulers.folder import JobFolder
 from job_parts import Site, site, until
 from stand_ins import write
 

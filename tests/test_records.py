@@ -11,8 +11,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 import fractale
 from fractale.errors import StoreError, UsageError
 from fractale.events import Event
-from fractale.jobs.folder import JobFolder
 from fractale.runs import RunOptions, Runs
+from fractale.schedulers.folder import JobFolder
 from fractale.store.records import EventLog, RunFolders
 from fractale.testing import FakeToolServer
 

@@ -20,7 +20,7 @@ LINE = 200
 GOES_ON = "it could not be cancelled, and may go on"
 LATE = {"pending": GOES_ON, "running": GOES_ON, "unknown": "nobody knows how it ended"}
 LOG_FILE = "log"
-"""In the job's folder: see `fractale.jobs.folder`."""
+"""In the job's folder: see `fractale.schedulers.folder`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,17 @@
-"""Batch jobs: the same for Slurm, Flux, PBS, LSF and plain processes.
+"""Batch jobs: submitted once, waited for, judged by evidence.
 
-- `model`: what a job, its handle and its status are.
-- `door`: `Jobs`, through which all else is reached.
-- `scheduler`: what an adapter of a scheduler has to do.
-- `local`, `slurm`, `flux`, `pbs`, `lsf`: the adapters. `local_queue`, `minder`: what a scheduler
-  does for the others.
-- `folder`, `wrapper`: a job's own folder, and the script that says there what happened; `removal`
-  removes those of jobs that are over.
+- `service`: `Jobs`, through which all else is reached.
+- `model`: what is known of a job, and a part of its log.
+- `judging`: how a job is, from its own files and its scheduler's record.
+- `logs`: a log, read in parts. `removal`: of the folders of jobs that are over.
+
+What one scheduler does differently from another is in `fractale.schedulers`.
 """
 
-from fractale.jobs.door import Jobs
-from fractale.jobs.model import Confine, JobHandle, JobLog, JobSpec, JobState, JobStatus, Queue
-from fractale.jobs.scheduler import Scheduler
+from fractale.jobs.model import JobLog, JobStatus
+from fractale.jobs.service import Jobs
+from fractale.schedulers.adapter import Scheduler
+from fractale.schedulers.job import Confine, JobHandle, JobSpec, JobState, Queue
 
 __all__ = [
     "Confine",

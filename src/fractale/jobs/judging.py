@@ -7,12 +7,13 @@ import signal
 import time
 from typing import Final
 
-from fractale.jobs.folder import Ended, JobFolder, Started
 from fractale.jobs.logs import last_lines
-from fractale.jobs.model import JobState, JobStatus
-from fractale.jobs.scheduler import Record
-from fractale.jobs.sizes import clock
-from fractale.jobs.wrapper import NO_CLAIM, NO_FOLDER, NOT_MINE
+from fractale.jobs.model import JobStatus
+from fractale.schedulers.adapter import Record
+from fractale.schedulers.folder import Ended, JobFolder, Started
+from fractale.schedulers.job import JobState
+from fractale.schedulers.sizes import clock
+from fractale.schedulers.wrapper import NO_CLAIM, NO_FOLDER, NOT_MINE
 
 CLEARING_SECONDS: Final = 120.0
 """How long a scheduler may take to say how a job ended whose own files say that it did."""
@@ -120,7 +121,10 @@ class Case:
         return signal_words(record.signal) if record.signal else "failed"
 
     def _log_says_memory(self) -> bool:
-        return bool(_OUT_OF_MEMORY.search(last_lines(self._folder.log, 40)))
+        return any(
+            _OUT_OF_MEMORY.search(last_lines(log, 40))
+            for log in (self._folder.log, self._folder.scheduler_log)
+        )
 
     def _going_on(self, record: Record) -> JobStatus:
         if self._ended:
@@ -168,7 +172,7 @@ class Case:
         record = self._record
         code = self._exit_code() if state not in ("pending", "running") else None
         over_badly = state not in ("pending", "running", "completed")
-        tail = last_lines(self._folder.log, LAST_LINES) if over_badly else ""
+        tail = self._tail() if over_badly else ""
         last = tail.rstrip().rpartition("\n")[2]
         return JobStatus(
             state=state,
@@ -181,6 +185,11 @@ class Case:
             nodes=self._nodes(),
             last_lines=tail,
         )
+
+    def _tail(self) -> str:
+        """The last lines of the job, or of its scheduler where the job wrote none."""
+        own = last_lines(self._folder.log, LAST_LINES)
+        return own or last_lines(self._folder.scheduler_log, LAST_LINES)
 
     def _start_time(self) -> float | None:
         if self._started:

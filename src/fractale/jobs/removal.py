@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from fractale.errors import JobError, StoreError
-from fractale.jobs.folder import DIGITS, JobFolder, name_of
-from fractale.jobs.model import JobHandle
+from fractale.schedulers.folder import DIGITS, JobFolder, name_of
+from fractale.schedulers.job import JobHandle
 
 if TYPE_CHECKING:
-    from fractale.jobs.door import Jobs
+    from fractale.jobs.service import Jobs
 
 REMOVED: Final = ".removed."
 SETTLED: Final = 300.0

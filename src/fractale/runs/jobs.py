@@ -46,7 +46,7 @@ class RunJobs:
     @classmethod
     def of(cls, root: Path, settings: Settings) -> RunJobs:
         """The jobs in a folder; those of one state folder share the cores of the machine."""
-        from fractale.jobs.door import QUEUES
+        from fractale.jobs.service import QUEUES
 
         queues = settings.state_dir / QUEUES
         return cls(

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fractale.jobs import Jobs
-from fractale.jobs.folder import JobFolder
 from fractale.jobs.removal import (
     Standing,
     folders_in,
@@ -26,6 +25,7 @@ from fractale.jobs.removal import (
 )
 from fractale.runs.jobs import JOBS
 from fractale.runs.offered import OFFERED_FILE, SHARED
+from fractale.schedulers.folder import JobFolder
 from fractale.settings import Settings
 from fractale.store.prune import PruneReport, PruneRule, bytes_in, prune, remove_tree, texts_of
 from fractale.store.records import RunFolder, RunFolders

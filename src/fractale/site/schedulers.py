@@ -7,11 +7,12 @@ import re
 from typing import Any, cast
 
 from fractale.jobs import Jobs
+from fractale.schedulers.flux import times as flux_times
+from fractale.schedulers.pbs import times as pbs_times
 from fractale.settings import Settings
 from fractale.site.model import Finding, absent
 from fractale.site.programs import Machine, Ran, version_in
 from fractale.site.slurm import figure
-from fractale.tools.durations import flux_seconds, pbs_seconds
 
 
 def chosen_scheduler(settings: Settings) -> str:
@@ -94,7 +95,7 @@ def _flux_queue(line: str) -> dict[str, Any] | None:
 def _flux_time(text: str) -> int | None:
     """Seconds; None for ``inf`` and for none."""
     try:
-        return flux_seconds(text) or None
+        return flux_times.read_time(text) or None
     except ValueError:
         return None
 
@@ -158,7 +159,7 @@ def _pbs_queue(name: str, queue: dict[str, Any]) -> dict[str, Any]:
 
 def _pbs_time(value: Any) -> int | None:
     try:
-        return pbs_seconds(str(value))
+        return pbs_times.read_time(str(value))
     except ValueError:
         return None
 

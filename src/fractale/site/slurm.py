@@ -6,9 +6,9 @@ import asyncio
 import re
 from typing import Any
 
+from fractale.schedulers.slurm.times import read_time
 from fractale.site.model import Finding, absent
 from fractale.site.programs import Machine
-from fractale.tools.durations import slurm_seconds
 
 QUEUES = "%P|%a|%l|%L|%F|%s|%c|%m|%G"
 NODES = "%T|%D|%c|%m|%G|%N"
@@ -109,7 +109,7 @@ def figure(text: str) -> int | None:
 def seconds(text: str) -> int | None:
     """A time limit in seconds; None where there is none."""
     try:
-        return slurm_seconds(text)
+        return read_time(text)
     except ValueError:
         return None
 

@@ -14,14 +14,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from fractale.tools.durations import (
-    flux_duration,
-    flux_seconds,
-    lsf_seconds,
-    pbs_seconds,
-    slurm_duration,
-    slurm_seconds,
-)
+from fractale.schedulers.flux.times import read_time as flux_seconds
+from fractale.schedulers.flux.times import write_time as flux_duration
+from fractale.schedulers.lsf.times import read_time as lsf_seconds
+from fractale.schedulers.pbs.times import read_time as pbs_seconds
+from fractale.schedulers.slurm.times import read_time as slurm_seconds
+from fractale.schedulers.slurm.times import write_time as slurm_duration
 
 
 def whole_number(text: str) -> int:

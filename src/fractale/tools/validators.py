@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from fractale.schedulers.slurm.times import read_time as slurm_seconds
 from fractale.tools.batch import bash_problems, validate_batch_script
 from fractale.tools.batch_script import BatchScript, header_of, parse
 from fractale.tools.dialects import DIALECTS, MARKS
-from fractale.tools.durations import slurm_seconds
 from fractale.tools.processes import Ended, run_program
 
 SECONDS = 60

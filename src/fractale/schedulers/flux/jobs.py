@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from fractale.errors import JobError, SchedulerUnavailable
-from fractale.jobs import flux_side
-from fractale.jobs.directives import plain_name
-from fractale.jobs.folder import JobFolder
-from fractale.jobs.model import JobSpec, JobState, Queue
-from fractale.jobs.programs import Programs, Ran
-from fractale.jobs.scheduler import Record
-from fractale.jobs.wrapper import write_wrapper
+from fractale.schedulers.adapter import Record, Submitted
+from fractale.schedulers.flux import side
+from fractale.schedulers.folder import JobFolder
+from fractale.schedulers.job import JobSpec, JobState, Queue
+from fractale.schedulers.names import plain_name
+from fractale.schedulers.programs import Programs, Ran
+from fractale.schedulers.wrapper import write_wrapper
 from fractale.tools.batch_script import parse
 
 IN_JOB: Final = '"${FLUX_JOB_ID:-$(flux getattr jobid 2>/dev/null)}"'
-SIDE: Final = (sys.executable, "-P", flux_side.__file__)
+SIDE: Final = (sys.executable, "-P", side.__file__)
 """With -P, or the file `flux.py` beside it would be taken for flux-python."""
 
 REQUEST: Final = "flux.json"
@@ -76,7 +76,7 @@ class Flux:
             "name": _name(spec.name, folder),
             "script": folder.text(folder.wrapper.name, 2**20),
             "folder": str(spec.folder),
-            "log": str(folder.log),
+            "log": str(folder.scheduler_log),
             "tasks": tasks,
             "cores_per_task": asked.get("cores_per_task") or 1,
         }
@@ -100,7 +100,12 @@ class Flux:
         answer = await self._ask("find", _name(str(name), folder))
         return answer.get("id")
 
-    async def record(self, folder: JobFolder, native_id: str) -> Record | None:
+    async def records(self, jobs: Sequence[Submitted]) -> list[Mapping[int | None, Record]]:
+        """What it says about each."""
+        found = [await self._record(job.folder, job.native_id) for job in jobs]
+        return [{None: record} if record else {} for record in found]
+
+    async def _record(self, folder: JobFolder, native_id: str) -> Record | None:
         """What Flux says about it."""
         answer = await self._ask("record", native_id)
         if not answer or not str(answer.get("name", "")).endswith(folder.tag):
@@ -122,7 +127,7 @@ class Flux:
         raise self._fault(ran, f"Flux refused to {word}")
 
     def _fault(self, ran: Ran, what: str) -> JobError:
-        if ran.code == flux_side.UNAVAILABLE:
+        if ran.code == side.UNAVAILABLE:
             return SchedulerUnavailable(
                 f"Flux does not answer: {ran.complaint}",
                 hint="FLUX_URI has to name an instance, and flux-python be installed: "

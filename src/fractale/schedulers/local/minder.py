@@ -93,7 +93,7 @@ class Minder:
         """Run the wrapper to its end."""
         ending = self._folder / ".minded"
         open(ending, "ab", opener=for_owner).close()
-        with open(self._folder / "log", "ab", opener=for_owner) as log:
+        with open(self._folder / "scheduler.log", "ab", opener=for_owner) as log:
             wrapper = subprocess.Popen(  # noqa: S603 - written by fractale
                 ["/bin/sh", str(self._folder / "wrapper.sh")],
                 stdin=subprocess.DEVNULL,
@@ -145,7 +145,7 @@ def main() -> None:
         minder.mind()
     os.close(int(lock))
     if len(list(Path(queue).glob("[0-9]*"))) > 1:
-        program = str(Path(__file__).with_name("local_queue.py"))
+        program = str(Path(__file__).with_name("queue.py"))
         os.execv(  # noqa: S606 - no shell is wanted
             sys.executable, [sys.executable, "-IS", program, queue, __file__]
         )

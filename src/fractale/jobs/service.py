@@ -17,13 +17,14 @@ from fractale.errors import (
     SchedulerUnavailable,
     SettingsError,
 )
-from fractale.jobs.folder import JobFolder, same_job
 from fractale.jobs.judging import Case
-from fractale.jobs.local import Local
 from fractale.jobs.logs import read_ends, read_log, read_tail, search_log
-from fractale.jobs.model import JobHandle, JobLog, JobSpec, JobStatus, Queue
+from fractale.jobs.model import JobLog, JobStatus
 from fractale.jobs.removal import remove
-from fractale.jobs.scheduler import Record, Scheduler
+from fractale.schedulers.adapter import Record, Scheduler, Submitted
+from fractale.schedulers.folder import JobFolder, same_job
+from fractale.schedulers.job import JobHandle, JobSpec, Queue
+from fractale.schedulers.local.jobs import Local
 from fractale.settings import STARTED_BY, Settings, slurm_token, without_secrets
 
 ORDER: Final = ("slurm", "pbs", "lsf", "flux", "local")
@@ -270,7 +271,8 @@ class Jobs:
         trouble = ""
         if ended is None or ended.code != 0 or ended.signal:
             try:
-                record = await adapter.record(folder, handle.native_id)
+                asked = Submitted(folder=folder, native_id=handle.native_id)
+                record = (await adapter.records([asked]))[0].get(None)
             except (SchedulerUnavailable, DependencyMissing) as error:
                 trouble = error.message
         return Case(folder, adapter.title, record, trouble).status()
@@ -385,10 +387,10 @@ class Jobs:
 
 
 def _adapters(environment: Mapping[str, str], local: Scheduler) -> dict[str, Scheduler]:
-    from fractale.jobs.flux import Flux
-    from fractale.jobs.lsf import Lsf
-    from fractale.jobs.pbs import Pbs
-    from fractale.jobs.slurm import Slurm
+    from fractale.schedulers.flux.jobs import Flux
+    from fractale.schedulers.lsf.jobs import Lsf
+    from fractale.schedulers.pbs.jobs import Pbs
+    from fractale.schedulers.slurm.jobs import Slurm
 
     made: tuple[Scheduler, ...] = (
         Flux.of(environment),

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from fractale.errors import JobError, SchedulerUnavailable
-from fractale.jobs.directives import directives_of, plain_name
-from fractale.jobs.folder import JobFolder
-from fractale.jobs.model import JobSpec, JobState, Queue
-from fractale.jobs.programs import Programs, Ran
-from fractale.jobs.scheduler import Record
-from fractale.jobs.sizes import megabytes
-from fractale.jobs.wrapper import write_wrapper
+from fractale.schedulers.adapter import Record, Submitted
+from fractale.schedulers.folder import JobFolder
+from fractale.schedulers.job import JobSpec, JobState, Queue
+from fractale.schedulers.names import directives_of, plain_name
+from fractale.schedulers.programs import Programs, Ran
+from fractale.schedulers.sizes import megabytes
+from fractale.schedulers.wrapper import write_wrapper
 
 FIELDS: Final = "jobid stat exit_code exit_reason pend_reason exec_host description"
 _ARRAYS: Final = (r"\s-J\s*\S*\[", r"\s-K\b", r"\s-I\w*\b")
@@ -96,7 +96,12 @@ class Lsf:
         ]
         return found[-1] if found else None
 
-    async def record(self, folder: JobFolder, native_id: str) -> Record | None:
+    async def records(self, jobs: Sequence[Submitted]) -> list[Mapping[int | None, Record]]:
+        """What it says about each."""
+        found = [await self._record(job.folder, job.native_id) for job in jobs]
+        return [{None: record} if record else {} for record in found]
+
+    async def _record(self, folder: JobFolder, native_id: str) -> Record | None:
         """What ``bjobs`` says."""
         for job in await self._jobs(native_id):
             if job.get("DESCRIPTION") == folder.tag:
@@ -147,7 +152,7 @@ def _options(folder: JobFolder, spec: JobSpec) -> list[str]:
     """The options of ``bsub``; they count more than the script's own."""
     # -rn: a job that lost its host is not begun again by LSF.
     words = ["-J", plain_name(spec.name), "-Jd", folder.tag, "-rn"]
-    words += ["-o", str(folder.log), "-cwd", str(spec.folder)]
+    words += ["-o", str(folder.scheduler_log), "-cwd", str(spec.folder)]
     tasks = spec.tasks or spec.nodes
     if tasks:
         words += ["-n", str(tasks)]

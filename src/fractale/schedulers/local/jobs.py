@@ -15,19 +15,20 @@ import socket
 import sys
 import time
 from asyncio.subprocess import DEVNULL
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from fractale.errors import JobError, SchedulerUnavailable
-from fractale.jobs import local_queue, minder
-from fractale.jobs.folder import JobFolder, Started, disk, facts_of
-from fractale.jobs.model import JobSpec, JobState, Queue
-from fractale.jobs.scheduler import Record
-from fractale.jobs.sizes import bytes_of
-from fractale.jobs.wrapper import write_wrapper
 from fractale.private import touch_private
+from fractale.schedulers.adapter import Record, Submitted
+from fractale.schedulers.folder import JobFolder, Started, disk, facts_of
+from fractale.schedulers.job import JobSpec, JobState, Queue
+from fractale.schedulers.local import minder
+from fractale.schedulers.local import queue as local_queue
+from fractale.schedulers.sizes import bytes_of
+from fractale.schedulers.wrapper import write_wrapper
 from fractale.settings import without_secrets
 
 START_SECONDS: Final = 60.0
@@ -146,7 +147,12 @@ class Local:
         """The number that the job has in the queue."""
         return str(_queued(folder).get("id") or "") or None
 
-    async def record(self, folder: JobFolder, native_id: str) -> Record | None:
+    async def records(self, jobs: Sequence[Submitted]) -> list[Mapping[int | None, Record]]:
+        """What it says about each."""
+        found = [await self._record(job.folder, job.native_id) for job in jobs]
+        return [{None: record} if record else {} for record in found]
+
+    async def _record(self, folder: JobFolder, native_id: str) -> Record | None:
         """What its minder left, or whether that is still there."""
         if minded := folder.marked("minded."):
             return _minded(folder, *minded)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from fractale.errors import JobError, SchedulerUnavailable
-from fractale.jobs.directives import directives_of
-from fractale.jobs.folder import JobFolder
-from fractale.jobs.model import JobSpec, JobState, Queue
-from fractale.jobs.programs import Programs, Ran
-from fractale.jobs.scheduler import Record
-from fractale.jobs.sizes import megabytes
-from fractale.jobs.wrapper import write_wrapper
+from fractale.schedulers.adapter import Record, Submitted
+from fractale.schedulers.folder import JobFolder
+from fractale.schedulers.job import JobSpec, JobState, Queue
+from fractale.schedulers.names import directives_of
+from fractale.schedulers.programs import Programs, Ran
+from fractale.schedulers.sizes import megabytes
+from fractale.schedulers.wrapper import write_wrapper
 
 _ARRAYS: Final = (r"\s-J\b", r"\s-W\s*block")
 _SILENT: Final = re.compile(
@@ -81,7 +81,12 @@ class Pbs:
             raise self._fault(ran, "PBS does not list its jobs")
         return ran.out.split()[-1] if ran.out.split() else None
 
-    async def record(self, folder: JobFolder, native_id: str) -> Record | None:
+    async def records(self, jobs: Sequence[Submitted]) -> list[Mapping[int | None, Record]]:
+        """What it says about each."""
+        found = [await self._record(job.folder, job.native_id) for job in jobs]
+        return [{None: record} if record else {} for record in found]
+
+    async def _record(self, folder: JobFolder, native_id: str) -> Record | None:
         """What ``qstat`` says, which with a job history knows ended jobs, too."""
         ran = await self.programs.run("qstat", "-x", "-f", "-F", "json", native_id)
         if ran.code != 0:
@@ -113,7 +118,7 @@ class Pbs:
 def _options(folder: JobFolder, spec: JobSpec) -> list[str]:
     """The options of ``qsub``; they count more than the script's own."""
     # -r n: a job that lost its node is not begun again by PBS.
-    words = ["-N", folder.tag, "-j", "oe", "-o", str(folder.log), "-r", "n"]
+    words = ["-N", folder.tag, "-j", "oe", "-o", str(folder.scheduler_log), "-r", "n"]
     if select := _select(spec):
         words += ["-l", select]
     if spec.time:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fractale.errors import DependencyMissing, SchedulerUnavailable
-from fractale.jobs.folder import JobFolder
 from fractale.private import open_private
+from fractale.schedulers.folder import JobFolder
 
 ANSWER_SECONDS = 60.0
 

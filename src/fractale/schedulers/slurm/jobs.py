@@ -10,20 +10,20 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from fractale.errors import JobError, SchedulerUnavailable
-from fractale.jobs.directives import directives_of, plain_name
-from fractale.jobs.folder import JobFolder
-from fractale.jobs.model import JobSpec, JobState, Queue
-from fractale.jobs.programs import Programs, Ran
-from fractale.jobs.scheduler import Record
-from fractale.jobs.sizes import megabytes
-from fractale.jobs.wrapper import write_wrapper
-from fractale.tools.durations import slurm_duration, slurm_seconds
+from fractale.schedulers.adapter import Record, Submitted
+from fractale.schedulers.folder import JobFolder
+from fractale.schedulers.job import JobSpec, JobState, Queue
+from fractale.schedulers.names import directives_of, plain_name
+from fractale.schedulers.programs import Programs, Ran
+from fractale.schedulers.sizes import megabytes
+from fractale.schedulers.slurm.times import read_time, write_time
+from fractale.schedulers.wrapper import write_wrapper
 
 COMMENT: Final = "fractale:"
 EPOCH: Final = {"SLURM_TIME_FORMAT": "%s"}
@@ -147,7 +147,12 @@ class Slurm:
         ]
         return found[-1] if found else None
 
-    async def record(self, folder: JobFolder, native_id: str) -> Record | None:
+    async def records(self, jobs: Sequence[Submitted]) -> list[Mapping[int | None, Record]]:
+        """What it says about each."""
+        found = [await self._record(job.folder, job.native_id) for job in jobs]
+        return [{None: record} if record else {} for record in found]
+
+    async def _record(self, folder: JobFolder, native_id: str) -> Record | None:
         """What ``scontrol`` says; of a job that it has forgotten, ``sacct`` or the file of ends."""
         ran = await self.programs.run("scontrol", "-o", "show", "job", native_id, more=EPOCH)
         if ran.code == 0:
@@ -232,8 +237,8 @@ def options(folder: JobFolder, spec: JobSpec) -> list[str]:
         "--export=ALL",
         f"--job-name={plain_name(spec.name)}",
         f"--comment={COMMENT}{folder.tag}",
-        f"--output={_literal(folder.log)}",
-        f"--error={_literal(folder.log)}",
+        f"--output={_literal(folder.scheduler_log)}",
+        f"--error={_literal(folder.scheduler_log)}",
         "--open-mode=append",
         f"--chdir={spec.folder}",
     ]
@@ -243,7 +248,7 @@ def options(folder: JobFolder, spec: JobSpec) -> list[str]:
         "cpus-per-task": spec.cores_per_task,
         "gpus-per-task": spec.gpus_per_task,
         "mem": f"{megabytes(spec.memory)}M" if spec.memory else None,
-        "time": slurm_duration(math.ceil(spec.time)) if spec.time else None,
+        "time": write_time(math.ceil(spec.time)) if spec.time else None,
         "partition": spec.queue,
         "account": spec.account,
     }
@@ -379,7 +384,7 @@ def _queue(row: list[str]) -> Queue:
 
 def _limit(text: str) -> float | None:
     try:
-        return slurm_seconds(text)
+        return read_time(text)
     except ValueError:
         return None
 

@@ -14,7 +14,10 @@
       cancelled              who cancelled it, if it was fractale
       confined, tmp/         of a confined job: how it is, and its own temporary files
       queued.json            of a local job: what it needs to be started when there are cores for it
-      log                    stdout and stderr of the job
+      log                    stdout and stderr of the script or command; the wrapper makes it, so
+                             that it can be read while the job runs
+      scheduler.log          what the scheduler itself writes into the job's output
+      elements/INDEX/        of an array: `started`, `ended.CODE` and `log` of each element
       lock                   held by whoever submits, also by the submitting program itself
 """
 
@@ -36,8 +39,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from fractale.errors import JobError, JobInDoubt, StoreError
-from fractale.jobs.model import JobHandle, JobSpec
 from fractale.private import make_folder, open_private, write_private
+from fractale.schedulers.job import JobHandle, JobSpec
 
 DIGITS: Final = 13
 """With `fr` before it 15 characters, which is the longest name that every scheduler takes."""
@@ -111,6 +114,15 @@ class JobFolder:
     def log(self) -> Path:
         """Where the job's stdout and stderr go."""
         return self.path / "log"
+
+    @property
+    def scheduler_log(self) -> Path:
+        """Where the scheduler writes what it has to say itself, and some only after the end."""
+        return self.path / "scheduler.log"
+
+    def element(self, index: int) -> JobFolder:
+        """The folder of one element of an array; its wrapper makes it."""
+        return JobFolder(self.path / "elements" / str(index))
 
     @property
     def wrapper(self) -> Path:
@@ -315,8 +327,9 @@ def digest(spec: JobSpec) -> str:
     """What tells one spec from another; a key stands for one of them."""
     facts: dict[str, Any] = {**asdict(spec), "folder": str(spec.folder), "env": dict(spec.env)}
     del facts["launcher"]  # of this machine, and not of the job
-    if spec.confine is None:  # as of jobs from before there was such a thing
-        del facts["confine"]
+    for later in ("confine", "array"):  # as of jobs from before there were such things
+        if facts[later] is None:
+            del facts[later]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

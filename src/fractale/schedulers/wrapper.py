@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from fractale.errors import JobError
-from fractale.jobs.folder import JobFolder, disk
-from fractale.jobs.model import JobSpec
 from fractale.private import touch_private
+from fractale.schedulers.folder import JobFolder, disk
+from fractale.schedulers.job import JobSpec
 
 NO_FOLDER: Final = 72
 NO_CLAIM: Final = 73
@@ -32,7 +32,7 @@ cd "$dir" || {{
     "nodes of the jobs see" >&2
   exit {no_folder}
 }}
-note=".started.$id.$$"
+{element}note=".started.$id.$$"
 stat=; read -r stat 2>/dev/null < /proc/$$/stat; set -- $stat; [ $# -gt 21 ] && shift 21
 boot=; read -r boot 2>/dev/null < /proc/sys/kernel/random/boot_id
 {{
@@ -65,7 +65,7 @@ done
   umask "$mask"
 {env}  cd {folder} || exit 1
   exec {words}
-) < /dev/null &
+) < /dev/null >> log 2>&1 &
 child=$!
 while :; do
   wait "$child"; code=$?
@@ -77,17 +77,24 @@ touch .ending; mv -f .ending "ended.$code$signal"
 """
 
 
+_ELEMENT: Final = """FRACTALE_INDEX={index}; export FRACTALE_INDEX
+mkdir -p "elements/$FRACTALE_INDEX" && cd "elements/$FRACTALE_INDEX" || exit {no_claim}
+"""
+
+
 def write_wrapper(
     folder: JobFolder,
     spec: JobSpec,
     *,
     native_id: str,
+    index: str = "",
     directives: Sequence[str] = (),
 ) -> None:
     """Write the wrapper, and the script if there is one, into the job's folder.
 
     Args:
         native_id: The word of the shell that gives the scheduler's id inside the job.
+        index: The word that gives the index of an array's element; needed for an array.
         directives: Lines for the scheduler.
 
     Raises:
@@ -102,6 +109,7 @@ def write_wrapper(
         directives="".join(f"{line}\n" for line in directives),
         dir=shlex.quote(str(folder.path)),
         id=native_id,
+        element=_ELEMENT.format(index=index, no_claim=NO_CLAIM) if spec.array else "",
         no_folder=NO_FOLDER,
         no_claim=NO_CLAIM,
         not_mine=NOT_MINE,
@@ -111,8 +119,9 @@ def write_wrapper(
         epilogue=_epilogue(spec),
     )
     folder.write(folder.wrapper.name, text)
-    with disk(folder.log):
-        touch_private(folder.log)  # schedulers make it with a umask of their own
+    for log in (folder.log, folder.scheduler_log):
+        with disk(log):
+            touch_private(log)  # schedulers make theirs with a umask of their own
 
 
 def _epilogue(spec: JobSpec) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from fractale.jobs.folder import JobFolder
-from fractale.jobs.model import JobSpec, JobState, Queue
+from fractale.schedulers.folder import JobFolder
+from fractale.schedulers.job import JobSpec, JobState, Queue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,19 @@ class Record:
     started: float | None = None
     ended: float | None = None
     nodes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """A job that a scheduler is asked about.
+
+    Args:
+        indices: Of an array's elements; none for a single job.
+    """
+
+    folder: JobFolder
+    native_id: str
+    indices: tuple[int, ...] = ()
 
 
 class Scheduler(Protocol):
@@ -85,8 +99,12 @@ class Scheduler(Protocol):
         """
         ...
 
-    async def record(self, folder: JobFolder, native_id: str) -> Record | None:
-        """What the scheduler says about a job; None where it does not know it.
+    async def records(self, jobs: Sequence[Submitted]) -> list[Mapping[int | None, Record]]:
+        """What the scheduler says about several jobs, with as few questions as it allows.
+
+        Returns:
+            For each job, in order: index of the element → its record; None is the index of a job
+            that is no array. What the scheduler does not know any more is not there.
 
         Raises:
             SchedulerUnavailable: It does not answer.

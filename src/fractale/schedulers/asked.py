@@ -1,0 +1,58 @@
+"""What a job asks for in all: by its own fields, and where they are silent by its script."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from fractale.schedulers.dialects import read_script, schedulers_of
+from fractale.schedulers.job import JobSpec
+from fractale.schedulers.request import SIZES, Request
+from fractale.schedulers.script import Script
+from fractale.schedulers.sizes import bytes_of
+
+
+def script_of(spec: JobSpec, scheduler: str) -> Script | None:
+    """A job's script as the scheduler reads it; None where it has no directives of that one.
+
+    Without a scheduler (``local``) the directives count of whichever one the script is for.
+    """
+    lines = (spec.script or "").splitlines()
+    found = schedulers_of(lines)
+    if scheduler == "local":
+        return read_script(spec.script or "", found[0]) if found else None
+    return read_script(spec.script or "", scheduler) if scheduler in found else None
+
+
+def asked_of(spec: JobSpec, scheduler: str) -> Request:
+    """What a job asks for: the spec's own fields, which count more, over its script's directives.
+
+    A spec that says a size replaces the sizes of the script that it contradicts: with `tasks`,
+    the script's tasks per node do not count.
+    """
+    script = script_of(spec, scheduler)
+    request = script.request if script else Request()
+    given: dict[str, Any] = {
+        "nodes": spec.nodes,
+        "tasks": spec.tasks,
+        "cores_per_task": spec.cores_per_task,
+        "gpus_per_task": spec.gpus_per_task,
+        "memory_per_node": bytes_of(spec.memory) if spec.memory else None,
+        "seconds": spec.time,
+        "queues": (spec.queue,) if spec.queue else None,
+        "account": spec.account,
+        "array": spec.array,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    replaced: dict[str, Any] = {}
+    if given.keys() & SIZES:
+        replaced["chunks"] = ()
+    if "tasks" in given or "nodes" in given:
+        replaced |= {"tasks_per_node": None, "most_nodes": None}
+    if "gpus_per_task" in given:
+        replaced |= {"gpus": None, "gpus_per_node": None}
+    if "cores_per_task" in given:
+        replaced["cores_per_node"] = None
+    if "memory_per_node" in given:
+        replaced |= {"memory": None, "memory_per_core": None, "memory_per_gpu": None}
+    return dataclasses.replace(request, **{**replaced, **given})

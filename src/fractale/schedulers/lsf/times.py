@@ -1,0 +1,17 @@
+"""Time limits as LSF writes them."""
+
+from __future__ import annotations
+
+import re
+
+
+def read_time(text: str) -> int:
+    """LSF's run limit: ``M`` or ``H:M``, perhaps with ``/host`` after it.
+
+    Raises:
+        ValueError: The text is neither.
+    """
+    match = re.fullmatch(r"(?:(\d+):)?(\d+)(?:/\S+)?", text.strip())
+    if match is None:
+        raise ValueError(f"`{text}` is not a time such as 90 or 1:30")
+    return int(match[1] or 0) * 3600 + int(match[2]) * 60

@@ -1,0 +1,1 @@
+"""PBS Professional, OpenPBS and Torque."""

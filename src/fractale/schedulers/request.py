@@ -1,0 +1,268 @@
+"""What a batch job asks for, in words of no scheduler."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+DependencyKind = Literal["after", "afterany", "afterok", "afternotok", "aftercorr", "singleton"]
+Place = Literal["free", "pack", "scatter"]
+
+SIZES: Final = frozenset(
+    {
+        *("nodes", "most_nodes", "tasks", "tasks_per_node"),
+        *("cores_per_task", "cores_per_node", "chunks"),
+        *("gpus", "gpus_per_node", "gpus_per_task"),
+    }
+)
+"""Fields that say how large the job is."""
+
+GRAVE: Final = SIZES | {"array", "dependencies", "components"}
+"""Fields without which a translation does not do the work of the original."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """Resources that stay together on one host; several chunks may share a host.
+
+    Args:
+        count: How many of this kind.
+        tasks: MPI processes in each.
+        memory: In bytes, in each.
+        threads: OpenMP threads of each task.
+        other: What else it names, as written: ``model=rome``.
+    """
+
+    count: int = 1
+    cores: int | None = None
+    tasks: int | None = None
+    gpus: int | None = None
+    memory: int | None = None
+    threads: int | None = None
+    other: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """Array indices from `first` to `last`, both included."""
+
+    first: int
+    last: int
+    step: int = 1
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.first, self.last + 1, self.step))
+
+    def __str__(self) -> str:
+        if self.first == self.last:
+            return str(self.first)
+        return f"{self.first}-{self.last}" + (f":{self.step}" if self.step > 1 else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Array:
+    """The indices of a job array.
+
+    Args:
+        most: How many elements may run at a time; None for any number.
+    """
+
+    spans: tuple[Span, ...]
+    most: int | None = None
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """Each index once, in order."""
+        return tuple(sorted({index for span in self.spans for index in span}))
+
+    def __str__(self) -> str:
+        """As Slurm and plans write it: ``1-10:2,15%4``."""
+        return ",".join(map(str, self.spans)) + (f"%{self.most}" if self.most else "")
+
+    @classmethod
+    def parse(cls, text: str) -> Array:
+        """An array from ``1-10:2,15%4``.
+
+        Raises:
+            ValueError: The text is none, or has more than 100,000 indices.
+        """
+        body, percent, most = text.strip().partition("%")
+        spans: list[Span] = []
+        for part in body.split(","):
+            ends, colon, step = part.strip().partition(":")
+            first, dash, last = ends.partition("-")
+            figures = [first, last if dash else first, step if colon else "1"]
+            if not all(each.isascii() and each.isdecimal() for each in figures):
+                raise ValueError(f"`{text}` is no array such as 1-10, 0-9:3 or 1,5,7-9%2")
+            span = Span(first=int(figures[0]), last=int(figures[1]), step=int(figures[2]))
+            if span.last < span.first or span.step < 1:
+                raise ValueError(f"`{text}`: `{part.strip()}` holds no index")
+            spans.append(span)
+        if percent and not (most.isascii() and most.isdecimal() and int(most)):
+            raise ValueError(f"`{text}`: after `%` comes how many may run at a time")
+        if sum((span.last - span.first) // span.step + 1 for span in spans) > MOST_ELEMENTS:
+            raise ValueError(f"`{text}` has more than {MOST_ELEMENTS:,} elements")
+        return cls(spans=tuple(spans), most=int(most) if percent else None)
+
+
+MOST_ELEMENTS: Final = 100_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dependency:
+    """That a job waits for others.
+
+    Args:
+        jobs: Ids, as the scheduler of the script writes them; none for ``singleton``.
+    """
+
+    kind: DependencyKind
+    jobs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a batch job asks for; None (or an empty tuple) where it says nothing.
+
+    File names hold the marks ``{{id}}`` (job), ``{{array_id}}`` (of the whole array),
+    ``{{index}}`` (in the array), ``{{name}}``, ``{{user}}``, ``{{host}}``, ``{{node}}`` (number of
+    the node), ``{{task}}`` (rank); a literal ``{{`` does not occur.
+
+    Args:
+        queues: Queues or partitions; more than one where the scheduler may choose.
+        server: Of another cluster or server (``-M`` of Slurm, ``queue@server`` of PBS).
+        seconds: Wall time; infinity for a limit that is turned off.
+        begin: ``2026-11-30T12:00`` (local time) or ``+3600`` (seconds from submission).
+        output, error: File names; a name that ends with ``/`` is a folder, into which the
+            scheduler writes a file of the name that it gives.
+        join: Whether stderr goes into stdout's file.
+        append: Whether a file that is there is appended to (True) or overwritten (False).
+        mail_on: ``begin``, ``end``, ``fail`` and the like; ``none``.
+        export: Whether the submitting shell's whole environment is handed on.
+        variables: ``NAME`` or ``NAME=value``, handed on or set.
+        most_nodes: Of a range; `nodes` is its least.
+        tasks: In all, as `gpus` and `memory`.
+        memory: In bytes, as the other amounts of memory.
+        gpu_kind: Such as ``a100``.
+        chunks: As PBS's ``select`` has them. A reader sets them where it sets the other sizes
+            from them, too, as far as these can say the same.
+        place: How chunks are spread over hosts.
+        components: More than one: parts of a heterogeneous job, as text.
+        signal: As ``USR1@60``: so many seconds before the end.
+        other: Resources and settings that other schedulers may know: ``name=amount``, as written.
+    """
+
+    name: str | None = None
+    account: str | None = None
+    queues: tuple[str, ...] = ()
+    server: str | None = None
+    qos: str | None = None
+    reservation: str | None = None
+    seconds: float | None = None
+    begin: str | None = None
+    output: str | None = None
+    error: str | None = None
+    input: str | None = None
+    join: bool | None = None
+    append: bool | None = None
+    workdir: str | None = None
+    mail_on: tuple[str, ...] = ()
+    mail_to: tuple[str, ...] = ()
+    array: Array | None = None
+    dependencies: tuple[Dependency, ...] = ()
+    components: tuple[str, ...] = ()
+    hold: bool | None = None
+    requeue: bool | None = None
+    exclusive: bool | None = None
+    export: bool | None = None
+    variables: tuple[str, ...] = ()
+    constraint: str | None = None
+    hosts: tuple[str, ...] = ()
+    without_hosts: tuple[str, ...] = ()
+    licenses: str | None = None
+    signal: str | None = None
+    comment: str | None = None
+    shell: str | None = None
+    nodes: int | None = None
+    most_nodes: int | None = None
+    tasks: int | None = None
+    tasks_per_node: int | None = None
+    cores_per_task: int | None = None
+    cores_per_node: int | None = None
+    gpus: int | None = None
+    gpus_per_node: int | None = None
+    gpus_per_task: int | None = None
+    gpu_kind: str | None = None
+    memory: int | None = None
+    memory_per_node: int | None = None
+    memory_per_core: int | None = None
+    memory_per_gpu: int | None = None
+    chunks: tuple[Chunk, ...] = ()
+    place: Place | None = None
+    other: tuple[str, ...] = ()
+
+    def said(self) -> dict[str, Any]:
+        """The fields about which something is said."""
+        found = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        return {name: value for name, value in found.items() if value is not None and value != ()}
+
+    def totals(self) -> Totals:
+        """What the whole job asks for, with the default of every scheduler: one task, one core."""
+        if self.chunks:
+            return self._totals_of_chunks()
+        nodes, tasks = self.nodes, self.tasks
+        if tasks is None:
+            tasks = (self.tasks_per_node or 1) * (nodes or 1)
+        if nodes is None and self.tasks_per_node:
+            nodes = -(-tasks // self.tasks_per_node)
+        hosts = nodes or 1
+        cores = (self.cores_per_task or 1) * tasks
+        if self.cores_per_node:
+            cores = self.cores_per_node * hosts
+        gpus = self.gpus
+        if gpus is None:
+            gpus = (self.gpus_per_task or 0) * tasks or (self.gpus_per_node or 0) * hosts
+        memory = self.memory
+        if memory is None:
+            memory = (
+                (self.memory_per_node or 0) * hosts
+                or (self.memory_per_core or 0) * cores
+                or (self.memory_per_gpu or 0) * gpus
+            )
+        return Totals(nodes=nodes, tasks=tasks, cores=cores, gpus=gpus, memory=memory)
+
+    def _totals_of_chunks(self) -> Totals:
+        def total(amounts: Iterator[int]) -> int:
+            return sum(amounts)
+
+        count = sum(chunk.count for chunk in self.chunks)
+        nodes = {"scatter": count, "pack": 1}.get(self.place or "free", 1 if count == 1 else None)
+        return Totals(
+            nodes=nodes,
+            tasks=total(chunk.count * (chunk.tasks or 1) for chunk in self.chunks),
+            cores=total(chunk.count * (chunk.cores or 1) for chunk in self.chunks),
+            gpus=total(chunk.count * (chunk.gpus or 0) for chunk in self.chunks),
+            memory=total(chunk.count * (chunk.memory or 0) for chunk in self.chunks),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """What a whole job asks for; of an array, each element.
+
+    Args:
+        nodes: None where the scheduler may choose.
+        memory: In bytes; 0 where nothing is said.
+    """
+
+    nodes: int | None
+    tasks: int
+    cores: int
+    gpus: int
+    memory: int
+
+    def as_dict(self) -> Mapping[str, int | None]:
+        """The totals as JSON."""
+        return dataclasses.asdict(self)
