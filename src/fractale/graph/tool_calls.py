@@ -37,6 +37,8 @@ def agree(
     arguments: Mapping[str, Any],
     chosen_by: Chooser,
     agent: str | None = None,
+    *,
+    cost: str = "",
 ) -> Mapping[str, Any]:
     """See that a call may be made; a person may have to agree to it.
 
@@ -46,6 +48,7 @@ def agree(
 
     Args:
         agent: The sub-agent that makes the call, if it is not the step's own.
+        cost: What the call may use at most, in words for the person.
 
     Returns:
         The arguments, as the person wants them.
@@ -82,6 +85,7 @@ def agree(
         definition=tool.definition,
         origins=_origins(planned),
         yes=ruling.yes,
+        cost=cost,
     )
     answer = ask(visit, question)
     if grant := grant_of(question, answer):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
+KILL_WAIT: Final = 5.0
+"""Seconds between SIGTERM and SIGKILL: the default `kill-timeout` of flux-config-exec(5)."""
+
 UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -26,3 +29,8 @@ def write_time(seconds: int) -> str:
         if seconds and seconds % UNITS[unit] == 0:
             return f"{seconds // int(UNITS[unit])}{unit}"
     return f"{seconds}s"
+
+
+def longest(seconds: float) -> float:
+    """How long a job may run that has this limit, until it is killed."""
+    return seconds + KILL_WAIT

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
+from typing import Final
+
+KILL_WAIT: Final = 10.0
+"""Seconds between SIGTERM and SIGKILL: the default JOB_TERMINATE_INTERVAL of lsb.params(5)."""
 
 
 def read_time(text: str) -> int:
@@ -15,3 +20,8 @@ def read_time(text: str) -> int:
     if match is None:
         raise ValueError(f"`{text}` is not a time such as 90 or 1:30")
     return int(match[1] or 0) * 3600 + int(match[2]) * 60
+
+
+def longest(seconds: float) -> float:
+    """How long a job may run that has this limit: in whole minutes, and until it is killed."""
+    return math.ceil(seconds / 60) * 60 + KILL_WAIT

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
+from typing import Final
+
+KILL_WAIT: Final = 10.0
+"""Seconds between SIGTERM and SIGKILL: the default `kill_delay` of a queue."""
 
 
 def read_time(text: str) -> int:
@@ -17,3 +22,8 @@ def read_time(text: str) -> int:
     for part in text.strip().split(":"):
         total = total * 60 + int(part)
     return total
+
+
+def longest(seconds: float) -> float:
+    """How long a job may run that has this limit, until it is killed."""
+    return math.ceil(seconds) + KILL_WAIT

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
+from typing import Final
+
+KILL_WAIT: Final = 30.0
+"""Seconds between SIGTERM and SIGKILL at the limit: the default of slurm.conf(5)."""
 
 
 def read_time(text: str) -> int:
@@ -28,3 +33,8 @@ def write_time(seconds: int) -> str:
     hours, rest = divmod(rest, 3600)
     clock = f"{hours:02d}:{rest // 60:02d}:{rest % 60:02d}"
     return f"{days}-{clock}" if days else clock
+
+
+def longest(seconds: float) -> float:
+    """How long a job may run that has this limit: in whole minutes, and until it is killed."""
+    return math.ceil(seconds / 60) * 60 + KILL_WAIT
