@@ -343,11 +343,11 @@ class Budget:
         used, reserved = getattr(self.used, name), getattr(self.reserved, name)
         taken = f"{figure(used)} are used"
         if reserved:
-            taken += f" and {figure(reserved)} reserved"
+            taken += f", {figure(reserved)} are reserved"
         return LimitReached(
             name,
-            f"the next job may use {figure(getattr(more, name))} {noun}, and of the limit of "
-            f"{figure(most)} {taken}",
+            f"the next job may use {figure(getattr(more, name))} {noun}, which the limit of "
+            f"{figure(most)} leaves no room for: {taken}",
             hint=RAISE.format(name=name),
         )
 
