@@ -83,7 +83,7 @@ class TestBudget:
         for key in ("a", "b"):
             await budget.reserve(key, Amount(jobs=1), never)
             await budget.settle(key, Amount(jobs=1))
-        with pytest.raises(LimitReached, match="limit of 2 .*: 2 are used"):
+        with pytest.raises(LimitReached, match=r"limit of 2 .*: 2 are used"):
             await budget.reserve("c", Amount(jobs=1), never)
 
     async def test_the_same_key_is_reserved_once_and_settled_once(self) -> None:

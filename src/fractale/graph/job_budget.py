@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 from fractale import questions
-from fractale.errors import JobError
+from fractale.errors import JobError, ToolError
 from fractale.graph.slots import leave
 from fractale.graph.visit import Visit
 from fractale.jobs import JobSpec
 from fractale.jobs.budget import LIMITS, Size, figure
+from fractale.paths import JOBS
 from fractale.schedulers.asked import asked_of
+from fractale.toolbox import ToolInfo
 
 
 def size_of(spec: JobSpec, scheduler: str) -> Size:
@@ -28,6 +31,8 @@ def longest_of(scheduler: str) -> Callable[[float], float]:
 
 async def reserve(visit: Visit, key: str, size: Size) -> None:
     """Set aside the most that a job may use.
+
+    A job whose key is reserved already, by an earlier process of the run, is not counted again.
 
     Raises:
         LimitReached: The run's limits leave no room for it.
@@ -45,7 +50,7 @@ async def reserve(visit: Visit, key: str, size: Size) -> None:
         if visit.context.leave_jobs():
             leave(questions.job(visit.path, {"state": "pending", "reason": WAITS, "over": False}))
 
-    await budget.reserve(key, size.most(), look)
+    await budget.reserve(key, size.most(), look, size)
 
 
 WAITS = "waits for room in the run's limits: other jobs have reserved what is left"
@@ -63,6 +68,68 @@ async def settle(visit: Visit, key: str, size: Size, status: Mapping[str, Any]) 
     if seconds is None and not status.get("started") and status.get("state") not in UNSURE:
         used = size.used(0.0, 0)
     await visit.context.meter.jobs.settle(key, used)
+
+
+async def reserve_for_tool(
+    visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any], place: str
+) -> str:
+    """Set aside what a job may use that a tool is about to submit.
+
+    Args:
+        place: The key of the call's place in the run.
+
+    Returns:
+        The key of what is reserved; empty for a tool that submits no job, as far as is known.
+
+    Raises:
+        LimitReached: The run's limits leave no room for it.
+        ToolError: Nothing bounds its time, and a limit of the run counts hours.
+    """
+    if tool.annotations.get(JOBS) not in ("submits", "runs"):
+        return ""
+    known = {name: arguments[name] for name in ASKED if arguments.get(name) is not None}
+    command = tuple(map(str, arguments.get("command") or ()))
+    spec = JobSpec(name=tool.name, folder=Path(), command=command, **known)
+    scheduler = arguments.get("scheduler")
+    if not scheduler:
+        if visit.deps.jobs is None:
+            return ""
+        scheduler = visit.deps.jobs(None).scheduler
+    key = str(arguments.get("key") or f"call {place}")
+    try:
+        await reserve(visit, key, size_of(spec, str(scheduler)))
+    except JobError as error:
+        raise ToolError(
+            f"`{tool.name}` was not called: {error.message}", hint=error.hint
+        ) from error
+    return key
+
+
+ASKED = (
+    *("script", "nodes", "tasks", "cores_per_task", "gpus_per_task"),
+    *("memory", "time", "queue", "account"),
+)
+"""Arguments of a tool that submits a job which say what it asks for."""
+
+
+async def settle_for_tool(
+    visit: Visit, tool: ToolInfo, answer: Any, arguments: Mapping[str, Any], reserved: str
+) -> None:
+    """Take what a tool said of a job into the budget.
+
+    Args:
+        answer: Its structured answer; None where the call failed.
+        reserved: What `reserve_for_tool` gave.
+    """
+    part, budget = tool.annotations.get(JOBS), visit.context.meter.jobs
+    said: Mapping[str, Any] = answer if isinstance(answer, Mapping) else {}  # pyright: ignore[reportUnknownVariableType] - JSON
+    job = str(said.get("key") or arguments.get("key") or reserved)
+    if part == "submits" and reserved and said.get("key"):
+        budget.name(reserved, job)
+    known = budget.reserved_for(reserved or job) if part in ("submits", "runs", "looks") else None
+    over = part == "runs" or said.get("over")
+    if known and over:
+        await settle(visit, *known, said if said.get("seconds") is not None else {})
 
 
 UNSURE = ("unknown", None, "", "completed")

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 from fractale import questions
 from fractale.errors import AnswerError, CallError, JobError, PolicyError, ToolError
 from fractale.grants import grant_of
+from fractale.graph import job_budget
 from fractale.graph.answers import taken
 from fractale.graph.bindings import resolve_prompt
 from fractale.graph.doubt import cut_off, doubtful
@@ -302,6 +303,7 @@ async def call(
         LimitReached: A limit of the run is used up.
     """
     place = visit.book.next_place(agent)
+    reserved = await job_budget.reserve_for_tool(visit, tool, arguments, place.key)
     known = _known(visit, tool, arguments)
     told: dict[str, Any] = {"tool": tool.name, "call": visit.next_call(), "key": place.key}
     if agent:
@@ -314,8 +316,10 @@ async def call(
     while True:
         try:
             result = await _call_once(visit, tool, arguments, place, known, told, answers, make)
+            await job_budget.settle_for_tool(visit, tool, result.structured, arguments, reserved)
             return _labeled(visit, tool, arguments, result, source)
         except ToolError as error:
+            await job_budget.settle_for_tool(visit, tool, None, arguments, reserved)
             _labeled(visit, tool, arguments, ToolResult(text=str(error)), source)
             raise
         except Elicited as asked:

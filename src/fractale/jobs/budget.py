@@ -229,17 +229,35 @@ class Budget:
         self._ledger = ledger
         self._reserved: dict[str, Amount] = {}
         self._used: dict[str, Amount] = {}
+        self._sizes: dict[str, dict[str, Any]] = {}
+        self._names: dict[str, str] = {}
         for line in ledger.lines():
             self._count(line)
         self._under_way: set[str] = set()
         self._changed = asyncio.Condition()
 
     def _count(self, line: Mapping[str, Any]) -> None:
-        key, amount = str(line["key"]), Amount.from_dict(line["amount"])
-        if line["is"] == "reserved":
-            self._reserved[key] = amount
+        key = str(line["key"])
+        if line["is"] == "named":
+            self._names[str(line["job"])] = key
+        elif line["is"] == "reserved":
+            self._reserved[key] = Amount.from_dict(line["amount"])
+            self._sizes[key] = line.get("size") or {}
         else:
-            self._used[key] = amount
+            self._used[key] = Amount.from_dict(line["amount"])
+
+    def name(self, key: str, job: str) -> None:
+        """Keep that what was reserved for `key` is for the job that its tool calls `job`."""
+        if job not in self._names:
+            line = {"is": "named", "key": key, "job": job, "at": time.time()}
+            self._ledger.add(line)
+            self._count(line)
+
+    def reserved_for(self, job: str) -> tuple[str, Size] | None:
+        """The key under which something is reserved for a job of a tool, and the job's size."""
+        key = self._names.get(job, job)
+        size = self._sizes.get(key)
+        return (key, Size(**size)) if size and key not in self._used else None
 
     @property
     def limits(self) -> Mapping[str, float]:
@@ -260,7 +278,9 @@ class Budget:
         """The first limit under which a job needs a time limit; empty if there is none."""
         return next((name for name in self._limits if name != "jobs"), "")
 
-    async def reserve(self, key: str, most: Amount, leave: Callable[[], None]) -> None:
+    async def reserve(
+        self, key: str, most: Amount, leave: Callable[[], None], size: Size | None = None
+    ) -> None:
         """Set aside the most that a job may use, before it is submitted; once for each key.
 
         Where only what other jobs of this process have reserved is in the way, their ends are
@@ -268,6 +288,7 @@ class Budget:
 
         Args:
             leave: Is called now and then meanwhile; may raise to end the waiting.
+            size: Is kept for whoever settles it, see `reserved_for`.
 
         Raises:
             LimitReached: There is not so much left.
@@ -277,7 +298,7 @@ class Budget:
             while key not in self._reserved and not self._has_room(key, most):
                 await self._change(leave)
             if key not in self._reserved:
-                self._write("reserved", key, most)
+                self._write("reserved", key, most, size)
 
     def _has_room(self, key: str, most: Amount) -> bool:
         """Whether there is room now, or only once other jobs of this process are over.
@@ -325,8 +346,9 @@ class Budget:
             self._under_way.discard(key)
             raise
 
-    def _write(self, what: str, key: str, amount: Amount) -> None:
-        line = {"is": what, "key": key, "amount": amount.as_dict(), "at": time.time()}
+    def _write(self, what: str, key: str, amount: Amount, size: Size | None = None) -> None:
+        line: dict[str, Any] = {"is": what, "key": key, "amount": amount.as_dict()}
+        line |= {"at": time.time(), **({"size": asdict(size)} if size else {})}
         self._ledger.add(line)
         self._count(line)
 
@@ -380,7 +402,7 @@ def inherited(ledger: Ledger, until: float | None = None) -> dict[str, Any] | No
     """
     lines = [x for x in ledger.lines() if until is None or x.get("at", 0.0) <= until]
     amounts: dict[str, Amount] = {}
-    for line in lines:
+    for line in (line for line in lines if "amount" in line):
         amounts[str(line["key"])] = Amount.from_dict(line["amount"])
     if not amounts:
         return None
