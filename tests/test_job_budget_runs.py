@@ -165,7 +165,8 @@ steps:
   - {name: a, job: {command: [sh, -c, "echo a >> starts"], scheduler: local}}
   - {name: b, job: {command: [sh, -c, "echo b >> starts"], scheduler: local}}
 """)
-    assert here.json("run", "plan.yaml")[0] == 0
+    code, first = here.json("run", "plan.yaml")
+    assert code == 0, first
     code, end = here.json("fork", "-1", "--at", "b")
     assert code == 0, end
     assert end["usage"]["jobs"] == 2

@@ -171,6 +171,8 @@ class Session:
             parent: What run and step it was forked from.
         """
         self.context.entry, self.parent = entry, parent
+        # Its ledger has a first line now: what that run's jobs had used.
+        self.context.meter = Meter(limits_of(self._plan, self._options), ledger=self._ledger)
 
     async def drive(self, inputs: Mapping[str, Any]) -> RunResult:
         """Run from the first step.
