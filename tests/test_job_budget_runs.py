@@ -170,7 +170,7 @@ steps:
     code, end = here.json("fork", "-1", "--at", "b")
     assert code == 0, end
     assert end["usage"]["jobs"] == 2
-    code, end = here.json("fork", "-1", "--at", "a", "--limit", "jobs=1")
+    code, end = here.json("fork", first["run"], "--at", "a", "--limit", "jobs=1")
     assert (code, end["status"]) == (5, "limit"), "the second job is one too many"
     assert end["usage"]["jobs"] == 1
 
