@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Sequence
-from typing import Final, cast
+from typing import Any, Final, cast
 
-from fractale.schedulers.script import Dialect, Script
+from fractale.schedulers.request import SIZES, Request
+from fractale.schedulers.script import Dialect, Reading, Remark, Script
 
 NAMES: Final = ("slurm", "flux", "pbs", "lsf")
 """Schedulers whose scripts fractale reads and writes."""
@@ -39,27 +41,73 @@ def read_script(text: str, scheduler: str | None = None) -> Script:
     """Take a batch script apart.
 
     Args:
-        scheduler: Whose it is; None: the one whose directives it has. Of a script with those of
-            several, the lines of the others are comments, as they are for that scheduler.
+        scheduler: Whose it is; None: the one whose directive comes first. Of a script with lines
+            of several, those of the others are what they are for that scheduler: comments, or
+            options that it reads, too. A remark says so.
 
     Raises:
-        ValueError: It has no directives (the message names the scheduler if it is one that
-            fractale does not write for), or those of several without `scheduler`.
+        ValueError: It has no directives, and no `scheduler` is named (the message names the
+            scheduler if it is one that fractale only recognizes).
     """
-    lines = tuple(text.removeprefix("\ufeff").splitlines())
+    lines = lines_of(text)
+    found = schedulers_of(lines)
     if scheduler is None:
-        found = schedulers_of(lines)
-        if len(found) > 1:
-            marks = " and ".join(dialect_of(name).mark for name in found)
-            raise ValueError(
-                f"the script has lines of several schedulers ({marks}): say whose it is to be"
-            )
         if not found:
             raise ValueError(_whose(lines))
         scheduler = found[0]
-    reading = dialect_of(scheduler).read(lines)
+    dialect = dialect_of(scheduler)
+    reading = dialect.read(lines)
+    if others := [name for name in found if name != scheduler]:
+        reading = _with_lines_of_others(reading, dialect, lines, others)
     shebang = lines[0] if lines and lines[0].startswith("#!") else ""
     return Script(scheduler=scheduler, shebang=shebang, lines=lines, reading=reading)
+
+
+def plain_script(text: str, scheduler: str = "") -> Script:
+    """A script whose directives, if it has any, fractale does not read."""
+    lines = lines_of(text)
+    shebang = lines[0] if lines and lines[0].startswith("#!") else ""
+    nothing = Reading(directives=(), lines=frozenset(), request=Request())
+    return Script(scheduler=scheduler, shebang=shebang, lines=lines, reading=nothing)
+
+
+def lines_of(text: str) -> tuple[str, ...]:
+    """A script's lines as a shell has them, without a byte order mark and DOS line ends."""
+    plain = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    return tuple(plain.removesuffix("\n").split("\n")) if plain else ()
+
+
+def _with_lines_of_others(
+    reading: Reading, dialect: Dialect, lines: Sequence[str], others: Sequence[str]
+) -> Reading:
+    """What a script asks for with the lines of other schedulers that its own one reads, too."""
+    remarks = list(reading.remarks)
+    also = next((name for name in dialect.also_reads if name in others), None)
+    for name in others:
+        other = dialect_of(name)
+        number = next(n for n, line in enumerate(lines, 1) if other.is_directive(line))
+        why = (
+            f"{dialect.title} reads the {other.mark} lines, too, and they count more than its own"
+            if name == also
+            else f"the {other.mark} lines are comments for {dialect.title}"
+        )
+        remarks.append(Remark(line=number, text=lines[number - 1].strip(), why=why))
+    if also is None:
+        return dataclasses.replace(reading, remarks=tuple(remarks))
+    more = dialect_of(also).read(lines)
+    said = more.request.said()
+    replaced: dict[str, Any] = dict.fromkeys(SIZES, None) if "chunks" in said else {}
+    replaced.pop("chunks", None)
+    if "tasks_per_node" in said:
+        replaced["tasks"] = None
+    merged = sorted((*reading.directives, *more.directives), key=lambda each: each.line)
+    return Reading(
+        directives=tuple(merged),
+        lines=reading.lines | more.lines,
+        request=dataclasses.replace(reading.request, **{**replaced, **said}),
+        invalid=reading.invalid,
+        remarks=tuple(remarks),
+    )
 
 
 def _whose(lines: Sequence[str]) -> str:

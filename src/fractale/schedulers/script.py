@@ -142,6 +142,21 @@ class Dialect(Protocol):
         """What its directive lines begin with, as fractale writes them: ``#SBATCH``."""
         ...
 
+    @property
+    def defaults(self) -> Request:
+        """What a job has that says nothing about it, as far as that is the same at every site."""
+        ...
+
+    @property
+    def slots(self) -> bool:
+        """Whether its tasks are slots: room for any number of processes, started by the body."""
+        ...
+
+    @property
+    def also_reads(self) -> tuple[str, ...]:
+        """Schedulers whose directives it reads, too: those of the first that a script has."""
+        ...
+
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of its directives, wherever it stands."""
         ...
