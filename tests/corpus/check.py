@@ -35,13 +35,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fractale.schedulers.comparison import compare
 from fractale.schedulers.dialects import NAMES, lines_of, read_script, schedulers_of
-from fractale.schedulers.translation import Translation, translate, untold
+from fractale.schedulers.translation import Translation, translate
 
 ROOT = Path(__file__).parents[2]
 LARGEST = 256 * 1024

@@ -91,9 +91,7 @@ def compare(
             "nor in `no_analogue`",
         )
         for directive in original.reading.directives
-        if not directive.invalid
-        and _is_left_out(directive, dropped, translated)
-        and not _is_mentioned(directive, mentions)
+        if _is_left_out(directive, dropped, translated) and not _is_mentioned(directive, mentions)
     ]
     known = {name for name, fields in FIGURES.items() if fields & frozenset(lost)} | {*lost}
     others = [*_figures(original, translated), *_fields(original, translated)]

@@ -304,9 +304,9 @@ def _find(parsed: Script, name: str) -> Directive | None:
     """The last directive of that option (long or short name, ``_`` or ``-``) or fact."""
     names = {name, name.replace("_", "-")}
     field = next((field for field, own in TOOL_NAMES.items() if own == name), name)
-    dialect = dialect_of(parsed.scheduler)
-    for flag in (f"-{name}", f"--{name}") if len(name) == 1 else (f"--{name}", f"-{name}"):
-        names |= {each.option for each in dialect.read([f"{dialect.mark} {flag} 1"]).directives}
+    if len(name) == 1:
+        dialect = dialect_of(parsed.scheduler)
+        names |= {each.option for each in dialect.read([f"{dialect.mark} -{name} 1"]).directives}
     found = [d for d in parsed.reading.directives if d.option in names]
     found = found or [d for d in parsed.reading.directives if field in d.sets]
     return found[-1] if found else None
