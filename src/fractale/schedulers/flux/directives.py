@@ -22,6 +22,8 @@ from fractale.schedulers.request import (
     Request,
     flat,
     in_folder,
+    join_dependencies,
+    split_hosts,
     take_broken,
     write_name,
 )
@@ -120,6 +122,9 @@ _MARKS: Final = MappingProxyType(
 )
 
 
+_TAG: Final = re.compile(r"\{\{([^{}]*)\}\}")
+
+
 def _file(name: str) -> Callable[[str], Said]:
     def read(value: str) -> Said:
         untold: list[str] = []
@@ -132,8 +137,8 @@ def _file(name: str) -> Callable[[str], Said]:
             untold.append(f"`{match[0]}` in it")
             return ""
 
-        text = re.sub(r"\{\{([^{}]*)\}\}", mark, value)
-        if not text or "{{" in text:
+        text = _TAG.sub(mark, value)
+        if not text or "{{" in _TAG.sub("", value):
             return Said({}, "it is no file name for another scheduler")
         return Said({name: text}, ", ".join(untold))
 
@@ -191,8 +196,7 @@ def _urgency(value: str) -> Said:
 def _requires(value: str) -> Said:
     hosts = re.fullmatch(r"(-?)hosts?:([^\s()|&'\"]+)", value)
     if hosts is not None:
-        found = tuple(re.findall(r"(?:[^,\[\]]|\[[^\]]*\])+", hosts[2]))
-        return Said({"without_hosts" if hosts[1] else "hosts": found})
+        return Said({"without_hosts" if hosts[1] else "hosts": split_hosts(hosts[2])})
     return Said({"constraint": value} if value else {}, "" if value else "it has no value")
 
 
@@ -422,9 +426,6 @@ def _entry(line: int, given: Given) -> _Entry:
     return entry
 
 
-_ADDED: Final = ("dependencies", "variables")
-
-
 def _merge(entries: Sequence[_Entry]) -> dict[str, Any]:
     """The fields of all entries; of several with one option the last one counts."""
     last = {entry.option: entry for entry in entries}
@@ -435,7 +436,9 @@ def _merge(entries: Sequence[_Entry]) -> dict[str, Any]:
             entry.fields = dict.fromkeys(last[entry.option].fields)
             continue
         for name, value in entry.fields.items():
-            if name in _ADDED:
+            if name == "dependencies":
+                value = join_dependencies((*fields.get(name, ()), *value))
+            elif name == "variables":
                 value = (*fields.get(name, ()), *value)
             elif name == "constraint" and name in fields:
                 value = f"{fields[name]} {value}"
@@ -586,14 +589,13 @@ class _Writer:
                 continue
             if name.endswith("/"):
                 name = in_folder(name, "e" if option == "error" else "o", self._request)
-            marks = dict(_TO_MARKS) | ({} if self._request.array else {"array_id": "{{id}}"})
-            text, missing = write_name(name, marks)
+            text, missing = write_name(name, _TO_MARKS)
             if missing:
                 self._lost[option] = f"Flux has no mark for {', '.join(missing)}: left out"
             self._line(option, text)
         append = self._take("append")
-        if append:
-            self._line("setopt", "output.mode=append")
+        if append is not None:
+            self._line("setopt", f"output.mode={'append' if append else 'truncate'}")
         self._plain("workdir", "cwd")
 
     def _sizes(self) -> None:
@@ -625,6 +627,8 @@ class _Writer:
             self._line("exclusive")
         elif exclusive:
             self._lost["exclusive"] = "flux batch needs the number of nodes for whole nodes"
+        elif exclusive is False:
+            self._notes.append("nodes may be shared: for Flux they are unless --exclusive is given")
         self._tell_slots(slots, totals.tasks, totals.cores, totals.gpus)
 
     def _tell_slots(self, slots: _Slots, tasks: int, cores: int, gpus: int) -> None:
@@ -655,7 +659,8 @@ class _Writer:
             name, _, seconds = signal.partition("@")
             self._line("signal", f"{name if name.isdecimal() else f'SIG{name}'}@{seconds}s")
         if self._left.get("requeue") is False:
-            self._take("requeue")  # as Flux does it anyway
+            self._take("requeue")
+            self._notes.append("the job is not run again: Flux never does that")
 
     def _dependencies(self, dependencies: Sequence[Dependency]) -> None:
         for each in dependencies:
@@ -685,8 +690,9 @@ class _Writer:
             self._line("setattr", f"user.comment={comment}")
 
     def _environment(self) -> None:
-        if self._take("export") is False:
-            self._line("env", "-*")
+        export = self._take("export")
+        if export is not None:
+            self._line("env", "*" if export else "-*")
         for variable in self._take("variables") or ():
             self._line("env", variable)
 

@@ -20,6 +20,8 @@ from fractale.schedulers.request import (
     Request,
     flat,
     in_folder,
+    join_dependencies,
+    split_hosts,
     take_broken,
     write_name,
 )
@@ -48,10 +50,10 @@ _WITHOUT_VALUE: Final = """
     reboot spread-job test-only usage use-min-nodes verbose:v version:V wait:W
 """
 _VALUE_ATTACHED: Final = "exclusive get-user-env nice no-kill:k propagate requeue"
-# Of later releases, and those that Pyxis adds, a plugin of many sites.
+# Of later releases, and those of two plugins that many sites have: Shifter, Pyxis.
 _LATER_WITH_VALUE: Final = """
     container-id extra mem-update resources runtime segment tres-bind tres-per-task
-    container-image container-mounts container-workdir container-name container-save container-env
+    image volume module container-image container-mounts container-workdir container-name container-save container-env
 """
 _LATER_WITHOUT_VALUE: Final = """
     consolidate-segments external spread-segments stepmgr container-mount-home
@@ -90,7 +92,10 @@ _ALIASES: Final = MappingProxyType({"tasks-per-node": "ntasks-per-node", "cluste
 
 _UNTOLD: Final = MappingProxyType(
     {
-        "container-image": "an option of the plugin Pyxis; start the container in the commands",
+        **dict.fromkeys(
+            ("container-image", "image"),
+            "an option of a plugin; start the container in the commands",
+        ),
         "distribution": "how tasks are laid out belongs to the launcher",
         "hint": "how hardware threads are used belongs to the launcher",
         "threads-per-core": "how hardware threads are used belongs to the launcher",
@@ -378,7 +383,8 @@ def _dependency(value: str) -> Said:
         found.append(Dependency(kind=cast("DependencyKind", kind), jobs=ids))
     if "?" in value:
         untold.append("one of them is enough")
-    return Said({"dependencies": tuple(found)} if found else {}, ", ".join(untold))
+    fields = {"dependencies": join_dependencies(found)} if found else {}
+    return Said(fields, ", ".join(untold))
 
 
 _UNITS: Final = MappingProxyType(
@@ -472,7 +478,7 @@ def _hosts(name: str) -> Callable[[str], Said]:
     def read(value: str) -> Said:
         if "/" in value:
             return Said({}, "the names are in a file")
-        found = tuple(re.findall(r"(?:[^,\[\]]|\[[^\]]*\])+", value))
+        found = split_hosts(value)
         return Said({name: found} if found else {}, "" if found else "it has no value")
 
     return read
