@@ -705,6 +705,9 @@ class _Flux:
     name: str = "flux"
     title: str = "Flux"
     mark: str = MARK
+    defaults: Request = Request(join=True, append=False, export=True, requeue=True)
+    slots: bool = True
+    also_reads: tuple[str, ...] = ()
 
     def is_directive(self, line: str) -> bool:
         return _SENTINEL.match(line) is not None

@@ -1068,6 +1068,9 @@ class _Slurm:
     name: str = "slurm"
     title: str = "Slurm"
     mark: str = MARK
+    defaults: Request = Request(join=True, append=False, export=True)
+    slots: bool = False
+    also_reads: tuple[str, ...] = ("lsf", "pbs")  # sbatch(1): --ignore-pbs; seen with 22.05
 
     def is_directive(self, line: str) -> bool:
         return line.startswith(MARK)
