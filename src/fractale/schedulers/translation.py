@@ -11,7 +11,7 @@ from fractale.schedulers.body import Change, translate_body
 from fractale.schedulers.comparison import compare
 from fractale.schedulers.dialects import dialect_of
 from fractale.schedulers.request import Request
-from fractale.schedulers.script import Dialect, Loss, Remark, Script, Written
+from fractale.schedulers.script import Loss, Remark, Script, Written
 from fractale.schedulers.shell import shell_of
 
 SHELL: Final = "/bin/bash"

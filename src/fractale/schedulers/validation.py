@@ -11,10 +11,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, cast
+from typing import Final, Protocol, cast
 
 from fractale.schedulers.body import translate_body
-from fractale.schedulers.comparison import compare
 from fractale.schedulers.dialects import NAMES, dialect_of, read_script, schedulers_of
 from fractale.schedulers.programs import Programs
 from fractale.schedulers.script import Script

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from fractale.errors import JobError, SchedulerUnavailable
 from fractale.schedulers.adapter import Record, Submitted
-from fractale.schedulers.flux import side
 from fractale.schedulers.dialects import read_script
+from fractale.schedulers.flux import side
 from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.job import JobSpec, JobState, Queue
 from fractale.schedulers.names import plain_name
