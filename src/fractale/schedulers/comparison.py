@@ -15,9 +15,8 @@ from typing import Any, Final
 from fractale.schedulers.body import translate_body
 from fractale.schedulers.dialects import NAMES as SCHEDULERS
 from fractale.schedulers.dialects import dialect_of
-from fractale.schedulers.request import Chunk, Request, Totals
+from fractale.schedulers.request import Request, Totals
 from fractale.schedulers.script import Directive, Script
-from fractale.schedulers.shell import shell_of
 
 FIGURES: Final[Mapping[str, frozenset[str]]] = {
     "nodes": frozenset({"nodes", "tasks_per_node", "chunks", "place"}),
@@ -81,7 +80,7 @@ def compare(
             comments of the translation.
         lost: Fields of the request that are known to be lost.
     """
-    dropped = dropped_fields(original, translated) - frozenset(lost)
+    dropped = dropped_fields(original, translated, lost)
     left_out = [
         Difference(
             what=min(directive.sets & dropped, default=""),
@@ -210,39 +209,50 @@ def _dependencies(wanted: Request, given: Request) -> Iterator[Difference]:
 # -- what was left out --------------------------------------------------------------------------
 
 
-def dropped_fields(original: Script, translated: Script) -> frozenset[str]:
-    """The fields of the original's request that the translation does not say, nor has by default."""
+def dropped_fields(
+    original: Script, translated: Script, lost: Collection[str] = ()
+) -> frozenset[str]:
+    """The fields of the original's request that the translation does not say, nor has anyway.
+
+    Args:
+        lost: Fields that are known to be lost, and not looked for.
+    """
     wanted, given = original.request, translated.request
     asked = wanted.said()
     dropped = {field for field in asked if _is_dropped(field, original, translated)}
     ours, theirs = wanted.totals(), given.totals()
     for figure, fields in FIGURES.items():
         ask, got = getattr(ours, figure), getattr(theirs, figure)
-        if says(wanted, figure) and not says(given, figure) and not is_same(figure, ask, got, ours):
-            dropped |= fields & asked.keys()
-    return frozenset(dropped)
+        known = is_same(figure, ask, got, ours) or not fields.isdisjoint(lost)
+        if says(wanted, figure) and not says(given, figure) and not known:
+            said = fields & asked.keys()
+            dropped |= said - {"chunks"} or said
+    return frozenset(dropped).difference(lost)
 
 
 def _is_dropped(field: str, original: Script, translated: Script) -> bool:
+    """Whether the translation does not say a field that is of no figure."""
     wanted, given = original.request, translated.request
     asked, got = getattr(wanted, field), getattr(given, field)
-    if field == "chunks":
-        return len({_shape(chunk) for chunk in asked}) > 1 and not got
-    if field == "most_nodes" and asked == wanted.nodes:
+    if field in _OF_FIGURES or asked == got or asked in NOTHING_ASKED:
         return False
-    if field in _OF_FIGURES or asked == got:
+    if field == "most_nodes" and asked == wanted.nodes:
         return False
     if field == "shell":
         return asked not in translated.shebang
     if field == "join":
         return _joins(translated) is not asked
-    if field in ("hosts", "variables", "other", "mail_on", "mail_to", "without_hosts"):
-        return bool(set(asked) - set(got)) and not (got and field == "mail_on")
+    if field == "error" and asked == wanted.output and _joins(translated):
+        return False
+    if field in ("hosts", "variables", "other", "mail_to", "without_hosts"):
+        return bool(set(asked) - set(got))
     if got is None or got == ():
-        return asked is not False and asked != getattr(
-            dialect_of(translated.scheduler).defaults, field
-        )
+        return asked != getattr(dialect_of(translated.scheduler).defaults, field)
     return isinstance(asked, bool)
+
+
+NOTHING_ASKED: Final = (False, ("none",))
+"""Values that ask for what is so anyway: not held, not exclusive, no mail."""
 
 
 def _joins(script: Script) -> bool:
@@ -250,10 +260,6 @@ def _joins(script: Script) -> bool:
     if script.request.join is not None:
         return script.request.join
     return bool(dialect_of(script.scheduler).defaults.join) and script.request.error is None
-
-
-def _shape(chunk: Chunk) -> tuple[Any, ...]:
-    return (chunk.cores, chunk.tasks, chunk.gpus, chunk.memory)
 
 
 def _is_left_out(directive: Directive, dropped: frozenset[str], translated: Script) -> bool:
@@ -319,10 +325,9 @@ def _speaking(original: Script, target: str) -> set[int]:
         return set()
     others = [target, *SCHEDULERS]
     target = next(name for name in others if name in SCHEDULERS and name != original.scheduler)
-    body = translate_body(
-        original.body, original.scheduler, target, original.request, shell=shell_of(original)
-    )
-    return {each.line for each in (*body.changes, *body.remains)}
+    shell = original.shell or "sh"
+    body = translate_body(original.body, original.scheduler, target, original.request, shell=shell)
+    return {each.line for each in (*body.changes, *body.remains, *body.notes)}
 
 
 def commands_of(body: Sequence[tuple[int, str]]) -> Iterator[tuple[range, str]]:

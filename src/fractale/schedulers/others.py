@@ -78,6 +78,9 @@ class Cobalt:
     name = "cobalt"
     title = "Cobalt"
     mark = "#COBALT"
+    defaults = Request(join=False, export=False)
+    slots = False
+    also_reads: tuple[str, ...] = ()
 
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of a directive."""
@@ -116,7 +119,9 @@ class _Reader:
             found.fields.setdefault("output", f"{prefix}.output")
             found.fields.setdefault("error", f"{prefix}.error")
         if found.drafts and not {"nodes", "seconds"} <= found.fields.keys():
-            why = "Cobalt's qsub wants a number of nodes and a time, on its command line if not here"
+            why = (
+                "Cobalt's qsub wants a number of nodes and a time, on its command line if not here"
+            )
             found.remarks.append(Remark(line=0, text="", why=why))
         return Reading(
             directives=tuple(draft.done() for draft in found.drafts),

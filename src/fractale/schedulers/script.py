@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from fractale.schedulers.request import GRAVE, Request
+from fractale.schedulers.shell import shell_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +190,11 @@ class Script:
     def request(self) -> Request:
         """What its directives ask for."""
         return self.reading.request
+
+    @property
+    def shell(self) -> str | None:
+        """The program that reads its commands; None if its scheduler starts no such script."""
+        return shell_of(self.shebang, self.scheduler, self.request.shell)
 
     @property
     def body(self) -> tuple[tuple[int, str], ...]:

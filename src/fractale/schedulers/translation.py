@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from fractale.schedulers.body import Change, translate_body
 from fractale.schedulers.comparison import compare
 from fractale.schedulers.dialects import dialect_of
+from fractale.schedulers.environment import environment_of
 from fractale.schedulers.request import Request
-from fractale.schedulers.script import Loss, Remark, Script, Written
-from fractale.schedulers.shell import shell_of
+from fractale.schedulers.script import Dialect, Loss, Remark, Script
 
 SHELL: Final = "/bin/bash"
 """What a script runs in whose own scheduler would take the user's login shell."""
@@ -29,6 +30,7 @@ class Translation:
         notes: What its directives say otherwise, in a sentence each.
         changes: Commands that are other ones now.
         remains: Commands that still speak to the original's scheduler, and what would be right.
+        said: Fields of the request that its commands say, as no directive can.
     """
 
     original: Script
@@ -37,6 +39,7 @@ class Translation:
     notes: tuple[str, ...] = ()
     changes: tuple[Change, ...] = ()
     remains: tuple[Remark, ...] = ()
+    said: frozenset[str] = frozenset()
 
     @property
     def text(self) -> str:
@@ -51,7 +54,10 @@ class Translation:
         the launcher of the other scheduler.
         """
         lost = [str(each) for each in self.losses if each.grave]
-        return (*lost, *(str(each) for each in self.remains if each.stops))
+        launchers = environment_of(self.original.scheduler).launchers
+        words = "|".join(r"\s+".join(map(re.escape, each.split())) for each in launchers)
+        starts = re.compile(rf"(?<![\w.-])(?:{words or '(?!)'})(?![\w.-])")
+        return (*lost, *(str(each) for each in self.remains if starts.search(each.text)))
 
 
 def translate(script: Script, target: str, *, request: Request | None = None) -> Translation:
@@ -70,18 +76,21 @@ def translate(script: Script, target: str, *, request: Request | None = None) ->
             f"the script is one of {target} already: nothing is to be translated; name another "
             "scheduler in `to_manager`"
         )
-    asked = request or script.request
+    asked = _with_defaults(request or script.request, dialect_of(script.scheduler), dialect)
     written = dialect.write(asked)
-    shell = shell_of(script)
+    shell = script.shell or "bash"
     body = translate_body(script.body, script.scheduler, target, asked, shell=shell)
     header = [_shebang(script), *(f"{dialect.mark} {line}" for line in written.lines)]
-    lines = (*header, *body.lines)
+    lines = (*header, *body.before, *body.lines)
     result = Script(scheduler=target, shebang=header[0], lines=lines, reading=dialect.read(lines))
-    if asked.shell:
-        written = _with_shell(written)
-    losses = [*_told_by_dialect(script, written), *_told_by_directives(script)]
+    said = body.says | {"shell"} if asked.shell else body.says
+    lost = {field: why for field, why in written.lost.items() if field not in said}
+    losses = [*_told_by_dialect(script, lost), *_told_by_directives(script)]
+    losses += (
+        Loss(line=each.line, text=each.text, what="", why=each.why) for each in body.left_out
+    )
     if request is None:
-        losses += untold(script, result, losses)
+        losses += untold(script, result, losses, body.says)
     return Translation(
         original=script,
         script=result,
@@ -89,7 +98,18 @@ def translate(script: Script, target: str, *, request: Request | None = None) ->
         notes=written.notes,
         changes=body.changes,
         remains=body.remains,
+        said=body.says,
     )
+
+
+def _with_defaults(request: Request, source: Dialect, target: Dialect) -> Request:
+    """A request that says what its own scheduler does unasked, and the target does not."""
+    given: dict[str, bool] = {}
+    if request.join is None and request.error is None:
+        given["join"] = bool(source.defaults.join and not target.defaults.join)
+    if request.append is None and request.output:
+        given["append"] = bool(source.defaults.append and not target.defaults.append)
+    return dataclasses.replace(request, **{name: True for name, value in given.items() if value})
 
 
 def _shebang(script: Script) -> str:
@@ -98,15 +118,9 @@ def _shebang(script: Script) -> str:
     return script.shebang or f"#!{SHELL}"
 
 
-def _with_shell(written: Written) -> Written:
-    """The first line names the shell, for every scheduler."""
-    lost = {field: why for field, why in written.lost.items() if field != "shell"}
-    return dataclasses.replace(written, lost=lost)
-
-
-def _told_by_dialect(script: Script, written: Written) -> Iterator[Loss]:
+def _told_by_dialect(script: Script, lost: Mapping[str, str]) -> Iterator[Loss]:
     """What the target has no words for, each with the last line that asks for it."""
-    for field, why in written.lost.items():
+    for field, why in lost.items():
         setters = [each for each in script.reading.directives if field in each.sets]
         line, text = (setters[-1].line, setters[-1].text) if setters else (0, "")
         yield Loss(line=line, text=text, what=field, why=why)
@@ -123,15 +137,20 @@ def _told_by_directives(script: Script) -> Iterator[Loss]:
             yield Loss(line=each.line, text=each.text, what="", why=why)
 
 
-def untold(script: Script, translated: Script, losses: Iterable[Loss]) -> list[Loss]:
+def untold(
+    script: Script, translated: Script, losses: Iterable[Loss], said: Collection[str] = ()
+) -> list[Loss]:
     """What a translation, read again, does not ask for, and no loss tells: there should be none.
 
     A dialect that forgets a field in silence is found here, whichever it is.
+
+    Args:
+        said: Fields that the commands of the translation say.
     """
     known = [*losses]
     places = {(loss.line, loss.text) for loss in known}
     return [
         Loss(line=each.line, text=each.text, what=each.what, why="the translation does not say it")
-        for each in compare(script, translated, lost={loss.what for loss in known})
+        for each in compare(script, translated, lost={*said, *(loss.what for loss in known)})
         if not each.minor and (each.what or (each.line, each.text) not in places)
     ]

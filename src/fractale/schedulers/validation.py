@@ -17,7 +17,7 @@ from fractale.schedulers.body import translate_body
 from fractale.schedulers.dialects import NAMES, dialect_of, read_script, schedulers_of
 from fractale.schedulers.programs import Programs
 from fractale.schedulers.script import Script
-from fractale.schedulers.shell import check_shell, shell_of
+from fractale.schedulers.shell import check_syntax
 from fractale.schedulers.verdict import Verdict
 
 DIRECTIVES: Final = "directives"
@@ -124,24 +124,27 @@ def _check_owner(found: Validity, script: Script) -> None:
 
 
 def _check_shell(found: Validity, script: Script) -> None:
-    checked = check_shell("\n".join(script.lines) + "\n", shell_of(script))
-    found.checks.append(checked.check)
-    found.errors += checked.errors
+    checked = check_syntax("\n".join(script.lines) + "\n", script.shell)
+    if checked.skipped:
+        found.checks.append(f"shell syntax not checked: {checked.skipped}")
+        return
+    found.add(f"shell syntax ({checked.shell} -n)", list(checked.errors))
     found.warnings += checked.warnings
 
 
 def foreign_commands(script: Script) -> list[str]:
     """Commands that speak to another scheduler than the script's own, with their lines."""
-    own, shell = script.scheduler, shell_of(script)
+    own, shell = script.scheduler, script.shell or "sh"
     found: list[str] = []
     for name in NAMES:
         if name != own:
             body = translate_body(script.body, name, own, script.request, shell=shell)
             title = dialect_of(name).title
             found += [
-                f"line {change.line}: `{change.old.strip()}` speaks to {title}; for {own}: "
-                f"`{change.new.strip()}`"
-                for change in body.changes
+                f"line {each.line}: `{each.old.strip()}` speaks to {title}; for "
+                f"{dialect_of(own).title}: `{each.new.strip()}`"
+                for each in body.changes
+                if each.line
             ]
             found += [str(each) for each in body.remains]
     return found

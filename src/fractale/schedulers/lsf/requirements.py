@@ -160,9 +160,9 @@ def _span(found: Required, value: str) -> None:
         found.ptile = whole(figure, "tasks for each host")
     elif name == "block" and figure.isdecimal():
         found.block = whole(figure, "tasks in a block")
-    elif name in ("ptile", "block", "stripe") and equals and "$" not in figure and figure:
-        found.untold.append(f"span[{value}]")
-    elif name == "stripe":
+    elif (
+        name in ("ptile", "block", "stripe") and equals and "$" not in figure and figure
+    ) or name == "stripe":
         found.untold.append(f"span[{value}]")
     else:
         raise ValueError(f"`span[{value}]`: hosts=1, ptile=8, block=8 and the like are known")

@@ -63,6 +63,9 @@ class Pbs:
     name = "pbs"
     title = "PBS"
     mark = "#PBS"
+    defaults = Request(join=False, append=False, export=False, requeue=True)
+    slots = False
+    also_reads: tuple[str, ...] = ()
 
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of a directive."""
@@ -226,7 +229,7 @@ class _Reader:
         date = re.fullmatch(r"(?:(\d{8}|\d{6}))(\d\d)(\d\d)(?:\.(\d\d))?", value)
         if match is None or int(match[4]) > 23 or int(match[5]) > 59 or int(match[6] or 0) > 59:
             raise ValueError(f"`{value}` is not a time of the form [[[[CC]YY]MM]DD]hhmm[.SS]")
-        if date is None or len(date[1]) == 6 and int(date[1][:2]) > 68:
+        if date is None or (len(date[1]) == 6 and int(date[1][:2]) > 68):
             draft.untold.append("when the job may start: the next such time")
             draft.sets.add("begin")
             return
