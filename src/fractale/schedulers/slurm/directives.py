@@ -53,7 +53,8 @@ _VALUE_ATTACHED: Final = "exclusive get-user-env nice no-kill:k propagate requeu
 # Of later releases, and those of two plugins that many sites have: Shifter, Pyxis.
 _LATER_WITH_VALUE: Final = """
     container-id extra mem-update resources runtime segment tres-bind tres-per-task
-    image volume module container-image container-mounts container-workdir container-name container-save container-env
+    image volume module
+    container-image container-mounts container-workdir container-name container-save container-env
 """
 _LATER_WITHOUT_VALUE: Final = """
     consolidate-segments external spread-segments stepmgr container-mount-home
