@@ -454,8 +454,8 @@ def _merge(entries: Sequence[_Entry]) -> dict[str, Any]:
         if entry.option in _ADDING or last[entry.option] is entry:
             _add_fields(fields, entry)
         else:
-            entry.untold = ""
             entry.fields = dict.fromkeys(last[entry.option].fields)
+            entry.untold = "" if entry.fields else entry.untold
     if "nodes" in fields and "tasks" not in fields:
         fields["exclusive"] = True  # a slot a node, and the nodes are the job's own
         last["nodes"].fields["exclusive"] = True
