@@ -6,6 +6,7 @@ Sources: RFC 36 and flux-batch(1) of flux-core 0.88. Any characters that are no 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import shlex
@@ -20,6 +21,7 @@ from fractale.schedulers.request import (
     Dependency,
     DependencyKind,
     Request,
+    Totals,
     flat,
     in_folder,
     join_dependencies,
@@ -335,20 +337,24 @@ def _line(number: int, value: str, block: _Block | None, header: _Header) -> _Bl
         if not value.endswith(block.quote):
             block.lines.append(text)
             return block
-        words = _split(block.first)
-        joined = "\n".join([*block.lines, text[:-3]])
-        words[-1:] = [words[-1] + joined] if block.first[-1:] not in " \t" else [words[-1], joined]
-        header.directives.append((block.line, words))
+        quoted = block.first + shlex.quote("\n".join([*block.lines, text[:-3]]))
+        if block.quote in quoted:
+            raise ValueError("the triple quote is not closed as it was opened")
+        _add(block.line, quoted, header)
         return None
     if value.endswith(_TRIPLE):
         indent = value[: len(value) - len(value.lstrip())]
         return _Block(number, value[:-3].removeprefix(indent), value[-3:], indent, [])
+    _add(number, value, header)
+    return None
+
+
+def _add(number: int, value: str, header: _Header) -> None:
     words = _split(value)
     if words and not words[0].startswith("-"):
         raise ValueError(f"`{words[0]}` is not an option")
     if words:
         header.directives.append((number, words))
-    return None
 
 
 def _inline(value: str) -> str:
@@ -396,9 +402,23 @@ class _Entry:
         )
 
 
-def _given(words: Sequence[str]) -> Iterator[Given]:
-    """The options among words; argparse, which flux batch uses, also takes ``-n=4``."""
-    return getopt([re.sub(r"^-([A-Za-z])=", r"-\1", word) for word in words], OPTIONS)
+def _given(number: int, words: Sequence[str], remarks: list[Remark]) -> Iterator[Given]:
+    """The options among words, as argparse has them, which flux batch uses.
+
+    It also reads ``-n=4``, takes no word that looks like an option for a value, and ends at the
+    first word that is no option: that is for a command, and flux batch passes over it.
+    """
+    plain = [re.sub(r"^-([A-Za-z])=", r"-\1", word) for word in words]
+    for given in getopt(plain, OPTIONS):
+        if given.option is None and (given.why.startswith("stands") or given.text[:1] != "-"):
+            rest = " ".join(words[given.first :])
+            why = "flux batch passes over it: options come before it"
+            remarks.append(Remark(line=number, text=rest, why=why))
+            return
+        if given.last > given.first and re.match(r"-[^\d\s][^\s]*$", given.value or ""):
+            why = f"`{words[given.first]}` needs a value, and `{given.value}` looks like an option"
+            given = dataclasses.replace(given, value=None, why=why)
+        yield given
 
 
 def _entry(line: int, given: Given) -> _Entry:
@@ -431,22 +451,11 @@ def _merge(entries: Sequence[_Entry]) -> dict[str, Any]:
     last = {entry.option: entry for entry in entries}
     fields: dict[str, Any] = {}
     for entry in entries:
-        if entry.option not in _ADDING and last[entry.option] is not entry:
-            entry.untold = ""
+        if entry.option in _ADDING or last[entry.option] is entry:
+            _add_fields(fields, entry)
+        else:
             entry.fields = dict.fromkeys(last[entry.option].fields)
-            continue
-        for name, value in entry.fields.items():
-            if name == "dependencies":
-                value = join_dependencies((*fields.get(name, ()), *value))
-            elif name == "variables":
-                value = (*fields.get(name, ()), *value)
-            elif name == "constraint" and name in fields:
-                value = f"{fields[name]} {value}"
-            elif name == "hosts" and name in fields:
-                entry.untold = "one of several lists of hosts"
-            fields[name] = value
-            if name == "export" and not value:
-                fields.pop("variables", None)
+            entry.untold = "" if entry.fields else entry.untold
     if "nodes" in fields and "tasks" not in fields:
         fields["exclusive"] = True  # a slot a node, and the nodes are the job's own
         last["nodes"].fields["exclusive"] = True
@@ -454,6 +463,24 @@ def _merge(entries: Sequence[_Entry]) -> dict[str, Any]:
         fields["join"] = True
         last["output"].fields["join"] = True
     return fields
+
+
+def _add_fields(fields: dict[str, Any], entry: _Entry) -> None:
+    for name, value in entry.fields.items():
+        old = fields.get(name)
+        if name == "dependencies":
+            value = join_dependencies((*(old or ()), *value))
+        elif name == "variables":
+            value = (*(old or ()), *value)
+        elif name == "constraint" and old is not None:
+            value = f"{old} {value}"
+        elif name == "hosts" and old is not None:
+            entry.untold = "one of several lists of hosts"
+        elif name == "without_hosts":
+            value = (*(old or ()), *value)
+        elif name == "export" and not value:
+            fields.pop("variables", None)
+        fields[name] = value
 
 
 def _size_problems(fields: Mapping[str, Any]) -> Iterator[str]:
@@ -536,6 +563,12 @@ def _slots(tasks: int, cores: int, gpus: int, nodes: int | None) -> _Slots:
     return _Slots(best, -(-cores // best), -(-gpus // best))
 
 
+_IN_SLOTS: Final = (
+    *("tasks", "tasks_per_node", "cores_per_task", "cores_per_node"),
+    *("gpus", "gpus_per_node", "gpus_per_task"),
+)
+
+
 class _Writer:
     """Writes a request, taking each field away as it is written: what remains is lost."""
 
@@ -600,36 +633,40 @@ class _Writer:
 
     def _sizes(self) -> None:
         request, totals = self._request, self._request.totals()
-        for name in (
-            *("tasks", "tasks_per_node", "cores_per_task", "cores_per_node"),
-            *("gpus", "gpus_per_node", "gpus_per_task"),
-        ):
+        for name in _IN_SLOTS:
             self._take(name)
-        nodes, most = self._take("nodes"), self._take("most_nodes")
-        exclusive = self._take("exclusive")
-        if nodes is None and (request.tasks_per_node or (exclusive and totals.tasks == 1)):
-            nodes = totals.nodes or 1
-        if most is not None:
-            self._lost["most_nodes"] = f"flux batch takes one number of nodes: {nodes or 1}"
-        whole = request.tasks is None and request.tasks_per_node is None and exclusive and nodes
-        if whole and not totals.gpus and totals.cores == nodes:
-            self._line("nodes", nodes)  # whole nodes, whatever is on them
-            return
-        slots = _slots(totals.tasks, totals.cores, totals.gpus, nodes)
+        nodes, exclusive = self._nodes(totals), self._take("exclusive")
+        if nodes is None and exclusive and totals.tasks == 1:
+            nodes = 1
         if nodes is not None:
             self._line("nodes", nodes)
+        untold = request.tasks is None and request.tasks_per_node is None
+        if untold and exclusive and nodes and not totals.gpus and totals.cores == nodes:
+            return  # whole nodes, whatever is on them
+        slots = _slots(totals.tasks, totals.cores, totals.gpus, nodes)
         self._line("nslots", slots.count)
         if slots.cores > 1 or request.cores_per_task:
             self._line("cores-per-slot", slots.cores)
         if slots.gpus:
             self._line("gpus-per-slot", slots.gpus)
+        self._exclusive(exclusive, nodes)
+        self._tell_slots(slots, totals.tasks, totals.cores, totals.gpus)
+
+    def _nodes(self, totals: Totals) -> int | None:
+        nodes, most = self._take("nodes"), self._take("most_nodes")
+        if nodes is None and (self._request.tasks_per_node or most is not None):
+            nodes = totals.nodes or 1
+        if most is not None:
+            self._lost["most_nodes"] = f"flux batch takes one number of nodes: {nodes}"
+        return cast("int | None", nodes)
+
+    def _exclusive(self, exclusive: bool | None, nodes: int | None) -> None:
         if exclusive and nodes is not None:
             self._line("exclusive")
         elif exclusive:
             self._lost["exclusive"] = "flux batch needs the number of nodes for whole nodes"
         elif exclusive is False:
             self._notes.append("nodes may be shared: for Flux they are unless --exclusive is given")
-        self._tell_slots(slots, totals.tasks, totals.cores, totals.gpus)
 
     def _tell_slots(self, slots: _Slots, tasks: int, cores: int, gpus: int) -> None:
         if slots.count != tasks:
@@ -717,8 +754,11 @@ class _Flux:
         if lines and not lines[0].startswith("#!"):
             why = "flux batch refuses a script whose first line does not begin with #!"
             header.invalid.append(Remark(line=1, text=lines[0], why=why))
+        remarks: list[Remark] = []
         entries = [
-            _entry(line, given) for line, words in header.directives for given in _given(words)
+            _entry(line, given)
+            for line, words in header.directives
+            for given in _given(line, words, remarks)
         ]
         fields = _merge(entries)
         problems = (Remark(line=0, text="", why=why) for why in _size_problems(fields))
@@ -727,6 +767,7 @@ class _Flux:
             lines=frozenset(header.numbers),
             request=Request(**fields),
             invalid=(*header.invalid, *problems),
+            remarks=tuple(remarks),
         )
 
     def write(self, request: Request) -> Written:
