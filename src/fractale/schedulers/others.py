@@ -8,7 +8,7 @@ other schedulers, and none to it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from fractale.schedulers.options import Option, getopt
@@ -149,6 +149,10 @@ class _Reader:
         if unclosed:
             self._found.refuse(number, text.strip(), f"a quote {unclosed} is not closed")
         for given in getopt(words, _OPTIONS):
+            if given.option is None and not given.text.startswith("-"):
+                why = "it is no option: Cobalt's qsub may take it for the program"
+                self._found.remarks.append(Remark(line=number, text=given.text, why=why))
+                continue
             if given.option is None or given.why:
                 draft = self._found.draft(number, given.text, "", given.text)
                 draft.invalid = given.why or f"Cobalt's qsub has no option `{given.text}`"
@@ -161,39 +165,47 @@ class _Reader:
                 draft.invalid = str(error)
 
     def _option(self, draft: Draft, option: str, value: str) -> None:
-        found = self._found
         if option in _TEXTS:
-            found.set(draft, **{_TEXTS[option]: value})
-        elif option == "queue":
-            found.set(draft, queues=(value,))
-        elif option == "nodecount":
-            found.set(draft, nodes=whole(value, "nodes"))
-        elif option == "proccount":
-            found.set(draft, tasks=whole(value, "processes"))
-        elif option == "time":
-            found.set(draft, seconds=read_time(value))
-        elif option in ("output", "error", "inputfile"):
-            found.set(draft, **{option.removesuffix("file"): _file(value)})
-        elif option == "outputprefix":
-            found.fields["prefix"] = _file(value)
-            draft.sets |= {"output", "error"}
-        elif option == "notify":
-            found.set(draft, mail_to=tuple(filter(None, re.split(r"[:,]", value))))
-        elif option == "held":
-            found.set(draft, hold=True)
-        elif option == "dependencies":
-            jobs = tuple(filter(None, re.split(r"[:,]", value)))
-            found.set(draft, dependencies=(Dependency(kind="afterok", jobs=jobs),))
-        elif option == "env":
-            found.set(draft, variables=tuple(re.split(r":(?=\w+=)", value)))
-        elif option == "mode":
-            self._mode(draft, value)
-        elif option == "attrs":
-            self._attributes(draft, value)
+            self._found.set(draft, **{_TEXTS[option]: value})
+        elif option in _HANDLERS:
+            _HANDLERS[option](self, draft, value)
         else:
             draft.untold.append(f"Cobalt's option {option}")
 
-    def _mode(self, draft: Draft, value: str) -> None:
+    def queue(self, draft: Draft, value: str) -> None:
+        self._found.set(draft, queues=(value,))
+
+    def nodes(self, draft: Draft, value: str) -> None:
+        self._found.set(draft, nodes=whole(value, "nodes"))
+
+    def tasks(self, draft: Draft, value: str) -> None:
+        self._found.set(draft, tasks=whole(value, "processes"))
+
+    def time(self, draft: Draft, value: str) -> None:
+        self._found.set(draft, seconds=read_time(value))
+
+    def file(self, draft: Draft, value: str) -> None:
+        self._found.set(draft, **{draft.option.removesuffix("file"): _file(value)})
+
+    def prefix(self, draft: Draft, value: str) -> None:
+        self._found.fields["prefix"] = _file(value)
+        draft.sets |= {"output", "error"}
+
+    def mail_to(self, draft: Draft, value: str) -> None:
+        self._found.set(draft, mail_to=tuple(filter(None, re.split(r"[:,]", value))))
+
+    def hold(self, draft: Draft, value: str) -> None:
+        del value
+        self._found.set(draft, hold=True)
+
+    def depend(self, draft: Draft, value: str) -> None:
+        jobs = tuple(filter(None, re.split(r"[:,]", value)))
+        self._found.set(draft, dependencies=(Dependency(kind="afterok", jobs=jobs),))
+
+    def variables(self, draft: Draft, value: str) -> None:
+        self._found.set(draft, variables=tuple(re.split(r":(?=\w+=)", value)))
+
+    def mode(self, draft: Draft, value: str) -> None:
         """``script``, or processes per node: ``c16``."""
         if match := re.fullmatch(r"c(\d+)", value):
             self._found.set(draft, tasks_per_node=whole(match[1], "processes"))
@@ -202,7 +214,7 @@ class _Reader:
         else:
             draft.untold.append(f"the mode {value}")
 
-    def _attributes(self, draft: Draft, value: str) -> None:
+    def attributes(self, draft: Draft, value: str) -> None:
         others = [each for each in value.split(":") if each and not each.startswith("location=")]
         for each in value.split(":"):
             if each.startswith("location="):
@@ -212,6 +224,22 @@ class _Reader:
             self._found.set(draft, other=tuple(dict.fromkeys(other)))
 
 
+_HANDLERS: Final[dict[str, Callable[[_Reader, Draft, str], None]]] = {
+    "attrs": _Reader.attributes,
+    "dependencies": _Reader.depend,
+    "env": _Reader.variables,
+    "error": _Reader.file,
+    "held": _Reader.hold,
+    "inputfile": _Reader.file,
+    "mode": _Reader.mode,
+    "nodecount": _Reader.nodes,
+    "notify": _Reader.mail_to,
+    "output": _Reader.file,
+    "outputprefix": _Reader.prefix,
+    "proccount": _Reader.tasks,
+    "queue": _Reader.queue,
+    "time": _Reader.time,
+}
 _TEXTS: Final = {"project": "account", "jobname": "name", "cwd": "workdir"}
 
 

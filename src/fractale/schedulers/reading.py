@@ -46,6 +46,7 @@ class Gathered:
         self.drafts: list[Draft] = []
         self.invalid: list[Remark] = []
         self.remarks: list[Remark] = []
+        self._again: list[tuple[Draft, Draft]] = []
 
     def draft(self, line: int, option: str, value: str, text: str) -> Draft:
         """Begin a directive."""
@@ -59,6 +60,18 @@ class Gathered:
             if value is not None and value != ():
                 self.fields[name] = value
                 draft.sets.add(name)
+
+    def again(self, before: Draft | None, now: Draft) -> None:
+        """Say that an option stands there again, and that the last one counts."""
+        if before is not None:
+            self._again.append((before, now))
+
+    def settle_again(self) -> None:
+        """Say of each directive that another one replaces what that one says."""
+        for before, now in reversed(self._again):
+            if not (before.sets or before.untold or before.invalid):
+                before.sets |= now.sets
+                before.untold += [] if now.sets else [f"line {now.line} replaces it"]
 
     def remark(self, draft: Draft, why: str) -> None:
         """Say something about a directive."""
@@ -116,6 +129,15 @@ def split_words(text: str, *, comments: bool, escapes: bool = True) -> tuple[lis
     return words, ""
 
 
+EVENTS = ("begin", "end", "fail")
+
+
+def events(found: Iterable[str]) -> tuple[str, ...]:
+    """Events that mail is sent on, each once, in one order."""
+    every = set(found)
+    return tuple(each for each in EVENTS if each in every)
+
+
 _PLAIN = re.compile(r"[A-Za-z0-9_./:%,=+@^~-]+")
 
 
@@ -145,6 +167,16 @@ def whole(text: str, what: str, least: int = 1) -> int:
     if not (text.isascii() and text.isdecimal()) or len(text) > 12 or int(text) < least:
         raise ValueError(f"`{text}` is not a whole number of {what} from {least}")
     return int(text)
+
+
+def needed(option: str, value: str) -> None:
+    """Refuse an option without its value.
+
+    Raises:
+        ValueError: The value is blank.
+    """
+    if not value.strip():
+        raise ValueError(f"`-{option}` needs a value")
 
 
 def amount(count: int, units: Iterable[tuple[str, int]]) -> str:

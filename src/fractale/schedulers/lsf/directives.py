@@ -25,6 +25,8 @@ from fractale.schedulers.lsf.times import read_time, write_time
 from fractale.schedulers.reading import (
     Draft,
     Gathered,
+    events,
+    needed,
     quoted,
     rounded,
     same_without_chunks,
@@ -106,6 +108,7 @@ class _Reader:
             self._line(number, text)
         self._settle()
         found = self._found
+        found.settle_again()
         return Reading(
             directives=tuple(draft.done() for draft in found.drafts),
             lines=frozenset(self._numbers),
@@ -115,7 +118,7 @@ class _Reader:
         )
 
     def _directives(self) -> Iterator[tuple[int, str]]:
-        number, last, passed = 0, len(self._lines), False
+        number, last, passed, late = 0, len(self._lines), False, False
         while number < last:
             line = self._lines[number]
             number += 1
@@ -127,7 +130,8 @@ class _Reader:
                     why = "a comment for LSF's reference; some releases of bsub read it"
                     self._found.remarks.append(Remark(line=number, text=bare, why=why))
                 continue
-            if passed:
+            if passed and not late:
+                late = True
                 why = "bsub reads it, although it is below the first command"
                 self._found.remarks.append(Remark(line=number, text=line.strip(), why=why))
             first, text = number, line[match.end() :]
@@ -168,12 +172,13 @@ class _Reader:
 
     def _option(self, number: int, name: str, value: str, text: str) -> None:
         draft = self._found.draft(number, name, value, text)
+        self._found.again(self._seen.get(name), draft)
         self._seen[name] = draft
         handler = _HANDLERS.get(name)
         try:
             if handler:
-                if name in _WITH_VALUE and not value.strip():
-                    raise ValueError(f"`-{name}` needs a value")
+                if name in _WITH_VALUE:
+                    needed(name, value)
                 handler(self, draft, value.strip())
             else:
                 draft.untold.append(_UNTOLD.get(name, f"bsub's option {name}"))
@@ -209,9 +214,8 @@ class _Reader:
         draft.sets.add("tasks")
         least, comma, most = value.partition(",")
         tasks = whole(least.strip(), "tasks")
-        if comma:
-            if whole(most.strip(), "tasks", tasks) > tasks:
-                draft.untold.append(f"up to {most.strip()} tasks")
+        if comma and whole(most.strip(), "tasks", tasks) > tasks:
+            draft.untold.append(f"up to {most.strip()} tasks")
         self._found.set(draft, tasks=tasks)
 
     def nodes(self, draft: Draft, value: str) -> None:
@@ -221,6 +225,8 @@ class _Reader:
     def require(self, draft: Draft, value: str) -> None:
         required = read_required(value)
         draft.untold.extend(required.untold)
+        if required == Required():
+            draft.untold.append("a requirement of nothing")
         if any(each.startswith("alternative") for each in required.untold):
             draft.sets.add("chunks")
         self._required.append((draft, required))
@@ -294,7 +300,7 @@ class _Reader:
         del value
         event = {"B": "begin", "N": "end", "Ne": "fail"}[draft.option]
         on = self._found.fields.get("mail_on", ())
-        self._found.set(draft, mail_on=tuple(dict.fromkeys((*on, event))))
+        self._found.set(draft, mail_on=events((*on, event)))
 
     def mail_to(self, draft: Draft, value: str) -> None:
         self._found.set(draft, mail_to=tuple(filter(None, re.split(r"[\s,;]+", value))))
@@ -343,19 +349,11 @@ class _Reader:
         self._settle_memory()
         found, seen, fields = self._found, self._seen, self._found.fields
         group = seen.get("G")
-        if group:
-            if "account" in fields:
-                group.untold.append("the group of users")
-            else:
-                found.set(group, account=group.value)
-        hosts = seen.get("m")
-        if hosts:
-            names = hosts.value.split()
-            plain = all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in names)
-            if plain and len(names) in (1, fields.get("nodes")):
-                found.set(hosts, hosts=tuple(names))
-            else:
-                hosts.untold.append("which hosts may be chosen from")
+        if group and "account" in fields:
+            group.untold.append("the group of users")
+        elif group:
+            found.set(group, account=group.value)
+        self._settle_hosts()
         self._settle_files()
         shell = seen.get("L")
         if shell:
@@ -365,19 +363,32 @@ class _Reader:
                 found.set(shell, shell=shell.value)
             else:
                 shell.untold.append("the shell whose profile is read")
-        action, ahead = seen.get("wa"), seen.get("wt")
-        if action and ahead and re.fullmatch(r"\w+", action.value):
-            try:
-                seconds = read_time(ahead.value)
-            except ValueError as error:
-                ahead.invalid = str(error)
-            else:
-                name = action.value.removeprefix("SIG")
-                found.set(action, signal=f"{name}@{seconds}")
-                ahead.sets.add("signal")
+        self._settle_signal()
+
+    def _settle_hosts(self) -> None:
+        hosts = self._seen.get("m")
+        if hosts is None:
+            return
+        names = hosts.value.split()
+        plain = all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in names)
+        if plain and len(names) in (1, self._found.fields.get("nodes")):
+            self._found.set(hosts, hosts=tuple(names))
         else:
+            hosts.untold.append("which hosts may be chosen from")
+
+    def _settle_signal(self) -> None:
+        action, ahead = self._seen.get("wa"), self._seen.get("wt")
+        if action is None or ahead is None or not re.fullmatch(r"\w+", action.value):
             for draft in filter(None, (action, ahead)):
                 draft.untold.append("what is done ahead of the end")
+            return
+        try:
+            seconds = read_time(ahead.value)
+        except ValueError as error:
+            ahead.invalid = str(error)
+        else:
+            self._found.set(action, signal=f"{action.value.removeprefix('SIG')}@{seconds}")
+            ahead.sets.add("signal")
 
     def _settle_files(self) -> None:
         fields, seen = self._found.fields, self._seen
@@ -387,7 +398,8 @@ class _Reader:
                 if name in fields:
                     fields[name] = fields[name].replace("{{id}}", "{{array_id}}")
         if "output" in fields and output:
-            if fields.get("error") == fields["output"]:
+            same = fields.get("error") == fields["output"]
+            if same and not fields["output"].endswith("/"):
                 del fields["error"]
             if "error" not in fields:
                 self._found.set(output, join=True)  # `-o` without `-e`: IBM's reference
@@ -400,42 +412,49 @@ class _Reader:
                 draft.untold.append("one of the files is appended to, the other is not")
 
     def _settle_sizes(self) -> None:
-        found, fields = self._found, self._found.fields
-        block: tuple[Draft, int] | None = None
         for draft, required in self._required:
-            tasks = fields.get("tasks", 1)
-            if required.hosts:
-                found.set(draft, nodes=1)
-            if required.ptile:
-                found.set(draft, tasks_per_node=required.ptile)
-                if "nodes" not in fields:
-                    found.set(draft, nodes=-(-tasks // required.ptile))
-            if required.block and required.block > 1:
-                block = (draft, required.block)
-            found.set(draft, cores_per_task=required.cores, gpu_kind=required.gpu_kind)
-            if required.gpus:
-                count, of = required.gpus
-                name = "gpus_per_task" if of == "task" else "gpus_per_node"
-                for other in ("gpus", "gpus_per_node", "gpus_per_task"):
-                    fields.pop(other, None)
-                found.set(draft, **{name: count or None})
+            self._settle_span(draft, required)
+            self._settle_gpus(draft, required)
+            self._found.set(draft, cores_per_task=required.cores, gpu_kind=required.gpu_kind)
+            fields = self._found.fields
             if required.constraint:
                 before = fields.get("constraint")
                 both = f"{before}&{required.constraint}" if before else required.constraint
-                found.set(draft, constraint=both)
+                self._found.set(draft, constraint=both)
             if required.other:
-                found.set(draft, other=(*fields.get("other", ()), *required.other))
-        if block:
-            draft, size = block
-            tasks = fields.get("tasks", 1)
-            beside = {"gpus_per_node", "gpus_per_task", "nodes"} & fields.keys()
-            memory = any(required.memory for _, required in self._required)
-            if tasks % size == 0 and not beside and not memory:
-                cores = size * fields.get("cores_per_task", 1)
-                chunk = Chunk(count=tasks // size, tasks=size, cores=cores)
-                found.set(draft, chunks=(chunk,))
-            else:
-                draft.untold.append(f"span[block={size}]")
+                self._found.set(draft, other=(*fields.get("other", ()), *required.other))
+        for draft, required in self._required:
+            if required.block and required.block > 1:
+                self._settle_block(draft, required.block)
+
+    def _settle_span(self, draft: Draft, required: Required) -> None:
+        if required.hosts:
+            self._found.set(draft, nodes=1)
+        if required.ptile:
+            tasks = self._found.fields.get("tasks", 1)
+            self._found.set(draft, tasks_per_node=required.ptile)
+            if "nodes" not in self._found.fields:
+                self._found.set(draft, nodes=-(-tasks // required.ptile))
+
+    def _settle_gpus(self, draft: Draft, required: Required) -> None:
+        if required.gpus:
+            count, of = required.gpus
+            for other in ("gpus_per_node", "gpus_per_task"):
+                self._found.fields.pop(other, None)
+            name = "gpus_per_task" if of == "task" else "gpus_per_node"
+            self._found.set(draft, **{name: count or None})
+
+    def _settle_block(self, draft: Draft, size: int) -> None:
+        """Tasks in blocks that stay on one host: chunks."""
+        fields = self._found.fields
+        tasks = fields.get("tasks", 1)
+        beside = {"gpus_per_node", "gpus_per_task", "nodes"} & fields.keys()
+        if tasks % size or beside or any(required.memory for _, required in self._required):
+            draft.untold.append(f"span[block={size}]")
+            return
+        cores = size * fields.get("cores_per_task", 1)
+        chunk = Chunk(count=tasks // size, tasks=size, cores=cores)
+        self._found.set(draft, chunks=(chunk,))
 
     def _settle_memory(self) -> None:
         found, fields = self._found, self._found.fields
@@ -460,21 +479,22 @@ class _Reader:
                 why = "the memory is taken for each host: the site may count it for each task"
                 found.remark(draft, why)
         limit = self._seen.get("M")
-        if limit is None or limit.invalid:
-            return
+        if limit is not None and not limit.invalid:
+            self._settle_limit(limit, [draft for draft, _ in reserved])
+
+    def _settle_limit(self, limit: Draft, reserved: Sequence[Draft]) -> None:
+        """`-M`, which is the memory of the job only if nothing is reserved."""
         value = limit.value.strip().rstrip("!")
-        if reserved:
-            same = any(re.search(rf"mem={re.escape(value)}\b", d.value) for d, _ in reserved)
-            if same:
-                limit.sets.add("memory_per_node")
-            else:
-                limit.untold.append("the limit of memory beside what is reserved")
-            return
-        found.set(limit, memory=read_size(value, "K"))
-        why = "the limit is taken for the memory of the job"
-        if value.isdecimal():
-            why += ", in KB as LSF counts: the site may count in another unit"
-        found.remark(limit, why)
+        if any(re.search(rf"mem={re.escape(value)}\b", draft.value) for draft in reserved):
+            limit.sets.add("memory_per_node")
+        elif reserved:
+            limit.untold.append("the limit of memory beside what is reserved")
+        else:
+            self._found.set(limit, memory=read_size(value, "K"))
+            why = "the limit is taken for the memory of the job"
+            if value.isdecimal():
+                why += ", in KB as LSF counts: the site may count in another unit"
+            self._found.remark(limit, why)
 
 
 _HANDLERS: Final[dict[str, Callable[[_Reader, Draft, str], None]]] = {
@@ -589,102 +609,114 @@ class _Writer:
             self._add("reservation", "U", request.reservation)
 
     def _size(self) -> None:
-        request, totals = self._request, self._request.totals()
-        left, lost = self._left, self._lost
-        tasks, nodes, sections = totals.tasks, totals.nodes, list[str]()
-        if request.chunks and not same_without_chunks(request):
+        request, totals, lost = self._request, self._request.totals(), self._lost
+        tasks, nodes = totals.tasks, totals.nodes
+        if not same_without_chunks(request):
             lost["chunks"] = "LSF wants the same of each task"
-        if left.keys() & {"tasks", "nodes", "tasks_per_node", "chunks"}:
-            if nodes and tasks < nodes:
-                if request.tasks is not None:
-                    lost["tasks"] = f"LSF starts a task on each of the {nodes} hosts at least"
-                tasks = nodes
+        if nodes and tasks < nodes:
+            if request.tasks is not None:
+                lost["tasks"] = f"LSF starts a task on each of the {nodes} hosts at least"
+            tasks = nodes
+        if self._left.keys() & {"tasks", "nodes", "tasks_per_node", "chunks"}:
             self._lines.append(f"-n {tasks}")
-        gpus = self._gpus(tasks, nodes)
-        if nodes == 1 or gpus == "together":
-            sections.append("span[hosts=1]")
-        elif nodes:
-            ptile = -(-tasks // nodes)
-            if request.tasks_per_node and -(-tasks // request.tasks_per_node) == nodes:
-                ptile = request.tasks_per_node
-            sections.append(f"span[ptile={ptile}]")
-            if -(-tasks // ptile) != nodes:
-                lost["nodes"] = f"{tasks} tasks cannot be on {nodes} hosts as LSF fills them"
-            if request.tasks_per_node and ptile > request.tasks_per_node:
-                lost["tasks_per_node"] = "other sizes of the job contradict it"
-        elif request.chunks and (block := request.chunks[0].tasks or 1) > 1:
-            sections.append(f"span[block={block}]")
+        together = self._gpus(tasks, nodes)
         cores = self._cores(tasks, nodes)
-        if cores > 1 or request.cores_per_task == 1:
-            sections.append(f"affinity[core({cores})]")
-        sections += self._memory(tasks, nodes, cores)
-        if request.constraint is not None:
-            if re.fullmatch(
-                r"[A-Za-z_]\w*(&[A-Za-z_]\w*)*|[A-Za-z_]\w*(\|[A-Za-z_]\w*)*", request.constraint
-            ):
-                terms = request.constraint.replace("&", " && ").replace("|", " || ")
-                sections.insert(0, f"select[{terms}]")
-            else:
-                lost["constraint"] = "LSF's conditions are on resources: `-R select[…]`"
-            left.pop("constraint")
+        sections = [
+            *self._select(),
+            *self._span(tasks, 1 if together else nodes),
+            *([f"affinity[core({cores})]"] if cores > 1 or request.cores_per_task == 1 else []),
+            *self._memory(tasks, nodes, cores),
+        ]
         if sections:
             self._lines.append(f'-R "{" ".join(sections)}"')
         for name in ("tasks", "nodes", "tasks_per_node", "chunks", "place"):
-            left.pop(name, None)
+            self._left.pop(name, None)
         if request.most_nodes is not None and request.most_nodes == request.nodes:
-            left.pop("most_nodes")
+            self._left.pop("most_nodes")
+        self._hosts(nodes)
+
+    def _hosts(self, nodes: int | None) -> None:
+        request = self._request
         if request.exclusive:
             self._add("exclusive", "x")
         elif request.exclusive is False:
-            left.pop("exclusive")
+            self._left.pop("exclusive")
             self._notes.append("jobs of LSF share hosts unless `-x` is given")
-        if request.hosts:
-            if len(request.hosts) in (1, nodes):
-                self._add("hosts", "m", " ".join(request.hosts))
-            else:
-                lost["hosts"] = "LSF chooses among the hosts of `-m`, and need not take all"
+        if len(request.hosts) in (1, nodes):
+            self._add("hosts", "m", " ".join(request.hosts))
+        elif request.hosts:
+            self._lost["hosts"] = "LSF chooses among the hosts of `-m`, and need not take all"
 
-    def _gpus(self, tasks: int, nodes: int | None) -> str:
-        """Write GPUs; ``together`` if that needs all tasks on one host."""
-        request, left, how = self._request, self._left, ""
-        total = request.totals().gpus
-        names = [n for n in ("gpus", "gpus_per_node", "gpus_per_task") if n in left]
-        if not names or not total:
+    def _select(self) -> list[str]:
+        terms = self._request.constraint
+        if terms is None:
+            return []
+        self._left.pop("constraint")
+        if not re.fullmatch(r"[A-Za-z_]\w*((&[A-Za-z_]\w*)*|(\|[A-Za-z_]\w*)*)", terms):
+            self._lost["constraint"] = "LSF's conditions are on resources: `-R select[…]`"
+            return []
+        return [f"select[{terms.replace('&', ' && ').replace('|', ' || ')}]"]
+
+    def _span(self, tasks: int, nodes: int | None) -> list[str]:
+        request, lost = self._request, self._lost
+        if nodes == 1:
+            if request.tasks_per_node and request.tasks_per_node < tasks:
+                lost["tasks_per_node"] = "other sizes of the job contradict it"
+            return ["span[hosts=1]"]
+        if nodes is None:
+            block = request.chunks[0].tasks or 1 if request.chunks else 1
+            return [f"span[block={block}]"] if block > 1 and "chunks" not in lost else []
+        ptile = -(-tasks // nodes)
+        if request.tasks_per_node and -(-tasks // request.tasks_per_node) == nodes:
+            ptile = request.tasks_per_node
+        elif request.tasks_per_node and ptile != request.tasks_per_node:
+            lost["tasks_per_node"] = "other sizes of the job contradict it"
+        if -(-tasks // ptile) != nodes:
+            lost["nodes"] = f"{tasks} tasks cannot be on {nodes} hosts as LSF fills them"
+        return [f"span[ptile={ptile}]"]
+
+    def _gpus(self, tasks: int, nodes: int | None) -> bool:
+        """Write GPUs; whether that needs all tasks on one host."""
+        request, left, total = self._request, self._left, self._request.totals().gpus
+        names = [name for name in ("gpus", "gpus_per_node", "gpus_per_task") if name in left]
+        if not total:
             for name in names:
                 left.pop(name)
-            if request.gpu_kind is not None:
-                self._lost["gpu_kind"] = "there is no GPU"
-            return how
-        if request.gpus_per_task and request.gpus_per_task * tasks == total:
-            value = f"num={request.gpus_per_task}/task"
-        elif nodes and total % nodes == 0:
-            value = f"num={total // nodes}"
-        elif nodes is None and request.gpus_per_node and total == request.gpus_per_node:
-            value = f"num={request.gpus_per_node}"
-        elif total % tasks == 0:
-            value = f"num={total // tasks}/task"
-        elif nodes is None:
-            value, how = f"num={total}", "together"
-            self._notes.append(
-                f"{total} GPUs do not divide over {tasks} tasks: all tasks are put on one host"
-            )
-        else:
+            return False
+        value, together = self._gpu_number(tasks, nodes, total)
+        if not value:
             self._lost["gpus"] = f"{total} GPUs divide neither over hosts nor over tasks"
-            return how
+            return False
         for name in names:
             left.pop(name)
-            each = getattr(request, name)
             times = {"gpus": 1, "gpus_per_node": nodes or 1, "gpus_per_task": tasks}[name]
-            if each * times != total:
+            if getattr(request, name) * times != total:
                 self._lost[name] = "other sizes of the job contradict it"
         if request.gpu_kind is not None:
             left.pop("gpu_kind")
-            if re.search(r"[:\s]", request.gpu_kind):
-                self._lost["gpu_kind"] = "LSF's names of kinds have no blanks and no colons"
-            else:
+            if re.fullmatch(r"[\w.+-]+", request.gpu_kind):
                 value += f":gmodel={request.gpu_kind}"
+            else:
+                self._lost["gpu_kind"] = "LSF's kinds of GPUs have no such names"
         self._lines.append(f'-gpu "{value}"')
-        return how
+        return together
+
+    def _gpu_number(self, tasks: int, nodes: int | None, total: int) -> tuple[str, bool]:
+        request = self._request
+        if request.gpus_per_task and request.gpus_per_task * tasks == total:
+            return f"num={request.gpus_per_task}/task", False
+        if nodes and total % nodes == 0:
+            return f"num={total // nodes}", False
+        if nodes is None and request.gpus_per_node == total:
+            return f"num={total}", False
+        if total % tasks == 0:
+            return f"num={total // tasks}/task", False
+        if nodes is not None:
+            return "", False
+        self._notes.append(
+            f"{total} GPUs do not divide over {tasks} tasks: all tasks are put on one host"
+        )
+        return f"num={total}", True
 
     def _cores(self, tasks: int, nodes: int | None) -> int:
         request, left = self._request, self._left
@@ -737,8 +769,26 @@ class _Writer:
             match = re.fullmatch(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d)(?::00)?", request.begin)
             if match:
                 self._add("begin", "b", ":".join(match.groups()))
+        self._depend()
+        if request.hold:
+            self._add("hold", "H")
+        elif request.hold is False:
+            self._left.pop("hold")
+        if request.requeue is not None:
+            self._add("requeue", "r" if request.requeue else "rn")
+        self._signal()
+
+    def _signal(self) -> None:
+        match = re.fullmatch(r"([A-Z]+[0-9]?)@(\d+)", self._request.signal or "")
+        if match:
+            self._add("signal", "wa", match[1])
+            self._lines.append(f"-wt {rounded(int(match[2]), 60)}")
+            if int(match[2]) % 60:
+                self._notes.append("LSF counts minutes: the signal's time is rounded up")
+
+    def _depend(self) -> None:
         known, others = list[str](), list[str]()
-        for each in request.dependencies:
+        for each in self._request.dependencies:
             if each.kind == "aftercorr" and each.jobs:
                 known += [f"done({_job(job)}[*])" for job in each.jobs]
             elif each.kind in _NAMES and each.jobs:
@@ -751,19 +801,6 @@ class _Writer:
         if others:
             self._left.pop("dependencies", None)
             self._lost["dependencies"] = f"LSF has no {', '.join(others)}"
-        if request.hold:
-            self._add("hold", "H")
-        elif request.hold is False:
-            self._left.pop("hold")
-        if request.requeue is not None:
-            self._add("requeue", "r" if request.requeue else "rn")
-        if request.signal is not None:
-            match = re.fullmatch(r"([A-Z]+[0-9]?)@(\d+)", request.signal)
-            if match:
-                self._add("signal", "wa", match[1])
-                self._lines.append(f"-wt {rounded(int(match[2]), 60)}")
-                if int(match[2]) % 60:
-                    self._notes.append("LSF counts minutes: the signal's time is rounded up")
 
     def _files(self) -> None:
         request = self._request
@@ -779,6 +816,15 @@ class _Writer:
             self._add(field, options[0 if appends else 1], name)
         if request.append is not None and (request.output or request.error):
             self._left.pop("append")
+        self._join()
+        if request.workdir is not None:
+            self._add("workdir", "cwd", request.workdir)
+
+    def _join(self) -> None:
+        request = self._request
+        one = request.output is not None and request.output == request.error
+        if one and not (request.output or "").endswith("/"):
+            self._notes.append("stdout and stderr have one name: LSF writes both into the file")
         if request.join is not None:
             self._left.pop("join")
             apart = request.output is not None and request.error is None
@@ -788,8 +834,6 @@ class _Writer:
                 self._lost["join"] = "LSF puts stderr into the file of stdout unless it has a name"
         elif request.output is not None and request.error is None:
             self._notes.append("LSF puts stderr into the file of stdout, as it has no name")
-        if request.workdir is not None:
-            self._add("workdir", "cwd", request.workdir)
 
     def _file(self, value: str) -> tuple[str, str]:
         """A file name in LSF's words, and what of it is lost."""
@@ -809,37 +853,39 @@ class _Writer:
 
     def _rest(self) -> None:
         request = self._request
-        on, other = request.mail_on, list[str]()
-        if on:
-            self._left.pop("mail_on")
-            for event in on:
-                if event == "begin":
-                    self._lines.append("-B")
-                elif event == "end":
-                    self._lines.append("-N")
-                elif event == "fail":
-                    if "end" not in on:
-                        self._lines.append("-Ne")
-                elif event == "all":
-                    self._lines += ["-B", "-N"]
-                elif event != "none":
-                    other.append(event)
-            if other:
-                self._lost["mail_on"] = f"LSF sends no mail on {', '.join(other)}"
+        self._mail()
         if request.mail_to:
             self._add("mail_to", "u", " ".join(request.mail_to))
-        if request.export is not None or request.variables:
-            words = {True: ["all"], False: ["none"], None: list[str]()}[request.export]
-            if request.variables and request.export is False:
-                words = []  # `none` takes no variables; without `all` only these are handed on
-            values = [
-                f"{name}='{value}'" if "," in value or " " in value else f"{name}{equals}{value}"
-                for name, equals, value in (each.partition("=") for each in request.variables)
-            ]
-            self._left.pop("export", None)
-            self._add("variables" if values else "export", "env", ", ".join(words + values))
+        self._environment()
         if request.shell is not None:
             self._add("shell", "L", request.shell)
+
+    def _mail(self) -> None:
+        on = set(self._request.mail_on)
+        self._left.pop("mail_on", None)
+        if on & {"begin", "all"}:
+            self._lines.append("-B")
+        if on & {"end", "all"}:  # of all ends
+            self._lines.append("-N")
+        elif "fail" in on:
+            self._lines.append("-Ne")
+        others = sorted(on - {"begin", "end", "fail", "all", "none"})
+        if others:
+            self._lost["mail_on"] = f"LSF sends no mail on {', '.join(others)}"
+
+    def _environment(self) -> None:
+        request = self._request
+        if request.export is None and not request.variables:
+            return
+        words = {True: ["all"], False: ["none"], None: list[str]()}[request.export]
+        if request.variables and request.export is False:
+            words = []  # `none` takes no variables; without `all` only these are handed on
+        for each in request.variables:
+            name, equals, value = each.partition("=")
+            quote = "'" if re.search(r"[,\s]", value) else ""
+            words.append(f"{name}{equals}{quote}{value}{quote}")
+        self._left.pop("export", None)
+        self._add("variables" if request.variables else "export", "env", ", ".join(words))
 
 
 def _job(job: str) -> str:

@@ -151,18 +151,13 @@ def _rusage(found: Required, value: str) -> None:
 
 def _span(found: Required, value: str) -> None:
     name, equals, figure = (part.strip() for part in value.partition("="))
-    if name == "hosts" and figure in ("1", "-1"):
-        if figure == "1":
-            found.hosts = 1
-        else:
-            found.untold.append("span[hosts=-1]")
+    if (name, figure) == ("hosts", "1"):
+        found.hosts = 1
     elif name == "ptile" and figure.isdecimal():
         found.ptile = whole(figure, "tasks for each host")
     elif name == "block" and figure.isdecimal():
         found.block = whole(figure, "tasks in a block")
-    elif (
-        name in ("ptile", "block", "stripe") and equals and "$" not in figure and figure
-    ) or name == "stripe":
+    elif re.fullmatch(r"hosts=-1|stripe\b.*|(ptile|block)=[^$]+", f"{name}{equals}{figure}"):
         found.untold.append(f"span[{value}]")
     else:
         raise ValueError(f"`span[{value}]`: hosts=1, ptile=8, block=8 and the like are known")

@@ -14,16 +14,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from itertools import pairwise
+from typing import Final, cast
 
 from fractale.schedulers.options import Option, getopt
 from fractale.schedulers.pbs.resources import Resources, write_chunks
 from fractale.schedulers.pbs.times import write_time
-from fractale.schedulers.reading import Draft, Gathered, quoted, split_words, whole
+from fractale.schedulers.reading import Draft, Gathered, events, needed, quoted, split_words, whole
 from fractale.schedulers.request import Array, Dependency, DependencyKind, Request, Span
 from fractale.schedulers.script import Reading, Remark, Written
 
 _MARK: Final = re.compile(r"\s*#PBS(?![A-Za-z0-9_])")
+
+_NQSV: Final = re.compile(r"\b(elapstim_req|cpunum_job|gpunum_job|memsz_job)\b|--ve(num|node)")
+"""What only the scripts of NEC's NQSV have, whose mark is `#PBS`, too."""
 
 _LETTERS: Final = (
     "a:A:c:C:e:fGhIj:J:k:l:m:M:N:o:p:q:r:R:S:u:v:VW:XzP:"  # OpenPBS, PBS Professional
@@ -90,6 +94,7 @@ class _Reader:
         self._found = Gathered()
         self._resources = Resources(self._found)
         self._seen: dict[str, Draft] = {}
+        self._of_nqsv = any(_NQSV.search(line) for line in lines if _MARK.match(line))
 
     def reading(self) -> Reading:
         for number, text in self._directives():
@@ -97,6 +102,7 @@ class _Reader:
         self._resources.settle()
         self._settle()
         found = self._found
+        found.settle_again()
         return Reading(
             directives=tuple(draft.done() for draft in found.drafts),
             lines=frozenset(self._numbers),
@@ -139,6 +145,8 @@ class _Reader:
         for given in getopt(words, _OPTIONS):
             if given.option is None and not given.text.startswith("-"):
                 stray.append(given.text)
+            elif given.text.startswith("--") and self._of_nqsv:
+                self._nqsv(number, given.text)
             elif given.option is None or given.why:
                 draft = self._found.draft(number, given.text, "", given.text)
                 draft.invalid = given.why or f"qsub has no option `{given.text}`"
@@ -147,6 +155,22 @@ class _Reader:
         if stray:
             why = "OpenPBS refuses words after the options, Torque passes over them"
             self._found.remarks.append(Remark(line=number, text=" ".join(stray), why=why))
+
+    def _nqsv(self, number: int, text: str) -> None:
+        """A long option, which only the qsub of NEC's NQSV has."""
+        name, _, value = text[2:].partition("=")
+        draft = self._found.draft(number, name, value, text)
+        if name == "group" and value:
+            self._found.set(draft, account=value)
+        else:
+            draft.untold.append(f"the option {name} of NEC's NQSV")
+
+    def nqsv_nodes(self, draft: Draft, value: str) -> None:
+        """`-b`: for NQSV how many nodes, for Torque how long qsub tries."""
+        if self._of_nqsv:
+            self._found.set(draft, nodes=whole(value, "nodes"))
+        else:
+            draft.untold.append("how long qsub tries")
 
     def _option(self, number: int, letter: str, value: str, text: str) -> None:
         if letter == "l":
@@ -159,11 +183,12 @@ class _Reader:
             self._attributes(number, value, text)
             return
         draft = self._found.draft(number, letter, value, text)
+        self._found.again(self._seen.get(letter), draft)
         self._seen[letter] = draft
         handler = _HANDLERS.get(letter)
         try:
-            if letter in _WITH_VALUE and not value.strip():
-                raise ValueError(f"`-{letter}` needs a value")
+            if letter in _WITH_VALUE:
+                needed(letter, value)
             if handler:
                 handler(self, draft, value)
             else:
@@ -182,6 +207,7 @@ class _Reader:
         for item in re.split(r",(?=\s*\w+\s*=)", value):
             name, _, amount = (part.strip() for part in item.partition("="))
             draft = self._found.draft(number, name, amount, f"-W {item.strip()}")
+            self._found.again(self._seen.get(name), draft)
             self._seen[name] = draft
             try:
                 self._attribute(draft, name, amount.strip("\"'"))
@@ -292,8 +318,8 @@ class _Reader:
             raise ValueError(f"`-m {value}`: n, or letters of a, b and e are known")
         if "j" in letters:
             draft.untold.append("mail for each element of the array")
-        on = (_MAIL.get(letter, "fail") for letter in letters if letter != "j")
-        self._found.set(draft, mail_on=tuple(dict.fromkeys(on)))
+        on = events(_MAIL.get(letter, "fail") for letter in letters if letter != "j")
+        self._found.set(draft, mail_on=on)
 
     def mail_to(self, draft: Draft, value: str) -> None:
         self._found.set(draft, mail_to=tuple(filter(None, re.split(r"[,\s]+", value))))
@@ -301,7 +327,8 @@ class _Reader:
     def array(self, draft: Draft, value: str) -> None:
         draft.sets.add("array")
         array = Array.parse(value)
-        if len(array.spans) > 1 or array.spans[0].first >= array.spans[0].last:
+        span, *more = array.spans
+        if more or span.first >= span.last:
             raise ValueError(f"`-J {value}`: a range such as 1-10 or 1-10:2%4 is known")
         self._found.set(draft, array=array)
 
@@ -384,7 +411,7 @@ class _Reader:
             else:
                 join.untold.append("the name of the file, which is that of stderr")
         most = seen.get("max_run_subjobs")
-        array: Array | None = found.fields.get("array")
+        array = cast("Array | None", found.fields.get("array"))
         if most and not most.invalid and array and most.value.isdecimal():
             found.set(most, array=Array(spans=array.spans, most=int(most.value)))
         elif most and not most.invalid:
@@ -398,6 +425,7 @@ class _Reader:
 _HANDLERS: Final[dict[str, Callable[[_Reader, Draft, str], None]]] = {
     "a": _Reader.begin,
     "A": _Reader.account,
+    "b": _Reader.nqsv_nodes,
     "C": _Reader.prefix,
     "d": _Reader.workdir,
     "e": _Reader.error,
@@ -422,7 +450,6 @@ _HANDLERS: Final[dict[str, Callable[[_Reader, Draft, str], None]]] = {
 }
 _WITH_VALUE: Final = frozenset("aAdejJmMNopPqrStvw")
 _UNTOLD: Final = {
-    "b": "how long qsub tries",
     "c": "checkpoints",
     "D": "the root directory",
     "E": "an option of Torque",
@@ -525,17 +552,7 @@ class _Writer:
             if span is not None:
                 most = f"%{request.array.most}" if request.array.most else ""
                 self._add("array", "J", span + most)
-        if request.dependencies:
-            known = [d for d in request.dependencies if d.kind in _DEPENDENCIES and d.jobs]
-            if known:
-                value = ",".join(":".join((d.kind, *d.jobs)) for d in known)
-                self._add("dependencies", "W", f"depend={value}")
-            others = [d.kind for d in request.dependencies if d not in known]
-            self._left.pop("dependencies", None)
-            if others:
-                self._lost["dependencies"] = f"PBS has no {', '.join(others)}"
-            if known:
-                self._notes.append("the ids of other jobs are those of the original's scheduler")
+        self._depend()
         if request.hold:
             self._add("hold", "h")
         if request.requeue is not None:
@@ -543,6 +560,18 @@ class _Writer:
             if request.array is not None and not request.requeue:
                 self._lines.pop()
                 self._lost["requeue"] = "PBS may run the elements of an array again"
+
+    def _depend(self) -> None:
+        request = self._request
+        known = [d for d in request.dependencies if d.kind in _DEPENDENCIES and d.jobs]
+        others = [d.kind for d in request.dependencies if d not in known]
+        if known:
+            value = ",".join(":".join((d.kind, *d.jobs)) for d in known)
+            self._add("dependencies", "W", f"depend={value}")
+            self._notes.append("the ids of other jobs are those of the original's scheduler")
+        if others:
+            self._left.pop("dependencies", None)
+            self._lost["dependencies"] = f"PBS has no {', '.join(others)}"
 
     def _files(self) -> None:
         request = self._request
@@ -579,21 +608,25 @@ class _Writer:
         )
         return (f"{folder}/", why) if slash and "{{" not in folder else ("", why)
 
+    def _mail(self) -> None:
+        on = self._request.mail_on
+        if not on:
+            return
+        letters = "".join(
+            letter
+            for letter, event in (("a", "fail"), ("b", "begin"), ("e", "end"))
+            if event in on or "all" in on
+        )
+        self._left.pop("mail_on")
+        others = [e for e in on if e not in ("fail", "begin", "end", "all", "none")]
+        if letters or "none" in on:
+            self._add("mail_on", "m", letters or "n")
+        if others:
+            self._lost["mail_on"] = f"PBS sends no mail on {', '.join(others)}"
+
     def _rest(self) -> None:
         request = self._request
-        on = request.mail_on
-        if on:
-            letters = "".join(
-                letter
-                for letter, event in (("a", "fail"), ("b", "begin"), ("e", "end"))
-                if event in on or "all" in on
-            )
-            self._left.pop("mail_on")
-            others = [e for e in on if e not in ("fail", "begin", "end", "all", "none")]
-            if letters or "none" in on:
-                self._add("mail_on", "m", letters or "n")
-            if others:
-                self._lost["mail_on"] = f"PBS sends no mail on {', '.join(others)}"
+        self._mail()
         if request.mail_to:
             self._add("mail_to", "M", ",".join(request.mail_to))
         if request.export:
@@ -629,7 +662,7 @@ _NO_WORD: Final = {
 def _one_span(array: Array) -> str | None:
     """The indices of an array as one range of PBS; None if they are none."""
     indices = array.indices
-    steps = {b - a for a, b in zip(indices, indices[1:], strict=False)}
+    steps = {b - a for a, b in pairwise(indices)}
     if len(steps) > 1:
         return None
     step = steps.pop() if steps else 2

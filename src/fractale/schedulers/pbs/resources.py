@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
@@ -36,7 +36,7 @@ _HOST_LEVEL: Final = frozenset(
 _KNOWN: Final = _HOST_LEVEL | {
     *("select", "place", "nodes", "walltime", "cput", "pcput", "pmem", "pvmem", "file", "nice"),
     *("software", "site", "min_walltime", "max_walltime", "soft_walltime", "preempt_targets"),
-    *("partition", "ngpus", "pstate", "pgov", "energy"),
+    *("partition", "ngpus", "pcmem", "pstate", "pgov", "energy"),
     # of Torque and Moab
     *("procs", "gpus", "feature", "features", "qos", "gres", "depend", "signal", "advres", "size"),
     *("naccesspolicy", "naccessmethod", "nodeset", "opsys", "other", "prologue", "epilogue", "tpn"),
@@ -140,7 +140,7 @@ class Resources:
             draft = self._gathered.draft(line, name, amount_ or "", text)
             first = self._given.setdefault(name.lower(), draft)
             if first is not draft:
-                draft.sets |= first.sets
+                self._gathered.again(draft, first)
                 if first.value != draft.value:
                     draft.untold.append(f"line {first.line} has it already")
                     why = f"line {first.line} counts for OpenPBS, this one for Torque"
@@ -305,22 +305,32 @@ class Resources:
                 gathered.set(draft, cores_per_task=first.cores // tasks)
         elif first.cores and own:
             gathered.set(draft, cores_per_node=first.cores)
-        if first.gpus:
-            if own:
-                gathered.set(draft, gpus_per_node=first.gpus)
-            elif first.gpus % tasks == 0:
-                gathered.set(draft, gpus_per_task=first.gpus // tasks)
-            else:
-                gathered.set(draft, gpus=first.gpus * count)
-        if first.memory:
-            if own:
-                gathered.set(draft, memory_per_node=first.memory)
-            elif nodes == 1:
-                gathered.set(draft, memory_per_node=first.memory * count)
-            elif first.memory % (first.cores or 1) == 0 and (first.cores or 1) % tasks == 0:
-                gathered.set(draft, memory_per_core=first.memory // (first.cores or 1))
-            else:
-                gathered.set(draft, memory=first.memory * count)
+        self._chunk_gpus(draft, first, own=own)
+        self._chunk_memory(draft, first, nodes)
+
+    def _chunk_gpus(self, draft: Draft, chunk: Chunk, *, own: bool) -> None:
+        """GPUs of equal chunks, by node if each chunk is on its own."""
+        gpus, tasks = chunk.gpus, chunk.tasks or 1
+        if gpus is None:
+            return
+        if own:
+            self._gathered.set(draft, gpus_per_node=gpus)
+        elif gpus % tasks == 0:
+            self._gathered.set(draft, gpus_per_task=gpus // tasks)
+        else:
+            self._gathered.set(draft, gpus=gpus * chunk.count)
+
+    def _chunk_memory(self, draft: Draft, chunk: Chunk, nodes: int | None) -> None:
+        """Memory of equal chunks, by node, core or in all."""
+        memory, cores, tasks = chunk.memory, chunk.cores or 1, chunk.tasks or 1
+        if not memory:
+            return
+        if nodes in (1, chunk.count):
+            self._gathered.set(draft, memory_per_node=memory * chunk.count // nodes)
+        elif memory % cores == 0 and cores % tasks == 0:
+            self._gathered.set(draft, memory_per_core=memory // cores)
+        else:
+            self._gathered.set(draft, memory=memory * chunk.count)
 
     def _in_all(self, draft: Draft, parts: Sequence[_Part]) -> None:
         chunks = [part.chunk for part in parts]
@@ -353,74 +363,97 @@ class Resources:
 
     def _one(self, name: str, draft: Draft, sized: Mapping[str, Draft]) -> None:
         """A resource of the whole job."""
-        gathered, value, fields = self._gathered, draft.value, self._gathered.fields
-        sizeless = not sized.keys() & {"select", "nodes"} and "procs" not in self._given
-        if not value and name not in ("nodesetisoptional",):
-            raise ValueError(f"`{name}` needs a value")
-        if "select" in sized and name in ("ngpus", "gpus", *_HOST_LEVEL):
+        gathered, value = self._gathered, draft.value
+        if not value:  # qsub takes a resource without a value, such as a site's `wd`
+            if name in _KNOWN:
+                raise ValueError(f"`{name}` needs a value")
+            self._other(draft, [draft.option])
+        elif "select" in sized and name in ("ngpus", "gpus", *_HOST_LEVEL):
             raise ValueError(f"`{name}` belongs into the chunks of `select`, not beside it")
-        if "select" in sized and name in _OF_NODES:
+        elif "select" in sized and name in _OF_NODES:
             self._other(draft, [f"{draft.option}={value}"])
-            return
-        if name in ("walltime", "elapstim_req", "max_walltime"):
-            gathered.set(draft, seconds=read_time(value))
-            if value.count(":") == 3:
-                gathered.remark(draft, "days are read by Torque only")
-            return
-        if name in ("ncpus", "cpunum_job", "cpus"):
-            cores = whole(value, "cores")
-            if "nodes" in fields and "nodes" in sized:
-                each, left = divmod(cores, fields["nodes"])
-                if left:
-                    raise ValueError(f"{cores} cores do not divide over {fields['nodes']} nodes")
-                gathered.set(draft, cores_per_node=each)
-            elif "select" not in sized:
-                gathered.set(draft, nodes=1, cores_per_task=cores)
-            return
-        if name in ("procs", "mppwidth", "size"):
-            gathered.set(draft, tasks=whole(value, "processes"))
-        elif name in ("mppnppn", "tpn", "ppn"):
-            gathered.set(draft, tasks_per_node=whole(value, "processes"))
-        elif name == "mppdepth":
-            gathered.set(draft, cores_per_task=whole(value, "cores"))
-        elif name == "mppnodes":
-            draft.untold.append("the list of nodes")
-        elif name in ("ngpus", "gpus"):
-            gathered.set(draft, gpus=whole(value, "GPUs"))
-        elif name == "gpunum_job":
-            gathered.set(draft, gpus_per_node=whole(value, "GPUs"))
-        elif name in ("mem", "memsz_job"):
-            size, nodes = read_size(value), fields.get("nodes")
-            if sizeless or (nodes and size % nodes == 0):
-                gathered.set(draft, memory_per_node=size // (nodes or 1))
-            else:
-                gathered.set(draft, memory=size)
-        elif name in ("pmem", "mppmem"):
-            per_task = read_size(value)
-            cores = fields.get("cores_per_task") or 1
-            if per_task % cores == 0:
-                gathered.set(draft, memory_per_core=per_task // cores)
-            else:
-                self._other(draft, [f"{name}={value}"])
-        elif name in _GPU_KINDS:
-            gathered.set(draft, gpu_kind=value)
-        elif name in ("feature", "features"):
-            gathered.set(draft, constraint="&".join(re.split(r"[:,]", value)))
-        elif name == "qos":
-            gathered.set(draft, qos=value)
-        elif name == "advres":
-            gathered.set(draft, reservation=value)
-        elif name in ("host", "vnode"):
-            gathered.set(draft, hosts=(value,))
+        elif name in _WHOLE:
+            gathered.set(draft, **{_WHOLE[name]: whole(value, name)})
+        elif name in _WORDS:
+            gathered.set(draft, **{_WORDS[name]: value})
+        elif name in _ONES:
+            _ONES[name](self, draft, value)
         elif name in ("naccesspolicy", "nodeaccesspolicy") and value.lower().startswith("single"):
             gathered.set(draft, exclusive=True)
         else:
-            if name not in _KNOWN:
-                if near := slip(name, _KNOWN):
-                    raise ValueError(f"there is no resource `{name}`: there is `{near}`")
-                why = f"`{name}` is a resource of the site; PBS refuses it where it is not defined"
-                gathered.remark(draft, why)
+            self._unknown(name, draft, value)
+
+    def _unknown(self, name: str, draft: Draft, value: str) -> None:
+        if name not in _KNOWN:
+            if near := slip(name, _KNOWN):
+                raise ValueError(f"there is no resource `{name}`: there is `{near}`")
+            why = f"`{name}` is a resource of the site; PBS refuses it where it is not defined"
+            self._gathered.remark(draft, why)
+        self._other(draft, [f"{draft.option}={value}"])
+
+    def time(self, draft: Draft, value: str) -> None:
+        """A limit of wall time."""
+        self._gathered.set(draft, seconds=read_time(value))
+        if value.count(":") == 3:
+            self._gathered.remark(draft, "days are read by Torque only")
+
+    def cores(self, draft: Draft, value: str) -> None:
+        """Cores beside `nodes`, or of the one chunk that a job without `nodes` is."""
+        cores, fields = whole(value, "cores"), self._gathered.fields
+        if "nodes" not in self._given:  # one chunk on one host: pbs_resources(7B)
+            self._gathered.set(draft, nodes=1, cores_per_task=cores)
+            return
+        each, left = divmod(cores, fields.get("nodes", 1))
+        if left:
+            raise ValueError(f"{cores} cores do not divide over {fields['nodes']} nodes")
+        self._gathered.set(draft, cores_per_node=each)
+
+    def memory(self, draft: Draft, value: str) -> None:
+        """Memory of the whole job, which PBS divides over `nodes`."""
+        size, nodes = read_size(value), self._gathered.fields.get("nodes")
+        sizeless = not self._given.keys() & {"select", "nodes", "procs"}
+        if sizeless or (nodes and size % nodes == 0):
+            self._gathered.set(draft, memory_per_node=size // (nodes or 1))
+        else:
+            self._gathered.set(draft, memory=size)
+
+    def process_memory(self, draft: Draft, value: str) -> None:
+        """Memory of each process."""
+        size, cores = read_size(value), self._gathered.fields.get("cores_per_task") or 1
+        if size % cores == 0:
+            self._gathered.set(draft, memory_per_core=size // cores)
+        else:
             self._other(draft, [f"{draft.option}={value}"])
+
+    def feature(self, draft: Draft, value: str) -> None:
+        """Moab's conditions on nodes."""
+        self._gathered.set(draft, constraint="&".join(re.split(r"[:,]", value)))
+
+    def host(self, draft: Draft, value: str) -> None:
+        """A node by name."""
+        self._gathered.set(draft, hosts=(value,))
+
+
+_WHOLE: Final = {
+    **dict.fromkeys(("procs", "mppwidth", "size"), "tasks"),
+    **dict.fromkeys(("mppnppn", "tpn", "ppn"), "tasks_per_node"),
+    **dict.fromkeys(("ngpus", "gpus"), "gpus"),
+    "mppdepth": "cores_per_task",
+    "gpunum_job": "gpus_per_node",
+}
+_WORDS: Final = {
+    **dict.fromkeys(_GPU_KINDS, "gpu_kind"),
+    "qos": "qos",
+    "advres": "reservation",
+}
+_ONES: Final[dict[str, Callable[[Resources, Draft, str], None]]] = {
+    **dict.fromkeys(("walltime", "elapstim_req", "max_walltime"), Resources.time),
+    **dict.fromkeys(("ncpus", "cpunum_job", "cpus"), Resources.cores),
+    **dict.fromkeys(("mem", "memsz_job"), Resources.memory),
+    **dict.fromkeys(("pmem", "mppmem"), Resources.process_memory),
+    **dict.fromkeys(("feature", "features"), Resources.feature),
+    **dict.fromkeys(("host", "vnode"), Resources.host),
+}
 
 
 def _select(value: str, draft: Draft) -> list[_Part]:
@@ -452,10 +485,10 @@ def _chunk(text: str) -> _Part:
             part.hosts += (value,)
         elif key in _GPU_KINDS:
             part.gpu_kind = value
-        elif near := slip(key, _KNOWN):
-            raise ValueError(f"there is no resource `{name}`: there is `{near}`")
         elif value.lower() in ("true", "t") and key not in _KNOWN:
             part.properties += (name.strip(),)
+        elif near := slip(key, _KNOWN):
+            raise ValueError(f"there is no resource `{name}`: there is `{near}`")
         else:
             part.other += (f"{name.strip()}={value}",)
     if (threads := figures.get("ompthreads")) is not None:
@@ -524,31 +557,7 @@ def write_chunks(request: Request) -> Chosen:
         lost["most_nodes"] = "PBS has one number of nodes, and no range"
     nodes = _nodes_of(chunks, place)
     _contradictions(request, chunks, nodes, lost)
-    extra = ""
-    if request.gpu_kind:
-        if any(chunk.gpus for chunk in chunks):
-            extra += f":accelerator_model={request.gpu_kind}"
-        else:
-            lost["gpu_kind"] = "no chunk has a GPU"
-    if request.constraint is not None:
-        if re.fullmatch(r"\w[\w.-]*(&\w[\w.-]*)*", request.constraint):
-            extra += "".join(f":{each}=true" for each in request.constraint.split("&"))
-        else:
-            lost["constraint"] = "PBS has no such condition: see the resources of the site's nodes"
-    words = [_words(chunk) + extra for chunk in chunks]
-    if len(request.hosts) == 1:
-        words = [f"{word}:host={request.hosts[0]}" for word in words]
-    elif request.hosts:
-        single = [
-            _words(dataclasses.replace(chunk, count=1)) + extra
-            for chunk in chunks
-            for _ in range(min(chunk.count, len(request.hosts) + 1))
-        ]
-        if len(single) == len(request.hosts):
-            pairs = zip(single, request.hosts, strict=True)
-            words = [f"{word}:host={host}" for word, host in pairs]
-        else:
-            lost["hosts"] = "PBS names a host in each chunk, and there are not as many chunks"
+    words = _with_names(request, chunks, lost)
     if request.exclusive is not None:
         place = ":".join(filter(None, (place, "excl" if request.exclusive else "shared")))
     return Chosen(
@@ -558,6 +567,34 @@ def write_chunks(request: Request) -> Chosen:
         lost=lost,
         notes=tuple(notes),
     )
+
+
+def _with_names(request: Request, chunks: Sequence[Chunk], lost: dict[str, str]) -> list[str]:
+    """Chunks as written, with the kind of GPUs, the condition and the hosts of the request."""
+    extra = ""
+    if request.gpu_kind and any(chunk.gpus for chunk in chunks):
+        extra += f":accelerator_model={request.gpu_kind}"
+    elif request.gpu_kind is not None:
+        lost["gpu_kind"] = "no chunk has a GPU"
+    if re.fullmatch(r"\w[\w.-]*(&\w[\w.-]*)*", request.constraint or ""):
+        extra += "".join(f":{each}=true" for each in (request.constraint or "").split("&"))
+    elif request.constraint is not None:
+        lost["constraint"] = "PBS has no such condition: see the resources of the site's nodes"
+    words = [_words(chunk) + extra for chunk in chunks]
+    if len(request.hosts) == 1:
+        return [f"{word}:host={request.hosts[0]}" for word in words]
+    if not request.hosts:
+        return words
+    single = [
+        _words(dataclasses.replace(chunk, count=1)) + extra
+        for chunk in chunks
+        for _ in range(min(chunk.count, len(request.hosts) + 1))
+    ]
+    if len(single) != len(request.hosts):
+        lost["hosts"] = "PBS names a host in each chunk, and there are not as many chunks"
+        return words
+    pairs = zip(single, request.hosts, strict=True)
+    return [f"{word}:host={host}" for word, host in pairs]
 
 
 def _nodes_of(chunks: Sequence[Chunk], place: str | None) -> int | None:
@@ -588,7 +625,7 @@ def _contradictions(
         if each is None or (times == 0 and name.endswith("_node") and name != "cores_per_node"):
             continue
         spare = whole_ - each * times
-        rounding = sum(chunk.count for chunk in chunks) if name == "memory" else 1
+        rounding = sum(chunk.count for chunk in chunks) << 20 if name == "memory" else 1
         if not 0 <= spare < rounding:
             lost.setdefault(name, "other sizes of the job contradict it")
     if request.nodes is not None and nodes is not None and nodes != request.nodes:
@@ -666,7 +703,12 @@ def _from_sizes(
 def _memory(request: Request, nodes: int | None, parts: int, cores: int, gpus: int) -> int:
     """Bytes of one chunk."""
     if request.memory_per_node:
-        return request.memory_per_node if nodes else -(-request.memory_per_node // parts)
+        return request.memory_per_node if nodes else _share(request.memory_per_node, parts)
     if request.memory:
-        return -(-request.memory // parts)
+        return _share(request.memory, parts)
     return (request.memory_per_core or 0) * cores or (request.memory_per_gpu or 0) * gpus
+
+
+def _share(memory: int, parts: int) -> int:
+    """Memory for each of some parts, rounded up to whole megabytes unless it divides."""
+    return memory // parts if memory % parts == 0 else -(-memory // (parts << 20)) << 20
