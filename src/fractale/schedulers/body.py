@@ -103,17 +103,35 @@ def translate_body(
     home, away = environment_of(source), environment_of(target)
     if source == target or not any(text.strip() for text in texts):
         return Body(lines=texts)
+    notes = () if away.finds_hosts else tuple(_own_launchers(lines, away))
     before, says = _start(texts, home, away, request, shell)
     text = "\n".join(texts)
-    mentions = mentions_of(source)
-    if mentions.search(text) is None:
+    pattern = mentions_of(source)
+    mentions = list(pattern.finditer(text))
+    if not mentions:
         changes = tuple(Change(line=0, old="", new=each) for each in before)
-        return Body(lines=texts, before=before, changes=changes, says=says)
-    work = _Translation(lines, text, home, away, request, shell)
+        return Body(lines=texts, before=before, changes=changes, says=says, notes=notes)
+    places = [each.start() for each in mentions]
+    work = _Translation(lines, text, home, away, request, shell, places)
     if shell in POSIX or shell in CSH:
         work.translate()
-    work.leftovers(mentions)
-    return work.body(before, says)
+    work.leftovers(mentions, pattern)
+    return work.body(before, says, notes)
+
+
+_MPIRUN: Final = re.compile(
+    r"\s*(?:\w+=\S*\s+|time\s+|exec\s+)*(?:\S*/)?(?P<name>mpirun|mpiexec|orterun)(?:\.hydra)?\s"
+    r"(?!.*-(?:hosts?|H|f|hostfile|machinefile)[ =])"
+)
+
+
+def _own_launchers(lines: Sequence[tuple[int, str]], away: Environment) -> Iterator[Remark]:
+    """Where an MPI's own launcher would start all processes on one host."""
+    launcher = away.launch.program if away.launch else ""
+    for number, text in lines:
+        if "mpi" in text and (found := _MPIRUN.match(text)):
+            why = f"`{found['name']}` does not ask {away.title} for its hosts; `{launcher}` does"
+            yield Remark(line=number, text=text.strip(), why=why)
 
 
 # Where the job begins.
@@ -123,6 +141,7 @@ _HARMLESS: Final = re.compile(
     r"|shopt|uname|whoami|id|sleep|trap|conda|spack|which|then|fi|else|endif|unsetenv|unlimit)\b"
     r"|[A-Za-z_]\w*=|\.\s"
 )
+_OURS: Final = re.compile(r".*\bhostname -s \| sort > ")
 _DEPENDS: Final = re.compile(r"pwd|PWD|cwd|(?:source|\.)\s+(?![/~$\"'])|[=\s\"']\.\.?/")
 _GOES: Final = re.compile(r"(?:cd|pushd|chdir)(?:\s+(?:-P\s+|--\s+)?(\S.*))?$")
 
@@ -160,12 +179,17 @@ def _depends_on_start(lines: Sequence[str]) -> bool:
             continue
         if goes := _GOES.match(text.rstrip(";")):
             return bool(goes[1]) and not re.match(r"[\"']?[/~$]", goes[1])
+        if _OURS.match(text):
+            continue
         if not _HARMLESS.match(text) or _DEPENDS.search(text):
             return True
     return False
 
 
 # The commands.
+
+_EVERYWHERE: Final = {"user": "USER", "home": "HOME"}
+"""Facts that each shell has a variable for."""
 
 _PREFIXES: Final = frozenset(
     {"time", "exec", "nohup", "command", "env", "nice", "timeout", "numactl", "stdbuf", "builtin"}
@@ -178,6 +202,10 @@ _PRINTS: Final = frozenset({"echo", "printf", "print"})
 _QUIET_FILES: Final = frozenset({"1", "2", "/dev/null", "/dev/stderr", "/dev/stdout"})
 
 _T = TypeVar("_T")
+
+
+def _escaped(command: str) -> str:
+    return command.replace("{", "{{").replace("}", "}}")
 
 
 def _is_shell(word: str) -> bool:
@@ -201,6 +229,7 @@ class _Translation:
     away: Environment
     request: Request
     shell: str
+    places: list[int]
     found: ShellText = field(default_factory=ShellText)
     edits: list[_Edit] = field(default_factory=list[_Edit])
     reasons: dict[int, list[str]] = field(default_factory=dict[int, list[str]])
@@ -250,12 +279,22 @@ class _Translation:
     def translate(self) -> None:
         """Find all changes."""
         self.found = read_shell(self.text, csh=self.csh)
-        for command in self.found.commands:
+        commands = [
+            each
+            for each in self.found.commands
+            if self.speaks(each.words[0].start, each.words[-1].end)
+        ]
+        for command in commands:
             self.assignments(command)
         for variable in self.found.variables:
             self.variable(variable, process=False)
-        for command in self.found.commands:
+        for command in commands:
             self.command(command)
+
+    def speaks(self, start: int, end: int) -> bool:
+        """Whether a part of the text names the scheduler."""
+        at = bisect.bisect_left(self.places, start)
+        return at < len(self.places) and self.places[at] < end
 
     # Variables.
 
@@ -296,10 +335,12 @@ class _Translation:
             said = self.request.said()
             if not name.said or any(each in said for each in name.said):
                 return name.name
+        if fact in _EVERYWHERE:
+            return _EVERYWHERE[fact]
         if fact == "submit_folder" and self.away.starts_in == "submit":
             if self.request.workdir:
                 return None
-            return self._given("SUBMIT_DIR", '"$cwd"' if self.csh else "$PWD")
+            return self._given("JOB_SUBMIT_DIR", '"$cwd"' if self.csh else "$PWD")
         if fact == "slot_file":
             return self._file("JOB_NODEFILE", "slot_lines")
         if fact == "host_file":
@@ -315,15 +356,16 @@ class _Translation:
         if command is None:
             return None
         value = "`mktemp`" if self.csh else "$(mktemp)"
-        return self._given(name, value, f'{command} > "${name}"')
+        return self._given(name, value, _escaped(command) + ' > "${}"')
 
-    def _given(self, name: str, value: str, *more: str) -> str | None:
-        """A variable that is set before all else; None if the script has one of that name."""
-        if name not in self.before and re.search(rf"\b{name}\b", self.text):
-            return None
-        first = f"setenv {name} {value}" if self.csh else f"export {name}={value}"
-        self.before[name] = "\n".join([first, *more])
-        return name
+    def _given(self, name: str, value: str, *more: str) -> str:
+        """A variable that is set before all else, of a name that the script does not have."""
+        own = name
+        while own not in self.before and re.search(rf"\b{own}\b", self.text):
+            own += "_"
+        first = f"setenv {own} {value}" if self.csh else f"export {own}={value}"
+        self.before[own] = "\n".join([first, *(each.format(own) for each in more)])
+        return own
 
     def _value(self, variable: Variable, fact: str) -> str | None:
         """What takes the place of a whole expansion."""
@@ -342,7 +384,7 @@ class _Translation:
 
     def _printed(self, fact: str, variable: Variable) -> str | None:
         """A command substitution that gives a fact."""
-        command = self.away.commands.get(fact)
+        command = "hostname -s" if fact == "host" else self.away.commands.get(fact)
         if fact == "host_words" and (file := self.name_of("slot_file")):
             command = f"paste -sd' ' \"${file}\""
         if command is None or self.csh or variable.back:
@@ -355,7 +397,8 @@ class _Translation:
         """Put a command into the other scheduler's words, if it is plainly equal."""
         words = list(words_of(command))
         for word in words:
-            self._fragment(word)
+            if self.speaks(word.start, word.end):
+                self._fragment(word)
         at = self._program(words)
         if at is None:
             return
@@ -463,6 +506,11 @@ class _Translation:
             raise UnclearError("there is no launcher")
         launch = read_launch(texts, launcher)
         self._program_after(texts, launch.count, fragment=fragment)
+        of_job, own = launch.said.pop("of_job", None), self.away.names.get("job_id")
+        if of_job and (
+            own is None or of_job.strip('"') not in (f"${own.name}", f"${{{own.name}}}")
+        ):
+            raise UnclearError(f"it starts in job {of_job}")
         written = write_launch(launch, launcher, writing, self.request, title=self.away.title)
         if self.csh and "$((" in written.text:
             raise UnclearError("csh cannot multiply in a word")
@@ -505,16 +553,16 @@ class _Translation:
 
     # What is left.
 
-    def leftovers(self, mentions: re.Pattern[str]) -> None:
+    def leftovers(self, mentions: Sequence[re.Match[str]], pattern: re.Pattern[str]) -> None:
         """Tell what still speaks to the old scheduler."""
-        for mention in mentions.finditer(self.text):
+        for mention in mentions:
             start, end = mention.span()
             if self._is_comment(start, end):
                 continue
             edit = next((e for e in self.edits if e.start <= start and end <= e.end), None)
             if edit is None:
                 self._leftover(mention)
-            elif again := mentions.search(edit.new):
+            elif again := pattern.search(edit.new):
                 self._tell(start, self._why(again))
 
     def _is_comment(self, start: int, end: int) -> bool:
@@ -594,18 +642,21 @@ class _Translation:
 
     # The answer.
 
-    def body(self, before: tuple[str, ...], says: frozenset[str]) -> Body:
+    def body(
+        self, before: tuple[str, ...], says: frozenset[str], notes: tuple[Remark, ...]
+    ) -> Body:
         """The body with all changes."""
         given = [line for text in self.before.values() for line in text.split("\n")]
-        before = (*given, *before)
+        first = [line for line in given if "JOB_SUBMIT_DIR" in line]  # before any cd
+        before = (*first, *before, *(line for line in given if line not in first))
         changes = [Change(line=0, old="", new=each) for each in before]
-        lines: list[str] = []
-        for first, last in self._ranges():
-            start, end = self.starts[first], self.starts[last] + len(self.numbered[last][1])
+        lines = [line for _, line in self.numbered]
+        for first, last in reversed(self._ranges()):
+            start, end = self.starts[first], self.starts[last] + len(lines[last])
             old, new = self.text[start:end], self.render(start, end)
-            lines += new.split("\n")
+            lines[first : last + 1] = new.split("\n")
             if old != new:
-                changes.append(Change(line=self.numbered[first][0], old=old, new=new))
+                changes.insert(len(before), Change(line=self.numbered[first][0], old=old, new=new))
         return Body(
             before=before,
             lines=tuple(lines),
@@ -615,9 +666,12 @@ class _Translation:
                 for (number, line), why in self._by_line(self.reasons)
             ),
             left_out=tuple(self.left_out),
-            notes=tuple(
-                Remark(line=number, text=line.strip(), why=why)
-                for (number, line), why in self._by_line(self.notes)
+            notes=(
+                *notes,
+                *(
+                    Remark(line=number, text=line.strip(), why=why)
+                    for (number, line), why in self._by_line(self.notes)
+                ),
             ),
             says=says,
         )
@@ -625,17 +679,15 @@ class _Translation:
     def _by_line(self, found: Mapping[int, _T]) -> Iterator[tuple[tuple[int, str], _T]]:
         return ((self.numbered[index], found[index]) for index in sorted(found))
 
-    def _ranges(self) -> Iterator[tuple[int, int]]:
-        """Lines, and runs of lines that one change spans."""
-        spans = sorted((self.index(e.start), self.index(e.end)) for e in self.edits)
-        at, count = 0, len(self.numbered)
-        while at < count:
-            last = at
-            for first, end in spans:
-                if first <= last < end:
-                    last = end
-            yield at, last
-            at = last + 1
+    def _ranges(self) -> list[tuple[int, int]]:
+        """The lines that change, those together that one change spans."""
+        found: list[tuple[int, int]] = []
+        for first, last in sorted((self.index(e.start), self.index(e.end)) for e in self.edits):
+            if found and first <= found[-1][1]:
+                found[-1] = (found[-1][0], max(last, found[-1][1]))
+            else:
+                found.append((first, last))
+        return found
 
 
 _STARTS: Final = "starts a parallel program"

@@ -3,8 +3,8 @@
 Each home's `environment` has an `ENVIRONMENT`. The *facts* that variables tell, in words of no
 scheduler:
 
-- of the job: ``job_id``, ``name``, ``queue``, ``account``, ``user``, ``submit_folder`` (where it
-  was submitted), ``submit_host``, ``host`` (where it runs), ``scratch``, ``seconds`` (time limit).
+- of the job: ``job_id``, ``name``, ``queue``, ``account``, ``user``, ``home``, ``submit_folder``
+  (where it was submitted), ``submit_host``, ``host`` (where it runs), ``seconds`` (time limit).
 - of an array: ``array_id``, ``array_index``, ``array_count``, ``array_first``, ``array_last``,
   ``array_step``.
 - sizes: ``nodes``, ``tasks``, ``tasks_per_node``, ``cores_per_task``, ``cores_per_node``,
@@ -121,6 +121,7 @@ class Environment:
         launchers: Program (or program and subcommand) → its options.
         launch: How a program is launched.
         starts_in: Where a job begins.
+        finds_hosts: Whether an MPI's own ``mpirun`` finds the job's hosts.
         modules: Names of its environment modules.
     """
 
@@ -139,6 +140,7 @@ class Environment:
     launchers: Mapping[str, Launcher]
     launch: Writing | None
     starts_in: Literal["submit", "home"] = "submit"
+    finds_hosts: bool = True
     modules: tuple[str, ...] = ()
 
     def doing(self, deed: str) -> str | None:
@@ -181,7 +183,7 @@ def mentions_of(scheduler: str) -> re.Pattern[str]:
     modules = "|".join(map(re.escape, home.modules)) or r"(?!)"
     return re.compile(
         rf"(?P<variable>(?<![A-Za-z0-9_])(?:{home.pattern})(?![A-Za-z0-9_]))"
-        rf"|(?<![\w.@%+-])(?P<program>{programs})(?![\w@%+/-]|\.\w)"
+        rf"|(?:(?<![\w.@%+-])|(?<=:-))(?P<program>{programs})(?![\w@%+/-]|\.\w)"
         rf"|(?P<module>(?:module|ml)[ \t][^\n#;&|]*?(?<![\w-])(?:{modules})(?=[\s/]|$))",
         re.MULTILINE,
     )

@@ -63,13 +63,11 @@ class Command:
     Args:
         piped: Whether another command reads what it writes.
         depth: In how many command substitutions and subshells it stands.
-        back: Whether it stands in backticks.
     """
 
     words: list[Word]
     piped: bool = False
     depth: int = 0
-    back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +78,7 @@ class Variable:
         start, end: Of its name.
         first, last: Of the whole expansion.
         rest: What follows the name in ``${NAME…}``.
-        back: Whether it stands in backticks.
+        back: Whether it stands in backticks that are in double quotes, where quotes are no use.
         length: Whether it is ``${#NAME}``, ``${!NAME}`` or csh's ``$?NAME``.
     """
 
@@ -193,7 +191,7 @@ class _Scanner:
             return self.quoted(at + 1)
         if kind == "dollar":
             return self.dollar(at, "plain")
-        return self._backticks(at)
+        return self._backticks(at, tight=False)
 
     def _hash(self, frame: _Frame, at: int) -> int:
         if frame.begin >= 0:
@@ -223,8 +221,8 @@ class _Scanner:
         self.depth -= 1
         return after
 
-    def _backticks(self, at: int) -> int:
-        outer, self.back = self.back, True
+    def _backticks(self, at: int, *, tight: bool = True) -> int:
+        outer, self.back = self.back, self.back or tight
         after = self._nested(at + 1, "`")
         self.back = outer
         return after
@@ -246,7 +244,7 @@ class _Scanner:
         if frame.list_of_words:
             frame.words.clear()
         elif frame.words:
-            self.found.commands.append(Command(frame.words, piped, self.depth, self.back))
+            self.found.commands.append(Command(frame.words, piped, self.depth))
             frame.words = []
 
     def _redirect(self, frame: _Frame, token: re.Match[str], at: int) -> int:

@@ -91,7 +91,6 @@ ENVIRONMENT: Final = Environment(
         "array_index": Name(name="FLUX_JOB_CC"),
         "rank": Name(name="FLUX_TASK_RANK"),
         "local_rank": Name(name="FLUX_TASK_LOCAL_ID"),
-        "user": Name(name="USER"),
     },
     commands={
         # flux-environment(7), "INITIAL PROGRAM ENVIRONMENT".
@@ -99,7 +98,6 @@ ENVIRONMENT: Final = Environment(
         "node_list": "flux getattr hostlist",
         # flux-hostlist(1), "EXAMPLES".
         "host_lines": r"flux hostlist -led'\n'",
-        "host": "hostname -s",
     },
     printed={
         "flux resource list -n -o {nnodes}": "nodes",
@@ -168,5 +166,7 @@ ENVIRONMENT: Final = Environment(
         values={"bind": {"none": "off", "cores": "per-task"}, "mpi": {"none": "off"}},
         tasks="one",
     ),
+    # Neither Open MPI's nor MPICH's mpirun asks Flux.
+    finds_hosts=False,
     modules=("flux", "flux-core"),
 )

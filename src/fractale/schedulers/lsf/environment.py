@@ -35,12 +35,12 @@ _JSRUN: Final = {
     ),
 }
 _JSRUN_OWN: Final = (
-    "-l --latency_priority -M --smpiargs -m --memory_per_rs -e --stdio_mode -K --rs_per_socket -P"
+    "-D --env_eval -l --latency_priority -M --smpiargs -m --memory_per_rs -e --stdio_mode -K --rs_per_socket -P"
     " --pre_post_exec -I --immediate_mode -U --use_resources -S --save_resources"
     " -J --use_reservation -L --use_spindle -Z --stepid -y --steps"
 )
 _JSRUN_SWITCHES: Final = (
-    "-i --immediate -D --env_no_propagate -v --version --print_placement -V --verbose"
+    "-i --immediate -F --env_no_propagate -v --version --print_placement -V --verbose"
 )
 
 _LRUN: Final = {
@@ -60,6 +60,9 @@ def _jsrun() -> dict[str, Flag]:
     found |= dict.fromkeys(("-A", "--appfile", "-f", "--erf_input"), Flag(essential=True))
     return found | {name: flag for names, flag in _JSRUN.items() for name in names}
 
+
+# LSF's wrapper around another MPI's mpirun: its other options are that MPI's.
+_WRAPPER: Final = Launcher(options={each: Flag(key="tasks") for each in ("-np", "-n")}, glued=False)
 
 ENVIRONMENT: Final = Environment(
     name="lsf",
@@ -94,13 +97,11 @@ ENVIRONMENT: Final = Environment(
         "account": Name(name="LSB_PROJECT_NAME"),
         "slot_file": Name(name="LSB_DJOB_HOSTFILE"),
         "host_words": Name(name="LSB_HOSTS"),
-        "user": Name(name="USER"),
     },
     commands={
         "nodes": 'sort -u "$LSB_DJOB_HOSTFILE" | wc -l',
         "node_list": 'sort -u "$LSB_DJOB_HOSTFILE" | paste -sd, -',
         "host_lines": 'sort -u "$LSB_DJOB_HOSTFILE"',
-        "host": "hostname -s",
     },
     pattern=r"LSB_\w+|LS_(?:SUBCWD|JOBID|JOBPID|EXEC_T|HOSTS)|LSF_\w+|BSUB_\w+",
     programs={
@@ -130,9 +131,8 @@ ENVIRONMENT: Final = Environment(
     launchers={
         "jsrun": Launcher(options=_jsrun(), tasks="sets"),
         "lrun": Launcher(options=_LRUN),
-        # LSF's wrappers around another MPI's: their options are that MPI's.
-        "mpirun.lsf": Launcher(options={}),
-        "mpiexec.lsf": Launcher(options={}),
+        "mpirun.lsf": _WRAPPER,
+        "mpiexec.lsf": _WRAPPER,
     },
     launch=MPIEXEC,
     modules=("lsf",),

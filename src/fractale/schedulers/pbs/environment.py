@@ -44,6 +44,7 @@ APRUN: Final = Launcher(
         "-B": Flag(key="as_job", argument="none"),
         # -b: do not copy the program to the nodes, which no other launcher does.
         "-b": Flag(key="alone", argument="none"),
+        "--bypass-app-transfer": Flag(key="alone", argument="none"),
         **dict.fromkeys(("-S", "-j", "-m", "-r", "-p", "-P", "-sn", "-sl", "-F", "-t", "-C"), _OWN),
         **dict.fromkeys(("-a", "-D", "-R", "--mpmd-env", "-sr", "-pa", "--p-governor"), _OWN),
         **dict.fromkeys(("-ss", "-T", "-q", "-v", "-zz", "-y", "-g"), _NO),
@@ -71,6 +72,7 @@ ENVIRONMENT: Final = Environment(
         "PBS_O_HOST": "submit_host",
         "PBS_NODEFILE": "slot_file",
         "PBS_QUEUE": "queue",
+        "PBS_O_QUEUE": "queue",
         "PBS_O_LOGNAME": "user",
         "PBS_O_HOME": "home",
         "PBS_ARRAY_ID": "array_id",
@@ -92,15 +94,12 @@ ENVIRONMENT: Final = Environment(
         "name": Name(name="PBS_JOBNAME"),
         "queue": Name(name="PBS_QUEUE"),
         "slot_file": Name(name="PBS_NODEFILE"),
-        "user": Name(name="USER"),
-        "home": Name(name="HOME"),
     },
     commands={
         "nodes": 'sort -u "$PBS_NODEFILE" | wc -l',
         "node_list": 'sort -u "$PBS_NODEFILE" | paste -sd, -',
         "host_lines": 'sort -u "$PBS_NODEFILE"',
         "host_words": "paste -sd' ' \"$PBS_NODEFILE\"",
-        "host": "hostname -s",
     },
     pattern=r"PBS_\w+|PBS_?TMPDIR|MOAB_\w+|TORQUE_\w+|NCPUS",
     programs={

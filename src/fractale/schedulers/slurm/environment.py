@@ -66,6 +66,7 @@ _SHARED: Final = {
     ("--distribution", "-m"): Flag(key="distribution", values={"block": "", "cyclic": "cyclic"}),
     ("--nodelist", "-w"): Flag(key="hosts"),
     ("--mpi",): Flag(key="mpi", values={"pmix": "pmix", "pmi2": "", "none": "none"}),
+    ("--jobid",): Flag(key="of_job"),
     # Steps of Flux, and programs of mpiexec, have what they ask for to themselves, or don't care.
     ("--exclusive",): Flag(key="alone", argument="optional", values={"": "yes"}),
     ("--exact",): Flag(key="alone", argument="none"),
@@ -94,7 +95,7 @@ _SWITCHES: Final = (
 _OPTIONAL: Final = ("--bcast", "--propagate", "--nice")
 # Without these the program is another one, or is in another place; the last are Pyxis'.
 _ESSENTIAL: Final = (
-    "--jobid --het-group --pack-group --relative -r --nodefile -F --container --container-id"
+    "--het-group --pack-group --relative -r --nodefile -F --container --container-id"
     " --container-image --container-mounts --container-name --container-workdir"
     " --container-env --container-save"
 )
@@ -204,6 +205,7 @@ ENVIRONMENT: Final = Environment(
     pattern=r"SLURMD?_\w+|SLURM_?TMPDIR|SBATCH_[A-Z]\w*|SRUN_[A-Z]\w*|SALLOC_[A-Z]\w*",
     programs={
         "srun": "starts a parallel program",
+        "ibrun": "starts a parallel program",
         "sbatch": "submits a script",
         "salloc": "asks for an allocation",
         "squeue": "lists jobs",
