@@ -249,14 +249,14 @@ def test_of_several_the_scheduler_of_the_first_directive_counts_and_a_remark_say
 
 
 def test_sbatch_reads_the_lines_of_pbs_too_and_these_count_more():
-    """As sbatch 22.05 does, wherever they are; `--ignore-pbs` leaves them out."""
-    script = "#!/bin/bash\n#SBATCH -J mine -t 5\n./solve\n#PBS -N theirs -l walltime=0:30:00\n"
+    """As sbatch 22.05 does; `--ignore-pbs` leaves them out."""
+    script = "#!/bin/bash\n#SBATCH -J mine -t 5\n#PBS -N theirs -l walltime=0:30:00\n./solve\n"
     request = read_script(script, "slurm").request
     assert (request.name, request.seconds) == ("theirs", 1800)
     answer = translate_batch_script(script, "flux", from_manager="slurm")
     assert "--job-name=theirs" in answer["script"]
     assert "#PBS" not in answer["script"]
-    assert any("they count more" in each for each in answer["warnings"])
+    assert any("sbatch reads it, too" in each for each in answer["warnings"])
 
 
 @pytest.mark.parametrize("target", NAMES)

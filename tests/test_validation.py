@@ -89,7 +89,7 @@ async def test_lines_of_pbs_in_a_slurm_script_are_no_error_but_told(slurm):
     script = slurm_script("-n 1") + "#PBS -N theirs\n"
     found = await validate(script, "slurm", Programs(slurm.environment))
     assert found.valid
-    assert any("Slurm reads the #PBS lines, too" in each for each in found.warnings)
+    assert any("sbatch reads it, too" in each for each in found.warnings)
 
 
 async def test_sbatch_itself_reads_the_lines_of_pbs(tmp_path, slurm):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections.abc import Sequence
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from fractale.schedulers import others
-from fractale.schedulers.request import SIZES, Request
+from fractale.schedulers.request import Request
 from fractale.schedulers.script import Dialect, Reading, Remark, Script
 
 NAMES: Final = ("slurm", "flux", "pbs", "lsf")
@@ -48,8 +48,8 @@ def read_script(text: str, scheduler: str | None = None) -> Script:
 
     Args:
         scheduler: Whose it is; None: the one whose directive comes first. Of a script with lines
-            of several, those of the others are what they are for that scheduler: comments, or
-            options that it reads, too. A remark says so.
+            of several, those of the others are what they are for that scheduler: comments, or (for
+            sbatch) options that it reads, too. A remark says so.
 
     Raises:
         ValueError: It has no directives, and no `scheduler` is named (the message names the
@@ -64,7 +64,7 @@ def read_script(text: str, scheduler: str | None = None) -> Script:
     dialect = dialect_of(scheduler)
     reading = dialect.read(lines)
     if others := [name for name in found if name != scheduler]:
-        reading = _with_lines_of_others(reading, dialect, lines, others)
+        reading = _told_of_others(reading, dialect, lines, others)
     shebang = lines[0] if lines and lines[0].startswith("#!") else ""
     return Script(scheduler=scheduler, shebang=shebang, lines=lines, reading=reading)
 
@@ -83,37 +83,20 @@ def lines_of(text: str) -> tuple[str, ...]:
     return tuple(plain.removesuffix("\n").split("\n")) if plain else ()
 
 
-def _with_lines_of_others(
+def _told_of_others(
     reading: Reading, dialect: Dialect, lines: Sequence[str], others: Sequence[str]
 ) -> Reading:
-    """What a script asks for with the lines of other schedulers that its own one reads, too."""
+    """A reading that says what the lines of other schedulers are for the script's own one."""
     remarks = list(reading.remarks)
-    also = next((name for name in dialect.also_reads if name in others), None)
+    known = {each.line for each in (*reading.directives, *reading.remarks)}
     for name in others:
         other = dialect_of(name)
-        number = next(n for n, line in enumerate(lines, 1) if other.is_directive(line))
-        why = (
-            f"{dialect.title} reads the {other.mark} lines, too, and they count more than its own"
-            if name == also
-            else f"the {other.mark} lines are comments for {dialect.title}"
-        )
-        remarks.append(Remark(line=number, text=lines[number - 1].strip(), why=why))
-    if also is None:
-        return dataclasses.replace(reading, remarks=tuple(remarks))
-    more = dialect_of(also).read(lines)
-    said = more.request.said()
-    replaced: dict[str, Any] = dict.fromkeys(SIZES, None) if "chunks" in said else {}
-    replaced.pop("chunks", None)
-    if "tasks_per_node" in said:
-        replaced["tasks"] = None
-    merged = sorted((*reading.directives, *more.directives), key=lambda each: each.line)
-    return Reading(
-        directives=tuple(merged),
-        lines=reading.lines | more.lines,
-        request=dataclasses.replace(reading.request, **{**replaced, **said}),
-        invalid=reading.invalid,
-        remarks=tuple(remarks),
-    )
+        numbers = [n for n, line in enumerate(lines, 1) if other.is_directive(line)]
+        if known.isdisjoint(numbers):
+            why = f"the {other.mark} lines are comments for {dialect.title}"
+            first = lines[numbers[0] - 1].strip()
+            remarks.append(Remark(line=numbers[0], text=first, why=why))
+    return dataclasses.replace(reading, remarks=tuple(remarks))
 
 
 def _whose(lines: Sequence[str]) -> str:

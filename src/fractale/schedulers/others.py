@@ -80,7 +80,6 @@ class Cobalt:
     mark = "#COBALT"
     defaults = Request(join=False, export=False)
     slots = False
-    also_reads: tuple[str, ...] = ()
 
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of a directive."""

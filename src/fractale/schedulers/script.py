@@ -153,11 +153,6 @@ class Dialect(Protocol):
         """Whether its tasks are slots: room for any number of processes, started by the body."""
         ...
 
-    @property
-    def also_reads(self) -> tuple[str, ...]:
-        """Schedulers whose directives it reads, too: those of the first that a script has."""
-        ...
-
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of its directives, wherever it stands."""
         ...

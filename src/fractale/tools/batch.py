@@ -110,7 +110,8 @@ def _matches(name: str) -> list[str]:
     path = Path(name).expanduser()
     if path.is_file() or not glob.has_magic(name):
         return [str(path)]  # whoever reads it says what is wrong with it
-    found = sorted(each for each in glob.glob(str(path), recursive=True) if Path(each).is_file())
+    matched = glob.glob(str(path), recursive=True)  # noqa: PTH207 - an absolute pattern, too
+    found = sorted(each for each in matched if Path(each).is_file())
     if not found:
         raise ValueError(f"no file matches `{name}` (working folder: {Path.cwd()})")
     return found

@@ -737,14 +737,16 @@ class _Writer:
 # The dialect --------------------------------------------------------------------------------
 
 
+_DEFAULTS: Final = Request(join=True, append=False, export=True, requeue=True)
+
+
 @dataclass(frozen=True, slots=True)
 class _Flux:
     name: str = "flux"
     title: str = "Flux"
     mark: str = MARK
-    defaults: Request = Request(join=True, append=False, export=True, requeue=True)
+    defaults: Request = _DEFAULTS
     slots: bool = True
-    also_reads: tuple[str, ...] = ()
 
     def is_directive(self, line: str) -> bool:
         return _SENTINEL.match(line) is not None

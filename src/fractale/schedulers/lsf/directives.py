@@ -76,7 +76,6 @@ class Lsf:
     mark = "#BSUB"
     defaults = Request(join=True, append=True, export=True, requeue=False)
     slots = False
-    also_reads: tuple[str, ...] = ()
 
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of a directive."""

@@ -69,7 +69,6 @@ class Pbs:
     mark = "#PBS"
     defaults = Request(join=False, append=False, export=False, requeue=True)
     slots = False
-    also_reads: tuple[str, ...] = ()
 
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of a directive."""

@@ -1093,14 +1093,16 @@ class _Writer:
 # The dialect --------------------------------------------------------------------------------
 
 
+_DEFAULTS: Final = Request(join=True, append=False, export=True)
+
+
 @dataclass(frozen=True, slots=True)
 class _Slurm:
     name: str = "slurm"
     title: str = "Slurm"
     mark: str = MARK
-    defaults: Request = Request(join=True, append=False, export=True)
+    defaults: Request = _DEFAULTS
     slots: bool = False
-    also_reads: tuple[str, ...] = ("lsf", "pbs")  # sbatch(1): --ignore-pbs; seen with 22.05
 
     def is_directive(self, line: str) -> bool:
         return line.startswith(MARK)
