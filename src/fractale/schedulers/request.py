@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
@@ -427,3 +427,21 @@ def take_broken(said: dict[str, Any]) -> dict[str, str]:
     for name in lost:
         del said[name]
     return lost
+
+
+def join_dependencies(dependencies: Iterable[Dependency]) -> tuple[Dependency, ...]:
+    """The same with one dependency for neighbors of one kind."""
+    joined: list[Dependency] = []
+    for each in dependencies:
+        if joined and joined[-1].kind == each.kind:
+            jobs = tuple(dict.fromkeys((*joined[-1].jobs, *each.jobs)))
+            joined[-1] = Dependency(kind=each.kind, jobs=jobs)
+        else:
+            joined.append(each)
+    return tuple(joined)
+
+
+def split_hosts(text: str) -> tuple[str, ...]:
+    """The names in ``n[1-4,7],login1``, those with brackets in one piece."""
+    found = (each.strip() for each in re.findall(r"(?:[^,\[\]]|\[[^\]]*\])+", text))
+    return tuple(each for each in found if each)

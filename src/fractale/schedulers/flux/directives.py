@@ -6,6 +6,7 @@ Sources: RFC 36 and flux-batch(1) of flux-core 0.88. Any characters that are no 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import shlex
@@ -20,8 +21,11 @@ from fractale.schedulers.request import (
     Dependency,
     DependencyKind,
     Request,
+    Totals,
     flat,
     in_folder,
+    join_dependencies,
+    split_hosts,
     take_broken,
     write_name,
 )
@@ -120,6 +124,9 @@ _MARKS: Final = MappingProxyType(
 )
 
 
+_TAG: Final = re.compile(r"\{\{([^{}]*)\}\}")
+
+
 def _file(name: str) -> Callable[[str], Said]:
     def read(value: str) -> Said:
         untold: list[str] = []
@@ -132,8 +139,8 @@ def _file(name: str) -> Callable[[str], Said]:
             untold.append(f"`{match[0]}` in it")
             return ""
 
-        text = re.sub(r"\{\{([^{}]*)\}\}", mark, value)
-        if not text or "{{" in text:
+        text = _TAG.sub(mark, value)
+        if not text or "{{" in _TAG.sub("", value):
             return Said({}, "it is no file name for another scheduler")
         return Said({name: text}, ", ".join(untold))
 
@@ -191,8 +198,7 @@ def _urgency(value: str) -> Said:
 def _requires(value: str) -> Said:
     hosts = re.fullmatch(r"(-?)hosts?:([^\s()|&'\"]+)", value)
     if hosts is not None:
-        found = tuple(re.findall(r"(?:[^,\[\]]|\[[^\]]*\])+", hosts[2]))
-        return Said({"without_hosts" if hosts[1] else "hosts": found})
+        return Said({"without_hosts" if hosts[1] else "hosts": split_hosts(hosts[2])})
     return Said({"constraint": value} if value else {}, "" if value else "it has no value")
 
 
@@ -331,20 +337,24 @@ def _line(number: int, value: str, block: _Block | None, header: _Header) -> _Bl
         if not value.endswith(block.quote):
             block.lines.append(text)
             return block
-        words = _split(block.first)
-        joined = "\n".join([*block.lines, text[:-3]])
-        words[-1:] = [words[-1] + joined] if block.first[-1:] not in " \t" else [words[-1], joined]
-        header.directives.append((block.line, words))
+        quoted = block.first + shlex.quote("\n".join([*block.lines, text[:-3]]))
+        if block.quote in quoted:
+            raise ValueError("the triple quote is not closed as it was opened")
+        _add(block.line, quoted, header)
         return None
     if value.endswith(_TRIPLE):
         indent = value[: len(value) - len(value.lstrip())]
         return _Block(number, value[:-3].removeprefix(indent), value[-3:], indent, [])
+    _add(number, value, header)
+    return None
+
+
+def _add(number: int, value: str, header: _Header) -> None:
     words = _split(value)
     if words and not words[0].startswith("-"):
         raise ValueError(f"`{words[0]}` is not an option")
     if words:
         header.directives.append((number, words))
-    return None
 
 
 def _inline(value: str) -> str:
@@ -392,9 +402,23 @@ class _Entry:
         )
 
 
-def _given(words: Sequence[str]) -> Iterator[Given]:
-    """The options among words; argparse, which flux batch uses, also takes ``-n=4``."""
-    return getopt([re.sub(r"^-([A-Za-z])=", r"-\1", word) for word in words], OPTIONS)
+def _given(number: int, words: Sequence[str], remarks: list[Remark]) -> Iterator[Given]:
+    """The options among words, as argparse has them, which flux batch uses.
+
+    It also reads ``-n=4``, takes no word that looks like an option for a value, and ends at the
+    first word that is no option: that is for a command, and flux batch passes over it.
+    """
+    plain = [re.sub(r"^-([A-Za-z])=", r"-\1", word) for word in words]
+    for given in getopt(plain, OPTIONS):
+        if given.option is None and (given.why.startswith("stands") or given.text[:1] != "-"):
+            rest = " ".join(words[given.first :])
+            why = "flux batch passes over it: options come before it"
+            remarks.append(Remark(line=number, text=rest, why=why))
+            return
+        if given.last > given.first and re.match(r"-[^\d\s][^\s]*$", given.value or ""):
+            why = f"`{words[given.first]}` needs a value, and `{given.value}` looks like an option"
+            given = dataclasses.replace(given, value=None, why=why)
+        yield given
 
 
 def _entry(line: int, given: Given) -> _Entry:
@@ -422,28 +446,16 @@ def _entry(line: int, given: Given) -> _Entry:
     return entry
 
 
-_ADDED: Final = ("dependencies", "variables")
-
-
 def _merge(entries: Sequence[_Entry]) -> dict[str, Any]:
     """The fields of all entries; of several with one option the last one counts."""
     last = {entry.option: entry for entry in entries}
     fields: dict[str, Any] = {}
     for entry in entries:
-        if entry.option not in _ADDING and last[entry.option] is not entry:
-            entry.untold = ""
+        if entry.option in _ADDING or last[entry.option] is entry:
+            _add_fields(fields, entry)
+        else:
             entry.fields = dict.fromkeys(last[entry.option].fields)
-            continue
-        for name, value in entry.fields.items():
-            if name in _ADDED:
-                value = (*fields.get(name, ()), *value)
-            elif name == "constraint" and name in fields:
-                value = f"{fields[name]} {value}"
-            elif name == "hosts" and name in fields:
-                entry.untold = "one of several lists of hosts"
-            fields[name] = value
-            if name == "export" and not value:
-                fields.pop("variables", None)
+            entry.untold = "" if entry.fields else entry.untold
     if "nodes" in fields and "tasks" not in fields:
         fields["exclusive"] = True  # a slot a node, and the nodes are the job's own
         last["nodes"].fields["exclusive"] = True
@@ -451,6 +463,24 @@ def _merge(entries: Sequence[_Entry]) -> dict[str, Any]:
         fields["join"] = True
         last["output"].fields["join"] = True
     return fields
+
+
+def _add_fields(fields: dict[str, Any], entry: _Entry) -> None:
+    for name, value in entry.fields.items():
+        old = fields.get(name)
+        if name == "dependencies":
+            value = join_dependencies((*(old or ()), *value))
+        elif name == "variables":
+            value = (*(old or ()), *value)
+        elif name == "constraint" and old is not None:
+            value = f"{old} {value}"
+        elif name == "hosts" and old is not None:
+            entry.untold = "one of several lists of hosts"
+        elif name == "without_hosts":
+            value = (*(old or ()), *value)
+        elif name == "export" and not value:
+            fields.pop("variables", None)
+        fields[name] = value
 
 
 def _size_problems(fields: Mapping[str, Any]) -> Iterator[str]:
@@ -533,6 +563,12 @@ def _slots(tasks: int, cores: int, gpus: int, nodes: int | None) -> _Slots:
     return _Slots(best, -(-cores // best), -(-gpus // best))
 
 
+_IN_SLOTS: Final = (
+    *("tasks", "tasks_per_node", "cores_per_task", "cores_per_node"),
+    *("gpus", "gpus_per_node", "gpus_per_task"),
+)
+
+
 class _Writer:
     """Writes a request, taking each field away as it is written: what remains is lost."""
 
@@ -586,46 +622,51 @@ class _Writer:
                 continue
             if name.endswith("/"):
                 name = in_folder(name, "e" if option == "error" else "o", self._request)
-            marks = dict(_TO_MARKS) | ({} if self._request.array else {"array_id": "{{id}}"})
-            text, missing = write_name(name, marks)
+            text, missing = write_name(name, _TO_MARKS)
             if missing:
                 self._lost[option] = f"Flux has no mark for {', '.join(missing)}: left out"
             self._line(option, text)
         append = self._take("append")
-        if append:
-            self._line("setopt", "output.mode=append")
+        if append is not None:
+            self._line("setopt", f"output.mode={'append' if append else 'truncate'}")
         self._plain("workdir", "cwd")
 
     def _sizes(self) -> None:
         request, totals = self._request, self._request.totals()
-        for name in (
-            *("tasks", "tasks_per_node", "cores_per_task", "cores_per_node"),
-            *("gpus", "gpus_per_node", "gpus_per_task"),
-        ):
+        for name in _IN_SLOTS:
             self._take(name)
-        nodes, most = self._take("nodes"), self._take("most_nodes")
-        exclusive = self._take("exclusive")
-        if nodes is None and (request.tasks_per_node or (exclusive and totals.tasks == 1)):
-            nodes = totals.nodes or 1
-        if most is not None:
-            self._lost["most_nodes"] = f"flux batch takes one number of nodes: {nodes or 1}"
-        whole = request.tasks is None and request.tasks_per_node is None and exclusive and nodes
-        if whole and not totals.gpus and totals.cores == nodes:
-            self._line("nodes", nodes)  # whole nodes, whatever is on them
-            return
-        slots = _slots(totals.tasks, totals.cores, totals.gpus, nodes)
+        nodes, exclusive = self._nodes(totals), self._take("exclusive")
+        if nodes is None and exclusive and totals.tasks == 1:
+            nodes = 1
         if nodes is not None:
             self._line("nodes", nodes)
+        untold = request.tasks is None and request.tasks_per_node is None
+        if untold and exclusive and nodes and not totals.gpus and totals.cores == nodes:
+            return  # whole nodes, whatever is on them
+        slots = _slots(totals.tasks, totals.cores, totals.gpus, nodes)
         self._line("nslots", slots.count)
         if slots.cores > 1 or request.cores_per_task:
             self._line("cores-per-slot", slots.cores)
         if slots.gpus:
             self._line("gpus-per-slot", slots.gpus)
+        self._exclusive(exclusive, nodes)
+        self._tell_slots(slots, totals.tasks, totals.cores, totals.gpus)
+
+    def _nodes(self, totals: Totals) -> int | None:
+        nodes, most = self._take("nodes"), self._take("most_nodes")
+        if nodes is None and (self._request.tasks_per_node or most is not None):
+            nodes = totals.nodes or 1
+        if most is not None:
+            self._lost["most_nodes"] = f"flux batch takes one number of nodes: {nodes}"
+        return cast("int | None", nodes)
+
+    def _exclusive(self, exclusive: bool | None, nodes: int | None) -> None:
         if exclusive and nodes is not None:
             self._line("exclusive")
         elif exclusive:
             self._lost["exclusive"] = "flux batch needs the number of nodes for whole nodes"
-        self._tell_slots(slots, totals.tasks, totals.cores, totals.gpus)
+        elif exclusive is False:
+            self._notes.append("nodes may be shared: for Flux they are unless --exclusive is given")
 
     def _tell_slots(self, slots: _Slots, tasks: int, cores: int, gpus: int) -> None:
         if slots.count != tasks:
@@ -655,7 +696,8 @@ class _Writer:
             name, _, seconds = signal.partition("@")
             self._line("signal", f"{name if name.isdecimal() else f'SIG{name}'}@{seconds}s")
         if self._left.get("requeue") is False:
-            self._take("requeue")  # as Flux does it anyway
+            self._take("requeue")
+            self._notes.append("the job is not run again: Flux never does that")
 
     def _dependencies(self, dependencies: Sequence[Dependency]) -> None:
         for each in dependencies:
@@ -685,8 +727,9 @@ class _Writer:
             self._line("setattr", f"user.comment={comment}")
 
     def _environment(self) -> None:
-        if self._take("export") is False:
-            self._line("env", "-*")
+        export = self._take("export")
+        if export is not None:
+            self._line("env", "*" if export else "-*")
         for variable in self._take("variables") or ():
             self._line("env", variable)
 
@@ -694,11 +737,16 @@ class _Writer:
 # The dialect --------------------------------------------------------------------------------
 
 
+_DEFAULTS: Final = Request(join=True, append=False, export=True, requeue=True)
+
+
 @dataclass(frozen=True, slots=True)
 class _Flux:
     name: str = "flux"
     title: str = "Flux"
     mark: str = MARK
+    defaults: Request = _DEFAULTS
+    slots: bool = True
 
     def is_directive(self, line: str) -> bool:
         return _SENTINEL.match(line) is not None
@@ -708,8 +756,11 @@ class _Flux:
         if lines and not lines[0].startswith("#!"):
             why = "flux batch refuses a script whose first line does not begin with #!"
             header.invalid.append(Remark(line=1, text=lines[0], why=why))
+        remarks: list[Remark] = []
         entries = [
-            _entry(line, given) for line, words in header.directives for given in _given(words)
+            _entry(line, given)
+            for line, words in header.directives
+            for given in _given(line, words, remarks)
         ]
         fields = _merge(entries)
         problems = (Remark(line=0, text="", why=why) for why in _size_problems(fields))
@@ -718,6 +769,7 @@ class _Flux:
             lines=frozenset(header.numbers),
             request=Request(**fields),
             invalid=(*header.invalid, *problems),
+            remarks=tuple(remarks),
         )
 
     def write(self, request: Request) -> Written:

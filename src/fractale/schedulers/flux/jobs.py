@@ -10,13 +10,13 @@ from typing import Any, Final
 
 from fractale.errors import JobError, SchedulerUnavailable
 from fractale.schedulers.adapter import Record, Submitted
+from fractale.schedulers.dialects import read_script
 from fractale.schedulers.flux import side
 from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.job import JobSpec, JobState, Queue
 from fractale.schedulers.names import plain_name
 from fractale.schedulers.programs import Programs, Ran
 from fractale.schedulers.wrapper import write_wrapper
-from fractale.tools.batch_script import parse
 
 IN_JOB: Final = '"${FLUX_JOB_ID:-$(flux getattr jobid 2>/dev/null)}"'
 SIDE: Final = (sys.executable, "-P", side.__file__)
@@ -144,17 +144,16 @@ def _asked(spec: JobSpec) -> dict[str, Any]:
     """
     if not spec.script or not any(_is_directive(line) for line in spec.script.splitlines()):
         return {}
-    try:
-        script = parse(spec.script)
-    except ValueError as error:
-        raise JobError(f"the script's directives cannot be read: {error}") from error
-    for each in script.directives:
-        if each.problem or each.fact not in {*ASKED, *HARMLESS}:
+    script = read_script(spec.script, "flux")
+    for each in script.reading.directives:
+        if each.invalid or each.untold or not each.sets <= {*ASKED, *HARMLESS, "queues"}:
             raise JobError(
                 f"line {each.line} of the script, `{each.text}`, cannot be handed on to Flux",
                 hint="only name, nodes, tasks, cores, GPUs, time, queue and bank can",
             )
-    return {ASKED[fact]: value for fact, value in script.facts.items() if fact in ASKED}
+    said = script.request.said()
+    said["queue"] = ",".join(said.pop("queues", ()))
+    return {ASKED[name]: value for name, value in said.items() if name in ASKED and value}
 
 
 def _is_directive(line: str) -> bool:

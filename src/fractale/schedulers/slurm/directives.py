@@ -20,10 +20,13 @@ from fractale.schedulers.request import (
     Request,
     flat,
     in_folder,
+    join_dependencies,
+    split_hosts,
     take_broken,
     write_name,
 )
 from fractale.schedulers.script import Directive, Reading, Remark, Written
+from fractale.schedulers.slurm.mixed import foreign_options
 from fractale.schedulers.slurm.times import read_limit, write_time
 
 MARK: Final = "#SBATCH"
@@ -48,9 +51,10 @@ _WITHOUT_VALUE: Final = """
     reboot spread-job test-only usage use-min-nodes verbose:v version:V wait:W
 """
 _VALUE_ATTACHED: Final = "exclusive get-user-env nice no-kill:k propagate requeue"
-# Of later releases, and those that Pyxis adds, a plugin of many sites.
+# Of later releases, and those of two plugins that many sites have: Shifter, Pyxis.
 _LATER_WITH_VALUE: Final = """
     container-id extra mem-update resources runtime segment tres-bind tres-per-task
+    image volume module
     container-image container-mounts container-workdir container-name container-save container-env
 """
 _LATER_WITHOUT_VALUE: Final = """
@@ -90,7 +94,10 @@ _ALIASES: Final = MappingProxyType({"tasks-per-node": "ntasks-per-node", "cluste
 
 _UNTOLD: Final = MappingProxyType(
     {
-        "container-image": "an option of the plugin Pyxis; start the container in the commands",
+        **dict.fromkeys(
+            ("container-image", "image"),
+            "an option of a plugin; start the container in the commands",
+        ),
         "distribution": "how tasks are laid out belongs to the launcher",
         "hint": "how hardware threads are used belongs to the launcher",
         "threads-per-core": "how hardware threads are used belongs to the launcher",
@@ -378,7 +385,8 @@ def _dependency(value: str) -> Said:
         found.append(Dependency(kind=cast("DependencyKind", kind), jobs=ids))
     if "?" in value:
         untold.append("one of them is enough")
-    return Said({"dependencies": tuple(found)} if found else {}, ", ".join(untold))
+    fields = {"dependencies": join_dependencies(found)} if found else {}
+    return Said(fields, ", ".join(untold))
 
 
 _UNITS: Final = MappingProxyType(
@@ -472,7 +480,7 @@ def _hosts(name: str) -> Callable[[str], Said]:
     def read(value: str) -> Said:
         if "/" in value:
             return Said({}, "the names are in a file")
-        found = tuple(re.findall(r"(?:[^,\[\]]|\[[^\]]*\])+", value))
+        found = split_hosts(value)
         return Said({name: found} if found else {}, "" if found else "it has no value")
 
     return read
@@ -597,23 +605,23 @@ class _Header:
     numbers: set[int] = field(default_factory=set[int])
     invalid: list[Remark] = field(default_factory=list[Remark])
     remarks: list[Remark] = field(default_factory=list[Remark])
+    command: int = 0
 
 
-_NEARLY: Final = re.compile(r"\s+#SBATCH\b|#\s+SBATCH\s+-|#(?!SBATCH)sbatch\b", re.IGNORECASE)
+_NEARLY: Final = re.compile(r"\s+#SBATCH\b|#\s+SBATCH\s+-|#(?!(?-i:SBATCH))sbatch\b", re.IGNORECASE)
 
 
 def _header(lines: Sequence[str]) -> _Header:
     header = _Header()
-    command = 0
     for number, line in enumerate(lines, 1):
         if not line.startswith((MARK, _OLD_MARK)):
-            if not command and (bare := line.strip(_SPACE)) and bare[0] != "#":
-                command = number
-            elif not command and _NEARLY.match(line):
+            if not header.command and (bare := line.strip(_SPACE)) and bare[0] != "#":
+                header.command = number
+            elif not header.command and _NEARLY.match(line):
                 why = f"a comment for sbatch: only a line that begins with {MARK} is a directive"
                 header.remarks.append(Remark(line=number, text=line.strip(), why=why))
-        elif command:
-            why = f"sbatch passes over it: it is below the first command, line {command}"
+        elif header.command:
+            why = f"sbatch passes over it: it is below the first command, line {header.command}"
             header.remarks.append(Remark(line=number, text=line, why=why))
         else:
             if not line.startswith(MARK):
@@ -696,17 +704,39 @@ def _entry(given: Given, words: Sequence[_Word], lines: Sequence[str]) -> _Entry
         return _Entry(first.line, name, "", text, untold=f"sbatch refuses it: {why}", invalid=why)
     option = _ALIASES.get(given.option.name, given.option.name)
     entry = _Entry(first.line, option, given.value or "", text, invalid=given.why)
-    if not given.why:
-        read = _READ.get(option)
+    return _with_meaning(entry)
+
+
+def _with_meaning(entry: _Entry) -> _Entry:
+    """Read the entry's value, unless it is refused already."""
+    if not entry.invalid:
+        read = _READ.get(entry.option)
         try:
-            said = read(given.value or "") if read else Said({}, "only Slurm has it")
+            said = read(entry.value) if read else Said({}, "only Slurm has it")
             entry.fields = dict(said.fields)
-            entry.untold = _UNTOLD.get(option, said.untold) if not said.fields else said.untold
+            untold = said.untold if said.fields else _UNTOLD.get(entry.option, said.untold)
+            entry.untold = untold
         except ValueError as error:
             entry.invalid = str(error)
     if entry.invalid:
         entry.untold = f"sbatch refuses it: {entry.invalid}"
     return entry
+
+
+def _foreign(lines: Sequence[str], header: _Header) -> Iterator[_Entry]:
+    """`#PBS` and `#BSUB` lines, which sbatch reads after its own."""
+    for each in foreign_options(lines):
+        mark = lines[each.line - 1].partition(" ")[0]
+        if not each.option and not each.invalid:
+            why = "sbatch passes over it"
+        else:
+            why = f"sbatch reads it, too, as --{each.option}={each.value}".removesuffix("=")
+            entry = _Entry(each.line, each.option, each.value, each.text, invalid=each.invalid)
+            yield _with_meaning(entry)
+        if not header.command or each.line < header.command:
+            header.numbers.add(each.line)
+        if not each.invalid:
+            header.remarks.append(Remark(line=each.line, text=f"{mark} {each.text}", why=why))
 
 
 def _merge(entries: Sequence[_Entry], remarks: list[Remark]) -> dict[str, Any]:
@@ -720,8 +750,8 @@ def _merge(entries: Sequence[_Entry], remarks: list[Remark]) -> dict[str, Any]:
         if entry.option == "mail-type":  # those add up
             mail |= dict.fromkeys(entry.fields["mail_on"])
         elif last[entry.option] is not entry:
-            entry.untold = ""
             entry.fields = dict.fromkeys(last[entry.option].fields)
+            entry.untold = "" if entry.fields else entry.untold
             continue
         fields |= entry.fields
     if mail:
@@ -816,14 +846,20 @@ _OF_MEMORY: Final = ("mem", "mem-per-cpu", "mem-per-gpu")
 
 
 def _conflicts(entries: Sequence[_Entry]) -> Iterator[Remark]:
-    found = {entry.option: entry for entry in entries if entry.option in _OF_MEMORY}
-    if len(found) > 1:
-        last = max(found.values(), key=lambda entry: entry.line)
-        yield Remark(
-            line=last.line,
-            text=last.text,
-            why="sbatch takes only one of --mem, --mem-per-cpu and --mem-per-gpu",
-        )
+    found = {entry.option: entry for entry in entries if not entry.invalid}
+    memory = [found[option] for option in _OF_MEMORY if option in found]
+    if len(memory) > 1:
+        last = max(memory, key=lambda entry: entry.line)
+        why = "sbatch takes only one of --mem, --mem-per-cpu and --mem-per-gpu"
+        yield Remark(line=last.line, text=last.text, why=why)
+    if "nodelist" in found and "nodes" in found:
+        hosts = _how_many(found["nodelist"].fields.get("hosts") or ())
+        said = found["nodes"].fields
+        most = said.get("most_nodes") or said.get("nodes") or hosts
+        if hosts > most:
+            entry = found["nodelist"]
+            why = f"sbatch refuses it: {hosts} hosts are named, and --nodes is {most}"
+            yield Remark(line=entry.line, text=entry.text, why=why)
 
 
 # Writing ------------------------------------------------------------------------------------
@@ -1057,11 +1093,16 @@ class _Writer:
 # The dialect --------------------------------------------------------------------------------
 
 
+_DEFAULTS: Final = Request(join=True, append=False, export=True)
+
+
 @dataclass(frozen=True, slots=True)
 class _Slurm:
     name: str = "slurm"
     title: str = "Slurm"
     mark: str = MARK
+    defaults: Request = _DEFAULTS
+    slots: bool = False
 
     def is_directive(self, line: str) -> bool:
         return line.startswith(MARK)
@@ -1073,9 +1114,11 @@ class _Slurm:
             header.invalid.append(Remark(line=1, text=lines[0], why=why))
         first, *more = header.parts
         entries = _entries(first, lines)
+        if not any(entry.option == "ignore-pbs" for entry in entries):
+            entries += _foreign(lines, header)
         remarks = list(header.remarks)
-        fields = _merge(entries, remarks)
         header.invalid += _conflicts(entries)
+        fields = _merge(entries, remarks)
         directives = [entry.directive() for entry in entries]
         if more:
             fields["components"] = tuple(_as_text(part, lines) for part in header.parts)
