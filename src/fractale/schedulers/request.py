@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -80,6 +80,17 @@ class Array:
     def __str__(self) -> str:
         """As Slurm and plans write it: ``1-10:2,15%4``."""
         return ",".join(map(str, self.spans)) + (f"%{self.most}" if self.most else "")
+
+    @classmethod
+    def of(cls, indices: Iterable[int], most: int | None = None) -> Array:
+        """The array of these indices, in as few spans of neighbors as there are."""
+        spans: list[Span] = []
+        for index in sorted(set(indices)):
+            if spans and spans[-1].last == index - 1:
+                spans[-1] = Span(first=spans[-1].first, last=index)
+            else:
+                spans.append(Span(first=index, last=index))
+        return cls(spans=tuple(spans), most=most)
 
     @classmethod
     def parse(cls, text: str) -> Array:
