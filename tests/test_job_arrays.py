@@ -6,11 +6,13 @@ The arrays are real: elements run as plain processes of the local queue.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from fractale.errors import JobError
 from fractale.jobs import Jobs
 from fractale.schedulers.job import Element
 from fractale.schedulers.request import Array
@@ -124,6 +126,56 @@ async def test_a_lost_queue_loses_no_element_and_repeats_none(tmp_path):
     assert sorted((site.folder / "ran").read_text().split()) == [str(i) for i in range(1, 9)]
 
 
+# The directives of a script, on a machine without a scheduler
+
+
+@pytest.mark.parametrize(
+    "directive",
+    ["#SBATCH -a1-3", "#SBATCH --arr=1-3", "#PBS -J1-3", "#PBS -t 1-3", '#BSUB -J "x[1-3]"'],
+)
+async def test_an_array_of_the_script_counts_in_any_spelling(here, directive):
+    script = f"{directive}\necho $FRACTALE_INDEX >> ran"
+    status = await here.run(script)
+    assert status.reason == "3 of 3 completed"
+    assert sorted(text(here.folder / "ran").split()) == ["1", "2", "3"]
+
+
+async def test_the_array_of_the_job_itself_counts_more(here):
+    status = await here.run("#SBATCH --array=1-9\ntrue", array=Array.parse("2-3"))
+    assert status.reason == "2 of 2 completed"
+
+
+async def test_the_time_limit_of_the_script_counts(here):
+    status = await here.run("#PBS -l walltime=2\nsleep 60")
+    assert status.state == "timeout"
+
+
+@pytest.mark.parametrize(
+    ("directives", "refusal"),
+    [
+        ("#SBATCH -N2", "asks for 2 nodes, and without a scheduler there is one"),
+        ("#BSUB -w 'ended(12)'", "waits for other jobs"),
+        ("#SBATCH -n1\n#SBATCH hetjob\n#SBATCH -n2", "`hetjob`, makes several jobs of one"),
+        ("#SBATCH --wait", "line 2 of the script, `--wait`, holds the submission"),
+        ("#PBS -W block=true", "holds the submission until the job is over"),
+        ("#SBATCH --begin=tomorrow", "begins at a time of its own"),
+    ],
+)
+async def test_what_this_machine_cannot_give_is_refused(here, directives, refusal):
+    with pytest.raises(JobError, match=re.escape(refusal)):
+        await here.run(f"{directives}\ntrue")
+
+
+async def test_what_of_a_script_does_not_count_is_told(here):
+    status = await here.run("#SBATCH -p gpu -t 5 --mail-type=END\ntrue")
+    assert status.state == "completed"
+    assert status.notices == (
+        "line 2: `-p gpu` does not count for a local job: it has no meaning without a scheduler",
+        "line 2: `--mail-type=END` does not count for a local job: it has no meaning without a "
+        "scheduler",
+    )
+
+
 # In a plan
 
 
@@ -136,7 +188,7 @@ def settings(settings, tmp_path, monkeypatch):
     return replace(settings, environment={"PATH": os.environ["PATH"]}, local_cores=99)
 
 
-def text(path: str) -> str:
+def text(path: str | Path) -> str:
     return Path(path).read_text()
 
 
@@ -306,16 +358,16 @@ async def test_max_parallel_bounds_an_array_and_an_item_that_is_no_job_fails_alo
     assert seen.result.outputs["most"] <= 2
 
 
-async def test_a_thousand_items_are_one_submission(run_plan, settings):
+async def test_many_items_are_one_submission(run_plan, settings):
     seen = await run_plan("""
         name: p
         steps:
           - name: each
-            foreach: range(300) | list
+            foreach: range(120) | list
             job: {scheduler: local, command: [sh, -c, "exit $(({{ item }} == 7))"]}
             keep_going: true
         outputs: {each: "{{ steps.each.outputs | length }}"}
         """)
     assert seen.result.status == "success", seen.result.error
     assert submissions(settings) == 1
-    assert seen.of("step_finished")[-1]["notices"][0]["message"].startswith("1 of 300 items failed")
+    assert seen.of("step_finished")[-1]["notices"][0]["message"].startswith("1 of 120 items failed")
