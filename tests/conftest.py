@@ -99,7 +99,7 @@ def trusted_projects(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Settings that read nothing of the machine they run on."""
-    return replace(Settings(), state_dir=tmp_path / ".fractale")
+    return replace(Settings(), state_dir=tmp_path / ".fractale", poll_seconds=0.5)
 
 
 @pytest.fixture

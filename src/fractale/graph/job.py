@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
+from langgraph.errors import GraphInterrupt
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
@@ -53,6 +54,9 @@ from fractale.toolbox import ToolResult
 
 if TYPE_CHECKING:
     from fractale.jobs import Jobs
+
+EVIDENCE = "evidence"
+"""The verdict where the job answers the question itself."""
 
 PATIENCE = 600.0
 """Seconds that a person who says "wait on" gives a job that nobody knows of."""
@@ -295,8 +299,11 @@ def _after_wait(state: Work) -> str:
 # Ask
 
 
-def _ask(state: Work, runtime: Runtime[JobRun]) -> Work:
-    """Ask what to do about a job that nobody knows of. Nothing comes before the question."""
+async def _ask(state: Work, runtime: Runtime[JobRun]) -> Work:
+    """Ask what to do about a job that nobody knows of. Nothing comes before the question.
+
+    As long as nobody has answered, evidence that has come meanwhile does so, too.
+    """
     visit, handle = runtime.context.visit, state.get("handle", {})
     question = questions.job_unknown(
         visit.path,
@@ -305,7 +312,12 @@ def _ask(state: Work, runtime: Runtime[JobRun]) -> Work:
         str(state.get("status", {}).get("reason", "")),
         str(handle.get("job_dir", "")),
     )
-    answer = ask(visit, question)
+    try:
+        answer = ask(visit, question)
+    except GraphInterrupt:
+        if handle and visit.deps.patient and await _is_known(runtime.context, handle):
+            return Work(verdict=EVIDENCE, status={})
+        raise
     if answer != "wait":
         return Work(verdict=answer)
     # One that may not even have been submitted is looked for by its key: that is to submit it.
@@ -314,11 +326,18 @@ def _ask(state: Work, runtime: Runtime[JobRun]) -> Work:
     return Work(verdict="wait", patience=asked["wall"] + PATIENCE, asked=asked, number=number)
 
 
+async def _is_known(run: JobRun, handle: Mapping[str, Any]) -> bool:
+    """Whether something shows by now how a job is of which nothing did."""
+    job = JobHandle.from_dict(handle)
+    status = await run.jobs(job.scheduler).status(job)
+    return status.state != "unknown"
+
+
 def _after_ask(state: Work) -> str:
     verdict = state.get("verdict", "")
     if verdict == "again" or (verdict == "wait" and not state.get("handle")):
         return "submit"
-    return "wait" if verdict == "wait" else "read"
+    return "wait" if verdict in ("wait", EVIDENCE) else "read"
 
 
 # Read
