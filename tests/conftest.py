@@ -28,6 +28,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # `make test` leaves it out, `make test-real` has it; a single test is marked where it stands.
 REAL_FILES = {
     "test_agent_durability": "kills",
+    "test_array_kills": "kills",
     "test_canaries": "a whole run and 20 commands, a terminal",
     "test_confine": "another user, kills",
     "test_drained": "signals at each kind of step",

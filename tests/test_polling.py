@@ -3,6 +3,7 @@
 The scheduler of these tests is a queue of real processes that notes each question.
 """
 
+# ruff: noqa: ASYNC220 - these tests start processes
 from __future__ import annotations
 
 import asyncio
