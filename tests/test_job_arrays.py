@@ -3,13 +3,16 @@
 The arrays are real: elements run as plain processes of the local queue.
 """
 
-
 from __future__ import annotations
 
+import os
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from fractale.errors import JobError
 from fractale.jobs import Jobs
 from fractale.schedulers.job import Element
 from fractale.schedulers.request import Array
@@ -121,3 +124,250 @@ async def test_a_lost_queue_loses_no_element_and_repeats_none(tmp_path):
     status = await site.ended(handle)
     assert status.reason == "8 of 8 completed"
     assert sorted((site.folder / "ran").read_text().split()) == [str(i) for i in range(1, 9)]
+
+
+# The directives of a script, on a machine without a scheduler
+
+
+@pytest.mark.parametrize(
+    "directive",
+    ["#SBATCH -a1-3", "#SBATCH --arr=1-3", "#PBS -J1-3", "#PBS -t 1-3", '#BSUB -J "x[1-3]"'],
+)
+async def test_an_array_of_the_script_counts_in_any_spelling(here, directive):
+    script = f"{directive}\necho $FRACTALE_INDEX >> ran"
+    status = await here.run(script)
+    assert status.reason == "3 of 3 completed"
+    assert sorted(text(here.folder / "ran").split()) == ["1", "2", "3"]
+
+
+async def test_the_array_of_the_job_itself_counts_more(here):
+    status = await here.run("#SBATCH --array=1-9\ntrue", array=Array.parse("2-3"))
+    assert status.reason == "2 of 2 completed"
+
+
+async def test_the_time_limit_of_the_script_counts(here):
+    status = await here.run("#PBS -l walltime=2\nsleep 60")
+    assert status.state == "timeout"
+
+
+@pytest.mark.parametrize(
+    ("directives", "refusal"),
+    [
+        ("#SBATCH -N2", "asks for 2 nodes, and without a scheduler there is one"),
+        ("#BSUB -w 'ended(12)'", "waits for other jobs"),
+        ("#SBATCH -n1\n#SBATCH hetjob\n#SBATCH -n2", "`hetjob`, makes several jobs of one"),
+        ("#SBATCH --wait", "line 2 of the script, `--wait`, holds the submission"),
+        ("#PBS -W block=true", "holds the submission until the job is over"),
+        ("#SBATCH --begin=tomorrow", "begins at a time of its own"),
+    ],
+)
+async def test_what_this_machine_cannot_give_is_refused(here, directives, refusal):
+    with pytest.raises(JobError, match=re.escape(refusal)):
+        await here.run(f"{directives}\ntrue")
+
+
+async def test_what_of_a_script_does_not_count_is_told(here):
+    status = await here.run("#SBATCH -p gpu -t 5 --mail-type=END\ntrue")
+    assert status.state == "completed"
+    assert status.notices == (
+        "line 2: `-p gpu` does not count for a local job: it has no meaning without a scheduler",
+        "line 2: `--mail-type=END` does not count for a local job: it has no meaning without a "
+        "scheduler",
+    )
+
+
+# In a plan
+
+
+@pytest.fixture
+def settings(settings, tmp_path, monkeypatch):
+    """Jobs work in a folder of their own, with the machine's own programs."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return replace(settings, environment={"PATH": os.environ["PATH"]}, local_cores=99)
+
+
+def text(path: str | Path) -> str:
+    return Path(path).read_text()
+
+
+def submissions(settings) -> int:
+    """How many jobs or arrays went out."""
+    return sum(int(path.read_text()) for path in settings.state_dir.glob("local/*/last"))
+
+
+async def test_a_step_with_an_array_gives_the_outputs_of_its_elements_in_order(run_plan, settings):
+    seen = await run_plan("""
+        name: p
+        steps:
+          - name: scan
+            job:
+              scheduler: local
+              array: 3-9:3%2
+              script: |
+                #!/bin/sh
+                echo "value {{ index }}0 of $FRACTALE_INDEX"
+              outputs: {value: 'value (\\d+)'}
+        outputs: {values: "{{ steps.scan.outputs }}"}
+        """)
+    assert seen.result.status == "success", seen.result.error
+    found = seen.result.outputs["values"]
+    assert [each["index"] for each in found] == [3, 6, 9]
+    assert [each["value"] for each in found] == [30, 60, 90]
+    assert [each["state"] for each in found] == ["completed"] * 3
+    assert [each["exit_code"] for each in found] == [0, 0, 0]
+    assert [each["log"] for each in found] == [f"value {i}0 of {i}\n" for i in (3, 6, 9)]
+    assert len({each["job_id"].partition("[")[0] for each in found}) == 1
+    assert all(text(each["log_file"]) == each["log"] for each in found)
+    assert submissions(settings) == 1
+
+
+FAILING = """
+    name: p
+    steps:
+      - name: scan
+        {more}
+        job:
+          scheduler: local
+          array: 1-4
+          command: [sh, -c, 'echo {{{{ index }}}}; exit $((FRACTALE_INDEX == 3 ? 5 : 0))']
+    outputs: {{scan: "{{{{ steps.scan.outputs }}}}"}}
+    """
+
+
+async def test_an_array_fails_if_an_element_fails_and_says_which(run_plan):
+    seen = await run_plan(FAILING.format(more="approve: never"))
+    assert seen.result.status == "failed"
+    assert "3 of 4 completed, 1 failed: element 3; first: job q1[3] ended with exit code 5" in (
+        seen.result.error
+    )
+
+
+async def test_an_array_that_keeps_going_is_a_success_that_says_what_failed(run_plan):
+    seen = await run_plan(FAILING.format(more="keep_going: true"))
+    assert seen.result.status == "success"
+    assert [each["exit_code"] for each in seen.result.outputs["scan"]] == [0, 0, 5, 0]
+    finished = seen.of("step_finished")[-1]
+    assert "3 of 4 completed, 1 failed: element 3" in finished["notices"][0]["message"]
+
+
+async def test_only_the_elements_that_failed_run_again(run_plan, settings):
+    seen = await run_plan("""
+        name: p
+        steps:
+          - name: scan
+            max_attempts: 3
+            transitions: {failure: scan}
+            job:
+              scheduler: local
+              array: 1-5
+              script: |
+                #!/bin/sh
+                echo $FRACTALE_INDEX >> ran
+                [ $(grep -c $FRACTALE_INDEX ran) -ge 2 ] || [ $((FRACTALE_INDEX % 2)) = 1 ]
+        outputs: {scan: "{{ steps.scan.outputs }}"}
+        """)
+    assert seen.result.status == "success", seen.result.error
+    assert sorted(text("ran").split()) == ["1", "2", "2", "3", "4", "4", "5"]
+    assert [each["index"] for each in seen.result.outputs["scan"]] == [1, 2, 3, 4, 5]
+    assert submissions(settings) == 2
+
+
+async def test_rules_and_figures_are_of_each_element(run_plan):
+    seen = await run_plan("""
+        name: p
+        steps:
+          - name: scan
+            keep_going: true
+            rules: {failure: [v > 2]}
+            job:
+              scheduler: local
+              array: 1-3
+              command: [echo, 'v={{ index }}']
+              outputs: {v: 'v=(\\d)'}
+        outputs: {scan: "{{ steps.scan.outputs }}"}
+        """)
+    assert seen.result.status == "success"
+    assert ["error" in each for each in seen.result.outputs["scan"]] == [False, False, True]
+
+
+async def test_the_events_count_the_jobs_of_an_array_by_state(run_plan):
+    seen = await run_plan(FAILING.format(more="keep_going: true"))
+    assert seen.of("job_state")[-1]["jobs"] == {"completed": 3, "failed": 1}
+
+
+# A foreach over jobs
+
+
+async def test_a_foreach_over_jobs_is_one_submission(run_plan, settings):
+    seen = await run_plan("""
+        name: p
+        steps:
+          - name: each
+            foreach: {x: [1, 2, 3], y: ["it's", b c]}
+            job:
+              scheduler: local
+              env: {Y: "{{ item.y }}"}
+              command: [sh, -c, 'echo $0-$Y; pwd', "{{ item.x }}"]
+              outputs: {v: '(\\d)-'}
+        outputs: {each: "{{ steps.each.outputs }}"}
+        """)
+    assert seen.result.status == "success", seen.result.error
+    found = seen.result.outputs["each"]
+    assert [each["v"] for each in found] == [1, 1, 2, 2, 3, 3]
+    assert found[5]["log"] == f"3-b c\n{Path.cwd()}\n"
+    assert submissions(settings) == 1
+
+
+async def test_items_that_ask_for_other_resources_are_arrays_of_their_own(run_plan, settings):
+    seen = await run_plan("""
+        name: p
+        steps:
+          - name: each
+            foreach: {n: [1, 2], x: [1, 2, 3]}
+            job:
+              scheduler: local
+              tasks: "{{ item.n }}"
+              command: [sh, -c, 'echo ${FRACTALE_JOB_TASKS}{{ item.x }}']
+        outputs: {each: "{{ steps.each.outputs }}"}
+        """)
+    assert [each["log"] for each in seen.result.outputs["each"]] == [
+        *("11\n", "12\n", "13\n", "21\n", "22\n", "23\n")
+    ]
+    assert submissions(settings) == 2
+
+
+async def test_max_parallel_bounds_an_array_and_an_item_that_is_no_job_fails_alone(run_plan):
+    seen = await run_plan("""
+        name: p
+        steps:
+          - name: each
+            foreach: [1, 2, 3, 4, 5, 6]
+            max_parallel: 2
+            job:
+              scheduler: local
+              command:
+                - sh
+                - -c
+                - 'echo x >> here; wc -l < here; sleep 0.5; sed -i 1d here'
+              outputs: {n: '(\\d+)'}
+        outputs: {most: "{{ steps.each.outputs | map(attribute='n') | max }}"}
+        """)
+    assert seen.result.status == "success", seen.result.error
+    assert seen.result.outputs["most"] <= 2
+
+
+async def test_many_items_are_one_submission(run_plan, settings):
+    seen = await run_plan("""
+        name: p
+        steps:
+          - name: each
+            foreach: range(120) | list
+            job: {scheduler: local, command: [sh, -c, "exit $(({{ item }} == 7))"]}
+            keep_going: true
+        outputs: {each: "{{ steps.each.outputs | length }}"}
+        """)
+    assert seen.result.status == "success", seen.result.error
+    assert submissions(settings) == 1
+    assert seen.of("step_finished")[-1]["notices"][0]["message"].startswith("1 of 120 items failed")

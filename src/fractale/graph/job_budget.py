@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,15 +13,28 @@ from fractale.errors import JobError, ToolError
 from fractale.graph.slots import leave
 from fractale.graph.visit import Visit
 from fractale.jobs import JobSpec
-from fractale.jobs.budget import LIMITS, Size, figure
+from fractale.jobs.budget import LIMITS, Amount, Size, figure
 from fractale.paths import JOBS
 from fractale.schedulers.asked import asked_of
+from fractale.schedulers.request import Array
 from fractale.toolbox import ToolInfo
 
 
-def size_of(spec: JobSpec, scheduler: str) -> Size:
-    """What a job has while it runs, by its own fields and its script's directives."""
-    return Size.of(asked_of(spec, scheduler), longest_of(scheduler), one_node=scheduler == "local")
+def size_of(spec: JobSpec, scheduler: str, *, whole: bool = False) -> Size:
+    """What a job has while it runs, by its own fields and its script's directives.
+
+    Args:
+        whole: Of an array, of all its elements together; else of one of them.
+    """
+    request = asked_of(spec, scheduler)
+    if not whole:
+        request = replace(request, array=None)
+    return Size.of(request, longest_of(scheduler), one_node=scheduler == "local")
+
+
+def element_key(key: str, index: int) -> str:
+    """What the budget calls an element of an array."""
+    return f"{key}[{index}]"
 
 
 def longest_of(scheduler: str) -> Callable[[float], float]:
@@ -29,10 +43,14 @@ def longest_of(scheduler: str) -> Callable[[float], float]:
     return cast("Callable[[float], float]", times.longest)
 
 
-async def reserve(visit: Visit, key: str, size: Size) -> None:
+async def reserve(visit: Visit, key: str, size: Size, array: Array | None = None) -> None:
     """Set aside the most that a job may use.
 
     A job whose key is reserved already, by an earlier process of the run, is not counted again.
+
+    Args:
+        size: Of a job, or of one element of the array.
+        array: Each of its elements has a key of its own (`element_key`).
 
     Raises:
         LimitReached: The run's limits leave no room for it.
@@ -50,7 +68,13 @@ async def reserve(visit: Visit, key: str, size: Size) -> None:
         if visit.context.leave_jobs():
             leave(questions.job(visit.path, {"state": "pending", "reason": WAITS, "over": False}))
 
-    await budget.reserve(key, size.most(), look, size)
+    await budget.reserve(key, size.most(), look, size, array)
+
+
+async def release(visit: Visit, key: str, array: Array | None) -> None:
+    """Say that no job came of what was reserved."""
+    for index in array.indices if array else ():
+        await visit.context.meter.jobs.settle(element_key(key, index), Amount())
 
 
 WAITS = "waits for room in the run's limits: other jobs have reserved what is left"
@@ -97,7 +121,7 @@ async def reserve_for_tool(
         scheduler = visit.deps.jobs(None).scheduler
     key = str(arguments.get("key") or f"call {place}")
     try:
-        await reserve(visit, key, size_of(spec, str(scheduler)))
+        await reserve(visit, key, size_of(spec, str(scheduler), whole=True))
     except JobError as error:
         raise ToolError(
             f"`{tool.name}` was not called: {error.message}", hint=error.hint

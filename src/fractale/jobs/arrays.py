@@ -209,9 +209,14 @@ def in_order(counts: Mapping[JobState, int]) -> dict[str, int]:
 
 def words_of(elements: Mapping[int, JobStatus]) -> str:
     """How the elements of an array are: ``997 of 1,000 completed, 3 failed: elements 7, 9, 31``."""
-    counts = Counter[JobState](status.state for status in elements.values())
-    bad = [i for i, s in elements.items() if s.over and s.state != "completed"]
-    said = f"{counts['completed']:,} of {len(elements):,} completed"
+    return words_of_states({index: status.state for index, status in elements.items()})
+
+
+def words_of_states(states: Mapping[int, JobState]) -> str:
+    """The same, of the elements' states."""
+    counts = Counter[JobState](states.values())
+    bad = [i for i, state in states.items() if state not in ACTIVE and state != "completed"]
+    said = f"{counts['completed']:,} of {len(states):,} completed"
     for state, words in WORDS.items():
         if counts[state] and state != "completed":
             said += f", {counts[state]:,} {words}"

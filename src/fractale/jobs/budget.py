@@ -13,14 +13,14 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from fractale.errors import LimitReached, StoreError
 from fractale.private import open_private
-from fractale.schedulers.request import Request
+from fractale.schedulers.request import Array, Request
 
 LIMITS: Final[Mapping[str, str]] = {
     "node_hours": "node-hours",
@@ -241,8 +241,9 @@ class Budget:
         if line["is"] == "named":
             self._names[str(line["job"])] = key
         elif line["is"] == "reserved":
-            self._reserved[key] = Amount.from_dict(line["amount"])
-            self._sizes[key] = line.get("size") or {}
+            for each in _keys(key, line.get("array")):
+                self._reserved[each] = Amount.from_dict(line["amount"])
+                self._sizes[each] = line.get("size") or {}
         else:
             self._used[key] = Amount.from_dict(line["amount"])
 
@@ -279,7 +280,12 @@ class Budget:
         return next((name for name in self._limits if name != "jobs"), "")
 
     async def reserve(
-        self, key: str, most: Amount, leave: Callable[[], None], size: Size | None = None
+        self,
+        key: str,
+        most: Amount,
+        leave: Callable[[], None],
+        size: Size | None = None,
+        array: Array | None = None,
     ) -> None:
         """Set aside the most that a job may use, before it is submitted; once for each key.
 
@@ -289,25 +295,31 @@ class Budget:
         Args:
             leave: Is called now and then meanwhile; may raise to end the waiting.
             size: Is kept for whoever settles it, see `reserved_for`.
+            array: Then `most` is of each of its elements, ``KEY[INDEX]``, which are settled one by
+                one.
 
         Raises:
             LimitReached: There is not so much left.
             StoreError: It cannot be written down.
         """
-        with self.watched(key):
-            while key not in self._reserved and not self._has_room(key, most):
+        keys = _keys(key, str(array) if array else None)
+        total = Amount.total([most] * len(keys))
+        with contextlib.ExitStack() as watching:
+            for each in keys:
+                watching.enter_context(self.watched(each))
+            while keys[0] not in self._reserved and not self._has_room(keys, total):
                 await self._change(leave)
-            if key not in self._reserved:
-                self._write("reserved", key, most, size)
+            if keys[0] not in self._reserved:
+                self._write("reserved", key, most, size, array)
 
-    def _has_room(self, key: str, most: Amount) -> bool:
+    def _has_room(self, keys: Sequence[str], most: Amount) -> bool:
         """Whether there is room now, or only once other jobs of this process are over.
 
         Raises:
             LimitReached: There will be none.
         """
         name = self._in_the_way(most)
-        others = self._under_way - {key} - self._used.keys()
+        others = self._under_way - set(keys) - self._used.keys()
         if name and (not others or self._over(name, Amount.total([self.used, most]))):
             raise self._limit(name, most)
         return not name
@@ -346,9 +358,17 @@ class Budget:
             self._under_way.discard(key)
             raise
 
-    def _write(self, what: str, key: str, amount: Amount, size: Size | None = None) -> None:
+    def _write(
+        self,
+        what: str,
+        key: str,
+        amount: Amount,
+        size: Size | None = None,
+        array: Array | None = None,
+    ) -> None:
         line: dict[str, Any] = {"is": what, "key": key, "amount": amount.as_dict()}
         line |= {"at": time.time(), **({"size": asdict(size)} if size else {})}
+        line |= {"array": str(array)} if array else {}
         self._ledger.add(line)
         self._count(line)
 
@@ -389,6 +409,11 @@ class Budget:
         return f" ({figure(taken)} of {figure(self._limits[name])} taken so far)"
 
 
+def _keys(key: str, array: object) -> list[str]:
+    """The keys that a line is about: of an array, one for each element."""
+    return [f"{key}[{index}]" for index in Array.parse(str(array)).indices] if array else [key]
+
+
 def figure(amount: float) -> str:
     """An amount as people write it: ``0.004``, ``1.25``, ``40``."""
     return f"{amount:.4g}" if amount < 1000 else f"{amount:,.0f}"
@@ -403,7 +428,8 @@ def inherited(ledger: Ledger, until: float | None = None) -> dict[str, Any] | No
     lines = [x for x in ledger.lines() if until is None or x.get("at", 0.0) <= until]
     amounts: dict[str, Amount] = {}
     for line in (line for line in lines if "amount" in line):
-        amounts[str(line["key"])] = Amount.from_dict(line["amount"])
+        for key in _keys(str(line["key"]), line.get("array")):
+            amounts[key] = Amount.from_dict(line["amount"])
     if not amounts:
         return None
     total = Amount.total(amounts.values())

@@ -104,6 +104,16 @@ class Poller:
                 self._save()
         return self._answer(key)
 
+    async def announce(self, job: Submitted) -> None:
+        """Have the next question be about this job, too."""
+        key = str(job.folder.path)
+        self._load()
+        if self._seconds > 0 and not self._is_wanted(key) and not self._is_over(key, job):
+            async with self._locked():
+                self._load()
+                self._want(key, job)
+                self._save()
+
     async def _ask_now(self, job: Submitted) -> Answer:
         now = time.time()
         try:

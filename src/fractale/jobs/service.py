@@ -295,6 +295,16 @@ class Jobs:
             status = whole(elements) if handle.index is None else elements[handle.index]
         return with_notices(status, folder)
 
+    async def announce(self, handle: JobHandle) -> None:
+        """Say that a job is waited for, so that the next question is about it, too."""
+        adapter, array = self._adapter(handle.scheduler), JobFolder(handle.job_dir).array()
+        job = Submitted(
+            folder=JobFolder(handle.job_dir),
+            native_id=handle.native_id,
+            indices=array.indices if array else (),
+        )
+        await self._poller(adapter).announce(job)
+
     async def elements(self, handle: JobHandle) -> Mapping[int, JobStatus]:
         """How each element of an array is, in order of the indices; of a single job, none."""
         adapter, found = self._adapter(handle.scheduler), self._elements_of(handle)

@@ -12,7 +12,7 @@ from fractale.schedulers.request import SIZES, Array, Request
 from fractale.schedulers.script import Script
 from fractale.schedulers.sizes import bytes_of
 
-_WAITS: Final = frozenset({"wait", "block", "W", "K"})
+_WAITS: Final = frozenset({"wait", "block", "K"})
 """Options that have the submitting program wait for the job's end."""
 
 

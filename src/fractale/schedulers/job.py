@@ -137,6 +137,11 @@ class JobHandle:
         """What people call it: ``4711``, or ``4711[7]`` for an element of an array."""
         return self.native_id if self.index is None else f"{self.native_id}[{self.index}]"
 
+    @property
+    def label(self) -> str:
+        """Its key, and where an element is meant also that."""
+        return self.key if self.index is None else f"{self.key}[{self.index}]"
+
     def as_dict(self) -> dict[str, Any]:
         """The handle as JSON."""
         found = {**asdict(self), "job_dir": str(self.job_dir)}

@@ -92,7 +92,7 @@ class Local:
         """
         script = script_of(spec, self.name)
         request = asked_of(spec, self.name)
-        _refuse(request)
+        _refuse(request, script)
         folder.write_notices(_notices(request, script))
         variables = dict(
             each.split("=", 1) for each in request.variables if "=" in each and script is not None
@@ -306,7 +306,7 @@ class Local:
         ]
 
 
-def _refuse(request: Request) -> None:
+def _refuse(request: Request, script: Script | None) -> None:
     """See that this machine can do what a job asks for.
 
     Raises:
@@ -323,8 +323,10 @@ def _refuse(request: Request) -> None:
         raise JobError(
             f"the job asks for {totals.gpus} GPUs, and this machine has none", hint=elsewhere
         )
+    options = {each.option for each in script.reading.directives} if script else set[str]()
     for name, words in _REFUSED.items():
-        if name in request.said() and getattr(request, name):
+        # What a request cannot say of it (`--begin=tomorrow`) is there all the same.
+        if getattr(request, name) or name in options:
             raise JobError(
                 f"the job's script {words}, which needs a scheduler (`scheduler: local` has none)",
                 hint=elsewhere,
