@@ -285,10 +285,21 @@ class _Groups:
             for start in range(0, len(found), at_most)
             if len(chunk := found[start : start + at_most]) >= at_least
         ]
+        if not self._has_room(chunks):
+            chunks = []  # each waits for room by itself, while the others end
         if self._jobs:
             kept = [str(Array.of(chunk)) for chunk in chunks]
             self._visit.context.notes.put(self._note, kept)
         return chunks
+
+    def _has_room(self, chunks: Sequence[Sequence[int]]) -> bool:
+        """Whether the run's budget has room for all of them at a time."""
+        jobs = [(self._jobs[chunk[0]], len(chunk)) for chunk in chunks]
+        sizes = [
+            (job_budget.size_of(job.spec, job.scheduler or scheduler_of(self._visit)), count)
+            for job, count in jobs
+        ]
+        return job_budget.has_room(self._visit, sizes)
 
     def array(self, numbers: Mapping[int, int], array: Array) -> dict[int, Part]:
         """Item → its part of one array.

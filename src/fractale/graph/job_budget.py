@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -69,6 +69,13 @@ async def reserve(visit: Visit, key: str, size: Size, array: Array | None = None
             leave(questions.job(visit.path, {"state": "pending", "reason": WAITS, "over": False}))
 
     await budget.reserve(key, size.most(), look, size, array)
+
+
+def has_room(visit: Visit, sizes: Iterable[tuple[Size, int]]) -> bool:
+    """Whether so many jobs of each size may be submitted now, all together."""
+    budget = visit.context.meter.jobs
+    amounts = [amount for size, count in sizes for amount in [size.most()] * count]
+    return not budget.limits or budget.has_room_for(Amount.total(amounts))
 
 
 async def release(visit: Visit, key: str, array: Array | None) -> None:

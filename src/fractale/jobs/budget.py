@@ -372,6 +372,10 @@ class Budget:
         self._ledger.add(line)
         self._count(line)
 
+    def has_room_for(self, more: Amount) -> bool:
+        """Whether so much may be reserved now."""
+        return not self._in_the_way(more)
+
     def _in_the_way(self, more: Amount) -> str:
         """The first limit that would be passed; empty if none would."""
         total = Amount.total([self.used, self.reserved, more])
