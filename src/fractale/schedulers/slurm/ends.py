@@ -15,7 +15,7 @@ NOTICES: Final[Mapping[str, JobState]] = {
 }
 NOISE: Final = (
     r"srun: (?:Job step aborted|Force Terminated|forcing job termination|Terminating job step)",
-    r"srun: error: .*: tasks? [\d,-]+: (?:Terminated|Killed)",
+    r"srun: error: .*: tasks? [\d,-]+: (?:Terminated|Killed|Exited with exit code \d+)",
     r"slurmstepd: error: \*\*\* (?:JOB|STEP) \S+ ON \S+ CANCELLED AT \S+ \*\*\*$",
 )
 """Lines that only follow from an end whose cause stands above them."""
