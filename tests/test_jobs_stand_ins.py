@@ -376,7 +376,8 @@ class TestPbs:
 
     async def test_all_nodes_of_a_job_that_went_well(self, tmp_path):
         here = stand_in(tmp_path, "pbs")
-        assert (await here.run("true")).nodes == ("n1", "n2")
+        status = await here.run("true")
+        assert (status.state, status.nodes) == ("completed", ("node3", "node4"))
 
     async def test_many_jobs_are_asked_about_at_once(self, tmp_path):
         here = stand_in(tmp_path, "pbs")
@@ -579,7 +580,7 @@ class TestLsf:
         here = stand_in(tmp_path, "lsf", FAKE_DELAY="5")
         handle = await here.jobs.submit(here.spec("echo speed: 7.5"), key="one")
         status = await here.ended(handle)
-        assert (status.state, status.nodes) == ("completed", ("n1", "n2"))
+        assert (status.state, status.nodes) == ("completed", ("hostA", "hostB"))
         assert await here.log(handle) == "speed: 7.5\n"
 
     async def test_a_job_that_was_killed_is_no_success(self, tmp_path):

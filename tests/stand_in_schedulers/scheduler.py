@@ -61,7 +61,8 @@ def run(name: str, variable: str, folder: str) -> None:
         own |= {job["index_variable"]: index}
         if variable == "PBS_JOBID":
             own[variable] = f"{number}[{index}].{HOST}"
-    (STATE / f"{name}.nodes").write_text("n1\nn2\nn1\n")
+    hosts = ("hostA", "hostB") if variable == "LSB_JOBID" else ("node3", "node4")
+    (STATE / f"{name}.nodes").write_text("\n".join((*hosts, hosts[0], "")))
     own |= {"PBS_NODEFILE": str(STATE / f"{name}.nodes")}
     own |= {"LSB_DJOB_HOSTFILE": str(STATE / f"{name}.nodes")}
     if job.get("bare"):
