@@ -117,6 +117,7 @@ def test_all_nodes_are_told_of_a_job_whose_scheduler_was_not_asked(tmp_path):
         "slurmstepd: error: Detected 1 oom_kill event in StepId=8.batch. Some of the step tasks",
         "slurmstepd: error: JobId=8 StepId=batch exceeded memory limit (300 > 50), being killed",
         "slurmstepd: error: Exceeded job memory limit at some point.",
+        "slurmstepd-node1: error: StepId=26.batch exceeded memory limit (300 > 50), being killed",
     ],
 )
 @pytest.mark.parametrize("record", [says("failed", exit_code=1), None])
