@@ -95,6 +95,17 @@ def no_flux() -> str:
     return ran.stderr.strip().rpartition("\n")[2] if ran.returncode else ""
 
 
+def no_pbs() -> str:
+    """Why there is no PBS to ask; empty where there is one."""
+    try:
+        ran = subprocess.run(["qstat", "-B"], capture_output=True, text=True, check=False)
+    except OSError as error:
+        return str(error)
+    if "Active" in ran.stdout:
+        return ""
+    return ran.stderr.strip() or "`qstat -B` names no server"
+
+
 class TestEach:
     async def test_a_job_runs_and_ends(self, here):
         spec = here.spec("echo $GREETING from $PWD", env={"GREETING": "hi"})
@@ -379,6 +390,21 @@ class TestPbs:
         status = await here.run("true")
         assert (status.state, status.nodes) == ("completed", ("node3", "node4"))
 
+    async def test_a_warning_of_the_site_beside_an_answer_is_no_trouble(self, tmp_path):
+        here = stand_in(tmp_path, "pbs")
+        handle = await here.jobs.submit(here.spec("sleep 60"), key="one")
+        job = Submitted(folder=JobFolder(handle.job_dir), native_id=handle.native_id)
+        gone = Submitted(folder=JobFolder(handle.job_dir), native_id="999.pbshost")
+        qstat = tmp_path / "bin" / "qstat"
+        warned = qstat.read_text().replace("exec", "echo 'maintenance on Monday' >&2\nexec")
+        qstat.write_text(warned)
+        found = await Pbs.of(here.environment).records([job, gone])
+        assert [set(each) for each in found] == [{None}, set()]
+        qstat.write_text("#!/bin/sh\necho 'maintenance on Monday' >&2; exit 1\n")
+        with pytest.raises(SchedulerUnavailable, match="PBS does not answer: maintenance"):
+            await Pbs.of(here.environment).records([job, gone])
+        run(here, "qdel", handle.native_id)
+
     async def test_many_jobs_are_asked_about_at_once(self, tmp_path):
         here = stand_in(tmp_path, "pbs")
         script = "while [ ! -e gate ]; do sleep 0.05; done"
@@ -391,6 +417,23 @@ class TestPbs:
         # One question about all, and one for the history of what is not there any more.
         assert len(asked(here, "qstat")) - before == 2
         (here.folder / "gate").touch()
+
+    async def test_a_real_pbs(self, tmp_path):
+        if why := no_pbs():
+            pytest.skip(f"no PBS answers here: {why}")
+        here = site(tmp_path, "pbs", dict(os.environ))
+        status = await here.run("echo why; exit 3")
+        assert (status.state, status.exit_code) == ("failed", 3)
+        handle = await here.jobs.submit(here.spec("echo a; sleep 60"), key="killed")
+        await here.running(handle)
+        subprocess.run(["qsig", "-s", "KILL", handle.native_id], check=True)  # noqa: ASYNC221
+        assert (await here.ended(handle)).state == "unknown"
+        array = Array.parse("0,3-4%2")
+        spec = here.spec("echo $FRACTALE_INDEX $PBS_ARRAY_INDEX", array=array)
+        handle = await here.jobs.submit(spec, key="array")
+        elements = [JobFolder(handle.job_dir).element(index) for index in array.indices]
+        await until(lambda: all(each.ended() for each in elements))
+        assert [each.log.read_text() for each in elements] == ["0 0\n", "3 3\n", "4 4\n"]
 
 
 class TestArrays:
