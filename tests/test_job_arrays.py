@@ -5,18 +5,25 @@ The arrays are real: elements run as plain processes of the local queue.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fractale.errors import JobError
+import forked
+from fractale.errors import JobError, PlanError
 from fractale.jobs import Jobs
+from fractale.plan.build import parse_plan
+from fractale.plan.check import check_plan
+from fractale.plan.dump import dump_plan
 from fractale.schedulers.job import Element
 from fractale.schedulers.request import Array
 from job_parts import Site, local_site, until
+from test_jobs_stand_ins import stand_in
 
 
 @pytest.fixture
@@ -174,6 +181,36 @@ async def test_what_of_a_script_does_not_count_is_told(here):
         "line 2: `--mail-type=END` does not count for a local job: it has no meaning without a "
         "scheduler",
     )
+
+
+# Schedulers with arrays of their own, as their stand-ins have them
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "directive"), [("pbs", "#PBS -J1-3"), ("lsf", '#BSUB -J "x[1-3]"')]
+)
+async def test_a_scheduler_gets_an_array_as_one_job(tmp_path, scheduler, directive):
+    site = stand_in(tmp_path, scheduler)
+    script = "echo $FRACTALE_INDEX >> ran; exit $((FRACTALE_INDEX == 3 ? 4 : 0))"
+    spec = site.spec(script, array=Array.parse("1-6%2"))
+    handle = await site.jobs.submit(spec, key="a")
+    status = await site.ended(handle)
+    assert status.reason == "5 of 6 completed, 1 failed: element 3"
+    assert sorted(text(site.folder / "ran").split()) == list("123456")
+    status = await site.run(f"{directive}\necho $FRACTALE_INDEX >> ran", key="b")
+    assert status.reason == "3 of 3 completed"
+    jobs = [path for path in (tmp_path / "state").glob("*.json") if "_" not in path.stem]
+    assert len(jobs) == 2
+
+
+@pytest.mark.parametrize("scheduler", ["pbs", "lsf"])
+async def test_an_array_of_a_scheduler_is_cancelled_as_a_whole(tmp_path, scheduler):
+    site = stand_in(tmp_path, scheduler)
+    script = "[ $FRACTALE_INDEX = 1 ] || sleep 60"
+    handle = await site.jobs.submit(site.spec(script, array=Array.parse("1-3")), key="a")
+    await site.until(handle, lambda status: status.counts == {"completed": 1, "running": 2})
+    status = await site.jobs.cancel(handle)
+    assert status.reason == "1 of 3 completed, 2 cancelled: elements 2, 3"
 
 
 # In a plan
@@ -371,3 +408,74 @@ async def test_many_items_are_one_submission(run_plan, settings):
     assert seen.result.status == "success", seen.result.error
     assert submissions(settings) == 1
     assert seen.of("step_finished")[-1]["notices"][0]["message"].startswith("1 of 120 items failed")
+
+
+# What validate says
+
+
+@pytest.mark.parametrize(
+    ("step", "problem"),
+    [
+        ("job: {script: x, array: 5-1-2}", "wrong-type `array` must be indices such as `1-100`"),
+        ("job: {script: x, array: 1-4%0}", "wrong-type `array` must be indices"),
+        ("foreach: [1]\njob: {script: x, array: 1-4}", "misplaced-key `array` stands in a step"),
+        ("job: {script: '{{ index }}'}", "undefined `index` is not defined"),
+        ("job: {script: x, array: '1-{{ index }}'}", "undefined `index` is not defined"),
+        (
+            "tool: t\nkeep_going: true",
+            "misplaced-key `keep_going` needs `foreach`, `parallel` or a",
+        ),
+        ("job: {script: x, time: 1:30}", "wrong-type `1:30` is hours and minutes (`1:30:00`), or"),
+    ],
+)
+def test_what_is_wrong_with_an_array_is_found_before_the_run(step, problem):
+    text = "name: p\nsteps:\n  - name: a\n" + "".join(f"    {line}\n" for line in step.splitlines())
+    try:
+        found = check_plan(parse_plan(text, "p.yaml"))
+    except PlanError as error:
+        found = error.problems
+    assert problem in "\n".join(f"{each.code} {each.message}" for each in found)
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [("1:00:00", 3600), ("2-00:00:00", 172_800), ("1-12", 129_600), ("30m", 1800), ("90", 90)],
+)
+def test_times_are_read_as_schedulers_write_them(time, seconds):
+    text = f"name: p\nsteps:\n  - {{name: a, job: {{script: x, time: {time}}}}}\n"
+    assert parse_plan(text).steps[0].job.time == seconds
+
+
+def test_an_array_in_a_plan_may_use_its_index_and_is_written_as_it_was_read():
+    text = """
+name: p
+steps:
+  - name: a
+    keep_going: true
+    job: {array: "1-{{ inputs.n }}%2", command: [x, "{{ index }}"]}
+inputs: {n: 4}
+"""
+    plan = parse_plan(text)
+    assert check_plan(plan) == []
+    assert parse_plan(dump_plan(plan)) == plan
+
+
+# A run that goes on
+
+
+def test_a_lost_job_is_looked_at_again_before_anybody_is_asked(tmp_path):
+    vanish = 'kill -9 $(sed -n "s/^id=//p" "$FRACTALE_JOB_DIR/minder") $PPID; kill -9 $$'
+    job = {"scheduler": "local", "command": ["sh", "-c", vanish]}
+    plan = {"name": "p", "steps": [{"name": "a", "job": job}]}
+    (tmp_path / "p.yaml").write_text(json.dumps(plan))
+
+    def call(*words: str) -> dict[str, Any]:
+        env = {**os.environ, "HOME": str(tmp_path)}
+        ran = forked.run([*words, "--json"], cwd=tmp_path, env=env)
+        return json.loads(ran.stdout.splitlines()[-1])
+
+    assert [each["kind"] for each in call("run", "p.yaml")["waiting"]] == ["job_unknown"]
+    assert call("resume", "-1")["status"] == "waiting"
+    (folder,) = tmp_path.glob(".fractale/runs/*/jobs/fr*")
+    (folder / ".ending").rename(folder / "ended.0")  # as a file system that was slow shows it
+    assert call("resume", "-1")["status"] == "success"

@@ -120,6 +120,8 @@ class Poller:
             records = (await self._adapter.records([job]))[0]
         except (SchedulerUnavailable, DependencyMissing) as error:
             return Answer(trouble=error.message, at=now)
+        if trouble := _trouble(records):
+            return Answer(trouble=trouble, at=now)
         return Answer(records=records, at=now)
 
     async def _question(self) -> None:
@@ -141,8 +143,9 @@ class Poller:
         for (key, job), records in zip(jobs.items(), found, strict=True):
             before = known.answers.get(key, {}).get("records", {})
             over = {name: each for name, each in before.items() if each["state"] not in ACTIVE}
-            told = {_name(index): asdict(record) for index, record in records.items()}
-            known.answers[key] = {"at": now, "records": {**over, **told}}
+            trouble = _trouble(records)
+            told = {} if trouble else {_name(i): asdict(each) for i, each in records.items()}
+            known.answers[key] = {"at": now, "records": {**over, **told}, "trouble": trouble}
             if self._is_over(key, job):
                 del known.wanted[key]
         known.answers = {
@@ -173,6 +176,8 @@ class Poller:
             return Answer(trouble=self._known.trouble, at=self._known.asked, due=due)
         if answer is None:
             return Answer(due=due)
+        if answer.get("trouble"):
+            return Answer(trouble=str(answer["trouble"]), at=float(answer["at"]), due=due)
         records = {_index(name): _record(told) for name, told in answer["records"].items()}
         return Answer(records=records, at=float(answer["at"]), due=due)
 
@@ -235,6 +240,11 @@ def _has(descriptor: int) -> bool:
     except OSError as error:
         return error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN)
     return True
+
+
+def _trouble(answer: object) -> str:
+    """Why a scheduler cannot tell of one job just now, while it answers about others."""
+    return answer.message if isinstance(answer, SchedulerUnavailable) else ""
 
 
 def _is_there(folder: str) -> bool:
