@@ -159,6 +159,8 @@ class Case:
     def _nodes(self) -> tuple[str, ...]:
         if self._record and self._record.nodes:
             return self._record.nodes
+        if self._started and self._started.nodes:
+            return self._started.nodes
         return (self._started.host,) if self._started and self._started.host else ()
 
     def _exit_code(self) -> int | None:

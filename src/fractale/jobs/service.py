@@ -272,7 +272,11 @@ class Jobs:
         if ended is None or ended.code != 0 or ended.signal:
             try:
                 asked = Submitted(folder=folder, native_id=handle.native_id)
-                record = (await adapter.records([asked]))[0].get(None)
+                answer = (await adapter.records([asked]))[0]
+                if isinstance(answer, SchedulerUnavailable):
+                    trouble = answer.message
+                else:
+                    record = answer.get(None)
             except (SchedulerUnavailable, DependencyMissing) as error:
                 trouble = error.message
         return Case(folder, adapter.title, record, trouble).status()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
+from fractale.errors import SchedulerUnavailable
 from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.job import JobSpec, JobState, Queue
 
@@ -44,6 +45,11 @@ class Submitted:
     folder: JobFolder
     native_id: str
     indices: tuple[int, ...] = ()
+
+
+Answer: TypeAlias = Mapping[int | None, Record] | SchedulerUnavailable
+"""Index of the element → its record; None is the index of a job that is no array. What the
+scheduler does not know any more is not there. An error if it cannot tell of this job just now."""
 
 
 class Scheduler(Protocol):
@@ -99,15 +105,14 @@ class Scheduler(Protocol):
         """
         ...
 
-    async def records(self, jobs: Sequence[Submitted]) -> list[Mapping[int | None, Record]]:
+    async def records(self, jobs: Sequence[Submitted]) -> Sequence[Answer]:
         """What the scheduler says about several jobs, with as few questions as it allows.
 
         Returns:
-            For each job, in order: index of the element → its record; None is the index of a job
-            that is no array. What the scheduler does not know any more is not there.
+            An answer for each job, in order.
 
         Raises:
-            SchedulerUnavailable: It does not answer.
+            SchedulerUnavailable: It does not answer at all.
         """
         ...
 

@@ -7,12 +7,15 @@ import re
 from typing import Any, cast
 
 from fractale.jobs import Jobs
-from fractale.schedulers.flux import times as flux_times
+from fractale.schedulers.flux.site import NODES as FLUX_NODES
+from fractale.schedulers.flux.site import QUEUES as FLUX_QUEUES
+from fractale.schedulers.flux.site import read_nodes as _flux_nodes
+from fractale.schedulers.flux.site import read_queue as _flux_queue
 from fractale.schedulers.pbs import times as pbs_times
+from fractale.schedulers.sizes import figure
 from fractale.settings import Settings
 from fractale.site.model import Finding, absent
 from fractale.site.programs import Machine, Ran, version_in
-from fractale.site.slurm import figure
 
 
 def chosen_scheduler(settings: Settings) -> str:
@@ -20,11 +23,6 @@ def chosen_scheduler(settings: Settings) -> str:
     return Jobs.of(settings).scheduler
 
 
-FLUX_QUEUES = (
-    "{queuem}|{defaults.timelimit!F}|{limits.timelimit!F}|{limits.range.nnodes}"
-    "|{limits.range.ncores}|{limits.range.ngpus}"
-)
-FLUX_NODES = "{state}|{nnodes}|{ncores}|{ngpus}|{nodelist}"
 MOST_NODES = 200
 UNITS = {"kb": 1, "mb": 1024, "gb": 1024**2, "tb": 1024**3}
 
@@ -59,45 +57,6 @@ async def flux(machine: Machine) -> Finding:
         evidence="flux resource list answered",
         details=details,
     )
-
-
-def _flux_nodes(line: str) -> dict[str, Any] | None:
-    cells = line.split("|")
-    if len(cells) != 5:
-        return None
-    state, nodes, cores, gpus, names = (cell.strip() for cell in cells)
-    return {
-        "state": state,
-        "count": figure(nodes),
-        "cores": figure(cores),
-        "gpus": figure(gpus),
-        "names": names[:500],
-    }
-
-
-def _flux_queue(line: str) -> dict[str, Any] | None:
-    """One queue; an instance without named queues has one without a name."""
-    cells = line.split("|")
-    if len(cells) != 6:
-        return None
-    name, default, limit, nodes, cores, gpus = (cell.strip() for cell in cells)
-    return {
-        "name": name.rstrip("*"),
-        "default": name.endswith("*") or not name,
-        "time_limit": _flux_time(limit),
-        "default_time": _flux_time(default),
-        "nodes_per_job": nodes,
-        "cores_per_job": cores,
-        "gpus_per_job": gpus,
-    }
-
-
-def _flux_time(text: str) -> int | None:
-    """Seconds; None for ``inf`` and for none."""
-    try:
-        return flux_times.read_time(text) or None
-    except ValueError:
-        return None
 
 
 async def pbs(machine: Machine) -> Finding:
