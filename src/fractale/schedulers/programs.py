@@ -33,8 +33,10 @@ class Ran:
 
     @property
     def complaint(self) -> str:
-        """What it says is wrong, in one line."""
+        """What it says is wrong, in one line; of a traceback, what was raised."""
         lines = [line.strip() for line in (self.err or self.out).splitlines() if line.strip()]
+        if any(line.startswith("Traceback (most recent call last)") for line in lines):
+            lines = lines[-1:]
         return "; ".join(lines[:4])[:500] or f"it ended with exit code {self.code}"
 
 

@@ -104,6 +104,9 @@ _NO_ACCOUNTING: Final = re.compile(r"accounting storage is disabled", re.IGNOREC
 _SEVERAL: Final = (r"\s--wait\b", r"\s-W\b", r"\s(?:hetjob|packjob)\b")
 """Directives that a job of fractale cannot have."""
 
+_ARRAYS: Final = (r"\s(?:--arr\w*\b|-a)",)
+"""Those of an array, whose indices have to be known."""
+
 _HELD: Final = re.compile(r"held$|Hold|^JobHeld", re.IGNORECASE)
 
 
@@ -135,7 +138,8 @@ class Slurm:
 
     def prepare(self, folder: JobFolder, spec: JobSpec) -> None:
         """Write the wrapper, with the script's directives at its head."""
-        directives = directives_of(spec.script, "#SBATCH", refused=_SEVERAL)
+        refused = _SEVERAL if spec.array is not None else (*_SEVERAL, *_ARRAYS)
+        directives = directives_of(spec.script, "#SBATCH", refused=refused)
         if clusters := self.programs.environment.get("SLURM_CLUSTERS", ""):
             folder.write(CLUSTER, clusters)
         own = '"$SLURM_JOB_ID"'
