@@ -410,7 +410,8 @@ class TestFinding:
 
     def test_flux_comes_first_only_inside_an_instance(self, tmp_path):
         for name in ("flux", "sbatch", "scontrol", "squeue"):
-            (tmp_path / name).touch(mode=0o755)
+            (tmp_path / name).write_text("#!/bin/sh\necho UP\n")
+            (tmp_path / name).chmod(0o755)
         path = {"PATH": str(tmp_path)}
         assert Jobs(tmp_path, path).scheduler == "slurm"
         assert Jobs(tmp_path, {**path, "FLUX_URI": "local:///run/flux/local"}).scheduler == "flux"

@@ -52,6 +52,20 @@ Answer: TypeAlias = Mapping[int | None, Record] | SchedulerUnavailable
 scheduler does not know any more is not there. An error if it cannot tell of this job just now."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presence:
+    """Whether a scheduler answers on this machine.
+
+    Args:
+        configured: Whether this machine is set up to reach it, whether it answers or not.
+        said: What its program said in place of an answer.
+    """
+
+    answers: bool
+    configured: bool = True
+    said: str = ""
+
+
 class Scheduler(Protocol):
     """An adapter of one scheduler. It keeps nothing in memory about jobs.
 
@@ -72,6 +86,10 @@ class Scheduler(Protocol):
 
     def found(self) -> bool:
         """Whether it seems to be there, judged in no time."""
+        ...
+
+    def presence(self) -> Presence:
+        """Whether it answers, by one cheap question that takes a few seconds at most."""
         ...
 
     def prepare(self, folder: JobFolder, spec: JobSpec) -> None:

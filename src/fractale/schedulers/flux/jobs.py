@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from fractale.errors import JobError, SchedulerUnavailable
 from fractale.private import touch_private
-from fractale.schedulers.adapter import Answer, Record, Submitted
+from fractale.schedulers.adapter import Answer, Presence, Record, Submitted
 from fractale.schedulers.flux import side
 from fractale.schedulers.flux.site import QUEUE_NODES, QUEUES, queues_of
 from fractale.schedulers.folder import JobFolder, disk
@@ -74,6 +74,18 @@ class Flux:
         """Whether there is an instance, or one is likely: its program is on the PATH."""
         inside = bool(self.programs.environment.get("FLUX_URI"))
         return inside or self.programs.which("flux") is not None
+
+    def presence(self) -> Presence:
+        """Whether an instance answers."""
+        if self.programs.which("flux"):
+            ran = self.programs.glance("flux", "getattr", "size")
+        else:
+            ran = self.programs.glance(sys.executable, side.__file__, "ping")
+        return Presence(
+            answers=ran.code == 0,
+            configured=bool(self.programs.environment.get("FLUX_URI")),
+            said=ran.complaint,
+        )
 
     def prepare(self, folder: JobFolder, spec: JobSpec) -> None:
         """Write the wrapper, and what is asked for; a script's directives are read for that."""

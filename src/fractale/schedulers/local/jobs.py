@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from fractale.errors import JobError, SchedulerUnavailable
 from fractale.private import touch_private
-from fractale.schedulers.adapter import Record, Submitted
+from fractale.schedulers.adapter import Presence, Record, Submitted
 from fractale.schedulers.folder import JobFolder, Started, disk, facts_of
 from fractale.schedulers.job import JobSpec, JobState, Queue
 from fractale.schedulers.local import minder
@@ -61,6 +61,10 @@ class Local:
     def found(self) -> bool:
         """It is always there."""
         return True
+
+    def presence(self) -> Presence:
+        """This machine is always there."""
+        return Presence(answers=True)
 
     def prepare(self, folder: JobFolder, spec: JobSpec) -> None:
         """Write the wrapper; directives in a script are for others."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from fractale.errors import JobError, SchedulerUnavailable
-from fractale.schedulers.adapter import Answer, Record, Submitted
+from fractale.schedulers.adapter import Answer, Presence, Record, Submitted
 from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.job import JobSpec, JobState, Queue
 from fractale.schedulers.names import directives_of, hosts_of, plain_name
@@ -98,6 +98,13 @@ _SILENT: Final = re.compile(
     r"resource temporarily unavailable|not responding",
     re.IGNORECASE,
 )
+_UP: Final = re.compile(r"\bUP\b")
+_DOWN: Final = re.compile(r"\bDOWN\b|unable to contact", re.IGNORECASE)
+CONFIGURATIONS: Final = (
+    "/etc/slurm/slurm.conf",
+    "/etc/slurm-llnl/slurm.conf",
+    "/run/slurm/conf/slurm.conf",
+)
 _NO_SUCH_JOB: Final = re.compile(r"invalid job id", re.IGNORECASE)
 _NO_ARRAY: Final = re.compile(r"invalid job array", re.IGNORECASE)
 _NO_ACCOUNTING: Final = re.compile(r"accounting storage is disabled", re.IGNORECASE)
@@ -135,6 +142,22 @@ class Slurm:
     def found(self) -> bool:
         """Whether its programs are on the PATH."""
         return all(map(self.programs.which, ("sbatch", "scontrol", "squeue")))
+
+    def presence(self) -> Presence:
+        """Whether a controller answers ``scontrol ping``."""
+        ran = self.programs.glance("scontrol", "ping")
+        if _UP.search(ran.out):
+            return Presence(answers=True)
+        reached = bool(_DOWN.search(ran.out + ran.err))
+        if not reached and self.programs.glance("sinfo", "-h").code == 0:
+            return Presence(answers=True)
+        environment = self.programs.environment
+        configured = reached or any(map(environment.get, ("SLURM_CONF", "SLURM_CONF_SERVER")))
+        return Presence(
+            answers=False,
+            configured=configured or any(Path(each).exists() for each in CONFIGURATIONS),
+            said=ran.complaint,
+        )
 
     def prepare(self, folder: JobFolder, spec: JobSpec) -> None:
         """Write the wrapper, with the script's directives at its head."""
