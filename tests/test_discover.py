@@ -22,6 +22,7 @@ import stand_ins
 from fractale.cli.site_text import site_lines
 from fractale.cli.text import plain
 from fractale.jobs import Queue
+from fractale.schedulers.lsf.site import columns
 from fractale.schedulers.pbs.jobs import Pbs
 from fractale.schedulers.slurm.jobs import Slurm
 from fractale.schedulers.slurm.site import gpus, read_nodes, read_partition
@@ -31,7 +32,6 @@ from fractale.site.cache import cache_file
 from fractale.site.folders import ONE_AT_A_TIME, REFUSED, SAFE, look_at, safety
 from fractale.site.looking import look
 from fractale.site.programs import MOST_BYTES, Machine
-from fractale.site.schedulers import columns
 from fractale.store.filesystem import FileSystem
 from servers.running import exists
 from slurm import running_slurm

@@ -223,7 +223,7 @@ class TestLocal:
     async def test_a_time_limit(self, here):
         status = await here.run("echo on it; sleep 300", time=0.5)
         assert status.state == "timeout"
-        assert status.reason.startswith("hit its time limit of 0 s on ")
+        assert status.reason.startswith("hit its time limit of 0.5 s on ")
 
     async def test_a_job_that_ignores_being_asked_is_ended_all_the_same(self, here):
         status = await here.run("trap '' TERM; echo no; while :; do sleep 1; done", time=0.5)

@@ -20,6 +20,7 @@ class Record:
         said: The scheduler's own word, such as ``TIMEOUT``.
         evidence: What was asked, such as ``scontrol``.
         signal: The number of the signal that ended it.
+        time_limit: What the scheduler holds it to, in seconds.
     """
 
     state: JobState
@@ -32,6 +33,7 @@ class Record:
     started: float | None = None
     ended: float | None = None
     nodes: tuple[str, ...] = ()
+    time_limit: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
