@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any, Final
 from fractale.errors import JobError, SchedulerUnavailable
 from fractale.private import touch_private
 from fractale.schedulers.adapter import Answer, Presence, Record, Submitted
+from fractale.schedulers.asked import asked_of, script_of
 from fractale.schedulers.flux import side
 from fractale.schedulers.flux.site import QUEUE_NODES, QUEUES, queues_of
 from fractale.schedulers.folder import JobFolder, disk
@@ -19,7 +21,6 @@ from fractale.schedulers.job import JobSpec, JobState, Queue
 from fractale.schedulers.names import hosts_of, plain_name
 from fractale.schedulers.programs import Programs, Ran
 from fractale.schedulers.wrapper import write_wrapper
-from fractale.tools.batch_script import parse
 
 MOST_BYTES: Final = 16 * 2**20
 IN_JOB: Final = '"${FLUX_JOB_ID:-$(flux getattr jobid 2>/dev/null)}"'
@@ -38,12 +39,12 @@ ASKED: Final = {
     "cores_per_task": "cores_per_task",
     "gpus_per_task": "gpus_per_task",
     "seconds": "time",
-    "queue": "queue",
+    "queues": "queue",
     "account": "account",
 }
-"""What a script's directives may ask for, and what a spec calls it."""
+"""What a job may ask Flux for: field of a `Request` → what the side program calls it."""
 
-HARMLESS: Final = frozenset({"name", "output", "error"})
+HARMLESS: Final = frozenset({"name", "output", "error", "join"})
 RESULTS: Final[Mapping[str, JobState]] = {
     "COMPLETED": "completed",
     "FAILED": "failed",
@@ -89,7 +90,7 @@ class Flux:
 
     def prepare(self, folder: JobFolder, spec: JobSpec) -> None:
         """Write the wrapper, and what is asked for; a script's directives are read for that."""
-        asked = {**_asked(spec), **_given(spec)}
+        asked = _asked(spec)
         index = '"$FRACTALE_INDEX"'
         write_wrapper(
             folder,
@@ -229,33 +230,28 @@ class Flux:
 
 
 def _asked(spec: JobSpec) -> dict[str, Any]:
-    """What the directives of a Flux script ask for.
+    """What a job asks for: the spec, and a Flux script's directives where the spec is silent.
 
     Raises:
-        JobError: One asks for what cannot be handed on.
+        JobError: A directive asks for what cannot be handed on.
     """
-    if not spec.script or not any(_is_directive(line) for line in spec.script.splitlines()):
-        return {}
-    try:
-        script = parse(spec.script)
-    except ValueError as error:
-        raise JobError(f"the script's directives cannot be read: {error}") from error
-    for each in script.directives:
-        if each.problem or each.fact not in {*ASKED, *HARMLESS}:
+    script = script_of(spec, "flux")
+    for each in script.reading.directives if script else ():
+        if each.invalid or each.untold or each.sets - {*ASKED, *HARMLESS}:
+            why = f": {each.invalid}" if each.invalid else ""
             raise JobError(
-                f"line {each.line} of the script, `{each.text}`, cannot be handed on to Flux",
+                f"line {each.line} of the script, `{each.text}`, cannot be handed on to Flux{why}",
                 hint="only name, nodes, tasks, cores, GPUs, time, queue and bank can",
             )
-    return {ASKED[fact]: value for fact, value in script.facts.items() if fact in ASKED}
-
-
-def _is_directive(line: str) -> bool:
-    return line.lower().replace(" ", "").startswith("#flux:")
-
-
-def _given(spec: JobSpec) -> dict[str, Any]:
-    given = {name: getattr(spec, name) for name in ASKED.values()}
-    return {name: value for name, value in given.items() if value is not None}
+    if script and script.invalid:
+        raise JobError(f"the script's directives cannot be read: {script.invalid[0]}")
+    said = asked_of(spec, "flux").said()
+    asked = {ours: said[field] for field, ours in ASKED.items() if field in said}
+    if "queue" in asked:
+        asked["queue"] = asked["queue"][0]
+    if math.isinf(asked.get("time", 0.0)):
+        del asked["time"]
+    return asked
 
 
 def _name(name: str, folder: JobFolder) -> str:
@@ -317,6 +313,7 @@ def _record(job: Mapping[str, Any]) -> Record:
         submitted=job.get("t_submit") or None,
         started=job.get("t_run") or None,
         ended=job.get("t_inactive") or job.get("t_cleanup") or None,
+        time_limit=job.get("duration") or None,
         nodes=hosts_of(str(job.get("nodelist") or "")),
     )
 

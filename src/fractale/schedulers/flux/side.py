@@ -62,7 +62,8 @@ def _jobspec(flux: Any, wanted: "dict[str, Any]", name: str, index: "int | None"
         gpus_per_slot=wanted["gpus_per_task"],
         num_nodes=wanted["nodes"],
     )
-    spec.cwd, spec.stdout, spec.stderr = wanted["folder"], wanted["log"], wanted["log"]
+    log = wanted["log"] if index is None else "{}.{}".format(wanted["log"], index)
+    spec.cwd, spec.stdout, spec.stderr = wanted["folder"], log, log
     environment = dict(os.environ)
     # ``flux python`` sets some for itself; the job gets them as they were.
     for each, value in wanted["restore"].items():

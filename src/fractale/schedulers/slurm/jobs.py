@@ -17,13 +17,15 @@ from typing import Final
 
 from fractale.errors import JobError, SchedulerUnavailable
 from fractale.schedulers.adapter import Answer, Presence, Record, Submitted
+from fractale.schedulers.asked import asked_of, script_of
 from fractale.schedulers.folder import JobFolder
+from fractale.schedulers.header import header_of
 from fractale.schedulers.job import JobSpec, JobState, Queue
-from fractale.schedulers.names import directives_of, hosts_of, plain_name
+from fractale.schedulers.names import hosts_of, plain_name
 from fractale.schedulers.programs import Programs, Ran
 from fractale.schedulers.request import Array
 from fractale.schedulers.sizes import megabytes
-from fractale.schedulers.slurm.site import PARTITIONS, queue_of, read_partition
+from fractale.schedulers.slurm.site import PARTITIONS, queue_of, read_partition, seconds
 from fractale.schedulers.slurm.times import write_time
 from fractale.schedulers.wrapper import write_wrapper
 
@@ -108,11 +110,12 @@ CONFIGURATIONS: Final = (
 _NO_SUCH_JOB: Final = re.compile(r"invalid job id", re.IGNORECASE)
 _NO_ARRAY: Final = re.compile(r"invalid job array", re.IGNORECASE)
 _NO_ACCOUNTING: Final = re.compile(r"accounting storage is disabled", re.IGNORECASE)
-_SEVERAL: Final = (r"\s--wait\b", r"\s-W\b", r"\s(?:hetjob|packjob)\b")
+_REFUSED: Final[Mapping[str, str]] = {
+    "hetjob": "makes a heterogeneous job of it, which is several jobs",
+    "packjob": "makes a heterogeneous job of it, which is several jobs",
+    "wait": "makes `sbatch` wait for the job, which fractale does itself",
+}
 """Directives that a job of fractale cannot have."""
-
-_ARRAYS: Final = (r"\s(?:--arr\w*\b|-a)",)
-"""Those of an array, whose indices have to be known."""
 
 _HELD: Final = re.compile(r"held$|Hold|^JobHeld", re.IGNORECASE)
 
@@ -161,9 +164,10 @@ class Slurm:
 
     def prepare(self, folder: JobFolder, spec: JobSpec) -> None:
         """Write the wrapper, with the script's directives at its head."""
-        refused = _SEVERAL if spec.array is not None else (*_SEVERAL, *_ARRAYS)
-        directives = directives_of(spec.script, "#SBATCH", refused=refused)
-        if clusters := self.programs.environment.get("SLURM_CLUSTERS", ""):
+        _see_script(spec)
+        clusters = asked_of(spec, self.name).server
+        clusters = clusters or self.programs.environment.get("SLURM_CLUSTERS", "")
+        if clusters:
             folder.write(CLUSTER, clusters)
         own = '"$SLURM_JOB_ID"'
         if spec.array is not None:
@@ -174,7 +178,7 @@ class Slurm:
             native_id=own,
             index='"$SLURM_ARRAY_TASK_ID"',
             nodes='"$SLURM_JOB_NODELIST"',
-            directives=directives,
+            directives=header_of(spec, self.name),
         )
 
     async def submit(self, folder: JobFolder, spec: JobSpec, lock: int) -> str:
@@ -291,7 +295,7 @@ class Slurm:
             SchedulerUnavailable: There is an accounting, and it does not answer.
         """
         if self.programs.which("sacct") is not None:
-            form = "JobID,State,ExitCode,Submit,Start,End,NodeList"
+            form = "JobID,State,ExitCode,Submit,Start,End,NodeList,Timelimit"
             words = ("sacct", *_on(cluster), "-n", "-X", "-P", "-j", ",".join(ids), "-o", form)
             ran = await self.programs.run(*words, more=FORM)
             if ran.code == 0:
@@ -332,17 +336,33 @@ class Slurm:
         return JobError(f"{what}: {ran.complaint}")
 
 
+def _see_script(spec: JobSpec) -> None:
+    """See that a job can have the directives of its script.
+
+    Raises:
+        JobError: It cannot.
+    """
+    script = script_of(spec, "slurm")
+    for each in script.reading.directives if script else ():
+        if why := _REFUSED.get(each.option):
+            raise JobError(
+                f"line {each.line} of the script, `#SBATCH {each.text}`, {why}",
+                hint="leave the line out; parts of another size are a job step each",
+            )
+
+
 def options(folder: JobFolder, spec: JobSpec) -> list[str]:
     """The options of ``sbatch`` for a job; they count more than the script's own."""
     # A job that lost its node is not begun again by Slurm: whether that is right, the plan says.
+    log = _literal(folder.scheduler_log) + (".%a" if spec.array else "")
     said = [
         "--parsable",
         "--no-requeue",
         "--export=ALL",
         f"--job-name={plain_name(spec.name)}",
         f"--comment={COMMENT}{folder.tag}",
-        f"--output={_literal(folder.scheduler_log)}",
-        f"--error={_literal(folder.scheduler_log)}",
+        f"--output={log}",
+        f"--error={log}",
         "--open-mode=append",
         f"--chdir={spec.folder}",
     ]
@@ -439,6 +459,7 @@ def _shown(line: str, wanted: frozenset[str]) -> _Row | None:
         times,
         _field(line, "NodeList"),
         reason=_field(line, "Reason"),
+        limit=_field(line, "TimeLimit"),
     )
     return _Row(
         native_id=native_id,
@@ -450,11 +471,12 @@ def _shown(line: str, wanted: frozenset[str]) -> _Row | None:
 
 def _accounted(line: str) -> _Row | None:
     """What a line of ``sacct`` says: of ``4711``, ``4711_7`` or ``4711_[8-20%5]``."""
-    if line.count("|") != 6:
+    name, *cells = line.split("|")
+    if len(cells) < 6:
         return None
-    name, state, code, sent, start, end, nodes = line.split("|")
+    state, code, sent, start, end, nodes, *limit = cells
     native_id, _, index = name.partition("_")
-    record = _record(state, code, "sacct", (sent, start, end), nodes)
+    record = _record(state, code, "sacct", (sent, start, end), nodes, limit="".join(limit))
     return _Row(native_id=native_id, indices=_indices(index.strip("[]")), record=record)
 
 
@@ -492,6 +514,7 @@ def _record(
     times: tuple[str, str, str],
     nodes: str,
     reason: str = "",
+    limit: str = "",
 ) -> Record:
     """A record from Slurm's words; `times` are of submission, start and end."""
     word = (said.split("+")[0].split() or [""])[0]
@@ -508,6 +531,7 @@ def _record(
         started=_when(times[1]) if state != "pending" else None,
         ended=_when(times[2]) if state not in ("pending", "running") else None,
         nodes=_names(nodes) if state != "pending" else (),
+        time_limit=seconds(limit),
     )
 
 
