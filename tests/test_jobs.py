@@ -364,7 +364,7 @@ class TestSlurm:
         slurm.run("scontrol", "update", f"jobid={handle.native_id}", "EndTime=now+1")
         status = await here.ended(handle)
         assert (status.state, status.evidence) == ("timeout", "scontrol")
-        assert status.reason.startswith("hit its time limit of 50 s on node1 (scontrol: TIMEOUT)")
+        assert status.reason.startswith("hit its time limit of 1:00 (50 s were asked for) on node1")
 
     async def test_memory(self, here):
         words = ("python3", "-c", "x = bytearray(300 << 20); import time; time.sleep(300)")
