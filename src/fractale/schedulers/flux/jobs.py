@@ -88,6 +88,14 @@ class Flux:
             said=ran.complaint,
         )
 
+    async def bindings(self) -> str:
+        """What is wrong with the Python bindings; empty if an instance answers by some."""
+        try:
+            await self._ask("ping")
+        except (JobError, ValueError) as error:
+            return str(error)
+        return ""
+
     def prepare(self, folder: JobFolder, spec: JobSpec) -> None:
         """Write the wrapper, and what is asked for; a script's directives are read for that."""
         asked = _asked(spec)
