@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fractale.errors import LimitReached, StoreError
@@ -176,6 +176,7 @@ class TestLedger:
         assert inherited(ledger, 5.0) is None
 
 
+@settings(deadline=None)
 @given(
     st.floats(0.5, 20),
     st.lists(st.tuples(st.floats(0.01, 5), st.floats(0, 1)), min_size=1, max_size=40),
