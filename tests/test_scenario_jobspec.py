@@ -226,7 +226,6 @@ def test_what_sbatch_refuses_is_refused(tmp_path, slurm, old, new, why):
         ("echo hello", "if true; then echo hello", "syntax error: unexpected end of file"),
         ("--time=00:00:30", "--time=00:10:00", "gives 0:01:00 at most: the job would never start"),
         ("#SBATCH", "#FLUX:", "it has no #SBATCH line: it is no script for slurm"),
-        ("echo hello", "#PBS -l select=1\necho hello", "`#PBS -l select=1` is a directive of pbs"),
     ],
 )
 def test_what_sbatch_lets_pass_is_refused_too(tmp_path, slurm, old, new, why):
@@ -284,10 +283,21 @@ async def test_a_translation_has_its_targets_directives_and_none_of_the_source(s
         (left_above, f"`{left}` is a directive of {source}"),
         (left_below, f"`{left}`"),
     ]:
-        for known in (original, None):
-            said = await validate_jobspec(faulty, target, known)
-            assert said["valid"] is False
-            assert any(why in error for error in said["errors"]), said
+        said = await validate_jobspec(faulty, target, original)
+        assert said["valid"] is False
+        assert any(why in error for error in said["errors"]), said
+
+
+@pytest.mark.parametrize("target", IN_WORDS_OF)
+async def test_without_an_original_another_managers_directive_is_what_the_manager_makes_of_it(
+    target,
+):
+    """A comment; sbatch reads those of PBS, too. It is told."""
+    other = "#PBS -N two" if target != "pbs" else "#SBATCH -J two"
+    script = IN_WORDS_OF[target].replace("hostname", f"{other}\nhostname")
+    said = await validate_jobspec(script, target)
+    assert said["valid"] is True, said
+    assert any(other in each for each in said["warnings"])
 
 
 # -- without a model, and by the agent ----------------------------------------------------------

@@ -107,7 +107,7 @@ def _with_defaults(request: Request, source: Dialect, target: Dialect) -> Reques
     given: dict[str, bool] = {}
     if request.join is None and request.error is None:
         given["join"] = bool(source.defaults.join and not target.defaults.join)
-    if request.append is None and request.output:
+    if request.append is None and (request.output or request.error):
         given["append"] = bool(source.defaults.append and not target.defaults.append)
     return dataclasses.replace(request, **{name: True for name, value in given.items() if value})
 
@@ -147,10 +147,9 @@ def untold(
     Args:
         said: Fields that the commands of the translation say.
     """
-    known = [*losses]
-    places = {(loss.line, loss.text) for loss in known}
+    known = [*losses, *(Loss(line=0, text="", what=field, why="") for field in said)]
     return [
         Loss(line=each.line, text=each.text, what=each.what, why="the translation does not say it")
-        for each in compare(script, translated, lost={*said, *(loss.what for loss in known)})
-        if not each.minor and (each.what or (each.line, each.text) not in places)
+        for each in compare(script, translated, told=known)
+        if not each.minor
     ]
