@@ -322,6 +322,9 @@ def _sizes_of_chunks(
         sizes["nodes"] = nodes
     if len(chunks) == 1 and nodes and nodes > 1:
         sizes["tasks_per_node"] = tasks // nodes
+    if any((chunk.cores or 1) < (chunk.tasks or 1) for chunk in chunks):
+        notes.append("tasks share cores in a chunk: here each has a core")
+        cores = max(cores, tasks)
     _cores_of_chunks(chunks, tasks, cores, nodes, sizes, lost)
     _gpus_of_chunks(chunks, tasks, nodes, sizes)
     _memory_of_chunks(chunks, nodes, sizes, lost)
@@ -344,7 +347,7 @@ def _cores_of_chunks(
 ) -> None:
     if not any(chunk.cores for chunk in chunks):
         return
-    each = {(chunk.cores or 1) / (chunk.tasks or 1) for chunk in chunks}
+    each = {max((chunk.cores or 1) / (chunk.tasks or 1), 1) for chunk in chunks}
     if len(each) == 1 and cores % tasks == 0:
         sizes["cores_per_task"] = cores // tasks
     elif len(chunks) == 1 and nodes:

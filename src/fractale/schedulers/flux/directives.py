@@ -209,7 +209,11 @@ def _env(value: str) -> Said:
         return Said({"export": True})
     if value.startswith(("-", "^")) or re.search(r"[*?\[]", value.partition("=")[0]):
         return Said({}, "a rule for several variables")
-    return Said({"variables": (value,)})
+    name, equals, said = value.partition("=")
+    plain = said.replace("$$", "")
+    if "$" in plain or "{{" in plain:
+        return Said({}, "a value that Flux puts other values into")
+    return Said({"variables": (name + equals + said.replace("$$", "$"),)})
 
 
 def _env_remove(value: str) -> Said:
@@ -455,7 +459,7 @@ def _merge(entries: Sequence[_Entry]) -> dict[str, Any]:
             _add_fields(fields, entry)
         else:
             entry.fields = dict.fromkeys(last[entry.option].fields)
-            entry.untold = "" if entry.fields else entry.untold
+            entry.untold = "" if entry.fields else entry.untold or "a later line replaces it"
     if "nodes" in fields and "tasks" not in fields:
         fields["exclusive"] = True  # a slot a node, and the nodes are the job's own
         last["nodes"].fields["exclusive"] = True
@@ -498,6 +502,7 @@ def _size_problems(fields: Mapping[str, Any]) -> Iterator[str]:
 _TO_MARKS: Final = MappingProxyType(
     {
         "id": "{{id}}",
+        "array_id": "{{id}}",
         "name": "{{name}}",
         "host": "{{node.name}}",
         "node": "{{node.id}}",
@@ -525,12 +530,20 @@ _NO_OPTION: Final = MappingProxyType(
 )
 
 
+_SPECIAL: Final = re.compile(r"[\s'\"#\\();<>|&]")
+
+
 def _quoted(text: str) -> str:
-    """A value as Flux's parser gives it back."""
-    if text and not re.search(r"[\s'\"#\\();<>|&]", text):
+    """A value as Flux's parser gives it back.
+
+    Quotes in it are escaped one by one, as Flux takes any three in a row for a triple quote.
+    """
+    if text and not _SPECIAL.search(text):
         return text
-    inner = text.replace("\\", "\\\\").replace("'", "\\'").replace('"""', '""\'\'"')
-    return f"'{inner}'"
+    if re.search("['\"]", text):
+        return _SPECIAL.sub(lambda match: f"\\{match[0]}", text)
+    escaped = text.replace("\\", "\\\\")
+    return f"'{escaped}'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -731,7 +744,10 @@ class _Writer:
         if export is not None:
             self._line("env", "*" if export else "-*")
         for variable in self._take("variables") or ():
-            self._line("env", variable)
+            if "{{" in variable:
+                self._lost["variables"] = f"Flux would replace the marks in `{variable}`"
+            else:
+                self._line("env", variable.replace("$", "$$"))
 
 
 # The dialect --------------------------------------------------------------------------------

@@ -271,6 +271,8 @@ def _tres_per_task(value: str) -> Said:
             untold.append(item)
     if found:
         fields |= _gpu_fields("gpus_per_task", found).fields
+    if not fields and not untold:
+        return Said({}, "it has no value")
     return Said(fields, f"{', '.join(untold)} per task" if untold else "")
 
 
@@ -751,7 +753,7 @@ def _merge(entries: Sequence[_Entry], remarks: list[Remark]) -> dict[str, Any]:
             mail |= dict.fromkeys(entry.fields["mail_on"])
         elif last[entry.option] is not entry:
             entry.fields = dict.fromkeys(last[entry.option].fields)
-            entry.untold = "" if entry.fields else entry.untold
+            entry.untold = "" if entry.fields else entry.untold or "a later line replaces it"
             continue
         fields |= entry.fields
     if mail:
@@ -797,11 +799,11 @@ class _Together:
     def _per_socket(self) -> None:
         fields, last = self._fields, self._last
         sockets = self._number("sockets-per-node")
-        if "gpus-per-socket" in last:
+        if "gpus-per-socket" in last and last["gpus-per-socket"].fields:
             count = last["gpus-per-socket"].fields["gpus"]
             fields.pop("gpus")
             if "gpus" in last:
-                fields["gpus"] = last["gpus"].fields["gpus"]
+                fields |= last["gpus"].fields
             self._say("gpus-per-socket", gpus_per_node=count * (sockets or 1))
             if not sockets:
                 untold = "per socket: how many sockets a node has is not said"
