@@ -106,8 +106,8 @@ class TestValues:
             ("--begin-time='2030-01-20 12:34'", {"begin": "2030-01-20T12:34"}),
             ("--signal=TERM@2m", {"signal": "TERM@120"}),
             ("--signal=@30", {"signal": "USR1@30"}),
-            ("--env=A=1", {"variables": ("A=1",)}),
-            ("--env='A=$$x'", {"variables": ("A=$x",)}),
+            ("--env=A=1", {"variables": ("A=1",), "export": True}),
+            ("--env='A=$$x'", {"variables": ("A=$x",), "export": True}),
             ("--env=-* --env=HOME", {"export": False, "variables": ("HOME",)}),
             ("--env-remove=*", {"export": False}),
             ("--requires=gpu", {"constraint": "gpu"}),
@@ -146,7 +146,7 @@ class TestValues:
     @pytest.mark.parametrize(
         ("option", "words"),
         [
-            ("--nodse=2", "no option `--nodse`"),
+            ("--nodse=2", "unknown option `--nodse`"),
             ("--time=5", "no abbreviation: write --time-limit"),
             ("-n 0", "not a whole number"),
             ("-t soon", "not a time"),

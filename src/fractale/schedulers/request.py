@@ -100,10 +100,10 @@ class Array:
             first, dash, last = ends.partition("-")
             figures = [first, last if dash else first, step if colon else "1"]
             if not all(each.isascii() and each.isdecimal() for each in figures):
-                raise ValueError(f"`{text}` is no array such as 1-10, 0-9:3 or 1,5,7-9%2")
+                raise ValueError(f"`{text}` is not an array such as 1-10, 0-9:3 or 1,5,7-9%2")
             span = Span(first=int(figures[0]), last=int(figures[1]), step=int(figures[2]))
             if span.last < span.first or span.step < 1:
-                raise ValueError(f"`{text}`: `{part.strip()}` holds no index")
+                raise ValueError(f"`{text}`: `{part.strip()}` has no index")
             spans.append(span)
         if percent and not (most.isascii() and most.isdecimal() and int(most)):
             raise ValueError(f"`{text}`: after `%` comes how many may run at a time")
