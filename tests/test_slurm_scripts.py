@@ -115,7 +115,7 @@ class TestValues:
     )
     def test_one_option(self, option, said):
         if said is None:
-            assert "may be any of" in why_invalid(option)
+            assert "ambiguous" in why_invalid(option)
         else:
             assert fields(option) == said
 
@@ -170,10 +170,10 @@ class TestValues:
     @pytest.mark.parametrize(
         ("option", "words"),
         [
-            ("--cpus_per_task=4", "no option `--cpus_per_task`"),
-            ("--ntaks=2", "no option `--ntaks`"),
-            ("--foo", "no option `--foo`"),
-            ("-Z", "no option `-Z`"),
+            ("--cpus_per_task=4", "unknown option `--cpus_per_task`"),
+            ("--ntaks=2", "unknown option `--ntaks`: did you mean --ntasks?"),
+            ("--foo", "unknown option `--foo`"),
+            ("-Z", "unknown option `-Z`"),
             ("-n=4", "`=4` is not a whole number"),
             ("-n 0", "not a whole number from 1 up"),
             ("--mem=4Gigs", "not an amount of memory"),
@@ -182,11 +182,11 @@ class TestValues:
             ("-t 1:2:3:4", "not a time"),
             ("-N 2-", "not a number of nodes"),
             ("-N 4-2", "less than the least"),
-            ("--array=3-1", "holds no index"),
-            ("--array=a-b", "no array"),
+            ("--array=3-1", "has no index"),
+            ("--array=a-b", "not an array"),
             ("--gpus=$N", "not a number of GPUs"),
             ("--exclusive=mine", "not one of user"),
-            ("--exclu", "may be any of --exclude, --exclusive"),
+            ("--exclu", "ambiguous: --exclude, --exclusive"),
             ("--hold=3", "takes no value"),
             ("--job-name", "needs a value"),
             ("--mail-type=SOON", "not one of BEGIN"),
@@ -332,7 +332,7 @@ class TestLinesOfOtherSchedulers:
 
     def test_options_that_sbatch_does_not_know_there_are_refused(self):
         found = reading("#SBATCH -n 2", '#BSUB -R "span[ptile=4]"')
-        assert "no option `-R`" in found.directives[1].invalid
+        assert "unknown option `-R`" in found.directives[1].invalid
 
     def test_bsub_lines(self):
         said = reading("#SBATCH -n 2", "#BSUB -n 4,8 -W 10 -M 1024 -cwd /tmp").request.said()
@@ -488,7 +488,8 @@ class TestProperties:
         assert (ours.tasks, ours.gpus) == (theirs.tasks, theirs.gpus)
         assert ours.cores <= theirs.cores
         assert ours.memory <= theirs.memory
-        if not written.lost:
+        shared = any("share cores" in note for note in written.notes)
+        if not written.lost and not shared:
             assert ours.cores == theirs.cores
         assert ours.nodes == theirs.nodes
 

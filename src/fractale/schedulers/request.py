@@ -100,10 +100,10 @@ class Array:
             first, dash, last = ends.partition("-")
             figures = [first, last if dash else first, step if colon else "1"]
             if not all(each.isascii() and each.isdecimal() for each in figures):
-                raise ValueError(f"`{text}` is no array such as 1-10, 0-9:3 or 1,5,7-9%2")
+                raise ValueError(f"`{text}` is not an array such as 1-10, 0-9:3 or 1,5,7-9%2")
             span = Span(first=int(figures[0]), last=int(figures[1]), step=int(figures[2]))
             if span.last < span.first or span.step < 1:
-                raise ValueError(f"`{text}`: `{part.strip()}` holds no index")
+                raise ValueError(f"`{text}`: `{part.strip()}` has no index")
             spans.append(span)
         if percent and not (most.isascii() and most.isdecimal() and int(most)):
             raise ValueError(f"`{text}`: after `%` comes how many may run at a time")
@@ -322,6 +322,9 @@ def _sizes_of_chunks(
         sizes["nodes"] = nodes
     if len(chunks) == 1 and nodes and nodes > 1:
         sizes["tasks_per_node"] = tasks // nodes
+    if any((chunk.cores or 1) < (chunk.tasks or 1) for chunk in chunks):
+        notes.append("tasks share cores in a chunk: here each has a core")
+        cores = max(cores, tasks)
     _cores_of_chunks(chunks, tasks, cores, nodes, sizes, lost)
     _gpus_of_chunks(chunks, tasks, nodes, sizes)
     _memory_of_chunks(chunks, nodes, sizes, lost)
@@ -344,7 +347,7 @@ def _cores_of_chunks(
 ) -> None:
     if not any(chunk.cores for chunk in chunks):
         return
-    each = {(chunk.cores or 1) / (chunk.tasks or 1) for chunk in chunks}
+    each = {max((chunk.cores or 1) / (chunk.tasks or 1), 1) for chunk in chunks}
     if len(each) == 1 and cores % tasks == 0:
         sizes["cores_per_task"] = cores // tasks
     elif len(chunks) == 1 and nodes:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, cast
 
-from fractale.schedulers.options import Given, Option, Said, getopt
+from fractale.schedulers.options import Entry, Given, Option, Said, getopt
 from fractale.schedulers.request import (
     Array,
     Dependency,
@@ -25,7 +25,7 @@ from fractale.schedulers.request import (
     take_broken,
     write_name,
 )
-from fractale.schedulers.script import Directive, Reading, Remark, Written
+from fractale.schedulers.script import Reading, Remark, Written
 from fractale.schedulers.slurm.mixed import foreign_options
 from fractale.schedulers.slurm.times import read_limit, write_time
 
@@ -92,7 +92,7 @@ OPTIONS: Final = tuple(_options())
 # Options of one meaning: the last of them counts.
 _ALIASES: Final = MappingProxyType({"tasks-per-node": "ntasks-per-node", "cluster": "clusters"})
 
-_UNTOLD: Final = MappingProxyType(
+_REASONS: Final = MappingProxyType(
     {
         **dict.fromkeys(
             ("container-image", "image"),
@@ -135,7 +135,7 @@ def _count(name: str) -> Callable[[str], Said]:
 
 def _number(value: str) -> Said:
     _whole(value, 0)
-    return Said({}, "only Slurm has it")
+    return Said({}, "")
 
 
 def _text(name: str) -> Callable[[str], Said]:
@@ -145,7 +145,7 @@ def _text(name: str) -> Callable[[str], Said]:
 def _per_socket(value: str) -> Said:
     if not re.fullmatch(r"\s*\d+(-\d+)?|\*", value):
         raise _refused(value, "a number such as 2")
-    return Said({}, "only Slurm has it")
+    return Said({}, "")
 
 
 def _words(name: str) -> Callable[[str], Said]:
@@ -176,7 +176,7 @@ def _memory(name: str) -> Callable[[str], Said]:
 
 def _memory_only_here(value: str) -> Said:
     _bytes(value)
-    return Said({}, "only Slurm has it")
+    return Said({}, "")
 
 
 _NODES: Final = re.compile(r"\s*(\d*)([km]?)\s*(?:(-)\s*(\d*)([km]?)\s*)?", re.I | re.ASCII)
@@ -271,6 +271,8 @@ def _tres_per_task(value: str) -> Said:
             untold.append(item)
     if found:
         fields |= _gpu_fields("gpus_per_task", found).fields
+    if not fields and not untold:
+        return Said({}, "it has no value")
     return Said(fields, f"{', '.join(untold)} per task" if untold else "")
 
 
@@ -280,7 +282,7 @@ def _time(value: str) -> Said:
 
 def _time_only_here(value: str) -> Said:
     read_limit(value)
-    return Said({}, "only Slurm has it")
+    return Said({}, "")
 
 
 _MARKS: Final = MappingProxyType(
@@ -573,35 +575,11 @@ class _Word:
 
 
 @dataclass(slots=True)
-class _Entry:
-    """A directive as far as it is read."""
-
-    line: int
-    option: str
-    value: str
-    text: str
-    fields: dict[str, Any] = field(default_factory=dict[str, Any])
-    untold: str = ""
-    invalid: str = ""
-
-    def directive(self, sets: frozenset[str] | None = None) -> Directive:
-        return Directive(
-            line=self.line,
-            option=self.option,
-            value=self.value,
-            text=self.text,
-            sets=frozenset(self.fields) if sets is None else sets,
-            invalid=self.invalid,
-            untold="" if sets else self.untold,
-        )
-
-
-@dataclass(slots=True)
 class _Header:
     """The directive lines of a script, in words."""
 
     parts: list[list[_Word]] = field(default_factory=lambda: [[]])
-    starts: list[_Entry] = field(default_factory=list["_Entry"])
+    starts: list[Entry] = field(default_factory=list[Entry])
     numbers: set[int] = field(default_factory=set[int])
     invalid: list[Remark] = field(default_factory=list[Remark])
     remarks: list[Remark] = field(default_factory=list[Remark])
@@ -636,7 +614,7 @@ def _directive_line(number: int, line: str, header: _Header) -> None:
     start = len(MARK if line.startswith(MARK) else _OLD_MARK)
     if re.match(r"\s*(?:het|pack)job(?:\s|$)", line[start:], re.IGNORECASE):
         text = line[start:].strip()
-        header.starts.append(_Entry(number, "hetjob", "", text, {"components": ()}))
+        header.starts.append(Entry(number, "hetjob", "", text, {"components": ()}))
         header.parts.append([])
     words = header.parts[-1]
     if not re.search(r"[\\'\"#]", line[start:]):
@@ -689,11 +667,11 @@ def _quoted_word(line: str, at: int) -> tuple[str, int]:
     return "".join(found), min(at, len(line))
 
 
-def _entries(words: Sequence[_Word], lines: Sequence[str]) -> list[_Entry]:
+def _entries(words: Sequence[_Word], lines: Sequence[str]) -> list[Entry]:
     return [_entry(given, words, lines) for given in getopt([word.text for word in words], OPTIONS)]
 
 
-def _entry(given: Given, words: Sequence[_Word], lines: Sequence[str]) -> _Entry:
+def _entry(given: Given, words: Sequence[_Word], lines: Sequence[str]) -> Entry:
     first, last = words[given.first], words[given.last]
     text = given.text
     if first.line == last.line:
@@ -701,29 +679,14 @@ def _entry(given: Given, words: Sequence[_Word], lines: Sequence[str]) -> _Entry
     if given.option is None:
         name = first.text.lstrip("-").partition("=")[0]
         why = given.why if name not in _OF_SRUN else f"an option of srun: sbatch has no `--{name}`"
-        return _Entry(first.line, name, "", text, untold=f"sbatch refuses it: {why}", invalid=why)
+        return Entry(first.line, name, "", text, untold=f"sbatch refuses it: {why}", invalid=why)
     option = _ALIASES.get(given.option.name, given.option.name)
-    entry = _Entry(first.line, option, given.value or "", text, invalid=given.why)
-    return _with_meaning(entry)
-
-
-def _with_meaning(entry: _Entry) -> _Entry:
-    """Read the entry's value, unless it is refused already."""
-    if not entry.invalid:
-        read = _READ.get(entry.option)
-        try:
-            said = read(entry.value) if read else Said({}, "only Slurm has it")
-            entry.fields = dict(said.fields)
-            untold = said.untold if said.fields else _UNTOLD.get(entry.option, said.untold)
-            entry.untold = untold
-        except ValueError as error:
-            entry.invalid = str(error)
-    if entry.invalid:
-        entry.untold = f"sbatch refuses it: {entry.invalid}"
+    entry = Entry(first.line, option, given.value or "", text, invalid=given.why)
+    entry.read("sbatch", _READ, _REASONS)
     return entry
 
 
-def _foreign(lines: Sequence[str], header: _Header) -> Iterator[_Entry]:
+def _foreign(lines: Sequence[str], header: _Header) -> Iterator[Entry]:
     """`#PBS` and `#BSUB` lines, which sbatch reads after its own."""
     for each in foreign_options(lines):
         mark = lines[each.line - 1].partition(" ")[0]
@@ -731,15 +694,16 @@ def _foreign(lines: Sequence[str], header: _Header) -> Iterator[_Entry]:
             why = "sbatch passes over it"
         else:
             why = f"sbatch reads it, too, as --{each.option}={each.value}".removesuffix("=")
-            entry = _Entry(each.line, each.option, each.value, each.text, invalid=each.invalid)
-            yield _with_meaning(entry)
+            entry = Entry(each.line, each.option, each.value, each.text, invalid=each.invalid)
+            entry.read("sbatch", _READ, _REASONS)
+            yield entry
         if not header.command or each.line < header.command:
             header.numbers.add(each.line)
         if not each.invalid:
             header.remarks.append(Remark(line=each.line, text=f"{mark} {each.text}", why=why))
 
 
-def _merge(entries: Sequence[_Entry], remarks: list[Remark]) -> dict[str, Any]:
+def _merge(entries: Sequence[Entry], remarks: list[Remark]) -> dict[str, Any]:
     """The fields of all entries; of several with one option the last one counts."""
     last = {entry.option: entry for entry in entries if not entry.invalid}
     fields: dict[str, Any] = {}
@@ -750,8 +714,7 @@ def _merge(entries: Sequence[_Entry], remarks: list[Remark]) -> dict[str, Any]:
         if entry.option == "mail-type":  # those add up
             mail |= dict.fromkeys(entry.fields["mail_on"])
         elif last[entry.option] is not entry:
-            entry.fields = dict.fromkeys(last[entry.option].fields)
-            entry.untold = "" if entry.fields else entry.untold
+            entry.replace(last[entry.option])
             continue
         fields |= entry.fields
     if mail:
@@ -763,7 +726,7 @@ def _merge(entries: Sequence[_Entry], remarks: list[Remark]) -> dict[str, Any]:
 class _Together:
     """What options say together: per GPU, per socket, the hosts that are named."""
 
-    def __init__(self, last: Mapping[str, _Entry], fields: dict[str, Any]) -> None:
+    def __init__(self, last: Mapping[str, Entry], fields: dict[str, Any]) -> None:
         self._last = last
         self._fields = fields
 
@@ -797,11 +760,11 @@ class _Together:
     def _per_socket(self) -> None:
         fields, last = self._fields, self._last
         sockets = self._number("sockets-per-node")
-        if "gpus-per-socket" in last:
+        if "gpus-per-socket" in last and last["gpus-per-socket"].fields:
             count = last["gpus-per-socket"].fields["gpus"]
             fields.pop("gpus")
             if "gpus" in last:
-                fields["gpus"] = last["gpus"].fields["gpus"]
+                fields |= last["gpus"].fields
             self._say("gpus-per-socket", gpus_per_node=count * (sockets or 1))
             if not sockets:
                 untold = "per socket: how many sockets a node has is not said"
@@ -845,12 +808,12 @@ class _Together:
 _OF_MEMORY: Final = ("mem", "mem-per-cpu", "mem-per-gpu")
 
 
-def _conflicts(entries: Sequence[_Entry]) -> Iterator[Remark]:
+def _conflicts(entries: Sequence[Entry]) -> Iterator[Remark]:
     found = {entry.option: entry for entry in entries if not entry.invalid}
     memory = [found[option] for option in _OF_MEMORY if option in found]
     if len(memory) > 1:
         last = max(memory, key=lambda entry: entry.line)
-        why = "sbatch takes only one of --mem, --mem-per-cpu and --mem-per-gpu"
+        why = "sbatch accepts only one of --mem, --mem-per-cpu and --mem-per-gpu"
         yield Remark(line=last.line, text=last.text, why=why)
     if "nodelist" in found and "nodes" in found:
         hosts = _how_many(found["nodelist"].fields.get("hosts") or ())
@@ -1060,7 +1023,11 @@ class _Writer:
             self._line("mail-type", ",".join(kinds))
         self._plain("mail_to", "mail-user")
         self._export()
-        self._plain("constraint", "constraint")
+        constraint = self._take("constraint")
+        if constraint is not None and re.search(r"[\s:'\"]|^-|&&|\|\|", constraint):
+            self._lost["constraint"] = "the words of another scheduler: see sbatch --constraint"
+        elif constraint is not None:
+            self._line("constraint", constraint)
         self._plain("hosts", "nodelist")
         self._plain("without_hosts", "exclude")
         self._plain("licenses", "licenses")
