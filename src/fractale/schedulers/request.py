@@ -245,6 +245,7 @@ class Request:
 
         count = sum(chunk.count for chunk in self.chunks)
         nodes = {"scatter": count, "pack": 1}.get(self.place or "free", 1 if count == 1 else None)
+        nodes = self.nodes if nodes is None else nodes
         return Totals(
             nodes=nodes,
             tasks=total(chunk.count * (chunk.tasks or 1) for chunk in self.chunks),

@@ -560,6 +560,7 @@ class _Writer:
         self._lines: list[str] = []
         self._lost: dict[str, str] = {}
         self._notes: list[str] = []
+        self._name = ""
 
     def written(self) -> Written:
         self._who()
@@ -583,7 +584,7 @@ class _Writer:
 
     def _who(self) -> None:
         request = self._request
-        name = (request.name or "").replace("[", "(").replace("]", ")")
+        name = self._name = (request.name or "").replace("[", "(").replace("]", ")")
         if request.name is not None and name != request.name:
             self._lost["name"] = f"brackets in a name are an array for LSF: `{name}`"
         if request.array is not None and request.array.indices[0] < 1:
@@ -684,7 +685,9 @@ class _Writer:
             return False
         value, together = self._gpu_number(tasks, nodes, total)
         if not value:
-            self._lost["gpus"] = f"{total} GPUs divide neither over hosts nor over tasks"
+            self._lost[names[0] if names else "chunks"] = (
+                f"{total} GPUs divide neither over hosts nor over tasks"
+            )
             return False
         for name in names:
             left.pop(name)
@@ -821,28 +824,30 @@ class _Writer:
 
     def _join(self) -> None:
         request = self._request
-        one = request.output is not None and request.output == request.error
-        if one and not (request.output or "").endswith("/"):
+        output, error, join = request.output, request.error, request.join
+        self._left.pop("join", None)
+        if output is None and error is None:
+            self._notes.append("LSF sends stdout and stderr by mail, as no file is named")
+        elif output is not None and output == error and not output.endswith("/"):
             self._notes.append("stdout and stderr have one name: LSF writes both into the file")
-        if request.join is not None:
-            self._left.pop("join")
-            apart = request.output is not None and request.error is None
-            if request.join and request.error is not None:
-                self._lost["join"] = "stderr has a file of its own"
-            elif request.join is False and apart:
-                self._lost["join"] = "LSF puts stderr into the file of stdout unless it has a name"
-        elif request.output is not None and request.error is None:
+        elif join and error is not None:
+            self._lost["join"] = "stderr has a file of its own"
+        elif join is None and error is None:
             self._notes.append("LSF puts stderr into the file of stdout, as it has no name")
+        if join is False and error is None:
+            self._lost["join"] = "LSF keeps stdout and stderr together unless both have a file"
 
     def _file(self, value: str) -> tuple[str, str]:
         """A file name in LSF's words, and what of it is lost."""
         value = value.replace("{{array_id}}", "%J")
-        # the elements of an array have one id: what tells them apart is the index
-        whole_array = self._request.array is None or "{{index}}" in value
-        value = value.replace("{{id}}", "%J" if whole_array else "%J.%I")
-        value = value.replace("{{index}}", "%I")
-        if self._request.name is not None:
-            value = value.replace("{{name}}", self._request.name)
+        array = self._request.array is not None and "array" not in self._lost
+        if array and "{{id}}" in value and "{{index}}" not in value:
+            value = value.replace("{{id}}", "%J.%I")
+            note = "the elements of an array of LSF have one id: the index follows it in the name"
+            self._notes.append(f"{note} of the file")
+        value = value.replace("{{id}}", "%J").replace("{{index}}", "%I")
+        if self._name:
+            value = value.replace("{{name}}", self._name)
         marks = re.findall(r"\{\{\w+\}\}", value)
         if not marks:
             return value, ""

@@ -475,6 +475,7 @@ class _Writer:
         self._lines: list[str] = []
         self._lost: dict[str, str] = {}
         self._notes: list[str] = []
+        self._name = ""
 
     def written(self) -> Written:
         self._who()
@@ -498,7 +499,7 @@ class _Writer:
     def _who(self) -> None:
         request = self._request
         if request.name is not None:
-            plain = re.sub(r"[^A-Za-z0-9_+.-]", "_", request.name)[:_MOST_OF_A_NAME]
+            plain = self._name = _plain_name(request.name)
             self._add("name", "N", plain)
             if plain != request.name:
                 self._lost["name"] = f"PBS takes letters, digits and _+.- only: `{plain}`"
@@ -594,8 +595,8 @@ class _Writer:
     def _path(self, value: str) -> tuple[str, str]:
         """A file name in PBS's words (empty: its default), and what is lost."""
         value = value.replace("{{index}}", "^array_index^")
-        if self._request.name is not None:
-            value = value.replace("{{name}}", self._request.name)
+        if self._name:
+            value = value.replace("{{name}}", self._name)
         if ":" in value.partition("/")[0]:
             value = f"./{value}"  # or it is a host
         if "{{" not in value:
@@ -656,6 +657,11 @@ _NO_WORD: Final = {
     "without_hosts": "PBS leaves out no hosts by name",
     "components": "PBS has no jobs of several parts",
 }
+
+
+def _plain_name(name: str) -> str:
+    """A job's name in the letters that OpenPBS takes (check_job_name in ck_job_name.c)."""
+    return re.sub(r"[^A-Za-z0-9_+.-]", "_", name)[:_MOST_OF_A_NAME]
 
 
 def _one_span(array: Array) -> str | None:

@@ -549,8 +549,9 @@ def write_chunks(request: Request) -> Chosen:
         return Chosen(select="", place="", said=frozenset(), lost=lost, notes=())
     if request.chunks:
         chunks, place = list(request.chunks), request.place
-        if place is None and request.nodes and request.nodes == sum(c.count for c in chunks) > 1:
-            place = "scatter"
+        count = sum(chunk.count for chunk in chunks)
+        if place is None and count > 1 and request.nodes in (1, count):
+            place = "scatter" if request.nodes == count else "pack"
     else:
         chunks, place = _from_sizes(request, lost, notes)
     if request.most_nodes and request.most_nodes != request.nodes:
@@ -628,7 +629,7 @@ def _contradictions(
         rounding = sum(chunk.count for chunk in chunks) << 20 if name == "memory" else 1
         if not 0 <= spare < rounding:
             lost.setdefault(name, "other sizes of the job contradict it")
-    if request.nodes is not None and nodes is not None and nodes != request.nodes:
+    if request.nodes is not None and nodes != request.nodes:
         lost.setdefault("nodes", "other sizes of the job contradict it")
     if request.tasks_per_node is not None and nodes is not None:
         most = max(chunk.tasks or 1 for chunk in chunks)
