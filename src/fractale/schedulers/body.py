@@ -201,6 +201,7 @@ _ASSIGNMENT: Final = re.compile(r"([A-Za-z_]\w*)\+?=(?!=)")
 _SETTERS: Final = frozenset({"export", "declare", "local", "readonly", "typeset", "alias", "env"})
 _DEFAULT: Final = re.compile(r":?[-=?](.*)", re.DOTALL)
 _RUNS: Final = frozenset({"eval", "setenv", "set", "alias"})
+_FURTHER: Final = 4000
 _PRINTS: Final = frozenset({"echo", "printf", "print"})
 _QUIET_FILES: Final = frozenset({"1", "2", "/dev/null", "/dev/stderr", "/dev/stdout"})
 
@@ -283,7 +284,9 @@ class _Translation:
 
     def translate(self) -> None:
         """Find all changes."""
-        self.found = read_shell(self.text, csh=self.csh)
+        # What comes long after the last place that matters is not read.
+        over = self.text.find("\n", self.places[-1] + _FURTHER)
+        self.found = read_shell(self.text, csh=self.csh, end=None if over < 0 else over)
         commands = [
             each
             for each in self.found.commands
