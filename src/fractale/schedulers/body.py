@@ -69,6 +69,7 @@ class Body:
         lines: The commands; as they were, where nothing speaks to a scheduler.
         remains: Lines that still speak to the old scheduler: what they are and what would be
             right. They have to be looked at.
+        not_launched: Numbers of those lines whose launcher is still the old one: they cannot run.
         left_out: Options of a launcher that the other launcher has not, and that are left out.
         notes: Lines that name the old scheduler where it does no harm, as in a text that is
             printed.
@@ -79,6 +80,7 @@ class Body:
     before: tuple[str, ...] = ()
     changes: tuple[Change, ...] = ()
     remains: tuple[Remark, ...] = ()
+    not_launched: frozenset[int] = frozenset()
     left_out: tuple[Remark, ...] = ()
     notes: tuple[Remark, ...] = ()
     says: frozenset[str] = frozenset()
@@ -198,6 +200,8 @@ _OF_PREFIX: Final = re.compile(r"-.*|\d+[smhd]?|[A-Za-z_]\w*=.*", re.DOTALL)
 _ASSIGNMENT: Final = re.compile(r"([A-Za-z_]\w*)\+?=(?!=)")
 _SETTERS: Final = frozenset({"export", "declare", "local", "readonly", "typeset", "alias", "env"})
 _DEFAULT: Final = re.compile(r":?[-=?](.*)", re.DOTALL)
+_RUNS: Final = frozenset({"eval", "setenv", "set", "alias"})
+_FURTHER: Final = 4000
 _PRINTS: Final = frozenset({"echo", "printf", "print"})
 _QUIET_FILES: Final = frozenset({"1", "2", "/dev/null", "/dev/stderr", "/dev/stdout"})
 
@@ -237,8 +241,10 @@ class _Translation:
     left_out: list[Remark] = field(default_factory=list[Remark])
     unclear: dict[int, str] = field(default_factory=dict[int, str])
     before: dict[str, str] = field(default_factory=dict[str, str])
+    not_launched: set[int] = field(default_factory=set[int])
     own: dict[str, int] = field(default_factory=dict[str, int])
     renamed: set[tuple[int, str]] = field(default_factory=set[tuple[int, str]])
+    inner: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     printing: list[tuple[int, int, bool]] = field(default_factory=list[tuple[int, int, bool]])
     starts: list[int] = field(default_factory=list[int])
     _figures: Mapping[str, str] | None = None
@@ -278,7 +284,9 @@ class _Translation:
 
     def translate(self) -> None:
         """Find all changes."""
-        self.found = read_shell(self.text, csh=self.csh)
+        # What comes long after the last place that matters is not read.
+        over = self.text.find("\n", self.places[-1] + _FURTHER)
+        self.found = read_shell(self.text, csh=self.csh, end=None if over < 0 else over)
         commands = [
             each
             for each in self.found.commands
@@ -396,9 +404,7 @@ class _Translation:
     def command(self, command: Command) -> None:
         """Put a command into the other scheduler's words, if it is plainly equal."""
         words = list(words_of(command))
-        for word in words:
-            if self.speaks(word.start, word.end):
-                self._fragment(word)
+        self._fragments(words)
         at = self._program(words)
         if at is None:
             return
@@ -447,34 +453,50 @@ class _Translation:
             plain = len(text) > 1 and text[0] == text[-1] == "'" and "'" not in text[1:-1]
             if not plain or not re.fullmatch(r"-\w*c", option) or not _is_shell(shell):
                 continue
+            self.inner.append((words[at].start, words[at].end))
             inner = read_fragment(self.text, words[at].start + 1, words[at].end - 1)
             for variable in inner.variables:
                 self.variable(variable, process=process)
             for command in inner.commands:
                 self.command(command)
 
-    def _fragment(self, word: Word) -> None:
-        """``NAME="srun -n 8"``: a launcher in a variable."""
-        text = self.text[word.start : word.end]
-        match = _ASSIGNMENT.match(text)
-        first = match.end() if match else 0
-        value = text[first:]
+    def _fragments(self, words: Sequence[Word]) -> None:
+        """Launchers in strings that a shell will run: ``NAME="srun -n 8"``, ``eval "srun"``."""
+        before, runs = "", False
+        for word in words:
+            text = self.text[word.start : word.end]
+            if self.speaks(word.start, word.end):
+                match = _ASSIGNMENT.match(text)
+                if match or runs:
+                    first = word.start + (match.end() if match else 0)
+                    self._fragment(first, word.end, match[1] if match else "")
+            option = re.fullmatch(r"-\w*c", text)
+            runs = text in _RUNS or bool(option and _is_shell(before)) or (runs and text == "=")
+            runs = runs or before in ("set", "setenv")
+            before = text
+
+    def _fragment(self, start: int, end: int, name: str) -> None:
+        value = self.text[start:end]
         quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
-        if not value or (not match and not quoted) or "\\" in value:
+        if "\\" in value or (quoted and value[0] in value[1:-1]):
             return
-        start = word.start + first + quoted
-        end = word.end - quoted
+        start, end = start + quoted, end - quoted
         program = self._launcher(self.text[start:end].split()[:3])
         if program is None:
             return
         inner = read_fragment(self.text, start, end)
         if not inner.commands or inner.commands[-1].words[0].start != start:
             return
-        if match and (use := re.search(rf"\$\{{?{match[1]}\}}?\"?[ \t]+-", self.text)):
+        use = re.search(rf"\$\{{?{name}\}}?\"?[ \t]+-", self.text) if name else None
+        if use:
             number = self.numbered[self.index(use.start())][0]
             self.unclear[self.index(start)] = f"line {number} gives it more options"
             return
+        count = len(self.edits)
         self.launch(inner.commands[-1].words, program, fragment=True)
+        if not quoted and len(self.edits) > count and " " in self.edits[-1].new:
+            edit = self.edits[-1]
+            self.edits[-1] = _Edit(edit.start, edit.end, f'"{edit.new}"')
 
     def launch(self, words: Sequence[Word], program: str, *, fragment: bool = False) -> None:
         """Put a launcher and its options into the other's words."""
@@ -529,7 +551,8 @@ class _Translation:
 
     def _plain(self, words: Sequence[Word], texts: Sequence[str]) -> None:
         """A command that prints a fact, or that does something with the job itself."""
-        plain = " ".join(re.sub(r"^\"|\"$|(?<=\$)\{|\}(?=\"?$)", "", each) for each in texts)
+        plain = " ".join(re.sub(r"^\"|\"$", "", each) for each in texts)
+        plain = re.sub(r"\$\{(\w+)\}", r"$\1", plain)
         fact = self.home.printed.get(plain)
         new = self._prints(fact) if fact else self._own_job(plain)
         if new is not None:
@@ -575,7 +598,10 @@ class _Translation:
         line = self.index(start)
         printing = next((p for p in self.printing if p[0] <= start and end <= p[1]), None)
         name = mention["variable"]
-        if name and printing and self.text[start - 1] not in "${":
+        literal = self.text[start - 1] not in "${" or (
+            within(self.found.quiet, start, end) and not within(self.inner, start, end)
+        )
+        if name and printing and literal:
             fact = self.home.variables.get(name, "")
             if (line, name) in self.renamed and (new := self.name_of(fact)):
                 self.edits.append(_Edit(start, end, new))
@@ -631,11 +657,13 @@ class _Translation:
         words = re.sub(r"[ \t]+", " ", mention[0])
         name = words.split(" ")[0]
         line = self.index(mention.start())
-        if line in self.unclear and home.doing(_STARTS) is not None:
-            return f"`{words}` is left as it is: {self.unclear[line]}"
         deed = home.programs.get(name, "")
         if mention.groupdict().get("sub"):
             deed = next((what for what, does in home.does.items() if does == words), deed)
+        if deed == _STARTS:
+            self.not_launched.add(self.numbered[line][0])
+            if line in self.unclear:
+                return f"`{words}` is left as it is: {self.unclear[line]}"
         other = away.doing(deed) or (away.launch.program if away.launch and deed == _STARTS else "")
         what = f"`{words}` ({deed}) is a program of {home.title}'s"
         return f"{what}; {away.title} has `{other}`" if other else f"{what}"
@@ -665,6 +693,7 @@ class _Translation:
                 Remark(line=number, text=line.strip(), why="; ".join(why))
                 for (number, line), why in self._by_line(self.reasons)
             ),
+            not_launched=frozenset(self.not_launched),
             left_out=tuple(self.left_out),
             notes=(
                 *notes,

@@ -396,13 +396,14 @@ class _Scanner:
         return 0
 
 
-def read_shell(text: str, *, csh: bool = False) -> ShellText:
+def read_shell(text: str, *, csh: bool = False, end: int | None = None) -> ShellText:
     """What is in the text of a shell script.
 
     Args:
         csh: Whether csh or tcsh reads it.
+        end: Where to stop; None: at its end.
     """
-    return _Scanner(text, 0, len(text), csh=csh).found
+    return _Scanner(text, 0, len(text) if end is None else end, csh=csh).found
 
 
 def read_fragment(text: str, start: int, end: int) -> ShellText:

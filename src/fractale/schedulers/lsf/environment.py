@@ -35,9 +35,10 @@ _JSRUN: Final = {
     ),
 }
 _JSRUN_OWN: Final = (
-    "-D --env_eval -l --latency_priority -M --smpiargs -m --memory_per_rs -e --stdio_mode -K --rs_per_socket -P"
-    " --pre_post_exec -I --immediate_mode -U --use_resources -S --save_resources"
-    " -J --use_reservation -L --use_spindle -Z --stepid -y --steps"
+    "-D --env_eval -l --latency_priority -M --smpiargs -m --memory_per_rs -e --stdio_mode"
+    " -K --rs_per_socket -P --pre_post_exec -I --immediate_mode -U --use_resources"
+    " -S --save_resources --erf_output -J --use_reservation -L --use_spindle -Z --stepid"
+    " -y --steps"
 )
 _JSRUN_SWITCHES: Final = (
     "-i --immediate -F --env_no_propagate -v --version --print_placement -V --verbose"
