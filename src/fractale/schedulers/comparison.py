@@ -254,7 +254,7 @@ def _is_dropped(field: str, original: Script, translated: Script) -> bool:
         return asked not in translated.shebang
     if field == "join":
         return _joins(translated) is not asked
-    if field == "error" and asked == wanted.output and _joins(translated):
+    if field == "error" and (wanted.join or asked == wanted.output) and _joins(translated):
         return False
     if field in ("hosts", "variables", "other", "mail_to", "without_hosts"):
         return bool(set(asked) - set(got))

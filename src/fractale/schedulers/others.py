@@ -80,6 +80,7 @@ class Cobalt:
     mark = "#COBALT"
     defaults = Request(join=False, export=False)
     slots = False
+    guard = ""
 
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of a directive."""

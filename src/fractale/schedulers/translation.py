@@ -15,6 +15,8 @@ from fractale.schedulers.environment import environment_of
 from fractale.schedulers.request import Request
 from fractale.schedulers.script import Dialect, Loss, Remark, Script
 
+NOT_SAID: Final = "the translation does not say it"
+
 SHELL: Final = "/bin/bash"
 """What a script runs in whose own scheduler would take the user's login shell."""
 
@@ -82,7 +84,11 @@ def translate(script: Script, target: str, *, request: Request | None = None) ->
     body = translate_body(script.body, script.scheduler, target, asked, shell=shell)
     header = [_shebang(script), *(f"{dialect.mark} {line}" for line in written.lines)]
     lines = (*header, *body.before, *body.lines)
-    result = Script(scheduler=target, shebang=header[0], lines=lines, reading=dialect.read(lines))
+    reading = dialect.read(lines)
+    if dialect.guard and any(each.line > len(header) for each in reading.directives):
+        lines = (*header, f"{dialect.mark} {dialect.guard}", *lines[len(header) :])
+        reading = dialect.read(lines)
+    result = Script(scheduler=target, shebang=header[0], lines=lines, reading=reading)
     said = body.says | {"shell"} if asked.shell else body.says
     lost = {field: why for field, why in written.lost.items() if field not in said}
     losses = [*_told_by_dialect(script, lost), *_told_by_directives(script)]
@@ -149,7 +155,12 @@ def untold(
     """
     known = [*losses, *(Loss(line=0, text="", what=field, why="") for field in said)]
     return [
-        Loss(line=each.line, text=each.text, what=each.what, why="the translation does not say it")
+        Loss(
+            line=each.line,
+            text=each.text,
+            what=each.what,
+            why=NOT_SAID if each.line else each.why,
+        )
         for each in compare(script, translated, told=known)
         if not each.minor
     ]

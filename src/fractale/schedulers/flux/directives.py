@@ -565,10 +565,10 @@ class _Writer:
         self._notes = list(flattened.notes)
 
     def written(self) -> Written:
-        self._names()
-        self._files()
         self._sizes()
         self._when()
+        self._names()
+        self._files()
         self._where()
         self._environment()
         other = self._take("other")
@@ -590,13 +590,13 @@ class _Writer:
             self._line(option, value)
 
     def _names(self) -> None:
-        self._plain("name", "job-name")
-        self._plain("account", "bank")
         queues = self._take("queues")
         if queues:
             self._line("queue", queues[0])
             if len(queues) > 1:
                 self._lost["queues"] = f"flux batch accepts one queue: {queues[0]} is written"
+        self._plain("name", "job-name")
+        self._plain("account", "bank")
 
     def _files(self) -> None:
         output, error, join = self._take("output"), self._take("error"), self._take("join")
@@ -736,6 +736,7 @@ class _Flux:
     title: str = "Flux"
     mark: str = MARK
     defaults: Request = _DEFAULTS
+    guard: str = ""
     slots: bool = True
 
     def is_directive(self, line: str) -> bool:

@@ -76,6 +76,7 @@ class Lsf:
     mark = "#BSUB"
     defaults = Request(join=True, append=True, export=True, requeue=False)
     slots = False
+    guard = ""
 
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of a directive."""

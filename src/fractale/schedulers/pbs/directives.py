@@ -69,6 +69,7 @@ class Pbs:
     mark = "#PBS"
     defaults = Request(join=False, append=False, export=False, requeue=True)
     slots = False
+    guard = ""
 
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of a directive."""

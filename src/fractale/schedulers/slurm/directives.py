@@ -1069,6 +1069,7 @@ class _Slurm:
     title: str = "Slurm"
     mark: str = MARK
     defaults: Request = _DEFAULTS
+    guard: str = "--ignore-pbs"
     slots: bool = False
 
     def is_directive(self, line: str) -> bool:
