@@ -336,11 +336,11 @@ def test_with_lossy_it_is_written_and_the_verdict_names_the_losses(tmp_path):
 
 
 def test_a_line_of_the_body_that_will_not_run_is_a_failure(tmp_path):
-    script = ARRAY.replace("--array=1-3 ", "").replace("echo hello", "srun --bcast=/tmp/x ./solve")
+    script = ARRAY.replace("--array=1-3 ", "").replace("echo hello", "srun --container-image=x.sif ./solve")
     (tmp_path / "job.sh").write_text(script)
     end = Reader(tmp_path).end(*PARSER, "-i", "script=job.sh")
     assert end["status"] == "failed"
-    assert "line 3: `srun --bcast=/tmp/x ./solve`" in end["error"]
+    assert "line 3: `srun --container-image=x.sif ./solve`" in end["error"]
 
 
 def test_many_scripts_have_a_result_each_and_a_summary(tmp_path):

@@ -311,7 +311,7 @@ def leftovers(original: Script, translated: Script) -> list[str]:
     others = [name for name in SCHEDULERS if name != translated.scheduler]
     return [
         f"still in it: `{line.strip()}` is a directive of {name}"
-        for _, line in translated.body
+        for line in translated.lines
         if line not in printed
         for name in others
         if dialect_of(name).is_directive(line)
