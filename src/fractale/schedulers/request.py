@@ -248,7 +248,7 @@ class Request:
         return Totals(
             nodes=nodes,
             tasks=total(chunk.count * (chunk.tasks or 1) for chunk in self.chunks),
-            cores=total(chunk.count * (chunk.cores or 1) for chunk in self.chunks),
+            cores=total(chunk.count * (chunk.cores or chunk.tasks or 1) for chunk in self.chunks),
             gpus=total(chunk.count * (chunk.gpus or 0) for chunk in self.chunks),
             memory=total(chunk.count * (chunk.memory or 0) for chunk in self.chunks),
         )
@@ -315,15 +315,15 @@ def _sizes_of_chunks(
 ) -> dict[str, Any]:
     count = sum(chunk.count for chunk in chunks)
     tasks = sum(chunk.count * (chunk.tasks or 1) for chunk in chunks)
-    cores = sum(chunk.count * (chunk.cores or 1) for chunk in chunks)
+    cores = sum(chunk.count * (chunk.cores or chunk.tasks or 1) for chunk in chunks)
     sizes: dict[str, Any] = {"tasks": tasks}
     nodes = {"scatter": count, "pack": 1}.get(place, 1 if count == 1 else None)
     if nodes is not None:
         sizes["nodes"] = nodes
     if len(chunks) == 1 and nodes and nodes > 1:
         sizes["tasks_per_node"] = tasks // nodes
-    if any((chunk.cores or 1) < (chunk.tasks or 1) for chunk in chunks):
-        notes.append("tasks share cores in a chunk: here each has a core")
+    if any(chunk.cores and chunk.cores < (chunk.tasks or 1) for chunk in chunks):
+        lost["chunks"] = f"{tasks} tasks share {cores} cores: here each has a core"
         cores = max(cores, tasks)
     _cores_of_chunks(chunks, tasks, cores, nodes, sizes, lost)
     _gpus_of_chunks(chunks, tasks, nodes, sizes)
@@ -347,7 +347,7 @@ def _cores_of_chunks(
 ) -> None:
     if not any(chunk.cores for chunk in chunks):
         return
-    each = {max((chunk.cores or 1) / (chunk.tasks or 1), 1) for chunk in chunks}
+    each = {max((chunk.cores or 1) / (chunk.tasks or 1), 1.0) for chunk in chunks}
     if len(each) == 1 and cores % tasks == 0:
         sizes["cores_per_task"] = cores // tasks
     elif len(chunks) == 1 and nodes:

@@ -907,8 +907,10 @@ class _Writer:
 
     def _files(self) -> None:
         output, error, join = self._take("output"), self._take("error"), self._take("join")
-        if join:
-            error = None  # Slurm puts stderr into stdout's file unless --error names another
+        if join:  # Slurm does so unless --error names another file
+            if error is not None:
+                self._lost["error"] = "stderr goes into stdout's file"
+            error = None
         elif error is None and join is False:
             error = in_folder("", "e", self._flat.request)
         for option, name in (("output", output), ("error", error), ("input", self._take("input"))):
