@@ -211,8 +211,8 @@ class Request:
 
     def said(self) -> dict[str, Any]:
         """The fields about which something is said."""
-        found = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
-        return {name: value for name, value in found.items() if value is not None and value != ()}
+        found = ((name, getattr(self, name)) for name in _FIELDS)
+        return {name: value for name, value in found if value is not None and value != ()}
 
     def totals(self) -> Totals:
         """What the whole job asks for, with the default of every scheduler: one task, one core."""
@@ -254,6 +254,9 @@ class Request:
         )
 
 
+_FIELDS: Final = tuple(each.name for each in dataclasses.fields(Request))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
     """What a whole job asks for; of an array, each element.
@@ -290,6 +293,8 @@ class Flat:
 
 def flat(request: Request) -> Flat:
     """Say the chunks of a request, and how they are placed, by its other sizes."""
+    if not request.chunks and request.place is None:
+        return Flat(request=request, lost={}, notes=())
     if not request.chunks:
         nodes = 1 if request.place == "pack" and request.nodes is None else request.nodes
         return Flat(
