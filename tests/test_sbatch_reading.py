@@ -8,8 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
 
 from fractale.schedulers.slurm.directives import DIALECT
+from requests_of_jobs import plain_requests
 from slurm import Slurm, running_slurm
 
 TAKEN = [
@@ -153,3 +155,22 @@ def test_what_sbatch_refuses(slurm, tmp_path, header):
     assert options_of(slurm, tmp_path, header) is None
     found = DIALECT.read(["#!/bin/bash", *header.splitlines(), "true"])
     assert found.invalid or any(each.invalid for each in found.directives)
+
+
+def test_what_is_written_is_taken_as_it_is_meant(slurm, tmp_path):
+    @settings(max_examples=40, deadline=None, database=None)
+    @given(plain_requests())
+    def check(request_):
+        header = "\n".join(f"#SBATCH {line}" for line in DIALECT.write(request_).lines)
+        theirs = options_of(slurm, tmp_path, header)
+        assert theirs is not None, header
+        assert theirs.get("job-name", "").strip() in ((request_.name or "").strip(), "job.sh")
+        assert theirs.get("comment", "").strip() == (request_.comment or "").strip()
+        seconds = request_.seconds
+        if seconds is not None and not math.isinf(seconds):
+            seconds = math.ceil(seconds / 60) * 60  # sbatch counts in minutes
+        assert seconds_of(theirs.get("time")) == seconds
+        if request_.tasks:
+            assert number(theirs["ntasks"]) == request_.tasks
+
+    check()

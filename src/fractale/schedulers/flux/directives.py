@@ -600,8 +600,10 @@ class _Writer:
 
     def _files(self) -> None:
         output, error, join = self._take("output"), self._take("error"), self._take("join")
-        if join:
-            error = None  # Flux puts stderr into stdout's file unless --error names another
+        if join:  # Flux does so unless --error names another file
+            if error is not None:
+                self._lost["error"] = "stderr goes into stdout's file"
+            error = None
         elif error is None and join is False:
             error = in_folder("", "e", self._request)
         for option, name in (("output", output), ("error", error), ("input", self._take("input"))):
@@ -721,7 +723,8 @@ class _Writer:
             if "{{" in variable:
                 self._lost["variables"] = f"Flux would replace the marks in `{variable}`"
             else:
-                self._line("env", variable.replace("$", "$$"))
+                name, equals, value = variable.partition("=")
+                self._line("env", name + equals + value.replace("$", "$$"))
 
 
 # The dialect --------------------------------------------------------------------------------

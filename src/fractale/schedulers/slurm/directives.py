@@ -610,17 +610,22 @@ def _header(lines: Sequence[str]) -> _Header:
     return header
 
 
+_NEXT_PART: Final = re.compile(r"\s*(?:het|pack)job(?:\s|$)", re.IGNORECASE)
+_QUOTING: Final = re.compile(r"[\\'\"#]")
+_PLAIN_WORD: Final = re.compile(rf"[^{_SPACE}]+")
+
+
 def _directive_line(number: int, line: str, header: _Header) -> None:
     start = len(MARK if line.startswith(MARK) else _OLD_MARK)
-    if re.match(r"\s*(?:het|pack)job(?:\s|$)", line[start:], re.IGNORECASE):
+    if _NEXT_PART.match(line, start):
         text = line[start:].strip()
         header.starts.append(Entry(number, "hetjob", "", text, {"components": ()}))
         header.parts.append([])
     words = header.parts[-1]
-    if not re.search(r"[\\'\"#]", line[start:]):
-        found = re.finditer(rf"[^{_SPACE}]+", line[start:])
+    if not _QUOTING.search(line, start):
+        found = _PLAIN_WORD.finditer(line, start)
         words += (
-            _Word(each[0], number, start + each.start(), start + each.end())
+            _Word(each[0], number, each.start(), each.end())
             for each in found
             if each[0].lower() not in ("hetjob", "packjob")
         )
@@ -782,6 +787,8 @@ class _Together:
             }
 
     def _per_gpu(self) -> None:
+        if not {"ntasks-per-gpu", "cpus-per-gpu"} & self._last.keys():
+            return
         request = Request(**self._fields)
         tasks, gpus = self._number("ntasks-per-gpu"), request.totals().gpus
         if tasks and gpus and request.tasks is None:
@@ -907,8 +914,10 @@ class _Writer:
 
     def _files(self) -> None:
         output, error, join = self._take("output"), self._take("error"), self._take("join")
-        if join:
-            error = None  # Slurm puts stderr into stdout's file unless --error names another
+        if join:  # Slurm does so unless --error names another file
+            if error is not None:
+                self._lost["error"] = "stderr goes into stdout's file"
+            error = None
         elif error is None and join is False:
             error = in_folder("", "e", self._flat.request)
         for option, name in (("output", output), ("error", error), ("input", self._take("input"))):
