@@ -243,7 +243,7 @@ class Request:
         return Totals(
             nodes=nodes,
             tasks=total(chunk.count * (chunk.tasks or 1) for chunk in self.chunks),
-            cores=total(chunk.count * (chunk.cores or 1) for chunk in self.chunks),
+            cores=total(chunk.count * (chunk.cores or chunk.tasks or 1) for chunk in self.chunks),
             gpus=total(chunk.count * (chunk.gpus or 0) for chunk in self.chunks),
             memory=total(chunk.count * (chunk.memory or 0) for chunk in self.chunks),
         )

@@ -370,6 +370,7 @@ class _Reader:
         plain = all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in names)
         if plain and len(names) in (1, self._found.fields.get("nodes")):
             self._found.set(hosts, hosts=tuple(names))
+            self._found.remark(hosts, "taken for names of hosts: LSF has groups of hosts, too")
         else:
             hosts.untold.append("which hosts may be chosen from")
 
@@ -670,7 +671,8 @@ class _Writer:
         elif request.tasks_per_node and ptile != request.tasks_per_node:
             lost["tasks_per_node"] = "other sizes of the job contradict it"
         if -(-tasks // ptile) != nodes:
-            lost["nodes"] = f"{tasks} tasks cannot be on {nodes} hosts as LSF fills them"
+            name = "nodes" if request.nodes is not None else "chunks"
+            lost.setdefault(name, f"{tasks} tasks cannot be on {nodes} hosts as LSF fills them")
         return [f"span[ptile={ptile}]"]
 
     def _gpus(self, tasks: int, nodes: int | None) -> bool:

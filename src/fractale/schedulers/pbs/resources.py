@@ -288,6 +288,8 @@ class Resources:
         gathered.set(draft, chunks=chunks)
         self._beside(draft, parts)
         nodes = {"scatter": count, "pack": 1}.get(place or "free", 1 if count == 1 else None)
+        if nodes is None and all(part.hosts for part in parts):
+            nodes = len({host for part in parts for host in part.hosts})
         gathered.set(draft, nodes=nodes)
         if len({dataclasses.replace(chunk, count=1) for chunk in chunks}) > 1:
             self._in_all(draft, parts)
