@@ -173,9 +173,12 @@ def _sizes(asked: Request, written: Written, found: Request) -> list[str]:
     wrong = [
         name for name in ("tasks", "cores", "gpus") if getattr(want, name) != getattr(got, name)
     ]
+    if "tasks share cores" in notes:
+        wrong = [name for name in wrong if name != "cores"]
     if abs(got.memory - want.memory) > want.tasks << 20 and "memory" not in notes:
         wrong.append("memory")
-    one = want.tasks == 1 and (want.nodes or 1) == (got.nodes or 1)
+    alone = want.tasks == 1 or len(asked.hosts) == 1
+    one = alone and (want.nodes or 1) == (got.nodes or 1)
     if want.nodes != got.nodes and not one and "put " not in notes:
         wrong.append("nodes")
     return wrong
