@@ -25,15 +25,15 @@ from fractale.schedulers.lsf.times import read_time, write_time
 from fractale.schedulers.reading import (
     Draft,
     Gathered,
+    contradictions,
     events,
     needed,
     quoted,
     rounded,
-    same_without_chunks,
     split_words,
     whole,
 )
-from fractale.schedulers.request import Array, Chunk, Dependency, DependencyKind, Request
+from fractale.schedulers.request import Array, Chunk, Dependency, DependencyKind, Request, flat
 from fractale.schedulers.script import Reading, Remark, Written
 
 _MARK: Final = re.compile(r"\s*#BSUB\s*(?=-)")
@@ -373,6 +373,7 @@ class _Reader:
         plain = all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in names)
         if plain and len(names) in (1, self._found.fields.get("nodes")):
             self._found.set(hosts, hosts=tuple(names))
+            self._found.remark(hosts, "taken for names of hosts: LSF has groups of hosts, too")
         else:
             hosts.untold.append("which hosts may be chosen from")
 
@@ -556,11 +557,14 @@ _UNTOLD: Final = {
 
 class _Writer:
     def __init__(self, request: Request) -> None:
-        self._request = request
-        self._left = request.said()
+        self._asked = request
+        without = flat(request)
+        self._request = without.request
+        self._left = self._request.said()
         self._lines: list[str] = []
-        self._lost: dict[str, str] = {}
-        self._notes: list[str] = []
+        self._lost = dict(without.lost)
+        kept = self._block() > 1
+        self._notes = [note for note in without.notes if not (kept and "not kept together" in note)]
         self._name = ""
 
     def written(self) -> Written:
@@ -571,7 +575,25 @@ class _Writer:
         self._rest()
         for name in self._left:
             self._lost.setdefault(name, _NO_WORD.get(name, "LSF has no option for it"))
-        return Written(lines=tuple(self._lines), lost=self._lost, notes=tuple(self._notes))
+        return Written(lines=tuple(self._lines), lost=self._losses(), notes=tuple(self._notes))
+
+    def _losses(self) -> dict[str, str]:
+        """What is lost, by the fields of the request as it is: sizes of its chunks as `chunks`."""
+        asked = self._asked.said()
+        if not self._asked.chunks:
+            return self._lost
+        lost = {name: why for name, why in self._lost.items() if name in asked}
+        others = [why for name, why in self._lost.items() if name not in asked]
+        if others:
+            lost.setdefault("chunks", others[0])
+        nodes = self._asked.totals().nodes
+        return {**contradictions(self._asked, self._asked.chunks, nodes), **lost}
+
+    def _block(self) -> int:
+        """How many tasks stay on one host, of chunks that may share hosts."""
+        chunks = self._asked.chunks
+        free = self._request.nodes is None and len(chunks) == 1
+        return (chunks[0].tasks or 1) if free else 1
 
     def _add(self, field: str, option: str, value: str | None = None) -> None:
         """Write an option for a field, if its value can be written."""
@@ -612,13 +634,11 @@ class _Writer:
     def _size(self) -> None:
         request, totals, lost = self._request, self._request.totals(), self._lost
         tasks, nodes = totals.tasks, totals.nodes
-        if not same_without_chunks(request):
-            lost["chunks"] = "LSF wants the same of each task"
         if nodes and tasks < nodes:
             if request.tasks is not None:
                 lost["tasks"] = f"LSF starts a task on each of the {nodes} hosts at least"
             tasks = nodes
-        if self._left.keys() & {"tasks", "nodes", "tasks_per_node", "chunks"}:
+        if self._left.keys() & {"tasks", "nodes", "tasks_per_node"}:
             self._lines.append(f"-n {tasks}")
         together = self._gpus(tasks, nodes)
         cores = self._cores(tasks, nodes)
@@ -630,7 +650,7 @@ class _Writer:
         ]
         if sections:
             self._lines.append(f'-R "{" ".join(sections)}"')
-        for name in ("tasks", "nodes", "tasks_per_node", "chunks", "place"):
+        for name in ("tasks", "nodes", "tasks_per_node"):
             self._left.pop(name, None)
         if request.most_nodes is not None and request.most_nodes == request.nodes:
             self._left.pop("most_nodes")
@@ -665,8 +685,7 @@ class _Writer:
                 lost["tasks_per_node"] = "other sizes of the job contradict it"
             return ["span[hosts=1]"]
         if nodes is None:
-            block = request.chunks[0].tasks or 1 if request.chunks else 1
-            return [f"span[block={block}]"] if block > 1 and "chunks" not in lost else []
+            return [f"span[block={self._block()}]"] if self._block() > 1 else []
         ptile = -(-tasks // nodes)
         if request.tasks_per_node and -(-tasks // request.tasks_per_node) == nodes:
             ptile = request.tasks_per_node
@@ -686,9 +705,7 @@ class _Writer:
             return False
         value, together = self._gpu_number(tasks, nodes, total)
         if not value:
-            self._lost[names[0] if names else "chunks"] = (
-                f"{total} GPUs divide neither over hosts nor over tasks"
-            )
+            self._lost[names[0]] = f"{total} GPUs divide neither over hosts nor over tasks"
             return False
         for name in names:
             left.pop(name)

@@ -49,6 +49,7 @@ _DEPENDENCIES: Final[dict[str, DependencyKind]] = {
     "afteranyarray": "afterany",
 }
 _OTHER_DEPENDENCIES: Final = re.compile(r"(before\w*|on|synccount|syncwith|runone)$")
+_JOB: Final = re.compile(r"[0-9]+(\[[0-9]*\])?(\.[\w.-]+)?(@[\w.-]+)?")
 _MAIL: Final = {"b": "begin", "e": "end", "a": "fail"}
 
 _FILE_MARKS: Final = (
@@ -404,12 +405,7 @@ class _Reader:
                 project.untold.append("the project beside the account")
             else:
                 found.set(project, account=project.value)
-        join = seen.get("j")
-        if join and join.value == "eo":
-            if "error" in found.fields:
-                found.set(join, output=found.fields.pop("error"))
-            else:
-                join.untold.append("the name of the file, which is that of stderr")
+        self._settle_files()
         most = seen.get("max_run_subjobs")
         array = cast("Array | None", found.fields.get("array"))
         if most and not most.invalid and array and most.value.isdecimal():
@@ -420,6 +416,19 @@ class _Reader:
             seen["J"].invalid = "PBS refuses an array with `-r n`"
         if "J" in seen and "I" in seen:
             seen["J"].invalid = "PBS refuses an interactive array"
+
+    def _settle_files(self) -> None:
+        found, seen = self._found, self._seen
+        join = seen.get("j")
+        if join and join.value == "eo":
+            if "error" in found.fields:
+                found.set(join, output=found.fields.pop("error"))
+            else:
+                join.untold.append("the name of the file, which is that of stderr")
+        elif join and join.value == "oe" and found.fields.pop("error", None) is not None:
+            found.remark(join, "stderr goes into the file of stdout: `-e` has no effect")
+        elif not join and "output" in found.fields and "error" not in found.fields:
+            found.set(seen["o"], join=False)  # stderr gets a file of PBS's name
 
 
 _HANDLERS: Final[dict[str, Callable[[_Reader, Draft, str], None]]] = {
@@ -564,15 +573,23 @@ class _Writer:
 
     def _depend(self) -> None:
         request = self._request
-        known = [d for d in request.dependencies if d.kind in _DEPENDENCIES and d.jobs]
-        others = [d.kind for d in request.dependencies if d not in known]
+        known = [
+            each
+            for each in request.dependencies
+            if each.kind in _DEPENDENCIES and each.jobs and all(map(_JOB.fullmatch, each.jobs))
+        ]
+        others = [
+            f"{each.kind}:{':'.join(each.jobs)}"
+            for each in request.dependencies
+            if each not in known
+        ]
         if known:
             value = ",".join(":".join((d.kind, *d.jobs)) for d in known)
             self._add("dependencies", "W", f"depend={value}")
             self._notes.append("the ids of other jobs are those of the original's scheduler")
         if others:
             self._left.pop("dependencies", None)
-            self._lost["dependencies"] = f"PBS has no {', '.join(others)}"
+            self._lost["dependencies"] = f"PBS cannot wait for {', '.join(others)}"
 
     def _files(self) -> None:
         request = self._request

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from fractale.schedulers.pbs.times import read_time
-from fractale.schedulers.reading import Draft, Gathered, amount, even, slip, whole
+from fractale.schedulers.reading import Draft, Gathered, amount, contradictions, even, slip, whole
 from fractale.schedulers.request import Chunk, Place, Request
 
 _SIZES: Final = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
@@ -288,6 +288,10 @@ class Resources:
         gathered.set(draft, chunks=chunks)
         self._beside(draft, parts)
         nodes = {"scatter": count, "pack": 1}.get(place or "free", 1 if count == 1 else None)
+        named = {host for part in parts for host in part.hosts}
+        if nodes is None and len(named) == count:  # each chunk on a node by name
+            nodes = count
+            gathered.set(draft, place="scatter")
         gathered.set(draft, nodes=nodes)
         if len({dataclasses.replace(chunk, count=1) for chunk in chunks}) > 1:
             self._in_all(draft, parts)
@@ -557,7 +561,7 @@ def write_chunks(request: Request) -> Chosen:
     if request.most_nodes and request.most_nodes != request.nodes:
         lost["most_nodes"] = "PBS has one number of nodes, and no range"
     nodes = _nodes_of(chunks, place)
-    _contradictions(request, chunks, nodes, lost)
+    lost |= {**contradictions(request, chunks, nodes), **lost}
     words = _with_names(request, chunks, lost)
     if request.exclusive is not None:
         place = ":".join(filter(None, (place, "excl" if request.exclusive else "shared")))
@@ -601,41 +605,6 @@ def _with_names(request: Request, chunks: Sequence[Chunk], lost: dict[str, str])
 def _nodes_of(chunks: Sequence[Chunk], place: str | None) -> int | None:
     count = sum(chunk.count for chunk in chunks)
     return {"scatter": count, "pack": 1}.get(place or "free", 1 if count == 1 else None)
-
-
-def _contradictions(
-    request: Request, chunks: Sequence[Chunk], nodes: int | None, lost: dict[str, str]
-) -> None:
-    """Sizes of a request that its chunks do not say."""
-    got = Request(chunks=tuple(chunks), place=None).totals()
-    many = nodes or 0
-    says = {
-        "tasks": (1, got.tasks),
-        "cores_per_task": (got.tasks, got.cores),
-        "cores_per_node": (many, got.cores),
-        "gpus": (1, got.gpus),
-        "gpus_per_node": (many, got.gpus),
-        "gpus_per_task": (got.tasks, got.gpus),
-        "memory": (1, got.memory),
-        "memory_per_node": (many, got.memory),
-        "memory_per_core": (got.cores, got.memory),
-        "memory_per_gpu": (got.gpus, got.memory),
-    }
-    for name, (times, whole_) in says.items():
-        each = getattr(request, name)
-        if each is None or (times == 0 and name.endswith("_node") and name != "cores_per_node"):
-            continue
-        spare = whole_ - each * times
-        rounding = sum(chunk.count for chunk in chunks) << 20 if name == "memory" else 1
-        if not 0 <= spare < rounding:
-            lost.setdefault(name, "other sizes of the job contradict it")
-    if request.nodes is not None and nodes != request.nodes:
-        lost.setdefault("nodes", "other sizes of the job contradict it")
-    if request.tasks_per_node is not None and nodes is not None:
-        most = max(chunk.tasks or 1 for chunk in chunks)
-        less = request.tasks is None and most < request.tasks_per_node
-        if less or most > request.tasks_per_node:
-            lost.setdefault("tasks_per_node", "other sizes of the job contradict it")
 
 
 def _words(chunk: Chunk) -> str:
