@@ -292,8 +292,22 @@ def test_a_file_of_hosts_is_made_where_the_scheduler_has_none() -> None:
 def test_a_pbs_job_begins_at_home_and_the_others_where_they_were_submitted() -> None:
     assert translated("./a", "slurm", "pbs").before == ('cd "$PBS_O_WORKDIR"',)
     assert translated("./a", "pbs", "slurm").before == ("cd",)
-    for text in ("cd $PBS_O_WORKDIR\n./a", "module load a\ncd /data/x\n./a"):
-        assert translated(text, "pbs", "slurm").before == ()
+    for text in (
+        "cd $PBS_O_WORKDIR\n./a",
+        "module load a\ncd /data/x\n./a",
+        "N=`wc -l < $NODES`; # hosts\nif [ ! -d $T ]; then\n  mkdir -p $T\nfi\ncd $T",
+        'echo "in $(pwd)"\nsource activate x\ncd ~/run',
+    ):
+        before = translated(text, "pbs", "slurm").before
+        assert before == () or "pwd" in text, text
+    for text in (
+        "X=$(cat in)\ncd /a",
+        "echo a; ./b\ncd /a",
+        "source ./env\ncd /a",
+        "cd a",
+        "ls\n>x",
+    ):
+        assert translated(text, "pbs", "slurm").before == ("cd",), text
     assert translated("cd $SLURM_SUBMIT_DIR\n./a", "slurm", "pbs").before == ()
     assert translated("cd run\n./a", "slurm", "pbs").before == ('cd "$PBS_O_WORKDIR"',)
     assert translated("./a", "slurm", "lsf").before == ()
@@ -545,6 +559,38 @@ def test_translating_twice_adds_nothing(pieces: list[str], source: str, target: 
         list(enumerate((*once.before, *once.lines), 1)), source, target, JOB, shell="bash"
     )
     assert (*again.before, *again.lines) == (*once.before, *once.lines)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        *(
+            "(",
+            "$(",
+            "${",
+            "$((",
+            "`",
+            '"',
+            "'",
+            "${X:-",
+            "$(echo `",
+            '"$(',
+            "((",
+            "<<E\n",
+            "case x in ",
+        ),
+        *("srun -n 2 ./a\n", 'X="srun ', "echo $SLURM_JOB_ID\n", "echo srun $(srun x)\n", "\\\n"),
+        *("srun $X -n 2 ", "$SLURM_NTASKS ", "srun -n $((1*", "bash -c 'srun ", "#", "\0", "é"),
+    ],
+)
+def test_a_text_that_no_shell_reads_is_answered_too(piece: str) -> None:
+    """In time that grows as the text does."""
+    for end in ("", "\nsrun -n 3 ./a\necho $SLURM_JOB_ID\n"):
+        text = piece * 5_000 + end
+        body = translate_body(
+            [(1, line) for line in text.split("\n")], "slurm", "flux", JOB, shell="bash"
+        )
+        assert body.lines
 
 
 def test_each_fact_that_is_written_is_one_that_can_be_read() -> None:
