@@ -42,8 +42,13 @@ def one(text: str, source: str, target: str, request: Request = JOB) -> str:
         ("slurm", "srun -N 2 -n8 -c 4 ./a -n 3", "flux", "flux run -N 2 -n 8 -c 4 ./a -n 3"),
         ("slurm", "srun --ntasks=8 --cpus-per-t 2 ./a", "flux", "flux run -N 2 -n 8 -c 2 ./a"),
         ("slurm", "srun --ntasks-per-node=4 ./a", "flux", "flux run -N 2 -n 8 -c 4 ./a"),
-        ("slurm", "srun -n $N ./a", "flux", "flux run -n $N ./a"),
-        ("slurm", "srun -N$M --ntasks-per-node=4 ./a", "flux", "flux run -N $M -n $(($M * 4)) ./a"),
+        ("slurm", "srun -n $N ./a", "flux", "flux run -n $N -c 4 ./a"),
+        (
+            "slurm",
+            "srun -N$M --ntasks-per-node=4 ./a",
+            "flux",
+            "flux run -N $M -n $(($M * 4)) -c 4 ./a",
+        ),
         ("slurm", "srun -n 8 --cpu-bind=none ./a", "lsf", "mpiexec -n 8 ./a"),
         ("slurm", "time srun ./a | tee b", "pbs", "time mpiexec -n 8 ./a | tee b"),
         ("slurm", "exec /usr/bin/srun ./a", "lsf", "exec mpiexec -n 8 ./a"),
@@ -56,6 +61,8 @@ def one(text: str, source: str, target: str, request: Request = JOB) -> str:
         ("flux", "flux run -n 8 -o cpu-affinity=off ./a", "slurm", "srun -n 8 --cpu-bind=none ./a"),
         ("lsf", "jsrun -n 4 -a 1 -c 7 -g 1 ./a", "slurm", "srun -n 4 -c 7 --gpus-per-task=1 ./a"),
         ("lsf", "jsrun -n4 -a2 -c4 -r2 ./a", "flux", "flux run -N 2 -n 8 -c 2 ./a"),
+        ("slurm", "srun --mpi=pmix_v3 -n 1 ./a", "flux", "flux run -n 1 -c 4 -o pmi=pmix ./a"),
+        ("lsf", "jsrun -n 2 -b none ./a", "flux", "flux run -n 2 -o cpu-affinity=off ./a"),
         ("lsf", "jsrun -n $N -a 6 ./a", "slurm", "srun -n $(($N * 6)) ./a"),
         ("lsf", "mpirun.lsf ./a", "slurm", "srun ./a"),
         ("lsf", "lrun -T4 ./a", "slurm", "srun -n 8 --ntasks-per-node=4 ./a"),
@@ -79,6 +86,11 @@ def test_the_jobs_gpus_are_given_to_the_programs_of_flux() -> None:
     assert one("srun ./a", "slurm", "flux", each) == "flux run -n 2 -g 2 ./a"
     uneven = Request(nodes=2, tasks=3, gpus=2)
     assert one("srun ./a", "slurm", "flux", uneven) == "flux run -N 2 -n 3 --exclusive ./a"
+    wide = Request(nodes=2, tasks=8, gpus_per_node=4)
+    assert one("srun -n 1 hostname", "slurm", "flux", wide) == "flux run -n 1 -g 4 hostname"
+    assert one("srun -n $N ./a", "slurm", "flux", wide) == "flux run -n $N -g 1 ./a"
+    unclear = translated("srun -n $N ./a", "slurm", "flux", uneven)
+    assert [each.text for each in unclear.left_out] == ["GPUs"]
     step = "srun -N 1 -n 1 --gres=gpu:a100:4 ./a"
     assert one(step, "slurm", "flux", four) == "flux run -N 1 -n 1 -g 4 ./a"
 
@@ -88,6 +100,8 @@ def test_an_option_that_the_other_launcher_lacks_is_left_out_and_told() -> None:
     assert body.lines == ("mpiexec -n 8 ./a",)
     assert [each.text for each in body.left_out] == ["--hint=nomultithread", "--gpus-per-task=1"]
     assert "LSF's `mpiexec` has no such option" in str(body.left_out[1])
+    bound = translated("jsrun -n 2 -b rs ./a", "lsf", "flux")
+    assert (bound.lines, [e.text for e in bound.left_out]) == (("flux run -n 2 ./a",), ["-b rs"])
     # What the directives say already is no loss …
     assert not translated("srun -N 2 -n 8 -c 4 ./a", "slurm", "pbs").left_out
     # … and what they do not is one.
@@ -292,8 +306,22 @@ def test_a_file_of_hosts_is_made_where_the_scheduler_has_none() -> None:
 def test_a_pbs_job_begins_at_home_and_the_others_where_they_were_submitted() -> None:
     assert translated("./a", "slurm", "pbs").before == ('cd "$PBS_O_WORKDIR"',)
     assert translated("./a", "pbs", "slurm").before == ("cd",)
-    for text in ("cd $PBS_O_WORKDIR\n./a", "module load a\ncd /data/x\n./a"):
-        assert translated(text, "pbs", "slurm").before == ()
+    for text in (
+        "cd $PBS_O_WORKDIR\n./a",
+        "module load a\ncd /data/x\n./a",
+        "N=`wc -l < $NODES`; # hosts\nif [ ! -d $T ]; then\n  mkdir -p $T\nfi\ncd $T",
+        'echo "in $(pwd)"\nsource activate x\ncd ~/run',
+    ):
+        before = translated(text, "pbs", "slurm").before
+        assert before == () or "pwd" in text, text
+    for text in (
+        "X=$(cat in)\ncd /a",
+        "echo a; ./b\ncd /a",
+        "source ./env\ncd /a",
+        "cd a",
+        "ls\n>x",
+    ):
+        assert translated(text, "pbs", "slurm").before == ("cd",), text
     assert translated("cd $SLURM_SUBMIT_DIR\n./a", "slurm", "pbs").before == ()
     assert translated("cd run\n./a", "slurm", "pbs").before == ('cd "$PBS_O_WORKDIR"',)
     assert translated("./a", "slurm", "lsf").before == ()
@@ -545,6 +573,38 @@ def test_translating_twice_adds_nothing(pieces: list[str], source: str, target: 
         list(enumerate((*once.before, *once.lines), 1)), source, target, JOB, shell="bash"
     )
     assert (*again.before, *again.lines) == (*once.before, *once.lines)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        *(
+            "(",
+            "$(",
+            "${",
+            "$((",
+            "`",
+            '"',
+            "'",
+            "${X:-",
+            "$(echo `",
+            '"$(',
+            "((",
+            "<<E\n",
+            "case x in ",
+        ),
+        *("srun -n 2 ./a\n", 'X="srun ', "echo $SLURM_JOB_ID\n", "echo srun $(srun x)\n", "\\\n"),
+        *("srun $X -n 2 ", "$SLURM_NTASKS ", "srun -n $((1*", "bash -c 'srun ", "#", "\0", "é"),
+    ],
+)
+def test_a_text_that_no_shell_reads_is_answered_too(piece: str) -> None:
+    """In time that grows as the text does."""
+    for end in ("", "\nsrun -n 3 ./a\necho $SLURM_JOB_ID\n"):
+        text = piece * 5_000 + end
+        body = translate_body(
+            [(1, line) for line in text.split("\n")], "slurm", "flux", JOB, shell="bash"
+        )
+        assert body.lines
 
 
 def test_each_fact_that_is_written_is_one_that_can_be_read() -> None:

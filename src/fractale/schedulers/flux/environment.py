@@ -163,7 +163,10 @@ ENVIRONMENT: Final = Environment(
             # Its programs have their cores to themselves anyway.
             "alone": "",
         },
-        values={"bind": {"none": "off", "cores": "per-task"}, "mpi": {"none": "off"}},
+        values={
+            "bind": {"none": "off", "cores": "per-task"},
+            "mpi": {"pmix": "pmix", "none": "off"},
+        },
         tasks="one",
     ),
     # Neither Open MPI's nor MPICH's mpirun asks Flux.

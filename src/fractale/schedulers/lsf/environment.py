@@ -28,7 +28,7 @@ _JSRUN: Final = {
     ("-o", "--stdio_stdout"): Flag(key="output"),
     ("-k", "--stdio_stderr"): Flag(key="error"),
     ("-t", "--stdio_input"): Flag(key="input"),
-    ("-b", "--bind"): Flag(key="bind", values={"none": "none", "rs": "rs"}),
+    ("-b", "--bind"): Flag(key="bind", values={"none": "none"}),
     # Packed is how the others count, too.
     ("-d", "--launch_distribution"): Flag(
         key="distribution", values={"packed": "", "cyclic": "cyclic"}

@@ -32,11 +32,16 @@ def _gres(value: str) -> Mapping[str, str] | None:
 def _export(value: str) -> Mapping[str, str] | None:
     """``ALL`` is how other launchers do it, too; ``A=1,B=2`` without it is less."""
     first, _, rest = value.partition(",")
-    if first != "ALL" or '"' in rest or "'" in rest:
+    if first.upper() != "ALL" or '"' in rest or "'" in rest:
         return None
     names = [each for each in rest.split(",") if "=" in each]
     return {"variables": "\n".join(names)} if names else {}
 
+
+# srun's --mpi=list; the simple PMI, which is Flux's own, does what pmi2 does.
+_MPI: Final = {"pmi2": "", "none": "none"} | dict.fromkeys(
+    ("pmix", "pmix_v2", "pmix_v3", "pmix_v4", "pmix_v5"), "pmix"
+)
 
 # srun(1): what other launchers can say too …
 _SHARED: Final = {
@@ -65,7 +70,7 @@ _SHARED: Final = {
     ),
     ("--distribution", "-m"): Flag(key="distribution", values={"block": "", "cyclic": "cyclic"}),
     ("--nodelist", "-w"): Flag(key="hosts"),
-    ("--mpi",): Flag(key="mpi", values={"pmix": "pmix", "pmi2": "", "none": "none"}),
+    ("--mpi",): Flag(key="mpi", values=_MPI),
     ("--jobid",): Flag(key="of_job"),
     # Steps of Flux, and programs of mpiexec, have what they ask for to themselves, or don't care.
     ("--exclusive",): Flag(key="alone", argument="optional", values={"": "yes"}),
