@@ -336,7 +336,9 @@ def test_with_lossy_it_is_written_and_the_verdict_names_the_losses(tmp_path):
 
 
 def test_a_line_of_the_body_that_will_not_run_is_a_failure(tmp_path):
-    script = ARRAY.replace("--array=1-3 ", "").replace("echo hello", "srun --container-image=x.sif ./solve")
+    script = ARRAY.replace("--array=1-3 ", "").replace(
+        "echo hello", "srun --container-image=x.sif ./solve"
+    )
     (tmp_path / "job.sh").write_text(script)
     end = Reader(tmp_path).end(*PARSER, "-i", "script=job.sh")
     assert end["status"] == "failed"

@@ -143,12 +143,12 @@ def _figure(given: Request, totals: Totals, name: str) -> Any:
 
 def says(request: Request, figure: str) -> bool:
     """Whether a request itself says a figure, by whichever field."""
-    if figure == "nodes" and request.totals().nodes is None:
+    if figure == "nodes" and request.nodes is None and request.totals().nodes is None:
         return False
-    said = FIGURES[figure].intersection(request.said()) - {"chunks"}
+    if any(getattr(request, field) is not None for field in FIGURES[figure] - {"chunks"}):
+        return True
     part = _OF_CHUNKS.get(figure)
-    chunks = [each for each in request.chunks if part is None or getattr(each, part) is not None]
-    return bool(said or chunks)
+    return any(part is None or getattr(each, part) is not None for each in request.chunks)
 
 
 def is_same(figure: str, asked: Any, got: Any, totals: Totals) -> bool:

@@ -29,8 +29,10 @@ class Translation:
         original: What it is a translation of.
         script: It, as its scheduler reads it.
         losses: What the original asks for and it does not, in the order of the original's lines.
-        notes: What its directives say otherwise, in a sentence each.
+        notes: What its directives say otherwise, and commands that name the original's scheduler
+            where it does no harm, in a sentence each.
         changes: Commands that are other ones now.
+        left_out: Options of launchers that the other launcher has not; each is a loss, too.
         remains: Commands that still speak to the original's scheduler, and what would be right.
         said: Fields of the request that its commands say, as no directive can.
     """
@@ -40,6 +42,7 @@ class Translation:
     losses: tuple[Loss, ...]
     notes: tuple[str, ...] = ()
     changes: tuple[Change, ...] = ()
+    left_out: tuple[Remark, ...] = ()
     remains: tuple[Remark, ...] = ()
     said: frozenset[str] = frozenset()
 
@@ -101,8 +104,9 @@ def translate(script: Script, target: str, *, request: Request | None = None) ->
         original=script,
         script=result,
         losses=tuple(sorted(losses, key=lambda loss: loss.line)),
-        notes=written.notes,
+        notes=(*written.notes, *map(str, body.notes)),
         changes=body.changes,
+        left_out=body.left_out,
         remains=body.remains,
         said=body.says,
     )

@@ -398,8 +398,8 @@ def translate_batch_script(
         ``script``; ``valid``, whether its manager would take it by its own lines; ``facts``,
         ``supplied_by`` and ``credits``, a line of text for each fact; ``losses``, each with
         ``line``, ``text``, ``what``, ``why`` and ``grave``, and ``not_translated``, the same as
-        text; ``changes``, the commands that are other ones now; ``remains``, those that still
-        speak to the old manager; ``notes``; ``warnings``; and ``errors``, unless `lossy`: an
+        text; ``changes``, the commands that are other ones now; ``left_out``, options of launchers
+        that are losses, too; ``remains``, commands that still speak to the old manager; ``notes``; ``warnings``; and ``errors``, unless `lossy`: an
         array, a GPU, a dependency or a size that is lost, or a program that will not start.
 
     Raises:
@@ -430,6 +430,7 @@ def translate_batch_script(
         "changes": [
             {"line": each.line, "old": each.old, "new": each.new} for each in translation.changes
         ],
+        "left_out": [str(each) for each in translation.left_out],
         "remains": [str(each) for each in translation.remains],
         "notes": list(translation.notes),
         "warnings": list(_warnings(translation)),
