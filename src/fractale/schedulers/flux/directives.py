@@ -605,12 +605,12 @@ class _Writer:
                 self._lost["error"] = "stderr goes into stdout's file"
             error = None
         elif error is None and join is False:
-            error = in_folder("", "e", self._request)
+            error = in_folder("", "e", array=False)
         for option, name in (("output", output), ("error", error), ("input", self._take("input"))):
             if name is None:
                 continue
             if name.endswith("/"):
-                name = in_folder(name, "e" if option == "error" else "o", self._request)
+                name = in_folder(name, "e" if option == "error" else "o", array=False)
             text, missing = write_name(name, _TO_MARKS)
             if missing:
                 self._lost[option] = f"Flux has no mark for {', '.join(missing)}: left out"

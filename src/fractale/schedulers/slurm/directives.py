@@ -914,17 +914,18 @@ class _Writer:
 
     def _files(self) -> None:
         output, error, join = self._take("output"), self._take("error"), self._take("join")
+        array = self._flat.request.array is not None
         if join:  # Slurm does so unless --error names another file
             if error is not None:
                 self._lost["error"] = "stderr goes into stdout's file"
             error = None
         elif error is None and join is False:
-            error = in_folder("", "e", self._flat.request)
+            error = in_folder("", "e", array=array)
         for option, name in (("output", output), ("error", error), ("input", self._take("input"))):
             if name is None:
                 continue
             if name.endswith("/"):
-                name = in_folder(name, "e" if option == "error" else "o", self._flat.request)
+                name = in_folder(name, "e" if option == "error" else "o", array=array)
             text, missing = write_name(name, _TO_MARKS, lambda part: part.replace("%", "%%"))
             if missing:
                 self._lost[option] = f"Slurm has no mark for {', '.join(missing)}: left out"
