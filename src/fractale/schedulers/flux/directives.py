@@ -553,6 +553,10 @@ _IN_SLOTS: Final = (
 )
 
 
+def _amount(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 class _Writer:
     """Writes a request, taking each field away as it is written: what remains is lost."""
 
@@ -659,9 +663,11 @@ class _Writer:
 
     def _tell_slots(self, slots: _Slots, tasks: int, cores: int, gpus: int) -> None:
         if slots.count != tasks:
+            each = _amount(slots.cores, "core")
+            each += f" and {_amount(slots.gpus, 'GPU')}" if slots.gpus else ""
             self._notes.append(
-                f"{slots.count} slots of {slots.cores} cores and {slots.gpus} GPUs hold the "
-                f"{tasks} tasks: their number is for `flux run -n{tasks}`"
+                f"the tasks, {tasks}, get {_amount(slots.count, 'slot')} of {each}: start them "
+                f"with `flux run -n{tasks}`"
             )
         if slots.count * slots.cores != cores:
             self._notes.append(f"{slots.count * slots.cores} cores are asked for, not {cores}")

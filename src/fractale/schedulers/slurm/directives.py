@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 
 from fractale.schedulers.options import Entry, Given, getopt
 from fractale.schedulers.request import (
+    Dependency,
     Request,
     flat,
     in_folder,
@@ -486,20 +487,28 @@ class _Writer:
         array = self._take("array")
         if array is not None:
             self._line("array", array)
-        dependencies = self._take("dependencies")
-        if dependencies:
-            told = (":".join([each.kind, *each.jobs]) for each in dependencies)
-            self._line("dependency", ",".join(told))
-            if any(each.jobs for each in dependencies):
-                self._notes.append(
-                    "the ids in --dependency are those of the other scheduler's jobs"
-                )
+        self._dependencies(self._take("dependencies") or ())
         if self._take("hold"):
             self._line("hold")
         requeue = self._take("requeue")
         if requeue is not None:
             self._line("requeue" if requeue else "no-requeue")
         self._plain("signal", "signal")
+
+    def _dependencies(self, dependencies: Sequence[Dependency]) -> None:
+        written: list[str] = []
+        strange: list[str] = []
+        for each in dependencies:
+            ids = [job for job in each.jobs if re.fullmatch(r"\d+(?:_(?:\d+|\*))?", job)]
+            strange += [job for job in each.jobs if job not in ids]
+            if ids or each.kind == "singleton":
+                written.append(":".join([each.kind, *ids]))
+        if strange:
+            self._lost["dependencies"] = f"{', '.join(strange)}: not the id of a Slurm job"
+        if written:
+            self._line("dependency", ",".join(written))
+        if any(":" in each for each in written):
+            self._notes.append("the ids in --dependency are those of the other scheduler's jobs")
 
     def _rest(self) -> None:
         mail_on = self._take("mail_on")

@@ -348,7 +348,7 @@ def _array(value: str) -> Said:
 
 _DEPENDENCY: Final = re.compile(
     r"(?:(afterany|afterok|afternotok|aftercorr|afterburstbuffer|after|expand):)?"
-    r"([\w+]+(?::[\w+]+)*)",
+    r"([\w+*]+(?::[\w+*]+)*)",
     re.ASCII | re.IGNORECASE,
 )
 
