@@ -315,6 +315,11 @@ class TestWriting:
             request.workdir,
         )
 
+    def test_a_folder_becomes_a_file_in_it(self):
+        written = DIALECT.write(Request(output="logs/", array=Array.parse("1-3")))
+        assert "--output=logs/{{name}}.o{{id}}" in written.lines
+        assert "--error={{name}}.e{{id}}" in DIALECT.write(Request(join=False)).lines
+
     def test_what_it_does_anyway_is_a_note(self):
         written = DIALECT.write(Request(requeue=False, exclusive=False))
         assert written.lines == ("--nslots=1",)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from fractale.schedulers.dialects import read_script
 from fractale.schedulers.request import Array, Chunk, Dependency, Request
 from fractale.schedulers.script import Reading, Written
-from fractale.schedulers.slurm.directives import DIALECT, OPTIONS
+from fractale.schedulers.slurm.directives import DIALECT
 from fractale.schedulers.slurm.times import read_limit, write_time
+from fractale.schedulers.slurm.values import OPTIONS
 from requests_of_jobs import plain_requests, requests_with_chunks
 
 
@@ -94,6 +95,7 @@ class TestValues:
             ("--array=[1-3]", {"array": Array.parse("1-3")}),
             ("-d afterok:1:2", {"dependencies": (Dependency(kind="afterok", jobs=("1", "2")),)}),
             ("-d 7", {"dependencies": (Dependency(kind="afterany", jobs=("7",)),)}),
+            ("-d after:3_4", {"dependencies": (Dependency(kind="after", jobs=("3_4",)),)}),
             ("-d singleton", {"dependencies": (Dependency(kind="singleton"),)}),
             ("--export=ALL", {"export": True}),
             ("--export=NONE", {"export": False}),
@@ -452,6 +454,12 @@ class TestWriting:
     def test_a_mark_or_a_resource_that_slurm_lacks_is_lost(self):
         written = DIALECT.write(Request(shell="/bin/csh", server="pbs2", other=("scratch=10gb",)))
         assert written.lost.keys() == {"shell", "server", "other"}
+
+    def test_ids_that_are_not_slurms_are_lost(self):
+        jobs = ("12.pbs1", "7")
+        written = DIALECT.write(Request(dependencies=(Dependency(kind="afterok", jobs=jobs),)))
+        assert "--dependency=afterok:7" in written.lines
+        assert written.lost == {"dependencies": "12.pbs1: not the id of a Slurm job"}
 
     def test_text_of_several_lines_is_lost(self):
         assert DIALECT.write(Request(comment="a\nb")).lost == {"comment": "it has several lines"}

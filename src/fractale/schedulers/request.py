@@ -415,9 +415,9 @@ def write_name(
     return "".join(written), missing
 
 
-def in_folder(folder: str, stream: Literal["o", "e"], request: Request) -> str:
+def in_folder(folder: str, stream: Literal["o", "e"], *, array: bool) -> str:
     """The file that a scheduler writes into a folder: ``NAME.oID``, of an array with its index."""
-    ids = "{{array_id}}.{{index}}" if request.array else "{{id}}"
+    ids = "{{array_id}}.{{index}}" if array else "{{id}}"
     return f"{folder}{{{{name}}}}.{stream}{ids}"
 
 

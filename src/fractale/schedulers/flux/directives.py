@@ -553,6 +553,10 @@ _IN_SLOTS: Final = (
 )
 
 
+def _amount(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 class _Writer:
     """Writes a request, taking each field away as it is written: what remains is lost."""
 
@@ -605,12 +609,12 @@ class _Writer:
                 self._lost["error"] = "stderr goes into stdout's file"
             error = None
         elif error is None and join is False:
-            error = in_folder("", "e", self._request)
+            error = in_folder("", "e", array=False)
         for option, name in (("output", output), ("error", error), ("input", self._take("input"))):
             if name is None:
                 continue
             if name.endswith("/"):
-                name = in_folder(name, "e" if option == "error" else "o", self._request)
+                name = in_folder(name, "e" if option == "error" else "o", array=False)
             text, missing = write_name(name, _TO_MARKS)
             if missing:
                 self._lost[option] = f"Flux has no mark for {', '.join(missing)}: left out"
@@ -659,9 +663,11 @@ class _Writer:
 
     def _tell_slots(self, slots: _Slots, tasks: int, cores: int, gpus: int) -> None:
         if slots.count != tasks:
+            each = _amount(slots.cores, "core")
+            each += f" and {_amount(slots.gpus, 'GPU')}" if slots.gpus else ""
             self._notes.append(
-                f"{slots.count} slots of {slots.cores} cores and {slots.gpus} GPUs hold the "
-                f"{tasks} tasks: their number is for `flux run -n{tasks}`"
+                f"the tasks, {tasks}, get {_amount(slots.count, 'slot')} of {each}: start them "
+                f"with `flux run -n{tasks}`"
             )
         if slots.count * slots.cores != cores:
             self._notes.append(f"{slots.count * slots.cores} cores are asked for, not {cores}")
