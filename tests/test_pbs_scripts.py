@@ -232,6 +232,11 @@ def test_what_qsub_refuses(options: list[str], word: str) -> None:
     assert word in why_invalid(*options)
 
 
+def test_what_qsub_refuses_is_told_as_a_loss_too() -> None:
+    (directive,) = script("#PBS -l walltime=soon").reading.directives
+    assert directive.untold == f"qsub refuses it: {directive.invalid}"
+
+
 def test_what_no_field_says_is_valid_and_told() -> None:
     for option in ("-p 10", "-c s", "-k oe", "-W umask=022", "-W group_list=g", "-T pro", "-X -I"):
         found = script(f"#PBS {option}")

@@ -121,7 +121,7 @@ class _Reader:
             )
             found.remarks.append(Remark(line=0, text="", why=why))
         return Reading(
-            directives=tuple(draft.done() for draft in found.drafts),
+            directives=tuple(draft.done("Cobalt's qsub") for draft in found.drafts),
             lines=frozenset(self._numbers),
             request=found.request(),
             invalid=tuple(found.invalid),

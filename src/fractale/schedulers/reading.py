@@ -24,8 +24,13 @@ class Draft:
     invalid: str = ""
     untold: list[str] = field(default_factory=list[str])
 
-    def done(self) -> Directive:
-        """The directive, when all lines are read."""
+    def done(self, program: str) -> Directive:
+        """The directive, when all lines are read.
+
+        Args:
+            program: What refuses an invalid one: ``qsub``.
+        """
+        untold = [f"{program} refuses it: {self.invalid}"] if self.invalid else self.untold
         return Directive(
             line=self.line,
             option=self.option,
@@ -33,7 +38,7 @@ class Draft:
             text=self.text,
             sets=frozenset(self.sets),
             invalid=self.invalid,
-            untold="; ".join(dict.fromkeys(self.untold)),
+            untold="; ".join(dict.fromkeys(untold)),
         )
 
 
