@@ -81,8 +81,8 @@ def test_memory_is_of_a_host_and_in_megabytes_unless_it_says_otherwise() -> None
     per_task = request("-n 4", '-R "affinity[core(2)] rusage[mem=4GB/task]"')
     assert (per_task.memory_per_core, per_task.totals().memory) == (2 * GB, 16 * GB)
     assert request("-n 4", '-R "rusage[mem=4GB/job]"').memory == 4 * GB
-    assert "taken in MB" in remarks_of("#BSUB -R rusage[mem=2000]")
-    assert "for each host" in remarks_of("#BSUB -n 2 -R rusage[mem=2GB]")
+    assert "read in MB" in remarks_of("#BSUB -R rusage[mem=2000]")
+    assert "per host" in remarks_of("#BSUB -n 2 -R rusage[mem=2GB]")
 
 
 def test_a_limit_of_memory_is_in_kilobytes_and_counts_if_nothing_is_reserved() -> None:
@@ -214,7 +214,7 @@ def test_the_whole_script_is_read() -> None:
 
 
 def test_words_that_are_no_options_are_remarked() -> None:
-    assert "it is no option" in remarks_of("#BSUB -N me@there -q long")
+    assert "it is not an option" in remarks_of("#BSUB -N me@there -q long")
     assert request("-N me@there -q long").queues == ("long",)
 
 

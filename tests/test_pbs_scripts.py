@@ -152,6 +152,7 @@ def test_what_options_say(options: list[str], fields: dict[str, object]) -> None
         ("${PBS_JOBNAME}.^array_index^", "{{name}}.{{index}}"),
         ("$PBS_O_WORKDIR/a.$PBS_ARRAYID", "a.{{index}}"),
         ("/dev/null", "/dev/null"),
+        ("$PBS_O_WORKDIR/", "./"),
     ],
 )
 def test_names_of_files(written: str, neutral: str) -> None:
@@ -161,7 +162,7 @@ def test_names_of_files(written: str, neutral: str) -> None:
 def test_the_host_of_a_file_is_told() -> None:
     assert untold_of("-e node7:/scratch/x") == "the host node7"
     (remark,) = script("#PBS -o out.$PBS_JOBID").reading.remarks
-    assert "OpenPBS puts no variables into names of files" in str(remark)
+    assert "OpenPBS replaces no variables in file names" in str(remark)
 
 
 @pytest.mark.parametrize(
@@ -215,6 +216,7 @@ def test_dependencies() -> None:
         (["-m x"], "-m x"),
         (["-r maybe"], "-r maybe"),
         (["-W depend=afterok:"], "not a dependency"),
+        (["-W depend=afterok:$first"], "not a dependency"),
         (["-W block"], "name=value"),
         (["-N 'heat map'"], "no name"),
         (["-a 2570"], "not a time"),
@@ -228,6 +230,11 @@ def test_dependencies() -> None:
 )
 def test_what_qsub_refuses(options: list[str], word: str) -> None:
     assert word in why_invalid(*options)
+
+
+def test_what_qsub_refuses_is_told_as_a_loss_too() -> None:
+    (directive,) = script("#PBS -l walltime=soon").reading.directives
+    assert directive.untold == f"qsub refuses it: {directive.invalid}"
 
 
 def test_what_no_field_says_is_valid_and_told() -> None:
@@ -344,6 +351,7 @@ def test_gpus_that_do_not_divide_are_put_into_one_chunk() -> None:
         (Request(workdir="/x"), "workdir"),
         (Request(queues=("a", "b")), "queues"),
         (Request(dependencies=(Dependency(kind="singleton"),)), "dependencies"),
+        (Request(dependencies=(Dependency(kind="afterok", jobs=("prep",)),)), "dependencies"),
         (Request(constraint="a|b"), "constraint"),
         (Request(most_nodes=4, nodes=2), "most_nodes"),
         (Request(other=("lscratch:100",)), "other"),

@@ -24,8 +24,13 @@ class Draft:
     invalid: str = ""
     untold: list[str] = field(default_factory=list[str])
 
-    def done(self) -> Directive:
-        """The directive, when all lines are read."""
+    def done(self, program: str) -> Directive:
+        """The directive, when all lines are read.
+
+        Args:
+            program: What refuses an invalid one: ``qsub``.
+        """
+        untold = [f"{program} refuses it: {self.invalid}"] if self.invalid else self.untold
         return Directive(
             line=self.line,
             option=self.option,
@@ -33,7 +38,7 @@ class Draft:
             text=self.text,
             sets=frozenset(self.sets),
             invalid=self.invalid,
-            untold="; ".join(dict.fromkeys(self.untold)),
+            untold="; ".join(dict.fromkeys(untold)),
         )
 
 
@@ -61,7 +66,7 @@ class Gathered:
                 draft.sets.add(name)
 
     def again(self, before: Draft | None, now: Draft) -> None:
-        """Say that an option stands there again, and that the last one counts."""
+        """Say that an option is there again, and that the last one counts."""
         if before is not None:
             self._again.append((before, now))
 
@@ -90,11 +95,11 @@ class Gathered:
 def split_words(text: str, *, comments: bool, escapes: bool = True) -> tuple[list[str], str]:
     """Words of a directive line, and the quote that is not closed (empty if all are).
 
-    Quotes of both kinds group, also in the middle of a word; what is in them is taken as it is.
+    Quotes of both kinds group, also in the middle of a word; what is in them is kept as it is.
 
     Args:
         comments: Whether a word that begins with ``#`` ends the line.
-        escapes: Whether a backslash outside quotes takes the next letter as it is.
+        escapes: Whether a backslash outside quotes keeps the next letter as it is.
     """
     words: list[str] = []
     word: list[str] | None = None

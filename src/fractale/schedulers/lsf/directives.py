@@ -1,8 +1,8 @@
 """The directives of LSF: `#BSUB` lines, as bsub reads them.
 
 bsub reads them in the whole script, also below commands: "job_script" in IBM's reference of bsub
-has one below a command, and parseScript in cmd.sub.c of OpenLava (from LSF's own code) goes
-through all lines. Blanks may stand before the mark; a line whose mark no option follows is a
+has one below a command, and parseScript in cmd.sub.c of OpenLava (from LSF's own code) reads
+all lines. Blanks may stand before the mark; a line whose mark no option follows is a
 comment; a word that begins with ``#`` ends the options; a backslash at the end continues a line.
 All lines are read as one list of options. Names have one dash and up to some letters; a value may
 be attached to a name of one letter. No variables are replaced.
@@ -110,7 +110,7 @@ class _Reader:
         found = self._found
         found.settle_again()
         return Reading(
-            directives=tuple(draft.done() for draft in found.drafts),
+            directives=tuple(draft.done("bsub") for draft in found.drafts),
             lines=frozenset(self._numbers),
             request=found.request(),
             invalid=tuple(found.invalid),
@@ -145,7 +145,7 @@ class _Reader:
     def _line(self, number: int, text: str) -> None:
         words, unclosed = split_words(text, comments=True, escapes=False)
         if unclosed:
-            why = f"the quote {unclosed} is not closed: taken to the end of the line"
+            why = f"the quote {unclosed} is not closed: read to the end of the line"
             self._found.remarks.append(Remark(line=number, text=text.strip(), why=why))
         at = 0
         while at < len(words):
@@ -153,7 +153,7 @@ class _Reader:
             at += 1
             name = word[1:]
             if not word.startswith("-") or not name:
-                why = "it is no option: bsub may stop here, and pass over the options below"
+                why = "it is not an option: bsub may stop here, and ignore the options below"
                 self._found.remarks.append(Remark(line=number, text=word, why=why))
             elif name in _WITH_VALUE:
                 if at == len(words):
@@ -196,7 +196,7 @@ class _Reader:
                 draft.sets.add("array")
                 raise ValueError(f"`{value}` is no array such as name[1-10]")
             if "{{" in value:
-                draft.untold.append("the name, which holds `{{`")
+                draft.untold.append("the name, which contains `{{`")
                 return
             self._found.set(draft, name=value)
             return
@@ -373,7 +373,7 @@ class _Reader:
         plain = all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in names)
         if plain and len(names) in (1, self._found.fields.get("nodes")):
             self._found.set(hosts, hosts=tuple(names))
-            self._found.remark(hosts, "taken for names of hosts: LSF has groups of hosts, too")
+            self._found.remark(hosts, "read as names of hosts: LSF has groups of hosts, too")
         else:
             hosts.untold.append("which hosts may be chosen from")
 
@@ -474,10 +474,10 @@ class _Reader:
             else:
                 found.set(draft, memory_per_node=size)
             if required.bare:
-                why = "the amount of memory is taken in MB: the site may count in another unit"
+                why = "the amount of memory is read in MB: the site may use another unit"
                 found.remark(draft, why)
             if of == "host" and fields.get("tasks", 1) > 1:
-                why = "the memory is taken for each host: the site may count it for each task"
+                why = "the memory is read as per host: the site may count it per task"
                 found.remark(draft, why)
         limit = self._seen.get("M")
         if limit is not None and not limit.invalid:
@@ -492,9 +492,9 @@ class _Reader:
             limit.untold.append("the limit of memory beside what is reserved")
         else:
             self._found.set(limit, memory=read_size(value, "K"))
-            why = "the limit is taken for the memory of the job"
+            why = "the limit is read as the memory of the job"
             if value.isdecimal():
-                why += ", in KB as LSF counts: the site may count in another unit"
+                why += ", in KB, LSF's default: the site may use another unit"
             self._found.remark(limit, why)
 
 
@@ -616,7 +616,7 @@ class _Writer:
         elif request.array is not None:
             if not name:
                 name = "array"
-                self._notes.append("LSF wants a name for an array: `array`")
+                self._notes.append("LSF needs a name for an array: `array`")
             most = f"%{request.array.most}" if request.array.most else ""
             name += f"[{','.join(map(str, request.array.spans))}]{most}"
             self._left.pop("array")
@@ -666,7 +666,7 @@ class _Writer:
         if len(request.hosts) in (1, nodes):
             self._add("hosts", "m", " ".join(request.hosts))
         elif request.hosts:
-            self._lost["hosts"] = "LSF chooses among the hosts of `-m`, and need not take all"
+            self._lost["hosts"] = "LSF chooses among the hosts of `-m`, and may not use all"
 
     def _select(self) -> list[str]:
         terms = self._request.constraint
@@ -901,7 +901,7 @@ class _Writer:
             return
         words = {True: ["all"], False: ["none"], None: list[str]()}[request.export]
         if request.variables and request.export is False:
-            words = []  # `none` takes no variables; without `all` only these are handed on
+            words = []  # `none` accepts no variables; without `all` only these are handed on
         for each in request.variables:
             name, equals, value = each.partition("=")
             quote = "'" if re.search(r"[,\s]", value) else ""
@@ -916,13 +916,13 @@ def _job(job: str) -> str:
 
 _NO_WORD: Final = {
     "seconds": "LSF has no word for no limit: that of the queue counts",
-    "begin": "LSF takes a date to the minute, not a span of time",
+    "begin": "LSF expects a date to the minute, not a delay",
     "qos": "LSF has queues and service classes, no QOS",
     "server": "LSF has names of clusters: `-clusters`",
     "most_nodes": "LSF has no range of hosts",
     "without_hosts": "LSF leaves out no hosts by name: `-R select[hname!=…]`",
     "other": "LSF has other names of resources",
     "components": "LSF has no jobs of several parts",
-    "append": "there is no file",
-    "gpu_kind": "there is no GPU",
+    "append": "the job names no file",
+    "gpu_kind": "the job has no GPU",
 }

@@ -6,8 +6,8 @@ mark, none need stand after it, and a backslash at the end of a directive contin
 another one if `-C` or the variable PBS_DPREFIX says so at submission; a `-C` in the script is too
 late for that.
 
-A word after the options makes OpenPBS refuse the script (process_opts in qsub.c); Torque passes
-over it. Both know no comment behind options, and replace no variables in them.
+A word after the options makes OpenPBS refuse the script (process_opts in qsub.c); Torque ignores
+it. Both know no comment behind options, and replace no variables in them.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class _Reader:
         found = self._found
         found.settle_again()
         return Reading(
-            directives=tuple(draft.done() for draft in found.drafts),
+            directives=tuple(draft.done("qsub") for draft in found.drafts),
             lines=frozenset(self._numbers),
             request=found.request(),
             invalid=tuple(found.invalid),
@@ -154,7 +154,7 @@ class _Reader:
             else:
                 self._option(number, given.option.letter, given.value or "", given.text)
         if stray:
-            why = "OpenPBS refuses words after the options, Torque passes over them"
+            why = "OpenPBS refuses words after the options, Torque ignores them"
             self._found.remarks.append(Remark(line=number, text=" ".join(stray), why=why))
 
     def _nqsv(self, number: int, text: str) -> None:
@@ -243,7 +243,7 @@ class _Reader:
             kind, *jobs = item.strip().split(":")
             if _OTHER_DEPENDENCIES.match(kind):
                 draft.untold.append(item.strip())
-            elif kind not in _DEPENDENCIES or not all(jobs) or not jobs:
+            elif kind not in _DEPENDENCIES or not jobs or not all(map(_JOB.fullmatch, jobs)):
                 raise ValueError(f"`{item}` is not a dependency such as afterok:123")
             else:
                 found.append(Dependency(kind=_DEPENDENCIES[kind], jobs=tuple(jobs)))
@@ -275,7 +275,7 @@ class _Reader:
         if re.search(r"\s", value) or len(value) > _MOST_OF_A_NAME:
             raise ValueError(f"`{value}` is no name for PBS: it has blanks or is too long")
         if "{{" in value:
-            draft.untold.append("the name, which holds `{{`")
+            draft.untold.append("the name, which contains `{{`")
             return
         self._found.set(draft, name=value)
 
@@ -299,9 +299,9 @@ class _Reader:
             draft.untold.append("the name of the file")
             return
         for pattern, mark in _FILE_MARKS:
-            value = pattern.sub(mark, value)
+            value = pattern.sub(mark, value) or "./"
         if "$" in draft.value:
-            why = "OpenPBS puts no variables into names of files; Torque puts in some"
+            why = "OpenPBS replaces no variables in file names; Torque replaces some"
             self._found.remark(draft, why)
         self._found.set(draft, **{field: value})
 
@@ -337,7 +337,9 @@ class _Reader:
         draft.sets.add("array")
         array = Array.parse(re.sub(r"^\[(.*)\]", r"\1", value))
         if len(array.indices) == 1:
-            self._found.remark(draft, "taken for the one index; old releases of Torque count")
+            self._found.remark(
+                draft, "read as the only index; old releases of Torque read it as how many"
+            )
         self._found.set(draft, array=array)
 
     def hold(self, draft: Draft, value: str) -> None:
@@ -411,7 +413,7 @@ class _Reader:
         if most and not most.invalid and array and most.value.isdecimal():
             found.set(most, array=Array(spans=array.spans, most=int(most.value)))
         elif most and not most.invalid:
-            most.invalid = "there is no array"
+            most.invalid = "the job is no array"
         if "J" in seen and found.fields.get("requeue") is False:
             seen["J"].invalid = "PBS refuses an array with `-r n`"
         if "J" in seen and "I" in seen:
@@ -512,7 +514,7 @@ class _Writer:
             plain = self._name = _plain_name(request.name)
             self._add("name", "N", plain)
             if plain != request.name:
-                self._lost["name"] = f"PBS takes letters, digits and _+.- only: `{plain}`"
+                self._lost["name"] = f"PBS accepts only letters, digits and _+.-: `{plain}`"
         if request.account is not None:
             self._add("account", "A", request.account)
         if request.queues or request.server:
@@ -521,7 +523,7 @@ class _Writer:
             self._left.pop("server", None)
             self._add("queues", "q", queue + server)
             if len(request.queues) > 1:
-                self._lost["queues"] = "PBS takes one queue: the first"
+                self._lost["queues"] = "PBS accepts one queue: the first"
 
     def _size(self) -> None:
         chosen = write_chunks(self._request)
@@ -621,9 +623,7 @@ class _Writer:
             return value, ""
         folder, slash, _ = value.rpartition("/")
         mark = re.findall(r"\{\{\w+\}\}", value)[0]
-        why = (
-            f"PBS cannot put {mark} into a name of a file: it takes its own name, with the job's id"
-        )
+        why = f"PBS cannot put {mark} into a file name: its own name, with the job's id, is used"
         return (f"{folder}/", why) if slash and "{{" not in folder else ("", why)
 
     def _mail(self) -> None:
@@ -667,7 +667,7 @@ _NO_WORD: Final = {
     "seconds": "PBS has no word for no limit: that of the queue counts",
     "array": "PBS has one range of indices in an array, such as 1-10:2",
     "workdir": "`cd` into it in the script: PBS starts jobs in the home folder",
-    "begin": "PBS takes a date, not a span of time",
+    "begin": "PBS expects a date, not a delay",
     "append": "PBS overwrites files that are there",
     "qos": "PBS has queues, no QOS",
     "reservation": "a reservation of PBS is a queue",
@@ -678,7 +678,7 @@ _NO_WORD: Final = {
 
 
 def _plain_name(name: str) -> str:
-    """A job's name in the letters that OpenPBS takes (check_job_name in ck_job_name.c)."""
+    """A job's name in the letters that OpenPBS accepts (check_job_name in ck_job_name.c)."""
     return re.sub(r"[^A-Za-z0-9_+.-]", "_", name)[:_MOST_OF_A_NAME]
 
 

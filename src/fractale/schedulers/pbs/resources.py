@@ -199,7 +199,7 @@ class Resources:
                 place = word
             elif word == "vscatter":
                 place = "scatter"
-                self._gathered.remark(draft, "a vnode is taken for a node")
+                self._gathered.remark(draft, "a vnode is read as a node")
             elif word in ("excl", "exclhost"):
                 self._gathered.set(draft, exclusive=True)
             elif word in ("shared", "share"):
@@ -234,7 +234,7 @@ class Resources:
                 part.untold += (f"the GPUs' mode {name}",)
             elif not equals and index == 0 and named and any(c.isdigit() for c in name):
                 part.hosts = (name,)
-                self._gathered.remark(draft, f"`{name}` is taken for the name of a node")
+                self._gathered.remark(draft, f"`{name}` is read as the name of a node")
             elif not equals and re.fullmatch(r"[\w.-]+", name):
                 properties.append(name)
             elif key in ("ppn", "ncpus", "gpus", "mpiprocs", "ngpus", "procs"):
@@ -242,7 +242,7 @@ class Resources:
             elif key in ("mem", "pmem"):
                 figures[key] = read_size(amount_)
             elif equals and (wrong := slip(key, ("ppn", "ncpus", "gpus"))):
-                raise ValueError(f"unknown `{name}`: `{wrong}` is known")
+                raise ValueError(f"unknown `{name}`: did you mean `{wrong}`?")
             elif equals and re.fullmatch(r"\w+", name):
                 part.other += (word,)
             else:
@@ -368,7 +368,7 @@ class Resources:
     def _one(self, name: str, draft: Draft, sized: Mapping[str, Draft]) -> None:
         """A resource of the whole job."""
         gathered, value = self._gathered, draft.value
-        if not value:  # qsub takes a resource without a value, such as a site's `wd`
+        if not value:  # qsub accepts a resource without a value, such as a site's `wd`
             if name in _KNOWN:
                 raise ValueError(f"`{name}` needs a value")
             self._other(draft, [draft.option])
@@ -390,7 +390,7 @@ class Resources:
     def _unknown(self, name: str, draft: Draft, value: str) -> None:
         if name not in _KNOWN:
             if near := slip(name, _KNOWN):
-                raise ValueError(f"there is no resource `{name}`: there is `{near}`")
+                raise ValueError(f"unknown resource `{name}`: did you mean `{near}`?")
             why = f"`{name}` is a resource of the site; PBS refuses it where it is not defined"
             self._gathered.remark(draft, why)
         self._other(draft, [f"{draft.option}={value}"])
@@ -492,7 +492,7 @@ def _chunk(text: str) -> _Part:
         elif value.lower() in ("true", "t") and key not in _KNOWN:
             part.properties += (name.strip(),)
         elif near := slip(key, _KNOWN):
-            raise ValueError(f"there is no resource `{name}`: there is `{near}`")
+            raise ValueError(f"unknown resource `{name}`: did you mean `{near}`?")
         else:
             part.other += (f"{name.strip()}={value}",)
     if (threads := figures.get("ompthreads")) is not None:
@@ -666,7 +666,7 @@ def _from_sizes(
             "the memory of a node is divided over the chunks, as how many nodes is not said"
         )
     if request.memory_per_gpu and not gpus:
-        lost["memory_per_gpu"] = "there is no GPU"
+        lost["memory_per_gpu"] = "the job has no GPU"
     return chunks, "scatter" if (nodes or 0) > 1 else None
 
 
