@@ -1,6 +1,12 @@
 """The commands of a batch script in the words of another scheduler."""
 
+import json
+import os
+import re
+import shlex
+import shutil
 import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -8,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import flux_python
 from fractale.schedulers.body import Body, translate_body
 from fractale.schedulers.environment import NAMES, environment_of, mentions_of
 from fractale.schedulers.request import Array, Request, Span
@@ -614,3 +621,98 @@ def test_each_fact_that_is_written_is_one_that_can_be_read() -> None:
         assert set(home.names) <= read
         for fact, variable in home.names.items():
             assert home.variables.get(variable.name) in (fact, "job_id"), (name, fact)
+
+
+# The launchers' own option tables.
+
+FLUX_PROGRAM = """
+import json, sys
+import flux.cli.run as run
+parser = run.RunCmd("flux run").parser
+options = {name: action.nargs == 0 for action in parser._actions for name in action.option_strings}
+said = [vars(parser.parse_args(words)) for words in json.load(sys.stdin)]
+json.dump([options, said], sys.stdout)
+"""
+
+
+def flux_says(launches: list[list[str]]) -> tuple[dict[str, bool], list[dict[str, object]]]:
+    """The options of `flux run` (and whether they are switches), and how it reads some words."""
+    path = flux_python.python_path()
+    done = subprocess.run(
+        [sys.executable, "-c", FLUX_PROGRAM],
+        input=json.dumps(launches),
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    options, said = json.loads(done.stdout)
+    return options, said
+
+
+def test_flux_has_the_options_that_are_read() -> None:
+    options, _ = flux_says([])
+    known = environment_of("flux").launchers["flux run"].options
+    for name, switch in options.items():
+        if name in ("-h", "--help", "--list-plugins", "--dry"):
+            continue
+        assert name in known, name
+        assert (known[name].argument == "none") == switch, name
+    assert set(known) - set(options) <= {"-vv"}
+
+
+def test_flux_reads_the_launches_that_are_written_as_they_are_meant() -> None:
+    lines = [
+        "srun -N 2 -n 8 -c 4 --gres=gpu:4 --mpi=pmix --cpu-bind=cores ./a -n 3",
+        "srun -l -u -o out -e err -D /tmp -J name -K -m cyclic -w n1 --export=ALL,A=1,B=2 ./a",
+        "srun ./a",
+    ]
+    uneven = Request(nodes=2, tasks=3, gpus=2)
+    written = [shlex.split(one(line, "slurm", "flux", uneven))[2:] for line in lines]
+    first, second, third = flux_says(written)[1]
+    sizes = ("nodes", "ntasks", "cores_per_task", "gpus_per_task")
+    assert [first[size] for size in sizes] == ["2", "8", "4", "1"]
+    assert first["setopt"] == ["pmi=pmix", "cpu-affinity=per-task"]
+    assert first["command"] == ["./a", "-n", "3"]
+    assert (second["label_io"], second["unbuffered"], second["cwd"]) == (True, True, "/tmp")
+    assert (second["output"], second["error"], second["job_name"]) == ("out", "err", "name")
+    assert (second["env"], second["taskmap"]) == (["A=1", "B=2"], "cyclic")
+    assert (second["requires"], second["setopt"]) == (["host:n1"], ["exit-on-error"])
+    assert (third["nodes"], third["ntasks"], third["exclusive"]) == ("2", "3", True)
+
+
+def test_srun_has_the_options_that_are_written_and_those_it_has_are_read(tmp_path: Path) -> None:
+    srun = shutil.which("srun")
+    if srun is None:
+        pytest.skip("there is no srun here")
+    settings_file = tmp_path / "slurm.conf"
+    settings_file.write_text("ClusterName=a\nSlurmctldHost=localhost\nNodeName=localhost\n")
+    asked = subprocess.run(
+        [srun, "--help"],
+        env={"SLURM_CONF": str(settings_file)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if asked.returncode:
+        pytest.skip(f"srun does not show its options here: {asked.stderr.strip()[:200]}")
+    text = asked.stdout
+    theirs = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", text))
+    listed = re.findall(r"^ +(?:-\w, )?(--[a-z][\w-]*[\w])(?![\w-])(\[?=)?", text, re.MULTILINE)
+    home = environment_of("slurm")
+    assert home.launch
+    options = home.launchers["srun"].options
+    assert theirs - set(options) == set()
+    assert len(listed) > 80
+    values = dict(sorted(listed))  # what is explained is named again
+    for name, value in values.items():
+        argument = options[name].argument
+        if value == "[=":
+            assert argument == "optional", name
+        elif value:
+            assert argument != "none", name
+        elif name not in ("--container", "--nodefile"):  # whose values srun --help leaves out
+            assert argument != "required", name
+    written = " ".join(home.launch.options.values())
+    # srun shows --cpu-bind only with the plugin task/affinity.
+    assert set(re.findall(r"--[a-z][\w-]+", written)) - {"--cpu-bind"} <= theirs

@@ -67,7 +67,7 @@ _RUN: Final = {
     **dict.fromkeys(("-t", "--time-limit", "-q", "--queue", "-B", "--bank", "--urgency"), _OWN),
     **dict.fromkeys(("-S", "--setattr", "--add-file", "--dependency", "--requires"), _OWN),
     **dict.fromkeys(("--begin-time", "--env-remove", "--env-file", "--rlimit", "--flags"), _OWN),
-    **dict.fromkeys(("--signal", "--require"), _OWN),
+    **dict.fromkeys(("--signal", "--wait-event", "--require"), _OWN),
     **dict.fromkeys(("--cores", "--tasks-per-core"), Flag(essential=True)),
     **dict.fromkeys(("-v", "-vv", "--verbose", "--dry-run", "--quiet", "--debug-emulate"), _NO),
 }

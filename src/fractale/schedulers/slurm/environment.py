@@ -39,9 +39,8 @@ def _export(value: str) -> Mapping[str, str] | None:
 
 
 # srun's --mpi=list; the simple PMI, which is Flux's own, does what pmi2 does.
-_MPI: Final = {"pmi2": "", "none": "none"} | dict.fromkeys(
-    ("pmix", "pmix_v2", "pmix_v3", "pmix_v4", "pmix_v5"), "pmix"
-)
+_PMIX: Final = ("pmix", "pmix_v2", "pmix_v3", "pmix_v4", "pmix_v5")
+_MPI: Final = {"pmi2": "", "none": "none"} | dict.fromkeys(_PMIX, "pmix")
 
 # srun(1): what other launchers can say too …
 _SHARED: Final = {
@@ -79,25 +78,28 @@ _SHARED: Final = {
 # … and what is its own.
 _VALUED: Final = (
     "--accel-bind --account -A --acctg-freq --bb --bbf --bcast-exclude --begin -b"
-    " --cluster-constraint --clusters -M --comment --compress --constraint -C --core-spec -S"
+    " --cluster-constraint --clusters -M --comment --constraint -C --core-spec -S"
     " --cores-per-socket --cpu-freq --cpus-per-gpu --deadline --delay-boot --dependency -d"
     " --epilog --exclude -x --extra-node-info -B --gpu-bind --gpu-freq --gpus-per-socket"
     " --gres-flags --hint --licenses -L --mail-type --mail-user --mcs-label --mem --mem-bind"
     " --mem_bind --mem-per-cpu --mem-per-gpu --mincpus --mpi-params --msg-timeout --network"
     " --ntasks-per-core --ntasks-per-gpu --ntasks-per-socket --open-mode --partition -p --power"
-    " --prefer --priority --profile --prolog --qos -q --reservation --resv-ports --slurmd-debug"
+    " --prefer --priority --profile --prolog --qos -q --reservation --signal --slurmd-debug"
     " --sockets-per-node --switches --task-epilog --task-prolog --thread-spec --threads -T"
     " --threads-per-core --time -t --time-min --tmp --treewidth --tres-bind --tres-per-job"
-    " --tres-per-task --uid --gid --wait -W --wckey --export-file"
+    " --tres-per-task --wait-all-nodes --uid --gid --wait -W --wckey --export-file"
 )
 _SWITCHES: Final = (
     "--contiguous --debugger-test --disable-status -X --external-launcher --help -h --hold -H"
-    " --immediate -I --interactive --no-allocate -Z --no-kill -k --no-requeue --overcommit -O"
+    " --interactive --no-allocate -Z --no-kill -k --no-requeue --overcommit -O"
     " --overlap --oversubscribe -s --parallel-launch --preserve-env -E --quit-on-interrupt"
-    " --quiet -Q --reboot --send-libs --share --spread-job --test-only --use-min-nodes --usage"
-    " --verbose -v -vv --version -V --wait-all-nodes --whole"
+    " --quiet -Q --reboot --share --spread-job --test-only --use-min-nodes --usage"
+    " --verbose -v -vv --version -V --whole"
 )
-_OPTIONAL: Final = ("--bcast", "--propagate", "--nice")
+_OPTIONAL: Final = (
+    *("--bcast", "--compress", "--immediate", "-I", "--nice", "--propagate", "--resv-ports"),
+    "--send-libs",
+)
 # Without these the program is another one, or is in another place; the last are Pyxis'.
 _ESSENTIAL: Final = (
     "--het-group --pack-group --relative -r --nodefile -F --container --container-id"
