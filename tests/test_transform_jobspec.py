@@ -504,7 +504,7 @@ def test_what_the_originals_body_prints_is_no_leftover():
 
 def test_options_that_flux_does_not_have_are_found_without_a_validator():
     [fault] = faults(SLURM, FLUX.replace("#FLUX: --nodes=2", "#FLUX: -N2 --partition=x"), "flux")
-    assert "line 2: `--partition=x`: there is no option `--partition`" in fault
+    assert "line 2: `--partition=x`: unknown option `--partition`" in fault
 
 
 def test_a_line_that_is_no_directive_is_a_fault():

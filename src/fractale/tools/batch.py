@@ -398,9 +398,10 @@ def translate_batch_script(
         ``script``; ``valid``, whether its manager would take it by its own lines; ``facts``,
         ``supplied_by`` and ``credits``, a line of text for each fact; ``losses``, each with
         ``line``, ``text``, ``what``, ``why`` and ``grave``, and ``not_translated``, the same as
-        text; ``changes``, the commands that are other ones now; ``left_out``, options of launchers
-        that are losses, too; ``remains``, commands that still speak to the old manager; ``notes``; ``warnings``; and ``errors``, unless `lossy`: an
-        array, a GPU, a dependency or a size that is lost, or a program that will not start.
+        text; ``changes``, the commands that are other ones now; ``left_out``, options of
+        launchers that are losses, too; ``remains``, commands that still speak to the old manager;
+        ``notes``; ``warnings``; and, unless `lossy`, ``errors``: an array, a GPU, a dependency or
+        a size that is lost, or a program that will not start.
 
     Raises:
         ValueError: The script has no directives, is that manager's already, or fractale does not
