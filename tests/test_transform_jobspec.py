@@ -497,6 +497,23 @@ def test_gpus_and_cores_are_compared_for_the_whole_job():
     assert "it asks for 256 cores, the original for 128" in faults(original, wrong, "flux")
 
 
+@pytest.mark.parametrize("option", ["--array=1-3", "--gpus=2", "-d afterok:12", "--exclusive"])
+def test_a_model_may_not_drop_what_the_job_needs(option):
+    original = SLURM.replace("-t 00", f"{option}\n#SBATCH -t 00")
+    (fault,) = faults(original, FLUX, "flux")
+    assert f"line 4 of the original, {option}, is neither translated" in fault
+    assert faults(original, FLUX, "flux", f"{option}: nothing for it") == []
+
+
+def test_what_the_target_has_no_option_for_is_listed_without_the_model():
+    original = SLURM.replace("-t 00", "--mem=4G --mail-user=a@b.org\n#SBATCH -t 00")
+    assert faults(original, FLUX, "flux") == []
+    pair = Pair(original=original, script=FLUX, source="slurm", target="flux")
+    memory, mail = pair.without_counterpart()
+    assert memory.startswith("--mem=4G: ")
+    assert mail.startswith("--mail-user=a@b.org: ")
+
+
 def test_what_the_originals_body_prints_is_no_leftover():
     body = "cat > job.sh <<EOF\n#SBATCH -N1\nEOF\n"
     assert faults(SLURM + body, FLUX + body, "flux") == []

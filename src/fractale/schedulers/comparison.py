@@ -90,7 +90,7 @@ def compare(
             line=each.line,
             text=each.text,
             why=f"line {each.line} of the original, {each.text}, is neither translated nor in "
-            "`no_analogue`",
+            "`no_analogue`, nor named in a comment",
         )
         for each in original.reading.directives
         if each.sets & dropped

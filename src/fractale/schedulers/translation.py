@@ -103,7 +103,7 @@ def translate(script: Script, target: str, *, request: Request | None = None) ->
     return Translation(
         original=script,
         script=result,
-        losses=tuple(sorted(losses, key=lambda loss: loss.line)),
+        losses=_in_order(losses, script),
         notes=(*written.notes, *map(str, body.notes)),
         changes=body.changes,
         left_out=body.left_out,
@@ -126,6 +126,12 @@ def _shebang(script: Script) -> str:
     if script.request.shell:
         return f"#!{script.request.shell}"
     return script.shebang or f"#!{SHELL}"
+
+
+def _in_order(losses: Iterable[Loss], script: Script) -> tuple[Loss, ...]:
+    """Losses in the order of the original's options."""
+    order = {(d.line, d.text): number for number, d in enumerate(script.reading.directives)}
+    return tuple(sorted(losses, key=lambda each: (each.line, order.get((each.line, each.text), 0))))
 
 
 def _told_by_dialect(script: Script, lost: Mapping[str, str]) -> Iterator[Loss]:
