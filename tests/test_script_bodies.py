@@ -573,6 +573,18 @@ def test_nothing_of_the_source_remains_untold(
 
 @settings(max_examples=200, deadline=None)
 @given(MIXED, st.sampled_from(NAMES), st.sampled_from(TARGETS))
+def test_simple_lines_above_change_nothing(pieces: list[str], source: str, target: str) -> None:
+    lines = " ".join(pieces).split("\n")
+    above = ["ls -l", "# it's", "if x; then", "  cd ${Y} | z )", "fi", "ls <a>", ""]
+    alone = translate_body(list(enumerate(lines, 1)), source, target, JOB, shell="bash")
+    below = translate_body(list(enumerate([*above, *lines], 1)), source, target, JOB, shell="bash")
+    assert below.lines == (*above, *alone.lines)
+    assert [each.why for each in below.left_out] == [each.why for each in alone.left_out]
+    assert [each.text for each in below.remains] == [each.text for each in alone.remains]
+
+
+@settings(max_examples=200, deadline=None)
+@given(MIXED, st.sampled_from(NAMES), st.sampled_from(TARGETS))
 def test_translating_twice_adds_nothing(pieces: list[str], source: str, target: str) -> None:
     lines = list(enumerate(" ".join(pieces).split("\n"), 1))
     once = translate_body(lines, source, target, JOB, shell="bash")

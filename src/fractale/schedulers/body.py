@@ -330,7 +330,9 @@ class _Translation:
         """Find all changes."""
         # What comes long after the last place that matters is not read.
         over = self.text.find("\n", self.places[-1] + _FURTHER)
-        self.found = read_shell(self.text, csh=self.csh, end=None if over < 0 else over)
+        self.found = read_shell(
+            self.text, csh=self.csh, end=None if over < 0 else over, places=self.places
+        )
         commands = [
             each
             for each in self.found.commands
