@@ -396,6 +396,9 @@ def test_python_is_not_translated_and_told() -> None:
     assert body.lines == tuple(text.split("\n"))
     assert [each.line for each in body.remains] == [3]
     assert "PBS_ARRAY_INDEX" in body.remains[0].why
+    assert [str(note) for note in body.notes] == [
+        "PBS begins a job in the home folder, and not where it was submitted"
+    ]
 
 
 def test_csh_is_translated_in_its_own_words() -> None:
