@@ -232,6 +232,12 @@ def test_a_default_counts_where_slurm_would_not_have_set_the_variable() -> None:
     assert one(text, "slurm", "flux", Request(cores_per_task=2)) == "n=2"
 
 
+def test_a_number_of_nodes_that_nobody_asked_for_is_asked_of_the_scheduler() -> None:
+    some = Request(tasks=8)
+    assert one("n=$SLURM_NNODES", "slurm", "flux", some) == "n=$(flux getattr size)"
+    assert one("n=$SLURM_NNODES", "slurm", "pbs", some) == 'n=$(sort -u "$PBS_NODEFILE" | wc -l)'
+
+
 def test_array_bounds_are_those_of_the_request() -> None:
     array = Request(array=Array(spans=(Span(first=2, last=10, step=2),)))
     text = "echo $SLURM_ARRAY_TASK_ID $SLURM_ARRAY_TASK_COUNT $SLURM_ARRAY_TASK_MAX"
