@@ -232,6 +232,12 @@ def test_a_default_counts_where_slurm_would_not_have_set_the_variable() -> None:
     assert one(text, "slurm", "flux", Request(cores_per_task=2)) == "n=2"
 
 
+def test_a_number_of_nodes_that_nobody_asked_for_is_asked_of_the_scheduler() -> None:
+    some = Request(tasks=8)
+    assert one("n=$SLURM_NNODES", "slurm", "flux", some) == "n=$(flux getattr size)"
+    assert one("n=$SLURM_NNODES", "slurm", "pbs", some) == 'n=$(sort -u "$PBS_NODEFILE" | wc -l)'
+
+
 def test_array_bounds_are_those_of_the_request() -> None:
     array = Request(array=Array(spans=(Span(first=2, last=10, step=2),)))
     text = "echo $SLURM_ARRAY_TASK_ID $SLURM_ARRAY_TASK_COUNT $SLURM_ARRAY_TASK_MAX"
@@ -396,6 +402,9 @@ def test_python_is_not_translated_and_told() -> None:
     assert body.lines == tuple(text.split("\n"))
     assert [each.line for each in body.remains] == [3]
     assert "PBS_ARRAY_INDEX" in body.remains[0].why
+    assert [str(note) for note in body.notes] == [
+        "PBS begins a job in the home folder, and not where it was submitted"
+    ]
 
 
 def test_csh_is_translated_in_its_own_words() -> None:
@@ -569,6 +578,18 @@ def test_nothing_of_the_source_remains_untold(
         if change.line and not told & set(lines_of):
             left = mentions_of(source).search(change.new.split("#")[0])
             assert left is None or source in ("pbs", "cobalt"), (change, left)
+
+
+@settings(max_examples=200, deadline=None)
+@given(MIXED, st.sampled_from(NAMES), st.sampled_from(TARGETS))
+def test_simple_lines_above_change_nothing(pieces: list[str], source: str, target: str) -> None:
+    lines = " ".join(pieces).split("\n")
+    above = ["ls -l", "# it's", "if x; then", "  cd ${Y} | z )", "fi", "ls <a>", ""]
+    alone = translate_body(list(enumerate(lines, 1)), source, target, JOB, shell="bash")
+    below = translate_body(list(enumerate([*above, *lines], 1)), source, target, JOB, shell="bash")
+    assert below.lines == (*above, *alone.lines)
+    assert [each.why for each in below.left_out] == [each.why for each in alone.left_out]
+    assert [each.text for each in below.remains] == [each.text for each in alone.remains]
 
 
 @settings(max_examples=200, deadline=None)

@@ -107,6 +107,8 @@ def translate_body(
     if source == target or not any(text.strip() for text in texts):
         return Body(lines=texts)
     notes = () if away.finds_hosts else tuple(_own_launchers(lines, away))
+    if not (shell in POSIX or shell in CSH) and home.starts_in != away.starts_in:
+        notes = (*notes, Remark(line=0, text="", why=_ELSEWHERE[away.starts_in].format(away.title)))
     before, says = _start(texts, home, away, request, shell)
     text = "\n".join(texts)
     pattern = mentions_of(source)
@@ -138,6 +140,11 @@ def _own_launchers(lines: Sequence[tuple[int, str]], away: Environment) -> Itera
 
 
 # Where the job begins.
+
+_ELSEWHERE: Final = {
+    "home": "{} begins a job in the home folder, and not where it was submitted",
+    "submit": "{} begins a job where it was submitted, and not in the home folder",
+}
 
 # Commands that are the same in any folder, as long as `_DEPENDS` is not in them …
 _HARMLESS: Final = re.compile(
@@ -330,7 +337,9 @@ class _Translation:
         """Find all changes."""
         # What comes long after the last place that matters is not read.
         over = self.text.find("\n", self.places[-1] + _FURTHER)
-        self.found = read_shell(self.text, csh=self.csh, end=None if over < 0 else over)
+        self.found = read_shell(
+            self.text, csh=self.csh, end=None if over < 0 else over, places=self.places
+        )
         commands = [
             each
             for each in self.found.commands

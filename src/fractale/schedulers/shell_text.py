@@ -11,7 +11,7 @@ from __future__ import annotations
 import bisect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -35,6 +35,7 @@ _TOKEN: Final = re.compile(
     """,
     re.VERBOSE,
 )
+_COMPLETE: Final = re.compile(r"(?:[^\n'\"\\`(<#]*\n|[ \t]*\#[^\n]*\n)+")
 _QUOTED: Final = re.compile(r'[^"\\$`]+|\\[\s\S]?|["$`]')
 _INNER: Final = re.compile(r"[^}'\"\\$`]+|\\[\s\S]?|'[^']*(?:'|\Z)|[}\"$`]")
 _ARITHMETIC: Final = re.compile(r"[^()$`A-Za-z_0-9]+|[A-Za-z_]\w*|\d\w*|[()$`]")
@@ -127,8 +128,10 @@ class _Frame:
 
 
 class _Scanner:
-    def __init__(self, text: str, start: int, end: int, *, csh: bool) -> None:
-        self.text, self.end, self.csh = text, end, csh
+    def __init__(
+        self, text: str, start: int, end: int, *, csh: bool, places: Sequence[int] = ()
+    ) -> None:
+        self.text, self.end, self.csh, self.places = text, end, csh, places
         self.found = ShellText()
         self.documents: list[tuple[str, bool, bool]] = []
         self.depth = 0
@@ -172,7 +175,8 @@ class _Scanner:
             self._end_word(frame, at)
         elif kind == "newline":
             self._end_command(frame, at)
-            return (self._documents(at + 1) if self.documents else at + 1), False
+            after = self._documents(at + 1) if self.documents else at + 1
+            return (after if frame.close else self._skip(after)), False
         elif kind == "operator":
             self._end_command(frame, at, piped=token[0] in ("|", "|&"))
         elif kind == "redirect":
@@ -185,6 +189,15 @@ class _Scanner:
         else:
             return self._opening(frame, kind, at), False
         return token.end(), False
+
+    def _skip(self, at: int) -> int:
+        """Pass over lines that are complete in themselves, up to the next place of interest."""
+        following = bisect.bisect_left(self.places, at)
+        if following == len(self.places):
+            return at
+        limit = self.text.rfind("\n", at, self.places[following]) + 1
+        lines = _COMPLETE.match(self.text, at, min(limit, self.end)) if limit > at else None
+        return lines.end() if lines else at
 
     def _opening(self, frame: _Frame, kind: str, at: int) -> int:
         if kind == "hash":
@@ -249,6 +262,7 @@ class _Scanner:
 
     def _end_command(self, frame: _Frame, at: int, *, piped: bool = False) -> None:
         self._end_word(frame, at)
+        frame.redirect = False
         if frame.list_of_words:
             frame.words.clear()
         elif frame.words:
@@ -423,14 +437,18 @@ class _Scanner:
         return 0
 
 
-def read_shell(text: str, *, csh: bool = False, end: int | None = None) -> ShellText:
+def read_shell(
+    text: str, *, csh: bool = False, end: int | None = None, places: Sequence[int] = ()
+) -> ShellText:
     """What is in the text of a shell script.
 
     Args:
         csh: Whether csh or tcsh reads it.
         end: Where to stop; None: at its end.
+        places: Places of interest, in order: simple lines before each may be left out.
     """
-    found = _Scanner(text, 0, len(text) if end is None else end, csh=csh).found
+    over = len(text) if end is None else end
+    found = _Scanner(text, 0, over, csh=csh, places=places).found
     for spans in (found.comments, found.quiet, found.documents):
         spans.sort()
     return found

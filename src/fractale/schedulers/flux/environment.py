@@ -93,13 +93,16 @@ ENVIRONMENT: Final = Environment(
         "local_rank": Name(name="FLUX_TASK_LOCAL_ID"),
     },
     commands={
+        # flux-broker-attributes(7): the brokers of the job's instance, one per node. (The figure
+        # of `flux resource list` has a line per state while a program runs.)
+        "nodes": "flux getattr size",
         # flux-environment(7), "INITIAL PROGRAM ENVIRONMENT".
-        "nodes": "flux resource list -n -o {nnodes}",
         "node_list": "flux getattr hostlist",
         # flux-hostlist(1), "EXAMPLES".
         "host_lines": r"flux hostlist -led'\n'",
     },
     printed={
+        "flux getattr size": "nodes",
         "flux resource list -n -o {nnodes}": "nodes",
         "flux resource list -no {nnodes}": "nodes",
         "flux getattr hostlist": "node_list",
