@@ -127,6 +127,48 @@ def requests(draw: st.DrawFn) -> Request:
     return Request(**{name: draw(FIELDS[name]) for name in chosen})
 
 
+_options = st.sampled_from(
+    [
+        *(
+            "-l",
+            "-lselect=",
+            "-lnodes=",
+            "-l walltime=",
+            "-W depend=",
+            "-J",
+            "-t",
+            "-v",
+            "-a",
+            "-N",
+        ),
+        *(
+            "-R",
+            "-gpu",
+            "-n",
+            "-w",
+            "-b",
+            "-env",
+            "-M",
+            "-o",
+            "--attrs",
+            "--mode",
+            "-j",
+            "-m",
+            "-q",
+        ),
+    ]
+)
+_values = st.text("0123456789:=+,.-[]{}()%/'\"\\ #$abngpumeslct&|!@^", max_size=24) | st.text(
+    max_size=8
+)
+
+
+def scripts(mark: str) -> st.SearchStrategy[list[str]]:
+    """Lines that look like directives, with anything in them."""
+    directive = st.tuples(_options, st.sampled_from(["", " ", "="]), _values).map("".join)
+    return st.lists(directive.map(lambda text: f"{mark} {text}") | st.text(max_size=20), max_size=8)
+
+
 def read_back(dialect: Dialect, written: Written) -> Reading:
     """What the dialect reads in its own lines."""
     return dialect.read([f"{dialect.mark} {line}" for line in written.lines])

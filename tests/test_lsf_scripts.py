@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 
-from batch_requests import read_back, refused, requests, untold
+from batch_requests import read_back, refused, requests, scripts, untold
 from fractale.schedulers.dialects import dialect_of, read_script
 from fractale.schedulers.lsf.directives import DIALECT
 from fractale.schedulers.lsf.times import read_time, write_time
@@ -298,6 +298,7 @@ def test_what_is_written(asked: Request, lines: tuple[str, ...]) -> None:
         (Request(qos="high"), "qos"),
         (Request(without_hosts=("n1",)), "without_hosts"),
         (Request(constraint="a&b|c"), "constraint"),
+        (Request(nodes=2, hosts=("gn[1-2]",)), "hosts"),
     ],
 )
 def test_what_lsf_cannot_say_is_told(asked: Request, lost: str) -> None:
@@ -344,3 +345,11 @@ def test_times() -> None:
     assert (write_time(90061), write_time(59)) == ("25:02", "0:01")
     with pytest.raises(ValueError, match="not a time"):
         read_time("1:00:00")
+
+
+@given(scripts("#BSUB"))
+@settings(deadline=None)
+def test_whatever_is_in_the_lines_is_read(lines: list[str]) -> None:
+    reading = DIALECT.read(lines)
+    assert all(each.sets or each.untold or each.invalid for each in reading.directives)
+    assert reading.request.totals().tasks >= 1

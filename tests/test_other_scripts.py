@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
 
+from batch_requests import scripts
 from fractale.schedulers.dialects import dialect_of, read_script, schedulers_of
 from fractale.schedulers.lsf.directives import DIALECT as LSF
 from fractale.schedulers.others import DIALECT, whose
@@ -104,3 +106,11 @@ def test_a_scheduler_is_found_by_its_directives() -> None:
     assert read_script("#COBALT -n 2 -t 5\naprun x\n").scheduler == "cobalt"
     assert read_script("#PBS -l nodes=2\nx\n").scheduler == "pbs"
     assert read_script("x\n#BSUB -n 2\n").scheduler == "lsf"
+
+
+@given(scripts("#COBALT"))
+@settings(deadline=None)
+def test_whatever_is_in_the_lines_is_read(lines: list[str]) -> None:
+    reading = DIALECT.read(lines)
+    assert all(each.sets or each.untold or each.invalid for each in reading.directives)
+    assert reading.request.totals().tasks >= 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 
-from batch_requests import read_back, refused, requests, untold
+from batch_requests import read_back, refused, requests, scripts, untold
 from fractale.schedulers.dialects import read_script
 from fractale.schedulers.pbs.directives import DIALECT
 from fractale.schedulers.pbs.times import read_time, write_time
@@ -353,6 +353,8 @@ def test_gpus_that_do_not_divide_are_put_into_one_chunk() -> None:
         (Request(dependencies=(Dependency(kind="singleton"),)), "dependencies"),
         (Request(dependencies=(Dependency(kind="afterok", jobs=("prep",)),)), "dependencies"),
         (Request(constraint="a|b"), "constraint"),
+        (Request(constraint="partition"), "constraint"),  # a resource of PBS's own
+        (Request(nodes=2, hosts=("gn[1-2]",)), "hosts"),
         (Request(most_nodes=4, nodes=2), "most_nodes"),
         (Request(other=("lscratch:100",)), "other"),
     ],
@@ -390,3 +392,11 @@ def test_times() -> None:
     assert write_time(86400.5) == "24:00:01"
     with pytest.raises(ValueError, match="not a time"):
         read_time("1h")
+
+
+@given(scripts("#PBS"))
+@settings(deadline=None)
+def test_whatever_is_in_the_lines_is_read(lines: list[str]) -> None:
+    reading = DIALECT.read(lines)
+    assert all(each.sets or each.untold or each.invalid for each in reading.directives)
+    assert reading.request.totals().tasks >= 1

@@ -31,6 +31,8 @@ class Draft:
             program: What refuses an invalid one: ``qsub``.
         """
         untold = [f"{program} refuses it: {self.invalid}"] if self.invalid else self.untold
+        if not untold and not self.sets:
+            untold = ["it asks for nothing"]
         return Directive(
             line=self.line,
             option=self.option,

@@ -323,6 +323,8 @@ class _Reader:
             self._found.set(draft, export=items.pop(0) == "all")
         draft.untold.extend(f"without {item[1:]}" for item in items if item.startswith("~"))
         variables = [re.sub(r"[\"']", "", item) for item in items if not item.startswith("~")]
+        if not all(re.match(r"[A-Za-z_]\w*(=|$)|\$", each) for each in variables):
+            raise ValueError(f"`-env {value}` is not a list such as all, A=1")
         self._found.set(draft, variables=tuple(variables))
 
     def depend(self, draft: Draft, value: str) -> None:
@@ -663,7 +665,9 @@ class _Writer:
         elif request.exclusive is False:
             self._left.pop("exclusive")
             self._notes.append("jobs of LSF share hosts unless `-x` is given")
-        if len(request.hosts) in (1, nodes):
+        if not all(re.fullmatch(r"[\w.-]+", host) for host in request.hosts):
+            self._lost["hosts"] = "LSF has no ranges of host names"
+        elif len(request.hosts) in (1, nodes):
             self._add("hosts", "m", " ".join(request.hosts))
         elif request.hosts:
             self._lost["hosts"] = "LSF chooses among the hosts of `-m`, and may not use all"

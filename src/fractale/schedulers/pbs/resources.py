@@ -577,19 +577,24 @@ def write_chunks(request: Request) -> Chosen:
 def _with_names(request: Request, chunks: Sequence[Chunk], lost: dict[str, str]) -> list[str]:
     """Chunks as written, with the kind of GPUs, the condition and the hosts of the request."""
     extra = ""
-    if request.gpu_kind and any(chunk.gpus for chunk in chunks):
+    gpus = any(chunk.gpus for chunk in chunks)
+    if gpus and re.fullmatch(r"[\w.-]+", request.gpu_kind or ""):
         extra += f":accelerator_model={request.gpu_kind}"
     elif request.gpu_kind is not None:
-        lost["gpu_kind"] = "no chunk has a GPU"
-    if re.fullmatch(r"\w[\w.-]*(&\w[\w.-]*)*", request.constraint or ""):
-        extra += "".join(f":{each}=true" for each in (request.constraint or "").split("&"))
+        lost["gpu_kind"] = "PBS has no such name of a kind" if gpus else "no chunk has a GPU"
+    names = (request.constraint or "").split("&")
+    if all(re.fullmatch(r"\w[\w.-]*", name) and name.lower() not in _KNOWN for name in names):
+        extra += "".join(f":{name}=true" for name in names)
     elif request.constraint is not None:
         lost["constraint"] = "PBS has no such condition: see the resources of the site's nodes"
     words = [_words(chunk) + extra for chunk in chunks]
-    if len(request.hosts) == 1:
-        return [f"{word}:host={request.hosts[0]}" for word in words]
     if not request.hosts:
         return words
+    if not all(re.fullmatch(r"[\w.-]+", host) for host in request.hosts):
+        lost["hosts"] = "PBS has no ranges of host names"
+        return words
+    if len(request.hosts) == 1:
+        return [f"{word}:host={request.hosts[0]}" for word in words]
     single = [
         _words(dataclasses.replace(chunk, count=1)) + extra
         for chunk in chunks
