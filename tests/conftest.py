@@ -47,6 +47,7 @@ REAL_FILES = {
     "test_postgres": "PostgreSQL",
     "test_replay_kills": "kills",
     "test_requeue": "Slurm, minutes",
+    "test_sbatch_reading": "Slurm",
     "test_scenario_containers": "buildah, podman",
     "test_scenario_kubernetes": "kubectl, a server of another package",
     "test_scenario_lammps": "LAMMPS, MPI, Slurm",

@@ -1,10 +1,9 @@
 """The shipped local tools: batch scripts, LAMMPS logs and files, on real files."""
 
-import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fractale.schedulers.flux import times as flux_times
@@ -13,7 +12,9 @@ from fractale.schedulers.pbs import times as pbs_times
 from fractale.schedulers.slurm import times as slurm_times
 from fractale.tools.batch import (
     check_directives,
+    find_batch_scripts,
     read_batch_script,
+    summarize_translations,
     take_over_directives,
     translate_batch_script,
     validate_batch_script,
@@ -87,59 +88,56 @@ class TestRead:
             "seconds": 2 * 86400 + 12 * 3600,
             "job_name": "md",
             "gpus_per_node": 4,
+            "gpu_kind": "a100",
             "exclusive": True,
         }
 
     def test_pbs_resource_lists(self):
-        facts = read_batch_script(PBS)["facts"]
-        assert facts == {
+        read = read_batch_script(PBS)
+        assert read["facts"]["chunks"] == [{"cores": 32, "count": 2, "gpus": 4, "tasks": 16}]
+        assert read["totals"] == {"nodes": None, "tasks": 32, "cores": 64, "gpus": 8, "memory": 0}
+        assert {
             "job_name": "vasp",
-            "nodes": 2,
-            "cores_per_node": 32,
-            "tasks_per_node": 16,
-            "gpus_per_node": 4,
             "seconds": 5400,
             "queue": "workq",
             "account": "chem",
-        }
+        }.items() <= (read["facts"].items())
 
     def test_lsf(self):
-        facts = read_batch_script(LSF)["facts"]
-        assert facts == {
+        read = read_batch_script(LSF)
+        assert read["totals"]["nodes"] == 2
+        wanted = {
             "job_name": "amber",
             "tasks": 40,
             "seconds": 5400,
             "tasks_per_node": 20,
             "output": "out.{{id}}",
         }
+        assert wanted.items() <= read["facts"].items()
 
-    @pytest.mark.parametrize(
-        ("script", "words"),
-        [
-            ("#!/bin/bash\necho hello\n", "no #SBATCH"),
-            ("#!/bin/bash\n#SBATCH -N 1\n#PBS -N x\nls\n", "slurm and pbs"),
-            ("#!/bin/bash\n#SBATCH nodes\nls\n", "line 2: `nodes` is not an option"),
-            ('#!/bin/bash\n#SBATCH --job-name="x\nls\n', "line 2: No closing quotation"),
-        ],
-    )
-    def test_what_cannot_be_read_says_why(self, script, words):
-        with pytest.raises(ValueError, match=words):
-            read_batch_script(script)
+    def test_a_script_without_directives_says_so(self):
+        with pytest.raises(ValueError, match="no #SBATCH"):
+            read_batch_script("#!/bin/bash\necho hello\n")
 
-    @pytest.mark.parametrize(
-        ("line", "words"),
-        [
-            ("--nodes=2-4", "`2-4` is not one whole number"),
-            ("--output=out.%N", "`%N` in a file name has no counterpart"),
-            ("--gres=fpga:1", "`fpga:1` has no counterpart"),
-            ("--time=soon", "`soon` is not a time"),
-            ("--exclusive=user", "`=user` has no counterpart"),
-        ],
-    )
-    def test_a_value_without_counterpart_is_kept_with_its_reason(self, line, words):
+    @pytest.mark.parametrize("line", ["nodes", "--ntaks=2", "--mem=4Gigs", "--time=soon"])
+    def test_what_its_manager_refuses_is_told_with_its_line(self, line):
+        (told,) = read_batch_script(f"#!/bin/bash\n#SBATCH {line}\nls\n")["invalid"]
+        assert told.startswith(f"line 2: `{line}`: ")
+
+    @pytest.mark.parametrize("line", ["--nice=7", "--core-spec=2"])
+    def test_what_has_no_counterpart_is_kept_with_its_reason(self, line):
         read = read_batch_script(f"#!/bin/bash\n#SBATCH -J x\n#SBATCH {line}\nls\n")
-        assert [words in d["problem"] for d in read["without_counterpart"]] == [True]
-        assert list(read["facts"]) == ["job_name"]
+        (told,) = read["without_counterpart"]
+        assert told["problem"]
+        assert read["invalid"] == []
+        assert read["facts"] == {"job_name": "x"}
+
+    def test_of_several_managers_the_first_counts_unless_one_is_named(self):
+        script = "#!/bin/bash\n#PBS -N one\n#SBATCH -J two\nls\n"
+        read = read_batch_script(script)
+        assert (read["manager"], read["facts"]["job_name"]) == ("pbs", "one")
+        assert read["remarks"]
+        assert read_batch_script(script, "slurm")["manager"] == "slurm"
 
 
 class TestDurations:
@@ -242,22 +240,24 @@ class TestCheck:
 class TestTranslate:
     def test_slurm_to_flux(self):
         answer = translate_batch_script(SCRIPT)
-        assert answer["script"] == (
-            "#!/bin/bash\n"
-            "#FLUX: --nodes=1\n"
-            "#FLUX: --nslots=64\n"
-            "#FLUX: --time-limit=100s\n"
-            "#FLUX: --queue=pbatch\n"
-            "#FLUX: --job-name=lammps\n"
-            "#FLUX: --output=job.{{id}}.out\n"
-            "#FLUX: --error=job.{{id}}.err\n"
-            "\n"
-            "lmp -v x 8 -v y 8 -v z 8 -in in.reaxc.hns -nocite\n"
-        )
+        header, _, body = answer["script"].partition("\n\n")
+        assert header.splitlines()[0] == "#!/bin/bash"
+        assert set(header.splitlines()[1:]) == {
+            "#FLUX: --nodes=1",
+            "#FLUX: --nslots=64",
+            "#FLUX: --time-limit=100s",
+            "#FLUX: --queue=pbatch",
+            "#FLUX: --job-name=lammps",
+            "#FLUX: --output=job.{{id}}.out",
+            "#FLUX: --error=job.{{id}}.err",
+        }
+        assert body == "lmp -v x 8 -v y 8 -v z 8 -in in.reaxc.hns -nocite\n"
         assert [text.split(" (")[0] for text in answer["not_translated"]] == [
             "line 5: --cpu-bind=cores",
             "line 7: --container-image=ghcr.io/converged-computing/lammps-reax:ubuntu22.04",
         ]
+        assert answer["valid"] is True
+        assert "errors" not in answer
 
     def test_the_credits_say_who_read_what(self):
         known = {"facts": {"tasks": 64}, "supplied_by": {"tasks": "model, try 2"}}
@@ -267,117 +267,117 @@ class TestTranslate:
 
     def test_what_is_known_is_written_even_if_it_is_wrong_and_then_found(self):
         known = {"facts": {"tasks": 8}, "supplied_by": {"tasks": "somebody"}}
-        script = translate_batch_script(SCRIPT, "flux", known)["script"]
-        found = validate_batch_script(script, SCRIPT)
-        assert found["errors"] == ["tasks is 8, but the original asks for 64"]
+        answer = translate_batch_script(SCRIPT, "flux", known)
+        found = validate_batch_script(answer["script"], SCRIPT, answer["losses"])
+        assert "it asks for 8 tasks, the original for 64" in found["errors"]
 
-    def test_resources_per_node_become_slots(self):
-        script = translate_batch_script(PBS)["script"]
-        for directive in ("--nodes=2", "--nslots=32", "--cores-per-slot=2", "--bank=chem"):
-            assert f"#FLUX: {directive}\n" in script
-
-    def test_what_does_not_divide_is_told(self):
-        assert (
-            "gpus_per_node 4 (does not divide evenly over 32 tasks)"
-            in (translate_batch_script(PBS)["not_translated"])
-        )
+    def test_what_is_known_must_be_something_that_a_script_says(self):
+        with pytest.raises(ValueError, match="`color` is not a fact"):
+            translate_batch_script(SCRIPT, "flux", {"facts": {"color": "red"}})
 
     @pytest.mark.parametrize("manager", ["flux", "slurm"])
     def test_slots_and_slots_per_host_make_hosts(self, manager):
         """Else the tasks of an LSF job would come to lie on any number of nodes."""
         assert "--nodes=2\n" in translate_batch_script(LSF, manager)["script"]
 
-    def test_what_flux_lacks_is_not_told_of_slurm(self):
+    def test_what_flux_lacks_is_written_for_slurm(self):
         pbs = PBS.replace("ngpus=4", "mem=4gb")
-        (told,) = translate_batch_script(pbs, "slurm")["not_translated"]
-        assert told == "line 3: mem=4gb (has no counterpart that fractale knows)"
+        answer = translate_batch_script(pbs, "slurm")
+        assert answer["not_translated"] == []
+        assert "--mem" in answer["script"]
 
     def test_a_script_of_that_manager_already_is_not_rewritten(self):
         """It would lose what only its manager knows."""
         with pytest.raises(ValueError, match="one of slurm already"):
             translate_batch_script(SCRIPT, "slurm")
 
-    def test_only_what_fractale_can_write(self):
-        with pytest.raises(ValueError, match="not for `lsf`"):
-            translate_batch_script(SCRIPT, "lsf")
 
-    @given(
-        nodes=st.integers(1, 9000),
-        per_node=st.integers(1, 128),
-        seconds=st.integers(60, 10**6),
-        name=st.from_regex(r"[A-Za-z][A-Za-z0-9_.-]{0,20}", fullmatch=True),
-    )
-    @settings(max_examples=50, deadline=None)
-    def test_there_and_back_asks_for_the_same(self, nodes, per_node, seconds, name):
-        slurm = (
-            f"#!/bin/bash\n#SBATCH -N {nodes}\n#SBATCH -n {nodes * per_node}\n"
-            f"#SBATCH -t {slurm_times.write_time(seconds)}\n#SBATCH -J {name}\n\nmake run\n"
-        )
-        flux = translate_batch_script(slurm, "flux")["script"]
-        back = translate_batch_script(flux, "slurm")["script"]
-        assert read_batch_script(back)["facts"] == read_batch_script(slurm)["facts"]
+class TestManyScripts:
+    def test_a_pattern_finds_each_file_once_and_names_the_new_ones(self, tmp_path):
+        for name in ("b/run.sbatch", "a/run.sbatch", "a/other.txt"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text(SCRIPT)
+        pattern = f"{tmp_path}/*/*.sbatch"
+        found = find_batch_scripts([pattern, f"{tmp_path}/a/run.sbatch"], "pbs", f"{tmp_path}/out/")
+        assert found["count"] == 2
+        assert [each["file"] for each in found["scripts"]] == [
+            f"{tmp_path}/a/run.sbatch",
+            f"{tmp_path}/b/run.sbatch",
+        ]
+        assert [each["output"] for each in found["scripts"]] == [
+            f"{tmp_path}/out/run.pbs.sh",
+            f"{tmp_path}/out/run-2.pbs.sh",
+        ]
+
+    def test_one_script_goes_into_the_file_that_is_named(self, tmp_path):
+        (tmp_path / "job.sh").write_text(SCRIPT)
+        job = str(tmp_path / "job.sh")
+        (one,) = find_batch_scripts(job, "flux", str(tmp_path / "new.sh"))["scripts"]
+        assert one["output"] == str(tmp_path / "new.sh")
+        (own,) = find_batch_scripts(job, "flux", "", "runs/x")["scripts"]
+        assert own["output"] == "runs/x/job.flux.sh"
+        with pytest.raises(ValueError, match="would overwrite"):
+            find_batch_scripts(job, "flux", job)
+
+    def test_what_cannot_be(self, tmp_path):
+        for name in ("a.sh", "b.sh"):
+            (tmp_path / name).write_text(SCRIPT)
+        with pytest.raises(ValueError, match="is not a directory, and 2 scripts"):
+            find_batch_scripts(f"{tmp_path}/*.sh", "flux", f"{tmp_path}/one")
+        with pytest.raises(ValueError, match="no file matches"):
+            find_batch_scripts(f"{tmp_path}/*.job")
+
+    def test_the_summary_has_a_line_each_and_one_for_all(self):
+        scripts = [{"file": name, "output": f"{name}.new"} for name in ("a", "b")]
+        done = {
+            "jobspec": "x",
+            "lost": ["line 2: --nice"],
+            "remains": [],
+            "validated_by": "sbatch",
+            "note": "",
+            "file": "a.new",
+        }
+        said = summarize_translations(scripts, [done, {"error": "no size\nmore"}])
+        assert said["summary"] == [
+            "a → a.new: valid, 1 lost (sbatch)",
+            "b: failed: no size",
+            "1 of 2 translated, 1 with losses, 1 failed",
+        ]
+        assert (said["translated"], said["failed"]) == (1, 1)
+        assert said["lost"] == "a: line 2: --nice"
 
 
 class TestValidate:
     def test_a_true_translation(self):
-        found = validate_batch_script(translate_batch_script(SCRIPT)["script"], SCRIPT)
-        assert found["valid"] is True
+        answer = translate_batch_script(SCRIPT)
+        found = validate_batch_script(answer["script"], SCRIPT, answer["losses"])
+        assert found["valid"] is True, found
         assert "errors" not in found
 
     @pytest.mark.parametrize(
         ("before", "after", "words"),
         [
-            ("--nslots", "--nslot", "no option --nslot=64; did you mean --nslots?"),
-            ("100s", "1:40", "`1:40` is not a time"),
-            ("#FLUX: --nodes=1\n", "#FLUX: --nodes=1\n#SBATCH --ntasks=64\n", "of slurm and flux"),
-            ("-v x 8", "-v x 9", "not those of the original"),
-            ("#FLUX: --queue=pbatch\n", "", "queue is not set, but the original asks for pbatch"),
+            ("--nslots", "--nslot", "`--nslot=64`: "),
+            ("100s", "1:40", "1:40"),
+            ("#FLUX: --nodes=1\n", "#FLUX: --nodes=1\n#SBATCH --ntasks=64\n", "still in it"),
+            ("-v x 8", "-v x 9", "is missing"),
+            ("#FLUX: --queue=pbatch\n", "", "--partition=pbatch, is neither translated"),
             ("#FLUX: --queue", "#FLUX: --bank=a\n#FLUX: --queue", "account is set, but not in"),
             ("#!/bin/bash\n", "", "does not begin with #!"),
-            ("lmp", "#SBATCH --nodes=1\nlmp", "slurm and flux"),
-            ("-nocite", "-nocite\n#SBATCH --nodes=1", "still in the script"),
+            ("-nocite", "-nocite\n#SBATCH --nodes=1", "still in it"),
         ],
     )
     def test_a_damaged_one(self, before, after, words):
-        script = translate_batch_script(SCRIPT)["script"]
+        answer = translate_batch_script(SCRIPT)
+        script = answer["script"]
         assert before in script
-        found = validate_batch_script(script.replace(before, after, 1), SCRIPT)
+        damaged = script.replace(before, after, 1)
+        found = validate_batch_script(damaged, SCRIPT, answer["losses"])
         assert found["valid"] is False
-        assert any(words in error for error in found["errors"])
+        assert any(words in error for error in found["errors"]), found["errors"]
 
     def test_a_translation_that_did_not_happen(self):
         assert validate_batch_script("#!/bin/bash\nlmp -in in.lj\n")["valid"] is False
-
-    @pytest.mark.parametrize(
-        ("directives", "words"),
-        [
-            ("--job-name=x", "flux batch needs one of them"),
-            ("-N 4 -n 2", "--nodes=4 is more than --nslots=2"),
-            ("-n 2 --exclusive", "--exclusive needs --nodes"),
-        ],
-    )
-    def test_what_flux_batch_refuses(self, directives, words):
-        found = validate_batch_script(f"#!/bin/sh\n#flux: {directives}\nls\n")
-        assert any(words in error for error in found["errors"])
-
-    def test_directives_of_flux_without_a_meaning_elsewhere_are_known(self):
-        script = "#!/bin/sh\n#flux: -N1 -o cpu-affinity=per-task --setattr=user.a=1\nls\n"
-        assert validate_batch_script(script)["valid"] is True
-
-    @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
-    def test_broken_shell_syntax(self):
-        found = validate_batch_script("#!/bin/bash\n#SBATCH -N 1\nif true; then\n")
-        assert any("line 4" in error or "line 3" in error for error in found["errors"])
-
-    def test_another_language_is_not_given_to_bash(self):
-        script = "#!/usr/bin/env python3\n#flux: -N1\nif True: print('(')\n"
-        assert validate_batch_script(script)["valid"] is True
-
-    def test_commands_of_the_old_manager_are_pointed_out(self):
-        script = translate_batch_script(SLURM_SHORT)["script"]
-        warnings = validate_batch_script(script)["warnings"]
-        assert any("srun" in text for text in warnings)
-        assert any("SLURM_" in text for text in warnings)
 
 
 class TestLammpsLog:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fractale.schedulers.comparison import compare, leftovers, lost_commands
+from fractale.schedulers.comparison import Difference, compare, leftovers, lost_commands
 from fractale.schedulers.dialects import read_script
+from fractale.schedulers.script import Loss
 from fractale.tools.batch import translate_batch_script, validate_batch_script
 from fractale.tools.validators import validate_jobspec
 
@@ -34,8 +35,9 @@ cd run
 """
 
 
-def differences(original: str, script: str, *mentions: str, lost: tuple[str, ...] = ()) -> list:
-    return compare(read_script(original), read_script(script), mentions, lost)
+def differences(original: str, script: str, *mentions: str, lost: str = "") -> list[Difference]:
+    told = [Loss(line=0, text="", what=lost, why="")] if lost else []
+    return compare(read_script(original), read_script(script), mentions, told)
 
 
 def texts(original: str, script: str, *mentions: str) -> list[str]:
@@ -209,7 +211,7 @@ def test_what_is_known_to_be_lost_is_no_difference():
     original = sized("-N 1", "-n 3", "--gres=gpu:2")
     less = sized("-N1", "-n3", mark="#FLUX:")
     assert differences(original, less) != []
-    assert differences(original, less, lost=("gpus_per_node",)) == []
+    assert differences(original, less, lost="gpus_per_node") == []
 
 
 # -- the other lines ----------------------------------------------------------------------------
@@ -226,6 +228,7 @@ def test_commands_that_are_gone():
 
 def test_a_directive_of_another_that_is_still_there():
     left = read_script(FLUX.replace("\ncd", "#SBATCH -N2\ncd"), "flux")
-    assert leftovers(read_script(SLURM), left) == ["still in it: `#SBATCH -N2`"]
+    (found,) = leftovers(read_script(SLURM), left)
+    assert found == "still in it: `#SBATCH -N2` is a directive of slurm"
     printed = "cat > job.sh <<EOF\n#SBATCH -N1\nEOF\n"
     assert leftovers(read_script(SLURM + printed), read_script(FLUX + printed, "flux")) == []

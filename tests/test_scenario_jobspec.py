@@ -226,7 +226,6 @@ def test_what_sbatch_refuses_is_refused(tmp_path, slurm, old, new, why):
         ("echo hello", "if true; then echo hello", "syntax error: unexpected end of file"),
         ("--time=00:00:30", "--time=00:10:00", "gives 0:01:00 at most: the job would never start"),
         ("#SBATCH", "#FLUX:", "it has no #SBATCH line: it is no script for slurm"),
-        ("echo hello", "#PBS -l select=1\necho hello", "`#PBS -l select=1` is a directive of pbs"),
     ],
 )
 def test_what_sbatch_lets_pass_is_refused_too(tmp_path, slurm, old, new, why):
@@ -284,10 +283,21 @@ async def test_a_translation_has_its_targets_directives_and_none_of_the_source(s
         (left_above, f"`{left}` is a directive of {source}"),
         (left_below, f"`{left}`"),
     ]:
-        for known in (original, None):
-            said = await validate_jobspec(faulty, target, known)
-            assert said["valid"] is False
-            assert any(why in error for error in said["errors"]), said
+        said = await validate_jobspec(faulty, target, original)
+        assert said["valid"] is False
+        assert any(why in error for error in said["errors"]), said
+
+
+@pytest.mark.parametrize("target", IN_WORDS_OF)
+async def test_without_an_original_another_managers_directive_is_what_the_manager_makes_of_it(
+    target,
+):
+    """A comment; sbatch reads those of PBS, too. It is told."""
+    other = "#PBS -N two" if target != "pbs" else "#SBATCH -J two"
+    script = IN_WORDS_OF[target].replace("hostname", f"{other}\nhostname")
+    said = await validate_jobspec(script, target)
+    assert said["valid"] is True, said
+    assert any(other in each for each in said["warnings"])
 
 
 # -- without a model, and by the agent ----------------------------------------------------------
@@ -300,6 +310,64 @@ def test_a_parser_translates_without_a_model(tmp_path, slurm):
     assert end["status"] == "success", end
     assert end["outputs"]["validated_by"] == "sbatch"
     assert "#SBATCH --partition=short" in end["outputs"]["jobspec"]
+
+
+ARRAY = "#!/bin/bash\n#SBATCH -n 1 --array=1-3 --nice=5\necho hello\n"
+
+
+def test_a_lost_array_is_a_failure_that_says_why(tmp_path):
+    (tmp_path / "job.sh").write_text(ARRAY)
+    end = Reader(tmp_path).end(*PARSER, "-i", "script=job.sh")
+    assert end["status"] == "failed"
+    assert "line 2: --array=1-3 (" in end["error"]
+    assert "lossy: true" in end["error"]
+
+
+def test_with_lossy_it_is_written_and_the_verdict_names_the_losses(tmp_path):
+    (tmp_path / "job.sh").write_text(ARRAY)
+    words = ("-i", "script=job.sh", "-i", "lossy=true", "-i", "output=new/flux.sh")
+    end = Reader(tmp_path).end(*PARSER, *words)
+    assert end["status"] == "success", end
+    assert "#FLUX: --nslots=1\n" in (tmp_path / "new" / "flux.sh").read_text()
+    lost = [each["message"] for each in end["notices"] if each["kind"] == "lost"]
+    assert any(each.startswith("line 2: --array=1-3") for each in lost)
+    assert any(each.startswith("line 2: --nice=5") for each in lost)
+    assert "--array=1-3" in end["outputs"]["not_translated"]
+
+
+def test_a_line_of_the_body_that_will_not_run_is_a_failure(tmp_path):
+    script = ARRAY.replace("--array=1-3 ", "").replace(
+        "echo hello", "srun --container-image=x.sif ./solve"
+    )
+    (tmp_path / "job.sh").write_text(script)
+    end = Reader(tmp_path).end(*PARSER, "-i", "script=job.sh")
+    assert end["status"] == "failed"
+    assert "line 3: `srun --container-image=x.sif ./solve`" in end["error"]
+
+
+def test_many_scripts_have_a_result_each_and_a_summary(tmp_path):
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "a.sbatch").write_text(SMALL_SLURM)
+    (tmp_path / "jobs" / "b.sbatch").write_text(ARRAY)
+    (tmp_path / "jobs" / "c.sbatch").write_text(SMALL_SLURM.replace("hello", "you"))
+    words = ("-i", "script=jobs/*.sbatch", "-i", "to_manager=flux", "-i", "output=new/")
+    end = Reader(tmp_path).end(*PARSER, *words)
+    assert end["status"] == "success", end
+    first, second, third, total = end["outputs"]["scripts"]
+    assert first.startswith("jobs/a.sbatch → new/a.flux.sh: valid")
+    assert second.startswith("jobs/b.sbatch: failed: line 2: --array=1-3")
+    assert third.startswith("jobs/c.sbatch → new/c.flux.sh: valid")
+    assert total == "2 of 3 translated, 0 with losses, 1 failed"
+    assert "echo you" in (tmp_path / "new" / "c.flux.sh").read_text()
+    assert sorted(each.name for each in (tmp_path / "new").iterdir()) == ["a.flux.sh", "c.flux.sh"]
+
+
+@pytest.mark.parametrize("target", ["pbs", "lsf"])
+def test_pbs_and_lsf_are_written(tmp_path, target):
+    (tmp_path / "job.sh").write_text(SMALL_SLURM)
+    end = Reader(tmp_path).end(*PARSER, "-i", "script=job.sh", "-i", f"to_manager={target}")
+    assert end["status"] == "success", end
+    assert {"pbs": "#PBS -", "lsf": "#BSUB -"}[target] in end["outputs"]["jobspec"]
 
 
 def test_the_agent_takes_the_validator_that_fits(tmp_path, slurm):

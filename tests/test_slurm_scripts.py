@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from fractale.schedulers.dialects import read_script
 from fractale.schedulers.request import Array, Chunk, Dependency, Request
 from fractale.schedulers.script import Reading, Written
-from fractale.schedulers.slurm.directives import DIALECT, OPTIONS
+from fractale.schedulers.slurm.directives import DIALECT
 from fractale.schedulers.slurm.times import read_limit, write_time
+from fractale.schedulers.slurm.values import OPTIONS
 from requests_of_jobs import plain_requests, requests_with_chunks
 
 
@@ -94,6 +95,7 @@ class TestValues:
             ("--array=[1-3]", {"array": Array.parse("1-3")}),
             ("-d afterok:1:2", {"dependencies": (Dependency(kind="afterok", jobs=("1", "2")),)}),
             ("-d 7", {"dependencies": (Dependency(kind="afterany", jobs=("7",)),)}),
+            ("-d after:3_4", {"dependencies": (Dependency(kind="after", jobs=("3_4",)),)}),
             ("-d singleton", {"dependencies": (Dependency(kind="singleton"),)}),
             ("--export=ALL", {"export": True}),
             ("--export=NONE", {"export": False}),
@@ -115,7 +117,7 @@ class TestValues:
     )
     def test_one_option(self, option, said):
         if said is None:
-            assert "may be any of" in why_invalid(option)
+            assert "ambiguous" in why_invalid(option)
         else:
             assert fields(option) == said
 
@@ -170,10 +172,10 @@ class TestValues:
     @pytest.mark.parametrize(
         ("option", "words"),
         [
-            ("--cpus_per_task=4", "no option `--cpus_per_task`"),
-            ("--ntaks=2", "no option `--ntaks`"),
-            ("--foo", "no option `--foo`"),
-            ("-Z", "no option `-Z`"),
+            ("--cpus_per_task=4", "unknown option `--cpus_per_task`"),
+            ("--ntaks=2", "unknown option `--ntaks`: did you mean --ntasks?"),
+            ("--foo", "unknown option `--foo`"),
+            ("-Z", "unknown option `-Z`"),
             ("-n=4", "`=4` is not a whole number"),
             ("-n 0", "not a whole number from 1 up"),
             ("--mem=4Gigs", "not an amount of memory"),
@@ -182,11 +184,11 @@ class TestValues:
             ("-t 1:2:3:4", "not a time"),
             ("-N 2-", "not a number of nodes"),
             ("-N 4-2", "less than the least"),
-            ("--array=3-1", "holds no index"),
-            ("--array=a-b", "no array"),
+            ("--array=3-1", "has no index"),
+            ("--array=a-b", "not an array"),
             ("--gpus=$N", "not a number of GPUs"),
             ("--exclusive=mine", "not one of user"),
-            ("--exclu", "may be any of --exclude, --exclusive"),
+            ("--exclu", "ambiguous: --exclude, --exclusive"),
             ("--hold=3", "takes no value"),
             ("--job-name", "needs a value"),
             ("--mail-type=SOON", "not one of BEGIN"),
@@ -332,7 +334,7 @@ class TestLinesOfOtherSchedulers:
 
     def test_options_that_sbatch_does_not_know_there_are_refused(self):
         found = reading("#SBATCH -n 2", '#BSUB -R "span[ptile=4]"')
-        assert "no option `-R`" in found.directives[1].invalid
+        assert "unknown option `-R`" in found.directives[1].invalid
 
     def test_bsub_lines(self):
         said = reading("#SBATCH -n 2", "#BSUB -n 4,8 -W 10 -M 1024 -cwd /tmp").request.said()
@@ -398,6 +400,7 @@ class TestWriting:
         assert "--error=%x.e%j" in DIALECT.write(Request(output="o", join=False)).lines
         joined = DIALECT.write(Request(output="o", error="e", join=True))
         assert not [line for line in joined.lines if line.startswith("--error")]
+        assert joined.lost == {"error": "stderr goes into stdout's file"}
 
     @pytest.mark.parametrize(
         ("request_", "lines"),
@@ -438,6 +441,12 @@ class TestWriting:
             "they become 4 tasks of 8 cores each"
         }
 
+    def test_tasks_that_share_cores_get_one_each_and_it_is_told(self):
+        written = DIALECT.write(Request(chunks=(Chunk(cores=2, tasks=10),)))
+        assert set(written.lines) == {"--nodes=1", "--ntasks=10", "--cpus-per-task=1"}
+        assert written.lost == {"chunks": "10 tasks share 2 cores: here each has a core"}
+        assert DIALECT.write(Request(chunks=(Chunk(tasks=10),))).lost == {}
+
     def test_cores_of_a_node_that_do_not_divide_over_its_tasks(self):
         written = DIALECT.write(Request(nodes=2, tasks_per_node=3, cores_per_node=16))
         assert "--mincpus=16" in written.lines
@@ -445,6 +454,12 @@ class TestWriting:
     def test_a_mark_or_a_resource_that_slurm_lacks_is_lost(self):
         written = DIALECT.write(Request(shell="/bin/csh", server="pbs2", other=("scratch=10gb",)))
         assert written.lost.keys() == {"shell", "server", "other"}
+
+    def test_ids_that_are_not_slurms_are_lost(self):
+        jobs = ("12.pbs1", "7")
+        written = DIALECT.write(Request(dependencies=(Dependency(kind="afterok", jobs=jobs),)))
+        assert "--dependency=afterok:7" in written.lines
+        assert written.lost == {"dependencies": "12.pbs1: not the id of a Slurm job"}
 
     def test_text_of_several_lines_is_lost(self):
         assert DIALECT.write(Request(comment="a\nb")).lost == {"comment": "it has several lines"}
@@ -473,7 +488,7 @@ class TestProperties:
                 assert back.error is None
             else:
                 assert getattr(back, name) == value, (name, written)
-        assert written.lost.keys() <= NOT_IN_SLURM | MEMORY | {"gpu_kind", "variables"}
+        assert written.lost.keys() <= NOT_IN_SLURM | MEMORY | {"gpu_kind", "variables", "error"}
         ours, theirs = request_.totals(), back.totals()
         assert (ours.tasks, ours.cores, ours.gpus) == (theirs.tasks, theirs.cores, theirs.gpus)
         assert ours.nodes == theirs.nodes

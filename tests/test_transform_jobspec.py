@@ -123,7 +123,7 @@ async def test_without_a_validator_the_scripts_own_lines_are_the_evidence_and_it
         (FLUX + "#SBATCH -N2\n", "still in it: `#SBATCH -N2`"),
         (FLUX.replace("nslots=64", "nslots=32"), "asks for 32 tasks, the original for 64"),
         (FLUX.replace("=10m", "=1h"), "asks for 3600 seconds, the original for 600"),
-        (without("#FLUX: --time-limit=10m"), "line 4 of the original, --time=00:10:00, is neither"),
+        (without("#FLUX: --time-limit=10m"), "line 4 of the original, -t 00:10:00, is neither"),
         (without("#FLUX: --job-name=lammps"), "--job-name=lammps, is neither"),
         (without("echo done"), "the command `echo done` is missing"),
         (FLUX.replace("cd run", "rm -rf run"), "the command `cd run` is missing"),
@@ -193,8 +193,8 @@ flux run -n 64 lmp -v x 8 -v y 8 -v z 8 -in in.reaxc.hns -nocite
     assert asked.outputs["success"] is True
     assert asked.outputs["no_analogue"] == [
         "--cpu-bind=cores: use -o cpu-affinity",
-        "--container-image=ghcr.io/converged-computing/lammps-reax:ubuntu22.04: Flux has no option "
-        "for it; start the container in the script's body",
+        "--container-image=ghcr.io/converged-computing/lammps-reax:ubuntu22.04: an option of a "
+        "plugin; start the container in the commands",
     ]
 
 
@@ -308,15 +308,12 @@ async def test_a_manager_that_fractale_does_not_know_needs_a_validator():
         await ask(TRANSFORM_JOBSPEC, SmallHost(translates(cobalt), server), given)
 
 
-async def test_a_script_with_directives_of_two_managers_needs_to_be_told_which():
-    both = SLURM.replace("\ncd", "#PBS -l walltime=1\ncd")
-    host = SmallHost(translates(FLUX))
-    with pytest.raises(ToolError, match="slurm and pbs"):
-        await ask(TRANSFORM_JOBSPEC, host, {"script": both, "target": "flux"})
-    asked = await ask(
-        TRANSFORM_JOBSPEC, host, {"script": both, "target": "flux", "source": "slurm"}
-    )
-    assert asked.outputs["success"] is True
+@pytest.mark.parametrize("source", [None, "slurm"])
+async def test_a_script_with_directives_of_two_managers_is_the_first_ones(source):
+    both = SLURM.replace("\ncd", "#PBS -l walltime=00:10:00\ncd")
+    given = {"script": both, "target": "flux", **({"source": source} if source else {})}
+    asked = await ask(TRANSFORM_JOBSPEC, SmallHost(translates(FLUX)), given)
+    assert asked.outputs["success"] is True, asked.outputs
 
 
 async def test_a_plain_script_has_no_directives_to_keep():
@@ -481,7 +478,7 @@ def test_more_than_the_one_core_that_a_task_has_anyway_must_be_said(script, targ
     original = PBS.replace("mpiprocs=32", "mpiprocs=16").replace("ncpus=32", "ncpus=64")
     fewer = script.replace("64", "32").replace("ptile=32", "ptile=16")
     (found,) = faults(original, fewer.replace("-n 32 lmp", "-n 64 lmp"), target)
-    assert "ncpus=64, is neither translated nor in" in found
+    assert "ncpus=64:mpiprocs=16, is neither translated nor in" in found
 
 
 def test_minutes_are_as_fine_as_some_managers_count():
@@ -500,6 +497,23 @@ def test_gpus_and_cores_are_compared_for_the_whole_job():
     assert "it asks for 256 cores, the original for 128" in faults(original, wrong, "flux")
 
 
+@pytest.mark.parametrize("option", ["--array=1-3", "--gpus=2", "-d afterok:12", "--exclusive"])
+def test_a_model_may_not_drop_what_the_job_needs(option):
+    original = SLURM.replace("-t 00", f"{option}\n#SBATCH -t 00")
+    (fault,) = faults(original, FLUX, "flux")
+    assert f"line 4 of the original, {option}, is neither translated" in fault
+    assert faults(original, FLUX, "flux", f"{option}: nothing for it") == []
+
+
+def test_what_the_target_has_no_option_for_is_listed_without_the_model():
+    original = SLURM.replace("-t 00", "--mem=4G --mail-user=a@b.org\n#SBATCH -t 00")
+    assert faults(original, FLUX, "flux") == []
+    pair = Pair(original=original, script=FLUX, source="slurm", target="flux")
+    memory, mail = pair.without_counterpart()
+    assert memory.startswith("--mem=4G: ")
+    assert mail.startswith("--mail-user=a@b.org: ")
+
+
 def test_what_the_originals_body_prints_is_no_leftover():
     body = "cat > job.sh <<EOF\n#SBATCH -N1\nEOF\n"
     assert faults(SLURM + body, FLUX + body, "flux") == []
@@ -507,7 +521,7 @@ def test_what_the_originals_body_prints_is_no_leftover():
 
 def test_options_that_flux_does_not_have_are_found_without_a_validator():
     [fault] = faults(SLURM, FLUX.replace("#FLUX: --nodes=2", "#FLUX: -N2 --partition=x"), "flux")
-    assert "flux batch has no option --partition=x" in fault
+    assert "line 2: `--partition=x`: unknown option `--partition`" in fault
 
 
 def test_a_line_that_is_no_directive_is_a_fault():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,11 @@ NOTHING = Programs({"PATH": "/nonexistent"})
 def slurm():
     with running_slurm() as running:
         yield running
+
+
+def sbatch(file: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    words = ["sbatch", "-v", "--test-only", str(file)]
+    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
 
 
 def slurm_script(*options: str) -> str:
@@ -69,8 +75,7 @@ async def test_what_sbatch_takes_is_valid_and_by_the_lines_too(tmp_path, slurm, 
     script = slurm_script(options)
     file = tmp_path / "job.sh"
     file.write_text(script)
-    words = ["sbatch", "--test-only", str(file)]
-    assert subprocess.run(words, env=slurm.environment, capture_output=True).returncode == 0
+    assert sbatch(file, slurm.environment).returncode == 0
     found = await validate(script, "slurm", Programs(slurm.environment))
     assert (found.valid, found.by) == (True, "sbatch"), found.errors
     assert validate_lines(script, "slurm").errors == []
@@ -96,8 +101,7 @@ async def test_sbatch_itself_reads_the_lines_of_pbs(tmp_path, slurm):
     """The reading that `fractale` has of such a script is the one of the sbatch that is here."""
     file = tmp_path / "job.sh"
     file.write_text("#!/bin/bash\n#SBATCH -J mine\ntrue\n#PBS -N theirs\n")
-    words = ["sbatch", "-v", "--test-only", str(file)]
-    said = subprocess.run(words, env=slurm.environment, capture_output=True, text=True).stderr
+    said = sbatch(file, slurm.environment).stderr
     (name,) = [line for line in said.splitlines() if "job-name" in line]
     assert name.endswith(read_script(file.read_text(), "slurm").request.name or "?")
 

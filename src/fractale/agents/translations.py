@@ -19,7 +19,7 @@ from fractale.schedulers.dialects import (
     read_script,
     schedulers_of,
 )
-from fractale.schedulers.script import Script
+from fractale.schedulers.script import Loss, Script
 from fractale.schedulers.translation import translate
 
 OTHER_NAMES: Final[Mapping[str, str]] = {"sbatch": "slurm", "torque": "pbs", "bsub": "lsf"}
@@ -61,8 +61,15 @@ class Pair:
         if not original.scheduler:
             return found
         mentions = [*self.no_analogue, *comments_of(translated)]
-        differences = compare(original, translated, mentions)
+        told = [loss for loss in self._losses(original) if not loss.grave]
+        differences = compare(original, translated, mentions, told)
         return [*found, *(str(each) for each in differences if not each.minor)]
+
+    def _losses(self, original: Script) -> Sequence[Loss]:
+        """What the target has no words for, as far as fractale knows."""
+        if not original.scheduler or self.target not in NAMES or self.source == self.target:
+            return ()
+        return translate(original, self.target).losses
 
     def _original(self) -> Script:
         if self.source not in NAMES:
@@ -76,12 +83,9 @@ class Pair:
 
     def without_counterpart(self) -> list[str]:
         """What the target has nothing for, and nobody mentioned yet."""
-        original = self._original()
-        if not original.scheduler or self.target not in NAMES or self.source == self.target:
-            return []
         return [
             f"{loss.text or loss.what}: {loss.why}"
-            for loss in translate(original, self.target).losses
+            for loss in self._losses(self._original())
             if not self._is_mentioned(loss.text)
         ]
 

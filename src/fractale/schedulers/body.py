@@ -8,10 +8,11 @@ What each scheduler sets and has is in its home's `environment`.
 from __future__ import annotations
 
 import bisect
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from fractale.schedulers.environment import (
     PROCESS,
@@ -69,6 +70,7 @@ class Body:
         lines: The commands; as they were, where nothing speaks to a scheduler.
         remains: Lines that still speak to the old scheduler: what they are and what would be
             right. They have to be looked at.
+        not_launched: Numbers of those lines whose launcher is still the old one: they cannot run.
         left_out: Options of a launcher that the other launcher has not, and that are left out.
         notes: Lines that name the old scheduler where it does no harm, as in a text that is
             printed.
@@ -79,6 +81,7 @@ class Body:
     before: tuple[str, ...] = ()
     changes: tuple[Change, ...] = ()
     remains: tuple[Remark, ...] = ()
+    not_launched: frozenset[int] = frozenset()
     left_out: tuple[Remark, ...] = ()
     notes: tuple[Remark, ...] = ()
     says: frozenset[str] = frozenset()
@@ -104,6 +107,8 @@ def translate_body(
     if source == target or not any(text.strip() for text in texts):
         return Body(lines=texts)
     notes = () if away.finds_hosts else tuple(_own_launchers(lines, away))
+    if not (shell in POSIX or shell in CSH) and home.starts_in != away.starts_in:
+        notes = (*notes, Remark(line=0, text="", why=_ELSEWHERE[away.starts_in].format(away.title)))
     before, says = _start(texts, home, away, request, shell)
     text = "\n".join(texts)
     pattern = mentions_of(source)
@@ -136,13 +141,32 @@ def _own_launchers(lines: Sequence[tuple[int, str]], away: Environment) -> Itera
 
 # Where the job begins.
 
+_ELSEWHERE: Final = {
+    "home": "{} begins a job in the home folder, and not where it was submitted",
+    "submit": "{} begins a job where it was submitted, and not in the home folder",
+}
+
+# Commands that are the same in any folder, as long as `_DEPENDS` is not in them …
 _HARMLESS: Final = re.compile(
     r"(?:module|ml|export|setenv|set|unset|source|\.|echo|printf|date|hostname|ulimit|limit|umask"
-    r"|shopt|uname|whoami|id|sleep|trap|conda|spack|which|then|fi|else|endif|unsetenv|unlimit)\b"
+    r"|shopt|uname|whoami|id|sleep|trap|conda|spack|which|then|fi|else|endif|unsetenv|unlimit"
+    r"|let|declare|env|nvidia-smi)\b"
     r"|[A-Za-z_]\w*=|\.\s"
+    # … and those with absolute places, options and comparisons only.
+    r"|(?:(?:el)?if\s+)?(?:!\s+)?(?:cat|mkdir|ls|test|\[\[?)"
+    r"(?:\s+(?:[-!=<>&|;\]]\S*|[\"']?[/~$]\S*|then|\d+;?|\"\w*\"))*\s*$"
 )
 _OURS: Final = re.compile(r".*\bhostname -s \| sort > ")
-_DEPENDS: Final = re.compile(r"pwd|PWD|cwd|(?:source|\.)\s+(?![/~$\"'])|[=\s\"']\.\.?/")
+_DEPENDS: Final = re.compile(
+    r"^(?!echo|printf).*(?:pwd|PWD|cwd)|^(?:source|\.)\s+(?![/~$\"'\w])|^(?:source|\.)\s+\w+[/.]"
+    r"|[=\s\"']\.\.?/|^\S+\s.*>|;\s*\S|&&|\||`|\$\("
+)
+_ASKS: Final = re.compile(
+    r"(?:`|\$\()\s*(?:date|hostname|whoami|uname|nproc|id|basename|which|echo"
+    r"|(?:cat|wc -l\s*<?|sort(?: -u)?|uniq)\s+\"?\$\w+)[^`)|;&]*"
+    r"(?:\|\s*(?:wc|sort|uniq|head|awk|cut)[^`)|;&]*)*[`)]|;\s*then\s*$|;$"
+)
+"""Substitutions, and ends of commands, that are the same in any folder."""
 _GOES: Final = re.compile(r"(?:cd|pushd|chdir)(?:\s+(?:-P\s+|--\s+)?(\S.*))?$")
 
 
@@ -181,7 +205,8 @@ def _depends_on_start(lines: Sequence[str]) -> bool:
             return bool(goes[1]) and not re.match(r"[\"']?[/~$]", goes[1])
         if _OURS.match(text):
             continue
-        if not _HARMLESS.match(text) or _DEPENDS.search(text):
+        text = re.sub(r"\s#.*", "", text)
+        if not _HARMLESS.match(text) or _DEPENDS.search(_ASKS.sub("", text)):
             return True
     return False
 
@@ -198,6 +223,8 @@ _OF_PREFIX: Final = re.compile(r"-.*|\d+[smhd]?|[A-Za-z_]\w*=.*", re.DOTALL)
 _ASSIGNMENT: Final = re.compile(r"([A-Za-z_]\w*)\+?=(?!=)")
 _SETTERS: Final = frozenset({"export", "declare", "local", "readonly", "typeset", "alias", "env"})
 _DEFAULT: Final = re.compile(r":?[-=?](.*)", re.DOTALL)
+_RUNS: Final = frozenset({"eval", "setenv", "set", "alias"})
+_FURTHER: Final = 4000
 _PRINTS: Final = frozenset({"echo", "printf", "print"})
 _QUIET_FILES: Final = frozenset({"1", "2", "/dev/null", "/dev/stderr", "/dev/stdout"})
 
@@ -212,11 +239,20 @@ def _is_shell(word: str) -> bool:
     return word.rpartition("/")[2] in POSIX
 
 
-@dataclass(frozen=True, slots=True)
-class _Edit:
+class _Edit(NamedTuple):
+    """A part of the text, and what takes its place.
+
+    Args:
+        less: Its end, negative: of edits that begin in one place the longest is first.
+    """
+
     start: int
-    end: int
+    less: int
     new: str
+
+    @property
+    def end(self) -> int:
+        return -self.less
 
 
 @dataclass(slots=True)
@@ -237,9 +273,18 @@ class _Translation:
     left_out: list[Remark] = field(default_factory=list[Remark])
     unclear: dict[int, str] = field(default_factory=dict[int, str])
     before: dict[str, str] = field(default_factory=dict[str, str])
+    not_launched: set[int] = field(default_factory=set[int])
     own: dict[str, int] = field(default_factory=dict[str, int])
     renamed: set[tuple[int, str]] = field(default_factory=set[tuple[int, str]])
-    printing: list[tuple[int, int, bool]] = field(default_factory=list[tuple[int, int, bool]])
+    inner: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    printing: dict[int, list[tuple[int, int, bool]]] = field(
+        default_factory=dict[int, list[tuple[int, int, bool]]]
+    )
+    inside: dict[int, list[tuple[int, int]]] = field(
+        default_factory=dict[int, list[tuple[int, int]]]
+    )
+    outer: list[_Edit] = field(default_factory=list[_Edit])
+    looked: dict[str, int | None] = field(default_factory=dict[str, "int | None"])
     starts: list[int] = field(default_factory=list[int])
     _figures: Mapping[str, str] | None = None
 
@@ -263,14 +308,26 @@ class _Translation:
             self._figures = known(self.request)
         return self._figures.get(fact)
 
+    def place_of(self, pattern: str) -> int | None:
+        """Where a pattern is first in the text; looked for once."""
+        if pattern not in self.looked:
+            found = re.search(pattern, self.text)
+            self.looked[pattern] = found.start() if found else None
+        return self.looked[pattern]
+
+    def edit(self, start: int, end: int, new: str) -> None:
+        """Let something take the place of a part of the text."""
+        bisect.insort(self.edits, _Edit(start, -end, new))
+
     def render(self, start: int, end: int) -> str:
         """A part of the text with the changes in it."""
-        inside = [each for each in self.edits if start <= each.start and each.end <= end]
-        inside.sort(key=lambda each: (each.start, -each.end))
         parts: list[str] = []
         at = start
-        for edit in inside:
-            if edit.start < at:  # inside of one that is done
+        first = bisect.bisect_left(self.edits, (start, -end))
+        for edit in itertools.islice(self.edits, first, None):
+            if edit.start >= end:
+                break
+            if edit.start < at or edit.end > end:  # inside of one that is done
                 continue
             parts += [self.text[at : edit.start], edit.new]
             at = edit.end
@@ -278,7 +335,11 @@ class _Translation:
 
     def translate(self) -> None:
         """Find all changes."""
-        self.found = read_shell(self.text, csh=self.csh)
+        # What comes long after the last place that matters is not read.
+        over = self.text.find("\n", self.places[-1] + _FURTHER)
+        self.found = read_shell(
+            self.text, csh=self.csh, end=None if over < 0 else over, places=self.places
+        )
         commands = [
             each
             for each in self.found.commands
@@ -323,10 +384,10 @@ class _Translation:
         if fact is None or variable.name in self.own or (fact in PROCESS and not process):
             return
         if name := self.name_of(fact):
-            self.edits.append(_Edit(variable.start, variable.end, name))
+            self.edit(variable.start, variable.end, name)
             self.renamed.add((self.index(variable.start), variable.name))
         elif (new := self._value(variable, fact)) is not None:
-            self.edits.append(_Edit(variable.first, variable.last, new))
+            self.edit(variable.first, variable.last, new)
 
     def name_of(self, fact: str) -> str | None:
         """The variable that tells a fact: the scheduler's, or one that the script is given."""
@@ -396,9 +457,11 @@ class _Translation:
     def command(self, command: Command) -> None:
         """Put a command into the other scheduler's words, if it is plainly equal."""
         words = list(words_of(command))
-        for word in words:
-            if self.speaks(word.start, word.end):
-                self._fragment(word)
+        if command.depth:
+            start, end = command.words[0].start, command.words[-1].end
+            for line in range(self.index(start), self.index(end) + 1):
+                self.inside.setdefault(line, []).append((start, end))
+        self._fragments(words)
         at = self._program(words)
         if at is None:
             return
@@ -438,7 +501,9 @@ class _Translation:
             word.redirect and self.text[word.start : word.end] not in _QUIET_FILES
             for word in command.words
         )
-        self.printing.append((command.words[0].start, command.words[-1].end, to_file))
+        start, end = command.words[0].start, command.words[-1].end
+        for line in range(self.index(start), self.index(end) + 1):
+            self.printing.setdefault(line, []).append((start, end, to_file))
 
     def _inner(self, words: Sequence[Word], texts: Sequence[str], *, process: bool) -> None:
         """``bash -c '…'``: its single quotes are a shell's."""
@@ -447,37 +512,61 @@ class _Translation:
             plain = len(text) > 1 and text[0] == text[-1] == "'" and "'" not in text[1:-1]
             if not plain or not re.fullmatch(r"-\w*c", option) or not _is_shell(shell):
                 continue
+            self.inner.append((words[at].start, words[at].end))
             inner = read_fragment(self.text, words[at].start + 1, words[at].end - 1)
             for variable in inner.variables:
                 self.variable(variable, process=process)
             for command in inner.commands:
                 self.command(command)
 
-    def _fragment(self, word: Word) -> None:
-        """``NAME="srun -n 8"``: a launcher in a variable."""
-        text = self.text[word.start : word.end]
-        match = _ASSIGNMENT.match(text)
-        first = match.end() if match else 0
-        value = text[first:]
+    def _fragments(self, words: Sequence[Word]) -> None:
+        """Launchers in strings that a shell will run: ``NAME="srun -n 8"``, ``eval "srun"``."""
+        before, runs = "", False
+        for word in words:
+            text = self.text[word.start : word.end]
+            if self.speaks(word.start, word.end):
+                match = _ASSIGNMENT.match(text)
+                if match or runs:
+                    first = word.start + (match.end() if match else 0)
+                    self._fragment(first, word.end, match[1] if match else "")
+            option = re.fullmatch(r"-\w*c", text)
+            runs = text in _RUNS or bool(option and _is_shell(before)) or (runs and text == "=")
+            runs = runs or before in ("set", "setenv")
+            before = text
+
+    def _fragment(self, start: int, end: int, name: str) -> None:
+        value = self.text[start:end]
         quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
-        if not value or (not match and not quoted) or "\\" in value:
+        if "\\" in value or (quoted and value[0] in value[1:-1]):
             return
-        start = word.start + first + quoted
-        end = word.end - quoted
+        start, end = start + quoted, end - quoted
         program = self._launcher(self.text[start:end].split()[:3])
         if program is None:
             return
         inner = read_fragment(self.text, start, end)
         if not inner.commands or inner.commands[-1].words[0].start != start:
             return
-        if match and (use := re.search(rf"\$\{{?{match[1]}\}}?\"?[ \t]+-", self.text)):
-            number = self.numbered[self.index(use.start())][0]
+        use = self.place_of(rf"\$\{{?{name}\}}?\"?[ \t]+-") if name else None
+        if use is not None:
+            number = self.numbered[self.index(use)][0]
             self.unclear[self.index(start)] = f"line {number} gives it more options"
             return
-        self.launch(inner.commands[-1].words, program, fragment=True)
+        self.launch(inner.commands[-1].words, program, fragment=True, bare=not quoted)
 
-    def launch(self, words: Sequence[Word], program: str, *, fragment: bool = False) -> None:
-        """Put a launcher and its options into the other's words."""
+    def launch(
+        self,
+        words: Sequence[Word],
+        program: str,
+        *,
+        fragment: bool = False,
+        bare: bool = False,
+    ) -> None:
+        """Put a launcher and its options into the other's words.
+
+        Args:
+            fragment: Whether it is in a string, so that a program may follow elsewhere.
+            bare: Whether that string has no quotes yet.
+        """
         count = len(program.split())
         plain: list[Word] = []
         for word in words[count:]:
@@ -493,7 +582,8 @@ class _Translation:
             self.unclear[line] = str(error)
             return
         last = plain[launch.count - 1].end if launch.count else words[count - 1].end
-        self.edits.append(_Edit(words[0].start, last, written.text))
+        text = f'"{written.text}"' if bare and " " in written.text else written.text
+        self.edit(words[0].start, last, text)
         number = self.numbered[line][0]
         self.left_out += [Remark(line=number, text=t, why=why) for t, why in written.left_out]
 
@@ -524,16 +614,17 @@ class _Translation:
         if ":" in texts[at:]:
             raise UnclearError("it starts several programs")
         name = re.match(r"[\"']?\$\{?([A-Za-z_]\w*)", texts[at])
-        if name and re.search(rf"\b{name[1]}=\(?\s*[\"']?-", self.text):
+        if name and self.place_of(rf"\b{name[1]}=\(?\s*[\"']?-") is not None:
             raise UnclearError(f"`{texts[at]}` holds options")
 
     def _plain(self, words: Sequence[Word], texts: Sequence[str]) -> None:
         """A command that prints a fact, or that does something with the job itself."""
-        plain = " ".join(re.sub(r"^\"|\"$|(?<=\$)\{|\}(?=\"?$)", "", each) for each in texts)
+        plain = " ".join(re.sub(r"^\"|\"$", "", each) for each in texts)
+        plain = re.sub(r"\$\{(\w+)\}", r"$\1", plain)
         fact = self.home.printed.get(plain)
         new = self._prints(fact) if fact else self._own_job(plain)
         if new is not None:
-            self.edits.append(_Edit(words[0].start, words[-1].end, new))
+            self.edit(words[0].start, words[-1].end, new)
 
     def _prints(self, fact: str) -> str | None:
         if command := self.away.commands.get(fact):
@@ -555,15 +646,23 @@ class _Translation:
 
     def leftovers(self, mentions: Sequence[re.Match[str]], pattern: re.Pattern[str]) -> None:
         """Tell what still speaks to the old scheduler."""
+        for edit in self.edits:
+            if not self.outer or edit.start >= self.outer[-1].end:
+                self.outer.append(edit)
         for mention in mentions:
             start, end = mention.span()
             if self._is_comment(start, end):
                 continue
-            edit = next((e for e in self.edits if e.start <= start and end <= e.end), None)
+            edit = self._around(start, end)
             if edit is None:
                 self._leftover(mention)
             elif again := pattern.search(edit.new):
                 self._tell(start, self._why(again))
+
+    def _around(self, start: int, end: int) -> _Edit | None:
+        """The outermost change around a place."""
+        at = bisect.bisect_right(self.outer, (start, 1)) - 1
+        return self.outer[at] if at >= 0 and end <= self.outer[at].end else None
 
     def _is_comment(self, start: int, end: int) -> bool:
         if self.shell in POSIX or self.shell in CSH:
@@ -573,12 +672,16 @@ class _Translation:
     def _leftover(self, mention: re.Match[str]) -> None:
         start, end = mention.span()
         line = self.index(start)
-        printing = next((p for p in self.printing if p[0] <= start and end <= p[1]), None)
+        in_line = self.printing.get(line, ())
+        printing = next((p for p in in_line if p[0] <= start and end <= p[1]), None)
         name = mention["variable"]
-        if name and printing and self.text[start - 1] not in "${":
+        literal = self.text[start - 1] not in "${" or (
+            within(self.found.quiet, start, end) and not within(self.inner, start, end)
+        )
+        if name and printing and literal:
             fact = self.home.variables.get(name, "")
             if (line, name) in self.renamed and (new := self.name_of(fact)):
-                self.edits.append(_Edit(start, end, new))
+                self.edit(start, end, new)
                 return
             self.notes.setdefault(line, f"`{name}` is only in a text that is printed")
         elif name and name in self.own and self.own[name] != line:
@@ -591,10 +694,8 @@ class _Translation:
 
     def _in_substitution(self, at: int) -> bool:
         """Whether a place is in a command that is inside another."""
-        return any(
-            command.depth and command.words[0].start <= at < command.words[-1].end
-            for command in self.found.commands
-        )
+        spans = self.inside.get(self.index(at), ())
+        return any(start <= at < end for start, end in spans)
 
     def _tell(self, at: int, why: str) -> None:
         reasons = self.reasons.setdefault(self.index(at), [])
@@ -631,11 +732,13 @@ class _Translation:
         words = re.sub(r"[ \t]+", " ", mention[0])
         name = words.split(" ")[0]
         line = self.index(mention.start())
-        if line in self.unclear and home.doing(_STARTS) is not None:
-            return f"`{words}` is left as it is: {self.unclear[line]}"
         deed = home.programs.get(name, "")
         if mention.groupdict().get("sub"):
             deed = next((what for what, does in home.does.items() if does == words), deed)
+        if deed == _STARTS:
+            self.not_launched.add(self.numbered[line][0])
+            if line in self.unclear:
+                return f"`{words}` is left as it is: {self.unclear[line]}"
         other = away.doing(deed) or (away.launch.program if away.launch and deed == _STARTS else "")
         what = f"`{words}` ({deed}) is a program of {home.title}'s"
         return f"{what}; {away.title} has `{other}`" if other else f"{what}"
@@ -665,6 +768,7 @@ class _Translation:
                 Remark(line=number, text=line.strip(), why="; ".join(why))
                 for (number, line), why in self._by_line(self.reasons)
             ),
+            not_launched=frozenset(self.not_launched),
             left_out=tuple(self.left_out),
             notes=(
                 *notes,

@@ -8,7 +8,7 @@ told.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from fractale.schedulers.body import translate_body
 from fractale.schedulers.dialects import NAMES as SCHEDULERS
 from fractale.schedulers.dialects import dialect_of
 from fractale.schedulers.request import Request, Totals
-from fractale.schedulers.script import Directive, Script
+from fractale.schedulers.script import Directive, Loss, Script
 
 FIGURES: Final[Mapping[str, frozenset[str]]] = {
     "nodes": frozenset({"nodes", "tasks_per_node", "chunks", "place"}),
@@ -71,28 +71,33 @@ def compare(
     original: Script,
     translated: Script,
     mentions: Sequence[str] = (),
-    lost: Collection[str] = (),
+    told: Iterable[Loss] = (),
 ) -> list[Difference]:
     """What a translation asks for otherwise than its original, and what it leaves out.
 
     Args:
         mentions: Texts that may name directives which were left out knowingly, such as the
             comments of the translation.
-        lost: Fields of the request that are known to be lost.
+        told: Losses that are known.
     """
+    losses = [*told]
+    lost = frozenset(loss.what for loss in losses if loss.what)
+    places = {(loss.line, loss.text) for loss in losses}
     dropped = dropped_fields(original, translated, lost)
     left_out = [
         Difference(
-            what=min(directive.sets & dropped, default=""),
-            line=directive.line,
-            text=directive.text,
-            why=f"line {directive.line} of the original, {directive.text}, is neither translated "
-            "nor in `no_analogue`",
+            what=min(each.sets & dropped, default=""),
+            line=each.line,
+            text=each.text,
+            why=f"line {each.line} of the original, {each.text}, is neither translated nor in "
+            "`no_analogue`, nor named in a comment",
         )
-        for directive in original.reading.directives
-        if _is_left_out(directive, dropped, translated) and not _is_mentioned(directive, mentions)
+        for each in original.reading.directives
+        if each.sets & dropped
+        or ((each.line, each.text) not in places and _is_untold(each, translated))
+        if not _is_mentioned(each, mentions)
     ]
-    known = {name for name, fields in FIGURES.items() if fields & frozenset(lost)} | {*lost}
+    known = lost.union(name for name, fields in FIGURES.items() if fields & lost)
     others = [*_figures(original, translated), *_fields(original, translated)]
     return [*(each for each in others if each.what not in known), *left_out]
 
@@ -105,7 +110,7 @@ def _figures(original: Script, translated: Script) -> Iterator[Difference]:
     wanted, given = original.request, translated.request
     ours, theirs = wanted.totals(), given.totals()
     for name in FIGURES:
-        asked, got = getattr(ours, name), getattr(theirs, name)
+        asked, got = getattr(ours, name), _figure(given, theirs, name)
         if is_same(name, asked, got, ours) or not _is_compared(name, original, translated):
             continue
         unit = "bytes of memory" if name == "memory" else "GPUs" if name == "gpus" else name
@@ -129,14 +134,21 @@ def _is_compared(name: str, original: Script, translated: Script) -> bool:
     return says(wanted, name)
 
 
+def _figure(given: Request, totals: Totals, name: str) -> Any:
+    """A figure of a translation. Its chunks are meant as nodes, if it does not say how they lie."""
+    if name == "nodes" and totals.nodes is None and given.chunks and given.place is None:
+        return sum(chunk.count for chunk in given.chunks)
+    return getattr(totals, name)
+
+
 def says(request: Request, figure: str) -> bool:
     """Whether a request itself says a figure, by whichever field."""
-    if figure == "nodes" and request.totals().nodes is None:
+    if figure == "nodes" and request.nodes is None and request.totals().nodes is None:
         return False
-    said = FIGURES[figure].intersection(request.said()) - {"chunks"}
+    if any(getattr(request, field) is not None for field in FIGURES[figure] - {"chunks"}):
+        return True
     part = _OF_CHUNKS.get(figure)
-    chunks = [each for each in request.chunks if part is None or getattr(each, part) is not None]
-    return bool(said or chunks)
+    return any(part is None or getattr(each, part) is not None for each in request.chunks)
 
 
 def is_same(figure: str, asked: Any, got: Any, totals: Totals) -> bool:
@@ -222,7 +234,7 @@ def dropped_fields(
     dropped = {field for field in asked if _is_dropped(field, original, translated)}
     ours, theirs = wanted.totals(), given.totals()
     for figure, fields in FIGURES.items():
-        ask, got = getattr(ours, figure), getattr(theirs, figure)
+        ask, got = getattr(ours, figure), _figure(given, theirs, figure)
         known = is_same(figure, ask, got, ours) or not fields.isdisjoint(lost)
         if says(wanted, figure) and not says(given, figure) and not known:
             said = fields & asked.keys()
@@ -242,7 +254,7 @@ def _is_dropped(field: str, original: Script, translated: Script) -> bool:
         return asked not in translated.shebang
     if field == "join":
         return _joins(translated) is not asked
-    if field == "error" and asked == wanted.output and _joins(translated):
+    if field == "error" and (wanted.join or asked == wanted.output) and _joins(translated):
         return False
     if field in ("hosts", "variables", "other", "mail_to", "without_hosts"):
         return bool(set(asked) - set(got))
@@ -262,9 +274,8 @@ def _joins(script: Script) -> bool:
     return bool(dialect_of(script.scheduler).defaults.join) and script.request.error is None
 
 
-def _is_left_out(directive: Directive, dropped: frozenset[str], translated: Script) -> bool:
-    if directive.sets & dropped:
-        return True
+def _is_untold(directive: Directive, translated: Script) -> bool:
+    """Whether no field tells all of a directive, and the translation does not have it."""
     if directive.sets and not directive.untold:
         return False
     return not any(
@@ -297,11 +308,13 @@ def leftovers(original: Script, translated: Script) -> list[str]:
     Those that the original's commands print, such as in a here-document, are not meant.
     """
     printed = {line for _, line in original.body}
-    others = [dialect_of(name) for name in SCHEDULERS if name != translated.scheduler]
+    others = [name for name in SCHEDULERS if name != translated.scheduler]
     return [
-        f"still in it: `{line.strip()}`"
-        for _, line in translated.body
-        if line not in printed and any(each.is_directive(line) for each in others)
+        f"still in it: `{line.strip()}` is a directive of {name}"
+        for line in translated.lines
+        if line not in printed
+        for name in others
+        if dialect_of(name).is_directive(line)
     ]
 
 

@@ -35,11 +35,12 @@ def dialect_of(scheduler: str) -> Dialect:
 def schedulers_of(lines: Sequence[str]) -> tuple[str, ...]:
     """The schedulers whose directives are among the lines, the one with the first line first."""
     first: dict[str, int] = {}
+    marked = [(number, line) for number, line in enumerate(lines) if "#" in line or ":" in line]
     for name in READ:
         is_directive = dialect_of(name).is_directive
-        number = next((i for i, line in enumerate(lines) if is_directive(line)), None)
-        if number is not None:
-            first[name] = number
+        found = next((number for number, line in marked if is_directive(line)), None)
+        if found is not None:
+            first[name] = found
     return tuple(sorted(first, key=lambda name: first[name]))
 
 

@@ -145,8 +145,8 @@ def write_launch(
         if key not in said:
             continue
         text = launch.texts.get(key, "")
-        word = writing.values.get(key, {}).get(said[key], said[key])
-        if key in writing.options:
+        word = writing.values.get(key, {said[key]: said[key]}).get(said[key])
+        if key in writing.options and word is not None:
             words += _option(writing, key, word)
         elif text and not (key in writing.implied and sizes.as_job(key)):
             left.append((text, _LACKS.format(title, writing.program)))
@@ -260,20 +260,30 @@ class _Sizes:
         said, total = self.said, self.total
         if "tasks" not in said:
             said["tasks"] = str(total.tasks)
-        if not self.inherits or not _is_decimal(said["tasks"]):
+        if not self.inherits:
             return
-        tasks = int(said["tasks"])
+        tasks = int(said["tasks"]) if _is_decimal(said["tasks"]) else None
         nodes = total.nodes or 0
-        if tasks == total.tasks and 1 < nodes <= tasks:
+        if tasks is not None and tasks == total.tasks and 1 < nodes <= tasks:
             said.setdefault("nodes", str(nodes))
         cores = self.request.cores_per_task
-        if cores and cores > 1 and tasks * cores <= total.cores:
+        if cores and cores > 1 and (tasks or 1) * cores <= total.cores:
             said.setdefault("cores_per_task", str(cores))
         if total.gpus and not ({"gpus", "gpus_per_node", "gpus_per_task"} & said.keys()):
-            if total.gpus % tasks == 0:
-                said["gpus_per_task"] = str(total.gpus // tasks)
-            else:
-                said["gpus"] = str(total.gpus)
+            self._state_gpus(tasks)
+
+    def _state_gpus(self, tasks: int | None) -> None:
+        """Give a launch the GPUs that it would see: all, those of its host, or its share."""
+        said, total = self.said, self.total
+        on_host = total.gpus // total.nodes if total.nodes else None
+        if tasks == total.tasks:
+            said["gpus"] = str(total.gpus)
+        elif tasks == 1 and on_host:
+            said["gpus_per_task"] = str(on_host)
+        elif total.gpus % total.tasks == 0:
+            said["gpus_per_task"] = str(total.gpus // total.tasks)
+        else:
+            self.lost["GPUs"] = "left out: how many of the job's GPUs it is to have is not clear"
 
     def fit(self, writing: Writing) -> None:
         """Say sizes as a launcher can that has only those per task."""

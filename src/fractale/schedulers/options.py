@@ -1,10 +1,13 @@
-"""Options as getopt_long(3) reads them."""
+"""Options as getopt_long(3) reads them, and what their values say."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from fractale.schedulers.script import Directive
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,65 @@ class Said:
     untold: str = ""
 
 
+@dataclass(slots=True)
+class Entry:
+    """A directive while its script is read.
+
+    Args:
+        fields: Fields of a `Request` and their values.
+    """
+
+    line: int
+    option: str
+    value: str
+    text: str
+    fields: dict[str, Any] = field(default_factory=dict[str, Any])
+    untold: str = ""
+    invalid: str = ""
+
+    def read(
+        self,
+        program: str,
+        readers: Mapping[str, Callable[[str], Said]],
+        reasons: Mapping[str, str],
+    ) -> None:
+        """Read the value, unless the option is refused already.
+
+        Args:
+            program: What refuses a directive, in texts: ``sbatch``.
+            readers: Option → what its value says; ValueError for a value that is refused.
+            reasons: Option → why no field says it, for options without a reader.
+        """
+        if not self.invalid and self.option in readers:
+            try:
+                said = readers[self.option](self.value)
+                self.fields, self.untold = dict(said.fields), said.untold
+            except ValueError as error:
+                self.invalid = str(error)
+        if self.invalid:
+            self.untold = f"{program} refuses it: {self.invalid}"
+        elif not self.fields:
+            told = reasons.get(self.option) or self.untold
+            self.untold = told or f"only {program} has this option"
+
+    def replace(self, later: Entry) -> None:
+        """Say that a later directive of the same option counts in place of this one."""
+        self.fields = dict.fromkeys(later.fields)
+        self.untold = "" if self.fields else self.untold or "a later line replaces it"
+
+    def directive(self, sets: frozenset[str] | None = None) -> Directive:
+        """The directive; with `sets`, one that sets these fields and says all with them."""
+        return Directive(
+            line=self.line,
+            option=self.option,
+            value=self.value,
+            text=self.text,
+            sets=frozenset(self.fields) if sets is None else sets,
+            invalid=self.invalid,
+            untold="" if sets else self.untold,
+        )
+
+
 def getopt(words: Sequence[str], options: Sequence[Option]) -> Iterator[Given]:
     """The options among words.
 
@@ -71,7 +133,7 @@ def getopt(words: Sequence[str], options: Sequence[Option]) -> Iterator[Given]:
         word = words[at]
         if word == "--":
             yield from (
-                Given(None, None, words[i], "stands after `--`", i, i)
+                Given(None, None, words[i], "is after `--`", i, i)
                 for i in range(at + 1, len(words))
             )
             return
@@ -97,7 +159,7 @@ def _long(words: Sequence[str], at: int, options: Sequence[Option]) -> Given:
     if option is None:
         found = [each for each in options if each.name.startswith(name) and not each.exact]
         if len(found) != 1:
-            return Given(None, None, word, _not_one(name, found), at, at)
+            return Given(None, None, word, _not_one(name, found, options), at, at)
         option = found[0]
     if option.argument == "none":
         why = f"`--{option.name}` takes no value" if equals else ""
@@ -111,11 +173,13 @@ def _long(words: Sequence[str], at: int, options: Sequence[Option]) -> Given:
     return Given(option, words[at + 1], f"{word} {words[at + 1]}", "", at, at + 1)
 
 
-def _not_one(name: str, found: Sequence[Option]) -> str:
-    if not found or not name:
-        return f"there is no option `--{name}`"
-    names = ", ".join(f"--{each.name}" for each in found[:4])
-    return f"`--{name}` may be any of {names}"
+def _not_one(name: str, found: Sequence[Option], options: Sequence[Option]) -> str:
+    if found and name:
+        names = ", ".join(f"--{each.name}" for each in found[:4])
+        return f"`--{name}` is ambiguous: {names}"
+    names = [each.name for each in options if each.name]
+    near = difflib.get_close_matches(name[:100], names, 1)
+    return f"unknown option `--{name}`" + (f": did you mean --{near[0]}?" if near else "")
 
 
 def _short(words: Sequence[str], at: int, options: Sequence[Option]) -> Iterator[Given]:
@@ -125,7 +189,7 @@ def _short(words: Sequence[str], at: int, options: Sequence[Option]) -> Iterator
         letter, letters = letters[0], letters[1:]
         option = next((each for each in options if each.letter == letter), None)
         if option is None:
-            yield Given(None, None, word, f"there is no option `-{letter}`", at, at)
+            yield Given(None, None, word, f"unknown option `-{letter}`", at, at)
             return
         if option.argument == "none":
             yield Given(option, None, f"-{letter}", "", at, at)

@@ -80,6 +80,7 @@ class Cobalt:
     mark = "#COBALT"
     defaults = Request(join=False, export=False)
     slots = False
+    guard = ""
 
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of a directive."""
@@ -119,11 +120,11 @@ class _Reader:
             found.fields.setdefault("error", f"{prefix}.error")
         if found.drafts and not {"nodes", "seconds"} <= found.fields.keys():
             why = (
-                "Cobalt's qsub wants a number of nodes and a time, on its command line if not here"
+                "Cobalt's qsub needs a number of nodes and a time, on its command line if not here"
             )
             found.remarks.append(Remark(line=0, text="", why=why))
         return Reading(
-            directives=tuple(draft.done() for draft in found.drafts),
+            directives=tuple(draft.done("Cobalt's qsub") for draft in found.drafts),
             lines=frozenset(self._numbers),
             request=found.request(),
             invalid=tuple(found.invalid),
@@ -149,7 +150,7 @@ class _Reader:
             self._found.refuse(number, text.strip(), f"a quote {unclosed} is not closed")
         for given in getopt(words, _OPTIONS):
             if given.option is None and not given.text.startswith("-"):
-                why = "it is no option: Cobalt's qsub may take it for the program"
+                why = "it is not an option: Cobalt's qsub may read it as the program"
                 self._found.remarks.append(Remark(line=number, text=given.text, why=why))
                 continue
             if given.option is None or given.why:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,8 +24,15 @@ class Draft:
     invalid: str = ""
     untold: list[str] = field(default_factory=list[str])
 
-    def done(self) -> Directive:
-        """The directive, when all lines are read."""
+    def done(self, program: str) -> Directive:
+        """The directive, when all lines are read.
+
+        Args:
+            program: What refuses an invalid one: ``qsub``.
+        """
+        untold = [f"{program} refuses it: {self.invalid}"] if self.invalid else self.untold
+        if not untold and not self.sets:
+            untold = ["it asks for nothing"]
         return Directive(
             line=self.line,
             option=self.option,
@@ -34,7 +40,7 @@ class Draft:
             text=self.text,
             sets=frozenset(self.sets),
             invalid=self.invalid,
-            untold="; ".join(dict.fromkeys(self.untold)),
+            untold="; ".join(dict.fromkeys(untold)),
         )
 
 
@@ -62,7 +68,7 @@ class Gathered:
                 draft.sets.add(name)
 
     def again(self, before: Draft | None, now: Draft) -> None:
-        """Say that an option stands there again, and that the last one counts."""
+        """Say that an option is there again, and that the last one counts."""
         if before is not None:
             self._again.append((before, now))
 
@@ -91,11 +97,11 @@ class Gathered:
 def split_words(text: str, *, comments: bool, escapes: bool = True) -> tuple[list[str], str]:
     """Words of a directive line, and the quote that is not closed (empty if all are).
 
-    Quotes of both kinds group, also in the middle of a word; what is in them is taken as it is.
+    Quotes of both kinds group, also in the middle of a word; what is in them is kept as it is.
 
     Args:
         comments: Whether a word that begins with ``#`` ends the line.
-        escapes: Whether a backslash outside quotes takes the next letter as it is.
+        escapes: Whether a backslash outside quotes keeps the next letter as it is.
     """
     words: list[str] = []
     word: list[str] | None = None
@@ -213,20 +219,39 @@ def _one_apart(one: str, other: str) -> bool:
     )
 
 
-def same_without_chunks(request: Request) -> bool:
-    """Whether the other sizes say all that the chunks of a request say."""
-    if not request.chunks:
-        return True
-    alone = dataclasses.replace(request, chunks=())
-    one, other = request.totals(), alone.totals()
-    alike = all(
-        getattr(one, name) == getattr(other, name) for name in ("tasks", "cores", "gpus", "memory")
-    )
-    return alike and len({_shape(chunk) for chunk in request.chunks}) == 1
-
-
-def _shape(chunk: Chunk) -> tuple[int | None, ...]:
-    return (chunk.cores, chunk.tasks, chunk.gpus, chunk.memory)
+def contradictions(request: Request, chunks: Sequence[Chunk], nodes: int | None) -> dict[str, str]:
+    """Sizes of a request that chunks do not say, and why."""
+    lost: dict[str, str] = {}
+    got = Request(chunks=tuple(chunks), place=None).totals()
+    many = nodes or 0
+    says = {
+        "tasks": (1, got.tasks),
+        "cores_per_task": (got.tasks, got.cores),
+        "cores_per_node": (many, got.cores),
+        "gpus": (1, got.gpus),
+        "gpus_per_node": (many, got.gpus),
+        "gpus_per_task": (got.tasks, got.gpus),
+        "memory": (1, got.memory),
+        "memory_per_node": (many, got.memory),
+        "memory_per_core": (got.cores, got.memory),
+        "memory_per_gpu": (got.gpus, got.memory),
+    }
+    for name, (times, whole_) in says.items():
+        each = getattr(request, name)
+        if each is None or (times == 0 and name.endswith("_node") and name != "cores_per_node"):
+            continue
+        spare = whole_ - each * times
+        rounding = sum(chunk.count for chunk in chunks) << 20 if name == "memory" else 1
+        if not 0 <= spare < rounding:
+            lost.setdefault(name, "other sizes of the job contradict it")
+    if request.nodes is not None and nodes != request.nodes:
+        lost.setdefault("nodes", "other sizes of the job contradict it")
+    if request.tasks_per_node is not None and nodes is not None:
+        most = max(chunk.tasks or 1 for chunk in chunks)
+        less = request.tasks is None and most < request.tasks_per_node
+        if less or most > request.tasks_per_node:
+            lost.setdefault("tasks_per_node", "other sizes of the job contradict it")
+    return lost
 
 
 def rounded(seconds: float, unit: int) -> int:

@@ -111,10 +111,10 @@ class Array:
             first, dash, last = ends.partition("-")
             figures = [first, last if dash else first, step if colon else "1"]
             if not all(each.isascii() and each.isdecimal() for each in figures):
-                raise ValueError(f"`{text}` is no array such as 1-10, 0-9:3 or 1,5,7-9%2")
+                raise ValueError(f"`{text}` is not an array such as 1-10, 0-9:3 or 1,5,7-9%2")
             span = Span(first=int(figures[0]), last=int(figures[1]), step=int(figures[2]))
             if span.last < span.first or span.step < 1:
-                raise ValueError(f"`{text}`: `{part.strip()}` holds no index")
+                raise ValueError(f"`{text}`: `{part.strip()}` has no index")
             spans.append(span)
         if percent and not (most.isascii() and most.isdecimal() and int(most)):
             raise ValueError(f"`{text}`: after `%` comes how many may run at a time")
@@ -222,8 +222,8 @@ class Request:
 
     def said(self) -> dict[str, Any]:
         """The fields about which something is said."""
-        found = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
-        return {name: value for name, value in found.items() if value is not None and value != ()}
+        found = ((name, getattr(self, name)) for name in _FIELDS)
+        return {name: value for name, value in found if value is not None and value != ()}
 
     def totals(self) -> Totals:
         """What the whole job asks for, with the default of every scheduler: one task, one core."""
@@ -256,13 +256,17 @@ class Request:
 
         count = sum(chunk.count for chunk in self.chunks)
         nodes = {"scatter": count, "pack": 1}.get(self.place or "free", 1 if count == 1 else None)
+        nodes = self.nodes if nodes is None else nodes
         return Totals(
             nodes=nodes,
             tasks=total(chunk.count * (chunk.tasks or 1) for chunk in self.chunks),
-            cores=total(chunk.count * (chunk.cores or 1) for chunk in self.chunks),
+            cores=total(chunk.count * (chunk.cores or chunk.tasks or 1) for chunk in self.chunks),
             gpus=total(chunk.count * (chunk.gpus or 0) for chunk in self.chunks),
             memory=total(chunk.count * (chunk.memory or 0) for chunk in self.chunks),
         )
+
+
+_FIELDS: Final = tuple(each.name for each in dataclasses.fields(Request))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,6 +305,8 @@ class Flat:
 
 def flat(request: Request) -> Flat:
     """Say the chunks of a request, and how they are placed, by its other sizes."""
+    if not request.chunks and request.place is None:
+        return Flat(request=request, lost={}, notes=())
     if not request.chunks:
         nodes = 1 if request.place == "pack" and request.nodes is None else request.nodes
         return Flat(
@@ -326,13 +332,16 @@ def _sizes_of_chunks(
 ) -> dict[str, Any]:
     count = sum(chunk.count for chunk in chunks)
     tasks = sum(chunk.count * (chunk.tasks or 1) for chunk in chunks)
-    cores = sum(chunk.count * (chunk.cores or 1) for chunk in chunks)
+    cores = sum(chunk.count * (chunk.cores or chunk.tasks or 1) for chunk in chunks)
     sizes: dict[str, Any] = {"tasks": tasks}
     nodes = {"scatter": count, "pack": 1}.get(place, 1 if count == 1 else None)
     if nodes is not None:
         sizes["nodes"] = nodes
     if len(chunks) == 1 and nodes and nodes > 1:
         sizes["tasks_per_node"] = tasks // nodes
+    if any(chunk.cores and chunk.cores < (chunk.tasks or 1) for chunk in chunks):
+        lost["chunks"] = f"{tasks} tasks share {cores} cores: here each has a core"
+        cores = max(cores, tasks)
     _cores_of_chunks(chunks, tasks, cores, nodes, sizes, lost)
     _gpus_of_chunks(chunks, tasks, nodes, sizes)
     _memory_of_chunks(chunks, nodes, sizes, lost)
@@ -355,7 +364,7 @@ def _cores_of_chunks(
 ) -> None:
     if not any(chunk.cores for chunk in chunks):
         return
-    each = {(chunk.cores or 1) / (chunk.tasks or 1) for chunk in chunks}
+    each = {max((chunk.cores or 1) / (chunk.tasks or 1), 1.0) for chunk in chunks}
     if len(each) == 1 and cores % tasks == 0:
         sizes["cores_per_task"] = cores // tasks
     elif len(chunks) == 1 and nodes:
@@ -417,9 +426,9 @@ def write_name(
     return "".join(written), missing
 
 
-def in_folder(folder: str, stream: Literal["o", "e"], request: Request) -> str:
+def in_folder(folder: str, stream: Literal["o", "e"], *, array: bool) -> str:
     """The file that a scheduler writes into a folder: ``NAME.oID``, of an array with its index."""
-    ids = "{{array_id}}.{{index}}" if request.array else "{{id}}"
+    ids = "{{array_id}}.{{index}}" if array else "{{id}}"
     return f"{folder}{{{{name}}}}.{stream}{ids}"
 
 

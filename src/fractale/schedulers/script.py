@@ -153,6 +153,11 @@ class Dialect(Protocol):
         """Whether its tasks are slots: room for any number of processes, started by the body."""
         ...
 
+    @property
+    def guard(self) -> str:
+        """The option that keeps it from reading other schedulers' lines; empty if it reads none."""
+        ...
+
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of its directives, wherever it stands."""
         ...

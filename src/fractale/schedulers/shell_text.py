@@ -8,8 +8,10 @@ some answer, and no error.
 
 from __future__ import annotations
 
+import bisect
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -33,6 +35,7 @@ _TOKEN: Final = re.compile(
     """,
     re.VERBOSE,
 )
+_COMPLETE: Final = re.compile(r"(?:[^\n'\"\\`(<#]*\n|[ \t]*\#[^\n]*\n)+")
 _QUOTED: Final = re.compile(r'[^"\\$`]+|\\[\s\S]?|["$`]')
 _INNER: Final = re.compile(r"[^}'\"\\$`]+|\\[\s\S]?|'[^']*(?:'|\Z)|[}\"$`]")
 _ARITHMETIC: Final = re.compile(r"[^()$`A-Za-z_0-9]+|[A-Za-z_]\w*|\d\w*|[()$`]")
@@ -40,6 +43,8 @@ _NAMED: Final = re.compile(r"\$([A-Za-z_]\w*)")
 _BRACED: Final = re.compile(r"\$\{([#!]?)([A-Za-z_]\w*)")
 _CSH: Final = re.compile(r"\$[?#]([A-Za-z_]\w*)")
 _DELIMITER: Final = re.compile(r"[ \t]*((?:'[^'\n]*'|\"[^\"\n]*\"|\\.|[^\s;&|()<>'\"\\])+)")
+_DEEPEST: Final = 60
+"""Substitutions in substitutions; deeper ones are read as if they were not."""
 _KEYWORDS: Final = frozenset({"if", "then", "else", "elif", "do", "while", "until", "{", "!"})
 
 
@@ -123,12 +128,16 @@ class _Frame:
 
 
 class _Scanner:
-    def __init__(self, text: str, start: int, end: int, *, csh: bool) -> None:
-        self.text, self.end, self.csh = text, end, csh
+    def __init__(
+        self, text: str, start: int, end: int, *, csh: bool, places: Sequence[int] = ()
+    ) -> None:
+        self.text, self.end, self.csh, self.places = text, end, csh, places
         self.found = ShellText()
         self.documents: list[tuple[str, bool, bool]] = []
         self.depth = 0
         self.back = False
+        self.no_arithmetic: set[int] = set()
+        self.last_arithmetic = text.rfind("))", start, end)
         self.commands(start, "")
 
     # Lists of commands.
@@ -166,7 +175,8 @@ class _Scanner:
             self._end_word(frame, at)
         elif kind == "newline":
             self._end_command(frame, at)
-            return (self._documents(at + 1) if self.documents else at + 1), False
+            after = self._documents(at + 1) if self.documents else at + 1
+            return (after if frame.close else self._skip(after)), False
         elif kind == "operator":
             self._end_command(frame, at, piped=token[0] in ("|", "|&"))
         elif kind == "redirect":
@@ -179,6 +189,15 @@ class _Scanner:
         else:
             return self._opening(frame, kind, at), False
         return token.end(), False
+
+    def _skip(self, at: int) -> int:
+        """Pass over lines that are complete in themselves, up to the next place of interest."""
+        following = bisect.bisect_left(self.places, at)
+        if following == len(self.places):
+            return at
+        limit = self.text.rfind("\n", at, self.places[following]) + 1
+        lines = _COMPLETE.match(self.text, at, min(limit, self.end)) if limit > at else None
+        return lines.end() if lines else at
 
     def _opening(self, frame: _Frame, kind: str, at: int) -> int:
         if kind == "hash":
@@ -216,6 +235,8 @@ class _Scanner:
         return at + 1, frame.close == ")" and not frame.cases
 
     def _nested(self, at: int, close: str, *, list_of_words: bool = False) -> int:
+        if self.depth >= _DEEPEST:
+            return at
         self.depth += 1
         after = self.commands(at, close, list_of_words=list_of_words)
         self.depth -= 1
@@ -241,6 +262,7 @@ class _Scanner:
 
     def _end_command(self, frame: _Frame, at: int, *, piped: bool = False) -> None:
         self._end_word(frame, at)
+        frame.redirect = False
         if frame.list_of_words:
             frame.words.clear()
         elif frame.words:
@@ -320,7 +342,12 @@ class _Scanner:
         if text.startswith("$(", at):
             return self._nested(at + 2, ")")
         if text.startswith("${", at):
-            return self._braced(at, context)
+            if self.depth >= _DEEPEST:
+                return at + 2
+            self.depth += 1
+            after = self._braced(at, context)
+            self.depth -= 1
+            return after
         if text.startswith("$'", at) and context == "plain":
             over = re.compile(r"(?:[^'\\]|\\[\s\S])*'").match(text, at + 2, self.end)
             return over.end() if over else at + 2
@@ -372,7 +399,24 @@ class _Scanner:
 
     def arithmetic(self, at: int) -> int:
         """Read arithmetic up to its ``))``; 0 where it has none."""
-        depth, mark = 0, len(self.found.variables)
+        if at > self.last_arithmetic or at in self.no_arithmetic or self.depth >= _DEEPEST:
+            return 0
+        found = self.found
+        lists = (found.commands, found.variables, found.comments, found.quiet, found.documents)
+        counts = [len(each) for each in lists]
+        waiting = list(self.documents)
+        self.depth += 1
+        after = self._arithmetic(at)
+        self.depth -= 1
+        if not after:  # what was read in it is read again, as something else
+            self.no_arithmetic.add(at)
+            self.documents = waiting
+            for each, count in zip(lists, counts, strict=True):
+                del each[count:]
+        return after
+
+    def _arithmetic(self, at: int) -> int:
+        depth = 0
         while at < self.end:
             part = _ARITHMETIC.match(self.text, at, self.end)
             if part is None:
@@ -382,9 +426,7 @@ class _Scanner:
                 depth += 1
             elif part[0] == ")":
                 if depth == 0:
-                    if self.text.startswith("))", part.start()):
-                        return part.start() + 2
-                    break
+                    return at + 1 if self.text.startswith(")", at) else 0
                 depth -= 1
             elif part[0] == "$":
                 at = self.dollar(part.start(), "arithmetic")
@@ -392,17 +434,24 @@ class _Scanner:
                 at = self._backticks(part.start())
             elif part[0][0].isalpha() or part[0][0] == "_":
                 self._variable(part.span(), part.span(), "arithmetic")
-        del self.found.variables[mark:]
         return 0
 
 
-def read_shell(text: str, *, csh: bool = False) -> ShellText:
+def read_shell(
+    text: str, *, csh: bool = False, end: int | None = None, places: Sequence[int] = ()
+) -> ShellText:
     """What is in the text of a shell script.
 
     Args:
         csh: Whether csh or tcsh reads it.
+        end: Where to stop; None: at its end.
+        places: Places of interest, in order: simple lines before each may be left out.
     """
-    return _Scanner(text, 0, len(text), csh=csh).found
+    over = len(text) if end is None else end
+    found = _Scanner(text, 0, over, csh=csh, places=places).found
+    for spans in (found.comments, found.quiet, found.documents):
+        spans.sort()
+    return found
 
 
 def read_fragment(text: str, start: int, end: int) -> ShellText:
@@ -411,8 +460,9 @@ def read_fragment(text: str, start: int, end: int) -> ShellText:
 
 
 def within(spans: list[tuple[int, int]], start: int, end: int) -> bool:
-    """Whether a place is in one of the spans."""
-    return any(first <= start and end <= last for first, last in spans)
+    """Whether a place is in one of the spans, which are in order and do not overlap."""
+    at = bisect.bisect_right(spans, (start, sys.maxsize)) - 1
+    return at >= 0 and end <= spans[at][1]
 
 
 def words_of(command: Command) -> Iterator[Word]:

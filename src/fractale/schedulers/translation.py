@@ -15,6 +15,8 @@ from fractale.schedulers.environment import environment_of
 from fractale.schedulers.request import Request
 from fractale.schedulers.script import Dialect, Loss, Remark, Script
 
+NOT_SAID: Final = "the translation does not say it"
+
 SHELL: Final = "/bin/bash"
 """What a script runs in whose own scheduler would take the user's login shell."""
 
@@ -27,8 +29,10 @@ class Translation:
         original: What it is a translation of.
         script: It, as its scheduler reads it.
         losses: What the original asks for and it does not, in the order of the original's lines.
-        notes: What its directives say otherwise, in a sentence each.
+        notes: What its directives say otherwise, and commands that name the original's scheduler
+            where it does no harm, in a sentence each.
         changes: Commands that are other ones now.
+        left_out: Options of launchers that the other launcher has not; each is a loss, too.
         remains: Commands that still speak to the original's scheduler, and what would be right.
         said: Fields of the request that its commands say, as no directive can.
     """
@@ -38,6 +42,7 @@ class Translation:
     losses: tuple[Loss, ...]
     notes: tuple[str, ...] = ()
     changes: tuple[Change, ...] = ()
+    left_out: tuple[Remark, ...] = ()
     remains: tuple[Remark, ...] = ()
     said: frozenset[str] = frozenset()
 
@@ -82,7 +87,11 @@ def translate(script: Script, target: str, *, request: Request | None = None) ->
     body = translate_body(script.body, script.scheduler, target, asked, shell=shell)
     header = [_shebang(script), *(f"{dialect.mark} {line}" for line in written.lines)]
     lines = (*header, *body.before, *body.lines)
-    result = Script(scheduler=target, shebang=header[0], lines=lines, reading=dialect.read(lines))
+    reading = dialect.read(lines)
+    if dialect.guard and any(each.line > len(header) for each in reading.directives):
+        lines = (*header, f"{dialect.mark} {dialect.guard}", *lines[len(header) :])
+        reading = dialect.read(lines)
+    result = Script(scheduler=target, shebang=header[0], lines=lines, reading=reading)
     said = body.says | {"shell"} if asked.shell else body.says
     lost = {field: why for field, why in written.lost.items() if field not in said}
     losses = [*_told_by_dialect(script, lost), *_told_by_directives(script)]
@@ -94,9 +103,10 @@ def translate(script: Script, target: str, *, request: Request | None = None) ->
     return Translation(
         original=script,
         script=result,
-        losses=tuple(sorted(losses, key=lambda loss: loss.line)),
-        notes=written.notes,
+        losses=_in_order(losses, script),
+        notes=(*written.notes, *map(str, body.notes)),
         changes=body.changes,
+        left_out=body.left_out,
         remains=body.remains,
         said=body.says,
     )
@@ -107,7 +117,7 @@ def _with_defaults(request: Request, source: Dialect, target: Dialect) -> Reques
     given: dict[str, bool] = {}
     if request.join is None and request.error is None:
         given["join"] = bool(source.defaults.join and not target.defaults.join)
-    if request.append is None and request.output:
+    if request.append is None and (request.output or request.error):
         given["append"] = bool(source.defaults.append and not target.defaults.append)
     return dataclasses.replace(request, **{name: True for name, value in given.items() if value})
 
@@ -116,6 +126,12 @@ def _shebang(script: Script) -> str:
     if script.request.shell:
         return f"#!{script.request.shell}"
     return script.shebang or f"#!{SHELL}"
+
+
+def _in_order(losses: Iterable[Loss], script: Script) -> tuple[Loss, ...]:
+    """Losses in the order of the original's options."""
+    order = {(d.line, d.text): number for number, d in enumerate(script.reading.directives)}
+    return tuple(sorted(losses, key=lambda each: (each.line, order.get((each.line, each.text), 0))))
 
 
 def _told_by_dialect(script: Script, lost: Mapping[str, str]) -> Iterator[Loss]:
@@ -147,10 +163,14 @@ def untold(
     Args:
         said: Fields that the commands of the translation say.
     """
-    known = [*losses]
-    places = {(loss.line, loss.text) for loss in known}
+    known = [*losses, *(Loss(line=0, text="", what=field, why="") for field in said)]
     return [
-        Loss(line=each.line, text=each.text, what=each.what, why="the translation does not say it")
-        for each in compare(script, translated, lost={*said, *(loss.what for loss in known)})
-        if not each.minor and (each.what or (each.line, each.text) not in places)
+        Loss(
+            line=each.line,
+            text=each.text,
+            what=each.what,
+            why=NOT_SAID if each.line else each.why,
+        )
+        for each in compare(script, translated, told=known)
+        if not each.minor
     ]

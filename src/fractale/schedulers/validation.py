@@ -81,19 +81,16 @@ async def validate(text: str, scheduler: str, programs: Programs) -> Validity:
     script = read_script(text, scheduler)
     found = Validity(scheduler=scheduler)
     _check_owner(found, script)
-    if not found.errors:
-        verdict = await _ask(text, script, programs)
-        own = [str(each) for each in script.invalid]
-        if isinstance(verdict, Verdict):
-            found.by = verdict.by
-            found.checks += verdict.checks
-            if verdict.refused:
-                found.errors += [*verdict.refused, *own]
-            found.errors += verdict.errors
-        else:
-            title = dialect_of(scheduler).title
-            found.note = ONLY_LINES.format(title=title) + (f" ({verdict})" if verdict else "")
-            found.add("options", own)
+    own = [] if found.errors else [str(each) for each in script.invalid]
+    verdict = await _ask(text, script, programs)
+    if isinstance(verdict, Verdict):
+        found.by = verdict.by
+        found.checks += verdict.checks
+        found.errors += [*verdict.refused, *(own if verdict.refused else ()), *verdict.errors]
+    else:
+        title = dialect_of(scheduler).title
+        found.note = ONLY_LINES.format(title=title) + (f" ({verdict})" if verdict else "")
+        found.add("options", own)
     _check_shell(found, script)
     return found
 

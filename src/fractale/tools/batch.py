@@ -58,11 +58,20 @@ def read_batch_script(script: str, manager: str | None = None) -> dict[str, Any]
         "manager": parsed.scheduler,
         "facts": facts_of(parsed.request),
         "totals": dict(parsed.request.totals().as_dict()),
-        "directives": [d.as_dict() for d in parsed.reading.directives],
-        "without_counterpart": [d.as_dict() for d in parsed.reading.directives if d.untold],
+        "directives": [_directive(each) for each in parsed.reading.directives],
+        "without_counterpart": [
+            _directive(each) for each in parsed.reading.directives if each.untold or each.invalid
+        ],
         "invalid": [str(each) for each in parsed.invalid],
         "remarks": [str(each) for each in parsed.reading.remarks],
     }
+
+
+def _directive(directive: Directive) -> dict[str, Any]:
+    """A directive as JSON: `problem` is what of it other managers cannot express."""
+    found = directive.as_dict()
+    untold, invalid = found.pop("untold", ""), found.get("invalid", "")
+    return {**found, "problem": untold or invalid} if untold or invalid else found
 
 
 # -- many scripts -------------------------------------------------------------------------------
@@ -389,9 +398,10 @@ def translate_batch_script(
         ``script``; ``valid``, whether its manager would take it by its own lines; ``facts``,
         ``supplied_by`` and ``credits``, a line of text for each fact; ``losses``, each with
         ``line``, ``text``, ``what``, ``why`` and ``grave``, and ``not_translated``, the same as
-        text; ``changes``, the commands that are other ones now; ``remains``, those that still
-        speak to the old manager; ``notes``; ``warnings``; and ``errors``, unless `lossy`: an
-        array, a GPU, a dependency or a size that is lost, or a program that will not start.
+        text; ``changes``, the commands that are other ones now; ``left_out``, options of
+        launchers that are losses, too; ``remains``, commands that still speak to the old manager;
+        ``notes``; ``warnings``; and, unless `lossy`, ``errors``: an array, a GPU, a dependency or
+        a size that is lost, or a program that will not start.
 
     Raises:
         ValueError: The script has no directives, is that manager's already, or fractale does not
@@ -421,6 +431,7 @@ def translate_batch_script(
         "changes": [
             {"line": each.line, "old": each.old, "new": each.new} for each in translation.changes
         ],
+        "left_out": [str(each) for each in translation.left_out],
         "remains": [str(each) for each in translation.remains],
         "notes": list(translation.notes),
         "warnings": list(_warnings(translation)),
@@ -502,16 +513,20 @@ def against_original(
             that is not the script's.
     """
     source = read_script(original, from_manager or _source_of(original, script.scheduler))
-    losses = [cast("dict[str, Any]", each) for each in told if isinstance(each, dict)]
+    losses = [_told_loss(cast("dict[str, Any]", each)) for each in told if isinstance(each, dict)]
     texts = [str(each) for each in told if not isinstance(each, dict)]
-    texts += [str(each.get("text") or "") for each in losses]
-    lost = frozenset(str(each.get("what") or "") for each in losses)
-    differences = compare(source, script, [*comments_of(script), *filter(None, texts)], lost)
+    differences = compare(source, script, [*comments_of(script), *texts], losses)
     return [
         *leftovers(source, script),
         *lost_commands(source, script),
         *(str(each) for each in differences if strict or not each.minor),
     ]
+
+
+def _told_loss(told: Mapping[str, Any]) -> Loss:
+    words = {name: str(told.get(name) or "") for name in ("text", "what", "why")}
+    line = told.get("line")
+    return Loss(line=line if isinstance(line, int) else 0, **words)
 
 
 def _source_of(original: str, target: str) -> str | None:

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, Final, cast
 
 from fractale.schedulers.flux.times import read_duration, read_limit, write_time
-from fractale.schedulers.options import Given, Option, Said, getopt
+from fractale.schedulers.options import Entry, Given, Option, Said, getopt
 from fractale.schedulers.request import (
     Dependency,
     DependencyKind,
@@ -29,7 +29,7 @@ from fractale.schedulers.request import (
     take_broken,
     write_name,
 )
-from fractale.schedulers.script import Directive, Reading, Remark, Written
+from fractale.schedulers.script import Reading, Remark, Written
 
 MARK: Final = "#FLUX:"
 _SENTINEL: Final = re.compile(r"([^\w]*)((?:flux|FLUX):)(.*)")
@@ -63,7 +63,7 @@ def _options() -> Iterator[Option]:
 OPTIONS: Final = tuple(_options())
 _NAMES: Final = frozenset(option.name for option in OPTIONS)
 
-_UNTOLD: Final = MappingProxyType(
+_REASONS: Final = MappingProxyType(
     {
         "unbuffered": "how output is buffered belongs to Flux",
         "label-io": "labels before lines of output belong to Flux",
@@ -155,7 +155,7 @@ def _dependency(value: str) -> Said:
     if value.startswith("begin-time:"):
         return Said({}, "a time in seconds since 1970")
     if match is None or (match[1] == "singleton") == bool(match[2]):
-        return Said({}, "only Flux has it")
+        return Said({}, "")
     job, _, options = match[2].partition("?")
     found = Dependency(kind=cast("DependencyKind", match[1]), jobs=(job,) if job else ())
     return Said({"dependencies": (found,)}, f"`{options}` of it" if options else "")
@@ -209,7 +209,11 @@ def _env(value: str) -> Said:
         return Said({"export": True})
     if value.startswith(("-", "^")) or re.search(r"[*?\[]", value.partition("=")[0]):
         return Said({}, "a rule for several variables")
-    return Said({"variables": (value,)})
+    name, equals, said = value.partition("=")
+    plain = said.replace("$$", "")
+    if "$" in plain or "{{" in plain:
+        return Said({}, "a value that Flux puts other values into")
+    return Said({"variables": (name + equals + said.replace("$$", "$"),)})
 
 
 def _env_remove(value: str) -> Said:
@@ -378,30 +382,6 @@ def _split(value: str) -> list[str]:
         raise ValueError(str(error).lower()) from None
 
 
-@dataclass(slots=True)
-class _Entry:
-    """A directive as far as it is read."""
-
-    line: int
-    option: str
-    value: str
-    text: str
-    fields: dict[str, Any] = field(default_factory=dict[str, Any])
-    untold: str = ""
-    invalid: str = ""
-
-    def directive(self) -> Directive:
-        return Directive(
-            line=self.line,
-            option=self.option,
-            value=self.value,
-            text=self.text,
-            sets=frozenset(self.fields),
-            invalid=self.invalid,
-            untold=self.untold,
-        )
-
-
 def _given(number: int, words: Sequence[str], remarks: list[Remark]) -> Iterator[Given]:
     """The options among words, as argparse has them, which flux batch uses.
 
@@ -410,7 +390,7 @@ def _given(number: int, words: Sequence[str], remarks: list[Remark]) -> Iterator
     """
     plain = [re.sub(r"^-([A-Za-z])=", r"-\1", word) for word in words]
     for given in getopt(plain, OPTIONS):
-        if given.option is None and (given.why.startswith("stands") or given.text[:1] != "-"):
+        if given.option is None and (given.why.startswith("is after") or given.text[:1] != "-"):
             rest = " ".join(words[given.first :])
             why = "flux batch passes over it: options come before it"
             remarks.append(Remark(line=number, text=rest, why=why))
@@ -421,32 +401,23 @@ def _given(number: int, words: Sequence[str], remarks: list[Remark]) -> Iterator
         yield given
 
 
-def _entry(line: int, given: Given) -> _Entry:
+def _entry(line: int, given: Given) -> Entry:
     if given.option is None:
         name = given.text.lstrip("-").partition("=")[0]
         why = given.why
-        return _Entry(
+        return Entry(
             line, name, "", given.text, untold=f"flux batch refuses it: {why}", invalid=why
         )
     option = _ALIASES.get(given.option.name, given.option.name)
-    entry = _Entry(line, option, given.value or "", given.text, invalid=given.why)
+    entry = Entry(line, option, given.value or "", given.text, invalid=given.why)
+    entry.read("flux batch", _READ, _REASONS)
     written = given.text.removeprefix("--").partition("=")[0].partition(" ")[0]
-    if given.text.startswith("--") and written not in _NAMES:
-        entry.invalid = f"flux batch takes no abbreviation: write --{given.option.name}"
-    if not given.why:
-        read = _READ.get(option)
-        try:
-            said = read(given.value or "") if read else Said({}, "only Flux has it")
-            entry.fields = dict(said.fields)
-            entry.untold = said.untold if said.fields else _UNTOLD.get(option, said.untold)
-        except ValueError as error:
-            entry.invalid = str(error)
-    if entry.invalid and not entry.fields:
-        entry.untold = f"flux batch refuses it: {entry.invalid}"
+    if given.text.startswith("--") and written not in _NAMES and not entry.invalid:
+        entry.invalid = f"flux batch accepts no abbreviation: write --{given.option.name}"
     return entry
 
 
-def _merge(entries: Sequence[_Entry]) -> dict[str, Any]:
+def _merge(entries: Sequence[Entry]) -> dict[str, Any]:
     """The fields of all entries; of several with one option the last one counts."""
     last = {entry.option: entry for entry in entries}
     fields: dict[str, Any] = {}
@@ -454,8 +425,12 @@ def _merge(entries: Sequence[_Entry]) -> dict[str, Any]:
         if entry.option in _ADDING or last[entry.option] is entry:
             _add_fields(fields, entry)
         else:
-            entry.fields = dict.fromkeys(last[entry.option].fields)
-            entry.untold = "" if entry.fields else entry.untold
+            entry.replace(last[entry.option])
+    if "variables" in fields and "export" not in fields:
+        fields["export"] = True  # Flux hands all variables on unless a rule removes them
+        for entry in entries:
+            if "variables" in entry.fields:
+                entry.fields["export"] = True
     if "nodes" in fields and "tasks" not in fields:
         fields["exclusive"] = True  # a slot a node, and the nodes are the job's own
         last["nodes"].fields["exclusive"] = True
@@ -465,7 +440,7 @@ def _merge(entries: Sequence[_Entry]) -> dict[str, Any]:
     return fields
 
 
-def _add_fields(fields: dict[str, Any], entry: _Entry) -> None:
+def _add_fields(fields: dict[str, Any], entry: Entry) -> None:
     for name, value in entry.fields.items():
         old = fields.get(name)
         if name == "dependencies":
@@ -498,6 +473,7 @@ def _size_problems(fields: Mapping[str, Any]) -> Iterator[str]:
 _TO_MARKS: Final = MappingProxyType(
     {
         "id": "{{id}}",
+        "array_id": "{{id}}",
         "name": "{{name}}",
         "host": "{{node.name}}",
         "node": "{{node.id}}",
@@ -525,12 +501,20 @@ _NO_OPTION: Final = MappingProxyType(
 )
 
 
+_SPECIAL: Final = re.compile(r"[\s'\"#\\();<>|&]")
+
+
 def _quoted(text: str) -> str:
-    """A value as Flux's parser gives it back."""
-    if text and not re.search(r"[\s'\"#\\();<>|&]", text):
+    """A value as Flux's parser gives it back.
+
+    Quotes in it are escaped one by one, as Flux takes any three in a row for a triple quote.
+    """
+    if text and not _SPECIAL.search(text):
         return text
-    inner = text.replace("\\", "\\\\").replace("'", "\\'").replace('"""', '""\'\'"')
-    return f"'{inner}'"
+    if re.search("['\"]", text):
+        return _SPECIAL.sub(lambda match: f"\\{match[0]}", text)
+    escaped = text.replace("\\", "\\\\")
+    return f"'{escaped}'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -569,6 +553,10 @@ _IN_SLOTS: Final = (
 )
 
 
+def _amount(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 class _Writer:
     """Writes a request, taking each field away as it is written: what remains is lost."""
 
@@ -581,12 +569,15 @@ class _Writer:
         self._notes = list(flattened.notes)
 
     def written(self) -> Written:
-        self._names()
-        self._files()
         self._sizes()
         self._when()
+        self._names()
+        self._files()
         self._where()
         self._environment()
+        other = self._take("other")
+        if other:
+            self._lost["other"] = f"flux batch has no option for {', '.join(other)}"
         for name in self._left:
             self._lost[name] = _NO_OPTION.get(name, "flux batch has no option for it")
         return Written(lines=tuple(self._lines), lost=self._lost, notes=tuple(self._notes))
@@ -603,25 +594,27 @@ class _Writer:
             self._line(option, value)
 
     def _names(self) -> None:
-        self._plain("name", "job-name")
-        self._plain("account", "bank")
         queues = self._take("queues")
         if queues:
             self._line("queue", queues[0])
             if len(queues) > 1:
-                self._lost["queues"] = f"flux batch takes one queue: {queues[0]} is written"
+                self._lost["queues"] = f"flux batch accepts one queue: {queues[0]} is written"
+        self._plain("name", "job-name")
+        self._plain("account", "bank")
 
     def _files(self) -> None:
         output, error, join = self._take("output"), self._take("error"), self._take("join")
-        if join:
-            error = None  # Flux puts stderr into stdout's file unless --error names another
+        if join:  # Flux does so unless --error names another file
+            if error is not None:
+                self._lost["error"] = "stderr goes into stdout's file"
+            error = None
         elif error is None and join is False:
-            error = in_folder("", "e", self._request)
+            error = in_folder("", "e", array=False)
         for option, name in (("output", output), ("error", error), ("input", self._take("input"))):
             if name is None:
                 continue
             if name.endswith("/"):
-                name = in_folder(name, "e" if option == "error" else "o", self._request)
+                name = in_folder(name, "e" if option == "error" else "o", array=False)
             text, missing = write_name(name, _TO_MARKS)
             if missing:
                 self._lost[option] = f"Flux has no mark for {', '.join(missing)}: left out"
@@ -657,7 +650,7 @@ class _Writer:
         if nodes is None and (self._request.tasks_per_node or most is not None):
             nodes = totals.nodes or 1
         if most is not None:
-            self._lost["most_nodes"] = f"flux batch takes one number of nodes: {nodes}"
+            self._lost["most_nodes"] = f"flux batch accepts one number of nodes: {nodes}"
         return cast("int | None", nodes)
 
     def _exclusive(self, exclusive: bool | None, nodes: int | None) -> None:
@@ -670,9 +663,11 @@ class _Writer:
 
     def _tell_slots(self, slots: _Slots, tasks: int, cores: int, gpus: int) -> None:
         if slots.count != tasks:
+            each = _amount(slots.cores, "core")
+            each += f" and {_amount(slots.gpus, 'GPU')}" if slots.gpus else ""
             self._notes.append(
-                f"{slots.count} slots of {slots.cores} cores and {slots.gpus} GPUs hold the "
-                f"{tasks} tasks: their number is for `flux run -n{tasks}`"
+                f"the tasks, {tasks}, get {_amount(slots.count, 'slot')} of {each}: start them "
+                f"with `flux run -n{tasks}`"
             )
         if slots.count * slots.cores != cores:
             self._notes.append(f"{slots.count * slots.cores} cores are asked for, not {cores}")
@@ -731,7 +726,11 @@ class _Writer:
         if export is not None:
             self._line("env", "*" if export else "-*")
         for variable in self._take("variables") or ():
-            self._line("env", variable)
+            if "{{" in variable:
+                self._lost["variables"] = f"Flux would replace the marks in `{variable}`"
+            else:
+                name, equals, value = variable.partition("=")
+                self._line("env", name + equals + value.replace("$", "$$"))
 
 
 # The dialect --------------------------------------------------------------------------------
@@ -746,6 +745,7 @@ class _Flux:
     title: str = "Flux"
     mark: str = MARK
     defaults: Request = _DEFAULTS
+    guard: str = ""
     slots: bool = True
 
     def is_directive(self, line: str) -> bool:

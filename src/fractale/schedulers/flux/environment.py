@@ -67,7 +67,7 @@ _RUN: Final = {
     **dict.fromkeys(("-t", "--time-limit", "-q", "--queue", "-B", "--bank", "--urgency"), _OWN),
     **dict.fromkeys(("-S", "--setattr", "--add-file", "--dependency", "--requires"), _OWN),
     **dict.fromkeys(("--begin-time", "--env-remove", "--env-file", "--rlimit", "--flags"), _OWN),
-    **dict.fromkeys(("--signal", "--require"), _OWN),
+    **dict.fromkeys(("--signal", "--wait-event", "--require"), _OWN),
     **dict.fromkeys(("--cores", "--tasks-per-core"), Flag(essential=True)),
     **dict.fromkeys(("-v", "-vv", "--verbose", "--dry-run", "--quiet", "--debug-emulate"), _NO),
 }
@@ -93,13 +93,16 @@ ENVIRONMENT: Final = Environment(
         "local_rank": Name(name="FLUX_TASK_LOCAL_ID"),
     },
     commands={
+        # flux-broker-attributes(7): the brokers of the job's instance, one per node. (The figure
+        # of `flux resource list` has a line per state while a program runs.)
+        "nodes": "flux getattr size",
         # flux-environment(7), "INITIAL PROGRAM ENVIRONMENT".
-        "nodes": "flux resource list -n -o {nnodes}",
         "node_list": "flux getattr hostlist",
         # flux-hostlist(1), "EXAMPLES".
         "host_lines": r"flux hostlist -led'\n'",
     },
     printed={
+        "flux getattr size": "nodes",
         "flux resource list -n -o {nnodes}": "nodes",
         "flux resource list -no {nnodes}": "nodes",
         "flux getattr hostlist": "node_list",
@@ -163,7 +166,10 @@ ENVIRONMENT: Final = Environment(
             # Its programs have their cores to themselves anyway.
             "alone": "",
         },
-        values={"bind": {"none": "off", "cores": "per-task"}, "mpi": {"none": "off"}},
+        values={
+            "bind": {"none": "off", "cores": "per-task"},
+            "mpi": {"pmix": "pmix", "none": "off"},
+        },
         tasks="one",
     ),
     # Neither Open MPI's nor MPICH's mpirun asks Flux.

@@ -1,8 +1,8 @@
 """The directives of LSF: `#BSUB` lines, as bsub reads them.
 
 bsub reads them in the whole script, also below commands: "job_script" in IBM's reference of bsub
-has one below a command, and parseScript in cmd.sub.c of OpenLava (from LSF's own code) goes
-through all lines. Blanks may stand before the mark; a line whose mark no option follows is a
+has one below a command, and parseScript in cmd.sub.c of OpenLava (from LSF's own code) reads
+all lines. Blanks may stand before the mark; a line whose mark no option follows is a
 comment; a word that begins with ``#`` ends the options; a backslash at the end continues a line.
 All lines are read as one list of options. Names have one dash and up to some letters; a value may
 be attached to a name of one letter. No variables are replaced.
@@ -25,15 +25,15 @@ from fractale.schedulers.lsf.times import read_time, write_time
 from fractale.schedulers.reading import (
     Draft,
     Gathered,
+    contradictions,
     events,
     needed,
     quoted,
     rounded,
-    same_without_chunks,
     split_words,
     whole,
 )
-from fractale.schedulers.request import Array, Chunk, Dependency, DependencyKind, Request
+from fractale.schedulers.request import Array, Chunk, Dependency, DependencyKind, Request, flat
 from fractale.schedulers.script import Reading, Remark, Written
 
 _MARK: Final = re.compile(r"\s*#BSUB\s*(?=-)")
@@ -76,6 +76,7 @@ class Lsf:
     mark = "#BSUB"
     defaults = Request(join=True, append=True, export=True, requeue=False)
     slots = False
+    guard = ""
 
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of a directive."""
@@ -109,7 +110,7 @@ class _Reader:
         found = self._found
         found.settle_again()
         return Reading(
-            directives=tuple(draft.done() for draft in found.drafts),
+            directives=tuple(draft.done("bsub") for draft in found.drafts),
             lines=frozenset(self._numbers),
             request=found.request(),
             invalid=tuple(found.invalid),
@@ -144,7 +145,7 @@ class _Reader:
     def _line(self, number: int, text: str) -> None:
         words, unclosed = split_words(text, comments=True, escapes=False)
         if unclosed:
-            why = f"the quote {unclosed} is not closed: taken to the end of the line"
+            why = f"the quote {unclosed} is not closed: read to the end of the line"
             self._found.remarks.append(Remark(line=number, text=text.strip(), why=why))
         at = 0
         while at < len(words):
@@ -152,7 +153,7 @@ class _Reader:
             at += 1
             name = word[1:]
             if not word.startswith("-") or not name:
-                why = "it is no option: bsub may stop here, and pass over the options below"
+                why = "it is not an option: bsub may stop here, and ignore the options below"
                 self._found.remarks.append(Remark(line=number, text=word, why=why))
             elif name in _WITH_VALUE:
                 if at == len(words):
@@ -195,7 +196,7 @@ class _Reader:
                 draft.sets.add("array")
                 raise ValueError(f"`{value}` is no array such as name[1-10]")
             if "{{" in value:
-                draft.untold.append("the name, which holds `{{`")
+                draft.untold.append("the name, which contains `{{`")
                 return
             self._found.set(draft, name=value)
             return
@@ -322,6 +323,8 @@ class _Reader:
             self._found.set(draft, export=items.pop(0) == "all")
         draft.untold.extend(f"without {item[1:]}" for item in items if item.startswith("~"))
         variables = [re.sub(r"[\"']", "", item) for item in items if not item.startswith("~")]
+        if not all(re.match(r"[A-Za-z_]\w*(=|$)|\$", each) for each in variables):
+            raise ValueError(f"`-env {value}` is not a list such as all, A=1")
         self._found.set(draft, variables=tuple(variables))
 
     def depend(self, draft: Draft, value: str) -> None:
@@ -372,6 +375,7 @@ class _Reader:
         plain = all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in names)
         if plain and len(names) in (1, self._found.fields.get("nodes")):
             self._found.set(hosts, hosts=tuple(names))
+            self._found.remark(hosts, "read as names of hosts: LSF has groups of hosts, too")
         else:
             hosts.untold.append("which hosts may be chosen from")
 
@@ -472,10 +476,10 @@ class _Reader:
             else:
                 found.set(draft, memory_per_node=size)
             if required.bare:
-                why = "the amount of memory is taken in MB: the site may count in another unit"
+                why = "the amount of memory is read in MB: the site may use another unit"
                 found.remark(draft, why)
             if of == "host" and fields.get("tasks", 1) > 1:
-                why = "the memory is taken for each host: the site may count it for each task"
+                why = "the memory is read as per host: the site may count it per task"
                 found.remark(draft, why)
         limit = self._seen.get("M")
         if limit is not None and not limit.invalid:
@@ -490,9 +494,9 @@ class _Reader:
             limit.untold.append("the limit of memory beside what is reserved")
         else:
             self._found.set(limit, memory=read_size(value, "K"))
-            why = "the limit is taken for the memory of the job"
+            why = "the limit is read as the memory of the job"
             if value.isdecimal():
-                why += ", in KB as LSF counts: the site may count in another unit"
+                why += ", in KB, LSF's default: the site may use another unit"
             self._found.remark(limit, why)
 
 
@@ -555,11 +559,15 @@ _UNTOLD: Final = {
 
 class _Writer:
     def __init__(self, request: Request) -> None:
-        self._request = request
-        self._left = request.said()
+        self._asked = request
+        without = flat(request)
+        self._request = without.request
+        self._left = self._request.said()
         self._lines: list[str] = []
-        self._lost: dict[str, str] = {}
-        self._notes: list[str] = []
+        self._lost = dict(without.lost)
+        kept = self._block() > 1
+        self._notes = [note for note in without.notes if not (kept and "not kept together" in note)]
+        self._name = ""
 
     def written(self) -> Written:
         self._who()
@@ -569,7 +577,25 @@ class _Writer:
         self._rest()
         for name in self._left:
             self._lost.setdefault(name, _NO_WORD.get(name, "LSF has no option for it"))
-        return Written(lines=tuple(self._lines), lost=self._lost, notes=tuple(self._notes))
+        return Written(lines=tuple(self._lines), lost=self._losses(), notes=tuple(self._notes))
+
+    def _losses(self) -> dict[str, str]:
+        """What is lost, by the fields of the request as it is: sizes of its chunks as `chunks`."""
+        asked = self._asked.said()
+        if not self._asked.chunks:
+            return self._lost
+        lost = {name: why for name, why in self._lost.items() if name in asked}
+        others = [why for name, why in self._lost.items() if name not in asked]
+        if others:
+            lost.setdefault("chunks", others[0])
+        nodes = self._asked.totals().nodes
+        return {**contradictions(self._asked, self._asked.chunks, nodes), **lost}
+
+    def _block(self) -> int:
+        """How many tasks stay on one host, of chunks that may share hosts."""
+        chunks = self._asked.chunks
+        free = self._request.nodes is None and len(chunks) == 1
+        return (chunks[0].tasks or 1) if free else 1
 
     def _add(self, field: str, option: str, value: str | None = None) -> None:
         """Write an option for a field, if its value can be written."""
@@ -583,7 +609,7 @@ class _Writer:
 
     def _who(self) -> None:
         request = self._request
-        name = (request.name or "").replace("[", "(").replace("]", ")")
+        name = self._name = (request.name or "").replace("[", "(").replace("]", ")")
         if request.name is not None and name != request.name:
             self._lost["name"] = f"brackets in a name are an array for LSF: `{name}`"
         if request.array is not None and request.array.indices[0] < 1:
@@ -592,7 +618,7 @@ class _Writer:
         elif request.array is not None:
             if not name:
                 name = "array"
-                self._notes.append("LSF wants a name for an array: `array`")
+                self._notes.append("LSF needs a name for an array: `array`")
             most = f"%{request.array.most}" if request.array.most else ""
             name += f"[{','.join(map(str, request.array.spans))}]{most}"
             self._left.pop("array")
@@ -610,13 +636,11 @@ class _Writer:
     def _size(self) -> None:
         request, totals, lost = self._request, self._request.totals(), self._lost
         tasks, nodes = totals.tasks, totals.nodes
-        if not same_without_chunks(request):
-            lost["chunks"] = "LSF wants the same of each task"
         if nodes and tasks < nodes:
             if request.tasks is not None:
                 lost["tasks"] = f"LSF starts a task on each of the {nodes} hosts at least"
             tasks = nodes
-        if self._left.keys() & {"tasks", "nodes", "tasks_per_node", "chunks"}:
+        if self._left.keys() & {"tasks", "nodes", "tasks_per_node"}:
             self._lines.append(f"-n {tasks}")
         together = self._gpus(tasks, nodes)
         cores = self._cores(tasks, nodes)
@@ -628,7 +652,7 @@ class _Writer:
         ]
         if sections:
             self._lines.append(f'-R "{" ".join(sections)}"')
-        for name in ("tasks", "nodes", "tasks_per_node", "chunks", "place"):
+        for name in ("tasks", "nodes", "tasks_per_node"):
             self._left.pop(name, None)
         if request.most_nodes is not None and request.most_nodes == request.nodes:
             self._left.pop("most_nodes")
@@ -641,10 +665,12 @@ class _Writer:
         elif request.exclusive is False:
             self._left.pop("exclusive")
             self._notes.append("jobs of LSF share hosts unless `-x` is given")
-        if len(request.hosts) in (1, nodes):
+        if not all(re.fullmatch(r"[\w.-]+", host) for host in request.hosts):
+            self._lost["hosts"] = "LSF has no ranges of host names"
+        elif len(request.hosts) in (1, nodes):
             self._add("hosts", "m", " ".join(request.hosts))
         elif request.hosts:
-            self._lost["hosts"] = "LSF chooses among the hosts of `-m`, and need not take all"
+            self._lost["hosts"] = "LSF chooses among the hosts of `-m`, and may not use all"
 
     def _select(self) -> list[str]:
         terms = self._request.constraint
@@ -663,8 +689,7 @@ class _Writer:
                 lost["tasks_per_node"] = "other sizes of the job contradict it"
             return ["span[hosts=1]"]
         if nodes is None:
-            block = request.chunks[0].tasks or 1 if request.chunks else 1
-            return [f"span[block={block}]"] if block > 1 and "chunks" not in lost else []
+            return [f"span[block={self._block()}]"] if self._block() > 1 else []
         ptile = -(-tasks // nodes)
         if request.tasks_per_node and -(-tasks // request.tasks_per_node) == nodes:
             ptile = request.tasks_per_node
@@ -684,7 +709,7 @@ class _Writer:
             return False
         value, together = self._gpu_number(tasks, nodes, total)
         if not value:
-            self._lost["gpus"] = f"{total} GPUs divide neither over hosts nor over tasks"
+            self._lost[names[0]] = f"{total} GPUs divide neither over hosts nor over tasks"
             return False
         for name in names:
             left.pop(name)
@@ -821,28 +846,30 @@ class _Writer:
 
     def _join(self) -> None:
         request = self._request
-        one = request.output is not None and request.output == request.error
-        if one and not (request.output or "").endswith("/"):
+        output, error, join = request.output, request.error, request.join
+        self._left.pop("join", None)
+        if output is None and error is None:
+            self._notes.append("LSF sends stdout and stderr by mail, as no file is named")
+        elif output is not None and output == error and not output.endswith("/"):
             self._notes.append("stdout and stderr have one name: LSF writes both into the file")
-        if request.join is not None:
-            self._left.pop("join")
-            apart = request.output is not None and request.error is None
-            if request.join and request.error is not None:
-                self._lost["join"] = "stderr has a file of its own"
-            elif request.join is False and apart:
-                self._lost["join"] = "LSF puts stderr into the file of stdout unless it has a name"
-        elif request.output is not None and request.error is None:
+        elif join and error is not None:
+            self._lost["join"] = "stderr has a file of its own"
+        elif join is None and error is None:
             self._notes.append("LSF puts stderr into the file of stdout, as it has no name")
+        if join is False and error is None:
+            self._lost["join"] = "LSF keeps stdout and stderr together unless both have a file"
 
     def _file(self, value: str) -> tuple[str, str]:
         """A file name in LSF's words, and what of it is lost."""
         value = value.replace("{{array_id}}", "%J")
-        # the elements of an array have one id: what tells them apart is the index
-        whole_array = self._request.array is None or "{{index}}" in value
-        value = value.replace("{{id}}", "%J" if whole_array else "%J.%I")
-        value = value.replace("{{index}}", "%I")
-        if self._request.name is not None:
-            value = value.replace("{{name}}", self._request.name)
+        array = self._request.array is not None and "array" not in self._lost
+        if array and "{{id}}" in value and "{{index}}" not in value:
+            value = value.replace("{{id}}", "%J.%I")
+            note = "the elements of an array of LSF have one id: the index follows it in the name"
+            self._notes.append(f"{note} of the file")
+        value = value.replace("{{id}}", "%J").replace("{{index}}", "%I")
+        if self._name:
+            value = value.replace("{{name}}", self._name)
         marks = re.findall(r"\{\{\w+\}\}", value)
         if not marks:
             return value, ""
@@ -878,7 +905,7 @@ class _Writer:
             return
         words = {True: ["all"], False: ["none"], None: list[str]()}[request.export]
         if request.variables and request.export is False:
-            words = []  # `none` takes no variables; without `all` only these are handed on
+            words = []  # `none` accepts no variables; without `all` only these are handed on
         for each in request.variables:
             name, equals, value = each.partition("=")
             quote = "'" if re.search(r"[,\s]", value) else ""
@@ -893,13 +920,13 @@ def _job(job: str) -> str:
 
 _NO_WORD: Final = {
     "seconds": "LSF has no word for no limit: that of the queue counts",
-    "begin": "LSF takes a date to the minute, not a span of time",
+    "begin": "LSF expects a date to the minute, not a delay",
     "qos": "LSF has queues and service classes, no QOS",
     "server": "LSF has names of clusters: `-clusters`",
     "most_nodes": "LSF has no range of hosts",
     "without_hosts": "LSF leaves out no hosts by name: `-R select[hname!=…]`",
     "other": "LSF has other names of resources",
     "components": "LSF has no jobs of several parts",
-    "append": "there is no file",
-    "gpu_kind": "there is no GPU",
+    "append": "the job names no file",
+    "gpu_kind": "the job has no GPU",
 }

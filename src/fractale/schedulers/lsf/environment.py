@@ -28,16 +28,17 @@ _JSRUN: Final = {
     ("-o", "--stdio_stdout"): Flag(key="output"),
     ("-k", "--stdio_stderr"): Flag(key="error"),
     ("-t", "--stdio_input"): Flag(key="input"),
-    ("-b", "--bind"): Flag(key="bind", values={"none": "none", "rs": "rs"}),
+    ("-b", "--bind"): Flag(key="bind", values={"none": "none"}),
     # Packed is how the others count, too.
     ("-d", "--launch_distribution"): Flag(
         key="distribution", values={"packed": "", "cyclic": "cyclic"}
     ),
 }
 _JSRUN_OWN: Final = (
-    "-D --env_eval -l --latency_priority -M --smpiargs -m --memory_per_rs -e --stdio_mode -K --rs_per_socket -P"
-    " --pre_post_exec -I --immediate_mode -U --use_resources -S --save_resources"
-    " -J --use_reservation -L --use_spindle -Z --stepid -y --steps"
+    "-D --env_eval -l --latency_priority -M --smpiargs -m --memory_per_rs -e --stdio_mode"
+    " -K --rs_per_socket -P --pre_post_exec -I --immediate_mode -U --use_resources"
+    " -S --save_resources --erf_output -J --use_reservation -L --use_spindle -Z --stepid"
+    " -y --steps"
 )
 _JSRUN_SWITCHES: Final = (
     "-i --immediate -F --env_no_propagate -v --version --print_placement -V --verbose"

@@ -6,8 +6,8 @@ mark, none need stand after it, and a backslash at the end of a directive contin
 another one if `-C` or the variable PBS_DPREFIX says so at submission; a `-C` in the script is too
 late for that.
 
-A word after the options makes OpenPBS refuse the script (process_opts in qsub.c); Torque passes
-over it. Both know no comment behind options, and replace no variables in them.
+A word after the options makes OpenPBS refuse the script (process_opts in qsub.c); Torque ignores
+it. Both know no comment behind options, and replace no variables in them.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ _DEPENDENCIES: Final[dict[str, DependencyKind]] = {
     "afteranyarray": "afterany",
 }
 _OTHER_DEPENDENCIES: Final = re.compile(r"(before\w*|on|synccount|syncwith|runone)$")
+_JOB: Final = re.compile(r"[0-9]+(\[[0-9]*\])?(\.[\w.-]+)?(@[\w.-]+)?")
 _MAIL: Final = {"b": "begin", "e": "end", "a": "fail"}
 
 _FILE_MARKS: Final = (
@@ -69,6 +70,7 @@ class Pbs:
     mark = "#PBS"
     defaults = Request(join=False, append=False, export=False, requeue=True)
     slots = False
+    guard = ""
 
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of a directive."""
@@ -103,7 +105,7 @@ class _Reader:
         found = self._found
         found.settle_again()
         return Reading(
-            directives=tuple(draft.done() for draft in found.drafts),
+            directives=tuple(draft.done("qsub") for draft in found.drafts),
             lines=frozenset(self._numbers),
             request=found.request(),
             invalid=tuple(found.invalid),
@@ -152,7 +154,7 @@ class _Reader:
             else:
                 self._option(number, given.option.letter, given.value or "", given.text)
         if stray:
-            why = "OpenPBS refuses words after the options, Torque passes over them"
+            why = "OpenPBS refuses words after the options, Torque ignores them"
             self._found.remarks.append(Remark(line=number, text=" ".join(stray), why=why))
 
     def _nqsv(self, number: int, text: str) -> None:
@@ -241,7 +243,7 @@ class _Reader:
             kind, *jobs = item.strip().split(":")
             if _OTHER_DEPENDENCIES.match(kind):
                 draft.untold.append(item.strip())
-            elif kind not in _DEPENDENCIES or not all(jobs) or not jobs:
+            elif kind not in _DEPENDENCIES or not jobs or not all(map(_JOB.fullmatch, jobs)):
                 raise ValueError(f"`{item}` is not a dependency such as afterok:123")
             else:
                 found.append(Dependency(kind=_DEPENDENCIES[kind], jobs=tuple(jobs)))
@@ -273,7 +275,7 @@ class _Reader:
         if re.search(r"\s", value) or len(value) > _MOST_OF_A_NAME:
             raise ValueError(f"`{value}` is no name for PBS: it has blanks or is too long")
         if "{{" in value:
-            draft.untold.append("the name, which holds `{{`")
+            draft.untold.append("the name, which contains `{{`")
             return
         self._found.set(draft, name=value)
 
@@ -297,9 +299,9 @@ class _Reader:
             draft.untold.append("the name of the file")
             return
         for pattern, mark in _FILE_MARKS:
-            value = pattern.sub(mark, value)
+            value = pattern.sub(mark, value) or "./"
         if "$" in draft.value:
-            why = "OpenPBS puts no variables into names of files; Torque puts in some"
+            why = "OpenPBS replaces no variables in file names; Torque replaces some"
             self._found.remark(draft, why)
         self._found.set(draft, **{field: value})
 
@@ -335,7 +337,9 @@ class _Reader:
         draft.sets.add("array")
         array = Array.parse(re.sub(r"^\[(.*)\]", r"\1", value))
         if len(array.indices) == 1:
-            self._found.remark(draft, "taken for the one index; old releases of Torque count")
+            self._found.remark(
+                draft, "read as the only index; old releases of Torque read it as how many"
+            )
         self._found.set(draft, array=array)
 
     def hold(self, draft: Draft, value: str) -> None:
@@ -403,22 +407,30 @@ class _Reader:
                 project.untold.append("the project beside the account")
             else:
                 found.set(project, account=project.value)
+        self._settle_files()
+        most = seen.get("max_run_subjobs")
+        array = cast("Array | None", found.fields.get("array"))
+        if most and not most.invalid and array and most.value.isdecimal():
+            found.set(most, array=Array(spans=array.spans, most=int(most.value)))
+        elif most and not most.invalid:
+            most.invalid = "the job is no array"
+        if "J" in seen and found.fields.get("requeue") is False:
+            seen["J"].invalid = "PBS refuses an array with `-r n`"
+        if "J" in seen and "I" in seen:
+            seen["J"].invalid = "PBS refuses an interactive array"
+
+    def _settle_files(self) -> None:
+        found, seen = self._found, self._seen
         join = seen.get("j")
         if join and join.value == "eo":
             if "error" in found.fields:
                 found.set(join, output=found.fields.pop("error"))
             else:
                 join.untold.append("the name of the file, which is that of stderr")
-        most = seen.get("max_run_subjobs")
-        array = cast("Array | None", found.fields.get("array"))
-        if most and not most.invalid and array and most.value.isdecimal():
-            found.set(most, array=Array(spans=array.spans, most=int(most.value)))
-        elif most and not most.invalid:
-            most.invalid = "there is no array"
-        if "J" in seen and found.fields.get("requeue") is False:
-            seen["J"].invalid = "PBS refuses an array with `-r n`"
-        if "J" in seen and "I" in seen:
-            seen["J"].invalid = "PBS refuses an interactive array"
+        elif join and join.value == "oe" and found.fields.pop("error", None) is not None:
+            found.remark(join, "stderr goes into the file of stdout: `-e` has no effect")
+        elif not join and "output" in found.fields and "error" not in found.fields:
+            found.set(seen["o"], join=False)  # stderr gets a file of PBS's name
 
 
 _HANDLERS: Final[dict[str, Callable[[_Reader, Draft, str], None]]] = {
@@ -475,6 +487,7 @@ class _Writer:
         self._lines: list[str] = []
         self._lost: dict[str, str] = {}
         self._notes: list[str] = []
+        self._name = ""
 
     def written(self) -> Written:
         self._who()
@@ -498,10 +511,10 @@ class _Writer:
     def _who(self) -> None:
         request = self._request
         if request.name is not None:
-            plain = re.sub(r"[^A-Za-z0-9_+.-]", "_", request.name)[:_MOST_OF_A_NAME]
+            plain = self._name = _plain_name(request.name)
             self._add("name", "N", plain)
             if plain != request.name:
-                self._lost["name"] = f"PBS takes letters, digits and _+.- only: `{plain}`"
+                self._lost["name"] = f"PBS accepts only letters, digits and _+.-: `{plain}`"
         if request.account is not None:
             self._add("account", "A", request.account)
         if request.queues or request.server:
@@ -510,7 +523,7 @@ class _Writer:
             self._left.pop("server", None)
             self._add("queues", "q", queue + server)
             if len(request.queues) > 1:
-                self._lost["queues"] = "PBS takes one queue: the first"
+                self._lost["queues"] = "PBS accepts one queue: the first"
 
     def _size(self) -> None:
         chosen = write_chunks(self._request)
@@ -562,15 +575,23 @@ class _Writer:
 
     def _depend(self) -> None:
         request = self._request
-        known = [d for d in request.dependencies if d.kind in _DEPENDENCIES and d.jobs]
-        others = [d.kind for d in request.dependencies if d not in known]
+        known = [
+            each
+            for each in request.dependencies
+            if each.kind in _DEPENDENCIES and each.jobs and all(map(_JOB.fullmatch, each.jobs))
+        ]
+        others = [
+            f"{each.kind}:{':'.join(each.jobs)}"
+            for each in request.dependencies
+            if each not in known
+        ]
         if known:
             value = ",".join(":".join((d.kind, *d.jobs)) for d in known)
             self._add("dependencies", "W", f"depend={value}")
             self._notes.append("the ids of other jobs are those of the original's scheduler")
         if others:
             self._left.pop("dependencies", None)
-            self._lost["dependencies"] = f"PBS has no {', '.join(others)}"
+            self._lost["dependencies"] = f"PBS cannot wait for {', '.join(others)}"
 
     def _files(self) -> None:
         request = self._request
@@ -594,17 +615,15 @@ class _Writer:
     def _path(self, value: str) -> tuple[str, str]:
         """A file name in PBS's words (empty: its default), and what is lost."""
         value = value.replace("{{index}}", "^array_index^")
-        if self._request.name is not None:
-            value = value.replace("{{name}}", self._request.name)
+        if self._name:
+            value = value.replace("{{name}}", self._name)
         if ":" in value.partition("/")[0]:
             value = f"./{value}"  # or it is a host
         if "{{" not in value:
             return value, ""
         folder, slash, _ = value.rpartition("/")
         mark = re.findall(r"\{\{\w+\}\}", value)[0]
-        why = (
-            f"PBS cannot put {mark} into a name of a file: it takes its own name, with the job's id"
-        )
+        why = f"PBS cannot put {mark} into a file name: its own name, with the job's id, is used"
         return (f"{folder}/", why) if slash and "{{" not in folder else ("", why)
 
     def _mail(self) -> None:
@@ -648,7 +667,7 @@ _NO_WORD: Final = {
     "seconds": "PBS has no word for no limit: that of the queue counts",
     "array": "PBS has one range of indices in an array, such as 1-10:2",
     "workdir": "`cd` into it in the script: PBS starts jobs in the home folder",
-    "begin": "PBS takes a date, not a span of time",
+    "begin": "PBS expects a date, not a delay",
     "append": "PBS overwrites files that are there",
     "qos": "PBS has queues, no QOS",
     "reservation": "a reservation of PBS is a queue",
@@ -656,6 +675,11 @@ _NO_WORD: Final = {
     "without_hosts": "PBS leaves out no hosts by name",
     "components": "PBS has no jobs of several parts",
 }
+
+
+def _plain_name(name: str) -> str:
+    """A job's name in the letters that OpenPBS accepts (check_job_name in ck_job_name.c)."""
+    return re.sub(r"[^A-Za-z0-9_+.-]", "_", name)[:_MOST_OF_A_NAME]
 
 
 def _one_span(array: Array) -> str | None:

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from fractale.schedulers.pbs.times import read_time
-from fractale.schedulers.reading import Draft, Gathered, amount, even, slip, whole
+from fractale.schedulers.reading import Draft, Gathered, amount, contradictions, even, slip, whole
 from fractale.schedulers.request import Chunk, Place, Request
 
 _SIZES: Final = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
@@ -199,7 +199,7 @@ class Resources:
                 place = word
             elif word == "vscatter":
                 place = "scatter"
-                self._gathered.remark(draft, "a vnode is taken for a node")
+                self._gathered.remark(draft, "a vnode is read as a node")
             elif word in ("excl", "exclhost"):
                 self._gathered.set(draft, exclusive=True)
             elif word in ("shared", "share"):
@@ -234,7 +234,7 @@ class Resources:
                 part.untold += (f"the GPUs' mode {name}",)
             elif not equals and index == 0 and named and any(c.isdigit() for c in name):
                 part.hosts = (name,)
-                self._gathered.remark(draft, f"`{name}` is taken for the name of a node")
+                self._gathered.remark(draft, f"`{name}` is read as the name of a node")
             elif not equals and re.fullmatch(r"[\w.-]+", name):
                 properties.append(name)
             elif key in ("ppn", "ncpus", "gpus", "mpiprocs", "ngpus", "procs"):
@@ -242,7 +242,7 @@ class Resources:
             elif key in ("mem", "pmem"):
                 figures[key] = read_size(amount_)
             elif equals and (wrong := slip(key, ("ppn", "ncpus", "gpus"))):
-                raise ValueError(f"unknown `{name}`: `{wrong}` is known")
+                raise ValueError(f"unknown `{name}`: did you mean `{wrong}`?")
             elif equals and re.fullmatch(r"\w+", name):
                 part.other += (word,)
             else:
@@ -288,6 +288,10 @@ class Resources:
         gathered.set(draft, chunks=chunks)
         self._beside(draft, parts)
         nodes = {"scatter": count, "pack": 1}.get(place or "free", 1 if count == 1 else None)
+        named = {host for part in parts for host in part.hosts}
+        if nodes is None and len(named) == count:  # each chunk on a node by name
+            nodes = count
+            gathered.set(draft, place="scatter")
         gathered.set(draft, nodes=nodes)
         if len({dataclasses.replace(chunk, count=1) for chunk in chunks}) > 1:
             self._in_all(draft, parts)
@@ -364,7 +368,7 @@ class Resources:
     def _one(self, name: str, draft: Draft, sized: Mapping[str, Draft]) -> None:
         """A resource of the whole job."""
         gathered, value = self._gathered, draft.value
-        if not value:  # qsub takes a resource without a value, such as a site's `wd`
+        if not value:  # qsub accepts a resource without a value, such as a site's `wd`
             if name in _KNOWN:
                 raise ValueError(f"`{name}` needs a value")
             self._other(draft, [draft.option])
@@ -386,7 +390,7 @@ class Resources:
     def _unknown(self, name: str, draft: Draft, value: str) -> None:
         if name not in _KNOWN:
             if near := slip(name, _KNOWN):
-                raise ValueError(f"there is no resource `{name}`: there is `{near}`")
+                raise ValueError(f"unknown resource `{name}`: did you mean `{near}`?")
             why = f"`{name}` is a resource of the site; PBS refuses it where it is not defined"
             self._gathered.remark(draft, why)
         self._other(draft, [f"{draft.option}={value}"])
@@ -488,7 +492,7 @@ def _chunk(text: str) -> _Part:
         elif value.lower() in ("true", "t") and key not in _KNOWN:
             part.properties += (name.strip(),)
         elif near := slip(key, _KNOWN):
-            raise ValueError(f"there is no resource `{name}`: there is `{near}`")
+            raise ValueError(f"unknown resource `{name}`: did you mean `{near}`?")
         else:
             part.other += (f"{name.strip()}={value}",)
     if (threads := figures.get("ompthreads")) is not None:
@@ -549,14 +553,15 @@ def write_chunks(request: Request) -> Chosen:
         return Chosen(select="", place="", said=frozenset(), lost=lost, notes=())
     if request.chunks:
         chunks, place = list(request.chunks), request.place
-        if place is None and request.nodes and request.nodes == sum(c.count for c in chunks) > 1:
-            place = "scatter"
+        count = sum(chunk.count for chunk in chunks)
+        if place is None and count > 1 and request.nodes in (1, count):
+            place = "scatter" if request.nodes == count else "pack"
     else:
         chunks, place = _from_sizes(request, lost, notes)
     if request.most_nodes and request.most_nodes != request.nodes:
         lost["most_nodes"] = "PBS has one number of nodes, and no range"
     nodes = _nodes_of(chunks, place)
-    _contradictions(request, chunks, nodes, lost)
+    lost |= {**contradictions(request, chunks, nodes), **lost}
     words = _with_names(request, chunks, lost)
     if request.exclusive is not None:
         place = ":".join(filter(None, (place, "excl" if request.exclusive else "shared")))
@@ -572,19 +577,24 @@ def write_chunks(request: Request) -> Chosen:
 def _with_names(request: Request, chunks: Sequence[Chunk], lost: dict[str, str]) -> list[str]:
     """Chunks as written, with the kind of GPUs, the condition and the hosts of the request."""
     extra = ""
-    if request.gpu_kind and any(chunk.gpus for chunk in chunks):
+    gpus = any(chunk.gpus for chunk in chunks)
+    if gpus and re.fullmatch(r"[\w.-]+", request.gpu_kind or ""):
         extra += f":accelerator_model={request.gpu_kind}"
     elif request.gpu_kind is not None:
-        lost["gpu_kind"] = "no chunk has a GPU"
-    if re.fullmatch(r"\w[\w.-]*(&\w[\w.-]*)*", request.constraint or ""):
-        extra += "".join(f":{each}=true" for each in (request.constraint or "").split("&"))
+        lost["gpu_kind"] = "PBS has no such name of a kind" if gpus else "no chunk has a GPU"
+    names = (request.constraint or "").split("&")
+    if all(re.fullmatch(r"\w[\w.-]*", name) and name.lower() not in _KNOWN for name in names):
+        extra += "".join(f":{name}=true" for name in names)
     elif request.constraint is not None:
         lost["constraint"] = "PBS has no such condition: see the resources of the site's nodes"
     words = [_words(chunk) + extra for chunk in chunks]
-    if len(request.hosts) == 1:
-        return [f"{word}:host={request.hosts[0]}" for word in words]
     if not request.hosts:
         return words
+    if not all(re.fullmatch(r"[\w.-]+", host) for host in request.hosts):
+        lost["hosts"] = "PBS has no ranges of host names"
+        return words
+    if len(request.hosts) == 1:
+        return [f"{word}:host={request.hosts[0]}" for word in words]
     single = [
         _words(dataclasses.replace(chunk, count=1)) + extra
         for chunk in chunks
@@ -600,41 +610,6 @@ def _with_names(request: Request, chunks: Sequence[Chunk], lost: dict[str, str])
 def _nodes_of(chunks: Sequence[Chunk], place: str | None) -> int | None:
     count = sum(chunk.count for chunk in chunks)
     return {"scatter": count, "pack": 1}.get(place or "free", 1 if count == 1 else None)
-
-
-def _contradictions(
-    request: Request, chunks: Sequence[Chunk], nodes: int | None, lost: dict[str, str]
-) -> None:
-    """Sizes of a request that its chunks do not say."""
-    got = Request(chunks=tuple(chunks), place=None).totals()
-    many = nodes or 0
-    says = {
-        "tasks": (1, got.tasks),
-        "cores_per_task": (got.tasks, got.cores),
-        "cores_per_node": (many, got.cores),
-        "gpus": (1, got.gpus),
-        "gpus_per_node": (many, got.gpus),
-        "gpus_per_task": (got.tasks, got.gpus),
-        "memory": (1, got.memory),
-        "memory_per_node": (many, got.memory),
-        "memory_per_core": (got.cores, got.memory),
-        "memory_per_gpu": (got.gpus, got.memory),
-    }
-    for name, (times, whole_) in says.items():
-        each = getattr(request, name)
-        if each is None or (times == 0 and name.endswith("_node") and name != "cores_per_node"):
-            continue
-        spare = whole_ - each * times
-        rounding = sum(chunk.count for chunk in chunks) << 20 if name == "memory" else 1
-        if not 0 <= spare < rounding:
-            lost.setdefault(name, "other sizes of the job contradict it")
-    if request.nodes is not None and nodes is not None and nodes != request.nodes:
-        lost.setdefault("nodes", "other sizes of the job contradict it")
-    if request.tasks_per_node is not None and nodes is not None:
-        most = max(chunk.tasks or 1 for chunk in chunks)
-        less = request.tasks is None and most < request.tasks_per_node
-        if less or most > request.tasks_per_node:
-            lost.setdefault("tasks_per_node", "other sizes of the job contradict it")
 
 
 def _words(chunk: Chunk) -> str:
@@ -696,7 +671,7 @@ def _from_sizes(
             "the memory of a node is divided over the chunks, as how many nodes is not said"
         )
     if request.memory_per_gpu and not gpus:
-        lost["memory_per_gpu"] = "there is no GPU"
+        lost["memory_per_gpu"] = "the job has no GPU"
     return chunks, "scatter" if (nodes or 0) > 1 else None
 
 

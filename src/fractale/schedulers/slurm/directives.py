@@ -7,557 +7,35 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, cast
 
-from fractale.schedulers.options import Given, Option, Said, getopt
+from fractale.schedulers.options import Entry, Given, getopt
 from fractale.schedulers.request import (
-    Array,
     Dependency,
-    DependencyKind,
     Request,
     flat,
     in_folder,
-    join_dependencies,
-    split_hosts,
     take_broken,
     write_name,
 )
-from fractale.schedulers.script import Directive, Reading, Remark, Written
+from fractale.schedulers.script import Reading, Remark, Written
 from fractale.schedulers.slurm.mixed import foreign_options
-from fractale.schedulers.slurm.times import read_limit, write_time
+from fractale.schedulers.slurm.times import write_time
+from fractale.schedulers.slurm.values import (
+    ALIASES,
+    OF_SRUN,
+    OPTIONS,
+    READERS,
+    REASONS,
+    how_many,
+)
 
 MARK: Final = "#SBATCH"
 _OLD_MARK: Final = "#SLURM"
 _SPACE: Final = " \t\n\v\f\r"
-
-# name[:letter] of the options of sbatch 22.05, by whether a value follows.
-_WITH_VALUE: Final = """
-    account:A acctg-freq array:a batch bb bbf begin:b chdir:D cluster cluster-constraint clusters:M
-    comment constraint:C container context core-spec:S cores-per-socket cpu-freq cpus-per-gpu
-    cpus-per-task:c deadline delay-boot dependency:d distribution:m error:e exclude:x export
-    export-file extra-node-info:B gid gpu-bind gpu-freq gpus:G gpus-per-node gpus-per-socket
-    gpus-per-task gres gres-flags hint input:i job-name:J kill-on-invalid-dep licenses:L mail-type
-    mail-user mcs-label mem mem-bind mem-per-cpu mem-per-gpu mincpus network nodefile:F nodelist:w
-    nodes:N ntasks:n ntasks-per-core ntasks-per-gpu ntasks-per-node ntasks-per-socket
-    ntasks-per-tres open-mode output:o partition:p power prefer priority profile qos:q reservation
-    signal sockets-per-node switches tasks-per-node thread-spec threads-per-core time:t time-min tmp
-    uid wait-all-nodes wckey wrap
-"""
-_WITHOUT_VALUE: Final = """
-    contiguous help:h hold:H ignore-pbs no-requeue overcommit:O oversubscribe:s parsable quiet:Q
-    reboot spread-job test-only usage use-min-nodes verbose:v version:V wait:W
-"""
-_VALUE_ATTACHED: Final = "exclusive get-user-env nice no-kill:k propagate requeue"
-# Of later releases, and those of two plugins that many sites have: Shifter, Pyxis.
-_LATER_WITH_VALUE: Final = """
-    container-id extra mem-update resources runtime segment tres-bind tres-per-task
-    image volume module
-    container-image container-mounts container-workdir container-name container-save container-env
-"""
-_LATER_WITHOUT_VALUE: Final = """
-    consolidate-segments external spread-segments stepmgr container-mount-home
-    no-container-mount-home container-remap-root no-container-remap-root container-entrypoint
-    no-container-entrypoint container-writable container-readonly
-"""
-_LATER_ATTACHED: Final = "oom-kill-step resv-ports"
-_OF_SRUN: Final = frozenset(
-    {
-        *("accel-bind", "bcast", "cpu-bind", "cpu_bind", "disable-status", "epilog", "exact"),
-        *("immediate", "interactive", "jobid", "kill-on-bad-exit", "label", "mpi", "multi-prog"),
-        *("no-allocate", "overlap", "preserve-env", "prolog", "pty", "relative", "slurmd-debug"),
-        *("task-epilog", "task-prolog", "unbuffered", "x11"),
-    }
-)
-
-
-def _options() -> Iterator[Option]:
-    for names, argument, exact in (
-        (_WITH_VALUE, "required", False),
-        (_WITHOUT_VALUE, "none", False),
-        (_VALUE_ATTACHED, "optional", False),
-        (_LATER_WITH_VALUE, "required", True),
-        (_LATER_WITHOUT_VALUE, "none", True),
-        (_LATER_ATTACHED, "optional", True),
-    ):
-        for each in names.split():
-            name, _, letter = each.partition(":")
-            yield Option(name, letter, cast("Any", argument), exact)
-
-
-OPTIONS: Final = tuple(_options())
-
-# Options of one meaning: the last of them counts.
-_ALIASES: Final = MappingProxyType({"tasks-per-node": "ntasks-per-node", "cluster": "clusters"})
-
-_UNTOLD: Final = MappingProxyType(
-    {
-        **dict.fromkeys(
-            ("container-image", "image"),
-            "an option of a plugin; start the container in the commands",
-        ),
-        "distribution": "how tasks are laid out belongs to the launcher",
-        "hint": "how hardware threads are used belongs to the launcher",
-        "threads-per-core": "how hardware threads are used belongs to the launcher",
-        "ntasks-per-core": "how hardware threads are used belongs to the launcher",
-        "mem-bind": "binding belongs to the launcher",
-        "gpu-bind": "binding belongs to the launcher",
-        "nice": "priorities of schedulers do not compare",
-        "priority": "priorities of schedulers do not compare",
-        "wrap": "it is for the command line",
-        **dict.fromkeys(
-            ("parsable", "quiet", "verbose", "test-only", "usage", "help", "version", "wait"),
-            "it changes what sbatch itself does, not the job",
-        ),
-    }
-)
-
-
-# Reading values -----------------------------------------------------------------------------
-
-
-def _refused(value: str, wanted: str) -> ValueError:
-    return ValueError(f"`{value}` is not {wanted}")
-
-
-def _whole(value: str, least: int = 1) -> int:
-    text = value.lstrip(_SPACE)
-    if not (text.removeprefix("+").isdecimal() and text.isascii()) or int(text) < least:
-        raise _refused(value, f"a whole number from {least} up")
-    return int(text)
-
-
-def _count(name: str) -> Callable[[str], Said]:
-    return lambda value: Said({name: _whole(value)})
-
-
-def _number(value: str) -> Said:
-    _whole(value, 0)
-    return Said({}, "only Slurm has it")
-
-
-def _text(name: str) -> Callable[[str], Said]:
-    return lambda value: Said({name: value} if value else {}, "" if value else "it has no value")
-
-
-def _per_socket(value: str) -> Said:
-    if not re.fullmatch(r"\s*\d+(-\d+)?|\*", value):
-        raise _refused(value, "a number such as 2")
-    return Said({}, "only Slurm has it")
-
-
-def _words(name: str) -> Callable[[str], Said]:
-    def read(value: str) -> Said:
-        found = tuple(each.strip() for each in value.split(",") if each.strip())
-        return Said({name: found} if found else {}, "" if found else "it has no value")
-
-    return read
-
-
-def _flag(name: str, value: bool) -> Callable[[str], Said]:
-    return lambda _: Said({name: value})
-
-
-_AMOUNT: Final = re.compile(r"\s*\+?(\d+)(?:([kmgt])b?)?", re.IGNORECASE | re.ASCII)
-
-
-def _bytes(value: str) -> int:
-    match = _AMOUNT.fullmatch(value)
-    if match is None:
-        raise _refused(value, "an amount of memory such as 512M or 4G")
-    return int(match[1]) << {"k": 10, "m": 20, "g": 30, "t": 40}[(match[2] or "m").lower()]
-
-
-def _memory(name: str) -> Callable[[str], Said]:
-    return lambda value: Said({name: _bytes(value)})
-
-
-def _memory_only_here(value: str) -> Said:
-    _bytes(value)
-    return Said({}, "only Slurm has it")
-
-
-_NODES: Final = re.compile(r"\s*(\d*)([km]?)\s*(?:(-)\s*(\d*)([km]?)\s*)?", re.I | re.ASCII)
-_THOUSANDS: Final = MappingProxyType({"": 1, "k": 1024, "m": 1024 * 1024})
-
-
-def _nodes(value: str) -> Said:
-    match = _NODES.fullmatch(value)
-    if re.fullmatch(r"\d+(?:-\d+(?::\d+)?)?(?:,\d+(?:-\d+(?::\d+)?)?)+", value):
-        numbers = [int(each) for each in re.findall(r"\d+", value)]
-        return Said({"nodes": min(numbers)}, f"any of the numbers {value}")
-    if match is None or not (match[1] or match[3]) or (match[3] and not match[4]):
-        raise _refused(value, "a number of nodes such as 2 or 2-4")
-    least = int(match[1] or 1) * _THOUSANDS[match[2].lower()]
-    if not match[3]:
-        return Said({"nodes": least} if least else {}, "" if least else "0 is no number of nodes")
-    most = int(match[4]) * _THOUSANDS[match[5].lower()]
-    if most and most < least:
-        raise ValueError(f"`{value}`: the most is less than the least")
-    return Said({"nodes": least, **({"most_nodes": most} if most > least else {})})
-
-
-_GRES_COUNT: Final = re.compile(r"(\d+)([kmgtp]?)b?", re.IGNORECASE | re.ASCII)
-
-
-def _gpus_of(parts: Sequence[str], value: str) -> tuple[int, str]:
-    """How many and of which kind, from ``[KIND:][N]``."""
-    kind, count = "", 1
-    for part in parts:
-        match = _GRES_COUNT.fullmatch(part)
-        if match is not None:
-            count = (
-                int(match[1])
-                << {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}[match[2].lower()]
-            )
-        elif re.fullmatch(r"[\w.+-]+", part):
-            kind = part
-        else:
-            raise _refused(value, "a number of GPUs such as 2 or a100:2")
-    return count, kind
-
-
-def _gpu_fields(name: str, found: Sequence[tuple[int, str]]) -> Said:
-    kinds = sorted({kind for _, kind in found if kind})
-    fields: dict[str, Any] = {name: sum(count for count, _ in found)}
-    if len(kinds) == 1:
-        fields["gpu_kind"] = kinds[0]
-    return Said(fields, f"so many of each kind ({', '.join(kinds)})" if len(kinds) > 1 else "")
-
-
-def _gpus(name: str) -> Callable[[str], Said]:
-    def read(value: str) -> Said:
-        found = [_gpus_of(re.split("[:=]", each), value) for each in value.split(",") if each]
-        return _gpu_fields(name, found) if found else Said({}, "it has no value")
-
-    return read
-
-
-def _gres(value: str) -> Said:
-    if value.lower() == "none":
-        return Said({"gpus_per_node": 0})
-    found: list[tuple[int, str]] = []
-    other: list[str] = []
-    for item in value.split(","):
-        name, *parts = re.split("[:=]", item.removeprefix("gres/").removeprefix("gres:"))
-        if not name:
-            continue
-        if "$" in item:
-            raise _refused(value, "a list of resources such as gpu:2,lscratch:100")
-        if name == "gpu":
-            found.append(_gpus_of(parts, value))
-        else:
-            *kind, count = parts or ["1"]
-            other.append(f"gres/{':'.join([name, *kind])}={count}")
-    said = _gpu_fields("gpus_per_node", found) if found else Said({})
-    if other:
-        return Said({**said.fields, "other": tuple(other)}, said.untold)
-    return said if found else Said({}, "it has no value")
-
-
-def _tres_per_task(value: str) -> Said:
-    fields: dict[str, Any] = {}
-    found: list[tuple[int, str]] = []
-    untold: list[str] = []
-    for item in filter(None, value.split(",")):
-        name, *parts = re.split("[:=]", item.removeprefix("gres/"))
-        if name == "cpu" and len(parts) == 1 and parts[0].isdecimal():
-            fields["cores_per_task"] = int(parts[0])
-        elif name == "gpu":
-            found.append(_gpus_of(parts, value))
-        else:
-            untold.append(item)
-    if found:
-        fields |= _gpu_fields("gpus_per_task", found).fields
-    return Said(fields, f"{', '.join(untold)} per task" if untold else "")
-
-
-def _time(value: str) -> Said:
-    return Said({"seconds": read_limit(value)})
-
-
-def _time_only_here(value: str) -> Said:
-    read_limit(value)
-    return Said({}, "only Slurm has it")
-
-
-_MARKS: Final = MappingProxyType(
-    {
-        "j": "id",
-        "J": "id",
-        "A": "array_id",
-        "a": "index",
-        "x": "name",
-        "u": "user",
-        "N": "host",
-        "n": "node",
-        "t": "task",
-    }
-)
-_PATTERN: Final = re.compile(r"%(\d*)([A-Za-z%])")
-
-
-def _file(name: str) -> Callable[[str], Said]:
-    def read(value: str) -> Said:
-        if not value or "{{" in value:
-            return Said({}, "it is no file name for another scheduler")
-        if value.lower() == "none":
-            return Said({name: "/dev/null"})
-        if "\\" in value:  # then sbatch replaces nothing
-            return Said({name: value.replace("\\", "")})
-        untold: list[str] = []
-
-        def mark(match: re.Match[str]) -> str:
-            width, letter = match[1], match[2]
-            if letter == "%":
-                return "%"
-            if letter not in _MARKS:
-                if letter in "sb":
-                    untold.append(f"`{match[0]}` in it")
-                return "" if letter in "sb" else match[0]
-            if width:
-                untold.append(f"the width in `{match[0]}`")
-            return f"{{{{{_MARKS[letter]}}}}}"
-
-        return Said({name: _PATTERN.sub(mark, value)}, ", ".join(untold))
-
-    return read
-
-
-_MAIL: Final = frozenset(
-    {
-        *("none", "all", "begin", "end", "fail", "requeue", "invalid_depend", "stage_out"),
-        *("array_tasks", "time_limit", "time_limit_90", "time_limit_80", "time_limit_50"),
-    }
-)
-
-
-def _mail_type(value: str) -> Said:
-    found = [each for each in value.lower().split(",") if each in _MAIL]
-    if not found:
-        raise _refused(value, "one of BEGIN, END, FAIL, REQUEUE, ALL, NONE")
-    if "none" in found:
-        return Said({"mail_on": ("none",)})
-    kinds = dict.fromkeys(found)
-    if "all" in kinds:
-        kinds = dict.fromkeys(["begin", "end", "fail", "requeue", *kinds])
-        del kinds["all"]
-    return Said({"mail_on": tuple(kinds)})
-
-
-def _array(value: str) -> Said:
-    text = value.removeprefix("[").removesuffix("]")
-    try:
-        return Said({"array": Array.parse(text)})
-    except ValueError as error:
-        if "elements" in str(error):
-            return Said({}, str(error))
-        raise
-
-
-_DEPENDENCY: Final = re.compile(
-    r"(?:(afterany|afterok|afternotok|aftercorr|afterburstbuffer|after|expand):)?"
-    r"([\w+]+(?::[\w+]+)*)",
-    re.ASCII | re.IGNORECASE,
-)
-
-
-def _dependency(value: str) -> Said:
-    found: list[Dependency] = []
-    untold: list[str] = []
-    for item in re.split("[,?]", value):
-        match = _DEPENDENCY.fullmatch(item)
-        if item.lower() == "singleton":
-            found.append(Dependency(kind="singleton"))
-            continue
-        if match is None or not all(re.match(r"\d", each) for each in match[2].split(":")):
-            raise _refused(value, "a dependency such as afterok:123")
-        kind = (match[1] or "afterany").lower()
-        if kind in ("afterburstbuffer", "expand"):
-            untold.append(item)
-            continue
-        jobs = match[2].split(":")
-        if any("+" in job for job in jobs):
-            untold.append(f"the minutes to wait in `{item}`")
-        ids = tuple(job.partition("+")[0] for job in jobs)
-        found.append(Dependency(kind=cast("DependencyKind", kind), jobs=ids))
-    if "?" in value:
-        untold.append("one of them is enough")
-    fields = {"dependencies": join_dependencies(found)} if found else {}
-    return Said(fields, ", ".join(untold))
-
-
-_UNITS: Final = MappingProxyType(
-    {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 604800}
-)
-_CLOCK: Final = r"(?:\d{1,2}:\d{2}(?::\d{2})?(?:\s*[ap]m)?|midnight|noon|fika|teatime|elevenses)"
-_DATE: Final = r"(?:\d{6}|\d{1,2}[/.]\d{1,2}(?:[/.]\d{2}(?:\d{2})?)?|today|tomorrow)"
-_ISO: Final = re.compile(r"\d{4}-\d{2}-\d{2}(?:T\d{2}:\d{2}(?::\d{2})?)?")
-_MOMENT: Final = re.compile(
-    rf"(?:{_CLOCK}(?:[-T\s]*{_DATE})?|{_DATE}(?:[-T\s]*{_CLOCK})?|"
-    r"\d{4}-\d{1,2}-\d{1,2}(?:T\d{1,2}(?::\d{1,2}){0,2})?)(?:\s*\+.*)?",
-    re.IGNORECASE,
-)
-
-
-def _begin(value: str) -> Said:
-    text = value.strip()
-    if text.lower() == "now":
-        return Said({"begin": "+0"})
-    match = re.fullmatch(r"now\s*\+\s*(\d+)\s*([a-z]*)", text, re.IGNORECASE)
-    if match is not None:
-        unit = match[2].lower().removesuffix("s")
-        return Said({"begin": f"+{int(match[1]) * _UNITS.get(unit or 'second', 1)}"})
-    if _ISO.fullmatch(text):
-        return Said({"begin": text if "T" in text else f"{text}T00:00"})
-    if _MOMENT.fullmatch(text):
-        return Said({}, "a time that depends on when the job is submitted")
-    raise _refused(value, "a time such as now+3600 or 2026-11-30T12:00")
-
-
-_SIGNALS: Final = frozenset(
-    {
-        *("HUP", "INT", "QUIT", "ABRT", "KILL", "ALRM", "TERM", "USR1", "USR2", "URG", "CONT"),
-        *("STOP", "TSTP", "TTIN", "TTOU", "XCPU"),
-    }
-)
-
-
-def _signal(value: str) -> Said:
-    match = re.fullmatch(r"([RB]{1,2}:)?\s*(?:SIG)?(\w+?)\s*(?:@(\d+))?", value, re.I | re.ASCII)
-    if match is None or not (match[2].upper() in _SIGNALS or match[2].isdecimal()):
-        raise _refused(value, "a signal such as USR1@60 or B:TERM@120")
-    said = f"{match[2].upper()}@{match[3] or 60}"
-    untold = "it goes to the batch shell only" if "B" in (match[1] or "").upper() else ""
-    return Said({"signal": said}, untold)
-
-
-def _exclusive(value: str) -> Said:
-    kind = value.lower()
-    if kind in ("", "exclusive"):
-        return Said({"exclusive": True})
-    if kind == "oversubscribe":
-        return Said({"exclusive": False})
-    if kind in ("user", "mcs", "topo"):
-        return Said({}, f"nodes are kept from jobs of another {kind}")
-    raise _refused(value, "one of user, mcs, topo, oversubscribe")
-
-
-def _open_mode(value: str) -> Said:
-    if value[:1].lower() not in ("a", "t") or not value:
-        raise _refused(value, "append or truncate")
-    return Said({"append": value[0].lower() == "a"})
-
-
-def _export(value: str) -> Said:
-    names = _split_quoted(value)
-    kinds = {name.upper() for name in names} & {"ALL", "NONE", "NIL"}
-    variables = tuple(name for name in names if name.upper() not in ("ALL", "NONE", "NIL"))
-    untold = "without the variables that Slurm sets" if "NIL" in kinds else ""
-    return Said(
-        {"export": "ALL" in kinds, **({"variables": variables} if variables else {})}, untold
-    )
-
-
-def _split_quoted(value: str) -> tuple[str, ...]:
-    """Parts between commas; commas within quotes do not separate, and quotes go."""
-    parts, quote = [""], ""
-    for letter in value:
-        if quote and letter == quote:
-            quote = ""
-        elif not quote and letter in "'\"":
-            quote = letter
-        elif letter == "," and not quote:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return tuple(part for part in parts if part)
-
-
-def _hosts(name: str) -> Callable[[str], Said]:
-    def read(value: str) -> Said:
-        if "/" in value:
-            return Said({}, "the names are in a file")
-        found = split_hosts(value)
-        return Said({name: found} if found else {}, "" if found else "it has no value")
-
-    return read
-
-
-def _how_many(hosts: Sequence[str]) -> int:
-    """How many hosts ``n[1-4,7]`` and the like are."""
-    total = 0
-    for host in hosts:
-        product = 1
-        for inner in re.findall(r"\[([^\]]*)\]", host):
-            spans = [span.partition("-") for span in inner.split(",")]
-            product *= sum(
-                int(last) - int(first) + 1 if last.isdecimal() and first.isdecimal() else 1
-                for first, _, last in spans
-            )
-        total += product
-    return total
-
-
-_READ: Final[Mapping[str, Callable[[str], Said]]] = MappingProxyType(
-    {
-        "account": _text("account"),
-        "array": _array,
-        "begin": _begin,
-        "chdir": _text("workdir"),
-        "clusters": _text("server"),
-        "comment": _text("comment"),
-        "constraint": _text("constraint"),
-        "core-spec": _number,
-        "cpus-per-gpu": _number,
-        "cpus-per-task": _count("cores_per_task"),
-        "dependency": _dependency,
-        "error": _file("error"),
-        "exclude": _hosts("without_hosts"),
-        "exclusive": _exclusive,
-        "export": _export,
-        "gpus": _gpus("gpus"),
-        "gpus-per-node": _gpus("gpus_per_node"),
-        "gpus-per-socket": _gpus("gpus"),
-        "gpus-per-task": _gpus("gpus_per_task"),
-        "gres": _gres,
-        "hold": _flag("hold", True),
-        "input": _file("input"),
-        "job-name": _text("name"),
-        "licenses": _text("licenses"),
-        "mail-type": _mail_type,
-        "mail-user": _words("mail_to"),
-        "mem": _memory("memory_per_node"),
-        "mem-per-cpu": _memory("memory_per_core"),
-        "mem-per-gpu": _memory("memory_per_gpu"),
-        "mincpus": _count("cores_per_node"),
-        "no-requeue": _flag("requeue", False),
-        "nodelist": _hosts("hosts"),
-        "nodes": _nodes,
-        "ntasks": _count("tasks"),
-        "ntasks-per-core": _number,
-        "ntasks-per-gpu": _number,
-        "ntasks-per-node": _count("tasks_per_node"),
-        "ntasks-per-socket": _number,
-        "open-mode": _open_mode,
-        "output": _file("output"),
-        "oversubscribe": _flag("exclusive", False),
-        "partition": _words("queues"),
-        "qos": _text("qos"),
-        "requeue": _flag("requeue", True),
-        "reservation": _text("reservation"),
-        "signal": _signal,
-        "sockets-per-node": _per_socket,
-        "threads-per-core": _number,
-        "time": _time,
-        "time-min": _time_only_here,
-        "tmp": _memory_only_here,
-        "tres-per-task": _tres_per_task,
-    }
-)
-
 
 # Reading lines ------------------------------------------------------------------------------
 
@@ -573,35 +51,11 @@ class _Word:
 
 
 @dataclass(slots=True)
-class _Entry:
-    """A directive as far as it is read."""
-
-    line: int
-    option: str
-    value: str
-    text: str
-    fields: dict[str, Any] = field(default_factory=dict[str, Any])
-    untold: str = ""
-    invalid: str = ""
-
-    def directive(self, sets: frozenset[str] | None = None) -> Directive:
-        return Directive(
-            line=self.line,
-            option=self.option,
-            value=self.value,
-            text=self.text,
-            sets=frozenset(self.fields) if sets is None else sets,
-            invalid=self.invalid,
-            untold="" if sets else self.untold,
-        )
-
-
-@dataclass(slots=True)
 class _Header:
     """The directive lines of a script, in words."""
 
     parts: list[list[_Word]] = field(default_factory=lambda: [[]])
-    starts: list[_Entry] = field(default_factory=list["_Entry"])
+    starts: list[Entry] = field(default_factory=list[Entry])
     numbers: set[int] = field(default_factory=set[int])
     invalid: list[Remark] = field(default_factory=list[Remark])
     remarks: list[Remark] = field(default_factory=list[Remark])
@@ -632,17 +86,22 @@ def _header(lines: Sequence[str]) -> _Header:
     return header
 
 
+_NEXT_PART: Final = re.compile(r"\s*(?:het|pack)job(?:\s|$)", re.IGNORECASE)
+_QUOTING: Final = re.compile(r"[\\'\"#]")
+_PLAIN_WORD: Final = re.compile(rf"[^{_SPACE}]+")
+
+
 def _directive_line(number: int, line: str, header: _Header) -> None:
     start = len(MARK if line.startswith(MARK) else _OLD_MARK)
-    if re.match(r"\s*(?:het|pack)job(?:\s|$)", line[start:], re.IGNORECASE):
+    if _NEXT_PART.match(line, start):
         text = line[start:].strip()
-        header.starts.append(_Entry(number, "hetjob", "", text, {"components": ()}))
+        header.starts.append(Entry(number, "hetjob", "", text, {"components": ()}))
         header.parts.append([])
     words = header.parts[-1]
-    if not re.search(r"[\\'\"#]", line[start:]):
-        found = re.finditer(rf"[^{_SPACE}]+", line[start:])
+    if not _QUOTING.search(line, start):
+        found = _PLAIN_WORD.finditer(line, start)
         words += (
-            _Word(each[0], number, start + each.start(), start + each.end())
+            _Word(each[0], number, each.start(), each.end())
             for each in found
             if each[0].lower() not in ("hetjob", "packjob")
         )
@@ -689,41 +148,26 @@ def _quoted_word(line: str, at: int) -> tuple[str, int]:
     return "".join(found), min(at, len(line))
 
 
-def _entries(words: Sequence[_Word], lines: Sequence[str]) -> list[_Entry]:
+def _entries(words: Sequence[_Word], lines: Sequence[str]) -> list[Entry]:
     return [_entry(given, words, lines) for given in getopt([word.text for word in words], OPTIONS)]
 
 
-def _entry(given: Given, words: Sequence[_Word], lines: Sequence[str]) -> _Entry:
+def _entry(given: Given, words: Sequence[_Word], lines: Sequence[str]) -> Entry:
     first, last = words[given.first], words[given.last]
     text = given.text
     if first.line == last.line:
         text = lines[first.line - 1][first.start : last.end]
     if given.option is None:
         name = first.text.lstrip("-").partition("=")[0]
-        why = given.why if name not in _OF_SRUN else f"an option of srun: sbatch has no `--{name}`"
-        return _Entry(first.line, name, "", text, untold=f"sbatch refuses it: {why}", invalid=why)
-    option = _ALIASES.get(given.option.name, given.option.name)
-    entry = _Entry(first.line, option, given.value or "", text, invalid=given.why)
-    return _with_meaning(entry)
-
-
-def _with_meaning(entry: _Entry) -> _Entry:
-    """Read the entry's value, unless it is refused already."""
-    if not entry.invalid:
-        read = _READ.get(entry.option)
-        try:
-            said = read(entry.value) if read else Said({}, "only Slurm has it")
-            entry.fields = dict(said.fields)
-            untold = said.untold if said.fields else _UNTOLD.get(entry.option, said.untold)
-            entry.untold = untold
-        except ValueError as error:
-            entry.invalid = str(error)
-    if entry.invalid:
-        entry.untold = f"sbatch refuses it: {entry.invalid}"
+        why = given.why if name not in OF_SRUN else f"an option of srun: sbatch has no `--{name}`"
+        return Entry(first.line, name, "", text, untold=f"sbatch refuses it: {why}", invalid=why)
+    option = ALIASES.get(given.option.name, given.option.name)
+    entry = Entry(first.line, option, given.value or "", text, invalid=given.why)
+    entry.read("sbatch", READERS, REASONS)
     return entry
 
 
-def _foreign(lines: Sequence[str], header: _Header) -> Iterator[_Entry]:
+def _foreign(lines: Sequence[str], header: _Header) -> Iterator[Entry]:
     """`#PBS` and `#BSUB` lines, which sbatch reads after its own."""
     for each in foreign_options(lines):
         mark = lines[each.line - 1].partition(" ")[0]
@@ -731,15 +175,16 @@ def _foreign(lines: Sequence[str], header: _Header) -> Iterator[_Entry]:
             why = "sbatch passes over it"
         else:
             why = f"sbatch reads it, too, as --{each.option}={each.value}".removesuffix("=")
-            entry = _Entry(each.line, each.option, each.value, each.text, invalid=each.invalid)
-            yield _with_meaning(entry)
+            entry = Entry(each.line, each.option, each.value, each.text, invalid=each.invalid)
+            entry.read("sbatch", READERS, REASONS)
+            yield entry
         if not header.command or each.line < header.command:
             header.numbers.add(each.line)
         if not each.invalid:
             header.remarks.append(Remark(line=each.line, text=f"{mark} {each.text}", why=why))
 
 
-def _merge(entries: Sequence[_Entry], remarks: list[Remark]) -> dict[str, Any]:
+def _merge(entries: Sequence[Entry], remarks: list[Remark]) -> dict[str, Any]:
     """The fields of all entries; of several with one option the last one counts."""
     last = {entry.option: entry for entry in entries if not entry.invalid}
     fields: dict[str, Any] = {}
@@ -750,8 +195,7 @@ def _merge(entries: Sequence[_Entry], remarks: list[Remark]) -> dict[str, Any]:
         if entry.option == "mail-type":  # those add up
             mail |= dict.fromkeys(entry.fields["mail_on"])
         elif last[entry.option] is not entry:
-            entry.fields = dict.fromkeys(last[entry.option].fields)
-            entry.untold = "" if entry.fields else entry.untold
+            entry.replace(last[entry.option])
             continue
         fields |= entry.fields
     if mail:
@@ -763,7 +207,7 @@ def _merge(entries: Sequence[_Entry], remarks: list[Remark]) -> dict[str, Any]:
 class _Together:
     """What options say together: per GPU, per socket, the hosts that are named."""
 
-    def __init__(self, last: Mapping[str, _Entry], fields: dict[str, Any]) -> None:
+    def __init__(self, last: Mapping[str, Entry], fields: dict[str, Any]) -> None:
         self._last = last
         self._fields = fields
 
@@ -771,7 +215,7 @@ class _Together:
         self._per_socket()
         fields, last = self._fields, self._last
         if "hosts" in fields and "nodes" not in fields:
-            self._say("nodelist", hosts=fields["hosts"], nodes=_how_many(fields["hosts"]))
+            self._say("nodelist", hosts=fields["hosts"], nodes=how_many(fields["hosts"]))
         self._per_gpu()
         self._least_cores()
         nodes, tasks = fields.get("nodes"), fields.get("tasks")
@@ -797,11 +241,11 @@ class _Together:
     def _per_socket(self) -> None:
         fields, last = self._fields, self._last
         sockets = self._number("sockets-per-node")
-        if "gpus-per-socket" in last:
+        if "gpus-per-socket" in last and last["gpus-per-socket"].fields:
             count = last["gpus-per-socket"].fields["gpus"]
             fields.pop("gpus")
             if "gpus" in last:
-                fields["gpus"] = last["gpus"].fields["gpus"]
+                fields |= last["gpus"].fields
             self._say("gpus-per-socket", gpus_per_node=count * (sockets or 1))
             if not sockets:
                 untold = "per socket: how many sockets a node has is not said"
@@ -819,6 +263,8 @@ class _Together:
             }
 
     def _per_gpu(self) -> None:
+        if not {"ntasks-per-gpu", "cpus-per-gpu"} & self._last.keys():
+            return
         request = Request(**self._fields)
         tasks, gpus = self._number("ntasks-per-gpu"), request.totals().gpus
         if tasks and gpus and request.tasks is None:
@@ -845,15 +291,15 @@ class _Together:
 _OF_MEMORY: Final = ("mem", "mem-per-cpu", "mem-per-gpu")
 
 
-def _conflicts(entries: Sequence[_Entry]) -> Iterator[Remark]:
+def _conflicts(entries: Sequence[Entry]) -> Iterator[Remark]:
     found = {entry.option: entry for entry in entries if not entry.invalid}
     memory = [found[option] for option in _OF_MEMORY if option in found]
     if len(memory) > 1:
         last = max(memory, key=lambda entry: entry.line)
-        why = "sbatch takes only one of --mem, --mem-per-cpu and --mem-per-gpu"
+        why = "sbatch accepts only one of --mem, --mem-per-cpu and --mem-per-gpu"
         yield Remark(line=last.line, text=last.text, why=why)
     if "nodelist" in found and "nodes" in found:
-        hosts = _how_many(found["nodelist"].fields.get("hosts") or ())
+        hosts = how_many(found["nodelist"].fields.get("hosts") or ())
         said = found["nodes"].fields
         most = said.get("most_nodes") or said.get("nodes") or hosts
         if hosts > most:
@@ -944,15 +390,18 @@ class _Writer:
 
     def _files(self) -> None:
         output, error, join = self._take("output"), self._take("error"), self._take("join")
-        if join:
-            error = None  # Slurm puts stderr into stdout's file unless --error names another
+        array = self._flat.request.array is not None
+        if join:  # Slurm does so unless --error names another file
+            if error is not None:
+                self._lost["error"] = "stderr goes into stdout's file"
+            error = None
         elif error is None and join is False:
-            error = in_folder("", "e", self._flat.request)
+            error = in_folder("", "e", array=array)
         for option, name in (("output", output), ("error", error), ("input", self._take("input"))):
             if name is None:
                 continue
             if name.endswith("/"):
-                name = in_folder(name, "e" if option == "error" else "o", self._flat.request)
+                name = in_folder(name, "e" if option == "error" else "o", array=array)
             text, missing = write_name(name, _TO_MARKS, lambda part: part.replace("%", "%%"))
             if missing:
                 self._lost[option] = f"Slurm has no mark for {', '.join(missing)}: left out"
@@ -1038,20 +487,28 @@ class _Writer:
         array = self._take("array")
         if array is not None:
             self._line("array", array)
-        dependencies = self._take("dependencies")
-        if dependencies:
-            told = (":".join([each.kind, *each.jobs]) for each in dependencies)
-            self._line("dependency", ",".join(told))
-            if any(each.jobs for each in dependencies):
-                self._notes.append(
-                    "the ids in --dependency are those of the other scheduler's jobs"
-                )
+        self._dependencies(self._take("dependencies") or ())
         if self._take("hold"):
             self._line("hold")
         requeue = self._take("requeue")
         if requeue is not None:
             self._line("requeue" if requeue else "no-requeue")
         self._plain("signal", "signal")
+
+    def _dependencies(self, dependencies: Sequence[Dependency]) -> None:
+        written: list[str] = []
+        strange: list[str] = []
+        for each in dependencies:
+            ids = [job for job in each.jobs if re.fullmatch(r"\d+(?:_(?:\d+|\*))?", job)]
+            strange += [job for job in each.jobs if job not in ids]
+            if ids or each.kind == "singleton":
+                written.append(":".join([each.kind, *ids]))
+        if strange:
+            self._lost["dependencies"] = f"{', '.join(strange)}: not the id of a Slurm job"
+        if written:
+            self._line("dependency", ",".join(written))
+        if any(":" in each for each in written):
+            self._notes.append("the ids in --dependency are those of the other scheduler's jobs")
 
     def _rest(self) -> None:
         mail_on = self._take("mail_on")
@@ -1060,7 +517,11 @@ class _Writer:
             self._line("mail-type", ",".join(kinds))
         self._plain("mail_to", "mail-user")
         self._export()
-        self._plain("constraint", "constraint")
+        constraint = self._take("constraint")
+        if constraint is not None and re.search(r"[\s:'\"]|^-|&&|\|\|", constraint):
+            self._lost["constraint"] = "the words of another scheduler: see sbatch --constraint"
+        elif constraint is not None:
+            self._line("constraint", constraint)
         self._plain("hosts", "nodelist")
         self._plain("without_hosts", "exclude")
         self._plain("licenses", "licenses")
@@ -1102,6 +563,7 @@ class _Slurm:
     title: str = "Slurm"
     mark: str = MARK
     defaults: Request = _DEFAULTS
+    guard: str = "--ignore-pbs"
     slots: bool = False
 
     def is_directive(self, line: str) -> bool:

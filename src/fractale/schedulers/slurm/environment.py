@@ -32,11 +32,15 @@ def _gres(value: str) -> Mapping[str, str] | None:
 def _export(value: str) -> Mapping[str, str] | None:
     """``ALL`` is how other launchers do it, too; ``A=1,B=2`` without it is less."""
     first, _, rest = value.partition(",")
-    if first != "ALL" or '"' in rest or "'" in rest:
+    if first.upper() != "ALL" or '"' in rest or "'" in rest:
         return None
     names = [each for each in rest.split(",") if "=" in each]
     return {"variables": "\n".join(names)} if names else {}
 
+
+# srun's --mpi=list; the simple PMI, which is Flux's own, does what pmi2 does.
+_PMIX: Final = ("pmix", "pmix_v2", "pmix_v3", "pmix_v4", "pmix_v5")
+_MPI: Final = {"pmi2": "", "none": "none"} | dict.fromkeys(_PMIX, "pmix")
 
 # srun(1): what other launchers can say too …
 _SHARED: Final = {
@@ -65,7 +69,7 @@ _SHARED: Final = {
     ),
     ("--distribution", "-m"): Flag(key="distribution", values={"block": "", "cyclic": "cyclic"}),
     ("--nodelist", "-w"): Flag(key="hosts"),
-    ("--mpi",): Flag(key="mpi", values={"pmix": "pmix", "pmi2": "", "none": "none"}),
+    ("--mpi",): Flag(key="mpi", values=_MPI),
     ("--jobid",): Flag(key="of_job"),
     # Steps of Flux, and programs of mpiexec, have what they ask for to themselves, or don't care.
     ("--exclusive",): Flag(key="alone", argument="optional", values={"": "yes"}),
@@ -74,25 +78,28 @@ _SHARED: Final = {
 # … and what is its own.
 _VALUED: Final = (
     "--accel-bind --account -A --acctg-freq --bb --bbf --bcast-exclude --begin -b"
-    " --cluster-constraint --clusters -M --comment --compress --constraint -C --core-spec -S"
+    " --cluster-constraint --clusters -M --comment --constraint -C --core-spec -S"
     " --cores-per-socket --cpu-freq --cpus-per-gpu --deadline --delay-boot --dependency -d"
     " --epilog --exclude -x --extra-node-info -B --gpu-bind --gpu-freq --gpus-per-socket"
     " --gres-flags --hint --licenses -L --mail-type --mail-user --mcs-label --mem --mem-bind"
     " --mem_bind --mem-per-cpu --mem-per-gpu --mincpus --mpi-params --msg-timeout --network"
     " --ntasks-per-core --ntasks-per-gpu --ntasks-per-socket --open-mode --partition -p --power"
-    " --prefer --priority --profile --prolog --qos -q --reservation --resv-ports --slurmd-debug"
+    " --prefer --priority --profile --prolog --qos -q --reservation --signal --slurmd-debug"
     " --sockets-per-node --switches --task-epilog --task-prolog --thread-spec --threads -T"
     " --threads-per-core --time -t --time-min --tmp --treewidth --tres-bind --tres-per-job"
-    " --tres-per-task --uid --gid --wait -W --wckey --export-file"
+    " --tres-per-task --wait-all-nodes --uid --gid --wait -W --wckey --export-file"
 )
 _SWITCHES: Final = (
     "--contiguous --debugger-test --disable-status -X --external-launcher --help -h --hold -H"
-    " --immediate -I --interactive --no-allocate -Z --no-kill -k --no-requeue --overcommit -O"
+    " --interactive --no-allocate -Z --no-kill -k --no-requeue --overcommit -O"
     " --overlap --oversubscribe -s --parallel-launch --preserve-env -E --quit-on-interrupt"
-    " --quiet -Q --reboot --send-libs --share --spread-job --test-only --use-min-nodes --usage"
-    " --verbose -v -vv --version -V --wait-all-nodes --whole"
+    " --quiet -Q --reboot --share --spread-job --test-only --use-min-nodes --usage"
+    " --verbose -v -vv --version -V --whole"
 )
-_OPTIONAL: Final = ("--bcast", "--propagate", "--nice")
+_OPTIONAL: Final = (
+    *("--bcast", "--compress", "--immediate", "-I", "--nice", "--propagate", "--resv-ports"),
+    "--send-libs",
+)
 # Without these the program is another one, or is in another place; the last are Pyxis'.
 _ESSENTIAL: Final = (
     "--het-group --pack-group --relative -r --nodefile -F --container --container-id"

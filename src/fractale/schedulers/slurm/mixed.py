@@ -86,8 +86,12 @@ _PBS_TO: Final = MappingProxyType(
 
 def foreign_options(lines: Sequence[str]) -> Iterator[Foreign]:
     """What sbatch reads in lines of other schedulers."""
+    found = [n for n, line in enumerate(lines, 1) if line.startswith(("#BSUB", "#PBS"))]
+    if not found:
+        return
+    looked_at = frozenset(_looked_at(lines))
     for mark, options, read in (("#BSUB", _BSUB, _of_bsub), ("#PBS", _PBS, _of_pbs)):
-        numbers = [number for number in _looked_at(lines) if lines[number - 1].startswith(mark)]
+        numbers = [n for n in found if n in looked_at and lines[n - 1].startswith(mark)]
         for number in numbers:
             text = lines[number - 1].removeprefix(mark).partition("#")[0]
             words = ["-c" if word == "-cwd" else word for word in text.split()]

@@ -11,7 +11,6 @@ from typing import Final
 from fractale.errors import SchedulerUnavailable
 from fractale.schedulers.programs import Programs
 from fractale.schedulers.script import Script
-from fractale.schedulers.sizes import clock
 from fractale.schedulers.slurm.times import read_time
 from fractale.schedulers.verdict import Verdict
 
@@ -87,7 +86,12 @@ def _over_limit(script: Script, limits: Mapping[str, float | None]) -> tuple[str
     if None in given or not seconds or seconds <= most:
         return ()
     name = f"partition {','.join(queues)}" if queues != ("",) else "default partition"
-    asked = "no limit" if seconds == float("inf") else clock(seconds)
+    asked = "no limit" if seconds == float("inf") else _clock(seconds)
     return (
-        f"it asks for {asked}, the {name} gives {clock(most)} at most: the job would never start",
+        f"it asks for {asked}, the {name} gives {_clock(most)} at most: the job would never start",
     )
+
+
+def _clock(seconds: float) -> str:
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
