@@ -298,6 +298,29 @@ class TestPbs:
         if history:
             assert "PBS says that it ended (qstat: F, Job run at " in status.reason
 
+    @pytest.mark.parametrize(
+        ("status", "state", "words"),
+        [
+            (265, "failed", "was ended by SIGKILL, perhaps by the kernel for want of memory on"),
+            (139, "failed", "was ended by SIGSEGV (exit code 139) on"),
+            (271, "cancelled", "was cancelled on node3, node4, not by fractale"),
+            (-27, "out_of_memory", "ran out of memory on"),
+            (-4, "node_failure", "was lost with its node"),
+            (-25, "failed", "used more cores than it had asked for"),
+            (-10, "failed", "could not be run by PBS: its Exit_status is -10"),
+        ],
+    )
+    async def test_exit_statuses_of_pbs(self, tmp_path, status, state, words):
+        here = stand_in(tmp_path, "pbs", FAKE_HISTORY="1")
+        handle = await here.jobs.submit(here.spec("sleep 60"), key="one")
+        await here.running(handle)
+        run(here, "qsig", "-s", "KILL", handle.native_id)
+        await until(lambda: facts(here)["state"] == "ended")
+        tell(here, status=status, code=1, end="")
+        found = await here.jobs.status(handle)
+        assert found.state == state
+        assert found.reason.startswith(words)
+
     async def test_an_end_that_is_not_seen_here_yet_is_waited_for(self, tmp_path):
         here = stand_in(tmp_path, "pbs", FAKE_HISTORY="1")
         handle = await here.jobs.submit(here.spec("exit 0"), key="one")
@@ -668,7 +691,7 @@ class TestSlurmWithAccounting:
     @pytest.mark.parametrize(
         ("row", "state", "code", "words"),
         [
-            ("TIMEOUT|0:15|{now}|{now}|{now}|n[1-2],m7", "timeout", None, "on n[1-2], m7"),
+            ("TIMEOUT|0:15|{now}|{now}|{now}|n[1-2],m7", "timeout", None, "on n1, n2, m7"),
             ("CANCELLED by 0|0:15|{now}|{now}|{now}|n1", "cancelled", None, "by user root"),
             ("OUT_OF_MEMORY|0:125|{now}|{now}|{now}|n1", "out_of_memory", None, "sacct"),
             ("NODE_FAIL|0:0|{now}|{now}|{now}|n1", "node_failure", None, "lost with its node"),
@@ -685,7 +708,7 @@ class TestSlurmWithAccounting:
             "sbatch": "echo 4711",
             "squeue": ":",
             "scontrol": "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1",
-            "sacct": f"echo '{row.format(now=int(time.time()), past=int(time.time()) - 90)}'",
+            "sacct": f"echo '4711|{row.format(now=int(time.time()), past=int(time.time()) - 90)}'",
         }
         programs = tmp_path / "bin"
         for name, body in answers.items():

@@ -256,6 +256,8 @@ def _facts(job: dict) -> dict:
         if end == "killed":
             told["Exit_status"] = 0
             how, substate = "finished", 92
+        if "status" in job:
+            told["Exit_status"] = job["status"]
         if end == "walltime":
             told["Exit_status"] = -29
             how, substate = "exceeded resource walltime", 93

@@ -120,8 +120,8 @@ class Poller:
             records = (await self._adapter.records([job]))[0]
         except (SchedulerUnavailable, DependencyMissing) as error:
             return Answer(trouble=error.message, at=now)
-        if trouble := _trouble(records):
-            return Answer(trouble=trouble, at=now)
+        if isinstance(records, SchedulerUnavailable):
+            return Answer(trouble=records.message, at=now)
         return Answer(records=records, at=now)
 
     async def _question(self) -> None:
@@ -143,8 +143,11 @@ class Poller:
         for (key, job), records in zip(jobs.items(), found, strict=True):
             before = known.answers.get(key, {}).get("records", {})
             over = {name: each for name, each in before.items() if each["state"] not in ACTIVE}
-            trouble = _trouble(records)
-            told = {} if trouble else {_name(i): asdict(each) for i, each in records.items()}
+            trouble, told = "", dict[str, Any]()
+            if isinstance(records, SchedulerUnavailable):
+                trouble = records.message
+            else:
+                told = {_name(index): asdict(record) for index, record in records.items()}
             known.answers[key] = {"at": now, "records": {**over, **told}, "trouble": trouble}
             if self._is_over(key, job):
                 del known.wanted[key]
@@ -240,11 +243,6 @@ def _has(descriptor: int) -> bool:
     except OSError as error:
         return error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN)
     return True
-
-
-def _trouble(answer: object) -> str:
-    """Why a scheduler cannot tell of one job just now, while it answers about others."""
-    return answer.message if isinstance(answer, SchedulerUnavailable) else ""
 
 
 def _is_there(folder: str) -> bool:

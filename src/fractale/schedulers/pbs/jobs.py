@@ -7,10 +7,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Final
 
 from fractale.errors import JobError, SchedulerUnavailable
-from fractale.schedulers.adapter import Record, Submitted
+from fractale.schedulers.adapter import Presence, Record, Submitted
 from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.header import header_of
 from fractale.schedulers.job import JobSpec, JobState, Queue
@@ -52,14 +53,15 @@ OVER: Final = frozenset({"F", "X"})
 DELETED: Final = 91
 """The substate of a job that was deleted; its `Exit_status` may be 0."""
 
-KILLED: Final[Mapping[int, JobState]] = {
-    -26: "out_of_memory",
-    -27: "out_of_memory",
-    -28: "timeout",
-    -29: "timeout",
+ENDS: Final[Mapping[int, JobState]] = {
+    **dict.fromkeys((-4, -5, -6, -20, -30), "node_failure"),
+    **dict.fromkeys((-26, -27), "out_of_memory"),
+    **dict.fromkeys((-28, -29), "timeout"),
 }
-"""PBS's own exit statuses for jobs that used more than they had asked for; other negative ones
-are of jobs that it could not run."""
+"""PBS's own exit statuses: of jobs that got lost with a node, and of jobs that used more than they
+had asked for."""
+
+TOO_MANY_CORES: Final = frozenset({-24, -25})
 
 WAITS: Final[Mapping[str, str]] = {
     r"can never run": "will not start: PBS says that it can never run",
@@ -91,6 +93,17 @@ class Pbs:
     def found(self) -> bool:
         """Whether its programs are on the PATH; others have a ``qsub``, but not all of them."""
         return all(map(self.programs.which, ("qsub", "qstat", "qdel", "qselect")))
+
+    def presence(self) -> Presence:
+        """Whether a server answers ``qstat -B``."""
+        ran = self.programs.glance("qstat", "-B")
+        environment = self.programs.environment
+        configured = any(map(environment.get, ("PBS_CONF_FILE", "PBS_SERVER", "PBS_DEFAULT")))
+        return Presence(
+            answers=ran.code == 0,
+            configured=configured or Path("/etc/pbs.conf").exists(),
+            said=ran.complaint,
+        )
 
     def prepare(self, folder: JobFolder, spec: JobSpec) -> None:
         """Write the wrapper, with the script's directives at its head."""
@@ -306,7 +319,7 @@ def _record(job: Mapping[str, Any]) -> Record:
         state=state,
         said=f"{letter}{f', {comment}' if comment else ''}",
         evidence="qstat",
-        words=_words(letter, comment, dependent="depend" in job),
+        words=_end_words(status) if over else _words(letter, comment, dependent="depend" in job),
         # PBS adds 256 to the signal that ended the script.
         exit_code=code if ran and code is not None and 0 <= code < 256 else None,
         signal=code - 256 if code is not None and code > 256 else None,
@@ -327,13 +340,22 @@ def _hosts(exec_host: str) -> tuple[str, ...]:
 def _end(job: Mapping[str, Any], comment: str) -> JobState:
     status = job.get("Exit_status")
     if isinstance(status, int) and status < 0:
-        return KILLED.get(status, "node_failure")
+        return ENDS.get(status, "failed")
     if job.get("substate") == DELETED or "terminated" in comment or status is None:
         return "cancelled"
     # 271 is 256 + SIGTERM, which is what `qdel` sends.
     if status == 271:
         return "cancelled"
     return "completed" if status == 0 else "failed"
+
+
+def _end_words(status: Any) -> str:
+    """What PBS's own exit status means, where the state does not say it."""
+    if not isinstance(status, int) or status >= 0 or status in ENDS:
+        return ""
+    if status in TOO_MANY_CORES:
+        return "used more cores than it had asked for, and was ended"
+    return f"could not be run by PBS: its Exit_status is {status}"
 
 
 def _words(letter: str, comment: str, *, dependent: bool) -> str:
