@@ -1,7 +1,7 @@
 """Arrays whose run is killed at random moments: no element runs twice, and none is lost.
 
-Twelve runs are killed up to six times each: eight with local jobs, half of them while the local
-queue's own processes are killed, too; four with the stand-ins of PBS and LSF.
+Runs are killed up to six times each: eight with local jobs, half of them while the local queue's
+own processes are killed, too; four with the stand-ins of PBS and LSF; two with a real Slurm.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import os
 import random
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from forked import Forking, Process
+from slurm import Slurm, running_slurm
 from test_jobs_stand_ins import stand_in
 
 PLAN = """
@@ -43,16 +45,28 @@ KILLS = 6
 MOST_RESUMES = 40
 
 
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[Slurm]:
+    with running_slurm() as running:
+        yield running
+
+
 class Arrays:
     """One run, killed and resumed until it ends."""
 
-    def __init__(self, folder: Path, processes: Forking, scheduler: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        processes: Forking,
+        scheduler: str,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self.folder = folder
         self.processes = processes
         self.scheduler = scheduler
         (folder / "plan.yaml").write_text(PLAN.replace("SCHEDULER", scheduler))
-        self.environment: dict[str, str] = {}
-        if scheduler != "local":
+        self.environment = environment or {}
+        if scheduler in ("pbs", "lsf"):
             programs = ("PATH", "FAKE_STATE", "PYTHONPATH")
             known = stand_in(folder, scheduler).environment
             self.environment = {name: known[name] for name in programs}
@@ -84,6 +98,8 @@ class Arrays:
         if self.scheduler == "local":
             (number,) = self.folder.glob(".fractale/local/*/last")
             return int(number.read_text())
+        if self.scheduler == "slurm":
+            return len(list(self.folder.glob(".fractale/runs/*/jobs/*/handle.json")))
         return len([p for p in (self.folder / "state").glob("*.json") if "_" not in p.stem])
 
 
@@ -94,7 +110,16 @@ class Arrays:
 def test_no_element_runs_twice_and_none_is_lost_whatever_is_killed(
     tmp_path, processes, scheduler, seed
 ):
-    arrays = Arrays(tmp_path, processes, scheduler)
+    check(Arrays(tmp_path, processes, scheduler), seed)
+
+
+@pytest.mark.parametrize("seed", [20, 22])
+def test_slurm_runs_each_element_once_whatever_is_killed(tmp_path, processes, slurm, seed):
+    check(Arrays(tmp_path, processes, "slurm", dict(slurm.environment)), seed)
+
+
+def check(arrays: Arrays, seed: int) -> None:
+    """Kill a run at random moments and resume it, to its end."""
     moments = random.Random(seed)
     killed, code, out, err = 0, -1, "", ""
     for _ in range(MOST_RESUMES):

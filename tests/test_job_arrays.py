@@ -235,7 +235,8 @@ def submissions(settings) -> int:
 
 
 async def test_a_step_with_an_array_gives_the_outputs_of_its_elements_in_order(run_plan, settings):
-    seen = await run_plan("""
+    seen = await run_plan(
+        """
         name: p
         steps:
           - name: scan
@@ -247,7 +248,9 @@ async def test_a_step_with_an_array_gives_the_outputs_of_its_elements_in_order(r
                 echo "value {{ index }}0 of $FRACTALE_INDEX"
               outputs: {value: 'value (\\d+)'}
         outputs: {values: "{{ steps.scan.outputs }}"}
-        """)
+        """,
+        keep=True,
+    )
     assert seen.result.status == "success", seen.result.error
     found = seen.result.outputs["values"]
     assert [each["index"] for each in found] == [3, 6, 9]
@@ -400,14 +403,14 @@ async def test_many_items_are_one_submission(run_plan, settings):
         name: p
         steps:
           - name: each
-            foreach: range(120) | list
+            foreach: range(60) | list
             job: {scheduler: local, command: [sh, -c, "exit $(({{ item }} == 7))"]}
             keep_going: true
         outputs: {each: "{{ steps.each.outputs | length }}"}
         """)
     assert seen.result.status == "success", seen.result.error
     assert submissions(settings) == 1
-    assert seen.of("step_finished")[-1]["notices"][0]["message"].startswith("1 of 120 items failed")
+    assert seen.of("step_finished")[-1]["notices"][0]["message"].startswith("1 of 60 items failed")
 
 
 # What validate says

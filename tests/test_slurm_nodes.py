@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -256,3 +257,26 @@ class TestAccounting:
         status = await here.jobs.status(handle)
         assert (status.state, status.evidence) == ("failed", "sacct")
         assert (await here.jobs.cancel(other)).state in ("cancelled", "running")
+
+
+SWEEP = """
+name: sweep
+steps:
+  - name: each
+    foreach: range(250) | list
+    keep_going: true
+    job: {scheduler: slurm, command: [sh, -c, "exit $(({{ item }} == 7))"]}
+outputs: {each: "{{ steps.each.outputs | map(attribute='exit_code') | sum }}"}
+"""
+
+
+def test_a_sweep_is_as_few_arrays_as_the_cluster_takes(slurm, tmp_path, processes):
+    environment, calls = counted(tmp_path, slurm.environment)
+    (tmp_path / "plan.yaml").write_text(SWEEP)
+    env = {**environment, "HOME": str(tmp_path), "FRACTALE_POLL_SECONDS": "5"}
+    process = processes.start(["run", "plan.yaml", "--json"], cwd=tmp_path, env=env)
+    out, err = process.communicate(timeout=280)
+    assert process.returncode == 0, out[-2000:] + err
+    assert json.loads(out.splitlines()[-1])["outputs"] == {"each": 1}
+    made = [line.split()[0] for line in calls.read_text().splitlines()]
+    assert made.count("sbatch") == 2  # of 200 and of 50: MaxArraySize is 201

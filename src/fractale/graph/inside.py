@@ -197,7 +197,7 @@ def foreach(node: StepNode) -> StepNode:
         if leaf.step.kind == "job":
             from fractale.graph.job_arrays import arrays_of_items  # few plans have a job
 
-            jobs = arrays_of_items(leaf, visit, items, over.max_parallel)
+            jobs = await arrays_of_items(leaf, visit, items, over.max_parallel)
         context = replace(
             visit.context,
             item_scope=visit.scope,

@@ -9,6 +9,7 @@ is to find them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import re
 from collections import Counter
@@ -230,7 +231,7 @@ class _Job:
     kind: str
 
 
-def arrays_of_items(
+async def arrays_of_items(
     leaf: StepNode, visit: Visit, items: Sequence[Any], most: int | None
 ) -> dict[str, Any]:
     """What the context of a foreach over jobs knows of its arrays.
@@ -244,7 +245,8 @@ def arrays_of_items(
         for index, item in enumerate(items)
     }
     groups = _Groups(leaf, visit, scopes)
-    chunks = groups.found(at_least=2, at_most=MOST_TOGETHER)
+    at_most = await groups.most_elements()
+    chunks = groups.found(at_least=2, at_most=at_most) if at_most > 1 else []
     if most is not None and (sum(map(len, chunks)) < len(items) or len(chunks) > most):
         return {"tally": tally}  # only one who starts all of them can bound them
     arrays: dict[int, Part] = {}
@@ -291,6 +293,17 @@ class _Groups:
             kept = [str(Array.of(chunk)) for chunk in chunks]
             self._visit.context.notes.put(self._note, kept)
         return chunks
+
+    async def most_elements(self) -> int:
+        """How many elements the schedulers of the jobs take in one array."""
+        names = {job.scheduler for job in self._jobs.values()} if self._known is None else ()
+        found = [MOST_TOGETHER]
+        for name in names:
+            jobs: Any = self._visit.deps.jobs(name) if self._visit.deps.jobs else None
+            with contextlib.suppress(FractaleError):  # each job says it by itself
+                most = await jobs.most_elements()
+                found += [] if most is None else [most]
+        return min(found)
 
     def _has_room(self, chunks: Sequence[Sequence[int]]) -> bool:
         """Whether the run's budget has room for all of them at a time."""

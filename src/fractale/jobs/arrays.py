@@ -20,7 +20,6 @@ from fractale.schedulers.adapter import Record, Submitted
 from fractale.schedulers.folder import Ended, JobFolder, Started
 from fractale.schedulers.job import ACTIVE, JobState
 from fractale.schedulers.request import Array
-from fractale.schedulers.sizes import clock
 
 Ask = Callable[[Submitted], Awaitable[Answer]]
 
@@ -78,14 +77,16 @@ def _not_asked(
 ) -> JobStatus:
     """How a job is whose scheduler has not been asked about it since something changed."""
     submitted = (folder.intent() or {}).get("written")
+    # A moment, and no countdown: a reason that changes at each look would be told at each look.
+    again = time.strftime("%H:%M:%S", time.localtime(answer.again))
     if ended is not None:
         if folder.marked("cancelled"):
             return Case(folder, title, None).status()
-        words = f"{exit_words(ended.code)}; {title} is asked why in {clock(answer.due)}"
+        words = f"{exit_words(ended.code)}; {title} is asked why at {again}"
     elif started is not None:
         words = f"runs on {started.host}"
     else:
-        words = f"was submitted; {title} is asked about it in {clock(answer.due)}"
+        words = f"was submitted; {title} is asked about it at {again}"
     if ended is None and started is None:
         return JobStatus(state="pending", reason=words, submitted=submitted)
     return JobStatus(

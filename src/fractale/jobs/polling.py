@@ -49,13 +49,13 @@ class Answer:
         records: As an adapter gives them; None: it was not asked about this job yet.
         trouble: Why it did not answer.
         at: When it was asked, in Unix time.
-        due: Seconds until it may be asked again.
+        again: When it may be asked again, in Unix time.
     """
 
     records: Mapping[int | None, Record] | None = None
     trouble: str = ""
     at: float = 0.0
-    due: float = 0.0
+    again: float = 0.0
 
 
 @dataclass(slots=True)
@@ -174,15 +174,15 @@ class Poller:
         return all(name in told and told[name]["state"] not in ACTIVE for name in names)
 
     def _answer(self, key: str) -> Answer:
-        due, answer = self._due(), self._known.answers.get(key)
+        again, answer = self._known.asked + self._seconds, self._known.answers.get(key)
         if self._known.trouble:
-            return Answer(trouble=self._known.trouble, at=self._known.asked, due=due)
+            return Answer(trouble=self._known.trouble, at=self._known.asked, again=again)
         if answer is None:
-            return Answer(due=due)
+            return Answer(again=again)
         if answer.get("trouble"):
-            return Answer(trouble=str(answer["trouble"]), at=float(answer["at"]), due=due)
+            return Answer(trouble=str(answer["trouble"]), at=float(answer["at"]), again=again)
         records = {_index(name): _record(told) for name, told in answer["records"].items()}
-        return Answer(records=records, at=float(answer["at"]), due=due)
+        return Answer(records=records, at=float(answer["at"]), again=again)
 
     def _due(self) -> float:
         """Seconds until the scheduler may be asked again."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from fractale.confine.ways import Way, confinement_of, find_way
 from fractale.errors import (
@@ -297,6 +297,16 @@ class Jobs:
             elements = await found.look(ask, fresh=fresh)
             status = whole(elements) if handle.index is None else elements[handle.index]
         return with_notices(status, folder)
+
+    async def most_elements(self) -> int | None:
+        """How many elements an array of the chosen scheduler may have, where it says so."""
+        said: Any = getattr(self._adapter(self.scheduler), "most_elements", None)
+        if said is None:
+            return None
+        try:
+            return await said()
+        except (SchedulerUnavailable, DependencyMissing):
+            return None  # whether it takes the array it says when it is submitted
 
     async def announce(self, handle: JobHandle) -> None:
         """Say that a job is waited for, so that the next question is about it, too."""

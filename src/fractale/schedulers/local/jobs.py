@@ -203,6 +203,8 @@ class Local:
         waits: Record | None = None
         if not job.folder.marked(local_queue.CANCELLED):
             waits = await self._record(job.folder)  # starts what can be started, too
+            if waits is not None:  # the same for all, and as long as it lasts
+                waits = replace(waits, said="an element of an array")
         found: dict[int | None, Record] = {}
         begun = job.folder.begun()
         for index in job.indices:

@@ -205,6 +205,11 @@ class Slurm:
             hint="split the array: several job steps, each with indices below the limit",
         )
 
+    async def most_elements(self) -> int | None:
+        """How many elements an array may have whose indices begin at 1."""
+        most = (await self._config("MaxArraySize")).get("MaxArraySize", "")
+        return max(int(most) - 1, 0) if most.isdecimal() else None
+
     async def find(self, folder: JobFolder) -> str | None:
         """By what ``sbatch`` said, by an element that began, else by the tag among all jobs."""
         if native_id := _submitted(folder, folder.text("submit.out")) or _begun(folder):
