@@ -117,7 +117,7 @@ class Lsf:
             return native_id
         found = [
             str(job.get("JOBID"))
-            for job in await self._jobs("-a")
+            for job in await self._jobs()
             if job.get("DESCRIPTION") == folder.tag
         ]
         return found[-1] if found else None
@@ -132,7 +132,7 @@ class Lsf:
         return [_records(job, known) for job in jobs]
 
     async def _jobs(self, *which: str) -> list[dict[str, Any]]:
-        ran = await self.programs.run("bjobs", "-json", "-o", FIELDS, *which)
+        ran = await self.programs.run("bjobs", "-a", "-json", "-o", FIELDS, *which)
         if _UNKNOWN.search(ran.err) and not ran.out.strip():
             return []
         if ran.code != 0 and not ran.out.strip():
