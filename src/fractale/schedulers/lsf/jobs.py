@@ -34,7 +34,7 @@ MOST_IDS: Final = 500
 LONGEST_NAME: Final = 255
 """Characters of ``-J``, with the list of an array's indices."""
 
-INTERACTIVE: Final = (r"-K\b", r"-I[sp]?\b")
+INTERACTIVE: Final = (r"-I\w*",)
 _SILENT: Final = re.compile(
     r"lsf is down|cannot (?:connect|contact|open)|communication|not responding|timed out|"
     r"batch daemon|please wait",
