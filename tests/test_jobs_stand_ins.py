@@ -689,7 +689,7 @@ class TestSlurmWithAccounting:
     @pytest.mark.parametrize(
         ("row", "state", "code", "words"),
         [
-            ("TIMEOUT|0:15|{now}|{now}|{now}|n[1-2],m7", "timeout", None, "on n[1-2], m7"),
+            ("TIMEOUT|0:15|{now}|{now}|{now}|n[1-2],m7", "timeout", None, "on n1, n2, m7"),
             ("CANCELLED by 0|0:15|{now}|{now}|{now}|n1", "cancelled", None, "by user root"),
             ("OUT_OF_MEMORY|0:125|{now}|{now}|{now}|n1", "out_of_memory", None, "sacct"),
             ("NODE_FAIL|0:0|{now}|{now}|{now}|n1", "node_failure", None, "lost with its node"),
@@ -706,7 +706,7 @@ class TestSlurmWithAccounting:
             "sbatch": "echo 4711",
             "squeue": ":",
             "scontrol": "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1",
-            "sacct": f"echo '{row.format(now=int(time.time()), past=int(time.time()) - 90)}'",
+            "sacct": f"echo '4711|{row.format(now=int(time.time()), past=int(time.time()) - 90)}'",
         }
         programs = tmp_path / "bin"
         for name, body in answers.items():

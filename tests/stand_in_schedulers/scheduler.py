@@ -12,6 +12,7 @@ seconds after a job's end its output is delivered.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -104,7 +105,8 @@ def cancel(number: str, end: str = "cancelled", how: int = signal.SIGTERM) -> No
             time.sleep(0.02)
             job = _read(name)
         _write(name, {**_read(name), "end": end})
-        os.killpg(job["pid"], how)
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.killpg(job["pid"], how)
 
 
 def jobs() -> list[dict]:

@@ -13,40 +13,58 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
+from langgraph.errors import GraphInterrupt
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
 from fractale import questions
 from fractale.clock import elapsed, moment
-from fractale.errors import DependencyMissing, JobInDoubt, PolicyError
-from fractale.graph import tool_calls
+from fractale.errors import (
+    DependencyMissing,
+    JobError,
+    JobInDoubt,
+    PolicyError,
+    SchedulerUnavailable,
+)
+from fractale.evidence import Notice
+from fractale.graph import job_budget, tool_calls
+from fractale.graph.entering import Perform
 from fractale.graph.figures import Log, read_figures
 from fractale.graph.interrupts import ask
+from fractale.graph.job_arrays import (
+    ITEM,
+    SUBMIT,
+    add_elements,
+    alone,
+    array_of_step,
+    part_of,
+    run_array,
+    scheduler_of,
+    send_elements,
+    submit_job,
+)
 from fractale.graph.job_end import JobEnd, end_of, outputs_of_job
 from fractale.graph.job_spec import arguments_of, spec_of
 from fractale.graph.job_wait import Waiter, job_told, tell
 from fractale.graph.nodes import StepNode
 from fractale.graph.outcome import CallResult, Decision
+from fractale.graph.state import ItemState
 from fractale.graph.visit import Visit
 from fractale.jobs import JobHandle, JobStatus
+from fractale.jobs.budget import Amount, Size
 from fractale.policy import allowed_by
 from fractale.store.journal import Call, digest_of
-from fractale.toolbox import ToolInfo, ToolResult
+from fractale.toolbox import ToolResult
 
 if TYPE_CHECKING:
     from fractale.jobs import Jobs
 
-SUBMIT = ToolInfo(
-    name="job_submit",
-    server="jobs",
-    description="Submit a batch job.",
-    annotations={"readOnlyHint": False, "destructiveHint": False},
-)
-"""What policy is asked about: the tool of `fractale.tools.jobs` that does the same."""
+EVIDENCE = "evidence"
+"""The verdict where the job answers the question itself."""
 
 PATIENCE = 600.0
 """Seconds that a person who says "wait on" gives a job that nobody knows of."""
@@ -68,6 +86,7 @@ class Work(TypedDict, total=False):
         late: Whether it was cancelled because the step's time was up.
         verdict: What a person says of a job that nobody knows of: ``success`` or ``failure``.
         end: What it gave: the outputs as a reference, the fault in words.
+        reserved: What the run's budget has set aside for it: `key`, and `fractale.jobs.Size`.
     """
 
     handle: dict[str, Any]
@@ -80,6 +99,11 @@ class Work(TypedDict, total=False):
     late: bool
     verdict: str
     end: dict[str, Any]
+    reserved: dict[str, Any]
+
+
+class Inside(Work, ItemState, total=False):
+    """The state of a step that is a job, or an array whose elements are items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +125,31 @@ class JobRun:
         return self.visit.deps.jobs(scheduler)
 
 
+def job_leaf(node: StepNode) -> StepNode:
+    """A step, or an item of a foreach, that submits one job and waits for it."""
+    return replace(node, perform=one_job(node), inside=_graph().compile())
+
+
 def job_step(node: StepNode) -> StepNode:
-    """A step that submits a job and waits for it."""
+    """A step that submits a job, or an array of jobs, and waits for it."""
+    one = one_job(node)
+    leaf = replace(node, perform=one, inside=_graph().compile())
+
+    async def call(visit: Visit) -> CallResult:
+        array = array_of_step(visit)
+        return await one(visit) if array is None else await run_array(leaf, visit, array)
+
+    builder = _graph(start=_first)
+    add_elements(builder, leaf)
+    return replace(node, perform=call, inside=builder.compile())
+
+
+def _first(state: Any) -> Any:
+    return send_elements(state) or "submit"
+
+
+def one_job(node: StepNode) -> Perform:
+    """The call of one job."""
 
     async def call(visit: Visit) -> CallResult:
         after = cast(
@@ -122,23 +169,36 @@ def job_step(node: StepNode) -> StepNode:
             failure=failure,
             fault=end["fault"],
             seconds=end["seconds"],
+            notices=tuple(
+                Notice(kind="warning", message=words) for words in end.get("notices", ())
+            ),
         )
 
-    return replace(node, perform=call, inside=_graph())
+    del node
+    return call
 
 
-def _graph() -> Any:
-    builder: Any = StateGraph(Work, context_schema=JobRun)
-    builder.add_node("submit", _submit)
-    builder.add_node("wait", _wait)
-    builder.add_node("ask", _ask)
-    builder.add_node("read", _read)
-    builder.add_edge(START, "submit")
+def _graph(start: Callable[[Any], Any] | None = None) -> Any:
+    """The inside of a job step.
+
+    Args:
+        start: Where it begins, where that is not always the submission.
+    """
+    schema = Work if start is None else Inside
+    builder: Any = StateGraph(schema, context_schema=JobRun)
+    builder.add_node("submit", _submit, input_schema=Work)
+    builder.add_node("wait", _wait, input_schema=Work)
+    builder.add_node("ask", _ask, input_schema=Work)
+    builder.add_node("read", _read, input_schema=Work)
+    if start is None:
+        builder.add_edge(START, "submit")
+    else:
+        builder.add_conditional_edges(START, start, ["submit", ITEM])
     builder.add_conditional_edges("submit", _after_submit, ["wait", "ask"])
     builder.add_conditional_edges("wait", _after_wait, ["ask", "read"])
     builder.add_conditional_edges("ask", _after_ask, ["submit", "wait", "read"])
     builder.add_edge("read", END)
-    return builder.compile()
+    return builder
 
 
 # Submit
@@ -154,6 +214,8 @@ async def _submit(state: Work, runtime: Runtime[JobRun]) -> Work:
     """
     run, number = runtime.context, state.get("number", 0) + 1
     visit = run.visit
+    if state.get("verdict") == "again":
+        await _settle(state, visit)
     wanted = arguments_of(visit)
     if visit.context.mask(wanted) != wanted:
         raise PolicyError(
@@ -163,21 +225,43 @@ async def _submit(state: Work, runtime: Runtime[JobRun]) -> Work:
     if not all(allowed_by(globs, SUBMIT) for globs in visit.context.within):
         raise PolicyError("no job was submitted: `job_submit` is none of the planned step's tools")
     chosen_by = "model" if visit.context.drafted else "plan"
-    agreed = tool_calls.agree(visit, SUBMIT, wanted, chosen_by)
+    spec, scheduler = spec_of(visit, wanted)
+    name = scheduler or scheduler_of(visit)
+    cost = job_budget.words_of(visit, spec, name)
+    agreed = tool_calls.agree(visit, SUBMIT, wanted, chosen_by, cost=cost)
     spec, scheduler = spec_of(visit, agreed)
-    key = _key(visit, number)
+    part = part_of(visit, agreed, wanted) if number == 1 else None
+    key, size = (
+        part.key if part else _key(visit, number),
+        job_budget.size_of(spec, scheduler or name),
+    )
+    if part is None:
+        await job_budget.reserve(visit, key, size)
 
     async def make() -> ToolResult:
-        handle = await run.jobs(scheduler).submit(spec, key=key)
+        jobs = run.jobs(scheduler)
+        if part is not None:
+            handle = await part.submitted(jobs, visit.tries)
+        else:
+            own, index = alone(visit, jobs, spec)
+            handle = await submit_job(visit, jobs, own, key, index)
         began = moment(visit.context.clock)
         told = {**handle.as_dict(), "since": began["wall"], "began": began}
         return ToolResult(text=f"{handle.scheduler} job {handle.native_id}", structured=told)
 
+    budget, reserved = visit.context.meter.jobs, {"key": key, **asdict(size)}
     try:
-        result = await tool_calls.call(visit, SUBMIT, agreed, make=make)
+        with budget.watched(key):
+            result = await tool_calls.call(visit, SUBMIT, agreed, make=make)
     except JobInDoubt as error:
         status = JobStatus(state="unknown", reason=f"{error} ({error.hint})").as_dict()
-        return Work(handle={}, number=number, verdict="", status=visit.context.mask(status))
+        told = visit.context.mask(status)
+        return Work(handle={}, number=number, verdict="", status=told, reserved=reserved)
+    except SchedulerUnavailable:
+        raise
+    except JobError:  # it was refused: there is none
+        await budget.settle(key, Amount())
+        raise
     handle, since = JobHandle.from_dict(result.structured), float(result.structured["since"])
     began = dict(result.structured.get("began") or {"wall": since})
     # Whoever looks for runs that wait finds this one from here on, whatever happens to us.
@@ -185,7 +269,13 @@ async def _submit(state: Work, runtime: Runtime[JobRun]) -> Work:
     visit.context.jobs_waited_for[visit.path] = told
     tell(visit, told)
     return Work(
-        handle=handle.as_dict(), since=since, began=began, number=number, verdict="", status={}
+        handle=handle.as_dict(),
+        since=since,
+        began=began,
+        number=number,
+        verdict="",
+        status={},
+        reserved=reserved,
     )
 
 
@@ -216,12 +306,13 @@ async def _wait(state: Work, runtime: Runtime[JobRun]) -> Work:
     asked = state.get("asked") or {"wall": state.get("patience", 0.0) - PATIENCE}
     patience = (asked, PATIENCE) if state.get("patience") else None
     place = visit.book.next_place(None)
-    call = Call(kind="tool", name="jobs.job_wait", digest=digest_of(handle.key), safe=True)
+    call = Call(kind="tool", name="jobs.job_wait", digest=digest_of(handle.label), safe=True)
 
     async def make() -> ToolResult:
         jobs = run.jobs(handle.scheduler)
         waiter = Waiter(visit, jobs, handle, began=_began(state), patience=patience)
-        with visit.context.meter.paused():
+        meter = visit.context.meter
+        with meter.paused(), meter.jobs.watched(_reserved_key(state)):
             status, late = await waiter.wait()
         told = {**status.as_dict(), "late": late}
         return ToolResult(text=status.reason, structured=visit.context.mask(told))
@@ -229,6 +320,18 @@ async def _wait(state: Work, runtime: Runtime[JobRun]) -> Work:
     result, _ = await visit.book.tool(place, call, make, lambda: None)
     told = cast("dict[str, Any]", result.structured)
     return Work(status=told, late=told["late"])
+
+
+def _reserved_key(state: Work) -> str:
+    return str(state.get("reserved", {}).get("key", ""))
+
+
+async def _settle(state: Work, visit: Visit) -> None:
+    """Count what the job used; of one that nobody knows of, all that was reserved."""
+    if known := state.get("reserved"):
+        size = {name: value for name, value in known.items() if name != "key"}
+        status = state.get("status", {})
+        await job_budget.settle(visit, known["key"], Size(**size), status)
 
 
 def _began(state: Work) -> Mapping[str, Any]:
@@ -243,8 +346,11 @@ def _after_wait(state: Work) -> str:
 # Ask
 
 
-def _ask(state: Work, runtime: Runtime[JobRun]) -> Work:
-    """Ask what to do about a job that nobody knows of. Nothing comes before the question."""
+async def _ask(state: Work, runtime: Runtime[JobRun]) -> Work:
+    """Ask what to do about a job that nobody knows of. Nothing comes before the question.
+
+    As long as nobody has answered, evidence that has come meanwhile does so, too.
+    """
     visit, handle = runtime.context.visit, state.get("handle", {})
     question = questions.job_unknown(
         visit.path,
@@ -253,7 +359,12 @@ def _ask(state: Work, runtime: Runtime[JobRun]) -> Work:
         str(state.get("status", {}).get("reason", "")),
         str(handle.get("job_dir", "")),
     )
-    answer = ask(visit, question)
+    try:
+        answer = ask(visit, question)
+    except GraphInterrupt:
+        if handle and visit.deps.patient and await _is_known(runtime.context, handle):
+            return Work(verdict=EVIDENCE, status={})
+        raise
     if answer != "wait":
         return Work(verdict=answer)
     # One that may not even have been submitted is looked for by its key: that is to submit it.
@@ -262,11 +373,18 @@ def _ask(state: Work, runtime: Runtime[JobRun]) -> Work:
     return Work(verdict="wait", patience=asked["wall"] + PATIENCE, asked=asked, number=number)
 
 
+async def _is_known(run: JobRun, handle: Mapping[str, Any]) -> bool:
+    """Whether something shows by now how a job is of which nothing did."""
+    job = JobHandle.from_dict(handle)
+    status = await run.jobs(job.scheduler).status(job)
+    return status.state != "unknown"
+
+
 def _after_ask(state: Work) -> str:
     verdict = state.get("verdict", "")
     if verdict == "again" or (verdict == "wait" and not state.get("handle")):
         return "submit"
-    return "wait" if verdict == "wait" else "read"
+    return "wait" if verdict in ("wait", EVIDENCE) else "read"
 
 
 # Read
@@ -274,9 +392,11 @@ def _after_ask(state: Work) -> str:
 
 async def _read(state: Work, runtime: Runtime[JobRun]) -> Work:
     """What the job gave, and whether that is success."""
-    visit, key = runtime.context.visit, str(state.get("handle", {}).get("key"))
+    visit, handle = runtime.context.visit, state.get("handle")
+    label = JobHandle.from_dict(handle).label if handle else str(None)
+    await _settle(state, visit)
     place = visit.book.next_place(None)
-    call = Call(kind="tool", name="jobs.job_logs", digest=digest_of(key), safe=True)
+    call = Call(kind="tool", name="jobs.job_logs", digest=digest_of(label), safe=True)
 
     async def make() -> ToolResult:
         return ToolResult(text="", structured=await _end(state, runtime.context))
@@ -297,7 +417,14 @@ async def _end(state: Work, run: JobRun) -> dict[str, Any]:
     status, verdict = state.get("status", {}), state.get("verdict", "")
     over = JobEnd(status, handle, verdict, state.get("late", False))
     end = end_of(over, faults, visit)
-    outputs = await outputs_of_job(over, log, end)
+    tally = visit.context.tally
+    outputs = await outputs_of_job(
+        over,
+        log,
+        end,
+        of=tally.total if tally else 1,
+        is_element=tally is not None and tally.is_array,
+    )
     kept = visit.deps.outputs.put(visit.context.mask({**outputs, **found}))
     told = {
         "outputs": kept,
@@ -305,5 +432,6 @@ async def _end(state: Work, run: JobRun) -> dict[str, Any]:
         "reason": end.reason,
         "fault": end.fault,
         "seconds": elapsed(visit.context.clock, _began(state)) if "since" in state else 0.0,
+        **({"notices": status["notices"]} if status.get("notices") else {}),
     }
     return visit.context.mask(told)

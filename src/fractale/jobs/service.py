@@ -17,30 +17,34 @@ from fractale.errors import (
     SchedulerUnavailable,
     SettingsError,
 )
-from fractale.jobs.judging import Case
-from fractale.jobs.logs import read_ends, read_log, read_tail, search_log
+from fractale.jobs.arrays import Elements, is_plain, status_of, whole, with_notices
+from fractale.jobs.choice import Choice, choose
+from fractale.jobs.logs import read_ends, read_last_of_each, read_log, read_tail, search_log
 from fractale.jobs.model import JobLog, JobStatus
+from fractale.jobs.polling import Answer, Poller
 from fractale.jobs.removal import remove
-from fractale.schedulers.adapter import Record, Scheduler, Submitted
+from fractale.schedulers.adapter import Scheduler, Submitted
+from fractale.schedulers.asked import array_of
 from fractale.schedulers.folder import JobFolder, same_job
 from fractale.schedulers.job import JobHandle, JobSpec, Queue
 from fractale.schedulers.local.jobs import Local
 from fractale.settings import STARTED_BY, Settings, slurm_token, without_secrets
 
-ORDER: Final = ("slurm", "pbs", "lsf", "flux", "local")
-"""Which scheduler is taken where several are found, outside an instance of Flux: its program alone
-may be there without any, for use inside another scheduler's jobs."""
-
 FOLDER: Final = "jobs"
 QUEUES: Final = "local"
+POLLS: Final = "polls"
 CONFINED: Final = "confined"
 """File of a job's folder: how it is confined."""
 
 TEMPORARY: Final = "tmp"
 """Folder in that of a confined job: its own temporary files."""
 
-INTERVALS: Final = (1.0, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0)
+INTERVALS: Final = (1.0, 1.0, 2.0, 3.0, 5.0, 10.0)
+"""Seconds between two looks at a job's own files; its scheduler is asked more rarely."""
+
 CANCEL_SECONDS: Final = 10.0
+CLEAR_SECONDS: Final = 2.0
+"""After which a scheduler is asked what became of a job that it was to end."""
 
 
 class Jobs:
@@ -51,15 +55,16 @@ class Jobs:
         environment: Of the programs that are called, and, as far as the scheduler hands it on,
             of the jobs: without secrets, but for the token that Slurm's programs need.
         scheduler: ``flux``, ``slurm``, ``pbs``, ``lsf`` or ``local``; None takes the first of
-            `ORDER` that is found, and before them Flux where ``FLUX_URI`` names an instance.
+            `choice.ORDER` that answers, and before them Flux where ``FLUX_URI`` names an instance.
         queues: Where the queue of local jobs is; jobs that are to share their cores share it.
             None: in `root`.
         cores: How many cores local jobs may use at a time; None: as many as this process may.
         project: The folder that a confined job may write; None: where this process works.
         state: The state folder, which no confined job may write.
         adapters: Other adapters, by name.
-        poll_seconds: The least time between two looks at a job that waits; it does not hold for
-            local jobs, of which only files are looked at.
+        poll_seconds: The least time between two questions to a scheduler, about however many jobs
+            (`fractale.jobs.polling`); of local jobs only files are looked at. 0: each look asks.
+        polls: Where the answers are shared with other processes; None: in `root`.
     """
 
     def __init__(
@@ -74,8 +79,12 @@ class Jobs:
         state: Path | None = None,
         adapters: Mapping[str, Scheduler] | None = None,
         poll_seconds: float = 0.0,
+        polls: Path | None = None,
     ) -> None:
         self._poll_seconds = poll_seconds
+        self._polls = polls or root.absolute() / ".polls"
+        self._pollers: dict[str, Poller] = {}
+        self._arrays: dict[Path, Elements] = {}
         self._root = root.absolute()
         environment = without_secrets(environment) | slurm_token(environment)
         # A job that a server submits must outlive the server's end.
@@ -83,6 +92,7 @@ class Jobs:
         local = Local(environment, queues or self._root / ".local", cores)
         self._adapters = dict(_adapters(environment, local) if adapters is None else adapters)
         self._chosen = scheduler
+        self._choice_made: Choice | None = None
         self._environment = environment
         self._project, self._state = project, state
         self._way: Way | None = None
@@ -99,33 +109,34 @@ class Jobs:
             queues=settings.state_dir / QUEUES,
             cores=settings.local_cores,
             poll_seconds=settings.poll_seconds,
+            polls=settings.state_dir / POLLS,
             project=settings.project_folder,
             state=settings.state_dir,
         )
 
-    def pause(self, handle: JobHandle, seconds: float) -> float:
-        """Seconds until a job may be looked at again, where `seconds` are wanted."""
-        return seconds if handle.scheduler == "local" else max(seconds, self._poll_seconds)
-
     @property
     def scheduler(self) -> str:
-        """The name of the scheduler that new jobs go to.
+        """The name of the scheduler that new jobs go to, whether it answers just now or not.
 
         Raises:
             DependencyMissing: It is not there.
             JobError: There is none of that name.
         """
-        return self._scheduler().name
+        return self._choice().scheduler.name
 
     def _scheduler(self) -> Scheduler:
-        if self._chosen is None:
-            order = ("flux", *ORDER) if self._in_flux else ORDER
-            there = [name for name in order if name in self._adapters] or list(self._adapters)
-            for name in there:
-                if self._adapters[name].found():
-                    return self._adapters[name]
-            raise DependencyMissing("no scheduler was found", hint="ask for `local`")
-        adapter = self._adapter(self._chosen)
+        return self._choice().answering()
+
+    def _choice(self) -> Choice:
+        """What was named, else what answers; that is asked once."""
+        if self._chosen is not None:
+            return Choice(scheduler=self._named(self._chosen))
+        if self._choice_made is None:
+            self._choice_made = choose(self._adapters, in_flux=self._in_flux)
+        return self._choice_made
+
+    def _named(self, name: str) -> Scheduler:
+        adapter = self._adapter(name)
         if not adapter.found():
             raise DependencyMissing(
                 f"{adapter.title} is not on this machine",
@@ -162,7 +173,8 @@ class Jobs:
         if handle := folder.handle():
             same_job(folder, spec)
             return handle
-        scheduler = self._scheduler()
+        if folder.intent() is None:  # else it goes on where it was begun
+            await asyncio.to_thread(self._scheduler)
         folder.make()
         async with folder.locked() as lock:
             same_job(folder, spec)
@@ -170,15 +182,17 @@ class Jobs:
             if handle is None:
                 # What it was to go to when it was begun still counts.
                 begun = (folder.intent() or {}).get("scheduler")
-                adapter = self._adapter(begun) if begun else scheduler
+                adapter = self._adapter(begun) if begun else self._scheduler()
                 handle = await self._submit(adapter, folder, spec, key, lock)
         return handle
 
     async def _submit(
         self, adapter: Scheduler, folder: JobFolder, spec: JobSpec, key: str, lock: int
     ) -> JobHandle:
-        folder.write_intent(spec, key, adapter.name)
+        array = array_of(spec, adapter.name)
+        folder.write_intent(spec, key, adapter.name, array)
         try:
+            spec = replace(spec, array=array)
             spec = await self._confined(adapter.name, folder, spec)
             adapter.prepare(folder, spec)
             native_id = await adapter.submit(folder, spec, lock)
@@ -264,18 +278,55 @@ class Jobs:
         return self._written(folder, adapter.name, native_id, key) if native_id else None
 
     async def status(self, handle: JobHandle) -> JobStatus:
-        """How a job is. A scheduler that does not answer is told of in the reason."""
+        """How a job is, an array, or the element of one that the handle means.
+
+        A scheduler that does not answer is told of in the reason.
+        """
+        return await self._status(handle)
+
+    async def _status(self, handle: JobHandle, *, fresh: bool = False) -> JobStatus:
         folder, adapter = JobFolder(handle.job_dir), self._adapter(handle.scheduler)
-        ended = folder.ended()
-        record: Record | None = None
-        trouble = ""
-        if ended is None or ended.code != 0 or ended.signal:
-            try:
-                asked = Submitted(folder=folder, native_id=handle.native_id)
-                record = (await adapter.records([asked]))[0].get(None)
-            except (SchedulerUnavailable, DependencyMissing) as error:
-                trouble = error.message
-        return Case(folder, adapter.title, record, trouble).status()
+
+        async def ask(job: Submitted) -> Answer:
+            return await self._poller(adapter).ask(job, fresh=fresh)
+
+        found = self._elements_of(handle)
+        if found is None:
+            status = await status_of(folder, handle.native_id, adapter.title, ask)
+        else:
+            elements = await found.look(ask, fresh=fresh)
+            status = whole(elements) if handle.index is None else elements[handle.index]
+        return with_notices(status, folder)
+
+    async def announce(self, handle: JobHandle) -> None:
+        """Say that a job is waited for, so that the next question is about it, too."""
+        adapter, array = self._adapter(handle.scheduler), JobFolder(handle.job_dir).array()
+        job = Submitted(
+            folder=JobFolder(handle.job_dir),
+            native_id=handle.native_id,
+            indices=array.indices if array else (),
+        )
+        await self._poller(adapter).announce(job)
+
+    async def elements(self, handle: JobHandle) -> Mapping[int, JobStatus]:
+        """How each element of an array is, in order of the indices; of a single job, none."""
+        adapter, found = self._adapter(handle.scheduler), self._elements_of(handle)
+        return await found.look(self._poller(adapter).ask) if found else {}
+
+    def _elements_of(self, handle: JobHandle) -> Elements | None:
+        if handle.job_dir not in self._arrays:
+            folder, adapter = JobFolder(handle.job_dir), self._adapter(handle.scheduler)
+            if (array := folder.array()) is None:
+                return None
+            made = Elements(folder, handle.native_id, adapter.title, array)
+            self._arrays[handle.job_dir] = made
+        return self._arrays[handle.job_dir]
+
+    def _poller(self, adapter: Scheduler) -> Poller:
+        if adapter.name not in self._pollers:
+            seconds = 0.0 if adapter.name == "local" else self._poll_seconds
+            self._pollers[adapter.name] = Poller(adapter, self._polls, seconds)
+        return self._pollers[adapter.name]
 
     async def wait(
         self,
@@ -306,16 +357,16 @@ class Jobs:
             left = float("inf") if deadline is None else deadline - time.monotonic()
             if status.over or left <= 0:
                 return status
-            pause = self.pause(handle, intervals[min(looks, len(intervals) - 1)])
+            pause = intervals[min(looks, len(intervals) - 1)]
             looks += 1
             await self._ended_within(handle, min(pause, left))
 
     async def _ended_within(self, handle: JobHandle, seconds: float) -> None:
         """Sleep, or less where the job's own files say meanwhile that it ended well."""
-        folder, deadline = JobFolder(handle.job_dir), time.monotonic() + seconds
+        folder, deadline = JobFolder(handle.own_dir), time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             await asyncio.sleep(min(left, 1.0))
-            if (ended := folder.ended()) and ended.code == 0:
+            if is_plain(folder.ended()):
                 return
 
     async def logs(
@@ -328,12 +379,16 @@ class Jobs:
     ) -> JobLog:
         """A part of a job's log as it is now, at most 1 MiB; a job without one has an empty one.
 
+        An array has no log of its own: of a handle without an index, the last line of each element.
+
         Args:
             offset: In bytes; a negative one counts from the end. None: of a long log, both ends.
             limit: The most bytes.
             tail_lines: The last lines, in place of `offset`.
         """
-        path = JobFolder(handle.job_dir).log
+        path = JobFolder(handle.own_dir).log
+        if handle.index is None and JobFolder(handle.job_dir).array() is not None:
+            return await asyncio.to_thread(read_last_of_each, JobFolder(handle.job_dir))
         if tail_lines is not None:
             return await asyncio.to_thread(read_tail, path, tail_lines, limit)
         if offset is None:
@@ -347,12 +402,14 @@ class Jobs:
             JobError: The pattern cannot be used, or takes too long.
         """
         try:
-            return await asyncio.to_thread(search_log, JobFolder(handle.job_dir).log, pattern)
+            return await asyncio.to_thread(search_log, JobFolder(handle.own_dir).log, pattern)
         except ValueError as error:
             raise JobError(f"the pattern `{pattern}` cannot be used: {error}") from error
 
     async def cancel(self, handle: JobHandle) -> JobStatus:
         """Ask for the end of a job, and see for some seconds whether it comes.
+
+        An array is ended as a whole, also where the handle means one of its elements.
 
         Raises:
             JobError: The scheduler refuses.
@@ -362,9 +419,17 @@ class Jobs:
         if before.over and before.state != "unknown":
             return before
         folder = JobFolder(handle.job_dir)
-        folder.write("cancelled", f"{time.time()}\n")
-        await self._adapter(handle.scheduler).cancel(folder, handle.native_id)
-        return await self.wait(handle, timeout=CANCEL_SECONDS, intervals=(0.2, 0.5, 1.0))
+        asked = folder.marked("cancelled")
+        if handle.index is None or asked is None or time.time() - asked[1] > CANCEL_SECONDS:
+            folder.write("cancelled", f"{time.time()}\n")
+            await self._adapter(handle.scheduler).cancel(folder, handle.native_id)
+        soon = (0.2, 0.5, 1.0)
+        status = await self.wait(handle, timeout=CLEAR_SECONDS, intervals=soon)
+        if not status.over and handle.index is None:
+            await self._status(handle, fresh=True)  # the one question that is not waited for
+        if status.over:
+            return status
+        return await self.wait(handle, timeout=CANCEL_SECONDS, intervals=soon)
 
     async def remove_ended(self) -> None:
         """Remove the folders of the jobs that were submitted here and are known to be over.
@@ -383,7 +448,7 @@ class Jobs:
         Raises:
             SchedulerUnavailable: It does not answer.
         """
-        return await self._scheduler().queues()
+        return await (await asyncio.to_thread(self._scheduler)).queues()
 
 
 def _adapters(environment: Mapping[str, str], local: Scheduler) -> dict[str, Scheduler]:

@@ -84,6 +84,8 @@ class Limits:
         tokens: Input and output tokens of all models.
         cost: US dollars, where the price of the model is known.
         depth: How deep plans and agents may nest.
+        node_hours, core_hours, gpu_hours: Of all batch jobs of job steps.
+        jobs: Batch jobs of job steps; each element of an array is one.
     """
 
     steps: int | None = None
@@ -92,6 +94,10 @@ class Limits:
     tokens: int | None = None
     cost: float | None = None
     depth: int | None = None
+    node_hours: float | None = None
+    core_hours: float | None = None
+    gpu_hours: float | None = None
+    jobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +165,8 @@ class JobPlan:
         script: The text of a batch script. Either this or `command`.
         command: A program and its arguments; a template that gives a list gives several of them.
         nodes, tasks, cores_per_task, gpus_per_task: Counts; None leaves it to the scheduler.
+        array: The indices of an array, such as ``1-1000%50``: the job's outputs are then a list,
+            the elements' in order. None: the script's own directive counts.
         memory: Per node, such as ``4G``.
         time: Seconds that the job may run, as the scheduler is told.
         queue: The partition or queue.
@@ -177,6 +185,7 @@ class JobPlan:
     tasks: Value = None
     cores_per_task: Value = None
     gpus_per_task: Value = None
+    array: Value = None
     memory: Value = None
     time: Value = None
     queue: Value = None
@@ -210,6 +219,7 @@ JOB_VALUES = (
     "tasks",
     "cores_per_task",
     "gpus_per_task",
+    "array",
     "memory",
     "time",
     "queue",

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from fractale.plan.durations import DURATION_PATTERN
 from fractale.plan.inputs import TYPES
-from fractale.plan.job import COUNTS, ENV_NAME_PATTERN, MOST_COUNT
+from fractale.plan.job import ARRAY_PATTERN, COUNTS, ENV_NAME_PATTERN, MOST_COUNT
 from fractale.plan.rules import NAME_PATTERN
 from fractale.plan.specs import DOTTED_PATTERN, INPUT_NAME_PATTERN, SERVER_NAME_PATTERN
 from fractale.plan.words import APPROVE, FIGURE_TYPES, JOB_KEYS, KINDS, SCHEDULERS, TAKES
@@ -94,6 +94,10 @@ def _agent() -> _Schema:
     }
 
 
+def _amount(description: str) -> _Schema:
+    return {"type": "number", "exclusiveMinimum": 0, "description": description}
+
+
 def _limits() -> _Schema:
     return {
         "type": "object",
@@ -103,7 +107,11 @@ def _limits() -> _Schema:
             "attempts": _whole("Entries of any one step, where the step does not say."),
             "time": {**_ref("duration"), "description": "Running time, without waiting."},
             "tokens": _whole("Tokens in and out, of all models."),
-            "cost": {"type": "number", "exclusiveMinimum": 0, "description": "US dollars."},
+            "cost": _amount("US dollars."),
+            "node_hours": _amount("Of all batch jobs of job steps; a node counts whole."),
+            "core_hours": _amount("As `node_hours`, for cores."),
+            "gpu_hours": _amount("As `node_hours`, for GPUs."),
+            "jobs": _whole("Batch jobs of job steps; each element of an array is one."),
             "depth": _whole("How deep plans and agents may nest.", least=0),
         },
         "additionalProperties": False,
@@ -128,7 +136,14 @@ def _step() -> _Schema:
         "allOf": [_needs("tool"), _needs("prompt"), _needs("parallel"), _only_in_jobs()],
         "dependentSchemas": {
             "max_parallel": {"required": ["foreach"]},
-            "keep_going": {"anyOf": [{"required": ["foreach"]}, {"required": ["parallel"]}]},
+            "keep_going": {
+                "anyOf": [
+                    {"required": ["foreach"]},
+                    {"required": ["parallel"]},
+                    {"required": ["job"]},
+                    _says("job"),
+                ]
+            },
         },
     }
 
@@ -179,6 +194,14 @@ def _job() -> _Schema:
                 "anyOf": [{"type": "integer", "minimum": least, "maximum": MOST_COUNT}, templated],
             }
             for name, least in COUNTS.items()
+        },
+        "array": {
+            "description": "The indices of a job array, such as 1-1000%50.",
+            "anyOf": [
+                {"type": "integer", "minimum": 0},
+                {"type": "string", "pattern": f"^{ARRAY_PATTERN}$"},
+                templated,
+            ],
         },
         "memory": {
             "description": "Per node, such as 4G.",

@@ -28,9 +28,10 @@ from fractale.graph.entry import Entry
 from fractale.graph.meter import Meter
 from fractale.graph.nodes import GaveUp
 from fractale.graph.state import PlanState, initial_state
+from fractale.jobs.budget import LEDGER, FileLedger, MemoryLedger
 from fractale.models import Usage
 from fractale.plan.model import FAILURE, Plan
-from fractale.questions import Answers, is_job
+from fractale.questions import MISSING, Answers, is_job
 from fractale.runs.account import Account
 from fractale.runs.answering import Answering, in_order
 from fractale.runs.budget import limits_of, spent_by, used_in
@@ -80,6 +81,7 @@ class Session:
         self._store = dependencies.outputs
         self._answering = Answering(options)
         self._account = Account(plan, dependencies, options, folder)
+        self._ledger = FileLedger(folder.path / LEDGER) if folder else MemoryLedger()
         self.notices: list[tuple[str, str]] = []
         self.parent: Mapping[str, Any] | None = None
         self.context = RunContext(
@@ -87,7 +89,7 @@ class Session:
             plan_name=plan.name,
             run_dir=folder.path if folder else None,
             emit_event=self._hear,
-            meter=Meter(limits_of(plan, options)),
+            meter=Meter(limits_of(plan, options), ledger=self._ledger),
             secret_inputs=secrets,
             secrets=settings.secrets,
             masker=options.masker,
@@ -132,7 +134,7 @@ class Session:
                 if event["event"] == "model_finished":
                     used += used_in(event)
             spent = spent_by(snapshot.values.get("spent"), used)
-            self.context.meter = Meter(limits_of(self._plan, self._options), spent)
+            self.context.meter = Meter(limits_of(self._plan, self._options), spent, self._ledger)
             # One that ended, but whose checkpoint was not written any more, is among the tasks and
             # not in `next`.
             if not snapshot.tasks:
@@ -169,6 +171,8 @@ class Session:
             parent: What run and step it was forked from.
         """
         self.context.entry, self.parent = entry, parent
+        # Its ledger has a first line now: what that run's jobs had used.
+        self.context.meter = Meter(limits_of(self._plan, self._options), ledger=self._ledger)
 
     async def drive(self, inputs: Mapping[str, Any]) -> RunResult:
         """Run from the first step.
@@ -268,7 +272,8 @@ class Session:
     async def _run(
         self, graph: Any, config: dict[str, Any], given: Any, asked: Sequence[Any]
     ) -> RunResult:
-        if questions := [i for i in asked if not is_job(i.value)]:
+        questions = [i for i in asked if not is_job(i.value)]
+        if questions and not self._looks_first([i.value for i in questions]):
             given = await self._answering.replies(questions, self._options.replies)
             if given is None and len(questions) == len(asked):
                 return await self._finished({"__interrupt__": asked})
@@ -284,6 +289,15 @@ class Session:
             given = await self._go_on(values)
             if given is None:
                 return await self._finished(values)
+
+    def _looks_first(self, questions: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether the graph is to look again before anybody is asked.
+
+        Of a job of which nothing was known there may be evidence by now.
+        """
+        replies = self._options.replies
+        unknown = any(each.get("kind") == "job_unknown" for each in questions)
+        return unknown and all(replies.find(each) is MISSING for each in questions)
 
     def _interrupted(self) -> None:
         """The process is being ended: where it was at a question of the person's, that waits on."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
+from fractale.errors import SchedulerUnavailable
 from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.job import JobSpec, JobState, Queue
 
@@ -48,6 +49,25 @@ class Submitted:
     indices: tuple[int, ...] = ()
 
 
+Answer: TypeAlias = Mapping[int | None, Record] | SchedulerUnavailable
+"""Index of the element → its record; None is the index of a job that is no array. What the
+scheduler does not know any more is not there. An error if it cannot tell of this job just now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presence:
+    """Whether a scheduler answers on this machine.
+
+    Args:
+        configured: Whether this machine is set up to reach it, whether it answers or not.
+        said: What its program said in place of an answer.
+    """
+
+    answers: bool
+    configured: bool = True
+    said: str = ""
+
+
 class Scheduler(Protocol):
     """An adapter of one scheduler. It keeps nothing in memory about jobs.
 
@@ -68,6 +88,10 @@ class Scheduler(Protocol):
 
     def found(self) -> bool:
         """Whether it seems to be there, judged in no time."""
+        ...
+
+    def presence(self) -> Presence:
+        """Whether it answers, by one cheap question that takes a few seconds at most."""
         ...
 
     def prepare(self, folder: JobFolder, spec: JobSpec) -> None:
@@ -101,15 +125,14 @@ class Scheduler(Protocol):
         """
         ...
 
-    async def records(self, jobs: Sequence[Submitted]) -> list[Mapping[int | None, Record]]:
+    async def records(self, jobs: Sequence[Submitted]) -> Sequence[Answer]:
         """What the scheduler says about several jobs, with as few questions as it allows.
 
         Returns:
-            For each job, in order: index of the element → its record; None is the index of a job
-            that is no array. What the scheduler does not know any more is not there.
+            An answer for each job, in order.
 
         Raises:
-            SchedulerUnavailable: It does not answer.
+            SchedulerUnavailable: It does not answer at all.
         """
         ...
 

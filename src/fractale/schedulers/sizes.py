@@ -39,3 +39,9 @@ def clock(seconds: float) -> str:
     hours, rest = divmod(whole, 3600)
     minutes, rest = divmod(rest, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def figure(text: str) -> int | None:
+    """The whole number at the head of a text: of ``64`` or ``64+``; None of ``infinite``."""
+    found = re.match(r"\d+", text)
+    return int(found[0]) if found else None

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from fractale.jobs import Jobs
-from fractale.schedulers.flux import times as flux_times
+from fractale.schedulers.flux import site as flux_site
 from fractale.schedulers.lsf import site as lsf_site
 from fractale.schedulers.pbs import site as pbs_site
 from fractale.settings import Settings
 from fractale.site.model import Finding, absent
 from fractale.site.programs import Machine, Ran, version_in
-from fractale.site.slurm import figure
 
 
 def chosen_scheduler(settings: Settings) -> str:
@@ -21,11 +20,6 @@ def chosen_scheduler(settings: Settings) -> str:
     return Jobs.of(settings).scheduler
 
 
-FLUX_QUEUES = (
-    "{queuem}|{defaults.timelimit!F}|{limits.timelimit!F}|{limits.range.nnodes}"
-    "|{limits.range.ncores}|{limits.range.ngpus}"
-)
-FLUX_NODES = "{state}|{nnodes}|{ncores}|{ngpus}|{nodelist}"
 MOST_NODES = 200
 
 T = TypeVar("T")
@@ -37,7 +31,7 @@ async def flux(machine: Machine) -> Finding:
     if program is None:
         return absent("flux", "no `flux` on PATH")
     version = await machine.version(program, "version")
-    ran = await machine.run(program, "resource", "list", "-n", "-o", FLUX_NODES)
+    ran = await machine.run(program, "resource", "list", "-n", "-o", flux_site.NODES)
     if ran.problem:
         hint = "" if machine.environment.get("FLUX_URI") else " (FLUX_URI is not set)"
         return Finding(
@@ -47,10 +41,10 @@ async def flux(machine: Machine) -> Finding:
             path=program,
             problem=f"no instance answers{hint}: {ran.problem}",
         )
-    queues = await machine.run(program, "queue", "list", "-n", "-o", FLUX_QUEUES)
+    queues = await machine.run(program, "queue", "list", "-n", "-o", flux_site.QUEUES)
     details: dict[str, Any] = {
-        "nodes": [node for line in ran.lines if (node := _flux_nodes(line))],
-        "queues": [queue for line in queues.lines if (queue := _flux_queue(line))],
+        "nodes": [node for line in ran.lines if (node := flux_site.read_nodes(line))],
+        "queues": [queue for line in queues.lines if (queue := flux_site.read_queue(line))],
     }
     if queues.problem:
         details["queues_problem"] = queues.problem
@@ -61,45 +55,6 @@ async def flux(machine: Machine) -> Finding:
         evidence="flux resource list answered",
         details=details,
     )
-
-
-def _flux_nodes(line: str) -> dict[str, Any] | None:
-    cells = line.split("|")
-    if len(cells) != 5:
-        return None
-    state, nodes, cores, gpus, names = (cell.strip() for cell in cells)
-    return {
-        "state": state,
-        "count": figure(nodes),
-        "cores": figure(cores),
-        "gpus": figure(gpus),
-        "names": names[:500],
-    }
-
-
-def _flux_queue(line: str) -> dict[str, Any] | None:
-    """One queue; an instance without named queues has one without a name."""
-    cells = line.split("|")
-    if len(cells) != 6:
-        return None
-    name, default, limit, nodes, cores, gpus = (cell.strip() for cell in cells)
-    return {
-        "name": name.rstrip("*"),
-        "default": name.endswith("*") or not name,
-        "time_limit": _flux_time(limit),
-        "default_time": _flux_time(default),
-        "nodes_per_job": nodes,
-        "cores_per_job": cores,
-        "gpus_per_job": gpus,
-    }
-
-
-def _flux_time(text: str) -> int | None:
-    """Seconds; None for ``inf`` and for none."""
-    try:
-        return flux_times.read_time(text) or None
-    except ValueError:
-        return None
 
 
 async def pbs(machine: Machine) -> Finding:

@@ -15,7 +15,7 @@ from fastmcp import Context
 
 from fractale.errors import JobError
 from fractale.jobs import JobHandle, Jobs, JobSpec, JobStatus
-from fractale.paths import checked, takes_paths
+from fractale.paths import about_jobs, checked, takes_paths
 from fractale.settings import load_settings
 
 SchedulerName = Literal["flux", "slurm", "pbs", "lsf", "local"]
@@ -24,6 +24,7 @@ MOST_SECONDS = 3600.0
 LAST_LINES = 10
 
 
+@about_jobs("submits")
 @takes_paths(writes=["folder"])
 async def job_submit(
     script: str | None = None,
@@ -85,6 +86,7 @@ async def job_submit(
     return _named(await _jobs(scheduler).submit(spec, key=key))
 
 
+@about_jobs("looks")
 async def job_status(key: str) -> dict[str, Any]:
     """Say how a job is, now, from the evidence that there is.
 
@@ -103,6 +105,7 @@ async def job_status(key: str) -> dict[str, Any]:
     return _told(handle, await jobs.status(handle))
 
 
+@about_jobs("looks")
 async def job_wait(key: str, ctx: Context, seconds: float = 600.0) -> dict[str, Any]:
     """Wait until a job is over, or for that many seconds; then say how it is.
 
@@ -156,6 +159,7 @@ async def job_logs(
     }
 
 
+@about_jobs("looks")
 async def job_cancel(key: str) -> dict[str, Any]:
     """End a job; one that is over stays as it is.
 

@@ -9,10 +9,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, Final, cast
 
 from fractale.errors import JobError, SchedulerUnavailable
-from fractale.schedulers.adapter import Record, Submitted
+from fractale.schedulers.adapter import Presence, Record, Submitted
 from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.header import header_of
 from fractale.schedulers.job import JobSpec, JobState, Queue
@@ -84,6 +85,17 @@ class Lsf:
     def found(self) -> bool:
         """Whether its programs are on the PATH."""
         return all(map(self.programs.which, ("bsub", "bjobs", "bkill")))
+
+    def presence(self) -> Presence:
+        """Whether a cluster answers ``lsid``."""
+        ran = self.programs.glance("lsid" if self.programs.which("lsid") else "bqueues")
+        environment = self.programs.environment
+        configured = any(map(environment.get, ("LSF_ENVDIR", "LSF_SERVERDIR")))
+        return Presence(
+            answers=ran.code == 0,
+            configured=configured or Path("/etc/lsf.conf").exists(),
+            said=ran.complaint,
+        )
 
     def prepare(self, folder: JobFolder, spec: JobSpec) -> None:
         """Write the wrapper, with the script's directives at its head."""

@@ -7,10 +7,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Final
 
 from fractale.errors import JobError, SchedulerUnavailable
-from fractale.schedulers.adapter import Record, Submitted
+from fractale.schedulers.adapter import Presence, Record, Submitted
 from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.header import header_of
 from fractale.schedulers.job import JobSpec, JobState, Queue
@@ -92,6 +93,17 @@ class Pbs:
     def found(self) -> bool:
         """Whether its programs are on the PATH; others have a ``qsub``, but not all of them."""
         return all(map(self.programs.which, ("qsub", "qstat", "qdel", "qselect")))
+
+    def presence(self) -> Presence:
+        """Whether a server answers ``qstat -B``."""
+        ran = self.programs.glance("qstat", "-B")
+        environment = self.programs.environment
+        configured = any(map(environment.get, ("PBS_CONF_FILE", "PBS_SERVER", "PBS_DEFAULT")))
+        return Presence(
+            answers=ran.code == 0,
+            configured=configured or Path("/etc/pbs.conf").exists(),
+            said=ran.complaint,
+        )
 
     def prepare(self, folder: JobFolder, spec: JobSpec) -> None:
         """Write the wrapper, with the script's directives at its head."""
