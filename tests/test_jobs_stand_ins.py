@@ -584,10 +584,8 @@ class TestArrays:
         ("line", "says"),
         [
             ("#PBS -J1-10", r"line 2 of the script, `#PBS -J1-10`, makes more of it than one job"),
-            ("#PBS -W block=true", r"makes the scheduler wait for the job"),
-            ("#PBS -I", r"makes the scheduler wait for the job"),
-            ("#BSUB -K", r"makes the scheduler wait for the job"),
-            ("#BSUB -Is", r"makes the scheduler wait for the job"),
+            ("#PBS -I", r"line 2 of the script, `#PBS -I`, makes the job interactive"),
+            ("#BSUB -Is", r"line 2 of the script, `#BSUB -Is`, makes the job interactive"),
         ],
     )
     async def test_what_is_no_single_batch_job_is_refused(self, tmp_path, line, says):

@@ -83,7 +83,7 @@ class Case:
     def _contradicted(self, record: Record) -> JobStatus:
         """The scheduler says that it ended well, and the wrapper left nothing that says so."""
         shown = f"({record.evidence}: {record.said})"
-        if record.ended is not None and 0 <= time.time() - record.ended < UNSEEN_SECONDS:
+        if record.ended is not None and abs(time.time() - record.ended) < UNSEEN_SECONDS:
             words = f"is over {shown}; its exit code is not seen here yet"
             return self._make("running", words, record.evidence)
         if self._cancelled():

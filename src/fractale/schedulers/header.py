@@ -25,7 +25,7 @@ def header_of(spec: JobSpec, scheduler: str, *, refused: Collection[str] = ()) -
     Left out are the array, which the spec has, and, of a spec that says sizes, the script's own.
 
     Args:
-        refused: Patterns of options with which the scheduler does not run a job by itself.
+        refused: Patterns of options with which a job needs a person at a terminal.
 
     Raises:
         JobError: The script has one of these, or an array that the spec does not have.
@@ -52,8 +52,8 @@ def _see(directive: Directive, mark: str, spec: JobSpec, refused: Collection[str
     where = f"line {directive.line} of the script, `{mark} {directive.text}`,"
     if any(re.match(pattern, directive.text) for pattern in refused):
         raise JobError(
-            f"{where} makes the scheduler wait for the job, or for a person",
-            hint="leave it out: fractale waits for the job itself",
+            f"{where} makes the job interactive",
+            hint="take the line out: fractale submits batch jobs",
         )
     if "array" in directive.sets and spec.array is None:
         raise JobError(f"{where} makes more of it than one job", hint="give the array as `array`")

@@ -35,7 +35,7 @@ MOST_IDS: Final = 500
 LONGEST_NAME: Final = 255
 """Characters of ``-J``, with the list of an array's indices."""
 
-INTERACTIVE: Final = (r"-K\b", r"-I[sp]?\b")
+INTERACTIVE: Final = (r"-I\w*",)
 _SILENT: Final = re.compile(
     r"lsf is down|cannot (?:connect|contact|open)|communication|not responding|timed out|"
     r"batch daemon|please wait",
@@ -129,7 +129,7 @@ class Lsf:
             return native_id
         found = [
             str(job.get("JOBID"))
-            for job in await self._jobs("-a")
+            for job in await self._jobs()
             if job.get("DESCRIPTION") == folder.tag
         ]
         return found[-1] if found else None
@@ -144,7 +144,7 @@ class Lsf:
         return [_records(job, known) for job in jobs]
 
     async def _jobs(self, *which: str) -> list[dict[str, Any]]:
-        ran = await self.programs.run("bjobs", "-json", "-o", FIELDS, *which)
+        ran = await self.programs.run("bjobs", "-a", "-json", "-o", FIELDS, *which)
         if _UNKNOWN.search(ran.err) and not ran.out.strip():
             return []
         if ran.code != 0 and not ran.out.strip():

@@ -25,7 +25,7 @@ from fractale.schedulers.wrapper import write_wrapper
 MOST_IDS: Final = 500
 """Jobs that one call of ``qstat`` is asked about."""
 
-INTERACTIVE: Final = (r"-I\b", r"-W\s*(?:\S+,)?block\b")
+INTERACTIVE: Final = (r"-I\b",)
 
 _SILENT: Final = re.compile(
     r"cannot connect|connection refused|timed out|no permission to connect|15034|111\b|"

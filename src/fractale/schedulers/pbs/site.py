@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+from fractale.schedulers.pbs.resources import read_size
 from fractale.schedulers.pbs.times import read_time
 
 QUEUES: Final = ("qstat", "-Q", "-f", "-F", "json")
 NODES: Final = ("pbsnodes", "-a", "-F", "json")
-KILOBYTES: Final[Mapping[str, int]] = {"kb": 1, "mb": 2**10, "gb": 2**20, "tb": 2**30}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,14 +78,13 @@ def _queue(name: str, facts: Mapping[str, Any]) -> PbsQueue:
 
 def _node(name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     has = _mapping(facts, "resources_available")
-    memory = re.fullmatch(r"(\d+)([kmgt]b)", str(has.get("mem", "")).lower())
     gpus = _count(has.get("ngpus"))
     return {
         "names": name,
         "count": 1,
         "state": str(facts.get("state", "")),
         "cores_per_node": _count(has.get("ncpus")),
-        "memory_per_node_mb": int(memory[1]) * KILOBYTES[memory[2]] // 1024 if memory else None,
+        "memory_per_node_mb": _megabytes(has.get("mem")),
         "gpus_per_node": {"gpu": gpus} if gpus else {},
     }
 
@@ -95,6 +93,13 @@ def seconds(value: Any) -> int | None:
     """A walltime in seconds; None where there is none."""
     try:
         return read_time(str(value))
+    except ValueError:
+        return None
+
+
+def _megabytes(value: Any) -> int | None:
+    try:
+        return read_size(str(value)) // 2**20
     except ValueError:
         return None
 
