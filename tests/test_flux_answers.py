@@ -109,7 +109,7 @@ class TestBindings:
 
     async def test_no_bindings_at_all(self, tmp_path):
         here = flux_site(tmp_path, PYTHONPATH="/nowhere")
-        with pytest.raises(SchedulerUnavailable, match="Flux cannot be asked: .*No module named"):
+        with pytest.raises(SchedulerUnavailable, match=r"Flux cannot be asked: .*No module named"):
             await here.jobs.submit(here.spec("true"), key="one")
 
     async def test_an_instance_that_is_gone(self, tmp_path):
