@@ -31,7 +31,9 @@ job_state          step, job (the scheduler's id), scheduler, state (pending, ru
                    words), line (the last of its log), nodes, started, over, handle {scheduler,
                    native_id, key, job_dir}, deadline, patience (Unix times), timeout (seconds or
                    null), began {wall, boot, boot_id: the moment when it was submitted}: of a job
-                   step, each time that something of it changed
+                   step, each time that something of it changed. Of an item of a foreach, or an
+                   element of an array, also jobs {state: how many of the jobs are in it}, and
+                   index (in the array, where it is part of one)
 step_finished      step, attempt, outcome, event_name, decided_by, reason, error, seconds,
                    tokens, next (step name, success or failed), notices [{kind: warning, lost or
                    failed, message}: what a success must not hide], outputs (short form),

@@ -265,7 +265,9 @@ class Case:
         for log in (self._folder.log, self._scheduler_log()):
             if lines := last_lines(log, MOST_LINES).splitlines():
                 number = telling_line(lines)
-                return lines[number], "\n".join(lines[min(number, len(lines) - LAST_LINES) :])
+                return lines[number], "\n".join(
+                    lines[max(0, min(number, len(lines) - LAST_LINES)) :]
+                )
         return "", ""
 
     def _start_time(self) -> float | None:

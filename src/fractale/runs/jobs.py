@@ -23,7 +23,7 @@ class RunJobs:
     Args:
         root: The folder that has a folder for each job.
         environment: Of the process.
-        queues, cores, poll_seconds, project, state: As `fractale.jobs.Jobs` takes them.
+        queues, cores, poll_seconds, polls, project, state: As `fractale.jobs.Jobs` takes them.
     """
 
     def __init__(
@@ -34,19 +34,21 @@ class RunJobs:
         queues: Path | None = None,
         cores: int | None = None,
         poll_seconds: float = 0.0,
+        polls: Path | None = None,
         project: Path | None = None,
         state: Path | None = None,
     ) -> None:
         self._root = root
         self._environment = environment
-        self._queues, self._cores, self._poll_seconds = queues, cores, poll_seconds
+        self._queues, self._cores = queues, cores
+        self._poll_seconds, self._polls = poll_seconds, polls
         self._project, self._state = project, state
         self._doors: dict[str | None, Jobs] = {}
 
     @classmethod
     def of(cls, root: Path, settings: Settings) -> RunJobs:
         """The jobs in a folder; those of one state folder share the cores of the machine."""
-        from fractale.jobs.service import QUEUES
+        from fractale.jobs.service import POLLS, QUEUES
 
         queues = settings.state_dir / QUEUES
         return cls(
@@ -55,6 +57,7 @@ class RunJobs:
             queues=queues,
             cores=settings.local_cores,
             poll_seconds=settings.poll_seconds,
+            polls=settings.state_dir / POLLS,
             project=settings.project_folder,
             state=settings.state_dir,
         )
@@ -71,6 +74,7 @@ class RunJobs:
                 queues=self._queues,
                 cores=self._cores,
                 poll_seconds=self._poll_seconds,
+                polls=self._polls,
                 project=self._project,
                 state=self._state,
             )

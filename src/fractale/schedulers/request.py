@@ -87,6 +87,17 @@ class Array:
         return ",".join(map(str, self.spans)) + (f"%{self.most}" if self.most else "")
 
     @classmethod
+    def of(cls, indices: Iterable[int], most: int | None = None) -> Array:
+        """The array of these indices, in as few spans of neighbors as there are."""
+        spans: list[Span] = []
+        for index in sorted(set(indices)):
+            if spans and spans[-1].last == index - 1:
+                spans[-1] = Span(first=spans[-1].first, last=index)
+            else:
+                spans.append(Span(first=index, last=index))
+        return cls(spans=tuple(spans), most=most)
+
+    @classmethod
     def parse(cls, text: str) -> Array:
         """An array from ``1-10:2,15%4``.
 

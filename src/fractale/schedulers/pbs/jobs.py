@@ -155,20 +155,25 @@ class Pbs:
         """
         shown: dict[str, dict[str, Any]] = {}
         for start in range(0, len(ids), MOST_IDS):
-            words = ("qstat", *history, "-t", "-f", "-F", "json", *ids[start : start + MOST_IDS])
-            ran = await self.programs.run(*words)
-            complaints = [line for line in ran.err.splitlines() if line.strip()]
-            faults = [line for line in complaints if not _UNKNOWN.search(line)]
-            if faults or (ran.code != 0 and not complaints):
-                why = "; ".join(faults[:4]) or ran.complaint
-                raise SchedulerUnavailable(f"PBS does not answer: {why}")
-            if complaints and '"Jobs"' not in ran.out:
-                continue
+            some = ids[start : start + MOST_IDS]
+            ran = await self.programs.run("qstat", *history, "-t", "-f", "-F", "json", *some)
+            unknown = [line for line in ran.err.splitlines() if _UNKNOWN.search(line)]
             try:
                 found = table_in(ran.out, "Jobs")
             except ValueError as error:
-                raise SchedulerUnavailable(f"`qstat` did not list jobs: {error}") from error
+                if ran.code == 0 and not unknown:
+                    raise SchedulerUnavailable(f"`qstat` did not list jobs: {error}") from error
+                found = {}
             shown |= {_number(native_id): facts for native_id, facts in found.items()}
+            # A site's own warnings may be among the lines: each job is in the answer, or named.
+            unanswered = (
+                native_id
+                for native_id in some
+                if _number(native_id) not in shown
+                and not any(native_id in line for line in unknown)
+            )
+            if ran.code != 0 and any(unanswered):
+                raise SchedulerUnavailable(f"PBS does not answer: {ran.complaint}")
         return shown
 
     async def cancel(self, folder: JobFolder, native_id: str, index: int | None = None) -> None:
