@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,13 +21,13 @@ def has_flux() -> bool:
 
 
 def python_path() -> str:
-    """What PYTHONPATH needs so that flux-mcp can be imported; empty with a real Flux.
+    """What PYTHONPATH needs so that flux-mcp can be imported; as it is with a real Flux.
 
     The test is skipped where flux-python is not there either.
     """
     pytest.importorskip("flux_mcp", reason="flux-mcp is not installed")
     if has_flux():
-        return ""
+        return os.environ.get("PYTHONPATH", "")
     if not (PACKAGE / "flux").is_dir():
         pytest.skip(
             f"no Flux here, and no flux-python in {PACKAGE.name} (`make test` puts it there)"

@@ -51,6 +51,10 @@ def stand_in(folder: Path, scheduler: str, **environment: str) -> Site:
         words = f'exec {sys.executable} {FOLDER / "scheduler.py"} {name} "$@"'
         (programs / name).write_text(f"#!/bin/sh\n{words}\n")
         (programs / name).chmod(0o755)
+    if scheduler == "flux":  # it hides a real one
+        words = f'exec {sys.executable} {FOLDER / "flux" / "program.py"} "$@"'
+        (programs / "flux").write_text(f"#!/bin/sh\n{words}\n")
+        (programs / "flux").chmod(0o755)
     own = {
         "PATH": f"{programs}:{os.environ['PATH']}",
         "FAKE_STATE": str(state),

@@ -153,20 +153,13 @@ class TestArrays:
             Slurm.of(here.environment).prepare(folder, spec)
 
     @pytest.mark.parametrize(
-        ("line", "words"),
-        [
-            ("#SBATCH hetjob", "heterogeneous job"),
-            ("#SBATCH packjob", "heterogeneous job"),
-            ("#SBATCH --wait", "wait for the job"),
-            ("#SBATCH -n1 -W", "wait for the job"),
-        ],
+        "line", ["#SBATCH hetjob", "#SBATCH packjob", "#SBATCH --wait", "#SBATCH -n1 -W"]
     )
-    async def test_what_a_job_cannot_be_is_refused_with_its_line(self, tmp_path, line, words):
+    async def test_what_a_job_cannot_be_is_refused_with_its_line(self, tmp_path, line):
         here = slurm_site(tmp_path)
         script = f"#SBATCH -n 1\n{line}\n#SBATCH -n 1\ntrue"
-        with pytest.raises(JobError, match=words) as caught:
+        with pytest.raises(JobError, match="line 3 of the script, `"):
             await here.jobs.submit(here.spec(script), key="one")
-        assert caught.value.message.startswith("line 3 of the script, `#SBATCH ")
         assert not (tmp_path / "calls").exists()
 
     @pytest.mark.parametrize("line", ["#SBATCH -n 1 # -a is not used", '#SBATCH --comment=" -a "'])

@@ -120,7 +120,7 @@ class Poller:
             records = (await self._adapter.records([job]))[0]
         except (SchedulerUnavailable, DependencyMissing) as error:
             return Answer(trouble=error.message, at=now)
-        if isinstance(records, SchedulerUnavailable):
+        if isinstance(records, SchedulerUnavailable):  # about others it may answer
             return Answer(trouble=records.message, at=now)
         return Answer(records=records, at=now)
 
@@ -143,11 +143,11 @@ class Poller:
         for (key, job), records in zip(jobs.items(), found, strict=True):
             before = known.answers.get(key, {}).get("records", {})
             over = {name: each for name, each in before.items() if each["state"] not in ACTIVE}
-            trouble, told = "", dict[str, Any]()
-            if isinstance(records, SchedulerUnavailable):
+            trouble, told = "", dict[str, dict[str, Any]]()
+            if isinstance(records, SchedulerUnavailable):  # about others it may answer
                 trouble = records.message
             else:
-                told = {_name(index): asdict(record) for index, record in records.items()}
+                told = {_name(i): asdict(each) for i, each in records.items()}
             known.answers[key] = {"at": now, "records": {**over, **told}, "trouble": trouble}
             if self._is_over(key, job):
                 del known.wanted[key]

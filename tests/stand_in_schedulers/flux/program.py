@@ -22,6 +22,8 @@ STATUS = (
 
 
 def main(words: list[str]) -> None:
+    if os.environ.get("FAKE_FLUX") == "none":
+        sys.exit(f"flux: `{words[0]}' is not a flux command.  See 'flux --help'")
     if words[0] == "python":
         if os.environ.get("FAKE_FLUX") == "without python":
             sys.exit("flux: `python' is not a flux command.  See 'flux --help'")

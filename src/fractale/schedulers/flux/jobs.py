@@ -203,14 +203,13 @@ class Flux:
 
         A program that finds no bindings has asked Flux nothing: to go on to the next is safe.
         """
-        ran: Ran | None = None
+        complaints: list[str] = []
         for words in self._pythons():
-            tried = await run(words)
-            if tried.code != side.NO_BINDINGS and not _NO_PYTHON.search(tried.complaint):
-                return tried
-            ran = ran or tried
-        assert ran is not None  # noqa: S101 - there is always fractale's own Python
-        return Ran(code=side.NO_BINDINGS, out="", err=ran.complaint)
+            ran = await run(words)
+            if ran.code != side.NO_BINDINGS and not _NO_PYTHON.search(ran.complaint):
+                return ran
+            complaints.append(ran.complaint)
+        return Ran(code=side.NO_BINDINGS, out="", err="; ".join(complaints))
 
     def _pythons(self) -> list[Sequence[str]]:
         own = (sys.executable, side.__file__)

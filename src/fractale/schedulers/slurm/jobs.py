@@ -17,7 +17,7 @@ from typing import Final
 
 from fractale.errors import JobError, SchedulerUnavailable
 from fractale.schedulers.adapter import Answer, Presence, Record, Submitted
-from fractale.schedulers.asked import asked_of, script_of
+from fractale.schedulers.asked import asked_of
 from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.header import header_of
 from fractale.schedulers.job import JobSpec, JobState, Queue
@@ -110,13 +110,6 @@ CONFIGURATIONS: Final = (
 _NO_SUCH_JOB: Final = re.compile(r"invalid job id", re.IGNORECASE)
 _NO_ARRAY: Final = re.compile(r"invalid job array", re.IGNORECASE)
 _NO_ACCOUNTING: Final = re.compile(r"accounting storage is disabled", re.IGNORECASE)
-_REFUSED: Final[Mapping[str, str]] = {
-    "hetjob": "makes a heterogeneous job of it, which is several jobs",
-    "packjob": "makes a heterogeneous job of it, which is several jobs",
-    "wait": "makes `sbatch` wait for the job, which fractale does itself",
-}
-"""Directives that a job of fractale cannot have."""
-
 _HELD: Final = re.compile(r"held$|Hold|^JobHeld", re.IGNORECASE)
 
 
@@ -164,7 +157,6 @@ class Slurm:
 
     def prepare(self, folder: JobFolder, spec: JobSpec) -> None:
         """Write the wrapper, with the script's directives at its head."""
-        _see_script(spec)
         clusters = asked_of(spec, self.name).server
         clusters = clusters or self.programs.environment.get("SLURM_CLUSTERS", "")
         if clusters:
@@ -339,21 +331,6 @@ class Slurm:
         if silent or _SILENT.search(ran.complaint):
             return SchedulerUnavailable(f"Slurm does not answer: {ran.complaint}")
         return JobError(f"{what}: {ran.complaint}")
-
-
-def _see_script(spec: JobSpec) -> None:
-    """See that a job can have the directives of its script.
-
-    Raises:
-        JobError: It cannot.
-    """
-    script = script_of(spec, "slurm")
-    for each in script.reading.directives if script else ():
-        if why := _REFUSED.get(each.option):
-            raise JobError(
-                f"line {each.line} of the script, `#SBATCH {each.text}`, {why}",
-                hint="leave the line out; parts of another size are a job step each",
-            )
 
 
 def options(folder: JobFolder, spec: JobSpec) -> list[str]:
