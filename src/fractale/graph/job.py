@@ -4,7 +4,7 @@ The inside of such a step is a graph of its own, and each of its nodes a checkpo
 
 - `submit`: once, by a key of its own, so that a run that was killed finds its job again.
 - `wait`: until the scheduler or the job's own files show its end. The run may leave here, and
-  whoever goes on with it waits again.
+  whoever goes on with it waits again. A job that was cancelled with the run is submitted again.
 - `ask`: where nothing shows how it ended, a person says what to do.
 - `read`: the figures, and what the end means.
 """
@@ -34,6 +34,7 @@ from fractale.graph.outcome import CallResult, Decision
 from fractale.graph.visit import Visit
 from fractale.jobs import JobHandle, JobStatus
 from fractale.policy import allowed_by
+from fractale.schedulers.folder import WITHDRAWN
 from fractale.store.journal import Call, digest_of
 from fractale.toolbox import ToolInfo, ToolResult
 
@@ -135,7 +136,7 @@ def _graph() -> Any:
     builder.add_node("read", _read)
     builder.add_edge(START, "submit")
     builder.add_conditional_edges("submit", _after_submit, ["wait", "ask"])
-    builder.add_conditional_edges("wait", _after_wait, ["ask", "read"])
+    builder.add_conditional_edges("wait", _after_wait, ["ask", "read", "submit"])
     builder.add_conditional_edges("ask", _after_ask, ["submit", "wait", "read"])
     builder.add_edge("read", END)
     return builder.compile()
@@ -223,7 +224,8 @@ async def _wait(state: Work, runtime: Runtime[JobRun]) -> Work:
         waiter = Waiter(visit, jobs, handle, began=_began(state), patience=patience)
         with visit.context.meter.paused():
             status, late = await waiter.wait()
-        told = {**status.as_dict(), "late": late}
+        again = _is_withdrawn(handle, status) and not late
+        told = {**status.as_dict(), "late": late, "again": again}
         return ToolResult(text=status.reason, structured=visit.context.mask(told))
 
     result, _ = await visit.book.tool(place, call, make, lambda: None)
@@ -236,7 +238,15 @@ def _began(state: Work) -> Mapping[str, Any]:
     return state.get("began") or {"wall": state.get("since", 0.0)}
 
 
+def _is_withdrawn(handle: JobHandle, status: JobStatus) -> bool:
+    """Whether a job did not end by itself, but was cancelled with its whole run."""
+    ended = status.state not in ("completed", "unknown")
+    return ended and (handle.job_dir / WITHDRAWN).exists()
+
+
 def _after_wait(state: Work) -> str:
+    if state.get("status", {}).get("again"):
+        return "submit"
     return "ask" if state.get("status", {}).get("state") == "unknown" else "read"
 
 

@@ -7,7 +7,7 @@ references; `fractale.runs.history_values` gives the values themselves.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -74,6 +74,33 @@ class Asked:
     by: str | None = None
     asked_at: float | None = None
     answered_at: float | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class JobMade:
+    """A batch job that a job step submitted, as the record told of it last.
+
+    Args:
+        step: The step's path; of an item of a foreach, ``each[3]``.
+        key: What fractale calls it; its folder is named after that.
+        job: What the scheduler calls it.
+        line: The last line of its log.
+        submitted, started, ended: Unix times in seconds; None if not known.
+        over: Whether the run saw its end.
+    """
+
+    step: str
+    key: str
+    job: str
+    scheduler: str
+    state: str = ""
+    reason: str = ""
+    line: str = ""
+    nodes: Sequence[str] = ()
+    submitted: float | None = None
+    started: float | None = None
+    ended: float | None = None
+    over: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -145,6 +172,7 @@ class Visit:
     enterings: int = 1
     calls: list[CallMade] = field(default_factory=list[CallMade])
     items: dict[int, Item] = field(default_factory=dict[int, Item])
+    jobs: list[JobMade] = field(default_factory=list[JobMade])
     questions: list[Asked] = field(default_factory=list[Asked])
     warnings: list[Note] = field(default_factory=list[Note])
     tables: dict[str, list[dict[str, Any]]] = field(

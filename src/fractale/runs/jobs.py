@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fractale.errors import FractaleError
+from fractale.runs.history import without_indexes
 
 if TYPE_CHECKING:
     from fractale.jobs import Jobs
+    from fractale.runs.history import RunHistory
+    from fractale.schedulers.folder import JobFolder
     from fractale.settings import Settings
+    from fractale.store.records import RunFolder
 
 JOBS = "jobs"
 """The folder of the jobs' folders: in a run's own folder, or in that of a run that keeps none."""
@@ -84,3 +89,71 @@ class RunJobs:
         for door in self._doors.values():
             with contextlib.suppress(FractaleError):
                 await door.remove_ended()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunJob:
+    """A batch job that a run submitted.
+
+    Args:
+        step: The path of its step; of an item of a foreach, ``each[3]``. If the run was killed
+            before it recorded the step, the path in the letters of the job's key.
+        attempt: Which attempt of the step it is of, from 1.
+        key: What fractale calls it.
+        folder: Where its log is.
+    """
+
+    step: str
+    attempt: int
+    key: str
+    folder: JobFolder
+
+
+def jobs_of(folder: RunFolder, history: RunHistory | None = None) -> list[RunJob]:
+    """The batch jobs of a run whose folders are there, in the order in which they were submitted.
+
+    Those count too whose submission the run did not live to record.
+
+    Args:
+        history: The run's, if it was read already.
+
+    Raises:
+        StoreError: The record, or a job's folder, is damaged.
+    """
+    from fractale.jobs.removal import folders_in
+    from fractale.runs.history_reader import read_history
+    from fractale.schedulers.folder import name_of
+
+    root = (folder.path / JOBS).absolute()
+    there = {each.path.name: each for each in folders_in(root)}
+    found: dict[str, RunJob] = {}
+    for visit in (history or read_history(folder)).visits:
+        for job in visit.jobs:
+            if mine := there.pop(name_of(job.key), None):
+                found[job.key] = RunJob(
+                    step=job.step, attempt=visit.attempt, key=job.key, folder=mine
+                )
+    for other in there.values():
+        if key := str((other.intent() or {}).get("key") or ""):
+            words = key.removeprefix(f"{folder.run_id}-").rpartition("-")[0]
+            found[key] = RunJob(step=words, attempt=1, key=key, folder=other)
+    return list(found.values())
+
+
+def is_of_step(path: str, step: str) -> bool:
+    """Whether the job of a path belongs to a step: to it, an item of it, or a step inside of it.
+
+    Args:
+        step: A path, or only the step's own name; the index of an item may be left out.
+    """
+    plain = without_indexes(path)
+    names = [path, plain, *_around(path), *_around(plain)]
+    return step in names or step in (name.rpartition("/")[2] for name in names)
+
+
+def _around(path: str) -> list[str]:
+    """The paths of the steps and items around one: of ``a[1]/b``, ``a[1]`` and ``a``."""
+    found: list[str] = []
+    while path := path[: max(path.rfind("["), path.rfind("/"), 0)]:
+        found.append(path)
+    return found

@@ -97,12 +97,18 @@ def next_commands(result: RunResult) -> list[str]:
             return [f"{resume} {_answer_option(step, each)}" for each in examples(asked[0])]
         return [f"{resume} {_answer_options(asked)}"]
     if result.waiting and result.status in ("waiting", "stopped"):
-        return [resume, "fractale resume --ready", *_epilogues(result.run, result.waiting)]
+        ways = [resume, "fractale resume --ready", *_epilogues(result.run, result.waiting)]
+        return [*ways, f"fractale cancel {result.run}"] if _jobs_go_on(result) else ways
     if result.status == "limit":
         return [f"{resume} --limit NAME=VALUE"]
     if result.status == "failed" and result.decided:
         return [f"fractale fork {result.run} --at {_place(result.decided)}"]
     return [resume] if result.status == "stopped" else []
+
+
+def _jobs_go_on(result: RunResult) -> bool:
+    """Whether a job that was submitted keeps running, or waits, without the run."""
+    return any(each.get("job") for each in result.waiting if is_job(each))
 
 
 AFTER: Mapping[str, str] = {

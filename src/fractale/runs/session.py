@@ -34,6 +34,7 @@ from fractale.questions import Answers, is_job
 from fractale.runs.account import Account
 from fractale.runs.answering import Answering, in_order
 from fractale.runs.budget import limits_of, spent_by, used_in
+from fractale.runs.cancelling import stop_requests
 from fractale.runs.jobs import RunJobs
 from fractale.runs.options import RunOptions
 from fractale.runs.result import RunResult
@@ -202,6 +203,8 @@ class Session:
     async def _open(self, stack: AsyncExitStack) -> tuple[Any, dict[str, Any]]:
         if self._folder:
             stack.enter_context(RunLock(self._folder))
+            stop = self._options.control.request_drain
+            await stack.enter_async_context(stop_requests(self._folder, stop))
             self._account.log = log = EventLog(self._folder)
             stack.callback(log.close)
             self.context.journal = FileJournal(self._folder.path / "journal.jsonl")
@@ -334,7 +337,8 @@ class Session:
         if interrupts := values.get("__interrupt__"):
             waiting = [{**i.value, "id": i.id} for i in in_order(interrupts)]
             if self._options.control.drain_requested and all(is_job(each) for each in waiting):
-                return self._account.ended("stopped", error="stopped on request", waiting=waiting)
+                words = f"stopped on request ({self._options.control.drain_reason})"
+                return self._account.ended("stopped", error=words, waiting=waiting)
             return self._account.ended("waiting", waiting=waiting)
         if values.get("status") == "success":
             outputs = self._store.get(values.get("outputs") or {})
