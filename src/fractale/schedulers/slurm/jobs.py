@@ -149,14 +149,14 @@ class Slurm:
 
     async def records(self, jobs: Sequence[Submitted]) -> list[Mapping[int | None, Record]]:
         """What it says about each."""
-        found = [await self._record(job.folder, job.native_id) for job in jobs]
+        found = [await self._record(job.folder, job.native_id, ours=job.ours) for job in jobs]
         return [{None: record} if record else {} for record in found]
 
-    async def _record(self, folder: JobFolder, native_id: str) -> Record | None:
+    async def _record(self, folder: JobFolder, native_id: str, *, ours: bool) -> Record | None:
         """What ``scontrol`` says; of a job that it has forgotten, ``sacct`` or the file of ends."""
         ran = await self.programs.run("scontrol", "-o", "show", "job", native_id, more=EPOCH)
         if ran.code == 0:
-            if _field(ran.out, "Comment") == COMMENT + folder.tag:
+            if not ours or _field(ran.out, "Comment") == COMMENT + folder.tag:
                 return _shown(ran.out)
             # A controller that was set up anew counts from 1 again.
         elif not _NO_SUCH_JOB.search(ran.complaint):
