@@ -258,7 +258,8 @@ class _Reader:
         job.state, job.reason = str(event.get("state") or ""), str(event.get("reason") or "")
         job.line, job.nodes = str(event.get("line") or ""), list(event.get("nodes") or ())
         job.over = bool(event.get("over"))
-        job.submitted = (event.get("began") or {}).get("wall") or job.submitted
+        began: Data = event.get("began") or {}
+        job.submitted = event.get("submitted") or began.get("wall") or job.submitted
         job.started = event.get("started") or job.started
         if job.over:
             job.ended = event.get("ended") or event["time"]

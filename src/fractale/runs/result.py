@@ -102,8 +102,16 @@ def next_commands(result: RunResult) -> list[str]:
     if result.status == "limit":
         return [f"{resume} --limit NAME=VALUE"]
     if result.status == "failed" and result.decided:
-        return [f"fractale fork {result.run} --at {_place(result.decided)}"]
+        again = f"fractale fork {result.run} --at {_place(result.decided)}"
+        return [*_looks(result.run, result.decided), again]
     return [resume] if result.status == "stopped" else []
+
+
+def _looks(run: str, decided: Mapping[str, Any]) -> list[str]:
+    """The commands that show the job that failed, if one did."""
+    jobs = decided.get("jobs") or ()
+    steps = [shlex.quote(str(job["step"])) for job in jobs][:1]
+    return [f"fractale {word} {run} {step}" for step in steps for word in ("logs", "show")]
 
 
 def _jobs_go_on(result: RunResult) -> bool:

@@ -160,6 +160,8 @@ class Session:
         """Take over from the record what earlier processes of the run knew."""
         if event["event"] == "step_finished":
             self._account.step_finished(event)
+        elif event["event"] == "job_state":
+            self._account.jobs.hear(event, float(event["time"]))
         elif event["event"] == "answered":
             self._answering.keep(event["question"], event["answer"])
 
@@ -323,6 +325,8 @@ class Session:
         if FAILURE in step.transitions or record.get("event") != FAILURE:
             return None
         question = {"kind": "failure", "step": step.name, "error": values.get("error")}
+        if jobs := self._account.jobs.failed_in(step.name):
+            question["log"] = jobs[0]["log"]
         answer = await self._answering.ask(question)
         target = step.name
         if answer == "skip":
