@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from forked import TRUSTED, Forking, Process
+from fractale.cli.steps_shown import Running
 from tmux import Tmux
 
 PATIENCE = 60.0
@@ -373,3 +375,119 @@ outputs: {n: "{{ attempts }}"}
     assert "did you mean `attempts`?" in flat
     assert "write `steps.NAME.attempts`" in flat
     assert "2 errors" in err
+
+
+# -- what is shown --------------------------------------------------------------------------------
+
+BAD = """
+name: relax
+steps:
+  - name: relax
+    job:
+      script: |
+        sleep 1
+        echo 'ERROR: Unknown pair style'
+        echo 'Last command: pair_style reax/c'
+        exit 3
+      scheduler: local
+"""
+
+
+def test_the_end_of_a_run_shows_the_job_that_failed_and_how_to_see_more(place):
+    here = place(BAD)
+    code, _, said = here.call("run", "plan.yaml")
+    (finished,) = here.events("run_finished")
+    (job,) = finished["decided"]["jobs"]
+    run, log = here.run, Path(job["log"]).relative_to(here.folder)
+    assert code == 1
+    end = said[said.index("failed · ") :]
+    host = next(e["nodes"][0] for e in here.events("job_state") if e["nodes"])
+    assert f"failed · job q1 of `relax` ended with exit code 3 on {host} after 0:01\n" in end
+    assert f"  log         {log}\n" in end
+    assert "ERROR: Unknown pair style\n" in end
+    assert "Last command: pair_style reax/c\n" in end
+    assert "last line:" not in end
+    for command in (f"logs {run} relax", f"show {run} relax", f"fork {run} --at relax"):
+        assert f"fractale {command}\n" in end
+    assert end.index("fractale logs") < end.index("fractale fork")
+    shown = here.call("show", run)[1]
+    assert end.strip() in shown
+
+
+def test_times_of_jobs_count_in_runs_and_a_failed_run_names_its_step(place):
+    here = place(BAD)
+    here.call("run", "plan.yaml", "--detach")
+    here.until(lambda: "relax" in here.call("resume", "--ready")[2])
+    (row,) = [json.loads(line) for line in here.call("runs", "--json")[1].splitlines()]
+    assert row["failed_at"] == "relax"
+    assert row["computed"] >= 1
+    assert row["ran"] >= row["computed"]
+    heading, line = here.call("runs")[1].splitlines()
+    columns = ["RUN", "PLAN", "STATE", "STARTED", "RAN", "COMPUTED", "WAITED"]
+    assert heading.split() == columns
+    assert line.endswith("failed at relax")
+    assert re.search(r" 0:0[1-9] +0:0[1-9] +\d:\d\d  failed at", line)
+    usage = here.events("run_finished")[-1]["usage"]
+    assert usage["elapsed"] == row["ran"]
+
+
+def test_a_step_is_shown_without_raw_times_and_in_lines_that_fit(place):
+    here = place(BAD.replace("Unknown pair style", "Unknown pair style " * 20))
+    here.call("run", "plan.yaml")
+    out = here.call("show", "-1", "relax")[1]
+    assert not re.search(r"\b1[6-9]\d{8}\b", out), "a Unix time"
+    assert re.search(r"submitted +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", out)
+    assert re.search(r"seconds +\d\.\d s", out)
+    assert f"fractale logs {here.run} relax" in out
+    assert max(map(len, out.splitlines())) <= 100
+    # Nothing is lost by that, and a pipe gets values whole on request.
+    assert out.replace("\n", " ").count("Unknown") >= 20
+    assert "Unknown pair style " * 20 in here.call("show", "-1", "relax", "--full")[1]
+
+
+def test_items_of_a_sweep_are_counted_and_named_from_one(place):
+    here = place(SWEEP)
+    code, _, said = here.call("run", "plan.yaml")
+    flat = " ".join(said.split())
+    assert code == 0
+    assert "success · `sweep`: 2 of 3 items failed" in flat
+    assert "item 1: job q" in flat
+    assert "item 3: local job q" in flat
+    assert "sweep[" not in flat
+    assert "3/3 done" not in flat
+    assert re.search(r"1/3 done · \d running · \d waiting", flat)
+    shown = here.call("show", "-1", "sweep")[1]
+    assert "item 3, sweep[2]\n      failure: job q" in shown
+    assert "with exit code 4" in shown
+
+
+def test_a_failed_sweep_names_its_jobs_with_their_logs(place):
+    here = place(SWEEP.replace("keep_going: true", "max_parallel: 1"))
+    code, _, said = here.call("run", "plan.yaml")
+    assert code == 1
+    assert re.search(r"log +sweep\[0\]: .*/log\n +exits with 3\n", said)
+    assert re.search(r"log +sweep\[2\]: .*/log\n +exits with 4\n", said)
+    assert f"fractale logs {here.run} 'sweep[0]'" in said
+
+
+def test_elements_of_an_array_are_counted_in_the_live_view():
+    running = Running("scan", "job", "", 1, 0.0)
+    assert running.counts == ""
+    running.elements = {"completed": 3, "running": 2, "pending": 9, "failed": 1, "timeout": 1}
+    assert running.counts == "5/16 done · 2 running · 9 waiting · 2 failed"
+
+
+@pytest.mark.real  # tmux
+def test_the_question_after_a_failure_shows_the_log(place):
+    here = place(BAD)
+    words = (sys.executable, "-m", "fractale.cli", "run", "plan.yaml")
+    with Tmux(here.folder, *words, env=here.environment) as terminal:
+        terminal.wait_for("r retry it · s skip it and go on · q quit · l show its job's log")
+        terminal.type("l")
+        screen = terminal.wait_for("│ ERROR: Unknown pair style")
+        assert "│ Last command: pair_style reax/c" in screen
+        assert f".fractale/runs/{here.run}/jobs/" in screen
+        terminal.type("q")
+        assert terminal.end() == 1
+    shown = here.call("show", "-1", "relax")[1]
+    assert "{" not in shown.partition("calls")[0].partition("asked")[2]
