@@ -73,7 +73,7 @@ class Running:
     def item_started(self, path: str, total: int | None) -> None:
         """Take note that an item of the step began."""
         self.total = total
-        self.items[path] = False
+        self.items[path] = self.kind == "job"  # until its job runs
 
     def item_finished(self, path: str, total: int | None, *, failed: bool) -> bool:
         """Take note of an item's end.
@@ -92,7 +92,7 @@ class Running:
     def job_state(self, path: str, state: str) -> None:
         """Take note of how the job of an item stands."""
         if path in self.items:
-            self.items[path] = state == "pending"
+            self.items[path] = state in ("pending", "held")
 
 
 def leads_to(

@@ -32,6 +32,7 @@ from fractale.cli.text import (
 from fractale.cli.words import as_json, job_text, jobs_in_words
 from fractale.questions import is_job, tool_of
 from fractale.questions.forms import properties_of
+from fractale.questions.given import strip_indexes
 from fractale.questions.reading import takes
 
 WIDTH = 100
@@ -42,6 +43,9 @@ ANSWER, ANSWER_LINES = "answer", 200
 """The output of `fractale prompt` and `fractale agent`: it was asked for to be read."""
 MOST_QUESTIONS = 20
 MOST_NOTICES = 8
+MOST_ITEMS = 4
+"""Jobs of a step's items that are named one by one; of more they are counted."""
+JOB_STATES = {"running": "running", "pending": "waiting", "held": "not submitted yet"}
 STATES: dict[str, tuple[str, Mark]] = {
     "success": ("success", "good"),
     "failed": ("failed", "bad"),
@@ -173,12 +177,29 @@ def _rows(data: Mapping[str, Any]) -> list[Line]:
 
 
 def _waiting_rows(waiting: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    rows = [
-        (inert(str(question.get("step") or "?"), 40), question_text(question))
-        for question in waiting[:MOST_QUESTIONS]
-    ]
-    more = len(waiting) - MOST_QUESTIONS
+    told = [(str(one.get("step") or "?"), question_text(one)) for one in waiting if not is_job(one)]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for job in filter(is_job, waiting):
+        groups.setdefault(strip_indexes(str(job.get("step") or "?")), []).append(job)
+    for path, jobs in groups.items():
+        if len(jobs) > MOST_ITEMS:
+            told.append((path, _jobs_text(jobs)))
+        else:
+            told += [(str(job.get("step") or "?"), question_text(job)) for job in jobs]
+    rows = [(inert(step, 40), text) for step, text in told[:MOST_QUESTIONS]]
+    more = len(told) - MOST_QUESTIONS
     return [*rows, ("…", [count(more, "more question")])] if more > 0 else rows
+
+
+def _jobs_text(jobs: list[dict[str, Any]]) -> list[str]:
+    """How many jobs of a step's items do what, and the first of each kind in words."""
+    states: dict[str, list[dict[str, Any]]] = {}
+    for job in jobs:
+        states.setdefault(str(job.get("state") or "unknown"), []).append(job)
+    known = [*JOB_STATES, *sorted(states.keys() - JOB_STATES.keys())]
+    counts = [f"{len(states[s]):,} {JOB_STATES.get(s, s)}" for s in known if s in states]
+    first = [line for each in states.values() for line in job_text(each[0])]
+    return [f"{count(len(jobs), 'job')}: {', '.join(counts)}", *(f"  {line}" for line in first)]
 
 
 def _failure_rows(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:

@@ -187,6 +187,7 @@ def record_stopped(folder: RunFolder) -> None:
     try:
         with RunLock(folder):
             history = read_history(folder)
+            history.alive = False  # it is we who have the lock
             if history.processes and history.processes[-1].status not in (None, *LEFT):
                 return
             data: dict[str, Any] = {

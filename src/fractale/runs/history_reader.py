@@ -242,6 +242,7 @@ class _Reader:
     # -- jobs -----------------------------------------------------------------------------------
 
     def _job_state(self, event: Data) -> None:
+        self._history.jobs.hear(event, float(event["time"]))
         handle: Data = event.get("handle") or {}
         visit = self._owner(event["step"])
         if visit is None or not handle.get("key"):

@@ -6,10 +6,11 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fractale.errors import FractaleError
 from fractale.runs.history import without_indexes
+from fractale.runs.jobs_told import around
 
 if TYPE_CHECKING:
     from fractale.jobs import Jobs
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 
 JOBS = "jobs"
 """The folder of the jobs' folders: in a run's own folder, or in that of a run that keeps none."""
-
-LOG = "log"
-"""In a job's folder: see `fractale.schedulers.folder`."""
 
 
 class RunJobs:
@@ -94,96 +92,6 @@ class RunJobs:
                 await door.remove_ended()
 
 
-class JobsTold:
-    """What the events of a run told of its batch jobs: how long they took, and which failed."""
-
-    def __init__(self) -> None:
-        self._jobs: dict[str, dict[str, Any]] = {}
-
-    def hear(self, event: Mapping[str, Any], at: float) -> None:
-        """Take in an event `job_state`.
-
-        Args:
-            at: When it happened, in Unix time.
-        """
-        handle: Mapping[str, Any] = event.get("handle") or {}
-        if key := str(handle.get("key") or ""):
-            before = self._jobs.pop(key, {})
-            self._jobs[key] = {
-                "started": None,
-                **before,
-                **{k: v for k, v in event.items() if v is not None},
-            } | {"at": at}
-
-    def usage(self, seconds: float, now: float) -> dict[str, float]:
-        """The times of the jobs, in seconds; empty for a run without any.
-
-        Args:
-            seconds: That the run itself took: while a job is waited for, none pass.
-            now: Until when jobs count that are not over, in Unix time.
-
-        Returns:
-            `elapsed`: how long the run or a job of it was in progress. `job_seconds`: how long
-            the jobs ran, all together; `queue_seconds`: how long they waited to start.
-        """
-        ran, waited, spans = 0.0, 0.0, list[tuple[float, float]]()
-        for job in self._jobs.values():
-            began, started, ended = _times(job, now)
-            ran += max(0.0, ended - started) if started is not None else 0.0
-            waited += max(0.0, (ended if started is None else started) - began)
-            spans.append((began, max(began, ended)))
-        if not spans:
-            return {}
-        times = {
-            "elapsed": seconds + _union(spans),
-            "job_seconds": ran,
-            "queue_seconds": waited,
-        }
-        return {name: round(value, 3) for name, value in times.items()}
-
-    def failed_in(self, step: str) -> list[dict[str, Any]]:
-        """The jobs of a step, its items and the steps inside of it, that did not complete.
-
-        Only the latest job of each path counts; the latest comes last.
-        """
-        latest = {str(job["step"]): job for job in self._jobs.values()}
-        found: list[dict[str, Any]] = []
-        for path, job in latest.items():
-            inside = path == step or step in _around(path)
-            if not inside or not job.get("over") or job.get("state") == "completed":
-                continue
-            _, started, ended = _times(job, job["at"])
-            told = {name: job.get(name, "") for name in ("step", "job", "scheduler", "state")}
-            found.append(
-                {
-                    **told,
-                    "reason": str(job.get("reason") or ""),
-                    "seconds": None if started is None else round(max(0.0, ended - started), 3),
-                    "log": str(Path(job["handle"]["job_dir"]) / LOG),
-                    "last_lines": str(job.get("last_lines") or ""),
-                }
-            )
-        return found
-
-
-def _times(job: Mapping[str, Any], now: float) -> tuple[float, float | None, float]:
-    """When a job was submitted, began and ended, in Unix time; the last one at most now."""
-    ended = float(job.get("ended") or job["at"]) if job.get("over") else now
-    told: Mapping[str, Any] = job.get("began") or {}
-    began = float(job.get("submitted") or told.get("wall") or job["at"])
-    started = job.get("started")
-    return began, None if started is None else float(started), ended
-
-
-def _union(spans: list[tuple[float, float]]) -> float:
-    """How much time some spans cover together."""
-    total, end = 0.0, float("-inf")
-    for begin, stop in sorted(spans):
-        total += max(0.0, stop - max(begin, end))
-        end = max(end, stop)
-    return total
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunJob:
     """A batch job that a run submitted.
@@ -240,13 +148,5 @@ def is_of_step(path: str, step: str) -> bool:
         step: A path, or only the step's own name; the index of an item may be left out.
     """
     plain = without_indexes(path)
-    names = [path, plain, *_around(path), *_around(plain)]
+    names = [path, plain, *around(path), *around(plain)]
     return step in names or step in (name.rpartition("/")[2] for name in names)
-
-
-def _around(path: str) -> list[str]:
-    """The paths of the steps and items around one: of ``a[1]/b``, ``a[1]`` and ``a``."""
-    found: list[str] = []
-    while path := path[: max(path.rfind("["), path.rfind("/"), 0)]:
-        found.append(path)
-    return found

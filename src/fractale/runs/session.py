@@ -32,7 +32,7 @@ from fractale.models import Usage
 from fractale.plan.model import FAILURE, Plan
 from fractale.questions import Answers, is_job
 from fractale.runs.account import Account
-from fractale.runs.answering import Answering, in_order
+from fractale.runs.answering import Answering, in_order, step_order
 from fractale.runs.budget import limits_of, spent_by, used_in
 from fractale.runs.cancelling import stop_requests
 from fractale.runs.jobs import RunJobs
@@ -306,7 +306,7 @@ class Session:
     @property
     def _jobs_left(self) -> list[dict[str, Any]]:
         """The jobs that go on while the run does not."""
-        return list(self.context.jobs_waited_for.values())
+        return sorted(self.context.jobs_waited_for.values(), key=step_order)
 
     async def _go_on(self, values: Mapping[str, Any]) -> Any:
         """What to invoke the graph with next, after a person answered; None at an end."""
