@@ -187,17 +187,23 @@ class _Cancel:
         click.echo(to_json({"run": run, "step": self._step, "jobs": jobs, "stopped": stopped}))
 
     def _print(self, ended: Sequence[JobSeen], failed: Sequence[JobSeen], *, stopped: bool) -> None:
+        from fractale.store.locks import holder_of
+
         run, gone = self._folder.run_id, [each for each in ended if not each.trouble]
         for line in _lines(ended):
             click.echo(line)
         if not stopped:
             click.echo(f"run {run} is in the middle of a call; it stops after that")
         done = f"cancelled {_jobs(len(gone))} of run {run}" if ended else f"stopped run {run}"
+        if ending := [each for each in gone if each.status and not each.status.over]:
+            done += f"; {_jobs(len(ending))} still ending"
         click.echo(f"{done}; {_jobs(len(failed))} could not be cancelled" if failed else done)
         if self._step is None:
             click.echo(f"next    fractale resume {run}    submits the cancelled jobs again")
+        elif holder_of(self._folder):
+            click.echo(f"the run continues by its plan; next    fractale show {run}")
         else:
-            click.echo(f"next    fractale show {run}")
+            click.echo(f"next    fractale resume {run}    continues by its plan")
 
 
 def _jobs(number: int) -> str:
