@@ -28,6 +28,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # `make test` leaves it out, `make test-real` has it; a single test is marked where it stands.
 REAL_FILES = {
     "test_agent_durability": "kills",
+    "test_array_kills": "kills",
     "test_canaries": "a whole run and 20 commands, a terminal",
     "test_confine": "another user, kills",
     "test_drained": "signals at each kind of step",
@@ -99,7 +100,7 @@ def trusted_projects(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Settings that read nothing of the machine they run on."""
-    return replace(Settings(), state_dir=tmp_path / ".fractale")
+    return replace(Settings(), state_dir=tmp_path / ".fractale", poll_seconds=0.5)
 
 
 @pytest.fixture

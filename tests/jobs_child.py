@@ -47,11 +47,11 @@ class Killed:
     async def find(self, folder):
         return await self._inner.find(folder)
 
-    async def record(self, folder, native_id):
+    async def records(self, jobs):
         self._at("waiting")
-        record = await self._inner.record(folder, native_id)
+        records = await self._inner.records(jobs)
         self._at("looked")
-        return record
+        return records
 
     async def cancel(self, folder, native_id):
         await self._inner.cancel(folder, native_id)

@@ -498,7 +498,7 @@ async def test_a_sweep_is_as_many_jobs_at_once(run_plan, settings):
     # No job ends before all of them have started.
     assert seen.status == "success", seen.result.error
     assert seen.result.outputs["v"] == [n * n for n in range(10)]
-    jobs = {event["job"] for event in seen.of("job_state")}
+    jobs = {(event["job"], event["index"]) for event in seen.of("job_state")}
     assert len(jobs) == 10
 
 

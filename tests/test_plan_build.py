@@ -534,7 +534,7 @@ def test_a_template_and_an_expression_know_where_they_stand() -> None:
         ("tool: t, retry: {backoff: 0.5}", "bad-value", "retry.backoff", None),
         ("tool: t, retry: {delay: -1}", "wrong-type", "retry.delay", None),
         ("tool: t, timeout: 10 minutes", "wrong-type", "timeout", None),
-        ("tool: t, timeout: 01:30:00", "wrong-type", "timeout", None),
+        ("tool: t, timeout: 01:30", "wrong-type", "timeout", None),
         ("tool: t, max_attempts: 0", "bad-value", "max_attempts", None),
         ("tool: t, max_attempts: '3'", "wrong-type", "max_attempts", None),
         ("tool: t, approve: alway", "bad-value", "approve", "always"),

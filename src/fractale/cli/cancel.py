@@ -35,7 +35,8 @@ def command(run_id: str, step: str | None, *, yes: bool, as_json: bool) -> int:
     \b
     fractale cancel k7f3a              all its jobs; `fractale resume` submits them again
     fractale cancel k7f3a tune         the jobs of one step, which then fails
-    fractale cancel k7f3a 'tune[3]'    the job of one item of a foreach, counted from 0
+    fractale cancel k7f3a 'tune[3]'    the job of one item of a foreach, counted from 0;
+                                       a job array only ends as a whole
 
     It first shows what it will end, and asks. The run may be in progress, stopped, or left with
     --detach. Without STEP its process stops, too, and the run can be resumed. With STEP the run
@@ -110,16 +111,16 @@ class _Cancel:
         """
         from fractale.cli.logs import no_job
         from fractale.runs.history_reader import read_history
-        from fractale.runs.jobs import is_of_step, jobs_of
+        from fractale.runs.jobs import as_submitted, is_of_step, jobs_of
 
         history = read_history(self._folder)
         jobs = jobs_of(self._folder, history)
         if self._step is None:
-            return jobs
+            return as_submitted(jobs, jobs)
         found = [job for job in jobs if is_of_step(job.step, self._step)]
         if not found:
             raise no_job(history, jobs, self._step)
-        return found
+        return as_submitted(found, jobs)
 
     def _nothing_to_do(self, seen: Sequence[JobSeen]) -> int:
         of = f"step `{self._step}` of run" if self._step else "run"
@@ -219,7 +220,7 @@ def _lines(seen: Sequence[JobSeen]) -> list[str]:
     rows: list[tuple[str, str]] = []
     for each in seen:
         name = each.handle
-        called = f"{name.scheduler} job {name.native_id}" if name else "a job without a known id"
+        called = f"{name.scheduler} job {name.title}" if name else "a job without a known id"
         how = each.trouble or (each.status.reason if each.status else "was never submitted")
         how = how.partition("; last line: ")[0]
         rows.append((inert(each.job.step, 60), inert(f"{called} {how}", 300)))

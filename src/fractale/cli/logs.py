@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -14,6 +15,8 @@ from fractale.cli import options
 from fractale.cli.resume import complete_runs
 from fractale.cli.show import complete_steps
 from fractale.errors import StoreError, UsageError
+from fractale.runs.history import without_indexes
+from fractale.schedulers.job import ELEMENTS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +31,9 @@ PAUSE = 0.3
 
 STATUS_PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 """Seconds between two questions to the scheduler; the last again and again."""
+
+ENDED_PAUSE = 1.0
+"""Seconds between two looks at a job that has left an end, and of which more may be known soon."""
 
 SHOWN = 12
 PIECE = 1024 * 1024
@@ -75,8 +81,8 @@ def command(
     settings = options.settings_of()
     folder = RunFolders(settings.state_dir).find(run_id)
     history = read_history(folder)
-    job = choose(history, jobs_of(folder, history), step, item, attempt)
-    return asyncio.run(_print_log(settings, folder, job, element, tail, follow=follow))
+    job = choose(history, jobs_of(folder, history), step, item, attempt, element)
+    return asyncio.run(_print_log(settings, folder, job, tail, follow=follow))
 
 
 def choose(
@@ -85,11 +91,13 @@ def choose(
     step: str | None,
     item: int | None = None,
     attempt: int | None = None,
+    element: int | None = None,
 ) -> RunJob:
     """The job that is meant: of the latest attempt, if none is given.
 
     Args:
         item: Of a foreach, from 1.
+        element: Of an array, by its index.
 
     Raises:
         UsageError: There is none, or there are several.
@@ -110,11 +118,13 @@ def choose(
             hint=f"see `fractale show {history.run} {step}`",
         )
     latest = {job.step: job for job in found}  # the last one of each step
+    if element is not None:
+        latest = _with_element(latest, element)
     if len(latest) > 1:
         names = list(latest)
         more = ", …" if len(names) > SHOWN else ""
         of_items = all(name.endswith("]") for name in names)
-        hint = "add --item N (from 1), or " if of_items else ""
+        hint = "add --item N (from 1), or --element I of a job array, or " if of_items else ""
         raise UsageError(
             f"run {history.run} has {len(names)} jobs"
             + (f" in step `{step}`" if step else "")
@@ -157,18 +167,11 @@ def _planned(history: RunHistory) -> set[str]:
 
 
 async def _print_log(
-    settings: Settings,
-    folder: RunFolder,
-    job: RunJob,
-    element: int | None,
-    tail: int | None,
-    *,
-    follow: bool,
+    settings: Settings, folder: RunFolder, job: RunJob, tail: int | None, *, follow: bool
 ) -> int:
     from fractale.runs.cancelling import Canceller
 
-    path = _log_of(job, element)
-    shown = _Shown(path, tail)
+    shown = _Shown(_log_of(job), tail)
     shown.print_new()
     looks, due = 0, 0.0
     canceller = Canceller(folder, settings)
@@ -179,45 +182,57 @@ async def _print_log(
             words = seen.trouble or (seen.status.reason if seen.status else "was not submitted yet")
             if not follow or not seen.in_progress:
                 shown.print_new(last=True)
-                _say(job, seen.handle.native_id if seen.handle else "", words)
+                _say(job, seen.handle.title if seen.handle else "", words)
                 return 0
             if not shown.offset and words != told:
                 told = words
-                _say(job, seen.handle.native_id if seen.handle else "", words)
+                _say(job, seen.handle.title if seen.handle else "", words)
             due = time.monotonic() + STATUS_PAUSES[min(looks, len(STATUS_PAUSES) - 1)]
             looks += 1
         await asyncio.sleep(PAUSE)
         shown.print_new()
-        if _has_ended(job, element):
-            due = 0.0
+        if job.own_folder.ended() is not None:
+            due = min(due, time.monotonic() + ENDED_PAUSE)
 
 
-def _log_of(job: RunJob, element: int | None) -> Path:
-    """The file; of an array, that of an element.
+def _with_element(jobs: Mapping[str, RunJob], element: int) -> dict[str, RunJob]:
+    """Those of some jobs that are an element of an array.
 
     Raises:
-        UsageError: It is no array, or no element was chosen.
+        UsageError: None is.
     """
-    elements = job.folder.path / "elements"
-    if element is not None:
-        if not elements.is_dir() and job.folder.log.exists():
-            raise UsageError(f"the job of `{job.step}` is not an array", hint="leave --element out")
-        return job.folder.element(element).log
-    if elements.is_dir():
+    found: dict[str, RunJob] = {}
+    for path, job in jobs.items():
+        is_whole = job.index is None and (job.folder.path / ELEMENTS).is_dir()
+        if job.index == element or is_whole:
+            found[path] = replace(job, index=element)
+    if not found:
+        step = without_indexes(next(iter(jobs)))
+        if all(job.index is None for job in jobs.values()):
+            raise UsageError(f"the job of `{step}` is not an array", hint="leave --element out")
+        there = sorted(job.index for job in jobs.values() if job.index is not None)
+        some = ", ".join(map(str, there[:SHOWN])) + (" …" if len(there) > SHOWN else "")
+        raise UsageError(
+            f"the job array of `{step}` has no element {element}", hint=f"there are: {some}"
+        )
+    return found
+
+
+def _log_of(job: RunJob) -> Path:
+    """The file.
+
+    Raises:
+        UsageError: It is an array, and no element was chosen.
+    """
+    elements = job.folder.path / ELEMENTS
+    if job.index is None and elements.is_dir():
         there = sorted(int(each.name) for each in elements.iterdir() if each.name.isdecimal())
-        some = ", ".join(str(index) for index in there[:SHOWN])
+        some = ", ".join(map(str, there[:SHOWN])) + (" …" if len(there) > SHOWN else "")
         raise UsageError(
             f"the job of `{job.step}` is an array: each element has a log of its own",
-            hint=f"add --element I; those that have begun: {some}"
-            + (" …" if len(there) > SHOWN else ""),
+            hint=f"add --element I; those that have begun: {some}",
         )
-    return job.folder.log
-
-
-def _has_ended(job: RunJob, element: int | None) -> bool:
-    """Whether the job's own files say that it ended."""
-    folder = job.folder if element is None else job.folder.element(element)
-    return folder.ended() is not None
+    return job.own_folder.log
 
 
 def _say(job: RunJob, native_id: str, words: str) -> None:

@@ -26,7 +26,7 @@ def go_on_with_ready(call: Call, answers: Mapping[str, str]) -> int:
     """
     from fractale.runs.ready import look
 
-    found = look(call.settings.state_dir, call.settings.environment)
+    found = look(call.settings)
     if not found.ready:
         _say(_nothing(found.waiting), call)
         return 0

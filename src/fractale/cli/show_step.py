@@ -159,6 +159,7 @@ class _Shown:
         found: list[Line] = []
         for job in self._visit.jobs:
             where = f", {_item_words(job.step)}" if job.step.endswith("]") else ""
+            where = f", element {job.index}" if job.step.endswith(f"[{job.index}]") else where
             found.append(row(f"  job {inert(job.job, 60)} of {inert(job.scheduler, 20)}{where}"))
             for label, text in _job_rows(job, self._folder):
                 for i, piece in enumerate(pieces(inert(text, 1000), self._width - 16)):

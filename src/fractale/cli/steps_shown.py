@@ -63,9 +63,15 @@ class Running:
         parts.append(f"{known['pending']:,} waiting")
         return " · ".join([*parts, f"{failed:,} failed"] if failed else parts)
 
-    def named(self, path: str) -> str:
-        """A path inside the step as people call it: of an item, ``item 4``; nothing for itself."""
+    def named(self, path: str, element: int | None = None) -> str:
+        """A path inside the step as people call it: of an item, ``item 4``; nothing for itself.
+
+        Args:
+            element: Its index, if it is an element of a job array.
+        """
         rest = path.removeprefix(self.path)
+        if element is not None and rest == f"[{element}]":
+            return f"element {element}"
         if rest.startswith("[") and rest.endswith("]") and rest[1:-1].isdecimal():
             return f"item {int(rest[1:-1]) + 1}"
         return "" if path == self.path else path

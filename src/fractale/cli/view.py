@@ -226,11 +226,11 @@ class RunView:
         (words,) = job_text(data)
         line = inert(str(data.get("line") or ""), 200)
         path = str(data["step"])
-        name = inert(running.named(path), 60)
+        name = inert(running.named(path, data.get("index")), 60)
         named = f"{name}: {words}" if name else words
         running.activity = f"{named} \u00b7 {line}" if line else named
         if not name:
-            running.elements = table(data, "counts")
+            running.elements = table(data, "jobs")
         running.job_state(path, str(data.get("state") or ""))
         news = (path, words.partition(" (")[0])  # without what shows it
         told = news in running.jobs_told

@@ -173,9 +173,9 @@ def _node(plan: Plan, step: Step, deps: Dependencies, members: frozenset[str]) -
     elif step.kind == "plan":
         node = planned(node, compile_plan)
     elif step.kind == "job":
-        from fractale.graph.job import job_step  # few plans have a job
+        from fractale.graph.job import job_leaf, job_step  # few plans have a job
 
-        node = job_step(node)
+        node = job_leaf(node) if step.foreach else job_step(node)
     return foreach(node) if step.foreach else node
 
 

@@ -105,6 +105,9 @@ class RunContext:
         asked: Set where a step asks a person: what waits for a job gives way to that.
         leave_jobs: Whether a step that waits for a job is to end the run, waiting; the job goes on.
         clock: What long waits are measured by.
+        arrays: Inside a foreach over jobs, or an array: index → the part of an array that the
+            item's job is (`fractale.graph.job_arrays`).
+        tally: There, how many of the jobs are in which state.
         item_scope, item_flow, item_path, slots: Inside a foreach: the names that its templates
             see, where their values come from, its path, and how many items may run at the same
             time.
@@ -140,6 +143,8 @@ class RunContext:
     item_flow: Any = field(default=None, repr=False)
     item_path: str = ""
     slots: Slots = field(default_factory=lambda: Slots(1))
+    arrays: Mapping[int, Any] = field(default_factory=dict[int, Any], repr=False)
+    tally: Any = field(default=None, repr=False)
     masker: Masker = field(default_factory=Masker, repr=False)
 
     def __post_init__(self) -> None:

@@ -91,6 +91,8 @@ def prepare(visit: Visit) -> None:
     """
     if visit.step.foreach is not None:
         return
+    if visit.step.job and visit.step.job.array is not None and "index" not in visit.scope:
+        return  # as a foreach: for each element
     given = visit.step.job.values() if visit.step.job else dict(visit.step.inputs)
     rendered: Any = render(given, visit.scope)
     visit.inputs = rendered

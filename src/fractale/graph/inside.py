@@ -193,12 +193,18 @@ def foreach(node: StepNode) -> StepNode:
         if not items:
             return CallResult(outputs=[], matched=DEFAULT_SUCCESS)
         slots = Slots(over.max_parallel or (MOST_JOBS if leaf.step.kind == "job" else MOST_ITEMS))
+        jobs: dict[str, Any] = {}
+        if leaf.step.kind == "job":
+            from fractale.graph.job_arrays import arrays_of_items  # few plans have a job
+
+            jobs = arrays_of_items(leaf, visit, items, over.max_parallel)
         context = replace(
             visit.context,
             item_scope=visit.scope,
             item_flow=visit.flow.for_items(over),
             slots=slots,
             item_path=visit.path,
+            **jobs,
         )
         kept = [node.deps.outputs.put(visit.context.mask(item)) for item in items]
         after = await visit.inside.ainvoke({"items": kept}, visit.config, context=context)
@@ -225,6 +231,8 @@ def _foreach_graph(leaf: StepNode) -> Any:
         state: ItemState, runtime: Runtime[RunContext], config: RunnableConfig
     ) -> ItemState:
         context, tries = runtime.context, tries_of(runtime)
+        if state.get("index", 0) in context.arrays:  # its scheduler sees to how many run
+            return await leaf.visit_item(state, context, config, tries, inside=graph)
         try:
             async with context.slots:
                 return await leaf.visit_item(state, context, config, tries, inside=graph)
@@ -273,7 +281,7 @@ def _gather(node: StepNode, results: list[dict[str, Any]]) -> CallResult:
     The step fails if any item failed, unless it keeps going; an event of its own that a rule
     gave an item is the step's event (the first such item's).
     """
-    outputs = [_item_outputs(node, result) for result in results]
+    outputs = [item_outputs(node, result) for result in results]
     failed = [i for i, result in enumerate(results) if result["outcome"] == "failure"]
     reason = ""
     if failed:
@@ -296,7 +304,8 @@ def _gather(node: StepNode, results: list[dict[str, Any]]) -> CallResult:
     return CallResult(outputs=outputs, matched=decision, notices=tuple(notices))
 
 
-def _item_outputs(node: StepNode, result: dict[str, Any]) -> Any:
+def item_outputs(node: StepNode, result: dict[str, Any]) -> Any:
+    """The outputs of an item; of one that failed, with its error."""
     outputs = node.deps.outputs.get(result["outputs"])
     if result["outcome"] == "failure" and isinstance(outputs, dict):
         return {**cast("dict[str, Any]", outputs), "error": result["error"]}

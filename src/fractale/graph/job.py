@@ -13,41 +13,51 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
+from langgraph.errors import GraphInterrupt
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
 from fractale import questions
 from fractale.clock import elapsed, moment
 from fractale.errors import DependencyMissing, JobInDoubt, PolicyError
+from fractale.evidence import Notice
 from fractale.graph import tool_calls
+from fractale.graph.entering import Perform
 from fractale.graph.figures import Log, read_figures
 from fractale.graph.interrupts import ask
+from fractale.graph.job_arrays import (
+    ITEM,
+    SUBMIT,
+    add_elements,
+    alone,
+    array_of_step,
+    part_of,
+    run_array,
+    send_elements,
+    submit_job,
+)
 from fractale.graph.job_end import JobEnd, end_of, outputs_of_job
 from fractale.graph.job_spec import arguments_of, spec_of
 from fractale.graph.job_wait import Waiter, job_told, tell
 from fractale.graph.nodes import StepNode
 from fractale.graph.outcome import CallResult, Decision
+from fractale.graph.state import ItemState
 from fractale.graph.visit import Visit
 from fractale.jobs import JobHandle, JobStatus
 from fractale.policy import allowed_by
 from fractale.schedulers.folder import WITHDRAWN
 from fractale.store.journal import Call, digest_of
-from fractale.toolbox import ToolInfo, ToolResult
+from fractale.toolbox import ToolResult
 
 if TYPE_CHECKING:
     from fractale.jobs import Jobs
 
-SUBMIT = ToolInfo(
-    name="job_submit",
-    server="jobs",
-    description="Submit a batch job.",
-    annotations={"readOnlyHint": False, "destructiveHint": False},
-)
-"""What policy is asked about: the tool of `fractale.tools.jobs` that does the same."""
+EVIDENCE = "evidence"
+"""The verdict where the job answers the question itself."""
 
 PATIENCE = 600.0
 """Seconds that a person who says "wait on" gives a job that nobody knows of."""
@@ -83,6 +93,10 @@ class Work(TypedDict, total=False):
     end: dict[str, Any]
 
 
+class Inside(Work, ItemState, total=False):
+    """The state of a step that is a job, or an array whose elements are items."""
+
+
 @dataclass(frozen=True, slots=True)
 class JobRun:
     """What the nodes of a job step work with."""
@@ -102,8 +116,31 @@ class JobRun:
         return self.visit.deps.jobs(scheduler)
 
 
+def job_leaf(node: StepNode) -> StepNode:
+    """A step, or an item of a foreach, that submits one job and waits for it."""
+    return replace(node, perform=one_job(node), inside=_graph().compile())
+
+
 def job_step(node: StepNode) -> StepNode:
-    """A step that submits a job and waits for it."""
+    """A step that submits a job, or an array of jobs, and waits for it."""
+    one = one_job(node)
+    leaf = replace(node, perform=one, inside=_graph().compile())
+
+    async def call(visit: Visit) -> CallResult:
+        array = array_of_step(visit)
+        return await one(visit) if array is None else await run_array(leaf, visit, array)
+
+    builder = _graph(start=_first)
+    add_elements(builder, leaf)
+    return replace(node, perform=call, inside=builder.compile())
+
+
+def _first(state: Any) -> Any:
+    return send_elements(state) or "submit"
+
+
+def one_job(node: StepNode) -> Perform:
+    """The call of one job."""
 
     async def call(visit: Visit) -> CallResult:
         after = cast(
@@ -123,23 +160,36 @@ def job_step(node: StepNode) -> StepNode:
             failure=failure,
             fault=end["fault"],
             seconds=end["seconds"],
+            notices=tuple(
+                Notice(kind="warning", message=words) for words in end.get("notices", ())
+            ),
         )
 
-    return replace(node, perform=call, inside=_graph())
+    del node
+    return call
 
 
-def _graph() -> Any:
-    builder: Any = StateGraph(Work, context_schema=JobRun)
-    builder.add_node("submit", _submit)
-    builder.add_node("wait", _wait)
-    builder.add_node("ask", _ask)
-    builder.add_node("read", _read)
-    builder.add_edge(START, "submit")
+def _graph(start: Callable[[Any], Any] | None = None) -> Any:
+    """The inside of a job step.
+
+    Args:
+        start: Where it begins, where that is not always the submission.
+    """
+    schema = Work if start is None else Inside
+    builder: Any = StateGraph(schema, context_schema=JobRun)
+    builder.add_node("submit", _submit, input_schema=Work)
+    builder.add_node("wait", _wait, input_schema=Work)
+    builder.add_node("ask", _ask, input_schema=Work)
+    builder.add_node("read", _read, input_schema=Work)
+    if start is None:
+        builder.add_edge(START, "submit")
+    else:
+        builder.add_conditional_edges(START, start, ["submit", ITEM])
     builder.add_conditional_edges("submit", _after_submit, ["wait", "ask"])
     builder.add_conditional_edges("wait", _after_wait, ["ask", "read", "submit"])
     builder.add_conditional_edges("ask", _after_ask, ["submit", "wait", "read"])
     builder.add_edge("read", END)
-    return builder.compile()
+    return builder
 
 
 # Submit
@@ -167,9 +217,15 @@ async def _submit(state: Work, runtime: Runtime[JobRun]) -> Work:
     agreed = tool_calls.agree(visit, SUBMIT, wanted, chosen_by)
     spec, scheduler = spec_of(visit, agreed)
     key = _key(visit, number)
+    part = part_of(visit, agreed, wanted) if number == 1 else None
 
     async def make() -> ToolResult:
-        handle = await run.jobs(scheduler).submit(spec, key=key)
+        jobs = run.jobs(scheduler)
+        if part is not None:
+            handle = await part.submitted(jobs, visit.tries)
+        else:
+            own, index = alone(visit, jobs, spec)
+            handle = await submit_job(visit, jobs, own, key, index)
         began = moment(visit.context.clock)
         told = {**handle.as_dict(), "since": began["wall"], "began": began}
         return ToolResult(text=f"{handle.scheduler} job {handle.native_id}", structured=told)
@@ -217,7 +273,7 @@ async def _wait(state: Work, runtime: Runtime[JobRun]) -> Work:
     asked = state.get("asked") or {"wall": state.get("patience", 0.0) - PATIENCE}
     patience = (asked, PATIENCE) if state.get("patience") else None
     place = visit.book.next_place(None)
-    call = Call(kind="tool", name="jobs.job_wait", digest=digest_of(handle.key), safe=True)
+    call = Call(kind="tool", name="jobs.job_wait", digest=digest_of(handle.label), safe=True)
 
     async def make() -> ToolResult:
         jobs = run.jobs(handle.scheduler)
@@ -253,8 +309,11 @@ def _after_wait(state: Work) -> str:
 # Ask
 
 
-def _ask(state: Work, runtime: Runtime[JobRun]) -> Work:
-    """Ask what to do about a job that nobody knows of. Nothing comes before the question."""
+async def _ask(state: Work, runtime: Runtime[JobRun]) -> Work:
+    """Ask what to do about a job that nobody knows of. Nothing comes before the question.
+
+    As long as nobody has answered, evidence that has come meanwhile does so, too.
+    """
     visit, handle = runtime.context.visit, state.get("handle", {})
     question = questions.job_unknown(
         visit.path,
@@ -263,7 +322,12 @@ def _ask(state: Work, runtime: Runtime[JobRun]) -> Work:
         str(state.get("status", {}).get("reason", "")),
         str(handle.get("job_dir", "")),
     )
-    answer = ask(visit, question)
+    try:
+        answer = ask(visit, question)
+    except GraphInterrupt:
+        if handle and visit.deps.patient and await _is_known(runtime.context, handle):
+            return Work(verdict=EVIDENCE, status={})
+        raise
     if answer != "wait":
         return Work(verdict=answer)
     # One that may not even have been submitted is looked for by its key: that is to submit it.
@@ -272,11 +336,18 @@ def _ask(state: Work, runtime: Runtime[JobRun]) -> Work:
     return Work(verdict="wait", patience=asked["wall"] + PATIENCE, asked=asked, number=number)
 
 
+async def _is_known(run: JobRun, handle: Mapping[str, Any]) -> bool:
+    """Whether something shows by now how a job is of which nothing did."""
+    job = JobHandle.from_dict(handle)
+    status = await run.jobs(job.scheduler).status(job)
+    return status.state != "unknown"
+
+
 def _after_ask(state: Work) -> str:
     verdict = state.get("verdict", "")
     if verdict == "again" or (verdict == "wait" and not state.get("handle")):
         return "submit"
-    return "wait" if verdict == "wait" else "read"
+    return "wait" if verdict in ("wait", EVIDENCE) else "read"
 
 
 # Read
@@ -284,9 +355,10 @@ def _after_ask(state: Work) -> str:
 
 async def _read(state: Work, runtime: Runtime[JobRun]) -> Work:
     """What the job gave, and whether that is success."""
-    visit, key = runtime.context.visit, str(state.get("handle", {}).get("key"))
+    visit, handle = runtime.context.visit, state.get("handle")
+    label = JobHandle.from_dict(handle).label if handle else str(None)
     place = visit.book.next_place(None)
-    call = Call(kind="tool", name="jobs.job_logs", digest=digest_of(key), safe=True)
+    call = Call(kind="tool", name="jobs.job_logs", digest=digest_of(label), safe=True)
 
     async def make() -> ToolResult:
         return ToolResult(text="", structured=await _end(state, runtime.context))
@@ -307,7 +379,14 @@ async def _end(state: Work, run: JobRun) -> dict[str, Any]:
     status, verdict = state.get("status", {}), state.get("verdict", "")
     over = JobEnd(status, handle, verdict, state.get("late", False))
     end = end_of(over, faults, visit)
-    outputs = await outputs_of_job(over, log, end)
+    tally = visit.context.tally
+    outputs = await outputs_of_job(
+        over,
+        log,
+        end,
+        of=tally.total if tally else 1,
+        is_element=tally is not None and tally.is_array,
+    )
     kept = visit.deps.outputs.put(visit.context.mask({**outputs, **found}))
     told = {
         "outputs": kept,
@@ -315,5 +394,6 @@ async def _end(state: Work, run: JobRun) -> dict[str, Any]:
         "reason": end.reason,
         "fault": end.fault,
         "seconds": elapsed(visit.context.clock, _began(state)) if "since" in state else 0.0,
+        **({"notices": status["notices"]} if status.get("notices") else {}),
     }
     return visit.context.mask(told)

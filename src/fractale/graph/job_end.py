@@ -16,6 +16,10 @@ from fractale.plan.durations import format_duration
 LOG_BYTES = 65_536
 """Of a job's log, how much of its end the outputs have."""
 
+MOST_LOGS = 16
+"""Jobs of a foreach, or an array, of which each may have as much; with more, each has less."""
+
+LEAST_LOG = 1024
 LINE = 200
 GOES_ON = "it could not be cancelled, and may go on"
 LATE = {"pending": GOES_ON, "running": GOES_ON, "unknown": "nobody knows how it ended"}
@@ -59,7 +63,7 @@ def end_of(end: JobEnd, faults: Sequence[str], visit: Visit) -> Meaning:
     Args:
         faults: What is wrong with the figures in its log.
     """
-    state, job = str(end.status["state"]), f"job {end.handle.native_id}"
+    state, job = str(end.status["state"]), f"job {end.handle.title}"
     if state == "completed" or end.verdict == "success":
         if faults:
             return Meaning("schema", "; ".join(faults), "; ".join(faults))
@@ -95,29 +99,38 @@ def _in_words(job: str, told: str, end: JobEnd) -> str:
     return f"{words}; last line: {said[-1][:LINE]}"
 
 
-async def outputs_of_job(end: JobEnd, log: Log, meaning: Meaning) -> dict[str, Any]:
-    """The outputs of a job step, without the figures."""
+async def outputs_of_job(
+    end: JobEnd, log: Log, meaning: Meaning, *, of: int = 1, is_element: bool = False
+) -> dict[str, Any]:
+    """The outputs of a job step, without the figures.
+
+    Args:
+        of: How many jobs share what the outputs may have of logs.
+        is_element: Whether the step is an array.
+    """
     status, handle = end.status, end.handle
     outputs: dict[str, Any] = {
         "state": status["state"],
         "reason": status["reason"],
         "evidence": status["evidence"],
         "exit_code": status["exit_code"],
-        "job_id": handle.native_id,
+        "job_id": handle.title,
         "scheduler": handle.scheduler,
         "nodes": status["nodes"],
         "submitted": status["submitted"],
         "started": status["started"],
         "ended": status["ended"],
         "seconds": status["seconds"],
-        "log": await _end_of_log(log),
-        "log_file": str(handle.job_dir / LOG_FILE) if log.jobs else "",
+        "log": await _end_of_log(log, max(LOG_BYTES * MOST_LOGS // max(of, MOST_LOGS), LEAST_LOG)),
+        "log_file": str(handle.own_dir / LOG_FILE) if log.jobs else "",
     }
+    if is_element:
+        outputs = {"index": handle.index, **outputs}
     return {**outputs, "error": meaning.fault} if meaning.fault else outputs
 
 
-async def _end_of_log(log: Log) -> str:
+async def _end_of_log(log: Log, most: int) -> str:
     """The last lines of the log, whole ones."""
-    start = max(log.size - LOG_BYTES, 0)
+    start = max(log.size - most, 0)
     text = await log.part(start, log.size)
     return text[text.find("\n") + 1 :] if start else text

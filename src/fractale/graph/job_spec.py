@@ -12,6 +12,7 @@ from fractale.graph.visit import Visit
 from fractale.jobs import Confine, JobSpec
 from fractale.plan.job import COUNTS, ENV_NAME_PATTERN, MEMORY_PATTERN, MOST_COUNT, seconds_of
 from fractale.plan.words import JOB_KEYS, SCHEDULERS, WIDENING
+from fractale.schedulers.request import Array
 
 TEXTS = ("queue", "account", "folder")
 
@@ -40,6 +41,8 @@ def spec_of(visit: Visit, arguments: Mapping[str, Any]) -> tuple[JobSpec, str | 
     confine = _confine(visit, known)
     folder = visit.context.folder / known.pop("folder", "")
     name = str(arguments.get("name") or visit.step.name)
+    if "array" in known:
+        known["array"] = Array.parse(known["array"])
     spec = JobSpec(name=name, command=command, folder=Path(folder), confine=confine, **known)
     return spec, scheduler
 
@@ -72,12 +75,10 @@ def _checked(visit: Visit, values: Mapping[str, Any]) -> dict[str, Any]:
 def _value(visit: Visit, key: str, value: Any) -> Any:
     if key in COUNTS:
         return _count(visit, key, value)
-    if key == "command":
-        return _command(visit, value)
-    if key == "env":
-        return _env(visit, value)
     if key in WIDENING:
         return _bound(visit, key, value)
+    if own := {"command": _command, "env": _env, "array": _indices}.get(key):
+        return own(visit, value)
     if key == "time":
         return seconds_of(value) or _fail(visit, key, _not("a duration such as `10m`", value))
     if isinstance(value, (dict, list, bool)) or not str(value).strip():
@@ -90,6 +91,23 @@ def _value(visit: Visit, key: str, value: Any) -> Any:
     if key in TEXTS and re.search(r"[\x00-\x1f\x7f]", text):
         _fail(visit, key, _not("text on one line", value))
     return text
+
+
+def _indices(visit: Visit, value: Any) -> str:
+    return str(read_array(visit, value))
+
+
+def read_array(visit: Visit, value: Any) -> Array:
+    """The array of a job step, from what its template gave.
+
+    Raises:
+        TemplateError: It is none.
+    """
+    text = str(value).strip() if not isinstance(value, (bool, dict, list)) else ""
+    try:
+        return Array.parse(text)
+    except ValueError:
+        _fail(visit, "array", _not("indices such as `1-100%10`", value))
 
 
 def _count(visit: Visit, key: str, value: Any) -> int:

@@ -18,14 +18,18 @@ from fractale.jobs import JobHandle, JobStatus
 if TYPE_CHECKING:
     from fractale.jobs import Jobs
 
-INTERVALS = (0.2, 0.3, 0.5, 1, 1.5, 2, 3, 4, 5, 7, 10, 15, 20, 30, 45, 60)
-"""Seconds between two looks at a job; the last again and again."""
+INTERVALS = (0.2, 0.3, 0.5, 1, 1.5, 2, 3, 4, 5, 7, 10)
+"""Seconds between two looks at a job's own files; the last again and again. Its scheduler is asked
+more rarely (`fractale.jobs.polling`)."""
 
 GLANCE = 0.2
 """Seconds between two looks at whether the run is to leave."""
 
 CANCEL_SECONDS = 60.0
 """Seconds that a job has to end once it is cancelled."""
+
+CANCEL_AGAIN = 20.0
+"""Seconds after which it is cancelled once more."""
 
 
 def job_told(
@@ -44,6 +48,7 @@ def job_told(
     timeout = visit.step.timeout
     known = {
         "job": handle.native_id,
+        **({} if handle.index is None else {"index": handle.index}),
         "scheduler": handle.scheduler,
         **({"confined": handle.confined} if handle.confined else {}),
         "state": status.state,
@@ -60,6 +65,8 @@ def job_told(
         "timeout": timeout,
         "patience": patience,
     }
+    if visit.context.tally is not None:
+        known["jobs"] = visit.context.tally.at(visit.path, status.state)
     return questions.job(visit.path, visit.context.mask(known))
 
 
@@ -106,7 +113,7 @@ class Waiter:
             context.jobs_waited_for[path] = waiting
             if timeout and elapsed(context.clock, self._began) >= timeout:
                 return await self._cancelled(), True
-            await self._sleep(self._jobs.pause(self._handle, pause), waiting)
+            await self._sleep(pause, waiting)
         raise AssertionError  # pragma: no cover - the pauses never end
 
     def _is_over(self, status: JobStatus) -> bool:
@@ -131,10 +138,13 @@ class Waiter:
     async def _cancelled(self) -> JobStatus:
         """The status once the job is cancelled: as far as it ends in good time, its end."""
         until = time.monotonic() + CANCEL_SECONDS
-        status = await self._cancel()
+        status, again = await self._cancel(), time.monotonic() + CANCEL_AGAIN
         while not status.over and time.monotonic() < until:
-            await asyncio.sleep(self._jobs.pause(self._handle, 1.0))
-            status = await self._cancel()
+            await asyncio.sleep(1.0)
+            if time.monotonic() < again:
+                status = await self._jobs.status(self._handle)
+                continue
+            status, again = await self._cancel(), time.monotonic() + CANCEL_AGAIN
         self._visit.context.jobs_waited_for.pop(self._visit.path, None)
         await self._tell(status, over=True)
         return status

@@ -94,6 +94,14 @@ def agree(
     return arguments
 
 
+def is_allowed(
+    visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any], chosen_by: Chooser
+) -> bool:
+    """Whether a call may be made without asking anybody."""
+    planned = _planned(visit, tool, arguments, chosen_by)
+    return visit.deps.policy.rule(planned, grants=tuple(visit.context.grants)).verdict == "allow"
+
+
 def _refuse_forbidden(tool: ToolInfo, arguments: Mapping[str, Any]) -> None:
     """See that a call that a model chose touches no keys, and no other process.
 

@@ -11,6 +11,7 @@ from typing import Final
 from fractale.jobs.model import JobLog
 from fractale.plain import readable
 from fractale.plan.regexes import spans_of
+from fractale.schedulers.folder import JobFolder
 
 MOST: Final = 1024 * 1024
 """Bytes that are read at once, at most."""
@@ -153,3 +154,15 @@ def _whole(data: bytes) -> bytes:
             wanted = 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1
             return data[:-back] if wanted > back and len(data) > back else data
     return data
+
+
+def read_last_of_each(array: JobFolder) -> JobLog:
+    """The last line of the log of each element of an array that has begun."""
+    lines = [
+        f"[{index}] {line}"
+        for index in sorted(array.begun())
+        if (line := last_lines(array.element(index).log, 1).strip())
+    ]
+    text = "".join(f"{line}\n" for line in lines)[-MOST:]
+    size = len(text.encode())
+    return JobLog(text=text, offset=0, next_offset=size, size=size)

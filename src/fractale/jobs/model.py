@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fractale.schedulers.job import ACTIVE, JobState
@@ -19,6 +20,8 @@ class JobStatus:
         exit_code: Of the script or command; None if it has none, or none is known.
         submitted: Seconds since 1970, as the others.
         last_lines: The end of the log, of a job that did not do its work.
+        counts: Of an array, state → how many of its elements are so.
+        notices: What of the job's request did not count with its scheduler, a sentence each.
     """
 
     state: JobState
@@ -30,6 +33,8 @@ class JobStatus:
     ended: float | None = None
     nodes: tuple[str, ...] = ()
     last_lines: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict[str, int])
+    notices: tuple[str, ...] = ()
 
     @property
     def over(self) -> bool:
@@ -45,12 +50,16 @@ class JobStatus:
 
     def as_dict(self) -> dict[str, Any]:
         """The status as JSON, with `over` and `seconds`."""
-        return {
+        found: dict[str, Any] = {
             **asdict(self),
             "nodes": list(self.nodes),
             "over": self.over,
             "seconds": self.seconds,
         }
+        for name in ("counts", "notices"):  # few jobs have any
+            if not found[name]:
+                del found[name]
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,11 +17,13 @@ from fractale.errors import (
     SchedulerUnavailable,
     SettingsError,
 )
-from fractale.jobs.judging import Case
-from fractale.jobs.logs import read_ends, read_log, read_tail, search_log
+from fractale.jobs.arrays import Elements, is_plain, status_of, whole, with_notices
+from fractale.jobs.logs import read_ends, read_last_of_each, read_log, read_tail, search_log
 from fractale.jobs.model import JobLog, JobStatus
+from fractale.jobs.polling import Answer, Poller
 from fractale.jobs.removal import remove
 from fractale.schedulers.adapter import Record, Scheduler, Submitted
+from fractale.schedulers.asked import array_of
 from fractale.schedulers.folder import JobFolder, same_job
 from fractale.schedulers.job import JobHandle, JobSpec, Queue
 from fractale.schedulers.local.jobs import Local
@@ -33,6 +35,7 @@ may be there without any, for use inside another scheduler's jobs."""
 
 FOLDER: Final = "jobs"
 QUEUES: Final = "local"
+POLLS: Final = "polls"
 NOWHERE: Final = "not-submitted-here"
 """Name of a folder that is never there: of a job that fractale did not submit."""
 
@@ -42,8 +45,12 @@ CONFINED: Final = "confined"
 TEMPORARY: Final = "tmp"
 """Folder in that of a confined job: its own temporary files."""
 
-INTERVALS: Final = (1.0, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0)
+INTERVALS: Final = (1.0, 1.0, 2.0, 3.0, 5.0, 10.0)
+"""Seconds between two looks at a job's own files; its scheduler is asked more rarely."""
+
 CANCEL_SECONDS: Final = 10.0
+CLEAR_SECONDS: Final = 2.0
+"""After which a scheduler is asked what became of a job that it was to end."""
 
 
 class Jobs:
@@ -61,8 +68,9 @@ class Jobs:
         project: The folder that a confined job may write; None: where this process works.
         state: The state folder, which no confined job may write.
         adapters: Other adapters, by name.
-        poll_seconds: The least time between two looks at a job that waits; it does not hold for
-            local jobs, of which only files are looked at.
+        poll_seconds: The least time between two questions to a scheduler, about however many jobs
+            (`fractale.jobs.polling`); of local jobs only files are looked at. 0: each look asks.
+        polls: Where the answers are shared with other processes; None: in `root`.
     """
 
     def __init__(
@@ -77,8 +85,12 @@ class Jobs:
         state: Path | None = None,
         adapters: Mapping[str, Scheduler] | None = None,
         poll_seconds: float = 0.0,
+        polls: Path | None = None,
     ) -> None:
         self._poll_seconds = poll_seconds
+        self._polls = polls or root.absolute() / ".polls"
+        self._pollers: dict[str, Poller] = {}
+        self._arrays: dict[Path, Elements] = {}
         self._root = root.absolute()
         environment = without_secrets(environment) | slurm_token(environment)
         # A job that a server submits must outlive the server's end.
@@ -108,13 +120,10 @@ class Jobs:
             queues=settings.state_dir / QUEUES,
             cores=settings.local_cores,
             poll_seconds=settings.poll_seconds,
+            polls=settings.state_dir / POLLS,
             project=settings.project_folder,
             state=settings.state_dir,
         )
-
-    def pause(self, handle: JobHandle, seconds: float) -> float:
-        """Seconds until a job may be looked at again, where `seconds` are wanted."""
-        return seconds if handle.scheduler == "local" else max(seconds, self._poll_seconds)
 
     @property
     def scheduler(self) -> str:
@@ -186,8 +195,10 @@ class Jobs:
     async def _submit(
         self, adapter: Scheduler, folder: JobFolder, spec: JobSpec, key: str, lock: int
     ) -> JobHandle:
-        folder.write_intent(spec, key, adapter.name)
+        array = array_of(spec, adapter.name)
+        folder.write_intent(spec, key, adapter.name, array)
         try:
+            spec = replace(spec, array=array)
             spec = await self._confined(adapter.name, folder, spec)
             adapter.prepare(folder, spec)
             native_id = await adapter.submit(folder, spec, lock)
@@ -273,18 +284,55 @@ class Jobs:
         return self._written(folder, adapter.name, native_id, key) if native_id else None
 
     async def status(self, handle: JobHandle) -> JobStatus:
-        """How a job is. A scheduler that does not answer is told of in the reason."""
+        """How a job is, an array, or the element of one that the handle means.
+
+        A scheduler that does not answer is told of in the reason.
+        """
+        return await self._status(handle)
+
+    async def _status(self, handle: JobHandle, *, fresh: bool = False) -> JobStatus:
         folder, adapter = JobFolder(handle.job_dir), self._adapter(handle.scheduler)
-        ended = folder.ended()
-        record: Record | None = None
-        trouble = ""
-        if ended is None or ended.code != 0 or ended.signal:
-            try:
-                asked = Submitted(folder=folder, native_id=handle.native_id)
-                record = (await adapter.records([asked]))[0].get(None)
-            except (SchedulerUnavailable, DependencyMissing) as error:
-                trouble = error.message
-        return Case(folder, adapter.title, record, trouble).status()
+
+        async def ask(job: Submitted) -> Answer:
+            return await self._poller(adapter).ask(job, fresh=fresh)
+
+        found = self._elements_of(handle)
+        if found is None:
+            status = await status_of(folder, handle.native_id, adapter.title, ask)
+        else:
+            elements = await found.look(ask, fresh=fresh)
+            status = whole(elements) if handle.index is None else elements[handle.index]
+        return with_notices(status, folder)
+
+    async def announce(self, handle: JobHandle) -> None:
+        """Say that a job is waited for, so that the next question is about it, too."""
+        adapter, array = self._adapter(handle.scheduler), JobFolder(handle.job_dir).array()
+        job = Submitted(
+            folder=JobFolder(handle.job_dir),
+            native_id=handle.native_id,
+            indices=array.indices if array else (),
+        )
+        await self._poller(adapter).announce(job)
+
+    async def elements(self, handle: JobHandle) -> Mapping[int, JobStatus]:
+        """How each element of an array is, in order of the indices; of a single job, none."""
+        adapter, found = self._adapter(handle.scheduler), self._elements_of(handle)
+        return await found.look(self._poller(adapter).ask) if found else {}
+
+    def _elements_of(self, handle: JobHandle) -> Elements | None:
+        if handle.job_dir not in self._arrays:
+            folder, adapter = JobFolder(handle.job_dir), self._adapter(handle.scheduler)
+            if (array := folder.array()) is None:
+                return None
+            made = Elements(folder, handle.native_id, adapter.title, array)
+            self._arrays[handle.job_dir] = made
+        return self._arrays[handle.job_dir]
+
+    def _poller(self, adapter: Scheduler) -> Poller:
+        if adapter.name not in self._pollers:
+            seconds = 0.0 if adapter.name == "local" else self._poll_seconds
+            self._pollers[adapter.name] = Poller(adapter, self._polls, seconds)
+        return self._pollers[adapter.name]
 
     async def wait(
         self,
@@ -315,16 +363,16 @@ class Jobs:
             left = float("inf") if deadline is None else deadline - time.monotonic()
             if status.over or left <= 0:
                 return status
-            pause = self.pause(handle, intervals[min(looks, len(intervals) - 1)])
+            pause = intervals[min(looks, len(intervals) - 1)]
             looks += 1
             await self._ended_within(handle, min(pause, left))
 
     async def _ended_within(self, handle: JobHandle, seconds: float) -> None:
         """Sleep, or less where the job's own files say meanwhile that it ended well."""
-        folder, deadline = JobFolder(handle.job_dir), time.monotonic() + seconds
+        folder, deadline = JobFolder(handle.own_dir), time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             await asyncio.sleep(min(left, 1.0))
-            if (ended := folder.ended()) and ended.code == 0:
+            if is_plain(folder.ended()):
                 return
 
     async def logs(
@@ -337,12 +385,16 @@ class Jobs:
     ) -> JobLog:
         """A part of a job's log as it is now, at most 1 MiB; a job without one has an empty one.
 
+        An array has no log of its own: of a handle without an index, the last line of each element.
+
         Args:
             offset: In bytes; a negative one counts from the end. None: of a long log, both ends.
             limit: The most bytes.
             tail_lines: The last lines, in place of `offset`.
         """
-        path = JobFolder(handle.job_dir).log
+        path = JobFolder(handle.own_dir).log
+        if handle.index is None and JobFolder(handle.job_dir).array() is not None:
+            return await asyncio.to_thread(read_last_of_each, JobFolder(handle.job_dir))
         if tail_lines is not None:
             return await asyncio.to_thread(read_tail, path, tail_lines, limit)
         if offset is None:
@@ -356,12 +408,14 @@ class Jobs:
             JobError: The pattern cannot be used, or takes too long.
         """
         try:
-            return await asyncio.to_thread(search_log, JobFolder(handle.job_dir).log, pattern)
+            return await asyncio.to_thread(search_log, JobFolder(handle.own_dir).log, pattern)
         except ValueError as error:
             raise JobError(f"the pattern `{pattern}` cannot be used: {error}") from error
 
     async def cancel(self, handle: JobHandle) -> JobStatus:
         """Ask for the end of a job, and see for some seconds whether it comes.
+
+        An array is ended as a whole, also where the handle means one of its elements.
 
         Raises:
             JobError: The scheduler refuses.
@@ -371,9 +425,17 @@ class Jobs:
         if before.over and before.state != "unknown":
             return before
         folder = JobFolder(handle.job_dir)
-        folder.write("cancelled", f"{time.time()}\n")
-        await self._adapter(handle.scheduler).cancel(folder, handle.native_id)
-        return await self.wait(handle, timeout=CANCEL_SECONDS, intervals=(0.2, 0.5, 1.0))
+        asked = folder.marked("cancelled")
+        if handle.index is None or asked is None or time.time() - asked[1] > CANCEL_SECONDS:
+            folder.write("cancelled", f"{time.time()}\n")
+            await self._adapter(handle.scheduler).cancel(folder, handle.native_id)
+        soon = (0.2, 0.5, 1.0)
+        status = await self.wait(handle, timeout=CLEAR_SECONDS, intervals=soon)
+        if not status.over and handle.index is None:
+            await self._status(handle, fresh=True)  # the one question that is not waited for
+        if status.over:
+            return status
+        return await self.wait(handle, timeout=CANCEL_SECONDS, intervals=soon)
 
     async def remove_ended(self) -> None:
         """Remove the folders of the jobs that were submitted here and are known to be over.

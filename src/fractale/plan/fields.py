@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from fractale.errors import Problem, ProblemList
-from fractale.plan.durations import MOST_SECONDS, parse_duration
+from fractale.plan.durations import AMBIGUOUS, MOST_SECONDS, parse_duration
 from fractale.plan.scalars import clip
 
 if TYPE_CHECKING:
@@ -216,6 +216,11 @@ class Fields:
             return None
         seconds = _seconds(node)
         if seconds is None:
+            if found := AMBIGUOUS.fullmatch(node.source.strip()):
+                minutes = f"0:{int(found[1]):02d}:{found[2]}"
+                message = f"is hours and minutes (`{found[0]}:00`), or minutes and seconds"
+                self.fail(key, "wrong-type", f"`{found[0]}` {message} (`{minutes}`); write which")
+                return None
             self.wrong(key, right)
         elif seconds == 0 and not zero:
             self.fail(key, "bad-value", f"`{key}` must be longer than nothing")

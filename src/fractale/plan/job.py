@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ENV_NAME_PATTERN: Final = "[A-Za-z_][A-Za-z0-9_]*"
 MEMORY_PATTERN: Final = "[0-9]+(\\.[0-9]+)?([KMGT]i?B?)?"
+_SPAN = "[0-9]{1,9}(-[0-9]{1,9}(:[1-9][0-9]{0,8})?)?"
+ARRAY_PATTERN: Final = f"{_SPAN}(,{_SPAN})*(%[1-9][0-9]{{0,8}})?"
 MOST_COUNT: Final = 1_000_000
 COUNTS: Final[Mapping[str, int]] = {
     "nodes": 1,
@@ -79,6 +81,9 @@ def _read(fields: Fields, prefix: str) -> JobPlan:
         script=script,
         command=command,
         **{key: _count(fields, key, least) for key, least in COUNTS.items()},
+        array=_fitting(
+            fields, "array", ARRAY_PATTERN, "indices such as `1-100`, `0-9:3` or `1,5,7-9%2`"
+        ),
         memory=_fitting(fields, "memory", MEMORY_PATTERN, "an amount such as `4G` or `500M`"),
         time=_time(fields),
         queue=_name(fields, "queue"),

@@ -159,6 +159,8 @@ class JobPlan:
         script: The text of a batch script. Either this or `command`.
         command: A program and its arguments; a template that gives a list gives several of them.
         nodes, tasks, cores_per_task, gpus_per_task: Counts; None leaves it to the scheduler.
+        array: The indices of an array, such as ``1-1000%50``: the job's outputs are then a list,
+            the elements' in order. None: the script's own directive counts.
         memory: Per node, such as ``4G``.
         time: Seconds that the job may run, as the scheduler is told.
         queue: The partition or queue.
@@ -177,6 +179,7 @@ class JobPlan:
     tasks: Value = None
     cores_per_task: Value = None
     gpus_per_task: Value = None
+    array: Value = None
     memory: Value = None
     time: Value = None
     queue: Value = None
@@ -210,6 +213,7 @@ JOB_VALUES = (
     "tasks",
     "cores_per_task",
     "gpus_per_task",
+    "array",
     "memory",
     "time",
     "queue",

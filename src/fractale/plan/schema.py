@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from fractale.plan.durations import DURATION_PATTERN
 from fractale.plan.inputs import TYPES
-from fractale.plan.job import COUNTS, ENV_NAME_PATTERN, MOST_COUNT
+from fractale.plan.job import ARRAY_PATTERN, COUNTS, ENV_NAME_PATTERN, MOST_COUNT
 from fractale.plan.rules import NAME_PATTERN
 from fractale.plan.specs import DOTTED_PATTERN, INPUT_NAME_PATTERN, SERVER_NAME_PATTERN
 from fractale.plan.words import APPROVE, FIGURE_TYPES, JOB_KEYS, KINDS, SCHEDULERS, TAKES
@@ -128,7 +128,14 @@ def _step() -> _Schema:
         "allOf": [_needs("tool"), _needs("prompt"), _needs("parallel"), _only_in_jobs()],
         "dependentSchemas": {
             "max_parallel": {"required": ["foreach"]},
-            "keep_going": {"anyOf": [{"required": ["foreach"]}, {"required": ["parallel"]}]},
+            "keep_going": {
+                "anyOf": [
+                    {"required": ["foreach"]},
+                    {"required": ["parallel"]},
+                    {"required": ["job"]},
+                    _says("job"),
+                ]
+            },
         },
     }
 
@@ -179,6 +186,14 @@ def _job() -> _Schema:
                 "anyOf": [{"type": "integer", "minimum": least, "maximum": MOST_COUNT}, templated],
             }
             for name, least in COUNTS.items()
+        },
+        "array": {
+            "description": "The indices of a job array, such as 1-1000%50.",
+            "anyOf": [
+                {"type": "integer", "minimum": 0},
+                {"type": "string", "pattern": f"^{ARRAY_PATTERN}$"},
+                templated,
+            ],
         },
         "memory": {
             "description": "Per node, such as 4G.",

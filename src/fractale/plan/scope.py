@@ -195,6 +195,8 @@ class Scope:
         if text.place == "rule":
             return _rule_problem(reference, text)
         inside = text.within is not None and text.within.step.foreach is not None
+        if name == "index" and _is_of_element(text):
+            return None
         if name in ITEM:
             right = "inside the inputs and the instruction of a step with `foreach`"
             fits = inside and text.place == "template"
@@ -283,6 +285,8 @@ def _output_problem(reference: Reference, text: Text, step: Step) -> Problem | N
     """The outputs of a block, or of a plan that says what it returns, are known."""
     if len(reference.path) < 4 or reference.path[2] != "outputs" or step.foreach:
         return None
+    if step.job is not None and step.job.array is not None:
+        return None
     if step.kind == "parallel":
         names: Collection[str] = [inner.name for inner in step.steps]
     elif step.plan is not None and step.plan.outputs:
@@ -307,6 +311,15 @@ def _rule_problem(reference: Reference, text: Text) -> Problem | None:
         return None
     message = f"the job's outputs are {_list(names)}"
     return _undefined(reference, text, 0, message, [*names, *RULE_NAMES])
+
+
+def _is_of_element(text: Text) -> bool:
+    """Whether a text is rendered for each element of an array."""
+    step = text.within.step if text.within else None
+    job = step.job if step else None
+    if job is None or job.array is None or text.place != "template":
+        return False
+    return text.key != f"{job.prefix}array"
 
 
 def _is_of_job(text: Text) -> bool:

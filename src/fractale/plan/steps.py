@@ -13,6 +13,7 @@ from fractale.plan.model import (
     END_FAILED,
     FAILURE,
     RESERVED_STEP_NAMES,
+    JobPlan,
     Plan,
     Retry,
     Step,
@@ -91,7 +92,7 @@ class StepReader:
             foreach=read_foreach(fields),
             steps=self._parallel(fields, inside=inside) if kind == "parallel" else (),
             plan=included,
-            job=read_job(fields) if kind == "job" else None,
+            job=_job(fields) if kind == "job" else None,
             keep_going=fields.flag("keep_going") or False,
             retry=_retry(fields),
             timeout=fields.seconds("timeout"),
@@ -197,9 +198,21 @@ def _check_keys(fields: Fields, kind: StepKind) -> None:
             fields.fail(key, "empty-value", message)
     if fields.get("max_parallel") and "foreach" not in fields and kind != "parallel":
         fields.fail("max_parallel", "misplaced-key", "`max_parallel` needs `foreach` beside it")
-    if fields.get("keep_going") and "foreach" not in fields and kind != "parallel":
-        message = "`keep_going` needs `foreach` or `parallel` beside it"
+    several = "foreach" in fields or kind in ("parallel", "job")  # a job may be an array
+    if fields.get("keep_going") and not several:
+        message = "`keep_going` needs `foreach`, `parallel` or a job array beside it"
         fields.fail("keep_going", "misplaced-key", message)
+
+
+def _job(fields: Fields) -> JobPlan | None:
+    job = read_job(fields)
+    if job is not None and job.array is not None and "foreach" in fields:
+        message = (
+            "`array` stands in a step with `foreach`; keep one: a `foreach` over jobs is "
+            "submitted as an array anyway"
+        )
+        fields.fail("foreach", "misplaced-key", message)
+    return job
 
 
 def _target(fields: Fields, kind: StepKind) -> str | None:

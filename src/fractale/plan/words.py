@@ -47,6 +47,7 @@ JOB_KEYS: Final = (
     "tasks",
     "cores_per_task",
     "gpus_per_task",
+    "array",
     "memory",
     "time",
     "queue",
@@ -67,6 +68,7 @@ WIDENING: Final = ("confine", "writable", "network")
 FIGURE_KEYS: Final = ("pattern", "type", "take", "required")
 
 JOB_OUTPUTS: Final = (
+    "index",
     "state",
     "reason",
     "evidence",

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -80,7 +80,7 @@ class JobSeen:
             "state": status.state if status else None,
             "over": status.over if status else None,
             "reason": status.reason if status else None,
-            "log_file": str(self.job.folder.log),
+            "log_file": str(self.job.own_folder.log),
             "trouble": self.trouble or None,
         }
 
@@ -117,6 +117,7 @@ class Canceller:
             handle = job.folder.handle() or await self._jobs(None).find(job.key)
             if handle is None:
                 return JobSeen(job=job)
+            handle = replace(handle, index=job.index)
             status = await self._jobs(handle.scheduler).status(handle)
         except FractaleError as error:
             return JobSeen(job=job, handle=job.folder.handle(), trouble=str(error))

@@ -85,6 +85,7 @@ class JobMade:
     Args:
         step: The step's path; of an item of a foreach, ``each[3]``.
         key: What fractale calls it; its folder is named after that.
+        index: Of the element, if it is one of an array: then several have the same key.
         job: What the scheduler calls it.
         line: The last line of its log.
         submitted, started, ended: Unix times in seconds; None if not known.
@@ -99,6 +100,7 @@ class JobMade:
     reason: str = ""
     line: str = ""
     nodes: Sequence[str] = ()
+    index: int | None = None
     submitted: float | None = None
     started: float | None = None
     ended: float | None = None

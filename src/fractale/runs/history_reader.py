@@ -65,6 +65,7 @@ class _Reader:
         self._current: dict[str, Visit] = {}
         self._counts: dict[str, int] = {}
         self._calls: dict[tuple[str, int], CallMade] = {}
+        self._jobs: dict[tuple[str, str], JobMade] = {}
         self._takers: dict[str, Callable[[Data], None]] = {
             "run_started": self._run_started,
             "step_started": self._step_started,
@@ -247,14 +248,17 @@ class _Reader:
         visit = self._owner(event["step"])
         if visit is None or not handle.get("key"):
             return
-        job = next((each for each in visit.jobs if each.key == handle["key"]), None)
+        name = (str(handle["key"]), event["step"])
+        job = self._jobs.get(name)
         if job is None:
             job = JobMade(
                 step=event["step"],
                 key=str(handle["key"]),
                 job=str(event.get("job") or handle.get("native_id") or ""),
                 scheduler=str(event.get("scheduler") or ""),
+                index=handle.get("index"),
             )
+            self._jobs[name] = job
             visit.jobs.append(job)
         job.state, job.reason = str(event.get("state") or ""), str(event.get("reason") or "")
         job.line, job.nodes = str(event.get("line") or ""), list(event.get("nodes") or ())

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fractale.errors import FractaleError
+from fractale.errors import FractaleError, UsageError
 from fractale.runs.history import without_indexes
 from fractale.runs.jobs_told import around
 
@@ -29,7 +29,7 @@ class RunJobs:
     Args:
         root: The folder that has a folder for each job.
         environment: Of the process.
-        queues, cores, poll_seconds, project, state: As `fractale.jobs.Jobs` takes them.
+        queues, cores, poll_seconds, polls, project, state: As `fractale.jobs.Jobs` takes them.
     """
 
     def __init__(
@@ -40,19 +40,21 @@ class RunJobs:
         queues: Path | None = None,
         cores: int | None = None,
         poll_seconds: float = 0.0,
+        polls: Path | None = None,
         project: Path | None = None,
         state: Path | None = None,
     ) -> None:
         self._root = root
         self._environment = environment
-        self._queues, self._cores, self._poll_seconds = queues, cores, poll_seconds
+        self._queues, self._cores = queues, cores
+        self._poll_seconds, self._polls = poll_seconds, polls
         self._project, self._state = project, state
         self._doors: dict[str | None, Jobs] = {}
 
     @classmethod
     def of(cls, root: Path, settings: Settings) -> RunJobs:
         """The jobs in a folder; those of one state folder share the cores of the machine."""
-        from fractale.jobs.service import QUEUES
+        from fractale.jobs.service import POLLS, QUEUES
 
         queues = settings.state_dir / QUEUES
         return cls(
@@ -61,6 +63,7 @@ class RunJobs:
             queues=queues,
             cores=settings.local_cores,
             poll_seconds=settings.poll_seconds,
+            polls=settings.state_dir / POLLS,
             project=settings.project_folder,
             state=settings.state_dir,
         )
@@ -77,6 +80,7 @@ class RunJobs:
                 queues=self._queues,
                 cores=self._cores,
                 poll_seconds=self._poll_seconds,
+                polls=self._polls,
                 project=self._project,
                 state=self._state,
             )
@@ -94,20 +98,27 @@ class RunJobs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunJob:
-    """A batch job that a run submitted.
+    """A batch job that a run submitted, or an element of an array.
 
     Args:
         step: The path of its step; of an item of a foreach, ``each[3]``. If the run was killed
             before it recorded the step, the path in the letters of the job's key.
         attempt: Which attempt of the step it is of, from 1.
-        key: What fractale calls it.
-        folder: Where its log is.
+        key: What fractale calls it; the elements of an array have one key.
+        folder: Of the job, or of the whole array.
+        index: Of the element.
     """
 
     step: str
     attempt: int
     key: str
     folder: JobFolder
+    index: int | None = None
+
+    @property
+    def own_folder(self) -> JobFolder:
+        """Where its log and its end are."""
+        return self.folder if self.index is None else self.folder.element(self.index)
 
 
 def jobs_of(folder: RunFolder, history: RunHistory | None = None) -> list[RunJob]:
@@ -127,17 +138,53 @@ def jobs_of(folder: RunFolder, history: RunHistory | None = None) -> list[RunJob
 
     root = (folder.path / JOBS).absolute()
     there = {each.path.name: each for each in folders_in(root)}
-    found: dict[str, RunJob] = {}
+    found: list[RunJob] = []
     for visit in (history or read_history(folder)).visits:
         for job in visit.jobs:
-            if mine := there.pop(name_of(job.key), None):
-                found[job.key] = RunJob(
-                    step=job.step, attempt=visit.attempt, key=job.key, folder=mine
+            if mine := there.get(name_of(job.key)):
+                made = RunJob(
+                    step=job.step,
+                    attempt=visit.attempt,
+                    key=job.key,
+                    folder=mine,
+                    index=job.index,
                 )
-    for other in there.values():
-        if key := str((other.intent() or {}).get("key") or ""):
+                found.append(made)
+    known = {name_of(job.key) for job in found}
+    for name, other in there.items():
+        key = "" if name in known else str((other.intent() or {}).get("key") or "")
+        if key:
             words = key.removeprefix(f"{folder.run_id}-").rpartition("-")[0]
-            found[key] = RunJob(step=words, attempt=1, key=key, folder=other)
+            found.append(RunJob(step=words, attempt=1, key=key, folder=other))
+    return found
+
+
+def as_submitted(chosen: Sequence[RunJob], jobs: Sequence[RunJob]) -> list[RunJob]:
+    """Some jobs of a run as they were submitted: the elements of an array as one job.
+
+    Args:
+        jobs: All of the run.
+
+    Raises:
+        UsageError: Only some elements of an array are chosen: it can only be ended as a whole.
+    """
+    members: dict[str, list[RunJob]] = {}
+    for job in jobs:
+        members.setdefault(job.key, []).append(job)
+    found: dict[str, RunJob] = {}
+    for job in chosen:
+        if job.index is None:
+            found[job.key] = job
+            continue
+        path = job.step[: job.step.rindex("[")] if job.step.endswith("]") else job.step
+        steps = {each.step for each in chosen if each.key == job.key}
+        if missing := [each.step for each in members[job.key] if each.step not in steps]:
+            raise UsageError(
+                f"`{job.step}` is an element of a job array with `{missing[0]}` and others, and "
+                "an array ends as a whole",
+                hint=f"cancel all of it: name the step `{path}`",
+            )
+        found[job.key] = replace(job, step=path, index=None)
     return list(found.values())
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
+
+from fractale.schedulers.job import JobHandle
 
 LOG = "log"
 """In a job's folder: see `fractale.schedulers.folder`."""
@@ -24,6 +25,7 @@ class JobsTold:
         """
         handle: Mapping[str, Any] = event.get("handle") or {}
         if key := str(handle.get("key") or ""):
+            key = f"{key} {event['step']}"  # the elements of an array have one key
             before = self._jobs.pop(key, {})
             self._jobs[key] = {
                 "started": None,
@@ -80,7 +82,7 @@ class JobsTold:
                     **told,
                     "reason": str(job.get("reason") or ""),
                     "seconds": None if started is None else round(max(0.0, ended - started), 3),
-                    "log": str(Path(job["handle"]["job_dir"]) / LOG),
+                    "log": str(JobHandle.from_dict(job["handle"]).own_dir / LOG),
                     "last_lines": str(job.get("last_lines") or ""),
                 }
             )

@@ -13,12 +13,14 @@ from fractale.clock import SystemClock, elapsed
 from fractale.questions import is_job
 from fractale.runs.jobs import RunJobs
 from fractale.runs.listing import list_runs
+from fractale.schedulers.job import JobHandle
 from fractale.store.index import RunFilter
 from fractale.store.records import RunFolder, RunFolders
 from fractale.store.run_row import events_from_end
 
 if TYPE_CHECKING:
     from fractale.jobs import JobStatus
+    from fractale.settings import Settings
 
 TELLING = ("run_finished", "job_state", "step_finished", "item_finished")
 """The events that say what waits and what has ended."""
@@ -52,27 +54,39 @@ class Looked:
     waiting: Mapping[str, int]
 
 
-def look(state_dir: Path, environment: Mapping[str, str]) -> Looked:
+def look(settings: Settings) -> Looked:
     """Look which of the runs that wait for a job can go on.
+
+    Each scheduler is asked once about all of them, and not at all where it was asked within
+    `poll_seconds`, by whichever process: then its last answer counts.
 
     Runs that were stopped or killed while they waited count, too.
 
     Raises:
         StoreError: The index of runs cannot be used.
     """
-    folders = RunFolders(state_dir)
-    rows = list_runs(state_dir, RunFilter(status=("waiting", "stopped")))
+    folders = RunFolders(settings.state_dir)
+    rows = list_runs(settings.state_dir, RunFilter(status=("waiting", "stopped")))
     waited = {row.id: waited_for(folders.find(row.id)) for row in reversed(rows)}
     jobs = {run: each for run, each in waited.items() if each}
-    return asyncio.run(_look(jobs, environment)) if jobs else Looked((), {})
+    return asyncio.run(_look(jobs, settings)) if jobs else Looked((), {})
 
 
-async def _look(
-    jobs: Mapping[str, Sequence[Mapping[str, Any]]], environment: Mapping[str, str]
-) -> Looked:
+async def _look(jobs: Mapping[str, Sequence[Mapping[str, Any]]], settings: Settings) -> Looked:
     slots = asyncio.Semaphore(MOST_AT_ONCE)
+    doors: dict[Path, RunJobs] = {}
     pairs = [(run, job) for run, each in jobs.items() for job in each if job.get("handle")]
-    found = await asyncio.gather(*(_why_ready(job, environment, slots) for _, job in pairs))
+    handles = [JobHandle.from_dict(job["handle"]) for _, job in pairs]
+    for handle in handles:
+        root = handle.job_dir.parent
+        jobs_of = doors.setdefault(root, RunJobs.of(root, settings))
+        await jobs_of(handle.scheduler).announce(handle)
+    found = await asyncio.gather(
+        *(
+            _why_ready(job, handle, doors[handle.job_dir.parent], slots)
+            for (_, job), handle in zip(pairs, handles, strict=True)
+        )
+    )
     ready: dict[str, str] = {}
     for (run, _), why in zip(pairs, found, strict=True):
         if why:
@@ -82,19 +96,16 @@ async def _look(
 
 
 async def _why_ready(
-    job: Mapping[str, Any], environment: Mapping[str, str], slots: asyncio.Semaphore
+    job: Mapping[str, Any], handle: JobHandle, jobs: RunJobs, slots: asyncio.Semaphore
 ) -> str | None:
     """Why a run can go on with a job; None while it cannot."""
-    from fractale.jobs import JobHandle
-
-    handle, now = JobHandle.from_dict(job["handle"]), time.time()
+    now = time.time()
     async with slots:
-        door = RunJobs(handle.job_dir.parent, environment)(handle.scheduler)
-        status = await door.status(handle)
+        status = await jobs(handle.scheduler).status(handle)
     if status.over and not (status.state == "unknown" and now < float(job.get("patience") or 0)):
-        return f"job {handle.native_id} {_ended(status)}"
+        return f"job {handle.title} {_ended(status)}"
     if _is_late(job, now):
-        return f"job {handle.native_id} took more than the step's timeout"
+        return f"job {handle.title} took more than the step's timeout"
     return None
 
 

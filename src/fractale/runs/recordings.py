@@ -33,7 +33,13 @@ from fractale.store.records import RunFolder, RunFolders
 
 ABOUT_FILE, ZIP = "recording.json", ".zip"
 FILES = ("run.json", "events.jsonl", "journal.jsonl", OFFERED_FILE, "entry.json", PLAN_FILE)
-PATTERNS = ("plan/**/*.yaml", "drafts/**/*.yaml", "outputs/*/*.json", "jobs/*/log")
+PATTERNS = (
+    "plan/**/*.yaml",
+    "drafts/**/*.yaml",
+    "outputs/*/*.json",
+    "jobs/*/log",
+    "jobs/*/elements/*/log",
+)
 UNMASKED = ("plan/", "drafts/", "jobs/", PLAN_FILE)
 """What is not masked when it is written: jobs write logs, people and models write plans."""
 BLOCK = 1024 * 1024

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,6 +13,7 @@ from typing import Any, NoReturn
 from fractale.errors import NotRecorded
 from fractale.runs.replay_compare import Comparison, Rules
 from fractale.runs.replay_words import Divergence
+from fractale.schedulers.job import JobHandle
 from fractale.store.journal import Call, Entry, Kind, Place, checked_line, digest_of
 
 SUBMIT, WAIT, LOGS = "jobs.job_submit", "jobs.job_wait", "jobs.job_logs"
@@ -79,8 +81,8 @@ class RecordedJournal:
         elif known and "result" in data:
             known.at = (start, len(line))
 
-    def settled_jobs(self) -> Iterator[tuple[str, str]]:
-        """The folder of each batch job that is over, with the digest that its calls have."""
+    def settled_jobs(self) -> Iterator[tuple[str, JobHandle]]:
+        """Each batch job that is over, with the digest that its calls have."""
         over: set[str] = set()
         for recorded in self.calls.values():
             if recorded.call.name == WAIT and recorded.at:
@@ -89,9 +91,11 @@ class RecordedJournal:
                     over.add(recorded.call.digest)
         for recorded in self.calls.values():
             if recorded.call.name == SUBMIT and recorded.at:
-                handle: Mapping[str, Any] = self.result(recorded.at).get("structured") or {}
-                if (digest := digest_of(handle.get("key"))) in over:
-                    yield digest, str(handle.get("job_dir"))
+                told: Mapping[str, Any] = self.result(recorded.at).get("structured") or {}
+                with contextlib.suppress(ValueError):
+                    handle = JobHandle.from_dict(told)
+                    if (digest := digest_of(handle.label)) in over:
+                        yield digest, handle
 
     def result(self, at: tuple[int, int]) -> Any:
         """What a call gave."""
@@ -131,7 +135,7 @@ class ReplayJournal:
         journal: RecordedJournal,
         comparison: Comparison,
         rules: Rules,
-        has_log: Callable[[str], bool],
+        has_log: Callable[[JobHandle], bool],
     ) -> None:
         self._journal = journal
         self._comparison = comparison

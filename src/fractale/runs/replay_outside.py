@@ -300,9 +300,10 @@ class RecordedJobs:
         del scheduler
         return self
 
-    def has_log(self, job_dir: str) -> bool:
+    def has_log(self, handle: JobHandle) -> bool:
         """Whether the log of a job is still there."""
-        return (self._place(Path(job_dir)) / LOG_FILE).is_file()
+        kept = replace(handle, job_dir=self._place(handle.job_dir))
+        return (kept.own_dir / LOG_FILE).is_file()
 
     def _place(self, job_dir: Path) -> Path:
         kept = self._folder / job_dir.name

@@ -30,7 +30,7 @@ from fractale.graph.nodes import GaveUp
 from fractale.graph.state import PlanState, initial_state
 from fractale.models import Usage
 from fractale.plan.model import FAILURE, Plan
-from fractale.questions import Answers, is_job
+from fractale.questions import MISSING, Answers, is_job
 from fractale.runs.account import Account
 from fractale.runs.answering import Answering, in_order, step_order
 from fractale.runs.budget import limits_of, spent_by, used_in
@@ -273,7 +273,8 @@ class Session:
     async def _run(
         self, graph: Any, config: dict[str, Any], given: Any, asked: Sequence[Any]
     ) -> RunResult:
-        if questions := [i for i in asked if not is_job(i.value)]:
+        questions = [i for i in asked if not is_job(i.value)]
+        if questions and not self._looks_first([i.value for i in questions]):
             given = await self._answering.replies(questions, self._options.replies)
             if given is None and len(questions) == len(asked):
                 return await self._finished({"__interrupt__": asked})
@@ -289,6 +290,15 @@ class Session:
             given = await self._go_on(values)
             if given is None:
                 return await self._finished(values)
+
+    def _looks_first(self, questions: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether the graph is to look again before anybody is asked.
+
+        Of a job of which nothing was known there may be evidence by now.
+        """
+        replies = self._options.replies
+        unknown = any(each.get("kind") == "job_unknown" for each in questions)
+        return unknown and all(replies.find(each) is MISSING for each in questions)
 
     def _interrupted(self) -> None:
         """The process is being ended: where it was at a question of the person's, that waits on."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Final
 
+from fractale.errors import JobError
 from fractale.schedulers.dialects import read_script, schedulers_of
 from fractale.schedulers.job import JobSpec
-from fractale.schedulers.request import SIZES, Request
+from fractale.schedulers.request import SIZES, Array, Request
 from fractale.schedulers.script import Script
 from fractale.schedulers.sizes import bytes_of
+
+_WAITS: Final = frozenset({"wait", "block", "K"})
+"""Options that have the submitting program wait for the job's end."""
 
 
 def script_of(spec: JobSpec, scheduler: str) -> Script | None:
@@ -22,6 +26,32 @@ def script_of(spec: JobSpec, scheduler: str) -> Script | None:
     if scheduler == "local":
         return read_script(spec.script or "", found[0]) if found else None
     return read_script(spec.script or "", scheduler) if scheduler in found else None
+
+
+def array_of(spec: JobSpec, scheduler: str) -> Array | None:
+    """The array that a job is, by its spec or its script.
+
+    Raises:
+        JobError: The script makes several jobs of one, or holds the submission until the end.
+    """
+    script = script_of(spec, scheduler)
+    for directive in script.reading.directives if script else ():
+        if "components" in directive.sets or directive.option in _WAITS:
+            raise JobError(
+                f"line {directive.line} of the script, `{directive.text}`, "
+                + (
+                    "makes several jobs of one"
+                    if "components" in directive.sets
+                    else "holds the submission until the job is over; fractale waits for it itself"
+                ),
+                hint="take the line out, and submit one job per step",
+            )
+    if script and script.request.components:
+        raise JobError(
+            "the script is of several jobs in one (a heterogeneous job)",
+            hint="submit one job per step",
+        )
+    return spec.array or (script.request.array if script else None)
 
 
 def asked_of(spec: JobSpec, scheduler: str) -> Request:

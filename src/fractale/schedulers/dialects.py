@@ -6,10 +6,14 @@ import importlib
 from collections.abc import Sequence
 from typing import Final, cast
 
+from fractale.schedulers import others
 from fractale.schedulers.script import Dialect, Script
 
 NAMES: Final = ("slurm", "flux", "pbs", "lsf")
 """Schedulers whose scripts fractale reads and writes."""
+
+READ: Final = (*NAMES, "cobalt")
+"""Schedulers whose scripts fractale reads; to write those of the last ones is an error."""
 
 
 def dialect_of(scheduler: str) -> Dialect:
@@ -18,8 +22,10 @@ def dialect_of(scheduler: str) -> Dialect:
     Raises:
         ValueError: There is no such dialect.
     """
-    if scheduler not in NAMES:
-        raise ValueError(f"there is no scheduler `{scheduler}`: there are {', '.join(NAMES)}")
+    if scheduler not in READ:
+        raise ValueError(f"there is no scheduler `{scheduler}`: there are {', '.join(READ)}")
+    if scheduler == "cobalt":
+        return others.DIALECT
     module = importlib.import_module(f"fractale.schedulers.{scheduler}.directives")
     return cast("Dialect", module.DIALECT)
 
@@ -27,7 +33,7 @@ def dialect_of(scheduler: str) -> Dialect:
 def schedulers_of(lines: Sequence[str]) -> tuple[str, ...]:
     """The schedulers whose directives are among the lines, the one with the first line first."""
     first: dict[str, int] = {}
-    for name in NAMES:
+    for name in READ:
         is_directive = dialect_of(name).is_directive
         number = next((i for i, line in enumerate(lines) if is_directive(line)), None)
         if number is not None:
@@ -63,5 +69,7 @@ def read_script(text: str, scheduler: str | None = None) -> Script:
 
 
 def _whose(lines: Sequence[str]) -> str:
-    del lines
-    return "the script has no #SBATCH, #FLUX:, #PBS or #BSUB line"
+    title = others.whose(lines)
+    if title is not None:
+        return f"the script is for {title}, which fractale does not read"
+    return "the script has no #SBATCH, #FLUX:, #PBS, #BSUB or #COBALT line"

@@ -17,8 +17,10 @@
       queued.json            of a local job: what it needs to be started when there are cores for it
       log                    stdout and stderr of the script or command; the wrapper makes it, so
                              that it can be read while the job runs
+      notices.json           what of the job's request does not count with its scheduler
       scheduler.log          what the scheduler itself writes into the job's output
       elements/INDEX/        of an array: `started`, `ended.CODE` and `log` of each element
+      elements.sh            of an array whose elements run different things: what each runs
       lock                   held by whoever submits, also by the submitting program itself
 """
 
@@ -34,14 +36,15 @@ import os
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from fractale.errors import JobError, JobInDoubt, StoreError
 from fractale.private import make_folder, open_private, write_private
-from fractale.schedulers.job import JobHandle, JobSpec
+from fractale.schedulers.job import ELEMENTS, JobHandle, JobSpec
+from fractale.schedulers.request import Array
 
 WITHDRAWN: Final = "withdrawn"
 DIGITS: Final = 13
@@ -98,9 +101,14 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class JobFolder:
-    """The folder of one job."""
+    """The folder of one job, or of one element of an array.
+
+    Args:
+        of_array: Of an element, the folder of the whole array.
+    """
 
     path: Path
+    of_array: Path | None = None
 
     @classmethod
     def of(cls, root: Path, key: str) -> JobFolder:
@@ -124,7 +132,20 @@ class JobFolder:
 
     def element(self, index: int) -> JobFolder:
         """The folder of one element of an array; its wrapper makes it."""
-        return JobFolder(self.path / "elements" / str(index))
+        return JobFolder(self.path / ELEMENTS / str(index), of_array=self.path)
+
+    def begun(self) -> frozenset[int]:
+        """The elements of an array that have a folder: those that have begun."""
+        try:
+            with os.scandir(self.path / ELEMENTS) as found:
+                return frozenset(int(each.name) for each in found if each.name.isdecimal())
+        except FileNotFoundError:
+            return frozenset()
+
+    def array(self) -> Array | None:
+        """The indices of the array that was submitted from here; None of a single job."""
+        text = None if self.of_array else (self.intent() or {}).get("array")
+        return Array.parse(str(text)) if text else None
 
     @property
     def wrapper(self) -> Path:
@@ -175,8 +196,13 @@ class JobFolder:
             return False
         return True
 
-    def write_intent(self, spec: JobSpec, key: str, scheduler: str) -> None:
+    def write_intent(
+        self, spec: JobSpec, key: str, scheduler: str, array: Array | None = None
+    ) -> None:
         """Write down what is to be submitted, before it is. A tag that was given stays.
+
+        Args:
+            array: That of the spec, or of its script.
 
         Raises:
             StoreError: It cannot be written.
@@ -192,11 +218,28 @@ class JobFolder:
             "digest": digest(spec),
             "written": time.time(),
         }
+        if array := array or spec.array:
+            intent["array"] = str(array)
         self.write("intent.json", json.dumps(intent))
 
     def intent(self) -> dict[str, Any] | None:
-        """What was to be submitted; None where nothing was."""
+        """What was to be submitted, also of an element's array; None where nothing was."""
+        if self.of_array is not None:
+            return JobFolder(self.of_array).intent()
         return self.json("intent.json")
+
+    def write_notices(self, notices: Sequence[str]) -> None:
+        """Write down what of the job's request does not count; a success does not hide it.
+
+        Raises:
+            StoreError: It cannot be written.
+        """
+        if notices:
+            self.write("notices.json", json.dumps({"notices": list(notices)}))
+
+    def notices(self) -> tuple[str, ...]:
+        """What of the job's request does not count, in a sentence each."""
+        return tuple(map(str, (self.json("notices.json") or {}).get("notices", ())))
 
     def write_handle(self, handle: JobHandle) -> None:
         """Write down what the scheduler calls the job.
@@ -252,6 +295,8 @@ class JobFolder:
         for entry in self._entries():
             if entry.name.startswith(beginning):
                 return entry.name.removeprefix(beginning), entry.stat().st_mtime
+        if self.of_array is not None and beginning == "cancelled":
+            return JobFolder(self.of_array).marked(beginning)
         return None
 
     def _entries(self) -> list[os.DirEntry[str]]:
@@ -329,10 +374,10 @@ def digest(spec: JobSpec) -> str:
     """What tells one spec from another; a key stands for one of them."""
     facts: dict[str, Any] = {**asdict(spec), "folder": str(spec.folder), "env": dict(spec.env)}
     del facts["launcher"]  # of this machine, and not of the job
-    for later in ("confine", "array"):  # as of jobs from before there were such things
-        if facts[later] is None:
+    for later in ("confine", "array", "elements"):  # as of jobs from before there were such things
+        if not facts[later]:
             del facts[later]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def same_job(folder: JobFolder, spec: JobSpec) -> None:

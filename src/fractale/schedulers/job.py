@@ -21,6 +21,9 @@ JobState = Literal[
     "unknown",
 ]
 
+ELEMENTS: Final = "elements"
+"""Folder in that of an array: it has one for each element that has begun."""
+
 ACTIVE: Final[frozenset[JobState]] = frozenset({"pending", "running"})
 
 
@@ -37,6 +40,22 @@ class Confine:
     writable: tuple[str, ...] = ()
     network: bool = False
     required: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Element:
+    """What one element of an array runs, where its elements run different things.
+
+    Args:
+        script, command: As those of a `JobSpec`: either of them.
+        env: Set beside the variables of the whole array.
+        folder: The working folder.
+    """
+
+    folder: Path
+    script: str | None = None
+    command: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +80,9 @@ class JobSpec:
         confine: How the script or command is confined; None: it is not.
         launcher: What starts the script or command: words before its own.
         array: One element for each index, each with ``FRACTALE_INDEX`` in its environment.
+            `fractale.jobs` fills it from the script's own directive before an adapter sees it.
+        elements: Of an array, index → what that element runs, in place of `script` and `command`,
+            whose directives then only count. Empty: all run the same.
     """
 
     name: str
@@ -80,6 +102,7 @@ class JobSpec:
     confine: Confine | None = None
     launcher: tuple[str, ...] = ()
     array: Array | None = None
+    elements: Mapping[int, Element] = field(default_factory=dict[int, Element], repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +115,7 @@ class JobHandle:
         key: What the caller called it; the same key never is submitted twice.
         job_dir: Its folder: wrapper, log, and the files by which the wrapper says what happened.
         confined: How it is confined, ``bwrap`` or ``landlock``; empty where it is not.
+        index: Of the element of an array that is meant; None: the whole job.
     """
 
     scheduler: str
@@ -99,11 +123,31 @@ class JobHandle:
     key: str
     job_dir: Path
     confined: str = ""
+    index: int | None = None
+
+    @property
+    def own_dir(self) -> Path:
+        """Where the files of the job are, or of the element that is meant: its log, its end."""
+        if self.index is None:
+            return self.job_dir
+        return self.job_dir / ELEMENTS / str(self.index)
+
+    @property
+    def title(self) -> str:
+        """What people call it: ``4711``, or ``4711[7]`` for an element of an array."""
+        return self.native_id if self.index is None else f"{self.native_id}[{self.index}]"
+
+    @property
+    def label(self) -> str:
+        """Its key, and where an element is meant also that."""
+        return self.key if self.index is None else f"{self.key}[{self.index}]"
 
     def as_dict(self) -> dict[str, Any]:
         """The handle as JSON."""
         found = {**asdict(self), "job_dir": str(self.job_dir)}
-        return found if self.confined else {k: v for k, v in found.items() if k != "confined"}
+        return {
+            k: v for k, v in found.items() if k not in ("confined", "index") or v not in ("", None)
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> JobHandle:
@@ -122,6 +166,7 @@ class JobHandle:
             key=str(key),
             job_dir=Path(str(job_dir)),
             confined=str(data.get("confined") or ""),
+            index=index if isinstance(index := data.get("index"), int) else None,
         )
 
 

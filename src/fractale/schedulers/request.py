@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 DependencyKind = Literal["after", "afterany", "afterok", "afternotok", "aftercorr", "singleton"]
 Place = Literal["free", "pack", "scatter"]
@@ -19,8 +21,11 @@ SIZES: Final = frozenset(
 )
 """Fields that say how large the job is."""
 
-GRAVE: Final = SIZES | {"array", "dependencies", "components"}
-"""Fields without which a translation does not do the work of the original."""
+GRAVE: Final = (SIZES - {"most_nodes"}) | {"array", "dependencies", "components"}
+"""Fields without which a translation does not do the work of the original.
+
+Of a range of nodes the least number does the work, so that `most_nodes` is not among them.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +87,17 @@ class Array:
         return ",".join(map(str, self.spans)) + (f"%{self.most}" if self.most else "")
 
     @classmethod
+    def of(cls, indices: Iterable[int], most: int | None = None) -> Array:
+        """The array of these indices, in as few spans of neighbors as there are."""
+        spans: list[Span] = []
+        for index in sorted(set(indices)):
+            if spans and spans[-1].last == index - 1:
+                spans[-1] = Span(first=spans[-1].first, last=index)
+            else:
+                spans.append(Span(first=index, last=index))
+        return cls(spans=tuple(spans), most=most)
+
+    @classmethod
     def parse(cls, text: str) -> Array:
         """An array from ``1-10:2,15%4``.
 
@@ -139,7 +155,7 @@ class Request:
             scheduler writes a file of the name that it gives.
         join: Whether stderr goes into stdout's file.
         append: Whether a file that is there is appended to (True) or overwritten (False).
-        mail_on: ``begin``, ``end``, ``fail`` and the like; ``none``.
+        mail_on: ``begin``, ``end``, ``fail``, ``requeue`` and the like, in lower case; ``none``.
         export: Whether the submitting shell's whole environment is handed on.
         variables: ``NAME`` or ``NAME=value``, handed on or set.
         most_nodes: Of a range; `nodes` is its least.
@@ -151,7 +167,8 @@ class Request:
         place: How chunks are spread over hosts.
         components: More than one: parts of a heterogeneous job, as text.
         signal: As ``USR1@60``: so many seconds before the end.
-        other: Resources and settings that other schedulers may know: ``name=amount``, as written.
+        other: Resources and settings that other schedulers may know: ``name=amount``, as written;
+            a generic resource of Slurm as ``gres/lscratch=100``.
     """
 
     name: str | None = None
@@ -266,3 +283,176 @@ class Totals:
     def as_dict(self) -> Mapping[str, int | None]:
         """The totals as JSON."""
         return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flat:
+    """A request without chunks, for schedulers that have none.
+
+    Args:
+        lost: Field → what of the chunks its other sizes cannot say.
+        notes: What they say otherwise, in a sentence each.
+    """
+
+    request: Request
+    lost: Mapping[str, str]
+    notes: tuple[str, ...]
+
+
+def flat(request: Request) -> Flat:
+    """Say the chunks of a request, and how they are placed, by its other sizes."""
+    if not request.chunks:
+        nodes = 1 if request.place == "pack" and request.nodes is None else request.nodes
+        return Flat(
+            request=dataclasses.replace(request, nodes=nodes, place=None), lost={}, notes=()
+        )
+    lost: dict[str, str] = {}
+    notes: list[str] = []
+    others = sorted({name for chunk in request.chunks for name in chunk.other})
+    if others:
+        lost["other"] = f"asked for by chunk: {', '.join(others)}"
+    sizes = _sizes_of_chunks(request.chunks, request.place or "free", lost, notes)
+    cleared: dict[str, Any] = dict.fromkeys(SIZES | MEMORY)
+    flattened = dataclasses.replace(request, **{**cleared, **sizes, "chunks": (), "place": None})
+    return Flat(request=flattened, lost=lost, notes=tuple(notes))
+
+
+MEMORY: Final = frozenset({"memory", "memory_per_node", "memory_per_core", "memory_per_gpu"})
+"""Fields that say how much memory the job needs."""
+
+
+def _sizes_of_chunks(
+    chunks: tuple[Chunk, ...], place: Place, lost: dict[str, str], notes: list[str]
+) -> dict[str, Any]:
+    count = sum(chunk.count for chunk in chunks)
+    tasks = sum(chunk.count * (chunk.tasks or 1) for chunk in chunks)
+    cores = sum(chunk.count * (chunk.cores or 1) for chunk in chunks)
+    sizes: dict[str, Any] = {"tasks": tasks}
+    nodes = {"scatter": count, "pack": 1}.get(place, 1 if count == 1 else None)
+    if nodes is not None:
+        sizes["nodes"] = nodes
+    if len(chunks) == 1 and nodes and nodes > 1:
+        sizes["tasks_per_node"] = tasks // nodes
+    _cores_of_chunks(chunks, tasks, cores, nodes, sizes, lost)
+    _gpus_of_chunks(chunks, tasks, nodes, sizes)
+    _memory_of_chunks(chunks, nodes, sizes, lost)
+    if nodes is None and any((chunk.tasks or 1) > 1 for chunk in chunks):
+        notes.append(
+            "the tasks of a chunk may run on different hosts: chunks are not kept together"
+        )
+    if nodes and nodes > 1 and len(chunks) > 1:
+        notes.append("the chunks differ: which node gets how many tasks is left to the scheduler")
+    return sizes
+
+
+def _cores_of_chunks(
+    chunks: tuple[Chunk, ...],
+    tasks: int,
+    cores: int,
+    nodes: int | None,
+    sizes: dict[str, Any],
+    lost: dict[str, str],
+) -> None:
+    if not any(chunk.cores for chunk in chunks):
+        return
+    each = {(chunk.cores or 1) / (chunk.tasks or 1) for chunk in chunks}
+    if len(each) == 1 and cores % tasks == 0:
+        sizes["cores_per_task"] = cores // tasks
+    elif len(chunks) == 1 and nodes:
+        sizes["cores_per_node"] = cores // nodes
+    else:
+        most = sizes["cores_per_task"] = math.ceil(max(each))
+        told = " and ".join(
+            f"{chunk.count} of {chunk.cores or 1} cores for {chunk.tasks or 1} tasks"
+            for chunk in chunks
+        )
+        lost["chunks"] = f"{told}: they become {tasks} tasks of {most} cores each"
+
+
+def _gpus_of_chunks(
+    chunks: tuple[Chunk, ...], tasks: int, nodes: int | None, sizes: dict[str, Any]
+) -> None:
+    gpus = sum(chunk.count * (chunk.gpus or 0) for chunk in chunks)
+    alike = len({chunk.gpus or 0 for chunk in chunks}) == 1
+    if gpus and nodes and (alike or nodes == 1):
+        sizes["gpus_per_node"] = gpus // nodes
+    elif gpus and gpus % tasks == 0 and len(chunks) == 1:
+        sizes["gpus_per_task"] = gpus // tasks
+    elif gpus:
+        sizes["gpus"] = gpus
+
+
+def _memory_of_chunks(
+    chunks: tuple[Chunk, ...], nodes: int | None, sizes: dict[str, Any], lost: dict[str, str]
+) -> None:
+    memory = sum(chunk.count * (chunk.memory or 0) for chunk in chunks)
+    alike = len({chunk.memory or 0 for chunk in chunks}) == 1
+    if memory and nodes and (alike or nodes == 1):
+        sizes["memory_per_node"] = memory // nodes
+    elif memory:
+        per_core = {(chunk.memory or 0) / (chunk.cores or 1) for chunk in chunks}
+        sizes["memory_per_core"] = math.ceil(max(per_core))
+        if len(per_core) > 1:
+            lost["memory"] = "chunks differ in memory per core: each core gets the most of them"
+
+
+_MARK: Final = re.compile(r"\{\{(\w+)\}\}")
+
+
+def write_name(
+    name: str, marks: Mapping[str, str], literal: Callable[[str], str] = str
+) -> tuple[str, tuple[str, ...]]:
+    """Write a file name of a request with a scheduler's own marks.
+
+    Args:
+        marks: Mark without braces → what the scheduler writes for it.
+        literal: How the scheduler writes what is no mark.
+
+    Returns:
+        The name, and the marks that the scheduler has not: they are left out.
+    """
+    parts = _MARK.split(name)
+    missing = tuple(mark for mark in parts[1::2] if mark not in marks)
+    written = (marks.get(part, "") if i % 2 else literal(part) for i, part in enumerate(parts))
+    return "".join(written), missing
+
+
+def in_folder(folder: str, stream: Literal["o", "e"], request: Request) -> str:
+    """The file that a scheduler writes into a folder: ``NAME.oID``, of an array with its index."""
+    ids = "{{array_id}}.{{index}}" if request.array else "{{id}}"
+    return f"{folder}{{{{name}}}}.{stream}{ids}"
+
+
+def take_broken(said: dict[str, Any]) -> dict[str, str]:
+    """Take the fields whose text has several lines away: no directive line can say it.
+
+    Returns:
+        Field → why it is lost.
+    """
+
+    def broken(value: object) -> bool:
+        parts = cast("tuple[object, ...]", value) if isinstance(value, tuple) else (value,)
+        return any(isinstance(part, str) and len(part.splitlines()) > 1 for part in parts)
+
+    lost = {name: "it has several lines" for name, value in said.items() if broken(value)}
+    for name in lost:
+        del said[name]
+    return lost
+
+
+def join_dependencies(dependencies: Iterable[Dependency]) -> tuple[Dependency, ...]:
+    """The same with one dependency for neighbors of one kind."""
+    joined: list[Dependency] = []
+    for each in dependencies:
+        if joined and joined[-1].kind == each.kind:
+            jobs = tuple(dict.fromkeys((*joined[-1].jobs, *each.jobs)))
+            joined[-1] = Dependency(kind=each.kind, jobs=jobs)
+        else:
+            joined.append(each)
+    return tuple(joined)
+
+
+def split_hosts(text: str) -> tuple[str, ...]:
+    """The names in ``n[1-4,7],login1``, those with brackets in one piece."""
+    found = (each.strip() for each in re.findall(r"(?:[^,\[\]]|\[[^\]]*\])+", text))
+    return tuple(each for each in found if each)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from fractale.errors import JobError
-from fractale.private import touch_private
+from fractale.private import touch_private, write_private
 from fractale.schedulers.folder import JobFolder, disk
-from fractale.schedulers.job import JobSpec
+from fractale.schedulers.job import ELEMENTS, JobSpec
 
 NO_FOLDER: Final = 72
 NO_CLAIM: Final = 73
@@ -63,9 +64,7 @@ done
 (
   trap - TERM INT HUP XCPU USR1 USR2
   umask "$mask"
-{env}  cd {folder} || exit 1
-  exec {words}
-) < /dev/null >> log 2>&1 &
+{env}{run}) < /dev/null >> log 2>&1 &
 child=$!
 while :; do
   wait "$child"; code=$?
@@ -78,8 +77,10 @@ touch .ending; mv -f .ending "ended.$code$signal"
 
 
 _ELEMENT: Final = """FRACTALE_INDEX={index}; export FRACTALE_INDEX
-mkdir -p "elements/$FRACTALE_INDEX" && cd "elements/$FRACTALE_INDEX" || exit {no_claim}
+mkdir -p "{elements}/$FRACTALE_INDEX" && cd "{elements}/$FRACTALE_INDEX" || exit {no_claim}
 """
+_BY_INDEX: Final = "elements.sh"
+"""File of an array's folder: what each element runs, of one whose elements run different things."""
 
 
 def write_wrapper(
@@ -105,17 +106,21 @@ def write_wrapper(
         raise JobError("a job has either a script or a command", hint="give one of them")
     if spec.script:
         folder.write("script", spec.script)
+    run = _run(spec.folder, [*spec.launcher, *_words(folder, spec.script, spec.command, "script")])
+    if spec.elements:
+        folder.write(_BY_INDEX, _by_index(folder, spec))
+        run = f"  . {shlex.quote(str(folder.path / _BY_INDEX))}\n  exit 1\n"
+    element = _ELEMENT.format(index=index, elements=ELEMENTS, no_claim=NO_CLAIM)
     text = _TEXT.format(
         directives="".join(f"{line}\n" for line in directives),
         dir=shlex.quote(str(folder.path)),
         id=native_id,
-        element=_ELEMENT.format(index=index, no_claim=NO_CLAIM) if spec.array else "",
+        element=element if spec.array else "",
         no_folder=NO_FOLDER,
         no_claim=NO_CLAIM,
         not_mine=NOT_MINE,
-        env="".join(f"  export {line}\n" for line in _settings(folder, spec)),
-        folder=shlex.quote(str(spec.folder)),
-        words=shlex.join([*spec.launcher, *_words(folder, spec)]),
+        env=_exports(_settings(folder, spec)),
+        run=run,
         epilogue=_epilogue(spec),
     )
     folder.write(folder.wrapper.name, text)
@@ -130,21 +135,50 @@ def _epilogue(spec: JobSpec) -> str:
     return f"{shlex.join(spec.epilogue)} < /dev/null > epilogue.log 2>&1\n"
 
 
-def _words(folder: JobFolder, spec: JobSpec) -> list[str]:
+def _run(folder: Path, words: Sequence[str]) -> str:
+    return f"  cd {shlex.quote(str(folder))} || exit 1\n  exec {shlex.join(words)}\n"
+
+
+def _by_index(folder: JobFolder, spec: JobSpec) -> str:
+    """What each element runs, as a ``case`` of the shell; equal scripts are one file."""
+    files: dict[str, str] = {}
+    cases: list[str] = []
+    for index, element in sorted(spec.elements.items()):
+        name = "script"
+        if element.script:
+            name = files.setdefault(element.script, f"script-{len(files) + 1}")
+        words = [*spec.launcher, *_words(folder, element.script, element.command, name)]
+        exports = _exports(_lines_of(element.env))
+        cases.append(f"{index})\n{exports}{_run(element.folder, words)};;\n")
+    for text, name in files.items():
+        with disk(folder.path / name):
+            write_private(folder.path / name, text, errors="surrogateescape")
+    return f'case "$FRACTALE_INDEX" in\n{"".join(cases)}esac\n'
+
+
+def _words(folder: JobFolder, script: str | None, command: Sequence[str], name: str) -> list[str]:
     """The script by its own interpreter, so that the folder may be one that runs no programs."""
-    if not spec.script:
-        return list(spec.command)
-    first = spec.script.partition("\n")[0]
+    if not script:
+        return list(command)
+    first = script.partition("\n")[0]
     program = first[2:].strip().split(None, 1) if first.startswith("#!") else ["/bin/sh"]
-    return [*(program or ["/bin/sh"]), str(folder.path / "script")]
+    return [*(program or ["/bin/sh"]), str(folder.path / name)]
+
+
+def _exports(lines: Sequence[str]) -> str:
+    return "".join(f"  export {line}\n" for line in lines)
+
+
+def _lines_of(variables: Mapping[str, str]) -> list[str]:
+    for name in variables:
+        if not _NAME.fullmatch(name):
+            raise JobError(f"`{name}` is no name of an environment variable")
+    return [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
 
 
 def _settings(folder: JobFolder, spec: JobSpec) -> list[str]:
-    for name in spec.env:
-        if not _NAME.fullmatch(name):
-            raise JobError(f"`{name}` is no name of an environment variable")
     own = {"FRACTALE_JOB_DIR": str(folder.path), "FRACTALE_JOB_NAME": spec.name}
     for name in ("nodes", "tasks", "cores_per_task", "gpus_per_task"):
         if (value := getattr(spec, name)) is not None:
             own[f"FRACTALE_JOB_{name.upper()}"] = str(value)
-    return [f"{name}={shlex.quote(value)}" for name, value in {**own, **spec.env}.items()]
+    return _lines_of({**own, **spec.env})

@@ -21,7 +21,7 @@ from fractale.settings.files import (
     trust_store,
     user_folder,
 )
-from fractale.settings.model import DEFAULT_MAX_ATTEMPTS, Price, Settings
+from fractale.settings.model import DEFAULT_MAX_ATTEMPTS, DEFAULT_POLL_SECONDS, Price, Settings
 from fractale.settings.rules import PolicySettings, added, read_policy
 from fractale.settings.secrets import (
     STORE_VARIABLE,
@@ -280,7 +280,10 @@ class _Merged:
         values["store"] = read_store(values.get("store"))
         if values.get("audit"):
             values["audit"] = here / Path(str(values["audit"])).expanduser()
-        values["poll_seconds"] = _seconds("poll_seconds", values.get("poll_seconds") or 0)
+        given = values.get("poll_seconds")
+        values["poll_seconds"] = _seconds(
+            "poll_seconds", DEFAULT_POLL_SECONDS if given in (None, "") else given
+        )
         found: set[str] = set()
         found.update(*(secrets_of_variable(name, value) for name, value in env.items()))
         found.update(*(server.secrets for server in values["servers"].values()))

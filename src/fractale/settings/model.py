@@ -18,6 +18,9 @@ from fractale.settings.waiting import Waiting
 DEFAULT_PROVIDER = "gemini"
 DEFAULT_MODELS = {"gemini": "gemini-2.5-pro", "openai": "gpt-4.1", "local": "smollm2-135m"}
 DEFAULT_MAX_ATTEMPTS = 100
+DEFAULT_POLL_SECONDS = 60.0
+"""Sites forbid tighter polling; the files of a job are looked at more often."""
+
 LOCK_FILE = "fractale.lock"
 
 
@@ -53,7 +56,7 @@ class Settings:
     state_dir: Path = Path(PROJECT_FOLDER)
     store: str | None = field(default=None, repr=False)
     audit: Path | None = None
-    poll_seconds: float = 0.0
+    poll_seconds: float = DEFAULT_POLL_SECONDS
     servers: Mapping[str, ServerSettings] = field(default_factory=dict[str, ServerSettings])
     prices: Mapping[str, Price] = field(default_factory=dict[str, Price])
     policy: PolicySettings = field(default_factory=PolicySettings)

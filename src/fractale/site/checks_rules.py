@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Final
 
 from fractale.audit import FILE
-from fractale.graph.job_wait import INTERVALS
 from fractale.masking import Masker
 from fractale.settings import STARTED_BY, Settings
 from fractale.settings.secrets import shown_arguments
@@ -116,12 +115,11 @@ def _inodes(pid: int) -> set[str]:
 def _polling(settings: Settings) -> Check:
     what, least = "polling", settings.poll_seconds
     if least:
-        return _check(what, f"a scheduler is asked about a job at most every {least:g} s")
-    pauses = f"{INTERVALS[0]:g} s at first, later {INTERVALS[-1]:g} s"
+        return _check(what, f"a scheduler is asked about all jobs at most every {least:g} s")
     return _check(
         what,
-        f"`poll_seconds` is not set: {pauses} between two looks at a job",
-        "set `poll_seconds: 30`, or what the site asks for",
+        "`poll_seconds` is 0: a scheduler is asked at each look at a job",
+        "leave `poll_seconds` out (60), or set what the site asks for",
         warns=True,
     )
 

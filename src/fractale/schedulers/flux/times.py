@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Final
 
 UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+_FIGURE: Final = re.compile(r"(\d+\.?\d*|\.\d+)(ms|s|m|h|d)?")
+
+
+def read_limit(text: str) -> float:
+    """A time limit as flux batch reads it, in seconds; infinity where 0 turns it off.
+
+    Raises:
+        ValueError: flux batch refuses the text.
+    """
+    return _seconds(text, "m") or math.inf
+
+
+def read_duration(text: str) -> float:
+    """A Flux standard duration: a number with a unit, seconds if it has none.
+
+    Raises:
+        ValueError: The text is no such number.
+    """
+    return _seconds(text, "s")
 
 
 def read_time(text: str) -> int:
@@ -14,15 +36,24 @@ def read_time(text: str) -> int:
     Raises:
         ValueError: The text is no such number.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?", text.strip())
+    return round(_seconds(text, "m"))
+
+
+def _seconds(text: str, unit: str) -> float:
+    match = _FIGURE.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"`{text}` is not a time such as 90s, 5m or 1.5h")
-    return round(float(match[1]) * UNITS[match[2] or "m"])
+    return float(match[1]) * UNITS[match[2] or unit]
 
 
-def write_time(seconds: int) -> str:
-    """Seconds as Flux writes them, in the largest whole unit: ``100s``, ``5m``, ``2h``."""
+def write_time(seconds: float) -> str:
+    """Seconds as Flux writes them, in the largest whole unit: ``100s``, ``5m``, ``2h``.
+
+    Infinity is 0, which is no limit for Flux.
+    """
+    if math.isinf(seconds):
+        return "0"
     for unit in ("d", "h", "m"):
         if seconds and seconds % UNITS[unit] == 0:
-            return f"{seconds // int(UNITS[unit])}{unit}"
-    return f"{seconds}s"
+            return f"{int(seconds // UNITS[unit])}{unit}"
+    return f"{int(seconds) if seconds == int(seconds) else seconds}s"

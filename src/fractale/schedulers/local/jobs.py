@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
 import re
 import signal
@@ -16,18 +17,20 @@ import sys
 import time
 from asyncio.subprocess import DEVNULL
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from fractale.errors import JobError, SchedulerUnavailable
 from fractale.private import touch_private
 from fractale.schedulers.adapter import Record, Submitted
+from fractale.schedulers.asked import asked_of, script_of
 from fractale.schedulers.folder import JobFolder, Started, disk, facts_of
 from fractale.schedulers.job import JobSpec, JobState, Queue
 from fractale.schedulers.local import minder
 from fractale.schedulers.local import queue as local_queue
-from fractale.schedulers.sizes import bytes_of
+from fractale.schedulers.request import Request
+from fractale.schedulers.script import Script
 from fractale.schedulers.wrapper import write_wrapper
 from fractale.settings import without_secrets
 
@@ -40,6 +43,25 @@ _STATES: Final[Mapping[str, JobState]] = {
     "timeout": "timeout",
     "out_of_memory": "out_of_memory",
 }
+_REFUSED: Final[Mapping[str, str]] = {
+    "dependencies": "waits for other jobs",
+    "components": "is of several parts (a heterogeneous job)",
+    "begin": "begins at a time of its own",
+    "hold": "is held until it is released",
+    "server": "is for another cluster",
+}
+"""Fields of a `Request` without which a job would not be what was asked for."""
+
+_IGNORED: Final = frozenset(
+    {
+        *("account", "queues", "qos", "reservation", "mail_on", "mail_to", "constraint", "hosts"),
+        *("without_hosts", "licenses", "signal", "requeue", "input", "workdir", "shell", "place"),
+        *("other", "gpu_kind", "comment"),
+    }
+)
+"""Fields that mean nothing here: they are told, since the script names them."""
+
+_GPUS: Final = ("nvidia[0-9]*", "kfd", "dri/renderD*")
 _MINDED: Final = re.compile(r"([a-z_]+)\.(-?\d+)")
 
 
@@ -63,13 +85,20 @@ class Local:
         return True
 
     def prepare(self, folder: JobFolder, spec: JobSpec) -> None:
-        """Write the wrapper; directives in a script are for others."""
-        if (spec.nodes or 1) > 1:
-            raise JobError(
-                f"the job asks for {spec.nodes} nodes, and without a scheduler there is one",
-                hint="ask for one node, or submit where there is Slurm, Flux, PBS or LSF",
-            )
-        write_wrapper(folder, spec, native_id='"$FRACTALE_JOB_ID"')
+        """Write the wrapper, and what of the script's directives does not count here.
+
+        Raises:
+            JobError: The job asks for what this machine cannot give.
+        """
+        script = script_of(spec, self.name)
+        request = asked_of(spec, self.name)
+        _refuse(request, script)
+        folder.write_notices(_notices(request, script))
+        variables = dict(
+            each.split("=", 1) for each in request.variables if "=" in each and script is not None
+        )
+        spec = replace(spec, env={**variables, **spec.env})
+        write_wrapper(folder, spec, native_id='"$FRACTALE_JOB_ID"', index='"$FRACTALE_INDEX"')
 
     async def submit(self, folder: JobFolder, spec: JobSpec, lock: int) -> str:
         """Put the job into the queue, and start it if there are cores for it."""
@@ -77,6 +106,8 @@ class Local:
         number = await asyncio.to_thread(self._add, folder, spec)
         if (await asyncio.to_thread(_look, self._queue)).can_start:
             await self._start_next()
+        if spec.array is not None:  # its elements begin one after the other
+            return str(_queued(folder)["id"])
         deadline = time.monotonic() + START_SECONDS
         while not _minder(folder) and await asyncio.to_thread(self._is_starting, folder, number):
             if time.monotonic() > deadline:
@@ -112,15 +143,20 @@ class Local:
         return self.cores or len(os.sched_getaffinity(0))
 
     def _add(self, folder: JobFolder, spec: JobSpec) -> int:
-        facts = {
+        request = asked_of(spec, self.name)
+        totals, seconds = request.totals(), request.seconds or 0
+        facts: dict[str, Any] = {
             "queue": str(self._queue),
             "host": socket.gethostname(),
-            "cores": (spec.tasks or 1) * (spec.cores_per_task or 1),
+            "cores": self._limit if request.exclusive else totals.cores,
             "limit": self._limit,
-            "seconds": spec.time or 0,
-            "memory": bytes_of(spec.memory) if spec.memory else 0,
+            "seconds": seconds if math.isfinite(seconds) else 0,
+            "memory": totals.memory,
             "environment": without_secrets(self.environment),
         }
+        if spec.array is not None:
+            facts["indices"] = [(each.first, each.last, each.step) for each in spec.array.spans]
+            facts["most"] = spec.array.most or 0
         (folder.path / local_queue.TRIED).unlink(missing_ok=True)
         with disk(self._queue), local_queue.gate(self._queue):
             number = local_queue.new_number(self._queue)
@@ -149,10 +185,36 @@ class Local:
 
     async def records(self, jobs: Sequence[Submitted]) -> list[Mapping[int | None, Record]]:
         """What it says about each."""
-        found = [await self._record(job.folder, job.native_id) for job in jobs]
-        return [{None: record} if record else {} for record in found]
+        found: list[Mapping[int | None, Record]] = []
+        for job in jobs:
+            if job.indices:
+                found.append(await self._elements(job))
+            else:
+                record = await self._record(job.folder)
+                found.append({None: record} if record else {})
+        return found
 
-    async def _record(self, folder: JobFolder, native_id: str) -> Record | None:
+    async def _elements(self, job: Submitted) -> dict[int | None, Record]:
+        """What is known of elements of an array: of each that begins, what its minder left."""
+        waits: Record | None = None
+        if not job.folder.marked(local_queue.CANCELLED):
+            waits = await self._record(job.folder)  # starts what can be started, too
+        found: dict[int | None, Record] = {}
+        begun = job.folder.begun()
+        for index in job.indices:
+            folder = job.folder.element(index)
+            record = None
+            if index in begun and (_minder(folder) or folder.marked("minded.")):
+                record = await self._record(folder)
+            elif waits is None and job.folder.marked(local_queue.CANCELLED):
+                record = Record(state="cancelled", said="cancelled", evidence="local queue")
+            elif waits is not None:
+                record = waits
+            if record is not None:
+                found[index] = record
+        return found
+
+    async def _record(self, folder: JobFolder) -> Record | None:
         """What its minder left, or whether that is still there."""
         if minded := folder.marked("minded."):
             return _minded(folder, *minded)
@@ -193,13 +255,16 @@ class Local:
             return _minded(folder, *minded)
         if facts := _minder(folder):
             return self._claimed(folder, facts)
-        before = sum(1 for entry in queue.waiting if entry.number < number)
+        before = sum(1 for entry in queue.waiting if entry.number < number and not entry.indices)
         said = f"{queue.used} of {queued['limit']} in use, {before} before it"
         words = "is about to start" if number in queue.running else "waits for free cores"
         return Record(state="pending", said=said, evidence="local queue", words=words)
 
     async def cancel(self, folder: JobFolder, native_id: str) -> None:
         """Ask the minder to end the job, and see that it does; take one that waits out."""
+        if folder.array() is not None:
+            await self._cancel_elements(folder)
+            return
         deadline = time.monotonic() + CANCEL_SECONDS
         while not folder.marked("minded."):
             facts = _minder(folder)
@@ -218,6 +283,14 @@ class Local:
                 raise SchedulerUnavailable(f"the job has not ended for {CANCEL_SECONDS:.0f} s")
             await asyncio.sleep(0.1)
 
+    async def _cancel_elements(self, folder: JobFolder) -> None:
+        """End the elements of an array that run; those whose turn has not come get none."""
+        if queued := _queued(folder):
+            await self._start_next(Path(queued["queue"]))
+        begun = [folder.element(index) for index in sorted(folder.begun())]
+        left = [each for each in begun if not each.marked("minded.") and not each.ended()]
+        await asyncio.gather(*(self.cancel(each, "") for each in left))
+
     async def queues(self) -> list[Queue]:
         """The machine as a queue of one node."""
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -231,6 +304,47 @@ class Local:
                 default=True,
             )
         ]
+
+
+def _refuse(request: Request, script: Script | None) -> None:
+    """See that this machine can do what a job asks for.
+
+    Raises:
+        JobError: It cannot.
+    """
+    totals = request.totals()
+    elsewhere = "leave it out, or submit where there is Slurm, Flux, PBS or LSF"
+    if (totals.nodes or 1) > 1:
+        raise JobError(
+            f"the job asks for {totals.nodes} nodes, and without a scheduler there is one",
+            hint="ask for one node, or submit where there is Slurm, Flux, PBS or LSF",
+        )
+    if totals.gpus and not any(list(Path("/dev").glob(pattern)) for pattern in _GPUS):
+        raise JobError(
+            f"the job asks for {totals.gpus} GPUs, and this machine has none", hint=elsewhere
+        )
+    options = {each.option for each in script.reading.directives} if script else set[str]()
+    for name, words in _REFUSED.items():
+        # What a request cannot say of it (`--begin=tomorrow`) is there all the same.
+        if getattr(request, name) or name in options:
+            raise JobError(
+                f"the job's script {words}, which needs a scheduler (`scheduler: local` has none)",
+                hint=elsewhere,
+            )
+
+
+def _notices(request: Request, script: Script | None) -> list[str]:
+    """What of the script's directives does not count on this machine, in a sentence each."""
+    found: list[str] = []
+    if request.totals().gpus:
+        found.append("GPUs are not assigned to local jobs: the job sees all that are there")
+    for directive in script.reading.directives if script else ():
+        ignored = sorted(directive.sets & _IGNORED)
+        if ignored or directive.untold or directive.invalid:
+            why = directive.invalid or directive.untold or "it has no meaning without a scheduler"
+            line = f"line {directive.line}: `{directive.text}`"
+            found.append(f"{line} does not count for a local job: {why}")
+    return found
 
 
 def _look(

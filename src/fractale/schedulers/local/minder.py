@@ -94,8 +94,11 @@ class Minder:
         ending = self._folder / ".minded"
         open(ending, "ab", opener=for_owner).close()
         with open(self._folder / "scheduler.log", "ab", opener=for_owner) as log:
+            own = self._folder / "wrapper.sh"
+            # An element of an array is run by the wrapper of the array.
+            path = own if own.exists() else self._folder.parents[1] / own.name
             wrapper = subprocess.Popen(  # noqa: S603 - written by fractale
-                ["/bin/sh", str(self._folder / "wrapper.sh")],
+                ["/bin/sh", str(path)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

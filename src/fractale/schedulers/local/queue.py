@@ -6,6 +6,9 @@
       gate            locked by whoever looks at the queue, adds to it, or starts what can be
       last            the number of the last job
       00000017        a job: its folder, its cores, how many may be in use. Locked by its minder
+      00000018        an array: also its indices, how many may run at a time, and how many of them
+                      had their turn. Locked by nobody
+      00000018.7      an element of it whose turn has come: as a job
 
 A job's number is its place. What it needs to be started is in its own folder (`queued.json`), so
 that a lost queue is made again by whoever looks at the job. Locks end with their processes: a job
@@ -22,7 +25,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +34,44 @@ WITHDRAWN = "minded.cancelled.-15"
 """What a minder leaves of a job that was cancelled; made for one that never had any."""
 
 TRIED = "submit.err"
+CANCELLED = "cancelled"
+ELEMENTS = "elements"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A job in the queue.
+    """A job in the queue, or an array, whose elements are entries once their turn has come.
 
     Args:
-        cores: That it takes; never more than its limit.
+        cores: That it takes, or each element; never more than its limit.
         limit: How many cores may be in use with it.
+        indices: Of an array, as ``[first, last, step]`` each.
+        most: How many elements may run at a time; 0 for any number.
+        turn: How many elements had their turn.
     """
 
     path: Path
     folder: Path
     cores: int
     limit: int
+    indices: tuple[tuple[int, int, int], ...] = ()
+    most: int = 0
+    turn: int = 0
 
     @property
     def number(self) -> int:
-        """Its place."""
-        return int(self.path.name)
+        """Its place; of an element, that of its array."""
+        return int(self.path.name.partition(".")[0])
+
+    def next_index(self) -> int | None:
+        """The index of the element whose turn it is; None where all had theirs."""
+        left = self.turn
+        for first, last, step in self.indices:
+            span = range(first, last + 1, step)
+            if left < len(span):
+                return span[left]
+            left -= len(span)
+        return None
 
 
 @dataclass(slots=True)
@@ -60,21 +81,36 @@ class Queue:
     Args:
         used: Cores that running jobs have.
         running: Their numbers.
+        elements: Number of an array → how many of its elements run.
         waiting: In order.
     """
 
     used: int = 0
     running: set[int] = field(default_factory=set[int])
+    elements: dict[int, int] = field(default_factory=dict[int, int])
     waiting: list[Entry] = field(default_factory=list[Entry])
 
     @property
     def can_start(self) -> bool:
         """Whether there are cores for the first that waits: none is started before it."""
-        return bool(self.waiting) and self.fits(self.waiting[0])
+        ready = next((entry for entry in self.waiting if not self.is_full(entry)), None)
+        return ready is not None and self.fits(ready)
 
     def fits(self, entry: Entry) -> bool:
         """Whether there are cores for a job."""
         return not self.used or self.used + entry.cores <= entry.limit
+
+    def is_full(self, entry: Entry) -> bool:
+        """Whether as many elements of an array run as may: then those behind it come first."""
+        return bool(entry.most) and self.elements.get(entry.number, 0) >= entry.most
+
+    def runs(self, entry: Entry) -> None:
+        """Count a job that runs, or an element."""
+        self.used += entry.cores
+        if "." in entry.path.name:
+            self.elements[entry.number] = self.elements.get(entry.number, 0) + 1
+        else:
+            self.running.add(entry.number)
 
 
 @contextlib.contextmanager
@@ -107,6 +143,8 @@ def add(queue: Path, number: int, folder: Path, facts: Mapping[str, Any]) -> Non
     path = queue / f"{number:08d}"
     if not path.exists():
         told = {"folder": str(folder), "cores": facts["cores"], "limit": facts["limit"]}
+        if facts.get("indices"):
+            told |= {"indices": facts["indices"], "most": facts["most"], "turn": 0}
         _write(path, json.dumps(told))
 
 
@@ -125,12 +163,16 @@ def _for_owner(path: str, flags: int) -> int:
 
 
 def _entries(queue: Path) -> Iterator[Entry]:
-    for path in sorted(each for each in queue.glob("[0-9]*") if each.name.isdecimal()):
+    for path in sorted(queue.glob("[0-9]*")):
         try:
             told = json.loads(path.read_text())
             limit = max(int(told["limit"]), 1)
             cores = min(max(int(told["cores"]), 1), limit)
-            yield Entry(path, Path(told["folder"]), cores, limit)
+            more = (), 0, 0
+            if told.get("indices"):
+                spans = tuple((int(a), int(b), int(c)) for a, b, c in told["indices"])
+                more = spans, int(told["most"]), int(told["turn"])
+            yield Entry(path, Path(told["folder"]), cores, limit, *more)
         except FileNotFoundError:
             continue
         except (ValueError, LookupError, TypeError):  # a power cut took what was in it
@@ -141,16 +183,29 @@ def survey(queue: Path) -> Queue:
     """Which jobs run and which wait; those that are over are taken out. Only inside the gate."""
     found = Queue()
     for entry in _entries(queue):
-        with _taken(entry) as descriptor:
-            standing = "runs" if descriptor is None else _standing(entry.folder)
+        if entry.indices:
+            standing = _standing_of_array(entry)
+        else:
+            with _taken(entry) as descriptor:
+                standing = "runs" if descriptor is None else _standing(entry.folder)
         if standing == "over":
             entry.path.unlink(missing_ok=True)
         elif standing == "waits":
             found.waiting.append(entry)
         else:
-            found.used += entry.cores
-            found.running.add(entry.number)
+            found.runs(entry)
     return found
+
+
+def _standing_of_array(entry: Entry) -> str:
+    """Whether elements of an array still wait for their turn: those that had it are entries."""
+    try:
+        names = {path.name for path in entry.folder.iterdir()}
+    except FileNotFoundError:
+        return "over"
+    if QUEUED not in names or CANCELLED in names or entry.next_index() is None:
+        return "over"
+    return "waits"
 
 
 @contextlib.contextmanager
@@ -178,7 +233,7 @@ def _standing(folder: Path) -> str:
         return "over"
     if "minder" in names:
         return "runs" if _goes_on(folder) else "over"
-    if "cancelled" in names:
+    if CANCELLED in names or (folder.parent.parent / CANCELLED).exists():
         open(folder / WITHDRAWN, "ab", opener=_for_owner).close()
         return "over"
     return "waits"
@@ -200,13 +255,60 @@ def start_next(queue: Path, minder: str) -> None:
     with gate(queue):
         found = survey(queue)
         for entry in found.waiting:
-            if not found.fits(entry):
+            if entry.indices:
+                if not _start_elements(queue, found, entry, minder):
+                    return
+            elif not found.fits(entry):
                 return
-            # One that cannot be started keeps no other from it.
-            with contextlib.suppress(OSError, ValueError, LookupError), _taken(entry) as descriptor:
-                if descriptor is not None:
-                    _start(queue, entry, minder, descriptor)
-                    found.used += entry.cores
+            else:
+                _try_start(queue, found, entry, minder)
+
+
+def _try_start(queue: Path, found: Queue, entry: Entry, minder: str) -> None:
+    """Start a job. One that cannot be started keeps no other from it."""
+    with contextlib.suppress(OSError, ValueError, LookupError), _taken(entry) as descriptor:
+        if descriptor is not None:
+            _start(queue, entry, minder, descriptor)
+            found.runs(entry)
+
+
+def _start_elements(queue: Path, found: Queue, array: Entry, minder: str) -> bool:
+    """Start the elements of an array whose turn it is.
+
+    Returns:
+        Whether those behind the array may start: it has no more, or as many run as may.
+    """
+    facts = json.loads((array.folder / QUEUED).read_text())
+    while (index := array.next_index()) is not None and not found.is_full(array):
+        if not found.fits(array):
+            return False
+        if element := _take_turn(array, index, facts):
+            _try_start(queue, found, element, minder)
+        array = replace(array, turn=array.turn + 1)
+        told = json.loads(array.path.read_text())
+        _write(array.path, json.dumps({**told, "turn": array.turn}))
+    return True
+
+
+def _take_turn(array: Entry, index: int, facts: Mapping[str, Any]) -> Entry | None:
+    """Make an entry of an element; None where it had its turn, and this was not written down."""
+    folder = array.folder / ELEMENTS / str(index)
+    path = array.path.with_name(f"{array.path.name}.{index}")
+    try:
+        names = {each.name for each in folder.iterdir()}
+    except FileNotFoundError:
+        names = set[str]()
+    if path.exists() or any(name.startswith(("minder", "minded.")) for name in names):
+        return None
+    for each in (folder.parent, folder):
+        if not each.is_dir():
+            each.mkdir(exist_ok=True)
+            each.chmod(0o700)
+    own = {key: value for key, value in facts.items() if key not in ("indices", "most")}
+    env = {**own["environment"], "FRACTALE_INDEX": str(index)}
+    _write(folder / QUEUED, json.dumps({**own, "id": f"{facts['id']}_{index}", "environment": env}))
+    _write(path, json.dumps({"folder": str(folder), "cores": array.cores, "limit": array.limit}))
+    return Entry(path, folder, array.cores, array.limit)
 
 
 def _start(queue: Path, entry: Entry, minder: str, descriptor: int) -> None:

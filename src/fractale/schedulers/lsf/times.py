@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 
@@ -11,7 +12,13 @@ def read_time(text: str) -> int:
     Raises:
         ValueError: The text is neither.
     """
-    match = re.fullmatch(r"(?:(\d+):)?(\d+)(?:/\S+)?", text.strip())
+    match = re.fullmatch(r"(?:([0-9]{1,9}):)?([0-9]{1,9})(?:/\S+)?", text.strip())
     if match is None:
         raise ValueError(f"`{text}` is not a time such as 90 or 1:30")
     return int(match[1] or 0) * 3600 + int(match[2]) * 60
+
+
+def write_time(seconds: float) -> str:
+    """Seconds as ``H:MM``, rounded up to whole minutes."""
+    hours, minutes = divmod(math.ceil(seconds / 60), 60)
+    return f"{hours}:{minutes:02d}"

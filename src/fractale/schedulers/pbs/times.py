@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 
 def read_time(text: str) -> int:
-    """PBS's walltime: ``S``, ``M:S`` or ``H:M:S``.
+    """PBS's walltime: ``S``, ``M:S``, ``H:M:S`` or Torque's ``D:H:M:S``, with a decimal part.
 
     Raises:
         ValueError: The text is none of these.
     """
-    if not re.fullmatch(r"\d+(:\d+){0,2}", text.strip()):
+    match = re.fullmatch(r"([0-9]{1,12}(?::[0-9]{1,12}){0,3})(?:\.([0-9]*))?", text.strip())
+    if match is None:
         raise ValueError(f"`{text}` is not a time such as 3600 or 01:00:00")
+    parts = [int(part) for part in match[1].split(":")]
+    days = parts.pop(0) if len(parts) == 4 else 0
     total = 0
-    for part in text.strip().split(":"):
-        total = total * 60 + int(part)
-    return total
+    for part in parts:
+        total = total * 60 + part
+    return days * 86400 + total + (1 if (match[2] or "0").ljust(3, "0")[:3] >= "500" else 0)
+
+
+def write_time(seconds: float) -> str:
+    """Seconds, rounded up, as ``HH:MM:SS``; hours may be more than 24."""
+    hours, rest = divmod(math.ceil(seconds), 3600)
+    return f"{hours:02d}:{rest // 60:02d}:{rest % 60:02d}"

@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
+import math
 import re
+from typing import Final
+
+_TIME: Final = re.compile(r"(?:(\d+)-)?(\d*)(?::(\d*))?(?::(\d*))?")
+
+
+def read_limit(text: str) -> float:
+    """A time limit as sbatch reads it: a time, or infinity for ``UNLIMITED`` and 0.
+
+    Raises:
+        ValueError: sbatch refuses the text.
+    """
+    if text.lower() in ("unlimited", "infinite", "-1"):
+        return math.inf
+    return read_time(text) or math.inf
 
 
 def read_time(text: str) -> int:
-    """Slurm's time: ``M``, ``M:S``, ``H:M:S``, ``D-H``, ``D-H:M`` or ``D-H:M:S``.
+    """Slurm's time: ``M``, ``M:S``, ``H:M:S``, ``D-H``, ``D-H:M`` or ``D-H:M:S``, also ``D-``.
 
     Raises:
         ValueError: The text is none of these.
     """
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
-    if match is None:
+    match = _TIME.fullmatch(text.strip())
+    if match is None or "" in (match[3], match[4]) or (not match[1] and not match[2]):
         raise ValueError(f"`{text}` is not a time such as 90, 01:30:00 or 2-12:00")
     days, *rest = match.groups()
-    parts = [int(part) for part in rest if part is not None]
+    parts = [int(part or 0) for part in rest if part is not None]
     if days is None and len(parts) < 3:  # without days the first figure is minutes
         parts = [0, *parts]
     hours, minutes, seconds = (*parts, 0, 0)[:3]
     return int(days or 0) * 86400 + hours * 3600 + minutes * 60 + seconds
 
 
-def write_time(seconds: int) -> str:
-    """Seconds as ``H:MM:SS``, with days in front where there are any."""
-    days, rest = divmod(seconds, 86400)
+def write_time(seconds: float) -> str:
+    """Seconds as ``H:MM:SS``, with days in front where there are any; infinity as UNLIMITED.
+
+    0 is no limit for Slurm, so a limit below a second is written as one second.
+    """
+    if math.isinf(seconds):
+        return "UNLIMITED"
+    days, rest = divmod(max(math.ceil(seconds), 1), 86400)
     hours, rest = divmod(rest, 3600)
     clock = f"{hours:02d}:{rest // 60:02d}:{rest % 60:02d}"
     return f"{days}-{clock}" if days else clock

@@ -1,0 +1,496 @@
+"""Many jobs in few submissions: a job array, and a foreach over jobs as arrays.
+
+Each element, or item, is a task of its own: rendered, waited for, judged by the step's rules,
+recorded. Only the submission is shared. Which jobs go out together is kept in the run's notes
+before the first is submitted, so that a run that was killed submits the same arrays again, which
+is to find them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.graph import END
+from langgraph.runtime import Runtime
+from langgraph.types import Send
+
+from fractale.errors import CallError, FractaleError, TemplateError
+from fractale.evidence import Notice
+from fractale.graph import tool_calls
+from fractale.graph.context import RunContext
+from fractale.graph.entering import prepare
+from fractale.graph.flow import labels_of
+from fractale.graph.inside import charge, item_outputs
+from fractale.graph.job_spec import arguments_of, read_array, spec_of
+from fractale.graph.nodes import StepNode
+from fractale.graph.outcome import DEFAULT_SUCCESS, CallResult, Decision, failed_by
+from fractale.graph.state import ItemState
+from fractale.graph.visit import Visit
+from fractale.graph.wiring import retry_policy, tries_of
+from fractale.jobs.arrays import in_order, words_of_states
+from fractale.plan.expressions import render
+from fractale.plan.model import FAILURE, SUCCESS
+from fractale.schedulers.asked import array_of, script_of
+from fractale.schedulers.dialects import schedulers_of
+from fractale.schedulers.folder import digest
+from fractale.schedulers.job import Element, JobHandle, JobSpec, JobState
+from fractale.schedulers.request import Array
+from fractale.toolbox import ToolInfo
+
+if TYPE_CHECKING:
+    from fractale.jobs import Jobs
+
+ITEM: Final = "item"
+"""The node of an element in the graph of a job step."""
+
+SUBMIT = ToolInfo(
+    name="job_submit",
+    server="jobs",
+    description="Submit a batch job.",
+    annotations={"readOnlyHint": False, "destructiveHint": False},
+)
+"""What policy is asked about: the tool of `fractale.tools.jobs` that does the same."""
+
+MOST_TOGETHER: Final = 1000
+"""Elements of one array that a foreach is submitted as: what schedulers take where nobody has set
+another limit (Slurm's ``MaxArraySize`` is 1001, LSF's ``MAX_JOB_ARRAY_SIZE`` 1000)."""
+
+MOST_ELEMENTS: Final = 10_000
+"""Of an array in a job step, whose elements are tasks of the run."""
+
+
+async def submit_job(
+    visit: Visit, jobs: Jobs, spec: JobSpec, key: str, index: int | None = None
+) -> JobHandle:
+    """Submit a job, or an array: every submission of a job step goes through here.
+
+    Args:
+        visit: Of the step, or of the item whose own job it is.
+        index: The element of the array that is meant.
+
+    Raises:
+        JobError: The scheduler refuses it.
+        SchedulerUnavailable: It does not answer.
+        JobInDoubt: It cannot be told whether it was submitted.
+    """
+    del visit
+    return replace(await jobs.submit(spec, key=key), index=index)
+
+
+class Tally:
+    """How many of the jobs of a foreach, or of an array, are in which state.
+
+    Args:
+        total: How many jobs there are.
+        is_array: Whether they are the elements of an array of the plan.
+    """
+
+    def __init__(self, total: int, *, is_array: bool = False) -> None:
+        self.total = total
+        self.is_array = is_array
+        self._states: dict[str, JobState] = {}
+        self._counts = Counter[JobState]()
+
+    def at(self, path: str, state: JobState) -> dict[str, int]:
+        """Take note of the state of a job; gives the counts by state."""
+        before = self._states.get(path)
+        if before is not None:
+            self._counts[before] -= 1
+        self._states[path] = state
+        self._counts[state] += 1
+        return in_order(self._counts)
+
+
+@dataclass(slots=True)
+class ArrayJob:
+    """One submission for several jobs: whoever comes first makes it.
+
+    Args:
+        visit: Of the step.
+    """
+
+    visit: Visit
+    spec: JobSpec
+    key: str
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _handle: JobHandle | None = None
+    _fault: FractaleError | None = None
+    _tries: int = 0
+
+    async def submitted(self, jobs: Jobs, tries: int) -> JobHandle:
+        """The array, submitted once.
+
+        Args:
+            tries: Which try of the step's `retry` this is: what failed is tried once per try,
+                for all elements together.
+
+        Raises:
+            FractaleError: As `submit_job`.
+        """
+        async with self._lock:
+            if self._fault is not None and tries <= self._tries:
+                raise self._fault
+            if self._handle is None:
+                self._tries = tries
+                try:
+                    self._handle = await submit_job(self.visit, jobs, self.spec, self.key)
+                except FractaleError as error:
+                    self._fault = error
+                    raise
+        return self._handle
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The job of an item, as an element of an array."""
+
+    array: ArrayJob
+    index: int
+
+    async def submitted(self, jobs: Jobs, tries: int) -> JobHandle:
+        """The handle of the element.
+
+        Raises:
+            FractaleError: As `submit_job`.
+        """
+        return replace(await self.array.submitted(jobs, tries), index=self.index)
+
+
+def part_of(visit: Visit, agreed: Mapping[str, Any], wanted: Mapping[str, Any]) -> Part | None:
+    """The part of an array that the job of a visit is; None where it is submitted by itself."""
+    part = visit.context.arrays.get(visit.scope.get("index", -1))
+    return part if dict(agreed) == dict(wanted) else None
+
+
+def alone(visit: Visit, jobs: Jobs, spec: JobSpec) -> tuple[JobSpec, int | None]:
+    """A job that is submitted by itself, and its index if it is an element of an array.
+
+    Raises:
+        TemplateError: It is an array inside a foreach.
+    """
+    tally = visit.context.tally
+    if tally is None:
+        return spec, None
+    if tally.is_array:
+        index = int(visit.scope["index"])
+        return replace(spec, array=Array.of([index])), index
+    if array_of(spec, jobs.scheduler) is not None:
+        raise TemplateError(
+            "the script of an item is a job array itself",
+            position=visit.step.position,
+            hint="take the directive out of the script: a `foreach` is submitted as an array",
+        )
+    return spec, None
+
+
+# Which jobs go out together
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """The job of an item.
+
+    Args:
+        kind: Equal for jobs that may go out together.
+    """
+
+    spec: JobSpec
+    scheduler: str | None
+    kind: str
+
+
+def arrays_of_items(
+    leaf: StepNode, visit: Visit, items: Sequence[Any], most: int | None
+) -> dict[str, Any]:
+    """What the context of a foreach over jobs knows of its arrays.
+
+    Args:
+        most: How many of the jobs may run at a time; None for any number.
+    """
+    tally = Tally(len(items))
+    scopes = {
+        index: {"item": visit.context.mask(item), "index": index}
+        for index, item in enumerate(items)
+    }
+    groups = _Groups(leaf, visit, scopes)
+    chunks = groups.found(at_least=2, at_most=MOST_TOGETHER)
+    if most is not None and (sum(map(len, chunks)) < len(items) or len(chunks) > most):
+        return {"tally": tally}  # only one who starts all of them can bound them
+    arrays: dict[int, Part] = {}
+    for chunk in chunks:
+        share = max(1, most * len(chunk) // len(items)) if most is not None else None
+        numbers = {item: number for number, item in enumerate(chunk, 1)}
+        arrays |= groups.array(numbers, Array.of(numbers.values(), share))
+    return {"arrays": arrays, "tally": tally}
+
+
+class _Groups:
+    """The jobs of items, put together where a scheduler can have them as one array."""
+
+    def __init__(
+        self, leaf: StepNode, visit: Visit, scopes: Mapping[int, Mapping[str, Any]]
+    ) -> None:
+        self._visit = visit
+        self._leaf = leaf
+        task = str(visit.config.get("configurable", {}).get("checkpoint_ns", ""))
+        self._unique = f"{visit.context.run_id}#{task}#{visit.path}#{visit.attempts}#array"
+        self._note = f"arrays {hashlib.sha256(self._unique.encode()).hexdigest()[:16]}"
+        # A replay is given the handles, and has no scheduler.
+        can = visit.deps.patient and visit.deps.jobs is not None
+        self._known: Any = visit.context.notes.get(self._note) if can else None
+        jobs = {i: self._job(i, scope) for i, scope in scopes.items()} if can else {}
+        self._jobs = {index: job for index, job in jobs.items() if job is not None}
+
+    def found(self, *, at_least: int, at_most: int) -> list[list[int]]:
+        """The items that go out together, as they did when the run first came here."""
+        if self._known is not None:
+            return [list(Array.parse(str(text)).indices) for text in self._known]
+        kinds: dict[str, list[int]] = {}
+        for index, job in self._jobs.items():
+            kinds.setdefault(job.kind, []).append(index)
+        chunks = [
+            chunk
+            for found in kinds.values()
+            for start in range(0, len(found), at_most)
+            if len(chunk := found[start : start + at_most]) >= at_least
+        ]
+        if self._jobs:
+            kept = [str(Array.of(chunk)) for chunk in chunks]
+            self._visit.context.notes.put(self._note, kept)
+        return chunks
+
+    def array(self, numbers: Mapping[int, int], array: Array) -> dict[int, Part]:
+        """Item → its part of one array.
+
+        Args:
+            numbers: Item → index of its element.
+        """
+        jobs = {number: self._jobs[item].spec for item, number in numbers.items()}
+        first = next(iter(jobs.values()))
+        elements = {
+            number: Element(
+                folder=spec.folder, script=spec.script, command=spec.command, env=spec.env
+            )
+            for number, spec in jobs.items()
+        }
+        are_equal = all(each == next(iter(elements.values())) for each in elements.values())
+        spec = replace(first, array=array, elements={} if are_equal else elements)
+        if not are_equal:
+            spec = replace(spec, env={})
+        unique = f"{self._unique}#{min(numbers)}"
+        words = re.sub(r"[^A-Za-z0-9_]+", "-", self._visit.path).strip("-")[:40]
+        name = hashlib.sha256(unique.encode()).hexdigest()[:12]
+        job = ArrayJob(self._visit, spec, f"{self._visit.context.run_id}-{words}-{name}")
+        return {item: Part(job, number) for item, number in numbers.items()}
+
+    def _job(self, index: int, scope: Mapping[str, Any]) -> _Job | None:
+        """The job of an item; None where it has to go by itself, or cannot go at all."""
+        visit = self._visit
+        item = Visit(
+            step=self._leaf.step,
+            path=f"{visit.path}[{index}]",
+            deps=self._leaf.deps,
+            context=visit.context,
+            config=visit.config,
+            scope={**visit.scope, **scope},
+            flow=visit.flow,
+        )
+        try:
+            prepare(item)
+            wanted = arguments_of(item)
+            if visit.context.mask(wanted) != wanted or not self._is_free(item, wanted):
+                return None
+            spec, scheduler = spec_of(item, wanted)
+            return _Job(spec, scheduler, self._kind(spec, scheduler))
+        except (FractaleError, ValueError):
+            return None  # it fails by itself, with its own words
+
+    def _is_free(self, item: Visit, wanted: Mapping[str, Any]) -> bool:
+        """Whether nobody has to agree to the job. What was begun was agreed to."""
+        chosen_by = "model" if item.context.drafted else "plan"
+        free = item.step.approve not in ("ask", "always") and not item.context.drafted
+        return self._known is not None or (
+            free and tool_calls.is_allowed(item, SUBMIT, wanted, chosen_by)
+        )
+
+    def _kind(self, spec: JobSpec, scheduler: str | None) -> str:
+        """What has to be equal of the jobs of an array.
+
+        Raises:
+            TemplateError: The job is an array itself, and the items are not its elements.
+        """
+        lines = (spec.script or "").splitlines()
+        directives: tuple[str, ...] = ()
+        if schedulers_of(lines):
+            name = scheduler or _scheduler(self._visit)
+            script = script_of(spec, name)
+            if self._visit.step.foreach is not None and script and script.request.array:
+                raise TemplateError("an array", position=self._visit.step.position)
+            directives = tuple(each.text for each in script.reading.directives) if script else ()
+        program = spec.command[:1] if spec.confine else ()
+        same = replace(spec, script="x", command=(), env={}, folder=Path(), array=None, elements={})
+        return repr((scheduler, digest(same), directives, program))
+
+
+def _scheduler(visit: Visit) -> str:
+    """The scheduler that jobs go to; ``local`` where that cannot be known, as in a replay."""
+    jobs: Any = visit.deps.jobs(None) if visit.deps.jobs else None
+    return str(getattr(jobs, "scheduler", "local"))
+
+
+# An array of the plan, or of its script
+
+
+def array_of_step(visit: Visit) -> Array | None:
+    """The array that a job step is; None where it is one job.
+
+    Raises:
+        TemplateError: What was rendered is no array.
+        JobError: The script is of several jobs.
+    """
+    job = visit.step.job
+    if job is not None and job.array is not None:
+        return read_array(visit, render(job.array, visit.scope))
+    script, scheduler = visit.inputs.get("script"), visit.inputs.get("scheduler")
+    if not isinstance(script, str) or not schedulers_of(script.splitlines()):
+        return None
+    spec = JobSpec(name=visit.step.name, folder=Path(), script=script)
+    return array_of(spec, str(scheduler) if scheduler else _scheduler(visit))
+
+
+async def run_array(leaf: StepNode, visit: Visit, array: Array) -> CallResult:
+    """Run each element as an item of the step; those that went well before are not run again."""
+    indices = array.indices
+    if len(indices) > MOST_ELEMENTS:
+        raise TemplateError(
+            f"an array of a step has at most {MOST_ELEMENTS:,} elements, and this one "
+            f"{len(indices):,}",
+            position=visit.step.where("array"),
+            hint="let each element do several, by its index",
+        )
+    _render_first(visit, indices[0])
+    kept = _went_well_before(visit, indices)
+    rest = [index for index in indices if str(index) not in kept]
+    groups = _Groups(leaf, visit, {index: {"item": index, "index": index} for index in rest})
+    parts: dict[int, Part] = {}
+    chunks = groups.found(at_least=1, at_most=len(indices))
+    for chunk in chunks:
+        most = array.most and max(1, array.most * len(chunk) // len(rest))
+        whole = replace(array, most=most) if len(chunk) == len(indices) else None
+        own = {index: index for index in chunk}
+        parts |= groups.array(own, whole or Array.of(chunk, most))
+    context = replace(
+        visit.context,
+        item_scope=visit.scope,
+        item_flow=visit.flow,
+        item_path=visit.path,
+        arrays=parts,
+        tally=Tally(len(indices), is_array=True),
+    )
+    after = await visit.inside.ainvoke({"items": rest}, visit.config, context=context)
+    charge(visit, after.get("spent", {}))
+    results = {**kept, **after["results"]}
+    found = [results[str(index)] for index in indices]
+    visit.seen.add(labels_of(*found))
+    return _gather(leaf, dict(zip(indices, found, strict=True)))
+
+
+def _render_first(visit: Visit, index: int) -> None:
+    """What the step is said to be given: the job of its first element."""
+    job = visit.step.job
+    if job is None or job.array is None:
+        return
+    scope = visit.scope
+    visit.scope = {**scope, "item": index, "index": index}
+    try:
+        prepare(visit)
+    except CallError:
+        visit.inputs = {}  # the element says what is wrong
+    finally:
+        visit.scope = scope
+
+
+def _went_well_before(visit: Visit, indices: Sequence[int]) -> dict[str, Any]:
+    """The results of the elements of this very job that went well in the attempt before.
+
+    Only where that attempt failed: after a success the step is to do all of its work again.
+    """
+    before = visit.state.get("steps", {}).get(visit.step.name, {})
+    store, mask = visit.deps.outputs, visit.context.mask
+    if before.get("outcome") != "failure" or not visit.inputs:
+        return {}
+    if store.get(before.get("inputs")) != mask(dict(visit.inputs)):
+        return {}
+    outputs = store.get(before.get("outputs"))
+    if not isinstance(outputs, list):
+        return {}
+    found: dict[str, Any] = {}
+    for each in cast("list[Any]", outputs):
+        if isinstance(each, dict) and "error" not in each:
+            element = cast("dict[str, Any]", each)
+            found[str(element.get("index"))] = {
+                "outcome": SUCCESS,
+                "event": SUCCESS,
+                "decided_by": "default",
+                "reason": "",
+                "outputs": store.put(element),
+            }
+    known = {name: result for name, result in found.items() if int(name) in set(indices)}
+    return known if len(known) < len(indices) else {}
+
+
+def add_elements(builder: Any, leaf: StepNode) -> None:
+    """Add the node of an element to the graph of a job step."""
+    graph = leaf.inside
+
+    async def item(state: ItemState, runtime: Runtime[Any], config: RunnableConfig) -> ItemState:
+        context: RunContext = runtime.context
+        return await leaf.visit_item(state, context, config, tries_of(runtime), inside=graph)
+
+    builder.add_node(ITEM, item, input_schema=ItemState, retry_policy=retry_policy(leaf))
+    builder.add_edge(ITEM, END)
+
+
+def send_elements(state: Mapping[str, Any]) -> list[Send]:
+    """The elements that are to run; none where the step is one job."""
+    items: Iterable[int] = state.get("items") or ()
+    total = len(list(items))
+    return [Send(ITEM, ItemState(item=index, index=index, total=total)) for index in items]
+
+
+def _gather(node: StepNode, results: Mapping[int, dict[str, Any]]) -> CallResult:
+    """The elements' outputs in order, and what they mean for the step, as for a foreach."""
+    outputs = [item_outputs(node, result) for result in results.values()]
+    states: dict[int, JobState] = {}
+    for (index, result), output in zip(results.items(), outputs, strict=True):
+        is_job = isinstance(output, dict) and "state" in output
+        state = str(cast("dict[str, Any]", output)["state"]) if is_job else "failed"
+        bad = result["outcome"] == FAILURE
+        states[index] = cast(
+            "JobState", "completed" if not bad else "failed" if state == "completed" else state
+        )
+    failed = [result for result in results.values() if result["outcome"] == FAILURE]
+    words = words_of_states(states)
+    if failed:
+        words = f"{words}; first: {failed[0].get('error', '')}"
+        if not node.step.keep_going or len(failed) == len(results):
+            return CallResult(outputs=outputs, matched=failed_by(failed[0]["decided_by"], words))
+    decision = replace(DEFAULT_SUCCESS, reason=words)
+    own = [each for each in results.values() if each["event"] not in (SUCCESS, FAILURE)]
+    if own:
+        decision = Decision(
+            outcome="success", event=own[0]["event"], decided_by="rule", reason=own[0]["reason"]
+        )
+    notices = [Notice(kind="failed", message=words)] if failed else []
+    told = {
+        notice["message"]: notice for each in results.values() for notice in each.get("notices", ())
+    }
+    return CallResult(outputs=outputs, matched=decision, notices=(*notices, *told.values()))

@@ -1,0 +1,253 @@
+"""Questions to a scheduler: one for all jobs that wait, and no more than one in a while.
+
+Sites forbid tight polling. Whoever waits for a job says so in a file of the state folder; whoever
+asks next asks about all of them, and leaves the answers there. So many steps, many runs and many
+processes on one state folder ask once.
+
+.. code-block:: text
+
+    polls/               in the state folder
+      slurm.json         when Slurm was last asked, which jobs are waited for, what it said of them
+      slurm.lock         held by whoever asks
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import time
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, cast
+
+from fractale.errors import DependencyMissing, JobError, SchedulerUnavailable
+from fractale.private import make_folder, open_private, write_private
+from fractale.schedulers.adapter import Record, Scheduler, Submitted
+from fractale.schedulers.folder import JobFolder
+from fractale.schedulers.job import ACTIVE
+
+WANTED_SECONDS: Final = 900.0
+"""How long a job is asked about for somebody who has not said again that they wait for it."""
+
+KEPT_SECONDS: Final = 3600.0
+"""How long an answer is kept that nobody waits for any more."""
+
+LOCK_PATIENCE: Final = 90.0
+"""Seconds; the program of a scheduler that does not answer is ended before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a scheduler said about a job.
+
+    Args:
+        records: As an adapter gives them; None: it was not asked about this job yet.
+        trouble: Why it did not answer.
+        at: When it was asked, in Unix time.
+        due: Seconds until it may be asked again.
+    """
+
+    records: Mapping[int | None, Record] | None = None
+    trouble: str = ""
+    at: float = 0.0
+    due: float = 0.0
+
+
+@dataclass(slots=True)
+class _Known:
+    """What the file holds."""
+
+    asked: float = 0.0
+    trouble: str = ""
+    wanted: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    answers: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+
+
+class Poller:
+    """Asks one scheduler.
+
+    Args:
+        folder: Where the answers are shared.
+        seconds: The least time between two questions; 0: each look is a question of its own.
+    """
+
+    def __init__(self, adapter: Scheduler, folder: Path, seconds: float) -> None:
+        self._adapter = adapter
+        self._seconds = seconds
+        self._path = folder / f"{adapter.name}.json"
+        self._known = _Known()
+        self._read: tuple[int, int] | None = None
+
+    async def ask(self, job: Submitted, *, fresh: bool = False) -> Answer:
+        """What the scheduler says about a job, or said when it was last asked.
+
+        Args:
+            fresh: Ask now, because something was done to the job.
+        """
+        if self._seconds <= 0:
+            return await self._ask_now(job)
+        key = str(job.folder.path)
+        self._load()
+        if not fresh and self._is_over(key, job):
+            return self._answer(key)
+        if fresh or self._due() <= 0 or not self._is_wanted(key):
+            async with self._locked():
+                self._load()
+                self._want(key, job)
+                if fresh or self._due() <= 0:
+                    await self._question()
+                self._save()
+        return self._answer(key)
+
+    async def announce(self, job: Submitted) -> None:
+        """Have the next question be about this job, too."""
+        key = str(job.folder.path)
+        self._load()
+        if self._seconds > 0 and not self._is_wanted(key) and not self._is_over(key, job):
+            async with self._locked():
+                self._load()
+                self._want(key, job)
+                self._save()
+
+    async def _ask_now(self, job: Submitted) -> Answer:
+        now = time.time()
+        try:
+            records = (await self._adapter.records([job]))[0]
+        except (SchedulerUnavailable, DependencyMissing) as error:
+            return Answer(trouble=error.message, at=now)
+        return Answer(records=records, at=now)
+
+    async def _question(self) -> None:
+        """Ask about every job that is waited for."""
+        known, now = self._known, time.time()
+        known.wanted = {
+            key: each
+            for key, each in known.wanted.items()
+            if float(each["until"]) > now and _is_there(key)
+        }
+        known.asked, known.trouble = now, ""
+        self._save()  # before it is asked: whoever is killed now has asked
+        jobs = {key: self._submitted(key, each) for key, each in known.wanted.items()}
+        try:
+            found = await self._adapter.records(list(jobs.values()))
+        except (SchedulerUnavailable, DependencyMissing, JobError) as error:
+            known.trouble = error.message
+            return
+        for (key, job), records in zip(jobs.items(), found, strict=True):
+            before = known.answers.get(key, {}).get("records", {})
+            over = {name: each for name, each in before.items() if each["state"] not in ACTIVE}
+            told = {_name(index): asdict(record) for index, record in records.items()}
+            known.answers[key] = {"at": now, "records": {**over, **told}}
+            if self._is_over(key, job):
+                del known.wanted[key]
+        known.answers = {
+            key: each
+            for key, each in known.answers.items()
+            if key in known.wanted or now - float(each["at"]) < KEPT_SECONDS
+        }
+
+    def _submitted(self, key: str, wanted: Mapping[str, Any]) -> Submitted:
+        """A job as adapters are asked about it; of an array, the elements that are not over."""
+        folder = JobFolder(Path(key))
+        indices: tuple[int, ...] = ()
+        if wanted.get("array") and (array := folder.array()):
+            told = self._known.answers.get(key, {}).get("records", {})
+            over = {name for name, record in told.items() if record["state"] not in ACTIVE}
+            indices = tuple(index for index in array.indices if _name(index) not in over)
+        return Submitted(folder=folder, native_id=str(wanted["id"]), indices=indices)
+
+    def _is_over(self, key: str, job: Submitted) -> bool:
+        """Whether the scheduler has said of the job, and of each element, how it ended."""
+        told = self._known.answers.get(key, {}).get("records", {})
+        names = map(_name, job.indices or (None,))
+        return all(name in told and told[name]["state"] not in ACTIVE for name in names)
+
+    def _answer(self, key: str) -> Answer:
+        due, answer = self._due(), self._known.answers.get(key)
+        if self._known.trouble:
+            return Answer(trouble=self._known.trouble, at=self._known.asked, due=due)
+        if answer is None:
+            return Answer(due=due)
+        records = {_index(name): _record(told) for name, told in answer["records"].items()}
+        return Answer(records=records, at=float(answer["at"]), due=due)
+
+    def _due(self) -> float:
+        """Seconds until the scheduler may be asked again."""
+        since = time.time() - self._known.asked
+        return max(0.0, self._seconds - since) if since >= 0 else 0.0
+
+    def _is_wanted(self, key: str) -> bool:
+        until = self._known.wanted.get(key, {}).get("until", 0.0)
+        return float(until) > time.time() + WANTED_SECONDS / 2
+
+    def _want(self, key: str, job: Submitted) -> None:
+        until = time.time() + WANTED_SECONDS + self._seconds
+        told = {"id": job.native_id, "array": bool(job.indices), "until": until}
+        self._known.wanted[key] = told
+
+    # The file. What it cannot hold (a full disk) is kept in memory, as long as that lasts.
+
+    def _load(self) -> None:
+        try:
+            found = self._path.stat()
+            now = (found.st_mtime_ns, found.st_ino)
+            if now == self._read:
+                return
+            data = json.loads(self._path.read_text())
+            self._known, self._read = _Known(**data), now
+        except (OSError, ValueError, TypeError):
+            return
+
+    def _save(self) -> None:
+        with contextlib.suppress(OSError):
+            make_folder(self._path.parent)
+            write_private(self._path, json.dumps(asdict(self._known)), sync="none")
+            found = self._path.stat()
+            self._read = (found.st_mtime_ns, found.st_ino)
+
+    @contextlib.asynccontextmanager
+    async def _locked(self) -> AsyncGenerator[None]:
+        """Be the only one who asks, as far as the file system has locks."""
+        descriptor = -1
+        with contextlib.suppress(OSError):
+            make_folder(self._path.parent)
+            descriptor = open_private(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT)
+        try:
+            until = time.monotonic() + LOCK_PATIENCE
+            while descriptor >= 0 and not _has(descriptor):
+                if time.monotonic() > until:
+                    break
+                await asyncio.sleep(0.05)
+            yield
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def _has(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN)
+    return True
+
+
+def _is_there(folder: str) -> bool:
+    return Path(folder).is_dir()
+
+
+def _name(index: int | None) -> str:
+    return "" if index is None else str(index)
+
+
+def _index(name: str) -> int | None:
+    return int(name) if name else None
+
+
+def _record(told: Mapping[str, Any]) -> Record:
+    return Record(**cast("dict[str, Any]", {**told, "nodes": tuple(told.get("nodes") or ())}))

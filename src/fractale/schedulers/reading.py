@@ -1,0 +1,234 @@
+"""What the readers and writers of directives share: words, drafts of directives, amounts."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from fractale.schedulers.request import Chunk, Request
+from fractale.schedulers.script import Directive, Remark
+
+
+@dataclass(slots=True, kw_only=True)
+class Draft:
+    """A directive while its script is read."""
+
+    line: int
+    option: str
+    value: str = ""
+    text: str = ""
+    sets: set[str] = field(default_factory=set[str])
+    invalid: str = ""
+    untold: list[str] = field(default_factory=list[str])
+
+    def done(self) -> Directive:
+        """The directive, when all lines are read."""
+        return Directive(
+            line=self.line,
+            option=self.option,
+            value=self.value,
+            text=self.text,
+            sets=frozenset(self.sets),
+            invalid=self.invalid,
+            untold="; ".join(dict.fromkeys(self.untold)),
+        )
+
+
+class Gathered:
+    """What a reader has found so far: fields of a request, directives, remarks."""
+
+    def __init__(self) -> None:
+        self.fields: dict[str, Any] = {}
+        self.drafts: list[Draft] = []
+        self.invalid: list[Remark] = []
+        self.remarks: list[Remark] = []
+        self._again: list[tuple[Draft, Draft]] = []
+
+    def draft(self, line: int, option: str, value: str, text: str) -> Draft:
+        """Begin a directive."""
+        draft = Draft(line=line, option=option, value=value, text=text)
+        self.drafts.append(draft)
+        return draft
+
+    def set(self, draft: Draft, **fields: Any) -> None:
+        """Set fields of the request."""
+        for name, value in fields.items():
+            if value is not None and value != ():
+                self.fields[name] = value
+                draft.sets.add(name)
+
+    def again(self, before: Draft | None, now: Draft) -> None:
+        """Say that an option stands there again, and that the last one counts."""
+        if before is not None:
+            self._again.append((before, now))
+
+    def settle_again(self) -> None:
+        """Say of each directive that another one replaces what that one says."""
+        for before, now in reversed(self._again):
+            if not (before.sets or before.untold or before.invalid):
+                before.sets |= now.sets
+                before.untold += [] if now.sets else [f"line {now.line} replaces it"]
+
+    def remark(self, draft: Draft, why: str) -> None:
+        """Say something about a directive."""
+        remark = Remark(line=draft.line, text=draft.text, why=why)
+        if remark not in self.remarks:
+            self.remarks.append(remark)
+
+    def refuse(self, line: int, text: str, why: str) -> None:
+        """Say that the scheduler refuses the script."""
+        self.invalid.append(Remark(line=line, text=text, why=why))
+
+    def request(self) -> Request:
+        """What was found."""
+        return Request(**self.fields)
+
+
+def split_words(text: str, *, comments: bool, escapes: bool = True) -> tuple[list[str], str]:
+    """Words of a directive line, and the quote that is not closed (empty if all are).
+
+    Quotes of both kinds group, also in the middle of a word; what is in them is taken as it is.
+
+    Args:
+        comments: Whether a word that begins with ``#`` ends the line.
+        escapes: Whether a backslash outside quotes takes the next letter as it is.
+    """
+    words: list[str] = []
+    word: list[str] | None = None
+    at = 0
+    while at < len(text):
+        letter = text[at]
+        at += 1
+        if letter in "\"'":
+            end = text.find(letter, at)
+            word = [] if word is None else word
+            if end < 0:
+                word.append(text[at:])
+                return [*words, "".join(word)], letter
+            word.append(text[at:end])
+            at = end + 1
+        elif letter == "\\" and escapes and at < len(text):
+            word = [] if word is None else word
+            word.append(text[at])
+            at += 1
+        elif letter.isspace():
+            if word is not None:
+                words.append("".join(word))
+                word = None
+        elif letter == "#" and comments and word is None:
+            break
+        else:
+            word = [] if word is None else word
+            word.append(letter)
+    if word is not None:
+        words.append("".join(word))
+    return words, ""
+
+
+EVENTS = ("begin", "end", "fail")
+
+
+def events(found: Iterable[str]) -> tuple[str, ...]:
+    """Events that mail is sent on, each once, in one order."""
+    every = set(found)
+    return tuple(each for each in EVENTS if each in every)
+
+
+_PLAIN = re.compile(r"[A-Za-z0-9_./:%,=+@^~-]+")
+
+
+def quoted(word: str) -> str | None:
+    """A word as `split_words` reads it back, in quotes if need be; None if no quotes can hold it.
+
+    That is without escapes: a value with both kinds of quotes, or with a line break, cannot be
+    written in one directive of LSF.
+    """
+    if _PLAIN.fullmatch(word):
+        return word
+    if "\n" in word or "\r" in word:
+        return None
+    if '"' not in word:
+        return f'"{word}"'
+    if "'" not in word:
+        return f"'{word}'"
+    return None
+
+
+def whole(text: str, what: str, least: int = 1) -> int:
+    """A whole number.
+
+    Raises:
+        ValueError: The text is none, or less than `least`.
+    """
+    if not (text.isascii() and text.isdecimal()) or len(text) > 12 or int(text) < least:
+        raise ValueError(f"`{text}` is not a whole number of {what} from {least}")
+    return int(text)
+
+
+def needed(option: str, value: str) -> None:
+    """Refuse an option without its value.
+
+    Raises:
+        ValueError: The value is blank.
+    """
+    if not value.strip():
+        raise ValueError(f"`-{option}` needs a value")
+
+
+def amount(count: int, units: Iterable[tuple[str, int]]) -> str:
+    """A count in the largest unit that gives a whole number."""
+    name, size = next((name, size) for name, size in units if count % size == 0)
+    return f"{count // size}{name}"
+
+
+def even(total: int, parts: int) -> list[tuple[int, int]]:
+    """A total over parts as evenly as whole numbers can: how many parts, and how much each."""
+    less, more = divmod(total, parts)
+    return [(n, each) for n, each in ((more, less + 1), (parts - more, less)) if n]
+
+
+def slip(name: str, known: Collection[str]) -> str | None:
+    """The known name that this is a misspelling of: one letter more, less, other or swapped."""
+    if name in known or len(name) < 4:
+        return None
+    return next((each for each in known if len(each) > 3 and _one_apart(name, each)), None)
+
+
+def _one_apart(one: str, other: str) -> bool:
+    if abs(len(one) - len(other)) > 1:
+        return False
+    start = 0
+    while start < min(len(one), len(other)) and one[start] == other[start]:
+        start += 1
+    left, right = one[start:], other[start:]
+    return (
+        left[1:] == right
+        or left == right[1:]
+        or left[1:] == right[1:]
+        or (len(left) == len(right) > 1 and left[1::-1] + left[2:] == right)
+    )
+
+
+def same_without_chunks(request: Request) -> bool:
+    """Whether the other sizes say all that the chunks of a request say."""
+    if not request.chunks:
+        return True
+    alone = dataclasses.replace(request, chunks=())
+    one, other = request.totals(), alone.totals()
+    alike = all(
+        getattr(one, name) == getattr(other, name) for name in ("tasks", "cores", "gpus", "memory")
+    )
+    return alike and len({_shape(chunk) for chunk in request.chunks}) == 1
+
+
+def _shape(chunk: Chunk) -> tuple[int | None, ...]:
+    return (chunk.cores, chunk.tasks, chunk.gpus, chunk.memory)
+
+
+def rounded(seconds: float, unit: int) -> int:
+    """Seconds in whole units, rounded up."""
+    return math.ceil(seconds / unit)

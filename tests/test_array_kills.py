@@ -1,0 +1,104 @@
+"""Arrays whose run is killed at random moments: no element runs twice, and none is lost.
+
+Eight runs are killed up to six times each, half of them while the local queue's own processes are
+killed, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from forked import Forking, Process
+
+PLAN = """
+name: arrays
+steps:
+  - name: scan
+    job:
+      scheduler: local
+      array: 1-12%5
+      command: [sh, -c, 'echo s{{ index }} >> ran; sleep 0.2; echo v={{ index }}']
+      outputs: {v: 'v=(.*)'}
+  - name: each
+    foreach: range(10) | list
+    job:
+      scheduler: local
+      command: [sh, -c, 'echo e{{ item }} >> ran; sleep 0.2; echo v={{ item }}']
+      outputs: {v: 'v=(.*)'}
+outputs:
+  scan: "{{ steps.scan.outputs | map(attribute='v') | list }}"
+  each: "{{ steps.each.outputs | map(attribute='v') | list }}"
+"""
+ELEMENTS = sorted([f"s{i}" for i in range(1, 13)] + [f"e{i}" for i in range(10)])
+KILLS = 6
+MOST_RESUMES = 40
+
+
+class Arrays:
+    """One run, killed and resumed until it ends."""
+
+    def __init__(self, folder: Path, processes: Forking) -> None:
+        self.folder = folder
+        self.processes = processes
+        (folder / "plan.yaml").write_text(PLAN)
+
+    def start(self, *words: str) -> Process:
+        env = {n: v for n, v in os.environ.items() if not n.startswith(("FRACTALE_", "COV"))}
+        env |= {"HOME": str(self.folder), "FRACTALE_LOCAL_CORES": "8"}
+        return self.processes.start([*words, "--json"], cwd=self.folder, env=env)
+
+    def go_on(self) -> Process:
+        if list(self.folder.glob(".fractale/runs/*/run.json")):
+            return self.start("resume", "-1")
+        return self.start("run", "plan.yaml")
+
+    def kill_a_minder(self) -> None:
+        """End a process of the queue that starts the next jobs at its end."""
+        for path in self.folder.glob(".fractale/runs/*/jobs/*/elements/*/minder"):
+            with contextlib.suppress(OSError, ValueError, LookupError):
+                facts = dict(line.split("=", 1) for line in path.read_text().splitlines())
+                command = Path("/proc", facts["id"], "cmdline").read_bytes()
+                if b"minder.py" in command and not list(path.parent.glob("ended.*")):
+                    os.kill(int(facts["id"]), signal.SIGKILL)
+                    return
+
+
+@pytest.fixture
+def arrays(tmp_path: Path, processes: Forking) -> Arrays:
+    return Arrays(tmp_path, processes)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_element_runs_twice_and_none_is_lost_whatever_is_killed(arrays, seed):
+    moments = random.Random(seed)
+    killed, code, out, err = 0, -1, "", ""
+    for _ in range(MOST_RESUMES):
+        process = arrays.go_on()
+        timer = None
+        if killed < KILLS:
+            timer = threading.Timer(moments.uniform(0.1, 2.0), process.kill)
+            timer.start()
+        out, err = process.communicate(timeout=200)
+        if timer is not None:
+            timer.cancel()
+            killed += process.returncode == -signal.SIGKILL
+        code = process.returncode or 0
+        assert "Traceback" not in err, err
+        if code == 0:
+            break
+        if seed % 2:
+            arrays.kill_a_minder()
+    assert code == 0, out + err
+    last = json.loads(out.splitlines()[-1])
+    assert last["outputs"] == {"scan": list(range(1, 13)), "each": list(range(10))}
+    assert sorted((arrays.folder / "ran").read_text().split()) == ELEMENTS
+    (number,) = arrays.folder.glob(".fractale/local/*/last")
+    assert int(number.read_text()) == 2  # arrays, whoever submitted them
