@@ -11,7 +11,7 @@ comma := ,
 # Python keeps what it compiled. Without that, each of the processes of the tests compiles it all.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: lammps demo test test-real test-full test-faults test-newest coverage check bench bench-trust lock clean FORCE
+.PHONY: lammps demo test test-real test-full test-faults test-newest coverage check bench bench-trust corpus lock clean FORCE
 
 # An environment is made anew if it cannot be used, or if PYTHON names another Python than its own.
 # If nobody names one, the environment's own Python is the right one.
@@ -153,6 +153,13 @@ coverage: $(TEST) $(CRATE) $(FLUX)
 
 bench: $(TEST) .venv-peer/stamp
 	$(BIN)/python tests/bench/table.py
+
+# Real batch scripts of a folder, read, translated and validated: see tests/corpus/check.py.
+SAMPLE ?= 1000
+SEED ?= 1
+corpus: $(TEST) $(FLUX)
+	@test -d "$(FOLDER)" || { echo 'say where the scripts are: make corpus FOLDER=…' >&2; exit 1; }
+	$(BIN)/python tests/corpus/check.py "$(FOLDER)" --sample $(SAMPLE) --seed $(SEED)
 
 # See requirements/trust.in.
 TRUST := .venv-trust/stamp

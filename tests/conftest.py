@@ -52,6 +52,7 @@ REAL_FILES = {
     "test_scenario_lammps": "LAMMPS, MPI, Slurm",
     "test_scenario_spack": "an installation that is killed",
     "test_site_rules": "strace, ss",
+    "test_slurm_nodes": "Slurm of four nodes, slurmdbd, MariaDB",
     "test_stops_anywhere": "kills",
     "test_stranger_plan": "pseudo-terminals",
     "test_terminal": "tmux, pseudo-terminals",

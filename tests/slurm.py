@@ -11,6 +11,15 @@ One node of 8 CPUs (whatever the machine has), and these partitions:
 
 There is no accounting (``sacct`` does not answer): how a job ended stands in ``scontrol show job``
 for `forget` seconds after its end, and then in the job-completion file.
+
+    with running_cluster() as slurm:
+
+has four nodes of 2 CPUs, `n1` to `n4`, accounting (slurmdbd and MariaDB, on loopback too), no
+job-completion file, and these partitions:
+
+- ``debug``: the default, 2 minutes unless asked otherwise, and any time.
+- ``short``: a limit of 1 minute.
+- ``low``: jobs of ``debug`` take their nodes away (preemption).
 """
 
 from __future__ import annotations
@@ -18,8 +27,10 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -32,9 +43,11 @@ import pytest
 from servers.running import free_port
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "squeue", "scancel", "sinfo")
+DATABASE = ("slurmdbd", "sacct", "sacctmgr", "mariadbd", "mariadb-install-db")
 SYSTEM = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PATIENCE = 60
 NODE = "node1"
+NODES = ("n1", "n2", "n3", "n4")
 
 CONF = """\
 ClusterName=fractale
@@ -45,14 +58,13 @@ AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket,cred_expire={credentials}
 CredType=cred/munge
 SlurmctldPort={ctld_port}
-SlurmdPort={slurmd_port}
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd-%n.log
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool/%n
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -63,8 +75,6 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=100000
-JobCompType=jobcomp/filetxt
-JobCompLoc={folder}/jobcomp.log
 ReturnToService=2
 SlurmctldTimeout=30
 SlurmdTimeout=60
@@ -72,18 +82,64 @@ KillWait=2
 MinJobAge={forget}
 InactiveLimit=0
 Waittime=0
-NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=4000 State=UNKNOWN
-PartitionName=debug Nodes={node} Default=YES MaxTime=INFINITE DefMemPerNode=100 State=UP
-PartitionName=short Nodes={node} MaxTime=1 DefMemPerNode=100 State=UP
-PartitionName=closed Nodes={node} MaxTime=INFINITE DefMemPerNode=100 State=DOWN
+"""
+
+ONE_NODE = """\
+JobCompType=jobcomp/filetxt
+JobCompLoc={folder}/jobcomp.log
+NodeName={nodes[0]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[0]} CPUs=8 RealMemory=4000
+PartitionName=debug Nodes={nodes[0]} Default=YES MaxTime=INFINITE DefMemPerNode=100 State=UP
+PartitionName=short Nodes={nodes[0]} MaxTime=1 DefMemPerNode=100 State=UP
+PartitionName=closed Nodes={nodes[0]} MaxTime=INFINITE DefMemPerNode=100 State=DOWN
+"""
+PARTITIONS = """\
+JobCompType=jobcomp/none
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort={dbd_port}
+AccountingStoragePass={folder}/munge.socket
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=debug Nodes=ALL Default=YES DefaultTime=2 MaxTime=INFINITE PriorityTier=10 \
+DefMemPerNode=100 PreemptMode=OFF State=UP
+PartitionName=short Nodes=ALL MaxTime=1 PriorityTier=10 DefMemPerNode=100 PreemptMode=OFF State=UP
+PartitionName=low Nodes=ALL MaxTime=INFINITE PriorityTier=1 DefMemPerNode=100 State=UP
+"""
+ONE_OF_NODES = (
+    "NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2 RealMemory=1000\n"
+)
+DBD_CONF = """\
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+DbdHost=localhost
+DbdAddr=127.0.0.1
+DbdPort={dbd_port}
+SlurmUser={user}
+PidFile={folder}/slurmdbd.pid
+LogFile={folder}/slurmdbd.log
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort={database_port}
+StorageUser=slurm
+StoragePass={password}
+StorageLoc=slurm
+CommunicationParameters=NoInAddrAny
+"""
+DATABASE_USER = """\
+CREATE USER 'slurm'@'%' IDENTIFIED BY '{password}';
+GRANT ALL ON slurm.* TO 'slurm'@'%';
+DELETE FROM mysql.global_priv WHERE User IN ('root', '');
+FLUSH PRIVILEGES;
 """
 
 
-def why_not() -> str | None:
+def why_not(*, accounting: bool = False) -> str | None:
     """Why a Slurm cannot be started here; None where it can."""
-    missing = [name for name in PROGRAMS if shutil.which(name, path=SYSTEM) is None]
+    wanted = (*PROGRAMS, *(DATABASE if accounting else ()))
+    missing = [name for name in wanted if shutil.which(name, path=SYSTEM) is None]
     if missing:
-        return f"no {', '.join(missing)} here: apt-get install slurm-wlm munge"
+        packages = "slurm-wlm munge" + (" slurmdbd mariadb-server" if accounting else "")
+        return f"no {', '.join(missing)} here: apt-get install {packages}"
     return None
 
 
@@ -97,6 +153,8 @@ class Slurm:
     folder: Path
     environment: dict[str, str]
     completion_file: Path
+    nodes: tuple[str, ...] = (NODE,)
+    database_port: int = 0
     _daemons: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def run(self, *words: str, check: bool = True) -> str:
@@ -118,8 +176,9 @@ class Slurm:
         return self.run("squeue", "-h", "-t", "all", "-o", "%A").split()
 
     def wait_idle(self) -> None:
-        """Wait until its node takes jobs."""
-        self._until(lambda: self.run("sinfo", "-h", "-o", "%t").split()[:1] == ["idle"], "slurmd")
+        """Wait until its nodes take jobs."""
+        nodes = f"slurmd-{self.nodes[0]}"
+        self._until(lambda: set(self.run("sinfo", "-h", "-o", "%t").split()) == {"idle"}, nodes)
 
     def start_controller(self) -> None:
         """Start slurmctld, and wait until it answers."""
@@ -131,7 +190,7 @@ class Slurm:
         self._end("slurmctld")
 
     def start(self) -> None:
-        """Start all three."""
+        """Start all of it."""
         f = self.folder
         self._start(
             "munged",
@@ -144,9 +203,65 @@ class Slurm:
             f"--log-file={f}/munged.log",
         )
         self._until((f / "munge.socket").exists, "munged")
+        if self.database_port:
+            self._start_database()
+            self.start_accounting()
         self.start_controller()
-        self._start("slurmd", "-D", "-N", NODE, "-f", f"{f}/slurm.conf")
+        for node in self.nodes:
+            words = ("slurmd", "-D", "-N", node, "-f", f"{f}/slurm.conf")
+            self._start(*words, name=f"slurmd-{node}")
         self.wait_idle()
+
+    def start_accounting(self) -> None:
+        """Start slurmdbd, and wait until it answers."""
+        self._start("slurmdbd", "-D", more={"SLURM_CONF": str(self.folder / "slurm.conf")})
+        self._until(lambda: self._answers("sacctmgr", "-n", "show", "cluster"), "slurmdbd")
+        # Accounts exist for a cluster that is registered.
+        self.run("sacctmgr", "-i", "add", "cluster", "fractale", check=False)
+
+    def stop_accounting(self) -> None:
+        """End slurmdbd: `sacct` does not answer; the controller keeps what it has to tell it."""
+        self._end("slurmdbd")
+
+    def _answers(self, *words: str) -> bool:
+        done = subprocess.run(
+            words, env=self.environment, capture_output=True, timeout=60, check=False
+        )
+        return done.returncode == 0
+
+    def _start_database(self) -> None:
+        data = self.folder / "database"
+        user = f"--user={pwd.getpwuid(os.getuid()).pw_name}"
+        made = subprocess.run(
+            [
+                shutil.which("mariadb-install-db", path=SYSTEM) or "mariadb-install-db",
+                "--no-defaults",
+                f"--datadir={data}",
+                "--auth-root-authentication-method=normal",
+                "--skip-test-db",
+                user,
+            ],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        if made.returncode != 0:
+            raise AssertionError(f"no database was made: {made.stdout[-1000:]}{made.stderr}")
+        self._start(
+            "mariadbd",
+            "--no-defaults",
+            f"--datadir={data}",
+            "--bind-address=127.0.0.1",
+            f"--port={self.database_port}",
+            f"--socket={self.folder}/database.socket",
+            f"--pid-file={self.folder}/mariadbd.pid",
+            f"--init-file={self.folder}/database.sql",
+            "--innodb-buffer-pool-size=32M",
+            user,
+        )
+        self._until(lambda: _listens(self.database_port), "mariadbd")
 
     def end(self) -> None:
         """End its jobs and daemons, each by its own pid."""
@@ -156,14 +271,18 @@ class Slurm:
                 for native_id in running:
                     self.run("scancel", native_id, check=False)
                 self._until(lambda: not self.run("squeue", "-h", "-o", "%A").split(), "scancel")
-        for name in ("slurmd", "slurmctld", "munged"):
+        nodes = [f"slurmd-{node}" for node in self.nodes]
+        for name in (*nodes, "slurmctld", "slurmdbd", "mariadbd", "munged"):
             self._end(name)
 
-    def _start(self, program: str, *words: str) -> None:
-        with (self.folder / f"{program}.out").open("ab") as said:
-            self._daemons[program] = subprocess.Popen(
+    def _start(
+        self, program: str, *words: str, name: str = "", more: dict[str, str] | None = None
+    ) -> None:
+        name = name or program
+        with (self.folder / f"{name}.out").open("ab") as said:
+            self._daemons[name] = subprocess.Popen(
                 [shutil.which(program, path=SYSTEM) or program, *words],
-                env=self.environment,
+                env={**self.environment, **(more or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,
@@ -196,11 +315,16 @@ class Slurm:
         return "\n".join(each.read_text()[-2000:] for each in files if each.exists())
 
 
+def _listens(port: int) -> bool:
+    with socket.socket() as asked:
+        return asked.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextlib.contextmanager
 def running_slurm(
     *, forget: int = 300, gather: str = "none", credentials: int = 120
 ) -> Iterator[Slurm]:
-    """Start a Slurm and end it; the test is skipped where there is none.
+    """Start a Slurm of one node and end it; the test is skipped where there is none.
 
     Args:
         forget: Seconds after which the controller forgets an ended job.
@@ -210,36 +334,79 @@ def running_slurm(
     """
     if reason := why_not():
         pytest.skip(reason)
+    with _running(
+        ONE_NODE, (NODE,), forget=forget, gather=gather, credentials=credentials
+    ) as slurm:
+        yield slurm
+
+
+@contextlib.contextmanager
+def running_cluster(*, forget: int = 300, most: int = 1001) -> Iterator[Slurm]:
+    """Start a Slurm of four nodes with accounting and end it; skipped where there is none.
+
+    Args:
+        forget: Seconds after which the controller forgets an ended job.
+        most: ``MaxArraySize``.
+    """
+    if reason := why_not(accounting=True):
+        pytest.skip(reason)
+    more = f"MaxArraySize={most}\n" + PARTITIONS
+    with _running(more, NODES, forget=forget, gather="none", credentials=10) as slurm:
+        yield slurm
+
+
+@contextlib.contextmanager
+def _running(
+    more: str, nodes: tuple[str, ...], *, forget: int, gather: str, credentials: int
+) -> Iterator[Slurm]:
     # Not under the test's own folder: a socket's path must be short.
     folder = Path(tempfile.mkdtemp(prefix="fractale-slurm-"))
-    user = pwd.getpwuid(os.getuid()).pw_name
     (folder / "state").mkdir()
     (folder / "spool").mkdir()
     key = folder / "munge.key"
     key.write_bytes(os.urandom(128))
     key.chmod(0o600)
+    facts = {
+        "folder": folder,
+        "user": pwd.getpwuid(os.getuid()).pw_name,
+        "host": os.uname().nodename.split(".")[0],
+        "nodes": nodes,
+        "ports": [free_port() for _ in nodes],
+        "ctld_port": free_port(),
+        "dbd_port": free_port(),
+        "database_port": free_port(),
+        "password": secrets.token_hex(16),
+        "forget": forget,
+        "gather": gather,
+        "credentials": credentials,
+    }
+    lines = [] if len(nodes) == 1 else _node_lines(facts)
     (folder / "slurm.conf").write_text(
-        CONF.format(
-            folder=folder,
-            user=user,
-            host=os.uname().nodename.split(".")[0],
-            node=NODE,
-            ctld_port=free_port(),
-            slurmd_port=free_port(),
-            forget=forget,
-            gather=gather,
-            credentials=credentials,
-        )
+        "".join([CONF.format(**facts), *lines, more.format(**facts)])
     )
     environment = {
         "PATH": f"{Path(shutil.which('python3') or '/usr/bin/python3').parent}:{SYSTEM}",
         "HOME": str(Path.home()),
         "SLURM_CONF": str(folder / "slurm.conf"),
     }
-    slurm = Slurm(folder, environment, folder / "jobcomp.log")
+    slurm = Slurm(folder, environment, folder / "jobcomp.log", nodes)
+    if lines:
+        slurm.database_port = facts["database_port"]
+        _write_private(folder / "slurmdbd.conf", DBD_CONF.format(**facts))
+        _write_private(folder / "database.sql", DATABASE_USER.format(**facts))
     try:
         slurm.start()
         yield slurm
     finally:
         slurm.end()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _node_lines(facts: dict) -> list[str]:
+    pairs = zip(facts["nodes"], facts["ports"], strict=True)
+    return [ONE_OF_NODES.format(node=node, port=port, **facts) for node, port in pairs]
+
+
+def _write_private(path: Path, text: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(text)

@@ -38,10 +38,34 @@ case "$verb" in
         "[+] $root/opt/perl-5.40" "==> Installing cowsay-3.04"; do
       echo "$line"; sleep "${SPACK_SLOW:-0}"
     done
-    case "$spec" in *@9*) fail "ProcessError: Command exited with status 2: 'make'";; esac
+    case "$spec" in *@9*)
+      cat >&2 <<'END'
+==> Error: ProcessError: Command exited with status 2:
+    'make' '-j2' 'install'
+
+1 error found in build log:
+     7    cc -c cow.c
+  >> 8    cow.c:1:10: fatal error: cow.h: No such file or directory
+     9    compilation terminated.
+
+See build log for details:
+  /tmp/spack-stage/cowsay/spack-build-out.txt
+
+==> Warning: Skipping build of cowsay since it failed
+==> Error: Terminating after first install failure: ProcessError: Command exited with status 2:
+    'make' '-j2' 'install'
+END
+      exit 1;;
+    esac
+    # Of another process that is killed while it installs the same, Spack sees a failure.
+    if test -n "$SPACK_DYING" && ! test -e "$root/seen"; then
+      touch "$root/seen"; fail "Terminating after first install failure"
+    fi
     mkdir -p "$installed/bin"
     cp "$root/cowsay" "$installed/bin/cowsay"
     echo "[+] $installed";;
+  location) test -d "$installed" || fail "Spec '$spec' matches no installed packages."
+    echo "$installed";;
   load)
     test "$1" = --sh || fail "spack load needs a shell's support"
     test -d "$installed" || fail "Spec '$spec' matches no installed packages."

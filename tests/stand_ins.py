@@ -50,15 +50,15 @@ def slurm(folder: Path) -> None:
     says(folder, "sinfo", **{"__version": "slurm 22.05.8", "%P": SINFO_QUEUES, "%T": SINFO_NODES})
 
 
-def submits(folder: Path, scheduler: str) -> None:
-    """The programs by which jobs reach a scheduler; nobody starts them here."""
+def submits(folder: Path, scheduler: str, *, answers: bool = True) -> None:
+    """The programs by which jobs reach a scheduler; it answers that it is there, and no more."""
     programs = {
         "slurm": ("sbatch", "scontrol", "squeue"),
         "pbs": ("qsub", "qstat", "qdel", "qselect"),
         "flux": ("flux",),
     }
     for name in programs[scheduler]:
-        write(folder, name, "exit 1")
+        write(folder, name, "echo it is UP" if answers else "echo it is DOWN; exit 1")
 
 
 def no_engine(folder: Path) -> None:

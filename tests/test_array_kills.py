@@ -1,7 +1,7 @@
 """Arrays whose run is killed at random moments: no element runs twice, and none is lost.
 
-Eight runs are killed up to six times each, half of them while the local queue's own processes are
-killed, too.
+Twelve runs are killed up to six times each: eight with local jobs, half of them while the local
+queue's own processes are killed, too; four with the stand-ins of PBS and LSF.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from pathlib import Path
 import pytest
 
 from forked import Forking, Process
+from test_jobs_stand_ins import stand_in
 
 PLAN = """
 name: arrays
 steps:
   - name: scan
     job:
-      scheduler: local
+      scheduler: SCHEDULER
       array: 1-12%5
       command: [sh, -c, 'echo s{{ index }} >> ran; sleep 0.2; echo v={{ index }}']
       outputs: {v: 'v=(.*)'}
   - name: each
     foreach: range(10) | list
     job:
-      scheduler: local
+      scheduler: SCHEDULER
       command: [sh, -c, 'echo e{{ item }} >> ran; sleep 0.2; echo v={{ item }}']
       outputs: {v: 'v=(.*)'}
 outputs:
@@ -45,14 +46,21 @@ MOST_RESUMES = 40
 class Arrays:
     """One run, killed and resumed until it ends."""
 
-    def __init__(self, folder: Path, processes: Forking) -> None:
+    def __init__(self, folder: Path, processes: Forking, scheduler: str) -> None:
         self.folder = folder
         self.processes = processes
-        (folder / "plan.yaml").write_text(PLAN)
+        self.scheduler = scheduler
+        (folder / "plan.yaml").write_text(PLAN.replace("SCHEDULER", scheduler))
+        self.environment: dict[str, str] = {}
+        if scheduler != "local":
+            programs = ("PATH", "FAKE_STATE", "PYTHONPATH")
+            known = stand_in(folder, scheduler).environment
+            self.environment = {name: known[name] for name in programs}
 
     def start(self, *words: str) -> Process:
         env = {n: v for n, v in os.environ.items() if not n.startswith(("FRACTALE_", "COV"))}
-        env |= {"HOME": str(self.folder), "FRACTALE_LOCAL_CORES": "8"}
+        env |= {"HOME": str(self.folder), "FRACTALE_LOCAL_CORES": "8", **self.environment}
+        env["FRACTALE_POLL_SECONDS"] = "1"
         return self.processes.start([*words, "--json"], cwd=self.folder, env=env)
 
     def go_on(self) -> Process:
@@ -70,14 +78,23 @@ class Arrays:
                     os.kill(int(facts["id"]), signal.SIGKILL)
                     return
 
+    @property
+    def submissions(self) -> int:
+        """How many jobs or arrays went out, whoever submitted them."""
+        if self.scheduler == "local":
+            (number,) = self.folder.glob(".fractale/local/*/last")
+            return int(number.read_text())
+        return len([p for p in (self.folder / "state").glob("*.json") if "_" not in p.stem])
 
-@pytest.fixture
-def arrays(tmp_path: Path, processes: Forking) -> Arrays:
-    return Arrays(tmp_path, processes)
 
-
-@pytest.mark.parametrize("seed", range(8))
-def test_no_element_runs_twice_and_none_is_lost_whatever_is_killed(arrays, seed):
+@pytest.mark.parametrize(
+    ("scheduler", "seed"),
+    [*(("local", n) for n in range(8)), *((name, n) for name in ("pbs", "lsf") for n in (8, 10))],
+)
+def test_no_element_runs_twice_and_none_is_lost_whatever_is_killed(
+    tmp_path, processes, scheduler, seed
+):
+    arrays = Arrays(tmp_path, processes, scheduler)
     moments = random.Random(seed)
     killed, code, out, err = 0, -1, "", ""
     for _ in range(MOST_RESUMES):
@@ -100,5 +117,4 @@ def test_no_element_runs_twice_and_none_is_lost_whatever_is_killed(arrays, seed)
     last = json.loads(out.splitlines()[-1])
     assert last["outputs"] == {"scan": list(range(1, 13)), "each": list(range(10))}
     assert sorted((arrays.folder / "ran").read_text().split()) == ELEMENTS
-    (number,) = arrays.folder.glob(".fractale/local/*/last")
-    assert int(number.read_text()) == 2  # arrays, whoever submitted them
+    assert arrays.submissions == 2

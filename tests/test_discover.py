@@ -22,16 +22,16 @@ import stand_ins
 from fractale.cli.site_text import site_lines
 from fractale.cli.text import plain
 from fractale.jobs import Queue
+from fractale.schedulers.lsf.site import columns
 from fractale.schedulers.pbs.jobs import Pbs
 from fractale.schedulers.slurm.jobs import Slurm
+from fractale.schedulers.slurm.site import gpus, read_nodes, read_partition
 from fractale.settings import Settings
 from fractale.site import PROBES, Finding, Site, discover
 from fractale.site.cache import cache_file
 from fractale.site.folders import ONE_AT_A_TIME, REFUSED, SAFE, look_at, safety
 from fractale.site.looking import look
 from fractale.site.programs import MOST_BYTES, Machine
-from fractale.site.schedulers import columns
-from fractale.site.slurm import gpus, read_nodes, read_queue
 from fractale.store.filesystem import FileSystem
 from servers.running import exists
 from slurm import running_slurm
@@ -325,7 +325,7 @@ async def test_lsf_has_queues_and_nodes(machine, bin_folder):
 
 @given(st.text(alphabet="|*/-0123456789:infgpu,() \n", max_size=80) | st.text(max_size=60))
 def test_no_line_of_a_scheduler_breaks_its_reader(text):
-    read_queue(text)
+    read_partition(text)
     read_nodes(text)
     gpus(text)
     columns(text.splitlines())

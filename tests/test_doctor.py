@@ -615,8 +615,8 @@ async def test_a_check_that_fails_is_a_line_and_no_traceback(project):
         ({"slurm": "broken"}, None, "missing", "no controller"),
         ({"slurm": "broken"}, "local", "ok", "jobs run as processes of this machine"),
         ({}, "slurm", "missing", "slurm"),
-        # Jobs go to the first that is there, whatever works behind it.
-        ({"slurm": "broken", "pbs": "works"}, None, "missing", "no controller"),
+        ({"slurm": "broken", "pbs": "works"}, None, "ok", "pbs"),
+        ({"slurm": "broken", "pbs": "works"}, "slurm", "missing", "no controller"),
         ({"slurm": "broken", "pbs": "works"}, "pbs", "ok", "pbs"),
         # Flux, outside an instance of it, is behind the others.
         ({"flux": "broken", "slurm": "works"}, None, "ok", "slurm"),
@@ -624,7 +624,7 @@ async def test_a_check_that_fails_is_a_line_and_no_traceback(project):
 )
 async def test_jobs_need_the_scheduler_that_they_go_to(project, states, named, verdict, words):
     for name in states:
-        stand_ins.submits(project / "bin", name)
+        stand_ins.submits(project / "bin", name, answers=states[name] == "works")
     there = tuple(Finding(name=n, state=s, problem="no controller") for n, s in states.items())
     settings = site(project)
     case = Case(
@@ -654,6 +654,9 @@ async def test_jobs_on_flux_need_its_python_bindings_too(project):
     )
     found = await scheduler_check(case, None)
     assert (found.verdict, "no_such_module" in found.found) == ("missing", True)
+    # We are in an instance: to start one is no help.
+    assert found.fix.startswith("x")
+    assert "flux start" not in found.fix
 
 
 async def test_without_anything_the_features_of_the_site_are_told(project):

@@ -23,6 +23,7 @@ from fractale.plan.dump import dump_plan
 from fractale.schedulers.job import Element
 from fractale.schedulers.request import Array
 from job_parts import Site, local_site, until
+from test_jobs_stand_ins import stand_in
 
 
 @pytest.fixture
@@ -180,6 +181,36 @@ async def test_what_of_a_script_does_not_count_is_told(here):
         "line 2: `--mail-type=END` does not count for a local job: it has no meaning without a "
         "scheduler",
     )
+
+
+# Schedulers with arrays of their own, as their stand-ins have them
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "directive"), [("pbs", "#PBS -J1-3"), ("lsf", '#BSUB -J "x[1-3]"')]
+)
+async def test_a_scheduler_gets_an_array_as_one_job(tmp_path, scheduler, directive):
+    site = stand_in(tmp_path, scheduler)
+    script = "echo $FRACTALE_INDEX >> ran; exit $((FRACTALE_INDEX == 3 ? 4 : 0))"
+    spec = site.spec(script, array=Array.parse("1-6%2"))
+    handle = await site.jobs.submit(spec, key="a")
+    status = await site.ended(handle)
+    assert status.reason == "5 of 6 completed, 1 failed: element 3"
+    assert sorted(text(site.folder / "ran").split()) == list("123456")
+    status = await site.run(f"{directive}\necho $FRACTALE_INDEX >> ran", key="b")
+    assert status.reason == "3 of 3 completed"
+    jobs = [path for path in (tmp_path / "state").glob("*.json") if "_" not in path.stem]
+    assert len(jobs) == 2
+
+
+@pytest.mark.parametrize("scheduler", ["pbs", "lsf"])
+async def test_an_array_of_a_scheduler_is_cancelled_as_a_whole(tmp_path, scheduler):
+    site = stand_in(tmp_path, scheduler)
+    script = "[ $FRACTALE_INDEX = 1 ] || sleep 60"
+    handle = await site.jobs.submit(site.spec(script, array=Array.parse("1-3")), key="a")
+    await site.until(handle, lambda status: status.counts == {"completed": 1, "running": 2})
+    status = await site.jobs.cancel(handle)
+    assert status.reason == "1 of 3 completed, 2 cancelled: elements 2, 3"
 
 
 # In a plan

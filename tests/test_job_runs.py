@@ -69,6 +69,7 @@ class Place:
         self._processes = processes
         (folder / "plan.yaml").write_text(plan)
         known = {"PATH": os.environ["PATH"], "HOME": str(folder), "FRACTALE_LOCAL_CORES": "99"}
+        known["FRACTALE_POLL_SECONDS"] = "1"
         self.environment = {**known, **(more or {})}
 
     def start(self, *words: str) -> Process:
@@ -251,11 +252,14 @@ def test_a_sweep_that_is_killed_at_random_submits_each_job_once(place, seed):
     assert sorted(map(int, here.lines("starts"))) == list(range(10))
 
 
-def test_a_detached_sweep_never_has_more_jobs_than_it_may(place):
-    here = place(SWEEP.replace("MAX", "max_parallel: 4"))
+@pytest.mark.parametrize("together", [True, False])
+def test_a_detached_sweep_never_has_more_jobs_than_it_may(place, together):
+    own = "" if together else '      time: "{{ 600 + item }}"\n'  # unlike jobs go by themselves
+    sweep = SWEEP.replace("MAX", "max_parallel: 4")
+    here = place(sweep.replace("      scheduler: local\n", f"      scheduler: local\n{own}"))
     code, _, out = here.call("run", "plan.yaml", "--detach")
     assert code == 4
-    assert "waiting · for 4 jobs, with 6 more to be submitted" in out
+    assert together or "waiting · for 4 jobs, with 6 more to be submitted" in out
     here.started(4)
     assert here.call("resume", "--ready")[0] == 0
     assert sorted(here.lines("starts")) == ["0", "1", "2", "3"]

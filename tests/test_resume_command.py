@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
 from pathlib import Path
 
@@ -129,18 +131,44 @@ def test_ids_of_runs_are_completed(project):
 @pytest.mark.parametrize(
     ("scheduler", "told"),
     [
-        ("slurm", "sbatch --dependency=afterany:4711 --output=/dev/null"),
-        ("flux", "flux submit --dependency=afterany:4711 fractale resume k7f3 --detach"),
-        ("pbs", "qsub -W depend=afterany:4711 -- fractale resume k7f3 --detach"),
-        ("lsf", "bsub -w 'ended(4711)' fractale resume k7f3 --detach"),
+        ("slurm", "sbatch --dependency=afterany:4711 --output=/dev/null --wrap="),
+        ("flux", "flux submit --dependency=afterany:4711 sh -c "),
+        ("pbs", "echo "),
+        ("lsf", "bsub -w 'ended(4711)' -o /dev/null "),
     ],
 )
-def test_a_scheduler_can_go_on_with_a_run_itself(tmp_path, scheduler, told):
+def test_a_scheduler_can_go_on_with_a_run_itself(tmp_path, monkeypatch, scheduler, told):
+    folder = tmp_path / "it's a folder"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
     job = {"kind": "job", "step": "a", "scheduler": scheduler, "job": "4711"}
-    waiting = RunResult(run="k7f3", status="waiting", record=tmp_path, waiting=[job])
+    record = folder / ".fractale" / "runs" / "k7f3"
+    waiting = RunResult(run="k7f3", status="waiting", record=record, waiting=[job])
     resume, ready, after = next_commands(waiting)
     assert (resume, ready) == ("fractale resume k7f3", "fractale resume --ready")
     assert after.startswith(told)
+    # What the scheduler starts has neither our PATH nor our working folder.
+    words = [word.removeprefix("--wrap=") for word in shlex.split(after)]
+    (command,) = [word for word in words if word.startswith("cd ")]
+    program = Path(sys.executable).with_name("fractale")
+    assert shlex.split(command) == [
+        "cd",
+        str(folder),
+        "&&",
+        str(program),
+        "resume",
+        "k7f3",
+        "--detach",
+    ]
+
+
+def test_a_state_folder_elsewhere_is_named_to_the_scheduler(tmp_path):
+    job = {"kind": "job", "step": "a", "scheduler": "pbs", "job": "12[].pbshost"}
+    record = tmp_path / "a state" / "runs" / "k7f3"
+    waiting = RunResult(run="k7f3", status="waiting", record=record, waiting=[job])
+    after = next_commands(waiting)[-1]
+    assert "qsub -W depend=afterany:'12[].pbshost' -j oe -o /dev/null" in after
+    assert f"FRACTALE_STATE_DIR={shlex.quote(str(tmp_path / 'a state'))} " in shlex.split(after)[1]
 
 
 def test_for_two_jobs_or_a_local_one_no_scheduler_is_told(tmp_path):

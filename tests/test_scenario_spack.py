@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import inspect
 import os
@@ -41,7 +42,8 @@ def test_a_package_is_installed_loaded_and_run(reader):
     end = events[-1]
     assert end["status"] == "success"
     assert f"< {JOKE} >" in end["outputs"]["said"]
-    assert end["outputs"]["installed"].splitlines()[-1].endswith("/opt/cowsay-3.04")
+    assert end["outputs"]["installed"].endswith("/opt/cowsay-3.04")
+    assert "\n" not in end["outputs"]["installed"]  # what it needs is told by the step
 
 
 def test_what_is_installed_is_not_installed_again(reader):
@@ -49,6 +51,7 @@ def test_what_is_installed_is_not_installed_again(reader):
     events = reader.events(*PLAN)
     assert path_of(events) == ["find:success", "run:success"]
     assert events[-1]["status"] == "success"
+    assert events[-1]["outputs"]["installed"].endswith("/opt/cowsay-3.04")
 
 
 def test_a_long_installation_says_where_it_is(reader):
@@ -79,7 +82,38 @@ def test_a_package_that_spack_does_not_know_fails_with_its_words(reader):
 def test_an_installation_that_fails_says_why(reader):
     events = reader.events(*PLAN, "-i", "spec=cowsay@9")
     assert path_of(events)[-1] == "install:failure"
-    assert "Command exited with status 2: 'make'" in errors_of(events, "install")[0]
+    said = errors_of(events, "install")[0]
+    assert "ProcessError: Command exited with status 2" in said[:200]
+    assert "cow.c:1:10: fatal error: cow.h: No such file or directory" in said[:400]
+    assert "build log: /tmp/spack-stage/cowsay/spack-build-out.txt" in said
+
+
+async def test_what_was_installed_and_what_was_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", path_with(spack(tmp_path / "spack")))
+    opt = tmp_path / "spack" / "opt"
+    said = await spack_install("cowsay", Listener())
+    assert said["installed"] == [str(opt / "perl-5.40"), str(opt / "cowsay-3.04")]
+    said = await spack_install("cowsay", Listener())
+    assert (said["prefixes"], said["installed"]) == ([str(opt / "cowsay-3.04")], [])
+
+
+async def test_an_installation_that_another_process_failed_waits_for_that_and_tries_again(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FRACTALE_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("PATH", path_with(spack(tmp_path / "spack")))
+    monkeypatch.setenv("SPACK_DYING", "1")
+    (tmp_path / "state").mkdir()
+    lock = tmp_path / "state" / "spack.lock"
+    dying = await asyncio.create_subprocess_exec("flock", "-s", str(lock), "sleep", "2")
+    while not lock.exists():  # noqa: ASYNC110 - there is nothing to wait for but the file
+        await asyncio.sleep(0.02)
+    said = await spack_install("cowsay", Listener())
+    assert await asyncio.wait_for(dying.wait(), 1) == 0  # it was waited for
+    assert said["success"] is True
+    assert said["installed"][-1].endswith("cowsay-3.04")
 
 
 def test_a_spec_with_a_shell_in_it_is_refused(reader):

@@ -239,6 +239,7 @@ def test_the_doctor_finds_each_rule_broken(tmp_path):
             "h": {"command": "x", "args": ["--header", "X-Api-Key: 0123456789abc"]},
         },
         "audit": "/nowhere/audit.jsonl",
+        "poll_seconds": 0,
     }
     (tmp_path / ".fractale" / "config.yaml").write_text(json.dumps(settings))
     listens = (
@@ -269,4 +270,4 @@ def test_the_doctor_finds_each_rule_broken(tmp_path):
     assert "is open to others (755)" in words
     assert "can be written by others" in words
     assert "audit.jsonl cannot be written" in words
-    assert "`poll_seconds` is not set" in words
+    assert "`poll_seconds` is 0" in words

@@ -303,7 +303,7 @@ class LimitReached(FractaleError):
     """A limit of the run was reached. The run is kept and can be resumed.
 
     Args:
-        limit: ``steps``, ``time``, ``tokens``, ``cost`` or ``depth``.
+        limit: ``steps``, ``time``, ``tokens``, ``cost``, ``depth``, ``node_hours`` and the like.
     """
 
     code = "limit"

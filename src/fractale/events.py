@@ -29,11 +29,12 @@ warning            step, code, message
 job_state          step, job (the scheduler's id), scheduler, state (pending, running, completed,
                    failed, cancelled, timeout, out_of_memory, node_failure, unknown), reason (in
                    words), line (the last of its log), nodes, submitted, started, ended, over,
-                   last_lines (of the log of one that failed), index (of an element of an array),
-                   jobs (of a foreach or an array: state → how many), handle {scheduler,
+                   last_lines (of the log of one that failed), handle {scheduler,
                    native_id, key, job_dir}, deadline, patience (Unix times), timeout (seconds or
-                   null), began {wall, boot, boot_id: the moment when it was submitted}: of a
-                   job step, each time that something of it changed
+                   null), began {wall, boot, boot_id: the moment when it was submitted}: of a job
+                   step, each time that something of it changed. Of an item of a foreach, or an
+                   element of an array, also jobs {state: how many of the jobs are in it}, and
+                   index (in the array, where it is part of one)
 step_finished      step, attempt, outcome, event_name, decided_by, reason, error, seconds,
                    tokens, next (step name, success or failed), notices [{kind: warning, lost or
                    failed, message}: what a success must not hide], outputs (short form),

@@ -13,15 +13,18 @@ import os
 import pwd
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 PATHS: Final = "fractale.paths"
 """Annotation of a tool: the names of the arguments that are paths."""
 
 WRITES: Final = "fractale.writes"
 """Annotation of a tool: those of its paths where the call changes something."""
+
+JOBS: Final = "fractale.jobs"
+"""Annotation of a tool that has to do with batch jobs: `JobPart`."""
 
 NOTES: Final = "fractale_notes"
 """Attribute of a function: annotations that every registry that names it gives to its tool."""
@@ -142,6 +145,7 @@ _OF_RUN: Final = (
     "drafts",
     "outputs",
     "jobs",
+    "jobs.jsonl",
 )
 """What fractale keeps in the folder of a run (`run.dir` of a plan), beside what tools write there.
 
@@ -165,9 +169,25 @@ def takes_paths(*reads: str, writes: Iterable[str] = ()) -> Callable[[_Function]
     """
     changed = [*writes]
 
+    return _with_notes({PATHS: [*reads, *changed]} | ({WRITES: changed} if changed else {}))
+
+
+JobPart = Literal["submits", "runs", "looks"]
+
+
+def about_jobs(part: JobPart) -> Callable[[_Function], _Function]:
+    """Mark a tool's function: it submits a job, runs one to its end, or says how one is.
+
+    The arguments of one that submits or runs are those of `fractale.schedulers.job.JobSpec`; its
+    answer has `key`, `seconds`, `nodes` and `over`, as far as these are known. So a run's budget
+    can count the job.
+    """
+    return _with_notes({JOBS: part})
+
+
+def _with_notes(notes: Mapping[str, object]) -> Callable[[_Function], _Function]:
     def mark(function: _Function) -> _Function:
-        notes = {PATHS: [*reads, *changed]} | ({WRITES: changed} if changed else {})
-        setattr(function, NOTES, notes)
+        setattr(function, NOTES, {**getattr(function, NOTES, {}), **notes})
         return function
 
     return mark

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
-from typing import Any, TypedDict, cast
+from typing import Any, Final, TypedDict, cast
 
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langgraph.graph import END, START, StateGraph
@@ -16,8 +16,9 @@ from fractale.agents.subagent import AgentHost
 from fractale.agents.translations import Pair
 from fractale.agents.validators import arguments_for, find_validator, verdict_of
 from fractale.errors import ModelError, ModelUnavailable, PolicyError, ToolError
+from fractale.schedulers.dialects import NAMES, dialect_of
+from fractale.schedulers.request import Request
 from fractale.toolbox import ToolInfo
-from fractale.tools.dialects import DIALECTS, MARKS
 
 DIRECTIVES = "directives"
 """What validated a script where no tool does: its own lines."""
@@ -132,8 +133,8 @@ async def _choose(state: Translating, runtime: Runtime[Task]) -> Translating:
     del state
     task = runtime.context
     tool = await _validator(task, task.validator)
-    if tool is None and task.target not in DIALECTS:
-        known = ", ".join(DIALECTS)
+    if tool is None and task.target not in NAMES:
+        known = ", ".join(NAMES)
         fault = f"there is no way to check it: no tool validates it, and fractale knows {known}"
         return Translating(faults=[fault])
     return Translating(validator=tool.name if tool else "")
@@ -217,7 +218,7 @@ async def _validate(state: Translating, runtime: Runtime[Task]) -> Translating:
 
 def _without_validator(task: Task, state: Translating, why: str) -> Translating:
     """Go by the script's own lines, where the tool that was found is of no use."""
-    if task.target not in DIALECTS:
+    if task.target not in NAMES:
         raise ToolError(f"there is no way to check a script for {task.target}: {why}")
     faults = pair_of(task, state).faults(strict=True)
     return Translating(
@@ -248,13 +249,41 @@ def _messages(task: Task, state: Translating) -> list[BaseMessage]:
     ]
 
 
+EXAMPLES: Final[Mapping[str, Any]] = {
+    "nodes": 2,
+    "tasks": 8,
+    "tasks_per_node": 4,
+    "cores_per_task": 2,
+    "gpus_per_task": 1,
+    "memory_per_node": 2**30,
+    "seconds": 600.0,
+    "queues": ("q",),
+    "name": "n",
+    "output": "o",
+    "error": "e",
+    "account": "a",
+    "workdir": "/w",
+    "exclusive": True,
+}
+"""What a job asks for most, by the fields of a `Request`."""
+
+
 def _options(target: str) -> str:
-    """The target's options, for a model that does not know them by heart."""
-    dialect = DIALECTS.get(target)
-    if dialect is None:
+    """The target's words for what a job asks for most, for a model that does not know them."""
+    if target not in NAMES:
         return ""
-    lines = [f"{dialect.flag(name)}: {option.fact}" for name, option in dialect.options.items()]
-    return f"Directives of {target} start with {MARKS[target]}; some options:\n" + "\n".join(lines)
+    dialect, least = dialect_of(target), Request(nodes=2, tasks=8)
+    known = dialect.write(least).lines
+    found: dict[str, str] = {}
+    for field, value in EXAMPLES.items():
+        asked = (
+            Request(**{field: value}) if field in least.said() else replace(least, **{field: value})
+        )
+        lines = dialect.write(asked).lines
+        new = [line for line in lines if field in least.said() or line not in known]
+        found |= {re.split(r"[= ]", line)[0]: field for line in new[:1]}
+    options = "\n".join(f"{flag}: {what}" for flag, what in found.items())
+    return f"Directives of {target} start with {dialect.mark}; some options:\n{options}"
 
 
 def _repair(state: Translating) -> str:

@@ -14,7 +14,6 @@ from fractale.agents.jobspec_graph import (
 )
 from fractale.agents.subagent import AgentAnswer, AgentHost, AgentRequest, Subagent
 from fractale.agents.translations import manager_named, manager_of
-from fractale.errors import ToolError
 
 DEFAULT_TRIES = 4
 
@@ -23,7 +22,7 @@ async def run(host: AgentHost, request: AgentRequest) -> AgentAnswer:
     """Translate the script.
 
     Raises:
-        ToolError: The script has directives of two managers, or the validator is not there.
+        ToolError: The validator is not there.
         TransportError: The validator's server was lost.
         PolicyError: The validator that was asked for may not be called.
         ModelUnavailable: The model is busy or out of reach.
@@ -40,11 +39,7 @@ async def run(host: AgentHost, request: AgentRequest) -> AgentAnswer:
 def _task(host: AgentHost, request: AgentRequest) -> Task:
     given = request.inputs
     script = str(given["script"])
-    source = manager_named(str(given.get("source") or ""))
-    try:
-        source = source or manager_of(script)
-    except ValueError as error:
-        raise ToolError(str(error), hint="say in `source` which manager it is for") from error
+    source = manager_named(str(given.get("source") or "")) or manager_of(script)
     return Task(
         host=host,
         script=script,
@@ -90,7 +85,7 @@ INPUTS: Mapping[str, Any] = {
         },
         "source": {
             "type": "string",
-            "description": "The manager that it is for; by default read from its directives.",
+            "description": "The manager that it is for; by default that of its first directive.",
         },
         "validator": {
             "type": "string",

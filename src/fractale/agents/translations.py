@@ -6,41 +6,23 @@ for valid, and another manager's directives for comments.
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Final
 
-from fractale.tools.batch_script import BatchScript, Directive, find_manager, header_of, parse
-from fractale.tools.dialects import DIALECTS, MARKS, Dialect
-from fractale.tools.flux_rules import flux_problems
-
-OTHER_NAMES: Mapping[str, str] = {"sbatch": "slurm", "torque": "pbs", "bsub": "lsf"}
-
-FIGURES: Mapping[str, tuple[str, ...]] = {
-    "nodes": ("nodes",),
-    "tasks": ("tasks", "tasks_per_node"),
-    "cores": ("cores_per_task", "cores_per_node"),
-    "gpus": ("gpus_per_task", "gpus_per_node"),
-    "seconds": ("seconds",),
-}
-"""Figure of a whole job → the facts that say it."""
-
-WORDS = ("queue", "job_name", "output", "error", "account", "workdir", "exclusive")
-"""Facts that a translation may say otherwise, but may not drop in silence."""
-
-OF_A_MANAGER = re.compile(
-    r"\b(srun|sbatch|salloc|sacct|squeue|scontrol|scancel|mpirun|mpiexec\S*|aprun|jsrun|ibrun|prun"
-    r"|qsub|qstat|qdel|bsub|bjobs|bkill|lsrun|flux|module|ml)\b"
-    r"|\b(SLURM|SBATCH|PBS|LSB|LSF|FLUX)_"
+from fractale.schedulers.comparison import comments_of, compare, leftovers, lost_commands
+from fractale.schedulers.dialects import (
+    NAMES,
+    dialect_of,
+    lines_of,
+    plain_script,
+    read_script,
+    schedulers_of,
 )
-"""Commands that a translation may have to change."""
+from fractale.schedulers.script import Script
+from fractale.schedulers.translation import translate
 
-ONE_CORE_A_TASK = ("slurm", "flux", "lsf")
-"""Managers that give a task one core where nothing is said of cores."""
-
-MINUTE = 60
+OTHER_NAMES: Final[Mapping[str, str]] = {"sbatch": "slurm", "torque": "pbs", "bsub": "lsf"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,136 +48,55 @@ class Pair:
             strict: Whether options that the target does not know are looked for, too; a
                 validator does that better.
         """
-        found = [*self._leftovers(), *self._lost_commands()]
-        if not self._is_for_target():
-            mark = MARKS.get(self.target)
-            missing = [f"it has no {mark} line: it is not translated"] if mark else []
-            return [*missing, *found] if self.source else found
-        try:
-            translated = parse(self.script)
-        except ValueError as error:
-            return [*found, str(error)]
-        if strict and self.target == "flux":
-            found += flux_problems(translated)
-        original = _read(self.original)
-        return [*found, *self._differences(original, translated)] if original else found
+        original, translated = self._original(), self._translated()
+        found = [*leftovers(original, translated), *lost_commands(original, translated)]
+        if self.target in NAMES and self.target not in schedulers_of(translated.lines):
+            mark = dialect_of(self.target).mark
+            missing = f"it has no {mark} line: it is not translated"
+            return [missing, *found] if self.source else found
+        if self.target not in NAMES:
+            return found
+        if strict:
+            found += [str(each) for each in translated.invalid]
+        if not original.scheduler:
+            return found
+        mentions = [*self.no_analogue, *comments_of(translated)]
+        differences = compare(original, translated, mentions)
+        return [*found, *(str(each) for each in differences if not each.minor)]
 
-    def _is_for_target(self) -> bool:
-        """Whether a line above the first command is a directive of the target."""
-        dialect = DIALECTS.get(self.target)
-        header = header_of(self.script.splitlines())
-        return dialect is not None and any(dialect.sentinel.match(line) for line in header)
+    def _original(self) -> Script:
+        if self.source not in NAMES:
+            return plain_script(self.original)
+        return read_script(self.original, self.source)
 
-    def _leftovers(self) -> list[str]:
-        """Directives of other managers; those that the original's body prints are not meant."""
-        others = [d.sentinel for name, d in DIALECTS.items() if name != self.target]
-        lines = self.original.splitlines()
-        body = set(lines[len(header_of(lines)) :])
-        return [
-            f"still in it: `{line.strip()}`"
-            for line in self.script.splitlines()
-            if line not in body and any(mark.match(line) for mark in others)
-        ]
-
-    def _lost_commands(self) -> list[str]:
-        """Commands of the original that have nothing to do with its manager, and are gone."""
-        kept = " ".join(_commands(self.script))
-        return [
-            f"the command `{command}` is missing; keep all commands as they are, but those that "
-            "speak to the manager"
-            for command in _commands(self.original)
-            if not OF_A_MANAGER.search(command) and command not in kept
-        ]
-
-    def _differences(self, original: BatchScript, translated: BatchScript) -> list[str]:
-        wanted, given = _figures(original), _figures(translated)
-        tasks = given.get("tasks")
-        if tasks and tasks == wanted.get("cores") and translated.manager in ONE_CORE_A_TASK:
-            given.setdefault("cores", tasks)
-        found = [
-            f"it asks for {given[name]} {name}, the original for {wanted[name]}"
-            for name in wanted
-            if name in given and not _same(name, wanted[name], given[name])
-        ]
-        dropped = [fact for name in wanted if name not in given for fact in FIGURES[name]]
-        sayable = {option.fact for option in DIALECTS[translated.manager].options.values()}
-        dropped += [fact for fact in WORDS if fact in sayable and fact not in translated.facts]
-        return found + [
-            f"line {d.line} of the original, {d.text}, is neither translated nor in `no_analogue`"
-            for d in original.directives
-            if d.fact in dropped and not d.problem and not self._is_mentioned(d)
-        ]
-
-    def _is_mentioned(self, directive: Directive) -> bool:
-        names = _names_of(directive, DIALECTS[self.source]) if self.source in DIALECTS else []
-        return any(re.search(name, said) for name in names for said in self.no_analogue)
+    def _translated(self) -> Script:
+        if self.target not in NAMES:
+            return plain_script(self.script, self.target)
+        return read_script(self.script, self.target)
 
     def without_counterpart(self) -> list[str]:
-        """Directives of the original that Flux has nothing for, and that nobody mentioned yet."""
-        original = _read(self.original)
-        if original is None or self.target != "flux":
+        """What the target has nothing for, and nobody mentioned yet."""
+        original = self._original()
+        if not original.scheduler or self.target not in NAMES or self.source == self.target:
             return []
-        lost = [d for d in original.untranslatable if not self._is_mentioned(d)]
-        return [f"{d.text}: {d.problem}" for d in lost]
+        return [
+            f"{loss.text or loss.what}: {loss.why}"
+            for loss in translate(original, self.target).losses
+            if not self._is_mentioned(loss.text)
+        ]
 
-
-def _names_of(directive: Directive, dialect: Dialect) -> list[str]:
-    """Patterns of the names that an option has."""
-    option = directive.option
-    short = [f"-{letter}" for letter, name in dialect.short.items() if name == option]
-    long = [dialect.flag(option), *([option] if len(option) > 1 else [])]
-    return [rf"(?<![\w-]){re.escape(name)}(?![a-z-])" for name in [*long, *short]]
+    def _is_mentioned(self, text: str) -> bool:
+        flag = text.split("=")[0].split()[:1]
+        return bool(flag) and any(flag[0] in each for each in self.no_analogue)
 
 
 def manager_named(name: str) -> str:
     """A manager's name as fractale writes it: ``slurm`` for ``Slurm 23``; else in small letters."""
     said = name.strip().lower()
-    known = {**{each: each for each in DIALECTS}, **OTHER_NAMES}
+    known = {**{each: each for each in NAMES}, **OTHER_NAMES}
     return next((own for word, own in known.items() if word in said), said)
 
 
 def manager_of(script: str) -> str:
-    """Whose directives a script has; empty if nobody's.
-
-    Raises:
-        ValueError: Those of two managers.
-    """
-    header = header_of(script.splitlines())
-    if not any(d.sentinel.match(line) for d in DIALECTS.values() for line in header):
-        return ""
-    return find_manager(header)
-
-
-def _read(script: str) -> BatchScript | None:
-    """A script taken apart; None where that can't be done."""
-    try:
-        return parse(script)
-    except ValueError:
-        return None
-
-
-def _commands(script: str) -> list[str]:
-    """Its commands, each in one line, with single blanks."""
-    lines = script.replace("\\\n", " ").splitlines()
-    return [" ".join(line.split()) for line in lines if line.strip() and line.lstrip()[0] != "#"]
-
-
-def _figures(parsed: BatchScript) -> dict[str, int]:
-    """What the whole job asks for, as far as it says so."""
-    facts = parsed.facts
-    nodes, per_node = facts.get("nodes"), facts.get("tasks_per_node")
-    tasks = facts.get("tasks") or (per_node and nodes and per_node * nodes)
-    if nodes is None and tasks and per_node:
-        nodes = math.ceil(tasks / per_node)
-    known: dict[str, Any] = {"nodes": nodes, "tasks": tasks, "seconds": facts.get("seconds")}
-    for thing in ("cores", "gpus"):
-        per_task, on_node = facts.get(f"{thing}_per_task"), facts.get(f"{thing}_per_node")
-        known[thing] = (per_task and per_task * (tasks or nodes or 1)) or (
-            on_node and on_node * (nodes or 1)
-        )
-    return {name: value for name, value in known.items() if value}
-
-
-def _same(name: str, wanted: int, given: int) -> bool:
-    """Whether two figures are the same; some managers count whole minutes only."""
-    return abs(wanted - given) < MINUTE if name == "seconds" else wanted == given
+    """Whose directives a script has, the first one's of several; empty if nobody's."""
+    return next(iter(schedulers_of(lines_of(script))), "")

@@ -168,6 +168,10 @@ def read_limits(pairs: tuple[str, ...]) -> Limits:
         "tokens": int,
         "cost": float,
         "depth": int,
+        "node_hours": float,
+        "core_hours": float,
+        "gpu_hours": float,
+        "jobs": int,
         "time": parse_duration,
     }
     for pair in pairs:

@@ -121,10 +121,17 @@ def approval_lines(question: Mapping[str, Any], run: str) -> list[Line]:
     step, tool = inert(str(question["step"])), exact(tool_of(question))
     words = f"{step} wants to call {tool}"
     why = f"   ({inert(str(question['why']))})" if question.get("why") else ""
+    cost = cost_lines(question)
     return [
         [*head("!", words, question, ""), (why, "dim"), (where(question, run), "dim")],
-        *(row(f"    {line}") for line in arguments_lines(table(question, "arguments"))),
+        *(row(f"    {line}") for line in [*arguments_lines(table(question, "arguments")), *cost]),
     ]
+
+
+def cost_lines(question: Mapping[str, Any]) -> list[str]:
+    """What a call may use at most; nothing where that is not known."""
+    cost = question.get("cost")
+    return [f"at most {inert(str(cost), 200)}"] if cost else []
 
 
 def tool_changed_lines(question: Mapping[str, Any], run: str) -> list[Line]:

@@ -9,6 +9,7 @@ from fractale.cli.person_text import (
     arguments_lines,
     changed_words,
     choices_lines,
+    cost_lines,
     default_line,
     exact,
     field_lines,
@@ -284,7 +285,19 @@ def usage_text(usage: Mapping[str, Any]) -> str:
         parts.append(count(int(tokens), "token"))
     if cost := usage.get("cost"):
         parts.append(f"${float(cost):.3f}")
+    parts += [
+        f"{float(amount):.4g} {noun}"
+        for name, noun in HOURS.items()
+        if (amount := usage.get(name)) and float(amount) >= LEAST_HOURS
+    ]
+    if jobs := usage.get("jobs"):
+        parts.append(count(int(jobs), "job"))
     return " · ".join(parts)
+
+
+HOURS = {"node_hours": "node-hours", "gpu_hours": "GPU-hours"}
+LEAST_HOURS = 0.0005
+"""What is shown; less is left out, and is in ``--json``."""
 
 
 def value_text(value: Any, path: str | None = None, most: int = 0) -> list[str]:
@@ -334,7 +347,7 @@ def question_text(question: Mapping[str, Any]) -> list[str]:
 
 def _approval_text(question: Mapping[str, Any]) -> list[str]:
     why = f"   ({inert(str(question['why']), 200)})" if question.get("why") else ""
-    arguments = arguments_lines(table(question, "arguments"))
+    arguments = [*arguments_lines(table(question, "arguments")), *cost_lines(question)]
     return [f"wants to call {exact(tool_of(question))}{why}", *_indented(arguments)]
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from langgraph.errors import GraphInterrupt
@@ -23,9 +23,15 @@ from langgraph.runtime import Runtime
 
 from fractale import questions
 from fractale.clock import elapsed, moment
-from fractale.errors import DependencyMissing, JobInDoubt, PolicyError
+from fractale.errors import (
+    DependencyMissing,
+    JobError,
+    JobInDoubt,
+    PolicyError,
+    SchedulerUnavailable,
+)
 from fractale.evidence import Notice
-from fractale.graph import tool_calls
+from fractale.graph import job_budget, tool_calls
 from fractale.graph.entering import Perform
 from fractale.graph.figures import Log, read_figures
 from fractale.graph.interrupts import ask
@@ -37,6 +43,7 @@ from fractale.graph.job_arrays import (
     array_of_step,
     part_of,
     run_array,
+    scheduler_of,
     send_elements,
     submit_job,
 )
@@ -48,6 +55,7 @@ from fractale.graph.outcome import CallResult, Decision
 from fractale.graph.state import ItemState
 from fractale.graph.visit import Visit
 from fractale.jobs import JobHandle, JobStatus
+from fractale.jobs.budget import Amount, Size
 from fractale.policy import allowed_by
 from fractale.schedulers.folder import WITHDRAWN
 from fractale.store.journal import Call, digest_of
@@ -79,6 +87,7 @@ class Work(TypedDict, total=False):
         late: Whether it was cancelled because the step's time was up.
         verdict: What a person says of a job that nobody knows of: ``success`` or ``failure``.
         end: What it gave: the outputs as a reference, the fault in words.
+        reserved: What the run's budget has set aside for it: `key`, and `fractale.jobs.Size`.
     """
 
     handle: dict[str, Any]
@@ -91,6 +100,7 @@ class Work(TypedDict, total=False):
     late: bool
     verdict: str
     end: dict[str, Any]
+    reserved: dict[str, Any]
 
 
 class Inside(Work, ItemState, total=False):
@@ -205,6 +215,8 @@ async def _submit(state: Work, runtime: Runtime[JobRun]) -> Work:
     """
     run, number = runtime.context, state.get("number", 0) + 1
     visit = run.visit
+    if state.get("verdict") == "again":
+        await _settle(state, visit)
     wanted = arguments_of(visit)
     if visit.context.mask(wanted) != wanted:
         raise PolicyError(
@@ -214,10 +226,18 @@ async def _submit(state: Work, runtime: Runtime[JobRun]) -> Work:
     if not all(allowed_by(globs, SUBMIT) for globs in visit.context.within):
         raise PolicyError("no job was submitted: `job_submit` is none of the planned step's tools")
     chosen_by = "model" if visit.context.drafted else "plan"
-    agreed = tool_calls.agree(visit, SUBMIT, wanted, chosen_by)
+    spec, scheduler = spec_of(visit, wanted)
+    name = scheduler or scheduler_of(visit)
+    cost = job_budget.words_of(visit, spec, name)
+    agreed = tool_calls.agree(visit, SUBMIT, wanted, chosen_by, cost=cost)
     spec, scheduler = spec_of(visit, agreed)
-    key = _key(visit, number)
     part = part_of(visit, agreed, wanted) if number == 1 else None
+    key, size = (
+        part.key if part else _key(visit, number),
+        job_budget.size_of(spec, scheduler or name),
+    )
+    if part is None:
+        await job_budget.reserve(visit, key, size)
 
     async def make() -> ToolResult:
         jobs = run.jobs(scheduler)
@@ -230,11 +250,19 @@ async def _submit(state: Work, runtime: Runtime[JobRun]) -> Work:
         told = {**handle.as_dict(), "since": began["wall"], "began": began}
         return ToolResult(text=f"{handle.scheduler} job {handle.native_id}", structured=told)
 
+    budget, reserved = visit.context.meter.jobs, {"key": key, **asdict(size)}
     try:
-        result = await tool_calls.call(visit, SUBMIT, agreed, make=make)
+        with budget.watched(key):
+            result = await tool_calls.call(visit, SUBMIT, agreed, make=make)
     except JobInDoubt as error:
         status = JobStatus(state="unknown", reason=f"{error} ({error.hint})").as_dict()
-        return Work(handle={}, number=number, verdict="", status=visit.context.mask(status))
+        told = visit.context.mask(status)
+        return Work(handle={}, number=number, verdict="", status=told, reserved=reserved)
+    except SchedulerUnavailable:
+        raise
+    except JobError:  # it was refused: there is none
+        await budget.settle(key, Amount())
+        raise
     handle, since = JobHandle.from_dict(result.structured), float(result.structured["since"])
     began = dict(result.structured.get("began") or {"wall": since})
     # Whoever looks for runs that wait finds this one from here on, whatever happens to us.
@@ -242,7 +270,13 @@ async def _submit(state: Work, runtime: Runtime[JobRun]) -> Work:
     visit.context.jobs_waited_for[visit.path] = told
     tell(visit, told)
     return Work(
-        handle=handle.as_dict(), since=since, began=began, number=number, verdict="", status={}
+        handle=handle.as_dict(),
+        since=since,
+        began=began,
+        number=number,
+        verdict="",
+        status={},
+        reserved=reserved,
     )
 
 
@@ -278,7 +312,8 @@ async def _wait(state: Work, runtime: Runtime[JobRun]) -> Work:
     async def make() -> ToolResult:
         jobs = run.jobs(handle.scheduler)
         waiter = Waiter(visit, jobs, handle, began=_began(state), patience=patience)
-        with visit.context.meter.paused():
+        meter = visit.context.meter
+        with meter.paused(), meter.jobs.watched(_reserved_key(state)):
             status, late = await waiter.wait()
         again = _is_withdrawn(handle, status) and not late
         told = {**status.as_dict(), "late": late, "again": again}
@@ -287,6 +322,18 @@ async def _wait(state: Work, runtime: Runtime[JobRun]) -> Work:
     result, _ = await visit.book.tool(place, call, make, lambda: None)
     told = cast("dict[str, Any]", result.structured)
     return Work(status=told, late=told["late"])
+
+
+def _reserved_key(state: Work) -> str:
+    return str(state.get("reserved", {}).get("key", ""))
+
+
+async def _settle(state: Work, visit: Visit) -> None:
+    """Count what the job used; of one that nobody knows of, all that was reserved."""
+    if known := state.get("reserved"):
+        size = {name: value for name, value in known.items() if name != "key"}
+        status = state.get("status", {})
+        await job_budget.settle(visit, known["key"], Size(**size), status)
 
 
 def _began(state: Work) -> Mapping[str, Any]:
@@ -357,6 +404,7 @@ async def _read(state: Work, runtime: Runtime[JobRun]) -> Work:
     """What the job gave, and whether that is success."""
     visit, handle = runtime.context.visit, state.get("handle")
     label = JobHandle.from_dict(handle).label if handle else str(None)
+    await _settle(state, visit)
     place = visit.book.next_place(None)
     call = Call(kind="tool", name="jobs.job_logs", digest=digest_of(label), safe=True)
 

@@ -22,9 +22,16 @@ from langgraph.graph import END
 from langgraph.runtime import Runtime
 from langgraph.types import Send
 
-from fractale.errors import CallError, FractaleError, TemplateError
+from fractale.errors import (
+    CallError,
+    FractaleError,
+    JobError,
+    JobInDoubt,
+    SchedulerUnavailable,
+    TemplateError,
+)
 from fractale.evidence import Notice
-from fractale.graph import tool_calls
+from fractale.graph import job_budget, tool_calls
 from fractale.graph.context import RunContext
 from fractale.graph.entering import prepare
 from fractale.graph.flow import labels_of
@@ -141,11 +148,22 @@ class ArrayJob:
             if self._handle is None:
                 self._tries = tries
                 try:
-                    self._handle = await submit_job(self.visit, jobs, self.spec, self.key)
+                    self._handle = await self._submitted(jobs)
                 except FractaleError as error:
                     self._fault = error
                     raise
         return self._handle
+
+    async def _submitted(self, jobs: Jobs) -> JobHandle:
+        size = job_budget.size_of(self.spec, jobs.scheduler)
+        await job_budget.reserve(self.visit, self.key, size, self.spec.array)
+        try:
+            return await submit_job(self.visit, jobs, self.spec, self.key)
+        except (SchedulerUnavailable, JobInDoubt):
+            raise
+        except JobError:  # it was refused: there is none
+            await job_budget.release(self.visit, self.key, self.spec.array)
+            raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +172,11 @@ class Part:
 
     array: ArrayJob
     index: int
+
+    @property
+    def key(self) -> str:
+        """What the budget calls the element."""
+        return job_budget.element_key(self.array.key, self.index)
 
     async def submitted(self, jobs: Jobs, tries: int) -> JobHandle:
         """The handle of the element.
@@ -262,10 +285,21 @@ class _Groups:
             for start in range(0, len(found), at_most)
             if len(chunk := found[start : start + at_most]) >= at_least
         ]
+        if not self._has_room(chunks):
+            chunks = []  # each waits for room by itself, while the others end
         if self._jobs:
             kept = [str(Array.of(chunk)) for chunk in chunks]
             self._visit.context.notes.put(self._note, kept)
         return chunks
+
+    def _has_room(self, chunks: Sequence[Sequence[int]]) -> bool:
+        """Whether the run's budget has room for all of them at a time."""
+        jobs = [(self._jobs[chunk[0]], len(chunk)) for chunk in chunks]
+        sizes = [
+            (job_budget.size_of(job.spec, job.scheduler or scheduler_of(self._visit)), count)
+            for job, count in jobs
+        ]
+        return job_budget.has_room(self._visit, sizes)
 
     def array(self, numbers: Mapping[int, int], array: Array) -> dict[int, Part]:
         """Item → its part of one array.
@@ -330,7 +364,7 @@ class _Groups:
         lines = (spec.script or "").splitlines()
         directives: tuple[str, ...] = ()
         if schedulers_of(lines):
-            name = scheduler or _scheduler(self._visit)
+            name = scheduler or scheduler_of(self._visit)
             script = script_of(spec, name)
             if self._visit.step.foreach is not None and script and script.request.array:
                 raise TemplateError("an array", position=self._visit.step.position)
@@ -340,7 +374,7 @@ class _Groups:
         return repr((scheduler, digest(same), directives, program))
 
 
-def _scheduler(visit: Visit) -> str:
+def scheduler_of(visit: Visit) -> str:
     """The scheduler that jobs go to; ``local`` where that cannot be known, as in a replay."""
     jobs: Any = visit.deps.jobs(None) if visit.deps.jobs else None
     return str(getattr(jobs, "scheduler", "local"))
@@ -363,7 +397,7 @@ def array_of_step(visit: Visit) -> Array | None:
     if not isinstance(script, str) or not schedulers_of(script.splitlines()):
         return None
     spec = JobSpec(name=visit.step.name, folder=Path(), script=script)
-    return array_of(spec, str(scheduler) if scheduler else _scheduler(visit))
+    return array_of(spec, str(scheduler) if scheduler else scheduler_of(visit))
 
 
 async def run_array(leaf: StepNode, visit: Visit, array: Array) -> CallResult:

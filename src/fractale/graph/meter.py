@@ -10,6 +10,7 @@ from typing import cast
 
 from fractale.errors import LimitReached
 from fractale.graph.state import Spent
+from fractale.jobs.budget import LIMITS, Budget, Ledger, MemoryLedger
 from fractale.models import Usage
 from fractale.plan.model import Limits
 
@@ -24,10 +25,19 @@ class Meter:
     Args:
         limits: Of the plan at the top of the run.
         spent: What earlier processes of the same run have used.
+        ledger: What its batch jobs have used.
+
+    Attributes:
+        jobs: The budget of its batch jobs.
     """
 
-    def __init__(self, limits: Limits, spent: Spent | None = None) -> None:
+    def __init__(
+        self, limits: Limits, spent: Spent | None = None, ledger: Ledger | None = None
+    ) -> None:
         self._limits = limits
+        hours = {name: getattr(limits, name) for name in LIMITS}
+        set_ones = {name: most for name, most in hours.items() if most is not None}
+        self.jobs = Budget(set_ones, ledger or MemoryLedger())
         self.total: Spent = cast("Spent", dict(spent or {}))
         self._earlier = self.total.get("seconds", 0.0)
         self._started = time.monotonic()

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 from fractale import questions
 from fractale.errors import AnswerError, CallError, JobError, PolicyError, ToolError
 from fractale.grants import grant_of
+from fractale.graph import job_budget
 from fractale.graph.answers import taken
 from fractale.graph.bindings import resolve_prompt
 from fractale.graph.doubt import cut_off, doubtful
@@ -37,6 +38,8 @@ def agree(
     arguments: Mapping[str, Any],
     chosen_by: Chooser,
     agent: str | None = None,
+    *,
+    cost: str = "",
 ) -> Mapping[str, Any]:
     """See that a call may be made; a person may have to agree to it.
 
@@ -46,6 +49,7 @@ def agree(
 
     Args:
         agent: The sub-agent that makes the call, if it is not the step's own.
+        cost: What the call may use at most, in words for the person.
 
     Returns:
         The arguments, as the person wants them.
@@ -82,6 +86,7 @@ def agree(
         definition=tool.definition,
         origins=_origins(planned),
         yes=ruling.yes,
+        cost=cost,
     )
     answer = ask(visit, question)
     if grant := grant_of(question, answer):
@@ -306,6 +311,7 @@ async def call(
         LimitReached: A limit of the run is used up.
     """
     place = visit.book.next_place(agent)
+    reserved = await job_budget.reserve_for_tool(visit, tool, arguments, place.key)
     known = _known(visit, tool, arguments)
     told: dict[str, Any] = {"tool": tool.name, "call": visit.next_call(), "key": place.key}
     if agent:
@@ -318,8 +324,10 @@ async def call(
     while True:
         try:
             result = await _call_once(visit, tool, arguments, place, known, told, answers, make)
+            await job_budget.settle_for_tool(visit, tool, result.structured, arguments, reserved)
             return _labeled(visit, tool, arguments, result, source)
         except ToolError as error:
+            await job_budget.settle_for_tool(visit, tool, None, arguments, reserved)
             _labeled(visit, tool, arguments, ToolResult(text=str(error)), source)
             raise
         except Elicited as asked:

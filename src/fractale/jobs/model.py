@@ -16,7 +16,7 @@ class JobStatus:
     Args:
         reason: In words: why it waits, where it runs, how it ended, with what shows it.
         evidence: ``exit-code file``, ``scontrol``, ``sacct``, ``job-completion file``, ``flux``,
-            ``qstat``, ``bjobs``, ``boot id``, ``start file``, or ``none``.
+            ``qstat``, ``bjobs``, ``log``, ``boot id``, ``start file``, or ``none``.
         exit_code: Of the script or command; None if it has none, or none is known.
         submitted: Seconds since 1970, as the others.
         last_lines: The end of the log, of a job that did not do its work.

@@ -120,6 +120,8 @@ class Poller:
             records = (await self._adapter.records([job]))[0]
         except (SchedulerUnavailable, DependencyMissing) as error:
             return Answer(trouble=error.message, at=now)
+        if isinstance(records, SchedulerUnavailable):
+            return Answer(trouble=records.message, at=now)
         return Answer(records=records, at=now)
 
     async def _question(self) -> None:
@@ -141,8 +143,12 @@ class Poller:
         for (key, job), records in zip(jobs.items(), found, strict=True):
             before = known.answers.get(key, {}).get("records", {})
             over = {name: each for name, each in before.items() if each["state"] not in ACTIVE}
-            told = {_name(index): asdict(record) for index, record in records.items()}
-            known.answers[key] = {"at": now, "records": {**over, **told}}
+            trouble, told = "", dict[str, Any]()
+            if isinstance(records, SchedulerUnavailable):
+                trouble = records.message
+            else:
+                told = {_name(index): asdict(record) for index, record in records.items()}
+            known.answers[key] = {"at": now, "records": {**over, **told}, "trouble": trouble}
             if self._is_over(key, job):
                 del known.wanted[key]
         known.answers = {
@@ -173,6 +179,8 @@ class Poller:
             return Answer(trouble=self._known.trouble, at=self._known.asked, due=due)
         if answer is None:
             return Answer(due=due)
+        if answer.get("trouble"):
+            return Answer(trouble=str(answer["trouble"]), at=float(answer["at"]), due=due)
         records = {_index(name): _record(told) for name, told in answer["records"].items()}
         return Answer(records=records, at=float(answer["at"]), due=due)
 

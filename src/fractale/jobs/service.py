@@ -18,6 +18,7 @@ from fractale.errors import (
     SettingsError,
 )
 from fractale.jobs.arrays import Elements, is_plain, status_of, whole, with_notices
+from fractale.jobs.choice import Choice, choose
 from fractale.jobs.logs import read_ends, read_last_of_each, read_log, read_tail, search_log
 from fractale.jobs.model import JobLog, JobStatus
 from fractale.jobs.polling import Answer, Poller
@@ -28,10 +29,6 @@ from fractale.schedulers.folder import JobFolder, same_job
 from fractale.schedulers.job import JobHandle, JobSpec, Queue
 from fractale.schedulers.local.jobs import Local
 from fractale.settings import STARTED_BY, Settings, slurm_token, without_secrets
-
-ORDER: Final = ("slurm", "pbs", "lsf", "flux", "local")
-"""Which scheduler is taken where several are found, outside an instance of Flux: its program alone
-may be there without any, for use inside another scheduler's jobs."""
 
 FOLDER: Final = "jobs"
 QUEUES: Final = "local"
@@ -61,7 +58,7 @@ class Jobs:
         environment: Of the programs that are called, and, as far as the scheduler hands it on,
             of the jobs: without secrets, but for the token that Slurm's programs need.
         scheduler: ``flux``, ``slurm``, ``pbs``, ``lsf`` or ``local``; None takes the first of
-            `ORDER` that is found, and before them Flux where ``FLUX_URI`` names an instance.
+            `choice.ORDER` that answers, and before them Flux where ``FLUX_URI`` names an instance.
         queues: Where the queue of local jobs is; jobs that are to share their cores share it.
             None: in `root`.
         cores: How many cores local jobs may use at a time; None: as many as this process may.
@@ -98,6 +95,7 @@ class Jobs:
         local = Local(environment, queues or self._root / ".local", cores)
         self._adapters = dict(_adapters(environment, local) if adapters is None else adapters)
         self._chosen = scheduler
+        self._choice_made: Choice | None = None
         self._environment = environment
         self._project, self._state = project, state
         self._way: Way | None = None
@@ -127,23 +125,27 @@ class Jobs:
 
     @property
     def scheduler(self) -> str:
-        """The name of the scheduler that new jobs go to.
+        """The name of the scheduler that new jobs go to, whether it answers just now or not.
 
         Raises:
             DependencyMissing: It is not there.
             JobError: There is none of that name.
         """
-        return self._scheduler().name
+        return self._choice().scheduler.name
 
     def _scheduler(self) -> Scheduler:
-        if self._chosen is None:
-            order = ("flux", *ORDER) if self._in_flux else ORDER
-            there = [name for name in order if name in self._adapters] or list(self._adapters)
-            for name in there:
-                if self._adapters[name].found():
-                    return self._adapters[name]
-            raise DependencyMissing("no scheduler was found", hint="ask for `local`")
-        adapter = self._adapter(self._chosen)
+        return self._choice().answering()
+
+    def _choice(self) -> Choice:
+        """What was named, else what answers; that is asked once."""
+        if self._chosen is not None:
+            return Choice(scheduler=self._named(self._chosen))
+        if self._choice_made is None:
+            self._choice_made = choose(self._adapters, in_flux=self._in_flux)
+        return self._choice_made
+
+    def _named(self, name: str) -> Scheduler:
+        adapter = self._adapter(name)
         if not adapter.found():
             raise DependencyMissing(
                 f"{adapter.title} is not on this machine",
@@ -180,7 +182,8 @@ class Jobs:
         if handle := folder.handle():
             same_job(folder, spec)
             return handle
-        scheduler = self._scheduler()
+        if folder.intent() is None:  # else it goes on where it was begun
+            await asyncio.to_thread(self._scheduler)
         folder.make()
         async with folder.locked() as lock:
             same_job(folder, spec)
@@ -188,7 +191,7 @@ class Jobs:
             if handle is None:
                 # What it was to go to when it was begun still counts.
                 begun = (folder.intent() or {}).get("scheduler")
-                adapter = self._adapter(begun) if begun else scheduler
+                adapter = self._adapter(begun) if begun else self._scheduler()
                 handle = await self._submit(adapter, folder, spec, key, lock)
         return handle
 
@@ -463,7 +466,10 @@ class Jobs:
         """
         nowhere = JobFolder(self._root / NOWHERE)
         asked = Submitted(folder=nowhere, native_id=native_id, ours=False)
-        return (await self._scheduler().records([asked]))[0]
+        found = (await self._scheduler().records([asked]))[0]
+        if isinstance(found, SchedulerUnavailable):
+            raise found
+        return found
 
     async def queues(self) -> list[Queue]:
         """The queues of the scheduler that new jobs go to.
@@ -471,7 +477,7 @@ class Jobs:
         Raises:
             SchedulerUnavailable: It does not answer.
         """
-        return await self._scheduler().queues()
+        return await (await asyncio.to_thread(self._scheduler)).queues()
 
 
 def _adapters(environment: Mapping[str, str], local: Scheduler) -> dict[str, Scheduler]:

@@ -84,6 +84,8 @@ class Limits:
         tokens: Input and output tokens of all models.
         cost: US dollars, where the price of the model is known.
         depth: How deep plans and agents may nest.
+        node_hours, core_hours, gpu_hours: Of all batch jobs of job steps.
+        jobs: Batch jobs of job steps; each element of an array is one.
     """
 
     steps: int | None = None
@@ -92,6 +94,10 @@ class Limits:
     tokens: int | None = None
     cost: float | None = None
     depth: int | None = None
+    node_hours: float | None = None
+    core_hours: float | None = None
+    gpu_hours: float | None = None
+    jobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

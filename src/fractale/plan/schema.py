@@ -94,6 +94,10 @@ def _agent() -> _Schema:
     }
 
 
+def _amount(description: str) -> _Schema:
+    return {"type": "number", "exclusiveMinimum": 0, "description": description}
+
+
 def _limits() -> _Schema:
     return {
         "type": "object",
@@ -103,7 +107,11 @@ def _limits() -> _Schema:
             "attempts": _whole("Entries of any one step, where the step does not say."),
             "time": {**_ref("duration"), "description": "Running time, without waiting."},
             "tokens": _whole("Tokens in and out, of all models."),
-            "cost": {"type": "number", "exclusiveMinimum": 0, "description": "US dollars."},
+            "cost": _amount("US dollars."),
+            "node_hours": _amount("Of all batch jobs of job steps; a node counts whole."),
+            "core_hours": _amount("As `node_hours`, for cores."),
+            "gpu_hours": _amount("As `node_hours`, for GPUs."),
+            "jobs": _whole("Batch jobs of job steps; each element of an array is one."),
             "depth": _whole("How deep plans and agents may nest.", least=0),
         },
         "additionalProperties": False,

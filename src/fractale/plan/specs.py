@@ -120,22 +120,27 @@ def _misfit(spec: InputSpec, value: Any) -> str | None:
     return clip(problem, 120) if problem else None
 
 
+AMOUNTS = ("cost", "node_hours", "core_hours", "gpu_hours")
+"""Limits that need not be whole numbers."""
+
+
 def read_limits(plan: Fields) -> Limits:
     """The plan's limits."""
     node = plan.get("limits")
     fields = plan.reader.fields(node, "limits", LIMIT_KEYS, "`limits`", {}) if node else None
     if fields is None:
         return Limits()
-    cost = fields.real("cost", least=0)
-    if cost == 0:
-        fields.fail("cost", "bad-value", "`cost` must be more than nothing")
+    amounts = {name: fields.real(name, least=0) for name in AMOUNTS}
+    for name in (name for name, amount in amounts.items() if amount == 0):
+        fields.fail(name, "bad-value", f"`{name}` must be more than nothing")
     return Limits(
         steps=fields.whole("steps"),
         attempts=fields.whole("attempts"),
         time=fields.seconds("time"),
         tokens=fields.whole("tokens"),
-        cost=cost,
         depth=fields.whole("depth", least=0),
+        jobs=fields.whole("jobs"),
+        **amounts,
     )
 
 

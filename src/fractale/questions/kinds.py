@@ -60,6 +60,7 @@ def approval(
     definition: str = "",
     origins: Sequence[Mapping[str, Any]] = (),
     yes: bool = True,
+    cost: str = "",
 ) -> dict[str, Any]:
     """Whether a call may be made.
 
@@ -70,6 +71,7 @@ def approval(
         definition: The hash of what the server says of the tool: an answer is for this one only.
         origins: Of each argument that strangers may have written: where its value came from.
         yes: Whether ``--yes`` agrees to it.
+        cost: What it may use at most, in words: ``2 node-hours (1.5 of 40 taken so far)``.
     """
     question: dict[str, Any] = {
         "kind": "approval",
@@ -82,6 +84,8 @@ def approval(
     }
     if origins:
         question["origins"] = [dict(origin) for origin in origins]
+    if cost:
+        question["cost"] = cost
     return question if yes else {**question, "yes": False}
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 
 PASSING: Final = frozenset(
     {"id", "number", "of", "why", "origins", "yes", "changes", "problem", "reason", "folder"}
-    | {"diff"}
+    | {"diff", "cost"}
 )
 """Fields that can differ between two executions that ask the same."""
 

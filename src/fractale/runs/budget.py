@@ -12,7 +12,7 @@ from fractale.models import Usage
 from fractale.plan.model import Limits, Plan
 from fractale.runs.options import RunOptions
 
-FOR_ALL = ("steps", "time", "tokens", "cost")
+FOR_ALL = ("steps", "time", "tokens", "cost", "node_hours", "core_hours", "gpu_hours", "jobs")
 """The limits that count for the whole run."""
 FOR_STEPS = ("attempts", "depth")
 """How often a step may be entered, and how deep plans may nest."""
@@ -61,4 +61,14 @@ def usage_data(meter: Meter) -> dict[str, Any]:
         "total_tokens": sum(used.values()),
         "cost": round(total.get("cost", 0.0), 6),
         "seconds": round(meter.seconds, 3),
+        **_jobs_data(meter),
     }
+
+
+def _jobs_data(meter: Meter) -> dict[str, Any]:
+    """What batch jobs have used and still have reserved; nothing of a run that had none."""
+    used, reserved = meter.jobs.used.as_dict(), meter.jobs.reserved.as_dict()
+    told = {name: amount for name, amount in used.items() if amount or reserved["jobs"]}
+    if reserved["jobs"]:
+        told["reserved"] = reserved
+    return told

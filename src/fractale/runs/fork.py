@@ -42,11 +42,13 @@ class ForkPoint:
         path: Of the step.
         visit: Which visit of the step in that run, from 1, as `fractale show` counts.
         entry: What was known there.
+        at: When the run came there, in Unix time; None: at its end.
     """
 
     path: str
     visit: int
     entry: Entry
+    at: float | None = None
 
     def parent(self, run: str) -> dict[str, Any]:
         """What the record of a fork says of the run that it comes from."""
@@ -103,6 +105,7 @@ async def find_point(saver: BaseCheckpointSaver[Any], history: RunHistory, at: s
         path=visit.path if visit else path,
         visit=visit.number if visit else 1,
         entry=_entry(graphs, chosen),
+        at=visit.started if visit else None,
     )
 
 

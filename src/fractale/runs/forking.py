@@ -12,6 +12,7 @@ from typing import Any, cast
 from fractale.errors import InputError, StoreError, UsageError
 from fractale.graph.entry import Entry
 from fractale.graph.state import Record
+from fractale.jobs.budget import LEDGER, FileLedger, inherited
 from fractale.plain import to_json
 from fractale.plan.expressions import references
 from fractale.plan.fields import nearest
@@ -74,17 +75,20 @@ def check_entry(plan: Plan, entry: Entry, path: str = "") -> None:
         )
 
 
-def take_over(history: RunHistory, child: RunFolder, entry: Entry) -> None:
-    """Give a fork what its state refers to, and the drafts of the steps before.
+def take_over(history: RunHistory, child: RunFolder, entry: Entry, at: float | None = None) -> None:
+    """Give a fork what its state refers to, the drafts of the steps before, and their jobs' cost.
 
     Args:
         history: Of the run that is forked; its files are only read.
+        at: When that run came to the place where the fork begins, in Unix time; None: at its end.
 
     Raises:
         StoreError: An output is gone, or can't be linked or copied.
     """
     data = json.dumps(entry.as_dict()).encode()
     _link_outputs(history.folder, child, data)
+    if line := inherited(FileLedger(history.folder.path / LEDGER), at):
+        FileLedger(child.path / LEDGER).add(line)
     drafts = Drafts(child.path / "drafts")
     for path, text in Drafts(history.folder.path / "drafts").items():
         if path.partition("/")[0].partition("[")[0] in {*entry.records, entry.step}:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from fractale.events import Status
 from fractale.questions import asks_secret, is_job
 from fractale.questions.given import SHORT_ID
 from fractale.questions.reading import example, examples
+from fractale.schedulers.ends import after
+from fractale.settings import PROJECT_FOLDER
 
 EXIT_CODES: Mapping[Status, int] = {
     "success": 0,
@@ -97,7 +100,11 @@ def next_commands(result: RunResult) -> list[str]:
             return [f"{resume} {_answer_option(step, each)}" for each in examples(asked[0])]
         return [f"{resume} {_answer_options(asked)}"]
     if result.waiting and result.status in ("waiting", "stopped"):
-        ways = [resume, "fractale resume --ready", *_epilogues(result.run, result.waiting)]
+        ways = [
+            resume,
+            "fractale resume --ready",
+            *_epilogues(result.run, result.record, result.waiting),
+        ]
         return [*ways, f"fractale cancel {result.run}"] if _jobs_go_on(result) else ways
     if result.status == "limit":
         return [f"{resume} --limit NAME=VALUE"]
@@ -119,24 +126,25 @@ def _jobs_go_on(result: RunResult) -> bool:
     return any(each.get("job") for each in result.waiting if is_job(each))
 
 
-AFTER: Mapping[str, str] = {
-    "slurm": "sbatch --dependency=afterany:{job} --output=/dev/null --wrap='{resume}'",
-    "flux": "flux submit --dependency=afterany:{job} {resume}",
-    "pbs": "qsub -W depend=afterany:{job} -- {program} {rest}",
-    "lsf": "bsub -w 'ended({job})' {resume}",
-}
-"""How a scheduler is told to go on with a run after a job."""
-
-
-def _epilogues(run: str, waiting: list[dict[str, Any]]) -> list[str]:
+def _epilogues(run: str, record: Path, waiting: list[dict[str, Any]]) -> list[str]:
     """The command that has the scheduler itself go on with a run, where it waits for one job."""
     jobs = [each for each in waiting if each.get("job")]
-    if len(jobs) != 1 or jobs[0]["scheduler"] not in AFTER:
+    if len(jobs) != 1:
         return []
     job = shlex.quote(str(jobs[0]["job"]))
-    rest = f"resume {run} --detach"
-    form = AFTER[jobs[0]["scheduler"]]
-    return [form.format(job=job, resume=f"fractale {rest}", program="fractale", rest=rest)]
+    command = after(str(jobs[0]["scheduler"]), job, _resume_anywhere(run, record))
+    return [command] if command else []
+
+
+def _resume_anywhere(run: str, record: Path) -> str:
+    """A line of the shell that resumes a run, whatever the working folder and the PATH are."""
+    here, state = Path.cwd(), record.absolute().parents[1]
+    program = Path(sys.executable).with_name("fractale")
+    words = [str(program)] if program.exists() else [sys.executable, "-m", "fractale.cli"]
+    line = shlex.join([*words, "resume", run, "--detach"])
+    if state != here / PROJECT_FOLDER:
+        line = f"FRACTALE_STATE_DIR={shlex.quote(str(state))} {line}"
+    return f"cd {shlex.quote(str(here))} && {line}"
 
 
 def _place(decided: Mapping[str, Any]) -> str:

@@ -231,7 +231,7 @@ class Runs:
 
         def fill(folder: RunFolder, store: OutputStore) -> None:
             nonlocal entry
-            take_over(history, folder, entry)
+            take_over(history, folder, entry, point.at)
             entry = by_reference(entry, store)
             write_entry(folder, entry)
 

@@ -28,6 +28,7 @@ from fractale.graph.entry import Entry
 from fractale.graph.meter import Meter
 from fractale.graph.nodes import GaveUp
 from fractale.graph.state import PlanState, initial_state
+from fractale.jobs.budget import LEDGER, FileLedger, MemoryLedger
 from fractale.models import Usage
 from fractale.plan.model import FAILURE, Plan
 from fractale.questions import MISSING, Answers, is_job
@@ -81,6 +82,7 @@ class Session:
         self._store = dependencies.outputs
         self._answering = Answering(options)
         self._account = Account(plan, dependencies, options, folder)
+        self._ledger = FileLedger(folder.path / LEDGER) if folder else MemoryLedger()
         self.notices: list[tuple[str, str]] = []
         self.parent: Mapping[str, Any] | None = None
         self.context = RunContext(
@@ -88,7 +90,7 @@ class Session:
             plan_name=plan.name,
             run_dir=folder.path if folder else None,
             emit_event=self._hear,
-            meter=Meter(limits_of(plan, options)),
+            meter=Meter(limits_of(plan, options), ledger=self._ledger),
             secret_inputs=secrets,
             secrets=settings.secrets,
             masker=options.masker,
@@ -133,7 +135,7 @@ class Session:
                 if event["event"] == "model_finished":
                     used += used_in(event)
             spent = spent_by(snapshot.values.get("spent"), used)
-            self.context.meter = Meter(limits_of(self._plan, self._options), spent)
+            self.context.meter = Meter(limits_of(self._plan, self._options), spent, self._ledger)
             # One that ended, but whose checkpoint was not written any more, is among the tasks and
             # not in `next`.
             if not snapshot.tasks:
@@ -172,6 +174,8 @@ class Session:
             parent: What run and step it was forked from.
         """
         self.context.entry, self.parent = entry, parent
+        # Its ledger has a first line now: what that run's jobs had used.
+        self.context.meter = Meter(limits_of(self._plan, self._options), ledger=self._ledger)
 
     async def drive(self, inputs: Mapping[str, Any]) -> RunResult:
         """Run from the first step.

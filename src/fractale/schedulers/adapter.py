@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
+from fractale.errors import SchedulerUnavailable
 from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.job import JobSpec, JobState, Queue
 
@@ -19,6 +20,7 @@ class Record:
         said: The scheduler's own word, such as ``TIMEOUT``.
         evidence: What was asked, such as ``scontrol``.
         signal: The number of the signal that ended it.
+        time_limit: What the scheduler holds it to, in seconds.
     """
 
     state: JobState
@@ -31,6 +33,7 @@ class Record:
     started: float | None = None
     ended: float | None = None
     nodes: tuple[str, ...] = ()
+    time_limit: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +50,25 @@ class Submitted:
     native_id: str
     indices: tuple[int, ...] = ()
     ours: bool = True
+
+
+Answer: TypeAlias = Mapping[int | None, Record] | SchedulerUnavailable
+"""Index of the element → its record; None is the index of a job that is no array. What the
+scheduler does not know any more is not there. An error if it cannot tell of this job just now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presence:
+    """Whether a scheduler answers on this machine.
+
+    Args:
+        configured: Whether this machine is set up to reach it, whether it answers or not.
+        said: What its program said in place of an answer.
+    """
+
+    answers: bool
+    configured: bool = True
+    said: str = ""
 
 
 class Scheduler(Protocol):
@@ -69,6 +91,10 @@ class Scheduler(Protocol):
 
     def found(self) -> bool:
         """Whether it seems to be there, judged in no time."""
+        ...
+
+    def presence(self) -> Presence:
+        """Whether it answers, by one cheap question that takes a few seconds at most."""
         ...
 
     def prepare(self, folder: JobFolder, spec: JobSpec) -> None:
@@ -102,15 +128,14 @@ class Scheduler(Protocol):
         """
         ...
 
-    async def records(self, jobs: Sequence[Submitted]) -> list[Mapping[int | None, Record]]:
+    async def records(self, jobs: Sequence[Submitted]) -> Sequence[Answer]:
         """What the scheduler says about several jobs, with as few questions as it allows.
 
         Returns:
-            For each job, in order: index of the element → its record; None is the index of a job
-            that is no array. What the scheduler does not know any more is not there.
+            An answer for each job, in order.
 
         Raises:
-            SchedulerUnavailable: It does not answer.
+            SchedulerUnavailable: It does not answer at all.
         """
         ...
 

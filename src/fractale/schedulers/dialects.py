@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Sequence
 from typing import Final, cast
 
 from fractale.schedulers import others
-from fractale.schedulers.script import Dialect, Script
+from fractale.schedulers.request import Request
+from fractale.schedulers.script import Dialect, Reading, Remark, Script
 
 NAMES: Final = ("slurm", "flux", "pbs", "lsf")
 """Schedulers whose scripts fractale reads and writes."""
@@ -45,27 +47,56 @@ def read_script(text: str, scheduler: str | None = None) -> Script:
     """Take a batch script apart.
 
     Args:
-        scheduler: Whose it is; None: the one whose directives it has. Of a script with those of
-            several, the lines of the others are comments, as they are for that scheduler.
+        scheduler: Whose it is; None: the one whose directive comes first. Of a script with lines
+            of several, those of the others are what they are for that scheduler: comments, or (for
+            sbatch) options that it reads, too. A remark says so.
 
     Raises:
-        ValueError: It has no directives (the message names the scheduler if it is one that
-            fractale does not write for), or those of several without `scheduler`.
+        ValueError: It has no directives, and no `scheduler` is named (the message names the
+            scheduler if it is one that fractale only recognizes).
     """
-    lines = tuple(text.removeprefix("\ufeff").splitlines())
+    lines = lines_of(text)
+    found = schedulers_of(lines)
     if scheduler is None:
-        found = schedulers_of(lines)
-        if len(found) > 1:
-            marks = " and ".join(dialect_of(name).mark for name in found)
-            raise ValueError(
-                f"the script has lines of several schedulers ({marks}): say whose it is to be"
-            )
         if not found:
             raise ValueError(_whose(lines))
         scheduler = found[0]
-    reading = dialect_of(scheduler).read(lines)
+    dialect = dialect_of(scheduler)
+    reading = dialect.read(lines)
+    if others := [name for name in found if name != scheduler]:
+        reading = _told_of_others(reading, dialect, lines, others)
     shebang = lines[0] if lines and lines[0].startswith("#!") else ""
     return Script(scheduler=scheduler, shebang=shebang, lines=lines, reading=reading)
+
+
+def plain_script(text: str, scheduler: str = "") -> Script:
+    """A script whose directives, if it has any, fractale does not read."""
+    lines = lines_of(text)
+    shebang = lines[0] if lines and lines[0].startswith("#!") else ""
+    nothing = Reading(directives=(), lines=frozenset(), request=Request())
+    return Script(scheduler=scheduler, shebang=shebang, lines=lines, reading=nothing)
+
+
+def lines_of(text: str) -> tuple[str, ...]:
+    """A script's lines as a shell has them, without a byte order mark and DOS line ends."""
+    plain = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    return tuple(plain.removesuffix("\n").split("\n")) if plain else ()
+
+
+def _told_of_others(
+    reading: Reading, dialect: Dialect, lines: Sequence[str], others: Sequence[str]
+) -> Reading:
+    """A reading that says what the lines of other schedulers are for the script's own one."""
+    remarks = list(reading.remarks)
+    known = {each.line for each in (*reading.directives, *reading.remarks)}
+    for name in others:
+        other = dialect_of(name)
+        numbers = [n for n, line in enumerate(lines, 1) if other.is_directive(line)]
+        if known.isdisjoint(numbers):
+            why = f"the {other.mark} lines are comments for {dialect.title}"
+            first = lines[numbers[0] - 1].strip()
+            remarks.append(Remark(line=numbers[0], text=first, why=why))
+    return dataclasses.replace(reading, remarks=tuple(remarks))
 
 
 def _whose(lines: Sequence[str]) -> str:

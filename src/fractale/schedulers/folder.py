@@ -44,6 +44,7 @@ from typing import Any, Final
 from fractale.errors import JobError, JobInDoubt, StoreError
 from fractale.private import make_folder, open_private, write_private
 from fractale.schedulers.job import ELEMENTS, JobHandle, JobSpec
+from fractale.schedulers.names import hosts_of
 from fractale.schedulers.request import Array
 
 WITHDRAWN: Final = "withdrawn"
@@ -76,6 +77,7 @@ class Started:
         native_id: The scheduler's id of the job that the wrapper is in.
         boot: Of the host, where it has such an id.
         ticks: When the process began, in the kernel's own clock: with `pid`, who it is.
+        nodes: All hosts of the job, as far as the scheduler tells the job itself.
     """
 
     native_id: str
@@ -84,6 +86,7 @@ class Started:
     at: float
     boot: str = ""
     ticks: str = ""
+    nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,6 +282,7 @@ class JobFolder:
             at=at,
             boot=facts.get("boot", ""),
             ticks=facts.get("ticks", ""),
+            nodes=hosts_of(facts.get("nodes", "")),
         )
 
     def ended(self) -> Ended | None:

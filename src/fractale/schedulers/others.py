@@ -78,6 +78,8 @@ class Cobalt:
     name = "cobalt"
     title = "Cobalt"
     mark = "#COBALT"
+    defaults = Request(join=False, export=False)
+    slots = False
 
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of a directive."""

@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from fractale.private import open_private
 from fractale.schedulers.folder import JobFolder
 
 ANSWER_SECONDS = 60.0
+GLANCE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +35,10 @@ class Ran:
 
     @property
     def complaint(self) -> str:
-        """What it says is wrong, in one line."""
+        """What it says is wrong, in one line; of a traceback, what was raised."""
         lines = [line.strip() for line in (self.err or self.out).splitlines() if line.strip()]
+        if any(line.startswith("Traceback (most recent call last)") for line in lines):
+            lines = lines[-1:]
         return "; ".join(lines[:4])[:500] or f"it ended with exit code {self.code}"
 
 
@@ -99,6 +103,28 @@ class Programs:
                     os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
         return Ran(code=process.returncode or 0, out=_text(out), err=_text(err))
+
+    def glance(self, *words: str) -> Ran:
+        """Run a program that only asks, for a few seconds at most. Never raises."""
+        try:
+            process = subprocess.Popen(  # noqa: S603 - a scheduler's own program
+                [self.path(words[0]), *words[1:]],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=dict(self.environment),
+                start_new_session=True,
+            )
+        except (DependencyMissing, OSError) as error:
+            return Ran(code=127, out="", err=str(error))
+        try:
+            out, err = process.communicate(timeout=GLANCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            return Ran(code=124, out="", err=f"no answer within {GLANCE_SECONDS:.0f} s")
+        return Ran(code=process.wait(), out=_text(out), err=_text(err))
 
     async def submit(
         self, folder: JobFolder, lock: int, *words: str, stdin: Path | None = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from fractale.schedulers.request import GRAVE, Request
+from fractale.schedulers.shell import shell_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +143,16 @@ class Dialect(Protocol):
         """What its directive lines begin with, as fractale writes them: ``#SBATCH``."""
         ...
 
+    @property
+    def defaults(self) -> Request:
+        """What a job has that says nothing about it, as far as that is the same at every site."""
+        ...
+
+    @property
+    def slots(self) -> bool:
+        """Whether its tasks are slots: room for any number of processes, started by the body."""
+        ...
+
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of its directives, wherever it stands."""
         ...
@@ -174,6 +185,11 @@ class Script:
     def request(self) -> Request:
         """What its directives ask for."""
         return self.reading.request
+
+    @property
+    def shell(self) -> str | None:
+        """The program that reads its commands; None if its scheduler starts no such script."""
+        return shell_of(self.shebang, self.scheduler, self.request.shell)
 
     @property
     def body(self) -> tuple[tuple[int, str], ...]:

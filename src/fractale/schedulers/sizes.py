@@ -35,7 +35,13 @@ def clock(seconds: float) -> str:
     """Seconds as a person writes them: ``45 s``, ``10:00``, ``2:00:00``."""
     whole = round(seconds)
     if whole < 60:
-        return f"{whole} s"
+        return f"{seconds:.2g} s"
     hours, rest = divmod(whole, 3600)
     minutes, rest = divmod(rest, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def figure(text: str) -> int | None:
+    """The whole number at the head of a text: of ``64`` or ``64+``; None of ``infinite``."""
+    found = re.match(r"\d+", text)
+    return int(found[0]) if found else None

@@ -38,7 +38,7 @@ stat=; read -r stat 2>/dev/null < /proc/$$/stat; set -- $stat; [ $# -gt 21 ] && 
 boot=; read -r boot 2>/dev/null < /proc/sys/kernel/random/boot_id
 {{
   printf 'id=%s\nhost=%s\npid=%s\nat=%s\n' "$id" "$(uname -n)" $$ "$(date +%s)" &&
-    printf 'boot=%s\nticks=%s\n' "$boot" "${{1:-}}"
+    printf 'boot=%s\nticks=%s\nnodes=%s\n' "$boot" "${{1:-}}" {nodes}
 }} > "$note" || exit {no_claim}
 # A second job of the same key does not begin: whoever makes the link first has it.
 if ! ln "$note" started 2>/dev/null; then
@@ -89,6 +89,7 @@ def write_wrapper(
     *,
     native_id: str,
     index: str = "",
+    nodes: str = '""',
     directives: Sequence[str] = (),
 ) -> None:
     """Write the wrapper, and the script if there is one, into the job's folder.
@@ -96,6 +97,7 @@ def write_wrapper(
     Args:
         native_id: The word of the shell that gives the scheduler's id inside the job.
         index: The word that gives the index of an array's element; needed for an array.
+        nodes: The word that gives the host list of the job, such as ``n[1-3],m7``.
         directives: Lines for the scheduler.
 
     Raises:
@@ -119,6 +121,7 @@ def write_wrapper(
         no_folder=NO_FOLDER,
         no_claim=NO_CLAIM,
         not_mine=NOT_MINE,
+        nodes=nodes,
         env=_exports(_settings(folder, spec)),
         run=run,
         epilogue=_epilogue(spec),

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 from fractale.agents.catalog import BUILT_IN
 from fractale.registry.calls import in_thread
+from fractale.schedulers.flux.jobs import Flux
 from fractale.site.calls import Unknown, jobs_of
 from fractale.site.case import Case, Named
 from fractale.site.checks_tools import SECTION, Loaded
@@ -156,7 +157,9 @@ async def see_scheduler(case: Case, name: str | None) -> tuple[bool, str]:
     finding = case.site.find(taken)
     if finding.state != "works":
         return False, f"{taken}: {words_of(finding)}"
-    if also := case.needs.needs.get(BINDINGS.get(taken, "")):
+    also = case.needs.needs.get(BINDINGS.get(taken, ""))
+    # Those of the site's own Flux do, whatever this Python has.
+    if also and await Flux.of(case.place.environment).bindings():
         works, found = await see(case, also)
         if not works:
             return False, f"{taken} {finding.version}, without {also.what}: {found}"

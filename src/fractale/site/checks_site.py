@@ -9,7 +9,7 @@ from typing import Any
 from fractale.plan.model import JobPlan, Template
 from fractale.site.calls import jobs_of
 from fractale.site.case import Case
-from fractale.site.checks_needs import see_scheduler
+from fractale.site.checks_needs import BINDINGS, see_scheduler
 from fractale.site.model import Check, Finding, words_of
 from fractale.site.schedulers import chosen_scheduler
 
@@ -93,7 +93,9 @@ async def scheduler_check(case: Case, name: str | None) -> Check:
     what = f"scheduler {name}" if name else "scheduler"
     if works:
         return Check(section=SECTION, what=what, found=found)
-    fix = _get(case, name or chosen_scheduler(case.settings))
+    taken = name or chosen_scheduler(case.settings)
+    lacks = BINDINGS.get(taken, taken) if case.site.find(taken).state == "works" else taken
+    fix = _get(case, lacks)
     return Check(section=SECTION, what=what, verdict="missing", found=found, fix=_or(case, fix))
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from fractale.jobs import Jobs
-from fractale.schedulers.flux import times as flux_times
-from fractale.schedulers.pbs import times as pbs_times
+from fractale.schedulers.flux import site as flux_site
+from fractale.schedulers.lsf import site as lsf_site
+from fractale.schedulers.pbs import site as pbs_site
 from fractale.settings import Settings
 from fractale.site.model import Finding, absent
 from fractale.site.programs import Machine, Ran, version_in
-from fractale.site.slurm import figure
 
 
 def chosen_scheduler(settings: Settings) -> str:
@@ -20,13 +20,9 @@ def chosen_scheduler(settings: Settings) -> str:
     return Jobs.of(settings).scheduler
 
 
-FLUX_QUEUES = (
-    "{queuem}|{defaults.timelimit!F}|{limits.timelimit!F}|{limits.range.nnodes}"
-    "|{limits.range.ncores}|{limits.range.ngpus}"
-)
-FLUX_NODES = "{state}|{nnodes}|{ncores}|{ngpus}|{nodelist}"
 MOST_NODES = 200
-UNITS = {"kb": 1, "mb": 1024, "gb": 1024**2, "tb": 1024**3}
+
+T = TypeVar("T")
 
 
 async def flux(machine: Machine) -> Finding:
@@ -35,7 +31,7 @@ async def flux(machine: Machine) -> Finding:
     if program is None:
         return absent("flux", "no `flux` on PATH")
     version = await machine.version(program, "version")
-    ran = await machine.run(program, "resource", "list", "-n", "-o", FLUX_NODES)
+    ran = await machine.run(program, "resource", "list", "-n", "-o", flux_site.NODES)
     if ran.problem:
         hint = "" if machine.environment.get("FLUX_URI") else " (FLUX_URI is not set)"
         return Finding(
@@ -45,10 +41,10 @@ async def flux(machine: Machine) -> Finding:
             path=program,
             problem=f"no instance answers{hint}: {ran.problem}",
         )
-    queues = await machine.run(program, "queue", "list", "-n", "-o", FLUX_QUEUES)
+    queues = await machine.run(program, "queue", "list", "-n", "-o", flux_site.QUEUES)
     details: dict[str, Any] = {
-        "nodes": [node for line in ran.lines if (node := _flux_nodes(line))],
-        "queues": [queue for line in queues.lines if (queue := _flux_queue(line))],
+        "nodes": [node for line in ran.lines if (node := flux_site.read_nodes(line))],
+        "queues": [queue for line in queues.lines if (queue := flux_site.read_queue(line))],
     }
     if queues.problem:
         details["queues_problem"] = queues.problem
@@ -59,45 +55,6 @@ async def flux(machine: Machine) -> Finding:
         evidence="flux resource list answered",
         details=details,
     )
-
-
-def _flux_nodes(line: str) -> dict[str, Any] | None:
-    cells = line.split("|")
-    if len(cells) != 5:
-        return None
-    state, nodes, cores, gpus, names = (cell.strip() for cell in cells)
-    return {
-        "state": state,
-        "count": figure(nodes),
-        "cores": figure(cores),
-        "gpus": figure(gpus),
-        "names": names[:500],
-    }
-
-
-def _flux_queue(line: str) -> dict[str, Any] | None:
-    """One queue; an instance without named queues has one without a name."""
-    cells = line.split("|")
-    if len(cells) != 6:
-        return None
-    name, default, limit, nodes, cores, gpus = (cell.strip() for cell in cells)
-    return {
-        "name": name.rstrip("*"),
-        "default": name.endswith("*") or not name,
-        "time_limit": _flux_time(limit),
-        "default_time": _flux_time(default),
-        "nodes_per_job": nodes,
-        "cores_per_job": cores,
-        "gpus_per_job": gpus,
-    }
-
-
-def _flux_time(text: str) -> int | None:
-    """Seconds; None for ``inf`` and for none."""
-    try:
-        return flux_times.read_time(text) or None
-    except ValueError:
-        return None
 
 
 async def pbs(machine: Machine) -> Finding:
@@ -111,74 +68,38 @@ async def pbs(machine: Machine) -> Finding:
         return absent("pbs", f"{qstat} is of another scheduler")
     version = version_in(said.out) or version_in(said.err)
     told: dict[str, Any] = {"name": "pbs", "version": version, "path": qstat}
-    ran = await machine.run(qstat, "-Q", "-f", "-F", "json")
+    ran = await machine.run(qstat, *pbs_site.QUEUES[1:])
     if ran.problem and not (ran := await machine.run(qstat, "-Q")).problem:
         names = [line.split()[0] for line in ran.lines[2:]]
         queues: list[dict[str, Any]] = [{"name": name} for name in names]
     elif ran.problem:
         return Finding(**told, state="broken", problem=f"the server does not answer: {ran.problem}")
     else:
-        queues = [_pbs_queue(name, queue) for name, queue in _table(ran, "Queue").items()]
+        queues = [_pbs_queue(queue) for queue in _read(pbs_site.read_queues, ran)]
     nodes: list[dict[str, Any]] = []
-    if pbsnodes := machine.which("pbsnodes"):
-        ran = await machine.run(pbsnodes, "-a", "-F", "json")
-        nodes = [_pbs_node(name, node) for name, node in _table(ran, "nodes").items()]
+    if pbsnodes := machine.which(pbs_site.NODES[0]):
+        nodes = _read(pbs_site.read_nodes, await machine.run(pbsnodes, *pbs_site.NODES[1:]))
     details: dict[str, Any] = {"queues": queues, "nodes": nodes[:MOST_NODES]}
     return Finding(**told, evidence="qstat -Q answered", details=details)
 
 
-def _table(ran: Ran, key: str) -> dict[str, dict[str, Any]]:
-    """A mapping in the JSON that a program wrote; empty where it is of another form."""
+def _read(reader: Callable[[str], list[T]], ran: Ran) -> list[T]:
+    """What a program listed; nothing where its answer is of another form."""
     try:
-        found: Any = json.loads(ran.out)[key]
-    except (ValueError, KeyError, TypeError):
-        return {}
-    if not isinstance(found, dict):
-        return {}
-    table = cast("dict[str, Any]", found)
-    return {str(name): row for name, row in table.items() if isinstance(row, dict)}
-
-
-def _mapping(row: dict[str, Any], key: str) -> dict[str, Any]:
-    found = row.get(key)
-    return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
-
-
-def _pbs_queue(name: str, queue: dict[str, Any]) -> dict[str, Any]:
-    most, default = _mapping(queue, "resources_max"), _mapping(queue, "resources_default")
-    open_to_jobs = str(queue.get("enabled")) == "True" and str(queue.get("started")) == "True"
-    return {
-        "name": name,
-        "state": "up" if open_to_jobs else "down",
-        "time_limit": _pbs_time(most.get("walltime")),
-        "default_time": _pbs_time(default.get("walltime")),
-        "most_nodes_per_job": figure(str(most.get("nodect", ""))),
-        "most_cores_per_job": figure(str(most.get("ncpus", ""))),
-    }
-
-
-def _pbs_time(value: Any) -> int | None:
-    try:
-        return pbs_times.read_time(str(value))
+        return reader(ran.out)
     except ValueError:
-        return None
+        return []
 
 
-def _pbs_node(name: str, node: dict[str, Any]) -> dict[str, Any]:
-    has = _mapping(node, "resources_available")
+def _pbs_queue(queue: pbs_site.PbsQueue) -> dict[str, Any]:
     return {
-        "names": name,
-        "count": 1,
-        "state": str(node.get("state", "")),
-        "cores_per_node": figure(str(has.get("ncpus", ""))),
-        "memory_per_node_mb": _pbs_memory(str(has.get("mem", ""))),
-        "gpus_per_node": {"gpu": count} if (count := figure(str(has.get("ngpus", "")))) else {},
+        "name": queue.name,
+        "state": "up" if queue.up else "down",
+        "time_limit": queue.time_limit,
+        "default_time": queue.default_time,
+        "most_nodes_per_job": queue.most_nodes,
+        "most_cores_per_job": queue.most_cores,
     }
-
-
-def _pbs_memory(text: str) -> int | None:
-    found = re.fullmatch(r"(\d+)([kmgt]b)", text.lower())
-    return int(found[1]) * UNITS[found[2]] // 1024 if found else None
 
 
 async def lsf(machine: Machine) -> Finding:
@@ -190,38 +111,15 @@ async def lsf(machine: Machine) -> Finding:
     told: dict[str, Any] = {"name": "lsf", "version": version_in(ran.out), "path": lsid}
     if ran.problem:
         return Finding(**told, state="broken", problem=f"no cluster answers: {ran.problem}")
-    bqueues, lshosts = machine.which("bqueues"), machine.which("lshosts")
-    queues = await machine.run(bqueues, "-w") if bqueues else Ran()
-    hosts = await machine.run(lshosts, "-w") if lshosts else Ran()
+    bqueues, lshosts = machine.which(lsf_site.QUEUES[0]), machine.which(lsf_site.HOSTS[0])
+    queues = await machine.run(bqueues, *lsf_site.QUEUES[1:]) if bqueues else Ran()
+    hosts = await machine.run(lshosts, *lsf_site.HOSTS[1:]) if lshosts else Ran()
     details: dict[str, Any] = {
         "queues": [
-            {"name": row["QUEUE_NAME"], "state": row.get("STATUS", "")}
-            for row in columns(queues.lines)
-            if "QUEUE_NAME" in row
+            {"name": name, "state": state} for name, state in lsf_site.read_queues(queues.out)
         ],
-        "nodes": [_lsf_node(row) for row in columns(hosts.lines) if "HOST_NAME" in row][
-            :MOST_NODES
-        ],
+        "nodes": lsf_site.read_hosts(hosts.out)[:MOST_NODES],
     }
     if cluster := re.search(r"cluster name is (\S+)", ran.out):
         details["cluster"] = cluster[1]
     return Finding(**told, evidence="lsid answered", details=details)
-
-
-def columns(lines: list[str]) -> list[dict[str, str]]:
-    """A table whose first line names its columns and whose cells hold no blanks."""
-    if not lines:
-        return []
-    names = lines[0].split()
-    return [dict(zip(names, line.split(), strict=False)) for line in lines[1:]]
-
-
-def _lsf_node(row: dict[str, str]) -> dict[str, Any]:
-    memory = re.fullmatch(r"([\d.]+)([KMGT])", row.get("maxmem", ""))
-    in_mb = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}
-    return {
-        "names": row["HOST_NAME"],
-        "count": 1,
-        "cores_per_node": figure(row.get("ncpus", "")),
-        "memory_per_node_mb": int(float(memory[1]) * in_mb[memory[2]]) if memory else None,
-    }

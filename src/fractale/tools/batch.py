@@ -1,45 +1,251 @@
-"""Batch scripts: read one, check what somebody claims it says, translate it, validate it.
+"""Batch scripts: read them, check what is claimed about one, translate it, validate it.
 
-The evidence is always the script's own lines: every refusal names the line and quotes it.
+The evidence is always the script's own lines, read as its scheduler reads them.
 """
 
 from __future__ import annotations
 
-import math
-import shutil
-import subprocess
-from collections.abc import Mapping
-from typing import Any
+import dataclasses
+import glob
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
 
-from fractale.tools.batch_script import BatchScript, Directive, parse
-from fractale.tools.dialects import DIALECTS, Dialect
-from fractale.tools.flux_rules import flux_problems, leftovers
+from fractale.paths import takes_paths
+from fractale.schedulers.comparison import comments_of, compare, leftovers, lost_commands
+from fractale.schedulers.dialects import (
+    NAMES,
+    dialect_of,
+    lines_of,
+    read_script,
+    schedulers_of,
+)
+from fractale.schedulers.request import Array, Request
+from fractale.schedulers.script import Directive, Loss, Script
+from fractale.schedulers.translation import Translation, translate
+from fractale.schedulers.validation import validate_lines
 
-BASH_SECONDS = 10
 PARSER = "the parser"
 
+TOOL_NAMES = {"name": "job_name", "queues": "queue"}
+"""Fields of a request that tools and plans call otherwise."""
 
-def read_batch_script(script: str) -> dict[str, Any]:
+MOST_FILES = 10_000
+
+WITH_ORIGINAL = "the original's request and commands"
+"""What is checked if the original is given."""
+
+
+def read_batch_script(script: str, manager: str | None = None) -> dict[str, Any]:
     """Read the directives of a Slurm, Flux, PBS or LSF batch script.
 
     Args:
         script: The script's text.
+        manager: Whose it is; left out, the one whose directive comes first.
 
     Returns:
         ``manager``; ``facts``, what the job asks for in words of no manager (``nodes``,
-        ``tasks``, ``seconds``, ``queue``, …); ``directives``, each with its line; and
-        ``without_counterpart``, those that other managers cannot express, with the reason.
+        ``tasks``, ``seconds``, ``queue``, …); ``totals`` of the whole job; ``directives``, each
+        with its line; ``without_counterpart``, those of which something cannot be said in words
+        of no manager, with the reason; ``invalid``, why its manager refuses it; and ``remarks``,
+        what it does with the script that one may not expect.
 
     Raises:
-        ValueError: The text has no directives, or a line that cannot be read.
+        ValueError: The text has no directives.
     """
-    parsed = parse(script)
+    parsed = read_script(script, manager)
     return {
-        "manager": parsed.manager,
-        "facts": parsed.facts,
-        "directives": [d.as_dict() for d in parsed.directives],
-        "without_counterpart": [d.as_dict() for d in parsed.untranslatable],
+        "manager": parsed.scheduler,
+        "facts": facts_of(parsed.request),
+        "totals": dict(parsed.request.totals().as_dict()),
+        "directives": [d.as_dict() for d in parsed.reading.directives],
+        "without_counterpart": [d.as_dict() for d in parsed.reading.directives if d.untold],
+        "invalid": [str(each) for each in parsed.invalid],
+        "remarks": [str(each) for each in parsed.reading.remarks],
     }
+
+
+# -- many scripts -------------------------------------------------------------------------------
+
+
+@takes_paths("scripts")
+def find_batch_scripts(
+    scripts: str | list[str],
+    to_manager: str = "flux",
+    output: str = "",
+    default_folder: str = ".",
+) -> dict[str, Any]:
+    """Find batch scripts by name or by pattern, and name the files of their translations.
+
+    Args:
+        scripts: A file, a pattern such as ``jobs/*.sbatch``, or a list of them; ``**`` stands for
+            any directories.
+        to_manager: Whom they are translated for; it is a part of the new names.
+        output: The file to write for a single script, or a directory (one that exists, or a name
+            that ends with ``/``).
+        default_folder: The directory if `output` is empty.
+
+    Returns:
+        ``count``, and ``scripts``: ``file`` and ``output`` of each, each file once.
+
+    Raises:
+        ValueError: A file does not exist, a pattern matches none, one `output` file is named for
+            several scripts, or it is one of the scripts.
+    """
+    names = [scripts] if isinstance(scripts, str) else scripts
+    files = list(dict.fromkeys(file for name in names for file in _matches(name)))
+    if not files:
+        raise ValueError("no batch script is named")
+    if len(files) > MOST_FILES:
+        raise ValueError(f"{len(files)} files match; at most {MOST_FILES} are translated at once")
+    outputs = _outputs(files, to_manager, output, default_folder)
+    for file in files:
+        if any(_is_same(file, each) for each in outputs):
+            raise ValueError(f"the translation would overwrite {file}: name another `output`")
+    found = [{"file": file, "output": into} for file, into in zip(files, outputs, strict=True)]
+    return {"count": len(found), "scripts": found}
+
+
+def _matches(name: str) -> list[str]:
+    path = Path(name).expanduser()
+    if path.is_file() or not glob.has_magic(name):
+        return [str(path)]  # whoever reads it says what is wrong with it
+    matched = glob.glob(str(path), recursive=True)  # noqa: PTH207 - an absolute pattern, too
+    found = sorted(each for each in matched if Path(each).is_file())
+    if not found:
+        raise ValueError(f"no file matches `{name}` (working folder: {Path.cwd()})")
+    return found
+
+
+def _outputs(files: Sequence[str], to_manager: str, output: str, default: str) -> list[str]:
+    folder = Path(output or default).expanduser()
+    if len(files) == 1 and not output:
+        return [str(folder / f"job.{to_manager}.sh")]
+    if output and not output.endswith("/") and not folder.is_dir():
+        if len(files) == 1:
+            return [str(folder)]
+        raise ValueError(
+            f"`{output}` is not a directory, and {len(files)} scripts are to be written: name a "
+            "directory in `output`, with a `/` at its end if it is to be made"
+        )
+    taken: set[str] = set()
+    return [str(folder / _free_name(Path(file).stem, to_manager, taken)) for file in files]
+
+
+def _free_name(stem: str, to_manager: str, taken: set[str]) -> str:
+    """A name that no other script of the same name in another directory has."""
+    name, number = f"{stem}.{to_manager}.sh", 1
+    while name in taken:
+        number += 1
+        name = f"{stem}-{number}.{to_manager}.sh"
+    taken.add(name)
+    return name
+
+
+def _is_same(first: str, second: str) -> bool:
+    return Path(first).resolve() == Path(second).resolve()
+
+
+def summarize_translations(
+    scripts: list[dict[str, Any]], results: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Sum up the translations of batch scripts.
+
+    Args:
+        scripts: As `find_batch_scripts` gives them.
+        results: What came of each, in the same order: ``jobspec``, ``lost``, ``remains``,
+            ``validated_by``, ``note`` and ``file``, or ``error``.
+
+    Returns:
+        ``summary``, a line for each script and one for all; ``translated`` and ``failed``, how
+        many; ``jobspec``, ``lost``, ``validated_by``, ``note`` and ``file``, of several scripts
+        together.
+    """
+    lines = [_line(each["file"], result) for each, result in zip(scripts, results, strict=True)]
+    done = [result for result in results if "jobspec" in result]
+    failed = len(results) - len(done)
+    if len(scripts) > 1:
+        lost = sum(1 for result in done if result.get("lost"))
+        lines.append(
+            f"{len(done)} of {len(results)} translated, {lost} with losses, {failed} failed"
+        )
+    named = {
+        key: list(dict.fromkeys(str(result.get(key) or "") for result in done))
+        for key in ("validated_by", "note")
+    }
+    lost_lines = [
+        f"{each['file']}: {text}" if len(scripts) > 1 else text
+        for each, result in zip(scripts, results, strict=True)
+        for text in result.get("lost") or ()
+    ]
+    return {
+        "summary": lines,
+        "translated": len(done),
+        "failed": failed,
+        "jobspec": done[0]["jobspec"] if len(scripts) == 1 else "",
+        "lost": "\n".join(lost_lines),
+        "validated_by": ", ".join(filter(None, named["validated_by"])),
+        "note": "\n".join(filter(None, named["note"])),
+        "file": "\n".join(str(result.get("file") or "") for result in done),
+    }
+
+
+def _line(file: str, result: Mapping[str, Any]) -> str:
+    if "jobspec" not in result:
+        return f"{file}: failed: {str(result.get('error') or 'no reason given').splitlines()[0]}"
+    lost, remains = len(result.get("lost") or ()), len(result.get("remains") or ())
+    told = [f"{lost} lost"] * bool(lost) + [f"{remains} commands to change"] * bool(remains)
+    return f"{file} → {result['file']}: {', '.join(['valid', *told])} ({result['validated_by']})"
+
+
+# -- facts --------------------------------------------------------------------------------------
+
+
+def facts_of(request: Request) -> dict[str, Any]:
+    """What a request says, as JSON, under the names that plans use."""
+    return {TOOL_NAMES.get(name, name): _plain(value) for name, value in request.said().items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Array):
+        return str(value)
+    if isinstance(value, tuple):
+        parts = [_plain(each) for each in cast("tuple[Any, ...]", value)]
+        return ",".join(parts) if all(isinstance(each, str) for each in parts) else parts
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        said = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {name: _plain(each) for name, each in said.items() if each not in (None, ())}
+    return "unlimited" if value == float("inf") else value
+
+
+def _with_facts(request: Request, facts: Mapping[str, Any]) -> Request:
+    """A request with facts that somebody established instead of its own.
+
+    Raises:
+        ValueError: A fact is not one that a request has.
+    """
+    own = {name: field for field, name in TOOL_NAMES.items()}
+    before = facts_of(request)
+    changed: dict[str, Any] = {}
+    for name, value in facts.items():
+        field = own.get(name, name)
+        if before.get(name) == value:
+            continue
+        if field not in {each.name for each in dataclasses.fields(Request)}:
+            raise ValueError(f"`{name}` is not a fact of a batch script")
+        changed[field] = _field_value(field, value)
+    return dataclasses.replace(request, **changed)
+
+
+def _field_value(field: str, value: Any) -> Any:
+    if field == "array":
+        return Array.parse(str(value))
+    if isinstance(getattr(Request(), field), tuple):
+        return tuple(value.split(",")) if isinstance(value, str) else tuple(value)
+    return float("inf") if value == "unlimited" else value
+
+
+# -- claims -------------------------------------------------------------------------------------
 
 
 def check_directives(
@@ -64,21 +270,23 @@ def check_directives(
         any, ``error``: what the lines say instead.
 
     Raises:
-        ValueError: The script cannot be read.
+        ValueError: The script has no directives.
     """
-    parsed = parse(script)
+    parsed = read_script(script)
+    said = facts_of(parsed.request)
     facts: dict[str, Any] = dict((kept or {}).get("facts") or {})
     supplied_by: dict[str, str] = dict((kept or {}).get("supplied_by") or {})
     wrong: dict[str, str] = {}
     for name, value in {**dict.fromkeys(required or []), **claimed}.items():
-        directive = parsed.find(name)
-        if directive and directive.fact in facts:
+        directive = _find(parsed, name)
+        sets = _facts_set_by(directive, said) if directive else []
+        if sets and all(fact in facts for fact in sets):
             continue
         if reason := _contradiction(parsed, directive, name, value):
             wrong[name] = reason
-        elif directive and directive.fact:
-            facts[directive.fact] = directive.meaning
-            supplied_by[directive.fact] = source
+        for fact in sets if name not in wrong else []:
+            facts[fact] = said[fact]
+            supplied_by[fact] = source
     answer = {
         "valid": not wrong,
         "facts": facts,
@@ -88,28 +296,44 @@ def check_directives(
     return {**answer, "error": ", ".join(wrong.values())} if wrong else answer
 
 
+def _facts_set_by(directive: Directive, said: Mapping[str, Any]) -> list[str]:
+    names = sorted(TOOL_NAMES.get(field, field) for field in directive.sets)
+    return [name for name in names if name in said]
+
+
+def _find(parsed: Script, name: str) -> Directive | None:
+    """The last directive of that option (long or short name, ``_`` or ``-``) or fact."""
+    names = {name, name.replace("_", "-")}
+    field = next((field for field, own in TOOL_NAMES.items() if own == name), name)
+    if len(name) == 1:
+        dialect = dialect_of(parsed.scheduler)
+        names |= {each.option for each in dialect.read([f"{dialect.mark} -{name} 1"]).directives}
+    found = [d for d in parsed.reading.directives if d.option in names]
+    found = found or [d for d in parsed.reading.directives if field in d.sets]
+    return found[-1] if found else None
+
+
 def _contradiction(
-    parsed: BatchScript, directive: Directive | None, name: str, value: Any
+    parsed: Script, directive: Directive | None, name: str, value: Any
 ) -> str | None:
     """What the script says against a claim; None where it agrees."""
     if directive is None:
         return None if value in (None, "") else f"no line says what {name} is"
     if value is None:
         return f"line {directive.line} says {name} is {directive.value}"
-    if value == directive.value or value == directive.meaning:
+    meant = facts_of(_alone(parsed, directive.text))
+    if value == directive.value or value in meant.values():
         return None
-    try:
-        same = _meaning_of(parsed, directive, str(value)) == directive.meaning
-    except ValueError:
-        same = False
-    if same and directive.fact:
+    flag, gap, _ = directive.text.rpartition(directive.value) if directive.value else ("", "", "")
+    if gap and (claim := facts_of(_alone(parsed, f"{flag}{value}"))) and claim == meant:
         return None
     return f"line {directive.line} says {name} is {directive.value}, not {value}"
 
 
-def _meaning_of(parsed: BatchScript, directive: Directive, text: str) -> Any:
-    option = DIALECTS[parsed.manager].options.get(directive.option)
-    return option.read(text.strip()) if option else None
+def _alone(parsed: Script, text: str) -> Request:
+    """What a directive asks for on its own."""
+    dialect = dialect_of(parsed.scheduler)
+    return dialect.read([f"{dialect.mark} {text}"]).request
 
 
 def take_over_directives(
@@ -127,11 +351,12 @@ def take_over_directives(
         ``facts`` and ``supplied_by``, completed, and ``taken_over``: the facts added.
 
     Raises:
-        ValueError: The script cannot be read.
+        ValueError: The script has no directives.
     """
-    parsed = parse(script)
-    found = [directive for name in missing if (directive := parsed.find(name))]
-    added = {d.fact: d.meaning for d in found if d.fact and not d.problem}
+    parsed = read_script(script)
+    said = facts_of(parsed.request)
+    found = [directive for name in missing if (directive := _find(parsed, name))]
+    added = {name: said[name] for each in found for name in _facts_set_by(each, said)}
     return {
         "facts": {**(kept.get("facts") or {}), **added},
         "supplied_by": {**(kept.get("supplied_by") or {}), **dict.fromkeys(added, source)},
@@ -139,175 +364,156 @@ def take_over_directives(
     }
 
 
+# -- translation --------------------------------------------------------------------------------
+
+
 def translate_batch_script(
-    script: str, to_manager: str = "flux", known: dict[str, Any] | None = None
+    script: str,
+    to_manager: str = "flux",
+    known: dict[str, Any] | None = None,
+    from_manager: str = "",
+    lossy: bool = False,
 ) -> dict[str, Any]:
-    """Write a batch script for another workload manager; its commands stay as they are.
+    """Write a batch script for another workload manager: its directives, and its commands.
 
     Args:
-        script: The script's text: Slurm, Flux, PBS or LSF.
-        to_manager: ``flux`` or ``slurm``.
+        script: The script's text: Slurm, Flux, PBS, LSF or Cobalt.
+        to_manager: ``flux``, ``slurm``, ``pbs`` or ``lsf``.
         known: ``facts`` that are established already and ``supplied_by``, who established
             them; whatever they leave open is read from the script by parser.
+        from_manager: Whose script it is, if it has lines of several; left out, the one whose
+            directive comes first.
+        lossy: Whether a translation that does not do the work of the original is one, too.
 
     Returns:
-        ``script``; ``facts``; ``supplied_by``; ``credits``, a line of text for each fact; and
-        ``not_translated``, a line of text for each directive without a counterpart.
+        ``script``; ``valid``, whether its manager would take it by its own lines; ``facts``,
+        ``supplied_by`` and ``credits``, a line of text for each fact; ``losses``, each with
+        ``line``, ``text``, ``what``, ``why`` and ``grave``, and ``not_translated``, the same as
+        text; ``changes``, the commands that are other ones now; ``remains``, those that still
+        speak to the old manager; ``notes``; ``warnings``; and ``errors``, unless `lossy`: an
+        array, a GPU, a dependency or a size that is lost, or a program that will not start.
 
     Raises:
-        ValueError: The script cannot be read, is that manager's already, or fractale does not
+        ValueError: The script has no directives, is that manager's already, or fractale does not
             write for that manager.
     """
-    target = DIALECTS.get(to_manager)
-    if target is None or not target.write:
-        raise ValueError(f"fractale writes scripts for flux and slurm, not for `{to_manager}`")
-    parsed = parse(script)
-    if parsed.manager == to_manager:
-        raise ValueError(f"the script is one of {to_manager} already: nothing is to be translated")
+    if to_manager not in NAMES:
+        raise ValueError(f"fractale writes scripts for {', '.join(NAMES)}, not for `{to_manager}`")
+    parsed = read_script(script, from_manager or None)
     established: Mapping[str, Any] = (known or {}).get("facts") or {}
-    facts = {**parsed.facts, **established}
+    request = _with_facts(parsed.request, established)
+    changed = None if request == parsed.request else request
+    translation = translate(parsed, to_manager, request=changed)
+    facts = facts_of(request)
     supplied_by = dict.fromkeys(facts, PARSER) | dict((known or {}).get("supplied_by") or {})
-    directives, lost = _directive_lines(target, facts)
-    not_translated = [f"line {d.line}: {d.text} ({d.problem})" for d in parsed.untranslatable]
-    mark = "#FLUX: " if to_manager == "flux" else "#SBATCH "
-    header = [parsed.shebang or "#!/bin/sh", *(mark + text for text in directives)]
-    return {
-        "script": "\n".join([*header, *parsed.rest]) + "\n",
+    invalid = [str(each) for each in translation.script.invalid]
+    errors = [*invalid, *([] if lossy else _too_much(translation))]
+    answer: dict[str, Any] = {
+        "script": translation.text,
+        "from_manager": parsed.scheduler,
+        "to_manager": to_manager,
+        "valid": not invalid,
         "facts": facts,
         "supplied_by": supplied_by,
         "credits": [_credit(parsed, name, facts[name], by) for name, by in supplied_by.items()],
-        "not_translated": not_translated + lost,
+        "losses": [_loss(each) for each in translation.losses],
+        "not_translated": [str(each) for each in translation.losses],
+        "changes": [
+            {"line": each.line, "old": each.old, "new": each.new} for each in translation.changes
+        ],
+        "remains": [str(each) for each in translation.remains],
+        "notes": list(translation.notes),
+        "warnings": list(_warnings(translation)),
     }
+    return {**answer, "errors": errors} if errors else answer
 
 
-def _directive_lines(target: Dialect, facts: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """The facts as directives of the target, and what of them could not be said."""
-    settled, lost = _settle(facts)
-    lines: list[str] = []
-    for fact, (option, written) in target.write.items():
-        if fact in settled:
-            value = written(settled[fact])
-            lines.append(target.flag(option) + (f"={value}" if value else ""))
-    return lines, lost
+def _too_much(translation: Translation) -> list[str]:
+    """Why it is not a translation that does the work; what may be done about it last."""
+    lost = list(translation.grave)
+    return [*lost, "`lossy: true` takes it all the same"] if lost else []
 
 
-def _settle(facts: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The same request in totals and per task, and what of it could not be said so."""
-    settled = dict(facts)
-    nodes = settled.get("nodes")
-    per_node = settled.pop("tasks_per_node", None)
-    if per_node and nodes and "tasks" not in settled:
-        settled["tasks"] = per_node * nodes
-        per_node = None
-    elif per_node and not nodes and "tasks" in settled:  # LSF counts slots, and slots per host
-        nodes = settled["nodes"] = math.ceil(settled["tasks"] / per_node)
-    lost = [f"tasks_per_node {per_node} (follows from tasks and nodes)"] if per_node else []
-    for thing in ("cores", "gpus"):
-        amount = settled.pop(f"{thing}_per_node", None)
-        if amount is None:
-            continue
-        total, tasks = amount * (nodes or 1), settled.get("tasks", nodes or 1)
-        settled.setdefault("tasks", tasks)
-        if total % tasks:
-            lost.append(f"{thing}_per_node {amount} (does not divide evenly over {tasks} tasks)")
-        else:
-            settled.setdefault(f"{thing}_per_task", total // tasks)
-    return settled, lost
+def _loss(loss: Loss) -> dict[str, Any]:
+    return {**dataclasses.asdict(loss), "grave": loss.grave}
 
 
-def _credit(parsed: BatchScript, fact: str, value: Any, by: str) -> str:
-    directive = parsed.find(fact)
+def _warnings(translation: Translation) -> Iterator[str]:
+    original = translation.original
+    yield from (str(each) for each in translation.remains)
+    yield from (str(each) for each in original.reading.remarks)
+    title = dialect_of(original.scheduler).title
+    yield from (f"{title} refuses the original: {each}" for each in original.invalid)
+
+
+def _credit(parsed: Script, fact: str, value: Any, by: str) -> str:
+    directive = _find(parsed, fact)
     line = f"line {directive.line}: " if directive else ""
     return f"{line}{fact} = {value}, read by {by}"
 
 
-def validate_batch_script(script: str, original: str | None = None) -> dict[str, Any]:
+# -- validation ---------------------------------------------------------------------------------
+
+
+def validate_batch_script(
+    script: str, original: str | None = None, told: list[Any] | None = None
+) -> dict[str, Any]:
     """Check a batch script without a workload manager at hand.
 
-    Looks for directives that the manager does not know or cannot read, for those of another
-    manager left in it, for shell syntax that ``bash -n`` refuses, and, where the script it was
+    Looks for options that the manager does not know or refuses, for directives of another
+    manager left in it, for shell syntax that its shell refuses, and, where the script it was
     translated from is given, whether both ask for the same and run the same commands.
 
     Args:
         script: The script's text.
         original: The script that it was translated from.
+        told: What is known to be lost: the ``losses`` of `translate_batch_script`, or texts.
 
     Returns:
         ``valid``, ``checks`` (how many were made), ``warnings``, and, where there are any,
         ``errors``.
     """
     try:
-        parsed = parse(script)
+        parsed = read_script(script)
     except ValueError as error:
         return {"valid": False, "checks": 1, "warnings": [], "errors": [str(error)]}
-    found = [
-        [] if parsed.shebang else ["the script does not begin with #!"],
-        flux_problems(parsed) if parsed.manager == "flux" else _unreadable(parsed),
-        leftovers(parsed),
-        bash_problems(script, parsed.shebang),
-        _differences(parsed, parse(original)) if original else [],
-    ]
-    errors = [problem for problems in found for problem in problems]
-    answer = {
-        "valid": not errors,
-        "checks": len(found) if original else len(found) - 1,
-        "warnings": _foreign_commands(parsed),
-    }
-    return {**answer, "errors": errors} if errors else answer
+    found = validate_lines(script, parsed.scheduler)
+    if original:
+        found.add(WITH_ORIGINAL, against_original(parsed, original, told or (), strict=True))
+    answer = {"valid": found.valid, "checks": len(found.checks), "warnings": found.warnings}
+    return {**answer, "errors": found.errors} if found.errors else answer
 
 
-def _unreadable(parsed: BatchScript) -> list[str]:
-    return [
-        f"line {d.line}: {d.text}: {d.problem}" for d in parsed.directives if d.fact and d.problem
-    ]
-
-
-def _differences(parsed: BatchScript, original: BatchScript) -> list[str]:
-    """Where two scripts ask for different things or run different commands."""
-    ours, theirs = _settle(parsed.facts)[0], _settle(original.facts)[0]
-    found = [
-        f"{name} is {ours.get(name, 'not set')}, but the original asks for {theirs[name]}"
-        for name in theirs
-        if ours.get(name) != theirs[name]
-    ]
-    found += [f"{name} is set, but not in the original" for name in ours if name not in theirs]
-    if _commands(parsed) != _commands(original):
-        found.append("the commands below the directives are not those of the original")
-    return found
-
-
-def _commands(parsed: BatchScript) -> list[str]:
-    return [line.rstrip() for line in parsed.rest if line.strip()]
-
-
-def _foreign_commands(parsed: BatchScript) -> list[str]:
-    """Lines of the body that speak to another manager than the directives do."""
-    words = {"slurm": ("srun ", "SLURM_"), "pbs": ("PBS_",), "lsf": ("jsrun ", "LSB_")}
-    foreign = [w for manager, ws in words.items() if manager != parsed.manager for w in ws]
-    return [
-        f"`{line.strip()}` speaks of {word.strip()}, which {parsed.manager} does not have"
-        for line in parsed.rest
-        for word in foreign
-        if word in line and not line.lstrip().startswith("#")
-    ]
-
-
-def bash_problems(script: str, shebang: str) -> list[str]:
-    """What ``bash -n`` says against a shell script; nothing for one in another language.
+def against_original(
+    script: Script,
+    original: str,
+    told: Sequence[Any] = (),
+    *,
+    strict: bool,
+    from_manager: str = "",
+) -> list[str]:
+    """Where a script asks for something else than the one it was translated from.
 
     Args:
-        script: The script's text; it is parsed, never run.
-        shebang: Its first line.
+        told: What is known to be lost: losses as `translate_batch_script` gives them, or texts.
+            What a comment of the script names is taken for known, too.
+        strict: Whether another queue, account or name is a difference.
+        from_manager: How the original is read; left out, as by the first manager with a directive
+            that is not the script's.
     """
-    bash = shutil.which("bash")
-    if bash is None or not shebang.split("/")[-1].split(" ")[-1].endswith("sh"):
-        return []
-    checked = subprocess.run(  # noqa: S603 - a fixed program; the script is only parsed
-        [bash, "-n"],
-        input=script,
-        capture_output=True,
-        text=True,
-        timeout=BASH_SECONDS,
-        check=False,
-    )
-    return [line.removeprefix(f"{bash}: ") for line in checked.stderr.splitlines()]
+    source = read_script(original, from_manager or _source_of(original, script.scheduler))
+    losses = [cast("dict[str, Any]", each) for each in told if isinstance(each, dict)]
+    texts = [str(each) for each in told if not isinstance(each, dict)]
+    texts += [str(each.get("text") or "") for each in losses]
+    lost = frozenset(str(each.get("what") or "") for each in losses)
+    differences = compare(source, script, [*comments_of(script), *filter(None, texts)], lost)
+    return [
+        *leftovers(source, script),
+        *lost_commands(source, script),
+        *(str(each) for each in differences if strict or not each.minor),
+    ]
+
+
+def _source_of(original: str, target: str) -> str | None:
+    found = schedulers_of(lines_of(original))
+    return next((name for name in found if name != target), None)

@@ -8,13 +8,14 @@ from fastmcp import Context
 
 from fractale.errors import JobError
 from fractale.jobs import Jobs, JobSpec
-from fractale.paths import takes_paths
+from fractale.paths import about_jobs, takes_paths
 from fractale.settings import load_settings
 from fractale.tools.jobs import SchedulerName, teller, working_folder
 
 LOG_BYTES = 65536
 
 
+@about_jobs("runs")
 @takes_paths(writes=["folder"])
 async def job_run(
     script: str,

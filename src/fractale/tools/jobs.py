@@ -18,7 +18,7 @@ from fractale.errors import JobError
 from fractale.jobs import JobHandle, Jobs, JobSpec, JobStatus
 from fractale.jobs.removal import folders_in
 from fractale.jobs.service import FOLDER
-from fractale.paths import checked, takes_paths
+from fractale.paths import about_jobs, checked, takes_paths
 from fractale.schedulers.adapter import Record
 from fractale.schedulers.job import ACTIVE
 from fractale.settings import Settings, load_settings
@@ -34,6 +34,7 @@ JOB_ID = re.compile(r"[A-Za-z0-9\u0192][A-Za-z0-9._\[\]@-]{0,127}")
 """No option of a scheduler's program, nor a list; Flux begins its ids with an f with a hook."""
 
 
+@about_jobs("submits")
 @takes_paths(writes=["folder"])
 async def job_submit(
     script: str | None = None,
@@ -95,6 +96,7 @@ async def job_submit(
     return _named(await _jobs(scheduler).submit(spec, key=key))
 
 
+@about_jobs("looks")
 async def job_status(key: str) -> dict[str, Any]:
     """Say how a job is, now, from the evidence that there is.
 
@@ -113,6 +115,7 @@ async def job_status(key: str) -> dict[str, Any]:
     return _told(handle, await jobs.status(handle))
 
 
+@about_jobs("looks")
 async def job_wait(key: str, ctx: Context, seconds: float = 600.0) -> dict[str, Any]:
     """Wait until a job is over, or for that many seconds; then say how it is.
 
@@ -164,6 +167,7 @@ async def job_logs(
     }
 
 
+@about_jobs("looks")
 async def job_cancel(key: str) -> dict[str, Any]:
     """End a job; one that is over stays as it is.
 

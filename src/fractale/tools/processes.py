@@ -96,6 +96,7 @@ async def run_program(
     folder: Path | None = None,
     timeout: float | None = None,  # noqa: ASYNC109 - it is an end like others, not an error
     on_line: OnLine | None = None,
+    held: Collection[int] = (),
 ) -> Ended:
     """Run a program without input, in a session of its own.
 
@@ -106,6 +107,7 @@ async def run_program(
         folder: Where it runs; None for the working folder.
         timeout: Seconds; None waits as long as it takes.
         on_line: Is told each line that it writes.
+        held: Descriptors of locks that the program, and all that it starts, hold too.
 
     Raises:
         OSError: It can't be started.
@@ -117,6 +119,7 @@ async def run_program(
         stderr=STDOUT,
         cwd=folder,
         env=program_environment(),
+        pass_fds=tuple(held),
         start_new_session=True,
     )
     kept, started = _Kept(), time.monotonic()

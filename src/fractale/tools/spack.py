@@ -7,9 +7,12 @@ isn't in the next one, as `spack load` changes a shell, so loading and running a
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,16 @@ from fractale.tools.processes import run_program, teller
 
 PREFIX = re.compile(r"^\[\+\] (\S+)", re.MULTILINE)
 """How Spack says where it put a package; dependencies first."""
+
+ERROR = re.compile(r"^==> Error: (.*)$", re.MULTILINE)
+OF_ANOTHER = "Terminating after first install failure"
+"""What Spack says last after a failure; alone, it was none of this process."""
+
+MARKED = re.compile(r"^  >> (.+)$")
+"""How Spack marks the lines of a build's log that look like errors."""
+
+MOST_ERROR_LINES = 12
+DYING_SECONDS = 60.0
 
 LOAD = """\
 loaded=$("$1" load --sh $2) || exit 120
@@ -46,8 +59,9 @@ async def spack_install(
         timeout: Seconds it may take; nothing for as long as it needs.
 
     Returns:
-        `returncode`, `success`, `seconds`, `prefixes` (the folders of what was installed, the
-        package's own last), `log`, its end, and, where it failed, `error`.
+        `returncode`, `success`, `seconds`, `prefixes` (the folders of the package, which is the
+        last, and of what it needs), `installed` (those of them that were not there before), `log`,
+        its end, and, where it failed, `error`: what Spack says is wrong, and where its log is.
 
     Raises:
         ValueError: There is no Spack here.
@@ -59,10 +73,87 @@ async def spack_install(
         *(["-j", str(jobs)] if jobs else []),
         *_specs(spec),
     ]
-
-    ended = await run_program(words, timeout=timeout, on_line=teller(ctx))
+    lock = _lock()
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        ended = await run_program(words, timeout=timeout, on_line=teller(ctx), held=[lock])
+        if ended.returncode and _is_of_another(ended.log):
+            # An installation that was killed is still dying: Spack counts that as a failure.
+            await _alone(lock)
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            ended = await run_program(words, timeout=timeout, on_line=teller(ctx), held=[lock])
+    finally:
+        os.close(lock)
     answer = ended.answer(f"spack install {spec}")
-    return {**answer, "prefixes": PREFIX.findall(ended.log)} if answer["success"] else answer
+    if answer["success"]:
+        return {**answer, "prefixes": PREFIX.findall(ended.log), "installed": _new(ended.log)}
+    if ended.returncode is not None and (said := _said(ended.log)):
+        answer["error"] = f"spack install {spec} failed (exit code {ended.returncode}): {said}"
+    return answer
+
+
+def _lock() -> int:
+    """A file that each installation from this state folder holds, as long as a process of it lives.
+
+    They share it: several may install at a time.
+    """
+    from fractale.private import make_folder, open_private
+    from fractale.settings import load_settings
+
+    folder = load_settings(untrusted="narrow").state_dir
+    make_folder(folder)
+    return open_private(folder / "spack.lock", os.O_RDWR | os.O_CREAT)
+
+
+async def _alone(lock: int) -> None:
+    """Wait until no other installation holds the lock, or for as long as one may take to die."""
+    deadline = time.monotonic() + DYING_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            await asyncio.sleep(0.2)
+        else:
+            return
+
+
+def _is_of_another(log: str) -> bool:
+    """Whether nothing failed here: another process that installs the same has."""
+    errors = ERROR.findall(log)
+    return bool(errors) and all(each.strip() == OF_ANOTHER for each in errors)
+
+
+def _new(log: str) -> list[str]:
+    """The folders of what was installed by this very call: ``[+]`` after ``==> Installing``."""
+    found: list[str] = []
+    installing = False
+    for line in log.splitlines():
+        if line.startswith("==> Installing "):
+            installing = True
+        elif match := PREFIX.match(line):
+            if installing:
+                found.append(match[1])
+            installing = False
+    return found
+
+
+def _said(log: str) -> str:
+    """What Spack says is wrong: the first error, the lines of the build that it marks, its log."""
+    lines = log.splitlines()
+    start = next((n for n, line in enumerate(lines) if line.startswith("==> Error:")), None)
+    if start is None:
+        return ""
+    lines = lines[start:]
+    end = next((n for n, line in enumerate(lines) if n and not line.strip()), len(lines))
+    first = [line.strip() for line in lines[: min(end, MOST_ERROR_LINES)]]
+    marked = [found[1] for line in lines if (found := MARKED.match(line))][-MOST_ERROR_LINES:]
+    where = [
+        lines[n + 1].strip()
+        for n, line in enumerate(lines[:-1])
+        if line.startswith("See build log for details")
+    ]
+    logs = [f"build log: {path}" for path in where[:1]]
+    return "\n".join([first[0].removeprefix("==> Error: "), *first[1:], *marked, *logs])
 
 
 async def spack_run(
@@ -79,7 +170,8 @@ async def spack_run(
         timeout: Seconds it may take; nothing for as long as it needs.
 
     Returns:
-        `returncode`, `success`, `seconds`, `log` and, where it failed, `error`.
+        `returncode`, `success`, `seconds`, `log`, `prefix` (the folder of the package, if Spack
+        says it) and, where it failed, `error`.
 
     Raises:
         ValueError: There is no Spack here, or no command was given.
@@ -90,7 +182,12 @@ async def spack_run(
 
     ended = await run_program(words, timeout=timeout, on_line=teller(ctx))
     what = f"spack load {spec}" if ended.returncode == NOT_LOADED else command[0]
-    return ended.answer(what)
+    answer = ended.answer(what)
+    if not answer["success"]:
+        return answer
+    place = await run_program([_spack(), "location", "-i", *_specs(spec)], timeout=timeout)
+    found = place.log.strip().splitlines()
+    return {**answer, "prefix": found[-1]} if place.returncode == 0 and found else answer
 
 
 def _spack() -> str:

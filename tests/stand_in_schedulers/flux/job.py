@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+
 import scheduler
 
+# A batch job is an instance of its own, whose broker writes into the same output.
+INSTANCE = """\
+#!/bin/sh
+trap : TERM
+{export}printf %s {script} > "$FAKE_STATE/$FLUX_JOB_ID.batch"
+/bin/sh "$FAKE_STATE/$FLUX_JOB_ID.batch"; code=$?
+[ $code = 0 ] || echo "broker.err[0]: rc2.0: tmp/script Exited (rc=$code) 0.6s" >&2
+exit $code
+"""
 PENDING = {"pending": "SCHED", "running": "RUN"}
 
 
@@ -57,7 +69,15 @@ def submit(_handle, jobspec) -> int:
     if jobspec.queue == "absent":
         raise OSError(22, "Invalid queue: absent")
     facts = dict(jobspec.facts)
+    index = jobspec.environment.get("FRACTALE_INDEX")
+    if index and index == os.environ.get("FAKE_KILLED_AT"):
+        os.kill(os.getpid(), 9)
     asked = {**jobspec.attributes, "queue": jobspec.queue, "duration": jobspec.duration}
+    script = INSTANCE.format(
+        export=f"export FRACTALE_INDEX={index}\n" if index else "",
+        script=shlex.quote(facts["script"]),
+    )
+    facts["script"] = script
     return int(
         scheduler.submit(
             facts.pop("script"),
@@ -66,6 +86,7 @@ def submit(_handle, jobspec) -> int:
             jobspec.cwd,
             held=jobspec.queue == "held",
             asked=asked,
+            environment=jobspec.environment,
             **facts,
         )
     )
@@ -80,7 +101,11 @@ class _Listed:
 
 
 def job_list(_handle, max_entries=1000, attrs=None, name=None, **_others) -> _Listed:
-    found = [{"id": int(job["id"])} for job in scheduler.jobs() if job["name"] == name]
+    found = [
+        {"id": int(job["id"]), "name": job["name"]}
+        for job in scheduler.jobs()
+        if name is None or job["name"] == name
+    ]
     return _Listed(found[:max_entries])
 
 
@@ -92,7 +117,22 @@ def get_job(_handle, jobid) -> dict | None:
 
 
 def _told(job: dict) -> dict:
-    told = {"id": int(job["id"]), "name": job["name"], "nodelist": "corona7", "exception": {}}
+    told = {
+        "id": int(job["id"]),
+        "name": job["name"],
+        "nodelist": "" if job["state"] == "pending" else "corona[7-8]",
+        "exception": {},
+        "urgency": job.get("urgency", 16),
+        "priority": job.get("urgency", 16),
+        "queue": job["asked"]["queue"],
+        "t_run": job.get("started", 0.0),
+        "waitstatus": "",
+    }
+    if job.get("end") == "unsatisfiable":
+        note = "unsatisfiable request: need 5 node(s), only 2 eligible"
+        exception = {"type": "alloc", "severity": 0, "note": note}
+        never = {"state": "INACTIVE", "result": "FAILED", "returncode": 1, "nodelist": ""}
+        return {**told, **never, "t_run": 0.0, "exception": exception}
     if job["state"] != "ended":
         return {**told, "state": PENDING[job["state"]], "result": "", "returncode": ""}
     end, code = job.get("end"), job["code"]

@@ -454,8 +454,8 @@ def _merge(entries: Sequence[_Entry]) -> dict[str, Any]:
         if entry.option in _ADDING or last[entry.option] is entry:
             _add_fields(fields, entry)
         else:
-            entry.untold = ""
             entry.fields = dict.fromkeys(last[entry.option].fields)
+            entry.untold = "" if entry.fields else entry.untold
     if "nodes" in fields and "tasks" not in fields:
         fields["exclusive"] = True  # a slot a node, and the nodes are the job's own
         last["nodes"].fields["exclusive"] = True
@@ -737,11 +737,16 @@ class _Writer:
 # The dialect --------------------------------------------------------------------------------
 
 
+_DEFAULTS: Final = Request(join=True, append=False, export=True, requeue=True)
+
+
 @dataclass(frozen=True, slots=True)
 class _Flux:
     name: str = "flux"
     title: str = "Flux"
     mark: str = MARK
+    defaults: Request = _DEFAULTS
+    slots: bool = True
 
     def is_directive(self, line: str) -> bool:
         return _SENTINEL.match(line) is not None

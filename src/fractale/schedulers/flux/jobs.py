@@ -1,40 +1,50 @@
-"""Flux, by flux-python."""
+"""Flux, by its Python bindings (`side`) and its own programs."""
 
 from __future__ import annotations
 
 import json
+import math
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from fractale.errors import JobError, SchedulerUnavailable
-from fractale.schedulers.adapter import Record, Submitted
+from fractale.private import touch_private
+from fractale.schedulers.adapter import Answer, Presence, Record, Submitted
+from fractale.schedulers.asked import asked_of, script_of
 from fractale.schedulers.flux import side
-from fractale.schedulers.folder import JobFolder
+from fractale.schedulers.flux.site import QUEUE_NODES, QUEUES, queues_of
+from fractale.schedulers.folder import JobFolder, disk
 from fractale.schedulers.job import JobSpec, JobState, Queue
-from fractale.schedulers.names import plain_name
+from fractale.schedulers.names import hosts_of, plain_name
 from fractale.schedulers.programs import Programs, Ran
 from fractale.schedulers.wrapper import write_wrapper
-from fractale.tools.batch_script import parse
 
+MOST_BYTES: Final = 16 * 2**20
 IN_JOB: Final = '"${FLUX_JOB_ID:-$(flux getattr jobid 2>/dev/null)}"'
-SIDE: Final = (sys.executable, "-P", side.__file__)
-"""With -P, or the file `flux.py` beside it would be taken for flux-python."""
+OF_FLUX_PYTHON: Final = ("PATH", "PYTHONPATH", "MANPATH", "LUA_PATH", "LUA_CPATH")
+"""Variables that ``flux python`` sets for its own programs."""
 
 REQUEST: Final = "flux.json"
+"""File of a job's folder: what the side program submits."""
+
+_NO_PYTHON: Final = re.compile(
+    r"`?python'? is not a flux command|No such file or directory: .*python"
+)
 ASKED: Final = {
     "nodes": "nodes",
     "tasks": "tasks",
     "cores_per_task": "cores_per_task",
     "gpus_per_task": "gpus_per_task",
     "seconds": "time",
-    "queue": "queue",
+    "queues": "queue",
     "account": "account",
 }
-"""What a script's directives may ask for, and what a spec calls it."""
+"""What a job may ask Flux for: field of a `Request` → what the side program calls it."""
 
-HARMLESS: Final = frozenset({"name", "output", "error"})
+HARMLESS: Final = frozenset({"name", "output", "error", "join"})
 RESULTS: Final[Mapping[str, JobState]] = {
     "COMPLETED": "completed",
     "FAILED": "failed",
@@ -66,10 +76,38 @@ class Flux:
         inside = bool(self.programs.environment.get("FLUX_URI"))
         return inside or self.programs.which("flux") is not None
 
+    def presence(self) -> Presence:
+        """Whether an instance answers."""
+        if self.programs.which("flux"):
+            ran = self.programs.glance("flux", "getattr", "size")
+        else:
+            ran = self.programs.glance(sys.executable, side.__file__, "ping")
+        return Presence(
+            answers=ran.code == 0,
+            configured=bool(self.programs.environment.get("FLUX_URI")),
+            said=ran.complaint,
+        )
+
+    async def bindings(self) -> str:
+        """What is wrong with the Python bindings; empty if an instance answers by some."""
+        try:
+            await self._ask("ping")
+        except (JobError, ValueError) as error:
+            return str(error)
+        return ""
+
     def prepare(self, folder: JobFolder, spec: JobSpec) -> None:
         """Write the wrapper, and what is asked for; a script's directives are read for that."""
-        asked = {**_asked(spec), **_given(spec)}
-        write_wrapper(folder, spec, native_id=IN_JOB)
+        asked = _asked(spec)
+        index = '"$FRACTALE_INDEX"'
+        write_wrapper(
+            folder,
+            spec,
+            native_id=IN_JOB,
+            index=index,
+            nodes='"$(flux getattr hostlist 2>/dev/null)"',
+        )
+        environment, array = self.programs.environment, spec.array
         tasks = asked.get("tasks") or asked.get("nodes") or 1
         request = {
             **{name: asked.get(name) for name in ASKED.values()},
@@ -79,91 +117,149 @@ class Flux:
             "log": str(folder.scheduler_log),
             "tasks": tasks,
             "cores_per_task": asked.get("cores_per_task") or 1,
+            "indices": array.indices if array else (),
+            "most": array.most if array else None,
+            "written": (folder.intent() or {}).get("written", 0.0),
+            "restore": {name: environment.get(name) for name in OF_FLUX_PYTHON},
         }
         folder.write(REQUEST, json.dumps(request))
 
     async def submit(self, folder: JobFolder, spec: JobSpec, lock: int) -> str:
-        """Submit it as a batch job: an instance of its own, in which the wrapper runs."""
-        words = (*SIDE, "submit", str(folder.path / REQUEST))
-        ran = await self.programs.submit(folder, lock, *words)
+        """Submit it as a batch job: an instance of its own, in which the wrapper runs.
+
+        An array is a batch job for each element; they are all submitted by one program.
+        """
+        request = str(folder.path / REQUEST)
+        if spec.array is not None:
+            with disk(folder.path / side.IDS):
+                touch_private(folder.path / side.IDS)
+        ran = await self._by_bindings(
+            lambda words: self.programs.submit(folder, lock, *words, "submit", request)
+        )
         if ran.code == 0 and (native_id := _submitted(ran.out)):
             return native_id
         if native_id := await self.find(folder):
             return native_id
+        if spec.array is not None and folder.text(side.IDS):
+            # Some elements are there: the same call submits the others.
+            raise SchedulerUnavailable(
+                f"Flux refused an element of the array: {ran.complaint}",
+                hint="the elements before it were submitted; `flux jobs -a` shows them",
+            )
         raise self._fault(ran, "Flux refused the job")
 
     async def find(self, folder: JobFolder) -> str | None:
         """By what Flux said, else by the job's name, which has the tag in it."""
         if native_id := _submitted(folder.text("submit.out")):
             return native_id
-        name = (folder.intent() or {}).get("name", "")
-        answer = await self._ask("find", _name(str(name), folder))
+        if not (folder.path / REQUEST).exists():
+            return None  # which is written before anything is submitted
+        answer: dict[str, str | None] = await self._ask("find", str(folder.path / REQUEST))
         return answer.get("id")
 
-    async def records(self, jobs: Sequence[Submitted]) -> list[Mapping[int | None, Record]]:
-        """What it says about each."""
-        found = [await self._record(job.folder, job.native_id) for job in jobs]
-        return [{None: record} if record else {} for record in found]
-
-    async def _record(self, folder: JobFolder, native_id: str) -> Record | None:
-        """What Flux says about it."""
-        answer = await self._ask("record", native_id)
-        if not answer or not str(answer.get("name", "")).endswith(folder.tag):
-            return None
-        return _record(answer)
+    async def records(self, jobs: Sequence[Submitted]) -> Sequence[Answer]:
+        """What Flux says about each, by one question."""
+        ids = [_ids(job) for job in jobs]
+        asked = list(dict.fromkeys(each for one in ids for each in one.values()))
+        if not asked:
+            return [{} for _ in jobs]
+        found_all: list[dict[str, Any] | None] = await self._ask("records", *asked)
+        told = dict(zip(asked, found_all, strict=True))
+        return [
+            {
+                index: _record(found)
+                for index, native_id in one.items()
+                if (found := told[native_id]) and (not job.ours or _is_of(job.folder, found))
+            }
+            for job, one in zip(jobs, ids, strict=True)
+        ]
 
     async def cancel(self, folder: JobFolder, native_id: str) -> None:
-        """Cancel it."""
-        await self._ask("cancel", native_id)
+        """Cancel it, of an array every element."""
+        await self._ask("cancel", *(_written(folder).values() or (native_id,)))
 
     async def queues(self) -> list[Queue]:
-        """Its queues."""
-        return [Queue(**queue) for queue in await self._ask("queues", "")]
+        """Its queues: by the bindings, else by the programs of Flux itself."""
+        ran = await self._by_bindings(lambda words: self.programs.run(*words, "queues"))
+        if ran.code == 0:
+            return [Queue(**queue) for queue in json.loads(ran.out)]
+        if self.programs.which("flux") is None:
+            raise self._fault(ran, "Flux does not say which queues there are")
+        listed = await self.programs.run("flux", "queue", "list", "-n", "-o", QUEUES)
+        nodes = await self.programs.run("flux", "resource", "list", "-n", "-o", QUEUE_NODES)
+        status = await self.programs.run("flux", "queue", "status")
+        if listed.code != 0 or nodes.code != 0:
+            raise self._fault(ran, "Flux does not say which queues there are")
+        return queues_of(*(each.out.splitlines() for each in (listed, nodes, status)))
 
-    async def _ask(self, word: str, argument: str) -> Any:
-        ran = await self.programs.run(*SIDE, word, argument)
+    async def _ask(self, word: str, *arguments: str) -> Any:
+        ran = await self._by_bindings(lambda words: self.programs.run(*words, word, *arguments))
         if ran.code == 0:
             return json.loads(ran.out)
         raise self._fault(ran, f"Flux refused to {word}")
 
+    async def _by_bindings(self, run: Callable[[Sequence[str]], Awaitable[Ran]]) -> Ran:
+        """Run the side program by the site's own bindings, which fit its Flux, else by ours.
+
+        A program that finds no bindings has asked Flux nothing: to go on to the next is safe.
+        """
+        ran: Ran | None = None
+        for words in self._pythons():
+            tried = await run(words)
+            if tried.code != side.NO_BINDINGS and not _NO_PYTHON.search(tried.complaint):
+                return tried
+            ran = ran or tried
+        assert ran is not None  # noqa: S101 - there is always fractale's own Python
+        return Ran(code=side.NO_BINDINGS, out="", err=ran.complaint)
+
+    def _pythons(self) -> list[Sequence[str]]:
+        own = (sys.executable, side.__file__)
+        site = ("flux", "python", side.__file__)
+        return [site, own] if self.programs.which("flux") else [own]
+
     def _fault(self, ran: Ran, what: str) -> JobError:
-        if ran.code == side.UNAVAILABLE:
+        if ran.code == side.NO_BINDINGS:
             return SchedulerUnavailable(
-                f"Flux does not answer: {ran.complaint}",
-                hint="FLUX_URI has to name an instance, and flux-python be installed: "
-                "pip install 'fractale[flux]', with the system's libflux-core",
+                f"Flux cannot be asked: {ran.complaint}",
+                hint="put the site's `flux` on the PATH, whose `flux python` has Flux's bindings; "
+                "or pip install 'fractale[flux]', with the system's libflux-core on "
+                "LD_LIBRARY_PATH",
             )
+        if ran.code == side.UNAVAILABLE:
+            inside = self.programs.environment.get("FLUX_URI")
+            hint = (
+                f"FLUX_URI is {inside}: does that instance still run? `flux uptime` says so"
+                if inside
+                else "run fractale inside an instance: `flux start fractale …` or `flux alloc`; "
+                "or set FLUX_URI to the address of one"
+            )
+            return SchedulerUnavailable(f"Flux does not answer: {ran.complaint}", hint=hint)
         return JobError(f"{what}: {ran.complaint}")
 
 
 def _asked(spec: JobSpec) -> dict[str, Any]:
-    """What the directives of a Flux script ask for.
+    """What a job asks for: the spec, and a Flux script's directives where the spec is silent.
 
     Raises:
-        JobError: One asks for what cannot be handed on.
+        JobError: A directive asks for what cannot be handed on.
     """
-    if not spec.script or not any(_is_directive(line) for line in spec.script.splitlines()):
-        return {}
-    try:
-        script = parse(spec.script)
-    except ValueError as error:
-        raise JobError(f"the script's directives cannot be read: {error}") from error
-    for each in script.directives:
-        if each.problem or each.fact not in {*ASKED, *HARMLESS}:
+    script = script_of(spec, "flux")
+    for each in script.reading.directives if script else ():
+        if each.invalid or each.untold or each.sets - {*ASKED, *HARMLESS}:
+            why = f": {each.invalid}" if each.invalid else ""
             raise JobError(
-                f"line {each.line} of the script, `{each.text}`, cannot be handed on to Flux",
+                f"line {each.line} of the script, `{each.text}`, cannot be handed on to Flux{why}",
                 hint="only name, nodes, tasks, cores, GPUs, time, queue and bank can",
             )
-    return {ASKED[fact]: value for fact, value in script.facts.items() if fact in ASKED}
-
-
-def _is_directive(line: str) -> bool:
-    return line.lower().replace(" ", "").startswith("#flux:")
-
-
-def _given(spec: JobSpec) -> dict[str, Any]:
-    given = {name: getattr(spec, name) for name in ASKED.values()}
-    return {name: value for name, value in given.items() if value is not None}
+    if script and script.invalid:
+        raise JobError(f"the script's directives cannot be read: {script.invalid[0]}")
+    said = asked_of(spec, "flux").said()
+    asked = {ours: said[field] for field, ours in ASKED.items() if field in said}
+    if "queue" in asked:
+        asked["queue"] = asked["queue"][0]
+    if math.isinf(asked.get("time", 0.0)):
+        del asked["time"]
+    return asked
 
 
 def _name(name: str, folder: JobFolder) -> str:
@@ -178,19 +274,43 @@ def _submitted(said: str) -> str:
     return str(answer.get("id") or "")
 
 
+def _written(folder: JobFolder) -> dict[int | None, str]:
+    """Index and id of an array's elements; empty of a single job."""
+    lines = folder.text(side.IDS, MOST_BYTES).splitlines()
+    pairs = (line.partition(" ") for line in lines)
+    return {int(index): native_id for index, _, native_id in pairs if index.isdecimal()}
+
+
+def _ids(job: Submitted) -> dict[int | None, str]:
+    if not job.indices:
+        return {None: job.native_id}
+    written = _written(job.folder)
+    return {index: written[index] for index in job.indices if index in written}
+
+
+def _is_of(folder: JobFolder, job: Mapping[str, Any]) -> bool:
+    """Whether a job is ours: an instance that was started anew counts from 1 again."""
+    return folder.tag in str(job.get("name", "")).split(".")
+
+
 def _record(job: Mapping[str, Any]) -> Record:
     """A record from the fields of flux-python's `JobInfo`."""
     flux_state, result = str(job.get("state", "")), str(job.get("result", ""))
     state: JobState = "running" if flux_state in ("RUN", "CLEANUP") else "pending"
     exception: Mapping[str, Any] = job.get("exception") or {}
     note, kind = str(exception.get("note") or ""), str(exception.get("type") or "")
+    words = _why_it_waits(job, flux_state) if state == "pending" else ""
+    # Flux makes up an exit code where there was no process.
+    ran = bool(job.get("t_run", True)) or isinstance(job.get("waitstatus"), int)
     if flux_state == "INACTIVE":
+        words = ""
         state = RESULTS.get(result, "unknown")
         if kind == "node-failure" or "lost contact" in note or "node failure" in note:
             state = "node_failure"
-    words = WAITS.get(flux_state, "") if state == "pending" else ""
+        elif state == "failed" and not ran:
+            words = f"was never started: {note or 'Flux does not say why'}"
     code: Any = job.get("returncode")
-    known = code if isinstance(code, int) else None
+    known = code if ran and isinstance(code, int) else None
     return Record(
         state=state,
         said=(result if flux_state == "INACTIVE" else flux_state) + (f", {note}" if note else ""),
@@ -201,5 +321,18 @@ def _record(job: Mapping[str, Any]) -> Record:
         submitted=job.get("t_submit") or None,
         started=job.get("t_run") or None,
         ended=job.get("t_inactive") or job.get("t_cleanup") or None,
-        nodes=(str(job["nodelist"]),) if job.get("nodelist") else (),
+        time_limit=job.get("duration") or None,
+        nodes=hosts_of(str(job.get("nodelist") or "")),
     )
+
+
+def _why_it_waits(job: Mapping[str, Any], state: str) -> str:
+    if state == "SCHED":
+        if job.get("urgency") == 0:
+            return "is held, and will not start until its urgency is raised (`flux job urgency`)"
+        if job.get("priority") == 0:
+            return "is held: its priority is 0"
+        if job.get("queue_stopped"):
+            queue = f"queue {job['queue']}" if job.get("queue") else "its queue"
+            return f"waits: {queue} is stopped, and starts no jobs until `flux queue start`"
+    return WAITS.get(state, "")

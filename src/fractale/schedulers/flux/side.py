@@ -1,81 +1,188 @@
-"""What is asked of Flux, by flux-python.
+"""What is asked of Flux, by its Python bindings.
 
 It is a program of its own, so that a broker that hangs can be left, and so that a submission
-outlives whoever asked for it. It is given a word and one argument, and
-answers with JSON. It ends with 0, with 1 where Flux refuses, or with 69 where none answers. It
-needs nothing of fractale.
+outlives whoever asked for it. It runs in the Python of the site's Flux (``flux python``), whose
+bindings fit that Flux, else in fractale's own; so it needs nothing of fractale, and no Python
+newer than 3.6. It is given a word and arguments, and answers with JSON. It ends with 0, with 1
+if Flux refuses, with 69 if no instance answers, or with 70 if there are no bindings.
 """
-
-from __future__ import annotations
 
 import importlib
 import json
 import os
 import sys
+
+# Else files beside this one would be taken for modules of their names.
+if sys.path and sys.path[0] == os.path.dirname(os.path.abspath(__file__)):  # noqa: PTH100, PTH120
+    del sys.path[0]
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 UNAVAILABLE = 69
+NO_BINDINGS = 70
 MOST_JOBS = 10000
+IDS = "flux.ids"
+"""File beside the request: index and id of each element of an array that was submitted."""
 
 
 def submit(flux: Any, handle: Any, request: str) -> Any:
-    """Submit the job that a file describes; gives its id."""
-    wanted = json.loads(Path(request).read_text())
+    """Submit the job that a file describes; gives its id, of an array that of the first element.
+
+    Of an array those elements are submitted that were not yet: neither written down, nor known
+    to Flux by name, nor begun.
+    """
+    path = Path(request)
+    wanted: dict[str, Any] = json.loads(path.read_text())
+    if not wanted.get("indices"):
+        spec = _jobspec(flux, wanted, wanted["name"], None)
+        return {"id": _text(flux, flux.job.submit(handle, spec))}
+    known = _elements(flux, handle, path, wanted["name"], since=wanted["written"])
+    with (path.parent / IDS).open("a") as written:
+        for position, index in enumerate(wanted["indices"]):
+            if index in known or _has_begun(path, index):
+                continue
+            spec = _jobspec(flux, wanted, "{}.{}".format(wanted["name"], index), index)
+            if wanted["most"] and position >= wanted["most"]:
+                _after(spec, known.get(wanted["indices"][position - wanted["most"]]))
+            known[index] = _text(flux, flux.job.submit(handle, spec))
+            written.write(f"{index} {known[index]}\n")
+            written.flush()
+            os.fsync(written.fileno())
+    return {"id": known[min(known)] if known else None}
+
+
+def _jobspec(flux: Any, wanted: "dict[str, Any]", name: str, index: "int | None") -> Any:
     spec = flux.job.JobspecV1.from_batch_command(
         script=wanted["script"],
-        jobname=wanted["name"],
+        jobname=name,
         num_slots=wanted["tasks"],
         cores_per_slot=wanted["cores_per_task"],
         gpus_per_slot=wanted["gpus_per_task"],
         num_nodes=wanted["nodes"],
     )
-    spec.cwd, spec.stdout, spec.stderr = wanted["folder"], wanted["log"], wanted["log"]
-    spec.environment = dict(os.environ)
+    log = wanted["log"] if index is None else "{}.{}".format(wanted["log"], index)
+    spec.cwd, spec.stdout, spec.stderr = wanted["folder"], log, log
+    environment = dict(os.environ)
+    # ``flux python`` sets some for itself; the job gets them as they were.
+    for each, value in wanted["restore"].items():
+        environment.pop(each, None)
+        if value is not None:
+            environment[each] = value
+    if index is not None:
+        environment["FRACTALE_INDEX"] = str(index)
+    spec.environment = environment
     if wanted["time"]:
         spec.duration = wanted["time"]
     if wanted["queue"]:
         spec.queue = wanted["queue"]
     if wanted["account"]:
         spec.setattr("system.bank", wanted["account"])
-    return {"id": str(flux.job.JobID(flux.job.submit(handle, spec)).f58plain)}
+    return spec
 
 
-def find(flux: Any, handle: Any, name: str) -> Any:
-    """The newest job of that name, whatever became of it."""
-    found = flux.job.job_list(handle, max_entries=MOST_JOBS, name=name).get_jobs()
-    ids = sorted(job["id"] for job in found)
-    return {"id": str(flux.job.JobID(ids[-1]).f58plain) if ids else None}
+def _after(spec: Any, native_id: "str | None") -> None:
+    """Flux limits no array: an element that would be one too many waits for an earlier one."""
+    if native_id is not None:
+        spec.setattr("system.dependencies", [{"scheme": "afterany", "value": native_id}])
 
 
-def record(flux: Any, handle: Any, native_id: str) -> Any:
-    """What Flux says about a job; null where it knows none of that id."""
+def find(flux: Any, handle: Any, request: str) -> Any:
+    """The newest job that a file describes, whatever became of it.
+
+    Of an array, the first element, if all were submitted: else whoever submits it again has
+    what is missing submitted.
+    """
+    path = Path(request)
+    wanted: dict[str, Any] = json.loads(path.read_text())
+    if not wanted.get("indices"):
+        found = flux.job.job_list(handle, max_entries=MOST_JOBS, name=wanted["name"]).get_jobs()
+        ids = sorted(job["id"] for job in found)
+        return {"id": _text(flux, ids[-1]) if ids else None}
+    known = _elements(flux, handle, path, wanted["name"], since=wanted["written"])
+    begun = {index for index in wanted["indices"] if _has_begun(path, index)}
+    if not known or not set(wanted["indices"]) <= known.keys() | begun:
+        return {"id": None}
+    _write_down(path, known)
+    return {"id": known[min(known)]}
+
+
+def _elements(flux: Any, handle: Any, path: Path, name: str, *, since: float) -> "dict[int, str]":
+    """Index and id of the elements that were submitted: as written down, or by their names."""
+    known: dict[int, str] = {}
+    if not (path.parent / IDS).exists():
+        return known
+    for line in (path.parent / IDS).read_text().splitlines():
+        index, _, native_id = line.partition(" ")
+        if index.isdigit() and native_id:
+            known[int(index)] = native_id
+    for job in flux.job.job_list(handle, max_entries=0, since=since - 60).get_jobs():
+        before, _, index = str(job.get("name", "")).rpartition(".")
+        if before == name and index.isdigit():
+            known.setdefault(int(index), _text(flux, job["id"]))
+    return known
+
+
+def _has_begun(path: Path, index: int) -> bool:
+    return (path.parent / "elements" / str(index) / "started").exists()
+
+
+def _write_down(path: Path, known: "dict[int, str]") -> None:
+    lines = "".join(f"{index} {known[index]}\n" for index in sorted(known))
+    temporary = path.parent / f".{IDS}"
+    temporary.write_text(lines)
+    temporary.replace(path.parent / IDS)
+
+
+def records(flux: Any, handle: Any, *native_ids: str) -> Any:
+    """What Flux says about each job; null for one that it does not know."""
+    stopped: dict[str, bool] = {}
+    return [_record(flux, handle, native_id, stopped) for native_id in native_ids]
+
+
+def _record(flux: Any, handle: Any, native_id: str, stopped: "dict[str, bool]") -> Any:
     try:
-        return flux.job.get_job(handle, flux.job.JobID(native_id))
+        job: dict[str, Any] = flux.job.get_job(handle, flux.job.JobID(native_id))
     except FileNotFoundError:
         return None
+    if job and job.get("state") == "SCHED":
+        queue = str(job.get("queue") or "")
+        if queue not in stopped:
+            stopped[queue] = _is_stopped(handle, queue)
+        job["queue_stopped"] = stopped[queue]
+    return job
 
 
-def cancel(flux: Any, handle: Any, native_id: str) -> Any:
-    """Cancel a job; one that is over already is none to complain about."""
+def _is_stopped(handle: Any, queue: str) -> bool:
+    """Whether a queue starts no jobs; False if this Flux does not say."""
     try:
-        flux.job.cancel(handle, flux.job.JobID(native_id), "cancelled by fractale")
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        if "inactive" not in str(error):
-            raise
+        answer = handle.rpc("job-manager.queue-status", {"name": queue} if queue else {}).get()
+        return not answer.get("start", True)
+    except (AttributeError, OSError, TypeError, ValueError):
+        return False
+
+
+def cancel(flux: Any, handle: Any, *native_ids: str) -> Any:
+    """Cancel jobs; one that is over already is none to complain about."""
+    for native_id in native_ids:
+        try:
+            flux.job.cancel(handle, flux.job.JobID(native_id), "cancelled by fractale")
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if "inactive" not in str(error):
+                raise
     return {}
 
 
-def queues(_flux: Any, handle: Any, _nothing: str) -> Any:
+def queues(_flux: Any, handle: Any) -> Any:
     """The queues with their limits and nodes."""
     found = importlib.import_module("flux.queue").QueueList(handle)
     return [_queue(queue) for queue in found]
 
 
-def _queue(queue: Any) -> dict[str, Any]:
+def _queue(queue: Any) -> "dict[str, Any]":
     every, free, limit = queue.resources.all, queue.resources.free, queue.limits.duration
     nodes = every.nnodes
     return {
@@ -91,12 +198,22 @@ def _queue(queue: Any) -> dict[str, Any]:
     }
 
 
-WORDS: dict[str, Callable[[Any, Any, str], Any]] = {
+def ping(_flux: Any, handle: Any) -> Any:
+    """Whether an instance answers: its size."""
+    return {"size": handle.attr_get("size")}
+
+
+def _text(flux: Any, native_id: Any) -> str:
+    return str(flux.job.JobID(native_id).f58plain)
+
+
+WORDS: "dict[str, Callable[..., Any]]" = {
     "submit": submit,
     "find": find,
-    "record": record,
+    "records": records,
     "cancel": cancel,
     "queues": queues,
+    "ping": ping,
 }
 
 
@@ -105,20 +222,27 @@ def main() -> int:
     try:
         flux: Any = importlib.import_module("flux")
         importlib.import_module("flux.job")
-        handle = flux.Flux()
-    except (ImportError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
-        return UNAVAILABLE
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with them, they are of no use
+        return _said(error, NO_BINDINGS)
     try:
-        answer = WORDS[sys.argv[1]](flux, handle, sys.argv[2])
+        handle = flux.Flux()
+    except Exception as error:  # noqa: BLE001 - an error of any version of the bindings
+        return _said(error, UNAVAILABLE)
+    try:
+        answer = WORDS[sys.argv[1]](flux, handle, *sys.argv[2:])
     except ConnectionError as error:
-        sys.stderr.write(f"{error}\n")
-        return UNAVAILABLE
-    except (OSError, ValueError, TypeError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
+        return _said(error, UNAVAILABLE)
+    except Exception as error:  # noqa: BLE001 - an error of any version of the bindings
+        return _said(error, 1)
     sys.stdout.write(json.dumps(answer, default=str) + "\n")
     return 0
+
+
+def _said(error: Exception, code: int) -> int:
+    said = " ".join(str(error).split())
+    plain = isinstance(error, (OSError, ValueError, ImportError)) and said
+    sys.stderr.write(f"{said if plain else f'{type(error).__name__}: {said}'}\n")
+    return code
 
 
 if __name__ == "__main__":

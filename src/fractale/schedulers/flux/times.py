@@ -57,3 +57,12 @@ def write_time(seconds: float) -> str:
         if seconds and seconds % UNITS[unit] == 0:
             return f"{int(seconds // UNITS[unit])}{unit}"
     return f"{int(seconds) if seconds == int(seconds) else seconds}s"
+
+
+KILL_WAIT: Final = 5.0
+"""Seconds between SIGTERM and SIGKILL: the default `kill-timeout` of flux-config-exec(5)."""
+
+
+def longest(seconds: float) -> float:
+    """How long a job may run that has this limit, until it is killed."""
+    return seconds + KILL_WAIT

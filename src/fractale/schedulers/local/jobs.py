@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from fractale.errors import JobError, SchedulerUnavailable
 from fractale.private import touch_private
-from fractale.schedulers.adapter import Record, Submitted
+from fractale.schedulers.adapter import Presence, Record, Submitted
 from fractale.schedulers.asked import asked_of, script_of
 from fractale.schedulers.folder import JobFolder, Started, disk, facts_of
 from fractale.schedulers.job import JobSpec, JobState, Queue
@@ -83,6 +83,10 @@ class Local:
     def found(self) -> bool:
         """It is always there."""
         return True
+
+    def presence(self) -> Presence:
+        """This machine is always there."""
+        return Presence(answers=True)
 
     def prepare(self, folder: JobFolder, spec: JobSpec) -> None:
         """Write the wrapper, and what of the script's directives does not count here.

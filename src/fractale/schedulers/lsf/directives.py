@@ -74,6 +74,8 @@ class Lsf:
     name = "lsf"
     title = "LSF"
     mark = "#BSUB"
+    defaults = Request(join=True, append=True, export=True, requeue=False)
+    slots = False
 
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of a directive."""

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import calendar
 import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, Final, cast
 
 from fractale.errors import JobError, SchedulerUnavailable
-from fractale.schedulers.adapter import Record, Submitted
+from fractale.schedulers.adapter import Presence, Record, Submitted
 from fractale.schedulers.folder import JobFolder
+from fractale.schedulers.header import header_of
 from fractale.schedulers.job import JobSpec, JobState, Queue
-from fractale.schedulers.names import directives_of, plain_name
+from fractale.schedulers.lsf.site import QUEUES, UP, read_queues
+from fractale.schedulers.names import plain_name
+from fractale.schedulers.positions import Positions, index_word, write_positions
 from fractale.schedulers.programs import Programs, Ran
+from fractale.schedulers.request import Array
 from fractale.schedulers.sizes import megabytes
 from fractale.schedulers.wrapper import write_wrapper
 
-FIELDS: Final = "jobid stat exit_code exit_reason pend_reason exec_host description"
-_ARRAYS: Final = (r"\s-J\s*\S*\[", r"\s-K\b", r"\s-I\w*\b")
+FIELDS: Final = (
+    "jobid jobindex stat exit_code exit_reason pend_reason exec_host description "
+    "submit_time start_time finish_time"
+)
+MOST_IDS: Final = 500
+"""Jobs that one call of ``bjobs`` is asked about."""
+
+LONGEST_NAME: Final = 255
+"""Characters of ``-J``, with the list of an array's indices."""
+
+INTERACTIVE: Final = (r"-K\b", r"-I[sp]?\b")
 _SILENT: Final = re.compile(
     r"lsf is down|cannot (?:connect|contact|open)|communication|not responding|timed out|"
     r"batch daemon|please wait",
@@ -70,10 +86,32 @@ class Lsf:
         """Whether its programs are on the PATH."""
         return all(map(self.programs.which, ("bsub", "bjobs", "bkill")))
 
+    def presence(self) -> Presence:
+        """Whether a cluster answers ``lsid``."""
+        ran = self.programs.glance("lsid" if self.programs.which("lsid") else "bqueues")
+        environment = self.programs.environment
+        configured = any(map(environment.get, ("LSF_ENVDIR", "LSF_SERVERDIR")))
+        return Presence(
+            answers=ran.code == 0,
+            configured=configured or Path("/etc/lsf.conf").exists(),
+            said=ran.complaint,
+        )
+
     def prepare(self, folder: JobFolder, spec: JobSpec) -> None:
         """Write the wrapper, with the script's directives at its head."""
-        directives = directives_of(spec.script, "#BSUB", refused=_ARRAYS)
-        write_wrapper(folder, spec, native_id='"$LSB_JOBID"', directives=directives)
+        index = '"$LSB_JOBINDEX"'
+        if spec.array and not _sayable(spec):
+            write_positions(folder, spec.array)
+            index = index_word("LSB_JOBINDEX")
+        own = '"$LSB_JOBID[$LSB_JOBINDEX]"' if spec.array else '"$LSB_JOBID"'
+        write_wrapper(
+            folder,
+            spec,
+            native_id=own,
+            index=index,
+            nodes='"$(sort -u "$LSB_DJOB_HOSTFILE" 2>/dev/null | tr "\\n" ,)"',
+            directives=header_of(spec, "lsf", refused=INTERACTIVE),
+        )
 
     async def submit(self, folder: JobFolder, spec: JobSpec, lock: int) -> str:
         """Run ``bsub``, which reads the wrapper from its stdin."""
@@ -97,25 +135,22 @@ class Lsf:
         return found[-1] if found else None
 
     async def records(self, jobs: Sequence[Submitted]) -> list[Mapping[int | None, Record]]:
-        """What it says about each."""
-        found = [await self._record(job.folder, job.native_id) for job in jobs]
-        return [{None: record} if record else {} for record in found]
+        """What ``bjobs`` says of jobs, and of each element of arrays."""
+        shown: list[dict[str, Any]] = []
+        for start in range(0, len(jobs), MOST_IDS):
+            ids = [job.native_id for job in jobs[start : start + MOST_IDS]]
+            shown += await self._jobs(*ids)
+        known = {(str(job.get("JOBID")), _index(job)): job for job in shown}
+        return [_records(job, known) for job in jobs]
 
-    async def _record(self, folder: JobFolder, native_id: str) -> Record | None:
-        """What ``bjobs`` says."""
-        for job in await self._jobs(native_id):
-            if job.get("DESCRIPTION") == folder.tag:
-                return _record(job)
-        return None
-
-    async def _jobs(self, which: str) -> list[dict[str, Any]]:
-        ran = await self.programs.run("bjobs", "-json", "-o", FIELDS, which)
+    async def _jobs(self, *which: str) -> list[dict[str, Any]]:
+        ran = await self.programs.run("bjobs", "-json", "-o", FIELDS, *which)
         if _UNKNOWN.search(ran.err) and not ran.out.strip():
             return []
         if ran.code != 0 and not ran.out.strip():
             raise SchedulerUnavailable(f"LSF does not answer: {ran.complaint}")
         try:
-            found: Any = json.loads(ran.out)["RECORDS"]
+            found: Any = json.loads(ran.out, strict=False)["RECORDS"]
         except (ValueError, KeyError, TypeError) as error:
             raise SchedulerUnavailable(
                 f"`bjobs` answered with what is not JSON: {error}"
@@ -123,8 +158,14 @@ class Lsf:
         records = cast("list[dict[str, Any]]", found)
         return [record for record in records if "STAT" in record]
 
-    async def cancel(self, folder: JobFolder, native_id: str) -> None:
-        """Run ``bkill``."""
+    async def cancel(self, folder: JobFolder, native_id: str, index: int | None = None) -> None:
+        """Run ``bkill``.
+
+        Args:
+            index: Of one element of an array; None: the whole job.
+        """
+        if index is not None:
+            native_id = f"{native_id}[{Positions(folder).position(index)}]"
         ran = await self.programs.run("bkill", native_id)
         over = _UNKNOWN.search(ran.complaint) or "already finished" in ran.complaint
         if ran.code != 0 and not over:
@@ -132,14 +173,12 @@ class Lsf:
 
     async def queues(self) -> list[Queue]:
         """Its queues. LSF does not say here which nodes are a queue's."""
-        ran = await self.programs.run("bqueues", "-o", "queue_name status delimiter='|'")
+        ran = await self.programs.run(*QUEUES)
         if ran.code != 0:
             raise self._fault(ran, "LSF does not say which queues there are")
-        rows = [line.split("|") for line in ran.out.splitlines()[1:]]
         return [
-            Queue(name=row[0], state="up" if row[1].startswith("Open:Active") else row[1])
-            for row in rows
-            if len(row) == 2
+            Queue(name=name, state="up" if state == UP else state)
+            for name, state in read_queues(ran.out)
         ]
 
     def _fault(self, ran: Ran, what: str) -> JobError:
@@ -151,8 +190,8 @@ class Lsf:
 def _options(folder: JobFolder, spec: JobSpec) -> list[str]:
     """The options of ``bsub``; they count more than the script's own."""
     # -rn: a job that lost its host is not begun again by LSF.
-    words = ["-J", plain_name(spec.name), "-Jd", folder.tag, "-rn"]
-    words += ["-o", str(folder.scheduler_log), "-cwd", str(spec.folder)]
+    words = ["-J", _name(spec), "-Jd", folder.tag, "-rn", "-cwd", str(spec.folder)]
+    words += ["-o", f"{folder.scheduler_log}.%I" if spec.array else str(folder.scheduler_log)]
     tasks = spec.tasks or spec.nodes
     if tasks:
         words += ["-n", str(tasks)]
@@ -173,13 +212,69 @@ def _options(folder: JobFolder, spec: JobSpec) -> list[str]:
     return words
 
 
+def _name(spec: JobSpec) -> str:
+    """The job's name, with the array's indices or the positions that stand for them."""
+    name = plain_name(spec.name)
+    if spec.array is None:
+        return name
+    indices = ",".join(map(str, spec.array.spans)) if _sayable(spec) else _positions(spec.array)
+    return f"{name}[{indices}]" + (f"%{spec.array.most}" if spec.array.most else "")
+
+
+def _sayable(spec: JobSpec) -> bool:
+    """Whether LSF can write the array's own indices: it counts from 1, and the list is short."""
+    if spec.array is None:
+        return False
+    text = f"{plain_name(spec.name)}{spec.array}[]"
+    return spec.array.indices[0] > 0 and len(text) <= LONGEST_NAME
+
+
+def _positions(array: Array) -> str:
+    return f"1-{len(array.indices)}" if len(array.indices) > 1 else "1"
+
+
 def _submitted(said: str) -> str:
     found = re.search(r"^Job <(\d+)> is submitted", said, re.MULTILINE)
     return found[1] if found else ""
 
 
-def _record(job: Mapping[str, Any]) -> Record:
+def _records(
+    job: Submitted, known: Mapping[tuple[str, str], Mapping[str, Any]]
+) -> dict[int | None, Record]:
+    limit = _limit(job.folder)
+    if not job.ours:
+        return {
+            None if index == "0" else int(index): _record(facts, limit)
+            for (native_id, index), facts in known.items()
+            if native_id == job.native_id
+        }
+    if not job.indices:
+        facts = known.get((job.native_id, "0"))
+        mine = facts and facts.get("DESCRIPTION") == job.folder.tag
+        return {None: _record(facts, limit)} if facts and mine else {}
+    positions, found = Positions(job.folder), dict[int | None, Record]()
+    for index in job.indices:
+        facts = known.get((job.native_id, str(positions.position(index))))
+        if facts and facts.get("DESCRIPTION") == job.folder.tag:
+            found[index] = _record(facts, limit)
+    return found
+
+
+def _index(job: Mapping[str, Any]) -> str:
+    """The index of an array's element; 0 of a job that is no array."""
+    index = str(job.get("JOBINDEX") or "")
+    return index if index.isdecimal() else "0"
+
+
+def _limit(folder: JobFolder) -> float | None:
+    """The time limit that was asked for, as LSF holds jobs to it: in whole minutes."""
+    time = (folder.intent() or {}).get("time")
+    return math.ceil(time / 60) * 60.0 if time else None
+
+
+def _record(job: Mapping[str, Any], limit: float | None) -> Record:
     said, reason = str(job.get("STAT", "")), str(job.get("EXIT_REASON") or "")
+    reason = reason.replace("(", "[").replace(")", "]")
     state: JobState = STATES.get(said, "unknown")
     if said == "EXIT":
         state = ENDS.get(reason.partition(":")[0].strip(), "failed")
@@ -190,12 +285,40 @@ def _record(job: Mapping[str, Any]) -> Record:
     if said in ("PSUSP", "USUSP", "SSUSP"):
         words = "is suspended"
     code = str(job.get("EXIT_CODE") or "")
-    host = re.sub(r"^\d+\*", "", str(job.get("EXEC_HOST") or "").partition(":")[0])
     return Record(
         state=state,
         said=f"{said}{f', {reason}' if reason else ''}",
         evidence="bjobs",
         words=words,
         exit_code=int(code) if code.isdecimal() else (0 if said == "DONE" else None),
-        nodes=(host,) if host else (),
+        submitted=_when(job.get("SUBMIT_TIME")),
+        started=_when(job.get("START_TIME")),
+        ended=_when(job.get("FINISH_TIME")) if said in ("DONE", "EXIT") else None,
+        nodes=_hosts(str(job.get("EXEC_HOST") or "")),
+        time_limit=limit,
     )
+
+
+def _hosts(exec_host: str) -> tuple[str, ...]:
+    """Each host once: ``4*hostA:2*hostB`` are two."""
+    hosts = (re.sub(r"^\d+\*", "", part) for part in exec_host.split(":"))
+    return tuple(dict.fromkeys(host for host in hosts if host and host != "-"))
+
+
+_MONTHS: Final = tuple(calendar.month_abbr)
+
+
+def _when(value: Any) -> float | None:
+    """Seconds since 1970 of a local time as LSF writes it: ``Nov 30 06:58``; the year may lack."""
+    found = re.match(r"(\w{3}) +(\d+) (\d+):(\d+)(?::(\d+))?(?: (\d{4}))?", str(value or ""))
+    if found is None or found[1] not in _MONTHS:
+        return None
+    month, now = _MONTHS.index(found[1]), datetime.now().astimezone()
+    clock = (int(found[3]), int(found[4]), int(found[5] or 0))
+    try:
+        when = datetime(int(found[6] or now.year), month, int(found[2]), *clock).astimezone()
+        if not found[6] and when > now + timedelta(days=1):
+            when = when.replace(year=now.year - 1)
+    except ValueError:
+        return None
+    return when.timestamp()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Final
 
 
 def read_time(text: str) -> int:
@@ -22,3 +23,12 @@ def write_time(seconds: float) -> str:
     """Seconds as ``H:MM``, rounded up to whole minutes."""
     hours, minutes = divmod(math.ceil(seconds / 60), 60)
     return f"{hours}:{minutes:02d}"
+
+
+KILL_WAIT: Final = 10.0
+"""Seconds between SIGTERM and SIGKILL: the default JOB_TERMINATE_INTERVAL of lsb.params(5)."""
+
+
+def longest(seconds: float) -> float:
+    """How long a job may run that has this limit: in whole minutes, and until it is killed."""
+    return math.ceil(seconds / 60) * 60 + KILL_WAIT

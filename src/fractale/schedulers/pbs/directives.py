@@ -67,6 +67,8 @@ class Pbs:
     name = "pbs"
     title = "PBS"
     mark = "#PBS"
+    defaults = Request(join=False, append=False, export=False, requeue=True)
+    slots = False
 
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of a directive."""

@@ -2,42 +2,79 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
 
 from fractale.errors import JobError, SchedulerUnavailable
-from fractale.schedulers.adapter import Record, Submitted
+from fractale.schedulers.adapter import Presence, Record, Submitted
 from fractale.schedulers.folder import JobFolder
+from fractale.schedulers.header import header_of
 from fractale.schedulers.job import JobSpec, JobState, Queue
-from fractale.schedulers.names import directives_of
+from fractale.schedulers.pbs.site import QUEUES, read_queues, seconds, table_in
+from fractale.schedulers.positions import Positions, index_word, write_positions
 from fractale.schedulers.programs import Programs, Ran
+from fractale.schedulers.request import Array
 from fractale.schedulers.sizes import megabytes
 from fractale.schedulers.wrapper import write_wrapper
 
-_ARRAYS: Final = (r"\s-J\b", r"\s-W\s*block")
+MOST_IDS: Final = 500
+"""Jobs that one call of ``qstat`` is asked about."""
+
+INTERACTIVE: Final = (r"-I\b", r"-W\s*(?:\S+,)?block\b")
+
 _SILENT: Final = re.compile(
     r"cannot connect|connection refused|timed out|no permission to connect|15034|111\b|"
     r"server (?:is )?(?:down|busy)",
     re.IGNORECASE,
 )
-_UNKNOWN: Final = re.compile(r"unknown job id|has finished", re.IGNORECASE)
+_UNKNOWN: Final = re.compile(
+    r"unknown job id|has finished|not configured to maintain job history", re.IGNORECASE
+)
+"""That PBS does not know a job, or not any more: a new server keeps no history of ended jobs."""
+
 STATES: Final[Mapping[str, JobState]] = {
     "Q": "pending",
     "H": "pending",
     "W": "pending",
     "T": "pending",
+    "M": "pending",
     "R": "running",
     "E": "running",
     "S": "running",
     "U": "running",
     "B": "running",
 }
-WALLTIME_EXIT: Final = -29
-"""PBS's own exit status for a job that it ended at its time limit."""
+OVER: Final = frozenset({"F", "X"})
+DELETED: Final = 91
+"""The substate of a job that was deleted; its `Exit_status` may be 0."""
+
+ENDS: Final[Mapping[int, JobState]] = {
+    **dict.fromkeys((-4, -5, -6, -20, -30), "node_failure"),
+    **dict.fromkeys((-26, -27), "out_of_memory"),
+    **dict.fromkeys((-28, -29), "timeout"),
+}
+"""PBS's own exit statuses: of jobs that got lost with a node, and of jobs that used more than they
+had asked for."""
+
+TOO_MANY_CORES: Final = frozenset({-24, -25})
+
+WAITS: Final[Mapping[str, str]] = {
+    r"can never run": "will not start: PBS says that it can never run",
+    r"queue not started": "does not start as long as its queue is stopped",
+    r"dedicated time": "waits: it would run into dedicated time",
+    r"prime": "waits for prime or non-prime time",
+    r"reservation|top job|strict sorted order": "waits behind jobs of higher priority",
+    r"has reached|limit (?:has been )?reached|would exceed": "waits: a limit is reached on what "
+    "may run at a time",
+    r"insufficient|not enough|too few|no available resources|node|nodes|fit in": "waits for "
+    "nodes, cores or memory to become free",
+}
+"""What PBS's comment on a queued job says, the first that is found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +94,31 @@ class Pbs:
         """Whether its programs are on the PATH; others have a ``qsub``, but not all of them."""
         return all(map(self.programs.which, ("qsub", "qstat", "qdel", "qselect")))
 
+    def presence(self) -> Presence:
+        """Whether a server answers ``qstat -B``."""
+        ran = self.programs.glance("qstat", "-B")
+        environment = self.programs.environment
+        configured = any(map(environment.get, ("PBS_CONF_FILE", "PBS_SERVER", "PBS_DEFAULT")))
+        return Presence(
+            answers=ran.code == 0,
+            configured=configured or Path("/etc/pbs.conf").exists(),
+            said=ran.complaint,
+        )
+
     def prepare(self, folder: JobFolder, spec: JobSpec) -> None:
         """Write the wrapper, with the script's directives at its head."""
-        directives = directives_of(spec.script, "#PBS", refused=_ARRAYS)
-        write_wrapper(folder, spec, native_id='"$PBS_JOBID"', directives=directives)
+        index = '"$PBS_ARRAY_INDEX"'
+        if spec.array and _range(spec.array) is None:
+            write_positions(folder, spec.array)
+            index = index_word("PBS_ARRAY_INDEX")
+        write_wrapper(
+            folder,
+            spec,
+            native_id='"$PBS_JOBID"',
+            index=index,
+            nodes='"$(sort -u "$PBS_NODEFILE" 2>/dev/null | tr "\\n" ,)"',
+            directives=header_of(spec, "pbs", refused=INTERACTIVE),
+        )
 
     async def submit(self, folder: JobFolder, spec: JobSpec, lock: int) -> str:
         """Run ``qsub``."""
@@ -76,38 +134,79 @@ class Pbs:
         """By what ``qsub`` said, else by the job's name, which is the tag."""
         if native_id := _submitted(folder.text("submit.out")):
             return native_id
-        ran = await self.programs.run("qselect", "-x", "-N", folder.tag)
-        if ran.code != 0:
-            raise self._fault(ran, "PBS does not list its jobs")
-        return ran.out.split()[-1] if ran.out.split() else None
+        for history in ((), ("-x",)):
+            ran = await self.programs.run("qselect", *history, "-N", folder.tag)
+            if ran.code != 0 and not _UNKNOWN.search(ran.complaint):
+                raise self._fault(ran, "PBS does not list its jobs")
+            if ran.out.split():
+                return ran.out.split()[-1]
+        return None
 
     async def records(self, jobs: Sequence[Submitted]) -> list[Mapping[int | None, Record]]:
-        """What it says about each."""
-        found = [await self._record(job.folder, job.native_id) for job in jobs]
-        return [{None: record} if record else {} for record in found]
+        """What ``qstat`` says; of jobs that are over, what its history says, if there is one."""
+        known = await self._shown([job.native_id for job in jobs])
+        missing = [job.native_id for job in jobs if _number(job.native_id) not in known]
+        known |= await self._shown(missing, "-x")
+        return [_records(job, known) for job in jobs]
 
-    async def _record(self, folder: JobFolder, native_id: str) -> Record | None:
-        """What ``qstat`` says, which with a job history knows ended jobs, too."""
-        ran = await self.programs.run("qstat", "-x", "-f", "-F", "json", native_id)
-        if ran.code != 0:
-            if _UNKNOWN.search(ran.complaint):
-                return None
-            raise SchedulerUnavailable(f"PBS does not answer: {ran.complaint}")
-        job = _job(ran.out, native_id)
-        return _record(job) if job.get("Job_Name") == folder.tag else None
+    async def _shown(self, ids: Sequence[str], *history: str) -> dict[str, dict[str, Any]]:
+        """The facts of jobs and of arrays' elements, by their numbers: ``12``, ``12[]``, ``12[3]``.
 
-    async def cancel(self, folder: JobFolder, native_id: str) -> None:
-        """Run ``qdel``."""
+        What PBS does not know is not there.
+        """
+        shown: dict[str, dict[str, Any]] = {}
+        for start in range(0, len(ids), MOST_IDS):
+            some = ids[start : start + MOST_IDS]
+            ran = await self.programs.run("qstat", *history, "-t", "-f", "-F", "json", *some)
+            unknown = [line for line in ran.err.splitlines() if _UNKNOWN.search(line)]
+            try:
+                found = table_in(ran.out, "Jobs")
+            except ValueError as error:
+                if ran.code == 0 and not unknown:
+                    raise SchedulerUnavailable(f"`qstat` did not list jobs: {error}") from error
+                found = {}
+            shown |= {_number(native_id): facts for native_id, facts in found.items()}
+            # A site's own warnings may be among the lines: each job is in the answer, or named.
+            unanswered = (
+                native_id
+                for native_id in some
+                if _number(native_id) not in shown
+                and not any(native_id in line for line in unknown)
+            )
+            if ran.code != 0 and any(unanswered):
+                raise SchedulerUnavailable(f"PBS does not answer: {ran.complaint}")
+        return shown
+
+    async def cancel(self, folder: JobFolder, native_id: str, index: int | None = None) -> None:
+        """Run ``qdel``.
+
+        Args:
+            index: Of one element of an array; None: the whole job.
+        """
+        if index is not None:
+            position = Positions(folder).position(index)
+            native_id = native_id.replace("[]", f"[{position}]", 1)
         ran = await self.programs.run("qdel", native_id)
         if ran.code != 0 and not _UNKNOWN.search(ran.complaint):
             raise self._fault(ran, f"PBS does not cancel job {native_id}")
 
     async def queues(self) -> list[Queue]:
         """Its queues. PBS does not say which nodes are a queue's."""
-        ran = await self.programs.run("qstat", "-Q", "-f", "-F", "json")
+        ran = await self.programs.run(*QUEUES)
         if ran.code != 0:
             raise self._fault(ran, "PBS does not say which queues there are")
-        return [_queue(name, facts) for name, facts in _table(ran.out, "Queue").items()]
+        try:
+            found = read_queues(ran.out)
+        except ValueError as error:
+            raise SchedulerUnavailable(f"`qstat` did not list queues: {error}") from error
+        return [
+            Queue(
+                name=queue.name,
+                time_limit=queue.time_limit,
+                state="up" if queue.up else "stopped",
+            )
+            for queue in found
+        ]
 
     def _fault(self, ran: Ran, what: str) -> JobError:
         if _SILENT.search(ran.complaint):
@@ -117,8 +216,20 @@ class Pbs:
 
 def _options(folder: JobFolder, spec: JobSpec) -> list[str]:
     """The options of ``qsub``; they count more than the script's own."""
-    # -r n: a job that lost its node is not begun again by PBS.
-    words = ["-N", folder.tag, "-j", "oe", "-o", str(folder.scheduler_log), "-r", "n"]
+    words = ["-N", folder.tag, "-j", "oe"]
+    if spec.array:
+        # PBS has no arrays that it may not begin again.
+        words += [
+            "-r",
+            "y",
+            "-J",
+            _array(spec.array),
+            "-o",
+            f"{folder.scheduler_log}.^array_index^",
+        ]
+    else:
+        # A job that lost its node is not begun again by PBS.
+        words += ["-r", "n", "-o", str(folder.scheduler_log)]
     if select := _select(spec):
         words += ["-l", select]
     if spec.time:
@@ -128,6 +239,26 @@ def _options(folder: JobFolder, spec: JobSpec) -> list[str]:
     if spec.account:
         words += ["-A", spec.account]
     return words
+
+
+def _array(array: Array) -> str:
+    """An array for ``-J``: its own range, or positions where it has none."""
+    most = f"%{array.most}" if array.most else ""
+    return (_range(array) or _pair(1, len(array.indices))) + most
+
+
+def _range(array: Array) -> str | None:
+    """The array as PBS's one range; None where it is none."""
+    if len(array.spans) != 1:
+        return None
+    span = array.spans[0]
+    last = list(span)[-1]
+    return _pair(span.first, last) if span.step == 1 or span.first == last else str(span)
+
+
+def _pair(first: int, last: int) -> str:
+    """A range, which needs two ends: with one index the second is left out by the step."""
+    return f"{first}-{last}" if last > first else f"{first}-{first + 1}:2"
 
 
 def _select(spec: JobSpec) -> str:
@@ -145,8 +276,8 @@ def _select(spec: JobSpec) -> str:
     return ":".join(parts)
 
 
-def _clock(seconds: float) -> str:
-    whole = math.ceil(seconds)
+def _clock(time: float) -> str:
+    whole = math.ceil(time)
     return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
@@ -155,70 +286,98 @@ def _submitted(said: str) -> str:
     return found[1] if found and said.endswith("\n") else ""
 
 
-def _table(text: str, key: str) -> dict[str, dict[str, Any]]:
-    try:
-        found: Any = json.loads(text)[key]
-    except (ValueError, KeyError, TypeError) as error:
-        raise SchedulerUnavailable(f"`qstat` answered with what is not JSON: {error}") from error
-    return cast("dict[str, dict[str, Any]]", found)
+def _number(native_id: str) -> str:
+    """A job's id without the server, which answers may write in another way."""
+    return native_id.partition(".")[0]
 
 
-def _job(text: str, native_id: str) -> dict[str, Any]:
-    jobs = _table(text, "Jobs")
-    return jobs.get(native_id) or next(iter(jobs.values()), dict[str, Any]())
+def _records(job: Submitted, known: Mapping[str, dict[str, Any]]) -> dict[int | None, Record]:
+    number = _number(job.native_id)
+    whole = known.get(number)
+    if whole is None or (job.ours and whole.get("Job_Name") != job.folder.tag):
+        return {}
+    if not job.ours or not number.endswith("[]"):
+        return {None: _record(whole)}
+    positions, found = Positions(job.folder), dict[int | None, Record]()
+    for index in job.indices:
+        facts = known.get(f"{number[:-1]}{positions.position(index)}]")
+        # An ended element without a record of its own is shown with the array's exit status.
+        if facts and (facts.get("job_state") not in OVER or "array_id" in facts):
+            found[index] = _record(facts)
+    return found
 
 
 def _record(job: Mapping[str, Any]) -> Record:
     letter, status = str(job.get("job_state", "")), job.get("Exit_status")
-    comment = str(job.get("comment", ""))
-    state: JobState = STATES.get(letter, "unknown")
-    if letter in ("F", "X"):
-        state = _end(status, comment)
-    code = status if isinstance(status, int) else None
+    comment = str(job.get("comment", "")).replace("(", "[").replace(")", "]")
+    over = letter in OVER
+    state: JobState = _end(job, comment) if over else STATES.get(letter, "unknown")
+    code = status if over and isinstance(status, int) else None
+    limits = job.get("Resource_List")
+    ran = job.get("exec_host") is not None
     return Record(
         state=state,
         said=f"{letter}{f', {comment}' if comment else ''}",
         evidence="qstat",
-        words=_words(letter, comment),
+        words=_end_words(status) if over else _words(letter, comment, dependent="depend" in job),
         # PBS adds 256 to the signal that ended the script.
-        exit_code=code if code is not None and 0 <= code < 256 else None,
+        exit_code=code if ran and code is not None and 0 <= code < 256 else None,
         signal=code - 256 if code is not None and code > 256 else None,
-        nodes=tuple(re.findall(r"([\w.-]+)/\d+", str(job.get("exec_host", "")))[:1]),
+        submitted=_when(job.get("qtime")),
+        started=_when(job.get("stime")) if ran else None,
+        ended=(_when(job.get("history_timestamp")) or _when(job.get("mtime"))) if over else None,
+        nodes=_hosts(str(job.get("exec_host", ""))),
+        time_limit=seconds(limits.get("walltime")) if isinstance(limits, dict) else None,
     )
 
 
-def _end(status: Any, comment: str) -> JobState:
-    if status == WALLTIME_EXIT or "walltime" in comment.lower():
-        return "timeout"
-    if re.search(r"mem\w* \d+\w* exceeded|out of memory", comment, re.IGNORECASE):
-        return "out_of_memory"
-    if status is None or status == 271 or "terminated" in comment.lower():
-        # 271 is 256 + SIGTERM, which is what `qdel` sends.
-        return "cancelled"
+def _hosts(exec_host: str) -> tuple[str, ...]:
+    """Each host once: ``n1/0*4+n2/0*4`` are two."""
+    hosts = (part.partition("/")[0] for part in exec_host.split("+"))
+    return tuple(dict.fromkeys(host for host in hosts if host))
+
+
+def _end(job: Mapping[str, Any], comment: str) -> JobState:
+    status = job.get("Exit_status")
     if isinstance(status, int) and status < 0:
-        return "node_failure"
+        return ENDS.get(status, "failed")
+    if job.get("substate") == DELETED or "terminated" in comment or status is None:
+        return "cancelled"
+    # 271 is 256 + SIGTERM, which is what `qdel` sends.
+    if status == 271:
+        return "cancelled"
     return "completed" if status == 0 else "failed"
 
 
-def _words(letter: str, comment: str) -> str:
+def _end_words(status: Any) -> str:
+    """What PBS's own exit status means, where the state does not say it."""
+    if not isinstance(status, int) or status >= 0 or status in ENDS:
+        return ""
+    if status in TOO_MANY_CORES:
+        return "used more cores than it had asked for, and was ended"
+    return f"could not be run by PBS: its Exit_status is {status}"
+
+
+def _words(letter: str, comment: str, *, dependent: bool) -> str:
     if letter == "H":
+        if dependent:
+            return "waits for another job"
         return "is held, and does not start until it is released (`qrls`)"
     if letter == "W":
         return "waits for its begin time"
-    if letter == "S":
+    if letter in ("S", "U"):
         return "is suspended"
-    return "waits for nodes, cores or memory to become free" if letter == "Q" else ""
+    if letter != "Q":
+        return ""
+    said = (words for pattern, words in WAITS.items() if re.search(pattern, comment, re.IGNORECASE))
+    return next(said, "waits for its turn")
 
 
-def _queue(name: str, facts: Mapping[str, Any]) -> Queue:
-    limits: Any = facts.get("resources_max") or {}
-    limit = str(limits.get("walltime") or "")
-    parts = limit.split(":") if re.fullmatch(r"\d+:\d+:\d+", limit) else None
-    up = facts.get("enabled") == "True" and facts.get("started") == "True"
-    return Queue(
-        name=name,
-        time_limit=sum(int(p) * u for p, u in zip(parts, (3600, 60, 1), strict=True))
-        if parts
-        else None,
-        state="up" if up else "stopped",
-    )
+def _when(value: Any) -> float | None:
+    """Seconds since 1970 of a time as PBS writes it, in its own time zone; None of none."""
+    if isinstance(value, int):
+        return float(value)
+    try:
+        return datetime.strptime(str(value), "%a %b %d %H:%M:%S %Y").timestamp()
+    except ValueError:
+        return None

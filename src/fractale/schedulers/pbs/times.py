@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Final
 
 
 def read_time(text: str) -> int:
@@ -27,3 +28,12 @@ def write_time(seconds: float) -> str:
     """Seconds, rounded up, as ``HH:MM:SS``; hours may be more than 24."""
     hours, rest = divmod(math.ceil(seconds), 3600)
     return f"{hours:02d}:{rest // 60:02d}:{rest % 60:02d}"
+
+
+KILL_WAIT: Final = 10.0
+"""Seconds between SIGTERM and SIGKILL: the default `kill_delay` of a queue."""
+
+
+def longest(seconds: float) -> float:
+    """How long a job may run that has this limit, until it is killed."""
+    return math.ceil(seconds) + KILL_WAIT

@@ -608,7 +608,7 @@ class _Header:
     command: int = 0
 
 
-_NEARLY: Final = re.compile(r"\s+#SBATCH\b|#\s+SBATCH\s+-|#(?!SBATCH)sbatch\b", re.IGNORECASE)
+_NEARLY: Final = re.compile(r"\s+#SBATCH\b|#\s+SBATCH\s+-|#(?!(?-i:SBATCH))sbatch\b", re.IGNORECASE)
 
 
 def _header(lines: Sequence[str]) -> _Header:
@@ -750,8 +750,8 @@ def _merge(entries: Sequence[_Entry], remarks: list[Remark]) -> dict[str, Any]:
         if entry.option == "mail-type":  # those add up
             mail |= dict.fromkeys(entry.fields["mail_on"])
         elif last[entry.option] is not entry:
-            entry.untold = ""
             entry.fields = dict.fromkeys(last[entry.option].fields)
+            entry.untold = "" if entry.fields else entry.untold
             continue
         fields |= entry.fields
     if mail:
@@ -845,20 +845,21 @@ class _Together:
 _OF_MEMORY: Final = ("mem", "mem-per-cpu", "mem-per-gpu")
 
 
-def _conflicts(entries: Sequence[_Entry], request: Request) -> Iterator[Remark]:
-    found = {entry.option: entry for entry in entries if entry.option in _OF_MEMORY}
-    if len(found) > 1:
-        last = max(found.values(), key=lambda entry: entry.line)
-        yield Remark(
-            line=last.line,
-            text=last.text,
-            why="sbatch takes only one of --mem, --mem-per-cpu and --mem-per-gpu",
-        )
-    hosts, most = _how_many(request.hosts), request.most_nodes or request.nodes or 0
-    if hosts > most and request.hosts:
-        entry = next(entry for entry in entries if entry.option == "nodelist")
-        why = f"sbatch refuses it: {hosts} hosts are named, and --nodes is {most}"
-        yield Remark(line=entry.line, text=entry.text, why=why)
+def _conflicts(entries: Sequence[_Entry]) -> Iterator[Remark]:
+    found = {entry.option: entry for entry in entries if not entry.invalid}
+    memory = [found[option] for option in _OF_MEMORY if option in found]
+    if len(memory) > 1:
+        last = max(memory, key=lambda entry: entry.line)
+        why = "sbatch takes only one of --mem, --mem-per-cpu and --mem-per-gpu"
+        yield Remark(line=last.line, text=last.text, why=why)
+    if "nodelist" in found and "nodes" in found:
+        hosts = _how_many(found["nodelist"].fields.get("hosts") or ())
+        said = found["nodes"].fields
+        most = said.get("most_nodes") or said.get("nodes") or hosts
+        if hosts > most:
+            entry = found["nodelist"]
+            why = f"sbatch refuses it: {hosts} hosts are named, and --nodes is {most}"
+            yield Remark(line=entry.line, text=entry.text, why=why)
 
 
 # Writing ------------------------------------------------------------------------------------
@@ -1092,11 +1093,16 @@ class _Writer:
 # The dialect --------------------------------------------------------------------------------
 
 
+_DEFAULTS: Final = Request(join=True, append=False, export=True)
+
+
 @dataclass(frozen=True, slots=True)
 class _Slurm:
     name: str = "slurm"
     title: str = "Slurm"
     mark: str = MARK
+    defaults: Request = _DEFAULTS
+    slots: bool = False
 
     def is_directive(self, line: str) -> bool:
         return line.startswith(MARK)
@@ -1111,8 +1117,8 @@ class _Slurm:
         if not any(entry.option == "ignore-pbs" for entry in entries):
             entries += _foreign(lines, header)
         remarks = list(header.remarks)
+        header.invalid += _conflicts(entries)
         fields = _merge(entries, remarks)
-        header.invalid += _conflicts(entries, Request(**fields))
         directives = [entry.directive() for entry in entries]
         if more:
             fields["components"] = tuple(_as_text(part, lines) for part in header.parts)
@@ -1120,7 +1126,7 @@ class _Slurm:
             directives += (entry.directive(others) for entry in header.starts)
             for part in more:
                 of_part = _entries(part, lines)
-                header.invalid += _conflicts(of_part, Request(**_merge(of_part, [])))
+                header.invalid += _conflicts(of_part)
                 directives += (entry.directive(others) for entry in of_part)
             directives.sort(key=lambda each: each.line)
         return Reading(

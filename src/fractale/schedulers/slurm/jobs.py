@@ -10,23 +10,33 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from fractale.errors import JobError, SchedulerUnavailable
-from fractale.schedulers.adapter import Record, Submitted
+from fractale.schedulers.adapter import Answer, Presence, Record, Submitted
+from fractale.schedulers.asked import asked_of, script_of
 from fractale.schedulers.folder import JobFolder
+from fractale.schedulers.header import header_of
 from fractale.schedulers.job import JobSpec, JobState, Queue
-from fractale.schedulers.names import directives_of, plain_name
+from fractale.schedulers.names import hosts_of, plain_name
 from fractale.schedulers.programs import Programs, Ran
+from fractale.schedulers.request import Array
 from fractale.schedulers.sizes import megabytes
-from fractale.schedulers.slurm.times import read_time, write_time
+from fractale.schedulers.slurm.site import PARTITIONS, queue_of, read_partition, seconds
+from fractale.schedulers.slurm.times import write_time
 from fractale.schedulers.wrapper import write_wrapper
 
 COMMENT: Final = "fractale:"
-EPOCH: Final = {"SLURM_TIME_FORMAT": "%s"}
+FORM: Final = {"SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}
+"""Times in seconds since 1970, and the indices of arrays in whole."""
+
+CLUSTER: Final = "cluster"
+"""File of a job's folder: the cluster that it was submitted to, if ``sbatch`` named one."""
+
+CLOCKS_DIFFER: Final = 60.0
 LAST_OF_FILE: Final = 4 * 2**20
 KEPT: Final = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT", "SLURM_CONF_SERVER"})
 """Of the environment's ``SLURM_*``; the rest is of the job that we are in ourselves."""
@@ -63,8 +73,11 @@ WAITS: Final[Mapping[str, str]] = {
     "Resources": "waits for nodes, cores or memory to become free",
     "Dependency": "waits for another job",
     "BeginTime": "waits for its begin time",
-    "JobHeldUser": "is held, and does not start until it is released (`scontrol release`)",
-    "JobHeldAdmin": "is held by an administrator",
+    "JobArrayTaskLimit": "waits: as many elements of its array run as may at a time",
+    "JobHeldUser": "is held, and will not start until it is released (`scontrol release`)",
+    "JobHeldAdmin": "is held by an administrator, and will not start until it is released",
+    "JobHoldMaxRequeue": "will not start until it is released (`scontrol release`): it was "
+    "requeued too often",
     "PartitionDown": "does not start as long as its partition is down",
     "PartitionInactive": "does not start as long as its partition is inactive",
     "PartitionTimeLimit": "will not start: it asks for more time than its partition allows",
@@ -87,8 +100,24 @@ _SILENT: Final = re.compile(
     r"resource temporarily unavailable|not responding",
     re.IGNORECASE,
 )
+_UP: Final = re.compile(r"\bUP\b")
+_DOWN: Final = re.compile(r"\bDOWN\b|unable to contact", re.IGNORECASE)
+CONFIGURATIONS: Final = (
+    "/etc/slurm/slurm.conf",
+    "/etc/slurm-llnl/slurm.conf",
+    "/run/slurm/conf/slurm.conf",
+)
 _NO_SUCH_JOB: Final = re.compile(r"invalid job id", re.IGNORECASE)
-_ARRAYS: Final = (r"\s(?:--array\b|-a\b)", r"\s--wait\b", r"\s-W\b")
+_NO_ARRAY: Final = re.compile(r"invalid job array", re.IGNORECASE)
+_NO_ACCOUNTING: Final = re.compile(r"accounting storage is disabled", re.IGNORECASE)
+_REFUSED: Final[Mapping[str, str]] = {
+    "hetjob": "makes a heterogeneous job of it, which is several jobs",
+    "packjob": "makes a heterogeneous job of it, which is several jobs",
+    "wait": "makes `sbatch` wait for the job, which fractale does itself",
+}
+"""Directives that a job of fractale cannot have."""
+
+_HELD: Final = re.compile(r"held$|Hold|^JobHeld", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,98 +146,178 @@ class Slurm:
         """Whether its programs are on the PATH."""
         return all(map(self.programs.which, ("sbatch", "scontrol", "squeue")))
 
+    def presence(self) -> Presence:
+        """Whether a controller answers ``scontrol ping``."""
+        ran = self.programs.glance("scontrol", "ping")
+        if _UP.search(ran.out):
+            return Presence(answers=True)
+        reached = bool(_DOWN.search(ran.out + ran.err))
+        if not reached and self.programs.glance("sinfo", "-h").code == 0:
+            return Presence(answers=True)
+        environment = self.programs.environment
+        configured = reached or any(map(environment.get, ("SLURM_CONF", "SLURM_CONF_SERVER")))
+        return Presence(
+            answers=False,
+            configured=configured or any(Path(each).exists() for each in CONFIGURATIONS),
+            said=ran.complaint,
+        )
+
     def prepare(self, folder: JobFolder, spec: JobSpec) -> None:
         """Write the wrapper, with the script's directives at its head."""
-        directives = directives_of(spec.script, "#SBATCH", refused=_ARRAYS)
-        write_wrapper(folder, spec, native_id='"$SLURM_JOB_ID"', directives=directives)
+        _see_script(spec)
+        clusters = asked_of(spec, self.name).server
+        clusters = clusters or self.programs.environment.get("SLURM_CLUSTERS", "")
+        if clusters:
+            folder.write(CLUSTER, clusters)
+        own = '"$SLURM_JOB_ID"'
+        if spec.array is not None:
+            own = '"${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"'
+        write_wrapper(
+            folder,
+            spec,
+            native_id=own,
+            index='"$SLURM_ARRAY_TASK_ID"',
+            nodes='"$SLURM_JOB_NODELIST"',
+            directives=header_of(spec, self.name),
+        )
 
     async def submit(self, folder: JobFolder, spec: JobSpec, lock: int) -> str:
         """Run ``sbatch``."""
         words = ("sbatch", *options(folder, spec), str(folder.wrapper))
         ran = await self.programs.submit(folder, lock, *words)
-        if ran.code == 0 and (native_id := _submitted(ran.out)):
+        if ran.code == 0 and (native_id := _submitted(folder, ran.out)):
             return native_id
         # It may have taken the job before it lost the connection.
         if native_id := await self.find(folder):
             return native_id
+        if spec.array is not None and _NO_ARRAY.search(ran.complaint):
+            raise await self._too_large(spec.array)
         raise self._fault(ran, "Slurm refused the job")
 
+    async def _too_large(self, array: Array) -> JobError:
+        most = (await self._config("MaxArraySize")).get("MaxArraySize", "")
+        if most == "0":
+            return JobError("Slurm refused the job array: this cluster has no job arrays")
+        return JobError(
+            f"Slurm refused the job array {array}: its largest index is {array.indices[-1]}, and "
+            f"the limit of this cluster is {int(most) - 1 if most.isdecimal() else 'lower'} "
+            "(MaxArraySize)",
+            hint="split the array: several job steps, each with indices below the limit",
+        )
+
     async def find(self, folder: JobFolder) -> str | None:
-        """By what ``sbatch`` said, else by the tag among all jobs that Slurm still knows."""
-        if native_id := _submitted(folder.text("submit.out")):
+        """By what ``sbatch`` said, by an element that began, else by the tag among all jobs."""
+        if native_id := _submitted(folder, folder.text("submit.out")) or _begun(folder):
             return native_id
-        ran = await self.programs.run("squeue", "-h", "-a", "-t", "all", "-o", "%A|%k")
-        if ran.code != 0:
-            raise self._fault(ran, "Slurm does not list its jobs")
-        found = [
-            native_id
-            for native_id, _, comment in (line.partition("|") for line in ran.out.splitlines())
-            if comment.strip() == COMMENT + folder.tag
-        ]
-        return found[-1] if found else None
-
-    async def records(self, jobs: Sequence[Submitted]) -> list[Mapping[int | None, Record]]:
-        """What it says about each."""
-        found = [await self._record(job.folder, job.native_id, ours=job.ours) for job in jobs]
-        return [{None: record} if record else {} for record in found]
-
-    async def _record(self, folder: JobFolder, native_id: str, *, ours: bool) -> Record | None:
-        """What ``scontrol`` says; of a job that it has forgotten, ``sacct`` or the file of ends."""
-        ran = await self.programs.run("scontrol", "-o", "show", "job", native_id, more=EPOCH)
-        if ran.code == 0:
-            if not ours or _field(ran.out, "Comment") == COMMENT + folder.tag:
-                return _shown(ran.out)
-            # A controller that was set up anew counts from 1 again.
-        elif not _NO_SUCH_JOB.search(ran.complaint):
-            raise self._fault(ran, "Slurm does not answer", silent=True)
-        submitted = (folder.intent() or {}).get("written", 0.0)
-        return await self._accounted(native_id, submitted) or await self._completed(
-            native_id, submitted
-        )
-
-    async def _accounted(self, native_id: str, submitted: float) -> Record | None:
-        """What the accounting says, where there is one."""
-        if self.programs.which("sacct") is None:
-            return None
-        form = "State,ExitCode,Submit,Start,End,NodeList"
-        ran = await self.programs.run(
-            "sacct", "-n", "-X", "-P", "-j", native_id, "-o", form, more=EPOCH
-        )
-        rows = [line.split("|") for line in ran.out.splitlines() if line.count("|") == 5]
-        if ran.code != 0 or not rows:
-            return None
-        state, code, sent, start, end, nodes = rows[-1]
-        if (_when(sent) or 0) < submitted - 60:
-            return None
-        return _record(state, code, "sacct", (sent, start, end), nodes)
-
-    async def _completed(self, native_id: str, submitted: float) -> Record | None:
-        """What the job-completion file says, where there is one that we may read."""
-        ran = await self.programs.run("scontrol", "show", "config")
-        facts = dict(re.findall(r"^(JobComp\w+)\s*= (\S+)", ran.out, re.MULTILINE))
-        if facts.get("JobCompType") != "jobcomp/filetxt":
-            return None
-        for line in reversed(_end_of(Path(facts.get("JobCompLoc", "")))):
-            if _field(line, "JobId") == native_id:
-                times = [
-                    _when_local(_field(line, f"{name}Time")) for name in ("Submit", "Start", "End")
-                ]
-                if (times[0] or 0) < submitted - 60:
-                    return None
-                state, code = _field(line, "JobState"), _field(line, "ExitCode")
-                shown = [str(int(when)) if when else "" for when in times]
-                return _record(
-                    state,
-                    code,
-                    "job-completion file",
-                    (shown[0], shown[1], shown[2]),
-                    _field(line, "NodeList"),
-                )
+        for cluster in _cluster(folder).split(","):
+            words = ("squeue", *_on(cluster), "-h", "-a", "-t", "all", "-o", "%F|%k")
+            ran = await self.programs.run(*words)
+            if ran.code != 0:
+                raise self._fault(ran, "Slurm does not list its jobs")
+            found = [
+                native_id
+                for native_id, _, comment in (line.partition("|") for line in ran.out.splitlines())
+                if comment.strip() == COMMENT + folder.tag
+            ]
+            if found:
+                if cluster:
+                    folder.write(CLUSTER, cluster)
+                return found[-1]
         return None
 
+    async def records(self, jobs: Sequence[Submitted]) -> Sequence[Answer]:
+        """What ``scontrol`` says; of what it has forgotten, ``sacct`` or the file of ends.
+
+        For each cluster one question of each, however many jobs there are.
+        """
+        answers: list[Answer] = [{} for _ in jobs]
+        clusters: dict[str, list[int]] = {}
+        for number, job in enumerate(jobs):
+            clusters.setdefault(_cluster(job.folder), []).append(number)
+        for cluster, numbers in clusters.items():
+            try:
+                found = await self._records(cluster, [jobs[number] for number in numbers])
+            except SchedulerUnavailable as error:
+                if len(clusters) == 1:
+                    raise
+                found = [error] * len(numbers)
+            for number, answer in zip(numbers, found, strict=True):
+                answers[number] = answer
+        return answers
+
+    async def _records(self, cluster: str, jobs: Sequence[Submitted]) -> Sequence[Answer]:
+        shown = await self._shown(cluster, [job.native_id for job in jobs])
+        known = [
+            _of_job(job, shown, lambda row, job=job: row.comment == COMMENT + job.folder.tag)
+            for job in jobs
+        ]
+        lost = [
+            number
+            for number, job in enumerate(jobs)
+            if not (known[number] if not job.ours else _has_all(job, known[number]))
+        ]
+        if not lost:
+            return known
+        answers: list[Answer] = list(known)
+        try:
+            ended = await self._ended(cluster, [jobs[number].native_id for number in lost])
+        except SchedulerUnavailable as error:
+            for number in lost:
+                answers[number] = error
+            return answers
+        for number in lost:
+            # A controller that was set up anew counts from 1 again.
+            sent = float((jobs[number].folder.intent() or {}).get("written", 0.0))
+            more = _of_job(
+                jobs[number],
+                ended,
+                lambda row, sent=sent: (row.record.submitted or 0) >= sent - CLOCKS_DIFFER,
+            )
+            answers[number] = {**more, **known[number]}
+        return answers
+
+    async def _shown(self, cluster: str, ids: Sequence[str]) -> list[_Row]:
+        """What the controller says. It can be asked about one job or about all."""
+        one = tuple(ids) if len(ids) == 1 else ()
+        words = ("scontrol", *_on(cluster), "-a", "-o", "show", "job", *one)
+        ran = await self.programs.run(*words, more=FORM)
+        if ran.code != 0:
+            if one and _NO_SUCH_JOB.search(ran.complaint):
+                return []
+            raise self._fault(ran, "Slurm does not answer", silent=True)
+        wanted = frozenset(ids)
+        return [row for line in ran.out.splitlines() if (row := _shown(line, wanted))]
+
+    async def _ended(self, cluster: str, ids: Sequence[str]) -> list[_Row]:
+        """What the accounting says; without one, the job-completion file.
+
+        Raises:
+            SchedulerUnavailable: There is an accounting, and it does not answer.
+        """
+        if self.programs.which("sacct") is not None:
+            form = "JobID,State,ExitCode,Submit,Start,End,NodeList,Timelimit"
+            words = ("sacct", *_on(cluster), "-n", "-X", "-P", "-j", ",".join(ids), "-o", form)
+            ran = await self.programs.run(*words, more=FORM)
+            if ran.code == 0:
+                if rows := [row for line in ran.out.splitlines() if (row := _accounted(line))]:
+                    return rows
+            elif not _NO_ACCOUNTING.search(ran.complaint):
+                raise SchedulerUnavailable(f"Slurm's accounting does not answer: {ran.complaint}")
+        facts = await self._config("JobComp")
+        if facts.get("JobCompType") != "jobcomp/filetxt":
+            return []
+        wanted = frozenset(ids)
+        lines = _end_of(Path(facts.get("JobCompLoc", "")))
+        return [row for line in lines if (row := _completed(line, wanted))]
+
+    async def _config(self, beginning: str) -> dict[str, str]:
+        """The entries of Slurm's configuration whose names begin so; none if it does not say."""
+        ran = await self.programs.run("scontrol", "show", "config")
+        return dict(re.findall(rf"^({beginning}\w*)\s*= (\S+)", ran.out, re.MULTILINE))
+
     async def cancel(self, folder: JobFolder, native_id: str) -> None:
-        """Run ``scancel``; a job that it does not know has ended."""
-        ran = await self.programs.run("scancel", native_id)
+        """Run ``scancel``, of an array for all elements; a job that it does not know has ended."""
+        ran = await self.programs.run("scancel", *_on(_cluster(folder)), native_id)
         if ran.code != 0 and not re.search(
             r"invalid job id|already completing", ran.complaint, re.I
         ):
@@ -216,11 +325,10 @@ class Slurm:
 
     async def queues(self) -> list[Queue]:
         """Its partitions."""
-        ran = await self.programs.run("sinfo", "-h", "-o", "%P|%a|%l|%F|%c|%m|%G")
+        ran = await self.programs.run("sinfo", "-h", "-o", PARTITIONS)
         if ran.code != 0:
             raise self._fault(ran, "Slurm does not say which partitions there are")
-        rows = [line.split("|") for line in ran.out.splitlines()]
-        return [_queue(row) for row in rows if len(row) == 7]
+        return [queue_of(row) for line in ran.out.splitlines() if (row := read_partition(line))]
 
     def _fault(self, ran: Ran, what: str, *, silent: bool = False) -> JobError:
         if silent or _SILENT.search(ran.complaint):
@@ -228,17 +336,33 @@ class Slurm:
         return JobError(f"{what}: {ran.complaint}")
 
 
+def _see_script(spec: JobSpec) -> None:
+    """See that a job can have the directives of its script.
+
+    Raises:
+        JobError: It cannot.
+    """
+    script = script_of(spec, "slurm")
+    for each in script.reading.directives if script else ():
+        if why := _REFUSED.get(each.option):
+            raise JobError(
+                f"line {each.line} of the script, `#SBATCH {each.text}`, {why}",
+                hint="leave the line out; parts of another size are a job step each",
+            )
+
+
 def options(folder: JobFolder, spec: JobSpec) -> list[str]:
     """The options of ``sbatch`` for a job; they count more than the script's own."""
     # A job that lost its node is not begun again by Slurm: whether that is right, the plan says.
+    log = _literal(folder.scheduler_log) + (".%a" if spec.array else "")
     said = [
         "--parsable",
         "--no-requeue",
         "--export=ALL",
         f"--job-name={plain_name(spec.name)}",
         f"--comment={COMMENT}{folder.tag}",
-        f"--output={_literal(folder.scheduler_log)}",
-        f"--error={_literal(folder.scheduler_log)}",
+        f"--output={log}",
+        f"--error={log}",
         "--open-mode=append",
         f"--chdir={spec.folder}",
     ]
@@ -251,6 +375,7 @@ def options(folder: JobFolder, spec: JobSpec) -> list[str]:
         "time": write_time(math.ceil(spec.time)) if spec.time else None,
         "partition": spec.queue,
         "account": spec.account,
+        "array": spec.array,
     }
     return said + [f"--{name}={value}" for name, value in given.items() if value is not None]
 
@@ -260,10 +385,31 @@ def _literal(path: Path) -> str:
     return str(path).replace("%", "%%")
 
 
-def _submitted(said: str) -> str:
-    """The id in what ``sbatch --parsable`` said: ``ID`` or ``ID;CLUSTER``."""
-    found = re.search(r"^(\d+)(?:;\S+)?$", said, re.MULTILINE)
-    return found[1] if found and said.endswith("\n") else ""
+def _submitted(folder: JobFolder, said: str) -> str:
+    """The id in what ``sbatch --parsable`` said: ``ID`` or ``ID;CLUSTER``, which is kept."""
+    found = re.search(r"^(\d+)(?:;(\S+))?$", said, re.MULTILINE)
+    if found is None or not said.endswith("\n"):
+        return ""
+    if found[2] and found[2] != _cluster(folder):
+        folder.write(CLUSTER, found[2])
+    return found[1]
+
+
+def _begun(folder: JobFolder) -> str:
+    """The id of an array one of whose elements wrote that it began."""
+    for path in folder.path.glob("elements/*/started"):
+        if started := JobFolder(path.parent).started():
+            return started.native_id.partition("_")[0]
+    return ""
+
+
+def _cluster(folder: JobFolder) -> str:
+    """The cluster that has the job, before it is known a list; empty for the usual one."""
+    return folder.text(CLUSTER).strip()
+
+
+def _on(cluster: str) -> tuple[str, ...]:
+    return ("-M", cluster) if cluster else ()
 
 
 def _field(line: str, name: str) -> str:
@@ -271,17 +417,101 @@ def _field(line: str, name: str) -> str:
     return found[1] if found else ""
 
 
-def _shown(line: str) -> Record:
-    """What a line of ``scontrol show job`` says."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """A record of Slurm.
+
+    Args:
+        native_id: Of the job, or of the array that the elements belong to.
+        indices: Of the elements that it is about; None alone for a job that is no array.
+    """
+
+    native_id: str
+    indices: tuple[int | None, ...]
+    record: Record
+    comment: str = ""
+
+
+def _has_all(job: Submitted, records: Mapping[int | None, Record]) -> bool:
+    return set(job.indices or (None,)) <= records.keys()
+
+
+def _of_job(
+    job: Submitted, rows: Sequence[_Row], is_its: Callable[[_Row], bool]
+) -> dict[int | None, Record]:
+    """The rows of one job by index; of several, the last counts."""
+    if not job.ours:
+        mine = [row for row in rows if row.native_id == job.native_id]
+        return {index: row.record for row in mine for index in row.indices}
+    wanted = set(job.indices or (None,))
+    return {
+        index: row.record
+        for row in rows
+        if row.native_id == job.native_id and is_its(row)
+        for index in row.indices
+        if index in wanted
+    }
+
+
+def _shown(line: str, wanted: frozenset[str]) -> _Row | None:
+    """What a line of ``scontrol show job`` says, if it is of one of these jobs."""
+    native_id = _field(line, "ArrayJobId") or _field(line, "JobId")
+    if native_id not in wanted:
+        return None
     times = (_field(line, "SubmitTime"), _field(line, "StartTime"), _field(line, "EndTime"))
-    return _record(
+    record = _record(
         _field(line, "JobState"),
         _field(line, "ExitCode"),
         "scontrol",
         times,
         _field(line, "NodeList"),
         reason=_field(line, "Reason"),
+        limit=_field(line, "TimeLimit"),
     )
+    return _Row(
+        native_id=native_id,
+        indices=_indices(_field(line, "ArrayTaskId")),
+        record=record,
+        comment=_field(line, "Comment"),
+    )
+
+
+def _accounted(line: str) -> _Row | None:
+    """What a line of ``sacct`` says: of ``4711``, ``4711_7`` or ``4711_[8-20%5]``."""
+    name, *cells = line.split("|")
+    if len(cells) < 6:
+        return None
+    state, code, sent, start, end, nodes, *limit = cells
+    native_id, _, index = name.partition("_")
+    record = _record(state, code, "sacct", (sent, start, end), nodes, limit="".join(limit))
+    return _Row(native_id=native_id, indices=_indices(index.strip("[]")), record=record)
+
+
+def _completed(line: str, wanted: frozenset[str]) -> _Row | None:
+    """What a line of the job-completion file says, if it is of one of these jobs."""
+    native_id = _field(line, "ArrayJobId") or _field(line, "JobId")
+    if native_id not in wanted:
+        return None
+    times = [_when_local(_field(line, f"{name}Time")) for name in ("Submit", "Start", "End")]
+    sent, start, end = (str(int(when)) if when else "" for when in times)
+    record = _record(
+        _field(line, "JobState"),
+        _field(line, "ExitCode"),
+        "job-completion file",
+        (sent, start, end),
+        _field(line, "NodeList"),
+    )
+    return _Row(native_id=native_id, indices=_indices(_field(line, "ArrayTaskId")), record=record)
+
+
+def _indices(text: str) -> tuple[int | None, ...]:
+    """``4-6%3`` as indices; None alone where there are none."""
+    if not text or text == "N/A":
+        return (None,)
+    try:
+        return Array.parse(text).indices
+    except ValueError:
+        return ()
 
 
 def _record(
@@ -291,6 +521,7 @@ def _record(
     times: tuple[str, str, str],
     nodes: str,
     reason: str = "",
+    limit: str = "",
 ) -> Record:
     """A record from Slurm's words; `times` are of submission, start and end."""
     word = (said.split("+")[0].split() or [""])[0]
@@ -306,13 +537,18 @@ def _record(
         submitted=_when(times[0]),
         started=_when(times[1]) if state != "pending" else None,
         ended=_when(times[2]) if state not in ("pending", "running") else None,
-        nodes=tuple(name for name in _names(nodes) if state != "pending"),
+        nodes=_names(nodes) if state != "pending" else (),
+        time_limit=seconds(limit),
     )
 
 
 def _words(state: JobState, said: str, reason: str) -> str:
     if state == "pending":
-        known = WAITS.get(reason.rstrip(",").split(",")[0])
+        word = reason.rstrip(",").split(",")[0]
+        known = WAITS.get(word)
+        if known is None and _HELD.search(word):
+            why = ": its launch failed" if "failed" in word else ""
+            known = f"will not start until it is released (`scontrol release`){why}"
         if known is None and reason.startswith("QOS"):
             known = "waits: its quality of service has reached a limit"
         return known or ""
@@ -334,11 +570,8 @@ def _user(uid: int) -> str:
         return f"user {uid}"
 
 
-def _names(nodes: str) -> list[str]:
-    """A list of nodes, its brackets left as they are: ``n[1-3],m7`` are two."""
-    if nodes in ("", "(null)", "None assigned"):
-        return []
-    return re.findall(r"(?:[^,\[]|\[[^\]]*\])+", nodes)
+def _names(nodes: str) -> tuple[str, ...]:
+    return () if nodes in ("", "(null)", "None assigned") else hosts_of(nodes)
 
 
 def _when(text: str) -> float | None:
@@ -363,32 +596,3 @@ def _end_of(path: Path) -> list[str]:
             return file.read().decode("utf-8", errors="replace").splitlines()
     except OSError:
         return []
-
-
-def _queue(row: list[str]) -> Queue:
-    name, up, limit, by_state, cores, memory, gres = row
-    counts = [int(count) if count.isdecimal() else None for count in by_state.split("/")]
-    found = re.search(r"\bgpu(?::[A-Za-z][\w.-]*)?(?::(\d+))?(?=[(,]|$)", gres)
-    return Queue(
-        name=name.rstrip("*"),
-        default=name.endswith("*"),
-        state=up,
-        time_limit=_limit(limit),
-        nodes=counts[-1],
-        nodes_idle=counts[1] if len(counts) == 4 else None,
-        cores_per_node=_figure(cores),
-        memory=(_figure(memory) or 0) * 2**20 or None,
-        gpus=int(found[1] or 1) if found else None,
-    )
-
-
-def _limit(text: str) -> float | None:
-    try:
-        return read_time(text)
-    except ValueError:
-        return None
-
-
-def _figure(text: str) -> int | None:
-    found = re.match(r"\d+", text)
-    return int(found[0]) if found else None

@@ -48,3 +48,12 @@ def write_time(seconds: float) -> str:
     hours, rest = divmod(rest, 3600)
     clock = f"{hours:02d}:{rest // 60:02d}:{rest % 60:02d}"
     return f"{days}-{clock}" if days else clock
+
+
+KILL_WAIT: Final = 30.0
+"""Seconds between SIGTERM and SIGKILL at the limit: the default of slurm.conf(5)."""
+
+
+def longest(seconds: float) -> float:
+    """How long a job may run that has this limit: in whole minutes, and until it is killed."""
+    return math.ceil(seconds / 60) * 60 + KILL_WAIT

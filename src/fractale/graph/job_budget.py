@@ -1,0 +1,173 @@
+"""The budget of a run's batch jobs, around one job: reserved before, settled after."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from fractale import questions
+from fractale.errors import JobError, ToolError
+from fractale.graph.slots import leave
+from fractale.graph.visit import Visit
+from fractale.jobs import JobSpec
+from fractale.jobs.budget import LIMITS, Amount, Size, figure
+from fractale.paths import JOBS
+from fractale.schedulers.asked import asked_of
+from fractale.schedulers.request import Array
+from fractale.toolbox import ToolInfo
+
+
+def size_of(spec: JobSpec, scheduler: str, *, whole: bool = False) -> Size:
+    """What a job has while it runs, by its own fields and its script's directives.
+
+    Args:
+        whole: Of an array, of all its elements together; else of one of them.
+    """
+    request = asked_of(spec, scheduler)
+    if not whole:
+        request = replace(request, array=None)
+    return Size.of(request, longest_of(scheduler), one_node=scheduler == "local")
+
+
+def element_key(key: str, index: int) -> str:
+    """What the budget calls an element of an array."""
+    return f"{key}[{index}]"
+
+
+def longest_of(scheduler: str) -> Callable[[float], float]:
+    """From a time limit to how long the scheduler lets a job run, in seconds."""
+    times = importlib.import_module(f"fractale.schedulers.{scheduler}.times")
+    return cast("Callable[[float], float]", times.longest)
+
+
+async def reserve(visit: Visit, key: str, size: Size, array: Array | None = None) -> None:
+    """Set aside the most that a job may use.
+
+    A job whose key is reserved already, by an earlier process of the run, is not counted again.
+
+    Args:
+        size: Of a job, or of one element of the array.
+        array: Each of its elements has a key of its own (`element_key`).
+
+    Raises:
+        LimitReached: The run's limits leave no room for it.
+        JobError: Nothing bounds its time, and a limit of the run counts hours.
+    """
+    budget = visit.context.meter.jobs
+    if size.seconds is None and (name := budget.needs_time()):
+        raise JobError(
+            f"the job has no time limit, and the run may use {figure(budget.limits[name])} "
+            f"{LIMITS[name]}: nothing would bound it",
+            hint="say `time` in the job, or a time limit in its script",
+        )
+
+    def look() -> None:
+        if visit.context.leave_jobs():
+            leave(questions.job(visit.path, {"state": "pending", "reason": WAITS, "over": False}))
+
+    await budget.reserve(key, size.most(), look, size, array)
+
+
+def has_room(visit: Visit, sizes: Iterable[tuple[Size, int]]) -> bool:
+    """Whether so many jobs of each size may be submitted now, all together."""
+    budget = visit.context.meter.jobs
+    amounts = [amount for size, count in sizes for amount in [size.most()] * count]
+    return not budget.limits or budget.has_room_for(Amount.total(amounts))
+
+
+async def release(visit: Visit, key: str, array: Array | None) -> None:
+    """Say that no job came of what was reserved."""
+    for index in array.indices if array else ():
+        await visit.context.meter.jobs.settle(element_key(key, index), Amount())
+
+
+WAITS = "waits for room in the run's limits: other jobs have reserved what is left"
+
+
+async def settle(visit: Visit, key: str, size: Size, status: Mapping[str, Any]) -> None:
+    """Put what a job used in the place of what was reserved.
+
+    Args:
+        status: `fractale.jobs.JobStatus` as JSON; of one that nobody knows of all that was
+            reserved counts.
+    """
+    seconds, nodes = status.get("seconds"), len(status.get("nodes") or ())
+    used = None if seconds is None else size.used(float(seconds), nodes)
+    if seconds is None and not status.get("started") and status.get("state") not in UNSURE:
+        used = size.used(0.0, 0)
+    await visit.context.meter.jobs.settle(key, used)
+
+
+async def reserve_for_tool(
+    visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any], place: str
+) -> str:
+    """Set aside what a job may use that a tool is about to submit.
+
+    Args:
+        place: The key of the call's place in the run.
+
+    Returns:
+        The key of what is reserved; empty for a tool that submits no job, as far as is known.
+
+    Raises:
+        LimitReached: The run's limits leave no room for it.
+        ToolError: Nothing bounds its time, and a limit of the run counts hours.
+    """
+    if tool.annotations.get(JOBS) not in ("submits", "runs"):
+        return ""
+    known = {name: arguments[name] for name in ASKED if arguments.get(name) is not None}
+    command = tuple(map(str, arguments.get("command") or ()))
+    spec = JobSpec(name=tool.name, folder=Path(), command=command, **known)
+    scheduler = arguments.get("scheduler")
+    if not scheduler:
+        if visit.deps.jobs is None:
+            return ""
+        scheduler = visit.deps.jobs(None).scheduler
+    key = str(arguments.get("key") or f"call {place}")
+    try:
+        await reserve(visit, key, size_of(spec, str(scheduler), whole=True))
+    except JobError as error:
+        raise ToolError(
+            f"`{tool.name}` was not called: {error.message}", hint=error.hint
+        ) from error
+    return key
+
+
+ASKED = (
+    *("script", "nodes", "tasks", "cores_per_task", "gpus_per_task"),
+    *("memory", "time", "queue", "account"),
+)
+"""Arguments of a tool that submits a job which say what it asks for."""
+
+
+async def settle_for_tool(
+    visit: Visit, tool: ToolInfo, answer: Any, arguments: Mapping[str, Any], reserved: str
+) -> None:
+    """Take what a tool said of a job into the budget.
+
+    Args:
+        answer: Its structured answer; None where the call failed.
+        reserved: What `reserve_for_tool` gave.
+    """
+    part, budget = tool.annotations.get(JOBS), visit.context.meter.jobs
+    said: Mapping[str, Any] = answer if isinstance(answer, Mapping) else {}  # pyright: ignore[reportUnknownVariableType] - JSON
+    job = str(said.get("key") or arguments.get("key") or reserved)
+    if part == "submits" and reserved and said.get("key"):
+        budget.name(reserved, job)
+    known = budget.reserved_for(reserved or job) if part in ("submits", "runs", "looks") else None
+    over = part == "runs" or said.get("over")
+    if known and over:
+        await settle(visit, *known, said if said.get("seconds") is not None else {})
+
+
+UNSURE = ("unknown", None, "", "completed")
+"""States of a job without times in which it may have run."""
+
+
+def words_of(visit: Visit, spec: JobSpec, scheduler: str) -> str:
+    """What a job would reserve, for whoever is to agree to it; empty where nothing bounds it."""
+    most: Any = size_of(spec, scheduler).most()
+    return visit.context.meter.jobs.words(most) if most.node_hours else ""

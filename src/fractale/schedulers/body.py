@@ -1,0 +1,693 @@
+"""The commands of a batch script, in the words of another scheduler.
+
+What is mechanical is translated: the launcher with its options, the variables of the job, the few
+commands that are plainly equal. Nothing is guessed: what is not sure is left as it is, and told.
+What each scheduler sets and has is in its home's `environment`.
+"""
+
+from __future__ import annotations
+
+import bisect
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from fractale.schedulers.environment import (
+    PROCESS,
+    Environment,
+    Launcher,
+    environment_of,
+    mentions_of,
+)
+from fractale.schedulers.launch import (
+    Launch,
+    UnclearError,
+    Written,
+    known,
+    read_launch,
+    write_launch,
+)
+from fractale.schedulers.request import Request
+from fractale.schedulers.script import Remark
+from fractale.schedulers.shell import CSH, POSIX
+from fractale.schedulers.shell_text import (
+    Command,
+    ShellText,
+    Variable,
+    Word,
+    read_fragment,
+    read_shell,
+    within,
+    words_of,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """Lines that were changed.
+
+    Args:
+        line: Number of the first one in the original; 0 for a line that was added.
+        old, new: The whole lines.
+    """
+
+    line: int
+    old: str
+    new: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.old} → {self.new}" if self.line else f"added: {self.new}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Body:
+    """The commands of a script for another scheduler.
+
+    Args:
+        before: Lines that go before all others.
+        lines: The commands; as they were, where nothing speaks to a scheduler.
+        remains: Lines that still speak to the old scheduler: what they are and what would be
+            right. They have to be looked at.
+        left_out: Options of a launcher that the other launcher has not, and that are left out.
+        notes: Lines that name the old scheduler where it does no harm, as in a text that is
+            printed.
+        says: Fields of the request that the lines before say, as no directive can.
+    """
+
+    lines: tuple[str, ...]
+    before: tuple[str, ...] = ()
+    changes: tuple[Change, ...] = ()
+    remains: tuple[Remark, ...] = ()
+    left_out: tuple[Remark, ...] = ()
+    notes: tuple[Remark, ...] = ()
+    says: frozenset[str] = frozenset()
+
+
+def translate_body(
+    lines: Sequence[tuple[int, str]], source: str, target: str, request: Request, *, shell: str
+) -> Body:
+    """Put the commands of a script into the words of another scheduler.
+
+    Args:
+        lines: Number and text of each line, without shebang and directives.
+        source: The scheduler that the script is for; ``cobalt`` too.
+        target: The scheduler that it is to be for.
+        request: What the script's directives ask for.
+        shell: The program that reads the commands, as `fractale.schedulers.shell` names it.
+
+    Raises:
+        ValueError: A scheduler is not known.
+    """
+    texts = tuple(text for _, text in lines)
+    home, away = environment_of(source), environment_of(target)
+    if source == target or not any(text.strip() for text in texts):
+        return Body(lines=texts)
+    notes = () if away.finds_hosts else tuple(_own_launchers(lines, away))
+    before, says = _start(texts, home, away, request, shell)
+    text = "\n".join(texts)
+    pattern = mentions_of(source)
+    mentions = list(pattern.finditer(text))
+    if not mentions:
+        changes = tuple(Change(line=0, old="", new=each) for each in before)
+        return Body(lines=texts, before=before, changes=changes, says=says, notes=notes)
+    places = [each.start() for each in mentions]
+    work = _Translation(lines, text, home, away, request, shell, places)
+    if shell in POSIX or shell in CSH:
+        work.translate()
+    work.leftovers(mentions, pattern)
+    return work.body(before, says, notes)
+
+
+_MPIRUN: Final = re.compile(
+    r"\s*(?:\w+=\S*\s+|time\s+|exec\s+)*(?:\S*/)?(?P<name>mpirun|mpiexec|orterun)(?:\.hydra)?\s"
+    r"(?!.*-(?:hosts?|H|f|hostfile|machinefile)[ =])"
+)
+
+
+def _own_launchers(lines: Sequence[tuple[int, str]], away: Environment) -> Iterator[Remark]:
+    """Where an MPI's own launcher would start all processes on one host."""
+    launcher = away.launch.program if away.launch else ""
+    for number, text in lines:
+        if "mpi" in text and (found := _MPIRUN.match(text)):
+            why = f"`{found['name']}` does not ask {away.title} for its hosts; `{launcher}` does"
+            yield Remark(line=number, text=text.strip(), why=why)
+
+
+# Where the job begins.
+
+_HARMLESS: Final = re.compile(
+    r"(?:module|ml|export|setenv|set|unset|source|\.|echo|printf|date|hostname|ulimit|limit|umask"
+    r"|shopt|uname|whoami|id|sleep|trap|conda|spack|which|then|fi|else|endif|unsetenv|unlimit)\b"
+    r"|[A-Za-z_]\w*=|\.\s"
+)
+_OURS: Final = re.compile(r".*\bhostname -s \| sort > ")
+_DEPENDS: Final = re.compile(r"pwd|PWD|cwd|(?:source|\.)\s+(?![/~$\"'])|[=\s\"']\.\.?/")
+_GOES: Final = re.compile(r"(?:cd|pushd|chdir)(?:\s+(?:-P\s+|--\s+)?(\S.*))?$")
+
+
+def _start(
+    lines: Sequence[str], home: Environment, away: Environment, request: Request, shell: str
+) -> tuple[tuple[str, ...], frozenset[str]]:
+    """The line that makes the job begin in the same folder, and what it says."""
+    if home.starts_in == away.starts_in or not (shell in POSIX or shell in CSH):
+        return (), frozenset()
+    folder = away.names.get("submit_folder")
+    if away.starts_in == "submit":
+        if request.workdir or not _depends_on_start(lines):
+            return (), frozenset()
+        return ("cd",), frozenset()
+    submitted = f'"${folder.name}"' if folder else "."
+    if request.workdir:
+        place = _in_quotes(request.workdir)
+        plain = re.match(r"[/~$]", request.workdir)
+        return ((f"cd {place}" if plain else f"cd {submitted}/{place}"),), frozenset({"workdir"})
+    if not _depends_on_start(lines):
+        return (), frozenset()
+    return (f"cd {submitted}",), frozenset()
+
+
+def _in_quotes(text: str) -> str:
+    return text if re.fullmatch(r"[\w.+:@%/~-]+", text) else "'" + text.replace("'", "'\\''") + "'"
+
+
+def _depends_on_start(lines: Sequence[str]) -> bool:
+    """Whether the commands may depend on the folder in which they begin."""
+    for line in lines:
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        if goes := _GOES.match(text.rstrip(";")):
+            return bool(goes[1]) and not re.match(r"[\"']?[/~$]", goes[1])
+        if _OURS.match(text):
+            continue
+        if not _HARMLESS.match(text) or _DEPENDS.search(text):
+            return True
+    return False
+
+
+# The commands.
+
+_EVERYWHERE: Final = {"user": "USER", "home": "HOME"}
+"""Facts that each shell has a variable for."""
+
+_PREFIXES: Final = frozenset(
+    {"time", "exec", "nohup", "command", "env", "nice", "timeout", "numactl", "stdbuf", "builtin"}
+)
+_OF_PREFIX: Final = re.compile(r"-.*|\d+[smhd]?|[A-Za-z_]\w*=.*", re.DOTALL)
+_ASSIGNMENT: Final = re.compile(r"([A-Za-z_]\w*)\+?=(?!=)")
+_SETTERS: Final = frozenset({"export", "declare", "local", "readonly", "typeset", "alias", "env"})
+_DEFAULT: Final = re.compile(r":?[-=?](.*)", re.DOTALL)
+_PRINTS: Final = frozenset({"echo", "printf", "print"})
+_QUIET_FILES: Final = frozenset({"1", "2", "/dev/null", "/dev/stderr", "/dev/stdout"})
+
+_T = TypeVar("_T")
+
+
+def _escaped(command: str) -> str:
+    return command.replace("{", "{{").replace("}", "}}")
+
+
+def _is_shell(word: str) -> bool:
+    return word.rpartition("/")[2] in POSIX
+
+
+@dataclass(frozen=True, slots=True)
+class _Edit:
+    start: int
+    end: int
+    new: str
+
+
+@dataclass(slots=True)
+class _Translation:
+    """One body: its text, and what is to be changed in it."""
+
+    numbered: Sequence[tuple[int, str]]
+    text: str
+    home: Environment
+    away: Environment
+    request: Request
+    shell: str
+    places: list[int]
+    found: ShellText = field(default_factory=ShellText)
+    edits: list[_Edit] = field(default_factory=list[_Edit])
+    reasons: dict[int, list[str]] = field(default_factory=dict[int, list[str]])
+    notes: dict[int, str] = field(default_factory=dict[int, str])
+    left_out: list[Remark] = field(default_factory=list[Remark])
+    unclear: dict[int, str] = field(default_factory=dict[int, str])
+    before: dict[str, str] = field(default_factory=dict[str, str])
+    own: dict[str, int] = field(default_factory=dict[str, int])
+    renamed: set[tuple[int, str]] = field(default_factory=set[tuple[int, str]])
+    printing: list[tuple[int, int, bool]] = field(default_factory=list[tuple[int, int, bool]])
+    starts: list[int] = field(default_factory=list[int])
+    _figures: Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        at = 0
+        for _, line in self.numbered:
+            self.starts.append(at)
+            at += len(line) + 1
+
+    @property
+    def csh(self) -> bool:
+        return self.shell in CSH
+
+    def index(self, at: int) -> int:
+        """The line in which a place is, from 0."""
+        return bisect.bisect_right(self.starts, at) - 1
+
+    def figure(self, fact: str) -> str | None:
+        """A fact that is known from the request."""
+        if self._figures is None:
+            self._figures = known(self.request)
+        return self._figures.get(fact)
+
+    def render(self, start: int, end: int) -> str:
+        """A part of the text with the changes in it."""
+        inside = [each for each in self.edits if start <= each.start and each.end <= end]
+        inside.sort(key=lambda each: (each.start, -each.end))
+        parts: list[str] = []
+        at = start
+        for edit in inside:
+            if edit.start < at:  # inside of one that is done
+                continue
+            parts += [self.text[at : edit.start], edit.new]
+            at = edit.end
+        return "".join([*parts, self.text[at:end]])
+
+    def translate(self) -> None:
+        """Find all changes."""
+        self.found = read_shell(self.text, csh=self.csh)
+        commands = [
+            each
+            for each in self.found.commands
+            if self.speaks(each.words[0].start, each.words[-1].end)
+        ]
+        for command in commands:
+            self.assignments(command)
+        for variable in self.found.variables:
+            self.variable(variable, process=False)
+        for command in commands:
+            self.command(command)
+
+    def speaks(self, start: int, end: int) -> bool:
+        """Whether a part of the text names the scheduler."""
+        at = bisect.bisect_left(self.places, start)
+        return at < len(self.places) and self.places[at] < end
+
+    # Variables.
+
+    def assignments(self, command: Command) -> None:
+        """Remember the scheduler's variables that the script sets itself."""
+        words = [self.text[word.start : word.end] for word in words_of(command)]
+        if words and words[0] in ("setenv", "set", "read", "for", "foreach") and len(words) > 1:
+            self._set(words[1].partition("=")[0], command)
+        for word in words:
+            if match := _ASSIGNMENT.match(word):
+                self._set(match[1], command)
+            elif word not in _SETTERS and not word.startswith("-"):
+                break
+
+    def _set(self, name: str, command: Command) -> None:
+        if name in self.home.variables or mentions_of(self.home.name).fullmatch(name):
+            self.own.setdefault(name, self.index(command.words[0].start))
+
+    def variable(self, variable: Variable, *, process: bool) -> None:
+        """Put a variable into the other scheduler's words, if it has any for it.
+
+        Args:
+            process: Whether a process that a launcher starts expands it.
+        """
+        fact = self.home.variables.get(variable.name)
+        if fact is None or variable.name in self.own or (fact in PROCESS and not process):
+            return
+        if name := self.name_of(fact):
+            self.edits.append(_Edit(variable.start, variable.end, name))
+            self.renamed.add((self.index(variable.start), variable.name))
+        elif (new := self._value(variable, fact)) is not None:
+            self.edits.append(_Edit(variable.first, variable.last, new))
+
+    def name_of(self, fact: str) -> str | None:
+        """The variable that tells a fact: the scheduler's, or one that the script is given."""
+        name = self.away.names.get(fact)
+        if name is not None:
+            said = self.request.said()
+            if not name.said or any(each in said for each in name.said):
+                return name.name
+        if fact in _EVERYWHERE:
+            return _EVERYWHERE[fact]
+        if fact == "submit_folder" and self.away.starts_in == "submit":
+            if self.request.workdir:
+                return None
+            return self._given("JOB_SUBMIT_DIR", '"$cwd"' if self.csh else "$PWD")
+        if fact == "slot_file":
+            return self._file("JOB_NODEFILE", "slot_lines")
+        if fact == "host_file":
+            return self._file("JOB_HOSTFILE", "host_lines")
+        return None
+
+    def _file(self, name: str, fact: str) -> str | None:
+        command = self.away.commands.get(fact)
+        if fact == "slot_lines" and command is None and (launch := self.away.launch):
+            nodes, tasks = self.figure("nodes"), self.figure("tasks")
+            sizes = f" -N {nodes}" if nodes and nodes != "1" else ""
+            command = f"{launch.program}{sizes} -n {tasks} hostname -s | sort"
+        if command is None:
+            return None
+        value = "`mktemp`" if self.csh else "$(mktemp)"
+        return self._given(name, value, _escaped(command) + ' > "${}"')
+
+    def _given(self, name: str, value: str, *more: str) -> str:
+        """A variable that is set before all else, of a name that the script does not have."""
+        own = name
+        while own not in self.before and re.search(rf"\b{own}\b", self.text):
+            own += "_"
+        first = f"setenv {own} {value}" if self.csh else f"export {own}={value}"
+        self.before[own] = "\n".join([first, *(each.format(own) for each in more)])
+        return own
+
+    def _value(self, variable: Variable, fact: str) -> str | None:
+        """What takes the place of a whole expansion."""
+        default = _DEFAULT.fullmatch(variable.rest)
+        if variable.length or (variable.rest and default is None):
+            return None
+        conditions = self.home.conditional.get(variable.name)
+        if default and conditions and not any(each in self.request.said() for each in conditions):
+            plain = re.fullmatch(r"[\w./:-]+", default[1])
+            return default[1] if plain and variable.rest[:2] != ":?" else None
+        figure = self.figure(fact)
+        if figure is not None:
+            plain = variable.context != "plain" or re.fullmatch(r"[\w.+:@/-]+", figure)
+            return figure if plain else f"'{figure}'"
+        return self._printed(fact, variable)
+
+    def _printed(self, fact: str, variable: Variable) -> str | None:
+        """A command substitution that gives a fact."""
+        command = "hostname -s" if fact == "host" else self.away.commands.get(fact)
+        if fact == "host_words" and (file := self.name_of("slot_file")):
+            command = f"paste -sd' ' \"${file}\""
+        if command is None or self.csh or variable.back:
+            return None
+        return f"$({command})"
+
+    # Commands.
+
+    def command(self, command: Command) -> None:
+        """Put a command into the other scheduler's words, if it is plainly equal."""
+        words = list(words_of(command))
+        for word in words:
+            if self.speaks(word.start, word.end):
+                self._fragment(word)
+        at = self._program(words)
+        if at is None:
+            return
+        texts = [self.text[word.start : word.end] for word in words]
+        name = texts[at].rpartition("/")[2].strip("\"'")
+        if name in _PRINTS:
+            self._print(command)
+            return
+        launcher = self._launcher([name, *texts[at + 1 : at + 3]])
+        self._inner(words[at:], texts[at:], process=launcher is not None)
+        if launcher:
+            self.launch(command.words[at:], launcher)
+        else:
+            self._plain(words[at:], [name, *texts[at + 1 :]])
+
+    def _program(self, words: Sequence[Word]) -> int | None:
+        """Which word is the program: after assignments, and programs that start programs."""
+        at = 0
+        after_prefix = False
+        while at < len(words):
+            text = self.text[words[at].start : words[at].end]
+            if _ASSIGNMENT.match(text) or (after_prefix and _OF_PREFIX.fullmatch(text)):
+                at += 1
+            elif text.rpartition("/")[2].lstrip("\\") in _PREFIXES:
+                at, after_prefix = at + 1, True
+            else:
+                return at
+        return None
+
+    def _launcher(self, texts: Sequence[str]) -> str | None:
+        """The launcher that the first words are."""
+        names = (" ".join(texts[:count]) for count in (3, 2, 1))
+        return next((name for name in names if name in self.home.launchers), None)
+
+    def _print(self, command: Command) -> None:
+        to_file = command.piped or any(
+            word.redirect and self.text[word.start : word.end] not in _QUIET_FILES
+            for word in command.words
+        )
+        self.printing.append((command.words[0].start, command.words[-1].end, to_file))
+
+    def _inner(self, words: Sequence[Word], texts: Sequence[str], *, process: bool) -> None:
+        """``bash -c '…'``: its single quotes are a shell's."""
+        for at in range(2, len(texts)):
+            shell, option, text = texts[at - 2 : at + 1]
+            plain = len(text) > 1 and text[0] == text[-1] == "'" and "'" not in text[1:-1]
+            if not plain or not re.fullmatch(r"-\w*c", option) or not _is_shell(shell):
+                continue
+            inner = read_fragment(self.text, words[at].start + 1, words[at].end - 1)
+            for variable in inner.variables:
+                self.variable(variable, process=process)
+            for command in inner.commands:
+                self.command(command)
+
+    def _fragment(self, word: Word) -> None:
+        """``NAME="srun -n 8"``: a launcher in a variable."""
+        text = self.text[word.start : word.end]
+        match = _ASSIGNMENT.match(text)
+        first = match.end() if match else 0
+        value = text[first:]
+        quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
+        if not value or (not match and not quoted) or "\\" in value:
+            return
+        start = word.start + first + quoted
+        end = word.end - quoted
+        program = self._launcher(self.text[start:end].split()[:3])
+        if program is None:
+            return
+        inner = read_fragment(self.text, start, end)
+        if not inner.commands or inner.commands[-1].words[0].start != start:
+            return
+        if match and (use := re.search(rf"\$\{{?{match[1]}\}}?\"?[ \t]+-", self.text)):
+            number = self.numbered[self.index(use.start())][0]
+            self.unclear[self.index(start)] = f"line {number} gives it more options"
+            return
+        self.launch(inner.commands[-1].words, program, fragment=True)
+
+    def launch(self, words: Sequence[Word], program: str, *, fragment: bool = False) -> None:
+        """Put a launcher and its options into the other's words."""
+        count = len(program.split())
+        plain: list[Word] = []
+        for word in words[count:]:
+            if word.redirect:
+                break
+            plain.append(word)
+        texts = [self.render(word.start, word.end) for word in plain]
+        launcher = self.home.launchers[program]
+        line = self.index(words[0].start)
+        try:
+            launch, written = self._written(texts, launcher, fragment=fragment)
+        except UnclearError as error:
+            self.unclear[line] = str(error)
+            return
+        last = plain[launch.count - 1].end if launch.count else words[count - 1].end
+        self.edits.append(_Edit(words[0].start, last, written.text))
+        number = self.numbered[line][0]
+        self.left_out += [Remark(line=number, text=t, why=why) for t, why in written.left_out]
+
+    def _written(
+        self, texts: Sequence[str], launcher: Launcher, *, fragment: bool
+    ) -> tuple[Launch, Written]:
+        """The launcher's words, read and written for the other."""
+        writing = self.away.launch
+        if writing is None:
+            raise UnclearError("there is no launcher")
+        launch = read_launch(texts, launcher)
+        self._program_after(texts, launch.count, fragment=fragment)
+        of_job, own = launch.said.pop("of_job", None), self.away.names.get("job_id")
+        if of_job and (
+            own is None or of_job.strip('"') not in (f"${own.name}", f"${{{own.name}}}")
+        ):
+            raise UnclearError(f"it starts in job {of_job}")
+        written = write_launch(launch, launcher, writing, self.request, title=self.away.title)
+        if self.csh and "$((" in written.text:
+            raise UnclearError("csh cannot multiply in a word")
+        return launch, written
+
+    def _program_after(self, texts: Sequence[str], at: int, *, fragment: bool) -> None:
+        if at >= len(texts):
+            if not fragment:
+                raise UnclearError("no program follows")
+            return
+        if ":" in texts[at:]:
+            raise UnclearError("it starts several programs")
+        name = re.match(r"[\"']?\$\{?([A-Za-z_]\w*)", texts[at])
+        if name and re.search(rf"\b{name[1]}=\(?\s*[\"']?-", self.text):
+            raise UnclearError(f"`{texts[at]}` holds options")
+
+    def _plain(self, words: Sequence[Word], texts: Sequence[str]) -> None:
+        """A command that prints a fact, or that does something with the job itself."""
+        plain = " ".join(re.sub(r"^\"|\"$|(?<=\$)\{|\}(?=\"?$)", "", each) for each in texts)
+        fact = self.home.printed.get(plain)
+        new = self._prints(fact) if fact else self._own_job(plain)
+        if new is not None:
+            self.edits.append(_Edit(words[0].start, words[-1].end, new))
+
+    def _prints(self, fact: str) -> str | None:
+        if command := self.away.commands.get(fact):
+            return None if self.csh else command
+        name = self.name_of(fact)
+        value = f'"${name}"' if name else self.figure(fact)
+        return f"echo {value}" if value else None
+
+    def _own_job(self, plain: str) -> str | None:
+        ids = [name for name, fact in self.home.variables.items() if fact == "job_id"]
+        away = self.away.names.get("job_id")
+        for role, command in self.home.own_job.items():
+            same = any(plain == command.format(f"${name}") for name in ids)
+            if same and away and role in self.away.own_job:
+                return self.away.own_job[role].format(f"${away.name}")
+        return None
+
+    # What is left.
+
+    def leftovers(self, mentions: Sequence[re.Match[str]], pattern: re.Pattern[str]) -> None:
+        """Tell what still speaks to the old scheduler."""
+        for mention in mentions:
+            start, end = mention.span()
+            if self._is_comment(start, end):
+                continue
+            edit = next((e for e in self.edits if e.start <= start and end <= e.end), None)
+            if edit is None:
+                self._leftover(mention)
+            elif again := pattern.search(edit.new):
+                self._tell(start, self._why(again))
+
+    def _is_comment(self, start: int, end: int) -> bool:
+        if self.shell in POSIX or self.shell in CSH:
+            return within(self.found.comments, start, end)
+        return self.numbered[self.index(start)][1].lstrip().startswith("#")
+
+    def _leftover(self, mention: re.Match[str]) -> None:
+        start, end = mention.span()
+        line = self.index(start)
+        printing = next((p for p in self.printing if p[0] <= start and end <= p[1]), None)
+        name = mention["variable"]
+        if name and printing and self.text[start - 1] not in "${":
+            fact = self.home.variables.get(name, "")
+            if (line, name) in self.renamed and (new := self.name_of(fact)):
+                self.edits.append(_Edit(start, end, new))
+                return
+            self.notes.setdefault(line, f"`{name}` is only in a text that is printed")
+        elif name and name in self.own and self.own[name] != line:
+            number = self.numbered[self.own[name]][0]
+            self.notes.setdefault(line, f"`{name}` is set in line {number}")
+        elif printing and not printing[2] and not name and not self._in_substitution(start):
+            self.notes.setdefault(line, f"`{mention[0]}` is only in a text that is printed")
+        else:
+            self._tell(start, self._why(mention))
+
+    def _in_substitution(self, at: int) -> bool:
+        """Whether a place is in a command that is inside another."""
+        return any(
+            command.depth and command.words[0].start <= at < command.words[-1].end
+            for command in self.found.commands
+        )
+
+    def _tell(self, at: int, why: str) -> None:
+        reasons = self.reasons.setdefault(self.index(at), [])
+        if why not in reasons:
+            reasons.append(why)
+
+    def _why(self, mention: re.Match[str]) -> str:
+        if mention["module"]:
+            return f"loads {self.home.title} itself"
+        if name := mention["variable"]:
+            return self._why_variable(name)
+        return self._why_program(mention)
+
+    def _why_variable(self, name: str) -> str:
+        home, away = self.home, self.away
+        fact = home.variables.get(name)
+        if name in self.own:
+            return f"`{name}` is set here: programs of {home.title}'s read it, not {away.title}'s"
+        counterpart = away.names.get(fact or "")
+        launcher = away.launch.program if away.launch else ""
+        if fact in PROCESS and counterpart is None:
+            return f"`{name}` is set for each process; what is under `{launcher}` is up to the MPI"
+        if fact in PROCESS and counterpart is not None:
+            return f"`{name}` is set for each process; `{launcher}` sets `{counterpart.name}`"
+        what = f"`{name}` is a variable of {home.title}'s"
+        if counterpart is not None:
+            return f"{what}; {away.title} has `{counterpart.name}`"
+        if (command := away.commands.get(fact or "")) is not None:
+            return f"{what}; under {away.title}, `{command}` prints it"
+        return f"{what}, and {away.title} has none for it"
+
+    def _why_program(self, mention: re.Match[str]) -> str:
+        home, away = self.home, self.away
+        words = re.sub(r"[ \t]+", " ", mention[0])
+        name = words.split(" ")[0]
+        line = self.index(mention.start())
+        if line in self.unclear and home.doing(_STARTS) is not None:
+            return f"`{words}` is left as it is: {self.unclear[line]}"
+        deed = home.programs.get(name, "")
+        if mention.groupdict().get("sub"):
+            deed = next((what for what, does in home.does.items() if does == words), deed)
+        other = away.doing(deed) or (away.launch.program if away.launch and deed == _STARTS else "")
+        what = f"`{words}` ({deed}) is a program of {home.title}'s"
+        return f"{what}; {away.title} has `{other}`" if other else f"{what}"
+
+    # The answer.
+
+    def body(
+        self, before: tuple[str, ...], says: frozenset[str], notes: tuple[Remark, ...]
+    ) -> Body:
+        """The body with all changes."""
+        given = [line for text in self.before.values() for line in text.split("\n")]
+        first = [line for line in given if "JOB_SUBMIT_DIR" in line]  # before any cd
+        before = (*first, *before, *(line for line in given if line not in first))
+        changes = [Change(line=0, old="", new=each) for each in before]
+        lines = [line for _, line in self.numbered]
+        for first, last in reversed(self._ranges()):
+            start, end = self.starts[first], self.starts[last] + len(lines[last])
+            old, new = self.text[start:end], self.render(start, end)
+            lines[first : last + 1] = new.split("\n")
+            if old != new:
+                changes.insert(len(before), Change(line=self.numbered[first][0], old=old, new=new))
+        return Body(
+            before=before,
+            lines=tuple(lines),
+            changes=tuple(changes),
+            remains=tuple(
+                Remark(line=number, text=line.strip(), why="; ".join(why))
+                for (number, line), why in self._by_line(self.reasons)
+            ),
+            left_out=tuple(self.left_out),
+            notes=(
+                *notes,
+                *(
+                    Remark(line=number, text=line.strip(), why=why)
+                    for (number, line), why in self._by_line(self.notes)
+                ),
+            ),
+            says=says,
+        )
+
+    def _by_line(self, found: Mapping[int, _T]) -> Iterator[tuple[tuple[int, str], _T]]:
+        return ((self.numbered[index], found[index]) for index in sorted(found))
+
+    def _ranges(self) -> list[tuple[int, int]]:
+        """The lines that change, those together that one change spans."""
+        found: list[tuple[int, int]] = []
+        for first, last in sorted((self.index(e.start), self.index(e.end)) for e in self.edits):
+            if found and first <= found[-1][1]:
+                found[-1] = (found[-1][0], max(last, found[-1][1]))
+            else:
+                found.append((first, last))
+        return found
+
+
+_STARTS: Final = "starts a parallel program"

@@ -1,0 +1,1 @@
+"""Cobalt, of Argonne's former machines: its scripts are read."""

@@ -1,0 +1,345 @@
+"""Whether two batch scripts ask for the same, whatever schedulers they are for.
+
+Sizes are compared for the whole job: two slots of 32 cores each are what 64 tasks of one core ask
+for. A name (queue, account, file) may be another one at another site; that one was left out is
+told.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fractale.schedulers.body import translate_body
+from fractale.schedulers.dialects import NAMES as SCHEDULERS
+from fractale.schedulers.dialects import dialect_of
+from fractale.schedulers.request import Request, Totals
+from fractale.schedulers.script import Directive, Script
+
+FIGURES: Final[Mapping[str, frozenset[str]]] = {
+    "nodes": frozenset({"nodes", "tasks_per_node", "chunks", "place"}),
+    "tasks": frozenset({"tasks", "tasks_per_node", "chunks"}),
+    "cores": frozenset({"cores_per_task", "cores_per_node", "chunks"}),
+    "gpus": frozenset({"gpus", "gpus_per_node", "gpus_per_task", "chunks"}),
+    "memory": frozenset(
+        {"memory", "memory_per_node", "memory_per_core", "memory_per_gpu", "chunks"}
+    ),
+}
+"""Figure of a whole job → the fields of a request that say it."""
+
+_OF_FIGURES: Final = frozenset[str]().union(*FIGURES.values())
+
+_OF_CHUNKS: Final = {"tasks": "tasks", "cores": "cores", "gpus": "gpus", "memory": "memory"}
+"""Figure → the field of a chunk that says it."""
+
+NAMES: Final = {"name": "job name", "account": "account", "queues": "queue", "qos": "QOS"}
+"""Fields whose values are compared; another site may have others."""
+
+ANY_LAUNCHER: Final = re.compile(r"\b(mpirun|mpiexec\S*|module|ml)\b")
+"""What every scheduler has, each site its own: a translation may have to change it."""
+
+MINUTE: Final = 60.0
+MEGABYTE: Final = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Something that a script asks for otherwise than the one that it was translated from.
+
+    Args:
+        what: The figure of the whole job, or the field of the `Request`; empty for a directive
+            that no field tells.
+        line: Of the original, from 1; 0 where it is of no line.
+        text: The original's directive as written.
+        why: What differs, in a sentence without a capital letter.
+        minor: Whether it may be right at another site: another queue, a time limit added.
+    """
+
+    what: str
+    why: str
+    line: int = 0
+    text: str = ""
+    minor: bool = False
+
+    def __str__(self) -> str:
+        return self.why
+
+
+def compare(
+    original: Script,
+    translated: Script,
+    mentions: Sequence[str] = (),
+    lost: Collection[str] = (),
+) -> list[Difference]:
+    """What a translation asks for otherwise than its original, and what it leaves out.
+
+    Args:
+        mentions: Texts that may name directives which were left out knowingly, such as the
+            comments of the translation.
+        lost: Fields of the request that are known to be lost.
+    """
+    dropped = dropped_fields(original, translated, lost)
+    left_out = [
+        Difference(
+            what=min(directive.sets & dropped, default=""),
+            line=directive.line,
+            text=directive.text,
+            why=f"line {directive.line} of the original, {directive.text}, is neither translated "
+            "nor in `no_analogue`",
+        )
+        for directive in original.reading.directives
+        if _is_left_out(directive, dropped, translated) and not _is_mentioned(directive, mentions)
+    ]
+    known = {name for name, fields in FIGURES.items() if fields & frozenset(lost)} | {*lost}
+    others = [*_figures(original, translated), *_fields(original, translated)]
+    return [*(each for each in others if each.what not in known), *left_out]
+
+
+# -- figures ------------------------------------------------------------------------------------
+
+
+def _figures(original: Script, translated: Script) -> Iterator[Difference]:
+    """The figures that both scripts say, and that are not the same."""
+    wanted, given = original.request, translated.request
+    ours, theirs = wanted.totals(), given.totals()
+    for name in FIGURES:
+        asked, got = getattr(ours, name), getattr(theirs, name)
+        if is_same(name, asked, got, ours) or not _is_compared(name, original, translated):
+            continue
+        unit = "bytes of memory" if name == "memory" else "GPUs" if name == "gpus" else name
+        yield Difference(
+            what=name, why=f"it asks for {got} {unit}, the original for {asked or 'none'}"
+        )
+
+
+def _is_compared(name: str, original: Script, translated: Script) -> bool:
+    """Whether a figure that differs is another request, and not one that was left out."""
+    wanted, given = original.request, translated.request
+    if not says(given, name):
+        return False
+    if name == "gpus":
+        return True
+    if name == "tasks" and says(wanted, name) and says(given, "cores"):
+        slots = dialect_of(translated.scheduler).slots or dialect_of(original.scheduler).slots
+        return not (slots and wanted.totals().cores == given.totals().cores)
+    if name == "cores":
+        return True
+    return says(wanted, name)
+
+
+def says(request: Request, figure: str) -> bool:
+    """Whether a request itself says a figure, by whichever field."""
+    if figure == "nodes" and request.totals().nodes is None:
+        return False
+    said = FIGURES[figure].intersection(request.said()) - {"chunks"}
+    part = _OF_CHUNKS.get(figure)
+    chunks = [each for each in request.chunks if part is None or getattr(each, part) is not None]
+    return bool(said or chunks)
+
+
+def is_same(figure: str, asked: Any, got: Any, totals: Totals) -> bool:
+    """Whether two values of a figure are the same, as exactly as schedulers write them."""
+    if figure != "memory":
+        return asked == got
+    parts = max(totals.nodes or 1, totals.tasks, totals.cores, totals.gpus)
+    return abs(asked - got) <= max(parts * MEGABYTE, asked / 200)
+
+
+# -- fields -------------------------------------------------------------------------------------
+
+
+def _fields(original: Script, translated: Script) -> Iterator[Difference]:
+    wanted, given = original.request, translated.request
+    yield from _times(wanted, given)
+    yield from _arrays(wanted, given)
+    yield from _dependencies(wanted, given)
+    for field, word in NAMES.items():
+        asked, got = _as_text(getattr(wanted, field)), _as_text(getattr(given, field))
+        if got and not asked:
+            why = f"{word} is set, but not in the original"
+        elif asked and got and asked != got and got not in asked.split(","):
+            why = f"{word} is {got}, but the original asks for {asked}"
+        else:
+            continue
+        yield Difference(what=field, why=why, minor=True)
+
+
+def _as_text(value: Any) -> str:
+    return ",".join(value) if isinstance(value, tuple) else value or ""  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - of strings
+
+
+def _times(wanted: Request, given: Request) -> Iterator[Difference]:
+    asked, got = wanted.seconds, given.seconds
+    if got is None or asked == got:
+        return
+    if asked is None:
+        yield Difference(
+            what="seconds", why=f"it asks for {got:g} seconds, the original says none", minor=True
+        )
+    elif not abs(asked - got) < MINUTE:
+        yield Difference(
+            what="seconds", why=f"it asks for {got:g} seconds, the original for {asked:g}"
+        )
+
+
+def _arrays(wanted: Request, given: Request) -> Iterator[Difference]:
+    asked, got = wanted.array, given.array
+    if got is None or asked == got:
+        return
+    if asked is None:
+        yield Difference(what="array", why=f"it is an array ({got}), the original is one job")
+    elif asked.indices != got.indices or (asked.most and got.most and asked.most != got.most):
+        yield Difference(what="array", why=f"it is the array {got}, the original {asked}")
+
+
+def _dependencies(wanted: Request, given: Request) -> Iterator[Difference]:
+    """That they wait for other kinds of ends; which jobs these are differs by machine."""
+    asked = sorted(each.kind for each in wanted.dependencies)
+    got = sorted(each.kind for each in given.dependencies)
+    if got and asked != got:
+        yield Difference(
+            what="dependencies",
+            why=f"it waits for other jobs ({', '.join(got)}), the original for "
+            f"{', '.join(asked) or 'none'}",
+        )
+
+
+# -- what was left out --------------------------------------------------------------------------
+
+
+def dropped_fields(
+    original: Script, translated: Script, lost: Collection[str] = ()
+) -> frozenset[str]:
+    """The fields of the original's request that the translation does not say, nor has anyway.
+
+    Args:
+        lost: Fields that are known to be lost, and not looked for.
+    """
+    wanted, given = original.request, translated.request
+    asked = wanted.said()
+    dropped = {field for field in asked if _is_dropped(field, original, translated)}
+    ours, theirs = wanted.totals(), given.totals()
+    for figure, fields in FIGURES.items():
+        ask, got = getattr(ours, figure), getattr(theirs, figure)
+        known = is_same(figure, ask, got, ours) or not fields.isdisjoint(lost)
+        if says(wanted, figure) and not says(given, figure) and not known:
+            said = fields & asked.keys()
+            dropped |= said - {"chunks"} or said
+    return frozenset(dropped).difference(lost)
+
+
+def _is_dropped(field: str, original: Script, translated: Script) -> bool:
+    """Whether the translation does not say a field that is of no figure."""
+    wanted, given = original.request, translated.request
+    asked, got = getattr(wanted, field), getattr(given, field)
+    if field in _OF_FIGURES or asked == got or asked in NOTHING_ASKED:
+        return False
+    if field == "most_nodes" and asked == wanted.nodes:
+        return False
+    if field == "shell":
+        return asked not in translated.shebang
+    if field == "join":
+        return _joins(translated) is not asked
+    if field == "error" and asked == wanted.output and _joins(translated):
+        return False
+    if field in ("hosts", "variables", "other", "mail_to", "without_hosts"):
+        return bool(set(asked) - set(got))
+    if got is None or got == ():
+        return asked != getattr(dialect_of(translated.scheduler).defaults, field)
+    return isinstance(asked, bool)
+
+
+NOTHING_ASKED: Final = (False, ("none",))
+"""Values that ask for what is so anyway: not held, not exclusive, no mail."""
+
+
+def _joins(script: Script) -> bool:
+    """Whether stderr goes into stdout's file."""
+    if script.request.join is not None:
+        return script.request.join
+    return bool(dialect_of(script.scheduler).defaults.join) and script.request.error is None
+
+
+def _is_left_out(directive: Directive, dropped: frozenset[str], translated: Script) -> bool:
+    if directive.sets & dropped:
+        return True
+    if directive.sets and not directive.untold:
+        return False
+    return not any(
+        (each.option, each.value) == (directive.option, directive.value)
+        for each in translated.reading.directives
+    )
+
+
+def _is_mentioned(directive: Directive, mentions: Sequence[str]) -> bool:
+    """Whether a text names the directive: by its option, however that is written, or whole."""
+    flag = re.split(r"[\s=]", directive.text, maxsplit=1)[0]
+    names = {flag, f"--{directive.option}", f"-{directive.option}"}
+    names |= {directive.option} if len(directive.option) > 1 else set()
+    pattern = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+    name = re.compile(rf"(?<![\w-])(?:{pattern})(?![a-z-])")
+    return any(directive.text in each or name.search(each) for each in mentions)
+
+
+# -- the other lines ----------------------------------------------------------------------------
+
+
+def comments_of(script: Script) -> list[str]:
+    """The comments of a script, directives not among them."""
+    return [line for _, line in script.body if line.lstrip().startswith("#")]
+
+
+def leftovers(original: Script, translated: Script) -> list[str]:
+    """Directives of other schedulers that are still in a translation.
+
+    Those that the original's commands print, such as in a here-document, are not meant.
+    """
+    printed = {line for _, line in original.body}
+    others = [dialect_of(name) for name in SCHEDULERS if name != translated.scheduler]
+    return [
+        f"still in it: `{line.strip()}`"
+        for _, line in translated.body
+        if line not in printed and any(each.is_directive(line) for each in others)
+    ]
+
+
+def lost_commands(original: Script, translated: Script) -> list[str]:
+    """Commands of the original that have nothing to do with its scheduler, and are gone."""
+    speaking = _speaking(original, translated.scheduler)
+    kept = " ".join(command for _, command in commands_of(translated.body))
+    return [
+        f"the command `{command}` is missing; keep all commands as they are, but those that "
+        "speak to the manager"
+        for numbers, command in commands_of(original.body)
+        if not speaking.intersection(numbers)
+        and not ANY_LAUNCHER.search(command)
+        and command not in kept
+    ]
+
+
+def _speaking(original: Script, target: str) -> set[int]:
+    """The lines of a script that speak to its scheduler."""
+    if not original.scheduler:
+        return set()
+    others = [target, *SCHEDULERS]
+    target = next(name for name in others if name in SCHEDULERS and name != original.scheduler)
+    shell = original.shell or "sh"
+    body = translate_body(original.body, original.scheduler, target, original.request, shell=shell)
+    return {each.line for each in (*body.changes, *body.remains, *body.notes)}
+
+
+def commands_of(body: Sequence[tuple[int, str]]) -> Iterator[tuple[range, str]]:
+    """Each command in one line with single blanks, and the lines that it is in."""
+    start, parts = 0, list[str]()
+    for number, line in body:
+        if not parts and (not line.strip() or line.lstrip().startswith("#")):
+            continue
+        start = start if parts else number
+        parts.append(line.removesuffix("\\"))
+        if not line.endswith("\\"):
+            yield range(start, number + 1), " ".join(" ".join(parts).split())
+            parts = []
+    if parts:
+        yield range(start, start + len(parts)), " ".join(" ".join(parts).split())

@@ -1,0 +1,110 @@
+"""A Flux instance's queues and nodes, as ``flux queue list`` and ``flux resource list`` write them.
+
+These two programs are always of the version of the instance; `flux.queue` of other bindings may
+not be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from fractale.schedulers.flux.times import read_time
+from fractale.schedulers.job import Queue
+from fractale.schedulers.sizes import figure
+
+QUEUES: Final = (
+    "{queuem}|{defaults.timelimit!F}|{limits.timelimit!F}|{limits.range.nnodes}"
+    "|{limits.range.ncores}|{limits.range.ngpus}"
+)
+NODES: Final = "{state}|{nnodes}|{ncores}|{ngpus}|{nodelist}"
+QUEUE_NODES: Final = "{queue}|{state}|{nnodes}|{ncores}|{ngpus}|{nodelist}"
+
+
+def read_nodes(line: str) -> dict[str, Any] | None:
+    """Nodes of one state, in the form of `NODES`; None if the line is of another form."""
+    cells = line.split("|")
+    if len(cells) != 5:
+        return None
+    state, nodes, cores, gpus, names = (cell.strip() for cell in cells)
+    return {
+        "state": state,
+        "count": figure(nodes),
+        "cores": figure(cores),
+        "gpus": figure(gpus),
+        "names": names[:500],
+    }
+
+
+def read_queue(line: str) -> dict[str, Any] | None:
+    """One queue in the form of `QUEUES`; an instance without named queues has an unnamed one."""
+    cells = line.split("|")
+    if len(cells) != 6:
+        return None
+    name, default, limit, nodes, cores, gpus = (cell.strip() for cell in cells)
+    return {
+        "name": name.rstrip("*"),
+        "default": name.endswith("*") or not name,
+        "time_limit": _seconds(limit),
+        "default_time": _seconds(default),
+        "nodes_per_job": nodes,
+        "cores_per_job": cores,
+        "gpus_per_job": gpus,
+    }
+
+
+def queues_of(
+    queues: Iterable[str], nodes: Iterable[str], status: Iterable[str] = ()
+) -> list[Queue]:
+    """The queues, with the nodes of each.
+
+    Args:
+        queues: Lines in the form of `QUEUES`.
+        nodes: Lines in the form of `QUEUE_NODES`; a line names no queue in an instance without.
+        status: Of ``flux queue status``: ``batch: Scheduling is stopped``.
+    """
+    closed = {
+        name.strip() if colon else ""
+        for name, colon, said in (_status(line) for line in status)
+        if "disabled" in said or "stopped" in said
+    }
+    rows = [
+        (frozenset(name.strip() for name in queue.split(",")), found)
+        for queue, _, rest in (line.partition("|") for line in nodes)
+        if (found := read_nodes(rest))
+    ]
+    answer: list[Queue] = []
+    for queue in filter(None, map(read_queue, queues)):
+        name = queue["name"]
+        mine = [found for names, found in rows if not name or name in names]
+        every = sum(found["count"] or 0 for found in mine)
+        free = sum(found["count"] or 0 for found in mine if found["state"] == "free")
+        cores = sum(found["cores"] or 0 for found in mine)
+        gpus = sum(found["gpus"] or 0 for found in mine)
+        answer.append(
+            Queue(
+                name=name or "default",
+                default=queue["default"],
+                nodes=every or None,
+                nodes_idle=free if every else None,
+                cores_per_node=cores // every if every else None,
+                gpus=gpus // every if every and gpus else None,
+                time_limit=queue["time_limit"],
+                state="stopped" if name in closed else "up",
+            )
+        )
+    return answer
+
+
+def _status(line: str) -> tuple[str, str, str]:
+    """Queue, colon and state of a line of ``flux queue status``; the queue may be unnamed."""
+    name, colon, said = line.partition(": ")
+    return ("", "", line) if not colon or " " in name.strip() else (name, colon, said)
+
+
+def _seconds(text: str) -> int | None:
+    """Seconds; None for ``inf`` and for none."""
+    try:
+        return read_time(text) or None
+    except ValueError:
+        return None

@@ -1,0 +1,43 @@
+"""Queues and hosts of an LSF cluster, as its programs list them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+QUEUES: Final = ("bqueues", "-w")
+HOSTS: Final = ("lshosts", "-w")
+UP: Final = "Open:Active"
+MEGABYTES: Final[Mapping[str, float]] = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}
+
+
+def read_queues(text: str) -> list[tuple[str, str]]:
+    """Name and state, such as `UP`, of each queue in what `QUEUES` prints."""
+    rows = columns(text.splitlines())
+    return [(row["QUEUE_NAME"], row.get("STATUS", "")) for row in rows if "QUEUE_NAME" in row]
+
+
+def read_hosts(text: str) -> list[dict[str, Any]]:
+    """The hosts in what `HOSTS` prints, as ``fractale discover`` shows them."""
+    return [_host(row) for row in columns(text.splitlines()) if "HOST_NAME" in row]
+
+
+def columns(lines: list[str]) -> list[dict[str, str]]:
+    """A table whose first line names its columns and whose cells hold no blanks."""
+    lines = [line for line in lines if line.strip()]
+    if not lines:
+        return []
+    names = lines[0].split()
+    return [dict(zip(names, line.split(), strict=False)) for line in lines[1:]]
+
+
+def _host(row: Mapping[str, str]) -> dict[str, Any]:
+    memory = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT])", row.get("maxmem", ""))
+    cores = row.get("ncpus", "")
+    return {
+        "names": row["HOST_NAME"],
+        "count": 1,
+        "cores_per_node": int(cores) if cores.isascii() and cores.isdecimal() else None,
+        "memory_per_node_mb": int(float(memory[1]) * MEGABYTES[memory[2]]) if memory else None,
+    }

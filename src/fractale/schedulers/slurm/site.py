@@ -1,0 +1,79 @@
+"""Slurm's partitions and nodes, as ``sinfo`` writes them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from fractale.schedulers.job import Queue
+from fractale.schedulers.sizes import figure
+from fractale.schedulers.slurm.times import read_time
+
+PARTITIONS: Final = "%P|%a|%l|%L|%F|%s|%c|%m|%G"
+NODES: Final = "%T|%D|%c|%m|%G|%N"
+
+
+def read_partition(line: str) -> dict[str, Any] | None:
+    """One partition in the form of `PARTITIONS`; None if the line is of another form."""
+    cells = [cell.strip() for cell in line.split("|")]
+    if len(cells) != PARTITIONS.count("|") + 1:
+        return None
+    name, state, limit, default, by_state, size, cores, memory, gres = cells
+    counts = [figure(count) or 0 for count in by_state.split("/")]
+    least, _, most = size.partition("-")
+    return {
+        "name": name.rstrip("*"),
+        "default": name.endswith("*"),
+        "state": state,
+        "time_limit": seconds(limit),
+        "default_time": seconds(default),
+        "nodes": counts[-1],
+        "nodes_idle": counts[1] if len(counts) == 4 else None,
+        "most_nodes_per_job": figure(most or least),
+        "cores_per_node": figure(cores),
+        "memory_per_node_mb": figure(memory),
+        "gpus_per_node": gpus(gres),
+    }
+
+
+def queue_of(partition: dict[str, Any]) -> Queue:
+    """A partition that `read_partition` read, in the words of every scheduler."""
+    memory = partition["memory_per_node_mb"]
+    shared = ("name", "default", "state", "time_limit", "nodes", "nodes_idle", "cores_per_node")
+    return Queue(
+        **{name: partition[name] for name in shared},
+        memory=memory * 2**20 if memory else None,
+        gpus=sum(partition["gpus_per_node"].values()) or None,
+    )
+
+
+def read_nodes(line: str) -> dict[str, Any] | None:
+    """Nodes of one state and kind, in the form of `NODES`."""
+    cells = [cell.strip() for cell in line.split("|")]
+    if len(cells) != NODES.count("|") + 1:
+        return None
+    state, count, cores, memory, gres, names = cells
+    return {
+        "state": state,
+        "count": figure(count),
+        "cores_per_node": figure(cores),
+        "memory_per_node_mb": figure(memory),
+        "gpus_per_node": gpus(gres),
+        "names": names[:500],
+    }
+
+
+def seconds(text: str) -> int | None:
+    """A time limit in seconds; None for none."""
+    try:
+        return read_time(text)
+    except ValueError:
+        return None
+
+
+def gpus(gres: str) -> dict[str, int]:
+    """The GPUs among generic resources: ``gpu:a100:4(S:0-1),nvme:1`` has four of kind a100."""
+    found: dict[str, int] = {}
+    for kind, count in re.findall(r"\bgpu(?::([A-Za-z][\w.-]*))?(?::(\d+))?(?=[(,]|$)", gres):
+        found[kind or "gpu"] = found.get(kind or "gpu", 0) + int(count or 1)
+    return found

@@ -1,0 +1,93 @@
+"""Whether Slurm itself takes a script: `sbatch --test-only`, which submits nothing."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from fractale.errors import SchedulerUnavailable
+from fractale.schedulers.programs import Programs
+from fractale.schedulers.script import Script
+from fractale.schedulers.sizes import clock
+from fractale.schedulers.slurm.times import read_time
+from fractale.schedulers.verdict import Verdict
+
+PARTITIONS: Final = "%P|%l"
+
+OUT_OF_REACH: Final = re.compile(
+    r"unable to contact|connection (refused|timed out|failure)|socket timed out"
+    r"|zero bytes|communication",
+    re.IGNORECASE,
+)
+"""What `sbatch` says if it is not the script that is wrong (slurm_errno.c)."""
+
+
+async def ask(text: str, script: Script, programs: Programs) -> Verdict | str:
+    """What `sbatch --test-only` says of a script; in words, why nobody was asked."""
+    if programs.which("sbatch") is None or programs.which("sinfo") is None:
+        return ""
+    try:
+        limits = await _limits(programs)
+        if limits is None:
+            return "`sinfo` does not answer"
+        errors = await _sbatch(text, programs)
+    except SchedulerUnavailable as error:
+        return str(error)
+    if any(OUT_OF_REACH.search(each) for each in errors):
+        return errors[0]
+    return Verdict(
+        by="sbatch",
+        checks=("sbatch --test-only", "time limit of the partition"),
+        refused=tuple(errors),
+        errors=_over_limit(script, limits),
+    )
+
+
+async def _limits(programs: Programs) -> Mapping[str, float | None] | None:
+    """The time limit of each partition in seconds, the default one's also as ""; None: no Slurm."""
+    told = await programs.run("sinfo", "-h", "-o", PARTITIONS)
+    if told.code != 0:
+        return None
+    limits: dict[str, float | None] = {}
+    for line in told.out.splitlines():
+        name, _, limit = line.strip().partition("|")
+        limits[name.rstrip("*")] = _seconds(limit)
+        if name.endswith("*"):
+            limits[""] = _seconds(limit)
+    return limits
+
+
+def _seconds(limit: str) -> float | None:
+    """A time as `sinfo` writes it; None for no limit."""
+    try:
+        return read_time(limit.strip())
+    except ValueError:
+        return None
+
+
+async def _sbatch(text: str, programs: Programs) -> list[str]:
+    """What `sbatch --test-only` says against it."""
+    with tempfile.TemporaryDirectory(prefix="fractale-sbatch-") as folder:
+        file = Path(folder) / "job.sh"
+        file.write_text(text, encoding="utf-8", errors="surrogateescape")
+        told = await programs.run("sbatch", "--test-only", str(file))
+    if told.code == 0:
+        return []
+    return [f"sbatch says: {told.complaint.replace(str(file), 'the script')}"]
+
+
+def _over_limit(script: Script, limits: Mapping[str, float | None]) -> tuple[str, ...]:
+    """That it asks for more time than its partition gives: sbatch lets it pass, and it pends."""
+    queues, seconds = script.request.queues or ("",), script.request.seconds
+    given = [limits.get(queue) for queue in queues]
+    most = max((limit for limit in given if limit), default=0)
+    if None in given or not seconds or seconds <= most:
+        return ()
+    name = f"partition {','.join(queues)}" if queues != ("",) else "default partition"
+    asked = "no limit" if seconds == float("inf") else clock(seconds)
+    return (
+        f"it asks for {asked}, the {name} gives {clock(most)} at most: the job would never start",
+    )

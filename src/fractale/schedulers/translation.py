@@ -1,0 +1,156 @@
+"""A batch script in the words of another scheduler: its directives first, then its commands."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from fractale.schedulers.body import Change, translate_body
+from fractale.schedulers.comparison import compare
+from fractale.schedulers.dialects import dialect_of
+from fractale.schedulers.environment import environment_of
+from fractale.schedulers.request import Request
+from fractale.schedulers.script import Dialect, Loss, Remark, Script
+
+SHELL: Final = "/bin/bash"
+"""What a script runs in whose own scheduler would take the user's login shell."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Translation:
+    """A batch script for another scheduler.
+
+    Args:
+        original: What it is a translation of.
+        script: It, as its scheduler reads it.
+        losses: What the original asks for and it does not, in the order of the original's lines.
+        notes: What its directives say otherwise, in a sentence each.
+        changes: Commands that are other ones now.
+        remains: Commands that still speak to the original's scheduler, and what would be right.
+        said: Fields of the request that its commands say, as no directive can.
+    """
+
+    original: Script
+    script: Script
+    losses: tuple[Loss, ...]
+    notes: tuple[str, ...] = ()
+    changes: tuple[Change, ...] = ()
+    remains: tuple[Remark, ...] = ()
+    said: frozenset[str] = frozenset()
+
+    @property
+    def text(self) -> str:
+        """The script."""
+        return "\n".join(self.script.lines) + "\n"
+
+    @property
+    def grave(self) -> tuple[str, ...]:
+        """Without what it does not do the work of the original; empty if it does.
+
+        These are a lost array, GPU, dependency or size, and a command that starts the program by
+        the launcher of the other scheduler.
+        """
+        lost = [str(each) for each in self.losses if each.grave]
+        launchers = environment_of(self.original.scheduler).launchers
+        words = "|".join(r"\s+".join(map(re.escape, each.split())) for each in launchers)
+        starts = re.compile(rf"(?<![\w.-])(?:{words or '(?!)'})(?![\w.-])")
+        return (*lost, *(str(each) for each in self.remains if starts.search(each.text)))
+
+
+def translate(script: Script, target: str, *, request: Request | None = None) -> Translation:
+    """Write a script for another scheduler.
+
+    Args:
+        target: The scheduler to write for.
+        request: What is to be asked for, if it is not what the script's directives ask for.
+
+    Raises:
+        ValueError: The script is one of the target already, or fractale does not write for it.
+    """
+    dialect = dialect_of(target)
+    if script.scheduler == target:
+        raise ValueError(
+            f"the script is one of {target} already: nothing is to be translated; name another "
+            "scheduler in `to_manager`"
+        )
+    asked = _with_defaults(request or script.request, dialect_of(script.scheduler), dialect)
+    written = dialect.write(asked)
+    shell = script.shell or "bash"
+    body = translate_body(script.body, script.scheduler, target, asked, shell=shell)
+    header = [_shebang(script), *(f"{dialect.mark} {line}" for line in written.lines)]
+    lines = (*header, *body.before, *body.lines)
+    result = Script(scheduler=target, shebang=header[0], lines=lines, reading=dialect.read(lines))
+    said = body.says | {"shell"} if asked.shell else body.says
+    lost = {field: why for field, why in written.lost.items() if field not in said}
+    losses = [*_told_by_dialect(script, lost), *_told_by_directives(script)]
+    losses += (
+        Loss(line=each.line, text=each.text, what="", why=each.why) for each in body.left_out
+    )
+    if request is None:
+        losses += untold(script, result, losses, body.says)
+    return Translation(
+        original=script,
+        script=result,
+        losses=tuple(sorted(losses, key=lambda loss: loss.line)),
+        notes=written.notes,
+        changes=body.changes,
+        remains=body.remains,
+        said=body.says,
+    )
+
+
+def _with_defaults(request: Request, source: Dialect, target: Dialect) -> Request:
+    """A request that says what its own scheduler does unasked, and the target does not."""
+    given: dict[str, bool] = {}
+    if request.join is None and request.error is None:
+        given["join"] = bool(source.defaults.join and not target.defaults.join)
+    if request.append is None and request.output:
+        given["append"] = bool(source.defaults.append and not target.defaults.append)
+    return dataclasses.replace(request, **{name: True for name, value in given.items() if value})
+
+
+def _shebang(script: Script) -> str:
+    if script.request.shell:
+        return f"#!{script.request.shell}"
+    return script.shebang or f"#!{SHELL}"
+
+
+def _told_by_dialect(script: Script, lost: Mapping[str, str]) -> Iterator[Loss]:
+    """What the target has no words for, each with the last line that asks for it."""
+    for field, why in lost.items():
+        setters = [each for each in script.reading.directives if field in each.sets]
+        line, text = (setters[-1].line, setters[-1].text) if setters else (0, "")
+        yield Loss(line=line, text=text, what=field, why=why)
+
+
+def _told_by_directives(script: Script) -> Iterator[Loss]:
+    """What of the original's directives no request can say."""
+    title = dialect_of(script.scheduler).title
+    for each in script.reading.directives:
+        why = each.untold
+        if each.invalid and not each.sets:
+            why = f"{title} refuses it: {each.invalid}"
+        if why:
+            yield Loss(line=each.line, text=each.text, what="", why=why)
+
+
+def untold(
+    script: Script, translated: Script, losses: Iterable[Loss], said: Collection[str] = ()
+) -> list[Loss]:
+    """What a translation, read again, does not ask for, and no loss tells: there should be none.
+
+    A dialect that forgets a field in silence is found here, whichever it is.
+
+    Args:
+        said: Fields that the commands of the translation say.
+    """
+    known = [*losses]
+    places = {(loss.line, loss.text) for loss in known}
+    return [
+        Loss(line=each.line, text=each.text, what=each.what, why="the translation does not say it")
+        for each in compare(script, translated, lost={*said, *(loss.what for loss in known)})
+        if not each.minor and (each.what or (each.line, each.text) not in places)
+    ]

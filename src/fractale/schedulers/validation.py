@@ -1,0 +1,150 @@
+"""Whether a batch script is one that its scheduler would take.
+
+The scheduler itself is asked where it answers on this machine, and its word is final: an option
+that fractale cannot translate, or does not know, is not invalid. Checked beside it is what no
+scheduler looks at: whether the script has a directive of its own at all, and whether its shell can
+read it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import dataclass, field
+from typing import Final, Protocol, cast
+
+from fractale.schedulers.body import translate_body
+from fractale.schedulers.dialects import NAMES, dialect_of, read_script, schedulers_of
+from fractale.schedulers.programs import Programs
+from fractale.schedulers.script import Script
+from fractale.schedulers.shell import check_syntax
+from fractale.schedulers.verdict import Verdict
+
+DIRECTIVES: Final = "directives"
+"""Who validated a script if no scheduler did: its own lines."""
+
+ONLY_LINES: Final = (
+    "no {title} answered here, so only the script's own lines were checked: whether the options "
+    "are written as {title} reads them, nothing of the site's queues, limits and accounts"
+)
+
+
+class Validator(Protocol):
+    """How a scheduler on this machine is asked: `ask` in its home's `validator`."""
+
+    async def ask(self, text: str, script: Script, programs: Programs) -> Verdict | str:
+        """Its verdict; in words (or none), why it was not asked."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Validity:
+    """What was checked of a script, and what came of it.
+
+    Args:
+        by: ``sbatch``, ``flux``, ``flux-python``, ``flux-mcp``, or ``directives`` where only the
+            script's own lines were checked; `note` then says what that leaves open.
+        warnings: What its scheduler does with it that one may not expect.
+    """
+
+    scheduler: str
+    by: str = DIRECTIVES
+    checks: list[str] = field(default_factory=list[str])
+    errors: list[str] = field(default_factory=list[str])
+    warnings: list[str] = field(default_factory=list[str])
+    note: str = ""
+
+    @property
+    def valid(self) -> bool:
+        """Whether nothing was found against it."""
+        return not self.errors
+
+    def add(self, check: str, errors: list[str]) -> None:
+        """What a check found."""
+        self.checks.append(check)
+        self.errors += [each for each in errors if each not in self.errors]
+
+
+def validate_lines(text: str, scheduler: str) -> Validity:
+    """Validate a script by its own lines."""
+    script = read_script(text, scheduler)
+    found = Validity(scheduler=scheduler)
+    _check_owner(found, script)
+    if not found.errors:
+        found.add("options", [str(each) for each in script.invalid])
+    _check_shell(found, script)
+    return found
+
+
+async def validate(text: str, scheduler: str, programs: Programs) -> Validity:
+    """Validate a script by its scheduler, where that answers, else by its own lines."""
+    script = read_script(text, scheduler)
+    found = Validity(scheduler=scheduler)
+    _check_owner(found, script)
+    if not found.errors:
+        verdict = await _ask(text, script, programs)
+        own = [str(each) for each in script.invalid]
+        if isinstance(verdict, Verdict):
+            found.by = verdict.by
+            found.checks += verdict.checks
+            if verdict.refused:
+                found.errors += [*verdict.refused, *own]
+            found.errors += verdict.errors
+        else:
+            title = dialect_of(scheduler).title
+            found.note = ONLY_LINES.format(title=title) + (f" ({verdict})" if verdict else "")
+            found.add("options", own)
+    _check_shell(found, script)
+    return found
+
+
+async def _ask(text: str, script: Script, programs: Programs) -> Verdict | str:
+    name = f"fractale.schedulers.{script.scheduler}.validator"
+    if importlib.util.find_spec(name) is None:
+        return ""
+    home = cast("Validator", importlib.import_module(name))
+    return await home.ask(text, script, programs)
+
+
+def _check_owner(found: Validity, script: Script) -> None:
+    """That it has a directive of its scheduler: without one, a translation did not happen."""
+    dialect = dialect_of(script.scheduler)
+    owners = schedulers_of(script.lines)
+    errors: list[str] = []
+    if script.scheduler not in owners:
+        errors.append(f"it has no {dialect.mark} line: it is no script for {script.scheduler}")
+        for name in owners:
+            is_directive = dialect_of(name).is_directive
+            number = next(n for n, line in enumerate(script.lines, 1) if is_directive(line))
+            line = script.lines[number - 1].strip()
+            errors.append(f"line {number}: `{line}` is a directive of {name}")
+    found.add(f"directives of {dialect.title}", errors)
+    found.warnings += [str(each) for each in script.reading.remarks]
+    found.warnings += foreign_commands(script)
+
+
+def _check_shell(found: Validity, script: Script) -> None:
+    checked = check_syntax("\n".join(script.lines) + "\n", script.shell)
+    if checked.skipped:
+        found.checks.append(f"shell syntax not checked: {checked.skipped}")
+        return
+    found.add(f"shell syntax ({checked.shell} -n)", list(checked.errors))
+    found.warnings += checked.warnings
+
+
+def foreign_commands(script: Script) -> list[str]:
+    """Commands that speak to another scheduler than the script's own, with their lines."""
+    own, shell = script.scheduler, script.shell or "sh"
+    found: list[str] = []
+    for name in NAMES:
+        if name != own:
+            body = translate_body(script.body, name, own, script.request, shell=shell)
+            title = dialect_of(name).title
+            found += [
+                f"line {each.line}: `{each.old.strip()}` speaks to {title}; for "
+                f"{dialect_of(own).title}: `{each.new.strip()}`"
+                for each in body.changes
+                if each.line
+            ]
+            found += [str(each) for each in body.remains]
+    return found
