@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import json
+import subprocess
+import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import forked
 from fractale.errors import JobError
 from fractale.evidence import exit_code_evidence
 from fractale.registry import load_registry
 from fractale.tools.jobs import (
     job_cancel,
     job_logs,
+    job_record,
     job_status,
     job_submit,
     job_wait,
     queue_info,
 )
+from slurm import Slurm, running_slurm
 
 REGISTRY = Path(__file__).parents[1] / "registries" / "jobs.yaml"
 
@@ -226,4 +234,83 @@ def test_what_servers_are_told_of_them():
     }
     assert told["job_cancel"]["destructiveHint"] is True
     reading = {name for name, hints in told.items() if hints.get("readOnlyHint")}
-    assert reading == {"job_wait", "job_status", "job_logs", "queue_info"}
+    assert reading == {"job_wait", "job_status", "job_logs", "job_record", "queue_info"}
+
+
+RUN = """
+        name: long
+        steps:
+          - name: melt
+            job:
+              script: |
+                echo at work
+                while [ ! -e go ]; do sleep 0.05; done
+              scheduler: local
+        """
+
+
+async def test_a_job_of_a_run_is_found_by_the_key_that_show_prints_and_by_its_id(tmp_path):
+    (tmp_path / "plan.yaml").write_text(textwrap.dedent(RUN))
+    done = await asyncio.to_thread(
+        forked.run, ["run", "plan.yaml", "--detach", "--json"], cwd=tmp_path
+    )
+    (waiting,) = json.loads(done.stdout.splitlines()[-1])["waiting"]
+    key, job = waiting["handle"]["key"], waiting["job"]
+    assert (await job_status(key))["state"] in ("pending", "running")
+    assert (await job_status(job))["key"] == key
+    assert (await job_logs(key))["log_file"] == f"{waiting['handle']['job_dir']}/log"
+    ended = await job_cancel(key)
+    assert (ended["state"], ended["over"]) == ("cancelled", True)
+    assert (await job_cancel(job))["state"] == "cancelled"
+
+
+async def test_of_several_jobs_with_one_id_the_key_is_asked_for(tmp_path, monkeypatch):
+    one = await job_submit(command=["true"], scheduler="local", key="one")
+    other = await job_submit(command=["true"], scheduler="local", key="other")
+    handle = tmp_path / "state" / "jobs" / Path(other["log_file"]).parent.name / "handle.json"
+    told = json.loads(handle.read_text())
+    handle.write_text(json.dumps({**told, "native_id": one["job_id"], "scheduler": "slurm"}))
+    with pytest.raises(JobError, match="2 jobs are called `q1`") as error:
+        await job_status("q1")
+    assert "one (local)" in str(error.value.hint)
+    assert "other (slurm)" in str(error.value.hint)
+
+
+async def test_a_record_of_local_jobs_and_of_what_is_no_job():
+    job = await job_submit(command=["true"], scheduler="local", key="one")
+    await job_wait("one", Told(), seconds=60)
+    told = await job_record(job["job_id"], "local")
+    assert (told["known"], told["state"], told["job_exit_code"]) == (True, "completed", 0)
+    assert await job_record("q77", "local") == {
+        "job_id": "q77",
+        "scheduler": "local",
+        "known": False,
+    }
+    for wrong in ("--all", "1 2", "1;2", "", "a/b"):
+        with pytest.raises(JobError, match="is not the id of a job"):
+            await job_record(wrong, "local")
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[Slurm]:
+    with running_slurm() as running:
+        yield running
+
+
+async def test_a_job_that_somebody_else_submitted_to_slurm_is_read(slurm, monkeypatch):
+    for name, value in slurm.environment.items():
+        monkeypatch.setenv(name, value)
+    run = functools.partial(subprocess.run, env=slurm.environment, text=True, check=True)
+    words = ["sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap", "exit 3"]
+    job = run(words, capture_output=True).stdout.strip()
+    waits = await job_record(job, "slurm")
+    assert (waits["known"], waits["state"], waits["over"]) == (True, "pending", False)
+    assert "is held" in waits["reason"]
+    run(["scontrol", "release", job])
+    ended = await job_record(job, "slurm")
+    while not ended["over"]:
+        await asyncio.sleep(0.2)
+        ended = await job_record(job, "slurm")
+    assert (ended["state"], ended["job_exit_code"]) == ("failed", 3)
+    assert ended["evidence"] == "scontrol"
+    assert not (await job_record("999999", "slurm"))["known"]

@@ -157,11 +157,11 @@ def test_items_tables_and_failed_calls_are_shown(state, shown):
     run.end("failed", error="1 of 2 items failed")
     way, step = shown("show", "-1"), shown("show", "-1", "each")
     assert "2 items   1 failed" in way
-    assert '[0] calls try(path="x")' in way
+    assert 'item 1 calls try(path="x")' in way
     assert "failed: no space left" in way
-    assert "item [0]  failure: no space" in step
-    assert "item [1]  not finished" in step
-    assert "tool try, item [0]" in step
+    assert "item 1, each[0]\n      failure: no space" in step
+    assert "item 2, each[1]\n      not finished" in step
+    assert "tool try, item 1" in step
     assert "speed" in step
 
 
@@ -178,7 +178,7 @@ def test_one_item_is_shown_by_its_index(state, shown, capsys):
     assert "each[1] · 1st visit" in text
     assert "each[1]/inner · 1st visit" in text
     assert "speed  11" in text
-    assert "item [1]" in text
+    assert "item 2" in text
     assert "[0]" not in text
     [item, inner] = json.loads(shown("show", "-1", "each[1]", "--json"))["visits"]
     assert (item["inputs"], item["outputs"], item["seconds"]) == ({"n": 1}, {"speed": 11}, None)
@@ -290,12 +290,12 @@ def test_runs_are_a_line_each(state, shown):
 
 def test_runs_are_narrowed(state, shown):
     three_runs(state)
-    assert shown("runs", "--plan", "* 1").split()[0] == "run1"
-    assert len(shown("runs", "--status", "success", "--status", "failed").splitlines()) == 2
-    assert len(shown("runs", "--since", "2026-11-23T01:00").splitlines()) == 2
-    assert len(shown("runs", "--since", "9000d").splitlines()) == 3
-    assert shown("runs", "--limit", "1").split()[0] == "run2"
-    assert len(shown("runs", "--limit", "0").splitlines()) == 3
+    assert shown("runs", "--plan", "* 1").splitlines()[1].split()[0] == "run1"
+    assert len(shown("runs", "--status", "success", "--status", "failed").splitlines()[1:]) == 2
+    assert len(shown("runs", "--since", "2026-11-23T01:00").splitlines()[1:]) == 2
+    assert len(shown("runs", "--since", "9000d").splitlines()[1:]) == 3
+    assert shown("runs", "--limit", "1").splitlines()[1].split()[0] == "run2"
+    assert len(shown("runs", "--limit", "0").splitlines()[1:]) == 3
 
 
 def test_runs_as_json_are_one_a_line(state, shown):

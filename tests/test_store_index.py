@@ -140,7 +140,9 @@ def test_it_is_made_from_the_folders_where_it_is_missing(tmp_path):
         "again": "stopped",
         "child": "stopped",
     }
-    expected = RunRow("done", "translate", "/p.yaml", "success", START, START + 5, 4.0, 7, 0.5)
+    expected = RunRow(
+        "done", "translate", "/p.yaml", "success", START, START + 5, 4.0, 7, 0.5, ran=4.0
+    )
     assert found["done"] == expected
     assert found["waits"].waits_for == "ask"
     assert (found["child"].parent, found["child"].forked_at) == ("done", "transform")

@@ -28,7 +28,8 @@ log                step, level, message (from a server, a tool, or fractale itse
 warning            step, code, message
 job_state          step, job (the scheduler's id), scheduler, state (pending, running, completed,
                    failed, cancelled, timeout, out_of_memory, node_failure, unknown), reason (in
-                   words), line (the last of its log), nodes, started, over, handle {scheduler,
+                   words), line (the last of its log), nodes, submitted, started, ended, over,
+                   last_lines (of the log of one that failed), handle {scheduler,
                    native_id, key, job_dir}, deadline, patience (Unix times), timeout (seconds or
                    null), began {wall, boot, boot_id: the moment when it was submitted}: of a job
                    step, each time that something of it changed. Of an item of a foreach, or an
@@ -41,9 +42,11 @@ step_finished      step, attempt, outcome, event_name, decided_by, reason, error
 table              step, title, rows [{column: value}]
 waiting            step, question {id, kind, ...}
 answered           step, question, answer, by (person, answers or yes)
-run_finished       status, outcome, error, hint, decided, steps [{name, attempt, outcome,
-                   event, decided_by, error}], outputs, usage {input_tokens, output_tokens,
-                   total_tokens, cost, seconds}, record (folder), next [commands], waiting
+run_finished       status, outcome, error, hint, decided {step, by, reason, code, jobs [{step, job,
+                   scheduler, state, reason, seconds, log, last_lines}: those that failed]}, steps
+                   [{name, attempt, outcome, event, decided_by, error}], outputs, usage
+                   {input_tokens, output_tokens, total_tokens, cost, seconds; with batch jobs also
+                   elapsed, job_seconds, queue_seconds}, record (folder), next [commands], waiting
                    [questions, and jobs: those have the kind ``job``], output_files {name:
                    path of a file with that output}, notices [{step, kind, message}: of each
                    step's latest attempt]

@@ -21,6 +21,8 @@ COMMANDS = {
     "agent": ("fractale.cli.agent", "Ask a sub-agent."),
     "prompt": ("fractale.cli.prompt", "Ask in words, or by a prompt of a server."),
     "resume": ("fractale.cli.resume", "Go on with a run that stopped, waits, or reached a limit."),
+    "cancel": ("fractale.cli.cancel", "End the batch jobs of a run, and the run."),
+    "logs": ("fractale.cli.logs", "Print the log of a step's batch job, as it grows."),
     "fork": ("fractale.cli.fork", "Start a new run from a step of another one."),
     "replay": ("fractale.cli.replay", "Run a recorded run again, from its record alone."),
     "test": ("fractale.cli.test", "Replay a folder of recordings against today's plans."),

@@ -80,6 +80,11 @@ class Ending:
             self._calls.pop(call, None)
 
     @property
+    def run(self) -> str | None:
+        """The id of the run; None before it began."""
+        return self._run
+
+    @property
     def has_begun(self) -> bool:
         """Whether there is a run that could be resumed."""
         return self._run is not None

@@ -23,6 +23,9 @@ REVIEW_KEYS = "  a accept · f feedback · e edit · r reject"
 FAILURE_KEYS = "  r retry it · s skip it and go on · q quit"
 TOOL_CHANGED_KEYS = "  a accept the change · r reject it: the tool is not used in this run"
 JOB_UNKNOWN_KEYS = "  w wait on · s it went well · f it failed · a submit it again"
+LOG_KEY = " · l show its job's log"
+LOG = "log"
+"""In a job's folder: see `fractale.schedulers.folder`."""
 IN_DOUBT_KEYS = "  a call it again · f it failed · d it was done"
 
 
@@ -243,12 +246,24 @@ class TerminalPerson:
 
     async def _job_unknown(self, question: Mapping[str, Any]) -> Any:
         self._show(*shown.job_unknown_lines(question, self._run))
-        key = await self._key(JOB_UNKNOWN_KEYS, "wsfa")
+        folder = str(question.get("folder") or "")
+        log = Path(folder) / LOG if folder else None
+        key = await self._key_or_log(JOB_UNKNOWN_KEYS, "wsfa", log)
         return {"w": "wait", "s": "success", "f": "failure", "a": "again"}[key]
 
     async def _failure(self, question: Mapping[str, Any]) -> Any:
         self._show(*shown.failure_lines(question, self._run))
-        return self._read(question, await self._key(FAILURE_KEYS, "rsq"))
+        log = str(question.get("log") or "")
+        key = await self._key_or_log(FAILURE_KEYS, "rsq", Path(log) if log else None)
+        return self._read(question, key)
+
+    async def _key_or_log(self, keys: str, letters: str, log: Path | None) -> str:
+        """One of the letters; before that, as often as is wanted, the end of a job's log."""
+        if log is None:
+            return await self._key(keys, letters)
+        while (key := await self._key(keys + LOG_KEY, f"{letters}l")) == "l":
+            self._show(*shown.log_lines(log))
+        return key
 
 
 def _why(question: Mapping[str, Any]) -> list[Line]:

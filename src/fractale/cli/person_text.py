@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from fractale.cli.text import Line, cells, fold, inert, pad, row, table
@@ -21,6 +22,8 @@ from fractale.questions.reading import labels
 
 WIDTH = 96
 NAME_MOST = 24
+LOG_LINES = 20
+"""Of a job's log, the last ones, which a question shows on request."""
 
 
 def exact(text: str) -> str:
@@ -209,6 +212,19 @@ def failure_lines(question: Mapping[str, Any], run: str) -> list[Line]:
     step = inert(str(question["step"]))
     error = inert(str(question.get("error") or ""), 2000)
     return [head("?", f"step {step} failed", question, run), *prose(error, "    ")]
+
+
+def log_lines(log: Path) -> list[Line]:
+    """Where a job's log is, and its last lines."""
+    from fractale.cli.text import shorten_path
+    from fractale.jobs.logs import LONGEST_TAIL, read_tail
+
+    try:
+        text = read_tail(log, LOG_LINES, LONGEST_TAIL).text
+    except OSError as error:
+        return [row(f"  {log} cannot be read: {error}", "warn")]
+    lines = exact(text.rstrip("\n")).split("\n") if text.strip() else ["(it is empty)"]
+    return [row(f"  {inert(shorten_path(str(log)))}", "dim"), *(row(f"  │ {x}") for x in lines)]
 
 
 def in_doubt_lines(question: Mapping[str, Any], run: str) -> list[Line]:

@@ -170,15 +170,34 @@ def run_opened(call: Call, plan: Plan | None, begin: Begin) -> int:
     Args:
         plan: Says which servers to open; None: all of the settings.
     """
-    with own_stdout() as stdout, ending_by_signals() as ending:
-        try:
-            return asyncio.run(_run_async(call, plan, begin, stdout, ending))
-        except asyncio.CancelledError as error:  # by a signal; the run's record says so
-            if ending.code == INTERRUPTED:
-                raise KeyboardInterrupt from error
-            if not ending.has_begun:
-                print("stopped before the run began", file=sys.stderr)
-            return ending.code
+    try:
+        with own_stdout() as stdout, ending_by_signals() as ending:
+            try:
+                return asyncio.run(_run_async(call, plan, begin, stdout, ending))
+            except asyncio.CancelledError as error:  # by a signal; the run's record says so
+                if ending.code == INTERRUPTED:
+                    raise _Interrupted(ending.run) from error
+                if not ending.has_begun:
+                    print("stopped before the run began", file=sys.stderr)
+                return ending.code
+    except _Interrupted as error:
+        if error.run and not call.as_json and sys.stdin.isatty() and sys.stderr.isatty():
+            from fractale.cli.cancel import offer
+
+            offer(call.settings, error.run)
+        raise
+
+
+class _Interrupted(KeyboardInterrupt):
+    """Ctrl-C ended a run.
+
+    Args:
+        run: Its id; None if it had not begun.
+    """
+
+    def __init__(self, run: str | None) -> None:
+        super().__init__()
+        self.run = run
 
 
 async def _run_async(

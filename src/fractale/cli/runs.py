@@ -66,6 +66,9 @@ def command(
 ) -> int:
     """List runs, the latest first: how each ended, when, how long, what it used, what it waits for.
 
+    RAN is how long the run or a batch job of it was in progress. COMPUTED is how long its jobs ran,
+    WAITED how long they waited to start, both summed over all jobs.
+
     \b
     fractale runs --status waiting
     fractale runs --plan 'translate*' --since 2d
@@ -128,38 +131,69 @@ def _print(rows: Sequence[RunRow], *, more: bool) -> None:
         click.echo(f"the latest {len(rows)}; --limit 0 shows all", err=True)
 
 
+HEADINGS = ("RUN", "PLAN", "STATE", "STARTED", "RAN", "COMPUTED", "WAITED", "TOKENS", "COST")
+LEFT = 4
+"""Columns of words; those after them are figures, at the right of their columns."""
+
+
 def _lines(rows: Sequence[RunRow]) -> list[Line]:
-    """A line a run, in columns as wide as what stands in them."""
+    """A line per run below the headings, in columns as wide as what is in them.
+
+    Columns of figures that no run has are left out, with their headings.
+    """
+    from fractale.cli.summary import STATES
+    from fractale.cli.text import cells, pad
+
+    if not rows:
+        return []
+    table = [_cells(row) for row in rows]
+    used = [n for n in range(len(HEADINGS)) if n < LEFT or any(parts[n] for parts in table)]
+    widths = {n: max(cells(line[n]) for line in (HEADINGS, *table)) for n in used}
+
+    def shown(parts: Sequence[str]) -> list[str]:
+        return [pad(parts[n], widths[n]) if n < LEFT else parts[n].rjust(widths[n]) for n in used]
+
+    lines: list[Line] = [[("  ".join(shown(HEADINGS)), "dim")]]
+    for row, parts in zip(rows, table, strict=True):
+        words = shown(parts)
+        mark = STATES.get(row.status, ("", "now"))[1]
+        rest = "  ".join(["", *words[3:]])
+        about = f"  {_about(row)}" if _about(row) else ""
+        lines.append([("  ".join([*words[:2], ""]), ""), (words[2], mark), (rest + about, "")])
+    return lines
+
+
+def _cells(row: RunRow) -> tuple[str, ...]:
+    """What is in the columns of a run."""
     from fractale.cli.show_words import when
     from fractale.cli.summary import STATES
-    from fractale.cli.text import cells, clock, fit, inert
+    from fractale.cli.text import clock, fit, inert
 
-    table = [
-        (
-            row.id,
-            fit(inert(row.plan), PLAN_WIDTH),
-            STATES.get(row.status, (row.status, ""))[0],
-            when(row.started),
-            clock(row.seconds) if row.seconds else "",
-            f"{row.tokens:,}" if row.tokens else "",
-            f"${row.cost:.3f}" if row.cost else "",
-        )
-        for row in rows
+    def time_of(seconds: float) -> str:
+        return clock(seconds) if seconds else ""
+
+    return (
+        row.id,
+        fit(inert(row.plan), PLAN_WIDTH),
+        STATES.get(row.status, (row.status, ""))[0],
+        when(row.started),
+        time_of(row.ran),
+        time_of(row.computed),
+        time_of(row.queued),
+        f"{row.tokens:,}" if row.tokens else "",
+        f"${row.cost:.3f}" if row.cost else "",
+    )
+
+
+def _about(row: RunRow) -> str:
+    """Where a run failed, what it waits for, and what it was forked from."""
+    from fractale.cli.text import inert
+
+    parts = [
+        f"failed at {inert(row.failed_at, 60)}" if row.failed_at else "",
+        f"waits for {inert(row.waits_for, 80)}" if row.waits_for else "",
+        f"forked from {inert(row.parent, 20)} at {inert(row.forked_at or '', 40)}"
+        if row.parent
+        else "",
     ]
-    widths = [max(cells(cell) for cell in column) for column in zip(*table, strict=True)]
-    return [_line(row, parts, widths) for row, parts in zip(rows, table, strict=True)]
-
-
-def _line(row: RunRow, parts: Sequence[str], widths: Sequence[int]) -> Line:
-    from fractale.cli.summary import STATES
-    from fractale.cli.text import inert, pad
-
-    words = [pad(part, width) for part, width in zip(parts[:4], widths[:4], strict=True)]
-    figures = [part.rjust(width) for part, width in zip(parts[4:], widths[4:], strict=True)]
-    told = "  ".join([words[3], *(figure for figure in figures if figure)])
-    if row.waits_for:
-        told += f"  waits for {inert(row.waits_for, 80)}"
-    if row.parent:
-        told += f"  forked from {inert(row.parent, 20)} at {inert(row.forked_at or '', 40)}"
-    mark = STATES.get(row.status, ("", "now"))[1]
-    return [("  ".join([*words[:2], ""]), ""), (words[2], mark), (f"  {told}", "")]
+    return "  ".join(part for part in parts if part)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -63,19 +63,23 @@ def command(run_id: str, step: str | None, *, full: bool, as_json: bool) -> int:
     if step is None or visits is None:
         _print_run(history)
     else:
-        from fractale.cli.show_step import step_lines
+        from fractale.cli.show_step import WIDTH, step_lines
+        from fractale.cli.text import screen_width
 
-        print_lines(step_lines(history, step, visits, full=full))
+        width = screen_width(sys.stdout)
+        shape: dict[str, Any] = {"width": width or WIDTH, "wrap": bool(width) or not full}
+        print_lines(step_lines(history, step, visits, full=full, **shape))
     return 0
 
 
 def _print_run(history: RunHistory) -> None:
     from fractale.cli.show_text import run_lines, standing_lines
     from fractale.cli.summary import summary
-    from fractale.cli.text import row, shows_unicode, wants_color, writable
+    from fractale.cli.text import row, screen_width, shows_unicode, wants_color, writable
 
     stdout = sys.stdout
-    print_lines([*run_lines(history, unicode=shows_unicode(stdout.encoding)), row("")])
+    unicode, width = shows_unicode(stdout.encoding), screen_width(stdout)
+    print_lines([*run_lines(history, unicode=unicode, width=width), row("")])
     if standing := standing_lines(history):
         print_lines(standing)
     else:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from fractale.cli.person_text import exact
-from fractale.cli.show_words import exactly, value_lines
+from fractale.cli.show_words import exactly, pieces, value_lines
 from fractale.cli.summary import question_text
 from fractale.cli.tables import table_lines
 from fractale.cli.text import Line, Mark, count, fold, inert, row, seconds
@@ -15,21 +16,31 @@ from fractale.cli.view import MARKS
 from fractale.cli.words import as_json, ordinal, target_of
 
 if TYPE_CHECKING:
-    from fractale.runs.history import Asked, CallMade, RunHistory, Visit
+    from fractale.runs.history import Asked, CallMade, Item, JobMade, RunHistory, Visit
+    from fractale.store.records import RunFolder
 
 WIDTH = 100
+UNBOUND = 2**31
 SHORT_TEXT = 2000
 """How much of a call's text is in the events."""
 
 
 def step_lines(
-    history: RunHistory, step: str, visits: Sequence[Visit], *, full: bool = False
+    history: RunHistory,
+    step: str,
+    visits: Sequence[Visit],
+    *,
+    full: bool = False,
+    width: int = WIDTH,
+    wrap: bool = True,
 ) -> list[Line]:
     """Every visit of a step.
 
     Args:
         visits: Those that are shown.
         full: Whether long values are shown whole.
+        width: Of the lines, in columns; what is shown whole is cut into such lines on a terminal
+            (`wrap`) only.
     """
     from fractale.runs.history_values import results_of
 
@@ -38,7 +49,10 @@ def step_lines(
     about = f"   run {history.run} · {count(len(visits), 'visit')}"
     lines: list[Line] = [[(inert(step), ""), (about, "dim")]]
     for visit in visits:
-        lines += [row(""), *_Shown(history, visit, results, full=full).lines()]
+        lines += [
+            row(""),
+            *_Shown(history, visit, results, full=full, width=width, wrap=wrap).lines(),
+        ]
     return lines
 
 
@@ -46,8 +60,17 @@ class _Shown:
     """The lines of one visit."""
 
     def __init__(
-        self, history: RunHistory, visit: Visit, results: Mapping[str, Any], *, full: bool
+        self,
+        history: RunHistory,
+        visit: Visit,
+        results: Mapping[str, Any],
+        *,
+        full: bool,
+        width: int,
+        wrap: bool,
     ) -> None:
+        self._width = width
+        self._values_width = width if wrap else UNBOUND
         self._folder = history.folder
         self._visit = visit
         self._results = results
@@ -58,10 +81,11 @@ class _Shown:
             *self._head(),
             *self._value("inputs", self._visit.inputs),
             *self._items(),
+            *self._jobs(),
             *self._calls(),
             *self._questions(),
             *self._tables(),
-            *self._value(self._outputs_label, self._visit.outputs),
+            *self._outputs(),
         ]
 
     @property
@@ -76,7 +100,7 @@ class _Shown:
         outcome = visit.outcome or "not finished"
         lines: list[Line] = [[(outcome, mark[1]), (f"   {words}", "")]]
         for label, text in self._rows():
-            for i, part in enumerate(fold(inert(text, 4000), WIDTH - 16, 20)):
+            for i, part in enumerate(fold(inert(text, 4000), self._width - 16, 20)):
                 lines.append([(f"  {label if i == 0 else '':12}", "dim"), (part, "")])
         return lines
 
@@ -103,19 +127,43 @@ class _Shown:
 
         if value is None or value == {}:
             return []
-        return self._block(label, value_lines(resolve(self._folder, value), full=self._full))
+        return self._block(label, resolve(self._folder, value))
 
-    def _block(self, label: str, lines: Sequence[str], indent: int = 2) -> list[Line]:
+    def _outputs(self) -> list[Line]:
+        if self._visit.items and not self._full and not self._visit.outputs_cut:
+            return [row("  outputs  a list of those of the items above", "dim")]
+        return self._value(self._outputs_label, self._visit.outputs)
+
+    def _block(self, label: str, value: Any, indent: int = 2) -> list[Line]:
+        lines = value_lines(value, full=self._full, width=self._values_width - indent - 2)
+        return self._lines(label, lines, indent)
+
+    def _lines(self, label: str, lines: Sequence[str], indent: int = 2) -> list[Line]:
         space = " " * indent
         return [row(f"{space}{label}", "dim"), *(row(f"{space}  {line}") for line in lines)]
 
     def _items(self) -> list[Line]:
         found: list[Line] = []
         for index, item in sorted(self._visit.items.items()):
-            why = f": {inert(item.error, 300)}" if item.error else ""
-            found.append(row(f"  item [{index}]  {item.outcome or 'not finished'}{why}"))
+            why = f": {inert(_error_of(self._folder, item), 300)}" if item.error else ""
+            name = f"{self._visit.name}[{index}]"
+            words = f"{item.outcome or 'not finished'}{why}"
+            found.append(row(f"  item {index + 1}, {inert(name)}"))
+            found += [row(f"      {piece}") for piece in pieces(words, self._width - 6)]
             for label, value in (("inputs", item.inputs), ("outputs", item.outputs)):
                 found += [row(f"  {t}" if t else t, m) for [(t, m)] in self._value(label, value)]
+        return found
+
+    def _jobs(self) -> list[Line]:
+        """The batch jobs: how each is, when it ran, and where its log is."""
+        found: list[Line] = []
+        for job in self._visit.jobs:
+            where = f", {_item_words(job.step)}" if job.step.endswith("]") else ""
+            where = f", element {job.index}" if job.step.endswith(f"[{job.index}]") else where
+            found.append(row(f"  job {inert(job.job, 60)} of {inert(job.scheduler, 20)}{where}"))
+            for label, text in _job_rows(job, self._folder):
+                for i, piece in enumerate(pieces(inert(text, 1000), self._width - 16)):
+                    found.append([(f"    {label if i == 0 else '':10}", "dim"), (piece, "")])
         return found
 
     def _calls(self) -> list[Line]:
@@ -125,7 +173,7 @@ class _Shown:
         return found
 
     def _call_head(self, number: int, call: CallMade) -> Line:
-        where = f", item {call.step[call.step.rfind('[') :]}" if call.step.endswith("]") else ""
+        where = f", {_item_words(call.step)}" if call.step.endswith("]") else ""
         by = f", by {inert(call.agent, 80)}" if call.agent else ""
         end = seconds(call.seconds) if call.finished else "no end is known"
         used = call.input_tokens + call.output_tokens
@@ -137,27 +185,58 @@ class _Shown:
     def _call_body(self, call: CallMade) -> list[Line]:
         found: list[Line] = []
         if call.arguments:
-            lines = value_lines(dict(call.arguments), full=self._full)
-            found += self._block("arguments", lines, 4)
+            found += self._block("arguments", dict(call.arguments), 4)
         result = self._results.get(call.key or "") if call.came_back else None
         if result is not None:
-            return [*found, *self._block("result", value_lines(said(result), full=self._full), 4)]
+            return [*found, *self._block("result", said(result), 4)]
         if call.text:
             label = "result" if len(call.text) < SHORT_TEXT else "result, its beginning"
-            found += self._block(label, value_lines(_parsed(call.text), full=self._full), 4)
+            found += self._block(label, _parsed(call.text), 4)
         return found
 
     def _questions(self) -> list[Line]:
         found: list[Line] = []
         for asked in self._visit.questions:
-            found += self._block("asked", _question(asked))
+            lines = [each for line in _question(asked) for each in pieces(line, self._width - 4)]
+            found += self._lines("asked", lines)
         return found
 
     def _tables(self) -> list[Line]:
         found: list[Line] = []
         for title, rows in self._visit.tables.items():
-            found += table_lines(title, rows, WIDTH)
+            found += table_lines(title, rows, self._width)
         return found
+
+
+def _item_words(path: str) -> str:
+    """Which item a path is of, counted from 1: of ``each[3]``, ``item 4``."""
+    return f"item {int(path[path.rfind('[') + 1 : -1]) + 1}"
+
+
+def _error_of(folder: RunFolder, item: Item) -> str:
+    """What went wrong with an item: what happened, rather than only what shows it."""
+    from fractale.runs.history_values import resolve
+
+    outputs = resolve(folder, item.outputs)
+    error = cast("dict[str, Any]", outputs).get("error") if isinstance(outputs, dict) else None
+    return str(error or item.error)
+
+
+def _job_rows(job: JobMade, folder: RunFolder) -> list[tuple[str, str]]:
+    waits = ended = ""
+    if job.started and job.submitted:
+        waits = f", waited {seconds(max(0.0, job.started - job.submitted))}"
+    if job.ended and job.started:
+        ended = f" to {exactly(job.ended)}, ran {seconds(max(0.0, job.ended - job.started))}"
+    rows = [
+        ("state", f"{job.state}: {job.reason}" if job.reason else job.state),
+        ("nodes", ", ".join(job.nodes)),
+        ("submitted", f"{exactly(job.submitted)}{waits}" if job.submitted else ""),
+        ("started", f"{exactly(job.started)}{ended}" if job.started else ""),
+        ("key", job.key),
+        ("log", f"fractale logs {folder.run_id} {shlex.quote(job.step)}"),
+    ]
+    return [(label, text) for label, text in rows if text]
 
 
 def decided_by(visit: Visit) -> str:
@@ -171,7 +250,7 @@ def decided_by(visit: Visit) -> str:
 def _question(asked: Asked) -> list[str]:
     try:
         lines = question_text(asked.question)[:-1]
-    except KeyError:  # a kind of an older or newer fractale
+    except KeyError:  # a kind that this fractale does not know
         lines = [inert(as_json(asked.question), 1000)]
     if not asked.answered:
         return [*lines, "waits for an answer"]

@@ -33,25 +33,31 @@ NAME_MOST, TARGET_MOST = 32, 28
 MOST_LINES = 6
 
 
-def run_lines(history: RunHistory, *, unicode: bool = True) -> list[Line]:
+def run_lines(history: RunHistory, *, unicode: bool = True, width: int | None = None) -> list[Line]:
     """A run's head, and its way, without its end.
 
     Args:
         unicode: Whether ``✓`` and the like can be shown.
+        width: Of the lines, in columns; None: as is usual where there is no terminal.
     """
-    return [*head_lines(history), row(""), *_Way(history, unicode=unicode).lines()]
+    way = _Way(history, unicode=unicode, width=width)
+    return [*head_lines(history, width or WIDTH), row(""), *way.lines()]
 
 
-def head_lines(history: RunHistory) -> list[Line]:
-    """What was run, when, with what."""
+def head_lines(history: RunHistory, width: int = WIDTH) -> list[Line]:
+    """What was run, when, with what.
+
+    Args:
+        width: Of the lines, in columns.
+    """
     title, about = inert(history.title, 200), f"run {history.run}"
-    first = title + " " * (WIDTH - cells(title) - cells(about))
+    first = title + " " * (width - cells(title) - cells(about))
     lines: list[Line] = [[(first if first.endswith(" ") else f"{title}  ", ""), (about, "dim")]]
     rows = [(label, inert(words, 2000)) for label, words in _head_rows(history) if words]
-    width = max(cells(label) for label, _ in rows)
+    column = max(cells(label) for label, _ in rows)
     for label, words in rows:
-        for i, text in enumerate(fold(words, WIDTH - width - 4, MOST_LINES)):
-            lines.append([(f"  {pad(label if i == 0 else '', width)}  ", "dim"), (text, "")])
+        for i, text in enumerate(fold(words, width - column - 4, MOST_LINES)):
+            lines.append([(f"  {pad(label if i == 0 else '', column)}  ", "dim"), (text, "")])
     return lines
 
 
@@ -100,7 +106,8 @@ def standing_lines(history: RunHistory) -> list[Line]:
 class _Way:
     """The lines of the visits, in the order in which they were entered."""
 
-    def __init__(self, history: RunHistory, *, unicode: bool) -> None:
+    def __init__(self, history: RunHistory, *, unicode: bool, width: int | None) -> None:
+        self._width, self._most = width or WIDTH, width or WIDTH + 20
         self._history = history
         self._unicode = unicode
         visits = history.visits
@@ -141,7 +148,7 @@ class _Way:
         used = sum(cells(text) for text, _ in line)
         if not reason:
             return [line]
-        if used + 3 + cells(reason) <= WIDTH + 20:
+        if used + 3 + cells(reason) <= self._most:
             return [[*line, (f"   {reason}", "")]]
         return [line, *(row(f"{self._indent}{t}") for t in fold(reason, self._room, MOST_LINES))]
 
@@ -151,7 +158,7 @@ class _Way:
 
     @property
     def _room(self) -> int:
-        return max(WIDTH - 5 - self._names, 40)
+        return max(self._width - 5 - self._names, 20)
 
     def _behind(self, visit: Visit) -> list[Line]:
         """What lies behind a visit: its calls, what was asked, warnings, where it led."""
@@ -159,18 +166,22 @@ class _Way:
         if visit.kind != "tool" or visit.items or len(visit.calls) > 1:
             found += [self._dim(_call(call)) for call in visit.calls if call.kind == "tool"]
         for asked in visit.questions:
-            found.append(self._dim(_asked(asked)))
+            found += self._folded(_asked(asked))
         for note in visit.warnings:
             found += self._noted("warning", note.message)
         if visit.enterings > 1:
             words = f"entered {visit.enterings} times: again after a question or a stop"
-            found.append(self._dim(words))
+            found += self._folded(words)
         if words := self._leads.get(id(visit)):
             found.append(row(self._indent + words))
         return found
 
     def _dim(self, words: str) -> Line:
-        return row(fit(f"{self._indent}{words}", WIDTH + 20), "dim")
+        return row(fit(f"{self._indent}{words}", self._most), "dim")
+
+    def _folded(self, words: str) -> list[Line]:
+        rows = fold(words, self._most - cells(self._indent), MOST_LINES)
+        return [row(f"{self._indent}{text}", "dim") for text in rows]
 
     def _noted(self, state: str, message: str) -> list[Line]:
         words = fold(inert(message, 600), self._room, 3)
@@ -219,7 +230,9 @@ def _why(visit: Visit) -> str:
 
 def _call(call: CallMade) -> str:
     by = f"{inert(call.agent, 60)} " if call.agent else ""
-    item = call.step[call.step.rfind("[") :] + " " if call.step.endswith("]") else ""
+    item = ""
+    if call.step.endswith("]"):
+        item = f"item {int(call.step[call.step.rfind('[') + 1 : -1]) + 1} "
     end = seconds(call.seconds) if call.finished else "no end is known"
     words = f"{item}{by}calls {call_text({'tool': call.name, 'arguments': call.arguments})}  {end}"
     return f"{words}  failed: {inert(call.text, 300)}" if call.is_error else words

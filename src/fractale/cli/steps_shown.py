@@ -15,6 +15,7 @@ class Running:
         total: How many items a foreach has; None of any other step.
         items_done: How many of them have ended, those that failed too.
         items: Those in progress, by their paths, and whether a job of theirs is still in a queue.
+        elements: Of a step whose job is an array: state → how many of its elements are so.
     """
 
     path: str
@@ -31,6 +32,7 @@ class Running:
     items_failed: int = 0
     items: dict[str, bool] = field(default_factory=dict[str, bool])
     waits: bool = False
+    elements: dict[str, int] = field(default_factory=dict[str, int])
     jobs_told: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
 
     @property
@@ -40,18 +42,44 @@ class Running:
 
     @property
     def counts(self) -> str:
-        """What a foreach's items do: ``3/100 done · 4 running · 93 waiting · 1 failed``."""
+        """What a foreach's items do: ``3/100 done · 4 running · 93 waiting · 1 failed``.
+
+        Of a job array, what its elements do.
+        """
         if self.total is None:
-            return ""
+            return self._of_elements()
         running = sum(not queued for queued in self.items.values())
         waiting = self.total - self.items_done - running
         parts = [f"{self.progress} done", f"{running:,} running", f"{waiting:,} waiting"]
         return " · ".join([*parts, f"{self.items_failed:,} failed"] if self.items_failed else parts)
 
+    def _of_elements(self) -> str:
+        if not self.elements:
+            return ""
+        known = {state: self.elements.get(state, 0) for state in ("running", "pending")}
+        total, under_way = sum(self.elements.values()), sum(known.values())
+        failed = total - under_way - self.elements.get("completed", 0)
+        parts = [f"{total - under_way:,}/{total:,} done", f"{known['running']:,} running"]
+        parts.append(f"{known['pending']:,} waiting")
+        return " · ".join([*parts, f"{failed:,} failed"] if failed else parts)
+
+    def named(self, path: str, element: int | None = None) -> str:
+        """A path inside the step as people call it: of an item, ``item 4``; nothing for itself.
+
+        Args:
+            element: Its index, if it is an element of a job array.
+        """
+        rest = path.removeprefix(self.path)
+        if element is not None and rest == f"[{element}]":
+            return f"element {element}"
+        if rest.startswith("[") and rest.endswith("]") and rest[1:-1].isdecimal():
+            return f"item {int(rest[1:-1]) + 1}"
+        return "" if path == self.path else path
+
     def item_started(self, path: str, total: int | None) -> None:
         """Take note that an item of the step began."""
         self.total = total
-        self.items[path] = False
+        self.items[path] = self.kind == "job"  # until its job runs
 
     def item_finished(self, path: str, total: int | None, *, failed: bool) -> bool:
         """Take note of an item's end.
@@ -70,7 +98,7 @@ class Running:
     def job_state(self, path: str, state: str) -> None:
         """Take note of how the job of an item stands."""
         if path in self.items:
-            self.items[path] = state == "pending"
+            self.items[path] = state in ("pending", "held")
 
 
 def leads_to(

@@ -21,6 +21,7 @@ from fractale.cli.text import (
     clock,
     count,
     entries,
+    fit,
     fold,
     inert,
     pad,
@@ -32,6 +33,7 @@ from fractale.cli.text import (
 from fractale.cli.words import as_json, job_text, jobs_in_words
 from fractale.questions import is_job, tool_of
 from fractale.questions.forms import properties_of
+from fractale.questions.given import strip_indexes
 from fractale.questions.reading import takes
 
 WIDTH = 100
@@ -42,6 +44,9 @@ ANSWER, ANSWER_LINES = "answer", 200
 """The output of `fractale prompt` and `fractale agent`: it was asked for to be read."""
 MOST_QUESTIONS = 20
 MOST_NOTICES = 8
+MOST_ITEMS = 4
+"""Jobs of a step's items that are named one by one; of more they are counted."""
+JOB_STATES = {"running": "running", "pending": "waiting", "held": "not submitted yet"}
 STATES: dict[str, tuple[str, Mark]] = {
     "success": ("success", "good"),
     "failed": ("failed", "bad"),
@@ -110,9 +115,29 @@ def _what_failed(data: Mapping[str, Any]) -> str:
     if _step_failed(data) and decided.get("by") == "agent":
         reason = inert(str(decided.get("reason")), 600)
         return f"`{inert(str(decided.get('step')))}` reported that it was not done: {reason}"
+    if job := _only_job(data):
+        took = f" after {clock(job['seconds'])}" if job.get("seconds") else ""
+        named = f"job {job['job']}"
+        words = _without_last_line(str(data.get("error") or "")).removeprefix(named)
+        return inert(f"{named} of `{job['step']}`{words}{took}", 400)
     if _step_failed(data):
         return f"step `{inert(str(decided.get('step')))}` failed"
     return inert(str(data.get("error") or "the plan ended in failed"), 300)
+
+
+def _only_job(data: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The job that failed a step all by itself, where the step's error is about that job."""
+    decided = table(data, "decided")
+    jobs = entries(decided, "jobs")
+    if len(jobs) != 1 or jobs[0]["step"] != decided.get("step") or not _step_failed(data):
+        return None
+    is_about = str(data.get("error") or "").startswith(f"job {jobs[0]['job']} ")
+    return jobs[0] if is_about and decided.get("by") == "exit_code" else None
+
+
+def _without_last_line(error: str) -> str:
+    """What happened to a job, without the end of its log, which is shown below."""
+    return error.partition("; last line: ")[0]
 
 
 def _step_failed(data: Mapping[str, Any]) -> bool:
@@ -153,12 +178,29 @@ def _rows(data: Mapping[str, Any]) -> list[Line]:
 
 
 def _waiting_rows(waiting: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    rows = [
-        (inert(str(question.get("step") or "?"), 40), question_text(question))
-        for question in waiting[:MOST_QUESTIONS]
-    ]
-    more = len(waiting) - MOST_QUESTIONS
+    told = [(str(one.get("step") or "?"), question_text(one)) for one in waiting if not is_job(one)]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for job in filter(is_job, waiting):
+        groups.setdefault(strip_indexes(str(job.get("step") or "?")), []).append(job)
+    for path, jobs in groups.items():
+        if len(jobs) > MOST_ITEMS:
+            told.append((path, _jobs_text(jobs)))
+        else:
+            told += [(str(job.get("step") or "?"), question_text(job)) for job in jobs]
+    rows = [(inert(step, 40), text) for step, text in told[:MOST_QUESTIONS]]
+    more = len(told) - MOST_QUESTIONS
     return [*rows, ("…", [count(more, "more question")])] if more > 0 else rows
+
+
+def _jobs_text(jobs: list[dict[str, Any]]) -> list[str]:
+    """How many jobs of a step's items do what, and the first of each kind in words."""
+    states: dict[str, list[dict[str, Any]]] = {}
+    for job in jobs:
+        states.setdefault(str(job.get("state") or "unknown"), []).append(job)
+    known = [*JOB_STATES, *sorted(states.keys() - JOB_STATES.keys())]
+    counts = [f"{len(states[s]):,} {JOB_STATES.get(s, s)}" for s in known if s in states]
+    first = [line for each in states.values() for line in job_text(each[0])]
+    return [f"{count(len(jobs), 'job')}: {', '.join(counts)}", *(f"  {line}" for line in first)]
 
 
 def _failure_rows(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
@@ -168,6 +210,11 @@ def _failure_rows(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     rows: list[tuple[str, list[str]]] = []
     if by == "agent":  # its reason is in the first line
         return []
+    jobs = entries(decided, "jobs")
+    if _only_job(data):
+        error = ""
+    elif len(jobs) == 1:
+        error = _without_last_line(error)
     if error and (decided.get("gave_up") or _step_failed(data)):
         rows.append(("last error", fold(error, WIDTH - 16, 6)))
     if by and _step_failed(data) and not (by == "rule" and reason == error):
@@ -175,7 +222,19 @@ def _failure_rows(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         shown = f"{by} ({reason})" if by == "exit_code" else f"{by}: {reason}"
         words = reason if by == "rule" else by if same else shown
         rows.append(("decided by", fold(words, WIDTH - 16, 4)))
-    return rows
+    return rows + [_log_row(job, named=len(jobs) > 1) for job in jobs if job.get("log")]
+
+
+def _log_row(job: Mapping[str, Any], *, named: bool) -> tuple[str, list[str]]:
+    """Where the log of a job that failed is, and its last lines.
+
+    Args:
+        named: Whether the job's step is named, since there are several.
+    """
+    step = f"{inert(str(job['step']), 60)}: " if named else ""
+    last = inert(str(job.get("last_lines") or ""), lines=True).split("\n")
+    lines = [fit(line, WIDTH - 18) for line in last if line.strip()]
+    return "log", [step + inert(shorten_path(str(job["log"]))), *(f"  {line}" for line in lines)]
 
 
 def _notice_rows(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
@@ -216,8 +275,12 @@ def _closing_rows(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 
 
 def usage_text(usage: Mapping[str, Any]) -> str:
-    """Time, tokens and cost: ``0:08 · 2,514 tokens · $0.011``."""
-    parts = [clock(float(usage["seconds"]))] if usage.get("seconds") else []
+    """Time, that of jobs, tokens and cost: ``0:08 · jobs ran 0:05, waited 0:01 · 2,514 tokens``."""
+    ran = usage.get("elapsed") or usage.get("seconds")
+    parts = [clock(float(ran))] if ran else []
+    if "job_seconds" in usage:
+        computed, waited = (clock(float(usage[f"{k}_seconds"])) for k in ("job", "queue"))
+        parts.append(f"jobs ran {computed}, waited {waited}")
     if tokens := usage.get("total_tokens"):
         parts.append(count(int(tokens), "token"))
     if cost := usage.get("cost"):
@@ -327,6 +390,10 @@ def _job_unknown_text(question: Mapping[str, Any]) -> list[str]:
     return [*rows, *([f"  see {inert(shorten_path(folder))}"] if folder else [])]
 
 
+def _failure_text(question: Mapping[str, Any]) -> list[str]:
+    return ["failed:", *_said(question.get("error") or "")]
+
+
 def _said(text: Any) -> list[str]:
     rows = inert(str(text).strip(), lines=True).split("\n")
     return [words for line in rows for words in fold(line, WIDTH - 16)]
@@ -344,4 +411,5 @@ _ASKED: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "in_doubt": _in_doubt_text,
     "tool_changed": _tool_changed_text,
     "job_unknown": _job_unknown_text,
+    "failure": _failure_text,
 }

@@ -30,6 +30,7 @@ __all__ = [
     "paint",
     "plain",
     "row",
+    "screen_width",
     "seconds",
     "shorten_path",
     "shows_unicode",
@@ -120,6 +121,15 @@ def wants_color(stream: Any) -> bool:
     from fractale.settings import allows_color
 
     return bool(stream.isatty()) and allows_color()
+
+
+def screen_width(stream: Any) -> int | None:
+    """The columns of a terminal, if the stream is one and they are known."""
+    if not stream.isatty():
+        return None
+    import shutil
+
+    return max(shutil.get_terminal_size((0, 0)).columns, 0) or None
 
 
 def seconds(value: Any) -> str:

@@ -225,16 +225,19 @@ class RunView:
             return []
         (words,) = job_text(data)
         line = inert(str(data.get("line") or ""), 200)
-        running.activity = f"{words} \u00b7 {line}" if line else words
         path = str(data["step"])
+        name = inert(running.named(path, data.get("index")), 60)
+        named = f"{name}: {words}" if name else words
+        running.activity = f"{named} \u00b7 {line}" if line else named
+        if not name:
+            running.elements = table(data, "jobs")
         running.job_state(path, str(data.get("state") or ""))
         news = (path, words.partition(" (")[0])  # without what shows it
         told = news in running.jobs_told
         running.jobs_told.add(news)
         if told or data.get("over") or not self._tell_calls:
             return []
-        words = words if path == running.path else f"{inert(path)}: {words}"
-        return [self._call_line(running, fit(words, 200))]
+        return [self._call_line(running, fit(named, 200))]
 
     def _model_started(self, event: Event) -> list[Line]:
         if running := self._of(event):

@@ -141,7 +141,8 @@ async def decide(visit: Visit, result: CallResult) -> Decision:
     """What decides the outcome: a rule, the call's own evidence, a judge, or nothing."""
     if result.matched is not None:
         return result.matched
-    scope = rule_scope(visit.scope, result, visit.attempts)
+    # An item has the attempt of its step, in rules as in templates.
+    scope = rule_scope(visit.scope, result, visit.scope.get("attempts", visit.attempts))
     try:
         decision = match_rules(visit.step, result, scope, visit.warn_undefined)
     except CallError as error:

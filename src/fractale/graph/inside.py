@@ -286,7 +286,7 @@ def _gather(node: StepNode, results: list[dict[str, Any]]) -> CallResult:
     reason = ""
     if failed:
         first = results[failed[0]]
-        where = f"{len(failed)} of {len(results)} items failed; first at index {failed[0]}"
+        where = f"{len(failed)} of {len(results)} items failed; item {failed[0] + 1}"
         reason = f"{where}: {first['error']}"
         if not node.step.keep_going or len(failed) == len(results):
             return CallResult(outputs=outputs, matched=failed_by(first["decided_by"], reason))
@@ -298,7 +298,7 @@ def _gather(node: StepNode, results: list[dict[str, Any]]) -> CallResult:
     notices = [Notice(kind="failed", message=reason)] if failed else []
     notices += [
         Notice(kind=notice["kind"], message=f"item {number}: {notice['message']}")
-        for number, result in enumerate(results)
+        for number, result in enumerate(results, 1)
         for notice in result.get("notices", ())
     ]
     return CallResult(outputs=outputs, matched=decision, notices=tuple(notices))

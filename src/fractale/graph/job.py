@@ -4,7 +4,7 @@ The inside of such a step is a graph of its own, and each of its nodes a checkpo
 
 - `submit`: once, by a key of its own, so that a run that was killed finds its job again.
 - `wait`: until the scheduler or the job's own files show its end. The run may leave here, and
-  whoever goes on with it waits again.
+  whoever goes on with it waits again. A job that was cancelled with the run is submitted again.
 - `ask`: where nothing shows how it ended, a person says what to do.
 - `read`: the figures, and what the end means.
 """
@@ -57,6 +57,7 @@ from fractale.graph.visit import Visit
 from fractale.jobs import JobHandle, JobStatus
 from fractale.jobs.budget import Amount, Size
 from fractale.policy import allowed_by
+from fractale.schedulers.folder import WITHDRAWN
 from fractale.store.journal import Call, digest_of
 from fractale.toolbox import ToolResult
 
@@ -195,7 +196,7 @@ def _graph(start: Callable[[Any], Any] | None = None) -> Any:
     else:
         builder.add_conditional_edges(START, start, ["submit", ITEM])
     builder.add_conditional_edges("submit", _after_submit, ["wait", "ask"])
-    builder.add_conditional_edges("wait", _after_wait, ["ask", "read"])
+    builder.add_conditional_edges("wait", _after_wait, ["ask", "read", "submit"])
     builder.add_conditional_edges("ask", _after_ask, ["submit", "wait", "read"])
     builder.add_edge("read", END)
     return builder
@@ -314,7 +315,8 @@ async def _wait(state: Work, runtime: Runtime[JobRun]) -> Work:
         meter = visit.context.meter
         with meter.paused(), meter.jobs.watched(_reserved_key(state)):
             status, late = await waiter.wait()
-        told = {**status.as_dict(), "late": late}
+        again = _is_withdrawn(handle, status) and not late
+        told = {**status.as_dict(), "late": late, "again": again}
         return ToolResult(text=status.reason, structured=visit.context.mask(told))
 
     result, _ = await visit.book.tool(place, call, make, lambda: None)
@@ -339,7 +341,15 @@ def _began(state: Work) -> Mapping[str, Any]:
     return state.get("began") or {"wall": state.get("since", 0.0)}
 
 
+def _is_withdrawn(handle: JobHandle, status: JobStatus) -> bool:
+    """Whether a job did not end by itself, but was cancelled with its whole run."""
+    ended = status.state not in ("completed", "unknown")
+    return ended and (handle.job_dir / WITHDRAWN).exists()
+
+
 def _after_wait(state: Work) -> str:
+    if state.get("status", {}).get("again"):
+        return "submit"
     return "ask" if state.get("status", {}).get("state") == "unknown" else "read"
 
 

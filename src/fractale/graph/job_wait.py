@@ -55,7 +55,9 @@ def job_told(
         "reason": status.reason,
         "line": "",
         "nodes": list(status.nodes),
+        "submitted": status.submitted,
         "started": status.started,
+        "ended": status.ended,
         "over": False,
         "handle": handle.as_dict(),
         "deadline": began["wall"] + timeout if timeout else None,
@@ -162,8 +164,9 @@ class Waiter:
         began, seconds = self._patience or ({"wall": 0.0}, 0.0)
         until = began["wall"] + seconds
         waiting = job_told(self._visit, self._handle, status, self._began, until)
+        last = {"last_lines": status.last_lines} if over and status.last_lines else {}
         seen = (status.state, status.reason, line, over)
         if seen != self._seen:
             self._seen = seen
-            tell(self._visit, {**waiting, "line": line, "over": over})
+            tell(self._visit, {**waiting, "line": line, "over": over, **last})
         return waiting

@@ -93,8 +93,9 @@ class StepNode:
         started, running = time.monotonic(), context.meter.seconds
         step = self.step
         path = state.get("prefix", "") + step.name
-        scope = build_scope(state, context, self.deps.outputs, self.needs)
         before = state.get("steps", {}).get(step.name, Record())
+        attempts = before.get("attempts", 0) + 1
+        scope = build_scope(state, context, self.deps.outputs, self.needs)
         visit = Visit(
             step=step,
             path=path,
@@ -103,8 +104,8 @@ class StepNode:
             config=config,
             state=state,
             inside=inside,
-            scope=scope,
-            attempts=before.get("attempts", 0) + 1,
+            scope={**scope, "attempts": attempts},
+            attempts=attempts,
             flow=flow_of(state, context.secret_inputs, context.drafted_from),
             tries=tries,
             conversation=self.deps.outputs.get(before.get("conversation")),

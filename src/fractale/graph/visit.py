@@ -144,7 +144,7 @@ class Visit:
                 text=result.text,
                 error=result.text if failed else None,
             )
-            scope = rule_scope(self.scope, call, self.attempts)
+            scope = rule_scope(self.scope, call, self.scope.get("attempts", self.attempts))
             step = replace(self.step, rules=self._rules_about(call))
             if decision := match_rules(step, call, scope, lambda _rule, _name: None):
                 return replace(call, matched=decision)

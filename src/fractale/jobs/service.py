@@ -23,7 +23,7 @@ from fractale.jobs.logs import read_ends, read_last_of_each, read_log, read_tail
 from fractale.jobs.model import JobLog, JobStatus
 from fractale.jobs.polling import Answer, Poller
 from fractale.jobs.removal import remove
-from fractale.schedulers.adapter import Scheduler, Submitted
+from fractale.schedulers.adapter import Record, Scheduler, Submitted
 from fractale.schedulers.asked import array_of
 from fractale.schedulers.folder import JobFolder, same_job
 from fractale.schedulers.job import JobHandle, JobSpec, Queue
@@ -33,6 +33,9 @@ from fractale.settings import STARTED_BY, Settings, slurm_token, without_secrets
 FOLDER: Final = "jobs"
 QUEUES: Final = "local"
 POLLS: Final = "polls"
+NOWHERE: Final = "not-submitted-here"
+"""Name of a folder that is never there: of a job that fractale did not submit."""
+
 CONFINED: Final = "confined"
 """File of a job's folder: how it is confined."""
 
@@ -100,10 +103,16 @@ class Jobs:
         self._submitted: dict[str, JobHandle] = {}
 
     @classmethod
-    def of(cls, settings: Settings, scheduler: str | None = None) -> Jobs:
-        """The jobs whose folders are in the state folder."""
+    def of(
+        cls, settings: Settings, scheduler: str | None = None, *, root: Path | None = None
+    ) -> Jobs:
+        """The jobs whose folders are in the state folder.
+
+        Args:
+            root: Where their folders are instead, such as in the folder of a run.
+        """
         return cls(
-            settings.state_dir / FOLDER,
+            root or settings.state_dir / FOLDER,
             settings.site_environment,
             scheduler,
             queues=settings.state_dir / QUEUES,
@@ -451,6 +460,26 @@ class Jobs:
             status = await self.status(handle)
             if status.over and status.state != "unknown" and remove(JobFolder(handle.job_dir)):
                 del self._submitted[key]
+
+    async def records_of(self, native_id: str) -> Mapping[int | None, Record]:
+        """What the scheduler says of a job that fractale did not submit; it is only read.
+
+        Args:
+            native_id: What the scheduler calls it.
+
+        Returns:
+            Index of the element → its record; None is the index of a job that is no array. Empty
+            if the scheduler does not know the job.
+
+        Raises:
+            SchedulerUnavailable: It does not answer.
+        """
+        nowhere = JobFolder(self._root / NOWHERE)
+        asked = Submitted(folder=nowhere, native_id=native_id, ours=False)
+        found = (await self._scheduler().records([asked]))[0]
+        if isinstance(found, SchedulerUnavailable):
+            raise found
+        return found
 
     async def queues(self) -> list[Queue]:
         """The queues of the scheduler that new jobs go to.

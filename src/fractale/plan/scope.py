@@ -22,7 +22,9 @@ PREVIOUS_PARTS: Final = ("name", "outcome", "error", "outputs")
 RUN_PARTS: Final = ("id", "plan", "dir")
 TOP: Final = ("inputs", "steps", "previous", "run")
 ITEM: Final = ("item", "index")
-RULE_NAMES: Final = (*TOP, *ITEM, "outputs", "content", "error", "attempts")
+ATTEMPTS: Final = "attempts"
+"""Which attempt of the step this is, from 1: in its templates as in its rules."""
+RULE_NAMES: Final = (*TOP, *ITEM, "outputs", "content", "error", ATTEMPTS)
 """What a rule sees beside the outputs' own keys."""
 
 
@@ -199,9 +201,12 @@ class Scope:
             right = "inside the inputs and the instruction of a step with `foreach`"
             fits = inside and text.place == "template"
             return None if fits else _undefined(reference, text, 0, f"it is known only {right}", ())
+        if name == ATTEMPTS:
+            right = "it is known only inside a step; outside of it write `steps.NAME.attempts`"
+            return None if text.within else _undefined(reference, text, 0, right, ())
         if reference.optional:
             return None
-        known = [*TOP, *(ITEM if inside else ())]
+        known = [*TOP, *((ATTEMPTS,) if text.within else ()), *(ITEM if inside else ())]
         if name in FUNCTIONS:
             return _undefined(reference, text, 0, f"it is a function: `{name}(…)`", ())
         meant = self._meant(name) or nearest(name, known)

@@ -21,7 +21,8 @@ in_doubt       server, tool, arguments: the run was killed in this call. ``again
                ``{outputs: {...}}``: it was done, and gave these
 job_unknown    job, scheduler, reason, folder: nothing shows how a batch job ended. ``wait``,
                ``success``, ``failure``, or ``again`` (it is submitted once more)
-failure        error: ``retry``, ``skip`` or ``quit``; asked only where somebody is there
+failure        error, log (of its batch job, if it had one): ``retry``, ``skip`` or ``quit``;
+               asked only where somebody is there
 =============  ===================================================================================
 
 What a run waits for can also be of kind ``job``: a batch job that goes on, with the fields of the

@@ -10,7 +10,8 @@ The command line, the functions of ``import fractale`` and the tests all come th
 - `fork`: what a run knew before a step; `forking`: the folder of the run that begins there.
 - `session`: one process's work on one run; `account`: what it tells of it; `budget`: what the run
   may use and has used.
-- `jobs`: the batch jobs of a run; `ready`: which runs can go on since theirs have ended.
+- `jobs`: the batch jobs of a run; `jobs_told`: what its events told of them; `ready`: which runs
+  can go on since theirs have ended; `cancelling`: ends the jobs of a run, and the run with them.
 - `pruning`: removes runs with what is kept beside them.
 - `result`: how it ended.
 - `opening`: tools, registries and servers, opened together for a run.

@@ -12,11 +12,14 @@ from fractale.graph.context import Dependencies, RunContext
 from fractale.plan.model import Plan
 from fractale.plan.needs import models_of
 from fractale.runs.budget import FOR_ALL, FOR_STEPS, limits_of, limits_set, usage_data
+from fractale.runs.jobs_told import JobsTold
 from fractale.runs.options import RunOptions
 from fractale.runs.result import RunResult, finished_data
 from fractale.store.records import EventLog, RunFolder
 
 LONG_TEXT_LINES = 10
+MOST_JOBS = 3
+"""Jobs that failed, of which the end of a run tells."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a listener fails with that writes to a full disk."""
 
@@ -31,6 +34,7 @@ class Account:
         context: The run; set once it is known.
         log: Where events are kept, while it is open.
         steps: One entry for each time a step was entered, in that order.
+        jobs: Its batch jobs, also of earlier processes of the run.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class Account:
         self.context = RunContext()
         self.log: EventLog | None = None
         self.steps: list[dict[str, Any]] = []
+        self.jobs = JobsTold()
 
     # -- what happens ---------------------------------------------------------------------------
 
@@ -56,6 +61,8 @@ class Account:
         """Keep an event and pass it on to whoever listens."""
         if event.kind == "step_finished":
             self.step_finished(event.data)
+        elif event.kind == "job_state":
+            self.jobs.hear(event.data, event.time)
         if self.log:
             self._write_down(self.log, event)
         for listener in self._options.listeners:
@@ -152,6 +159,10 @@ class Account:
         Args:
             gave_up: The step whose attempts were used up.
         """
+        decided = {**(self._decided or {}), "gave_up": gave_up} if gave_up else self._decided
+        if status == "failed" and decided:
+            decided = {**decided, **self._failed_jobs(gave_up or str(decided.get("step")))}
+        usage = usage_data(self.context.meter)
         result = RunResult(
             run=self.context.run_id,
             status=status,
@@ -159,8 +170,8 @@ class Account:
             steps=self.steps,
             error=self.context.mask(error),
             hint=hint,
-            decided={**(self._decided or {}), "gave_up": gave_up} if gave_up else self._decided,
-            usage=usage_data(self.context.meter),
+            decided=decided,
+            usage={**usage, **self.jobs.usage(usage["seconds"], self.context.clock.wall())},
             record=self._folder.path if self._folder else None,
             waiting=waiting or [],
             notices=_each_once([n for notices in self._notices.values() for n in notices]),
@@ -168,6 +179,11 @@ class Account:
         )
         self.context.emit("run_finished", **finished_data(result))
         return result
+
+    def _failed_jobs(self, step: str) -> dict[str, Any]:
+        """The latest jobs of the step that failed, if it had any that did."""
+        jobs = self.jobs.failed_in(step)
+        return {"jobs": jobs[:MOST_JOBS]} if jobs else {}
 
     def _keep_long_texts(self, outputs: Mapping[str, Any]) -> dict[str, str]:
         """Outputs that are too long for a screen, as files that a person can use."""

@@ -137,9 +137,10 @@ def _changed(question: Mapping[str, Any]) -> str:
 
 def in_order(interrupts: Sequence[Any]) -> list[Any]:
     """Questions in the order of their steps, items of a foreach by their number."""
+    return sorted(interrupts, key=lambda each: step_order(each.value))
 
-    def place(interrupt: Any) -> list[tuple[int, str]]:
-        parts = re.split(r"(\d+)", str(interrupt.value.get("step")))
-        return [(int(part), "") if part.isdigit() else (0, part) for part in parts]
 
-    return sorted(interrupts, key=place)
+def step_order(waiting: Mapping[str, Any]) -> list[tuple[int, str]]:
+    """What sorts what a run waits for by its steps, items of a foreach by their number."""
+    parts = re.split(r"(\d+)", str(waiting.get("step")))
+    return [(int(part), "") if part.isdigit() else (0, part) for part in parts]

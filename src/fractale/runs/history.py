@@ -7,10 +7,12 @@ references; `fractale.runs.history_values` gives the values themselves.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fractale.runs.jobs_told import JobsTold
 from fractale.store.records import RunFolder
 
 RunStatus = Literal["running", "success", "failed", "waiting", "limit", "stopped"]
@@ -74,6 +76,35 @@ class Asked:
     by: str | None = None
     asked_at: float | None = None
     answered_at: float | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class JobMade:
+    """A batch job that a job step submitted, as the record told of it last.
+
+    Args:
+        step: The step's path; of an item of a foreach, ``each[3]``.
+        key: What fractale calls it; its folder is named after that.
+        index: Of the element, if it is one of an array: then several have the same key.
+        job: What the scheduler calls it.
+        line: The last line of its log.
+        submitted, started, ended: Unix times in seconds; None if not known.
+        over: Whether the run saw its end.
+    """
+
+    step: str
+    key: str
+    job: str
+    scheduler: str
+    state: str = ""
+    reason: str = ""
+    line: str = ""
+    nodes: Sequence[str] = ()
+    index: int | None = None
+    submitted: float | None = None
+    started: float | None = None
+    ended: float | None = None
+    over: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -145,6 +176,7 @@ class Visit:
     enterings: int = 1
     calls: list[CallMade] = field(default_factory=list[CallMade])
     items: dict[int, Item] = field(default_factory=dict[int, Item])
+    jobs: list[JobMade] = field(default_factory=list[JobMade])
     questions: list[Asked] = field(default_factory=list[Asked])
     warnings: list[Note] = field(default_factory=list[Note])
     tables: dict[str, list[dict[str, Any]]] = field(
@@ -204,6 +236,7 @@ class RunHistory:
         visits: In the order in which they were entered.
         warnings: Those of no step.
         drafts: Step path → the accepted draft, YAML.
+        jobs: What was told of its batch jobs.
         result: The fields of the last event `run_finished`; empty where there is none.
         alive: Whether a process has the run.
     """
@@ -217,6 +250,7 @@ class RunHistory:
     warnings: list[Note] = field(default_factory=list[Note])
     processes: list[Process] = field(default_factory=list[Process])
     drafts: Mapping[str, str] = field(default_factory=dict[str, str])
+    jobs: JobsTold = field(default_factory=JobsTold)
     result: Mapping[str, Any] = field(default_factory=dict[str, Any])
     alive: bool = False
 
@@ -273,12 +307,16 @@ class RunHistory:
             return dict(self.result["usage"])
         calls = list(self.calls())
         tokens = {k: sum(getattr(c, k) for c in calls) for k in ("input_tokens", "output_tokens")}
+        # How long a step took includes that it waited for a job.
         top = [visit.seconds or 0.0 for visit in self.visits if visit.parent is None]
+        own = [v.seconds or 0.0 for v in self.visits if v.parent is None and not v.jobs]
+        seconds = round(sum(own if self.jobs.known else top), 3)
         return {
             **tokens,
             "total_tokens": sum(tokens.values()),
             "cost": round(sum(call.cost for call in calls), 6),
-            "seconds": round(sum(top), 3),
+            "seconds": seconds,
+            **self.jobs.usage(seconds, time.time() if self.alive else None),
         }
 
     def calls(self) -> Iterator[CallMade]:

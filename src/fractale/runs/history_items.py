@@ -60,6 +60,7 @@ def _visit(block: Visit, item: Item, path: str) -> Visit:
         enterings=1,
         calls=calls,
         items={},
+        jobs=[job for job in block.jobs if job.step == path],
         questions=[asked for asked in block.questions if asked.step == path],
         warnings=[note for note in block.warnings if note.step == path],
         tables={},

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 from fractale.errors import StoreError
-from fractale.runs.history import Asked, CallMade, Item, Note, Process, RunHistory, Visit
+from fractale.runs.history import Asked, CallMade, Item, JobMade, Note, Process, RunHistory, Visit
 from fractale.runs.history_lost import doubt, earlier, is_about, lost_call
 from fractale.store.locks import holder_of
 from fractale.store.records import RunFolder
@@ -65,6 +65,7 @@ class _Reader:
         self._current: dict[str, Visit] = {}
         self._counts: dict[str, int] = {}
         self._calls: dict[tuple[str, int], CallMade] = {}
+        self._jobs: dict[tuple[str, str], JobMade] = {}
         self._takers: dict[str, Callable[[Data], None]] = {
             "run_started": self._run_started,
             "step_started": self._step_started,
@@ -77,6 +78,7 @@ class _Reader:
             "log": self._log,
             "warning": self._warning,
             "table": self._table,
+            "job_state": self._job_state,
             "waiting": self._waiting,
             "answered": self._answered,
             "step_finished": self._step_finished,
@@ -237,6 +239,35 @@ class _Reader:
         made.input_tokens = event.get("input_tokens") or 0
         made.output_tokens = event.get("output_tokens") or 0
         made.cost = event.get("cost") or 0.0
+
+    # -- jobs -----------------------------------------------------------------------------------
+
+    def _job_state(self, event: Data) -> None:
+        self._history.jobs.hear(event, float(event["time"]))
+        handle: Data = event.get("handle") or {}
+        visit = self._owner(event["step"])
+        if visit is None or not handle.get("key"):
+            return
+        name = (str(handle["key"]), event["step"])
+        job = self._jobs.get(name)
+        if job is None:
+            job = JobMade(
+                step=event["step"],
+                key=str(handle["key"]),
+                job=str(event.get("job") or handle.get("native_id") or ""),
+                scheduler=str(event.get("scheduler") or ""),
+                index=handle.get("index"),
+            )
+            self._jobs[name] = job
+            visit.jobs.append(job)
+        job.state, job.reason = str(event.get("state") or ""), str(event.get("reason") or "")
+        job.line, job.nodes = str(event.get("line") or ""), list(event.get("nodes") or ())
+        job.over = bool(event.get("over"))
+        began: Data = event.get("began") or {}
+        job.submitted = event.get("submitted") or began.get("wall") or job.submitted
+        job.started = event.get("started") or job.started
+        if job.over:
+            job.ended = event.get("ended") or event["time"]
 
     # -- what was said --------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any, cast
 
 from fractale.errors import StoreError
-from fractale.runs.history import Asked, CallMade, Item, Note, Process, RunHistory, Visit
+from fractale.runs.history import Asked, CallMade, Item, JobMade, Note, Process, RunHistory, Visit
 from fractale.store.outputs import FileOutputs, is_reference
 from fractale.store.records import RunFolder
 
@@ -105,7 +105,7 @@ def visit_data(
     if results is None:
         results = results_of(history.folder, visit.calls)
     folder = history.folder
-    data = _plain(visit, "parent", "items", "calls", "questions", "warnings")
+    data = _plain(visit, "parent", "items", "calls", "jobs", "questions", "warnings")
     data["inputs"], data["outputs"] = resolve(folder, visit.inputs), resolve(folder, visit.outputs)
     data["cost"] = round(visit.cost, 6)
     data["calls"] = [
@@ -120,12 +120,13 @@ def visit_data(
         }
         for _, item in sorted(visit.items.items())
     ]
+    data["jobs"] = [_plain(job) for job in visit.jobs]
     data["questions"] = [_plain(asked) for asked in visit.questions]
     data["warnings"] = [_plain(note) for note in visit.warnings]
     return data
 
 
 def _plain(
-    value: Visit | CallMade | Item | Asked | Note | Process, *without: str
+    value: Visit | CallMade | Item | JobMade | Asked | Note | Process, *without: str
 ) -> dict[str, Any]:
     return {f.name: getattr(value, f.name) for f in fields(value) if f.name not in without}

@@ -50,8 +50,10 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 
 REFERRED = {"inputs_ref": "inputs", "outputs_ref": "outputs"}
 QUESTION_PASSING = (
-    "id", "number", "of", "problem", "call", "round", "diff", "why", "origins", "yes",
+    "id", "number", "of", "problem", "call", "round", "diff", "why", "origins", "yes", "log",
 )  # fmt: skip
+TIMES = ("seconds", "elapsed", "job_seconds", "queue_seconds")
+"""Of what a run used: these differ at each run."""
 OF_TOOL = ("server", "definition")
 """Of a question about a call: what older records do not have."""
 
@@ -209,7 +211,7 @@ class Stream:
         if kind == "run_finished":
             data["waiting"] = [question_words(each) for each in event.get("waiting") or ()]
             usage = cast("Data", event.get("usage") or {})
-            data["usage"] = {k: v for k, v in usage.items() if k != "seconds"}
+            data["usage"] = {k: v for k, v in usage.items() if k not in TIMES}
         if kind == "tool_started" and event.get("tool") == JOB_SUBMIT:
             arguments = cast("Data", event.get("arguments") or {})
             data["arguments"] = {k: v for k, v in arguments.items() if k != "key"}

@@ -100,16 +100,30 @@ def next_commands(result: RunResult) -> list[str]:
             return [f"{resume} {_answer_option(step, each)}" for each in examples(asked[0])]
         return [f"{resume} {_answer_options(asked)}"]
     if result.waiting and result.status in ("waiting", "stopped"):
-        return [
+        ways = [
             resume,
             "fractale resume --ready",
             *_epilogues(result.run, result.record, result.waiting),
         ]
+        return [*ways, f"fractale cancel {result.run}"] if _jobs_go_on(result) else ways
     if result.status == "limit":
         return [f"{resume} --limit NAME=VALUE"]
     if result.status == "failed" and result.decided:
-        return [f"fractale fork {result.run} --at {_place(result.decided)}"]
+        again = f"fractale fork {result.run} --at {_place(result.decided)}"
+        return [*_looks(result.run, result.decided), again]
     return [resume] if result.status == "stopped" else []
+
+
+def _looks(run: str, decided: Mapping[str, Any]) -> list[str]:
+    """The commands that show the job that failed, if one did."""
+    jobs = decided.get("jobs") or ()
+    steps = [shlex.quote(str(job["step"])) for job in jobs][:1]
+    return [f"fractale {word} {run} {step}" for step in steps for word in ("logs", "show")]
+
+
+def _jobs_go_on(result: RunResult) -> bool:
+    """Whether a job that was submitted keeps running, or waits, without the run."""
+    return any(each.get("job") for each in result.waiting if is_job(each))
 
 
 def _epilogues(run: str, record: Path, waiting: list[dict[str, Any]]) -> list[str]:

@@ -33,8 +33,9 @@ from fractale.models import Usage
 from fractale.plan.model import FAILURE, Plan
 from fractale.questions import MISSING, Answers, is_job
 from fractale.runs.account import Account
-from fractale.runs.answering import Answering, in_order
+from fractale.runs.answering import Answering, in_order, step_order
 from fractale.runs.budget import limits_of, spent_by, used_in
+from fractale.runs.cancelling import stop_requests
 from fractale.runs.jobs import RunJobs
 from fractale.runs.options import RunOptions
 from fractale.runs.result import RunResult
@@ -161,6 +162,8 @@ class Session:
         """Take over from the record what earlier processes of the run knew."""
         if event["event"] == "step_finished":
             self._account.step_finished(event)
+        elif event["event"] == "job_state":
+            self._account.jobs.hear(event, float(event["time"]))
         elif event["event"] == "answered":
             self._answering.keep(event["question"], event["answer"])
 
@@ -206,6 +209,8 @@ class Session:
     async def _open(self, stack: AsyncExitStack) -> tuple[Any, dict[str, Any]]:
         if self._folder:
             stack.enter_context(RunLock(self._folder))
+            stop = self._options.control.request_drain
+            await stack.enter_async_context(stop_requests(self._folder, stop))
             self._account.log = log = EventLog(self._folder)
             stack.callback(log.close)
             self.context.journal = FileJournal(self._folder.path / "journal.jsonl")
@@ -315,7 +320,7 @@ class Session:
     @property
     def _jobs_left(self) -> list[dict[str, Any]]:
         """The jobs that go on while the run does not."""
-        return list(self.context.jobs_waited_for.values())
+        return sorted(self.context.jobs_waited_for.values(), key=step_order)
 
     async def _go_on(self, values: Mapping[str, Any]) -> Any:
         """What to invoke the graph with next, after a person answered; None at an end."""
@@ -334,6 +339,8 @@ class Session:
         if FAILURE in step.transitions or record.get("event") != FAILURE:
             return None
         question = {"kind": "failure", "step": step.name, "error": values.get("error")}
+        if jobs := self._account.jobs.failed_in(step.name):
+            question["log"] = jobs[0]["log"]
         answer = await self._answering.ask(question)
         target = step.name
         if answer == "skip":
@@ -348,7 +355,8 @@ class Session:
         if interrupts := values.get("__interrupt__"):
             waiting = [{**i.value, "id": i.id} for i in in_order(interrupts)]
             if self._options.control.drain_requested and all(is_job(each) for each in waiting):
-                return self._account.ended("stopped", error="stopped on request", waiting=waiting)
+                words = f"stopped on request ({self._options.control.drain_reason})"
+                return self._account.ended("stopped", error=words, waiting=waiting)
             return self._account.ended("waiting", waiting=waiting)
         if values.get("status") == "success":
             outputs = self._store.get(values.get("outputs") or {})

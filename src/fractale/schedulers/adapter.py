@@ -42,11 +42,14 @@ class Submitted:
 
     Args:
         indices: Of an array's elements; none for a single job.
+        ours: False for a job that fractale did not submit, which somebody names by its id: it has
+            no tag to be compared with, and its folder is not there.
     """
 
     folder: JobFolder
     native_id: str
     indices: tuple[int, ...] = ()
+    ours: bool = True
 
 
 Answer: TypeAlias = Mapping[int | None, Record] | SchedulerUnavailable

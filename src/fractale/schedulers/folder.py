@@ -11,7 +11,8 @@
       started                written by the wrapper before anything else: id, host, pid, time
       ended.CODE[.SIGNAL]    made by the wrapper when all is done. The name says it, and it is made
                              by renaming, so that a full disk can't lose it
-      cancelled              who cancelled it, if it was fractale
+      cancelled              when fractale cancelled it, if it did
+      withdrawn              that it was cancelled with its whole run: a resume submits it again
       confined, tmp/         of a confined job: how it is, and its own temporary files
       queued.json            of a local job: what it needs to be started when there are cores for it
       log                    stdout and stderr of the script or command; the wrapper makes it, so
@@ -46,6 +47,7 @@ from fractale.schedulers.job import ELEMENTS, JobHandle, JobSpec
 from fractale.schedulers.names import hosts_of
 from fractale.schedulers.request import Array
 
+WITHDRAWN: Final = "withdrawn"
 DIGITS: Final = 13
 """With `fr` before it 15 characters, which is the longest name that every scheduler takes."""
 

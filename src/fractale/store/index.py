@@ -47,8 +47,15 @@ CHANGES = (
         "CREATE INDEX runs_by_parent ON runs (parent) WHERE parent IS NOT NULL",
     ),
     ("ALTER TABLE runs ADD COLUMN seen INTEGER NOT NULL DEFAULT 0",),
+    (
+        "ALTER TABLE runs ADD COLUMN ran REAL NOT NULL DEFAULT 0",
+        "ALTER TABLE runs ADD COLUMN computed REAL NOT NULL DEFAULT 0",
+        "ALTER TABLE runs ADD COLUMN queued REAL NOT NULL DEFAULT 0",
+        "ALTER TABLE runs ADD COLUMN failed_at TEXT NOT NULL DEFAULT ''",
+        "UPDATE runs SET ran = seconds",
+    ),
 )
-"""From a new file to version 3. Rows are kept."""
+"""From a new file to version 4. Rows are kept."""
 
 COLUMNS = tuple(field.name for field in fields(RunRow))
 PUT = (

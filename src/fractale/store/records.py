@@ -27,6 +27,8 @@ ID_LENGTH = 5
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SHARED_ID_LENGTH = 10
 """Of runs whose checkpoints are in a server, where those of other folders are, too."""
+RUNS = "runs"
+"""Name of the folder of the runs' folders, in the state folder."""
 UNRECORDED = ("model_text", "tool_progress")
 """Kinds of event that only a display wants."""
 
@@ -156,7 +158,7 @@ class RunFolders:
     """The runs of one state folder."""
 
     def __init__(self, state_dir: Path) -> None:
-        self._root = state_dir / "runs"
+        self._root = state_dir / RUNS
 
     def new(self, run_id: str | None = None, *, length: int = ID_LENGTH) -> RunFolder:
         """A folder for a new run, with an id that no other run of the state folder has.

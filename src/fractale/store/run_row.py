@@ -28,11 +28,16 @@ class RunRow:
         file: The plan's path.
         status: ``running``, or how it ended as in the event `run_finished`.
         started: Unix time in seconds, as `ended`.
-        seconds: Of running, summed over all its processes.
+        seconds: Of its steps' own work, summed over all its processes: none pass while a job or a
+            person is waited for.
         tokens: Of all its model calls.
         cost: US dollars.
         waits_for: The steps whose questions or jobs it waits for, with commas between.
         parent: The run that it was forked from, and `forked_at` the step.
+        ran: Seconds for which the run or a batch job of it was in progress.
+        computed: Seconds for which its jobs ran, all together.
+        queued: Seconds for which its jobs waited to start, all together.
+        failed_at: The step at which it failed; empty if it did not.
         seen: Bytes of the run's events that this was read from; where there are more by now, the
             run has gone on.
     """
@@ -49,6 +54,10 @@ class RunRow:
     waits_for: str = ""
     parent: str | None = None
     forked_at: str | None = None
+    ran: float = 0.0
+    computed: float = 0.0
+    queued: float = 0.0
+    failed_at: str = ""
     seen: int = field(default=0, compare=False)
 
 
@@ -80,6 +89,7 @@ def row_from(
     usage: Mapping[str, Any] = ended.get("usage") or NOTHING
     parent: Mapping[str, Any] = head.get("parent") or NOTHING
     waiting: list[dict[str, Any]] = ended.get("waiting") or []
+    seconds = float(usage.get("seconds") or 0.0)
     return RunRow(
         id=run_id,
         plan=str(head["plan"]),
@@ -87,13 +97,24 @@ def row_from(
         status="running" if alive else str(ended.get("status") or "stopped"),
         started=float(head["started"]),
         ended=float(ended["time"]) if ended and not alive else None,
-        seconds=float(usage.get("seconds") or 0.0),
+        seconds=seconds,
         tokens=int(usage.get("total_tokens") or 0),
         cost=float(usage.get("cost") or 0.0),
         waits_for=", ".join(_waits_for(each) for each in waiting),
         parent=parent.get("run"),
         forked_at=parent.get("step"),
+        ran=float(usage.get("elapsed") or seconds),
+        computed=float(usage.get("job_seconds") or 0.0),
+        queued=float(usage.get("queue_seconds") or 0.0),
+        failed_at="" if alive else _failed_at(ended),
     )
+
+
+def _failed_at(ended: Mapping[str, Any]) -> str:
+    decided: Mapping[str, Any] = ended.get("decided") or NOTHING
+    if ended.get("status") != "failed":
+        return ""
+    return readable(str(decided.get("gave_up") or decided.get("step") or ""))
 
 
 def _waits_for(waiting: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ happened in between; all that is known of it is in its folder, `jobs/` in the st
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -15,13 +16,22 @@ from fastmcp import Context
 
 from fractale.errors import JobError
 from fractale.jobs import JobHandle, Jobs, JobSpec, JobStatus
+from fractale.jobs.removal import folders_in
+from fractale.jobs.service import FOLDER
 from fractale.paths import about_jobs, checked, takes_paths
-from fractale.settings import load_settings
+from fractale.schedulers.adapter import Record
+from fractale.schedulers.job import ACTIVE
+from fractale.settings import Settings, load_settings
+from fractale.store.records import ID as RUN_ID
+from fractale.store.records import RUNS
 
 SchedulerName = Literal["flux", "slurm", "pbs", "lsf", "local"]
 
 MOST_SECONDS = 3600.0
 LAST_LINES = 10
+MOST_NAMED = 5
+JOB_ID = re.compile(r"[A-Za-z0-9\u0192][A-Za-z0-9._\[\]@-]{0,127}")
+"""No option of a scheduler's program, nor a list; Flux begins its ids with an f with a hook."""
 
 
 @about_jobs("submits")
@@ -91,7 +101,8 @@ async def job_status(key: str) -> dict[str, Any]:
     """Say how a job is, now, from the evidence that there is.
 
     Args:
-        key: The job's, from `job_submit`.
+        key: The job's, from `job_submit`; also the key of a run's job as `fractale show` prints
+            it, or what the scheduler calls a job that fractale submitted.
 
     Returns:
         The job; `state` (pending, running, completed, failed, cancelled, timeout, out_of_memory,
@@ -100,8 +111,7 @@ async def job_status(key: str) -> dict[str, Any]:
         `seconds`, and `last_lines` of the log of one that did not do its work. To have been told of
         a job that failed is no failure: see `state`.
     """
-    jobs = _jobs()
-    handle = await _handle(jobs, key)
+    jobs, handle = await _found(key)
     return _told(handle, await jobs.status(handle))
 
 
@@ -117,8 +127,7 @@ async def job_wait(key: str, ctx: Context, seconds: float = 600.0) -> dict[str, 
         As `job_status`, with `exit_code` for `job_exit_code`; `over` says whether it is. `error`
         has the reason of a job that is over and did not complete: then the wait failed, too.
     """
-    jobs = _jobs()
-    handle = await _handle(jobs, key)
+    jobs, handle = await _found(key)
     bound = min(max(seconds, 0.0), MOST_SECONDS)
     status = await jobs.wait(handle, timeout=bound, on_status=teller(ctx, handle))
     return _waited(handle, status)
@@ -144,8 +153,7 @@ async def job_logs(
     Returns:
         `text`, `offset`, `next_offset` to read on from, and `size` of the whole log in bytes.
     """
-    jobs = _jobs()
-    handle = await _handle(jobs, key)
+    jobs, handle = await _found(key)
     if search:
         log = await jobs.search_log(handle, search)
     else:
@@ -169,9 +177,48 @@ async def job_cancel(key: str) -> dict[str, Any]:
     Returns:
         As `job_status`, some seconds later at most; where `over` is false, it is still ending.
     """
-    jobs = _jobs()
-    handle = await _handle(jobs, key)
+    jobs, handle = await _found(key)
     return _told(handle, await jobs.cancel(handle))
+
+
+async def job_record(job_id: str, scheduler: SchedulerName | None = None) -> dict[str, Any]:
+    """Say how a job is that fractale did not submit, by the id that the scheduler gave it.
+
+    Nothing is changed. For a job that fractale submitted, `job_status` knows more.
+
+    Args:
+        job_id: What the scheduler calls it, such as 4711.
+        scheduler: Nothing for the one that is found.
+
+    Returns:
+        `job_id`, `scheduler`, `known` (false if the scheduler does not know the job, or has
+        forgotten it), and, as the scheduler tells them: `state` as in `job_status`, `said` in the
+        scheduler's own word, `reason`, `job_exit_code`, `signal`, `nodes`, `submitted`, `started`,
+        `ended` in seconds since 1970. Of a job array, `elements` has these for each element.
+    """
+    if not JOB_ID.fullmatch(job_id):
+        raise JobError(
+            f"`{job_id}` is not the id of a job",
+            hint="give what the scheduler calls it, such as 4711, or 4711.server for PBS",
+        )
+    settings = load_settings(untrusted="narrow")
+    jobs = Jobs.of(settings, scheduler)
+    named = {"job_id": job_id, "scheduler": jobs.scheduler}
+    if jobs.scheduler == "local":
+        found = _called(settings, job_id, "local")
+        if not found:
+            return {**named, "known": False}
+        handle = found[0]
+        return {**_told(handle, await jobs.status(handle)), "known": True}
+    records = await jobs.records_of(job_id)
+    if None in records:
+        return {**named, "known": True, **_recorded(records[None])}
+    elements = [
+        {"index": index, **_recorded(record)}
+        for index, record in records.items()
+        if index is not None
+    ]
+    return {**named, "known": bool(elements), **({"elements": elements} if elements else {})}
 
 
 async def queue_info(scheduler: SchedulerName | None = None) -> dict[str, Any]:
@@ -217,14 +264,65 @@ def _jobs(scheduler: str | None = None) -> Jobs:
     return Jobs.of(load_settings(untrusted="narrow"), scheduler)
 
 
-async def _handle(jobs: Jobs, key: str) -> JobHandle:
-    handle = await jobs.find(key)
-    if handle is None:
-        raise JobError(
-            f"no job was submitted with the key `{key}`",
-            hint="the key is in what `job_submit` answered; the state folder has to be the same",
-        )
-    return handle
+async def _found(key: str) -> tuple[Jobs, JobHandle]:
+    """The job of a key: of one that `job_submit` gave, of a job of a run, or a scheduler's id.
+
+    Raises:
+        JobError: There is none, or several have that id.
+    """
+    settings = load_settings(untrusted="narrow")
+    for root in _roots(settings, key):
+        jobs = Jobs.of(settings, root=root)
+        if handle := await jobs.find(key):
+            return jobs, handle
+    found = _called(settings, key)
+    if len(found) == 1:
+        return Jobs.of(settings, root=found[0].job_dir.parent), found[0]
+    if found:
+        keys = ", ".join(f"{each.key} ({each.scheduler})" for each in found[:MOST_NAMED])
+        raise JobError(f"{len(found)} jobs are called `{key}`", hint=f"give the key: {keys}")
+    raise JobError(
+        f"no job was submitted with the key `{key}`",
+        hint="the key is in what `job_submit` answered, or `fractale show RUN STEP` prints; the "
+        "state folder has to be the same. A job that fractale did not submit: `job_record`",
+    )
+
+
+def _roots(settings: Settings, key: str) -> list[Path]:
+    """The folders that may have the job of a key: the common one, and that of a run it names."""
+    runs = settings.state_dir / RUNS
+    ends = [index for index, letter in enumerate(key) if letter == "-"]
+    of_runs = [runs / key[:end] / FOLDER for end in ends if RUN_ID.fullmatch(key[:end])]
+    return [settings.state_dir / FOLDER, *(root for root in of_runs if root.is_dir())]
+
+
+def _called(settings: Settings, native_id: str, scheduler: str | None = None) -> list[JobHandle]:
+    """The jobs of the state folder that a scheduler calls so."""
+    state = settings.state_dir
+    roots = [state / FOLDER, *sorted((state / RUNS).glob(f"*/{FOLDER}"))]
+    handles = [folder.handle() for root in roots for folder in folders_in(root)]
+    return [
+        handle
+        for handle in handles
+        if handle and handle.native_id == native_id and scheduler in (None, handle.scheduler)
+    ]
+
+
+def _recorded(record: Record) -> dict[str, Any]:
+    """What a scheduler says of a job. Its exit code is none of the call's."""
+    return {
+        "state": record.state,
+        "over": record.state not in ACTIVE,
+        "said": record.said,
+        "reason": record.words,
+        "evidence": record.evidence,
+        "job_exit_code": record.exit_code,
+        "signal": record.signal,
+        "nodes": list(record.nodes),
+        "submitted": record.submitted,
+        "started": record.started,
+        "ended": record.ended,
+    }
 
 
 def _named(handle: JobHandle) -> dict[str, Any]:

@@ -169,7 +169,7 @@ class Flux:
             {
                 index: _record(found)
                 for index, native_id in one.items()
-                if (found := told[native_id]) and _is_of(job.folder, found)
+                if (found := told[native_id]) and (not job.ours or _is_of(job.folder, found))
             }
             for job, one in zip(jobs, ids, strict=True)
         ]

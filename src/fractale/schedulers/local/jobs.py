@@ -383,7 +383,7 @@ def _minded(folder: JobFolder, name: str, at: float) -> Record:
         exit_code=code if code >= 0 else None,
         signal=-code if code < 0 else None,
         ended=at,
-        nodes=(_minder(folder).get("host", ""),),
+        nodes=tuple(filter(None, (_minder(folder).get("host"),))),
     )
 
 

@@ -242,6 +242,12 @@ def _records(
     job: Submitted, known: Mapping[tuple[str, str], Mapping[str, Any]]
 ) -> dict[int | None, Record]:
     limit = _limit(job.folder)
+    if not job.ours:
+        return {
+            None if index == "0" else int(index): _record(facts, limit)
+            for (native_id, index), facts in known.items()
+            if native_id == job.native_id
+        }
     if not job.indices:
         facts = known.get((job.native_id, "0"))
         mine = facts and facts.get("DESCRIPTION") == job.folder.tag

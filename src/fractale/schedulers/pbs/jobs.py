@@ -294,9 +294,9 @@ def _number(native_id: str) -> str:
 def _records(job: Submitted, known: Mapping[str, dict[str, Any]]) -> dict[int | None, Record]:
     number = _number(job.native_id)
     whole = known.get(number)
-    if whole is None or whole.get("Job_Name") != job.folder.tag:
+    if whole is None or (job.ours and whole.get("Job_Name") != job.folder.tag):
         return {}
-    if not number.endswith("[]"):
+    if not job.ours or not number.endswith("[]"):
         return {None: _record(whole)}
     positions, found = Positions(job.folder), dict[int | None, Record]()
     for index in job.indices:

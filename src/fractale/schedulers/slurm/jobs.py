@@ -251,7 +251,7 @@ class Slurm:
         lost = [
             number
             for number, job in enumerate(jobs)
-            if not set(job.indices or (None,)) <= known[number].keys()
+            if not (known[number] if not job.ours else _has_all(job, known[number]))
         ]
         if not lost:
             return known
@@ -414,10 +414,17 @@ class _Row:
     comment: str = ""
 
 
+def _has_all(job: Submitted, records: Mapping[int | None, Record]) -> bool:
+    return set(job.indices or (None,)) <= records.keys()
+
+
 def _of_job(
     job: Submitted, rows: Sequence[_Row], is_its: Callable[[_Row], bool]
 ) -> dict[int | None, Record]:
     """The rows of one job by index; of several, the last counts."""
+    if not job.ours:
+        mine = [row for row in rows if row.native_id == job.native_id]
+        return {index: row.record for row in mine for index in row.indices}
     wanted = set(job.indices or (None,))
     return {
         index: row.record
