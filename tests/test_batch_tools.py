@@ -319,6 +319,12 @@ class TestManyScripts:
         with pytest.raises(ValueError, match="would overwrite"):
             find_batch_scripts(job, "flux", job)
 
+    def test_a_list_of_the_command_line(self, tmp_path):
+        for name in ("a.sh", "b.sh"):
+            (tmp_path / name).write_text(SCRIPT)
+        listed = f'["{tmp_path}/a.sh", "{tmp_path}/b.sh"]'
+        assert find_batch_scripts(listed, "flux", f"{tmp_path}/o/")["count"] == 2
+
     def test_what_cannot_be(self, tmp_path):
         for name in ("a.sh", "b.sh"):
             (tmp_path / name).write_text(SCRIPT)

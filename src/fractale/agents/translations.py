@@ -13,6 +13,7 @@ from typing import Final
 from fractale.schedulers.comparison import comments_of, compare, leftovers, lost_commands
 from fractale.schedulers.dialects import (
     NAMES,
+    READ,
     dialect_of,
     lines_of,
     plain_script,
@@ -72,7 +73,7 @@ class Pair:
         return translate(original, self.target).losses
 
     def _original(self) -> Script:
-        if self.source not in NAMES:
+        if self.source not in READ:
             return plain_script(self.original)
         return read_script(self.original, self.source)
 

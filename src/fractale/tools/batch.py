@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -87,8 +88,8 @@ def find_batch_scripts(
     """Find batch scripts by name or by pattern, and name the files of their translations.
 
     Args:
-        scripts: A file, a pattern such as ``jobs/*.sbatch``, or a list of them; ``**`` stands for
-            any directories.
+        scripts: A file, a pattern such as ``jobs/*.sbatch``, or a list of them (also as JSON);
+            ``**`` stands for any directories.
         to_manager: Whom they are translated for; it is a part of the new names.
         output: The file to write for a single script, or a directory (one that exists, or a name
             that ends with ``/``).
@@ -101,7 +102,7 @@ def find_batch_scripts(
         ValueError: A file does not exist, a pattern matches none, one `output` file is named for
             several scripts, or it is one of the scripts.
     """
-    names = [scripts] if isinstance(scripts, str) else scripts
+    names = _listed(scripts) if isinstance(scripts, str) else scripts
     files = list(dict.fromkeys(file for name in names for file in _matches(name)))
     if not files:
         raise ValueError("no batch script is named")
@@ -113,6 +114,18 @@ def find_batch_scripts(
             raise ValueError(f"the translation would overwrite {file}: name another `output`")
     found = [{"file": file, "output": into} for file, into in zip(files, outputs, strict=True)]
     return {"count": len(found), "scripts": found}
+
+
+def _listed(scripts: str) -> list[str]:
+    """The names in a text: a JSON list, as an input on the command line is, or one name."""
+    if not scripts.startswith("["):
+        return [scripts]
+    try:
+        names: Any = json.loads(scripts)
+    except ValueError:
+        return [scripts]
+    listed = cast("list[Any]", names) if isinstance(names, list) else []
+    return listed if listed and all(isinstance(each, str) for each in listed) else [scripts]
 
 
 def _matches(name: str) -> list[str]:
@@ -442,7 +455,7 @@ def translate_batch_script(
 def _too_much(translation: Translation) -> list[str]:
     """Why it is not a translation that does the work; what may be done about it last."""
     lost = list(translation.grave)
-    return [*lost, "`lossy: true` takes it all the same"] if lost else []
+    return [*lost, "`lossy: true` (`-i lossy=true`) writes it all the same"] if lost else []
 
 
 def _loss(loss: Loss) -> dict[str, Any]:
