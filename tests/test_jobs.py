@@ -339,9 +339,9 @@ class TestSlurm:
         # The key is free for what will be right.
         assert (await here.run("true", key="one")).state == "completed"
 
-    async def test_arrays_are_refused(self, here):
-        with pytest.raises(JobError, match="line 2 of the script"):
-            await here.jobs.submit(here.spec("#SBATCH --array=1-9\ntrue"), key="one")
+    async def test_an_array_of_the_script_is_an_array(self, here):
+        status = await here.run("#SBATCH -a1-4%2\nexit $((SLURM_ARRAY_TASK_ID == 3))")
+        assert status.reason == "3 of 4 completed, 1 failed: element 3"
 
     @pytest.mark.parametrize(
         ("more", "words"),
