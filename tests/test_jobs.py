@@ -339,9 +339,14 @@ class TestSlurm:
         # The key is free for what will be right.
         assert (await here.run("true", key="one")).state == "completed"
 
-    async def test_arrays_are_refused(self, here):
-        with pytest.raises(JobError, match="line 2 of the script"):
-            await here.jobs.submit(here.spec("#SBATCH --array=1-9\ntrue"), key="one")
+    @pytest.mark.parametrize("line", ["#SBATCH -a1-3", "#SBATCH --arr=1-3"])
+    async def test_the_array_of_a_script_is_one(self, here, line):
+        handle = await here.jobs.submit(here.spec(f"{line}\necho $FRACTALE_INDEX"), key="one")
+        assert (await here.ended(handle)).state == "completed"
+        elements = await here.jobs.elements(handle)
+        assert {index: each.state for index, each in elements.items()} == dict.fromkeys(
+            (1, 2, 3), "completed"
+        )
 
     @pytest.mark.parametrize(
         ("more", "words"),
