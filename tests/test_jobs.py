@@ -343,6 +343,15 @@ class TestSlurm:
         status = await here.run("#SBATCH -a1-4%2\nexit $((SLURM_ARRAY_TASK_ID == 3))")
         assert status.reason == "3 of 4 completed, 1 failed: element 3"
 
+    @pytest.mark.parametrize("line", ["#SBATCH -a1-3", "#SBATCH --arr=1-3"])
+    async def test_the_array_of_a_script_is_one(self, here, line):
+        handle = await here.jobs.submit(here.spec(f"{line}\necho $FRACTALE_INDEX"), key="one")
+        assert (await here.ended(handle)).state == "completed"
+        elements = await here.jobs.elements(handle)
+        assert {index: each.state for index, each in elements.items()} == dict.fromkeys(
+            (1, 2, 3), "completed"
+        )
+
     @pytest.mark.parametrize(
         ("more", "words"),
         [

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -184,6 +186,35 @@ class TestArrays:
         script = "#SBATCH -n 1\n#SBATCH hetjob\n#SBATCH -n 1\ntrue"
         with pytest.raises(JobError, match="hetjob"):
             await here.jobs.submit(here.spec(script), key="het")
+
+
+SUBMIT = """
+import asyncio, os, sys
+from pathlib import Path
+from fractale.jobs import Jobs, JobSpec
+from fractale.schedulers.request import Array
+
+root, out = sys.argv[1:]
+script = f"#!/bin/sh\\necho $FRACTALE_INDEX >> {out}\\n"
+spec = JobSpec(name="k", folder=Path(root), script=script, array=Array.parse("1-20"), memory="10M")
+asyncio.run(Jobs(Path(root) / "jobs", os.environ, "slurm").submit(spec, key="k"))
+"""
+
+
+@pytest.mark.parametrize("seconds", [0.3, 0.5, 0.7, 0.9])
+async def test_whoever_submits_an_array_is_killed(slurm, tmp_path, seconds):
+    out = tmp_path / "ran"
+    words = [sys.executable, "-c", SUBMIT, str(tmp_path), str(out)]
+    dying = await asyncio.create_subprocess_exec(*words, env=slurm.environment)
+    await asyncio.sleep(seconds)
+    with contextlib.suppress(ProcessLookupError):
+        dying.kill()
+    await dying.wait()
+    again = await asyncio.create_subprocess_exec(*words, env=slurm.environment)
+    assert await again.wait() == 0
+    await until(lambda: out.exists() and len(out.read_text().split()) >= 20)
+    slurm.wait_idle()
+    assert sorted(map(int, out.read_text().split())) == list(range(1, 21))
 
 
 class TestManyJobs:
