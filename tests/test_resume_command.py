@@ -144,8 +144,8 @@ def test_a_scheduler_can_go_on_with_a_run_itself(tmp_path, monkeypatch, schedule
     job = {"kind": "job", "step": "a", "scheduler": scheduler, "job": "4711"}
     record = folder / ".fractale" / "runs" / "k7f3"
     waiting = RunResult(run="k7f3", status="waiting", record=record, waiting=[job])
-    resume, ready, after = next_commands(waiting)
-    assert (resume, ready) == ("fractale resume k7f3", "fractale resume --ready")
+    *ways, after = next_commands(waiting)
+    assert ways == ["fractale resume k7f3", "fractale resume --ready", "fractale cancel k7f3"]
     assert after.startswith(told)
     # What the scheduler starts has neither our PATH nor our working folder.
     words = [word.removeprefix("--wrap=") for word in shlex.split(after)]
@@ -175,4 +175,5 @@ def test_for_two_jobs_or_a_local_one_no_scheduler_is_told(tmp_path):
     job = {"kind": "job", "step": "a", "scheduler": "slurm", "job": "4711"}
     for waiting in ([job, {**job, "step": "b"}], [{**job, "scheduler": "local"}]):
         result = RunResult(run="k7f3", status="stopped", record=tmp_path, waiting=waiting)
-        assert next_commands(result) == ["fractale resume k7f3", "fractale resume --ready"]
+        ways = ["fractale resume k7f3", "fractale resume --ready", "fractale cancel k7f3"]
+        assert next_commands(result) == ways

@@ -491,3 +491,37 @@ def test_the_question_after_a_failure_shows_the_log(place):
         assert terminal.end() == 1
     shown = here.call("show", "-1", "relax")[1]
     assert "{" not in shown.partition("calls")[0].partition("asked")[2]
+
+
+# -- arrays ---------------------------------------------------------------------------------------
+
+ARRAY = """
+name: scan
+steps:
+  - name: scan
+    job:
+      array: 5-10
+      command: [sh, -c, 'echo work of $FRACTALE_INDEX; while [ ! -e go ]; do sleep 0.1; done']
+      scheduler: local
+"""
+
+
+def test_an_array_is_counted_looked_into_and_cancelled_as_a_whole(place):
+    here = place(ARRAY)
+    code, _, said = here.call("run", "plan.yaml", "--detach")
+    assert code == 4
+    assert re.search(r"scan +6 jobs: ", said), said
+    here.until(lambda: here.call("logs", "-1", "scan", "--element", "6")[1] == "work of 6\n")
+    code, _, err = here.call("logs", "-1", "scan", "--element", "77")
+    assert code == 2
+    assert "has no element 77" in err
+    code, _, err = here.call("logs", "-1", "scan")
+    assert code == 2
+    assert "--element I" in err
+    code, _, err = here.call("cancel", "-1", "scan[6]", "--yes")
+    assert code == 2
+    assert "an array ends as a whole" in err
+    code, out, _ = here.call("cancel", "-1", "scan", "--yes", "--json")
+    assert code == 0
+    (job,) = json.loads(out)["jobs"]
+    assert (job["step"], job["state"], job["over"]) == ("scan", "cancelled", True)

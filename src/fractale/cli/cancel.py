@@ -223,6 +223,7 @@ def _lines(seen: Sequence[JobSeen]) -> list[str]:
         called = f"{name.scheduler} job {name.title}" if name else "a job without a known id"
         how = each.trouble or (each.status.reason if each.status else "was never submitted")
         how = how.partition("; last line: ")[0]
-        rows.append((inert(each.job.step, 60), inert(f"{called} {how}", 300)))
+        between = ": " if how[:1].isdecimal() else " "  # the counts of an array's elements
+        rows.append((inert(each.job.step, 60), inert(f"{called}{between}{how}", 300)))
     width = max((cells(step) for step, _ in rows), default=0)
     return [f"  {pad(step, width)}  {words}" for step, words in rows]

@@ -100,12 +100,9 @@ def next_commands(result: RunResult) -> list[str]:
             return [f"{resume} {_answer_option(step, each)}" for each in examples(asked[0])]
         return [f"{resume} {_answer_options(asked)}"]
     if result.waiting and result.status in ("waiting", "stopped"):
-        ways = [
-            resume,
-            "fractale resume --ready",
-            *_epilogues(result.run, result.record, result.waiting),
-        ]
-        return [*ways, f"fractale cancel {result.run}"] if _jobs_go_on(result) else ways
+        cancel = [f"fractale cancel {result.run}"] if _jobs_go_on(result) else []
+        later = _epilogues(result.run, result.record, result.waiting)
+        return [resume, "fractale resume --ready", *cancel, *later]
     if result.status == "limit":
         return [f"{resume} --limit NAME=VALUE"]
     if result.status == "failed" and result.decided:
