@@ -48,8 +48,9 @@ def status(folder: JobFolder, record: Record | None) -> JobStatus:
 
 
 @pytest.mark.parametrize("started", [True, False])
-@pytest.mark.parametrize("ended", [None, 0.0, time.time() - 3600])
-def test_success_needs_the_wrappers_own_word(tmp_path, started, ended):
+@pytest.mark.parametrize("ago", [None, 1e9, 3600], ids=["no-time", "long-ago", "an-hour-ago"])
+def test_success_needs_the_wrappers_own_word(tmp_path, started, ago):
+    ended = None if ago is None else time.time() - ago
     folder = job(tmp_path / "a", started=started)
     found = status(folder, says("completed", exit_code=0, ended=ended))
     assert (found.state, found.exit_code, found.evidence) == ("unknown", None, "none")
