@@ -76,7 +76,7 @@ class TestRead:
             "job_name": "lammps",
         }
         assert [(d["line"], d["option"]) for d in read["without_counterpart"]] == [
-            (5, "cpu-bind"),
+            (5, "hint"),
             (7, "container-image"),
         ]
 
@@ -253,7 +253,7 @@ class TestTranslate:
         }
         assert body == "lmp -v x 8 -v y 8 -v z 8 -in in.reaxc.hns -nocite\n"
         assert [text.split(" (")[0] for text in answer["not_translated"]] == [
-            "line 5: --cpu-bind=cores",
+            "line 5: --hint=nomultithread",
             "line 7: --container-image=ghcr.io/converged-computing/lammps-reax:ubuntu22.04",
         ]
         assert answer["valid"] is True

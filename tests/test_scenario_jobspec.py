@@ -31,7 +31,7 @@ FLUX = """\
 #FLUX: --output=job.{{id}}.out
 #FLUX: --error=job.{{id}}.err
 #FLUX: --job-name=lammps
-# --cpu-bind=cores and --container-image have no counterpart in the directives
+# --hint=nomultithread and --container-image have no counterpart in the directives
 
 lmp -v x 8 -v y 8 -v z 8 -in in.reaxc.hns -nocite
 """

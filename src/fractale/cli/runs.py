@@ -67,7 +67,7 @@ def command(
     """List runs, the latest first: how each ended, when, how long, what it used, what it waits for.
 
     RAN is how long the run or a batch job of it was in progress. COMPUTED is how long its jobs ran,
-    WAITED how long they waited to start, both summed over all jobs.
+    WAITED how long they waited to start, both summed over all jobs. NODE-H is their node-hours.
 
     \b
     fractale runs --status waiting
@@ -131,7 +131,10 @@ def _print(rows: Sequence[RunRow], *, more: bool) -> None:
         click.echo(f"the latest {len(rows)}; --limit 0 shows all", err=True)
 
 
-HEADINGS = ("RUN", "PLAN", "STATE", "STARTED", "RAN", "COMPUTED", "WAITED", "TOKENS", "COST")
+HEADINGS = (
+    *("RUN", "PLAN", "STATE", "STARTED", "RAN", "COMPUTED", "WAITED"),
+    *("JOBS", "NODE-H", "TOKENS", "COST"),
+)
 LEFT = 4
 """Columns of words; those after them are figures, at the right of their columns."""
 
@@ -166,7 +169,7 @@ def _lines(rows: Sequence[RunRow]) -> list[Line]:
 def _cells(row: RunRow) -> tuple[str, ...]:
     """What is in the columns of a run."""
     from fractale.cli.show_words import when
-    from fractale.cli.summary import STATES
+    from fractale.cli.summary import LEAST_HOURS, STATES
     from fractale.cli.text import clock, fit, inert
 
     def time_of(seconds: float) -> str:
@@ -180,6 +183,8 @@ def _cells(row: RunRow) -> tuple[str, ...]:
         time_of(row.ran),
         time_of(row.computed),
         time_of(row.queued),
+        f"{row.jobs:,}" if row.jobs else "",
+        f"{row.node_hours:.3g}" if row.node_hours >= LEAST_HOURS else "",
         f"{row.tokens:,}" if row.tokens else "",
         f"${row.cost:.3f}" if row.cost else "",
     )

@@ -441,7 +441,12 @@ class Jobs:
         asked = folder.marked("cancelled")
         if handle.index is None or asked is None or time.time() - asked[1] > CANCEL_SECONDS:
             folder.write("cancelled", f"{time.time()}\n")
-            await self._adapter(handle.scheduler).cancel(folder, handle.native_id)
+            try:
+                await self._adapter(handle.scheduler).cancel(folder, handle.native_id)
+            except JobError:
+                if asked is None:  # whatever ends it later, it is not fractale
+                    folder.unmark("cancelled")
+                raise
         soon = (0.2, 0.5, 1.0)
         status = await self.wait(handle, timeout=CLEAR_SECONDS, intervals=soon)
         if not status.over and handle.index is None:

@@ -303,6 +303,10 @@ class JobFolder:
             return JobFolder(self.of_array).marked(beginning)
         return None
 
+    def unmark(self, name: str) -> None:
+        """Take back a mark that was made by writing a file of that name."""
+        (self.path / name).unlink(missing_ok=True)
+
     def _entries(self) -> list[os.DirEntry[str]]:
         """Read anew from the file system's server, which asking for one name may not be."""
         try:

@@ -54,8 +54,12 @@ CHANGES = (
         "ALTER TABLE runs ADD COLUMN failed_at TEXT NOT NULL DEFAULT ''",
         "UPDATE runs SET ran = seconds",
     ),
+    (
+        "ALTER TABLE runs ADD COLUMN node_hours REAL NOT NULL DEFAULT 0",
+        "ALTER TABLE runs ADD COLUMN jobs INTEGER NOT NULL DEFAULT 0",
+    ),
 )
-"""From a new file to version 4. Rows are kept."""
+"""From a new file to version 5. Rows are kept."""
 
 COLUMNS = tuple(field.name for field in fields(RunRow))
 PUT = (

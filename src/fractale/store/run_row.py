@@ -38,6 +38,8 @@ class RunRow:
         computed: Seconds for which its jobs ran, all together.
         queued: Seconds for which its jobs waited to start, all together.
         failed_at: The step at which it failed; empty if it did not.
+        node_hours: Of its batch jobs that are over.
+        jobs: How many of its batch jobs are over; each element of an array is one.
         seen: Bytes of the run's events that this was read from; where there are more by now, the
             run has gone on.
     """
@@ -58,6 +60,8 @@ class RunRow:
     computed: float = 0.0
     queued: float = 0.0
     failed_at: str = ""
+    node_hours: float = 0.0
+    jobs: int = 0
     seen: int = field(default=0, compare=False)
 
 
@@ -107,6 +111,8 @@ def row_from(
         computed=float(usage.get("job_seconds") or 0.0),
         queued=float(usage.get("queue_seconds") or 0.0),
         failed_at="" if alive else _failed_at(ended),
+        node_hours=float(usage.get("node_hours") or 0.0),
+        jobs=int(usage.get("jobs") or 0),
     )
 
 

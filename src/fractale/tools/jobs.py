@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from fractale.jobs.service import FOLDER
 from fractale.paths import about_jobs, checked, takes_paths
 from fractale.schedulers.adapter import Record
 from fractale.schedulers.job import ACTIVE
+from fractale.schedulers.request import Array
 from fractale.settings import Settings, load_settings
 from fractale.store.records import ID as RUN_ID
 from fractale.store.records import RUNS
@@ -52,8 +54,9 @@ async def job_submit(
     folder: str | None = None,
     key: str | None = None,
     scheduler: SchedulerName | None = None,
+    array: str | None = None,
 ) -> dict[str, Any]:
-    """Submit a batch job; it is not waited for.
+    """Submit a batch job, or an array of jobs; it is not waited for.
 
     Args:
         script: The text of a batch script; its directives count where nothing else is said. Either
@@ -73,6 +76,8 @@ async def job_submit(
         key: A name for this very job. With the same key, the same job is given back and not
             submitted again.
         scheduler: Nothing for the one that is found: flux, slurm, pbs, lsf, else local processes.
+        array: Makes an element for each index, such as 1-100%10: each has `FRACTALE_INDEX` in its
+            environment, and at most 10 run at a time. Nothing for what the script says.
 
     Returns:
         The job, by which the other tools are asked: `key`, `job_id`, `scheduler`, `log_file`.
@@ -92,8 +97,21 @@ async def job_submit(
         account=account,
         env=env or {},
         folder=working_folder(folder),
+        array=_array(array) if array else None,
     )
     return _named(await _jobs(scheduler).submit(spec, key=key))
+
+
+def _array(text: str) -> Array:
+    """The indices of an array.
+
+    Raises:
+        JobError: The text is none.
+    """
+    try:
+        return Array.parse(text)
+    except ValueError as error:
+        raise JobError(str(error)) from error
 
 
 @about_jobs("looks")
@@ -139,6 +157,7 @@ async def job_logs(
     limit: int = 65536,
     tail_lines: int | None = None,
     search: str | None = None,
+    element: int | None = None,
 ) -> dict[str, Any]:
     """Read what a job has written so far, stdout and stderr together; it is not waited for.
 
@@ -149,11 +168,14 @@ async def job_logs(
         limit: The most bytes, at most 1 MiB.
         tail_lines: The last lines, in place of an offset.
         search: A regular expression: the lines of the whole log that match, with their offsets.
+        element: Of an array, the index of the element; nothing for the last line of each.
 
     Returns:
         `text`, `offset`, `next_offset` to read on from, and `size` of the whole log in bytes.
     """
     jobs, handle = await _found(key)
+    if element is not None:
+        handle = replace(handle, index=element)
     if search:
         log = await jobs.search_log(handle, search)
     else:
@@ -163,7 +185,7 @@ async def job_logs(
         "offset": log.offset,
         "next_offset": log.next_offset,
         "size": log.size,
-        "log_file": str(handle.job_dir / "log"),
+        "log_file": str(handle.own_dir / "log"),
     }
 
 
