@@ -276,6 +276,23 @@ async def test_of_several_jobs_with_one_id_the_key_is_asked_for(tmp_path, monkey
     assert "other (slurm)" in str(error.value.hint)
 
 
+async def test_an_array_has_a_log_for_each_element():
+    await job_submit(
+        command=["sh", "-c", "echo at $FRACTALE_INDEX; exit $((FRACTALE_INDEX == 5))"],
+        array="1-5:2",
+        scheduler="local",
+        key="a",
+    )
+    ended = await job_wait("a", Told(), seconds=60)
+    assert (ended["state"], ended["over"]) == ("failed", True)
+    assert "2 of 3 completed, 1 failed: element 5" in ended["error"]
+    log = await job_logs("a", element=3)
+    assert log["text"] == "at 3\n"
+    assert Path(log["log_file"]).read_text() == "at 3\n"
+    with pytest.raises(JobError, match="is no array such as 1-10"):
+        await job_submit(command=["true"], array="one", scheduler="local")
+
+
 async def test_a_record_of_local_jobs_and_of_what_is_no_job():
     job = await job_submit(command=["true"], scheduler="local", key="one")
     await job_wait("one", Told(), seconds=60)

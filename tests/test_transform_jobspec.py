@@ -188,11 +188,11 @@ async def test_what_has_no_analogue_is_listed_also_what_the_model_forgot():
 
 flux run -n 64 lmp -v x 8 -v y 8 -v z 8 -in in.reaxc.hns -nocite
 """
-    host = SmallHost(translates(script, no_analogue=("--cpu-bind=cores: use -o cpu-affinity",)))
+    host = SmallHost(translates(script, no_analogue=("--hint=nomultithread: bind by the launcher",)))
     asked = await ask(TRANSFORM_JOBSPEC, host, {"script": REAXFF, "target": "flux"})
     assert asked.outputs["success"] is True
     assert asked.outputs["no_analogue"] == [
-        "--cpu-bind=cores: use -o cpu-affinity",
+        "--hint=nomultithread: bind by the launcher",
         "--container-image=ghcr.io/converged-computing/lammps-reax:ubuntu22.04: an option of a "
         "plugin; start the container in the commands",
     ]
