@@ -289,7 +289,7 @@ async def test_an_array_has_a_log_for_each_element():
     log = await job_logs("a", element=3)
     assert log["text"] == "at 3\n"
     assert Path(log["log_file"]).read_text() == "at 3\n"
-    with pytest.raises(JobError, match="is no array such as 1-10"):
+    with pytest.raises(JobError, match="is not an array such as 1-10"):
         await job_submit(command=["true"], array="one", scheduler="local")
 
 
