@@ -799,7 +799,7 @@ async def test_a_fork_at_a_step_that_its_parent_stopped_in_front_of(bench):
 
 def test_the_comparison_says_where_the_fork_began(project):
     assert command(project, "run", "job.yaml", "-r", "tools.yaml").returncode == 1
-    parent = command(project, "runs", "--limit", "1").stdout.split()[0]
+    parent = json.loads(command(project, "runs", "--limit", "1", "--json").stdout)["id"]
     done = command(project, "fork", parent, "--at", "run", "--set", "inputs.time=30m")
     assert done.returncode == 0, done.stderr
     text = command(project, "diff", parent, "-1").stdout

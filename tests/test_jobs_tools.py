@@ -288,7 +288,7 @@ async def test_an_array_has_a_log_for_each_element():
     assert "2 of 3 completed, 1 failed: element 5" in ended["error"]
     log = await job_logs("a", element=3)
     assert log["text"] == "at 3\n"
-    assert Path(log["log_file"]).read_text() == "at 3\n"
+    assert log["log_file"].endswith("elements/3/log")
     with pytest.raises(JobError, match="is not an array such as 1-10"):
         await job_submit(command=["true"], array="one", scheduler="local")
 

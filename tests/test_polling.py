@@ -131,10 +131,11 @@ async def test_a_job_that_a_signal_ended_waits_for_the_reason(cluster):
 
 async def test_a_job_that_began_runs_and_one_that_was_not_asked_about_waits(cluster):
     jobs = cluster.jobs(LONG)
-    first = await jobs.submit(cluster.spec("true"), key="first")
-    await jobs.status(first)
+    gate = "until [ -e open ]; do sleep 0.1; done"
+    first = await jobs.submit(cluster.spec(gate), key="first")
+    await jobs.status(first)  # the question of this hour
     (cluster.root / "questions").write_text("")
-    handle = await jobs.submit(cluster.spec("until [ -e open ]; do sleep 0.1; done"), key="a")
+    handle = await jobs.submit(cluster.spec(gate), key="a")
     await until((handle.job_dir / "started").exists)
     status = await jobs.status(handle)
     assert (status.state, status.evidence) == ("running", "start file")

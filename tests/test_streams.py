@@ -103,6 +103,7 @@ CALLS: dict[str, tuple[tuple[str, ...], int]] = {
     "runs prune": (("runs", "prune", "--keep", "1000", "--dry-run"), 0),
     "show": (("show", "first"), 0),
     "show step": (("show", "first", "greet"), 0),
+    "cancel": (("cancel", "first"), 0),
     "diff": (("diff", "first", "second"), 0),
     "export": (("export", "first", "--graph", "mermaid"), 0),
     "export lines": (("export", "first", "--transitions", "-"), 0),
@@ -123,13 +124,27 @@ CALLS: dict[str, tuple[tuple[str, ...], int]] = {
 }
 """What is called, and its exit code where nothing is in its way."""
 
-NOT_CALLED = {"serve": "serves until it is stopped", "studio": "starts a server of its own"}
+NOT_CALLED = {
+    "serve": "serves until it is stopped",
+    "studio": "starts a server of its own",
+    "logs": "needs a batch job: tests/test_see_and_stop.py",
+}
 SAYS_IT_ON_STDERR = {"run", "run, waits", "agent", "prompt", "resume", "fork", "validate"}
 """What people read of these goes to stderr, and nothing to stdout."""
 
 HAS_JSON = {
     *("run", "run, waits", "agent", "prompt", "resume", "fork", "replay", "test", "runs"),
-    *("runs prune", "show", "show step", "diff", "validate", "list", "list --policy", "doctor"),
+    *(
+        "cancel",
+        "runs prune",
+        "show",
+        "show step",
+        "diff",
+        "validate",
+        "list",
+        "list --policy",
+        "doctor",
+    ),
     *("discover", "config", "trust --show", "version"),
 }
 ON_STDOUT = [name for name in CALLS if name not in SAYS_IT_ON_STDERR]

@@ -188,7 +188,9 @@ async def test_what_has_no_analogue_is_listed_also_what_the_model_forgot():
 
 flux run -n 64 lmp -v x 8 -v y 8 -v z 8 -in in.reaxc.hns -nocite
 """
-    host = SmallHost(translates(script, no_analogue=("--hint=nomultithread: bind by the launcher",)))
+    host = SmallHost(
+        translates(script, no_analogue=("--hint=nomultithread: bind by the launcher",))
+    )
     asked = await ask(TRANSFORM_JOBSPEC, host, {"script": REAXFF, "target": "flux"})
     assert asked.outputs["success"] is True
     assert asked.outputs["no_analogue"] == [

@@ -150,6 +150,7 @@ LOOKS = {
     "runs": ["runs"],
     "runs prune": ["runs", "prune", "--dry-run", "--older-than", "1d"],
     "show": ["show", "mine"],
+    "cancel": ["cancel", "mine"],
     "diff": ["diff", "mine", "mine"],
     "export": ["export", "mine", "--graph", "json"],
     "freeze": ["freeze", "mine"],
@@ -161,8 +162,8 @@ LOOKS = {
     "trust --show": ["trust", "--show"],
     "version": ["version"],
 }
-ENDLESS = {"serve"}
-"""Serves until it is ended: a test of its own."""
+ENDLESS = {"serve", "logs"}
+"""`serve` serves until it is ended, and has a test of its own, as has `logs`."""
 
 
 def test_every_command_is_among_those_that_are_tried():
@@ -202,6 +203,15 @@ def test_a_command_that_only_looks_continues_without_what_waits(place, listener,
     assert "unexpected" not in ran.stderr
     if words[0] not in ("graph", "schema", "version", "trust", "test"):
         assert "settings of the project wait for your trust: servers.h, servers.a" in ran.stderr
+
+
+def test_logs_reads_nothing_of_a_run_without_jobs(place, listener):
+    place.plant()
+    ran = place.run("logs", "mine", "greet")
+    assert nothing_happened(place, listener), listener.heard
+    assert ran.returncode == 2
+    assert "settings of the project wait for your trust" in ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 def test_serve_starts_nothing_of_the_project_either(place, listener):
