@@ -19,6 +19,7 @@ from fractale.schedulers.environment import (
     Environment,
     Launcher,
     environment_of,
+    mentions_in,
     mentions_of,
 )
 from fractale.schedulers.launch import (
@@ -111,8 +112,7 @@ def translate_body(
         notes = (*notes, Remark(line=0, text="", why=_ELSEWHERE[away.starts_in].format(away.title)))
     before, says = _start(texts, home, away, request, shell)
     text = "\n".join(texts)
-    pattern = mentions_of(source)
-    mentions = list(pattern.finditer(text))
+    mentions = list(mentions_in(text, source))
     if not mentions:
         changes = tuple(Change(line=0, old="", new=each) for each in before)
         return Body(lines=texts, before=before, changes=changes, says=says, notes=notes)
@@ -120,7 +120,7 @@ def translate_body(
     work = _Translation(lines, text, home, away, request, shell, places)
     if shell in POSIX or shell in CSH:
         work.translate()
-    work.leftovers(mentions, pattern)
+    work.leftovers(mentions)
     return work.body(before, says, notes)
 
 
@@ -167,6 +167,8 @@ _ASKS: Final = re.compile(
     r"(?:\|\s*(?:wc|sort|uniq|head|awk|cut)[^`)|;&]*)*[`)]|;\s*then\s*$|;$"
 )
 """Substitutions, and ends of commands, that are the same in any folder."""
+_COMMENT: Final = re.compile(r"\s#.*")
+_ABSOLUTE: Final = re.compile(r"[\"']?[/~$]")
 _GOES: Final = re.compile(r"(?:cd|pushd|chdir)(?:\s+(?:-P\s+|--\s+)?(\S.*))?$")
 
 
@@ -202,10 +204,10 @@ def _depends_on_start(lines: Sequence[str]) -> bool:
         if not text or text.startswith("#"):
             continue
         if goes := _GOES.match(text.rstrip(";")):
-            return bool(goes[1]) and not re.match(r"[\"']?[/~$]", goes[1])
+            return bool(goes[1]) and not _ABSOLUTE.match(goes[1])
         if _OURS.match(text):
             continue
-        text = re.sub(r"\s#.*", "", text)
+        text = _COMMENT.sub("", text)
         if not _HARMLESS.match(text) or _DEPENDS.search(_ASKS.sub("", text)):
             return True
     return False
@@ -289,10 +291,9 @@ class _Translation:
     _figures: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
-        at = 0
-        for _, line in self.numbered:
-            self.starts.append(at)
-            at += len(line) + 1
+        lengths = (len(line) + 1 for _, line in self.numbered)
+        self.starts += itertools.accumulate(lengths, initial=0)
+        self.starts.pop()
 
     @property
     def csh(self) -> bool:
@@ -644,7 +645,7 @@ class _Translation:
 
     # What is left.
 
-    def leftovers(self, mentions: Sequence[re.Match[str]], pattern: re.Pattern[str]) -> None:
+    def leftovers(self, mentions: Sequence[re.Match[str]]) -> None:
         """Tell what still speaks to the old scheduler."""
         for edit in self.edits:
             if not self.outer or edit.start >= self.outer[-1].end:
@@ -656,7 +657,7 @@ class _Translation:
             edit = self._around(start, end)
             if edit is None:
                 self._leftover(mention)
-            elif again := pattern.search(edit.new):
+            elif again := next(mentions_in(edit.new, self.home.name), None):
                 self._tell(start, self._why(again))
 
     def _around(self, start: int, end: int) -> _Edit | None:

@@ -35,7 +35,22 @@ _TOKEN: Final = re.compile(
     """,
     re.VERBOSE,
 )
-_COMPLETE: Final = re.compile(r"(?:[^\n'\"\\`(<#]*\n|[ \t]*\#[^\n]*\n)+")
+_COMPLETE: Final = re.compile(
+    r"""
+    (?:
+        (?>
+            [^\n'"\\`(<#]+
+          | "(?>[^\n"\\`$]+|\$\w|\$\{\w+\})*"
+          | '[^\n'\\]*'
+          | <(?![<(])
+        )*
+        (?:(?<!\S)\#[^\n]*)?
+        \n
+    )+
+    """,
+    re.VERBOSE,
+)
+"""Lines after which no quote, substitution or here-document is open."""
 _QUOTED: Final = re.compile(r'[^"\\$`]+|\\[\s\S]?|["$`]')
 _INNER: Final = re.compile(r"[^}'\"\\$`]+|\\[\s\S]?|'[^']*(?:'|\Z)|[}\"$`]")
 _ARITHMETIC: Final = re.compile(r"[^()$`A-Za-z_0-9]+|[A-Za-z_]\w*|\d\w*|[()$`]")
@@ -138,7 +153,7 @@ class _Scanner:
         self.back = False
         self.no_arithmetic: set[int] = set()
         self.last_arithmetic = text.rfind("))", start, end)
-        self.commands(start, "")
+        self.commands(self._skip(start) if places else start, "")
 
     # Lists of commands.
 
@@ -192,9 +207,11 @@ class _Scanner:
 
     def _skip(self, at: int) -> int:
         """Pass over lines that are complete in themselves, up to the next place of interest."""
+        if not self.places:
+            return at
         following = bisect.bisect_left(self.places, at)
         if following == len(self.places):
-            return at
+            return self.end
         limit = self.text.rfind("\n", at, self.places[following]) + 1
         lines = _COMPLETE.match(self.text, at, min(limit, self.end)) if limit > at else None
         return lines.end() if lines else at
@@ -445,7 +462,8 @@ def read_shell(
     Args:
         csh: Whether csh or tcsh reads it.
         end: Where to stop; None: at its end.
-        places: Places of interest, in order: simple lines before each may be left out.
+        places: Places of interest, in order: simple lines before each may be left out, and what
+            comes after the command in which the last one is.
     """
     over = len(text) if end is None else end
     found = _Scanner(text, 0, over, csh=csh, places=places).found
