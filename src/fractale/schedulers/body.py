@@ -224,8 +224,11 @@ _PREFIXES: Final = frozenset(
 _OF_PREFIX: Final = re.compile(r"-.*|\d+[smhd]?|[A-Za-z_]\w*=.*", re.DOTALL)
 _ASSIGNMENT: Final = re.compile(r"([A-Za-z_]\w*)\+?=(?!=)")
 _SETTERS: Final = frozenset({"export", "declare", "local", "readonly", "typeset", "alias", "env"})
+_RUN_TEXT: Final = re.compile(r"-\w*c")
 _DEFAULT: Final = re.compile(r":?[-=?](.*)", re.DOTALL)
 _RUNS: Final = frozenset({"eval", "setenv", "set", "alias"})
+_OUTER_QUOTE: Final = re.compile(r"^\"|\"$")
+_IN_BRACES: Final = re.compile(r"\$\{(\w+)\}")
 _FURTHER: Final = 4000
 _PRINTS: Final = frozenset({"echo", "printf", "print"})
 _QUIET_FILES: Final = frozenset({"1", "2", "/dev/null", "/dev/stderr", "/dev/stdout"})
@@ -511,7 +514,7 @@ class _Translation:
         for at in range(2, len(texts)):
             shell, option, text = texts[at - 2 : at + 1]
             plain = len(text) > 1 and text[0] == text[-1] == "'" and "'" not in text[1:-1]
-            if not plain or not re.fullmatch(r"-\w*c", option) or not _is_shell(shell):
+            if not plain or not _RUN_TEXT.fullmatch(option) or not _is_shell(shell):
                 continue
             self.inner.append((words[at].start, words[at].end))
             inner = read_fragment(self.text, words[at].start + 1, words[at].end - 1)
@@ -530,7 +533,7 @@ class _Translation:
                 if match or runs:
                     first = word.start + (match.end() if match else 0)
                     self._fragment(first, word.end, match[1] if match else "")
-            option = re.fullmatch(r"-\w*c", text)
+            option = _RUN_TEXT.fullmatch(text)
             runs = text in _RUNS or bool(option and _is_shell(before)) or (runs and text == "=")
             runs = runs or before in ("set", "setenv")
             before = text
@@ -620,8 +623,8 @@ class _Translation:
 
     def _plain(self, words: Sequence[Word], texts: Sequence[str]) -> None:
         """A command that prints a fact, or that does something with the job itself."""
-        plain = " ".join(re.sub(r"^\"|\"$", "", each) for each in texts)
-        plain = re.sub(r"\$\{(\w+)\}", r"$\1", plain)
+        plain = " ".join(_OUTER_QUOTE.sub("", each) for each in texts)
+        plain = _IN_BRACES.sub(r"$\1", plain)
         fact = self.home.printed.get(plain)
         new = self._prints(fact) if fact else self._own_job(plain)
         if new is not None:

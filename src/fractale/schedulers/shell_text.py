@@ -167,8 +167,16 @@ class _Scanner:
                 at += 1
                 continue
             kind = token.lastgroup
+            if kind == "blank":
+                self._end_word(frame, at)
+                at = token.end()
+                continue
             if kind in ("plain", "single", "escape"):
-                at = self._part(frame, token, at)
+                if frame.begin < 0:
+                    frame.begin = at
+                if kind == "single":
+                    self.found.quiet.append(token.span())
+                at = token.end()
                 continue
             after, over = self._special(frame, str(kind), token, at)
             if over:
@@ -177,22 +185,13 @@ class _Scanner:
         self._end_command(frame, end)
         return end
 
-    def _part(self, frame: _Frame, token: re.Match[str], at: int) -> int:
-        if frame.begin < 0:
-            frame.begin = at
-        if token.lastgroup == "single":
-            self.found.quiet.append(token.span())
-        return token.end()
-
     def _special(self, frame: _Frame, kind: str, token: re.Match[str], at: int) -> tuple[int, bool]:
         """Handle a token; where the text goes on, and whether the list is over."""
-        if kind == "blank":
-            self._end_word(frame, at)
-        elif kind == "newline":
+        if kind == "newline":
             self._end_command(frame, at)
             after = self._documents(at + 1) if self.documents else at + 1
             return (after if frame.close else self._skip(after)), False
-        elif kind == "operator":
+        if kind == "operator":
             self._end_command(frame, at, piped=token[0] in ("|", "|&"))
         elif kind == "redirect":
             return self._redirect(frame, token, at), False
