@@ -19,6 +19,7 @@ from fractale.schedulers.environment import (
     Environment,
     Launcher,
     environment_of,
+    mentions_in,
     mentions_of,
 )
 from fractale.schedulers.launch import (
@@ -111,8 +112,7 @@ def translate_body(
         notes = (*notes, Remark(line=0, text="", why=_ELSEWHERE[away.starts_in].format(away.title)))
     before, says = _start(texts, home, away, request, shell)
     text = "\n".join(texts)
-    pattern = mentions_of(source)
-    mentions = list(pattern.finditer(text))
+    mentions = list(mentions_in(text, source))
     if not mentions:
         changes = tuple(Change(line=0, old="", new=each) for each in before)
         return Body(lines=texts, before=before, changes=changes, says=says, notes=notes)
@@ -120,7 +120,7 @@ def translate_body(
     work = _Translation(lines, text, home, away, request, shell, places)
     if shell in POSIX or shell in CSH:
         work.translate()
-    work.leftovers(mentions, pattern)
+    work.leftovers(mentions)
     return work.body(before, says, notes)
 
 
@@ -167,6 +167,8 @@ _ASKS: Final = re.compile(
     r"(?:\|\s*(?:wc|sort|uniq|head|awk|cut)[^`)|;&]*)*[`)]|;\s*then\s*$|;$"
 )
 """Substitutions, and ends of commands, that are the same in any folder."""
+_COMMENT: Final = re.compile(r"\s#.*")
+_ABSOLUTE: Final = re.compile(r"[\"']?[/~$]")
 _GOES: Final = re.compile(r"(?:cd|pushd|chdir)(?:\s+(?:-P\s+|--\s+)?(\S.*))?$")
 
 
@@ -202,10 +204,10 @@ def _depends_on_start(lines: Sequence[str]) -> bool:
         if not text or text.startswith("#"):
             continue
         if goes := _GOES.match(text.rstrip(";")):
-            return bool(goes[1]) and not re.match(r"[\"']?[/~$]", goes[1])
+            return bool(goes[1]) and not _ABSOLUTE.match(goes[1])
         if _OURS.match(text):
             continue
-        text = re.sub(r"\s#.*", "", text)
+        text = _COMMENT.sub("", text)
         if not _HARMLESS.match(text) or _DEPENDS.search(_ASKS.sub("", text)):
             return True
     return False
@@ -222,8 +224,11 @@ _PREFIXES: Final = frozenset(
 _OF_PREFIX: Final = re.compile(r"-.*|\d+[smhd]?|[A-Za-z_]\w*=.*", re.DOTALL)
 _ASSIGNMENT: Final = re.compile(r"([A-Za-z_]\w*)\+?=(?!=)")
 _SETTERS: Final = frozenset({"export", "declare", "local", "readonly", "typeset", "alias", "env"})
+_RUN_TEXT: Final = re.compile(r"-\w*c")
 _DEFAULT: Final = re.compile(r":?[-=?](.*)", re.DOTALL)
 _RUNS: Final = frozenset({"eval", "setenv", "set", "alias"})
+_OUTER_QUOTE: Final = re.compile(r"^\"|\"$")
+_IN_BRACES: Final = re.compile(r"\$\{(\w+)\}")
 _FURTHER: Final = 4000
 _PRINTS: Final = frozenset({"echo", "printf", "print"})
 _QUIET_FILES: Final = frozenset({"1", "2", "/dev/null", "/dev/stderr", "/dev/stdout"})
@@ -289,10 +294,9 @@ class _Translation:
     _figures: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
-        at = 0
-        for _, line in self.numbered:
-            self.starts.append(at)
-            at += len(line) + 1
+        lengths = (len(line) + 1 for _, line in self.numbered)
+        self.starts += itertools.accumulate(lengths, initial=0)
+        self.starts.pop()
 
     @property
     def csh(self) -> bool:
@@ -510,7 +514,7 @@ class _Translation:
         for at in range(2, len(texts)):
             shell, option, text = texts[at - 2 : at + 1]
             plain = len(text) > 1 and text[0] == text[-1] == "'" and "'" not in text[1:-1]
-            if not plain or not re.fullmatch(r"-\w*c", option) or not _is_shell(shell):
+            if not plain or not _RUN_TEXT.fullmatch(option) or not _is_shell(shell):
                 continue
             self.inner.append((words[at].start, words[at].end))
             inner = read_fragment(self.text, words[at].start + 1, words[at].end - 1)
@@ -529,7 +533,7 @@ class _Translation:
                 if match or runs:
                     first = word.start + (match.end() if match else 0)
                     self._fragment(first, word.end, match[1] if match else "")
-            option = re.fullmatch(r"-\w*c", text)
+            option = _RUN_TEXT.fullmatch(text)
             runs = text in _RUNS or bool(option and _is_shell(before)) or (runs and text == "=")
             runs = runs or before in ("set", "setenv")
             before = text
@@ -619,8 +623,8 @@ class _Translation:
 
     def _plain(self, words: Sequence[Word], texts: Sequence[str]) -> None:
         """A command that prints a fact, or that does something with the job itself."""
-        plain = " ".join(re.sub(r"^\"|\"$", "", each) for each in texts)
-        plain = re.sub(r"\$\{(\w+)\}", r"$\1", plain)
+        plain = " ".join(_OUTER_QUOTE.sub("", each) for each in texts)
+        plain = _IN_BRACES.sub(r"$\1", plain)
         fact = self.home.printed.get(plain)
         new = self._prints(fact) if fact else self._own_job(plain)
         if new is not None:
@@ -644,7 +648,7 @@ class _Translation:
 
     # What is left.
 
-    def leftovers(self, mentions: Sequence[re.Match[str]], pattern: re.Pattern[str]) -> None:
+    def leftovers(self, mentions: Sequence[re.Match[str]]) -> None:
         """Tell what still speaks to the old scheduler."""
         for edit in self.edits:
             if not self.outer or edit.start >= self.outer[-1].end:
@@ -656,7 +660,7 @@ class _Translation:
             edit = self._around(start, end)
             if edit is None:
                 self._leftover(mention)
-            elif again := pattern.search(edit.new):
+            elif again := next(mentions_in(edit.new, self.home.name), None):
                 self._tell(start, self._why(again))
 
     def _around(self, start: int, end: int) -> _Edit | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 from collections.abc import Sequence
 from typing import Final, cast
@@ -18,6 +19,7 @@ READ: Final = (*NAMES, "cobalt")
 """Schedulers whose scripts fractale reads; to write those of the last ones is an error."""
 
 
+@functools.cache
 def dialect_of(scheduler: str) -> Dialect:
     """How a scheduler's scripts are read and written.
 

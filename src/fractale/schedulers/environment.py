@@ -21,7 +21,7 @@ from __future__ import annotations
 import functools
 import importlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, cast
 
@@ -187,3 +187,24 @@ def mentions_of(scheduler: str) -> re.Pattern[str]:
         rf"|(?P<module>(?:module|ml)[ \t][^\n#;&|]*?(?<![\w-])(?:{modules})(?=[\s/]|$))",
         re.MULTILINE,
     )
+
+
+@functools.cache
+def _beginnings_of(scheduler: str) -> re.Pattern[str]:
+    """What each of a scheduler's mentions begins with; each of its words begins with a letter.
+
+    So it is found by the first letter, and what looks around it is tried at few places.
+    """
+    home = environment_of(scheduler)
+    return re.compile("|".join((home.pattern, *map(re.escape, home.programs), "module", "ml")))
+
+
+def mentions_in(text: str, scheduler: str) -> Iterator[re.Match[str]]:
+    """The matches of `mentions_of` in a text, as its ``finditer`` gives them, in less time."""
+    begins, mention = _beginnings_of(scheduler).search, mentions_of(scheduler).match
+    at = 0
+    while (begin := begins(text, at)) is not None:
+        found = mention(text, begin.start())
+        if found is not None:
+            yield found
+        at = found.end() if found is not None else begin.start() + 1

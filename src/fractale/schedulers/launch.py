@@ -386,6 +386,9 @@ def _ratio(one: str, other: str, *, up: bool) -> str | None:
     return str(-(-int(one) // int(other)))
 
 
+_PLAIN: Final = re.compile(r"[\w.+:@()/-]+")
+
+
 def known(request: Request) -> Mapping[str, str]:
     """The facts of `fractale.schedulers.environment` that a request tells as figures."""
     total, array = request.totals(), request.array
@@ -424,7 +427,7 @@ def known(request: Request) -> Mapping[str, str]:
     return {
         key: str(value)
         for key, value in found.items()
-        if value is not None and re.fullmatch(r"[\w.+:@()/-]+", str(value))
+        if value is not None and _PLAIN.fullmatch(str(value))
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,6 +26,18 @@ class Option:
     letter: str = ""
     argument: Literal["none", "required", "optional"] = "required"
     exact: bool = False
+
+
+class Options:
+    """The options of a program, in the order in which they are named."""
+
+    def __init__(self, options: Iterable[Option]) -> None:
+        self._all = tuple(options)
+        self.by_name: Mapping[str, Option] = {o.name: o for o in reversed(self._all) if o.name}
+        self.by_letter: Mapping[str, Option] = {o.letter: o for o in reversed(self._all)}
+
+    def __iter__(self) -> Iterator[Option]:
+        return iter(self._all)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +133,7 @@ class Entry:
         )
 
 
-def getopt(words: Sequence[str], options: Sequence[Option]) -> Iterator[Given]:
+def getopt(words: Sequence[str], options: Options) -> Iterator[Given]:
     """The options among words.
 
     They are written ``--name value``, ``--name=value``, as a unique abbreviation of a long name,
@@ -152,10 +164,10 @@ def getopt(words: Sequence[str], options: Sequence[Option]) -> Iterator[Given]:
             at += 1
 
 
-def _long(words: Sequence[str], at: int, options: Sequence[Option]) -> Given:
+def _long(words: Sequence[str], at: int, options: Options) -> Given:
     word = words[at]
     name, equals, value = word[2:].partition("=")
-    option = next((each for each in options if each.name == name and name), None)
+    option = options.by_name.get(name)
     if option is None:
         found = [each for each in options if each.name.startswith(name) and not each.exact]
         if len(found) != 1:
@@ -173,7 +185,7 @@ def _long(words: Sequence[str], at: int, options: Sequence[Option]) -> Given:
     return Given(option, words[at + 1], f"{word} {words[at + 1]}", "", at, at + 1)
 
 
-def _not_one(name: str, found: Sequence[Option], options: Sequence[Option]) -> str:
+def _not_one(name: str, found: Sequence[Option], options: Options) -> str:
     if found and name:
         names = ", ".join(f"--{each.name}" for each in found[:4])
         return f"`--{name}` is ambiguous: {names}"
@@ -182,12 +194,12 @@ def _not_one(name: str, found: Sequence[Option], options: Sequence[Option]) -> s
     return f"unknown option `--{name}`" + (f": did you mean --{near[0]}?" if near else "")
 
 
-def _short(words: Sequence[str], at: int, options: Sequence[Option]) -> Iterator[Given]:
+def _short(words: Sequence[str], at: int, options: Options) -> Iterator[Given]:
     word = words[at]
     letters = word[1:]
     while letters:
         letter, letters = letters[0], letters[1:]
-        option = next((each for each in options if each.letter == letter), None)
+        option = options.by_letter.get(letter)
         if option is None:
             yield Given(None, None, word, f"unknown option `-{letter}`", at, at)
             return

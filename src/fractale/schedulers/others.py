@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from fractale.schedulers.options import Option, getopt
+from fractale.schedulers.options import Option, Options, getopt
 from fractale.schedulers.reading import Draft, Gathered, split_words, whole
 from fractale.schedulers.request import Dependency, Request
 from fractale.schedulers.script import Reading, Remark, Written
@@ -28,39 +28,41 @@ _MARKS: Final = (
 )
 
 _COBALT_MARK: Final = re.compile(r"\s*#COBALT\s+")
-_OPTIONS: Final = (
-    Option("project", "A"),
-    Option("attrs"),
-    Option("cwd"),
-    Option("debuglog"),
-    Option("dependencies"),
-    Option("disable_preboot", "", "none"),
-    Option("env"),
-    Option("error", "e"),
-    Option("geometry"),
-    Option("held", "h", "none"),
-    Option("inputfile", "i"),
-    Option("interactive", "I", "none"),
-    Option("ion_kernel"),
-    Option("ion_kerneloption"),
-    Option("jobname"),
-    Option("kernel"),
-    Option("kerneloptions", "K"),
-    Option("mode"),
-    Option("nodecount", "n"),
-    Option("notify", "M"),
-    Option("output", "o"),
-    Option("outputprefix", "O"),
-    Option("preemptable", "", "none"),
-    Option("proccount"),
-    Option("queue", "q"),
-    Option("run_project", "", "none"),
-    Option("run_users"),
-    Option("time", "t"),
-    Option("umask", "u"),
-    Option("user_list"),
-    Option("debug", "d", "none"),
-    Option("verbose", "v", "none"),
+_OPTIONS: Final = Options(
+    (
+        Option("project", "A"),
+        Option("attrs"),
+        Option("cwd"),
+        Option("debuglog"),
+        Option("dependencies"),
+        Option("disable_preboot", "", "none"),
+        Option("env"),
+        Option("error", "e"),
+        Option("geometry"),
+        Option("held", "h", "none"),
+        Option("inputfile", "i"),
+        Option("interactive", "I", "none"),
+        Option("ion_kernel"),
+        Option("ion_kerneloption"),
+        Option("jobname"),
+        Option("kernel"),
+        Option("kerneloptions", "K"),
+        Option("mode"),
+        Option("nodecount", "n"),
+        Option("notify", "M"),
+        Option("output", "o"),
+        Option("outputprefix", "O"),
+        Option("preemptable", "", "none"),
+        Option("proccount"),
+        Option("queue", "q"),
+        Option("run_project", "", "none"),
+        Option("run_users"),
+        Option("time", "t"),
+        Option("umask", "u"),
+        Option("user_list"),
+        Option("debug", "d", "none"),
+        Option("verbose", "v", "none"),
+    )
 )
 
 
@@ -84,7 +86,7 @@ class Cobalt:
 
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of a directive."""
-        match = _COBALT_MARK.match(line)
+        match = _COBALT_MARK.match(line) if "#COBALT" in line else None
         return match is not None and line[match.end() :].startswith("-")
 
     def read(self, lines: Sequence[str]) -> Reading:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from fractale.schedulers.request import Chunk, Request
 from fractale.schedulers.script import Directive, Remark
@@ -94,6 +94,9 @@ class Gathered:
         return Request(**self.fields)
 
 
+_SPECIAL: Final = re.compile(r"[\"'\\#]")
+
+
 def split_words(text: str, *, comments: bool, escapes: bool = True) -> tuple[list[str], str]:
     """Words of a directive line, and the quote that is not closed (empty if all are).
 
@@ -103,6 +106,8 @@ def split_words(text: str, *, comments: bool, escapes: bool = True) -> tuple[lis
         comments: Whether a word that begins with ``#`` ends the line.
         escapes: Whether a backslash outside quotes keeps the next letter as it is.
     """
+    if not _SPECIAL.search(text):
+        return text.split(), ""
     words: list[str] = []
     word: list[str] | None = None
     at = 0

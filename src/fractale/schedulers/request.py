@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -222,7 +223,7 @@ class Request:
 
     def said(self) -> dict[str, Any]:
         """The fields about which something is said."""
-        found = ((name, getattr(self, name)) for name in _FIELDS)
+        found = zip(_FIELDS, _values(self), strict=True)
         return {name: value for name, value in found if value is not None and value != ()}
 
     def totals(self) -> Totals:
@@ -267,6 +268,7 @@ class Request:
 
 
 _FIELDS: Final = tuple(each.name for each in dataclasses.fields(Request))
+_values: Final = operator.attrgetter(*_FIELDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,7 +35,23 @@ _TOKEN: Final = re.compile(
     """,
     re.VERBOSE,
 )
-_COMPLETE: Final = re.compile(r"(?:[^\n'\"\\`(<#]*\n|[ \t]*\#[^\n]*\n)+")
+_COMPLETE: Final = re.compile(
+    r"""
+    (?:
+        (?>
+            [^\n'"\\`(<#$]+
+          | "(?>[^\n"\\`$]+|\$\w|\$\{\w+\})*"
+          | \$(?:\([^\n'"\\`()<#]*\)|(?!\())
+          | '[^\n'\\]*'
+          | <(?![<(])
+        )*
+        (?:(?<!\S)\#[^\n]*)?
+        \n
+    )+
+    """,
+    re.VERBOSE,
+)
+"""Lines after which no quote, substitution or here-document is open."""
 _QUOTED: Final = re.compile(r'[^"\\$`]+|\\[\s\S]?|["$`]')
 _INNER: Final = re.compile(r"[^}'\"\\$`]+|\\[\s\S]?|'[^']*(?:'|\Z)|[}\"$`]")
 _ARITHMETIC: Final = re.compile(r"[^()$`A-Za-z_0-9]+|[A-Za-z_]\w*|\d\w*|[()$`]")
@@ -138,7 +154,7 @@ class _Scanner:
         self.back = False
         self.no_arithmetic: set[int] = set()
         self.last_arithmetic = text.rfind("))", start, end)
-        self.commands(start, "")
+        self.commands(self._skip(start) if places else start, "")
 
     # Lists of commands.
 
@@ -152,8 +168,16 @@ class _Scanner:
                 at += 1
                 continue
             kind = token.lastgroup
+            if kind == "blank":
+                self._end_word(frame, at)
+                at = token.end()
+                continue
             if kind in ("plain", "single", "escape"):
-                at = self._part(frame, token, at)
+                if frame.begin < 0:
+                    frame.begin = at
+                if kind == "single":
+                    self.found.quiet.append(token.span())
+                at = token.end()
                 continue
             after, over = self._special(frame, str(kind), token, at)
             if over:
@@ -162,22 +186,13 @@ class _Scanner:
         self._end_command(frame, end)
         return end
 
-    def _part(self, frame: _Frame, token: re.Match[str], at: int) -> int:
-        if frame.begin < 0:
-            frame.begin = at
-        if token.lastgroup == "single":
-            self.found.quiet.append(token.span())
-        return token.end()
-
     def _special(self, frame: _Frame, kind: str, token: re.Match[str], at: int) -> tuple[int, bool]:
         """Handle a token; where the text goes on, and whether the list is over."""
-        if kind == "blank":
-            self._end_word(frame, at)
-        elif kind == "newline":
+        if kind == "newline":
             self._end_command(frame, at)
             after = self._documents(at + 1) if self.documents else at + 1
             return (after if frame.close else self._skip(after)), False
-        elif kind == "operator":
+        if kind == "operator":
             self._end_command(frame, at, piped=token[0] in ("|", "|&"))
         elif kind == "redirect":
             return self._redirect(frame, token, at), False
@@ -192,9 +207,11 @@ class _Scanner:
 
     def _skip(self, at: int) -> int:
         """Pass over lines that are complete in themselves, up to the next place of interest."""
+        if not self.places:
+            return at
         following = bisect.bisect_left(self.places, at)
         if following == len(self.places):
-            return at
+            return self.end
         limit = self.text.rfind("\n", at, self.places[following]) + 1
         lines = _COMPLETE.match(self.text, at, min(limit, self.end)) if limit > at else None
         return lines.end() if lines else at
@@ -445,7 +462,8 @@ def read_shell(
     Args:
         csh: Whether csh or tcsh reads it.
         end: Where to stop; None: at its end.
-        places: Places of interest, in order: simple lines before each may be left out.
+        places: Places of interest, in order: simple lines before each may be left out, and what
+            comes after the command in which the last one is.
     """
     over = len(text) if end is None else end
     found = _Scanner(text, 0, over, csh=csh, places=places).found

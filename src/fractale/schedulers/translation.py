@@ -119,7 +119,8 @@ def _with_defaults(request: Request, source: Dialect, target: Dialect) -> Reques
         given["join"] = bool(source.defaults.join and not target.defaults.join)
     if request.append is None and (request.output or request.error):
         given["append"] = bool(source.defaults.append and not target.defaults.append)
-    return dataclasses.replace(request, **{name: True for name, value in given.items() if value})
+    more = {name: True for name, value in given.items() if value}
+    return dataclasses.replace(request, **more) if more else request
 
 
 def _shebang(script: Script) -> str:

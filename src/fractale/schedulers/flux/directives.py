@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, Final, cast
 
 from fractale.schedulers.flux.times import read_duration, read_limit, write_time
-from fractale.schedulers.options import Entry, Given, Option, Said, getopt
+from fractale.schedulers.options import Entry, Given, Option, Options, Said, getopt
 from fractale.schedulers.request import (
     Dependency,
     DependencyKind,
@@ -60,7 +60,7 @@ def _options() -> Iterator[Option]:
             yield Option(name, letter, cast("Any", argument))
 
 
-OPTIONS: Final = tuple(_options())
+OPTIONS: Final = Options(_options())
 _NAMES: Final = frozenset(option.name for option in OPTIONS)
 
 _REASONS: Final = MappingProxyType(
@@ -286,24 +286,23 @@ class _Header:
 _TRIPLE: Final = ('"' * 3, "'" * 3)
 
 
+def _sentinel(line: str) -> re.Match[str] | None:
+    return _SENTINEL.match(line) if "lux:" in line or "LUX:" in line else None
+
+
 def _header(lines: Sequence[str]) -> _Header:
     header = _Header()
     block: _Block | None = None
     for number, line in enumerate(lines, 1):
-        match = _SENTINEL.match(line)
+        match = _sentinel(line)
         if match is None:
             if block is not None:
                 why = "flux batch refuses it: the triple quote is not closed"
                 header.invalid.append(Remark(line=block.line, text=block.first.strip(), why=why))
                 block = None
-            prefix = header.sentinel[:-5].rstrip()
-            if (
-                header.sentinel
-                and not header.closed
-                and line.strip()
-                and not line.startswith(prefix)
-            ):
-                header.closed = number
+            if header.sentinel and not header.closed and line.strip():
+                prefix = header.sentinel[:-5].rstrip()
+                header.closed = 0 if line.startswith(prefix) else number
             continue
         header.numbers.add(number)
         if header.closed:
@@ -361,17 +360,21 @@ def _add(number: int, value: str, header: _Header) -> None:
         header.directives.append((number, words))
 
 
+_OPENED: Final = re.compile(r"((?:[\"']){3}).")
+_NOT_PLAIN: Final = re.compile(r"['\"\\#();<>|&]")
+
+
 def _inline(value: str) -> str:
     """The same with text in triple quotes in plain ones."""
     if any(value.count(quote) and value.count(quote) % 2 == 0 for quote in _TRIPLE):
         return re.sub(r"((?:[\"']){3})(.*)\1", lambda match: shlex.quote(match[2]), value)
-    if re.search(r"((?:[\"']){3}).", value):
+    if _OPENED.search(value):
         raise ValueError("the triple quote is not closed")
     return value
 
 
 def _split(value: str) -> list[str]:
-    if not re.search(r"['\"\\#();<>|&]", value):
+    if not _NOT_PLAIN.search(value):
         return value.split()
     lexer = shlex.shlex(value, posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
@@ -382,13 +385,16 @@ def _split(value: str) -> list[str]:
         raise ValueError(str(error).lower()) from None
 
 
+_LETTER: Final = re.compile(r"^-([A-Za-z])=")
+
+
 def _given(number: int, words: Sequence[str], remarks: list[Remark]) -> Iterator[Given]:
     """The options among words, as argparse has them, which flux batch uses.
 
     It also reads ``-n=4``, takes no word that looks like an option for a value, and ends at the
     first word that is no option: that is for a command, and flux batch passes over it.
     """
-    plain = [re.sub(r"^-([A-Za-z])=", r"-\1", word) for word in words]
+    plain = [_LETTER.sub(r"-\1", word) for word in words]
     for given in getopt(plain, OPTIONS):
         if given.option is None and (given.why.startswith("is after") or given.text[:1] != "-"):
             rest = " ".join(words[given.first :])
@@ -749,7 +755,7 @@ class _Flux:
     slots: bool = True
 
     def is_directive(self, line: str) -> bool:
-        return _SENTINEL.match(line) is not None
+        return _sentinel(line) is not None
 
     def read(self, lines: Sequence[str]) -> Reading:
         header = _header(lines)

@@ -80,7 +80,7 @@ class Lsf:
 
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of a directive."""
-        return bool(_MARK.match(line))
+        return "#BSUB" in line and bool(_MARK.match(line))
 
     def read(self, lines: Sequence[str]) -> Reading:
         """Read a script's lines."""
@@ -122,11 +122,11 @@ class _Reader:
         while number < last:
             line = self._lines[number]
             number += 1
-            match = _MARK.match(line)
+            match = _MARK.match(line) if "#BSUB" in line else None
             if match is None:
                 bare = line.lstrip()
                 passed = passed or bool(bare and not bare.startswith("#"))
-                if _SPACED.match(line):
+                if "BSUB" in line and _SPACED.match(line):
                     why = "a comment for LSF's reference; some releases of bsub read it"
                     self._found.remarks.append(Remark(line=number, text=bare, why=why))
                 continue

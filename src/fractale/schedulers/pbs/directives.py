@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Final, cast
 
-from fractale.schedulers.options import Option, getopt
+from fractale.schedulers.options import Option, Options, getopt
 from fractale.schedulers.pbs.resources import Resources, write_chunks
 from fractale.schedulers.pbs.times import write_time
 from fractale.schedulers.reading import Draft, Gathered, events, needed, quoted, split_words, whole
@@ -26,6 +26,11 @@ from fractale.schedulers.script import Reading, Remark, Written
 
 _MARK: Final = re.compile(r"\s*#PBS(?![A-Za-z0-9_])")
 
+
+def _mark(line: str) -> re.Match[str] | None:
+    return _MARK.match(line) if "#PBS" in line else None
+
+
 _NQSV: Final = re.compile(r"\b(elapstim_req|cpunum_job|gpunum_job|memsz_job)\b|--ve(num|node)")
 """What only the scripts of NEC's NQSV have, whose mark is `#PBS`, too."""
 
@@ -33,7 +38,7 @@ _LETTERS: Final = (
     "a:A:c:C:e:fGhIj:J:k:l:m:M:N:o:p:q:r:R:S:u:v:VW:XzP:"  # OpenPBS, PBS Professional
     "b:d:D:EF:i:K:L:nt:T:w:x"  # Torque
 )
-_OPTIONS: Final = tuple(
+_OPTIONS: Final = Options(
     Option("", letter, "required" if colon else "none")
     for letter, colon in re.findall(r"(\w)(:?)", _LETTERS)
 )
@@ -74,7 +79,7 @@ class Pbs:
 
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of a directive."""
-        return bool(_MARK.match(line)) and line.lstrip()[4:].lstrip().startswith("-")
+        return bool(_mark(line)) and line.lstrip()[4:].lstrip().startswith("-")
 
     def read(self, lines: Sequence[str]) -> Reading:
         """Read a script's lines."""
@@ -95,7 +100,7 @@ class _Reader:
         self._found = Gathered()
         self._resources = Resources(self._found)
         self._seen: dict[str, Draft] = {}
-        self._of_nqsv = any(_NQSV.search(line) for line in lines if _MARK.match(line))
+        self._of_nqsv = any(_NQSV.search(line) for line in lines if _mark(line))
 
     def reading(self) -> Reading:
         for number, text in self._directives():
@@ -118,7 +123,7 @@ class _Reader:
         while number < last:
             line = self._lines[number]
             number += 1
-            match = _MARK.match(line)
+            match = _mark(line)
             if match is None:
                 bare = line.lstrip()
                 passed = passed or bool(bare and not bare.startswith("#") and line[0] != ":")

@@ -332,9 +332,12 @@ _NO_OPTION: Final = MappingProxyType(
 )
 
 
+_NOT_PLAIN: Final = re.compile(rf"[{_SPACE}\"'\\#]")
+
+
 def _quoted(text: str) -> str:
     """A word as sbatch's reading of a line gives it back."""
-    if text and not re.search(rf"[{_SPACE}\"'\\#]", text):
+    if text and not _NOT_PLAIN.search(text):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 

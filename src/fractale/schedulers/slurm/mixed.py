@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, cast
 
-from fractale.schedulers.options import Given, Option, getopt
+from fractale.schedulers.options import Given, Option, Options, getopt
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,9 @@ class Foreign:
     invalid: str = ""
 
 
-def _options(letters: str, names: str) -> tuple[Option, ...]:
+def _options(letters: str, names: str) -> Options:
     found = {pair[0]: pair[2:] for pair in names.split()}
-    return tuple(
+    return Options(
         Option(found.get(letter, ""), letter, cast("Any", "required" if colon else "none"))
         for letter, colon in re.findall(r"(\w)(:?)", letters)
     )
