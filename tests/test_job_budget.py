@@ -55,6 +55,10 @@ class TestSize:
         most = size(Request(chunks=chunks, place="scatter", seconds=3600)).most()
         assert (most.node_hours, most.core_hours, most.gpu_hours) == (3.0, 18.0, 8.0)
 
+    def test_whole_nodes_have_more_cores_than_is_known(self) -> None:
+        assert size(Request(nodes=2, exclusive=True, seconds=60)).whole_nodes
+        assert not size(Request(nodes=2, seconds=60)).whole_nodes
+
     @pytest.mark.parametrize("seconds", [None, math.inf])
     def test_a_job_without_a_limit_has_no_time(self, seconds: float | None) -> None:
         assert size(Request(nodes=2, seconds=seconds)).seconds is None

@@ -219,6 +219,54 @@ steps:
     assert "reserved" not in end["usage"], "both are over, and were seen to be"
 
 
+def test_a_cancelled_run_goes_on_within_its_limit(place):
+    here = place("""
+name: again
+limits: {node_hours: 0.5}
+steps:
+  - name: a
+    job:
+      command: [sh, -c, "echo a >> starts; while [ ! -e go ]; do sleep 0.05; done"]
+      time: 15m
+      scheduler: local
+""")
+    assert here.call("run", "plan.yaml", "--detach")[0] == 4
+    assert here.call("cancel", "-1", "--yes")[0] == 0
+    (here.folder / "go").touch()
+    code, end = here.json("resume", "-1", "--limit", "node_hours=0.3")
+    assert code == 0, end
+    assert here.starts().count("a") in (1, 2), "the first may have been cancelled before it began"
+    assert end["usage"]["jobs"] == 2
+    lines = here.ledger(end["run"])
+    assert [line["is"] for line in lines] == ["reserved", "used", "reserved", "used"]
+
+
+def test_a_job_of_a_tool_that_failed_or_never_began_counts_as_what_it_used(place):
+    here = place("""
+name: tools
+limits: {node_hours: 5}
+steps:
+  - name: a
+    tool: job_run
+    inputs: {script: "exit 3", key: one, time: 3600, scheduler: local}
+    transitions: {failure: b}
+  - name: b
+    tool: job_submit
+    inputs: {command: [sleep, "60"], key: two, time: 3600, scheduler: local}
+  - {name: c, tool: job_cancel, inputs: {key: two}}
+""")
+    registry = "tools:\n" + "".join(
+        f"  - path: fractale.tools.{name}\n"
+        for name in ("job_run.job_run", "jobs.job_submit", "jobs.job_cancel")
+    )
+    (here.folder / "jobs.yaml").write_text(registry)
+    code, end = here.json("run", "plan.yaml", "-r", "jobs.yaml", "--yes")
+    assert code == 0, end
+    assert end["usage"]["jobs"] == 2
+    assert end["usage"]["node_hours"] < 0.05, end["usage"]
+    assert "reserved" not in end["usage"]
+
+
 @pytest.mark.real
 @pytest.mark.parametrize("seed", range(60 if FULL else 6))
 def test_a_run_that_is_killed_at_random_counts_each_job_once(place, seed):

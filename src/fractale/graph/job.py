@@ -215,7 +215,7 @@ async def _submit(state: Work, runtime: Runtime[JobRun]) -> Work:
     """
     run, number = runtime.context, state.get("number", 0) + 1
     visit = run.visit
-    if state.get("verdict") == "again":
+    if state.get("verdict") == "again" or state.get("status", {}).get("again"):
         await _settle(state, visit)
     wanted = arguments_of(visit)
     if visit.context.mask(wanted) != wanted:

@@ -64,6 +64,13 @@ async def reserve(visit: Visit, key: str, size: Size, array: Array | None = None
             hint="say `time` in the job, or a time limit in its script",
         )
 
+    if "core_hours" in budget.limits and size.whole_nodes:
+        raise JobError(
+            "the job takes whole nodes (`exclusive`), and how many cores these have is not known "
+            "before it runs: core-hours cannot bound it",
+            hint="limit `node_hours` instead",
+        )
+
     def look() -> None:
         if visit.context.leave_jobs():
             leave(questions.job(visit.path, {"state": "pending", "reason": WAITS, "over": False}))
@@ -126,7 +133,7 @@ async def reserve_for_tool(
         if visit.deps.jobs is None:
             return ""
         scheduler = visit.deps.jobs(None).scheduler
-    key = str(arguments.get("key") or f"call {place}")
+    key = budget_key(str(arguments["key"])) if arguments.get("key") else f"call {place}"
     try:
         await reserve(visit, key, size_of(spec, str(scheduler), whole=True))
     except JobError as error:
@@ -134,6 +141,11 @@ async def reserve_for_tool(
             f"`{tool.name}` was not called: {error.message}", hint=error.hint
         ) from error
     return key
+
+
+def budget_key(job: str) -> str:
+    """What the budget calls a job that a tool calls so."""
+    return f"tool {job}"
 
 
 ASKED = (
@@ -154,13 +166,12 @@ async def settle_for_tool(
     """
     part, budget = tool.annotations.get(JOBS), visit.context.meter.jobs
     said: Mapping[str, Any] = answer if isinstance(answer, Mapping) else {}  # pyright: ignore[reportUnknownVariableType] - JSON
-    job = str(said.get("key") or arguments.get("key") or reserved)
+    job = budget_key(str(said.get("key") or arguments.get("key") or ""))
     if part == "submits" and reserved and said.get("key"):
         budget.name(reserved, job)
     known = budget.reserved_for(reserved or job) if part in ("submits", "runs", "looks") else None
-    over = part == "runs" or said.get("over")
-    if known and over:
-        await settle(visit, *known, said if said.get("seconds") is not None else {})
+    if known and (part == "runs" or said.get("over")):
+        await settle(visit, *known, said)
 
 
 UNSURE = ("unknown", None, "", "completed")

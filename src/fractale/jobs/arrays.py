@@ -26,6 +26,9 @@ Ask = Callable[[Submitted], Awaitable[Answer]]
 LOOK_SECONDS: Final = 0.5
 """How old the last look at an array's files may be for those who ask about one of its elements."""
 
+REASON_SECONDS: Final = 86_400.0
+"""How long a scheduler that does not answer is waited for, of a job that a signal ended."""
+
 MOST_NAMED: Final = 12
 """Elements that a reason names."""
 
@@ -63,6 +66,9 @@ def _judged(folder: JobFolder, title: str, answer: Answer, index: int | None) ->
         return Case(folder, title, None).status()
     record = (answer.records or {}).get(index)
     if answer.trouble:
+        if ended is not None and not folder.marked("cancelled") and _is_recent(ended):
+            why = f"why is not known as long as {title} does not answer: {answer.trouble}"
+            return _running(folder, f"{exit_words(ended.code)}; {why}", started, ended)
         return Case(folder, title, None, answer.trouble).status()
     is_old = answer.records is None or (ended is not None and answer.at < ended.at)
     if is_old and not (record and record.state not in ACTIVE):
@@ -84,19 +90,36 @@ def _not_asked(
             return Case(folder, title, None).status()
         words = f"{exit_words(ended.code)}; {title} is asked why at {again}"
     elif started is not None:
-        words = f"runs on {started.host}"
+        words = f"runs on {', '.join(_hosts(started))}"
     else:
         words = f"was submitted; {title} is asked about it at {again}"
     if ended is None and started is None:
         return JobStatus(state="pending", reason=words, submitted=submitted)
+    return _running(folder, words, started, ended)
+
+
+def _running(
+    folder: JobFolder, words: str, started: Started | None, ended: Ended | None
+) -> JobStatus:
     return JobStatus(
         state="running",
         reason=words,
         evidence="exit-code file" if ended else "start file",
-        submitted=submitted,
+        submitted=(folder.intent() or {}).get("written"),
         started=started.at if started else None,
-        nodes=(started.host,) if started and started.host else (),
+        nodes=_hosts(started),
     )
+
+
+def _hosts(started: Started | None) -> tuple[str, ...]:
+    if started is None:
+        return ()
+    return started.nodes or ((started.host,) if started.host else ())
+
+
+def _is_recent(ended: Ended) -> bool:
+    """Whether its scheduler may still say why it ended so."""
+    return time.time() - ended.at < REASON_SECONDS
 
 
 class Elements:
@@ -163,9 +186,13 @@ class Elements:
         is_known = record is not None or answer.records is None
         if not (is_waiting and is_known):
             return _judged(folder, self._title, answer, index)
-        if record not in waits:
-            waits[record] = _judged(folder, self._title, answer, index)
-        return waits[record]
+        if record in waits:
+            return waits[record]
+        status = _judged(folder, self._title, answer, index)
+        # It may have begun, or ended, since it was listed: then this is about it alone.
+        if status.state == "pending" and status.started is None:
+            waits[record] = status
+        return status
 
 
 def whole(elements: Mapping[int, JobStatus]) -> JobStatus:

@@ -33,6 +33,9 @@ LIMITS: Final[Mapping[str, str]] = {
 LEDGER: Final = "jobs.jsonl"
 """The file of the ledger, in a run's own folder."""
 
+INHERITED: Final = "(inherited)"
+"""The key of what the run had used that a run was forked from."""
+
 HOUR: Final = 3600.0
 GLANCE: Final = 0.2
 """Seconds between two looks at whether the run is to be left."""
@@ -84,6 +87,7 @@ class Size:
         most_nodes: How many it may be at most.
         elements: Of an array; 1 of a single job.
         seconds: Of one element, at most; None where nothing bounds it.
+        whole_nodes: Whether it has its nodes to itself: then it has more cores than it asks for.
     """
 
     nodes: int | None
@@ -92,6 +96,7 @@ class Size:
     gpus: int
     elements: int = 1
     seconds: float | None = None
+    whole_nodes: bool = False
 
     @classmethod
     def of(cls, request: Request, longest: Callable[[float], float], *, one_node: bool) -> Size:
@@ -113,6 +118,7 @@ class Size:
             gpus=totals.gpus,
             elements=len(request.array.indices) if request.array else 1,
             seconds=longest(seconds) if seconds and math.isfinite(seconds) else None,
+            whole_nodes=bool(request.exclusive) and not one_node,
         )
 
     def most(self) -> Amount:
@@ -437,4 +443,4 @@ def inherited(ledger: Ledger, until: float | None = None) -> dict[str, Any] | No
     if not amounts:
         return None
     total = Amount.total(amounts.values())
-    return {"is": "used", "key": "inherited", "amount": total.as_dict(), "at": 0.0}
+    return {"is": "used", "key": INHERITED, "amount": total.as_dict(), "at": 0.0}

@@ -6,7 +6,6 @@ from typing import Any
 
 from fastmcp import Context
 
-from fractale.errors import JobError
 from fractale.jobs import Jobs, JobSpec
 from fractale.paths import about_jobs, takes_paths
 from fractale.settings import load_settings
@@ -51,10 +50,8 @@ async def job_run(
 
     Returns:
         `job_id`, `scheduler`, `state`, `reason`, `exit_code`, `seconds`, `nodes`, `log_file`, and
-        `log`, its last 64 KiB.
-
-    Raises:
-        JobError: The job did not complete; its reason and the end of its log say why.
+        `log`, its last 64 KiB. Of a job that did not complete also `error`: its reason, and the
+        end of its log; then the call has failed, too.
     """
     jobs = Jobs.of(load_settings(untrusted="narrow"), scheduler)
     spec = JobSpec(
@@ -71,11 +68,8 @@ async def job_run(
     )
     handle = await jobs.submit(spec, key=key)
     status = await jobs.wait(handle, on_status=teller(ctx, handle))
-    if status.state != "completed":
-        last = f"; its last lines:\n{status.last_lines}" if status.last_lines else ""
-        raise JobError(f"job {handle.native_id} {status.reason}{last}")
     log = await jobs.logs(handle, offset=-LOG_BYTES, limit=LOG_BYTES)
-    return {
+    told = {
         "job_id": handle.native_id,
         "scheduler": handle.scheduler,
         "state": status.state,
@@ -86,3 +80,7 @@ async def job_run(
         "log_file": str(handle.job_dir / "log"),
         "log": log.text,
     }
+    if status.state != "completed":
+        last = f"; its last lines:\n{status.last_lines}" if status.last_lines else ""
+        told["error"] = f"job {handle.native_id} {status.reason}{last}"
+    return told

@@ -348,13 +348,15 @@ def options(folder: JobFolder, spec: JobSpec) -> list[str]:
         "--open-mode=append",
         f"--chdir={spec.folder}",
     ]
+    seconds = asked_of(spec, "slurm").seconds
     given = {
         "nodes": spec.nodes,
         "ntasks": spec.tasks,
         "cpus-per-task": spec.cores_per_task,
         "gpus-per-task": spec.gpus_per_task,
         "mem": f"{megabytes(spec.memory)}M" if spec.memory else None,
-        "time": write_time(math.ceil(spec.time)) if spec.time else None,
+        # Said also where the script says it: SBATCH_TIMELIMIT in the environment counts more.
+        "time": write_time(math.ceil(seconds)) if seconds and math.isfinite(seconds) else None,
         "partition": spec.queue,
         "account": spec.account,
         "array": spec.array,
