@@ -191,7 +191,7 @@ class _Reader:
 
     def prefix(self, draft: Draft, value: str) -> None:
         self._found.fields["prefix"] = _file(value)
-        draft.sets |= {"output", "error"}
+        draft.sets("output", "error")
 
     def mail_to(self, draft: Draft, value: str) -> None:
         self._found.set(draft, mail_to=tuple(filter(None, re.split(r"[:,]", value))))

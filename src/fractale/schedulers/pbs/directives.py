@@ -243,7 +243,7 @@ class _Reader:
 
     def _depend(self, draft: Draft, value: str) -> None:
         found: list[Dependency] = []
-        draft.sets.add("dependencies")
+        draft.sets("dependencies")
         for item in value.split(","):
             kind, *jobs = item.strip().split(":")
             if _OTHER_DEPENDENCIES.match(kind):
@@ -263,7 +263,7 @@ class _Reader:
             raise ValueError(f"`{value}` is not a time of the form [[[[CC]YY]MM]DD]hhmm[.SS]")
         if date is None or (len(date[1]) == 6 and int(date[1][:2]) > 68):
             draft.untold.append("when the job may start: the next such time")
-            draft.sets.add("begin")
+            draft.sets("begin")
             return
         day = date[1] if len(date[1]) == 8 else f"20{date[1]}"
         seconds = f":{date[4]}" if date[4] else ""
@@ -331,7 +331,7 @@ class _Reader:
         self._found.set(draft, mail_to=tuple(filter(None, re.split(r"[,\s]+", value))))
 
     def array(self, draft: Draft, value: str) -> None:
-        draft.sets.add("array")
+        draft.sets("array")
         array = Array.parse(value)
         span, *more = array.spans
         if more or span.first >= span.last:
@@ -339,7 +339,7 @@ class _Reader:
         self._found.set(draft, array=array)
 
     def torque_array(self, draft: Draft, value: str) -> None:
-        draft.sets.add("array")
+        draft.sets("array")
         array = Array.parse(re.sub(r"^\[(.*)\]", r"\1", value))
         if len(array.indices) == 1:
             self._found.remark(
