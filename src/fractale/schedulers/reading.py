@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from fractale.schedulers.options import Said
 from fractale.schedulers.request import Chunk, Request
-from fractale.schedulers.script import Directive, Remark
+from fractale.schedulers.script import Directive, Reading, Remark
 
 
 @dataclass(slots=True, kw_only=True)
@@ -116,7 +116,7 @@ class Gathered:
         if before is not None:
             self._again.append((before, now))
 
-    def settle_again(self) -> None:
+    def _settle_again(self) -> None:
         """Say of each directive that another one replaces what that one says."""
         for before, now in reversed(self._again):
             if not (before.fields or before.untold or before.invalid):
@@ -133,12 +133,40 @@ class Gathered:
         """Say that the scheduler refuses the script."""
         self.invalid.append(Remark(line=line, text=text, why=why))
 
-    def request(self) -> Request:
-        """What was found."""
-        return Request(**self.fields)
+    def reading(self, program: str, lines: Collection[int]) -> Reading:
+        """What was found, when all lines are read.
+
+        Args:
+            program: What refuses an invalid directive: ``qsub``.
+            lines: Numbers of the lines that are directives.
+        """
+        self._settle_again()
+        return Reading(
+            directives=tuple(draft.done(program) for draft in self.drafts),
+            lines=frozenset(lines),
+            request=Request(**self.fields),
+            invalid=tuple(self.invalid),
+            remarks=tuple(self.remarks),
+        )
 
 
 _SPECIAL: Final = re.compile(r"[\"'\\#]")
+
+
+def joined(lines: Sequence[str], number: int, text: str) -> tuple[str, int]:
+    """A directive with the lines that go on after its backslash.
+
+    Args:
+        number: Of its first line, from 1.
+        text: That line without the mark.
+
+    Returns:
+        The text, and the number of its last line.
+    """
+    while text.endswith("\\") and number < len(lines):
+        text = text[:-1] + lines[number]
+        number += 1
+    return text, number
 
 
 def split_words(text: str, *, comments: bool, escapes: bool = True) -> tuple[list[str], str]:

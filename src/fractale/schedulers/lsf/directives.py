@@ -27,6 +27,7 @@ from fractale.schedulers.reading import (
     Gathered,
     contradictions,
     events,
+    joined,
     needed,
     quoted,
     rounded,
@@ -107,15 +108,7 @@ class _Reader:
         for number, text in self._directives():
             self._line(number, text)
         self._settle()
-        found = self._found
-        found.settle_again()
-        return Reading(
-            directives=tuple(draft.done("bsub") for draft in found.drafts),
-            lines=frozenset(self._numbers),
-            request=found.request(),
-            invalid=tuple(found.invalid),
-            remarks=tuple(found.remarks),
-        )
+        return self._found.reading("bsub", self._numbers)
 
     def _directives(self) -> Iterator[tuple[int, str]]:
         number, last, passed, late = 0, len(self._lines), False, False
@@ -134,12 +127,9 @@ class _Reader:
                 late = True
                 why = "bsub reads it, although it is below the first command"
                 self._found.remarks.append(Remark(line=number, text=line.strip(), why=why))
-            first, text = number, line[match.end() :]
-            self._numbers.add(number)
-            while text.endswith("\\") and number < last:
-                text = text[:-1] + self._lines[number]
-                number += 1
-                self._numbers.add(number)
+            first = number
+            text, number = joined(self._lines, first, line[match.end() :])
+            self._numbers.update(range(first, number + 1))
             yield first, text
 
     def _line(self, number: int, text: str) -> None:
