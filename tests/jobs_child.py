@@ -13,9 +13,8 @@ import sys
 from pathlib import Path
 
 from fractale.jobs import JobHandle, Jobs, JobSpec
-from fractale.jobs.service import _adapters
+from fractale.schedulers.adapters import adapters_of
 from fractale.schedulers.folder import JobFolder
-from fractale.schedulers.local.jobs import Local
 
 POINTS = ("intent", "prepared", "submitted", "handle", "waiting", "looked")
 
@@ -62,8 +61,7 @@ class Killed:
 
 async def main() -> None:
     root, scheduler, key, out, point = sys.argv[1:6]
-    local = Local(os.environ, Path(root) / ".local")
-    inner = _adapters(dict(os.environ), local)[scheduler]
+    inner = adapters_of(dict(os.environ), Path(root) / ".local", None)[scheduler]
     jobs = Jobs(Path(root), os.environ, scheduler, adapters={scheduler: Killed(inner, point)})
     script = f"#!/bin/sh\necho ran >> {out}\nsleep 0.2\n"
     spec = JobSpec(name="killed", folder=Path(root).parent, script=script)

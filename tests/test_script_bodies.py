@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import flux_python
 from fractale.schedulers.body import Body, translate_body
-from fractale.schedulers.environment import NAMES, environment_of, mentions_of
+from fractale.schedulers.environment import NAMES, environment_of, mentions_in, mentions_of
 from fractale.schedulers.request import Array, Request, Span
 from fractale.schedulers.shell_text import read_shell
 
@@ -578,6 +578,52 @@ def test_nothing_of_the_source_remains_untold(
         if change.line and not told & set(lines_of):
             left = mentions_of(source).search(change.new.split("#")[0])
             assert left is None or source in ("pbs", "cobalt"), (change, left)
+
+
+@settings(max_examples=300, deadline=None)
+@given(MIXED, st.sampled_from(NAMES))
+def test_each_mention_of_a_scheduler_is_found(pieces: list[str], source: str) -> None:
+    text = "".join(pieces)
+    found = [each.regs for each in mentions_in(text, source)]
+    assert found == [each.regs for each in mentions_of(source).finditer(text)]
+
+
+LINES = st.lists(
+    st.text("ax1 \t'\"\\`$(){}<>#|&;=?-_", max_size=8)
+    | st.sampled_from(
+        [
+            *("echo 'it' # it's", 'echo "$a ${b} c"', 'x="${y:-"z"}"', "a=$(b c | d)", "if [ a ]"),
+            *("cat <<E", "E", "a < b", "(", ")", "$(", '"', "'", "case a in", "b) c;;", "esac"),
+            *("f() {", "}", "echo \\", "((", "))", "${x", "`a", "$'b\\'", "# $(", "a#'b"),
+        ]
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(LINES, LINES, st.booleans())
+def test_what_a_shell_reads_at_a_place_is_the_same_without_the_lines_that_are_passed_over(
+    above: list[str], below: list[str], csh: bool
+) -> None:
+    text = "\n".join([*above, "srun -n $SLURM_NTASKS a", *below])
+    place = sum(len(each) + 1 for each in above)
+    spans = range(place, place + len("srun -n $SLURM_NTASKS a"))
+    whole, part = read_shell(text, csh=csh), read_shell(text, csh=csh, places=[place])
+    for found in zip(
+        *(
+            (
+                [each for each in read.commands if any(w.start in spans for w in each.words)],
+                [each for each in read.variables if each.start in spans],
+                [each for each in read.comments if each[0] <= place < each[1]],
+                [each for each in read.quiet if each[0] <= place < each[1]],
+                [each for each in read.documents if each[0] <= place < each[1]],
+            )
+            for read in (whole, part)
+        ),
+        strict=True,
+    ):
+        assert found[0] == found[1]
 
 
 @settings(max_examples=200, deadline=None)

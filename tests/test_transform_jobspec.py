@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from fractale.agents.transform_jobspec import TRANSFORM_JOBSPEC
-from fractale.agents.translations import Pair, manager_named, manager_of
+from fractale.agents.translations import Pair, manager_of
 from fractale.agents.validators import arguments_for, find_validator, verdict_of
 from fractale.errors import ModelUnavailable, PolicyError, ToolError, TransportError
+from fractale.schedulers.dialects import scheduler_named
 from fractale.testing import FakeToolServer, ScriptedModel
 from fractale.testing.model_server import Reply
 from fractale.toolbox import ToolInfo, ToolResult
@@ -535,7 +536,7 @@ def test_a_line_that_is_no_directive_is_a_fault():
     [("Slurm 23.02", "slurm"), ("OpenPBS", "pbs"), ("torque", "pbs"), ("LSF", "lsf"), ("X", "x")],
 )
 def test_managers_go_by_many_names(name, own):
-    assert manager_named(name) == own
+    assert scheduler_named(name) == own
 
 
 # -- validators ---------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from fractale.agents.jobspec_graph import (
     translation_graph,
 )
 from fractale.agents.subagent import AgentAnswer, AgentHost, AgentRequest, Subagent
-from fractale.agents.translations import manager_named, manager_of
+from fractale.agents.translations import manager_of
+from fractale.schedulers.dialects import scheduler_named
 
 DEFAULT_TRIES = 4
 
@@ -39,12 +40,12 @@ async def run(host: AgentHost, request: AgentRequest) -> AgentAnswer:
 def _task(host: AgentHost, request: AgentRequest) -> Task:
     given = request.inputs
     script = str(given["script"])
-    source = manager_named(str(given.get("source") or "")) or manager_of(script)
+    source = scheduler_named(str(given.get("source") or "")) or manager_of(script)
     return Task(
         host=host,
         script=script,
         source=source,
-        target=manager_named(str(given["target"])),
+        target=scheduler_named(str(given["target"])),
         validator=str(given.get("validator") or ""),
         error=str(given.get("error") or ""),
         instruction=request.instruction,

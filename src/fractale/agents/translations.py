@@ -6,9 +6,8 @@ for valid, and another manager's directives for comments.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from fractale.schedulers.comparison import comments_of, compare, leftovers, lost_commands
 from fractale.schedulers.dialects import (
@@ -23,15 +22,13 @@ from fractale.schedulers.dialects import (
 from fractale.schedulers.script import Loss, Script
 from fractale.schedulers.translation import translate
 
-OTHER_NAMES: Final[Mapping[str, str]] = {"sbatch": "slurm", "torque": "pbs", "bsub": "lsf"}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
     """A script, and another one that is said to be its translation.
 
     Args:
-        source: The manager of the original, as `manager_named` gives it; empty if it has none.
+        source: The manager of the original, as `scheduler_named` gives it; empty if it has none.
         target: The manager that it was translated for.
         no_analogue: What the translator says that the target has nothing for.
     """
@@ -93,13 +90,6 @@ class Pair:
     def _is_mentioned(self, text: str) -> bool:
         flag = text.split("=")[0].split()[:1]
         return bool(flag) and any(flag[0] in each for each in self.no_analogue)
-
-
-def manager_named(name: str) -> str:
-    """A manager's name as fractale writes it: ``slurm`` for ``Slurm 23``; else in small letters."""
-    said = name.strip().lower()
-    known = {**{each: each for each in NAMES}, **OTHER_NAMES}
-    return next((own for word, own in known.items() if word in said), said)
 
 
 def manager_of(script: str) -> str:

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from fractale.agents.translations import manager_named
 from fractale.evidence import EXIT_CODE_KEYS, as_number, json_of_text
-from fractale.schedulers.dialects import NAMES
+from fractale.schedulers.dialects import MEANT, NAMES
 from fractale.toolbox import ToolInfo, ToolResult
 
 SCRIPT_ARGUMENTS = (
@@ -84,7 +83,7 @@ def _rank(tool: ToolInfo, target: str) -> int:
 def _managers_in(text: str) -> set[str]:
     words = {*re.findall(r"[a-z]+", text.lower())}
     return {name for name in NAMES if name in words} | (
-        {manager_named(word) for word in words & {"sbatch", "torque", "bsub"}}
+        {MEANT[word] for word in words & MEANT.keys()}
     )
 
 

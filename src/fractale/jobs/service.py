@@ -27,7 +27,6 @@ from fractale.schedulers.adapter import Record, Scheduler, Submitted
 from fractale.schedulers.asked import array_of
 from fractale.schedulers.folder import JobFolder, same_job
 from fractale.schedulers.job import JobHandle, JobSpec, Queue
-from fractale.schedulers.local.jobs import Local
 from fractale.settings import STARTED_BY, Settings, slurm_token, without_secrets
 
 FOLDER: Final = "jobs"
@@ -92,8 +91,11 @@ class Jobs:
         environment = without_secrets(environment) | slurm_token(environment)
         # A job that a server submits must outlive the server's end.
         environment.pop(STARTED_BY, None)
-        local = Local(environment, queues or self._root / ".local", cores)
-        self._adapters = dict(_adapters(environment, local) if adapters is None else adapters)
+        if adapters is None:
+            from fractale.schedulers.adapters import adapters_of
+
+            adapters = adapters_of(environment, queues or self._root / ".local", cores)
+        self._adapters = dict(adapters)
         self._chosen = scheduler
         self._choice_made: Choice | None = None
         self._environment = environment
@@ -493,19 +495,3 @@ class Jobs:
             SchedulerUnavailable: It does not answer.
         """
         return await (await asyncio.to_thread(self._scheduler)).queues()
-
-
-def _adapters(environment: Mapping[str, str], local: Scheduler) -> dict[str, Scheduler]:
-    from fractale.schedulers.flux.jobs import Flux
-    from fractale.schedulers.lsf.jobs import Lsf
-    from fractale.schedulers.pbs.jobs import Pbs
-    from fractale.schedulers.slurm.jobs import Slurm
-
-    made: tuple[Scheduler, ...] = (
-        Flux.of(environment),
-        Slurm.of(environment),
-        Pbs.of(environment),
-        Lsf.of(environment),
-        local,
-    )
-    return {adapter.name: adapter for adapter in made}

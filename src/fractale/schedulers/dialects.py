@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import importlib
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Final, cast
 
 from fractale.schedulers import others
@@ -17,6 +18,16 @@ NAMES: Final = ("slurm", "flux", "pbs", "lsf")
 
 READ: Final = (*NAMES, "cobalt")
 """Schedulers whose scripts fractale reads; to write those of the last ones is an error."""
+
+MEANT: Final = MappingProxyType({"sbatch": "slurm", "torque": "pbs", "bsub": "lsf"})
+"""Other words that people name a scheduler by → the scheduler."""
+
+
+def scheduler_named(name: str) -> str:
+    """A scheduler's name as fractale writes it: ``slurm`` for ``Slurm 23``; else in lower case."""
+    said = name.strip().lower()
+    known = {**{each: each for each in NAMES}, **MEANT}
+    return next((own for word, own in known.items() if word in said), said)
 
 
 @functools.cache

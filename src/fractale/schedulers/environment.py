@@ -166,6 +166,16 @@ NAMES: Final = ("slurm", "flux", "pbs", "lsf", "cobalt")
 """Schedulers whose commands are known; of Cobalt they are only read."""
 
 
+OF_MPI: Final = frozenset({"mpirun", "mpiexec"})
+"""What an MPI brings to start programs with, under any scheduler."""
+
+
+def launchers() -> frozenset[str]:
+    """The programs of one word that start the program that is named after their options."""
+    homes = map(environment_of, NAMES)
+    return OF_MPI.union(name for home in homes for name in home.launchers if " " not in name)
+
+
 @functools.cache
 def mentions_of(scheduler: str) -> re.Pattern[str]:
     """What in a text speaks to a scheduler.

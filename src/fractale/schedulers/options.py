@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
-
-from fractale.schedulers.script import Directive
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,65 +70,6 @@ class Said:
 
     fields: Mapping[str, Any]
     untold: str = ""
-
-
-@dataclass(slots=True)
-class Entry:
-    """A directive while its script is read.
-
-    Args:
-        fields: Fields of a `Request` and their values.
-    """
-
-    line: int
-    option: str
-    value: str
-    text: str
-    fields: dict[str, Any] = field(default_factory=dict[str, Any])
-    untold: str = ""
-    invalid: str = ""
-
-    def read(
-        self,
-        program: str,
-        readers: Mapping[str, Callable[[str], Said]],
-        reasons: Mapping[str, str],
-    ) -> None:
-        """Read the value, unless the option is refused already.
-
-        Args:
-            program: What refuses a directive, in texts: ``sbatch``.
-            readers: Option → what its value says; ValueError for a value that is refused.
-            reasons: Option → why no field says it, for options without a reader.
-        """
-        if not self.invalid and self.option in readers:
-            try:
-                said = readers[self.option](self.value)
-                self.fields, self.untold = dict(said.fields), said.untold
-            except ValueError as error:
-                self.invalid = str(error)
-        if self.invalid:
-            self.untold = f"{program} refuses it: {self.invalid}"
-        elif not self.fields:
-            told = reasons.get(self.option) or self.untold
-            self.untold = told or f"only {program} has this option"
-
-    def replace(self, later: Entry) -> None:
-        """Say that a later directive of the same option counts in place of this one."""
-        self.fields = dict.fromkeys(later.fields)
-        self.untold = "" if self.fields else self.untold or "a later line replaces it"
-
-    def directive(self, sets: frozenset[str] | None = None) -> Directive:
-        """The directive; with `sets`, one that sets these fields and says all with them."""
-        return Directive(
-            line=self.line,
-            option=self.option,
-            value=self.value,
-            text=self.text,
-            sets=frozenset(self.fields) if sets is None else sets,
-            invalid=self.invalid,
-            untold="" if sets else self.untold,
-        )
 
 
 def getopt(words: Sequence[str], options: Options) -> Iterator[Given]:

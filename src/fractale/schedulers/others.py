@@ -125,13 +125,7 @@ class _Reader:
                 "Cobalt's qsub needs a number of nodes and a time, on its command line if not here"
             )
             found.remarks.append(Remark(line=0, text="", why=why))
-        return Reading(
-            directives=tuple(draft.done("Cobalt's qsub") for draft in found.drafts),
-            lines=frozenset(self._numbers),
-            request=found.request(),
-            invalid=tuple(found.invalid),
-            remarks=tuple(found.remarks),
-        )
+        return self._found.reading("Cobalt's qsub", self._numbers)
 
     def _directives(self) -> Iterator[tuple[int, str]]:
         passed = False
@@ -191,7 +185,7 @@ class _Reader:
 
     def prefix(self, draft: Draft, value: str) -> None:
         self._found.fields["prefix"] = _file(value)
-        draft.sets |= {"output", "error"}
+        draft.sets("output", "error")
 
     def mail_to(self, draft: Draft, value: str) -> None:
         self._found.set(draft, mail_to=tuple(filter(None, re.split(r"[:,]", value))))

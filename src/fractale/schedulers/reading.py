@@ -4,43 +4,87 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from fractale.schedulers.options import Said
 from fractale.schedulers.request import Chunk, Request
-from fractale.schedulers.script import Directive, Remark
+from fractale.schedulers.script import Directive, Reading, Remark
 
 
 @dataclass(slots=True, kw_only=True)
 class Draft:
-    """A directive while its script is read."""
+    """A directive while its script is read.
+
+    Args:
+        fields: The fields of a `Request` that it sets; with their values as long as these matter.
+        invalid: Why the scheduler refuses it.
+        untold: What of it no field says.
+    """
 
     line: int
     option: str
     value: str = ""
     text: str = ""
-    sets: set[str] = field(default_factory=set[str])
+    fields: dict[str, Any] = field(default_factory=dict[str, Any])
     invalid: str = ""
     untold: list[str] = field(default_factory=list[str])
 
-    def done(self, program: str) -> Directive:
+    def sets(self, *names: str) -> None:
+        """Say that it sets these fields, too, whatever their values are."""
+        for name in names:
+            self.fields.setdefault(name)
+
+    def read(
+        self,
+        program: str,
+        readers: Mapping[str, Callable[[str], Said]],
+        reasons: Mapping[str, str],
+    ) -> None:
+        """Read the value, unless the option is refused already.
+
+        Args:
+            program: Whose option it is, in texts: ``sbatch``.
+            readers: Option → what its value says; ValueError for a value that is refused.
+            reasons: Option → why no field says it, for options without a reader.
+        """
+        if self.invalid:
+            return
+        if self.option in readers:
+            try:
+                said = readers[self.option](self.value)
+            except ValueError as error:
+                self.invalid = str(error)
+                return
+            self.fields, self.untold = dict(said.fields), [said.untold] if said.untold else []
+        if not self.fields:
+            reason = reasons.get(self.option)
+            self.untold = [reason] if reason else self.untold or [f"only {program} has this option"]
+
+    def replace(self, later: Draft) -> None:
+        """Say that a later directive of the same option counts in place of this one."""
+        self.fields = dict.fromkeys(later.fields)
+        self.untold = [] if self.fields else self.untold or ["a later line replaces it"]
+
+    def done(self, program: str, sets: frozenset[str] | None = None) -> Directive:
         """The directive, when all lines are read.
 
         Args:
             program: What refuses an invalid one: ``qsub``.
+            sets: The fields that say all of it; None: its own, as far as it has them.
         """
         untold = [f"{program} refuses it: {self.invalid}"] if self.invalid else self.untold
-        if not untold and not self.sets:
+        if not untold and not self.fields:
             untold = ["it asks for nothing"]
         return Directive(
             line=self.line,
             option=self.option,
             value=self.value,
             text=self.text,
-            sets=frozenset(self.sets),
+            sets=frozenset(self.fields) if sets is None else sets,
             invalid=self.invalid,
-            untold="; ".join(dict.fromkeys(untold)),
+            untold="" if sets else "; ".join(dict.fromkeys(untold)),
         )
 
 
@@ -65,19 +109,19 @@ class Gathered:
         for name, value in fields.items():
             if value is not None and value != ():
                 self.fields[name] = value
-                draft.sets.add(name)
+                draft.fields[name] = value
 
     def again(self, before: Draft | None, now: Draft) -> None:
         """Say that an option is there again, and that the last one counts."""
         if before is not None:
             self._again.append((before, now))
 
-    def settle_again(self) -> None:
+    def _settle_again(self) -> None:
         """Say of each directive that another one replaces what that one says."""
         for before, now in reversed(self._again):
-            if not (before.sets or before.untold or before.invalid):
-                before.sets |= now.sets
-                before.untold += [] if now.sets else [f"line {now.line} replaces it"]
+            if not (before.fields or before.untold or before.invalid):
+                before.sets(*now.fields)
+                before.untold += [] if now.fields else [f"line {now.line} replaces it"]
 
     def remark(self, draft: Draft, why: str) -> None:
         """Say something about a directive."""
@@ -89,12 +133,40 @@ class Gathered:
         """Say that the scheduler refuses the script."""
         self.invalid.append(Remark(line=line, text=text, why=why))
 
-    def request(self) -> Request:
-        """What was found."""
-        return Request(**self.fields)
+    def reading(self, program: str, lines: Collection[int]) -> Reading:
+        """What was found, when all lines are read.
+
+        Args:
+            program: What refuses an invalid directive: ``qsub``.
+            lines: Numbers of the lines that are directives.
+        """
+        self._settle_again()
+        return Reading(
+            directives=tuple(draft.done(program) for draft in self.drafts),
+            lines=frozenset(lines),
+            request=Request(**self.fields),
+            invalid=tuple(self.invalid),
+            remarks=tuple(self.remarks),
+        )
 
 
 _SPECIAL: Final = re.compile(r"[\"'\\#]")
+
+
+def joined(lines: Sequence[str], number: int, text: str) -> tuple[str, int]:
+    """A directive with the lines that go on after its backslash.
+
+    Args:
+        number: Of its first line, from 1.
+        text: That line without the mark.
+
+    Returns:
+        The text, and the number of its last line.
+    """
+    while text.endswith("\\") and number < len(lines):
+        text = text[:-1] + lines[number]
+        number += 1
+    return text, number
 
 
 def split_words(text: str, *, comments: bool, escapes: bool = True) -> tuple[list[str], str]:

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from fractale.agents.catalog import BUILT_IN
 from fractale.registry.calls import in_thread
-from fractale.schedulers.flux.jobs import Flux
+from fractale.schedulers.adapters import flux_of
 from fractale.site.calls import Unknown, jobs_of
 from fractale.site.case import Case, Named
 from fractale.site.checks_tools import SECTION, Loaded
@@ -159,7 +159,7 @@ async def see_scheduler(case: Case, name: str | None) -> tuple[bool, str]:
         return False, f"{taken}: {words_of(finding)}"
     also = case.needs.needs.get(BINDINGS.get(taken, ""))
     # Those of the site's own Flux do, whatever this Python has.
-    if also and await Flux.of(case.place.environment).bindings():
+    if also and await flux_of(case.place.environment).bindings():
         works, found = await see(case, also)
         if not works:
             return False, f"{taken} {finding.version}, without {also.what}: {found}"

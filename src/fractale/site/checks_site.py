@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fractale.plan.model import JobPlan, Template
+from fractale.schedulers.dialects import NAMES as SCHEDULERS
 from fractale.site.calls import jobs_of
 from fractale.site.case import Case
 from fractale.site.checks_needs import BINDINGS, see_scheduler
@@ -14,8 +15,6 @@ from fractale.site.model import Check, Finding, words_of
 from fractale.site.schedulers import chosen_scheduler
 
 SECTION = "site"
-
-SCHEDULERS = ("slurm", "flux", "pbs", "lsf")
 
 FEATURES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "scheduler": (

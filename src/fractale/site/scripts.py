@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from fractale.schedulers.environment import launchers
+
 SHELL = """
     . : [ [[ ! { } ( alias bg break builtin case cd command continue declare do done echo elif else
     esac eval exit export false fg fi for function getopts hash if jobs kill let local logout printf
@@ -17,9 +19,6 @@ BUILT_IN = frozenset(SHELL.split())
 """What the shell does itself, or what begins a construct: what follows is not looked at."""
 
 PASSES_ON = frozenset({"exec", "env", "nohup", "time", "command"})
-LAUNCHERS = frozenset({"mpirun", "mpiexec", "srun", "aprun", "jsrun"})
-"""What starts the program that is named after its options."""
-
 PROVIDES = frozenset({"module", "ml", "spack", "conda", "micromamba", "source", "."})
 """What puts programs on the PATH: after it nothing can be told."""
 
@@ -68,7 +67,7 @@ def _started(words: Sequence[str]) -> Iterator[str]:
     if not rest or rest[0] in BUILT_IN or not PLAIN.fullmatch(rest[0]):
         return
     yield rest[0]
-    if Path(rest[0]).name in LAUNCHERS and (own := _launched(rest[1:])):
+    if Path(rest[0]).name in launchers() and (own := _launched(rest[1:])):
         yield own
 
 

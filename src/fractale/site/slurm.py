@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from fractale.schedulers.slurm.site import NODES, PARTITIONS, read_nodes, read_partition
+from fractale.schedulers.slurm.site import ACCOUNTING, NODES, PARTITIONS, read_nodes, read_partition
 from fractale.site.model import Finding, absent
 from fractale.site.programs import Machine
 
@@ -52,7 +52,7 @@ async def slurm(machine: Machine) -> Finding:
 
 async def _has_accounting(machine: Machine) -> bool:
     """Whether ended jobs can be asked for: ``sacct`` is there and has a database behind it."""
-    sacct = machine.which("sacct")
+    sacct = machine.which(ACCOUNTING[0])
     if sacct is None:
         return False
-    return not (await machine.run(sacct, "-n", "-X", "-S", "now-1minutes", "-o", "jobid")).problem
+    return not (await machine.run(sacct, *ACCOUNTING[1:])).problem

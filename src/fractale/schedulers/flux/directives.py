@@ -16,7 +16,8 @@ from types import MappingProxyType
 from typing import Any, Final, cast
 
 from fractale.schedulers.flux.times import read_duration, read_limit, write_time
-from fractale.schedulers.options import Entry, Given, Option, Options, Said, getopt
+from fractale.schedulers.options import Given, Option, Options, Said, getopt
+from fractale.schedulers.reading import Draft
 from fractale.schedulers.request import (
     Dependency,
     DependencyKind,
@@ -29,7 +30,7 @@ from fractale.schedulers.request import (
     take_broken,
     write_name,
 )
-from fractale.schedulers.script import Reading, Remark, Written
+from fractale.schedulers.script import Directive, Reading, Remark, Written
 
 MARK: Final = "#FLUX:"
 _SENTINEL: Final = re.compile(r"([^\w]*)((?:flux|FLUX):)(.*)")
@@ -407,36 +408,42 @@ def _given(number: int, words: Sequence[str], remarks: list[Remark]) -> Iterator
         yield given
 
 
-def _entry(line: int, given: Given) -> Entry:
+def _draft(line: int, given: Given) -> Draft:
     if given.option is None:
         name = given.text.lstrip("-").partition("=")[0]
-        why = given.why
-        return Entry(
-            line, name, "", given.text, untold=f"flux batch refuses it: {why}", invalid=why
-        )
+        return Draft(line=line, option=name, text=given.text, invalid=given.why)
     option = _ALIASES.get(given.option.name, given.option.name)
-    entry = Entry(line, option, given.value or "", given.text, invalid=given.why)
-    entry.read("flux batch", _READ, _REASONS)
+    value = given.value or ""
+    draft = Draft(line=line, option=option, value=value, text=given.text, invalid=given.why)
+    draft.read("flux batch", _READ, _REASONS)
     written = given.text.removeprefix("--").partition("=")[0].partition(" ")[0]
-    if given.text.startswith("--") and written not in _NAMES and not entry.invalid:
-        entry.invalid = f"flux batch accepts no abbreviation: write --{given.option.name}"
-    return entry
+    if given.text.startswith("--") and written not in _NAMES and not draft.invalid:
+        draft.invalid = f"flux batch accepts no abbreviation: write --{given.option.name}"
+    return draft
 
 
-def _merge(entries: Sequence[Entry]) -> dict[str, Any]:
-    """The fields of all entries; of several with one option the last one counts."""
-    last = {entry.option: entry for entry in entries}
+def _directive(draft: Draft) -> Directive:
+    """The directive; an abbreviation is refused, and yet its fields say what it means."""
+    found = draft.done("flux batch")
+    if not (draft.invalid and draft.fields):
+        return found
+    return dataclasses.replace(found, untold="; ".join(draft.untold))
+
+
+def _merge(drafts: Sequence[Draft]) -> dict[str, Any]:
+    """The fields of all drafts; of several with one option the last one counts."""
+    last = {draft.option: draft for draft in drafts}
     fields: dict[str, Any] = {}
-    for entry in entries:
-        if entry.option in _ADDING or last[entry.option] is entry:
-            _add_fields(fields, entry)
+    for draft in drafts:
+        if draft.option in _ADDING or last[draft.option] is draft:
+            _add_fields(fields, draft)
         else:
-            entry.replace(last[entry.option])
+            draft.replace(last[draft.option])
     if "variables" in fields and "export" not in fields:
         fields["export"] = True  # Flux hands all variables on unless a rule removes them
-        for entry in entries:
-            if "variables" in entry.fields:
-                entry.fields["export"] = True
+        for draft in drafts:
+            if "variables" in draft.fields:
+                draft.fields["export"] = True
     if "nodes" in fields and "tasks" not in fields:
         fields["exclusive"] = True  # a slot a node, and the nodes are the job's own
         last["nodes"].fields["exclusive"] = True
@@ -446,8 +453,8 @@ def _merge(entries: Sequence[Entry]) -> dict[str, Any]:
     return fields
 
 
-def _add_fields(fields: dict[str, Any], entry: Entry) -> None:
-    for name, value in entry.fields.items():
+def _add_fields(fields: dict[str, Any], draft: Draft) -> None:
+    for name, value in draft.fields.items():
         old = fields.get(name)
         if name == "dependencies":
             value = join_dependencies((*(old or ()), *value))
@@ -456,7 +463,7 @@ def _add_fields(fields: dict[str, Any], entry: Entry) -> None:
         elif name == "constraint" and old is not None:
             value = f"{old} {value}"
         elif name == "hosts" and old is not None:
-            entry.untold = "one of several lists of hosts"
+            draft.untold = ["one of several lists of hosts"]
         elif name == "without_hosts":
             value = (*(old or ()), *value)
         elif name == "export" and not value:
@@ -763,15 +770,15 @@ class _Flux:
             why = "flux batch refuses a script whose first line does not begin with #!"
             header.invalid.append(Remark(line=1, text=lines[0], why=why))
         remarks: list[Remark] = []
-        entries = [
-            _entry(line, given)
+        drafts = [
+            _draft(line, given)
             for line, words in header.directives
             for given in _given(line, words, remarks)
         ]
-        fields = _merge(entries)
+        fields = _merge(drafts)
         problems = (Remark(line=0, text="", why=why) for why in _size_problems(fields))
         return Reading(
-            directives=tuple(entry.directive() for entry in entries),
+            directives=tuple(map(_directive, drafts)),
             lines=frozenset(header.numbers),
             request=Request(**fields),
             invalid=(*header.invalid, *problems),

@@ -27,6 +27,7 @@ from fractale.schedulers.reading import (
     Gathered,
     contradictions,
     events,
+    joined,
     needed,
     quoted,
     rounded,
@@ -107,15 +108,7 @@ class _Reader:
         for number, text in self._directives():
             self._line(number, text)
         self._settle()
-        found = self._found
-        found.settle_again()
-        return Reading(
-            directives=tuple(draft.done("bsub") for draft in found.drafts),
-            lines=frozenset(self._numbers),
-            request=found.request(),
-            invalid=tuple(found.invalid),
-            remarks=tuple(found.remarks),
-        )
+        return self._found.reading("bsub", self._numbers)
 
     def _directives(self) -> Iterator[tuple[int, str]]:
         number, last, passed, late = 0, len(self._lines), False, False
@@ -134,12 +127,9 @@ class _Reader:
                 late = True
                 why = "bsub reads it, although it is below the first command"
                 self._found.remarks.append(Remark(line=number, text=line.strip(), why=why))
-            first, text = number, line[match.end() :]
-            self._numbers.add(number)
-            while text.endswith("\\") and number < last:
-                text = text[:-1] + self._lines[number]
-                number += 1
-                self._numbers.add(number)
+            first = number
+            text, number = joined(self._lines, first, line[match.end() :])
+            self._numbers.update(range(first, number + 1))
             yield first, text
 
     def _line(self, number: int, text: str) -> None:
@@ -193,14 +183,14 @@ class _Reader:
         match = re.fullmatch(r"([^\[\]]*)\[([^\[\]]*)\](?:%(\S+))?", value)
         if match is None:
             if "[" in value and not re.search(r"\$|\{", value):
-                draft.sets.add("array")
+                draft.sets("array")
                 raise ValueError(f"`{value}` is no array such as name[1-10]")
             if "{{" in value:
                 draft.untold.append("the name, which contains `{{`")
                 return
             self._found.set(draft, name=value)
             return
-        draft.sets.add("array")
+        draft.sets("array")
         most = f"%{match[3]}" if match[3] else ""
         array = Array.parse(match[2].replace(" ", "") + most)
         if array.indices[0] < 1:
@@ -211,7 +201,7 @@ class _Reader:
         self._found.set(draft, comment=value)
 
     def tasks(self, draft: Draft, value: str) -> None:
-        draft.sets.add("tasks")
+        draft.sets("tasks")
         least, comma, most = value.partition(",")
         tasks = whole(least.strip(), "tasks")
         if comma and whole(most.strip(), "tasks", tasks) > tasks:
@@ -219,7 +209,7 @@ class _Reader:
         self._found.set(draft, tasks=tasks)
 
     def nodes(self, draft: Draft, value: str) -> None:
-        draft.sets.add("nodes")
+        draft.sets("nodes")
         self._found.set(draft, nodes=whole(value, "nodes"))
 
     def require(self, draft: Draft, value: str) -> None:
@@ -228,11 +218,11 @@ class _Reader:
         if required == Required():
             draft.untold.append("a requirement of nothing")
         if any(each.startswith("alternative") for each in required.untold):
-            draft.sets.add("chunks")
+            draft.sets("chunks")
         self._required.append((draft, required))
 
     def gpu(self, draft: Draft, value: str) -> None:
-        draft.sets.add("gpus")
+        draft.sets("gpus")
         required = read_gpu(value)
         draft.untold.extend(required.untold)
         self._required.append((draft, required))
@@ -267,7 +257,7 @@ class _Reader:
         if int(parts[-1]) > 59 or int(parts[-2]) > 23:
             raise ValueError(f"`{value}` is not a time of a day")
         if len(parts) < 5:
-            draft.sets.add("begin")
+            draft.sets("begin")
             draft.untold.append("when the job may start: the next such time")
             return
         year, month, day, hour, minute = map(int, parts)
@@ -329,7 +319,7 @@ class _Reader:
 
     def depend(self, draft: Draft, value: str) -> None:
         """``done(1) && ended("prep*")``."""
-        draft.sets.add("dependencies")
+        draft.sets("dependencies")
         found: list[Dependency] = []
         for term in re.split(r"&&", value):
             match = re.fullmatch(r"""\s*(?:(\w+)\s*\(\s*)?["']?([^()"'|,]+?)["']?\s*\)?\s*""", term)
@@ -391,7 +381,7 @@ class _Reader:
             ahead.invalid = str(error)
         else:
             self._found.set(action, signal=f"{action.value.removeprefix('SIG')}@{seconds}")
-            ahead.sets.add("signal")
+            ahead.sets("signal")
 
     def _settle_files(self) -> None:
         fields, seen = self._found.fields, self._seen
@@ -489,7 +479,7 @@ class _Reader:
         """`-M`, which is the memory of the job only if nothing is reserved."""
         value = limit.value.strip().rstrip("!")
         if any(re.search(rf"mem={re.escape(value)}\b", draft.value) for draft in reserved):
-            limit.sets.add("memory_per_node")
+            limit.sets("memory_per_node")
         elif reserved:
             limit.untold.append("the limit of memory beside what is reserved")
         else:

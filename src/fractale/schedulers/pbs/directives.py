@@ -20,7 +20,16 @@ from typing import Final, cast
 from fractale.schedulers.options import Option, Options, getopt
 from fractale.schedulers.pbs.resources import Resources, write_chunks
 from fractale.schedulers.pbs.times import write_time
-from fractale.schedulers.reading import Draft, Gathered, events, needed, quoted, split_words, whole
+from fractale.schedulers.reading import (
+    Draft,
+    Gathered,
+    events,
+    joined,
+    needed,
+    quoted,
+    split_words,
+    whole,
+)
 from fractale.schedulers.request import Array, Dependency, DependencyKind, Request, Span
 from fractale.schedulers.script import Reading, Remark, Written
 
@@ -107,15 +116,7 @@ class _Reader:
             self._line(number, text)
         self._resources.settle()
         self._settle()
-        found = self._found
-        found.settle_again()
-        return Reading(
-            directives=tuple(draft.done("qsub") for draft in found.drafts),
-            lines=frozenset(self._numbers),
-            request=found.request(),
-            invalid=tuple(found.invalid),
-            remarks=tuple(found.remarks),
-        )
+        return self._found.reading("qsub", self._numbers)
 
     def _directives(self) -> Iterator[tuple[int, str]]:
         """Number and text (without the mark) of each directive above the first command."""
@@ -133,12 +134,9 @@ class _Reader:
                     why = "qsub does not read it: it is below the first command"
                     self._found.remarks.append(Remark(line=number, text=line.strip(), why=why))
                 continue
-            first, text = number, line[match.end() :]
-            self._numbers.add(number)
-            while text.endswith("\\") and number < last:
-                text = text[:-1] + self._lines[number]
-                number += 1
-                self._numbers.add(number)
+            first = number
+            text, number = joined(self._lines, first, line[match.end() :])
+            self._numbers.update(range(first, number + 1))
             yield first, text
 
     def _line(self, number: int, text: str) -> None:
@@ -243,7 +241,7 @@ class _Reader:
 
     def _depend(self, draft: Draft, value: str) -> None:
         found: list[Dependency] = []
-        draft.sets.add("dependencies")
+        draft.sets("dependencies")
         for item in value.split(","):
             kind, *jobs = item.strip().split(":")
             if _OTHER_DEPENDENCIES.match(kind):
@@ -263,7 +261,7 @@ class _Reader:
             raise ValueError(f"`{value}` is not a time of the form [[[[CC]YY]MM]DD]hhmm[.SS]")
         if date is None or (len(date[1]) == 6 and int(date[1][:2]) > 68):
             draft.untold.append("when the job may start: the next such time")
-            draft.sets.add("begin")
+            draft.sets("begin")
             return
         day = date[1] if len(date[1]) == 8 else f"20{date[1]}"
         seconds = f":{date[4]}" if date[4] else ""
@@ -331,7 +329,7 @@ class _Reader:
         self._found.set(draft, mail_to=tuple(filter(None, re.split(r"[,\s]+", value))))
 
     def array(self, draft: Draft, value: str) -> None:
-        draft.sets.add("array")
+        draft.sets("array")
         array = Array.parse(value)
         span, *more = array.spans
         if more or span.first >= span.last:
@@ -339,7 +337,7 @@ class _Reader:
         self._found.set(draft, array=array)
 
     def torque_array(self, draft: Draft, value: str) -> None:
-        draft.sets.add("array")
+        draft.sets("array")
         array = Array.parse(re.sub(r"^\[(.*)\]", r"\1", value))
         if len(array.indices) == 1:
             self._found.remark(

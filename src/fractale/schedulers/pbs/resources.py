@@ -174,7 +174,7 @@ class Resources:
             return reader(draft.value, draft)
         except ValueError as error:
             draft.invalid = str(error)
-            draft.sets.add("chunks" if draft.option == "select" else "nodes")
+            draft.sets("chunks" if draft.option == "select" else "nodes")
             return []
 
     def _compatible(self, sized: Mapping[str, Draft]) -> None:

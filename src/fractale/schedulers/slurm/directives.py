@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, cast
 
-from fractale.schedulers.options import Entry, Given, getopt
+from fractale.schedulers.options import Given, getopt
+from fractale.schedulers.reading import Draft
 from fractale.schedulers.request import (
     Dependency,
     Request,
@@ -55,7 +56,7 @@ class _Header:
     """The directive lines of a script, in words."""
 
     parts: list[list[_Word]] = field(default_factory=lambda: [[]])
-    starts: list[Entry] = field(default_factory=list[Entry])
+    starts: list[Draft] = field(default_factory=list[Draft])
     numbers: set[int] = field(default_factory=set[int])
     invalid: list[Remark] = field(default_factory=list[Remark])
     remarks: list[Remark] = field(default_factory=list[Remark])
@@ -95,7 +96,9 @@ def _directive_line(number: int, line: str, header: _Header) -> None:
     start = len(MARK if line.startswith(MARK) else _OLD_MARK)
     if _NEXT_PART.match(line, start):
         text = line[start:].strip()
-        header.starts.append(Entry(number, "hetjob", "", text, {"components": ()}))
+        header.starts.append(
+            Draft(line=number, option="hetjob", text=text, fields={"components": ()})
+        )
         header.parts.append([])
     words = header.parts[-1]
     if not _QUOTING.search(line, start):
@@ -148,11 +151,11 @@ def _quoted_word(line: str, at: int) -> tuple[str, int]:
     return "".join(found), min(at, len(line))
 
 
-def _entries(words: Sequence[_Word], lines: Sequence[str]) -> list[Entry]:
-    return [_entry(given, words, lines) for given in getopt([word.text for word in words], OPTIONS)]
+def _drafts(words: Sequence[_Word], lines: Sequence[str]) -> list[Draft]:
+    return [_draft(given, words, lines) for given in getopt([word.text for word in words], OPTIONS)]
 
 
-def _entry(given: Given, words: Sequence[_Word], lines: Sequence[str]) -> Entry:
+def _draft(given: Given, words: Sequence[_Word], lines: Sequence[str]) -> Draft:
     first, last = words[given.first], words[given.last]
     text = given.text
     if first.line == last.line:
@@ -160,14 +163,15 @@ def _entry(given: Given, words: Sequence[_Word], lines: Sequence[str]) -> Entry:
     if given.option is None:
         name = first.text.lstrip("-").partition("=")[0]
         why = given.why if name not in OF_SRUN else f"an option of srun: sbatch has no `--{name}`"
-        return Entry(first.line, name, "", text, untold=f"sbatch refuses it: {why}", invalid=why)
+        return Draft(line=first.line, option=name, text=text, invalid=why)
     option = ALIASES.get(given.option.name, given.option.name)
-    entry = Entry(first.line, option, given.value or "", text, invalid=given.why)
-    entry.read("sbatch", READERS, REASONS)
-    return entry
+    value = given.value or ""
+    draft = Draft(line=first.line, option=option, value=value, text=text, invalid=given.why)
+    draft.read("sbatch", READERS, REASONS)
+    return draft
 
 
-def _foreign(lines: Sequence[str], header: _Header) -> Iterator[Entry]:
+def _foreign(lines: Sequence[str], header: _Header) -> Iterator[Draft]:
     """`#PBS` and `#BSUB` lines, which sbatch reads after its own."""
     for each in foreign_options(lines):
         mark = lines[each.line - 1].partition(" ")[0]
@@ -175,29 +179,35 @@ def _foreign(lines: Sequence[str], header: _Header) -> Iterator[Entry]:
             why = "sbatch passes over it"
         else:
             why = f"sbatch reads it, too, as --{each.option}={each.value}".removesuffix("=")
-            entry = Entry(each.line, each.option, each.value, each.text, invalid=each.invalid)
-            entry.read("sbatch", READERS, REASONS)
-            yield entry
+            draft = Draft(
+                line=each.line,
+                option=each.option,
+                value=each.value,
+                text=each.text,
+                invalid=each.invalid,
+            )
+            draft.read("sbatch", READERS, REASONS)
+            yield draft
         if not header.command or each.line < header.command:
             header.numbers.add(each.line)
         if not each.invalid:
             header.remarks.append(Remark(line=each.line, text=f"{mark} {each.text}", why=why))
 
 
-def _merge(entries: Sequence[Entry], remarks: list[Remark]) -> dict[str, Any]:
-    """The fields of all entries; of several with one option the last one counts."""
-    last = {entry.option: entry for entry in entries if not entry.invalid}
+def _merge(drafts: Sequence[Draft], remarks: list[Remark]) -> dict[str, Any]:
+    """The fields of all drafts; of several with one option the last one counts."""
+    last = {draft.option: draft for draft in drafts if not draft.invalid}
     fields: dict[str, Any] = {}
     mail: dict[str, None] = {}
-    for entry in entries:
-        if entry.invalid:
+    for draft in drafts:
+        if draft.invalid:
             continue
-        if entry.option == "mail-type":  # those add up
-            mail |= dict.fromkeys(entry.fields["mail_on"])
-        elif last[entry.option] is not entry:
-            entry.replace(last[entry.option])
+        if draft.option == "mail-type":  # those add up
+            mail |= dict.fromkeys(draft.fields["mail_on"])
+        elif last[draft.option] is not draft:
+            draft.replace(last[draft.option])
             continue
-        fields |= entry.fields
+        fields |= draft.fields
     if mail:
         fields["mail_on"] = tuple(kind for kind in mail if kind != "none") or ("none",)
     _Together(last, fields).settle(remarks)
@@ -207,7 +217,7 @@ def _merge(entries: Sequence[Entry], remarks: list[Remark]) -> dict[str, Any]:
 class _Together:
     """What options say together: per GPU, per socket, the hosts that are named."""
 
-    def __init__(self, last: Mapping[str, Entry], fields: dict[str, Any]) -> None:
+    def __init__(self, last: Mapping[str, Draft], fields: dict[str, Any]) -> None:
         self._last = last
         self._fields = fields
 
@@ -229,9 +239,9 @@ class _Together:
             last["output"].fields["join"] = True
 
     def _say(self, option: str, **said: Any) -> None:
-        entry = self._last[option]
-        entry.untold = ""
-        entry.fields = dict.fromkeys(said)
+        draft = self._last[option]
+        draft.untold = []
+        draft.fields = dict.fromkeys(said)
         self._fields.update(said)
 
     def _number(self, option: str) -> int:
@@ -249,12 +259,12 @@ class _Together:
             self._say("gpus-per-socket", gpus_per_node=count * (sockets or 1))
             if not sockets:
                 untold = "per socket: how many sockets a node has is not said"
-                last["gpus-per-socket"].untold = untold
+                last["gpus-per-socket"].untold = [untold]
         tasks = self._number("ntasks-per-socket")
         if sockets and tasks and "tasks_per_node" not in fields:
             self._say("ntasks-per-socket", tasks_per_node=tasks * sockets)
         if sockets and {"gpus-per-socket", "ntasks-per-socket"} & last.keys():
-            last["sockets-per-node"].untold = ""
+            last["sockets-per-node"].untold = []
             last["sockets-per-node"].fields = {
                 name: None
                 for option in ("gpus-per-socket", "ntasks-per-socket")
@@ -291,11 +301,11 @@ class _Together:
 _OF_MEMORY: Final = ("mem", "mem-per-cpu", "mem-per-gpu")
 
 
-def _conflicts(entries: Sequence[Entry]) -> Iterator[Remark]:
-    found = {entry.option: entry for entry in entries if not entry.invalid}
+def _conflicts(drafts: Sequence[Draft]) -> Iterator[Remark]:
+    found = {draft.option: draft for draft in drafts if not draft.invalid}
     memory = [found[option] for option in _OF_MEMORY if option in found]
     if len(memory) > 1:
-        last = max(memory, key=lambda entry: entry.line)
+        last = max(memory, key=lambda draft: draft.line)
         why = "sbatch accepts only one of --mem, --mem-per-cpu and --mem-per-gpu"
         yield Remark(line=last.line, text=last.text, why=why)
     if "nodelist" in found and "nodes" in found:
@@ -303,9 +313,9 @@ def _conflicts(entries: Sequence[Entry]) -> Iterator[Remark]:
         said = found["nodes"].fields
         most = said.get("most_nodes") or said.get("nodes") or hosts
         if hosts > most:
-            entry = found["nodelist"]
+            draft = found["nodelist"]
             why = f"sbatch refuses it: {hosts} hosts are named, and --nodes is {most}"
-            yield Remark(line=entry.line, text=entry.text, why=why)
+            yield Remark(line=draft.line, text=draft.text, why=why)
 
 
 # Writing ------------------------------------------------------------------------------------
@@ -578,21 +588,21 @@ class _Slurm:
             why = "sbatch refuses a script whose first line does not begin with #!"
             header.invalid.append(Remark(line=1, text=lines[0], why=why))
         first, *more = header.parts
-        entries = _entries(first, lines)
-        if not any(entry.option == "ignore-pbs" for entry in entries):
-            entries += _foreign(lines, header)
+        drafts = _drafts(first, lines)
+        if not any(draft.option == "ignore-pbs" for draft in drafts):
+            drafts += _foreign(lines, header)
         remarks = list(header.remarks)
-        header.invalid += _conflicts(entries)
-        fields = _merge(entries, remarks)
-        directives = [entry.directive() for entry in entries]
+        header.invalid += _conflicts(drafts)
+        fields = _merge(drafts, remarks)
+        directives = [draft.done("sbatch") for draft in drafts]
         if more:
             fields["components"] = tuple(_as_text(part, lines) for part in header.parts)
             others = frozenset({"components"})
-            directives += (entry.directive(others) for entry in header.starts)
+            directives += (draft.done("sbatch", others) for draft in header.starts)
             for part in more:
-                of_part = _entries(part, lines)
+                of_part = _drafts(part, lines)
                 header.invalid += _conflicts(of_part)
-                directives += (entry.directive(others) for entry in of_part)
+                directives += (draft.done("sbatch", others) for draft in of_part)
             directives.sort(key=lambda each: each.line)
         return Reading(
             directives=tuple(directives),

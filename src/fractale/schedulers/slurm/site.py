@@ -11,6 +11,8 @@ from fractale.schedulers.slurm.times import read_time
 
 PARTITIONS: Final = "%P|%a|%l|%L|%F|%s|%c|%m|%G"
 NODES: Final = "%T|%D|%c|%m|%G|%N"
+ACCOUNTING: Final = ("sacct", "-n", "-X", "-S", "now-1minutes", "-o", "jobid")
+"""It fails unless there is a database of ended jobs."""
 
 
 def read_partition(line: str) -> dict[str, Any] | None:
