@@ -33,7 +33,15 @@ from fractale.schedulers.reading import (
     split_words,
     whole,
 )
-from fractale.schedulers.request import Array, Chunk, Dependency, DependencyKind, Request, flat
+from fractale.schedulers.request import (
+    SIZES,
+    Array,
+    Chunk,
+    Dependency,
+    DependencyKind,
+    Request,
+    flat,
+)
 from fractale.schedulers.script import Reading, Remark, Written
 
 _MARK: Final = re.compile(r"\s*#BSUB\s*(?=-)")
@@ -220,7 +228,8 @@ class _Reader:
 
     def nodes(self, draft: Draft, value: str) -> None:
         draft.sets.add("nodes")
-        self._found.set(draft, nodes=whole(value, "nodes"))
+        # Whole ones ("easy mode" of CSM): the job has all of their cores and GPUs.
+        self._found.set(draft, nodes=whole(value, "nodes"), exclusive=True)
 
     def require(self, draft: Draft, value: str) -> None:
         required = read_required(value)
@@ -662,6 +671,11 @@ class _Writer:
         request = self._request
         if request.exclusive:
             self._add("exclusive", "x")
+            if not request.said().keys() & (SIZES - {"nodes", "most_nodes"}):
+                self._notes.append(
+                    "the hosts are the job's own, and `-n` counts one slot on each: write how many "
+                    "cores a host has, and its GPUs as `-gpu`"
+                )
         elif request.exclusive is False:
             self._left.pop("exclusive")
             self._notes.append("jobs of LSF share hosts unless `-x` is given")

@@ -605,6 +605,10 @@ class _Writer:
             value: str | None = getattr(request, field)
             if value is None:
                 continue
+            if joined and field == "error":
+                self._left.pop(field)
+                self._lost[field] = "stderr goes into stdout's file"
+                continue
             path, why = self._path(value)
             if why:
                 self._lost[field] = why

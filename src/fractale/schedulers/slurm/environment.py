@@ -261,5 +261,7 @@ ENVIRONMENT: Final = Environment(
         },
         separator=",",
     ),
+    # sbatch(1), --exclusive: "all CPUs and GRES on the node".
+    whole_nodes=True,
     modules=("slurm",),
 )
