@@ -356,3 +356,19 @@ def test_mpi_on_whole_nodes_is_a_grave_loss_where_cores_are_counted() -> None:
     text = "#!/bin/bash\n#COBALT -n 2 -t 5\nmpirun -np 64 ./a\n"
     assert translate(read_script(text, "cobalt"), "pbs").grave
     assert not translate(read_script(text, "cobalt"), "slurm").grave
+
+
+@pytest.mark.parametrize(
+    ("options", "appends"),
+    [
+        ("-oo s.%J.log", False),
+        ("-oo s.%J.log -eo s.%J.err", False),
+        ("-o s.%J.log -eo s.err", False),
+        ("-o s.log", True),
+        ("-o s.%J.log -e s.err", True),
+    ],
+)
+def test_a_file_that_lsf_overwrites_is_overwritten(options: str, appends: bool) -> None:
+    found = translate(read_script(f"#!/bin/bash\n#BSUB {options}\n./a\n", "lsf"), "slurm")
+    mode = "append" if appends else "truncate"
+    assert f"#SBATCH --open-mode={mode}" in found.script.lines

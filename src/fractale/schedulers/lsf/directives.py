@@ -415,9 +415,14 @@ class _Reader:
                 del fields["error"]
             if "error" not in fields:
                 self._found.set(output, join=True)  # `-o` without `-e`: IBM's reference
-        names = [fields[name] for name in self._appends if name in fields]
-        if names and not all("id}}" in name or name.endswith("/") for name in names):
-            appends = set(self._appends.values())
+        # A file with the job's id is new, unless the job runs again: only `-oo` matters for it.
+        appends = {
+            appends
+            for name, appends in self._appends.items()
+            if name in fields
+            and not (appends and ("id}}" in fields[name] or fields[name].endswith("/")))
+        }
+        if appends:
             draft = next(seen[name] for name in ("o", "oo", "e", "eo") if name in seen)
             self._found.set(draft, append=appends.pop())
             if appends:

@@ -568,8 +568,8 @@ def write_chunks(request: Request) -> Chosen:
     words = _with_names(request, chunks, lost)
     if request.exclusive and not said & _PER_NODE:
         notes.append(
-            "the nodes are the job's own, and `ncpus` counts one core in each: write how many cores "
-            "a node has, and as `ngpus` how many GPUs"
+            "the nodes are the job's own, and `ncpus` counts one core in each: write how many "
+            "cores a node has, and as `ngpus` how many GPUs"
         )
     if request.exclusive is not None:
         place = ":".join(filter(None, (place, "excl" if request.exclusive else "shared")))
