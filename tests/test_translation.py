@@ -372,3 +372,19 @@ def test_a_file_that_lsf_overwrites_is_overwritten(options: str, appends: bool) 
     found = translate(read_script(f"#!/bin/bash\n#BSUB {options}\n./a\n", "lsf"), "slurm")
     mode = "append" if appends else "truncate"
     assert f"#SBATCH --open-mode={mode}" in found.script.lines
+
+
+@pytest.mark.parametrize(
+    ("header", "right"),
+    [
+        ("#SBATCH -D sub -o run.log -e err/run.err", ("-o sub/run.log", "-e sub/err/run.err")),
+        ("#SBATCH -D /work/ -o run.log", ("-o /work/run.log",)),
+        ("#SBATCH -D sub -o /work/run.log", ("-o /work/run.log",)),
+        ("#SBATCH -D sub -o logs/%j.out", ("-o sub/logs/",)),
+    ],
+)
+def test_files_of_a_job_with_a_folder_are_in_it_under_pbs(
+    header: str, right: tuple[str, ...]
+) -> None:
+    found = translate(read_script(f"#!/bin/bash\n{header}\n./a\n", "slurm"), "pbs")
+    assert {f"#PBS {each}" for each in right} <= set(found.script.lines)
