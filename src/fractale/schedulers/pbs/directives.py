@@ -603,6 +603,10 @@ class _Writer:
             value: str | None = getattr(request, field)
             if value is None:
                 continue
+            if joined and field == "error":
+                self._left.pop(field)
+                self._lost[field] = "stderr goes into stdout's file"
+                continue
             path, why = self._path(value)
             if why:
                 self._lost[field] = why
@@ -617,6 +621,9 @@ class _Writer:
 
     def _path(self, value: str) -> tuple[str, str]:
         """A file name in PBS's words (empty: its default), and what is lost."""
+        workdir = self._request.workdir
+        if workdir and not re.match(r"[/~$]", value):  # PBS knows no other folder than its own
+            value = f"{workdir.rstrip('/')}/{value}"
         value = value.replace("{{index}}", "^array_index^")
         if self._name:
             value = value.replace("{{name}}", self._name)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from fractale.schedulers.pbs.times import read_time
 from fractale.schedulers.reading import Draft, Gathered, amount, contradictions, even, slip, whole
-from fractale.schedulers.request import Chunk, Place, Request
+from fractale.schedulers.request import SIZES, Chunk, Place, Request
 
 _SIZES: Final = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
 _GPU_KINDS: Final = ("accelerator_model", "gpu_model", "gpu_type", "gputype", "gpu_kind", "gtype")
@@ -540,6 +540,9 @@ _CHUNKED: Final = frozenset(
 )
 
 
+_PER_NODE: Final = SIZES - {"nodes", "most_nodes"}
+
+
 def write_chunks(request: Request) -> Chosen:
     """The chunks of a request.
 
@@ -563,6 +566,11 @@ def write_chunks(request: Request) -> Chosen:
     nodes = _nodes_of(chunks, place)
     lost |= {**contradictions(request, chunks, nodes), **lost}
     words = _with_names(request, chunks, lost)
+    if request.exclusive and not said & _PER_NODE:
+        notes.append(
+            "the nodes are the job's own, and `ncpus` counts one core in each: write how many "
+            "cores a node has, and as `ngpus` how many GPUs"
+        )
     if request.exclusive is not None:
         place = ":".join(filter(None, (place, "excl" if request.exclusive else "shared")))
     return Chosen(

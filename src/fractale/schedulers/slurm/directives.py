@@ -166,8 +166,13 @@ def _draft(given: Given, words: Sequence[_Word], lines: Sequence[str]) -> Draft:
         return Draft(line=first.line, option=name, text=text, invalid=why)
     option = ALIASES.get(given.option.name, given.option.name)
     value = given.value or ""
-    draft = Draft(line=first.line, option=option, value=value, text=text, invalid=given.why)
+    return _read(Draft(line=first.line, option=option, value=value, text=text, invalid=given.why))
+
+
+def _read(draft: Draft) -> Draft:
     draft.read("sbatch", READERS, REASONS)
+    if draft.invalid and draft.option == "array":  # it is about one all the same
+        draft.fields = {"array": None}
     return draft
 
 
@@ -186,8 +191,7 @@ def _foreign(lines: Sequence[str], header: _Header) -> Iterator[Draft]:
                 text=each.text,
                 invalid=each.invalid,
             )
-            draft.read("sbatch", READERS, REASONS)
-            yield draft
+            yield _read(draft)
         if not header.command or each.line < header.command:
             header.numbers.add(each.line)
         if not each.invalid:
