@@ -177,10 +177,13 @@ class _Commands:
         self._find_parts()
         changes = {each.line: each for each in own.changes if each.line} if own else {}
         self.lines = [self._line(first, last) for first, last in self._ranges()]
-        for line in self.lines:
+        for line in self.lines if changes else ():
+            first = line.numbers[0]
+            own_text = text = "\n".join(script.lines[first - 1 : line.numbers[-1]])
             for number in line.numbers:
                 if number in changes:
-                    line.own = _in_one(changes[number].new)
+                    own_text = own_text.replace(changes[number].old, changes[number].new)
+            line.own = _in_one(own_text) if own_text != text else ""
 
     def _index(self, at: int) -> int:
         return bisect.bisect_right(self.starts, at) - 1
@@ -269,6 +272,10 @@ class _Commands:
             taken, tasks, is_all = self._read(texts, how)
         except UnclearError:
             taken, tasks, is_all, clear = 0, "", False, False
+        if texts[taken : taken + 1] == ["env"]:  # how MPI's own are told of variables
+            taken += 1
+            while taken < len(texts) and re.match(r"[A-Za-z_]\w*=", texts[taken]):
+                taken += 1
         last = spans[min(count + taken, len(spans)) - 1][1]
         text = _in_one(self.text[spans[0][0] : spans[-1][1]])
         while last < len(self.text) and self.text[last] in " \t":
@@ -574,7 +581,7 @@ def _longest(fits: Sequence[Sequence[bool]]) -> Iterator[tuple[int, int]]:
 
 def _problem(mine: _Commands, line: _Line, theirs: _Commands, other: _Line) -> str | None:
     """Why a line of the translation is not one of the original's; None if it is."""
-    if line.own and other.plain == line.own:
+    if other.plain in (line.plain, line.own):
         return None
     if line.document and line.plain.startswith("#") and other.plain.startswith("#"):
         return None if _are_directives(mine, line.plain, theirs, other.plain) else ANOTHER
@@ -709,7 +716,7 @@ def _may_be(mine: _Commands, fact: str, value: str, theirs: _Commands) -> bool:
 
 def _unsure(mine: _Commands, line: _Line, theirs: _Commands, other: _Line) -> Iterator[str]:
     """What should be looked at in a line that fits."""
-    if other.plain == line.own:
+    if other.plain in (line.plain, line.own):
         return
     for added in other.launches if not line.launches else ():
         yield f"line {other.numbers[0]}: the original has no launcher for `{added.text}`"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -11,7 +10,6 @@ from typing import Final
 from fractale.schedulers.body import Change, translate_body
 from fractale.schedulers.comparison import compare
 from fractale.schedulers.dialects import dialect_of
-from fractale.schedulers.environment import environment_of
 from fractale.schedulers.request import Request
 from fractale.schedulers.script import Dialect, Loss, Remark, Script
 
@@ -34,6 +32,7 @@ class Translation:
         changes: Commands that are other ones now.
         left_out: Options of launchers that the other launcher has not; each is a loss, too.
         remains: Commands that still speak to the original's scheduler, and what would be right.
+        not_launched: Numbers of those lines that start a program by the original's launcher.
         said: Fields of the request that its commands say, as no directive can.
     """
 
@@ -44,6 +43,7 @@ class Translation:
     changes: tuple[Change, ...] = ()
     left_out: tuple[Remark, ...] = ()
     remains: tuple[Remark, ...] = ()
+    not_launched: frozenset[int] = frozenset()
     said: frozenset[str] = frozenset()
 
     @property
@@ -59,10 +59,7 @@ class Translation:
         the launcher of the other scheduler.
         """
         lost = [str(each) for each in self.losses if each.grave]
-        launchers = environment_of(self.original.scheduler).launchers
-        words = "|".join(r"\s+".join(map(re.escape, each.split())) for each in launchers)
-        starts = re.compile(rf"(?<![\w.-])(?:{words or '(?!)'})(?![\w.-])")
-        return (*lost, *(str(each) for each in self.remains if starts.search(each.text)))
+        return (*lost, *(str(each) for each in self.remains if each.line in self.not_launched))
 
 
 def translate(script: Script, target: str, *, request: Request | None = None) -> Translation:
@@ -108,6 +105,7 @@ def translate(script: Script, target: str, *, request: Request | None = None) ->
         changes=body.changes,
         left_out=body.left_out,
         remains=body.remains,
+        not_launched=body.not_launched,
         said=body.says,
     )
 
