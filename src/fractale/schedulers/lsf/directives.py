@@ -34,6 +34,7 @@ from fractale.schedulers.reading import (
     whole,
 )
 from fractale.schedulers.request import (
+    ALL_MEMORY,
     SIZES,
     Array,
     Chunk,
@@ -478,6 +479,9 @@ class _Reader:
         reserved = [(draft, required) for draft, required in self._required if required.memory]
         for draft, required in reserved:
             size, of = required.memory or (0, "")
+            if size == 0:
+                draft.untold.append("that no memory is reserved")
+                continue
             cores = fields.get("cores_per_task", 1)
             for name in ("memory", "memory_per_node", "memory_per_core"):
                 fields.pop(name, None)
@@ -785,7 +789,7 @@ class _Writer:
         said = [name for name in names if left.pop(name, None) is not None]
         if not said or not total:
             if said:
-                self._lost[said[0]] = "it is of nothing"
+                self._lost |= dict.fromkeys(said, ALL_MEMORY)
             return []
         name = said[0]
         each: int = getattr(request, name)
