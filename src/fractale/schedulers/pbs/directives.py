@@ -626,6 +626,8 @@ class _Writer:
         workdir = self._request.workdir
         if workdir and not re.match(r"[/~$]", value):  # PBS knows no other folder than its own
             value = f"{workdir.rstrip('/')}/{value}"
+            note = f"PBS has no folder of a job: its files are named with `{workdir}`"
+            self._notes += [] if note in self._notes else [note]
         value = value.replace("{{index}}", "^array_index^")
         if self._name:
             value = value.replace("{{name}}", self._name)
