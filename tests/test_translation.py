@@ -405,3 +405,10 @@ def test_no_memory_is_not_all_memory(line: str, source: str) -> None:
     found = translate(read_script(f"#!/bin/bash\n{line}\n./a\n", source), "slurm")
     assert "mem" not in "\n".join(found.script.lines)
     assert [each.line for each in found.losses] == [2]
+
+
+def test_clusters_of_slurm_are_no_server_of_pbs() -> None:
+    script = read_script("#!/bin/bash\n#SBATCH -M c1,c2 -p long\n./a\n", "slurm")
+    found = translate(script, "pbs")
+    assert "#PBS -q long" in found.script.lines
+    assert [(each.text, each.what) for each in found.losses] == [("-M c1,c2", "server")]

@@ -522,11 +522,8 @@ class _Writer:
                 self._lost["name"] = f"PBS accepts only letters, digits and _+.-: `{plain}`"
         if request.account is not None:
             self._add("account", "A", request.account)
-        if request.queues or request.server:
-            queue = request.queues[0] if request.queues else ""
-            server = f"@{request.server}" if request.server else ""
-            self._left.pop("server", None)
-            self._add("queues", "q", queue + server)
+        if request.queues:
+            self._add("queues", "q", request.queues[0])
             if len(request.queues) > 1:
                 self._lost["queues"] = "PBS accepts one queue: the first"
 
@@ -684,6 +681,7 @@ _NO_WORD: Final = {
     "begin": "PBS expects a date, not a delay",
     "append": "PBS overwrites files that are there",
     "qos": "PBS has queues, no QOS",
+    "server": "it is a server or cluster of another scheduler",
     "reservation": "a reservation of PBS is a queue",
     "signal": "PBS sends no signal ahead of the end",
     "without_hosts": "PBS leaves out no hosts by name",
