@@ -147,6 +147,16 @@ async def test_an_array_of_the_script_counts_in_any_spelling(here, directive):
     assert sorted(text(here.folder / "ran").split()) == ["1", "2", "3"]
 
 
+@pytest.mark.parametrize(
+    "directive",
+    ["#SBATCH -a 1-x", "#SBATCH --array", "#PBS -J 3-1", '#BSUB -J "x[0-3]"', "#PBS -J 1,5"],
+)
+async def test_an_array_that_cannot_be_read_is_not_run_as_one_job(here, directive):
+    with pytest.raises(JobError, match=r"line \d+ of the script, .* array that cannot be read"):
+        await here.run(f"{directive}\ntrue")
+    assert (await here.run(f"{directive}\ntrue", array=Array.parse("2-3"))).state == "completed"
+
+
 async def test_the_array_of_the_job_itself_counts_more(here):
     status = await here.run("#SBATCH --array=1-9\ntrue", array=Array.parse("2-3"))
     assert status.reason == "2 of 2 completed"

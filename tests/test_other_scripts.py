@@ -30,6 +30,7 @@ def test_what_cobalt_asks_for() -> None:
     assert found.request == Request(
         account="proj",
         nodes=4,
+        exclusive=True,
         seconds=1800,
         queues=("full",),
         other=("filesystems=home,eagle",),
@@ -66,10 +67,10 @@ def test_cobalt_is_translated_and_not_written() -> None:
     assert PBS.write(asked).lines == (
         "-A proj",
         "-l select=2:ncpus=4:mpiprocs=4",
-        "-l place=scatter",
+        "-l place=scatter:excl",
         "-l walltime=01:00:00",
     )
-    assert LSF.write(asked).lines == ("-P proj", "-n 8", '-R "span[ptile=4]"', "-W 1:00")
+    assert LSF.write(asked).lines == ("-P proj", "-n 8", '-R "span[ptile=4]"', "-x", "-W 1:00")
     with pytest.raises(ValueError, match="does not write"):
         DIALECT.write(asked)
     assert dialect_of("cobalt") is DIALECT

@@ -157,6 +157,32 @@ def test_what_sbatch_refuses(slurm, tmp_path, header):
     assert found.invalid or any(each.invalid for each in found.directives)
 
 
+ARRAYS = [
+    *("1-3%1,5", "1-100:10%4,200", "1-3%1,5%2", "1%0", "1-3%", "1-3%x,7", "[1-3,7]%2", "[1-3%2]"),
+    *("1,[3-5]", "1, 2", "1 ,2", "1-3:0", "3-1", "5:2", "1,,3", "1-3%1:2", "0x3", "1]]", "1-3,2"),
+]
+
+
+@pytest.mark.parametrize("text", ARRAYS)
+def test_arrays_have_the_elements_that_sbatch_makes(slurm, tmp_path, text):
+    script = tmp_path / "job.sh"
+    script.write_text("#!/bin/bash\ntrue\n")
+    submit = ("sbatch", "-H", "--parsable", f"--array={text}", str(script))
+    job = slurm.run(*submit, check=False).strip()
+    found = DIALECT.read(["#!/bin/bash", f'#SBATCH --array="{text}"', "true"])
+    assert bool(found.directives[0].invalid) == (not job)
+    if not job:
+        return
+    facts = slurm.run("scontrol", "show", "job", job)
+    elements = slurm.run("squeue", "-r", "-h", "-j", job, "-o", "%K").split()
+    slurm.run("scancel", job)
+    array = found.request.array
+    assert array is not None
+    assert array.indices == tuple(sorted(map(int, elements)))
+    throttle = re.search(r"ArrayTaskThrottle=(\d+)", facts)
+    assert array.most == (int(throttle[1]) if throttle else None)
+
+
 def test_what_is_written_is_taken_as_it_is_meant(slurm, tmp_path):
     @settings(max_examples=40, deadline=None, database=None)
     @given(plain_requests())

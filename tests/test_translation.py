@@ -311,3 +311,104 @@ def test_losses_are_json():
     (loss,) = answer["losses"]
     assert dataclasses.is_dataclass(translated(script_of("slurm", "-n 1"), "flux"))
     assert set(loss) == {"line", "text", "what", "why", "grave"}
+
+
+WHOLE_NODES = {
+    "lsf": "#BSUB -P x -W 2:00 -nnodes 4\njsrun -n 24 -a 1 -c 7 -g 1 -r 6 ./a",
+    "cobalt": "#COBALT -A x -t 120 -n 4\naprun -n 256 -N 64 ./a",
+    "slurm": "#SBATCH -A x -t 120 -N 4 --exclusive\nsrun -n 256 ./a",
+}
+
+
+@pytest.mark.parametrize("source", WHOLE_NODES)
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("slurm", ("#SBATCH --nodes=4", "#SBATCH --exclusive")),
+        ("flux", ("#FLUX: --nodes=4",)),
+        ("pbs", ("#PBS -l select=4:ncpus=1:mpiprocs=1", "#PBS -l place=scatter:excl")),
+        ("lsf", ("#BSUB -n 4", "#BSUB -x")),
+    ],
+)
+def test_whole_nodes_stay_whole(source: str, target: str, words: tuple[str, ...]) -> None:
+    if source == target:
+        return
+    found = translate(read_script(f"#!/bin/bash\n{WHOLE_NODES[source]}\n", source), target)
+    assert set(words) <= set(found.script.lines)
+    assert found.script.request.exclusive
+    if target in ("slurm", "flux"):
+        assert not found.grave
+    else:  # these count cores and GPUs, also on nodes that the job has to itself
+        assert "the original has all that is in its nodes" in " ".join(found.grave)
+        assert any("write how many cores" in each for each in found.notes)
+
+
+@pytest.mark.parametrize("launch", ["srun -n 64 ./a", "mpirun -np 64 ./a", "time mpirun -n 64 ./a"])
+def test_a_launch_beyond_what_the_original_asks_for_is_a_note(launch: str) -> None:
+    found = translate(read_script(f"#!/bin/bash\n#SBATCH -N 2\n{launch}\n", "slurm"), "pbs")
+    assert not found.grave
+    assert "64 tasks on 64 cores, and the original's directives ask for 2" in " ".join(found.notes)
+    enough = read_script(f"#!/bin/bash\n#SBATCH -N 2 -n 64\n{launch}\n", "slurm")
+    assert "64 tasks" not in " ".join(translate(enough, "pbs").notes)
+
+
+def test_mpi_on_whole_nodes_is_a_grave_loss_where_cores_are_counted() -> None:
+    text = "#!/bin/bash\n#COBALT -n 2 -t 5\nmpirun -np 64 ./a\n"
+    assert translate(read_script(text, "cobalt"), "pbs").grave
+    assert not translate(read_script(text, "cobalt"), "slurm").grave
+
+
+@pytest.mark.parametrize(
+    ("options", "appends"),
+    [
+        ("-oo s.%J.log", False),
+        ("-oo s.%J.log -eo s.%J.err", False),
+        ("-o s.%J.log -eo s.err", False),
+        ("-o s.log", True),
+        ("-o s.%J.log -e s.err", True),
+    ],
+)
+def test_a_file_that_lsf_overwrites_is_overwritten(options: str, appends: bool) -> None:
+    found = translate(read_script(f"#!/bin/bash\n#BSUB {options}\n./a\n", "lsf"), "slurm")
+    mode = "append" if appends else "truncate"
+    assert f"#SBATCH --open-mode={mode}" in found.script.lines
+
+
+@pytest.mark.parametrize(
+    ("header", "right"),
+    [
+        ("#SBATCH -D sub -o run.log -e err/run.err", ("-o sub/run.log", "-e sub/err/run.err")),
+        ("#SBATCH -D /work/ -o run.log", ("-o /work/run.log",)),
+        ("#SBATCH -D sub -o /work/run.log", ("-o /work/run.log",)),
+        ("#SBATCH -D sub -o logs/%j.out", ("-o sub/logs/",)),
+    ],
+)
+def test_files_of_a_job_with_a_folder_are_in_it_under_pbs(
+    header: str, right: tuple[str, ...]
+) -> None:
+    found = translate(read_script(f"#!/bin/bash\n{header}\n./a\n", "slurm"), "pbs")
+    assert {f"#PBS {each}" for each in right} <= set(found.script.lines)
+
+
+@pytest.mark.parametrize("target", ["pbs", "lsf"])
+@pytest.mark.parametrize("option", ["--mem=0", "--mem-per-cpu=0"])
+def test_all_of_a_nodes_memory_is_told_where_it_cannot_be_said(target: str, option: str) -> None:
+    script = read_script(f"#!/bin/bash\n#SBATCH -N 2\n#SBATCH {option}\n./a\n", "slurm")
+    losses = [each for each in translate(script, target).losses if each.line == 3]
+    assert ["0 is all the memory of each node" in each.why for each in losses] == [True]
+
+
+@pytest.mark.parametrize(
+    ("line", "source"), [("#BSUB -R rusage[mem=0]", "lsf"), ("#PBS -l mem=0", "pbs")]
+)
+def test_no_memory_is_not_all_memory(line: str, source: str) -> None:
+    found = translate(read_script(f"#!/bin/bash\n{line}\n./a\n", source), "slurm")
+    assert "mem" not in "\n".join(found.script.lines)
+    assert [each.line for each in found.losses] == [2]
+
+
+def test_clusters_of_slurm_are_no_server_of_pbs() -> None:
+    script = read_script("#!/bin/bash\n#SBATCH -M c1,c2 -p long\n./a\n", "slurm")
+    found = translate(script, "pbs")
+    assert "#PBS -q long" in found.script.lines
+    assert [(each.text, each.what) for each in found.losses] == [("-M c1,c2", "server")]

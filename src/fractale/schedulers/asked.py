@@ -32,10 +32,13 @@ def array_of(spec: JobSpec, scheduler: str) -> Array | None:
     """The array that a job is, by its spec or its script.
 
     Raises:
-        JobError: The script makes several jobs of one, or holds the submission until the end.
+        JobError: The script makes several jobs of one, holds the submission until the end, or has
+            an array that cannot be read.
     """
     script = script_of(spec, scheduler)
-    for directive in script.reading.directives if script else ():
+    if script is None:
+        return spec.array
+    for directive in script.reading.directives:
         if "components" in directive.sets or directive.option in _WAITS:
             raise JobError(
                 f"line {directive.line} of the script, `{directive.text}`, "
@@ -46,12 +49,19 @@ def array_of(spec: JobSpec, scheduler: str) -> Array | None:
                 ),
                 hint="take the line out, and submit one job per step",
             )
-    if script and script.request.components:
+        unclear = directive.invalid or script.request.array is None
+        if "array" in directive.sets and spec.array is None and unclear:
+            raise JobError(
+                f"line {directive.line} of the script, `{directive.text}`, is of an array that "
+                f"cannot be read: {directive.invalid or directive.untold}",
+                hint="write the indices as 1-10, 0-9:3 or 1,5,7-9%2, or give them as `array`",
+            )
+    if script.request.components:
         raise JobError(
             "the script is of several jobs in one (a heterogeneous job)",
             hint="submit one job per step",
         )
-    return spec.array or (script.request.array if script else None)
+    return spec.array or script.request.array
 
 
 def asked_of(spec: JobSpec, scheduler: str) -> Request:

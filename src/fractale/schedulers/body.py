@@ -8,6 +8,7 @@ What each scheduler sets and has is in its home's `environment`.
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,13 +26,14 @@ from fractale.schedulers.environment import (
 from fractale.schedulers.launch import (
     Launch,
     UnclearError,
+    Uses,
     Written,
     known,
     read_launch,
     write_launch,
 )
 from fractale.schedulers.request import Request
-from fractale.schedulers.script import Remark
+from fractale.schedulers.script import Loss, Remark
 from fractale.schedulers.shell import CSH, POSIX
 from fractale.schedulers.shell_text import (
     Command,
@@ -73,8 +75,9 @@ class Body:
             right. They have to be looked at.
         not_launched: Numbers of those lines whose launcher is still the old one: they cannot run.
         left_out: Options of a launcher that the other launcher has not, and that are left out.
-        notes: Lines that name the old scheduler where it does no harm, as in a text that is
-            printed.
+        losses: What the programs have not that the original's have, such as the GPUs of its nodes.
+        notes: What else is to be known of lines: that they name the old scheduler where it does no
+            harm, as in a text that is printed.
         says: Fields of the request that the lines before say, as no directive can.
     """
 
@@ -84,6 +87,7 @@ class Body:
     remains: tuple[Remark, ...] = ()
     not_launched: frozenset[int] = frozenset()
     left_out: tuple[Remark, ...] = ()
+    losses: tuple[Loss, ...] = ()
     notes: tuple[Remark, ...] = ()
     says: frozenset[str] = frozenset()
 
@@ -110,18 +114,55 @@ def translate_body(
     notes = () if away.finds_hosts else tuple(_own_launchers(lines, away))
     if not (shell in POSIX or shell in CSH) and home.starts_in != away.starts_in:
         notes = (*notes, Remark(line=0, text="", why=_ELSEWHERE[away.starts_in].format(away.title)))
+    losses, more = _beyond_by_mpi(lines, request, home, away)
+    notes = (*notes, *more)
     before, says = _start(texts, home, away, request, shell)
     text = "\n".join(texts)
     mentions = list(mentions_in(text, source))
     if not mentions:
         changes = tuple(Change(line=0, old="", new=each) for each in before)
-        return Body(lines=texts, before=before, changes=changes, says=says, notes=notes)
+        return Body(
+            lines=texts, before=before, changes=changes, says=says, losses=losses, notes=notes
+        )
     places = [each.start() for each in mentions]
     work = _Translation(lines, text, home, away, request, shell, places)
+    work.losses += losses
     if shell in POSIX or shell in CSH:
         work.translate()
     work.leftovers(mentions)
     return work.body(before, says, notes)
+
+
+def beyond(uses: Uses, request: Request, home: Environment, away: Environment) -> Loss | str | None:
+    """What is to be told of a launch that uses more than the directives ask for.
+
+    Returns:
+        A loss (without a line), if the original has it, as all that is in its nodes; a note, if
+        the original itself asks for less than it starts; None if it has enough.
+    """
+    total = request.totals()
+    gpus = uses.gpus > total.gpus
+    if uses.cores <= total.cores and not gpus:
+        return None
+    whole = bool(request.exclusive) and (
+        home.whole_nodes or (request.nodes is not None and request.tasks is None)
+    )
+    if whole and away.whole_nodes:
+        return None
+    starts = f"it starts {_count(uses.tasks, 'task')} on {_count(uses.cores, 'core')}"
+    starts += f" and {_count(uses.gpus, 'GPU')}" if gpus else ""
+    has = _count(total.cores, "core") + (f" and {_count(total.gpus, 'GPU')}" if gpus else "")
+    if not whole:
+        return f"{starts}, and the original's directives ask for {has}, too"
+    why = (
+        f"{starts}: the original has all that is in its nodes, {away.title} only what is asked "
+        f"for, {has}; write how much a node has"
+    )
+    return Loss(line=0, text="", what="gpus" if gpus else "cores_per_node", why=why)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number or 'no'} {noun}" + ("" if number == 1 else "s")
 
 
 _MPIRUN: Final = re.compile(
@@ -137,6 +178,29 @@ def _own_launchers(lines: Sequence[tuple[int, str]], away: Environment) -> Itera
         if "mpi" in text and (found := _MPIRUN.match(text)):
             why = f"`{found['name']}` does not ask {away.title} for its hosts; `{launcher}` does"
             yield Remark(line=number, text=text.strip(), why=why)
+
+
+_OF_MPI: Final = re.compile(
+    r"(?!\s*#).*?\b(?P<launch>(?:mpirun|mpiexec|orterun)(?:\.hydra)?\s(?:[^;&|#]*\s)?"
+    r"(?:-np|-n|--np)\s+(?P<tasks>\d+))\s"
+)
+
+
+def _beyond_by_mpi(
+    lines: Sequence[tuple[int, str]], request: Request, home: Environment, away: Environment
+) -> tuple[list[Loss], list[Remark]]:
+    """Where an MPI's own launcher starts more tasks than the directives have cores for."""
+    losses, notes = list[Loss](), list[Remark]()
+    for number, text in lines:
+        if "-n" not in text or not (match := _OF_MPI.match(text)):
+            continue
+        tasks = int(match["tasks"])
+        found = beyond(Uses(tasks=tasks, cores=tasks), request, home, away)
+        if isinstance(found, str):
+            notes.append(Remark(line=number, text=text.strip(), why=found))
+        elif found is not None:
+            losses.append(dataclasses.replace(found, line=number, text=match["launch"]))
+    return losses, notes
 
 
 # Where the job begins.
@@ -291,6 +355,7 @@ class _Translation:
     reasons: dict[int, list[str]] = field(default_factory=dict[int, list[str]])
     notes: dict[int, str] = field(default_factory=dict[int, str])
     left_out: list[Remark] = field(default_factory=list[Remark])
+    losses: list[Loss] = field(default_factory=list[Loss])
     unclear: dict[int, str] = field(default_factory=dict[int, str])
     before: dict[str, str] = field(default_factory=dict[str, str])
     not_launched: set[int] = field(default_factory=set[int])
@@ -591,6 +656,16 @@ class _Translation:
         self.edit(words[0].start, last, text)
         number = self.numbered[line][0]
         self.left_out += [Remark(line=number, text=t, why=why) for t, why in written.left_out]
+        self._beyond(line, self.text[words[0].start : last], written.uses)
+
+    def _beyond(self, line: int, text: str, uses: Uses) -> None:
+        """Tell if a launch uses more than the directives ask for."""
+        found = beyond(uses, self.request, self.home, self.away)
+        if isinstance(found, str):
+            self.notes.setdefault(line, found)
+        elif found is not None:
+            number = self.numbered[line][0]
+            self.losses.append(dataclasses.replace(found, line=number, text=text))
 
     def _written(
         self, texts: Sequence[str], launcher: Launcher, *, fragment: bool
@@ -775,6 +850,7 @@ class _Translation:
             ),
             not_launched=frozenset(self.not_launched),
             left_out=tuple(self.left_out),
+            losses=tuple(self.losses),
             notes=(
                 *notes,
                 *(

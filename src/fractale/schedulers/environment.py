@@ -122,6 +122,8 @@ class Environment:
         launch: How a program is launched.
         starts_in: Where a job begins.
         finds_hosts: Whether an MPI's own ``mpirun`` finds the job's hosts.
+        whole_nodes: Whether a job that has nodes to itself has all of their cores and GPUs, also
+            those that its directives do not count.
         modules: Names of its environment modules.
     """
 
@@ -141,6 +143,7 @@ class Environment:
     launch: Writing | None
     starts_in: Literal["submit", "home"] = "submit"
     finds_hosts: bool = True
+    whole_nodes: bool = False
     modules: tuple[str, ...] = ()
 
     def doing(self, deed: str) -> str | None:

@@ -116,10 +116,21 @@ class Written:
     Args:
         text: The launcher and its options.
         left_out: Options as they were, each with why it is not in them.
+        uses: What it starts at a time.
     """
 
     text: str
     left_out: tuple[tuple[str, str], ...]
+    uses: Uses
+
+
+@dataclass(frozen=True, slots=True)
+class Uses:
+    """How many tasks, cores and GPUs a launch uses; 0 where only the shell knows the number."""
+
+    tasks: int = 0
+    cores: int = 0
+    gpus: int = 0
 
 
 def write_launch(
@@ -136,6 +147,7 @@ def write_launch(
     """
     sizes = _Sizes(launch, launcher, request)
     sizes.settle()
+    uses = sizes.uses()
     if writing.tasks != "job":
         sizes.state()
     sizes.fit(writing)
@@ -154,7 +166,7 @@ def write_launch(
     seen: dict[str, str] = {}
     for text, why in left:
         seen.setdefault(text, why)
-    return Written(" ".join(words), tuple(seen.items()))
+    return Written(" ".join(words), tuple(seen.items()), uses)
 
 
 def tasks_of(launch: Launch, launcher: Launcher, request: Request) -> str:
@@ -268,6 +280,15 @@ class _Sizes:
             self.said["gpus_per_node"], self.texts["gpus_per_node"] = times(on_node, gpus), text
         else:
             self.lost[text] = f"left out: its GPUs do not divide evenly over {each} tasks"
+
+    def uses(self) -> Uses:
+        """What is started, as far as it is numbers."""
+        said = {key: int(value) for key, value in self.said.items() if _is_decimal(value)}
+        tasks = said.get("tasks", 0 if "tasks" in self.said else self.total.tasks)
+        nodes = said.get("nodes", self.total.nodes or 1)
+        gpus = said.get("gpus", 0)
+        gpus = gpus or said.get("gpus_per_node", 0) * nodes or said.get("gpus_per_task", 0) * tasks
+        return Uses(tasks, tasks * said.get("cores_per_task", 1), gpus)
 
     def state(self) -> None:
         """Say what a launcher has to be told that does not know the job's sizes."""

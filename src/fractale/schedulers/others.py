@@ -178,7 +178,8 @@ class _Reader:
         self._found.set(draft, queues=(value,))
 
     def nodes(self, draft: Draft, value: str) -> None:
-        self._found.set(draft, nodes=whole(value, "nodes"))
+        # Cobalt hands out whole nodes only.
+        self._found.set(draft, nodes=whole(value, "nodes"), exclusive=True)
 
     def tasks(self, draft: Draft, value: str) -> None:
         self._found.set(draft, tasks=whole(value, "processes"))

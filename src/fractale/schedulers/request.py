@@ -83,6 +83,11 @@ class Array:
         """Each index once, in order."""
         return tuple(sorted({index for span in self.spans for index in span}))
 
+    @property
+    def size(self) -> int:
+        """How many indices the spans have, those twice that two of them share."""
+        return sum((span.last - span.first) // span.step + 1 for span in self.spans)
+
     def __str__(self) -> str:
         """As Slurm and plans write it: ``1-10:2,15%4``."""
         return ",".join(map(str, self.spans)) + (f"%{self.most}" if self.most else "")
@@ -119,9 +124,10 @@ class Array:
             spans.append(span)
         if percent and not (most.isascii() and most.isdecimal() and int(most)):
             raise ValueError(f"`{text}`: after `%` comes how many may run at a time")
-        if sum((span.last - span.first) // span.step + 1 for span in spans) > MOST_ELEMENTS:
+        found = cls(spans=tuple(spans), most=int(most) if percent else None)
+        if found.size > MOST_ELEMENTS:
             raise ValueError(f"`{text}` has more than {MOST_ELEMENTS:,} elements")
-        return cls(spans=tuple(spans), most=int(most) if percent else None)
+        return found
 
 
 MOST_ELEMENTS: Final = 100_000
@@ -161,7 +167,7 @@ class Request:
         variables: ``NAME`` or ``NAME=value``, handed on or set.
         most_nodes: Of a range; `nodes` is its least.
         tasks: In all, as `gpus` and `memory`.
-        memory: In bytes, as the other amounts of memory.
+        memory: In bytes, as the other amounts of memory; 0: all that each node has.
         gpu_kind: Such as ``a100``.
         chunks: As PBS's ``select`` has them. A reader sets them where it sets the other sizes
             from them, too, as far as these can say the same.
@@ -324,6 +330,8 @@ def flat(request: Request) -> Flat:
     flattened = dataclasses.replace(request, **{**cleared, **sizes, "chunks": (), "place": None})
     return Flat(request=flattened, lost=lost, notes=tuple(notes))
 
+
+ALL_MEMORY: Final = "0 is all the memory of each node: write how much that is"
 
 MEMORY: Final = frozenset({"memory", "memory_per_node", "memory_per_core", "memory_per_gpu"})
 """Fields that say how much memory the job needs."""

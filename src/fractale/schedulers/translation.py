@@ -95,6 +95,7 @@ def translate(script: Script, target: str, *, request: Request | None = None) ->
     losses += (
         Loss(line=each.line, text=each.text, what="", why=each.why) for each in body.left_out
     )
+    losses += body.losses
     if request is None:
         losses += untold(script, result, losses, body.says)
     return Translation(

@@ -36,5 +36,6 @@ ENVIRONMENT: Final = Environment(
     own_job={"cancel": "qdel {}", "show": "qstat -f {}"},
     launchers={"aprun": APRUN},
     launch=None,
+    whole_nodes=True,
     modules=("cobalt",),
 )

@@ -174,5 +174,6 @@ ENVIRONMENT: Final = Environment(
     ),
     # Neither Open MPI's nor MPICH's mpirun asks Flux.
     finds_hosts=False,
+    whole_nodes=True,
     modules=("flux", "flux-core"),
 )

@@ -33,7 +33,16 @@ from fractale.schedulers.reading import (
     split_words,
     whole,
 )
-from fractale.schedulers.request import Array, Chunk, Dependency, DependencyKind, Request, flat
+from fractale.schedulers.request import (
+    ALL_MEMORY,
+    SIZES,
+    Array,
+    Chunk,
+    Dependency,
+    DependencyKind,
+    Request,
+    flat,
+)
 from fractale.schedulers.script import Reading, Remark, Written
 
 _MARK: Final = re.compile(r"\s*#BSUB\s*(?=-)")
@@ -220,7 +229,8 @@ class _Reader:
 
     def nodes(self, draft: Draft, value: str) -> None:
         draft.sets.add("nodes")
-        self._found.set(draft, nodes=whole(value, "nodes"))
+        # Whole ones ("easy mode" of CSM): the job has all of their cores and GPUs.
+        self._found.set(draft, nodes=whole(value, "nodes"), exclusive=True)
 
     def require(self, draft: Draft, value: str) -> None:
         required = read_required(value)
@@ -406,9 +416,14 @@ class _Reader:
                 del fields["error"]
             if "error" not in fields:
                 self._found.set(output, join=True)  # `-o` without `-e`: IBM's reference
-        names = [fields[name] for name in self._appends if name in fields]
-        if names and not all("id}}" in name or name.endswith("/") for name in names):
-            appends = set(self._appends.values())
+        # A file with the job's id is new, unless the job runs again: only `-oo` matters for it.
+        appends = {
+            appends
+            for name, appends in self._appends.items()
+            if name in fields
+            and not (appends and ("id}}" in fields[name] or fields[name].endswith("/")))
+        }
+        if appends:
             draft = next(seen[name] for name in ("o", "oo", "e", "eo") if name in seen)
             self._found.set(draft, append=appends.pop())
             if appends:
@@ -464,6 +479,9 @@ class _Reader:
         reserved = [(draft, required) for draft, required in self._required if required.memory]
         for draft, required in reserved:
             size, of = required.memory or (0, "")
+            if size == 0:
+                draft.untold.append("that no memory is reserved")
+                continue
             cores = fields.get("cores_per_task", 1)
             for name in ("memory", "memory_per_node", "memory_per_core"):
                 fields.pop(name, None)
@@ -662,6 +680,11 @@ class _Writer:
         request = self._request
         if request.exclusive:
             self._add("exclusive", "x")
+            if not request.said().keys() & (SIZES - {"nodes", "most_nodes"}):
+                self._notes.append(
+                    "the hosts are the job's own, and `-n` counts one slot on each: write how many "
+                    "cores a host has, and its GPUs as `-gpu`"
+                )
         elif request.exclusive is False:
             self._left.pop("exclusive")
             self._notes.append("jobs of LSF share hosts unless `-x` is given")
@@ -766,7 +789,7 @@ class _Writer:
         said = [name for name in names if left.pop(name, None) is not None]
         if not said or not total:
             if said:
-                self._lost[said[0]] = "it is of nothing"
+                self._lost |= dict.fromkeys(said, ALL_MEMORY)
             return []
         name = said[0]
         each: int = getattr(request, name)

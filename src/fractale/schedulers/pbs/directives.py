@@ -522,11 +522,8 @@ class _Writer:
                 self._lost["name"] = f"PBS accepts only letters, digits and _+.-: `{plain}`"
         if request.account is not None:
             self._add("account", "A", request.account)
-        if request.queues or request.server:
-            queue = request.queues[0] if request.queues else ""
-            server = f"@{request.server}" if request.server else ""
-            self._left.pop("server", None)
-            self._add("queues", "q", queue + server)
+        if request.queues:
+            self._add("queues", "q", request.queues[0])
             if len(request.queues) > 1:
                 self._lost["queues"] = "PBS accepts one queue: the first"
 
@@ -605,6 +602,10 @@ class _Writer:
             value: str | None = getattr(request, field)
             if value is None:
                 continue
+            if joined and field == "error":
+                self._left.pop(field)
+                self._lost[field] = "stderr goes into stdout's file"
+                continue
             path, why = self._path(value)
             if why:
                 self._lost[field] = why
@@ -619,6 +620,11 @@ class _Writer:
 
     def _path(self, value: str) -> tuple[str, str]:
         """A file name in PBS's words (empty: its default), and what is lost."""
+        workdir = self._request.workdir
+        if workdir and not re.match(r"[/~$]", value):  # PBS knows no other folder than its own
+            value = f"{workdir.rstrip('/')}/{value}"
+            note = f"PBS has no folder of a job: its files are named with `{workdir}`"
+            self._notes += [] if note in self._notes else [note]
         value = value.replace("{{index}}", "^array_index^")
         if self._name:
             value = value.replace("{{name}}", self._name)
@@ -675,6 +681,7 @@ _NO_WORD: Final = {
     "begin": "PBS expects a date, not a delay",
     "append": "PBS overwrites files that are there",
     "qos": "PBS has queues, no QOS",
+    "server": "it is a server or cluster of another scheduler",
     "reservation": "a reservation of PBS is a queue",
     "signal": "PBS sends no signal ahead of the end",
     "without_hosts": "PBS leaves out no hosts by name",

@@ -162,8 +162,13 @@ def _entry(given: Given, words: Sequence[_Word], lines: Sequence[str]) -> Entry:
         why = given.why if name not in OF_SRUN else f"an option of srun: sbatch has no `--{name}`"
         return Entry(first.line, name, "", text, untold=f"sbatch refuses it: {why}", invalid=why)
     option = ALIASES.get(given.option.name, given.option.name)
-    entry = Entry(first.line, option, given.value or "", text, invalid=given.why)
+    return _read(Entry(first.line, option, given.value or "", text, invalid=given.why))
+
+
+def _read(entry: Entry) -> Entry:
     entry.read("sbatch", READERS, REASONS)
+    if entry.invalid and entry.option == "array":  # it is about one all the same
+        entry.fields = {"array": None}
     return entry
 
 
@@ -175,9 +180,7 @@ def _foreign(lines: Sequence[str], header: _Header) -> Iterator[Entry]:
             why = "sbatch passes over it"
         else:
             why = f"sbatch reads it, too, as --{each.option}={each.value}".removesuffix("=")
-            entry = Entry(each.line, each.option, each.value, each.text, invalid=each.invalid)
-            entry.read("sbatch", READERS, REASONS)
-            yield entry
+            yield _read(Entry(each.line, each.option, each.value, each.text, invalid=each.invalid))
         if not header.command or each.line < header.command:
             header.numbers.add(each.line)
         if not each.invalid:

@@ -196,8 +196,7 @@ ENVIRONMENT: Final = Environment(
         "node_rank": Name(name="SLURM_NODEID"),
     },
     commands={
-        # scontrol(1): without a list it takes SLURM_JOB_NODELIST.
-        "host_lines": 'scontrol show hostnames"$SLURM_JOB_NODELIST"',
+        "host_lines": 'scontrol show hostnames "$SLURM_JOB_NODELIST"',
         # One line per task, on the task's host.
         "slot_lines": "srun hostname -s | sort",
     },
@@ -262,5 +261,7 @@ ENVIRONMENT: Final = Environment(
         },
         separator=",",
     ),
+    # sbatch(1), --exclusive: "all CPUs and GRES on the node".
+    whole_nodes=True,
     modules=("slurm",),
 )

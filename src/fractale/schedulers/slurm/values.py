@@ -12,9 +12,11 @@ from typing import Any, Final, cast
 
 from fractale.schedulers.options import Option, Options, Said
 from fractale.schedulers.request import (
+    MOST_ELEMENTS,
     Array,
     Dependency,
     DependencyKind,
+    Span,
     join_dependencies,
     split_hosts,
 )
@@ -337,13 +339,29 @@ def _mail_type(value: str) -> Said:
 
 
 def _array(value: str) -> Said:
-    text = value.removeprefix("[").removesuffix("]")
-    try:
-        return Said({"array": Array.parse(text)})
-    except ValueError as error:
-        if "elements" in str(error):
-            return Said({}, str(error))
-        raise
+    """``1-10:2,15%4``: the first number after a ``%`` counts, wherever it is."""
+    spans: list[Span] = []
+    for part in filter(None, value.split(",")):
+        match = _INDICES.match(part)
+        if match is None:
+            raise _refused(value, "an array such as 1-10, 0-9:3 or 1,5,7-9%2")
+        first, last, step = (int(each) if each else None for each in match.groups())
+        span = Span(first=first or 0, last=first or 0 if last is None else last, step=step or 1)
+        if span.last < span.first or step == 0:
+            raise ValueError(f"`{value}`: `{part}` has no index")
+        spans.append(span)
+    most = re.match(r"\s*\+?(\d+)", value.partition("%")[2], re.ASCII)
+    if not spans:
+        return Said({}, "it has no value")
+    array = Array(spans=tuple(spans), most=int(most[1]) or None if most else None)
+    if array.size > MOST_ELEMENTS:
+        return Said({"array": None}, f"more than {MOST_ELEMENTS:,} elements")
+    return Said({"array": array})
+
+
+_INDICES: Final = re.compile(
+    r"\[?\s*\+?(\d+)\]?(?:-\s*\+?(\d+)\]?(?::\s*\+?(\d+)\]?)?)?(?:%|$)", re.ASCII
+)
 
 
 _DEPENDENCY: Final = re.compile(
