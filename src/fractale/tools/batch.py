@@ -460,7 +460,9 @@ def _too_much(translation: Translation) -> list[str]:
 
 
 def _loss(loss: Loss) -> dict[str, Any]:
-    return {**dataclasses.asdict(loss), "grave": loss.grave}
+    found = dataclasses.asdict(loss)
+    del found["about"]
+    return {**found, "grave": loss.grave}
 
 
 def _warnings(translation: Translation) -> Iterator[str]:
