@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fractale.schedulers.comparison import Difference, compare, leftovers, lost_commands
+from fractale.schedulers.commands import compare_commands
+from fractale.schedulers.comparison import Difference, compare, leftovers
 from fractale.schedulers.dialects import read_script
 from fractale.schedulers.script import Loss
 from fractale.tools.batch import translate_batch_script, validate_batch_script
@@ -220,10 +221,104 @@ def test_what_is_known_to_be_lost_is_no_difference():
 def test_commands_that_are_gone():
     original = read_script(SLURM.replace("./solve", "srun ./solve"))
     right = read_script(FLUX.replace("./solve", "flux run -n 64 ./solve"))
-    assert lost_commands(original, right) == []
-    wrong = read_script(FLUX.replace("cd run\n", ""))
-    (found,) = lost_commands(original, wrong)
+    assert compare_commands(original, right).errors == []
+    wrong = read_script("\n".join(right.lines).replace("cd run\n", ""))
+    (found,) = compare_commands(original, wrong).errors
     assert "`cd run` is missing" in found
+
+
+SLURM_4 = "#!/bin/bash\n#SBATCH -n 4\n"
+FLUX_4 = "#!/bin/bash\n#FLUX: -n4\n"
+PBS_4 = "#!/bin/bash\n#PBS -l select=4:ncpus=1:mpiprocs=1\n"
+
+NOT_THE_SAME = [
+    ("srun -n4 ./solver\necho done", "echo done"),
+    ("srun -n4 ./b", "flux run -n1 ./b"),
+    ("srun -n4 ./b", "./b"),
+    ("srun ./b", "flux run ./b"),
+    ("srun ./b --x", "flux run -n4 ./c"),
+    ("srun ./b --x", "flux run -n4 ./b"),
+    ("srun ./b > log", "flux run -n4 ./b"),
+    ("srun ./b", "flux run -n4 ./b\nflux run -n4 ./b"),
+    ("srun ./a\nsrun ./b", "flux run -n4 ./b\nflux run -n4 ./a"),
+    ("for i in 1 2; do\nsrun ./b $i\ndone", "flux run -n4 ./b 1"),
+    ("N=4\nsrun -n $N ./b", "N=4\nflux run -n 2 ./b"),
+    ("mpirun -np 64 ./solver in", ""),
+    ("mpirun -np 64 ./solver in", "flux run -n 8 ./solver in"),
+    ("cp $SLURM_SUBMIT_DIR/results.h5 /archive/", ""),
+    ("cp $SLURM_SUBMIT_DIR/results.h5 /archive/", "cp $PWD/results.h5 /tmp/"),
+    ("echo $SLURM_JOB_ID > id", 'echo "$(rm -rf x)" > id'),
+    ("python ml/train.py", ""),
+    ("sbatch next.sh", ""),
+    ("srun ./b", "flux run -n4 ./b\nrm -rf $HOME/x"),
+    ("srun ./b", "cd /elsewhere\nflux run -n4 ./b"),
+    ("srun ./b", "echo 1 > in.lj\nflux run -n4 ./b"),
+    ("srun ./b", "export PATH=/x\nflux run -n4 ./b"),
+    ("cat > in <<EOF\nunits lj\n# atoms 4\nEOF", "cat > in <<EOF\nunits lj\nEOF"),
+]
+
+
+@pytest.mark.parametrize(("original", "script"), NOT_THE_SAME)
+def test_a_program_that_is_gone_or_another_one_or_added(original, script):
+    found = compare_commands(
+        read_script(f"{SLURM_4}{original}\n"), read_script(f"{FLUX_4}{script}\n")
+    )
+    assert found.errors
+
+
+THE_SAME = [
+    ("srun ./b --x", "flux run -n 4 -o cpu-affinity=per-task ./b --x", ""),
+    ("srun -n $SLURM_NTASKS ./b", "flux run --ntasks=4 ./b", ""),
+    ("srun -n1 ./b", "./b", ""),
+    ("RUN='srun -n 4'\n$RUN ./a", "RUN='flux run -n 4'\n$RUN ./a", ""),
+    ("srun \\\n  -n 4 ./a  # a\n\n", "# b\nflux run -n4 ./a", ""),
+    ("if true; then\n  srun ./b\nfi", "if true; then\n    flux run -n4 ./b\nfi", ""),
+    ("srun ./b $SLURM_JOB_ID > l", 'flux run -n4 ./b "$(flux getattr jobid)" > l', ""),
+    ("srun ./b > l.$SLURM_JOB_ID 2>&1 &", 'flux run -n4 ./b > "l.${FLUX_JOB_ID}" 2>&1 &', ""),
+    ("export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK", "export OMP_NUM_THREADS=1", ""),
+    ("mpirun -np 4 -x A --mca btl tcp ./b", "flux run -n4 ./b", ""),
+    ("srun ./b", "module load flux\nflux run -n4 ./b", "module load flux"),
+    ("module load slurm a\nsrun ./b", "flux run -n4 ./b", "module load slurm a"),
+    ("srun ./b", "export OMP_NUM_THREADS=1\nflux run -n4 ./b", "export OMP_NUM_THREADS=1"),
+    ("squeue -u me\nsrun ./b", "flux run -n4 ./b", "squeue -u me"),
+    ("srun $OPTIONS ./b x", "flux run -n4 ./b x", "can't be told"),
+    ("lmp -in x", "flux run -n4 lmp -in x", "has no launcher"),
+]
+
+
+@pytest.mark.parametrize(("original", "script", "warning"), THE_SAME)
+def test_other_words_for_the_same_are_the_same(original, script, warning):
+    found = compare_commands(
+        read_script(f"{SLURM_4}{original}\n"), read_script(f"{FLUX_4}{script}\n")
+    )
+    assert found.errors == []
+    assert [each for each in found.warnings if warning not in each] == []
+    assert bool(found.warnings) is bool(warning)
+
+
+@pytest.mark.parametrize(
+    ("original", "script"),
+    [
+        ("cd $PBS_O_WORKDIR\nmpiexec ./a", "srun ./a"),
+        ("cd $PBS_O_WORKDIR\nmpiexec -n 4 ./a", 'cd "$SLURM_SUBMIT_DIR"\nsrun ./a'),
+        ("sort -u $PBS_NODEFILE > hosts", "scontrol show hostnames > hosts"),
+    ],
+)
+def test_from_another_manager_too(original, script):
+    found = compare_commands(
+        read_script(f"{PBS_4}{original}\n"), read_script(f"{SLURM_4}{script}\n")
+    )
+    assert found.errors == []
+
+
+def test_a_launch_of_other_size_is_told_with_both():
+    (found,) = compare_commands(
+        read_script(f"{SLURM_4}srun -n4 ./b\n"), read_script(f"{FLUX_4}flux run -n1 ./b\n")
+    ).errors
+    assert found == (
+        "line 3 of the original, `srun -n4 ./b`, starts 4 tasks, the translation's "
+        "`flux run -n1 ./b` 1 task"
+    )
 
 
 def test_a_directive_of_another_that_is_still_there():

@@ -321,8 +321,8 @@ def test_no_size_is_one_task_on_one_core() -> None:
             ("-W depend=afterok:1:2",),
         ),
         (
-            Request(mail_on=("end", "fail"), mail_to=("a@b", "c@d"), queues=("q",), server="s"),
-            ("-q q@s", "-m ae", "-M a@b,c@d"),
+            Request(mail_on=("end", "fail"), mail_to=("a@b", "c@d"), queues=("q",)),
+            ("-q q", "-m ae", "-M a@b,c@d"),
         ),
         (Request(begin="2031-02-03T04:05"), ("-a 203102030405",)),
         (Request(nodes=1, constraint="a&b"), ("-l select=1:ncpus=1:mpiprocs=1:a=true:b=true",)),

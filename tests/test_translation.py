@@ -388,3 +388,27 @@ def test_files_of_a_job_with_a_folder_are_in_it_under_pbs(
 ) -> None:
     found = translate(read_script(f"#!/bin/bash\n{header}\n./a\n", "slurm"), "pbs")
     assert {f"#PBS {each}" for each in right} <= set(found.script.lines)
+
+
+@pytest.mark.parametrize("target", ["pbs", "lsf"])
+@pytest.mark.parametrize("option", ["--mem=0", "--mem-per-cpu=0"])
+def test_all_of_a_nodes_memory_is_told_where_it_cannot_be_said(target: str, option: str) -> None:
+    script = read_script(f"#!/bin/bash\n#SBATCH -N 2\n#SBATCH {option}\n./a\n", "slurm")
+    losses = [each for each in translate(script, target).losses if each.line == 3]
+    assert ["0 is all the memory of each node" in each.why for each in losses] == [True]
+
+
+@pytest.mark.parametrize(
+    ("line", "source"), [("#BSUB -R rusage[mem=0]", "lsf"), ("#PBS -l mem=0", "pbs")]
+)
+def test_no_memory_is_not_all_memory(line: str, source: str) -> None:
+    found = translate(read_script(f"#!/bin/bash\n{line}\n./a\n", source), "slurm")
+    assert "mem" not in "\n".join(found.script.lines)
+    assert [each.line for each in found.losses] == [2]
+
+
+def test_clusters_of_slurm_are_no_server_of_pbs() -> None:
+    script = read_script("#!/bin/bash\n#SBATCH -M c1,c2 -p long\n./a\n", "slurm")
+    found = translate(script, "pbs")
+    assert "#PBS -q long" in found.script.lines
+    assert [(each.text, each.what) for each in found.losses] == [("-M c1,c2", "server")]

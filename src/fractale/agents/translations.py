@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fractale.schedulers.comparison import comments_of, compare, leftovers, lost_commands
+from fractale.schedulers.commands import compare_commands
+from fractale.schedulers.comparison import comments_of, compare, leftovers
 from fractale.schedulers.dialects import (
     NAMES,
     READ,
@@ -47,7 +48,7 @@ class Pair:
                 validator does that better.
         """
         original, translated = self._original(), self._translated()
-        found = [*leftovers(original, translated), *lost_commands(original, translated)]
+        found = [*leftovers(original, translated), *compare_commands(original, translated).errors]
         if self.target in NAMES and self.target not in schedulers_of(translated.lines):
             mark = dialect_of(self.target).mark
             missing = f"it has no {mark} line: it is not translated"

@@ -308,6 +308,21 @@ def _is_shell(word: str) -> bool:
     return word.rpartition("/")[2] in POSIX
 
 
+def program_at(words: Sequence[str]) -> int | None:
+    """Which word of a command is its program.
+
+    That is after assignments, and after programs that start programs, such as ``time``.
+    """
+    after_prefix = False
+    for at, text in enumerate(words):
+        if _ASSIGNMENT.match(text) or (after_prefix and _OF_PREFIX.fullmatch(text)):
+            continue
+        if text.rpartition("/")[2].lstrip("\\") not in _PREFIXES:
+            return at
+        after_prefix = True
+    return None
+
+
 class _Edit(NamedTuple):
     """A part of the text, and what takes its place.
 
@@ -531,10 +546,10 @@ class _Translation:
             for line in range(self.index(start), self.index(end) + 1):
                 self.inside.setdefault(line, []).append((start, end))
         self._fragments(words)
-        at = self._program(words)
+        texts = [self.text[word.start : word.end] for word in words]
+        at = program_at(texts)
         if at is None:
             return
-        texts = [self.text[word.start : word.end] for word in words]
         name = texts[at].rpartition("/")[2].strip("\"'")
         if name in _PRINTS:
             self._print(command)
@@ -545,20 +560,6 @@ class _Translation:
             self.launch(command.words[at:], launcher)
         else:
             self._plain(words[at:], [name, *texts[at + 1 :]])
-
-    def _program(self, words: Sequence[Word]) -> int | None:
-        """Which word is the program: after assignments, and programs that start programs."""
-        at = 0
-        after_prefix = False
-        while at < len(words):
-            text = self.text[words[at].start : words[at].end]
-            if _ASSIGNMENT.match(text) or (after_prefix and _OF_PREFIX.fullmatch(text)):
-                at += 1
-            elif text.rpartition("/")[2].lstrip("\\") in _PREFIXES:
-                at, after_prefix = at + 1, True
-            else:
-                return at
-        return None
 
     def _launcher(self, texts: Sequence[str]) -> str | None:
         """The launcher that the first words are."""

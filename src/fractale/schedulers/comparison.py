@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from fractale.schedulers.body import translate_body
 from fractale.schedulers.dialects import NAMES as SCHEDULERS
 from fractale.schedulers.dialects import dialect_of
 from fractale.schedulers.request import Request, Totals
@@ -36,9 +35,6 @@ _OF_CHUNKS: Final = {"tasks": "tasks", "cores": "cores", "gpus": "gpus", "memory
 
 NAMES: Final = {"name": "job name", "account": "account", "queues": "queue", "qos": "QOS"}
 """Fields whose values are compared; another site may have others."""
-
-ANY_LAUNCHER: Final = re.compile(r"\b(mpirun|mpiexec\S*|module|ml)\b")
-"""What every scheduler has, each site its own: a translation may have to change it."""
 
 MINUTE: Final = 60.0
 MEGABYTE: Final = 2**20
@@ -316,43 +312,3 @@ def leftovers(original: Script, translated: Script) -> list[str]:
         for name in others
         if dialect_of(name).is_directive(line)
     ]
-
-
-def lost_commands(original: Script, translated: Script) -> list[str]:
-    """Commands of the original that have nothing to do with its scheduler, and are gone."""
-    speaking = _speaking(original, translated.scheduler)
-    kept = " ".join(command for _, command in commands_of(translated.body))
-    return [
-        f"the command `{command}` is missing; keep all commands as they are, but those that "
-        "speak to the manager"
-        for numbers, command in commands_of(original.body)
-        if not speaking.intersection(numbers)
-        and not ANY_LAUNCHER.search(command)
-        and command not in kept
-    ]
-
-
-def _speaking(original: Script, target: str) -> set[int]:
-    """The lines of a script that speak to its scheduler."""
-    if not original.scheduler:
-        return set()
-    others = [target, *SCHEDULERS]
-    target = next(name for name in others if name in SCHEDULERS and name != original.scheduler)
-    shell = original.shell or "sh"
-    body = translate_body(original.body, original.scheduler, target, original.request, shell=shell)
-    return {each.line for each in (*body.changes, *body.remains, *body.notes)}
-
-
-def commands_of(body: Sequence[tuple[int, str]]) -> Iterator[tuple[range, str]]:
-    """Each command in one line with single blanks, and the lines that it is in."""
-    start, parts = 0, list[str]()
-    for number, line in body:
-        if not parts and (not line.strip() or line.lstrip().startswith("#")):
-            continue
-        start = start if parts else number
-        parts.append(line.removesuffix("\\"))
-        if not line.endswith("\\"):
-            yield range(start, number + 1), " ".join(" ".join(parts).split())
-            parts = []
-    if parts:
-        yield range(start, start + len(parts)), " ".join(" ".join(parts).split())

@@ -169,6 +169,20 @@ def write_launch(
     return Written(" ".join(words), tuple(seen.items()), uses)
 
 
+def tasks_of(launch: Launch, launcher: Launcher, request: Request) -> str:
+    """How many tasks a launch starts, as a word of the shell.
+
+    Args:
+        request: What the job asks for.
+
+    Raises:
+        UnclearError: Its size cannot be told.
+    """
+    sizes = _Sizes(launch, launcher, request)
+    sizes.settle()
+    return sizes.said.get("tasks") or str(request.totals().tasks)
+
+
 _LACKS: Final = "left out: {}'s `{}` has no such option"
 
 

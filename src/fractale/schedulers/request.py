@@ -167,7 +167,7 @@ class Request:
         variables: ``NAME`` or ``NAME=value``, handed on or set.
         most_nodes: Of a range; `nodes` is its least.
         tasks: In all, as `gpus` and `memory`.
-        memory: In bytes, as the other amounts of memory.
+        memory: In bytes, as the other amounts of memory; 0: all that each node has.
         gpu_kind: Such as ``a100``.
         chunks: As PBS's ``select`` has them. A reader sets them where it sets the other sizes
             from them, too, as far as these can say the same.
@@ -330,6 +330,8 @@ def flat(request: Request) -> Flat:
     flattened = dataclasses.replace(request, **{**cleared, **sizes, "chunks": (), "place": None})
     return Flat(request=flattened, lost=lost, notes=tuple(notes))
 
+
+ALL_MEMORY: Final = "0 is all the memory of each node: write how much that is"
 
 MEMORY: Final = frozenset({"memory", "memory_per_node", "memory_per_core", "memory_per_gpu"})
 """Fields that say how much memory the job needs."""

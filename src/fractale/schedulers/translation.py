@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -11,8 +10,7 @@ from typing import Final
 from fractale.schedulers.body import Change, translate_body
 from fractale.schedulers.comparison import compare
 from fractale.schedulers.dialects import dialect_of
-from fractale.schedulers.environment import environment_of
-from fractale.schedulers.request import Request
+from fractale.schedulers.request import GRAVE, Request
 from fractale.schedulers.script import Dialect, Loss, Remark, Script
 
 NOT_SAID: Final = "the translation does not say it"
@@ -34,6 +32,7 @@ class Translation:
         changes: Commands that are other ones now.
         left_out: Options of launchers that the other launcher has not; each is a loss, too.
         remains: Commands that still speak to the original's scheduler, and what would be right.
+        not_launched: Numbers of those lines that start a program by the original's launcher.
         said: Fields of the request that its commands say, as no directive can.
     """
 
@@ -44,6 +43,7 @@ class Translation:
     changes: tuple[Change, ...] = ()
     left_out: tuple[Remark, ...] = ()
     remains: tuple[Remark, ...] = ()
+    not_launched: frozenset[int] = frozenset()
     said: frozenset[str] = frozenset()
 
     @property
@@ -59,10 +59,7 @@ class Translation:
         the launcher of the other scheduler.
         """
         lost = [str(each) for each in self.losses if each.grave]
-        launchers = environment_of(self.original.scheduler).launchers
-        words = "|".join(r"\s+".join(map(re.escape, each.split())) for each in launchers)
-        starts = re.compile(rf"(?<![\w.-])(?:{words or '(?!)'})(?![\w.-])")
-        return (*lost, *(str(each) for each in self.remains if starts.search(each.text)))
+        return (*lost, *(str(each) for each in self.remains if each.line in self.not_launched))
 
 
 def translate(script: Script, target: str, *, request: Request | None = None) -> Translation:
@@ -109,6 +106,7 @@ def translate(script: Script, target: str, *, request: Request | None = None) ->
         changes=body.changes,
         left_out=body.left_out,
         remains=body.remains,
+        not_launched=body.not_launched,
         said=body.says,
     )
 
@@ -141,18 +139,30 @@ def _told_by_dialect(script: Script, lost: Mapping[str, str]) -> Iterator[Loss]:
     for field, why in lost.items():
         setters = [each for each in script.reading.directives if field in each.sets]
         line, text = (setters[-1].line, setters[-1].text) if setters else (0, "")
-        yield Loss(line=line, text=text, what=field, why=why)
+        own = setters[-1] if setters and not setters[-1].sets & GRAVE else None
+        about = dialect_of(script.scheduler).about(own) if own else ""
+        yield Loss(line=line, text=text, what=field, why=why, about=about)
 
 
 def _told_by_directives(script: Script) -> Iterator[Loss]:
     """What of the original's directives no request can say."""
-    title = dialect_of(script.scheduler).title
+    dialect = dialect_of(script.scheduler)
+    said = script.request.said()
     for each in script.reading.directives:
         why = each.untold
         if each.invalid and not each.sets:
-            why = f"{title} refuses it: {each.invalid}"
-        if why:
-            yield Loss(line=each.line, text=each.text, what="", why=why)
+            why = f"{dialect.title} refuses it: {each.invalid}"
+        if not why:
+            continue
+        about = dialect.about(each)
+        # What else it says is read; a part of an array or a dependency is another one.
+        if about not in WHOLE and any(field in said for field in each.sets & GRAVE):
+            about = ""
+        yield Loss(line=each.line, text=each.text, what="", why=why, about=about)
+
+
+WHOLE: Final = frozenset({"array", "dependencies"})
+"""Fields of which a part is of no use."""
 
 
 def untold(

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from fractale.paths import takes_paths
-from fractale.schedulers.comparison import comments_of, compare, leftovers, lost_commands
+from fractale.schedulers.commands import Commands, compare_commands
+from fractale.schedulers.comparison import comments_of, compare, leftovers
 from fractale.schedulers.dialects import (
     NAMES,
     dialect_of,
@@ -459,7 +460,9 @@ def _too_much(translation: Translation) -> list[str]:
 
 
 def _loss(loss: Loss) -> dict[str, Any]:
-    return {**dataclasses.asdict(loss), "grave": loss.grave}
+    found = dataclasses.asdict(loss)
+    del found["about"]
+    return {**found, "grave": loss.grave}
 
 
 def _warnings(translation: Translation) -> Iterator[str]:
@@ -503,7 +506,9 @@ def validate_batch_script(
         return {"valid": False, "checks": 1, "warnings": [], "errors": [str(error)]}
     found = validate_lines(script, parsed.scheduler)
     if original:
-        found.add(WITH_ORIGINAL, against_original(parsed, original, told or (), strict=True))
+        compared = against_original(parsed, original, told or (), strict=True)
+        found.add(WITH_ORIGINAL, compared.errors)
+        found.warnings += compared.warnings
     answer = {"valid": found.valid, "checks": len(found.checks), "warnings": found.warnings}
     return {**answer, "errors": found.errors} if found.errors else answer
 
@@ -515,8 +520,8 @@ def against_original(
     *,
     strict: bool,
     from_manager: str = "",
-) -> list[str]:
-    """Where a script asks for something else than the one it was translated from.
+) -> Commands:
+    """Where a script asks for, or runs, something else than the one it was translated from.
 
     Args:
         told: What is known to be lost: losses as `translate_batch_script` gives them, or texts.
@@ -529,11 +534,13 @@ def against_original(
     losses = [_told_loss(cast("dict[str, Any]", each)) for each in told if isinstance(each, dict)]
     texts = [str(each) for each in told if not isinstance(each, dict)]
     differences = compare(source, script, [*comments_of(script), *texts], losses)
-    return [
+    commands = compare_commands(source, script)
+    errors = [
         *leftovers(source, script),
-        *lost_commands(source, script),
+        *commands.errors,
         *(str(each) for each in differences if strict or not each.minor),
     ]
+    return Commands(errors=errors, warnings=commands.warnings)
 
 
 def _told_loss(told: Mapping[str, Any]) -> Loss:

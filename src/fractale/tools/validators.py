@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from fractale.schedulers.commands import Commands
 from fractale.schedulers.dialects import read_script
 from fractale.schedulers.programs import Programs
 from fractale.schedulers.script import Script
@@ -129,8 +130,9 @@ async def _answer(
     programs = Programs(program_environment(), SECONDS)
     found: Validity = await validate(script, manager, programs)
     if original:
-        errors = _against(read_script(script, manager), original, told, from_manager)
-        found.add(WITH_ORIGINAL, errors)
+        compared = _against(read_script(script, manager), original, told, from_manager)
+        found.add(WITH_ORIGINAL, compared.errors)
+        found.warnings += compared.warnings
     answer: dict[str, Any] = {
         "valid": found.valid,
         "manager": manager,
@@ -143,8 +145,8 @@ async def _answer(
     return {**answer, "errors": found.errors} if found.errors else answer
 
 
-def _against(script: Script, original: str, told: Sequence[Any], from_manager: str) -> list[str]:
+def _against(script: Script, original: str, told: Sequence[Any], from_manager: str) -> Commands:
     try:
         return against_original(script, original, told, strict=False, from_manager=from_manager)
     except ValueError as error:
-        return [f"the original can't be read: {error}"]
+        return Commands(errors=[f"the original can't be read: {error}"])

@@ -49,6 +49,14 @@ _ALIASES: Final = MappingProxyType(
     {"require": "requires", "broker-opt": "broker-opts", "dry": "dry-run"}
 )
 
+_ABOUT: Final = {
+    "dependency": "dependencies",
+    "nodes": "nodes",
+    "nslots": "tasks",
+    "cores-per-slot": "cores_per_task",
+    "gpus-per-slot": "gpus_per_task",
+}
+
 
 def _options() -> Iterator[Option]:
     for names, argument in (
@@ -763,6 +771,10 @@ class _Flux:
 
     def is_directive(self, line: str) -> bool:
         return _sentinel(line) is not None
+
+    def about(self, directive: Directive) -> str:
+        """The array, the dependency or the size that an option is about."""
+        return _ABOUT.get(directive.option, "")
 
     def read(self, lines: Sequence[str]) -> Reading:
         header = _header(lines)

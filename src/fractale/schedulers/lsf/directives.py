@@ -35,6 +35,7 @@ from fractale.schedulers.reading import (
     whole,
 )
 from fractale.schedulers.request import (
+    ALL_MEMORY,
     SIZES,
     Array,
     Chunk,
@@ -43,7 +44,7 @@ from fractale.schedulers.request import (
     Request,
     flat,
 )
-from fractale.schedulers.script import Reading, Remark, Written
+from fractale.schedulers.script import Directive, Reading, Remark, Written
 
 _MARK: Final = re.compile(r"\s*#BSUB\s*(?=-)")
 _SPACED: Final = re.compile(r"\s*#\s+BSUB\s*-")
@@ -76,6 +77,9 @@ _DEPENDENCIES: Final[dict[str, DependencyKind]] = {
 }
 _NAMES: Final = {"afterok": "done", "afternotok": "exit", "afterany": "ended", "after": "started"}
 
+_ABOUT: Final = {"w": "dependencies", "n": "tasks", "nnodes": "nodes", "gpu": "gpus"}
+_COMPOUND: Final = re.compile(r"\*\s*\{|\bspan\[")
+
 
 class Lsf:
     """IBM Spectrum LSF, Platform LSF and OpenLava."""
@@ -90,6 +94,15 @@ class Lsf:
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of a directive."""
         return "#BSUB" in line and bool(_MARK.match(line))
+
+    def about(self, directive: Directive) -> str:
+        """The array, the dependency or the size that an option is about."""
+        value = directive.value
+        if directive.option == "J":
+            return "array" if "[" in value else ""
+        if directive.option == "R":
+            return "gpus" if "gpu" in value else "chunks" if _COMPOUND.search(value) else ""
+        return _ABOUT.get(directive.option, "")
 
     def read(self, lines: Sequence[str]) -> Reading:
         """Read a script's lines."""
@@ -468,6 +481,9 @@ class _Reader:
         reserved = [(draft, required) for draft, required in self._required if required.memory]
         for draft, required in reserved:
             size, of = required.memory or (0, "")
+            if size == 0:
+                draft.untold.append("that no memory is reserved")
+                continue
             cores = fields.get("cores_per_task", 1)
             for name in ("memory", "memory_per_node", "memory_per_core"):
                 fields.pop(name, None)
@@ -775,7 +791,7 @@ class _Writer:
         said = [name for name in names if left.pop(name, None) is not None]
         if not said or not total:
             if said:
-                self._lost[said[0]] = "it is of nothing"
+                self._lost |= dict.fromkeys(said, ALL_MEMORY)
             return []
         name = said[0]
         each: int = getattr(request, name)

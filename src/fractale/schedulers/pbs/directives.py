@@ -31,7 +31,7 @@ from fractale.schedulers.reading import (
     whole,
 )
 from fractale.schedulers.request import Array, Dependency, DependencyKind, Request, Span
-from fractale.schedulers.script import Reading, Remark, Written
+from fractale.schedulers.script import Directive, Reading, Remark, Written
 
 _MARK: Final = re.compile(r"\s*#PBS(?![A-Za-z0-9_])")
 
@@ -39,6 +39,14 @@ _MARK: Final = re.compile(r"\s*#PBS(?![A-Za-z0-9_])")
 def _mark(line: str) -> re.Match[str] | None:
     return _MARK.match(line) if "#PBS" in line else None
 
+
+_ABOUT: Final = {
+    **dict.fromkeys(("ngpus", "gpus"), "gpus"),
+    **dict.fromkeys(("select", "chunks"), "chunks"),
+    **dict.fromkeys(("nodes", "nodect", "mppnodes"), "nodes"),
+    **dict.fromkeys(("ncpus", "procs", "mppwidth", "mpiprocs"), "tasks"),
+}
+_SIZES: Final = re.compile(rf"(?<!\w)(?:{'|'.join(_ABOUT)})(?==)")
 
 _NQSV: Final = re.compile(r"\b(elapstim_req|cpunum_job|gpunum_job|memsz_job)\b|--ve(num|node)")
 """What only the scripts of NEC's NQSV have, whose mark is `#PBS`, too."""
@@ -89,6 +97,15 @@ class Pbs:
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of a directive."""
         return bool(_mark(line)) and line.lstrip()[4:].lstrip().startswith("-")
+
+    def about(self, directive: Directive) -> str:
+        """The array, the dependency or the size that an option is about."""
+        if directive.option in ("J", "t"):
+            return "array"
+        if directive.option in ("W", "depend"):
+            return "dependencies" if "depend" in directive.text else ""
+        found = _SIZES.search(directive.text) if directive.text.startswith("-l") else None
+        return _ABOUT.get(found[0], "") if found else ""
 
     def read(self, lines: Sequence[str]) -> Reading:
         """Read a script's lines."""
@@ -520,11 +537,8 @@ class _Writer:
                 self._lost["name"] = f"PBS accepts only letters, digits and _+.-: `{plain}`"
         if request.account is not None:
             self._add("account", "A", request.account)
-        if request.queues or request.server:
-            queue = request.queues[0] if request.queues else ""
-            server = f"@{request.server}" if request.server else ""
-            self._left.pop("server", None)
-            self._add("queues", "q", queue + server)
+        if request.queues:
+            self._add("queues", "q", request.queues[0])
             if len(request.queues) > 1:
                 self._lost["queues"] = "PBS accepts one queue: the first"
 
@@ -624,6 +638,8 @@ class _Writer:
         workdir = self._request.workdir
         if workdir and not re.match(r"[/~$]", value):  # PBS knows no other folder than its own
             value = f"{workdir.rstrip('/')}/{value}"
+            note = f"PBS has no folder of a job: its files are named with `{workdir}`"
+            self._notes += [] if note in self._notes else [note]
         value = value.replace("{{index}}", "^array_index^")
         if self._name:
             value = value.replace("{{name}}", self._name)
@@ -680,6 +696,7 @@ _NO_WORD: Final = {
     "begin": "PBS expects a date, not a delay",
     "append": "PBS overwrites files that are there",
     "qos": "PBS has queues, no QOS",
+    "server": "it is a server or cluster of another scheduler",
     "reservation": "a reservation of PBS is a queue",
     "signal": "PBS sends no signal ahead of the end",
     "without_hosts": "PBS leaves out no hosts by name",

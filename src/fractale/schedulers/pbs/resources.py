@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from fractale.schedulers.pbs.times import read_time
 from fractale.schedulers.reading import Draft, Gathered, amount, contradictions, even, slip, whole
-from fractale.schedulers.request import SIZES, Chunk, Place, Request
+from fractale.schedulers.request import ALL_MEMORY, MEMORY, SIZES, Chunk, Place, Request
 
 _SIZES: Final = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
 _GPU_KINDS: Final = ("accelerator_model", "gpu_model", "gpu_type", "gputype", "gpu_kind", "gtype")
@@ -415,6 +415,9 @@ class Resources:
     def memory(self, draft: Draft, value: str) -> None:
         """Memory of the whole job, which PBS divides over `nodes`."""
         size, nodes = read_size(value), self._gathered.fields.get("nodes")
+        if size == 0:
+            draft.untold.append("a memory of nothing")
+            return
         sizeless = not self._given.keys() & {"select", "nodes", "procs"}
         if sizeless or (nodes and size % nodes == 0):
             self._gathered.set(draft, memory_per_node=size // (nodes or 1))
@@ -424,7 +427,9 @@ class Resources:
     def process_memory(self, draft: Draft, value: str) -> None:
         """Memory of each process."""
         size, cores = read_size(value), self._gathered.fields.get("cores_per_task") or 1
-        if size % cores == 0:
+        if size == 0:
+            draft.untold.append("a memory of nothing")
+        elif size % cores == 0:
             self._gathered.set(draft, memory_per_core=size // cores)
         else:
             self._other(draft, [f"{draft.option}={value}"])
@@ -678,6 +683,8 @@ def _from_sizes(
         notes.append(
             "the memory of a node is divided over the chunks, as how many nodes is not said"
         )
+    if not totals.memory:
+        lost |= {name: ALL_MEMORY for name in MEMORY if getattr(request, name) == 0}
     if request.memory_per_gpu and not gpus:
         lost["memory_per_gpu"] = "the job has no GPU"
     return chunks, "scatter" if (nodes or 0) > 1 else None
