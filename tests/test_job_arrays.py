@@ -324,6 +324,77 @@ async def test_only_the_elements_that_failed_run_again(run_plan, settings):
     assert submissions(settings) == 2
 
 
+AGAIN = """
+    name: p
+    steps:
+      - name: scan
+        max_attempts: 3
+        transitions: {{failure: scan}}
+        job:
+          scheduler: local
+          array: {array}
+          time: "{{{{ 30 * attempts }}}}"
+          script: |
+            #!/bin/sh
+            # {comment}
+            echo $FRACTALE_INDEX >> ran
+            [ $(grep -c $FRACTALE_INDEX ran) -ge {times} ] || [ $((FRACTALE_INDEX % 2)) = 1 ]
+    outputs: {{scan: "{{{{ steps.scan.outputs }}}}"}}
+    """
+
+
+@pytest.mark.parametrize(
+    ("comment", "array", "times"),
+    [
+        ("try {{ attempts }}", "1-5", 2),
+        ("try {{ attempts }}", "1-5", 3),
+        ("after {{ steps.scan.attempts | default(0) }}", "1-5", 3),
+        ("{{ index }} of try {{ attempts }}", "1-{{ 3 + attempts }}", 2),
+    ],
+)
+async def test_what_differs_by_the_attempt_alone_is_the_same_job(run_plan, comment, array, times):
+    seen = await run_plan(AGAIN.format(array=array, comment=comment, times=times))
+    assert seen.result.status == "success", seen.result.error
+    ran = text("ran").split()
+    assert [ran.count(each) for each in "13"] == [1, 1]
+    assert [ran.count(each) for each in "24"] == [times, times]
+    kept = [each["message"] for each in seen.of("warning") if each["code"] == "array-kept"]
+    assert kept[0] == (
+        "elements 1, 3, 5: kept from attempt 1, not run again"
+        if array == "1-5"
+        else "elements 1, 3: kept from attempt 1, not run again"
+    )
+    assert f"kept from attempt {times - 1})" in seen.of("step_finished")[-1]["reason"]
+
+
+async def test_a_job_whose_inputs_changed_runs_all_of_its_elements_again(run_plan):
+    seen = await run_plan(r"""
+        name: p
+        steps:
+          - name: mend
+            max_attempts: 3
+            job:
+              scheduler: local
+              command: [sh, -c, "echo v >> mended; echo v=$(wc -l < mended)"]
+              outputs: {v: 'v=(\d)'}
+          - name: scan
+            max_attempts: 3
+            transitions: {failure: mend}
+            job:
+              scheduler: local
+              array: 1-3
+              script: |
+                #!/bin/sh
+                # {{ steps.mend.outputs.v }} {{ attempts }}
+                echo $FRACTALE_INDEX >> ran
+                [ $(grep -c $FRACTALE_INDEX ran) -ge 2 ] || [ $((FRACTALE_INDEX % 2)) = 1 ]
+        """)
+    assert seen.result.status == "success", seen.result.error
+    assert sorted(text("ran").split()) == ["1", "1", "2", "2", "3", "3"]
+    again = [each["message"] for each in seen.of("warning") if each["code"] == "array-again"]
+    assert again == ["the job is not that of attempt 1: all elements run again"]
+
+
 async def test_rules_and_figures_are_of_each_element(run_plan):
     seen = await run_plan("""
         name: p

@@ -43,7 +43,7 @@ from fractale.graph.outcome import DEFAULT_SUCCESS, CallResult, Decision, failed
 from fractale.graph.state import ItemState
 from fractale.graph.visit import Visit
 from fractale.graph.wiring import retry_policy, tries_of
-from fractale.jobs.arrays import in_order, words_of_states
+from fractale.jobs.arrays import in_order, numbered, words_of_states
 from fractale.plan.expressions import render
 from fractale.plan.model import FAILURE, SUCCESS
 from fractale.schedulers.asked import array_of, script_of
@@ -447,7 +447,10 @@ async def run_array(leaf: StepNode, visit: Visit, array: Array) -> CallResult:
     results = {**kept, **after["results"]}
     found = [results[str(index)] for index in indices]
     visit.seen.add(labels_of(*found))
-    return _gather(leaf, dict(zip(indices, found, strict=True)))
+    kept_words = (
+        f"{numbered(map(int, kept))} kept from attempt {visit.attempts - 1}" if kept else ""
+    )
+    return _gather(leaf, dict(zip(indices, found, strict=True)), kept_words)
 
 
 def _render_first(visit: Visit, index: int) -> None:
@@ -468,13 +471,12 @@ def _render_first(visit: Visit, index: int) -> None:
 def _went_well_before(visit: Visit, indices: Sequence[int]) -> dict[str, Any]:
     """The results of the elements of this very job that went well in the attempt before.
 
-    Only where that attempt failed: after a success the step is to do all of its work again.
+    Only where that attempt failed: after a success the step is to do all of its work again. A job
+    whose values differ by the number of the attempt alone is the same job.
     """
     before = visit.state.get("steps", {}).get(visit.step.name, {})
-    store, mask = visit.deps.outputs, visit.context.mask
+    store = visit.deps.outputs
     if before.get("outcome") != "failure" or not visit.inputs:
-        return {}
-    if store.get(before.get("inputs")) != mask(dict(visit.inputs)):
         return {}
     outputs = store.get(before.get("outputs"))
     if not isinstance(outputs, list):
@@ -491,7 +493,36 @@ def _went_well_before(visit: Visit, indices: Sequence[int]) -> dict[str, Any]:
                 "outputs": store.put(element),
             }
     known = {name: result for name, result in found.items() if int(name) in set(indices)}
-    return known if len(known) < len(indices) else {}
+    if not known or len(known) == len(indices):
+        return {}
+    if store.get(before.get("inputs")) != _inputs_before(visit):
+        words = f"the job is not that of attempt {visit.attempts - 1}: all elements run again"
+        visit.emit("warning", code="array-again", message=words)
+        return {}
+    words = f"{numbered(map(int, known))}: kept from attempt {visit.attempts - 1}, not run again"
+    visit.emit("warning", code="array-kept", message=words)
+    return known
+
+
+def _inputs_before(visit: Visit) -> Any:
+    """What the step's values of now would have been in the attempt before; None: unknown."""
+    job, name = visit.step.job, visit.step.name
+    if job is None:
+        return None
+    number = int(visit.scope.get("attempts", visit.attempts)) - 1
+    steps = dict(visit.scope.get("steps", {}))
+    own = steps.pop(name, {})
+    if number > 1:
+        steps[name] = {**own, "attempts": number - 1}
+    scope = {**visit.scope, "attempts": number, "steps": steps}
+    try:
+        if job.array is not None:
+            first = read_array(visit, render(job.array, scope)).indices[0]
+            scope |= {"item": first, "index": first}
+        rendered: Any = render(job.values(), scope)
+    except CallError:
+        return None
+    return visit.context.mask(rendered)
 
 
 def add_elements(builder: Any, leaf: StepNode) -> None:
@@ -513,8 +544,12 @@ def send_elements(state: Mapping[str, Any]) -> list[Send]:
     return [Send(ITEM, ItemState(item=index, index=index, total=total)) for index in items]
 
 
-def _gather(node: StepNode, results: Mapping[int, dict[str, Any]]) -> CallResult:
-    """The elements' outputs in order, and what they mean for the step, as for a foreach."""
+def _gather(node: StepNode, results: Mapping[int, dict[str, Any]], kept: str) -> CallResult:
+    """The elements' outputs in order, and what they mean for the step, as for a foreach.
+
+    Args:
+        kept: Which were not run again, in words; empty for none.
+    """
     outputs = [item_outputs(node, result) for result in results.values()]
     states: dict[int, JobState] = {}
     for (index, result), output in zip(results.items(), outputs, strict=True):
@@ -525,7 +560,7 @@ def _gather(node: StepNode, results: Mapping[int, dict[str, Any]]) -> CallResult
             "JobState", "completed" if not bad else "failed" if state == "completed" else state
         )
     failed = [result for result in results.values() if result["outcome"] == FAILURE]
-    words = words_of_states(states)
+    words = words_of_states(states) + (f" ({kept})" if kept else "")
     if failed:
         words = f"{words}; first: {failed[0].get('error', '')}"
         if not node.step.keep_going or len(failed) == len(results):

@@ -91,6 +91,7 @@ def write_wrapper(
     index: str = "",
     nodes: str = '""',
     directives: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
 ) -> None:
     """Write the wrapper, and the script if there is one, into the job's folder.
 
@@ -99,6 +100,7 @@ def write_wrapper(
         index: The word that gives the index of an array's element; needed for an array.
         nodes: The word that gives the host list of the job, such as ``n[1-3],m7``.
         directives: Lines for the scheduler.
+        variables: Name → the word that gives its value; those of the spec count more.
 
     Raises:
         JobError: There is neither a script nor a command, or both; a name in `env` is none.
@@ -122,7 +124,9 @@ def write_wrapper(
         no_claim=NO_CLAIM,
         not_mine=NOT_MINE,
         nodes=nodes,
-        env=_exports(_settings(folder, spec)),
+        env=_exports(
+            [f"{name}={word}" for name, word in (variables or {}).items()] + _settings(folder, spec)
+        ),
         run=run,
         epilogue=_epilogue(spec),
     )

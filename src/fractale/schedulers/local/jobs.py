@@ -29,6 +29,7 @@ from fractale.schedulers.folder import JobFolder, Started, disk, facts_of
 from fractale.schedulers.job import JobSpec, JobState, Queue
 from fractale.schedulers.local import minder
 from fractale.schedulers.local import queue as local_queue
+from fractale.schedulers.local.variables import missing_programs, variables_of
 from fractale.schedulers.request import Request
 from fractale.schedulers.script import Script
 from fractale.schedulers.wrapper import write_wrapper
@@ -89,7 +90,9 @@ class Local:
         return Presence(answers=True)
 
     def prepare(self, folder: JobFolder, spec: JobSpec) -> None:
-        """Write the wrapper, and what of the script's directives does not count here.
+        """Write the wrapper, and what of the script does not count, or is not there, here.
+
+        The script finds the variables of the scheduler that it is for.
 
         Raises:
             JobError: The job asks for what this machine cannot give.
@@ -97,12 +100,23 @@ class Local:
         script = script_of(spec, self.name)
         request = asked_of(spec, self.name)
         _refuse(request, script)
-        folder.write_notices(_notices(request, script))
+        notices = _notices(request, script)
+        own: Mapping[str, str] = {}
+        if script is not None:
+            notices += missing_programs(script, self.environment)
+            own, spec = variables_of(script, request, spec, folder, self.environment)
+        folder.write_notices(notices)
         variables = dict(
             each.split("=", 1) for each in request.variables if "=" in each and script is not None
         )
         spec = replace(spec, env={**variables, **spec.env})
-        write_wrapper(folder, spec, native_id='"$FRACTALE_JOB_ID"', index='"$FRACTALE_INDEX"')
+        write_wrapper(
+            folder,
+            spec,
+            native_id='"$FRACTALE_JOB_ID"',
+            index='"$FRACTALE_INDEX"',
+            variables=own,
+        )
 
     async def submit(self, folder: JobFolder, spec: JobSpec, lock: int) -> str:
         """Put the job into the queue, and start it if there are cores for it."""

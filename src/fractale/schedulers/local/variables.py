@@ -1,0 +1,167 @@
+"""What a script for a scheduler finds in its environment when it runs without that scheduler."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import os
+import pwd
+import re
+import shlex
+import shutil
+import socket
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from fractale.schedulers.environment import environment_of, mentions_in
+from fractale.schedulers.folder import JobFolder
+from fractale.schedulers.job import JobSpec
+from fractale.schedulers.request import Request
+from fractale.schedulers.script import Script
+from fractale.schedulers.shell_text import read_shell, words_of
+
+_NUMBER: Final = '"${FRACTALE_JOB_ID#q}"'
+_ARRAY_NUMBER: Final = '"$(n=${FRACTALE_JOB_ID#q}; echo "${n%%_*}")"'
+_INDEX: Final = '"$FRACTALE_INDEX"'
+# A number, as scripts compute ports from it, and one that no other job has.
+_ELEMENT_NUMBER: Final = (
+    '"$(n=${FRACTALE_JOB_ID#q}; printf \'%s%06d\' "${n%%_*}" "$FRACTALE_INDEX")"'
+)
+_HOST: Final = '"$(uname -n)"'
+_IDS: Final[Mapping[str, Mapping[str, str]]] = {
+    "pbs": {
+        "job_id": '"${FRACTALE_JOB_ID#q}.$(uname -n)"',
+        "element_id": ('"$(n=${FRACTALE_JOB_ID#q}; echo "${n%%_*}[$FRACTALE_INDEX].$(uname -n)")"'),
+        "array_id": '"$(n=${FRACTALE_JOB_ID#q}; echo "${n%%_*}[].$(uname -n)")"',
+    },
+    # Of an element of an array, it is the id of the array.
+    "lsf": {"element_id": _ARRAY_NUMBER},
+}
+_OF_ANYWHERE: Final = frozenset({"name", "user", "home", "submit_folder", "submit_host"})
+_BEFORE: Final = re.compile(
+    r"[A-Za-z_]\w*\+?=.*|if|then|else|elif|do|while|until|\{|!|time|exec|eval|command|nohup|env",
+    re.DOTALL,
+)
+"""Words before the program of a command."""
+
+_SLOTS: Final = "slots"
+"""File of the job's folder: its host, once per task."""
+
+
+def variables_of(
+    script: Script,
+    request: Request,
+    spec: JobSpec,
+    folder: JobFolder,
+    environment: Mapping[str, str],
+) -> tuple[dict[str, str], JobSpec]:
+    """Name → word of the shell, of each variable that the script's own scheduler would set.
+
+    In an allocation of that scheduler, its variables of the job are left as they are: its
+    launcher reads them.
+
+    Returns:
+        The variables, and the spec with those that differ between the elements of an array.
+    """
+    home = environment_of(script.scheduler)
+    facts = _facts(script.scheduler, request, spec, folder, environment)
+    ids = [name for name, fact in home.variables.items() if fact == "job_id"]
+    if any(environment.get(name) for name in ids):
+        facts = {
+            fact: word
+            for fact, word in facts.items()
+            if fact in _OF_ANYWHERE or fact.startswith("array_")
+        }
+    said = request.said()
+    found = {
+        name: facts[fact]
+        for name, fact in home.variables.items()
+        if fact in facts
+        and (name not in home.conditional or not said.keys().isdisjoint(home.conditional[name]))
+    }
+    where = [name for name, fact in home.variables.items() if fact == "submit_folder"]
+    elements = {
+        index: replace(each, env={**dict.fromkeys(where, str(each.folder)), **each.env})
+        for index, each in spec.elements.items()
+    }
+    return found, replace(spec, elements=elements)
+
+
+def _facts(
+    scheduler: str,
+    request: Request,
+    spec: JobSpec,
+    folder: JobFolder,
+    environment: Mapping[str, str],
+) -> dict[str, str]:
+    """Fact → word of the shell."""
+    totals, host = request.totals(), socket.gethostname()
+    ids = _IDS.get(scheduler, {})
+    tasks, cores = max(totals.tasks, 1), max(totals.cores, 1)
+    user = environment.get("USER") or environment.get("LOGNAME") or ""
+    with contextlib.suppress(KeyError):  # a uid without a name
+        user = user or pwd.getpwuid(os.getuid()).pw_name
+    plain: dict[str, object] = {
+        "name": request.name or spec.name,
+        "queue": request.queues[0] if request.queues else "local",
+        "user": user,
+        "home": environment.get("HOME", ""),
+        "submit_folder": spec.folder,
+        "submit_host": host,
+        "nodes": 1,
+        "tasks": tasks,
+        "tasks_per_node": tasks,
+        "tasks_by_node": tasks,
+        "cores_per_task": request.cores_per_task or max(cores // tasks, 1),
+        "cores_per_node": cores,
+        "cores_by_node": cores,
+        "host_words": " ".join([host] * tasks),
+        "slot_file": folder.path / _SLOTS,
+        "host_file": folder.path / _SLOTS,
+    }
+    if request.account:
+        plain["account"] = request.account
+    if request.seconds and math.isfinite(request.seconds):
+        plain["seconds"] = int(request.seconds)
+    if totals.gpus:
+        plain |= {"gpus": totals.gpus, "gpus_per_node": totals.gpus}
+        plain["gpus_per_task"] = request.gpus_per_task or totals.gpus // tasks
+    if request.memory_per_node:
+        plain["megabytes_per_node"] = request.memory_per_node // 2**20
+    facts = {"job_id": ids.get("job_id", _NUMBER), "host": _HOST, "node_list": _HOST}
+    if spec.array is not None:
+        indices = spec.array.indices
+        facts["job_id"] = ids.get("element_id", _ELEMENT_NUMBER)
+        facts["array_id"] = ids.get("array_id", _ARRAY_NUMBER)
+        facts["array_index"] = _INDEX
+        plain |= {"array_count": len(indices), "array_first": indices[0]}
+        plain |= {"array_last": indices[-1], "array_step": spec.array.spans[0].step}
+    if {"slot_file", "host_file"} & set(environment_of(scheduler).variables.values()):
+        lines = 1 if scheduler == "cobalt" else tasks
+        folder.write(_SLOTS, f"{host}\n" * lines)
+    return {fact: shlex.quote(str(value)) for fact, value in plain.items()} | facts
+
+
+def missing_programs(script: Script, environment: Mapping[str, str]) -> list[str]:
+    """The scheduler's programs that the script's commands start and this machine does not have."""
+    home = environment_of(script.scheduler)
+    body = dict(script.body)
+    text = "\n".join(body.get(number, "") for number in range(1, len(script.lines) + 1))
+    if next(mentions_in(text, script.scheduler), None) is None:
+        return []
+    found: dict[str, int] = {}
+    for command in read_shell(text).commands:
+        words = [(text[word.start : word.end], word.start) for word in words_of(command)]
+        rest = itertools.dropwhile(lambda word: _BEFORE.fullmatch(word[0]), words)
+        name, start = next(rest, ("", 0))
+        is_own = re.search(rf"(?m)^\s*(?:function\s+)?{re.escape(name)}\s*\(\)", text)
+        if name in home.programs and not is_own:
+            found.setdefault(name, text.count("\n", 0, start) + 1)
+    path = environment.get("PATH", "")
+    return [
+        f"line {line}: `{name}` of {home.title} is not on the PATH of this machine"
+        for name, line in found.items()
+        if shutil.which(name, path=path) is None
+    ]
