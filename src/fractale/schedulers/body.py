@@ -122,7 +122,12 @@ def translate_body(
     if not mentions:
         changes = tuple(Change(line=0, old="", new=each) for each in before)
         return Body(
-            lines=texts, before=before, changes=changes, says=says, losses=losses, notes=notes
+            lines=texts,
+            before=before,
+            changes=changes,
+            says=says,
+            losses=tuple(losses),
+            notes=notes,
         )
     places = [each.start() for each in mentions]
     work = _Translation(lines, text, home, away, request, shell, places)
