@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batch_requests import plain_requests, requests_with_chunks
 from flux_python import PACKAGE, WITHOUT_LIBRARY, has_flux
 from fractale.schedulers.flux.directives import DIALECT, OPTIONS
 from fractale.schedulers.flux.times import read_limit, write_time
 from fractale.schedulers.request import Array, Chunk, Dependency, Request
 from fractale.schedulers.script import Reading, Written
 from fractale.schedulers.slurm.directives import DIALECT as SLURM
-from requests_of_jobs import plain_requests, requests_with_chunks
 
 
 def reading(*lines: str) -> Reading:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
+from batch_requests import plain_requests
 from fractale.schedulers.slurm.directives import DIALECT
-from requests_of_jobs import plain_requests
 from slurm import Slurm, running_slurm
 
 TAKEN = [

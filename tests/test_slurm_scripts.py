@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batch_requests import plain_requests, requests_with_chunks
 from fractale.schedulers.dialects import read_script
 from fractale.schedulers.request import Array, Chunk, Dependency, Request
 from fractale.schedulers.script import Reading, Written
 from fractale.schedulers.slurm.directives import DIALECT
 from fractale.schedulers.slurm.times import read_limit, write_time
 from fractale.schedulers.slurm.values import OPTIONS
-from requests_of_jobs import plain_requests, requests_with_chunks
 
 
 def reading(*lines: str, body: str = "true") -> Reading:

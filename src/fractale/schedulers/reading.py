@@ -241,6 +241,29 @@ def quoted(word: str) -> str | None:
     return None
 
 
+_QUOTE: Final = re.compile(r"[\"']")
+
+
+def listed(variables: Iterable[str], breaks: str) -> tuple[list[str], dict[str, str]]:
+    """Variables as a list of ``NAME=value`` has them, whose reader takes all quotes away.
+
+    Args:
+        breaks: A pattern: a value with this in it needs quotes.
+
+    Returns:
+        The words, and the field with why some are not among them, if so.
+    """
+    found, lost = list[str](), dict[str, str]()
+    for each in variables:
+        name, equals, value = each.partition("=")
+        if _QUOTE.search(value):
+            lost["variables"] = "a value has quotes"
+            continue
+        quote = "'" if re.search(breaks, value) else ""
+        found.append(f"{name}{equals}{quote}{value}{quote}")
+    return found, lost
+
+
 def whole(text: str, what: str, least: int = 1) -> int:
     """A whole number.
 

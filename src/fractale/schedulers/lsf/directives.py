@@ -28,6 +28,7 @@ from fractale.schedulers.reading import (
     contradictions,
     events,
     joined,
+    listed,
     needed,
     quoted,
     rounded,
@@ -219,7 +220,8 @@ class _Reader:
         self._found.set(draft, name=match[1] or None, array=array)
 
     def comment(self, draft: Draft, value: str) -> None:
-        self._found.set(draft, comment=value)
+        del value
+        self._found.set(draft, comment=draft.value)  # with its blanks
 
     def tasks(self, draft: Draft, value: str) -> None:
         draft.sets("tasks")
@@ -622,8 +624,8 @@ class _Writer:
         self._left.pop(field, None)
         if value is None:
             self._lines.append(f"-{option}")
-        elif (word := quoted(value)) is None or not value:
-            self._lost[field] = "its value is empty, has both kinds of quotes, or a line break"
+        elif (word := quoted(value)) is None or not value.strip():
+            self._lost[field] = "its value is blank, has both kinds of quotes, or a line break"
         else:
             self._lines.append(f"-{option} {word}")
 
@@ -714,6 +716,8 @@ class _Writer:
                 lost["tasks_per_node"] = "other sizes of the job contradict it"
             return ["span[hosts=1]"]
         if nodes is None:
+            if self._asked.nodes is not None:
+                lost["nodes"] = "LSF chooses the hosts of chunks that may share them"
             return [f"span[block={self._block()}]"] if self._block() > 1 else []
         ptile = -(-tasks // nodes)
         if request.tasks_per_node and -(-tasks // request.tasks_per_node) == nodes:
@@ -866,7 +870,10 @@ class _Writer:
         if request.append is not None and (request.output or request.error):
             self._left.pop("append")
         self._join()
-        if request.workdir is not None:
+        if request.workdir is not None and "%" in request.workdir:
+            self._left.pop("workdir")
+            self._lost["workdir"] = "LSF puts other words for a `%` in it"
+        elif request.workdir is not None:
             self._add("workdir", "cwd", request.workdir)
 
     def _join(self) -> None:
@@ -931,12 +938,12 @@ class _Writer:
         words = {True: ["all"], False: ["none"], None: list[str]()}[request.export]
         if request.variables and request.export is False:
             words = []  # `none` accepts no variables; without `all` only these are handed on
-        for each in request.variables:
-            name, equals, value = each.partition("=")
-            quote = "'" if re.search(r"[,\s]", value) else ""
-            words.append(f"{name}{equals}{quote}{value}{quote}")
+        values, lost = listed(request.variables, r"[,\s]")
+        self._lost |= lost
         self._left.pop("export", None)
-        self._add("variables" if request.variables else "export", "env", ", ".join(words))
+        self._left.pop("variables", None)
+        if words or values:
+            self._add("variables" if values else "export", "env", ", ".join([*words, *values]))
 
 
 def _job(job: str) -> str:

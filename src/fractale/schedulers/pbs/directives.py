@@ -25,6 +25,7 @@ from fractale.schedulers.reading import (
     Gathered,
     events,
     joined,
+    listed,
     needed,
     quoted,
     split_words,
@@ -678,10 +679,11 @@ class _Writer:
         elif request.export is False:
             self._left.pop("export")  # PBS's default
         if request.variables:
-            values = [_variable(each) for each in request.variables]
-            if None in values:
-                self._lost["variables"] = "a value has both kinds of quotes"
-            self._add("variables", "v", ",".join(each for each in values if each is not None))
+            values, lost = listed(request.variables, ",")
+            self._lost |= lost
+            self._left.pop("variables")
+            if values:
+                self._add("variables", "v", ",".join(values))
         if request.shell is not None:
             self._add("shell", "S", request.shell)
         if request.hold is False:
@@ -719,12 +721,3 @@ def _one_span(array: Array) -> str | None:
     if len(indices) == 1:  # PBS refuses 5-5
         return f"{indices[0]}-{indices[0] + 1}:2"
     return str(Span(first=indices[0], last=indices[-1], step=step))
-
-
-def _variable(text: str) -> str | None:
-    if "," not in text:
-        return None if "'" in text and '"' in text else text
-    name, _, value = text.partition("=")
-    if "'" in value or '"' in value:
-        return None
-    return f"{name}='{value}'"
