@@ -14,7 +14,7 @@ from typing import Final
 from fractale.schedulers.options import Option, Options, getopt
 from fractale.schedulers.reading import Draft, Gathered, split_words, whole
 from fractale.schedulers.request import Dependency, Request
-from fractale.schedulers.script import Reading, Remark, Written
+from fractale.schedulers.script import Directive, Reading, Remark, Written
 
 _MARKS: Final = (
     ("Cobalt", re.compile(r"#COBALT\s+-")),
@@ -65,6 +65,8 @@ _OPTIONS: Final = Options(
     )
 )
 
+_ABOUT: Final = {"nodecount": "nodes", "proccount": "tasks", "dependencies": "dependencies"}
+
 
 def whose(lines: Sequence[str]) -> str | None:
     """What the scheduler is called whose directives are among the lines; None if none is known."""
@@ -88,6 +90,12 @@ class Cobalt:
         """Whether a line has the form of a directive."""
         match = _COBALT_MARK.match(line) if "#COBALT" in line else None
         return match is not None and line[match.end() :].startswith("-")
+
+    def about(self, directive: Directive) -> str:
+        """The array, the dependency or the size that an option is about."""
+        if directive.option == "attrs":
+            return "gpus" if "gpu" in directive.value else ""
+        return _ABOUT.get(directive.option, "")
 
     def read(self, lines: Sequence[str]) -> Reading:
         """Read a script's lines."""

@@ -72,17 +72,19 @@ class Loss:
         text: The directive as written.
         what: The field of `Request` that is lost; empty for what has no field.
         why: In a few words.
+        about: The field that its directive is about, though no field could be read of it.
     """
 
     line: int
     text: str
     what: str
     why: str
+    about: str = ""
 
     @property
     def grave(self) -> bool:
         """Whether the translation does not do the work of the original without it."""
-        return self.what in GRAVE
+        return self.what in GRAVE or self.about in GRAVE
 
     def __str__(self) -> str:
         where = f"line {self.line}: " if self.line else ""
@@ -160,6 +162,13 @@ class Dialect(Protocol):
 
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of its directives, wherever it stands."""
+        ...
+
+    def about(self, directive: Directive) -> str:
+        """The field that a directive is about, also if it could not be read.
+
+        Told of arrays, dependencies and sizes; empty for all else.
+        """
         ...
 
     def read(self, lines: Sequence[str]) -> Reading:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from fractale.schedulers.body import Change, translate_body
 from fractale.schedulers.comparison import compare
 from fractale.schedulers.dialects import dialect_of
-from fractale.schedulers.request import Request
+from fractale.schedulers.request import GRAVE, Request
 from fractale.schedulers.script import Dialect, Loss, Remark, Script
+from fractale.schedulers.shell import CSH, POSIX
+from fractale.schedulers.shell_text import read_shell, within
 
 NOT_SAID: Final = "the translation does not say it"
 
@@ -83,7 +86,8 @@ def translate(script: Script, target: str, *, request: Request | None = None) ->
     shell = script.shell or "bash"
     body = translate_body(script.body, script.scheduler, target, asked, shell=shell)
     header = [_shebang(script), *(f"{dialect.mark} {line}" for line in written.lines)]
-    lines = (*header, *body.before, *body.lines)
+    plain, neutral = _without_mark(body.lines, [*header, *body.before], dialect, shell)
+    lines = (*header, *body.before, *plain)
     reading = dialect.read(lines)
     if dialect.guard and any(each.line > len(header) for each in reading.directives):
         lines = (*header, f"{dialect.mark} {dialect.guard}", *lines[len(header) :])
@@ -102,13 +106,38 @@ def translate(script: Script, target: str, *, request: Request | None = None) ->
         original=script,
         script=result,
         losses=_in_order(losses, script),
-        notes=(*written.notes, *map(str, body.notes)),
+        notes=(*written.notes, *map(str, body.notes), *neutral),
         changes=body.changes,
         left_out=body.left_out,
         remains=body.remains,
         not_launched=body.not_launched,
         said=body.says,
     )
+
+
+def _without_mark(
+    body: Sequence[str], before: Sequence[str], dialect: Dialect, shell: str
+) -> tuple[list[str], list[str]]:
+    """The commands with other comments for those that the target would read, and what is told."""
+    lines = [*before, *body]
+    live = [n - 1 for n in sorted(dialect.read(lines).lines) if n > len(before)]
+    own = [at for at in live if dialect.is_directive(lines[at])]
+    notes: list[str] = []
+    starts, documents = [0], list[tuple[int, int]]()
+    if own and (shell in POSIX or shell in CSH):
+        starts += itertools.accumulate(len(line) + 1 for line in lines)
+        documents = read_shell("\n".join(lines), csh=shell in CSH).documents
+    for at in own:
+        text = lines[at].strip()
+        if documents and within(documents, starts[at], starts[at + 1] - 1):
+            notes.append(f"`{text}`, which the script writes, is a directive for {dialect.title}")
+            continue
+        lines[at] = f"# not read: {text}"
+        notes.append(
+            f"`{text}` is a comment of the original that {dialect.title} would read as a "
+            "directive: it is another comment now"
+        )
+    return lines[len(before) :], notes
 
 
 def _with_defaults(request: Request, source: Dialect, target: Dialect) -> Request:
@@ -139,18 +168,30 @@ def _told_by_dialect(script: Script, lost: Mapping[str, str]) -> Iterator[Loss]:
     for field, why in lost.items():
         setters = [each for each in script.reading.directives if field in each.sets]
         line, text = (setters[-1].line, setters[-1].text) if setters else (0, "")
-        yield Loss(line=line, text=text, what=field, why=why)
+        own = setters[-1] if setters and not setters[-1].sets & GRAVE else None
+        about = dialect_of(script.scheduler).about(own) if own else ""
+        yield Loss(line=line, text=text, what=field, why=why, about=about)
 
 
 def _told_by_directives(script: Script) -> Iterator[Loss]:
     """What of the original's directives no request can say."""
-    title = dialect_of(script.scheduler).title
+    dialect = dialect_of(script.scheduler)
+    said = script.request.said()
     for each in script.reading.directives:
         why = each.untold
         if each.invalid and not each.sets:
-            why = f"{title} refuses it: {each.invalid}"
-        if why:
-            yield Loss(line=each.line, text=each.text, what="", why=why)
+            why = f"{dialect.title} refuses it: {each.invalid}"
+        if not why:
+            continue
+        about = dialect.about(each)
+        # What else it says is read; a part of an array or a dependency is another one.
+        if about not in WHOLE and any(field in said for field in each.sets & GRAVE):
+            about = ""
+        yield Loss(line=each.line, text=each.text, what="", why=why, about=about)
+
+
+WHOLE: Final = frozenset({"array", "dependencies"})
+"""Fields of which a part is of no use."""
 
 
 def untold(

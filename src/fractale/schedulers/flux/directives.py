@@ -29,7 +29,7 @@ from fractale.schedulers.request import (
     take_broken,
     write_name,
 )
-from fractale.schedulers.script import Reading, Remark, Written
+from fractale.schedulers.script import Directive, Reading, Remark, Written
 
 MARK: Final = "#FLUX:"
 _SENTINEL: Final = re.compile(r"([^\w]*)((?:flux|FLUX):)(.*)")
@@ -47,6 +47,14 @@ _VALUE_ATTACHED: Final = "help dump"
 _ALIASES: Final = MappingProxyType(
     {"require": "requires", "broker-opt": "broker-opts", "dry": "dry-run"}
 )
+
+_ABOUT: Final = {
+    "dependency": "dependencies",
+    "nodes": "nodes",
+    "nslots": "tasks",
+    "cores-per-slot": "cores_per_task",
+    "gpus-per-slot": "gpus_per_task",
+}
 
 
 def _options() -> Iterator[Option]:
@@ -760,6 +768,10 @@ class _Flux:
 
     def is_directive(self, line: str) -> bool:
         return _sentinel(line) is not None
+
+    def about(self, directive: Directive) -> str:
+        """The array, the dependency or the size that an option is about."""
+        return _ABOUT.get(directive.option, "")
 
     def read(self, lines: Sequence[str]) -> Reading:
         header = _header(lines)

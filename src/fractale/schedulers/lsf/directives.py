@@ -43,7 +43,7 @@ from fractale.schedulers.request import (
     Request,
     flat,
 )
-from fractale.schedulers.script import Reading, Remark, Written
+from fractale.schedulers.script import Directive, Reading, Remark, Written
 
 _MARK: Final = re.compile(r"\s*#BSUB\s*(?=-)")
 _SPACED: Final = re.compile(r"\s*#\s+BSUB\s*-")
@@ -76,6 +76,9 @@ _DEPENDENCIES: Final[dict[str, DependencyKind]] = {
 }
 _NAMES: Final = {"afterok": "done", "afternotok": "exit", "afterany": "ended", "after": "started"}
 
+_ABOUT: Final = {"w": "dependencies", "n": "tasks", "nnodes": "nodes", "gpu": "gpus"}
+_COMPOUND: Final = re.compile(r"\*\s*\{|\bspan\[")
+
 
 class Lsf:
     """IBM Spectrum LSF, Platform LSF and OpenLava."""
@@ -90,6 +93,15 @@ class Lsf:
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of a directive."""
         return "#BSUB" in line and bool(_MARK.match(line))
+
+    def about(self, directive: Directive) -> str:
+        """The array, the dependency or the size that an option is about."""
+        value = directive.value
+        if directive.option == "J":
+            return "array" if "[" in value else ""
+        if directive.option == "R":
+            return "gpus" if "gpu" in value else "chunks" if _COMPOUND.search(value) else ""
+        return _ABOUT.get(directive.option, "")
 
     def read(self, lines: Sequence[str]) -> Reading:
         """Read a script's lines."""

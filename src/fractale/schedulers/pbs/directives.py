@@ -22,7 +22,7 @@ from fractale.schedulers.pbs.resources import Resources, write_chunks
 from fractale.schedulers.pbs.times import write_time
 from fractale.schedulers.reading import Draft, Gathered, events, needed, quoted, split_words, whole
 from fractale.schedulers.request import Array, Dependency, DependencyKind, Request, Span
-from fractale.schedulers.script import Reading, Remark, Written
+from fractale.schedulers.script import Directive, Reading, Remark, Written
 
 _MARK: Final = re.compile(r"\s*#PBS(?![A-Za-z0-9_])")
 
@@ -30,6 +30,14 @@ _MARK: Final = re.compile(r"\s*#PBS(?![A-Za-z0-9_])")
 def _mark(line: str) -> re.Match[str] | None:
     return _MARK.match(line) if "#PBS" in line else None
 
+
+_ABOUT: Final = {
+    **dict.fromkeys(("ngpus", "gpus"), "gpus"),
+    **dict.fromkeys(("select", "chunks"), "chunks"),
+    **dict.fromkeys(("nodes", "nodect", "mppnodes"), "nodes"),
+    **dict.fromkeys(("ncpus", "procs", "mppwidth", "mpiprocs"), "tasks"),
+}
+_SIZES: Final = re.compile(rf"(?<!\w)(?:{'|'.join(_ABOUT)})(?==)")
 
 _NQSV: Final = re.compile(r"\b(elapstim_req|cpunum_job|gpunum_job|memsz_job)\b|--ve(num|node)")
 """What only the scripts of NEC's NQSV have, whose mark is `#PBS`, too."""
@@ -80,6 +88,15 @@ class Pbs:
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of a directive."""
         return bool(_mark(line)) and line.lstrip()[4:].lstrip().startswith("-")
+
+    def about(self, directive: Directive) -> str:
+        """The array, the dependency or the size that an option is about."""
+        if directive.option in ("J", "t"):
+            return "array"
+        if directive.option in ("W", "depend"):
+            return "dependencies" if "depend" in directive.text else ""
+        found = _SIZES.search(directive.text) if directive.text.startswith("-l") else None
+        return _ABOUT.get(found[0], "") if found else ""
 
     def read(self, lines: Sequence[str]) -> Reading:
         """Read a script's lines."""

@@ -21,7 +21,7 @@ from fractale.schedulers.request import (
     take_broken,
     write_name,
 )
-from fractale.schedulers.script import Reading, Remark, Written
+from fractale.schedulers.script import Directive, Reading, Remark, Written
 from fractale.schedulers.slurm.mixed import foreign_options
 from fractale.schedulers.slurm.times import write_time
 from fractale.schedulers.slurm.values import (
@@ -35,6 +35,18 @@ from fractale.schedulers.slurm.values import (
 
 MARK: Final = "#SBATCH"
 _OLD_MARK: Final = "#SLURM"
+_ABOUT: Final = {
+    "array": "array",
+    "dependency": "dependencies",
+    "nodes": "nodes",
+    "ntasks": "tasks",
+    "ntasks-per-node": "tasks_per_node",
+    "cpus-per-task": "cores_per_task",
+    "gpus": "gpus",
+    "gpus-per-node": "gpus_per_node",
+    "gpus-per-task": "gpus_per_task",
+    "gpus-per-socket": "gpus_per_node",
+}
 _SPACE: Final = " \t\n\v\f\r"
 
 # Reading lines ------------------------------------------------------------------------------
@@ -574,6 +586,12 @@ class _Slurm:
 
     def is_directive(self, line: str) -> bool:
         return line.startswith(MARK)
+
+    def about(self, directive: Directive) -> str:
+        """The array, the dependency or the size that an option is about."""
+        if directive.option in ("gres", "tres-per-task"):
+            return "gpus" if "gpu" in directive.value else ""
+        return _ABOUT.get(directive.option, "")
 
     def read(self, lines: Sequence[str]) -> Reading:
         header = _header(lines)
