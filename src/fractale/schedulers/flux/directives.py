@@ -765,6 +765,7 @@ class _Flux:
     defaults: Request = _DEFAULTS
     guard: str = ""
     slots: bool = True
+    against_dos: str = ""
 
     def is_directive(self, line: str) -> bool:
         return _sentinel(line) is not None

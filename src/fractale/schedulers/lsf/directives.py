@@ -89,6 +89,7 @@ class Lsf:
     defaults = Request(join=True, append=True, export=True, requeue=False)
     slots = False
     guard = ""
+    against_dos = ""
 
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of a directive."""

@@ -84,6 +84,7 @@ class Pbs:
     defaults = Request(join=False, append=False, export=False, requeue=True)
     slots = False
     guard = ""
+    against_dos = ""
 
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of a directive."""
