@@ -483,3 +483,37 @@ def test_clusters_of_slurm_are_no_server_of_pbs() -> None:
     found = translate(script, "pbs")
     assert "#PBS -q long" in found.script.lines
     assert [(each.text, each.what) for each in found.losses] == [("-M c1,c2", "server")]
+
+
+@pytest.mark.parametrize(
+    ("source", "line", "target", "right"),
+    [
+        ("pbs", "#PBS -j oe", "lsf", "#BSUB -n 1"),
+        ("cobalt", "#COBALT --debuglog=x", "pbs", "#PBS -l select=1:ncpus=1"),
+    ],
+)
+def test_a_script_that_asks_for_nothing_has_a_directive_all_the_same(
+    source: str, line: str, target: str, right: str
+) -> None:
+    found = translate(read_script(f"#!/bin/bash\n{line}\n./a\n", source), target)
+    assert found.script.lines[1] == right
+    assert read_script(found.text).scheduler == target
+
+
+@pytest.mark.parametrize(
+    ("select", "right"),
+    [
+        ("3:mpiprocs=4:mem=2gw", ("--ntasks=12", "--mem-per-cpu=4G")),
+        ("3:ncpus=4:mpiprocs=4:mem=16gb", ("--ntasks=12", "--cpus-per-task=1", "--mem-per-cpu=4G")),
+        ("3:ncpus=8:mpiprocs=4:mem=16gb", ("--ntasks=12", "--cpus-per-task=2", "--mem-per-cpu=2G")),
+        ("3:ncpus=2:mpiprocs=4:mem=16gb", ("--ntasks=12", "--cpus-per-task=1", "--mem-per-cpu=4G")),
+        ("3:mem=16gb", ("--ntasks=3", "--mem-per-cpu=16G")),
+    ],
+)
+def test_the_memory_of_chunks_is_that_of_their_tasks(select: str, right: tuple[str, ...]) -> None:
+    script = read_script(f"#!/bin/bash\n#PBS -l select={select}\n./a\n", "pbs")
+    lines = translate(script, "slurm").script.lines
+    assert [each for each in lines if "--mem" in each or "task" in each] == [
+        f"#SBATCH {each}" for each in right
+    ]
+    assert script.request.totals().memory == 48 << 30
