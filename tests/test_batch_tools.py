@@ -21,6 +21,7 @@ from fractale.tools.batch import (
 )
 from fractale.tools.files import read_text_file, write_text_file
 from fractale.tools.lammps import read_lammps_log
+from fractale.tools.validators import validate_jobspec
 
 DATA = Path(__file__).parent.parent / "plans" / "data"
 SCRIPT = (DATA / "lammps-reaxff.sbatch").read_text()
@@ -291,6 +292,23 @@ class TestTranslate:
         with pytest.raises(ValueError, match="one of slurm already"):
             translate_batch_script(SCRIPT, "slurm")
 
+    @pytest.mark.parametrize(
+        "line", ["#SBATCH -n 1 -D sub", "#FLUX: -n1 --cwd=sub", "#BSUB -cwd sub"]
+    )
+    async def test_what_the_commands_say_is_told_too(self, line):
+        """PBS has no option for the folder of a job."""
+        script = f"#!/bin/bash\n{line}\n./solve\n"
+        answer = translate_batch_script(script, "pbs")
+        assert [each["what"] for each in answer["told"]] == ["workdir"]
+        assert answer["not_translated"] == []
+        said = await validate_jobspec(answer["script"], "pbs", script, answer["told"])
+        assert said["valid"], said
+
+    def test_a_name_that_lsf_needs_for_an_array_is_no_difference(self):
+        script = "#!/bin/bash\n#SBATCH -n 1 --array=1-3\n./solve\n"
+        answer = translate_batch_script(script, "lsf")
+        assert validate_batch_script(answer["script"], script, answer["told"])["valid"]
+
 
 class TestManyScripts:
     def test_a_pattern_finds_each_file_once_and_names_the_new_ones(self, tmp_path):
@@ -338,6 +356,7 @@ class TestManyScripts:
         done = {
             "jobspec": "x",
             "lost": ["line 2: --nice"],
+            "notes": ["the ids are others"],
             "remains": [],
             "validated_by": "sbatch",
             "note": "",
@@ -351,6 +370,7 @@ class TestManyScripts:
         ]
         assert (said["translated"], said["failed"]) == (1, 1)
         assert said["lost"] == "a: line 2: --nice"
+        assert said["notes"] == "a: the ids are others"
 
 
 class TestValidate:

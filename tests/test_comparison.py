@@ -215,6 +215,21 @@ def test_what_is_known_to_be_lost_is_no_difference():
     assert differences(original, less, lost="gpus_per_node") == []
 
 
+def test_all_of_a_nodes_memory_is_something():
+    found = differences(sized("-n 1", "--mem=0"), sized("-l select=1", mark="#PBS"))
+    assert [each.what for each in found] == ["memory_per_node"]
+
+
+@pytest.mark.parametrize(
+    "body", ["cd sub", 'cd "$PBS_O_WORKDIR/sub"', "cd $PBS_O_WORKDIR/sub || exit"]
+)
+def test_a_folder_that_the_commands_go_to(body):
+    original = sized("-n 1", "-D sub")
+    right = sized("-l select=1", mark="#PBS").replace("./solve", f"{body}\n./solve")
+    assert differences(original, right) == []
+    assert differences(original, right.replace("sub", "other")) != []
+
+
 # -- the other lines ----------------------------------------------------------------------------
 
 

@@ -266,7 +266,7 @@ class TestWriting:
 
     def test_slots_that_are_not_the_tasks_are_told(self):
         written = DIALECT.write(Request(nodes=2, tasks=64, gpus_per_node=4))
-        assert "flux run -n64" in written.notes[0]
+        assert "flux run -N2 -n64 --exclusive" in written.notes[0]
 
     def test_more_gpus_than_asked_for_are_told(self):
         written = DIALECT.write(Request(nodes=3, tasks=3, gpus=1))

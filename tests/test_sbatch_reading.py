@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 from batch_requests import plain_requests
+from fractale.schedulers.dialects import read_script
 from fractale.schedulers.slurm.directives import DIALECT
 from slurm import Slurm, running_slurm
 
@@ -200,3 +201,12 @@ def test_what_is_written_is_taken_as_it_is_meant(slurm, tmp_path):
             assert number(theirs["ntasks"]) == request_.tasks
 
     check()
+
+
+@pytest.mark.parametrize("text", ["#!/bin/bash\r\n#SBATCH -n 1\r\ntrue\r\n", "#!/bin/sh\ntrue\r\n"])
+def test_dos_line_breaks_are_refused(slurm, tmp_path, text):
+    script = tmp_path / "job.sh"
+    script.write_bytes(text.encode())
+    assert slurm.run("sbatch", "-H", str(script), check=False) == ""
+    assert "DOS line breaks" in str(read_script(text, "slurm").invalid[-1])
+    assert not read_script(text.replace("\r\n", "\n"), "slurm").invalid

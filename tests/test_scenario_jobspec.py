@@ -335,6 +335,21 @@ def test_with_lossy_it_is_written_and_the_verdict_names_the_losses(tmp_path):
     assert "--array=1-3" in end["outputs"]["not_translated"]
 
 
+def test_the_verdict_shows_what_the_directives_say_otherwise(tmp_path):
+    (tmp_path / "job.sh").write_text("#!/bin/bash\n#PBS -W depend=afterok:12\necho hello\n")
+    words = ("-i", "script=job.sh", "-i", "to_manager=slurm")
+    end = Reader(tmp_path).end(*PARSER, *words)
+    assert end["status"] == "success", end
+    assert "ids in --dependency are those of the other scheduler's" in end["outputs"]["notes"]
+
+
+def test_the_folder_of_a_job_that_pbs_has_no_option_for(tmp_path):
+    (tmp_path / "job.sh").write_text("#!/bin/bash\n#SBATCH -n 1 -D sub\necho hello\n")
+    end = Reader(tmp_path).end(*PARSER, "-i", "script=job.sh", "-i", "to_manager=pbs")
+    assert end["status"] == "success", end
+    assert 'cd "$PBS_O_WORKDIR"/sub' in end["outputs"]["jobspec"]
+
+
 def test_a_line_of_the_body_that_will_not_run_is_a_failure(tmp_path):
     script = ARRAY.replace("--array=1-3 ", "").replace(
         "echo hello", "srun --container-image=x.sif ./solve"

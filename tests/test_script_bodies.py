@@ -96,10 +96,84 @@ def test_the_jobs_gpus_are_given_to_the_programs_of_flux() -> None:
     wide = Request(nodes=2, tasks=8, gpus_per_node=4)
     assert one("srun -n 1 hostname", "slurm", "flux", wide) == "flux run -n 1 -g 4 hostname"
     assert one("srun -n $N ./a", "slurm", "flux", wide) == "flux run -n $N -g 1 ./a"
-    unclear = translated("srun -n $N ./a", "slurm", "flux", uneven)
-    assert [each.text for each in unclear.left_out] == ["GPUs"]
     step = "srun -N 1 -n 1 --gres=gpu:a100:4 ./a"
     assert one(step, "slurm", "flux", four) == "flux run -N 1 -n 1 -g 4 ./a"
+    unclear = translated("srun -n $N ./a", "slurm", "flux", uneven)
+    assert [(each.what, each.grave) for each in unclear.losses] == [("gpus", True)]
+    shared = Request(tasks=4, gpus_per_node=1)  # one slot, which is on one node
+    right = "flux run -N 1 -n {} --exclusive ./a"
+    assert one("srun -n4 ./a", "slurm", "flux", shared) == right.format(4)
+    assert one("srun -n 3 ./a", "slurm", "flux", shared) == right.format(3)
+    assert one("srun -n $N ./a", "slurm", "flux", shared) == right.format("$N")
+    spread = translated("srun -n6 ./a", "slurm", "flux", Request(tasks=6, gpus=4))
+    assert [each.what for each in spread.losses] == ["gpus"]
+    assert not translated("srun -n $N ./a", "slurm", "pbs", uneven).losses
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "target", "right"),
+    [
+        (
+            *("slurm", 'srun -o out.%j.%t -e "err.%N"', "flux"),
+            "flux run -n 8 --output=out.${FLUX_ENCLOSING_ID}.{{task.rank}}"
+            ' --error="err.{{node.name}}"',
+        ),
+        ("slurm", "srun -o %x-%n", "flux", "flux run -n 8 --output=md-{{node.id}}"),
+        ("slurm", "srun -o none -e 5%%", "flux", "flux run -n 8 --output=/dev/null --error=5%"),
+        ("slurm", "srun -o all", "flux", "flux run -n 8"),
+        (
+            *("flux", "flux run -n 8 --output=o.{{taskid}}.{{id}} --error=5%", "slurm"),
+            "srun -n 8 --output=o.%t.%J --error=5%%",
+        ),
+        ("lsf", "jsrun -n 8 -o out", "slurm", "srun -n 8 --output=out"),
+    ],
+)
+def test_marks_in_a_launchers_file_names_are_translated(
+    source: str, options: str, target: str, right: str
+) -> None:
+    job = Request(name="md", tasks=8)
+    assert one(f"{options} ./a", source, target, job) == f"{right} ./a"
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "target"),
+    [
+        ("slurm", "srun -n 8 -o o.%s", "flux"),
+        ("slurm", "srun -n 8 -o o.%3t", "flux"),
+        ("slurm", "srun -n 8 -o 'o.%j'", "flux"),
+        ("slurm", "srun -n 8 -o o.{{x}}", "flux"),
+        ("slurm", "srun -n 8 -o o.%A", "flux"),
+        ("flux", "flux run -n 8 --output={{name}}", "slurm"),
+        ("flux", "flux run -n 8 --output={{id.f58}}", "slurm"),
+        ("lsf", "jsrun -n 8 -o o.%t", "slurm"),
+    ],
+)
+def test_a_mark_without_a_counterpart_is_told(source: str, options: str, target: str) -> None:
+    body = translated(f"{options} ./a", source, target, Request(tasks=8))
+    launcher = {"flux": "flux run", "slurm": "srun"}[target]
+    assert body.lines == (f"{launcher} -n 8 ./a",)
+    assert len(body.left_out) == 1
+
+
+def test_why_an_option_of_a_launcher_is_left_out_is_true() -> None:
+    body = translated("flux run -n 8 -t 5m -q debug -o a=b ./a", "flux", "slurm")
+    why = {each.text: each.why for each in body.left_out}
+    assert (
+        why["-t 5m"]
+        == why["-q debug"]
+        == "left out: it belongs to the job, whose directives say it"
+    )
+    assert why["-o a=b"] == "left out: fractale knows no option of Slurm's `srun` that says it"
+    body = translated("srun -n $N --ntasks-per-node=4 -p x -A y -t 5 ./a", "slurm", "flux")
+    why = {each.text: each.why for each in body.left_out}
+    assert "`--tasks-per-node` without `-n` only" in why["--ntasks-per-node=4"]
+    assert {why[each] for each in ("-p x", "-A y", "-t 5")} == {
+        "left out: it belongs to the job, whose directives say it"
+    }
+    for target, launcher in (("pbs", "mpiexec"), ("lsf", "mpiexec"), ("flux", "flux run")):
+        body = translated("srun --multi-prog -n 4 a.conf", "slurm", target)
+        assert "aprun" not in body.remains[0].why
+        assert launcher in translated('echo "srun ./a" > x.sh', "slurm", target).remains[0].why
 
 
 def test_an_option_that_the_other_launcher_lacks_is_left_out_and_told() -> None:

@@ -306,6 +306,77 @@ def test_a_directive_that_its_own_scheduler_refuses_is_told():
     assert any("Slurm refuses the original" in each for each in answer["warnings"])
 
 
+UNREAD = [
+    ("lsf", ['-w "ended(a) || exit(b,>3)"', "-n 1"], "slurm"),
+    ("lsf", ['-w "done(123) && (done(4) || done(5))"', "-n 1"], "slurm"),
+    ("lsf", ['-n 8 -R "2*{span[hosts=1] rusage[ngpus_physical=4]} + 6*{span[ptile=1]}"'], "slurm"),
+    ("lsf", ["-J x[1-y]", "-n 1"], "slurm"),
+    ("slurm", ["-n 1", "-d afterok:12?afterok:13"], "pbs"),
+    ("slurm", ["-n 1", "-d expand:12"], "pbs"),
+    ("slurm", ["-n 2k"], "pbs"),
+    ("slurm", ["-n 1", "--array=1-k"], "pbs"),
+    ("pbs", ["-l select=1:ncpus=k"], "slurm"),
+    ("pbs", ["-l select=1", "-W depend=on:12"], "slurm"),
+    ("flux", ["-N 1", "-n4x"], "slurm"),
+    ("cobalt", ["-n 1 --attrs ngpus=1"], "pbs"),
+]
+
+
+@pytest.mark.parametrize(("source", "options", "target"), UNREAD)
+def test_an_array_a_dependency_or_a_size_that_cannot_be_read_is_too_much_to_lose(
+    source, options, target
+):
+    assert translated(script_of(source, *options), target).grave
+
+
+READ_WITH_MORE = [
+    ("slurm", ["-n 1", "--gres=gpu:2,lscratch:100"], "pbs"),
+    ("slurm", ["-n 1", "--gres=none"], "pbs"),
+    ("lsf", ["-n 1", '-R "span[hosts=1] select[type==any]"'], "slurm"),
+    ("lsf", ["-n 1", '-R "rusage[mem=100] select[type==any]"'], "slurm"),
+]
+
+
+@pytest.mark.parametrize(("source", "options", "target"), READ_WITH_MORE)
+def test_what_else_such_an_option_says_is_not(source, options, target):
+    assert translated(script_of(source, *options), target).grave == ()
+
+
+def test_a_program_that_starts_does_the_work_whatever_its_arguments_name():
+    body = "srun ./a --tmp $SLURM_TMPDIR\n"
+    translation = translated(script_of("slurm", "-n 1", body=body), "flux")
+    assert [each.line for each in translation.remains] == [3]
+    assert translation.grave == ()
+
+
+def test_slots_with_room_for_the_tasks_are_no_other_tasks():
+    translation = translated(script_of("slurm", "-N 3 -n 10 --gpus=3"), "flux")
+    assert translation.grave == ()
+    assert any("12 cores" in each for each in translation.notes)
+
+
+# -- comments that another scheduler reads ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "line"),
+    [
+        ("pbs", "slurm", "#SBATCH -n 64"),
+        ("slurm", "flux", "#FLUX: -n 64"),
+        ("slurm", "flux", "# flux: -n 64"),
+        ("flux", "lsf", "#BSUB -n 64"),
+        ("lsf", "pbs", "#PBS -l select=64"),
+    ],
+)
+def test_a_comment_of_the_original_is_no_directive_of_its_translation(source, target, line):
+    body = f"{line}\ncd /run\n./solve\n"
+    script = script_of(source, *ONE_TASK[source], body=body)
+    translation = translated(script, target, source)
+    assert translation.script.request.totals().cores == 4
+    assert f"\n# not read: {line}\n" in translation.text
+    assert any(f"`{line}` is a comment of the original" in each for each in translation.notes)
+
+
 def test_losses_are_json():
     answer = translate_batch_script(script_of("slurm", "-n 1", "--nice=5"), "flux")
     (loss,) = answer["losses"]
@@ -412,3 +483,37 @@ def test_clusters_of_slurm_are_no_server_of_pbs() -> None:
     found = translate(script, "pbs")
     assert "#PBS -q long" in found.script.lines
     assert [(each.text, each.what) for each in found.losses] == [("-M c1,c2", "server")]
+
+
+@pytest.mark.parametrize(
+    ("source", "line", "target", "right"),
+    [
+        ("pbs", "#PBS -j oe", "lsf", "#BSUB -n 1"),
+        ("cobalt", "#COBALT --debuglog=x", "pbs", "#PBS -l select=1:ncpus=1"),
+    ],
+)
+def test_a_script_that_asks_for_nothing_has_a_directive_all_the_same(
+    source: str, line: str, target: str, right: str
+) -> None:
+    found = translate(read_script(f"#!/bin/bash\n{line}\n./a\n", source), target)
+    assert found.script.lines[1] == right
+    assert read_script(found.text).scheduler == target
+
+
+@pytest.mark.parametrize(
+    ("select", "right"),
+    [
+        ("3:mpiprocs=4:mem=2gw", ("--ntasks=12", "--mem-per-cpu=4G")),
+        ("3:ncpus=4:mpiprocs=4:mem=16gb", ("--ntasks=12", "--cpus-per-task=1", "--mem-per-cpu=4G")),
+        ("3:ncpus=8:mpiprocs=4:mem=16gb", ("--ntasks=12", "--cpus-per-task=2", "--mem-per-cpu=2G")),
+        ("3:ncpus=2:mpiprocs=4:mem=16gb", ("--ntasks=12", "--cpus-per-task=1", "--mem-per-cpu=4G")),
+        ("3:mem=16gb", ("--ntasks=3", "--mem-per-cpu=16G")),
+    ],
+)
+def test_the_memory_of_chunks_is_that_of_their_tasks(select: str, right: tuple[str, ...]) -> None:
+    script = read_script(f"#!/bin/bash\n#PBS -l select={select}\n./a\n", "pbs")
+    lines = translate(script, "slurm").script.lines
+    assert [each for each in lines if "--mem" in each or "task" in each] == [
+        f"#SBATCH {each}" for each in right
+    ]
+    assert script.request.totals().memory == 48 << 30

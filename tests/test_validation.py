@@ -13,6 +13,7 @@ from fractale.schedulers.dialects import read_script
 from fractale.schedulers.programs import Programs
 from fractale.schedulers.validation import validate, validate_lines
 from fractale.tools.batch import validate_batch_script
+from fractale.tools.validators import validate_jobspec
 from slurm import running_slurm
 
 NOTHING = Programs({"PATH": "/nonexistent"})
@@ -213,6 +214,17 @@ def test_a_translation_that_did_not_happen():
         "it has no #FLUX: line: it is no script for flux",
         "line 2: `#SBATCH -n 1` is a directive of slurm",
     ]
+
+
+@pytest.mark.parametrize(("scheduler", "valid"), [("lsf", True), ("flux", False)])
+async def test_a_translation_that_asks_for_the_default_needs_no_directive(scheduler, valid):
+    """But for Flux, which starts no script without a size."""
+    original = "#!/bin/bash\n#PBS -j oe\n./solve\n"
+    script = "#!/bin/bash\n./solve\n"
+    assert (await validate_jobspec(script, scheduler, original))["valid"] is valid
+    assert not (await validate_jobspec(script, scheduler))["valid"]
+    more = original.replace("oe\n", "oe -l ncpus=4\n")
+    assert not (await validate_jobspec(script, scheduler, more))["valid"]
 
 
 # -- shells -------------------------------------------------------------------------------------

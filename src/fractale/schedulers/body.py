@@ -661,6 +661,10 @@ class _Translation:
         self.edit(words[0].start, last, text)
         number = self.numbered[line][0]
         self.left_out += [Remark(line=number, text=t, why=why) for t, why in written.left_out]
+        if written.no_gpus:
+            text = self.text[words[0].start : last]
+            loss = Loss(line=number, text=text, what="gpus", why=written.no_gpus)
+            self.losses.append(loss)
         self._beyond(line, self.text[words[0].start : last], written.uses)
 
     def _beyond(self, line: int, text: str, uses: Uses) -> None:
@@ -824,7 +828,7 @@ class _Translation:
             self.not_launched.add(self.numbered[line][0])
             if line in self.unclear:
                 return f"`{words}` is left as it is: {self.unclear[line]}"
-        other = away.doing(deed) or (away.launch.program if away.launch and deed == _STARTS else "")
+        other = away.launch.program if away.launch and deed == _STARTS else away.doing(deed)
         what = f"`{words}` ({deed}) is a program of {home.title}'s"
         return f"{what}; {away.title} has `{other}`" if other else f"{what}"
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from fractale.schedulers.dialects import NAMES as SCHEDULERS
 from fractale.schedulers.dialects import dialect_of
-from fractale.schedulers.request import Request, Totals
+from fractale.schedulers.request import MEMORY, Request, Totals
 from fractale.schedulers.script import Directive, Loss, Script
 
 FIGURES: Final[Mapping[str, frozenset[str]]] = {
@@ -122,9 +122,16 @@ def _is_compared(name: str, original: Script, translated: Script) -> bool:
         return False
     if name == "gpus":
         return True
-    if name == "tasks" and says(wanted, name) and says(given, "cores"):
-        slots = dialect_of(translated.scheduler).slots or dialect_of(original.scheduler).slots
-        return not (slots and wanted.totals().cores == given.totals().cores)
+    if name == "tasks" and says(wanted, name):
+        ours, theirs = wanted.totals(), given.totals()
+        if dialect_of(translated.scheduler).slots:
+            # Room for the tasks; slots of several cores may have one core more than they need.
+            least = (
+                theirs.cores if theirs.cores == theirs.tasks else theirs.cores - theirs.tasks + 1
+            )
+            return not least <= ours.cores <= theirs.cores
+        if dialect_of(original.scheduler).slots and says(given, "cores"):
+            return ours.cores != theirs.cores
     if name == "cores":
         return True
     return says(wanted, name)
@@ -165,6 +172,8 @@ def _fields(original: Script, translated: Script) -> Iterator[Difference]:
     yield from _dependencies(wanted, given)
     for field, word in NAMES.items():
         asked, got = _as_text(getattr(wanted, field)), _as_text(getattr(given, field))
+        if field == "name" and given.array and not asked:
+            continue  # an array of LSF has a name
         if got and not asked:
             why = f"{word} is set, but not in the original"
         elif asked and got and asked != got and got not in asked.split(","):
@@ -228,6 +237,8 @@ def dropped_fields(
     wanted, given = original.request, translated.request
     asked = wanted.said()
     dropped = {field for field in asked if _is_dropped(field, original, translated)}
+    # All of a node's memory.
+    dropped |= {each for each in MEMORY & asked.keys() if asked[each] == 0 and not _is_all(given)}
     ours, theirs = wanted.totals(), given.totals()
     for figure, fields in FIGURES.items():
         ask, got = getattr(ours, figure), _figure(given, theirs, figure)
@@ -246,6 +257,8 @@ def _is_dropped(field: str, original: Script, translated: Script) -> bool:
         return False
     if field == "most_nodes" and asked == wanted.nodes:
         return False
+    if field == "workdir" and any(_goes_to(asked, line) for _, line in translated.body):
+        return False
     if field == "shell":
         return asked not in translated.shebang
     if field == "join":
@@ -257,6 +270,18 @@ def _is_dropped(field: str, original: Script, translated: Script) -> bool:
     if got is None or got == ():
         return asked != getattr(dialect_of(translated.scheduler).defaults, field)
     return isinstance(asked, bool)
+
+
+def _is_all(given: Request) -> bool:
+    """Whether a request asks for all of a node's memory."""
+    return given.exclusive is True or any(getattr(given, each) == 0 for each in MEMORY)
+
+
+def _goes_to(folder: str, line: str) -> bool:
+    """Whether a command goes to the folder of the original's job."""
+    found = re.fullmatch(r"\s*cd\s+(?:--\s+)?(\S.*?)\s*(?:\|\|.*)?", line)
+    place = re.sub(r"[\"']", "", found[1]) if found else ""
+    return place == folder or place.endswith(f"/{folder.removeprefix('./')}")
 
 
 NOTHING_ASKED: Final = (False, ("none",))

@@ -77,6 +77,9 @@ def read_script(text: str, scheduler: str | None = None) -> Script:
         scheduler = found[0]
     dialect = dialect_of(scheduler)
     reading = dialect.read(lines)
+    if dialect.against_dos and "\r\n" in text:
+        dos = Remark(line=0, text="", why=dialect.against_dos)
+        reading = dataclasses.replace(reading, invalid=(*reading.invalid, dos))
     if others := [name for name in found if name != scheduler]:
         reading = _told_of_others(reading, dialect, lines, others)
     shebang = lines[0] if lines and lines[0].startswith("#!") else ""

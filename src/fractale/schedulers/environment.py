@@ -41,6 +41,8 @@ class Flag:
         read: What its value says, by key, where that is more than one thing; None for a value
             that is its own. Several ``variables`` are parted by newlines.
         essential: Whether the program does not do its work without it.
+        of_job: Whether it is for a job that the launcher would make, as a queue is: inside of a
+            job it does nothing.
     """
 
     key: str = ""
@@ -48,6 +50,7 @@ class Flag:
     values: Mapping[str, str] | None = None
     read: Callable[[str], Mapping[str, str] | None] | None = None
     essential: bool = False
+    of_job: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +63,15 @@ class Launcher:
         tasks: How many processes it starts unless told: one per task of the ``job``, ``one``, or
             those of its resource ``sets``.
         glued: Whether a letter's value may follow it without a blank.
+        file: A file name in the marks of a `Request`, and ``{{step}}`` for the launch; None for one
+            that cannot be said so.
     """
 
     options: Mapping[str, Flag]
     tasks: Literal["job", "one", "sets"] = "job"
     abbreviated: bool = False
     glued: bool = True
+    file: Callable[[str], str | None] = str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +85,9 @@ class Writing:
         implied: Keys that it need not be told when they are as the job's directives have them.
         separator: Between several ``variables``; empty: each is an option of its own.
         tasks: As in `Launcher`; ``all`` is as many as MPI finds slots, so they are written.
+        marks: Mark of a file name → what is written for it.
+        literal: How what is no mark of a file name is written; None where it cannot be.
+        reasons: Key → why it is left out, where that is not for want of an option.
     """
 
     program: str
@@ -87,6 +96,9 @@ class Writing:
     implied: frozenset[str] = frozenset()
     separator: str = ""
     tasks: Literal["job", "one", "all"] = "job"
+    marks: Mapping[str, str] = field(default_factory=dict[str, str])
+    literal: Callable[[str], str] = str
+    reasons: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

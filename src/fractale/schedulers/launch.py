@@ -7,13 +7,14 @@ have to be multiplied, the shell is told to do it.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from fractale.schedulers.environment import Flag, Launcher, Writing
-from fractale.schedulers.request import Request
+from fractale.schedulers.request import Request, write_name
 
 _ORDER: Final = (
     *("nodes", "tasks", "tasks_per_node", "cores_per_task", "gpus_per_task", "gpus_per_node"),
@@ -30,12 +31,16 @@ class Launch:
         said: Key → words of the shell; empty for a switch.
         texts: Key → the option as written.
         own: Options as written that say what no other launcher can.
+        of_job: Those that are for a job, as a queue is.
+        unnamed: Those with a file name that only this launcher can say.
         count: How many words they are.
     """
 
     said: dict[str, str] = field(default_factory=dict[str, str])
     texts: dict[str, str] = field(default_factory=dict[str, str])
     own: list[str] = field(default_factory=list[str])
+    of_job: list[str] = field(default_factory=list[str])
+    unnamed: list[str] = field(default_factory=list[str])
     count: int = 0
 
 
@@ -68,7 +73,7 @@ def read_launch(words: Sequence[str], launcher: Launcher) -> Launch:
             launch.count += 1
         if flag.essential:
             raise UnclearError(f"`{text}` has no counterpart")
-        _take(launch, flag, value, text)
+        _take(launch, launcher, flag, value, text)
     return launch
 
 
@@ -90,18 +95,24 @@ def _flag(word: str, launcher: Launcher) -> tuple[Flag, str | None]:
     return flag, word[2:]
 
 
-def _take(launch: Launch, flag: Flag, value: str | None, text: str) -> None:
+def _take(launch: Launch, launcher: Launcher, flag: Flag, value: str | None, text: str) -> None:
+    if flag.of_job:
+        launch.of_job.append(text)
+        return
     if flag.read is not None:
         found = flag.read(value or "")
     elif not flag.key:
         found = None
     elif flag.values is None:
-        found = {flag.key: value or ""}
+        word = launcher.file(value or "") if flag.key in _FILES else value or ""
+        found = None if word is None else {flag.key: word} if word else {}
+        if not value:
+            found = {flag.key: ""}
     else:
         word = flag.values.get(value or "")
         found = None if word is None else {flag.key: word} if word else {}
     if found is None:
-        launch.own.append(text)
+        (launch.unnamed if flag.key in _FILES else launch.own).append(text)
         return
     for key, said in found.items():
         earlier = launch.said.get(key) if key == "variables" else None
@@ -116,12 +127,14 @@ class Written:
     Args:
         text: The launcher and its options.
         left_out: Options as they were, each with why it is not in them.
+        no_gpus: Why the program does not get its GPUs; empty if it does.
         uses: What it starts at a time.
     """
 
     text: str
     left_out: tuple[tuple[str, str], ...]
     uses: Uses
+    no_gpus: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,27 +159,36 @@ def write_launch(
         UnclearError: Its size cannot be told.
     """
     sizes = _Sizes(launch, launcher, request)
+    sizes.by_task = "gpus_per_task" in writing.options
     sizes.settle()
     uses = sizes.uses()
     if writing.tasks != "job":
         sizes.state()
     sizes.fit(writing)
-    said, left = sizes.said, [(text, _LACKS.format(title, writing.program)) for text in launch.own]
+    said = sizes.said
+    left = [(text, _NOT_KNOWN.format(title, writing.program)) for text in launch.own]
+    left += [(text, _OF_JOB) for text in launch.of_job]
+    left += [(text, _NO_NAME) for text in launch.unnamed]
     words = [writing.program]
     for key in _ORDER:
         if key not in said:
             continue
         text = launch.texts.get(key, "")
         word = writing.values.get(key, {said[key]: said[key]}).get(said[key])
+        if key in _FILES and key in writing.options:
+            word, why = _file(said[key], writing, request)
+            if word is None:
+                left.append((text, why))
+                continue
         if key in writing.options and word is not None:
             words += _option(writing, key, word)
         elif text and not (key in writing.implied and sizes.as_job(key)):
-            left.append((text, _LACKS.format(title, writing.program)))
+            left.append((text, writing.reasons.get(key, _LACKS.format(title, writing.program))))
     left += [(launch.texts.get(key, key), why) for key, why in sizes.lost.items()]
     seen: dict[str, str] = {}
     for text, why in left:
         seen.setdefault(text, why)
-    return Written(" ".join(words), tuple(seen.items()), uses)
+    return Written(" ".join(words), tuple(seen.items()), uses, sizes.no_gpus)
 
 
 def tasks_of(launch: Launch, launcher: Launcher, request: Request) -> str:
@@ -184,6 +206,25 @@ def tasks_of(launch: Launch, launcher: Launcher, request: Request) -> str:
 
 
 _LACKS: Final = "left out: {}'s `{}` has no such option"
+_NOT_KNOWN: Final = "left out: fractale knows no option of {}'s `{}` that says it"
+_OF_JOB: Final = "left out: it belongs to the job, whose directives say it"
+_NO_NAME: Final = "left out: no other launcher has such a name of a file"
+_FILES: Final = frozenset({"output", "error", "input"})
+
+
+def _file(name: str, writing: Writing, request: Request) -> tuple[str | None, str]:
+    """A file name with the marks of a launcher; None, and why, if it has none for one of them."""
+    marks = dict(writing.marks)
+    if request.name and re.fullmatch(r"[\w.+-]+", request.name):
+        marks.setdefault("name", request.name)
+    text, missing = write_name(name, marks, writing.literal)
+    if missing:
+        return None, f"left out: `{writing.program}` has no mark for the {', '.join(missing)} in it"
+    if name.startswith("'") and "$" in text:
+        return None, "left out: in quotes, the shell does not put in what the mark stands for"
+    if (text.count("{{") and "{{" in re.sub(r"\{\{\w+\}\}", "", name)) or not text:
+        return None, f"left out: `{writing.program}` would replace the marks in it"
+    return text, ""
 
 
 def _option(writing: Writing, key: str, value: str) -> list[str]:
@@ -208,6 +249,9 @@ class _Sizes:
         self.launcher, self.request = launcher, request
         self.total = request.totals()
         self.lost: dict[str, str] = {}
+        self.no_gpus = ""
+        self.by_task = True
+        """Whether the launcher it is written for hands out GPUs."""
         self.inherits = launcher.tasks == "job"
         """Whether what is not said is as it is for the job."""
 
@@ -304,7 +348,11 @@ class _Sizes:
         cores = self.request.cores_per_task
         if cores and cores > 1 and (tasks or 1) * cores <= total.cores:
             said.setdefault("cores_per_task", str(cores))
-        if total.gpus and not ({"gpus", "gpus_per_node", "gpus_per_task"} & said.keys()):
+        if (
+            total.gpus
+            and self.by_task
+            and not ({"gpus", "gpus_per_node", "gpus_per_task"} & said.keys())
+        ):
             self._state_gpus(tasks)
 
     def _state_gpus(self, tasks: int | None) -> None:
@@ -317,8 +365,10 @@ class _Sizes:
             said["gpus_per_task"] = str(on_host)
         elif total.gpus % total.tasks == 0:
             said["gpus_per_task"] = str(total.gpus // total.tasks)
+        elif self._nodes() == 1:
+            said["gpus"] = str(total.gpus)
         else:
-            self.lost["GPUs"] = "left out: how many of the job's GPUs it is to have is not clear"
+            self.no_gpus = "how many of the job's GPUs it is to have is not clear"
 
     def fit(self, writing: Writing) -> None:
         """Say sizes as a launcher can that has only those per task."""
@@ -353,13 +403,20 @@ class _Sizes:
             return
         if per_task is not None:
             said["gpus_per_task"] = per_task
-        elif self.total.nodes and said["tasks"] == str(self.total.tasks):
-            said["nodes"], said["whole_nodes"] = str(self.total.nodes), ""
+        elif self._nodes() and (
+            said["tasks"] == str(self.total.tasks) or gpus == str(self.total.gpus)
+        ):
+            said["nodes"], said["whole_nodes"] = str(self._nodes()), ""
         else:
-            self.lost[key] = (
-                f"left out: {gpus} GPUs do not divide evenly over {said['tasks']} tasks,"
-                f" and `{writing.program}` gives them by task"
+            self.no_gpus = (
+                f"{gpus} GPUs do not divide evenly over {said['tasks']} tasks,"
+                f" and `{writing.program}` gives them by task: the program gets none"
             )
+
+    def _nodes(self) -> int | None:
+        """How many nodes the job has, also if it is one because its GPUs are in one piece."""
+        nodes, total = self.total.nodes, self.total
+        return 1 if nodes is None and math.gcd(total.gpus, total.cores) == 1 else nodes
 
     def as_job(self, key: str) -> bool:
         """Whether a size is that of the job's directives."""

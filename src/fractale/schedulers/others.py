@@ -85,6 +85,7 @@ class Cobalt:
     defaults = Request(join=False, export=False)
     slots = False
     guard = ""
+    against_dos = ""
 
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of a directive."""

@@ -409,7 +409,9 @@ def _memory_of_chunks(
     if memory and nodes and (alike or nodes == 1):
         sizes["memory_per_node"] = memory // nodes
     elif memory:
-        per_core = {(chunk.memory or 0) / (chunk.cores or 1) for chunk in chunks}
+        per_core = {
+            (chunk.memory or 0) / max(chunk.cores or 1, chunk.tasks or 1) for chunk in chunks
+        }
         sizes["memory_per_core"] = math.ceil(max(per_core))
         if len(per_core) > 1:
             lost["memory"] = "chunks differ in memory per core: each core gets the most of them"

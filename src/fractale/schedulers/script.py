@@ -160,6 +160,11 @@ class Dialect(Protocol):
         """The option that keeps it from reading other schedulers' lines; empty if it reads none."""
         ...
 
+    @property
+    def against_dos(self) -> str:
+        """Why it refuses a script whose lines end as on DOS; empty if it reads one."""
+        ...
+
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of its directives, wherever it stands."""
         ...

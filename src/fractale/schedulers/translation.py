@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +13,8 @@ from fractale.schedulers.comparison import compare
 from fractale.schedulers.dialects import dialect_of
 from fractale.schedulers.request import GRAVE, Request
 from fractale.schedulers.script import Dialect, Loss, Remark, Script
+from fractale.schedulers.shell import CSH, POSIX
+from fractale.schedulers.shell_text import read_shell, within
 
 NOT_SAID: Final = "the translation does not say it"
 
@@ -83,7 +86,8 @@ def translate(script: Script, target: str, *, request: Request | None = None) ->
     shell = script.shell or "bash"
     body = translate_body(script.body, script.scheduler, target, asked, shell=shell)
     header = [_shebang(script), *(f"{dialect.mark} {line}" for line in written.lines)]
-    lines = (*header, *body.before, *body.lines)
+    plain, neutral = _without_mark(body.lines, [*header, *body.before], dialect, shell)
+    lines = (*header, *body.before, *plain)
     reading = dialect.read(lines)
     if dialect.guard and any(each.line > len(header) for each in reading.directives):
         lines = (*header, f"{dialect.mark} {dialect.guard}", *lines[len(header) :])
@@ -102,13 +106,38 @@ def translate(script: Script, target: str, *, request: Request | None = None) ->
         original=script,
         script=result,
         losses=_in_order(losses, script),
-        notes=(*written.notes, *map(str, body.notes)),
+        notes=(*written.notes, *map(str, body.notes), *neutral),
         changes=body.changes,
         left_out=body.left_out,
         remains=body.remains,
         not_launched=body.not_launched,
         said=body.says,
     )
+
+
+def _without_mark(
+    body: Sequence[str], before: Sequence[str], dialect: Dialect, shell: str
+) -> tuple[list[str], list[str]]:
+    """The commands with other comments for those that the target would read, and what is told."""
+    lines = [*before, *body]
+    live = [n - 1 for n in sorted(dialect.read(lines).lines) if n > len(before)]
+    own = [at for at in live if dialect.is_directive(lines[at])]
+    notes: list[str] = []
+    starts, documents = [0], list[tuple[int, int]]()
+    if own and (shell in POSIX or shell in CSH):
+        starts += itertools.accumulate(len(line) + 1 for line in lines)
+        documents = read_shell("\n".join(lines), csh=shell in CSH).documents
+    for at in own:
+        text = lines[at].strip()
+        if documents and within(documents, starts[at], starts[at + 1] - 1):
+            notes.append(f"`{text}`, which the script writes, is a directive for {dialect.title}")
+            continue
+        lines[at] = f"# not read: {text}"
+        notes.append(
+            f"`{text}` is a comment of the original that {dialect.title} would read as a "
+            "directive: it is another comment now"
+        )
+    return lines[len(before) :], notes
 
 
 def _with_defaults(request: Request, source: Dialect, target: Dialect) -> Request:

@@ -76,11 +76,17 @@ def validate_lines(text: str, scheduler: str) -> Validity:
     return found
 
 
-async def validate(text: str, scheduler: str, programs: Programs) -> Validity:
-    """Validate a script by its scheduler, where that answers, else by its own lines."""
+async def validate(
+    text: str, scheduler: str, programs: Programs, *, bare: bool = False
+) -> Validity:
+    """Validate a script by its scheduler, where that answers, else by its own lines.
+
+    Args:
+        bare: Whether it needs no directive, as it asks for what a job has anyway.
+    """
     script = read_script(text, scheduler)
     found = Validity(scheduler=scheduler)
-    _check_owner(found, script)
+    _check_owner(found, script, bare=bare)
     own = [] if found.errors else [str(each) for each in script.invalid]
     verdict = await _ask(text, script, programs)
     if isinstance(verdict, Verdict):
@@ -103,12 +109,16 @@ async def _ask(text: str, script: Script, programs: Programs) -> Verdict | str:
     return await home.ask(text, script, programs)
 
 
-def _check_owner(found: Validity, script: Script) -> None:
-    """That it has a directive of its scheduler: without one, a translation did not happen."""
+def _check_owner(found: Validity, script: Script, *, bare: bool = False) -> None:
+    """That it has a directive of its scheduler: without one, a translation did not happen.
+
+    Args:
+        bare: Whether it needs none, as it asks for what a job has anyway.
+    """
     dialect = dialect_of(script.scheduler)
     owners = schedulers_of(script.lines)
     errors: list[str] = []
-    if script.scheduler not in owners:
+    if script.scheduler not in owners and (owners or not bare):
         errors.append(f"it has no {dialect.mark} line: it is no script for {script.scheduler}")
         for name in owners:
             is_directive = dialect_of(name).is_directive

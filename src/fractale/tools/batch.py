@@ -176,13 +176,13 @@ def summarize_translations(
 
     Args:
         scripts: As `find_batch_scripts` gives them.
-        results: What came of each, in the same order: ``jobspec``, ``lost``, ``remains``,
-            ``validated_by``, ``note`` and ``file``, or ``error``.
+        results: What came of each, in the same order: ``jobspec``, ``lost``, ``notes``,
+            ``remains``, ``validated_by``, ``note`` and ``file``, or ``error``.
 
     Returns:
         ``summary``, a line for each script and one for all; ``translated`` and ``failed``, how
-        many; ``jobspec``, ``lost``, ``validated_by``, ``note`` and ``file``, of several scripts
-        together.
+        many; ``jobspec``, ``lost``, ``notes``, ``validated_by``, ``note`` and ``file``, of several
+        scripts together.
     """
     lines = [_line(each["file"], result) for each, result in zip(scripts, results, strict=True)]
     done = [result for result in results if "jobspec" in result]
@@ -196,17 +196,21 @@ def summarize_translations(
         key: list(dict.fromkeys(str(result.get(key) or "") for result in done))
         for key in ("validated_by", "note")
     }
-    lost_lines = [
-        f"{each['file']}: {text}" if len(scripts) > 1 else text
-        for each, result in zip(scripts, results, strict=True)
-        for text in result.get("lost") or ()
-    ]
+    told = {
+        key: [
+            f"{each['file']}: {text}" if len(scripts) > 1 else text
+            for each, result in zip(scripts, results, strict=True)
+            for text in result.get(key) or ()
+        ]
+        for key in ("lost", "notes")
+    }
     return {
         "summary": lines,
         "translated": len(done),
         "failed": failed,
         "jobspec": done[0]["jobspec"] if len(scripts) == 1 else "",
-        "lost": "\n".join(lost_lines),
+        "lost": "\n".join(told["lost"]),
+        "notes": "\n".join(told["notes"]),
         "validated_by": ", ".join(filter(None, named["validated_by"])),
         "note": "\n".join(filter(None, named["note"])),
         "file": "\n".join(str(result.get("file") or "") for result in done),
@@ -412,7 +416,8 @@ def translate_batch_script(
         ``script``; ``valid``, whether its manager would take it by its own lines; ``facts``,
         ``supplied_by`` and ``credits``, a line of text for each fact; ``losses``, each with
         ``line``, ``text``, ``what``, ``why`` and ``grave``, and ``not_translated``, the same as
-        text; ``changes``, the commands that are other ones now; ``left_out``, options of
+        text; ``told``, the losses, and what the commands say instead of a directive, for who
+        validates it; ``changes``, the commands that are other ones now; ``left_out``, options of
         launchers that are losses, too; ``remains``, commands that still speak to the old manager;
         ``notes``; ``warnings``; and, unless `lossy`, ``errors``: an array, a GPU, a dependency or
         a size that is lost, or a program that will not start.
@@ -441,6 +446,7 @@ def translate_batch_script(
         "supplied_by": supplied_by,
         "credits": [_credit(parsed, name, facts[name], by) for name, by in supplied_by.items()],
         "losses": [_loss(each) for each in translation.losses],
+        "told": [*map(_loss, translation.losses), *map(_said, sorted(translation.said))],
         "not_translated": [str(each) for each in translation.losses],
         "changes": [
             {"line": each.line, "old": each.old, "new": each.new} for each in translation.changes
@@ -463,6 +469,10 @@ def _loss(loss: Loss) -> dict[str, Any]:
     found = dataclasses.asdict(loss)
     del found["about"]
     return {**found, "grave": loss.grave}
+
+
+def _said(field: str) -> dict[str, Any]:
+    return {"line": 0, "text": "", "what": field, "why": "a command says it", "grave": False}
 
 
 def _warnings(translation: Translation) -> Iterator[str]:

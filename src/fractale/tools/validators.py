@@ -128,9 +128,12 @@ async def _answer(
     from_manager: str = "",
 ) -> dict[str, Any]:
     programs = Programs(program_environment(), SECONDS)
-    found: Validity = await validate(script, manager, programs)
+    compared = None
     if original:
         compared = _against(read_script(script, manager), original, told, from_manager)
+    same = compared is not None and not compared.errors
+    found: Validity = await validate(script, manager, programs, bare=same)
+    if compared is not None:
         found.add(WITH_ORIGINAL, compared.errors)
         found.warnings += compared.warnings
     answer: dict[str, Any] = {

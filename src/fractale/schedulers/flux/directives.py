@@ -686,10 +686,14 @@ class _Writer:
         if slots.count != tasks:
             each = _amount(slots.cores, "core")
             each += f" and {_amount(slots.gpus, 'GPU')}" if slots.gpus else ""
-            self._notes.append(
-                f"the tasks, {tasks}, get {_amount(slots.count, 'slot')} of {each}: start them "
-                f"with `flux run -n{tasks}`"
-            )
+            nodes = self._request.totals().nodes or (1 if slots.count == 1 else None)
+            start = f"start them with `flux run -n{tasks}`"
+            if slots.gpus and nodes:
+                start = f"start them with `flux run -N{nodes} -n{tasks} --exclusive`"
+            elif slots.gpus:
+                start = f"`flux run -n{tasks}` gives them no GPU"
+            told = f"the tasks, {tasks}, get {_amount(slots.count, 'slot')} of {each}: {start}"
+            self._notes.append(told)
         if slots.count * slots.cores != cores:
             self._notes.append(f"{slots.count * slots.cores} cores are asked for, not {cores}")
         if slots.count * slots.gpus != gpus:
@@ -768,6 +772,7 @@ class _Flux:
     defaults: Request = _DEFAULTS
     guard: str = ""
     slots: bool = True
+    against_dos: str = ""
 
     def is_directive(self, line: str) -> bool:
         return _sentinel(line) is not None

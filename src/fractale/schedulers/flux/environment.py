@@ -16,6 +16,7 @@ from fractale.schedulers.environment import Environment, Flag, Launcher, Name, W
 
 _NO: Final = Flag(argument="none")
 _OWN: Final = Flag()
+_OF_JOB: Final = Flag(of_job=True)
 
 # flux-run(1), "SHELL OPTIONS".
 _SHELL_OPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
@@ -35,6 +36,24 @@ def _env(value: str) -> Mapping[str, str] | None:
     """``NAME=value``; other rules copy or remove."""
     plain = re.fullmatch(r"[A-Za-z_]\w*=[^\s'\"]*", value)
     return {"variables": value} if plain else None
+
+
+_MARK: Final = re.compile(r"\{\{\s*([\w.]*)\s*\}\}")
+_MARKS: Final = {
+    # The id is that of the launch, which is a job in the job's own instance.
+    **dict.fromkeys(("id", "jobid"), "step"),
+    "node.id": "node",
+    "node.name": "host",
+    **dict.fromkeys(("task.rank", "task.id", "taskid", "rank"), "task"),
+}
+
+
+def _file(value: str) -> str | None:
+    """flux-run(1), "MUSTACHE TEMPLATES"."""
+    if not all(mark in _MARKS for mark in _MARK.findall(value)):
+        return None
+    text = _MARK.sub(lambda match: f"{{{{{_MARKS[match[1]]}}}}}", value)
+    return None if "{{" in _MARK.sub("", value) else text
 
 
 _RUN: Final = {
@@ -64,9 +83,10 @@ _RUN: Final = {
     # Whole nodes of the job's own instance.
     "-x": Flag(key="whole_nodes", argument="none"),
     "--exclusive": Flag(key="whole_nodes", argument="none"),
-    **dict.fromkeys(("-t", "--time-limit", "-q", "--queue", "-B", "--bank", "--urgency"), _OWN),
-    **dict.fromkeys(("-S", "--setattr", "--add-file", "--dependency", "--requires"), _OWN),
-    **dict.fromkeys(("--begin-time", "--env-remove", "--env-file", "--rlimit", "--flags"), _OWN),
+    **dict.fromkeys(("-t", "--time-limit", "-q", "--queue", "-B", "--bank"), _OF_JOB),
+    **dict.fromkeys(("--urgency", "--dependency", "--requires", "--begin-time"), _OF_JOB),
+    **dict.fromkeys(("-S", "--setattr", "--add-file"), _OWN),
+    **dict.fromkeys(("--env-remove", "--env-file", "--rlimit", "--flags"), _OWN),
     **dict.fromkeys(("--signal", "--wait-event", "--require"), _OWN),
     **dict.fromkeys(("--cores", "--tasks-per-core"), Flag(essential=True)),
     **dict.fromkeys(("-v", "-vv", "--verbose", "--dry-run", "--quiet", "--debug-emulate"), _NO),
@@ -139,8 +159,8 @@ ENVIRONMENT: Final = Environment(
     # The job is one of the enclosing instance.
     own_job={"cancel": "flux --parent cancel {}", "show": "flux --parent jobs {}"},
     launchers={
-        "flux run": Launcher(options=_RUN, tasks="one", abbreviated=True),
-        "flux mini run": Launcher(options=_RUN, tasks="one", abbreviated=True),
+        "flux run": Launcher(options=_RUN, tasks="one", abbreviated=True, file=_file),
+        "flux mini run": Launcher(options=_RUN, tasks="one", abbreviated=True, file=_file),
     },
     launch=Writing(
         program="flux run",
@@ -171,6 +191,20 @@ ENVIRONMENT: Final = Environment(
             "mpi": {"pmix": "pmix", "none": "off"},
         },
         tasks="one",
+        marks={
+            "id": "${FLUX_ENCLOSING_ID}",
+            "step": "{{id}}",
+            "index": "${FLUX_JOB_CC}",
+            "user": "${USER}",
+            "host": "{{node.name}}",
+            "node": "{{node.id}}",
+            "task": "{{task.rank}}",
+        },
+        reasons={
+            # flux-run(1), "PER-RESOURCE OPTIONS".
+            "tasks_per_node": "left out: `flux run` has `--tasks-per-node` without `-n` only",
+            "gpus_per_node": "left out: `flux run` has `--gpus-per-node` without `-n` only",
+        },
     ),
     # Neither Open MPI's nor MPICH's mpirun asks Flux.
     finds_hosts=False,

@@ -91,6 +91,7 @@ class Lsf:
     defaults = Request(join=True, append=True, export=True, requeue=False)
     slots = False
     guard = ""
+    against_dos = ""
 
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of a directive."""
@@ -597,6 +598,8 @@ class _Writer:
         self._when()
         self._files()
         self._rest()
+        if not self._lines:  # the default, so that it is a script of LSF
+            self._lines.append("-n 1")
         for name in self._left:
             self._lost.setdefault(name, _NO_WORD.get(name, "LSF has no option for it"))
         return Written(lines=tuple(self._lines), lost=self._losses(), notes=tuple(self._notes))

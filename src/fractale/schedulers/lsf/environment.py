@@ -130,7 +130,9 @@ ENVIRONMENT: Final = Environment(
     },
     own_job={"cancel": "bkill {}", "show": "bjobs -l {}"},
     launchers={
-        "jsrun": Launcher(options=_jsrun(), tasks="sets"),
+        "jsrun": Launcher(
+            options=_jsrun(), tasks="sets", file=lambda name: None if "%" in name else name
+        ),
         "lrun": Launcher(options=_LRUN),
         "mpirun.lsf": _WRAPPER,
         "mpiexec.lsf": _WRAPPER,

@@ -94,6 +94,7 @@ class Pbs:
     defaults = Request(join=False, append=False, export=False, requeue=True)
     slots = False
     guard = ""
+    against_dos = ""
 
     def is_directive(self, line: str) -> bool:
         """Whether a line has the form of a directive."""
@@ -516,6 +517,8 @@ class _Writer:
         self._when()
         self._files()
         self._rest()
+        if not self._lines:  # the default, so that it is a script of PBS
+            self._lines.append("-l select=1:ncpus=1")
         for name in self._left:
             self._lost.setdefault(name, _NO_WORD.get(name, "PBS has no option for it"))
         return Written(lines=tuple(self._lines), lost=self._lost, notes=tuple(self._notes))

@@ -326,7 +326,8 @@ class Resources:
 
     def _chunk_memory(self, draft: Draft, chunk: Chunk, nodes: int | None) -> None:
         """Memory of equal chunks, by node, core or in all."""
-        memory, cores, tasks = chunk.memory, chunk.cores or 1, chunk.tasks or 1
+        memory, tasks = chunk.memory, chunk.tasks or 1
+        cores = max(chunk.cores or 1, tasks)  # where other schedulers give each task a core
         if not memory:
             return
         if nodes in (1, chunk.count):

@@ -594,6 +594,9 @@ class _Slurm:
     defaults: Request = _DEFAULTS
     guard: str = "--ignore-pbs"
     slots: bool = False
+    against_dos: str = (
+        "sbatch refuses a script with DOS line breaks: take them out with `sed -i 's/\\r$//' FILE`"
+    )
 
     def is_directive(self, line: str) -> bool:
         return line.startswith(MARK)

@@ -6,6 +6,7 @@ Options: srun(1) of the same.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -113,9 +114,45 @@ _ESSENTIAL_SWITCHES: Final = (
 )
 
 
+_OF_JOB: Final = (
+    "--account -A --begin -b --clusters -M --comment --constraint -C --deadline --delay-boot"
+    " --dependency -d --exclude -x --licenses -L --mail-type --mail-user --partition -p --prefer"
+    " --priority --qos -q --reservation --switches --time -t --time-min --wckey"
+)
+
+_MARK: Final = re.compile(r"%(\d*)([A-Za-z%])")
+_MARKS: Final = {
+    "A": "array_id",
+    "a": "index",
+    "j": "id",
+    "J": "step",
+    "x": "name",
+    "u": "user",
+    "N": "host",
+    "n": "node",
+    "t": "task",
+}
+
+
+def _file(value: str) -> str | None:
+    """srun(1), "FILENAME PATTERN"."""
+    bare = value.strip("\"'")
+    if bare == "all":
+        return ""
+    if bare == "none":
+        return "/dev/null"
+    found = _MARK.findall(value)
+    if bare.isdecimal() or "\\" in value or "{{" in value:
+        return None
+    if any(width or letter not in (*_MARKS, "%") for width, letter in found):
+        return None
+    return _MARK.sub(lambda m: "%" if m[2] == "%" else f"{{{{{_MARKS[m[2]]}}}}}", value)
+
+
 def _options() -> dict[str, Flag]:
     found = dict.fromkeys(_VALUED.split(), _OWN) | dict.fromkeys(_SWITCHES.split(), _NO)
     found |= dict.fromkeys(_OPTIONAL, _MAYBE)
+    found |= dict.fromkeys(_OF_JOB.split(), Flag(of_job=True))
     found |= dict.fromkeys(_ESSENTIAL.split(), Flag(essential=True))
     found |= dict.fromkeys(_ESSENTIAL_SWITCHES.split(), Flag(argument="none", essential=True))
     return found | {name: flag for names, flag in _SHARED.items() for name in names}
@@ -227,7 +264,7 @@ ENVIRONMENT: Final = Environment(
     },
     own_job={"cancel": "scancel {}", "show": "scontrol show job {}"},
     launchers={
-        "srun": Launcher(options=_options(), abbreviated=True),
+        "srun": Launcher(options=_options(), abbreviated=True, file=_file),
         # TACC's ibrun(1): a task of the job each, unless -n says otherwise.
         "ibrun": Launcher(
             options={"-n": Flag(key="tasks"), "-np": Flag(key="tasks"), "-o": _OWN, "-v": _NO},
@@ -260,6 +297,8 @@ ENVIRONMENT: Final = Environment(
             "variables": "--export=ALL,{}",
         },
         separator=",",
+        marks={mark: f"%{letter}" for letter, mark in _MARKS.items()},
+        literal=lambda text: text.replace("%", "%%"),
     ),
     # sbatch(1), --exclusive: "all CPUs and GRES on the node".
     whole_nodes=True,
