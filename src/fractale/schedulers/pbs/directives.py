@@ -20,7 +20,17 @@ from typing import Final, cast
 from fractale.schedulers.options import Option, Options, getopt
 from fractale.schedulers.pbs.resources import Resources, write_chunks
 from fractale.schedulers.pbs.times import write_time
-from fractale.schedulers.reading import Draft, Gathered, events, needed, quoted, split_words, whole
+from fractale.schedulers.reading import (
+    BURST_BUFFER,
+    Draft,
+    Gathered,
+    burst_buffers,
+    events,
+    needed,
+    quoted,
+    split_words,
+    whole,
+)
 from fractale.schedulers.request import Array, Dependency, DependencyKind, Request, Span
 from fractale.schedulers.script import Directive, Reading, Remark, Written
 
@@ -123,6 +133,11 @@ class _Reader:
     def reading(self) -> Reading:
         for number, text in self._directives():
             self._line(number, text)
+        for number, text in burst_buffers(self._lines):
+            self._numbers.add(number)
+            draft = self._found.draft(number, text[1:3], "", text)
+            draft.untold.append(BURST_BUFFER)
+            self._found.drafts.sort(key=lambda each: each.line)
         self._resources.settle()
         self._settle()
         found = self._found

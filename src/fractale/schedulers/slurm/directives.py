@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final, cast
 
 from fractale.schedulers.options import Entry, Given, getopt
+from fractale.schedulers.reading import BURST_BUFFER, burst_buffers
 from fractale.schedulers.request import (
     Dependency,
     Request,
@@ -608,6 +609,10 @@ class _Slurm:
         remarks = list(header.remarks)
         header.invalid += _conflicts(entries)
         fields = _merge(entries, remarks)
+        for number, text in burst_buffers(lines):
+            header.numbers.add(number)
+            entry = Entry(number, text[1:3], "", text, untold=BURST_BUFFER)
+            entries.insert(sum(each.line < number for each in entries), entry)
         directives = [entry.directive() for entry in entries]
         if more:
             fields["components"] = tuple(_as_text(part, lines) for part in header.parts)
