@@ -16,6 +16,8 @@ and each that they are written for, it prints:
 - losses told, and those that are *untold*: what the translation, read again, does not ask for, and
   no loss tells. Examples below the table show which of the told ones the dialect itself did not
   tell, but the comparison of both scripts that `translate` ends with;
+- accepted: translations that pass the validation of the shipped plan, which compares both scripts
+  with what the translation tells (no scheduler is asked here);
 - grave: translations that the shipped plan refuses without `lossy`;
 - round trip: A → B → A asks for the same in all that B could say;
 - ms: to read and translate a script, the median and the mean of the processor's time.
@@ -44,6 +46,8 @@ from fractale.schedulers.comparison import compare
 from fractale.schedulers.dialects import NAMES, dialect_of, lines_of, read_script, schedulers_of
 from fractale.schedulers.script import Loss
 from fractale.schedulers.translation import NOT_SAID, Translation, translate
+from fractale.schedulers.validation import validate_lines
+from fractale.tools.batch import against_original, translate_batch_script
 
 ROOT = Path(__file__).parents[2]
 OF_TASKS = ("tasks", "tasks_per_node")
@@ -278,6 +282,7 @@ class Check:
         self.validity(row, file, target, translation)
         self.facts(row, file, translation)
         self.losses(row, file, translation)
+        self.accepted(row, file, text, translation)
         self.back(row, file, translation)
 
     def validity(self, row: Row, file: Path, target: str, translation: Translation) -> None:
@@ -325,6 +330,20 @@ class Check:
                 row.counts["by comparison"] += 1
                 self.fault(row, "told by the comparison only", file, str(each))
 
+    def accepted(self, row: Row, file: Path, text: str, translation: Translation) -> None:
+        """Validate as the plan does, with the original and all that is told."""
+        source, target = translation.original.scheduler, translation.script.scheduler
+        told = translate_batch_script(text, target, from_manager=source, lossy=True)["told"]
+        compared = against_original(
+            translation.script, text, told, strict=False, from_manager=source
+        )
+        errors = compared.errors or validate_lines(translation.text, target).errors
+        bare = not compared.errors and not schedulers_of(translation.script.lines)
+        row.counts["accepted"] += bare or not errors
+        row.counts["looked at"] += bool(compared.warnings)
+        if errors and not bare:
+            self.fault(row, "refused by the plan's validation", file, errors[0])
+
     def back(self, row: Row, file: Path, translation: Translation) -> None:
         """Translate back: all that the target could say comes back."""
         first = translation.original
@@ -354,7 +373,17 @@ class Check:
         for source, counts in sorted(self.read.items()):
             print(f"{source}: {', '.join(f'{name} {count}' for name, count in counts.items())}")
         print()
-        head = ("from → to", "scripts", "transl.", "valid", "by", "facts", "told", "untold")
+        head = (
+            "from → to",
+            "scripts",
+            "transl.",
+            "valid",
+            "by",
+            "facts",
+            "told",
+            "untold",
+            "accepted",
+        )
         print(_columns([*head, "grave", "round trip", "ms median", "mean"]))
         for (source, target), row in sorted(self.rows.items()):
             count, scripts = row.counts, row.counts["scripts"]
@@ -371,6 +400,7 @@ class Check:
                         _share(count["facts equal"], count["facts"]),
                         str(count["losses told"]),
                         str(count["untold"]),
+                        _share(count["accepted"], scripts),
                         _share(count["grave"], scripts),
                         _share(count["round trips"], count["asked back"]),
                         f"{statistics.median(times):.2f}",
@@ -386,7 +416,7 @@ class Check:
 
 
 def _columns(cells: Sequence[str]) -> str:
-    widths = (14, 8, 8, 14, 12, 14, 7, 7, 14, 14, 10, 6)
+    widths = (14, 8, 8, 14, 12, 14, 7, 7, 14, 14, 14, 10, 6)
     return "".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 

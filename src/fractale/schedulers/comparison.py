@@ -122,11 +122,16 @@ def _is_compared(name: str, original: Script, translated: Script) -> bool:
         return False
     if name == "gpus":
         return True
-    if name == "tasks" and says(wanted, name) and says(given, "cores"):
+    if name == "tasks" and says(wanted, name):
         ours, theirs = wanted.totals(), given.totals()
-        if dialect_of(translated.scheduler).slots:  # room for all of them, and for no other node's
-            return not ours.cores <= theirs.cores < ours.cores + theirs.tasks
-        return not (dialect_of(original.scheduler).slots and ours.cores == theirs.cores)
+        if dialect_of(translated.scheduler).slots:
+            # Room for the tasks; slots of several cores may have one core more than they need.
+            least = (
+                theirs.cores if theirs.cores == theirs.tasks else theirs.cores - theirs.tasks + 1
+            )
+            return not least <= ours.cores <= theirs.cores
+        if dialect_of(original.scheduler).slots and says(given, "cores"):
+            return ours.cores != theirs.cores
     if name == "cores":
         return True
     return says(wanted, name)
