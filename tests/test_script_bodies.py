@@ -857,3 +857,18 @@ def test_srun_has_the_options_that_are_written_and_those_it_has_are_read(tmp_pat
     written = " ".join(home.launch.options.values())
     # srun shows --cpu-bind only with the plugin task/affinity.
     assert set(re.findall(r"--[a-z][\w-]+", written)) - {"--cpu-bind"} <= theirs
+
+
+@pytest.mark.parametrize("target", ["pbs", "lsf"])
+def test_launches_at_a_time_are_told_where_all_would_begin_on_the_first_host(target: str) -> None:
+    loop = "for i in 1 2; do srun -N1 -n1 --exclusive ./job $i > out.$i & done; wait"
+    many = Request(nodes=2, tasks=8)
+    (note,) = (each.why for each in translated(loop, "slurm", target, many).notes)
+    assert "would begin on the job's first host" in note
+    for plain, job in (
+        ("srun -N1 -n1 ./job && wait", many),
+        ("srun ./job & wait", many),
+        (loop, Request(nodes=1, tasks=8)),
+    ):
+        assert not translated(plain, "slurm", target, job).notes
+    assert not translated(loop, "slurm", "flux", many).notes

@@ -517,3 +517,17 @@ def test_the_memory_of_chunks_is_that_of_their_tasks(select: str, right: tuple[s
         f"#SBATCH {each}" for each in right
     ]
     assert script.request.totals().memory == 48 << 30
+
+
+@pytest.mark.parametrize(("source", "mark"), [("slurm", "#SBATCH"), ("pbs", "#PBS")])
+@pytest.mark.parametrize("line", ["#BB create_persistent name=a capacity=1TB", "#DW jobdw type=x"])
+def test_a_burst_buffer_is_a_loss(source: str, mark: str, line: str) -> None:
+    text = f"#!/bin/bash\n{mark} -A x\n{line}\n./a\n#DW late\n"
+    found = translate(read_script(text, source), "lsf")
+    assert [(each.line, each.text) for each in found.losses] == [(3, line)]
+    assert line not in found.script.lines
+
+
+def test_a_feature_of_nodes_must_be_a_resource_of_pbs() -> None:
+    found = translate(read_script("#!/bin/bash\n#SBATCH -C gpu80\n./a\n", "slurm"), "pbs")
+    assert "`gpu80` must be a resource of the site's nodes, of yes or no" in found.notes

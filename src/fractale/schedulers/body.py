@@ -665,7 +665,23 @@ class _Translation:
             text = self.text[words[0].start : last]
             loss = Loss(line=number, text=text, what="gpus", why=written.no_gpus)
             self.losses.append(loss)
+        if self._in_background(words[-1].end) and written.uses.cores < self.request.totals().cores:
+            self._at_once(line)
         self._beyond(line, self.text[words[0].start : last], written.uses)
+
+    def _in_background(self, end: int) -> bool:
+        """Whether a command that ends at a place runs beside what follows it."""
+        return bool(re.match(r"[ \t]*&(?![&>])", self.text[end : end + 80]))
+
+    def _at_once(self, line: int) -> None:
+        """Tell if launches that run at a time would all begin on the job's first host."""
+        launch, nodes = self.away.launch, self.request.totals().nodes
+        if launch is not None and launch.tasks == "all" and nodes != 1:
+            why = (
+                f"`{launch.program}` does not know what else runs: all that are started at a time "
+                "would begin on the job's first host; give each its own host"
+            )
+            self.notes.setdefault(line, why)
 
     def _beyond(self, line: int, text: str, uses: Uses) -> None:
         """Tell if a launch uses more than the directives ask for."""

@@ -212,6 +212,23 @@ def split_words(text: str, *, comments: bool, escapes: bool = True) -> tuple[lis
     return words, ""
 
 
+_BURST_BUFFER: Final = re.compile(r"#(?:BB(?:_LUA)?|DW)[ \t]+\S")
+
+BURST_BUFFER: Final = "storage for the job (a burst buffer), or files copied to it"
+
+
+def burst_buffers(lines: Sequence[str]) -> Iterable[tuple[int, str]]:
+    """Number and text of the `#BB` and `#DW` lines above the first command.
+
+    Plugins read them: Slurm's burst_buffer.conf(5), DataWarp's of PBS.
+    """
+    for number, line in enumerate(lines, 1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            return
+        if _BURST_BUFFER.match(line):
+            yield number, line.strip()
+
+
 EVENTS = ("begin", "end", "fail")
 
 

@@ -21,8 +21,10 @@ from fractale.schedulers.options import Option, Options, getopt
 from fractale.schedulers.pbs.resources import Resources, write_chunks
 from fractale.schedulers.pbs.times import write_time
 from fractale.schedulers.reading import (
+    BURST_BUFFER,
     Draft,
     Gathered,
+    burst_buffers,
     events,
     joined,
     listed,
@@ -133,6 +135,11 @@ class _Reader:
     def reading(self) -> Reading:
         for number, text in self._directives():
             self._line(number, text)
+        for number, text in burst_buffers(self._lines):
+            self._numbers.add(number)
+            draft = self._found.draft(number, text[1:3], "", text)
+            draft.untold.append(BURST_BUFFER)
+            self._found.drafts.sort(key=lambda each: each.line)
         self._resources.settle()
         self._settle()
         return self._found.reading("qsub", self._numbers)

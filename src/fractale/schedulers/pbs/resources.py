@@ -571,7 +571,7 @@ def write_chunks(request: Request) -> Chosen:
         lost["most_nodes"] = "PBS has one number of nodes, and no range"
     nodes = _nodes_of(chunks, place)
     lost |= {**contradictions(request, chunks, nodes), **lost}
-    words = _with_names(request, chunks, lost)
+    words = _with_names(request, chunks, lost, notes)
     if request.exclusive and not said & _PER_NODE:
         notes.append(
             "the nodes are the job's own, and `ncpus` counts one core in each: write how many "
@@ -588,7 +588,9 @@ def write_chunks(request: Request) -> Chosen:
     )
 
 
-def _with_names(request: Request, chunks: Sequence[Chunk], lost: dict[str, str]) -> list[str]:
+def _with_names(
+    request: Request, chunks: Sequence[Chunk], lost: dict[str, str], notes: list[str]
+) -> list[str]:
     """Chunks as written, with the kind of GPUs, the condition and the hosts of the request."""
     extra = ""
     gpus = any(chunk.gpus for chunk in chunks)
@@ -599,6 +601,7 @@ def _with_names(request: Request, chunks: Sequence[Chunk], lost: dict[str, str])
     names = (request.constraint or "").split("&")
     if all(re.fullmatch(r"\w[\w.-]*", name) and name.lower() not in _KNOWN for name in names):
         extra += "".join(f":{name}=true" for name in names)
+        notes.append(f"`{request.constraint}` must be a resource of the site's nodes, of yes or no")
     elif request.constraint is not None:
         lost["constraint"] = "PBS has no such condition: see the resources of the site's nodes"
     words = [_words(chunk) + extra for chunk in chunks]

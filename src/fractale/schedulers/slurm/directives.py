@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final, cast
 
 from fractale.schedulers.options import Given, getopt
-from fractale.schedulers.reading import Draft
+from fractale.schedulers.reading import BURST_BUFFER, Draft, burst_buffers
 from fractale.schedulers.request import (
     Dependency,
     Request,
@@ -619,6 +619,10 @@ class _Slurm:
         remarks = list(header.remarks)
         header.invalid += _conflicts(drafts)
         fields = _merge(drafts, remarks)
+        for number, text in burst_buffers(lines):
+            header.numbers.add(number)
+            draft = Draft(line=number, option=text[1:3], text=text, untold=[BURST_BUFFER])
+            drafts.insert(sum(each.line < number for each in drafts), draft)
         directives = [draft.done("sbatch") for draft in drafts]
         if more:
             fields["components"] = tuple(_as_text(part, lines) for part in header.parts)
