@@ -225,6 +225,20 @@ class TestPlain:
             assert line.endswith(" waiting · 1 failed")
             assert " 0 running · " in line
 
+    def test_many_jobs_are_counted_every_few_seconds(self):
+        do = Script()
+        job = [{"name": "scan", "type": "job", "target": None}]
+        events = [do.begin(job), do.enter("scan", kind="job")]
+        about = {"step": "scan", "total": 1_000, "element": True}
+        events += [do("item_started", index=i, **about) for i in range(1_000)]
+        for state in ("pending", "running"):
+            for i in range(1_000):
+                told = {"job": f"q1[{i}]", "state": state, "reason": state, "scheduler": "local"}
+                events.append(do("job_state", after=0.01, step=f"scan[{i}]", index=i, **told))
+        printed = [line for line in shown(events).splitlines() if "waiting" in line]
+        assert 2 <= len(printed) <= 5
+        assert "job q1[" not in shown(events)
+
     def test_an_event_of_the_steps_own_is_named(self):
         do = Script()
         slow = {"event_name": "slow", "decided_by": "rule", "reason": "rule `seconds > 9`"}

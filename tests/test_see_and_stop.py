@@ -525,3 +525,27 @@ def test_an_array_is_counted_looked_into_and_cancelled_as_a_whole(place):
     assert code == 0
     (job,) = json.loads(out)["jobs"]
     assert (job["step"], job["state"], job["over"]) == ("scan", "cancelled", True)
+
+
+def test_the_parts_of_an_array_are_elements_by_index_wherever_they_are_named(place):
+    here = place(
+        "name: p\nsteps:\n  - name: scan\n    job:\n      scheduler: local\n"
+        "      script: |\n        #!/bin/sh\n        #SBATCH -a1-3\n"
+        "        echo at $SLURM_ARRAY_TASK_ID; test $SLURM_ARRAY_TASK_ID != 2\n"
+    )
+    code, _, said = here.call("run", "plan.yaml")
+    assert code == 1
+    assert "item" not in said
+    shown = here.call("show", "-1", "scan")[1]
+    assert "  element 1, scan[1]\n" in shown
+    assert ", element 3\n" in shown
+    assert not re.search(r"\bitems?\b", shown)
+    whole = here.call("show", "-1")[1]
+    assert not re.search(r"\bitems?\b", whole)
+    code, _, err = here.call("logs", "-1", "scan", "--item", "1")
+    assert code == 2
+    assert "its parts are elements" in " ".join(err.split())
+    code, _, err = here.call("logs", "-1", "scan")
+    assert "add --element I, or name one" in " ".join(err.split())
+    assert "--item" not in err
+    assert here.call("logs", "-1", "scan", "--element", "2")[1] == "at 2\n"
