@@ -24,7 +24,7 @@ from fractale.cli.display import JsonDisplay, PlainDisplay, QuietDisplay, open_d
 from fractale.cli.live import LiveDisplay
 from fractale.cli.problems import print_problems, show_error, show_problems
 from fractale.cli.summary import summary
-from fractale.cli.text import cells, fit, fold, inert, plain, seconds, writable
+from fractale.cli.text import cells, fit, fold, inert, narrowed, plain, row, seconds, writable
 from fractale.cli.view import RunView
 from fractale.cli.words import ordinal
 from fractale.errors import LimitReached, PlanError, Position, Problem, SettingsError
@@ -748,3 +748,31 @@ class TestInert:
             "22nd",
             "113th",
         ]
+
+
+def test_lines_are_broken_in_their_column_where_the_terminal_is_narrower():
+    words = "it went wrong " * 12
+    path = "/a/" + "long" * 30
+    lines = [
+        [("failed", "bad"), (f" · {words}", "")],
+        row(f"  last error  {words}"),
+        row(f"  │ {'x' * 150}"),
+        row(f"  log         {path}"),
+        row(f"  next        fractale resume k7f3a {'-i x=1 ' * 12}"),
+        row("    {words} end".format(words="界 " * 60)),
+    ]
+    found = narrowed(lines, 80)
+    texts = [plain(line) for line in found]
+    whole = [path, "fractale resume"]
+    assert all(cells(text) <= 80 or any(each in text for each in whole) for text in texts)
+    said = [text for text in texts if text.startswith(" " * 14) and "went" in text]
+    assert len(said) >= 2
+    assert [text for text in texts if text.startswith("  │ ")] == [
+        f"  │ {'x' * 76}",
+        f"  │ {'x' * 74}",
+    ]
+    assert "".join("".join(texts).split()).replace("│", "") == "".join(
+        "".join(map(plain, lines)).split()
+    ).replace("│", "")
+    assert found[0][0] == ("failed", "bad")
+    assert narrowed(lines, None) == lines

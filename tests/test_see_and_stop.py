@@ -493,6 +493,32 @@ def test_the_question_after_a_failure_shows_the_log(place):
     assert "{" not in shown.partition("calls")[0].partition("asked")[2]
 
 
+@pytest.mark.real  # tmux
+def test_lines_about_a_job_fit_a_narrow_terminal(place):
+    here = place(BAD.replace("pair style'", f"pair style {'and more ' * 20}'"))
+    program = (sys.executable, "-m", "fractale.cli")
+
+    def in_columns(screen: str) -> None:
+        # tmux has a line of its own where a line of 80 columns went on in the next.
+        for line in screen.splitlines():
+            assert line[:1].strip() == "" or re.match(r"relax|failed|\?|[✗●▸r>$]|Pane", line), line
+
+    with Tmux(here.folder, *program, "run", "plan.yaml", env=here.environment, size=(80, 24)) as t:
+        t.wait_for("l show its job's log")
+        t.type("l")
+        in_columns(t.wait_for("│ Last command: pair_style reax/c"))
+        t.type("q")
+        assert t.end() == 1
+        in_columns(t.screen())
+    for words in (("show", "-1"), ("show", "-1", "relax"), ("cancel", "-1", "relax", "--yes")):
+        with Tmux(here.folder, *program, *words, env=here.environment, size=(80, 24)) as t:
+            t.end()
+            screen = t.screen()
+            assert words[0] == "cancel" or "and more and more" in screen
+            for line in screen.splitlines():
+                assert not line.startswith(("and more", "pair_style", "more ")), screen
+
+
 # -- arrays ---------------------------------------------------------------------------------------
 
 ARRAY = """
