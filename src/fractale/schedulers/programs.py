@@ -18,6 +18,8 @@ from fractale.private import open_private
 from fractale.schedulers.folder import JobFolder
 
 ANSWER_SECONDS = 60.0
+_RULES = " \t*=#~"
+"""What lines are drawn, and messages framed, with."""
 GLANCE_SECONDS = 5.0
 
 
@@ -36,7 +38,8 @@ class Ran:
     @property
     def complaint(self) -> str:
         """What it says is wrong, in one line; of a traceback, what was raised."""
-        lines = [line.strip() for line in (self.err or self.out).splitlines() if line.strip()]
+        text = (self.err or self.out).splitlines()
+        lines = [words for line in text if (words := line.strip(_RULES))]
         if any(line.startswith("Traceback (most recent call last)") for line in lines):
             lines = lines[-1:]
         return "; ".join(lines[:4])[:500] or f"it ended with exit code {self.code}"
