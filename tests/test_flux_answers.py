@@ -131,7 +131,8 @@ class TestBindings:
         assert Ran(code=1, out="", err=said).complaint == "OSError: no"
 
     def test_a_banner_is_no_part_of_a_complaint(self):
-        said = "***************\n** sbatch: error: no account **\n***************\nsbatch: no\n"
+        drawn = "sbatch: error: *****\n***************\n"
+        said = f"{drawn}** sbatch: error: no account **\n***************\nsbatch: no\n"
         assert Ran(code=1, out="", err=said).complaint == "sbatch: error: no account; sbatch: no"
 
 
