@@ -24,7 +24,7 @@ from fractale.cli.display import JsonDisplay, PlainDisplay, QuietDisplay, open_d
 from fractale.cli.live import LiveDisplay
 from fractale.cli.problems import print_problems, show_error, show_problems
 from fractale.cli.summary import summary
-from fractale.cli.text import cells, fit, fold, inert, plain, seconds, writable
+from fractale.cli.text import cells, fit, fold, inert, narrowed, plain, row, seconds, writable
 from fractale.cli.view import RunView
 from fractale.cli.words import ordinal
 from fractale.errors import LimitReached, PlanError, Position, Problem, SettingsError
@@ -224,6 +224,20 @@ class TestPlain:
         for line in printed:
             assert line.endswith(" waiting · 1 failed")
             assert " 0 running · " in line
+
+    def test_many_jobs_are_counted_every_few_seconds(self):
+        do = Script()
+        job = [{"name": "scan", "type": "job", "target": None}]
+        events = [do.begin(job), do.enter("scan", kind="job")]
+        about = {"step": "scan", "total": 1_000, "element": True}
+        events += [do("item_started", index=i, **about) for i in range(1_000)]
+        for state in ("pending", "running"):
+            for i in range(1_000):
+                told = {"job": f"q1[{i}]", "state": state, "reason": state, "scheduler": "local"}
+                events.append(do("job_state", after=0.01, step=f"scan[{i}]", index=i, **told))
+        printed = [line for line in shown(events).splitlines() if "waiting" in line]
+        assert 2 <= len(printed) <= 5
+        assert "job q1[" not in shown(events)
 
     def test_an_event_of_the_steps_own_is_named(self):
         do = Script()
@@ -734,3 +748,31 @@ class TestInert:
             "22nd",
             "113th",
         ]
+
+
+def test_lines_are_broken_in_their_column_where_the_terminal_is_narrower():
+    words = "it went wrong " * 12
+    path = "/a/" + "long" * 30
+    lines = [
+        [("failed", "bad"), (f" · {words}", "")],
+        row(f"  last error  {words}"),
+        row(f"  │ {'x' * 150}"),
+        row(f"  log         {path}"),
+        row(f"  next        fractale resume k7f3a {'-i x=1 ' * 12}"),
+        row("    {words} end".format(words="界 " * 60)),
+    ]
+    found = narrowed(lines, 80)
+    texts = [plain(line) for line in found]
+    whole = [path, "fractale resume"]
+    assert all(cells(text) <= 80 or any(each in text for each in whole) for text in texts)
+    said = [text for text in texts if text.startswith(" " * 14) and "went" in text]
+    assert len(said) >= 2
+    assert [text for text in texts if text.startswith("  │ ")] == [
+        f"  │ {'x' * 76}",
+        f"  │ {'x' * 74}",
+    ]
+    assert "".join("".join(texts).split()).replace("│", "") == "".join(
+        "".join(map(plain, lines)).split()
+    ).replace("│", "")
+    assert found[0][0] == ("failed", "bad")
+    assert narrowed(lines, None) == lines

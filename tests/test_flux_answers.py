@@ -130,6 +130,11 @@ class TestBindings:
         said = 'Traceback (most recent call last):\n  File "side.py", line 1\n    x\nOSError: no\n'
         assert Ran(code=1, out="", err=said).complaint == "OSError: no"
 
+    def test_a_banner_is_no_part_of_a_complaint(self):
+        drawn = "sbatch: error: *****\n***************\n"
+        said = f"{drawn}** sbatch: error: no account **\n***************\nsbatch: no\n"
+        assert Ran(code=1, out="", err=said).complaint == "sbatch: error: no account; sbatch: no"
+
 
 class TestJobs:
     async def test_the_last_line_is_the_programs_and_not_the_brokers(self, tmp_path):

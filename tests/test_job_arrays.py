@@ -501,6 +501,11 @@ async def test_many_items_are_one_submission(run_plan, settings):
     ("step", "problem"),
     [
         ("job: {script: x, array: 5-1-2}", "wrong-type `array` must be indices such as `1-100`"),
+        ("job: {script: x, array: 1-0}", "bad-value `array: 1-0` has a part without an index"),
+        ("job: {script: x, array: '1-4,9-7'}", "bad-value `array: 1-4,9-7` has a part without"),
+        ("job: {script: x, array: 1-20000}", "has 20,000 elements, and a step has at most 10,000"),
+        ("job: {script: x, array: '1-9000,9001-10002'}", "has 10,002 elements, and a step has"),
+        ("job: {script: x, array: 0-999999999:1}", "has 1,000,000,000 elements"),
         ("job: {script: x, array: 1-4%0}", "wrong-type `array` must be indices"),
         ("foreach: [1]\njob: {script: x, array: 1-4}", "misplaced-key `array` stands in a step"),
         ("job: {script: '{{ index }}'}", "undefined `index` is not defined"),

@@ -104,6 +104,14 @@ def test_exit_codes_of_signals_are_named(tmp_path, code, words):
     assert f"was ended by {words}" in status(job(tmp_path / "a"), record).reason
 
 
+def test_the_signal_that_ended_a_job_is_said_once(tmp_path):
+    found = status(job(tmp_path / "a", ended="143.TERM"), None)
+    assert found.reason.count("SIGTERM") == 1
+    assert "was ended by SIGTERM (exit code 143)" in found.reason
+    found = status(job(tmp_path / "b", ended="3.TERM"), None)
+    assert "ended with exit code 3 after SIGTERM was sent to it" in found.reason
+
+
 def test_all_nodes_are_told_of_a_job_whose_scheduler_was_not_asked(tmp_path):
     assert status(job(tmp_path / "a", ended="0"), None).nodes == ("n1", "n2")
 

@@ -23,6 +23,11 @@ def here(tmp_path: Path) -> Site:
     return site
 
 
+def number(handle) -> str:
+    """What the script finds as its job's id: no scheduler has one that large."""
+    return str(1_000_000_000 + int(handle.native_id.removeprefix("q")))
+
+
 @pytest.mark.parametrize(
     ("directive", "index"),
     [
@@ -52,7 +57,7 @@ async def test_an_element_of_slurm_finds_its_array(here):
     told = f"2 3 7 sweep 2 1 1 {socket.gethostname()} lab"
     assert [log[:2] for log in logs] == [[told, str(here.folder)]] * 2
     ids = [log[2].split() for log in logs]
-    assert ids[0][1] == ids[1][1] == handle.native_id.removeprefix("q")
+    assert ids[0][1] == ids[1][1] == number(handle)
     assert len({ids[0][0], ids[1][0], ids[0][1]}) == 3
 
 
@@ -64,7 +69,7 @@ async def test_what_a_script_does_not_ask_for_is_not_set(here):
     )
     handle = await here.jobs.submit(here.spec(script), key="a")
     await here.ended(handle)
-    assert await here.log(handle) == f"no no no no {handle.native_id[1:]}\n"
+    assert await here.log(handle) == f"no no no no {number(handle)}\n"
 
 
 async def test_a_script_of_pbs_finds_its_nodes_and_where_it_was_submitted(here):
@@ -76,9 +81,9 @@ async def test_a_script_of_pbs_finds_its_nodes_and_where_it_was_submitted(here):
         here.spec(script.replace("$PBS_N", '"$PBS_N').replace("FILE", 'FILE"')), key="a"
     )
     await here.ended(handle)
-    host, number = socket.gethostname(), handle.native_id[1:]
+    host, its = socket.gethostname(), number(handle)
     assert (await here.log(handle)).splitlines() == [
-        *(str(here.folder), host, host, f"mine {number}.{host}")
+        *(str(here.folder), host, host, f"mine {its}.{host}")
     ]
 
 
@@ -87,13 +92,13 @@ async def test_a_script_of_lsf_and_one_of_flux_find_their_job(here):
     handle = await here.jobs.submit(here.spec(script), key="a")
     await here.ended(handle)
     host = socket.gethostname()
-    told = f"{handle.native_id[1:]} {host} {host} {here.folder}"
+    told = f"{number(handle)} {host} {host} {here.folder}"
     assert (await here.log(handle)).splitlines() == [told, host, host]
     handle = await here.jobs.submit(
         here.spec("#FLUX: -n 2\necho $FLUX_ENCLOSING_ID $FLUX_JOB_SIZE $FLUX_JOB_NNODES"), key="b"
     )
     await here.ended(handle)
-    assert await here.log(handle) == f"{handle.native_id[1:]} 2 1\n"
+    assert await here.log(handle) == f"{number(handle)} 2 1\n"
 
 
 async def test_the_plan_counts_more_and_elements_have_their_own_folders(here):
@@ -127,3 +132,17 @@ async def test_a_program_of_the_scheduler_that_is_not_here_is_told(here):
     status = await here.run(script)
     assert status.state == "completed"
     assert status.notices == ("line 6: `ibrun` of Slurm is not on the PATH of this machine",)
+
+
+async def test_a_program_that_does_not_know_the_job_is_told(here, tmp_path):
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "scancel").write_text("#!/bin/sh\n")
+    (programs / "scancel").chmod(0o755)
+    path = f"{programs}:{here.environment['PATH']}"
+    environment = {k: v for k, v in here.environment.items() if not k.startswith("SLURM")}
+    here.jobs = Jobs(tmp_path / "jobs", {**environment, "PATH": path}, "local")
+    status = await here.run("#SBATCH -n 1\nscancel $SLURM_JOB_ID")
+    assert status.notices == (
+        "line 3: `scancel` of Slurm does not know this job, which is a local one",
+    )

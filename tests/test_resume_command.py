@@ -162,6 +162,22 @@ def test_a_scheduler_can_go_on_with_a_run_itself(tmp_path, monkeypatch, schedule
     ]
 
 
+def test_the_elements_of_an_array_are_one_job_to_the_scheduler(tmp_path):
+    record = tmp_path / "runs" / "k7f3"
+
+    def after(*jobs: str) -> list[str]:
+        waiting = [
+            {"kind": "job", "step": f"a[{i}]", "scheduler": "slurm", "job": job}
+            for i, job in enumerate(jobs)
+        ]
+        result = RunResult(run="k7f3", status="waiting", record=record, waiting=waiting)
+        return [words for words in next_commands(result) if words.startswith("sbatch")]
+
+    (command,) = after("4711", "4711", "4711")
+    assert "--dependency=afterany:4711 " in command
+    assert after("4711", "4712") == []
+
+
 def test_a_state_folder_elsewhere_is_named_to_the_scheduler(tmp_path):
     job = {"kind": "job", "step": "a", "scheduler": "pbs", "job": "12[].pbshost"}
     record = tmp_path / "a state" / "runs" / "k7f3"
@@ -173,7 +189,7 @@ def test_a_state_folder_elsewhere_is_named_to_the_scheduler(tmp_path):
 
 def test_for_two_jobs_or_a_local_one_no_scheduler_is_told(tmp_path):
     job = {"kind": "job", "step": "a", "scheduler": "slurm", "job": "4711"}
-    for waiting in ([job, {**job, "step": "b"}], [{**job, "scheduler": "local"}]):
+    for waiting in ([job, {**job, "step": "b", "job": "4712"}], [{**job, "scheduler": "local"}]):
         result = RunResult(run="k7f3", status="stopped", record=tmp_path, waiting=waiting)
         ways = ["fractale resume k7f3", "fractale resume --ready", "fractale cancel k7f3"]
         assert next_commands(result) == ways

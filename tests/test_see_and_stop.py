@@ -493,6 +493,32 @@ def test_the_question_after_a_failure_shows_the_log(place):
     assert "{" not in shown.partition("calls")[0].partition("asked")[2]
 
 
+@pytest.mark.real  # tmux
+def test_lines_about_a_job_fit_a_narrow_terminal(place):
+    here = place(BAD.replace("pair style'", f"pair style {'and more ' * 20}'"))
+    program = (sys.executable, "-m", "fractale.cli")
+
+    def in_columns(screen: str) -> None:
+        # tmux has a line of its own where a line of 80 columns went on in the next.
+        for line in screen.splitlines():
+            assert line[:1].strip() == "" or re.match(r"relax|failed|\?|[✗●▸r>$]|Pane", line), line
+
+    with Tmux(here.folder, *program, "run", "plan.yaml", env=here.environment, size=(80, 24)) as t:
+        t.wait_for("l show its job's log")
+        t.type("l")
+        in_columns(t.wait_for("│ Last command: pair_style reax/c"))
+        t.type("q")
+        assert t.end() == 1
+        in_columns(t.screen())
+    for words in (("show", "-1"), ("show", "-1", "relax"), ("cancel", "-1", "relax", "--yes")):
+        with Tmux(here.folder, *program, *words, env=here.environment, size=(80, 24)) as t:
+            t.end()
+            screen = t.screen()
+            assert words[0] == "cancel" or "and more and more" in screen
+            for line in screen.splitlines():
+                assert not line.startswith(("and more", "pair_style", "more ")), screen
+
+
 # -- arrays ---------------------------------------------------------------------------------------
 
 ARRAY = """
@@ -525,3 +551,27 @@ def test_an_array_is_counted_looked_into_and_cancelled_as_a_whole(place):
     assert code == 0
     (job,) = json.loads(out)["jobs"]
     assert (job["step"], job["state"], job["over"]) == ("scan", "cancelled", True)
+
+
+def test_the_parts_of_an_array_are_elements_by_index_wherever_they_are_named(place):
+    here = place(
+        "name: p\nsteps:\n  - name: scan\n    job:\n      scheduler: local\n"
+        "      script: |\n        #!/bin/sh\n        #SBATCH -a1-3\n"
+        "        echo at $SLURM_ARRAY_TASK_ID; test $SLURM_ARRAY_TASK_ID != 2\n"
+    )
+    code, _, said = here.call("run", "plan.yaml")
+    assert code == 1
+    assert "item" not in said
+    shown = here.call("show", "-1", "scan")[1]
+    assert "  element 1, scan[1]\n" in shown
+    assert ", element 3\n" in shown
+    assert not re.search(r"\bitems?\b", shown)
+    whole = here.call("show", "-1")[1]
+    assert not re.search(r"\bitems?\b", whole)
+    code, _, err = here.call("logs", "-1", "scan", "--item", "1")
+    assert code == 2
+    assert "its parts are elements" in " ".join(err.split())
+    code, _, err = here.call("logs", "-1", "scan")
+    assert "add --element I, or name one" in " ".join(err.split())
+    assert "--item" not in err
+    assert here.call("logs", "-1", "scan", "--element", "2")[1] == "at 2\n"

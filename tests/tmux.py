@@ -30,9 +30,13 @@ class Tmux:
         folder: Where the command runs.
         words: The command.
         env: Its environment.
+        size: Columns and lines.
     """
 
-    def __init__(self, folder: Path, *words: str, env: dict[str, str]) -> None:
+    def __init__(
+        self, folder: Path, *words: str, env: dict[str, str], size: tuple[int, int] = (100, 45)
+    ) -> None:
+        self._size = size
         if shutil.which("tmux") is None:
             pytest.skip("tmux is not installed")
         self._sockets = Path(tempfile.mkdtemp(prefix="tmux-"))
@@ -46,7 +50,9 @@ class Tmux:
         # tmux does not always learn how its command ended, so that is written to a file.
         told = f"trap : INT; {shlex.join(self._words)}; echo $? > {shlex.quote(str(self._code))}"
         command = shlex.join(("sh", "-c", told))
-        session = ("new-session", "-d", "-x", "100", "-y", "45", "-c", str(self._folder), command)
+        columns, rows = map(str, self._size)
+        shape = ("-d", "-x", columns, "-y", rows)
+        session = ("new-session", *shape, "-c", str(self._folder), command)
         self._tmux("-f", str(self._folder / "tmux.conf"), *session)
         return self
 

@@ -13,7 +13,7 @@ run_started        plan, file, title, steps [{name, type, target}], model, resum
                    kept: steps whose results it has} of a forked run
 step_started       step, attempt, type, target, description, previous (name of the step that led
                    here or null)
-item_started       step, index, total
+item_started       step, index, total, element (of a job array)
 item_finished      step, index, total, outcome, error, decided_by, seconds, inputs_ref, outputs_ref
 tool_started       step, tool, arguments, call, key (the call's place in the journal), agreed (who
                    agreed to it beforehand, in words)

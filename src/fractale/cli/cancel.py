@@ -128,8 +128,7 @@ class _Cancel:
             self._print_json([], stopped=False)
         else:
             click.echo(f"no job of {of} {self._folder.run_id} is in progress; nothing was done")
-            for line in _lines(seen[-MOST_LINES:]):
-                click.echo(line)
+            _print_jobs(seen[-MOST_LINES:])
         return 0
 
     def _agrees(self, going: Sequence[JobSeen], holder: str) -> bool:
@@ -155,8 +154,7 @@ class _Cancel:
 
     def _list(self, seen: Sequence[JobSeen], title: str, *, err: bool) -> None:
         click.echo(f"{title}:", err=err)
-        for line in _lines(seen[:MOST_LINES]):
-            click.echo(line, err=err)
+        _print_jobs(seen[:MOST_LINES], err=err)
         if len(seen) > MOST_LINES:
             click.echo(f"  … and {len(seen) - MOST_LINES} more", err=err)
 
@@ -191,8 +189,7 @@ class _Cancel:
         from fractale.store.locks import holder_of
 
         run, gone = self._folder.run_id, [each for each in ended if not each.trouble]
-        for line in _lines(ended):
-            click.echo(line)
+        _print_jobs(ended)
         if not stopped:
             click.echo(f"run {run} is in the middle of a call; it stops after that")
         done = f"cancelled {_jobs(len(gone))} of run {run}" if ended else f"stopped run {run}"
@@ -211,6 +208,14 @@ def _jobs(number: int) -> str:
     from fractale.cli.text import count
 
     return count(number, "job")
+
+
+def _print_jobs(seen: Sequence[JobSeen], *, err: bool = False) -> None:
+    from fractale.cli.text import narrowed, plain, row, screen_width
+
+    width = screen_width(sys.stderr if err else sys.stdout)
+    for line in narrowed([row(each) for each in _lines(seen)], width):
+        click.echo(plain(line), err=err)
 
 
 def _lines(seen: Sequence[JobSeen]) -> list[str]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import IO, Any, Protocol
 
 from fractale.cli.summary import summary
-from fractale.cli.text import Line, plain, shows_unicode, wants_color, writable
+from fractale.cli.text import Line, plain, screen_width, shows_unicode, wants_color, writable
 from fractale.cli.view import RunView
 from fractale.events import Event, Listener
 
@@ -100,7 +100,8 @@ class QuietDisplay:
 
     def _take(self, event: Event) -> None:
         if event.kind == "run_finished":
-            self._write(summary(event.data, color=self._color))
+            width = screen_width(self._stream)
+            self._write(summary(event.data, color=self._color, width=width))
 
     def _write(self, text: str) -> None:
         self._stream.write(writable(text, getattr(self._stream, "encoding", None) or "utf-8"))

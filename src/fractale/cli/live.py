@@ -86,7 +86,7 @@ class LiveDisplay:
         if self._begun:
             self._print([])
         color = self._console.color_system is not None and not self._console.no_color
-        text = summary(event.data, color=color)
+        text = summary(event.data, color=color, width=self._console.width)
         self._console.file.write(writable(text, self._encoding))
         self._console.file.flush()
 

@@ -107,6 +107,12 @@ def choose(
     found = [job for job in jobs if step is None or is_of_step(job.step, step)]
     if not found:
         raise no_job(history, jobs, step)
+    if item is not None and is_array_of(history, found[0]):
+        raise UsageError(
+            f"the job of `{step or without_indexes(found[0].step)}` is an array: its parts are "
+            "elements, by index, not items",
+            hint="add --element I in place of --item",
+        )
     if item is not None:
         found = [job for job in found if f"[{item - 1}]" in job.step]
     if attempt is not None:
@@ -124,7 +130,8 @@ def choose(
         names = list(latest)
         more = ", …" if len(names) > SHOWN else ""
         of_items = all(name.endswith("]") for name in names)
-        hint = "add --item N (from 1), or --element I of a job array, or " if of_items else ""
+        option = "--element I" if is_array_of(history, latest[names[0]]) else "--item N (from 1)"
+        hint = f"add {option}, or " if of_items else ""
         raise UsageError(
             f"run {history.run} has {len(names)} jobs"
             + (f" in step `{step}`" if step else "")
@@ -132,6 +139,12 @@ def choose(
             hint=f"{hint}name one: fractale logs {history.run} '{names[0]}'",
         )
     return next(iter(latest.values()))
+
+
+def is_array_of(history: RunHistory, job: RunJob) -> bool:
+    """Whether a job is an element of an array of the plan, not an item of a foreach."""
+    path = job.step.rpartition("[")[0] if job.step.endswith("]") else job.step
+    return any(visit.is_array for visit in history.visits if visit.path == path)
 
 
 def no_job(history: RunHistory, jobs: Sequence[RunJob], step: str | None) -> UsageError:

@@ -14,7 +14,7 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from fractale.cli.text import Line, paint, wants_color, writable
+from fractale.cli.text import Line, narrowed, paint, screen_width, wants_color, writable
 
 T = TypeVar("T")
 
@@ -54,7 +54,8 @@ class TerminalInput:
     def show(self, *lines: Line) -> None:
         """Print lines for the person."""
         color = wants_color(sys.stderr)
-        text = "".join(f"{paint(line, color=color)}\n" for line in lines)
+        narrow = narrowed(lines, screen_width(sys.stderr))
+        text = "".join(f"{paint(line, color=color)}\n" for line in narrow)
         sys.stderr.write(writable(text, sys.stderr.encoding))
         sys.stderr.flush()
 

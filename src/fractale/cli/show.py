@@ -83,7 +83,7 @@ def _print_run(history: RunHistory) -> None:
     if standing := standing_lines(history):
         print_lines(standing)
     else:
-        text = summary(history.result, color=wants_color(stdout))
+        text = summary(history.result, color=wants_color(stdout), width=width)
         click.echo(writable(text, stdout.encoding), nl=False)
 
 
@@ -127,8 +127,9 @@ def _data(history: RunHistory, step: str | None, visits: Sequence[Visit] | None)
 
 def print_lines(lines: Sequence[Line]) -> None:
     """Print lines on stdout, in its letters, with colour if it is a terminal."""
-    from fractale.cli.text import paint, wants_color, writable
+    from fractale.cli.text import narrowed, paint, screen_width, wants_color, writable
 
+    lines = narrowed(lines, screen_width(sys.stdout))
     color, encoding = wants_color(sys.stdout), sys.stdout.encoding
     text = "\n".join(writable(paint(line, color=color), encoding) for line in lines)
     click.echo(text)

@@ -131,7 +131,8 @@ class _Shown:
 
     def _outputs(self) -> list[Line]:
         if self._visit.items and not self._full and not self._visit.outputs_cut:
-            return [row("  outputs  a list of those of the items above", "dim")]
+            parts = "elements" if self._visit.is_array else "items"
+            return [row(f"  outputs  a list of those of the {parts} above", "dim")]
         return self._value(self._outputs_label, self._visit.outputs)
 
     def _block(self, label: str, value: Any, indent: int = 2) -> list[Line]:
@@ -148,7 +149,7 @@ class _Shown:
             why = f": {inert(_error_of(self._folder, item), 300)}" if item.error else ""
             name = f"{self._visit.name}[{index}]"
             words = f"{item.outcome or 'not finished'}{why}"
-            found.append(row(f"  item {index + 1}, {inert(name)}"))
+            found.append(row(f"  {self._visit.part(name)}, {inert(name)}"))
             found += [row(f"      {piece}") for piece in pieces(words, self._width - 6)]
             for label, value in (("inputs", item.inputs), ("outputs", item.outputs)):
                 found += [row(f"  {t}" if t else t, m) for [(t, m)] in self._value(label, value)]
@@ -158,8 +159,7 @@ class _Shown:
         """The batch jobs: how each is, when it ran, and where its log is."""
         found: list[Line] = []
         for job in self._visit.jobs:
-            where = f", {_item_words(job.step)}" if job.step.endswith("]") else ""
-            where = f", element {job.index}" if job.step.endswith(f"[{job.index}]") else where
+            where = f", {self._visit.part(job.step)}" if job.step.endswith("]") else ""
             found.append(row(f"  job {inert(job.job, 60)} of {inert(job.scheduler, 20)}{where}"))
             for label, text in _job_rows(job, self._folder):
                 for i, piece in enumerate(pieces(inert(text, 1000), self._width - 16)):
@@ -173,7 +173,7 @@ class _Shown:
         return found
 
     def _call_head(self, number: int, call: CallMade) -> Line:
-        where = f", {_item_words(call.step)}" if call.step.endswith("]") else ""
+        where = f", {self._visit.part(call.step)}" if call.step.endswith("]") else ""
         by = f", by {inert(call.agent, 80)}" if call.agent else ""
         end = seconds(call.seconds) if call.finished else "no end is known"
         used = call.input_tokens + call.output_tokens
@@ -206,11 +206,6 @@ class _Shown:
         for title, rows in self._visit.tables.items():
             found += table_lines(title, rows, self._width)
         return found
-
-
-def _item_words(path: str) -> str:
-    """Which item a path is of, counted from 1: of ``each[3]``, ``item 4``."""
-    return f"item {int(path[path.rfind('[') + 1 : -1]) + 1}"
 
 
 def _error_of(folder: RunFolder, item: Item) -> str:

@@ -164,7 +164,7 @@ class _Way:
         """What lies behind a visit: its calls, what was asked, warnings, where it led."""
         found: list[Line] = []
         if visit.kind != "tool" or visit.items or len(visit.calls) > 1:
-            found += [self._dim(_call(call)) for call in visit.calls if call.kind == "tool"]
+            found += [self._dim(_call(visit, call)) for call in visit.calls if call.kind == "tool"]
         for asked in visit.questions:
             found += self._folded(_asked(asked))
         for note in visit.warnings:
@@ -208,7 +208,7 @@ def _figures(visit: Visit) -> str:
         count(visit.tokens, "token") if visit.tokens else "",
         f"${visit.cost:.3f}" if visit.cost else "",
         count(asked, "model call") if asked > 1 else "",
-        count(len(visit.items), "item") if visit.items else "",
+        count(len(visit.items), "element" if visit.is_array else "item") if visit.items else "",
         f"{failed} failed" if failed else "",
     ]
     return "   ".join(part for part in parts if part)
@@ -228,11 +228,9 @@ def _why(visit: Visit) -> str:
     return evidence({**data, "outcome": visit.outcome, "event_name": visit.event})
 
 
-def _call(call: CallMade) -> str:
+def _call(visit: Visit, call: CallMade) -> str:
     by = f"{inert(call.agent, 60)} " if call.agent else ""
-    item = ""
-    if call.step.endswith("]"):
-        item = f"item {int(call.step[call.step.rfind('[') + 1 : -1]) + 1} "
+    item = f"{visit.part(call.step)} " if call.step.endswith("]") else ""
     end = seconds(call.seconds) if call.finished else "no end is known"
     words = f"{item}{by}calls {call_text({'tool': call.name, 'arguments': call.arguments})}  {end}"
     return f"{words}  failed: {inert(call.text, 300)}" if call.is_error else words

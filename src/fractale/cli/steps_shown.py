@@ -32,6 +32,9 @@ class Running:
     items_failed: int = 0
     items: dict[str, bool] = field(default_factory=dict[str, bool])
     waits: bool = False
+    is_array: bool = False
+    counts_told: str = ""
+    counted: float = 0.0
     elements: dict[str, int] = field(default_factory=dict[str, int])
     jobs_told: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
 
@@ -39,6 +42,11 @@ class Running:
     def progress(self) -> str:
         """How far a foreach is, in items that have ended: ``3/100``."""
         return "" if self.total is None else f"{self.items_done}/{self.total}"
+
+    @property
+    def noun(self) -> str:
+        """What its parts are called."""
+        return "element" if self.is_array else "item"
 
     @property
     def counts(self) -> str:
@@ -63,15 +71,15 @@ class Running:
         parts.append(f"{known['pending']:,} waiting")
         return " · ".join([*parts, f"{failed:,} failed"] if failed else parts)
 
-    def named(self, path: str, element: int | None = None) -> str:
-        """A path inside the step as people call it: of an item, ``item 4``; nothing for itself.
+    def named(self, path: str) -> str:
+        """A path inside the step as people call it; nothing for itself.
 
-        Args:
-            element: Its index, if it is an element of a job array.
+        An item of a foreach is ``item 4``, counted from 1; an element of a job array, ``[3]``, is
+        ``element 3``.
         """
         rest = path.removeprefix(self.path)
-        if element is not None and rest == f"[{element}]":
-            return f"element {element}"
+        if self.is_array and rest.startswith("[") and rest.endswith("]"):
+            return f"element {rest[1:-1]}"
         if rest.startswith("[") and rest.endswith("]") and rest[1:-1].isdecimal():
             return f"item {int(rest[1:-1]) + 1}"
         return "" if path == self.path else path

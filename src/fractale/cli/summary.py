@@ -24,6 +24,7 @@ from fractale.cli.text import (
     fit,
     fold,
     inert,
+    narrowed,
     pad,
     paint,
     row,
@@ -56,14 +57,15 @@ STATES: dict[str, tuple[str, Mark]] = {
 }
 
 
-def summary(run_finished_data: Mapping[str, Any], *, color: bool) -> str:
+def summary(run_finished_data: Mapping[str, Any], *, color: bool, width: int | None = None) -> str:
     """The end block of a run.
 
     Args:
         run_finished_data: The fields of the event `run_finished`.
         color: Whether the outcome may be marked by ANSI colour.
+        width: Of the terminal, in columns; None: there is none.
     """
-    lines = [_head(run_finished_data), *_rows(run_finished_data)]
+    lines = narrowed([_head(run_finished_data), *_rows(run_finished_data)], width)
     return "\n".join(paint(line, color=color) for line in lines) + "\n"
 
 

@@ -7,8 +7,9 @@ stream, with or without ANSI colour.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, Literal, TypeAlias
 
 import click
 
@@ -26,6 +27,7 @@ __all__ = [
     "fit",
     "fold",
     "inert",
+    "narrowed",
     "pad",
     "paint",
     "plain",
@@ -95,6 +97,64 @@ def paint(line: Sequence[Segment], *, color: bool) -> str:
     return "".join(
         f"{ANSI[mark]}{text}\x1b[0m" if mark and text else text for text, mark in line
     ).rstrip()
+
+
+def narrowed(lines: Sequence[Line], width: int | None) -> list[Line]:
+    """Lines broken between words where a terminal is narrower; the text stays in its column.
+
+    Commands, and words that are wider by themselves, stay whole, so that they can be copied. Lines
+    of a log, behind ``│``, are broken anywhere.
+
+    Args:
+        width: Of the terminal, in columns; None: there is none, and they stay as they are.
+    """
+    if width is None:
+        return list(lines)
+    return [part for line in lines for part in _narrowed(line, width)]
+
+
+_COLUMN: Final = re.compile(r"(?P<log>\s*│ )|\s*(?:\S+(?: \S+)*\s{2,})?(?P<command>fractale )?")
+
+
+def _narrowed(line: Line, width: int) -> Iterator[Line]:
+    text = "".join(words for words, _ in line)
+    if cells(text) <= width or not (found := _COLUMN.match(text)) or found["command"]:
+        yield line
+        return
+    column = found.end() if cells(found[0]) <= width // 2 else 2
+    bar = found[0] if found["log"] else ""
+    room, start = max(width - cells(text[:column]), 8), column
+    first, rest = _split(line, column)
+    begin = row(bar or " " * cells(text[:column]))
+    while cells(text[start:]) > room:
+        kept = len(fit(text[start:], room + 1).removesuffix(ELLIPSIS))
+        blank = text.rfind(" ", start, start + kept + 1)
+        if not bar:
+            blank = text.find(" ", start + kept) if blank <= start else blank
+            if blank < 0:
+                break
+        end = blank if blank > start else start + max(kept, 1)
+        part, rest = _split(rest, end - start)
+        yield [*first, *part]
+        skipped = len(text[end:]) - len(text[end:].lstrip(" "))
+        _, rest = _split(rest, skipped)
+        start = end + skipped
+        first = begin
+    if rest:
+        yield [*first, *rest]
+
+
+def _split(line: Line, at: int) -> tuple[Line, Line]:
+    """A line in two, the first with so many characters."""
+    before: Line = []
+    after: Line = []
+    for text, mark in line:
+        if text[:at]:
+            before.append((text[:at], mark))
+        if text[at:]:
+            after.append((text[at:], mark))
+        at = max(at - len(text), 0)
+    return before, after
 
 
 def shows_unicode(encoding: str | None) -> bool:

@@ -47,6 +47,10 @@ MARKS: dict[str, tuple[str, str, Mark]] = {
 NAME_MOST, TARGET_MOST = 24, 28
 FIGURES_WIDTH = 32
 """Kept free for the mark, the gaps, the time and the tokens."""
+MOST_NAMED = 16
+"""Jobs of a step, each with lines of its own; of more they are counted."""
+COUNT_SECONDS = 5.0
+"""Between two lines that count a step's jobs."""
 SAID = 600
 """How many characters of what a model says are kept while it speaks."""
 
@@ -178,6 +182,7 @@ class RunView:
 
     def _item_started(self, event: Event) -> list[Line]:
         if running := self._of(event):
+            running.is_array = running.is_array or bool(event.data.get("element"))
             running.item_started(_item_path(event), event.data.get("total"))
         return []
 
@@ -187,7 +192,10 @@ class RunView:
             return []
         failed = event.data.get("outcome") == "failure"
         news = running.item_finished(_item_path(event), event.data.get("total"), failed=failed)
-        return [self._call_line(running, running.counts)] if news and self._tell_calls else []
+        if not news or not self._tell_calls:
+            return []
+        running.counts_told, running.counted = running.counts, event.time
+        return [self._call_line(running, running.counts)]
 
     def _tool_started(self, event: Event) -> list[Line]:
         running = self._of(event)
@@ -226,7 +234,7 @@ class RunView:
         (words,) = job_text(data)
         line = inert(str(data.get("line") or ""), 200)
         path = str(data["step"])
-        name = inert(running.named(path, data.get("index")), 60)
+        name = inert(running.named(path), 60)
         named = f"{name}: {words}" if name else words
         running.activity = f"{named} \u00b7 {line}" if line else named
         if not name:
@@ -237,7 +245,17 @@ class RunView:
         running.jobs_told.add(news)
         if told or data.get("over") or not self._tell_calls:
             return []
+        if name and (running.total or 0) > MOST_NAMED:
+            return self._counts(running, event.time)
         return [self._call_line(running, fit(named, 200))]
+
+    def _counts(self, running: Running, now: float) -> list[Line]:
+        """What many jobs do, when that has changed and some seconds have passed."""
+        counts = running.counts
+        if counts == running.counts_told or now < running.counted + COUNT_SECONDS:
+            return []
+        running.counts_told, running.counted = counts, now
+        return [self._call_line(running, counts)]
 
     def _model_started(self, event: Event) -> list[Line]:
         if running := self._of(event):
@@ -323,7 +341,7 @@ class RunView:
         tokens = data.get("tokens") or 0
         return [
             count(tokens, "token") if tokens else "",
-            count(running.total, "item") if running.total is not None else "",
+            count(running.total, running.noun) if running.total is not None else "",
             count(running.calls, "call") if running.calls else "",
             _job_of(data),
         ]

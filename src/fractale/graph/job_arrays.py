@@ -45,6 +45,7 @@ from fractale.graph.visit import Visit
 from fractale.graph.wiring import retry_policy, tries_of
 from fractale.jobs.arrays import in_order, numbered, words_of_states
 from fractale.plan.expressions import render
+from fractale.plan.job import MOST_ELEMENTS
 from fractale.plan.model import FAILURE, SUCCESS
 from fractale.schedulers.asked import array_of, script_of
 from fractale.schedulers.dialects import schedulers_of
@@ -70,9 +71,6 @@ SUBMIT = ToolInfo(
 MOST_TOGETHER: Final = 1000
 """Elements of one array that a foreach is submitted as: what schedulers take where nobody has set
 another limit (Slurm's ``MaxArraySize`` is 1001, LSF's ``MAX_JOB_ARRAY_SIZE`` 1000)."""
-
-MOST_ELEMENTS: Final = 10_000
-"""Of an array in a job step, whose elements are tasks of the run."""
 
 
 async def submit_job(

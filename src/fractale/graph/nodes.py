@@ -288,8 +288,13 @@ class StepNode:
             scope={**context.item_scope, "item": item, "index": index},
         )
         if tries == 1:
+            is_element = context.tally is not None and context.tally.is_array
             context.emit(
-                "item_started", step=context.item_path, index=index, total=state.get("total")
+                "item_started",
+                step=context.item_path,
+                index=index,
+                total=state.get("total"),
+                **({"element": True} if is_element else {}),
             )
         result = await self._call(visit)
         decision = await decide(visit, result)

@@ -95,7 +95,10 @@ class Case:
         return self._make("unknown", f"{words}; {self._title} says that it ended {shown}", "none")
 
     def _by_file(self, ended: Ended) -> JobStatus:
-        asked = f" after SIG{ended.signal} was sent to it" if ended.signal else ""
+        name = f"SIG{ended.signal}"
+        ended_by = signal_words(ended.code - 128) if ended.code > 128 else ""
+        is_said = f"by {name}" in ended_by  # the words of the exit code say it
+        asked = f" after {name} was sent to it" if ended.signal and not is_said else ""
         if ended.code == 0:
             words = f"ended with exit code 0{asked}{self._where()} (exit-code file)"
             return self._make("completed", words, "exit-code file")

@@ -24,6 +24,9 @@ MEMORY_PATTERN: Final = "[0-9]+(\\.[0-9]+)?([KMGT]i?B?)?"
 _SPAN = "[0-9]{1,9}(-[0-9]{1,9}(:[1-9][0-9]{0,8})?)?"
 ARRAY_PATTERN: Final = f"{_SPAN}(,{_SPAN})*(%[1-9][0-9]{{0,8}})?"
 MOST_COUNT: Final = 1_000_000
+MOST_ELEMENTS: Final = 10_000
+"""Of an array in a job step, whose elements are tasks of the run."""
+
 COUNTS: Final[Mapping[str, int]] = {
     "nodes": 1,
     "tasks": 1,
@@ -81,9 +84,7 @@ def _read(fields: Fields, prefix: str) -> JobPlan:
         script=script,
         command=command,
         **{key: _count(fields, key, least) for key, least in COUNTS.items()},
-        array=_fitting(
-            fields, "array", ARRAY_PATTERN, "indices such as `1-100`, `0-9:3` or `1,5,7-9%2`"
-        ),
+        array=_array(fields),
         memory=_fitting(fields, "memory", MEMORY_PATTERN, "an amount such as `4G` or `500M`"),
         time=_time(fields),
         queue=_name(fields, "queue"),
@@ -216,6 +217,37 @@ def _fitting(fields: Fields, key: str, pattern: str, right: str) -> Value:
         return None
 
     return _templated(fields, key, read)
+
+
+def _array(fields: Fields) -> Value:
+    right = "indices such as `1-100`, `0-9:3` or `1,5,7-9%2`"
+    found = _fitting(fields, "array", ARRAY_PATTERN, right)
+    if isinstance(found, str):
+        count = _count_of(found)
+        if count is None or count > MOST_ELEMENTS:
+            why = (
+                "has a part without an index: the first must not be above the last"
+                if count is None
+                else f"has {count:,} elements, and a step has at most {MOST_ELEMENTS:,}"
+            )
+            fields.fail("array", "bad-value", f"`array: {found}` {why}")
+            return None
+    return found
+
+
+def _count_of(array: str) -> int | None:
+    """How many indices a literal array names; None where a part of it has none."""
+    indices: set[int] = set()
+    for part in array.partition("%")[0].split(","):
+        ends, _, step = part.strip().partition(":")
+        first, _, last = ends.partition("-")
+        span = range(int(first), int(last or first) + 1, int(step or 1))
+        if not span:
+            return None
+        if len(span) > MOST_ELEMENTS:
+            return len(span)
+        indices.update(span)
+    return len(indices)
 
 
 def _env(fields: Fields) -> dict[str, Value]:

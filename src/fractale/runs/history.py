@@ -148,6 +148,7 @@ class Visit:
         next: Where it led: a step, ``success`` or ``failed``.
         inputs, outputs: Values, or references to values that are kept beside the record; of
             older records `inputs` is None and `outputs` a short form (`outputs_cut`).
+        is_array: Whether its items are the elements of a job array, each called by its index.
         enterings: How often it was entered: more than once after questions and crashes.
         parent: The visit of the step around it.
     """
@@ -173,6 +174,7 @@ class Visit:
     inputs: Any = None
     outputs: Any = None
     outputs_cut: bool = False
+    is_array: bool = False
     enterings: int = 1
     calls: list[CallMade] = field(default_factory=list[CallMade])
     items: dict[int, Item] = field(default_factory=dict[int, Item])
@@ -188,6 +190,15 @@ class Visit:
     def name(self) -> str:
         """The step's name in its own plan."""
         return self.path.rpartition("/")[2]
+
+    def part(self, path: str) -> str:
+        """What people call the part of the step that a path is of: ``item 4``, ``element 3``.
+
+        Args:
+            path: Such as ``each[3]``; items are counted from 1, elements have their own index.
+        """
+        index = int(path[path.rfind("[") + 1 : -1])
+        return f"element {index}" if self.is_array else f"item {index + 1}"
 
     @property
     def depth(self) -> int:

@@ -182,6 +182,8 @@ class _Reader:
         return visit.items.setdefault(index, Item(index=index)) if visit else None
 
     def _item_started(self, event: Data) -> None:
+        if event.get("element") and (visit := self._owner(event["step"])):
+            visit.is_array = True
         if item := self._item(event):
             item.started = item.started or event["time"]
 

@@ -124,12 +124,15 @@ def _jobs_go_on(result: RunResult) -> bool:
 
 
 def _epilogues(run: str, record: Path, waiting: list[dict[str, Any]]) -> list[str]:
-    """The command that has the scheduler itself go on with a run, where it waits for one job."""
-    jobs = [each for each in waiting if each.get("job")]
+    """The command that has the scheduler itself go on with a run, where it waits for one job.
+
+    The elements of an array, and items that were submitted as one, are one job.
+    """
+    jobs = {(str(each["scheduler"]), str(each["job"])) for each in waiting if each.get("job")}
     if len(jobs) != 1:
         return []
-    job = shlex.quote(str(jobs[0]["job"]))
-    command = after(str(jobs[0]["scheduler"]), job, _resume_anywhere(run, record))
+    ((scheduler, job),) = jobs
+    command = after(scheduler, shlex.quote(job), _resume_anywhere(run, record))
     return [command] if command else []
 
 

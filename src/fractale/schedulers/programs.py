@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,9 @@ from fractale.private import open_private
 from fractale.schedulers.folder import JobFolder
 
 ANSWER_SECONDS = 60.0
+_RULES = " \t*=#~"
+"""What lines are drawn, and messages framed, with."""
+_BANNER = re.compile(r"(?:\w+: )*[*=#~]{3,}[ *=#~]*")
 GLANCE_SECONDS = 5.0
 
 
@@ -36,7 +40,10 @@ class Ran:
     @property
     def complaint(self) -> str:
         """What it says is wrong, in one line; of a traceback, what was raised."""
-        lines = [line.strip() for line in (self.err or self.out).splitlines() if line.strip()]
+        text = (self.err or self.out).splitlines()
+        lines = [
+            words for line in text if not _BANNER.fullmatch(line) and (words := line.strip(_RULES))
+        ]
         if any(line.startswith("Traceback (most recent call last)") for line in lines):
             lines = lines[-1:]
         return "; ".join(lines[:4])[:500] or f"it ended with exit code {self.code}"

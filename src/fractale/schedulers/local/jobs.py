@@ -29,7 +29,7 @@ from fractale.schedulers.folder import JobFolder, Started, disk, facts_of
 from fractale.schedulers.job import JobSpec, JobState, Queue
 from fractale.schedulers.local import minder
 from fractale.schedulers.local import queue as local_queue
-from fractale.schedulers.local.variables import missing_programs, variables_of
+from fractale.schedulers.local.variables import foreign_programs, variables_of
 from fractale.schedulers.request import Request
 from fractale.schedulers.script import Script
 from fractale.schedulers.wrapper import write_wrapper
@@ -103,7 +103,7 @@ class Local:
         notices = _notices(request, script)
         own: Mapping[str, str] = {}
         if script is not None:
-            notices += missing_programs(script, self.environment)
+            notices += foreign_programs(script, self.environment)
             own, spec = variables_of(script, request, spec, folder, self.environment)
         folder.write_notices(notices)
         variables = dict(

@@ -15,29 +15,28 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from fractale.schedulers.environment import environment_of, mentions_in
+from fractale.schedulers.environment import Environment, environment_of, mentions_in
 from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.job import JobSpec
 from fractale.schedulers.request import Request
 from fractale.schedulers.script import Script
 from fractale.schedulers.shell_text import read_shell, words_of
 
-_NUMBER: Final = '"${FRACTALE_JOB_ID#q}"'
-_ARRAY_NUMBER: Final = '"$(n=${FRACTALE_JOB_ID#q}; echo "${n%%_*}")"'
+# Scripts compute ports from it, so it is a number; no scheduler has one that is as large, so that
+# a script that cancels its own job cancels no other.
+_N: Final = "n=${FRACTALE_JOB_ID#q}; n=$((1000000000 + ${n%%_*}))"
+_NUMBER: Final = f'"$({_N}; echo $n)"'
+_ELEMENT_NUMBER: Final = f'"$({_N}; printf %s%06d $n "$FRACTALE_INDEX")"'
 _INDEX: Final = '"$FRACTALE_INDEX"'
-# A number, as scripts compute ports from it, and one that no other job has.
-_ELEMENT_NUMBER: Final = (
-    '"$(n=${FRACTALE_JOB_ID#q}; printf \'%s%06d\' "${n%%_*}" "$FRACTALE_INDEX")"'
-)
 _HOST: Final = '"$(uname -n)"'
 _IDS: Final[Mapping[str, Mapping[str, str]]] = {
     "pbs": {
-        "job_id": '"${FRACTALE_JOB_ID#q}.$(uname -n)"',
-        "element_id": ('"$(n=${FRACTALE_JOB_ID#q}; echo "${n%%_*}[$FRACTALE_INDEX].$(uname -n)")"'),
-        "array_id": '"$(n=${FRACTALE_JOB_ID#q}; echo "${n%%_*}[].$(uname -n)")"',
+        "job_id": f'"$({_N}; echo "$n.$(uname -n)")"',
+        "element_id": f'"$({_N}; echo "$n[$FRACTALE_INDEX].$(uname -n)")"',
+        "array_id": f'"$({_N}; echo "$n[].$(uname -n)")"',
     },
     # Of an element of an array, it is the id of the array.
-    "lsf": {"element_id": _ARRAY_NUMBER},
+    "lsf": {"element_id": _NUMBER},
 }
 _OF_ANYWHERE: Final = frozenset({"name", "user", "home", "submit_folder", "submit_host"})
 _BEFORE: Final = re.compile(
@@ -67,8 +66,7 @@ def variables_of(
     """
     home = environment_of(script.scheduler)
     facts = _facts(script.scheduler, request, spec, folder, environment)
-    ids = [name for name, fact in home.variables.items() if fact == "job_id"]
-    if any(environment.get(name) for name in ids):
+    if _is_inside(home, environment):
         facts = {
             fact: word
             for fact, word in facts.items()
@@ -134,7 +132,7 @@ def _facts(
     if spec.array is not None:
         indices = spec.array.indices
         facts["job_id"] = ids.get("element_id", _ELEMENT_NUMBER)
-        facts["array_id"] = ids.get("array_id", _ARRAY_NUMBER)
+        facts["array_id"] = ids.get("array_id", _NUMBER)
         facts["array_index"] = _INDEX
         plain |= {"array_count": len(indices), "array_first": indices[0]}
         plain |= {"array_last": indices[-1], "array_step": spec.array.spans[0].step}
@@ -144,9 +142,11 @@ def _facts(
     return {fact: shlex.quote(str(value)) for fact, value in plain.items()} | facts
 
 
-def missing_programs(script: Script, environment: Mapping[str, str]) -> list[str]:
-    """The scheduler's programs that the script's commands start and this machine does not have."""
+def foreign_programs(script: Script, environment: Mapping[str, str]) -> list[str]:
+    """What the script starts of its scheduler that is not here, or does not know a local job."""
     home = environment_of(script.scheduler)
+    if _is_inside(home, environment):
+        return []
     body = dict(script.body)
     text = "\n".join(body.get(number, "") for number in range(1, len(script.lines) + 1))
     if next(mentions_in(text, script.scheduler), None) is None:
@@ -160,8 +160,14 @@ def missing_programs(script: Script, environment: Mapping[str, str]) -> list[str
         if name in home.programs and not is_own:
             found.setdefault(name, text.count("\n", 0, start) + 1)
     path = environment.get("PATH", "")
+    gone = "is not on the PATH of this machine"
+    other = "does not know this job, which is a local one"
     return [
-        f"line {line}: `{name}` of {home.title} is not on the PATH of this machine"
+        f"line {line}: `{name}` of {home.title} {other if shutil.which(name, path=path) else gone}"
         for name, line in found.items()
-        if shutil.which(name, path=path) is None
     ]
+
+
+def _is_inside(home: Environment, environment: Mapping[str, str]) -> bool:
+    """Whether this is inside of an allocation of the scheduler."""
+    return any(fact == "job_id" and environment.get(name) for name, fact in home.variables.items())
