@@ -7,5 +7,6 @@ A home has
 - `times`: time limits as it writes them.
 - `jobs`: submit, find, record, cancel, queues.
 
-`others` names schedulers whose scripts are recognized, and not run.
+Above the homes, `comparison` holds what two scripts ask for against each other, `commands` what
+they run. `others` names schedulers whose scripts are recognized, and not run.
 """
