@@ -326,6 +326,15 @@ def test_from_another_manager_too(original, script):
     assert found.errors == []
 
 
+def test_a_directive_that_the_script_writes_is_kept():
+    """LSF reads it as its own."""
+    body = "cat > job <<EOF\n#BSUB -J x\nEOF\n"
+    found = compare_commands(
+        read_script(f"{SLURM_4}{body}", "slurm"), read_script(f"#!/bin/bash\n#BSUB -n 4\n{body}")
+    )
+    assert found.errors == []
+
+
 def test_a_launch_of_other_size_is_told_with_both():
     (found,) = compare_commands(
         read_script(f"{SLURM_4}srun -n4 ./b\n"), read_script(f"{FLUX_4}flux run -n1 ./b\n")

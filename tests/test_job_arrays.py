@@ -127,7 +127,7 @@ async def test_a_lost_queue_loses_no_element_and_repeats_none(tmp_path):
     handle = await site.jobs.submit(site.spec(script, array=Array.parse("1-8")), key="a")
     await until(lambda: len(list(handle.job_dir.glob("elements/*/ended.*"))) >= 2)
     for path in (tmp_path / "jobs" / ".local").rglob("[0-9]*"):
-        path.unlink()
+        path.unlink(missing_ok=True)
     status = await site.ended(handle)
     assert status.reason == "8 of 8 completed"
     assert sorted((site.folder / "ran").read_text().split()) == [str(i) for i in range(1, 9)]

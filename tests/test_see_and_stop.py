@@ -423,7 +423,7 @@ def test_times_of_jobs_count_in_runs_and_a_failed_run_names_its_step(place):
     assert row["computed"] >= 1
     assert row["ran"] >= row["computed"]
     heading, line = here.call("runs")[1].splitlines()
-    columns = ["RUN", "PLAN", "STATE", "STARTED", "RAN", "COMPUTED", "WAITED"]
+    columns = ["RUN", "PLAN", "STATE", "STARTED", "RAN", "COMPUTED", "WAITED", "JOBS"]
     assert heading.split() == columns
     assert line.endswith("failed at relax")
     assert re.search(r" 0:0[1-9] +0:0[1-9] +\d:\d\d  failed at", line)

@@ -21,7 +21,7 @@ Scripts:
 - `reading`, `options`: what readers and writers of directives share.
 - `translation`: a script for another scheduler: `body` has its commands, `environment` what they
   find, `launch` its launchers, `shell_text` what is where in a text of the shell.
-- `comparison`: whether two scripts ask for the same.
+- `comparison`: whether two scripts ask for the same; `commands`: whether they run the same.
 - `validation`: whether a script is valid, `verdict` what a scheduler on this machine says of it,
   `shell` what its shell says.
 

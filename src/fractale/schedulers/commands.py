@@ -734,6 +734,8 @@ def _unsure(mine: _Commands, line: _Line, theirs: _Commands, other: _Line) -> It
 def _tell_gone(
     found: Commands, mine: _Commands, line: _Line, theirs: _Commands, added: list[int]
 ) -> None:
+    if line.document and line.plain in map(_plain, theirs.script.lines):
+        return  # a directive for a scheduler that reads those in a here-document, too
     for at in added:
         why = _problem(mine, line, theirs, theirs.lines[at])
         if why is not None and why != ANOTHER:

@@ -504,7 +504,7 @@ def validate_batch_script(
     Args:
         script: The script's text.
         original: The script that it was translated from.
-        told: What is known to be lost: the ``losses`` of `translate_batch_script`, or texts.
+        told: What is known to be lost: ``told`` of `translate_batch_script`, or texts.
 
     Returns:
         ``valid``, ``checks`` (how many were made), ``warnings``, and, where there are any,

@@ -36,7 +36,7 @@ async def validate_jobspec(
         script: The script's text.
         manager: Whose script it is to be.
         original: The script that it was translated from; then both must ask for the same.
-        told: What is known to be lost: the `losses` of `translate_batch_script`, or texts.
+        told: What is known to be lost: `told` of `translate_batch_script`, or texts.
         from_manager: Whose script the original is, if it has lines of several managers.
 
     Returns:
