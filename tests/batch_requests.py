@@ -295,7 +295,7 @@ def _sizes(asked: Request, written: Written, found: Request) -> list[str]:
         wrong = [name for name in wrong if name != "cores"]
     if abs(got.memory - want.memory) > want.tasks << 20 and "memory" not in notes:
         wrong.append("memory")
-    alone = want.tasks == 1 or len(asked.hosts) == 1
+    alone = want.tasks == 1 or len(asked.hosts) == 1 or asked.place == "pack"
     one = alone and (want.nodes or 1) == (got.nodes or 1)
     if want.nodes != got.nodes and not one and "put " not in notes:
         wrong.append("nodes")

@@ -426,7 +426,7 @@ def test_times_of_jobs_count_in_runs_and_a_failed_run_names_its_step(place):
     columns = ["RUN", "PLAN", "STATE", "STARTED", "RAN", "COMPUTED", "WAITED", "JOBS"]
     assert heading.split() == columns
     assert line.endswith("failed at relax")
-    assert re.search(r" 0:0[1-9] +0:0[1-9] +\d:\d\d  failed at", line)
+    assert re.search(r" 0:0[1-9] +0:0[1-9] +\d:\d\d +1  failed at", line)
     usage = here.events("run_finished")[-1]["usage"]
     assert usage["elapsed"] == row["ran"]
 
