@@ -77,7 +77,7 @@ class TestBudget:
         await budget.reserve("a", an_hour(1.5), never)
         await budget.settle("a", an_hour(1.5))
         with pytest.raises(
-            LimitReached, match=r"may use 1 node-hours.*limit of 2 .*: 1\.5 are used"
+            LimitReached, match=r"may use 1 node-hour, .*limit of 2 .*: 1\.5 are used"
         ):
             await budget.reserve("b", an_hour(1), never)
         assert budget.reserved == Amount()
@@ -132,6 +132,14 @@ class TestBudget:
         await budget.reserve("a", an_hour(1), never)
         with budget.watched("a"), pytest.raises(Left):
             await budget.reserve("b", an_hour(1), leave)
+
+    async def test_whoever_is_asked_sees_whether_it_fits(self) -> None:
+        budget = Budget({"node_hours": 2}, MemoryLedger())
+        await budget.reserve("a", an_hour(1.5), never)
+        assert budget.words(an_hour(0.5)) == "0.5 node-hours (1.5 of 2 taken so far)"
+        assert budget.words(an_hour(1)) == (
+            "1 node-hour (1.5 of 2 taken so far); there is no room for it"
+        )
 
 
 class TestLedger:

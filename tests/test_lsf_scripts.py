@@ -55,6 +55,13 @@ def test_values_may_be_attached_to_their_option() -> None:
     assert "64000" in script("#BSUB -M64000").reading.directives[0].value
 
 
+def test_what_bsub_would_read_otherwise_is_lost_and_told() -> None:
+    quoted_value = DIALECT.write(Request(variables=('A=say "hi"',)))
+    assert "quotes" in quoted_value.lost["variables"]
+    assert "workdir" in DIALECT.write(Request(workdir="/data/%J")).lost
+    assert "comment" in DIALECT.write(Request(comment="  ")).lost
+
+
 def test_tasks_hosts_and_cores() -> None:
     assert request("-n 16", '-R "span[hosts=1]"').totals().nodes == 1
     tiled = request("-n 16", '-R "span[ptile=4] affinity[core(2)]"')

@@ -391,14 +391,14 @@ class Budget:
         return getattr(total, name) > self._limits[name] * (1 + 1e-12)
 
     def _limit(self, name: str, more: Amount) -> LimitReached:
-        noun, most = LIMITS[name], self._limits[name]
+        most, more_words = self._limits[name], amount_words(name, getattr(more, name))
         used, reserved = getattr(self.used, name), getattr(self.reserved, name)
         taken = f"{figure(used)} are used"
         if reserved:
             taken += f", {figure(reserved)} are reserved"
         return LimitReached(
             name,
-            f"the next job may use {figure(getattr(more, name))} {noun}, which the limit of "
+            f"the next job may use {more_words}, which the limit of "
             f"{figure(most)} leaves no room for: {taken}",
             hint=RAISE.format(name=name),
         )
@@ -406,11 +406,12 @@ class Budget:
     def words(self, more: Amount) -> str:
         """What a job is about to reserve, for whoever is to agree to it."""
         parts = [
-            f"{figure(amount)} {LIMITS[name]}" + self._of(name)
+            amount_words(name, amount) + self._of(name)
             for name in LIMITS
             if (amount := getattr(more, name)) and (name in self._limits or name == "node_hours")
         ]
-        return ", ".join(parts)
+        fits = "" if self.has_room_for(more) else "; there is no room for it"
+        return ", ".join(parts) + fits
 
     def _of(self, name: str) -> str:
         if name not in self._limits:
@@ -422,6 +423,12 @@ class Budget:
 def _keys(key: str, array: object) -> list[str]:
     """The keys that a line is about: of an array, one for each element."""
     return [f"{key}[{index}]" for index in Array.parse(str(array)).indices] if array else [key]
+
+
+def amount_words(name: str, amount: float) -> str:
+    """An amount with what it is of: ``1 job``, ``2.5 node-hours``."""
+    noun = LIMITS[name]
+    return f"{figure(amount)} {noun.removesuffix('s') if amount == 1 else noun}"
 
 
 def figure(amount: float) -> str:
