@@ -235,6 +235,7 @@ class Budget:
         self._ledger = ledger
         self._reserved: dict[str, Amount] = {}
         self._used: dict[str, Amount] = {}
+        self._taken: dict[str, float] = dict.fromkeys(LIMITS, 0.0)  # used, and still reserved
         self._sizes: dict[str, dict[str, Any]] = {}
         self._names: dict[str, str] = {}
         for line in ledger.lines():
@@ -250,8 +251,16 @@ class Budget:
             for each in _keys(key, line.get("array")):
                 self._reserved[each] = Amount.from_dict(line["amount"])
                 self._sizes[each] = line.get("size") or {}
+                self._take(self._reserved[each])
         else:
             self._used[key] = Amount.from_dict(line["amount"])
+            self._take(self._used[key])
+            if key in self._reserved:
+                self._take(self._reserved[key], -1)
+
+    def _take(self, amount: Amount, sign: int = 1) -> None:
+        for name in self._taken:
+            self._taken[name] += sign * getattr(amount, name)
 
     def name(self, key: str, job: str) -> None:
         """Keep that what was reserved for `key` is for the job that its tool calls `job`."""
@@ -325,10 +334,12 @@ class Budget:
             LimitReached: There will be none.
         """
         name = self._in_the_way(most)
+        if not name:
+            return True
         others = self._under_way - set(keys) - self._used.keys()
-        if name and (not others or self._over(name, Amount.total([self.used, most]))):
+        if not others or self._over(name, self._used_of(name) + getattr(most, name)):
             raise self._limit(name, most)
-        return not name
+        return False
 
     async def _change(self, leave: Callable[[], None]) -> None:
         async with self._changed:
@@ -378,17 +389,21 @@ class Budget:
         self._ledger.add(line)
         self._count(line)
 
+    def _used_of(self, name: str) -> float:
+        return math.fsum(getattr(amount, name) for amount in self._used.values())
+
     def has_room_for(self, more: Amount) -> bool:
         """Whether so much may be reserved now."""
         return not self._in_the_way(more)
 
     def _in_the_way(self, more: Amount) -> str:
         """The first limit that would be passed; empty if none would."""
-        total = Amount.total([self.used, self.reserved, more])
-        return next((name for name in self._limits if self._over(name, total)), "")
+        return next(
+            (n for n in self._limits if self._over(n, self._taken[n] + getattr(more, n))), ""
+        )
 
-    def _over(self, name: str, total: Amount) -> bool:
-        return getattr(total, name) > self._limits[name] * (1 + 1e-12)
+    def _over(self, name: str, total: float) -> bool:
+        return total > self._limits[name] * (1 + 1e-9)
 
     def _limit(self, name: str, more: Amount) -> LimitReached:
         most, more_words = self._limits[name], amount_words(name, getattr(more, name))
