@@ -449,8 +449,8 @@ def test_a_file_that_lsf_overwrites_is_overwritten(options: str, appends: bool) 
     ("header", "right"),
     [
         ("#SBATCH -D sub -o run.log -e err/run.err", ("-o sub/run.log", "-e sub/err/run.err")),
-        ("#SBATCH -D /work/ -o run.log", ("-o /work/run.log",)),
-        ("#SBATCH -D sub -o /work/run.log", ("-o /work/run.log",)),
+        ("#SBATCH -D /data/ -o run.log", ("-o /data/run.log",)),
+        ("#SBATCH -D sub -o /data/run.log", ("-o /data/run.log",)),
         ("#SBATCH -D sub -o logs/%j.out", ("-o sub/logs/",)),
     ],
 )
