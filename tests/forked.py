@@ -26,6 +26,9 @@ from typing import IO, Any, Self
 
 from store_runs import unmeasured
 
+COVERAGE = "COVERAGE_PROCESS_"
+"""What variables begin with by which a process is measured that a test starts."""
+
 TRUSTED = "FRACTALE_TRUST_PROJECT"
 """The projects of the tests are theirs; a test of strangers' projects gives it as empty."""
 
@@ -211,6 +214,11 @@ def _input(stdin: int) -> tuple[int, int | None]:
     if stdin == subprocess.PIPE:
         return os.pipe()
     return (os.open(os.devnull, os.O_RDONLY) if stdin < 0 else os.dup(stdin)), None
+
+
+def measured() -> dict[str, str]:
+    """The variables by which the processes of a test are measured, if this one is."""
+    return {name: value for name, value in os.environ.items() if name.startswith(COVERAGE)}
 
 
 class Forking:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from forked import Forking, Process
+from forked import Forking, Process, measured
 
 PATIENCE = 90.0
 FULL = bool(os.environ.get("FRACTALE_FAULTS"))
@@ -43,6 +43,7 @@ class Place:
         self._processes = processes
         (folder / "plan.yaml").write_text(plan)
         self.environment = {
+            **measured(),
             "PATH": os.environ["PATH"],
             "HOME": str(folder),
             "FRACTALE_LOCAL_CORES": "99",

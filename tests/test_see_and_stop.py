@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from forked import TRUSTED, Forking, Process
+from forked import TRUSTED, Forking, Process, measured
 from fractale.cli.steps_shown import Running
 from tmux import Tmux
 
@@ -69,7 +69,7 @@ class Place:
         (folder / "plan.yaml").write_text(plan)
         cores = {"FRACTALE_LOCAL_CORES": "99"}
         known = {"PATH": os.environ["PATH"], "HOME": str(folder), TRUSTED: "1"}
-        self.environment = {**known, **cores}
+        self.environment = {**measured(), **known, **cores}
 
     def start(self, *words: str) -> Process:
         return self._processes.start(words, cwd=self.folder, env=self.environment)
