@@ -141,6 +141,37 @@ class TestBudget:
             "1 node-hour (1.5 of 2 taken so far); there is no room for it"
         )
 
+    async def test_a_job_that_was_refused_is_reserved_anew_when_it_is_tried_again(self) -> None:
+        ledger = MemoryLedger()
+        budget = Budget({"node_hours": 2}, ledger)
+        await budget.reserve("a", an_hour(2), never)
+        await budget.release("a")
+        assert Budget({}, ledger).reserved == budget.reserved == Amount()
+        await budget.reserve("a", an_hour(2), never)
+        await budget.settle("a", an_hour(1.5))
+        assert (budget.used, Budget({}, ledger).used) == (an_hour(1.5), an_hour(1.5))
+
+    async def test_an_array_that_was_refused_gives_all_back(self) -> None:
+        budget, array = Budget({"jobs": 5}, MemoryLedger()), Array.parse("1-5")
+        await budget.reserve("a", Amount(jobs=1), never, None, array)
+        assert budget.reserved.jobs == 5
+        await budget.release("a", array)
+        await budget.reserve("b", Amount(jobs=5), never)
+
+    async def test_two_that_wait_for_room_do_not_wait_for_each_other(self) -> None:
+        budget = Budget({"node_hours": 2}, MemoryLedger())
+        await budget.reserve("gone", an_hour(1), never)
+        budget.leave("gone")
+        for key in ("a", "b"):
+            with pytest.raises(LimitReached):
+                await budget.reserve(key, an_hour(1.5), never)
+        await budget.reserve("c", an_hour(1), never)
+        waits = [asyncio.create_task(budget.reserve(key, an_hour(1), lambda: None)) for key in "de"]
+        await asyncio.sleep(0.05)
+        budget.leave("c")  # its run is left: no end of it is to come
+        found = await asyncio.wait_for(asyncio.gather(*waits, return_exceptions=True), 10)
+        assert [type(each) for each in found] == [LimitReached, LimitReached]
+
 
 class TestLedger:
     async def test_another_process_goes_on_with_the_same_sums(self, tmp_path: Any) -> None:

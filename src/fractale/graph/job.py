@@ -25,7 +25,7 @@ from fractale import questions
 from fractale.clock import elapsed, moment
 from fractale.errors import (
     DependencyMissing,
-    JobError,
+    FractaleError,
     JobInDoubt,
     PolicyError,
     SchedulerUnavailable,
@@ -55,7 +55,7 @@ from fractale.graph.outcome import CallResult, Decision
 from fractale.graph.state import ItemState
 from fractale.graph.visit import Visit
 from fractale.jobs import JobHandle, JobStatus
-from fractale.jobs.budget import Amount, Size
+from fractale.jobs.budget import Budget, Size
 from fractale.policy import allowed_by
 from fractale.schedulers.folder import WITHDRAWN
 from fractale.store.journal import Call, digest_of
@@ -258,10 +258,9 @@ async def _submit(state: Work, runtime: Runtime[JobRun]) -> Work:
         status = JobStatus(state="unknown", reason=f"{error} ({error.hint})").as_dict()
         told = visit.context.mask(status)
         return Work(handle={}, number=number, verdict="", status=told, reserved=reserved)
-    except SchedulerUnavailable:
-        raise
-    except JobError:  # it was refused: there is none
-        await budget.settle(key, Amount())
+    except FractaleError as error:
+        if part is None:
+            await _release(budget, key, error)
         raise
     handle, since = JobHandle.from_dict(result.structured), float(result.structured["since"])
     began = dict(result.structured.get("began") or {"wall": since})
@@ -278,6 +277,12 @@ async def _submit(state: Work, runtime: Runtime[JobRun]) -> Work:
         status={},
         reserved=reserved,
     )
+
+
+async def _release(budget: Budget, key: str, error: FractaleError) -> None:
+    """Give back what was reserved for a job that was refused: there is none."""
+    if not isinstance(error, SchedulerUnavailable):
+        await budget.release(key)
 
 
 def _after_submit(state: Work) -> str:
@@ -321,6 +326,8 @@ async def _wait(state: Work, runtime: Runtime[JobRun]) -> Work:
 
     result, _ = await visit.book.tool(place, call, make, lambda: None)
     told = cast("dict[str, Any]", result.structured)
+    if told["state"] == "unknown":  # a person decides, and others do not wait for that
+        visit.context.meter.jobs.leave(_reserved_key(state))
     return Work(status=told, late=told["late"])
 
 

@@ -26,7 +26,6 @@ from langgraph.types import Send
 from fractale.errors import (
     CallError,
     FractaleError,
-    JobError,
     JobInDoubt,
     SchedulerUnavailable,
     TemplateError,
@@ -160,8 +159,8 @@ class ArrayJob:
             return await submit_job(self.visit, jobs, self.spec, self.key)
         except (SchedulerUnavailable, JobInDoubt):
             raise
-        except JobError:  # it was refused: there is none
-            await job_budget.release(self.visit, self.key, self.spec.array)
+        except FractaleError:  # it was refused: there is none
+            await self.visit.context.meter.jobs.release(self.key, self.spec.array)
             raise
 
 

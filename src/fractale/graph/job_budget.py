@@ -85,12 +85,6 @@ def has_room(visit: Visit, sizes: Iterable[tuple[Size, int]]) -> bool:
     return not budget.limits or budget.has_room_for(Amount.total(amounts))
 
 
-async def release(visit: Visit, key: str, array: Array | None) -> None:
-    """Say that no job came of what was reserved."""
-    for index in array.indices if array else ():
-        await visit.context.meter.jobs.settle(element_key(key, index), Amount())
-
-
 WAITS = "waits for room in the run's limits: other jobs have reserved what is left"
 
 
@@ -140,6 +134,8 @@ async def reserve_for_tool(
         raise ToolError(
             f"`{tool.name}` was not called: {error.message}", hint=error.hint
         ) from error
+    if tool.annotations[JOBS] == "submits":  # the run does not wait for it
+        visit.context.meter.jobs.leave(key)
     return key
 
 

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -252,6 +252,10 @@ class Budget:
                 self._reserved[each] = Amount.from_dict(line["amount"])
                 self._sizes[each] = line.get("size") or {}
                 self._take(self._reserved[each])
+        elif line["is"] == "released":
+            for each in _keys(key, line.get("array")):
+                if (amount := self._reserved.pop(each, None)) and each not in self._used:
+                    self._take(amount, -1)
         else:
             self._used[key] = Amount.from_dict(line["amount"])
             self._take(self._used[key])
@@ -319,15 +323,14 @@ class Budget:
         """
         keys = _keys(key, str(array) if array else None)
         total = Amount.total([most] * len(keys))
-        with contextlib.ExitStack() as watching:
-            for each in keys:
-                watching.enter_context(self.watched(each))
-            while keys[0] not in self._reserved and not self._has_room(keys, total):
-                await self._change(leave)
-            if keys[0] not in self._reserved:
-                self._write("reserved", key, most, size, array)
+        while keys[0] not in self._reserved and not self._has_room(total):
+            await self._change(leave)
+        if keys[0] not in self._reserved:
+            self._write("reserved", key, most, size, array)
+        # Only now: whoever waits for room makes none for another one that waits.
+        self._under_way.update(each for each in keys if each not in self._used)
 
-    def _has_room(self, keys: Sequence[str], most: Amount) -> bool:
+    def _has_room(self, most: Amount) -> bool:
         """Whether there is room now, or only once other jobs of this process are over.
 
         Raises:
@@ -336,7 +339,7 @@ class Budget:
         name = self._in_the_way(most)
         if not name:
             return True
-        others = self._under_way - set(keys) - self._used.keys()
+        others = self._under_way - self._used.keys()
         if not others or self._over(name, self._used_of(name) + getattr(most, name)):
             raise self._limit(name, most)
         return False
@@ -364,6 +367,23 @@ class Budget:
         self._write("used", key, self._reserved[key] if used is None else used)
         async with self._changed:
             self._changed.notify_all()
+
+    async def release(self, key: str, array: Array | None = None) -> None:
+        """Take back what was reserved: no job came of it.
+
+        Raises:
+            StoreError: It cannot be written down.
+        """
+        keys = _keys(key, str(array) if array else None)
+        self._under_way.difference_update(keys)
+        if keys[0] in self._reserved and keys[0] not in self._used:
+            self._write("released", key, Amount(), array=array)
+            async with self._changed:
+                self._changed.notify_all()
+
+    def leave(self, key: str) -> None:
+        """Say that nobody of this process waits for a job: its end makes no room for others."""
+        self._under_way.discard(key)
 
     @contextlib.contextmanager
     def watched(self, key: str) -> Generator[None]:
@@ -457,12 +477,12 @@ def inherited(ledger: Ledger, until: float | None = None) -> dict[str, Any] | No
     Args:
         until: Unix time: later lines do not count.
     """
-    lines = [x for x in ledger.lines() if until is None or x.get("at", 0.0) <= until]
-    amounts: dict[str, Amount] = {}
-    for line in (line for line in lines if "amount" in line):
-        for key in _keys(str(line["key"]), line.get("array")):
-            amounts[key] = Amount.from_dict(line["amount"])
-    if not amounts:
+    then = MemoryLedger()
+    for line in ledger.lines():
+        if until is None or line.get("at", 0.0) <= until:
+            then.add(line)
+    budget = Budget({}, then)
+    total = Amount.total([budget.used, budget.reserved])
+    if total == Amount():
         return None
-    total = Amount.total(amounts.values())
     return {"is": "used", "key": INHERITED, "amount": total.as_dict(), "at": 0.0}
