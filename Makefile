@@ -125,8 +125,8 @@ test-full: $(TEST) $(CRATE) $(FLUX)
 FAULTS := kills drafting_kills replay_kills agent_durability drained two_processes full_disk stops_anywhere \
   step_timeouts journal records requeue lost_servers model_faults mcp_hostile postgres lost_database
 test-faults: $(TEST)
-	FRACTALE_FAULTS=1 $(PYTEST) -n 2 $(FAULTS:%=tests/test_%.py) \
-	  $(wildcard tests/test_store*.py tests/test_job*.py)
+	FRACTALE_FAULTS=1 $(PYTEST) -n 2 $(FAULTS:%=tests/*/test_%.py) \
+	  $(wildcard tests/store/test_store*.py tests/*/test_job*.py)
 
 check: $(TEST)
 	$(BIN)/ruff check src tests graphs

@@ -17,31 +17,43 @@ from typing import Any
 import click
 
 COMMANDS = {
-    "run": ("fractale.cli.run", "Run a plan."),
-    "agent": ("fractale.cli.agent", "Ask a sub-agent."),
-    "prompt": ("fractale.cli.prompt", "Ask in words, or by a prompt of a server."),
-    "resume": ("fractale.cli.resume", "Go on with a run that stopped, waits, or reached a limit."),
-    "cancel": ("fractale.cli.cancel", "End the batch jobs of a run, and the run."),
-    "logs": ("fractale.cli.logs", "Print the log of a step's batch job, as it grows."),
-    "fork": ("fractale.cli.fork", "Start a new run from a step of another one."),
-    "replay": ("fractale.cli.replay", "Run a recorded run again, from its record alone."),
-    "test": ("fractale.cli.test", "Replay a folder of recordings against today's plans."),
-    "runs": ("fractale.cli.runs", "List runs: how they ended, when, what they used."),
-    "show": ("fractale.cli.show", "Show what happened in a run, or in one of its steps."),
-    "diff": ("fractale.cli.diff", "Compare two runs, step by step."),
-    "export": ("fractale.cli.export", "Write a run as a graph, as transitions, or as an RO-Crate."),
-    "freeze": ("fractale.cli.freeze", "Write a run's plan with what its planner drafted."),
-    "validate": ("fractale.cli.validate", "Check plans and report every error at once."),
-    "graph": ("fractale.cli.graph", "Draw a plan: text, Mermaid, SVG or PNG."),
-    "list": ("fractale.cli.list", "Show tools, prompts, agents, models and servers."),
-    "doctor": ("fractale.cli.doctor", "Check that all that is needed is there, or how to get it."),
-    "discover": ("fractale.cli.discover", "Show what this machine and site have."),
-    "serve": ("fractale.cli.serve", "Serve a registry or server file over MCP."),
-    "studio": ("fractale.cli.studio", "Open plans and runs in LangGraph Studio."),
-    "schema": ("fractale.cli.schema", "Print the JSON Schema of the plan language."),
-    "trust": ("fractale.cli.trust", "Trust a project's settings, or show what is trusted."),
-    "config": ("fractale.cli.config", "Show every setting and where it came from."),
-    "version": ("fractale.cli.version", "Show the version."),
+    "run": ("fractale.cli.commands.run", "Run a plan."),
+    "agent": ("fractale.cli.commands.agent", "Ask a sub-agent."),
+    "prompt": ("fractale.cli.commands.prompt", "Ask in words, or by a prompt of a server."),
+    "resume": (
+        "fractale.cli.commands.resume",
+        "Go on with a run that stopped, waits, or reached a limit.",
+    ),
+    "cancel": ("fractale.cli.commands.cancel", "End the batch jobs of a run, and the run."),
+    "logs": ("fractale.cli.commands.logs", "Print the log of a step's batch job, as it grows."),
+    "fork": ("fractale.cli.commands.fork", "Start a new run from a step of another one."),
+    "replay": ("fractale.cli.commands.replay", "Run a recorded run again, from its record alone."),
+    "test": ("fractale.cli.commands.test", "Replay a folder of recordings against today's plans."),
+    "runs": ("fractale.cli.commands.runs", "List runs: how they ended, when, what they used."),
+    "show": ("fractale.cli.commands.show", "Show what happened in a run, or in one of its steps."),
+    "diff": ("fractale.cli.commands.diff", "Compare two runs, step by step."),
+    "export": (
+        "fractale.cli.commands.export",
+        "Write a run as a graph, as transitions, or as an RO-Crate.",
+    ),
+    "freeze": ("fractale.cli.commands.freeze", "Write a run's plan with what its planner drafted."),
+    "validate": ("fractale.cli.commands.validate", "Check plans and report every error at once."),
+    "graph": ("fractale.cli.commands.graph", "Draw a plan: text, Mermaid, SVG or PNG."),
+    "list": ("fractale.cli.commands.list", "Show tools, prompts, agents, models and servers."),
+    "doctor": (
+        "fractale.cli.commands.doctor",
+        "Check that all that is needed is there, or how to get it.",
+    ),
+    "discover": ("fractale.cli.commands.discover", "Show what this machine and site have."),
+    "serve": ("fractale.cli.commands.serve", "Serve a registry or server file over MCP."),
+    "studio": ("fractale.cli.commands.studio", "Open plans and runs in LangGraph Studio."),
+    "schema": ("fractale.cli.commands.schema", "Print the JSON Schema of the plan language."),
+    "trust": (
+        "fractale.cli.commands.trust",
+        "Trust a project's settings, or show what is trusted.",
+    ),
+    "config": ("fractale.cli.commands.config", "Show every setting and where it came from."),
+    "version": ("fractale.cli.commands.version", "Show the version."),
 }
 
 
@@ -213,7 +225,7 @@ def _exit_code(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        from fractale.cli.problems import show_error
+        from fractale.cli.render.problems import show_error
 
         gone = isinstance(error, FileNotFoundError) and _working_folder() is None
         return show_error(_folder_removed() if gone else error)

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import click
 
-from fractale.cli.person_text import arguments_lines, exact
+from fractale.cli.render.questions import arguments_lines, exact
 from fractale.errors import DependencyMissing, PlanError, TemplateError
 from fractale.plain import to_json
 from fractale.plan.dump import job_data
@@ -46,7 +46,7 @@ def show(
         PlanError: The plan is invalid.
         InputError: The inputs are.
     """
-    from fractale.cli.validate import offered_problems
+    from fractale.cli.commands.validate import offered_problems
     from fractale.plan.check import check_plan
     from fractale.plan.inputs import read_secrets
     from fractale.plan.problems import in_order

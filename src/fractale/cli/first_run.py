@@ -92,7 +92,7 @@ def look_at(plan: Plan, given: Given) -> None:
 
 def _asked(plan: Plan, folder: Path) -> str:
     """The word that the user answers with."""
-    from fractale.cli.person_text import exact
+    from fractale.cli.render.questions import exact
 
     termios.tcflush(sys.stdin, termios.TCIFLUSH)  # what was typed before is no answer to this
     click.echo(

@@ -189,7 +189,7 @@ def read_limits(pairs: tuple[str, ...]) -> Limits:
 
 def warn_of_server(server: str, level: str, message: str) -> None:
     """Print what a server warns of, or what is waited for; everything else it logs is left out."""
-    from fractale.cli.text import inert
+    from fractale.cli.render.text import inert
 
     if level in ("warning", "error", "critical", "alert", "emergency"):
         click.echo(f"! {inert(server)}: {inert(message, 1000)}", err=True)
@@ -263,7 +263,7 @@ def settings_of(
             decide_for_children(settings.project.config, trusted=True)
             settings = load_settings(untrusted="narrow", check_state=check_state)
         elif settings.waiting:
-            from fractale.cli.trust import settle
+            from fractale.cli.commands.trust import settle
 
             settings = settle(settings, check_state=check_state)
     return settings.with_flags(
@@ -273,7 +273,7 @@ def settings_of(
 
 def _warn_of_project(settings: Settings, ctx: click.Context | None, *, acts: bool) -> None:
     """Print once what does not count of the project, or waits and is not about to be asked."""
-    from fractale.cli.text import inert
+    from fractale.cli.render.text import inert
 
     notes = [*(settings.project.passed_over if settings.project else ())]
     if settings.waiting and not acts and not settings.declined:

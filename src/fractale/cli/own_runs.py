@@ -10,7 +10,7 @@ import click
 
 from fractale.audit import AuditLog
 from fractale.cli.options import trust_given
-from fractale.cli.text import inert
+from fractale.cli.render.text import inert
 from fractale.settings import Settings
 from fractale.settings.own_runs import agree, is_agreed, is_own, not_own, why_not_own
 

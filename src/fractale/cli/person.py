@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from fractale.cli import person_text as shown
 from fractale.cli.person_form import fill_form
 from fractale.cli.person_input import EndOfInput, TerminalInput
 from fractale.cli.person_plan import show_plan
-from fractale.cli.text import Line, row
+from fractale.cli.render import questions as shown
+from fractale.cli.render.text import Line, row
 from fractale.errors import AnswerError
 from fractale.events import Event
 from fractale.questions import MISSING, Checked, read_answer, tool_of

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fractale.cli import person_text as shown
 from fractale.cli.person_input import TerminalInput
-from fractale.cli.text import row
-from fractale.cli.words import as_json
+from fractale.cli.render import questions as shown
+from fractale.cli.render.text import row
+from fractale.cli.render.words import as_json
 from fractale.errors import AnswerError
 from fractale.masking import MASK
 from fractale.questions.forms import (

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from fractale.cli import person_text as shown
 from fractale.cli.person_input import TerminalInput
-from fractale.cli.text import row, wants_color, writable
+from fractale.cli.render import questions as shown
+from fractale.cli.render.text import row, wants_color, writable
 
 
 def show_plan(terminal: TerminalInput, question: Mapping[str, Any]) -> None:

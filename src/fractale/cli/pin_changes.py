@@ -7,7 +7,7 @@ from typing import Any
 
 from fractale.audit import AuditLog
 from fractale.cli import options
-from fractale.cli.person_text import exact
+from fractale.cli.render.questions import exact
 from fractale.errors import UsageError
 from fractale.settings import Settings
 from fractale.toolbox import Toolbox, ToolInfo

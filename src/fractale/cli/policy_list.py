@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fractale.cli.text import cells, inert, pad
+from fractale.cli.render.text import cells, inert, pad
 from fractale.policy import Chooser, PlannedCall, Policy, Ruling, rules_about
 from fractale.settings import PolicySettings
 from fractale.toolbox import ToolInfo

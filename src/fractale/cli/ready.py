@@ -37,14 +37,14 @@ def go_on_with_ready(call: Call, answers: Mapping[str, str]) -> int:
 def _nothing(waiting: Mapping[str, int]) -> str:
     if not waiting:
         return "no run waits for a job"
-    from fractale.cli.text import count
+    from fractale.cli.render.text import count
 
     runs, jobs = count(len(waiting), "run"), count(sum(waiting.values()), "job")
     return f"nothing is ready; waiting: {runs}, for {jobs}"
 
 
 def _go_on(call: Call, ready: ReadyRun, answers: Mapping[str, str]) -> int:
-    from fractale.cli.problems import show_error
+    from fractale.cli.render.problems import show_error
     from fractale.cli.running import go_on
 
     _say(f"{ready.run}: {ready.why}", call)

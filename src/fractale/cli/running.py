@@ -182,7 +182,7 @@ def run_opened(call: Call, plan: Plan | None, begin: Begin) -> int:
                 return ending.code
     except _Interrupted as error:
         if error.run and not call.as_json and sys.stdin.isatty() and sys.stderr.isatty():
-            from fractale.cli.cancel import offer
+            from fractale.cli.commands.cancel import offer
 
             offer(call.settings, error.run)
         raise
@@ -203,7 +203,7 @@ class _Interrupted(KeyboardInterrupt):
 async def _run_async(
     call: Call, plan: Plan | None, begin: Begin, stdout: IO[str], ending: Ending
 ) -> int:
-    from fractale.cli.display import open_display
+    from fractale.cli.render.display import open_display
     from fractale.policy import Policy
     from fractale.questions import Answers
     from fractale.runs import RunOptions, Runs

@@ -12,7 +12,7 @@ import click
 
 from fractale.audit import AuditLog
 from fractale.cli import options
-from fractale.cli.person_text import exact
+from fractale.cli.render.questions import exact
 from fractale.errors import UsageError
 from fractale.settings import Settings, trust_store
 from fractale.settings.trust import digest_of

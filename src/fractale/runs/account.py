@@ -11,8 +11,8 @@ from fractale.events import Event, Status
 from fractale.graph.context import Dependencies, RunContext
 from fractale.plan.model import Plan
 from fractale.plan.needs import models_of
+from fractale.record.jobs_told import JobsTold
 from fractale.runs.budget import FOR_ALL, FOR_STEPS, limits_of, limits_set, usage_data
-from fractale.runs.jobs_told import JobsTold
 from fractale.runs.options import RunOptions
 from fractale.runs.result import RunResult, finished_data
 from fractale.store.records import EventLog, RunFolder

@@ -20,7 +20,7 @@ from fractale.errors import FractaleError, RunHeld, StoreError
 from fractale.events import Event
 from fractale.jobs.model import JobStatus
 from fractale.private import write_private
-from fractale.runs.jobs import JOBS, RunJob, RunJobs
+from fractale.record.jobs import JOBS, RunJob, RunJobs
 from fractale.schedulers.folder import WITHDRAWN
 from fractale.schedulers.job import JobHandle
 from fractale.store.locks import RunLock, holder_of
@@ -183,7 +183,7 @@ def record_stopped(folder: RunFolder) -> None:
     Raises:
         StoreError: The record cannot be read, or written.
     """
-    from fractale.runs.history_reader import read_history
+    from fractale.record.history_reader import read_history
 
     try:
         with RunLock(folder):

@@ -10,11 +10,11 @@ from fractale.errors import UsageError
 from fractale.plan.build import load_plan, parse_plan
 from fractale.plan.flow import Flow
 from fractale.plan.model import Plan, Step
+from fractale.record.history import RunHistory, Visit
+from fractale.record.history_reader import read_history
+from fractale.record.plans import PLAN_FILE, plan_hash, plan_of
+from fractale.record.provenance import tool_hashes, versions
 from fractale.runs.changes import PlanChange, changed_steps, plan_changes
-from fractale.runs.history import RunHistory, Visit
-from fractale.runs.history_reader import read_history
-from fractale.runs.plans import PLAN_FILE, plan_hash, plan_of
-from fractale.runs.provenance import tool_hashes, versions
 from fractale.store.records import RunFolder
 from fractale.toolbox import ToolInfo
 

@@ -21,8 +21,8 @@ from fractale.graph.entry import Entry
 from fractale.graph.state import Record
 from fractale.plan.fields import nearest
 from fractale.plan.model import Plan
-from fractale.runs.history import RunHistory, Visit
-from fractale.runs.plans import plan_of
+from fractale.record.history import RunHistory, Visit
+from fractale.record.plans import plan_of
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple

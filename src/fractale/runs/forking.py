@@ -20,10 +20,10 @@ from fractale.plan.flow import Flow
 from fractale.plan.model import Plan
 from fractale.plan.scope import Placed, texts_of
 from fractale.private import copy_private, make_folder, write_private
+from fractale.record.history import RunHistory
+from fractale.record.plans import plan_hash, plan_of
 from fractale.runs.changes import changed_steps, plan_changes
 from fractale.runs.fork import innermost, with_innermost
-from fractale.runs.history import RunHistory
-from fractale.runs.plans import plan_hash, plan_of
 from fractale.store.drafts import Drafts
 from fractale.store.outputs import FileOutputs, OutputStore
 from fractale.store.records import RunFolder

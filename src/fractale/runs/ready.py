@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from fractale.clock import SystemClock, elapsed
 from fractale.questions import is_job
-from fractale.runs.jobs import RunJobs
-from fractale.runs.listing import list_runs
+from fractale.record.jobs import RunJobs
+from fractale.record.listing import list_runs
 from fractale.schedulers.job import JobHandle
 from fractale.store.index import RunFilter
 from fractale.store.records import RunFolder, RunFolders

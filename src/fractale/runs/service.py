@@ -18,6 +18,20 @@ from fractale.plan.inputs import bind_inputs
 from fractale.plan.model import Plan
 from fractale.plan.needs import tools_of
 from fractale.policy import Policy, allowed_by
+from fractale.record.history_reader import read_history
+from fractale.record.jobs import JOBS, RunJobs
+from fractale.record.offered import (
+    BINDINGS_FILE,
+    bindings_of_old,
+    change_notice,
+    keep_offered,
+    names_needed,
+    offered_by,
+    settings_data,
+    snapshot_of,
+)
+from fractale.record.plans import keep_plan, plan_hash
+from fractale.record.provenance import tool_hashes, versions
 from fractale.runs.continuing import (
     plan_today,
     refuse_changed_tools,
@@ -37,22 +51,8 @@ from fractale.runs.forking import (
     with_outputs,
     write_entry,
 )
-from fractale.runs.history_reader import read_history
-from fractale.runs.jobs import JOBS, RunJobs
-from fractale.runs.offered import (
-    BINDINGS_FILE,
-    bindings_of_old,
-    change_notice,
-    keep_offered,
-    names_needed,
-    offered_by,
-    settings_data,
-    snapshot_of,
-)
 from fractale.runs.options import RunOptions
-from fractale.runs.plans import keep_plan, plan_hash
 from fractale.runs.preflight import preflight
-from fractale.runs.provenance import tool_hashes, versions
 from fractale.runs.result import RunResult
 from fractale.runs.session import Session, checkpoints
 from fractale.settings import Settings

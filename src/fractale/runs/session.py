@@ -32,11 +32,11 @@ from fractale.jobs.budget import LEDGER, FileLedger, MemoryLedger
 from fractale.models import Usage
 from fractale.plan.model import FAILURE, Plan
 from fractale.questions import MISSING, Answers, is_job
+from fractale.record.jobs import RunJobs
 from fractale.runs.account import Account
 from fractale.runs.answering import Answering, in_order, step_order
 from fractale.runs.budget import limits_of, spent_by, used_in
 from fractale.runs.cancelling import stop_requests
-from fractale.runs.jobs import RunJobs
 from fractale.runs.options import RunOptions
 from fractale.runs.result import RunResult
 from fractale.settings import Settings

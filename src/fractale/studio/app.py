@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from fractale.errors import UsageError
-from fractale.runs.listing import list_runs
+from fractale.record.listing import list_runs
 from fractale.settings import load_settings, without_password
 from fractale.store.records import RunFolders
 from fractale.studio.gate import Gate, required_token

@@ -21,8 +21,8 @@ from fractale.errors import FractaleError, PlanError
 from fractale.graph.compile import compile_plan
 from fractale.graph.context import Dependencies
 from fractale.plan.model import Plan
-from fractale.runs.listing import list_runs
-from fractale.runs.plans import plan_hash, plan_of
+from fractale.record.listing import list_runs
+from fractale.record.plans import plan_hash, plan_of
 from fractale.settings import Settings
 from fractale.store.drafts import Drafts
 from fractale.store.index import RunFilter

@@ -1,0 +1,136 @@
+"""``fractale agent``: ask a sub-agent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fractale.cli import options
+from fractale.cli.commands.run import complete_plans
+from fractale.errors import UsageError
+
+if TYPE_CHECKING:
+    from fractale.cli.running import Opened
+    from fractale.runs.asking import Expert
+
+PLAN_FILES = (".yaml", ".yml")
+
+
+def complete_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Sub-agents that need no server, and plan files, for shell completion."""
+    from fractale.agents.catalog import Catalog
+
+    names = [name for name in Catalog().names() if name.startswith(incomplete)]
+    return [*names, *complete_plans(ctx, param, incomplete)]
+
+
+@click.command("agent", context_settings={"allow_interspersed_args": False})
+@click.argument("name", shell_complete=complete_names)
+@click.argument("words", nargs=-1)
+@options.input_options
+@options.tool_options
+@options.model_options
+@options.answer_options
+@options.store_option
+@options.run_options
+@click.option("--direct", is_flag=True, help="Ask it at once, without the planner.")
+@click.pass_context
+def command(
+    ctx: click.Context, name: str, words: tuple[str, ...], *, direct: bool, **given: Any
+) -> int:
+    """Ask the sub-agent NAME. The WORDS after it are the instruction; - reads it from stdin.
+
+    The planner looks around first, fills in what the sub-agent takes, and shows the step that asks
+    it; --direct asks at once. Options come before NAME; --help after NAME shows its inputs.
+
+    \b
+    fractale agent optimize Tune lmp for atom-steps per second on one node
+    fractale agent -i script=job.sbatch --direct transform_jobspec To Flux
+    fractale list agents
+    """
+    from fractale.cli import asking
+
+    if name.endswith(PLAN_FILES):
+        return _run_plan(ctx, name, words, given)
+    if words == ("--help",):
+        return _show_inputs(name, given)
+    asking.check_no_options(ctx, words)
+    text = " ".join(asking.read_words(words))
+
+    async def find(opened: Opened) -> tuple[Expert, str]:
+        from fractale.runs.asking import find_agent
+
+        return await find_agent(name, opened.toolbox, opened.agents), text
+
+    return asking.ask(given, find, direct=direct)
+
+
+def _show_inputs(name: str, given: Mapping[str, Any]) -> int:
+    """Print what a sub-agent takes and gives."""
+    import asyncio
+
+    from fractale.cli.running import own_stdout
+
+    async def find() -> Expert:
+        from fractale.runs.asking import find_agent, find_in_catalog
+        from fractale.runs.opening import open_toolbox, own_agents
+
+        named: dict[str, Any] = {"registries": given["registries"], "agents": given["agents"]}
+        catalog = own_agents(**named)
+        if found := find_in_catalog(name, catalog):
+            return found
+        async with open_toolbox(options.settings_of(acts=True), **named) as toolbox:
+            return await find_agent(name, toolbox, catalog)
+
+    with own_stdout() as stdout:
+        click.echo("\n".join(_lines_about(asyncio.run(find()))), file=stdout)
+    return 0
+
+
+def _lines_about(expert: Expert) -> list[str]:
+    from fractale.agents.signatures import outputs_of_schema
+    from fractale.cli.render.text import fold, inert
+
+    gives = outputs_of_schema(expert.output_schema) if expert.output_schema else "content: string"
+    words = "" if expert.words_as == "" else " [WORDS]"
+    return [
+        f"fractale agent [OPTIONS] {inert(expert.name, 80)}{words}",
+        *(f"  {line}" for line in fold(inert(expert.description, 400), 90)),
+        "",
+        "Inputs, each given with -i NAME=VALUE:",
+        *_input_lines(expert.input_schema),
+        "",
+        "Outputs:",
+        *(f"  {line}" for line in fold(inert(gives, 1500), 90)),
+    ]
+
+
+def _input_lines(schema: Mapping[str, Any]) -> list[str]:
+    from fractale.agents.signatures import type_in_words
+    from fractale.cli.render.text import fold, inert
+
+    required, lines = list[str](schema.get("required") or ()), list[str]()
+    properties: dict[str, Any] = schema.get("properties") or {}
+    for name, each in properties.items():
+        if name in ("instruction", "error"):  # the words after NAME, and a failure before
+            continue
+        kind = type_in_words(each, schema)
+        lines.append(f"  {inert(f'{name}: {kind}', 90)}{', required' if name in required else ''}")
+        about = " ".join(str(each.get("description") or "").split())
+        lines += [f"      {line}" for line in fold(inert(about, 400), 86) if line]
+    return lines or ["  none"]
+
+
+def _run_plan(ctx: click.Context, path: str, words: Sequence[str], given: dict[str, Any]) -> int:
+    """Run a plan that is given in the place of a sub-agent, as older instructions have it."""
+    from fractale.cli.commands.run import command as run
+
+    if words:
+        raise UsageError(
+            f"{path} is a plan, which takes no instruction: `{' '.join(words)}`",
+            hint=f"its inputs come before it: fractale run {path} -i NAME=VALUE",
+        )
+    click.echo(f"{path} is a plan: running it, as `fractale run {path}` does", err=True)
+    return ctx.invoke(run, plan=path, dry_run=False, **given)

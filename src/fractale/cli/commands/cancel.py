@@ -1,0 +1,234 @@
+"""``fractale cancel``: end the batch jobs of a run."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from fractale.cli import options
+from fractale.cli.commands.resume import complete_runs
+from fractale.cli.commands.show import complete_steps
+from fractale.errors import UsageError
+from fractale.plain import to_json
+
+if TYPE_CHECKING:
+    from fractale.record.jobs import RunJob
+    from fractale.runs.cancelling import Canceller, JobSeen
+    from fractale.settings import Settings
+    from fractale.store.records import RunFolder
+
+MOST_LINES = 20
+
+
+@click.command("cancel", context_settings={"ignore_unknown_options": True})  # -1 is a run
+@click.argument("run_id", metavar="RUN", shell_complete=complete_runs)
+@click.argument("step", required=False, shell_complete=complete_steps)
+@click.option("--yes", is_flag=True, help="Do not ask first.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+def command(run_id: str, step: str | None, *, yes: bool, as_json: bool) -> int:
+    """End the batch jobs of RUN and stop the run; with STEP, end only the jobs of that step.
+
+    \b
+    fractale cancel k7f3a              all its jobs; `fractale resume` submits them again
+    fractale cancel k7f3a tune         the jobs of one step, which then fails
+    fractale cancel k7f3a 'tune[3]'    the job of one item of a foreach, counted from 0;
+                                       a job array only ends as a whole
+
+    It first shows what it will end, and asks. The run may be in progress, stopped, or left with
+    --detach. Without STEP its process stops, too, and the run can be resumed. With STEP the run
+    continues by its plan: a step fails if its job was cancelled.
+
+    Exit codes: 0 the jobs were cancelled, or none was in progress; 1 one could not be cancelled,
+    or you answered no; 2 wrong use.
+    """
+    from fractale.cli.own_runs import check_own
+    from fractale.store.records import RunFolders
+
+    settings = options.settings_of()
+    folder = RunFolders(settings.state_dir).find(run_id)
+    check_own(folder, folder.read_head(), settings)
+    return asyncio.run(_Cancel(settings, folder, step, yes=yes, as_json=as_json).run())
+
+
+def offer(settings: Settings, run_id: str) -> None:
+    """After Ctrl-C on a terminal: ask whether the jobs of the run, if any, are to end, too."""
+    from fractale.store.records import RunFolders
+
+    folder = RunFolders(settings.state_dir).find(run_id)
+    asyncio.run(_Cancel(settings, folder, None, yes=False, as_json=False).offer())
+
+
+class _Cancel:
+    """One call of the command."""
+
+    def __init__(
+        self, settings: Settings, folder: RunFolder, step: str | None, *, yes: bool, as_json: bool
+    ) -> None:
+        self._settings = settings
+        self._folder = folder
+        self._step = step
+        self._yes = yes
+        self._as_json = as_json
+
+    async def run(self) -> int:
+        from fractale.store.locks import holder_of
+
+        canceller, seen = await self._look()
+        going = [each for each in seen if each.in_progress]
+        holder = None if self._step else holder_of(self._folder)
+        if not going and holder is None:
+            return self._nothing_to_do(seen)
+        if not self._yes and not self._agrees(going, str(holder) if holder else ""):
+            click.echo("nothing was cancelled", err=True)
+            return 1
+        return await self._end(canceller, going)
+
+    async def offer(self) -> None:
+        canceller, seen = await self._look()
+        going = [each for each in seen if each.in_progress]
+        if not going:
+            return
+        self._list(going, "these jobs keep running", err=True)
+        click.echo("  l leave them (default) · c cancel them > ", nl=False, err=True)
+        if sys.stdin.readline().strip().casefold() in ("c", "cancel"):
+            await self._end(canceller, going)
+
+    async def _look(self) -> tuple[Canceller, list[JobSeen]]:
+        from fractale.runs.cancelling import Canceller
+
+        canceller = Canceller(self._folder, self._settings)
+        return canceller, await canceller.look(self._chosen())
+
+    def _chosen(self) -> list[RunJob]:
+        """The jobs that are meant.
+
+        Raises:
+            UsageError: The step submitted none.
+        """
+        from fractale.cli.commands.logs import no_job
+        from fractale.record.history_reader import read_history
+        from fractale.record.jobs import as_submitted, is_of_step, jobs_of
+
+        history = read_history(self._folder)
+        jobs = jobs_of(self._folder, history)
+        if self._step is None:
+            return as_submitted(jobs, jobs)
+        found = [job for job in jobs if is_of_step(job.step, self._step)]
+        if not found:
+            raise no_job(history, jobs, self._step)
+        return as_submitted(found, jobs)
+
+    def _nothing_to_do(self, seen: Sequence[JobSeen]) -> int:
+        of = f"step `{self._step}` of run" if self._step else "run"
+        if self._as_json:
+            self._print_json([], stopped=False)
+        else:
+            click.echo(f"no job of {of} {self._folder.run_id} is in progress; nothing was done")
+            _print_jobs(seen[-MOST_LINES:])
+        return 0
+
+    def _agrees(self, going: Sequence[JobSeen], holder: str) -> bool:
+        """Whether the person at the terminal wants it.
+
+        Raises:
+            UsageError: Nobody can be asked.
+        """
+        run = self._folder.run_id
+        if self._as_json or not (sys.stdin.isatty() and sys.stderr.isatty()):
+            what = _jobs(len(going)) if going else f"the run, which {holder} has"
+            raise UsageError(
+                f"cancelling needs your agreement: {what} would end",
+                hint=f"add --yes to cancel without a question; see `fractale show {run}` first",
+            )
+        if going:
+            self._list(going, f"these jobs of run {run} would be cancelled", err=True)
+        if holder:
+            click.echo(f"the run is in progress ({holder}): it would stop, resumable", err=True)
+        what = f"cancel {_jobs(len(going))}" if going else f"stop run {run}"
+        click.echo(f"{what}? [y/N] ", nl=False, err=True)
+        return sys.stdin.readline().strip().casefold() in ("y", "yes")
+
+    def _list(self, seen: Sequence[JobSeen], title: str, *, err: bool) -> None:
+        click.echo(f"{title}:", err=err)
+        _print_jobs(seen[:MOST_LINES], err=err)
+        if len(seen) > MOST_LINES:
+            click.echo(f"  … and {len(seen) - MOST_LINES} more", err=err)
+
+    async def _end(self, canceller: Canceller, going: Sequence[JobSeen]) -> int:
+        from fractale.audit import AuditLog
+        from fractale.runs.cancelling import record_stopped, stop_run
+
+        with_run = self._step is None
+        AuditLog.of(self._settings).record(
+            "cancel",
+            run=self._folder.run_id,
+            step=self._step,
+            jobs=[each.job.key for each in going],
+            yes=self._yes,
+        )
+        stopped = not with_run or await stop_run(self._folder)
+        ended = await canceller.cancel(going, with_run=with_run)
+        if with_run:
+            record_stopped(self._folder)
+        failed = [each for each in ended if each.trouble]
+        if self._as_json:
+            self._print_json(ended, stopped=stopped and with_run)
+        else:
+            self._print(ended, failed, stopped=stopped)
+        return 1 if failed else 0
+
+    def _print_json(self, ended: Sequence[JobSeen], *, stopped: bool) -> None:
+        run, jobs = self._folder.run_id, [each.as_dict() for each in ended]
+        click.echo(to_json({"run": run, "step": self._step, "jobs": jobs, "stopped": stopped}))
+
+    def _print(self, ended: Sequence[JobSeen], failed: Sequence[JobSeen], *, stopped: bool) -> None:
+        from fractale.store.locks import holder_of
+
+        run, gone = self._folder.run_id, [each for each in ended if not each.trouble]
+        _print_jobs(ended)
+        if not stopped:
+            click.echo(f"run {run} is in the middle of a call; it stops after that")
+        done = f"cancelled {_jobs(len(gone))} of run {run}" if ended else f"stopped run {run}"
+        if ending := [each for each in gone if each.status and not each.status.over]:
+            done += f"; {_jobs(len(ending))} still ending"
+        click.echo(f"{done}; {_jobs(len(failed))} could not be cancelled" if failed else done)
+        if self._step is None:
+            click.echo(f"next    fractale resume {run}    submits the cancelled jobs again")
+        elif holder_of(self._folder):
+            click.echo(f"the run continues by its plan; next    fractale show {run}")
+        else:
+            click.echo(f"next    fractale resume {run}    continues by its plan")
+
+
+def _jobs(number: int) -> str:
+    from fractale.cli.render.text import count
+
+    return count(number, "job")
+
+
+def _print_jobs(seen: Sequence[JobSeen], *, err: bool = False) -> None:
+    from fractale.cli.render.text import narrowed, plain, row, screen_width
+
+    width = screen_width(sys.stderr if err else sys.stdout)
+    for line in narrowed([row(each) for each in _lines(seen)], width):
+        click.echo(plain(line), err=err)
+
+
+def _lines(seen: Sequence[JobSeen]) -> list[str]:
+    """A line for each job: its step, what its scheduler calls it, and how it is."""
+    from fractale.cli.render.text import cells, inert, pad
+
+    rows: list[tuple[str, str]] = []
+    for each in seen:
+        name = each.handle
+        called = f"{name.scheduler} job {name.title}" if name else "a job without a known id"
+        how = each.trouble or (each.status.reason if each.status else "was never submitted")
+        how = how.partition("; last line: ")[0]
+        between = ": " if how[:1].isdecimal() else " "  # the counts of an array's elements
+        rows.append((inert(each.job.step, 60), inert(f"{called}{between}{how}", 300)))
+    width = max((cells(step) for step, _ in rows), default=0)
+    return [f"  {pad(step, width)}  {words}" for step, words in rows]

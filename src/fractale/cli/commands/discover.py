@@ -1,0 +1,57 @@
+"""``fractale discover``: what is on this machine and site."""
+
+from __future__ import annotations
+
+import click
+
+from fractale.plain import to_json
+
+
+@click.command("discover")
+@click.argument("section", required=False)
+@click.option(
+    "--refresh", is_flag=True, help="Look again, whatever was found within the last hour."
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long one program may take to answer; slow ones get three times that.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(section: str | None, *, refresh: bool, timeout: float, as_json: bool) -> None:
+    """Show what this machine and site have, or one SECTION of it; nothing is changed.
+
+    Schedulers with queues and nodes, GPUs, modules, Spack, MPI, containers, Kubernetes, folders.
+    A thing works (✓) where something answered; where it is there and does not (✗), it says why.
+
+    \b
+    fractale discover
+    fractale discover schedulers --json
+    """
+    import asyncio
+
+    from fractale.cli.options import settings_of
+    from fractale.cli.running import own_stdout
+    from fractale.errors import UsageError
+    from fractale.site.discover import PROBES
+    from fractale.site.looking import look
+
+    if section is not None and section not in PROBES:
+        raise UsageError(f"there is no section `{section}`", hint=f"one of: {', '.join(PROBES)}")
+    with own_stdout() as stdout:
+        site = asyncio.run(look(settings_of(), refresh=refresh, timeout=timeout))
+        if as_json:
+            found = site.as_dict()
+            if section:
+                found["sections"] = {section: found["sections"].get(section, [])}
+            click.echo(to_json(found), file=stdout)
+            return
+        from fractale.cli.render.site import columns_of, site_lines
+        from fractale.cli.render.text import paint, wants_color, writable
+
+        color, width = wants_color(stdout), columns_of(stdout)
+        lines = [paint(line, color=color) for line in site_lines(site, section, width)]
+        click.echo(writable("\n".join(lines), getattr(stdout, "encoding", None)), file=stdout)

@@ -1,0 +1,100 @@
+"""``fractale doctor``: is everything there that is needed, and if not, how to get it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fractale.cli import options
+from fractale.cli.commands.run import complete_plans
+from fractale.plain import to_json
+
+
+@click.command("doctor")
+@click.argument("plan", required=False, type=click.Path(), shell_complete=complete_plans)
+@options.tool_options
+@click.option(
+    "--server",
+    "server_files",
+    multiple=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A server file, as `fractale serve` takes it. Repeatable.",
+)
+@options.input_options
+@options.model_options
+@options.store_option
+@options.trust_option
+@click.option(
+    "--site-rules",
+    is_flag=True,
+    help="Check instead what a site's security officer asks: sockets, polling, secrets, files.",
+)
+@click.option("--online", is_flag=True, help="Also ask the model a word, which costs some tokens.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long one program or server may take to answer.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(
+    plan: str | None,
+    registries: tuple[Path, ...],
+    agents: tuple[str, ...],
+    server_files: tuple[Path, ...],
+    pairs: tuple[str, ...],
+    inputs_file: Path | None,
+    backend: str | None,
+    model: str | None,
+    store: str | None,
+    *,
+    site_rules: bool,
+    online: bool,
+    timeout: float,
+    as_json: bool,
+) -> int:
+    """Check that what PLAN, a registry or a server file needs is there, and say how to get it.
+
+    Without any of them the site is checked for every feature. ✓ is there; ✗ is needed and is not;
+    ! is not there and may not be needed. Exit code 0: nothing needed is missing; 1: something is.
+
+    \b
+    fractale doctor
+    fractale doctor plans/demo.yaml -r registries/demo.yaml
+    fractale doctor plans/lammps.yaml -r registries/lammps.yaml -i scheduler=slurm
+    fractale doctor --server servers/run-job.yaml
+    fractale doctor --site-rules
+    """
+    import asyncio
+
+    from fractale.cli.running import own_stdout
+    from fractale.site.doctor import Wanted, examine, examine_rules
+
+    settings = options.settings_of(
+        backend, model, store=store, acts=not site_rules, check_state=not site_rules
+    )
+    wanted = Wanted(
+        plan=plan,
+        registries=registries,
+        server_files=server_files,
+        agents=agents,
+        inputs=options.read_inputs(pairs, inputs_file),
+    )
+    with own_stdout() as stdout:
+        if site_rules:
+            report = examine_rules(settings)
+        else:
+            report = asyncio.run(examine(settings, wanted, online=online, timeout=timeout))
+        if as_json:
+            click.echo(to_json(report.as_dict()), file=stdout)
+        else:
+            from fractale.cli.render.site import columns_of, report_lines
+            from fractale.cli.render.text import paint, wants_color, writable
+
+            color, width = wants_color(stdout), columns_of(stdout)
+            lines = [paint(line, color=color) for line in report_lines(report, width)]
+            click.echo(writable("\n".join(lines), getattr(stdout, "encoding", None)), file=stdout)
+    return 1 if report.missing else 0

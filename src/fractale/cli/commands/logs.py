@@ -1,0 +1,314 @@
+"""``fractale logs``: what a step's batch job wrote, and writes."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+
+from fractale.cli import options
+from fractale.cli.commands.resume import complete_runs
+from fractale.cli.commands.show import complete_steps
+from fractale.errors import StoreError, UsageError
+from fractale.record.history import without_indexes
+from fractale.schedulers.job import ELEMENTS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fractale.record.history import RunHistory
+    from fractale.record.jobs import RunJob
+    from fractale.settings import Settings
+    from fractale.store.records import RunFolder
+
+PAUSE = 0.3
+"""Seconds between two looks at a log that grows."""
+
+STATUS_PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+"""Seconds between two questions to the scheduler; the last again and again."""
+
+ENDED_PAUSE = 1.0
+"""Seconds between two looks at a job that has left an end, and of which more may be known soon."""
+
+SHOWN = 12
+PIECE = 1024 * 1024
+"""Bytes of a log that are read at once."""
+
+
+@click.command("logs", context_settings={"ignore_unknown_options": True})  # -1 is a run
+@click.argument("run_id", metavar="RUN", shell_complete=complete_runs)
+@click.argument("step", required=False, shell_complete=complete_steps)
+@click.option("-f", "--follow", is_flag=True, help="Print what is written, until the job is over.")
+@click.option("--tail", type=click.IntRange(0), metavar="N", help="Begin with the last N lines.")
+@click.option(
+    "--item", type=click.IntRange(1), metavar="N", help="The Nth item of a foreach, from 1."
+)
+@click.option(
+    "--element", type=click.IntRange(0), metavar="I", help="An array's element, by index."
+)
+@click.option("--attempt", type=click.IntRange(1), metavar="N", help="The step's Nth attempt.")
+def command(
+    run_id: str,
+    step: str | None,
+    tail: int | None,
+    item: int | None,
+    element: int | None,
+    attempt: int | None,
+    *,
+    follow: bool,
+) -> int:
+    """Print the log of the batch job of STEP: what the job wrote to stdout and stderr.
+
+    \b
+    fractale logs k7f3a melt                 the log so far
+    fractale logs -1 melt --follow           ... and what comes, until the job is over
+    fractale logs k7f3a sweep --item 3       the third item of a foreach
+    fractale logs k7f3a melt --attempt 1     an earlier attempt of the step
+    fractale logs k7f3a scan --element 7     one element of a job array
+
+    The log goes to stdout, and how the job is to stderr. Without STEP it is the run's only job.
+    Terminal sequences in the log are left out, other control characters are written out.
+    """
+    from fractale.record.history_reader import read_history
+    from fractale.record.jobs import jobs_of
+    from fractale.store.records import RunFolders
+
+    settings = options.settings_of()
+    folder = RunFolders(settings.state_dir).find(run_id)
+    history = read_history(folder)
+    job = choose(history, jobs_of(folder, history), step, item, attempt, element)
+    return asyncio.run(_print_log(settings, folder, job, tail, follow=follow))
+
+
+def choose(
+    history: RunHistory,
+    jobs: Sequence[RunJob],
+    step: str | None,
+    item: int | None = None,
+    attempt: int | None = None,
+    element: int | None = None,
+) -> RunJob:
+    """The job that is meant: of the latest attempt, if none is given.
+
+    Args:
+        item: Of a foreach, from 1.
+        element: Of an array, by its index.
+
+    Raises:
+        UsageError: There is none, or there are several.
+    """
+    from fractale.record.jobs import is_of_step
+
+    found = [job for job in jobs if step is None or is_of_step(job.step, step)]
+    if not found:
+        raise no_job(history, jobs, step)
+    if item is not None and is_array_of(history, found[0]):
+        raise UsageError(
+            f"the job of `{step or without_indexes(found[0].step)}` is an array: its parts are "
+            "elements, by index, not items",
+            hint="add --element I in place of --item",
+        )
+    if item is not None:
+        found = [job for job in found if f"[{item - 1}]" in job.step]
+    if attempt is not None:
+        found = [job for job in found if job.attempt == attempt]
+    if not found:
+        which = [f"item {item}" if item else "", f"attempt {attempt}" if attempt else ""]
+        raise UsageError(
+            f"step `{step}` of run {history.run} has no job of {' and '.join(filter(None, which))}",
+            hint=f"see `fractale show {history.run} {step}`",
+        )
+    latest = {job.step: job for job in found}  # the last one of each step
+    if element is not None:
+        latest = _with_element(latest, element)
+    if len(latest) > 1:
+        names = list(latest)
+        more = ", …" if len(names) > SHOWN else ""
+        of_items = all(name.endswith("]") for name in names)
+        option = "--element I" if is_array_of(history, latest[names[0]]) else "--item N (from 1)"
+        hint = f"add {option}, or " if of_items else ""
+        raise UsageError(
+            f"run {history.run} has {len(names)} jobs"
+            + (f" in step `{step}`" if step else "")
+            + f": {', '.join(names[:SHOWN])}{more}",
+            hint=f"{hint}name one: fractale logs {history.run} '{names[0]}'",
+        )
+    return next(iter(latest.values()))
+
+
+def is_array_of(history: RunHistory, job: RunJob) -> bool:
+    """Whether a job is an element of an array of the plan, not an item of a foreach."""
+    path = job.step.rpartition("[")[0] if job.step.endswith("]") else job.step
+    return any(visit.is_array for visit in history.visits if visit.path == path)
+
+
+def no_job(history: RunHistory, jobs: Sequence[RunJob], step: str | None) -> UsageError:
+    """That a step, or a run, submitted no job, and what to look at in its place."""
+    run = history.run
+    names = list(dict.fromkeys(job.step for job in jobs))
+    if step is None or not (history.of_step(step) or step in _planned(history)):
+        what = f"run {run} has no step `{step}`" if step else f"run {run} has no batch job"
+        there = f"steps with a job: {', '.join(names[:SHOWN])}" if names else ""
+        return UsageError(what, hint=there or f"see what the run did: fractale show {run}")
+    if not history.of_step(step):
+        return UsageError(
+            f"run {run} did not come to step `{step}`", hint=f"fractale show {run} says how far"
+        )
+    visits = history.of_step(step)
+    if visits[-1].kind == "job":
+        return UsageError(
+            f"step `{step}` of run {run} has no job folder: no job was submitted, or its folder "
+            "was removed",
+            hint=f"why: fractale show {run} {step}",
+        )
+    return UsageError(
+        f"step `{step}` of run {run} submitted no batch job",
+        hint=f"its calls and their results: fractale show {run} {step}",
+    )
+
+
+def _planned(history: RunHistory) -> set[str]:
+    return {str(known.get("name")) for known in history.steps}
+
+
+# -- printing ------------------------------------------------------------------------------------
+
+
+async def _print_log(
+    settings: Settings, folder: RunFolder, job: RunJob, tail: int | None, *, follow: bool
+) -> int:
+    from fractale.runs.cancelling import Canceller
+
+    shown = _Shown(_log_of(job), tail)
+    shown.print_new()
+    looks, due = 0, 0.0
+    canceller = Canceller(folder, settings)
+    told = ""
+    while True:
+        if time.monotonic() >= due:
+            seen = (await canceller.look([job]))[0]
+            words = seen.trouble or (seen.status.reason if seen.status else "was not submitted yet")
+            if not follow or not seen.in_progress:
+                shown.print_new(last=True)
+                _say(job, seen.handle.title if seen.handle else "", words)
+                return 0
+            if not shown.offset and words != told:
+                told = words
+                _say(job, seen.handle.title if seen.handle else "", words)
+            due = time.monotonic() + STATUS_PAUSES[min(looks, len(STATUS_PAUSES) - 1)]
+            looks += 1
+        await asyncio.sleep(PAUSE)
+        shown.print_new()
+        if job.own_folder.ended() is not None:
+            due = min(due, time.monotonic() + ENDED_PAUSE)
+
+
+def _with_element(jobs: Mapping[str, RunJob], element: int) -> dict[str, RunJob]:
+    """Those of some jobs that are an element of an array.
+
+    Raises:
+        UsageError: None is.
+    """
+    found: dict[str, RunJob] = {}
+    for path, job in jobs.items():
+        is_whole = job.index is None and (job.folder.path / ELEMENTS).is_dir()
+        if job.index == element or is_whole:
+            found[path] = replace(job, index=element)
+    if not found:
+        step = without_indexes(next(iter(jobs)))
+        if all(job.index is None for job in jobs.values()):
+            raise UsageError(f"the job of `{step}` is not an array", hint="leave --element out")
+        there = sorted(job.index for job in jobs.values() if job.index is not None)
+        some = ", ".join(map(str, there[:SHOWN])) + (" …" if len(there) > SHOWN else "")
+        raise UsageError(
+            f"the job array of `{step}` has no element {element}", hint=f"there are: {some}"
+        )
+    return found
+
+
+def _log_of(job: RunJob) -> Path:
+    """The file.
+
+    Raises:
+        UsageError: It is an array, and no element was chosen.
+    """
+    elements = job.folder.path / ELEMENTS
+    if job.index is None and elements.is_dir():
+        there = sorted(int(each.name) for each in elements.iterdir() if each.name.isdecimal())
+        some = ", ".join(map(str, there[:SHOWN])) + (" …" if len(there) > SHOWN else "")
+        raise UsageError(
+            f"the job of `{job.step}` is an array: each element has a log of its own",
+            hint=f"add --element I; those that have begun: {some}",
+        )
+    return job.own_folder.log
+
+
+def _say(job: RunJob, native_id: str, words: str) -> None:
+    from fractale.cli.render.text import inert
+
+    words = words.partition("; last line: ")[0]
+    click.echo(f"· {inert(job.step)}: job {inert(native_id)} {inert(words, 400)}", err=True)
+
+
+class _Shown:
+    """A log, as far as it was printed: whole lines, and in the end the rest.
+
+    Args:
+        tail: How many of the lines that are there at the beginning are printed; None for all.
+
+    Attributes:
+        offset: Bytes of the log that were printed, or passed over.
+    """
+
+    def __init__(self, path: Path, tail: int | None) -> None:
+        from fractale.jobs.logs import MOST, read_tail
+
+        self._path = path
+        self.offset = 0
+        if tail is not None:
+            self.offset = read_tail(path, max(tail, 1), MOST).offset if tail else _size(path)
+
+    def print_new(self, *, last: bool = False) -> None:
+        """Print what was written since.
+
+        Args:
+            last: Whether nothing more is to come.
+        """
+        from fractale.cli.render.text import inert, writable
+
+        while data := self._read():
+            end = len(data) if last or len(data) == PIECE else _lines_end(data)
+            if not end:
+                break
+            self.offset += end
+            text = data[:end].decode("utf-8", errors="replace").removesuffix("\n")
+            print(writable(inert(text, lines=True), sys.stdout.encoding))
+        sys.stdout.flush()
+
+    def _read(self) -> bytes:
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self.offset)
+                data = file.read(PIECE)
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise StoreError(f"cannot read the log {self._path}: {error}") from error
+        return data[: _lines_end(data)] or data if len(data) == PIECE else data
+
+
+def _lines_end(data: bytes) -> int:
+    """Where the last whole line ends; a progress bar's carriage return ends one, too."""
+    return max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

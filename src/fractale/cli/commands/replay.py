@@ -1,0 +1,171 @@
+"""``fractale replay``: a recorded run again, from its record."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fractale.cli import options
+from fractale.cli.commands.resume import complete_runs
+from fractale.plain import to_json
+
+if TYPE_CHECKING:
+    from fractale.plan.model import Plan
+    from fractale.record.recordings import Recording
+    from fractale.replay.replay import Live, Replayed
+    from fractale.settings import Settings
+
+
+@click.command("replay", context_settings={"ignore_unknown_options": True})  # -1 is a run
+@click.argument("run", metavar="RUN", shell_complete=complete_runs)
+@click.option(
+    "--live",
+    type=click.Choice(["tools", "model"]),
+    help="Call this side for real; the other one is the record's.",
+)
+@click.option(
+    "--loose",
+    is_flag=True,
+    help="Compare calls, arguments, outcomes and the path, but not what was answered.",
+)
+@click.option("--plan", "plan_file", type=click.Path(), help="Another plan than was run.")
+@click.option("--today", is_flag=True, help="The plan's file as it is now.")
+@options.tool_options
+@options.model_options
+@options.trust_option
+@click.option("--json", "as_json", is_flag=True, help="Print what came of it as JSON.")
+def command(
+    run: str,
+    live: str | None,
+    plan_file: str | None,
+    registries: tuple[Path, ...],
+    agents: tuple[str, ...],
+    backend: str | None,
+    model: str | None,
+    *,
+    loose: bool,
+    today: bool,
+    as_json: bool,
+) -> int:
+    """Run the recorded RUN again, offline: no model and no tool is called, no server started.
+
+    RUN is the id of a run (-1 is the latest), or a recording: a folder or a .zip file. Of what a
+    recording names, only what you give with -r and -a is imported. Exit code 0: event for event
+    equal but for times and ids; 1: it diverged, and this says where first.
+
+    \b
+    fractale replay k7f3a
+    fractale replay k7f3a --today            by the plan as it is now
+    fractale replay k7f3a --live tools       with real tools, answers of the model as recorded
+    fractale replay recordings/translate.zip
+    """
+    from fractale.cli.commands.show import print_lines
+    from fractale.cli.render.replay import replayed_lines
+    from fractale.cli.running import own_stdout
+    from fractale.errors import PlanError, UsageError
+    from fractale.record.recordings import open_recording
+    from fractale.replay.suite import left_out_note, replayed_data
+
+    if plan_file and today:
+        raise UsageError("--plan and --today name two plans", hint="give one of them")
+    settings = options.settings_of(backend, model, acts=live is not None)
+    with open_recording(find(run, settings), settings=settings) as recording:
+        plan = _plan(recording, plan_file, today=today)
+        named = recording.given(registries, agents)
+        left_out = left_out_note(recording, named)
+        try:
+            with own_stdout():
+                replayed, notes = asyncio.run(_replay(named, settings, plan, live, loose=loose))
+        except PlanError:
+            click.echo("\n".join(f"note: {note}" for note in left_out), err=True)
+            raise
+    notes += left_out if replayed.missing or not replayed.equal else []
+    if as_json:
+        data = {**replayed_data(replayed), "notes": notes}
+        click.echo(to_json(data, default=str))
+    else:
+        print_lines(replayed_lines(replayed, notes))
+    return 0 if replayed.equal else 1
+
+
+def find(run: str, settings: Settings) -> Path:
+    """Where a run's record, or a recording, is.
+
+    Raises:
+        UsageError: There is none.
+    """
+    from fractale.errors import UsageError
+    from fractale.store.records import RunFolders
+
+    folders = RunFolders(settings.state_dir)
+    path = Path(run)
+    if run not in folders.names():
+        if path.is_file() or (path / "run.json").is_file():
+            return path
+        if path.is_dir() or path.suffix == ".zip":
+            raise UsageError(
+                f"{run} is no recording" if path.is_dir() else f"there is no file {run}",
+                hint="write one: fractale export RUN --recording FILE.zip",
+            )
+    return folders.find(run).path
+
+
+def _plan(recording: Recording, file: str | None, *, today: bool) -> Plan:
+    from fractale.errors import UsageError
+    from fractale.plan.build import load_plan
+
+    if file:
+        return load_plan(file)
+    if not today:
+        return recording.plan_then()
+    plan = recording.plan_today()
+    if plan is None:
+        raise UsageError(
+            f"the plan's file {recording.head.get('file')} is gone", hint="name one with --plan"
+        )
+    return plan
+
+
+async def _replay(
+    named: Recording, settings: Settings, plan: Plan, live: str | None, *, loose: bool
+) -> tuple[Replayed, list[str]]:
+    from fractale.replay.replay import replay
+    from fractale.replay.suite import agents_of
+
+    catalog, notes = agents_of(named, plan)
+    async with AsyncExitStack() as stack:
+        real = await _live(stack, live, named, settings, plan, loose=loose)
+        return await replay(named, settings, plan=plan, agents=catalog, live=real), notes
+
+
+async def _live(
+    stack: AsyncExitStack,
+    side: str | None,
+    recording: Recording,
+    settings: Settings,
+    plan: Plan,
+    *,
+    loose: bool,
+) -> Live:
+    """The side that is real, open for as long as the stack is."""
+    from fractale.cli.running import secrets_of
+    from fractale.models import Models
+    from fractale.replay.replay import Live
+    from fractale.runs.opening import open_toolbox
+
+    if side == "model":
+        by = (settings.origins.get("model"), settings.origins.get("provider"))
+        if recording.head.get("model") and "command line" not in by:
+            settings = settings.with_flags(model=recording.head["model"])
+        return Live(models=Models(settings), loose=loose)
+    if side != "tools":
+        return Live(loose=loose)
+    registries = [recording.find(str(p)) or p for p in recording.head.get("registries") or ()]
+    agents = [str(path) for path in recording.head.get("agents") or ()]
+    secrets = secrets_of(plan, settings)
+    opened = open_toolbox(settings, plan, registries=registries, agents=agents)
+    return Live(tools=await stack.enter_async_context(opened), secrets=secrets, loose=loose)

@@ -1,0 +1,204 @@
+"""``fractale runs``: one line a run."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from fractale.cli import options
+from fractale.plain import to_json
+
+if TYPE_CHECKING:
+    from fractale.cli.render.text import Line
+    from fractale.store.run_row import RunRow
+
+STATUSES = ("running", "success", "failed", "waiting", "limit", "stopped")
+MOST = 50
+PLAN_WIDTH = 40
+
+
+class RunsGroup(click.Group):
+    """The list itself, and what is done to it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The one there is."""
+        del ctx
+        return ["prune"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import it."""
+        del ctx
+        if cmd_name != "prune":
+            return None
+        from fractale.cli.commands.prune import command as prune
+
+        return prune
+
+
+@click.group("runs", cls=RunsGroup, invoke_without_command=True)
+@click.option("--plan", metavar="GLOB", help="Only runs of plans with this name, such as trans*.")
+@click.option(
+    "--status",
+    "statuses",
+    multiple=True,
+    type=click.Choice(STATUSES),
+    help="Only runs that stand so. Repeatable.",
+)
+@click.option("--since", metavar="TIME", help="Started since: 2d, 12h, or 2026-11-23.")
+@click.option(
+    "--limit", type=click.IntRange(0), help=f"At most so many; 0 for all. Default {MOST}."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one run a line as JSON, all of them.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    plan: str | None,
+    statuses: tuple[str, ...],
+    since: str | None,
+    limit: int | None,
+    *,
+    as_json: bool,
+) -> int:
+    """List runs, the latest first: how each ended, when, how long, what it used, what it waits for.
+
+    RAN is how long the run or a batch job of it was in progress. COMPUTED is how long its jobs ran,
+    WAITED how long they waited to start, both summed over all jobs. NODE-H is their node-hours.
+
+    \b
+    fractale runs --status waiting
+    fractale runs --plan 'translate*' --since 2d
+    fractale runs prune --older-than 30d
+    """
+    if ctx.invoked_subcommand:
+        return 0
+    from fractale.record.listing import list_runs
+    from fractale.store.index import RunFilter
+
+    which = RunFilter(plan=plan, status=statuses, since=_since(since))
+    if limit is None:
+        limit = 0 if as_json else MOST
+    # One more than is shown tells whether there are more.
+    rows = list_runs(options.settings_of().state_dir, which, limit + 1 if limit else None)
+    shown = rows[:limit] if limit else rows
+    if as_json:
+        for row in shown:
+            told = {name: value for name, value in asdict(row).items() if name != "seen"}
+            click.echo(to_json(told))
+        return 0
+    _print(shown, more=len(rows) > len(shown))
+    return 0
+
+
+def _since(text: str | None) -> float | None:
+    """A time, or how long ago, as Unix time.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if text is None:
+        return None
+    from datetime import datetime
+
+    from fractale.errors import UsageError
+    from fractale.plan.durations import parse_duration
+
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        try:
+            return time.time() - parse_duration(text)
+        except ValueError:
+            raise UsageError(
+                f"--since {text}: neither a time nor how long ago",
+                hint="such as 2d, 12h30m, 2026-11-23 or 2026-11-23T08:00",
+            ) from None
+
+
+def _print(rows: Sequence[RunRow], *, more: bool) -> None:
+    from fractale.cli.render.text import paint, wants_color, writable
+
+    color = wants_color(sys.stdout)
+    for line in _lines(rows):
+        click.echo(writable(paint(line, color=color), sys.stdout.encoding))
+    if not rows:
+        click.echo("no runs", err=True)
+    if more:
+        click.echo(f"the latest {len(rows)}; --limit 0 shows all", err=True)
+
+
+HEADINGS = (
+    *("RUN", "PLAN", "STATE", "STARTED", "RAN", "COMPUTED", "WAITED"),
+    *("JOBS", "NODE-H", "TOKENS", "COST"),
+)
+LEFT = 4
+"""Columns of words; those after them are figures, at the right of their columns."""
+
+
+def _lines(rows: Sequence[RunRow]) -> list[Line]:
+    """A line per run below the headings, in columns as wide as what is in them.
+
+    Columns of figures that no run has are left out, with their headings.
+    """
+    from fractale.cli.render.summary import STATES
+    from fractale.cli.render.text import cells, pad
+
+    if not rows:
+        return []
+    table = [_cells(row) for row in rows]
+    used = [n for n in range(len(HEADINGS)) if n < LEFT or any(parts[n] for parts in table)]
+    widths = {n: max(cells(line[n]) for line in (HEADINGS, *table)) for n in used}
+
+    def shown(parts: Sequence[str]) -> list[str]:
+        return [pad(parts[n], widths[n]) if n < LEFT else parts[n].rjust(widths[n]) for n in used]
+
+    lines: list[Line] = [[("  ".join(shown(HEADINGS)), "dim")]]
+    for row, parts in zip(rows, table, strict=True):
+        words = shown(parts)
+        mark = STATES.get(row.status, ("", "now"))[1]
+        rest = "  ".join(["", *words[3:]])
+        about = f"  {_about(row)}" if _about(row) else ""
+        lines.append([("  ".join([*words[:2], ""]), ""), (words[2], mark), (rest + about, "")])
+    return lines
+
+
+def _cells(row: RunRow) -> tuple[str, ...]:
+    """What is in the columns of a run."""
+    from fractale.cli.render.summary import LEAST_HOURS, STATES
+    from fractale.cli.render.text import clock, fit, inert
+    from fractale.cli.render.values import when
+
+    def time_of(seconds: float) -> str:
+        return clock(seconds) if seconds else ""
+
+    return (
+        row.id,
+        fit(inert(row.plan), PLAN_WIDTH),
+        STATES.get(row.status, (row.status, ""))[0],
+        when(row.started),
+        time_of(row.ran),
+        time_of(row.computed),
+        time_of(row.queued),
+        f"{row.jobs:,}" if row.jobs else "",
+        f"{row.node_hours:.3g}" if row.node_hours >= LEAST_HOURS else "",
+        f"{row.tokens:,}" if row.tokens else "",
+        f"${row.cost:.3f}" if row.cost else "",
+    )
+
+
+def _about(row: RunRow) -> str:
+    """Where a run failed, what it waits for, and what it was forked from."""
+    from fractale.cli.render.text import inert
+
+    parts = [
+        f"failed at {inert(row.failed_at, 60)}" if row.failed_at else "",
+        f"waits for {inert(row.waits_for, 80)}" if row.waits_for else "",
+        f"forked from {inert(row.parent, 20)} at {inert(row.forked_at or '', 40)}"
+        if row.parent
+        else "",
+    ]
+    return "  ".join(part for part in parts if part)

@@ -1,0 +1,135 @@
+"""``fractale show``: what happened in a run, or in one of its steps."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fractale.cli import options
+from fractale.cli.commands.resume import complete_runs
+from fractale.plain import to_json
+
+if TYPE_CHECKING:
+    from fractale.cli.render.text import Line
+    from fractale.record.history import RunHistory, Visit
+
+
+def complete_steps(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """The steps of the run that the line names, for shell completion."""
+    from fractale.errors import FractaleError
+
+    try:
+        paths = load(str(ctx.params.get("run_id"))).paths()
+    except FractaleError:
+        return []
+    return [path for path in paths if path.startswith(incomplete)]
+
+
+def load(run_id: str) -> RunHistory:
+    """The history of a run of the state folder; ``-1`` is the latest.
+
+    Raises:
+        UsageError: There is no such run.
+        StoreError: Its record is damaged.
+    """
+    from fractale.record.history_reader import read_history
+    from fractale.store.records import RunFolders
+
+    return read_history(RunFolders(options.settings_of().state_dir).find(run_id))
+
+
+@click.command("show", context_settings={"ignore_unknown_options": True})  # -1 is a run
+@click.argument("run_id", metavar="RUN", shell_complete=complete_runs)
+@click.argument("step", required=False, shell_complete=complete_steps)
+@click.option("--full", is_flag=True, help="Show long values whole.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def command(run_id: str, step: str | None, *, full: bool, as_json: bool) -> int:
+    """Show the way that RUN took and why; with STEP, every visit of it with all that is known.
+
+    \b
+    fractale show -1                   the latest run
+    fractale show k7f3a validate       inputs, calls, results and the decision of one step
+    fractale show k7f3a tune/measure   a step inside another
+    fractale show k7f3a 'each[3]'      one item of a foreach
+    """
+    history = load(run_id)
+    visits = None if step is None else _visits(history, step)
+    if as_json:
+        click.echo(to_json(_data(history, step, visits), default=str))
+        return 0
+    if step is None or visits is None:
+        _print_run(history)
+    else:
+        from fractale.cli.render.step import WIDTH, step_lines
+        from fractale.cli.render.text import screen_width
+
+        width = screen_width(sys.stdout)
+        shape: dict[str, Any] = {"width": width or WIDTH, "wrap": bool(width) or not full}
+        print_lines(step_lines(history, step, visits, full=full, **shape))
+    return 0
+
+
+def _print_run(history: RunHistory) -> None:
+    from fractale.cli.render.show import run_lines, standing_lines
+    from fractale.cli.render.summary import summary
+    from fractale.cli.render.text import row, screen_width, shows_unicode, wants_color, writable
+
+    stdout = sys.stdout
+    unicode, width = shows_unicode(stdout.encoding), screen_width(stdout)
+    print_lines([*run_lines(history, unicode=unicode, width=width), row("")])
+    if standing := standing_lines(history):
+        print_lines(standing)
+    else:
+        text = summary(history.result, color=wants_color(stdout), width=width)
+        click.echo(writable(text, stdout.encoding), nl=False)
+
+
+def _visits(history: RunHistory, step: str) -> list[Visit]:
+    """The visits of a step.
+
+    Raises:
+        UsageError: The run did not come to such a step.
+    """
+    from fractale.record.history_items import of_item
+
+    found = history.of_step(step) or of_item(history, step)
+    if found:
+        return found
+    import difflib
+
+    from fractale.errors import UsageError
+
+    paths = history.paths()
+    near = difflib.get_close_matches(step, paths, 1)
+    planned = step in {str(known.get("name")) for known in history.steps}
+    there = f"it came to: {', '.join(paths[:20])}" if paths else "it came to no step at all"
+    raise UsageError(
+        f"run {history.run} {'did not come to' if planned else 'has no'} step `{step}`",
+        hint=f"did you mean `{near[0]}`?" if near and not planned else there,
+    )
+
+
+def _data(history: RunHistory, step: str | None, visits: Sequence[Visit] | None) -> object:
+    from fractale.record.history_values import history_data, results_of, visit_data
+
+    if visits is None:
+        return history_data(history)
+    results = results_of(history.folder, [call for visit in visits for call in visit.calls])
+    return {
+        "run": history.run,
+        "step": step,
+        "visits": [visit_data(history, visit, results) for visit in visits],
+    }
+
+
+def print_lines(lines: Sequence[Line]) -> None:
+    """Print lines on stdout, in its letters, with colour if it is a terminal."""
+    from fractale.cli.render.text import narrowed, paint, screen_width, wants_color, writable
+
+    lines = narrowed(lines, screen_width(sys.stdout))
+    color, encoding = wants_color(sys.stdout), sys.stdout.encoding
+    text = "\n".join(writable(paint(line, color=color), encoding) for line in lines)
+    click.echo(text)

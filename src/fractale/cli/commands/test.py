@@ -1,0 +1,82 @@
+"""``fractale test``: recordings, replayed against today's plans and code."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fractale.cli import options
+from fractale.plain import to_json
+
+if TYPE_CHECKING:
+    from fractale.replay.suite import Checked
+    from fractale.settings import Settings
+
+
+@click.command("test")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@options.tool_options
+@click.option("--json", "as_json", is_flag=True, help="Print what came of it as JSON.")
+def command(
+    folder: Path, registries: tuple[Path, ...], agents: tuple[str, ...], *, as_json: bool
+) -> int:
+    """Replay every recording in DIR against today's plans and code; nothing is called.
+
+    A recording is a run's own folder, or what `fractale export RUN --recording FILE.zip` wrote.
+    Sub-agents of your own are imported if you give them with -r or -a. Exit code 0: all are equal;
+    1: not all are.
+
+    \b
+    fractale export -1 --recording recordings/translate.zip
+    fractale test recordings
+    """
+    from fractale.errors import UsageError
+    from fractale.record.recordings import find_recordings
+    from fractale.replay.suite import checked_data
+
+    paths = find_recordings(folder)
+    if not paths:
+        raise UsageError(
+            f"there is no recording in {folder}",
+            hint="write one: fractale export RUN --recording FILE.zip",
+        )
+    width = max(
+        len(str(path.relative_to(folder) if path != folder else path.name)) for path in paths
+    )
+    own: dict[str, Any] = {"registries": registries, "agents": agents}
+    found = asyncio.run(_check(folder, options.settings_of(), own, None if as_json else width))
+    verdicts = [checked.verdict for checked in found]
+    if as_json:
+        counts = {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))}
+        data = {"recordings": [checked_data(checked) for checked in found], "counts": counts}
+        click.echo(to_json(data, default=str))
+    else:
+        from fractale.cli.commands.show import print_lines
+        from fractale.cli.render.replay import summary_line
+
+        print_lines([summary_line(verdicts)])
+    return 0 if set(verdicts) == {"equal"} else 1
+
+
+async def _check(
+    folder: Path, settings: Settings, own: dict[str, Any], width: int | None
+) -> list[Checked]:
+    """Replay all; each is printed as soon as it is done, where a width is given for its name."""
+    from fractale.cli.commands.show import print_lines
+    from fractale.cli.render.replay import checked_lines
+    from fractale.cli.running import own_stdout
+    from fractale.replay.suite import check_folder
+
+    found: list[Checked] = []
+    checks = check_folder(folder, settings, **own)
+    while True:
+        with own_stdout():
+            checked = await anext(checks, None)
+        if checked is None:
+            return found
+        found.append(checked)
+        if width is not None:
+            print_lines(checked_lines(checked, width))

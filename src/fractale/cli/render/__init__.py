@@ -1,0 +1,1 @@
+"""What people see: events, records, questions and errors as text."""

@@ -1,0 +1,228 @@
+"""The display of a run on a terminal.
+
+Finished steps are printed for good and scroll away like any output; only what is under way,
+what is still to come, and the time and tokens used are drawn again and again below them. So a
+run of a thousand steps needs no more of the screen than one of three.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from threading import RLock
+from typing import TYPE_CHECKING, Any
+
+from fractale.cli.render.steps_shown import Running
+from fractale.cli.render.summary import summary
+from fractale.cli.render.text import (
+    Line,
+    cells,
+    clock,
+    count,
+    fit,
+    inert,
+    row,
+    shows_unicode,
+    writable,
+)
+from fractale.cli.render.view import RunView
+from fractale.events import Event, Listener
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+STYLES = {"": "", "good": "green", "bad": "red", "now": "cyan", "warn": "yellow", "dim": "dim"}
+REFRESH_PER_SECOND = 4
+SAID_LINES = 2
+FOOTER_WIDTH = 80
+
+
+class LiveDisplay:
+    """Shows a run on a terminal, in place.
+
+    Args:
+        console: Rich's terminal.
+        now: Gives the time in Unix seconds.
+        animate: Whether a thread draws the time as it passes; without it each event draws.
+    """
+
+    def __init__(
+        self, console: Console, *, now: Callable[[], float] = time.time, animate: bool = True
+    ) -> None:
+        self._console = console
+        self._now = now
+        self._animate = animate
+        self._lock = RLock()
+        self._encoding = console.encoding
+        self._view = RunView(
+            width=console.width, unicode=shows_unicode(self._encoding), calls=False, most=3
+        )
+        self._live: Any = None
+        self._begun = False
+        self._held: list[Line] | None = None
+
+    @property
+    def listener(self) -> Listener:
+        """Takes each event of the run."""
+        return self._take
+
+    def _take(self, event: Event) -> None:
+        # The refreshing thread reads the view: it and an event never do so at the same time.
+        with self._lock:
+            self._view.width = self._console.width
+            lines = self._view.take(event)
+        for line in lines:
+            self._print(line)
+        if event.kind == "run_started":
+            self.resume()
+        elif event.kind == "run_finished":
+            self._end(event)
+        elif self._live is not None and not self._animate:
+            self._live.refresh()
+
+    def _end(self, event: Event) -> None:
+        self.close()
+        if self._begun:
+            self._print([])
+        color = self._console.color_system is not None and not self._console.no_color
+        text = summary(event.data, color=color, width=self._console.width)
+        self._console.file.write(writable(text, self._encoding))
+        self._console.file.flush()
+
+    def _print(self, line: Line) -> None:
+        if self._held is not None:
+            self._held.append(line)
+            return
+        self._begun = True
+        self._console.print(self._text(line), soft_wrap=True)
+
+    def _text(self, line: Line) -> Text:
+        from rich.text import Text
+
+        text = Text(no_wrap=True, end="")
+        used, width = 0, self._console.width
+        for words, mark in line:
+            # Cut twice: what stands for a letter that the terminal lacks may be longer.
+            shown = writable(fit(words, width - used), self._encoding)[: width - used]
+            text.append(shown, "" if self._console.no_color else STYLES[mark])
+            used += cells(shown)
+        return text
+
+    def pause(self) -> None:
+        """Clear the screen for a question; what happens meanwhile is told after it."""
+        self._held = []
+        self._stop()
+
+    def _stop(self) -> None:
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
+
+    def _tell_held(self) -> None:
+        held, self._held = self._held, None
+        for line in held or ():
+            self._print(line)
+
+    def resume(self) -> None:
+        """Draw the moving part, again after a pause."""
+        self._tell_held()
+        if self._live is not None:
+            return
+        from rich.live import Live
+
+        self._live = Live(
+            console=self._console,
+            get_renderable=self.render,
+            auto_refresh=self._animate,
+            refresh_per_second=REFRESH_PER_SECOND,
+            transient=True,
+            vertical_overflow="crop",
+        )
+        self._live.start(refresh=True)
+
+    def close(self) -> None:
+        """Take the moving part off the screen for good."""
+        self._tell_held()
+        self._stop()
+
+    def render(self) -> Text:
+        """The moving part as it should look now."""
+        from rich.text import Text
+
+        with self._lock:
+            lines = self.frame(self._console.width, self._console.height)
+            return Text("\n", no_wrap=True, end="").join(self._text(line) for line in lines)
+
+    def frame(self, width: int, height: int) -> list[Line]:
+        """The lines of the moving part for a terminal of that size."""
+        room = max(height - 3, 2)
+        moving = [self._running(running, width) for running in self._view.active.values()]
+        lines = _fitting(moving, max(room * 2 // 3, 2))
+        lines += self._pending(room - len(lines))
+        return [*lines, self._footer(width)]
+
+    def _running(self, running: Running, width: int) -> list[Line]:
+        """A step that is under way: its line, and what it is doing."""
+        columns = self._view.columns(running.path, running.kind, running.target, running.attempt)
+        state = "waits for you" if running.waits else clock(self._now() - running.started)
+        if running.progress:
+            state = f"{running.progress}   {state}"
+        indent = " " * 5
+        head: Line = [self._view.mark("running"), (f"{columns}  {state:>9}", "")]
+        lines = [head]
+        if running.counts:
+            lines.append(row(fit(f"{indent}{running.counts}", width), "dim"))
+        if running.description and not running.said:
+            lines.append(row(fit(f"{indent}{running.description}", width), "dim"))
+        if running.activity:
+            lines.append(row(fit(f"{indent}{running.activity}", width), "dim"))
+        lines += [row(f"{indent}{words}", "dim") for words in _last_lines(running.said, width - 6)]
+        return lines
+
+    def _pending(self, room: int) -> list[Line]:
+        steps = self._view.pending
+        shown = steps if len(steps) <= room else steps[: max(room - 1, 0)]
+        lines = [row(f"   {inert(str(step['name']))}", "dim") for step in shown]
+        if len(shown) < len(steps) and room > 0:
+            lines.append(row(f"   … {count(len(steps) - len(shown), 'more step')}", "dim"))
+        return lines
+
+    def _footer(self, width: int) -> Line:
+        view = self._view
+        parts = [clock(max(self._now() - view.started, 0))]
+        if limit := view.limits.get("time"):
+            parts[0] += f" of {clock(float(limit))}"
+        if view.tokens:
+            most = view.limits.get("tokens")
+            parts.append(count(view.tokens, "token") + (f" of {most:,}" if most else ""))
+        if view.cost:
+            most = view.limits.get("cost")
+            parts.append(f"${view.cost:.3f}" + (f" of ${most:.2f}" if most else ""))
+        words = " · ".join(parts)
+        # Not at the edge of a wide terminal: what fills its line breaks in two when it is narrowed.
+        return row(" " * max(min(width, FOOTER_WIDTH) - cells(words) - 1, 0) + words, "dim")
+
+
+def _fitting(steps: list[list[Line]], room: int) -> list[Line]:
+    """As many lines of the running steps as fit, each step's first line before any other."""
+    heads = [step[0] for step in steps]
+    if len(heads) > room:
+        more = len(heads) - (room - 1)
+        return [*heads[: room - 1], row(f"   … {count(more, 'more step')} under way", "dim")]
+    spare = room - len(heads)
+    lines: list[Line] = []
+    for head, *rest in steps:
+        lines += [head, *rest[:spare]]
+        spare -= min(len(rest), spare)
+    return lines
+
+
+def _last_lines(said: str, width: int) -> list[str]:
+    """The end of what a model says, in at most two lines."""
+    rows = [words.strip() for words in inert(said, lines=True).split("\n") if words.strip()]
+    return [_tail(words, max(width, 10)) for words in rows[-SAID_LINES:]]
+
+
+def _tail(words: str, width: int) -> str:
+    return words if cells(words) <= width else f"…{words[-(width - 1) :]}"

@@ -1,0 +1,247 @@
+"""What is wrong, shown so that the next step is plain: problems of plans, and errors."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fractale.cli.render.text import (
+    ELLIPSIS,
+    Line,
+    Mark,
+    Segment,
+    cells,
+    count,
+    fold,
+    inert,
+    paint,
+    row,
+    wants_color,
+    writable,
+)
+from fractale.errors import FractaleError, PlanError, Position, Problem
+
+Sources = Callable[[str], list[str] | None]
+"""Gives the lines of a file by the name that a position has; None where there are none."""
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+CLOSED = (errno.EBADF, errno.EIO)
+"""Of an output that was opened for reading, or whose terminal is gone."""
+
+WIDTH = 100
+BEFORE, SHOWN = 30, 78
+"""Of a long line: how much is shown before the fault, and how much in all."""
+
+
+def show_problems(problems: Sequence[Problem], sources: Sources, *, color: bool) -> str:
+    """Every problem with its place, the line at fault, and what would be right.
+
+    Args:
+        problems: In any order; they are shown in the order of the files.
+        sources: Gives the lines of a file.
+
+    Returns:
+        Lines that end in how many errors and warnings there are, and in the registry files
+        near the plan that list what it lacks; empty for no problems.
+    """
+    if not problems:
+        return ""
+    lines: list[Line] = []
+    for problem in sorted(problems, key=_order):
+        lines += _problem(problem, sources)
+    lines.append(row(tally(problems)))
+    lines += [row(words) for words in _registries(problems)]
+    return "\n".join(paint(line, color=color) for line in lines) + "\n"
+
+
+def _registries(problems: Sequence[Problem]) -> list[str]:
+    """Where near the plan there is what it lacks."""
+    from fractale.registry.nearby import registries_with
+
+    lacks: dict[str, list[str]] = {}
+    for problem in problems:
+        if problem.missing and problem.position:
+            lacks.setdefault(problem.position.file, []).append(problem.missing)
+    words: list[str] = []
+    for plan, names in lacks.items():
+        lead = f"{inert(plan)}: " if len(lacks) > 1 else ""
+        for path, listed in registries_with(names, plan).items():
+            told = ", ".join(f"`{inert(name, 60)}`" for name in listed)
+            words += fold(f"{lead}add -r {inert(path)}: it lists {told}", WIDTH)
+    return words
+
+
+def tally(problems: Sequence[Problem]) -> str:
+    """How many errors and warnings: ``1 error, 2 warnings``."""
+    errors = sum(1 for problem in problems if problem.severity == "error")
+    warnings = len(problems) - errors
+    parts = [count(errors, "error")] if errors or not warnings else []
+    return ", ".join([*parts, *([count(warnings, "warning")] if warnings else [])])
+
+
+def print_problems(problems: Sequence[Problem]) -> None:
+    """Show problems of files on stderr."""
+    text = show_problems(problems, file_lines(), color=wants_color(sys.stderr))
+    sys.stderr.write(writable(_masked(text), sys.stderr.encoding))
+
+
+def file_lines() -> Sources:
+    """Reads each file once; a file that cannot be read has no lines."""
+    kept: dict[str, list[str] | None] = {}
+
+    def lines_of(file: str) -> list[str] | None:
+        if file not in kept:
+            kept[file] = _lines_of(Path(file))
+        return kept[file]
+
+    return lines_of
+
+
+def _lines_of(path: Path) -> list[str] | None:
+    """The lines of a plan's or registry's file; a pipe or a device gives what it has only once."""
+    from fractale.plan.source import MAX_BYTES
+
+    try:
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES).decode("utf-8", "replace")
+    except (OSError, ValueError):
+        return None
+    return text.removeprefix("\ufeff").split("\n")
+
+
+def show_error(error: Exception) -> int:
+    """Show an error on stderr without a traceback.
+
+    Returns:
+        The exit code of the command: the error's own, or 1 for one that nobody foresaw.
+    """
+    import click
+
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    if isinstance(error, PlanError):
+        print_problems(error.problems)
+        return error.exit_code
+    color = wants_color(sys.stderr)
+    text = "\n".join(paint(line, color=color) for line in _error(error)) + "\n"
+    sys.stderr.write(writable(_masked(text), sys.stderr.encoding))
+    return error.exit_code if isinstance(error, FractaleError) else 1
+
+
+def _masked(text: str) -> str:
+    """What is shown of an error, without secrets of the settings; of the environment at least."""
+    from fractale.masking import Masker
+    from fractale.settings import load_settings, secrets_of_environment
+
+    try:
+        secrets = load_settings().secrets
+    except (FractaleError, OSError):  # the error may be about these
+        secrets = secrets_of_environment()
+    return Masker(secrets).text(text)
+
+
+def _error(error: Exception) -> list[Line]:
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return [
+            [("error", "bad"), (f"  cannot write: {inert(str(error), 500)}", "")],
+            row("       free some space; `fractale runs` says where runs stand"),
+        ]
+    if isinstance(error, OSError) and error.errno in CLOSED and error.filename is None:
+        return [
+            [("error", "bad"), (f"  cannot write the output: {inert(str(error), 500)}", "")],
+            row("       see where it goes: it must be open for writing"),
+        ]
+    if not isinstance(error, FractaleError):
+        name = type(error).__name__
+        words = inert(str(error), 500) or "no message"
+        return [
+            [("error", "bad"), (f"  unexpected {name}: {words}", "")],
+            row("       this is a fault of fractale; --debug shows where it happened"),
+        ]
+    place = f"{error.position}  " if error.position else ""
+    message = inert(f"{place}{error.message}", 2000, lines=True).split("\n")
+    lines: list[Line] = [[("error", "bad"), (f"  {message[0]}", "")]]
+    lines += [row(f"       {words}") for words in message[1:]]
+    if error.hint:
+        lines += [row(f"       {w}") for w in inert(error.hint, 1000, lines=True).split("\n")]
+    return lines
+
+
+def _order(problem: Problem) -> tuple[str, int, int]:
+    place = problem.position
+    return (place.file, place.line, place.column) if place else ("", 0, 0)
+
+
+def _problem(problem: Problem, sources: Sources) -> list[Line]:
+    bad = problem.severity == "error"
+    place = f"{inert(str(problem.position))}  " if problem.position else ""
+    code = problem.code if bad else f"warning {problem.code}"
+    head: Line = [(place, ""), (code, _mark(problem))]
+    if problem.path:
+        head.append((f"  {inert(problem.path)}", ""))
+    return [head, *_excerpt(problem, sources)]
+
+
+def _mark(problem: Problem) -> Mark:
+    return "bad" if problem.severity == "error" else "warn"
+
+
+def _message(problem: Problem) -> str:
+    message = inert(problem.message, 1000)
+    near = problem.suggestion
+    return f"{message}; did you mean `{inert(near)}`?" if near else message
+
+
+def _excerpt(problem: Problem, sources: Sources) -> list[Line]:
+    """The line at fault with carets below, then the message."""
+    place = problem.position
+    source = _line_of(place, sources)
+    if place is None or source is None:
+        return [row(f"      {words}") for words in fold(_message(problem), WIDTH)]
+    before, fault, after = _split(source, place.column, problem.length)
+    number, mark = f"{place.line:>5}", _mark(problem)
+    carets = "^" * max(cells(fault), 1)
+    lead = " " * cells(before)
+    lines: list[Line] = [
+        [(f"{number} | ", "dim"), (f"{before}{fault}{after}", "")],
+        [("      | ", "dim"), (lead, ""), (carets, mark)],
+    ]
+    message = _message(problem)
+    if 8 + cells(lead + carets) + 1 + cells(message) <= WIDTH:
+        lines[-1].append((f" {message}", ""))
+    else:
+        bar: Segment = ("      | ", "dim")
+        lines.extend([bar, (words, "")] for words in fold(message, WIDTH - 8))
+    return lines
+
+
+def _line_of(place: Position | None, sources: Sources) -> str | None:
+    lines = sources(place.file) if place else None
+    if place is None or not lines or not 1 <= place.line <= len(lines):
+        return None
+    return lines[place.line - 1].rstrip("\r")
+
+
+def _split(source: str, column: int, length: int) -> tuple[str, str, str]:
+    """A line as what stands before the fault, the fault, and what follows; a long one is cut."""
+    start = min(max(column - 1, 0), len(source))
+    end = min(start + max(length, 1), len(source))
+    before, fault, after = source[:start], source[start:end], source[end:]
+    if len(source) > SHOWN and start > BEFORE:
+        before = ELLIPSIS + before[-BEFORE:]
+    if len(fault) > SHOWN - BEFORE:
+        fault, after = fault[: SHOWN - BEFORE], after or " "
+    room = max(SHOWN - len(before) - len(fault), 0)
+    if len(after) > room:
+        after = after[:room] + ELLIPSIS
+    return _shown(before), _shown(fault), _shown(after)
+
+
+def _shown(part: str) -> str:
+    """A piece of a line, inert, with its blanks as they are."""
+    return inert(part.replace("\t", "    "), lines=True)

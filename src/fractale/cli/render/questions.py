@@ -1,0 +1,250 @@
+"""Questions as a person sees them: the exact thing that is asked about, inert and in full."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fractale.cli.render.text import Line, cells, fold, inert, pad, row, table
+from fractale.cli.render.words import as_json
+from fractale.plan.inert import JOINERS
+from fractale.questions import tool_of
+from fractale.questions.forms import (
+    as_schema,
+    choices_of,
+    defaults_of,
+    options_of,
+    properties_of,
+    required_of,
+)
+from fractale.questions.reading import labels
+
+WIDTH = 96
+NAME_MOST = 24
+LOG_LINES = 20
+"""Of a job's log, the last ones, which a question shows on request."""
+
+
+def exact(text: str) -> str:
+    """A text with every character that a screen would not show, or obey, written out.
+
+    Nothing is left out or run together, unlike `inert`, for what a person agrees to.
+    """
+    text = text.replace("\x1b", "\\x1b")
+    for joiner in JOINERS:
+        text = text.replace(joiner, f"\\u{ord(joiner):04x}")
+    return inert(text, lines=True)
+
+
+def exact_value(value: Any) -> list[str]:
+    """A value in full: text of several lines as it is, anything else as JSON on one line."""
+    if isinstance(value, str) and "\n" in value.rstrip("\n"):
+        return exact(value).split("\n")
+    return exact(as_json(value)).split("\n")
+
+
+def arguments_lines(arguments: Mapping[str, Any]) -> list[str]:
+    """Every argument of a call, its name in a column before it."""
+    if not arguments:
+        return ["(no arguments)"]
+    names = {name: exact(as_json(name))[1:-1] for name in arguments}
+    width = min(max(cells(shown) for shown in names.values()), NAME_MOST)
+    lines: list[str] = []
+    for name, value in arguments.items():
+        first, *rest = exact_value(value)
+        if rest:
+            lines += [names[name], *(f"  │ {text}" for text in (first, *rest))]
+        else:
+            lines.append(f"{pad(names[name], width)}  {first}")
+    return lines
+
+
+def prose(text: str, indent: str = "  ") -> list[Line]:
+    """What somebody said, folded, its line breaks kept."""
+    rows = inert(text.strip(), lines=True).split("\n")
+    return [row(indent + words) for line in rows for words in fold(line, WIDTH)]
+
+
+def choices_lines(question: Mapping[str, Any], other: str = "") -> list[str]:
+    """The numbered choices, the default marked.
+
+    Args:
+        other: What the last number is for, where any text may be answered.
+    """
+    found: list[str] = []
+    choices: Sequence[str] = question.get("choices") or ()
+    marks = labels(question)
+    for mark, choice in zip(marks, choices, strict=False):
+        default = "   (default)" if choice == question.get("default") else ""
+        found.append(f"{mark:>2}  {inert(choice)}{default}")
+    if choices and other and question.get("free"):
+        found.append(f"{marks[-1]:>2}  {other}")
+    return found
+
+
+def default_line(question: Mapping[str, Any]) -> list[str]:
+    """The default where it is none of the choices."""
+    default = question.get("default")
+    if default is None or default in (question.get("choices") or ()):
+        return []
+    return [f"(default: {inert(str(default))})"]
+
+
+def where(question: Mapping[str, Any], run: str) -> str:
+    """Which run asks, and which of several questions it is: ``(run k7f3 · question 1 of 3)``."""
+    parts = [f"run {run}"] if run else []
+    if question.get("of"):
+        parts.append(f"question {question['number']} of {question['of']}")
+    return f"   ({' · '.join(parts)})" if parts else ""
+
+
+def head(mark: str, words: str, question: Mapping[str, Any], run: str) -> Line:
+    """The first line of a question."""
+    state = "warn" if mark == "!" else "now"
+    return [(mark, state), (f" {words}", ""), (where(question, run), "dim")]
+
+
+def question_lines(question: Mapping[str, Any], run: str) -> list[Line]:
+    """Something that a step wants to know."""
+    step = inert(str(question["step"]))
+    below = [*choices_lines(question, "something else …"), *default_line(question)]
+    return [
+        head("?", f"{step} wants to know", question, run),
+        *prose(str(question["text"])),
+        *(row(f"  {line}") for line in below),
+    ]
+
+
+def approval_lines(question: Mapping[str, Any], run: str) -> list[Line]:
+    """The exact call, and why it is asked."""
+    step, tool = inert(str(question["step"])), exact(tool_of(question))
+    words = f"{step} wants to call {tool}"
+    why = f"   ({inert(str(question['why']))})" if question.get("why") else ""
+    cost = cost_lines(question)
+    return [
+        [*head("!", words, question, ""), (why, "dim"), (where(question, run), "dim")],
+        *(row(f"    {line}") for line in [*arguments_lines(table(question, "arguments")), *cost]),
+    ]
+
+
+def cost_lines(question: Mapping[str, Any]) -> list[str]:
+    """What a call may use at most; nothing where that is not known."""
+    cost = question.get("cost")
+    return [f"at most {inert(str(cost), 200)}"] if cost else []
+
+
+def tool_changed_lines(question: Mapping[str, Any], run: str) -> list[Line]:
+    """Tools that their server describes in another way than before, and how."""
+    step = inert(str(question["step"]))
+    return [
+        head("!", f"{changed_words(question)}; {step} would use it", question, run),
+        *changes_lines(str(question["diff"])),
+    ]
+
+
+def changed_words(question: Mapping[str, Any]) -> str:
+    """Which tools changed: ``server site changed its tool submit``."""
+    server, names = exact(str(question["server"])), [exact(name) for name in question["tools"]]
+    word = "tool" if len(names) == 1 else "tools"
+    return f"server {server} changed its {word} {', '.join(names)}"
+
+
+def review_lines(question: Mapping[str, Any], run: str) -> list[Line]:
+    """The first line of a review; the plan itself is shown below it."""
+    count = int(question.get("round") or 1)
+    which = "has drafted a plan" if count == 1 else f"has drafted the plan again (draft {count})"
+    return [head("?", f"{inert(str(question['step']))} {which}", question, run)]
+
+
+def changes_lines(changes: str) -> list[Line]:
+    """A unified diff, what goes and what comes marked."""
+    lines: list[Line] = [row("  what changed:", "dim")]
+    for text in exact(changes).rstrip("\n").split("\n"):
+        mark = "good" if text.startswith("+") else "bad" if text.startswith("-") else "dim"
+        lines.append(row(f"  {text}", mark))
+    return lines
+
+
+def elicitation_lines(question: Mapping[str, Any], run: str) -> list[Line]:
+    """What a server asks, in its own words."""
+    server, step = inert(str(question["server"])), inert(str(question["step"]))
+    return [
+        head("?", f"the server {server} asks, in step {step}", question, run),
+        *prose(str(question["message"])),
+    ]
+
+
+def field_lines(name: str, schema: Mapping[str, Any]) -> list[str]:
+    """One field of a server's question: what it is, and what it takes."""
+    field = properties_of(schema)[name]
+    title = f"{inert(name)}{_kind(field, optional=name not in required_of(schema))}"
+    said = field.get("title"), field.get("description")
+    about = " · ".join(inert(str(text)) for text in said if text and text != name)
+    lines = [f"{title}  {about}" if about else title]
+    default = defaults_of(schema).get(name)
+    for number, (value, words) in enumerate(choices_of(field), 1):
+        chosen = value in default if isinstance(default, list) else value == default
+        mark = "   (default)" if default is not None and chosen else ""
+        lines.append(f"{number:>2}  {inert(words)}{mark}")
+    return lines
+
+
+def _kind(field: Mapping[str, Any], *, optional: bool) -> str:
+    bounds = [
+        f"{words} {field[key]}"
+        for key, words in (("minimum", "from"), ("maximum", "to"))
+        if key in field
+    ]
+    kind = " ".join([str(field.get("type") or ""), *bounds]).strip()
+    if kind == "array":
+        several = as_schema(field.get("items")).get("type") or "values"
+        kind = f"list of {several}, comma between"
+        if choices_of(field):
+            kind = "any of these, comma between"
+    words = [inert(kind, 60)] if kind and not options_of(field) else []
+    words += ["optional"] if optional else []
+    return f" ({', '.join(words)})" if words else ""
+
+
+def failure_lines(question: Mapping[str, Any], run: str) -> list[Line]:
+    """What failed."""
+    step = inert(str(question["step"]))
+    error = inert(str(question.get("error") or ""), 2000)
+    return [head("?", f"step {step} failed", question, run), *prose(error, "    ")]
+
+
+def log_lines(log: Path) -> list[Line]:
+    """Where a job's log is, and its last lines."""
+    from fractale.cli.render.text import shorten_path
+    from fractale.jobs.logs import LONGEST_TAIL, read_tail
+
+    try:
+        text = read_tail(log, LOG_LINES, LONGEST_TAIL).text
+    except OSError as error:
+        return [row(f"  {log} cannot be read: {error}", "warn")]
+    lines = exact(text.rstrip("\n")).split("\n") if text.strip() else ["(it is empty)"]
+    return [row(f"  {inert(shorten_path(str(log)))}", "dim"), *(row(f"  │ {x}") for x in lines)]
+
+
+def in_doubt_lines(question: Mapping[str, Any], run: str) -> list[Line]:
+    """A call that nobody knows the end of."""
+    step, tool = inert(str(question["step"])), exact(tool_of(question))
+    return [
+        head("!", f"the run was killed while {step} called {tool}", question, run),
+        row("  The call may have been made, or not; look before you say."),
+        *(row(f"    {line}") for line in arguments_lines(table(question, "arguments"))),
+    ]
+
+
+def job_unknown_lines(question: Mapping[str, Any], run: str) -> list[Line]:
+    """A batch job that nobody knows the end of."""
+    step, job = inert(str(question["step"])), inert(str(question["job"]))
+    words = f"nobody knows what became of the job {job} of {step}".replace("  ", " ")
+    folder = str(question.get("folder") or "")
+    return [
+        head("!", words, question, run),
+        *prose(str(question["reason"])),
+        *([row(f"  Its log and all that is known of it: {inert(folder)}")] if folder else []),
+        row("  Look at the scheduler before you say; submitted again, it may run twice."),
+    ]

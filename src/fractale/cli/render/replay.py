@@ -1,0 +1,105 @@
+"""Replays, as lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fractale.cli.render.text import Line, Mark, cells, count, inert, pad, row
+from fractale.cli.render.words import as_json
+
+if TYPE_CHECKING:
+    from fractale.record.diff import Change
+    from fractale.replay.replay import Replayed
+    from fractale.replay.suite import Checked
+    from fractale.replay.words import Divergence
+
+WHAT = {
+    "call": "another call",
+    "arguments": "other arguments",
+    "outcome": "another outcome",
+    "path": "another path",
+    "question": "another question",
+}
+MOST_CHANGES, LONGEST = 8, 200
+WORDS: dict[str, tuple[str, Mark]] = {
+    "equal": ("equal", "good"),
+    "diverged": ("diverged", "bad"),
+    "invalid": ("invalid plan", "bad"),
+    "not-recorded": ("can't be replayed", "warn"),
+}
+
+
+def replayed_lines(replayed: Replayed, notes: Sequence[str] = ()) -> list[Line]:
+    """What came of one replay."""
+    lines = [row(f"note: {inert(note)}", "dim") for note in notes]
+    if replayed.missing:
+        names = ", ".join(f"`{inert(name)}`" for name in replayed.missing)
+        lines.append(row(f"note: taken as recorded: what was done by {names}", "dim"))
+    if replayed.divergence is None:
+        return [*lines, [("equal", "good"), (f", {equal_words(replayed)}", "")]]
+    at = f"after {replayed.events} of {count(replayed.of, 'event')} that are equal"
+    title: Line = [("diverged", "bad"), (f" {at}: {WHAT[replayed.divergence.what]}", "")]
+    return [*lines, title, *divergence_lines(replayed.divergence)]
+
+
+def equal_words(replayed: Replayed) -> str:
+    """How much was equal, and where a record ends that is not whole."""
+    words = count(replayed.events, "event")
+    if replayed.ends:
+        return f"{words}: as far as the record of the run goes, which ends {inert(replayed.ends)}"
+    return words
+
+
+def divergence_lines(divergence: Divergence) -> list[Line]:
+    """Where a replay diverged, with both sides."""
+    lines = [row(f"  {inert(divergence.message)}")]
+    for change in divergence.changes[:MOST_CHANGES]:
+        lines += _change(change)
+    if len(divergence.changes) > MOST_CHANGES:
+        lines.append(row(f"  … and {len(divergence.changes) - MOST_CHANGES} more", "dim"))
+    return lines
+
+
+def _change(change: Change) -> list[Line]:
+    sides = [("recorded", change.a, "a", "bad"), ("now", change.b, "b", "good")]
+    name = inert(change.path) or "value"
+    return [
+        [(f"  {name if number == 0 else ' ' * cells(name)}  ", ""), (pad(label, 9), "dim"), (
+            _value(value) if change.missing != side else "nothing", "")]
+        for number, (label, value, side, _) in enumerate(sides)
+    ]  # fmt: skip
+
+
+def _value(value: Any) -> str:
+    text = inert(value if isinstance(value, str) else as_json(value))
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def checked_lines(checked: Checked, width: int) -> list[Line]:
+    """One recording of a folder: a line, and what is to be said of it."""
+    words, mark = WORDS[checked.verdict]
+    told = ""
+    if checked.replayed is not None and checked.replayed.divergence is None:
+        told = equal_words(checked.replayed)
+    elif checked.replayed is not None and checked.replayed.divergence is not None:
+        told = WHAT[checked.replayed.divergence.what]
+    lines: list[Line] = [
+        [(pad(words, 19), mark), (f"{pad(inert(checked.name), width)}  {told}", "")]
+    ]
+    if checked.replayed is not None and checked.replayed.divergence is not None:
+        lines += divergence_lines(checked.replayed.divergence)
+    if checked.error is not None:
+        lines += [row(f"  {inert(line)}") for line in str(checked.error).splitlines()]
+        lines += [row(f"  {inert(checked.error.hint)}", "dim")] if checked.error.hint else []
+    return [*lines, *(row(f"  note: {inert(note)}", "dim") for note in checked.notes)]
+
+
+def summary_line(verdicts: Sequence[str]) -> Line:
+    """How many recordings came out how."""
+    parts = [
+        f"{verdicts.count(verdict)} {words}"
+        for verdict, (words, _) in WORDS.items()
+        if verdict in verdicts
+    ]
+    return row(f"{count(len(verdicts), 'recording')}: {', '.join(parts)}")

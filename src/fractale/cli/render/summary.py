@@ -1,0 +1,417 @@
+"""The end of a run in a few lines: what happened, who decided it, what came out, what next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from fractale.cli.render.questions import (
+    arguments_lines,
+    changed_words,
+    choices_lines,
+    cost_lines,
+    default_line,
+    exact,
+    field_lines,
+)
+from fractale.cli.render.text import (
+    Line,
+    Mark,
+    cells,
+    clock,
+    count,
+    entries,
+    fit,
+    fold,
+    inert,
+    narrowed,
+    pad,
+    paint,
+    row,
+    shorten_path,
+    table,
+)
+from fractale.cli.render.words import as_json, job_text, jobs_in_words
+from fractale.questions import is_job, tool_of
+from fractale.questions.forms import properties_of
+from fractale.questions.given import strip_indexes
+from fractale.questions.reading import takes
+
+WIDTH = 100
+BLOCK_LINES = 10
+LIST_LINES = 24
+"""Of a list of texts, such as a table's rows: somebody made it to be read as a whole."""
+ANSWER, ANSWER_LINES = "answer", 200
+"""The output of `fractale prompt` and `fractale agent`: it was asked for to be read."""
+MOST_QUESTIONS = 20
+MOST_NOTICES = 8
+MOST_ITEMS = 4
+"""Jobs of a step's items that are named one by one; of more they are counted."""
+JOB_STATES = {"running": "running", "pending": "waiting", "held": "not submitted yet"}
+STATES: dict[str, tuple[str, Mark]] = {
+    "success": ("success", "good"),
+    "failed": ("failed", "bad"),
+    "waiting": ("waiting", "warn"),
+    "limit": ("stopped at a limit", "warn"),
+    "stopped": ("stopped", "warn"),
+}
+
+
+def summary(run_finished_data: Mapping[str, Any], *, color: bool, width: int | None = None) -> str:
+    """The end block of a run.
+
+    Args:
+        run_finished_data: The fields of the event `run_finished`.
+        color: Whether the outcome may be marked by ANSI colour.
+        width: Of the terminal, in columns; None: there is none.
+    """
+    lines = narrowed([_head(run_finished_data), *_rows(run_finished_data)], width)
+    return "\n".join(paint(line, color=color) for line in lines) + "\n"
+
+
+def _head(data: Mapping[str, Any]) -> Line:
+    status = str(data.get("status") or "failed")
+    words, mark = STATES.get(status, (inert(status), "warn"))
+    why = {"success": _who, "failed": _what_failed}.get(status, _why_not_ended)(data)
+    parts = [*(_reservations(data) if status == "success" else []), why]
+    return [(words, mark), ("".join(f" · {part}" for part in parts if part), "")]
+
+
+def _reservations(data: Mapping[str, Any]) -> list[str]:
+    """What a success must not hide, in a few words each."""
+    notices = entries(data, "notices")
+    failed = [
+        f"`{inert(str(n.get('step')))}`: {inert(str(n.get('message')).partition(';')[0], 100)}"
+        for n in notices
+        if n.get("kind") == "failed"
+    ]
+    words = {"lost": "with losses", "warning": "with warnings"}
+    kinds = {str(notice.get("kind")) for notice in notices}
+    return [*failed, *(text for kind, text in words.items() if kind in kinds)]
+
+
+def _who(data: Mapping[str, Any]) -> str:
+    """Who decided on a success."""
+    decided = table(data, "decided")
+    step, by = inert(str(decided.get("step") or "")), str(decided.get("by") or "")
+    if not step:
+        return ""
+    reason = inert(str(decided.get("reason") or ""), 200)
+    if by == "default":
+        found = "" if entries(data, "notices") else "; no error found"
+        return f"`{step}` was the last step{found}"
+    if by == "when":
+        return f"`{step}` was the last step, and was skipped"
+    words = reason if by == "rule" else f"{by}: {reason}" if reason else by
+    return f"`{step}` decided it: {words}"
+
+
+def _what_failed(data: Mapping[str, Any]) -> str:
+    decided = table(data, "decided")
+    if gave_up := decided.get("gave_up"):
+        visits = [s for s in entries(data, "steps") if s.get("name") == gave_up]
+        tries = max([int(s.get("attempt") or 0) for s in visits], default=0)
+        after = f" after {tries} {'try' if tries == 1 else 'tries'}" if tries else ""
+        why = f": {inert(_last_error(data), 600)}" if decided.get("by") == "agent" else ""
+        return f"step `{inert(str(gave_up))}` gave up{after}{why}"
+    if _step_failed(data) and decided.get("by") == "agent":
+        reason = inert(str(decided.get("reason")), 600)
+        return f"`{inert(str(decided.get('step')))}` reported that it was not done: {reason}"
+    if job := _only_job(data):
+        took = f" after {clock(job['seconds'])}" if job.get("seconds") else ""
+        named = f"job {job['job']}"
+        words = _without_last_line(str(data.get("error") or "")).removeprefix(named)
+        return inert(f"{named} of `{job['step']}`{words}{took}", 400)
+    if _step_failed(data):
+        return f"step `{inert(str(decided.get('step')))}` failed"
+    return inert(str(data.get("error") or "the plan ended in failed"), 300)
+
+
+def _only_job(data: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The job that failed a step all by itself, where the step's error is about that job."""
+    decided = table(data, "decided")
+    jobs = entries(decided, "jobs")
+    if len(jobs) != 1 or jobs[0]["step"] != decided.get("step") or not _step_failed(data):
+        return None
+    is_about = str(data.get("error") or "").startswith(f"job {jobs[0]['job']} ")
+    return jobs[0] if is_about and decided.get("by") == "exit_code" else None
+
+
+def _without_last_line(error: str) -> str:
+    """What happened to a job, without the end of its log, which is shown below."""
+    return error.partition("; last line: ")[0]
+
+
+def _step_failed(data: Mapping[str, Any]) -> bool:
+    """Whether the step that decided is itself a failure, not only the plan around it."""
+    visits = entries(data, "steps")
+    return bool(data.get("decided") and visits and visits[-1].get("outcome") == "failure")
+
+
+def _why_not_ended(data: Mapping[str, Any]) -> str:
+    waiting = entries(data, "waiting")
+    if data.get("status") == "waiting" and all(map(is_job, waiting)):
+        return f"for {jobs_in_words(waiting)}"
+    if data.get("status") == "waiting":
+        return "for your answer"
+    return inert(str(data.get("error") or ""), 300)
+
+
+def _rows(data: Mapping[str, Any]) -> list[Line]:
+    """Labelled lines, the labels in one column."""
+    outputs = table(data, "outputs")
+    rows: list[tuple[str, list[str]]] = []
+    if data.get("status") == "failed":
+        rows += _failure_rows(data)
+    if data.get("status") == "success":
+        rows += _notice_rows(data)
+    rows += _waiting_rows(entries(data, "waiting"))
+    files = table(data, "output_files")
+    for name, value in outputs.items():
+        most = ANSWER_LINES if name == ANSWER else 0
+        rows.append((inert(str(name), 40), value_text(value, files.get(name), most)))
+    rows += _closing_rows(data)
+    width = max([cells(label) for label, _ in rows] + [0])
+    lines: list[Line] = []
+    for label, texts in rows:
+        for i, text in enumerate(texts):
+            lines.append(row(f"  {pad(label if i == 0 else '', width)}  {text}"))
+    return lines
+
+
+def _waiting_rows(waiting: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    told = [(str(one.get("step") or "?"), question_text(one)) for one in waiting if not is_job(one)]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for job in filter(is_job, waiting):
+        groups.setdefault(strip_indexes(str(job.get("step") or "?")), []).append(job)
+    for path, jobs in groups.items():
+        if len(jobs) > MOST_ITEMS:
+            told.append((path, _jobs_text(jobs)))
+        else:
+            told += [(str(job.get("step") or "?"), question_text(job)) for job in jobs]
+    rows = [(inert(step, 40), text) for step, text in told[:MOST_QUESTIONS]]
+    more = len(told) - MOST_QUESTIONS
+    return [*rows, ("…", [count(more, "more question")])] if more > 0 else rows
+
+
+def _jobs_text(jobs: list[dict[str, Any]]) -> list[str]:
+    """How many jobs of a step's items do what, and the first of each kind in words."""
+    states: dict[str, list[dict[str, Any]]] = {}
+    for job in jobs:
+        states.setdefault(str(job.get("state") or "unknown"), []).append(job)
+    known = [*JOB_STATES, *sorted(states.keys() - JOB_STATES.keys())]
+    counts = [f"{len(states[s]):,} {JOB_STATES.get(s, s)}" for s in known if s in states]
+    first = [line for each in states.values() for line in job_text(each[0])]
+    return [f"{count(len(jobs), 'job')}: {', '.join(counts)}", *(f"  {line}" for line in first)]
+
+
+def _failure_rows(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    decided = table(data, "decided")
+    by, reason = str(decided.get("by") or ""), inert(str(decided.get("reason") or ""), 600)
+    error = inert(_last_error(data), 600)
+    rows: list[tuple[str, list[str]]] = []
+    if by == "agent":  # its reason is in the first line
+        return []
+    jobs = entries(decided, "jobs")
+    if _only_job(data):
+        error = ""
+    elif len(jobs) == 1:
+        error = _without_last_line(error)
+    if error and (decided.get("gave_up") or _step_failed(data)):
+        rows.append(("last error", fold(error, WIDTH - 16, 6)))
+    if by and _step_failed(data) and not (by == "rule" and reason == error):
+        same = not reason or reason in error
+        shown = f"{by} ({reason})" if by == "exit_code" else f"{by}: {reason}"
+        words = reason if by == "rule" else by if same else shown
+        rows.append(("decided by", fold(words, WIDTH - 16, 4)))
+    return rows + [_log_row(job, named=len(jobs) > 1) for job in jobs if job.get("log")]
+
+
+def _log_row(job: Mapping[str, Any], *, named: bool) -> tuple[str, list[str]]:
+    """Where the log of a job that failed is, and its last lines.
+
+    Args:
+        named: Whether the job's step is named, since there are several.
+    """
+    step = f"{inert(str(job['step']), 60)}: " if named else ""
+    last = inert(str(job.get("last_lines") or ""), lines=True).split("\n")
+    lines = [fit(line, WIDTH - 18) for line in last if line.strip()]
+    return "log", [step + inert(shorten_path(str(job["log"]))), *(f"  {line}" for line in lines)]
+
+
+def _notice_rows(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """The losses and warnings of the steps, and what failed inside of those that kept going."""
+    rows: list[tuple[str, list[str]]] = []
+    for kind in ("failed", "lost", "warning"):
+        texts = [
+            f"{inert(str(n.get('step')), 60)}: {inert(str(n.get('message')), 600)}"
+            for n in entries(data, "notices")
+            if n.get("kind") == kind
+        ]
+        lines = [line for text in texts[:MOST_NOTICES] for line in fold(text, WIDTH - 16, 3)]
+        more = len(texts) - MOST_NOTICES
+        lines += [f"… {more} more"] if more > 0 else []
+        rows += [(kind, lines)] if lines else []
+    return rows
+
+
+def _last_error(data: Mapping[str, Any]) -> str:
+    """The error of the last step that failed; that a step gave up is no error of its own."""
+    if not table(data, "decided").get("gave_up"):
+        return str(data.get("error") or "")
+    errors = [s["error"] for s in entries(data, "steps") if s.get("error")]
+    return str(errors[-1]) if errors else str(data.get("error") or "")
+
+
+def _closing_rows(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    rows: list[tuple[str, list[str]]] = []
+    if hint := data.get("hint"):
+        rows.append(("to do", fold(inert(str(hint), 600), WIDTH - 16, 6)))
+    if used := usage_text(data.get("usage") or {}):
+        rows.append(("used", [used]))
+    if record := data.get("record"):
+        rows.append(("record", [inert(shorten_path(str(record)))]))
+    if commands := data.get("next"):
+        rows.append(("next", [inert(str(command)) for command in commands]))
+    return rows
+
+
+def usage_text(usage: Mapping[str, Any]) -> str:
+    """Time, that of jobs, tokens and cost: ``0:08 · jobs ran 0:05, waited 0:01 · 2,514 tokens``."""
+    ran = usage.get("elapsed") or usage.get("seconds")
+    parts = [clock(float(ran))] if ran else []
+    if "job_seconds" in usage:
+        computed, waited = (clock(float(usage[f"{k}_seconds"])) for k in ("job", "queue"))
+        parts.append(f"jobs ran {computed}, waited {waited}")
+    if tokens := usage.get("total_tokens"):
+        parts.append(count(int(tokens), "token"))
+    if cost := usage.get("cost"):
+        parts.append(f"${float(cost):.3f}")
+    parts += [
+        f"{float(amount):.4g} {noun}"
+        for name, noun in HOURS.items()
+        if (amount := usage.get(name)) and float(amount) >= LEAST_HOURS
+    ]
+    if jobs := usage.get("jobs"):
+        parts.append(count(int(jobs), "job"))
+    return " · ".join(parts)
+
+
+HOURS = {"node_hours": "node-hours", "gpu_hours": "GPU-hours"}
+LEAST_HOURS = 0.0005
+"""What is shown; less is left out, and is in ``--json``."""
+
+
+def value_text(value: Any, path: str | None = None, most: int = 0) -> list[str]:
+    """An output: short ones as they are, text of many lines by its size and where it is.
+
+    Args:
+        path: A file that holds the value.
+        most: Lines that are shown all the same, before the size and the place.
+    """
+    if isinstance(value, list) and value:
+        items = cast("list[Any]", value)
+        if all(isinstance(item, str) for item in items):
+            rows = [row for item in items for row in inert(item, lines=True).split("\n")]
+            return _block([line for row in rows for line in _kept(row)], LIST_LINES)
+    if not isinstance(value, str):
+        value = as_json(value)
+    lines = inert(value.strip("\n"), 20_000, lines=True).split("\n")
+    if len(lines) == 1 and cells(lines[0]) <= 4 * (WIDTH - 16):
+        return fold(lines[0], WIDTH - 16)
+    if most:
+        lines = [part for line in lines for part in _kept(line)]
+    if path and len(lines) > most:
+        size = count(value.strip("\n").count("\n") + 1, "line")
+        return [*lines[:most], f"{'… ' if most else ''}{size}, {inert(shorten_path(path))}"]
+    return _block(lines, max(most, BLOCK_LINES))
+
+
+def _kept(line: str) -> list[str]:
+    """A line as it is, such as one of a table; folded where it is too long."""
+    return [line.rstrip()] if cells(line) <= WIDTH - 16 else fold(line, WIDTH - 16)
+
+
+def _block(lines: list[str], most: int = BLOCK_LINES) -> list[str]:
+    if len(lines) == 1:
+        return fold(lines[0], WIDTH - 16, most)
+    more = len(lines) - most
+    return [*lines[:most], *([f"… {count(more, 'more line')}"] if more > 0 else [])]
+
+
+def question_text(question: Mapping[str, Any]) -> list[str]:
+    """What a run waits for: the question in full and what it takes, or how its job stands."""
+    kind = str(question.get("kind") or "")
+    if is_job(question):
+        return job_text(question)
+    return [*_ASKED[kind](question), f"takes: {takes(question)}"]
+
+
+def _approval_text(question: Mapping[str, Any]) -> list[str]:
+    why = f"   ({inert(str(question['why']), 200)})" if question.get("why") else ""
+    arguments = [*arguments_lines(table(question, "arguments")), *cost_lines(question)]
+    return [f"wants to call {exact(tool_of(question))}{why}", *_indented(arguments)]
+
+
+def _question_text(question: Mapping[str, Any]) -> list[str]:
+    below = [*choices_lines(question), *default_line(question)]
+    return [*_said(question["text"]), *(f" {line}" for line in below)]
+
+
+def _review_text(question: Mapping[str, Any]) -> list[str]:
+    plan = exact(str(question["plan"])).rstrip("\n").split("\n")
+    return [f"has drafted a plan (draft {question['round']})", *_indented(plan)]
+
+
+def _elicitation_text(question: Mapping[str, Any]) -> list[str]:
+    schema = table(question, "schema")
+    fields = [line for name in properties_of(schema) for line in field_lines(name, schema)]
+    server = inert(str(question["server"]), 80)
+    return [f"the server {server} asks:", *_said(question["message"]), *_indented(fields)]
+
+
+def _in_doubt_text(question: Mapping[str, Any]) -> list[str]:
+    tool = exact(tool_of(question))
+    arguments = arguments_lines(table(question, "arguments"))
+    return [
+        f"was killed while it called {tool}: the call may have been made, or not",
+        *_indented(arguments),
+    ]
+
+
+def _tool_changed_text(question: Mapping[str, Any]) -> list[str]:
+    lines = exact(str(question["diff"])).rstrip("\n").split("\n")
+    return [f"{changed_words(question)} since it was agreed to:", *_indented(lines)]
+
+
+def _job_unknown_text(question: Mapping[str, Any]) -> list[str]:
+    job = inert(str(question["job"]), 40)
+    named = f"its job {job}" if job else "its job, if it was submitted at all"
+    rows = [f"nobody knows what became of {named}:", *_said(question["reason"])]
+    folder = str(question.get("folder") or "")
+    return [*rows, *([f"  see {inert(shorten_path(folder))}"] if folder else [])]
+
+
+def _failure_text(question: Mapping[str, Any]) -> list[str]:
+    return ["failed:", *_said(question.get("error") or "")]
+
+
+def _said(text: Any) -> list[str]:
+    rows = inert(str(text).strip(), lines=True).split("\n")
+    return [words for line in rows for words in fold(line, WIDTH - 16)]
+
+
+def _indented(lines: list[str]) -> list[str]:
+    return [f"  {line}" for line in lines]
+
+
+_ASKED: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
+    "question": _question_text,
+    "approval": _approval_text,
+    "review": _review_text,
+    "elicitation": _elicitation_text,
+    "in_doubt": _in_doubt_text,
+    "tool_changed": _tool_changed_text,
+    "job_unknown": _job_unknown_text,
+    "failure": _failure_text,
+}

@@ -1,0 +1,161 @@
+"""A run's plan with its drafts in place, as files that need no planner."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from fractale.errors import StoreError, UsageError
+from fractale.plan.build import load_plan, parse_plan
+from fractale.plan.check import check_plan
+from fractale.plan.dump import dump_plan
+from fractale.plan.model import Plan, Step
+from fractale.plan.narrow import narrow
+from fractale.plan.words import MANAGER_INPUTS
+from fractale.record.plans import plan_of
+from fractale.store.drafts import Drafts
+from fractale.store.records import RunFolder
+
+_ITEM = re.compile(r"\[\d+\]")
+
+
+def freeze(folder: RunFolder, target: Path) -> list[Path]:
+    """Write the plan of a run, and each draft as a plan that it includes.
+
+    A planned step becomes ``plan: ./STEM/STEP.yaml``, where STEM is the target's name without
+    its ending. What only a planned step has is left out; its `tools` and `approve` go into the
+    steps of its draft, so that they bound them as they did in the run. Plans that the run's plan
+    includes are written beside the drafts, so that the files need no others.
+
+    Args:
+        folder: Of the run.
+        target: The file of the plan, a ``.yaml``; there must be none.
+
+    Returns:
+        The files, the plan first.
+
+    Raises:
+        UsageError: The run has no drafts, or one that was not accepted; its plan has changed; a
+            file is there already.
+        StoreError: A file can't be written.
+    """
+    if target.suffix not in (".yaml", ".yml"):
+        raise UsageError(f"{target} is no plan file", hint="write -o NAME.yaml")
+    plan = plan_of(folder, folder.read_head())
+    if plan is None:
+        raise UsageError(
+            f"the plan of run {folder.run_id} has changed since, or is gone",
+            hint="put it back as it was, or freeze a newer run",
+        )
+    files = _frozen(folder, plan, target.name)
+    _check(files)
+    return _write(files, target)
+
+
+def _frozen(folder: RunFolder, plan: Plan, name: str) -> dict[Path, str]:
+    """The files by their place beside the plan, which is the first of them."""
+    freezer = _Freezer(_accepted(Drafts(folder.path / "drafts")), Path(name).with_suffix(""))
+    text = dump_plan(freezer.plan(plan, "", Path(name)))
+    if not freezer.planned:
+        raise UsageError(
+            f"run {folder.run_id} has no step that was planned",
+            hint="only what a planner drafted can be frozen",
+        )
+    return {Path(name): text, **freezer.files}
+
+
+def _accepted(drafts: Drafts) -> dict[str, set[str]]:
+    """Path of a step, without the items of a foreach → its drafts."""
+    found: dict[str, set[str]] = {}
+    for path, text in drafts.items():
+        found.setdefault(_ITEM.sub("", path), set()).add(text)
+    return found
+
+
+def _check(files: Mapping[Path, str]) -> None:
+    """See that the files are valid before they go where the person wants them."""
+    with tempfile.TemporaryDirectory() as folder:
+        written = _write(files, Path(folder) / next(iter(files)).name)
+        problems = [p for p in check_plan(load_plan(written[0])) if p.severity == "error"]
+    if problems:  # an error of ours: the plan and the drafts were valid
+        raise UsageError(f"the frozen plan is not valid: {problems[0]}")
+
+
+def _write(files: Mapping[Path, str], target: Path) -> list[Path]:
+    paths = [target.parent / path for path in files]
+    if there := [path for path in paths if path.exists()]:
+        raise UsageError(f"{there[0]} is there already", hint="choose another -o FILE")
+    try:
+        for path, text in zip(paths, files.values(), strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"the plan cannot be written: {error}") from error
+    return paths
+
+
+class _Freezer:
+    """Freezes plans within plans.
+
+    Args:
+        drafts: Of the run, by the path of their step.
+        folder: Where drafts and included plans go, as seen from the plan.
+    """
+
+    def __init__(self, drafts: Mapping[str, set[str]], folder: Path) -> None:
+        self._drafts = drafts
+        self._folder = folder
+        self.files: dict[Path, str] = {}
+        self.planned = 0
+
+    def plan(self, plan: Plan, prefix: str, home: Path) -> Plan:
+        """A plan whose planned steps include their drafts.
+
+        Args:
+            prefix: The path of the plan in the run.
+            home: The file that the plan goes into.
+        """
+        return replace(plan, steps=tuple(self._step(step, prefix, home) for step in plan.steps))
+
+    def _step(self, step: Step, prefix: str, home: Path) -> Step:
+        path = f"{prefix}{step.name}"
+        if step.kind != "plan":
+            return replace(step, steps=tuple(self._step(s, f"{path}/", home) for s in step.steps))
+        file = self._folder / f"{path}.yaml"
+        inner = self.plan(step.plan or self._draft(step, path), f"{path}/", file)
+        self.files[file] = dump_plan(inner)
+        target = Path(os.path.relpath(file, home.parent)).as_posix()
+        included = replace(step, target=f"./{target}", plan=inner)
+        return included if step.plan else _without_manager(included)
+
+    def _draft(self, step: Step, path: str) -> Plan:
+        self.planned += 1
+        texts = self._drafts.get(path, set())
+        if not texts:
+            raise UsageError(
+                f"step `{path}` has no accepted draft in this run",
+                hint="freeze a run that came through the step",
+            )
+        if len(texts) > 1:
+            raise UsageError(
+                f"step `{path}` was drafted in {len(texts)} ways, one for each item",
+                hint="only a draft that is the same for all items can be frozen",
+            )
+        draft = parse_plan(next(iter(texts)), f"draft of {path}")
+        return narrow(draft, step.tools, step.approve)
+
+
+def _without_manager(step: Step) -> Step:
+    """A step that includes its draft, without what only speaks to the manager."""
+    return replace(
+        step,
+        inputs={name: v for name, v in step.inputs.items() if name not in MANAGER_INPUTS},
+        instruction=None,
+        tools=None,
+        approve=None,
+        retry=None,
+    )

@@ -1,0 +1,314 @@
+"""Recordings: the folders of runs, and what is written of them to be kept and replayed elsewhere.
+
+A run's own folder is a recording. ``fractale export RUN --recording PATH`` copies what a replay
+needs of it into a folder, or, where the path ends in ``.zip``, into one file.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from fractale.errors import NotRecorded, StoreError, UsageError
+from fractale.masking import Masker
+from fractale.plain import to_json
+from fractale.plan.build import load_plan
+from fractale.plan.model import Plan
+from fractale.private import make_folder, open_private, write_private
+from fractale.record.offered import OFFERED_FILE
+from fractale.record.plans import PLAN_FILE, plan_of
+from fractale.settings import Settings
+from fractale.settings.own_runs import is_agreed
+from fractale.store.locks import holder_of
+from fractale.store.records import RunFolder, RunFolders
+
+ABOUT_FILE, ZIP = "recording.json", ".zip"
+FILES = ("run.json", "events.jsonl", "journal.jsonl", OFFERED_FILE, "entry.json", PLAN_FILE)
+PATTERNS = (
+    "plan/**/*.yaml",
+    "drafts/**/*.yaml",
+    "outputs/*/*.json",
+    "jobs/*/log",
+    "jobs/*/elements/*/log",
+)
+UNMASKED = ("plan/", "drafts/", "jobs/", PLAN_FILE)
+"""What is not masked when it is written: jobs write logs, people and models write plans."""
+BLOCK = 1024 * 1024
+MOST_BYTES = 2 * 1024**3
+"""Of a recording in one file, once it is unpacked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """A recorded run that can be replayed.
+
+    Args:
+        name: What a list calls it.
+        folder: Where its files are.
+        source: What was named: a folder or a file.
+        about: What is known of how it was exported; nothing of a run's own folder.
+        own: Whether it is a run of the state folder. Any other recording may be a stranger's:
+            nothing that it names is imported, and no file outside of it is read for it.
+    """
+
+    name: str
+    folder: RunFolder
+    head: Mapping[str, Any]
+    source: Path
+    about: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    own: bool = False
+
+    def given(self, registries: Sequence[Path], agents: Sequence[str]) -> Recording:
+        """The same with the registries and the sub-agents that a person names.
+
+        Where they name none, an own run has those that it was started with, and any other
+        recording has none.
+        """
+        kept: Mapping[str, Any] = self.head if self.own else {}
+        named = {
+            "registries": [*map(str, registries)] or kept.get("registries") or [],
+            "agents": [*agents] or kept.get("agents") or [],
+        }
+        return replace(self, head={**self.head, **named})
+
+    @property
+    def left_out(self) -> list[str]:
+        """The options that would give a replay what the recording names and is not imported."""
+        if self.own:
+            return []
+        registries = [f"-r {path}" for path in self.head.get("registries") or ()]
+        agents = [*(self.head.get("agents") or ()), *self._planned()]
+        return [*registries, *(f"-a {path}" for path in dict.fromkeys(agents))]
+
+    def _planned(self) -> list[str]:
+        try:
+            return [ref.path for ref in self.plan_then().agents]
+        except NotRecorded:
+            return []
+
+    def find(self, path: str) -> Path | None:
+        """A file that the run was given, where it is now; None if it is gone.
+
+        It is looked for where it lies from the recording, from the folder that this is run in,
+        and then where it was.
+        """
+        file = Path(path)
+        places = [(self.about.get("exported_to"), self.source.absolute().parent)]
+        places.append((self.head.get("folder"), Path.cwd()))
+        tries = [here / os.path.relpath(file, then) for then, here in places if then]
+        if not self.about:  # it never moved
+            tries.insert(0, file)
+        return next((each.resolve() for each in [*tries, file] if each.is_file()), None)
+
+    def plan_today(self) -> Plan | None:
+        """Its plan as the file says now; None if the file is gone.
+
+        Raises:
+            PlanError: It is invalid.
+        """
+        file = self.find(str(self.head.get("file") or ""))
+        return load_plan(file) if file else None
+
+    def plan_then(self) -> Plan:
+        """Its plan as it was run.
+
+        Raises:
+            NotRecorded: It is kept nowhere.
+        """
+        plan = plan_of(self.folder, self.head)
+        if plan is None:
+            raise NotRecorded(
+                "no-plan",
+                f"the plan of run {self.folder.run_id} is kept nowhere, or can't be read",
+                hint="give the plan with --plan FILE",
+            )
+        return plan
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's folder as it was named while it ran: templates may have said it."""
+        return Path(str(self.about.get("run_dir") or self.folder.path))
+
+
+def _is_own(made: Recording, settings: Settings) -> bool:
+    kept = RunFolders(settings.state_dir).has(made.folder.path) and not made.about
+    return kept and is_agreed(made.folder.path, made.head, settings.environment)
+
+
+@contextmanager
+def open_recording(
+    path: Path, name: str = "", *, settings: Settings | None = None
+) -> Generator[Recording]:
+    """A recording in a folder or a file, for as long as the block lasts.
+
+    Args:
+        settings: Say where the runs are that the user started.
+
+    Raises:
+        NotRecorded: It is none, or damaged.
+    """
+    if path.is_dir():
+        made = _in_folder(path, path, name)
+        yield replace(made, own=settings is not None and _is_own(made, settings))
+        return
+    with tempfile.TemporaryDirectory(prefix="fractale-") as folder:
+        _unpack(path, Path(folder))
+        yield _in_folder(Path(folder), path, name)
+
+
+def _in_folder(folder: Path, source: Path, name: str) -> Recording:
+    about: dict[str, Any] = {}
+    try:
+        if (folder / ABOUT_FILE).exists():
+            about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
+        run = RunFolder(str(about.get("run") or folder.name), folder)
+        head = run.read_head()
+    except (OSError, ValueError, StoreError) as error:
+        raise NotRecorded("bad-recording", f"{source} is no recording: {error}") from error
+    return Recording(name=name or str(source), folder=run, head=head, source=source, about=about)
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    """Unpack a recording's file; nothing of it lands outside of the folder."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = [info for info in archive.infolist() if not info.is_dir()]
+            if sum(info.file_size for info in infos) > MOST_BYTES:
+                raise NotRecorded("bad-recording", f"{path} is larger than a recording may be")
+            for info in infos:
+                parts = PurePosixPath(info.filename).parts
+                if ".." in parts or PurePosixPath(info.filename).is_absolute():
+                    raise NotRecorded("bad-recording", f"{path} has a file outside of itself")
+                archive.extract(info, folder)
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise NotRecorded("bad-recording", f"{path} is no recording: {error}") from error
+
+
+def find_recordings(root: Path) -> list[Path]:
+    """Every recording in a folder and those below it, by name; the folder itself if it is one.
+
+    Raises:
+        UsageError: There is no such folder.
+    """
+    if root.is_file() or (root / "run.json").is_file():
+        return [root]
+    if not root.is_dir():
+        raise UsageError(f"there is no folder {root}")
+    return sorted(_below(root))
+
+
+def _below(root: Path) -> Iterator[Path]:
+    for folder, names, files in os.walk(root):
+        if "run.json" in files:
+            names.clear()  # what is inside of a run is its own
+            yield Path(folder)
+        else:
+            yield from (Path(folder) / name for name in files if name.endswith(ZIP))
+
+
+def write_recording(folder: RunFolder, target: Path, secrets: Iterable[str]) -> None:
+    """Write what a replay needs of a run into a folder, or into one file.
+
+    Args:
+        secrets: What must not be in it. The run's record was masked when it was written; logs
+            are written by jobs, and drafts and plans by people and models.
+        target: A file where it ends in ``.zip``; else a folder that is not there or is empty.
+
+    Raises:
+        NotRecorded: The run can't be replayed.
+        UsageError: It goes on, or there is something else at the target.
+        StoreError: It can't be written.
+    """
+    if holder_of(folder) is not None:
+        raise UsageError(f"run {folder.run_id} still goes on", hint="wait for its end")
+    if not (folder.path / OFFERED_FILE).is_file():
+        raise NotRecorded(
+            "no-tools",
+            f"the record of run {folder.run_id} does not say which tools it was offered",
+            hint="it was made by an older fractale; run the plan again",
+        )
+    masker = Masker(secrets)
+    about = {
+        "version": 1,
+        "run": folder.run_id,
+        "run_dir": str(folder.path.absolute()),
+        "exported_to": str(target.absolute().parent),
+    }
+    files = {str(path.relative_to(folder.path)): path for path in _files(folder.path)}
+    try:
+        if target.suffix == ZIP:
+            _write_zip(target, files, about, masker)
+        else:
+            _write_folder(target, files, about, masker)
+    except OSError as error:
+        raise StoreError(f"the recording cannot be written to {target}: {error}") from error
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    yield from (folder / name for name in FILES if (folder / name).is_file())
+    for pattern in PATTERNS:
+        yield from sorted(path for path in folder.glob(pattern) if path.is_file())
+
+
+def _write_zip(
+    target: Path, files: Mapping[str, Path], about: Mapping[str, Any], masker: Masker
+) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
+    descriptor = open_private(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    try:
+        with (
+            os.fdopen(descriptor, "w+b") as file,
+            zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
+        ):
+            archive.writestr(ABOUT_FILE, to_json(about, indent=1))
+            for name, path in files.items():
+                with archive.open(name, "w", force_zip64=True) as place:
+                    _copy(name, path, place, masker)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _copy(name: str, path: Path, place: IO[bytes], masker: Masker) -> None:
+    """Copy a file; what nobody masked before is masked on the way, in pieces."""
+    with path.open("rb") as source:
+        if not masker or not name.startswith(UNMASKED):
+            shutil.copyfileobj(source, place)
+            return
+        decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+
+        def write(text: str) -> None:
+            place.write(text.encode("utf-8", "surrogateescape"))
+
+        stream = masker.stream(write)
+        while piece := source.read(BLOCK):
+            stream.feed(decoder.decode(piece))
+        stream.feed(decoder.decode(b"", final=True))
+        stream.end()
+
+
+def _write_folder(
+    target: Path, files: Mapping[str, Path], about: Mapping[str, Any], masker: Masker
+) -> None:
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(
+            f"{target} is there already", hint="name a folder that is not, or FILE.zip"
+        )
+    make_folder(target)
+    for name, path in files.items():
+        place = target / name
+        make_folder(place.parent)
+        descriptor = open_private(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        with os.fdopen(descriptor, "wb") as file:
+            _copy(name, path, file, masker)
+    write_private(target / ABOUT_FILE, to_json(about, indent=1), sync="none")

@@ -1,0 +1,174 @@
+"""Recordings as tests: each replayed against today's plan and code."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from fractale.agents.catalog import Catalog
+from fractale.errors import FractaleError, NotRecorded, PlanError
+from fractale.plan.model import Plan
+from fractale.record.recordings import Recording, find_recordings, open_recording
+from fractale.registry import load_registry
+from fractale.replay.replay import Replayed, replay
+from fractale.runs.opening import own_agents
+from fractale.settings import Settings
+
+Verdict: TypeAlias = Literal["equal", "diverged", "invalid", "not-recorded"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """What came of one recording.
+
+    Args:
+        replayed: None where it could not be replayed.
+        error: Why.
+    """
+
+    name: str
+    replayed: Replayed | None = None
+    error: FractaleError | None = None
+    notes: Sequence[str] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        """``invalid``: today's plan is, or what it needs is not there."""
+        if self.replayed is None:
+            return "not-recorded" if isinstance(self.error, NotRecorded) else "invalid"
+        return "equal" if self.replayed.equal else "diverged"
+
+
+def agents_of(recording: Recording, plan: Plan) -> tuple[Catalog, list[str]]:
+    """The sub-agents that a recorded run can ask, with today's code, and what is to be said of it.
+
+    Args:
+        recording: With what its person gave it (`Recording.given`); nothing else is imported.
+
+    Raises:
+        PlanError: One that the plan of an own run names can't be loaded.
+    """
+    named = [str(path) for path in recording.head.get("registries") or ()]
+    found = {path: recording.find(path) for path in named}
+    notes = [f"the registry {path} is gone: its sub-agents are not there" for path in named]
+    notes = [note for note, path in zip(notes, named, strict=True) if found[path] is None]
+    registries = [path for path in found.values() if path is not None]
+    agents = [str(path) for path in recording.head.get("agents") or ()]
+    if not recording.own:
+        plan = _with_given(plan, registries, agents)
+    try:
+        return own_agents(plan, registries=registries, agents=agents), notes
+    except PlanError as error:
+        # The tools in them are not needed here, and what they import may not be there.
+        notes.append(f"the registries are left out: {error.problems[0]}")
+        return own_agents(plan, agents=agents), notes
+
+
+def _with_given(plan: Plan, registries: Sequence[Path], agents: Sequence[str]) -> Plan:
+    """The plan with those of its `agents` that a person gave; the others are not imported."""
+    listed = {entry.path for path in registries for entry in load_registry(path).entries}
+    return replace(
+        plan, agents=tuple(ref for ref in plan.agents if ref.path in listed or ref.path in agents)
+    )
+
+
+def left_out_note(recording: Recording, given: Recording) -> list[str]:
+    """What is to be said of what a recording names and was not imported."""
+    there = [f"-r {path}" for path in given.head.get("registries") or ()]
+    there += [f"-a {path}" for path in given.head.get("agents") or ()]
+    options = [each for each in recording.left_out if each not in there]
+    if not options or there:
+        return []
+    return [
+        "what the recording names was not imported; if its run asked sub-agents of these, look at "
+        f"them, and give them yourself: {' '.join(options)}"
+    ]
+
+
+async def check_recording(
+    path: Path,
+    settings: Settings,
+    name: str = "",
+    *,
+    registries: Sequence[Path] = (),
+    agents: Sequence[str] = (),
+) -> Checked:
+    """Replay one recording against the plan's file as it is now.
+
+    Args:
+        registries, agents: What is imported; of an own run, that which it was started with.
+    """
+    name = name or str(path)
+    notes, left_out = list[str](), list[str]()
+    try:
+        with open_recording(path, name, settings=settings) as found:
+            recording = found.given(registries, agents)
+            left_out = left_out_note(found, recording)
+            plan = recording.plan_today()
+            if plan is None:
+                file = recording.head.get("file")
+                notes.append(f"{file} is gone: the plan is the one that was recorded")
+                plan = recording.plan_then()
+            catalog, more = agents_of(recording, plan)
+            notes += more
+            replayed = await replay(recording, settings, plan=plan, agents=catalog)
+            notes += left_out if replayed.missing or not replayed.equal else []
+            return Checked(name=name, replayed=replayed, notes=notes)
+    except FractaleError as error:
+        return Checked(name=name, error=error, notes=[*notes, *left_out])
+
+
+async def check_folder(
+    root: Path,
+    settings: Settings,
+    *,
+    registries: Sequence[Path] = (),
+    agents: Sequence[str] = (),
+) -> AsyncGenerator[Checked]:
+    """Replay every recording in a folder, one after the other.
+
+    Args:
+        registries, agents: As `check_recording` takes them.
+
+    Raises:
+        UsageError: There is no such folder.
+    """
+    for path in find_recordings(root):
+        name = str(path.relative_to(root)) if path != root else path.name
+        yield await check_recording(path, settings, name, registries=registries, agents=agents)
+
+
+# -- as JSON ------------------------------------------------------------------------------------
+
+
+def checked_data(checked: Checked) -> dict[str, Any]:
+    """One recording as JSON."""
+    data: dict[str, Any] = {"recording": checked.name, "verdict": checked.verdict}
+    if checked.replayed is not None:
+        data |= replayed_data(checked.replayed)
+    if checked.error is not None:
+        data["error"] = error_data(checked.error)
+    return data | {"notes": list(checked.notes)}
+
+
+def replayed_data(replayed: Replayed) -> dict[str, Any]:
+    """A replay as JSON."""
+    data = {
+        "run": replayed.run,
+        "plan": replayed.plan,
+        "equal": replayed.equal,
+        "events": replayed.events,
+        "of": replayed.of,
+        "status": replayed.status,
+        "record_ends": replayed.ends or None,
+        "missing_agents": list(replayed.missing),
+    }
+    return data | {"divergence": asdict(replayed.divergence) if replayed.divergence else None}
+
+
+def error_data(error: FractaleError) -> dict[str, Any]:
+    """Why a recording could not be replayed, as JSON."""
+    code = error.reason if isinstance(error, NotRecorded) else error.code
+    return {"code": code, "message": str(error), "hint": error.hint}
