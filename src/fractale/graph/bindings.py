@@ -29,7 +29,7 @@ from fractale.store.notes import MemoryNotes, Notes
 from fractale.toolbox import PromptInfo, Toolbox, ToolInfo
 
 if TYPE_CHECKING:
-    from fractale.graph.visit import Visit
+    from fractale.graph.attempt import Attempt
 
 KEY = "bindings"
 PROMPT = "prompt:"
@@ -391,7 +391,7 @@ def _own_name(prompt: PromptInfo) -> str:
 # -- in a step -----------------------------------------------------------------------------------
 
 
-async def find_tool(visit: Visit, name: str) -> ToolInfo:
+async def find_tool(attempt: Attempt, name: str) -> ToolInfo:
     """The tool that a step names, as the person agreed to it.
 
     Raises:
@@ -399,9 +399,9 @@ async def find_tool(visit: Visit, name: str) -> ToolInfo:
         ToolError: See `resolve`.
         GraphInterrupt: It changed, and nobody answered yet.
     """
-    bindings = visit.context.bindings
-    tool = await resolve(visit.deps.toolbox, bindings, name)
-    if not agreed_to(visit, [tool]):
+    bindings = attempt.context.bindings
+    tool = await resolve(attempt.deps.toolbox, bindings, name)
+    if not agreed_to(attempt, [tool]):
         raise PolicyError(
             f"`{tool.qualified_name}` was not called: its server changed it, and you rejected that",
             hint=f"see what changed: fractale list --changes {tool.qualified_name}",
@@ -409,21 +409,21 @@ async def find_tool(visit: Visit, name: str) -> ToolInfo:
     return tool
 
 
-def offered(visit: Visit, tools: Iterable[ToolInfo]) -> list[ToolInfo]:
+def offered(attempt: Attempt, tools: Iterable[ToolInfo]) -> list[ToolInfo]:
     """Tools as a model may be shown them: bound, and as the person agreed to them.
 
     Raises:
         GraphInterrupt: One changed, and nobody answered yet.
     """
-    bindings = visit.context.bindings
+    bindings = attempt.context.bindings
     found = [bindings.shown(tool) for tool in tools]
     new = [tool for tool in found if bindings.bind(tool.name, tool)]
     if new:
         bindings.keep()
-    return agreed_to(visit, found)
+    return agreed_to(attempt, found)
 
 
-def agreed_to(visit: Visit, tools: Sequence[ToolInfo]) -> list[ToolInfo]:
+def agreed_to(attempt: Attempt, tools: Sequence[ToolInfo]) -> list[ToolInfo]:
     """Those of some tools that are as the person agreed to them; the others are asked about.
 
     Raises:
@@ -431,7 +431,7 @@ def agreed_to(visit: Visit, tools: Sequence[ToolInfo]) -> list[ToolInfo]:
     """
     from fractale.graph.interrupts import ask
 
-    bindings = visit.context.bindings
+    bindings = attempt.context.bindings
     changed: dict[str, list[tuple[ToolInfo, ToolChange]]] = {}
     for tool in tools:
         change = None if bindings.is_rejected(tool) else bindings.change_of(tool)
@@ -439,7 +439,7 @@ def agreed_to(visit: Visit, tools: Sequence[ToolInfo]) -> list[ToolInfo]:
             changed.setdefault(tool.server, []).append((tool, change))
     for server, found in changed.items():
         hashes = {change.tool: change.definition for _, change in found}
-        answer = ask(visit, questions.tool_changed(visit.path, server, hashes, diff_of(found)))
+        answer = ask(attempt, questions.tool_changed(attempt.path, server, hashes, diff_of(found)))
         (bindings.accept if answer == "accept" else bindings.reject)([tool for tool, _ in found])
     return [tool for tool in tools if not bindings.is_rejected(tool)]
 

@@ -16,12 +16,12 @@ from fractale.agents.subagent import AgentAnswer, AgentRequest, Subagent
 from fractale.errors import NotDone, PolicyError, TransportError
 from fractale.evidence import as_mapping, outputs_of, outputs_of_text
 from fractale.graph import model_calls, tool_calls
+from fractale.graph.attempt import Attempt
 from fractale.graph.bindings import find_tool
 from fractale.graph.doubt import too_late
 from fractale.graph.host import Host, run_agent
 from fractale.graph.outcome import CallResult, Decision, failed_by, not_done
 from fractale.graph.tools_there import check_tools
-from fractale.graph.visit import Visit
 from fractale.models.json_text import json_values
 from fractale.plan.words import EXTRA_TOOLS, GENERAL_AGENTS, INSTRUCTION_INPUTS
 from fractale.policy import allowed_by, may_repeat
@@ -30,7 +30,7 @@ from fractale.toolbox import ToolInfo, ToolResult
 GENERALIST = "ask"
 
 
-async def perform(visit: Visit) -> CallResult:
+async def perform(attempt: Attempt) -> CallResult:
     """Make the call of a step that is a tool, a prompt or an agent.
 
     Raises:
@@ -38,31 +38,33 @@ async def perform(visit: Visit) -> CallResult:
         LimitReached: A limit of the run is used up.
     """
     kinds = {"tool": call_tool_step, "prompt": call_prompt_step, "agent": call_agent_step}
-    return await _in_time(visit, kinds[visit.step.kind])
+    return await _in_time(attempt, kinds[attempt.step.kind])
 
 
-async def _in_time(visit: Visit, call: Callable[[Visit], Awaitable[CallResult]]) -> CallResult:
+async def _in_time(
+    attempt: Attempt, call: Callable[[Attempt], Awaitable[CallResult]]
+) -> CallResult:
     try:
-        async with asyncio.timeout(visit.step.timeout):
-            return await call(visit)
+        async with asyncio.timeout(attempt.step.timeout):
+            return await call(attempt)
     except TimeoutError as error:
-        raise too_late(visit.step, visit.cut_off) from error
+        raise too_late(attempt.step, attempt.cut_off) from error
 
 
-async def call_tool_step(visit: Visit) -> CallResult:
+async def call_tool_step(attempt: Attempt) -> CallResult:
     """Call the tool that the step names."""
-    tool = await find_tool(visit, visit.step.target or "")
-    return await _call(visit, tool, visit.inputs)
+    tool = await find_tool(attempt, attempt.step.target or "")
+    return await _call(attempt, tool, attempt.inputs)
 
 
-async def _call(visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any]) -> CallResult:
+async def _call(attempt: Attempt, tool: ToolInfo, arguments: Mapping[str, Any]) -> CallResult:
     """A call that stands in the plan: of the person's own, or of one that a model drafted."""
-    exact = visit.context.bindings.exact
-    if not all(allowed_by(exact(globs), tool) for globs in visit.context.within):
+    exact = attempt.context.bindings.exact
+    if not all(allowed_by(exact(globs), tool) for globs in attempt.context.within):
         raise PolicyError(f"`{tool.name}` was not called: it is none of the planned step's tools")
-    chosen_by = "model" if visit.context.drafted else "plan"
-    agreed = tool_calls.agree(visit, tool, arguments, chosen_by)
-    return result_of_tool(tool, await tool_calls.call(visit, tool, agreed))
+    chosen_by = "model" if attempt.context.drafted else "plan"
+    agreed = tool_calls.agree(attempt, tool, arguments, chosen_by)
+    return result_of_tool(tool, await tool_calls.call(attempt, tool, agreed))
 
 
 def result_of_tool(tool: ToolInfo, result: ToolResult) -> CallResult:
@@ -79,75 +81,75 @@ def result_of_tool(tool: ToolInfo, result: ToolResult) -> CallResult:
     )
 
 
-async def call_prompt_step(visit: Visit) -> CallResult:
+async def call_prompt_step(attempt: Attempt) -> CallResult:
     """Render the prompt that the step names and let the model answer it."""
-    name = visit.step.target or ""
-    infos = [info for info in await visit.deps.toolbox.prompts([name]) if info.name == name]
+    name = attempt.step.target or ""
+    infos = [info for info in await attempt.deps.toolbox.prompts([name]) if info.name == name]
     takes = {str(argument["name"]) for info in infos for argument in info.arguments}
-    prompt = await tool_calls.prompt(visit, name, give_error(visit, takes))
+    prompt = await tool_calls.prompt(attempt, name, give_error(attempt, takes))
     messages: list[BaseMessage] = [
         AIMessage(m.text) if m.role == "assistant" else HumanMessage(m.text) for m in prompt
     ]
-    if visit.instruction:
-        messages.append(HumanMessage(visit.instruction))
+    if attempt.instruction:
+        messages.append(HumanMessage(attempt.instruction))
     # A prompt is an expert that answers; it asks people only where its step says so.
-    extras = set(EXTRA_TOOLS) if visit.step.tools else set[str]()
-    generalist = visit.deps.agents.find(GENERALIST)
+    extras = set(EXTRA_TOOLS) if attempt.step.tools else set[str]()
+    generalist = attempt.deps.agents.find(GENERALIST)
     assert generalist is not None  # noqa: S101 - it is built in
-    return await ask_agent(visit, generalist, AgentRequest(messages=messages), frozenset(extras))
+    return await ask_agent(attempt, generalist, AgentRequest(messages=messages), frozenset(extras))
 
 
-def give_error(visit: Visit, takes: set[str]) -> dict[str, Any]:
+def give_error(attempt: Attempt, takes: set[str]) -> dict[str, Any]:
     """The step's inputs, with `previous.error` as `error` where the callee takes one.
 
     Only after a failure, and never over what the plan sets.
     """
-    arguments = dict(visit.inputs)
-    error = visit.scope.get("previous", {}).get("error")
+    arguments = dict(attempt.inputs)
+    error = attempt.scope.get("previous", {}).get("error")
     if "error" in takes and "error" not in arguments and error:
         arguments["error"] = error
-        visit.argument_sources["error"] = visit.flow.previous
+        attempt.argument_sources["error"] = attempt.flow.previous
     return arguments
 
 
-async def call_agent_step(visit: Visit) -> CallResult:
+async def call_agent_step(attempt: Attempt) -> CallResult:
     """Ask a sub-agent: one of fractale's or the person's own, or one that a server offers."""
-    name = visit.step.target
-    agent = visit.deps.agents.find(GENERALIST if name in GENERAL_AGENTS else str(name))
+    name = attempt.step.target
+    agent = attempt.deps.agents.find(GENERALIST if name in GENERAL_AGENTS else str(name))
     if agent is not None:
-        return await ask_agent(visit, agent, _request(visit, agent))
-    tool = await find_tool(visit, str(name))
+        return await ask_agent(attempt, agent, _request(attempt, agent))
+    tool = await find_tool(attempt, str(name))
     properties = set(tool.input_schema.get("properties", {}))
-    arguments = give_error(visit, properties)
-    if visit.instruction and "instruction" in properties:
+    arguments = give_error(attempt, properties)
+    if attempt.instruction and "instruction" in properties:
         if "instruction" not in arguments:
-            visit.argument_sources["instruction"] = visit.flow.of(visit.step.instruction)
-        arguments.setdefault("instruction", visit.instruction)
-    return await _call(visit, tool, arguments)
+            attempt.argument_sources["instruction"] = attempt.flow.of(attempt.step.instruction)
+        arguments.setdefault("instruction", attempt.instruction)
+    return await _call(attempt, tool, arguments)
 
 
-def _request(visit: Visit, agent: Subagent) -> AgentRequest:
+def _request(attempt: Attempt, agent: Subagent) -> AgentRequest:
     """What the agent is told: the instruction, the inputs, and what failed before."""
     takes = set(agent.input_schema.get("properties", {}))
-    given = give_error(visit, takes)
+    given = give_error(attempt, takes)
     inputs = {k: v for k, v in given.items() if k in takes or k not in INSTRUCTION_INPUTS}
-    instruction = visit.instruction or visit.step.description
-    error = visit.scope.get("previous", {}).get("error")
+    instruction = attempt.instruction or attempt.step.description
+    error = attempt.scope.get("previous", {}).get("error")
     if error and "error" not in inputs:
         instruction = f"{instruction}\n\nThe last attempt failed: {error}".strip()
     return AgentRequest(inputs=inputs, instruction=instruction)
 
 
 async def ask_agent(
-    visit: Visit, agent: Subagent, request: AgentRequest, extras: frozenset[str] | None = None
+    attempt: Attempt, agent: Subagent, request: AgentRequest, extras: frozenset[str] | None = None
 ) -> CallResult:
     """Let a sub-agent do the step, with the tools that the step allows."""
-    await check_tools(visit)
-    lists = [globs for globs in (visit.step.tools, agent.tools) if globs is not None]
-    context = replace(visit.context, within=(*visit.context.within, *lists))
-    host = Host(visit, context) if extras is None else Host(visit, context, extras=extras)
-    earlier = convert_to_messages(visit.conversation) if visit.conversation else []
-    request = _masked(visit, request)  # what a model is told is also in its checkpoints
+    await check_tools(attempt)
+    lists = [globs for globs in (attempt.step.tools, agent.tools) if globs is not None]
+    context = replace(attempt.context, within=(*attempt.context.within, *lists))
+    host = Host(attempt, context) if extras is None else Host(attempt, context, extras=extras)
+    earlier = convert_to_messages(attempt.conversation) if attempt.conversation else []
+    request = _masked(attempt, request)  # what a model is told is also in its checkpoints
     try:
         answer = await run_agent(
             agent,
@@ -155,18 +157,18 @@ async def ask_agent(
             replace(
                 request,
                 messages=[*earlier, *request.messages],
-                schema=visit.step.output_schema,
-                config=visit.config,
+                schema=attempt.step.output_schema,
+                config=attempt.config,
             ),
         )
     except NotDone as error:
-        kept = _keep(visit, error.messages)
-        return replace(not_done(error.reason), usage=visit.usage, conversation=kept)
-    return _result_of_agent(visit, answer)
+        kept = _keep(attempt, error.messages)
+        return replace(not_done(error.reason), usage=attempt.usage, conversation=kept)
+    return _result_of_agent(attempt, answer)
 
 
-def _masked(visit: Visit, request: AgentRequest) -> AgentRequest:
-    mask = visit.context.mask
+def _masked(attempt: Attempt, request: AgentRequest) -> AgentRequest:
+    mask = attempt.context.mask
     return replace(
         request,
         inputs=mask(dict(request.inputs)),
@@ -175,10 +177,10 @@ def _masked(visit: Visit, request: AgentRequest) -> AgentRequest:
     )
 
 
-def _result_of_agent(visit: Visit, answer: AgentAnswer) -> CallResult:
-    kept = _keep(visit, answer.messages)
-    if matched := visit.matched(answer.messages):
-        return replace(matched, usage=visit.usage, conversation=kept)
+def _result_of_agent(attempt: Attempt, answer: AgentAnswer) -> CallResult:
+    kept = _keep(attempt, answer.messages)
+    if matched := attempt.matched(answer.messages):
+        return replace(matched, usage=attempt.usage, conversation=kept)
     failed = failed_change(answer.messages)
     return CallResult(
         outputs=as_mapping(answer.outputs),
@@ -187,18 +189,18 @@ def _result_of_agent(visit: Visit, answer: AgentAnswer) -> CallResult:
         code="agent" if answer.error else None,
         failure=failed_by("error", f"{FAILED_CHANGE}{failed}") if failed else None,
         notices=notices_of_calls(answer.messages),
-        usage=visit.usage,
+        usage=attempt.usage,
         conversation=kept,
     )
 
 
-def _keep(visit: Visit, messages: Sequence[BaseMessage]) -> list[dict[str, Any]] | None:
-    if not visit.step.persist:
+def _keep(attempt: Attempt, messages: Sequence[BaseMessage]) -> list[dict[str, Any]] | None:
+    if not attempt.step.persist:
         return None
     from langchain_core.messages import convert_to_openai_messages
 
     kept: Any = convert_to_openai_messages(list(messages))
-    return visit.context.mask(kept)
+    return attempt.context.mask(kept)
 
 
 JUDGE_SCHEMA: Mapping[str, Any] = {
@@ -216,13 +218,13 @@ MOST_JUDGED = 20_000
 """Characters of a result that a judge is shown."""
 
 
-async def judge(visit: Visit, result: CallResult) -> Decision:
+async def judge(attempt: Attempt, result: CallResult) -> Decision:
     """Ask the model whether a step succeeded, where no evidence decides.
 
     Raises:
         ModelError: The model gave no verdict.
     """
-    task = visit.instruction or visit.step.description or visit.step.name
+    task = attempt.instruction or attempt.step.description or attempt.step.name
     said = _ends(_all_said(result))
     messages = [
         SystemMessage(
@@ -231,7 +233,7 @@ async def judge(visit: Visit, result: CallResult) -> Decision:
         ),
         HumanMessage(f"The step was to: {task}\n\nIts result:\n{said}"),
     ]
-    answer = await model_calls.ask(visit, messages, JUDGE_SCHEMA)
+    answer = await model_calls.ask(attempt, messages, JUDGE_SCHEMA)
     verdict = as_mapping(answer.data) if answer.data is not None else {}
     # A model that changes its mind in one answer says both.
     success = all(each.get("success") is True for each in _verdicts(answer.text) or [verdict])

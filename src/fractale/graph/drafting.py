@@ -25,13 +25,13 @@ from langgraph.runtime import Runtime
 from fractale import questions
 from fractale.agents.arguments import faults_of_given
 from fractale.errors import PlanError, ToolError
+from fractale.graph.attempt import Attempt
 from fractale.graph.bindings import offered
 from fractale.graph.context import RunContext
 from fractale.graph.host import Host
 from fractale.graph.inside import CompilePlan, run_plan_inside
 from fractale.graph.nodes import StepNode
 from fractale.graph.outcome import CallResult
-from fractale.graph.visit import Visit
 from fractale.labels import from_data, to_data
 from fractale.plan.build import parse_plan
 from fractale.plan.dump import plan_data
@@ -84,13 +84,13 @@ class Manager:
     """What the nodes of a planned step work with.
 
     Args:
-        visit: Of the step.
+        attempt: Of the step.
         context: The run as the planner's own calls see it.
         offers: What a draft may use.
         compile_plan: Makes the graph of the draft.
     """
 
-    visit: Visit
+    attempt: Attempt
     context: RunContext
     offers: Offers
     compile_plan: CompilePlan
@@ -98,23 +98,23 @@ class Manager:
     @property
     def host(self) -> Host:
         """What the planner may do to the outside."""
-        return Host(self.visit, self.context, extras=frozenset(EXTRA_TOOLS[:1]))
+        return Host(self.attempt, self.context, extras=frozenset(EXTRA_TOOLS[:1]))
 
 
 def planned(node: StepNode, compile_plan: CompilePlan) -> StepNode:
     """A step whose plan is drafted when the run reaches it."""
 
-    async def call(visit: Visit) -> CallResult:
-        manager, entry = await _manager(visit, compile_plan), visit.context.entry
-        graph, state = visit.inside, Drafting()
-        if visit.entry is not None and entry is not None:
+    async def call(attempt: Attempt) -> CallResult:
+        manager, entry = await _manager(attempt, compile_plan), attempt.context.entry
+        graph, state = attempt.inside, Drafting()
+        if attempt.entry is not None and entry is not None:
             graph, state = _graph("run"), cast("Drafting", dict(entry.draft or {}))
-        after = cast("Drafting", await graph.ainvoke(state, visit.config, context=manager))
+        after = cast("Drafting", await graph.ainvoke(state, attempt.config, context=manager))
         return CallResult(
-            outputs=visit.deps.outputs.get(after.get("outputs") or {}),
+            outputs=attempt.deps.outputs.get(after.get("outputs") or {}),
             error=after.get("error") or None,
             code=after.get("code") or None,
-            usage=visit.usage,
+            usage=attempt.usage,
         )
 
     return replace(node, perform=call, inside=_graph(drafted=_drafted(node, compile_plan)))
@@ -158,32 +158,32 @@ def _graph(start: str = "explore", drafted: Any = None) -> Any:
     return builder.compile()
 
 
-async def _manager(visit: Visit, compile_plan: CompilePlan) -> Manager:
-    lists = () if visit.step.tools is None else (visit.step.tools,)
-    context = visit.context.deeper(within=(*visit.context.within, *lists), drafted=True)
-    offers = await _offers(visit, Host(visit, context))
+async def _manager(attempt: Attempt, compile_plan: CompilePlan) -> Manager:
+    lists = () if attempt.step.tools is None else (attempt.step.tools,)
+    context = attempt.context.deeper(within=(*attempt.context.within, *lists), drafted=True)
+    offers = await _offers(attempt, Host(attempt, context))
     if expert := offers.expert:
-        _check_expert(visit, expert, offers)
-    return Manager(visit, context, offers, compile_plan)
+        _check_expert(attempt, expert, offers)
+    return Manager(attempt, context, offers, compile_plan)
 
 
-async def _offers(visit: Visit, host: Host) -> Offers:
+async def _offers(attempt: Attempt, host: Host) -> Offers:
     """What a draft for the step may use."""
     from fractale.agents.offers import MOST_STEPS, Offers
 
-    toolbox, meter, expert = visit.deps.toolbox, visit.context.meter, _expert(visit)
-    own = visit.deps.agents.matching(
+    toolbox, meter, expert = attempt.deps.toolbox, attempt.context.meter, _expert(attempt)
+    own = attempt.deps.agents.matching(
         lambda name: host.names(name) and (name not in PLANNING or expert == ("agent", name))
     )
     served = [t for t in await toolbox.tools() if t.is_agent and host.is_offered(t)]
     left = meter.steps_left
-    plain = _is_plain(visit)
+    plain = _is_plain(attempt)
     return Offers(
         tools=await host.tools(),
         prompts=await toolbox.prompts(),
-        agents=[*own, *offered(visit, served)],
+        agents=[*own, *offered(attempt, served)],
         resources=await toolbox.resources(),
-        inputs=list(_given(visit)),
+        inputs=list(_given(attempt)),
         expert=expert,
         most_steps=MOST_STEPS if left is None else max(min(MOST_STEPS, left), 1),
         may_nest=host.context.depth < meter.most_depth and expert is None and not plain,
@@ -191,38 +191,38 @@ async def _offers(visit: Visit, host: Host) -> Offers:
     )
 
 
-def _expert(visit: Visit) -> tuple[str, str] | None:
+def _expert(attempt: Attempt) -> tuple[str, str] | None:
     """The one whom the draft is to ask, where the step's inputs name one."""
     for kind in EXPERTS:
-        name = visit.inputs.get(kind)
+        name = attempt.inputs.get(kind)
         # 0.1.0's `inputs.prompt` is the instruction itself.
-        if isinstance(name, str) and name != visit.instruction:
+        if isinstance(name, str) and name != attempt.instruction:
             return kind, name
     return None
 
 
-def _check_expert(visit: Visit, expert: tuple[str, str], offers: Offers) -> None:
+def _check_expert(attempt: Attempt, expert: tuple[str, str], offers: Offers) -> None:
     """See that the expert is there and can be given the inputs: no model mends either."""
     kind, name = expert
     there = offers.prompts if kind == "prompt" else offers.agents
     names = [each.name for each in there]
     if name not in names:
         raise ToolError(
-            f"`{visit.path}` is to ask the {kind} `{name}`, which is not there",
+            f"`{attempt.path}` is to ask the {kind} `{name}`, which is not there",
             hint=f"`inputs.{kind}` names whom the draft asks; there are: {', '.join(names)}",
         )
-    if faults := faults_of_given(offers.expert_takes, _given(visit)):
+    if faults := faults_of_given(offers.expert_takes, _given(attempt)):
         raise ToolError(f"`{name}` can't take these inputs: {'; '.join(faults)}")
 
 
-def _is_plain(visit: Visit) -> bool:
+def _is_plain(attempt: Attempt) -> bool:
     """Whether the model is so small that it can't call tools."""
-    return visit.deps.models.spec(visit.step.model).startswith("local:")
+    return attempt.deps.models.spec(attempt.step.model).startswith("local:")
 
 
-def _given(visit: Visit) -> dict[str, Any]:
+def _given(attempt: Attempt) -> dict[str, Any]:
     """The inputs that the draft sees: the step's, but what only speaks to the planner."""
-    given = {name: v for name, v in visit.inputs.items() if name not in MANAGER_INPUTS}
+    given = {name: v for name, v in attempt.inputs.items() if name not in MANAGER_INPUTS}
     if not given.get(KNOWN, True):  # nothing is known before, so that what is found out is
         del given[KNOWN]
     return given
@@ -232,13 +232,13 @@ async def _explore(state: Drafting, runtime: Runtime[Manager], config: RunnableC
     from fractale.agents import planner
 
     manager = runtime.context
-    visit, mask = manager.visit, manager.context.mask
-    goal = visit.instruction or visit.step.description
-    task = planner.task_of(mask(goal), mask(_given(visit)), manager.offers)
+    attempt, mask = manager.attempt, manager.context.mask
+    goal = attempt.instruction or attempt.step.description
+    task = planner.task_of(mask(goal), mask(_given(attempt)), manager.offers)
     before, error = _before(manager)
-    visit.seen.add(from_data(before.get("sources")))
+    attempt.seen.add(from_data(before.get("sources")))
     known = before.get("known", "")
-    if not (manager.offers.plain or known or visit.inputs.get(KNOWN)):
+    if not (manager.offers.plain or known or attempt.inputs.get(KNOWN)):
         known = await planner.explore(manager.host, task, config)
     messages = [*task, *planner.known_of(known)]
     if error:
@@ -248,20 +248,20 @@ async def _explore(state: Drafting, runtime: Runtime[Manager], config: RunnableC
         known=known,
         tries=0,
         rounds=0,
-        sources=to_data(visit.seen.sources),
+        sources=to_data(attempt.seen.sources),
     )
 
 
 def _before(manager: Manager) -> tuple[Mapping[str, Any], str]:
     """What an earlier attempt of the step left, and what failed last; both may be empty."""
-    visit = manager.visit
-    left: Any = manager.host.recall(_note(visit)) if visit.attempts > 1 else None
-    return left or {}, str(visit.scope.get("previous", {}).get("error") or "")
+    attempt = manager.attempt
+    left: Any = manager.host.recall(_note(attempt)) if attempt.attempts > 1 else None
+    return left or {}, str(attempt.scope.get("previous", {}).get("error") or "")
 
 
-def _note(visit: Visit) -> str:
+def _note(attempt: Attempt) -> str:
     """The key of what an attempt leaves to the next one."""
-    return f"planned {visit.path}"
+    return f"planned {attempt.path}"
 
 
 async def _draft(state: Drafting, runtime: Runtime[Manager]) -> Drafting:
@@ -269,21 +269,21 @@ async def _draft(state: Drafting, runtime: Runtime[Manager]) -> Drafting:
     from fractale.agents import planner
 
     manager, tries = runtime.context, state.get("tries", 0) + 1
-    visit = manager.visit
+    attempt = manager.attempt
     made = await planner.attempt(
         manager.host,
-        visit.step.name,
+        attempt.step.name,
         state.get("messages", []),
         manager.offers,
         state.get("known", ""),
     )
     if made.text:
-        sources = to_data(visit.seen.sources)
+        sources = to_data(attempt.seen.sources)
         return Drafting(
             text=made.text, said=made.said, tries=tries, error="", note="", sources=sources
         )
-    most, reasons = visit.step.max_attempts or planner.MOST_DRAFTS, "; ".join(made.problems)
-    visit.emit("warning", code="draft", message=f"draft {tries} of {most}: {reasons}")
+    most, reasons = attempt.step.max_attempts or planner.MOST_DRAFTS, "; ".join(made.problems)
+    attempt.emit("warning", code="draft", message=f"draft {tries} of {most}: {reasons}")
     if tries >= most:
         words = f"no valid draft in {tries} tries; the last: {reasons}"
         return Drafting(tries=tries, text="", error=words, code="draft")
@@ -300,12 +300,12 @@ def _after_draft(state: Drafting) -> str:
 def _review(state: Drafting, runtime: Runtime[Manager]) -> Drafting:
     """Ask the person. Nothing comes before the question: the node runs again with the answer."""
     manager = runtime.context
-    path, text, rounds = manager.visit.path, state.get("text", ""), state.get("rounds", 0) + 1
+    path, text, rounds = manager.attempt.path, state.get("text", ""), state.get("rounds", 0) + 1
     changes = state.get("note") or _changes(state.get("shown", ""), text)
     answer = manager.host.ask_person(questions.review(path, text, changes, rounds))
     told = Drafting(rounds=rounds, shown=text, note="")
     if answer == "accept":
-        manager.visit.context.keep_draft(path, text)
+        manager.attempt.context.keep_draft(path, text)
         told["accepted"] = True
     elif isinstance(answer, Mapping):
         told.update(_wanted(manager, state, cast("Mapping[str, Any]", answer)))
@@ -324,10 +324,10 @@ def _wanted(manager: Manager, state: Drafting, answer: Mapping[str, Any]) -> Dra
     edited = str(answer.get("plan", ""))
     try:
         data = plan_data(parse_plan(edited, "your edit"))
-        _, text = manager.offers.read(manager.visit.step.name, data, state.get("known", ""))
+        _, text = manager.offers.read(manager.attempt.step.name, data, state.get("known", ""))
     except PlanError as error:
         return Drafting(note=f"your edit can't be used:\n{error}")
-    manager.visit.context.keep_draft(manager.visit.path, text)
+    manager.attempt.context.keep_draft(manager.attempt.path, text)
     return Drafting(text=text, accepted=True)
 
 
@@ -349,25 +349,29 @@ def _after_review(state: Drafting) -> str:
 async def _run(state: Drafting, runtime: Runtime[Manager], config: RunnableConfig) -> Drafting:
     """Compile the draft from the state, and run it."""
     manager = runtime.context
-    visit, store = manager.visit, manager.visit.deps.outputs
+    attempt, store = manager.attempt, manager.attempt.deps.outputs
     text = state.get("text", "")
-    visit.seen.add(from_data(state.get("sources")))
-    left = {"draft": text, "known": state.get("known", ""), "sources": to_data(visit.seen.sources)}
-    manager.host.remember(_note(visit), left)
-    draft = parse_plan(text, f"draft of {visit.step.name}")
-    plan = narrow(draft, visit.step.tools, visit.step.approve)
-    start = visit.entry.step if visit.entry else None
-    graph = manager.compile_plan(plan, visit.deps, start).compile()
+    attempt.seen.add(from_data(state.get("sources")))
+    left = {
+        "draft": text,
+        "known": state.get("known", ""),
+        "sources": to_data(attempt.seen.sources),
+    }
+    manager.host.remember(_note(attempt), left)
+    draft = parse_plan(text, f"draft of {attempt.step.name}")
+    plan = narrow(draft, attempt.step.tools, attempt.step.approve)
+    start = attempt.entry.step if attempt.entry else None
+    graph = manager.compile_plan(plan, attempt.deps, start).compile()
     context = replace(
         manager.context,
-        drafted_from=frozenset(visit.seen.sources),
-        drafted_for=visit.seen.trusted,
+        drafted_from=frozenset(attempt.seen.sources),
+        drafted_for=attempt.seen.trusted,
     )
     defaults = {name: spec.default for name, spec in plan.inputs.items() if not spec.required}
-    inputs = {**defaults, **_given(visit)}
-    result = await run_plan_inside(visit, plan, graph, inputs, context=context, config=config)
+    inputs = {**defaults, **_given(attempt)}
+    result = await run_plan_inside(attempt, plan, graph, inputs, context=context, config=config)
     return Drafting(
-        outputs=store.put(visit.context.mask(result.outputs)),
+        outputs=store.put(attempt.context.mask(result.outputs)),
         error=result.error or "",
         code=result.code or "",
     )

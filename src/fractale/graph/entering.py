@@ -1,4 +1,4 @@
-"""The parts of a visit: whether it takes place, its call, what decides its outcome."""
+"""The parts of a attempt: whether it takes place, its call, what decides its outcome."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from fractale.errors import CallError
+from fractale.graph.attempt import Attempt
 from fractale.graph.bindings import resolve
 from fractale.graph.calls import judge, retry_is_safe
 from fractale.graph.flow import literal_of
@@ -21,7 +22,6 @@ from fractale.graph.outcome import (
 )
 from fractale.graph.resources import fill_resources
 from fractale.graph.state import Spent
-from fractale.graph.visit import Visit
 from fractale.labels import Labels
 from fractale.plain import to_json
 from fractale.plan.expressions import holds, render
@@ -29,26 +29,26 @@ from fractale.plan.model import FAILURE, SUCCESS, Value
 
 SHORT_OUTPUT = 200
 
-Perform = Callable[[Visit], Awaitable[CallResult]]
+Perform = Callable[[Attempt], Awaitable[CallResult]]
 """Makes a step's call: a leaf's own, or that of a foreach, a parallel block, an included plan."""
 
 
-def applies_now(visit: Visit) -> tuple[bool, CallResult | None]:
+def applies_now(attempt: Attempt) -> tuple[bool, CallResult | None]:
     """Whether the step's `when` holds; a `when` that can't be evaluated fails the step.
 
     Returns:
         Whether to enter the step, and the result if it is known without a call.
     """
-    when = visit.step.when
+    when = attempt.step.when
     if when is None:
         return True, None
     try:
-        return holds(when, visit.scope, lambda name: visit.warn_undefined("when", name)), None
+        return holds(when, attempt.scope, lambda name: attempt.warn_undefined("when", name)), None
     except CallError as error:
         return True, CallResult(error=str(error), code=error.code)
 
 
-async def call_step(visit: Visit, call: Perform, tries: int) -> CallResult:
+async def call_step(attempt: Attempt, call: Perform, tries: int) -> CallResult:
     """Render what the step is given and make its call; a failed call is a result, too.
 
     Raises:
@@ -56,74 +56,74 @@ async def call_step(visit: Visit, call: Perform, tries: int) -> CallResult:
         LimitReached: A limit of the run is used up.
     """
     try:
-        prepare(visit)
-        await fill_resources(visit)
-        return await call(visit)
+        prepare(attempt)
+        await fill_resources(attempt)
+        return await call(attempt)
     except CallError as error:
-        if await _try_again(visit, error, tries):
+        if await _try_again(attempt, error, tries):
             message = f"try {tries} failed, trying again: {error}"
-            visit.emit("warning", code="retry", message=message)
+            attempt.emit("warning", code="retry", message=message)
             raise
         hint = f" ({error.hint})" if error.hint else ""
-        return CallResult(error=f"{error}{hint}", code=error.code, usage=visit.usage)
+        return CallResult(error=f"{error}{hint}", code=error.code, usage=attempt.usage)
 
 
-async def _try_again(visit: Visit, error: CallError, tries: int) -> bool:
-    retry = visit.step.retry
+async def _try_again(attempt: Attempt, error: CallError, tries: int) -> bool:
+    retry = attempt.step.retry
     if retry is None or tries >= retry.attempts or not error.retryable:
         return False
     tool = None
-    if visit.step.kind == "tool" and getattr(error, "sent", False):
+    if attempt.step.kind == "tool" and getattr(error, "sent", False):
         try:
             tool = await resolve(
-                visit.deps.toolbox, visit.context.bindings, visit.step.target or ""
+                attempt.deps.toolbox, attempt.context.bindings, attempt.step.target or ""
             )
         except CallError:
             return False
     return retry_is_safe(error, tool)
 
 
-def prepare(visit: Visit) -> None:
+def prepare(attempt: Attempt) -> None:
     """Render the step's inputs and instruction; a foreach renders them for each item.
 
     Raises:
         TemplateError: A template names something that is not defined.
     """
-    if visit.step.foreach is not None:
+    if attempt.step.foreach is not None:
         return
-    if visit.step.job and visit.step.job.array is not None and "index" not in visit.scope:
+    if attempt.step.job and attempt.step.job.array is not None and "index" not in attempt.scope:
         return  # as a foreach: for each element
-    given = visit.step.job.values() if visit.step.job else dict(visit.step.inputs)
-    rendered: Any = render(given, visit.scope)
-    visit.inputs = rendered
-    instruction = visit.step.instruction
-    visit.instruction = None if instruction is None else str(render(instruction, visit.scope))
-    _label(visit, given)
+    given = attempt.step.job.values() if attempt.step.job else dict(attempt.step.inputs)
+    rendered: Any = render(given, attempt.scope)
+    attempt.inputs = rendered
+    instruction = attempt.step.instruction
+    attempt.instruction = None if instruction is None else str(render(instruction, attempt.scope))
+    _label(attempt, given)
 
 
-def _label(visit: Visit, given: Mapping[str, Value]) -> None:
+def _label(attempt: Attempt, given: Mapping[str, Value]) -> None:
     """Take note of where what the step is given came from, and of what of it is the person's."""
-    seen, flow = visit.seen, visit.flow
+    seen, flow = attempt.seen, attempt.flow
     seen.add(flow.base)
     for name, value in given.items():
         labels = flow.of(value)
-        visit.argument_sources[name] = labels
-        seen.add(labels, _text_of(visit.inputs[name]) if _untrusted(labels - flow.base) else "")
+        attempt.argument_sources[name] = labels
+        seen.add(labels, _text_of(attempt.inputs[name]) if _untrusted(labels - flow.base) else "")
         if not labels:
-            seen.trust(visit.inputs[name])
+            seen.trust(attempt.inputs[name])
         elif not _untrusted(flow.base):
             seen.trust(literal_of(value))
-    written = visit.step.instruction
+    written = attempt.step.instruction
     if written is not None:
         labels = flow.of(written)
-        seen.add(labels, str(visit.instruction) if _untrusted(labels - flow.base) else "")
+        seen.add(labels, str(attempt.instruction) if _untrusted(labels - flow.base) else "")
         if not _untrusted(flow.base):
-            seen.trust(literal_of(written) if labels else visit.instruction)
+            seen.trust(literal_of(written) if labels else attempt.instruction)
     if not _untrusted(flow.base):
-        seen.trust(visit.step.description)
-    for words in visit.context.drafted_for:
+        seen.trust(attempt.step.description)
+    for words in attempt.context.drafted_for:
         seen.trust(words)
-    if visit.step.kind in ("agent", "prompt", "plan") and visit.scope.get("previous", {}).get(
+    if attempt.step.kind in ("agent", "prompt", "plan") and attempt.scope.get("previous", {}).get(
         "error"
     ):
         seen.add(flow.previous)
@@ -137,17 +137,17 @@ def _text_of(value: Any) -> str:
     return value if isinstance(value, str) else to_json(value)
 
 
-async def decide(visit: Visit, result: CallResult) -> Decision:
+async def decide(attempt: Attempt, result: CallResult) -> Decision:
     """What decides the outcome: a rule, the call's own evidence, a judge, or nothing."""
     if result.matched is not None:
         return result.matched
     # An item has the attempt of its step, in rules as in templates.
-    scope = rule_scope(visit.scope, result, visit.scope.get("attempts", visit.attempts))
+    scope = rule_scope(attempt.scope, result, attempt.scope.get("attempts", attempt.attempts))
     try:
-        decision = match_rules(visit.step, result, scope, visit.warn_undefined)
+        decision = match_rules(attempt.step, result, scope, attempt.warn_undefined)
     except CallError as error:
         return failed_by("error", str(error))
-    evidence = decide_by_evidence(visit.step, result)
+    evidence = decide_by_evidence(attempt.step, result)
     if decision:
         own = decision.event not in (SUCCESS, FAILURE)
         # A rule chose where to go; whether the call itself went well, the evidence says.
@@ -157,21 +157,21 @@ async def decide(visit: Visit, result: CallResult) -> Decision:
         return decision
     if evidence:
         return evidence
-    if visit.step.judge:
+    if attempt.step.judge:
         try:
-            return await judge(visit, result)
+            return await judge(attempt, result)
         except CallError as error:
             return failed_by("error", f"the judge: {error}")
     return DEFAULT_SUCCESS
 
 
-def spent_by(visit: Visit, seconds: float) -> Spent:
-    """What one visit has used."""
+def spent_by(attempt: Attempt, seconds: float) -> Spent:
+    """What one attempt has used."""
     return Spent(
         steps=1,
-        input_tokens=visit.usage.input_tokens,
-        output_tokens=visit.usage.output_tokens,
-        cost=visit.usage.cost,
+        input_tokens=attempt.usage.input_tokens,
+        output_tokens=attempt.usage.output_tokens,
+        cost=attempt.usage.cost,
         seconds=round(seconds, 3),
     )
 

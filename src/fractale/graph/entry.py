@@ -15,7 +15,7 @@ class Entry:
 
     Args:
         step: The step's name in its plan.
-        attempt: Which visit of it this will be, as the run that was forked counts.
+        attempt: Which attempt of it this will be, as the run that was forked counts.
         records: What is known of the plan's steps; their `inherited` says how many of the
             `attempts` were that run's.
         last: The step that led here.

@@ -1,4 +1,4 @@
-"""What a sub-agent may do: the `AgentHost` of one agent in one visit of a step."""
+"""What a sub-agent may do: the `AgentHost` of one agent in one attempt of a step."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from fractale.agents.subagent import AgentAnswer, AgentRequest, Subagent
 from fractale.errors import PolicyError, ToolError
 from fractale.evidence import outputs_of
 from fractale.graph import model_calls, tool_calls
+from fractale.graph.attempt import Attempt
 from fractale.graph.bindings import offered
 from fractale.graph.context import RunContext
 from fractale.graph.interrupts import ask
-from fractale.graph.visit import Visit
 from fractale.labels import Source
 from fractale.models import Answer
 from fractale.plan.words import EXTRA_TOOLS
@@ -35,14 +35,14 @@ class Host:
     """See `fractale.agents.subagent.AgentHost`.
 
     Args:
-        visit: The step's visit, which makes and counts the calls.
+        attempt: The step's attempt, which makes and counts the calls.
         context: The run as this agent sees it: its depth, and what bounds its tools.
         agents_path: The agents between the step and this one, as ``optimize/result_parse``;
             empty for the step's own.
         extras: What it may do beside calling tools.
     """
 
-    visit: Visit
+    attempt: Attempt
     context: RunContext
     agents_path: str = ""
     extras: frozenset[str] = frozenset(EXTRA_TOOLS)
@@ -50,7 +50,7 @@ class Host:
     @property
     def path(self) -> str:
         """The path of the step in the run."""
-        return self.visit.path
+        return self.attempt.path
 
     @property
     def offers(self) -> frozenset[str]:
@@ -70,14 +70,14 @@ class Host:
         """The innermost list of tools, without what no server has; None: all tools."""
         if not self.context.within:
             return None
-        own = {*EXTRA_TOOLS, *self.visit.deps.agents.names()}
+        own = {*EXTRA_TOOLS, *self.attempt.deps.agents.names()}
         wanted = [name for name in self.context.within[-1] if name not in own]
         return list(self.context.bindings.exact(wanted))
 
     def is_offered(self, tool: ToolInfo) -> bool:
         """Whether a call could be agreed to: a rule that needs certain arguments denies no tool."""
         planned = PlannedCall(tool=tool, arguments={}, chosen_by="model", is_example=True)
-        denied = self.visit.deps.policy.rule(planned).verdict == "deny"
+        denied = self.attempt.deps.policy.rule(planned).verdict == "deny"
         return self.may_call(tool) and not denied
 
     async def tools(self) -> list[ToolInfo]:
@@ -88,11 +88,11 @@ class Host:
 
     async def _offered(self, is_meant: Callable[[ToolInfo], bool]) -> list[ToolInfo]:
         """The tools of the servers, bound and agreed to, that the agent may be shown."""
-        toolbox = self.visit.deps.toolbox
+        toolbox = self.attempt.deps.toolbox
         tools = await toolbox.tools(self._wanted())
         unheard = {status.name for status in await toolbox.servers(()) if not status.listed}
         tools += self.context.bindings.absent(unheard) if unheard else []
-        return offered(self.visit, [t for t in tools if is_meant(t) and self.is_offered(t)])
+        return offered(self.attempt, [t for t in tools if is_meant(t) and self.is_offered(t)])
 
     async def agents(self) -> list[Subagent | ToolInfo]:
         """The sub-agents that it may ask.
@@ -102,7 +102,7 @@ class Host:
         """
         if () in self.context.within:
             return []
-        deps = self.visit.deps
+        deps = self.attempt.deps
         tools = await self._offered(lambda tool: tool.is_agent)
         named = deps.agents.matching(
             lambda name: (
@@ -113,15 +113,15 @@ class Host:
 
     async def prompts(self) -> list[PromptInfo]:
         """The prompts of the run's servers."""
-        return await self.visit.deps.toolbox.prompts()
+        return await self.attempt.deps.toolbox.prompts()
 
     async def call_tool(self, tool: ToolInfo, arguments: Mapping[str, Any]) -> ToolResult:
         """Call a tool that the model chose."""
         if not self.may_call(tool):
             raise PolicyError(f"`{tool.name}` was not called: it is none of the step's tools")
         agent = self.agents_path or None
-        agreed = tool_calls.agree(self.visit, tool, arguments, "model", agent)
-        result = await tool_calls.call(self.visit, tool, agreed, agent)
+        agreed = tool_calls.agree(self.attempt, tool, arguments, "model", agent)
+        result = await tool_calls.call(self.attempt, tool, agreed, agent)
         if agreed == arguments:
             return result
         return replace(result, arguments=self.context.mask(dict(agreed)))
@@ -144,34 +144,34 @@ class Host:
     async def get_prompt(self, name: str, arguments: Mapping[str, Any]) -> list[PromptMessage]:
         """Render a prompt of the run's servers."""
         agent = self.agents_path or None
-        messages = await tool_calls.prompt(self.visit, name, arguments, agent)
+        messages = await tool_calls.prompt(self.attempt, name, arguments, agent)
         source = Source(kind="prompt", name=name, untrusted=True)
-        self.visit.saw(source, "\n".join(message.text for message in messages))
+        self.attempt.saw(source, "\n".join(message.text for message in messages))
         return messages
 
     @property
     def is_small(self) -> bool:
         """Whether the step's model is so small that it cannot call tools."""
-        return self.visit.deps.models.spec(self.visit.step.model).startswith("local:")
+        return self.attempt.deps.models.spec(self.attempt.step.model).startswith("local:")
 
     async def resources(self) -> list[ResourceInfo]:
         """The resources of the run's servers."""
-        return await self.visit.deps.toolbox.resources()
+        return await self.attempt.deps.toolbox.resources()
 
     async def read_resource(self, uri: str) -> ToolResult:
         """Read a resource that the model chose."""
         agent = self.agents_path or None
-        return await tool_calls.read_resource(self.visit, uri, "model", agent)
+        return await tool_calls.read_resource(self.attempt, uri, "model", agent)
 
     def chat_model(self) -> BaseChatModel:
         """The step's model."""
-        return self.visit.deps.models.get(self.visit.step.model)
+        return self.attempt.deps.models.get(self.attempt.step.model)
 
     async def call_model(
         self, messages: Sequence[BaseMessage], tools: Sequence[BaseTool] = ()
     ) -> AIMessage:
         """Make one turn of an agent's model, counted and reported."""
-        return await model_calls.turn(self.visit, messages, tools, self.agents_path or None)
+        return await model_calls.turn(self.attempt, messages, tools, self.agents_path or None)
 
     async def ask_model(
         self,
@@ -182,42 +182,42 @@ class Host:
     ) -> Answer:
         """Ask the step's model one question."""
         agent = self.agents_path or None
-        return await model_calls.ask(self.visit, messages, schema, agent, correct=correct)
+        return await model_calls.ask(self.attempt, messages, schema, agent, correct=correct)
 
     def ask_person(self, question: Mapping[str, Any]) -> Any:
         """The person's answer: LangGraph's interrupt."""
         told = {**question, "agent": self.agents_path} if self.agents_path else dict(question)
-        answer = ask(self.visit, told)
+        answer = ask(self.attempt, told)
         # A choice is in the words of who asked.
         if question["kind"] == "question" and answer not in question["choices"]:
-            self.visit.seen.trust(answer)
+            self.attempt.seen.trust(answer)
         return answer
 
     def recall(self, key: str) -> Any:
         """What `remember` kept under the key in this run."""
-        return self.visit.deps.outputs.get(self.context.notes.get(key))
+        return self.attempt.deps.outputs.get(self.context.notes.get(key))
 
     def remember(self, key: str, value: Any) -> None:
         """Keep a JSON value for the rest of the run."""
         # A large value is a file of its own, since all notes are written anew at each change.
-        self.context.notes.put(key, self.visit.deps.outputs.put(self.context.mask(value)))
+        self.context.notes.put(key, self.attempt.deps.outputs.put(self.context.mask(value)))
 
     def on_text(self, text: str) -> None:
         """Take a piece of the model's text as it comes."""
-        with self.visit.text_of_model() as tell:
+        with self.attempt.text_of_model() as tell:
             tell(text)
 
     def show(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Show the person a table."""
-        self.visit.emit("table", title=title, rows=[dict(row) for row in rows])
+        self.attempt.emit("table", title=title, rows=[dict(row) for row in rows])
 
     def warn(self, code: str, message: str) -> None:
         """Report something that the run can continue with."""
-        self.visit.emit("warning", code=code, message=message)
+        self.attempt.emit("warning", code=code, message=message)
 
     def decided(self, messages: Sequence[BaseMessage]) -> bool:
         """Whether a rule of the step already holds; only the step's own agent is ended by it."""
-        return not self.agents_path and self.visit.matched(messages) is not None
+        return not self.agents_path and self.attempt.matched(messages) is not None
 
 
 def with_evidence(answer: AgentAnswer) -> AgentAnswer:

@@ -15,13 +15,13 @@ from langgraph.types import Send
 from fractale import questions
 from fractale.errors import NotDone, TemplateError
 from fractale.evidence import Notice
+from fractale.graph.attempt import Attempt
 from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.flow import labels_of, sources_data
 from fractale.graph.nodes import GaveUp, StepNode
 from fractale.graph.outcome import DEFAULT_SUCCESS, CallResult, Decision, failed_by
 from fractale.graph.slots import Full, Slots, leave
 from fractale.graph.state import ItemState, PlanState, Record, Spent, initial_state
-from fractale.graph.visit import Visit
 from fractale.graph.wiring import Graph, add_step, retry_policy, tries_of
 from fractale.models import Usage
 from fractale.plan.expressions import evaluate
@@ -50,18 +50,18 @@ class CompilePlan(Protocol):
 def included(node: StepNode, plan: Plan, compile_plan: CompilePlan) -> StepNode:
     """A step that runs another plan as a subgraph of its own."""
 
-    async def call(visit: Visit) -> CallResult:
-        inputs, graph = _inputs_of_included(plan, visit), visit.inside
-        if visit.entry is not None:
-            graph = compile_plan(plan, node.deps, visit.entry.step).compile()
-        return await run_plan_inside(visit, plan, graph, inputs, visit.context)
+    async def call(attempt: Attempt) -> CallResult:
+        inputs, graph = _inputs_of_included(plan, attempt), attempt.inside
+        if attempt.entry is not None:
+            graph = compile_plan(plan, node.deps, attempt.entry.step).compile()
+        return await run_plan_inside(attempt, plan, graph, inputs, attempt.context)
 
     below = node.deps.inside(node.step.name)
     return replace(node, perform=call, inside=compile_plan(plan, below).compile())
 
 
 async def run_plan_inside(
-    visit: Visit,
+    attempt: Attempt,
     plan: Plan,
     graph: Any,
     inputs: Mapping[str, Any],
@@ -80,24 +80,24 @@ async def run_plan_inside(
     Raises:
         LimitReached: A limit of the run is used up.
     """
-    deps = visit.deps
+    deps = attempt.deps
     context, kept = context.with_inputs(inputs)
     given = {name: deps.outputs.put(value) for name, value in kept.items()}
-    state, entry = initial_state(given, prefix=f"{visit.path}/"), visit.entry
-    own = visit.scope.get("inputs", {}) if context.run_inputs is None else context.run_inputs
+    state, entry = initial_state(given, prefix=f"{attempt.path}/"), attempt.entry
+    own = attempt.scope.get("inputs", {}) if context.run_inputs is None else context.run_inputs
     context = replace(context, entry=entry, run_inputs=own)
-    if sources := sources_data(visit.argument_sources):
+    if sources := sources_data(attempt.argument_sources):
         state["sources"] = sources
     if entry is not None:
         state = entry.into(state)
     try:
         after = cast(
-            "PlanState", await graph.ainvoke(state, config or visit.config, context=context)
+            "PlanState", await graph.ainvoke(state, config or attempt.config, context=context)
         )
     except GaveUp as error:
         return CallResult(error=str(error), code=error.code)
-    charge(visit, after.get("spent", Spent()))
-    visit.seen.add(labels_of(*after.get("steps", {}).values()))
+    charge(attempt, after.get("spent", Spent()))
+    attempt.seen.add(labels_of(*after.get("steps", {}).values()))
     outputs = _outputs_of_plan(plan, after, deps)
     if after.get("status") == "success":
         return CallResult(outputs=outputs)
@@ -106,9 +106,9 @@ async def run_plan_inside(
     return CallResult(outputs=outputs, error=error, code=code)
 
 
-def _inputs_of_included(plan: Plan, visit: Visit) -> dict[str, Any]:
+def _inputs_of_included(plan: Plan, attempt: Attempt) -> dict[str, Any]:
     aliases = {"goal", "prompt", "instruction"} - set(plan.inputs)
-    given = {key: value for key, value in visit.inputs.items() if key not in aliases}
+    given = {key: value for key, value in attempt.inputs.items() if key not in aliases}
     defaults = {n: spec.default for n, spec in plan.inputs.items() if not spec.required}
     return {**defaults, **given}
 
@@ -125,9 +125,9 @@ def _last_record(after: PlanState) -> Record:
     return after.get("steps", {}).get(last, Record()) if last else Record()
 
 
-def charge(visit: Visit, spent: Spent) -> None:
+def charge(attempt: Attempt, spent: Spent) -> None:
     """Count what steps inside have used as this step's own."""
-    visit.usage += Usage(
+    attempt.usage += Usage(
         input_tokens=spent.get("input_tokens", 0),
         output_tokens=spent.get("output_tokens", 0),
         cost=spent.get("cost", 0.0),
@@ -148,19 +148,19 @@ def parallel(node: StepNode, node_for: Callable[[Step, frozenset[str]], StepNode
         builder.add_edge(START, step.name)
         builder.add_edge(step.name, END)
 
-    async def call(visit: Visit) -> CallResult:
+    async def call(attempt: Attempt) -> CallResult:
         given = PlanState(
-            inputs=visit.state.get("inputs", {}),
-            steps=visit.state.get("steps", {}),
+            inputs=attempt.state.get("inputs", {}),
+            steps=attempt.state.get("steps", {}),
             spent=Spent(),
-            prefix=f"{visit.path}/",
-            sources=visit.state.get("sources", {}),
+            prefix=f"{attempt.path}/",
+            sources=attempt.state.get("sources", {}),
         )
-        after = cast("PlanState", await visit.inside.ainvoke(given, visit.config))
-        charge(visit, after.get("spent", Spent()))
+        after = cast("PlanState", await attempt.inside.ainvoke(given, attempt.config))
+        charge(attempt, after.get("spent", Spent()))
         records = after.get("steps", {})
-        visit.seen.add(labels_of(*(records[name] for name in members)))
-        visit.records = {name: records[name] for name in sorted(members)}
+        attempt.seen.add(labels_of(*(records[name] for name in members)))
+        attempt.records = {name: records[name] for name in sorted(members)}
         outputs = {
             step.name: node.deps.outputs.get(records[step.name].get("outputs", {}))
             for step in block.steps
@@ -188,8 +188,8 @@ def foreach(node: StepNode) -> StepNode:
     assert over is not None  # noqa: S101 - the caller looked
     leaf = replace(node, step=replace(node.step, foreach=None, when=None))
 
-    async def call(visit: Visit) -> CallResult:
-        items = _items_of(over, visit)
+    async def call(attempt: Attempt) -> CallResult:
+        items = _items_of(over, attempt)
         if not items:
             return CallResult(outputs=[], matched=DEFAULT_SUCCESS)
         slots = Slots(over.max_parallel or (MOST_JOBS if leaf.step.kind == "job" else MOST_ITEMS))
@@ -197,20 +197,20 @@ def foreach(node: StepNode) -> StepNode:
         if leaf.step.kind == "job":
             from fractale.graph.job_arrays import arrays_of_items  # few plans have a job
 
-            jobs = await arrays_of_items(leaf, visit, items, over.max_parallel)
+            jobs = await arrays_of_items(leaf, attempt, items, over.max_parallel)
         context = replace(
-            visit.context,
-            item_scope=visit.scope,
-            item_flow=visit.flow.for_items(over),
+            attempt.context,
+            item_scope=attempt.scope,
+            item_flow=attempt.flow.for_items(over),
             slots=slots,
-            item_path=visit.path,
+            item_path=attempt.path,
             **jobs,
         )
-        kept = [node.deps.outputs.put(visit.context.mask(item)) for item in items]
-        after = await visit.inside.ainvoke({"items": kept}, visit.config, context=context)
-        charge(visit, after.get("spent", Spent()))
+        kept = [node.deps.outputs.put(attempt.context.mask(item)) for item in items]
+        after = await attempt.inside.ainvoke({"items": kept}, attempt.config, context=context)
+        charge(attempt, after.get("spent", Spent()))
         results = [after["results"][str(index)] for index in range(len(items))]
-        visit.seen.add(labels_of(*results))
+        attempt.seen.add(labels_of(*results))
         return _gather(node, results)
 
     return replace(node, perform=call, inside=_foreach_graph(leaf))
@@ -223,7 +223,7 @@ def _foreach_graph(leaf: StepNode) -> Any:
         state: ItemState, runtime: Runtime[RunContext], config: RunnableConfig
     ) -> ItemState:
         async with runtime.context.slots:
-            return await leaf.visit_item(state, runtime.context, config, tries_of(runtime))
+            return await leaf.attempt_item(state, runtime.context, config, tries_of(runtime))
 
     # Only what has an inside may leave its job running, and hold its slot.
 
@@ -232,10 +232,10 @@ def _foreach_graph(leaf: StepNode) -> Any:
     ) -> ItemState:
         context, tries = runtime.context, tries_of(runtime)
         if state.get("index", 0) in context.arrays:  # its scheduler sees to how many run
-            return await leaf.visit_item(state, context, config, tries, inside=graph)
+            return await leaf.attempt_item(state, context, config, tries, inside=graph)
         try:
             async with context.slots:
-                return await leaf.visit_item(state, context, config, tries, inside=graph)
+                return await leaf.attempt_item(state, context, config, tries, inside=graph)
         except Full:
             leave(questions.job_held(f"{context.item_path}[{state.get('index', 0)}]"))
 
@@ -256,19 +256,19 @@ def _fan_out(state: ItemState) -> list[Send]:
     ]
 
 
-def _items_of(foreach: ForEach, visit: Visit) -> list[Any]:
+def _items_of(foreach: ForEach, attempt: Attempt) -> list[Any]:
     """The items in order; for a mapping of lists, their product in the mapping's order."""
     items = foreach.items
     if not isinstance(items, Mapping):
-        return _list_of(items, visit, "foreach")
-    axes = [_list_of(part, visit, f"foreach.{name}") for name, part in items.items()]
+        return _list_of(items, attempt, "foreach")
+    axes = [_list_of(part, attempt, f"foreach.{name}") for name, part in items.items()]
     return [dict(zip(items, point, strict=True)) for point in itertools.product(*axes)]
 
 
-def _list_of(items: Expression | Sequence[Any], visit: Visit, path: str) -> list[Any]:
+def _list_of(items: Expression | Sequence[Any], attempt: Attempt, path: str) -> list[Any]:
     if not isinstance(items, Expression):
         return list(items)
-    value = evaluate(items, visit.scope)
+    value = evaluate(items, attempt.scope)
     if not isinstance(value, list):
         message = f"`{path}` must give a list, and gave {type(value).__name__}"
         raise TemplateError(message, position=items.position)

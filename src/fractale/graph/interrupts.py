@@ -8,8 +8,8 @@ from typing import Any, cast
 from langgraph.types import interrupt
 
 from fractale.errors import AnswerError
+from fractale.graph.attempt import Attempt
 from fractale.graph.recorded import current_task
-from fractale.graph.visit import Visit
 from fractale.masking import MASK
 from fractale.questions import (
     asks_secret,
@@ -28,7 +28,7 @@ def _accepts(value: Any) -> bool:
     return word not in ("decline", "cancel")
 
 
-def ask(visit: Visit, question: Mapping[str, Any], *, played: bool = False) -> Any:
+def ask(attempt: Attempt, question: Mapping[str, Any], *, played: bool = False) -> Any:
     """The person's answer to a question of the step.
 
     An answer is used for the question that it was given to, and for no other; answers to other
@@ -46,9 +46,9 @@ def ask(visit: Visit, question: Mapping[str, Any], *, played: bool = False) -> A
     Raises:
         GraphInterrupt: There is no answer yet. The node runs again from its start once there is.
     """
-    asked = visit.context.mask(dict(question))
+    asked = attempt.context.mask(dict(question))
     wanted = identity(asked)
-    replies = visit.replies.setdefault(current_task(), [])
+    replies = attempt.replies.setdefault(current_task(), [])
     shown = asked
     while True:
         for index, (belongs_to, answer) in enumerate(replies):

@@ -32,6 +32,7 @@ from fractale.errors import (
 )
 from fractale.evidence import Notice
 from fractale.graph import job_budget, tool_calls
+from fractale.graph.attempt import Attempt
 from fractale.graph.entering import Perform
 from fractale.graph.figures import Log, read_figures
 from fractale.graph.interrupts import ask
@@ -53,7 +54,6 @@ from fractale.graph.job_wait import Waiter, job_told, tell
 from fractale.graph.nodes import StepNode
 from fractale.graph.outcome import CallResult, Decision
 from fractale.graph.state import ItemState
-from fractale.graph.visit import Visit
 from fractale.jobs import JobHandle, JobStatus
 from fractale.jobs.budget import Budget, Size
 from fractale.policy import allowed_by
@@ -111,7 +111,7 @@ class Inside(Work, ItemState, total=False):
 class JobRun:
     """What the nodes of a job step work with."""
 
-    visit: Visit
+    attempt: Attempt
 
     def jobs(self, scheduler: str | None) -> Jobs:
         """The jobs of a scheduler.
@@ -119,11 +119,11 @@ class JobRun:
         Raises:
             DependencyMissing: The graph was compiled without any.
         """
-        if self.visit.deps.jobs is None:
+        if self.attempt.deps.jobs is None:
             raise DependencyMissing(
                 "this graph has no batch jobs", hint="give `jobs` to its Dependencies"
             )
-        return self.visit.deps.jobs(scheduler)
+        return self.attempt.deps.jobs(scheduler)
 
 
 def job_leaf(node: StepNode) -> StepNode:
@@ -136,9 +136,9 @@ def job_step(node: StepNode) -> StepNode:
     one = one_job(node)
     leaf = replace(node, perform=one, inside=_graph().compile())
 
-    async def call(visit: Visit) -> CallResult:
-        array = array_of_step(visit)
-        return await one(visit) if array is None else await run_array(leaf, visit, array)
+    async def call(attempt: Attempt) -> CallResult:
+        array = array_of_step(attempt)
+        return await one(attempt) if array is None else await run_array(leaf, attempt, array)
 
     builder = _graph(start=_first)
     add_elements(builder, leaf)
@@ -152,12 +152,12 @@ def _first(state: Any) -> Any:
 def one_job(node: StepNode) -> Perform:
     """The call of one job."""
 
-    async def call(visit: Visit) -> CallResult:
+    async def call(attempt: Attempt) -> CallResult:
         after = cast(
-            "Work", await visit.inside.ainvoke(Work(), visit.config, context=JobRun(visit))
+            "Work", await attempt.inside.ainvoke(Work(), attempt.config, context=JobRun(attempt))
         )
         end = after.get("end", {})
-        outputs = visit.deps.outputs.get(end["outputs"])
+        outputs = attempt.deps.outputs.get(end["outputs"])
         by = end["decided_by"]
         failure = None
         if by is not None:
@@ -214,49 +214,49 @@ async def _submit(state: Work, runtime: Runtime[JobRun]) -> Work:
         CallError: The scheduler refused it.
     """
     run, number = runtime.context, state.get("number", 0) + 1
-    visit = run.visit
+    attempt = run.attempt
     if state.get("verdict") == "again" or state.get("status", {}).get("again"):
-        await _settle(state, visit)
-    wanted = arguments_of(visit)
-    if visit.context.mask(wanted) != wanted:
+        await _settle(state, attempt)
+    wanted = arguments_of(attempt)
+    if attempt.context.mask(wanted) != wanted:
         raise PolicyError(
             "the job was not submitted: there is a secret in it, and a job is written to disk",
             hint="have the job read the secret from a file of yours",
         )
-    if not all(allowed_by(globs, SUBMIT) for globs in visit.context.within):
+    if not all(allowed_by(globs, SUBMIT) for globs in attempt.context.within):
         raise PolicyError("no job was submitted: `job_submit` is none of the planned step's tools")
-    chosen_by = "model" if visit.context.drafted else "plan"
-    spec, scheduler = spec_of(visit, wanted)
-    name = scheduler or scheduler_of(visit)
-    cost = job_budget.words_of(visit, spec, name)
-    agreed = tool_calls.agree(visit, SUBMIT, wanted, chosen_by, cost=cost)
-    spec, scheduler = spec_of(visit, agreed)
-    part = part_of(visit, agreed, wanted) if number == 1 else None
+    chosen_by = "model" if attempt.context.drafted else "plan"
+    spec, scheduler = spec_of(attempt, wanted)
+    name = scheduler or scheduler_of(attempt)
+    cost = job_budget.words_of(attempt, spec, name)
+    agreed = tool_calls.agree(attempt, SUBMIT, wanted, chosen_by, cost=cost)
+    spec, scheduler = spec_of(attempt, agreed)
+    part = part_of(attempt, agreed, wanted) if number == 1 else None
     key, size = (
-        part.key if part else _key(visit, number),
+        part.key if part else _key(attempt, number),
         job_budget.size_of(spec, scheduler or name),
     )
     if part is None:
-        await job_budget.reserve(visit, key, size)
+        await job_budget.reserve(attempt, key, size)
 
     async def make() -> ToolResult:
         jobs = run.jobs(scheduler)
         if part is not None:
-            handle = await part.submitted(jobs, visit.tries)
+            handle = await part.submitted(jobs, attempt.tries)
         else:
-            own, index = alone(visit, jobs, spec)
-            handle = await submit_job(visit, jobs, own, key, index)
-        began = moment(visit.context.clock)
+            own, index = alone(attempt, jobs, spec)
+            handle = await submit_job(attempt, jobs, own, key, index)
+        began = moment(attempt.context.clock)
         told = {**handle.as_dict(), "since": began["wall"], "began": began}
         return ToolResult(text=f"{handle.scheduler} job {handle.native_id}", structured=told)
 
-    budget, reserved = visit.context.meter.jobs, {"key": key, **asdict(size)}
+    budget, reserved = attempt.context.meter.jobs, {"key": key, **asdict(size)}
     try:
         with budget.watched(key):
-            result = await tool_calls.call(visit, SUBMIT, agreed, make=make)
+            result = await tool_calls.call(attempt, SUBMIT, agreed, make=make)
     except JobInDoubt as error:
         status = JobStatus(state="unknown", reason=f"{error} ({error.hint})").as_dict()
-        told = visit.context.mask(status)
+        told = attempt.context.mask(status)
         return Work(handle={}, number=number, verdict="", status=told, reserved=reserved)
     except FractaleError as error:
         if part is None:
@@ -265,9 +265,9 @@ async def _submit(state: Work, runtime: Runtime[JobRun]) -> Work:
     handle, since = JobHandle.from_dict(result.structured), float(result.structured["since"])
     began = dict(result.structured.get("began") or {"wall": since})
     # Whoever looks for runs that wait finds this one from here on, whatever happens to us.
-    told = job_told(visit, handle, JobStatus(state="pending", reason="was submitted"), began)
-    visit.context.jobs_waited_for[visit.path] = told
-    tell(visit, told)
+    told = job_told(attempt, handle, JobStatus(state="pending", reason="was submitted"), began)
+    attempt.context.jobs_waited_for[attempt.path] = told
+    tell(attempt, told)
     return Work(
         handle=handle.as_dict(),
         since=since,
@@ -289,17 +289,17 @@ def _after_submit(state: Work) -> str:
     return "wait" if state.get("handle") else "ask"
 
 
-def _key(visit: Visit, number: int) -> str:
+def _key(attempt: Attempt, number: int) -> str:
     """A name for the job that no other has: the same when the run comes here again.
 
     LangGraph names a task by its checkpoint, which a retry, a kill and a resume do not change and
-    another visit does; the rest is for people who look at the queue.
+    another attempt does; the rest is for people who look at the queue.
     """
-    task = str(visit.config.get("configurable", {}).get("checkpoint_ns", ""))
-    unique = f"{visit.context.run_id}#{task}#{visit.path}#{visit.attempts}#{number}"
+    task = str(attempt.config.get("configurable", {}).get("checkpoint_ns", ""))
+    unique = f"{attempt.context.run_id}#{task}#{attempt.path}#{attempt.attempts}#{number}"
     digest = hashlib.sha256(unique.encode()).hexdigest()[:12]
-    words = re.sub(r"[^A-Za-z0-9_]+", "-", visit.path).strip("-")[:40]
-    return f"{visit.context.run_id}-{words}-{digest}"
+    words = re.sub(r"[^A-Za-z0-9_]+", "-", attempt.path).strip("-")[:40]
+    return f"{attempt.context.run_id}-{words}-{digest}"
 
 
 # Wait
@@ -308,26 +308,26 @@ def _key(visit: Visit, number: int) -> str:
 async def _wait(state: Work, runtime: Runtime[JobRun]) -> Work:
     """The end of the job; leaves the run where that is wanted before."""
     run = runtime.context
-    visit, handle = run.visit, JobHandle.from_dict(state.get("handle", {}))
+    attempt, handle = run.attempt, JobHandle.from_dict(state.get("handle", {}))
     asked = state.get("asked") or {"wall": state.get("patience", 0.0) - PATIENCE}
     patience = (asked, PATIENCE) if state.get("patience") else None
-    place = visit.book.next_place(None)
+    place = attempt.book.next_place(None)
     call = Call(kind="tool", name="jobs.job_wait", digest=digest_of(handle.label), safe=True)
 
     async def make() -> ToolResult:
         jobs = run.jobs(handle.scheduler)
-        waiter = Waiter(visit, jobs, handle, began=_began(state), patience=patience)
-        meter = visit.context.meter
+        waiter = Waiter(attempt, jobs, handle, began=_began(state), patience=patience)
+        meter = attempt.context.meter
         with meter.paused(), meter.jobs.watched(_reserved_key(state)):
             status, late = await waiter.wait()
         again = _is_withdrawn(handle, status) and not late
         told = {**status.as_dict(), "late": late, "again": again}
-        return ToolResult(text=status.reason, structured=visit.context.mask(told))
+        return ToolResult(text=status.reason, structured=attempt.context.mask(told))
 
-    result, _ = await visit.book.tool(place, call, make, lambda: None)
+    result, _ = await attempt.book.tool(place, call, make, lambda: None)
     told = cast("dict[str, Any]", result.structured)
     if told["state"] == "unknown":  # a person decides, and others do not wait for that
-        visit.context.meter.jobs.leave(_reserved_key(state))
+        attempt.context.meter.jobs.leave(_reserved_key(state))
     return Work(status=told, late=told["late"])
 
 
@@ -335,12 +335,12 @@ def _reserved_key(state: Work) -> str:
     return str(state.get("reserved", {}).get("key", ""))
 
 
-async def _settle(state: Work, visit: Visit) -> None:
+async def _settle(state: Work, attempt: Attempt) -> None:
     """Count what the job used; of one that nobody knows of, all that was reserved."""
     if known := state.get("reserved"):
         size = {name: value for name, value in known.items() if name != "key"}
         status = state.get("status", {})
-        await job_budget.settle(visit, known["key"], Size(**size), status)
+        await job_budget.settle(attempt, known["key"], Size(**size), status)
 
 
 def _began(state: Work) -> Mapping[str, Any]:
@@ -368,25 +368,25 @@ async def _ask(state: Work, runtime: Runtime[JobRun]) -> Work:
 
     As long as nobody has answered, evidence that has come meanwhile does so, too.
     """
-    visit, handle = runtime.context.visit, state.get("handle", {})
+    attempt, handle = runtime.context.attempt, state.get("handle", {})
     question = questions.job_unknown(
-        visit.path,
+        attempt.path,
         str(handle.get("native_id", "")),
         str(handle.get("scheduler", "")),
         str(state.get("status", {}).get("reason", "")),
         str(handle.get("job_dir", "")),
     )
     try:
-        answer = ask(visit, question)
+        answer = ask(attempt, question)
     except GraphInterrupt:
-        if handle and visit.deps.patient and await _is_known(runtime.context, handle):
+        if handle and attempt.deps.patient and await _is_known(runtime.context, handle):
             return Work(verdict=EVIDENCE, status={})
         raise
     if answer != "wait":
         return Work(verdict=answer)
     # One that may not even have been submitted is looked for by its key: that is to submit it.
     number = state.get("number", 1) - (0 if handle else 1)
-    asked = moment(visit.context.clock)
+    asked = moment(attempt.context.clock)
     return Work(verdict="wait", patience=asked["wall"] + PATIENCE, asked=asked, number=number)
 
 
@@ -409,23 +409,23 @@ def _after_ask(state: Work) -> str:
 
 async def _read(state: Work, runtime: Runtime[JobRun]) -> Work:
     """What the job gave, and whether that is success."""
-    visit, handle = runtime.context.visit, state.get("handle")
+    attempt, handle = runtime.context.attempt, state.get("handle")
     label = JobHandle.from_dict(handle).label if handle else str(None)
-    await _settle(state, visit)
-    place = visit.book.next_place(None)
+    await _settle(state, attempt)
+    place = attempt.book.next_place(None)
     call = Call(kind="tool", name="jobs.job_logs", digest=digest_of(label), safe=True)
 
     async def make() -> ToolResult:
         return ToolResult(text="", structured=await _end(state, runtime.context))
 
-    result, _ = await visit.book.tool(place, call, make, lambda: None)
+    result, _ = await attempt.book.tool(place, call, make, lambda: None)
     return Work(end=result.structured)
 
 
 async def _end(state: Work, run: JobRun) -> dict[str, Any]:
     """The outputs by reference, and what decides against success."""
-    visit = run.visit
-    job = visit.step.job
+    attempt = run.attempt
+    job = attempt.step.job
     assert job is not None  # noqa: S101 - only job steps come here
     known, nothing = state.get("handle"), dict.fromkeys(HANDLE_KEYS, "")
     handle = JobHandle.from_dict(known or nothing)
@@ -433,8 +433,8 @@ async def _end(state: Work, run: JobRun) -> dict[str, Any]:
     found, faults = await read_figures(job.outputs, log)
     status, verdict = state.get("status", {}), state.get("verdict", "")
     over = JobEnd(status, handle, verdict, state.get("late", False))
-    end = end_of(over, faults, visit)
-    tally = visit.context.tally
+    end = end_of(over, faults, attempt)
+    tally = attempt.context.tally
     outputs = await outputs_of_job(
         over,
         log,
@@ -442,13 +442,13 @@ async def _end(state: Work, run: JobRun) -> dict[str, Any]:
         of=tally.total if tally else 1,
         is_element=tally is not None and tally.is_array,
     )
-    kept = visit.deps.outputs.put(visit.context.mask({**outputs, **found}))
+    kept = attempt.deps.outputs.put(attempt.context.mask({**outputs, **found}))
     told = {
         "outputs": kept,
         "decided_by": end.decided_by,
         "reason": end.reason,
         "fault": end.fault,
-        "seconds": elapsed(visit.context.clock, _began(state)) if "since" in state else 0.0,
+        "seconds": elapsed(attempt.context.clock, _began(state)) if "since" in state else 0.0,
         **({"notices": status["notices"]} if status.get("notices") else {}),
     }
-    return visit.context.mask(told)
+    return attempt.context.mask(told)

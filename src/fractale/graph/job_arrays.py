@@ -32,6 +32,7 @@ from fractale.errors import (
 )
 from fractale.evidence import Notice
 from fractale.graph import job_budget, tool_calls
+from fractale.graph.attempt import Attempt
 from fractale.graph.context import RunContext
 from fractale.graph.entering import prepare
 from fractale.graph.flow import labels_of
@@ -40,7 +41,6 @@ from fractale.graph.job_spec import arguments_of, read_array, spec_of
 from fractale.graph.nodes import StepNode
 from fractale.graph.outcome import DEFAULT_SUCCESS, CallResult, Decision, failed_by
 from fractale.graph.state import ItemState
-from fractale.graph.visit import Visit
 from fractale.graph.wiring import retry_policy, tries_of
 from fractale.jobs.arrays import in_order, numbered, words_of_states
 from fractale.plan.expressions import render
@@ -73,12 +73,12 @@ another limit (Slurm's ``MaxArraySize`` is 1001, LSF's ``MAX_JOB_ARRAY_SIZE`` 10
 
 
 async def submit_job(
-    visit: Visit, jobs: Jobs, spec: JobSpec, key: str, index: int | None = None
+    attempt: Attempt, jobs: Jobs, spec: JobSpec, key: str, index: int | None = None
 ) -> JobHandle:
     """Submit a job, or an array: every submission of a job step goes through here.
 
     Args:
-        visit: Of the step, or of the item whose own job it is.
+        attempt: Of the step, or of the item whose own job it is.
         index: The element of the array that is meant.
 
     Raises:
@@ -86,7 +86,7 @@ async def submit_job(
         SchedulerUnavailable: It does not answer.
         JobInDoubt: It cannot be told whether it was submitted.
     """
-    del visit
+    del attempt
     return replace(await jobs.submit(spec, key=key), index=index)
 
 
@@ -119,10 +119,10 @@ class ArrayJob:
     """One submission for several jobs: whoever comes first makes it.
 
     Args:
-        visit: Of the step.
+        attempt: Of the step.
     """
 
-    visit: Visit
+    attempt: Attempt
     spec: JobSpec
     key: str
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -154,13 +154,13 @@ class ArrayJob:
 
     async def _submitted(self, jobs: Jobs) -> JobHandle:
         size = job_budget.size_of(self.spec, jobs.scheduler)
-        await job_budget.reserve(self.visit, self.key, size, self.spec.array)
+        await job_budget.reserve(self.attempt, self.key, size, self.spec.array)
         try:
-            return await submit_job(self.visit, jobs, self.spec, self.key)
+            return await submit_job(self.attempt, jobs, self.spec, self.key)
         except (SchedulerUnavailable, JobInDoubt):
             raise
         except FractaleError:  # it was refused: there is none
-            await self.visit.context.meter.jobs.release(self.key, self.spec.array)
+            await self.attempt.context.meter.jobs.release(self.key, self.spec.array)
             raise
 
 
@@ -185,28 +185,28 @@ class Part:
         return replace(await self.array.submitted(jobs, tries), index=self.index)
 
 
-def part_of(visit: Visit, agreed: Mapping[str, Any], wanted: Mapping[str, Any]) -> Part | None:
-    """The part of an array that the job of a visit is; None where it is submitted by itself."""
-    part = visit.context.arrays.get(visit.scope.get("index", -1))
+def part_of(attempt: Attempt, agreed: Mapping[str, Any], wanted: Mapping[str, Any]) -> Part | None:
+    """The part of an array that the job of a attempt is; None where it is submitted by itself."""
+    part = attempt.context.arrays.get(attempt.scope.get("index", -1))
     return part if dict(agreed) == dict(wanted) else None
 
 
-def alone(visit: Visit, jobs: Jobs, spec: JobSpec) -> tuple[JobSpec, int | None]:
+def alone(attempt: Attempt, jobs: Jobs, spec: JobSpec) -> tuple[JobSpec, int | None]:
     """A job that is submitted by itself, and its index if it is an element of an array.
 
     Raises:
         TemplateError: It is an array inside a foreach.
     """
-    tally = visit.context.tally
+    tally = attempt.context.tally
     if tally is None:
         return spec, None
     if tally.is_array:
-        index = int(visit.scope["index"])
+        index = int(attempt.scope["index"])
         return replace(spec, array=Array.of([index])), index
     if array_of(spec, jobs.scheduler) is not None:
         raise TemplateError(
             "the script of an item is a job array itself",
-            position=visit.step.position,
+            position=attempt.step.position,
             hint="take the directive out of the script: a `foreach` is submitted as an array",
         )
     return spec, None
@@ -229,7 +229,7 @@ class _Job:
 
 
 async def arrays_of_items(
-    leaf: StepNode, visit: Visit, items: Sequence[Any], most: int | None
+    leaf: StepNode, attempt: Attempt, items: Sequence[Any], most: int | None
 ) -> dict[str, Any]:
     """What the context of a foreach over jobs knows of its arrays.
 
@@ -238,10 +238,10 @@ async def arrays_of_items(
     """
     tally = Tally(len(items))
     scopes = {
-        index: {"item": visit.context.mask(item), "index": index}
+        index: {"item": attempt.context.mask(item), "index": index}
         for index, item in enumerate(items)
     }
-    groups = _Groups(leaf, visit, scopes)
+    groups = _Groups(leaf, attempt, scopes)
     at_most = await groups.most_elements()
     chunks = groups.found(at_least=2, at_most=at_most) if at_most > 1 else []
     if most is not None and (sum(map(len, chunks)) < len(items) or len(chunks) > most):
@@ -258,16 +258,16 @@ class _Groups:
     """The jobs of items, put together where a scheduler can have them as one array."""
 
     def __init__(
-        self, leaf: StepNode, visit: Visit, scopes: Mapping[int, Mapping[str, Any]]
+        self, leaf: StepNode, attempt: Attempt, scopes: Mapping[int, Mapping[str, Any]]
     ) -> None:
-        self._visit = visit
+        self._visit = attempt
         self._leaf = leaf
-        task = str(visit.config.get("configurable", {}).get("checkpoint_ns", ""))
-        self._unique = f"{visit.context.run_id}#{task}#{visit.path}#{visit.attempts}#array"
+        task = str(attempt.config.get("configurable", {}).get("checkpoint_ns", ""))
+        self._unique = f"{attempt.context.run_id}#{task}#{attempt.path}#{attempt.attempts}#array"
         self._note = f"arrays {hashlib.sha256(self._unique.encode()).hexdigest()[:16]}"
         # A replay is given the handles, and has no scheduler.
-        can = visit.deps.patient and visit.deps.jobs is not None
-        self._known: Any = visit.context.notes.get(self._note) if can else None
+        can = attempt.deps.patient and attempt.deps.jobs is not None
+        self._known: Any = attempt.context.notes.get(self._note) if can else None
         jobs = {i: self._job(i, scope) for i, scope in scopes.items()} if can else {}
         self._jobs = {index: job for index, job in jobs.items() if job is not None}
 
@@ -337,27 +337,27 @@ class _Groups:
 
     def _job(self, index: int, scope: Mapping[str, Any]) -> _Job | None:
         """The job of an item; None where it has to go by itself, or cannot go at all."""
-        visit = self._visit
-        item = Visit(
+        attempt = self._visit
+        item = Attempt(
             step=self._leaf.step,
-            path=f"{visit.path}[{index}]",
+            path=f"{attempt.path}[{index}]",
             deps=self._leaf.deps,
-            context=visit.context,
-            config=visit.config,
-            scope={**visit.scope, **scope},
-            flow=visit.flow,
+            context=attempt.context,
+            config=attempt.config,
+            scope={**attempt.scope, **scope},
+            flow=attempt.flow,
         )
         try:
             prepare(item)
             wanted = arguments_of(item)
-            if visit.context.mask(wanted) != wanted or not self._is_free(item, wanted):
+            if attempt.context.mask(wanted) != wanted or not self._is_free(item, wanted):
                 return None
             spec, scheduler = spec_of(item, wanted)
             return _Job(spec, scheduler, self._kind(spec, scheduler))
         except (FractaleError, ValueError):
             return None  # it fails by itself, with its own words
 
-    def _is_free(self, item: Visit, wanted: Mapping[str, Any]) -> bool:
+    def _is_free(self, item: Attempt, wanted: Mapping[str, Any]) -> bool:
         """Whether nobody has to agree to the job. What was begun was agreed to."""
         chosen_by = "model" if item.context.drafted else "plan"
         free = item.step.approve not in ("ask", "always") and not item.context.drafted
@@ -384,46 +384,46 @@ class _Groups:
         return repr((scheduler, digest(same), directives, program))
 
 
-def scheduler_of(visit: Visit) -> str:
+def scheduler_of(attempt: Attempt) -> str:
     """The scheduler that jobs go to; ``local`` where that cannot be known, as in a replay."""
-    jobs: Any = visit.deps.jobs(None) if visit.deps.jobs else None
+    jobs: Any = attempt.deps.jobs(None) if attempt.deps.jobs else None
     return str(getattr(jobs, "scheduler", "local"))
 
 
 # An array of the plan, or of its script
 
 
-def array_of_step(visit: Visit) -> Array | None:
+def array_of_step(attempt: Attempt) -> Array | None:
     """The array that a job step is; None where it is one job.
 
     Raises:
         TemplateError: What was rendered is no array.
         JobError: The script is of several jobs.
     """
-    job = visit.step.job
+    job = attempt.step.job
     if job is not None and job.array is not None:
-        return read_array(visit, render(job.array, visit.scope))
-    script, scheduler = visit.inputs.get("script"), visit.inputs.get("scheduler")
+        return read_array(attempt, render(job.array, attempt.scope))
+    script, scheduler = attempt.inputs.get("script"), attempt.inputs.get("scheduler")
     if not isinstance(script, str) or not schedulers_of(script.splitlines()):
         return None
-    spec = JobSpec(name=visit.step.name, folder=Path(), script=script)
-    return array_of(spec, str(scheduler) if scheduler else scheduler_of(visit))
+    spec = JobSpec(name=attempt.step.name, folder=Path(), script=script)
+    return array_of(spec, str(scheduler) if scheduler else scheduler_of(attempt))
 
 
-async def run_array(leaf: StepNode, visit: Visit, array: Array) -> CallResult:
+async def run_array(leaf: StepNode, attempt: Attempt, array: Array) -> CallResult:
     """Run each element as an item of the step; those that went well before are not run again."""
     indices = array.indices
     if len(indices) > MOST_ELEMENTS:
         raise TemplateError(
             f"an array of a step has at most {MOST_ELEMENTS:,} elements, and this one "
             f"{len(indices):,}",
-            position=visit.step.where("array"),
+            position=attempt.step.where("array"),
             hint="let each element do several, by its index",
         )
-    _render_first(visit, indices[0])
-    kept = _went_well_before(visit, indices)
+    _render_first(attempt, indices[0])
+    kept = _went_well_before(attempt, indices)
     rest = [index for index in indices if str(index) not in kept]
-    groups = _Groups(leaf, visit, {index: {"item": index, "index": index} for index in rest})
+    groups = _Groups(leaf, attempt, {index: {"item": index, "index": index} for index in rest})
     parts: dict[int, Part] = {}
     chunks = groups.found(at_least=1, at_most=len(indices))
     for chunk in chunks:
@@ -432,48 +432,48 @@ async def run_array(leaf: StepNode, visit: Visit, array: Array) -> CallResult:
         own = {index: index for index in chunk}
         parts |= groups.array(own, whole or Array.of(chunk, most))
     context = replace(
-        visit.context,
-        item_scope=visit.scope,
-        item_flow=visit.flow,
-        item_path=visit.path,
+        attempt.context,
+        item_scope=attempt.scope,
+        item_flow=attempt.flow,
+        item_path=attempt.path,
         arrays=parts,
         tally=Tally(len(indices), is_array=True),
     )
-    after = await visit.inside.ainvoke({"items": rest}, visit.config, context=context)
-    charge(visit, after.get("spent", {}))
+    after = await attempt.inside.ainvoke({"items": rest}, attempt.config, context=context)
+    charge(attempt, after.get("spent", {}))
     results = {**kept, **after["results"]}
     found = [results[str(index)] for index in indices]
-    visit.seen.add(labels_of(*found))
+    attempt.seen.add(labels_of(*found))
     kept_words = (
-        f"{numbered(map(int, kept))} kept from attempt {visit.attempts - 1}" if kept else ""
+        f"{numbered(map(int, kept))} kept from attempt {attempt.attempts - 1}" if kept else ""
     )
     return _gather(leaf, dict(zip(indices, found, strict=True)), kept_words)
 
 
-def _render_first(visit: Visit, index: int) -> None:
+def _render_first(attempt: Attempt, index: int) -> None:
     """What the step is said to be given: the job of its first element."""
-    job = visit.step.job
+    job = attempt.step.job
     if job is None or job.array is None:
         return
-    scope = visit.scope
-    visit.scope = {**scope, "item": index, "index": index}
+    scope = attempt.scope
+    attempt.scope = {**scope, "item": index, "index": index}
     try:
-        prepare(visit)
+        prepare(attempt)
     except CallError:
-        visit.inputs = {}  # the element says what is wrong
+        attempt.inputs = {}  # the element says what is wrong
     finally:
-        visit.scope = scope
+        attempt.scope = scope
 
 
-def _went_well_before(visit: Visit, indices: Sequence[int]) -> dict[str, Any]:
+def _went_well_before(attempt: Attempt, indices: Sequence[int]) -> dict[str, Any]:
     """The results of the elements of this very job that went well in the attempt before.
 
     Only where that attempt failed: after a success the step is to do all of its work again. A job
     whose values differ by the number of the attempt alone is the same job.
     """
-    before = visit.state.get("steps", {}).get(visit.step.name, {})
-    store = visit.deps.outputs
-    if before.get("outcome") != "failure" or not visit.inputs:
+    before = attempt.state.get("steps", {}).get(attempt.step.name, {})
+    store = attempt.deps.outputs
+    if before.get("outcome") != "failure" or not attempt.inputs:
         return {}
     outputs = store.get(before.get("outputs"))
     if not isinstance(outputs, list):
@@ -492,34 +492,34 @@ def _went_well_before(visit: Visit, indices: Sequence[int]) -> dict[str, Any]:
     known = {name: result for name, result in found.items() if int(name) in set(indices)}
     if not known or len(known) == len(indices):
         return {}
-    if store.get(before.get("inputs")) != _inputs_before(visit):
-        words = f"the job is not that of attempt {visit.attempts - 1}: all elements run again"
-        visit.emit("warning", code="array-again", message=words)
+    if store.get(before.get("inputs")) != _inputs_before(attempt):
+        words = f"the job is not that of attempt {attempt.attempts - 1}: all elements run again"
+        attempt.emit("warning", code="array-again", message=words)
         return {}
-    words = f"{numbered(map(int, known))}: kept from attempt {visit.attempts - 1}, not run again"
-    visit.emit("warning", code="array-kept", message=words)
+    words = f"{numbered(map(int, known))}: kept from attempt {attempt.attempts - 1}, not run again"
+    attempt.emit("warning", code="array-kept", message=words)
     return known
 
 
-def _inputs_before(visit: Visit) -> Any:
+def _inputs_before(attempt: Attempt) -> Any:
     """What the step's values of now would have been in the attempt before; None: unknown."""
-    job, name = visit.step.job, visit.step.name
+    job, name = attempt.step.job, attempt.step.name
     if job is None:
         return None
-    number = int(visit.scope.get("attempts", visit.attempts)) - 1
-    steps = dict(visit.scope.get("steps", {}))
+    number = int(attempt.scope.get("attempts", attempt.attempts)) - 1
+    steps = dict(attempt.scope.get("steps", {}))
     own = steps.pop(name, {})
     if number > 1:
         steps[name] = {**own, "attempts": number - 1}
-    scope = {**visit.scope, "attempts": number, "steps": steps}
+    scope = {**attempt.scope, "attempts": number, "steps": steps}
     try:
         if job.array is not None:
-            first = read_array(visit, render(job.array, scope)).indices[0]
+            first = read_array(attempt, render(job.array, scope)).indices[0]
             scope |= {"item": first, "index": first}
         rendered: Any = render(job.values(), scope)
     except CallError:
         return None
-    return visit.context.mask(rendered)
+    return attempt.context.mask(rendered)
 
 
 def add_elements(builder: Any, leaf: StepNode) -> None:
@@ -528,7 +528,7 @@ def add_elements(builder: Any, leaf: StepNode) -> None:
 
     async def item(state: ItemState, runtime: Runtime[Any], config: RunnableConfig) -> ItemState:
         context: RunContext = runtime.context
-        return await leaf.visit_item(state, context, config, tries_of(runtime), inside=graph)
+        return await leaf.attempt_item(state, context, config, tries_of(runtime), inside=graph)
 
     builder.add_node(ITEM, item, input_schema=ItemState, retry_policy=retry_policy(leaf))
     builder.add_edge(ITEM, END)

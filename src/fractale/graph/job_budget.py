@@ -10,8 +10,8 @@ from typing import Any, cast
 
 from fractale import questions
 from fractale.errors import JobError, ToolError
+from fractale.graph.attempt import Attempt
 from fractale.graph.slots import leave
-from fractale.graph.visit import Visit
 from fractale.jobs import JobSpec
 from fractale.jobs.budget import LIMITS, Amount, Size, figure
 from fractale.paths import JOBS
@@ -43,7 +43,7 @@ def longest_of(scheduler: str) -> Callable[[float], float]:
     return cast("Callable[[float], float]", times.longest)
 
 
-async def reserve(visit: Visit, key: str, size: Size, array: Array | None = None) -> None:
+async def reserve(attempt: Attempt, key: str, size: Size, array: Array | None = None) -> None:
     """Set aside the most that a job may use.
 
     A job whose key is reserved already, by an earlier process of the run, is not counted again.
@@ -56,7 +56,7 @@ async def reserve(visit: Visit, key: str, size: Size, array: Array | None = None
         LimitReached: The run's limits leave no room for it.
         JobError: Nothing bounds its time, and a limit of the run counts hours.
     """
-    budget = visit.context.meter.jobs
+    budget = attempt.context.meter.jobs
     if size.seconds is None and (name := budget.needs_time()):
         raise JobError(
             f"the job has no time limit, and the run may use {figure(budget.limits[name])} "
@@ -72,15 +72,15 @@ async def reserve(visit: Visit, key: str, size: Size, array: Array | None = None
         )
 
     def look() -> None:
-        if visit.context.leave_jobs():
-            leave(questions.job(visit.path, {"state": "pending", "reason": WAITS, "over": False}))
+        if attempt.context.leave_jobs():
+            leave(questions.job(attempt.path, {"state": "pending", "reason": WAITS, "over": False}))
 
     await budget.reserve(key, size.most(), look, size, array)
 
 
-def has_room(visit: Visit, sizes: Iterable[tuple[Size, int]]) -> bool:
+def has_room(attempt: Attempt, sizes: Iterable[tuple[Size, int]]) -> bool:
     """Whether so many jobs of each size may be submitted now, all together."""
-    budget = visit.context.meter.jobs
+    budget = attempt.context.meter.jobs
     amounts = [amount for size, count in sizes for amount in [size.most()] * count]
     return not budget.limits or budget.has_room_for(Amount.total(amounts))
 
@@ -88,7 +88,7 @@ def has_room(visit: Visit, sizes: Iterable[tuple[Size, int]]) -> bool:
 WAITS = "waits for room in the run's limits: other jobs have reserved what is left"
 
 
-async def settle(visit: Visit, key: str, size: Size, status: Mapping[str, Any]) -> None:
+async def settle(attempt: Attempt, key: str, size: Size, status: Mapping[str, Any]) -> None:
     """Put what a job used in the place of what was reserved.
 
     Args:
@@ -99,11 +99,11 @@ async def settle(visit: Visit, key: str, size: Size, status: Mapping[str, Any]) 
     used = None if seconds is None else size.used(float(seconds), nodes)
     if seconds is None and not status.get("started") and status.get("state") not in UNSURE:
         used = size.used(0.0, 0)
-    await visit.context.meter.jobs.settle(key, used)
+    await attempt.context.meter.jobs.settle(key, used)
 
 
 async def reserve_for_tool(
-    visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any], place: str
+    attempt: Attempt, tool: ToolInfo, arguments: Mapping[str, Any], place: str
 ) -> str:
     """Set aside what a job may use that a tool is about to submit.
 
@@ -124,18 +124,18 @@ async def reserve_for_tool(
     spec = JobSpec(name=tool.name, folder=Path(), command=command, **known)
     scheduler = arguments.get("scheduler")
     if not scheduler:
-        if visit.deps.jobs is None:
+        if attempt.deps.jobs is None:
             return ""
-        scheduler = visit.deps.jobs(None).scheduler
+        scheduler = attempt.deps.jobs(None).scheduler
     key = budget_key(str(arguments["key"])) if arguments.get("key") else f"call {place}"
     try:
-        await reserve(visit, key, size_of(spec, str(scheduler), whole=True))
+        await reserve(attempt, key, size_of(spec, str(scheduler), whole=True))
     except JobError as error:
         raise ToolError(
             f"`{tool.name}` was not called: {error.message}", hint=error.hint
         ) from error
     if tool.annotations[JOBS] == "submits":  # the run does not wait for it
-        visit.context.meter.jobs.leave(key)
+        attempt.context.meter.jobs.leave(key)
     return key
 
 
@@ -152,7 +152,7 @@ ASKED = (
 
 
 async def settle_for_tool(
-    visit: Visit, tool: ToolInfo, answer: Any, arguments: Mapping[str, Any], reserved: str
+    attempt: Attempt, tool: ToolInfo, answer: Any, arguments: Mapping[str, Any], reserved: str
 ) -> None:
     """Take what a tool said of a job into the budget.
 
@@ -160,21 +160,21 @@ async def settle_for_tool(
         answer: Its structured answer; None where the call failed.
         reserved: What `reserve_for_tool` gave.
     """
-    part, budget = tool.annotations.get(JOBS), visit.context.meter.jobs
+    part, budget = tool.annotations.get(JOBS), attempt.context.meter.jobs
     said: Mapping[str, Any] = answer if isinstance(answer, Mapping) else {}  # pyright: ignore[reportUnknownVariableType] - JSON
     job = budget_key(str(said.get("key") or arguments.get("key") or ""))
     if part == "submits" and reserved and said.get("key"):
         budget.name(reserved, job)
     known = budget.reserved_for(reserved or job) if part in ("submits", "runs", "looks") else None
     if known and (part == "runs" or said.get("over")):
-        await settle(visit, *known, said)
+        await settle(attempt, *known, said)
 
 
 UNSURE = ("unknown", None, "", "completed")
 """States of a job without times in which it may have run."""
 
 
-def words_of(visit: Visit, spec: JobSpec, scheduler: str) -> str:
+def words_of(attempt: Attempt, spec: JobSpec, scheduler: str) -> str:
     """What a job would reserve, for whoever is to agree to it; empty where nothing bounds it."""
     most: Any = size_of(spec, scheduler).most()
-    return visit.context.meter.jobs.words(most) if most.node_hours else ""
+    return attempt.context.meter.jobs.words(most) if most.node_hours else ""

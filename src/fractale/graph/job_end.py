@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fractale.graph.attempt import Attempt
 from fractale.graph.figures import Log
 from fractale.graph.state import DecidedBy
-from fractale.graph.visit import Visit
 from fractale.jobs import JobHandle
 from fractale.plan.durations import format_duration
 
@@ -57,7 +57,7 @@ class Meaning:
     fault: str | None = None
 
 
-def end_of(end: JobEnd, faults: Sequence[str], visit: Visit) -> Meaning:
+def end_of(end: JobEnd, faults: Sequence[str], attempt: Attempt) -> Meaning:
     """What the end of a job means.
 
     Args:
@@ -69,7 +69,7 @@ def end_of(end: JobEnd, faults: Sequence[str], visit: Visit) -> Meaning:
             return Meaning("schema", "; ".join(faults), "; ".join(faults))
         return Meaning()
     if end.late:
-        within = format_duration(visit.step.timeout or 0)
+        within = format_duration(attempt.step.timeout or 0)
         words = f"{job} was not over within the step's timeout of {within}"
         how = LATE.get(state, "it was cancelled")
         return Meaning("error", f"{words}: {how}", f"{words}: {how}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from fractale.errors import PolicyError, TemplateError
-from fractale.graph.visit import Visit
+from fractale.graph.attempt import Attempt
 from fractale.jobs import Confine, JobSpec
 from fractale.plan.job import COUNTS, ENV_NAME_PATTERN, MEMORY_PATTERN, MOST_COUNT, seconds_of
 from fractale.plan.words import JOB_KEYS, SCHEDULERS, WIDENING
@@ -17,16 +17,16 @@ from fractale.schedulers.request import Array
 TEXTS = ("queue", "account", "folder")
 
 
-def arguments_of(visit: Visit) -> dict[str, Any]:
+def arguments_of(attempt: Attempt) -> dict[str, Any]:
     """The job of a step as plain values of the right types, as a person may be shown it.
 
     Raises:
         TemplateError: A template gave something else.
     """
-    return {"name": visit.step.name, **_checked(visit, visit.inputs)}
+    return {"name": attempt.step.name, **_checked(attempt, attempt.inputs)}
 
 
-def spec_of(visit: Visit, arguments: Mapping[str, Any]) -> tuple[JobSpec, str | None]:
+def spec_of(attempt: Attempt, arguments: Mapping[str, Any]) -> tuple[JobSpec, str | None]:
     """The job, and the scheduler that is to have it; None: the one there is.
 
     Args:
@@ -35,25 +35,25 @@ def spec_of(visit: Visit, arguments: Mapping[str, Any]) -> tuple[JobSpec, str | 
     Raises:
         TemplateError: They are none of a job.
     """
-    known: Any = _checked(visit, {k: v for k, v in arguments.items() if k in JOB_KEYS})
+    known: Any = _checked(attempt, {k: v for k, v in arguments.items() if k in JOB_KEYS})
     scheduler = known.pop("scheduler", None)
     command = tuple(known.pop("command", ()))
-    confine = _confine(visit, known)
-    folder = visit.context.folder / known.pop("folder", "")
-    name = str(arguments.get("name") or visit.step.name)
+    confine = _confine(attempt, known)
+    folder = attempt.context.folder / known.pop("folder", "")
+    name = str(arguments.get("name") or attempt.step.name)
     if "array" in known:
         known["array"] = Array.parse(known["array"])
     spec = JobSpec(name=name, command=command, folder=Path(folder), confine=confine, **known)
     return spec, scheduler
 
 
-def _confine(visit: Visit, known: dict[str, Any]) -> Confine | None:
+def _confine(attempt: Attempt, known: dict[str, Any]) -> Confine | None:
     """How the job is confined: as the step says, and always where a model drafted it.
 
     Raises:
         PolicyError: A drafted step asks for more than a drafted step may have.
     """
-    asked, drafted = known.pop("confine", None), visit.context.drafted
+    asked, drafted = known.pop("confine", None), attempt.context.drafted
     writable, network = tuple(known.pop("writable", ())), known.pop("network", False)
     if drafted and (asked is False or network or writable):
         raise PolicyError(
@@ -65,39 +65,39 @@ def _confine(visit: Visit, known: dict[str, Any]) -> Confine | None:
     return Confine(writable=writable, network=network, required=bool(asked))
 
 
-def _checked(visit: Visit, values: Mapping[str, Any]) -> dict[str, Any]:
+def _checked(attempt: Attempt, values: Mapping[str, Any]) -> dict[str, Any]:
     given = {key: value for key, value in values.items() if value is not None}
     if ("script" in given) == ("command" in given):
-        _fail(visit, "script", "needs `script` or `command`, and not both")
-    return {key: _value(visit, key, value) for key, value in given.items()}
+        _fail(attempt, "script", "needs `script` or `command`, and not both")
+    return {key: _value(attempt, key, value) for key, value in given.items()}
 
 
-def _value(visit: Visit, key: str, value: Any) -> Any:
+def _value(attempt: Attempt, key: str, value: Any) -> Any:
     if key in COUNTS:
-        return _count(visit, key, value)
+        return _count(attempt, key, value)
     if key in WIDENING:
-        return _bound(visit, key, value)
+        return _bound(attempt, key, value)
     if own := {"command": _command, "env": _env, "array": _indices}.get(key):
-        return own(visit, value)
+        return own(attempt, value)
     if key == "time":
-        return seconds_of(value) or _fail(visit, key, _not("a duration such as `10m`", value))
+        return seconds_of(value) or _fail(attempt, key, _not("a duration such as `10m`", value))
     if isinstance(value, (dict, list, bool)) or not str(value).strip():
-        _fail(visit, key, _not("text", value))
+        _fail(attempt, key, _not("text", value))
     text = str(value) if key == "script" else str(value).strip()
     if key == "memory" and not re.fullmatch(MEMORY_PATTERN, text):
-        _fail(visit, key, _not("an amount such as `4G`", value))
+        _fail(attempt, key, _not("an amount such as `4G`", value))
     if key == "scheduler" and text not in SCHEDULERS:
-        _fail(visit, key, _not(f"one of {', '.join(SCHEDULERS)}", value))
+        _fail(attempt, key, _not(f"one of {', '.join(SCHEDULERS)}", value))
     if key in TEXTS and re.search(r"[\x00-\x1f\x7f]", text):
-        _fail(visit, key, _not("text on one line", value))
+        _fail(attempt, key, _not("text on one line", value))
     return text
 
 
-def _indices(visit: Visit, value: Any) -> str:
-    return str(read_array(visit, value))
+def _indices(attempt: Attempt, value: Any) -> str:
+    return str(read_array(attempt, value))
 
 
-def read_array(visit: Visit, value: Any) -> Array:
+def read_array(attempt: Attempt, value: Any) -> Array:
     """The array of a job step, from what its template gave.
 
     Raises:
@@ -107,48 +107,48 @@ def read_array(visit: Visit, value: Any) -> Array:
     try:
         return Array.parse(text)
     except ValueError:
-        _fail(visit, "array", _not("indices such as `1-100%10`", value))
+        _fail(attempt, "array", _not("indices such as `1-100%10`", value))
 
 
-def _count(visit: Visit, key: str, value: Any) -> int:
+def _count(attempt: Attempt, key: str, value: Any) -> int:
     text = str(value).strip()
     whole = int(text) if not isinstance(value, bool) and re.fullmatch("[0-9]{1,9}", text) else None
     if isinstance(value, float) and value.is_integer():
         whole = int(value)
     if whole is None or not COUNTS[key] <= whole <= MOST_COUNT:
-        _fail(visit, key, _not(f"a whole number of at least {COUNTS[key]}", value))
+        _fail(attempt, key, _not(f"a whole number of at least {COUNTS[key]}", value))
     return whole
 
 
-def _bound(visit: Visit, key: str, value: Any) -> bool | list[str]:
+def _bound(attempt: Attempt, key: str, value: Any) -> bool | list[str]:
     """How a confined job is bounded: folders, or a flag."""
     if key == "writable":
-        return [str(each) for each in _command(visit, value, key)]
-    return value if isinstance(value, bool) else _fail(visit, key, _not("true or false", value))
+        return [str(each) for each in _command(attempt, value, key)]
+    return value if isinstance(value, bool) else _fail(attempt, key, _not("true or false", value))
 
 
-def _command(visit: Visit, value: Any, key: str = "command") -> list[str]:
+def _command(attempt: Attempt, value: Any, key: str = "command") -> list[str]:
     """The words; of a word that is a list, each item is one."""
     words: list[str] = []
     for word in cast("list[Any]", value if isinstance(value, list) else [value]):
         for part in cast("list[Any]", word if isinstance(word, list) else [word]):
             if isinstance(part, (dict, list)) or part is None:
-                _fail(visit, key, _not("a word", part))
+                _fail(attempt, key, _not("a word", part))
             words.append(_text(part))
     if not words or not words[0].strip():
-        _fail(visit, key, "is empty" + (": it needs a program" if key == "command" else ""))
+        _fail(attempt, key, "is empty" + (": it needs a program" if key == "command" else ""))
     return words
 
 
-def _env(visit: Visit, value: Any) -> dict[str, str]:
+def _env(attempt: Attempt, value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
-        _fail(visit, "env", _not("a mapping", value))
+        _fail(attempt, "env", _not("a mapping", value))
     found: dict[str, str] = {}
     for name, each in cast("dict[str, Any]", value).items():
         if isinstance(each, (dict, list)) or each is None:
-            _fail(visit, f"env.{name}", _not("text or a number", each))
+            _fail(attempt, f"env.{name}", _not("text or a number", each))
         if not re.fullmatch(ENV_NAME_PATTERN, name):
-            _fail(visit, "env", f"names a variable `{name[:40]}`: letters, digits, `_`")
+            _fail(attempt, "env", f"names a variable `{name[:40]}`: letters, digits, `_`")
         found[name] = _text(each)
     return found
 
@@ -163,13 +163,13 @@ def _not(right: str, value: Any) -> str:
     return f"must be {right}, not `{str(value)[:60]}`"
 
 
-def _fail(visit: Visit, key: str, words: str) -> NoReturn:
+def _fail(attempt: Attempt, key: str, words: str) -> NoReturn:
     """Say what is wrong with a value.
 
     Raises:
         TemplateError: Always.
     """
-    job = visit.step.job
-    where = visit.step.where(f"{job.prefix if job else ''}{key}")
+    job = attempt.step.job
+    where = attempt.step.where(f"{job.prefix if job else ''}{key}")
     name = "a job" if key == "script" else f"`{key}`"
     raise TemplateError(f"{name} {words}", position=where)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from fractale import questions
 from fractale.clock import elapsed
 from fractale.errors import JobError
+from fractale.graph.attempt import Attempt
 from fractale.graph.slots import leave
-from fractale.graph.visit import Visit
 from fractale.jobs import JobHandle, JobStatus
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ CANCEL_AGAIN = 20.0
 
 
 def job_told(
-    visit: Visit,
+    attempt: Attempt,
     handle: JobHandle,
     status: JobStatus,
     began: Mapping[str, Any],
@@ -45,7 +45,7 @@ def job_told(
         began: The moment when it was submitted.
         patience: Until when one that nobody knows of is waited for all the same, in Unix time.
     """
-    timeout = visit.step.timeout
+    timeout = attempt.step.timeout
     known = {
         "job": handle.native_id,
         **({} if handle.index is None else {"index": handle.index}),
@@ -65,14 +65,14 @@ def job_told(
         "timeout": timeout,
         "patience": patience,
     }
-    if visit.context.tally is not None:
-        known["jobs"] = visit.context.tally.at(visit.path, status.state)
-    return questions.job(visit.path, visit.context.mask(known))
+    if attempt.context.tally is not None:
+        known["jobs"] = attempt.context.tally.at(attempt.path, status.state)
+    return questions.job(attempt.path, attempt.context.mask(known))
 
 
-def tell(visit: Visit, told: Mapping[str, Any]) -> None:
+def tell(attempt: Attempt, told: Mapping[str, Any]) -> None:
     """Tell how a job stands."""
-    visit.emit("job_state", **{k: v for k, v in told.items() if k not in ("kind", "step")})
+    attempt.emit("job_state", **{k: v for k, v in told.items() if k not in ("kind", "step")})
 
 
 class Waiter:
@@ -86,14 +86,14 @@ class Waiter:
 
     def __init__(
         self,
-        visit: Visit,
+        attempt: Attempt,
         jobs: Jobs,
         handle: JobHandle,
         *,
         began: Mapping[str, Any],
         patience: tuple[Mapping[str, Any], float] | None,
     ) -> None:
-        self._visit = visit
+        self._visit = attempt
         self._jobs = jobs
         self._handle = handle
         self._began = began

@@ -1,4 +1,4 @@
-"""The calls of a model in one visit of a step: made by the first that can, told and counted."""
+"""The calls of a model in one attempt of a step: made by the first that can, told and counted."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from langchain_core.messages import AIMessage, BaseMessage
 
 from fractale.errors import ModelError, ModelUnavailable
+from fractale.graph.attempt import SHORT_TEXT, Attempt
 from fractale.graph.recorded import asked_of_model, digest_of_asked
-from fractale.graph.visit import SHORT_TEXT, Visit
 from fractale.models import Answer, Usage
 from fractale.store.journal import Call
 
@@ -22,7 +22,7 @@ M = TypeVar("M", bound=BaseMessage)
 
 
 async def ask(
-    visit: Visit,
+    attempt: Attempt,
     messages: Sequence[BaseMessage],
     schema: Mapping[str, Any] | None = None,
     agent: str | None = None,
@@ -38,41 +38,41 @@ async def ask(
         ModelError: The model failed or answered nothing usable.
         LimitReached: A limit of the run is used up.
     """
-    said = [masked(visit, message) for message in messages]
+    said = [masked(attempt, message) for message in messages]
 
     async def one(name: str | None) -> Answer:
-        with visit.text_of_model() as on_text:
-            return await visit.deps.models.ask(
+        with attempt.text_of_model() as on_text:
+            return await attempt.deps.models.ask(
                 said, model=name, schema=schema, correct=correct, on_text=on_text
             )
 
     asked = asked_of_model(said, schema)
-    answer: Answer = await _by_first_model(visit, one, Answer, agent, asked)
-    mask = visit.context.mask
+    answer: Answer = await _by_first_model(attempt, one, Answer, agent, asked)
+    mask = attempt.context.mask
     return replace(answer, text=mask(answer.text), data=mask(answer.data))
 
 
 async def turn(
-    visit: Visit,
+    attempt: Attempt,
     messages: Sequence[BaseMessage],
     tools: Sequence[BaseTool] = (),
     agent: str | None = None,
 ) -> AIMessage:
     """Make one turn of an agent's model; see `fractale.agents.subagent.AgentHost`."""
-    said = [masked(visit, message) for message in messages]
-    shown = [_masked_tool(visit, tool) for tool in tools]
+    said = [masked(attempt, message) for message in messages]
+    shown = [_masked_tool(attempt, tool) for tool in tools]
 
     async def one(name: str | None) -> AIMessage:
-        with visit.text_of_model() as on_text:
-            return await visit.deps.models.turn(said, model=name, tools=shown, on_text=on_text)
+        with attempt.text_of_model() as on_text:
+            return await attempt.deps.models.turn(said, model=name, tools=shown, on_text=on_text)
 
     asked = asked_of_model(said, tools=[tool.name for tool in tools])
-    return masked(visit, await _by_first_model(visit, one, AIMessage, agent, asked))
+    return masked(attempt, await _by_first_model(attempt, one, AIMessage, agent, asked))
 
 
-def masked(visit: Visit, message: M) -> M:
+def masked(attempt: Attempt, message: M) -> M:
     """A message without secrets: its provider learns none, and no checkpoint has any."""
-    mask = visit.context.mask
+    mask = attempt.context.mask
     changes: dict[str, Any] = {}
     for name in ("content", "tool_calls", "invalid_tool_calls", "additional_kwargs"):
         value = getattr(message, name, None)
@@ -81,9 +81,9 @@ def masked(visit: Visit, message: M) -> M:
     return message.model_copy(update=changes) if changes else message
 
 
-def _masked_tool(visit: Visit, tool: BaseTool) -> BaseTool:
+def _masked_tool(attempt: Attempt, tool: BaseTool) -> BaseTool:
     """A tool without secrets in what its server says of it."""
-    mask = visit.context.mask
+    mask = attempt.context.mask
     changes: dict[str, Any] = {}
     if (words := mask(tool.description)) != tool.description:
         changes["description"] = words
@@ -95,65 +95,65 @@ def _masked_tool(visit: Visit, tool: BaseTool) -> BaseTool:
 
 
 async def _by_first_model(
-    visit: Visit,
+    attempt: Attempt,
     one: Callable[[str | None], Awaitable[Any]],
     kind: type[Any],
     agent: str | None,
     asked: dict[str, Any],
 ) -> Any:
     """The answer of the step's model; where it is out of reach, of the next that is given."""
-    names = visit.deps.models.chain(visit.step.model)
-    digest = digest_of_asked(visit.context.mask(asked)) if asked["messages"] else ""
+    names = attempt.deps.models.chain(attempt.step.model)
+    digest = digest_of_asked(attempt.context.mask(asked)) if asked["messages"] else ""
     for name in names[:-1]:
         try:
-            return await _told(visit, one, name, kind, agent, digest)
+            return await _told(attempt, one, name, kind, agent, digest)
         except ModelUnavailable as error:
-            visit.emit("warning", code="fallback", message=f"trying the next model: {error}")
-    return await _told(visit, one, names[-1], kind, agent, digest)
+            attempt.emit("warning", code="fallback", message=f"trying the next model: {error}")
+    return await _told(attempt, one, names[-1], kind, agent, digest)
 
 
 async def _told(
-    visit: Visit,
+    attempt: Attempt,
     one: Callable[[str | None], Awaitable[Any]],
     name: str | None,
     kind: type[Any],
     agent: str | None,
     digest: str,
 ) -> Any:
-    models, place = visit.deps.models, visit.book.next_place(agent)
+    models, place = attempt.deps.models, attempt.book.next_place(agent)
     spec = models.spec(name)
-    async with visit.context.meter.model_call():
-        told: dict[str, Any] = {"model": spec, "call": visit.next_call(), "key": place.key}
+    async with attempt.context.meter.model_call():
+        told: dict[str, Any] = {"model": spec, "call": attempt.next_call(), "key": place.key}
         if agent:
             told["agent"] = agent
-        visit.emit("model_started", **told)
+        attempt.emit("model_started", **told)
         started = time.monotonic()
         call = Call(kind="model", name=spec, digest=digest)
         try:
-            answer, recorded = await visit.book.model(place, call, lambda: one(name), kind)
+            answer, recorded = await attempt.book.model(place, call, lambda: one(name), kind)
         except ModelError as error:
             # A call that failed may have cost something all the same.
-            _finished(visit, told, error.usage or Usage(), started, str(error))
+            _finished(attempt, told, error.usage or Usage(), started, str(error))
             raise
         usage = answer.usage if kind is Answer else models.usage_of(answer, name)
         if recorded:
             told["recorded"] = True
-        _finished(visit, told, usage, started, answer.text)
+        _finished(attempt, told, usage, started, answer.text)
     return answer
 
 
 def _finished(
-    visit: Visit, told: Mapping[str, Any], usage: Usage, started: float, text: str
+    attempt: Attempt, told: Mapping[str, Any], usage: Usage, started: float, text: str
 ) -> None:
-    visit.usage += usage
+    attempt.usage += usage
     if not told.get("recorded"):  # it was counted when it was made
-        visit.context.meter.add(usage)
-    visit.emit(
+        attempt.context.meter.add(usage)
+    attempt.emit(
         "model_finished",
         **told,
         seconds=round(time.monotonic() - started, 3),
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         cost=usage.cost,
-        text=visit.context.mask(text)[:SHORT_TEXT],  # a secret that is cut is not known any more
+        text=attempt.context.mask(text)[:SHORT_TEXT],  # a secret that is cut is not known any more
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from langgraph.errors import GraphInterrupt
 
 from fractale.errors import CallError, FractaleError
+from fractale.graph.attempt import Attempt
 from fractale.graph.calls import perform
 from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.entering import (
@@ -24,7 +25,6 @@ from fractale.graph.outcome import CallResult, Decision, as_plain, record_of
 from fractale.graph.scope import Needs, build_scope, needs_of, step_values
 from fractale.graph.slots import asks
 from fractale.graph.state import ItemState, PlanState, Record, Spent
-from fractale.graph.visit import Visit
 from fractale.labels import to_data
 from fractale.plan.expressions import render
 from fractale.plan.model import END_FAILED, END_SUCCESS, SUCCESS, Plan, Step
@@ -68,7 +68,7 @@ class StepNode:
     perform: Perform
     inside: Any = None
 
-    async def visit(
+    async def attempt(
         self,
         state: PlanState,
         context: RunContext,
@@ -96,7 +96,7 @@ class StepNode:
         before = state.get("steps", {}).get(step.name, Record())
         attempts = before.get("attempts", 0) + 1
         scope = build_scope(state, context, self.deps.outputs, self.needs)
-        visit = Visit(
+        attempt = Attempt(
             step=step,
             path=path,
             deps=self.deps,
@@ -110,29 +110,29 @@ class StepNode:
             tries=tries,
             conversation=self.deps.outputs.get(before.get("conversation")),
         )
-        if visit.conversation:
-            visit.seen.add(labels_of(before))
-        applies, fault = applies_now(visit)
+        if attempt.conversation:
+            attempt.seen.add(labels_of(before))
+        applies, fault = applies_now(attempt)
         if not applies:
-            return self._skip(state, visit, before)
+            return self._skip(state, attempt, before)
         if tries == 1:
-            self._enter(visit, state.get("last"), before.get("inherited", 0))
-        result = fault or await self._call(visit)
-        decision = await decide(visit, result)
-        visit.finish()
-        spent = spent_by(visit, context.meter.seconds - running)
+            self._enter(attempt, state.get("last"), before.get("inherited", 0))
+        result = fault or await self._call(attempt)
+        decision = await decide(attempt, result)
+        attempt.finish()
+        spent = spent_by(attempt, context.meter.seconds - running)
         seconds = max(time.monotonic() - started, result.seconds)
-        return self._finish(state, visit, result, decision, seconds, spent)
+        return self._finish(state, attempt, result, decision, seconds, spent)
 
-    async def _call(self, visit: Visit) -> CallResult:
+    async def _call(self, attempt: Attempt) -> CallResult:
         try:
-            return as_plain(await call_step(visit, self.perform, visit.tries))
+            return as_plain(await call_step(attempt, self.perform, attempt.tries))
         except GraphInterrupt as error:
             if asks(error):
-                visit.context.asked.set()
+                attempt.context.asked.set()
             raise
 
-    def _skip(self, state: PlanState, visit: Visit, before: Record) -> PlanState:
+    def _skip(self, state: PlanState, attempt: Attempt, before: Record) -> PlanState:
         decision = Decision(
             outcome="skipped", event=SUCCESS, decided_by="when", reason="its `when` does not hold"
         )
@@ -144,23 +144,23 @@ class StepNode:
             attempts=before.get("attempts", 0),
         )
         _inherit(record, before)
-        update = self._leave(state, visit, record, decision)
-        self._tell_finished(visit, decision, CallResult(), 0.0, record)
+        update = self._leave(state, attempt, record, decision)
+        self._tell_finished(attempt, decision, CallResult(), 0.0, record)
         return update
 
-    def _enter(self, visit: Visit, last: str | None, inherited: int) -> None:
+    def _enter(self, attempt: Attempt, last: str | None, inherited: int) -> None:
         step, limit = self.step, self._max_attempts()
-        if visit.attempts - inherited > limit:
+        if attempt.attempts - inherited > limit:
             times = "once" if limit == 1 else f"{limit} times"
             raise GaveUp(
-                visit.path, f"step `{visit.path}` gave up: it was entered {times}, its limit"
+                attempt.path, f"step `{attempt.path}` gave up: it was entered {times}, its limit"
             )
-        task = str(visit.config.get("configurable", {}).get("checkpoint_ns", ""))
-        if not visit.context.meter.enter_step(visit.path, task):
+        task = str(attempt.config.get("configurable", {}).get("checkpoint_ns", ""))
+        if not attempt.context.meter.enter_step(attempt.path, task):
             return
-        visit.emit(
+        attempt.emit(
             "step_started",
-            attempt=visit.attempts,
+            attempt=attempt.attempts,
             type=step.kind,
             target=step.target,
             description=step.description,
@@ -174,30 +174,30 @@ class StepNode:
     def _finish(
         self,
         state: PlanState,
-        visit: Visit,
+        attempt: Attempt,
         result: CallResult,
         decision: Decision,
         seconds: float,
         spent: Spent,
     ) -> PlanState:
-        store, mask = self.deps.outputs, visit.context.mask
-        record = mask(record_of(decision, result, visit.attempts))
-        if visit.seen.sources:
-            record["sources"] = to_data(visit.seen.sources)
+        store, mask = self.deps.outputs, attempt.context.mask
+        record = mask(record_of(decision, result, attempt.attempts))
+        if attempt.seen.sources:
+            record["sources"] = to_data(attempt.seen.sources)
         _inherit(record, state.get("steps", {}).get(self.step.name, Record()))
         record["outputs"] = store.put(record["outputs"])
-        if visit.inputs:
-            record["inputs"] = store.put(mask(dict(visit.inputs)))
+        if attempt.inputs:
+            record["inputs"] = store.put(mask(dict(attempt.inputs)))
         if "conversation" in record:
             record["conversation"] = store.put(record["conversation"])
-        update = self._leave(state, visit, record, decision)
-        update["steps"] = {**visit.records, **update.get("steps", {})}
+        update = self._leave(state, attempt, record, decision)
+        update["steps"] = {**attempt.records, **update.get("steps", {})}
         update["spent"] = spent
-        self._tell_finished(visit, decision, result, seconds, record)
+        self._tell_finished(attempt, decision, result, seconds, record)
         return update
 
     def _leave(
-        self, state: PlanState, visit: Visit, record: Record, decision: Decision
+        self, state: PlanState, attempt: Attempt, record: Record, decision: Decision
     ) -> PlanState:
         """Where the run goes from here, as changes of the state."""
         target = self._target(decision)
@@ -206,7 +206,7 @@ class StepNode:
             return update
         update["last"] = self.step.name
         if target in ENDS:
-            update.update(self._end(state, visit, record, target))
+            update.update(self._end(state, attempt, record, target))
         elif target not in self.members:
             update["goto"] = target
         return update
@@ -217,7 +217,7 @@ class StepNode:
             return None
         return self.plan.target_of(self.step, decision.event)
 
-    def _end(self, state: PlanState, visit: Visit, record: Record, target: str) -> PlanState:
+    def _end(self, state: PlanState, attempt: Attempt, record: Record, target: str) -> PlanState:
         """The changes of the state that end this plan."""
         if target == END_FAILED:
             error = record.get("error") or record.get("reason") or "the plan ended in failed"
@@ -225,26 +225,26 @@ class StepNode:
         steps = {**state.get("steps", {}), self.step.name: record}
         final = cast("PlanState", {**state, "steps": steps, "last": self.step.name})
         needs = needs_of([dict(self.plan.outputs)])
-        scope = build_scope(final, visit.context, self.deps.outputs, needs)
+        scope = build_scope(final, attempt.context, self.deps.outputs, needs)
         try:
             outputs = render(dict(self.plan.outputs), scope)
         except CallError as error:
             return PlanState(status="failed", error=str(error))
         return PlanState(
-            status="success", outputs=self.deps.outputs.put(visit.context.mask(outputs))
+            status="success", outputs=self.deps.outputs.put(attempt.context.mask(outputs))
         )
 
     def _tell_finished(
         self,
-        visit: Visit,
+        attempt: Attempt,
         decision: Decision,
         result: CallResult,
         seconds: float,
         record: Record,
     ) -> None:
-        visit.emit(
+        attempt.emit(
             "step_finished",
-            attempt=visit.attempts,
+            attempt=attempt.attempts,
             outcome=decision.outcome,
             event_name=decision.event,
             decided_by=decision.decided_by,
@@ -252,15 +252,15 @@ class StepNode:
             error=record.get("error"),
             code=result.code,
             seconds=round(seconds, 3),
-            tokens=visit.usage.total_tokens,
+            tokens=attempt.usage.total_tokens,
             next=self._target(decision),
             notices=record.get("notices", []),
-            outputs=shorten(visit.context.mask(result.outputs)),
+            outputs=shorten(attempt.context.mask(result.outputs)),
             inputs_ref=record.get("inputs"),
             outputs_ref=record.get("outputs"),
         )
 
-    async def visit_item(
+    async def attempt_item(
         self,
         state: ItemState,
         context: RunContext,
@@ -276,7 +276,7 @@ class StepNode:
         started, running = time.monotonic(), context.meter.seconds
         index = state.get("index", 0)
         item = self.deps.outputs.get(state.get("item"))
-        visit = Visit(
+        attempt = Attempt(
             step=self.step,
             path=f"{context.item_path}[{index}]",
             deps=self.deps,
@@ -296,13 +296,13 @@ class StepNode:
                 total=state.get("total"),
                 **({"element": True} if is_element else {}),
             )
-        result = await self._call(visit)
-        decision = await decide(visit, result)
-        visit.finish()
-        entry = visit.context.mask(record_of(decision, result, 1))
+        result = await self._call(attempt)
+        decision = await decide(attempt, result)
+        attempt.finish()
+        entry = attempt.context.mask(record_of(decision, result, 1))
         entry["outputs"] = self.deps.outputs.put(entry["outputs"])
-        if visit.seen.sources:
-            entry["sources"] = to_data(visit.seen.sources)
+        if attempt.seen.sources:
+            entry["sources"] = to_data(attempt.seen.sources)
         seconds = max(time.monotonic() - started, result.seconds)
         context.emit(
             "item_finished",
@@ -313,10 +313,10 @@ class StepNode:
             error=decision.reason if decision.outcome == "failure" else None,
             decided_by=decision.decided_by,
             seconds=round(seconds, 3),
-            inputs_ref=self.deps.outputs.put(context.mask(dict(visit.inputs))),
+            inputs_ref=self.deps.outputs.put(context.mask(dict(attempt.inputs))),
             outputs_ref=entry["outputs"],
         )
-        spent = spent_by(visit, context.meter.seconds - running)
+        spent = spent_by(attempt, context.meter.seconds - running)
         spent["steps"] = 0
         return ItemState(results={str(index): entry}, spent=spent)
 

@@ -181,7 +181,7 @@ def as_plain(result: CallResult) -> CallResult:
 
 
 def record_of(decision: Decision, result: CallResult, attempts: int) -> Record:
-    """The record of a visit, without its inputs; empty parts are left out."""
+    """The record of a attempt, without its inputs; empty parts are left out."""
     record = Record(
         outcome=decision.outcome,
         event=decision.event,

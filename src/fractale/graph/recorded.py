@@ -29,12 +29,12 @@ from fractale.toolbox import PromptMessage, ToolResult
 
 
 class CallBook:
-    """The calls of one visit of a step, numbered within each task of LangGraph.
+    """The calls of one attempt of a step, numbered within each task of LangGraph.
 
     Args:
         journal: Of the run.
         step: The step's path.
-        attempt: Which visit of the step it is.
+        attempt: Which attempt of the step it is.
         tries: Which try of LangGraph's retry policy.
         mask: Takes secrets out of what is written down.
     """
@@ -79,7 +79,7 @@ class CallBook:
         return self.journal.is_begun(upcoming, call)
 
     def settle(self) -> None:
-        """Called when the visit is over."""
+        """Called when the attempt is over."""
         self.journal.settle(self._places)
 
     async def tool(

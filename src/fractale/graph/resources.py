@@ -11,22 +11,22 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from fractale.graph import tool_calls
+from fractale.graph.attempt import Attempt
 from fractale.graph.doubt import too_late
-from fractale.graph.visit import Visit
 from fractale.labels import Source
 from fractale.plan.model import Value
 from fractale.plan.scope import has_resource, is_resource
 from fractale.toolbox import ToolResult
 
 
-async def fill_resources(visit: Visit) -> None:
+async def fill_resources(attempt: Attempt) -> None:
     """Put what resources contain into the step's inputs.
 
     Raises:
         ToolError: A resource cannot be read, or the step's time is up.
         PolicyError: The settings refuse it.
     """
-    step = visit.step
+    step = attempt.step
     if step.foreach is not None or step.job or not has_resource(dict(step.inputs)):
         return
     written = step.inputs.items()
@@ -35,14 +35,14 @@ async def fill_resources(visit: Visit) -> None:
             filled: dict[str, Any] = {}
             for name, value in written:
                 found: set[Source] = set()
-                filled[name] = await _filled(visit, value, visit.inputs[name], found)
-                visit.argument_sources[name] = visit.argument_sources[name] | found
-            visit.inputs = filled
+                filled[name] = await _filled(attempt, value, attempt.inputs[name], found)
+                attempt.argument_sources[name] = attempt.argument_sources[name] | found
+            attempt.inputs = filled
     except TimeoutError as error:
-        raise too_late(step, visit.cut_off) from error
+        raise too_late(step, attempt.cut_off) from error
 
 
-async def _filled(visit: Visit, written: Value, rendered: Any, found: set[Source]) -> Any:
+async def _filled(attempt: Attempt, written: Value, rendered: Any, found: set[Source]) -> Any:
     """A rendered value with the resources that the plan writes in it.
 
     Args:
@@ -50,17 +50,17 @@ async def _filled(visit: Visit, written: Value, rendered: Any, found: set[Source
     """
     if is_resource(written):
         uri = str(rendered["resource"])
-        result = await tool_calls.read_resource(visit, uri, "plan")
-        found.add(tool_calls.resource_source(visit, uri))
+        result = await tool_calls.read_resource(attempt, uri, "plan")
+        found.add(tool_calls.resource_source(attempt, uri))
         return _value_of(result)
     if isinstance(written, dict) and has_resource(written):
         table = cast("Mapping[str, Any]", rendered)
         return {
-            name: await _filled(visit, each, table[name], found) for name, each in written.items()
+            name: await _filled(attempt, each, table[name], found) for name, each in written.items()
         }
     if isinstance(written, list) and has_resource(written):
         parts = zip(written, cast("list[Any]", rendered), strict=True)
-        return [await _filled(visit, each, value, found) for each, value in parts]
+        return [await _filled(attempt, each, value, found) for each, value in parts]
     return rendered
 
 

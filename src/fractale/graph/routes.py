@@ -44,7 +44,7 @@ class Route(Runnable[PlanState, str]):
 
 
 class ByEvent(Route):
-    """From a step: by the event of its last visit.
+    """From a step: by the event of its last attempt.
 
     Args:
         step: The step's name.

@@ -1,8 +1,8 @@
 """What a checkpoint of a run holds.
 
-Everything is plain JSON. A step's `Record` holds the latest visit only: the history is in the
-checkpoints themselves and in the event stream, so that a loop of a thousand visits costs no
-more per visit than one of ten.
+Everything is plain JSON. A step's `Record` holds the latest attempt only: the history is in the
+checkpoints themselves and in the event stream, so that a loop of a thousand attempts costs no
+more per attempt than one of ten.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DecidedBy = Literal[
 
 
 class Record(TypedDict, total=False):
-    """The latest visit of one step.
+    """The latest attempt of one step.
 
     ``inputs``, ``outputs`` and ``conversation`` are values or references into the store of
     outputs; ``inherited`` of the ``attempts`` were made by the run that this one was forked from;

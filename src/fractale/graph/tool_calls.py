@@ -1,4 +1,4 @@
-"""The calls of tools and prompts in one visit of a step: agreed to, made once, and told about."""
+"""The calls of tools and prompts in one attempt of a step: agreed to, made once, and told about."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fractale.errors import AnswerError, CallError, JobError, PolicyError, ToolE
 from fractale.grants import grant_of
 from fractale.graph import job_budget
 from fractale.graph.answers import taken
+from fractale.graph.attempt import SHORT_TEXT, Attempt
 from fractale.graph.bindings import resolve_prompt
 from fractale.graph.doubt import cut_off, doubtful
 from fractale.graph.faults import CutOff, Elicited
 from fractale.graph.interrupts import ask
-from fractale.graph.visit import SHORT_TEXT, Visit
 from fractale.labels import NO_LABELS, Source, Taint, shown, source_of
 from fractale.paths import PATHS, forbidden, is_inside
 from fractale.plain import to_json
@@ -33,7 +33,7 @@ E = TypeVar("E", bound=CallError)
 
 
 def agree(
-    visit: Visit,
+    attempt: Attempt,
     tool: ToolInfo,
     arguments: Mapping[str, Any],
     chosen_by: Chooser,
@@ -58,18 +58,18 @@ def agree(
         PolicyError: The settings or a person refuse the call.
         ToolError: The arguments do not fit the tool's schema; no person is asked.
     """
-    context = visit.context
+    context = attempt.context
     if chosen_by == "model":
         _refuse_forbidden(tool, arguments)
-    planned = _planned(visit, tool, arguments, chosen_by)
-    ruling = visit.deps.policy.rule(planned, grants=tuple(context.grants))
+    planned = _planned(attempt, tool, arguments, chosen_by)
+    ruling = attempt.deps.policy.rule(planned, grants=tuple(context.grants))
     if ruling.verdict == "deny":
         raise PolicyError(f"`{tool.name}` was not called: {ruling.why}")
     if ruling.verdict == "allow":
         if ruling.agreed:
-            visit.agreed[_agreed_as(visit, tool, arguments)] = ruling.why
+            attempt.agreed[_agreed_as(attempt, tool, arguments)] = ruling.why
         return arguments
-    if visit.book.is_begun(agent, _known(visit, tool, arguments)):
+    if attempt.book.is_begun(agent, _known(attempt, tool, arguments)):
         return arguments
     if misfits := misfits_of(tool.input_schema, arguments):
         raise ToolError(
@@ -78,7 +78,7 @@ def agree(
         )
     masked = context.mask(dict(arguments))
     question = questions.approval(
-        visit.path,
+        attempt.path,
         tool.own_name,
         masked,
         ruling.why,
@@ -88,7 +88,7 @@ def agree(
         yes=ruling.yes,
         cost=cost,
     )
-    answer = ask(visit, question)
+    answer = ask(attempt, question)
     if grant := grant_of(question, answer):
         context.grants.append(grant)
     elif isinstance(answer, Mapping):
@@ -100,11 +100,13 @@ def agree(
 
 
 def is_allowed(
-    visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any], chosen_by: Chooser
+    attempt: Attempt, tool: ToolInfo, arguments: Mapping[str, Any], chosen_by: Chooser
 ) -> bool:
     """Whether a call may be made without asking anybody."""
-    planned = _planned(visit, tool, arguments, chosen_by)
-    return visit.deps.policy.rule(planned, grants=tuple(visit.context.grants)).verdict == "allow"
+    planned = _planned(attempt, tool, arguments, chosen_by)
+    return (
+        attempt.deps.policy.rule(planned, grants=tuple(attempt.context.grants)).verdict == "allow"
+    )
 
 
 def _refuse_forbidden(tool: ToolInfo, arguments: Mapping[str, Any]) -> None:
@@ -118,45 +120,47 @@ def _refuse_forbidden(tool: ToolInfo, arguments: Mapping[str, Any]) -> None:
             raise PolicyError(f"`{tool.name}` was not called: {why}")
 
 
-def _agreed_as(visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any]) -> str:
-    return f"{tool.qualified_name} {_digest(visit, arguments)}"
+def _agreed_as(attempt: Attempt, tool: ToolInfo, arguments: Mapping[str, Any]) -> str:
+    return f"{tool.qualified_name} {_digest(attempt, arguments)}"
 
 
 def _planned(
-    visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any], chosen_by: Chooser
+    attempt: Attempt, tool: ToolInfo, arguments: Mapping[str, Any], chosen_by: Chooser
 ) -> PlannedCall:
     """A call with all that the policy wants to know of it."""
-    context, seen = visit.context, visit.seen
+    context, seen = attempt.context, attempt.seen
     private: tuple[Source, ...] = ()
     beyond: tuple[str, ...] = ()
     if chosen_by == "model":
         composed = {name for name, _ in seen.composed(arguments, tool.input_schema)}
         taints = seen.taints_of(arguments, tool.input_schema)
         private = tuple(seen.private) if composed else ()
-        paths = outside(visit, tool, arguments)
+        paths = outside(attempt, tool, arguments)
         beyond = tuple(path for name, path in paths if name in composed)
     else:
-        taints = _taints_of_templates(visit, arguments)
+        taints = _taints_of_templates(attempt, arguments)
     return PlannedCall(
         tool=tool,
         arguments=arguments,
         chosen_by=chosen_by,
-        approve=visit.step.approve,
-        inputs=visit.scope.get("inputs", {}) if context.run_inputs is None else context.run_inputs,
+        approve=attempt.step.approve,
+        inputs=attempt.scope.get("inputs", {})
+        if context.run_inputs is None
+        else context.run_inputs,
         taints=taints,
         private=private,
         outside=beyond,
     )
 
 
-def _taints_of_templates(visit: Visit, arguments: Mapping[str, Any]) -> tuple[Taint, ...]:
+def _taints_of_templates(attempt: Attempt, arguments: Mapping[str, Any]) -> tuple[Taint, ...]:
     """The arguments that the plan fills with values that strangers can write, as a source says.
 
     Of a source that does not say, the person who wrote the plan chose it and what it goes to.
     """
     found: list[Taint] = []
     for name, value in arguments.items():
-        labels = visit.argument_sources.get(name, NO_LABELS)
+        labels = attempt.argument_sources.get(name, NO_LABELS)
         if sources := tuple(sorted(each for each in labels if each.stated)):
             found.append(Taint(argument=name, value=shown(value), sources=sources, copied=True))
     return tuple(found)
@@ -175,9 +179,11 @@ def _origins(call: PlannedCall) -> list[dict[str, Any]]:
     ]
 
 
-def outside(visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
+def outside(
+    attempt: Attempt, tool: ToolInfo, arguments: Mapping[str, Any]
+) -> list[tuple[str, str]]:
     """The arguments that are paths outside the project and the run's folder, each with its path."""
-    roots = (visit.context.folder,) if visit.context.roots is None else visit.context.roots
+    roots = (attempt.context.folder,) if attempt.context.roots is None else attempt.context.roots
     found = paths_in(tool, arguments)
     return [(name, path) for name, path in found if not is_inside(path, roots)]
 
@@ -218,12 +224,12 @@ def misfits_of(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> list[
         return []
 
 
-def _known(visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any]) -> Call:
+def _known(attempt: Attempt, tool: ToolInfo, arguments: Mapping[str, Any]) -> Call:
     """The call as its journal knows it."""
     return Call(
         kind="tool",
         name=tool.qualified_name,
-        digest=_digest(visit, arguments),
+        digest=_digest(attempt, arguments),
         safe=may_repeat(tool),
     )
 
@@ -249,7 +255,7 @@ class _UnderWay:
         asked: How often the server asked each message in this call.
     """
 
-    visit: Visit
+    attempt: Attempt
     told: Mapping[str, Any]
     answers: Mapping[str, Any]
     since: float = field(default_factory=time.monotonic)
@@ -257,7 +263,7 @@ class _UnderWay:
 
     def progress(self, done: float, total: float | None, message: str | None) -> None:
         """Tell how far the tool says it is."""
-        self.visit.emit("tool_progress", **self.told, progress=done, total=total, message=message)
+        self.attempt.emit("tool_progress", **self.told, progress=done, total=total, message=message)
 
     async def elicited(self, asked: Elicitation) -> Mapping[str, Any]:
         """What the person answers to the server.
@@ -267,16 +273,16 @@ class _UnderWay:
         """
         self.asked[asked.message] += 1
         question = questions.elicitation(
-            self.visit.path,
+            self.attempt.path,
             asked.server,
             asked.message,
             asked.schema,
             call=self.told["key"],
             round=self.asked[asked.message],
         )
-        answer = self.answers.get(questions.identity(self.visit.context.mask(question)))
+        answer = self.answers.get(questions.identity(self.attempt.context.mask(question)))
         if answer is None:
-            answer = await self.visit.context.ask_now(question)
+            answer = await self.attempt.context.ask_now(question)
         if answer is None:
             raise Elicited(question)
         return answer
@@ -285,12 +291,12 @@ class _UnderWay:
         """Tell how it ended."""
         seconds = round(time.monotonic() - self.since, 3)
         # Masked first: a secret that is cut is not known any more.
-        short = self.visit.context.mask(text)[:SHORT_TEXT]
-        self.visit.emit("tool_finished", **self.told, **more, seconds=seconds, text=short)
+        short = self.attempt.context.mask(text)[:SHORT_TEXT]
+        self.attempt.emit("tool_finished", **self.told, **more, seconds=seconds, text=short)
 
 
 async def call(
-    visit: Visit,
+    attempt: Attempt,
     tool: ToolInfo,
     arguments: Mapping[str, Any],
     agent: str | None = None,
@@ -310,52 +316,52 @@ async def call(
         ToolError: The tool or its server failed.
         LimitReached: A limit of the run is used up.
     """
-    place = visit.book.next_place(agent)
-    reserved = await job_budget.reserve_for_tool(visit, tool, arguments, place.key)
-    known = _known(visit, tool, arguments)
-    told: dict[str, Any] = {"tool": tool.name, "call": visit.next_call(), "key": place.key}
+    place = attempt.book.next_place(agent)
+    reserved = await job_budget.reserve_for_tool(attempt, tool, arguments, place.key)
+    known = _known(attempt, tool, arguments)
+    told: dict[str, Any] = {"tool": tool.name, "call": attempt.next_call(), "key": place.key}
     if agent:
         told["agent"] = agent
-    agreed = visit.agreed.pop(_agreed_as(visit, tool, arguments), None)
+    agreed = attempt.agreed.pop(_agreed_as(attempt, tool, arguments), None)
     more = {"agreed": agreed} if agreed else {}
-    visit.emit("tool_started", **told, **more, arguments=dict(arguments))
-    visit.seen.contact(arguments)
+    attempt.emit("tool_started", **told, **more, arguments=dict(arguments))
+    attempt.seen.contact(arguments)
     answers: dict[str, Any] = {}
     while True:
         try:
-            result = await _call_once(visit, tool, arguments, place, known, told, answers, make)
-            await job_budget.settle_for_tool(visit, tool, result.structured, arguments, reserved)
-            return _labeled(visit, tool, arguments, result, source)
+            result = await _call_once(attempt, tool, arguments, place, known, told, answers, make)
+            await job_budget.settle_for_tool(attempt, tool, result.structured, arguments, reserved)
+            return _labeled(attempt, tool, arguments, result, source)
         except ToolError as error:
-            await job_budget.settle_for_tool(visit, tool, None, arguments, reserved)
-            _labeled(visit, tool, arguments, ToolResult(text=str(error)), source)
+            await job_budget.settle_for_tool(attempt, tool, None, arguments, reserved)
+            _labeled(attempt, tool, arguments, ToolResult(text=str(error)), source)
             raise
         except Elicited as asked:
-            question = visit.context.mask(dict(asked.question))
-            visit.context.journal.withdraw(place)
-            visit.context.journal.tell(place, {"asks": question})
-            answers[questions.identity(question)] = ask(visit, question, played=asked.played)
+            question = attempt.context.mask(dict(asked.question))
+            attempt.context.journal.withdraw(place)
+            attempt.context.journal.tell(place, {"asks": question})
+            answers[questions.identity(question)] = ask(attempt, question, played=asked.played)
 
 
 def _labeled(
-    visit: Visit,
+    attempt: Attempt,
     tool: ToolInfo,
     arguments: Mapping[str, Any],
     result: ToolResult,
     source: Source | None,
 ) -> ToolResult:
-    """An answer, after the visit took note of where it came from."""
+    """An answer, after the attempt took note of where it came from."""
     if source is None:
         # Only of a tool that reads the file itself is it known that its answer is what is in it.
         reads = PATHS in tool.annotations and reads_only(tool)
-        beyond = [path for _, path in outside(visit, tool, arguments)] if reads else []
-        source = source_of(tool, visit.deps.policy.settings.sources, beyond)
-    visit.saw(source, result.text)
+        beyond = [path for _, path in outside(attempt, tool, arguments)] if reads else []
+        source = source_of(tool, attempt.deps.policy.settings.sources, beyond)
+    attempt.saw(source, result.text)
     return result
 
 
 async def _call_once(
-    visit: Visit,
+    attempt: Attempt,
     tool: ToolInfo,
     arguments: Mapping[str, Any],
     place: Place,
@@ -372,49 +378,49 @@ async def _call_once(
     Raises:
         Elicited: The server asks something that has no answer yet.
     """
-    under_way = _UnderWay(visit, told, answers)
+    under_way = _UnderWay(attempt, told, answers)
 
     async def from_toolbox() -> ToolResult:
-        answer = await visit.deps.toolbox.call_tool(
+        answer = await attempt.deps.toolbox.call_tool(
             tool.qualified_name,
             arguments,
             on_progress=under_way.progress,
             on_elicit=under_way.elicited,
-            definition=visit.context.bindings.definition(tool),
+            definition=attempt.context.bindings.definition(tool),
         )
-        return taken(answer, visit.deps.outputs, visit.context.masker, tool)
+        return taken(answer, attempt.deps.outputs, attempt.context.masker, tool)
 
     def in_doubt() -> ToolResult | None:
-        return None if make else _in_doubt(visit, tool, arguments)
+        return None if make else _in_doubt(attempt, tool, arguments)
 
     try:
-        result, recorded = await visit.book.tool(place, known, make or from_toolbox, in_doubt)
+        result, recorded = await attempt.book.tool(place, known, make or from_toolbox, in_doubt)
     except (ToolError, JobError) as error:
-        told_error = _masked_error(visit, doubtful(error, tool))
+        told_error = _masked_error(attempt, doubtful(error, tool))
         under_way.finished(str(told_error), is_error=True)
         raise told_error from error
     except AnswerError:
-        visit.context.journal.withdraw(place)
+        attempt.context.journal.withdraw(place)
         raise
     except (asyncio.CancelledError, CutOff) as error:
-        visit.cut_off.append(cut_off(error, tool))
+        attempt.cut_off.append(cut_off(error, tool))
         raise
     except Elicited:
         under_way.finished("the server waits for an answer", is_error=False)
         raise
     if make is None:
-        result = _masked(visit, result)
+        result = _masked(attempt, result)
     more = {"recorded": True} if recorded else {}
     under_way.finished(result.fault or result.text, is_error=bool(result.fault), **more)
     return result
 
 
-def _masked(visit: Visit, result: ToolResult) -> ToolResult:
+def _masked(attempt: Attempt, result: ToolResult) -> ToolResult:
     """An answer without secrets, as its journal has it, so that all that follows is the same.
 
     Before anything of it is cut: a part of a secret is not known any more.
     """
-    mask = visit.context.mask
+    mask = attempt.context.mask
     return replace(
         result,
         text=mask(result.text),
@@ -424,20 +430,20 @@ def _masked(visit: Visit, result: ToolResult) -> ToolResult:
     )
 
 
-def _masked_error(visit: Visit, error: E) -> E:
-    error.message, error.hint = visit.context.mask([error.message, error.hint])
+def _masked_error(attempt: Attempt, error: E) -> E:
+    error.message, error.hint = attempt.context.mask([error.message, error.hint])
     return error
 
 
-def _in_doubt(visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any]) -> ToolResult | None:
+def _in_doubt(attempt: Attempt, tool: ToolInfo, arguments: Mapping[str, Any]) -> ToolResult | None:
     """What a person knows of a call that the run was killed in; None: make it again.
 
     Raises:
         ToolError: It is to count as failed.
     """
-    shown = visit.context.mask(dict(arguments))
-    question = questions.in_doubt(visit.path, tool.own_name, shown, server=tool.server)
-    answer = ask(visit, question)
+    shown = attempt.context.mask(dict(arguments))
+    question = questions.in_doubt(attempt.path, tool.own_name, shown, server=tool.server)
+    answer = ask(attempt, question)
     if answer == "again":
         return None
     if isinstance(answer, Mapping):
@@ -447,27 +453,27 @@ def _in_doubt(visit: Visit, tool: ToolInfo, arguments: Mapping[str, Any]) -> Too
 
 
 async def prompt(
-    visit: Visit, name: str, arguments: Mapping[str, Any], agent: str | None = None
+    attempt: Attempt, name: str, arguments: Mapping[str, Any], agent: str | None = None
 ) -> list[PromptMessage]:
     """Have a server render a prompt.
 
     Raises:
         ToolError: There is no such prompt, or it did not take the arguments.
     """
-    place = visit.book.next_place(agent, prompt=True)
-    known = Call(kind="prompt", name=name, digest=_digest(visit, arguments), safe=True)
+    place = attempt.book.next_place(agent, prompt=True)
+    known = Call(kind="prompt", name=name, digest=_digest(attempt, arguments), safe=True)
 
     async def fetch() -> list[PromptMessage]:
-        toolbox = visit.deps.toolbox
-        bound = await resolve_prompt(toolbox, visit.context.bindings, name)
+        toolbox = attempt.deps.toolbox
+        bound = await resolve_prompt(toolbox, attempt.context.bindings, name)
         return await toolbox.get_prompt(bound, arguments)
 
     try:
-        messages = await visit.book.prompt(place, known, fetch)
+        messages = await attempt.book.prompt(place, known, fetch)
     except ToolError as error:
-        _masked_error(visit, error)
+        _masked_error(attempt, error)
         raise
-    return [replace(each, text=visit.context.mask(each.text)) for each in messages]
+    return [replace(each, text=attempt.context.mask(each.text)) for each in messages]
 
 
 RESOURCE_READER = ToolInfo(
@@ -480,7 +486,7 @@ OPEN_READER = replace(RESOURCE_READER, annotations={"readOnlyHint": True, "openW
 
 
 async def read_resource(
-    visit: Visit, uri: str, chosen_by: Chooser, agent: str | None = None
+    attempt: Attempt, uri: str, chosen_by: Chooser, agent: str | None = None
 ) -> ToolResult:
     """Read a resource of the run's servers: a call that only reads, of fractale's own.
 
@@ -491,32 +497,32 @@ async def read_resource(
         ToolError: There is no such resource, or its server failed.
         PolicyError: The settings or a person refuse it.
     """
-    listed = chosen_by == "plan" or await _is_listed(visit, uri)
+    listed = chosen_by == "plan" or await _is_listed(attempt, uri)
     reader = RESOURCE_READER if listed else OPEN_READER
-    arguments = agree(visit, reader, {"uri": uri}, chosen_by)
+    arguments = agree(attempt, reader, {"uri": uri}, chosen_by)
 
     async def make() -> ToolResult:
-        answer = await visit.deps.toolbox.read_resource(str(arguments["uri"]))
-        return _masked(visit, taken(answer, visit.deps.outputs, visit.context.masker))
+        answer = await attempt.deps.toolbox.read_resource(str(arguments["uri"]))
+        return _masked(attempt, taken(answer, attempt.deps.outputs, attempt.context.masker))
 
-    source = resource_source(visit, uri)
-    return await call(visit, reader, arguments, agent, make=make, source=source)
+    source = resource_source(attempt, uri)
+    return await call(attempt, reader, arguments, agent, make=make, source=source)
 
 
-def resource_source(visit: Visit, uri: str) -> Source:
+def resource_source(attempt: Attempt, uri: str) -> Source:
     """The source of what a resource contains."""
-    trusted = uri in visit.deps.policy.settings.sources.trusted
+    trusted = uri in attempt.deps.policy.settings.sources.trusted
     return Source(kind="resource", name=uri, untrusted=not trusted, private=True)
 
 
-async def _is_listed(visit: Visit, uri: str) -> bool:
+async def _is_listed(attempt: Attempt, uri: str) -> bool:
     """Whether a server lists a resource of that URI, rather than a template that it fits."""
     return any(
         uri in (info.uri, f"{info.server}:{info.uri}", f"{info.server}.{info.uri}")
-        for info in await visit.deps.toolbox.resources()
+        for info in await attempt.deps.toolbox.resources()
         if not info.is_template
     )
 
 
-def _digest(visit: Visit, arguments: Mapping[str, Any]) -> str:
-    return digest_of(visit.context.mask(dict(arguments)))
+def _digest(attempt: Attempt, arguments: Mapping[str, Any]) -> str:
+    return digest_of(attempt.context.mask(dict(arguments)))

@@ -29,11 +29,11 @@ def add_node(builder: Graph, name: str, function: NodeFunction, **options: Any) 
 def add_step(builder: Graph, name: str, node: StepNode) -> None:
     """Add the node of a step, with LangGraph's own retries where the step says so."""
     policy = None if node.step.foreach else retry_policy(node)
-    function = _Visits(node) if node.inside is None else _visits_with_inside(node)
+    function = _Node(node) if node.inside is None else _node_with_inside(node)
     add_node(builder, name, function, retry_policy=policy, metadata={"kind": node.step.kind})
 
 
-class _Visits:
+class _Node:
     """The node of a step without an inside.
 
     An object, since LangGraph disassembles a function to look for a subgraph in it: a third of
@@ -47,10 +47,10 @@ class _Visits:
         self, state: PlanState, runtime: Runtime[RunContext], config: RunnableConfig
     ) -> PlanState:
         context = runtime.context or RunContext()
-        return await self._node.visit(state, context, config, tries_of(runtime))
+        return await self._node.attempt(state, context, config, tries_of(runtime))
 
 
-def _visits_with_inside(node: StepNode) -> NodeFunction:
+def _node_with_inside(node: StepNode) -> NodeFunction:
     """The node of a step whose inside LangGraph is to find: to draw it and to show its state."""
     graph = node.inside  # found among the free variables of the function
 
@@ -58,7 +58,7 @@ def _visits_with_inside(node: StepNode) -> NodeFunction:
         state: PlanState, runtime: Runtime[RunContext], config: RunnableConfig
     ) -> PlanState:
         context = runtime.context or RunContext()
-        return await node.visit(state, context, config, tries_of(runtime), inside=graph)
+        return await node.attempt(state, context, config, tries_of(runtime), inside=graph)
 
     return run
 

@@ -77,7 +77,7 @@ def _as_recorded(name: str, host: Host, comparison: Comparison) -> AgentAnswer:
     if host.agents_path:
         _unknown(name, host, "another sub-agent asked it")
     inner, end = comparison.pass_over(host.path)
-    visit = host.visit
+    attempt = host.attempt
     for told in inner:
         if told.kind == "model_finished":
             usage = _usage_of(told)

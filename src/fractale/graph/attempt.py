@@ -1,4 +1,4 @@
-"""One visit of one step: what it was given, and what its calls have used.
+"""One attempt of one step: what it was given, and what its calls have used.
 
 `tool_calls` and `model_calls` make the calls.
 """
@@ -34,23 +34,23 @@ SHORT_TEXT = 2000
 
 
 @dataclass(slots=True, kw_only=True)
-class Visit:
-    """One visit of one step: what it was given, and what its calls have used so far.
+class Attempt:
+    """One attempt of one step: what it was given, and what its calls have used so far.
 
     Args:
         path: The step's path in the run, such as ``outer/inner``.
         scope: The names of its templates and rules.
         inputs: The rendered inputs, secrets in the clear.
         instruction: The rendered instruction.
-        attempts: Which visit of the step this is, from 1.
+        attempts: Which attempt of the step this is, from 1.
         tries: Which try of LangGraph's retry policy, from 1.
-        conversation: The messages of the visit before, where the step persists them.
+        conversation: The messages of the attempt before, where the step persists them.
         state: The state that the step was entered with.
         inside: The step's own compiled graph, where it has one.
         records: The records of steps inside, to be kept with the step's own.
         flow: Where the values of its templates come from.
         argument_sources: Input → where its value came from.
-        seen: All that flowed into the visit.
+        seen: All that flowed into the attempt.
         agreed: A call that is about to be made → who agreed to it beforehand, in words.
         cut_off: What is known of the calls that were cancelled under way.
         replies: LangGraph task → answers that belong to questions it has yet to ask.
@@ -87,13 +87,13 @@ class Visit:
 
     @property
     def _note(self) -> str:
-        """The key of what the visit had seen when its process was killed."""
+        """The key of what the attempt had seen when its process was killed."""
         return f"sources {self.path} {self.attempts}"
 
     def saw(self, source: Source | None, text: str) -> None:
         """Take note of what a call gave.
 
-        What a model was shown is kept for as long as the visit lasts: its context outlives the
+        What a model was shown is kept for as long as the attempt lasts: its context outlives the
         process. A tool step makes its call again, from the record.
         """
         new = source is not None and self.seen.add([source], text)
@@ -101,7 +101,7 @@ class Visit:
             self.context.notes.put(self._note, to_data(self.seen.sources))
 
     def finish(self) -> None:
-        """Called when the visit is over."""
+        """Called when the attempt is over."""
         self.book.settle()
         self.context.notes.drop(self._note)
 
@@ -120,7 +120,7 @@ class Visit:
         self.emit("warning", code="undefined", message=f"rule `{rule}`: `{name}` is not defined")
 
     def next_call(self) -> int:
-        """The number of the next call of this visit, from 1; stops at a limit first."""
+        """The number of the next call of this attempt, from 1; stops at a limit first."""
         self.context.meter.check()
         self.calls += 1
         return self.calls
