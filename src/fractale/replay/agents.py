@@ -81,8 +81,8 @@ def _as_recorded(name: str, host: Host, comparison: Comparison) -> AgentAnswer:
     for told in inner:
         if told.kind == "model_finished":
             usage = _usage_of(told)
-            visit.usage += usage
-            visit.context.meter.add(usage)
+            attempt.usage += usage
+            attempt.context.meter.add(usage)
     if end is None:
         if not comparison.ended:
             comparison.ends(f"in step `{host.path}`, in the sub-agent `{name}`")
