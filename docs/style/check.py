@@ -2,10 +2,10 @@
 
     python docs/style/check.py [--words-only] PATH ...
 
-A path is a Markdown file, a Python file (its docstrings, comments, and texts with spaces), or a directory of
-them. Prints ``file:line: message`` for each finding; the exit code is 1 if there is any. Code, in
-fences or backquotes, and addresses are not prose. vale itself reads the same rules (``.vale.ini``).
-It is a program that its package downloads at the first call, so the checks do not depend on it.
+A path is a Markdown file, a Python file (its docstrings, comments and texts with spaces), or a
+directory of them. The program prints ``file:line: message`` for each finding and exits with 1 if
+there is any. Code, in fences or backquotes, and addresses are not prose. vale reads the same rules
+(``.vale.ini``). Its package downloads a program at the first call, so the checks do not need it.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A map, in the order in which data flows:
 
 - `plan`: what a plan means: YAML with positions, templates, rules, checks, drawing. No engine.
 - `settings`, `toolbox`, `events`: what a person set; the face of tools; what happens in a run.
-- `mcp`, `registry`, `models`, `local_model`, `policy`, `store`: the outside, one adapter each.
+- `mcp`, `registry`, `models`, `policy`, `store`: the outside, one adapter each.
 - `jobs`: batch jobs, the same for Slurm, Flux, PBS, LSF and plain processes.
 - `agents`: the built-in sub-agents.
 - `graph`: a plan as a LangGraph `StateGraph`, and what its nodes do.

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from fractale.agents.catalog import Catalog
 from fractale.clock import Clock, SystemClock
 from fractale.events import Event, EventKind
-from fractale.grants import Grant
 from fractale.graph.bindings import Bindings
 from fractale.graph.entry import Entry
 from fractale.graph.meter import Meter
@@ -24,7 +23,7 @@ from fractale.labels import NO_LABELS, Labels
 from fractale.masking import Masker
 from fractale.models import Models
 from fractale.plan.model import Limits
-from fractale.policy import Policy
+from fractale.policy import Grant, Policy
 from fractale.settings import DEFAULT_MAX_ATTEMPTS, Settings
 from fractale.store.journal import Journal, NoJournal
 from fractale.store.notes import MemoryNotes, Notes

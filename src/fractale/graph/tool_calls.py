@@ -12,7 +12,6 @@ from typing import Any, TypeVar, cast
 
 from fractale import questions
 from fractale.errors import AnswerError, CallError, JobError, PolicyError, ToolError
-from fractale.grants import grant_of
 from fractale.graph import job_budget
 from fractale.graph.answers import taken
 from fractale.graph.attempt import SHORT_TEXT, Attempt
@@ -24,7 +23,7 @@ from fractale.labels import NO_LABELS, Source, Taint, shown, source_of
 from fractale.paths import PATHS, forbidden, is_inside
 from fractale.plain import to_json
 from fractale.plan.words import READ_RESOURCE
-from fractale.policy import Chooser, PlannedCall, may_repeat, reads_only
+from fractale.policy import Chooser, PlannedCall, grant_of, may_repeat, reads_only
 from fractale.schemas import UnusableSchema, misfits
 from fractale.store.journal import Call, Place, digest_of
 from fractale.toolbox import Elicitation, PromptMessage, ToolInfo, ToolResult

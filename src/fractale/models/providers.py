@@ -167,7 +167,7 @@ def _missing_package(provider: str) -> DependencyMissing:
 
 
 def _local_fault(settings: Settings) -> SettingsError | DependencyMissing | None:
-    from fractale import local_model
+    from fractale.models import local as local_model
 
     if not _is_installed("xllamacpp"):
         return DependencyMissing("the local model is not installed", hint=local_model.INSTALL)
@@ -194,7 +194,7 @@ def build(settings: Settings, provider: str, model: str) -> BaseChatModel:
         url = settings.openai_base_url or OPENAI_URL
         return _build_openai(url, settings.openai_api_key or "none", model)
     if provider == "local":
-        from fractale import local_model
+        from fractale.models import local as local_model
 
         return _build_openai(local_model.serve(settings.local_model), local_model.API_KEY, model)
     return _build_other(settings, provider, model)

@@ -14,13 +14,12 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatResult
 
 from fractale.errors import NotRecorded, ToolError
-from fractale.grants import Grant
 from fractale.graph.bindings import Bindings, Bound
 from fractale.graph.job_end import LOG_FILE
 from fractale.masking import Masker
 from fractale.models import Models
 from fractale.pins import ToolChange, change_between
-from fractale.policy import PlannedCall, Policy, Ruling
+from fractale.policy import Grant, PlannedCall, Policy, Ruling
 from fractale.questions import MISSING, Checked, tool_of
 from fractale.record.offered import Offered
 from fractale.replay.events import Data, question_words
