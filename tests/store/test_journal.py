@@ -167,7 +167,7 @@ import resource, sys
 from pathlib import Path
 from fractale.errors import StoreError
 from fractale.store.journal import FileJournal
-sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]!r}
 from test_journal import CALL, place
 journal = FileJournal(Path({str(path)!r}))
 journal.begin(place(), CALL)
