@@ -25,7 +25,7 @@ from fractale.plain import to_json
 from fractale.plan.words import READ_RESOURCE
 from fractale.policy import Chooser, PlannedCall, grant_of, may_repeat, reads_only
 from fractale.schemas import UnusableSchema, misfits
-from fractale.store.journal import Call, Place, digest_of
+from fractale.store.journal import Call, CallSite, digest_of
 from fractale.toolbox import Elicitation, PromptMessage, ToolInfo, ToolResult
 
 E = TypeVar("E", bound=CallError)
@@ -338,7 +338,7 @@ async def call(
         except Elicited as asked:
             question = attempt.context.mask(dict(asked.question))
             attempt.context.journal.withdraw(place)
-            attempt.context.journal.tell(place, {"asks": question})
+            attempt.context.journal.note(place, {"asks": question})
             answers[questions.identity(question)] = ask(attempt, question, played=asked.played)
 
 
@@ -363,7 +363,7 @@ async def _call_once(
     attempt: Attempt,
     tool: ToolInfo,
     arguments: Mapping[str, Any],
-    place: Place,
+    place: CallSite,
     known: Call,
     told: Mapping[str, Any],
     answers: Mapping[str, Any],

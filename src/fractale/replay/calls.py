@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,7 +14,15 @@ from fractale.errors import NotRecorded
 from fractale.replay.compare import Comparison, Rules
 from fractale.replay.words import Divergence
 from fractale.schedulers.job import JobHandle
-from fractale.store.journal import Call, Entry, Kind, Place, checked_line, digest_of
+from fractale.store.journal import (
+    Call,
+    CallSite,
+    Journal,
+    Kind,
+    KnownCall,
+    checked_line,
+    digest_of,
+)
 
 SUBMIT, WAIT, LOGS = "jobs.job_submit", "jobs.job_wait", "jobs.job_logs"
 SETTLED = ("completed", "failed")
@@ -119,7 +127,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             start += len(line)
 
 
-class ReplayJournal:
+class ReplayJournal(Journal):
     """The `Journal` of a replay: it gives what the record has, and writes nothing.
 
     Args:
@@ -148,7 +156,7 @@ class ReplayJournal:
                 self._queues.setdefault(recorded.queue, deque()).append(key)
         self._logs = {digest for digest, job in journal.settled_jobs() if has_log(job)}
 
-    def find(self, place: Place, call: Call) -> Entry | None:
+    def find(self, site: CallSite, call: Call) -> KnownCall | None:
         """What the record has of a call; None where it is to be made.
 
         Raises:
@@ -158,30 +166,32 @@ class ReplayJournal:
         """
         if self._is_live(call.kind) or (call.name == LOGS and call.digest in self._logs):
             return None
-        key = self._key_of(place, call)
+        key = self._key_of(site, call)
         recorded = self._journal.calls.get(key)
         if recorded is None:
-            self._missing(call, place)
-        self._hold(place, call, recorded)
+            self._missing(call, site)
+        self._hold(site, call, recorded)
         if recorded.at is not None:
-            return Entry(call, done=True, result=self._journal.result(recorded.at), played=True)
+            return KnownCall(
+                call, done=True, result=self._journal.result(recorded.at), replayed=True
+            )
         if {"fault", "asks"} & set(recorded.told):
-            return Entry(call, done=True, result=recorded.told, played=True)
-        return self._unfinished(key, recorded, place)
+            return KnownCall(call, done=True, result=recorded.told, replayed=True)
+        return self._unfinished(key, recorded, site)
 
     def _is_live(self, kind: Kind) -> bool:
         return self._rules.live_model if kind == "model" else self._rules.live_tools
 
-    def _key_of(self, place: Place, call: Call) -> str:
-        if key := self._comparison.key_of(place.key):
+    def _key_of(self, site: CallSite, call: Call) -> str:
+        if key := self._comparison.key_of(site.key):
             return key
-        if place.key not in self._given:
-            queue = (place.step, place.attempt, place.agent, call.kind, call.name)
+        if site.key not in self._given:
+            queue = (site.step, site.attempt, site.agent, call.kind, call.name)
             left = self._queues.get(queue)
-            self._given[place.key] = left.popleft() if left else ""
-        return self._given[place.key]
+            self._given[site.key] = left.popleft() if left else ""
+        return self._given[site.key]
 
-    def _hold(self, place: Place, call: Call, recorded: RecordedCall) -> None:
+    def _hold(self, site: CallSite, call: Call, recorded: RecordedCall) -> None:
         """See that the call is given what it was; what tools are given is in the events, too."""
         was = recorded.call.digest
         if call.kind == "tool" or not was or was == call.digest or self._rules.loose:
@@ -192,71 +202,42 @@ class ReplayJournal:
         self._comparison.diverge(
             Divergence(
                 what="arguments",
-                message=f"step `{place.step}`: {name} {words[call.kind]}",
-                step=place.step,
-                attempt=place.attempt,
+                message=f"step `{site.step}`: {name} {words[call.kind]}",
+                step=site.step,
+                attempt=site.attempt,
             )
         )
 
-    def _missing(self, call: Call, place: Place) -> NoReturn:
-        where = f"in step `{place.step}`, before a call of `{call.name}`"
+    def _missing(self, call: Call, site: CallSite) -> NoReturn:
+        where = f"in step `{site.step}`, before a call of `{call.name}`"
         if not self._comparison.ended:
             self._comparison.ends(where)
         if call.kind != "prompt":  # events tell of it in the record, too
             raise NotRecorded(
                 "no-result",
-                f"the record does not say what the call of `{call.name}` in step `{place.step}` "
+                f"the record does not say what the call of `{call.name}` in step `{site.step}` "
                 "gave",
                 hint="it was made by an older fractale, or its journal is not whole",
             )
         self._comparison.diverge(
             Divergence(
                 what="call",
-                message=f"step `{place.step}`: now the prompt `{call.name}` is fetched; the record "
+                message=f"step `{site.step}`: now the prompt `{call.name}` is fetched; the record "
                 "has no such call",
-                step=place.step,
-                attempt=place.attempt,
+                step=site.step,
+                attempt=site.attempt,
             )
         )
 
-    def _unfinished(self, key: str, recorded: RecordedCall, place: Place) -> Entry:
+    def _unfinished(self, key: str, recorded: RecordedCall, site: CallSite) -> KnownCall:
         """A call without a result: the step's time was up, or the run was ended in it."""
         if "cut" in recorded.told and self._comparison.goes_on(key):
-            return Entry(recorded.call, done=True, result=recorded.told, played=True)
+            return KnownCall(recorded.call, done=True, result=recorded.told, replayed=True)
         name = recorded.call.name
         if not self._comparison.ended:
-            self._comparison.ends(f"in step `{place.step}`, in a call of `{name}`")
+            self._comparison.ends(f"in step `{site.step}`, in a call of `{name}`")
         raise NotRecorded(
             "no-result",
-            f"the record does not say how the call of `{name}` in step `{place.step}` ended",
+            f"the record does not say how the call of `{name}` in step `{site.step}` ended",
             hint="it was made by an older fractale",
         )
-
-    def is_begun(self, place: Place, call: Call) -> bool:
-        """No call of a replay was begun before: what the recorded run asked is asked again."""
-        del place, call
-        return False
-
-    # -- nothing is written ---------------------------------------------------------------------
-
-    def begin(self, place: Place, call: Call) -> None:
-        """Nothing is written."""
-
-    def finish(self, place: Place, call: Call, result: Any) -> None:
-        """Nothing is written."""
-
-    def withdraw(self, place: Place) -> None:
-        """Nothing is written."""
-
-    def tell(self, place: Place, what: Mapping[str, Any]) -> None:
-        """Nothing is written."""
-
-    def unfinished(self) -> list[tuple[str, str]]:
-        """A replay makes no call that could be in doubt."""
-        return []
-
-    def settle(self, places: Iterable[Place]) -> None:
-        """Nothing is forgotten."""
-
-    def close(self) -> None:
-        """Nothing was opened."""
