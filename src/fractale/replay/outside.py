@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,6 +25,7 @@ from fractale.replay.events import Data, question_words
 from fractale.settings import Price, Settings
 from fractale.store.journal import digest_of
 from fractale.store.outputs import FileOutputs, MemoryOutputs, is_reference
+from fractale.text import did_you_mean
 from fractale.toolbox import (
     OnElicit,
     OnProgress,
@@ -85,8 +85,7 @@ class RecordedToolbox:
             raise ToolError(
                 f"`{name}` is a tool of {len(several)} servers", hint=f"write {choices}"
             )
-        near = difflib.get_close_matches(name, [tool.name for tool in tools], 1)
-        tail = f"; did you mean `{near[0]}`?" if near else ""
+        tail = did_you_mean(name, [tool.name for tool in tools], before="; ")
         raise ToolError(f"no server has a tool `{name}`{tail}")
 
     async def call_tool(
