@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fractale.record.diff import Change
     from fractale.replay.replay import Replayed
     from fractale.replay.suite import Checked
-    from fractale.replay.words import Divergence
+    from fractale.replay.comparison import Divergence
 
 WHAT = {
     "call": "another call",
