@@ -379,6 +379,31 @@ async def test_names_that_a_server_does_not_have_are_refused_by_it(registry):
     assert (answer.isError, answer.content[0].text) == (True, "Unknown tool: 'two'")
 
 
+async def test_a_function_reports_progress_by_a_parameter_that_no_client_sees(registry):
+    found = registry(
+        """
+        from fractale.registry.calls import Progress
+
+        async def steps(n: int, progress: Progress, first: int = 1) -> dict:
+            for done in range(first, n + 1):
+                await progress.report_progress(done, n, f"step {done}")
+            return {"n": n}
+        """,
+        "tools: [M.steps]\n",
+    )
+    reported = []
+    async with toolbox(build_server([found])) as box:
+        (tool,) = await box.tools()
+        arguments = {"n": 2, "first": 1}
+        await box.call_tool("steps", arguments, on_progress=lambda *each: reported.append(each))
+        silent = await box.call_tool("steps", {"n": 1})
+        refused = await box.call_tool("steps", {"n": 1, "progress": None})
+    assert list(tool.input_schema["properties"]) == ["n", "first"]
+    assert reported == [(1, 2, "step 1"), (2, 2, "step 2")]
+    assert silent.structured == {"n": 1}
+    assert refused.text.startswith("the arguments don't fit: `progress`: ")
+
+
 # What needs FastMCP
 
 

@@ -5,6 +5,7 @@ The schemas equal those that FastMCP makes of the same function.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import types as python_types
@@ -30,7 +31,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
 from fractale.errors import ToolError
-from fractale.registry.calls import guarded
+from fractale.registry.calls import Progress, guarded
 from fractale.registry.schemas import WRAPPED, inlined, untitled
 
 _CONTENT = (
@@ -74,8 +75,9 @@ class Signature:
 
     @cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
-        """The parameters by name."""
-        return inspect.signature(self.function).parameters
+        """The parameters that a caller may set, by name."""
+        known = inspect.signature(self.function).parameters
+        return {name: known[name] for name in known if self.hints.get(name) is not Progress}
 
     @cached_property
     def hints(self) -> dict[str, Any]:
@@ -93,10 +95,14 @@ class Signature:
         return TypeAdapter(self._checkable())
 
     def _checkable(self) -> Any:
-        """A call that can't block or end the process, with the function's signature."""
-        call: Any = guarded(self.function, ToolError)
-        call.__signature__ = inspect.signature(self.function)
-        call.__annotations__ = {k: v for k, v in self.hints.items() if k != "return"}
+        """The function with the parameters that a caller may set; it can't block the server."""
+        injected = {name: Progress() for name, hint in self.hints.items() if hint is Progress}
+        function = functools.partial(self.function, **injected) if injected else self.function
+        call: Any = guarded(function, ToolError)
+        call.__signature__ = inspect.Signature([*self.parameters.values()])
+        call.__annotations__ = {
+            name: self.hints[name] for name in self.parameters if name in self.hints
+        }
         return call
 
     async def call(self, arguments: Mapping[str, Any]) -> Any:
