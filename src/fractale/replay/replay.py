@@ -151,7 +151,7 @@ class _Stage:
         status, ended = _standing(self.events)
         folder = self.recording.folder
         outputs = RecordedOutputs(folder.outputs)
-        journal = RecordedJournal(folder.path / "journal.jsonl")
+        journal = RecordedJournal(folder.journal)
         if journal.missing and any(event.get("key") for event in self.events):
             raise NotRecorded(
                 "no-journal", f"the journal of run {folder.run_id} is gone, and it made calls"
@@ -194,7 +194,7 @@ class _Stage:
         if not self.live.tools:
             await preflight(self.plan, deps.toolbox, deps.models, deps.agents, Bindings())
         session = self._session(comparison, deps, listeners)
-        folder = self.recording.folder.path / "jobs"
+        folder = self.recording.folder.jobs
         jobs = RecordedJobs(folder, outside=self.recording.own)
         session.context.journal = ReplayJournal(journal, comparison, self.live.rules, jobs.has_log)
         try:
@@ -246,7 +246,7 @@ class _Stage:
         live, settings = self.live, self.settings
         # A recording was masked when it was written, by the secrets of where that was.
         masker = Masker(() if self.recording.about else self._hidden())
-        folder = self.recording.folder.path / "jobs"
+        folder = self.recording.folder.jobs
         jobs = RecordedJobs(folder, masker, outside=self.recording.own)
         policy = Policy(settings=policy_of(said["policy"]) if said else settings.policy)
         toolbox = live.tools or RecordedToolbox(read_offered(self.recording.folder))
