@@ -12,7 +12,7 @@ from typing import NoReturn, cast
 from fractale.agents.catalog import Catalog
 from fractale.agents.subagent import AgentAnswer, AgentHost, AgentRequest, Subagent
 from fractale.errors import NotDone, NotRecorded, ToolError
-from fractale.graph.host import Host
+from fractale.graph.agent_context import AgentContext
 from fractale.models import Usage
 from fractale.plan.words import GENERAL_AGENTS
 from fractale.replay.compare import Comparison
@@ -54,7 +54,7 @@ class RecordedAgents(Catalog):
 
         async def run(host: AgentHost, request: AgentRequest) -> AgentAnswer:
             del request
-            return _as_recorded(name, cast("Host", host), self._comparison())
+            return _as_recorded(name, cast("AgentContext", host), self._comparison())
 
         return Subagent(name=name, description="recorded", run=run)
 
@@ -67,7 +67,7 @@ class RecordedAgents(Catalog):
         return [*self._inner.names(), *self.missing]
 
 
-def _as_recorded(name: str, host: Host, comparison: Comparison) -> AgentAnswer:
+def _as_recorded(name: str, host: AgentContext, comparison: Comparison) -> AgentAnswer:
     """What a sub-agent came to in the visit of a step that is in progress.
 
     Raises:
@@ -108,7 +108,7 @@ def _usage_of(told: Told) -> Usage:
     )
 
 
-def _unknown(name: str, host: Host, why: str) -> NoReturn:
+def _unknown(name: str, host: AgentContext, why: str) -> NoReturn:
     raise NotRecorded(
         "no-agent",
         f"the record does not say what the sub-agent `{name}` answered in step `{host.path}`: "

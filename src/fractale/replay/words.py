@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from fractale.errors import without_positions
-from fractale.graph.attempt import SHORT_TEXT
+from fractale.events import SHORT_TEXT
 from fractale.masking import MASK
 from fractale.record.diff import Change, changes
 from fractale.replay.events import CALL_ENDS, CALL_STARTS, Told
