@@ -615,7 +615,7 @@ async def test_a_visit_is_named_where_it_is_not_the_first(stage):
     )
     found = (await stage.replay(today)).divergence
     assert (found.what, found.step, found.attempt) == ("arguments", "make", 3)
-    assert "visit 3" in found.message
+    assert "attempt 3" in found.message
 
 
 async def test_another_call_is_told(stage):

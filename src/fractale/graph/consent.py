@@ -11,12 +11,11 @@ from typing import Any, cast
 
 from fractale import questions
 from fractale.errors import PolicyError, ToolError
-from fractale.grants import grant_of
 from fractale.graph.attempt import Attempt
 from fractale.graph.interrupts import ask
 from fractale.labels import NO_LABELS, Source, Taint, shown
 from fractale.paths import PATHS, forbidden, is_inside
-from fractale.policy import Chooser, PlannedCall, may_repeat
+from fractale.policy import Chooser, PlannedCall, grant_of, may_repeat
 from fractale.schemas import UnusableSchema, misfits
 from fractale.store.journal import Call
 from fractale.toolbox import ToolInfo

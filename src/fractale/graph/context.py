@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 from fractale.agents.catalog import Catalog
 from fractale.clock import Clock, SystemClock
 from fractale.events import Event, EventKind, Listener, shortened
-from fractale.grants import Grant
 from fractale.graph.bindings import Bindings
 from fractale.graph.entry import Entry
 from fractale.graph.limits import ConcurrencyLimit, Meter
@@ -25,7 +24,7 @@ from fractale.labels import NO_LABELS, Labels
 from fractale.masking import Masker
 from fractale.models import Models
 from fractale.plan.model import Limits
-from fractale.policy import Policy
+from fractale.policy import Grant, Policy
 from fractale.settings import DEFAULT_MAX_ATTEMPTS, Settings
 from fractale.store.journal import Journal, MaskedJournal, NoJournal
 from fractale.store.notes import MaskedNotes, MemoryNotes, Notes
