@@ -16,8 +16,8 @@ from langchain_core.outputs import ChatResult
 from fractale.agents.catalog import Catalog
 from fractale.agents.subagent import AgentAnswer, AgentHost, AgentRequest, Subagent
 from fractale.errors import NotDone, NotRecorded, ToolError
+from fractale.graph.agent_context import AgentContext
 from fractale.graph.bindings import Bindings, Bound
-from fractale.graph.host import Host
 from fractale.graph.job_end import LOG_FILE
 from fractale.masking import Masker
 from fractale.models import Models, Usage
@@ -345,7 +345,7 @@ class RecordedAgents(Catalog):
 
         async def run(host: AgentHost, request: AgentRequest) -> AgentAnswer:
             del request
-            return _as_recorded(name, cast("Host", host), self._comparison)
+            return _as_recorded(name, cast("AgentContext", host), self._comparison)
 
         return Subagent(name=name, description="recorded", run=run)
 
@@ -356,7 +356,7 @@ class RecordedAgents(Catalog):
         return [*self._inner.names(), *self.missing]
 
 
-def _as_recorded(name: str, host: Host, comparison: Comparison) -> AgentAnswer:
+def _as_recorded(name: str, host: AgentContext, comparison: Comparison) -> AgentAnswer:
     """The answer of a sub-agent, from the recorded outcome of the step that asks it.
 
     Raises:
@@ -397,7 +397,7 @@ def _usage_of(event: TraceEvent) -> Usage:
     )
 
 
-def _unknown(name: str, host: Host, why: str) -> NoReturn:
+def _unknown(name: str, host: AgentContext, why: str) -> NoReturn:
     raise NotRecorded(
         "no-agent",
         f"the record does not say what the sub-agent `{name}` answered in step `{host.path}`: "

@@ -13,11 +13,15 @@ from fractale.agents.reports import FAILED_CHANGE, failed_change
 from fractale.agents.subagent import AgentAnswer, AgentRequest, Subagent
 from fractale.errors import PolicyError, ToolError
 from fractale.evidence import outputs_of
-from fractale.graph import model_calls, tool_calls
+from fractale.graph import model_call
 from fractale.graph.attempt import Attempt
 from fractale.graph.bindings import offered
+from fractale.graph.consent import agree
 from fractale.graph.context import RunContext
 from fractale.graph.interrupts import ask
+from fractale.graph.kinds.tool import call_tool
+from fractale.graph.outcome import matched
+from fractale.graph.resources import read_resource
 from fractale.labels import Source
 from fractale.models import Answer
 from fractale.plan.words import EXTRA_TOOLS
@@ -31,12 +35,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
+class AgentContext:
     """See `fractale.agents.subagent.AgentHost`.
 
     Args:
         attempt: The step's attempt, which makes and counts the calls.
-        context: The run as this agent sees it: its depth, and what bounds its tools.
+        context: The run as this agent sees it: its depth and its tool scopes.
         agents_path: The agents between the step and this one, as ``optimize/result_parse``;
             empty for the step's own.
         extras: What it may do beside calling tools.
@@ -58,11 +62,11 @@ class Host:
         return frozenset(each for each in self.extras if self.names(each))
 
     def names(self, name: str) -> bool:
-        """Whether the lists that bound this agent have the name of an agent, or of an extra."""
+        """Whether the tool scopes of this agent have the name of an agent, or of an extra."""
         return all(any(fnmatchcase(name, glob) for glob in globs) for globs in self.context.within)
 
     def may_call(self, tool: ToolInfo) -> bool:
-        """Whether the lists that bound this agent have the tool."""
+        """Whether the tool scopes of this agent have the tool."""
         exact = self.context.bindings.exact
         return all(allowed_by(exact(globs), tool) for globs in self.context.within)
 
@@ -120,8 +124,8 @@ class Host:
         if not self.may_call(tool):
             raise PolicyError(f"`{tool.name}` was not called: it is none of the step's tools")
         agent = self.agents_path or None
-        agreed = tool_calls.agree(self.attempt, tool, arguments, "model", agent)
-        result = await tool_calls.call(self.attempt, tool, agreed, agent)
+        agreed = agree(self.attempt, tool, arguments, "model", agent)
+        result = await call_tool(self.attempt, tool, agreed, agent)
         if agreed == arguments:
             return result
         return replace(result, arguments=self.context.mask(dict(agreed)))
@@ -143,8 +147,9 @@ class Host:
 
     async def get_prompt(self, name: str, arguments: Mapping[str, Any]) -> list[PromptMessage]:
         """Render a prompt of the run's servers."""
-        agent = self.agents_path or None
-        messages = await tool_calls.prompt(self.attempt, name, arguments, agent)
+        from fractale.graph.kinds.prompt import get_prompt
+
+        messages = await get_prompt(self.attempt, name, arguments, self.agents_path or None)
         source = Source(kind="prompt", name=name, untrusted=True)
         self.attempt.saw(source, "\n".join(message.text for message in messages))
         return messages
@@ -161,7 +166,7 @@ class Host:
     async def read_resource(self, uri: str) -> ToolResult:
         """Read a resource that the model chose."""
         agent = self.agents_path or None
-        return await tool_calls.read_resource(self.attempt, uri, "model", agent)
+        return await read_resource(self.attempt, uri, "model", agent)
 
     def chat_model(self) -> BaseChatModel:
         """The step's model."""
@@ -171,7 +176,7 @@ class Host:
         self, messages: Sequence[BaseMessage], tools: Sequence[BaseTool] = ()
     ) -> AIMessage:
         """Make one turn of an agent's model, counted and reported."""
-        return await model_calls.turn(self.attempt, messages, tools, self.agents_path or None)
+        return await model_call.turn(self.attempt, messages, tools, self.agents_path or None)
 
     async def ask_model(
         self,
@@ -182,13 +187,13 @@ class Host:
     ) -> Answer:
         """Ask the step's model one question."""
         agent = self.agents_path or None
-        return await model_calls.ask(self.attempt, messages, schema, agent, correct=correct)
+        return await model_call.ask(self.attempt, messages, schema, agent, correct=correct)
 
     def ask_person(self, question: Mapping[str, Any]) -> Any:
-        """The person's answer: LangGraph's interrupt."""
-        told = {**question, "agent": self.agents_path} if self.agents_path else dict(question)
-        answer = ask(self.attempt, told)
-        # A choice is in the words of who asked.
+        """The user's answer, by LangGraph's interrupt."""
+        asked = {**question, "agent": self.agents_path} if self.agents_path else dict(question)
+        answer = ask(self.attempt, asked)
+        # A choice is in the words of the agent.
         if question["kind"] == "question" and answer not in question["choices"]:
             self.attempt.seen.trust(answer)
         return answer
@@ -200,12 +205,12 @@ class Host:
     def remember(self, key: str, value: Any) -> None:
         """Keep a JSON value for the rest of the run."""
         # A large value is a file of its own, since all notes are written anew at each change.
-        self.context.notes.put(key, self.attempt.deps.outputs.put(self.context.mask(value)))
+        self.context.notes.put(key, self.attempt.deps.outputs.put(value))
 
     def on_text(self, text: str) -> None:
         """Take a piece of the model's text as it comes."""
-        with self.attempt.text_of_model() as tell:
-            tell(text)
+        with self.attempt.text_of_model() as feed:
+            feed(text)
 
     def show(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Show the person a table."""
@@ -213,11 +218,11 @@ class Host:
 
     def warn(self, code: str, message: str) -> None:
         """Report something that the run can continue with."""
-        self.attempt.emit("warning", code=code, message=message)
+        self.attempt.warn(code, message)
 
     def decided(self, messages: Sequence[BaseMessage]) -> bool:
         """Whether a rule of the step already holds; only the step's own agent is ended by it."""
-        return not self.agents_path and self.attempt.matched(messages) is not None
+        return not self.agents_path and matched(self.attempt, messages) is not None
 
 
 def with_evidence(answer: AgentAnswer) -> AgentAnswer:
@@ -231,16 +236,18 @@ def with_evidence(answer: AgentAnswer) -> AgentAnswer:
     return replace(answer, error=f"{FAILED_CHANGE}{failed}\n{answer.text}".rstrip())
 
 
-async def run_agent(agent: Subagent, host: Host, request: AgentRequest) -> AgentAnswer:
-    """Let a sub-agent work.
+async def run_agent(agent: Subagent, host: AgentContext, request: AgentRequest) -> AgentAnswer:
+    """Let a sub-agent work. What it is asked is in its checkpoints, so it is masked.
 
     Raises:
         ToolError: The inputs are not what it takes.
         CallError: It failed.
         LimitReached: A limit of the run is used up.
     """
-    instruction = request.instruction or str(request.inputs.get("instruction") or "")
-    given = dict(request.inputs)
+    mask = host.context.mask
+    instruction = mask(request.instruction or str(request.inputs.get("instruction") or ""))
+    given: dict[str, Any] = mask(dict(request.inputs))
+    messages = [model_call.masked(host.attempt, message) for message in request.messages]
     if instruction and "instruction" in agent.input_schema.get("properties", {}):
         given.setdefault("instruction", instruction)
     try:
@@ -251,4 +258,6 @@ async def run_agent(agent: Subagent, host: Host, request: AgentRequest) -> Agent
         ) from error
     if faults:
         raise ToolError(f"`{agent.name}` can't take these inputs: {'; '.join(map(str, faults))}")
-    return await agent.run(host, replace(request, inputs=given, instruction=instruction))
+    return await agent.run(
+        host, replace(request, inputs=given, instruction=instruction, messages=messages)
+    )

@@ -1,14 +1,17 @@
-"""What the whole tree of a run uses, and where it stops."""
+"""What bounds a run: its limits on time, tokens, cost, steps and depth; how much runs at a time."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
+from types import TracebackType
 from typing import cast
 
 from fractale.errors import LimitReached
+from fractale.graph.interrupts import is_suspended
 from fractale.graph.state import Spent
 from fractale.jobs.budget import LIMITS, Budget, Ledger, MemoryLedger
 from fractale.models import Usage
@@ -16,7 +19,7 @@ from fractale.plan.model import Limits
 
 RAISE = "raise it with --limit and go on with `fractale resume`"
 DEFAULT_DEPTH = 5
-"""How deep plans that the manager drafts and agents that ask agents may nest."""
+"""How deep plans that the planner drafts and agents that ask agents may nest."""
 
 
 class Meter:
@@ -179,3 +182,79 @@ class Meter:
                 f"the run has cost ${total.get('cost', 0.0):.3f}; its limit is ${limits.cost:g}"
             )
             raise LimitReached("cost", message, hint=RAISE)
+
+
+class Full(Exception):
+    """Every slot belongs to an item that is suspended while its job runs."""
+
+
+class ConcurrencyLimit:
+    """Lets in so many items of a foreach at a time, in the order in which they came.
+
+    An item that is suspended while its job runs keeps its slot, since the job still counts. Once
+    such items have all slots, nothing else is let in.
+
+    A freed slot goes to the item that has waited longest and wakes no other. Waking all of them
+    each time would take time quadratic in the number of items.
+
+    Args:
+        most: How many.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken = 0
+        self._suspended = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def __aenter__(self) -> None:
+        """Wait for a slot.
+
+        Raises:
+            Full: There will be none in this process.
+        """
+        if self._is_full:
+            raise Full
+        if self._taken < self._most:
+            self._taken += 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self._free()  # cancelled after it had got the slot
+            raise
+
+    @property
+    def _is_full(self) -> bool:
+        return self._suspended >= self._most
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Free the slot, unless the item is suspended."""
+        if not is_suspended(error):
+            self._free()
+            return
+        self._suspended += 1
+        while self._is_full and (turn := self._next()):
+            turn.set_exception(Full())
+
+    def _free(self) -> None:
+        if turn := self._next():
+            turn.set_result(None)
+        else:
+            self._taken -= 1
+
+    def _next(self) -> asyncio.Future[None] | None:
+        """The item that has waited longest and still waits."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                return turn
+        return None
