@@ -16,6 +16,7 @@ from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.header import header_of
 from fractale.schedulers.job import JobSpec, JobState, Queue
 from fractale.schedulers.pbs.site import QUEUES, read_queues, seconds, table_in
+from fractale.schedulers.pbs.times import write_time
 from fractale.schedulers.positions import Positions, index_word, write_positions
 from fractale.schedulers.programs import Programs, Ran
 from fractale.schedulers.request import Array
@@ -233,7 +234,7 @@ def _options(folder: JobFolder, spec: JobSpec) -> list[str]:
     if select := _select(spec):
         words += ["-l", select]
     if spec.time:
-        words += ["-l", f"walltime={_clock(spec.time)}"]
+        words += ["-l", f"walltime={write_time(spec.time)}"]
     if spec.queue:
         words += ["-q", spec.queue]
     if spec.account:
@@ -274,11 +275,6 @@ def _select(spec: JobSpec) -> str:
     if spec.memory:
         parts.append(f"mem={megabytes(spec.memory)}mb")
     return ":".join(parts)
-
-
-def _clock(time: float) -> str:
-    whole = math.ceil(time)
-    return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
 def _submitted(said: str) -> str:
