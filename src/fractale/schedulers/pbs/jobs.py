@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fractale.errors import JobError, SchedulerUnavailable
+from fractale.programs import ProgramResult
 from fractale.schedulers.adapter import Presence, Record, Submitted
 from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.header import header_of
@@ -18,7 +19,7 @@ from fractale.schedulers.job import JobSpec, JobState, Queue
 from fractale.schedulers.pbs.site import QUEUES, read_queues, seconds, table_in
 from fractale.schedulers.pbs.times import write_time
 from fractale.schedulers.positions import Positions, index_word, write_positions
-from fractale.schedulers.programs import Programs, Ran
+from fractale.schedulers.programs import Programs
 from fractale.schedulers.request import Array
 from fractale.schedulers.sizes import megabytes
 from fractale.schedulers.wrapper import write_wrapper
@@ -209,7 +210,7 @@ class Pbs:
             for queue in found
         ]
 
-    def _fault(self, ran: Ran, what: str) -> JobError:
+    def _fault(self, ran: ProgramResult, what: str) -> JobError:
         if _SILENT.search(ran.complaint):
             return SchedulerUnavailable(f"PBS does not answer: {ran.complaint}")
         return JobError(f"{what}: {ran.complaint}")
