@@ -103,8 +103,8 @@ def _since(text: str | None) -> float | None:
         return None
     from datetime import datetime
 
+    from fractale.durations import parse_duration
     from fractale.errors import UsageError
-    from fractale.plan.durations import parse_duration
 
     try:
         return datetime.fromisoformat(text).timestamp()
