@@ -175,7 +175,7 @@ def test_one_item_is_shown_by_its_index(state, shown, capsys):
         run.add("item_finished", step="each", index=index, total=2, outcome="success", **values)
     run.leave("each").end()
     text = shown("show", "-1", "each[1]")
-    assert "each[1] · 1st visit" in text
+    assert "each[1] · 1st attempt" in text
     assert "each[1]/inner · 1st visit" in text
     assert "speed  11" in text
     assert "item 2" in text
@@ -205,7 +205,7 @@ def test_a_killed_run_says_how_to_go_on(state, shown):
     assert "not finished" in text
     assert "it was killed" in text
     assert "fractale resume k7f3a" in text
-    assert "no end is known" in shown("show", "-1", "a")
+    assert "outcome unknown" in shown("show", "-1", "a")
 
 
 def test_what_a_waiting_run_waits_for_is_shown(state, shown):

@@ -20,7 +20,7 @@ def diff_of(*runs: Recording):
 
 
 def changed(diff) -> list[str]:
-    return [f"{v.path}#{v.number}: {', '.join(v.changed)}" for v in diff.visits if v.changed]
+    return [f"{v.path}#{v.number}: {', '.join(v.changed)}" for v in diff.attempts if v.changed]
 
 
 CASES = [
@@ -66,7 +66,7 @@ def test_the_first_difference_and_where_the_ways_part(tmp_path):
     assert (diff.first.path, diff.first.changed) == ("a", ["outputs"])
     assert (diff.parting.path, diff.parting.number) == ("b", 1)
     assert changed(diff) == ["a#1: outputs", "b#1: inputs, outcome, path", "c#1: path"]
-    assert diff.visits[1].inputs == [Change("n", 1, 2)]
+    assert diff.attempts[1].inputs == [Change("n", 1, 2)]
 
 
 def test_visits_of_a_loop_are_paired_by_their_number(tmp_path):
@@ -76,7 +76,7 @@ def test_visits_of_a_loop_are_paired_by_their_number(tmp_path):
     for attempt in (1, 2):
         other.visit("a", attempt, next="a" if attempt < 2 else "success")
     diff = diff_of(one, other)
-    assert [(v.path, v.number, v.a is None, v.b is None) for v in diff.visits] == [
+    assert [(v.path, v.number, v.a is None, v.b is None) for v in diff.attempts] == [
         ("a", 1, False, False),
         ("a", 2, False, False),
         ("a", 3, False, True),
@@ -95,8 +95,8 @@ def test_steps_at_the_same_time_may_be_entered_in_any_order(tmp_path):
 def test_what_only_the_second_run_did_stands_where_it_did_it(tmp_path):
     one = Recording(tmp_path, "aaaaa").start("a", "c").visit("a").visit("c").end()
     other = Recording(tmp_path, "bbbbb").start("a", "c").visit("a").visit("b").visit("c").end()
-    assert [visit.path for visit in diff_of(one, other).visits] == ["a", "b", "c"]
-    assert [visit.path for visit in diff_of(other, one).visits] == ["a", "b", "c"]
+    assert [visit.path for visit in diff_of(one, other).attempts] == ["a", "b", "c"]
+    assert [visit.path for visit in diff_of(other, one).attempts] == ["a", "b", "c"]
 
 
 def test_the_folder_of_a_run_is_no_difference(tmp_path):

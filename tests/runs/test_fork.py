@@ -752,7 +752,7 @@ def both(bench: Bench, one: Any, other: Any) -> RunDiff:
 
 
 def differences(diff: RunDiff) -> list[str]:
-    return [f"{v.path}#{v.number}: {', '.join(v.changed)}" for v in diff.visits if v.changed]
+    return [f"{v.path}#{v.number}: {', '.join(v.changed)}" for v in diff.attempts if v.changed]
 
 
 async def test_a_fork_that_changes_nothing_is_the_same_as_its_parent(bench):
@@ -760,7 +760,7 @@ async def test_a_fork_that_changes_nothing_is_the_same_as_its_parent(bench):
     fork = await bench.fork(parent.run, "check#2")
     diff = both(bench, parent, fork)
     assert diff.same
-    assert [(v.path, v.number) for v in diff.visits] == [
+    assert [(v.path, v.number) for v in diff.attempts] == [
         ("check", 2),
         ("make", 3),
         ("check", 3),
@@ -787,7 +787,7 @@ async def test_a_fork_inside_a_draft_is_compared_from_there(bench):
     fork = await bench.fork(parent.run, "made/far")
     diff = both(bench, parent, fork)
     assert diff.same, differences(diff)  # the model's calls for the draft came before it
-    assert [visit.path for visit in diff.visits] == ["made", "made/far", "after"]
+    assert [visit.path for visit in diff.attempts] == ["made", "made/far", "after"]
 
 
 async def test_a_fork_at_a_step_that_its_parent_stopped_in_front_of(bench):

@@ -24,7 +24,7 @@ from fractale.jobs.removal import (
     standings,
 )
 from fractale.record.jobs import JOBS
-from fractale.record.offered import OFFERED_FILE, SHARED
+from fractale.record.snapshot import SHARED, TOOLS_FILE
 from fractale.schedulers.folder import JobFolder
 from fractale.settings import Settings
 from fractale.store.prune import PruneReport, PruneRule, bytes_in, prune, remove_tree, texts_of
@@ -100,7 +100,7 @@ class _Beside:
                 return f"its job {found.words}"
         if self._root.is_dir():
             self.told[folder.run_id] = names_in(texts_of(folder))
-        self.listed[folder.run_id] = _inode(folder.path / OFFERED_FILE)
+        self.listed[folder.run_id] = _inode(folder.path / TOOLS_FILE)
         return None
 
     # -- jobs

@@ -24,15 +24,15 @@ from fractale.plain import to_json
 from fractale.plan.build import load_plan
 from fractale.plan.model import Plan
 from fractale.private import make_folder, open_private, write_private
-from fractale.record.offered import OFFERED_FILE
 from fractale.record.plans import PLAN_FILE, plan_of
+from fractale.record.snapshot import TOOLS_FILE
 from fractale.settings import Settings
 from fractale.settings.own_runs import is_agreed
 from fractale.store.locks import holder_of
 from fractale.store.records import RunFolder, RunFolders
 
 ABOUT_FILE, ZIP = "recording.json", ".zip"
-FILES = ("run.json", "events.jsonl", "journal.jsonl", OFFERED_FILE, "entry.json", PLAN_FILE)
+FILES = ("run.json", "events.jsonl", "journal.jsonl", TOOLS_FILE, "entry.json", PLAN_FILE)
 PATTERNS = (
     "plan/**/*.yaml",
     "drafts/**/*.yaml",
@@ -230,7 +230,7 @@ def write_recording(folder: RunFolder, target: Path, secrets: Iterable[str]) -> 
     """
     if holder_of(folder) is not None:
         raise UsageError(f"run {folder.run_id} still goes on", hint="wait for its end")
-    if not (folder.path / OFFERED_FILE).is_file():
+    if not (folder.path / TOOLS_FILE).is_file():
         raise NotRecorded(
             "no-tools",
             f"the record of run {folder.run_id} does not say which tools it was offered",

@@ -26,7 +26,7 @@ from fractale.pins import ToolChange, change_between
 from fractale.plan.words import GENERAL_AGENTS
 from fractale.policy import PlannedCall, Policy, Ruling
 from fractale.questions import MISSING, Checked, tool_of
-from fractale.record.offered import Offered
+from fractale.record.snapshot import ToolSnapshot
 from fractale.replay.comparison import Comparison
 from fractale.replay.trace import Data, TraceEvent, question_content
 from fractale.settings import Price, Settings
@@ -56,7 +56,7 @@ def _not_recorded(what: str) -> NoReturn:
 class RecordedToolbox:
     """The `Toolbox` of a run as it was offered; results of calls are in the journal."""
 
-    def __init__(self, offered: Offered) -> None:
+    def __init__(self, offered: ToolSnapshot) -> None:
         self._offered = offered
 
     async def tools(self, names: Collection[str] | None = None) -> list[ToolInfo]:
@@ -130,7 +130,7 @@ class RecordedModels(Models):
 
     Args:
         settings: Of today, without secrets.
-        recorded: The settings in the record (`fractale.record.offered.settings_data`).
+        recorded: The settings in the record (`fractale.record.snapshot.settings_data`).
         default: The model that the run began with, for records without settings.
     """
 

@@ -8,10 +8,11 @@ if one process had made the whole run.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
+
+from fractale.plan.paths import around
 
 Data: TypeAlias = Mapping[str, Any]
 AttemptPath: TypeAlias = tuple[tuple[str, str], ...]
@@ -60,8 +61,6 @@ CALL_QUESTION_IDS = (*QUESTION_IDS, "server", "definition")
 """Older records do not have the last two."""
 TIMES = ("seconds", "elapsed", "job_seconds", "queue_seconds")
 JOB_SUBMIT = "job_submit"
-
-_LAST_PART = re.compile(r"(/[^/\[]*|\[[0-9]+\])$")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -200,7 +199,7 @@ def _trace_event(kind: str, step: str, path: AttemptPath, event: Data) -> TraceE
 
 
 def _above(step: str) -> str:
-    return _LAST_PART.sub("", step) if _LAST_PART.search(step) else ""
+    return next(iter(around(step)), "")
 
 
 def question_content(question: Data) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
-from fractale.cli.render.steps_shown import Running
 from fractale.cli.render.summary import summary
 from fractale.cli.render.text import (
     Line,
@@ -25,7 +24,7 @@ from fractale.cli.render.text import (
     shows_unicode,
     writable,
 )
-from fractale.cli.render.view import RunView
+from fractale.cli.render.view import Running, RunView
 from fractale.events import Event, Listener
 
 if TYPE_CHECKING:

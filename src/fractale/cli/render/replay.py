@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from fractale.cli.render.phrases import as_json
 from fractale.cli.render.text import Line, Mark, cells, count, inert, pad, row
-from fractale.cli.render.words import as_json
 
 if TYPE_CHECKING:
     from fractale.record.diff import Change
+    from fractale.replay.comparison import Divergence
     from fractale.replay.replay import Replayed
     from fractale.replay.suite import Checked
-    from fractale.replay.comparison import Divergence
 
 WHAT = {
     "call": "another call",

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
 import click
 
+from fractale.plain import to_json
 from fractale.plan.inert import ELLIPSIS, cells, fit, fold, inert, pad
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "clock",
     "count",
     "entries",
+    "exactly",
     "fit",
     "fold",
     "inert",
@@ -37,7 +40,9 @@ __all__ = [
     "shorten_path",
     "shows_unicode",
     "table",
+    "table_lines",
     "wants_color",
+    "when",
     "writable",
 ]
 
@@ -52,6 +57,8 @@ ANSI: dict[Mark, str] = {
     "warn": "\x1b[33m",
     "dim": "\x1b[2m",
 }
+WIDEST, MOST_ROWS = 40, 12
+"""Of a table: columns of a cell, and rows."""
 OWN_LETTERS = "✓✗●\u2013→·…│├└◆"
 ASCII = str.maketrans(
     {
@@ -194,12 +201,12 @@ def screen_width(stream: Any) -> int | None:
 
 def seconds(value: Any) -> str:
     """A duration as people say it: ``0.1 s``, ``42 s``, ``3 min 20 s``, ``2 h 05 min``."""
-    time = float(value or 0)
-    if time < 9.95:
-        return f"{time:.1f} s"
-    if time < 59.5:
-        return f"{time:.0f} s"
-    minutes, rest = divmod(round(time), 60)
+    length = float(value or 0)
+    if length < 9.95:
+        return f"{length:.1f} s"
+    if length < 59.5:
+        return f"{length:.0f} s"
+    minutes, rest = divmod(round(length), 60)
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
@@ -211,6 +218,20 @@ def clock(value: float) -> str:
     if minutes < 60:
         return f"{minutes}:{rest:02d}"
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def when(moment: float | None) -> str:
+    """A Unix time in the local time zone: ``2026-11-23 14:02``."""
+    if not moment:
+        return "?"
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
+
+
+def exactly(moment: float | None) -> str:
+    """A Unix time with its seconds."""
+    if not moment:
+        return "?"
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
 
 
 def count(number: int, noun: str) -> str:
@@ -230,3 +251,38 @@ def shorten_path(path: str) -> str:
     except (OSError, ValueError):  # the folder was removed, or it is on another drive
         return path
     return near if len(near) < len(path) and not near.startswith("../..") else path
+
+
+def table_lines(title: str, rows: Sequence[Mapping[str, Any]], width: int) -> list[Line]:
+    """A table as lines: the last rows of it, what is too wide cut.
+
+    Args:
+        rows: Column → value; columns are those of the first row.
+        width: Columns of the screen.
+    """
+    shown = rows[-MOST_ROWS:]
+    if not shown:
+        return []
+    names = list(shown[0])
+    texts = [[fit(_cell(each.get(name)), WIDEST) for name in names] for each in shown]
+    heads = [inert(str(name)) for name in names]
+    widths = [max(cells(text) for text in column) for column in zip(heads, *texts, strict=True)]
+    lines = [heads, *texts]
+    left_out = f" (the last {len(shown)} of {len(rows)})" if len(shown) < len(rows) else ""
+    found = [row(f"   {inert(title)}{left_out}", "dim")]
+    for line in lines:
+        words = "  ".join(pad(text, wide) for text, wide in zip(line, widths, strict=True))
+        found.append(row(fit(f"     {words}".rstrip(), width), "dim"))
+    return found
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return inert(value, 200)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{inert(str(k))}={_cell(v)}" for k, v in value.items())  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] - JSON
+    return inert(to_json(value, default=str), 200)
