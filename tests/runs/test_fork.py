@@ -803,7 +803,7 @@ def test_the_comparison_says_where_the_fork_began(project):
     done = command(project, "fork", parent, "--at", "run", "--set", "inputs.time=30m")
     assert done.returncode == 0, done.stderr
     text = command(project, "diff", parent, "-1").stdout
-    assert "B is a fork of A at run, 1st visit; 1 visit came before it" in text
+    assert "B is a fork of A at run, 1st attempt; 1 attempt before it" in text
     assert "only in" not in text
 
 
