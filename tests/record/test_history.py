@@ -19,7 +19,7 @@ from fractale.record.snapshot import tool_hashes, versions
 from fractale.runs import RunOptions, Runs
 from fractale.store.drafts import Drafts
 from fractale.store.index import RunFilter
-from fractale.store.journal import Call, FileJournal, Place
+from fractale.store.journal import Call, CallSite, FileJournal
 from fractale.store.locks import RunLock
 from fractale.store.records import RunFolders
 from fractale.testing import FakeToolServer, ScriptedModel
@@ -364,7 +364,7 @@ def test_results_of_calls_come_whole_from_the_journal(tmp_path):
     run = Recording(tmp_path).start("a").enter("a")
     journal = FileJournal(run.folder.path / "journal.jsonl")
     call = Call(kind="tool", name="fake.a", digest="d")
-    places = [Place(task="a:1", number=n, tries=1, step="a", attempt=1) for n in (1, 2)]
+    places = [CallSite(task="a:1", number=n, tries=1, step="a", attempt=1) for n in (1, 2)]
     for place in places:
         journal.begin(place, call)
     journal.finish(places[0], call, {"text": "y" * 9000})

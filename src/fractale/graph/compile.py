@@ -18,9 +18,8 @@ from langgraph.runtime import Runtime
 from langgraph.types import Send
 
 from fractale.graph.context import Dependencies, RunContext
-from fractale.graph.drafting import planned
-from fractale.graph.inside import foreach, included, parallel
-from fractale.graph.nodes import StepNode, leaf_node
+from fractale.graph.kinds import Compiler, build
+from fractale.graph.nodes import StepNode, bare_node
 from fractale.graph.routes import ENTRY, ByEvent, ByGoto, Route
 from fractale.graph.scope import Needs, needs_of, step_values
 from fractale.graph.state import PlanState, Spent
@@ -164,19 +163,8 @@ def _exits_of_segment(
 
 
 def _node(plan: Plan, step: Step, deps: Dependencies, members: frozenset[str]) -> StepNode:
-    node = leaf_node(plan, step, deps, members)
-    if step.kind == "parallel":
-        within = deps.inside(step.name)
-        node = parallel(node, lambda inner, beside: _node(plan, inner, within, beside))
-    elif step.plan is not None:
-        node = included(node, step.plan, compile_plan)
-    elif step.kind == "plan":
-        node = planned(node, compile_plan)
-    elif step.kind == "job":
-        from fractale.graph.job import job_leaf, job_step  # few plans have a job
-
-        node = job_leaf(node) if step.foreach else job_step(node)
-    return foreach(node) if step.foreach else node
+    compiler = Compiler(compile_plan=compile_plan, node_of=_node)
+    return build(bare_node(plan, step, deps, members), compiler)
 
 
 def _segment(

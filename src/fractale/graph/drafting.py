@@ -29,7 +29,8 @@ from fractale.graph.attempt import Attempt
 from fractale.graph.bindings import offered
 from fractale.graph.context import RunContext
 from fractale.graph.host import Host
-from fractale.graph.inside import CompilePlan, run_plan_inside
+from fractale.graph.inside import run_plan_inside
+from fractale.graph.kinds import CompilePlan, Compiler
 from fractale.graph.nodes import StepNode
 from fractale.graph.outcome import CallResult
 from fractale.labels import from_data, to_data
@@ -101,8 +102,9 @@ class Manager:
         return Host(self.attempt, self.context, extras=frozenset(EXTRA_TOOLS[:1]))
 
 
-def planned(node: StepNode, compile_plan: CompilePlan) -> StepNode:
+def planned(node: StepNode, compiler: Compiler) -> StepNode:
     """A step whose plan is drafted when the run reaches it."""
+    compile_plan = compiler.compile_plan
 
     async def call(attempt: Attempt) -> CallResult:
         manager, entry = await _manager(attempt, compile_plan), attempt.context.entry
@@ -128,7 +130,7 @@ def _drafted(node: StepNode, compile_plan: CompilePlan) -> Any:
     plan = narrow(
         parse_plan(text, f"draft of {node.step.name}"), node.step.tools, node.step.approve
     )
-    return compile_plan(plan, node.deps.inside(node.step.name)).compile()
+    return compile_plan(plan, node.deps.inside(node.step.name), None).compile()
 
 
 def _graph(start: str = "explore", drafted: Any = None) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ from fractale.graph.attempt import Attempt
 from fractale.graph.bindings import resolve
 from fractale.graph.calls import judge, retry_is_safe
 from fractale.graph.flow import literal_of
+from fractale.graph.kinds import Perform
 from fractale.graph.outcome import (
     DEFAULT_SUCCESS,
     CallResult,
@@ -28,9 +29,6 @@ from fractale.plan.expressions import holds, render
 from fractale.plan.model import FAILURE, SUCCESS, Value
 
 SHORT_OUTPUT = 200
-
-Perform = Callable[[Attempt], Awaitable[CallResult]]
-"""Makes a step's call: a leaf's own, or that of a foreach, a parallel block, an included plan."""
 
 
 def applies_now(attempt: Attempt) -> tuple[bool, CallResult | None]:

@@ -33,7 +33,6 @@ from fractale.errors import (
 from fractale.evidence import Notice
 from fractale.graph import job_budget, tool_calls
 from fractale.graph.attempt import Attempt
-from fractale.graph.entering import Perform
 from fractale.graph.figures import Log, read_figures
 from fractale.graph.interrupts import ask
 from fractale.graph.job_arrays import (
@@ -51,6 +50,7 @@ from fractale.graph.job_arrays import (
 from fractale.graph.job_end import JobEnd, end_of, outputs_of_job
 from fractale.graph.job_spec import arguments_of, spec_of
 from fractale.graph.job_wait import Waiter, job_told, tell
+from fractale.graph.kinds import Compiler, Perform
 from fractale.graph.nodes import StepNode
 from fractale.graph.outcome import CallResult, Decision
 from fractale.graph.state import ItemState
@@ -124,6 +124,12 @@ class JobRun:
                 "this graph has no batch jobs", hint="give `jobs` to its Dependencies"
             )
         return self.attempt.deps.jobs(scheduler)
+
+
+def job(node: StepNode, compiler: Compiler) -> StepNode:
+    """A step that submits a batch job and waits for it: one, an array, or one per item."""
+    del compiler
+    return job_leaf(node) if node.step.foreach else job_step(node)
 
 
 def job_leaf(node: StepNode) -> StepNode:

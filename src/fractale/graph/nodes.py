@@ -13,7 +13,6 @@ from fractale.graph.attempt import Attempt
 from fractale.graph.calls import perform
 from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.entering import (
-    Perform,
     applies_now,
     call_step,
     decide,
@@ -21,6 +20,7 @@ from fractale.graph.entering import (
     spent_by,
 )
 from fractale.graph.flow import Flow, flow_of, labels_of
+from fractale.graph.kinds import Compiler, Perform
 from fractale.graph.outcome import CallResult, Decision, as_plain, record_of
 from fractale.graph.scope import Needs, build_scope, needs_of, step_values
 from fractale.graph.slots import asks
@@ -327,8 +327,8 @@ def _inherit(record: Record, before: Record) -> None:
         record["inherited"] = before["inherited"]
 
 
-def leaf_node(plan: Plan, step: Step, deps: Dependencies, members: frozenset[str]) -> StepNode:
-    """The node of a tool, prompt or agent step."""
+def bare_node(plan: Plan, step: Step, deps: Dependencies, members: frozenset[str]) -> StepNode:
+    """The node of a step before its kind says what it does."""
     return StepNode(
         plan=plan,
         step=step,
@@ -337,3 +337,9 @@ def leaf_node(plan: Plan, step: Step, deps: Dependencies, members: frozenset[str
         needs=needs_of(step_values(step)),
         perform=perform,
     )
+
+
+def leaf(node: StepNode, compiler: Compiler) -> StepNode:
+    """A tool, prompt or agent step: a single call."""
+    del compiler
+    return node

@@ -23,7 +23,7 @@ from fractale.errors import (
 )
 from fractale.graph.faults import Elicited, cut_data, cut_of, fault_data, fault_of
 from fractale.models import Answer, Usage
-from fractale.store.journal import Call, Entry, Journal, Place, digest_of
+from fractale.store.journal import Call, CallSite, Journal, KnownCall, digest_of
 from fractale.store.outputs import encode
 from fractale.toolbox import PromptMessage, ToolResult
 
@@ -48,9 +48,9 @@ class CallBook:
         self._attempt = attempt
         self._tries = tries
         self._numbers: dict[str, int] = {}
-        self._places: list[Place] = []
+        self._places: list[CallSite] = []
 
-    def next_place(self, agent: str | None, *, prompt: bool = False) -> Place:
+    def next_place(self, agent: str | None, *, prompt: bool = False) -> CallSite:
         """The place of the next call of the task that asks.
 
         Args:
@@ -62,8 +62,8 @@ class CallBook:
         self._places.append(place)
         return place
 
-    def _place(self, task: str, number: int, agent: str | None) -> Place:
-        return Place(
+    def _place(self, task: str, number: int, agent: str | None) -> CallSite:
+        return CallSite(
             task=task,
             number=number,
             tries=self._tries,
@@ -80,11 +80,11 @@ class CallBook:
 
     def settle(self) -> None:
         """Called when the attempt is over."""
-        self.journal.settle(self._places)
+        self.journal.commit(self._places)
 
     async def tool(
         self,
-        place: Place,
+        place: CallSite,
         call: Call,
         make: Callable[[], Awaitable[ToolResult]],
         in_doubt: Callable[[], ToolResult | None],
@@ -105,7 +105,7 @@ class CallBook:
         entry = self.journal.find(place, call)
         if entry is not None and entry.done:
             _raise_fault(entry)
-            return _result_of(entry.result), not entry.played
+            return _result_of(entry.result), not entry.replayed
         if entry is not None and not call.safe:
             told = self._told_of(place, call, in_doubt)
             if told is not None:
@@ -125,7 +125,7 @@ class CallBook:
         return result, False
 
     def _told_of(
-        self, place: Place, call: Call, in_doubt: Callable[[], ToolResult | None]
+        self, place: CallSite, call: Call, in_doubt: Callable[[], ToolResult | None]
     ) -> ToolResult | None:
         """What a person says of a call that may have happened."""
         try:
@@ -135,7 +135,7 @@ class CallBook:
             raise
 
     @asynccontextmanager
-    async def _watched(self, place: Place) -> AsyncGenerator[None]:
+    async def _watched(self, place: CallSite) -> AsyncGenerator[None]:
         """Around a call: what ends it without a result is told to replays."""
         try:
             yield
@@ -147,11 +147,11 @@ class CallBook:
                 self._tell(place, cut_data(cancelled))
             raise
 
-    def _tell(self, place: Place, what: Mapping[str, Any]) -> None:
-        self.journal.tell(place, self._mask(dict(what)))
+    def _tell(self, place: CallSite, what: Mapping[str, Any]) -> None:
+        self.journal.note(place, self._mask(dict(what)))
 
     async def prompt(
-        self, place: Place, call: Call, make: Callable[[], Awaitable[list[PromptMessage]]]
+        self, place: CallSite, call: Call, make: Callable[[], Awaitable[list[PromptMessage]]]
     ) -> list[PromptMessage]:
         """Have a server render a prompt, or take what it gave before.
 
@@ -175,7 +175,7 @@ class CallBook:
         return messages
 
     async def model(
-        self, place: Place, call: Call, make: Callable[[], Awaitable[Any]], kind: type[Any]
+        self, place: CallSite, call: Call, make: Callable[[], Awaitable[Any]], kind: type[Any]
     ) -> tuple[Any, bool]:
         """Ask a model, or take what it answered before.
 
@@ -192,7 +192,7 @@ class CallBook:
         if entry is not None and entry.done:
             _raise_fault(entry)
             answer = (_answer_of if kind is Answer else _message_of)(entry.result)
-            return answer, not entry.played
+            return answer, not entry.replayed
         self.journal.begin(place, call)
         try:
             async with self._watched(place):
@@ -205,7 +205,7 @@ class CallBook:
         self._finish(place, call, data)
         return answer, False
 
-    def _finish(self, place: Place, call: Call, result: Any) -> None:
+    def _finish(self, place: CallSite, call: Call, result: Any) -> None:
         self.journal.finish(place, call, self._mask(result))
 
 
@@ -243,13 +243,13 @@ def digest_of_asked(asked: Mapping[str, Any]) -> str:
     return digest_of(without_positions(encode(asked).decode(errors="replace")))
 
 
-def _raise_fault(entry: Entry) -> None:
+def _raise_fault(entry: KnownCall) -> None:
     """Raise what ended a call that is replayed and had no result."""
-    if entry.played and "asks" in entry.result:
+    if entry.replayed and "asks" in entry.result:
         raise Elicited(entry.result["asks"], played=True)
-    if entry.played and "fault" in entry.result:
+    if entry.replayed and "fault" in entry.result:
         raise fault_of(entry.result["fault"])
-    if entry.played and "cut" in entry.result:
+    if entry.replayed and "cut" in entry.result:
         raise cut_of(entry.result)
 
 

@@ -26,7 +26,7 @@ from fractale.plain import to_json
 from fractale.plan.words import READ_RESOURCE
 from fractale.policy import Chooser, PlannedCall, may_repeat, reads_only
 from fractale.schemas import UnusableSchema, misfits
-from fractale.store.journal import Call, Place, digest_of
+from fractale.store.journal import Call, CallSite, digest_of
 from fractale.toolbox import Elicitation, PromptMessage, ToolInfo, ToolResult
 
 E = TypeVar("E", bound=CallError)
@@ -339,7 +339,7 @@ async def call(
         except Elicited as asked:
             question = attempt.context.mask(dict(asked.question))
             attempt.context.journal.withdraw(place)
-            attempt.context.journal.tell(place, {"asks": question})
+            attempt.context.journal.note(place, {"asks": question})
             answers[questions.identity(question)] = ask(attempt, question, played=asked.played)
 
 
@@ -364,7 +364,7 @@ async def _call_once(
     attempt: Attempt,
     tool: ToolInfo,
     arguments: Mapping[str, Any],
-    place: Place,
+    place: CallSite,
     known: Call,
     told: Mapping[str, Any],
     answers: Mapping[str, Any],

@@ -13,7 +13,15 @@ from typing import Any, Literal, NoReturn
 from fractale.errors import NotRecorded
 from fractale.replay.comparison import Comparison, Divergence
 from fractale.schedulers.job import JobHandle
-from fractale.store.journal import Call, Entry, Kind, NoJournal, Place, checked_line, digest_of
+from fractale.store.journal import (
+    Call,
+    CallSite,
+    Journal,
+    Kind,
+    KnownCall,
+    checked_line,
+    digest_of,
+)
 
 SUBMIT, WAIT, LOGS = "jobs.job_submit", "jobs.job_wait", "jobs.job_logs"
 SETTLED = ("completed", "failed")
@@ -21,7 +29,7 @@ SETTLED = ("completed", "failed")
 
 
 @dataclass(slots=True)
-class RecordedCall:
+class JournalCall:
     """A call in a journal.
 
     Args:
@@ -50,7 +58,7 @@ class RecordedJournal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.missing = False
-        self.calls: dict[str, RecordedCall] = {}
+        self.calls: dict[str, JournalCall] = {}
         try:
             for start, line in _lines(path):
                 self._take(start, line)
@@ -65,7 +73,7 @@ class RecordedJournal:
         known = self.calls.get(key)
         if "kind" in data:
             call = Call(**{name: data[name] for name in ("kind", "name", "digest", "safe")})
-            self.calls[key] = RecordedCall(
+            self.calls[key] = JournalCall(
                 call, data["step"], data["attempt"], data.get("agent") or ""
             )
         elif known and "told" in data:
@@ -111,7 +119,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             start += len(line)
 
 
-class ReplayJournal(NoJournal):
+class ReplayJournal(Journal):
     """The `Journal` of a replay: every call is found in the record, and nothing is written.
 
     Args:
@@ -139,7 +147,7 @@ class ReplayJournal(NoJournal):
                 queue = each.step, each.attempt, each.agent, each.call.kind, each.call.name
                 self._queues.setdefault(queue, deque()).append(key)
 
-    def find(self, place: Place, call: Call) -> Entry | None:
+    def find(self, site: CallSite, call: Call) -> KnownCall | None:
         """The recorded result of a call; None if the call is to be made.
 
         Raises:
@@ -149,40 +157,42 @@ class ReplayJournal(NoJournal):
         """
         if self._is_live(call.kind) or (call.name == LOGS and call.digest in self._logs):
             return None
-        key = self._key_of(place, call)
+        key = self._key_of(site, call)
         recorded = self._journal.calls.get(key)
         if recorded is None:
-            self._missing(call, place)
-        self._check_given(place, call, recorded.call)
+            self._missing(call, site)
+        self._check_given(site, call, recorded.call)
         if recorded.at is not None:
-            return Entry(call, done=True, result=self._journal.result(recorded.at), played=True)
+            return KnownCall(
+                call, done=True, result=self._journal.result(recorded.at), replayed=True
+            )
         ending = recorded.ending
         # A timeout of the step cut the call off; a process that was killed left the same trace.
         cut = "cut" in ending and self._comparison.continues_after(key)
         if cut or "fault" in ending or "asks" in ending:
-            return Entry(call, done=True, result=ending, played=True)
+            return KnownCall(call, done=True, result=ending, replayed=True)
         if not self._comparison.ended:
-            self._comparison.end(f"in step `{place.step}`, in a call of `{call.name}`")
+            self._comparison.end(f"in step `{site.step}`, in a call of `{call.name}`")
         raise NotRecorded(
             "no-result",
-            f"the record does not say how the call of `{call.name}` in step `{place.step}` ended",
+            f"the record does not say how the call of `{call.name}` in step `{site.step}` ended",
             hint="an older version of fractale recorded it",
         )
 
     def _is_live(self, kind: Kind) -> bool:
         return self._rules.live_model if kind == "model" else self._rules.live_tools
 
-    def _key_of(self, place: Place, call: Call) -> str:
+    def _key_of(self, site: CallSite, call: Call) -> str:
         """The key of a call in the record; empty if the record does not have the call."""
-        if key := self._comparison.key_of(place.key):
+        if key := self._comparison.key_of(site.key):
             return key
-        if place.key not in self._keys:
-            queue = place.step, place.attempt, place.agent, call.kind, call.name
+        if site.key not in self._keys:
+            queue = site.step, site.attempt, site.agent, call.kind, call.name
             left = self._queues.get(queue)
-            self._keys[place.key] = left.popleft() if left else ""
-        return self._keys[place.key]
+            self._keys[site.key] = left.popleft() if left else ""
+        return self._keys[site.key]
 
-    def _check_given(self, place: Place, call: Call, was: Call) -> None:
+    def _check_given(self, site: CallSite, call: Call, was: Call) -> None:
         """Compare what a model or a prompt is given; the arguments of tools are in events, too."""
         if call.kind == "tool" or not was.digest or was.digest == call.digest or self._rules.loose:
             return
@@ -192,29 +202,31 @@ class ReplayJournal(NoJournal):
                 f"the model {call.name} is asked something else: another instruction, other "
                 "messages or other tools"
             )
-        self._diverge("arguments", place, message)
+        self._diverge("arguments", site, message)
 
-    def _missing(self, call: Call, place: Place) -> NoReturn:
+    def _missing(self, call: Call, site: CallSite) -> NoReturn:
         if not self._comparison.ended:
-            self._comparison.end(f"in step `{place.step}`, before a call of `{call.name}`")
+            self._comparison.end(f"in step `{site.step}`, before a call of `{call.name}`")
         if call.kind == "prompt":  # the only kind without events
             self._diverge(
                 "call",
-                place,
+                site,
                 f"now the prompt `{call.name}` is fetched; the record has no such call",
             )
         raise NotRecorded(
             "no-result",
-            f"the record does not have the result of `{call.name}` in step `{place.step}`",
+            f"the record does not have the result of `{call.name}` in step `{site.step}`",
             hint="an older version of fractale recorded it, or its journal is not complete",
         )
 
-    def _diverge(self, what: Literal["call", "arguments"], place: Place, message: str) -> NoReturn:
+    def _diverge(
+        self, what: Literal["call", "arguments"], site: CallSite, message: str
+    ) -> NoReturn:
         self._comparison.diverge(
             Divergence(
                 what=what,
-                message=f"step `{place.step}`: {message}",
-                step=place.step,
-                attempt=place.attempt,
+                message=f"step `{site.step}`: {message}",
+                step=site.step,
+                attempt=site.attempt,
             )
         )
