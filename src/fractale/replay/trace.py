@@ -73,6 +73,7 @@ class TraceEvent:
         refs: Inputs and outputs: values, or references to stored ones.
         key: The key of its call in the journal of its run.
         order: Its position in the trace.
+        end: Of the start of a call: its end, until the replay has the same.
     """
 
     kind: str
@@ -82,6 +83,7 @@ class TraceEvent:
     refs: dict[str, Any] = field(default_factory=dict[str, Any])
     key: str | None = None
     order: int = 0
+    end: TraceEvent | None = field(default=None, repr=False, compare=False)
 
     @property
     def attempt(self) -> int:
