@@ -24,6 +24,7 @@ from fractale.cli.render.display import JsonDisplay, PlainDisplay, QuietDisplay,
 from fractale.cli.render.live import LiveDisplay
 from fractale.cli.render.phrases import ordinal
 from fractale.cli.render.problems import print_problems, show_error, show_problems
+from fractale.cli.render.run_view import RunView
 from fractale.cli.render.summary import summary
 from fractale.cli.render.text import (
     cells,
@@ -36,7 +37,6 @@ from fractale.cli.render.text import (
     seconds,
     writable,
 )
-from fractale.cli.render.view import RunView
 from fractale.errors import LimitReached, PlanError, Position, Problem, SettingsError
 from fractale.events import Event
 from fractale.questions import question

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from fractale.cli import run_command as fractale
-from fractale.record.diff import Change, changes, diff_data, diff_runs
+from fractale.record.diff import ValueChange, changes, diff_data, diff_runs
 from fractale.record.history_reader import read_history
 from fractale.store.records import RunFolders
 from fractale.testing import FakeToolServer
@@ -25,14 +25,14 @@ def changed(diff) -> list[str]:
 
 CASES = [
     (1, 1, []),
-    (1, 2, [Change("", 1, 2)]),
-    (1, True, [Change("", 1, True)]),
+    (1, 2, [ValueChange("", 1, 2)]),
+    (1, True, [ValueChange("", 1, True)]),
     ({"a": 1}, {"a": 1}, []),
-    ({"a": 1, "b": 2}, {"a": 1}, [Change("b", 2, None, missing="b")]),
-    ({}, {"a": None}, [Change("a", None, None, missing="a")]),
-    ({"a": {"b": [1, 2]}}, {"a": {"b": [1, 3]}}, [Change("a.b[1]", 2, 3)]),
-    ({"a": [1]}, {"a": [1, 2]}, [Change("a", [1], [1, 2])]),
-    ({"a": 1}, [1], [Change("", {"a": 1}, [1])]),
+    ({"a": 1, "b": 2}, {"a": 1}, [ValueChange("b", 2, None, missing="b")]),
+    ({}, {"a": None}, [ValueChange("a", None, None, missing="a")]),
+    ({"a": {"b": [1, 2]}}, {"a": {"b": [1, 3]}}, [ValueChange("a.b[1]", 2, 3)]),
+    ({"a": [1]}, {"a": [1, 2]}, [ValueChange("a", [1], [1, 2])]),
+    ({"a": 1}, [1], [ValueChange("", {"a": 1}, [1])]),
 ]
 
 
@@ -66,7 +66,7 @@ def test_the_first_difference_and_where_the_ways_part(tmp_path):
     assert (diff.first.path, diff.first.changed) == ("a", ["outputs"])
     assert (diff.parting.path, diff.parting.number) == ("b", 1)
     assert changed(diff) == ["a#1: outputs", "b#1: inputs, outcome, path", "c#1: path"]
-    assert diff.attempts[1].inputs == [Change("n", 1, 2)]
+    assert diff.attempts[1].inputs == [ValueChange("n", 1, 2)]
 
 
 def test_visits_of_a_loop_are_paired_by_their_number(tmp_path):

@@ -19,7 +19,7 @@ OF_EACH_JOB = ("job_id", "submitted", "started", "ended", "seconds", "log_file")
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ValueChange:
     """One place where two JSON values differ.
 
     Args:
@@ -65,8 +65,8 @@ class AttemptDiff:
     a: RecordedAttempt | None
     b: RecordedAttempt | None
     changed: list[str] = field(default_factory=list[str])
-    inputs: list[Change] = field(default_factory=list[Change])
-    outputs: list[Change] = field(default_factory=list[Change])
+    inputs: list[ValueChange] = field(default_factory=list[ValueChange])
+    outputs: list[ValueChange] = field(default_factory=list[ValueChange])
 
     @property
     def parts(self) -> bool:
@@ -88,7 +88,7 @@ class RunDiff:
 
     a: RunHistory
     b: RunHistory
-    about: list[Change]
+    about: list[ValueChange]
     attempts: list[AttemptDiff]
     forked: ForkedFrom | None = None
     tools: list[ToolChange] = field(default_factory=list[ToolChange])
@@ -257,7 +257,7 @@ def _compare(
     return found
 
 
-def _is_of_each_job(attempt: RecordedAttempt, change: Change) -> bool:
+def _is_of_each_job(attempt: RecordedAttempt, change: ValueChange) -> bool:
     """Whether the change is in a time or id of a job; in a foreach its path has an index."""
     name = change.path.rpartition("].")[2] if change.path.startswith("[") else change.path
     return attempt.kind == "job" and name in OF_EACH_JOB
@@ -287,32 +287,32 @@ def _without(value: Any, folder: str) -> Any:
     return value
 
 
-def changes(a: Any, b: Any, path: str = "") -> Iterator[Change]:
+def changes(a: Any, b: Any, path: str = "") -> Iterator[ValueChange]:
     """The places where two JSON values differ."""
     if isinstance(a, dict) and isinstance(b, dict):
         yield from _of_tables(cast("dict[str, Any]", a), cast("dict[str, Any]", b), path)
     elif isinstance(a, list) and isinstance(b, list):
         yield from _of_lists(cast("list[Any]", a), cast("list[Any]", b), path)
     elif a != b or isinstance(a, bool) != isinstance(b, bool):
-        yield Change(path, a, b)
+        yield ValueChange(path, a, b)
 
 
-def _of_lists(a: list[Any], b: list[Any], path: str) -> Iterator[Change]:
+def _of_lists(a: list[Any], b: list[Any], path: str) -> Iterator[ValueChange]:
     """Item by item if both have as many; otherwise the whole lists."""
     if len(a) != len(b):
-        yield Change(path, a, b)
+        yield ValueChange(path, a, b)
         return
     for index, (one, other) in enumerate(zip(a, b, strict=True)):
         yield from changes(one, other, f"{path}[{index}]")
 
 
-def _of_tables(a: dict[str, Any], b: dict[str, Any], path: str) -> Iterator[Change]:
+def _of_tables(a: dict[str, Any], b: dict[str, Any], path: str) -> Iterator[ValueChange]:
     for key in dict.fromkeys([*a, *b]):
         place = f"{path}.{key}" if path else str(key)
         if key not in b:
-            yield Change(place, a[key], None, missing="b")
+            yield ValueChange(place, a[key], None, missing="b")
         elif key not in a:
-            yield Change(place, None, b[key], missing="a")
+            yield ValueChange(place, None, b[key], missing="a")
         else:
             yield from changes(a[key], b[key], place)
 
@@ -373,7 +373,7 @@ def _of_attempt(attempt: RecordedAttempt | None) -> dict[str, Any] | None:
     return {name: getattr(attempt, name) for name in names}
 
 
-def _change(change: Change) -> dict[str, Any]:
+def _change(change: ValueChange) -> dict[str, Any]:
     data: dict[str, Any] = {"path": change.path}
     if change.missing != "a":
         data["a"] = change.a

@@ -49,7 +49,7 @@ ATTEMPT_FIELDS = (
 
 
 @dataclass(slots=True, kw_only=True)
-class Node:
+class GraphNode:
     """A step, or the start or an end of a plan.
 
     Args:
@@ -76,7 +76,7 @@ class Node:
 
 
 @dataclass(slots=True, kw_only=True)
-class Edge:
+class GraphEdge:
     """A transition on an event, and how often it was taken."""
 
     source: str
@@ -96,24 +96,24 @@ class RunGraph:
     run: str
     plan: str
     complete: bool
-    nodes: dict[str, Node] = field(default_factory=dict[str, Node])
-    edges: dict[tuple[str, str, str], Edge] = field(
-        default_factory=dict[tuple[str, str, str], Edge]
+    nodes: dict[str, GraphNode] = field(default_factory=dict[str, GraphNode])
+    edges: dict[tuple[str, str, str], GraphEdge] = field(
+        default_factory=dict[tuple[str, str, str], GraphEdge]
     )
 
-    def add_node(self, node: Node) -> Node:
+    def add_node(self, node: GraphNode) -> GraphNode:
         """Add a node unless its id is known; returns the node of that id."""
         return self.nodes.setdefault(node.id, node)
 
-    def add_edge(self, source: str, event: str, target: str) -> Edge:
+    def add_edge(self, source: str, event: str, target: str) -> GraphEdge:
         """Add an edge unless it is known; returns it."""
-        edge = Edge(source=source, target=target, event=event)
+        edge = GraphEdge(source=source, target=target, event=event)
         return self.edges.setdefault((source, event, target), edge)
 
     def add_end(self, prefix: str, name: str) -> str:
         """Add the start or an end of a plan; returns its id."""
         kind = START if name == START else "end"
-        node = Node(id=prefix + name, name=name, kind=kind, parent=prefix.removesuffix("/"))
+        node = GraphNode(id=prefix + name, name=name, kind=kind, parent=prefix.removesuffix("/"))
         return self.add_node(node).id
 
 
@@ -152,7 +152,7 @@ def _add_plan(graph: RunGraph, plan: Plan, prefix: str, *, drafted: bool = False
 def _add_step(graph: RunGraph, step: Step, prefix: str, *, drafted: bool) -> None:
     path = prefix + step.name
     graph.add_node(
-        Node(
+        GraphNode(
             id=path,
             name=step.name,
             kind=step.kind,
@@ -167,7 +167,9 @@ def _add_step(graph: RunGraph, step: Step, prefix: str, *, drafted: bool) -> Non
         _add_plan(graph, step.plan, f"{path}/", drafted=drafted)
 
 
-def _add_transition(graph: RunGraph, prefix: str, source: str, event: str, target: str) -> Edge:
+def _add_transition(
+    graph: RunGraph, prefix: str, source: str, event: str, target: str
+) -> GraphEdge:
     end = graph.add_end(prefix, target) if target in ENDS else prefix + target
     return graph.add_edge(prefix + source, event, end)
 
@@ -176,7 +178,7 @@ def _add_attempt(graph: RunGraph, attempt: RecordedAttempt) -> None:
     path = without_indexes(attempt.path)
     parent, _, name = path.rpartition("/")
     node = graph.add_node(
-        Node(id=path, name=name, kind=attempt.kind, target=attempt.target or "", parent=parent)
+        GraphNode(id=path, name=name, kind=attempt.kind, target=attempt.target or "", parent=parent)
     )
     node.visits += attempt.outcome != "skipped"
     node.succeeded += attempt.outcome == SUCCESS
@@ -277,7 +279,7 @@ def _level(graph: RunGraph, ids: dict[str, str], parent: str, indent: str) -> It
             yield f"{indent}{ids[path]}[{_label(node)}]"
 
 
-def _label(node: Node) -> str:
+def _label(node: GraphNode) -> str:
     counts = [_times(node.visits)] if node.visits else []
     counts += [f"{node.failed} failed"] if node.failed else []
     counts += [f"{node.skipped} skipped"] if node.skipped else []
@@ -293,7 +295,7 @@ def _quoted(*rows: str) -> str:
     return '"' + "<br/>".join(inert(row, 120).translate(ENTITIES) for row in rows) + '"'
 
 
-def _class(node: Node) -> str:
+def _class(node: GraphNode) -> str:
     if node.kind in ("start", "end"):
         return ""
     if not node.visits:
@@ -301,7 +303,7 @@ def _class(node: Node) -> str:
     return "bad" if node.failed else "ok"
 
 
-def _arrow(edge: Edge, ids: dict[str, str]) -> str:
+def _arrow(edge: GraphEdge, ids: dict[str, str]) -> str:
     words = "" if edge.event == "start" else edge.event
     if edge.taken > 1:
         words = f"{words} {_times(edge.taken)}".strip()
@@ -313,7 +315,7 @@ def _arrow(edge: Edge, ids: dict[str, str]) -> str:
 def graphml(graph: RunGraph) -> str:
     """The graph as GraphML, which Gephi, yEd, NetworkX and igraph read."""
     keys: list[str] = []
-    for kind, made in (("node", Node), ("edge", Edge)):
+    for kind, made in (("node", GraphNode), ("edge", GraphEdge)):
         for each in fields(made):
             if each.name not in ("id", "source", "target") or kind == "node":
                 name = f"{kind}_{each.name}"
@@ -338,14 +340,14 @@ def graphml(graph: RunGraph) -> str:
     )
 
 
-def _xml_node(node: Node, name: str) -> Iterator[str]:
+def _xml_node(node: GraphNode, name: str) -> Iterator[str]:
     yield f'    <node id="{name}">'
     for key, value in asdict(node).items():
         yield f'      <data key="node_{key}">{_xml(value)}</data>'
     yield "    </node>"
 
 
-def _xml_edge(edge: Edge, ids: dict[str, str]) -> Iterator[str]:
+def _xml_edge(edge: GraphEdge, ids: dict[str, str]) -> Iterator[str]:
     yield f'    <edge source="{ids[edge.source]}" target="{ids[edge.target]}">'
     yield f'      <data key="edge_event">{_xml(edge.event)}</data>'
     yield f'      <data key="edge_taken">{edge.taken}</data>'

@@ -224,7 +224,7 @@ class RecordedAttempt:
 
 
 @dataclass(slots=True, kw_only=True)
-class Process:
+class RunProcess:
     """One process's work on the run.
 
     Args:
@@ -265,7 +265,7 @@ class RunHistory:
     attempts: list[RecordedAttempt] = field(default_factory=list[RecordedAttempt])
     questions: list[RecordedQuestion] = field(default_factory=list[RecordedQuestion])
     warnings: list[RecordedWarning] = field(default_factory=list[RecordedWarning])
-    processes: list[Process] = field(default_factory=list[Process])
+    processes: list[RunProcess] = field(default_factory=list[RunProcess])
     drafts: Mapping[str, str] = field(default_factory=dict[str, str])
     jobs: JobHistory = field(default_factory=JobHistory)
     result: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -541,7 +541,7 @@ def _plain(
     | RecordedJob
     | RecordedQuestion
     | RecordedWarning
-    | Process,
+    | RunProcess,
     *without: str,
 ) -> dict[str, Any]:
     return {f.name: getattr(value, f.name) for f in fields(value) if f.name not in without}

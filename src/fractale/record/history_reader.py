@@ -8,7 +8,6 @@ from typing import Any, Literal, TypeAlias
 from fractale.errors import StoreError
 from fractale.plan.paths import around
 from fractale.record.history import (
-    Process,
     RecordedAttempt,
     RecordedCall,
     RecordedItem,
@@ -16,6 +15,7 @@ from fractale.record.history import (
     RecordedQuestion,
     RecordedWarning,
     RunHistory,
+    RunProcess,
 )
 from fractale.store.locks import holder_of
 from fractale.store.records import RunFolder
@@ -100,7 +100,7 @@ class _Reader:
         history = self._history
         history.title = event.get("title") or history.title
         history.steps = event.get("steps") or history.steps
-        process = Process(
+        process = RunProcess(
             started=event["time"],
             resumed=bool(event.get("resumed")),
             model=event.get("model"),

@@ -15,7 +15,7 @@ from fractale.errors import FractaleError, without_positions
 from fractale.events import Event
 from fractale.graph.attempt import SHORT_TEXT
 from fractale.masking import MASK
-from fractale.record.diff import Change, changes
+from fractale.record.diff import ValueChange, changes
 from fractale.replay.trace import (
     ATTEMPT_ENDS,
     CALL_ENDS,
@@ -76,7 +76,7 @@ class Divergence:
     attempt: int = 1
     recorded: Any = None
     now: Any = None
-    changes: tuple[Change, ...] = ()
+    changes: tuple[ValueChange, ...] = ()
 
 
 class Diverged(FractaleError):
@@ -306,7 +306,7 @@ def same(a: Any, b: Any) -> bool:
     return all(_alike(change) for change in changes(a, b))
 
 
-def _alike(change: Change) -> bool:
+def _alike(change: ValueChange) -> bool:
     a, b = change.a, change.b
     if not isinstance(a, str) or not isinstance(b, str):
         return False

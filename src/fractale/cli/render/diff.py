@@ -13,7 +13,7 @@ from fractale.cli.render.text import Line, Mark, cells, count, fit, inert, pad, 
 
 if TYPE_CHECKING:
     from fractale.pins import ToolChange
-    from fractale.record.diff import AttemptDiff, Change, ForkedFrom, RunDiff
+    from fractale.record.diff import AttemptDiff, ForkedFrom, RunDiff, ValueChange
     from fractale.record.history import RecordedAttempt, RunHistory
 
 NAME_MOST = 32
@@ -141,7 +141,7 @@ def _values(attempt: AttemptDiff, *, full: bool) -> list[Line]:
     return lines
 
 
-def _changes(found: list[Change], *, full: bool, indent: str = "  ") -> list[Line]:
+def _changes(found: list[ValueChange], *, full: bool, indent: str = "  ") -> list[Line]:
     shown = found if full else found[:MOST_CHANGES]
     lines = [line for change in shown for line in _change(change, indent, full=full)]
     if more := len(found) - len(shown):
@@ -149,7 +149,7 @@ def _changes(found: list[Change], *, full: bool, indent: str = "  ") -> list[Lin
     return lines
 
 
-def _change(change: Change, indent: str, *, full: bool) -> Iterator[Line]:
+def _change(change: ValueChange, indent: str, *, full: bool) -> Iterator[Line]:
     path = inert(change.path) or "(the whole)"
     if isinstance(change.a, str) and isinstance(change.b, str) and "\n" in change.a + change.b:
         yield row(f"{indent}{path}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from fractale.cli.render.phrases import as_json, ordinal, target_of
 from fractale.cli.render.questions import exact
+from fractale.cli.render.run_view import MARKS
 from fractale.cli.render.summary import question_text
 from fractale.cli.render.text import (
     Line,
@@ -24,7 +25,6 @@ from fractale.cli.render.text import (
     seconds,
     table_lines,
 )
-from fractale.cli.render.view import MARKS
 
 if TYPE_CHECKING:
     from fractale.record.history import (
@@ -76,12 +76,12 @@ def step_lines(
     for attempt in attempts:
         lines += [
             row(""),
-            *_Shown(history, attempt, results, full=full, width=width, wrap=wrap).lines(),
+            *_AttemptLines(history, attempt, results, full=full, width=width, wrap=wrap).lines(),
         ]
     return lines
 
 
-class _Shown:
+class _AttemptLines:
     """The lines of one attempt."""
 
     def __init__(

@@ -1,7 +1,7 @@
-"""Text for people: foreign text made inert, colour that only marks state, any terminal's letters.
+"""Text on a terminal: lines of marked segments, colour, widths, durations, tables.
 
-A line is built of `Segment`s, words with what they mean; `paint` turns them into text for a
-stream, with or without ANSI colour.
+A line is a list of `Segment`s, each a text and its `Mark`; `paint` turns it into text for a stream,
+with or without ANSI colour. Text from tools and models is escaped by `inert`.
 """
 
 from __future__ import annotations
@@ -107,13 +107,13 @@ def paint(line: Sequence[Segment], *, color: bool) -> str:
 
 
 def narrowed(lines: Sequence[Line], width: int | None) -> list[Line]:
-    """Lines broken between words where a terminal is narrower; the text stays in its column.
+    """Break lines between words to fit a terminal; the text stays in its column.
 
-    Commands, and words that are wider by themselves, stay whole, so that they can be copied. Lines
-    of a log, behind ``│``, are broken anywhere.
+    Commands and long words stay whole, so that they can be copied. Lines of a log, after ``│``, are
+    broken anywhere.
 
     Args:
-        width: Of the terminal, in columns; None: there is none, and they stay as they are.
+        width: Of the terminal, in columns; None if there is none: the lines stay as they are.
     """
     if width is None:
         return list(lines)
@@ -174,7 +174,7 @@ def shows_unicode(encoding: str | None) -> bool:
 
 
 def writable(text: str, encoding: str | None) -> str:
-    """The same text in letters that a stream of this encoding has."""
+    """The text with replacements for letters that the encoding lacks."""
     if not shows_unicode(encoding):
         text = text.translate(ASCII)
     try:
@@ -184,7 +184,7 @@ def writable(text: str, encoding: str | None) -> str:
 
 
 def wants_color(stream: Any) -> bool:
-    """Whether a stream is a terminal whose owner did not ask for text without colour."""
+    """Whether a stream is a terminal and the user allows colour."""
     from fractale.settings import allows_color
 
     return bool(stream.isatty()) and allows_color()
@@ -200,7 +200,7 @@ def screen_width(stream: Any) -> int | None:
 
 
 def seconds(value: Any) -> str:
-    """A duration as people say it: ``0.1 s``, ``42 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    """A duration: ``0.1 s``, ``42 s``, ``3 min 20 s``, ``2 h 05 min``."""
     length = float(value or 0)
     if length < 9.95:
         return f"{length:.1f} s"
@@ -240,9 +240,9 @@ def count(number: int, noun: str) -> str:
 
 
 def shorten_path(path: str) -> str:
-    """A path as seen from where the command was started, where that is shorter.
+    """A path relative to where the command was started, if that is shorter.
 
-    A tool may have changed the folder that the process works in.
+    A tool may have changed the working directory of the process since.
     """
     context = click.get_current_context(silent=True)
     folder = context.find_root().obj["folder"] if context and context.find_root().obj else None
@@ -254,7 +254,7 @@ def shorten_path(path: str) -> str:
 
 
 def table_lines(title: str, rows: Sequence[Mapping[str, Any]], width: int) -> list[Line]:
-    """A table as lines: the last rows of it, what is too wide cut.
+    """The last rows of a table as lines; wide cells are cut.
 
     Args:
         rows: Column → value; columns are those of the first row.

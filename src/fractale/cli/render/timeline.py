@@ -15,6 +15,7 @@ from fractale.cli.render.phrases import (
     ordinal,
     target_of,
 )
+from fractale.cli.render.run_view import MARKS
 from fractale.cli.render.summary import usage_text
 from fractale.cli.render.text import (
     Line,
@@ -31,7 +32,6 @@ from fractale.cli.render.text import (
     shorten_path,
     when,
 )
-from fractale.cli.render.view import MARKS
 
 if TYPE_CHECKING:
     from fractale.record.history import RecordedAttempt, RecordedCall, RecordedQuestion, RunHistory
