@@ -144,7 +144,7 @@ def choose(
 def is_array_of(history: RunHistory, job: RunJob) -> bool:
     """Whether a job is an element of an array of the plan, not an item of a foreach."""
     path = job.step.rpartition("[")[0] if job.step.endswith("]") else job.step
-    return any(visit.is_array for visit in history.attempts if visit.path == path)
+    return any(attempt.is_array for attempt in history.attempts if attempt.path == path)
 
 
 def no_job(history: RunHistory, jobs: Sequence[RunJob], step: str | None) -> UsageError:

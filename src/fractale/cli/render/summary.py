@@ -154,8 +154,8 @@ def _without_last_line(error: str) -> str:
 
 def _step_failed(data: Mapping[str, Any]) -> bool:
     """Whether the step that decided the outcome failed, and not only the plan around it."""
-    visits = entries(data, "steps")
-    return bool(data.get("decided") and visits and visits[-1].get("outcome") == "failure")
+    attempts = entries(data, "steps")
+    return bool(data.get("decided") and attempts and attempts[-1].get("outcome") == "failure")
 
 
 def _why_not_ended(data: Mapping[str, Any]) -> str:
