@@ -845,7 +845,7 @@ async def test_the_tools_of_many_runs_are_kept_once(stage):
 
 
 def test_a_lost_call_keeps_what_was_known_of_it():
-    from fractale.graph.faults import cut_data, cut_of
+    from fractale.graph.errors_as_data import cut_data, cut_of
 
     told = cut_data(asyncio.CancelledError(TransportError("not there", sent=False, hint="wait")))
     (known,) = cut_of(told).args

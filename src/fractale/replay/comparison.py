@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn, TypeAlias
 
 from fractale.errors import FractaleError, without_positions
-from fractale.events import Event
-from fractale.graph.attempt import SHORT_TEXT
+from fractale.events import SHORT_TEXT, Event
 from fractale.masking import MASK
 from fractale.record.diff import ValueChange, changes
 from fractale.replay.trace import (

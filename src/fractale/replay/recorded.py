@@ -16,15 +16,14 @@ from langchain_core.outputs import ChatResult
 from fractale.agents.catalog import Catalog
 from fractale.agents.subagent import AgentAnswer, AgentHost, AgentRequest, Subagent
 from fractale.errors import NotDone, NotRecorded, ToolError
-from fractale.grants import Grant
+from fractale.graph.agent_context import AgentContext
 from fractale.graph.bindings import Bindings, Bound
-from fractale.graph.host import Host
 from fractale.graph.job_end import LOG_FILE
 from fractale.masking import Masker
 from fractale.models import Models, Usage
 from fractale.pins import ToolChange, change_between
 from fractale.plan.words import GENERAL_AGENTS
-from fractale.policy import PlannedCall, Policy, Ruling
+from fractale.policy import Grant, PlannedCall, Policy, Ruling
 from fractale.questions import MISSING, Checked, tool_of
 from fractale.record.snapshot import ToolSnapshot
 from fractale.replay.comparison import Comparison
@@ -346,7 +345,7 @@ class RecordedAgents(Catalog):
 
         async def run(host: AgentHost, request: AgentRequest) -> AgentAnswer:
             del request
-            return _as_recorded(name, cast("Host", host), self._comparison)
+            return _as_recorded(name, cast("AgentContext", host), self._comparison)
 
         return Subagent(name=name, description="recorded", run=run)
 
@@ -357,17 +356,17 @@ class RecordedAgents(Catalog):
         return [*self._inner.names(), *self.missing]
 
 
-def _as_recorded(name: str, host: Host, comparison: Comparison) -> AgentAnswer:
+def _as_recorded(name: str, context: AgentContext, comparison: Comparison) -> AgentAnswer:
     """The answer of a sub-agent, from the recorded outcome of the step that asks it.
 
     Raises:
         NotRecorded: The record does not have it.
         NotDone, ToolError: The sub-agent raised it then.
     """
-    if host.agents_path:
-        _unknown(name, host, "another sub-agent asked it")
-    inner, end = comparison.accept_inside(host.path)
-    attempt = host.attempt
+    if context.agents_path:
+        _unknown(name, context, "another sub-agent asked it")
+    inner, end = comparison.accept_inside(context.path)
+    attempt = context.attempt
     for event in inner:
         if event.kind == "model_finished":
             usage = _usage_of(event)
@@ -375,12 +374,12 @@ def _as_recorded(name: str, host: Host, comparison: Comparison) -> AgentAnswer:
             attempt.context.meter.add(usage)
     if end is None:
         if not comparison.ended:
-            comparison.end(f"in step `{host.path}`, in the sub-agent `{name}`")
-        _unknown(name, host, "it had not ended")
+            comparison.end(f"in step `{context.path}`, in the sub-agent `{name}`")
+        _unknown(name, context, "it had not ended")
     data, outputs = end.data, end.refs.get("outputs")
     decided, error = data.get("decided_by"), str(data.get("error") or "")
     if decided == "judge":
-        _unknown(name, host, "a model judged what it answered")
+        _unknown(name, context, "a model judged what it answered")
     if decided == "agent":
         raise NotDone(str(data.get("reason") or error))
     if decided == "error" and data.get("code") not in ("agent", None):
@@ -398,10 +397,10 @@ def _usage_of(event: TraceEvent) -> Usage:
     )
 
 
-def _unknown(name: str, host: Host, why: str) -> NoReturn:
+def _unknown(name: str, context: AgentContext, why: str) -> NoReturn:
     raise NotRecorded(
         "no-agent",
-        f"the record does not say what the sub-agent `{name}` answered in step `{host.path}`: "
+        f"the record does not say what the sub-agent `{name}` answered in step `{context.path}`: "
         f"{why}",
         hint="look at its code, and give it: fractale replay RUN -r REGISTRY, or -a PATH",
     )

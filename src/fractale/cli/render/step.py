@@ -25,6 +25,7 @@ from fractale.cli.render.text import (
     seconds,
     table_lines,
 )
+from fractale.events import SHORT_TEXT
 
 if TYPE_CHECKING:
     from fractale.record.history import (
@@ -46,8 +47,6 @@ MOMENTS = ("submitted", "started", "ended", "since", "began", "deadline")
 """Keys of times of jobs, in Unix time."""
 LONG_AGO = 1e9
 """In Unix time: a smaller number under such a key is not a time."""
-SHORT_TEXT = 2000
-"""Characters of a call's text in the events."""
 
 
 def step_lines(
