@@ -11,7 +11,7 @@ from fractale.events import Event, Status
 from fractale.graph.context import Dependencies, RunContext
 from fractale.plan.model import Plan
 from fractale.plan.needs import models_of
-from fractale.record.jobs_told import JobsTold
+from fractale.record.jobs import JobHistory
 from fractale.runs.budget import FOR_ALL, FOR_STEPS, limits_of, limits_set, usage_data
 from fractale.runs.options import RunOptions
 from fractale.runs.result import RunResult, finished_data
@@ -53,7 +53,7 @@ class Account:
         self.context = RunContext()
         self.log: EventLog | None = None
         self.steps: list[dict[str, Any]] = []
-        self.jobs = JobsTold()
+        self.jobs = JobHistory()
 
     # -- what happens ---------------------------------------------------------------------------
 
@@ -62,7 +62,7 @@ class Account:
         if event.kind == "step_finished":
             self.step_finished(event.data)
         elif event.kind == "job_state":
-            self.jobs.hear(event.data, event.time)
+            self.jobs.add(event.data, event.time)
         if self.log:
             self._write_down(self.log, event)
         for listener in self._options.listeners:

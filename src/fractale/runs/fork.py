@@ -20,7 +20,7 @@ from fractale.graph.compile import way_to
 from fractale.graph.entry import Entry
 from fractale.graph.state import Record
 from fractale.plan.model import Plan
-from fractale.record.history import RunHistory, Visit
+from fractale.record.history import RecordedAttempt, RunHistory
 from fractale.record.plans import plan_of
 from fractale.text import did_you_mean
 
@@ -109,12 +109,12 @@ async def find_point(saver: BaseCheckpointSaver[Any], history: RunHistory, at: s
     )
 
 
-def _place(visit: Visit) -> tuple[Any, ...]:
+def _place(visit: RecordedAttempt) -> tuple[Any, ...]:
     around = visit.parent
     return (visit.attempt, *((around.path, around.number) if around else ()))
 
 
-def _visits(history: RunHistory, path: str) -> list[Visit]:
+def _visits(history: RunHistory, path: str) -> list[RecordedAttempt]:
     """The visits of a step, given by its path or its name.
 
     Raises:
@@ -135,7 +135,7 @@ def _visits(history: RunHistory, path: str) -> list[Visit]:
     return visits
 
 
-def _check_parents(visit: Visit) -> None:
+def _check_parents(visit: RecordedAttempt) -> None:
     around = visit.parent
     while around is not None:
         if around.kind == "parallel":
@@ -177,7 +177,7 @@ def _no_checkpoint(history: RunHistory, path: str) -> StoreError:
 # -- the graphs around a step -------------------------------------------------------------------
 
 
-def _graphs(history: RunHistory, visit: Visit | None, path: str) -> list[_Graph]:
+def _graphs(history: RunHistory, visit: RecordedAttempt | None, path: str) -> list[_Graph]:
     """The graphs around a step, the run's own first."""
     plan = plan_of(history.folder, history.head)
     if plan is None:

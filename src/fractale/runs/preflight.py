@@ -15,7 +15,7 @@ from fractale.plan.check import check_against_tools, check_plan
 from fractale.plan.model import Plan
 from fractale.plan.needs import models_of, named_tools, prompts_of
 from fractale.plan.problems import in_order
-from fractale.record.offered import names_needed
+from fractale.record.snapshot import names_needed
 from fractale.runs.opening import open_toolbox, own_agents, servers_of
 from fractale.settings import Settings
 from fractale.toolbox import Toolbox

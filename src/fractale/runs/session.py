@@ -162,7 +162,7 @@ class Session:
         if event["event"] == "step_finished":
             self._account.step_finished(event)
         elif event["event"] == "job_state":
-            self._account.jobs.hear(event, float(event["time"]))
+            self._account.jobs.add(event, float(event["time"]))
         elif event["event"] == "answered":
             self._answering.keep(event["question"], event["answer"])
 

@@ -122,8 +122,7 @@ def _print(report: PruneReport) -> None:
 
 
 def _print_runs(runs: Sequence[Pruned]) -> None:
-    from fractale.cli.render.text import inert
-    from fractale.cli.render.values import when
+    from fractale.cli.render.text import inert, when
 
     for run in runs[:SHOWN]:
         told = (run.id, inert(run.plan, 40), run.status, when(run.started), _size(run.bytes))

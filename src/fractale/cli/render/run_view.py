@@ -1,17 +1,26 @@
-"""What a person is told of a run: the events, taken in one by one, as lines and a picture.
+"""A run as a user sees it: lines for finished steps, and the state of the steps in progress.
 
-`RunView` holds no more than what is under way, so a run of any length costs the same memory.
-The plain and the live display print the lines that `take` gives; the live one also draws what
-is under way.
+`RunView` keeps only the steps in progress, so that a run of any length costs the same memory. The
+plain and the live display print the lines that `take` returns; the live display also draws the
+steps in progress.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from fractale.cli.render.steps_shown import Running, leads_to
-from fractale.cli.render.tables import table_lines
+from fractale.cli.render.phrases import (
+    answer_text,
+    call_text,
+    evidence,
+    job_text,
+    leads_to,
+    ordinal,
+    progress_text,
+    target_of,
+)
 from fractale.cli.render.text import (
     Line,
     Mark,
@@ -25,17 +34,10 @@ from fractale.cli.render.text import (
     row,
     seconds,
     table,
-)
-from fractale.cli.render.words import (
-    answer_text,
-    call_text,
-    evidence,
-    job_text,
-    ordinal,
-    progress_text,
-    target_of,
+    table_lines,
 )
 from fractale.events import Event
+from fractale.plan.paths import around
 
 MARKS: dict[str, tuple[str, str, Mark]] = {
     "success": ("✓", "ok", "good"),
@@ -48,21 +50,123 @@ NAME_MOST, TARGET_MOST = 24, 28
 FIGURES_WIDTH = 32
 """Kept free for the mark, the gaps, the time and the tokens."""
 MOST_NAMED = 16
-"""Jobs of a step, each with lines of its own; of more they are counted."""
+"""Jobs of a step with lines of their own; if there are more, they are counted."""
 COUNT_SECONDS = 5.0
 """Between two lines that count a step's jobs."""
 SAID = 600
-"""How many characters of what a model says are kept while it speaks."""
+"""Characters of a model's text that are kept while it is written."""
+
+
+@dataclass(slots=True)
+class Running:
+    """A step in progress.
+
+    Attributes:
+        total: How many items a foreach has; None of any other step.
+        items_done: How many of them have ended, those that failed too.
+        items: Those in progress, by their paths, and whether a job of theirs is still in a queue.
+        elements: Of a job array: state → number of elements.
+    """
+
+    path: str
+    kind: str
+    target: str
+    attempt: int
+    started: float
+    description: str = ""
+    activity: str = ""
+    said: str = ""
+    calls: int = 0
+    total: int | None = None
+    items_done: int = 0
+    items_failed: int = 0
+    items: dict[str, bool] = field(default_factory=dict[str, bool])
+    waits: bool = False
+    is_array: bool = False
+    counts_shown: str = ""
+    counted: float = 0.0
+    elements: dict[str, int] = field(default_factory=dict[str, int])
+    jobs_shown: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+
+    @property
+    def progress(self) -> str:
+        """Ended items of a foreach: ``3/100``."""
+        return "" if self.total is None else f"{self.items_done}/{self.total}"
+
+    @property
+    def noun(self) -> str:
+        """The name of its parts."""
+        return "element" if self.is_array else "item"
+
+    @property
+    def counts(self) -> str:
+        """The states of a foreach's items: ``3/100 done · 4 running · 93 waiting · 1 failed``.
+
+        Of a job array, the states of its elements.
+        """
+        if self.total is None:
+            return self._of_elements()
+        running = sum(not queued for queued in self.items.values())
+        waiting = self.total - self.items_done - running
+        parts = [f"{self.progress} done", f"{running:,} running", f"{waiting:,} waiting"]
+        return " · ".join([*parts, f"{self.items_failed:,} failed"] if self.items_failed else parts)
+
+    def _of_elements(self) -> str:
+        if not self.elements:
+            return ""
+        known = {state: self.elements.get(state, 0) for state in ("running", "pending")}
+        total, under_way = sum(self.elements.values()), sum(known.values())
+        failed = total - under_way - self.elements.get("completed", 0)
+        parts = [f"{total - under_way:,}/{total:,} done", f"{known['running']:,} running"]
+        parts.append(f"{known['pending']:,} waiting")
+        return " · ".join([*parts, f"{failed:,} failed"] if failed else parts)
+
+    def named(self, path: str) -> str:
+        """A short name of a path inside the step; empty for the step itself.
+
+        An item of a foreach is ``item 4``, counted from 1; an element of a job array, ``[3]``, is
+        ``element 3``.
+        """
+        rest = path.removeprefix(self.path)
+        if self.is_array and rest.startswith("[") and rest.endswith("]"):
+            return f"element {rest[1:-1]}"
+        if rest.startswith("[") and rest.endswith("]") and rest[1:-1].isdecimal():
+            return f"item {int(rest[1:-1]) + 1}"
+        return "" if path == self.path else path
+
+    def item_started(self, path: str, total: int | None) -> None:
+        """Count an item that starts."""
+        self.total = total
+        self.items[path] = self.kind == "job"  # until its job runs
+
+    def item_finished(self, path: str, total: int | None, *, failed: bool) -> bool:
+        """Count an item that ends.
+
+        Returns:
+            Whether another tenth of the items has ended, and more are to come.
+        """
+        self.total = self.total if total is None else total
+        self.items.pop(path, None)
+        self.items_done += 1
+        self.items_failed += failed
+        if not self.total or self.items_done >= self.total:
+            return False
+        return 10 * self.items_done // self.total > 10 * (self.items_done - 1) // self.total
+
+    def job_state(self, path: str, state: str) -> None:
+        """Note the state of an item's job."""
+        if path in self.items:
+            self.items[path] = state in ("pending", "held")
 
 
 class RunView:
-    """What a person is told of one run.
+    """The view of one run.
 
     Args:
         width: Columns of a line.
         unicode: Whether ``✓`` and the like can be shown.
-        calls: Whether each call that a model makes is told in a line of its own.
-        most: The most lines of one piece of evidence.
+        calls: Whether each call of a model has a line of its own.
+        most: The most lines of one reason.
     """
 
     def __init__(
@@ -76,11 +180,11 @@ class RunView:
         self.cost = 0.0
         self.limits: dict[str, Any] = {}
         self._unicode = unicode
-        self._tell_calls = calls
+        self._show_calls = calls
         self._most = most
         self._seen: set[str] = set()
         self._names = self._kinds = self._targets = 8
-        self._takers: dict[str, Callable[[Event], list[Line]]] = {
+        self._handlers: dict[str, Callable[[Event], list[Line]]] = {
             "run_started": self._run_started,
             "step_started": self._step_started,
             "item_started": self._item_started,
@@ -101,13 +205,13 @@ class RunView:
         }
 
     def take(self, event: Event) -> list[Line]:
-        """Take in one event.
+        """Add one event.
 
         Returns:
-            The lines that it adds to what is on the screen for good.
+            The lines to print for good.
         """
-        taker = self._takers.get(event.kind)
-        return taker(event) if taker else []
+        handler = self._handlers.get(event.kind)
+        return handler(event) if handler else []
 
     def mark(self, state: str) -> tuple[str, Mark]:
         """The sign of a state, and its colour."""
@@ -124,7 +228,7 @@ class RunView:
 
     @property
     def pending(self) -> list[dict[str, Any]]:
-        """The plan's steps that the run has not come to yet, in the plan's order."""
+        """The plan's steps that the run has not reached, in the plan's order."""
         return [step for step in self.order if step["name"] not in self._seen]
 
     def _run_started(self, event: Event) -> list[Line]:
@@ -170,12 +274,9 @@ class RunView:
             self._seen.add(name)
 
     def _owner(self, path: str) -> Running | None:
-        """The step under way that an event belongs to: of ``a/b[3]``, ``a/b``."""
-        while path:
-            if path in self.active:
-                return self.active[path]
-            path = path[: max(path.rfind("["), path.rfind("/"), 0)]
-        return None
+        """The step in progress that an event belongs to: of ``a/b[3]``, ``a/b``."""
+        known = (each for each in (path, *around(path)) if each in self.active)
+        return self.active.get(next(known, ""))
 
     def _of(self, event: Event) -> Running | None:
         return self._owner(str(event.data.get("step") or ""))
@@ -192,9 +293,9 @@ class RunView:
             return []
         failed = event.data.get("outcome") == "failure"
         news = running.item_finished(_item_path(event), event.data.get("total"), failed=failed)
-        if not news or not self._tell_calls:
+        if not news or not self._show_calls:
             return []
-        running.counts_told, running.counted = running.counts, event.time
+        running.counts_shown, running.counted = running.counts, event.time
         return [self._call_line(running, running.counts)]
 
     def _tool_started(self, event: Event) -> list[Line]:
@@ -207,7 +308,7 @@ class RunView:
         if running.kind in ("tool", "job"):
             return []
         running.calls += 1
-        return [self._call_line(running, f"calls {call}")] if self._tell_calls else []
+        return [self._call_line(running, f"calls {call}")] if self._show_calls else []
 
     def _tool_progress(self, event: Event) -> list[Line]:
         if running := self._of(event):
@@ -218,7 +319,7 @@ class RunView:
         running = self._of(event)
         if running is None or running.kind in ("tool", "job") or not event.data.get("is_error"):
             return []
-        if not self._tell_calls:
+        if not self._show_calls:
             return []
         words = f"{inert(str(event.data.get('tool')))} failed: {inert(str(event.data.get('text')))}"
         return [self._call_line(running, fit(words, 200))]
@@ -227,7 +328,7 @@ class RunView:
         return row(f"   {pad(inert(running.path), self._names)}  {words}", "dim")
 
     def _job_state(self, event: Event) -> list[Line]:
-        """A batch job: how it stands is a line of its own once, its log's last line is not."""
+        """The state of a batch job, as a line when it changes; the last line of its log is not."""
         data, running = event.data, self._of(event)
         if running is None:
             return []
@@ -241,20 +342,20 @@ class RunView:
             running.elements = table(data, "jobs")
         running.job_state(path, str(data.get("state") or ""))
         news = (path, words.partition(" (")[0])  # without what shows it
-        told = news in running.jobs_told
-        running.jobs_told.add(news)
-        if told or data.get("over") or not self._tell_calls:
+        known = news in running.jobs_shown
+        running.jobs_shown.add(news)
+        if known or data.get("over") or not self._show_calls:
             return []
         if name and (running.total or 0) > MOST_NAMED:
             return self._counts(running, event.time)
         return [self._call_line(running, fit(named, 200))]
 
     def _counts(self, running: Running, now: float) -> list[Line]:
-        """What many jobs do, when that has changed and some seconds have passed."""
+        """The counts of many jobs, if they changed and some seconds have passed."""
         counts = running.counts
-        if counts == running.counts_told or now < running.counted + COUNT_SECONDS:
+        if counts == running.counts_shown or now < running.counted + COUNT_SECONDS:
             return []
-        running.counts_told, running.counted = counts, now
+        running.counts_shown, running.counted = counts, now
         return [self._call_line(running, counts)]
 
     def _model_started(self, event: Event) -> list[Line]:
@@ -295,7 +396,7 @@ class RunView:
         return []
 
     def _answered(self, event: Event) -> list[Line]:
-        """An answer that was given beforehand; one of the person's own is on the screen."""
+        """An answer that was given beforehand; the user's own is on the screen already."""
         if running := self._of(event):
             running.waits = False
         if event.data.get("by") == "person":
@@ -319,14 +420,14 @@ class RunView:
         head: Line = [self.mark(outcome if outcome in MARKS else "failure"), (columns, "")]
         if outcome != "skipped":
             head.append((f"  {seconds(data.get('seconds')):>9}", ""))
-        told = [text for text in self._figures(data, running) if text]
-        lines = self._with_evidence(head, "   ".join(told), evidence(data))
+        shown = [text for text in self._figures(data, running) if text]
+        lines = self._with_evidence(head, "   ".join(shown), evidence(data))
         if words := leads_to(data, self.order, self._seen):
             lines.append([(" " * (5 + self._names) + words, "")])
         return lines
 
     def _unstarted(self, event: Event) -> Running:
-        """A step that was skipped or whose start was in another process."""
+        """A step that was skipped, or that another process started."""
         data = event.data
         known = next((s for s in self.order if s["name"] == data["step"]), dict[str, Any]())
         return Running(
@@ -347,7 +448,7 @@ class RunView:
         ]
 
     def _with_evidence(self, head: Line, figures: str, reason: str) -> list[Line]:
-        """The reason behind the figures if it fits on the line, else below."""
+        """The reason after the counts if it fits on the line, otherwise below."""
         if figures:
             head = [*head, (f"   {figures}", "")]
         if not reason:

@@ -1,8 +1,8 @@
-"""Words for what happened: why a step ended so, what was called, how far it is."""
+"""Phrases for events: why a step ended, what it calls, how far it is, where it leads."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from fractale.cli.render.text import count, entries, fit, inert, table
@@ -10,7 +10,7 @@ from fractale.plain import to_json
 
 
 def evidence(data: Mapping[str, Any]) -> str:
-    """Why a step ended as it did, in one line; nothing for a plain success."""
+    """Why a step ended as it did, in one line; empty for a plain success."""
     by, event = str(data.get("decided_by") or ""), str(data.get("event_name") or "")
     reason = inert(str(data.get("reason") or data.get("error") or ""), 1000)
     if data.get("outcome") == "skipped":
@@ -26,7 +26,7 @@ def evidence(data: Mapping[str, Any]) -> str:
 
 
 def notices_text(data: Mapping[str, Any]) -> str:
-    """What the success of a step does not hide: ``2 of 3 items failed; …``, ``1 warning``."""
+    """Losses and warnings of a successful step: ``2 of 3 items failed; …``, ``1 warning``."""
     notices = entries(data, "notices")
     said = [inert(str(n.get("message")), 1000) for n in notices if n.get("kind") == "failed"]
     kinds = [notice.get("kind") for notice in notices]
@@ -38,7 +38,7 @@ def notices_text(data: Mapping[str, Any]) -> str:
 
 
 def target_of(step: Mapping[str, Any]) -> str:
-    """What a step calls; an agent step without a name is the general one's."""
+    """The tool, prompt or agent of a step; agent steps without a name use `ask`."""
     return str(step.get("target") or ("ask" if step.get("type") == "agent" else ""))
 
 
@@ -50,7 +50,7 @@ def call_text(data: Mapping[str, Any]) -> str:
 
 
 def job_text(job: Mapping[str, Any]) -> list[str]:
-    """How a batch job stands: ``slurm job 4711 runs on node7``."""
+    """The state of a batch job: ``slurm job 4711 runs on node7``."""
     state, reason = str(job.get("state") or ""), inert(str(job.get("reason") or ""), 300)
     if not job.get("job"):
         return [f"{state}: {reason}"]
@@ -77,6 +77,46 @@ def progress_text(data: Mapping[str, Any]) -> str:
     return f"{figure}  {inert(str(data.get('message') or ''), 200)}".strip()
 
 
+def leads_to(
+    data: Mapping[str, Any], order: Sequence[Mapping[str, Any]], seen: Collection[str]
+) -> str:
+    """Where the run continues; empty if that is the plan's next step.
+
+    Args:
+        data: The fields of the event `step_finished`.
+        order: The plan's steps.
+        seen: The paths of steps that the run has reached.
+    """
+    path, target = str(data["step"]), data.get("next")
+    failed = data.get("outcome") == "failure"
+    if target in (None, "success", "failed"):
+        return ""
+    prefix = path.rpartition("/")[0]
+    there = f"{prefix}/{target}" if prefix else str(target)
+    if not failed and _is_next(path, there, [str(step["name"]) for step in order], seen):
+        return ""
+    if there == path:
+        words = f"→ again {target}"
+    elif there in seen:
+        words = f"→ back to {target}"
+    else:
+        words = f"→ on to {target}"
+    return f"{words}{' with the error' if failed else ''}"
+
+
+def _is_next(path: str, target: str, names: Sequence[str], seen: Collection[str]) -> bool:
+    """Whether only steps inside of `path` are between it and the target in the plan.
+
+    The order of an included plan is not known: a step that was not reached yet counts as next.
+    """
+    if path not in names or target not in names:
+        return target not in seen
+    if names.index(target) <= names.index(path):
+        return False
+    between = names[names.index(path) + 1 : names.index(target)]
+    return all(f"{path}/{name}" in seen for name in between)
+
+
 def answer_text(answer: Any) -> str:
     """An answer that was given, on one line: ``yes`` to an approval, others as JSON."""
     if isinstance(answer, bool):
@@ -85,7 +125,7 @@ def answer_text(answer: Any) -> str:
 
 
 def as_json(value: Any) -> str:
-    """A value on one line, for a person."""
+    """A value on one line."""
     return to_json(value, default=str)
 
 

@@ -1,4 +1,4 @@
-"""The way that a run took, as lines: each visit with what was called, asked and decided."""
+"""The timeline of a run, as lines: each attempt with its calls, questions and decision."""
 
 from __future__ import annotations
 
@@ -6,13 +6,23 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fractale.cli.render.steps_shown import leads_to
+from fractale.cli.render.phrases import (
+    answer_text,
+    as_json,
+    call_text,
+    evidence,
+    leads_to,
+    ordinal,
+    target_of,
+)
+from fractale.cli.render.run_view import MARKS
 from fractale.cli.render.summary import usage_text
 from fractale.cli.render.text import (
     Line,
     Mark,
     cells,
     count,
+    exactly,
     fit,
     fold,
     inert,
@@ -20,13 +30,11 @@ from fractale.cli.render.text import (
     row,
     seconds,
     shorten_path,
+    when,
 )
-from fractale.cli.render.values import exactly, when
-from fractale.cli.render.view import MARKS
-from fractale.cli.render.words import answer_text, as_json, call_text, evidence, ordinal, target_of
 
 if TYPE_CHECKING:
-    from fractale.record.history import Asked, CallMade, RunHistory, Visit
+    from fractale.record.history import RecordedAttempt, RecordedCall, RecordedQuestion, RunHistory
 
 WIDTH = 100
 NAME_MOST, TARGET_MOST = 32, 28
@@ -34,18 +42,18 @@ MOST_LINES = 6
 
 
 def run_lines(history: RunHistory, *, unicode: bool = True, width: int | None = None) -> list[Line]:
-    """A run's head, and its way, without its end.
+    """A run's head and its attempts, without its summary.
 
     Args:
         unicode: Whether ``✓`` and the like can be shown.
-        width: Of the lines, in columns; None: as is usual where there is no terminal.
+        width: Of the lines, in columns; None if there is no terminal.
     """
-    way = _Way(history, unicode=unicode, width=width)
-    return [*head_lines(history, width or WIDTH), row(""), *way.lines()]
+    timeline = _Timeline(history, unicode=unicode, width=width)
+    return [*head_lines(history, width or WIDTH), row(""), *timeline.lines()]
 
 
 def head_lines(history: RunHistory, width: int = WIDTH) -> list[Line]:
-    """What was run, when, with what.
+    """The plan, times, inputs, models and versions of a run.
 
     Args:
         width: Of the lines, in columns.
@@ -83,19 +91,23 @@ def _head_rows(history: RunHistory) -> Iterator[tuple[str, str]]:
 
 
 def _forked_from(history: RunHistory, parent: Mapping[str, Any]) -> str:
-    visit = int(parent.get("attempt") or 1)
-    at = f"{parent.get('step')}, its {ordinal(visit)} visit" if visit > 1 else parent.get("step")
+    attempt = int(parent.get("attempt") or 1)
+    at = (
+        f"{parent.get('step')}, its {ordinal(attempt)} attempt"
+        if attempt > 1
+        else parent.get("step")
+    )
     gone = not (history.folder.path.parent / str(parent.get("run"))).is_dir()
     return f"run {parent.get('run')} at {at}{', which was removed since' if gone else ''}"
 
 
 def standing_lines(history: RunHistory) -> list[Line]:
-    """How a run stands that has no end: it goes on, or its process was killed."""
+    """The state of a run without an end: it is running, or its process was killed."""
     if history.alive:
         return [[("running", "now"), (f" · {usage_text(history.usage)}", "")]]
     if history.processes and history.processes[-1].status:
         return []
-    words = " · its process ended without a word: it was killed, or the machine stopped"
+    words = " · its process was killed, or the machine stopped"
     return [
         [("stopped", "warn"), (words, "")],
         row(f"  record  {inert(shorten_path(str(history.folder.path)))}"),
@@ -103,24 +115,24 @@ def standing_lines(history: RunHistory) -> list[Line]:
     ]
 
 
-class _Way:
-    """The lines of the visits, in the order in which they were entered."""
+class _Timeline:
+    """The lines of the attempts, in the order in which they were started."""
 
     def __init__(self, history: RunHistory, *, unicode: bool, width: int | None) -> None:
         self._width, self._most = width or WIDTH, width or WIDTH + 20
         self._history = history
         self._unicode = unicode
-        visits = history.visits
-        self._names = min(max([cells(_name(v)) + 2 * v.depth for v in visits] + [8]), NAME_MOST)
-        self._kinds = max([len(visit.kind) for visit in visits] + [6])
-        targets = [cells(inert(_target(visit))) for visit in visits]
+        attempts = history.attempts
+        self._names = min(max([cells(_name(v)) + 2 * v.depth for v in attempts] + [8]), NAME_MOST)
+        self._kinds = max([len(attempt.kind) for attempt in attempts] + [6])
+        targets = [cells(inert(_target(attempt))) for attempt in attempts]
         self._targets = min(max([*targets, 8]), TARGET_MOST)
         self._leads = _leads(history)
 
     def lines(self) -> list[Line]:
         found: list[Line] = []
-        for visit in self._history.visits:
-            found += self._visit(visit)
+        for attempt in self._history.attempts:
+            found += self._attempt(attempt)
         for note in self._history.warnings:
             found += self._noted("warning", note.message)
         return found
@@ -129,22 +141,22 @@ class _Way:
         sign, ascii_sign, mark = MARKS.get(state, MARKS["failure"])
         return (f" {sign if self._unicode else ascii_sign} ", mark)
 
-    def _visit(self, visit: Visit) -> list[Line]:
-        name = fit(" " * (2 * visit.depth) + _name(visit), self._names)
-        words = ordinal(visit.number) if visit.number > 1 else visit.kind
-        target = pad(fit(inert(_target(visit)), self._targets), self._targets)
-        took = f"{seconds(visit.seconds):>9}" if visit.seconds is not None else " " * 9
-        if visit.outcome == "skipped":
+    def _attempt(self, attempt: RecordedAttempt) -> list[Line]:
+        name = fit(" " * (2 * attempt.depth) + _name(attempt), self._names)
+        words = ordinal(attempt.number) if attempt.number > 1 else attempt.kind
+        target = pad(fit(inert(_target(attempt)), self._targets), self._targets)
+        took = f"{seconds(attempt.seconds):>9}" if attempt.seconds is not None else " " * 9
+        if attempt.outcome == "skipped":
             took = " " * 9
         head = f"{pad(name, self._names)}  {pad(words, self._kinds)}  {target}  {took}"
-        line: Line = [self._mark(visit.outcome or "running"), (head, "")]
-        return [*self._with_reason(line, visit), *self._behind(visit)]
+        line: Line = [self._mark(attempt.outcome or "running"), (head, "")]
+        return [*self._with_reason(line, attempt), *self._below(attempt)]
 
-    def _with_reason(self, line: Line, visit: Visit) -> list[Line]:
-        """The figures and the reason, on the line where they fit, else below."""
-        if figures := _figures(visit):
+    def _with_reason(self, line: Line, attempt: RecordedAttempt) -> list[Line]:
+        """The counts and the reason, on the line if they fit, otherwise below."""
+        if figures := _figures(attempt):
             line = [*line, (f"   {figures}", "")]
-        reason = _why(visit)
+        reason = _why(attempt)
         used = sum(cells(text) for text, _ in line)
         if not reason:
             return [line]
@@ -160,19 +172,21 @@ class _Way:
     def _room(self) -> int:
         return max(self._width - 5 - self._names, 20)
 
-    def _behind(self, visit: Visit) -> list[Line]:
-        """What lies behind a visit: its calls, what was asked, warnings, where it led."""
+    def _below(self, attempt: RecordedAttempt) -> list[Line]:
+        """The calls, questions, warnings and the next step of an attempt."""
         found: list[Line] = []
-        if visit.kind != "tool" or visit.items or len(visit.calls) > 1:
-            found += [self._dim(_call(visit, call)) for call in visit.calls if call.kind == "tool"]
-        for asked in visit.questions:
+        if attempt.kind != "tool" or attempt.items or len(attempt.calls) > 1:
+            found += [
+                self._dim(_call(attempt, call)) for call in attempt.calls if call.kind == "tool"
+            ]
+        for asked in attempt.questions:
             found += self._folded(_asked(asked))
-        for note in visit.warnings:
+        for note in attempt.warnings:
             found += self._noted("warning", note.message)
-        if visit.enterings > 1:
-            words = f"entered {visit.enterings} times: again after a question or a stop"
-            found += self._folded(words)
-        if words := self._leads.get(id(visit)):
+        if attempt.enterings > 1:
+            times = count(attempt.enterings - 1, "time")
+            found += self._folded(f"resumed {times}, after a question or a stop")
+        if words := self._leads.get(id(attempt)):
             found.append(row(self._indent + words))
         return found
 
@@ -190,70 +204,78 @@ class _Way:
         return [first, *(row(f"{self._indent}{text}") for text in words[1:])]
 
 
-def _name(visit: Visit) -> str:
+def _name(attempt: RecordedAttempt) -> str:
     """A step's path below the step around it."""
-    start = len(visit.parent.path) if visit.parent else 0
-    return inert(visit.path[start:].removeprefix("/"))
+    start = len(attempt.parent.path) if attempt.parent else 0
+    return inert(attempt.path[start:].removeprefix("/"))
 
 
-def _target(visit: Visit) -> str:
-    target = target_of({"target": visit.target, "type": visit.kind})
-    return Path(target).name if visit.kind == "plan" else target
+def _target(attempt: RecordedAttempt) -> str:
+    target = target_of({"target": attempt.target, "type": attempt.kind})
+    return Path(target).name if attempt.kind == "plan" else target
 
 
-def _figures(visit: Visit) -> str:
-    failed = sum(1 for item in visit.items.values() if item.outcome == "failure")
-    asked = sum(1 for call in visit.calls if call.kind == "model")
+def _figures(attempt: RecordedAttempt) -> str:
+    failed = sum(1 for item in attempt.items.values() if item.outcome == "failure")
+    asked = sum(1 for call in attempt.calls if call.kind == "model")
     parts = [
-        count(visit.tokens, "token") if visit.tokens else "",
-        f"${visit.cost:.3f}" if visit.cost else "",
+        count(attempt.tokens, "token") if attempt.tokens else "",
+        f"${attempt.cost:.3f}" if attempt.cost else "",
         count(asked, "model call") if asked > 1 else "",
-        count(len(visit.items), "element" if visit.is_array else "item") if visit.items else "",
+        count(len(attempt.items), "element" if attempt.is_array else "item")
+        if attempt.items
+        else "",
         f"{failed} failed" if failed else "",
     ]
     return "   ".join(part for part in parts if part)
 
 
-def _why(visit: Visit) -> str:
-    """Who decided the outcome and why; nothing where nothing spoke against success."""
-    if visit.outcome is None:
+def _why(attempt: RecordedAttempt) -> str:
+    """What decided the outcome and why; empty for a success by default."""
+    if attempt.outcome is None:
         return "not finished"
-    if visit.outcome == "success" and visit.decided_by in ("rule", "judge"):
+    if attempt.outcome == "success" and attempt.decided_by in ("rule", "judge"):
         words = (
-            f"{visit.decided_by}: {visit.reason}" if visit.decided_by == "judge" else visit.reason
+            f"{attempt.decided_by}: {attempt.reason}"
+            if attempt.decided_by == "judge"
+            else attempt.reason
         )
-        event = "" if visit.event == "success" else f"{inert(str(visit.event))}: "
+        event = "" if attempt.event == "success" else f"{inert(str(attempt.event))}: "
         return f"{event}{inert(words, 1000)}"
-    data = {"reason": visit.reason, "error": visit.error, "decided_by": visit.decided_by}
-    return evidence({**data, "outcome": visit.outcome, "event_name": visit.event})
+    data = {"reason": attempt.reason, "error": attempt.error, "decided_by": attempt.decided_by}
+    return evidence({**data, "outcome": attempt.outcome, "event_name": attempt.event})
 
 
-def _call(visit: Visit, call: CallMade) -> str:
+def _call(attempt: RecordedAttempt, call: RecordedCall) -> str:
     by = f"{inert(call.agent, 60)} " if call.agent else ""
-    item = f"{visit.part(call.step)} " if call.step.endswith("]") else ""
-    end = seconds(call.seconds) if call.finished else "no end is known"
+    item = f"{attempt.part(call.step)} " if call.step.endswith("]") else ""
+    end = seconds(call.seconds) if call.finished else "outcome unknown"
     words = f"{item}{by}calls {call_text({'tool': call.name, 'arguments': call.arguments})}  {end}"
     return f"{words}  failed: {inert(call.text, 300)}" if call.is_error else words
 
 
-def _asked(asked: Asked) -> str:
+def _asked(asked: RecordedQuestion) -> str:
     question = asked.question
     what = question.get("text") or question.get("message") or question.get("tool")
     words = f"{question.get('kind')}: {inert(str(what or question.get('error') or ''), 300)}"
     if not asked.answered:
-        return f"{words} → waits for an answer"
+        return f"{words} → waiting for an answer"
     return f"{words} → {inert(answer_text(asked.answer), 200)} ({asked.by})"
 
 
 def _leads(history: RunHistory) -> Mapping[int, str]:
-    """Where each visit led, in words, if not simply on; seen from the time of its end."""
-    visits, seen, begun = history.visits, set[str](), 0
+    """Where each attempt led, unless to the plan's next step, as known at its end."""
+    attempts, seen, begun = history.attempts, set[str](), 0
     found: dict[int, str] = {}
-    for visit in sorted((v for v in visits if v.ended), key=lambda v: v.ended or 0.0):
-        while begun < len(visits) and visits[begun].started <= (visit.ended or 0.0):
-            seen.add(visits[begun].path)
+    for attempt in sorted((v for v in attempts if v.ended), key=lambda v: v.ended or 0.0):
+        while begun < len(attempts) and attempts[begun].started <= (attempt.ended or 0.0):
+            seen.add(attempts[begun].path)
             begun += 1
-        data: dict[str, Any] = {"step": visit.path, "next": visit.next, "outcome": visit.outcome}
+        data: dict[str, Any] = {
+            "step": attempt.path,
+            "next": attempt.next,
+            "outcome": attempt.outcome,
+        }
         if words := leads_to(data, history.steps, seen):
-            found[id(visit)] = words
+            found[id(attempt)] = words
     return found

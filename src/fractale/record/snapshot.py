@@ -1,7 +1,7 @@
-"""What the outside offered to a run, kept beside its record, so that it can be replayed without.
+"""A snapshot of what a run depends on: tools, versions and settings, so that it can be replayed.
 
-``tools.json`` in the run's folder has tools, prompts and resources as their servers described
-them. Runs that were offered the same share one file. What the settings said is in the run's head.
+``tools.json`` in the run's directory has tools, prompts and resources as their servers described
+them; runs with the same tools share one file. Versions, hashes and settings are in the run's head.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+import platform
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -30,26 +32,28 @@ from fractale.store.run_record import RunRecord
 from fractale.toolbox import PromptInfo, ResourceInfo, Toolbox, ToolInfo
 
 SHARED = "offered"
+PACKAGES = ("fractale", "langgraph", "langchain", "langchain-core", "mcp", "fastmcp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offered:
-    """What servers offered to a run."""
+class ToolSnapshot:
+    """The tools, prompts and resources that servers offered to a run."""
 
     tools: Sequence[ToolInfo] = field(default_factory=list[ToolInfo])
     prompts: Sequence[PromptInfo] = field(default_factory=list[PromptInfo])
     resources: Sequence[ResourceInfo] = field(default_factory=list[ResourceInfo])
 
 
-async def offered_by(toolbox: Toolbox, plan: Plan, agents: Collection[str] = ()) -> Offered:
-    """What a toolbox offers to a plan: of a server that it does not need, what is known of it.
+async def take_snapshot(toolbox: Toolbox, plan: Plan, agents: Collection[str] = ()) -> ToolSnapshot:
+    """What a toolbox offers to a plan.
 
-    Resources only where a model may be shown them.
+    Servers that the plan does not need are not started; resources are listed only if a model may
+    see them.
 
     Args:
         agents: The sub-agents that no server has.
     """
-    return Offered(
+    return ToolSnapshot(
         tools=await toolbox.tools(await names_needed(plan, toolbox, agents)),
         prompts=await toolbox.prompts(prompts_of(plan, agents)),
         resources=await toolbox.resources() if shows_resources(plan, agents) else [],
@@ -64,16 +68,16 @@ async def names_needed(
     return None if names is None else await waited_for(toolbox, names)
 
 
-def keep_offered(folder: RunRecord, offered: Offered, mask: Callable[[Any], Any]) -> None:
-    """Keep what was offered to a run in its folder.
+def keep_snapshot(folder: RunRecord, snapshot: ToolSnapshot, mask: Callable[[Any], Any]) -> None:
+    """Write the snapshot into the run's directory.
 
     Args:
-        mask: Takes secrets out of what is written down.
+        mask: Removes secrets from a JSON value.
 
     Raises:
         StoreError: It can't be written.
     """
-    data = to_json(mask(asdict(offered)), default=dict).encode()
+    data = to_json(mask(asdict(snapshot)), default=dict).encode()
     target = folder.offered
     shared = folder.path.parent.parent / SHARED / f"{hashlib.sha256(data).hexdigest()}.json"
     try:
@@ -94,23 +98,23 @@ def keep_offered(folder: RunRecord, offered: Offered, mask: Callable[[Any], Any]
 
 
 def _share(target: Path, shared: Path) -> None:
-    """Have later runs link to a file; where they can't, each writes its own."""
+    """Let later runs link to a file; if that fails, each run writes its own."""
     try:
         os.link(target, shared)
     except OSError:
         return
 
 
-def read_offered(folder: RunRecord) -> Offered:
-    """What was offered to a run.
+def read_snapshot(folder: RunRecord) -> ToolSnapshot:
+    """Read what a run was offered.
 
     Raises:
-        NotRecorded: It is not kept, or damaged.
+        NotRecorded: It was not recorded, or is damaged.
     """
     path = folder.offered
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        return Offered(
+        return ToolSnapshot(
             tools=[ToolInfo(**each) for each in data["tools"]],
             prompts=[_prompt(each) for each in data["prompts"]],
             resources=[ResourceInfo(**each) for each in data["resources"]],
@@ -131,12 +135,12 @@ def _prompt(data: dict[str, Any]) -> PromptInfo:
 
 
 def snapshot_of(folder: RunRecord) -> Snapshot:
-    """Looks up what a run was offered of a tool when it began."""
+    """A lookup of tools as the run was offered them when it began."""
 
     @cache
     def described() -> dict[Bound, Described]:
         try:
-            return {bound_to(tool): tool.described for tool in read_offered(folder).tools}
+            return {bound_to(tool): tool.described for tool in read_snapshot(folder).tools}
         except NotRecorded:
             return {}
 
@@ -144,13 +148,13 @@ def snapshot_of(folder: RunRecord) -> Snapshot:
 
 
 def bindings_of_old(folder: RunRecord, plan: Plan, agents: Collection[str]) -> dict[str, Any]:
-    """What names mean in a run of an older fractale, which did not keep it: as they were offered.
+    """The bindings of names in a run of an older fractale, derived from its tools.
 
     Args:
         agents: The sub-agents that no server has.
     """
     try:
-        tools = read_offered(folder).tools
+        tools = read_snapshot(folder).tools
     except NotRecorded:
         return {}
     bindings = Bindings()
@@ -162,7 +166,7 @@ def bindings_of_old(folder: RunRecord, plan: Plan, agents: Collection[str]) -> d
 
 
 def change_notice(change: ToolChange) -> str:
-    """What to warn of before a run with a tool that changed since it was pinned."""
+    """The warning before a run with a tool that changed since it was pinned."""
     name = f"{change.server}.{change.tool}"
     return (
         f"server `{change.server}` changed `{change.tool}` since it was pinned "
@@ -171,11 +175,38 @@ def change_notice(change: ToolChange) -> str:
     )
 
 
-# -- what the settings said -----------------------------------------------------------------------
+# -- versions and hashes --------------------------------------------------------------------------
+
+
+def versions() -> dict[str, str]:
+    """Package → version of what is installed, and Python's own."""
+    found = {name: version for name in PACKAGES if (version := _version(name))}
+    return {"python": platform.python_version(), **found}
+
+
+@cache
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def tool_hashes(tools: Iterable[ToolInfo]) -> dict[str, str]:
+    """Tool → a hash of its input and output schemas; the order of keys does not matter."""
+    found: dict[str, str] = {}
+    for tool in tools:
+        schemas = {"input": tool.input_schema, "output": tool.output_schema}
+        text = json.dumps(schemas, sort_keys=True, ensure_ascii=False, default=dict)
+        found[tool.name] = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
+    return dict(sorted(found.items()))
+
+
+# -- settings -------------------------------------------------------------------------------------
 
 
 def settings_data(settings: Settings, models: Models, policy: PolicySettings) -> dict[str, Any]:
-    """What of the settings a run depends on, as its head keeps it; nothing secret."""
+    """The settings that a run depends on, for its head; nothing secret."""
     return {
         "policy": {
             **{name: [_rule_data(r) for r in getattr(policy, name)] for name in POLICY_LISTS},
@@ -201,7 +232,7 @@ def _rule_data(rule: str | ToolRule) -> Any:
 
 
 def policy_of(data: Mapping[str, Any]) -> PolicySettings:
-    """The policy that `settings_data` was given."""
+    """The policy of `settings_data`."""
     lists: dict[str, Any] = {
         name: tuple(_rule_of(rule) for rule in data.get(name, ())) for name in POLICY_LISTS
     }
