@@ -92,7 +92,7 @@ class Jobs:
         # A job that a server submits must outlive the server's end.
         environment.pop(STARTED_BY, None)
         if adapters is None:
-            from fractale.schedulers.adapters import adapters_of
+            from fractale.schedulers.homes import adapters_of
 
             adapters = adapters_of(environment, queues or self._root / ".local", cores)
         self._adapters = dict(adapters)

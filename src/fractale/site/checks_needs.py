@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from fractale.agents.catalog import BUILT_IN
 from fractale.registry.calls import in_thread
-from fractale.schedulers.adapters import flux_of
+from fractale.schedulers.homes import flux_of
 from fractale.site.calls import Unknown, jobs_of
 from fractale.site.case import Case, Named
 from fractale.site.checks_tools import SECTION, Loaded

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fractale.plan.model import JobPlan, Template
-from fractale.schedulers.dialects import NAMES as SCHEDULERS
+from fractale.schedulers.homes import NAMES as SCHEDULERS
 from fractale.site.calls import jobs_of
 from fractale.site.case import Case
 from fractale.site.checks_needs import BINDINGS, see_scheduler

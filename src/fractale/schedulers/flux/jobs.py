@@ -22,6 +22,20 @@ from fractale.schedulers.names import hosts_of, plain_name
 from fractale.schedulers.programs import Programs, Ran
 from fractale.schedulers.wrapper import write_wrapper
 
+NOTICES: Final[Mapping[str, JobState]] = {
+    r"job\.exception \S+ type=timeout": "timeout",
+}
+"""Lines in the output of a job that was ended → the state that they show."""
+
+NOISE: Final = (
+    r"flux-job: task\(s\) exited with exit code",
+    r"flux-job: task\(s\) (?:Terminated|Killed|Hangup)",
+)
+"""Lines that only follow from an end; the cause is above them."""
+
+AFTER: Final = "flux submit --dependency=afterany:{job} sh -c {command}"
+"""The command that starts a command after a job."""
+
 MOST_BYTES: Final = 16 * 2**20
 IN_JOB: Final = '"${FLUX_JOB_ID:-$(flux getattr jobid 2>/dev/null)}"'
 OF_FLUX_PYTHON: Final = ("PATH", "PYTHONPATH", "MANPATH", "LUA_PATH", "LUA_CPATH")
@@ -335,3 +349,6 @@ def _why_it_waits(job: Mapping[str, Any], state: str) -> str:
             queue = f"queue {job['queue']}" if job.get("queue") else "its queue"
             return f"waits: {queue} is stopped, and starts no jobs until `flux queue start`"
     return WAITS.get(state, "")
+
+
+ADAPTER: Final = Flux

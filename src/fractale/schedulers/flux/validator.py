@@ -11,7 +11,7 @@ from typing import Any, Final
 from fractale.errors import SchedulerUnavailable
 from fractale.schedulers.programs import Programs, Ran
 from fractale.schedulers.script import Script
-from fractale.schedulers.verdict import Verdict
+from fractale.schedulers.validation import Verdict
 
 PARSERS: Final = """\
 import contextlib, io, json, sys

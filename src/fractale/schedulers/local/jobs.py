@@ -27,8 +27,8 @@ from fractale.schedulers.adapter import Presence, Record, Submitted
 from fractale.schedulers.asked import asked_of, script_of
 from fractale.schedulers.folder import JobFolder, Started, disk, facts_of
 from fractale.schedulers.job import JobSpec, JobState, Queue
-from fractale.schedulers.local import minder
 from fractale.schedulers.local import queue as local_queue
+from fractale.schedulers.local import supervisor
 from fractale.schedulers.local.variables import foreign_programs, variables_of
 from fractale.schedulers.request import Request
 from fractale.schedulers.script import Script
@@ -127,14 +127,14 @@ class Local:
         if spec.array is not None:  # its elements begin one after the other
             return str(_queued(folder)["id"])
         deadline = time.monotonic() + START_SECONDS
-        while not _minder(folder) and await asyncio.to_thread(self._is_starting, folder, number):
+        while not _facts(folder) and await asyncio.to_thread(self._is_starting, folder, number):
             if time.monotonic() > deadline:
                 raise SchedulerUnavailable("the job has not started yet")
             await asyncio.sleep(0.02)
         return str(_queued(folder)["id"])
 
     def _is_starting(self, folder: JobFolder, number: int) -> bool:
-        """Whether a job has a minder that has not begun; otherwise it runs, waits or is over.
+        """Whether a job has a supervisor that has not begun; otherwise it runs, waits or is over.
 
         Raises:
             JobError: It had one, which ended without a beginning. There is no such job any more.
@@ -189,7 +189,7 @@ class Local:
         """Start what can be started. What cannot be now is by whoever looks next."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-IS", local_queue.__file__),
-            *(str(queue or self._queue), minder.__file__),
+            *(str(queue or self._queue), supervisor.__file__),
             stdin=DEVNULL,
             stdout=DEVNULL,
             stderr=DEVNULL,
@@ -213,7 +213,7 @@ class Local:
         return found
 
     async def _elements(self, job: Submitted) -> dict[int | None, Record]:
-        """What is known of elements of an array: of each that begins, what its minder left."""
+        """What is known of elements of an array: of each that begins, what its supervisor left."""
         waits: Record | None = None
         if not job.folder.marked(local_queue.CANCELLED):
             waits = await self._record(job.folder)  # starts what can be started, too
@@ -224,7 +224,7 @@ class Local:
         for index in job.indices:
             folder = job.folder.element(index)
             record = None
-            if index in begun and (_minder(folder) or folder.marked("minded.")):
+            if index in begun and (_facts(folder) or folder.marked("minded.")):
                 record = await self._record(folder)
             elif waits is None and job.folder.marked(local_queue.CANCELLED):
                 record = Record(state="cancelled", said="cancelled", evidence="local queue")
@@ -235,10 +235,10 @@ class Local:
         return found
 
     async def _record(self, folder: JobFolder) -> Record | None:
-        """What its minder left, or whether that is still there."""
+        """What its supervisor left, or whether that is still there."""
         if minded := folder.marked("minded."):
             return _minded(folder, *minded)
-        facts, queued = _minder(folder), _queued(folder)
+        facts, queued = _facts(folder), _queued(folder)
         if not facts and not queued:
             return None
         host = str((facts or queued).get("host"))
@@ -249,9 +249,9 @@ class Local:
         return self._claimed(folder, facts) if facts else await self._waiting(folder, queued)
 
     def _claimed(self, folder: JobFolder, facts: Mapping[str, str]) -> Record | None:
-        """What is known of a job that has, or had, a minder."""
+        """What is known of a job that has, or had, a supervisor."""
         host = facts.get("host", "")
-        if facts.get("boot") != minder.boot():
+        if facts.get("boot") != supervisor.boot():
             return Record(
                 state="node_failure",
                 said="another boot id",
@@ -273,7 +273,7 @@ class Local:
             queue = await asyncio.to_thread(_look, place)
         if minded := folder.marked("minded."):
             return _minded(folder, *minded)
-        if facts := _minder(folder):
+        if facts := _facts(folder):
             return self._claimed(folder, facts)
         before = sum(1 for entry in queue.waiting if entry.number < number and not entry.indices)
         said = f"{queue.used} of {queued['limit']} in use, {before} before it"
@@ -281,13 +281,13 @@ class Local:
         return Record(state="pending", said=said, evidence="local queue", words=words)
 
     async def cancel(self, folder: JobFolder, native_id: str) -> None:
-        """Ask the minder to end the job, and see that it does; take one that waits out."""
+        """Ask the supervisor to end the job, and see that it does; take one that waits out."""
         if folder.array() is not None:
             await self._cancel_elements(folder)
             return
         deadline = time.monotonic() + CANCEL_SECONDS
         while not folder.marked("minded."):
-            facts = _minder(folder)
+            facts = _facts(folder)
             if not facts and (queued := _queued(folder)):
                 # Where the job's folder says that it is cancelled, this takes it out.
                 await self._start_next(Path(queued["queue"]))
@@ -382,7 +382,7 @@ def _queued(folder: JobFolder) -> dict[str, Any]:
     return folder.json(local_queue.QUEUED) or {}
 
 
-def _minder(folder: JobFolder) -> dict[str, str]:
+def _facts(folder: JobFolder) -> dict[str, str]:
     return facts_of(folder.text("minder"))
 
 
@@ -393,18 +393,18 @@ def _minded(folder: JobFolder, name: str, at: float) -> Record:
     return Record(
         state=state,
         said=state,
-        evidence="record of the job's minder",
+        evidence="record of the job's supervisor",
         exit_code=code if code >= 0 else None,
         signal=-code if code < 0 else None,
         ended=at,
-        nodes=tuple(filter(None, (_minder(folder).get("host"),))),
+        nodes=tuple(filter(None, (_facts(folder).get("host"),))),
     )
 
 
 def _alive(facts: Mapping[str, str]) -> bool:
     """Whether that very process is there, and not only its body."""
     pid, ticks = facts.get("id", ""), facts.get("ticks", "")
-    if not pid.isdecimal() or (ticks and minder.ticks(pid) != ticks):
+    if not pid.isdecimal() or (ticks and supervisor.ticks(pid) != ticks):
         return False
     try:
         os.kill(int(pid), 0)
@@ -417,11 +417,11 @@ def _alive(facts: Mapping[str, str]) -> bool:
 
 
 async def _end_unminded(folder: JobFolder, session: int) -> None:
-    """End a job as its minder would, which is gone: first asking, then for good."""
+    """End a job as its supervisor would, which is gone: first asking, then for good."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(session, sign)
-        deadline = time.monotonic() + minder.GRACE
+        deadline = time.monotonic() + supervisor.GRACE
         while _wrapper(folder) and time.monotonic() < deadline:  # noqa: ASYNC110 - no event for it
             await asyncio.sleep(0.1)
     if not folder.ended():
@@ -430,7 +430,7 @@ async def _end_unminded(folder: JobFolder, session: int) -> None:
 
 
 def _wrapper(folder: JobFolder) -> Started | None:
-    """The wrapper, if it is there: it goes on where only its minder was ended."""
+    """The wrapper, if it is there: it goes on where only its supervisor was ended."""
     started = folder.started()
     if started and _alive({"id": str(started.pid), "ticks": started.ticks}):
         return started

@@ -5,7 +5,7 @@
     local/HOST/       in the state folder: the queue of one machine
       gate            locked by whoever looks at the queue, adds to it, or starts what can be
       last            the number of the last job
-      00000017        a job: its folder, its cores, how many may be in use. Locked by its minder
+      00000017        a job: its folder, its cores, how many may be in use. Locked by its supervisor
       00000018        an array: also its indices, how many may run at a time, and how many of them
                       had their turn. Locked by nobody
       00000018.7      an element of it whose turn has come: as a job
@@ -13,7 +13,8 @@
 A job's number is its place. What it needs to be started is in its own folder (`queued.json`), so
 that a lost queue is made again by whoever looks at the job. Locks end with their processes: a job
 whose file nobody has locked, and whose folder nobody has claimed, waits. The program starts what
-can be started, in order; it is called by whoever submits or looks, and by each minder at its end.
+can be started, in order. A process that submits or looks at a job calls it, and so does each
+supervisor at its end.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from typing import Any
 
 QUEUED = "queued.json"
 WITHDRAWN = "minded.cancelled.-15"
-"""What a minder leaves of a job that was cancelled; made for one that never had any."""
+"""What a supervisor leaves of a job that was cancelled; made for one that never had any."""
 
 TRIED = "submit.err"
 CANCELLED = "cancelled"
@@ -210,7 +211,7 @@ def _standing_of_array(entry: Entry) -> str:
 
 @contextlib.contextmanager
 def _taken(entry: Entry) -> Generator[int | None]:
-    """The descriptor of a job's file, locked; None where its minder has it."""
+    """The descriptor of a job's file, locked; None where its supervisor has it."""
     descriptor = os.open(entry.path, os.O_RDWR)
     try:
         try:
@@ -240,7 +241,7 @@ def _standing(folder: Path) -> str:
 
 
 def _goes_on(folder: Path) -> bool:
-    """Whether a job runs whose minder was killed."""
+    """Whether a job runs whose supervisor was killed."""
     try:
         lines = (folder / "started").read_text().splitlines()
         facts = dict(line.split("=", 1) for line in lines if "=" in line)
@@ -250,29 +251,29 @@ def _goes_on(folder: Path) -> bool:
         return False
 
 
-def start_next(queue: Path, minder: str) -> None:
+def start_next(queue: Path, supervisor: str) -> None:
     """Start what can be started."""
     with gate(queue):
         found = survey(queue)
         for entry in found.waiting:
             if entry.indices:
-                if not _start_elements(queue, found, entry, minder):
+                if not _start_elements(queue, found, entry, supervisor):
                     return
             elif not found.fits(entry):
                 return
             else:
-                _try_start(queue, found, entry, minder)
+                _try_start(queue, found, entry, supervisor)
 
 
-def _try_start(queue: Path, found: Queue, entry: Entry, minder: str) -> None:
+def _try_start(queue: Path, found: Queue, entry: Entry, supervisor: str) -> None:
     """Start a job. One that cannot be started keeps no other from it."""
     with contextlib.suppress(OSError, ValueError, LookupError), _taken(entry) as descriptor:
         if descriptor is not None:
-            _start(queue, entry, minder, descriptor)
+            _start(queue, entry, supervisor, descriptor)
             found.runs(entry)
 
 
-def _start_elements(queue: Path, found: Queue, array: Entry, minder: str) -> bool:
+def _start_elements(queue: Path, found: Queue, array: Entry, supervisor: str) -> bool:
     """Start the elements of an array whose turn it is.
 
     Returns:
@@ -283,7 +284,7 @@ def _start_elements(queue: Path, found: Queue, array: Entry, minder: str) -> boo
         if not found.fits(array):
             return False
         if element := _take_turn(array, index, facts):
-            _try_start(queue, found, element, minder)
+            _try_start(queue, found, element, supervisor)
         array = replace(array, turn=array.turn + 1)
         told = json.loads(array.path.read_text())
         _write(array.path, json.dumps({**told, "turn": array.turn}))
@@ -311,14 +312,14 @@ def _take_turn(array: Entry, index: int, facts: Mapping[str, Any]) -> Entry | No
     return Entry(path, folder, array.cores, array.limit)
 
 
-def _start(queue: Path, entry: Entry, minder: str, descriptor: int) -> None:
-    """Start the minder of a job: it keeps the lock as long as it lives."""
+def _start(queue: Path, entry: Entry, supervisor: str, descriptor: int) -> None:
+    """Start the supervisor of a job: it keeps the lock as long as it lives."""
     facts = json.loads((entry.folder / QUEUED).read_text())
     limits = (str(facts["seconds"]), str(facts["memory"]))
     more = (str(queue), str(facts["id"]))
     with open(entry.folder / TRIED, "wb", opener=_for_owner) as said:
         subprocess.Popen(  # noqa: S603 - written by fractale
-            [sys.executable, "-IS", minder, str(entry.folder), str(descriptor), *limits, *more],
+            [sys.executable, "-IS", supervisor, str(entry.folder), str(descriptor), *limits, *more],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=said,

@@ -25,6 +25,18 @@ from fractale.schedulers.request import Array
 from fractale.schedulers.sizes import megabytes
 from fractale.schedulers.wrapper import write_wrapper
 
+NOTICES: Final[Mapping[str, JobState]] = {
+    r"TERM_(?:RUNLIMIT|DEADLINE|CPULIMIT): ": "timeout",
+    r"TERM_(?:MEMLIMIT|SWAP): ": "out_of_memory",
+}
+"""Lines in the output of a job that was ended → the state that they show."""
+
+NOISE: Final = (r"Exited with (?:exit code|signal termination)", r"User defined signal")
+"""Lines that only follow from an end; the cause is above them."""
+
+AFTER: Final = "bsub -w 'ended({job})' -o /dev/null {command}"
+"""The command that starts a command after a job."""
+
 FIELDS: Final = (
     "jobid jobindex stat exit_code exit_reason pend_reason exec_host description "
     "submit_time start_time finish_time"
@@ -322,3 +334,6 @@ def _when(value: Any) -> float | None:
     except ValueError:
         return None
     return when.timestamp()
+
+
+ADAPTER: Final = Lsf

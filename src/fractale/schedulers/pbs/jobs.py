@@ -22,6 +22,19 @@ from fractale.schedulers.request import Array
 from fractale.schedulers.sizes import megabytes
 from fractale.schedulers.wrapper import write_wrapper
 
+NOTICES: Final[Mapping[str, JobState]] = {
+    r"=>> PBS: job killed: (?:walltime|cput) \d+ exceeded limit": "timeout",
+    r"=>> PBS: job killed: v?mem \S+ exceeded limit": "out_of_memory",
+}
+"""Lines in the output of a job that was ended → the state that they show."""
+
+NOISE: Final = ()
+"""Lines that only follow from an end; the cause is above them."""
+
+# PBS starts programs without a PATH and in the home folder: the command has its own `cd`.
+AFTER: Final = "echo {command} | qsub -W depend=afterany:{job} -j oe -o /dev/null"
+"""The command that starts a command after a job."""
+
 MOST_IDS: Final = 500
 """Jobs that one call of ``qstat`` is asked about."""
 
@@ -381,3 +394,6 @@ def _when(value: Any) -> float | None:
         return datetime.strptime(str(value), "%a %b %d %H:%M:%S %Y").timestamp()
     except ValueError:
         return None
+
+
+ADAPTER: Final = Pbs

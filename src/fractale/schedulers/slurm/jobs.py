@@ -29,6 +29,24 @@ from fractale.schedulers.slurm.site import PARTITIONS, queue_of, read_partition,
 from fractale.schedulers.slurm.times import write_time
 from fractale.schedulers.wrapper import write_wrapper
 
+NOTICES: Final[Mapping[str, JobState]] = {
+    r"slurmstepd\S*: error: .*\bDUE TO TIME LIMIT\b": "timeout",
+    r"(?:slurmstepd\S*|srun): error: .*(?:oom[-_ ]kill|out of memory|"
+    r"exceeded (?:job |step )?memory limit)": "out_of_memory",
+    r"slurmstepd\S*: error: .*\bDUE TO NODE FAILURE\b": "node_failure",
+}
+"""Lines in the output of a job that was ended → the state that they show."""
+
+NOISE: Final = (
+    r"srun: (?:Job step aborted|Force Terminated|forcing job termination|Terminating job step)",
+    r"srun: error: .*: tasks? [\d,-]+: (?:Terminated|Killed|Exited with exit code \d+)",
+    r"slurmstepd\S*: error: \*\*\* (?:JOB|STEP) \S+ ON \S+ CANCELLED AT \S+ \*\*\*$",
+)
+"""Lines that only follow from an end; the cause is above them."""
+
+AFTER: Final = "sbatch --dependency=afterany:{job} --output=/dev/null --wrap={command}"
+"""The command that starts a command after a job."""
+
 COMMENT: Final = "fractale:"
 FORM: Final = {"SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}
 """Times in seconds since 1970, and the indices of arrays in whole."""
@@ -580,3 +598,6 @@ def _end_of(path: Path) -> list[str]:
             return file.read().decode("utf-8", errors="replace").splitlines()
     except OSError:
         return []
+
+
+ADAPTER: Final = Slurm

@@ -12,7 +12,7 @@ from fractale.errors import SchedulerUnavailable
 from fractale.schedulers.programs import Programs
 from fractale.schedulers.script import Script
 from fractale.schedulers.slurm.times import read_time
-from fractale.schedulers.verdict import Verdict
+from fractale.schedulers.validation import Verdict
 
 PARTITIONS: Final = "%P|%l"
 
