@@ -176,7 +176,7 @@ def _name(component: Found) -> str:
 
 
 def _given(functions: Sequence[Any]) -> Iterator[tuple[Entry, Any]]:
-    """Objects that a program hands over, each under an entry that names it."""
+    """Objects that a program passes in, each with an entry that names it."""
     for index, found in enumerate(functions):
         name = getattr(found, "name", None) or getattr(found, "__qualname__", None)
         module = getattr(found, "__module__", None) or f"functions[{index}]"

@@ -202,10 +202,10 @@ class CheckedPrompt(FunctionPrompt):
 
 
 def as_tool(entry: Entry, found: Any) -> FastMCPMade:
-    """An object that FastMCP made, as a tool.
+    """Take an object that FastMCP made as a tool.
 
     Raises:
-        TypeError: It is no tool.
+        TypeError: It isn't a tool.
     """
     if not isinstance(found, Tool):
         raise TypeError(f"is a {type(found).__name__} of FastMCP, not a tool")
@@ -222,13 +222,13 @@ def tool_of_function(
     annotations: types.ToolAnnotations | None,
     own: Mapping[str, Any],
 ) -> FastMCPMade:
-    """A function that FastMCP decorated, or that takes what FastMCP gives, as a tool.
+    """Make a tool of a function that FastMCP decorated, or that expects FastMCP's context.
 
     Args:
-        name: As the registry says; None: as FastMCP's decorator does, else `default_name`.
-        about: What it does, where the decorator doesn't say it.
-        annotations: MCP's hints of the registry; None: those of the decorator.
-        own: fractale's annotations, beside the decorator's ``meta``.
+        name: The registry's name; None: the decorator's, else `default_name`.
+        about: The description, unless the decorator has one.
+        annotations: The registry's hints; None: the decorator's.
+        own: fractale's annotations, added to the decorator's ``meta``.
     """
     given = get_fastmcp_meta(function)
     meta = given if isinstance(given, ToolMeta) else ToolMeta()
@@ -292,7 +292,7 @@ def as_resource(entry: Entry, found: Any) -> FastMCPMade:
 
 
 def _text(answer: Any) -> Any:
-    """JSON values as text; text, bytes and FastMCP's own results as they are."""
+    """JSON values as text; text, bytes and FastMCP's own results unchanged."""
     if isinstance(answer, str):
         return answer
     try:
@@ -302,7 +302,7 @@ def _text(answer: Any) -> Any:
 
 
 def answer_of(value: Any, schema: Mapping[str, Any] | None) -> types.CallToolResult:
-    """One of FastMCP's types of answers, or a list with some, as a tool's answer."""
+    """Convert a value of FastMCP's types, or a list with such values, to MCP's result."""
     tool = Tool(name="answer", parameters={}, output_schema=dict(schema) if schema else None)
     answer = tool.convert_result(value)
     return types.CallToolResult(

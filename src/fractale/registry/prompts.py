@@ -23,10 +23,10 @@ _PARTS = (types.TextContent, types.ImageContent, types.AudioContent, types.Embed
 
 
 def make_prompt(entry: Entry, found: Any) -> LocalPrompt | FastMCPMade:
-    """The prompt behind an entry.
+    """Make the prompt of an entry.
 
     Raises:
-        TypeError: It is no function.
+        TypeError: The object is not a function.
     """
     if is_fastmcps(found) or (inspect.isroutine(found) and is_for_fastmcp(found)):
         from fractale.registry.fastmcp_mount import as_prompt
@@ -36,10 +36,10 @@ def make_prompt(entry: Entry, found: Any) -> LocalPrompt | FastMCPMade:
 
 
 def a_function(found: Any) -> Callable[..., Any]:
-    """What was found, if it is a function.
+    """The object, if it is a function.
 
     Raises:
-        TypeError: It is none.
+        TypeError: It isn't.
     """
     if inspect.isroutine(found):
         return found
@@ -71,7 +71,7 @@ def _arguments(signature: Signature) -> Iterable[types.PromptArgument]:
 
 
 def _format(signature: Signature, name: str) -> str | None:
-    """What the text of an argument must look like, where it stands for something else."""
+    """The JSON Schema for the text of an argument; None if the argument is plain text."""
     hint = signature.hints.get(name, str)
     if hint is str:
         return None
@@ -84,7 +84,7 @@ def _format(signature: Signature, name: str) -> str | None:
 
 
 def _parsed(signature: Signature, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that the function takes; text that is meant as JSON is parsed."""
+    """The arguments of the function, with JSON text parsed."""
     return {
         name: _parsed_text(signature.hints.get(name, str), value)
         for name, value in given.items()
@@ -102,14 +102,14 @@ def _parsed_text(hint: Any, value: Any) -> Any:
 
 
 def messages_of(answer: Any) -> list[types.PromptMessage]:
-    """A prompt's answer as messages.
+    """Convert a prompt function's answer to messages.
 
     Args:
-        answer: Text, a list of texts and messages, or ``{"messages": [...]}`` as hpc-mcp gives
-            it; another mapping becomes JSON.
+        answer: Text, a list of texts and messages, or ``{"messages": [...]}`` as of hpc-mcp;
+            another mapping becomes JSON.
 
     Raises:
-        TypeError: It is something else.
+        TypeError: The answer has another type.
     """
     if is_fastmcps(answer) and hasattr(answer, "messages"):  # its PromptResult
         return messages_of(answer.messages)
