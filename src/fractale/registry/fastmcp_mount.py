@@ -32,7 +32,7 @@ from pydantic import ValidationError as PydanticValidationError
 
 from fractale.registry.calls import error_text, guarded
 from fractale.registry.fastmcp_uses import FastMCPMade
-from fractale.registry.files import Entry
+from fractale.registry.files import RegistryEntry
 from fractale.registry.prompts import a_function, messages_of
 from fractale.registry.resources import uri_of
 from fractale.registry.schemas import WRAPPED
@@ -201,7 +201,7 @@ class CheckedPrompt(FunctionPrompt):
             raise _prompt_error(error_text(error)) from error
 
 
-def as_tool(entry: Entry, found: Any) -> FastMCPMade:
+def as_tool(entry: RegistryEntry, found: Any) -> FastMCPMade:
     """Take an object that FastMCP made as a tool.
 
     Raises:
@@ -246,7 +246,7 @@ def tool_of_function(
     return FastMCPMade(name=tool.name, made=tool)
 
 
-def as_prompt(entry: Entry, found: Any) -> FastMCPMade:
+def as_prompt(entry: RegistryEntry, found: Any) -> FastMCPMade:
     """A prompt that FastMCP made, or a function that it decorated.
 
     Raises:
@@ -270,7 +270,7 @@ def _messages(answer: Any) -> Any:
     return [Message(each.content, each.role) for each in messages_of(answer)]
 
 
-def as_resource(entry: Entry, found: Any) -> FastMCPMade:
+def as_resource(entry: RegistryEntry, found: Any) -> FastMCPMade:
     """A resource that FastMCP made, or a function that it decorated.
 
     Raises:

@@ -50,7 +50,7 @@ _PLAN_KEYS: Final[dict[str, str]] = {"steps": _PLAN, "inputs": _PLAN, "limits": 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class RegistryEntry:
     """One entry of a registry file.
 
     Args:
@@ -105,7 +105,7 @@ class Registry:
     """
 
     file: str
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[RegistryEntry, ...] = ()
     server: ServerFileSettings = field(default_factory=ServerFileSettings)
     warnings: tuple[Problem, ...] = ()
 
@@ -153,18 +153,20 @@ def _unsupported(top: Fields) -> Iterator[Problem]:
             )
 
 
-def _entries(top: Fields, section: str, kind: Kind, folder: Path) -> Iterator[Entry]:
+def _entries(top: Fields, section: str, kind: Kind, folder: Path) -> Iterator[RegistryEntry]:
     for where, node in top.items(section):
         if isinstance(node.value, str):  # a bare path
             if path := top.reader.name(node, where, "the path"):
-                yield Entry(
+                yield RegistryEntry(
                     kind=kind, path=path, position=node.position, where=where, folder=folder
                 )
         elif entry := _entry(top.reader, node, where, kind, folder):
             yield entry
 
 
-def _entry(reader: Reader, node: Node, where: str, kind: Kind, folder: Path) -> Entry | None:
+def _entry(
+    reader: Reader, node: Node, where: str, kind: Kind, folder: Path
+) -> RegistryEntry | None:
     found = reader.fields(node, where, _ENTRY_KEYS, "an entry", {})
     if found is None:
         return None
@@ -172,7 +174,7 @@ def _entry(reader: Reader, node: Node, where: str, kind: Kind, folder: Path) -> 
     if found.get("path") is None:
         message = "an entry needs a `path`, such as `package.module.function`"
         reader.fail("missing-key", message, node, where)
-    entry = Entry(
+    entry = RegistryEntry(
         kind=kind,
         path=path or "",
         name=found.name("name"),

@@ -34,7 +34,7 @@ from typing import Any, Final
 
 from fractale.errors import PlanError, Problem
 from fractale.registry.calls import error_text
-from fractale.registry.files import Entry, Registry
+from fractale.registry.files import Registry, RegistryEntry
 
 PACKAGES: Final = {
     "hpc_mcp": "'fractale[hpc]'",
@@ -60,11 +60,11 @@ def local_entries(paths: Iterable[str]) -> Registry:
 
     Their modules may also be in the working directory.
     """
-    entries = [Entry(kind="agent", path=path, folder=Path.cwd()) for path in paths]
+    entries = [RegistryEntry(kind="agent", path=path, folder=Path.cwd()) for path in paths]
     return Registry(file="agents", entries=tuple(entries))
 
 
-def import_entry(entry: Entry) -> Any:
+def import_entry(entry: RegistryEntry) -> Any:
     """Import the function, class or object that an entry names.
 
     Raises:
@@ -93,7 +93,7 @@ def import_fault(module: str) -> str:
     return ""
 
 
-def _import_module(entry: Entry, path: str) -> ModuleType:
+def _import_module(entry: RegistryEntry, path: str) -> ModuleType:
     _look_in(entry.folder, path)
     try:
         return importlib.import_module(path)
@@ -123,7 +123,7 @@ def _is_installed(top: str) -> bool:
         return False
 
 
-def _not_found(entry: Entry, path: str, error: ModuleNotFoundError) -> Problem:
+def _not_found(entry: RegistryEntry, path: str, error: ModuleNotFoundError) -> Problem:
     missing = error.name or ""
     if path != missing and not path.startswith(f"{missing}."):
         message = f"importing `{path}` failed: it needs the module `{missing}`"
@@ -159,14 +159,14 @@ def _submodules(package: str) -> list[str]:
     return [module.name for module in pkgutil.iter_modules(paths)]
 
 
-def _no_attribute(entry: Entry, module: ModuleType, name: str) -> Problem:
+def _no_attribute(entry: RegistryEntry, module: ModuleType, name: str) -> Problem:
     if instead := successor_of(entry.path):
         return entry.problem("not-installed", _replaced(entry.path, instead))
     there = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
     return _missing(entry, "unknown-name", module.__name__, name, there)
 
 
-def _missing(entry: Entry, code: str, module: str, name: str, there: list[str]) -> Problem:
+def _missing(entry: RegistryEntry, code: str, module: str, name: str, there: list[str]) -> Problem:
     near = difflib.get_close_matches(name, there, n=_SHOWN, cutoff=0.5)
     listed = ", ".join(f"`{word}`" for word in near or sorted(there)[:_SHOWN])
     more = f"; {'near it' if near else 'there'}: {listed}" if listed else ""

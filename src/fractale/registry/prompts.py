@@ -14,7 +14,7 @@ from pydantic.errors import PydanticUserError
 from fractale.errors import ToolError
 from fractale.registry.calls import error_text
 from fractale.registry.fastmcp_uses import FastMCPMade, is_fastmcps, is_for_fastmcp
-from fractale.registry.files import Entry
+from fractale.registry.files import RegistryEntry
 from fractale.registry.server import LocalPrompt
 from fractale.registry.signature import Signature
 from fractale.registry.values import json_text
@@ -22,7 +22,7 @@ from fractale.registry.values import json_text
 _PARTS = (types.TextContent, types.ImageContent, types.AudioContent, types.EmbeddedResource)
 
 
-def make_prompt(entry: Entry, found: Any) -> LocalPrompt | FastMCPMade:
+def make_prompt(entry: RegistryEntry, found: Any) -> LocalPrompt | FastMCPMade:
     """Make the prompt of an entry.
 
     Raises:
@@ -46,7 +46,7 @@ def a_function(found: Any) -> Callable[..., Any]:
     raise TypeError(f"is {type(found).__name__}, not a function")
 
 
-def _from_function(entry: Entry, function: Callable[..., Any]) -> LocalPrompt:
+def _from_function(entry: RegistryEntry, function: Callable[..., Any]) -> LocalPrompt:
     signature = Signature(function, "prompts")
     about = signature.docstring.text
 

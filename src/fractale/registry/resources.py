@@ -14,7 +14,7 @@ from pydantic import AnyUrl
 from fractale.errors import ToolError
 from fractale.registry.calls import guarded
 from fractale.registry.fastmcp_uses import FastMCPMade, is_fastmcps, is_for_fastmcp
-from fractale.registry.files import Entry
+from fractale.registry.files import RegistryEntry
 from fractale.registry.prompts import a_function
 from fractale.registry.server import Contents, LocalResource, LocalTemplate
 from fractale.registry.signature import Signature
@@ -25,7 +25,7 @@ _VARIABLE: Final = re.compile(r"\{([\w-]+)(\*?)\}")
 _QUERY: Final = re.compile(r"\{\?([^}]+)\}")
 
 
-def make_resource(entry: Entry, found: Any) -> LocalResource | LocalTemplate | FastMCPMade:
+def make_resource(entry: RegistryEntry, found: Any) -> LocalResource | LocalTemplate | FastMCPMade:
     """Make the resource of an entry; a template if its function has parameters.
 
     Raises:

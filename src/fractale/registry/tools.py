@@ -13,7 +13,7 @@ from fractale.errors import ToolError
 from fractale.paths import NOTES
 from fractale.registry.calls import error_text, guarded
 from fractale.registry.fastmcp_uses import FastMCPMade, is_fastmcps, is_for_fastmcp
-from fractale.registry.files import MCP_HINTS, OWN_PREFIX, Entry
+from fractale.registry.files import MCP_HINTS, OWN_PREFIX, RegistryEntry
 from fractale.registry.langchain import caller_of, is_langchain, schema_of
 from fractale.registry.schemas import inlined
 from fractale.registry.server import LocalTool
@@ -26,7 +26,7 @@ AGENT = {"fractale.type": "agent"}
 Answer: TypeAlias = Callable[[dict[str, Any]], Awaitable[types.CallToolResult]]
 
 
-def make_tool(entry: Entry, found: Any) -> LocalTool | FastMCPMade:
+def make_tool(entry: RegistryEntry, found: Any) -> LocalTool | FastMCPMade:
     """Make the tool of an entry.
 
     Args:
@@ -59,14 +59,17 @@ def _own_name(found: Any) -> str:
     return getattr(found, "__name__", type(found).__name__.lower())
 
 
-def _fastmcps(entry: Entry, found: Any) -> FastMCPMade:
+def _fastmcps(entry: RegistryEntry, found: Any) -> FastMCPMade:
     from fractale.registry.fastmcp_mount import as_tool
 
     return as_tool(entry, found)
 
 
 def _from_function(
-    entry: Entry, function: Callable[..., Any], name: str | None = None, about: str | None = None
+    entry: RegistryEntry,
+    function: Callable[..., Any],
+    name: str | None = None,
+    about: str | None = None,
 ) -> LocalTool | FastMCPMade:
     # The registry's entry overrides the function's own notes.
     notes = {**getattr(function, NOTES, {}), **entry.annotations}
@@ -120,7 +123,7 @@ def _without_raising(answer: Answer) -> Answer:
     return run
 
 
-def _from_object(entry: Entry, found: Any, default_name: str) -> LocalTool | FastMCPMade:
+def _from_object(entry: RegistryEntry, found: Any, default_name: str) -> LocalTool | FastMCPMade:
     """A sub-agent, or another object with `name`, `description` or `input_schema`."""
     name = getattr(found, "name", None) or default_name
     about = getattr(found, "description", None) or inspect.getdoc(found) or ""
@@ -132,7 +135,7 @@ def _from_object(entry: Entry, found: Any, default_name: str) -> LocalTool | Fas
 
 
 def _described(
-    entry: Entry,
+    entry: RegistryEntry,
     target: Callable[..., Any],
     name: str,
     about: str,
@@ -180,7 +183,7 @@ def _annotations_of(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", own) if isinstance(own, dict) else {}
 
 
-def _notes(entry: Entry) -> dict[str, Any]:
+def _notes(entry: RegistryEntry) -> dict[str, Any]:
     """An entry's annotations as fields of MCP's `Tool`."""
     hints = _hints(entry.annotations)
     title = hints.title if hints else None
@@ -193,12 +196,12 @@ def _hints(notes: Mapping[str, Any]) -> types.ToolAnnotations | None:
     return types.ToolAnnotations(**hints) if hints else None
 
 
-def _own(entry: Entry) -> dict[str, Any]:
+def _own(entry: RegistryEntry) -> dict[str, Any]:
     """Fractale's own annotations: MCP's model allows them in ``_meta`` only."""
     own = {key: v for key, v in entry.annotations.items() if key.startswith(OWN_PREFIX)}
     return {**AGENT, **own} if entry.kind == "agent" else own
 
 
-def _from_langchain(entry: Entry, tool: Any) -> LocalTool:
+def _from_langchain(entry: RegistryEntry, tool: Any) -> LocalTool:
     call = caller_of(tool)
     return _described(entry, call, tool.name, tool.description, schema_of(tool), None)

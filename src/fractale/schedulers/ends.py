@@ -26,19 +26,19 @@ _NOISE: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class EndNotice:
     """A line in which a scheduler says why it ended a job."""
 
     state: JobState
     line: str
 
 
-def notice_in(lines: Sequence[str]) -> Notice | None:
+def notice_in(lines: Sequence[str]) -> EndNotice | None:
     """What a scheduler, or its launcher, wrote last into an output about the job's end."""
     for line in reversed(lines):
         for pattern, state in _notices():
             if pattern.search(line):
-                return Notice(state, line)
+                return EndNotice(state, line)
     return None
 
 

@@ -34,7 +34,7 @@ ONLY_LINES: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class SchedulerVerdict:
     """What was asked and answered; nothing is submitted.
 
     Args:
@@ -53,7 +53,7 @@ class Verdict:
 class Validator(Protocol):
     """How a scheduler on this machine is asked: `ask` in its home's `validator`."""
 
-    async def ask(self, text: str, script: Script, programs: Programs) -> Verdict | str:
+    async def ask(self, text: str, script: Script, programs: Programs) -> SchedulerVerdict | str:
         """Its verdict; in words (or none), why it was not asked."""
         ...
 
@@ -110,7 +110,7 @@ async def validate(
     _check_owner(found, script, bare=bare)
     own = [] if found.errors else [str(each) for each in script.invalid]
     verdict = await _ask(text, script, programs)
-    if isinstance(verdict, Verdict):
+    if isinstance(verdict, SchedulerVerdict):
         found.by = verdict.by
         found.checks += verdict.checks
         found.errors += [*verdict.refused, *(own if verdict.refused else ()), *verdict.errors]
@@ -122,7 +122,7 @@ async def validate(
     return found
 
 
-async def _ask(text: str, script: Script, programs: Programs) -> Verdict | str:
+async def _ask(text: str, script: Script, programs: Programs) -> SchedulerVerdict | str:
     validator = optional_home(script.scheduler, "validator")
     return await cast("Validator", validator).ask(text, script, programs) if validator else ""
 

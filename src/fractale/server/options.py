@@ -23,7 +23,7 @@ _OF_FILES: Final = ("transport", "host", "port", "path", "ssl_keyfile", "ssl_cer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class ServeOptions:
     """Options of the server.
 
     Args:
@@ -62,12 +62,12 @@ class Options:
         return f"{scheme}://{host}:{port}{self.path}"
 
 
-def options_of(registries: Sequence[Registry], **flags: Any) -> Options:
+def options_of(registries: Sequence[Registry], **flags: Any) -> ServeOptions:
     """Combine flags, files and defaults: the first that isn't None counts.
 
     Args:
         registries: The first whose file has an option decides it.
-        flags: Fields of `Options`.
+        flags: Fields of `ServeOptions`.
 
     Raises:
         UsageError: Another address without a token, a token that no header can carry, half a
@@ -78,7 +78,7 @@ def options_of(registries: Sequence[Registry], **flags: Any) -> Options:
     chosen["token"] = chosen.get("token") or None
     path = chosen["path"] or _PATHS.get(chosen["transport"] or "http", "/mcp")
     chosen["path"] = "/" + str(path).strip("/")
-    options = Options(**{name: value for name, value in chosen.items() if value is not None})
+    options = ServeOptions(**{name: value for name, value in chosen.items() if value is not None})
     if options.transport != "stdio":
         _check_token(options)
         _check_certificate(options)
@@ -91,7 +91,7 @@ def _of_files(registries: Sequence[Registry], name: str) -> Any:
     return next((value for value in said if value is not None), None)
 
 
-def _check_token(options: Options) -> None:
+def _check_token(options: ServeOptions) -> None:
     if options.token is None and not options.is_local:
         raise UsageError(
             f"serving on {options.host} without a token is refused: whoever reaches this machine "
@@ -106,7 +106,7 @@ def _check_token(options: Options) -> None:
         )
 
 
-def _check_certificate(options: Options) -> None:
+def _check_certificate(options: ServeOptions) -> None:
     pair = options.ssl_keyfile, options.ssl_certfile
     if bool(pair[0]) != bool(pair[1]):
         raise UsageError("HTTPS needs both `ssl_keyfile` and `ssl_certfile`")
@@ -115,7 +115,7 @@ def _check_certificate(options: Options) -> None:
             raise UsageError(f"the certificate file {file} isn't there")
 
 
-def _check_path(options: Options) -> None:
+def _check_path(options: ServeOptions) -> None:
     """Refuse a path that is, or could match, the one that answers without a token."""
     if options.path == HEALTH:
         raise UsageError(f"`{HEALTH}` is the server's own; give the endpoint another `path`")

@@ -19,7 +19,7 @@ from fractale.jobs.removal import folders_in
 from fractale.jobs.service import FOLDER
 from fractale.paths import about_jobs, checked, takes_paths
 from fractale.registry.calls import Progress
-from fractale.schedulers.adapter import Record
+from fractale.schedulers.adapter import JobRecord
 from fractale.schedulers.homes import JobScheduler
 from fractale.schedulers.job import ACTIVE
 from fractale.schedulers.request import Array
@@ -328,7 +328,7 @@ def _called(settings: Settings, native_id: str, scheduler: str | None = None) ->
     ]
 
 
-def _recorded(record: Record) -> dict[str, Any]:
+def _recorded(record: JobRecord) -> dict[str, Any]:
     """What a scheduler says of a job. Its exit code is none of the call's."""
     return {
         "state": record.state,

@@ -11,13 +11,13 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from fractale.schedulers.options import Option, Options, getopt
+from fractale.schedulers.options import Option, OptionTable, getopt
 from fractale.schedulers.reading import Draft, Gathered, split_words, whole
 from fractale.schedulers.request import Dependency, Request
 from fractale.schedulers.script import Directive, Reading, Remark, Written
 
 _COBALT_MARK: Final = re.compile(r"\s*#COBALT\s+")
-_OPTIONS: Final = Options(
+_OPTIONS: Final = OptionTable(
     (
         Option("project", "A"),
         Option("attrs"),

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from fractale.errors import JobError, SchedulerUnavailable
 from fractale.private import touch_private
-from fractale.schedulers.adapter import Answer, Presence, Record, Submitted
+from fractale.schedulers.adapter import Answer, JobRecord, Presence, Submitted
 from fractale.schedulers.asked import asked_of, script_of
 from fractale.schedulers.flux import side
 from fractale.schedulers.flux.site import QUEUE_NODES, QUEUES, queues_of
@@ -306,7 +306,7 @@ def _is_of(folder: JobFolder, job: Mapping[str, Any]) -> bool:
     return folder.tag in str(job.get("name", "")).split(".")
 
 
-def _record(job: Mapping[str, Any]) -> Record:
+def _record(job: Mapping[str, Any]) -> JobRecord:
     """A record from the fields of flux-python's `JobInfo`."""
     flux_state, result = str(job.get("state", "")), str(job.get("result", ""))
     state: JobState = "running" if flux_state in ("RUN", "CLEANUP") else "pending"
@@ -324,7 +324,7 @@ def _record(job: Mapping[str, Any]) -> Record:
             words = f"was never started: {note or 'Flux does not say why'}"
     code: Any = job.get("returncode")
     known = code if ran and isinstance(code, int) else None
-    return Record(
+    return JobRecord(
         state=state,
         said=(result if flux_state == "INACTIVE" else flux_state) + (f", {note}" if note else ""),
         evidence="flux",

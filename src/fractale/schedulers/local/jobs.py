@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from fractale.errors import JobError, SchedulerUnavailable
 from fractale.private import touch_private
-from fractale.schedulers.adapter import Presence, Record, Submitted
+from fractale.schedulers.adapter import JobRecord, Presence, Submitted
 from fractale.schedulers.asked import asked_of, script_of
 from fractale.schedulers.folder import JobFolder, Started, disk, facts_of
 from fractale.schedulers.job import JobSpec, JobState, Queue
@@ -201,9 +201,9 @@ class Local:
         """The number that the job has in the queue."""
         return str(_queued(folder).get("id") or "") or None
 
-    async def records(self, jobs: Sequence[Submitted]) -> list[Mapping[int | None, Record]]:
+    async def records(self, jobs: Sequence[Submitted]) -> list[Mapping[int | None, JobRecord]]:
         """What it says about each."""
-        found: list[Mapping[int | None, Record]] = []
+        found: list[Mapping[int | None, JobRecord]] = []
         for job in jobs:
             if job.indices:
                 found.append(await self._elements(job))
@@ -212,14 +212,14 @@ class Local:
                 found.append({None: record} if record else {})
         return found
 
-    async def _elements(self, job: Submitted) -> dict[int | None, Record]:
+    async def _elements(self, job: Submitted) -> dict[int | None, JobRecord]:
         """What is known of elements of an array: of each that begins, what its supervisor left."""
-        waits: Record | None = None
+        waits: JobRecord | None = None
         if not job.folder.marked(local_queue.CANCELLED):
             waits = await self._record(job.folder)  # starts what can be started, too
             if waits is not None:  # the same for all, and as long as it lasts
                 waits = replace(waits, said="an element of an array")
-        found: dict[int | None, Record] = {}
+        found: dict[int | None, JobRecord] = {}
         begun = job.folder.begun()
         for index in job.indices:
             folder = job.folder.element(index)
@@ -227,14 +227,14 @@ class Local:
             if index in begun and (_facts(folder) or folder.marked("minded.")):
                 record = await self._record(folder)
             elif waits is None and job.folder.marked(local_queue.CANCELLED):
-                record = Record(state="cancelled", said="cancelled", evidence="local queue")
+                record = JobRecord(state="cancelled", said="cancelled", evidence="local queue")
             elif waits is not None:
                 record = waits
             if record is not None:
                 found[index] = record
         return found
 
-    async def _record(self, folder: JobFolder) -> Record | None:
+    async def _record(self, folder: JobFolder) -> JobRecord | None:
         """What its supervisor left, or whether that is still there."""
         if minded := folder.marked("minded."):
             return _minded(folder, *minded)
@@ -248,11 +248,11 @@ class Local:
             )
         return self._claimed(folder, facts) if facts else await self._waiting(folder, queued)
 
-    def _claimed(self, folder: JobFolder, facts: Mapping[str, str]) -> Record | None:
+    def _claimed(self, folder: JobFolder, facts: Mapping[str, str]) -> JobRecord | None:
         """What is known of a job that has, or had, a supervisor."""
         host = facts.get("host", "")
         if facts.get("boot") != supervisor.boot():
-            return Record(
+            return JobRecord(
                 state="node_failure",
                 said="another boot id",
                 evidence="boot id",
@@ -260,11 +260,11 @@ class Local:
                 nodes=(host,),
             )
         if _alive(facts) or _wrapper(folder):
-            return Record(state="running", said="alive", evidence="process", nodes=(host,))
+            return JobRecord(state="running", said="alive", evidence="process", nodes=(host,))
         # It may have ended between the two looks.
         return _minded(folder, *minded) if (minded := folder.marked("minded.")) else None
 
-    async def _waiting(self, folder: JobFolder, queued: Mapping[str, Any]) -> Record | None:
+    async def _waiting(self, folder: JobFolder, queued: Mapping[str, Any]) -> JobRecord | None:
         """Where a job stands that waits; it is started if it can be."""
         number, place = int(queued["number"]), Path(queued["queue"])
         queue = await asyncio.to_thread(_look, place, folder.path, queued)
@@ -278,7 +278,7 @@ class Local:
         before = sum(1 for entry in queue.waiting if entry.number < number and not entry.indices)
         said = f"{queue.used} of {queued['limit']} in use, {before} before it"
         words = "is about to start" if number in queue.running else "waits for free cores"
-        return Record(state="pending", said=said, evidence="local queue", words=words)
+        return JobRecord(state="pending", said=said, evidence="local queue", words=words)
 
     async def cancel(self, folder: JobFolder, native_id: str) -> None:
         """Ask the supervisor to end the job, and see that it does; take one that waits out."""
@@ -369,7 +369,7 @@ def _notices(request: Request, script: Script | None) -> list[str]:
 
 def _look(
     queue: Path, folder: Path | None = None, queued: Mapping[str, Any] | None = None
-) -> local_queue.Queue:
+) -> local_queue.LocalQueue:
     """The queue now; a job that should be in it is put back where it is not."""
     with disk(queue), local_queue.gate(queue):
         if folder and queued:
@@ -386,11 +386,11 @@ def _facts(folder: JobFolder) -> dict[str, str]:
     return facts_of(folder.text("minder"))
 
 
-def _minded(folder: JobFolder, name: str, at: float) -> Record:
+def _minded(folder: JobFolder, name: str, at: float) -> JobRecord:
     found = _MINDED.fullmatch(name)
     state: JobState = _STATES.get(found[1], "unknown") if found else "unknown"
     code = int(found[2]) if found else 1
-    return Record(
+    return JobRecord(
         state=state,
         said=state,
         evidence="record of the job's supervisor",

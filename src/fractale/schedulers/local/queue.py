@@ -40,7 +40,7 @@ ELEMENTS = "elements"
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class QueueEntry:
     """A job in the queue, or an array, whose elements are entries once their turn has come.
 
     Args:
@@ -76,7 +76,7 @@ class Entry:
 
 
 @dataclass(slots=True)
-class Queue:
+class LocalQueue:
     """The queue at one moment.
 
     Args:
@@ -89,7 +89,7 @@ class Queue:
     used: int = 0
     running: set[int] = field(default_factory=set[int])
     elements: dict[int, int] = field(default_factory=dict[int, int])
-    waiting: list[Entry] = field(default_factory=list[Entry])
+    waiting: list[QueueEntry] = field(default_factory=list[QueueEntry])
 
     @property
     def can_start(self) -> bool:
@@ -97,15 +97,15 @@ class Queue:
         ready = next((entry for entry in self.waiting if not self.is_full(entry)), None)
         return ready is not None and self.fits(ready)
 
-    def fits(self, entry: Entry) -> bool:
+    def fits(self, entry: QueueEntry) -> bool:
         """Whether there are cores for a job."""
         return not self.used or self.used + entry.cores <= entry.limit
 
-    def is_full(self, entry: Entry) -> bool:
+    def is_full(self, entry: QueueEntry) -> bool:
         """Whether as many elements of an array run as may: then those behind it come first."""
         return bool(entry.most) and self.elements.get(entry.number, 0) >= entry.most
 
-    def runs(self, entry: Entry) -> None:
+    def runs(self, entry: QueueEntry) -> None:
         """Count a job that runs, or an element."""
         self.used += entry.cores
         if "." in entry.path.name:
@@ -163,7 +163,7 @@ def _for_owner(path: str, flags: int) -> int:
     return descriptor
 
 
-def _entries(queue: Path) -> Iterator[Entry]:
+def _entries(queue: Path) -> Iterator[QueueEntry]:
     for path in sorted(queue.glob("[0-9]*")):
         try:
             told = json.loads(path.read_text())
@@ -173,16 +173,16 @@ def _entries(queue: Path) -> Iterator[Entry]:
             if told.get("indices"):
                 spans = tuple((int(a), int(b), int(c)) for a, b, c in told["indices"])
                 more = spans, int(told["most"]), int(told["turn"])
-            yield Entry(path, Path(told["folder"]), cores, limit, *more)
+            yield QueueEntry(path, Path(told["folder"]), cores, limit, *more)
         except FileNotFoundError:
             continue
         except (ValueError, LookupError, TypeError):  # a power cut took what was in it
             path.unlink(missing_ok=True)
 
 
-def survey(queue: Path) -> Queue:
+def survey(queue: Path) -> LocalQueue:
     """Which jobs run and which wait; those that are over are taken out. Only inside the gate."""
-    found = Queue()
+    found = LocalQueue()
     for entry in _entries(queue):
         if entry.indices:
             standing = _standing_of_array(entry)
@@ -198,7 +198,7 @@ def survey(queue: Path) -> Queue:
     return found
 
 
-def _standing_of_array(entry: Entry) -> str:
+def _standing_of_array(entry: QueueEntry) -> str:
     """Whether elements of an array still wait for their turn: those that had it are entries."""
     try:
         names = {path.name for path in entry.folder.iterdir()}
@@ -210,7 +210,7 @@ def _standing_of_array(entry: Entry) -> str:
 
 
 @contextlib.contextmanager
-def _taken(entry: Entry) -> Generator[int | None]:
+def _taken(entry: QueueEntry) -> Generator[int | None]:
     """The descriptor of a job's file, locked; None where its supervisor has it."""
     descriptor = os.open(entry.path, os.O_RDWR)
     try:
@@ -265,7 +265,7 @@ def start_next(queue: Path, supervisor: str) -> None:
                 _try_start(queue, found, entry, supervisor)
 
 
-def _try_start(queue: Path, found: Queue, entry: Entry, supervisor: str) -> None:
+def _try_start(queue: Path, found: LocalQueue, entry: QueueEntry, supervisor: str) -> None:
     """Start a job. One that cannot be started keeps no other from it."""
     with contextlib.suppress(OSError, ValueError, LookupError), _taken(entry) as descriptor:
         if descriptor is not None:
@@ -273,7 +273,7 @@ def _try_start(queue: Path, found: Queue, entry: Entry, supervisor: str) -> None
             found.runs(entry)
 
 
-def _start_elements(queue: Path, found: Queue, array: Entry, supervisor: str) -> bool:
+def _start_elements(queue: Path, found: LocalQueue, array: QueueEntry, supervisor: str) -> bool:
     """Start the elements of an array whose turn it is.
 
     Returns:
@@ -291,7 +291,7 @@ def _start_elements(queue: Path, found: Queue, array: Entry, supervisor: str) ->
     return True
 
 
-def _take_turn(array: Entry, index: int, facts: Mapping[str, Any]) -> Entry | None:
+def _take_turn(array: QueueEntry, index: int, facts: Mapping[str, Any]) -> QueueEntry | None:
     """Make an entry of an element; None where it had its turn, and this was not written down."""
     folder = array.folder / ELEMENTS / str(index)
     path = array.path.with_name(f"{array.path.name}.{index}")
@@ -309,10 +309,10 @@ def _take_turn(array: Entry, index: int, facts: Mapping[str, Any]) -> Entry | No
     env = {**own["environment"], "FRACTALE_INDEX": str(index)}
     _write(folder / QUEUED, json.dumps({**own, "id": f"{facts['id']}_{index}", "environment": env}))
     _write(path, json.dumps({"folder": str(folder), "cores": array.cores, "limit": array.limit}))
-    return Entry(path, folder, array.cores, array.limit)
+    return QueueEntry(path, folder, array.cores, array.limit)
 
 
-def _start(queue: Path, entry: Entry, supervisor: str, descriptor: int) -> None:
+def _start(queue: Path, entry: QueueEntry, supervisor: str, descriptor: int) -> None:
     """Start the supervisor of a job: it keeps the lock as long as it lives."""
     facts = json.loads((entry.folder / QUEUED).read_text())
     limits = (str(facts["seconds"]), str(facts["memory"]))

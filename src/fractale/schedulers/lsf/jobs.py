@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from fractale.errors import JobError, SchedulerUnavailable
-from fractale.schedulers.adapter import Presence, Record, Submitted
+from fractale.schedulers.adapter import JobRecord, Presence, Submitted
 from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.header import header_of
 from fractale.schedulers.job import JobSpec, JobState, Queue
@@ -146,7 +146,7 @@ class Lsf:
         ]
         return found[-1] if found else None
 
-    async def records(self, jobs: Sequence[Submitted]) -> list[Mapping[int | None, Record]]:
+    async def records(self, jobs: Sequence[Submitted]) -> list[Mapping[int | None, JobRecord]]:
         """What ``bjobs`` says of jobs, and of each element of arrays."""
         shown: list[dict[str, Any]] = []
         for start in range(0, len(jobs), MOST_IDS):
@@ -252,7 +252,7 @@ def _submitted(said: str) -> str:
 
 def _records(
     job: Submitted, known: Mapping[tuple[str, str], Mapping[str, Any]]
-) -> dict[int | None, Record]:
+) -> dict[int | None, JobRecord]:
     limit = _limit(job.folder)
     if not job.ours:
         return {
@@ -264,7 +264,7 @@ def _records(
         facts = known.get((job.native_id, "0"))
         mine = facts and facts.get("DESCRIPTION") == job.folder.tag
         return {None: _record(facts, limit)} if facts and mine else {}
-    positions, found = Positions(job.folder), dict[int | None, Record]()
+    positions, found = Positions(job.folder), dict[int | None, JobRecord]()
     for index in job.indices:
         facts = known.get((job.native_id, str(positions.position(index))))
         if facts and facts.get("DESCRIPTION") == job.folder.tag:
@@ -284,7 +284,7 @@ def _limit(folder: JobFolder) -> float | None:
     return math.ceil(time / 60) * 60.0 if time else None
 
 
-def _record(job: Mapping[str, Any], limit: float | None) -> Record:
+def _record(job: Mapping[str, Any], limit: float | None) -> JobRecord:
     said, reason = str(job.get("STAT", "")), str(job.get("EXIT_REASON") or "")
     reason = reason.replace("(", "[").replace(")", "]")
     state: JobState = STATES.get(said, "unknown")
@@ -297,7 +297,7 @@ def _record(job: Mapping[str, Any], limit: float | None) -> Record:
     if said in ("PSUSP", "USUSP", "SSUSP"):
         words = "is suspended"
     code = str(job.get("EXIT_CODE") or "")
-    return Record(
+    return JobRecord(
         state=state,
         said=f"{said}{f', {reason}' if reason else ''}",
         evidence="bjobs",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fractale.errors import JobError, SchedulerUnavailable
-from fractale.schedulers.adapter import Presence, Record, Submitted
+from fractale.schedulers.adapter import JobRecord, Presence, Submitted
 from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.header import header_of
 from fractale.schedulers.job import JobSpec, JobState, Queue
@@ -155,7 +155,7 @@ class Pbs:
                 return ran.out.split()[-1]
         return None
 
-    async def records(self, jobs: Sequence[Submitted]) -> list[Mapping[int | None, Record]]:
+    async def records(self, jobs: Sequence[Submitted]) -> list[Mapping[int | None, JobRecord]]:
         """What ``qstat`` says; of jobs that are over, what its history says, if there is one."""
         known = await self._shown([job.native_id for job in jobs])
         missing = [job.native_id for job in jobs if _number(job.native_id) not in known]
@@ -304,14 +304,14 @@ def _number(native_id: str) -> str:
     return native_id.partition(".")[0]
 
 
-def _records(job: Submitted, known: Mapping[str, dict[str, Any]]) -> dict[int | None, Record]:
+def _records(job: Submitted, known: Mapping[str, dict[str, Any]]) -> dict[int | None, JobRecord]:
     number = _number(job.native_id)
     whole = known.get(number)
     if whole is None or (job.ours and whole.get("Job_Name") != job.folder.tag):
         return {}
     if not job.ours or not number.endswith("[]"):
         return {None: _record(whole)}
-    positions, found = Positions(job.folder), dict[int | None, Record]()
+    positions, found = Positions(job.folder), dict[int | None, JobRecord]()
     for index in job.indices:
         facts = known.get(f"{number[:-1]}{positions.position(index)}]")
         # An ended element without a record of its own is shown with the array's exit status.
@@ -320,7 +320,7 @@ def _records(job: Submitted, known: Mapping[str, dict[str, Any]]) -> dict[int | 
     return found
 
 
-def _record(job: Mapping[str, Any]) -> Record:
+def _record(job: Mapping[str, Any]) -> JobRecord:
     letter, status = str(job.get("job_state", "")), job.get("Exit_status")
     comment = str(job.get("comment", "")).replace("(", "[").replace(")", "]")
     over = letter in OVER
@@ -328,7 +328,7 @@ def _record(job: Mapping[str, Any]) -> Record:
     code = status if over and isinstance(status, int) else None
     limits = job.get("Resource_List")
     ran = job.get("exec_host") is not None
-    return Record(
+    return JobRecord(
         state=state,
         said=f"{letter}{f', {comment}' if comment else ''}",
         evidence="qstat",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from fractale.errors import JobError, SchedulerUnavailable
-from fractale.schedulers.adapter import Answer, Presence, Record, Submitted
+from fractale.schedulers.adapter import Answer, JobRecord, Presence, Submitted
 from fractale.schedulers.asked import asked_of
 from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.header import header_of
@@ -430,17 +430,17 @@ class _Row:
 
     native_id: str
     indices: tuple[int | None, ...]
-    record: Record
+    record: JobRecord
     comment: str = ""
 
 
-def _has_all(job: Submitted, records: Mapping[int | None, Record]) -> bool:
+def _has_all(job: Submitted, records: Mapping[int | None, JobRecord]) -> bool:
     return set(job.indices or (None,)) <= records.keys()
 
 
 def _of_job(
     job: Submitted, rows: Sequence[_Row], is_its: Callable[[_Row], bool]
-) -> dict[int | None, Record]:
+) -> dict[int | None, JobRecord]:
     """The rows of one job by index; of several, the last counts."""
     if not job.ours:
         mine = [row for row in rows if row.native_id == job.native_id]
@@ -524,12 +524,12 @@ def _record(
     nodes: str,
     reason: str = "",
     limit: str = "",
-) -> Record:
+) -> JobRecord:
     """A record from Slurm's words; `times` are of submission, start and end."""
     word = (said.split("+")[0].split() or [""])[0]
     state: JobState = STATES.get(word, "unknown")
     code, _, number = exit_code.partition(":")
-    return Record(
+    return JobRecord(
         state=state,
         said=reason if state == "pending" and reason else said,
         evidence=evidence,

@@ -11,7 +11,7 @@ from typing import Any
 
 from fractale.agents.catalog import BUILT_IN
 from fractale.errors import PlanError, Problem
-from fractale.registry import Entry, Registry, import_entry
+from fractale.registry import Registry, RegistryEntry, import_entry
 from fractale.registry.calls import in_thread
 from fractale.registry.imports import successor_of
 from fractale.site.checks.packages import owner_of, owners
@@ -37,7 +37,7 @@ class Loaded:
         instead: The built-in sub-agent that a run takes in its place.
     """
 
-    entry: Entry
+    entry: RegistryEntry
     file: str
     names: tuple[str, ...] = ()
     problem: Problem | None = None
@@ -62,7 +62,7 @@ async def load_entries(registries: Sequence[Registry], *, served: bool) -> list[
     ]
 
 
-async def _load(entry: Entry, file: str, *, served: bool) -> Loaded:
+async def _load(entry: RegistryEntry, file: str, *, served: bool) -> Loaded:
     if not served and (instead := successor_of(entry.path)):
         return Loaded(entry=entry, file=file, names=(entry.name or instead,), instead=instead)
     own = entry.name or entry.path.rpartition(".")[2]
@@ -78,7 +78,7 @@ async def _load(entry: Entry, file: str, *, served: bool) -> Loaded:
     return Loaded(entry=entry, file=file, names=_names(entry, found))
 
 
-def _names(entry: Entry, found: Any) -> tuple[str, ...]:
+def _names(entry: RegistryEntry, found: Any) -> tuple[str, ...]:
     """What an object's tools are called."""
     if entry.kind == "catalog":
         methods: Mapping[str, Any] = vars(found) if inspect.isclass(found) else {}
@@ -204,7 +204,7 @@ def own_agents(named: NamedTargets, loaded: Sequence[Loaded]) -> list[Loaded]:
     """Fractale's own sub-agents that a plan names and no file lists."""
     listed = {name for each in loaded for name in each.names if not each.instead}
     return [
-        Loaded(entry=Entry(kind="agent", path=module), file="", names=(name,))
+        Loaded(entry=RegistryEntry(kind="agent", path=module), file="", names=(name,))
         for name, (module, _) in BUILT_IN.items()
         if name in named.names and name not in listed
     ]
