@@ -11,13 +11,13 @@ from typing import Any
 
 from fractale.agents.catalog import BUILT_IN
 from fractale.errors import PlanError, Problem
-from fractale.registry import Entry, Registry, import_entry
+from fractale.registry import Registry, RegistryEntry, import_entry
 from fractale.registry.calls import in_thread
 from fractale.registry.imports import successor_of
-from fractale.site.case import Named
+from fractale.site.checks.packages import owner_of, owners
 from fractale.site.model import Check, Verdict
-from fractale.site.needs import Needs
-from fractale.site.packages import owner_of, owners
+from fractale.site.needs import NeedsTable
+from fractale.site.plan_uses import NamedTargets
 
 SECTION = "tools"
 IMPORT_TIMEOUT = 60.0
@@ -37,7 +37,7 @@ class Loaded:
         instead: The built-in sub-agent that a run takes in its place.
     """
 
-    entry: Entry
+    entry: RegistryEntry
     file: str
     names: tuple[str, ...] = ()
     problem: Problem | None = None
@@ -62,7 +62,7 @@ async def load_entries(registries: Sequence[Registry], *, served: bool) -> list[
     ]
 
 
-async def _load(entry: Entry, file: str, *, served: bool) -> Loaded:
+async def _load(entry: RegistryEntry, file: str, *, served: bool) -> Loaded:
     if not served and (instead := successor_of(entry.path)):
         return Loaded(entry=entry, file=file, names=(entry.name or instead,), instead=instead)
     own = entry.name or entry.path.rpartition(".")[2]
@@ -78,7 +78,7 @@ async def _load(entry: Entry, file: str, *, served: bool) -> Loaded:
     return Loaded(entry=entry, file=file, names=_names(entry, found))
 
 
-def _names(entry: Entry, found: Any) -> tuple[str, ...]:
+def _names(entry: RegistryEntry, found: Any) -> tuple[str, ...]:
     """What an object's tools are called."""
     if entry.kind == "catalog":
         methods: Mapping[str, Any] = vars(found) if inspect.isclass(found) else {}
@@ -91,7 +91,7 @@ def _names(entry: Entry, found: Any) -> tuple[str, ...]:
 # What could be imported, and what could not
 
 
-def check_imports(loaded: Sequence[Loaded], needs: Needs) -> list[Check]:
+def check_imports(loaded: Sequence[Loaded], needs: NeedsTable) -> list[Check]:
     """A line for each package whose entries are there, and one for each cause that keeps others."""
     known: Mapping[str, list[str]] = {}
     if any(each.problem is None for each in loaded):
@@ -123,7 +123,7 @@ def _there(package: str, group: Sequence[Loaded]) -> Check:
     return Check(section=SECTION, what=package, found=f"has {listed(names)}")
 
 
-def _lacking(group: Sequence[Loaded], needs: Needs) -> Check:
+def _lacking(group: Sequence[Loaded], needs: NeedsTable) -> Check:
     first = group[0]
     assert first.problem is not None  # noqa: S101 - the group is of those that have one
     problem = first.problem
@@ -153,7 +153,7 @@ def _place(each: Loaded) -> str:
     return f"{each.names[0]} ({Path(place.file).name}:{place.line})" if place else each.names[0]
 
 
-def _fix(each: Loaded, problem: Problem, needs: Needs) -> str:
+def _fix(each: Loaded, problem: Problem, needs: NeedsTable) -> str:
     if problem.suggestion:
         parent = each.entry.path.rpartition(".")[0]
         if problem.code == "unknown-module":
@@ -200,11 +200,11 @@ def files_of(registries: Sequence[Registry]) -> list[Check]:
     ]
 
 
-def own_agents(named: Named, loaded: Sequence[Loaded]) -> list[Loaded]:
+def own_agents(named: NamedTargets, loaded: Sequence[Loaded]) -> list[Loaded]:
     """Fractale's own sub-agents that a plan names and no file lists."""
     listed = {name for each in loaded for name in each.names if not each.instead}
     return [
-        Loaded(entry=Entry(kind="agent", path=module), file="", names=(name,))
+        Loaded(entry=RegistryEntry(kind="agent", path=module), file="", names=(name,))
         for name, (module, _) in BUILT_IN.items()
         if name in named.names and name not in listed
     ]

@@ -28,7 +28,7 @@ _LISTENS: Final = "0A"
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
+class FractaleProcess:
     """A process of fractale: one of its own, or one that it has started."""
 
     pid: int
@@ -52,7 +52,7 @@ def check_rules(settings: Settings) -> list[Check]:
     ]
 
 
-def fractale_processes() -> Iterator[Process]:
+def fractale_processes() -> Iterator[FractaleProcess]:
     """The processes of this user that are fractale's, or that it started."""
     me = os.geteuid()
     mark = f"{STARTED_BY}=".encode()
@@ -65,7 +65,7 @@ def fractale_processes() -> Iterator[Process]:
             names = [Path(word).name for word in words[:2]]
             is_fractale = "fractale" in names or any(w.startswith("fractale.") for w in words[:4])
             if is_fractale or mark in Path(entry.path, "environ").read_bytes():
-                yield Process(int(entry.name), words)
+                yield FractaleProcess(int(entry.name), words)
 
 
 def _check(what: str, found: str, fix: str = "", *, warns: bool = False) -> Check:
@@ -73,7 +73,7 @@ def _check(what: str, found: str, fix: str = "", *, warns: bool = False) -> Chec
     return Check(section=SECTION, what=what, verdict=verdict, found=found, fix=fix)
 
 
-def _sockets(processes: list[Process]) -> Iterator[Check]:
+def _sockets(processes: list[FractaleProcess]) -> Iterator[Check]:
     what = "listening sockets"
     ports = _listening()
     found = [(each, ports[inode]) for each in processes for inode in _inodes(each.pid) & set(ports)]
@@ -124,7 +124,7 @@ def _polling(settings: Settings) -> Check:
     )
 
 
-def _arguments(settings: Settings, processes: list[Process]) -> Iterator[Check]:
+def _arguments(settings: Settings, processes: list[FractaleProcess]) -> Iterator[Check]:
     what, clean = "secrets in arguments", True
     mask = Masker(settings.secrets).text
     for process in processes:

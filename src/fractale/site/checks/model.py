@@ -8,7 +8,7 @@ from fractale.models.providers import key_variable
 from fractale.plan.model import Plan
 from fractale.plan.needs import models_of
 from fractale.settings import Settings
-from fractale.site.case import Case
+from fractale.site.examination import Examination
 from fractale.site.model import Check, Verdict
 
 SECTION = "model"
@@ -16,36 +16,38 @@ QUESTION = "Reply with the word: ok"
 LEAST_TIMEOUT = 30.0
 
 
-async def check_model(case: Case) -> list[Check]:
+async def check_model(exam: Examination) -> list[Check]:
     """The models that the plan's steps ask; without a plan, the default one."""
-    names: list[str | None] = models_of(case.plan) if case.plan else [None]
-    if case.plan is not None and not names:
+    names: list[str | None] = models_of(exam.plan) if exam.plan else [None]
+    if exam.plan is not None and not names:
         return [Check(section=SECTION, what="model", found="no step asks one")]
     once = RetryPolicy(tries=1)
-    models = Models(case.settings, retry=once)
-    serious: Verdict = "missing" if case.plan else "warning"
+    models = Models(exam.settings, retry=once)
+    serious: Verdict = "missing" if exam.plan else "warning"
     checks: list[Check] = []
     for name in names:
-        checks += await _model(case, models, name, serious)
+        checks += await _model(exam, models, name, serious)
     if names:
-        for name in case.settings.fallback_models:
-            checks += await _model(case, models, name, "warning")
-    return checks + _prices(case.plan, models, names)
+        for name in exam.settings.fallback_models:
+            checks += await _model(exam, models, name, "warning")
+    return checks + _prices(exam.plan, models, names)
 
 
-async def _model(case: Case, models: Models, name: str | None, serious: Verdict) -> list[Check]:
+async def _model(
+    exam: Examination, models: Models, name: str | None, serious: Verdict
+) -> list[Check]:
     try:
         spec = models.spec(name)
     except UsageError as error:
-        return [_fault(name or case.settings.model_spec, serious, error)]
+        return [_fault(name or exam.settings.model_spec, serious, error)]
     try:
         models.check(name)
     except UsageError as error:
         return [_fault(spec, serious, error)]
-    found = _credentials(case.settings, spec)
-    if not case.online:
+    found = _credentials(exam.settings, spec)
+    if not exam.online:
         return [Check(section=SECTION, what=spec, found=f"{found}; --online asks it")]
-    return [await _ask(case, models, name, spec, serious)]
+    return [await _ask(exam, models, name, spec, serious)]
 
 
 def _fault(what: str, serious: Verdict, error: FractaleError) -> Check:
@@ -68,13 +70,15 @@ def _credentials(settings: Settings, spec: str) -> str:
     return f"key set ({variable})" if variable else "needs no key of fractale's knowing"
 
 
-async def _ask(case: Case, models: Models, name: str | None, spec: str, serious: Verdict) -> Check:
+async def _ask(
+    exam: Examination, models: Models, name: str | None, spec: str, serious: Verdict
+) -> Check:
     """Have the model say a word: the only evidence that key, name and quota are right."""
     from langchain_core.messages import HumanMessage
 
     try:
         answer = await models.ask(
-            [HumanMessage(QUESTION)], model=name, timeout=max(case.timeout, LEAST_TIMEOUT)
+            [HumanMessage(QUESTION)], model=name, timeout=max(exam.timeout, LEAST_TIMEOUT)
         )
     except FractaleError as error:
         return _fault(spec, serious, error)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Mapping
+from importlib import metadata
 
 from fractale.models.local import INSTALL
-from fractale.site.case import Case
+from fractale.site.examination import Examination
 from fractale.site.model import Check
-from fractale.site.packages import requirements, version_of
 
 SECTION = "packages"
 LEAST = (3, 11)
+
+NOT_FOR_USE = ("dev",)
+"""Extras that are no feature."""
+
+_REQUIREMENT = re.compile(r"^\s*([\w.-]+)")
+_EXTRA = re.compile(r"""extra\s*==\s*['"]([\w.-]+)['"]""")
 
 FEATURES = {
     "draw": "drawing plans as SVG and PNG",
@@ -25,7 +33,7 @@ FEATURES = {
 }
 
 
-async def check_packages(case: Case) -> list[Check]:
+async def check_packages(exam: Examination) -> list[Check]:
     """Python, fractale's own packages, and which extras are there."""
     python = ".".join(str(part) for part in sys.version_info[:3])
     always, extras = requirements()
@@ -48,7 +56,7 @@ async def check_packages(case: Case) -> list[Check]:
             fix=f"pip install {' '.join(missing)}" if missing else "",
         ),
     ]
-    if case.is_general:
+    if exam.is_general:
         checks += [_extra(name, packages) for name, packages in extras.items()]
     return checks
 
@@ -67,3 +75,53 @@ def _extra(name: str, packages: list[str]) -> Check:
         found=f"not installed: {', '.join(missing)}" + (f" ({feature})" if feature else ""),
         fix=fix,
     )
+
+
+# -- installed packages -------------------------------------------------------------------------
+
+
+def version_of(package: str) -> str | None:
+    """The version of an installed package; None if it is not."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def owners() -> Mapping[str, list[str]]:
+    """Top-level module → the packages that give it."""
+    try:
+        return metadata.packages_distributions()
+    except (OSError, ValueError, TypeError):  # a package with damaged records
+        return {}
+
+
+def owner_of(module: str, known: Mapping[str, list[str]]) -> str:
+    """``hpc-mcp 0.0.18`` for ``hpc_mcp.git``; nothing for a file of one's own."""
+    top = module.partition(".")[0]
+    # An editable install, as a developer has it, does not say which modules it gives.
+    packages = known.get(top, ["fractale"] if top == "fractale" else [])
+    return " and ".join(sorted({f"{name} {version_of(name) or '?'}" for name in packages}))
+
+
+def requirements() -> tuple[list[str], dict[str, list[str]]]:
+    """What fractale itself requires: always, and with each of its extras."""
+    always: list[str] = []
+    extras: dict[str, list[str]] = {}
+    for line in _required():
+        name = _REQUIREMENT.match(line)
+        extra = _EXTRA.search(line)
+        if name is None:
+            continue
+        if extra is None:
+            always.append(name[1])
+        elif extra[1] not in NOT_FOR_USE:
+            extras.setdefault(extra[1], []).append(name[1])
+    return always, extras
+
+
+def _required() -> list[str]:
+    try:
+        return list(metadata.requires("fractale") or [])
+    except metadata.PackageNotFoundError:  # run from its source, not installed
+        return []

@@ -1,6 +1,6 @@
-"""Schedulers that fractale does not run jobs on: their scripts are named, and Cobalt's read.
+"""The directives of Cobalt scripts, which are read and not written.
 
-The options of Cobalt are those of its qsub (src/clients/POSIX/qsub.py of Cobalt 1.0, read with
+The options are those of Cobalt's qsub (src/clients/POSIX/qsub.py of Cobalt 1.0, read with
 optparse: a long name may be abbreviated). Argonne ran it until 2023, so that its scripts go to
 other schedulers, and none to it.
 """
@@ -11,24 +11,13 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from fractale.schedulers.options import Option, Options, getopt
+from fractale.schedulers.options import Option, OptionTable, getopt
 from fractale.schedulers.reading import Draft, Gathered, split_words, whole
 from fractale.schedulers.request import Dependency, Request
 from fractale.schedulers.script import Directive, Reading, Remark, Written
 
-_MARKS: Final = (
-    ("Cobalt", re.compile(r"#COBALT\s+-")),
-    ("Grid Engine (SGE, UGE)", re.compile(r"#\$\s+-\w")),
-    ("OAR", re.compile(r"#OAR\s+-")),
-    ("the Fujitsu Technical Computing Suite (PJM)", re.compile(r"#PJM\s+-")),
-    ("Moab", re.compile(r"#MSUB\s+-")),
-    ("LoadLeveler", re.compile(r"#\s*@\s*\w+(\s*=|\s*$)")),
-    ("NQS (NQSV)", re.compile(r"#QSUB\s+-")),
-    ("HTCondor", re.compile(r"(?i)\s*(executable|universe)\s*=")),
-)
-
 _COBALT_MARK: Final = re.compile(r"\s*#COBALT\s+")
-_OPTIONS: Final = Options(
+_OPTIONS: Final = OptionTable(
     (
         Option("project", "A"),
         Option("attrs"),
@@ -66,14 +55,6 @@ _OPTIONS: Final = Options(
 )
 
 _ABOUT: Final = {"nodecount": "nodes", "proccount": "tasks", "dependencies": "dependencies"}
-
-
-def whose(lines: Sequence[str]) -> str | None:
-    """What the scheduler is called whose directives are among the lines; None if none is known."""
-    for title, mark in _MARKS:
-        if any(mark.match(line) for line in lines):
-            return title
-    return None
 
 
 class Cobalt:

@@ -1,11 +1,14 @@
-"""Minds one local job, as a scheduler does: a program of its own that needs nothing of fractale.
+"""Supervises one local job: a program that imports nothing of fractale.
 
-It is started with the job's folder, the descriptor of its locked file in the queue, the limit in
-seconds and the limit in bytes of memory (0 for none), the folder of the queue and the job's number,
-and is in a session of its own, so that it outlives whoever started it. It claims the folder
-(`minder`), starts the wrapper in another session, ends it when it takes longer or more memory than
-it may, or when it is itself asked to end, and leaves `minded.STATE.CODE` behind. Then it becomes
-the program that starts the next jobs.
+Its arguments: the job's directory, the descriptor of the job's locked file in the queue, the limit
+in seconds and in bytes of memory (0 for none), the queue's directory, and the job's number. It has
+its own session, so that it outlives the process that started it. It
+
+1. claims the job's directory with the file `minder`,
+2. starts the wrapper in another session,
+3. ends the wrapper at a limit, or when it receives SIGTERM,
+4. leaves `minded.STATE.CODE`, and
+5. becomes the program that starts the next jobs.
 """
 
 from __future__ import annotations
@@ -62,7 +65,7 @@ def for_owner(path: str, flags: int) -> int:
 
 
 def claim(folder: Path) -> bool:
-    """Whether this is the one that minds the job: whoever makes the link first."""
+    """Claim a job's directory; False if another supervisor has claimed it."""
     note = folder / f".minder.{os.getpid()}"
     me = os.getpid()
     with open(note, "w", opener=for_owner) as file:
@@ -78,8 +81,8 @@ def claim(folder: Path) -> bool:
     return True
 
 
-class Minder:
-    """One job's end, from whichever side it comes."""
+class Supervisor:
+    """Runs a job's wrapper to its end: by itself, at a limit, or by a signal."""
 
     def __init__(self, folder: Path, number: str, seconds: float, memory: int) -> None:
         self._folder = folder
@@ -89,7 +92,7 @@ class Minder:
         self._state = ""
         signal.signal(signal.SIGTERM, self._asked)
 
-    def mind(self) -> None:
+    def supervise(self) -> None:
         """Run the wrapper to its end."""
         ending = self._folder / ".minded"
         open(ending, "ab", opener=for_owner).close()
@@ -141,11 +144,11 @@ def _kill(session: int, sign: signal.Signals) -> None:
 
 
 def main() -> None:
-    """Mind the job that the arguments name."""
+    """Supervise the job that the arguments name."""
     folder, lock, seconds, memory, queue, number = sys.argv[1:7]
-    minder = Minder(Path(folder), number, float(seconds), int(memory))
+    supervisor = Supervisor(Path(folder), number, float(seconds), int(memory))
     if claim(Path(folder)):
-        minder.mind()
+        supervisor.supervise()
     os.close(int(lock))
     if len(list(Path(queue).glob("[0-9]*"))) > 1:
         program = str(Path(__file__).with_name("queue.py"))

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from fractale.plan.model import JobPlan, Template
-from fractale.schedulers.dialects import NAMES as SCHEDULERS
-from fractale.site.calls import jobs_of
-from fractale.site.case import Case
-from fractale.site.checks_needs import BINDINGS, see_scheduler
+from fractale.schedulers.homes import NAMES as SCHEDULERS
+from fractale.site.checks.needs import BINDINGS, see_scheduler
+from fractale.site.examination import Examination
 from fractale.site.model import Check, Finding, words_of
-from fractale.site.schedulers import chosen_scheduler
+from fractale.site.plan_uses import jobs_of
+from fractale.site.probes.schedulers import chosen_scheduler
 from fractale.text import did_you_mean
 
 SECTION = "site"
@@ -33,28 +33,28 @@ FEATURES: Mapping[str, tuple[tuple[str, ...], str]] = {
 """Feature → the findings that can give it, and what is said where none of them is there."""
 
 
-async def check_site(case: Case) -> list[Check]:
+async def check_site(exam: Examination) -> list[Check]:
     """A line for each thing of a feature that is there, and one for each feature that is not."""
-    if not case.is_general:
-        return await _jobs(case)
+    if not exam.is_general:
+        return await _jobs(exam)
     checks: list[Check] = []
     for feature, (names, none) in FEATURES.items():
-        findings = [case.site.find(name) for name in names]
+        findings = [exam.site.find(name) for name in names]
         there = [each for each in findings if each.state != "absent"]
-        checks += [_found(case, feature, each) for each in there]
+        checks += [_found(exam, feature, each) for each in there]
         if not there:
-            fix = _get(case, names[0])
+            fix = _get(exam, names[0])
             check = Check(section=SECTION, what=feature, verdict="warning", found=none, fix=fix)
             checks.append(check)
     return checks
 
 
-def _get(case: Case, name: str) -> str:
-    need = case.needs.needs.get(name)
+def _get(exam: Examination, name: str) -> str:
+    need = exam.needs.needs.get(name)
     return need.get if need else ""
 
 
-def _found(case: Case, feature: str, finding: Finding) -> Check:
+def _found(exam: Examination, feature: str, finding: Finding) -> Check:
     what = feature if feature == finding.name else f"{feature} {finding.name}"
     if finding.state == "works":
         return Check(section=SECTION, what=what, found=words_of(finding))
@@ -63,55 +63,55 @@ def _found(case: Case, feature: str, finding: Finding) -> Check:
         what=what,
         verdict="warning",
         found=words_of(finding),
-        fix=_get(case, finding.name),
+        fix=_get(exam, finding.name),
     )
 
 
-async def _jobs(case: Case) -> list[Check]:
+async def _jobs(exam: Examination) -> list[Check]:
     """Where the plan's jobs would go: a scheduler that answers, queues that there are."""
-    jobs = jobs_of(case.plan, case.inputs) if case.plan else []
+    jobs = jobs_of(exam.plan, exam.inputs) if exam.plan else []
     named = [each.job.scheduler for each in jobs]
     checks: list[Check] = []
     # What only the run will tell (a template) may be anything.
     if any(name is None for name in named):
-        checks.append(await scheduler_check(case, None))
+        checks.append(await scheduler_check(exam, None))
     known = sorted({name for name in named if isinstance(name, str)})
-    checks += [await scheduler_check(case, name) for name in known]
+    checks += [await scheduler_check(exam, name) for name in known]
     for each in jobs:
-        checks += check_queue(case, each.step, each.job)
+        checks += check_queue(exam, each.step, each.job)
     return checks
 
 
-async def scheduler_check(case: Case, name: str | None) -> Check:
+async def scheduler_check(exam: Examination, name: str | None) -> Check:
     """Whether jobs can be submitted.
 
     Args:
         name: The scheduler that a step names; None: the one that is taken where none is named.
     """
-    works, found = await see_scheduler(case, name)
+    works, found = await see_scheduler(exam, name)
     what = f"scheduler {name}" if name else "scheduler"
     if works:
         return Check(section=SECTION, what=what, found=found)
-    taken = name or chosen_scheduler(case.settings)
-    lacks = BINDINGS.get(taken, taken) if case.site.find(taken).state == "works" else taken
-    fix = _get(case, lacks)
-    return Check(section=SECTION, what=what, verdict="missing", found=found, fix=_or(case, fix))
+    taken = name or chosen_scheduler(exam.settings)
+    lacks = BINDINGS.get(taken, taken) if exam.site.find(taken).state == "works" else taken
+    fix = _get(exam, lacks)
+    return Check(section=SECTION, what=what, verdict="missing", found=found, fix=_or(exam, fix))
 
 
-def _or(case: Case, fix: str) -> str:
+def _or(exam: Examination, fix: str) -> str:
     """What else would do: a scheduler that answers, or none."""
-    works = [name for name in SCHEDULERS if case.site.find(name).state == "works"]
+    works = [name for name in SCHEDULERS if exam.site.find(name).state == "works"]
     return f"{fix}; or name `scheduler: {works[0] if works else 'local'}`"
 
 
-def check_queue(case: Case, step: str, job: JobPlan) -> list[Check]:
+def check_queue(exam: Examination, step: str, job: JobPlan) -> list[Check]:
     """Whether the queue that a step names is there, and takes jobs as long as the step's."""
     if not isinstance(job.queue, str):
         return []  # none, or a template that only the run can fill in
     if isinstance(job.scheduler, Template):
         return []
-    name = str(job.scheduler or chosen_scheduler(case.settings))
-    works = [f for f in [case.site.find(name)] if f.state == "works"]
+    name = str(job.scheduler or chosen_scheduler(exam.settings))
+    works = [f for f in [exam.site.find(name)] if f.state == "works"]
     queues: list[dict[str, Any]] = list(works[0].details.get("queues", ())) if works else []
     if not queues:
         return []

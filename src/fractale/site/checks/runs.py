@@ -8,9 +8,9 @@ from pathlib import Path
 
 from fractale.errors import FractaleError
 from fractale.settings import Settings, without_password
-from fractale.site.case import Case
-from fractale.site.folders import REFUSED, look_at, nearest, size
+from fractale.site.examination import Examination
 from fractale.site.model import Check, Finding
+from fractale.site.probes.folders import REFUSED, look_at, nearest, size
 from fractale.store.locks import FileLock
 
 SECTION = "runs"
@@ -19,20 +19,20 @@ FEW_FILES = 1000
 ELSEWHERE = "set FRACTALE_STATE_DIR to a folder on a disk of this machine"
 
 
-async def check_runs(case: Case) -> list[Check]:
+async def check_runs(exam: Examination) -> list[Check]:
     """The folder that keeps runs, and the server that keeps their checkpoints, if one does."""
-    folder = case.settings.state_dir.absolute()
+    folder = exam.settings.state_dir.absolute()
     try:
-        found = await case.place.wait_for(lambda: look_at(folder, "runs"))
-        fault = await case.place.wait_for(lambda: _lock_fault(folder))
+        found = await exam.place.wait_for(lambda: look_at(folder, "runs"))
+        fault = await exam.place.wait_for(lambda: _lock_fault(folder))
     except TimeoutError:
-        why = f"{folder} did not answer within {case.timeout:g} s"
+        why = f"{folder} did not answer within {exam.timeout:g} s"
         return [_folder("missing", why, ELSEWHERE)]
     checks = [_usable(folder, found, fault), room(found)]
     if (privacy := _privacy(folder)) is not None:
         checks.append(privacy)
-    if case.settings.store is not None:
-        checks.append(await _store(case.settings, case.timeout))
+    if exam.settings.store is not None:
+        checks.append(await _store(exam.settings, exam.timeout))
     return checks
 
 

@@ -13,9 +13,10 @@ from fractale.errors import FractaleError, PlanError, Problem, SettingsError
 from fractale.registry import Registry
 from fractale.registry.files import registries_with
 from fractale.settings import ServerSettings
-from fractale.site.case import Case, Named
-from fractale.site.checks_tools import Loaded, listed, unusable
+from fractale.site.checks.tools import Loaded, listed, unusable
+from fractale.site.examination import Examination
 from fractale.site.model import Check, Verdict
+from fractale.site.plan_uses import NamedTargets
 from fractale.text import count
 
 if TYPE_CHECKING:
@@ -29,30 +30,30 @@ STDIO_PATIENCE = 3.0
 """A server that is started has to import what it serves first."""
 
 
-async def check_plan_file(case: Case, problems: Sequence[Problem]) -> list[Check]:
+async def check_plan_file(exam: Examination, problems: Sequence[Problem]) -> list[Check]:
     """Whether the plan is valid by itself, and whether its secrets are set."""
-    if case.wanted is None:
+    if exam.wanted is None:
         return []
     errors = [p for p in problems if p.severity == "error"]
     checks = [_problem(problem) for problem in problems]
-    if case.plan is None:
-        fix = f"fractale validate {case.wanted}"
+    if exam.plan is None:
+        fix = f"fractale validate {exam.wanted}"
         found = f"invalid: {count(len(errors), 'error')}"
-        head = Check(section=SECTION, what=case.wanted, verdict="missing", found=found, fix=fix)
+        head = Check(section=SECTION, what=exam.wanted, verdict="missing", found=found, fix=fix)
         return [head, *checks]
-    steps = sum(1 for _ in case.plan.walk())
-    head = Check(section=SECTION, what=case.wanted, found=f"valid, {count(steps, 'step')}")
-    return [head, *checks, *_secrets(case)]
+    steps = sum(1 for _ in exam.plan.walk())
+    head = Check(section=SECTION, what=exam.wanted, found=f"valid, {count(steps, 'step')}")
+    return [head, *checks, *_secrets(exam)]
 
 
-def _secrets(case: Case) -> list[Check]:
+def _secrets(exam: Examination) -> list[Check]:
     """Inputs that come from the environment or from a person, and are never shown."""
-    plan = case.plan
+    plan = exam.plan
     if plan is None:
         return []
     from fractale.plan.inputs import read_secrets, secret_variable
 
-    given = read_secrets(plan, case.settings.environment)
+    given = read_secrets(plan, exam.settings.environment)
     return [
         Check(
             section=SECTION,
@@ -86,28 +87,30 @@ def _problem(problem: Problem, also: str = "", near: str | None = None) -> Check
 # Servers and what they offer
 
 
-async def check_offers(case: Case, loaded: Sequence[Loaded], named: Named) -> list[Check]:
+async def check_offers(
+    exam: Examination, loaded: Sequence[Loaded], named: NamedTargets
+) -> list[Check]:
     """Reach the servers as a run would, and hold the plan against what they and files offer."""
     try:
-        servers = _servers(case)
+        servers = _servers(exam)
     except SettingsError as error:
         hint = error.hint or ""
         return [
             Check(section=SERVERS, what="plan", verdict="missing", found=error.message, fix=hint)
         ]
-    usable = _usable([*case.registries, *case.served], loaded)
+    usable = _usable([*exam.registries, *exam.served], loaded)
     try:
-        async with _opened(case, servers, usable) as (toolbox, agents):
-            return await _examine(case, servers, toolbox, agents, loaded, named)
+        async with _opened(exam, servers, usable) as (toolbox, agents):
+            return await _examine(exam, servers, toolbox, agents, loaded, named)
     except PlanError as error:
         # What can be imported and still not be served; and agents of one name.
         return [_problem(problem) for problem in error.problems]
 
 
-def _servers(case: Case) -> list[ServerSettings]:
+def _servers(exam: Examination) -> list[ServerSettings]:
     from fractale.runs.opening import servers_of
 
-    return servers_of(case.settings, case.plan)
+    return servers_of(exam.settings, exam.plan)
 
 
 def _usable(registries: Sequence[Registry], loaded: Sequence[Loaded]) -> list[Registry]:
@@ -121,7 +124,7 @@ def _usable(registries: Sequence[Registry], loaded: Sequence[Loaded]) -> list[Re
 
 @asynccontextmanager
 async def _opened(
-    case: Case, servers: Sequence[ServerSettings], registries: Sequence[Registry]
+    exam: Examination, servers: Sequence[ServerSettings], registries: Sequence[Registry]
 ) -> AsyncGenerator[tuple[McpToolbox, Catalog]]:
     """The tools of a run, with less patience than a run has.
 
@@ -133,37 +136,37 @@ async def _opened(
     from fractale.mcp import EmbeddedServer, McpToolbox, Timing
     from fractale.registry import build_server
 
-    agents, rest = split_agents(with_named(registries, case.agents, case.plan))
+    agents, rest = split_agents(with_named(registries, exam.agents, exam.plan))
     all_servers: list[ServerSettings | EmbeddedServer] = list(servers)
     if rest:
         server = build_server(rest, on_warning=lambda _: None)
         all_servers.append(EmbeddedServer(server=server))
-    timing = Timing(connect=case.timeout, handshake=case.timeout * STDIO_PATIENCE, attempts=1)
+    timing = Timing(connect=exam.timeout, handshake=exam.timeout * STDIO_PATIENCE, attempts=1)
     async with McpToolbox(all_servers, timing=timing) as toolbox:
         yield toolbox, Catalog(agents)
 
 
 async def _examine(
-    case: Case,
+    exam: Examination,
     servers: Sequence[ServerSettings],
     toolbox: McpToolbox,
     agents: Catalog,
     loaded: Sequence[Loaded],
-    named: Named,
+    named: NamedTargets,
 ) -> list[Check]:
     from fractale.runs.preflight import check_online
 
     states = {status.name: status for status in await toolbox.servers()}
     away = [s.name for s in servers if not states[s.name].connected]
     problems: list[Problem] = []
-    if case.plan is not None:
+    if exam.plan is not None:
         told = unusable(loaded)
-        found = await check_online(case.plan, toolbox, agents)
+        found = await check_online(exam.plan, toolbox, agents)
         problems = [p for p in found if p.missing not in told]
     unknown = any(p.code.startswith("unknown-") for p in problems)
     tools = await _tools_by_server(toolbox)
     checks = [
-        _server(case, server, states[server.name], tools.get(server.name, []), unknown=unknown)
+        _server(exam, server, states[server.name], tools.get(server.name, []), unknown=unknown)
         for server in servers
     ]
     also = f"; {_names(away)} can't be asked" if away else ""
@@ -172,7 +175,7 @@ async def _examine(
         _problem(p, also if p.code.startswith("unknown-") else "", near.get(p.missing or ""))
         for p in problems
     ]
-    return checks + _unusable_of_plan(case, loaded, named) + _offered(case, problems, named)
+    return checks + _unusable_of_plan(exam, loaded, named) + _offered(exam, problems, named)
 
 
 def _registries(problems: Sequence[Problem]) -> dict[str, str]:
@@ -198,7 +201,7 @@ def _names(servers: Sequence[str]) -> str:
 
 
 def _server(
-    case: Case,
+    exam: Examination,
     server: ServerSettings,
     status: ServerStatus,
     tools: Sequence[str],
@@ -210,27 +213,27 @@ def _server(
         found = f"{server.address} answered: {len(tools)} tools"
         return Check(section=SERVERS, what=what, found=found)
     # Where the plan finds all it names elsewhere, it does not need this one.
-    named = case.plan is not None and case.plan.servers is not None
-    needed = case.plan is None or named or unknown
+    named = exam.plan is not None and exam.plan.servers is not None
+    needed = exam.plan is None or named or unknown
     verdict: Verdict = "missing" if needed else "warning"
     return Check(
         section=SERVERS,
         what=what,
         verdict=verdict,
         found=str(status.error),
-        fix=_server_fix(case, server),
+        fix=_server_fix(exam, server),
     )
 
 
-def _server_fix(case: Case, server: ServerSettings) -> str:
+def _server_fix(exam: Examination, server: ServerSettings) -> str:
     where = f"`servers.{server.name}` ({server.origin})"
     command = server.command
     if command is None:
         return f"start it, or correct {where}"
     is_path = "/" in command
-    if not is_path and case.place.which(command) is None:
+    if not is_path and exam.place.which(command) is None:
         top = command.replace("-", "_").removesuffix("_stdio")
-        install = case.needs.install(top)
+        install = exam.needs.install(top)
         tail = f": {install}" if install else f", or correct {where}"
         return f"`{command}` is not on the PATH{tail}"
     if is_path and not Path(command).exists():
@@ -238,9 +241,11 @@ def _server_fix(case: Case, server: ServerSettings) -> str:
     return f"start `{server.address}` by hand to see what it says, or correct {where}"
 
 
-def _unusable_of_plan(case: Case, loaded: Sequence[Loaded], named: Named) -> list[Check]:
+def _unusable_of_plan(
+    exam: Examination, loaded: Sequence[Loaded], named: NamedTargets
+) -> list[Check]:
     """Steps whose tool a file should give, and can't."""
-    if case.plan is None:
+    if exam.plan is None:
         return []
     return [
         Check(
@@ -255,23 +260,23 @@ def _unusable_of_plan(case: Case, loaded: Sequence[Loaded], named: Named) -> lis
     ]
 
 
-def _offered(case: Case, problems: Sequence[Problem], named: Named) -> list[Check]:
+def _offered(exam: Examination, problems: Sequence[Problem], named: NamedTargets) -> list[Check]:
     """What the plan names, where all of it was found."""
     errors = [p for p in problems if p.severity == "error"]
-    if case.plan is None or errors or not named.names:
+    if exam.plan is None or errors or not named.names:
         return []
     return [Check(section=SECTION, what="tools and agents", found=f"found: {listed(named.names)}")]
 
 
-async def check_served(case: Case) -> list[Check]:
+async def check_served(exam: Examination) -> list[Check]:
     """Whether ``fractale serve`` would take what server files say of addresses and certificates."""
     from fractale.server.options import options_of
 
-    if not case.served:
+    if not exam.served:
         return []
-    token = case.settings.environment.get("FRACTALE_MCP_TOKEN")
+    token = exam.settings.environment.get("FRACTALE_MCP_TOKEN")
     try:
-        options = options_of(case.served, token=token)
+        options = options_of(exam.served, token=token)
     except FractaleError as error:
         hint = error.hint or ""
         return [
