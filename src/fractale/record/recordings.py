@@ -67,7 +67,7 @@ class Recording:
     about: Mapping[str, Any] = field(default_factory=dict[str, Any])
     own: bool = False
 
-    def given(self, registries: Sequence[Path], agents: Sequence[str]) -> Recording:
+    def given(self, registries: Sequence[str], agents: Sequence[str]) -> Recording:
         """The same with the registries and the sub-agents that a person names.
 
         Where they name none, an own run has those that it was started with, and any other
@@ -75,7 +75,7 @@ class Recording:
         """
         kept: Mapping[str, Any] = self.head if self.own else {}
         named = {
-            "registries": [*map(str, registries)] or kept.get("registries") or [],
+            "registries": [*registries] or kept.get("registries") or [],
             "agents": [*agents] or kept.get("agents") or [],
         }
         return replace(self, head={**self.head, **named})

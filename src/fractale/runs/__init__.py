@@ -41,14 +41,17 @@ if TYPE_CHECKING:
     from fractale.runs.options import Person, RunOptions
     from fractale.runs.result import RunResult
     from fractale.runs.service import Runs
+    from fractale.runs.workspace import Extensions, Workspace
 
-__all__ = ["Person", "RunOptions", "RunResult", "Runs"]
+__all__ = ["Extensions", "Person", "RunOptions", "RunResult", "Runs", "Workspace"]
 
 _HOMES = {
+    "Extensions": "fractale.runs.workspace",
     "Person": "fractale.runs.options",
     "RunOptions": "fractale.runs.options",
     "RunResult": "fractale.runs.result",
     "Runs": "fractale.runs.service",
+    "Workspace": "fractale.runs.workspace",
 }
 
 

@@ -32,7 +32,7 @@ from fractale.record.offered import (
 )
 from fractale.record.plans import keep_plan, plan_hash
 from fractale.record.provenance import tool_hashes, versions
-from fractale.runs.continuing import (
+from fractale.runs.changes import (
     plan_today,
     refuse_changed_tools,
     unchanged_plan,
@@ -72,6 +72,7 @@ class Runs:
         models: Built from the settings where not given.
         policy: What a model may call.
         agents: fractale's own sub-agents where not given.
+        head: What the record of each run keeps, such as the registries; see `Workspace`.
     """
 
     def __init__(
@@ -82,8 +83,10 @@ class Runs:
         models: Models | None = None,
         policy: Policy | None = None,
         agents: Catalog | None = None,
+        head: Mapping[str, Any] | None = None,
     ) -> None:
         self._settings = settings
+        self._head = dict(head or {})
         self._toolbox = toolbox
         self._models = models or Models(settings)
         self._policy = policy or Policy(settings=settings.policy)
@@ -105,7 +108,7 @@ class Runs:
         Args:
             inputs: Values or texts of the plan's inputs, secret ones left out.
             secrets: The secret inputs.
-            head: What else the run's record keeps, such as the registries it was given.
+            head: What else the run's record keeps.
 
         Raises:
             InputError: An input is missing or wrong.
@@ -161,7 +164,7 @@ class Runs:
                 "bindings": bindings.data(),
                 "settings": settings_data(self._settings, self._models, policy),
             }
-            whole = {**_head(plan, kept), **known, **head}
+            whole = {**_head(plan, kept), **known, **self._head, **head}
             folder.write_head(marked(whole, self._settings.environment))
             keep_plan(folder, plan)
             bindings.attach(FileNotes(folder.path / BINDINGS_FILE))
@@ -192,7 +195,6 @@ class Runs:
         plan: Plan | None = None,
         changes: ForkChanges | None = None,
         secrets: Mapping[str, str] | None = None,
-        head: Mapping[str, Any] | None = None,
     ) -> RunResult:
         """Start a new run that has all of another up to a step, and goes on live from there.
 
@@ -204,7 +206,6 @@ class Runs:
             plan: In place of that run's; None: as its file is today.
             changes: Inputs and outputs that are to be others than in that run.
             secrets: The secret inputs.
-            head: What else the record keeps, in place of what that run's keeps.
 
         Raises:
             UsageError: There is no such run or step, or the plan does not have the step.
@@ -235,7 +236,7 @@ class Runs:
             entry = by_reference(entry, store)
             write_entry(folder, entry)
 
-        kept = {**_kept_of(history.head), **(head or {}), "parent": parent}
+        kept = {**_kept_of(history.head), **self._head, "parent": parent}
         session, inputs = await self._begin(
             plan, values, options, secrets or {}, kept, bindings, fill
         )

@@ -23,6 +23,7 @@ from fractale.graph.context import Dependencies
 from fractale.plan.model import Plan
 from fractale.record.listing import list_runs
 from fractale.record.plans import plan_hash, plan_of
+from fractale.runs.workspace import Extensions
 from fractale.settings import Settings
 from fractale.store.drafts import Drafts
 from fractale.store.index import RunFilter
@@ -30,7 +31,7 @@ from fractale.store.records import RunFolder, RunFolders
 from fractale.studio.graph import StudioGraph
 from fractale.studio.launch import OPTIONS, server_settings
 from fractale.studio.names import graph_name
-from fractale.studio.performing import RunPerformer, Tools
+from fractale.studio.performing import RunPerformer
 from fractale.studio.saver import told
 from fractale.studio.sources import RUN, AnyPlan, FilePlan, Prompt, Source
 from fractale.studio.threads import RunThreads, read_head
@@ -85,7 +86,8 @@ def prompt_graph(*, registries: Sequence[Path | str] = (), agents: Sequence[str]
 
 
 def _factory(source: Source, registries: Sequence[Path | str], agents: Sequence[str]) -> Factory:
-    own = Tools(registries=[str(Path(path).absolute()) for path in registries], agents=agents)
+    paths = [str(Path(path).absolute()) for path in registries]
+    own = Extensions(registries=paths, agents=agents)
 
     async def graph(config: dict[str, Any]) -> StudioGraph:
         # Files are read, and the graph is built, where the server's loop is not held up.
@@ -94,10 +96,10 @@ def _factory(source: Source, registries: Sequence[Path | str], agents: Sequence[
     return graph
 
 
-def _build(source: Source, own: Tools, config: dict[str, Any]) -> StudioGraph:
+def _build(source: Source, own: Extensions, config: dict[str, Any]) -> StudioGraph:
     try:
         settings = server_settings()
-        tools = _with_options(settings, own)
+        extensions = _with_options(settings, own)
         fields = cast("RunnableConfig", config).get("configurable", {})
         plan, drafts = _Look(settings, source, fields).look()
     except PlanError as error:
@@ -110,16 +112,16 @@ def _build(source: Source, own: Tools, config: dict[str, Any]) -> StudioGraph:
     return StudioGraph.of(
         compile_plan(plan, deps),
         plan.name,
-        performer=RunPerformer(source=source, settings=settings, tools=tools),
+        performer=RunPerformer(source=source, settings=settings, extensions=extensions),
         schemas=schemas,
     )
 
 
-def _with_options(settings: Settings, own: Tools) -> Tools:
-    """A graph's tools with those that ``fractale studio`` was given."""
+def _with_options(settings: Settings, own: Extensions) -> Extensions:
+    """A graph's extensions with those that ``fractale studio`` was given."""
     given = json.loads(settings.environment.get(OPTIONS) or "{}")
-    return Tools(
-        registries=list(dict.fromkeys([*own.registries, *given.get("registries", ())])),
+    return Extensions(
+        registries=list(dict.fromkeys([*own.paths, *given.get("registries", ())])),
         agents=list(dict.fromkeys([*own.agents, *given.get("agents", ())])),
     )
 

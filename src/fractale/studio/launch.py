@@ -10,13 +10,14 @@ import os
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from fractale.errors import DependencyMissing, StoreError, UsageError
 from fractale.plan.build import load_plan
 from fractale.private import make_folder, write_private
+from fractale.runs.workspace import Extensions
 from fractale.settings import Settings, load_settings
 from fractale.studio.gate import TOKEN, read_token
 from fractale.studio.names import STUDIO, graph_name
@@ -82,16 +83,14 @@ class Start:
 
     Args:
         plans: Plan files that become graphs, beside those of the folder's ``langgraph.json``.
-        registries: Registry or server files whose tools every run has.
-        agents: Sub-agents by dotted path.
+        extensions: What every run has beside the servers of the settings.
         host: The address to listen on.
         port: The port; another one is taken where it is in use.
         browser: Whether Studio's page is opened in the browser.
     """
 
     plans: Sequence[Path] = ()
-    registries: Sequence[Path] = ()
-    agents: Sequence[str] = ()
+    extensions: Extensions = field(default_factory=Extensions)
     host: str = "127.0.0.1"
     port: int = 2024
     browser: bool = True
@@ -166,8 +165,8 @@ def _told(start: Start, settings: Settings) -> dict[str, str]:
         if settings.origins.get(name) == "command line"
     }
     tools = {
-        "registries": [str(path.absolute()) for path in start.registries],
-        "agents": list(start.agents),
+        "registries": [str(Path(path).absolute()) for path in start.extensions.paths],
+        "agents": list(start.extensions.agents),
     }
     return {**given, OPTIONS: json.dumps(tools)}
 

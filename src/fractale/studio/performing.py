@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from langgraph.errors import GraphDrained
@@ -13,13 +12,11 @@ from langgraph.errors import GraphDrained
 from fractale.errors import FractaleError, UsageError
 from fractale.events import Event
 from fractale.plan.inputs import read_secrets
-from fractale.policy import Policy
-from fractale.runs.continuing import plan_today
-from fractale.runs.opening import open_toolbox, own_agents
+from fractale.runs.changes import plan_today
 from fractale.runs.options import RunOptions
 from fractale.runs.result import RunResult
-from fractale.runs.service import Runs
-from fractale.settings import Settings, without_password
+from fractale.runs.workspace import Extensions, Workspace, as_started, kept_store
+from fractale.settings import Settings
 from fractale.settings.own_runs import is_agreed, not_own
 from fractale.store.records import RunFolders
 from fractale.studio.orders import Order, order_of, take
@@ -46,26 +43,18 @@ class RunEnded(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tools:
-    """The tools that runs of a graph have beside those of the settings' servers."""
-
-    registries: Sequence[str] = ()
-    agents: Sequence[str] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RunPerformer:
     """Does the runs of one graph.
 
     Args:
         source: Where the plans of new runs come from.
         settings: As they were when the graph was opened.
-        tools: Of new runs; a run that goes on has those that it was started with.
+        extensions: Of new runs; a run that is resumed has those that it was started with.
     """
 
     source: Source
     settings: Settings
-    tools: Tools
+    extensions: Extensions
 
     async def __call__(
         self, graph: StudioGraph, given: Any, config: RunnableConfig, stream: Mapping[str, Any]
@@ -104,17 +93,13 @@ class RunPerformer:
             raise RunEnded(f"run {result.run}: {result.status}: {result.error}{hint}")
 
     async def _start(self, order: Order, options: RunOptions) -> RunResult:
-        source, tools, settings = self.source, self.tools, self.settings
-        named: dict[str, Any] = {"registries": tools.registries, "agents": tools.agents}
-        opened = source.opened_for(order.given, order.context)
-        agents = own_agents(opened, **named)
-        async with open_toolbox(settings, opened, **named) as toolbox:
-            plan, inputs = await source.plan(order.given, opened, toolbox, agents, settings)
-            policy = Policy(settings=settings.policy)
-            runs = Runs(settings, toolbox, policy=policy, agents=agents)
-            secrets = read_secrets(plan, settings.environment)
-            head = {**_head(settings, tools), **order.head}
-            return await runs.start(plan, inputs, options, secrets=secrets, head=head)
+        opened = self.source.opened_for(order.given, order.context)
+        async with Workspace.open(self.settings, opened, self.extensions) as workspace:
+            plan, inputs = await self.source.plan(order.given, opened, workspace)
+            secrets = read_secrets(plan, self.settings.environment)
+            return await workspace.runs.start(
+                plan, inputs, options, secrets=secrets, head=order.head
+            )
 
     async def _go_on(self, order: Order, options: RunOptions) -> RunResult:
         assert order.folder is not None  # noqa: S101 - the caller looked
@@ -122,18 +107,12 @@ class RunPerformer:
         head = order.folder.read_head()
         if not is_agreed(order.folder.path, head, self.settings.environment):
             raise not_own(order.folder.run_id, self.settings.environment)
-        settings = _like(self.settings, head)
-        named: dict[str, Any] = {
-            "registries": head.get("registries", ()),
-            "agents": head.get("agents", ()),
-        }
+        _check_store(self.settings, head)
+        settings, extensions = as_started(self.settings, head)
         plan = plan_today(order.folder, head)
-        agents = own_agents(plan, **named)
-        async with open_toolbox(settings, plan, **named) as toolbox:
-            policy = Policy(settings=settings.policy)
-            runs = Runs(settings, toolbox, policy=policy, agents=agents)
+        async with Workspace.open(settings, plan, extensions) as workspace:
             secrets = read_secrets(plan, settings.environment)
-            return await runs.resume(order.run_id, options, secrets=secrets)
+            return await workspace.runs.resume(order.run_id, options, secrets=secrets)
 
 
 class _Feed:
@@ -197,25 +176,15 @@ def _with_thread(value: Any, thread: str) -> Any:
     return {k: v if k in kept else _with_thread(v, thread) for k, v in table.items()}
 
 
-def _head(settings: Settings, tools: Tools) -> dict[str, Any]:
-    return {
-        "registries": [str(Path(path).absolute()) for path in tools.registries],
-        "agents": list(tools.agents),
-        "model": settings.model_spec,
-        "store": without_password(settings.store) or "sqlite",
-    }
-
-
-def _like(settings: Settings, head: Mapping[str, Any]) -> Settings:
-    """The settings with the model that a run was started with.
+def _check_store(settings: Settings, head: Mapping[str, Any]) -> None:
+    """See that a run's checkpoints are in the server's own store: no other one is open.
 
     Raises:
-        UsageError: The run's checkpoints are in another store than the server's.
+        UsageError: They are in another one.
     """
-    here, there = without_password(settings.store) or "sqlite", head.get("store")
-    if there not in (None, here):
+    there = head.get("store")
+    if there not in (None, kept_store(settings)):
         raise UsageError(
             f"the run keeps its checkpoints in {there}",
             hint=f"start Studio with them: fractale studio --store {there}",
         )
-    return settings.with_flags(model=head["model"]) if head.get("model") else settings

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from fractale.errors import UsageError
 from fractale.plan.build import load_plan, parse_plan
 from fractale.plan.model import InputSpec, Plan
-from fractale.runs.asking import (
+from fractale.runs.one_step import (
     GENERALIST,
     WORDS,
     Expert,
@@ -22,9 +22,7 @@ from fractale.runs.asking import (
 )
 
 if TYPE_CHECKING:
-    from fractale.agents.catalog import Catalog
-    from fractale.settings import Settings
-    from fractale.toolbox import Toolbox
+    from fractale.runs.workspace import Workspace
 
 PLAN, INPUTS, RUN = "plan", "inputs", "run"
 NO_PLAN = """\
@@ -75,9 +73,7 @@ class Source(Protocol):
         self,
         given: Mapping[str, Any],
         opened: Plan | None,
-        toolbox: Toolbox,
-        agents: Catalog,
-        settings: Settings,
+        workspace: Workspace,
     ) -> tuple[Plan, dict[str, Any]]:
         """The plan of a run, and the plan's inputs.
 
@@ -119,12 +115,10 @@ class FilePlan:
         self,
         given: Mapping[str, Any],
         opened: Plan | None,
-        toolbox: Toolbox,
-        agents: Catalog,
-        settings: Settings,
+        workspace: Workspace,
     ) -> tuple[Plan, dict[str, Any]]:
         """The plan, and its inputs as they are given."""
-        del toolbox, agents, settings
+        del workspace
         return opened or load_plan(self.path), dict(given)
 
 
@@ -163,12 +157,10 @@ class AnyPlan:
         self,
         given: Mapping[str, Any],
         opened: Plan | None,
-        toolbox: Toolbox,
-        agents: Catalog,
-        settings: Settings,
+        workspace: Workspace,
     ) -> tuple[Plan, dict[str, Any]]:
         """The plan, and what the input has for it under `inputs`."""
-        del toolbox, agents, settings
+        del workspace
         assert opened is not None  # noqa: S101 - it was named
         return opened, _inputs_in(given, {PLAN, INPUTS})
 
@@ -210,26 +202,25 @@ class Prompt:
         self,
         given: Mapping[str, Any],
         opened: Plan | None,
-        toolbox: Toolbox,
-        agents: Catalog,
-        settings: Settings,
+        workspace: Workspace,
     ) -> tuple[Plan, dict[str, Any]]:
         """The plan of one step that asks."""
         del opened
         words = str(given.get(WORDS) or "")
         inputs = _inputs_in(given, {WORDS, "agent", "prompt", "direct", INPUTS})
-        expert = await _expert(given, toolbox, agents)
-        direct, small = bool(given.get("direct")), is_small(settings.model_spec)
+        expert = await _expert(given, workspace)
+        direct, small = bool(given.get("direct")), is_small(workspace.settings.model_spec)
         data = one_step_plan(expert, words, inputs, direct=direct, small=small)
-        plan = load_plan(keep_plan(data, settings.state_dir))
+        plan = load_plan(keep_plan(data, workspace.settings.state_dir))
         return plan, {**inputs, WORDS: words} if words else inputs
 
 
-async def _expert(given: Mapping[str, Any], toolbox: Toolbox, agents: Catalog) -> Expert:
+async def _expert(given: Mapping[str, Any], workspace: Workspace) -> Expert:
     name = given.get("prompt")
     if not name:
-        return await find_agent(str(given.get("agent") or GENERALIST), toolbox, agents)
-    found = await find_prompt(str(name), toolbox)
+        name = str(given.get("agent") or GENERALIST)
+        return await find_agent(name, workspace.toolbox, workspace.agents)
+    found = await find_prompt(str(name), workspace.toolbox)
     if found is None:
         raise UsageError(f"no server has a prompt `{name}`", hint="see `fractale list prompts`")
     return found
