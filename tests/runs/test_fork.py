@@ -26,7 +26,7 @@ from fractale.record.diff import RunDiff, diff_data, diff_runs
 from fractale.record.history_reader import read_history
 from fractale.record.listing import list_runs
 from fractale.runs import RunOptions, Runs
-from fractale.runs.forking import ForkChanges
+from fractale.runs.fork import ForkChanges
 from fractale.settings import Settings
 from fractale.store.checkpoints import open_checkpoints
 from fractale.store.prune import PruneRule, prune

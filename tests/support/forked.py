@@ -41,7 +41,8 @@ for found in pkgutil.iter_modules(fractale.cli.__path__, "fractale.cli."):
         importlib.import_module(found.name)
 for name in (
     "fractale.runs.service", "fractale.runs.session", "fractale.runs.workspace",
-    "fractale.questions", "fractale.runs.options", "fractale.api", "fractale.mcp", "fractale.models.providers",
+    "fractale.questions", "fractale.runs.options", "fractale.api", "fractale.mcp",
+    "fractale.models.providers",
     "fractale.registry.fastmcp_server", "fractale.registry.local_server", "fractale.registry.build",
     "fractale.graph.drafting", "fractale.agents.planner", "fractale.agents.loop",
     "fractale.agents.catalog", "fractale.agents.ask", "fractale.store.sqlite",

@@ -15,8 +15,8 @@ from langchain_core.messages import BaseMessage, ToolMessage
 from fractale.errors import TransportError
 from fractale.evidence import outputs_of
 from fractale.graph.context import Dependencies, RunContext
-from fractale.graph.entry import Entry
 from fractale.graph.flow import Flow
+from fractale.graph.fork_point import ForkPoint
 from fractale.graph.outcome import CallResult, match_rules, rule_scope
 from fractale.graph.recorded import CallBook
 from fractale.graph.state import PlanState, Record
@@ -106,7 +106,7 @@ class Attempt:
         self.context.notes.drop(self._note)
 
     @property
-    def entry(self) -> Entry | None:
+    def entry(self) -> ForkPoint | None:
         """Where a fork enters the plan inside this step; None: at its first step."""
         entry = self.context.entry
         return entry.below(self.step.name, self.attempts) if entry else None

@@ -41,7 +41,7 @@ from fractale.replay.outside import (
     RecordedToolbox,
 )
 from fractale.replay.words import Divergence
-from fractale.runs.forking import read_entry
+from fractale.runs.fork import read_point
 from fractale.runs.options import RunOptions
 from fractale.runs.preflight import preflight
 from fractale.runs.session import Session
@@ -228,8 +228,8 @@ class _Stage:
         session.context.bindings = (
             Bindings() if live.tools else RecordedBindings.recorded(recording.head, self.events)
         )
-        if entry := read_entry(recording.folder):
-            session.fork(entry, recording.head["parent"])
+        if point := read_point(recording.folder):
+            session.fork(point, recording.head["parent"])
         return session
 
     def _hidden(self) -> tuple[str, ...]:

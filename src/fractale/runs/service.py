@@ -38,18 +38,18 @@ from fractale.runs.changes import (
     unchanged_plan,
     version_notice,
 )
-from fractale.runs.fork import find_point
-from fractale.runs.forking import (
+from fractale.runs.fork import (
     ForkChanges,
     by_reference,
-    check_entry,
+    check_point,
+    find_origin,
     inherited_inputs,
     new_outputs,
     notices,
-    read_entry,
+    read_point,
     take_over,
     with_outputs,
-    write_entry,
+    write_point,
 )
 from fractale.runs.options import RunOptions
 from fractale.runs.preflight import preflight
@@ -219,31 +219,31 @@ class Runs:
         history = read_history(self._folders.find(run_id))
         plan = plan or plan_today(history.folder, history.head)
         async with checkpoints(self._settings, options) as saver:
-            point = await find_point(saver, history, at)
-        check_entry(plan, point.entry)
+            origin = await find_origin(saver, history, at)
+        check_point(plan, origin.point)
         values = bind_inputs(plan, {**inherited_inputs(history, plan), **changes.inputs}, secrets)
         # What was agreed to of the tools is for this run to say anew, by what is pinned.
         names = self._bindings_of(history.folder, history.head, plan).data()["names"]
         bindings = Bindings(pins=self._pins)
         bindings.take({"names": names})
         await preflight(plan, self._toolbox, self._models, self._agents, bindings)
-        theirs, parent = FileOutputs(history.folder.outputs), point.parent(history.run)
-        entry = with_outputs(point.entry, theirs, changes.outputs)
+        theirs, parent = FileOutputs(history.folder.outputs), origin.parent(history.run)
+        point = with_outputs(origin.point, theirs, changes.outputs)
 
         def fill(folder: RunFolder, store: OutputStore) -> None:
-            nonlocal entry
-            take_over(history, folder, entry, point.at)
-            entry = by_reference(entry, store)
-            write_entry(folder, entry)
+            nonlocal point
+            take_over(history, folder, point, origin.at)
+            point = by_reference(point, store)
+            write_point(folder, point)
 
         kept = {**_kept_of(history.head), **self._head, "parent": parent}
         session, inputs = await self._begin(
             plan, values, options, secrets or {}, kept, bindings, fill
         )
-        session.fork(entry, parent)
-        told = new_outputs(point.entry, theirs, changes.outputs)
-        told += notices(history, plan, entry, values)
-        session.notices = [("fork", words) for words in told]
+        session.fork(point, parent)
+        warnings = new_outputs(origin.point, theirs, changes.outputs)
+        warnings += notices(history, plan, point, values)
+        session.notices = [("fork", words) for words in warnings]
         return await session.drive(inputs)
 
     async def resume(
@@ -275,8 +275,8 @@ class Runs:
         session.context.bindings = self._bindings_of(folder, head, plan)
         if notice := version_notice(head):
             session.notices.append(("versions", notice))
-        if entry := read_entry(folder):
-            session.fork(entry, head["parent"])
+        if point := read_point(folder):
+            session.fork(point, head["parent"])
         return await session.resume(head["inputs"])
 
     def _bindings_of(self, folder: RunFolder, head: Mapping[str, Any], plan: Plan) -> Bindings:

@@ -12,7 +12,7 @@ from fractale.cli.commands.resume import complete_runs
 
 if TYPE_CHECKING:
     from fractale.runs import RunOptions, RunResult, Workspace
-    from fractale.runs.forking import ForkChanges
+    from fractale.runs.fork import ForkChanges
 
 
 @click.command("fork", context_settings={"ignore_unknown_options": True})  # -1 is a run
@@ -93,7 +93,7 @@ def read_changes(pairs: tuple[str, ...]) -> ForkChanges:
         InputError: A name is none that can be set.
     """
     from fractale.errors import InputError
-    from fractale.runs.forking import ForkChanges
+    from fractale.runs.fork import ForkChanges
 
     inputs: dict[str, Any] = {}
     outputs: dict[str, dict[str, Any]] = {}
