@@ -27,14 +27,15 @@ import forked
 from fractale.errors import DependencyMissing, PlanError, UsageError
 from fractale.plan.build import load_plan
 from fractale.record.plans import plan_hash
+from fractale.runs import Extensions
 from fractale.settings import load_settings
 from fractale.store.drafts import Drafts
 from fractale.store.locks import RunLock
 from fractale.store.records import RunFolders
 from fractale.studio import any_plan, open_saver, plan_graph, prompt_graph
 from fractale.studio.launch import CORS, OPTIONS, Start, prepare
-from fractale.studio.performing import RunEnded
-from fractale.studio.threads import RunThreads, thread_of_id
+from fractale.studio.runs import RunEnded
+from fractale.studio.saver import RunThreads, thread_of_id
 from fractale.testing import ModelServer
 from fractale.testing.model_server import ModelRequest, Reply
 from servers.running import exists, free_port
@@ -702,7 +703,11 @@ def own(tmp_path, monkeypatch):
 
 def test_it_starts_on_this_machine_without_telling_anybody(own, tmp_path):
     (tmp_path / "my-plan.yaml").write_text("name: p\nsteps: [{name: a, tool: b}]\n")
-    start = Start(plans=[Path("my-plan.yaml")], registries=[Path("t.yaml")], browser=False)
+    start = Start(
+        plans=[Path("my-plan.yaml")],
+        extensions=Extensions(registries=["t.yaml"]),
+        browser=False,
+    )
     words, environment = prepare(start, own.with_flags(model="openai:x"))
     assert words[1:4] == ["-m", "langgraph_cli", "dev"]
     assert "--allow-blocking" not in words
