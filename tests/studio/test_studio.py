@@ -590,7 +590,7 @@ async def test_a_run_that_fails_is_an_error_with_its_last_words(here):
     here.thread = str(uuid.uuid4())
     with pytest.raises(RunEnded, match="wrong"):
         await here.run("failing", {"wrong": 1})
-    with pytest.raises(RunEnded, match="no run to go on with"):
+    with pytest.raises(RunEnded, match="no run to resume"):
         await here.run("failing", None)
 
 

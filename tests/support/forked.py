@@ -40,7 +40,7 @@ for found in pkgutil.iter_modules(fractale.cli.__path__, "fractale.cli."):
     if found.name != "fractale.cli.__main__":
         importlib.import_module(found.name)
 for name in (
-    "fractale.runs.service", "fractale.runs.session", "fractale.runs.workspace",
+    "fractale.runs.service", "fractale.runs.driver", "fractale.runs.workspace",
     "fractale.questions", "fractale.runs.options", "fractale.api", "fractale.mcp",
     "fractale.models.providers",
     "fractale.registry.fastmcp_server", "fractale.registry.local_server", "fractale.registry.build",

@@ -41,10 +41,10 @@ from fractale.replay.outside import (
     RecordedToolbox,
 )
 from fractale.replay.words import Divergence
+from fractale.runs.driver import RunDriver
 from fractale.runs.fork import read_point
 from fractale.runs.options import RunOptions
 from fractale.runs.preflight import preflight
-from fractale.runs.session import Session
 from fractale.settings import Settings
 from fractale.store.outputs import FileOutputs
 from fractale.toolbox import Toolbox
@@ -207,7 +207,7 @@ class _Stage:
 
     def _session(
         self, comparison: Comparison, deps: Dependencies, listeners: Sequence[Listener]
-    ) -> Session:
+    ) -> RunDriver:
         recording, live = self.recording, self.live
         options = RunOptions(
             listeners=[comparison, *listeners],
@@ -220,7 +220,7 @@ class _Stage:
         if live.tools or live.models:
             secrets = {name: live.secrets.get(name, MASK) for name in secrets}
             settings = self.settings
-        session = Session(
+        session = RunDriver(
             settings, deps, self.plan, options, recording.folder.run_id, None, secrets
         )
         session.context.run_dir = recording.run_dir

@@ -38,6 +38,7 @@ from fractale.runs.changes import (
     unchanged_plan,
     version_notice,
 )
+from fractale.runs.driver import RunDriver, checkpoints
 from fractale.runs.fork import (
     ForkChanges,
     by_reference,
@@ -54,7 +55,6 @@ from fractale.runs.fork import (
 from fractale.runs.options import RunOptions
 from fractale.runs.preflight import preflight
 from fractale.runs.result import RunResult
-from fractale.runs.session import Session, checkpoints
 from fractale.settings import Settings
 from fractale.settings.own_runs import marked
 from fractale.store.notes import FileNotes
@@ -120,10 +120,8 @@ class Runs:
         values = bind_inputs(plan, inputs or {}, secrets)
         bindings = Bindings(pins=self._pins)
         await preflight(plan, self._toolbox, self._models, self._agents, bindings)
-        session, kept = await self._begin(
-            plan, values, options, secrets or {}, head or {}, bindings
-        )
-        return await session.drive(kept)
+        driver, kept = await self._begin(plan, values, options, secrets or {}, head or {}, bindings)
+        return await driver.drive(kept)
 
     async def _begin(
         self,
@@ -134,7 +132,7 @@ class Runs:
         head: Mapping[str, Any],
         bindings: Bindings,
         fill: Callable[[RunFolder, OutputStore], None] = lambda _folder, _store: None,
-    ) -> tuple[Session, dict[str, Any]]:
+    ) -> tuple[RunDriver, dict[str, Any]]:
         """A new run, ready to be driven, and its inputs as its state holds them.
 
         Args:
@@ -145,10 +143,10 @@ class Runs:
         run_id = folder.run_id if folder else options.run_id or "run"
         store = FileOutputs(folder.outputs) if folder else MemoryOutputs()
         dependencies = self._dependencies(store, folder)
-        session = Session(self._settings, dependencies, plan, options, run_id, folder, secrets)
-        session.context.bindings = bindings
-        session.notices += changed
-        kept = {name: store.put(session.context.mask(value)) for name, value in values.items()}
+        driver = RunDriver(self._settings, dependencies, plan, options, run_id, folder, secrets)
+        driver.context.bindings = bindings
+        driver.notices += changed
+        kept = {name: store.put(driver.context.mask(value)) for name, value in values.items()}
         if folder:
             try:
                 fill(folder, store)
@@ -156,7 +154,7 @@ class Runs:
                 shutil.rmtree(folder.path, ignore_errors=True)
                 raise
             offered = await offered_by(self._toolbox, plan, self._agents.names())
-            keep_offered(folder, offered, session.context.mask)
+            keep_offered(folder, offered, driver.context.mask)
             policy = self._policy.settings
             known = {
                 "versions": versions(),
@@ -169,7 +167,7 @@ class Runs:
             keep_plan(folder, plan)
             bindings.attach(FileNotes(folder.path / BINDINGS_FILE))
             bindings.snapshots.append(snapshot_of(folder))
-        return session, kept
+        return driver, kept
 
     async def _pin(self, plan: Plan) -> list[tuple[str, str]]:
         """Pin what is seen first; warns of what changed since it was pinned."""
@@ -237,14 +235,14 @@ class Runs:
             write_point(folder, point)
 
         kept = {**_kept_of(history.head), **self._head, "parent": parent}
-        session, inputs = await self._begin(
+        driver, inputs = await self._begin(
             plan, values, options, secrets or {}, kept, bindings, fill
         )
-        session.fork(point, parent)
+        driver.fork(point, parent)
         warnings = new_outputs(origin.point, theirs, changes.outputs)
         warnings += notices(history, plan, point, values)
-        session.notices = [("fork", words) for words in warnings]
-        return await session.drive(inputs)
+        driver.notices = [("fork", words) for words in warnings]
+        return await driver.drive(inputs)
 
     async def resume(
         self,
@@ -268,16 +266,16 @@ class Runs:
         plan = unchanged_plan(folder, head)
         await self._check_tools(folder, head, plan)
         dependencies = self._dependencies(FileOutputs(folder.outputs), folder)
-        session = Session(
+        driver = RunDriver(
             self._settings, dependencies, plan, options, folder.run_id, folder, secrets or {}
         )
-        session.context.folder = Path(head.get("folder") or Path.cwd())
-        session.context.bindings = self._bindings_of(folder, head, plan)
+        driver.context.folder = Path(head.get("folder") or Path.cwd())
+        driver.context.bindings = self._bindings_of(folder, head, plan)
         if notice := version_notice(head):
-            session.notices.append(("versions", notice))
+            driver.notices.append(("versions", notice))
         if point := read_point(folder):
-            session.fork(point, head["parent"])
-        return await session.resume(head["inputs"])
+            driver.fork(point, head["parent"])
+        return await driver.resume(head["inputs"])
 
     def _bindings_of(self, folder: RunFolder, head: Mapping[str, Any], plan: Plan) -> Bindings:
         """What names mean in a run that was begun before."""

@@ -294,7 +294,8 @@ async def _meant(toolbox: Toolbox, names: Sequence[str]) -> list[ToolInfo]:
         return await toolbox.tools()
     servers = {server.name for server in await toolbox.servers(())}
     wanted = [f"{name}.*" if name in servers else name for name in names]
-    tools, found = await toolbox.tools(wanted), list[ToolInfo]()
+    found: list[ToolInfo] = []
+    tools = await toolbox.tools(wanted)
     for name in names:
         of_name = [tool for tool in tools if name in (tool.server, tool.qualified_name)]
         if not of_name:

@@ -55,7 +55,7 @@ NO_RECURSION_LIMIT = 1_000_000_000
 """fractale bounds its loops itself: by attempts, limits and rules."""
 
 
-class Session:
+class RunDriver:
     """One process's work on one run: from an input to a `RunResult`.
 
     Attributes:
