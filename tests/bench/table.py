@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import call_path
 import commands
 import inside
 import lasting
@@ -43,6 +44,8 @@ def measure():
         else:
             print("0.1.0 is not installed (`make bench` does it): its two rows are left out")
         yield show(asyncio.run(inside.step_row(folder)))
+    for row in call_path.path_rows():
+        yield show(row)
     for row in asyncio.run(inside.growth_rows()):
         yield show(row)
     for row in asyncio.run(inside.loop_rows()):

@@ -17,9 +17,8 @@ import pytest
 
 from fractale.cli import run_command as fractale
 from fractale.cli.commands.show import command, complete_steps
-from fractale.record.listing import list_runs
-from fractale.store.index import RunFilter
-from fractale.store.journal import Call, FileJournal, Place
+from fractale.store.index import RunFilter, list_runs
+from fractale.store.journal import Call, CallSite, FileJournal
 from recording import BEGIN, Recording, translation
 from snapshot import assert_same
 
@@ -108,7 +107,7 @@ def test_results_are_whole_where_the_journal_has_them(state, shown):
         "list": [1, 2],
     }
     for number, result in enumerate(gave.values(), 1):
-        place = Place(task="t", number=number, tries=1, step="a", attempt=1)
+        place = CallSite(task="t", number=number, tries=1, step="a", attempt=1)
         call = Call(kind="tool", name="f.a", digest="d")
         journal.begin(place, call)
         journal.finish(place, call, result)
@@ -133,7 +132,7 @@ def test_results_are_whole_where_the_journal_has_them(state, shown):
 def test_a_lost_call_has_not_the_result_of_the_one_that_was_made_in_its_place(state, shown):
     run = Recording(state).start("a").enter("a")
     journal = FileJournal(run.folder.path / "journal.jsonl")
-    place = Place(task="t", number=1, tries=1, step="a", attempt=1)
+    place = CallSite(task="t", number=1, tries=1, step="a", attempt=1)
     call = Call(kind="tool", name="f.a", digest="d")
     journal.begin(place, call)
     journal.finish(place, call, {"structured": {"job": 7}})

@@ -162,7 +162,7 @@ class Sbatch:
 def oracles(*, use_sbatch: bool) -> dict[str, Any]:
     """Scheduler → who says whether a script of it is valid."""
     found: dict[str, Any] = {}
-    path = f"{ROOT / 'tests' / 'flux_without_library'}:{ROOT / '.venv-flux'}"
+    path = f"{ROOT / 'tests/support/flux_without_library'}:{ROOT / '.venv-flux'}"
     if (ROOT / ".venv-flux" / "flux").is_dir():
         found["flux"] = Flux(path)
     if use_sbatch and shutil.which("sbatch") and shutil.which("sinfo"):

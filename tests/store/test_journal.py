@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from fractale.errors import StoreError
-from fractale.store.journal import Call, FileJournal, Place, digest_of
+from fractale.store.journal import Call, CallSite, FileJournal, digest_of
 from store_runs import unmeasured
 
 CALL = Call(kind="tool", name="local.submit", digest=digest_of({"nodes": 2}))
 
 
-def place(number: int = 1, task: str = "s:1", tries: int = 1) -> Place:
-    return Place(task=task, number=number, tries=tries, step="s", attempt=1)
+def place(number: int = 1, task: str = "s:1", tries: int = 1) -> CallSite:
+    return CallSite(task=task, number=number, tries=tries, step="s", attempt=1)
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ import resource, sys
 from pathlib import Path
 from fractale.errors import StoreError
 from fractale.store.journal import FileJournal
-sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]!r}
 from test_journal import CALL, place
 journal = FileJournal(Path({str(path)!r}))
 journal.begin(place(), CALL)
@@ -203,6 +203,6 @@ def test_what_is_settled_takes_no_memory_but_stays_in_the_file(path):
     journal = FileJournal(path)
     journal.begin(place(), CALL)
     journal.finish(place(), CALL, "kept")
-    journal.settle([place()])
+    journal.commit([place()])
     assert journal.find(place(), CALL) is None
     assert FileJournal(path).find(place(), CALL).result == "kept"

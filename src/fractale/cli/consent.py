@@ -50,7 +50,7 @@ from fractale.settings.waiting import changes
 
 if TYPE_CHECKING:
     from fractale.runs.workspace import Extensions
-    from fractale.store.records import RunFolder
+    from fractale.store.run_record import RunRecord
 
 EVERY_PLAN: Final = "every plan in this directory"
 """In place of a digest, in the entry of a directory."""
@@ -251,7 +251,7 @@ def _shown_plan(
 # -- a run that the user did not start ------------------------------------------------------------
 
 
-def ask_about_run(folder: RunFolder, head: Mapping[str, Any], settings: Settings) -> None:
+def ask_about_run(folder: RunRecord, head: Mapping[str, Any], settings: Settings) -> None:
     """See that the user started a run, or agrees to what its record names.
 
     Raises:

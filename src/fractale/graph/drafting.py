@@ -25,13 +25,14 @@ from langgraph.runtime import Runtime
 from fractale import questions
 from fractale.agents.arguments import faults_of_given
 from fractale.errors import PlanError, ToolError
+from fractale.graph.agent_context import AgentContext
 from fractale.graph.attempt import Attempt
 from fractale.graph.bindings import offered
 from fractale.graph.context import RunContext
-from fractale.graph.host import Host
-from fractale.graph.inside import CompilePlan, run_plan_inside
-from fractale.graph.nodes import StepNode
+from fractale.graph.inside import run_plan_inside
+from fractale.graph.kinds import CompilePlan, Compiler
 from fractale.graph.outcome import CallResult
+from fractale.graph.step import StepNode
 from fractale.labels import from_data, to_data
 from fractale.plan.build import parse_plan
 from fractale.plan.dump import plan_data
@@ -96,13 +97,14 @@ class Manager:
     compile_plan: CompilePlan
 
     @property
-    def host(self) -> Host:
+    def host(self) -> AgentContext:
         """What the planner may do to the outside."""
-        return Host(self.attempt, self.context, extras=frozenset(EXTRA_TOOLS[:1]))
+        return AgentContext(self.attempt, self.context, extras=frozenset(EXTRA_TOOLS[:1]))
 
 
-def planned(node: StepNode, compile_plan: CompilePlan) -> StepNode:
+def planned(node: StepNode, compiler: Compiler) -> StepNode:
     """A step whose plan is drafted when the run reaches it."""
+    compile_plan = compiler.compile_plan
 
     async def call(attempt: Attempt) -> CallResult:
         manager, entry = await _manager(attempt, compile_plan), attempt.context.entry
@@ -128,7 +130,7 @@ def _drafted(node: StepNode, compile_plan: CompilePlan) -> Any:
     plan = narrow(
         parse_plan(text, f"draft of {node.step.name}"), node.step.tools, node.step.approve
     )
-    return compile_plan(plan, node.deps.inside(node.step.name)).compile()
+    return compile_plan(plan, node.deps.inside(node.step.name), None).compile()
 
 
 def _graph(start: str = "explore", drafted: Any = None) -> Any:
@@ -161,13 +163,13 @@ def _graph(start: str = "explore", drafted: Any = None) -> Any:
 async def _manager(attempt: Attempt, compile_plan: CompilePlan) -> Manager:
     lists = () if attempt.step.tools is None else (attempt.step.tools,)
     context = attempt.context.deeper(within=(*attempt.context.within, *lists), drafted=True)
-    offers = await _offers(attempt, Host(attempt, context))
+    offers = await _offers(attempt, AgentContext(attempt, context))
     if expert := offers.expert:
         _check_expert(attempt, expert, offers)
     return Manager(attempt, context, offers, compile_plan)
 
 
-async def _offers(attempt: Attempt, host: Host) -> Offers:
+async def _offers(attempt: Attempt, host: AgentContext) -> Offers:
     """What a draft for the step may use."""
     from fractale.agents.offers import MOST_STEPS, Offers
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
@@ -17,12 +17,13 @@ from fractale.errors import NotDone, TemplateError
 from fractale.evidence import Notice
 from fractale.graph.attempt import Attempt
 from fractale.graph.context import Dependencies, RunContext
-from fractale.graph.flow import labels_of, sources_data
-from fractale.graph.nodes import GaveUp, StepNode
+from fractale.graph.interrupts import suspend
+from fractale.graph.kinds import Compiler
+from fractale.graph.limits import ConcurrencyLimit, Full
 from fractale.graph.outcome import DEFAULT_SUCCESS, CallResult, Decision, failed_by
-from fractale.graph.slots import Full, Slots, leave
+from fractale.graph.scope import labels_of, sources_data
 from fractale.graph.state import ItemState, PlanState, Record, Spent, initial_state
-from fractale.graph.wiring import Graph, add_step, retry_policy, tries_of
+from fractale.graph.step import AttemptsExceeded, StepNode, add_step, item_node, retry_policy
 from fractale.models import Usage
 from fractale.plan.expressions import evaluate
 from fractale.plan.model import (
@@ -33,22 +34,13 @@ from fractale.plan.model import (
     Expression,
     ForEach,
     Plan,
-    Step,
 )
 
 
-class CompilePlan(Protocol):
-    """`fractale.graph.compile.compile_plan`, which makes the graphs of steps' insides."""
-
-    def __call__(
-        self, plan: Plan, dependencies: Dependencies, start: str | None = None, /
-    ) -> Graph:
-        """The plan as a graph that begins with a step."""
-        ...
-
-
-def included(node: StepNode, plan: Plan, compile_plan: CompilePlan) -> StepNode:
+def included(node: StepNode, compiler: Compiler) -> StepNode:
     """A step that runs another plan as a subgraph of its own."""
+    plan, compile_plan = node.step.plan, compiler.compile_plan
+    assert plan is not None  # noqa: S101 - it is what makes a step an included one
 
     async def call(attempt: Attempt) -> CallResult:
         inputs, graph = _inputs_of_included(plan, attempt), attempt.inside
@@ -57,7 +49,7 @@ def included(node: StepNode, plan: Plan, compile_plan: CompilePlan) -> StepNode:
         return await run_plan_inside(attempt, plan, graph, inputs, attempt.context)
 
     below = node.deps.inside(node.step.name)
-    return replace(node, perform=call, inside=compile_plan(plan, below).compile())
+    return replace(node, perform=call, inside=compile_plan(plan, below, None).compile())
 
 
 async def run_plan_inside(
@@ -94,7 +86,7 @@ async def run_plan_inside(
         after = cast(
             "PlanState", await graph.ainvoke(state, config or attempt.config, context=context)
         )
-    except GaveUp as error:
+    except AttemptsExceeded as error:
         return CallResult(error=str(error), code=error.code)
     charge(attempt, after.get("spent", Spent()))
     attempt.seen.add(labels_of(*after.get("steps", {}).values()))
@@ -134,17 +126,15 @@ def charge(attempt: Attempt, spent: Spent) -> None:
     )
 
 
-def parallel(node: StepNode, node_for: Callable[[Step, frozenset[str]], StepNode]) -> StepNode:
-    """A block whose steps run at the same time, each a node of the block's graph.
-
-    Args:
-        node_for: Gives the node of a step among the members of its graph.
-    """
+def parallel(node: StepNode, compiler: Compiler) -> StepNode:
+    """A block whose steps run at the same time, each a node of the block's graph."""
     block = node.step
     builder = StateGraph(PlanState, context_schema=RunContext, input_schema=PlanState)
     members = frozenset(step.name for step in block.steps)
+    within = node.deps.inside(block.name)
     for step in block.steps:
-        add_step(builder, step.name, node_for(step, members))
+        inner = compiler.node_of(node.plan, step, within, members)
+        add_step(builder, step.name, inner)
         builder.add_edge(START, step.name)
         builder.add_edge(step.name, END)
 
@@ -186,13 +176,15 @@ def foreach(node: StepNode) -> StepNode:
     """A step that runs once per item, each item a task of the step's graph."""
     over = node.step.foreach
     assert over is not None  # noqa: S101 - the caller looked
-    leaf = replace(node, step=replace(node.step, foreach=None, when=None))
+    leaf = item_node(node)
 
     async def call(attempt: Attempt) -> CallResult:
         items = _items_of(over, attempt)
         if not items:
             return CallResult(outputs=[], matched=DEFAULT_SUCCESS)
-        slots = Slots(over.max_parallel or (MOST_JOBS if leaf.step.kind == "job" else MOST_ITEMS))
+        slots = ConcurrencyLimit(
+            over.max_parallel or (MOST_JOBS if leaf.step.kind == "job" else MOST_ITEMS)
+        )
         jobs: dict[str, Any] = {}
         if leaf.step.kind == "job":
             from fractale.graph.job_arrays import arrays_of_items  # few plans have a job
@@ -223,21 +215,21 @@ def _foreach_graph(leaf: StepNode) -> Any:
         state: ItemState, runtime: Runtime[RunContext], config: RunnableConfig
     ) -> ItemState:
         async with runtime.context.slots:
-            return await leaf.attempt_item(state, runtime.context, config, tries_of(runtime))
+            return await leaf(state, runtime, config)
 
     # Only what has an inside may leave its job running, and hold its slot.
 
     async def item_with_inside(
         state: ItemState, runtime: Runtime[RunContext], config: RunnableConfig
     ) -> ItemState:
-        context, tries = runtime.context, tries_of(runtime)
+        context = runtime.context
         if state.get("index", 0) in context.arrays:  # its scheduler sees to how many run
-            return await leaf.attempt_item(state, context, config, tries, inside=graph)
+            return await leaf(state, runtime, config, graph)
         try:
             async with context.slots:
-                return await leaf.attempt_item(state, context, config, tries, inside=graph)
+                return await leaf(state, runtime, config, graph)
         except Full:
-            leave(questions.job_held(f"{context.item_path}[{state.get('index', 0)}]"))
+            suspend(questions.job_held(f"{context.item_path}[{state.get('index', 0)}]"))
 
     builder: Any = StateGraph(ItemState, context_schema=RunContext)
     function = item if graph is None else item_with_inside

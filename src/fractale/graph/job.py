@@ -31,9 +31,10 @@ from fractale.errors import (
     SchedulerUnavailable,
 )
 from fractale.evidence import Notice
-from fractale.graph import job_budget, tool_calls
+from fractale.graph import job_budget
 from fractale.graph.attempt import Attempt
-from fractale.graph.entering import Perform
+from fractale.graph.call import once
+from fractale.graph.consent import agree
 from fractale.graph.figures import Log, read_figures
 from fractale.graph.interrupts import ask
 from fractale.graph.job_arrays import (
@@ -51,9 +52,11 @@ from fractale.graph.job_arrays import (
 from fractale.graph.job_end import JobEnd, end_of, outputs_of_job
 from fractale.graph.job_spec import arguments_of, spec_of
 from fractale.graph.job_wait import Waiter, job_told, tell
-from fractale.graph.nodes import StepNode
+from fractale.graph.kinds import Compiler, Perform
+from fractale.graph.kinds.tool import QuietCodec, call_tool
 from fractale.graph.outcome import CallResult, Decision
 from fractale.graph.state import ItemState
+from fractale.graph.step import StepNode
 from fractale.jobs import JobHandle, JobStatus
 from fractale.jobs.budget import Budget, Size
 from fractale.policy import allowed_by
@@ -124,6 +127,12 @@ class JobRun:
                 "this graph has no batch jobs", hint="give `jobs` to its Dependencies"
             )
         return self.attempt.deps.jobs(scheduler)
+
+
+def job(node: StepNode, compiler: Compiler) -> StepNode:
+    """A step that submits a batch job and waits for it: one, an array, or one per item."""
+    del compiler
+    return job_leaf(node) if node.step.foreach else job_step(node)
 
 
 def job_leaf(node: StepNode) -> StepNode:
@@ -229,7 +238,7 @@ async def _submit(state: Work, runtime: Runtime[JobRun]) -> Work:
     spec, scheduler = spec_of(attempt, wanted)
     name = scheduler or scheduler_of(attempt)
     cost = job_budget.words_of(attempt, spec, name)
-    agreed = tool_calls.agree(attempt, SUBMIT, wanted, chosen_by, cost=cost)
+    agreed = agree(attempt, SUBMIT, wanted, chosen_by, cost=cost)
     spec, scheduler = spec_of(attempt, agreed)
     part = part_of(attempt, agreed, wanted) if number == 1 else None
     key, size = (
@@ -253,7 +262,7 @@ async def _submit(state: Work, runtime: Runtime[JobRun]) -> Work:
     budget, reserved = attempt.context.meter.jobs, {"key": key, **asdict(size)}
     try:
         with budget.watched(key):
-            result = await tool_calls.call(attempt, SUBMIT, agreed, make=make)
+            result = await call_tool(attempt, SUBMIT, agreed, make=make)
     except JobInDoubt as error:
         status = JobStatus(state="unknown", reason=f"{error} ({error.hint})").as_dict()
         told = attempt.context.mask(status)
@@ -311,7 +320,6 @@ async def _wait(state: Work, runtime: Runtime[JobRun]) -> Work:
     attempt, handle = run.attempt, JobHandle.from_dict(state.get("handle", {}))
     asked = state.get("asked") or {"wall": state.get("patience", 0.0) - PATIENCE}
     patience = (asked, PATIENCE) if state.get("patience") else None
-    place = attempt.book.next_place(None)
     call = Call(kind="tool", name="jobs.job_wait", digest=digest_of(handle.label), safe=True)
 
     async def make() -> ToolResult:
@@ -322,9 +330,9 @@ async def _wait(state: Work, runtime: Runtime[JobRun]) -> Work:
             status, late = await waiter.wait()
         again = _is_withdrawn(handle, status) and not late
         told = {**status.as_dict(), "late": late, "again": again}
-        return ToolResult(text=status.reason, structured=attempt.context.mask(told))
+        return ToolResult(text=status.reason, structured=told)
 
-    result, _ = await attempt.book.tool(place, call, make, lambda: None)
+    result = await once(attempt, attempt.journal.next_site(), call, make, QuietCodec(attempt))
     told = cast("dict[str, Any]", result.structured)
     if told["state"] == "unknown":  # a person decides, and others do not wait for that
         attempt.context.meter.jobs.leave(_reserved_key(state))
@@ -412,13 +420,12 @@ async def _read(state: Work, runtime: Runtime[JobRun]) -> Work:
     attempt, handle = runtime.context.attempt, state.get("handle")
     label = JobHandle.from_dict(handle).label if handle else str(None)
     await _settle(state, attempt)
-    place = attempt.book.next_place(None)
     call = Call(kind="tool", name="jobs.job_logs", digest=digest_of(label), safe=True)
 
     async def make() -> ToolResult:
         return ToolResult(text="", structured=await _end(state, runtime.context))
 
-    result, _ = await attempt.book.tool(place, call, make, lambda: None)
+    result = await once(attempt, attempt.journal.next_site(), call, make, QuietCodec(attempt))
     return Work(end=result.structured)
 
 

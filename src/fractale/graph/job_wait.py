@@ -12,7 +12,7 @@ from fractale import questions
 from fractale.clock import elapsed
 from fractale.errors import JobError
 from fractale.graph.attempt import Attempt
-from fractale.graph.slots import leave
+from fractale.graph.interrupts import suspend
 from fractale.jobs import JobHandle, JobStatus
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Waiter:
         until = time.monotonic() + seconds
         while True:
             if self._visit.context.leave_jobs():
-                leave(waiting)
+                suspend(waiting)
             left = until - time.monotonic()
             if left <= 0:
                 return

@@ -25,10 +25,10 @@ from fractale.events import Event
 from fractale.graph.compile import compile_plan, node_of
 from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.fork_point import ForkPoint
-from fractale.graph.meter import Meter
-from fractale.graph.nodes import GaveUp
+from fractale.graph.limits import Meter
 from fractale.graph.state import PlanState, initial_state
-from fractale.jobs.budget import LEDGER, FileLedger, MemoryLedger
+from fractale.graph.step import AttemptsExceeded
+from fractale.jobs.budget import FileLedger, MemoryLedger
 from fractale.models import Usage
 from fractale.plan.model import FAILURE, Plan
 from fractale.questions import MISSING, Answers, is_job
@@ -40,13 +40,12 @@ from fractale.runs.reporter import RunReporter, limits_of, spent_by, used_in
 from fractale.runs.result import RunResult
 from fractale.settings import Settings
 from fractale.settings.files import CONFIG_VARIABLE
-from fractale.store.checkpoints import StrictSerializer, open_checkpoints
-from fractale.store.drafts import Drafts
+from fractale.store.checkpoints import RunSaver, open_checkpoints
 from fractale.store.journal import FileJournal
 from fractale.store.locks import RunLock
 from fractale.store.notes import FileNotes, MemoryNotes
-from fractale.store.records import EventLog, RunFolder
-from fractale.store.saving import RunSaver
+from fractale.store.run_record import EventLog, RunRecord
+from fractale.store.serializer import StrictSerializer
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -70,7 +69,7 @@ class RunDriver:
         plan: Plan,
         options: RunOptions,
         run_id: str,
-        folder: RunFolder | None,
+        folder: RunRecord | None,
         secrets: Mapping[str, str],
     ) -> None:
         self._settings = settings
@@ -81,7 +80,7 @@ class RunDriver:
         self._store = dependencies.outputs
         self._answering = Answering(options)
         self._reporter = RunReporter(plan, dependencies, options, folder)
-        self._ledger = FileLedger(folder.path / LEDGER) if folder else MemoryLedger()
+        self._ledger = FileLedger(folder.job_ledger) if folder else MemoryLedger()
         self.notices: list[tuple[str, str]] = []
         self.parent: Mapping[str, Any] | None = None
         self.context = RunContext(
@@ -93,9 +92,9 @@ class RunDriver:
             secret_inputs=secrets,
             secrets=settings.secrets,
             masker=options.masker,
-            notes=FileNotes(folder.path / "notes.json") if folder else MemoryNotes(),
+            notes=FileNotes(folder.notes) if folder else MemoryNotes(),
             ask_now=self._answering.ask_now,
-            keep_draft=Drafts(folder.path / "drafts").keep if folder else _kept_by_nobody,
+            keep_draft=folder.keep_draft if folder else _kept_by_nobody,
             leave_jobs=self._leaves_jobs,
             roots=_roots(settings, folder),
             clock=options.clock,
@@ -151,7 +150,7 @@ class RunDriver:
             StoreError: It has: its checkpoints were lost.
         """
         folder = self._folder
-        if folder and ((folder.path / "journal.jsonl").exists() or self._reporter.steps):
+        if folder and (folder.journal.exists() or self._reporter.steps):
             raise StoreError(
                 f"run {self.context.run_id} has no checkpoint to go on from",
                 hint="its checkpoints were lost, or are in another store: see `fractale config`",
@@ -212,13 +211,14 @@ class RunDriver:
             await stack.enter_async_context(stop_requests(self._folder, stop))
             self._reporter.log = log = EventLog(self._folder)
             stack.callback(log.close)
-            self.context.journal = FileJournal(self._folder.path / "journal.jsonl")
+            self.context.journal = FileJournal(self._folder.journal)
             stack.callback(self.context.journal.close)
         elif isinstance(self._dependencies.jobs, RunJobs):
             stack.push_async_callback(self._dependencies.jobs.remove_ended)
         saver = await stack.enter_async_context(checkpoints(self._settings, self._options))
         if isinstance(saver, RunSaver):
             await stack.enter_async_context(saver.holding(self.context.run_id))
+            await saver.open_run(self.context.run_id)
         entry = self.context.entry
         builder = compile_plan(self._plan, self._dependencies, entry.step if entry else None)
         graph = builder.compile(checkpointer=saver, name=self._plan.name)
@@ -255,7 +255,7 @@ class RunDriver:
         except LimitReached as error:
             words, left = error.message, self._jobs_left
             return self._reporter.ended("limit", error=words, hint=error.hint, waiting=left)
-        except GaveUp as error:
+        except AttemptsExceeded as error:
             return self._reporter.ended("failed", error=error.message, gave_up=error.step)
         except GraphDrained:
             words = "stopped on request at a step's boundary"
@@ -379,7 +379,7 @@ async def checkpoints(
             yield saver
 
 
-def _roots(settings: Settings, folder: RunFolder | None) -> tuple[Path, ...]:
+def _roots(settings: Settings, folder: RunRecord | None) -> tuple[Path, ...]:
     """What a model may read unasked: the project's files, and what the run keeps of its own.
 
     Neither the home as a whole nor the root is a project.

@@ -24,10 +24,9 @@ from fractale.errors import InputError, StoreError, UsageError
 from fractale.graph.compile import way_to
 from fractale.graph.fork_point import ForkPoint
 from fractale.graph.state import Record
-from fractale.jobs.budget import LEDGER, FileLedger, inherited
+from fractale.jobs.budget import FileLedger, inherited
 from fractale.plain import to_json
 from fractale.plan.expressions import references
-from fractale.plan.fields import nearest
 from fractale.plan.flow import Flow
 from fractale.plan.model import Plan
 from fractale.plan.scope import Placed, texts_of
@@ -35,15 +34,14 @@ from fractale.private import copy_private, make_folder, write_private
 from fractale.record.history import RunHistory, Visit
 from fractale.record.plans import plan_hash, plan_of
 from fractale.runs.changes import changed_steps, plan_changes
-from fractale.store.drafts import Drafts
+from fractale.store.checkpoints import references_in
 from fractale.store.outputs import FileOutputs, OutputStore
-from fractale.store.records import RunFolder
-from fractale.store.saving import references_in
+from fractale.store.run_record import RunRecord
+from fractale.text import did_you_mean
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 
-POINT_FILE = "entry.json"
 RUN_DRAFT = "run"
 """The node of a planned step that runs its draft."""
 DRAFT_PARTS = ("text", "said", "shown", "tries", "rounds", "accepted", "sources")
@@ -190,11 +188,10 @@ def did_not_come(history: RunHistory, path: str) -> UsageError:
             hint=f"fork that run: {way}" if there else gone,
         )
     paths = [p for p in history.paths() if "[" not in p]
-    near = nearest(path, paths)
     came = f"it came to: {', '.join(paths[:20])}" if paths else "it came to no step at all"
     return UsageError(
         f"run {run} did not come to a step `{path}`",
-        hint=f"did you mean `{near}`?" if near else came,
+        hint=did_you_mean(path, paths, otherwise=came),
     )
 
 
@@ -354,10 +351,11 @@ def check_point(plan: Plan, point: ForkPoint, path: str = "") -> None:
     """
     step = next((step for step in plan.steps if step.name == point.step), None)
     if step is None:
-        near = nearest(point.step, [step.name for step in plan.steps])
+        names = [step.name for step in plan.steps]
+        still = "fork the run at a step that it still has"
         raise UsageError(
             f"the plan {plan.file} has no step `{path}{point.step}` any more",
-            hint=f"did you mean `{near}`?" if near else "fork the run at a step that it still has",
+            hint=did_you_mean(point.step, names, otherwise=still),
         )
     if point.inside is None:
         return
@@ -371,7 +369,7 @@ def check_point(plan: Plan, point: ForkPoint, path: str = "") -> None:
 
 
 def take_over(
-    history: RunHistory, child: RunFolder, point: ForkPoint, at: float | None = None
+    history: RunHistory, child: RunRecord, point: ForkPoint, at: float | None = None
 ) -> None:
     """Give a fork what its state refers to, the drafts of the steps before, and their jobs' cost.
 
@@ -384,14 +382,13 @@ def take_over(
     """
     data = json.dumps(point.as_dict()).encode()
     _link_outputs(history.folder, child, data)
-    if line := inherited(FileLedger(history.folder.path / LEDGER), at):
-        FileLedger(child.path / LEDGER).add(line)
-    drafts = Drafts(child.path / "drafts")
-    for path, text in Drafts(history.folder.path / "drafts").items():
+    if line := inherited(FileLedger(history.folder.job_ledger), at):
+        FileLedger(child.job_ledger).add(line)
+    for path, text in history.folder.read_drafts().items():
         if path.partition("/")[0].partition("[")[0] in {*point.records, point.step}:
-            drafts.keep(path, text)
+            child.keep_draft(path, text)
     for path, text in _drafts_of(point):
-        drafts.keep(path, text)
+        child.keep_draft(path, text)
 
 
 def _drafts_of(point: ForkPoint, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -402,7 +399,7 @@ def _drafts_of(point: ForkPoint, prefix: str = "") -> Iterator[tuple[str, str]]:
         yield from _drafts_of(point.inside, f"{path}/")
 
 
-def _link_outputs(parent: RunFolder, child: RunFolder, data: bytes) -> None:
+def _link_outputs(parent: RunRecord, child: RunRecord, data: bytes) -> None:
     """Link every output that some data refers to, and those that these refer to in turn."""
     theirs, ours = FileOutputs(parent.outputs), FileOutputs(child.outputs)
     wanted, known = references_in([data]), set[str]()
@@ -448,11 +445,10 @@ def with_outputs(
     records = dict(point.innermost.records)
     for name, values in outputs.items():
         if name not in records:
-            near = nearest(name, records)
             there = f"there are: {', '.join(records) or 'none'}"
             raise InputError(
                 f"no step `{name}` has run before the fork begins: it has no outputs to set",
-                hint=f"did you mean `{near}`?" if near else there,
+                hint=did_you_mean(name, records, otherwise=there),
             )
         record = cast("dict[str, Any]", dict(records[name]))
         changed = store.get(record.get("outputs") or {})
@@ -499,26 +495,26 @@ def _typed(before: Any, value: Any) -> Any:
 # -- how it begins, kept for a fork that is killed before its first checkpoint --------------------
 
 
-def write_point(folder: RunFolder, point: ForkPoint) -> None:
+def write_point(folder: RunRecord, point: ForkPoint) -> None:
     """Keep how a fork begins beside its record.
 
     Raises:
         StoreError: It can't be written.
     """
-    path = folder.path / POINT_FILE
+    path = folder.entry
     try:
         write_private(path, to_json(point.as_dict()), sync="none")
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error}") from error
 
 
-def read_point(folder: RunFolder) -> ForkPoint | None:
+def read_point(folder: RunRecord) -> ForkPoint | None:
     """How a run begins that was forked; None: at its plan's first step.
 
     Raises:
         StoreError: The file is damaged.
     """
-    path = folder.path / POINT_FILE
+    path = folder.entry
     try:
         return ForkPoint.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -20,6 +19,7 @@ from fractale.questions.given import ANY_STEP, strip_indexes
 from fractale.record.offered import names_needed
 from fractale.runs.workspace import Extensions, Workspace, servers_of
 from fractale.settings import Settings
+from fractale.text import did_you_mean
 from fractale.toolbox import Toolbox
 
 
@@ -163,8 +163,8 @@ def check_answers(answers: Mapping[str, Any], plan: Plan) -> None:
                 hint="write the whole path",
             )
         if step not in names and not _drafts(plan):
-            near = difflib.get_close_matches(step, [*paths, *names], 1)
-            hint = f"did you mean `{near[0]}`?" if near else f"its steps: {', '.join(paths)}"
+            steps = f"its steps: {', '.join(paths)}"
+            hint = did_you_mean(step, [*paths, *names], otherwise=steps)
             raise AnswerError(f"{plan.file} has no step `{key}` to answer", hint=hint)
 
 

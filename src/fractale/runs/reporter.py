@@ -15,7 +15,7 @@ from typing import Any
 from fractale.errors import StoreError
 from fractale.events import Event, Status
 from fractale.graph.context import Dependencies, RunContext
-from fractale.graph.meter import Meter
+from fractale.graph.limits import Meter
 from fractale.graph.state import Spent
 from fractale.models import Usage
 from fractale.plan.model import Limits, Plan
@@ -23,7 +23,7 @@ from fractale.plan.needs import models_of
 from fractale.record.jobs_told import JobsTold
 from fractale.runs.options import RunOptions
 from fractale.runs.result import RunResult, finished_data
-from fractale.store.records import EventLog, RunFolder
+from fractale.store.run_record import EventLog, RunRecord
 
 LONG_TEXT_LINES = 10
 MOST_JOBS = 3
@@ -54,7 +54,7 @@ class RunReporter:
         plan: Plan,
         dependencies: Dependencies,
         options: RunOptions,
-        folder: RunFolder | None,
+        folder: RunRecord | None,
     ) -> None:
         self._plan = plan
         self._dependencies = dependencies

@@ -13,7 +13,6 @@ their first use, so that a command that only lists tools imports no engine.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -26,6 +25,7 @@ from fractale.errors import SettingsError
 from fractale.masking import Masker
 from fractale.plan.model import Plan
 from fractale.settings import ServerSettings, Settings, store_password, without_password
+from fractale.text import did_you_mean
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -233,11 +233,10 @@ def servers_of(settings: Settings, plan: Plan | None) -> list[ServerSettings]:
         return list(settings.servers.values())
     missing = [name for name in plan.servers if name not in settings.servers]
     if missing:
-        near = difflib.get_close_matches(missing[0], settings.servers, 1)
-        there = ", ".join(settings.servers) or "none"
+        there = f"servers in the settings: {', '.join(settings.servers) or 'none'}"
         raise SettingsError(
             f"{plan.file} needs the server `{missing[0]}`, which the settings do not have",
-            hint=f"did you mean `{near[0]}`?" if near else f"servers in the settings: {there}",
+            hint=did_you_mean(missing[0], settings.servers, otherwise=there),
         )
     return [settings.servers[name] for name in plan.servers]
 

@@ -13,11 +13,12 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from fractale.errors import StoreError
+from fractale.masking import Masker
 from fractale.plain import to_json
 from fractale.private import open_private
 from fractale.store.lines import append_line
@@ -30,15 +31,19 @@ SUM_TAIL = len(b'01234567"}\n')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where in a run a call stands.
+class CallSite:
+    """Where in a run a call is made.
 
     Args:
-        task: LangGraph's namespace of the task that makes it: the same when the task is run
-            again, another at the next visit.
-        number: Which call of this task it is, from 1; a retry of the task starts again at 1
-            with a higher `tries`.
-        step: The step's path; with `attempt` and `agent`, for people and for replays.
+        task: LangGraph's namespace of the task that makes it: the same when the task runs again,
+            another at the next attempt of the step.
+        number: Which call of this task it is, from 1. A retry of the task starts again at 1, with
+            a higher `tries`.
+        tries: Which try of LangGraph's retry policy makes it, from 1.
+        step: The step's path. With `attempt` and `agent`, for readers and for replays.
+
+    Attributes:
+        key: A short form of `task`, `tries` and `number`, unique in the run.
     """
 
     task: str
@@ -47,12 +52,11 @@ class Place:
     step: str
     attempt: int
     agent: str = ""
+    key: str = field(init=False, repr=False, compare=False)
 
-    @property
-    def key(self) -> str:
-        """A short form of what is unique about it in its run."""
+    def __post_init__(self) -> None:
         text = f"{self.task}#{self.tries}#{self.number}"
-        return hashlib.sha256(text.encode()).hexdigest()[:24]
+        object.__setattr__(self, "key", hashlib.sha256(text.encode()).hexdigest()[:24])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +66,7 @@ class Call:
     Args:
         name: The tool, the model or the prompt.
         digest: A hash of what it is given.
-        safe: Making it twice does no harm, so that its intent need not outlive a power cut.
+        safe: Making it twice does no harm, so its intent need not survive a power cut.
     """
 
     kind: Kind
@@ -72,96 +76,94 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """What the journal knows of a call: with a result, it came back; without, nobody knows.
+class KnownCall:
+    """What the journal knows of a call that was begun.
 
     Args:
-        played: It is that of another run, which is replayed: this one counts it as its own.
+        done: Whether its result is known. Without one the call may have been made, or not.
+        replayed: Whether it is from the record that is replayed: the replay counts it as its own.
     """
 
     call: Call
     done: bool
     result: Any = None
-    played: bool = False
+    replayed: bool = False
 
 
 class Journal(Protocol):
-    """Remembers the calls of one run."""
+    """Remembers the calls of one run. This class itself, as `NoJournal`, remembers nothing.
 
-    def find(self, place: Place, call: Call) -> Entry | None:
-        """What is known of the call at a place; None if it was not begun.
+    A call is begun, then finished, or withdrawn if it ended before it had any effect. Each method
+    that writes raises StoreError if it can't; the call must not be made then.
+    """
+
+    def find(self, site: CallSite, call: Call) -> KnownCall | None:
+        """What is known of the call at a site; None if it was not begun.
 
         Raises:
-            StoreError: Another call was begun at this place.
+            StoreError: Another call was begun there.
         """
-        ...
+        return None
 
-    def is_begun(self, place: Place, call: Call) -> bool:
-        """Whether an earlier process of this run began this very call at this call site."""
-        ...
-
-    def begin(self, place: Place, call: Call) -> None:
-        """Write down that the call is about to be made."""
-        ...
-
-    def finish(self, place: Place, call: Call, result: Any) -> None:
-        """Write down what came of it, as JSON."""
-        ...
-
-    def withdraw(self, place: Place) -> None:
-        """Write down that the call was ended before it did anything: it may be made again."""
-        ...
-
-    def tell(self, place: Place, what: Mapping[str, Any]) -> None:
-        """Write down how a call without a result ended: a replay must know, a resume does not."""
-        ...
-
-    def settle(self, places: Iterable[Place]) -> None:
-        """Forget calls whose step is checkpointed."""
-        ...
-
-    def unfinished(self) -> list[tuple[str, str]]:
-        """Step and tool of each call that may have been made or not, and does harm twice."""
-        ...
-
-    def close(self) -> None:
-        """Nothing more is written."""
-        ...
-
-
-class NoJournal:
-    """The `Journal` of a run that is not kept."""
-
-    def find(self, place: Place, call: Call) -> Entry | None:
-        """Nothing is known."""
-        del place, call
-
-    def is_begun(self, place: Place, call: Call) -> bool:
-        """Nothing is known."""
-        del place, call
+    def is_begun(self, site: CallSite, call: Call) -> bool:
+        """Whether an earlier process of this run began this very call there."""
         return False
 
-    def begin(self, place: Place, call: Call) -> None:
-        """Nothing is written."""
+    def begin(self, site: CallSite, call: Call) -> None:
+        """Write down that the call is about to be made."""
+        return
 
-    def finish(self, place: Place, call: Call, result: Any) -> None:
-        """Nothing is written."""
+    def finish(self, site: CallSite, call: Call, result: Any) -> Any:
+        """Write down its result, as JSON; returns it as a resume would read it."""
+        return result
+        return None
 
-    def withdraw(self, place: Place) -> None:
-        """Nothing is written."""
+    def withdraw(self, site: CallSite) -> None:
+        """Write down that the call had no effect: it may be made again."""
+        return
 
-    def tell(self, place: Place, what: Mapping[str, Any]) -> None:
-        """Nothing is written."""
+    def note(self, site: CallSite, what: Mapping[str, Any]) -> None:
+        """Write down how a call without a result ended: a replay must know, a resume need not."""
+        return
 
-    def settle(self, places: Iterable[Place]) -> None:
-        """Nothing is known."""
+    def commit(self, sites: Iterable[CallSite]) -> None:
+        """Forget calls whose step is checkpointed."""
+        return
 
     def unfinished(self) -> list[tuple[str, str]]:
-        """Nothing is known."""
+        """Step and tool of each unsafe call that was begun and has no result."""
         return []
 
     def close(self) -> None:
-        """Nothing was opened."""
+        """Write nothing from here on."""
+        return
+
+
+class NoJournal(Journal):
+    """The `Journal` of a run that is not kept."""
+
+
+class MaskedJournal(Journal):
+    """Masks secrets in all that is written to another journal."""
+
+    def __init__(self, journal: Journal, masker: Masker) -> None:
+        self._journal = journal
+        self._masker = masker
+        self.find = journal.find
+        self.is_begun = journal.is_begun
+        self.begin = journal.begin
+        self.withdraw = journal.withdraw
+        self.commit = journal.commit
+        self.unfinished = journal.unfinished
+        self.close = journal.close
+
+    def finish(self, site: CallSite, call: Call, result: Any) -> Any:
+        """Write down the result, masked; returns it so."""
+        return self._journal.finish(site, call, self._masker(result))
+
+    def note(self, site: CallSite, what: Mapping[str, Any]) -> None:
+        """Write down how a call without a result ended, masked."""
+        self._journal.note(site, self._masker(dict(what)))
 
 
 def digest_of(value: Any) -> str:
@@ -179,7 +181,7 @@ class _Known:
     step: str = ""
 
 
-class FileJournal:
+class FileJournal(Journal):
     """A `Journal` in a file of one JSON object a line, to which lines are only added.
 
     Args:
@@ -220,29 +222,29 @@ class FileJournal:
             self._known[key] = _Known(Call(**words), step=str(line.get("step", "")))
             self._begun[key] = (words["name"], words["digest"])
 
-    def find(self, place: Place, call: Call) -> Entry | None:
-        """What is known of the call at a place; None if it was not begun.
+    def find(self, site: CallSite, call: Call) -> KnownCall | None:
+        """What is known of the call at a site; None if it was not begun.
 
         Raises:
-            StoreError: Another call was begun at this place.
+            StoreError: Another call was begun at this site.
         """
-        known = self._known.get(place.key)
+        known = self._known.get(site.key)
         if known is None:
             return None
         was = known.call
         if call.kind == "tool" and (was.name, was.digest) != (call.name, call.digest):
             raise StoreError(
-                f"step `{place.step}` made another call when the run came here first: "
+                f"step `{site.step}` made another call when the run came here first: "
                 f"`{was.name}`; now it would be `{call.name}`, or with other arguments",
                 hint="what the step reads has changed since; start a new run",
             )
         if not known.length:
-            return Entry(was, done=False)
-        return Entry(was, done=True, result=self._read(known)["result"])
+            return KnownCall(was, done=False)
+        return KnownCall(was, done=True, result=self._read(known)["result"])
 
-    def is_begun(self, place: Place, call: Call) -> bool:
+    def is_begun(self, site: CallSite, call: Call) -> bool:
         """Whether an earlier process of this run began this very call at this call site."""
-        return self._begun.get(place.key) == (call.name, call.digest)
+        return self._begun.get(site.key) == (call.name, call.digest)
 
     def _read(self, known: _Known) -> dict[str, Any]:
         try:
@@ -252,17 +254,17 @@ class FileJournal:
         except (OSError, ValueError) as error:
             raise StoreError(f"the run's journal {self._path} is damaged: {error}") from error
 
-    def begin(self, place: Place, call: Call) -> None:
+    def begin(self, site: CallSite, call: Call) -> None:
         """Write down that the call is about to be made; on the disk unless it is safe.
 
         Raises:
             StoreError: It can't be written: the call must not be made.
         """
         line = {
-            "key": place.key,
-            "step": place.step,
-            "attempt": place.attempt,
-            "agent": place.agent,
+            "key": site.key,
+            "step": site.step,
+            "attempt": site.attempt,
+            "agent": site.agent,
             "kind": call.kind,
             "name": call.name,
             "digest": call.digest,
@@ -270,35 +272,36 @@ class FileJournal:
         }
         self._write(line, sync=not call.safe)
 
-    def finish(self, place: Place, call: Call, result: Any) -> None:
-        """Write down what came of it, on the disk unless the call is safe.
+    def finish(self, site: CallSite, call: Call, result: Any) -> Any:
+        """Write down its result, on the disk unless the call is safe.
 
         Raises:
             StoreError: It can't be written.
         """
-        self._write({"key": place.key, "result": result}, sync=not call.safe)
+        self._write({"key": site.key, "result": result}, sync=not call.safe)
+        return result
 
-    def withdraw(self, place: Place) -> None:
+    def withdraw(self, site: CallSite) -> None:
         """Write down that the call was ended before it did anything: it may be made again.
 
         Raises:
             StoreError: It can't be written.
         """
-        self._write({"key": place.key, "withdrawn": True}, sync=False)
+        self._write({"key": site.key, "withdrawn": True}, sync=False)
 
-    def tell(self, place: Place, what: Mapping[str, Any]) -> None:
+    def note(self, site: CallSite, what: Mapping[str, Any]) -> None:
         """Write down how a call without a result ended: a replay must know, a resume does not.
 
         Raises:
             StoreError: It can't be written.
         """
-        self._write({"key": place.key, "told": dict(what)}, sync=False)
+        self._write({"key": site.key, "told": dict(what)}, sync=False)
 
-    def settle(self, places: Iterable[Place]) -> None:
+    def commit(self, sites: Iterable[CallSite]) -> None:
         """Forget calls whose step is checkpointed; the file keeps them."""
-        for place in places:
-            self._known.pop(place.key, None)
-            self._begun.pop(place.key, None)
+        for site in sites:
+            self._known.pop(site.key, None)
+            self._begun.pop(site.key, None)
 
     def unfinished(self) -> list[tuple[str, str]]:
         """Step and tool of each call that may have been made or not, and does harm twice."""

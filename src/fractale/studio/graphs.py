@@ -25,7 +25,6 @@ from fractale.graph.compile import compile_plan
 from fractale.graph.context import Dependencies
 from fractale.plan.build import load_plan, parse_plan
 from fractale.plan.model import InputSpec, Plan
-from fractale.record.listing import list_runs
 from fractale.record.plans import plan_hash, plan_of
 from fractale.runs.one_step import (
     GENERALIST,
@@ -39,9 +38,8 @@ from fractale.runs.one_step import (
 )
 from fractale.runs.workspace import Extensions
 from fractale.settings import Settings
-from fractale.store.drafts import Drafts
-from fractale.store.index import RunFilter
-from fractale.store.records import RunFolder, RunFolders
+from fractale.store.index import RunFilter, list_runs
+from fractale.store.run_record import RunRecord, RunRecords
 from fractale.studio.launch import OPTIONS, graph_name, server_settings
 from fractale.studio.runs import RunPerformer
 from fractale.studio.saver import RunThreads, one_line, read_head
@@ -49,7 +47,7 @@ from fractale.studio.saver import RunThreads, one_line, read_head
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
-    from fractale.graph.wiring import Graph
+    from fractale.graph.step import Graph
     from fractale.runs.workspace import Workspace
 
 
@@ -167,8 +165,8 @@ class _Look:
             return plan, {}
         return plan, self._latest_drafts(plan)
 
-    def _run(self) -> RunFolder | None:
-        folders = RunFolders(self.settings.state_dir)
+    def _run(self) -> RunRecord | None:
+        folders = RunRecords(self.settings.state_dir)
         if thread := self.fields.get("thread_id"):
             return RunThreads(folders).run_of(str(thread))
         return folders.find(str(self.fields[RUN])) if self.fields.get(RUN) else None
@@ -176,7 +174,7 @@ class _Look:
     def _latest_drafts(self, plan: Plan) -> dict[str, str]:
         if not any(step.kind == "plan" and step.plan is None for step in plan.walk()):
             return {}
-        folders, digest = RunFolders(self.settings.state_dir), plan_hash(plan)
+        folders, digest = RunRecords(self.settings.state_dir), plan_hash(plan)
         rows = list_runs(self.settings.state_dir, RunFilter(plan=plan.name), LOOKED_AT)
         for folder in (folders.at(row.id) for row in rows):
             if read_head(folder).get("plan_hash") == digest and (drafts := drafts_of(folder)):
@@ -184,10 +182,10 @@ class _Look:
         return {}
 
 
-def drafts_of(folder: RunFolder) -> dict[str, str]:
+def drafts_of(folder: RunRecord) -> dict[str, str]:
     """Path of a planned step → its draft in a run; of a foreach, that of the first item."""
     found: dict[str, str] = {}
-    for path, text in Drafts(folder.path / "drafts").items():
+    for path, text in folder.read_drafts().items():
         found.setdefault(_ITEM.sub("", path), text)
     return found
 

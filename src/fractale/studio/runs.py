@@ -15,7 +15,6 @@ import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from langgraph.errors import GraphDrained
@@ -33,7 +32,7 @@ from fractale.runs.workspace import Extensions, Workspace, as_started, kept_stor
 from fractale.settings import Settings
 from fractale.settings.own_runs import is_agreed, not_own
 from fractale.store.lines import append_line
-from fractale.store.records import RunFolder, RunFolders
+from fractale.store.run_record import RunRecord, RunRecords
 from fractale.studio.saver import KEPT_AS, RunThreads, one_line, read_head
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ class RunPerformer:
         Raises:
             RunEnded: The run did not end in success, and does not wait either.
         """
-        threads = RunThreads(RunFolders(self.settings.state_dir))
+        threads = RunThreads(RunRecords(self.settings.state_dir))
         try:
             order = await order_of(graph, threads, given, config)
 
@@ -228,7 +227,7 @@ class Order:
 
     thread: str
     run_id: str
-    folder: RunFolder | None = None
+    folder: RunRecord | None = None
     given: Mapping[str, Any] = field(default_factory=dict[str, Any])
     context: Mapping[str, Any] = field(default_factory=dict[str, Any])
     replies: Answers = field(default_factory=Answers)
@@ -282,14 +281,14 @@ async def order_of(
     return await _resumed(graph, order, given, fields)
 
 
-def take(folder: RunFolder, request: str) -> None:
+def take(folder: RunRecord, request: str) -> None:
     """Keep that an order was taken, before anything of it is done.
 
     Raises:
         StoreError: It can't be written.
     """
     try:
-        descriptor = open_private(_taken(folder), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        descriptor = open_private(folder.studio_orders, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
             append_line(descriptor, f"{request}\n".encode())
         finally:
@@ -298,18 +297,14 @@ def take(folder: RunFolder, request: str) -> None:
         raise StoreError(f"cannot write to the record of run {folder.run_id}: {error}") from error
 
 
-def was_taken(folder: RunFolder, request: str) -> bool:
+def was_taken(folder: RunRecord, request: str) -> bool:
     """Whether an order was taken before: as a run's first one, or later."""
     if read_head(folder).get(KEPT_AS, {}).get("request") == request:
         return True
     try:
-        return request in _taken(folder).read_text(encoding="utf-8").split()
+        return request in folder.studio_orders.read_text(encoding="utf-8").split()
     except FileNotFoundError:
         return False
-
-
-def _taken(folder: RunFolder) -> Path:
-    return folder.path / "studio-orders.txt"
 
 
 async def _check_resumable(graph: StudioGraph, order: Order, given: Mapping[str, Any]) -> None:

@@ -28,10 +28,9 @@ from starlette.exceptions import HTTPException
 
 from fractale.errors import FractaleError, RunHeld, StoreError
 from fractale.settings import Settings, load_settings
-from fractale.store.checkpoints import open_checkpoints
+from fractale.store.checkpoints import RunSaver, open_checkpoints
 from fractale.store.locks import RunLock
-from fractale.store.records import RunFolder, RunFolders
-from fractale.store.saving import RunSaver
+from fractale.store.run_record import RunRecord, RunRecords
 from fractale.store.serializer import StrictSerializer
 
 if TYPE_CHECKING:
@@ -45,10 +44,10 @@ KEPT_AS = "studio"
 class RunThreads:
     """The threads of the runs of one state folder."""
 
-    def __init__(self, folders: RunFolders) -> None:
+    def __init__(self, folders: RunRecords) -> None:
         self._folders = folders
 
-    def run_of(self, thread: str) -> RunFolder | None:
+    def run_of(self, thread: str) -> RunRecord | None:
         """The run of a thread; None if it has none yet."""
         for run_id in _own_ids(thread):
             folder = self._folders.at(run_id)
@@ -77,7 +76,7 @@ def thread_of_id(run_id: str) -> str:
     return str(uuid.uuid5(NAMESPACE, run_id))
 
 
-def read_head(folder: RunFolder) -> dict[str, Any]:
+def read_head(folder: RunRecord) -> dict[str, Any]:
     """How a run was started; empty where there is no such run, or none that got so far."""
     try:
         return folder.read_head()
@@ -115,7 +114,7 @@ class StudioSaver(BaseCheckpointSaver[str]):
     def __init__(self, settings: Settings) -> None:
         super().__init__(serde=StrictSerializer())
         self._where = settings.checkpoints
-        self._threads = RunThreads(RunFolders(settings.state_dir))
+        self._threads = RunThreads(RunRecords(settings.state_dir))
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """A checkpoint of the thread's run, or its latest; None if there is none."""
@@ -184,7 +183,7 @@ class StudioSaver(BaseCheckpointSaver[str]):
                 yield saver
 
     @asynccontextmanager
-    async def _changing(self, thread: str) -> AsyncGenerator[tuple[RunSaver, RunFolder]]:
+    async def _changing(self, thread: str) -> AsyncGenerator[tuple[RunSaver, RunRecord]]:
         """The store, with the thread's run for oneself."""
         folder = await asyncio.to_thread(self._threads.run_of, thread)
         if folder is None:

@@ -62,10 +62,10 @@ def command(
     from fractale.runs.changes import plan_today
     from fractale.runs.preflight import check_answers
     from fractale.runs.workspace import as_started
-    from fractale.store.records import RunFolders
+    from fractale.store.run_record import RunRecords
 
     changes, settings = read_changes(changed), given.settings(acts=True)
-    folder = RunFolders(settings.state_dir).find(run_id)
+    folder = RunRecords(settings.state_dir).find(run_id)
     head = folder.read_head()
     ask_about_run(folder, head, settings)
     plan = load_plan(plan_file) if plan_file else plan_today(folder, head)

@@ -23,9 +23,9 @@ WELL: Final = (0, 4)
 def complete_runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """The ids of runs, for shell completion."""
     from fractale.settings import load_settings
-    from fractale.store.records import RunFolders
+    from fractale.store.run_record import RunRecords
 
-    ids = RunFolders(load_settings(untrusted="narrow").state_dir).ids()
+    ids = RunRecords(load_settings(untrusted="narrow").state_dir).ids()
     return [run_id for run_id in ids if run_id.startswith(incomplete)]
 
 
@@ -69,9 +69,9 @@ def resume(given: options.CommandLine, settings: Settings, run_id: str) -> int:
     from fractale.runs.changes import unchanged_plan
     from fractale.runs.preflight import check_answers
     from fractale.runs.workspace import as_started
-    from fractale.store.records import RunFolders
+    from fractale.store.run_record import RunRecords
 
-    folder = RunFolders(settings.state_dir).find(run_id)
+    folder = RunRecords(settings.state_dir).find(run_id)
     head = folder.read_head()
     ask_about_run(folder, head, settings)
     settings, extensions = as_started(settings, head)

@@ -1,0 +1,352 @@
+"""The record of a run: its directory ``runs/ID/``, and all that fractale keeps there.
+
+`RunRecord` is the one place that knows the layout. Only the owner can read the files; tools and
+jobs of the run write files of other names beside them. No process but the one that has the run's
+lock (`fractale.store.locks.RunLock`) changes them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, cast, overload
+
+from fractale.errors import StoreError, UsageError
+from fractale.events import Event
+from fractale.plain import to_json
+from fractale.private import make_folder, new_folder, open_private, write_private
+from fractale.store.lines import ROOM, append_line, cut_torn_line, lines_from_end
+
+ID_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
+ID_LENGTH = 5
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+SHARED_ID_LENGTH = 10
+"""Of runs whose checkpoints are on a server, which several state directories may share."""
+RUNS = "runs"
+"""The directory of the runs' directories, in the state directory."""
+UNRECORDED = ("model_text", "tool_progress")
+"""Kinds of event that only a display wants."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordFile:
+    """A file or directory of a record, by its name; of a `RunRecord`, its path."""
+
+    name: str
+
+    @overload
+    def __get__(self, record: None, owner: type[RunRecord]) -> Self: ...
+    @overload
+    def __get__(self, record: RunRecord, owner: type[RunRecord]) -> Path: ...
+    def __get__(self, record: RunRecord | None, owner: type[RunRecord]) -> Self | Path:
+        return self if record is None else record.path / self.name
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """The record of one run."""
+
+    run_id: str
+    path: Path
+
+    head = RecordFile("run.json")  # how the run was started
+    plan = RecordFile("plan.yaml")  # as it was then
+    included_plans = RecordFile("plan")
+    offered = RecordFile("tools.json")  # which tools, prompts and resources servers offered
+    bindings = RecordFile("bindings.json")  # which tools names mean that were bound later
+    entry = RecordFile("entry.json")  # of a fork: where it begins, and with what
+    events = RecordFile("events.jsonl")
+    journal = RecordFile("journal.jsonl")  # of calls
+    checkpoints = RecordFile("checkpoints.sqlite")
+    outputs = RecordFile("outputs")  # large values, and outputs as text files
+    drafts = RecordFile("drafts")  # accepted drafts: ``outer/inner.yaml`` per planned step
+    notes = RecordFile("notes.json")  # of its agents
+    jobs = RecordFile("jobs")  # a directory per batch job
+    job_ledger = RecordFile("jobs.jsonl")  # what batch jobs reserved and used of the budget
+    lock = RecordFile("lock")
+    stop_request = RecordFile("stop")
+    studio_orders = RecordFile("studio-orders.txt")  # what Studio asked for, once each
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the run has neither reported an event nor made a call."""
+        return not any(_size(path) for path in (self.events, self.journal))
+
+    # -- the head
+
+    def write_head(self, head: Mapping[str, Any]) -> None:
+        """Keep how the run was started, replacing what was there."""
+        try:
+            write_private(self.head, to_json(head, indent=1))
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+    def read_head(self) -> dict[str, Any]:
+        """How the run was started.
+
+        Raises:
+            StoreError: The file is missing or damaged.
+        """
+        try:
+            return json.loads(self.head.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise StoreError(f"the record of run {self.run_id} cannot be read: {error}") from error
+
+    # -- events
+
+    def read_events(self) -> Iterator[dict[str, Any]]:
+        """The events so far, oldest first. A last line that a crash cut is left out.
+
+        Raises:
+            StoreError: The file is damaged, or cannot be read.
+        """
+        path = self.events
+        try:
+            with path.open("rb") as file:
+                for number, line in enumerate(file, 1):
+                    if (event := _event_of(line)) is not None:
+                        yield event
+                    elif line.endswith(b"\n"):
+                        raise _damaged(path, number, line)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read: {error}") from error
+
+    def events_from_end(self, kinds: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+        """The events of some kinds, the latest first. Lines that cannot be read are left out."""
+        marks = [f'"event": "{kind}"'.encode() for kind in kinds]
+        for line in lines_from_end(self.events):
+            if any(mark in line for mark in marks):
+                event = _event_of(line)
+                if event and event["event"] in kinds:
+                    yield event
+
+    # -- outputs and drafts
+
+    def write_output(self, name: str, text: str) -> Path:
+        """Keep an output of the run as a text file of its own; returns where.
+
+        Raises:
+            StoreError: It cannot be written.
+        """
+        path = self.outputs / f"{name}.txt"
+        try:
+            make_folder(self.outputs)
+            descriptor = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(text)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        return path
+
+    def keep_draft(self, path: str, text: str) -> None:
+        """Keep the accepted draft of a planned step, replacing an earlier one.
+
+        Args:
+            path: The step's path in the run.
+            text: The draft, YAML.
+
+        Raises:
+            StoreError: It cannot be written.
+        """
+        file = self.drafts / f"{path}.yaml"
+        try:
+            make_folder(file.parent)
+            write_private(file, text, sync="none")
+        except OSError as error:
+            raise StoreError(f"the draft of `{path}` cannot be kept: {error}", hint=ROOM) from error
+
+    def read_drafts(self) -> dict[str, str]:
+        """The accepted drafts by the paths of their steps, in the order of the paths."""
+        return {
+            file.relative_to(self.drafts).with_suffix("").as_posix(): file.read_text(
+                encoding="utf-8", errors="replace"
+            )
+            for file in sorted(self.drafts.rglob("*.yaml"))
+        }
+
+    def remove(self) -> None:
+        """Remove the record of a run that did not begin."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _event_of(line: bytes) -> dict[str, Any] | None:
+    """The event in a line; None where there is none."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(event, dict) or "event" not in event:
+        return None
+    return cast("dict[str, Any]", event)
+
+
+def _damaged(path: Path, number: int, line: bytes) -> StoreError:
+    return StoreError(
+        f"line {number} of {path} is damaged: {line[:60]!r}",
+        hint="take that line out to go on without it; the checkpoints and the journal of calls "
+        "are files of their own",
+    )
+
+
+class EventLog:
+    """A listener that appends events to a run's record, each whole or not at all.
+
+    Raises:
+        StoreError: The file cannot be written, when it is opened or at an event.
+    """
+
+    def __init__(self, record: RunRecord) -> None:
+        self._path = record.path
+        try:
+            self._descriptor = open_private(record.events, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+            cut_torn_line(self._descriptor)
+        except OSError as error:
+            raise _unwritable(record.path, error) from error
+
+    def __call__(self, event: Event) -> None:
+        """Append one event."""
+        if event.kind in UNRECORDED:
+            return
+        line = f"{to_json(event.as_dict())}\n".encode()
+        try:
+            append_line(self._descriptor, line)
+        except OSError as error:
+            raise _unwritable(self._path, error) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+
+class RunRecords:
+    """The runs of one state folder."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._root = state_dir / RUNS
+
+    def new(self, run_id: str | None = None, *, length: int = ID_LENGTH) -> RunRecord:
+        """A folder for a new run, with an id that no other run of the state folder has.
+
+        Args:
+            run_id: The id it gets; one of so many letters (`length`) is drawn where it is None.
+
+        Raises:
+            StoreError: The folder cannot be made.
+            UsageError: The id that was asked for is taken, or is none.
+        """
+        if run_id is not None and not ID.fullmatch(run_id):
+            raise UsageError(
+                f"`{run_id}` is no id of a run",
+                hint="letters, digits, `-`, `_` and `.`, at most 64, with a letter or digit first",
+            )
+        for _ in range(100):
+            name = run_id or "".join(secrets.choice(ID_LETTERS) for _ in range(length))
+            try:
+                self._make_root()
+                new_folder(self._root / name)
+            except FileExistsError:
+                if run_id and self.at(name).head.exists():
+                    raise UsageError(f"there is a run `{run_id}` already") from None
+                if run_id:  # whoever made the folder was ended before there was a run
+                    return self.at(name)
+                continue
+            except OSError as error:
+                raise _unwritable(self._root, error) from error
+            return self.at(name)
+        raise StoreError(f"no free run id in {self._root}", hint="remove old runs")
+
+    def _make_root(self) -> None:
+        try:
+            make_folder(self._root)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise _no_folder(self._root) from error
+
+    def find(self, run_id: str) -> RunRecord:
+        """The folder of a run; ``-1`` is the latest.
+
+        Raises:
+            UsageError: There is no such run.
+        """
+        if run_id != "-1" and Path(run_id).name == run_id:
+            path = self._root / run_id
+            if path.is_dir() and not path.is_symlink():
+                return self.at(run_id)
+        names = self.ids()
+        if run_id == "-1" and names:
+            return self.at(names[0])
+        if run_id not in names:
+            some = f"the latest: {', '.join(names[:5])}" if names else "there are no runs here"
+            raise UsageError(f"there is no run `{run_id}` in {self._root.parent}", hint=some)
+        return self.at(run_id)
+
+    def at(self, run_id: str) -> RunRecord:
+        """Where the folder of a run is, without a look whether it is there."""
+        return RunRecord(run_id, self._root / run_id)
+
+    def has(self, path: Path) -> bool:
+        """Whether a path is that of a run here."""
+        return path.resolve().parent == self._root.resolve()
+
+    def names(self) -> set[str]:
+        """The ids of all runs, in no order: quicker than `ids`."""
+        try:
+            with os.scandir(self._root) as entries:
+                return {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
+        except FileNotFoundError:
+            return set()
+        except NotADirectoryError as error:
+            raise _no_folder(self._root) from error
+
+    def ids(self) -> list[str]:
+        """The IDs of all runs, the latest first: by when its record was made.
+
+        The time of a directory says less: SQLite makes and removes files there, also to read.
+        """
+        times = [(_made(self.at(name)), name) for name in self.names()]
+        return [name for _, name in sorted(times, reverse=True)]
+
+    def events_size(self, run_id: str) -> int:
+        """The size of a run's events in bytes; 0 if there are none."""
+        try:
+            # With thousands of runs, it takes longer to make a path than to look at the file.
+            return os.stat(f"{self._root}/{run_id}/{RunRecord.events.name}").st_size  # noqa: PTH116
+        except OSError:
+            return 0
+
+
+def _made(record: RunRecord) -> int:
+    try:
+        return record.head.stat().st_mtime_ns
+    except FileNotFoundError:
+        return record.path.stat().st_mtime_ns
+
+
+def _no_folder(path: Path) -> StoreError:
+    """The error for a path that should be a folder, and is or goes through something else."""
+    wrong = next((each for each in (path, *path.parents) if each.exists()), path)
+    return StoreError(
+        f"the state folder cannot be used: {wrong} is not a folder",
+        hint="move that file away, or set FRACTALE_STATE_DIR to another folder",
+    )
+
+
+def _unwritable(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"cannot write the run's record in {path}: {error}",
+        hint=ROOM,
+    )
