@@ -52,7 +52,7 @@ def plan_today(folder: RunRecord, head: Mapping[str, Any]) -> Plan:
 
 
 def unchanged_plan(folder: RunRecord, head: Mapping[str, Any]) -> Plan:
-    """The plan that a run goes on with: today's, which must mean what it did.
+    """The plan that a run is resumed with: today's, which must mean what it did.
 
     Raises:
         PlanError: It cannot be read.
@@ -65,10 +65,10 @@ def unchanged_plan(folder: RunRecord, head: Mapping[str, Any]) -> Plan:
     changes = plan_changes(before, plan) if before else None
     if changes == []:
         return plan
-    told = f": {_listed(changes)}" if changes else ""
+    which = f": {_listed(changes)}" if changes else ""
     raise UsageError(
-        f"the plan {head['file']} has changed since run {folder.run_id} was started{told}",
-        hint=_way_on(folder, plan, changes or []),
+        f"the plan {head['file']} has changed since run {folder.run_id} was started{which}",
+        hint=_ways_to_continue(folder, plan, changes or []),
     )
 
 
@@ -78,7 +78,7 @@ def _listed(changes: Sequence[PlanChange]) -> str:
     return ", ".join([*shown, *([f"and {more} more"] if more > 0 else [])])
 
 
-def _way_on(folder: RunRecord, plan: Plan, changes: Sequence[PlanChange]) -> str:
+def _ways_to_continue(folder: RunRecord, plan: Plan, changes: Sequence[PlanChange]) -> str:
     ways = ["put the plan back as it was"]
     at = fork_step(read_history(folder), plan, changed_steps(changes))
     if at:
@@ -89,10 +89,10 @@ def _way_on(folder: RunRecord, plan: Plan, changes: Sequence[PlanChange]) -> str
 
 
 def fork_step(history: RunHistory, plan: Plan, changed: Iterable[str]) -> str | None:
-    """The step of a plan at which a fork of a run takes up what changed.
+    """The step of a plan at which a fork of a run uses what changed.
 
-    That is the first one that the run came to and that changed, or is the first after one that
-    is gone; where the run came to none of them, the one where it stands. None if there is none.
+    That is the first step that the run entered and that changed, or the first after a step that
+    was removed. If the run entered none of them, it is the step that is due. None without one.
     """
     names, due = {step.name for step in plan.steps}, set(changed)
     gone = False
@@ -100,10 +100,10 @@ def fork_step(history: RunHistory, plan: Plan, changed: Iterable[str]) -> str | 
         gone = gone or (visit.path in due and visit.path not in names)
         if visit.path in names and (gone or visit.path in due):
             return visit.path
-    return next((name for name in _standing(history) if name in names), None)
+    return next((name for name in _due(history) if name in names), None)
 
 
-def _standing(history: RunHistory, around: Visit | None = None) -> Iterator[str]:
+def _due(history: RunHistory, around: Visit | None = None) -> Iterator[str]:
     """The names of the step that a run, or the plan inside a visit, has to do next."""
     inside = [visit for visit in history.visits if visit.parent is around]
     if inside:
@@ -204,7 +204,7 @@ def _meaning(step: Step) -> dict[str, Any]:
         data["foreach"] = list(data["foreach"].items())
     asks = step.judge or step.kind in ("prompt", "agent", "plan")
     if asks and step.instruction is None and step.description:
-        data["description"] = step.description  # stands in for an instruction
+        data["description"] = step.description  # used as the instruction
     if step.plan is not None:
         included = {**_inputs(step.plan), **_outputs(step.plan)}
         data["plan"] = [included, [str(plan_data(step.plan).get(key)) for key in WHOLE]]
@@ -272,7 +272,7 @@ def _ahead(
     inside = [visit for visit in history.visits if visit.parent is around]
     names = {step.name for step in plan.steps}
     under_way = inside[-1] if inside and inside[-1].outcome is None else None
-    stands = next((name for name in _standing(history, around) if name in names), None)
+    stands = next((name for name in _due(history, around) if name in names), None)
     flow = Flow(plan)
     for step in plan.steps:
         path = f"{prefix}{step.name}"
@@ -290,7 +290,7 @@ def _inside(
     plan = step.plan or (parse_plan(draft, f"draft of {path}") if draft else None)
     if plan is None:
         return
-    if visit is None or step.foreach:  # from its first step on, or of many items at once
+    if visit is None or step.foreach:  # all of its steps are ahead, or those of many items at once
         yield from ((f"{path}/{inner.name}", inner) for inner in plan.walk())
     else:
         yield from _ahead(history, plan, visit, f"{path}/")
@@ -305,11 +305,11 @@ def refuse_changed_tools(history: RunHistory, plan: Plan, tools: Sequence[ToolIn
     found = changed_tools(history, plan, tools)
     if not found:
         return
-    told = ", ".join(f"step `{path}` uses `{tool}`" for path, tool in found[:MOST_CHANGES])
+    which = ", ".join(f"step `{path}` uses `{tool}`" for path, tool in found[:MOST_CHANGES])
     at = fork_step(history, plan, ())
     fork = f"go on with them as they are: fractale fork {history.run} --at {at}; or "
     raise UsageError(
-        f"tools take or give something else than when run {history.run} was started: {told}",
+        f"tools take or give something else than when run {history.run} was started: {which}",
         hint=f"{fork if at else ''}bring back the versions that the run was begun with",
     )
 
@@ -318,7 +318,7 @@ def refuse_changed_tools(history: RunHistory, plan: Plan, tools: Sequence[ToolIn
 
 
 def version_notice(head: Mapping[str, Any]) -> str | None:
-    """What to tell of a run that goes on with other software than it was begun with."""
+    """The warning about a run that is resumed with other software than it began with."""
     then: Mapping[str, str] = head.get("versions") or {}
     other = [
         f"{name} {then[name]} → {number}"

@@ -94,8 +94,8 @@ class RunDriver:
             masker=options.masker,
             notes=FileNotes(folder.notes) if folder else MemoryNotes(),
             ask_now=self._answering.ask_now,
-            keep_draft=folder.keep_draft if folder else _kept_by_nobody,
-            leave_jobs=self._leaves_jobs,
+            keep_draft=folder.keep_draft if folder else _not_kept,
+            leave_jobs=self._suspends_on_jobs,
             roots=_roots(settings, folder),
             clock=options.clock,
         )
@@ -103,18 +103,18 @@ class RunDriver:
         self._audit = AuditLog.of(settings, kept=options.keep, mask=self.context.mask)
 
     def _hear(self, event: Event) -> None:
-        """Take an event; what somebody agreed to is written down before it is acted upon."""
+        """Report an event. What a user agreed to is in the audit log before it is acted upon."""
         self._audit.listen(event)
         self._reporter.hear(event)
 
-    def _leaves_jobs(self) -> bool:
-        """Whether the run ends rather than that it waits for a job, or asks the person first."""
+    def _suspends_on_jobs(self) -> bool:
+        """Whether the run ends, or first asks the user, instead of waiting for a job."""
         options = self._options
         asks = options.person is not None and self.context.asked.is_set()
         return options.detach or options.control.drain_requested or asks
 
     async def resume(self, inputs: Mapping[str, Any]) -> RunResult:
-        """Go on from the last checkpoint.
+        """Continue from the last checkpoint.
 
         Args:
             inputs: What the run was started with, values or references.
@@ -189,7 +189,7 @@ class RunDriver:
             return await self._drive(graph, config, self._first_state(inputs))
 
     async def _check_new(self, graph: Any, config: dict[str, Any]) -> None:
-        """An id that somebody chose may have been chosen before, in another state folder.
+        """See that an id that the user chose is free: another state directory may have it.
 
         Raises:
             UsageError: So it is.
@@ -244,7 +244,7 @@ class RunDriver:
     async def _drive(
         self, graph: Any, config: dict[str, Any], given: Any, asked: Sequence[Any] = ()
     ) -> RunResult:
-        """Run until an end, a limit, a stop, or a question that nobody is there to answer.
+        """Run until an end, a limit, a stop, or a question without an answer.
 
         Args:
             given: The first input of the graph.
@@ -263,12 +263,12 @@ class RunDriver:
         except asyncio.CancelledError:
             self._interrupted()
             raise
-        except AnswerError:  # the person's, to put right
+        except AnswerError:  # the user's, to correct
             self._reporter.ended("waiting", waiting=self._answering.waiting)
             raise
         except NotRecorded:  # of a replay, which says so itself
             raise
-        except StoreError as error:  # nothing is wrong with the run: it goes on when there is room
+        except StoreError as error:  # the run is sound: it can be resumed when there is room
             return self._reporter.ended("stopped", error=str(error), hint=error.hint)
         except FractaleError as error:
             return self._reporter.ended("failed", error=str(error), hint=error.hint)
@@ -290,21 +290,21 @@ class RunDriver:
                 durability="sync",
                 control=self._options.control,
             )
-            given = await self._go_on(values)
+            given = await self._next_input(values)
             if given is None:
                 return await self._finished(values)
 
     def _looks_first(self, questions: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether the graph is to look again before anybody is asked.
+        """Whether the graph is to run again before the user is asked.
 
-        Of a job of which nothing was known there may be evidence by now.
+        By now there may be evidence of a job of which nothing was known.
         """
         replies = self._options.replies
         unknown = any(each.get("kind") == "job_unknown" for each in questions)
         return unknown and all(replies.find(each) is MISSING for each in questions)
 
     def _interrupted(self) -> None:
-        """The process is being ended: where it was at a question of the person's, that waits on."""
+        """Report that the process is being ended; a question that the user was at stays open."""
         if self._answering.asking and self._answering.waiting:
             self._reporter.ended("waiting", waiting=self._answering.waiting)
         else:
@@ -318,11 +318,11 @@ class RunDriver:
 
     @property
     def _jobs_left(self) -> list[dict[str, Any]]:
-        """The jobs that go on while the run does not."""
+        """The jobs that keep running while the run does not."""
         return sorted(self.context.jobs_waited_for.values(), key=step_order)
 
-    async def _go_on(self, values: Mapping[str, Any]) -> Any:
-        """What to invoke the graph with next, after a person answered; None at an end."""
+    async def _next_input(self, values: Mapping[str, Any]) -> Any:
+        """What to invoke the graph with next, after an answer; None at an end."""
         if interrupts := values.get("__interrupt__"):
             self.context.asked.clear()
             questions = [i for i in interrupts if not is_job(i.value)]
@@ -389,6 +389,6 @@ def _roots(settings: Settings, folder: RunRecord | None) -> tuple[Path, ...]:
     return (*sorted(folders), *([folder.path] if folder else []))
 
 
-def _kept_by_nobody(path: str, text: str) -> None:
-    """A draft of a run that is not recorded."""
+def _not_kept(path: str, text: str) -> None:
+    """Drop a draft: the run is not recorded."""
     del path, text

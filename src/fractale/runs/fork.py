@@ -64,23 +64,23 @@ class ForkChanges:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForkOrigin:
-    """A place in a run where a fork can begin.
+    """Where a fork leaves the run that it comes from.
 
     Args:
         path: Of the step.
-        visit: Which visit of the step in that run, from 1, as `fractale show` counts.
+        number: Which attempt of the step in that run, from 1, as `fractale show` counts.
         point: What was known there.
-        at: When the run came there, in Unix time; None: at its end.
+        at: When the run got there, in Unix time; None: at its end.
     """
 
     path: str
-    visit: int
+    number: int
     point: ForkPoint
     at: float | None = None
 
     def parent(self, run: str) -> dict[str, Any]:
         """What the record of a fork says of the run that it comes from."""
-        return {"run": run, "step": self.path, "attempt": self.visit}
+        return {"run": run, "step": self.path, "attempt": self.number}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class _Graph:
     Args:
         node: The node of it that leads on to the step.
         step: The step of a plan that this node is part of the way to.
-        attempt: Which visit of that step; None: any.
+        attempt: Which attempt of that step; None: any.
         draft: Whether it is the graph of a planned step, not of a plan.
     """
 
@@ -105,7 +105,7 @@ async def find_origin(saver: BaseCheckpointSaver[Any], history: RunHistory, at: 
 
     Args:
         saver: With the run's checkpoints, which are only read.
-        at: The step's name or path, and where it is not the last visit, its number: ``run#2``.
+        at: The step's name or path, with the attempt's number if it is not the last: ``run#2``.
 
     Raises:
         UsageError: The run did not come to the step, or not so often; or it is none that a run
@@ -117,7 +117,7 @@ async def find_origin(saver: BaseCheckpointSaver[Any], history: RunHistory, at: 
     if number and not (number.isdecimal() and 0 < int(number) <= len(visits)):
         times = "never entered" if not visits else f"entered {len(visits)} times"
         raise UsageError(
-            f"--at {at}: there is no such visit in run {history.run}",
+            f"--at {at}: there is no such attempt in run {history.run}",
             hint=f"`{path}` was {times}; see `fractale show {history.run}`",
         )
     visit = visits[int(number or 0) - 1] if visits else None
@@ -125,13 +125,13 @@ async def find_origin(saver: BaseCheckpointSaver[Any], history: RunHistory, at: 
     found = [c async for c in _candidates(saver, history.run, graphs)]
     if not found:
         raise _no_checkpoint(history, path) if visit else did_not_come(history, path)
-    # A visit that was skipped is not counted: the ones after it have the same number.
+    # A skipped attempt is not counted: the ones after it have the same number.
     alike = [v for v in visits if visit and _place(v) == _place(visit)]
     behind = len(alike) - alike.index(visit) if visit else 1
     chosen = found[-min(behind, len(found))]
     return ForkOrigin(
         path=visit.path if visit else path,
-        visit=visit.number if visit else 1,
+        number=visit.number if visit else 1,
         point=_point(graphs, chosen),
         at=visit.started if visit else None,
     )
@@ -143,7 +143,7 @@ def _place(visit: Visit) -> tuple[Any, ...]:
 
 
 def _visits(history: RunHistory, path: str) -> list[Visit]:
-    """The visits of a step, given by its path or its name.
+    """The attempts of a step, given by its path or its name.
 
     Raises:
         UsageError: Several steps have the name, or a fork can't begin at the step.
@@ -292,7 +292,7 @@ def _values(checkpoint: CheckpointTuple) -> dict[str, Any]:
 
 
 def _is_visit(graphs: Sequence[_Graph], values: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the values are those before the visits that the graphs say."""
+    """Whether the values are those before the attempts that the graphs name."""
     if len(graphs) != len(values):
         return False
     return all(
@@ -523,7 +523,7 @@ def read_point(folder: RunRecord) -> ForkPoint | None:
         raise StoreError(f"{path} cannot be read: {error}") from error
 
 
-# -- what a person should know of ------------------------------------------------------------------
+# -- warnings -------------------------------------------------------------------------------------
 
 
 def new_outputs(
@@ -535,21 +535,21 @@ def new_outputs(
         point: As the run that is forked came to it.
         store: Of that run.
     """
-    told: list[str] = []
+    found: list[str] = []
     for step, values in outputs.items():
         record = point.innermost.records.get(step) or Record()
         given = store.get(record.get("outputs") or {})
         for key in {name.partition(".")[0]: None for name in values}:
             if isinstance(given, dict) and key not in given:
                 names = ", ".join(map(str, cast("dict[str, Any]", given))) or "none"
-                told.append(f"`{step}` gave no output `{key}`, which is set: it gave {names}")
-    return told
+                found.append(f"`{step}` gave no output `{key}`, which is set: it gave {names}")
+    return found
 
 
 def notices(
     history: RunHistory, plan: Plan, point: ForkPoint, inputs: Mapping[str, Any]
 ) -> list[str]:
-    """What a person may take for done again in a fork, and is not.
+    """What a user may expect to be run again in a fork, and is not.
 
     Args:
         plan: Of the fork.
@@ -559,13 +559,13 @@ def notices(
     before = inherited_inputs(history, plan)
     other = {name for name, value in inputs.items() if before.get(name) != value}
     changed = _changed(history, plan)
-    told = [
+    found = [
         f"`{name}` read the input `{used}` in run {history.run} and is not run again: its outputs "
         "are from then"
         for name in kept
         for used in sorted(_inputs_read(plan, name) & other)
     ]
-    return told + [
+    return found + [
         f"`{name}` has changed since run {history.run} and is not run again: its outputs are from "
         "then"
         for name in kept

@@ -35,7 +35,7 @@ async def preflight(
     """
     found = await check_online(plan, toolbox, agents, only_needed=True, bindings=bindings)
     if not all(server.connected for server in await toolbox.servers(())):
-        # What is not found may be on a server that is not there: its step tells of that.
+        # What is missing may be on a server that is not connected: its step reports that.
         found = [p for p in found if p.missing is None]
     unclear = await bind_names(plan, toolbox, agents, bindings)
     problems = in_order([*check_plan(plan), *found, *unclear])
@@ -66,7 +66,7 @@ async def bind_names(
             words = f"{error.message}; {error.hint}"
             found += [Problem("unclear-tool", words, s.position, f"step `{s.name}`") for s in steps]
         except ToolError:
-            continue  # its step tells of it
+            continue  # its step reports it
     return found
 
 
@@ -96,7 +96,7 @@ async def check_online(
         if bound.qualified_name in tools:
             tools[name] = tools[bound.qualified_name]
     prompts = {p.name: {"arguments": list(p.arguments)} for p in await toolbox.prompts(of_prompts)}
-    # To know what a sub-agent takes imports it: only those are that a step asks.
+    # The inputs of a sub-agent are known by its import: only those that a step asks are.
     asked = _asked_by(plan)
     own: dict[str, dict[str, Any]] = {name: {} for name in agents.names()}
     own |= {

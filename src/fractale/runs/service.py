@@ -1,4 +1,4 @@
-"""Starting runs and going on with them."""
+"""The service behind every way to start, resume or fork a run."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Runs:
 
     Args:
         settings: Whose `state_dir` holds the runs.
-        toolbox: Open for as long as the runs go on.
+        toolbox: Open as long as the runs are in progress.
         models: Built from the settings where not given.
         policy: What a model may call.
         agents: fractale's own sub-agents where not given.
@@ -192,13 +192,13 @@ class Runs:
         changes: ForkChanges | None = None,
         secrets: Mapping[str, str] | None = None,
     ) -> RunResult:
-        """Start a new run that has all of another up to a step, and goes on live from there.
+        """Start a new run with all that another run had before a step; it runs live from there.
 
-        The other run is only read; it may still be going on.
+        The other run is only read; it may still be in progress.
 
         Args:
             run_id: The run's id; ``-1`` is the latest.
-            at: The step's name or path; ``STEP#2`` for its second visit, else the last one.
+            at: The step's name or path; ``STEP#2`` for its second attempt, else the last one.
             plan: In place of that run's; None: as its file is today.
             changes: Inputs and outputs that are to be others than in that run.
             secrets: The secret inputs.
@@ -249,7 +249,7 @@ class Runs:
         *,
         secrets: Mapping[str, str] | None = None,
     ) -> RunResult:
-        """Go on with a run that was stopped, waits, or reached a limit.
+        """Resume a run that was stopped, waits, or reached a limit.
 
         Args:
             run_id: The run's id; ``-1`` is the latest.
