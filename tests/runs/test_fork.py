@@ -26,7 +26,7 @@ from fractale.record.diff import RunDiff, diff_data, diff_runs
 from fractale.record.history_reader import read_history
 from fractale.record.pruning import PruneRule, prune
 from fractale.runs import RunOptions, Runs
-from fractale.runs.forking import ForkChanges
+from fractale.runs.fork import ForkChanges
 from fractale.settings import Settings
 from fractale.store.checkpoints import open_checkpoints
 from fractale.store.index import list_runs
@@ -305,7 +305,7 @@ async def test_the_last_visit_is_the_default(bench):
 @pytest.mark.parametrize("number", ["4", "0", "-1", "x"])
 async def test_a_visit_that_never_was_is_none_to_fork_at(bench, number):
     parent = await bench.start(LOOP)
-    with pytest.raises(UsageError, match="no such visit") as told:
+    with pytest.raises(UsageError, match="no such attempt") as told:
         await bench.fork(parent.run, f"make#{number}")
     assert "entered 3 times" in str(told.value.hint)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fractale.errors import TransportError
 from fractale.events import EventKind
 from fractale.graph.context import Dependencies, RunContext
-from fractale.graph.entry import Entry
+from fractale.graph.fork_point import ForkPoint
 from fractale.graph.interrupts import current_task
 from fractale.graph.scope import Flow
 from fractale.graph.state import PlanState, Record
@@ -156,7 +156,7 @@ class Attempt:
             self.context.notes.drop(self._note)
 
     @property
-    def entry(self) -> Entry | None:
+    def entry(self) -> ForkPoint | None:
         """Where a fork enters the plan inside this step; None: at its first step."""
         entry = self.context.entry
         return entry.below(self.step.name, self.attempts) if entry else None

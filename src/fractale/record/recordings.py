@@ -76,15 +76,15 @@ class Recording:
     about: Mapping[str, Any] = field(default_factory=dict[str, Any])
     own: bool = False
 
-    def given(self, registries: Sequence[Path], agents: Sequence[str]) -> Recording:
-        """The same recording with the registries and sub-agents that the user names.
+    def given(self, registries: Sequence[str], agents: Sequence[str]) -> Recording:
+        """The same with the registries and the sub-agents that a person names.
 
         If the user names none, a run of their own has those that it was started with, and any other
         recording has none.
         """
         kept: Mapping[str, Any] = self.head if self.own else {}
         named = {
-            "registries": [*map(str, registries)] or kept.get("registries") or [],
+            "registries": [*registries] or kept.get("registries") or [],
             "agents": [*agents] or kept.get("agents") or [],
         }
         return replace(self, head={**self.head, **named})

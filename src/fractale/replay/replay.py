@@ -40,10 +40,10 @@ from fractale.replay.recorded import (
     RecordedUser,
 )
 from fractale.replay.trace import Data, as_one_process
-from fractale.runs.forking import read_entry
+from fractale.runs.driver import RunDriver
+from fractale.runs.fork import read_point
 from fractale.runs.options import RunOptions
 from fractale.runs.preflight import preflight
-from fractale.runs.session import Session
 from fractale.settings import Settings
 from fractale.store.outputs import FileOutputs
 from fractale.toolbox import Toolbox
@@ -198,7 +198,7 @@ class _Replay:
         tools = read_snapshot(self.recording.folder).tools
         return {name for tool in tools for name in (tool.name, tool.qualified_name)}
 
-    def _session(self, comparison: Comparison, deps: Dependencies) -> Session:
+    def _session(self, comparison: Comparison, deps: Dependencies) -> RunDriver:
         recording, live = self.recording, self.live
         options = RunOptions(
             listeners=[comparison, *self.listeners],
@@ -211,7 +211,7 @@ class _Replay:
         if live.tools or live.models:
             secrets = {name: live.secrets.get(name, MASK) for name in secrets}
             settings = self.settings
-        session = Session(
+        session = RunDriver(
             settings, deps, self.plan, options, recording.folder.run_id, None, secrets
         )
         session.context.run_dir = recording.run_dir
@@ -219,8 +219,8 @@ class _Replay:
         session.context.bindings = (
             Bindings() if live.tools else RecordedBindings.recorded(recording.head, self.events)
         )
-        if entry := read_entry(recording.folder):
-            session.fork(entry, recording.head["parent"])
+        if point := read_point(recording.folder):
+            session.fork(point, recording.head["parent"])
         return session
 
     def _hidden(self) -> tuple[str, ...]:

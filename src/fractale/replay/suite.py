@@ -11,9 +11,8 @@ from fractale.agents.catalog import Catalog
 from fractale.errors import FractaleError, NotRecorded, PlanError
 from fractale.plan.model import Plan
 from fractale.record.recordings import Recording, find_recordings, open_recording
-from fractale.registry import load_registry
 from fractale.replay.replay import Replayed, replay
-from fractale.runs.opening import own_agents
+from fractale.runs.workspace import Extensions
 from fractale.settings import Settings
 
 CheckVerdict: TypeAlias = Literal["equal", "diverged", "invalid", "not-recorded"]
@@ -60,22 +59,22 @@ def agents_of(recording: Recording, plan: Plan) -> tuple[Catalog, list[str]]:
     notes = [note for note, path in zip(notes, named, strict=True) if found[path] is None]
     registries = [path for path in found.values() if path is not None]
     agents = [str(path) for path in recording.head.get("agents") or ()]
+    extensions = Extensions(registries=registries, agents=agents)
     if not recording.own:
-        plan = _with_given(plan, registries, agents)
+        plan = _with_given(plan, extensions)
     try:
-        return own_agents(plan, registries=registries, agents=agents), notes
+        return extensions.load(plan)[0], notes
     except PlanError as error:
         # Their tools are not needed here, and what they import may not be installed.
         notes.append(f"the registries are left out: {error.problems[0]}")
-        return own_agents(plan, agents=agents), notes
+        return Extensions(agents=agents).load(plan)[0], notes
 
 
-def _with_given(plan: Plan, registries: Sequence[Path], agents: Sequence[str]) -> Plan:
-    """The plan with those of its `agents` that the user gave; the others are not imported."""
-    listed = {entry.path for path in registries for entry in load_registry(path).entries}
-    return replace(
-        plan, agents=tuple(ref for ref in plan.agents if ref.path in listed or ref.path in agents)
-    )
+def _with_given(plan: Plan, given: Extensions) -> Plan:
+    """The plan with those of its `agents` that a person gave; the others are not imported."""
+    listed = {entry.path for registry in given.files for entry in registry.entries}
+    known = listed | {*given.agents}
+    return replace(plan, agents=tuple(ref for ref in plan.agents if ref.path in known))
 
 
 def left_out_note(recording: Recording, given: Recording) -> list[str]:
@@ -95,21 +94,18 @@ async def check_recording(
     path: Path,
     settings: Settings,
     name: str = "",
-    *,
-    registries: Sequence[Path] = (),
-    agents: Sequence[str] = (),
+    extensions: Extensions | None = None,
 ) -> CheckedRecording:
     """Replay one recording against the plan's file as it is now.
 
     Args:
-        registries, agents: What is imported. By default, for a run of the user's own: what it was
-            started with.
+        extensions: What is imported; of an own run, that which it was started with.
     """
-    name = name or str(path)
+    name, given = name or str(path), extensions or Extensions()
     notes, left_out = list[str](), list[str]()
     try:
         with open_recording(path, name, settings=settings) as found:
-            recording = found.given(registries, agents)
+            recording = found.given(given.paths, given.agents)
             left_out = left_out_note(found, recording)
             plan = recording.plan_today()
             if plan is None:
@@ -128,21 +124,19 @@ async def check_recording(
 async def check_folder(
     root: Path,
     settings: Settings,
-    *,
-    registries: Sequence[Path] = (),
-    agents: Sequence[str] = (),
+    extensions: Extensions | None = None,
 ) -> AsyncGenerator[CheckedRecording]:
-    """Replay every recording in a directory, one after the other.
+    """Replay every recording in a folder, one after the other.
 
     Args:
-        registries, agents: See `check_recording`.
+        extensions: As `check_recording` has them.
 
     Raises:
         UsageError: There is no such directory.
     """
     for path in find_recordings(root):
         name = str(path.relative_to(root)) if path != root else path.name
-        yield await check_recording(path, settings, name, registries=registries, agents=agents)
+        yield await check_recording(path, settings, name, extensions)
 
 
 # -- as JSON ------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def command(
     rule = PruneRule(
         older_than=_age(older_than), keep=keep, max_bytes=_bytes(max_size), force=force
     )
-    settings = options.settings_of(store=store)
+    settings = options.settings_of().with_flags(store=store)
     if not any((settings.state_dir / name).is_dir() for name in ("runs", "jobs")):
         raise UsageError(f"there are no runs in {settings.state_dir}")
     report = asyncio.run(prune(settings, rule, dry_run=dry_run))

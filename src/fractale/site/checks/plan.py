@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,9 +20,8 @@ from fractale.site.plan_uses import NamedTargets
 from fractale.text import count
 
 if TYPE_CHECKING:
-    from fractale.agents.catalog import Catalog
-    from fractale.mcp import McpToolbox
-    from fractale.toolbox import ServerStatus
+    from fractale.runs.workspace import Workspace
+    from fractale.toolbox import ServerStatus, Toolbox
 
 SECTION = "plan"
 SERVERS = "servers"
@@ -100,15 +99,15 @@ async def check_offers(
         ]
     usable = _usable([*exam.registries, *exam.served], loaded)
     try:
-        async with _opened(exam, servers, usable) as (toolbox, agents):
-            return await _examine(exam, servers, toolbox, agents, loaded, named)
+        async with _opened(exam, usable) as workspace:
+            return await _examine(exam, servers, workspace, loaded, named)
     except PlanError as error:
         # What can be imported and still not be served; and agents of one name.
         return [_problem(problem) for problem in error.problems]
 
 
 def _servers(exam: Examination) -> list[ServerSettings]:
-    from fractale.runs.opening import servers_of
+    from fractale.runs.workspace import servers_of
 
     return servers_of(exam.settings, exam.plan)
 
@@ -122,46 +121,38 @@ def _usable(registries: Sequence[Registry], loaded: Sequence[Loaded]) -> list[Re
     ]
 
 
-@asynccontextmanager
-async def _opened(
-    exam: Examination, servers: Sequence[ServerSettings], registries: Sequence[Registry]
-) -> AsyncGenerator[tuple[McpToolbox, Catalog]]:
-    """The tools of a run, with less patience than a run has.
+def _opened(
+    exam: Examination, registries: Sequence[Registry]
+) -> AbstractAsyncContextManager[Workspace]:
+    """The tools of a run, with less patience than a run has; warnings were reported before."""
+    from fractale.mcp import Timing
+    from fractale.runs.workspace import Extensions, Workspace
 
-    Raises:
-        PlanError: A registry can't be served.
-    """
-    from fractale.agents.catalog import Catalog
-    from fractale.agents.own import split_agents, with_named
-    from fractale.mcp import EmbeddedServer, McpToolbox, Timing
-    from fractale.registry import build_server
-
-    agents, rest = split_agents(with_named(registries, exam.agents, exam.plan))
-    all_servers: list[ServerSettings | EmbeddedServer] = list(servers)
-    if rest:
-        server = build_server(rest, on_warning=lambda _: None)
-        all_servers.append(EmbeddedServer(server=server))
-    timing = Timing(connect=exam.timeout, handshake=exam.timeout * STDIO_PATIENCE, attempts=1)
-    async with McpToolbox(all_servers, timing=timing) as toolbox:
-        yield toolbox, Catalog(agents)
+    return Workspace.open(
+        exam.settings,
+        exam.plan,
+        Extensions(registries=registries, agents=exam.agents),
+        on_warning=lambda _: None,
+        timing=Timing(connect=exam.timeout, handshake=exam.timeout * STDIO_PATIENCE, attempts=1),
+    )
 
 
 async def _examine(
     exam: Examination,
     servers: Sequence[ServerSettings],
-    toolbox: McpToolbox,
-    agents: Catalog,
+    workspace: Workspace,
     loaded: Sequence[Loaded],
     named: NamedTargets,
 ) -> list[Check]:
     from fractale.runs.preflight import check_online
 
+    toolbox = workspace.toolbox
     states = {status.name: status for status in await toolbox.servers()}
     away = [s.name for s in servers if not states[s.name].connected]
     problems: list[Problem] = []
     if exam.plan is not None:
         told = unusable(loaded)
-        found = await check_online(exam.plan, toolbox, agents)
+        found = await check_online(exam.plan, toolbox, workspace.agents)
         problems = [p for p in found if p.missing not in told]
     unknown = any(p.code.startswith("unknown-") for p in problems)
     tools = await _tools_by_server(toolbox)
@@ -189,7 +180,7 @@ def _registries(problems: Sequence[Problem]) -> dict[str, str]:
     }
 
 
-async def _tools_by_server(toolbox: McpToolbox) -> dict[str, list[str]]:
+async def _tools_by_server(toolbox: Toolbox) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for tool in await toolbox.tools():
         found.setdefault(tool.server, []).append(tool.name)

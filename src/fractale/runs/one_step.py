@@ -3,7 +3,7 @@
 An expert is asked by a step that the planner drafts, which fills in what the expert takes. The
 generalist goes to work at once; a second step is planned only if it hands over.
 
-Such a plan holds no word of what a person typed but its title: the words are an input of it, so
+Such a plan contains no word that the user typed but its title: the words are an input of it, so
 that nothing in them is taken for a template.
 """
 
@@ -36,7 +36,7 @@ PLAN = "plan"
 """The step, and the event that leads to it, of what is handed over."""
 
 WORDS = "instruction"
-"""The plan's input that holds what the person typed."""
+"""The plan's input that holds what the user typed."""
 
 TITLE_LENGTH = 80
 
@@ -46,7 +46,7 @@ class Expert:
     """A sub-agent or a prompt, as one step of a plan names it.
 
     Args:
-        input_schema: JSON Schema of what it takes.
+        input_schema: JSON Schema of its inputs.
         output_schema: JSON Schema of what it gives, where it says.
         words_as: The argument that an instruction is given as; None: it takes one beside its
             arguments; empty: it takes none.
@@ -61,7 +61,7 @@ class Expert:
 
 
 async def find_agent(name: str, toolbox: Toolbox, catalog: Catalog) -> Expert:
-    """The sub-agent of that name: fractale's, the person's own, or a server's.
+    """The sub-agent of that name: fractale's, the user's own, or a server's.
 
     Raises:
         UsageError: There is none.

@@ -1,31 +1,43 @@
-"""What one process tells of a run: its events, kept and passed on, and how it ended."""
+"""What a run reports: its events, what it used, and its result.
+
+`RunReporter` hears every event of one process's work on a run. It keeps the event in the run's
+record, passes it to the listeners, and makes the `RunResult` of what it heard. Secrets were masked
+before an event gets here.
+"""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fractale.errors import StoreError
 from fractale.events import Event, Status
 from fractale.graph.context import Dependencies, RunContext
-from fractale.plan.model import Plan
+from fractale.graph.limits import Meter
+from fractale.graph.state import Spent
+from fractale.models import Usage
+from fractale.plan.model import Limits, Plan
 from fractale.plan.needs import models_of
 from fractale.record.jobs import JobHistory
-from fractale.runs.budget import FOR_ALL, FOR_STEPS, limits_of, limits_set, usage_data
 from fractale.runs.options import RunOptions
 from fractale.runs.result import RunResult, finished_data
 from fractale.store.run_record import EventLog, RunRecord
 
 LONG_TEXT_LINES = 10
 MOST_JOBS = 3
-"""Jobs that failed, of which the end of a run tells."""
+"""Failed jobs that the end of a run names."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a listener fails with that writes to a full disk."""
+"""The errors of a listener that writes to a full disk."""
+FOR_ALL = ("steps", "time", "tokens", "cost", "node_hours", "core_hours", "gpu_hours", "jobs")
+"""The limits that count for the whole run."""
+FOR_STEPS = ("attempts", "depth")
+"""How often a step may be entered, and how deep plans may nest."""
 
 
-class Account:
-    """Tells of one run: keeps its events, passes them on, and makes its result of them.
+class RunReporter:
+    """Reports one run: keeps its events, passes them on, and makes its result of them.
 
     Args:
         folder: The run's record; None: it has none.
@@ -58,7 +70,7 @@ class Account:
     # -- what happens ---------------------------------------------------------------------------
 
     def hear(self, event: Event) -> None:
-        """Keep an event and pass it on to whoever listens."""
+        """Keep an event and pass it on to the listeners."""
         if event.kind == "step_finished":
             self.step_finished(event.data)
         elif event.kind == "job_state":
@@ -71,11 +83,11 @@ class Account:
             except OSError as error:
                 if not isinstance(error, BrokenPipeError) and error.errno not in NO_ROOM:
                     raise
-                # Nobody reads on, or can: stop where nothing is lost.
+                # The output is closed, or its disk is full: stop where nothing is lost.
                 self._options.control.request_drain("its output was closed")
 
     def _write_down(self, log: EventLog, event: Event) -> None:
-        """Keep an event; where there is no room, the run ends, and only its end is not kept."""
+        """Keep an event. Without room for it the run ends, and only its end is not kept."""
         try:
             log(event)
         except StoreError:
@@ -113,7 +125,7 @@ class Account:
         parent: Mapping[str, Any] | None,
         notices: Sequence[tuple[str, str]],
     ) -> None:
-        """Tell what is about to run.
+        """Report what is about to run.
 
         Args:
             parent: What run and step it was forked from, where it was.
@@ -154,7 +166,7 @@ class Account:
         gave_up: str | None = None,
         waiting: list[dict[str, Any]] | None = None,
     ) -> RunResult:
-        """Tell how the run ended, or where it stands.
+        """Report how the run ended, or what it waits for.
 
         Args:
             gave_up: The step whose attempts were used up.
@@ -186,7 +198,7 @@ class Account:
         return {"jobs": jobs[:MOST_JOBS]} if jobs else {}
 
     def _keep_long_texts(self, outputs: Mapping[str, Any]) -> dict[str, str]:
-        """Outputs that are too long for a screen, as files that a person can use."""
+        """Outputs that are too long for a screen, as files that the user can open."""
         if self._folder is None:
             return {}
         return {
@@ -197,9 +209,9 @@ class Account:
 
 
 def _each_once(notices: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without those of a step that are also told by the step inside of it that they come from."""
+    """Without those of a step that the step inside of it, which they come from, has too."""
 
-    def is_told_inside(notice: dict[str, Any]) -> bool:
+    def is_reported_inside(notice: dict[str, Any]) -> bool:
         begin = f"{notice['step']}/"
         return any(
             each["step"].startswith(begin)
@@ -209,4 +221,63 @@ def _each_once(notices: list[dict[str, Any]]) -> list[dict[str, Any]]:
             for each in notices
         )
 
-    return [notice for notice in notices if not is_told_inside(notice)]
+    return [notice for notice in notices if not is_reported_inside(notice)]
+
+
+# -- limits, and what was used --------------------------------------------------------------------
+
+
+def limits_of(plan: Plan, options: RunOptions) -> Limits:
+    """The plan's limits with those of the options over them."""
+    return replace(plan.limits, **limits_set(options.limits, Limits.__slots__))
+
+
+def limits_set(limits: Limits, names: Iterable[str]) -> dict[str, Any]:
+    """Those of some limits that are set."""
+    values = {name: getattr(limits, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def used_in(event: Mapping[str, Any]) -> Usage:
+    """What a call of a model used, by its event; nothing if a recorded answer was used."""
+    if event.get("recorded"):
+        return Usage()
+    return Usage(
+        input_tokens=event["input_tokens"],
+        output_tokens=event["output_tokens"],
+        cost=event["cost"],
+    )
+
+
+def spent_by(state: Spent | None, used: Usage) -> Spent:
+    """What a run has used: the total of its state, or more if a step was cut off in the middle."""
+    known = state or Spent()
+    return Spent(
+        steps=known.get("steps", 0),
+        seconds=known.get("seconds", 0.0),
+        input_tokens=max(known.get("input_tokens", 0), used.input_tokens),
+        output_tokens=max(known.get("output_tokens", 0), used.output_tokens),
+        cost=max(known.get("cost", 0.0), used.cost),
+    )
+
+
+def usage_data(meter: Meter) -> dict[str, Any]:
+    """What a run has used, as its result has it; see `RunResult`."""
+    total = meter.total
+    used = {k: total.get(k, 0) for k in ("input_tokens", "output_tokens")}
+    return {
+        **used,
+        "total_tokens": sum(used.values()),
+        "cost": round(total.get("cost", 0.0), 6),
+        "seconds": round(meter.seconds, 3),
+        **_jobs_data(meter),
+    }
+
+
+def _jobs_data(meter: Meter) -> dict[str, Any]:
+    """What batch jobs have used and still have reserved; nothing of a run that had none."""
+    used, reserved = meter.jobs.used.as_dict(), meter.jobs.reserved.as_dict()
+    data = {name: amount for name, amount in used.items() if amount or reserved["jobs"]}
+    if reserved["jobs"]:
+        data["reserved"] = reserved
+    return data

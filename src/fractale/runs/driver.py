@@ -24,7 +24,7 @@ from fractale.errors import (
 from fractale.events import Event
 from fractale.graph.compile import compile_plan, node_of
 from fractale.graph.context import Dependencies, RunContext
-from fractale.graph.entry import Entry
+from fractale.graph.fork_point import ForkPoint
 from fractale.graph.limits import Meter
 from fractale.graph.state import PlanState, initial_state
 from fractale.graph.step import AttemptsExceeded
@@ -33,11 +33,10 @@ from fractale.models import Usage
 from fractale.plan.model import FAILURE, Plan
 from fractale.questions import MISSING, Answers, is_job
 from fractale.record.jobs import RunJobs
-from fractale.runs.account import Account
 from fractale.runs.answering import Answering, in_order, step_order
-from fractale.runs.budget import limits_of, spent_by, used_in
 from fractale.runs.cancelling import stop_requests
 from fractale.runs.options import RunOptions
+from fractale.runs.reporter import RunReporter, limits_of, spent_by, used_in
 from fractale.runs.result import RunResult
 from fractale.settings import Settings
 from fractale.settings.files import CONFIG_VARIABLE
@@ -55,7 +54,7 @@ NO_RECURSION_LIMIT = 1_000_000_000
 """fractale bounds its loops itself: by attempts, limits and rules."""
 
 
-class Session:
+class RunDriver:
     """One process's work on one run: from an input to a `RunResult`.
 
     Attributes:
@@ -80,7 +79,7 @@ class Session:
         self._folder = folder
         self._store = dependencies.outputs
         self._answering = Answering(options)
-        self._account = Account(plan, dependencies, options, folder)
+        self._reporter = RunReporter(plan, dependencies, options, folder)
         self._ledger = FileLedger(folder.job_ledger) if folder else MemoryLedger()
         self.notices: list[tuple[str, str]] = []
         self.parent: Mapping[str, Any] | None = None
@@ -95,27 +94,27 @@ class Session:
             masker=options.masker,
             notes=FileNotes(folder.notes) if folder else MemoryNotes(),
             ask_now=self._answering.ask_now,
-            keep_draft=folder.keep_draft if folder else _kept_by_nobody,
-            leave_jobs=self._leaves_jobs,
+            keep_draft=folder.keep_draft if folder else _not_kept,
+            leave_jobs=self._suspends_on_jobs,
             roots=_roots(settings, folder),
             clock=options.clock,
         )
-        self._answering.context = self._account.context = self.context
+        self._answering.context = self._reporter.context = self.context
         self._audit = AuditLog.of(settings, kept=options.keep, mask=self.context.mask)
 
     def _hear(self, event: Event) -> None:
-        """Take an event; what somebody agreed to is written down before it is acted upon."""
+        """Report an event. What a user agreed to is in the audit log before it is acted upon."""
         self._audit.listen(event)
-        self._account.hear(event)
+        self._reporter.hear(event)
 
-    def _leaves_jobs(self) -> bool:
-        """Whether the run ends rather than that it waits for a job, or asks the person first."""
+    def _suspends_on_jobs(self) -> bool:
+        """Whether the run ends, or first asks the user, instead of waiting for a job."""
         options = self._options
         asks = options.person is not None and self.context.asked.is_set()
         return options.detach or options.control.drain_requested or asks
 
     async def resume(self, inputs: Mapping[str, Any]) -> RunResult:
-        """Go on from the last checkpoint.
+        """Continue from the last checkpoint.
 
         Args:
             inputs: What the run was started with, values or references.
@@ -151,7 +150,7 @@ class Session:
             StoreError: It has: its checkpoints were lost.
         """
         folder = self._folder
-        if folder and (folder.journal.exists() or self._account.steps):
+        if folder and (folder.journal.exists() or self._reporter.steps):
             raise StoreError(
                 f"run {self.context.run_id} has no checkpoint to go on from",
                 hint="its checkpoints were lost, or are in another store: see `fractale config`",
@@ -160,19 +159,19 @@ class Session:
     def _remember(self, event: Mapping[str, Any]) -> None:
         """Take over from the record what earlier processes of the run knew."""
         if event["event"] == "step_finished":
-            self._account.step_finished(event)
+            self._reporter.step_finished(event)
         elif event["event"] == "job_state":
-            self._account.jobs.add(event, float(event["time"]))
+            self._reporter.jobs.add(event, float(event["time"]))
         elif event["event"] == "answered":
             self._answering.keep(event["question"], event["answer"])
 
-    def fork(self, entry: Entry, parent: Mapping[str, Any]) -> None:
+    def fork(self, point: ForkPoint, parent: Mapping[str, Any]) -> None:
         """Have the run begin at a step in the middle of its plan.
 
         Args:
             parent: What run and step it was forked from.
         """
-        self.context.entry, self.parent = entry, parent
+        self.context.entry, self.parent = point, parent
         # Its ledger has a first line now: what that run's jobs had used.
         self.context.meter = Meter(limits_of(self._plan, self._options), ledger=self._ledger)
 
@@ -190,7 +189,7 @@ class Session:
             return await self._drive(graph, config, self._first_state(inputs))
 
     async def _check_new(self, graph: Any, config: dict[str, Any]) -> None:
-        """An id that somebody chose may have been chosen before, in another state folder.
+        """See that an id that the user chose is free: another state directory may have it.
 
         Raises:
             UsageError: So it is.
@@ -210,7 +209,7 @@ class Session:
             stack.enter_context(RunLock(self._folder))
             stop = self._options.control.request_drain
             await stack.enter_async_context(stop_requests(self._folder, stop))
-            self._account.log = log = EventLog(self._folder)
+            self._reporter.log = log = EventLog(self._folder)
             stack.callback(log.close)
             self.context.journal = FileJournal(self._folder.journal)
             stack.callback(self.context.journal.close)
@@ -240,12 +239,12 @@ class Session:
             trusted=self._options.trusted or self._settings.environment.get(CONFIG_VARIABLE) == "1",
             **forked,
         )
-        self._account.started(resumed=resumed, parent=self.parent, notices=self.notices)
+        self._reporter.started(resumed=resumed, parent=self.parent, notices=self.notices)
 
     async def _drive(
         self, graph: Any, config: dict[str, Any], given: Any, asked: Sequence[Any] = ()
     ) -> RunResult:
-        """Run until an end, a limit, a stop, or a question that nobody is there to answer.
+        """Run until an end, a limit, a stop, or a question without an answer.
 
         Args:
             given: The first input of the graph.
@@ -255,24 +254,24 @@ class Session:
             return await self._run(graph, config, given, asked)
         except LimitReached as error:
             words, left = error.message, self._jobs_left
-            return self._account.ended("limit", error=words, hint=error.hint, waiting=left)
+            return self._reporter.ended("limit", error=words, hint=error.hint, waiting=left)
         except AttemptsExceeded as error:
-            return self._account.ended("failed", error=error.message, gave_up=error.step)
+            return self._reporter.ended("failed", error=error.message, gave_up=error.step)
         except GraphDrained:
             words = "stopped on request at a step's boundary"
-            return self._account.ended("stopped", error=words, waiting=self._jobs_left)
+            return self._reporter.ended("stopped", error=words, waiting=self._jobs_left)
         except asyncio.CancelledError:
             self._interrupted()
             raise
-        except AnswerError:  # the person's, to put right
-            self._account.ended("waiting", waiting=self._answering.waiting)
+        except AnswerError:  # the user's, to correct
+            self._reporter.ended("waiting", waiting=self._answering.waiting)
             raise
         except NotRecorded:  # of a replay, which says so itself
             raise
-        except StoreError as error:  # nothing is wrong with the run: it goes on when there is room
-            return self._account.ended("stopped", error=str(error), hint=error.hint)
+        except StoreError as error:  # the run is sound: it can be resumed when there is room
+            return self._reporter.ended("stopped", error=str(error), hint=error.hint)
         except FractaleError as error:
-            return self._account.ended("failed", error=str(error), hint=error.hint)
+            return self._reporter.ended("failed", error=str(error), hint=error.hint)
 
     async def _run(
         self, graph: Any, config: dict[str, Any], given: Any, asked: Sequence[Any]
@@ -291,23 +290,23 @@ class Session:
                 durability="sync",
                 control=self._options.control,
             )
-            given = await self._go_on(values)
+            given = await self._next_input(values)
             if given is None:
                 return await self._finished(values)
 
     def _looks_first(self, questions: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether the graph is to look again before anybody is asked.
+        """Whether the graph is to run again before the user is asked.
 
-        Of a job of which nothing was known there may be evidence by now.
+        By now there may be evidence of a job of which nothing was known.
         """
         replies = self._options.replies
         unknown = any(each.get("kind") == "job_unknown" for each in questions)
         return unknown and all(replies.find(each) is MISSING for each in questions)
 
     def _interrupted(self) -> None:
-        """The process is being ended: where it was at a question of the person's, that waits on."""
+        """Report that the process is being ended; a question that the user was at stays open."""
         if self._answering.asking and self._answering.waiting:
-            self._account.ended("waiting", waiting=self._answering.waiting)
+            self._reporter.ended("waiting", waiting=self._answering.waiting)
         else:
             unknown = self.context.journal.unfinished()
             calls = [f"`{tool}` of step `{step}`" for step, tool in dict.fromkeys(unknown)]
@@ -315,15 +314,15 @@ class Session:
             if calls:
                 words += f"; it is not known whether {', '.join(calls)} was done"
                 hint = f"`fractale resume {self.context.run_id}` asks before it calls it again"
-            self._account.ended("stopped", error=words, hint=hint, waiting=self._jobs_left)
+            self._reporter.ended("stopped", error=words, hint=hint, waiting=self._jobs_left)
 
     @property
     def _jobs_left(self) -> list[dict[str, Any]]:
-        """The jobs that go on while the run does not."""
+        """The jobs that keep running while the run does not."""
         return sorted(self.context.jobs_waited_for.values(), key=step_order)
 
-    async def _go_on(self, values: Mapping[str, Any]) -> Any:
-        """What to invoke the graph with next, after a person answered; None at an end."""
+    async def _next_input(self, values: Mapping[str, Any]) -> Any:
+        """What to invoke the graph with next, after an answer; None at an end."""
         if interrupts := values.get("__interrupt__"):
             self.context.asked.clear()
             questions = [i for i in interrupts if not is_job(i.value)]
@@ -339,7 +338,7 @@ class Session:
         if FAILURE in step.transitions or record.get("event") != FAILURE:
             return None
         question = {"kind": "failure", "step": step.name, "error": values.get("error")}
-        if jobs := self._account.jobs.failed_in(step.name):
+        if jobs := self._reporter.jobs.failed_in(step.name):
             question["log"] = jobs[0]["log"]
         answer = await self._answering.ask(question)
         target = step.name
@@ -356,12 +355,12 @@ class Session:
             waiting = [{**i.value, "id": i.id} for i in in_order(interrupts)]
             if self._options.control.drain_requested and all(is_job(each) for each in waiting):
                 words = f"stopped on request ({self._options.control.drain_reason})"
-                return self._account.ended("stopped", error=words, waiting=waiting)
-            return self._account.ended("waiting", waiting=waiting)
+                return self._reporter.ended("stopped", error=words, waiting=waiting)
+            return self._reporter.ended("waiting", waiting=waiting)
         if values.get("status") == "success":
             outputs = self._store.get(values.get("outputs") or {})
-            return self._account.ended("success", outputs=outputs)
-        return self._account.ended("failed", error=str(values.get("error") or "the plan failed"))
+            return self._reporter.ended("success", outputs=outputs)
+        return self._reporter.ended("failed", error=str(values.get("error") or "the plan failed"))
 
 
 @asynccontextmanager
@@ -390,6 +389,6 @@ def _roots(settings: Settings, folder: RunRecord | None) -> tuple[Path, ...]:
     return (*sorted(folders), *([folder.path] if folder else []))
 
 
-def _kept_by_nobody(path: str, text: str) -> None:
-    """A draft of a run that is not recorded."""
+def _not_kept(path: str, text: str) -> None:
+    """Drop a draft: the run is not recorded."""
     del path, text
