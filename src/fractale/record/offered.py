@@ -75,7 +75,7 @@ def keep_offered(folder: RunRecord, offered: Offered, mask: Callable[[Any], Any]
     """
     data = to_json(mask(asdict(offered)), default=dict).encode()
     target = folder.offered
-    shared = folder.path.parent.parent / SHARED / f"{hashlib.sha256(data).hexdigest()}.json"
+    shared = folder.state_dir / SHARED / f"{hashlib.sha256(data).hexdigest()}.json"
     try:
         try:
             os.link(shared, target)

@@ -85,7 +85,7 @@ def _head_rows(history: RunHistory) -> Iterator[tuple[str, str]]:
 def _forked_from(history: RunHistory, parent: Mapping[str, Any]) -> str:
     visit = int(parent.get("attempt") or 1)
     at = f"{parent.get('step')}, its {ordinal(visit)} visit" if visit > 1 else parent.get("step")
-    gone = not (history.folder.path.parent / str(parent.get("run"))).is_dir()
+    gone = not history.folder.sibling(str(parent.get("run"))).path.is_dir()
     return f"run {parent.get('run')} at {at}{', which was removed since' if gone else ''}"
 
 
