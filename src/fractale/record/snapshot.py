@@ -79,7 +79,7 @@ def keep_snapshot(folder: RunRecord, snapshot: ToolSnapshot, mask: Callable[[Any
     """
     data = to_json(mask(asdict(snapshot)), default=dict).encode()
     target = folder.offered
-    shared = folder.path.parent.parent / SHARED / f"{hashlib.sha256(data).hexdigest()}.json"
+    shared = folder.state_dir / SHARED / f"{hashlib.sha256(data).hexdigest()}.json"
     try:
         try:
             os.link(shared, target)

@@ -179,7 +179,7 @@ def did_not_come(history: RunHistory, path: str) -> UsageError:
     run, parent = history.run, history.head.get("parent")
     plan = plan_of(history.folder, history.head)
     if parent and plan and path.partition("/")[0] in {step.name for step in plan.walk()}:
-        there = (history.folder.path.parent / parent["run"]).is_dir()
+        there = history.folder.sibling(parent["run"]).path.is_dir()
         way = f"fractale fork {parent['run']} --at {path}"
         gone = f"run {parent['run']} itself is gone: it was removed"
         return UsageError(

@@ -25,7 +25,7 @@ from fractale.schedulers.job import ACTIVE
 from fractale.schedulers.request import Array
 from fractale.settings import Settings, load_settings
 from fractale.store.run_record import ID as RUN_ID
-from fractale.store.run_record import RUNS
+from fractale.store.run_record import RunRecords
 
 MOST_SECONDS = 3600.0
 LAST_LINES = 10
@@ -310,16 +310,16 @@ async def _found(key: str) -> tuple[Jobs, JobHandle]:
 
 def _roots(settings: Settings, key: str) -> list[Path]:
     """The folders that may have the job of a key: the common one, and that of a run it names."""
-    runs = settings.state_dir / RUNS
+    runs = RunRecords(settings.state_dir)
     ends = [index for index, letter in enumerate(key) if letter == "-"]
-    of_runs = [runs / key[:end] / FOLDER for end in ends if RUN_ID.fullmatch(key[:end])]
+    of_runs = [runs.at(key[:end]).jobs for end in ends if RUN_ID.fullmatch(key[:end])]
     return [settings.state_dir / FOLDER, *(root for root in of_runs if root.is_dir())]
 
 
 def _called(settings: Settings, native_id: str, scheduler: str | None = None) -> list[JobHandle]:
     """The jobs of the state folder that a scheduler calls so."""
-    state = settings.state_dir
-    roots = [state / FOLDER, *sorted((state / RUNS).glob(f"*/{FOLDER}"))]
+    runs = RunRecords(settings.state_dir)
+    roots = [settings.state_dir / FOLDER, *(runs.at(name).jobs for name in sorted(runs.names()))]
     handles = [folder.handle() for root in roots for folder in folders_in(root)]
     return [
         handle

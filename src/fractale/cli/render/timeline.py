@@ -97,7 +97,7 @@ def _forked_from(history: RunHistory, parent: Mapping[str, Any]) -> str:
         if attempt > 1
         else parent.get("step")
     )
-    gone = not (history.folder.path.parent / str(parent.get("run"))).is_dir()
+    gone = not history.folder.sibling(str(parent.get("run"))).path.is_dir()
     return f"run {parent.get('run')} at {at}{', which was removed since' if gone else ''}"
 
 

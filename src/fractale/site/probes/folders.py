@@ -15,7 +15,6 @@ SCRATCH = re.compile(r"\w*SCRATCH\w*|\w*WORK(DIR|_DIR)?|PROJ(ECT)?S?(DIR|_DIR)?|
 """Names of the variables by which sites tell where scratch and work are."""
 
 SAFE = "safe here"
-ONE_AT_A_TIME = "safe here, for one process at a time"
 REFUSED = "refused here: locks do not reach other machines"
 
 
@@ -93,6 +92,4 @@ def nearest(path: Path) -> Path:
 
 def safety(place: FileSystem) -> str:
     """Whether fractale's runs can be kept there, as `fractale.store` decides it."""
-    if not place.network:
-        return SAFE
-    return ONE_AT_A_TIME if place.locks_everywhere else REFUSED
+    return REFUSED if place.network and not place.locks_everywhere else SAFE
