@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 BUILT_IN: Mapping[str, tuple[str, str]] = {
     "ask": ("fractale.agents.ask", "ASK"),
-    "ask_or_plan": ("fractale.agents.ask_or_plan", "ASK_OR_PLAN"),
+    "ask_or_plan": ("fractale.agents.ask", "ASK_OR_PLAN"),
     "optimize": ("fractale.agents.optimize", "OPTIMIZE"),
     "planner": ("fractale.agents.planner", "PLANNER"),
     "result_parse": ("fractale.agents.result_parse", "RESULT_PARSE"),

@@ -1,7 +1,7 @@
 """What a sub-agent is, and what it may do to the outside.
 
-A sub-agent is described by a `Subagent` and works through an `AgentHost`, which the step that
-runs it provides: the host decides what may be called, counts what it costs, tells about it, and
+A sub-agent is described by a `Subagent` and works through an `AgentContext`, which the step that
+runs it provides: the ctx decides what may be called, counts what it costs, tells about it, and
 puts questions to people. So an agent holds no key, no session and no settings, and an agent
 asked by another one can do no more than the one that asks.
 """
@@ -59,7 +59,7 @@ class AgentAnswer:
     error: str | None = None
 
 
-class AgentHost(Protocol):
+class AgentContext(Protocol):
     """What a sub-agent may do to the outside, decided by the step that runs it."""
 
     @property
@@ -200,7 +200,7 @@ class AgentHost(Protocol):
         ...
 
 
-Run: TypeAlias = Callable[[AgentHost, AgentRequest], Awaitable[AgentAnswer]]
+Run: TypeAlias = Callable[[AgentContext, AgentRequest], Awaitable[AgentAnswer]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from fractale.graph.entry import Entry
 from fractale.graph.flow import Flow
 from fractale.graph.outcome import CallResult, match_rules, rule_scope
 from fractale.graph.recorded import CallBook
-from fractale.graph.state import PlanState, Record
+from fractale.graph.state import PlanState, Record, Spent
 from fractale.labels import Labels, Seen, Source, from_data, to_data
 from fractale.models import Usage
 from fractale.plan.expressions import references
@@ -99,6 +99,14 @@ class Attempt:
         new = source is not None and self.seen.add([source], text)
         if new and self.step.kind not in ("tool", "job"):
             self.context.notes.put(self._note, to_data(self.seen.sources))
+
+    def charge(self, spent: Spent) -> None:
+        """Count what steps inside this one have used as its own."""
+        self.usage += Usage(
+            input_tokens=spent.get("input_tokens", 0),
+            output_tokens=spent.get("output_tokens", 0),
+            cost=spent.get("cost", 0.0),
+        )
 
     def finish(self) -> None:
         """Called when the attempt is over."""

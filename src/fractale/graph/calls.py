@@ -11,7 +11,7 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.messages.utils import convert_to_messages
 
-from fractale.agents.reports import FAILED_CHANGE, failed_change, notices_of_calls
+from fractale.agents.conversation import FAILED_CHANGE, failed_change, notices_of_calls
 from fractale.agents.subagent import AgentAnswer, AgentRequest, Subagent
 from fractale.errors import NotDone, PolicyError, TransportError
 from fractale.evidence import as_mapping, outputs_of, outputs_of_text

@@ -20,8 +20,8 @@ class Entry:
             `attempts` were that run's.
         last: The step that led here.
         inside: For a step that runs a plan, where that one is entered.
-        draft: For a step that the manager planned, the draft (a state of
-            `fractale.graph.drafting`), which is not asked for again.
+        draft: For a `plan` step, its draft (a `fractale.agents.planner.DraftState`): the planner
+            is not asked again.
     """
 
     step: str

@@ -1,4 +1,4 @@
-"""What a sub-agent may do: the `AgentHost` of one agent in one attempt of a step."""
+"""What a sub-agent may do: the `AgentContext` of one agent in one attempt of a step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 
-from fractale.agents.reports import FAILED_CHANGE, failed_change
+from fractale.agents.conversation import FAILED_CHANGE, failed_change
 from fractale.agents.subagent import AgentAnswer, AgentRequest, Subagent
 from fractale.errors import PolicyError, ToolError
 from fractale.evidence import outputs_of
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """See `fractale.agents.subagent.AgentHost`.
+    """See `fractale.agents.subagent.AgentContext`.
 
     Args:
         attempt: The step's attempt, which makes and counts the calls.

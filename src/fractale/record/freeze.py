@@ -15,7 +15,7 @@ from fractale.plan.check import check_plan
 from fractale.plan.dump import dump_plan
 from fractale.plan.model import Plan, Step
 from fractale.plan.narrow import narrow
-from fractale.plan.words import MANAGER_INPUTS
+from fractale.plan.words import PLANNER_INPUTS
 from fractale.record.plans import plan_of
 from fractale.store.drafts import Drafts
 from fractale.store.records import RunFolder
@@ -153,7 +153,7 @@ def _without_manager(step: Step) -> Step:
     """A step that includes its draft, without what only speaks to the manager."""
     return replace(
         step,
-        inputs={name: v for name, v in step.inputs.items() if name not in MANAGER_INPUTS},
+        inputs={name: v for name, v in step.inputs.items() if name not in PLANNER_INPUTS},
         instruction=None,
         tools=None,
         approve=None,

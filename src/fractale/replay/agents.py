@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import NoReturn, cast
 
 from fractale.agents.catalog import Catalog
-from fractale.agents.subagent import AgentAnswer, AgentHost, AgentRequest, Subagent
+from fractale.agents.subagent import AgentAnswer, AgentContext, AgentRequest, Subagent
 from fractale.errors import NotDone, NotRecorded, ToolError
 from fractale.graph.host import Host
 from fractale.models import Usage
@@ -52,7 +52,7 @@ class RecordedAgents(Catalog):
         if name not in self.missing:
             return self._inner.find(name)
 
-        async def run(host: AgentHost, request: AgentRequest) -> AgentAnswer:
+        async def run(host: AgentContext, request: AgentRequest) -> AgentAnswer:
             del request
             return _as_recorded(name, cast("Host", host), self._comparison())
 

@@ -36,8 +36,8 @@ from fractale.graph.attempt import Attempt
 from fractale.graph.context import RunContext
 from fractale.graph.entering import prepare
 from fractale.graph.flow import labels_of
-from fractale.graph.inside import charge, item_outputs
 from fractale.graph.job_spec import arguments_of, read_array, spec_of
+from fractale.graph.kinds.foreach import item_outputs
 from fractale.graph.nodes import StepNode
 from fractale.graph.outcome import DEFAULT_SUCCESS, CallResult, Decision, failed_by
 from fractale.graph.state import ItemState
@@ -440,7 +440,7 @@ async def run_array(leaf: StepNode, attempt: Attempt, array: Array) -> CallResul
         tally=Tally(len(indices), is_array=True),
     )
     after = await attempt.inside.ainvoke({"items": rest}, attempt.config, context=context)
-    charge(attempt, after.get("spent", {}))
+    attempt.charge(after.get("spent", {}))
     results = {**kept, **after["results"]}
     found = [results[str(index)] for index in indices]
     attempt.seen.add(labels_of(*found))

@@ -35,7 +35,11 @@ from fractale.graph import job_budget, tool_calls
 from fractale.graph.attempt import Attempt
 from fractale.graph.figures import Log, read_figures
 from fractale.graph.interrupts import ask
-from fractale.graph.job_arrays import (
+from fractale.graph.job_end import JobEnd, end_of, outputs_of_job
+from fractale.graph.job_spec import arguments_of, spec_of
+from fractale.graph.job_wait import Waiter, job_told, tell
+from fractale.graph.kinds import Compiler, Perform
+from fractale.graph.kinds.job_array import (
     ITEM,
     SUBMIT,
     add_elements,
@@ -47,10 +51,6 @@ from fractale.graph.job_arrays import (
     send_elements,
     submit_job,
 )
-from fractale.graph.job_end import JobEnd, end_of, outputs_of_job
-from fractale.graph.job_spec import arguments_of, spec_of
-from fractale.graph.job_wait import Waiter, job_told, tell
-from fractale.graph.kinds import Compiler, Perform
 from fractale.graph.nodes import StepNode
 from fractale.graph.outcome import CallResult, Decision
 from fractale.graph.state import ItemState
