@@ -16,12 +16,12 @@ from pathlib import Path
 
 from fractale.jobs import Jobs
 from fractale.jobs.removal import (
-    Standing,
+    EndCheck,
+    check_ends,
     folders_in,
     leftovers_in,
     names_in,
     remove,
-    standings,
 )
 from fractale.record.jobs import JOBS
 from fractale.record.offered import OFFERED_FILE, SHARED
@@ -95,7 +95,7 @@ class _Beside:
     async def why_it_stays(self, folder: RunFolder) -> str | None:
         """Why a run that a rule takes stays; what it has is looked up before it goes."""
         mine = list(folders_in(folder.path / JOBS))
-        for found in await standings(self.jobs, mine):
+        for found in await check_ends(self.jobs, mine):
             if not (found.over or (found.lost and self.rule.force)):
                 return f"its job {found.words}"
         if self._root.is_dir():
@@ -116,7 +116,7 @@ class _Beside:
             if not self.dry_run:
                 remove_tree(path)
         folders = self._candidates(report)
-        for folder, found in zip(folders, await standings(self.jobs, folders), strict=True):
+        for folder, found in zip(folders, await check_ends(self.jobs, folders), strict=True):
             if self._goes(folder, found, report):
                 size = bytes_in(folder.path)
                 if self.dry_run or remove(folder):
@@ -135,7 +135,7 @@ class _Beside:
             kept |= names_in(texts_of(runs.at(name)))
         return [folder for folder in folders if folder.path.name not in kept]
 
-    def _goes(self, folder: JobFolder, found: Standing, report: PruneReport) -> bool:
+    def _goes(self, folder: JobFolder, found: EndCheck, report: PruneReport) -> bool:
         was_a_runs = any(folder.path.name in self.told.get(run.id, ()) for run in report.removed)
         age, oldest = self.now - found.at, self.rule.older_than
         if not was_a_runs and (oldest is None or age <= oldest):

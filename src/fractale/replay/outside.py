@@ -16,7 +16,7 @@ from langchain_core.outputs import ChatResult
 from fractale.errors import NotRecorded, ToolError
 from fractale.grants import Grant
 from fractale.graph.bindings import Bindings, Bound
-from fractale.graph.job_end import LOG_FILE
+from fractale.graph.kinds.job import LOG_FILE
 from fractale.masking import Masker
 from fractale.models import Models
 from fractale.pins import ToolChange, change_between
