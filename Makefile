@@ -11,7 +11,7 @@ comma := ,
 # Python keeps what it compiled. Without that, each of the processes of the tests compiles it all.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: lammps demo test test-real test-full test-faults test-newest coverage check bench bench-trust corpus lock clean FORCE
+.PHONY: lammps demo test test-real test-full test-faults test-newest coverage check docs bench bench-trust corpus lock clean FORCE
 
 # An environment is made anew if it cannot be used, or if PYTHON names another Python than its own.
 # If nobody names one, the environment's own Python is the right one.
@@ -129,15 +129,20 @@ test-faults: $(TEST)
 	  $(wildcard tests/store/test_store*.py tests/*/test_job*.py)
 
 check: $(TEST)
-	$(BIN)/ruff check src tests graphs
-	$(BIN)/ruff format --check src tests graphs
+	$(BIN)/ruff check src tests graphs docs
+	$(BIN)/ruff format --check src tests graphs docs
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
 	@if test -e .coverage; then \
 	  $(BIN)/coverage report --fail-under=95 --format=total; \
 	else \
 	  echo 'The coverage was not checked: make coverage runs both halves of the tests for it.'; \
 	fi
+
+# The parts of the documentation that come from the code.
+docs: $(TEST)
+	$(BIN)/python docs/generate.py
 
 # Both halves of the tests, measured, and what they leave out.
 coverage: $(TEST) $(CRATE) $(FLUX)

@@ -4,7 +4,7 @@ A map, in the order in which data flows:
 
 - `plan`: what a plan means: YAML with positions, templates, rules, checks, drawing. No engine.
 - `settings`, `toolbox`, `events`: what a person set; the face of tools; what happens in a run.
-- `mcp`, `registry`, `models`, `local_model`, `policy`, `store`: the outside, one adapter each.
+- `mcp`, `registry`, `models`, `policy`, `store`: the outside, one adapter each.
 - `jobs`: batch jobs, the same for Slurm, Flux, PBS, LSF and plain processes.
 - `agents`: the built-in sub-agents.
 - `graph`: a plan as a LangGraph `StateGraph`, and what its nodes do.
@@ -23,51 +23,33 @@ In a few lines::
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fractale.lazy import lazy
 
 if TYPE_CHECKING:
-    from fractale.api import arun, load, run, validate
-    from fractale.errors import FractaleError, PlanError
-    from fractale.graph.compile import compile_plan
-    from fractale.graph.context import Dependencies, RunContext
-    from fractale.graph.state import initial_state
-    from fractale.plan.model import Plan
-    from fractale.runs.result import RunResult
+    from fractale.api import arun as arun
+    from fractale.api import load as load
+    from fractale.api import run as run
+    from fractale.api import validate as validate
+    from fractale.errors import FractaleError as FractaleError
+    from fractale.errors import PlanError as PlanError
+    from fractale.graph.compile import compile_plan as compile_plan
+    from fractale.graph.context import Dependencies as Dependencies
+    from fractale.graph.context import RunContext as RunContext
+    from fractale.graph.state import initial_state as initial_state
+    from fractale.plan.model import Plan as Plan
+    from fractale.runs.result import RunResult as RunResult
 
-__all__ = [
-    "Dependencies",
-    "FractaleError",
-    "Plan",
-    "PlanError",
-    "RunContext",
-    "RunResult",
-    "arun",
-    "compile_plan",
-    "initial_state",
-    "load",
-    "run",
-    "validate",
-]
-
-_HOMES = {
-    "Dependencies": "fractale.graph.context",
-    "FractaleError": "fractale.errors",
-    "Plan": "fractale.plan.model",
-    "PlanError": "fractale.errors",
-    "RunContext": "fractale.graph.context",
-    "RunResult": "fractale.runs.result",
-    "arun": "fractale.api",
-    "compile_plan": "fractale.graph.compile",
-    "initial_state": "fractale.graph.state",
-    "load": "fractale.api",
-    "run": "fractale.api",
-    "validate": "fractale.api",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: ``import fractale`` costs nothing."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'fractale' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+__getattr__, __all__ = lazy(
+    __name__,
+    {
+        "fractale.api": ("arun", "load", "run", "validate"),
+        "fractale.errors": ("FractaleError", "PlanError"),
+        "fractale.graph.compile": ("compile_plan",),
+        "fractale.graph.context": ("Dependencies", "RunContext"),
+        "fractale.graph.state": ("initial_state",),
+        "fractale.plan.model": ("Plan",),
+        "fractale.runs.result": ("RunResult",),
+    },
+)

@@ -61,9 +61,9 @@ event that chose the transition.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 VERSION = 1
 
@@ -90,6 +90,13 @@ EventKind = Literal[
 Status = Literal["success", "failed", "waiting", "limit", "stopped"]
 
 
+SHORT_TEXT = 2000
+"""Characters of an answer that an event has."""
+
+SHORT_OUTPUT = 200
+"""Characters of each text in the outputs that an event has; its lists have 20 entries."""
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One thing that happened in a run.
@@ -109,6 +116,30 @@ class Event:
     def as_dict(self) -> dict[str, Any]:
         """The flat form, as ``--json`` prints it."""
         return {"event": self.kind, "run": self.run, "time": round(self.time, 3), **self.data}
+
+
+def shortened(kind: EventKind, data: dict[str, Any]) -> dict[str, Any]:
+    """The fields of an event with those cut that may be long. Secrets are masked before this.
+
+    A part of a secret that was cut would not be found any more.
+    """
+    if kind in ("tool_finished", "model_finished"):
+        return {**data, "text": data["text"][:SHORT_TEXT]}
+    if kind == "step_finished":
+        return {**data, "outputs": _short(data["outputs"])}
+    return data
+
+
+def _short(value: Any) -> Any:
+    """A JSON value with long texts and lists cut."""
+    if isinstance(value, str):
+        return value if len(value) <= SHORT_OUTPUT else value[:SHORT_OUTPUT] + "…"
+    if isinstance(value, Mapping):
+        table = cast("Mapping[str, Any]", value)
+        return {key: _short(item) for key, item in list(table.items())[:20]}
+    if isinstance(value, list):
+        return [_short(item) for item in cast("list[Any]", value)[:20]]
+    return value
 
 
 Listener = Callable[[Event], None]

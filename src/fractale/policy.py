@@ -13,10 +13,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from fractale.errors import TemplateError
-from fractale.grants import Grant
 from fractale.labels import Source, Taint, is_open_world
 from fractale.plain import to_json
 from fractale.plan.model import Approve
@@ -61,6 +60,73 @@ class PlannedCall:
     private: tuple[Source, ...] = ()
     outside: tuple[str, ...] = ()
     is_example: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """Calls that a person agreed to beforehand.
+
+    Args:
+        tool: ``server.tool``.
+        definition: The `ToolInfo.definition` that the person agreed to.
+        fixed: Argument → the value that it must have. Others may have any value.
+        exact: Whether `fixed` are all the arguments that a call may have.
+    """
+
+    tool: str
+    definition: str
+    fixed: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    exact: bool = False
+
+    def covers(self, call: PlannedCall) -> bool:
+        """Whether the person agreed to a call.
+
+        A value that holds a secret is known as ``***`` only, so it never fits.
+        """
+        if (call.tool.qualified_name, call.tool.definition) != (self.tool, self.definition):
+            return False
+        given = call.arguments
+        if self.exact and set(given) != set(self.fixed):
+            return False
+        return all(name in given and _same(given[name], v) for name, v in self.fixed.items())
+
+
+def grant_of(question: Mapping[str, Any], answer: Any) -> Grant | None:
+    """What an answer to an approval allows for the rest of the run; None if nothing.
+
+    A question of a record that does not have the server and the definition (before 0.3) grants
+    nothing: its tool is asked about again.
+
+    Args:
+        answer: As `fractale.questions.read_answer` gives it.
+    """
+    if question.get("kind") != "approval" or not question.get("definition"):
+        return None
+    fixed: Any
+    if answer == "always":
+        fixed = {}
+    elif isinstance(answer, Mapping) and "always" in answer:
+        fixed = cast("Mapping[str, Any]", answer)["always"]["fix"]
+    else:
+        return None
+    exact = fixed == "all"
+    return Grant(
+        tool=f"{question['server']}.{question['tool']}",
+        definition=str(question["definition"]),
+        fixed=dict(question["arguments"]) if exact else dict(fixed),
+        exact=exact,
+    )
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two JSON values are the same; unlike ``==``, true is not 1 inside them either."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        a, b = cast("Mapping[str, Any]", one), cast("Mapping[str, Any]", other)
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        items, others = cast("list[Any]", one), cast("list[Any]", other)
+        return len(items) == len(others) and all(map(_same, items, others))
+    return isinstance(one, bool) == isinstance(other, bool) and one == other
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,10 @@ import pytest
 import forked
 import fractale
 from fractale.errors import AnswerError, PlanError, SettingsError
-from fractale.grants import Grant, grant_of
 from fractale.models import Models
 from fractale.pins import Pins
 from fractale.plan.build import parse_plan
-from fractale.policy import PlannedCall
+from fractale.policy import Grant, PlannedCall, grant_of
 from fractale.questions import (
     MISSING,
     Answers,

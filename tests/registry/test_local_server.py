@@ -1,4 +1,4 @@
-"""A run's own tools: served without FastMCP, and just as FastMCP serves them to others."""
+"""The one server of local tools, inside a run and for others; FastMCP only if a module uses it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import sys
 import textwrap
 
 import pytest
-from fastmcp import FastMCP
 from mcp.server.lowlevel import Server
 
 from fractale.errors import FractaleError
 from fractale.mcp import EmbeddedServer, McpToolbox
-from fractale.registry import build_fastmcp, build_server, load_registry
+from fractale.registry import build_server, load_registry
 from fractale.registry.schemas import inlined, untitled
 
 COUNTER = itertools.count()
@@ -251,10 +250,9 @@ def registry(tmp_path):
 
 @pytest.fixture
 def zoo(registry):
-    """A registry with an entry of each kind."""
+    """A registry of a module, with an entry of each kind."""
     prompts = sorted({name for name, _ in PROMPTS})
-    return registry(
-        ZOO,
+    text = (
         "tools:\n"
         + "".join(f"- M.{name}\n" for name in TOOLS)
         + "- path: M.text\n  name: hinted\n"
@@ -265,8 +263,9 @@ def zoo(registry):
         + "".join(f"- M.{name}\n" for name in ["queues", "motd", "image", "nonsense", "gone"])
         + '- {path: M.log, uri: "job://{job}/log"}\n'
         + '- {path: M.page, uri: "job://{job}/page{?n,all-of}"}\n'
-        + '- {path: M.tree, uri: "tree://{path*}"}\n',
+        + '- {path: M.tree, uri: "tree://{path*}"}\n'
     )
+    return lambda code: registry(code, text)
 
 
 def toolbox(server) -> McpToolbox:
@@ -302,20 +301,18 @@ async def of(answer):
         return f"refused: {error}"
 
 
-async def test_a_run_sees_what_fractale_serve_gives_to_others(zoo, capfd):
-    mine, theirs = build_server([zoo]), build_fastmcp([zoo])
-    assert isinstance(mine, Server)
-    assert isinstance(theirs, FastMCP)
-    in_run, served = await seen(mine), await seen(theirs)
-    assert in_run.keys() == served.keys()
-    for what, expected in served.items():
-        assert in_run[what] == expected, what
-    assert "s3cret" not in str(in_run["call google {'a': 's3cret', 'c': 's3cret'}"])
+async def test_a_module_that_uses_fastmcp_is_served_alike(zoo, capfd):
+    plain, within = zoo(ZOO), zoo(f"{ZOO}\n    import fastmcp\n")
+    mine, theirs = await seen(build_server([plain])), await seen(build_server([within]))
+    assert mine.keys() == theirs.keys()
+    for what, expected in theirs.items():
+        assert mine[what] == expected, what
+    assert "s3cret" not in str(mine["call google {'a': 's3cret', 'c': 's3cret'}"])
     assert "s3cret" not in "".join(capfd.readouterr())
 
 
 async def test_schemas_and_answers_are_what_they_should_be(zoo):
-    found = await seen(build_server([zoo]))
+    found = await seen(build_server([zoo(ZOO)]))
     for style, about in (
         ("google", "The a,\nat length."),
         ("numpy", "The a."),
@@ -382,6 +379,31 @@ async def test_names_that_a_server_does_not_have_are_refused_by_it(registry):
     assert (answer.isError, answer.content[0].text) == (True, "Unknown tool: 'two'")
 
 
+async def test_a_function_reports_progress_by_a_parameter_that_no_client_sees(registry):
+    found = registry(
+        """
+        from fractale.registry.calls import Progress
+
+        async def steps(n: int, progress: Progress, first: int = 1) -> dict:
+            for done in range(first, n + 1):
+                await progress.report_progress(done, n, f"step {done}")
+            return {"n": n}
+        """,
+        "tools: [M.steps]\n",
+    )
+    reported = []
+    async with toolbox(build_server([found])) as box:
+        (tool,) = await box.tools()
+        arguments = {"n": 2, "first": 1}
+        await box.call_tool("steps", arguments, on_progress=lambda *each: reported.append(each))
+        silent = await box.call_tool("steps", {"n": 1})
+        refused = await box.call_tool("steps", {"n": 1, "progress": None})
+    assert list(tool.input_schema["properties"]) == ["n", "first"]
+    assert reported == [(1, 2, "step 1"), (2, 2, "step 2")]
+    assert silent.structured == {"n": 1}
+    assert refused.text.startswith("the arguments don't fit: `progress`: ")
+
+
 # What needs FastMCP
 
 
@@ -395,8 +417,14 @@ async def test_names_that_a_server_does_not_have_are_refused_by_it(registry):
         ("from fastmcp.prompts import prompt\n@prompt\ndef tool() -> str: return ''", "prompts"),
     ],
 )
-def test_fastmcp_serves_what_it_made_and_modules_that_use_it(registry, code, text):
-    assert isinstance(build_server([registry(code, f"{text}: [M.tool]\n")]), FastMCP)
+async def test_objects_of_fastmcp_and_modules_that_use_it_are_served_by_the_same_server(
+    registry, code, text
+):
+    server = build_server([registry(code, f"{text}: [M.tool]\n")])
+    assert type(server) is Server
+    async with toolbox(server) as box:
+        listed = await (box.tools() if text == "tools" else box.prompts())
+    assert [each.name for each in listed] in (["tool"], ["t"])
 
 
 async def test_a_function_may_ask_for_the_server_that_runs_it(registry):

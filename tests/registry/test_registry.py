@@ -17,7 +17,6 @@ from langchain_core.tools import tool as langchain_tool
 from fractale.errors import PlanError, Position, ToolError
 from fractale.mcp import EmbeddedServer, McpToolbox
 from fractale.registry import (
-    build_fastmcp,
     build_server,
     import_entry,
     load_registry,
@@ -57,12 +56,12 @@ def registry(tmp_path):
     return write
 
 
-@pytest.fixture(params=[build_server, build_fastmcp], ids=["run", "serve"])
-def toolbox(request):
-    """What is in registries, as a run has it and as `fractale serve` gives it to others."""
+@pytest.fixture
+def toolbox():
+    """What is in registries, as a run sees it."""
 
     def make(*registries, functions=(), on_warning=None) -> McpToolbox:
-        server = request.param(registries, functions=functions, on_warning=on_warning)
+        server = build_server(registries, functions=functions, on_warning=on_warning)
         return McpToolbox([EmbeddedServer(server=server)])
 
     return make

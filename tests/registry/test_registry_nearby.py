@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fractale.registry.nearby import registries_with
+from fractale.registry.files import registries_with
 
 PLAN = """
 name: p

@@ -615,7 +615,7 @@ async def test_a_visit_is_named_where_it_is_not_the_first(stage):
     )
     found = (await stage.replay(today)).divergence
     assert (found.what, found.step, found.attempt) == ("arguments", "make", 3)
-    assert "visit 3" in found.message
+    assert "attempt 3" in found.message
 
 
 async def test_another_call_is_told(stage):
@@ -845,7 +845,7 @@ async def test_the_tools_of_many_runs_are_kept_once(stage):
 
 
 def test_a_lost_call_keeps_what_was_known_of_it():
-    from fractale.graph.faults import cut_data, cut_of
+    from fractale.graph.errors_as_data import cut_data, cut_of
 
     told = cut_data(asyncio.CancelledError(TransportError("not there", sent=False, hint="wait")))
     (known,) = cut_of(told).args

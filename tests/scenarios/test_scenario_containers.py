@@ -284,12 +284,12 @@ def test_a_machine_that_confines_containers_is_no_fault_of_the_dockerfile(tmp_pa
 )
 async def test_what_cannot_be_built_is_refused_before_anything_runs(given, why):
     with pytest.raises(ValueError, match=why):
-        await build_container(**given, ctx=Listener())
+        await build_container(**given, progress=Listener())
 
 
 async def test_a_command_must_be_there_to_be_run():
     with pytest.raises(ValueError, match="`command` is empty"):
-        await run_in_container("a", [], ctx=Listener())
+        await run_in_container("a", [], progress=Listener())
 
 
 async def test_a_build_that_takes_too_long_is_ended(tmp_path, monkeypatch):

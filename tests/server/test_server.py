@@ -17,7 +17,7 @@ import pytest
 
 from fractale.errors import ToolError, UsageError
 from fractale.mcp import McpToolbox
-from fractale.registry import Registry, ServerFileSettings, build_fastmcp
+from fractale.registry import Registry, ServerFileSettings, build_server
 from fractale.server import Options, options_of, serve, serve_async
 from fractale.server.stdio import serve_stdio
 from fractale.settings import ServerSettings
@@ -205,7 +205,7 @@ async def test_whoever_served_over_stdio_has_its_streams_back():
 
     with client_end() as (told, said):
         streams = [os.fstat(number).st_ino for number in (0, 1)]
-        server = asyncio.create_task(serve_stdio(lambda: build_fastmcp([], functions=[shout])))
+        server = asyncio.create_task(serve_stdio(lambda: build_server([], functions=[shout])))
 
         async def ask(method: str, **params) -> dict:
             asked = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
@@ -318,7 +318,7 @@ def test_a_web_page_elsewhere_is_refused(guarded):
 async def test_on_another_address_the_token_and_the_origin_count():
     from fractale.server.http import http_app
 
-    app = http_app(build_fastmcp([]), Options(host="192.0.2.7", token=TOKEN))
+    app = http_app(build_server([]), Options(host="192.0.2.7", token=TOKEN))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://login1.example") as client:
         codes = [
@@ -574,13 +574,12 @@ def test_a_host_header_names_one_host(open_server, hosts):
 async def test_sessions_are_bounded(monkeypatch):
     from sse_starlette.sse import AppStatus
 
-    from fractale.server.bounds import bound_sessions
     from fractale.server.http import http_app
 
     # The library keeps for the whole process that a server of an earlier test ended.
     monkeypatch.setattr(AppStatus, "should_exit", False)
 
-    app = http_app(build_fastmcp([]), Options(host="192.0.2.7", token=TOKEN))
+    app = http_app(build_server([]), Options(host="192.0.2.7", token=TOKEN), most_sessions=3)
     headers = {
         "Accept": "application/json, text/event-stream",
         "Authorization": f"Bearer {TOKEN}",
@@ -589,7 +588,6 @@ async def test_sessions_are_bounded(monkeypatch):
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://login1") as client,
     ):
-        bound_sessions(app, most=3)
         codes = [
             (await client.post("/mcp", json=INITIALIZE, headers=headers)).status_code
             for _ in range(5)

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 import forked
 from fractale.errors import SettingsError
-from fractale.grants import Grant
-from fractale.policy import PlannedCall, Policy, Ruling
+from fractale.policy import Grant, PlannedCall, Policy, Ruling
 from fractale.settings import PolicySettings, ToolRule, load_settings
 from fractale.testing import FakeToolServer, Reply, ScriptedModel
 from fractale.toolbox import ToolInfo

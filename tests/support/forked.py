@@ -42,7 +42,7 @@ for found in pkgutil.iter_modules(fractale.cli.__path__, "fractale.cli."):
 for name in (
     "fractale.runs.service", "fractale.runs.session", "fractale.runs.opening", "fractale.questions",
     "fractale.runs.options", "fractale.api", "fractale.mcp", "fractale.models.providers",
-    "fractale.registry.fastmcp_server", "fractale.registry.local_server", "fractale.registry.build",
+    "fractale.registry.fastmcp_mount", "fractale.registry.server", "fractale.registry.build",
     "fractale.graph.kinds.plan", "fractale.agents.planner", "fractale.agents.loop",
     "fractale.agents.catalog", "fractale.agents.ask", "fractale.store.sqlite",
     "langchain.agents", "langchain_openai", "openai.resources.chat",

@@ -45,7 +45,7 @@ METRIC_SCHEMA: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Metric:
+class MetricSource:
     """Where a metric is: `path`, `regex` or `agent` is set.
 
     Args:
@@ -66,17 +66,17 @@ class Metric:
         return str(self.inputs.get("metric_name") or self.path or self.regex)
 
 
-def read_metric(given: Any) -> Metric:
+def read_metric(given: Any) -> MetricSource:
     """The metric in an input that fits `METRIC_SCHEMA`."""
     if isinstance(given, str):
-        return Metric(path=given)
+        return MetricSource(path=given)
     each = dict(cast("Mapping[str, Any]", given))
     if "regex" in each:
-        return Metric(regex=each["regex"])
-    return Metric(agent=each.pop("agent"), inputs=each)
+        return MetricSource(regex=each["regex"])
+    return MetricSource(agent=each.pop("agent"), inputs=each)
 
 
-async def value_of(metric: Metric, result: ToolResult) -> float:
+async def value_of(metric: MetricSource, result: ToolResult) -> float:
     """The value by path or expression.
 
     Raises:

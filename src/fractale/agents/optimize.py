@@ -21,7 +21,7 @@ from langgraph.runtime import Runtime
 from fractale.agents.ask import as_text
 from fractale.agents.metric import (
     METRIC_SCHEMA,
-    Metric,
+    MetricSource,
     failure_in,
     find_named,
     number,
@@ -117,7 +117,7 @@ class TuningTask:
     tool: ToolInfo
     arguments: Mapping[str, Any]
     parameters: Mapping[str, Parameter]
-    metric: Metric
+    metric: MetricSource
     search: Search
     with_model: bool
 

@@ -103,13 +103,11 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Name the nearest command where one is unknown."""
-        import difflib
+        from fractale.text import did_you_mean
 
         name = args[0] if args else ""
         if name and not name.startswith("-") and name not in COMMANDS:
-            near = difflib.get_close_matches(name, COMMANDS, 1)
-            tail = f" Did you mean `{near[0]}`?" if near else ""
-            ctx.fail(f"No such command `{name}`.{tail}")
+            ctx.fail(f"No such command `{name}`" + did_you_mean(name, COMMANDS, before="; "))
         return super().resolve_command(ctx, args)
 
 

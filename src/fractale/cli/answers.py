@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from fractale.errors import AnswerError, PlanError
 from fractale.plan.model import Plan
+from fractale.text import did_you_mean
 
 _QUESTION_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -82,8 +82,8 @@ def check_steps(answers: Mapping[str, Any], plan: Plan) -> None:
                 hint="write the whole path",
             )
         if step not in names and not _drafts(plan):
-            near = difflib.get_close_matches(step, [*paths, *names], 1)
-            hint = f"did you mean `{near[0]}`?" if near else f"its steps: {', '.join(paths)}"
+            steps = f"its steps: {', '.join(paths)}"
+            hint = did_you_mean(step, [*paths, *names], otherwise=steps)
             raise AnswerError(f"{plan.file} has no step `{key}` to answer", hint=hint)
 
 

@@ -1,20 +1,22 @@
-"""Which server's tool a name means in a run, and which definition of it was agreed to.
+"""Tool names of a run: which server's tool a name is bound to, and which definition was agreed to.
 
 A bare name is resolved once: for a step of the plan when the run starts, for a model when the tool
 is offered. From then on it means that server's tool, also after a resume, after the server's list
-changed, and while the server is down. A tool whose definition is not the one that was agreed to is
-asked about before it is offered or called again.
+changed, and while the server is down. If a tool's definition is not the one that was agreed to, the
+user is asked before the tool is offered or called again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from glob import has_magic
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fractale import questions
 from fractale.errors import PolicyError, ToolError, TransportError
+from fractale.graph.interrupts import ask
 from fractale.pins import (
     LOCAL,
     Described,
@@ -25,6 +27,8 @@ from fractale.pins import (
     pins_of,
     tool_from,
 )
+from fractale.plan.words import EXTRA_TOOLS
+from fractale.policy import allowed_by
 from fractale.store.notes import MemoryNotes, Notes
 from fractale.toolbox import PromptInfo, Toolbox, ToolInfo
 
@@ -429,8 +433,6 @@ def agreed_to(attempt: Attempt, tools: Sequence[ToolInfo]) -> list[ToolInfo]:
     Raises:
         GraphInterrupt: Nobody answered yet.
     """
-    from fractale.graph.interrupts import ask
-
     bindings = attempt.context.bindings
     changed: dict[str, list[tuple[ToolInfo, ToolChange]]] = {}
     for tool in tools:
@@ -449,3 +451,47 @@ def diff_of(found: Sequence[tuple[ToolInfo, ToolChange]]) -> str:
     if len(found) == 1:
         return found[0][1].diff()
     return "\n".join(f"{change.server}.{change.tool}\n{change.diff()}" for _, change in found)
+
+
+async def check_tools(attempt: Attempt) -> None:
+    """Check, before its model works, that the tools that a step lists exist.
+
+    A model without its tools answers in words, and words alone are no sign that work was done.
+    Servers that are not connected, and patterns that match nothing, are warned of.
+
+    Raises:
+        ToolError: A tool that the step names does not exist, or nothing of all that it lists.
+    """
+    listed = attempt.step.tools
+    if listed == ():
+        return
+    bindings = attempt.context.bindings
+    own = (*EXTRA_TOOLS, *attempt.deps.agents.names())
+    wanted = [glob for glob in listed or () if not any(fnmatchcase(name, glob) for name in own)]
+    if listed and not wanted:
+        return
+    tools = await attempt.deps.toolbox.tools(bindings.exact(wanted) or None)
+    for name in wanted:
+        meant = [tool for tool in tools if allowed_by((name,), tool)]
+        if len(meant) == 1 and not has_magic(name):
+            await resolve(attempt.deps.toolbox, bindings, name)
+    wanted = list(bindings.exact(wanted))
+    missing = [glob for glob in wanted if not any(allowed_by((glob,), tool) for tool in tools)]
+    named = [name for name in missing if not has_magic(name)]
+    if named or (missing and len(missing) == len(listed or ())):
+        # It says why it is not there.
+        await resolve(attempt.deps.toolbox, bindings, (named or missing)[0])
+        raise ToolError(f"no server has the step's tools: {', '.join(missing)}")
+    if attempt.scope.get("index", 0) == 0:  # not again for each item of a foreach
+        await _warn_of_missing(attempt, wanted, missing)
+
+
+async def _warn_of_missing(attempt: Attempt, wanted: list[str], missing: list[str]) -> None:
+    for server in await attempt.deps.toolbox.servers(wanted or None):
+        if not server.connected:
+            words = f"the tools of server `{server.name}` are not there: {server.error}"
+            attempt.emit("warning", code="server-not-there", message=words)
+    if missing:
+        names = ", ".join(f"`{name}`" for name in missing)
+        words = f"no server has what the step lists in `tools`: {names}"
+        attempt.emit("warning", code="tool-not-there", message=words)

@@ -1,7 +1,9 @@
 """What the nodes of a run may use.
 
 `Dependencies` are the outside things, one adapter each, given once to `compile_plan`.
-`RunContext` belongs to one run and reaches the nodes through LangGraph's own context.
+`RunContext` is one run. It reaches the nodes through LangGraph's own context, and it holds what
+data leaves a run through: events, journal, notes and drafts. Each is wrapped when it is set, so
+that all that passes is masked, whoever passes it. `Attempt` wraps the store of outputs.
 """
 
 from __future__ import annotations
@@ -10,24 +12,22 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from fractale.agents.catalog import Catalog
 from fractale.clock import Clock, SystemClock
-from fractale.events import Event, EventKind
-from fractale.grants import Grant
+from fractale.events import Event, EventKind, Listener, shortened
 from fractale.graph.bindings import Bindings
 from fractale.graph.entry import Entry
-from fractale.graph.meter import Meter
-from fractale.graph.slots import Slots
+from fractale.graph.limits import ConcurrencyLimit, Meter
 from fractale.labels import NO_LABELS, Labels
 from fractale.masking import Masker
 from fractale.models import Models
 from fractale.plan.model import Limits
-from fractale.policy import Policy
+from fractale.policy import Grant, Policy
 from fractale.settings import DEFAULT_MAX_ATTEMPTS, Settings
-from fractale.store.journal import Journal, NoJournal
-from fractale.store.notes import MemoryNotes, Notes
+from fractale.store.journal import Journal, MaskedJournal, NoJournal
+from fractale.store.notes import MaskedNotes, MemoryNotes, Notes
 from fractale.store.outputs import MemoryOutputs, OutputStore
 from fractale.toolbox import Toolbox
 
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     from fractale.jobs import Jobs
 
 JobsOf: TypeAlias = "Callable[[str | None], Jobs]"
-"""Gives the jobs of a scheduler by its name; of the one there is, without a name."""
+"""Gives the jobs of a scheduler by its name; without a name, of the only or default one."""
 
 AskNow: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[Any]]
-"""Asks a person while a call goes on; gives None where nobody is there to answer."""
+"""Asks a question while a call is in progress; gives None if no user is there to answer."""
 
 
 async def nobody(question: Mapping[str, Any]) -> Any:
-    """The `AskNow` of a run without a person."""
+    """The `AskNow` of a run without a user."""
     del question
 
 
@@ -51,8 +51,8 @@ class Dependencies:
     """The outside world as a graph sees it. Each part can be another one in a test.
 
     Args:
-        drafts: Path of a planned step → what was drafted for it, as YAML, where a graph is only
-            looked at: a run compiles its drafts itself, when it comes to them.
+        drafts: Path of a planned step → the YAML that was drafted for it, for a graph that is only
+            drawn or inspected. A run compiles its drafts when it reaches them.
         patient: Whether to wait before a step's call is tried again. A replay does not.
     """
 
@@ -75,48 +75,81 @@ class Dependencies:
         return replace(self, drafts={path[len(start) :]: text for path, text in below.items()})
 
 
+class MaskedListener:
+    """Masks secrets in every event, then cuts long fields, and passes the event on."""
+
+    def __init__(self, listener: Listener, masker: Masker) -> None:
+        self._listener = listener
+        self._masker = masker
+
+    def __call__(self, event: Event) -> None:
+        data = shortened(event.kind, cast("dict[str, Any]", self._masker(event.data)))
+        self._listener(event if data is event.data else replace(event, data=data))
+
+
+class MaskedDrafts:
+    """Masks secrets in every draft that is kept for readers."""
+
+    def __init__(self, keep: Callable[[str, str], None], masker: Masker) -> None:
+        self._keep = keep
+        self._masker = masker
+
+    def __call__(self, path: str, text: str) -> None:
+        self._keep(path, self._masker.text(text))
+
+
+MASKED: Final[Mapping[str, type[Any]]] = {
+    "emit_event": MaskedListener,
+    "journal": MaskedJournal,
+    "keep_draft": MaskedDrafts,
+    "notes": MaskedNotes,
+}
+"""Fields of `RunContext` that something leaves through, and what wraps them."""
+
+
 @dataclass(slots=True, kw_only=True)
 class RunContext:
     """One run, as its nodes see it.
 
     Args:
-        emit_event: Takes every event of the run.
-        secret_inputs: Secret inputs of the plan; they live here only, never in the state.
-        secrets: Texts that must not be shown or stored; each is replaced by ``***``.
-        masker: Knows these, the secret inputs, and what a person types in secret; one for all
+        masker: Knows `secrets`, the secret inputs, and secrets that a user types; one for all
             parts of the run.
-        journal: What the run is about to do, and what came of it.
+        emit_event: Gets every event of the run.
+        secret_inputs: Secret inputs of the plan. They live here only, never in the state.
+        secrets: Texts that must not be shown or stored; each is replaced by ``***``.
+        journal: The calls that the run is about to make, and their results.
         notes: What agents keep for the rest of the run.
-        grants: Calls that a person allowed for the rest of the run; shared by all its parts.
-        bindings: Which server's tool a name means, and what was agreed to of it.
-        ask_now: Asks a person while a call goes on.
-        keep_draft: Takes the path of a step and the plan that was drafted for it, as YAML, and
-            keeps it for people to read.
-        drafted: Whether a model wrote the steps: then nobody agreed to their calls yet.
+        grants: Calls that a user allowed for the rest of the run; shared by all its parts.
+        bindings: Which server's tool a name means, and which definition was agreed to.
+        ask_now: Asks a question while a call is in progress.
+        keep_draft: Gets the path of a step and the YAML that was drafted for it, to keep it for
+            readers.
+        drafted: Whether a model wrote the steps: their calls are not agreed to by being there.
         drafted_from: What that model had read.
-        drafted_for: What the person had asked it for, in words.
-        run_inputs: Those that the person gave the run; None: those of the plan at hand.
-        roots: The project, and the run's folder: what a model may read unasked; None: `folder`.
-        within: Lists of globs; a tool must match one glob of each to be called.
-        depth: How many drafted plans and agents this part of the run lies within.
+        drafted_for: What the user had asked it for, in words.
+        run_inputs: Those that the user gave the run; None: those of the plan at hand.
+        roots: Directories that a model may read without asking: the project and the run's own.
+            None: `folder`.
+        within: Tool scopes, lists of globs. A tool must match one glob of each to be called.
+        depth: How many drafted plans and agents this part of the run is inside.
         entry: Where this part of a forked run was entered; None: at its first step.
-        folder: Where the run was started: paths of its jobs are relative to it.
+        folder: Where the run was started. Paths of its jobs are relative to it.
         jobs_waited_for: Step or item → the job that it waits for, as the run's record keeps it.
-        asked: Set where a step asks a person: what waits for a job gives way to that.
-        leave_jobs: Whether a step that waits for a job is to end the run, waiting; the job goes on.
-        clock: What long waits are measured by.
-        arrays: Inside a foreach over jobs, or an array: index → the part of an array that the
-            item's job is (`fractale.graph.kinds.job_array`).
+        asked: Set when a step asks a question: waiting for a job gives way to it.
+        leave_jobs: Whether a step that waits for a job is to suspend the run.
+        clock: Measures long waits.
+        arrays: In a foreach over jobs, or an array: index → the part of an array that the item's
+            job is (`fractale.graph.kinds.job_array`).
         tally: There, how many of the jobs are in which state.
-        item_scope, item_flow, item_path, slots: Inside a foreach: the names that its templates
-            see, where their values come from, its path, and how many items may run at the same
-            time.
+        item_scope, item_flow, item_path, slots: In a foreach: the names that its templates see,
+            where their values come from, its path, and how many items may run at a time.
     """
 
+    masker: Masker = field(default_factory=Masker, repr=False)
     run_id: str = "run"
     plan_name: str = ""
     run_dir: Path | None = None
-    emit_event: Callable[[Event], None] = lambda _event: None
+    emit_event: Listener = lambda _event: None
     meter: Meter = field(default_factory=lambda: Meter(Limits()))
     secret_inputs: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     secrets: tuple[str, ...] = field(default=(), repr=False)
@@ -142,19 +175,25 @@ class RunContext:
     item_scope: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     item_flow: Any = field(default=None, repr=False)
     item_path: str = ""
-    slots: Slots = field(default_factory=lambda: Slots(1))
+    slots: ConcurrencyLimit = field(default_factory=lambda: ConcurrencyLimit(1))
     arrays: Mapping[int, Any] = field(default_factory=dict[int, Any], repr=False)
     tally: Any = field(default=None, repr=False)
-    masker: Masker = field(default_factory=Masker, repr=False)
 
     def __post_init__(self) -> None:
         self.masker.add(*self.secrets, *self.secret_inputs.values())
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a field. What something leaves through is wrapped, unless it is already."""
+        wrap = MASKED.get(name)
+        if wrap is not None and not isinstance(value, wrap):
+            value = wrap(value, self.masker)
+        object.__setattr__(self, name, value)
 
     def deeper(self, *, within: tuple[tuple[str, ...], ...], drafted: bool) -> RunContext:
         """The same run one level down: for a drafted plan, or an agent that an agent asks.
 
         Args:
-            within: The lists of globs that bound the tools there.
+            within: The tool scopes there.
             drafted: Whether a model writes the steps there.
 
         Raises:
@@ -170,15 +209,15 @@ class RunContext:
             inputs: Of the plan inside, secrets in the clear.
 
         Returns:
-            The context, which has the texts that hold a secret; and all inputs without them.
+            The context, which has the texts that hold a secret; and all inputs, masked.
         """
         hidden = {n: v for n, v in inputs.items() if isinstance(v, str) and self.mask(v) != v}
         kept = {name: self.mask(value) for name, value in inputs.items()}
         return replace(self, secret_inputs=hidden), kept
 
     def emit(self, kind: EventKind, **data: Any) -> None:
-        """Tell every listener what happened, secrets masked."""
-        self.emit_event(Event(kind, self.run_id, cast("dict[str, Any]", self.mask(data))))
+        """Report an event to every listener."""
+        self.emit_event(Event(kind, self.run_id, data))
 
     def mask(self, value: Any) -> Any:
         """The same JSON value with each secret in it replaced by ``***``."""

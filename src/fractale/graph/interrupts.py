@@ -1,50 +1,80 @@
-"""How a node asks a person: LangGraph's interrupt, and the one reader of its answers."""
+"""LangGraph's interrupts: how a step asks a question, and how it suspends while its job runs.
+
+An interrupt ends the node, and the run once nothing else is running. On resume the node runs again
+from its start, and `ask` returns the answer.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from langgraph.types import interrupt
+from langgraph.config import get_config
+from langgraph.errors import GraphInterrupt
+from langgraph.types import Interrupt, interrupt
 
 from fractale.errors import AnswerError
-from fractale.graph.attempt import Attempt
-from fractale.graph.recorded import current_task
 from fractale.masking import MASK
 from fractale.questions import (
     asks_secret,
     identity,
     is_answer,
+    is_job,
     read_answer,
     read_reply,
     secrets_of_answer,
     takes,
 )
 
-
-def _accepts(value: Any) -> bool:
-    """Whether a bare answer to a server gives what it asks for."""
-    word = cast("Mapping[str, Any]", value).get("action") if isinstance(value, Mapping) else value
-    return word not in ("decline", "cancel")
+if TYPE_CHECKING:
+    from fractale.graph.attempt import Attempt
 
 
-def ask(attempt: Attempt, question: Mapping[str, Any], *, played: bool = False) -> Any:
-    """The person's answer to a question of the step.
+def current_task() -> str:
+    """LangGraph's namespace of the task that runs now; empty outside a graph."""
+    try:
+        return str(get_config().get("configurable", {}).get("checkpoint_ns", ""))
+    except RuntimeError:
+        return ""
 
-    An answer is used for the question that it was given to, and for no other; answers to other
-    questions of the same task wait for these. A bare value, as ``Command(resume=…)`` gives it,
-    belongs to the question in its position. One that the question does not accept leaves the
-    question open: it is asked again, with what was wrong as `problem`.
+
+def suspend(waiting: dict[str, Any]) -> NoReturn:
+    """End the node until the run is resumed; no answer is needed.
+
+    A node can be suspended any number of times, and ask questions in between.
 
     Args:
-        question: Of any kind of `fractale.questions`; secrets in it are masked.
-        played: Whether the question is replayed: then a secret in its answer is needed no more.
+        waiting: What the run waits for, as `fractale.questions.job` says it.
+    """
+    raise GraphInterrupt((Interrupt.from_ns(value=waiting, ns=current_task()),))
 
-    Returns:
-        An answer of that kind.
+
+def is_suspended(error: BaseException | None) -> bool:
+    """Whether an error suspends its node while a job runs."""
+    found: Any = error.args[0] if isinstance(error, GraphInterrupt) and error.args else ()
+    return any(is_job(interrupt.value) for interrupt in found)
+
+
+def asks(error: GraphInterrupt) -> bool:
+    """Whether an interrupt is a question that needs an answer."""
+    found: Any = error.args[0] if error.args else ()
+    return any(not is_job(each.value) for each in found)
+
+
+def ask(attempt: Attempt, question: Mapping[str, Any], *, replayed: bool = False) -> Any:
+    """The answer to a question of the step.
+
+    An answer is used only for the question that it was given to. Answers to other questions of the
+    same task wait for these. A bare value, as ``Command(resume=…)`` gives it, belongs to the
+    question in its position. If the question does not accept it, the question is asked again, with
+    the reason as `problem`.
+
+    Args:
+        question: Of any kind of `fractale.questions`. It is asked and stored with secrets masked.
+        replayed: Whether it is from a record: a secret in its answer is no longer needed.
 
     Raises:
-        GraphInterrupt: There is no answer yet. The node runs again from its start once there is.
+        GraphInterrupt: There is no answer yet.
     """
     asked = attempt.context.mask(dict(question))
     wanted = identity(asked)
@@ -58,11 +88,11 @@ def ask(attempt: Attempt, question: Mapping[str, Any], *, played: bool = False) 
         value = interrupt(shown)
         if (given := read_reply(value)) is not None:
             # A secret is not stored, so that it is asked for again.
-            if not played and MASK in secrets_of_answer(asked, given[1]):
+            if not replayed and MASK in secrets_of_answer(asked, given[1]):
                 continue
-            if played or given[0] != wanted or is_answer(asked, given[1]):
+            if replayed or given[0] != wanted or is_answer(asked, given[1]):
                 replies.append(given)
-            else:  # somebody else made it than `fractale.questions.reply`
+            else:  # it was not made by `fractale.questions.reply`
                 shown = {**asked, "problem": f"it takes: {takes(asked)}"}
             continue
         if asks_secret(asked) and _accepts(value):
@@ -74,3 +104,14 @@ def ask(attempt: Attempt, question: Mapping[str, Any], *, played: bool = False) 
         except AnswerError as error:
             problem = f"{error.message} ({error.hint})" if error.hint else error.message
             shown = {**asked, "problem": problem}
+
+
+def identity_of(attempt: Attempt, question: Mapping[str, Any]) -> str:
+    """What an answer to the question belongs to, in this run and in its record."""
+    return identity(attempt.context.mask(dict(question)))
+
+
+def _accepts(value: Any) -> bool:
+    """Whether a bare answer to a server gives what it asks for."""
+    word = cast("Mapping[str, Any]", value).get("action") if isinstance(value, Mapping) else value
+    return word not in ("decline", "cancel")

@@ -13,7 +13,7 @@ from typing import Any
 from fractale import questions
 from fractale.errors import JobError, ToolError
 from fractale.graph.attempt import Attempt
-from fractale.graph.slots import leave
+from fractale.graph.interrupts import suspend
 from fractale.jobs import JobSpec
 from fractale.jobs.budget import LIMITS, Amount, Size, short_amount
 from fractale.paths import JOBS
@@ -67,7 +67,9 @@ async def reserve(attempt: Attempt, key: str, size: Size, array: Array | None = 
 
     def glance() -> None:
         if attempt.context.leave_jobs():
-            leave(questions.job(attempt.path, {"state": "pending", "reason": WAITS, "over": False}))
+            suspend(
+                questions.job(attempt.path, {"state": "pending", "reason": WAITS, "over": False})
+            )
 
     await budget.reserve(key, size.most(), glance, size, array)
 

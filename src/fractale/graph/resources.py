@@ -1,57 +1,97 @@
-"""MCP resources in a step's inputs: ``{resource: "server:uri"}`` stands for what is there.
+"""MCP resources: read by a step's inputs, as ``{resource: "server:uri"}``, or by a model.
 
-Only a mapping that the plan itself writes is one. What a template gives is data, and stays as it
-is: ``"{{ {'resource': 'gpu'} }}"`` is an argument.
+In inputs, only a mapping that the plan itself writes is one. What a template gives is data and
+stays as it is: ``"{{ {'resource': 'gpu'} }}"`` is an argument.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
-from fractale.graph import tool_calls
 from fractale.graph.attempt import Attempt
-from fractale.graph.doubt import too_late
+from fractale.graph.consent import agree
+from fractale.graph.kinds.tool import call_tool, with_files
 from fractale.labels import Source
 from fractale.plan.model import Value
 from fractale.plan.scope import has_resource, is_resource
-from fractale.toolbox import ToolResult
+from fractale.plan.words import READ_RESOURCE
+from fractale.policy import Chooser
+from fractale.toolbox import ToolInfo, ToolResult
+
+RESOURCE_READER = ToolInfo(
+    name=READ_RESOURCE, server="fractale", annotations={"readOnlyHint": True}
+)
+"""Reads a resource that a server lists."""
+
+OPEN_READER = replace(RESOURCE_READER, annotations={"readOnlyHint": True, "openWorldHint": True})
+"""Reads a resource by a URI that nobody listed: the URI itself tells the server something."""
 
 
-async def fill_resources(attempt: Attempt) -> None:
-    """Put what resources contain into the step's inputs.
+async def read_resource(
+    attempt: Attempt, uri: str, chosen_by: Chooser, agent: str | None = None
+) -> ToolResult:
+    """Read a resource of the run's servers: a call of fractale's own that only reads.
+
+    Args:
+        agent: The path of the sub-agent that reads it, if it is not the step's own.
 
     Raises:
-        ToolError: A resource cannot be read, or the step's time is up.
+        ToolError: The resource does not exist, or its server failed.
+        PolicyError: The settings or the user refuse it.
+    """
+    listed = chosen_by == "plan" or await _is_listed(attempt, uri)
+    reader = RESOURCE_READER if listed else OPEN_READER
+    arguments = agree(attempt, reader, {"uri": uri}, chosen_by)
+
+    async def make() -> ToolResult:
+        answer = await attempt.deps.toolbox.read_resource(str(arguments["uri"]))
+        return with_files(answer, attempt.deps.outputs)
+
+    source = _source(attempt, uri)
+    return await call_tool(attempt, reader, arguments, agent, make=make, source=source)
+
+
+def _source(attempt: Attempt, uri: str) -> Source:
+    trusted = uri in attempt.deps.policy.settings.sources.trusted
+    return Source(kind="resource", name=uri, untrusted=not trusted, private=True)
+
+
+async def _is_listed(attempt: Attempt, uri: str) -> bool:
+    """Whether a server lists a resource of that URI, rather than a template that it fits."""
+    return any(
+        uri in (info.uri, f"{info.server}:{info.uri}", f"{info.server}.{info.uri}")
+        for info in await attempt.deps.toolbox.resources()
+        if not info.is_template
+    )
+
+
+async def fill_inputs(attempt: Attempt) -> None:
+    """Put the contents of resources into the step's inputs.
+
+    Raises:
+        ToolError: A resource cannot be read.
         PolicyError: The settings refuse it.
     """
-    step = attempt.step
-    if step.foreach is not None or step.job or not has_resource(dict(step.inputs)):
-        return
-    written = step.inputs.items()
-    try:
-        async with asyncio.timeout(step.timeout):
-            filled: dict[str, Any] = {}
-            for name, value in written:
-                found: set[Source] = set()
-                filled[name] = await _filled(attempt, value, attempt.inputs[name], found)
-                attempt.argument_sources[name] = attempt.argument_sources[name] | found
-            attempt.inputs = filled
-    except TimeoutError as error:
-        raise too_late(step, attempt.cut_off) from error
+    filled: dict[str, Any] = {}
+    for name, written in attempt.step.inputs.items():
+        found: set[Source] = set()
+        filled[name] = await _filled(attempt, written, attempt.inputs[name], found)
+        attempt.argument_sources[name] = attempt.argument_sources[name] | found
+    attempt.inputs = filled
 
 
 async def _filled(attempt: Attempt, written: Value, rendered: Any, found: set[Source]) -> Any:
-    """A rendered value with the resources that the plan writes in it.
+    """A rendered value with the contents of the resources that the plan writes in it.
 
     Args:
-        found: Gets where they came from.
+        found: Gets the resources as sources.
     """
     if is_resource(written):
         uri = str(rendered["resource"])
-        result = await tool_calls.read_resource(attempt, uri, "plan")
-        found.add(tool_calls.resource_source(attempt, uri))
+        result = await read_resource(attempt, uri, "plan")
+        found.add(_source(attempt, uri))
         return _value_of(result)
     if isinstance(written, dict) and has_resource(written):
         table = cast("Mapping[str, Any]", rendered)
@@ -65,7 +105,7 @@ async def _filled(attempt: Attempt, written: Value, rendered: Any, found: set[So
 
 
 def _value_of(result: ToolResult) -> Any:
-    """Text as text; bytes as the file that the run keeps of them, of several parts a list."""
+    """Text as text, bytes as the file that the run keeps of them, several parts as a list."""
     files = [dict(file) for file in result.files]
     if not files:
         return result.text

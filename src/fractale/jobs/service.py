@@ -403,8 +403,10 @@ class Jobs:
         before: tuple[str, str] | None = None
         for pause in chain(intervals, repeat(intervals[-1])):
             status = await self.status(handle)
-            if on_status and before != (before := (status.state, status.reason)):
+            now = (status.state, status.reason)
+            if on_status and now != before:
                 await on_status(status)
+            before = now
             over = await until(status) if until else status.over
             left = deadline - time.monotonic()
             if over or left <= 0:

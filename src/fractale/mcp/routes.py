@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 from fractale.errors import ToolError
+from fractale.text import similar
 
 T = TypeVar("T")
 
@@ -82,9 +82,7 @@ class Routes:
         for server, own in self._all():
             shown.setdefault(own, []).append(self.shown(server, own))
             shown.setdefault(f"{server}.{own}", []).append(self.shown(server, own))
-        near = list(
-            dict.fromkeys(each for own in nearest(name, list(shown)) for each in shown[own])
-        )
+        near = list(dict.fromkeys(each for own in similar(name, shown, 2) for each in shown[own]))
         return f"did you mean {' or '.join(f'`{n}`' for n in near)}?" if near else ""
 
     def unknown(self, name: str) -> ToolError:
@@ -95,8 +93,3 @@ class Routes:
             f"no server has a {self._kind} `{name}`{tail}",
             hint="`fractale list` shows all there are",
         )
-
-
-def nearest(word: str, words: Sequence[str]) -> list[str]:
-    """Up to two of `words` that are much like `word`."""
-    return difflib.get_close_matches(word, words, 2, 0.7)

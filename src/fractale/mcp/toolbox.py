@@ -17,8 +17,9 @@ from fractale.errors import ToolError, TransportError, UsageError
 from fractale.mcp import convert
 from fractale.mcp.logs import quiet_departures
 from fractale.mcp.owner import ServerOwner
-from fractale.mcp.routes import Route, Routes, nearest
+from fractale.mcp.routes import Route, Routes
 from fractale.mcp.wire import AnyServer, OnLog, Timing
+from fractale.text import did_you_mean
 from fractale.toolbox import (
     OnElicit,
     OnProgress,
@@ -442,8 +443,7 @@ class McpToolbox:
             raise ToolError(f"`{uri}` is a resource of several servers", hint=f"write {choices}")
         if found:
             return found[0]
-        near = nearest(uri, [info.uri for info in infos])
-        tail = f"; did you mean `{near[0]}`?" if near else ""
+        tail = did_you_mean(uri, [info.uri for info in infos], before="; ")
         raise ToolError(
             f"no server has a resource `{uri}`{tail}", hint="see `fractale list resources`"
         )

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from fractale.errors import DependencyMissing, SettingsError, UsageError
 from fractale.models.faults import SHOWN, masker_of
 from fractale.settings import DEFAULT_MODELS, Settings
+from fractale.text import did_you_mean
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -109,10 +110,7 @@ def split_spec(settings: Settings, name: str | None) -> tuple[str, str]:
 
 
 def _unknown_provider(spec: str, provider: str) -> UsageError:
-    import difflib
-
-    near = difflib.get_close_matches(provider, PROVIDERS, 1)
-    guess = f"did you mean `{near[0]}`? " if near else ""
+    guess = did_you_mean(provider, PROVIDERS, after=" ")
     return UsageError(
         f"`{spec}` is not a model: no provider is called `{provider}`",
         hint=f"{guess}write `provider:name`, with one of: {', '.join(sorted(PROVIDERS))}",
@@ -167,7 +165,7 @@ def _missing_package(provider: str) -> DependencyMissing:
 
 
 def _local_fault(settings: Settings) -> SettingsError | DependencyMissing | None:
-    from fractale import local_model
+    from fractale.models import local as local_model
 
     if not _is_installed("xllamacpp"):
         return DependencyMissing("the local model is not installed", hint=local_model.INSTALL)
@@ -194,7 +192,7 @@ def build(settings: Settings, provider: str, model: str) -> BaseChatModel:
         url = settings.openai_base_url or OPENAI_URL
         return _build_openai(url, settings.openai_api_key or "none", model)
     if provider == "local":
-        from fractale import local_model
+        from fractale.models import local as local_model
 
         return _build_openai(local_model.serve(settings.local_model), local_model.API_KEY, model)
     return _build_other(settings, provider, model)

@@ -15,28 +15,24 @@ In the order in which a plan passes through:
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fractale.lazy import lazy
 
 if TYPE_CHECKING:
-    from fractale.plan.build import load_plan, parse_plan
-    from fractale.plan.dump import dump_plan
-    from fractale.plan.model import Plan, Step
-    from fractale.plan.schema import plan_schema
+    from fractale.plan.build import load_plan as load_plan
+    from fractale.plan.build import parse_plan as parse_plan
+    from fractale.plan.dump import dump_plan as dump_plan
+    from fractale.plan.model import Plan as Plan
+    from fractale.plan.model import Step as Step
+    from fractale.plan.schema import plan_schema as plan_schema
 
-__all__ = ["Plan", "Step", "dump_plan", "load_plan", "parse_plan", "plan_schema"]
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: most commands need few of them."""
-    home = {
-        "Plan": "model",
-        "Step": "model",
-        "dump_plan": "dump",
-        "load_plan": "build",
-        "parse_plan": "build",
-        "plan_schema": "schema",
-    }
-    if name not in home:
-        raise AttributeError(f"module `{__name__}` has no attribute `{name}`")
-    return getattr(import_module(f"{__name__}.{home[name]}"), name)
+__getattr__, __all__ = lazy(
+    __name__,
+    {
+        "fractale.plan.build": ("load_plan", "parse_plan"),
+        "fractale.plan.dump": ("dump_plan",),
+        "fractale.plan.model": ("Plan", "Step"),
+        "fractale.plan.schema": ("plan_schema",),
+    },
+)

@@ -11,12 +11,13 @@ from typing import cast
 
 from fractale.errors import Problem
 from fractale.plan.check_tools import check_against_tools
-from fractale.plan.fields import MOST_PROBLEMS, nearest
+from fractale.plan.fields import MOST_PROBLEMS
 from fractale.plan.flow import Flow
 from fractale.plan.inputs import convert
 from fractale.plan.model import Limits, Plan, Step, Template, Value
 from fractale.plan.scope import Scope, has_template, is_resource, placed_steps
 from fractale.plan.words import INSTRUCTION_INPUTS
+from fractale.text import nearest
 
 __all__ = ["check_against_tools", "check_plan"]
 

@@ -11,7 +11,6 @@ from typing import Any, Final, cast
 from fractale.errors import Problem
 from fractale.plan.expressions import Reference, references
 from fractale.plan.expressions.values import is_list, is_mapping
-from fractale.plan.fields import nearest
 from fractale.plan.inputs import TYPES
 from fractale.plan.model import Plan, Step, Value
 from fractale.plan.scope import (
@@ -24,6 +23,7 @@ from fractale.plan.scope import (
     texts_of,
 )
 from fractale.plan.words import EXTRA_TOOLS, GENERAL_AGENTS, INSTRUCTION_INPUTS
+from fractale.text import nearest
 
 Schema = Mapping[str, Any]
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from fractale.errors import Problem, ProblemList
 from fractale.plan.durations import AMBIGUOUS, MOST_SECONDS, parse_duration
 from fractale.plan.scalars import clip
+from fractale.text import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 Word = TypeVar("Word", bound=str)
 
 MOST_PROBLEMS: Final = 200
-_LONGEST_WORD = 64
 _CALLABLE = re.compile(r"[^\s{}]{1,256}")
 
 
@@ -274,13 +273,3 @@ def _seconds(node: Node) -> float | None:
 def join(path: str, key: str) -> str:
     """A path one key deeper."""
     return f"{path}.{key}" if path else key
-
-
-def nearest(word: str, words: Collection[str]) -> str | None:
-    """The word that was probably meant."""
-    if len(word) > _LONGEST_WORD:
-        return None
-    folded = word.lower().replace("-", "_")
-    if folded in words:
-        return folded
-    return next(iter(difflib.get_close_matches(folded, words, n=1, cutoff=0.6)), None)

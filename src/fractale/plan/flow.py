@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from fractale.errors import Problem
-from fractale.plan.fields import nearest
 from fractale.plan.model import END_FAILED, END_SUCCESS, FAILURE, SUCCESS, Limits, Plan, Step
+from fractale.text import nearest
 
 _ENDS = (END_SUCCESS, END_FAILED)
 _OUTCOMES = (SUCCESS, FAILURE)

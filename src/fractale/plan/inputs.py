@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
@@ -11,6 +10,7 @@ from fractale.errors import InputError
 from fractale.plain import plain, to_json
 from fractale.plan.model import InputSpec, Plan
 from fractale.secret_names import INPUT_VARIABLE
+from fractale.text import did_you_mean
 
 TYPES: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
@@ -162,9 +162,7 @@ def _type_of(default: Any) -> str | None:
 
 
 def _unknown(plan: Plan, name: str) -> str:
-    near = difflib.get_close_matches(name, plan.inputs, 1)
-    tail = f"; did you mean `{near[0]}`?" if near else ""
-    return f"the plan has no input `{name}`{tail}"
+    return f"the plan has no input `{name}`" + did_you_mean(name, plan.inputs, before="; ")
 
 
 def _secret_problems(

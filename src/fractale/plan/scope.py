@@ -9,10 +9,10 @@ from typing import Final, Literal
 from fractale.errors import Problem
 from fractale.plan.expressions import Reference, references, syntax_problems
 from fractale.plan.expressions.functions import FUNCTIONS
-from fractale.plan.fields import nearest
 from fractale.plan.flow import Flow
 from fractale.plan.model import Expression, Plan, Step, Template, Value
 from fractale.plan.words import JOB_OUTPUTS
+from fractale.text import listing, nearest
 
 Place = Literal["template", "item", "rule", "output"]
 """A template of a step; `when` or `foreach`, before there is an item; a rule; a plan's output."""
@@ -210,7 +210,7 @@ class Scope:
         if name in FUNCTIONS:
             return _undefined(reference, text, 0, f"it is a function: `{name}(…)`", ())
         meant = self._meant(name) or nearest(name, known)
-        return _undefined(reference, text, 0, f"there are {_list(known)}", (), meant)
+        return _undefined(reference, text, 0, f"there are {listing(known)}", (), meant)
 
     def _meant(self, name: str) -> str | None:
         if name in self.plan.inputs:
@@ -225,7 +225,7 @@ class Scope:
             return None
         message = "the plan declares no `inputs`"
         if self.plan.inputs:
-            message = f"the plan's inputs are {_list(self.plan.inputs)}"
+            message = f"the plan's inputs are {listing(self.plan.inputs)}"
         # `inputs.run-time` is a subtraction in Jinja.
         hyphened = next((n for n in self.plan.inputs if n.startswith(f"{name}-")), None)
         meant = f"inputs['{hyphened}']" if hyphened else None
@@ -277,7 +277,7 @@ class Scope:
             return None
         part = str(reference.path[2])
         near = nearest(part, STEP_PARTS) or f"outputs.{part}"
-        message = f"of a step there are {_list(STEP_PARTS)}"
+        message = f"of a step there are {listing(STEP_PARTS)}"
         return _undefined(reference, text, 2, message, (), near)
 
 
@@ -297,7 +297,9 @@ def _output_problem(reference: Reference, text: Text, step: Step) -> Problem | N
         return None
     if reference.path[3] in names or reference.optional:
         return None
-    return _undefined(reference, text, 3, f"the outputs of `{step.name}` are {_list(names)}", names)
+    return _undefined(
+        reference, text, 3, f"the outputs of `{step.name}` are {listing(names)}", names
+    )
 
 
 def _rule_problem(reference: Reference, text: Text) -> Problem | None:
@@ -309,7 +311,7 @@ def _rule_problem(reference: Reference, text: Text) -> Problem | None:
     names = [*job.outputs, *JOB_OUTPUTS]
     if name in names:
         return None
-    message = f"the job's outputs are {_list(names)}"
+    message = f"the job's outputs are {listing(names)}"
     return _undefined(reference, text, 0, message, [*names, *RULE_NAMES])
 
 
@@ -341,7 +343,7 @@ def _unknown_part(
     if reference.path[index] in parts:
         return None
     return _undefined(
-        reference, text, index, f"of `{reference.path[0]}` there are {_list(parts)}", parts
+        reference, text, index, f"of `{reference.path[0]}` there are {listing(parts)}", parts
     )
 
 
@@ -368,8 +370,3 @@ def _at(
 ) -> Problem:
     length = len(str(reference.path[index]))
     return Problem(code, message, reference.positions[index], text.path, length, suggestion)
-
-
-def _list(names: Collection[str]) -> str:
-    shown = [f"`{name}`" for name in list(names)[:8]]
-    return ", ".join([*shown, "…"] if len(names) > len(shown) else shown)

@@ -1,33 +1,30 @@
 """Registries: local tools, prompts, resources and sub-agents, named by dotted path in a YAML file.
 
-- `files` reads a registry or server file into entries that know where they stand,
-- `imports` turns an entry's path into the object behind it, or says what is wrong with it,
-- `build` makes components of the objects (`tools`, `prompts`, `resources`: of each kind),
-- `signature`, `schemas`, `docstrings`, `hints` say what a function takes and gives, `calls` runs
-  it so that nothing of it blocks or ends the server, `values` makes an answer of what it returns,
-- `local_server` and `fastmcp_server` serve components: the one starts at once and is for runs,
-  the other is for other programs, and for runs whose modules use FastMCP (`fastmcp_made`).
+A registry becomes a server in this order:
+
+1. `files` reads registry and server files into entries with positions, and imports nothing.
+2. `imports` imports an entry's module: this runs a person's code. It states what is checked.
+3. `build` makes a component of each object: `tools` (and `langchain`), `prompts`, `resources`.
+   They rest on `signature` and `schemas` (what a function takes and returns), `calls` (a call that
+   neither blocks nor ends the server) and `values` (a returned value as MCP's content).
+4. `server` serves the components, inside a run and under ``fractale serve``: one low-level MCP
+   server. If a module uses FastMCP (`fastmcp_uses`), `fastmcp_mount` adds FastMCP's objects.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fractale.registry.files import Entry, Registry, ServerFileSettings, load_registry
 from fractale.registry.imports import import_entry, local_entries
 
 if TYPE_CHECKING:
-    from fastmcp import FastMCP
-    from mcp.server.lowlevel import Server
-
-    from fractale.errors import Problem
+    from fractale.registry.build import build_server
 
 __all__ = [
     "Entry",
     "Registry",
     "ServerFileSettings",
-    "build_fastmcp",
     "build_server",
     "import_entry",
     "load_registry",
@@ -35,54 +32,10 @@ __all__ = [
 ]
 
 
-def build_server(
-    registries: Sequence[Registry],
-    *,
-    functions: Sequence[Any] = (),
-    name: str = "local",
-    on_warning: Callable[[Problem], None] | None = None,
-) -> Server[Any] | FastMCP[Any]:
-    """A server inside this process with everything that the registries name.
+def __getattr__(name: str) -> Any:
+    """`build_server` on first use: the MCP library takes a while to import."""
+    if name == "build_server":
+        from fractale.registry.build import build_server
 
-    FastMCP takes a quarter of a second to import: it is the server only where it made one of the
-    objects, or where a module that has one uses it. The same entry in two registries is served
-    once.
-
-    Args:
-        registries: As `load_registry` and `local_entries` give them.
-        functions: Python functions, LangChain or FastMCP tools, and sub-agents, beside them.
-        name: What the server calls itself.
-        on_warning: Takes what is wrong but doesn't stop the start; None: it is logged.
-
-    Raises:
-        PlanError: Paths that can't be imported, objects that can't be served, two entries of one
-            name: all of them at once.
-    """
-    from fractale.registry.build import Builder
-
-    builder = Builder(on_warning)
-    components = builder.build(registries, functions)
-    if builder.uses_fastmcp:
-        from fractale.registry.fastmcp_server import fastmcp_server
-
-        return fastmcp_server(name, components)
-    from fractale.registry.local_server import local_server
-
-    return local_server(name, components)
-
-
-def build_fastmcp(
-    registries: Sequence[Registry],
-    *,
-    functions: Sequence[Any] = (),
-    name: str = "local",
-    on_warning: Callable[[Problem], None] | None = None,
-) -> FastMCP[Any]:
-    """A FastMCP server with everything that the registries name, to be served to other programs.
-
-    Arguments and errors are those of `build_server`.
-    """
-    from fractale.registry.build import Builder
-    from fractale.registry.fastmcp_server import fastmcp_server
-
-    return fastmcp_server(name, Builder(on_warning).build(registries, functions))
+        return build_server
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

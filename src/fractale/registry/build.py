@@ -1,4 +1,4 @@
-"""Registries → components, or everything that is wrong with them."""
+"""Registries → an MCP server, or every problem with them."""
 
 from __future__ import annotations
 
@@ -6,29 +6,64 @@ import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
+
+from mcp.server.lowlevel import Server
 
 from fractale.errors import PlanError, Problem, ProblemList
 from fractale.registry.calls import error_text
-from fractale.registry.components import Component, FastMCPMade
+from fractale.registry.fastmcp_uses import FastMCPMade, may_use_fastmcp
 from fractale.registry.files import Entry, Registry
-from fractale.registry.hints import may_use_fastmcp
 from fractale.registry.imports import import_entry
 from fractale.registry.prompts import make_prompt
 from fractale.registry.resources import make_resource
+from fractale.registry.server import Component, serve_components
 from fractale.registry.tools import is_agent_like, make_tool
 
 _log = logging.getLogger("fractale.registry")
 
+Found: TypeAlias = Component | FastMCPMade
 
-@dataclass(slots=True)
-class Builder:
-    """Gathers the components of one server, and everything that is wrong with them.
+
+def build_server(
+    registries: Sequence[Registry],
+    *,
+    functions: Sequence[Any] = (),
+    name: str = "local",
+    on_warning: Callable[[Problem], None] | None = None,
+) -> Server[Any]:
+    """Build the MCP server of everything that registries name.
+
+    The same entry in two registries is served once.
 
     Args:
-        on_warning: Takes what doesn't stop the start; None: it is logged.
-        uses_fastmcp: Whether FastMCP must serve them: it made one, or a module that has one uses
-            it, and may ask it for the running server.
+        registries: As `load_registry` and `local_entries` return them.
+        functions: Python functions, LangChain or FastMCP tools, and sub-agents, after those of
+            the registries.
+        name: The server's name in MCP's handshake.
+        on_warning: Called with each problem that doesn't prevent the start; None: it is logged.
+
+    Raises:
+        PlanError: Paths that can't be imported, objects that can't be served, two entries with
+            one name: every problem at once.
+    """
+    builder = _Builder(on_warning)
+    found = builder.build(registries, functions)
+    if not builder.uses_fastmcp:
+        return serve_components(name, [e for e in found if not isinstance(e, FastMCPMade)])
+    from fractale.registry.fastmcp_mount import mount
+
+    components, lifespan = mount(name, found)
+    return serve_components(name, components, lifespan)
+
+
+@dataclass(slots=True)
+class _Builder:
+    """Collects the components of one server, and every problem with them.
+
+    Args:
+        uses_fastmcp: Whether FastMCP made one of the objects, or the module of one uses FastMCP
+            and may ask for the running server.
     """
 
     on_warning: Callable[[Problem], None] | None = None
@@ -36,8 +71,8 @@ class Builder:
     _problems: ProblemList = field(default_factory=ProblemList)
     _taken: dict[tuple[str, str], Entry] = field(default_factory=dict[tuple[str, str], Entry])
 
-    def build(self, registries: Sequence[Registry], functions: Sequence[Any]) -> list[Component]:
-        """The components, those of registries first.
+    def build(self, registries: Sequence[Registry], functions: Sequence[Any]) -> list[Found]:
+        """Make the components, those of registries first.
 
         Raises:
             PlanError: Every problem of every entry.
@@ -88,8 +123,8 @@ class Builder:
         message = f"`{entry.path}` can't be served as {_NOUNS[entry.kind]}: {error_text(error)}"
         self._problems.add(entry.problem("unusable-entry", message))
 
-    def _component(self, entry: Entry, found: Any) -> Component | None:
-        """What is to be added to the server; None if it can't be, or is there already."""
+    def _component(self, entry: Entry, found: Any) -> Found | None:
+        """The component of an object; None if it can't be served, or is served already."""
         if entry.kind == "agent" and not is_agent_like(found):
             message = (
                 f"`{entry.path}` is no sub-agent: that is a class with `name`, `description`, "
@@ -108,22 +143,22 @@ class Builder:
             self.uses_fastmcp = True
         return component
 
-    def _is_new(self, entry: Entry, component: Component) -> bool:
+    def _is_new(self, entry: Entry, component: Found) -> bool:
         space = "tool" if entry.kind == "agent" else entry.kind
-        first = self._taken.setdefault((space, component.name), entry)
+        first = self._taken.setdefault((space, _name(component)), entry)
         if first is entry:
             return True
         if first.path != entry.path:
             where = f" at {first.position}" if first.position else ""
             message = (
-                f"`{entry.path}` and `{first.path}`{where} are both called `{component.name}`; "
+                f"`{entry.path}` and `{first.path}`{where} are both called `{_name(component)}`; "
                 "give one of them another `name`"
             )
             self._problems.add(entry.problem("same-name", message))
         return False
 
 
-_MAKERS: dict[str, Callable[[Entry, Any], Component]] = {
+_MAKERS: dict[str, Callable[[Entry, Any], Found]] = {
     "prompt": make_prompt,
     "resource": make_resource,
 }
@@ -134,6 +169,10 @@ _NOUNS = {
     "resource": "a resource",
     "catalog": "a catalog",
 }
+
+
+def _name(component: Found) -> str:
+    return component.name if isinstance(component, FastMCPMade) else component.listing.name
 
 
 def _given(functions: Sequence[Any]) -> Iterator[tuple[Entry, Any]]:

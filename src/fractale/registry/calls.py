@@ -1,4 +1,4 @@
-"""Calling local functions for a server: off the event loop, and never ending the server."""
+"""Calls of local functions that neither block nor end the server, and report their progress."""
 
 from __future__ import annotations
 
@@ -12,17 +12,43 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 
+class Progress:
+    """Reports the progress of a call to the MCP client that made the call.
+
+    A function with a parameter annotated `Progress` receives one. The parameter isn't part of the
+    tool: no client sees or sets it.
+    """
+
+    async def report_progress(
+        self, progress: float, total: float | None = None, message: str | None = None
+    ) -> None:
+        """Report progress; does nothing unless the client asked for progress.
+
+        Args:
+            progress: Must grow from report to report.
+            total: The value of `progress` at the end; None if unknown.
+        """
+        from mcp.server.lowlevel.server import request_ctx
+
+        context = request_ctx.get(None)
+        token = context.meta.progressToken if context and context.meta else None
+        if context is not None and token is not None:
+            await context.session.send_progress_notification(
+                token, progress, total, message, related_request_id=str(context.request_id)
+            )
+
+
 def guarded(
     function: Callable[..., Any],
     failure: Callable[[str], Exception],
     finish: Callable[[Any], Any] | None = None,
 ) -> Callable[..., Awaitable[Any]]:
-    """An async function of the same signature that can't block or end the server.
+    """Wrap a function into an async one of the same signature that can't block or end the server.
 
     Args:
-        function: Sync or async. A sync one runs in a thread of its own.
-        failure: Makes what is raised in place of whatever the function raises, of its message.
-        finish: Turns the function's result into what is returned.
+        function: Sync or async. A sync function runs in its own thread.
+        failure: Makes the error to raise from the message of what the function raised.
+        finish: Converts the function's result.
     """
 
     @functools.wraps(function)
@@ -37,7 +63,7 @@ def guarded(
 
 
 async def invoke(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call a function: on the loop if it is async, else in a thread."""
+    """Call a function: on the event loop if it is async, else in a thread."""
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         result = function(*args, **kwargs)
     else:
@@ -55,19 +81,19 @@ def _call_and_exhaust(
 
 
 async def in_thread(call: Callable[[], Any]) -> Any:
-    """Run a blocking call in a thread of its own.
+    """Run a blocking call in its own thread: in a pool, 40 slow tools would delay the next one.
 
-    A pool would let 40 slow tools hold up the next one. When the caller is cancelled (a step's
-    time-out), it goes on at once and the thread is left behind; it doesn't keep the process.
+    If the caller is cancelled, as by a step's timeout, it continues at once. The thread runs on,
+    and does not keep the process alive.
 
     Raises:
-        BaseException: Whatever the call raised.
+        BaseException: What the call raised.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
     context = contextvars.copy_context()
 
-    def settle(outcome: tuple[Any, BaseException | None]) -> None:
+    def resolve(outcome: tuple[Any, BaseException | None]) -> None:
         if not done.done():
             done.set_result(outcome)
 
@@ -78,8 +104,8 @@ async def in_thread(call: Callable[[], Any]) -> Any:
             outcome = None, RuntimeError("the function raised KeyboardInterrupt")
         except BaseException as error:  # noqa: BLE001 - it is raised in the caller
             outcome = None, error
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(settle, outcome)
+        with contextlib.suppress(RuntimeError):  # the loop was closed
+            loop.call_soon_threadsafe(resolve, outcome)
 
     threading.Thread(target=work, name="fractale-tool", daemon=True).start()
     result, error = await done
@@ -89,7 +115,7 @@ async def in_thread(call: Callable[[], Any]) -> Any:
 
 
 def error_text(error: BaseException) -> str:
-    """What a tool's exception says, in words for a person or a model: no traceback."""
+    """The message of a tool's exception for a user or a model, without a traceback."""
     if isinstance(error, SystemExit):
         return f"the function ended itself with exit code {error.code}"
     if _is_message(error):
@@ -98,6 +124,6 @@ def error_text(error: BaseException) -> str:
 
 
 def _is_message(error: BaseException) -> bool:
-    """Whether an exception is one of FastMCP's, whose text is for the caller as it is."""
+    """Whether an exception is one of FastMCP's, whose text is written for the caller."""
     names = (f"{each.__module__}.{each.__name__}" for each in type(error).__mro__)
     return "fastmcp.exceptions.FastMCPError" in names

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import pkgutil
@@ -15,6 +14,7 @@ from typing import Any, Final
 
 from fractale.errors import PlanError, Problem
 from fractale.registry.files import Entry, Registry
+from fractale.text import similar
 
 PACKAGES: Final = {
     "hpc_mcp": "'fractale[hpc]'",
@@ -135,7 +135,7 @@ def _no_attribute(entry: Entry, module: ModuleType, name: str) -> Problem:
 
 
 def _missing(entry: Entry, code: str, module: str, name: str, there: list[str]) -> Problem:
-    near = difflib.get_close_matches(name, there, n=_SHOWN, cutoff=0.5)
+    near = similar(name, there, _SHOWN)
     listed = ", ".join(f"`{word}`" for word in near or sorted(there)[:_SHOWN])
     more = f"; {'near it' if near else 'there'}: {listed}" if listed else ""
     message = f"the module `{module}` has no `{name}`{more}"

@@ -13,9 +13,9 @@ from pydantic.errors import PydanticUserError
 
 from fractale.errors import ToolError
 from fractale.registry.calls import error_text
-from fractale.registry.components import FastMCPMade, LocalPrompt
+from fractale.registry.fastmcp_uses import FastMCPMade, is_fastmcps, is_for_fastmcp
 from fractale.registry.files import Entry
-from fractale.registry.hints import is_fastmcps, is_for_fastmcp
+from fractale.registry.server import LocalPrompt
 from fractale.registry.signature import Signature
 from fractale.registry.values import json_text
 
@@ -29,7 +29,7 @@ def make_prompt(entry: Entry, found: Any) -> LocalPrompt | FastMCPMade:
         TypeError: It is no function.
     """
     if is_fastmcps(found) or (inspect.isroutine(found) and is_for_fastmcp(found)):
-        from fractale.registry.fastmcp_made import as_prompt
+        from fractale.registry.fastmcp_mount import as_prompt
 
         return as_prompt(entry, found)
     return _from_function(entry, a_function(found))
@@ -50,7 +50,7 @@ def _from_function(entry: Entry, function: Callable[..., Any]) -> LocalPrompt:
     signature = Signature(function, "prompts")
     about = signature.docstring.text
 
-    async def render(given: Mapping[str, str]) -> types.GetPromptResult:
+    async def render(given: dict[str, str]) -> types.GetPromptResult:
         value = await signature.call(_parsed(signature, given))
         try:
             messages = messages_of(value)
@@ -58,12 +58,8 @@ def _from_function(entry: Entry, function: Callable[..., Any]) -> LocalPrompt:
             raise ToolError(error_text(error)) from error
         return types.GetPromptResult(description=about, messages=messages)
 
-    return LocalPrompt(
-        name=entry.name or function.__name__,
-        description=about,
-        arguments=tuple(_arguments(signature)),
-        render=render,
-    )
+    name, arguments = entry.name or function.__name__, list(_arguments(signature))
+    return LocalPrompt(types.Prompt(name=name, description=about, arguments=arguments), render)
 
 
 def _arguments(signature: Signature) -> Iterable[types.PromptArgument]:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote
 
-from mcp.server.lowlevel.helper_types import ReadResourceContents
+from mcp import types
 from pydantic import AnyUrl
 
 from fractale.errors import ToolError
 from fractale.registry.calls import guarded
-from fractale.registry.components import FastMCPMade, LocalResource, LocalTemplate
+from fractale.registry.fastmcp_uses import FastMCPMade, is_fastmcps, is_for_fastmcp
 from fractale.registry.files import Entry
-from fractale.registry.hints import is_fastmcps, is_for_fastmcp
 from fractale.registry.prompts import a_function
+from fractale.registry.server import Contents, LocalResource, LocalTemplate
 from fractale.registry.signature import Signature
 from fractale.registry.values import resource_contents
 
@@ -33,7 +33,7 @@ def make_resource(entry: Entry, found: Any) -> LocalResource | LocalTemplate | F
         ValueError: Its URI is none, or names other variables than the function's arguments.
     """
     if is_fastmcps(found) or (inspect.isroutine(found) and is_for_fastmcp(found)):
-        from fractale.registry.fastmcp_made import as_resource
+        from fractale.registry.fastmcp_mount import as_resource
 
         return as_resource(entry, found)
     function = a_function(found)
@@ -51,34 +51,30 @@ def uri_of(name: str, parameters: list[str]) -> str:
 def _resource(function: Callable[..., Any], name: str, uri: str) -> LocalResource:
     call = guarded(function, ToolError)
 
-    async def read() -> list[ReadResourceContents]:
+    async def read() -> Contents:
         return resource_contents(await call())
 
-    return LocalResource(
-        uri=str(AnyUrl(uri)),
-        name=name,
-        description=inspect.getdoc(function),
-        mime_type=_TEXT,
-        read=read,
-    )
+    about = inspect.getdoc(function)
+    listing = types.Resource(uri=AnyUrl(uri), name=name, description=about, mimeType=_TEXT)
+    return LocalResource(listing, read)
 
 
 def _template(function: Callable[..., Any], name: str, uri: str) -> LocalTemplate:
     signature = Signature(function, "resources")
     _check_variables(uri, signature.parameters)
 
-    async def read(variables: Mapping[str, str]) -> list[ReadResourceContents]:
+    variables_of = _Matcher(uri)
+
+    async def read(variables: Mapping[str, str]) -> Contents:
         return resource_contents(await signature.call(variables))
 
-    return LocalTemplate(
-        uri=uri,
-        name=name,
-        description=inspect.getdoc(function),
-        mime_type=_TEXT,
-        parameters=signature.arguments_schema(),
-        match=_Matcher(uri),
-        read=read,
-    )
+    def matching(uri: str) -> Awaitable[Contents] | None:
+        variables = variables_of(uri)
+        return None if variables is None else read(variables)
+
+    about = inspect.getdoc(function)
+    listing = types.ResourceTemplate(uriTemplate=uri, name=name, description=about, mimeType=_TEXT)
+    return LocalTemplate(listing, matching)
 
 
 def _check_variables(uri: str, parameters: Mapping[str, inspect.Parameter]) -> None:

@@ -1,25 +1,37 @@
-"""Functions by their signature: what they take and give as JSON Schema, and calls that are checked.
+"""A function's signature: JSON Schemas of its arguments and answer, and validated calls.
 
-The schemas are those that FastMCP makes, so that a tool looks the same whoever serves it.
+The schemas equal those that FastMCP makes of the same function.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
+import re
 import types as python_types
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, Generic, TypeVar, Union, cast, get_args, get_origin
+from types import SimpleNamespace
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Generic,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from mcp import types
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
 from fractale.errors import ToolError
-from fractale.registry.calls import guarded
-from fractale.registry.docstrings import Docstring, read_docstring
-from fractale.registry.hints import hints_of
+from fractale.registry.calls import Progress, guarded
 from fractale.registry.schemas import WRAPPED, inlined, untitled
 
 _CONTENT = (
@@ -29,6 +41,8 @@ _CONTENT = (
     types.ResourceLink,
     types.EmbeddedResource,
 )
+_UNKNOWN: Final = (NameError, TypeError, AttributeError, SyntaxError, ValueError)
+"""What an annotation raises that can't be evaluated, such as one imported for type checkers."""
 _T = TypeVar("_T")
 
 
@@ -61,8 +75,9 @@ class Signature:
 
     @cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
-        """The parameters by name."""
-        return inspect.signature(self.function).parameters
+        """The parameters that a caller may set, by name."""
+        known = inspect.signature(self.function).parameters
+        return {name: known[name] for name in known if self.hints.get(name) is not Progress}
 
     @cached_property
     def hints(self) -> dict[str, Any]:
@@ -80,10 +95,14 @@ class Signature:
         return TypeAdapter(self._checkable())
 
     def _checkable(self) -> Any:
-        """A call that can't block or end the process, with the function's signature."""
-        call: Any = guarded(self.function, ToolError)
-        call.__signature__ = inspect.signature(self.function)
-        call.__annotations__ = {k: v for k, v in self.hints.items() if k != "return"}
+        """The function with the parameters that a caller may set; it can't block the server."""
+        injected = {name: Progress() for name, hint in self.hints.items() if hint is Progress}
+        function = functools.partial(self.function, **injected) if injected else self.function
+        call: Any = guarded(function, ToolError)
+        call.__signature__ = inspect.Signature([*self.parameters.values()])
+        call.__annotations__ = {
+            name: self.hints[name] for name in self.parameters if name in self.hints
+        }
         return call
 
     async def call(self, arguments: Mapping[str, Any]) -> Any:
@@ -197,3 +216,67 @@ def misfit(error: ValidationError) -> str:
     found = error.errors(include_url=False, include_input=False)
     parts = [f"`{'.'.join(map(str, each['loc']))}`: {each['msg']}" for each in found]
     return f"the arguments don't fit: {'; '.join(parts)}"
+
+
+def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of a function by name. One that can't be evaluated stays as written."""
+    try:
+        return get_type_hints(function, include_extras=True)
+    except _UNKNOWN:
+        written: dict[str, Any] = getattr(function, "__annotations__", None) or {}
+        return {name: _hint_of(function, hint) for name, hint in written.items()}
+
+
+def _hint_of(function: Callable[..., Any], hint: Any) -> Any:
+    names: dict[str, Any] = getattr(inspect.unwrap(function), "__globals__", {})
+    alone: Any = SimpleNamespace(__annotations__={"hint": hint})
+    try:
+        return get_type_hints(alone, names, include_extras=True)["hint"]
+    except _UNKNOWN:
+        return hint
+
+
+# -- docstrings ---------------------------------------------------------------------------------
+
+_STYLES: Final = ("google", "numpy", "sphinx")
+_DESCRIBES_ARGUMENTS: Final = re.compile(
+    r"^\s*(?:(?:keyword |other )?(?:args|arguments|params|parameters)\b|:(?:param|arg|key))",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Docstring:
+    """What a docstring says.
+
+    Args:
+        text: What the function does: all of it where no arguments are described.
+        arguments: The descriptions of arguments, by name.
+    """
+
+    text: str | None = None
+    arguments: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def read_docstring(function: Callable[..., Any]) -> Docstring:
+    """A function's docstring, in Google's, NumPy's or Sphinx's style."""
+    text = inspect.getdoc(function)
+    if not text:
+        return Docstring()
+    if not _DESCRIBES_ARGUMENTS.search(text):
+        return Docstring(text)  # most: and the parser below takes a while to import
+    return next(filter(None, (_parsed(text, style) for style in _STYLES)), Docstring(text))
+
+
+def _parsed(text: str, style: Any) -> Docstring | None:
+    """The docstring if it describes arguments in this style."""
+    import griffe
+
+    first: str | None = None
+    arguments: dict[str, str] = {}
+    for section in griffe.Docstring(text, lineno=1, parser=style).parse(warnings=False):
+        if section.kind is griffe.DocstringSectionKind.text and first is None:
+            first = section.value
+        elif section.kind is griffe.DocstringSectionKind.parameters:
+            arguments.update({each.name: each.description for each in section.value})
+    return Docstring(first, arguments) if arguments else None

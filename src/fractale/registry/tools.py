@@ -12,11 +12,11 @@ from mcp import types
 from fractale.errors import ToolError
 from fractale.paths import NOTES
 from fractale.registry.calls import error_text, guarded
-from fractale.registry.components import FastMCPMade, LocalTool
+from fractale.registry.fastmcp_uses import FastMCPMade, is_fastmcps, is_for_fastmcp
 from fractale.registry.files import MCP_HINTS, OWN_PREFIX, Entry
-from fractale.registry.hints import is_fastmcps, is_for_fastmcp
 from fractale.registry.langchain import caller_of, is_langchain, schema_of
 from fractale.registry.schemas import inlined
+from fractale.registry.server import LocalTool
 from fractale.registry.signature import Signature
 from fractale.registry.values import breaks, described_answer, failed, tool_answer
 from fractale.schemas import check_schema
@@ -60,7 +60,7 @@ def _own_name(found: Any) -> str:
 
 
 def _fastmcps(entry: Entry, found: Any) -> FastMCPMade:
-    from fractale.registry.fastmcp_made import as_tool
+    from fractale.registry.fastmcp_mount import as_tool
 
     return as_tool(entry, found)
 
@@ -72,7 +72,7 @@ def _from_function(
     notes = {**getattr(function, NOTES, {}), **entry.annotations}
     entry = dataclasses.replace(entry, annotations=notes)
     if is_for_fastmcp(function):
-        from fractale.registry.fastmcp_made import tool_of_function
+        from fractale.registry.fastmcp_mount import tool_of_function
 
         return tool_of_function(
             function,
@@ -89,15 +89,14 @@ def _from_function(
     async def answer(arguments: dict[str, Any]) -> types.CallToolResult:
         return tool_answer(called, await signature.call(arguments), output)
 
-    return LocalTool(
+    listing = types.Tool(
         name=called,
         description=signature.docstring.text if about is None else about,
-        parameters=signature.arguments_schema(),
-        output_schema=output,
-        annotations=_hints(entry.annotations),
-        meta=_own(entry) or None,
-        run=_without_raising(answer),
+        inputSchema=signature.arguments_schema(),
+        outputSchema=output,
+        **_notes(entry),
     )
+    return LocalTool(listing, _without_raising(answer))
 
 
 def _function_name(function: Callable[..., Any]) -> str:
@@ -148,15 +147,14 @@ def _described(
     is_object = output is not None and output.get("type", "object") == "object"
     called = entry.name or name
     answered = output if is_object else None
-    return LocalTool(
+    listing = types.Tool(
         name=called,
         description=about,
-        parameters=inlined(schema),
-        output_schema=answered and inlined(answered),
-        annotations=_hints(notes),
-        meta=_own(dataclasses.replace(entry, annotations=notes)) or None,
-        run=_without_raising(_checked(called, target, schema, answered)),
+        inputSchema=inlined(schema),
+        outputSchema=answered and inlined(answered),
+        **_notes(dataclasses.replace(entry, annotations=notes)),
     )
+    return LocalTool(listing, _without_raising(_checked(called, target, schema, answered)))
 
 
 def _checked(
@@ -180,6 +178,13 @@ def _annotations_of(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     """0.1.0's place for annotations: inside the input schema."""
     own = schema.get("annotations")
     return cast("Mapping[str, Any]", own) if isinstance(own, dict) else {}
+
+
+def _notes(entry: Entry) -> dict[str, Any]:
+    """An entry's annotations as fields of MCP's `Tool`."""
+    hints = _hints(entry.annotations)
+    title = hints.title if hints else None
+    return {"title": title, "annotations": hints, "_meta": _own(entry) or None}
 
 
 def _hints(notes: Mapping[str, Any]) -> types.ToolAnnotations | None:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from fractale.errors import ToolError
 from fractale.plain import plain, to_json
-from fractale.registry.hints import is_fastmcps
+from fractale.registry.fastmcp_uses import is_fastmcps
 from fractale.registry.schemas import WRAPPED
 from fractale.schemas import UnusableSchema, misfits
 
@@ -42,7 +42,7 @@ def tool_answer(name: str, value: Any, schema: Mapping[str, Any] | None) -> type
     if is_fastmcps(value) or (
         isinstance(value, (list, tuple)) and any(map(is_fastmcps, cast("list[Any]", value)))
     ):
-        from fractale.registry.fastmcp_made import answer_of  # whoever made it imported that
+        from fractale.registry.fastmcp_mount import answer_of  # whoever made it imported that
 
         return answer_of(value, schema)
     structured = _structured(value, schema is None)

@@ -1,8 +1,8 @@
-"""Replaying a recorded run: the same graph again, with the outside as the record has it.
+"""Replaying a recorded run: the same graph again, with every answer from the record.
 
-No tool and no model is called, no server is started, nothing is written. What the replay tells is
-held against the record, event by event, and the first difference ends it. Where one side is real,
-it is called only as the record says it was.
+No tool and no model is called, no server is started, and nothing is written. The events of the
+replay are compared with the record, and the first difference ends it. A side that is real gets only
+calls that the record has, with the recorded arguments.
 """
 
 from __future__ import annotations
@@ -27,20 +27,19 @@ from fractale.questions import is_job
 from fractale.record.jobs import JOBS, RunJobs
 from fractale.record.offered import policy_of, read_offered
 from fractale.record.recordings import Recording
-from fractale.replay.agents import RecordedAgents
-from fractale.replay.calls import RecordedJournal, ReplayJournal
-from fractale.replay.compare import Comparison, Diverged, RecordEnds, Rules
-from fractale.replay.events import Data, as_one_process
-from fractale.replay.outside import (
+from fractale.replay.comparison import Comparison, Diverged, Divergence, RecordEnds, Rules
+from fractale.replay.journal import RecordedJournal, ReplayJournal
+from fractale.replay.recorded import (
+    RecordedAgents,
     RecordedBindings,
     RecordedJobs,
     RecordedModels,
     RecordedOutputs,
-    RecordedPerson,
     RecordedPolicy,
     RecordedToolbox,
+    RecordedUser,
 )
-from fractale.replay.words import Divergence
+from fractale.replay.trace import Data, as_one_process
 from fractale.runs.forking import read_entry
 from fractale.runs.options import RunOptions
 from fractale.runs.preflight import preflight
@@ -50,20 +49,20 @@ from fractale.store.outputs import FileOutputs
 from fractale.toolbox import Toolbox
 
 ENDED = ("success", "failed", "waiting")
-SECRET = "\ue000secret\ue000"  # noqa: S105 - stands for one, so that it is masked as that was
+SECRET = "\ue000secret\ue000"  # noqa: S105 - the value of each secret input, so that it is masked
 OUT_OF_TIME = "the run has taken "
-"""How the words of a time limit begin: where a run is stopped by it is chance."""
+"""Beginning of a time limit's message: at which step a run meets that limit is chance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Live:
-    """What of a replay is real.
+    """The side of a replay that is real.
 
     Args:
-        tools, models: The real ones, in place of the record's.
-        secrets: The plan's secret inputs, for the real side.
-        loose: What they answer is not compared, but only what comes of it: which calls with what
-            arguments, outcomes, and the path.
+        tools, models: The real ones, instead of the recorded.
+        secrets: The values of the plan's secret inputs.
+        loose: The answers of tools and models are not compared, only what follows from them: calls
+            with their arguments, outcomes, the path.
     """
 
     tools: Toolbox | None = None
@@ -71,24 +70,18 @@ class Live:
     secrets: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     loose: bool = False
 
-    @property
-    def rules(self) -> Rules:
-        """What counts."""
-        tools, model = self.tools is not None, self.models is not None
-        return Rules(loose=self.loose, live_tools=tools, live_model=model)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
-    """What came of a replay.
+    """The result of a replay.
 
     Args:
-        events: That were equal.
-        of: Events that the record has.
-        status: How the recorded run stands: its status, or ``killed``.
-        divergence: Where the replay first was another one; None if it was not.
-        ends: Where the record of a run that was cut short ends; empty where it is whole.
-        missing: Sub-agents whose code is not there; what they did is as it was recorded.
+        events: How many were equal.
+        of: How many the record has.
+        status: The status of the recorded run, or ``killed``.
+        divergence: The first difference, if there is one.
+        ends: Where the record of an interrupted run ends; empty if the record is complete.
+        missing: Sub-agents whose code is not there; their answers are as recorded.
     """
 
     run: str
@@ -102,7 +95,7 @@ class Replayed:
 
     @property
     def equal(self) -> bool:
-        """Whether the run was the same again, as far as its record goes."""
+        """Whether the replay equals the record, as far as the record goes."""
         return self.divergence is None
 
 
@@ -118,55 +111,76 @@ async def replay(
     """Replay a recorded run.
 
     Args:
-        plan: In place of the one that was run.
-        agents: The sub-agents that the run can ask; their code is today's.
-        live: What is real; nothing of it where None.
-        listeners: Take every event of the replay.
+        plan: Instead of the plan that was run.
+        agents: The sub-agents that the run can ask, with today's code.
+        live: Which side is real; neither by default.
+        listeners: Called with every event of the replay.
 
     Raises:
         NotRecorded: The record lacks what a replay needs.
         PlanError: The plan is invalid, or names tools that the run was not offered.
         StoreError: The record is damaged.
     """
-    live, agents = live or Live(), agents or Catalog()
     events = list(recording.folder.read_events())
     if not events:
         raise NotRecorded("no-events", f"run {recording.folder.run_id} has no events")
-    stage = _Stage(recording, settings, plan or recording.plan_then(), agents, live, events)
-    return await stage.play(listeners)
+    of = _Replay(
+        recording=recording,
+        settings=settings,
+        plan=plan or recording.plan_then(),
+        catalog=agents or Catalog(),
+        live=live or Live(),
+        listeners=listeners,
+        events=events,
+    )
+    return await of.play()
 
 
-@dataclass(slots=True)
-class _Stage:
-    """All that a replay is made of."""
-
+@dataclass(slots=True, kw_only=True)
+class _Replay:
     recording: Recording
     settings: Settings
     plan: Plan
-    agents: Catalog
+    catalog: Catalog
     live: Live
+    listeners: Sequence[Listener]
     events: list[dict[str, Any]]
 
-    async def play(self, listeners: Sequence[Listener]) -> Replayed:
-        status, ended = _standing(self.events)
-        folder = self.recording.folder
-        outputs = RecordedOutputs(folder.outputs)
+    async def play(self) -> Replayed:
+        folder, live = self.recording.folder, self.live
+        status, ended = _status(self.events)
         journal = RecordedJournal(folder.path / "journal.jsonl")
         if journal.missing and any(event.get("key") for event in self.events):
             raise NotRecorded(
                 "no-journal", f"the journal of run {folder.run_id} is gone, and it made calls"
             )
-        told = as_one_process(self.events, journal.calls)
+        outputs = RecordedOutputs(folder.outputs)
         comparison = Comparison(
-            told if ended else [event for event in told if event["event"] != "run_finished"],
+            as_one_process(self.events, journal.calls, ended=ended),
             ended=ended,
-            rules=self.live.rules,
+            rules=Rules(
+                loose=live.loose,
+                live_tools=live.tools is not None,
+                live_model=live.models is not None,
+            ),
             then=_lenient(FileOutputs(folder.outputs)),
             now=_lenient(outputs),
         )
-        agents = RecordedAgents(self.agents, self.events, self._offered_names(), lambda: comparison)
-        deps = self._dependencies(outputs, agents)
-        await self._run(comparison, journal, deps, listeners)
+        agents = RecordedAgents(self.catalog, self.events, self._offered_names(), comparison)
+        # A recording was masked with the secrets of the machine that wrote it.
+        masker = Masker(() if self.recording.about else self._hidden())
+        jobs = RecordedJobs(folder.path / "jobs", masker, outside=self.recording.own)
+        deps = self._dependencies(outputs, agents, jobs)
+        if not live.tools:
+            await preflight(self.plan, deps.toolbox, deps.models, deps.agents, Bindings())
+        session = self._session(comparison, deps)
+        session.context.journal = ReplayJournal(journal, comparison, jobs.has_log)
+        try:
+            await session.drive(self.recording.head.get("inputs") or {})
+        except (Diverged, RecordEnds) as end:
+            # The comparison has the difference. A cancelled replay has none.
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise asyncio.CancelledError from end
         return Replayed(
             run=folder.run_id,
             plan=self.plan.name,
@@ -184,34 +198,11 @@ class _Stage:
         tools = read_offered(self.recording.folder).tools
         return {name for tool in tools for name in (tool.name, tool.qualified_name)}
 
-    async def _run(
-        self,
-        comparison: Comparison,
-        journal: RecordedJournal,
-        deps: Dependencies,
-        listeners: Sequence[Listener],
-    ) -> None:
-        if not self.live.tools:
-            await preflight(self.plan, deps.toolbox, deps.models, deps.agents, Bindings())
-        session = self._session(comparison, deps, listeners)
-        folder = self.recording.folder.path / "jobs"
-        jobs = RecordedJobs(folder, outside=self.recording.own)
-        session.context.journal = ReplayJournal(journal, comparison, self.live.rules, jobs.has_log)
-        try:
-            await session.drive(self.recording.head.get("inputs") or {})
-        except (Diverged, RecordEnds) as end:
-            # Told before anything ran; the comparison knows. But that somebody ended the replay
-            # is no difference of the run.
-            if (task := asyncio.current_task()) and task.cancelling():
-                raise asyncio.CancelledError from end
-
-    def _session(
-        self, comparison: Comparison, deps: Dependencies, listeners: Sequence[Listener]
-    ) -> Session:
+    def _session(self, comparison: Comparison, deps: Dependencies) -> Session:
         recording, live = self.recording, self.live
         options = RunOptions(
-            listeners=[comparison, *listeners],
-            person=RecordedPerson(self.events, lambda question: _unasked(comparison, question)),
+            listeners=[comparison, *self.listeners],
+            person=RecordedUser(self.events, lambda question: _unasked(comparison, question)),
             limits=self._limits(),
             keep=False,
         )
@@ -233,61 +224,56 @@ class _Stage:
         return session
 
     def _hidden(self) -> tuple[str, ...]:
-        """Today's secrets that were hidden when the run was recorded, as far as can be told.
+        """Today's secrets that were secrets of the recorded run, as far as the record shows.
 
-        The log of a job is kept as it was written, and is read again. But what the record shows
-        was no secret of the run, and must be no secret of its replay.
+        The log of a job is kept as it was written, and is read again. But a text that the record
+        shows was no secret of the run, and must not be one of its replay.
         """
         shown = "\n".join(map(to_json, self.events))
         return tuple(text for text in self.settings.secrets if to_json(text)[1:-1] not in shown)
 
-    def _dependencies(self, outputs: RecordedOutputs, agents: Catalog) -> Dependencies:
-        said: Mapping[str, Any] = self.recording.head.get("settings") or {}
+    def _dependencies(
+        self, outputs: RecordedOutputs, agents: Catalog, jobs: RecordedJobs
+    ) -> Dependencies:
+        recorded: Mapping[str, Any] = self.recording.head.get("settings") or {}
         live, settings = self.live, self.settings
-        # A recording was masked when it was written, by the secrets of where that was.
-        masker = Masker(() if self.recording.about else self._hidden())
-        folder = self.recording.folder.path / "jobs"
-        jobs = RecordedJobs(folder, masker, outside=self.recording.own)
-        policy = Policy(settings=policy_of(said["policy"]) if said else settings.policy)
-        toolbox = live.tools or RecordedToolbox(read_offered(self.recording.folder))
+        policy = Policy(settings=policy_of(recorded["policy"]) if recorded else settings.policy)
         return Dependencies(
-            toolbox=toolbox,
-            models=live.models or RecordedModels(settings, said, self._model()),
+            toolbox=live.tools or RecordedToolbox(read_offered(self.recording.folder)),
+            models=live.models or RecordedModels(settings, recorded, self._model()),
             outputs=outputs,
             policy=RecordedPolicy.of(policy, self.events),
             agents=agents,
-            max_attempts=self._max_attempts(),
+            max_attempts=int(self._began("bounds").get("max_attempts") or settings.max_attempts),
             jobs=RunJobs.of(settings.state_dir / JOBS, settings) if live.tools else jobs,
             patient=live.tools is not None or live.models is not None,
         )
 
     def _model(self) -> str | None:
-        """The model that the run began with, of a record that does not have its settings."""
+        """The model that the run began with, for a record without its settings."""
         began = (e.get("model") for e in self.events if e["event"] == "run_started")
         return next(began, None) or self.recording.head.get("model")
 
     def _limits(self) -> Limits:
-        """The limits that the run was given beside its plan's, those of its last process."""
+        """The limits of the run's last process, if they were not the plan's own."""
         last = {**self._began("limits"), **self._began("bounds")}
         last.pop("max_attempts", None)
         try:
             own = self.recording.plan_then().limits
         except NotRecorded:
             own = Limits()
-        over = {name: value for name, value in last.items() if value != getattr(own, name)}
-        return Limits(**over)
-
-    def _max_attempts(self) -> int:
-        return int(self._began("bounds").get("max_attempts") or self.settings.max_attempts)
+        return Limits(
+            **{name: value for name, value in last.items() if value != getattr(own, name)}
+        )
 
     def _began(self, name: str) -> dict[str, Any]:
-        """A field of how the last process of the run began."""
+        """A field of the last process's `run_started`."""
         last = next(event for event in reversed(self.events) if event["event"] == "run_started")
         return dict(last.get(name) or {})
 
 
-def _standing(events: Sequence[Data]) -> tuple[str, bool]:
-    """How a recorded run stands, and whether its record is whole."""
+def _status(events: Sequence[Data]) -> tuple[str, bool]:
+    """The status of a recorded run, and whether its record is complete."""
     last = next(e for e in reversed(events) if e["event"] in ("run_started", "run_finished"))
     if last["event"] == "run_started":
         return "killed", False
@@ -298,8 +284,9 @@ def _standing(events: Sequence[Data]) -> tuple[str, bool]:
 
 
 def _lenient(store: Any) -> Any:
+    """Reads references; a reference whose value is gone stays as it is."""
+
     def get(value: Any) -> Any:
-        """The value of a reference; what is gone stays its reference."""
         try:
             return store.get(value)
         except StoreError:
@@ -309,7 +296,7 @@ def _lenient(store: Any) -> Any:
 
 
 def _unasked(comparison: Comparison, question: Data) -> None:
-    """A question that the record has no answer to: well, if the recorded run waits for one."""
+    """Diverge at a question without a recorded answer, unless the recorded run waits for one."""
     waits = [each for each in comparison.waiting if each.get("step") == question.get("step")]
     if waits or not comparison.ended:
         return

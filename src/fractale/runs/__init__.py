@@ -34,26 +34,21 @@ What was done is read without an engine:
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fractale.lazy import lazy
 
 if TYPE_CHECKING:
-    from fractale.runs.options import Person, RunOptions
-    from fractale.runs.result import RunResult
-    from fractale.runs.service import Runs
+    from fractale.runs.options import Person as Person
+    from fractale.runs.options import RunOptions as RunOptions
+    from fractale.runs.result import RunResult as RunResult
+    from fractale.runs.service import Runs as Runs
 
-__all__ = ["Person", "RunOptions", "RunResult", "Runs"]
-
-_HOMES = {
-    "Person": "fractale.runs.options",
-    "RunOptions": "fractale.runs.options",
-    "RunResult": "fractale.runs.result",
-    "Runs": "fractale.runs.service",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: reading a run's record needs no engine."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'fractale.runs' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+__getattr__, __all__ = lazy(
+    __name__,
+    {
+        "fractale.runs.options": ("Person", "RunOptions"),
+        "fractale.runs.result": ("RunResult",),
+        "fractale.runs.service": ("Runs",),
+    },
+)

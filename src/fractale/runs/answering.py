@@ -8,9 +8,9 @@ from typing import Any
 
 from langgraph.types import Command
 
-from fractale.grants import grant_of
 from fractale.graph.context import RunContext
 from fractale.masking import MASK
+from fractale.policy import grant_of
 from fractale.questions import (
     MISSING,
     Answers,

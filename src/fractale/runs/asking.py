@@ -9,7 +9,6 @@ that nothing in them is taken for a template.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
@@ -23,6 +22,7 @@ from fractale.plan.inputs import TYPES, convert
 from fractale.plan.model import RESERVED_STEP_NAMES, InputSpec
 from fractale.plan.words import GENERAL_AGENTS, HANDED_OVER, INSTRUCTION_INPUTS, KNOWN
 from fractale.private import make_folder, write_private
+from fractale.text import did_you_mean
 
 if TYPE_CHECKING:
     from fractale.agents.catalog import Catalog
@@ -104,8 +104,7 @@ def find_in_catalog(name: str, catalog: Catalog) -> Expert | None:
 
 
 def _no_agent(name: str, known: list[str]) -> UsageError:
-    near = difflib.get_close_matches(name, known, 1)
-    tail = f"; did you mean `{near[0]}`?" if near else ""
+    tail = did_you_mean(name, known, before="; ")
     return UsageError(
         f"there is no sub-agent `{name}`{tail}",
         hint=f"sub-agents: {', '.join(known)}; `fractale prompt …` asks the generalist",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from fractale.graph.meter import Meter
+from fractale.graph.limits import Meter
 from fractale.graph.state import Spent
 from fractale.models import Usage
 from fractale.plan.model import Limits, Plan

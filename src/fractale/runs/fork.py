@@ -19,10 +19,10 @@ from fractale.errors import StoreError, UsageError
 from fractale.graph.compile import way_to
 from fractale.graph.entry import Entry
 from fractale.graph.state import Record
-from fractale.plan.fields import nearest
 from fractale.plan.model import Plan
 from fractale.record.history import RunHistory, Visit
 from fractale.record.plans import plan_of
+from fractale.text import did_you_mean
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
@@ -160,11 +160,10 @@ def did_not_come(history: RunHistory, path: str) -> UsageError:
             hint=f"fork that run: {way}" if there else gone,
         )
     paths = [p for p in history.paths() if "[" not in p]
-    near = nearest(path, paths)
     came = f"it came to: {', '.join(paths[:20])}" if paths else "it came to no step at all"
     return UsageError(
         f"run {run} did not come to a step `{path}`",
-        hint=f"did you mean `{near}`?" if near else came,
+        hint=did_you_mean(path, paths, otherwise=came),
     )
 
 

@@ -15,7 +15,6 @@ from fractale.graph.state import Record
 from fractale.jobs.budget import LEDGER, FileLedger, inherited
 from fractale.plain import to_json
 from fractale.plan.expressions import references
-from fractale.plan.fields import nearest
 from fractale.plan.flow import Flow
 from fractale.plan.model import Plan
 from fractale.plan.scope import Placed, texts_of
@@ -28,6 +27,7 @@ from fractale.store.drafts import Drafts
 from fractale.store.outputs import FileOutputs, OutputStore
 from fractale.store.records import RunFolder
 from fractale.store.saving import references_in
+from fractale.text import did_you_mean
 
 ENTRY_FILE = "entry.json"
 
@@ -59,10 +59,11 @@ def check_entry(plan: Plan, entry: Entry, path: str = "") -> None:
     """
     step = next((step for step in plan.steps if step.name == entry.step), None)
     if step is None:
-        near = nearest(entry.step, [step.name for step in plan.steps])
+        names = [step.name for step in plan.steps]
+        still = "fork the run at a step that it still has"
         raise UsageError(
             f"the plan {plan.file} has no step `{path}{entry.step}` any more",
-            hint=f"did you mean `{near}`?" if near else "fork the run at a step that it still has",
+            hint=did_you_mean(entry.step, names, otherwise=still),
         )
     if entry.inside is None:
         return
@@ -151,11 +152,10 @@ def with_outputs(
     records = dict(innermost(entry).records)
     for name, values in outputs.items():
         if name not in records:
-            near = nearest(name, records)
             there = f"there are: {', '.join(records) or 'none'}"
             raise InputError(
                 f"no step `{name}` has run before the fork begins: it has no outputs to set",
-                hint=f"did you mean `{near}`?" if near else there,
+                hint=did_you_mean(name, records, otherwise=there),
             )
         record = cast("dict[str, Any]", dict(records[name]))
         changed = store.get(record.get("outputs") or {})

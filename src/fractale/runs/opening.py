@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from fractale.errors import SettingsError
 from fractale.masking import Masker
 from fractale.plan.model import Plan
 from fractale.settings import ServerSettings, Settings
+from fractale.text import did_you_mean
 
 if TYPE_CHECKING:
     from fractale.agents.catalog import Catalog
@@ -110,10 +110,9 @@ def servers_of(settings: Settings, plan: Plan | None) -> list[ServerSettings]:
         return list(settings.servers.values())
     missing = [name for name in plan.servers if name not in settings.servers]
     if missing:
-        near = difflib.get_close_matches(missing[0], settings.servers, 1)
-        there = ", ".join(settings.servers) or "none"
+        there = f"servers in the settings: {', '.join(settings.servers) or 'none'}"
         raise SettingsError(
             f"{plan.file} needs the server `{missing[0]}`, which the settings do not have",
-            hint=f"did you mean `{near[0]}`?" if near else f"servers in the settings: {there}",
+            hint=did_you_mean(missing[0], settings.servers, otherwise=there),
         )
     return [settings.servers[name] for name in plan.servers]

@@ -25,9 +25,9 @@ from fractale.events import Event
 from fractale.graph.compile import compile_plan, node_of
 from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.entry import Entry
-from fractale.graph.meter import Meter
-from fractale.graph.nodes import GaveUp
+from fractale.graph.limits import Meter
 from fractale.graph.state import PlanState, initial_state
+from fractale.graph.step import AttemptsExceeded
 from fractale.jobs.budget import LEDGER, FileLedger, MemoryLedger
 from fractale.models import Usage
 from fractale.plan.model import FAILURE, Plan
@@ -256,7 +256,7 @@ class Session:
         except LimitReached as error:
             words, left = error.message, self._jobs_left
             return self._account.ended("limit", error=words, hint=error.hint, waiting=left)
-        except GaveUp as error:
+        except AttemptsExceeded as error:
             return self._account.ended("failed", error=error.message, gave_up=error.step)
         except GraphDrained:
             words = "stopped on request at a step's boundary"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from fractale.text import nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +130,8 @@ def _not_one(name: str, found: Sequence[Option], options: Options) -> str:
         names = ", ".join(f"--{each.name}" for each in found[:4])
         return f"`--{name}` is ambiguous: {names}"
     names = [each.name for each in options if each.name]
-    near = difflib.get_close_matches(name[:100], names, 1)
-    return f"unknown option `--{name}`" + (f": did you mean --{near[0]}?" if near else "")
+    near = nearest(name, names)
+    return f"unknown option `--{name}`" + (f": did you mean --{near}?" if near else "")
 
 
 def _short(words: Sequence[str], at: int, options: Options) -> Iterator[Given]:

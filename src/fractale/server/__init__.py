@@ -1,9 +1,11 @@
-"""``fractale serve``: registry and server files, served over MCP to other programs.
+"""``fractale serve``: the tools of registry and server files, served over MCP to other programs.
 
-On this machine only unless told otherwise, and to others only with a token.
+The server listens on this machine only, unless options say otherwise; for any other address it
+requires a token.
 
-- `options` puts flags, files and defaults together and refuses what isn't safe,
-- `http` listens, with its gates; `stdio` speaks to the program that started it.
+- `options` combines flags, files and defaults, and refuses unsafe combinations.
+- `http` listens, behind the gates of `gates` and within the limits of `bounds`.
+- `stdio` serves the program that started this one.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fractale.registry import Registry, build_fastmcp
+from fractale.registry import Registry
 from fractale.server.options import Options, options_of
 
 if TYPE_CHECKING:
@@ -85,7 +87,9 @@ async def serve_async(
     )
 
     def build() -> Any:
-        return build_fastmcp(registries, name=name, on_warning=on_warning)
+        from fractale.registry.build import build_server
+
+        return build_server(registries, name=name, on_warning=on_warning)
 
     if options.transport == "stdio":
         from fractale.server.stdio import serve_stdio

@@ -22,8 +22,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
-from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 HEAD_SECONDS: Final = 10.0
@@ -211,78 +209,6 @@ class Handshake(asyncio.Protocol):
         protocol.connection_made(secure)
         for data in self._early:
             protocol.data_received(data)
-
-
-def bound_sessions(app: Any, most: int = MOST_SESSIONS) -> None:
-    """Bound the sessions of a started MCP app over HTTP."""
-    for route in getattr(app, "routes", ()):
-        if manager := getattr(getattr(route, "endpoint", None), "session_manager", None):
-            manager.max_sessions = most
-            manager.session_idle_timeout = IDLE_SECONDS
-
-
-class HostGate:
-    """Answers 400 to a request whose Host header is not one host with a port, or is there twice."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse the request, or hand it on."""
-        if scope["type"] == "http":
-            hosts = [value for name, value in scope["headers"] if name == b"host"]
-            if len(hosts) > 1 or not all(map(_HOST.fullmatch, hosts)):
-                await _refused("the Host header is not one host name")(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-
-class JsonGate:
-    """Answers 400 to JSON of more than `MOST_DEPTH` levels, which no reader of it could take."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse the request, or hand it on."""
-        if scope["type"] != "http" or scope["method"] != "POST":
-            await self._app(scope, receive, send)
-            return
-        read: list[Message] = []
-        body = bytearray()
-        while not read or (read[-1].get("more_body") and len(body) <= MOST_BYTES):
-            message = await receive()
-            read.append(message)
-            body += message.get("body", b"")
-        if _depth(bytes(body)) > MOST_DEPTH:
-            words = f"the JSON has more than {MOST_DEPTH} levels"
-            await _refused(words)(scope, receive, send)
-            return
-        read.reverse()
-
-        async def again() -> Message:
-            return read.pop() if read else await receive()
-
-        await self._app(scope, again, send)
-
-
-def _depth(body: bytes) -> int:
-    """How deep JSON is nested, at least as far as `MOST_DEPTH`."""
-    if body.count(b"[") + body.count(b"{") <= MOST_DEPTH:
-        return 0
-    depth = 0
-    for token in _TOKEN.finditer(body):
-        if token[0] in b"[{":
-            depth += 1
-            if depth > MOST_DEPTH:
-                break
-        elif token[0] in b"]}":
-            depth -= 1
-    return depth
-
-
-def _refused(words: str) -> JSONResponse:
-    return JSONResponse({"error": "bad request", "message": words}, status_code=400)
 
 
 LOGGERS: Final = (

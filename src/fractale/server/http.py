@@ -1,61 +1,69 @@
-"""Serving over HTTP, behind three gates.
+"""Serving over HTTP: streamable HTTP or SSE, and ``/health``.
 
-Every request passes its Host header (against DNS rebinding), its Origin (against web pages) and
-the bearer token; ``/health`` needs no token. `bounds` says how much of the server anybody may use.
+`gates` decides which requests reach the endpoint; `bounds` limits what clients may use up.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hmac
 import logging
 import signal
 import socket
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from typing import Any, Final, cast
 
 import uvicorn
-from fastmcp import FastMCP
+from mcp import types
+from mcp.server.lowlevel import Server as MCPServer
+from mcp.server.sse import SseServerTransport
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fractale.errors import UsageError
 from fractale.mcp.logs import quiet_departures
 from fractale.server.bounds import (
     ACCEPTED_AT_ONCE,
+    IDLE_SECONDS,
+    MOST_SESSIONS,
     QUEUE,
     Connections,
     Handshake,
-    HostGate,
-    JsonGate,
-    bound_sessions,
     protocol_of,
     quiet_log,
 )
+from fractale.server.gates import BearerGate, HostGate, JsonGate
 from fractale.server.options import HEALTH, Options
 
 _GRACE: Final = 1
-"""Seconds that answers under way may take once the server was told to stop."""
+"""Seconds that answers in progress may take after the signal to stop."""
+
+_SSE_MESSAGES: Final = "/messages/"
 
 OnReady = Callable[[str], None]
 
 
 async def serve_http(
-    build: Callable[[], FastMCP[Any]], options: Options, on_ready: OnReady | None = None
+    build: Callable[[], MCPServer[Any]], options: Options, on_ready: OnReady | None = None
 ) -> None:
     """Serve until SIGINT or SIGTERM.
 
     Args:
-        build: Makes the server; called once the address is known to be free.
-        on_ready: Takes the URL once connections are taken.
+        build: Makes the server. Called once the address is known to be free.
+        on_ready: Called with the URL once connections are accepted.
 
     Raises:
-        UsageError: The port is taken, the address is none of this machine's, a bad certificate.
+        UsageError: The port is in use, the address is not of this machine, a bad certificate.
     """
     quiet_departures()
     quiet_log()
@@ -69,7 +77,7 @@ def _listen(host: str, port: int) -> socket.socket:
     """A bound socket.
 
     Raises:
-        UsageError: The port is taken, or the address is none of this machine's.
+        UsageError: The port is in use, or the address is not of this machine.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -95,67 +103,97 @@ def _cannot_listen(host: str, port: int, error: OSError) -> UsageError:
     return UsageError(f"cannot listen on {host}, port {port}: {error.strerror or error}")
 
 
-def http_app(mcp: FastMCP[Any], options: Options) -> ASGIApp:
-    """The MCP endpoint and ``/health`` behind the gates, as an ASGI app."""
+def http_app(
+    mcp: MCPServer[Any], options: Options, most_sessions: int = MOST_SESSIONS
+) -> Starlette:
+    """The MCP endpoint and ``/health`` behind the gates, as an ASGI app.
 
-    async def health(_: Any) -> JSONResponse:
-        tools = len(await mcp.list_tools())
+    Args:
+        mcp: The server. Every session of every client uses it.
+        most_sessions: Sessions over streamable HTTP that may be open at a time.
+    """
+
+    async def health(_: Request) -> JSONResponse:
+        listed = await mcp.request_handlers[types.ListToolsRequest](types.ListToolsRequest())
+        tools = len(cast("types.ListToolsResult", listed.root).tools)
         return JSONResponse(
             {"status": "ok", "name": mcp.name, "version": version("fractale"), "tools": tools}
         )
 
-    mcp.custom_route(HEALTH, methods=["GET"])(health)
-    # Under which names others reach this machine isn't known here. They have the token, and a
-    # page whose host name was bound to this address hasn't.
+    endpoint = _sse(mcp, options.path) if options.transport == "sse" else None
+    endpoint = endpoint or _streamable(mcp, options.path, most_sessions)
+    # The names by which other machines reach this one are unknown here. Their clients have the
+    # token; a web page whose host name was bound to this address does not have it.
     any_host = () if options.is_local else ("*",)
-    return mcp.http_app(
-        path=options.path,
-        transport="sse" if options.transport == "sse" else "http",
+    return Starlette(
+        routes=[*endpoint.routes, Route(HEALTH, health, methods=["GET"])],
+        lifespan=endpoint.lifespan,
         middleware=[
-            Middleware(HostGate),
+            Middleware(
+                HostGate,
+                hosts=[options.host, *(options.allowed_hosts or any_host)],
+                origins=options.allowed_origins,
+            ),
             *([Middleware(BearerGate, token=options.token)] if options.token else []),
             Middleware(JsonGate),
         ],
-        json_response=False,
-        stateless_http=False,
-        host_origin_protection=True,
-        allowed_hosts=[options.host, *(options.allowed_hosts or any_host)],
-        allowed_origins=list(options.allowed_origins),
     )
 
 
-class BearerGate:
-    """Lets a request pass that carries the token; ``/health`` passes without.
+@dataclass(frozen=True, slots=True)
+class _Endpoint:
+    """Routes of the MCP endpoint, and what the app has to enter while it runs."""
 
-    Args:
-        app: What is behind the gate.
-        token: The token; compared in constant time.
-    """
+    routes: Sequence[Route | Mount]
+    lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] | None = None
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self._app = app
-        self._expected = token.encode()
+
+def _streamable(mcp: MCPServer[Any], path: str, most_sessions: int) -> _Endpoint:
+    manager = StreamableHTTPSessionManager(
+        mcp, session_idle_timeout=IDLE_SECONDS, max_sessions=most_sessions
+    )
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncGenerator[None]:
+        sessions: Any = manager
+        async with manager.run():
+            try:
+                yield
+            finally:  # end the streams in order: cancelling the manager would cut them mid-answer
+                for transport in [*sessions._server_instances.values()]:
+                    with contextlib.suppress(Exception):
+                        await transport.terminate()
+
+    # A `Route` passes a request to an object as it is, but wraps functions and methods.
+    return _Endpoint([Route(path, _Asgi(manager.handle_request))], lifespan)
+
+
+def _sse(mcp: MCPServer[Any], path: str) -> _Endpoint:
+    transport = SseServerTransport(_SSE_MESSAGES)
+
+    async def connect(scope: Scope, receive: Receive, send: Send) -> None:
+        async with transport.connect_sse(scope, receive, send) as (read, write):
+            await mcp.run(read, write, mcp.create_initialization_options())
+
+    messages = Mount(_SSE_MESSAGES, app=transport.handle_post_message)
+    return _Endpoint([Route(path, _Asgi(connect), methods=["GET"]), messages])
+
+
+@dataclass(frozen=True, slots=True)
+class _Asgi:
+    """An ASGI app as an object."""
+
+    app: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 401, or hand the request on."""
-        if scope["type"] != "http" or scope["path"] == HEALTH or self._admits(scope):
-            await self._app(scope, receive, send)
-            return
-        error = {"error": "unauthorized", "message": "send `Authorization: Bearer TOKEN`"}
-        challenge = {"WWW-Authenticate": 'Bearer realm="fractale"'}
-        await JSONResponse(error, status_code=401, headers=challenge)(scope, receive, send)
-
-    def _admits(self, scope: Scope) -> bool:
-        given = [value for key, value in scope["headers"] if key == b"authorization"]
-        scheme, _, token = (given[0] if len(given) == 1 else b"").partition(b" ")
-        return hmac.compare_digest(token.strip(), self._expected) and scheme.lower() == b"bearer"
+        await self.app(scope, receive, send)
 
 
 class Server(uvicorn.Server):
-    """Says when it takes connections, and ends by returning.
+    """Reports when it accepts connections, and ends by returning.
 
     Args:
-        ready: Called once connections are taken.
+        ready: Called once connections are accepted.
     """
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
@@ -163,15 +201,14 @@ class Server(uvicorn.Server):
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and tell."""
+        """Start, and report it."""
         await super().startup(sockets)
         for listener in sockets or ():
             listener.listen(QUEUE)
-        bound_sessions(self.config.app)
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop: answers under way get a moment, then what is still open is cut."""
+        """Stop: answers in progress get a moment, then open connections are closed."""
         # Every client holds a stream open that only ends so: for uvicorn that is an error.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         await super().shutdown(sockets)

@@ -11,22 +11,20 @@ from collections.abc import Callable, Generator
 from typing import Any, TextIO
 
 import anyio
-from fastmcp import FastMCP
+from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 
 
-async def serve_stdio(build: Callable[[], FastMCP[Any]]) -> None:
+async def serve_stdio(build: Callable[[], Server[Any]]) -> None:
     """Serve until stdin ends. SIGINT and SIGTERM end the process at once.
 
     Args:
-        build: Makes the server. It is called when stdout is safe: modules print when imported.
+        build: Makes the server. Called once stdout is redirected, because modules may print when
+            they are imported.
     """
     with _own_streams() as (stdin, stdout), _deadly_interrupt():
-        mcp: Any = build()
-        # FastMCP's own runner would write to sys.stdout, which local tools print to.
-        server, lifespan = mcp._mcp_server, mcp._lifespan_manager()
-        streams = stdio_server(anyio.wrap_file(stdin), anyio.wrap_file(stdout))
-        async with lifespan, streams as (read, write):
+        server = build()
+        async with stdio_server(anyio.wrap_file(stdin), anyio.wrap_file(stdout)) as (read, write):
             await server.run(read, write, server.create_initialization_options())
 
 
@@ -47,8 +45,7 @@ def _deadly_interrupt() -> Generator[None]:
 def _own_streams() -> Generator[tuple[TextIO, TextIO]]:
     """Keep stdin and stdout for the protocol.
 
-    What local tools, and the programs they start, print on stdout goes to stderr; their stdin is
-    empty.
+    The output of local tools and of the programs they start goes to stderr; their stdin is empty.
 
     Yields:
         The real stdin and stdout, UTF-8.

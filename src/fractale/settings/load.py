@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -32,6 +31,7 @@ from fractale.settings.secrets import (
 )
 from fractale.settings.servers import add_default_server, bounded_servers, parse_servers
 from fractale.settings.waiting import UntrustedProject, Waiting, changes, description, split
+from fractale.text import did_you_mean
 
 DECISION: Final = re.compile(r"(?:no:)?[0-9a-f]{64}")
 """A decision about one content of a project's file, for the processes that this one starts."""
@@ -307,8 +307,8 @@ def _check_keys(table: Mapping[str, Any], path: Path) -> None:
     """
     for key in table:
         if key not in FILE_KEYS:
-            near = difflib.get_close_matches(str(key), FILE_KEYS, 1)
-            hint = f"did you mean `{near[0]}`?" if near else f"one of: {', '.join(FILE_KEYS)}"
+            known = f"one of: {', '.join(FILE_KEYS)}"
+            hint = did_you_mean(str(key), FILE_KEYS, otherwise=known)
             raise SettingsError(f"{path}: unknown setting `{key}`", hint=hint)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from fractale.settings.secrets import (
     shown_arguments,
     shown_url,
 )
+from fractale.text import did_you_mean
 
 DEFAULT_MCP_PORT = 8089
 
@@ -132,8 +132,8 @@ def parse_server(
     data = cast("dict[str, Any]", entry)
     for key in data:
         if key not in SERVER_KEYS:
-            near = difflib.get_close_matches(str(key), SERVER_KEYS, 1)
-            hint = f"did you mean `{near[0]}`?" if near else f"one of: {', '.join(SERVER_KEYS)}"
+            known = f"one of: {', '.join(SERVER_KEYS)}"
+            hint = did_you_mean(str(key), SERVER_KEYS, otherwise=known)
             raise SettingsError(f"server `{name}`: unknown key `{key}` ({origin})", hint=hint)
     if bool(data.get("url")) == bool(data.get("command")):
         raise SettingsError(f"server `{name}` needs either `url` or `command` ({origin})")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from fractale.local_model import INSTALL
+from fractale.models.local import INSTALL
 from fractale.site.case import Case
 from fractale.site.model import Check
 from fractale.site.packages import requirements, version_of

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fractale.errors import FractaleError, PlanError, Problem, SettingsError
 from fractale.registry import Registry
-from fractale.registry.nearby import registries_with
+from fractale.registry.files import registries_with
 from fractale.settings import ServerSettings
 from fractale.site.case import Case, Named
 from fractale.site.checks_tools import Loaded, listed, unusable

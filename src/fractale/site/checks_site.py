@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from fractale.site.case import Case
 from fractale.site.checks_needs import BINDINGS, see_scheduler
 from fractale.site.model import Check, Finding, words_of
 from fractale.site.schedulers import chosen_scheduler
+from fractale.text import did_you_mean
 
 SECTION = "site"
 
@@ -118,7 +118,6 @@ def check_queue(case: Case, step: str, job: JobPlan) -> list[Check]:
     known = {str(queue.get("name")): queue for queue in queues}
     what = f"queue {job.queue}"
     if job.queue not in known:
-        near = difflib.get_close_matches(job.queue, known, 1)
         listed = ", ".join(list(known)[:8])
         return [
             Check(
@@ -126,7 +125,7 @@ def check_queue(case: Case, step: str, job: JobPlan) -> list[Check]:
                 what=what,
                 verdict="missing",
                 found=f"{works[0].name} has no such queue; there are {listed}",
-                fix=f"did you mean `{near[0]}`?" if near else "name one of them",
+                fix=did_you_mean(job.queue, known, otherwise="name one of them"),
                 needed_by=(f"step {step}",),
             )
         ]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from fractale.errors import StoreError
+from fractale.masking import Masker
 from fractale.plain import to_json
 from fractale.private import open_private
 from fractale.store.lines import append_line
@@ -112,9 +113,10 @@ class Journal(Protocol):
         """Write down that the call is about to be made."""
         return
 
-    def finish(self, site: CallSite, call: Call, result: Any) -> None:
-        """Write down its result, as JSON."""
-        return
+    def finish(self, site: CallSite, call: Call, result: Any) -> Any:
+        """Write down its result, as JSON; returns it as a resume would read it."""
+        return result
+        return None
 
     def withdraw(self, site: CallSite) -> None:
         """Write down that the call had no effect: it may be made again."""
@@ -139,6 +141,29 @@ class Journal(Protocol):
 
 class NoJournal(Journal):
     """The `Journal` of a run that is not kept."""
+
+
+class MaskedJournal(Journal):
+    """Masks secrets in all that is written to another journal."""
+
+    def __init__(self, journal: Journal, masker: Masker) -> None:
+        self._journal = journal
+        self._masker = masker
+        self.find = journal.find
+        self.is_begun = journal.is_begun
+        self.begin = journal.begin
+        self.withdraw = journal.withdraw
+        self.commit = journal.commit
+        self.unfinished = journal.unfinished
+        self.close = journal.close
+
+    def finish(self, site: CallSite, call: Call, result: Any) -> Any:
+        """Write down the result, masked; returns it so."""
+        return self._journal.finish(site, call, self._masker(result))
+
+    def note(self, site: CallSite, what: Mapping[str, Any]) -> None:
+        """Write down how a call without a result ended, masked."""
+        self._journal.note(site, self._masker(dict(what)))
 
 
 def digest_of(value: Any) -> str:
@@ -247,13 +272,14 @@ class FileJournal(Journal):
         }
         self._write(line, sync=not call.safe)
 
-    def finish(self, site: CallSite, call: Call, result: Any) -> None:
-        """Write down what came of it, on the disk unless the call is safe.
+    def finish(self, site: CallSite, call: Call, result: Any) -> Any:
+        """Write down its result, on the disk unless the call is safe.
 
         Raises:
             StoreError: It can't be written.
         """
         self._write({"key": site.key, "result": result}, sync=not call.safe)
+        return result
 
     def withdraw(self, site: CallSite) -> None:
         """Write down that the call was ended before it did anything: it may be made again.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fractale.errors import StoreError
+from fractale.masking import Masker
 from fractale.plain import to_json
 from fractale.private import write_private
 from fractale.store.lines import ROOM
@@ -26,6 +27,20 @@ class Notes(Protocol):
     def drop(self, key: str) -> None:
         """Forget a value; a file of notes shows it no later than the next `put`."""
         ...
+
+
+class MaskedNotes:
+    """Masks secrets in all that other notes keep."""
+
+    def __init__(self, notes: Notes, masker: Masker) -> None:
+        self._notes = notes
+        self._masker = masker
+        self.get = notes.get
+        self.drop = notes.drop
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep a JSON value, masked."""
+        self._notes.put(key, self._masker(value))
 
 
 class MemoryNotes:

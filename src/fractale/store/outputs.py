@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from fractale.errors import StoreError
+from fractale.masking import Masker
 from fractale.plain import to_json
 from fractale.private import make_folder, write_private
 
@@ -59,6 +60,23 @@ def _fits_inline(data: bytes) -> bool:
     LangGraph's serializers refuse integers over 64 bits and replace lone surrogates.
     """
     return len(data) <= INLINE_LIMIT and not _UNCOMMON.search(data)
+
+
+class MaskedOutputs:
+    """Masks secrets in all that another `OutputStore` keeps."""
+
+    def __init__(self, outputs: OutputStore, masker: Masker) -> None:
+        self._outputs = outputs
+        self._masker = masker
+        self.get = outputs.get
+
+    def put(self, value: Any) -> Any:
+        """The value, masked, or a reference to it."""
+        return self._outputs.put(self._masker(value))
+
+    def put_file(self, data: bytes, suffix: str) -> Path | None:
+        """Keep bytes as a file of their own, masked if they are text."""
+        return self._outputs.put_file(self._masker.data(data), suffix)
 
 
 class MemoryOutputs:

@@ -18,37 +18,24 @@ The server keeps threads by UUID, draws graphs and reads states; a run itself is
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fractale.lazy import lazy
 
 if TYPE_CHECKING:
-    from fractale.studio.app import load_app, make_app
-    from fractale.studio.factories import any_plan, plan_graph, plan_graphs, prompt_graph
-    from fractale.studio.saver import open_saver
+    from fractale.studio.app import load_app as load_app
+    from fractale.studio.app import make_app as make_app
+    from fractale.studio.factories import any_plan as any_plan
+    from fractale.studio.factories import plan_graph as plan_graph
+    from fractale.studio.factories import plan_graphs as plan_graphs
+    from fractale.studio.factories import prompt_graph as prompt_graph
+    from fractale.studio.saver import open_saver as open_saver
 
-__all__ = [
-    "any_plan",
-    "load_app",
-    "make_app",
-    "open_saver",
-    "plan_graph",
-    "plan_graphs",
-    "prompt_graph",
-]
-
-_HOMES = {
-    "any_plan": "fractale.studio.factories",
-    "load_app": "fractale.studio.app",
-    "make_app": "fractale.studio.app",
-    "open_saver": "fractale.studio.saver",
-    "plan_graph": "fractale.studio.factories",
-    "plan_graphs": "fractale.studio.factories",
-    "prompt_graph": "fractale.studio.factories",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: the command needs no engine."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'fractale.studio' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+__getattr__, __all__ = lazy(
+    __name__,
+    {
+        "fractale.studio.app": ("load_app", "make_app"),
+        "fractale.studio.factories": ("any_plan", "plan_graph", "plan_graphs", "prompt_graph"),
+        "fractale.studio.saver": ("open_saver",),
+    },
+)

@@ -11,7 +11,7 @@ from langgraph.graph.state import CompiledStateGraph
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
-    from fractale.graph.wiring import Graph
+    from fractale.graph.step import Graph
 
 OUTPUT: Mapping[str, Any] = {
     "status": {"enum": ["success", "failed"]},

@@ -10,33 +10,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fractale.testing.model_server import ModelRequest, ModelServer
-from fractale.testing.quirks import QUIRKS
-from fractale.testing.replies import Reply
-from fractale.testing.tool_server import ToolServer
-from fractale.testing.tools import FakeCall, FakeToolServer
+from fractale.lazy import lazy
 
 if TYPE_CHECKING:
-    from fractale.testing.scripted_model import ScriptedModel
+    from fractale.testing.model_server import ModelRequest as ModelRequest
+    from fractale.testing.model_server import ModelServer as ModelServer
+    from fractale.testing.quirks import QUIRKS as QUIRKS
+    from fractale.testing.replies import Reply as Reply
+    from fractale.testing.scripted_model import ScriptedModel as ScriptedModel
+    from fractale.testing.tool_server import ToolServer as ToolServer
+    from fractale.testing.tools import FakeCall as FakeCall
+    from fractale.testing.tools import FakeToolServer as FakeToolServer
 
-__all__ = [
-    "QUIRKS",
-    "FakeCall",
-    "FakeToolServer",
-    "ModelRequest",
-    "ModelServer",
-    "Reply",
-    "ScriptedModel",
-    "ToolServer",
-]
-
-
-def __getattr__(name: str) -> Any:
-    """Import the scripted model when it is first used: it needs LangChain."""
-    if name != "ScriptedModel":
-        raise AttributeError(f"module 'fractale.testing' has no attribute {name!r}")
-    from fractale.testing.scripted_model import ScriptedModel
-
-    return ScriptedModel
+__getattr__, __all__ = lazy(
+    __name__,
+    {
+        "fractale.testing.model_server": ("ModelRequest", "ModelServer"),
+        "fractale.testing.quirks": ("QUIRKS",),
+        "fractale.testing.replies": ("Reply",),
+        "fractale.testing.scripted_model": ("ScriptedModel",),
+        "fractale.testing.tool_server": ("ToolServer",),
+        "fractale.testing.tools": ("FakeCall", "FakeToolServer"),
+    },
+)

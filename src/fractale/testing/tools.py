@@ -25,7 +25,6 @@ Each tool gives its answers in the order in which they were set; the last one is
 from __future__ import annotations
 
 import base64
-import difflib
 import inspect
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -36,6 +35,7 @@ from typing import Any, Final, NamedTuple, TypeVar, cast, overload
 from pydantic import TypeAdapter
 
 from fractale.errors import CallError, ToolError, TransportError
+from fractale.text import did_you_mean
 from fractale.toolbox import (
     Elicitation,
     OnElicit,
@@ -361,8 +361,7 @@ class FakeToolServer:
         bare = name.removeprefix(f"{self.name}.").removeprefix(f"{self.name}:")
         if bare in table:
             return table[bare]
-        near = difflib.get_close_matches(bare, table, 1)
-        tail = f"; did you mean `{near[0]}`?" if near else ""
+        tail = did_you_mean(bare, table, before="; ")
         raise ToolError(f"no server has a {kind} `{name}`{tail}", hint="see `fractale list`")
 
 

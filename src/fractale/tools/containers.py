@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fastmcp import Context
-
 from fractale.paths import checked, holds_private, takes_paths
+from fractale.registry.calls import Progress
 from fractale.tools.processes import Ended, OnLine, run_program, teller
 
 Builder = Literal["docker", "podman", "buildah"]
@@ -76,7 +75,7 @@ async def find_builders() -> dict[str, Any]:
 async def build_container(
     dockerfile: str | list[str],
     uri: str,
-    ctx: Context,
+    progress: Progress,
     context: str | None = None,
     build_args: dict[str, str] | None = None,
     builder: Literal["auto", "docker", "podman", "buildah"] = "auto",
@@ -112,7 +111,7 @@ async def build_container(
         empty = Path(own) / "context"
         empty.mkdir()
         words = tool.build(str(file), image, str(folder or empty), arguments)
-        ended = await run_program(words, timeout=timeout, on_line=teller(ctx))
+        ended = await run_program(words, timeout=timeout, on_line=teller(progress))
     answer = {**ended.answer(f"{tool.name} build"), "builder": tool.name, "image": image}
     if answer["success"]:
         return answer
@@ -125,7 +124,7 @@ async def build_container(
 async def run_in_container(
     uri: str,
     command: list[str],
-    ctx: Context,
+    progress: Progress,
     builder: Literal["auto", "docker", "podman", "buildah"] = "auto",
     timeout: float | None = 600,  # noqa: ASYNC109 - a tool's argument
 ) -> dict[str, Any]:
@@ -148,10 +147,10 @@ async def run_in_container(
     if not command:
         raise ValueError("`command` is empty: say which program is to run")
     tool, *others = await _working(builder, *SHARING.get(builder, ()))
-    ended = await _run(tool, image, command, teller(ctx), timeout)
+    ended = await _run(tool, image, command, teller(progress), timeout)
     while others and _is_confined(ended):
         tool = others.pop(0)
-        ended = await _run(tool, image, command, teller(ctx), timeout)
+        ended = await _run(tool, image, command, teller(progress), timeout)
     return {**ended.answer(command[0]), "builder": tool.name, "image": image}
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastmcp import Context
-
 from fractale.jobs import Jobs, JobSpec
 from fractale.paths import about_jobs, takes_paths
+from fractale.registry.calls import Progress
 from fractale.settings import load_settings
 from fractale.tools.jobs import SchedulerName, teller, working_folder
 
@@ -19,7 +18,7 @@ LOG_BYTES = 65536
 async def job_run(
     script: str,
     key: str,
-    ctx: Context,
+    progress: Progress,
     name: str = "fractale",
     nodes: int | None = None,
     tasks: int | None = None,
@@ -67,7 +66,7 @@ async def job_run(
         folder=working_folder(folder),
     )
     handle = await jobs.submit(spec, key=key)
-    status = await jobs.wait(handle, on_status=teller(ctx, handle))
+    status = await jobs.wait(handle, on_status=teller(progress, handle))
     log = await jobs.logs(handle, offset=-LOG_BYTES, limit=LOG_BYTES)
     told = {
         "job_id": handle.native_id,

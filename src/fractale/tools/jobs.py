@@ -13,13 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from fastmcp import Context
-
 from fractale.errors import JobError
 from fractale.jobs import JobHandle, Jobs, JobSpec, JobStatus
 from fractale.jobs.removal import folders_in
 from fractale.jobs.service import FOLDER
 from fractale.paths import about_jobs, checked, takes_paths
+from fractale.registry.calls import Progress
 from fractale.schedulers.adapter import Record
 from fractale.schedulers.job import ACTIVE
 from fractale.schedulers.request import Array
@@ -134,7 +133,7 @@ async def job_status(key: str) -> dict[str, Any]:
 
 
 @about_jobs("looks")
-async def job_wait(key: str, ctx: Context, seconds: float = 600.0) -> dict[str, Any]:
+async def job_wait(key: str, progress: Progress, seconds: float = 600.0) -> dict[str, Any]:
     """Wait until a job is over, or for that many seconds; then say how it is.
 
     Args:
@@ -147,7 +146,7 @@ async def job_wait(key: str, ctx: Context, seconds: float = 600.0) -> dict[str, 
     """
     jobs, handle = await _found(key)
     bound = min(max(seconds, 0.0), MOST_SECONDS)
-    status = await jobs.wait(handle, timeout=bound, on_status=teller(ctx, handle))
+    status = await jobs.wait(handle, timeout=bound, on_status=teller(progress, handle))
     return _waited(handle, status)
 
 
@@ -270,14 +269,14 @@ def working_folder(folder: str | None) -> Path:
     return Path(folder or ".").absolute()
 
 
-def teller(ctx: Context, handle: JobHandle) -> Callable[[JobStatus], Awaitable[None]]:
+def teller(progress: Progress, handle: JobHandle) -> Callable[[JobStatus], Awaitable[None]]:
     """Tells whoever called a tool each change of a job."""
     told = 0
 
     async def tell(status: JobStatus) -> None:
         nonlocal told
         told += 1
-        await ctx.report_progress(told, None, f"job {handle.native_id} {status.reason}")
+        await progress.report_progress(told, None, f"job {handle.native_id} {status.reason}")
 
     return tell
 

@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
 
-from fastmcp import Context
-
+from fractale.registry.calls import Progress
 from fractale.tools.processes import Ended, run_program
 
 State: TypeAlias = Literal["completed", "failed", "active"]
@@ -84,7 +83,7 @@ class Seen:
 
 async def kubernetes_job_wait(
     name: str,
-    ctx: Context,
+    progress: Progress,
     namespace: str | None = None,
     timeout: float = 3600,  # noqa: ASYNC109 - a tool's argument
 ) -> dict[str, Any]:
@@ -108,7 +107,7 @@ async def kubernetes_job_wait(
     kubectl = _kubectl(name, namespace)
     started, pause = time.monotonic(), FIRST_PAUSE
     seen, seen_at, looks = await _look(kubectl, name), started, 1
-    await ctx.report_progress(looks, None, seen.words)
+    await progress.report_progress(looks, None, seen.words)
     while seen.state == "active" and (waited := time.monotonic() - started) < timeout:
         await asyncio.sleep(min(pause, timeout - waited))
         pause, looks = min(LONGEST_PAUSE, pause * 1.5), looks + 1
@@ -119,7 +118,7 @@ async def kubernetes_job_wait(
             words = str(error)
             if NOT_FOUND in words or time.monotonic() > min(seen_at + OUTAGE, started + timeout):
                 raise
-        await ctx.report_progress(looks, None, words[:MOST_TOLD])
+        await progress.report_progress(looks, None, words[:MOST_TOLD])
     logged = await kubectl.ask("logs", f"job/{name}", f"--tail={LOG_LINES}")
     answer: dict[str, Any] = {
         "state": seen.state,

@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
+from fractale.registry.calls import Progress
 from fractale.settings import program_environment
 
 OnLine: TypeAlias = Callable[[int, str], Awaitable[None]]
@@ -70,22 +71,12 @@ class Ended:
         return {**answer, "error": f"{what} {how} after {self.seconds:.1f} s{said}"}
 
 
-class Reporter(Protocol):
-    """Whom a call tells how far it is: FastMCP's `Context` is one."""
-
-    async def report_progress(
-        self, progress: float, total: float | None = None, message: str | None = None
-    ) -> None:
-        """Say it."""
-        ...
-
-
-def teller(reporter: Reporter) -> OnLine:
+def teller(progress: Progress) -> OnLine:
     """Tells each line of a program as progress of the call."""
 
     async def tell(number: int, line: str) -> None:
         if line.strip():
-            await reporter.report_progress(number, None, line.strip()[:200])
+            await progress.report_progress(number, None, line.strip()[:200])
 
     return tell
 

@@ -16,8 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fastmcp import Context
-
+from fractale.registry.calls import Progress
 from fractale.tools.processes import run_program, teller
 
 PREFIX = re.compile(r"^\[\+\] (\S+)", re.MULTILINE)
@@ -45,7 +44,7 @@ NOT_LOADED = 120
 
 async def spack_install(
     spec: str,
-    ctx: Context,
+    progress: Progress,
     jobs: int | None = None,
     timeout: float | None = None,  # noqa: ASYNC109 - a tool's argument
 ) -> dict[str, Any]:
@@ -76,12 +75,12 @@ async def spack_install(
     lock = _lock()
     try:
         fcntl.flock(lock, fcntl.LOCK_SH)
-        ended = await run_program(words, timeout=timeout, on_line=teller(ctx), held=[lock])
+        ended = await run_program(words, timeout=timeout, on_line=teller(progress), held=[lock])
         if ended.returncode and _is_of_another(ended.log):
             # An installation that was killed is still dying: Spack counts that as a failure.
             await _alone(lock)
             fcntl.flock(lock, fcntl.LOCK_SH)
-            ended = await run_program(words, timeout=timeout, on_line=teller(ctx), held=[lock])
+            ended = await run_program(words, timeout=timeout, on_line=teller(progress), held=[lock])
     finally:
         os.close(lock)
     answer = ended.answer(f"spack install {spec}")
@@ -159,7 +158,7 @@ def _said(log: str) -> str:
 async def spack_run(
     spec: str,
     command: list[str],
-    ctx: Context,
+    progress: Progress,
     timeout: float | None = None,  # noqa: ASYNC109 - a tool's argument
 ) -> dict[str, Any]:
     """Load packages with Spack and run a command with them.
@@ -180,7 +179,7 @@ async def spack_run(
         raise ValueError("`command` is empty: say which program is to run")
     words = ["sh", "-c", LOAD, "sh", _spack(), " ".join(_specs(spec)), *command]
 
-    ended = await run_program(words, timeout=timeout, on_line=teller(ctx))
+    ended = await run_program(words, timeout=timeout, on_line=teller(progress))
     what = f"spack load {spec}" if ended.returncode == NOT_LOADED else command[0]
     answer = ended.answer(what)
     if not answer["success"]:

@@ -98,17 +98,15 @@ def _visits(history: RunHistory, step: str) -> list[Visit]:
     found = history.of_step(step) or of_item(history, step)
     if found:
         return found
-    import difflib
-
     from fractale.errors import UsageError
+    from fractale.text import did_you_mean
 
     paths = history.paths()
-    near = difflib.get_close_matches(step, paths, 1)
     planned = step in {str(known.get("name")) for known in history.steps}
     there = f"it came to: {', '.join(paths[:20])}" if paths else "it came to no step at all"
     raise UsageError(
         f"run {history.run} {'did not come to' if planned else 'has no'} step `{step}`",
-        hint=f"did you mean `{near[0]}`?" if near and not planned else there,
+        hint=there if planned else did_you_mean(step, paths, otherwise=there),
     )
 
 

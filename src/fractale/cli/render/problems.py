@@ -58,7 +58,7 @@ def show_problems(problems: Sequence[Problem], sources: Sources, *, color: bool)
 
 def _registries(problems: Sequence[Problem]) -> list[str]:
     """Where near the plan there is what it lacks."""
-    from fractale.registry.nearby import registries_with
+    from fractale.registry.files import registries_with
 
     lacks: dict[str, list[str]] = {}
     for problem in problems:

@@ -10,9 +10,9 @@ from fractale.cli.render.words import as_json
 
 if TYPE_CHECKING:
     from fractale.record.diff import Change
+    from fractale.replay.comparison import Divergence
     from fractale.replay.replay import Replayed
     from fractale.replay.suite import Checked
-    from fractale.replay.words import Divergence
 
 WHAT = {
     "call": "another call",

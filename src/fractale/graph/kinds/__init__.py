@@ -20,9 +20,8 @@ from fractale.graph.context import Dependencies
 
 if TYPE_CHECKING:
     from fractale.graph.attempt import Attempt
-    from fractale.graph.nodes import StepNode
     from fractale.graph.outcome import CallResult
-    from fractale.graph.wiring import Graph
+    from fractale.graph.step import Graph, StepNode
     from fractale.plan.model import Plan, Step
 
 Perform = Callable[["Attempt"], Awaitable["CallResult"]]
@@ -65,10 +64,18 @@ def build(node: StepNode, compiler: Compiler) -> StepNode:
 def _builder_of(step: Step) -> Build:
     """The kinds. Those that few plans have are imported when a plan has one."""
     match step.kind:
-        case "tool" | "prompt" | "agent":
-            from fractale.graph.nodes import leaf
+        case "tool":
+            from fractale.graph.kinds.tool import tool
 
-            return leaf
+            return tool
+        case "prompt":
+            from fractale.graph.kinds.prompt import prompt
+
+            return prompt
+        case "agent":
+            from fractale.graph.kinds.agent import agent
+
+            return agent
         case "parallel":
             from fractale.graph.kinds.parallel import parallel
 

@@ -17,12 +17,12 @@ from fractale.errors import TemplateError
 from fractale.evidence import Notice
 from fractale.graph.attempt import Attempt
 from fractale.graph.context import RunContext
-from fractale.graph.flow import labels_of
-from fractale.graph.nodes import StepNode
+from fractale.graph.interrupts import suspend
+from fractale.graph.limits import ConcurrencyLimit, Full
 from fractale.graph.outcome import DEFAULT_SUCCESS, CallResult, Decision, failed_by
-from fractale.graph.slots import Full, Slots, leave
+from fractale.graph.scope import labels_of
 from fractale.graph.state import ItemState, Spent
-from fractale.graph.wiring import retry_policy, tries_of
+from fractale.graph.step import StepNode, item_node, retry_policy
 from fractale.plan.expressions import evaluate
 from fractale.plan.model import FAILURE, MOST_ITEMS, MOST_JOBS, SUCCESS, Expression, ForEach
 
@@ -35,13 +35,15 @@ def foreach(node: StepNode) -> StepNode:
     """
     over = node.step.foreach
     assert over is not None  # noqa: S101 - the caller looked
-    leaf = replace(node, step=replace(node.step, foreach=None, when=None))
+    leaf = item_node(node)
 
     async def call(attempt: Attempt) -> CallResult:
         items = _items_of(over, attempt)
         if not items:
             return CallResult(outputs=[], matched=DEFAULT_SUCCESS)
-        slots = Slots(over.max_parallel or (MOST_JOBS if leaf.step.kind == "job" else MOST_ITEMS))
+        slots = ConcurrencyLimit(
+            over.max_parallel or (MOST_JOBS if leaf.step.kind == "job" else MOST_ITEMS)
+        )
         jobs: dict[str, Any] = {}
         if leaf.step.kind == "job":
             from fractale.graph.kinds.job_array import arrays_of_items  # few plans have a job
@@ -55,7 +57,7 @@ def foreach(node: StepNode) -> StepNode:
             item_path=attempt.path,
             **jobs,
         )
-        kept = [node.deps.outputs.put(attempt.context.mask(item)) for item in items]
+        kept = [attempt.deps.outputs.put(item) for item in items]
         after = await attempt.inside.ainvoke({"items": kept}, attempt.config, context=context)
         attempt.charge(after.get("spent", Spent()))
         results = [after["results"][str(index)] for index in range(len(items))]
@@ -72,21 +74,21 @@ def _foreach_graph(leaf: StepNode) -> Any:
         state: ItemState, runtime: Runtime[RunContext], config: RunnableConfig
     ) -> ItemState:
         async with runtime.context.slots:
-            return await leaf.attempt_item(state, runtime.context, config, tries_of(runtime))
+            return await leaf(state, runtime, config)
 
     # Only an item with a graph of its own can suspend on a running job, and keep its slot.
 
     async def item_with_inside(
         state: ItemState, runtime: Runtime[RunContext], config: RunnableConfig
     ) -> ItemState:
-        context, tries = runtime.context, tries_of(runtime)
+        context = runtime.context
         if state.get("index", 0) in context.arrays:  # its scheduler bounds how many run
-            return await leaf.attempt_item(state, context, config, tries, inside=graph)
+            return await leaf(state, runtime, config, graph)
         try:
             async with context.slots:
-                return await leaf.attempt_item(state, context, config, tries, inside=graph)
+                return await leaf(state, runtime, config, graph)
         except Full:
-            leave(questions.job_held(f"{context.item_path}[{state.get('index', 0)}]"))
+            suspend(questions.job_held(f"{context.item_path}[{state.get('index', 0)}]"))
 
     builder: Any = StateGraph(ItemState, context_schema=RunContext)
     function = item if graph is None else item_with_inside

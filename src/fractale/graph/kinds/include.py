@@ -11,11 +11,11 @@ from langchain_core.runnables import RunnableConfig
 from fractale.errors import NotDone
 from fractale.graph.attempt import Attempt
 from fractale.graph.context import Dependencies, RunContext
-from fractale.graph.flow import labels_of, sources_data
 from fractale.graph.kinds import Compiler
-from fractale.graph.nodes import GaveUp, StepNode
 from fractale.graph.outcome import CallResult
+from fractale.graph.scope import labels_of, sources_data
 from fractale.graph.state import PlanState, Record, Spent, initial_state
+from fractale.graph.step import AttemptsExceeded, StepNode
 from fractale.plan.model import Plan
 from fractale.plan.words import INSTRUCTION_INPUTS
 
@@ -72,7 +72,7 @@ async def run_plan(
         after = cast(
             "PlanState", await graph.ainvoke(state, config or attempt.config, context=context)
         )
-    except GaveUp as error:
+    except AttemptsExceeded as error:
         return CallResult(error=str(error), code=error.code)
     attempt.charge(after.get("spent", Spent()))
     attempt.seen.add(labels_of(*after.get("steps", {}).values()))

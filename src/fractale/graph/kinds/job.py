@@ -35,9 +35,11 @@ from fractale.errors import (
     SchedulerUnavailable,
 )
 from fractale.evidence import Notice
-from fractale.graph import job_budget, tool_calls
+from fractale.graph import job_budget
 from fractale.graph.attempt import Attempt
-from fractale.graph.interrupts import ask
+from fractale.graph.call import once
+from fractale.graph.consent import agree
+from fractale.graph.interrupts import ask, suspend
 from fractale.graph.kinds import Compiler
 from fractale.graph.kinds.job_array import (
     ITEM,
@@ -51,10 +53,10 @@ from fractale.graph.kinds.job_array import (
     send_elements,
 )
 from fractale.graph.kinds.job_spec import arguments_of, spec_of
-from fractale.graph.nodes import StepNode
+from fractale.graph.kinds.tool import QuietCodec, call_tool
 from fractale.graph.outcome import CallResult, Decision
-from fractale.graph.slots import leave
 from fractale.graph.state import DecidedBy, ItemState
+from fractale.graph.step import StepNode
 from fractale.jobs import JobHandle, JobStatus
 from fractale.jobs.budget import Size
 from fractale.jobs.log_metrics import LogParts, read_metrics
@@ -238,7 +240,7 @@ async def _submit(state: JobWork, runtime: Runtime[JobRun]) -> JobWork:
     spec, scheduler = spec_of(attempt, wanted)
     name = scheduler or scheduler_of(attempt)
     cost = job_budget.cost_of(attempt, spec, name)
-    agreed = tool_calls.agree(attempt, SUBMIT, wanted, chosen_by, cost=cost)
+    agreed = agree(attempt, SUBMIT, wanted, chosen_by, cost=cost)
     spec, scheduler = spec_of(attempt, agreed)
     element = element_of(attempt, agreed, wanted) if number == 1 else None
     key = element.key if element else _key(attempt, number)
@@ -260,7 +262,7 @@ async def _submit(state: JobWork, runtime: Runtime[JobRun]) -> JobWork:
     budget, reserved = attempt.context.meter.jobs, {"key": key, **asdict(size)}
     try:
         with budget.watched(key):
-            result = await tool_calls.call(attempt, SUBMIT, agreed, make=make)
+            result = await call_tool(attempt, SUBMIT, agreed, make=make)
     except JobInDoubt as error:
         status = JobStatus(state="unknown", reason=f"{error} ({error.hint})").as_dict()
         kept = attempt.context.mask(status)
@@ -313,7 +315,6 @@ async def _wait(state: JobWork, runtime: Runtime[JobRun]) -> JobWork:
     attempt, handle = run.attempt, JobHandle.from_dict(state.get("handle", {}))
     asked = state.get("asked") or {"wall": state.get("patience", 0.0) - PATIENCE}
     patience = (asked, PATIENCE) if state.get("patience") else None
-    place = attempt.book.next_place(None)
     call = Call(kind="tool", name="jobs.job_wait", digest=digest_of(handle.label), safe=True)
 
     async def make() -> ToolResult:
@@ -324,9 +325,9 @@ async def _wait(state: JobWork, runtime: Runtime[JobRun]) -> JobWork:
             status, late = await waiter.wait()
         again = _was_withdrawn(handle, status) and not late
         data = {**status.as_dict(), "late": late, "again": again}
-        return ToolResult(text=status.reason, structured=attempt.context.mask(data))
+        return ToolResult(text=status.reason, structured=data)
 
-    result, _ = await attempt.book.tool(place, call, make, lambda: None)
+    result = await once(attempt, attempt.journal.next_site(), call, make, QuietCodec(attempt))
     status = cast("dict[str, Any]", result.structured)
     if status["state"] == "unknown":  # the user decides, and other jobs do not wait for that
         attempt.context.meter.jobs.unwatch(_reserved_key(state))
@@ -386,7 +387,7 @@ class _Waiter:
 
     def _suspend(self) -> None:
         if self._attempt.context.leave_jobs():
-            leave(self._waiting)
+            suspend(self._waiting)
 
     async def _cancelled(self) -> JobStatus:
         """Cancel the job; its end, if it comes within `CANCEL_SECONDS`."""
@@ -545,13 +546,12 @@ async def _read(state: JobWork, runtime: Runtime[JobRun]) -> JobWork:
     attempt, handle = runtime.context.attempt, state.get("handle")
     label = JobHandle.from_dict(handle).label if handle else str(None)
     await _settle(state, attempt)
-    place = attempt.book.next_place(None)
     call = Call(kind="tool", name="jobs.job_logs", digest=digest_of(label), safe=True)
 
     async def make() -> ToolResult:
         return ToolResult(text="", structured=await _end(state, runtime.context))
 
-    result, _ = await attempt.book.tool(place, call, make, lambda: None)
+    result = await once(attempt, attempt.journal.next_site(), call, make, QuietCodec(attempt))
     return JobWork(end=result.structured)
 
 
@@ -571,15 +571,14 @@ async def _end(state: JobWork, run: JobRun) -> dict[str, Any]:
         outputs = {"index": handle.index, **outputs}
     if end.fault:
         outputs["error"] = end.fault
-    data = {
-        "outputs": attempt.deps.outputs.put(attempt.context.mask({**outputs, **found})),
+    return {
+        "outputs": attempt.deps.outputs.put({**outputs, **found}),
         "decided_by": end.decided_by,
         "reason": end.reason,
         "fault": end.fault,
         "seconds": elapsed(attempt.context.clock, _began(state)) if "since" in state else 0.0,
         **({"notices": status["notices"]} if status.get("notices") else {}),
     }
-    return attempt.context.mask(data)
 
 
 async def _outputs(

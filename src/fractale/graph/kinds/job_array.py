@@ -30,17 +30,15 @@ from fractale.errors import (
     TemplateError,
 )
 from fractale.evidence import Notice
-from fractale.graph import job_budget, tool_calls
+from fractale.graph import job_budget
 from fractale.graph.attempt import Attempt
-from fractale.graph.context import RunContext
-from fractale.graph.entering import prepare
-from fractale.graph.flow import labels_of
+from fractale.graph.consent import is_allowed
 from fractale.graph.kinds.foreach import item_outputs
 from fractale.graph.kinds.job_spec import arguments_of, read_array, spec_of
-from fractale.graph.nodes import StepNode
 from fractale.graph.outcome import DEFAULT_SUCCESS, CallResult, Decision, failed_by
+from fractale.graph.scope import labels_of
 from fractale.graph.state import ItemState
-from fractale.graph.wiring import retry_policy, tries_of
+from fractale.graph.step import StepNode, item_node, prepare, retry_policy
 from fractale.jobs.arrays import in_order, numbered, words_of_states
 from fractale.jobs.budget import Size
 from fractale.plan.expressions import render
@@ -354,9 +352,7 @@ class _Groups:
         """Whether the job needs no approval. What an earlier process began was approved."""
         chosen_by = "model" if item.context.drafted else "plan"
         free = item.step.approve not in ("ask", "always") and not item.context.drafted
-        return self._known is not None or (
-            free and tool_calls.is_allowed(item, SUBMIT, wanted, chosen_by)
-        )
+        return self._known is not None or (free and is_allowed(item, SUBMIT, wanted, chosen_by))
 
     def _kind(self, spec: JobSpec, scheduler: str | None) -> str:
         """What jobs must have in common to be one array.
@@ -517,11 +513,11 @@ def _inputs_before(attempt: Attempt) -> Any:
 
 def add_elements(builder: Any, leaf: StepNode) -> None:
     """Add the node of an element to the graph of a job step."""
+    leaf = item_node(leaf)
     graph = leaf.inside
 
     async def item(state: ItemState, runtime: Runtime[Any], config: RunnableConfig) -> ItemState:
-        context: RunContext = runtime.context
-        return await leaf.attempt_item(state, context, config, tries_of(runtime), inside=graph)
+        return await leaf(state, runtime, config, graph)
 
     builder.add_node(ITEM, item, input_schema=ItemState, retry_policy=retry_policy(leaf))
     builder.add_edge(ITEM, END)

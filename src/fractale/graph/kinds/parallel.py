@@ -10,12 +10,11 @@ from langgraph.graph import END, START, StateGraph
 from fractale.evidence import Notice
 from fractale.graph.attempt import Attempt
 from fractale.graph.context import RunContext
-from fractale.graph.flow import labels_of
 from fractale.graph.kinds import Compiler
-from fractale.graph.nodes import StepNode
 from fractale.graph.outcome import DEFAULT_SUCCESS, CallResult, failed_by
+from fractale.graph.scope import labels_of
 from fractale.graph.state import PlanState, Spent
-from fractale.graph.wiring import add_step
+from fractale.graph.step import StepNode, add_step
 
 
 def parallel(node: StepNode, compiler: Compiler) -> StepNode:

@@ -31,14 +31,14 @@ from fractale.agents.planner import (
 )
 from fractale.agents.signatures import faults_of_given
 from fractale.errors import PlanError, ToolError
+from fractale.graph.agent_context import StepAgentContext
 from fractale.graph.attempt import Attempt
 from fractale.graph.bindings import offered
 from fractale.graph.context import RunContext
-from fractale.graph.host import Host
 from fractale.graph.kinds import CompilePlan, Compiler
 from fractale.graph.kinds.include import run_plan
-from fractale.graph.nodes import StepNode
 from fractale.graph.outcome import CallResult
+from fractale.graph.step import StepNode
 from fractale.labels import from_data, to_data
 from fractale.plan.build import parse_plan
 from fractale.plan.dump import plan_data
@@ -135,7 +135,7 @@ def _graph(start: str = "explore", draft: Any = None) -> Any:
 async def _planner(attempt: Attempt, compile_plan: CompilePlan) -> StepPlanner:
     lists = () if attempt.step.tools is None else (attempt.step.tools,)
     context = attempt.context.deeper(within=(*attempt.context.within, *lists), drafted=True)
-    ctx = Host(attempt, context, extras=frozenset((ASK_PERSON,)))
+    ctx = StepAgentContext(attempt, context, extras=frozenset((ASK_PERSON,)))
     catalog = await _catalog(attempt, ctx)
     if catalog.expert:
         _check_expert(attempt, catalog.expert, catalog)
@@ -153,7 +153,7 @@ async def _planner(attempt: Attempt, compile_plan: CompilePlan) -> StepPlanner:
     )
 
 
-async def _catalog(attempt: Attempt, ctx: Host) -> DraftCatalog:
+async def _catalog(attempt: Attempt, ctx: StepAgentContext) -> DraftCatalog:
     toolbox, meter, expert = attempt.deps.toolbox, attempt.context.meter, _expert(attempt)
     own = attempt.deps.agents.matching(
         lambda name: ctx.names(name) and (name not in PLANNING or expert == ("agent", name))
@@ -209,7 +209,7 @@ def _given(attempt: Attempt) -> dict[str, Any]:
     return given
 
 
-def _earlier(attempt: Attempt, ctx: Host) -> Earlier:
+def _earlier(attempt: Attempt, ctx: StepAgentContext) -> Earlier:
     """What the attempt before left; its sources are sources of this one."""
     left: Any = ctx.recall(_note(attempt)) if attempt.attempts > 1 else None
     known: Mapping[str, Any] = left or {}
@@ -296,7 +296,7 @@ async def _run(
     inputs = {**defaults, **_given(attempt)}
     result = await run_plan(attempt, plan, graph, inputs, context=context, config=config)
     return DraftState(
-        outputs=attempt.deps.outputs.put(context.mask(result.outputs)),
+        outputs=attempt.deps.outputs.put(result.outputs),
         error=result.error or "",
         code=result.code or "",
     )

@@ -27,10 +27,9 @@ from fractale.plan.expressions.values import (
     is_list,
     is_mapping,
     kind,
-    listing,
-    nearest,
     to_text,
 )
+from fractale.text import did_you_mean, listing
 
 OnMissing = Callable[[Missing], None]
 
@@ -91,7 +90,7 @@ class Evaluation:
     def filter(self, name: str, value: Any, *args: Any, **kwargs: Any) -> Any:
         """Apply a filter by its name."""
         if name not in FILTERS:
-            raise Fault(f"there is no filter `{name}`", _did_you_mean(nearest(name, FILTERS)))
+            raise Fault(f"there is no filter `{name}`", did_you_mean(name, FILTERS) or None)
         return _call(name, FILTERS[name], self, value, *args, **kwargs)
 
     def _accept(self, missing: Missing) -> None:
@@ -133,7 +132,7 @@ class Evaluation:
             names = [str(known) for known in value]
             shown = listing(names) or "no names"
             what = f"{where} has {shown}" if before else f"there are {shown}"
-            hint = _did_you_mean(nearest(str(key), names))
+            hint = did_you_mean(str(key), names) or None
         elif is_list(value):
             what = f"{where} is a list of {len(value)}"
         else:
@@ -352,10 +351,6 @@ def _has_index(value: Any, key: Any) -> bool:
 
 def _holds_others(value: Any) -> bool:
     return is_list(value) or is_mapping(value) or isinstance(value, str)
-
-
-def _did_you_mean(name: str | None) -> str | None:
-    return f"did you mean `{name}`?" if name else None
 
 
 def _chain(node: nodes.And | nodes.Or) -> list[nodes.Expr]:

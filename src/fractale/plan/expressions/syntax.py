@@ -24,7 +24,7 @@ from fractale.plan.expressions.filters import FILTERS
 from fractale.plan.expressions.functions import FUNCTIONS, METHOD_NAMES
 from fractale.plan.expressions.predicates import TESTS
 from fractale.plan.expressions.tokens import NotInLanguage, SyntaxFault, read_tokens
-from fractale.plan.expressions.values import listing, nearest
+from fractale.text import listing, nearest
 
 MOST_DEPTH: Final = 100
 """How deep the tree of an expression may be."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, TypeGuard, cast
 
 from fractale.plain import MOST_BITS
@@ -18,8 +17,6 @@ ITEM: Final = 20
 
 STEP: Final = 8
 """What one step of a loop costs."""
-
-_MOST_NAMES = 8
 
 
 class Fault(Exception):
@@ -185,17 +182,3 @@ def _as_json(value: Any) -> Any:
     if is_mapping(value):
         return dict(value)
     raise Fault(f"{kind(value)} is not JSON")
-
-
-def nearest(name: str, names: Collection[str]) -> str | None:
-    """The name that was probably meant."""
-    if len(name) > 100:
-        return None
-    found = difflib.get_close_matches(name, [n for n in names if len(n) <= 100][:1000], 1)
-    return found[0] if found else None
-
-
-def listing(names: Collection[str]) -> str:
-    """Some of the names, for a message."""
-    shown = [f"`{name}`" for name in list(names)[:_MOST_NAMES]]
-    return ", ".join([*shown, "…"] if len(names) > _MOST_NAMES else shown)

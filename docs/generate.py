@@ -1,0 +1,132 @@
+"""Write the parts of the documentation that come from the code, or check that they are current.
+
+    python docs/generate.py [--check]
+
+Each generated part is a whole file, or a block of a page between ``<!-- generated: NAME -->`` and
+``<!-- end -->``. With ``--check`` nothing is written; the exit code is 1 if a part is out of date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import grimp
+
+from fractale.cli import COMMANDS, cli
+
+DOCS = Path(__file__).parent
+WIDTH = 92
+BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def commands() -> str:
+    """The page of all commands: the text of each ``--help``, as click writes it."""
+    parts = [
+        "# Commands\n",
+        "What each command prints for `--help`. This page is written by `make docs`.\n",
+        _help(["fractale"], cli, None),
+    ]
+    root = click.Context(cli, info_name="fractale")
+    for name in COMMANDS:
+        command = cli.get_command(root, name)
+        assert command is not None
+        parts += [f"\n## fractale {name}\n", _help(["fractale", name], command, root)]
+        if isinstance(command, click.Group):
+            context = click.Context(command, info_name=name, parent=root)
+            for inner in command.list_commands(context):
+                below = command.get_command(context, inner)
+                assert below is not None
+                parts += [f"\n### fractale {name} {inner}\n", _help([inner], below, context)]
+    return "\n".join(parts)
+
+
+def _help(words: list[str], command: click.Command, parent: click.Context | None) -> str:
+    settings = {**command.context_settings, "terminal_width": WIDTH, "max_content_width": WIDTH}
+    context = click.Context(command, info_name=words[-1], parent=parent, **settings)
+    lines = [line.rstrip() for line in command.get_help(context).splitlines()]
+    return "```text\n" + "\n".join(lines) + "\n```\n"
+
+
+def architecture() -> str:
+    """The packages by layer, each with the packages that it imports, as a Mermaid diagram.
+
+    Layers are those of the import contract in pyproject.toml. Imports are read from the code. An
+    arrow that follows from others is left out.
+    """
+    settings = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    layers = next(each["layers"] for each in contracts if each["type"] == "layers")
+    rows = [[name.strip().split(".")[1] for name in layer.split("|")] for layer in layers]
+    graph = grimp.build_graph("fractale", exclude_type_checking_imports=True)
+    imports: dict[str, set[str]] = {name: set() for row in rows for name in row}
+    for name in imports:
+        for other in imports:
+            if name != other and graph.find_shortest_chains(
+                f"fractale.{name}", f"fractale.{other}", as_packages=True
+            ):
+                imports[name].add(other)
+    lines = ["```mermaid", "flowchart TD"]
+    for number, row in enumerate(rows):
+        lines.append(f"  subgraph layer{number}[ ]")
+        lines += [f"    {name}" for name in row]
+        lines.append("  end")
+    for name, below in imports.items():
+        indirect = {deeper for other in below for deeper in imports[other]}
+        lines += [f"  {name} --> {other}" for other in sorted(below - indirect)]
+    return "\n".join([*lines, "```", ""])
+
+
+FILES: dict[str, Callable[[], str]] = {"commands.md": commands}
+BLOCKS: dict[str, Callable[[], str]] = {"architecture": architecture}
+
+
+def parts() -> dict[Path, str]:
+    """Each file that has generated parts, with its text as it should be."""
+    made = {DOCS / name: make() for name, make in FILES.items()}
+    for page in sorted(DOCS.rglob("*.md")):
+        if page in made:
+            continue
+        text = page.read_text()
+        current = BLOCK.sub(_filled, text)
+        if "<!-- generated:" in text:
+            made[page] = current
+    return made
+
+
+def _filled(match: re.Match[str]) -> str:
+    if match[2] not in BLOCKS:
+        raise SystemExit(f"no generated part is called `{match[2]}`: {', '.join(BLOCKS)}")
+    return f"{match[1]}\n{BLOCKS[match[2]]()}\n{match[3]}"
+
+
+def main(words: list[str] | None = None) -> int:
+    """Write or check; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="Write nothing; report what is old.")
+    options: Any = parser.parse_args(words)
+    old = 0
+    for path, text in parts().items():
+        written = path.read_text() if path.exists() else ""
+        if written == text:
+            continue
+        old += 1
+        if options.check:
+            name = path.relative_to(DOCS.parent)
+            print(f"{name} is out of date: run `make docs`")
+            lines = difflib.unified_diff(written.splitlines(), text.splitlines(), lineterm="", n=0)
+            print("\n".join(list(lines)[:20]))
+        else:
+            path.write_text(text)
+    return 1 if old and options.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

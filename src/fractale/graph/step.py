@@ -1,0 +1,574 @@
+"""The node of a step: from its entry to its record, for a step and for an item of a foreach alike.
+
+Read `StepNode.__call__` from top to bottom. What differs for an item of a foreach (`AsItem`) and a
+step of the plan (`AsStep`) is how the attempt begins and what its record is.
+
+Annotations are not postponed here: LangGraph evaluates those of a node's function for every node.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.errors import GraphInterrupt
+from langgraph.graph import StateGraph
+from langgraph.runtime import Runtime
+from langgraph.types import RetryPolicy
+
+from fractale.errors import CallError, FractaleError, TransportError
+from fractale.graph.attempt import Attempt
+from fractale.graph.bindings import resolve
+from fractale.graph.context import Dependencies, RunContext
+from fractale.graph.interrupts import asks
+from fractale.graph.outcome import CallResult, Decision, as_plain, decide, record_of
+from fractale.graph.resources import fill_inputs
+from fractale.graph.scope import (
+    Flow,
+    Needs,
+    build_scope,
+    flow_of,
+    labels_of,
+    literal_of,
+    needs_of,
+    step_values,
+)
+from fractale.graph.state import ItemState, PlanState, Record, Spent
+from fractale.labels import Labels, to_data
+from fractale.plain import to_json
+from fractale.plan.expressions import holds, render
+from fractale.plan.model import END_FAILED, END_SUCCESS, SUCCESS, Plan, Step, Value
+from fractale.plan.scope import has_resource
+from fractale.policy import may_repeat
+
+Graph: TypeAlias = StateGraph[PlanState, RunContext, PlanState, PlanState]
+NodeFunction: TypeAlias = Callable[
+    [PlanState, Runtime[RunContext], RunnableConfig], Awaitable[PlanState]
+]
+ENDS = (END_SUCCESS, END_FAILED)
+
+
+class AttemptsExceeded(FractaleError):
+    """A step was to be entered more often than `max_attempts` allows: the run failed.
+
+    Args:
+        step: The step's path.
+    """
+
+    code = "gave-up"
+
+    def __init__(self, step: str, message: str) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+async def _perform(attempt: Attempt) -> CallResult:
+    raise AssertionError(f"the kind of `{attempt.path}` has no call")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StepNode:
+    """The node of one step: a function from the state to the changes in it.
+
+    Args:
+        plan: The plan that the step is part of.
+        members: The steps of the same graph; a transition to any other leaves the graph.
+        needs: What its templates may read.
+        reads_resources: Whether its inputs name MCP resources.
+        perform: Makes the call. Raises CallError if it failed.
+        inside: The compiled graph of a step that is more than a single call.
+        entered_as: `AsStep`, or `AsItem` for the items of its foreach.
+    """
+
+    plan: Plan
+    step: Step
+    deps: Dependencies
+    members: frozenset[str]
+    needs: Needs
+    reads_resources: bool
+    perform: Callable[[Attempt], Awaitable[CallResult]] = _perform
+    inside: Any = None
+    entered_as: "type[AsStep | AsItem]"
+
+    async def __call__(
+        self, state: Any, runtime: Runtime[RunContext], config: RunnableConfig, inside: Any = None
+    ) -> Any:
+        """Enter the step once.
+
+        Args:
+            inside: The step's own graph, for `perform`.
+
+        Returns:
+            The changes of the state.
+
+        Raises:
+            AttemptsExceeded: The step was entered too often.
+            LimitReached: A limit of the run is used up.
+            CallError: The call failed and is to be tried again.
+        """
+        context = runtime.context or RunContext()
+        started, running = time.monotonic(), context.meter.seconds
+        # 1. Scope: the names that its templates see, and where their values come from.
+        entered = self.entered_as(self, state, context)
+        attempt = entered.attempt(config, tries_of(runtime), inside)
+        # 2. When: a step to which it does not apply is skipped.
+        result: CallResult | None = None
+        try:
+            applies = _applies(attempt)
+        except CallError as error:
+            applies, result = True, CallResult(error=str(error), code=error.code)
+        if not applies:
+            return entered.skipped(attempt)
+        if attempt.tries == 1:
+            entered.started(attempt)
+        if result is None:
+            try:
+                # 3. Inputs: rendered, and the contents of resources put into them.
+                prepare(attempt)
+                if self.reads_resources and self.step.foreach is None:
+                    async with _in_time(attempt):
+                        await fill_inputs(attempt)
+                # 4. Call: whatever the kind of the step does.
+                async with _in_time(attempt) if self.inside is None else nullcontext():
+                    result = as_plain(await self.perform(attempt))
+            except CallError as error:
+                if await _is_tried_again(attempt, error):
+                    attempt.warn("retry", f"try {attempt.tries} failed, trying again: {error}")
+                    raise
+                result = as_plain(_failed_call(attempt, error))
+            except GraphInterrupt as interrupt:
+                if asks(interrupt):
+                    context.asked.set()
+                raise
+        # 5. Evidence: what decides the outcome.
+        decision = await decide(attempt, result)
+        attempt.finish()
+        # 6. Record: what a checkpoint keeps of it, masked.
+        spent = _spent_by(attempt, context.meter.seconds - running)
+        seconds = round(max(time.monotonic() - started, result.seconds), 3)
+        return entered.finished(attempt, result, decision, seconds, spent)
+
+
+def bare_node(plan: Plan, step: Step, deps: Dependencies, members: frozenset[str]) -> StepNode:
+    """The node of a step before its kind says what it does."""
+    return StepNode(
+        plan=plan,
+        step=step,
+        deps=deps,
+        members=members,
+        needs=needs_of(step_values(step)),
+        reads_resources=step.job is None and has_resource(dict(step.inputs)),
+        entered_as=AsStep,
+    )
+
+
+def item_node(node: StepNode) -> StepNode:
+    """The node of a step as it is entered for each item of its foreach, or element of its array."""
+    step = replace(node.step, foreach=None, when=None)
+    return replace(node, step=step, entered_as=AsItem)
+
+
+# How a step is entered, and how an item
+
+
+class AsStep:
+    """A step of the plan, whose state is `PlanState`."""
+
+    def __init__(self, node: StepNode, state: PlanState, context: RunContext) -> None:
+        self.node = node
+        self.state = state
+        self.context = context
+        self.before = state.get("steps", {}).get(node.step.name, Record())
+
+    def attempt(self, config: RunnableConfig, tries: int, inside: Any) -> Attempt:
+        """The next attempt of the step."""
+        node, state, context, before = self.node, self.state, self.context, self.before
+        attempts = before.get("attempts", 0) + 1
+        scope = build_scope(state, context, node.deps.outputs, node.needs)
+        attempt = Attempt(
+            step=node.step,
+            path=state.get("prefix", "") + node.step.name,
+            deps=node.deps,
+            context=context,
+            config=config,
+            state=state,
+            inside=inside,
+            scope={**scope, "attempts": attempts},
+            attempts=attempts,
+            flow=flow_of(state, context.secret_inputs, context.drafted_from),
+            tries=tries,
+            conversation=node.deps.outputs.get(before.get("conversation")),
+        )
+        if attempt.conversation:
+            attempt.seen.add(labels_of(before))
+        return attempt
+
+    def started(self, attempt: Attempt) -> None:
+        """Count the attempt and report it.
+
+        Raises:
+            AttemptsExceeded: It is one too many.
+            LimitReached: A limit of the run is used up.
+        """
+        step, node = attempt.step, self.node
+        limit = step.max_attempts or node.plan.limits.attempts or node.deps.max_attempts
+        if attempt.attempts - self.before.get("inherited", 0) > limit:
+            times = "once" if limit == 1 else f"{limit} times"
+            raise AttemptsExceeded(
+                attempt.path, f"step `{attempt.path}` gave up: it was entered {times}, its limit"
+            )
+        task = str(attempt.config.get("configurable", {}).get("checkpoint_ns", ""))
+        if not self.context.meter.enter_step(attempt.path, task):
+            return
+        attempt.emit(
+            "step_started",
+            attempt=attempt.attempts,
+            type=step.kind,
+            target=step.target,
+            description=step.description,
+            previous=self.state.get("last"),
+        )
+
+    def skipped(self, attempt: Attempt) -> PlanState:
+        """The changes of the state, of a step to which its `when` does not apply."""
+        decision = Decision(
+            outcome="skipped", event=SUCCESS, decided_by="when", reason="its `when` does not hold"
+        )
+        record = Record(
+            outcome="skipped",
+            event=SUCCESS,
+            decided_by="when",
+            outputs={},
+            attempts=self.before.get("attempts", 0),
+        )
+        return self._left(attempt, CallResult(), decision, record, 0.0)
+
+    def finished(
+        self,
+        attempt: Attempt,
+        result: CallResult,
+        decision: Decision,
+        seconds: float,
+        spent: Spent,
+    ) -> PlanState:
+        """The changes of the state."""
+        outputs = attempt.deps.outputs
+        record = _record(attempt, result, decision, attempt.attempts)
+        if attempt.inputs:
+            record["inputs"] = outputs.put(dict(attempt.inputs))
+        if "conversation" in record:
+            record["conversation"] = outputs.put(record["conversation"])
+        update = self._left(attempt, result, decision, record, seconds)
+        update["steps"] = {**attempt.records, **update.get("steps", {})}
+        update["spent"] = spent
+        return update
+
+    def _left(
+        self,
+        attempt: Attempt,
+        result: CallResult,
+        decision: Decision,
+        record: Record,
+        seconds: float,
+    ) -> PlanState:
+        """Where the run goes from here, as changes of the state."""
+        if "inherited" in self.before:  # attempts that an earlier run made, for all later ones
+            record["inherited"] = self.before["inherited"]
+        name, plan = self.node.step.name, self.node.plan
+        update = PlanState(steps={name: record})
+        # A step of a parallel block leads nowhere.
+        target = plan.target_of(self.node.step, decision.event) if name in plan.next_steps else None
+        if target is not None:
+            update["last"] = name
+        if target in ENDS:
+            update.update(self._end(attempt, record, target))
+        elif target is not None and target not in self.node.members:
+            update["goto"] = target
+        attempt.emit(
+            "step_finished",
+            attempt=attempt.attempts,
+            outcome=decision.outcome,
+            event_name=decision.event,
+            decided_by=decision.decided_by,
+            reason=decision.reason,
+            error=record.get("error"),
+            code=result.code,
+            seconds=seconds,
+            tokens=attempt.usage.input_tokens + attempt.usage.output_tokens,
+            next=target,
+            notices=record.get("notices", []),
+            outputs=result.outputs,
+            inputs_ref=record.get("inputs"),
+            outputs_ref=record.get("outputs"),
+        )
+        return update
+
+    def _end(self, attempt: Attempt, record: Record, target: str | None) -> PlanState:
+        """The changes of the state that end this plan."""
+        if target == END_FAILED:
+            error = record.get("error") or record.get("reason") or "the plan ended in failed"
+            return PlanState(status="failed", error=error)
+        plan, state, name = self.node.plan, self.state, self.node.step.name
+        steps = {**state.get("steps", {}), name: record}
+        final = cast("PlanState", {**state, "steps": steps, "last": name})
+        needs = needs_of([dict(plan.outputs)])
+        scope = build_scope(final, self.context, attempt.deps.outputs, needs)
+        try:
+            outputs = render(dict(plan.outputs), scope)
+        except CallError as error:
+            return PlanState(status="failed", error=self.context.mask(str(error)))
+        return PlanState(status="success", outputs=attempt.deps.outputs.put(outputs))
+
+
+class AsItem:
+    """An item of a foreach or an element of an array, whose state is `ItemState`."""
+
+    def __init__(self, node: StepNode, state: ItemState, context: RunContext) -> None:
+        self.node = node
+        self.state = state
+        self.context = context
+
+    def attempt(self, config: RunnableConfig, tries: int, inside: Any) -> Attempt:
+        """The attempt: an item has one per attempt of its step."""
+        context, index = self.context, self.state.get("index", 0)
+        item = self.node.deps.outputs.get(self.state.get("item"))
+        return Attempt(
+            step=self.node.step,
+            path=f"{context.item_path}[{index}]",
+            deps=self.node.deps,
+            context=context,
+            config=config,
+            inside=inside,
+            tries=tries,
+            flow=context.item_flow or Flow(base=context.drafted_from),
+            scope={**context.item_scope, "item": item, "index": index},
+        )
+
+    def started(self, attempt: Attempt) -> None:
+        """Report the item."""
+        tally = self.context.tally
+        element = {"element": True} if tally is not None and tally.is_array else {}
+        self._emit("item_started", **element)
+
+    def _emit(self, kind: Any, **data: Any) -> None:
+        known = {"index": self.state.get("index", 0), "total": self.state.get("total")}
+        self.context.emit(kind, step=self.context.item_path, **known, **data)
+
+    def skipped(self, attempt: Attempt) -> ItemState:
+        """An item has no `when`: it is that of its step."""
+        raise AssertionError(attempt.path)  # pragma: no cover
+
+    def finished(
+        self,
+        attempt: Attempt,
+        result: CallResult,
+        decision: Decision,
+        seconds: float,
+        spent: Spent,
+    ) -> ItemState:
+        """The item's record by its index."""
+        record = _record(attempt, result, decision, 1)
+        self._emit(
+            "item_finished",
+            outcome=decision.outcome,
+            error=decision.reason if decision.outcome == "failure" else None,
+            decided_by=decision.decided_by,
+            seconds=seconds,
+            inputs_ref=attempt.deps.outputs.put(dict(attempt.inputs)),
+            outputs_ref=record.get("outputs"),
+        )
+        spent["steps"] = 0
+        return ItemState(results={str(self.state.get("index", 0)): record}, spent=spent)
+
+
+def _record(attempt: Attempt, result: CallResult, decision: Decision, attempts: int) -> Record:
+    """What a checkpoint keeps of an attempt: a boundary, so it is masked here."""
+    mask = attempt.context.mask
+    record = cast("Record", mask({**record_of(decision, result, attempts), "outputs": None}))
+    record["outputs"] = attempt.deps.outputs.put(result.outputs)
+    if attempt.seen.sources:
+        sources = to_data(attempt.seen.sources)
+        record["sources"] = [{**each, "name": mask(each["name"])} for each in sources]
+    return record
+
+
+def _spent_by(attempt: Attempt, seconds: float) -> Spent:
+    """What one attempt has used."""
+    return Spent(
+        steps=1,
+        input_tokens=attempt.usage.input_tokens,
+        output_tokens=attempt.usage.output_tokens,
+        cost=attempt.usage.cost,
+        seconds=round(seconds, 3),
+    )
+
+
+# The stages of an attempt
+
+
+def _applies(attempt: Attempt) -> bool:
+    """Whether the step's `when` is true.
+
+    Raises:
+        CallError: It can't be evaluated.
+    """
+    when = attempt.step.when
+    if when is None:
+        return True
+    return holds(when, attempt.scope, lambda name: attempt.warn_undefined("when", name))
+
+
+def prepare(attempt: Attempt) -> None:
+    """Render the step's inputs and instruction; a foreach renders them for each item.
+
+    Raises:
+        TemplateError: A template names something that is not defined.
+    """
+    step = attempt.step
+    if step.foreach is not None:
+        return
+    if step.job and step.job.array is not None and "index" not in attempt.scope:
+        return  # as a foreach: for each element
+    given = step.job.values() if step.job else dict(step.inputs)
+    rendered: Any = render(given, attempt.scope)
+    attempt.inputs = rendered
+    instruction = step.instruction
+    attempt.instruction = None if instruction is None else str(render(instruction, attempt.scope))
+    _label(attempt, given)
+
+
+def _label(attempt: Attempt, given: Mapping[str, Value]) -> None:
+    """Note where the values that the step is given came from, and which of them are the user's."""
+    seen, flow = attempt.seen, attempt.flow
+    seen.add(flow.base)
+    for name, value in given.items():
+        labels = flow.of(value)
+        attempt.argument_sources[name] = labels
+        seen.add(labels, _text_of(attempt.inputs[name]) if _untrusted(labels - flow.base) else "")
+        if not labels:
+            seen.trust(attempt.inputs[name])
+        elif not _untrusted(flow.base):
+            seen.trust(literal_of(value))
+    written = attempt.step.instruction
+    if written is not None:
+        labels = flow.of(written)
+        seen.add(labels, str(attempt.instruction) if _untrusted(labels - flow.base) else "")
+        if not _untrusted(flow.base):
+            seen.trust(literal_of(written) if labels else attempt.instruction)
+    if not _untrusted(flow.base):
+        seen.trust(attempt.step.description)
+    for words in attempt.context.drafted_for:
+        seen.trust(words)
+    if attempt.step.kind in ("agent", "prompt", "plan") and attempt.scope.get("previous", {}).get(
+        "error"
+    ):
+        seen.add(flow.previous)
+
+
+def _untrusted(labels: Labels) -> bool:
+    return any(source.untrusted for source in labels)
+
+
+def _text_of(value: Any) -> str:
+    return value if isinstance(value, str) else to_json(value)
+
+
+@asynccontextmanager
+async def _in_time(attempt: Attempt) -> AsyncGenerator[None]:
+    """Bound a stage by the step's `timeout`.
+
+    The error counts as sent only if a call that may not be repeated was in progress. Asking a model
+    again does no harm, and an agent continues after the calls that it has made.
+
+    Raises:
+        TransportError: The time is up.
+    """
+    step = attempt.step
+    try:
+        async with asyncio.timeout(step.timeout):
+            yield
+    except TimeoutError as error:
+        text = f"no answer within the step's timeout of {step.timeout:g} s"
+        reasons = dict.fromkeys(call.message for call in attempt.cut_off if call.message)
+        hints = [call.hint for call in attempt.cut_off if call.hint]
+        raise TransportError(
+            ": ".join((text, "; ".join(reasons))) if reasons else text,
+            sent=any(call.sent for call in attempt.cut_off),
+            hint=hints[0] if hints else "raise `timeout` if the work takes longer",
+            position=step.where("timeout"),
+        ) from error
+
+
+async def _is_tried_again(attempt: Attempt, error: CallError) -> bool:
+    """Whether the step's `retry` applies, and a second call does no harm."""
+    retry = attempt.step.retry
+    if retry is None or attempt.tries >= retry.attempts or not error.retryable:
+        return False
+    if not isinstance(error, TransportError) or not error.sent:
+        return True  # the call never left
+    if attempt.step.kind != "tool":
+        return False
+    deps, bindings = attempt.deps, attempt.context.bindings
+    try:
+        return may_repeat(await resolve(deps.toolbox, bindings, attempt.step.target or ""))
+    except CallError:
+        return False
+
+
+def _failed_call(attempt: Attempt, error: CallError) -> CallResult:
+    hint = f" ({error.hint})" if error.hint else ""
+    return CallResult(error=f"{error}{hint}", code=error.code, usage=attempt.usage)
+
+
+# In a LangGraph graph
+
+
+def add_node(builder: Graph, name: str, function: Any, **options: Any) -> None:
+    """Add a node whose input is the whole state."""
+    cast("Any", builder).add_node(name, function, input_schema=PlanState, **options)
+
+
+def add_step(builder: Graph, name: str, node: StepNode) -> None:
+    """Add the node of a step, with LangGraph's own retries if the step has `retry`.
+
+    A node with an inside becomes a function that has the inside as a free variable: there LangGraph
+    finds it, to draw it and to show its state. Any other node stays an object. LangGraph would
+    disassemble a function to look for a subgraph, a third of the time to compile a long plan.
+    """
+    policy = None if node.step.foreach else retry_policy(node)
+    function = node if node.inside is None else _with_inside(node)
+    add_node(builder, name, function, retry_policy=policy, metadata={"kind": node.step.kind})
+
+
+def _with_inside(node: StepNode) -> NodeFunction:
+    graph = node.inside
+
+    async def run(
+        state: PlanState, runtime: Runtime[RunContext], config: RunnableConfig
+    ) -> PlanState:
+        return await node(state, runtime, config, graph)
+
+    return run
+
+
+def tries_of(runtime: Runtime[RunContext]) -> int:
+    """Which try of LangGraph's retry policy this is, from 1."""
+    return runtime.execution_info.node_attempt if runtime.execution_info else 1
+
+
+def retry_policy(node: StepNode) -> RetryPolicy | None:
+    """LangGraph's retry policy for a step: a node raises only what is to be tried again."""
+    retry, patient = node.step.retry, node.deps.patient
+    if retry is None:
+        return None
+    return RetryPolicy(
+        initial_interval=retry.delay if patient else 0,
+        backoff_factor=retry.backoff,
+        max_interval=retry.max_delay if patient else 0,
+        max_attempts=retry.attempts,
+        jitter=patient,
+        retry_on=CallError,
+    )

@@ -1,0 +1,30 @@
+"""Packages that import a public name when it is first used (as SPEC 1 of scientific Python does).
+
+So `import fractale` costs nothing, and reading a run's record needs no engine. Type checkers read
+the same names under ``if TYPE_CHECKING``, written ``from … import Name as Name``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+
+def lazy(
+    package: str, names: Mapping[str, Sequence[str]]
+) -> tuple[Callable[[str], Any], list[str]]:
+    """``__getattr__`` and ``__all__`` of a package.
+
+    Args:
+        package: Its ``__name__``.
+        names: Module → the names that the package exports from it.
+    """
+    homes = {name: module for module, exported in names.items() for name in exported}
+
+    def get(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(homes[name]), name)
+
+    return get, sorted(homes)

@@ -1,0 +1,58 @@
+"""Words of messages, for every package: a wrong name's likely meaning, short texts, numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Final
+
+_CUTOFF: Final = 0.6
+"""How similar a name must be to be suggested, from 0 to 1, as difflib counts it."""
+
+_LONGEST_NAME: Final = 100
+_MOST_NAMES: Final = 1000
+"""Comparing two names takes time in proportion to both lengths, so both counts are bounded."""
+
+
+def similar(name: str, known: Iterable[str], most: int = 1) -> list[str]:
+    """The known names that are most like `name`, at most `most`, the most similar first.
+
+    Upper and lower case, and ``-`` and ``_``, count as the same.
+    """
+    import difflib
+
+    if len(name) > _LONGEST_NAME:
+        return []
+    folded: dict[str, str] = {}
+    for each in known:
+        if len(each) <= _LONGEST_NAME and len(folded) < _MOST_NAMES:
+            folded.setdefault(_folded(each), each)
+    return [folded[f] for f in difflib.get_close_matches(_folded(name), folded, most, _CUTOFF)]
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant; None if none is similar."""
+    return next(iter(similar(name, known)), None)
+
+
+def did_you_mean(
+    name: str, known: Iterable[str], *, before: str = "", after: str = "", otherwise: str = ""
+) -> str:
+    """The question ``did you mean `x`?`` for an unknown name.
+
+    Args:
+        before: Put in front of the question.
+        after: Put behind it.
+        otherwise: What is returned if no known name is similar.
+    """
+    near = nearest(name, known)
+    return otherwise if near is None else f"{before}did you mean `{near}`?{after}"
+
+
+def _folded(name: str) -> str:
+    return name.lower().replace("-", "_")
+
+
+def listing(names: Collection[str], most: int = 8) -> str:
+    """Names in backticks with commas; of more than `most`, the first ones and ``…``."""
+    shown = [f"`{name}`" for name in list(names)[:most]]
+    return ", ".join([*shown, "…"] if len(names) > most else shown)
