@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 
 import forked
-from fractale.agents.measure import failure_in, number, read_metric, text_of, value_of
-from fractale.agents.optimize import OPTIMIZE
+from fractale.agents.metric import failure_in, number, read_metric, text_of, value_of
+from fractale.agents.optimize import OPTIMIZE, arguments_for
 from fractale.agents.search import propose
 from fractale.agents.subagent import AgentAnswer, Subagent
-from fractale.agents.trials import arguments_for
 from fractale.errors import ModelUnavailable, SettingsError, ToolError
 from fractale.models import Models
 from fractale.plan.model import Limits

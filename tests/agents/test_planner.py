@@ -1,4 +1,4 @@
-"""The manager's own words: what it is shown, what it may answer in, and what a draft may hold."""
+"""The planner's own words: what it is shown, what it may answer in, and what a draft may hold."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from langchain_core.messages import BaseMessage
 
-from fractale.agents.offers import Offers
+from fractale.agents.draft_catalog import DraftCatalog
 from fractale.agents.planner import plan_in
 from fractale.errors import PlanError
 from fractale.plan.build import parse_plan
@@ -74,7 +74,7 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def test_the_catalogue_is_short_and_keeps_to_one_line_each():
-    text = Offers(tools=[COUNT], inputs=["found"]).as_text()
+    text = DraftCatalog(tools=[COUNT], inputs=["found"]).as_text()
     lines = text.splitlines()
     assert next(line for line in lines if line.startswith("- count")).endswith("…")
     assert max(map(len, lines)) < 300
@@ -83,8 +83,8 @@ def test_the_catalogue_is_short_and_keeps_to_one_line_each():
 
 def test_the_schema_names_what_there_is_and_nothing_else():
     prompt = PromptInfo(name="s.expert", server="s")
-    offers = Offers(tools=[COUNT], prompts=[prompt], inputs=["found"])
-    valid = Draft202012Validator(offers.schema()).is_valid
+    catalog = DraftCatalog(tools=[COUNT], prompts=[prompt], inputs=["found"])
+    valid = Draft202012Validator(catalog.schema()).is_valid
     assert valid({"steps": [STEP]})
     assert valid({"steps": [{**STEP, "inputs": {"items": "{{ inputs.found }}"}}]})
     assert valid({"steps": [{"name": "a", "prompt": "s.expert", "instruction": "go"}]})
@@ -95,8 +95,8 @@ def test_the_schema_names_what_there_is_and_nothing_else():
 
 
 def test_the_schema_says_how_steps_follow_each_other_but_not_to_a_small_model():
-    whole = json.dumps(Offers(tools=[COUNT]).schema())
-    small = json.dumps(Offers(tools=[COUNT], plain=True).schema())
+    whole = json.dumps(DraftCatalog(tools=[COUNT]).schema())
+    small = json.dumps(DraftCatalog(tools=[COUNT], plain=True).schema())
     for word in ("transitions", "max_attempts", "rules", "outputs"):
         assert word in whole
         assert word not in small
@@ -105,7 +105,7 @@ def test_the_schema_says_how_steps_follow_each_other_but_not_to_a_small_model():
 
 def test_many_tools_make_one_short_schema():
     many = [ToolInfo(name=f"tool_{i}", server="s", input_schema={}) for i in range(100)]
-    schema = Offers(tools=many).schema()
+    schema = DraftCatalog(tools=many).schema()
     step = schema["$defs"]["step"]
     assert step["properties"]["tool"]["enum"] == [tool.name for tool in many]
 
@@ -153,7 +153,7 @@ async def test_a_model_that_refuses_the_request_is_not_asked_for_more_drafts(run
 
 
 def test_a_draft_is_shown_as_the_plan_that_it_is():
-    plan, text = Offers(tools=[COUNT], inputs=["found"]).read("made", {"steps": [STEP]})
+    plan, text = DraftCatalog(tools=[COUNT], inputs=["found"]).read("made", {"steps": [STEP]})
     assert parse_plan(text) == plan
     assert (plan.name, list(plan.inputs)) == ("made", ["found"])
 
@@ -178,7 +178,7 @@ def test_a_draft_is_shown_as_the_plan_that_it_is():
 )
 def test_each_fault_of_a_draft_has_its_code(draft, code):
     with pytest.raises(PlanError) as caught:
-        Offers(tools=[COUNT]).read("made", draft)
+        DraftCatalog(tools=[COUNT]).read("made", draft)
     assert code in [problem.code for problem in caught.value.problems]
 
 
@@ -347,25 +347,25 @@ def agent(name: str) -> Any:
     ],
 )  # fmt: skip
 def test_the_catalog_says_what_is_required_and_what_comes_back(offered, line):
-    assert line in Offers(**offered).as_text()
+    assert line in DraftCatalog(**offered).as_text()
 
 
 def test_the_planner_is_told_the_language_that_a_draft_may_use():
-    from fractale.agents.planner import task_of
+    from fractale.agents.planner import task_messages
 
     jobs = ToolInfo(name="job_submit", server="s", input_schema={})
-    offers = Offers(tools=[RUN, jobs], agents=[agent("ask")], may_nest=True)
-    system, task = task_of("Do it.", {}, offers)
-    told = system.text + task.text + json.dumps(offers.schema())
+    catalog = DraftCatalog(tools=[RUN, jobs], agents=[agent("ask")], may_nest=True)
+    system, task = task_messages("Do it.", {}, catalog)
+    told = system.text + task.text + json.dumps(catalog.schema())
     for word in ("foreach", "parallel", '"job"', "retry", "output_schema", "default(",
                  "previous.error", "outputs.KEY", "exit_code", "inputs.known"):  # fmt: skip
         assert word in told, word
 
 
 def test_a_kind_of_step_is_explained_where_it_is_offered_or_not_offered():
-    nested = json.dumps(Offers(tools=[RUN], may_nest=True).schema())
+    nested = json.dumps(DraftCatalog(tools=[RUN], may_nest=True).schema())
     assert "the steps that its `instruction` needs are written when" in nested
-    flat = json.dumps(Offers(tools=[RUN]).schema())
+    flat = json.dumps(DraftCatalog(tools=[RUN]).schema())
     assert '"plan"' not in flat
     assert '"job"' not in flat
 
@@ -373,7 +373,7 @@ def test_a_kind_of_step_is_explained_where_it_is_offered_or_not_offered():
 def test_the_schema_says_a_step_once():
     """So that it stays short with any number of kinds, tools and agents."""
     many = [ToolInfo(name=f"tool_{i}", server="s", input_schema=RUN.input_schema) for i in range(7)]
-    schema = Offers(tools=many, agents=[agent("ask")], may_nest=True).schema()
+    schema = DraftCatalog(tools=many, agents=[agent("ask")], may_nest=True).schema()
     text = json.dumps(schema)
     assert text.count('"transitions"') == text.count('"rules"') == 1
     assert len(text) < 3200
@@ -411,21 +411,21 @@ def test_a_reference_to_an_output_that_is_not_there_is_an_error_of_the_draft(
 ):
     text = f"It is {{{{ steps.first.outputs.{reference} }}}}."
     draft = {"steps": [{"name": "first", **first}, {**SAY, "instruction": text}]}
-    offers = Offers(tools=[RUN, COUNT], agents=[agent("ask"), agent("result_parse")])
+    catalog = DraftCatalog(tools=[RUN, COUNT], agents=[agent("ask"), agent("result_parse")])
     if is_there:
-        offers.read("made", draft)
+        catalog.read("made", draft)
         return
     with pytest.raises(PlanError) as caught:
-        offers.read("made", draft)
+        catalog.read("made", draft)
     assert [problem.code for problem in caught.value.problems] == ["impossible-key"]
     optional = {**SAY, "instruction": text.replace(" }}", " | default('') }}")}
-    offers.read("made", {"steps": [draft["steps"][0], optional]})
+    catalog.read("made", {"steps": [draft["steps"][0], optional]})
 
 
 def test_a_rule_of_the_generalist_may_name_what_its_tools_answer():
     step = {**SAY, "instruction": "x", "rules": {"success": ["returncode == 0"]}}
     last = {"name": "last", "agent": "ask", "instruction": "{{ steps.say.outputs.returncode }}"}
-    Offers(tools=[COUNT], agents=[agent("ask")]).read("made", {"steps": [step, last]})
+    DraftCatalog(tools=[COUNT], agents=[agent("ask")]).read("made", {"steps": [step, last]})
 
 
 @pytest.mark.parametrize("value", [[], [""], {"x": 0}])
@@ -434,7 +434,7 @@ def test_a_value_that_its_tool_would_refuse_is_an_error_of_the_draft(value):
         "type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}}})  # fmt: skip
     step = {"name": "a", "tool": "start", "inputs": {"command": value}}
     with pytest.raises(PlanError) as caught:
-        Offers(tools=[bounded]).read("made", {"steps": [step]})
+        DraftCatalog(tools=[bounded]).read("made", {"steps": [step]})
     assert [problem.code for problem in caught.value.problems] == ["bad-argument"]
 
 
@@ -450,7 +450,7 @@ def test_a_strangers_schema_can_not_hang_the_check():
         },
     )
     step = {"name": "a", "tool": "t", "inputs": {"a": "a" * 60 + "!", "b": 1}}  # fmt: skip
-    Offers(tools=[slow]).read("made", {"steps": [step]})
+    DraftCatalog(tools=[slow]).read("made", {"steps": [step]})
 
 
 # -- what was found out goes on -------------------------------------------------------------------
@@ -587,18 +587,18 @@ async def test_the_planner_sees_what_the_expert_takes(run_plan, tools):
 
 @pytest.mark.parametrize("name", ["optimize", "ask", "result_parse"])
 def test_a_request_has_one_instruction(name):
-    from fractale.agents.planner import task_of
+    from fractale.agents.planner import task_messages
 
-    offers = Offers(tools=[COUNT], agents=[agent(name)], expert=("agent", name))
-    asked = json.dumps(offers.schema()) + task_of("Do it.", {}, offers)[1].text
+    catalog = DraftCatalog(tools=[COUNT], agents=[agent(name)], expert=("agent", name))
+    asked = json.dumps(catalog.schema()) + task_messages("Do it.", {}, catalog)[1].text
     assert asked.count('"instruction"') == 1
 
 
 def test_an_expert_of_a_server_that_takes_no_words_gets_none():
     served = ToolInfo(name="tuner", server="s", annotations={"fractale.type": "agent"},
                       input_schema={"properties": {"nodes": {"type": "integer"}}})  # fmt: skip
-    offers = Offers(agents=[served], expert=("agent", "tuner"), inputs=["n"])
-    step = offers.schema()["properties"]["steps"]["items"]
+    catalog = DraftCatalog(agents=[served], expert=("agent", "tuner"), inputs=["n"])
+    step = catalog.schema()["properties"]["steps"]["items"]
     assert set(step["properties"]) == {"name", "agent", "inputs"}
 
 
@@ -612,7 +612,7 @@ async def test_inputs_that_no_model_can_mend_are_refused_before_one_is_asked(run
 
 
 def test_a_tools_own_definitions_are_written_out_in_the_schema_of_a_draft():
-    schema = Offers(tools=[RUN], plain=True).schema()
+    schema = DraftCatalog(tools=[RUN], plain=True).schema()
     assert "$ref" not in json.dumps(schema)
     step = {"name": "a", "tool": "run_md", "inputs": {"script": "x", "box": {"x": "far"}}}
     assert not Draft202012Validator(schema).is_valid({"steps": [step]})

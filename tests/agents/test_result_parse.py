@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fractale.agents.log_shapes import likeness, shape_of
-from fractale.agents.result_parse import RESULT_PARSE
+from fractale.agents.result_parse import RESULT_PARSE, likeness, shape_of
 from fractale.errors import ModelUnavailable
 from fractale.models import Models
 from fractale.plan.regexes import LONGEST_PATTERN, LONGEST_TEXT, ends_of, find_value

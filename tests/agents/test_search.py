@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from fractale.agents.search import ALGORITHMS, best_of, propose, search_tools
+from fractale.agents.search import ALGORITHMS, best_of, propose
 from fractale.agents.space import faults_of, read_space, typed
 from fractale.errors import DependencyMissing, ToolError
 
@@ -217,24 +217,6 @@ def test_without_optuna_the_extra_is_named(tmp_path):
     assert "optuna, which is not installed" in done.stdout
     assert "fractale[optimize]" in done.stdout
     assert issubclass(DependencyMissing, Exception)
-
-
-# -- for models ---------------------------------------------------------------------------------
-
-
-def test_the_algorithms_are_tools_that_a_model_can_call():
-    tools = {tool.name: tool for tool in search_tools()}
-    assert list(tools) == ["propose_tpe", "propose_cma_es", "propose_grid", "propose_random"]
-    trials = [{"params": {"x": 1.0, "y": 2.0}, "value": 20.0}]
-    given = {"space": QUADRATIC, "trials": trials, "direction": "minimize", "seed": 5}
-    assert tools["propose_tpe"].invoke(given) == {
-        "params": propose(QUADRATIC, trials, "tpe", 5),
-        "source": "tpe",
-        "exhausted": False,
-    }
-    spent = [{"params": {"a": 1}, "value": 1}]
-    small = {"space": {"a": {"choices": [1]}}, "trials": spent, "direction": "maximize"}
-    assert tools["propose_grid"].invoke(small)["exhausted"] is True
 
 
 # -- what can't be searched ---------------------------------------------------------------------

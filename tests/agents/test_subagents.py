@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fractale.agents.catalog import Catalog
-from fractale.agents.subagent import AgentAnswer, AgentHost, AgentRequest, Subagent
+from fractale.agents.subagent import AgentAnswer, AgentContext, AgentRequest, Subagent
 from fractale.events import Event
 from fractale.models import Models
 from fractale.plan.build import parse_plan
@@ -223,7 +223,7 @@ async def test_agents_that_ask_agents_for_ever_end_at_the_runs_depth(ask):
 async def test_an_agent_that_another_asks_has_the_tools_of_both_and_no_more(ask, tools):
     """The child's own list names `erase`, its parent's doesn't: it is not called."""
 
-    async def child(host: AgentHost, request: AgentRequest) -> AgentAnswer:
+    async def child(host: AgentContext, request: AgentRequest) -> AgentAnswer:
         (look,) = await host.tools()
         result = await host.call_tool(look, {})
         erase = replace(look, name="erase")
@@ -244,7 +244,7 @@ async def test_an_agent_that_another_asks_has_the_tools_of_both_and_no_more(ask,
 
 
 async def test_an_agent_knows_that_a_person_had_other_arguments_sent(ask, tools):
-    async def run(host: AgentHost, request: AgentRequest) -> AgentAnswer:
+    async def run(host: AgentContext, request: AgentRequest) -> AgentAnswer:
         (erase,) = await host.tools()
         result = await host.call_tool(erase, {"path": "/"})
         return AgentAnswer(outputs={"sent": result.arguments})
@@ -261,7 +261,7 @@ async def test_an_agent_knows_that_a_person_had_other_arguments_sent(ask, tools)
 
 
 async def test_an_agent_is_not_given_what_it_does_not_take(ask):
-    async def strict(host: AgentHost, request: AgentRequest) -> AgentAnswer:
+    async def strict(host: AgentContext, request: AgentRequest) -> AgentAnswer:
         return AgentAnswer(outputs=dict(request.inputs))
 
     schema = {

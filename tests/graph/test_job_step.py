@@ -22,7 +22,7 @@ from langgraph.errors import GraphInterrupt
 from langgraph.types import Command, Interrupt
 
 from fractale import questions
-from fractale.agents.offers import Offers
+from fractale.agents.draft_catalog import DraftCatalog
 from fractale.errors import (
     AnswerError,
     DependencyMissing,
@@ -449,8 +449,8 @@ async def test_a_secret_never_gets_into_a_job(run_plan, settings):
 def test_a_draft_submits_jobs_only_where_the_tool_for_it_is_offered():
     draft = {"steps": [{"name": "a", "job": {"script": "x"}}]}
     with pytest.raises(PlanError, match="a draft can submit a job only where it has the tool"):
-        Offers().read("b", draft)
-    Offers(tools=[ToolInfo(name="job_submit", server="local")]).read("b", draft)
+        DraftCatalog().read("b", draft)
+    DraftCatalog(tools=[ToolInfo(name="job_submit", server="local")]).read("b", draft)
 
 
 @pytest.mark.parametrize(

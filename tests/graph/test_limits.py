@@ -302,11 +302,11 @@ async def test_a_run_that_nests_too_deep_goes_on_with_a_deeper_limit(settings, t
     from dataclasses import replace
 
     from fractale.agents.catalog import Catalog
-    from fractale.agents.subagent import AgentAnswer, AgentHost, AgentRequest, Subagent
+    from fractale.agents.subagent import AgentAnswer, AgentContext, AgentRequest, Subagent
     from fractale.cli.options import read_limits
     from fractale.plan.build import load_plan
 
-    async def run(host: AgentHost, request: AgentRequest) -> AgentAnswer:
+    async def run(host: AgentContext, request: AgentRequest) -> AgentAnswer:
         depth = request.inputs.get("depth", 0)
         if depth == 3:
             return AgentAnswer(outputs={"reached": depth})

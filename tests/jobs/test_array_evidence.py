@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fractale.jobs.arrays import Elements, status_of
+from fractale.jobs.arrays import Elements
 from fractale.jobs.polling import Answer
+from fractale.jobs.status import status_of
 from fractale.schedulers.adapter import JobRecord, Submitted
 from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.request import Array

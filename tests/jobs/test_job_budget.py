@@ -19,7 +19,7 @@ HOUR = 3600.0
 
 
 def size(request: Request, *, one_node: bool = False) -> Size:
-    return Size.of(request, lambda seconds: seconds, one_node=one_node)
+    return Size.of_request(request, lambda seconds: seconds, one_node=one_node)
 
 
 def never() -> None:
@@ -161,14 +161,14 @@ class TestBudget:
     async def test_two_that_wait_for_room_do_not_wait_for_each_other(self) -> None:
         budget = Budget({"node_hours": 2}, MemoryLedger())
         await budget.reserve("gone", an_hour(1), never)
-        budget.leave("gone")
+        budget.unwatch("gone")
         for key in ("a", "b"):
             with pytest.raises(LimitReached):
                 await budget.reserve(key, an_hour(1.5), never)
         await budget.reserve("c", an_hour(1), never)
         waits = [asyncio.create_task(budget.reserve(key, an_hour(1), lambda: None)) for key in "de"]
         await asyncio.sleep(0.05)
-        budget.leave("c")  # its run is left: no end of it is to come
+        budget.unwatch("c")  # its run is left: no end of it is to come
         found = await asyncio.wait_for(asyncio.gather(*waits, return_exceptions=True), 10)
         assert [type(each) for each in found] == [LimitReached, LimitReached]
 

@@ -19,7 +19,7 @@ import pytest
 
 from fractale.errors import JobError, SchedulerUnavailable
 from fractale.jobs import JobHandle
-from fractale.jobs.judging import Case
+from fractale.jobs.status import JobEvidence
 from fractale.schedulers.adapter import Submitted
 from fractale.schedulers.ends import after
 from fractale.schedulers.folder import JobFolder
@@ -533,7 +533,7 @@ class TestArrays:
             assert time.monotonic() < deadline, found
             await asyncio.sleep(0.1)
         states = {
-            index: Case(folder.element(index), "PBS", found.get(index)).status().state
+            index: JobEvidence(folder.element(index), "PBS", found.get(index)).status().state
             for index in array.indices
         }
         assert states == {1: "completed", 2: "failed", 3: "running"}

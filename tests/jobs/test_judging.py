@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fractale.jobs import JobStatus
-from fractale.jobs.judging import Case
+from fractale.jobs.status import JobEvidence
 from fractale.schedulers.adapter import JobRecord
 from fractale.schedulers.ends import telling_line
 from fractale.schedulers.folder import JobFolder
@@ -41,7 +41,7 @@ def says(state: str, said: str = "", **more) -> JobRecord:
 
 
 def status(folder: JobFolder, record: JobRecord | None) -> JobStatus:
-    return Case(folder, "Slurm", record).status()
+    return JobEvidence(folder, "Slurm", record).status()
 
 
 # A scheduler's "it went well" against a wrapper that does not say so

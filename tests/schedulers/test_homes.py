@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from fractale.jobs.choice import ORDER
+from fractale.jobs.service import ORDER
 from fractale.plan.words import SCHEDULERS
 from fractale.schedulers.dialects import dialect_of
 from fractale.schedulers.ends import after

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 import forked
-from fractale.agents.offers import Offers
+from fractale.agents.draft_catalog import DraftCatalog
 from fractale.confine import ways
 from fractale.confine.ways import Confinement, Way, confinement_of, find_way
 from fractale.errors import DependencyMissing, JobError, PlanError, SettingsError, TransportError
@@ -729,7 +729,7 @@ async def test_jobs_of_drafted_steps_are_confined_and_others_if_they_say_so(
 
 
 def test_a_draft_cannot_lift_what_confines_its_jobs() -> None:
-    offers = Offers(tools=[ToolInfo(name="job_submit", server="local")])
+    offers = DraftCatalog(tools=[ToolInfo(name="job_submit", server="local")])
     job = {"script": "x"}
     offers.read("b", {"steps": [{"name": "a", "job": job}]})
     offers.read("b", {"steps": [{"name": "a", "job": {**job, "confine": True}}]})

@@ -21,7 +21,7 @@ from fractale.testing import FakeToolServer, ScriptedModel
 
 @dataclass
 class SmallHost:
-    """As much of an `AgentHost` as an agent without a loop of its own needs."""
+    """As much of an `AgentContext` as an agent without a loop of its own needs."""
 
     model: ScriptedModel
     server: FakeToolServer = field(default_factory=FakeToolServer)

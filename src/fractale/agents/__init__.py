@@ -1,4 +1,16 @@
-"""The built-in sub-agents: each a small module on LangChain's `create_agent`.
+"""The built-in sub-agents, and what all sub-agents share.
 
-- `ask`: the generalist: works with the tools it is given until it can answer.
+- `subagent`: what an agent is, and the context through which it works.
+- `catalog`, `own`: the agents of a run by name: fractale's, the user's, those of packages.
+- `loop`, `loop_tools`: a model with tools, on LangChain's `create_agent`.
+- `conversation`: whether a conversation shows that the work was not done.
+- `signatures`: a call on one line, and arguments checked against a schema.
+
+The agents:
+
+- `ask`: the generalist, alone and as ``fractale prompt`` asks it.
+- `planner`, with `draft_catalog`: drafts the steps of a plan.
+- `optimize`, with `search`, `space` and `metric`: tunes a job.
+- `result_parse`: finds a metric in a log.
+- `transform_jobspec`, with `script_validators`: translates a batch script.
 """

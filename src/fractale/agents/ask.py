@@ -1,30 +1,39 @@
-"""The generalist: investigates with tools, asks the person where it must, answers."""
+"""The generalist: investigates with tools, asks the user if it must, and answers.
+
+`ask` is what a plan asks. `ask_or_plan` is what ``fractale prompt`` asks: it can ask fractale's
+experts as well, and it calls `plan_steps` if a task needs several steps. A rule of its step ends it
+there, and the next step is planned with what it found out.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
-from typing import Any
+from typing import Any, Final
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 
-from fractale.agents.extras import extra_tools, not_done
-from fractale.agents.loop import LoopTool, answer_of, tool_of, work
-from fractale.agents.reports import IN_WORDS, check_done
-from fractale.agents.subagent import AgentAnswer, AgentHost, AgentRequest, Subagent
-from fractale.errors import ModelError
+from fractale.agents.catalog import BUILT_IN, Catalog
+from fractale.agents.conversation import IN_WORDS, check_done
+from fractale.agents.loop import answer_of, work
+from fractale.agents.loop_tools import LoopTool, extra_tools, not_done, server_tool
+from fractale.agents.signatures import faults_of_call
+from fractale.agents.subagent import AgentAnswer, AgentContext, AgentRequest, Subagent
+from fractale.errors import ModelError, ToolError
+from fractale.evidence import as_mapping
 from fractale.models import structured, whole_json
+from fractale.plan.words import HANDED_OVER, INSTRUCTION_INPUTS, KNOWN
+from fractale.toolbox import ToolResult
 
-TOLD_AS_INSTRUCTION = ("goal", "prompt", "instruction")
-"""Inputs that are the instruction itself (0.1.0's words for it)."""
 
-
-async def run(host: AgentHost, request: AgentRequest, more: Sequence[LoopTool] = ()) -> AgentAnswer:
-    """Work until there is an answer, or until a rule of the step holds.
+async def run(
+    ctx: AgentContext, request: AgentRequest, more: Sequence[LoopTool] = ()
+) -> AgentAnswer:
+    """Work until there is an answer, or until a rule of the step is true.
 
     Args:
-        more: What the model can call beside the host's tools.
+        more: Further tools of the model.
 
     Raises:
         NotDone: The model reports that the task was not done.
@@ -32,17 +41,17 @@ async def run(host: AgentHost, request: AgentRequest, more: Sequence[LoopTool] =
         LimitReached: A limit of the run is used up.
     """
     messages = [*request.messages, *_asked(request)]
-    tools = [tool_of(tool, host) for tool in await host.tools()]
-    tools += [*await extra_tools(host), *more]
+    tools = [server_tool(tool, ctx) for tool in await ctx.tools()]
+    tools += [*await extra_tools(ctx), *more]
     if not tools:
-        return await _answer_at_once(host, messages, request.schema)
+        return await _answer_at_once(ctx, messages, request.schema)
     tools.append(not_done())
     conversation = await work(
-        messages, host=host, tools=tools, system=prompt(), config=request.config
+        messages, ctx=ctx, tools=tools, system=_system_prompt(), config=request.config
     )
-    if host.decided(conversation):
+    if ctx.decided(conversation):
         return AgentAnswer(outputs={}, messages=conversation)
-    text, data = await _read(answer_of(conversation), conversation, host, request.schema)
+    text, data = await _read(answer_of(conversation), conversation, ctx, request.schema)
     outputs = {"content": text} if data is None else data
     return AgentAnswer(outputs=outputs, text=text, messages=conversation)
 
@@ -50,10 +59,10 @@ async def run(host: AgentHost, request: AgentRequest, more: Sequence[LoopTool] =
 async def _read(
     text: str,
     conversation: Sequence[BaseMessage],
-    host: AgentHost,
+    ctx: AgentContext,
     schema: Mapping[str, Any] | None,
 ) -> tuple[str, Any]:
-    """The answer and its JSON: of the schema if there is one, else what it is as a whole."""
+    """The answer and its JSON: by the schema, or without one, if the whole answer is JSON."""
     if schema is None:
         try:
             return text, whole_json(text)
@@ -64,7 +73,7 @@ async def _read(
         return text, data
     again = structured.with_correction(conversation[:-1], text, errors)
     try:
-        return await _asked_once(again, host, schema)
+        return await _asked_once(again, ctx, schema)
     except ModelError as error:
         if data is None or not error.text:
             raise
@@ -72,16 +81,16 @@ async def _read(
 
 
 async def _asked_once(
-    messages: Sequence[BaseMessage], host: AgentHost, schema: Mapping[str, Any]
+    messages: Sequence[BaseMessage], ctx: AgentContext, schema: Mapping[str, Any]
 ) -> tuple[str, Any]:
-    """An answer and its JSON, which may break the schema.
+    """An answer and its JSON, which may not fit the schema.
 
     Raises:
         NotDone: The answer says that the task was not done.
-        ModelError: There is no JSON in it; `text` is the answer, where there is one.
+        ModelError: It contains no JSON; the error's `text` is the answer, if there is one.
     """
     try:
-        answer = await host.ask_model(messages, schema, correct=False)
+        answer = await ctx.ask_model(messages, schema, correct=False)
     except ModelError as error:
         check_done(error.text, messages)
         raise
@@ -89,36 +98,35 @@ async def _asked_once(
 
 
 async def _answer_at_once(
-    host: AgentHost, messages: Sequence[BaseMessage], schema: Mapping[str, Any] | None
+    ctx: AgentContext, messages: Sequence[BaseMessage], schema: Mapping[str, Any] | None
 ) -> AgentAnswer:
-    """The answer of a model without tools; what does not fit a schema goes back once."""
+    """The answer of a model without tools; if it does not fit the schema, it goes back once."""
     if schema is not None:
         try:
-            text, _ = await _asked_once(messages, host, schema)
+            text, _ = await _asked_once(messages, ctx, schema)
         except ModelError as error:
             if not error.text:
                 raise
             text = error.text
-        text, data = await _read(text, [*messages, AIMessage(text)], host, schema)
+        text, data = await _read(text, [*messages, AIMessage(text)], ctx, schema)
     else:
-        system = [] if host.is_small else [SystemMessage(IN_WORDS)]
-        answer = await host.ask_model([*system, *messages])
+        system = [] if ctx.is_small else [SystemMessage(IN_WORDS)]
+        answer = await ctx.ask_model([*system, *messages])
         text, data = check_done(answer.text, messages), answer.data
     outputs = {"content": text} if data is None else data
     return AgentAnswer(outputs=outputs, text=text, messages=[*messages, AIMessage(text)])
 
 
-def prompt() -> str:
-    """What the generalist is told about its part."""
+def _system_prompt() -> str:
     return resources.files(__package__ or "").joinpath("ask.md").read_text(encoding="utf-8")
 
 
 def _asked(request: AgentRequest) -> list[BaseMessage]:
-    """The instruction and the inputs as one message; none where there is nothing to say."""
-    given = {k: v for k, v in request.inputs.items() if k not in TOLD_AS_INSTRUCTION}
+    """The instruction and the inputs as one message; no message if both are empty."""
+    given = {k: v for k, v in request.inputs.items() if k not in INSTRUCTION_INPUTS}
     error = given.pop("error", None)
     parts = [request.instruction, "\n".join(f"{k}: {as_text(v)}" for k, v in given.items())]
-    if error:  # last, where small models heed it most
+    if error:  # last: small models heed the end most
         parts.append(f"The last attempt failed: {as_text(error)}")
     text = "\n\n".join(part for part in parts if part)
     return [HumanMessage(text)] if text else []
@@ -142,4 +150,102 @@ ASK = Subagent(
     description="The generalist: investigates with the tools it has, asks the person, answers.",
     input_schema=INPUTS,
     run=run,
+)
+
+
+# -- the generalist of `fractale prompt` ----------------------------------------------------------
+
+PLAN_STEPS: Final = "plan_steps"
+ASK_EXPERT: Final = "ask_expert"
+NO_EXPERTS: Final = ("ask", "ask_or_plan", "planner")
+
+_HAND_OVER: Final[Mapping[str, Any]] = {
+    "type": "object",
+    "properties": {
+        KNOWN: {
+            "type": "string",
+            "description": "All that you found out and did so far: values, names, paths, answers "
+            "of the person. Nothing of it is looked for again.",
+        }
+    },
+    "required": [KNOWN],
+}
+
+
+async def run_or_plan(ctx: AgentContext, request: AgentRequest) -> AgentAnswer:
+    """Work until there is an answer, or until the model hands the task over."""
+    others = {agent.name for agent in await ctx.agents()}
+    return await run(ctx, request, [*_experts(ctx, others), _hand_over()])
+
+
+def _hand_over() -> LoopTool:
+    async def call(arguments: Mapping[str, Any]) -> ToolResult:
+        known = str(arguments.get(KNOWN) or "")
+        return ToolResult(text="handed over", structured={HANDED_OVER: True, KNOWN: known})
+
+    return LoopTool(
+        name=PLAN_STEPS,
+        description="Hand the task over to the planner, who writes a plan of several steps, shows "
+        "it to the person, and has it run. Only for what a few calls here can't do: several "
+        "experts one after another, many items, attempts that go back to an earlier step, a plan "
+        "that the person wants to keep.",
+        schema=_HAND_OVER,
+        call=call,
+    )
+
+
+def _experts(ctx: AgentContext, others: Iterable[str]) -> list[LoopTool]:
+    """One tool for all of fractale's sub-agents: a tool each would cost more on every turn."""
+    left = [n for n in BUILT_IN if n not in (*NO_EXPERTS, *others)]
+    experts = {agent.name: agent for agent in Catalog().matching(lambda name: name in left)}
+    if not experts:
+        return []
+
+    async def call(arguments: Mapping[str, Any]) -> ToolResult:
+        agent = experts.get(str(arguments.get("name")))
+        if agent is None:
+            raise ToolError(f"no expert has this name; there are: {', '.join(experts)}")
+        given: Any = arguments.get("inputs")
+        inputs: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {}  # pyright: ignore[reportUnknownArgumentType] - a model's words
+        if faults := faults_of_call(agent.input_schema, inputs):
+            schema = json.dumps(dict(agent.input_schema), ensure_ascii=False)
+            raise ToolError(f"`{agent.name}`: {'; '.join(faults)}. Its inputs are: {schema}")
+        answer = await ctx.call_agent(agent, AgentRequest(inputs=inputs))
+        return ToolResult(
+            text=answer.error or answer.text,
+            structured=as_mapping(answer.outputs),
+            is_error=answer.error is not None,
+        )
+
+    return [
+        LoopTool(
+            name=ASK_EXPERT,
+            description="Ask an expert. It needs these inputs, and takes more:\n"
+            + "\n".join(f"- {_line(agent)}" for agent in experts.values()),
+            schema={
+                "type": "object",
+                "properties": {
+                    "name": {"type": "string", "enum": list(experts)},
+                    "inputs": {"type": "object"},
+                },
+                "required": ["name", "inputs"],
+            },
+            call=call,
+            changes=True,
+        )
+    ]
+
+
+def _line(agent: Subagent) -> str:
+    """An expert with its required inputs; a wrong call is answered with the whole schema."""
+    needs = ", ".join(map(str, agent.input_schema.get("required") or ()))
+    return f"{agent.name}({needs}): {agent.description}"
+
+
+ASK_OR_PLAN = Subagent(
+    name="ask_or_plan",
+    description="The generalist of `fractale prompt`: works with the run's tools and experts, and "
+    "hands over to the planner where several steps are needed.",
+    input_schema={**INPUTS, "additionalProperties": True},
+    run=run_or_plan,
 )

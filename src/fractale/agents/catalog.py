@@ -1,6 +1,6 @@
-"""The sub-agents that a run can ask: a person's own, fractale's, and those of installed packages.
+"""The sub-agents that a run can ask: the user's own, fractale's, and those of installed packages.
 
-A sub-agent is imported when it is needed, by name: to list them imports none of them.
+A sub-agent is imported when its name is used. Listing the sub-agents imports none.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 BUILT_IN: Mapping[str, tuple[str, str]] = {
     "ask": ("fractale.agents.ask", "ASK"),
-    "ask_or_plan": ("fractale.agents.ask_or_plan", "ASK_OR_PLAN"),
+    "ask_or_plan": ("fractale.agents.ask", "ASK_OR_PLAN"),
     "optimize": ("fractale.agents.optimize", "OPTIMIZE"),
     "planner": ("fractale.agents.planner", "PLANNER"),
     "result_parse": ("fractale.agents.result_parse", "RESULT_PARSE"),
@@ -34,18 +34,18 @@ SUMMARIES: Mapping[str, str] = {
     "optimize": "Tunes a job for a figure of merit: proposes, runs, measures, decides.",
     "transform_jobspec": "Translates a batch script between workload managers.",
 }
-"""What a list says of a built-in agent, so that it need not import it."""
+"""Descriptions for lists, which do not import the agents."""
 
 GROUP = "fractale.agents"
-"""The group of entry points by which a package offers its sub-agents."""
+"""The entry point group of sub-agents in packages."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A sub-agent as a list shows it.
+    """A sub-agent in a list.
 
     Args:
-        source: ``fractale``, ``own``, or the package that offers it.
+        source: ``fractale``, ``own``, or the name of its package.
     """
 
     name: str
@@ -57,8 +57,8 @@ class Catalog:
     """Sub-agents by name.
 
     Args:
-        own: A person's own; they come before fractale's, and those before a package's: to install
-            something does not change what a name means.
+        own: The user's own. They precede fractale's, and fractale's precede those of packages, so
+            that installing a package does not change the meaning of a name.
     """
 
     def __init__(self, own: Sequence[Subagent] = ()) -> None:
@@ -66,10 +66,10 @@ class Catalog:
         self._loaded: dict[str, Subagent] = {}
 
     def find(self, name: str) -> Subagent | None:
-        """The sub-agent of that name; None if there is none.
+        """The sub-agent of that name; None if the name is unknown.
 
         Raises:
-            PlanError: A package offers it, and it can't be loaded.
+            PlanError: It belongs to a package, and cannot be loaded.
         """
         if name in self._own:
             return self._own[name]
@@ -83,28 +83,28 @@ class Catalog:
         return self._loaded.get(name)
 
     def is_own(self, name: str) -> bool:
-        """Whether it is a person's own."""
+        """Whether it is one of the user's own."""
         return name in self._own
 
     def names(self) -> list[str]:
-        """The names of all of them. Imports none."""
+        """All names. Imports nothing."""
         return list(dict.fromkeys([*self._own, *BUILT_IN, *self._installed]))
 
     def matching(self, wanted: Callable[[str], bool]) -> list[Subagent]:
-        """Those whose names are wanted; only they are imported.
+        """The sub-agents whose names are wanted; imports only them.
 
         Raises:
-            PlanError: A package offers one of them, and it can't be loaded.
+            PlanError: One belongs to a package, and cannot be loaded.
         """
         found = [self.find(name) for name in self.names() if wanted(name)]
         return [agent for agent in found if agent is not None]
 
     def all(self) -> list[Subagent]:
-        """All but those of installed packages, whose code runs only where their name is used."""
+        """All, except those of packages: their code runs only if their name is used."""
         return self.matching(lambda name: name in self._own or name in BUILT_IN)
 
     def describe(self) -> list[Listed]:
-        """All of them as a list shows them. Imports none."""
+        """All, for a list. Imports nothing."""
         return [self._listed(name) for name in self.names()]
 
     def _listed(self, name: str) -> Listed:

@@ -1,14 +1,14 @@
-"""The loop of a model with tools: LangChain's `create_agent` around an `AgentHost`.
+"""The loop of a model with tools: LangChain's `create_agent` around an `AgentContext`.
 
-Every model turn and tool call is a checkpoint of the run, so that a resume goes on inside the
-loop. What may be called, what it costs and what is told about it is decided by the host.
+Each model turn and each tool call is a checkpoint of the run, so a resume continues inside the
+loop. The context decides what may be called, counts the cost and emits the events.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from langchain.agents import (
@@ -24,140 +24,55 @@ from langchain.agents.middleware import (
     hook_config,
 )
 from langchain.agents.middleware.model_call_limit import ModelCallLimitExceededError
-from langchain_core.messages import (
-    AIMessage,
-    BaseMessage,
-    HumanMessage,
-    ToolMessage,
-)
-from langchain_core.tools import BaseTool
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.tools import BaseTool, StructuredTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from fractale.agents.offered import Offered, offer
-from fractale.agents.reports import CHANGES, check_done, reported
-from fractale.agents.results import (
+from fractale.agents.conversation import CHANGES, check_done, reported
+from fractale.agents.loop_tools import (
     READ_RESULT,
-    READ_RESULT_SCHEMA,
-    READ_RESULT_WORDS,
-    content_of,
-    has_kept,
-    read_result,
+    LoopTool,
+    content_for_model,
+    has_kept_result,
+    read_result_tool,
 )
-from fractale.agents.subagent import AgentHost
+from fractale.agents.subagent import AgentContext
 from fractale.errors import CallError, ModelError, NotDone
 from fractale.evidence import outputs_of
-from fractale.policy import reads_only
-from fractale.toolbox import ToolInfo, ToolResult
+from fractale.models.tool_schemas import MOST_TOOLS, wire_names, wire_schema
+from fractale.toolbox import ToolResult
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
     from langgraph.types import Command
 
 MAX_TURNS = 50
-"""Model turns of one visit before the agent is taken for one that never ends."""
+"""Model turns of one attempt; an agent that needs more counts as one that never ends."""
 
 SUMMARIZE_ABOVE = 100_000
-"""Tokens of a conversation above which its older part is replaced by a summary."""
+"""Tokens of a conversation; above it a summary replaces the older part."""
 
-NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoopTool:
-    """Something that the model can call.
-
-    Args:
-        name: Its own name; the model is shown that of `fractale.agents.offered`.
-        schema: JSON Schema of the arguments.
-        call: What is done. A CallError is told to the model, anything else ends the loop.
-        server: The server that has the tool; empty for what fractale itself offers.
-        changes: Whether a call may change something outside; None: it only serves the agent.
-    """
-
-    name: str
-    description: str
-    schema: Mapping[str, Any]
-    call: Callable[[Mapping[str, Any]], Awaitable[ToolResult]]
-    server: str = ""
-    changes: bool | None = None
-
-
-class HostMiddleware(AgentMiddleware[Any, Any, Any]):
-    """Puts the host between the agent and its model and tools."""
-
-    def __init__(self, host: AgentHost, offered: Sequence[Offered]) -> None:
-        super().__init__()
-        self._host = host
-        self._tools = {each.name: each.tool for each in offered}
-
-    @hook_config(can_jump_to=["end"])
-    async def abefore_model(self, state: Any, runtime: Any) -> dict[str, Any] | None:
-        """End the loop as soon as a rule of the step holds, or the model reports *not done*."""
-        messages = state["messages"]
-        over = reported(messages) is not None or self._host.decided(messages)
-        return {"jump_to": "end"} if over else None
-
-    async def awrap_model_call(
-        self,
-        request: ModelRequest[Any],
-        handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
-    ) -> ModelResponse[Any]:
-        """Make one turn through the host; the handler, which would ask the model, is not called."""
-        system = [request.system_message] if request.system_message else []
-        shown = [
-            tool
-            for tool in request.tools
-            if isinstance(tool, BaseTool)
-            and (tool.name != READ_RESULT or has_kept(request.messages))
-        ]
-        message = await self._host.call_model([*system, *request.messages], shown)
-        return ModelResponse(result=[message])
-
-    async def awrap_tool_call(
-        self,
-        request: ToolCallRequest,
-        handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]],
-    ) -> ToolMessage | Command[Any]:
-        """Make one tool call; a failure is the model's to deal with."""
-        call = request.tool_call
-        tool = self._tools.get(call["name"])
-        if tool is None:
-            message = await handler(request)  # LangChain tells the model which tools there are
-            if isinstance(message, ToolMessage):  # what it was to do cannot be known
-                message.additional_kwargs[CHANGES] = True
-            return message
-        try:
-            result = await tool.call(call["args"])
-        except CallError as error:
-            text = f"{error.message} ({error.hint})" if error.hint else error.message
-            result = ToolResult(text=text, is_error=True)
-        return ToolMessage(
-            content=await content_of(result, self._host),
-            name=call["name"],
-            tool_call_id=call["id"],
-            status="error" if result.fault else "success",
-            # Rules look at the answer itself, not at the words for its fault.
-            artifact=outputs_of(result) if result.fault else result.structured,
-            additional_kwargs={} if tool.changes is None else {CHANGES: tool.changes},
-        )
+MAX_NAMED = 10
+"""Tools that a warning names."""
 
 
 async def work(
     messages: Sequence[BaseMessage],
     *,
-    host: AgentHost,
+    ctx: AgentContext,
     tools: Sequence[LoopTool],
     system: str | None = None,
     config: RunnableConfig | None = None,
     max_turns: int = MAX_TURNS,
 ) -> list[BaseMessage]:
-    """Let the model work with the tools until it answers, or until a rule of the step holds.
+    """Let the model work with the tools until it answers, or until a rule of the step is true.
 
     Args:
         messages: The conversation so far, the instruction last.
-        tools: What the model is shown; it can call nothing else.
-        system: What it is told about its part.
-        config: The node's, so that turns are checkpointed under the run.
-        max_turns: Model turns, those of earlier processes counted.
+        tools: What the model can call.
+        system: The system prompt.
+        config: The node's, so that turns are checkpoints of the run.
+        max_turns: Model turns, those of earlier processes included.
 
     Returns:
         The whole conversation.
@@ -167,17 +82,17 @@ async def work(
         ModelError: The model failed, or the agent never ended.
         LimitReached: A limit of the run is used up.
     """
-    offered = offer([*tools, _reading_results(host)], host.warn)
+    declared = declare([*tools, read_result_tool(ctx)], ctx.warn)
     agent = cast(
         "Any",
         create_agent(
-            host.chat_model(),
-            tools=[each.declared for each in offered],
+            ctx.chat_model(),
+            tools=[each.declaration for each in declared],
             system_prompt=system,
             middleware=[
                 ModelCallLimitMiddleware(thread_limit=max_turns, exit_behavior="error"),
-                _summarizing(host),
-                HostMiddleware(host, offered),
+                _summarizing(ctx),
+                ContextMiddleware(ctx, declared),
             ],
         ),
     )
@@ -200,29 +115,12 @@ async def work(
     return final
 
 
-def _summarizing(host: AgentHost) -> SummarizationMiddleware:
-    async def summarize(messages: Sequence[BaseMessage]) -> str:
-        request = HumanMessage(
-            "Summarize this conversation so far for the one who goes on with it: the task, what "
-            "was found out (with figures, names and paths in full), what failed, what is left."
-        )
-        return (await host.ask_model([*messages, request])).text
-
-    return SummarizationMiddleware(
-        host.chat_model(),
-        trigger=("tokens", SUMMARIZE_ABOVE),
-        keep=("tokens", SUMMARIZE_ABOVE // 4),
-        trim_tokens_to_summarize=None,
-        summarizer=cast("Any", summarize),
-    )
-
-
 def answer_of(messages: Sequence[BaseMessage]) -> str:
-    """The model's last words.
+    """The answer that ends the conversation.
 
     Raises:
-        NotDone: They say that the task was not done.
-        ModelError: The conversation does not end with an answer, or with an empty one.
+        NotDone: It says that the task was not done.
+        ModelError: The conversation ends without an answer, or with an empty one.
     """
     last = messages[-1]
     if not isinstance(last, AIMessage) or not last.text.strip():
@@ -230,28 +128,171 @@ def answer_of(messages: Sequence[BaseMessage]) -> str:
     return check_done(last.text, messages)
 
 
-def tool_of(tool: ToolInfo, host: AgentHost) -> LoopTool:
-    """A tool of the run's servers as the model sees it."""
+class ContextMiddleware(AgentMiddleware[Any, Any, Any]):
+    """Makes the model turns and the tool calls of the agent through its context.
 
-    async def call(arguments: Mapping[str, Any]) -> ToolResult:
-        return await host.call_tool(tool, arguments)
+    LangChain's handlers are not called: `create_agent` gets declarations of tools only, and the
+    middleware runs the `LoopTool` behind a declaration. Thus one place gives every tool message
+    its status, its artifact and its `CHANGES`, those of unknown tools included.
+    """
 
-    return LoopTool(
-        name=tool.name,
-        description=tool.description or tool.name,
-        schema=tool.input_schema or NO_ARGUMENTS,
-        call=call,
-        server=tool.server,
-        changes=not reads_only(tool),
+    def __init__(self, ctx: AgentContext, declared: Sequence[DeclaredTool]) -> None:
+        super().__init__()
+        self._ctx = ctx
+        self._tools = {each.name: each.tool for each in declared}
+
+    @property
+    def name(self) -> str:
+        """The prefix of LangChain's nodes for the hooks; checkpoints contain it."""
+        return "HostMiddleware"
+
+    @hook_config(can_jump_to=["end"])
+    async def abefore_model(self, state: Any, runtime: Any) -> dict[str, Any] | None:
+        """End the loop once a rule of the step is true, or the model reports *not done*."""
+        messages = state["messages"]
+        over = reported(messages) is not None or self._ctx.decided(messages)
+        return {"jump_to": "end"} if over else None
+
+    async def awrap_model_call(
+        self,
+        request: ModelRequest[Any],
+        handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
+    ) -> ModelResponse[Any]:
+        """Make one model turn."""
+        system = [request.system_message] if request.system_message else []
+        shown = [
+            tool
+            for tool in request.tools
+            if isinstance(tool, BaseTool)
+            and (tool.name != READ_RESULT or has_kept_result(request.messages))
+        ]
+        message = await self._ctx.call_model([*system, *request.messages], shown)
+        return ModelResponse(result=[message])
+
+    async def awrap_tool_call(
+        self,
+        request: ToolCallRequest,
+        handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]],
+    ) -> ToolMessage | Command[Any]:
+        """Make one tool call; the model sees a failure."""
+        call = request.tool_call
+        tool = self._tools.get(call["name"])
+        if tool is None:
+            message = await handler(request)  # LangChain tells the model which tools exist
+            if isinstance(message, ToolMessage):  # it may have been meant to change something
+                message.additional_kwargs[CHANGES] = True
+            return message
+        try:
+            result = await tool.call(call["args"])
+        except CallError as error:
+            text = f"{error.message} ({error.hint})" if error.hint else error.message
+            result = ToolResult(text=text, is_error=True)
+        return ToolMessage(
+            content=await content_for_model(result, self._ctx),
+            name=call["name"],
+            tool_call_id=call["id"],
+            status="error" if result.fault else "success",
+            # Rules see the answer itself, not the words for its fault.
+            artifact=outputs_of(result) if result.fault else result.structured,
+            additional_kwargs={} if tool.changes is None else {CHANGES: tool.changes},
+        )
+
+
+def _summarizing(ctx: AgentContext) -> SummarizationMiddleware:
+    async def summarize(messages: Sequence[BaseMessage]) -> str:
+        request = HumanMessage(
+            "Summarize this conversation so far for the one who goes on with it: the task, what "
+            "was found out (with figures, names and paths in full), what failed, what is left."
+        )
+        return (await ctx.ask_model([*messages, request])).text
+
+    return SummarizationMiddleware(
+        ctx.chat_model(),
+        trigger=("tokens", SUMMARIZE_ABOVE),
+        keep=("tokens", SUMMARIZE_ABOVE // 4),
+        trim_tokens_to_summarize=None,
+        summarizer=cast("Any", summarize),
     )
 
 
-def _reading_results(host: AgentHost) -> LoopTool:
-    """The rest of a long result; shown to the model once there is one."""
+# -- tools as a model's provider accepts them: renamed, adapted, or left out ----------------------
 
-    async def call(arguments: Mapping[str, Any]) -> ToolResult:
-        return await asyncio.to_thread(read_result, arguments, host)  # a search may take seconds
+Warn = Callable[[str, str], None]
+"""Gets a code and a message."""
 
-    return LoopTool(
-        name=READ_RESULT, description=READ_RESULT_WORDS, schema=READ_RESULT_SCHEMA, call=call
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclaredTool:
+    """A tool, and its declaration for the model.
+
+    Args:
+        declaration: It has no function: `ContextMiddleware` makes the calls.
+    """
+
+    tool: LoopTool
+    declaration: StructuredTool
+
+    @property
+    def name(self) -> str:
+        """The name that the model calls it by."""
+        return self.declaration.name
+
+
+def declare(
+    tools: Sequence[LoopTool], warn: Warn, max_tools: int = MOST_TOOLS
+) -> list[DeclaredTool]:
+    """Tools as the model sees them, at most `max_tools`.
+
+    Args:
+        warn: Gets each tool that is left out, with its server.
+    """
+    unlike = list(_qualified(tools))
+    names = wire_names(tool.name for tool in unlike)
+    declared: list[DeclaredTool] = []
+    for tool in unlike:
+        try:
+            declaration = _declaration(tool, names[tool.name])
+        except Exception as error:  # noqa: BLE001 - LangChain raises anything about a schema
+            of = f" of the server {tool.server}" if tool.server else ""
+            warn("tool-left-out", f"the tool `{tool.name}`{of} is not shown to the model: {error}")
+            continue
+        declared.append(DeclaredTool(tool=tool, declaration=declaration))
+    return _at_most(declared, max_tools, warn)
+
+
+def _qualified(tools: Sequence[LoopTool]) -> Iterator[LoopTool]:
+    """The tools under distinct names: a server's tool does not hide a tool of fractale."""
+    own = {tool.name for tool in tools if not tool.server}
+    for tool in tools:
+        shared = tool.server and tool.name in own
+        yield replace(tool, name=f"{tool.server}.{tool.name}") if shared else tool
+
+
+def _declaration(tool: LoopTool, name: str) -> StructuredTool:
+    schema = wire_schema(tool.schema)
+    words = str(schema.pop("description", ""))
+    described = [tool.description] if words in tool.description else [tool.description, words]
+    made = StructuredTool(name=name, description="\n".join(described), args_schema=schema)
+    convert_to_openai_tool(made)  # raises now what would fail each request later
+    return made
+
+
+def _at_most(declared: list[DeclaredTool], max_tools: int, warn: Warn) -> list[DeclaredTool]:
+    """All tools of fractale itself, then the servers' tools in turns, up to the limit."""
+    if len(declared) <= max_tools:
+        return declared
+    servers = dict.fromkeys(each.tool.server for each in declared)
+    queues = [[each for each in declared if each.tool.server == server] for server in servers]
+    queues.sort(key=lambda queue: queue[0].tool.server != "")
+    own = queues.pop(0) if not queues[0][0].tool.server else []
+    turns = [each for turn in itertools.zip_longest(*queues) for each in turn if each]
+    kept = {each.name for each in [*own, *turns][:max_tools]}
+    left_out = [each.tool for each in declared if each.name not in kept]
+    named = ", ".join(f"`{tool.name}` ({tool.server})" for tool in left_out[:MAX_NAMED])
+    more = f" and {len(left_out) - MAX_NAMED} more" if len(left_out) > MAX_NAMED else ""
+    warn(
+        "tools-left-out",
+        f"{len(left_out)} of {len(declared)} tools are not shown to the model, which takes "
+        f"{max_tools}: {named}{more}; name those that the step needs in `tools`",
     )
+    return [each for each in declared if each.name in kept]

@@ -1,12 +1,12 @@
-"""Sub-agents that people write: named by dotted path, listed in a registry, or in a package.
+"""Sub-agents that users write: named by dotted path, listed in a registry, or in a package.
 
-Importing a module runs it. So a dotted path is imported if a person gave it: on the command line,
-or in a registry file that they named. A plan may come from a stranger: its `agents:` only choose
-among what is registered.
+Importing a module runs it. So a dotted path is imported only if the user named it: on the command
+line, or in a registry file that they named. A plan may come from a stranger: its `agents:` only
+choose among registered ones.
 
-What a path names is either a `fractale.agents.subagent.Subagent`, which works inside the run with
-its model, its budget and its checkpoints, or a class in the way of fractale 0.1.0, which is served
-as a tool (`fractale.registry`).
+A path names a `fractale.agents.subagent.Subagent`, which works inside the run with its model,
+budget and checkpoints; or a class as in fractale 0.1.0, which is served as a tool
+(`fractale.registry`).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from fractale.registry.imports import successor_of
 
 
 def split_agents(registries: Sequence[Registry]) -> tuple[list[Subagent], list[Registry]]:
-    """Tell the sub-agents among what registries list from what is to be served.
+    """Separate the sub-agents in registries from the entries that are served as tools.
 
-    Imports what the registries name. An agent of fractale 0.1.0 stands for the built-in one that
-    does its work. What else can't be imported stays where it is, to be reported with everything
-    that is wrong there.
+    Imports what the registries name. An agent of fractale 0.1.0 is replaced by the built-in one
+    that does its work. An entry that cannot be imported stays in its registry, to be reported with
+    the registry's other faults.
 
     Args:
-        registries: As `load_registry` and `local_entries` give them.
+        registries: From `load_registry` and `local_entries`.
 
     Returns:
         The sub-agents under the names that their entries give them, and the registries without
@@ -61,19 +61,18 @@ def with_named(
     """The registries, with the sub-agents that the command line and a plan name. Imports nothing.
 
     Args:
-        agents: Dotted paths of the command line; any module may be named.
-        plan: Its `agents` must be registered: built in, offered by an installed package as an
-            entry point of the group ``fractale.agents``, listed in one of the registries, or
-            named by `agents`.
+        agents: Dotted paths from the command line; any module may be named.
+        plan: Its `agents` must be registered: built in, an installed package's entry point in the
+            group ``fractale.agents``, listed in one of the registries, or named in `agents`.
 
     Raises:
-        PlanError: The plan names sub-agents that are not registered: all of them.
+        PlanError: The plan names sub-agents that are not registered; it lists all of them.
     """
     found = [*registries, *([local_entries(agents)] if agents else [])]
     refs = plan.agents if plan else ()
     if not refs:
         return found
-    known = {**_offered(), **{e.path: e for r in reversed(found) for e in reversed(r.entries)}}
+    known = {**_registered(), **{e.path: e for r in reversed(found) for e in reversed(r.entries)}}
     if problems := [_not_registered(ref) for ref in refs if _path_of(ref) not in known]:
         raise PlanError(problems)
     entries = tuple(_named(ref, known[_path_of(ref)]) for ref in refs)
@@ -81,13 +80,13 @@ def with_named(
 
 
 def _path_of(ref: AgentRef) -> str:
-    """The path of a sub-agent; for an agent of 0.1.0 that of its successor, which is built in."""
+    """The path of a sub-agent; for an agent of 0.1.0, that of its built-in successor."""
     instead = successor_of(ref.path)
     return ".".join(BUILT_IN[instead]) if instead else ref.path
 
 
-def _offered() -> dict[str, RegistryEntry]:
-    """Path → entry of what fractale and installed packages register."""
+def _registered() -> dict[str, RegistryEntry]:
+    """Path → entry, of the sub-agents of fractale and of installed packages."""
     paths = [".".join(home) for home in BUILT_IN.values()]
     paths += [f"{each.module}.{each.attr}" for each in entry_points(group=GROUP)]
     return {path: RegistryEntry(kind="agent", path=path) for path in paths}
@@ -121,7 +120,7 @@ def _agent_of(entry: RegistryEntry) -> Subagent | None:
 
 
 def _by_name(found: Sequence[tuple[RegistryEntry, Subagent]]) -> list[Subagent]:
-    """The sub-agents, each once; the same path may be named twice."""
+    """The sub-agents without duplicates; a path may be named twice."""
     first: dict[str, tuple[RegistryEntry, Subagent]] = {}
     problems: list[Problem] = []
     for entry, agent in found:
@@ -138,10 +137,10 @@ def _by_name(found: Sequence[tuple[RegistryEntry, Subagent]]) -> list[Subagent]:
 
 
 def load_installed(entry_point: EntryPoint) -> Subagent:
-    """The sub-agent that an installed package offers, under the name that it offers it by.
+    """The sub-agent of an installed package, under the name of its entry point.
 
     Raises:
-        PlanError: It can't be imported, or is no `Subagent`.
+        PlanError: It cannot be imported, or is not a `Subagent`.
     """
     package = entry_point.dist.name if entry_point.dist else "an installed package"
     says = f"the sub-agent `{entry_point.name}` of {package}"

@@ -1,4 +1,10 @@
-"""The planner: looks at what there is, asks the person, and drafts the steps of a plan."""
+"""The planner: explores, asks the user, and drafts the steps of a plan.
+
+Drafting is one graph, explore → draft → review → run, and each node is a checkpoint. A draft is
+checked in the node that asks for it; a draft that is not valid goes back to the model with its
+problems. The agent `planner` stops at a valid draft. A `plan` step (`fractale.graph.kinds.plan`)
+adds the nodes `review` and `run`.
+"""
 
 from __future__ import annotations
 
@@ -22,158 +28,194 @@ from langgraph.graph.message import add_messages
 from langgraph.runtime import Runtime
 
 from fractale.agents.ask import as_text
-from fractale.agents.draft_schema import NOT_AS_INPUT
-from fractale.agents.extras import ASK_PERSON, ask_person
-from fractale.agents.loop import answer_of, tool_of, work
-from fractale.agents.offers import Offers
+from fractale.agents.draft_catalog import NOT_AS_INPUT, DraftCatalog
+from fractale.agents.loop import answer_of, work
+from fractale.agents.loop_tools import ask_person, server_tool
 from fractale.agents.signatures import argument_lines
-from fractale.agents.subagent import AgentAnswer, AgentHost, AgentRequest, Subagent
+from fractale.agents.subagent import AgentAnswer, AgentContext, AgentRequest, Subagent
 from fractale.errors import ModelError, PlanError
 from fractale.plan.source import read_source
+from fractale.plan.words import ASK_PERSON, KNOWN
 from fractale.policy import reads_only
 
-MOST_DRAFTS = 5
-"""Drafts before the planner gives up, where the step does not say `max_attempts`."""
+MAX_DRAFTS = 5
+"""Drafts that may be invalid in a row, if the step has no `max_attempts`."""
 
-MOST_LOOKS = 20
-"""Model turns of looking around before the first draft."""
+MAX_EXPLORING = 20
+"""Model turns of exploring before the first draft."""
 
-SHOWN = 2000
-"""Letters of an input that it is shown."""
+MAX_INPUT_CHARS = 2000
+"""Of the value of an input that the planner is shown."""
 
 _FENCED: Final = re.compile(r"```(?:ya?ml)?[ \t]*\n(.*?)\n```", re.DOTALL)
 
 
-def task_of(goal: str, inputs: Mapping[str, Any], offers: Offers) -> list[BaseMessage]:
-    """What the planner is told.
+# -- the graph -----------------------------------------------------------------------------------
+
+
+class DraftState(TypedDict, total=False):
+    """The state of the graph; `review` and `run` write the keys from `shown` on.
+
+    Keys:
+        messages: The planner's conversation.
+        known: What the planner found out before the first draft.
+        tries: Drafts since the last feedback of the user.
+        said: The last valid draft in the model's words.
+        text: The same draft as YAML: it is shown, kept and run.
+        sources: What the planner had read when it wrote the draft, as labels.
+        error: Why it failed; empty if it did not.
+        code: The error's code.
+        shown: The draft that the user saw before.
+        note: What is wrong with the user's own edit.
+        rounds: How many times the user was asked.
+        accepted: Whether the user accepted the draft.
+        outputs: Outputs of the run, as a reference.
+    """
+
+    messages: Annotated[list[AnyMessage], add_messages]
+    known: str
+    tries: int
+    text: str
+    said: str
+    shown: str
+    note: str
+    rounds: int
+    accepted: bool
+    sources: list[dict[str, Any]]
+    error: str
+    code: str
+    outputs: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Earlier:
+    """What the attempt before left: what it found out, the draft that ran, why it failed."""
+
+    known: str = ""
+    draft: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planner:
+    """The context of the graph's nodes.
 
     Args:
-        goal: The step's instruction.
-        inputs: The step's inputs, which say what the draft can read.
+        name: Of the step that the draft is for.
+        goal: The instruction.
+        inputs: What the draft can read.
+        max_drafts: Drafts that may be invalid in a row.
     """
-    part = "planner_short.md" if offers.expert or offers.plain else "planner.md"
-    prompt = resources.files(__package__ or "").joinpath(part).read_text(encoding="utf-8")
-    parts = [f"The task:\n{goal}", offers.as_text()]
-    if inputs:
-        given = "\n".join(f"{name}: {as_text(value)[:SHOWN]}" for name, value in inputs.items())
-        parts.append(f"The values of the inputs:\n{given}")
-    if offers.expert:
-        parts.append(_about(offers))
-    return [SystemMessage(prompt), HumanMessage("\n\n".join(part for part in parts if part))]
+
+    ctx: AgentContext
+    name: str
+    goal: str
+    catalog: DraftCatalog
+    inputs: Mapping[str, Any]
+    earlier: Earlier = Earlier()
+    max_drafts: int = MAX_DRAFTS
+
+    def sources(self) -> list[dict[str, Any]]:
+        """What the planner has read so far, as labels."""
+        return []
+
+    def warn_invalid(self, message: str) -> None:
+        """Called for each draft that is not valid."""
 
 
-def _about(offers: Offers) -> str:
-    """The one expert whom the draft asks, and what it takes."""
-    kind, name = offers.expert or ("", "")
-    lines = argument_lines(offers.expert_takes, NOT_AS_INPUT)
-    takes = "\n".join(["Its inputs, * required:", *(f"- {line}" for line in lines)])
-    words = " and an `instruction` that says all" if offers.expert_takes_words else ""
-    head = f"Write one step, `{kind}: {name}`, with its `inputs`{words}."
-    return f"{head}\n{takes}" if lines else head
+def drafting_graph(
+    context: type[Planner] = Planner, *, start: str = "explore", then: str = END
+) -> Any:
+    """A builder with the nodes `explore` and `draft`.
+
+    Args:
+        start: The first node.
+        then: The node after a valid draft; the caller adds it.
+    """
+
+    def after_draft(state: DraftState) -> str:
+        if state.get("error"):
+            return END
+        return then if state.get("text") else "draft"
+
+    builder: Any = StateGraph(DraftState, context_schema=context)
+    builder.add_node("explore", _explore)
+    builder.add_node("draft", _draft)
+    builder.add_edge(START, start)
+    builder.add_edge("explore", "draft")
+    builder.add_conditional_edges("draft", after_draft, list(dict.fromkeys(["draft", then, END])))
+    return builder
 
 
-async def explore(
-    host: AgentHost, task: Sequence[BaseMessage], config: RunnableConfig | None
-) -> str:
-    """Look around with tools that only read, and ask the person.
+async def _explore(
+    state: DraftState, runtime: Runtime[Planner], config: RunnableConfig
+) -> DraftState:
+    """Find out what the steps need, if the attempt before or the input `known` does not say it."""
+    planner = runtime.context
+    task, earlier = task_messages(planner.goal, planner.inputs, planner.catalog), planner.earlier
+    known = earlier.known
+    if not (known or planner.catalog.plain or planner.inputs.get(KNOWN)):
+        known = await explore(planner.ctx, task, config)
+    found = [HumanMessage(f"What was found out before:\n{known}")] if known else []
+    messages = [*task, *found, *_failure(earlier)]
+    return DraftState(
+        messages=cast("list[AnyMessage]", messages),
+        known=known,
+        tries=0,
+        rounds=0,
+        sources=planner.sources(),
+    )
 
-    Returns:
-        What was found out, in words; empty if nothing was looked at.
+
+async def _draft(state: DraftState, runtime: Runtime[Planner]) -> DraftState:
+    """Ask for one draft, and check it."""
+    planner, number = runtime.context, state.get("tries", 0) + 1
+    said, text, problems = await _one_draft(
+        planner, state.get("messages", []), state.get("known", "")
+    )
+    if text:
+        return DraftState(
+            text=text, said=said, tries=number, error="", note="", sources=planner.sources()
+        )
+    reasons = "; ".join(problems)
+    planner.warn_invalid(f"draft {number} of {planner.max_drafts}: {reasons}")
+    if number >= planner.max_drafts:
+        error = f"no valid draft in {number} tries; the last: {reasons}"
+        return DraftState(tries=number, text="", error=error, code="draft")
+    lines = "\n".join(f"- {problem}" for problem in problems)
+    wrong = f"This draft can't be used:\n{lines}\nWrite all the steps again, corrected."
+    return DraftState(
+        messages=answered(said or "(nothing)", wrong), tries=number, text="", error=""
+    )
+
+
+async def _one_draft(
+    planner: Planner, messages: Sequence[BaseMessage], known: str
+) -> tuple[str, str, list[str]]:
+    """The model's answer, the draft in it as YAML, and the draft's problems.
 
     Raises:
-        ModelError: The model failed.
-        LimitReached: A limit of the run is used up.
-    """
-    tools = [tool_of(tool, host) for tool in await host.tools() if reads_only(tool)]
-    if ASK_PERSON in host.offers:
-        tools.append(ask_person(host))
-    if not tools:
-        return ""
-    request = HumanMessage(
-        "Before you write the steps: find out with these tools what you must know for it, and ask "
-        "the person what only they know. Then say all that you found out and that the steps need: "
-        "values, names and paths in full. If nothing is to be found out, say so at once."
-    )
-    system, *rest = task
-    conversation = await work(
-        [*rest, request],
-        host=host,
-        tools=tools,
-        system=system.text,
-        config=config,
-        max_turns=MOST_LOOKS,
-    )
-    answer = str(answer_of(conversation))  # plain, as YAML and checkpoints need it
-    return answer if any(isinstance(each, ToolMessage) for each in conversation) else ""
-
-
-def known_of(text: str) -> list[BaseMessage]:
-    """What was found out before the first draft, as messages to put after the task."""
-    return [HumanMessage(f"What was found out before:\n{text}")] if text else []
-
-
-def failed_before(draft: str, error: str) -> list[BaseMessage]:
-    """What failed before the steps are written again, as messages.
-
-    Args:
-        draft: The steps that ran, as YAML; empty if something else failed.
-    """
-    if not draft:
-        return [HumanMessage(f"The last attempt failed: {error}")]
-    words = f"These steps ran and failed: {error}\nWrite steps that do the task all the same."
-    return [AIMessage(draft), HumanMessage(words)]
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One draft, held against the validator.
-
-    Args:
-        said: What the model answered.
-        text: The draft as YAML; empty if it is not valid.
-        problems: What is wrong with it.
-    """
-
-    said: str = ""
-    text: str = ""
-    problems: tuple[str, ...] = ()
-
-
-async def attempt(
-    host: AgentHost,
-    name: str,
-    messages: Sequence[BaseMessage],
-    offers: Offers,
-    known: str = "",
-) -> Attempt:
-    """Ask for one draft, and check it.
-
-    Args:
-        name: Of the step that the draft stands for.
-        known: What was found out before.
-
-    Raises:
-        ModelError: The model failed; an answer that is no draft is a problem of the attempt.
+        ModelError: The model failed. An answer without a draft is a problem of the draft.
         LimitReached: A limit of the run is used up.
     """
     said = ""
     try:
-        said, data = await _ask(host, messages, offers)
-        _, text = offers.read(name, data, known)
+        said, data = await _ask(planner, messages)
+        _, text = planner.catalog.read(planner.name, data, known)
     except PlanError as error:
-        return Attempt(said, problems=tuple(str(problem) for problem in error.problems))
+        return said, "", [str(problem) for problem in error.problems]
     except ModelError as error:
         if error.retryable or error.usage is None:  # it is out of reach, or refuses the request
             raise
-        return Attempt(error.text, problems=(str(error),))
-    return Attempt(said, text)
+        return error.text, "", [str(error)]
+    return said, text, []
 
 
-async def _ask(host: AgentHost, messages: Sequence[BaseMessage], offers: Offers) -> tuple[str, Any]:
-    """What the model answers, and the draft in it."""
+async def _ask(planner: Planner, messages: Sequence[BaseMessage]) -> tuple[str, Any]:
+    """The model's answer, and the draft in it as JSON."""
     asked = [*messages, HumanMessage("Write the steps.")]
     try:
-        answer = await host.ask_model(asked, offers.schema(), correct=False)
+        answer = await planner.ctx.ask_model(asked, planner.catalog.schema(), correct=False)
     except ModelError as error:
         data = plan_in(error.text)
         if data is None:
@@ -186,7 +228,7 @@ async def _ask(host: AgentHost, messages: Sequence[BaseMessage], offers: Offers)
 
 
 def plan_in(text: str) -> Mapping[str, Any] | None:
-    """The first plan in YAML in a text, bare or fenced; None if there is none."""
+    """The first plan in YAML in a text, bare or fenced; None if the text has none."""
     for candidate in [*_FENCED.findall(text), text]:
         try:
             data = read_source(candidate, "draft").plain()
@@ -201,92 +243,105 @@ def _is_plan(data: Any) -> bool:
     return isinstance(data, Mapping) and "steps" in data
 
 
-def correction(answer: str, problems: Sequence[str]) -> list[BaseMessage]:
-    """A draft that is wrong, and why, as messages."""
-    lines = "\n".join(f"- {problem}" for problem in problems)
-    return [
-        AIMessage(answer or "(nothing)"),
-        HumanMessage(f"This draft can't be used:\n{lines}\nWrite all the steps again, corrected."),
-    ]
+# -- what the planner is told --------------------------------------------------------------------
 
 
-def feedback(answer: str, words: str) -> list[BaseMessage]:
-    """A draft that the person wants otherwise, as messages."""
-    return [AIMessage(answer), HumanMessage(f"The person wants it otherwise: {words}")]
+def task_messages(goal: str, inputs: Mapping[str, Any], catalog: DraftCatalog) -> list[BaseMessage]:
+    """The system prompt, and the task with the catalog."""
+    part = "planner_short.md" if catalog.expert or catalog.plain else "planner.md"
+    prompt = resources.files(__package__ or "").joinpath(part).read_text(encoding="utf-8")
+    parts = [f"The task:\n{goal}", catalog.as_text()]
+    if inputs:
+        given = "\n".join(
+            f"{name}: {as_text(value)[:MAX_INPUT_CHARS]}" for name, value in inputs.items()
+        )
+        parts.append(f"The values of the inputs:\n{given}")
+    if catalog.expert:
+        parts.append(_about_expert(catalog))
+    return [SystemMessage(prompt), HumanMessage("\n\n".join(part for part in parts if part))]
 
 
-class Planning(TypedDict, total=False):
-    """The state of a planner that is asked like any other agent.
+def _about_expert(catalog: DraftCatalog) -> str:
+    kind, name = catalog.expert or ("", "")
+    lines = argument_lines(catalog.expert_takes, NOT_AS_INPUT)
+    takes = "\n".join(["Its inputs, * required:", *(f"- {line}" for line in lines)])
+    words = " and an `instruction` that says all" if catalog.expert_takes_words else ""
+    head = f"Write one step, `{kind}: {name}`, with its `inputs`{words}."
+    return f"{head}\n{takes}" if lines else head
 
-    Keys:
-        messages: The conversation.
-        known: What was found out.
-        tries: Drafts so far.
-        text: The valid draft.
-        error: Why there is none.
+
+async def explore(
+    ctx: AgentContext, task: Sequence[BaseMessage], config: RunnableConfig | None
+) -> str:
+    """Explore with tools that only read, and ask the user.
+
+    Returns:
+        What was found out, in words; empty if the model called nothing.
+
+    Raises:
+        ModelError: The model failed.
+        LimitReached: A limit of the run is used up.
     """
+    tools = [server_tool(tool, ctx) for tool in await ctx.tools() if reads_only(tool)]
+    if ASK_PERSON in ctx.offers:
+        tools.append(ask_person(ctx))
+    if not tools:
+        return ""
+    request = HumanMessage(
+        "Before you write the steps: find out with these tools what you must know for it, and ask "
+        "the person what only they know. Then say all that you found out and that the steps need: "
+        "values, names and paths in full. If nothing is to be found out, say so at once."
+    )
+    system, *rest = task
+    conversation = await work(
+        [*rest, request],
+        ctx=ctx,
+        tools=tools,
+        system=system.text,
+        config=config,
+        max_turns=MAX_EXPLORING,
+    )
+    answer = str(answer_of(conversation))  # plain, as YAML and checkpoints need it
+    return answer if any(isinstance(each, ToolMessage) for each in conversation) else ""
 
-    messages: Annotated[list[AnyMessage], add_messages]
-    known: str
-    tries: int
-    text: str
-    error: str
+
+def _failure(earlier: Earlier) -> list[BaseMessage]:
+    """What failed in the attempt before."""
+    if not earlier.error:
+        return []
+    if not earlier.draft:
+        return [HumanMessage(f"The last attempt failed: {earlier.error}")]
+    words = (
+        f"These steps ran and failed: {earlier.error}\nWrite steps that do the task all the same."
+    )
+    return [AIMessage(earlier.draft), HumanMessage(words)]
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """What the nodes work with: the host, what is asked, and what a draft may use."""
-
-    host: AgentHost
-    request: AgentRequest
-    offers: Offers
+def answered(draft: str, words: str) -> list[AnyMessage]:
+    """A draft, and the answer to it, as messages."""
+    return [AIMessage(draft), HumanMessage(words)]
 
 
-async def run(host: AgentHost, request: AgentRequest) -> AgentAnswer:
+# -- the agent -----------------------------------------------------------------------------------
+
+
+async def run(ctx: AgentContext, request: AgentRequest) -> AgentAnswer:
     """Draft a plan for a task, without running it."""
-    offers = Offers(
-        tools=await host.tools(), prompts=await host.prompts(), agents=await host.agents()
+    planner = Planner(
+        ctx=ctx,
+        name="drafted",
+        goal=request.instruction,
+        inputs={},
+        catalog=DraftCatalog(
+            tools=await ctx.tools(), prompts=await ctx.prompts(), agents=await ctx.agents()
+        ),
     )
-    after: Planning = await _graph().ainvoke(
-        Planning(tries=0), request.config, context=Task(host, request, offers)
-    )
+    graph = drafting_graph().compile()
+    after: DraftState = await graph.ainvoke(DraftState(tries=0), request.config, context=planner)
     text = after.get("text", "")
     if not text:
         return AgentAnswer(outputs={}, error=after.get("error") or "there is no draft")
     return AgentAnswer(outputs={"plan": text}, text=text)
-
-
-def _graph() -> Any:
-    builder: Any = StateGraph(Planning, context_schema=Task)
-    builder.add_node("explore", _explore)
-    builder.add_node("draft", _draft)
-    builder.add_edge(START, "explore")
-    builder.add_edge("explore", "draft")
-    builder.add_conditional_edges("draft", _after_draft, ["draft", END])
-    return builder.compile()
-
-
-async def _explore(state: Planning, runtime: Runtime[Task], config: RunnableConfig) -> Planning:
-    task = runtime.context
-    told = task_of(task.request.instruction, {}, task.offers)
-    known = await explore(task.host, told, config)
-    messages = cast("list[AnyMessage]", [*told, *known_of(known)])
-    return Planning(messages=messages, known=known)
-
-
-async def _draft(state: Planning, runtime: Runtime[Task]) -> Planning:
-    task, tries = runtime.context, state.get("tries", 0) + 1
-    messages, known = state.get("messages", []), state.get("known", "")
-    made = await attempt(task.host, "drafted", messages, task.offers, known)
-    if made.text:
-        return Planning(tries=tries, text=made.text, error="")
-    why = f"no valid draft in {tries} tries; the last: {'; '.join(made.problems)}"
-    wrong = cast("list[AnyMessage]", correction(made.said, made.problems))
-    return Planning(tries=tries, messages=wrong, error=why)
-
-
-def _after_draft(state: Planning) -> str:
-    return END if state.get("text") or state.get("tries", 0) >= MOST_DRAFTS else "draft"
 
 
 PLANNER = Subagent(

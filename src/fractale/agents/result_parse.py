@@ -1,8 +1,15 @@
-"""Finds a metric in a log: derives a regular expression, checks it, asks whether it is right."""
+"""Finds a metric in a log: asks a model for a regular expression, checks it, and asks the user.
+
+An expression that the user agreed to is remembered with the shape of the log. A log has the same
+shape if its lines are of the same kinds, whatever the numbers in them.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -12,21 +19,20 @@ from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
-from fractale.agents.log_shapes import likeness, shape_of
-from fractale.agents.subagent import AgentAnswer, AgentHost, AgentRequest, Subagent
+from fractale.agents.subagent import AgentAnswer, AgentContext, AgentRequest, Subagent
 from fractale.errors import ModelError, ModelUnavailable
 from fractale.plan.regexes import LONGEST_PATTERN, Found, ends_of, find_value
 from fractale.questions import question
 
 DEFAULT_TRIES = 5
 
-SHOWN_LOG = 12_000
+MAX_SHOWN_LOG = 12_000
 """Characters of the log that the model is shown."""
 
-SAME_SHAPE = 0.5
-"""Share of the kinds of lines of two logs that both have, from which on they are alike."""
+MIN_LIKENESS = 0.5
+"""`likeness` from which on two logs have the same shape."""
 
-MOST_NOTES = 20
+MAX_NOTES = 20
 """Expressions that are remembered for one metric."""
 
 YES, NO = "yes", "no"
@@ -44,10 +50,10 @@ ANSWER: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """What is looked for, and who helps with it. The log stays out of the checkpoints."""
+class ParseTask:
+    """What to find. The log is not part of the state, so it stays out of the checkpoints."""
 
-    host: AgentHost
+    ctx: AgentContext
     metric: str
     log: str
     unit: str
@@ -56,14 +62,14 @@ class Task:
 
 
 class Try(TypedDict):
-    """One proposal of the model; `fault` is why it was not taken."""
+    """One proposal of the model, and why it was refused."""
 
     regex: str
     fault: str
 
 
 class Match(TypedDict):
-    """What a regular expression found; `method` is where it comes from."""
+    """What a regular expression found; `method` is its origin: ``model`` or ``remembered``."""
 
     regex: str
     value: str
@@ -73,28 +79,28 @@ class Match(TypedDict):
 
 
 class Note(TypedDict):
-    """An expression that a person agreed to, and the shape of the log that it was for."""
+    """An expression that the user agreed to, and the shape of its log."""
 
     regex: str
     shape: list[str]
 
 
 class Parsing(TypedDict, total=False):
-    """The agent's state: `match` waits for a person to agree until it is `done`."""
+    """The agent's state: the user has yet to agree to `match` until it is `done`."""
 
     tries: list[Try]
     match: Match | None
     done: bool
 
 
-async def run(host: AgentHost, request: AgentRequest) -> AgentAnswer:
+async def run(ctx: AgentContext, request: AgentRequest) -> AgentAnswer:
     """Find the metric.
 
     Raises:
         ModelUnavailable: The model is busy or out of reach.
         LimitReached: A limit of the run is used up.
     """
-    task = _task(host, request)
+    task = _task(ctx, request)
     after = await _graph().ainvoke(Parsing(tries=[]), request.config, context=task)
     found: Match | None = after.get("match")
     if found is None or not after.get("done"):
@@ -112,10 +118,10 @@ async def run(host: AgentHost, request: AgentRequest) -> AgentAnswer:
     return AgentAnswer(outputs=outputs, text=f"{task.metric}: {found['value']} {task.unit}".strip())
 
 
-def _task(host: AgentHost, request: AgentRequest) -> Task:
+def _task(ctx: AgentContext, request: AgentRequest) -> ParseTask:
     given = request.inputs
-    return Task(
-        host=host,
+    return ParseTask(
+        ctx=ctx,
         metric=str(given["metric_name"]).strip(),
         log=_as_text(given["log_text"]),
         unit=str(given.get("unit") or ""),
@@ -132,7 +138,7 @@ def _as_text(log: Any) -> str:
     return "\n".join(lines)
 
 
-def _gave_up(task: Task, tries: Sequence[Try]) -> AgentAnswer:
+def _gave_up(task: ParseTask, tries: Sequence[Try]) -> AgentAnswer:
     last = tries[-1] if tries else Try(regex="", fault="")
     times = "once" if len(tries) == 1 else f"{len(tries)} times"
     error = f"no regular expression for `{task.metric}` was found ({times} tried): {last['fault']}"
@@ -152,8 +158,8 @@ def _gave_up(task: Task, tries: Sequence[Try]) -> AgentAnswer:
 
 
 def _graph() -> Any:
-    """Recall what is known, else propose until a proposal holds and a person agrees."""
-    builder: Any = StateGraph(Parsing, context_schema=Task)
+    """Recall a known expression; else propose until one matches and the user agrees."""
+    builder: Any = StateGraph(Parsing, context_schema=ParseTask)
     builder.add_node("recall", _recall)
     builder.add_node("propose", _propose)
     builder.add_node("confirm", _confirm)
@@ -164,7 +170,7 @@ def _graph() -> Any:
     return builder.compile(name="result_parse")
 
 
-def _next(state: Parsing, runtime: Runtime[Task]) -> str:
+def _next(state: Parsing, runtime: Runtime[ParseTask]) -> str:
     if state.get("done"):
         return END
     if state.get("match"):
@@ -172,8 +178,8 @@ def _next(state: Parsing, runtime: Runtime[Task]) -> str:
     return END if len(state.get("tries", [])) >= runtime.context.max_tries else "propose"
 
 
-async def _recall(state: Parsing, runtime: Runtime[Task]) -> Parsing:
-    """Take what was agreed to for a log of this shape, if it matches here too."""
+async def _recall(state: Parsing, runtime: Runtime[ParseTask]) -> Parsing:
+    """Reuse an expression that the user agreed to for a log of this shape, if it matches."""
     del state
     task = runtime.context
     for pattern in _known(task):
@@ -183,11 +189,11 @@ async def _recall(state: Parsing, runtime: Runtime[Task]) -> Parsing:
     return Parsing()
 
 
-async def _propose(state: Parsing, runtime: Runtime[Task]) -> Parsing:
-    """Ask the model, and look at what its expression finds."""
+async def _propose(state: Parsing, runtime: Runtime[ParseTask]) -> Parsing:
+    """Ask the model, and try its expression."""
     task, tries = runtime.context, state.get("tries", [])
     try:
-        answer = await task.host.ask_model(_messages(task, tries), ANSWER)
+        answer = await task.ctx.ask_model(_messages(task, tries), ANSWER)
     except ModelUnavailable:
         raise
     except ModelError as error:
@@ -205,12 +211,12 @@ async def _propose(state: Parsing, runtime: Runtime[Task]) -> Parsing:
     )
 
 
-async def _confirm(state: Parsing, runtime: Runtime[Task]) -> Parsing:
-    """Ask a person whether the value is the right one; anything but yes or no is feedback."""
+async def _confirm(state: Parsing, runtime: Runtime[ParseTask]) -> Parsing:
+    """Ask the user whether the value is right; an answer other than yes or no is feedback."""
     task, match = runtime.context, state.get("match")
     assert match is not None  # noqa: S101 - the edge to this node looked
-    asked = question(task.host.path, _asked(task, match), (YES, NO), default=YES)
-    said = str(task.host.ask_person(asked)).strip()
+    asked = question(task.ctx.path, _asked(task, match), (YES, NO), default=YES)
+    said = str(task.ctx.ask_person(asked)).strip()
     if said.lower() in (YES, "y", "true"):
         return Parsing(done=True)
     refused = REFUSED if said.lower() in ("", NO, "n", "false") else f"a person says: {said}"
@@ -222,10 +228,10 @@ async def _confirm(state: Parsing, runtime: Runtime[Task]) -> Parsing:
 # -- what the model and the person are asked ----------------------------------------------------
 
 
-def _messages(task: Task, tries: Sequence[Try]) -> list[BaseMessage]:
+def _messages(task: ParseTask, tries: Sequence[Try]) -> list[BaseMessage]:
     prompt = resources.files(__package__ or "").joinpath("result_parse.md")
     unit = f", in {task.unit}" if task.unit else ""
-    log = ends_of(task.log, SHOWN_LOG, "\n[… the middle of the log is left out …]\n")
+    log = ends_of(task.log, MAX_SHOWN_LOG, "\n[… the middle of the log is left out …]\n")
     parts = [
         f"The metric: {task.metric}{unit}",
         task.instruction,
@@ -245,7 +251,7 @@ def _earlier(tries: Sequence[Try]) -> list[str]:
     return ["These were not right; answer with another one:\n" + "\n".join(lines)]
 
 
-def _asked(task: Task, match: Match) -> str:
+def _asked(task: ParseTask, match: Match) -> str:
     of = "" if match["matches"] == 1 else f" (the last of {match['matches']} matches)"
     value = f"{match['value']} {task.unit}".strip()
     return (
@@ -255,13 +261,13 @@ def _asked(task: Task, match: Match) -> str:
 
 
 def _pattern_in(data: Any) -> str:
-    """The model's expression; empty where its answer has none."""
+    """The model's expression; empty if its answer has none."""
     given: Any = cast("dict[str, Any]", data).get("regex") if isinstance(data, dict) else None
     return given if isinstance(given, str) else ""
 
 
 async def _search(pattern: str, log: str) -> Found | str:
-    """What the pattern finds, or why it finds nothing usable."""
+    """What the pattern finds, or why it finds no usable value."""
     try:
         return await asyncio.to_thread(find_value, pattern, log)
     except ValueError as error:
@@ -281,28 +287,64 @@ def _match(pattern: str, found: Found, method: str) -> Match:
 # -- what is remembered -------------------------------------------------------------------------
 
 
-def _remember(task: Task, pattern: str) -> None:
-    """Keep the expression for logs of this shape; a newer one goes before older ones."""
+def _remember(task: ParseTask, pattern: str) -> None:
+    """Keep the expression for logs of this shape, before older ones."""
     others = [note for note in _notes(task) if note["regex"] != pattern]
     note = Note(regex=pattern, shape=shape_of(task.log))
-    task.host.remember(_key(task), [note, *others][:MOST_NOTES])
+    task.ctx.remember(_key(task), [note, *others][:MAX_NOTES])
 
 
-def _known(task: Task) -> list[str]:
-    """The expressions that were agreed to for logs of this shape, the most alike first."""
+def _known(task: ParseTask) -> list[str]:
+    """The expressions for logs of this shape, the most similar first."""
     notes = _notes(task)
     shape = shape_of(task.log) if notes else []
     alike = [(likeness(shape, note["shape"]), note["regex"]) for note in notes]
     alike.sort(key=lambda pair: -pair[0])
-    return [pattern for share, pattern in alike if share >= SAME_SHAPE]
+    return [pattern for share, pattern in alike if share >= MIN_LIKENESS]
 
 
-def _notes(task: Task) -> list[Note]:
-    return task.host.recall(_key(task)) or []
+def _notes(task: ParseTask) -> list[Note]:
+    return task.ctx.recall(_key(task)) or []
 
 
-def _key(task: Task) -> str:
+def _key(task: ParseTask) -> str:
     return f"result_parse/{task.metric.lower()}"
+
+
+# -- the shape of a log -----------------------------------------------------------------------
+
+MAX_KINDS = 64
+"""Of lines in a shape."""
+
+MAX_LOG = 200_000
+"""Characters of a log that its shape is made from."""
+
+MAX_LINE = 500
+
+_FIGURE = re.compile(r"[-+]?\d[\d.,:eE+-]*+")
+_BLANKS = re.compile(r"\s++")
+
+
+def shape_of(log: str) -> list[str]:
+    """The most frequent kinds of lines of a log, as short hashes.
+
+    Two lines are of one kind if they differ only in numbers and blanks.
+    """
+    kinds = Counter(_kind_of(line) for line in ends_of(log, MAX_LOG, "\n").splitlines())
+    kinds.pop("", None)
+    return [
+        hashlib.sha256(kind.encode()).hexdigest()[:8] for kind, _ in kinds.most_common(MAX_KINDS)
+    ]
+
+
+def _kind_of(line: str) -> str:
+    return _BLANKS.sub(" ", _FIGURE.sub("0", line[:MAX_LINE])).strip()
+
+
+def likeness(one: Sequence[str], other: Sequence[str]) -> float:
+    """The share of kinds that two shapes have in common: 0 to 1."""
+    together = set(one) | set(other)
+    return len(set(one) & set(other)) / len(together) if together else 0.0
 
 
 INPUTS: Mapping[str, Any] = {

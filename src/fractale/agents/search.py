@@ -1,8 +1,9 @@
-"""Search algorithms: what to try next in a space of parameters, given what was tried.
+"""The search for good settings of a job: what to try next, given what was tried.
 
-The algorithms are Optuna's, asked through one pure function: the table of trials is all the
-memory that a search has. So the same table and seed give the same proposal in any process, and a
-search that is resumed goes on as if it had never stopped.
+`Search.propose` is the one core, of the agent `optimize` and of the tool `next_trial`. The table of
+trials is all the memory of a search: Optuna's algorithms are asked through the pure function
+`propose`. So the same table and seed give the same proposal in any process, and a resumed search
+continues as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -11,13 +12,11 @@ import logging
 import math
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast, get_args
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias, TypedDict, TypeVar, cast, get_args
 
 from fractale.agents.space import Parameter, faults_of, read_space, typed
 from fractale.errors import DependencyMissing, ToolError
-
-if TYPE_CHECKING:
-    from langchain_core.tools import StructuredTool
 
 Algorithm: TypeAlias = Literal["tpe", "cma-es", "grid", "random"]
 Direction: TypeAlias = Literal["minimize", "maximize"]
@@ -27,67 +26,138 @@ DIRECTIONS: Final[tuple[Direction, ...]] = get_args(Direction)
 
 EXTRA = "optimize"
 
-STARTUP_TRIALS = 5
-"""Random trials before TPE models anything: Optuna's own ten are a whole budget of jobs."""
+USER = "person"
+"""`source` of a trial that the user asked for; the word is part of the table's format."""
 
-MOST_POINTS = 10_000
+STARTUP_TRIALS = 5
+"""Random trials before TPE models anything. Optuna's own ten are a whole budget of jobs."""
+
+MAX_POINTS = 10_000
 """Points of a grid."""
 
-MOST_ASKS = 20
-"""How often an algorithm is asked for a point that was not tried: each trial may be an hour."""
+MAX_ASKS = 20
+"""How often an algorithm is asked for a point that was not tried: each trial may take an hour."""
 
-MOST_SEED = 2**32
+MAX_SEED = 2**32
 """Where Optuna's seeds end."""
 
 
-def propose(
-    space: Mapping[str, Any],
-    trials: Sequence[Mapping[str, Any]] = (),
-    algorithm: Algorithm = "tpe",
-    seed: int = 0,
-    direction: Direction = "minimize",
-) -> dict[str, Any] | None:
-    """What an algorithm would try next; the same for the same arguments.
+class Trial(TypedDict):
+    """One line of the table; `source` is an algorithm, ``model`` or `USER`."""
+
+    number: int
+    params: dict[str, Any]
+    value: float | None
+    source: str
+    why: str
+    ok: bool
+    error: str | None
+    seconds: float
+
+
+class Proposal(TypedDict):
+    """What to try next."""
+
+    params: dict[str, Any]
+    source: str
+    why: str
+
+
+AnyTrial = TypeVar("AnyTrial", bound=Mapping[str, Any])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopRules:
+    """When a search is over.
 
     Args:
-        space: For each parameter ``{type: int | float, low, high, log, step}`` or
-            ``{type: categorical, choices: [...]}``.
-        trials: What was tried, in order: ``{params: {...}, value: number}``. A trial without a
-            value, or with ``ok: false``, has failed.
-        algorithm: ``tpe``, ``cma-es``, ``grid`` or ``random``.
-        seed: Another seed, another search.
-        direction: Whether the value is to ``minimize`` or to ``maximize``.
-
-    Returns:
-        A value for each parameter; None where no point is left that was not tried.
-
-    Raises:
-        ToolError: The space, a trial or another argument is not of its form, or the algorithm
-            cannot search this space.
-        DependencyMissing: Optuna is not installed.
+        max_trials: The budget; failed trials count.
+        patience: Trials without an improvement; None: no limit.
+        target: A value that is good enough; None: no value is.
+        max_failures: Failures in a row.
     """
-    parameters = read_space(space)
-    _check(parameters, trials, algorithm, direction)
-    tried = [typed(parameters, trial["params"]) for trial in trials]
-    if _is_spent(parameters, tried):
+
+    direction: Direction
+    max_trials: int
+    patience: int | None = None
+    target: float | None = None
+    max_failures: int
+
+    def reason(self, trials: Sequence[Trial]) -> str | None:
+        """Why the search is over: target, failures, budget or patience; None if it is not."""
+        best = best_of(trials, self.direction)
+        if best and self._reaches(best["value"]):
+            return "target"
+        if failures_in_a_row(trials) >= self.max_failures:
+            return "failures"
+        if len(trials) >= self.max_trials:
+            return "budget"
+        if best and self.patience and len(trials) - best["number"] >= self.patience:
+            return "patience"
         return None
-    seed = seed % MOST_SEED
-    optuna = load_optuna()
-    with _quiet():
-        if algorithm == "grid":
-            study = _grid_study(optuna, parameters, seed)
-            return _untried(study, optuna, parameters, tried, _points_of_grid(parameters))
-        if algorithm == "cma-es":
-            study = _replayed(optuna, parameters, trials, seed, direction)
-        else:
-            study = _study_of(optuna, parameters, trials, algorithm, seed, direction)
-        found = _untried(study, optuna, parameters, tried, MOST_ASKS)
-        return _asked(study, optuna, parameters) if found is None else found
+
+    def _reaches(self, value: float | None) -> bool:
+        if self.target is None or value is None:
+            return False
+        return value <= self.target if self.direction == "minimize" else value >= self.target
 
 
-def best_of(
-    trials: Sequence[Mapping[str, Any]], direction: Direction = "minimize"
-) -> Mapping[str, Any] | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """A search: where, how, and when it is over.
+
+    Args:
+        space: As `read_space` expects it.
+        start: Points to try first.
+    """
+
+    space: Mapping[str, Any]
+    rules: StopRules
+    algorithm: Algorithm = "tpe"
+    seed: int = 0
+    start: Sequence[Mapping[str, Any]] = ()
+
+    def propose(self, trials: Sequence[Trial]) -> Proposal | str:
+        """What to try after these trials, or the reason why the search is over.
+
+        Raises:
+            ToolError: As `propose`.
+            DependencyMissing: Optuna is not installed.
+        """
+        if reason := self.rules.reason(trials):
+            return reason
+        if len(trials) < len(self.start):
+            point = dict(self.start[len(trials)])
+            return Proposal(params=point, source=USER, why="a start point")
+        direction = self.rules.direction
+        params = propose(self.space, trials, self.algorithm, self.seed, direction)
+        if params is None:
+            return "exhausted"
+        return Proposal(params=params, source=self.algorithm, why="")
+
+
+def next_line(
+    trials: Sequence[Mapping[str, Any]], proposal: Proposal, outcome: float | str, seconds: float
+) -> Trial:
+    """The table's line for the trial that has just ended.
+
+    Args:
+        outcome: Its value, or why it failed.
+    """
+    failed = isinstance(outcome, str)
+    return Trial(
+        number=len(trials) + 1,
+        params=proposal["params"],
+        value=None if failed else outcome,
+        source=proposal["source"],
+        why=proposal["why"],
+        ok=not failed,
+        error=outcome if failed else None,
+        seconds=round(seconds, 3),
+    )
+
+
+def best_of(trials: Sequence[AnyTrial], direction: Direction = "minimize") -> AnyTrial | None:
     """The best trial that succeeded, the first of equals; None if none did."""
     good = [trial for trial in trials if succeeded(trial)]
     if not good:
@@ -97,12 +167,65 @@ def best_of(
 
 
 def succeeded(trial: Mapping[str, Any]) -> bool:
-    """Whether a trial brought a value."""
+    """Whether a trial has a value."""
     return bool(trial.get("ok", True)) and trial.get("value") is not None
 
 
+def failures_in_a_row(trials: Sequence[Trial]) -> int:
+    """How many of the last trials failed since one succeeded."""
+    good = [trial["number"] for trial in trials if succeeded(trial)]
+    return len(trials) - (good[-1] if good else 0)
+
+
+# -- the algorithms ------------------------------------------------------------------------------
+
+
+def propose(
+    space: Mapping[str, Any],
+    trials: Sequence[Mapping[str, Any]] = (),
+    algorithm: Algorithm = "tpe",
+    seed: int = 0,
+    direction: Direction = "minimize",
+) -> dict[str, Any] | None:
+    """What an algorithm would try next: the same for the same arguments.
+
+    Args:
+        space: As `read_space` expects it.
+        trials: In order: ``{params: {...}, value: number}``. A trial without a value, or with
+            ``ok: false``, has failed.
+        algorithm: ``tpe``, ``cma-es``, ``grid`` or ``random``.
+        seed: Another seed, another search.
+        direction: Whether the value is to ``minimize`` or to ``maximize``.
+
+    Returns:
+        A value for each parameter; None if every point was tried.
+
+    Raises:
+        ToolError: The space, a trial or another argument is not valid, or the algorithm cannot
+            search this space.
+        DependencyMissing: Optuna is not installed.
+    """
+    parameters = read_space(space)
+    _check(parameters, trials, algorithm, direction)
+    tried = [typed(parameters, trial["params"]) for trial in trials]
+    if _is_spent(parameters, tried):
+        return None
+    seed = seed % MAX_SEED
+    optuna = load_optuna()
+    with _quiet():
+        if algorithm == "grid":
+            study = _grid_study(optuna, parameters, seed)
+            return _untried(study, optuna, parameters, tried, _points_of_grid(parameters))
+        if algorithm == "cma-es":
+            study = _replayed(optuna, parameters, trials, seed, direction)
+        else:
+            study = _study_of(optuna, parameters, trials, algorithm, seed, direction)
+        found = _untried(study, optuna, parameters, tried, MAX_ASKS)
+        return _asked(study, optuna, parameters) if found is None else found
+
+
 def load_optuna() -> Any:
-    """Optuna and what its algorithms need.
+    """Import Optuna and what its algorithms need.
 
     Raises:
         DependencyMissing: It is not installed.
@@ -116,62 +239,6 @@ def load_optuna() -> Any:
             hint=f"`pip install 'fractale[{EXTRA}]'`",
         ) from error
     return cast("Any", optuna)
-
-
-def search_tools() -> list[StructuredTool]:
-    """The algorithms as tools that a model can call, one for each."""
-    from langchain_core.tools import StructuredTool
-
-    return [
-        StructuredTool(
-            name=f"propose_{algorithm.replace('-', '_')}",
-            description=f"What the {_ABOUT[algorithm]} would try next, given the trials so far.",
-            args_schema=dict(TOOL_SCHEMA),
-            func=_tool(algorithm),
-        )
-        for algorithm in ALGORITHMS
-    ]
-
-
-_ABOUT: Mapping[Algorithm, str] = {
-    "tpe": "tree-structured Parzen estimator (a good choice for few, dear trials)",
-    "cma-es": "covariance matrix adaptation (two or more numbers, many trials)",
-    "grid": "grid of all combinations, shuffled,",
-    "random": "random search",
-}
-
-TOOL_SCHEMA: Mapping[str, Any] = {
-    "type": "object",
-    "properties": {
-        "space": {
-            "type": "object",
-            "description": (
-                "name -> {type: int|float, low, high, log, step} or {type: categorical, choices}"
-            ),
-        },
-        "trials": {
-            "type": "array",
-            "items": {"type": "object"},
-            "description": "In order: {params, value}; a failed trial has no value.",
-        },
-        "seed": {"type": "integer", "minimum": 0},
-        "direction": {"enum": list(DIRECTIONS)},
-    },
-    "required": ["space", "trials", "direction"],
-}
-
-
-def _tool(algorithm: Algorithm) -> Any:
-    def call(
-        space: dict[str, Any],
-        trials: list[dict[str, Any]],
-        direction: Direction,
-        seed: int = 0,
-    ) -> dict[str, Any]:
-        params = propose(space, trials, algorithm, seed, direction)
-        return {"params": params, "source": algorithm, "exhausted": params is None}
-
-    return call
 
 
 # -- what is asked ------------------------------------------------------------------------------
@@ -198,10 +265,10 @@ def _check(
 
 
 def check_fit(parameters: Mapping[str, Parameter], algorithm: str) -> None:
-    """See whether an algorithm can search a space.
+    """Check that an algorithm can search a space.
 
     Raises:
-        ToolError: It cannot; the hint says what would.
+        ToolError: It cannot; the hint names an algorithm that can.
     """
     if algorithm == "grid":
         _check_grid(parameters)
@@ -221,9 +288,9 @@ def _check_grid(parameters: Mapping[str, Parameter]) -> None:
         except ValueError as error:
             hint = "give it a `step` or `choices`, or use the algorithm `tpe`"
             raise ToolError(f"{name}: {error}", hint=hint) from None
-    if points > MOST_POINTS:
+    if points > MAX_POINTS:
         raise ToolError(
-            f"the grid has {points} points, and at most {MOST_POINTS} are searched",
+            f"the grid has {points} points, and at most {MAX_POINTS} are searched",
             hint="widen the steps, or use the algorithm `tpe`",
         )
 
@@ -247,7 +314,7 @@ def is_number(value: Any) -> bool:
 
 @contextmanager
 def _quiet() -> Generator[None]:
-    """Keep Optuna's notes on studies of one proposal off the person's screen, for this long."""
+    """Keep Optuna's log of one-proposal studies off the screen."""
     logger = logging.getLogger("optuna")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -280,8 +347,8 @@ def _asked(study: Any, optuna: Any, parameters: Mapping[str, Parameter]) -> dict
 
 
 def _seed_for(seed: int, number: int) -> int:
-    """Each trial draws with a seed of its own: a sampler is new each time and forgets."""
-    return (seed * 1_000_003 + number) % MOST_SEED
+    """The seed of one trial: each proposal has a new sampler, which remembers nothing."""
+    return (seed * 1_000_003 + number) % MAX_SEED
 
 
 def _study_of(
@@ -292,7 +359,7 @@ def _study_of(
     seed: int,
     direction: str,
 ) -> Any:
-    """A study that knows the trials, for algorithms that see only their results."""
+    """A study with the trials added, for algorithms that need only their results."""
     seed = _seed_for(seed, len(trials))
     samplers = optuna.samplers
     sampler = (
@@ -305,7 +372,7 @@ def _study_of(
     states = optuna.trial.TrialState
     for trial in trials:
         good = succeeded(trial)
-        # TPE overlooks trials that failed, but takes pruned ones for the worst: it stays away.
+        # TPE ignores failed trials, but takes pruned ones for the worst and avoids them.
         told = optuna.trial.create_trial(
             state=states.COMPLETE if good else states.PRUNED,
             value=trial["value"] if good else None,
@@ -323,9 +390,9 @@ def _replayed(
     seed: int,
     direction: str,
 ) -> Any:
-    """A study that goes through all trials again, for CMA-ES, whose state grows with each.
+    """A study that replays all trials, for CMA-ES, whose state depends on their order.
 
-    Its distribution moves on by what was tried, also where that was not its own proposal.
+    Its distribution also moves by trials that it did not propose.
     """
     rest = optuna.samplers.RandomSampler(seed=_seed_for(seed, len(trials)))
     sampler = optuna.samplers.CmaEsSampler(
@@ -344,7 +411,7 @@ def _replayed(
 
 
 def _grid_study(optuna: Any, parameters: Mapping[str, Parameter], seed: int) -> Any:
-    """A study that goes through the shuffled grid from its start."""
+    """A study that walks through the shuffled grid from its start."""
     axes = {name: parameter.grid() for name, parameter in parameters.items()}
     return optuna.create_study(sampler=optuna.samplers.GridSampler(axes, seed=seed))
 
@@ -360,7 +427,7 @@ def _untried(
     tried: Sequence[Mapping[str, Any]],
     asks: int,
 ) -> dict[str, Any] | None:
-    """The first point the study gives that is not among the trials; None if none is."""
+    """The study's first point that was not tried; None if all of `asks` were."""
     for _ in range(asks):
         point = _asked(study, optuna, parameters)
         if point not in tried:

@@ -1,4 +1,4 @@
-"""Spaces of parameters to search, as JSON: what is in them and what is not."""
+"""Parameter spaces as JSON: read, checked, and whether a point is in a space."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ KEYS: Final[Mapping[str, frozenset[str]]] = {
     "categorical": frozenset({"type", "choices", "description"}),
 }
 
-MOST_INTEGER = 2**53
-"""Integers beyond it lose their last digits on the way through JSON and Optuna."""
+MAX_INTEGER = 2**53
+"""Larger integers lose digits in JSON and Optuna."""
 
 TOLERANCE = 1e-8
-"""Share of a step by which a value may be off it, as Optuna has it."""
+"""How far a value may be off a step, as a share of the step; the same as Optuna's."""
 
-SHOWN_CHOICES = 20
+MAX_SHOWN_CHOICES = 20
 
-MOST_VALUES = 10_000
+MAX_VALUES = 10_000
 """Values of one parameter on a grid."""
 
 
@@ -35,12 +35,12 @@ class Parameter:
     """One parameter of a job.
 
     Args:
-        low: The least value, of a number.
-        high: The greatest value, itself on a step.
-        log: Whether the values are drawn evenly in their logarithms.
-        step: What lies between two values; None of a float without steps, or drawn by `log`.
-        choices: The values of a categorical one.
-        description: What a model should know of it.
+        low: The smallest number.
+        high: The largest number; it is on a step.
+        log: Whether to draw numbers evenly by their logarithms.
+        step: Distance of two numbers; None for a float without steps, and with `log`.
+        choices: The values of a categorical parameter.
+        description: For models.
     """
 
     type: Kind
@@ -53,7 +53,7 @@ class Parameter:
 
     @property
     def size(self) -> int | None:
-        """How many values it has; None if there is no end of them."""
+        """The number of its values; None if it is infinite."""
         if self.type == "categorical":
             return len(self.choices)
         step = self.step or (1 if self.type == "int" else None)
@@ -62,10 +62,10 @@ class Parameter:
         return round((self.high - self.low) / step) + 1
 
     def grid(self) -> list[Any]:
-        """Its values on a grid: all of them, but of an integer drawn by `log` the doublings.
+        """Its values on a grid: all of them; of an integer with `log`, powers of two.
 
         Raises:
-            ValueError: There is no end of them.
+            ValueError: There are infinitely many, or too many.
         """
         if self.type == "categorical":
             return list(self.choices)
@@ -73,12 +73,12 @@ class Parameter:
             return _doublings(int(self.low), int(self.high))
         if self.size is None:
             raise ValueError("a grid has no end of values for it")
-        if self.size > MOST_VALUES:
+        if self.size > MAX_VALUES:
             raise ValueError(f"a grid would have {self.size} values for it")
         return [self.at(index) for index in range(self.size)]
 
     def at(self, index: int) -> int | float:
-        """The value so many steps above `low`, without the dust of binary fractions."""
+        """The value `index` steps above `low`, without binary rounding errors."""
         value = Decimal(str(self.low)) + index * Decimal(str(self.step or 0))
         return int(value) if self.type == "int" else float(value)
 
@@ -92,7 +92,7 @@ class Parameter:
 
 
 def _doublings(low: int, high: int) -> list[int]:
-    """1, 2, 4, … as scientists choose nodes and ranks; the highest is always among them."""
+    """1, 2, 4, … as users choose nodes and ranks; the last is always `high`."""
     values = [low]
     while values[-1] * 2 < high:
         values.append(values[-1] * 2)
@@ -110,7 +110,7 @@ def read_space(space: Any) -> dict[str, Parameter]:
             ``{type: categorical, choices: [...]}``; with ``choices`` the type may be left out.
 
     Raises:
-        ToolError: It is not of this form; the message names all faults.
+        ToolError: It is not valid; the message lists all faults.
     """
     if not isinstance(space, Mapping) or not space:
         raise ToolError("`space` is a mapping of at least one parameter", hint=EXAMPLE)
@@ -150,7 +150,7 @@ def _faulty_choices(given: Mapping[str, Any]) -> list[str]:
     odd = [each for each in several if not isinstance(each, (str, int, float, type(None)))]
     if odd:
         return [f"a choice is text, a number, true, false or null, and not {odd[0]!r}"]
-    # To Python (and so to Optuna) 1, 1.0 and true are one.
+    # To Python, and so to Optuna, 1, 1.0 and true are equal.
     return [] if len(set(several)) == len(several) else ["two of the `choices` are the same"]
 
 
@@ -191,7 +191,7 @@ def _parameter(given: Mapping[str, Any]) -> Parameter:
         step = None if log else step or 1
     low, high = given["low"], given["high"]
     if step is not None:
-        # Optuna moves `high` down to the last step, too, but warns of it each time.
+        # Optuna moves `high` down to the last step, too, but warns each time.
         steps = math.floor((high - low) / step + TOLERANCE)
         high = Parameter(type=kind, low=low, step=step).at(steps)
     return Parameter(type=kind, low=low, high=high, log=log, step=step, description=about)
@@ -202,7 +202,7 @@ def _is_finite(value: Any) -> TypeGuard[float]:
 
 
 def _is_integer(value: Any) -> TypeGuard[int]:
-    return _is_finite(value) and value == int(value) and abs(value) <= MOST_INTEGER
+    return _is_finite(value) and value == int(value) and abs(value) <= MAX_INTEGER
 
 
 # -- points of a space --------------------------------------------------------------------------
@@ -239,9 +239,9 @@ def _fault_of(parameter: Parameter, value: Any) -> str:
 
 
 def typed(parameters: Mapping[str, Parameter], params: Mapping[str, Any]) -> dict[str, Any]:
-    """A point of the space with its values as the space writes them, in its order.
+    """A point of the space with values of the space's own types, in its order.
 
-    Optuna's numbers may be numpy's, and JSON from a model may say 4.0 where 4 is meant.
+    Optuna's numbers may be numpy's, and a model may write 4.0 for 4.
     """
     return {name: _typed(parameter, params[name]) for name, parameter in parameters.items()}
 
@@ -257,10 +257,10 @@ def _typed(parameter: Parameter, value: Any) -> Any:
 
 
 def _same(value: Any, choice: Any) -> bool:
-    """Equal, and both or neither true or false: 1 is no answer where true is the choice."""
+    """Whether two values are equal, and both or neither are booleans: 1 is not true."""
     return value == choice and isinstance(value, bool) == isinstance(choice, bool)
 
 
 def _listed(choices: Sequence[Any]) -> str:
-    shown = ", ".join(repr(choice) for choice in choices[:SHOWN_CHOICES])
-    return shown if len(choices) <= SHOWN_CHOICES else f"{shown}, …"
+    shown = ", ".join(repr(choice) for choice in choices[:MAX_SHOWN_CHOICES])
+    return shown if len(choices) <= MAX_SHOWN_CHOICES else f"{shown}, …"

@@ -1,9 +1,8 @@
-"""What a sub-agent is, and what it may do to the outside.
+"""What a sub-agent is (`Subagent`), and what it may do (`AgentContext`).
 
-A sub-agent is described by a `Subagent` and works through an `AgentHost`, which the step that
-runs it provides: the host decides what may be called, counts what it costs, tells about it, and
-puts questions to people. So an agent holds no key, no session and no settings, and an agent
-asked by another one can do no more than the one that asks.
+The step that runs an agent provides its context. The context decides what may be called, counts the
+cost, emits the events, and asks the user. So an agent has no key, no session and no settings, and
+an agent that another agent asks can do no more than the other.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentRequest:
-    """What a sub-agent is asked.
+    """A request to a sub-agent.
 
     Args:
-        inputs: Its arguments, as its `input_schema` says.
+        inputs: Its arguments, by its `input_schema`.
         instruction: What to do, in words.
-        messages: A conversation that it goes on with; empty for a new one.
-        schema: JSON Schema that the answer must fit, where the asker has one.
-        config: The node's, so that what the agent's graph does is checkpointed under the run.
+        messages: A conversation to continue; empty for a new one.
+        schema: JSON Schema that the answer must fit; None: any answer.
+        config: The node's, so that the nodes of the agent's graph are checkpoints of the run.
     """
 
     inputs: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -44,12 +43,12 @@ class AgentRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentAnswer:
-    """What a sub-agent came to.
+    """A sub-agent's answer.
 
     Args:
-        outputs: JSON; a mapping where the agent has an `output_schema`.
-        text: The same for a reader.
-        messages: The whole conversation, to go on with later.
+        outputs: JSON; a mapping if the agent has an `output_schema`.
+        text: The same for readers.
+        messages: The whole conversation, to be continued later.
         error: Why it failed; None if it did not.
     """
 
@@ -59,8 +58,8 @@ class AgentAnswer:
     error: str | None = None
 
 
-class AgentHost(Protocol):
-    """What a sub-agent may do to the outside, decided by the step that runs it."""
+class AgentContext(Protocol):
+    """What a sub-agent may do, decided by the step that runs it."""
 
     @property
     def path(self) -> str:
@@ -72,7 +71,7 @@ class AgentHost(Protocol):
         ...
 
     async def agents(self) -> list[Subagent | ToolInfo]:
-        """The sub-agents that it may ask: fractale's own, and those that a server offers."""
+        """The sub-agents that it may ask: fractale's, the user's, and those of servers."""
         ...
 
     async def prompts(self) -> list[PromptInfo]:
@@ -80,19 +79,19 @@ class AgentHost(Protocol):
         ...
 
     async def call_tool(self, tool: ToolInfo, arguments: Mapping[str, Any]) -> ToolResult:
-        """Call a tool that the model chose.
+        """Call a tool that the model chose. The model should see the errors.
 
         Raises:
-            ToolError: The call failed; the model is told.
-            PolicyError: The call is not allowed; the model is told.
+            ToolError: The call failed.
+            PolicyError: The call is not allowed.
         """
         ...
 
     async def call_agent(self, agent: Subagent | ToolInfo, request: AgentRequest) -> AgentAnswer:
-        """Ask another sub-agent, with what is left of this one's tools, budget and depth.
+        """Ask another sub-agent, within this one's tools, budget and depth.
 
         Raises:
-            CallError: It failed, or may not be asked; the model is told.
+            CallError: It failed, or may not be asked. The model should see the error.
         """
         ...
 
@@ -104,8 +103,8 @@ class AgentHost(Protocol):
         """Read a resource; recorded as a call.
 
         Raises:
-            ToolError: There is no such resource, or its server failed.
-            PolicyError: The settings or a person refuse it.
+            ToolError: The resource does not exist, or its server failed.
+            PolicyError: The settings or the user refuse it.
         """
         ...
 
@@ -113,7 +112,7 @@ class AgentHost(Protocol):
         """Render a prompt of the run's servers.
 
         Raises:
-            ToolError: There is no such prompt, or it did not take the arguments.
+            ToolError: The prompt does not exist, or refused the arguments.
         """
         ...
 
@@ -123,20 +122,16 @@ class AgentHost(Protocol):
         ...
 
     def chat_model(self) -> BaseChatModel:
-        """The step's model, for what it can do; each of its calls goes through `call_model`."""
+        """The step's model, to look at its profile; calls go through `call_model`."""
         ...
 
     async def call_model(
         self, messages: Sequence[BaseMessage], tools: Sequence[BaseTool] = ()
     ) -> AIMessage:
-        """Make one turn of an agent's model, counted and reported.
+        """Make one model turn, counted and reported; its text is streamed.
 
-        The model is the step's, or, if that is out of reach, the next of the settings'
-        `fallback_models`. What it says is shown as it comes.
-
-        Args:
-            messages: All that the model is told.
-            tools: The tools that it is shown.
+        The model is the step's; if that is out of reach, the next of the settings'
+        `fallback_models`.
 
         Raises:
             LimitReached: A limit of the run is used up.
@@ -151,14 +146,14 @@ class AgentHost(Protocol):
         *,
         correct: bool = True,
     ) -> Answer:
-        """Ask the step's model one question; its answer is JSON of the schema, if there is one.
+        """Ask the step's model one question. With a schema, its answer is JSON.
 
         Args:
             correct: Whether an answer that does not fit the schema goes back once.
 
         Raises:
             LimitReached: A limit of the run is used up.
-            ModelError: The model failed or answered nothing usable.
+            ModelError: The model failed, or its answer is not usable.
         """
         ...
 
@@ -168,19 +163,19 @@ class AgentHost(Protocol):
         ...
 
     def ask_person(self, question: Mapping[str, Any]) -> Any:
-        """The person's answer to a question of `fractale.questions`.
+        """The user's answer to a question of `fractale.questions`.
 
-        This is LangGraph's interrupt: the run can end here, and the node runs again from its
-        start once there is an answer. So it belongs at the start of a node of its own.
+        This is LangGraph's interrupt: the run can end here, and the node runs again from its start
+        with the answer. So ask at the start of a node of its own.
         """
         ...
 
     def recall(self, key: str) -> Any:
-        """What `remember` kept under the key in this run; None if nothing."""
+        """The value that `remember` kept under the key in this run; None if there is none."""
         ...
 
     def remember(self, key: str, value: Any) -> None:
-        """Keep a JSON value for the rest of the run, over processes."""
+        """Keep a JSON value for the rest of the run; a resumed run has it, too."""
         ...
 
     def on_text(self, text: str) -> None:
@@ -188,33 +183,33 @@ class AgentHost(Protocol):
         ...
 
     def show(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Show the person a table, such as the trials so far; it is an event of the run."""
+        """Show the user a table, such as the trials so far; it is an event of the run."""
         ...
 
     def warn(self, code: str, message: str) -> None:
-        """Report something that the run can continue with; it is an event of the run."""
+        """Report a problem with which the run can continue; it is an event of the run."""
         ...
 
     def decided(self, messages: Sequence[BaseMessage]) -> bool:
-        """Whether a rule of the step already holds on the last tool's answer."""
+        """Whether a rule of the step is true for the last tool's answer."""
         ...
 
 
-Run: TypeAlias = Callable[[AgentHost, AgentRequest], Awaitable[AgentAnswer]]
+Run: TypeAlias = Callable[[AgentContext, AgentRequest], Awaitable[AgentAnswer]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subagent:
-    """An expert that a plan, a person, the manager or another agent can choose.
+    """An expert that a plan, a user, the planner or another agent can choose.
 
     Args:
-        name: What a plan's `agent:` calls it by.
-        description: Says to people and models what it is for.
+        name: For a plan's `agent:`.
+        description: What it is for, for users and models.
         input_schema: JSON Schema of its arguments.
         output_schema: JSON Schema of its outputs.
-        tools: Globs of the tools that it may call at most; None: all that its asker may.
-        run: Does the work. All that costs something happens in nodes of LangGraph graphs that
-            are given `request.config`, so that a resume goes on inside the agent.
+        tools: Globs of the tools that it may call at most; None: no limit of its own.
+        run: Does the work. All that costs something belongs in nodes of LangGraph graphs that get
+            `request.config`, so that a resume continues inside the agent.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What a sub-agent may do: the `AgentHost` of one agent in one attempt of a step."""
+"""What a sub-agent may do: the `AgentContext` of one agent in one attempt of a step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 
-from fractale.agents.reports import FAILED_CHANGE, failed_change
+from fractale.agents.conversation import FAILED_CHANGE, failed_change
 from fractale.agents.subagent import AgentAnswer, AgentRequest, Subagent
 from fractale.errors import PolicyError, ToolError
 from fractale.evidence import outputs_of
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class AgentContext:
-    """See `fractale.agents.subagent.AgentHost`.
+class StepAgentContext:
+    """See `fractale.agents.subagent.AgentContext`.
 
     Args:
         attempt: The step's attempt, which makes and counts the calls.
@@ -236,7 +236,7 @@ def with_evidence(answer: AgentAnswer) -> AgentAnswer:
     return replace(answer, error=f"{FAILED_CHANGE}{failed}\n{answer.text}".rstrip())
 
 
-async def run_agent(agent: Subagent, host: AgentContext, request: AgentRequest) -> AgentAnswer:
+async def run_agent(agent: Subagent, host: StepAgentContext, request: AgentRequest) -> AgentAnswer:
     """Let a sub-agent work. What it is asked is in its checkpoints, so it is masked.
 
     Raises:

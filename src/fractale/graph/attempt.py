@@ -13,7 +13,7 @@ from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.fork_point import ForkPoint
 from fractale.graph.interrupts import current_task
 from fractale.graph.scope import Flow
-from fractale.graph.state import PlanState, Record
+from fractale.graph.state import PlanState, Record, Spent
 from fractale.labels import Labels, Seen, Source, from_data, to_data
 from fractale.models import Usage
 from fractale.plan.model import Step
@@ -148,6 +148,14 @@ class Attempt:
         new = source is not None and self.seen.add([source], text)
         if new and self._outlives_process:
             self.context.notes.put(self._note, to_data(self.seen.sources))
+
+    def charge(self, spent: Spent) -> None:
+        """Count what steps inside this one have used as its own."""
+        self.usage += Usage(
+            input_tokens=spent.get("input_tokens", 0),
+            output_tokens=spent.get("output_tokens", 0),
+            cost=spent.get("cost", 0.0),
+        )
 
     def finish(self) -> None:
         """Called when the attempt is over."""

@@ -139,7 +139,7 @@ class RunContext:
         leave_jobs: Whether a step that waits for a job is to suspend the run.
         clock: Measures long waits.
         arrays: In a foreach over jobs, or an array: index → the part of an array that the item's
-            job is (`fractale.graph.job_arrays`).
+            job is (`fractale.graph.kinds.job_array`).
         tally: There, how many of the jobs are in which state.
         item_scope, item_flow, item_path, slots: In a foreach: the names that its templates see,
             where their values come from, its path, and how many items may run at a time.

@@ -19,9 +19,9 @@ class ForkPoint:
         records: What is known of the plan's steps; their `inherited` says how many of the
             `attempts` were that run's.
         last: The step that led here.
-        inside: For a step that runs a plan, the point in that plan.
-        draft: For a step that the planner drafted, the draft (a state of
-            `fractale.graph.drafting`), which is not asked for again.
+        inside: For a step that runs a plan, where that one is entered.
+        draft: For a `plan` step, its draft (a `fractale.agents.planner.DraftState`): the planner
+            is not asked again.
     """
 
     step: str

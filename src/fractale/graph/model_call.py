@@ -62,7 +62,7 @@ async def turn(
     tools: Sequence[BaseTool] = (),
     agent: str | None = None,
 ) -> AIMessage:
-    """Make one turn of an agent's model; see `fractale.agents.subagent.AgentHost`."""
+    """Make one turn of an agent's model; see `fractale.agents.subagent.AgentContext`."""
     said = [masked(attempt, message) for message in messages]
     shown = [_masked_tool(attempt, tool) for tool in tools]
 

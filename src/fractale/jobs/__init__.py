@@ -1,17 +1,19 @@
 """Batch jobs: submitted once, waited for, judged by evidence.
 
-- `service`: `Jobs`, through which all else is reached.
-- `model`: what is known of a job, and a part of its log.
-- `judging`: how a job is, from its own files and its scheduler's record.
-- `arrays`: the same of each element of an array, and of the whole.
-- `polling`: one question to a scheduler for all jobs that wait, and no more than one in a while.
-- `logs`: a log, read in parts. `removal`: of the folders of jobs that are over.
+- `service`: `Jobs`, the one way to batch jobs: submit, find, status, wait, log, cancel.
+- `status`: how a job is, from its own files, its scheduler's record and its log.
+- `arrays`: the same for the elements of an array, and for the whole.
+- `polling`: one question to a scheduler for all jobs, at most one per `poll_seconds`.
+- `logs`: a log, read in parts. `log_metrics`: the metrics in it.
+- `budget`: what a run's jobs may use, have reserved and have used.
+- `removal`: removes the directories of jobs that are over.
 
-What one scheduler does differently from another is in `fractale.schedulers`.
+What differs between schedulers is in `fractale.schedulers`.
 """
 
-from fractale.jobs.model import JobLog, JobStatus
+from fractale.jobs.logs import JobLog
 from fractale.jobs.service import Jobs
+from fractale.jobs.status import JobStatus
 from fractale.schedulers.adapter import Scheduler
 from fractale.schedulers.job import Confine, JobHandle, JobSpec, JobState, Queue
 

@@ -1,7 +1,7 @@
-"""How a job is, and the elements of an array: by their own files first, then as the scheduler says.
+"""The elements of a job array: their statuses, and the status of the whole.
 
-An element that has left a plain exit code is over, and is not looked at again. About the others
-the scheduler is asked in one question.
+An element with a plain exit code is over, and is not looked at again. The scheduler is asked about
+all others in one question.
 """
 
 from __future__ import annotations
@@ -9,28 +9,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from fractale.jobs.judging import Case, exit_words
-from fractale.jobs.model import JobStatus
 from fractale.jobs.polling import Answer
+from fractale.jobs.status import Ask, JobEvidence, JobStatus, is_plain, judged
 from fractale.schedulers.adapter import JobRecord, Submitted
-from fractale.schedulers.folder import Ended, JobFolder, Started
+from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.job import ACTIVE, JobState
 from fractale.schedulers.request import Array
 
-Ask = Callable[[Submitted], Awaitable[Answer]]
-
 LOOK_SECONDS: Final = 0.5
-"""How old the last look at an array's files may be for those who ask about one of its elements."""
-
-REASON_SECONDS: Final = 86_400.0
-"""How long a scheduler that does not answer is waited for, of a job that a signal ended."""
+"""How old the last look at an array's files may be if someone asks about one of its elements."""
 
 MOST_NAMED: Final = 12
-"""Elements that a reason names."""
+"""Elements that a reason lists."""
 
 WORDS: Final[Mapping[JobState, str]] = {
     "completed": "completed",
@@ -43,90 +36,14 @@ WORDS: Final[Mapping[JobState, str]] = {
     "cancelled": "cancelled",
     "unknown": "ended nobody knows how",
 }
-"""How elements of an array are, in words, in the order in which they are counted."""
-
-
-def is_plain(ended: Ended | None) -> bool:
-    """Whether an end needs no reason of the scheduler: an exit code, and no signal."""
-    return ended is not None and not ended.signal and ended.code <= 128
-
-
-async def status_of(folder: JobFolder, native_id: str, title: str, ask: Ask) -> JobStatus:
-    """How a single job is."""
-    if is_plain(folder.ended()):
-        return Case(folder, title, None).status()
-    answer = await ask(Submitted(folder=folder, native_id=native_id))
-    return _judged(folder, title, answer, None)
-
-
-def _judged(folder: JobFolder, title: str, answer: Answer, index: int | None) -> JobStatus:
-    """How a job or an element is, by its files and what the scheduler said last."""
-    ended, started = folder.ended(), folder.started()
-    if is_plain(ended):  # meanwhile
-        return Case(folder, title, None).status()
-    record = (answer.records or {}).get(index)
-    if answer.trouble:
-        if ended is not None and not folder.marked("cancelled") and _is_recent(ended):
-            why = f"why is not known as long as {title} does not answer: {answer.trouble}"
-            return _running(folder, f"{exit_words(ended.code)}; {why}", started, ended)
-        return Case(folder, title, None, answer.trouble).status()
-    is_old = answer.records is None or (ended is not None and answer.at < ended.at)
-    if is_old and not (record and record.state not in ACTIVE):
-        return _not_asked(folder, title, answer, started, ended)
-    if record and record.state == "pending" and started and answer.at < started.at:
-        return _not_asked(folder, title, answer, started, ended)
-    return Case(folder, title, record).status()
-
-
-def _not_asked(
-    folder: JobFolder, title: str, answer: Answer, started: Started | None, ended: Ended | None
-) -> JobStatus:
-    """How a job is whose scheduler has not been asked about it since something changed."""
-    submitted = (folder.intent() or {}).get("written")
-    # A moment, and no countdown: a reason that changes at each look would be told at each look.
-    again = time.strftime("%H:%M:%S", time.localtime(answer.again))
-    if ended is not None:
-        if folder.marked("cancelled"):
-            return Case(folder, title, None).status()
-        words = f"{exit_words(ended.code)}; {title} is asked why at {again}"
-    elif started is not None:
-        words = f"runs on {', '.join(_hosts(started))}"
-    else:
-        words = f"was submitted; {title} is asked about it at {again}"
-    if ended is None and started is None:
-        return JobStatus(state="pending", reason=words, submitted=submitted)
-    return _running(folder, words, started, ended)
-
-
-def _running(
-    folder: JobFolder, words: str, started: Started | None, ended: Ended | None
-) -> JobStatus:
-    return JobStatus(
-        state="running",
-        reason=words,
-        evidence="exit-code file" if ended else "start file",
-        submitted=(folder.intent() or {}).get("written"),
-        started=started.at if started else None,
-        nodes=_hosts(started),
-    )
-
-
-def _hosts(started: Started | None) -> tuple[str, ...]:
-    if started is None:
-        return ()
-    return started.nodes or ((started.host,) if started.host else ())
-
-
-def _is_recent(ended: Ended) -> bool:
-    """Whether its scheduler may still say why it ended so."""
-    return time.time() - ended.at < REASON_SECONDS
+"""States of elements in words, in the order in which they are counted."""
 
 
 class Elements:
-    """What is known of the elements of one array.
+    """The elements of one array.
 
     Args:
-        title: What people call the scheduler.
+        title: Name of the scheduler, for users.
     """
 
     def __init__(self, folder: JobFolder, native_id: str, title: str, array: Array) -> None:
@@ -140,10 +57,10 @@ class Elements:
         self._lock = asyncio.Lock()
 
     async def look(self, ask: Ask, *, fresh: bool = False) -> Mapping[int, JobStatus]:
-        """How each element is, in order of the indices.
+        """The status of each element, in order of the indices.
 
         Args:
-            fresh: Look now, also where somebody has just looked.
+            fresh: Look now, even if the last look is recent.
         """
         async with self._lock:
             if fresh or time.monotonic() - self._at > LOOK_SECONDS:
@@ -158,7 +75,7 @@ class Elements:
         for index in open_:
             element = self._folder.element(index)
             if index in begun and is_plain(element.ended()):
-                self._over[index] = Case(element, self._title, None).status()
+                self._over[index] = JobEvidence(element, self._title, None).status()
             else:
                 rest.append(index)
         found = dict(self._over)
@@ -179,24 +96,24 @@ class Elements:
         *,
         begun: bool,
     ) -> JobStatus:
-        """How an element is; those that have not begun and wait for the same reason share it."""
+        """The status of an element; elements that wait for the same reason share one."""
         record = (answer.records or {}).get(index)
         folder = self._folder.element(index)
         is_waiting = not begun and (record is None or record.state == "pending")
         is_known = record is not None or answer.records is None
         if not (is_waiting and is_known):
-            return _judged(folder, self._title, answer, index)
+            return judged(folder, self._title, answer, index)
         if record in waits:
             return waits[record]
-        status = _judged(folder, self._title, answer, index)
-        # It may have begun, or ended, since it was listed: then this is about it alone.
+        status = judged(folder, self._title, answer, index)
+        # It may have begun or ended since it was listed: then the status is its own.
         if status.state == "pending" and status.started is None:
             waits[record] = status
         return status
 
 
 def whole(elements: Mapping[int, JobStatus]) -> JobStatus:
-    """How an array is, from its elements."""
+    """The status of an array, from those of its elements."""
     counts = Counter[JobState](status.state for status in elements.values())
     known = [status for status in elements.values() if status.started is not None]
     ends = [status.ended for status in elements.values() if status.ended is not None]
@@ -231,17 +148,17 @@ def _state(counts: Mapping[JobState, int]) -> JobState:
 
 
 def in_order(counts: Mapping[JobState, int]) -> dict[str, int]:
-    """Counts by state, in the order in which they are said."""
+    """Counts by state, in the order of `WORDS`."""
     return {state: counts[state] for state in WORDS if counts.get(state)}
 
 
 def words_of(elements: Mapping[int, JobStatus]) -> str:
-    """How the elements of an array are: ``997 of 1,000 completed, 3 failed: elements 7, 9, 31``."""
+    """The elements in words: ``997 of 1,000 completed, 3 failed: elements 7, 9, 31``."""
     return words_of_states({index: status.state for index, status in elements.items()})
 
 
 def words_of_states(states: Mapping[int, JobState]) -> str:
-    """The same, of the elements' states."""
+    """The same, from the elements' states."""
     counts = Counter[JobState](states.values())
     bad = [i for i, state in states.items() if state not in ACTIVE and state != "completed"]
     said = f"{counts['completed']:,} of {len(states):,} completed"
@@ -256,9 +173,3 @@ def numbered(indices: Sequence[int] | Iterable[int]) -> str:
     found = list(indices)
     named = ", ".join(map(str, found[:MOST_NAMED])) + (", …" if len(found) > MOST_NAMED else "")
     return f"element{'s' if len(found) != 1 else ''} {named}"
-
-
-def with_notices(status: JobStatus, folder: JobFolder) -> JobStatus:
-    """The status with what of the job's request did not count."""
-    notices = folder.notices()
-    return replace(status, notices=notices) if notices else status

@@ -1,25 +1,28 @@
-"""What a run's batch jobs may use, and what they have used: jobs, and node-, core- and GPU-hours.
+"""The budget of a run's batch jobs: jobs, and node-, core- and GPU-hours.
 
-Before a job is submitted, the most that it may use is reserved; when it is over, what it used
-takes that place. Both are lines of a ledger that is on the disk before the job is submitted, so a
-run that is killed and resumed neither forgets a job nor counts one twice.
+Before a job is submitted, the most that it can use is reserved. When it is over, what it used
+replaces the reservation. Both are lines of a ledger, and the reservation is on the disk before the
+job is submitted. So a killed and resumed run neither forgets a job nor counts one twice.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import math
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from fractale.errors import LimitReached, StoreError
 from fractale.private import open_private
+from fractale.schedulers.asked import asked_of, longest_run
+from fractale.schedulers.job import JobSpec
 from fractale.schedulers.request import Array, Request
 
 LIMITS: Final[Mapping[str, str]] = {
@@ -28,24 +31,27 @@ LIMITS: Final[Mapping[str, str]] = {
     "gpu_hours": "GPU-hours",
     "jobs": "jobs",
 }
-"""Limits of a plan that hold for jobs, and their names for people."""
+"""Limits of a plan for jobs → their names for users."""
+
+LEDGER: Final = "jobs.jsonl"
+"""The ledger's file, in a run's directory."""
 
 INHERITED: Final = "(inherited)"
-"""The key of what the run had used that a run was forked from."""
+"""In the ledger of a forked run: the key of what the original run had used."""
 
 HOUR: Final = 3600.0
 GLANCE: Final = 0.2
-"""Seconds between two looks at whether the run is to be left."""
+"""Seconds between two calls of `glance`."""
 
 RAISE: Final = "raise it with --limit {name}=… and go on with `fractale resume`"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Amount:
-    """What jobs use, or may use.
+    """What jobs use, or can use at most.
 
     Args:
-        jobs: Each element of an array is one.
+        jobs: Number of jobs; each element of an array counts.
     """
 
     node_hours: float = 0.0
@@ -55,7 +61,7 @@ class Amount:
 
     @classmethod
     def total(cls, amounts: Iterable[Amount]) -> Amount:
-        """The sum; exact but for the last rounding."""
+        """The sum, rounded only once."""
         listed = list(amounts)
         return cls(
             node_hours=math.fsum(each.node_hours for each in listed),
@@ -65,25 +71,25 @@ class Amount:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """It as JSON."""
+        """As JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Amount:
-        """What `as_dict` gave; what it does not name is nothing."""
+        """The inverse of `as_dict`; missing keys are zero."""
         names = {each.name for each in fields(cls)}
         return cls(**{name: value for name, value in data.items() if name in names})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """What a job has while it runs, and for how long at most.
+    """What a job occupies while it runs, and for how long at most.
 
     Args:
-        nodes: None where the scheduler chooses how many.
-        most_nodes: How many it may be at most.
-        elements: Of an array; 1 of a single job.
-        seconds: Of one element, at most; None where nothing bounds it.
+        nodes: None if the scheduler chooses the number.
+        most_nodes: Number of nodes at most.
+        elements: Of an array; 1 for a single job.
+        seconds: Of one element, at most; None if nothing bounds it.
         whole_nodes: Whether it has its nodes to itself: then it has more cores than it asks for.
     """
 
@@ -96,12 +102,27 @@ class Size:
     whole_nodes: bool = False
 
     @classmethod
-    def of(cls, request: Request, longest: Callable[[float], float], *, one_node: bool) -> Size:
-        """The size of a job.
+    def of(cls, spec: JobSpec, scheduler: str, *, whole: bool = False) -> Size:
+        """The size of a job, by its own fields and its script's directives.
 
         Args:
-            longest: From a time limit to how long the scheduler lets a job run that has it.
-            one_node: Whether the scheduler has no more than one.
+            whole: Of an array: the size of all elements together; else of one of them.
+        """
+        request = asked_of(spec, scheduler)
+        if not whole:
+            request = replace(request, array=None)
+        longest = functools.partial(longest_run, scheduler)
+        return cls.of_request(request, longest, one_node=scheduler == "local")
+
+    @classmethod
+    def of_request(
+        cls, request: Request, longest: Callable[[float], float], *, one_node: bool
+    ) -> Size:
+        """The size of a job, by all that it asks for.
+
+        Args:
+            longest: Time limit → how long the scheduler lets such a job run.
+            one_node: Whether the scheduler has only one node.
         """
         totals, seconds = request.totals(), request.seconds
         nodes = 1 if one_node else totals.nodes
@@ -119,7 +140,7 @@ class Size:
         )
 
     def most(self) -> Amount:
-        """What it uses if it runs into its time limit; of time, nothing where it has none."""
+        """What it uses if it reaches its time limit; no hours if it has no limit."""
         hours = self.elements * (self.seconds or 0.0) / HOUR
         return Amount(
             node_hours=self.most_nodes * hours,
@@ -132,8 +153,8 @@ class Size:
         """What it used.
 
         Args:
-            seconds: That it ran; of an array, the sum over its elements.
-            nodes: On how many, as far as its end shows; 0 where nothing does.
+            seconds: Its run time; of an array, the sum over its elements.
+            nodes: Number of nodes that its end shows; 0 if it shows none.
         """
         hours = seconds / HOUR
         return Amount(
@@ -145,19 +166,19 @@ class Size:
 
 
 class Ledger(Protocol):
-    """Where the lines of a budget are kept."""
+    """Stores the lines of a budget."""
 
     def lines(self) -> list[dict[str, Any]]:
         """All lines, in order."""
         ...
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Keep one more line; it is on the disk afterwards."""
+        """Append a line; it is on the disk afterwards."""
         ...
 
 
 class MemoryLedger:
-    """The ledger of a run that is not kept."""
+    """The ledger of a run without a directory."""
 
     def __init__(self) -> None:
         self._lines: list[dict[str, Any]] = []
@@ -167,21 +188,21 @@ class MemoryLedger:
         return list(self._lines)
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Keep one more line."""
+        """Append a line."""
         self._lines.append(dict(line))
 
 
 @dataclass(frozen=True, slots=True)
 class FileLedger:
-    """A ledger of one JSON line for each entry."""
+    """A ledger in a file of JSON lines."""
 
     path: Path
 
     def lines(self) -> list[dict[str, Any]]:
-        """All lines, in order; a last one that a crash cut had no effect yet, and is left out.
+        """All lines, in order. A last line that a crash cut had no effect yet, and is omitted.
 
         Raises:
-            StoreError: It cannot be read, or is damaged.
+            StoreError: The file cannot be read, or is damaged.
         """
         try:
             whole, _, _ = self.path.read_text(encoding="utf-8").rpartition("\n")
@@ -195,10 +216,10 @@ class FileLedger:
             raise StoreError(f"{self.path} is damaged: {error}") from error
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Keep one more line; it is on the disk afterwards.
+        """Append a line; it is on the disk afterwards.
 
         Raises:
-            StoreError: It cannot be written.
+            StoreError: The file cannot be written.
         """
         try:
             descriptor = open_private(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
@@ -216,15 +237,15 @@ class FileLedger:
             raise StoreError(f"cannot write {self.path}: {error}", hint=hint) from error
 
     def _whole(self, descriptor: int, size: int) -> int:
-        """How many bytes of the file are whole lines."""
+        """The size of the whole lines, in bytes."""
         return os.pread(descriptor, size, 0).rfind(b"\n") + 1
 
 
 class Budget:
-    """The jobs of a whole run: what they may use, have reserved, and have used.
+    """The limits of a run's jobs, and what they have reserved and used.
 
     Args:
-        limits: Name (`LIMITS`) → the most; those that are not there are not limited.
+        limits: Name (`LIMITS`) → limit; a name that is missing has none.
     """
 
     def __init__(self, limits: Mapping[str, float], ledger: Ledger) -> None:
@@ -264,14 +285,14 @@ class Budget:
             self._taken[name] += sign * getattr(amount, name)
 
     def name(self, key: str, job: str) -> None:
-        """Keep that what was reserved for `key` is for the job that its tool calls `job`."""
+        """JobRecord that the reservation `key` is for the job that its tool calls `job`."""
         if job not in self._names:
             line = {"is": "named", "key": key, "job": job, "at": time.time()}
             self._ledger.add(line)
             self._count(line)
 
     def reserved_for(self, job: str) -> tuple[str, Size] | None:
-        """The key under which something is reserved for a job of a tool, and the job's size."""
+        """The reservation for a job of a tool: its key, and the job's size."""
         key = self._names.get(job, job)
         size = self._sizes.get(key)
         return (key, Size(**size)) if size and key not in self._used else None
@@ -283,55 +304,55 @@ class Budget:
 
     @property
     def used(self) -> Amount:
-        """What jobs that are over have used."""
+        """What finished jobs have used."""
         return Amount.total(self._used.values())
 
     @property
     def reserved(self) -> Amount:
-        """What jobs that are not over may still use."""
+        """What unfinished jobs have reserved."""
         return Amount.total(a for key, a in self._reserved.items() if key not in self._used)
 
     def needs_time(self) -> str:
-        """The first limit under which a job needs a time limit; empty if there is none."""
+        """The first limit that counts hours; empty if there is none."""
         return next((name for name in self._limits if name != "jobs"), "")
 
     async def reserve(
         self,
         key: str,
         most: Amount,
-        leave: Callable[[], None],
+        glance: Callable[[], None],
         size: Size | None = None,
         array: Array | None = None,
     ) -> None:
-        """Set aside the most that a job may use, before it is submitted; once for each key.
+        """Reserve the most that a job can use, before it is submitted; once per key.
 
-        Where only what other jobs of this process have reserved is in the way, their ends are
-        waited for: mostly they use less.
+        If only reservations of other jobs of this process are in the way, this waits for their
+        ends: most jobs use less than they reserve.
 
         Args:
-            leave: Is called now and then meanwhile; may raise to end the waiting.
-            size: Is kept for whoever settles it, see `reserved_for`.
-            array: Then `most` is of each of its elements, ``KEY[INDEX]``, which are settled one by
-                one.
+            glance: Called every `GLANCE` seconds meanwhile; may raise to end the waiting.
+            size: Recorded for `reserved_for`.
+            array: `most` is then that of one element. Each element has the key ``KEY[INDEX]`` and
+                is settled by itself.
 
         Raises:
-            LimitReached: There is not so much left.
-            StoreError: It cannot be written down.
+            LimitReached: The limit leaves no room for it.
+            StoreError: The ledger cannot be written.
         """
         keys = _keys(key, str(array) if array else None)
         total = Amount.total([most] * len(keys))
         while keys[0] not in self._reserved and not self._has_room(total):
-            await self._change(leave)
+            await self._change(glance)
         if keys[0] not in self._reserved:
             self._write("reserved", key, most, size, array)
-        # Only now: whoever waits for room makes none for another one that waits.
+        # Only now: a job that waits for room makes no room for another one.
         self._under_way.update(each for each in keys if each not in self._used)
 
     def _has_room(self, most: Amount) -> bool:
-        """Whether there is room now, or only once other jobs of this process are over.
+        """Whether there is room now; False if other jobs of this process may make room.
 
         Raises:
-            LimitReached: There will be none.
+            LimitReached: There will be no room.
         """
         name = self._in_the_way(most)
         if not name:
@@ -341,22 +362,22 @@ class Budget:
             raise self._limit(name, most)
         return False
 
-    async def _change(self, leave: Callable[[], None]) -> None:
+    async def _change(self, glance: Callable[[], None]) -> None:
         async with self._changed:
             try:
                 async with asyncio.timeout(GLANCE):
                     await self._changed.wait()
             except TimeoutError:
-                leave()
+                glance()
 
     async def settle(self, key: str, used: Amount | None) -> None:
-        """Put what a job used in the place of what it had reserved.
+        """Replace the reservation of a job by what it used.
 
         Args:
-            used: None where nobody knows: then it counts as all that was reserved.
+            used: None if it is not known: then the whole reservation counts.
 
         Raises:
-            StoreError: It cannot be written down.
+            StoreError: The ledger cannot be written.
         """
         self._under_way.discard(key)
         if key in self._used or key not in self._reserved:
@@ -366,10 +387,10 @@ class Budget:
             self._changed.notify_all()
 
     async def release(self, key: str, array: Array | None = None) -> None:
-        """Take back what was reserved: no job came of it.
+        """Cancel a reservation: no job was submitted.
 
         Raises:
-            StoreError: It cannot be written down.
+            StoreError: The ledger cannot be written.
         """
         keys = _keys(key, str(array) if array else None)
         self._under_way.difference_update(keys)
@@ -378,17 +399,17 @@ class Budget:
             async with self._changed:
                 self._changed.notify_all()
 
-    def leave(self, key: str) -> None:
-        """Say that nobody of this process waits for a job: its end makes no room for others."""
+    def unwatch(self, key: str) -> None:
+        """Stop expecting that the end of a job makes room: this process does not wait for it."""
         self._under_way.discard(key)
 
     @contextlib.contextmanager
     def watched(self, key: str) -> Generator[None]:
-        """While a job is waited for: its end may make room for another one."""
+        """While this process waits for a job, whose end may make room for another one."""
         self._under_way.add(key)
         try:
             yield
-        except BaseException:  # the run is left, and the job goes on
+        except BaseException:  # the run is suspended, and the job keeps running
             self._under_way.discard(key)
             raise
 
@@ -410,11 +431,11 @@ class Budget:
         return math.fsum(getattr(amount, name) for amount in self._used.values())
 
     def has_room_for(self, more: Amount) -> bool:
-        """Whether so much may be reserved now."""
+        """Whether this amount can be reserved now."""
         return not self._in_the_way(more)
 
     def _in_the_way(self, more: Amount) -> str:
-        """The first limit that would be passed; empty if none would."""
+        """The first limit that would be exceeded; empty if none would."""
         return next(
             (n for n in self._limits if self._over(n, self._taken[n] + getattr(more, n))), ""
         )
@@ -425,18 +446,18 @@ class Budget:
     def _limit(self, name: str, more: Amount) -> LimitReached:
         most, more_words = self._limits[name], amount_words(name, getattr(more, name))
         used, reserved = getattr(self.used, name), getattr(self.reserved, name)
-        taken = f"{figure(used)} are used"
+        taken = f"{short_amount(used)} are used"
         if reserved:
-            taken += f", {figure(reserved)} are reserved"
+            taken += f", {short_amount(reserved)} are reserved"
         return LimitReached(
             name,
             f"the next job may use {more_words}, which the limit of "
-            f"{figure(most)} leaves no room for: {taken}",
+            f"{short_amount(most)} leaves no room for: {taken}",
             hint=RAISE.format(name=name),
         )
 
     def words(self, more: Amount) -> str:
-        """What a job is about to reserve, for whoever is to agree to it."""
+        """What a job would reserve, in words, for the user who is to approve it."""
         parts = [
             amount_words(name, amount) + self._of(name)
             for name in LIMITS
@@ -449,30 +470,30 @@ class Budget:
         if name not in self._limits:
             return ""
         taken = getattr(self.used, name) + getattr(self.reserved, name)
-        return f" ({figure(taken)} of {figure(self._limits[name])} taken so far)"
+        return f" ({short_amount(taken)} of {short_amount(self._limits[name])} taken so far)"
 
 
 def _keys(key: str, array: object) -> list[str]:
-    """The keys that a line is about: of an array, one for each element."""
+    """The keys of a line: for an array, one per element."""
     return [f"{key}[{index}]" for index in Array.parse(str(array)).indices] if array else [key]
 
 
 def amount_words(name: str, amount: float) -> str:
-    """An amount with what it is of: ``1 job``, ``2.5 node-hours``."""
+    """An amount with its unit: ``1 job``, ``2.5 node-hours``."""
     noun = LIMITS[name]
-    return f"{figure(amount)} {noun.removesuffix('s') if amount == 1 else noun}"
+    return f"{short_amount(amount)} {noun.removesuffix('s') if amount == 1 else noun}"
 
 
-def figure(amount: float) -> str:
-    """An amount as people write it: ``0.004``, ``1.25``, ``40``."""
+def short_amount(amount: float) -> str:
+    """An amount for users: ``0.004``, ``1.25``, ``40``."""
     return f"{amount:.4g}" if amount < 1000 else f"{amount:,.0f}"
 
 
 def inherited(ledger: Ledger, until: float | None = None) -> dict[str, Any] | None:
-    """A first line for the ledger of a fork: what the run that it comes from has used or reserved.
+    """The first line of a fork's ledger: what the original run has used and reserved.
 
     Args:
-        until: Unix time: later lines do not count.
+        until: In Unix time; later lines do not count.
     """
     then = MemoryLedger()
     for line in ledger.lines():

@@ -1,20 +1,20 @@
-"""A job's log: read in parts, never whole."""
+"""A job's log: read in parts, never as a whole."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fractale.jobs.model import JobLog
 from fractale.plain import readable
 from fractale.plan.regexes import spans_of
 from fractale.schedulers.folder import JobFolder
 
 MOST: Final = 1024 * 1024
-"""Bytes that are read at once, at most."""
+"""Bytes of one read, at most."""
 
 LONGEST_TAIL: Final = 64 * 1024
 
@@ -23,15 +23,31 @@ AROUND_MATCH: Final = 120
 
 SEARCH_SECONDS: Final = 10.0
 BLOCK_SECONDS: Final = 2.0
-"""That a search may take, of a whole log and of the `MOST` bytes that are searched at once."""
+"""Time limits of a search: for the whole log, and for each block of `MOST` bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobLog:
+    """A part of a job's log.
+
+    Args:
+        offset: Where the text begins, in bytes.
+        next_offset: Where the next part begins, in bytes.
+        size: Of the whole log at this moment, in bytes.
+    """
+
+    text: str
+    offset: int
+    next_offset: int
+    size: int
 
 
 def read_log(path: Path, offset: int, limit: int) -> JobLog:
-    """A part of a log; of one that is not there, nothing.
+    """A part of a log; empty if the log does not exist.
 
     Args:
         offset: In bytes; a negative one counts from the end.
-        limit: The most bytes.
+        limit: In bytes.
     """
     data, start, size = _bytes_of(path, offset, limit)
     whole = _whole(data) if start + len(data) < size else data
@@ -40,13 +56,13 @@ def read_log(path: Path, offset: int, limit: int) -> JobLog:
 
 
 def read_ends(path: Path, limit: int) -> JobLog:
-    """A log, or its first and last lines where it is longer: more of the last, where results are.
+    """A log; if it is longer than the limit, its first lines, and more of its last: the results.
 
     Args:
-        limit: The most bytes.
+        limit: In bytes.
 
     Returns:
-        `next_offset` is where the lines begin that are left out, if some are.
+        `next_offset` is where the omitted lines begin.
     """
     limit = max(0, min(limit, MOST))
     head, _, size = _bytes_of(path, 0, limit)
@@ -68,13 +84,13 @@ def search_log(path: Path, pattern: str) -> JobLog:
     """The lines of a whole log that match, each with its offset in bytes.
 
     Args:
-        pattern: A regular expression; case does not matter, `^` and `$` stand for line ends.
+        pattern: A regular expression; it ignores case, and `^` and `$` match at line ends.
 
     Returns:
-        `next_offset` is where the search ended: before the end of the log where it took too long.
+        `next_offset` is where the search ended: before the end of the log if it took too long.
 
     Raises:
-        ValueError: The pattern is none, or is too slow.
+        ValueError: The pattern is not valid, or too slow.
     """
     until, lines, found = time.monotonic() + SEARCH_SECONDS, list[str](), 0
     position, size = 0, _bytes_of(path, 0, 0)[2]
@@ -127,7 +143,7 @@ def _bytes_of(path: Path, offset: int, limit: int) -> tuple[bytes, int, int]:
 
 
 def read_tail(path: Path, lines: int, limit: int) -> JobLog:
-    """The last lines of a log, as far as they are within so many bytes of its end."""
+    """The last lines of a log, within `limit` bytes of its end."""
     end = read_log(path, -min(limit, MOST), limit)
     parts = end.text.splitlines(keepends=True)
     kept = "".join(parts[len(parts) - lines :] if lines < len(parts) else parts)
@@ -141,14 +157,14 @@ def read_tail(path: Path, lines: int, limit: int) -> JobLog:
 
 
 def last_lines(path: Path, lines: int) -> str:
-    """The last lines that say something; each cut where it is very long."""
+    """The last lines that are not empty; long ones are cut."""
     text = read_log(path, -LONGEST_TAIL, LONGEST_TAIL).text
     said = [line.rpartition("\r")[2].strip() for line in text.replace("\r\n", "\n").splitlines()]
     return "\n".join([line[:300] for line in said if line][-lines:])
 
 
 def _whole(data: bytes) -> bytes:
-    """Without a character at the end of which only the beginning is there."""
+    """The bytes without an incomplete character at the end."""
     for back in range(1, min(4, len(data)) + 1):
         if (byte := data[-back]) & 0xC0 != 0x80:
             wanted = 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1

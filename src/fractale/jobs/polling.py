@@ -1,14 +1,14 @@
-"""Questions to a scheduler: one for all jobs that wait, and no more than one in a while.
+"""Polling of a scheduler: one question for all jobs, at most one per `poll_seconds`.
 
-Sites forbid tight polling. Whoever waits for a job says so in a file of the state folder; whoever
-asks next asks about all of them, and leaves the answers there. So many steps, many runs and many
-processes on one state folder ask once.
+Sites forbid tight polling. A process that waits for a job writes it into a file of the state
+directory. The next process that asks the scheduler asks about all jobs in the file, and writes the
+answers there. So all steps, runs and processes of one state directory share one question.
 
 .. code-block:: text
 
-    polls/               in the state folder
-      slurm.json         when Slurm was last asked, which jobs are waited for, what it said of them
-      slurm.lock         held by whoever asks
+    polls/               in the state directory
+      slurm.json         when Slurm was last asked, the jobs that are waited for, its answers
+      slurm.lock         held by the process that asks
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.job import ACTIVE
 
 WANTED_SECONDS: Final = 900.0
-"""How long a job is asked about for somebody who has not said again that they wait for it."""
+"""How long a job stays in the questions, unless the process that waits for it renews it."""
 
 KEPT_SECONDS: Final = 3600.0
-"""How long an answer is kept that nobody waits for any more."""
+"""How long an answer is kept after the last process stopped waiting for the job."""
 
 LOCK_PATIENCE: Final = 90.0
-"""Seconds; the program of a scheduler that does not answer is ended before."""
+"""In seconds; a scheduler's program that does not answer is ended before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a scheduler said about a job.
+    """A scheduler's answer about a job.
 
     Args:
-        records: As an adapter gives them; None: it was not asked about this job yet.
+        records: As an adapter returns them; None: it has not been asked about this job yet.
         trouble: Why it did not answer.
         at: When it was asked, in Unix time.
         again: When it may be asked again, in Unix time.
@@ -60,7 +60,7 @@ class Answer:
 
 @dataclass(slots=True)
 class _Known:
-    """What the file holds."""
+    """The contents of the file."""
 
     asked: float = 0.0
     trouble: str = ""
@@ -72,8 +72,8 @@ class Poller:
     """Asks one scheduler.
 
     Args:
-        folder: Where the answers are shared.
-        seconds: The least time between two questions; 0: each look is a question of its own.
+        folder: The directory of the file.
+        seconds: The shortest time between two questions; 0: each look asks.
     """
 
     def __init__(self, adapter: Scheduler, folder: Path, seconds: float) -> None:
@@ -84,10 +84,10 @@ class Poller:
         self._read: tuple[int, int] | None = None
 
     async def ask(self, job: Submitted, *, fresh: bool = False) -> Answer:
-        """What the scheduler says about a job, or said when it was last asked.
+        """The scheduler's answer about a job: a new one, or the last one.
 
         Args:
-            fresh: Ask now, because something was done to the job.
+            fresh: Ask now: the job was changed.
         """
         if self._seconds <= 0:
             return await self._ask_now(job)
@@ -105,7 +105,7 @@ class Poller:
         return self._answer(key)
 
     async def announce(self, job: Submitted) -> None:
-        """Have the next question be about this job, too."""
+        """Add a job to the next question."""
         key = str(job.folder.path)
         self._load()
         if self._seconds > 0 and not self._is_wanted(key) and not self._is_over(key, job):
@@ -125,7 +125,7 @@ class Poller:
         return Answer(records=records, at=now)
 
     async def _question(self) -> None:
-        """Ask about every job that is waited for."""
+        """Ask about all jobs in the file."""
         known, now = self._known, time.time()
         known.wanted = {
             key: each
@@ -133,7 +133,7 @@ class Poller:
             if float(each["until"]) > now and _is_there(key)
         }
         known.asked, known.trouble = now, ""
-        self._save()  # before it is asked: whoever is killed now has asked
+        self._save()  # before asking: a process that is killed now has asked
         jobs = {key: self._submitted(key, each) for key, each in known.wanted.items()}
         try:
             found = await self._adapter.records(list(jobs.values()))
@@ -158,7 +158,7 @@ class Poller:
         }
 
     def _submitted(self, key: str, wanted: Mapping[str, Any]) -> Submitted:
-        """A job as adapters are asked about it; of an array, the elements that are not over."""
+        """A job for the adapter; of an array, the elements that are not over."""
         folder = JobFolder(Path(key))
         indices: tuple[int, ...] = ()
         if wanted.get("array") and (array := folder.array()):
@@ -168,7 +168,7 @@ class Poller:
         return Submitted(folder=folder, native_id=str(wanted["id"]), indices=indices)
 
     def _is_over(self, key: str, job: Submitted) -> bool:
-        """Whether the scheduler has said of the job, and of each element, how it ended."""
+        """Whether the scheduler has reported the end of the job, or of each element."""
         told = self._known.answers.get(key, {}).get("records", {})
         names = map(_name, job.indices or (None,))
         return all(name in told and told[name]["state"] not in ACTIVE for name in names)
@@ -198,7 +198,7 @@ class Poller:
         told = {"id": job.native_id, "array": bool(job.indices), "until": until}
         self._known.wanted[key] = told
 
-    # The file. What it cannot hold (a full disk) is kept in memory, as long as that lasts.
+    # The file. If it cannot be written (a full disk), memory takes its place.
 
     def _load(self) -> None:
         try:
@@ -220,7 +220,7 @@ class Poller:
 
     @contextlib.asynccontextmanager
     async def _locked(self) -> AsyncGenerator[None]:
-        """Be the only one who asks, as far as the file system has locks."""
+        """Hold the lock, if the file system supports locks."""
         descriptor = -1
         with contextlib.suppress(OSError):
             make_folder(self._path.parent)

@@ -1,7 +1,7 @@
-"""Removing the folders of jobs that are over, and of no others.
+"""Removes the directories of jobs that are over, and of no others.
 
-A folder is renamed first, so that none is ever there in part: of a job whose handle were gone and
-whose folder were not, nobody could tell whether it was submitted.
+A directory is renamed first, so that it disappears at once. With a directory that lacks only its
+handle, it would be unknown whether the job was submitted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 REMOVED: Final = ".removed."
 SETTLED: Final = 300.0
-"""Seconds after which whoever saw a job end has nothing more to write into its folder."""
+"""Seconds after a job's end; after them no process writes into its directory any more."""
 
 MOST_AT_ONCE: Final = 16
 _NAME: Final = re.compile(rb"\bfr[0-9a-f]{%d}\b" % DIGITS)
@@ -36,14 +36,14 @@ _KEY: Final = re.compile(rb'"key": ?("(?:[^"\\]|\\.)*")')
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class EndCheck:
     """Whether a job is over.
 
     Args:
-        over: It is known to be.
-        lost: Nothing shows how it ended, and nobody knows of it any more.
-        at: When it ended, or when its folder was last changed, in Unix time.
-        words: How it is, in words.
+        over: Whether it is known to be over.
+        at: When it ended, or when its directory was last changed, in Unix time.
+        words: Its state, in words.
+        lost: Whether nothing shows how it ended, and its scheduler does not know it any more.
     """
 
     over: bool
@@ -53,7 +53,7 @@ class Standing:
 
 
 def folders_in(root: Path) -> Iterator[JobFolder]:
-    """The jobs that have their folders in one."""
+    """The jobs' directories in a directory."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for path in sorted(root.iterdir()):
             if _NAME.fullmatch(os.fsencode(path.name)) and path.is_dir():
@@ -61,12 +61,12 @@ def folders_in(root: Path) -> Iterator[JobFolder]:
 
 
 def leftovers_in(root: Path) -> Iterator[Path]:
-    """What is left of folders whose removal was cut off."""
+    """What is left of directories whose removal was interrupted."""
     yield from root.glob(f"{REMOVED}*")
 
 
 def names_in(texts: Iterable[bytes]) -> set[str]:
-    """The names of the folders of jobs that texts speak of, by themselves or by the jobs' keys."""
+    """The names of jobs' directories that texts mention, directly or by the jobs' keys."""
     found: set[str] = set()
     for text in texts:
         found.update(name.decode() for name in _NAME.findall(text))
@@ -76,49 +76,49 @@ def names_in(texts: Iterable[bytes]) -> set[str]:
     return found
 
 
-async def standings(jobs: Jobs, folders: Iterable[JobFolder]) -> list[Standing]:
-    """Whether each of some jobs is over, some of them asked for at the same time."""
-    slots = asyncio.Semaphore(MOST_AT_ONCE)
+async def check_ends(jobs: Jobs, folders: Iterable[JobFolder]) -> list[EndCheck]:
+    """Whether each of some jobs is over, `MOST_AT_ONCE` checked at a time."""
+    limit = asyncio.Semaphore(MOST_AT_ONCE)
 
-    async def one(folder: JobFolder) -> Standing:
-        async with slots:
-            return await standing(jobs, folder)
+    async def one(folder: JobFolder) -> EndCheck:
+        async with limit:
+            return await check_end(jobs, folder)
 
     return await asyncio.gather(*map(one, folders))
 
 
-async def standing(jobs: Jobs, folder: JobFolder) -> Standing:
-    """Whether a job is over. What cannot be told is not."""
+async def check_end(jobs: Jobs, folder: JobFolder) -> EndCheck:
+    """Whether a job is over; False if it is not known."""
     try:
         handle, intent = folder.handle(), folder.intent()
         changed = folder.path.stat().st_mtime
     except (StoreError, OSError) as error:
-        return Standing(
+        return EndCheck(
             over=False, at=time.time(), words=f"has a folder that cannot be read: {error}"
         )
     ended = folder.ended()
     if ended is not None and time.time() - ended.at > SETTLED:
-        return Standing(over=True, at=ended.at, words=f"ended with exit code {ended.code}")
+        return EndCheck(over=True, at=ended.at, words=f"ended with exit code {ended.code}")
     if intent is None and handle is None:
-        return Standing(over=True, at=changed, words="was never submitted")
+        return EndCheck(over=True, at=changed, words="was never submitted")
     if handle is None:
-        return Standing(over=False, at=changed, words="may or may not have been submitted")
+        return EndCheck(over=False, at=changed, words="may or may not have been submitted")
     return await _asked(jobs, handle, changed)
 
 
-async def _asked(jobs: Jobs, handle: JobHandle, changed: float) -> Standing:
+async def _asked(jobs: Jobs, handle: JobHandle, changed: float) -> EndCheck:
     try:
         status = await jobs.status(handle)
     except JobError as error:
-        return Standing(over=False, at=changed, words=f"cannot be looked up: {error.message}")
+        return EndCheck(over=False, at=changed, words=f"cannot be looked up: {error.message}")
     lost = status.state == "unknown"
-    return Standing(
+    return EndCheck(
         over=status.over and not lost, at=status.ended or changed, words=status.reason, lost=lost
     )
 
 
 def remove(folder: JobFolder) -> bool:
-    """Remove the folder of a job that is over, unless somebody is submitting it again.
+    """Remove the directory of a job that is over; False if it is gone, or being submitted again.
 
     Raises:
         StoreError: It cannot be removed.
@@ -129,8 +129,7 @@ def remove(folder: JobFolder) -> bool:
             if not mine:
                 return False
             folder.path.rename(gone)
-        # What still writes into it, such as an epilogue, may add a file meanwhile: the next
-        # removal takes what is left.
+        # An epilogue may add a file meanwhile: the next removal takes what is left.
         shutil.rmtree(gone, ignore_errors=True)
     except FileNotFoundError:
         return False
@@ -143,7 +142,7 @@ def remove(folder: JobFolder) -> bool:
 
 @contextlib.contextmanager
 def _held(folder: JobFolder) -> Generator[bool]:
-    """Whether nobody else has the lock of a job's folder; it is held meanwhile."""
+    """Hold the lock of a job's directory, if no other process does; yields whether it is held."""
     try:
         descriptor = os.open(folder.path / "lock", os.O_RDWR)
     except FileNotFoundError:

@@ -1,11 +1,12 @@
-"""`Jobs`: the one way to batch jobs."""
+"""`Jobs`: submit a batch job once, find it again, follow it to its end, read its log, cancel it."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,12 +18,18 @@ from fractale.errors import (
     SchedulerUnavailable,
     SettingsError,
 )
-from fractale.jobs.arrays import Elements, is_plain, status_of, whole, with_notices
-from fractale.jobs.choice import Choice, choose
-from fractale.jobs.logs import read_ends, read_last_of_each, read_log, read_tail, search_log
-from fractale.jobs.model import JobLog, JobStatus
+from fractale.jobs.arrays import Elements, whole
+from fractale.jobs.logs import (
+    JobLog,
+    read_ends,
+    read_last_of_each,
+    read_log,
+    read_tail,
+    search_log,
+)
 from fractale.jobs.polling import Answer, Poller
 from fractale.jobs.removal import remove
+from fractale.jobs.status import JobStatus, is_plain, status_of, with_notices
 from fractale.schedulers.adapter import JobRecord, Scheduler, Submitted
 from fractale.schedulers.asked import array_of
 from fractale.schedulers.folder import JobFolder, same_job
@@ -33,40 +40,56 @@ FOLDER: Final = "jobs"
 QUEUES: Final = "local"
 POLLS: Final = "polls"
 NOWHERE: Final = "not-submitted-here"
-"""Name of a folder that is never there: of a job that fractale did not submit."""
+"""Name of a directory that never exists: that of a job that fractale did not submit."""
 
 CONFINED: Final = "confined"
-"""File of a job's folder: how it is confined."""
+"""File in a job's directory: how the job is confined."""
 
 TEMPORARY: Final = "tmp"
-"""Folder in that of a confined job: its own temporary files."""
+"""Directory in that of a confined job: its own temporary files."""
 
-INTERVALS: Final = (1.0, 1.0, 2.0, 3.0, 5.0, 10.0)
-"""Seconds between two looks at a job's own files; its scheduler is asked more rarely."""
+INTERVALS: Final = (0.2, 0.3, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0)
+"""Seconds between two looks at a job's own files, the last repeated. The scheduler is asked less
+often (`fractale.jobs.polling`)."""
+
+SOON: Final = (0.2, 0.5, 1.0)
+"""The same for a job that has just been cancelled."""
+
+GLANCE: Final = 0.2
+"""Seconds between two calls of `glance`."""
+
+PEEK: Final = 1.0
+"""Seconds between two peeks at the exit code between looks."""
 
 CANCEL_SECONDS: Final = 10.0
 CLEAR_SECONDS: Final = 2.0
-"""After which a scheduler is asked what became of a job that it was to end."""
+"""After which the scheduler is asked about a job that it was to cancel."""
+
+ORDER: Final = ("slurm", "pbs", "lsf", "flux", "local")
+"""The order of choice if several schedulers answer. Outside a Flux instance, Flux comes late:
+its program may be installed only for use inside another scheduler's jobs."""
+
+LOCAL: Final = "local"
+HINT: Final = "name `scheduler: local` to run jobs as processes of this machine, or try again later"
 
 
 class Jobs:
     """Batch jobs of one scheduler, and those of others that were submitted before.
 
     Args:
-        root: The folder of the jobs' folders. The nodes of the jobs have to see it.
-        environment: Of the programs that are called, and, as far as the scheduler hands it on,
-            of the jobs: without secrets, but for the token that Slurm's programs need.
-        scheduler: ``flux``, ``slurm``, ``pbs``, ``lsf`` or ``local``; None takes the first of
-            `choice.ORDER` that answers, and before them Flux where ``FLUX_URI`` names an instance.
-        queues: Where the queue of local jobs is; jobs that are to share their cores share it.
-            None: in `root`.
-        cores: How many cores local jobs may use at a time; None: as many as this process may.
-        project: The folder that a confined job may write; None: where this process works.
-        state: The state folder, which no confined job may write.
+        root: The directory of the jobs' directories. The nodes must see it.
+        environment: Of the schedulers' programs, and, as far as a scheduler passes it on, of the
+            jobs. Secrets are removed, except the token that Slurm's programs need.
+        scheduler: ``flux``, ``slurm``, ``pbs``, ``lsf`` or ``local``; None: as `choose` finds.
+        queues: Directory of the queue of local jobs; jobs that share cores share a queue. None: in
+            `root`.
+        cores: Cores that local jobs may use at a time; None: those of this process.
+        project: The directory that a confined job may write; None: the working directory.
+        state: The state directory, which no confined job may write.
         adapters: Other adapters, by name.
-        poll_seconds: The least time between two questions to a scheduler, about however many jobs
-            (`fractale.jobs.polling`); of local jobs only files are looked at. 0: each look asks.
-        polls: Where the answers are shared with other processes; None: in `root`.
+        poll_seconds: The shortest time between two questions to a scheduler, for all jobs together
+            (`fractale.jobs.polling`). 0: each look asks. Local jobs need no question.
+        polls: Where processes share the answers; None: in `root`.
     """
 
     def __init__(
@@ -108,10 +131,10 @@ class Jobs:
     def of(
         cls, settings: Settings, scheduler: str | None = None, *, root: Path | None = None
     ) -> Jobs:
-        """The jobs whose folders are in the state folder.
+        """The jobs in the state directory.
 
         Args:
-            root: Where their folders are instead, such as in the folder of a run.
+            root: Another directory for them, such as a run's.
         """
         return cls(
             root or settings.state_dir / FOLDER,
@@ -127,11 +150,11 @@ class Jobs:
 
     @property
     def scheduler(self) -> str:
-        """The name of the scheduler that new jobs go to, whether it answers just now or not.
+        """The name of the scheduler that new jobs go to, whether it answers now or not.
 
         Raises:
-            DependencyMissing: It is not there.
-            JobError: There is none of that name.
+            DependencyMissing: It is not installed.
+            JobError: The name is unknown.
         """
         return self._choice().scheduler.name
 
@@ -139,7 +162,7 @@ class Jobs:
         return self._choice().answering()
 
     def _choice(self) -> Choice:
-        """What was named, else what answers; that is asked once."""
+        """The scheduler that was named; else the one that answers, asked once."""
         if self._chosen is not None:
             return Choice(scheduler=self._named(self._chosen))
         if self._choice_made is None:
@@ -163,17 +186,19 @@ class Jobs:
         return self._adapters[name]
 
     async def submit(self, spec: JobSpec, *, key: str) -> JobHandle:
-        """Submit a job, once: the same key gives the same job, whatever happened in between.
+        """Submit a job once: the same key gives the same job, even after a crash.
 
         Args:
-            key: What the caller calls the job; any text.
+            key: Idempotency key; any text.
 
         Raises:
-            JobError: The scheduler refuses the job, or the key is another job's. There is none.
-            SchedulerUnavailable: It does not answer. The same call is right later.
-            JobInDoubt: Another process is submitting it, or it cannot be told what that did.
-            DependencyMissing: The scheduler is not there.
-            StoreError: The job's folder cannot be written.
+            JobError: The scheduler refuses the job, or the key belongs to another job. Nothing was
+                submitted.
+            SchedulerUnavailable: The scheduler does not answer. Repeat the call later.
+            JobInDoubt: Another process is submitting the job, or it is unknown whether it was
+                submitted.
+            DependencyMissing: The scheduler is not installed.
+            StoreError: The job's directory cannot be written.
         """
         handle = await self._found_or_submitted(spec, key)
         self._submitted[key] = handle
@@ -184,14 +209,14 @@ class Jobs:
         if handle := folder.handle():
             same_job(folder, spec)
             return handle
-        if folder.intent() is None:  # else it goes on where it was begun
+        if folder.intent() is None:  # else the submission continues where it was begun
             await asyncio.to_thread(self._scheduler)
         folder.make()
         async with folder.locked() as lock:
             same_job(folder, spec)
             handle = folder.handle() or await self._found(folder, key)
             if handle is None:
-                # What it was to go to when it was begun still counts.
+                # The scheduler of a submission that was begun still counts.
                 begun = (folder.intent() or {}).get("scheduler")
                 adapter = self._adapter(begun) if begun else self._scheduler()
                 handle = await self._submit(adapter, folder, spec, key, lock)
@@ -215,7 +240,7 @@ class Jobs:
         return self._written(folder, adapter.name, native_id, key)
 
     async def _confined(self, scheduler: str, folder: JobFolder, spec: JobSpec) -> JobSpec:
-        """The job with what confines it, if that is wanted.
+        """The job with its confinement, if it is to have one.
 
         Raises:
             JobError: It cannot be confined.
@@ -259,12 +284,11 @@ class Jobs:
         return handle
 
     async def find(self, key: str) -> JobHandle | None:
-        """The job of that key; None where it was never submitted.
+        """The job of a key; None if it was never submitted.
 
         Raises:
             JobInDoubt: Another process is submitting it.
-            SchedulerUnavailable: A submission was begun, and the scheduler does not say what
-                became of it.
+            SchedulerUnavailable: A submission was begun, and the scheduler does not answer.
         """
         folder = JobFolder.of(self._root, key)
         if (handle := folder.handle()) or folder.intent() is None:
@@ -273,7 +297,7 @@ class Jobs:
             return folder.handle() or await self._found(folder, key)
 
     async def _found(self, folder: JobFolder, key: str) -> JobHandle | None:
-        """A job whose submission was begun and not written down: under the lock, so it is over."""
+        """A job whose submission was begun but not recorded; call it with the lock held."""
         intent = folder.intent()
         if intent is None:
             return None
@@ -283,15 +307,15 @@ class Jobs:
             started.native_id if started and adapter.name != "local" else await adapter.find(folder)
         )
         if native_id is None:
-            # It may have begun while it was looked for.
+            # It may have started during the search.
             started = folder.started()
             native_id = started.native_id if started else None
         return self._written(folder, adapter.name, native_id, key) if native_id else None
 
     async def status(self, handle: JobHandle) -> JobStatus:
-        """How a job is, an array, or the element of one that the handle means.
+        """The status of a job, of an array, or of the element that the handle means.
 
-        A scheduler that does not answer is told of in the reason.
+        If the scheduler does not answer, the reason says so.
         """
         return await self._status(handle)
 
@@ -310,17 +334,17 @@ class Jobs:
         return with_notices(status, folder)
 
     async def most_elements(self) -> int | None:
-        """How many elements an array of the chosen scheduler may have, where it says so."""
+        """How many elements the scheduler allows in an array; None if it does not say."""
         said: Any = getattr(self._adapter(self.scheduler), "most_elements", None)
         if said is None:
             return None
         try:
             return await said()
         except (SchedulerUnavailable, DependencyMissing):
-            return None  # whether it takes the array it says when it is submitted
+            return None  # the submission will show whether the array is too large
 
     async def announce(self, handle: JobHandle) -> None:
-        """Say that a job is waited for, so that the next question is about it, too."""
+        """Have the next question to the scheduler be about this job, too."""
         adapter, array = self._adapter(handle.scheduler), JobFolder(handle.job_dir).array()
         job = Submitted(
             folder=JobFolder(handle.job_dir),
@@ -330,7 +354,7 @@ class Jobs:
         await self._poller(adapter).announce(job)
 
     async def elements(self, handle: JobHandle) -> Mapping[int, JobStatus]:
-        """How each element of an array is, in order of the indices; of a single job, none."""
+        """The status of each element of an array, in order of the indices; empty for one job."""
         adapter, found = self._adapter(handle.scheduler), self._elements_of(handle)
         return await found.look(self._poller(adapter).ask) if found else {}
 
@@ -355,39 +379,53 @@ class Jobs:
         *,
         timeout: float | None = None,  # noqa: ASYNC109 - its end is an answer, not an error
         on_status: Callable[[JobStatus], Awaitable[None]] | None = None,
+        until: Callable[[JobStatus], Awaitable[bool]] | None = None,
+        glance: Callable[[], None] | None = None,
         intervals: Sequence[float] = INTERVALS,
     ) -> JobStatus:
-        """Wait until a job is over, looking ever more rarely.
+        """Wait for a job, looking less and less often.
+
+        Without `glance`, the exit code is also peeked at between looks: for a caller that waits for
+        one job. A run that waits for thousands must not, on a network file system.
 
         Args:
-            timeout: Seconds after which it is given up; None waits as long as it takes.
-            on_status: Is told each status that differs from the one before in state or reason.
+            timeout: In seconds; None: no limit.
+            on_status: Gets each status that differs from the one before in state or reason.
+            until: Gets the status of each look, and returns whether the waiting ends; None: it
+                ends with the job.
+            glance: Called every `GLANCE` seconds between looks; may raise to end the waiting.
             intervals: Seconds between looks; the last one is repeated.
 
         Returns:
-            The last status; where the time is over, one that is not `over`.
+            The last status. If the time is up, the job may not be `over`.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        told: tuple[str, str] | None = None
-        looks = 0
-        while True:
+        deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        before: tuple[str, str] | None = None
+        for pause in chain(intervals, repeat(intervals[-1])):
             status = await self.status(handle)
-            if on_status and told != (status.state, status.reason):
-                told = (status.state, status.reason)
+            now = (status.state, status.reason)
+            if on_status and now != before:
                 await on_status(status)
-            left = float("inf") if deadline is None else deadline - time.monotonic()
-            if status.over or left <= 0:
+            before = now
+            over = await until(status) if until else status.over
+            left = deadline - time.monotonic()
+            if over or left <= 0:
                 return status
-            pause = intervals[min(looks, len(intervals) - 1)]
-            looks += 1
-            await self._ended_within(handle, min(pause, left))
+            await self._pause(handle, min(pause, left), glance)
+        raise AssertionError  # pragma: no cover - the pauses never end
 
-    async def _ended_within(self, handle: JobHandle, seconds: float) -> None:
-        """Sleep, or less where the job's own files say meanwhile that it ended well."""
-        folder, deadline = JobFolder(handle.own_dir), time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
-            await asyncio.sleep(min(left, 1.0))
-            if is_plain(folder.ended()):
+    async def _pause(
+        self, handle: JobHandle, seconds: float, glance: Callable[[], None] | None
+    ) -> None:
+        deadline = time.monotonic() + seconds
+        while True:
+            if glance:
+                glance()
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
+            await asyncio.sleep(min(left, GLANCE if glance else PEEK))
+            if not glance and is_plain(JobFolder(handle.own_dir).ended()):
                 return
 
     async def logs(
@@ -398,14 +436,14 @@ class Jobs:
         limit: int = 65536,
         tail_lines: int | None = None,
     ) -> JobLog:
-        """A part of a job's log as it is now, at most 1 MiB; a job without one has an empty one.
+        """A part of a job's log at this moment, at most 1 MiB; empty if there is no log.
 
-        An array has no log of its own: of a handle without an index, the last line of each element.
+        An array has no log of its own: its log is the last line of each element's.
 
         Args:
-            offset: In bytes; a negative one counts from the end. None: of a long log, both ends.
-            limit: The most bytes.
-            tail_lines: The last lines, in place of `offset`.
+            offset: In bytes; a negative one counts from the end. None: both ends of a long log.
+            limit: In bytes.
+            tail_lines: Number of last lines, in place of `offset`.
         """
         path = JobFolder(handle.own_dir).log
         if handle.index is None and JobFolder(handle.job_dir).array() is not None:
@@ -417,10 +455,10 @@ class Jobs:
         return await asyncio.to_thread(read_log, path, offset, limit)
 
     async def search_log(self, handle: JobHandle, pattern: str) -> JobLog:
-        """The lines of a job's whole log that match a regular expression.
+        """The lines of a job's log that match a regular expression.
 
         Raises:
-            JobError: The pattern cannot be used, or takes too long.
+            JobError: The pattern is not valid, or takes too long.
         """
         try:
             return await asyncio.to_thread(search_log, JobFolder(handle.own_dir).log, pattern)
@@ -428,9 +466,9 @@ class Jobs:
             raise JobError(f"the pattern `{pattern}` cannot be used: {error}") from error
 
     async def cancel(self, handle: JobHandle) -> JobStatus:
-        """Ask for the end of a job, and see for some seconds whether it comes.
+        """Cancel a job, and wait some seconds for its end.
 
-        An array is ended as a whole, also where the handle means one of its elements.
+        An array is cancelled as a whole, even if the handle means one of its elements.
 
         Raises:
             JobError: The scheduler refuses.
@@ -446,19 +484,18 @@ class Jobs:
             try:
                 await self._adapter(handle.scheduler).cancel(folder, handle.native_id)
             except JobError:
-                if asked is None:  # whatever ends it later, it is not fractale
+                if asked is None:  # if it ends later, fractale did not end it
                     folder.unmark("cancelled")
                 raise
-        soon = (0.2, 0.5, 1.0)
-        status = await self.wait(handle, timeout=CLEAR_SECONDS, intervals=soon)
+        status = await self.wait(handle, timeout=CLEAR_SECONDS, intervals=SOON)
         if not status.over and handle.index is None:
-            await self._status(handle, fresh=True)  # the one question that is not waited for
+            await self._status(handle, fresh=True)  # without waiting for the next question
         if status.over:
             return status
-        return await self.wait(handle, timeout=CANCEL_SECONDS, intervals=soon)
+        return await self.wait(handle, timeout=CANCEL_SECONDS, intervals=SOON)
 
     async def remove_ended(self) -> None:
-        """Remove the folders of the jobs that were submitted here and are known to be over.
+        """Remove the directories of the jobs that were submitted here and are known to be over.
 
         Raises:
             StoreError: One cannot be removed.
@@ -469,14 +506,14 @@ class Jobs:
                 del self._submitted[key]
 
     async def records_of(self, native_id: str) -> Mapping[int | None, JobRecord]:
-        """What the scheduler says of a job that fractale did not submit; it is only read.
+        """The scheduler's records of a job that fractale did not submit. Changes nothing.
 
         Args:
-            native_id: What the scheduler calls it.
+            native_id: The scheduler's id of the job.
 
         Returns:
-            Index of the element → its record; None is the index of a job that is no array. Empty
-            if the scheduler does not know the job.
+            Index of the element → its record; None is the index of a single job. Empty if the
+            scheduler does not know the job.
 
         Raises:
             SchedulerUnavailable: It does not answer.
@@ -489,9 +526,68 @@ class Jobs:
         return found
 
     async def queues(self) -> list[Queue]:
-        """The queues of the scheduler that new jobs go to.
+        """The scheduler's queues.
 
         Raises:
             SchedulerUnavailable: It does not answer.
         """
         return await (await asyncio.to_thread(self._scheduler)).queues()
+
+
+# -- which scheduler new jobs go to --------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The scheduler that new jobs go to.
+
+    Args:
+        silent: Why it does not answer; empty if it does.
+    """
+
+    scheduler: Scheduler
+    silent: str = ""
+
+    def answering(self) -> Scheduler:
+        """The scheduler.
+
+        Raises:
+            SchedulerUnavailable: It is set up on this machine, and does not answer.
+        """
+        if self.silent:
+            raise SchedulerUnavailable(self.silent, hint=HINT)
+        return self.scheduler
+
+
+def choose(adapters: Mapping[str, Scheduler], *, in_flux: bool) -> Choice:
+    """The first scheduler of `ORDER` whose programs are installed and that answers.
+
+    A scheduler that is set up here but does not answer precedes ``local``: a job meant for a
+    cluster must not run on its login node while the cluster is down. A client without any
+    configuration does not count.
+
+    Args:
+        in_flux: Whether this process is in a Flux instance; then Flux is asked first.
+
+    Raises:
+        DependencyMissing: No scheduler is installed.
+    """
+    order: Sequence[str] = ("flux", *ORDER) if in_flux else ORDER
+    names = [name for name in dict.fromkeys(order) if name in adapters] or list(adapters)
+    silent: list[tuple[Scheduler, str]] = []
+    for adapter in (adapters[name] for name in names):
+        if not adapter.found():
+            continue
+        if len(names) == 1:
+            return Choice(scheduler=adapter)
+        if silent and adapter.name == LOCAL:
+            break
+        presence = adapter.presence()
+        if presence.answers:
+            return Choice(scheduler=adapter)
+        if presence.configured:
+            silent.append((adapter, presence.said))
+    if silent:
+        said = "; ".join(f"{adapter.title}: {words}" for adapter, words in silent)
+        return Choice(scheduler=silent[0][0], silent=f"no scheduler answers: {said}")
+    raise DependencyMissing("no scheduler was found", hint="ask for `local`")

@@ -22,12 +22,12 @@ ASK_PERSON: Final = "ask_person"
 GET_PROMPT: Final = "get_prompt"
 READ_RESOURCE: Final = "read_resource"
 EXTRA_TOOLS: Final = (ASK_PERSON, GET_PROMPT, READ_RESOURCE)
-"""What a step's list of tools can name beside tools: see `fractale.agents.extras`."""
+"""What a step's list of tools can name beside tools: see `fractale.agents.loop_tools`."""
 
 INSTRUCTION_INPUTS: Final = ("goal", "prompt", "instruction")
 """The inputs that fractale 0.1.0 took a step's instruction from, in this order."""
 
-MANAGER_INPUTS: Final = (*INSTRUCTION_INPUTS, "agent")
+PLANNER_INPUTS: Final = (*INSTRUCTION_INPUTS, "agent")
 """The inputs of a planned step that speak to the planner: its draft does not see them.
 
 `agent` or `prompt` beside an instruction names the one expert that the draft is to ask.

@@ -15,7 +15,7 @@ from fractale.plan.dump import dump_plan
 from fractale.plan.model import Plan, Step
 from fractale.plan.narrow import narrow
 from fractale.plan.paths import without_indexes
-from fractale.plan.words import MANAGER_INPUTS
+from fractale.plan.words import PLANNER_INPUTS
 from fractale.record.plans import plan_of
 from fractale.store.run_record import RunRecord
 
@@ -150,7 +150,7 @@ def _without_planner(step: Step) -> Step:
     """A step that includes its draft, without the keys that are only for the planner."""
     return replace(
         step,
-        inputs={name: v for name, v in step.inputs.items() if name not in MANAGER_INPUTS},
+        inputs={name: v for name, v in step.inputs.items() if name not in PLANNER_INPUTS},
         instruction=None,
         tools=None,
         approve=None,

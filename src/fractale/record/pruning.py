@@ -23,12 +23,12 @@ from typing import Any
 from fractale.errors import RunHeld, StoreError, UsageError
 from fractale.jobs import Jobs
 from fractale.jobs.removal import (
-    Standing,
+    EndCheck,
+    check_ends,
     folders_in,
     leftovers_in,
     names_in,
     remove,
-    standings,
 )
 from fractale.record.jobs import JOBS
 from fractale.record.snapshot import SHARED
@@ -238,7 +238,7 @@ class _Pruning:
     async def _why_needed(self, record: RunRecord) -> str | None:
         """Why a run that a rule takes stays; what it shares with others is recorded here."""
         mine = list(folders_in(record.jobs))
-        for found in await standings(self.jobs, mine):
+        for found in await check_ends(self.jobs, mine):
             if not (found.over or (found.lost and self.rule.force)):
                 return f"its job {found.words}"
         if self._jobs_root.is_dir():
@@ -277,7 +277,7 @@ class _Pruning:
             if not self.report.dry_run:
                 _remove_tree(path)
         folders = self._unnamed_jobs()
-        for folder, found in zip(folders, await standings(self.jobs, folders), strict=True):
+        for folder, found in zip(folders, await check_ends(self.jobs, folders), strict=True):
             if self._job_goes(folder, found):
                 size = bytes_in(folder.path)
                 if self.report.dry_run or remove(folder):
@@ -295,7 +295,7 @@ class _Pruning:
             kept |= names_in(_texts_of(self.records.at(name)))
         return [folder for folder in folders if folder.path.name not in kept]
 
-    def _job_goes(self, folder: JobFolder, found: Standing) -> bool:
+    def _job_goes(self, folder: JobFolder, found: EndCheck) -> bool:
         removed = self.report.removed
         was_named = any(folder.path.name in self.named_jobs.get(run.id, ()) for run in removed)
         age, oldest = self.now - found.at, self.rule.older_than

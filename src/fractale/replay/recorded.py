@@ -14,11 +14,11 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatResult
 
 from fractale.agents.catalog import Catalog
-from fractale.agents.subagent import AgentAnswer, AgentHost, AgentRequest, Subagent
+from fractale.agents.subagent import AgentAnswer, AgentContext, AgentRequest, Subagent
 from fractale.errors import NotDone, NotRecorded, ToolError
-from fractale.graph.agent_context import AgentContext
+from fractale.graph.agent_context import StepAgentContext
 from fractale.graph.bindings import Bindings, Bound
-from fractale.graph.job_end import LOG_FILE
+from fractale.graph.kinds.job import LOG_FILE
 from fractale.masking import Masker
 from fractale.models import Models, Usage
 from fractale.pins import ToolChange, change_between
@@ -343,9 +343,9 @@ class RecordedAgents(Catalog):
         if name not in self.missing:
             return self._inner.find(name)
 
-        async def run(host: AgentHost, request: AgentRequest) -> AgentAnswer:
+        async def run(host: AgentContext, request: AgentRequest) -> AgentAnswer:
             del request
-            return _as_recorded(name, cast("AgentContext", host), self._comparison)
+            return _as_recorded(name, cast("StepAgentContext", host), self._comparison)
 
         return Subagent(name=name, description="recorded", run=run)
 
@@ -356,7 +356,7 @@ class RecordedAgents(Catalog):
         return [*self._inner.names(), *self.missing]
 
 
-def _as_recorded(name: str, context: AgentContext, comparison: Comparison) -> AgentAnswer:
+def _as_recorded(name: str, context: StepAgentContext, comparison: Comparison) -> AgentAnswer:
     """The answer of a sub-agent, from the recorded outcome of the step that asks it.
 
     Raises:
@@ -397,7 +397,7 @@ def _usage_of(event: TraceEvent) -> Usage:
     )
 
 
-def _unknown(name: str, context: AgentContext, why: str) -> NoReturn:
+def _unknown(name: str, context: StepAgentContext, why: str) -> NoReturn:
     raise NotRecorded(
         "no-agent",
         f"the record does not say what the sub-agent `{name}` answered in step `{context.path}`: "

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from fractale.errors import FractaleError, RunHeld, StoreError
 from fractale.events import Event
-from fractale.jobs.model import JobStatus
+from fractale.jobs.status import JobStatus
 from fractale.private import write_private
 from fractale.record.jobs import RunJob, RunJobs
 from fractale.schedulers.folder import WITHDRAWN

@@ -191,7 +191,7 @@ def _steps(
 
 def _check_inputs(expert: Expert, inputs: Mapping[str, Any]) -> None:
     """Refuse inputs that the expert can't take, before a model is asked."""
-    from fractale.agents.arguments import faults_of_given
+    from fractale.agents.signatures import faults_of_given
 
     # On the command line all values are text; the plan will convert them in the same way.
     values = {n: convert(InputSpec(name=n, type=_type(expert, n)), v)[0] for n, v in inputs.items()}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Final
+import importlib
+from typing import Any, Final, cast
 
 from fractale.errors import JobError
 from fractale.schedulers.dialects import read_script, schedulers_of
@@ -62,6 +63,12 @@ def array_of(spec: JobSpec, scheduler: str) -> Array | None:
             hint="submit one job per step",
         )
     return spec.array or script.request.array
+
+
+def longest_run(scheduler: str, seconds: float) -> float:
+    """How long a scheduler lets a job with a time limit run, its grace periods included."""
+    times = importlib.import_module(f"fractale.schedulers.{scheduler}.times")
+    return cast("float", times.longest(seconds))
 
 
 def asked_of(spec: JobSpec, scheduler: str) -> Request:

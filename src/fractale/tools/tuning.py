@@ -1,8 +1,8 @@
-"""A search for good settings, one step at a time, and what came of it: for plans without a model.
+"""A search for good settings, one trial per call, and its report: for plans without a model.
 
-`next_trial` is told what the last trial brought and says what to try next; a plan goes round
-between it and the step that runs the job. The table of trials is all that the search remembers,
-so a run that was killed goes on where it was.
+A plan loops between `next_trial` and the step that runs the job. The table of trials is all that
+the search remembers, so a killed run continues where it was. The search itself is
+`fractale.agents.search`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from fractale.text import clip
 from fractale.tools.tables import table_lines
 
 if TYPE_CHECKING:
-    from fractale.agents.search import Direction
-    from fractale.agents.trials import Trial
+    from fractale.agents.search import Direction, Trial
 
 CHART_HEIGHT = 8
 """Lines of the chart, without its axes."""
@@ -29,6 +28,9 @@ LABEL_COLUMNS, MOST_LABELS = 10, 6
 """plotille writes a figure under every tenth column; so many of them are wide enough."""
 
 SHOWN_ERROR = 300
+
+NO_VALUE = "no value came of it"
+"""Why a trial failed that has neither a value nor an error."""
 
 
 def next_trial(
@@ -67,12 +69,13 @@ def next_trial(
         `params` to try next; `stop`, with `stopped_by`: target, failures, budget, patience or
         exhausted; `trials`; and the best of them, `best` and `best_value`.
     """
-    from fractale.agents.search import propose
-    from fractale.agents.trials import StopRules, best_trial
+    from fractale.agents.search import Proposal, Search, StopRules, best_of, next_line
 
-    table = [*(trials or [])]
+    table = cast("list[Trial]", list(trials or []))
     if params:
-        table.append(_trial(len(table) + 1, params, value, error, seconds, algorithm))
+        tried = Proposal(params=params, source=algorithm, why="")
+        outcome = error or (NO_VALUE if value is None else value)
+        table.append(next_line(table, tried, outcome, seconds or 0.0))
     rules = StopRules(
         direction=direction,
         max_trials=max_trials,
@@ -80,41 +83,17 @@ def next_trial(
         target=target,
         max_failures=max_failures,
     )
-    told = cast("list[Trial]", table)
-    stopped_by, after = rules.reason(told), None
-    if stopped_by is None:
-        after = propose(space, table, algorithm, seed, direction)
-        stopped_by = "exhausted" if after is None else None
-    best = best_trial(told, direction)
+    search = Search(space=space, rules=rules, algorithm=algorithm, seed=seed)
+    proposal = search.propose(table)
+    over = isinstance(proposal, str)
+    best = best_of(table, direction)
     return {
-        "params": after,
-        "stop": stopped_by is not None,
-        "stopped_by": stopped_by,
+        "params": None if over else proposal["params"],
+        "stop": over,
+        "stopped_by": proposal if over else None,
         "trials": table,
         "best": best["params"] if best else None,
         "best_value": best["value"] if best else None,
-    }
-
-
-def _trial(
-    number: int,
-    params: Mapping[str, Any],
-    value: float | None,
-    error: str | None,
-    seconds: float | None,
-    source: str,
-) -> dict[str, Any]:
-    if value is None and not error:
-        error = "no value came of it"
-    return {
-        "number": number,
-        "params": dict(params),
-        "value": None if error else value,
-        "source": source,
-        "why": "",
-        "ok": not error,
-        "error": error,
-        "seconds": round(seconds or 0.0, 3),
     }
 
 

@@ -56,7 +56,7 @@ def build(node: StepNode, compiler: Compiler) -> StepNode:
     built = _builder_of(node.step)(node, compiler)
     if node.step.foreach is None:
         return built
-    from fractale.graph.inside import foreach
+    from fractale.graph.kinds.foreach import foreach
 
     return foreach(built)
 
@@ -77,18 +77,18 @@ def _builder_of(step: Step) -> Build:
 
             return agent
         case "parallel":
-            from fractale.graph.inside import parallel
+            from fractale.graph.kinds.parallel import parallel
 
             return parallel
         case "plan" if step.plan is not None:
-            from fractale.graph.inside import included
+            from fractale.graph.kinds.include import included
 
             return included
         case "plan":
-            from fractale.graph.drafting import planned
+            from fractale.graph.kinds.plan import planned
 
             return planned
         case "job":
-            from fractale.graph.job import job
+            from fractale.graph.kinds.job import job
 
             return job

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import BaseMessage
 from langchain_core.messages.utils import convert_to_messages
 
-from fractale.agents.reports import FAILED_CHANGE, failed_change, notices_of_calls
+from fractale.agents.conversation import FAILED_CHANGE, failed_change, notices_of_calls
 from fractale.agents.subagent import AgentAnswer, AgentRequest, Subagent
 from fractale.errors import NotDone
 from fractale.evidence import as_mapping
-from fractale.graph.agent_context import AgentContext, run_agent
+from fractale.graph.agent_context import StepAgentContext, run_agent
 from fractale.graph.attempt import Attempt
 from fractale.graph.bindings import check_tools, find_tool
 from fractale.graph.kinds import Compiler
@@ -84,7 +84,7 @@ async def ask_agent(
     await check_tools(attempt)
     scopes = [globs for globs in (attempt.step.tools, agent.tools) if globs is not None]
     context = replace(attempt.context, within=(*attempt.context.within, *scopes))
-    host = AgentContext(attempt, context)
+    host = StepAgentContext(attempt, context)
     if extras is not None:
         host = replace(host, extras=extras)
     earlier = convert_to_messages(attempt.conversation) if attempt.conversation else []

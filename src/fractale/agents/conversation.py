@@ -1,4 +1,4 @@
-"""How an agent says that it did not do its work, and what its calls show of that."""
+"""What the conversation of an agent shows: the model says *not done*, or its last change failed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fractale.evidence import Notice, exit_code_evidence, notices_in, outputs_of
 from fractale.toolbox import ToolResult
 
 NOT_DONE: Final = "not_done"
-"""The tool by which a model reports that the task was not done."""
+"""The tool that a model calls to report that the task was not done."""
 
 IN_WORDS: Final = (
     "If you cannot do what is asked, answer with `NOT DONE: ` and the reason, and nothing else."
@@ -25,21 +25,21 @@ _WORDS = re.compile(
     r"(?:[ \t]*[:.,;!\u2013\u2014-][\s*_`]*|\s*\Z|[ \t]*\n\s*(?![\s|\d*+#-]))(.*)",
     re.DOTALL,
 )
-"""The words at the start, and the reason. A heading over a list or a table is not meant."""
+"""The words at the start, and the reason. A heading above a list or a table does not count."""
 
 NO_REASON = "it gave no reason"
 
 CHANGES: Final = "fractale.changes"
 """In a tool message's `additional_kwargs`: whether the call was to change something.
 
-Absent for what only serves the agent: questions, prompts, the rest of a long answer.
+Absent for calls that only serve the agent: questions, prompts, the rest of a long answer.
 """
 
 MOST_REASON = 1000
 
 
 def reported(messages: Sequence[BaseMessage]) -> str | None:
-    """The reason that the model's last turn gave to `not_done`; None if it did not call it."""
+    """The reason that the model's last turn gave `not_done`; None if it did not call it."""
     for message in reversed(messages):
         if not isinstance(message, ToolMessage):
             return None
@@ -49,13 +49,13 @@ def reported(messages: Sequence[BaseMessage]) -> str | None:
 
 
 def check_done(text: str, messages: Sequence[BaseMessage] = ()) -> str:
-    """An answer, unless it says that the task was not done.
+    """The same answer, if it does not say that the task was not done.
 
     Args:
-        messages: The conversation that it ends.
+        messages: The conversation that the answer ends.
 
     Raises:
-        NotDone: It begins with ``NOT DONE:``.
+        NotDone: The answer begins with ``NOT DONE:``.
     """
     if found := _WORDS.match(text):
         raise NotDone(found[1].strip()[:MOST_REASON] or NO_REASON, messages=messages)
@@ -65,22 +65,22 @@ def check_done(text: str, messages: Sequence[BaseMessage] = ()) -> str:
 FAILED_CHANGE: Final = (
     "the last call that was to change something failed, and none after it worked: "
 )
-"""What is said before that of `failed_change`."""
+"""Precedes the text of `failed_change` in a message."""
 
 
 def failed_change(messages: Sequence[BaseMessage]) -> str | None:
     """The last call that was to change something, if it failed and no later call worked.
 
-    Calls of one turn were made without knowing of each other: one that only reads is later than
-    another if it is in a later turn.
+    The calls of one turn do not know of each other. So a call that only reads is later than
+    another call only if it is in a later turn.
 
     Returns:
-        The tool and what it answered; None where the calls do not speak of a failure.
+        The tool and its answer; None if the calls show no failure.
     """
     looked = False
     for message in reversed(messages):
         if not isinstance(message, ToolMessage):
-            if looked:  # in a later turn than the call that failed, if one did
+            if looked:  # in a later turn than a call that failed
                 return None
         elif (changes := message.additional_kwargs.get(CHANGES)) is None:
             continue
@@ -95,7 +95,7 @@ def failed_change(messages: Sequence[BaseMessage]) -> str | None:
 
 
 def _fault(message: ToolMessage) -> str | None:
-    """Why a call failed, by its answer's `isError` or the answer's own evidence; None if not."""
+    """Why a call failed, by its answer's `isError` or by the evidence in it; None if it did not."""
     if message.status == "error":
         return message.text
     answer = ToolResult(text=message.text, structured=message.artifact)
@@ -103,9 +103,9 @@ def _fault(message: ToolMessage) -> str | None:
 
 
 def notices_of_calls(messages: Sequence[BaseMessage]) -> tuple[Notice, ...]:
-    """What the last answer of each tool names that a success must not hide.
+    """The notices in the last answer of each tool: a success must not hide them.
 
-    A call that is made again, with other arguments, is to mend what its first answer named.
+    Only the last answer counts: a repeated call is to repair what the first answer reported.
     """
     last = {
         message.name: message

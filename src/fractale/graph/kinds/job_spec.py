@@ -1,4 +1,4 @@
-"""What a job step submits: its rendered values, held against what a job can be."""
+"""What a job step submits: its rendered values, checked, as a `JobSpec`."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ TEXTS = ("queue", "account", "folder")
 
 
 def arguments_of(attempt: Attempt) -> dict[str, Any]:
-    """The job of a step as plain values of the right types, as a person may be shown it.
+    """The job of a step as plain values of the right types: the form that the user approves.
 
     Raises:
-        TemplateError: A template gave something else.
+        TemplateError: A template gave a wrong value.
     """
     return {"name": attempt.step.name, **_checked(attempt, attempt.inputs)}
 
 
 def spec_of(attempt: Attempt, arguments: Mapping[str, Any]) -> tuple[JobSpec, str | None]:
-    """The job, and the scheduler that is to have it; None: the one there is.
+    """The job, and its scheduler; None: the default one.
 
     Args:
-        arguments: As `arguments_of` gave them, or as a person changed them.
+        arguments: From `arguments_of`, or as the user changed them.
 
     Raises:
-        TemplateError: They are none of a job.
+        TemplateError: They are not a job's.
     """
     known: Any = _checked(attempt, {k: v for k, v in arguments.items() if k in JOB_KEYS})
     scheduler = known.pop("scheduler", None)
@@ -48,10 +48,10 @@ def spec_of(attempt: Attempt, arguments: Mapping[str, Any]) -> tuple[JobSpec, st
 
 
 def _confine(attempt: Attempt, known: dict[str, Any]) -> Confine | None:
-    """How the job is confined: as the step says, and always where a model drafted it.
+    """How the job is confined: as the step says, and always if a model drafted it.
 
     Raises:
-        PolicyError: A drafted step asks for more than a drafted step may have.
+        PolicyError: A drafted step asks for more than it may have.
     """
     asked, drafted = known.pop("confine", None), attempt.context.drafted
     writable, network = tuple(known.pop("writable", ())), known.pop("network", False)
@@ -98,10 +98,10 @@ def _indices(attempt: Attempt, value: Any) -> str:
 
 
 def read_array(attempt: Attempt, value: Any) -> Array:
-    """The array of a job step, from what its template gave.
+    """The array of a job step, from the rendered value.
 
     Raises:
-        TemplateError: It is none.
+        TemplateError: It is not an array.
     """
     text = str(value).strip() if not isinstance(value, (bool, dict, list)) else ""
     try:
@@ -121,14 +121,14 @@ def _count(attempt: Attempt, key: str, value: Any) -> int:
 
 
 def _bound(attempt: Attempt, key: str, value: Any) -> bool | list[str]:
-    """How a confined job is bounded: folders, or a flag."""
+    """A bound of a confined job: directories, or a flag."""
     if key == "writable":
         return [str(each) for each in _command(attempt, value, key)]
     return value if isinstance(value, bool) else _fail(attempt, key, _not("true or false", value))
 
 
 def _command(attempt: Attempt, value: Any, key: str = "command") -> list[str]:
-    """The words; of a word that is a list, each item is one."""
+    """The words; a word that is a list is several."""
     words: list[str] = []
     for word in cast("list[Any]", value if isinstance(value, list) else [value]):
         for part in cast("list[Any]", word if isinstance(word, list) else [word]):
@@ -164,7 +164,7 @@ def _not(right: str, value: Any) -> str:
 
 
 def _fail(attempt: Attempt, key: str, words: str) -> NoReturn:
-    """Say what is wrong with a value.
+    """Report a wrong value.
 
     Raises:
         TemplateError: Always.

@@ -1,29 +1,49 @@
-"""How a job is, from its own files and the scheduler's record: by evidence only."""
+"""How a batch job is, by evidence: its own files, its scheduler's record, its log.
+
+`status_of` decides, in this order:
+
+1. A plain exit code in the job's own files: the job is over, and the scheduler is not asked.
+2. The scheduler's record of an end, such as a time limit or a lost node. A notice that it wrote
+   into the log is more precise than its record.
+3. Another end in the job's own files, once the scheduler has had time to give the reason.
+4. The scheduler's record of a job that waits or runs.
+5. Nothing shows how the job ended: its state is ``unknown``.
+
+Elements of an array are judged the same way (`fractale.jobs.arrays`).
+"""
 
 from __future__ import annotations
 
 import re
 import signal
 import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from fractale.durations import limit_text
 from fractale.jobs.logs import last_lines
-from fractale.jobs.model import JobStatus
-from fractale.schedulers.adapter import JobRecord
+from fractale.jobs.polling import Answer
+from fractale.schedulers.adapter import JobRecord, Submitted
 from fractale.schedulers.ends import MOST_LINES, EndNotice, notice_in, telling_line
 from fractale.schedulers.folder import Ended, JobFolder, Started
-from fractale.schedulers.job import JobState
+from fractale.schedulers.job import ACTIVE, JobState
 from fractale.schedulers.positions import Positions
 from fractale.schedulers.wrapper import NO_CLAIM, NO_FOLDER, NOT_MINE
 
+Ask = Callable[[Submitted], Awaitable[Answer]]
+"""Asks the scheduler about a job (`fractale.jobs.polling`)."""
+
+REASON_SECONDS: Final = 86_400.0
+"""How long to wait for a scheduler's reason, of a job that a signal ended."""
+
 CLEARING_SECONDS: Final = 120.0
-"""How long a scheduler may take to say how a job ended whose own files say that it did."""
+"""How long a scheduler may take to report the end of a job whose own files show it."""
 
 UNSEEN_SECONDS: Final = 60.0
-"""How long a job's own files may take to be seen here when its scheduler says that it ended well:
-the time for which clients of NFS keep what they know of a folder."""
+"""How long a job's own files may take to appear here after its scheduler reports success: the time
+for which NFS clients cache a directory."""
 
 LAST_LINES: Final = 5
 ELEMENTS: Final = "elements"
@@ -38,13 +58,152 @@ _UNSTARTED: Final = {
 }
 
 
-class Case:
-    """What is known of one job at one moment.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStatus:
+    """How a job is, and the evidence for it.
 
     Args:
-        title: What people call the scheduler.
-        record: What it says; None where it does not know the job.
-        trouble: Why it did not answer.
+        reason: In words: why it waits, where it runs, how it ended, with the evidence.
+        evidence: ``exit-code file``, ``scontrol``, ``sacct``, ``job-completion file``, ``flux``,
+            ``qstat``, ``bjobs``, ``log``, ``boot id``, ``start file``, or ``none``.
+        exit_code: Of the script or command; None if it has none, or it is not known.
+        submitted: Seconds since 1970, as the others.
+        last_lines: The end of the log, of a job that did not succeed.
+        counts: Of an array: state → number of elements.
+        notices: Parts of the request that its scheduler ignored, one sentence each.
+    """
+
+    state: JobState
+    reason: str
+    evidence: str = "none"
+    exit_code: int | None = None
+    submitted: float | None = None
+    started: float | None = None
+    ended: float | None = None
+    nodes: tuple[str, ...] = ()
+    last_lines: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict[str, int])
+    notices: tuple[str, ...] = ()
+
+    @property
+    def over(self) -> bool:
+        """Whether the job has ended, or its state is unknown."""
+        return self.state not in ACTIVE
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it ran; None if its start or its end is not known."""
+        if self.started is None or self.ended is None:
+            return None
+        return max(0.0, self.ended - self.started)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The status as JSON, with `over` and `seconds`."""
+        found: dict[str, Any] = {
+            **asdict(self),
+            "nodes": list(self.nodes),
+            "over": self.over,
+            "seconds": self.seconds,
+        }
+        for name in ("counts", "notices"):  # few jobs have any
+            if not found[name]:
+                del found[name]
+        return found
+
+
+def is_plain(ended: Ended | None) -> bool:
+    """Whether a job ended with an exit code and no signal: then its scheduler is not asked why."""
+    return ended is not None and not ended.signal and ended.code <= 128
+
+
+async def status_of(folder: JobFolder, native_id: str, title: str, ask: Ask) -> JobStatus:
+    """The status of a single job."""
+    if is_plain(folder.ended()):
+        return JobEvidence(folder, title, None).status()
+    answer = await ask(Submitted(folder=folder, native_id=native_id))
+    return judged(folder, title, answer, None)
+
+
+def judged(folder: JobFolder, title: str, answer: Answer, index: int | None) -> JobStatus:
+    """The status of a job or an element, by its files and the scheduler's last answer.
+
+    Args:
+        index: Of the element; None for a single job.
+    """
+    ended, started = folder.ended(), folder.started()
+    if is_plain(ended):  # it ended while the scheduler was asked
+        return JobEvidence(folder, title, None).status()
+    record = (answer.records or {}).get(index)
+    if answer.trouble:
+        if ended is not None and not folder.marked("cancelled") and _is_recent(ended):
+            why = f"why is not known as long as {title} does not answer: {answer.trouble}"
+            return _running(folder, f"{exit_words(ended.code)}; {why}", started, ended)
+        return JobEvidence(folder, title, None, answer.trouble).status()
+    is_old = answer.records is None or (ended is not None and answer.at < ended.at)
+    if is_old and not (record and record.state not in ACTIVE):
+        return _not_asked(folder, title, answer, started, ended)
+    if record and record.state == "pending" and started and answer.at < started.at:
+        return _not_asked(folder, title, answer, started, ended)
+    return JobEvidence(folder, title, record).status()
+
+
+def _not_asked(
+    folder: JobFolder, title: str, answer: Answer, started: Started | None, ended: Ended | None
+) -> JobStatus:
+    """The status of a job that has changed since the scheduler was asked about it."""
+    submitted = (folder.intent() or {}).get("written")
+    # A time, not a countdown: a reason that changes at each look would be an event at each look.
+    again = time.strftime("%H:%M:%S", time.localtime(answer.again))
+    if ended is not None:
+        if folder.marked("cancelled"):
+            return JobEvidence(folder, title, None).status()
+        words = f"{exit_words(ended.code)}; {title} is asked why at {again}"
+    elif started is not None:
+        words = f"runs on {', '.join(_hosts(started))}"
+    else:
+        words = f"was submitted; {title} is asked about it at {again}"
+    if ended is None and started is None:
+        return JobStatus(state="pending", reason=words, submitted=submitted)
+    return _running(folder, words, started, ended)
+
+
+def _running(
+    folder: JobFolder, words: str, started: Started | None, ended: Ended | None
+) -> JobStatus:
+    return JobStatus(
+        state="running",
+        reason=words,
+        evidence="exit-code file" if ended else "start file",
+        submitted=(folder.intent() or {}).get("written"),
+        started=started.at if started else None,
+        nodes=_hosts(started),
+    )
+
+
+def _hosts(started: Started | None) -> tuple[str, ...]:
+    if started is None:
+        return ()
+    return started.nodes or ((started.host,) if started.host else ())
+
+
+def _is_recent(ended: Ended) -> bool:
+    """Whether the scheduler may still report the reason of an end."""
+    return time.time() - ended.at < REASON_SECONDS
+
+
+def with_notices(status: JobStatus, folder: JobFolder) -> JobStatus:
+    """The status, with the parts of the job's request that its scheduler ignored."""
+    notices = folder.notices()
+    return replace(status, notices=notices) if notices else status
+
+
+class JobEvidence:
+    """The evidence about one job at one moment.
+
+    Args:
+        title: Name of the scheduler, for users.
+        record: The scheduler's record; None if it does not know the job.
+        trouble: Why the scheduler did not answer.
     """
 
     def __init__(
@@ -57,11 +216,11 @@ class Case:
         self._trouble = trouble
         self._intent = self._whole.intent() or {}
         self._started: Started | None = folder.started()
-        # Read last: what ended meanwhile has ended.
+        # Read last, so that a job that ends meanwhile counts as ended.
         self._ended: Ended | None = folder.ended()
 
     def status(self) -> JobStatus:
-        """How the job is."""
+        """The status, by the strongest evidence."""
         ended, record = self._ended, self._record
         if ended and ended.code == 0 and not ended.signal:
             return self._by_file(ended)
@@ -72,7 +231,7 @@ class Case:
         if ended and not (record and self._is_clearing(ended)):
             return self._by_file(ended)
         if record:
-            return self._going_on(record)
+            return self._active(record)
         if self._trouble:
             return self._unanswered()
         return self._lost()
@@ -81,7 +240,7 @@ class Case:
         return abs(time.time() - ended.at) < CLEARING_SECONDS
 
     def _contradicted(self, record: JobRecord) -> JobStatus:
-        """The scheduler says that it ended well, and the wrapper left nothing that says so."""
+        """The scheduler reports success, and the job's wrapper left no exit code."""
         shown = f"({record.evidence}: {record.said})"
         if record.ended is not None and abs(time.time() - record.ended) < UNSEEN_SECONDS:
             words = f"is over {shown}; its exit code is not seen here yet"
@@ -125,7 +284,7 @@ class Case:
         return self._make(state, words, record.evidence)
 
     def _by_notice(self, notice: EndNotice) -> JobStatus:
-        """What the scheduler wrote into the job's output decides."""
+        """The end that the scheduler wrote into the job's output."""
         said = re.sub(r"[()]", "", notice.line)[:MOST_OF_NOTICE]
         return self._make(notice.state, f"{self._end_words(notice.state)} (log: {said})", "log")
 
@@ -152,7 +311,7 @@ class Case:
         return self._failure_words(record) + where
 
     def _limit(self) -> str:
-        """The limit that the scheduler had; it may have rounded up what it was asked for."""
+        """The scheduler's limit: it may have rounded up the one that was asked for."""
         asked = self._intent.get("time")
         held = self._record.time_limit if self._record else None
         if held is None:
@@ -169,9 +328,9 @@ class Case:
         return signal_words(record.signal) if record and record.signal else "failed"
 
     def _notice(self) -> EndNotice | None:
-        """What the scheduler wrote of the end into its own output.
+        """The scheduler's notice of the end, in its own output or in the job's log.
 
-        In the job's own log a launcher tells of memory; its time limits are those of steps.
+        In the job's log only memory counts: time limits there are those of job steps.
         """
         if found := notice_in(last_lines(self._scheduler_log(), NOTICED_LINES).splitlines()):
             return found
@@ -179,13 +338,13 @@ class Case:
         return found if found and found.state == "out_of_memory" else None
 
     def _scheduler_log(self) -> Path:
-        """What the scheduler itself writes, of an array into a file for each element."""
+        """The scheduler's own output; an array has a file for each element."""
         if self._whole == self._folder:
             return self._folder.scheduler_log
         position = Positions(self._whole).position(int(self._folder.path.name))
         return self._whole.path / f"{self._whole.scheduler_log.name}.{position}"
 
-    def _going_on(self, record: JobRecord) -> JobStatus:
+    def _active(self, record: JobRecord) -> JobStatus:
         if self._ended:
             words = f"{exit_words(self._ended.code)}; {self._title} is still clearing up"
             return self._make("running", words, record.evidence)
@@ -201,7 +360,7 @@ class Case:
         return self._make("pending", f"was submitted{tail}", "none")
 
     def _lost(self) -> JobStatus:
-        """Neither its files nor the scheduler say how it ended."""
+        """Neither the job's files nor the scheduler show how it ended."""
         gone = f"{self._title} does not know it any more"
         if self._cancelled():
             return self._by_cancellation(f"({gone})")
@@ -219,7 +378,7 @@ class Case:
         return " by fractale" if self._cancelled() else ", not by fractale"
 
     def _cancelled(self) -> bool:
-        """Whether fractale asked for its end, or for that of its whole array."""
+        """Whether fractale cancelled the job, or its whole array."""
         return any(folder.marked("cancelled") for folder in {self._folder, self._whole})
 
     def _nodes(self) -> tuple[str, ...]:
@@ -230,7 +389,7 @@ class Case:
         return (self._started.host,) if self._started and self._started.host else ()
 
     def _exit_code(self, state: JobState) -> int | None:
-        """Of the script or command; a job that never ran it has none."""
+        """Of the script or command; None for a job that never ran it."""
         if self._ended:
             return self._ended.code
         record = self._record
@@ -240,7 +399,7 @@ class Case:
         ran = self._started or record.started is not None or record.nodes
         if not ran or (self._started is None and code in _UNSTARTED):
             return None
-        # Schedulers say 0 of what was ended or got lost, too.
+        # Schedulers report 0 for cancelled and lost jobs, too.
         return None if code == 0 and state != "completed" else code
 
     def _make(self, state: JobState, words: str, evidence: str) -> JobStatus:
@@ -261,9 +420,9 @@ class Case:
         )
 
     def _tail(self) -> tuple[str, str]:
-        """The line that tells why it failed, and the last ones from there on.
+        """The line that says why it failed, and the last lines from there on.
 
-        They are of its own log, or of its scheduler's where it wrote none.
+        They come from its own log, or, if that is empty, from the scheduler's output.
         """
         for log in (self._folder.log, self._scheduler_log()):
             if lines := last_lines(log, MOST_LINES).splitlines():
@@ -276,7 +435,7 @@ class Case:
     def _start_time(self) -> float | None:
         if self._started:
             return self._started.at
-        # Of a job that never ran, Slurm calls its end its start.
+        # Slurm gives a job that never ran its end as its start.
         record = self._record
         return record.started if record and record.nodes else None
 
@@ -287,13 +446,13 @@ class Case:
 
 
 def whole_of(folder: JobFolder) -> JobFolder:
-    """The folder of the array that an element is of; of a single job its own."""
+    """The folder of an element's array; of a single job, its own."""
     path = folder.path
     return JobFolder(path.parents[1]) if path.parent.name == ELEMENTS else folder
 
 
 def exit_words(code: int) -> str:
-    """An exit code as the shell has it, in words."""
+    """A shell's exit code in words."""
     if code > 128 and (words := signal_words(code - 128)):
         return f"{words} (exit code {code})"
     meaning = {126: ": it may not be run", 127: ": there is no such program"}.get(code, "")
@@ -301,7 +460,7 @@ def exit_words(code: int) -> str:
 
 
 def signal_words(number: int) -> str:
-    """A signal that ended a job; empty for a number that is none."""
+    """The signal that ended a job, in words; empty if the number is not a signal."""
     try:
         name = signal.Signals(number).name
     except ValueError:

@@ -1,9 +1,8 @@
-"""Many jobs in few submissions: a job array, and a foreach over jobs as arrays.
+"""Many jobs in few submissions: a job array, and a `foreach` over jobs as arrays.
 
 Each element, or item, is a task of its own: rendered, waited for, judged by the step's rules,
-recorded. Only the submission is shared. Which jobs go out together is kept in the run's notes
-before the first is submitted, so that a run that was killed submits the same arrays again, which
-is to find them.
+recorded. They share only the submission. The run's notes record which jobs are submitted together
+before the first is. So a killed run submits the same arrays again, and thereby finds them.
 """
 
 from __future__ import annotations
@@ -34,13 +33,14 @@ from fractale.evidence import Notice
 from fractale.graph import job_budget
 from fractale.graph.attempt import Attempt
 from fractale.graph.consent import is_allowed
-from fractale.graph.inside import charge, item_outputs
-from fractale.graph.job_spec import arguments_of, read_array, spec_of
+from fractale.graph.kinds.foreach import item_outputs
+from fractale.graph.kinds.job_spec import arguments_of, read_array, spec_of
 from fractale.graph.outcome import DEFAULT_SUCCESS, CallResult, Decision, failed_by
 from fractale.graph.scope import labels_of
 from fractale.graph.state import ItemState
 from fractale.graph.step import StepNode, item_node, prepare, retry_policy
 from fractale.jobs.arrays import in_order, numbered, words_of_states
+from fractale.jobs.budget import Size
 from fractale.plan.expressions import render
 from fractale.plan.job import MOST_ELEMENTS
 from fractale.plan.model import FAILURE, SUCCESS
@@ -63,37 +63,19 @@ SUBMIT = ToolInfo(
     description="Submit a batch job.",
     annotations={"readOnlyHint": False, "destructiveHint": False},
 )
-"""What policy is asked about: the tool of `fractale.tools.jobs` that does the same."""
+"""The call that the policy sees: the tool of `fractale.tools.jobs` that does the same."""
 
 MOST_TOGETHER: Final = 1000
-"""Elements of one array that a foreach is submitted as: what schedulers take where nobody has set
-another limit (Slurm's ``MaxArraySize`` is 1001, LSF's ``MAX_JOB_ARRAY_SIZE`` 1000)."""
-
-
-async def submit_job(
-    attempt: Attempt, jobs: Jobs, spec: JobSpec, key: str, index: int | None = None
-) -> JobHandle:
-    """Submit a job, or an array: every submission of a job step goes through here.
-
-    Args:
-        attempt: Of the step, or of the item whose own job it is.
-        index: The element of the array that is meant.
-
-    Raises:
-        JobError: The scheduler refuses it.
-        SchedulerUnavailable: It does not answer.
-        JobInDoubt: It cannot be told whether it was submitted.
-    """
-    del attempt
-    return replace(await jobs.submit(spec, key=key), index=index)
+"""Elements of one array of a `foreach`: the schedulers' default limit (Slurm's ``MaxArraySize`` is
+1001, LSF's ``MAX_JOB_ARRAY_SIZE`` 1000)."""
 
 
 class Tally:
-    """How many of the jobs of a foreach, or of an array, are in which state.
+    """Counts the jobs of a foreach, or of an array, by state.
 
     Args:
-        total: How many jobs there are.
-        is_array: Whether they are the elements of an array of the plan.
+        total: Number of jobs.
+        is_array: Whether they are the elements of an array in the plan.
     """
 
     def __init__(self, total: int, *, is_array: bool = False) -> None:
@@ -103,7 +85,7 @@ class Tally:
         self._counts = Counter[JobState]()
 
     def at(self, path: str, state: JobState) -> dict[str, int]:
-        """Take note of the state of a job; gives the counts by state."""
+        """Record the state of a job; returns the counts by state."""
         before = self._states.get(path)
         if before is not None:
             self._counts[before] -= 1
@@ -114,10 +96,11 @@ class Tally:
 
 @dataclass(slots=True)
 class ArrayJob:
-    """One submission for several jobs: whoever comes first makes it.
+    """One submission for several jobs; the first element that needs it makes it.
 
     Args:
         attempt: Of the step.
+        key: Idempotency key of the submission.
     """
 
     attempt: Attempt
@@ -129,14 +112,17 @@ class ArrayJob:
     _tries: int = 0
 
     async def submitted(self, jobs: Jobs, tries: int) -> JobHandle:
-        """The array, submitted once.
+        """Submit the array once.
 
         Args:
-            tries: Which try of the step's `retry` this is: what failed is tried once per try,
-                for all elements together.
+            tries: Which try of the step's `retry` this is: a failed submission is repeated once
+                per try, for all elements together.
 
         Raises:
-            FractaleError: As `submit_job`.
+            JobError: The scheduler refuses it.
+            SchedulerUnavailable: It does not answer.
+            JobInDoubt: It is unknown whether it was submitted.
+            LimitReached: The run's limits leave no room for it.
         """
         async with self._lock:
             if self._fault is not None and tries <= self._tries:
@@ -151,19 +137,19 @@ class ArrayJob:
         return self._handle
 
     async def _submitted(self, jobs: Jobs) -> JobHandle:
-        size = job_budget.size_of(self.spec, jobs.scheduler)
+        size = Size.of(self.spec, jobs.scheduler)
         await job_budget.reserve(self.attempt, self.key, size, self.spec.array)
         try:
-            return await submit_job(self.attempt, jobs, self.spec, self.key)
+            return await jobs.submit(self.spec, key=self.key)
         except (SchedulerUnavailable, JobInDoubt):
             raise
-        except FractaleError:  # it was refused: there is none
+        except FractaleError:  # it was refused
             await self.attempt.context.meter.jobs.release(self.key, self.spec.array)
             raise
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ArrayElement:
     """The job of an item, as an element of an array."""
 
     array: ArrayJob
@@ -171,26 +157,33 @@ class Part:
 
     @property
     def key(self) -> str:
-        """What the budget calls the element."""
+        """The budget's key of the element."""
         return job_budget.element_key(self.array.key, self.index)
 
     async def submitted(self, jobs: Jobs, tries: int) -> JobHandle:
-        """The handle of the element.
+        """Submit the array once; the handle of the element.
 
         Raises:
-            FractaleError: As `submit_job`.
+            FractaleError: As `ArrayJob.submitted`.
         """
         return replace(await self.array.submitted(jobs, tries), index=self.index)
 
 
-def part_of(attempt: Attempt, agreed: Mapping[str, Any], wanted: Mapping[str, Any]) -> Part | None:
-    """The part of an array that the job of a attempt is; None where it is submitted by itself."""
-    part = attempt.context.arrays.get(attempt.scope.get("index", -1))
-    return part if dict(agreed) == dict(wanted) else None
+def element_of(
+    attempt: Attempt, agreed: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> ArrayElement | None:
+    """The element of an array that an item's job is; None if it is submitted by itself.
+
+    Args:
+        agreed: The job after the approval: a job that the user has changed is submitted by itself.
+        wanted: The job before.
+    """
+    element = attempt.context.arrays.get(attempt.scope.get("index", -1))
+    return element if dict(agreed) == dict(wanted) else None
 
 
 def alone(attempt: Attempt, jobs: Jobs, spec: JobSpec) -> tuple[JobSpec, int | None]:
-    """A job that is submitted by itself, and its index if it is an element of an array.
+    """A job that is submitted by itself; with its index if it is an element of an array.
 
     Raises:
         TemplateError: It is an array inside a foreach.
@@ -210,7 +203,7 @@ def alone(attempt: Attempt, jobs: Jobs, spec: JobSpec) -> tuple[JobSpec, int | N
     return spec, None
 
 
-# Which jobs go out together
+# -- which jobs are submitted together ------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +211,7 @@ class _Job:
     """The job of an item.
 
     Args:
-        kind: Equal for jobs that may go out together.
+        kind: Equal for jobs that can be elements of one array.
     """
 
     spec: JobSpec
@@ -229,10 +222,10 @@ class _Job:
 async def arrays_of_items(
     leaf: StepNode, attempt: Attempt, items: Sequence[Any], most: int | None
 ) -> dict[str, Any]:
-    """What the context of a foreach over jobs knows of its arrays.
+    """The arrays of a foreach over jobs, as fields of the items' `RunContext`.
 
     Args:
-        most: How many of the jobs may run at a time; None for any number.
+        most: How many of the jobs may run at a time; None: no limit.
     """
     tally = Tally(len(items))
     scopes = {
@@ -243,8 +236,8 @@ async def arrays_of_items(
     at_most = await groups.most_elements()
     chunks = groups.found(at_least=2, at_most=at_most) if at_most > 1 else []
     if most is not None and (sum(map(len, chunks)) < len(items) or len(chunks) > most):
-        return {"tally": tally}  # only one who starts all of them can bound them
-    arrays: dict[int, Part] = {}
+        return {"tally": tally}  # schedulers could not keep the limit over several arrays
+    arrays: dict[int, ArrayElement] = {}
     for chunk in chunks:
         share = max(1, most * len(chunk) // len(items)) if most is not None else None
         numbers = {item: number for number, item in enumerate(chunk, 1)}
@@ -253,24 +246,24 @@ async def arrays_of_items(
 
 
 class _Groups:
-    """The jobs of items, put together where a scheduler can have them as one array."""
+    """Groups the jobs of items that a scheduler can run as one array."""
 
     def __init__(
         self, leaf: StepNode, attempt: Attempt, scopes: Mapping[int, Mapping[str, Any]]
     ) -> None:
-        self._visit = attempt
+        self._attempt = attempt
         self._leaf = leaf
         task = str(attempt.config.get("configurable", {}).get("checkpoint_ns", ""))
         self._unique = f"{attempt.context.run_id}#{task}#{attempt.path}#{attempt.attempts}#array"
         self._note = f"arrays {hashlib.sha256(self._unique.encode()).hexdigest()[:16]}"
-        # A replay is given the handles, and has no scheduler.
+        # A replay has recorded handles, and no scheduler.
         can = attempt.deps.patient and attempt.deps.jobs is not None
         self._known: Any = attempt.context.notes.get(self._note) if can else None
         jobs = {i: self._job(i, scope) for i, scope in scopes.items()} if can else {}
         self._jobs = {index: job for index, job in jobs.items() if job is not None}
 
     def found(self, *, at_least: int, at_most: int) -> list[list[int]]:
-        """The items that go out together, as they did when the run first came here."""
+        """The groups of items, as they were when the run first came here."""
         if self._known is not None:
             return [list(Array.parse(str(text)).indices) for text in self._known]
         kinds: dict[str, list[int]] = {}
@@ -283,34 +276,34 @@ class _Groups:
             if len(chunk := found[start : start + at_most]) >= at_least
         ]
         if not self._has_room(chunks):
-            chunks = []  # each waits for room by itself, while the others end
+            chunks = []  # each job waits for room by itself
         if self._jobs:
             kept = [str(Array.of(chunk)) for chunk in chunks]
-            self._visit.context.notes.put(self._note, kept)
+            self._attempt.context.notes.put(self._note, kept)
         return chunks
 
     async def most_elements(self) -> int:
-        """How many elements the schedulers of the jobs take in one array."""
+        """How many elements the schedulers of the jobs allow in one array."""
         names = {job.scheduler for job in self._jobs.values()} if self._known is None else ()
         found = [MOST_TOGETHER]
         for name in names:
-            jobs: Any = self._visit.deps.jobs(name) if self._visit.deps.jobs else None
-            with contextlib.suppress(FractaleError):  # each job says it by itself
+            jobs: Any = self._attempt.deps.jobs(name) if self._attempt.deps.jobs else None
+            with contextlib.suppress(FractaleError):  # each job reports it by itself
                 most = await jobs.most_elements()
                 found += [] if most is None else [most]
         return min(found)
 
     def _has_room(self, chunks: Sequence[Sequence[int]]) -> bool:
-        """Whether the run's budget has room for all of them at a time."""
+        """Whether the run's budget has room for all of them together."""
         jobs = [(self._jobs[chunk[0]], len(chunk)) for chunk in chunks]
         sizes = [
-            (job_budget.size_of(job.spec, job.scheduler or scheduler_of(self._visit)), count)
+            (Size.of(job.spec, job.scheduler or scheduler_of(self._attempt)), count)
             for job, count in jobs
         ]
-        return job_budget.has_room(self._visit, sizes)
+        return job_budget.has_room(self._attempt, sizes)
 
-    def array(self, numbers: Mapping[int, int], array: Array) -> dict[int, Part]:
-        """Item → its part of one array.
+    def array(self, numbers: Mapping[int, int], array: Array) -> dict[int, ArrayElement]:
+        """Item → its element of one array.
 
         Args:
             numbers: Item → index of its element.
@@ -328,14 +321,14 @@ class _Groups:
         if not are_equal:
             spec = replace(spec, env={})
         unique = f"{self._unique}#{min(numbers)}"
-        words = re.sub(r"[^A-Za-z0-9_]+", "-", self._visit.path).strip("-")[:40]
+        words = re.sub(r"[^A-Za-z0-9_]+", "-", self._attempt.path).strip("-")[:40]
         name = hashlib.sha256(unique.encode()).hexdigest()[:12]
-        job = ArrayJob(self._visit, spec, f"{self._visit.context.run_id}-{words}-{name}")
-        return {item: Part(job, number) for item, number in numbers.items()}
+        job = ArrayJob(self._attempt, spec, f"{self._attempt.context.run_id}-{words}-{name}")
+        return {item: ArrayElement(job, number) for item, number in numbers.items()}
 
     def _job(self, index: int, scope: Mapping[str, Any]) -> _Job | None:
-        """The job of an item; None where it has to go by itself, or cannot go at all."""
-        attempt = self._visit
+        """The job of an item; None if it must be submitted by itself, or cannot be submitted."""
+        attempt = self._attempt
         item = Attempt(
             step=self._leaf.step,
             path=f"{attempt.path}[{index}]",
@@ -353,16 +346,16 @@ class _Groups:
             spec, scheduler = spec_of(item, wanted)
             return _Job(spec, scheduler, self._kind(spec, scheduler))
         except (FractaleError, ValueError):
-            return None  # it fails by itself, with its own words
+            return None  # it fails by itself, with its own message
 
     def _is_free(self, item: Attempt, wanted: Mapping[str, Any]) -> bool:
-        """Whether nobody has to agree to the job. What was begun was agreed to."""
+        """Whether the job needs no approval. What an earlier process began was approved."""
         chosen_by = "model" if item.context.drafted else "plan"
         free = item.step.approve not in ("ask", "always") and not item.context.drafted
         return self._known is not None or (free and is_allowed(item, SUBMIT, wanted, chosen_by))
 
     def _kind(self, spec: JobSpec, scheduler: str | None) -> str:
-        """What has to be equal of the jobs of an array.
+        """What jobs must have in common to be one array.
 
         Raises:
             TemplateError: The job is an array itself, and the items are not its elements.
@@ -370,10 +363,10 @@ class _Groups:
         lines = (spec.script or "").splitlines()
         directives: tuple[str, ...] = ()
         if schedulers_of(lines):
-            name = scheduler or scheduler_of(self._visit)
+            name = scheduler or scheduler_of(self._attempt)
             script = script_of(spec, name)
-            if self._visit.step.foreach is not None and script and script.request.array:
-                raise TemplateError("an array", position=self._visit.step.position)
+            if self._attempt.step.foreach is not None and script and script.request.array:
+                raise TemplateError("an array", position=self._attempt.step.position)
             directives = tuple(each.text for each in script.reading.directives) if script else ()
         program = spec.command[:1] if spec.confine else ()
         same = replace(spec, script="x", command=(), env={}, folder=Path(), array=None, elements={})
@@ -381,20 +374,20 @@ class _Groups:
 
 
 def scheduler_of(attempt: Attempt) -> str:
-    """The scheduler that jobs go to; ``local`` where that cannot be known, as in a replay."""
+    """The scheduler that jobs go to; ``local`` if it is not known, as in a replay."""
     jobs: Any = attempt.deps.jobs(None) if attempt.deps.jobs else None
     return str(getattr(jobs, "scheduler", "local"))
 
 
-# An array of the plan, or of its script
+# -- an array in the plan, or in its script -------------------------------------------------------
 
 
 def array_of_step(attempt: Attempt) -> Array | None:
-    """The array that a job step is; None where it is one job.
+    """The array that a job step is; None if it is one job.
 
     Raises:
-        TemplateError: What was rendered is no array.
-        JobError: The script is of several jobs.
+        TemplateError: The rendered value is not an array.
+        JobError: The script makes several jobs of one.
     """
     job = attempt.step.job
     if job is not None and job.array is not None:
@@ -407,7 +400,7 @@ def array_of_step(attempt: Attempt) -> Array | None:
 
 
 async def run_array(leaf: StepNode, attempt: Attempt, array: Array) -> CallResult:
-    """Run each element as an item of the step; those that went well before are not run again."""
+    """Run each element as an item of the step, except those that succeeded before."""
     indices = array.indices
     if len(indices) > MOST_ELEMENTS:
         raise TemplateError(
@@ -417,26 +410,26 @@ async def run_array(leaf: StepNode, attempt: Attempt, array: Array) -> CallResul
             hint="let each element do several, by its index",
         )
     _render_first(attempt, indices[0])
-    kept = _went_well_before(attempt, indices)
+    kept = _succeeded_before(attempt, indices)
     rest = [index for index in indices if str(index) not in kept]
     groups = _Groups(leaf, attempt, {index: {"item": index, "index": index} for index in rest})
-    parts: dict[int, Part] = {}
+    elements: dict[int, ArrayElement] = {}
     chunks = groups.found(at_least=1, at_most=len(indices))
     for chunk in chunks:
         most = array.most and max(1, array.most * len(chunk) // len(rest))
         whole = replace(array, most=most) if len(chunk) == len(indices) else None
         own = {index: index for index in chunk}
-        parts |= groups.array(own, whole or Array.of(chunk, most))
+        elements |= groups.array(own, whole or Array.of(chunk, most))
     context = replace(
         attempt.context,
         item_scope=attempt.scope,
         item_flow=attempt.flow,
         item_path=attempt.path,
-        arrays=parts,
+        arrays=elements,
         tally=Tally(len(indices), is_array=True),
     )
     after = await attempt.inside.ainvoke({"items": rest}, attempt.config, context=context)
-    charge(attempt, after.get("spent", {}))
+    attempt.charge(after.get("spent", {}))
     results = {**kept, **after["results"]}
     found = [results[str(index)] for index in indices]
     attempt.seen.add(labels_of(*found))
@@ -447,7 +440,7 @@ async def run_array(leaf: StepNode, attempt: Attempt, array: Array) -> CallResul
 
 
 def _render_first(attempt: Attempt, index: int) -> None:
-    """What the step is said to be given: the job of its first element."""
+    """Set the inputs that the step is recorded with: the job of its first element."""
     job = attempt.step.job
     if job is None or job.array is None:
         return
@@ -456,16 +449,16 @@ def _render_first(attempt: Attempt, index: int) -> None:
     try:
         prepare(attempt)
     except CallError:
-        attempt.inputs = {}  # the element says what is wrong
+        attempt.inputs = {}  # the element reports the fault
     finally:
         attempt.scope = scope
 
 
-def _went_well_before(attempt: Attempt, indices: Sequence[int]) -> dict[str, Any]:
-    """The results of the elements of this very job that went well in the attempt before.
+def _succeeded_before(attempt: Attempt, indices: Sequence[int]) -> dict[str, Any]:
+    """The results of the elements that succeeded in the attempt before, if the job is the same.
 
-    Only where that attempt failed: after a success the step is to do all of its work again. A job
-    whose values differ by the number of the attempt alone is the same job.
+    Only after a failed attempt: after a success the step does all of its work again. A job whose
+    values differ only by the number of the attempt is the same job.
     """
     before = attempt.state.get("steps", {}).get(attempt.step.name, {})
     store = attempt.deps.outputs
@@ -498,7 +491,7 @@ def _went_well_before(attempt: Attempt, indices: Sequence[int]) -> dict[str, Any
 
 
 def _inputs_before(attempt: Attempt) -> Any:
-    """What the step's values of now would have been in the attempt before; None: unknown."""
+    """What the step's inputs would have been in the attempt before; None: unknown."""
     job, name = attempt.step.job, attempt.step.name
     if job is None:
         return None
@@ -531,17 +524,17 @@ def add_elements(builder: Any, leaf: StepNode) -> None:
 
 
 def send_elements(state: Mapping[str, Any]) -> list[Send]:
-    """The elements that are to run; none where the step is one job."""
+    """The elements to run; empty if the step is one job."""
     items: Iterable[int] = state.get("items") or ()
     total = len(list(items))
     return [Send(ITEM, ItemState(item=index, index=index, total=total)) for index in items]
 
 
 def _gather(node: StepNode, results: Mapping[int, dict[str, Any]], kept: str) -> CallResult:
-    """The elements' outputs in order, and what they mean for the step, as for a foreach.
+    """The outputs of the elements in order, and the outcome of the step, as for a foreach.
 
     Args:
-        kept: Which were not run again, in words; empty for none.
+        kept: The elements that were not run again, in words.
     """
     outputs = [item_outputs(node, result) for result in results.values()]
     states: dict[int, JobState] = {}

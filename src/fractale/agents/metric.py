@@ -1,4 +1,4 @@
-"""The figure of merit in a tool's answer: where it is, and whether the answer can be believed."""
+"""The metric in a tool's answer: where it is, and whether the answer is a success."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from fractale.plan.regexes import find_value
 from fractale.text import clip
 from fractale.toolbox import ToolResult
 
-LONGEST_REASON = 500
+MAX_REASON = 500
 """Characters of a failure's reason that are kept."""
 
-SHOWN_KEYS = 12
+MAX_SHOWN_KEYS = 12
 
 METRIC_SCHEMA: Mapping[str, Any] = {
     "description": (
@@ -46,14 +46,14 @@ METRIC_SCHEMA: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Metric:
-    """Where a figure of merit is; one of the three is given.
+class MetricSource:
+    """Where a metric is: `path`, `regex` or `agent` is set.
 
     Args:
         path: Keys in the outputs, joined by dots; a number is an index of a list.
         regex: An expression with one group; its last match in the text counts.
         agent: The sub-agent that reads it in the text.
-        inputs: What the sub-agent is given beside the text.
+        inputs: Further inputs of the sub-agent.
     """
 
     path: str = ""
@@ -63,29 +63,29 @@ class Metric:
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Its name for users."""
         return str(self.inputs.get("metric_name") or self.path or self.regex)
 
 
-def read_metric(given: Any) -> Metric:
-    """A metric as `METRIC_SCHEMA` has it."""
+def read_metric(given: Any) -> MetricSource:
+    """The metric in an input that fits `METRIC_SCHEMA`."""
     if isinstance(given, str):
-        return Metric(path=given)
+        return MetricSource(path=given)
     each = dict(cast("Mapping[str, Any]", given))
     if "regex" in each:
-        return Metric(regex=each["regex"])
-    return Metric(agent=each.pop("agent"), inputs=each)
+        return MetricSource(regex=each["regex"])
+    return MetricSource(agent=each.pop("agent"), inputs=each)
 
 
-async def value_of(metric: Metric, result: ToolResult) -> float:
+async def value_of(metric: MetricSource, result: ToolResult) -> float:
     """The value by path or expression.
 
     Raises:
-        ValueError: It is not there, or is no finite number.
+        ValueError: It is missing, or not a finite number.
     """
     if metric.path:
         return number(_at(_data_of(result), metric.path))
-    # A log within JSON has its line ends and quotes back as a text of its own.
+    # A log inside JSON is also searched as plain text, with its line ends and quotes.
     searched = f"{result.text}\n{text_of(result)}"
     try:
         return number((await asyncio.to_thread(find_value, metric.regex, searched)).value)
@@ -94,10 +94,10 @@ async def value_of(metric: Metric, result: ToolResult) -> float:
 
 
 def number(value: Any) -> float:
-    """A value as a finite number; text that is one counts.
+    """A value as a finite number; the text of a number counts.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not a finite number.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError(f"the value is no number: {_short(value)}")  # noqa: TRY004 - all faults of a value are one kind
@@ -111,18 +111,18 @@ def number(value: Any) -> float:
 
 
 def failure_in(result: ToolResult) -> str | None:
-    """Why a tool's answer speaks of a failure: the evidence that counts for steps, too."""
+    """Why a tool's answer is a failure, by the same evidence as for steps; None if it is not."""
     data = _data_of(result)
     none: dict[str, Any] = {}
     outputs = cast("Mapping[str, Any]", data) if isinstance(data, Mapping) else none
     reason = exit_code_evidence(outputs)
     if result.fault and not (reason and result.is_error and not result.text):
         reason = result.fault
-    return reason.strip()[:LONGEST_REASON] if reason else None
+    return reason.strip()[:MAX_REASON] if reason else None
 
 
 def text_of(result: ToolResult) -> str:
-    """The texts of an answer, one after the other; the answer's own text where there are none."""
+    """All texts in an answer's data, joined; the answer's own text if the data has none."""
     data = _data_of(result)
     return "\n".join(_texts(data)) or result.text
 
@@ -139,7 +139,7 @@ def _texts(data: Any) -> Iterator[str]:
 
 
 def _data_of(result: ToolResult) -> Any:
-    """The structured answer, else the JSON in its text; what a server wrapped is taken out."""
+    """The structured answer, else the JSON in its text, without a server's wrapper."""
     data = _unwrapped(result.structured)
     text = data if isinstance(data, str) else result.text if data is None else None
     if text is None:
@@ -176,8 +176,8 @@ def _what_is(data: Any, path: str) -> str:
     if not isinstance(data, Mapping):
         return f"{where}: {_short(data)}"
     keys = list(cast("Mapping[str, Any]", data))
-    more = ", …" if len(keys) > SHOWN_KEYS else ""
-    named = ", ".join(f"`{key}`" for key in keys[:SHOWN_KEYS])
+    more = ", …" if len(keys) > MAX_SHOWN_KEYS else ""
+    named = ", ".join(f"`{key}`" for key in keys[:MAX_SHOWN_KEYS])
     return f"{where} {'has' if path else 'have'} {named or 'nothing'}{more}"
 
 
@@ -186,12 +186,12 @@ def _short(value: Any) -> str:
 
 
 def find_named(name: str, known: Mapping[str, Any], kind: str) -> Any:
-    """One of those that there are.
+    """The one of that name.
 
     Raises:
-        ToolError: There is none of that name.
+        ToolError: The name is unknown.
     """
     if name in known:
         return known[name]
-    there = ", ".join(f"`{each}`" for each in sorted(known)[:SHOWN_KEYS]) or "none"
+    there = ", ".join(f"`{each}`" for each in sorted(known)[:MAX_SHOWN_KEYS]) or "none"
     raise ToolError(f"there is no {kind} `{name}` for this agent; there are: {there}")

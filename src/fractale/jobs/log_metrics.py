@@ -1,4 +1,4 @@
-"""Figures of a job, read from its log, however long that is."""
+"""Metrics of a job, read from its log in parts: the log may have any size."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fractale.jobs.service import Jobs
 from fractale.plan.model import Figure
 from fractale.plan.regexes import LONGEST_TEXT, MOST_VALUES, NOTHING, values_of
-
-if TYPE_CHECKING:
-    from fractale.jobs import JobHandle, Jobs
+from fractale.schedulers.job import JobHandle
 
 _WHOLE = re.compile(r"[-+]?[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Log:
-    """The log of one job, in parts.
+class LogParts:
+    """The log of one job.
 
     Args:
-        jobs: None where there is no such job, and so no log.
+        jobs: None if there is no such job, and so no log.
         size: In bytes.
     """
 
@@ -34,61 +33,63 @@ class Log:
     size: int
 
     @classmethod
-    async def of(cls, handle: JobHandle, jobs: Jobs | None) -> Log:
-        """The log of a job as it is now."""
+    async def of(cls, handle: JobHandle, jobs: Jobs | None) -> LogParts:
+        """The log of a job at this moment."""
         size = (await jobs.logs(handle, offset=0, limit=1)).size if jobs else 0
         return cls(handle, jobs, size)
 
     async def part(self, start: int, end: int) -> str:
-        """What stands from a byte to another."""
+        """The text between two offsets in bytes."""
         if self.jobs is None or start >= end:
             return ""
         return (await self.jobs.logs(self.handle, offset=start, limit=end - start)).text
 
 
-async def read_figures(figures: Mapping[str, Figure], log: Log) -> tuple[dict[str, Any], list[str]]:
-    """The figures that are in a job's log.
+async def read_metrics(
+    metrics: Mapping[str, Figure], log: LogParts
+) -> tuple[dict[str, Any], list[str]]:
+    """The metrics in a job's log.
 
     Returns:
-        Those that were found, and what is wrong with each of the others, in words.
+        The values that were found, and the fault of each of the others, in words.
     """
     found: dict[str, Any] = {}
     faults: list[str] = []
-    for name, figure in figures.items():
+    for name, metric in metrics.items():
         try:
-            texts = await _texts(figure, log)
-            values = [_typed(figure, text) for text in texts]
+            texts = await _texts(metric, log)
+            values = [_typed(metric, text) for text in texts]
         except ValueError as error:
             faults.append(f"`{name}` could not be read from the log: {error}")
             continue
         if values:
-            found[name] = values if figure.take == "all" else values[0]
-        elif figure.required:
-            pattern = f"its pattern `{figure.pattern}`"
+            found[name] = values if metric.take == "all" else values[0]
+        elif metric.required:
+            pattern = f"its pattern `{metric.pattern}`"
             faults.append(f"the job's log has no `{name}`: {pattern} {NOTHING}")
     return found, faults
 
 
-async def _texts(figure: Figure, log: Log) -> list[str]:
-    """What the group of a figure's pattern took: of one match, or of all."""
+async def _texts(metric: Figure, log: LogParts) -> list[str]:
+    """What the group of a metric's pattern matched: once, or, for `take: all`, each time."""
     found: list[str] = []
-    windows = _backwards(log) if figure.take == "last" else _forwards(log)
+    windows = _backwards(log) if metric.take == "last" else _forwards(log)
     async for text in windows:
-        found += await asyncio.to_thread(_in_window, figure, text)
-        if (found and figure.take != "all") or len(found) >= MOST_VALUES:
+        found += await asyncio.to_thread(_in_window, metric, text)
+        if (found and metric.take != "all") or len(found) >= MOST_VALUES:
             break
     return found[:MOST_VALUES]
 
 
-def _in_window(figure: Figure, text: str) -> list[str]:
-    values = values_of(figure.pattern, text)
-    if figure.take == "last":
+def _in_window(metric: Figure, text: str) -> list[str]:
+    values = values_of(metric.pattern, text)
+    if metric.take == "last":
         return list(deque(values, maxlen=1))
-    return list(islice(values, MOST_VALUES if figure.take == "all" else 1))
+    return list(islice(values, MOST_VALUES if metric.take == "all" else 1))
 
 
-async def _forwards(log: Log) -> AsyncIterator[str]:
-    """The log in parts that end with a line, from its start."""
+async def _forwards(log: LogParts) -> AsyncIterator[str]:
+    """The log in parts from its start; each ends with a whole line."""
     rest = ""
     for start in range(0, log.size, LONGEST_TEXT):
         end = min(start + LONGEST_TEXT, log.size)
@@ -98,8 +99,8 @@ async def _forwards(log: Log) -> AsyncIterator[str]:
         rest = text[cut:]
 
 
-async def _backwards(log: Log) -> AsyncIterator[str]:
-    """The log in parts that begin with a line, from its end."""
+async def _backwards(log: LogParts) -> AsyncIterator[str]:
+    """The log in parts from its end; each begins with a whole line."""
     end, rest = log.size, ""
     while end > 0:
         start = max(end - LONGEST_TEXT, 0)
@@ -109,21 +110,21 @@ async def _backwards(log: Log) -> AsyncIterator[str]:
         end, rest = start, text[:cut]
 
 
-def _typed(figure: Figure, text: str) -> Any:
-    """The text of a figure as what it is to be.
+def _typed(metric: Figure, text: str) -> Any:
+    """The text of a metric as a value of its type.
 
     Raises:
-        ValueError: It is nothing of that type.
+        ValueError: It is not of that type.
     """
-    if figure.type == "string":
+    if metric.type == "string":
         return text
     try:
         if _WHOLE.fullmatch(text):
             return int(text)
-        number = float(text) if figure.type == "number" else math.nan
+        number = float(text) if metric.type == "number" else math.nan
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        right = "a whole number" if figure.type == "integer" else "a number"
+        right = "a whole number" if metric.type == "integer" else "a number"
         raise ValueError(f"`{text[:60]}` is not {right}; another `type` would take it")
     return number

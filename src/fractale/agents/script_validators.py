@@ -1,4 +1,4 @@
-"""Tools that validate batch scripts: which one fits, how it is called, what it says."""
+"""Tools that validate batch scripts: which one fits, how to call it, and its verdict."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ A_SCRIPT = re.compile(r"job ?spec|(batch|job|submission)[ _-]script|batch", re.I
 SOMETHING_ELSE = re.compile(
     r"persona|prompt|expert|submit|cancel|delete|run|launch|execute|create", re.IGNORECASE
 )
-"""In a tool's name: it does more than to look at a script, or less."""
+"""In a tool's name: it does something else than validate a script."""
 
 FAULTS = ("errors", "error")
 VERDICTS = ("valid", "is_valid", "success", "ok", "passed")
@@ -40,16 +40,16 @@ AGAINST = re.compile(r"\b(invalid|not valid|errors?|fail(s|ed|ure)?|unknown|unre
 NOTHING_FOUND = re.compile(r"\b(no|0|without) (errors?|failures?)\b")
 IN_FAVOUR = re.compile(r"\b(valid|ok|passed|success(ful)?|no errors?|0 errors)\b")
 
-LONGEST_REASON = 2000
+MAX_REASON = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What a validator says.
+    """A validator's verdict.
 
     Args:
-        valid: None where its answer says neither.
-        reason: Its words.
+        valid: None if the answer says neither.
+        reason: In the validator's words.
     """
 
     valid: bool | None
@@ -57,14 +57,14 @@ class Verdict:
 
 
 def find_validator(tools: Sequence[ToolInfo], target: str) -> ToolInfo | None:
-    """The tool that fits best to validate a script of a manager; None if none does."""
+    """The tool that fits best to validate a script of a manager; None if none fits."""
     fitting = [(rank, tool) for tool in tools if (rank := _rank(tool, target)) > 0]
     fitting.sort(key=lambda pair: (-pair[0], pair[1].name))
     return fitting[0][1] if fitting else None
 
 
 def _rank(tool: ToolInfo, target: str) -> int:
-    """How well a tool fits; 0 if it does not."""
+    """How well a tool fits; 0 if it does not fit."""
     told = f"{tool.name} {tool.description.strip().partition(chr(10))[0]}"
     fits = VALIDATES.search(told) and A_SCRIPT.search(told) and not SOMETHING_ELSE.search(tool.name)
     named = _managers_in(tool.name)
@@ -88,10 +88,10 @@ def _managers_in(text: str) -> set[str]:
 
 
 def arguments_for(tool: ToolInfo, script: str, original: str, target: str) -> dict[str, Any] | None:
-    """The arguments to validate a script with; None if the tool needs something else.
+    """The arguments to validate a script; None if the tool needs other arguments.
 
-    The original is given only where it must be: tools that compare both refuse every launcher
-    that had to change.
+    The original is passed only if the tool requires it: tools that compare both scripts refuse
+    each launcher that had to change.
     """
     properties: Mapping[str, Any] = tool.input_schema.get("properties", {})
     required = set(tool.input_schema.get("required", ()))
@@ -105,7 +105,7 @@ def arguments_for(tool: ToolInfo, script: str, original: str, target: str) -> di
 
 
 def verdict_of(result: ToolResult) -> Verdict:
-    """What a validator's answer says; one that says nothing is no evidence."""
+    """The verdict in a validator's answer."""
     if result.is_error:
         return Verdict(valid=False, reason=_clipped(result.text or "the validator failed"))
     data = _data_of(result)
@@ -114,16 +114,16 @@ def verdict_of(result: ToolResult) -> Verdict:
     if not isinstance(data, dict):
         return _verdict_in_words(data if isinstance(data, str) else result.text)
     answer = cast("dict[str, Any]", data)
-    if _speaks_against(answer):
+    if _is_negative(answer):
         return Verdict(valid=False, reason=_reason_in(answer))
-    if _speaks_for(answer):
+    if _is_positive(answer):
         return Verdict(valid=True)
     content = answer.get("content")
     return _verdict_in_words(content if isinstance(content, str) else "")
 
 
 def _data_of(result: ToolResult) -> Any:
-    """The structured answer, else the JSON in its text; what a server wrapped is taken out."""
+    """The structured answer, else the JSON in its text, without a server's wrapper."""
     data: Any = result.structured
     if isinstance(data, Mapping) and list(cast("Mapping[str, Any]", data)) == ["result"]:
         data = cast("Any", data["result"])
@@ -136,7 +136,7 @@ def _data_of(result: ToolResult) -> Any:
         return text
 
 
-def _speaks_against(answer: Mapping[str, Any]) -> bool:
+def _is_negative(answer: Mapping[str, Any]) -> bool:
     codes = (as_number(answer.get(key)) for key in EXIT_CODE_KEYS)
     return (
         any(codes)
@@ -145,7 +145,7 @@ def _speaks_against(answer: Mapping[str, Any]) -> bool:
     )
 
 
-def _speaks_for(answer: Mapping[str, Any]) -> bool:
+def _is_positive(answer: Mapping[str, Any]) -> bool:
     return (
         any(as_number(answer.get(key)) == 0 for key in EXIT_CODE_KEYS)
         or answer.get("errors") == []
@@ -177,4 +177,4 @@ def _as_text(value: Any) -> str:
 
 
 def _clipped(text: str) -> str:
-    return text.strip()[:LONGEST_REASON]
+    return text.strip()[:MAX_REASON]

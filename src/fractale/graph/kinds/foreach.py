@@ -1,0 +1,163 @@
+"""A step with `foreach`: it runs once per item, each item a task of the step's graph."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.graph import END, START, StateGraph
+from langgraph.runtime import Runtime
+from langgraph.types import Send
+
+from fractale import questions
+from fractale.errors import TemplateError
+from fractale.evidence import Notice
+from fractale.graph.attempt import Attempt
+from fractale.graph.context import RunContext
+from fractale.graph.interrupts import suspend
+from fractale.graph.limits import ConcurrencyLimit, Full
+from fractale.graph.outcome import DEFAULT_SUCCESS, CallResult, Decision, failed_by
+from fractale.graph.scope import labels_of
+from fractale.graph.state import ItemState, Spent
+from fractale.graph.step import StepNode, item_node, retry_policy
+from fractale.plan.expressions import evaluate
+from fractale.plan.model import FAILURE, MOST_ITEMS, MOST_JOBS, SUCCESS, Expression, ForEach
+
+
+def foreach(node: StepNode) -> StepNode:
+    """The node of a step, once per item.
+
+    Args:
+        node: Of the step as its kind has built it.
+    """
+    over = node.step.foreach
+    assert over is not None  # noqa: S101 - the caller looked
+    leaf = item_node(node)
+
+    async def call(attempt: Attempt) -> CallResult:
+        items = _items_of(over, attempt)
+        if not items:
+            return CallResult(outputs=[], matched=DEFAULT_SUCCESS)
+        slots = ConcurrencyLimit(
+            over.max_parallel or (MOST_JOBS if leaf.step.kind == "job" else MOST_ITEMS)
+        )
+        jobs: dict[str, Any] = {}
+        if leaf.step.kind == "job":
+            from fractale.graph.kinds.job_array import arrays_of_items  # few plans have a job
+
+            jobs = await arrays_of_items(leaf, attempt, items, over.max_parallel)
+        context = replace(
+            attempt.context,
+            item_scope=attempt.scope,
+            item_flow=attempt.flow.for_items(over),
+            slots=slots,
+            item_path=attempt.path,
+            **jobs,
+        )
+        kept = [attempt.deps.outputs.put(item) for item in items]
+        after = await attempt.inside.ainvoke({"items": kept}, attempt.config, context=context)
+        attempt.charge(after.get("spent", Spent()))
+        results = [after["results"][str(index)] for index in range(len(items))]
+        attempt.seen.add(labels_of(*results))
+        return _gather(node, results)
+
+    return replace(node, perform=call, inside=_foreach_graph(leaf))
+
+
+def _foreach_graph(leaf: StepNode) -> Any:
+    graph = leaf.inside
+
+    async def item(
+        state: ItemState, runtime: Runtime[RunContext], config: RunnableConfig
+    ) -> ItemState:
+        async with runtime.context.slots:
+            return await leaf(state, runtime, config)
+
+    # Only an item with a graph of its own can suspend on a running job, and keep its slot.
+
+    async def item_with_inside(
+        state: ItemState, runtime: Runtime[RunContext], config: RunnableConfig
+    ) -> ItemState:
+        context = runtime.context
+        if state.get("index", 0) in context.arrays:  # its scheduler bounds how many run
+            return await leaf(state, runtime, config, graph)
+        try:
+            async with context.slots:
+                return await leaf(state, runtime, config, graph)
+        except Full:
+            suspend(questions.job_held(f"{context.item_path}[{state.get('index', 0)}]"))
+
+    builder: Any = StateGraph(ItemState, context_schema=RunContext)
+    function = item if graph is None else item_with_inside
+    policy = retry_policy(leaf)
+    builder.add_node("item", function, input_schema=ItemState, retry_policy=policy)
+    builder.add_conditional_edges(START, _fan_out, ["item"])
+    builder.add_edge("item", END)
+    return builder.compile()
+
+
+def _fan_out(state: ItemState) -> list[Send]:
+    items = state.get("items", [])
+    return [
+        Send("item", ItemState(item=item, index=index, total=len(items)))
+        for index, item in enumerate(items)
+    ]
+
+
+def _items_of(foreach: ForEach, attempt: Attempt) -> list[Any]:
+    """The items in order; for a mapping of lists, their product in the order of the mapping."""
+    items = foreach.items
+    if not isinstance(items, Mapping):
+        return _list_of(items, attempt, "foreach")
+    axes = [_list_of(part, attempt, f"foreach.{name}") for name, part in items.items()]
+    return [dict(zip(items, point, strict=True)) for point in itertools.product(*axes)]
+
+
+def _list_of(items: Expression | Sequence[Any], attempt: Attempt, path: str) -> list[Any]:
+    if not isinstance(items, Expression):
+        return list(items)
+    value = evaluate(items, attempt.scope)
+    if not isinstance(value, list):
+        message = f"`{path}` must give a list, and gave {type(value).__name__}"
+        raise TemplateError(message, position=items.position)
+    return cast("list[Any]", value)
+
+
+def _gather(node: StepNode, results: list[dict[str, Any]]) -> CallResult:
+    """The outputs of the items in order, and the outcome of the step.
+
+    The step fails if any item failed, unless it keeps going. If rules gave items events of their
+    own, the first of them is the step's event.
+    """
+    outputs = [item_outputs(node, result) for result in results]
+    failed = [i for i, result in enumerate(results) if result["outcome"] == "failure"]
+    reason = ""
+    if failed:
+        first = results[failed[0]]
+        where = f"{len(failed)} of {len(results)} items failed; item {failed[0] + 1}"
+        reason = f"{where}: {first['error']}"
+        if not node.step.keep_going or len(failed) == len(results):
+            return CallResult(outputs=outputs, matched=failed_by(first["decided_by"], reason))
+    decision, own = DEFAULT_SUCCESS, [r for r in results if r["event"] not in (SUCCESS, FAILURE)]
+    if own:
+        decision = Decision(
+            outcome="success", event=own[0]["event"], decided_by="rule", reason=own[0]["reason"]
+        )
+    notices = [Notice(kind="failed", message=reason)] if failed else []
+    notices += [
+        Notice(kind=notice["kind"], message=f"item {number}: {notice['message']}")
+        for number, result in enumerate(results, 1)
+        for notice in result.get("notices", ())
+    ]
+    return CallResult(outputs=outputs, matched=decision, notices=tuple(notices))
+
+
+def item_outputs(node: StepNode, result: dict[str, Any]) -> Any:
+    """The outputs of an item, with its error if it failed."""
+    outputs = node.deps.outputs.get(result["outputs"])
+    if result["outcome"] == "failure" and isinstance(outputs, dict):
+        return {**cast("dict[str, Any]", outputs), "error": result["error"]}
+    return outputs

@@ -1,0 +1,95 @@
+"""A step that runs another plan, as a subgraph of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+from langchain_core.runnables import RunnableConfig
+
+from fractale.errors import NotDone
+from fractale.graph.attempt import Attempt
+from fractale.graph.context import Dependencies, RunContext
+from fractale.graph.kinds import Compiler
+from fractale.graph.outcome import CallResult
+from fractale.graph.scope import labels_of, sources_data
+from fractale.graph.state import PlanState, Record, Spent, initial_state
+from fractale.graph.step import AttemptsExceeded, StepNode
+from fractale.plan.model import Plan
+from fractale.plan.words import INSTRUCTION_INPUTS
+
+
+def included(node: StepNode, compiler: Compiler) -> StepNode:
+    """A step that runs the plan that it includes."""
+    plan = node.step.plan
+    assert plan is not None  # noqa: S101 - the caller looked
+
+    async def call(attempt: Attempt) -> CallResult:
+        defaults = {n: spec.default for n, spec in plan.inputs.items() if not spec.required}
+        aliases = set(INSTRUCTION_INPUTS) - set(plan.inputs)
+        given = {key: value for key, value in attempt.inputs.items() if key not in aliases}
+        graph = attempt.inside
+        if attempt.entry is not None:  # a fork that begins in the plan
+            graph = compiler.compile_plan(plan, node.deps, attempt.entry.step).compile()
+        return await run_plan(attempt, plan, graph, {**defaults, **given}, attempt.context)
+
+    below = node.deps.inside(node.step.name)
+    return replace(node, perform=call, inside=compiler.compile_plan(plan, below, None).compile())
+
+
+async def run_plan(
+    attempt: Attempt,
+    plan: Plan,
+    graph: Any,
+    inputs: Mapping[str, Any],
+    context: RunContext,
+    config: RunnableConfig | None = None,
+) -> CallResult:
+    """Run a plan's graph inside a step; its end is the step's result.
+
+    Args:
+        graph: The plan, compiled without a saver: it uses the run's. For a fork that begins in the
+            middle of the plan, the graph begins there.
+        inputs: The plan's inputs, with secrets in the clear.
+        context: The run as the steps of the plan see it.
+        config: Of the node that runs the plan; None: the step's own.
+
+    Raises:
+        LimitReached: A limit of the run is used up.
+    """
+    deps = attempt.deps
+    context, kept = context.with_inputs(inputs)
+    given = {name: deps.outputs.put(value) for name, value in kept.items()}
+    state, entry = initial_state(given, prefix=f"{attempt.path}/"), attempt.entry
+    own = attempt.scope.get("inputs", {}) if context.run_inputs is None else context.run_inputs
+    context = replace(context, entry=entry, run_inputs=own)
+    if sources := sources_data(attempt.argument_sources):
+        state["sources"] = sources
+    if entry is not None:
+        state = entry.into(state)
+    try:
+        after = cast(
+            "PlanState", await graph.ainvoke(state, config or attempt.config, context=context)
+        )
+    except AttemptsExceeded as error:
+        return CallResult(error=str(error), code=error.code)
+    attempt.charge(after.get("spent", Spent()))
+    attempt.seen.add(labels_of(*after.get("steps", {}).values()))
+    outputs = _outputs_of(plan, after, deps)
+    if after.get("status") == "success":
+        return CallResult(outputs=outputs)
+    error = after.get("error") or f"the plan `{plan.name}` failed"
+    code = NotDone.code if _last_record(after).get("decided_by") == "agent" else "plan"
+    return CallResult(outputs=outputs, error=error, code=code)
+
+
+def _outputs_of(plan: Plan, after: PlanState, deps: Dependencies) -> dict[str, Any]:
+    """The plan's `outputs`; without any, those of its last step."""
+    found = after.get("outputs") if plan.outputs else _last_record(after).get("outputs")
+    return deps.outputs.get(found or {})
+
+
+def _last_record(after: PlanState) -> Record:
+    last = after.get("last")
+    return after.get("steps", {}).get(last, Record()) if last else Record()
