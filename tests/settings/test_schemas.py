@@ -95,7 +95,7 @@ SLOW_PATTERNS = ["^(?=a)(a+)+$", "(?=a)(a|aa)+$", "((a{1,100}){1,100}){1,100}$"]
 @pytest.mark.parametrize("pattern", LINEAR_PATTERNS)
 def test_a_pattern_with_repeats_inside_repeats_is_matched(pattern):
     (found,) = misfits({"pattern": pattern}, SLOW * 100, trusted=True)
-    assert "does not match" in found.message
+    assert found.place == "$"
     assert misfits({"pattern": pattern}, "a" * 6000, trusted=True) == []
 
 
