@@ -67,7 +67,7 @@ def check_steps(answers: Mapping[str, Any], plan: Plan) -> None:
     Raises:
         AnswerError: There is no such step, or there are several of that name.
     """
-    from fractale.questions.given import ANY_STEP, strip_indexes
+    from fractale.questions.answers import ANY_STEP, strip_indexes
 
     paths = list(_paths(plan))
     names = [path.rpartition("/")[2] for path in paths]

@@ -15,8 +15,8 @@ from fractale.cli.render.text import Line, row
 from fractale.errors import AnswerError
 from fractale.events import Event
 from fractale.questions import MISSING, Checked, read_answer, tool_of
-from fractale.questions.reading import labels
-from fractale.questions.words import data_of
+from fractale.questions.kinds import labels
+from fractale.questions.parsing import data_of
 
 APPROVAL_KEYS = "  y once · a always in this run · n no · e edit · ? why"
 REVIEW_KEYS = "  a accept · f feedback · e edit · r reject"

@@ -13,12 +13,12 @@ from fractale.graph.recorded import current_task
 from fractale.masking import MASK
 from fractale.questions import (
     asks_secret,
+    expected,
     identity,
     is_answer,
     read_answer,
     read_reply,
     secrets_of_answer,
-    takes,
 )
 
 
@@ -63,7 +63,7 @@ def ask(attempt: Attempt, question: Mapping[str, Any], *, played: bool = False) 
             if played or given[0] != wanted or is_answer(asked, given[1]):
                 replies.append(given)
             else:  # somebody else made it than `fractale.questions.reply`
-                shown = {**asked, "problem": f"it takes: {takes(asked)}"}
+                shown = {**asked, "problem": f"answer with: {expected(asked)}"}
             continue
         if asks_secret(asked) and _accepts(value):
             problem = "a secret is not taken from a resume, which would store it: decline or cancel"

@@ -18,7 +18,7 @@ from fractale.questions.forms import (
     properties_of,
     required_of,
 )
-from fractale.questions.reading import labels
+from fractale.questions.kinds import labels
 
 WIDTH = 96
 NAME_MOST = 24
