@@ -23,7 +23,7 @@ from fractale.settings import Settings, store_password, without_password
 
 if TYPE_CHECKING:
     from fractale.agents.catalog import Catalog
-    from fractale.cli.person import TerminalPerson
+    from fractale.cli.dialogue import TerminalUser
     from fractale.runs import RunOptions, RunResult, Runs
     from fractale.toolbox import Toolbox
 
@@ -244,14 +244,14 @@ async def _run_async(
     return int(result.exit_code)
 
 
-def _person(call: Call, display: Any) -> TerminalPerson | None:
+def _person(call: Call, display: Any) -> TerminalUser | None:
     """The person at the terminal, if there is one who can be asked."""
     if call.as_json or not sys.stdin.isatty() or not sys.stderr.isatty():
         return None
-    from fractale.cli.person import TerminalPerson
-    from fractale.cli.person_input import TerminalInput
+    from fractale.cli.dialogue import TerminalUser
+    from fractale.cli.terminal import TerminalInput
 
-    return TerminalPerson(display, TerminalInput(call.settings.environment))
+    return TerminalUser(display, TerminalInput(call.settings.environment))
 
 
 @contextlib.contextmanager

@@ -64,7 +64,7 @@ class Kind:
         return self.words
 
     def default(self, question: Mapping[str, Any]) -> Any:
-        """What ``--yes`` answers; MISSING if a person must look first."""
+        """What ``--yes`` answers; MISSING if the user must look first."""
         return MISSING
 
     def is_answer(self, question: Mapping[str, Any], keys: set[str]) -> bool:
@@ -79,7 +79,7 @@ class Question(Kind):
     def ask(
         step: str, text: str, choices: Sequence[Any] = (), default: Any = None, *, free: bool = True
     ) -> dict[str, Any]:
-        """Something that only a person knows or may choose.
+        """Something that only the user knows or may choose.
 
         Args:
             step: The path of the step that asks.
@@ -600,7 +600,7 @@ def example(question: Mapping[str, Any]) -> str:
 def default_answer(question: Mapping[str, Any]) -> Any:
     """What ``--yes`` answers; MISSING if there is nothing to agree to.
 
-    A person must look first whether a call in doubt was made, how a job ended, and whether a
+    The user must look first whether a call in doubt was made, how a job ended, and whether a
     changed tool may be used.
     """
     return kind_of(question).default(question)
