@@ -304,7 +304,7 @@ def test_a_question_of_an_agent_on_a_terminal(project, model):
     with tmux(project, "run", "p.yaml", **model.env) as screen:
         first = screen.ask_for("something else")
         screen.type("9")
-        screen.ask_for("is no answer")
+        screen.ask_for("is not a valid answer")
         screen.type("2")
         screen.ask_for("How long may it be?")
         screen.type("very short")
@@ -324,7 +324,7 @@ def test_something_else_is_asked_for_in_words(project, model):
         screen.type("7")
         screen.ask_for("How long may it be?")
         screen.type("")
-        screen.ask_for("an empty answer is none")
+        screen.ask_for("an empty answer is not valid")
         screen.type("long")
         assert screen.end() == 0
         assert "A long joke about 7." in screen.screen()
@@ -634,7 +634,7 @@ def test_a_run_in_a_pipe_waits_and_is_answered_question_by_question(project, mod
 
 WRONG = [
     (("--answer", "ask"), "STEP=ANSWER"),
-    (("--answer", "ask=9"), "is no answer"),
+    (("--answer", "ask=9"), "is not a valid answer"),
     (("--answer", "aks=1"), "did you mean `ask`?"),
     (("--answers", "none.yaml"), "none.yaml"),
     (("--answers", "list.yaml"), "mapping of steps"),

@@ -363,10 +363,10 @@ class TestQuestions:
             ({"always": {"fix": ["cc"]}}, "no argument `cc`"),
             ({"always": {"fix": {"to": "y"}}}, "`to` has another value"),
             ({"always": {"fix": {"n": True}}}, "`n` has another value"),
-            ({"always": {"keep": ["to"]}}, "is no answer"),
-            ({"always": True}, "is no answer"),
-            ({"always": {"fix": 1}}, "is no answer"),
-            ({"always": {"fix": ["to"]}, "arguments": {}}, "is no answer"),
+            ({"always": {"keep": ["to"]}}, "is not a valid answer"),
+            ({"always": True}, "is not a valid answer"),
+            ({"always": {"fix": 1}}, "is not a valid answer"),
+            ({"always": {"fix": ["to"]}, "arguments": {}}, "is not a valid answer"),
         ],
     )
     def test_what_is_no_clear_always_is_none(self, raw, words):

@@ -472,8 +472,8 @@ def test_what_is_typed_in_secret_is_not_shown_by_the_terminal(tmp_path):
     """A real terminal: the password is typed and not echoed; the next line is, again."""
     program = (
         "import asyncio\n"
-        "from fractale.cli.person_form import fill_form\n"
-        "from fractale.cli.person_input import TerminalInput\n"
+        "from fractale.cli.dialogue import fill_form\n"
+        "from fractale.cli.terminal import TerminalInput\n"
         "schema = {'type': 'object', 'required': ['password', 'user'], 'properties': "
         "{'password': {'type': 'string', 'format': 'password'}, 'user': {'type': 'string'}}}\n"
         "answer = asyncio.run(fill_form(TerminalInput({}), schema))\n"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import unicodedata
 
 import pytest
 from hypothesis import given, settings
@@ -347,17 +349,17 @@ class TestLanguage:
             ("['a'] | map('nope')", "no filter `nope`"),
             ("[1] | select('nope')", "no test `nope`"),
             ("1 if false", "there is no `else`"),
-            ("matches('a', '(?=a)')", "not supported"),
-            ("matches('a', 'a**')", "repeats a repeat"),
-            ("matches('a', '(a')", "group that is not closed"),
-            ("matches('a', 'a)')", r"extra `\)`"),
-            ("matches('a', '[a')", "class that is not closed"),
-            ("matches('a', '[z-a]')", "bad character range"),
-            ("matches('a', '*')", "nothing to repeat"),
-            ("matches('a', 'a{3,1}')", "wrong way round"),
-            ("matches('a', '\\\\b')", "not supported"),
-            ("matches('a', '(' * 31)", "nested too deeply"),
-            ("matches('a', 'a' * 5000)", "pattern is too large"),
+            ("matches('a', '(?=a)')", "look-ahead, look-behind and references"),
+            ("matches('a', '(?<!a)')", "look-ahead, look-behind and references"),
+            ("matches('aa', '(a)\\\\1')", "look-ahead, look-behind and references"),
+            ("matches('a', 'a**')", r"bad repetition operator: \*\*"),
+            ("matches('a', '(a')", r"missing \): \(a"),
+            ("matches('a', 'a)')", r"unexpected \): a\)"),
+            ("matches('a', '[a')", r"missing \]: \[a"),
+            ("matches('a', '[z-a]')", "invalid character class range: z-a"),
+            ("matches('a', '*')", r"no argument for repetition operator: \*"),
+            ("matches('a', 'a{3,1}')", r"invalid repetition size: \{3,1\}"),
+            ("matches('a', '(' * 1500 ~ ')' * 1500)", "too long: at most 2000 characters"),
             ("[] + {}", "cannot add a list and a mapping"),
             ("[] - 1", "cannot subtract a list and a number"),
             ("-'a'", "`-` takes a number, not text"),
@@ -417,12 +419,33 @@ class TestLanguage:
             ("a.c", "a\nc", False),
             ("(a|ab)(c|bcd)", "abcd", True),
             ("x{,2}y", "xxy", True),
+            ("x{,}", "xxx", True),
+            (r"x\{,2}", "x{,2}", True),
+            ("[{,2}]+", "{,2}", True),
             ("{}", "{}", True),
             (r"\(a\)", "(a)", True),
+            (r"\bone\b two", "one two", True),
+            ("(?P<first>a)(?i:B)", "ab", True),
+            (r"a\Z", "a", True),
+            ("a$", "a\n", False),
+            (r"\w+\s\d", "größe\u00a0\u0663", True),
+            (r"[^\W\d_]+", "größe", True),
+            (r"[\W]", "é", False),
+            (r"[\s\S]*", "a\n\udc80", True),
+            ("\udc80", "\udc80", True),
         ],
     )
     def test_patterns(self, pattern, word, expected):
         assert rule("matches(word, pattern)", word=word, pattern=pattern) is expected
+
+    @pytest.mark.parametrize("escape", list("dDwWsS"))
+    @pytest.mark.parametrize("form", ["{}", "[{}]", "[^{}]"])
+    def test_kinds_of_characters_are_those_of_python(self, escape, form):
+        pattern = form.format(f"\\{escape}")
+        letters = [chr(n) for n in [*range(0x3100), 0xFE33, 0xFE4D, 0xFF3F, 0x1F600, 0x2A700]]
+        known = [c for c in letters if unicodedata.category(c) != "Cn"]
+        own = [c for c in known if rule("matches(c, p)", c=c, p=pattern)]
+        assert own == [c for c in known if re.fullmatch(pattern, c)]
 
 
 class TestReferences:

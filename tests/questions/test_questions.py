@@ -24,7 +24,7 @@ from fractale.questions import (
     read_answer,
     review,
 )
-from fractale.questions.reading import example, labels, takes
+from fractale.questions.kinds import example, expected, labels
 from fractale.runs.preflight import check_answers
 from fractale.runs.result import RunResult, next_commands
 
@@ -97,7 +97,7 @@ class TestQuestion:
     def test_what_is_no_answer_is_refused_with_what_would_be_one(self, asked, raw):
         with pytest.raises(AnswerError, match=asked["step"]) as caught:
             read_answer(asked, raw)
-        assert caught.value.hint == f"it takes: {takes(asked)}"
+        assert caught.value.hint == f"answer with: {expected(asked)}"
         assert caught.value.exit_code == 2
 
     def test_choices_that_are_numbers_get_letters_so_that_none_is_meant_by_mistake(self):
@@ -211,9 +211,9 @@ class TestElicitation:
             ({"nodes": "two"}, "nodes.*integer"),
             ({"queue": "long"}, "'nodes' is a required"),
             ({"nodes": 1, "queue": "x"}, "queue"),
-            ("yes", "no answer"),
-            ("4", "no answer"),
-            ({"action": "perhaps"}, "no answer"),
+            ("yes", "not a valid answer"),
+            ("4", "not a valid answer"),
+            ({"action": "perhaps"}, "not a valid answer"),
         ],
     )
     def test_content_that_does_not_fit_is_refused_with_the_reason(self, raw, why):
@@ -377,7 +377,7 @@ def test_what_a_record_cannot_hold_is_refused(asked, raw):
 
 @given(data=st.dictionaries(st.text(), anything))
 def test_arguments_that_are_opened_in_an_editor_and_left_alone_are_the_same(data):
-    from fractale.questions.words import data_of
+    from fractale.questions.parsing import data_of
 
     try:
         again = data_of(dump_data(data))

@@ -533,7 +533,7 @@ async def test_chunks_name_the_thread_of_the_server_and_tell_events(here):
 
 async def test_what_is_no_answer_is_an_error_and_the_question_stays(here):
     await here.run("asked", {})
-    with pytest.raises(RunEnded, match="`perhaps` is no answer to what `second` asks"):
+    with pytest.raises(RunEnded, match=r"`perhaps` is not a valid answer .* `second`"):
         await here.run("asked", Command(resume="perhaps"))
     with pytest.raises(RunEnded, match="no updates and no jumps"):
         await here.run("asked", Command(goto="third"))

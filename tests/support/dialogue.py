@@ -8,8 +8,8 @@ import os
 import sys
 from pathlib import Path
 
-from fractale.cli.person import TerminalPerson
-from fractale.cli.person_input import TerminalInput
+from fractale.cli.dialogue import TerminalUser
+from fractale.cli.terminal import TerminalInput
 from fractale.events import Event
 from fractale.questions import MISSING
 
@@ -25,7 +25,7 @@ class StillDisplay:
 
 
 async def ask(questions: list[dict]) -> None:
-    person = TerminalPerson(StillDisplay(), TerminalInput(dict(os.environ)))
+    person = TerminalUser(StillDisplay(), TerminalInput(dict(os.environ)))
     person.listen(Event("run_started", "k7f3a"))
     for question in questions:
         answer = await person.answer(question)

@@ -18,7 +18,7 @@ from fractale.plan.model import Plan
 from fractale.settings import Settings
 
 if TYPE_CHECKING:
-    from fractale.cli.person import TerminalPerson
+    from fractale.cli.dialogue import TerminalUser
     from fractale.runs import RunOptions, RunResult, Workspace
 
 Begin: TypeAlias = "Callable[[Workspace, RunOptions], Awaitable[RunResult]]"
@@ -111,14 +111,14 @@ async def _run(
     return int(result.exit_code)
 
 
-def _person(given: CommandLine, settings: Settings, display: Any) -> TerminalPerson | None:
+def _person(given: CommandLine, settings: Settings, display: Any) -> TerminalUser | None:
     """The user at the terminal, if there is one to ask on."""
     if given.as_json or not sys.stdin.isatty() or not sys.stderr.isatty():
         return None
-    from fractale.cli.person import TerminalPerson
-    from fractale.cli.person_input import TerminalInput
+    from fractale.cli.dialogue import TerminalUser
+    from fractale.cli.terminal import TerminalInput
 
-    return TerminalPerson(display, TerminalInput(settings.environment))
+    return TerminalUser(display, TerminalInput(settings.environment))
 
 
 def secrets_of(plan: Plan, settings: Settings) -> dict[str, str]:

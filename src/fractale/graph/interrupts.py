@@ -17,13 +17,13 @@ from fractale.errors import AnswerError
 from fractale.masking import MASK
 from fractale.questions import (
     asks_secret,
+    expected,
     identity,
     is_answer,
     is_job,
     read_answer,
     read_reply,
     secrets_of_answer,
-    takes,
 )
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def ask(attempt: Attempt, question: Mapping[str, Any], *, replayed: bool = False
             if replayed or given[0] != wanted or is_answer(asked, given[1]):
                 replies.append(given)
             else:  # it was not made by `fractale.questions.reply`
-                shown = {**asked, "problem": f"it takes: {takes(asked)}"}
+                shown = {**asked, "problem": f"answer with: {expected(asked)}"}
             continue
         if asks_secret(asked) and _accepts(value):
             problem = "a secret is not taken from a resume, which would store it: decline or cancel"

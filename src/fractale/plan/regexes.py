@@ -1,12 +1,21 @@
-"""Regular expressions that somebody else wrote, matched within bounds of time and size."""
+r"""Regular expressions of plans, models and schemas, matched within bounds of time and memory.
+
+Two engines do this. `linear` is RE2, whose time is proportional to the text: it has no look-around
+and no references to groups. It serves rules (``matches(text, pattern)``), and schemas as far as it
+can. The searches in logs use `regex` with a time limit: users write Python's own notation there,
+with look-behind, and ``$`` before the last line's end.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from importlib import import_module
+from typing import Any, Final
 
-import regex
+from fractale.plain import readable
 
 LONGEST_PATTERN = 500
 """Characters of a pattern."""
@@ -30,8 +39,75 @@ NOTHING = "matches nothing; `^` and `$` stand for line ends only after `(?m)`"
 
 TOO_LARGE = "it needs too much memory: avoid repeats inside repeats"
 
-_RECURSION = regex.compile(r"\(\?(?:R|[+-]?\d|&|P>)")
+_RECURSION = re.compile(r"\(\?(?:R|[+-]?\d|&|P>)")
 """A pattern that calls itself takes hundreds of megabytes before its time is up."""
+
+
+LONGEST_LINEAR: Final = 2000
+"""Characters of a pattern for RE2."""
+
+MOST_MEMORY: Final = 2**20
+"""Bytes that RE2 may use for one pattern, with what it keeps of its matching."""
+
+_SPACE = r"\t-\r\x1c-\x1f\x{85}\p{Z}"
+_CONNECTORS = r"\x{203f}\x{2040}\x{2054}\x{fe33}\x{fe34}\x{fe4d}-\x{fe4f}\x{ff3f}"
+_SETS: Final = {
+    "d": r"\p{Nd}",
+    "D": r"\P{Nd}",
+    "w": r"\p{L}\p{N}_",
+    # Everything else: of the punctuation, all connectors but `_`.
+    "W": r"\p{M}\p{Pd}\p{Ps}\p{Pe}\p{Pi}\p{Pf}\p{Po}\p{S}\p{Z}\p{C}" + _CONNECTORS,
+    "s": _SPACE,
+    "S": r"\x00-\x08\x0e-\x1b!-\x{84}\x{86}-\x{9f}\x{a1}-\x{167f}\x{1681}-\x{1fff}"
+    r"\x{200b}-\x{2027}\x{202a}-\x{202e}\x{2030}-\x{205e}\x{2060}-\x{2fff}\x{3001}-\x{10ffff}",
+}
+_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
+_PART = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{,\d*\}", re.DOTALL)
+
+MOST_STEPS: Final = 50_000_000
+"""States times characters that RE2 goes through in some half a second at the worst."""
+
+
+@lru_cache(maxsize=64)
+def linear(pattern: str) -> Any:
+    r"""RE2's form of a pattern in Python's notation, for `search` and `fullmatch`, without groups.
+
+    ``\d``, ``\w`` and ``\s`` are of all scripts, as Python's. Texts must be `readable`.
+
+    Raises:
+        ValueError: RE2 cannot use it; the message says why.
+    """
+    re2: Any = import_module("re2")  # untyped, and imported only where a pattern is used
+    if len(pattern) > LONGEST_LINEAR:
+        raise ValueError(f"the pattern is too long: at most {LONGEST_LINEAR} characters")
+    options: Any = re2.Options()
+    options.log_errors = False
+    options.never_capture = True
+    options.max_mem = MOST_MEMORY
+    try:
+        return re2.compile(_PART.sub(_of_re2, pattern), options)
+    except re2.error as error:
+        raise ValueError(f"the pattern cannot be used: {_reason(error)}") from None
+
+
+def _of_re2(part: re.Match[str]) -> str:
+    """A part of Python's notation in RE2's."""
+    text = part[0]
+    if text[0] == "[":
+        return _ESCAPE.sub(lambda escape: _SETS.get(escape[1], escape[0]), text)
+    if text[0] == "{":
+        return "{0" + text[1:]
+    if text == r"\Z":
+        return r"\z"
+    return f"[{_SETS[text[1]]}]" if text[1] in _SETS else text
+
+
+def _reason(error: Exception) -> str:
+    said = error.args[0] if error.args else b""
+    text = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
+    if text.startswith(("invalid perl operator", "invalid escape sequence")):
+        text += "; look-ahead, look-behind and references to groups are not supported"
+    return text.replace("pattern too large - compile failed", "it is too large")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +198,12 @@ def is_found(pattern: str, text: str, seconds: float, *, longest: int = LONGEST_
     """
     compiled = _compile(pattern, longest)
     try:
+        matcher = linear(pattern)
+        if matcher.programsize * len(text) <= MOST_STEPS:
+            return matcher.search(readable(text)) is not None
+    except ValueError:  # RE2 cannot use it
+        pass
+    try:
         return compiled.search(text, timeout=seconds, concurrent=True) is not None
     except MemoryError:
         raise ValueError(TOO_LARGE) from None
@@ -167,6 +249,8 @@ def _compile(pattern: str, longest: int = LONGEST_PATTERN) -> Any:
         raise ValueError(f"it is longer than {longest} characters")
     if _RECURSION.search(pattern):
         raise ValueError("it calls itself, which is not allowed")
+    import regex
+
     try:
         return regex.compile(pattern)
     except regex.error as error:

@@ -1,9 +1,9 @@
-"""What a run asks people, and what their answers mean.
+"""What a run asks its user, and what the answers mean.
 
 A question is a plain mapping, so that it can wait in a checkpoint for days. `kind` says which:
 
 =============  ===================================================================================
-kind           fields, and the answers that it takes
+kind           fields, and the answers to it
 =============  ===================================================================================
 question       text, choices [text], default (or null), free (whether any text may be answered):
                the text of the choice, or any text
@@ -22,38 +22,48 @@ in_doubt       server, tool, arguments: the run was killed in this call. ``again
 job_unknown    job, scheduler, reason, folder: nothing shows how a batch job ended. ``wait``,
                ``success``, ``failure``, or ``again`` (it is submitted once more)
 failure        error, log (of its batch job, if it had one): ``retry``, ``skip`` or ``quit``;
-               asked only where somebody is there
+               asked only if a user is at the terminal
 =============  ===================================================================================
 
 What a run waits for can also be of kind ``job``: a batch job that goes on, with the fields of the
-event `job_state`. It is no question: it takes no answer.
+event `job_state`. It is not a question: nobody answers it.
 
-Each also has `step`, the path of the step that asks, and `id` once it waits. `kinds` makes
-questions, `reading` turns what people write into answers, `given` holds answers given beforehand,
-`replies` says which question an answer belongs to.
+Each also has `step`, the path of the step that asks, and `id` once it waits. `kinds` has a
+class per kind, which makes such questions and reads the answers to them; `forms` are the fields of
+a server's question; `answers` holds answers given beforehand, and says which question an answer
+belongs to.
 """
 
-from fractale.questions.given import Answers
+from fractale.questions.answers import Answers, Checked, identity, read_reply, reply
 from fractale.questions.kinds import (
     MISSING,
-    approval,
+    Approval,
+    Elicitation,
+    InDoubt,
+    JobUnknown,
+    Question,
+    Review,
+    ToolChanged,
     asks_secret,
     default_answer,
-    elicitation,
-    in_doubt,
+    expected,
+    is_answer,
     is_job,
     job,
     job_held,
-    job_unknown,
-    question,
-    review,
+    read_answer,
     secrets_of_answer,
-    tool_changed,
     tool_of,
     without_secrets,
 )
-from fractale.questions.reading import is_answer, read_answer, takes
-from fractale.questions.replies import Checked, identity, read_reply, reply
+
+question = Question.ask
+approval = Approval.ask
+tool_changed = ToolChanged.ask
+review = Review.ask
+elicitation = Elicitation.ask
+in_doubt = InDoubt.ask
+job_unknown = JobUnknown.ask
 
 __all__ = [
     "MISSING",
@@ -63,6 +73,7 @@ __all__ = [
     "asks_secret",
     "default_answer",
     "elicitation",
+    "expected",
     "identity",
     "in_doubt",
     "is_answer",
@@ -76,7 +87,6 @@ __all__ = [
     "reply",
     "review",
     "secrets_of_answer",
-    "takes",
     "tool_changed",
     "tool_of",
     "without_secrets",

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, cast
 
 from fractale.errors import AnswerError
-from fractale.questions.words import NO, YES, data_of, one_line, word_of
+from fractale.questions.parsing import NO, YES, data_of, one_line, word_of
 from fractale.schemas import Misfit, UnusableSchema, misfits
 from fractale.secret_names import asks_for_secret, is_secret
 

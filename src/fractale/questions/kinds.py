@@ -1,12 +1,28 @@
-"""The kinds of questions: how each is made, and what ``--yes`` answers to it."""
+"""The kinds of questions, one class per kind: making a question, and reading an answer to it.
+
+The same words count on a terminal, on a command line, in a file of answers and from Python; files
+and Python can also give the data itself. A question is a plain mapping, see `fractale.questions`.
+"""
 
 from __future__ import annotations
 
+import json
+import string
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, ClassVar, Final, cast
 
-from fractale.masking import MASK
-from fractale.questions.forms import defaults_of, required_of, secret_fields
+from fractale.errors import AnswerError
+from fractale.masking import MASK, Masker
+from fractale.plain import to_json
+from fractale.questions.forms import (
+    defaults_of,
+    errors_of,
+    properties_of,
+    read_field,
+    required_of,
+    secret_fields,
+)
+from fractale.questions.parsing import NO, YES, is_storable, mapping_of, one_line, word_of
 
 
 class _Missing:
@@ -18,31 +34,106 @@ MISSING: Final[Any] = _Missing()
 """Stands for an answer that nobody gave."""
 
 
-def question(
-    step: str, text: str, choices: Sequence[Any] = (), default: Any = None, *, free: bool = True
-) -> dict[str, Any]:
-    """Something that only a person knows or may choose.
+class Kind:
+    """What is the same of all questions of a kind."""
 
-    Args:
-        step: The path of the step that asks.
-        choices: What can be chosen; kept as text, each once.
-        default: What is answered by Enter and by ``--yes``; one of the choices, or any text
-            where that may be answered.
-        free: Whether any other text may be answered, too; always so without choices.
-    """
-    texts = list(dict.fromkeys(str(each).strip() for each in choices if str(each).strip()))
-    free = free or not texts
-    return {
-        "kind": "question",
-        "step": step,
-        "text": text,
-        "choices": texts,
-        "default": _default(default, texts, free=free),
-        "free": free,
-    }
+    expects: ClassVar[str] = ""
+    """The answers, in words: completes ``answer with: …``."""
+
+    words: ClassVar[Sequence[str]] = ()
+    """Answers of one word, to be shown as examples."""
+
+    keys: ClassVar[frozenset[str]] = frozenset()
+    """Keys by which a mapping is itself an answer, not a table of answers to several questions."""
+
+    def read(self, question: Mapping[str, Any], raw: Any) -> Any:
+        """The answer that text or JSON data means; None if it is not an answer.
+
+        Raises:
+            AnswerError: It is not one; the message says why.
+        """
+        word = word_of(raw)
+        return next((each for each in self.words if word in (each, each[0])), None)
+
+    def expected(self, question: Mapping[str, Any]) -> str:
+        """The answers to this question, in words."""
+        return self.expects
+
+    def examples(self, question: Mapping[str, Any]) -> Sequence[str]:
+        """Answers to this question, one of them to be chosen; capitals stand for a value."""
+        return self.words
+
+    def default(self, question: Mapping[str, Any]) -> Any:
+        """What ``--yes`` answers; MISSING if the user must look first."""
+        return MISSING
+
+    def is_answer(self, question: Mapping[str, Any], keys: set[str]) -> bool:
+        """Whether a mapping with these keys is itself an answer to this question."""
+        return bool(keys & self.keys)
 
 
-def _default(default: Any, choices: Sequence[str], *, free: bool) -> str | None:
+class Question(Kind):
+    """A choice, or any text."""
+
+    @staticmethod
+    def ask(
+        step: str, text: str, choices: Sequence[Any] = (), default: Any = None, *, free: bool = True
+    ) -> dict[str, Any]:
+        """Something that only the user knows or may choose.
+
+        Args:
+            step: The path of the step that asks.
+            choices: What can be chosen; kept as text, each once.
+            default: What is answered by Enter and by ``--yes``; one of the choices, or any text
+                where that may be answered.
+            free: Whether any other text may be answered, too; always so without choices.
+        """
+        texts = list(dict.fromkeys(str(each).strip() for each in choices if str(each).strip()))
+        free = free or not texts
+        return {
+            "kind": "question",
+            "step": step,
+            "text": text,
+            "choices": texts,
+            "default": _default_choice(default, texts, free=free),
+            "free": free,
+        }
+
+    def read(self, question: Mapping[str, Any], raw: Any) -> str | None:
+        choices: Sequence[str] = question["choices"]
+        if isinstance(raw, (Mapping, list)):
+            return None
+        text = _text(raw, choices)
+        if not text.strip():
+            return question["default"]
+        verbatim = _quoted(text)
+        if verbatim is not None:
+            return verbatim if question["free"] or verbatim in choices else None
+        chosen = _chosen(question, text.strip())
+        if chosen is not None or not question["free"]:
+            return chosen
+        return None if choices and _is_slip(question, text.strip()) else text
+
+    def expected(self, question: Mapping[str, Any]) -> str:
+        choices = labels(question)[: len(question["choices"])]
+        if not choices:
+            return "any text"
+        few = choices if len(choices) <= 6 else [f"{choices[0]} to {choices[-1]}"]
+        return ", ".join([*few, "or any text"] if question["free"] else few)
+
+    def examples(self, question: Mapping[str, Any]) -> Sequence[str]:
+        choices: Sequence[str] = question["choices"]
+        default = question["default"]
+        if choices:
+            return [labels(question)[choices.index(default) if default in choices else 0]]
+        return [default or "TEXT"]
+
+    def default(self, question: Mapping[str, Any]) -> Any:
+        default = question.get("default")
+        return MISSING if default is None else default
+
+
+def _default_choice(default: Any, choices: Sequence[str], *, free: bool) -> str | None:
     """A default as the choice that it means; models write it in other letters."""
     if default is None or not (text := str(default).strip()):
         return None
@@ -50,153 +141,475 @@ def _default(default: Any, choices: Sequence[str], *, free: bool) -> str | None:
     return near[0] if near else text if free else None
 
 
-def approval(
-    step: str,
-    tool: str,
-    arguments: Mapping[str, Any],
-    why: str,
-    *,
-    server: str = "",
-    definition: str = "",
-    origins: Sequence[Mapping[str, Any]] = (),
-    yes: bool = True,
-    cost: str = "",
-) -> dict[str, Any]:
-    """Whether a call may be made.
+def labels(question: Mapping[str, Any]) -> list[str]:
+    """The short names of the choices in order, then one for "something else" if that may be.
+
+    Numbers, or letters where a number could be meant as a choice itself.
+    """
+    choices: Sequence[str] = question.get("choices") or ()
+    count = len(choices) + (1 if question.get("free") else 0)
+    if not any(choice.isdecimal() for choice in choices):
+        return [str(number) for number in range(1, count + 1)]
+    if count <= len(string.ascii_lowercase):
+        return list(string.ascii_lowercase[:count])
+    return [f"#{number}" for number in range(1, count + 1)]
+
+
+def _text(raw: Any, choices: Sequence[str]) -> str:
+    """Data as text; YAML's true is the choice ``yes`` where there is one."""
+    if raw is None:
+        return ""
+    if isinstance(raw, bool):
+        words = ("yes", "true") if raw else ("no", "false")
+        found = [choice for choice in choices if choice.casefold() in words]
+        return found[0] if found else words[0]
+    return raw if isinstance(raw, str) else json.dumps(raw, default=str)
+
+
+def _quoted(text: str) -> str | None:
+    if not (len(text) > 1 and text[0] == text[-1] == '"'):
+        return None
+    try:
+        return str(json.loads(text))
+    except ValueError:
+        return None
+
+
+def _chosen(question: Mapping[str, Any], text: str) -> str | None:
+    choices: Sequence[str] = question["choices"]
+    if text in choices:
+        return text
+    by_label = dict(zip(labels(question), choices, strict=False))
+    if text in by_label:
+        return by_label[text]
+    near = [choice for choice in choices if choice.casefold() == text.casefold()]
+    if near:
+        return near[0]
+    return text if text == question["default"] else None
+
+
+def _is_slip(question: Mapping[str, Any], text: str) -> bool:
+    """Whether a text looks like a label and is none; who means it puts it in quotes."""
+    known = labels(question)
+    return text.isdecimal() if known[0] == "1" else text in known
+
+
+class Approval(Kind):
+    """Whether a call may be made."""
+
+    expects = "yes, always, no, {always: {fix: [ARGUMENT, …]}}, or {arguments: {…}}"
+    words = ("yes",)
+    keys = frozenset({"arguments", "always"})
+
+    @staticmethod
+    def ask(
+        step: str,
+        tool: str,
+        arguments: Mapping[str, Any],
+        why: str,
+        *,
+        server: str = "",
+        definition: str = "",
+        origins: Sequence[Mapping[str, Any]] = (),
+        yes: bool = True,
+        cost: str = "",
+    ) -> dict[str, Any]:
+        """Whether a call may be made.
+
+        Args:
+            tool: What its server calls it.
+            arguments: The exact ones, secrets masked.
+            why: Why it is asked, in words.
+            definition: The hash of what the server says of the tool: an answer is for it only.
+            origins: Of each argument that strangers may have written: where its value came from.
+            yes: Whether ``--yes`` agrees to it.
+            cost: What it may use at most, in words: ``2 node-hours (1.5 of 40 taken so far)``.
+        """
+        question: dict[str, Any] = {
+            "kind": "approval",
+            "step": step,
+            "server": server,
+            "tool": tool,
+            "definition": definition,
+            "arguments": dict(arguments),
+            "why": why,
+        }
+        if origins:
+            question["origins"] = [dict(origin) for origin in origins]
+        if cost:
+            question["cost"] = cost
+        return question if yes else {**question, "yes": False}
+
+    def read(self, question: Mapping[str, Any], raw: Any) -> Any:
+        word = word_of(raw)
+        if word in YES or word == "once":
+            return True
+        if word in NO:
+            return False
+        if word in ("a", "always"):
+            return "always"
+        data = mapping_of(raw)
+        if data is not None and set(data) == {"always"}:
+            return _always(question, data["always"])
+        right = data is not None and set(data) == {"arguments"} and _is_mapping(data["arguments"])
+        return data if right else None
+
+    def default(self, question: Mapping[str, Any]) -> Any:
+        return True if question.get("yes", True) else MISSING
+
+
+def _always(question: Mapping[str, Any], raw: Any) -> Any:
+    """Agreed for later calls, too, as long as some arguments stay as they are.
+
+    Returns:
+        ``{always: {fix: {argument: value}}}``; ``{always: {fix: all}}`` for exactly these
+        arguments; ``always`` where none is fixed.
+
+    Raises:
+        AnswerError: An argument is not one of the call's, or has another value in it.
+    """
+    data = mapping_of(raw)
+    if data is None or set(data) != {"fix"}:
+        return None
+    fix, given = data["fix"], question["arguments"]
+    if word_of(fix) == "all":
+        return {"always": {"fix": "all"}}
+    names = [fix] if isinstance(fix, str) else fix
+    if isinstance(names, Mapping):
+        table: Mapping[Any, Any] = cast("Mapping[Any, Any]", names)
+        names, given = list(table), {str(k): v for k, v in table.items()}
+    if not isinstance(names, list):
+        return None
+    fixed: dict[str, Any] = {}
+    for name in map(str, cast("list[Any]", names)):
+        if name not in question["arguments"]:
+            raise _not_fixable(question, f"the call has no argument `{one_line(name)}`")
+        if to_json(given[name]) != to_json(question["arguments"][name]):
+            raise _not_fixable(question, f"`{one_line(name)}` has another value in this call")
+        fixed[name] = question["arguments"][name]
+    return {"always": {"fix": fixed}} if fixed else "always"
+
+
+def _not_fixable(question: Mapping[str, Any], why: str) -> AnswerError:
+    names = ", ".join(question["arguments"]) or "none"
+    return AnswerError(
+        f"the answer to `{question.get('step')}` does not fit: {why}",
+        hint=f"arguments of the call: {names}",
+    )
+
+
+class ToolChanged(Kind):
+    """Whether tools may be used that their server describes in another way than before."""
+
+    expects = "accept or reject"
+    words = ("accept", "reject")
+
+    @staticmethod
+    def ask(step: str, server: str, tools: Mapping[str, str], diff: str) -> dict[str, Any]:
+        """Whether tools may be used that their server describes in another way than before.
+
+        Args:
+            tools: Each tool's name with the hash of its new definition; an answer is for them only.
+            diff: What changed, as a unified diff.
+        """
+        return {
+            "kind": "tool_changed",
+            "step": step,
+            "server": server,
+            "tool": ", ".join(tools),
+            "tools": dict(tools),
+            "diff": diff,
+        }
+
+
+class Review(Kind):
+    """Whether a drafted plan may run."""
+
+    expects = "accept, reject, or what should change"
+    words = ("accept",)
+    keys = frozenset({"feedback", "plan"})
+
+    @staticmethod
+    def ask(step: str, plan: str, changes: str | None, round: int) -> dict[str, Any]:  # noqa: A002
+        """Whether a drafted plan may run.
+
+        Args:
+            plan: Its YAML.
+            changes: The unified diff to the draft before; None for the first one.
+            round: Which draft it is, from 1.
+        """
+        return {"kind": "review", "step": step, "plan": plan, "changes": changes, "round": round}
+
+    def read(self, question: Mapping[str, Any], raw: Any) -> Any:
+        word = word_of(raw)
+        if word in YES or word in ("a", "accept"):
+            return "accept"
+        if word in NO or word in ("r", "reject"):
+            return "reject"
+        if isinstance(raw, str) and len(word) > 1:
+            return {"feedback": raw.strip()}
+        data = mapping_of(raw)
+        if data is None or len(data) != 1:
+            return None
+        text = data.get("feedback", data.get("plan"))
+        return data if isinstance(text, str) and text.strip() else None
+
+    def default(self, question: Mapping[str, Any]) -> Any:
+        return "accept"
+
+
+class Elicitation(Kind):
+    """What a server asks in the middle of a call."""
+
+    @staticmethod
+    def ask(
+        step: str,
+        server: str,
+        message: str,
+        schema: Mapping[str, Any],
+        *,
+        call: str = "",
+        round: int = 1,  # noqa: A002
+    ) -> dict[str, Any]:
+        """What a server asks in the middle of a call.
+
+        Args:
+            schema: JSON Schema of the object that it wants.
+            call: The key of the call site, so that an answer serves one call only.
+            round: How often this call has asked the same, from 1.
+        """
+        return {
+            "kind": "elicitation",
+            "step": step,
+            "server": server,
+            "message": message,
+            "schema": dict(schema),
+            "call": call,
+            "round": round,
+        }
+
+    def read(self, question: Mapping[str, Any], raw: Any) -> Any:
+        schema: Mapping[str, Any] = question["schema"]
+        data = mapping_of(raw)
+        if data is not None and "action" in data and "action" not in properties_of(schema):
+            if data["action"] != "accept":
+                return (
+                    {"action": data["action"]} if data["action"] in ("decline", "cancel") else None
+                )
+            content = mapping_of(data.get("content") or {})
+        elif word_of(raw) in ("decline", "cancel"):
+            return {"action": word_of(raw)}
+        elif data is None and not properties_of(schema) and word_of(raw) in NO:
+            return {"action": "decline"}
+        else:
+            content = data if data is not None else _content(schema, raw)
+        if content is None:
+            return None
+        content = {**defaults_of(schema), **content}
+        if errors := errors_of(schema, content):
+            errors = [
+                Masker(secrets_of_answer(question, {"content": content})).text(e) for e in errors
+            ]
+            step = question.get("step")
+            raise AnswerError(
+                f"the answer to `{step}` does not fit: {'; '.join(errors)}",
+                hint=f"answer with: {expected(question)}",
+            )
+        return {"action": "accept", "content": content}
+
+    def expected(self, question: Mapping[str, Any]) -> str:
+        if asks_secret(question):
+            return "a secret, typed at a terminal; or decline or cancel"
+        names = list(properties_of(question["schema"]))
+        if not names:
+            return "yes, decline or cancel"
+        data = names[0] if len(names) == 1 else "{" + ", ".join(f"{n}: …" for n in names) + "}"
+        return f"{data}, decline or cancel"
+
+    def examples(self, question: Mapping[str, Any]) -> Sequence[str]:
+        schema: Mapping[str, Any] = question["schema"]
+        defaults = defaults_of(schema)
+        fields = {name: defaults.get(name, name.upper()) for name in properties_of(schema)}
+        if len(fields) == 1:
+            (value,) = fields.values()
+            return [value if isinstance(value, str) else json.dumps(value)]
+        return [to_json(fields) if fields else "yes"]
+
+    def default(self, question: Mapping[str, Any]) -> Any:
+        if asks_secret(question):
+            return MISSING
+        defaults = defaults_of(question["schema"])
+        known = required_of(question["schema"]) <= defaults.keys()
+        return {"action": "accept", "content": defaults} if known else MISSING
+
+    def is_answer(self, question: Mapping[str, Any], keys: set[str]) -> bool:
+        # A mapping without keys agrees to the defaults.
+        return "action" in keys or keys <= set(properties_of(question["schema"]))
+
+
+def _content(schema: Mapping[str, Any], raw: Any) -> dict[str, Any] | None:
+    """What a single word or value means: the only field's value, or a yes to the defaults."""
+    fields = properties_of(schema)
+    if len(fields) == 1:
+        ((name, field),) = fields.items()
+        return {name: read_field(field, raw)}
+    known = required_of(schema) <= defaults_of(schema).keys()
+    return {} if word_of(raw) in YES and known else None
+
+
+class InDoubt(Kind):
+    """What to do about a call that the run was killed in: it may have been made, or not."""
+
+    expects = "again, failed, or {outputs: {…}}"
+    words = ("again", "failed")
+    keys = frozenset({"outputs"})
+
+    @staticmethod
+    def ask(
+        step: str, tool: str, arguments: Mapping[str, Any], *, server: str = ""
+    ) -> dict[str, Any]:
+        """What to do about a call that the run was killed in: it may have been made, or not.
+
+        Args:
+            tool: What its server calls it.
+        """
+        return {
+            "kind": "in_doubt",
+            "step": step,
+            "server": server,
+            "tool": tool,
+            "arguments": dict(arguments),
+        }
+
+    def read(self, question: Mapping[str, Any], raw: Any) -> Any:
+        if word := super().read(question, raw):
+            return word
+        data = mapping_of(raw)
+        right = data is not None and set(data) == {"outputs"} and _is_mapping(data["outputs"])
+        return data if right else None
+
+
+class JobUnknown(Kind):
+    """What to do about a batch job of which nothing shows how it ended."""
+
+    expects = "wait, success, failure, or again"
+    words = ("wait", "success", "failure", "again")
+
+    @staticmethod
+    def ask(step: str, job: str, scheduler: str, reason: str, folder: str) -> dict[str, Any]:
+        """What to do about a batch job of which nothing shows how it ended.
+
+        Args:
+            job: What its scheduler calls it.
+            reason: What was looked at, in words.
+            folder: Where its log is.
+        """
+        return {
+            "kind": "job_unknown",
+            "step": step,
+            "job": job,
+            "scheduler": scheduler,
+            "reason": reason,
+            "folder": folder,
+        }
+
+    def read(self, question: Mapping[str, Any], raw: Any) -> Any:
+        return super().read(question, "failure" if word_of(raw) == "failed" else raw)
+
+
+class Failure(Kind):
+    """What to do about a step that failed, asked only if a user is at the terminal."""
+
+    expects = "retry, skip or quit"
+    words = ("retry", "skip", "quit")
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+KINDS: Final[Mapping[str, Kind]] = {
+    "question": Question(),
+    "approval": Approval(),
+    "review": Review(),
+    "elicitation": Elicitation(),
+    "in_doubt": InDoubt(),
+    "job_unknown": JobUnknown(),
+    "failure": Failure(),
+    "tool_changed": ToolChanged(),
+}
+
+
+def kind_of(question: Mapping[str, Any]) -> Kind:
+    """The kind of a question."""
+    return KINDS[question["kind"]]
+
+
+def read_answer(question: Mapping[str, Any], raw: Any) -> Any:
+    """The answer that a question takes, from what somebody wrote.
 
     Args:
-        tool: What its server calls it.
-        arguments: The exact ones, secrets masked.
-        why: Why it is asked, in words.
-        definition: The hash of what the server says of the tool: an answer is for this one only.
-        origins: Of each argument that strangers may have written: where its value came from.
-        yes: Whether ``--yes`` agrees to it.
-        cost: What it may use at most, in words: ``2 node-hours (1.5 of 40 taken so far)``.
+        question: Of any kind of `fractale.questions`.
+        raw: Text, or JSON data.
+
+    Raises:
+        AnswerError: It is no answer to this question; the message says what would be one.
     """
-    question: dict[str, Any] = {
-        "kind": "approval",
-        "step": step,
-        "server": server,
-        "tool": tool,
-        "definition": definition,
-        "arguments": dict(arguments),
-        "why": why,
-    }
-    if origins:
-        question["origins"] = [dict(origin) for origin in origins]
-    if cost:
-        question["cost"] = cost
-    return question if yes else {**question, "yes": False}
+    answer = kind_of(question).read(question, raw)
+    if answer is None:
+        step, said = question.get("step"), "" if asks_secret(question) else one_line(raw).strip()
+        words = f"`{said}` is not a valid answer" if said else "an empty answer is not valid"
+        raise AnswerError(
+            f"{words} for the question of `{step}`", hint=f"answer with: {expected(question)}"
+        )
+    if not is_storable(answer):
+        raise AnswerError(
+            f"the answer to `{question.get('step')}` cannot be kept in the run's record",
+            hint="numbers have 64 bits and are finite, text is Unicode",
+        )
+    return answer
 
 
-def tool_changed(step: str, server: str, tools: Mapping[str, str], diff: str) -> dict[str, Any]:
-    """Whether tools may be used that their server describes in another way than before.
+def is_answer(question: Mapping[str, Any], answer: Any) -> bool:
+    """Whether a value is an answer as `read_answer` gives it, and not only looks like one."""
+    if question["kind"] == "question":
+        return isinstance(answer, str) and (question["free"] or answer in question["choices"])
+    try:
+        read = read_answer(question, answer)
+    except AnswerError:
+        return False
+    return type(read) is type(answer) and bool(read == answer)
 
-    Args:
-        tools: Each tool's name with the hash of its new definition: an answer is for these only.
-        diff: What changed, as a unified diff.
+
+def expected(question: Mapping[str, Any]) -> str:
+    """The answers to a question, in words for users."""
+    return kind_of(question).expected(question)
+
+
+def examples(question: Mapping[str, Any]) -> list[str]:
+    """Answers to a question, one of them to be chosen; capitals stand for a value."""
+    return list(kind_of(question).examples(question))
+
+
+def example(question: Mapping[str, Any]) -> str:
+    """The answer to show where there is room for one; ``ANSWER`` if there are several."""
+    found = examples(question)
+    return found[0] if len(found) == 1 else "ANSWER"
+
+
+def default_answer(question: Mapping[str, Any]) -> Any:
+    """What ``--yes`` answers; MISSING if there is nothing to agree to.
+
+    The user must look first whether a call in doubt was made, how a job ended, and whether a
+    changed tool may be used.
     """
-    return {
-        "kind": "tool_changed",
-        "step": step,
-        "server": server,
-        "tool": ", ".join(tools),
-        "tools": dict(tools),
-        "diff": diff,
-    }
-
-
-def review(step: str, plan: str, changes: str | None, round: int) -> dict[str, Any]:  # noqa: A002
-    """Whether a drafted plan may run.
-
-    Args:
-        plan: Its YAML.
-        changes: The unified diff to the draft before; None for the first one.
-        round: Which draft it is, from 1.
-    """
-    return {"kind": "review", "step": step, "plan": plan, "changes": changes, "round": round}
-
-
-def elicitation(
-    step: str,
-    server: str,
-    message: str,
-    schema: Mapping[str, Any],
-    *,
-    call: str = "",
-    round: int = 1,  # noqa: A002
-) -> dict[str, Any]:
-    """What a server asks in the middle of a call.
-
-    Args:
-        schema: JSON Schema of the object that it wants.
-        call: The key of the call site, so that an answer serves one call only.
-        round: How often this call has asked the same, from 1.
-    """
-    return {
-        "kind": "elicitation",
-        "step": step,
-        "server": server,
-        "message": message,
-        "schema": dict(schema),
-        "call": call,
-        "round": round,
-    }
-
-
-def in_doubt(
-    step: str, tool: str, arguments: Mapping[str, Any], *, server: str = ""
-) -> dict[str, Any]:
-    """What to do about a call that the run was killed in: it may have been made, or not.
-
-    Args:
-        tool: What its server calls it.
-    """
-    return {
-        "kind": "in_doubt",
-        "step": step,
-        "server": server,
-        "tool": tool,
-        "arguments": dict(arguments),
-    }
+    return kind_of(question).default(question)
 
 
 def tool_of(question: Mapping[str, Any]) -> str:
     """``server.tool``, as a question about a tool shows it; old records have no server."""
     server = question.get("server")
     return f"{server}.{question['tool']}" if server else str(question["tool"])
-
-
-def job_unknown(step: str, job: str, scheduler: str, reason: str, folder: str) -> dict[str, Any]:
-    """What to do about a batch job of which nothing shows how it ended.
-
-    Args:
-        job: What its scheduler calls it.
-        reason: What was looked at, in words.
-        folder: Where its log is.
-    """
-    return {
-        "kind": "job_unknown",
-        "step": step,
-        "job": job,
-        "scheduler": scheduler,
-        "reason": reason,
-        "folder": folder,
-    }
-
-
-def job(step: str, known: Mapping[str, Any]) -> dict[str, Any]:
-    """A batch job that a run waits for: no question, since nobody has to answer it.
-
-    Args:
-        known: As in the event `job_state`.
-    """
-    return {"kind": "job", "step": step, **known}
-
-
-def job_held(step: str) -> dict[str, Any]:
-    """A batch job that is not submitted yet, since as many as may be are under way."""
-    return job(step, {"state": "held", "reason": "`max_parallel` jobs are under way"})
 
 
 def asks_secret(question: Mapping[str, Any]) -> bool:
@@ -226,27 +639,23 @@ def _content_of(question: Mapping[str, Any], answer: Any) -> Mapping[str, Any] |
     return cast("Mapping[str, Any]", content) if isinstance(content, Mapping) else None
 
 
+# What a run waits for beside answers
+
+
+def job(step: str, known: Mapping[str, Any]) -> dict[str, Any]:
+    """A batch job that a run waits for: no question, since nobody has to answer it.
+
+    Args:
+        known: As in the event `job_state`.
+    """
+    return {"kind": "job", "step": step, **known}
+
+
+def job_held(step: str) -> dict[str, Any]:
+    """A batch job that is not submitted yet, since as many as may be are under way."""
+    return job(step, {"state": "held", "reason": "`max_parallel` jobs are under way"})
+
+
 def is_job(waiting: Any) -> bool:
     """Whether what a run waits for is a batch job, and no answer."""
     return isinstance(waiting, Mapping) and cast("Mapping[str, Any]", waiting).get("kind") == "job"
-
-
-def default_answer(question: Mapping[str, Any]) -> Any:
-    """What ``--yes`` answers; MISSING where there is nothing to agree to.
-
-    Whether a call in doubt was made, how a job ended, or whether a changed tool may be used, is for
-    somebody who looked: ``--yes`` never says.
-    """
-    kind = question["kind"]
-    if kind == "approval":
-        return True if question.get("yes", True) else MISSING
-    if kind == "review":
-        return "accept"
-    if kind == "elicitation":
-        if asks_secret(question):
-            return MISSING
-        defaults = defaults_of(question["schema"])
-        known = required_of(question["schema"]) <= defaults.keys()
-        return {"action": "accept", "content": defaults} if known else MISSING
-    default = question.get("default")
-    return MISSING if default is None else default

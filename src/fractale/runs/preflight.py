@@ -15,7 +15,7 @@ from fractale.plan.check import check_against_tools, check_plan
 from fractale.plan.model import Plan
 from fractale.plan.needs import models_of, named_tools, prompts_of
 from fractale.plan.problems import in_order
-from fractale.questions.given import ANY_STEP, strip_indexes
+from fractale.questions.answers import ANY_STEP, strip_indexes
 from fractale.record.snapshot import names_needed
 from fractale.runs.workspace import Extensions, Workspace, servers_of
 from fractale.settings import Settings

@@ -12,8 +12,8 @@ from typing import Any
 
 from fractale.events import Status
 from fractale.questions import asks_secret, is_job
-from fractale.questions.given import SHORT_ID
-from fractale.questions.reading import example, examples
+from fractale.questions.answers import SHORT_ID
+from fractale.questions.kinds import example, examples
 from fractale.schedulers.ends import after
 from fractale.settings import PROJECT_FOLDER
 

@@ -1,4 +1,4 @@
-"""Questions as a person sees them: the exact thing that is asked about, inert and in full."""
+"""Questions as the user sees them: exactly what is asked about, escaped and in full."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fractale.questions.forms import (
     properties_of,
     required_of,
 )
-from fractale.questions.reading import labels
+from fractale.questions.kinds import labels
 
 WIDTH = 96
 NAME_MOST = 24
@@ -29,7 +29,7 @@ LOG_LINES = 20
 def exact(text: str) -> str:
     """A text with every character that a screen would not show, or obey, written out.
 
-    Nothing is left out or run together, unlike `inert`, for what a person agrees to.
+    Nothing is left out or run together, unlike `inert`, for what the user agrees to.
     """
     text = text.replace("\x1b", "\\x1b")
     for joiner in JOINERS:

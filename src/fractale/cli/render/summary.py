@@ -33,9 +33,9 @@ from fractale.cli.render.text import (
     table,
 )
 from fractale.questions import is_job, tool_of
+from fractale.questions.answers import strip_indexes
 from fractale.questions.forms import properties_of
-from fractale.questions.given import strip_indexes
-from fractale.questions.reading import takes
+from fractale.questions.kinds import expected
 
 WIDTH = 100
 BLOCK_LINES = 10
@@ -356,7 +356,7 @@ def question_text(question: Mapping[str, Any]) -> list[str]:
     kind = str(question.get("kind") or "")
     if is_job(question):
         return job_text(question)
-    return [*_ASKED[kind](question), f"answer with: {takes(question)}"]
+    return [*_ASKED[kind](question), f"answer with: {expected(question)}"]
 
 
 def _approval_text(question: Mapping[str, Any]) -> list[str]:

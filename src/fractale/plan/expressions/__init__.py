@@ -9,9 +9,8 @@ that ``outputs.items`` is the key and ``outputs.items()`` the method; filters gi
 generators; the keys of a mapping are text; ``tojson`` makes JSON as it is, not for HTML.
 
 - `tokens`, `syntax`: text → trees, with their places, and what is wrong with them
-- `evaluator`: walks a tree over data
-- `operators`, `predicates`, `functions`, `filters`, `lists`: what an expression can do
-- `pattern`: regular expressions that cannot hang
+- `evaluator`: walks a tree over data; why it isn't Jinja's own
+- `operators`: operators and tests; `functions`: functions, methods and filters
 - `values`: JSON, the budget of an evaluation, faults
 - `names`: which names an expression refers to
 """

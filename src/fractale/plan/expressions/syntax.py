@@ -20,9 +20,8 @@ from jinja2.exceptions import TemplateSyntaxError
 from jinja2.lexer import Token, TokenStream
 from jinja2.parser import Parser
 
-from fractale.plan.expressions.filters import FILTERS
-from fractale.plan.expressions.functions import FUNCTIONS, METHOD_NAMES
-from fractale.plan.expressions.predicates import TESTS
+from fractale.plan.expressions.functions import FILTERS, FUNCTIONS, METHOD_NAMES
+from fractale.plan.expressions.operators import TESTS
 from fractale.plan.expressions.tokens import NotInLanguage, SyntaxFault, read_tokens
 from fractale.text import listing, nearest
 

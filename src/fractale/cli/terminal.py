@@ -1,4 +1,4 @@
-"""What a person types at a terminal: lines, and texts in their editor."""
+"""What the user types at a terminal: lines, and texts in an editor."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ EDITORS = ("sensible-editor", "vim", "nano", "vi")
 
 
 class EndOfInput(Exception):
-    """Nobody types any more: the terminal was closed, Ctrl-D, or the run is to stop."""
+    """Nobody types any more: the terminal was closed, Ctrl-D, or the run is stopping."""
 
 
 class TerminalInput:
-    """The terminal of a run, which goes on while a person thinks.
+    """The terminal of a run, which keeps running while the user thinks.
 
     Lines are read by the loop itself, not by a thread: one that waits for a key could not be
     ended by Ctrl-C.
 
     Args:
-        environment: Says which editor the person wants.
+        environment: Names the editor that the user wants.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -52,7 +52,7 @@ class TerminalInput:
             termios.tcflush(self._descriptor, termios.TCIFLUSH)
 
     def show(self, *lines: Line) -> None:
-        """Print lines for the person."""
+        """Print lines."""
         color = wants_color(sys.stderr)
         narrow = narrowed(lines, screen_width(sys.stderr))
         text = "".join(f"{paint(line, color=color)}\n" for line in narrow)
@@ -60,7 +60,7 @@ class TerminalInput:
         sys.stderr.flush()
 
     async def line(self, prompt: str = "> ", *, hidden: bool = False) -> str:
-        """One line that the person types, without its end.
+        """One line that the user types, without its end.
 
         Args:
             hidden: Whether the terminal is not to show what is typed.
@@ -114,7 +114,7 @@ class TerminalInput:
         return piece
 
     def leave(self) -> None:
-        """Wait for nothing that the person does: what waits for it raises EndOfInput."""
+        """Wait for no input any more: what waits for it raises EndOfInput."""
         self._left.set()
 
     async def _unless_left(self, awaited: asyncio.Future[T]) -> T:
@@ -134,7 +134,7 @@ class TerminalInput:
             awaited.cancel()
 
     async def edit(self, text: str) -> str | None:
-        """A text as the person leaves it in their editor; None if they do not save it.
+        """A text as the user saves it in an editor; None if it isn't saved.
 
         Raises:
             EndOfInput: The terminal was left; so is the editor.
@@ -152,8 +152,8 @@ class TerminalInput:
             return path.read_text(encoding="utf-8", errors="replace")
 
     async def _ended_editor(self, path: Path) -> int:
-        """Let the person edit a file; gives the editor's exit code."""
-        # A shell, since people have options, and quotes, in the name of their editor.
+        """Let the user edit a file; returns the editor's exit code."""
+        # A shell, since the name of an editor may have options and quotes.
         words = f"{self._editor} {shlex.quote(str(path))}"
         process = await asyncio.create_subprocess_shell(f"exec {words}")
         try:

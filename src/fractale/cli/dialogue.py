@@ -1,22 +1,30 @@
-"""The person at the terminal, asked while a run waits."""
+"""Asking the user at the terminal, one dialogue per kind of question, while the run waits."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from fractale.cli.person_form import fill_form
-from fractale.cli.person_input import EndOfInput, TerminalInput
-from fractale.cli.person_plan import show_plan
 from fractale.cli.render import questions as shown
-from fractale.cli.render.text import Line, row
+from fractale.cli.render.phrases import as_json
+from fractale.cli.render.text import Line, row, wants_color, writable
+from fractale.cli.terminal import EndOfInput, TerminalInput
 from fractale.errors import AnswerError
 from fractale.events import Event
+from fractale.masking import MASK
 from fractale.questions import MISSING, Checked, read_answer, tool_of
-from fractale.questions.reading import labels
-from fractale.questions.words import data_of
+from fractale.questions.forms import (
+    defaults_of,
+    properties_of,
+    read_field,
+    required_of,
+    secret_fields,
+)
+from fractale.questions.kinds import labels
+from fractale.questions.parsing import data_of
 
 APPROVAL_KEYS = "  y once · a always in this run · n no · e edit · ? why"
 REVIEW_KEYS = "  a accept · f feedback · e edit · r reject"
@@ -26,27 +34,29 @@ JOB_UNKNOWN_KEYS = "  w wait on · s it went well · f it failed · a submit it 
 LOG_KEY = " · l show its job's log"
 LOG = "log"
 """In a job's folder: see `fractale.schedulers.folder`."""
+FORM_WORDS = {"/decline": "decline", "/cancel": "cancel"}
+"""What ends a form without an answer."""
 IN_DOUBT_KEYS = "  a call it again · f it failed · d it was done"
 
 
 class Pausable(Protocol):
-    """A display that can stand still while a question is on the screen."""
+    """A display that can be paused while a question is on the screen."""
 
     def pause(self) -> None:
         """Stop drawing."""
         ...
 
     def resume(self) -> None:
-        """Go on drawing."""
+        """Draw again."""
         ...
 
 
-class TerminalPerson:
-    """Asks on the terminal, one question at a time; see `fractale.runs.Person`.
+class TerminalUser:
+    """Asks on the terminal, one question at a time; see `fractale.runs`.
 
     Args:
-        display: Stands still while a question is asked.
-        terminal: Where the person is.
+        display: Paused while a question is asked.
+        terminal: Where the user is.
     """
 
     def __init__(self, display: Pausable, terminal: TerminalInput) -> None:
@@ -67,16 +77,16 @@ class TerminalPerson:
         }
 
     def listen(self, event: Event) -> None:
-        """Learn from the run's events which run it is."""
+        """Take the id of the run from its events."""
         self._run = event.run or self._run
 
     def leave(self) -> None:
-        """Ask nothing any more, and wait for no answer: the run is to stop."""
+        """Ask nothing more, and wait for no answer: the run is stopping."""
         self._gone = True
         self._terminal.leave()
 
     async def answer(self, question: Mapping[str, Any]) -> Any:
-        """The person's answer to one question of the run; MISSING where nobody types any more."""
+        """The user's answer to one question of the run; MISSING if nobody types any more."""
         async with self._one_at_a_time:
             if self._gone:
                 return MISSING
@@ -98,7 +108,7 @@ class TerminalPerson:
         self._terminal.show(*lines)
 
     def _read(self, question: Mapping[str, Any], raw: Any) -> Any:
-        """The answer, or MISSING where it is none; the person is told why."""
+        """The answer; MISSING if it is not valid, which is said."""
         try:
             return read_answer(question, raw)
         except AnswerError as error:
@@ -111,7 +121,7 @@ class TerminalPerson:
             self._show(row(f"  {shown.inert(error.hint)}"))
 
     async def _key(self, keys: str, letters: str) -> str:
-        """One of the letters that stand for what can be done."""
+        """The letter of one of the actions."""
         self._show(row(keys))
         while True:
             key = (await self._terminal.line()).strip().casefold()
@@ -152,7 +162,7 @@ class TerminalPerson:
                     return {"arguments": arguments}
 
     async def _always(self, question: Mapping[str, Any]) -> Any:
-        """For which later calls the person agrees, too; MISSING to go back."""
+        """The later calls that the user also agrees to; MISSING to go back."""
         names = list(question["arguments"])
         if not names:
             return self._read(question, "always")
@@ -174,7 +184,7 @@ class TerminalPerson:
         return self._read(question, {"always": {"fix": chosen}})
 
     async def _edited(self, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The arguments as the person wants them; None where they are left as they were."""
+        """The arguments as the user changed them; None if they stay."""
         text = await self._edited_text(dict(arguments))
         if text is None or not text.strip():
             return None
@@ -186,7 +196,7 @@ class TerminalPerson:
         if not isinstance(data, dict):
             self._show(row("  arguments are a mapping of names to values", "warn"))
             return None
-        return data  # pyright: ignore[reportUnknownVariableType] - JSON that a person wrote
+        return data  # pyright: ignore[reportUnknownVariableType] - JSON that a user wrote
 
     async def _edited_text(self, data: dict[str, Any]) -> str | None:
         from fractale.plan.dump import dump_data
@@ -233,7 +243,7 @@ class TerminalPerson:
         self._show(*shown.in_doubt_lines(question, self._run))
         key = await self._key(IN_DOUBT_KEYS, "afd")
         if key != "d":
-            return {"a": "again", "f": "failed"}[key]
+            return self._read(question, key)
         while True:
             text = await self._terminal.line("  its outputs as JSON, Enter for none > ")
             raw = f'{{"outputs": {text.strip() or "{}"}}}'
@@ -249,7 +259,7 @@ class TerminalPerson:
         folder = str(question.get("folder") or "")
         log = Path(folder) / LOG if folder else None
         key = await self._key_or_log(JOB_UNKNOWN_KEYS, "wsfa", log)
-        return {"w": "wait", "s": "success", "f": "failure", "a": "again"}[key]
+        return self._read(question, key)
 
     async def _failure(self, question: Mapping[str, Any]) -> Any:
         self._show(*shown.failure_lines(question, self._run))
@@ -258,7 +268,7 @@ class TerminalPerson:
         return self._read(question, key)
 
     async def _key_or_log(self, keys: str, letters: str, log: Path | None) -> str:
-        """One of the letters; before that, as often as is wanted, the end of a job's log."""
+        """One of the letters; before that, as often as it is wanted, the end of a job's log."""
         if log is None:
             return await self._key(keys, letters)
         while (key := await self._key(keys + LOG_KEY, f"{letters}l")) == "l":
@@ -267,12 +277,107 @@ class TerminalPerson:
 
 
 def _why(question: Mapping[str, Any]) -> list[Line]:
-    """Why it is asked, and what each answer does."""
+    """The reason of a question, and what each answer does."""
     tool = shown.exact(tool_of(question))
     return [
         *shown.prose(f"It is asked because {question['why']}." if question["why"] else ""),
         row(f"  y   {tool} is called once, with exactly these arguments"),
         row(f"  a   so are later calls of {tool} in this run; you say which arguments must stay"),
-        row("  n   it is not called; whoever wanted it is told so"),
+        row("  n   it is not called; the step or the model is told so"),
         row("  e   you change the arguments, see them again, and decide then"),
     ]
+
+
+# A server's question, asked field by field
+
+
+async def fill_form(terminal: TerminalInput, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Ask for each field that a server wants; nothing is sent before the user has seen it.
+
+    Returns:
+        ``{action: accept, content: {...}}``, ``{action: decline}`` or ``{action: cancel}``.
+    """
+    names = list(properties_of(schema))
+    if not names:
+        return await _send(terminal, {})
+    terminal.show(row("  (/decline says no to it, /cancel gives it up)", "dim"))
+    content: dict[str, Any] = {}
+    for name in names:
+        raw = await _field(terminal, name, schema)
+        if isinstance(raw, str) and raw in FORM_WORDS:
+            return {"action": FORM_WORDS[raw]}
+        if raw is not None:
+            content[name] = raw
+    if len(names) == 1:
+        return {"action": "accept", "content": content}
+    hidden = dict.fromkeys(secret_fields(schema) & content.keys(), MASK)
+    lines = shown.arguments_lines({**content, **hidden})
+    terminal.show(*(row(f"    {line}") for line in lines))
+    return await _send(terminal, content)
+
+
+async def _send(terminal: TerminalInput, content: dict[str, Any]) -> dict[str, Any]:
+    terminal.show(row("  y send it · n decline · c cancel"))
+    while True:
+        key = (await terminal.line()).strip().casefold()
+        if key == "y":
+            return {"action": "accept", "content": content}
+        if key in ("n", "c"):
+            return {"action": "decline" if key == "n" else "cancel"}
+        terminal.show(row("  one of: y, n, c"))
+
+
+async def _field(terminal: TerminalInput, name: str, schema: Mapping[str, Any]) -> Any:
+    """One field's value; None if it is left out, or one of `FORM_WORDS`."""
+    terminal.show(*(row(f"  {line}") for line in shown.field_lines(name, schema)))
+    defaults = defaults_of(schema)
+    prompt = f"  [{shown.exact(as_json(defaults[name]))}] > " if name in defaults else "  > "
+    secret = name in secret_fields(schema)
+    if secret:
+        terminal.show(row("  (a secret: what you type is not shown and not stored)", "dim"))
+        prompt = "  > "
+    while True:
+        text = await terminal.line(prompt, hidden=secret)
+        if text.strip() in FORM_WORDS:
+            return text.strip()
+        if not text.strip():
+            if name in defaults:
+                return defaults[name]
+            if name not in required_of(schema):
+                return None
+            terminal.show(row("  an answer is needed here", "warn"))
+            continue
+        try:
+            return read_field(properties_of(schema)[name], text)
+        except AnswerError as error:
+            words = "this is no such value" if secret else shown.inert(error.message)
+            terminal.show([("  ", ""), (words, "warn")])
+
+
+# A drafted plan: its YAML in color, and what changed since the last draft
+
+
+def show_plan(terminal: TerminalInput, question: Mapping[str, Any]) -> None:
+    """Show a draft in full; what changed comes last, where the eye is."""
+    text = shown.exact(str(question["plan"])).rstrip("\n")
+    terminal.show([])
+    if wants_color(sys.stderr):
+        _highlight(text)
+    else:
+        terminal.show(*(row(f"  {line}") for line in text.split("\n")))
+    terminal.show([])
+    if changes := question.get("changes"):
+        terminal.show(*shown.changes_lines(str(changes)), [])
+
+
+def _highlight(text: str) -> None:
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.syntax import Syntax
+
+    console = Console(file=sys.stderr, markup=False, emoji=False, highlight=False)
+    shown_text = writable(text, sys.stderr.encoding)
+    syntax = Syntax(
+        shown_text, "yaml", theme="ansi_dark", background_color="default", word_wrap=True
+    )
+    console.print(Padding(syntax, (0, 0, 0, 2)))

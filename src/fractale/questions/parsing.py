@@ -1,4 +1,4 @@
-"""Words that people answer with, and text that is data."""
+"""What users type, parsed: short words, and text that is data."""
 
 from __future__ import annotations
 

@@ -1,15 +1,21 @@
-"""Answers given beforehand: in a file, on the command line, or from Python."""
+"""Answers: those given beforehand, and which question an answer belongs to.
+
+LangGraph hands a task the answers of its interrupts by their order alone. What a task asks can
+change between two of its executions: an approval that ``--yes`` gave in one process is a question
+in the next. So each answer carries the identity of its question.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from fractale.errors import AnswerError
-from fractale.questions.forms import properties_of
-from fractale.questions.kinds import MISSING, asks_secret, tool_of
-from fractale.questions.reading import read_answer
+from fractale.questions.kinds import MISSING, asks_secret, kind_of, read_answer, tool_of
 from fractale.text import one_line
 
 ANY_STEP: Final = "*"
@@ -20,7 +26,7 @@ _INDEX = re.compile(r"\[\d+\]")
 
 
 class Answers:
-    """Answers given beforehand.
+    """Answers given beforehand: in a file, on the command line, or from Python.
 
     Args:
         given: Step → its answer, or a mapping of the question's text to the answer where a step
@@ -122,18 +128,43 @@ def _pick(question: Mapping[str, Any], given: Any) -> Any:
     for key, answer in answers.items():
         if one_line(str(key)) in asked:
             return answer
-    return answers if _is_answer(question, {str(key) for key in answers}) else MISSING
+    keys = {str(key) for key in answers}
+    return answers if kind_of(question).is_answer(question, keys) else MISSING
 
 
-def _is_answer(question: Mapping[str, Any], keys: set[str]) -> bool:
-    """Whether a mapping with these keys is itself an answer, not answers by question."""
-    kind = question["kind"]
-    if kind == "elicitation":
-        fields = set(properties_of(question["schema"]))
-        return "action" in keys or keys <= fields  # none: the defaults are right
-    own = {
-        "approval": {"arguments", "always"},
-        "review": {"feedback", "plan"},
-        "in_doubt": {"outputs"},
-    }
-    return bool(keys & own.get(kind, set()))
+# Which question an answer belongs to
+
+PASSING: Final = frozenset(
+    {"id", "number", "of", "why", "origins", "yes", "changes", "problem", "reason", "folder"}
+    | {"diff", "cost"}
+)
+"""Fields that can differ between two executions that ask the same."""
+
+_QUESTION, _ANSWER = "fractale.question", "fractale.answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """An answer that `read_answer` already accepted: it is not read again."""
+
+    value: Any
+
+
+def identity(question: Mapping[str, Any]) -> str:
+    """A hash of what a question asks: its kind, step, words, tool and definition, arguments."""
+    asked = {key: value for key, value in question.items() if key not in PASSING}
+    text = json.dumps(asked, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def reply(question: Mapping[str, Any], answer: Any) -> dict[str, Any]:
+    """An accepted answer together with the identity of its question, as JSON."""
+    return {_QUESTION: identity(question), _ANSWER: answer}
+
+
+def read_reply(value: Any) -> tuple[str, Any] | None:
+    """The identity and the answer of a `reply`; None for any other value."""
+    if not isinstance(value, Mapping):
+        return None
+    data = cast("Mapping[str, Any]", value)
+    return (str(data[_QUESTION]), data.get(_ANSWER)) if _QUESTION in data else None
