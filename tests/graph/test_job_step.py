@@ -39,7 +39,7 @@ from fractale.jobs import Jobs
 from fractale.plan.build import parse_plan
 from fractale.plan.check import check_plan
 from fractale.plan.dump import dump_plan
-from fractale.plan.model import Figure
+from fractale.plan.model import Metric
 from fractale.schedulers.local.jobs import Local
 from fractale.settings import PolicySettings
 from fractale.testing import FakeToolServer
@@ -99,7 +99,7 @@ def test_a_job_says_the_same_below_its_key_and_beside_the_steps_own():
     read = parse_plan(beside).steps[0]
     assert read.kind == "job"
     assert read.job.time == 600
-    assert read.job.outputs["f"] == Figure(pattern="f=(.*)", type="number", take="last")
+    assert read.job.outputs["f"] == Metric(pattern="f=(.*)", type="number", take="last")
     assert problems_of(beside) == problems_of(below) == []
     assert parse_plan(dump_plan(parse_plan(beside))) == parse_plan(beside)
 

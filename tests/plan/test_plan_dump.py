@@ -138,6 +138,12 @@ outputs:
     )
 
 
+def test_a_version_is_kept_if_it_was_written() -> None:
+    text = "name: p\nversion: 1\nsteps:\n  - name: s\n    tool: t\n"
+    assert dump_plan(parse_plan(text)) == text
+    assert "version" not in dump_plan(parse_plan(text.replace("version: 1\n", "")))
+
+
 def test_types_survive() -> None:
     text = 'name: p\nsteps: [{name: s, tool: t, inputs: {a: [1, 1.0, true, "1", "true", null]}}]\n'
     step = parse_plan(dump_plan(parse_plan(text))).steps[0]

@@ -18,7 +18,7 @@ from fractale.agents.loop import LoopTool
 from fractale.agents.subagent import AgentAnswer, AgentHost, AgentRequest, Subagent
 from fractale.errors import ToolError
 from fractale.evidence import as_mapping
-from fractale.plan.words import HANDED_OVER, KNOWN
+from fractale.plan.kinds import HANDED_OVER, KNOWN
 from fractale.toolbox import ToolResult
 
 PLAN_STEPS: Final = "plan_steps"

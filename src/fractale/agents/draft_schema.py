@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from fractale.agents.signatures import resolved
-from fractale.plan.words import JOB_KEYS, JOB_OUTPUTS, WIDENING
+from fractale.plan.job import JOB_KEYS, JOB_OUTPUTS, WIDENING
 
 if TYPE_CHECKING:
     from fractale.agents.offers import Offers

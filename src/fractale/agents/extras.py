@@ -9,7 +9,7 @@ from fractale.agents.loop import NO_ARGUMENTS, LoopTool
 from fractale.agents.reports import NOT_DONE
 from fractale.agents.subagent import AgentHost, AgentRequest, Subagent
 from fractale.errors import ToolError
-from fractale.plan.words import ASK_PERSON, GET_PROMPT, READ_RESOURCE
+from fractale.plan.kinds import ASK_PERSON, GET_PROMPT, READ_RESOURCE
 from fractale.questions import question
 from fractale.toolbox import PromptInfo, ResourceInfo, ToolInfo, ToolResult
 

@@ -14,9 +14,9 @@ from fractale.errors import PlanError, Problem
 from fractale.plan.build import parse_plan
 from fractale.plan.check import check_against_tools, check_plan
 from fractale.plan.dump import dump_data
+from fractale.plan.kinds import GENERAL_AGENTS, KNOWN
 from fractale.plan.model import Plan, Step
-from fractale.plan.scope import has_template
-from fractale.plan.words import GENERAL_AGENTS, KNOWN
+from fractale.plan.values import has_template
 from fractale.toolbox import PromptInfo, ResourceInfo, ToolInfo
 
 MOST_STEPS = 50

@@ -23,7 +23,7 @@ from fractale.graph.host import Host, run_agent
 from fractale.graph.outcome import CallResult, Decision, failed_by, not_done
 from fractale.graph.tools_there import check_tools
 from fractale.models.json_text import json_values
-from fractale.plan.words import EXTRA_TOOLS, GENERAL_AGENTS, INSTRUCTION_INPUTS
+from fractale.plan.kinds import EXTRA_TOOLS, GENERAL_AGENTS, INSTRUCTION_INPUTS
 from fractale.policy import allowed_by, may_repeat
 from fractale.toolbox import ToolInfo, ToolResult
 

@@ -35,8 +35,8 @@ from fractale.graph.outcome import CallResult
 from fractale.labels import from_data, to_data
 from fractale.plan.build import parse_plan
 from fractale.plan.dump import plan_data
-from fractale.plan.narrow import narrow
-from fractale.plan.words import EXTRA_TOOLS, KNOWN, MANAGER_INPUTS
+from fractale.plan.kinds import EXTRA_TOOLS, KNOWN, MANAGER_INPUTS
+from fractale.plan.needs import narrow
 
 if TYPE_CHECKING:
     from fractale.agents.offers import Offers

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from fractale.plan.model import Figure
+from fractale.plan.model import Metric
 from fractale.plan.regexes import LONGEST_TEXT, MOST_VALUES, NOTHING, values_of
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Log:
         return (await self.jobs.logs(self.handle, offset=start, limit=end - start)).text
 
 
-async def read_figures(figures: Mapping[str, Figure], log: Log) -> tuple[dict[str, Any], list[str]]:
+async def read_figures(figures: Mapping[str, Metric], log: Log) -> tuple[dict[str, Any], list[str]]:
     """The figures that are in a job's log.
 
     Returns:
@@ -69,7 +69,7 @@ async def read_figures(figures: Mapping[str, Figure], log: Log) -> tuple[dict[st
     return found, faults
 
 
-async def _texts(figure: Figure, log: Log) -> list[str]:
+async def _texts(figure: Metric, log: Log) -> list[str]:
     """What the group of a figure's pattern took: of one match, or of all."""
     found: list[str] = []
     windows = _backwards(log) if figure.take == "last" else _forwards(log)
@@ -80,7 +80,7 @@ async def _texts(figure: Figure, log: Log) -> list[str]:
     return found[:MOST_VALUES]
 
 
-def _in_window(figure: Figure, text: str) -> list[str]:
+def _in_window(figure: Metric, text: str) -> list[str]:
     values = values_of(figure.pattern, text)
     if figure.take == "last":
         return list(deque(values, maxlen=1))
@@ -109,7 +109,7 @@ async def _backwards(log: Log) -> AsyncIterator[str]:
         end, rest = start, text[:cut]
 
 
-def _typed(figure: Figure, text: str) -> Any:
+def _typed(figure: Metric, text: str) -> Any:
     """The text of a figure as what it is to be.
 
     Raises:

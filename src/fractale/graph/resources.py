@@ -15,7 +15,7 @@ from fractale.graph.attempt import Attempt
 from fractale.graph.doubt import too_late
 from fractale.labels import Source
 from fractale.plan.model import Value
-from fractale.plan.scope import has_resource, is_resource
+from fractale.plan.values import has_resource, is_resource
 from fractale.toolbox import ToolResult
 
 

@@ -23,7 +23,7 @@ from fractale.graph.interrupts import ask
 from fractale.labels import NO_LABELS, Source, Taint, shown, source_of
 from fractale.paths import PATHS, forbidden, is_inside
 from fractale.plain import to_json
-from fractale.plan.words import READ_RESOURCE
+from fractale.plan.kinds import READ_RESOURCE
 from fractale.policy import Chooser, PlannedCall, may_repeat, reads_only
 from fractale.schemas import UnusableSchema, misfits
 from fractale.store.journal import Call, Place, digest_of

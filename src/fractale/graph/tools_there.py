@@ -11,7 +11,7 @@ from glob import has_magic
 from fractale.errors import ToolError
 from fractale.graph.attempt import Attempt
 from fractale.graph.bindings import resolve
-from fractale.plan.words import EXTRA_TOOLS
+from fractale.plan.kinds import EXTRA_TOOLS
 from fractale.policy import allowed_by
 
 

@@ -13,17 +13,17 @@ from fractale.plan.expressions import Reference, references
 from fractale.plan.expressions.values import is_list, is_mapping
 from fractale.plan.fields import nearest
 from fractale.plan.inputs import TYPES
-from fractale.plan.model import Plan, Step, Value
+from fractale.plan.kinds import EXTRA_TOOLS, GENERAL_AGENTS, INSTRUCTION_INPUTS
+from fractale.plan.model import Plan, Step
 from fractale.plan.scope import (
     TOP,
     Placed,
     Text,
-    has_template,
     outputs_of_plan,
     placed_steps,
     texts_of,
 )
-from fractale.plan.words import EXTRA_TOOLS, GENERAL_AGENTS, INSTRUCTION_INPUTS
+from fractale.plan.values import Value, has_template
 
 Schema = Mapping[str, Any]
 

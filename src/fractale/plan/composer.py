@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 import yaml
 
 from fractale.errors import PlanError, Position, Problem, ProblemList
-from fractale.plan.node import Node
-from fractale.plan.scalars import HugeIntegerError, NotFiniteError, Scalar, clip, resolve
+from fractale.plan.node import HugeIntegerError, Node, NotFiniteError, Scalar, clip, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

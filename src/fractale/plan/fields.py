@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from fractale.errors import Problem, ProblemList
 from fractale.plan.durations import AMBIGUOUS, MOST_SECONDS, parse_duration
-from fractale.plan.scalars import clip
+from fractale.plan.node import clip
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -89,7 +89,7 @@ class Reader:
             elif key not in keys:
                 message = f"{noun} has no key `{clip(key)}`"
                 self.fail("unknown-key", message, at, join(path, clip(key)), near=(key, keys))
-        return Fields(self, node, path)
+        return Fields(self, node, path, noun)
 
     def text(self, node: Node, path: str, noun: str = "this") -> str | None:
         """Text that is not empty; None (and a problem) if it is something else."""
@@ -113,10 +113,11 @@ class Reader:
 class Fields:
     """The values of one mapping by key. A key whose value is empty counts as left out."""
 
-    def __init__(self, reader: Reader, node: Node, path: str) -> None:
+    def __init__(self, reader: Reader, node: Node, path: str, noun: str = "this") -> None:
         self.reader = reader
         self.node = node
         self.path = path
+        self.noun = noun.partition(" (")[0]
         self._values = cast("dict[str, Node]", node.value)
 
     def __contains__(self, key: str) -> bool:
@@ -126,6 +127,10 @@ class Fields:
         """The value's node; None if it is left out or empty."""
         node = self._values.get(key)
         return None if node is None or node.value is None else node
+
+    def value(self, key: str) -> Node:
+        """The value's node of a key that is there."""
+        return self._values[key]
 
     def at(self, key: str) -> Node:
         """What a problem with a key's value points at: the value if it is a scalar."""

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 from fractale.errors import Problem
 from fractale.plan.fields import nearest
-from fractale.plan.model import END_FAILED, END_SUCCESS, FAILURE, SUCCESS, Limits, Plan, Step
+from fractale.plan.kinds import KINDS
+from fractale.plan.model import Limits, Plan, Step
+from fractale.plan.rules import END_FAILED, END_SUCCESS, FAILURE, SUCCESS
 
 _ENDS = (END_SUCCESS, END_FAILED)
 _OUTCOMES = (SUCCESS, FAILURE)
@@ -162,7 +164,7 @@ def _names(steps: Sequence[Step]) -> set[str]:
 
 
 def _asks_model(step: Step) -> bool:
-    return step.judge or step.kind in ("prompt", "agent", "plan")
+    return step.judge or KINDS[step.kind].asks_model
 
 
 def _event_problems(step: Step, path: str) -> Iterator[Problem]:

@@ -11,8 +11,10 @@ from fractale.plan.expressions import Reference, references, syntax_problems
 from fractale.plan.expressions.functions import FUNCTIONS
 from fractale.plan.fields import nearest
 from fractale.plan.flow import Flow
-from fractale.plan.model import Expression, Plan, Step, Template, Value
-from fractale.plan.words import JOB_OUTPUTS
+from fractale.plan.job import JOB_OUTPUTS
+from fractale.plan.kinds import KINDS
+from fractale.plan.model import Plan, Step
+from fractale.plan.values import Expression, Value
 
 Place = Literal["template", "item", "rule", "output"]
 """A template of a step; `when` or `foreach`, before there is an item; a rule; a plan's output."""
@@ -98,31 +100,6 @@ def outputs_of_plan(plan: Plan, prefix: str) -> Iterator[Text]:
     """The templates of what a plan returns."""
     for name, value in plan.outputs.items():
         yield Text(value, f"{prefix}outputs.{name}", "output")
-
-
-def is_resource(value: Value) -> bool:
-    """Whether a value stands for an MCP resource: ``{resource: "server:uri"}``."""
-    return isinstance(value, dict) and list(value) == ["resource"]
-
-
-def has_resource(value: Value) -> bool:
-    """Whether something in a step's inputs stands for an MCP resource.
-
-    The inputs themselves do not: an argument may be called `resource`.
-    """
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return any(is_resource(each) or has_resource(each) for each in inner)
-
-
-def has_template(value: Value) -> bool:
-    """Whether a value is only known at run time."""
-    if is_resource(value):
-        return True
-    if isinstance(value, dict):
-        return any(map(has_template, value.values()))
-    if isinstance(value, list):
-        return any(map(has_template, value))
-    return isinstance(value, Template)
 
 
 def _cut_at_a_comma(problem: Problem, value: Value | Expression) -> Problem:
@@ -285,15 +262,8 @@ def _output_problem(reference: Reference, text: Text, step: Step) -> Problem | N
     """The outputs of a block, or of a plan that says what it returns, are known."""
     if len(reference.path) < 4 or reference.path[2] != "outputs" or step.foreach:
         return None
-    if step.job is not None and step.job.array is not None:
-        return None
-    if step.kind == "parallel":
-        names: Collection[str] = [inner.name for inner in step.steps]
-    elif step.plan is not None and step.plan.outputs:
-        names = step.plan.outputs
-    elif step.job is not None:
-        names = [*step.job.outputs, *JOB_OUTPUTS]
-    else:
+    names = KINDS[step.kind].output_names(step)
+    if names is None:
         return None
     if reference.path[3] in names or reference.optional:
         return None

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, fields
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape as xml_escape
 
 from fractale.plain import to_json
-from fractale.plan.inert import inert
-from fractale.plan.mermaid import ENTITIES
+from fractale.plan.draw import ENTITIES
+from fractale.plan.escape import escape
 from fractale.record.export import Edge, Node, RunGraph
 
 XML_TYPES = {"str": "string", "int": "int", "float": "double", "bool": "boolean"}
@@ -20,7 +20,7 @@ XML_TYPES = {"str": "string", "int": "int", "float": "double", "bool": "boolean"
 def mermaid(graph: RunGraph) -> str:
     """The graph as a Mermaid flowchart: thick arrows were taken, dotted ones not."""
     ids = {path: f"n{number}" for number, path in enumerate(graph.nodes, 1)}
-    title = to_json(f"{inert(graph.plan, 200)}, run {graph.run}")
+    title = to_json(f"{escape(graph.plan, 200)}, run {graph.run}")
     lines = ["---", f"title: {title}", "---", "flowchart TD"]
     lines += _level(graph, ids, "", "    ")
     lines += [_arrow(edge, ids) for edge in graph.edges.values()]
@@ -63,7 +63,7 @@ def _times(number: int) -> str:
 
 
 def _quoted(*rows: str) -> str:
-    return '"' + "<br/>".join(inert(row, 120).translate(ENTITIES) for row in rows) + '"'
+    return '"' + "<br/>".join(escape(row, 120).translate(ENTITIES) for row in rows) + '"'
 
 
 def _class(node: Node) -> str:
@@ -129,4 +129,4 @@ def _xml(value: object) -> str:
     """A value as XML text; XML has no letters for control characters, escaped or not."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return escape(inert(str(value)), {'"': "&quot;"})
+    return xml_escape(escape(str(value)), {'"': "&quot;"})

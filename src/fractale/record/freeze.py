@@ -13,9 +13,9 @@ from fractale.errors import StoreError, UsageError
 from fractale.plan.build import load_plan, parse_plan
 from fractale.plan.check import check_plan
 from fractale.plan.dump import dump_plan
+from fractale.plan.kinds import MANAGER_INPUTS
 from fractale.plan.model import Plan, Step
-from fractale.plan.narrow import narrow
-from fractale.plan.words import MANAGER_INPUTS
+from fractale.plan.needs import narrow
 from fractale.record.plans import plan_of
 from fractale.store.drafts import Drafts
 from fractale.store.records import RunFolder

@@ -14,7 +14,7 @@ from fractale.agents.subagent import AgentAnswer, AgentHost, AgentRequest, Subag
 from fractale.errors import NotDone, NotRecorded, ToolError
 from fractale.graph.host import Host
 from fractale.models import Usage
-from fractale.plan.words import GENERAL_AGENTS
+from fractale.plan.kinds import GENERAL_AGENTS
 from fractale.replay.compare import Comparison
 from fractale.replay.events import Data, Told
 

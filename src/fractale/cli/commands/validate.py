@@ -54,7 +54,7 @@ def check(
     path: str, registries: tuple[Path, ...], agents: tuple[str, ...], *, online: bool
 ) -> list[Problem]:
     """Every problem of one plan file."""
-    from fractale.plan.problems import file_problems, in_order
+    from fractale.plan.check import file_problems, in_order
 
     plan, problems = file_problems(path)
     if plan is None or not (online or registries or agents):

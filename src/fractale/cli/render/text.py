@@ -13,7 +13,8 @@ from typing import Any, Final, Literal, TypeAlias
 
 import click
 
-from fractale.plan.inert import ELLIPSIS, cells, fit, fold, inert, pad
+from fractale.plan.escape import ELLIPSIS, cells, fit, fold, pad
+from fractale.plan.escape import escape as inert
 
 __all__ = [
     "ELLIPSIS",

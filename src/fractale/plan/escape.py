@@ -21,7 +21,7 @@ _ANSI = re.compile(
 )
 
 
-def inert(text: str, limit: int | None = None, *, lines: bool = False) -> str:
+def escape(text: str, limit: int | None = None, *, lines: bool = False) -> str:
     r"""A text with nothing in it that a terminal would obey.
 
     Terminal sequences are left out; other control characters, and those that hide text or turn
