@@ -11,7 +11,7 @@ comma := ,
 # Python keeps what it compiled. Without that, each of the processes of the tests compiles it all.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: lammps demo test test-real test-full test-faults test-newest coverage check bench bench-trust corpus lock clean FORCE
+.PHONY: lammps demo test test-real test-full test-faults test-newest coverage check docs bench bench-trust corpus lock clean FORCE
 
 # An environment is made anew if it cannot be used, or if PYTHON names another Python than its own.
 # If nobody names one, the environment's own Python is the right one.
@@ -143,6 +143,10 @@ check: $(TEST)
 coverage: $(TEST) $(CRATE) $(FLUX)
 	$(MAKE) COVERAGE=yes test test-real
 	$(BIN)/coverage report --fail-under=95
+
+# Write the tables of the documentation that come from code.
+docs: $(TEST)
+	$(BIN)/python tests/support/docs.py
 
 # fractale 0.1.0 in an environment of its own, to be measured against.
 .venv-peer/stamp:

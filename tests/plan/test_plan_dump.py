@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from fractale.errors import PlanError, Position, Problem
 from fractale.plan.build import load_plan, parse_plan
-from fractale.plan.composer import BREAK
 from fractale.plan.dump import dump_plan
 from fractale.plan.model import Plan, Rule, Step, Template
+from fractale.plan.source import BREAK
 from plan_texts import plan_data, yaml_text
 
 FULL = os.environ.get("FRACTALE_FULL") == "1"

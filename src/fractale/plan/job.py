@@ -380,8 +380,8 @@ class JobPlan:
         tuple[Value, ...],
         Key(
             _COMMAND,
-            "Instead of `script`: a program with its arguments, as a list of words, or as one line "
-            "that is split as a shell would; no shell runs it. A template that gives a list gives "
+            "Instead of `script`: a program with its arguments, a list of words or one line that "
+            "is split as a shell would; no shell runs it. A template that gives a list gives "
             "several words.",
         ),
     ] = ()
@@ -389,12 +389,20 @@ class JobPlan:
         Value,
         Key(_count(1), "How many nodes; left out, the script's own directives count, else one."),
     ] = None
-    tasks: Annotated[Value, Key(_count(1), "How many tasks; left out, as `nodes`.")] = None
+    tasks: Annotated[
+        Value,
+        Key(_count(1), "How many tasks; left out, the script's own directives count, else one."),
+    ] = None
     cores_per_task: Annotated[
-        Value, Key(_count(1), "How many cores per task; left out, as `nodes`.")
+        Value,
+        Key(
+            _count(1),
+            "How many cores per task; left out, the script's own directives count, else one.",
+        ),
     ] = None
     gpus_per_task: Annotated[
-        Value, Key(_count(0), "How many GPUs per task; left out, as `nodes`, or none.")
+        Value,
+        Key(_count(0), "How many GPUs per task; left out, the script's own directives count."),
     ] = None
     array: Annotated[
         Value,
