@@ -132,7 +132,7 @@ def test_a_command_of_one_line_is_split_as_a_shell_would_around_what_is_in_brace
         ("name: a\njob: {script: x, scheduler: slrum}", r"bad-value `scheduler` must be one of"),
         ("name: a\njob: {script: x, env: {A-B: 1}}", r"bad-name `A-B` cannot be the name of a v"),
         ("name: a\njob: {script: x, env: {A: [1]}}", r"wrong-type a variable must be text"),
-        ("name: a\njob: {script: x}\nnodes: 2", r"5:12 misplaced-key `nodes` stands beside `job:`"),
+        ("name: a\njob: {script: x}\nnodes: 2", r"5:12 misplaced-key `nodes` is beside `job:`"),
         ("name: a\njob: {script: x}\ninputs: {b: 1}", r"misplaced-key `inputs` has no meaning"),
         ("name: a\ntool: t\nnodes: 2", r"5:12 misplaced-key `nodes` belongs to a job"),
         ("name: a\ntool: t\njob: {script: x}", r"two-kinds"),

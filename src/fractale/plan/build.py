@@ -133,7 +133,7 @@ class StepReader:
 
     Args:
         reader: Collects the problems.
-        include: Gives the plan of a `plan: FILE` step; None where none may be included.
+        include: Gives the plan of a `plan: FILE` step; None: no plan may be included.
     """
 
     reader: Reader
@@ -193,7 +193,7 @@ def _kind(fields: Fields, said: str | None) -> StepKind:
         fields.fail(other, "two-kinds", message)
     overruled = said == "agent" and KINDS[given[0]].overrules_agent
     if said and said not in given and not overruled:
-        fields.fail("type", "two-kinds", f"`type: {said}` stands beside `{given[0]}:`; keep one")
+        fields.fail("type", "two-kinds", f"`type: {said}` contradicts `{given[0]}:`; keep one")
     return KINDS[said if said in given and said else given[0]]
 
 

@@ -38,7 +38,7 @@ def check_plan(plan: Plan) -> list[Problem]:
 
 
 def plan_problems(load: Callable[[], Plan]) -> tuple[Plan | None, list[Problem]]:
-    """Read a plan and check it, also where a part of it could not be read.
+    """Read a plan and check it, even if a part of it could not be read.
 
     Args:
         load: Reads the plan.
@@ -73,7 +73,7 @@ def _file_order(problem: Problem) -> tuple[str, int, int]:
 
 
 def _check(plan: Plan, prefix: str, outer: Limits | None, seen: set[int]) -> Iterator[Problem]:
-    """The problems of a plan and of those it includes; a plan is checked where it is met first."""
+    """The problems of a plan and of those it includes; each plan once."""
     seen.add(id(plan))
     yield from plan.warnings
     flow = Flow(plan, prefix)
@@ -91,7 +91,7 @@ def _check(plan: Plan, prefix: str, outer: Limits | None, seen: set[int]) -> Ite
 
 
 def _resources(step: Step, value: Value, path: str, name: str) -> Iterator[Problem]:
-    """A mapping with `resource` alone stands for a resource, so it must name one."""
+    """A mapping with the one key `resource` must name a resource."""
     if is_resource(value):
         uri = cast("dict[str, Value]", value)["resource"]
         if isinstance(uri, Template) or (isinstance(uri, str) and ":" in uri.strip(":")):
@@ -108,7 +108,7 @@ def _resources(step: Step, value: Value, path: str, name: str) -> Iterator[Probl
 
 
 def _given(step: Step, plan: Plan, path: str) -> Iterator[Problem]:
-    """What a step gives to the plan it includes must be what that plan takes."""
+    """What a step gives to the plan that it includes must be what that plan expects."""
     for name, value in step.inputs.items():
         where = step.where(f"inputs.{name}")
         at = f"{path}.inputs.{name}"

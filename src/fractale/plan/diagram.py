@@ -46,7 +46,7 @@ class Arrow:
 def arrows(plan: Plan, step: Step) -> list[Arrow]:
     """The arrows that leave a step, success first.
 
-    A failure is among them only where the plan says something of it; any other ends the plan.
+    A failure is among them only if the plan mentions it; any other failure ends the plan.
     """
     return [_arrow(plan, step, event) for event in _events(step)]
 
@@ -89,7 +89,7 @@ def notes(step: Step) -> list[str]:
         count = step.max_attempts
         found.append(f"at most {count} time{'s' if count != 1 else ''}")
     if step.keep_going:
-        found.append("goes on when some fail")
+        found.append("continues if some fail")
     return found
 
 

@@ -53,7 +53,7 @@ def png(plan: Plan) -> bytes:
 def text(plan: Plan, width: int = 80, *, color: bool = False) -> str:
     """The plan as a list of its steps, read from top to bottom.
 
-    Each step leads to the one below; where it leads elsewhere, an arrow says so.
+    Each step leads to the one below, unless an arrow says otherwise.
 
     Args:
         width: Columns of the terminal; no line is longer, down to 40.
@@ -101,7 +101,7 @@ class _Writer:
         self.add("")
 
     def steps(self, plan: Plan, prefix: str) -> None:
-        """The steps of a plan and its end; `prefix` is what stands left of an inner plan."""
+        """The steps of a plan and its end; `prefix` is printed left of an inner plan."""
         names, flows = min(max(cells(step.name) for step in plan.steps), NAME_WIDTH), True
         for step in plan.steps:
             going = arrows(plan, step)
@@ -145,7 +145,7 @@ class _Writer:
 
 
 def _words(arrow: Arrow) -> str:
-    """An arrow in words; nothing where it only leads to the step below."""
+    """An arrow in words; empty if it only leads to the step below."""
     condition = f" if {' or '.join(arrow.rules)}" if arrow.rules else ""
     if arrow.direction == "next":
         return f"success{condition}" if condition else ""
@@ -222,7 +222,7 @@ class _Flowchart:
         line = "-.->" if all(arrow.failing for arrow in together) else "-->"
         words = f"|{label(', '.join(arrow.event for arrow in together))}|" if named else ""
         if source == target and source in self._groups:
-            # Mermaid has no arrow from a subgraph to itself: one more node stands between.
+            # Mermaid has no arrow from a subgraph to itself: a node is put between.
             again = self._id()
             self.lines.append(f'{indent}{again}(("again"))')
             self.lines.append(f"{indent}{source} {line}{words} {again}")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fractale.plan.model import Plan, Step
 
 _WIDTH = 100
-# Read as ends of a line, so that only an escape keeps them.
+# YAML reads these as ends of a line, so only an escape keeps them.
 _BREAKS = re.compile("[\r\x85\u2028\u2029]")
 
 

@@ -1,4 +1,4 @@
-"""Typed values out of nodes: whatever does not fit becomes a problem, and reading goes on."""
+"""Typed values from nodes. A value that does not fit becomes a problem, and reading continues."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Reader:
             path: Where in the plan.
             keys: The keys that it may have.
             noun: What it is, with its article: ``a step``.
-            hints: Unknown key → what to write instead, where that is known.
+            hints: Unknown key → what to write instead.
 
         Returns:
             The mapping to read from; None if it is none.
@@ -104,7 +104,7 @@ class Reader:
         text = self.text(node, path, noun)
         if text is None or _CALLABLE.fullmatch(text):
             return text
-        fixed = " (it is fixed: a template cannot stand here)" if "{{" in text else ""
+        fixed = " (it is fixed: it cannot be a template)" if "{{" in text else ""
         message = f"{noun} must be a name without spaces, not `{clip(text)}`{fixed}"
         self.fail("bad-value", message, node, path)
         return None

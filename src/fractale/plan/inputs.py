@@ -219,7 +219,7 @@ def input_schema() -> dict[str, Any]:
     }
 
 
-# What a person gives
+# Values that the user gives
 
 
 def bind_inputs(
@@ -256,10 +256,11 @@ def bind_inputs(
 def read_secrets(
     plan: "Plan", environment: Mapping[str, str], ask: Callable[[str], str] | None = None
 ) -> dict[str, str]:
-    """The plan's secret inputs, from ``FRACTALE_INPUT_NAME`` or asked of the person.
+    """The plan's secret inputs, from ``FRACTALE_INPUT_NAME`` or asked for.
 
     Args:
-        ask: Asks for the input of that name without showing what is typed; None: nobody is there.
+        ask: Asks for the input of that name without showing what is typed; None: there is no
+            terminal.
     """
     found: dict[str, str] = {}
     for name, spec in plan.inputs.items():
@@ -314,7 +315,7 @@ def _from_text(kind: str, text: str) -> Any:
 
 
 def _no_constant(word: str) -> NoReturn:
-    """Python's JSON takes `NaN` and `Infinity`, which are none."""
+    """Python's JSON accepts `NaN` and `Infinity`, which are not JSON."""
     raise ValueError(word)
 
 
@@ -330,8 +331,8 @@ def _unkept(value: Any) -> str | None:
     try:
         kept = plain(value)
     except ValueError as error:
-        return f"holds {error}"
-    return None if kept is value else "holds a number that is not finite (NaN or infinite)"
+        return f"contains {error}"
+    return None if kept is value else "contains a number that is not finite (NaN or infinite)"
 
 
 def _fits(kind: str, value: Any) -> bool:

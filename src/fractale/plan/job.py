@@ -189,7 +189,7 @@ def _array(fields: Fields, key: str) -> str | None:
 
 
 def _count_of(array: str) -> int | None:
-    """How many indices a literal array names; None where a part of it has none."""
+    """How many indices a literal array names; None if a part of it has none."""
     indices: set[int] = set()
     for part in array.partition("%")[0].split(","):
         ends, _, step = part.strip().partition(":")
@@ -512,7 +512,7 @@ def read_job(step: Fields) -> JobPlan | None:
         return None
     for key in JOB_KEYS:
         if key in step:
-            message = f"`{key}` stands beside `job:`; put it below that with the rest"
+            message = f"`{key}` is beside `job:`; put it below that with the rest"
             step.fail(key, "misplaced-key", message)
     fields = step.reader.fields(node, join(step.path, "job"), JOB_KEYS, "a job", JOB_HINTS)
     return _read(fields, "job.") if fields else None

@@ -247,9 +247,7 @@ class _Job(StepKind):
     )
     field = "job"
     lacks = frozenset({"instruction", "inputs", "allow_tools"})
-    reason = (
-        "has no meaning in a job step; templates stand in `script`, `command` and `env` themselves"
-    )
+    reason = "has no meaning in a job step; put templates into `script`, `command` and `env`"
     in_brackets = ("[/", "/]")
 
     def read(self, fields: Fields, steps: StepReader, *, inside: bool) -> dict[str, Any]:
@@ -257,7 +255,7 @@ class _Job(StepKind):
         job = read_job(fields)
         if job is not None and job.array is not None and "foreach" in fields:
             message = (
-                "`array` stands in a step with `foreach`; keep one: a `foreach` over jobs is "
+                "a step has `array` or `foreach`, not both: a `foreach` over jobs is "
                 "submitted as an array anyway"
             )
             fields.fail("foreach", "misplaced-key", message)
@@ -341,7 +339,7 @@ class _Parallel(StepKind):
 
     def read(self, fields: Fields, steps: StepReader, *, inside: bool) -> dict[str, Any]:
         if inside:
-            message = "a parallel block cannot stand inside another; put its steps there instead"
+            message = "a parallel block cannot be inside another; put its steps there instead"
             fields.fail("parallel", "nested-parallel", message)
             return {}
         found = [

@@ -326,7 +326,7 @@ class Step:
 
 
 def _step_keys() -> dict[str, Key]:
-    """The keys in the order in which people write them; those of a block stand below its own."""
+    """The keys in the order in which people write them; those of a block are below its own."""
     named = {kind.name: replace(kind.key, name=kind.name, required=None) for kind in KINDS.values()}
     of_job = {name: replace(key, kinds=("job",)) for name, key in JOB_KEYS.items()}
     block = named.pop("parallel")

@@ -20,7 +20,7 @@ def needs_model(step: Step) -> bool:
 
 
 def models_of(plan: Plan) -> list[str | None]:
-    """The `model:` of every step that needs one, each once; None stands for the default."""
+    """The `model:` of every step that needs one, each once; None is the default model."""
     names: list[str | None] = []
     for step in plan.walk():
         own: list[str | None] = models_of(step.plan) if step.plan else []
@@ -37,7 +37,7 @@ def tools_of(plan: Plan, agents: Collection[str] = ()) -> frozenset[str] | None:
         agents: The sub-agents that no server has.
 
     Returns:
-        Names and globs; None where the plan lets a model have all tools.
+        Names and globs; None if the plan lets a model have all tools.
     """
     steps = list(_steps(plan))
     if any(_asks_with_tools(s) and s.tools is None and not _is_of_server(s, agents) for s in steps):
@@ -69,7 +69,7 @@ def _named(step: Step, agents: Collection[str]) -> Collection[str]:
 
 
 def prompts_of(plan: Plan, agents: Collection[str] = ()) -> frozenset[str] | None:
-    """The prompts that the plan names; None where it lets a model have all of them.
+    """The prompts that the plan names; None if it lets a model have all of them.
 
     Args:
         agents: The sub-agents that no server has.
@@ -113,12 +113,12 @@ def _asks_with_tools(step: Step) -> bool:
 
 
 def _is_of_server(step: Step, agents: Collection[str]) -> bool:
-    """Whether the step asks a sub-agent that is none of fractale's or the person's own."""
+    """Whether the step asks a sub-agent of a server, not one of fractale's or the user's own."""
     return step.kind == "agent" and step.target not in (None, *GENERAL_AGENTS, *agents)
 
 
 def narrow(plan: Plan, tools: tuple[str, ...] | None, approve: Approve | None) -> Plan:
-    """A plan whose steps may do no more than the step that it stands for.
+    """A plan whose steps may do no more than the step that it replaces.
 
     Args:
         tools: The globs of the step around it; None: all tools.

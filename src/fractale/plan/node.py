@@ -47,7 +47,7 @@ class Node:
         return self.value
 
     def found(self) -> str:
-        """What stands here, in words for a message."""
+        """The value in words for a message."""
         match self.value:
             case None:
                 return "nothing"

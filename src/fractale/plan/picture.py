@@ -1,8 +1,8 @@
 """A plan as a picture: boxes placed in layers by grandalf, written as SVG, drawn as PNG.
 
-The inside of a parallel block or an included plan is laid out first and then takes part in its
-plan as one box. Arrows that lead back run in lanes of their own at the right, so that the way
-forward stays readable.
+The inside of a parallel block or an included plan is laid out first; the plan around it
+then has it as one box. Arrows that lead back run in lanes at the right, so that the way forward
+stays readable.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def png(plan: Plan) -> bytes:
 
 
 def packaged_fonts() -> list[Path]:
-    """The font files of the package font-lato, where it is installed."""
+    """The font files of the package font-lato; empty if it is not installed."""
     found = find_spec("font_lato")
     if found is None or found.origin is None:
         return []
@@ -266,7 +266,7 @@ def _back(
 
     Args:
         lane: The lane's distance from the left.
-        spot: Where the label stands; None: at the arrow's beginning.
+        spot: The position of the label; None: at the arrow's beginning.
     """
     (sx, sy), (tx, ty) = corners[way.source], corners[way.target]
     source, target = boxes[way.source], boxes[way.target]

@@ -66,7 +66,7 @@ def _if_type(kind: StepKind) -> Schema:
 
 
 def _only_in_jobs() -> Schema:
-    """The keys of a job stand beside a step's own only where the step is one."""
+    """The keys of a job may only be beside a step's own if the step is one."""
     is_job = {"anyOf": [{"required": ["job"]}, _says("job")]}
     return {"if": {"anyOf": [{"required": [key]} for key in JOB_KEYS]}, "then": is_job}
 

@@ -46,7 +46,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A value with templates, or an expression, and where it stands."""
+    """A value with templates, or an expression, and its position in the plan."""
 
     value: Value | Expression
     path: str
@@ -103,7 +103,7 @@ def outputs_of_plan(plan: Plan, prefix: str) -> Iterator[Text]:
 
 
 def _cut_at_a_comma(problem: Problem, value: Value | Expression) -> Problem:
-    """The problem with a hint, where an item of a list lacks a bracket that it opened or closed."""
+    """The problem with a hint if an item of a list lacks a bracket."""
     source = value.source if isinstance(value, Expression) else ""
     if not problem.path.endswith("]") or source.count("(") == source.count(")"):
         return problem
@@ -271,7 +271,7 @@ def _output_problem(reference: Reference, text: Text, step: Step) -> Problem | N
 
 
 def _rule_problem(reference: Reference, text: Text) -> Problem | None:
-    """In a rule any name may be a key of the outputs, except where these are known."""
+    """In a rule any name may be a key of the outputs, unless these are known."""
     job = text.within.step.job if text.within else None
     name = str(reference.path[0])
     if job is None or reference.optional or name in RULE_NAMES or name in FUNCTIONS:
@@ -299,7 +299,7 @@ def _is_of_job(text: Text) -> bool:
 
 
 def _rest_of_name(suggestion: str | None) -> list[str]:
-    """The words of a name with hyphens that Jinja takes for names of their own."""
+    """The words of a name with hyphens, which Jinja reads as names of their own."""
     if not suggestion or not suggestion.startswith("inputs['"):
         return []
     return suggestion.removesuffix("']").split("-")[1:]

@@ -131,12 +131,12 @@ def _check_characters(text: str, file: str) -> None:
     before = text[: match.start()]
     if match[0] == "\0":
         raise _refusal("nul-byte", "a NUL byte; is this a text file?", file, before)
-    message = f"the character U+{ord(match[0]):04X} cannot stand in YAML"
+    message = f"YAML cannot contain the character U+{ord(match[0]):04X}"
     raise _refusal("control-character", message, file, before)
 
 
 def _refusal(code: str, message: str, file: str, before: str = "") -> PlanError:
-    """The error for a fault that stands after the text `before`."""
+    """The error for a fault at the end of the text `before`."""
     lines = BREAK.split(before)
     return PlanError([Problem(code, message, Position(file, len(lines), len(lines[-1]) + 1))])
 
@@ -156,7 +156,7 @@ _TAGGED_TYPES: Final[dict[str, tuple[type, ...]]] = {
 }
 _EXPLANATIONS: Final[dict[str, str]] = {
     "mapping values are not allowed in this context": (
-        "a `:` cannot stand here; quote the text if it holds `: `"
+        "a `:` cannot be here; quote the text if it contains `: `"
     ),
     "could not find expected ':'": "this line has no `:`, which a key needs",
     "found character that cannot start any token": (
@@ -258,12 +258,12 @@ class _Composer:
         fault = error.problem or "this is not YAML"
         if fault == _PARSER_DEPTH:
             self._too_deep(self._where(mark))
-        # What is missing at the end of the file is best shown where it was opened.
+        # What is missing at the end of the file is best shown at its beginning.
         if mark and mark.index >= len(self._text.rstrip()) and error.context_mark:
             mark = error.context_mark
         at = self._text[mark.index : mark.index + 1] if mark else ""
         if at == "\t" or "found a tab" in fault:
-            fault = "a tab stands where YAML takes spaces only"
+            fault = "a tab; YAML allows only spaces here"
         self._stop("yaml-syntax", _EXPLANATIONS.get(fault, fault), self._where(mark))
 
     def _scalar(self, event: Any) -> None:
@@ -319,7 +319,7 @@ class _Composer:
 
     def _alias(self, event: Any) -> None:
         if any(frame.anchor == event.anchor for frame in self._stack):
-            message = f"`*{clip(event.anchor)}` stands inside what it repeats"
+            message = f"`*{clip(event.anchor)}` is inside what it repeats"
             self._stop("recursive-alias", message, self._at(event))
         anchored = self._anchors.get(event.anchor)
         if anchored is None:
@@ -330,7 +330,7 @@ class _Composer:
         self._put(anchored.node, anchored.height, plain=False)
 
     def _put(self, node: Node, height: int, *, plain: bool) -> None:
-        """Hang a finished node into the collection around it."""
+        """Put a finished node into the collection around it."""
         if not self._stack:
             self._root = node
             return
@@ -355,7 +355,9 @@ class _Composer:
         elif plain and not key.source:
             self._problem("bad-key", "there is no key before this `:`", key)
         elif first := mapping.keys.get(key.source):
-            message = f"`{clip(key.source)}` stands here already, in line {first.position.line}"
+            message = (
+                f"`{clip(key.source)}` is here twice; the first is in line {first.position.line}"
+            )
             self._problem("duplicate-key", message, key)
         return key
 
@@ -388,7 +390,7 @@ class _Composer:
         return Node(value, position, max(1, length), source)
 
     def _block(self, line: int, value: Scalar, source: str) -> Node:
-        """A block scalar stands where its content does: on the next line, indented."""
+        """The position of a block scalar is that of its content: on the next line, indented."""
         if self._lines is None:
             self._lines = BREAK.split(self._text)
         first = next((row for row in self._lines[line:] if row.strip()), "")
@@ -409,7 +411,7 @@ class _Composer:
         self._problems.add(Problem(code, message, node.position, length=node.length))
 
     def _stop(self, code: str, message: str, where: Position) -> NoReturn:
-        """Give up: what follows cannot be read."""
+        """Stop reading: what follows cannot be read."""
         self._problems.add(Problem(code, message, where))
         raise PlanError(self._problems.errors)
 
