@@ -103,5 +103,5 @@ def _paths(plan: Plan, prefix: str = "") -> Iterator[str]:
 def _drafts(plan: Plan) -> bool:
     """Whether the manager may draft steps in this plan."""
     inside = [step.plan for step in plan.walk() if step.plan is not None]
-    drafted = any(step.kind == "plan" and step.plan is None for step in plan.walk())
+    drafted = any(step.is_drafted for step in plan.walk())
     return drafted or any(_drafts(each) for each in inside)

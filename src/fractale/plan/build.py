@@ -200,8 +200,9 @@ def _kind(fields: Fields, said: str | None) -> StepKind:
 def _check_keys(fields: Fields, kind: StepKind) -> None:
     """See that every key fits the step's kind, and has beside it what it needs."""
     lacking = kind.lacking(fields)
-    for name, key in STEP_KEYS.items():
-        if fields.get(name) is None:
+    for name in fields:
+        key = STEP_KEYS.get(name)
+        if key is None or fields.get(name) is None:
             continue
         if name in lacking or (key.kinds and kind.name not in key.kinds):
             fields.fail(name, "misplaced-key", f"`{name}` {_misplaced(name, kind)}")

@@ -123,6 +123,9 @@ class Fields:
     def __contains__(self, key: str) -> bool:
         return key in self._values
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
     def get(self, key: str) -> Node | None:
         """The value's node; None if it is left out or empty."""
         node = self._values.get(key)

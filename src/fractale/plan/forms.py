@@ -104,18 +104,21 @@ def read_part(keys: Mapping[str, Key], mapping: Fields) -> dict[str, Any]:
     What does not fit is kept as a problem and left out.
     """
     found: dict[str, Any] = {}
-    for name, key in keys.items():
+    for name in mapping:
+        key = keys.get(name)
+        if key is None:
+            continue  # a problem already, or a key of the job beside a step's own
         if mapping.get(name) is None:
-            if key.never_empty and name in mapping:
+            if key.never_empty:
                 message = f"`{name}` is empty; give it a value, or leave the key out"
                 mapping.fail(name, "empty-value", message)
-            elif key.required is not None:
-                message = f"{mapping.noun} needs `{name}`{key.required}"
-                mapping.fail(name, "missing-key", message)
         elif key.form.read is not None:
             value = key.form.read(mapping, name)
             if value is not None:
                 found[key.field or name] = value
+    for name, key in keys.items():
+        if key.required is not None and mapping.get(name) is None:
+            mapping.fail(name, "missing-key", f"{mapping.noun} needs `{name}`{key.required}")
     return found
 
 

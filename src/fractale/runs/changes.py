@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from fractale.plan.dump import plan_data, step_data
+from fractale.plan.kinds import KINDS
 from fractale.plan.model import FAILURE, SUCCESS, Plan, Step
 
 What = Literal["step", "input", "output", "plan"]
@@ -104,7 +105,7 @@ def _meaning(step: Step) -> dict[str, Any]:
     data["rules"] = [[rule.event, rule.expression.source] for rule in step.rules]
     if isinstance(data.get("foreach"), dict):
         data["foreach"] = list(data["foreach"].items())
-    asks = step.judge or step.kind in ("prompt", "agent", "plan")
+    asks = step.judge or KINDS[step.kind].asks_model
     if asks and step.instruction is None and step.description:
         data["description"] = step.description  # stands in for an instruction
     if step.plan is not None:

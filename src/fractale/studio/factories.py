@@ -158,7 +158,7 @@ class _Look:
         return folders.find(str(self.fields[RUN])) if self.fields.get(RUN) else None
 
     def _latest_drafts(self, plan: Plan) -> dict[str, str]:
-        if not any(step.kind == "plan" and step.plan is None for step in plan.walk()):
+        if not any(step.is_drafted for step in plan.walk()):
             return {}
         folders, digest = RunFolders(self.settings.state_dir), plan_hash(plan)
         rows = list_runs(self.settings.state_dir, RunFilter(plan=plan.name), LOOKED_AT)
