@@ -144,7 +144,7 @@ coverage: $(TEST) $(CRATE) $(FLUX)
 	$(MAKE) COVERAGE=yes test test-real
 	$(BIN)/coverage report --fail-under=95
 
-# Write the tables of the documentation that come from code.
+# Write the tables of the documentation that come from code, and the JSON Schema of plans.
 docs: $(TEST)
 	$(BIN)/python tests/support/docs.py
 

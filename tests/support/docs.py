@@ -1,7 +1,8 @@
 """Tables of the documentation that come from code.
 
 A page marks a table with ``<!-- generated: NAME -->`` and ``<!-- end -->``. `make docs` writes what
-is between them; tests/docs/test_generated.py fails if a page and the code differ.
+is between them, and the committed JSON Schema. tests/docs/test_generated.py and
+tests/plan/test_plan_schema.py fail if these and the code differ.
 """
 
 import re
@@ -12,6 +13,7 @@ from fractale.plan.forms import Key, keys_of
 from fractale.plan.inputs import INPUT_KEYS
 from fractale.plan.job import JOB_KEYS, METRIC_KEYS
 from fractale.plan.model import PLAN_KEYS, STEP_KEYS, Limits, Retry
+from fractale.plan.schema import SCHEMA_FILE, schema_text
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -59,11 +61,12 @@ def generated(page: str) -> str:
 
 
 def main() -> None:
-    """Write the tables of all pages."""
-    for path in PAGES:
-        page = path.read_text(encoding="utf-8")
-        if (new := generated(page)) != page:
-            path.write_text(new, encoding="utf-8")
+    """Write the tables of all pages, and the JSON Schema."""
+    written = {path: generated(path.read_text(encoding="utf-8")) for path in PAGES}
+    written[ROOT / "src/fractale/plan" / SCHEMA_FILE] = schema_text()
+    for path, text in written.items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
             print(f"{path.relative_to(ROOT)}: written anew")
 
 
