@@ -37,7 +37,7 @@ def load(plan: str | Path | Plan) -> Plan:
 
 def validate(plan: str | Path | Plan) -> list[Problem]:
     """Everything that is wrong with a plan: errors and warnings, in file order."""
-    from fractale.plan.problems import plan_problems
+    from fractale.plan.check import plan_problems
 
     return plan_problems(lambda: load(plan))[1]
 

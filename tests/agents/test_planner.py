@@ -15,7 +15,7 @@ from fractale.agents.draft_catalog import DraftCatalog
 from fractale.agents.planner import plan_in
 from fractale.errors import PlanError
 from fractale.plan.build import parse_plan
-from fractale.plan.narrow import both, narrow
+from fractale.plan.needs import both, narrow
 from fractale.testing import FakeToolServer, Reply, ScriptedModel
 from fractale.toolbox import PromptInfo, ToolInfo
 

@@ -226,7 +226,7 @@ def test_what_needs_no_network_is_checked_with_everything_else(project, how):
     assert done.returncode == 3
     for words in (
         "`greeet`; did you mean `greet`?",
-        "takes no argument `whom`",
+        "has no argument `whom`",
         "no step is named `nowhere`",
         "`optimise`; did you mean `optimize`?",
     ):

@@ -15,7 +15,7 @@ import yaml
 
 from fractale.errors import PlanError
 from fractale.plan.build import parse_plan
-from fractale.plan.problems import plan_problems
+from fractale.plan.check import plan_problems
 from fractale.registry import build_server, load_registry
 from fractale.runs.preflight import check_online
 from fractale.runs.workspace import Extensions, Workspace

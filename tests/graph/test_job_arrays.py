@@ -507,7 +507,7 @@ async def test_many_items_are_one_submission(run_plan, settings):
         ("job: {script: x, array: '1-9000,9001-10002'}", "has 10,002 elements, and a step has"),
         ("job: {script: x, array: 0-999999999:1}", "has 1,000,000,000 elements"),
         ("job: {script: x, array: 1-4%0}", "wrong-type `array` must be indices"),
-        ("foreach: [1]\njob: {script: x, array: 1-4}", "misplaced-key `array` stands in a step"),
+        ("foreach: [1]\njob: {script: x, array: 1-4}", "misplaced-key a step has `array` or"),
         ("job: {script: '{{ index }}'}", "undefined `index` is not defined"),
         ("job: {script: x, array: '1-{{ index }}'}", "undefined `index` is not defined"),
         (

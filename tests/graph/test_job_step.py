@@ -39,7 +39,7 @@ from fractale.jobs import Jobs
 from fractale.plan.build import parse_plan
 from fractale.plan.check import check_plan
 from fractale.plan.dump import dump_plan
-from fractale.plan.model import Figure
+from fractale.plan.model import Metric
 from fractale.schedulers.local.jobs import Local
 from fractale.settings import PolicySettings
 from fractale.testing import FakeToolServer
@@ -99,7 +99,7 @@ def test_a_job_says_the_same_below_its_key_and_beside_the_steps_own():
     read = parse_plan(beside).steps[0]
     assert read.kind == "job"
     assert read.job.time == 600
-    assert read.job.outputs["f"] == Figure(pattern="f=(.*)", type="number", take="last")
+    assert read.job.outputs["f"] == Metric(pattern="f=(.*)", type="number", take="last")
     assert problems_of(beside) == problems_of(below) == []
     assert parse_plan(dump_plan(parse_plan(beside))) == parse_plan(beside)
 
@@ -132,7 +132,7 @@ def test_a_command_of_one_line_is_split_as_a_shell_would_around_what_is_in_brace
         ("name: a\njob: {script: x, scheduler: slrum}", r"bad-value `scheduler` must be one of"),
         ("name: a\njob: {script: x, env: {A-B: 1}}", r"bad-name `A-B` cannot be the name of a v"),
         ("name: a\njob: {script: x, env: {A: [1]}}", r"wrong-type a variable must be text"),
-        ("name: a\njob: {script: x}\nnodes: 2", r"5:12 misplaced-key `nodes` stands beside `job:`"),
+        ("name: a\njob: {script: x}\nnodes: 2", r"5:12 misplaced-key `nodes` is beside `job:`"),
         ("name: a\njob: {script: x}\ninputs: {b: 1}", r"misplaced-key `inputs` has no meaning"),
         ("name: a\ntool: t\nnodes: 2", r"5:12 misplaced-key `nodes` belongs to a job"),
         ("name: a\ntool: t\njob: {script: x}", r"two-kinds"),

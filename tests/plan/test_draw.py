@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from fractale.errors import DependencyMissing
 from fractale.plan import draw
 from fractale.plan.build import parse_plan
-from fractale.plan.inert import cells, inert
-from fractale.plan.mermaid import label
+from fractale.plan.draw import label
+from fractale.plan.escape import cells, escape
 from fractale.plan.model import Plan
 from snapshot import assert_same
 
@@ -113,7 +113,7 @@ class TestText:
         assert max(cells(line) for line in draw.text(tune, width).split("\n")) <= width
 
     def test_colour_changes_no_word(self, tune: Plan):
-        assert inert(draw.text(tune, color=True), lines=True) == draw.text(tune)
+        assert escape(draw.text(tune, color=True), lines=True) == draw.text(tune)
         assert "\x1b" not in draw.text(tune)
 
     def test_a_transition_to_nowhere_is_drawn_as_such(self):

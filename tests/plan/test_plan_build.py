@@ -12,6 +12,7 @@ from fractale.errors import PlanError, Position, Problem
 from fractale.plan.build import MAX_INCLUDES, load_plan, parse_plan
 from fractale.plan.fields import MOST_PROBLEMS
 from fractale.plan.model import (
+    LANGUAGE_VERSION,
     AgentRef,
     Expression,
     ForEach,
@@ -314,6 +315,30 @@ def test_a_misspelt_word_does_not_turn_a_description_into_a_default() -> None:
 def test_a_plan_needs_a_name_and_steps(text: str, code: str, place: tuple[int, int, int]) -> None:
     found = problem(text)
     assert (found.code, at(found)) == (code, place)
+
+
+@pytest.mark.parametrize(
+    ("version", "code"),
+    [("0", "bad-value"), ("-1", "bad-value"), ("1.0", "wrong-type"), ("'1'", "wrong-type")],
+)
+def test_what_is_not_a_version_of_the_language(version: str, code: str) -> None:
+    found = head_problem(f"version: {version}")
+    assert (found.code, found.path, at(found)[:2]) == (code, "version", (2, 10 + ("'" in version)))
+
+
+def test_a_plan_without_a_version_is_of_the_first() -> None:
+    assert parse_plan("name: p\nsteps: [{name: s, tool: t}]\n").version is None
+    assert plan_of("tool: t", "version: 1\n").version == 1
+
+
+def test_a_plan_of_a_newer_version_is_one_problem() -> None:
+    """What else does not fit may be right in that version."""
+    found = problem(
+        f"name: p\nversion: {LANGUAGE_VERSION + 1}\nnew: x\nsteps: [{{name: s, newer: t}}]\n"
+    )
+    assert (found.code, found.path, at(found)) == ("newer-version", "version", (2, 10, 1))
+    assert f"version {LANGUAGE_VERSION + 1} of the plan language" in found.message
+    assert f"reads up to version {LANGUAGE_VERSION}; install a newer fractale" in found.message
 
 
 # Steps

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from fractale.errors import PlanError, Position, Problem
 from fractale.plan.build import load_plan, parse_plan
-from fractale.plan.composer import BREAK
 from fractale.plan.dump import dump_plan
 from fractale.plan.model import Plan, Rule, Step, Template
+from fractale.plan.source import BREAK
 from plan_texts import plan_data, yaml_text
 
 FULL = os.environ.get("FRACTALE_FULL") == "1"
@@ -136,6 +136,12 @@ outputs:
   job: '{{ steps.transform.outputs.jobspec }}'
 """
     )
+
+
+def test_a_version_is_kept_if_it_was_written() -> None:
+    text = "name: p\nversion: 1\nsteps:\n  - name: s\n    tool: t\n"
+    assert dump_plan(parse_plan(text)) == text
+    assert "version" not in dump_plan(parse_plan(text.replace("version: 1\n", "")))
 
 
 def test_types_survive() -> None:

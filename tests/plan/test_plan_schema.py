@@ -13,9 +13,11 @@ from test_plan_dump import EXAMPLE, generated
 import fractale.plan
 from fractale.errors import PlanError
 from fractale.plan.build import parse_plan
-from fractale.plan.schema import plan_schema, schema_text
+from fractale.plan.forms import keys_of
+from fractale.plan.inputs import INPUT_KEYS
+from fractale.plan.model import LANGUAGE_VERSION, PLAN_KEYS, STEP_KEYS, Limits, Retry
+from fractale.plan.schema import SCHEMA_FILE, SCHEMA_ID, plan_schema, schema_text
 from fractale.plan.source import read_file, read_source
-from fractale.plan.words import INPUT_KEYS, LIMIT_KEYS, PLAN_KEYS, RETRY_KEYS, STEP_KEYS
 from plan_texts import plan_data
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +33,7 @@ def test_it_is_a_json_schema() -> None:
 
 
 def test_the_committed_copy_is_up_to_date() -> None:
-    committed = Path(fractale.plan.__file__).parent / "plan.schema.json"
+    committed = Path(fractale.plan.__file__).parent / SCHEMA_FILE
     assert committed.read_text(encoding="utf-8") == schema_text()
 
 
@@ -40,8 +42,8 @@ def test_it_knows_every_key() -> None:
     step = schema["$defs"]["step"]["properties"]
     assert set(schema["properties"]) == set(PLAN_KEYS)
     assert set(step) == set(STEP_KEYS)
-    assert set(step["retry"]["properties"]) == set(RETRY_KEYS)
-    assert set(schema["properties"]["limits"]["properties"]) == set(LIMIT_KEYS)
+    assert set(step["retry"]["properties"]) == set(keys_of(Retry))
+    assert set(schema["properties"]["limits"]["properties"]) == set(keys_of(Limits))
     assert set(schema["$defs"]["input"]["properties"]) == set(INPUT_KEYS)
 
 
@@ -49,6 +51,13 @@ def test_every_key_is_described() -> None:
     schema = plan_schema()
     properties = {**schema["properties"], **schema["$defs"]["step"]["properties"]}
     assert not [key for key, value in properties.items() if not value.get("description")]
+    assert "](" not in schema_text()  # links of the docs lead nowhere in an editor
+
+
+def test_its_id_names_the_version_and_the_committed_file() -> None:
+    assert plan_schema()["$id"] == SCHEMA_ID
+    assert SCHEMA_ID.endswith(f"/src/fractale/plan/{SCHEMA_FILE}")
+    assert f"-{LANGUAGE_VERSION}." in SCHEMA_FILE
 
 
 @pytest.mark.parametrize("text", [RETRY, EXAMPLE], ids=["of 0.1.0", "of every kind"])
@@ -77,6 +86,8 @@ def test_generated_plans_are_valid(data: dict[str, Any]) -> None:
         "steps: [{name: s, tool: t}]",
         "name: p\nsteps: []",
         "name: p\nsteps: [{tool: t}]",
+        f"name: p\nversion: {LANGUAGE_VERSION + 1}\nsteps: [{{name: s, tool: t}}]",
+        "name: p\nversion: '1'\nsteps: [{name: s, tool: t}]",
         "name: p\nsteps: [{name: 1st, tool: t}]",
         "name: p\nsteps: [{name: s, tool: t, typo: 1}]",
         "name: p\nsteps: [{name: s, type: tool}]",

@@ -176,7 +176,7 @@ def test_what_is_not_plain_yaml_is_refused_where_it_stands(
 
 
 def test_syntax_faults_are_told_in_words() -> None:
-    assert "spaces only" in problem("a:\n\tb: c\n").message
+    assert "only spaces" in problem("a:\n\tb: c\n").message
     assert "quote the text" in problem("a: b: c\n").message
     assert "put quotes around it" in problem("- @x\n").message
     for text in ("a: [x | attr('b','c') | list]\n", "a: {b: x['c'] == 'd', e: 1}\n"):

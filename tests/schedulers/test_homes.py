@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from fractale.jobs.service import ORDER
-from fractale.plan.words import SCHEDULERS
+from fractale.plan.job import SCHEDULERS
 from fractale.schedulers.dialects import dialect_of
 from fractale.schedulers.ends import after
 from fractale.schedulers.environment import environment_of

@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from fractale.plan.specs import is_input_spec
+from fractale.plan.inputs import is_input_spec
 
 _ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
@@ -199,6 +199,7 @@ def described_inputs(draw: st.DrawFn) -> dict[str, Any]:
 
 plain_inputs = plain_values.filter(lambda value: not is_input_spec(value))
 heads = keys(
+    version=st.just(1),
     description=texts,
     inputs=st.dictionaries(
         st.from_regex(r"[A-Za-z_][A-Za-z0-9_-]{0,8}", fullmatch=True),

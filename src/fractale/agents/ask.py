@@ -23,7 +23,7 @@ from fractale.agents.subagent import AgentAnswer, AgentContext, AgentRequest, Su
 from fractale.errors import ModelError, ToolError
 from fractale.evidence import as_mapping
 from fractale.models import structured, whole_json
-from fractale.plan.words import HANDED_OVER, INSTRUCTION_INPUTS, KNOWN
+from fractale.plan.kinds import HANDED_OVER, INSTRUCTION_INPUTS, KNOWN
 from fractale.toolbox import ToolResult
 
 

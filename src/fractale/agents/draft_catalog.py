@@ -18,9 +18,10 @@ from fractale.errors import PlanError, Problem
 from fractale.plan.build import parse_plan
 from fractale.plan.check import check_against_tools, check_plan
 from fractale.plan.dump import dump_data
+from fractale.plan.job import JOB_KEYS, JOB_OUTPUTS, WIDENING
+from fractale.plan.kinds import GENERAL_AGENTS, KNOWN
 from fractale.plan.model import Plan, Step
-from fractale.plan.scope import has_template
-from fractale.plan.words import GENERAL_AGENTS, JOB_KEYS, JOB_OUTPUTS, KNOWN, WIDENING
+from fractale.plan.values import has_template
 from fractale.text import clip
 from fractale.toolbox import PromptInfo, ResourceInfo, ToolInfo
 

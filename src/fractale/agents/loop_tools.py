@@ -20,8 +20,8 @@ from fractale.agents.subagent import AgentContext, AgentRequest, Subagent
 from fractale.errors import ToolError
 from fractale.evidence import shown_text
 from fractale.mcp.images import images_of
+from fractale.plan.kinds import ASK_PERSON, GET_PROMPT, READ_RESOURCE
 from fractale.plan.regexes import spans_of
-from fractale.plan.words import ASK_PERSON, GET_PROMPT, READ_RESOURCE
 from fractale.policy import reads_only
 from fractale.questions import question
 from fractale.toolbox import PromptInfo, ResourceInfo, ToolInfo, ToolResult

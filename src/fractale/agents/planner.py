@@ -34,8 +34,8 @@ from fractale.agents.loop_tools import ask_person, server_tool
 from fractale.agents.signatures import argument_lines
 from fractale.agents.subagent import AgentAnswer, AgentContext, AgentRequest, Subagent
 from fractale.errors import ModelError, PlanError
+from fractale.plan.kinds import ASK_PERSON, KNOWN
 from fractale.plan.source import read_source
-from fractale.plan.words import ASK_PERSON, KNOWN
 from fractale.policy import reads_only
 
 MAX_DRAFTS = 5

@@ -159,7 +159,7 @@ class AgentContext(Protocol):
 
     @property
     def offers(self) -> frozenset[str]:
-        """What the agent may do beside calling tools: of `fractale.plan.words.EXTRA_TOOLS`."""
+        """What the agent may do beside calling tools: of `fractale.plan.kinds.EXTRA_TOOLS`."""
         ...
 
     def ask_person(self, question: Mapping[str, Any]) -> Any:

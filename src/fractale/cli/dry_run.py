@@ -19,8 +19,8 @@ import click
 from fractale.cli.render.questions import arguments_lines, exact
 from fractale.errors import DependencyMissing, PlanError, TemplateError
 from fractale.plain import to_json
-from fractale.plan.dump import job_data
 from fractale.plan.expressions import references, render
+from fractale.plan.job import job_data
 from fractale.plan.model import Plan, Step, Value
 from fractale.plan.needs import needs_model
 from fractale.runs.workspace import Extensions
@@ -46,9 +46,8 @@ def show(
         InputError: The inputs are.
     """
     from fractale.cli.commands.validate import offered_problems
-    from fractale.plan.check import check_plan
+    from fractale.plan.check import check_plan, in_order
     from fractale.plan.inputs import read_secrets
-    from fractale.plan.problems import in_order
 
     problems = check_plan(plan)
     if extensions:

@@ -24,7 +24,7 @@ from fractale.graph.outcome import matched
 from fractale.graph.resources import read_resource
 from fractale.labels import Source
 from fractale.models import Answer
-from fractale.plan.words import EXTRA_TOOLS
+from fractale.plan.kinds import EXTRA_TOOLS
 from fractale.policy import PlannedCall, allowed_by
 from fractale.schemas import UnusableSchema, misfits
 from fractale.toolbox import PromptInfo, PromptMessage, ResourceInfo, ToolInfo, ToolResult

@@ -26,7 +26,7 @@ from fractale.pins import (
     pins_of,
     tool_from,
 )
-from fractale.plan.words import EXTRA_TOOLS
+from fractale.plan.kinds import EXTRA_TOOLS
 from fractale.policy import allowed_by
 from fractale.store.notes import MemoryNotes, Notes
 from fractale.toolbox import PromptInfo, Toolbox, ToolInfo

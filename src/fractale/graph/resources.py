@@ -14,9 +14,9 @@ from fractale.graph.attempt import Attempt
 from fractale.graph.consent import agree
 from fractale.graph.kinds.tool import call_tool, with_files
 from fractale.labels import Source
+from fractale.plan.kinds import READ_RESOURCE
 from fractale.plan.model import Value
-from fractale.plan.scope import has_resource, is_resource
-from fractale.plan.words import READ_RESOURCE
+from fractale.plan.values import has_resource, is_resource
 from fractale.policy import Chooser
 from fractale.toolbox import ToolInfo, ToolResult
 

@@ -41,7 +41,7 @@ from fractale.labels import Labels, to_data
 from fractale.plain import to_json
 from fractale.plan.expressions import holds, render
 from fractale.plan.model import END_FAILED, END_SUCCESS, SUCCESS, Plan, Step, Value
-from fractale.plan.scope import has_resource
+from fractale.plan.values import has_resource
 from fractale.policy import may_repeat
 
 Graph: TypeAlias = StateGraph[PlanState, RunContext, PlanState, PlanState]

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 
 from fractale.jobs.service import Jobs
-from fractale.plan.model import Figure
+from fractale.plan.model import Metric
 from fractale.plan.regexes import LONGEST_TEXT, MOST_VALUES, NOTHING, values_of
 from fractale.schedulers.job import JobHandle
 
@@ -46,7 +46,7 @@ class LogParts:
 
 
 async def read_metrics(
-    metrics: Mapping[str, Figure], log: LogParts
+    metrics: Mapping[str, Metric], log: LogParts
 ) -> tuple[dict[str, Any], list[str]]:
     """The metrics in a job's log.
 
@@ -70,7 +70,7 @@ async def read_metrics(
     return found, faults
 
 
-async def _texts(metric: Figure, log: LogParts) -> list[str]:
+async def _texts(metric: Metric, log: LogParts) -> list[str]:
     """What the group of a metric's pattern matched: once, or, for `take: all`, each time."""
     found: list[str] = []
     windows = _backwards(log) if metric.take == "last" else _forwards(log)
@@ -81,7 +81,7 @@ async def _texts(metric: Figure, log: LogParts) -> list[str]:
     return found[:MOST_VALUES]
 
 
-def _in_window(metric: Figure, text: str) -> list[str]:
+def _in_window(metric: Metric, text: str) -> list[str]:
     values = values_of(metric.pattern, text)
     if metric.take == "last":
         return list(deque(values, maxlen=1))
@@ -110,7 +110,7 @@ async def _backwards(log: LogParts) -> AsyncIterator[str]:
         end, rest = start, text[:cut]
 
 
-def _typed(metric: Figure, text: str) -> Any:
+def _typed(metric: Metric, text: str) -> Any:
     """The text of a metric as a value of its type.
 
     Raises:

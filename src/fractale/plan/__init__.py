@@ -1,16 +1,27 @@
-"""The plan: what a person writes, as data. This room knows no engine and imports none.
+"""The plan language: YAML with positions, the language as one table, checks, drawing. No engine.
 
-In the order in which a plan passes through:
+The language itself:
 
-- `source`: YAML text → nodes with positions, within limits (`composer`, `node`, `scalars`)
-- `build`: nodes → `Plan`, every structural problem at once (`fields`, `values`, `words`;
-  `steps`, `rules`, `output_schema` for steps, `specs` for what is around them)
-- `model`: the types of a plan
+- `model`: the table: the parts of a plan, each field with its key
+- `forms`: what a key is, the forms that values have, and what is derived from a table
+- `rules`, `inputs`, `job`, `values`: parts with forms of their own
+- `kinds`: one object for each kind of step
 - `expressions`: templates and rules, in a sandbox
-- `check`: what a plan means: steps that exist, can be reached, and end
-- `inputs`: what a person gives to a run, as typed values
+
+What happens to a plan, in this order:
+
+- `source`: YAML text → nodes with positions, within limits (`node`)
+- `build`: nodes → `Plan`, every structural problem at once (`fields`)
+- `check`: what a plan means: steps that exist, can be reached, and end (`flow`, `scope`), and what
+  fits the tools that there are (`check_tools`)
+- `inputs`: what the user gives to a run, as typed values
+- `needs`: the models, tools and prompts that a plan needs, and how a step narrows them
 - `dump`: a plan back into YAML
 - `schema`: the language as JSON Schema, for editors
+- `draw`: a plan as text, Mermaid, SVG or PNG (`diagram`, `picture`)
+
+To add a key, add a field to its part in `model` (or `job`, `inputs`). To add a kind of step, add a
+class to `kinds`, and a file that runs it to ``fractale/graph/kinds/``.
 """
 
 from __future__ import annotations

@@ -1,29 +1,44 @@
 """A tree of nodes → a `Plan`: every structural problem of a file at once.
 
+Most keys are read as their forms say (`fractale.plan.forms.read_part`). Here is the rest: the names
+of steps, what a step's kind is, which keys fit that kind, and files that include each other.
+
 What a plan *means* (do its steps exist, can they be reached, is every name defined) is checked
 by `fractale.plan.check` on the result.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from fractale.errors import PlanError, Position, Problem
 from fractale.plan.fields import Fields, Reader, join
-from fractale.plan.model import Plan, Step
-from fractale.plan.scalars import looks_octal
+from fractale.plan.forms import keys_of, read_part
+from fractale.plan.job import JOB_KEYS
+from fractale.plan.kinds import KINDS, StepKind
+from fractale.plan.model import (
+    PLAN_HINTS,
+    PLAN_KEYS,
+    RESERVED_STEP_NAMES,
+    STEP_HINTS,
+    STEP_KEYS,
+    Plan,
+    Step,
+    inherited_instruction,
+)
+from fractale.plan.node import clip, looks_octal
+from fractale.plan.rules import END_FAILED, FAILURE, NAME_REGEX
 from fractale.plan.source import read_file, read_source
-from fractale.plan.specs import read_agents, read_inputs, read_limits, read_servers
-from fractale.plan.steps import StepReader
-from fractale.plan.values import value
-from fractale.plan.words import PLAN_HINTS, PLAN_KEYS
+from fractale.plan.values import positions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from fractale.plan.node import Node
-    from fractale.plan.steps import Include
+
+Include: TypeAlias = Callable[[str, Position], Plan]
+"""Gives the plan of a `plan: FILE` step, for its path and position."""
 
 MAX_INCLUDES: Final = 20
 """How deep plan files may include each other."""
@@ -68,26 +83,23 @@ def build_plan(node: Node, file: str, *, include: Include | None = None) -> Plan
 
     Args:
         node: The root, as `read_source` gives it.
-        file: The path as the person gave it.
-        include: Gives the plan of a `plan: FILE` step, for its path and position; without it
-            such a step is an error.
+        file: The path as the user gave it.
+        include: Gives the plan of a `plan: FILE` step; without it such a step is an error.
 
     Raises:
-        PlanError: All problems, in file order.
+        PlanError: All problems, in file order; of a plan in a newer version of the language, only
+            that.
     """
     reader = Reader()
     fields = reader.fields(node, "", PLAN_KEYS, "a plan", PLAN_HINTS)
     if fields is None:
         raise PlanError(reader.problems.errors)
+    given: dict[str, Any] = {"name": "", **read_part(PLAN_KEYS, fields)}
+    if newer := [p for p in reader.problems.errors if p.code == "newer-version"]:
+        raise PlanError(newer)
     plan = Plan(
-        name=_name(fields),
+        **given,
         steps=_steps(fields, include),
-        description=fields.text("description"),
-        inputs=read_inputs(fields),
-        agents=read_agents(fields),
-        servers=read_servers(fields),
-        limits=read_limits(fields),
-        outputs={key: value(child) for key, _, child in fields.entries("outputs")},
         file=file,
         position=node.position,
         warnings=tuple(_octal_looking(node, "")),
@@ -100,21 +112,143 @@ def build_plan(node: Node, file: str, *, include: Include | None = None) -> Plan
     return plan
 
 
-def _name(fields: Fields) -> str:
-    node = fields.get("name")
-    if node is None:
-        fields.fail("name", "missing-key", "a plan needs `name`")
-        return ""
-    return fields.reader.text(node, "name", "`name`") or ""
-
-
 def _steps(fields: Fields, include: Include | None) -> tuple[Step, ...]:
     node = fields.get("steps")
-    if node is None or node.value == []:
-        fields.fail("steps", "missing-key", "a plan needs `steps`: a list of at least one")
+    if node is None:
         return ()
-    steps = StepReader(fields.reader, include)
-    return tuple(step for path, item in fields.items("steps") if (step := steps.read(item, path)))
+    if node.value == []:
+        fields.fail("steps", "missing-key", "a plan needs `steps`: a list of at least one")
+    reader = StepReader(fields.reader, include)
+    return tuple(step for path, item in fields.items("steps") if (step := reader.read(item, path)))
+
+
+# Steps
+
+_OWN_KEYS: Final = keys_of(Step)
+
+
+@dataclass(slots=True)
+class StepReader:
+    """Reads the steps of one plan.
+
+    Args:
+        reader: Collects the problems.
+        include: Gives the plan of a `plan: FILE` step; None: no plan may be included.
+    """
+
+    reader: Reader
+    include: Include | None
+    names: dict[str, Node] = field(default_factory=dict[str, "Node"])
+
+    def read(self, node: Node, path: str, *, inside: bool = False) -> Step | None:
+        """One step; None if there is not even a mapping.
+
+        Args:
+            node: The step's mapping.
+            path: Its path in the plan.
+            inside: It is in a parallel block.
+        """
+        fields = self.reader.fields(node, path, STEP_KEYS, "a step", STEP_HINTS)
+        if fields is None:
+            return None
+        given = read_part(_OWN_KEYS, fields)
+        kind = _kind(fields, given.pop("kind", None))
+        _check_keys(fields, kind)
+        given |= kind.read(fields, self, inside=inside)
+        _put_together(fields, given)
+        if "instruction" not in fields:
+            target, inputs = given.get("target"), given.get("inputs", {})
+            given["instruction"] = inherited_instruction(kind.name, target, inputs)
+        return Step(
+            **given,
+            name=self._name(fields),
+            kind=kind.name,
+            position=node.position,
+            positions=_positions(node),
+        )
+
+    def _name(self, fields: Fields) -> str:
+        node = fields.get("name")
+        name = self.reader.text(node, join(fields.path, "name"), "`name`") if node else None
+        if node is None or name is None:
+            return ""
+        if not NAME_REGEX.fullmatch(name):
+            right = "a letter, then letters, digits, `_`, `-`"
+            fields.fail("name", "bad-name", f"`{clip(name)}` cannot name a step: {right}")
+        elif name in RESERVED_STEP_NAMES:
+            fields.fail("name", "bad-name", f"`{name}` is where a plan ends; choose another name")
+        elif (first := self.names.setdefault(name, node)) is not node:
+            line = first.position.line
+            fields.fail("name", "duplicate-step", f"line {line} has a step `{name}` already")
+        return name
+
+
+def _kind(fields: Fields, said: str | None) -> StepKind:
+    """The kind that a key names, else that of `type`, else an agent (as in 0.1.0)."""
+    given = [name for name in KINDS if name in fields]
+    if not given:
+        return KINDS[said or "agent"]
+    for other in given[1:]:
+        message = f"a step has one of {', '.join(f'`{name}`' for name in KINDS)}; this has two"
+        fields.fail(other, "two-kinds", message)
+    overruled = said == "agent" and KINDS[given[0]].overrules_agent
+    if said and said not in given and not overruled:
+        fields.fail("type", "two-kinds", f"`type: {said}` contradicts `{given[0]}:`; keep one")
+    return KINDS[said if said in given and said else given[0]]
+
+
+def _check_keys(fields: Fields, kind: StepKind) -> None:
+    """See that every key fits the step's kind, and has beside it what it needs."""
+    lacking = kind.lacking(fields)
+    for name in fields:
+        key = STEP_KEYS.get(name)
+        if key is None or fields.get(name) is None:
+            continue
+        if name in lacking or (key.kinds and kind.name not in key.kinds):
+            fields.fail(name, "misplaced-key", f"`{name}` {_misplaced(name, kind)}")
+        elif key.needs and not any(need in fields or need == kind.name for need in key.needs):
+            *first, last = (f"`{need}`" for need in key.needs)
+            needed = f"{', '.join(first)} or {last}" if first else last
+            fields.fail(name, "misplaced-key", f"`{name}` needs {needed} beside it")
+
+
+def _misplaced(name: str, kind: StepKind) -> str:
+    if name in JOB_KEYS:
+        return "belongs to a job; a step that submits one has `type: job`"
+    return kind.reason or f"has no meaning in a step of the kind `{kind.name}`"
+
+
+def _put_together(fields: Fields, given: dict[str, Any]) -> None:
+    """Keys that set one field together: `tools` and `allow_tools`, `foreach` and `max_parallel`."""
+    most = given.pop("max_parallel", None)
+    if most is not None and "foreach" in given:
+        given["foreach"] = replace(given["foreach"], max_parallel=most)
+    if given.pop("allow_tools", None) is False:
+        if fields.get("tools") is None:
+            given["tools"] = ()
+        elif fields.value("tools").value:
+            message = "`allow_tools: false`, but `tools` lists some"
+            fields.fail("allow_tools", "contradiction", message)
+
+
+def _positions(node: Node) -> dict[str, Position]:
+    """Where the step's parts are, without those of the steps of a parallel block."""
+    return {
+        _normal(path): position
+        for path, position in positions(node).items()
+        if not path.startswith("parallel[")
+    }
+
+
+def _normal(path: str) -> str:
+    for key in ("rules", "transitions"):
+        prefix = f"{key}.{END_FAILED}"
+        if path == prefix or path.startswith((f"{prefix}[", f"{prefix}.")):
+            return f"{key}.{FAILURE}{path[len(prefix) :]}"
+    return path
+
+
+# The whole plan
 
 
 def _octal_looking(node: Node, path: str) -> Iterator[Problem]:
@@ -149,6 +283,9 @@ def _nesting(plan: Plan, known: dict[int, int]) -> int:
         inner = (1 + _nesting(step.plan, known) for step in plan.walk() if step.plan)
         known[id(plan)] = max(inner, default=0)
     return known[id(plan)]
+
+
+# Files
 
 
 class _Loader:

@@ -5,21 +5,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import cast
 
-from fractale.errors import Problem
+from fractale.errors import PlanError, Problem
+from fractale.plan.build import load_plan
 from fractale.plan.check_tools import check_against_tools
 from fractale.plan.fields import MOST_PROBLEMS
 from fractale.plan.flow import Flow
 from fractale.plan.inputs import convert
-from fractale.plan.model import Limits, Plan, Step, Template, Value
-from fractale.plan.scope import Scope, has_template, is_resource, placed_steps
-from fractale.plan.words import INSTRUCTION_INPUTS
+from fractale.plan.kinds import INSTRUCTION_INPUTS
+from fractale.plan.model import Limits, Plan, Step
+from fractale.plan.scope import Scope, placed_steps
+from fractale.plan.values import Template, Value, has_template, is_resource
 from fractale.text import nearest
 
-__all__ = ["check_against_tools", "check_plan"]
+__all__ = ["check_against_tools", "check_plan", "file_problems", "in_order", "plan_problems"]
 
 
 def check_plan(plan: Plan) -> list[Problem]:
@@ -32,16 +35,46 @@ def check_plan(plan: Plan) -> list[Problem]:
         Errors and warnings, in the order of the files; of very many, the first.
     """
     found = dict.fromkeys(islice(_check(plan, "", None, set()), MOST_PROBLEMS))
-    return sorted(found, key=_place)
+    return in_order(found)
 
 
-def _place(problem: Problem) -> tuple[str, int, int]:
+def plan_problems(load: Callable[[], Plan]) -> tuple[Plan | None, list[Problem]]:
+    """Read a plan and check it, even if a part of it could not be read.
+
+    Args:
+        load: Reads the plan.
+
+    Returns:
+        The plan, or what could be read of it, and every problem in file order.
+    """
+    try:
+        plan = load()
+    except PlanError as error:
+        more = check_plan(error.plan) if error.plan is not None else []
+        known = {(p.position.file, p.position.line) for p in error.problems if p.position}
+        # One problem per fault: what follows from a line that could not be read is left out.
+        more = [p for p in more if p.position and (p.position.file, p.position.line) not in known]
+        return error.plan, in_order([*error.problems, *more])
+    return plan, check_plan(plan)
+
+
+def file_problems(path: str | Path) -> tuple[Plan | None, list[Problem]]:
+    """As `plan_problems`, of a file."""
+    return plan_problems(lambda: load_plan(path))
+
+
+def in_order(problems: Iterable[Problem]) -> list[Problem]:
+    """Problems in the order of the files, each once."""
+    return sorted(dict.fromkeys(problems), key=_file_order)
+
+
+def _file_order(problem: Problem) -> tuple[str, int, int]:
     at = problem.position
     return (at.file, at.line, at.column) if at else ("", 0, 0)
 
 
 def _check(plan: Plan, prefix: str, outer: Limits | None, seen: set[int]) -> Iterator[Problem]:
-    """The problems of a plan and of those it includes; a plan is checked where it is met first."""
+    """The problems of a plan and of those it includes; each plan once."""
     seen.add(id(plan))
     yield from plan.warnings
     flow = Flow(plan, prefix)
@@ -59,7 +92,7 @@ def _check(plan: Plan, prefix: str, outer: Limits | None, seen: set[int]) -> Ite
 
 
 def _resources(step: Step, value: Value, path: str, name: str) -> Iterator[Problem]:
-    """A mapping with `resource` alone stands for a resource, so it must name one."""
+    """A mapping with the one key `resource` must name a resource."""
     if is_resource(value):
         uri = cast("dict[str, Value]", value)["resource"]
         if isinstance(uri, Template) or (isinstance(uri, str) and ":" in uri.strip(":")):
@@ -76,7 +109,7 @@ def _resources(step: Step, value: Value, path: str, name: str) -> Iterator[Probl
 
 
 def _given(step: Step, plan: Plan, path: str) -> Iterator[Problem]:
-    """What a step gives to the plan it includes must be what that plan takes."""
+    """What a step gives to the plan that it includes must be what that plan expects."""
     for name, value in step.inputs.items():
         where = step.where(f"inputs.{name}")
         at = f"{path}.inputs.{name}"

@@ -12,17 +12,17 @@ from fractale.errors import Problem
 from fractale.plan.expressions import Reference, references
 from fractale.plan.expressions.values import is_list, is_mapping
 from fractale.plan.inputs import TYPES
-from fractale.plan.model import Plan, Step, Value
+from fractale.plan.kinds import EXTRA_TOOLS, GENERAL_AGENTS, INSTRUCTION_INPUTS
+from fractale.plan.model import Plan, Step
 from fractale.plan.scope import (
     TOP,
     Placed,
     Text,
-    has_template,
     outputs_of_plan,
     placed_steps,
     texts_of,
 )
-from fractale.plan.words import EXTRA_TOOLS, GENERAL_AGENTS, INSTRUCTION_INPUTS
+from fractale.plan.values import Value, has_template
 from fractale.text import clip, nearest
 
 Schema = Mapping[str, Any]
@@ -76,7 +76,7 @@ class _Offers:
         return [*self.tools, *self.agents, *EXTRA_TOOLS]
 
     def output_schema(self, step: Step) -> Schema | None:
-        """The schema of a step's outputs, where it is that of one tool's or one model's answer."""
+        """The schema of a step's outputs, if it is that of one tool's or one model's answer."""
         if step.foreach:
             return None
         if _answers_in_words(step):
@@ -231,7 +231,7 @@ def _missing(placed: Placed, names: Collection[str]) -> Iterator[Problem]:
 def _unknown_argument(placed: Placed, name: str, names: Collection[str]) -> Problem:
     return Problem(
         "unknown-argument",
-        f"`{placed.step.target}` takes no argument `{name}`",
+        f"`{placed.step.target}` has no argument `{name}`",
         placed.step.where(f"inputs.{name}"),
         f"{placed.path}.inputs.{name}",
         suggestion=nearest(name, names),
@@ -244,7 +244,7 @@ def _check_value(
     if has_template(value) or _fits(value, schema, root):
         return
     shown = clip(json.dumps(value), _SHOWN)
-    message = f"`{placed.step.target}` takes {_wanted(schema)} as `{name}`, not {shown}"
+    message = f"`{placed.step.target}` expects {_wanted(schema)} as `{name}`, not {shown}"
     where = placed.step.where(f"inputs.{name}")
     yield Problem("bad-argument", message, where, f"{placed.path}.inputs.{name}")
 

@@ -6,22 +6,26 @@ always gives the same drawing.
 
 from __future__ import annotations
 
-from fractale.plan.diagram import UNDRAWN, Arrow, arrows, notes, target_words, title_of
-from fractale.plan.inert import ELLIPSIS, cells, fit, fold, inert, pad
-from fractale.plan.mermaid import mermaid
-from fractale.plan.model import InputSpec, Plan, Step
+import json
 
-__all__ = ["mermaid", "png", "svg", "text"]
+from fractale.plan.diagram import UNDRAWN, Arrow, arrows, notes, title_of
+from fractale.plan.escape import ELLIPSIS, cells, escape, fit, fold, pad
+from fractale.plan.inputs import InputSpec
+from fractale.plan.kinds import KINDS
+from fractale.plan.model import Plan, Step
+from fractale.plan.rules import END_FAILED, END_SUCCESS
 
 NAME_WIDTH = 24
 KIND_WIDTH = 10
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
-WAYS = {
+DIRECTIONS = {
     "again": " (again)",
     "back": " (back)",
     "ahead": " (ahead)",
     "nowhere": " (there is no such step)",
 }
+ENTITIES = {ord(c): f"#{ord(c)};" for c in '"#&<>`\\[]{}()|;%*~'}
+"""Characters that Mermaid, its Markdown labels or HTML would read, by their entities."""
 
 
 def svg(plan: Plan) -> str:
@@ -49,7 +53,7 @@ def png(plan: Plan) -> bytes:
 def text(plan: Plan, width: int = 80, *, color: bool = False) -> str:
     """The plan as a list of its steps, read from top to bottom.
 
-    Each step leads to the one below; where it leads elsewhere, an arrow says so.
+    Each step leads to the one below, unless an arrow says otherwise.
 
     Args:
         width: Columns of the terminal; no line is longer, down to 40.
@@ -87,17 +91,17 @@ class _Writer:
     def head(self, plan: Plan) -> None:
         """The name, what it is for, and what goes in and out."""
         self.add(title_of(plan))
-        for line in fold(inert(plan.description), self.width, 3):
+        for line in fold(escape(plan.description), self.width, 3):
             if line:
                 self.add("", line)
         inputs = ", ".join(_input(spec) for spec in plan.inputs.values())
-        for label, words in (("inputs", inputs), ("outputs", ", ".join(map(inert, plan.outputs)))):
+        for label, words in (("inputs", inputs), ("outputs", ", ".join(map(escape, plan.outputs)))):
             for i, line in enumerate(fold(words, self.width - 9, 4) if words else []):
                 self.add(pad(label if i == 0 else "", 9), line)
         self.add("")
 
     def steps(self, plan: Plan, prefix: str) -> None:
-        """The steps of a plan and its end; `prefix` is what stands left of an inner plan."""
+        """The steps of a plan and its end; `prefix` is printed left of an inner plan."""
         names, flows = min(max(cells(step.name) for step in plan.steps), NAME_WIDTH), True
         for step in plan.steps:
             going = arrows(plan, step)
@@ -114,9 +118,9 @@ class _Writer:
     ) -> None:
         name = pad(step.name, names)
         head = f"{prefix}{mark} {name}  {pad(step.kind, KIND_WIDTH)}"
-        self.add(f"{head}{target_words(step)}")
+        self.add(f"{head}{KINDS[step.kind].summary(step)}")
         indent = pad(f"{prefix}{rail}", cells(prefix) + names + 4)
-        for line in [inert(step.description, 300), *notes(step)]:
+        for line in [escape(step.description, 300), *notes(step)]:
             self._indented(indent, line, dim=True)
         for arrow in going:
             self._indented(indent, _words(arrow), dim=False)
@@ -141,17 +145,115 @@ class _Writer:
 
 
 def _words(arrow: Arrow) -> str:
-    """An arrow in words; nothing where it only leads to the step below."""
+    """An arrow in words; empty if it only leads to the step below."""
     condition = f" if {' or '.join(arrow.rules)}" if arrow.rules else ""
     if arrow.direction == "next":
         return f"success{condition}" if condition else ""
-    return f"{arrow.event} → {inert(arrow.target)}{WAYS.get(arrow.direction, '')}{condition}"
+    return f"{arrow.event} → {escape(arrow.target)}{DIRECTIONS.get(arrow.direction, '')}{condition}"
 
 
 def _input(spec: InputSpec) -> str:
     if spec.secret:
-        return f"{inert(spec.name)} (secret)"
+        return f"{escape(spec.name)} (secret)"
     if spec.required:
-        return f"{inert(spec.name)} (required)"
-    shown = inert(str(spec.default), 24)
-    return inert(spec.name) if shown.endswith(ELLIPSIS) else f"{inert(spec.name)}={shown}"
+        return f"{escape(spec.name)} (required)"
+    shown = escape(str(spec.default), 24)
+    return escape(spec.name) if shown.endswith(ELLIPSIS) else f"{escape(spec.name)}={shown}"
+
+
+# Mermaid
+
+
+def mermaid(plan: Plan) -> str:
+    """The plan as a Mermaid flowchart, top down.
+
+    Solid arrows lead to the next step, dotted ones are for failures. Nothing of a plan's text can
+    become Mermaid syntax: node ids are our own, and labels are quoted with every special character
+    as an entity.
+    """
+    chart = _Flowchart()
+    chart.plan(plan, "    ")
+    head = [
+        "---",
+        f"title: {json.dumps(title_of(plan), ensure_ascii=False)}",
+        "---",
+        "flowchart TD",
+    ]
+    return "\n".join([*head, f"    %% {UNDRAWN}", *chart.lines]) + "\n"
+
+
+def label(text: str) -> str:
+    """A quoted label."""
+    return f'"{escape(text).translate(ENTITIES)}"'
+
+
+class _Flowchart:
+    """Collects the lines of one flowchart."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self._groups: set[str] = set()
+        self._count = 0
+
+    def plan(self, plan: Plan, indent: str) -> None:
+        """The steps of a plan, its start and its ends."""
+        ids = {step.name: self._id() for step in plan.steps}
+        start = self._id()
+        self.lines.append(f'{indent}{start}(["start"])')
+        for step in plan.steps:
+            self._node(step, ids[step.name], indent)
+        self.lines.append(f"{indent}{start} --> {ids[plan.steps[0].name]}")
+        for step in plan.steps:
+            self._leaving(plan, step, ids, indent)
+
+    def _leaving(self, plan: Plan, step: Step, ids: dict[str, str], indent: str) -> None:
+        going = arrows(plan, step)
+        for target in dict.fromkeys(arrow.target for arrow in going):
+            together = [arrow for arrow in going if arrow.target == target]
+            if target not in ids:
+                ids[target] = self._id()
+                self.lines.append(f"{indent}{_end(ids[target], target)}")
+            named = len(going) > 1 or together[0].event != "success"
+            self._edge(ids[step.name], ids[target], together, indent, named=named)
+
+    def _edge(
+        self, source: str, target: str, together: list[Arrow], indent: str, *, named: bool
+    ) -> None:
+        line = "-.->" if all(arrow.failing for arrow in together) else "-->"
+        words = f"|{label(', '.join(arrow.event for arrow in together))}|" if named else ""
+        if source == target and source in self._groups:
+            # Mermaid has no arrow from a subgraph to itself: a node is put between.
+            again = self._id()
+            self.lines.append(f'{indent}{again}(("again"))')
+            self.lines.append(f"{indent}{source} {line}{words} {again}")
+            self.lines.append(f"{indent}{again} --> {target}")
+            return
+        self.lines.append(f"{indent}{source} {line}{words} {target}")
+
+    def _node(self, step: Step, name: str, indent: str) -> None:
+        if step.plan is None and not step.steps:
+            left, right = KINDS[step.kind].in_brackets
+            self.lines.append(f"{indent}{name}{left}{_step_label(step)}{right}")
+            return
+        self._groups.add(name)
+        self.lines.append(f"{indent}subgraph {name}[{_step_label(step)}]")
+        for child in step.steps:
+            self._node(child, self._id(), indent + "    ")
+        if step.plan is not None:
+            self.plan(step.plan, indent + "    ")
+        self.lines.append(f"{indent}end")
+
+    def _id(self) -> str:
+        self._count += 1
+        return f"n{self._count}"
+
+
+def _step_label(step: Step) -> str:
+    rows = [step.name, f"{step.kind} {KINDS[step.kind].summary(step)}".strip(), *notes(step)]
+    return '"' + "<br/>".join(escape(row, 120).translate(ENTITIES) for row in rows) + '"'
+
+
+def _end(name: str, target: str) -> str:
+    if target in (END_SUCCESS, END_FAILED):
+        return f'{name}(["{target}"])'
+    return f"{name}[{label(f'{target}: there is no such step')}]"

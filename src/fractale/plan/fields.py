@@ -1,4 +1,4 @@
-"""Typed values out of nodes: whatever does not fit becomes a problem, and reading goes on."""
+"""Typed values from nodes. A value that does not fit becomes a problem, and reading continues."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from fractale.durations import AMBIGUOUS, MOST_SECONDS, parse_duration
 from fractale.errors import Problem, ProblemList
-from fractale.text import clip, nearest
+from fractale.plan.node import clip
+from fractale.text import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -70,7 +71,7 @@ class Reader:
             path: Where in the plan.
             keys: The keys that it may have.
             noun: What it is, with its article: ``a step``.
-            hints: Unknown key → what to write instead, where that is known.
+            hints: Unknown key → what to write instead.
 
         Returns:
             The mapping to read from; None if it is none.
@@ -87,7 +88,7 @@ class Reader:
             elif key not in keys:
                 message = f"{noun} has no key `{clip(key)}`"
                 self.fail("unknown-key", message, at, join(path, clip(key)), near=(key, keys))
-        return Fields(self, node, path)
+        return Fields(self, node, path, noun)
 
     def text(self, node: Node, path: str, noun: str = "this") -> str | None:
         """Text that is not empty; None (and a problem) if it is something else."""
@@ -102,7 +103,7 @@ class Reader:
         text = self.text(node, path, noun)
         if text is None or _CALLABLE.fullmatch(text):
             return text
-        fixed = " (it is fixed: a template cannot stand here)" if "{{" in text else ""
+        fixed = " (it is fixed: it cannot be a template)" if "{{" in text else ""
         message = f"{noun} must be a name without spaces, not `{clip(text)}`{fixed}"
         self.fail("bad-value", message, node, path)
         return None
@@ -111,19 +112,27 @@ class Reader:
 class Fields:
     """The values of one mapping by key. A key whose value is empty counts as left out."""
 
-    def __init__(self, reader: Reader, node: Node, path: str) -> None:
+    def __init__(self, reader: Reader, node: Node, path: str, noun: str = "this") -> None:
         self.reader = reader
         self.node = node
         self.path = path
+        self.noun = noun.partition(" (")[0]
         self._values = cast("dict[str, Node]", node.value)
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
     def get(self, key: str) -> Node | None:
         """The value's node; None if it is left out or empty."""
         node = self._values.get(key)
         return None if node is None or node.value is None else node
+
+    def value(self, key: str) -> Node:
+        """The value's node of a key that is there."""
+        return self._values[key]
 
     def at(self, key: str) -> Node:
         """What a problem with a key's value points at: the value if it is a scalar."""

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from fractale.errors import Problem
-from fractale.plan.model import END_FAILED, END_SUCCESS, FAILURE, SUCCESS, Limits, Plan, Step
-from fractale.text import nearest
+from fractale.plan.fields import nearest
+from fractale.plan.kinds import KINDS
+from fractale.plan.model import Limits, Plan, Step
+from fractale.plan.rules import END_FAILED, END_SUCCESS, FAILURE, SUCCESS
 
 _ENDS = (END_SUCCESS, END_FAILED)
 _OUTCOMES = (SUCCESS, FAILURE)
@@ -23,7 +25,7 @@ class Flow:
     """The steps of one plan and where they can lead.
 
     A transition to a step that does not exist counts as one to the step that was probably
-    meant, or else to any step, so that one fault is not told twice.
+    meant, or else to any step, so that one fault is reported once.
 
     Args:
         plan: The plan.
@@ -49,7 +51,7 @@ class Flow:
         return bool(self._after[self._number[step]] >> self._number[later] & 1)
 
     def problems(self, outer: Limits | None = None) -> Iterator[Problem]:
-        """Everything that is wrong with where the steps lead.
+        """The faults of transitions: unknown targets, unreachable steps, endless loops.
 
         Args:
             outer: The limits of the run that the plan is included in.
@@ -162,7 +164,7 @@ def _names(steps: Sequence[Step]) -> set[str]:
 
 
 def _asks_model(step: Step) -> bool:
-    return step.judge or step.kind in ("prompt", "agent", "plan")
+    return step.judge or KINDS[step.kind].asks_model
 
 
 def _event_problems(step: Step, path: str) -> Iterator[Problem]:
@@ -194,7 +196,7 @@ def _unused(step: Step, event: str, path: str, message: str) -> Problem:
 
 
 def _inside_problems(step: Step, block: Step, path: str) -> Iterator[Problem]:
-    """A step of a parallel block leads nowhere: the block does."""
+    """A step of a parallel block has no transitions of its own: the block has."""
     for event, target in step.transitions.items():
         if target in _ENDS:
             message = f"has no effect: `{step.name}` ends where its block `{block.name}` does"
@@ -213,7 +215,7 @@ def _inside_problems(step: Step, block: Step, path: str) -> Iterator[Problem]:
 def _closure(targets: Sequence[Sequence[int]]) -> list[int]:
     """For every step, the steps that can come after it, as the bits of an integer."""
     after = [0] * len(targets)
-    # A loop is done after what it leads to, and all of its steps lead to the same.
+    # A loop comes after what it leads to, and all of its steps lead to the same.
     for loop in reversed(_loops(targets)):
         found = 0
         for number in loop:

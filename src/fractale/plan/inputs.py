@@ -1,16 +1,36 @@
-"""What a person puts into a plan: texts and files become typed values, or clear errors."""
-
-from __future__ import annotations
+"""Inputs of a plan: how a plan describes them, and how texts and files become their values."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, cast
 
-from fractale.errors import InputError
+from fractale.errors import InputError, Position
 from fractale.plain import plain, to_json
-from fractale.plan.model import InputSpec, Plan
+from fractale.plan.fields import Fields, Reader, join, nearest
+from fractale.plan.forms import (
+    FLAG,
+    INPUT_NAME_PATTERN,
+    NOWHERE,
+    TEXT,
+    Form,
+    Inline,
+    Key,
+    choice,
+    keys_of,
+    part_data,
+    part_schema,
+    read_part,
+    real,
+    ref,
+)
+from fractale.plan.node import Node, clip
 from fractale.secret_names import INPUT_VARIABLE
 from fractale.text import did_you_mean
+
+if TYPE_CHECKING:
+    from fractale.plan.model import Plan
 
 TYPES: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
@@ -20,17 +40,190 @@ TYPES: Mapping[str, tuple[type, ...]] = {
     "array": (list,),
     "object": (dict,),
 }
-WORDS = {"true": True, "yes": True, "on": True, "1": True}
+BOOLEANS: Mapping[str, bool] = {
+    **dict.fromkeys(("true", "yes", "on", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "0"), False),
+}
 FORMS: Mapping[str, str] = {
     "array": """'["a.sh", "b.sh"]'""",
     "object": """'{"nodes": 4}'""",
 }
 """How to write a value of a type on the command line: as JSON, in a shell's quotes."""
-UNWORDS = {"false": False, "no": False, "off": False, "0": False}
+
+# How a plan describes an input
+
+
+def _default(mapping: Fields, key: str) -> Any:
+    return mapping.value(key).plain()
+
+
+def _enum(mapping: Fields, key: str) -> tuple[Any, ...] | None:
+    node = mapping.value(key)
+    if isinstance(node.value, list) and node.value:
+        return tuple(item.plain() for item in node.value)
+    mapping.wrong(key, "a list of at least one value")
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputSpec:
+    """One input of a plan, in JSON Schema's words."""
+
+    name: str
+    type: Annotated[
+        str | None, Key(choice(tuple(TYPES)), "The type of its values; left out, any value fits.")
+    ] = None
+    default: Annotated[Any, Key(Form(_default, {}), "The value if the input is not given.")] = None
+    description: Annotated[str, Key(TEXT, "What it is for.")] = ""
+    enum: Annotated[
+        tuple[Any, ...] | None,
+        Key(Form(_enum, {"type": "array", "minItems": 1}, Inline), "All values that it can have."),
+    ] = None
+    minimum: Annotated[float | None, Key(real(), "The least number.")] = None
+    maximum: Annotated[float | None, Key(real(), "The greatest number.")] = None
+    required: Annotated[
+        bool, Key(FLAG, "Whether it must be given; left out, yes if it has no `default`.")
+    ] = False
+    secret: Annotated[
+        bool,
+        Key(
+            FLAG,
+            "`true`: read from the environment or asked for, shown as `***`, never stored.",
+        ),
+    ] = False
+    position: Position = field(default=NOWHERE, compare=False)
+
+
+INPUT_KEYS: Final = keys_of(InputSpec)
+
+
+def _inputs(plan: Fields, key: str) -> dict[str, InputSpec]:
+    found: dict[str, InputSpec] = {}
+    for name, at, node in plan.entries(key):
+        path = join(key, name)
+        if not re.fullmatch(INPUT_NAME_PATTERN, name):
+            message = f"`{clip(name)}` cannot be the name of an input: letters, digits, `_`, `-`"
+            plan.reader.fail("bad-name", message, at, path)
+        elif is_input_spec(node.plain() if isinstance(node.value, dict) else None):
+            found[name] = _spec(plan.reader, name, at, node, path)
+        else:
+            found[name] = InputSpec(name=name, default=node.plain(), position=at.position)
+    return found
+
+
+def is_input_spec(value: Any) -> bool:
+    """Whether a value under `inputs` describes the input, rather than being its default.
+
+    A mapping does if all its keys are words of a description, or if it has a `type` that is
+    one; also if one of its keys is nearly such a word, beside one that is: a misspelt word must
+    not turn a description into a default.
+    """
+    if not isinstance(value, dict) or not value:
+        return False
+    keys = cast("dict[str, Any]", value)
+    known = [key for key in keys if key in INPUT_KEYS]
+    kind = keys.get("type")
+    if len(known) == len(keys) or (isinstance(kind, str) and kind in TYPES):
+        return True
+    return bool(known) and any(nearest(key, INPUT_KEYS) for key in keys if key not in INPUT_KEYS)
+
+
+def _spec(reader: Reader, name: str, key: Node, node: Node, path: str) -> InputSpec:
+    mapping = reader.fields(node, path, INPUT_KEYS, "the description of an input", {})
+    if mapping is None:
+        return InputSpec(name=name)
+    # What has neither a default nor a value would reach a tool as null.
+    given: dict[str, Any] = {"required": "default" not in mapping, **read_part(INPUT_KEYS, mapping)}
+    spec = InputSpec(name=name, position=key.position, **given)
+    _check_bounds(mapping, spec)
+    if "default" in mapping:
+        _check_default(mapping, spec)
+    return spec
+
+
+def _check_bounds(mapping: Fields, spec: InputSpec) -> None:
+    for key in ("minimum", "maximum"):
+        if getattr(spec, key) is not None and spec.type not in (None, "integer", "number"):
+            mapping.fail(key, "bad-value", f"`{key}` is for numbers, not for type {spec.type}")
+    if spec.minimum is not None and spec.maximum is not None and spec.minimum > spec.maximum:
+        mapping.fail("maximum", "bad-value", f"`maximum` is below `minimum` ({spec.minimum:g})")
+    untyped = InputSpec(name=spec.name, type=spec.type)
+    for value in spec.enum or () if spec.type else ():
+        if _misfit(untyped, value):
+            message = f"`enum`: {clip(repr(value))} is not of type {spec.type}"
+            mapping.fail("enum", "bad-value", message)
+
+
+def _check_default(mapping: Fields, spec: InputSpec) -> None:
+    if spec.secret:
+        message = "a secret has no default: it is read from the environment or asked for"
+        mapping.fail("default", "bad-value", message)
+    elif spec.required:
+        message = "a required input has no default; keep one of the two"
+        mapping.fail("default", "bad-value", message)
+    elif spec.default is not None and (problem := _misfit(spec, spec.default)):
+        mapping.fail("default", "bad-value", f"the default does not fit: {problem}")
+
+
+def _misfit(spec: InputSpec, value: Any) -> str | None:
+    """What is wrong with a value, which in a file is not text that is still to be converted."""
+    if spec.type is not None and spec.type != "string" and isinstance(value, str):
+        return f"input `{spec.name}` must be of type {spec.type}, not the text `{clip(value)}`"
+    problem = convert(spec, value)[1] if spec.type or spec.enum or value is not None else None
+    return clip(problem, 120) if problem else None
+
+
+def _inputs_data(inputs: Mapping[str, InputSpec]) -> dict[str, Any]:
+    return {name: _spec_data(spec) for name, spec in inputs.items()}
+
+
+def _spec_data(spec: InputSpec) -> Any:
+    """The short form (the default alone) if it says everything."""
+    described = part_data(spec)
+    for key in ("default", "required"):
+        described.pop(key, None)
+    if spec.required:
+        return {**described, "required": True}
+    if not described and not is_input_spec(spec.default):
+        return spec.default
+    absent = {"required": False} if spec.secret else {"default": spec.default}
+    return {**described, **absent}
+
+
+INPUTS: Final = Form(
+    _inputs,
+    {
+        "type": "object",
+        "patternProperties": {f"^{INPUT_NAME_PATTERN}$": ref("input")},
+        "additionalProperties": False,
+    },
+    _inputs_data,
+)
+"""Name → a default value, or an `InputSpec`."""
+
+
+def input_schema() -> dict[str, Any]:
+    """JSON Schema of one input.
+
+    Only a `type` tells a description from a default that is a mapping. Without a `type`, the
+    other keys are therefore offered to editors, but not checked.
+    """
+    described = part_schema(INPUT_KEYS)
+    offered = {key: {"description": each.help} for key, each in INPUT_KEYS.items()}
+    kind = {"type": described["properties"]["type"]}
+    return {
+        "description": "A default value, or a description of the input in JSON Schema's words.",
+        "properties": offered,
+        "if": {"type": "object", "required": ["type"], "properties": kind},
+        "then": {"properties": described["properties"], "additionalProperties": False},
+    }
+
+
+# Values that the user gives
 
 
 def bind_inputs(
-    plan: Plan, given: Mapping[str, Any], secrets: Mapping[str, str] | None = None
+    plan: "Plan", given: Mapping[str, Any], secrets: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """The value of every input that is not secret: given, or the default.
 
@@ -61,12 +254,13 @@ def bind_inputs(
 
 
 def read_secrets(
-    plan: Plan, environment: Mapping[str, str], ask: Callable[[str], str] | None = None
+    plan: "Plan", environment: Mapping[str, str], ask: Callable[[str], str] | None = None
 ) -> dict[str, str]:
-    """The plan's secret inputs, from ``FRACTALE_INPUT_NAME`` or asked of the person.
+    """The plan's secret inputs, from ``FRACTALE_INPUT_NAME`` or asked for.
 
     Args:
-        ask: Asks for the input of that name without showing what is typed; None: nobody is there.
+        ask: Asks for the input of that name without showing what is typed; None: there is no
+            terminal.
     """
     found: dict[str, str] = {}
     for name, spec in plan.inputs.items():
@@ -113,7 +307,7 @@ def convert(spec: InputSpec, value: Any) -> tuple[Any, str | None]:
 def _from_text(kind: str, text: str) -> Any:
     word = text.strip()
     if kind == "boolean":
-        return {**WORDS, **UNWORDS}.get(word.lower(), text)
+        return BOOLEANS.get(word.lower(), text)
     try:
         return json.loads(word, parse_constant=_no_constant)
     except ValueError:
@@ -121,7 +315,7 @@ def _from_text(kind: str, text: str) -> Any:
 
 
 def _no_constant(word: str) -> NoReturn:
-    """Python's JSON takes `NaN` and `Infinity`, which are none."""
+    """Python's JSON accepts `NaN` and `Infinity`, which are not JSON."""
     raise ValueError(word)
 
 
@@ -137,8 +331,8 @@ def _unkept(value: Any) -> str | None:
     try:
         kept = plain(value)
     except ValueError as error:
-        return f"holds {error}"
-    return None if kept is value else "holds a number that is not finite (NaN or infinite)"
+        return f"contains {error}"
+    return None if kept is value else "contains a number that is not finite (NaN or infinite)"
 
 
 def _fits(kind: str, value: Any) -> bool:
@@ -161,7 +355,7 @@ def _type_of(default: Any) -> str | None:
     return None
 
 
-def _unknown(plan: Plan, name: str) -> str:
+def _unknown(plan: "Plan", name: str) -> str:
     return f"the plan has no input `{name}`" + did_you_mean(name, plan.inputs, before="; ")
 
 
@@ -176,5 +370,5 @@ def _secret_problems(
     return []
 
 
-def _listing(plan: Plan) -> str:
+def _listing(plan: "Plan") -> str:
     return ", ".join(f"{n} ({s.type or 'any'})" for n, s in plan.inputs.items()) or "none"

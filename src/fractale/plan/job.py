@@ -1,31 +1,56 @@
-"""The batch job of a step: what is submitted, and which figures are read from its log."""
-
-from __future__ import annotations
+"""The batch job of a step: what is submitted, and which metrics are read from its log."""
 
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final, cast
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Final, Literal, cast, get_args
 
-from fractale.durations import parse_duration
+from fractale.durations import format_duration, parse_duration
 from fractale.plan.fields import Fields, join
-from fractale.plan.model import Figure, FigureType, JobPlan, Take, Template, Value
-from fractale.plan.specs import INPUT_NAME_PATTERN
-from fractale.plan.values import template
-from fractale.plan.words import FIGURE_KEYS, FIGURE_TYPES, JOB_KEYS, JOB_OUTPUTS, SCHEDULERS, TAKES
-from fractale.text import clip
+from fractale.plan.forms import (
+    FLAG,
+    INPUT_NAME_PATTERN,
+    Form,
+    Inline,
+    Key,
+    Schema,
+    choice,
+    keys_of,
+    part_data,
+    part_schema,
+    read_part,
+    ref,
+)
+from fractale.plan.node import Node, clip
+from fractale.plan.values import Template, Value, plain_value, template
 
-if TYPE_CHECKING:
-    from fractale.plan.node import Node
+MetricType = Literal["number", "integer", "string"]
+Take = Literal["last", "first", "all"]
 
-ENV_NAME_PATTERN: Final = "[A-Za-z_][A-Za-z0-9_]*"
-MEMORY_PATTERN: Final = "[0-9]+(\\.[0-9]+)?([KMGT]i?B?)?"
-_SPAN = "[0-9]{1,9}(-[0-9]{1,9}(:[1-9][0-9]{0,8})?)?"
-ARRAY_PATTERN: Final = f"{_SPAN}(,{_SPAN})*(%[1-9][0-9]{{0,8}})?"
-MOST_COUNT: Final = 1_000_000
-MOST_ELEMENTS: Final = 10_000
-"""Of an array in a job step, whose elements are tasks of the run."""
+SCHEDULERS: Final = ("local", "slurm", "flux", "pbs", "lsf")
+
+WIDENING: Final = ("confine", "writable", "network")
+"""Keys that say how a job is confined. A drafted step's job is, and its draft can't change that."""
+
+JOB_OUTPUTS: Final = (
+    "index",
+    "state",
+    "reason",
+    "evidence",
+    "exit_code",
+    "job_id",
+    "scheduler",
+    "nodes",
+    "submitted",
+    "started",
+    "ended",
+    "seconds",
+    "log",
+    "log_file",
+    "error",
+)
+"""The outputs of a job step, beside the metrics that it reads from the log."""
 
 COUNTS: Final[Mapping[str, int]] = {
     "nodes": 1,
@@ -35,96 +60,39 @@ COUNTS: Final[Mapping[str, int]] = {
 }
 """Keys that are whole numbers, and the least of each."""
 
+ENV_NAME_PATTERN: Final = "[A-Za-z_][A-Za-z0-9_]*"
+MEMORY_PATTERN: Final = "[0-9]+(\\.[0-9]+)?([KMGT]i?B?)?"
+_SPAN = "[0-9]{1,9}(-[0-9]{1,9}(:[1-9][0-9]{0,8})?)?"
+ARRAY_PATTERN: Final = f"{_SPAN}(,{_SPAN})*(%[1-9][0-9]{{0,8}})?"
+MOST_COUNT: Final = 1_000_000
+MOST_ELEMENTS: Final = 10_000
+"""Of an array in a job step, whose elements are tasks of the run."""
+
 _BRACES = re.compile(r"\{\{.*?\}\}", re.DOTALL)
 _HOLE = "\x00"
+_TEMPLATE: Final[Schema] = {"type": "string", "pattern": r"\{\{"}
+_TEXT: Final[Schema] = {"type": "string", "pattern": r"\S"}
+_WORD: Final[Schema] = {"type": ["string", "number", "boolean"]}
 
 
-def read_job(step: Fields) -> JobPlan | None:
-    """The job of a job step, from what is below `job`, or beside the step's own keys."""
-    node = step.get("job")
-    if node is None or not isinstance(node.value, dict):
-        if node is not None:
-            step.wrong("job", f"a mapping (of {', '.join(f'`{key}`' for key in JOB_KEYS[:4])} …)")
-            return None
-        return _read(step, "")
-    for key in JOB_KEYS:
-        if key in step:
-            message = f"`{key}` stands beside `job:`; put it below that with the rest"
-            step.fail(key, "misplaced-key", message)
-    fields = step.reader.fields(node, join(step.path, "job"), JOB_KEYS, "a job", _HINTS)
-    return _read(fields, "job.") if fields else None
+# What a job runs
 
 
-_HINTS: Final = {
-    "walltime": "write `time`",
-    "partition": "write `queue`",
-    "timeout": "write `time` for the job's limit, or `timeout` beside `job:` for the whole wait",
-    "ntasks": "write `tasks`",
-    "cpus_per_task": "write `cores_per_task`",
-    "gpus": "write `gpus_per_task`",
-    "environment": "write `env`",
-    "cwd": "write `folder`",
-    "sandbox": "write `confine`",
-}
-
-
-def _read(fields: Fields, prefix: str) -> JobPlan:
-    script, command = _script(fields), _command(fields)
-    if (script is None) == (not command) and not _is_faulty(fields):
-        both = "has both `script` and `command`; keep one" if command else None
-        message = f"a job {both or 'needs `script` or `command`: what it runs'}"
-        at = fields.at("command" if command else "type")
-        fields.reader.fail("missing-key", message, at, fields.path)
-    confine = fields.flag("confine")
-    for key in ("writable", "network"):
-        if not confine and fields.get(key) is not None:
-            message = f"`{key}` says what a confined job may do; add `confine: true`"
-            fields.fail(key, "missing-key", message)
-    return JobPlan(
-        script=script,
-        command=command,
-        **{key: _count(fields, key, least) for key, least in COUNTS.items()},
-        array=_array(fields),
-        memory=_fitting(fields, "memory", MEMORY_PATTERN, "an amount such as `4G` or `500M`"),
-        time=_time(fields),
-        queue=_name(fields, "queue"),
-        account=_name(fields, "account"),
-        env=_env(fields),
-        folder=_text(fields, "folder"),
-        scheduler=_scheduler(fields),
-        confine=confine,
-        writable=_writable(fields),
-        network=fields.flag("network"),
-        outputs=_figures(fields),
-        prefix=prefix,
-    )
-
-
-def _is_faulty(fields: Fields) -> bool:
-    """Whether one of the two is there, and something is wrong with it that was told already."""
-    both = fields.get("script") is not None and fields.get("command") is not None
-    return not both and any(fields.get(key) is not None for key in ("script", "command"))
-
-
-def _script(fields: Fields) -> str | Template | None:
-    node = fields.get("script")
-    if node is None:
-        return None
-    text = fields.reader.text(node, join(fields.path, "script"), "`script`")
+def _script(fields: Fields, key: str) -> str | Template | None:
+    node = fields.value(key)
+    text = fields.reader.text(node, join(fields.path, key), f"`{key}`")
     return template(node) if text is not None else None
 
 
-def _command(fields: Fields) -> tuple[Value, ...]:
-    node = fields.get("command")
-    if node is None:
-        return ()
+def _command(fields: Fields, key: str) -> tuple[Value, ...]:
+    node = fields.value(key)
     if isinstance(node.value, str):
         return _words(fields, node)
     if not isinstance(node.value, list) or not node.value:
-        fields.wrong("command", "a list of words, the program first, or one line of text")
+        fields.wrong(key, "a list of words, the program first, or one line of text")
         return ()
     words: list[Value] = []
-    for path, item in fields.items("command"):
+    for path, item in fields.items(key):
         if isinstance(item.value, (dict, list)) or item.value is None:
             message = f"a word of a command must be text or a number, not {item.found()}"
             fields.reader.fail("wrong-type", message, item, path)
@@ -159,84 +127,69 @@ def _word(word: str, holes: Iterator[re.Match[str]], node: Node) -> Value:
     return Template(re.sub(_HOLE, lambda _: next(parts)[0], word), at)
 
 
-def _templated(fields: Fields, key: str, read: Callable[[Node], Value | None]) -> Value:
-    """A value that may be a template instead; without one it must be right as it stands."""
-    node = fields.get(key)
-    if node is None:
-        return None
-    if isinstance(node.value, str) and "{{" in node.value:
-        return template(node)
-    return read(node)
+# What it asks for
 
 
-def _count(fields: Fields, key: str, least: int) -> Value:
-    def read(node: Node) -> Value:
+def _templated(
+    read: Callable[[Fields, str], Value], *schemas: Schema, dump: Callable[[Any], Any] = plain_value
+) -> Form:
+    """A value that may be a template instead; without one it must be right as it is."""
+
+    def read_either(fields: Fields, key: str) -> Value:
+        node = fields.value(key)
+        if isinstance(node.value, str) and "{{" in node.value:
+            return template(node)
+        return read(fields, key)
+
+    return Form(read_either, schemas[0] if len(schemas) == 1 else {"anyOf": [*schemas]}, dump)
+
+
+def _count(least: int) -> Form:
+    def read(fields: Fields, key: str) -> Value:
         number = fields.whole(key, least)
         if number is not None and number > MOST_COUNT:
             fields.fail(key, "bad-value", f"`{key}` must be at most {MOST_COUNT:,}")
         return number
 
-    return _templated(fields, key, read)
+    return _templated(read, {"type": "integer", "minimum": least, "maximum": MOST_COUNT}, _TEMPLATE)
 
 
-def _time(fields: Fields) -> Value:
-    return _templated(fields, "time", lambda _: fields.seconds("time"))
+def _time_data(time: Value) -> object:
+    return format_duration(time) if isinstance(time, (int, float)) else plain_value(time)
 
 
-def _name(fields: Fields, key: str) -> Value:
-    return _templated(fields, key, lambda _: fields.name(key))
+def _fitting(fields: Fields, key: str, pattern: str, right: str) -> str | None:
+    node = fields.value(key)
+    plain = not isinstance(node.value, (bool, dict, list))
+    if plain and re.fullmatch(pattern, node.source.strip()):
+        return node.source.strip()
+    fields.wrong(key, right)
+    return None
 
 
-def _text(fields: Fields, key: str) -> Value:
-    return _templated(fields, key, lambda _: fields.text(key) or None)
+def _memory(fields: Fields, key: str) -> str | None:
+    return _fitting(fields, key, MEMORY_PATTERN, "an amount such as `4G` or `500M`")
 
 
-def _scheduler(fields: Fields) -> Value:
-    return _templated(fields, "scheduler", lambda _: fields.choice("scheduler", SCHEDULERS))
-
-
-def _writable(fields: Fields) -> tuple[Value, ...]:
-    node = fields.get("writable")
-    if node is None:
-        return ()
-    if isinstance(node.value, str):
-        return (template(node),)
-    found: list[Value] = []
-    for path, item in fields.items("writable"):
-        if fields.reader.text(item, path, "a folder of `writable`") is not None:
-            found.append(template(item))
-    return tuple(found)
-
-
-def _fitting(fields: Fields, key: str, pattern: str, right: str) -> Value:
-    def read(node: Node) -> Value:
-        plain = not isinstance(node.value, (bool, dict, list))
-        if plain and re.fullmatch(pattern, node.source.strip()):
-            return node.source.strip()
-        fields.wrong(key, right)
-        return None
-
-    return _templated(fields, key, read)
-
-
-def _array(fields: Fields) -> Value:
+def _array(fields: Fields, key: str) -> str | None:
     right = "indices such as `1-100`, `0-9:3` or `1,5,7-9%2`"
-    found = _fitting(fields, "array", ARRAY_PATTERN, right)
-    if isinstance(found, str):
-        count = _count_of(found)
-        if count is None or count > MOST_ELEMENTS:
-            why = (
-                "has a part without an index: the first must not be above the last"
-                if count is None
-                else f"has {count:,} elements, and a step has at most {MOST_ELEMENTS:,}"
-            )
-            fields.fail("array", "bad-value", f"`array: {found}` {why}")
-            return None
-    return found
+    found = _fitting(fields, key, ARRAY_PATTERN, right)
+    if found is None:
+        return None
+    count = _count_of(found)
+    if count is not None and count <= MOST_ELEMENTS:
+        return found
+    why = (
+        "has a part without an index: the first must not be above the last"
+        if count is None
+        else f"has {count:,} elements, and a step has at most {MOST_ELEMENTS:,}"
+    )
+    fields.fail(key, "bad-value", f"`{key}: {found}` {why}")
+    return None
 
 
 def _count_of(array: str) -> int | None:
-    """How many indices a literal array names; None where a part of it has none."""
+    """How many indices a literal array names; None if a part of it has none."""
     indices: set[int] = set()
     for part in array.partition("%")[0].split(","):
         ends, _, step = part.strip().partition(":")
@@ -250,13 +203,13 @@ def _count_of(array: str) -> int | None:
     return len(indices)
 
 
-def _env(fields: Fields) -> dict[str, Value]:
+def _env(fields: Fields, key: str) -> dict[str, Value]:
     found: dict[str, Value] = {}
-    for name, key, node in fields.entries("env"):
-        path = join(join(fields.path, "env"), clip(name))
+    for name, at, node in fields.entries(key):
+        path = join(join(fields.path, key), clip(name))
         if not re.fullmatch(ENV_NAME_PATTERN, name):
             message = f"`{clip(name)}` cannot be the name of a variable: letters, digits, `_`"
-            fields.reader.fail("bad-name", message, key, path)
+            fields.reader.fail("bad-name", message, at, path)
         elif isinstance(node.value, (dict, list)) or node.value is None:
             message = f"a variable must be text or a number, not {node.found()}"
             fields.reader.fail("wrong-type", message, node, path)
@@ -267,63 +220,331 @@ def _env(fields: Fields) -> dict[str, Value]:
     return found
 
 
-def _figures(fields: Fields) -> dict[str, Figure]:
-    found: dict[str, Figure] = {}
-    for name, key, node in fields.entries("outputs"):
-        path = join(join(fields.path, "outputs"), clip(name))
-        if not re.fullmatch(INPUT_NAME_PATTERN, name):
-            message = f"`{clip(name)}` cannot be the name of an output: letters, digits, `_`, `-`"
-            fields.reader.fail("bad-name", message, key, path)
-        elif name in JOB_OUTPUTS:
-            message = f"every job has an output `{name}`; choose another name"
-            fields.reader.fail("bad-name", message, key, path)
-        elif figure := _figure(fields, node, path):
-            found[name] = figure
-    return found
-
-
-def _figure(fields: Fields, node: Node, path: str) -> Figure | None:
+def _writable(fields: Fields, key: str) -> tuple[Value, ...]:
+    node = fields.value(key)
     if isinstance(node.value, str):
-        return Figure(pattern=node.value) if _is_pattern(fields, node, path) else None
-    noun = "an output of a job (a regular expression, or a mapping)"
-    inner = fields.reader.fields(node, path, FIGURE_KEYS, noun, {"regex": "write `pattern`"})
-    if inner is None:
-        return None
-    pattern = inner.get("pattern")
-    if pattern is None:
-        message = "an output of a job needs `pattern`: where in the log it is"
-        inner.fail("pattern", "missing-key", message)
-        return None
-    required = inner.flag("required")
-    kind: FigureType | None = inner.choice("type", FIGURE_TYPES)
-    take: Take | None = inner.choice("take", TAKES)
-    if not _is_pattern(fields, pattern, join(path, "pattern")):
-        return None
-    return Figure(
-        pattern=cast("str", pattern.value),
-        type=kind or "number",
-        take=take or "last",
-        required=required is not False,
-    )
+        return (template(node),)
+    found: list[Value] = []
+    for path, item in fields.items(key):
+        if fields.reader.text(item, path, f"a directory of `{key}`") is not None:
+            found.append(template(item))
+    return tuple(found)
 
 
-def _is_pattern(fields: Fields, node: Node, path: str) -> bool:
+_DURATION: Final = _templated(
+    lambda fields, key: fields.seconds(key), ref("duration"), _TEMPLATE, dump=_time_data
+)
+_NAME: Final = _templated(lambda fields, key: fields.name(key), {"type": "string"})
+_TEXT_OR_NONE: Final = _templated(lambda fields, key: fields.text(key) or None, {"type": "string"})
+_SCHEDULER: Final = _templated(
+    lambda fields, key: fields.choice(key, SCHEDULERS), {"enum": list(SCHEDULERS)}, _TEMPLATE
+)
+_COMMAND: Final = Form(
+    _command,
+    {"anyOf": [_TEXT, {"type": "array", "minItems": 1, "items": _WORD}]},
+    lambda words: Inline(map(plain_value, words)),
+)
+_ARRAY: Final = _templated(
+    _array,
+    {"type": "integer", "minimum": 0},
+    {"type": "string", "pattern": f"^{ARRAY_PATTERN}$"},
+    _TEMPLATE,
+)
+_ENV: Final = Form(
+    _env,
+    {
+        "type": "object",
+        "patternProperties": {f"^{ENV_NAME_PATTERN}$": _WORD},
+        "additionalProperties": False,
+    },
+    plain_value,
+)
+_WRITABLE: Final = Form(
+    _writable,
+    {"anyOf": [_TEXT, {"type": "array", "items": _TEXT}]},
+    lambda paths: plain_value(list(paths)),
+)
+
+
+# What is read from its log
+
+
+def _pattern(fields: Fields, key: str) -> str | None:
+    path = join(fields.path, key)
+    return _pattern_of(fields, fields.value(key), path)
+
+
+def _pattern_of(fields: Fields, node: Node, path: str) -> str | None:
     # Costs some milliseconds to import, and most plans have no job.
     from fractale.plan.regexes import check_pattern
 
     text = fields.reader.text(node, path, "`pattern`")
     if text is None:
-        return False
+        return None
     try:
         check_pattern(text)
     except ValueError as error:
         fields.reader.fail("bad-pattern", f"this pattern cannot be used: {error}", node, path)
-        return False
-    return True
+        return None
+    return text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """What a job step reads from the job's log."""
+
+    pattern: Annotated[
+        str,
+        Key(
+            Form(_pattern, _TEXT),
+            "A regular expression with one group, or with one named `value`.",
+            required=": where in the log it is",
+        ),
+    ]
+    type: Annotated[
+        MetricType, Key(choice(get_args(MetricType)), "What the text of the group becomes.")
+    ] = "number"
+    take: Annotated[
+        Take, Key(choice(get_args(Take)), "Which match counts; `all` gives a list.")
+    ] = "last"
+    required: Annotated[bool, Key(FLAG, "`false`: the job may succeed without it in its log.")] = (
+        True
+    )
+
+
+METRIC_KEYS: Final = keys_of(Metric)
+
+
+def _metrics(fields: Fields, key: str) -> dict[str, Metric]:
+    found: dict[str, Metric] = {}
+    for name, at, node in fields.entries(key):
+        path = join(join(fields.path, key), clip(name))
+        if not re.fullmatch(INPUT_NAME_PATTERN, name):
+            message = f"`{clip(name)}` cannot be the name of an output: letters, digits, `_`, `-`"
+            fields.reader.fail("bad-name", message, at, path)
+        elif name in JOB_OUTPUTS:
+            message = f"every job has an output `{name}`; choose another name"
+            fields.reader.fail("bad-name", message, at, path)
+        elif metric := _metric(fields, node, path):
+            found[name] = metric
+    return found
+
+
+def _metric(fields: Fields, node: Node, path: str) -> Metric | None:
+    if isinstance(node.value, str):
+        pattern = _pattern_of(fields, node, path)
+        return Metric(pattern=pattern) if pattern else None
+    noun = "an output of a job (a regular expression, or a mapping)"
+    inner = fields.reader.fields(node, path, METRIC_KEYS, noun, {"regex": "write `pattern`"})
+    if inner is None:
+        return None
+    given = read_part(METRIC_KEYS, inner)
+    return Metric(**given) if "pattern" in given else None
+
+
+def _metrics_data(metrics: Mapping[str, Metric]) -> dict[str, Any]:
+    """Of each metric the short form (the pattern alone) if it says everything."""
+    written = {name: part_data(metric) for name, metric in metrics.items()}
+    return {name: data if len(data) > 1 else data["pattern"] for name, data in written.items()}
+
+
+_METRICS: Final = Form(
+    _metrics,
+    {
+        "type": "object",
+        "patternProperties": {
+            f"^{INPUT_NAME_PATTERN}$": {"anyOf": [_TEXT, part_schema(METRIC_KEYS)]}
+        },
+        "additionalProperties": False,
+    },
+    _metrics_data,
+)
+
+
+# The job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobPlan:
+    """The batch job of a job step. Templates in it are only known at run time.
+
+    Args:
+        prefix: The path of its keys in the step: ``job.``, or empty beside the step's own keys.
+    """
+
+    script: Annotated[
+        str | Template | None,
+        Key(Form(_script, _TEXT, plain_value), "The text of a batch script."),
+    ] = None
+    command: Annotated[
+        tuple[Value, ...],
+        Key(
+            _COMMAND,
+            "Instead of `script`: a program with its arguments, a list of words or one line that "
+            "is split as a shell would; no shell runs it. A template that gives a list gives "
+            "several words.",
+        ),
+    ] = ()
+    nodes: Annotated[
+        Value,
+        Key(_count(1), "How many nodes; left out, the script's own directives count, else one."),
+    ] = None
+    tasks: Annotated[
+        Value,
+        Key(_count(1), "How many tasks; left out, the script's own directives count, else one."),
+    ] = None
+    cores_per_task: Annotated[
+        Value,
+        Key(
+            _count(1),
+            "How many cores per task; left out, the script's own directives count, else one.",
+        ),
+    ] = None
+    gpus_per_task: Annotated[
+        Value,
+        Key(_count(0), "How many GPUs per task; left out, the script's own directives count."),
+    ] = None
+    array: Annotated[
+        Value,
+        Key(
+            _ARRAY,
+            "The indices of a job array, such as `1-1000%50`, `0-9:3` or `1,5,7-9`; left out, the "
+            "script's own directive counts. The outputs are then a list, in order "
+            "([arrays](jobs.md#arrays)).",
+        ),
+    ] = None
+    memory: Annotated[
+        Value,
+        Key(
+            _templated(_memory, {"type": "number"}, {"type": "string"}),
+            "Memory per node, such as `4G`.",
+        ),
+    ] = None
+    time: Annotated[
+        Value,
+        Key(_DURATION, "How long the job may run: `30m`, `1:00:00`, `2-00:00:00`, or seconds."),
+    ] = None
+    queue: Annotated[Value, Key(_NAME, "The partition or queue.")] = None
+    account: Annotated[Value, Key(_NAME, "The account whose allocation it uses.")] = None
+    env: Annotated[Mapping[str, Value], Key(_ENV, "Variables of its environment.")] = field(
+        default_factory=dict[str, Value]
+    )
+    folder: Annotated[
+        Value,
+        Key(
+            _TEXT_OR_NONE,
+            "The directory in which it works, relative to the one in which the run was started, "
+            "which is also the default.",
+        ),
+    ] = None
+    scheduler: Annotated[
+        Value,
+        Key(
+            _SCHEDULER,
+            "`slurm`, `flux`, `pbs`, `lsf`, or `local` for a plain process; left out, the one "
+            "that there is.",
+        ),
+    ] = None
+    confine: Annotated[
+        bool | None,
+        Key(
+            FLAG,
+            "`true`: a local job is [confined](confinement.md): no private files, no network, "
+            "writes only below the project. A step that a model drafted always is.",
+        ),
+    ] = None
+    writable: Annotated[
+        tuple[Value, ...],
+        Key(_WRITABLE, "Of a confined job: a list of further directories that it may write."),
+    ] = ()
+    network: Annotated[
+        bool | None, Key(FLAG, "Of a confined job: `true` lets it open sockets.")
+    ] = None
+    outputs: Annotated[
+        Mapping[str, Metric],
+        Key(
+            _METRICS,
+            "What is read from the log: name → a regular expression, or `{pattern, type, take, "
+            "required}`.",
+        ),
+    ] = field(default_factory=dict[str, Metric])
+    prefix: str = field(default="", compare=False)
+
+    def values(self) -> dict[str, Value]:
+        """What is given, by its key in the file; `outputs`, which have no templates, are left out.
+
+        The order is part of the record: digests of jobs depend on it.
+        """
+        each: dict[str, Value] = {
+            name: getattr(self, name) for name, key in JOB_KEYS.items() if key.default is None
+        }
+        each |= {
+            "command": list(self.command) or None,
+            "env": dict(self.env) or None,
+            "writable": list(self.writable) or None,
+        }
+        return {name: value for name, value in each.items() if value is not None}
+
+
+JOB_KEYS: Final = keys_of(JobPlan)
+"""Keys below `job`, or in a step of `type: job` beside the step's own keys."""
+
+JOB_HINTS: Final = {
+    "walltime": "write `time`",
+    "partition": "write `queue`",
+    "timeout": "write `time` for the job's limit, or `timeout` beside `job:` for the whole wait",
+    "ntasks": "write `tasks`",
+    "cpus_per_task": "write `cores_per_task`",
+    "gpus": "write `gpus_per_task`",
+    "environment": "write `env`",
+    "cwd": "write `folder`",
+    "sandbox": "write `confine`",
+}
+
+
+def read_job(step: Fields) -> JobPlan | None:
+    """The job of a job step, from what is below `job`, or beside the step's own keys."""
+    node = step.get("job")
+    if node is None:
+        return _read(step, "")
+    if not isinstance(node.value, dict):
+        step.wrong("job", f"a mapping (of {', '.join(f'`{key}`' for key in list(JOB_KEYS)[:4])} …)")
+        return None
+    for key in JOB_KEYS:
+        if key in step:
+            message = f"`{key}` is beside `job:`; put it below that with the rest"
+            step.fail(key, "misplaced-key", message)
+    fields = step.reader.fields(node, join(step.path, "job"), JOB_KEYS, "a job", JOB_HINTS)
+    return _read(fields, "job.") if fields else None
+
+
+def _read(fields: Fields, prefix: str) -> JobPlan:
+    job = JobPlan(**read_part(JOB_KEYS, fields), prefix=prefix)
+    if (job.script is None) == (not job.command) and not _is_faulty(fields):
+        both = "has both `script` and `command`; keep one" if job.command else None
+        message = f"a job {both or 'needs `script` or `command`: what it runs'}"
+        at = fields.at("command" if job.command else "type")
+        fields.reader.fail("missing-key", message, at, fields.path)
+    for key in ("writable", "network"):
+        if not job.confine and fields.get(key) is not None:
+            message = f"`{key}` says what a confined job may do; add `confine: true`"
+            fields.fail(key, "missing-key", message)
+    return job
+
+
+def _is_faulty(fields: Fields) -> bool:
+    """Whether `script` or `command` is there, with a fault that is already a problem."""
+    both = fields.get("script") is not None and fields.get("command") is not None
+    return not both and any(fields.get(key) is not None for key in ("script", "command"))
+
+
+def job_data(job: JobPlan) -> dict[str, Any]:
+    """A job as the plain data of its mapping."""
+    return part_data(job)
 
 
 def seconds_of(value: object) -> float | None:
-    """Seconds of a job's time limit as a template may give it; None where it is no duration."""
+    """Seconds of a job's time limit that a template gave; None if it is not a duration."""
     if isinstance(value, bool):
         return None
     try:

@@ -1,243 +1,145 @@
-"""What a plan is: plain, immutable data that knows no engine.
+"""The plan language as one table, and the immutable data that a plan file becomes.
 
-A plan file becomes a tree of these types once (`fractale.plan.build`), and everything else
-(checks, drawing, compilation) reads them. Text that holds ``{{ … }}`` is a `Template`, a bare
-expression is an `Expression`; both remember where they stand, so that an error at run time
-still names ``file:line:col``.
+Each field of a part carries the key that sets it, with its form and its help (see
+`fractale.plan.forms`). The reader, the JSON Schema, the YAML writer, the hints about wrong keys and
+the tables of ``docs/plans.md`` are derived from these declarations. To add a key, add a field.
+
+The model knows no engine. `fractale.plan.build` makes it from a file once; checks, drawings and
+the engine read it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, get_args
 
 from fractale.errors import Position, Problem
+from fractale.plan.fields import Fields
+from fractale.plan.forms import (
+    AGENTS,
+    AMOUNT,
+    FLAG,
+    INSTRUCTION,
+    JSON_SCHEMA,
+    MODEL,
+    NOWHERE,
+    SERVERS,
+    TEXT,
+    TITLE,
+    TOOLS,
+    VALUES,
+    AgentRef,
+    Form,
+    Key,
+    choice,
+    duration,
+    keys_of,
+    matching,
+    part,
+    real,
+    ref,
+    whole,
+)
+from fractale.plan.inputs import INPUTS, InputSpec
+from fractale.plan.job import JOB_KEYS, JobPlan, Metric
+from fractale.plan.kinds import INSTRUCTION_INPUTS, KINDS
+from fractale.plan.rules import (
+    END_FAILED,
+    END_SUCCESS,
+    EXPRESSION,
+    FAILURE,
+    FOREACH,
+    MOST_ITEMS,
+    MOST_JOBS,
+    NAME_PATTERN,
+    RULES,
+    SUCCESS,
+    TRANSITIONS,
+    ForEach,
+    Rule,
+)
+from fractale.plan.values import Expression, Template, Value
 
-StepKind = Literal["tool", "prompt", "agent", "plan", "parallel", "job"]
+__all__ = [
+    "END_FAILED",
+    "END_SUCCESS",
+    "FAILURE",
+    "MOST_ITEMS",
+    "MOST_JOBS",
+    "NOWHERE",
+    "SUCCESS",
+    "AgentRef",
+    "Approve",
+    "Expression",
+    "ForEach",
+    "InputSpec",
+    "JobPlan",
+    "Limits",
+    "Metric",
+    "Plan",
+    "Retry",
+    "Rule",
+    "Step",
+    "Template",
+    "Value",
+]
+
 Approve = Literal["never", "ask", "always"]
-FigureType = Literal["number", "integer", "string"]
-Take = Literal["last", "first", "all"]
 
-SUCCESS = "success"
-FAILURE = "failure"
-END_SUCCESS = "success"
-END_FAILED = "failed"
-RESERVED_STEP_NAMES = frozenset({"success", "failed", "failure"})
+RESERVED_STEP_NAMES: Final = frozenset({"success", "failed", "failure"})
+
+LANGUAGE_VERSION: Final = 1
+"""The newest version of the plan language that this fractale reads."""
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
-    """Text with at least one ``{{ … }}`` in it. Equal text is equal, wherever it stands."""
-
-    source: str
-    position: Position = field(compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Expression:
-    """A bare expression, as in `rules`, `when` and `foreach`."""
-
-    source: str
-    position: Position = field(compare=False)
-
-
-Value: TypeAlias = "bool | int | float | str | Template | list[Value] | dict[str, Value] | None"
-"""JSON whose strings may be templates."""
-
-NOWHERE = Position("<plan>", 1, 1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputSpec:
-    """One input of a plan, in JSON Schema's words.
-
-    Args:
-        type: ``string``, ``integer``, ``number``, ``boolean``, ``array``, ``object``; None
-            takes any value.
-        default: Used when the input is not given. Never used for a secret.
-        required: There is no default and the person must give it.
-        secret: Read from the environment or a prompt, shown as ``***``, never stored.
-    """
-
-    name: str
-    type: str | None = None
-    default: Any = None
-    description: str = ""
-    enum: tuple[Any, ...] | None = None
-    minimum: float | None = None
-    maximum: float | None = None
-    required: bool = False
-    secret: bool = False
-    position: Position = field(default=NOWHERE, compare=False)
+def _version(mapping: Fields, key: str) -> int | None:
+    version = mapping.whole(key)
+    if version is None or version <= LANGUAGE_VERSION:
+        return version
+    message = (
+        f"this plan is written in version {version} of the plan language, and this fractale reads "
+        f"up to version {LANGUAGE_VERSION}; install a newer fractale"
+    )
+    mapping.fail(key, "newer-version", message)
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Where a run stops, resumable. None: no limit of that kind.
+    """Where a run stops, resumable. None: no limit of that kind."""
 
-    Args:
-        steps: Entries of steps in the whole run.
-        attempts: Entries of any one step, where the step does not say.
-        time: Seconds of running (waiting for a person does not count).
-        tokens: Input and output tokens of all models.
-        cost: US dollars, where the price of the model is known.
-        depth: How deep plans and agents may nest.
-        node_hours, core_hours, gpu_hours: Of all batch jobs of job steps.
-        jobs: Batch jobs of job steps; each element of an array is one.
-    """
-
-    steps: int | None = None
-    attempts: int | None = None
-    time: float | None = None
-    tokens: int | None = None
-    cost: float | None = None
-    depth: int | None = None
-    node_hours: float | None = None
-    core_hours: float | None = None
-    gpu_hours: float | None = None
-    jobs: int | None = None
+    steps: Annotated[int | None, Key(whole(), "Entries of steps in the whole run.")] = None
+    attempts: Annotated[
+        int | None, Key(whole(), "Entries of any one step that has no `max_attempts`.")
+    ] = None
+    time: Annotated[
+        float | None,
+        Key(duration(), "Running time; waiting for your answers does not count."),
+    ] = None
+    tokens: Annotated[int | None, Key(whole(), "Input and output tokens of all models.")] = None
+    cost: Annotated[float | None, Key(AMOUNT, "US dollars, for models whose price is known.")] = (
+        None
+    )
+    depth: Annotated[int | None, Key(whole(0), "How deep plans and agents may nest.")] = None
+    node_hours: Annotated[
+        float | None,
+        Key(AMOUNT, "Of all batch jobs of job steps ([a budget](jobs.md#a-budget))."),
+    ] = None
+    core_hours: Annotated[float | None, Key(AMOUNT, "As `node_hours`, for cores.")] = None
+    gpu_hours: Annotated[float | None, Key(AMOUNT, "As `node_hours`, for GPUs.")] = None
+    jobs: Annotated[
+        int | None, Key(whole(), "Batch jobs of job steps; each element of an array is one.")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """How faults of transport are tried again; delays in seconds."""
+    """How calls are repeated after faults of transport; delays in seconds."""
 
-    attempts: int = 3
-    delay: float = 1.0
-    backoff: float = 2.0
-    max_delay: float = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """If the expression holds, the step's event is `event`."""
-
-    event: str
-    expression: Expression
-
-
-MOST_ITEMS: Final = 32
-"""How many items of a foreach run at the same time where its step does not say."""
-
-MOST_JOBS: Final = 100
-"""The same of batch jobs: they wait in a queue at no cost, but no scheduler is to be flooded."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForEach:
-    """A step that runs once per item.
-
-    Args:
-        items: An expression or a literal list; a mapping of those is their product, each
-            `item` then a mapping with the same keys.
-        max_parallel: How many run at the same time; None: `MOST_ITEMS`, of batch jobs
-            `MOST_JOBS`.
-    """
-
-    items: Expression | tuple[Any, ...] | Mapping[str, Expression | tuple[Any, ...]]
-    max_parallel: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
-    """What a job step reads from the job's log.
-
-    Args:
-        pattern: A regular expression with one group, or one that is named ``value``.
-        type: What the group's text becomes.
-        take: Which match counts, where there are several; ``all`` gives a list.
-        required: Whether a job that went well but does not have it in its log has failed.
-    """
-
-    pattern: str
-    type: FigureType = "number"
-    take: Take = "last"
-    required: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobPlan:
-    """The batch job of a job step; whatever may be a template is only known at run time.
-
-    Args:
-        script: The text of a batch script. Either this or `command`.
-        command: A program and its arguments; a template that gives a list gives several of them.
-        nodes, tasks, cores_per_task, gpus_per_task: Counts; None leaves it to the scheduler.
-        array: The indices of an array, such as ``1-1000%50``: the job's outputs are then a list,
-            the elements' in order. None: the script's own directive counts.
-        memory: Per node, such as ``4G``.
-        time: Seconds that the job may run, as the scheduler is told.
-        queue: The partition or queue.
-        folder: Where it works; relative to where the run was started.
-        scheduler: ``slurm``, ``flux``, ``pbs``, ``lsf`` or ``local``; None: the one there is.
-        confine: Whether it is confined; None: only where a model drafted the step.
-        writable: With that, folders that it may write beside the project's.
-        network: With that, whether it may open sockets.
-        outputs: Name → what is read from the log.
-        prefix: Where these keys stand in the step: below ``job``, or beside its name.
-    """
-
-    script: str | Template | None = None
-    command: tuple[Value, ...] = ()
-    nodes: Value = None
-    tasks: Value = None
-    cores_per_task: Value = None
-    gpus_per_task: Value = None
-    array: Value = None
-    memory: Value = None
-    time: Value = None
-    queue: Value = None
-    account: Value = None
-    env: Mapping[str, Value] = field(default_factory=dict[str, Value])
-    folder: Value = None
-    scheduler: Value = None
-    confine: bool | None = None
-    writable: tuple[Value, ...] = ()
-    network: bool | None = None
-    outputs: Mapping[str, Figure] = field(default_factory=dict[str, Figure])
-    prefix: str = field(default="", compare=False)
-
-    def values(self) -> dict[str, Value]:
-        """What is given, by its key in the file; what the log is searched for is left out."""
-        each: dict[str, Value] = {
-            name: getattr(self, name) for name in JOB_VALUES if getattr(self, name) is not None
-        }
-        if self.command:
-            each["command"] = list(self.command)
-        if self.env:
-            each["env"] = dict(self.env)
-        if self.writable:
-            each["writable"] = list(self.writable)
-        return each
-
-
-JOB_VALUES = (
-    "script",
-    "nodes",
-    "tasks",
-    "cores_per_task",
-    "gpus_per_task",
-    "array",
-    "memory",
-    "time",
-    "queue",
-    "account",
-    "folder",
-    "scheduler",
-    "confine",
-    "network",
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentRef:
-    """A sub-agent that the plan registers by dotted path."""
-
-    path: str
-    name: str | None = None
-    position: Position = field(default=NOWHERE, compare=False)
+    attempts: Annotated[int, Key(whole(), "How often a call is made at most.")] = 3
+    delay: Annotated[float, Key(duration(zero=True), "The delay before the second attempt.")] = 1.0
+    backoff: Annotated[float, Key(real(1), "The factor of each further delay.")] = 2.0
+    max_delay: Annotated[float, Key(duration(zero=True), "The longest delay.")] = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,51 +147,174 @@ class Step:
     """One node of the plan's graph.
 
     Args:
-        kind: What the step does.
-        target: The tool's, prompt's or agent's name. None for the general agent, for a step
-            that the manager plans, and for a parallel block.
-        instruction: What to do, in words, for a prompt, agent or plan step.
-        tools: Names or globs of the tools that the model may call; None: all that the run
-            has; empty: none.
-        rules: In file order; the first that holds decides the event.
-        transitions: Event → step name, ``success`` or ``failed``. The event ``failed`` of the
-            file is kept as ``failure``.
+        kind: A name of `fractale.plan.kinds.KINDS`.
+        target: The name of the tool, prompt or agent, or the file of an included plan. None for
+            the general agent, for a step that the planner drafts, and for kinds without one.
+        job: The batch job of a job step.
+        tools: None: all that the run has; empty: none.
+        rules: In file order; the first that is true decides the event.
+        transitions: The event ``failed`` of the file is kept as ``failure``.
         steps: The steps of a parallel block.
         plan: The plan that a `plan: FILE` step includes.
-        job: The batch job of a job step.
         timeout: Seconds.
-        max_attempts: How often the run may enter the step.
-        keep_going: For foreach and parallel: items that fail do not fail the step.
-        positions: Path inside the step (``transitions.success``) → where it stands.
+        positions: Path inside the step (``transitions.success``) → its position.
     """
 
-    name: str
-    kind: StepKind
+    name: Annotated[
+        str,
+        Key(
+            Form(None, matching(NAME_PATTERN)),
+            "A letter, then letters, digits, `_`, `-`; unique in the plan; not `success`, "
+            "`failed` or `failure`.",
+            required="",
+        ),
+    ]
+    kind: Annotated[
+        str,
+        Key(
+            choice(tuple(KINDS)),
+            "`tool`, `prompt`, `agent`, `plan`, `parallel`, `job`; left out, the key of that name "
+            "says it, else `agent`.",
+            name="type",
+        ),
+    ]
     target: str | None = None
-    description: str = ""
-    instruction: str | Template | None = None
-    inputs: Mapping[str, Value] = field(default_factory=dict[str, Value])
-    tools: tuple[str, ...] | None = None
-    rules: tuple[Rule, ...] = ()
-    transitions: Mapping[str, str] = field(default_factory=dict[str, str])
-    when: Expression | None = None
-    foreach: ForEach | None = None
-    steps: tuple[Step, ...] = ()
-    plan: Plan | None = None
     job: JobPlan | None = None
-    keep_going: bool = False
-    retry: Retry | None = None
-    timeout: float | None = None
-    max_attempts: int | None = None
-    approve: Approve | None = None
-    output_schema: Mapping[str, Any] | None = None
-    judge: bool = False
-    model: str | None = None
-    persist: bool = False
+    description: Annotated[str, Key(TEXT, "What the step is for, for you and for models.")] = ""
+    instruction: Annotated[
+        str | Template | None,
+        Key(
+            INSTRUCTION,
+            "What the model is to do; may hold {{ templates }}. `inputs.goal`, `inputs.prompt` and "
+            "`inputs.instruction` also serve.",
+        ),
+    ] = None
+    inputs: Annotated[
+        Mapping[str, Value],
+        Key(
+            VALUES,
+            "The arguments; {{ templates }} at any depth; types are kept. `{resource: "
+            '"server:URI"}` reads an MCP [resource](servers.md#resources).',
+        ),
+    ] = field(default_factory=dict[str, Value])
+    tools: Annotated[
+        tuple[str, ...] | None,
+        Key(
+            TOOLS,
+            "Names or globs of the tools that the model may call.",
+            kinds=("prompt", "agent", "plan"),
+            never_empty=True,
+        ),
+        Key(
+            FLAG,
+            "`false`: the model may call no tool; `true`: all that the run has.",
+            name="allow_tools",
+            never_empty=True,
+        ),
+    ] = None
+    when: Annotated[
+        Expression | None,
+        Key(
+            EXPRESSION,
+            "An expression; if it is false, the step is skipped, and the run goes where success "
+            "goes.",
+            never_empty=True,
+        ),
+    ] = None
+    foreach: Annotated[
+        ForEach | None,
+        Key(
+            FOREACH,
+            "Run once per item of a list, or of the product of several lists "
+            "([foreach](#foreach)).",
+            never_empty=True,
+        ),
+        Key(
+            whole(),
+            f"How many items run at the same time; left out, {MOST_ITEMS}. Of batch jobs: as many "
+            "as the scheduler runs ([sweeps](jobs.md#sweeps)).",
+            name="max_parallel",
+            needs=("foreach",),
+        ),
+    ] = None
+    steps: "tuple[Step, ...]" = ()
+    keep_going: Annotated[
+        bool,
+        Key(
+            FLAG,
+            "`true`: items, elements of an array, or steps inside that fail do not fail the whole, "
+            "unless all of them do; [the verdict says how many](outcomes.md).",
+            needs=("foreach", "parallel", "job"),
+        ),
+    ] = False
+    rules: Annotated[
+        tuple[Rule, ...],
+        Key(
+            RULES, "Event → expressions; the first that is true decides ([outcomes](outcomes.md))."
+        ),
+    ] = ()
+    transitions: Annotated[
+        Mapping[str, str],
+        Key(TRANSITIONS, "Event → a step's name, `success` or `failed`."),
+    ] = field(default_factory=dict[str, str])
+    retry: Annotated[
+        Retry | None,
+        Key(
+            part(Retry, all_keys=True),
+            "`{attempts, delay, backoff, max_delay}`, for [faults of "
+            "transport](#retry-is-for-transport), not for wrong answers.",
+        ),
+    ] = None
+    timeout: Annotated[
+        float | None,
+        Key(
+            duration(),
+            "How long the step may take: `90s`, `10m`, `2h`, `1:30:00` (hours, minutes, seconds), "
+            "`2-12:00:00` (days in front). `1:30` is an error, since it may mean either.",
+        ),
+    ] = None
+    max_attempts: Annotated[
+        int | None, Key(whole(), "How often the run may enter this step; 1 means once.")
+    ] = None
+    approve: Annotated[
+        Approve | None,
+        Key(
+            choice(get_args(Approve)),
+            "`always`: you must agree before the step's calls; `ask`: unless the tool only reads; "
+            "`never`: nothing is added to the [policy](policy.md).",
+            never_empty=True,
+        ),
+    ] = None
+    output_schema: Annotated[
+        Mapping[str, Any] | None,
+        Key(
+            JSON_SCHEMA,
+            "JSON Schema of the outputs; a model is asked for an answer of that form.",
+        ),
+    ] = None
+    judge: Annotated[
+        bool,
+        Key(FLAG, "`true`: if no evidence decides, ask the model whether the step succeeded."),
+    ] = False
+    model: Annotated[str | None, Key(MODEL, "The model of this step, `provider:name`.")] = None
+    persist: Annotated[
+        bool,
+        Key(
+            FLAG,
+            "`true`: the agent remembers its conversation when the run enters the step again.",
+            kinds=("prompt", "agent"),
+        ),
+    ] = False
+    plan: "Plan | None" = None
     position: Position = field(default=NOWHERE, compare=False)
     positions: Mapping[str, Position] = field(
         default_factory=dict[str, Position], compare=False, repr=False
     )
+
+    @property
+    def is_drafted(self) -> bool:
+        """Whether the planner drafts the step at run time."""
+        return self.kind == "plan" and self.plan is None
 
     def where(self, path: str = "") -> Position:
         """The position of a part of the step, or of the nearest part around it."""
@@ -298,6 +323,47 @@ class Step:
                 return self.positions[path]
             path = path.rpartition(".")[0]
         return self.position
+
+
+def _step_keys() -> dict[str, Key]:
+    """The keys in the order in which people write them; those of a block are below its own."""
+    named = {kind.name: replace(kind.key, name=kind.name, required=None) for kind in KINDS.values()}
+    of_job = {name: replace(key, kinds=("job",)) for name, key in JOB_KEYS.items()}
+    block = named.pop("parallel")
+    found: dict[str, Key] = {}
+    for name, key in keys_of(Step).items():
+        found[name] = key
+        if name == "type":
+            found |= named | of_job
+        elif name == "max_parallel":
+            found["parallel"] = block
+    return found
+
+
+STEP_KEYS: Final[Mapping[str, Key]] = _step_keys()
+
+STEP_HINTS: Final = {
+    "args": "write `inputs`",
+    "arguments": "write `inputs`",
+    "with": "write `inputs`",
+    "if": "write `when`",
+    "next": "write `transitions: {success: STEP}`",
+    "needs": "steps run in the order of the file; write `transitions` to change it",
+    "depends_on": "steps run in the order of the file; write `transitions` to change it",
+    "initial": "a plan starts at its first step: move it there",
+    "schema": "write `output_schema` for what comes out; inputs are checked by the tool's own",
+    "validate": "write `rules` or `output_schema`",
+}
+
+
+def inherited_instruction(
+    kind: str, target: str | None, inputs: Mapping[str, Value]
+) -> str | Template | None:
+    """The instruction that a step's inputs hold, as in 0.1.0."""
+    if not KINDS[kind].inherits_instruction(target):
+        return None
+    found = (inputs.get(key) for key in INSTRUCTION_INPUTS)
+    return next((text for text in found if isinstance(text, (str, Template)) and text), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,14 +375,56 @@ class Plan:
         warnings: What is written so that it may mean something else than was meant.
     """
 
-    name: str
-    steps: tuple[Step, ...]
-    description: str = ""
-    inputs: Mapping[str, InputSpec] = field(default_factory=dict[str, InputSpec])
-    agents: tuple[AgentRef, ...] = ()
-    servers: tuple[str, ...] | None = None
-    limits: Limits = field(default_factory=Limits)
-    outputs: Mapping[str, Value] = field(default_factory=dict[str, Value])
+    name: Annotated[str, Key(TITLE, "What the plan is called.", required="")]
+    version: Annotated[
+        int | None,
+        Key(
+            Form(_version, {"type": "integer", "minimum": 1, "maximum": LANGUAGE_VERSION}),
+            f"The version of the plan language, {LANGUAGE_VERSION}; left out, 1.",
+        ),
+    ] = None
+    description: Annotated[
+        str, Key(TEXT, "What the plan does, for you; its first line is the run's title.")
+    ] = ""
+    inputs: Annotated[
+        Mapping[str, InputSpec],
+        Key(
+            INPUTS,
+            "Name → default, or name → `{type, default, description, enum, minimum, maximum, "
+            "required, secret}`.",
+        ),
+    ] = field(default_factory=dict[str, InputSpec])
+    agents: Annotated[
+        tuple[AgentRef, ...],
+        Key(
+            AGENTS,
+            "Registered [sub-agents](#sub-agents) that the plan uses, by dotted path: "
+            "`pkg.module.Agent` or `{path, name}`.",
+        ),
+    ] = ()
+    servers: Annotated[
+        tuple[str, ...] | None,
+        Key(
+            SERVERS,
+            "The MCP servers of the settings that the plan uses, by name; left out, all of them.",
+        ),
+    ] = None
+    limits: Annotated[
+        Limits,
+        Key(part(Limits), "Where a run stops; it can be resumed ([limits](#limits))."),
+    ] = field(default_factory=Limits)
+    steps: Annotated[
+        tuple[Step, ...],
+        Key(
+            Form(None, {"type": "array", "minItems": 1, "items": ref("step")}),
+            "At least one, in order.",
+            required=": a list of at least one",
+        ),
+    ]
+    outputs: Annotated[
+        Mapping[str, Value],
+        Key(VALUES, "Name → value with {{ templates }}: what the run returns."),
+    ] = field(default_factory=dict[str, Value])
     file: str = field(default="<string>", compare=False)
     position: Position = field(default=NOWHERE, compare=False)
     warnings: tuple[Problem, ...] = field(default=(), compare=False)
@@ -341,8 +449,8 @@ class Plan:
     def target_of(self, step: Step, event: str) -> str:
         """Where an event of a step leads: a step's name, ``success`` or ``failed``.
 
-        A step without a transition for ``success`` goes on to the next step of the file, the
-        last one ends in success; one without a transition for ``failure`` ends in failure.
+        A step without a transition for ``success`` leads to the next step of the file, and the
+        last one to success. A step without a transition for ``failure`` leads to failure.
         """
         if event in step.transitions:
             return step.transitions[event]
@@ -355,3 +463,16 @@ class Plan:
         """Step name → the step after it in the file; of the last one, ``success``."""
         names = [step.name for step in self.steps]
         return dict(zip(names, [*names[1:], END_SUCCESS], strict=True))
+
+
+PLAN_KEYS: Final[Mapping[str, Key]] = keys_of(Plan)
+
+_REGISTRY = "that belongs to a registry or server file"
+PLAN_HINTS: Final = {
+    "tools": _REGISTRY,
+    "prompts": _REGISTRY,
+    "resources": _REGISTRY,
+    "server": f"{_REGISTRY}; a plan names its `servers`",
+    "states": "write `steps`",
+    "tasks": "write `steps`",
+}

@@ -1,25 +1,26 @@
-"""What a plan needs of the outside, as far as the plan alone says."""
+"""What a plan needs of the outside, as far as the plan alone says, and how that is narrowed."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from glob import has_magic
+from typing import Final
 
-from fractale.plan.model import Plan, Step
-from fractale.plan.words import EXTRA_TOOLS, GENERAL_AGENTS, GET_PROMPT, MODEL_AGENTS, READ_RESOURCE
+from fractale.plan.kinds import EXTRA_TOOLS, GENERAL_AGENTS, GET_PROMPT, KINDS, READ_RESOURCE
+from fractale.plan.model import Approve, Plan, Step
+
+STRICTNESS: Final = ("always", "ask", None, "never")
 
 
 def needs_model(step: Step) -> bool:
     """Whether the step itself asks a model."""
-    if step.kind == "agent":
-        return step.judge or step.target in (*GENERAL_AGENTS, *MODEL_AGENTS)
-    drafted = step.kind == "plan" and step.target is None
-    return step.kind == "prompt" or drafted or step.judge
+    return step.judge or KINDS[step.kind].needs_model(step)
 
 
 def models_of(plan: Plan) -> list[str | None]:
-    """The `model:` of every step that needs one, each once; None stands for the default."""
+    """The `model:` of every step that needs one, each once; None is the default model."""
     names: list[str | None] = []
     for step in plan.walk():
         own: list[str | None] = models_of(step.plan) if step.plan else []
@@ -36,7 +37,7 @@ def tools_of(plan: Plan, agents: Collection[str] = ()) -> frozenset[str] | None:
         agents: The sub-agents that no server has.
 
     Returns:
-        Names and globs; None where the plan lets a model have all tools.
+        Names and globs; None if the plan lets a model have all tools.
     """
     steps = list(_steps(plan))
     if any(_asks_with_tools(s) and s.tools is None and not _is_of_server(s, agents) for s in steps):
@@ -68,7 +69,7 @@ def _named(step: Step, agents: Collection[str]) -> Collection[str]:
 
 
 def prompts_of(plan: Plan, agents: Collection[str] = ()) -> frozenset[str] | None:
-    """The prompts that the plan names; None where it lets a model have all of them.
+    """The prompts that the plan names; None if it lets a model have all of them.
 
     Args:
         agents: The sub-agents that no server has.
@@ -88,10 +89,7 @@ def shows_resources(plan: Plan, agents: Collection[str] = ()) -> bool:
     Args:
         agents: The sub-agents that no server has.
     """
-    return any(
-        _may_use(step, READ_RESOURCE, agents) or (step.kind == "plan" and step.plan is None)
-        for step in _steps(plan)
-    )
+    return any(_may_use(step, READ_RESOURCE, agents) or step.is_drafted for step in _steps(plan))
 
 
 def _may_use(step: Step, extra: str, agents: Collection[str]) -> bool:
@@ -111,9 +109,40 @@ def _steps(plan: Plan) -> Iterator[Step]:
 
 def _asks_with_tools(step: Step) -> bool:
     """Whether the step asks a model that may have tools."""
-    return step.kind in ("agent", "prompt") or (step.kind == "plan" and step.plan is None)
+    return KINDS[step.kind].chooses_tools and step.plan is None
 
 
 def _is_of_server(step: Step, agents: Collection[str]) -> bool:
-    """Whether the step asks a sub-agent that is none of fractale's or the person's own."""
+    """Whether the step asks a sub-agent of a server, not one of fractale's or the user's own."""
     return step.kind == "agent" and step.target not in (None, *GENERAL_AGENTS, *agents)
+
+
+def narrow(plan: Plan, tools: tuple[str, ...] | None, approve: Approve | None) -> Plan:
+    """A plan whose steps may do no more than the step that it replaces.
+
+    Args:
+        tools: The globs of the step around it; None: all tools.
+        approve: The step's word on approval; the stricter one of it and of each step counts.
+    """
+    return replace(plan, steps=tuple(_narrow_step(step, tools, approve) for step in plan.steps))
+
+
+def _narrow_step(step: Step, tools: tuple[str, ...] | None, approve: Approve | None) -> Step:
+    inner = tuple(_narrow_step(each, tools, approve) for each in step.steps)
+    if step.kind == "parallel":
+        return replace(step, steps=inner)
+    stricter = min(step.approve, approve, key=STRICTNESS.index)
+    chosen = both(step.tools, tools) if KINDS[step.kind].chooses_tools else step.tools
+    return replace(step, steps=inner, approve=stricter, tools=chosen)
+
+
+def both(some: tuple[str, ...] | None, others: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Globs of what two lists of globs have in common; None lists everything.
+
+    Of two globs that overlap, neither of which contains the other, nothing is kept.
+    """
+    if some is None or others is None:
+        return others if some is None else some
+    kept = [glob for glob in some if any(fnmatchcase(glob, other) for other in others)]
+    kept += [other for other in others if any(fnmatchcase(other, glob) for glob in some)]
+    return tuple(dict.fromkeys(kept))

@@ -1,28 +1,35 @@
 """A plan as a picture: boxes placed in layers by grandalf, written as SVG, drawn as PNG.
 
-The inside of a parallel block or an included plan is laid out first and then takes part in its
-plan as one box. Arrows that lead back run in lanes of their own at the right, so that the way
-forward stays readable.
+The inside of a parallel block or an included plan is laid out first; the plan around it
+then has it as one box. Arrows that lead back run in lanes at the right, so that the way forward
+stays readable.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from xml.sax.saxutils import escape
+from typing import Any, TypeAlias
+from xml.sax.saxutils import escape as xml_escape
 
 from fractale.errors import DependencyMissing
-from fractale.plan.diagram import UNDRAWN, Arrow, arrows, notes, target_words, title_of
-from fractale.plan.inert import cells, fit, fold, inert
-from fractale.plan.layers import Placed, Point, place
-from fractale.plan.model import END_FAILED, END_SUCCESS, Plan, Step
+from fractale.plan.diagram import UNDRAWN, Arrow, arrows, notes, title_of
+from fractale.plan.escape import cells, escape, fit, fold
+from fractale.plan.kinds import KINDS
+from fractale.plan.model import Plan, Step
+from fractale.plan.rules import END_FAILED, END_SUCCESS
+
+Point: TypeAlias = tuple[float, float]
+Size: TypeAlias = tuple[float, float]
 
 INSTALL = "pip install 'fractale[draw]'"
 FONTS = "Lato, 'DejaVu Sans', Verdana, Helvetica, Arial, sans-serif"
 CHARACTER = 7.4
 """Width of a character of the text in a box, generous for the widest of `FONTS`."""
 ROW, MARGIN, GAP, LANE = 17.0, 24.0, 16.0, 22.0
+BESIDE, BELOW, BEND = 60, 46, 24.0
 LINE_LIMIT = 44
 STATE_COLORS = {END_SUCCESS: "#2e7d32", END_FAILED: "#b3261e"}
 STYLE = (
@@ -76,7 +83,7 @@ def svg(plan: Plan) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" role="img">',
-        f"<title>{escape(title_of(plan))}</title>",
+        f"<title>{xml_escape(title_of(plan))}</title>",
         f"<style>{STYLE}</style>",
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7.5" refY="4" markerWidth="8" '
         'markerHeight="8" orient="auto"><path d="M0 0.5L8 4L0 7.5z" fill="#444"/></marker></defs>',
@@ -116,7 +123,7 @@ def png(plan: Plan) -> bytes:
 
 
 def packaged_fonts() -> list[Path]:
-    """The font files of the package font-lato, where it is installed."""
+    """The font files of the package font-lato; empty if it is not installed."""
     found = find_spec("font_lato")
     if found is None or found.origin is None:
         return []
@@ -175,7 +182,7 @@ def _ways(plan: Plan, source: str, leaving: list[Arrow]) -> list[Way]:
 
 
 def _box(step: Step) -> Box:
-    detail = f"{step.kind} · {target_words(step)}".removesuffix(" · ")
+    detail = f"{step.kind} · {KINDS[step.kind].summary(step)}".removesuffix(" · ")
     rows = [step.name, *(row for note in [detail, *notes(step)] for row in fold(note, LINE_LIMIT))]
     inside = _draw_plan(step.plan) if step.plan is not None else None
     if step.steps:
@@ -185,7 +192,7 @@ def _box(step: Step) -> Box:
 
 def _end(arrow: Arrow) -> Box:
     known = arrow.target in STATE_COLORS
-    words = arrow.target if known else f"{inert(arrow.target)}: there is no such step"
+    words = arrow.target if known else f"{escape(arrow.target)}: there is no such step"
     return Box(f"end {arrow.target}", [words], "end")
 
 
@@ -210,7 +217,7 @@ def _lay_out(boxes: list[Box], ways: list[Way]) -> Drawing:
     forward = [w for w in ways if order[w.source] < order[w.target]]
     backward = [w for w in ways if order[w.source] >= order[w.target]]
     try:
-        placed = place(
+        placed = _layered(
             {_place_key(box): (box.width, box.height) for box in boxes},
             [(w.source, w.target) for w in forward],
         )
@@ -229,7 +236,7 @@ def _lay_out(boxes: list[Box], ways: list[Way]) -> Drawing:
 
 
 def _draw_backward(
-    drawing: Drawing, boxes: dict[str, Box], placed: Placed, ways: list[Way]
+    drawing: Drawing, boxes: dict[str, Box], placed: Layout, ways: list[Way]
 ) -> None:
     """Draw the arrows that lead back, the shortest in the innermost lane."""
     corners = placed.corners
@@ -259,7 +266,7 @@ def _back(
 
     Args:
         lane: The lane's distance from the left.
-        spot: Where the label stands; None: at the arrow's beginning.
+        spot: The position of the label; None: at the arrow's beginning.
     """
     (sx, sy), (tx, ty) = corners[way.source], corners[way.target]
     source, target = boxes[way.source], boxes[way.target]
@@ -299,7 +306,7 @@ def _arrow(path: str, way: Way, spot: Point) -> list[str]:
 
 def _draw_box(box: Box, x: float, y: float) -> list[str]:
     color = STATE_COLORS.get(box.rows[0]) if box.shape == "end" else None
-    radius = {"end": box.height / 2, "tool": 2.0, "parallel": 2.0}.get(box.shape, 10.0)
+    radius = box.height / 2 if box.shape == "end" else _radius(box.shape)
     stroke = f' style="stroke:{color}"' if color else ""
     drawn = [
         f'<rect class="{"group" if box.inside else "box"}" x="{x:.1f}" y="{y:.1f}" '
@@ -322,5 +329,108 @@ def _draw_box(box: Box, x: float, y: float) -> list[str]:
     return drawn
 
 
+def _radius(kind: str) -> float:
+    return 2.0 if KINDS[kind].is_square else 10.0
+
+
 def _text(x: float, y: float, words: str, style: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" class="{style}">{escape(words)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{style}">{xml_escape(words)}</text>'
+
+
+# Layers
+
+
+@dataclass(slots=True)
+class Layout:
+    """The positions of boxes and arrows.
+
+    Args:
+        corners: The upper left corner of each box.
+        ways: The points of each arrow, from the bottom of one box to the top of another.
+    """
+
+    width: float = 0.0
+    height: float = 0.0
+    corners: dict[str, Point] = field(default_factory=dict[str, Point])
+    ways: dict[tuple[str, str], list[Point]] = field(
+        default_factory=dict[tuple[str, str], list[Point]]
+    )
+
+
+class _View:
+    """The size of a box, and where grandalf puts its middle."""
+
+    def __init__(self, size: Size) -> None:
+        self.w, self.h = size
+        self.xy: Point = (0.0, 0.0)
+
+
+class _Line:
+    """Takes the points of an arrow from grandalf."""
+
+    def __init__(self) -> None:
+        self.points: list[Point] = []
+
+    def setpath(self, points: list[Point]) -> None:
+        self.points = list(points)
+
+
+def _layered(boxes: Mapping[str, Size], ways: Sequence[tuple[str, str]]) -> Layout:
+    """Place boxes in layers, so that every given arrow leads down: grandalf's Sugiyama layout.
+
+    Args:
+        boxes: Name → width and height; the first is at the top, above all that nothing leads to.
+        ways: Pairs of names, without a cycle and without two of the same.
+
+    Raises:
+        ImportError: grandalf is not installed.
+    """
+    from grandalf.graphs import Edge, Graph, Vertex
+    from grandalf.layouts import SugiyamaLayout
+
+    vertices: dict[str, Any] = {name: Vertex(name) for name in boxes}
+    for name, size in boxes.items():
+        vertices[name].view = _View(size)
+    lines = {way: _Line() for way in ways}
+    first = next(iter(boxes))
+    reached = {target for _, target in ways} | {first}
+    # grandalf lays out one connected graph: what nothing leads to hangs from the first box.
+    loose = [(first, name) for name in boxes if name not in reached]
+    edges: list[Any] = []
+    for source, target in [*ways, *loose]:
+        edge: Any = Edge(vertices[source], vertices[target])
+        edge.view = lines.get((source, target)) or _Line()
+        edges.append(edge)
+    graph: Any = Graph(list(vertices.values()), edges)
+    layout: Any = SugiyamaLayout(graph.C[0])
+    layout.xspace, layout.yspace, layout.dw = BESIDE, BELOW, BEND
+    layout.init_all(roots=[vertices[first]], inverted_edges=[])
+    layout.draw()
+    return _placed(boxes, {name: v.view.xy for name, v in vertices.items()}, lines)
+
+
+def _placed(
+    boxes: Mapping[str, Size],
+    middles: Mapping[str, Point],
+    lines: Mapping[tuple[str, str], _Line],
+) -> Layout:
+    """Move everything so that it starts at (0, 0)."""
+    bends = [point for line in lines.values() for point in line.points[1:-1]]
+    left = min([middles[n][0] - w / 2 for n, (w, _) in boxes.items()] + [x for x, _ in bends])
+    top = min(middles[n][1] - h / 2 for n, (_, h) in boxes.items())
+    placed = Layout()
+    for name, (width, height) in boxes.items():
+        x, y = middles[name][0] - width / 2 - left, middles[name][1] - height / 2 - top
+        placed.corners[name] = (x, y)
+        placed.width = max(placed.width, x + width)
+        placed.height = max(placed.height, y + height)
+    for (source, target), line in lines.items():
+        inner = [(x - left, y - top) for x, y in line.points[1:-1]]
+        start, end = placed.corners[source], placed.corners[target]
+        placed.ways[source, target] = [
+            (start[0] + boxes[source][0] / 2, start[1] + boxes[source][1]),
+            *inner,
+            (end[0] + boxes[target][0] / 2, end[1]),
+        ]
+        placed.width = max([placed.width, *(x for x, _ in inner)])
+    return placed

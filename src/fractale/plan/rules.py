@@ -1,64 +1,106 @@
-"""What moves a plan from step to step: rules, transitions, conditions, sweeps."""
+"""What moves a plan from step to step: rules, transitions, conditions and sweeps."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from fractale.plan.fields import Fields, Reader, join
-from fractale.plan.model import END_FAILED, FAILURE, Expression, ForEach, Rule
-from fractale.text import clip
+from fractale.plan.forms import CALLABLE_PATTERN, Form, Inline, matching, ref
+from fractale.plan.node import clip
+from fractale.plan.values import Expression
 
 if TYPE_CHECKING:
     from fractale.plan.node import Node
 
+SUCCESS: Final = "success"
+FAILURE: Final = "failure"
+END_SUCCESS: Final = "success"
+END_FAILED: Final = "failed"
+
 NAME_PATTERN: Final = "[A-Za-z][A-Za-z0-9_-]*"
-"""What names a step or an event."""
+"""The name of a step or an event."""
 
-NAME: Final = re.compile(NAME_PATTERN, re.ASCII)
+NAME_REGEX: Final = re.compile(NAME_PATTERN, re.ASCII)
+
+MOST_ITEMS: Final = 32
+"""Items of a foreach that run at the same time, unless the step says otherwise."""
+
+MOST_JOBS: Final = 100
+"""The same for batch jobs: waiting in a queue costs nothing, but floods harm a scheduler."""
+
+Items: TypeAlias = "Expression | tuple[Any, ...]"
 
 
-def read_rules(fields: Fields) -> tuple[Rule, ...]:
-    """The step's rules, in file order."""
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """If the expression is true, the step's event is `event`."""
+
+    event: str
+    expression: Expression
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForEach:
+    """A step that runs once per item.
+
+    Args:
+        items: An expression or a literal list. A mapping of those stands for their product, and
+            each `item` is then a mapping with the same keys.
+        max_parallel: How many run at the same time; None: `MOST_ITEMS`, of batch jobs
+            `MOST_JOBS`.
+    """
+
+    items: Items | Mapping[str, Items]
+    max_parallel: int | None = None
+
+
+def _rules(mapping: Fields, key: str) -> tuple[Rule, ...]:
+    """The rules in file order."""
     rules: list[Rule] = []
-    for event, node, path in _events(fields, "rules"):
+    for event, node, path in _events(mapping, key):
         items = node.value if isinstance(node.value, list) else [node]
         for index, item in enumerate(items):
             where = f"{path}[{index}]" if isinstance(node.value, list) else path
-            expression = _expression(fields.reader, item, where)
+            expression = _expression_of(mapping.reader, item, where)
             if expression:
                 rules.append(Rule(event, expression))
     return tuple(rules)
 
 
-def read_transitions(fields: Fields) -> dict[str, str]:
-    """Event → step, ``success`` or ``failed``."""
+def _transitions(mapping: Fields, key: str) -> dict[str, str]:
     found: dict[str, str] = {}
-    for event, node, path in _events(fields, "transitions"):
-        target = fields.reader.name(node, path, "where a transition leads")
+    for event, node, path in _events(mapping, key):
+        target = mapping.reader.name(node, path, "where a transition leads")
         if target:
             found[event] = END_FAILED if target == FAILURE else target
     return found
 
 
-def _events(fields: Fields, key: str) -> list[tuple[str, Node, str]]:
+def _events(mapping: Fields, key: str) -> list[tuple[str, Node, str]]:
     """Event, value and path; ``failed`` and ``failure`` are one event."""
     found: dict[str, tuple[str, Node, str]] = {}
-    for name, at, node in fields.entries(key):
+    for name, at, node in mapping.entries(key):
         event = FAILURE if name == END_FAILED else name
-        path = f"{fields.path}.{key}.{clip(name)}"
-        if not NAME.fullmatch(name):
+        path = f"{mapping.path}.{key}.{clip(name)}"
+        if not NAME_REGEX.fullmatch(name):
             message = f"`{clip(name)}` cannot name an event: letters, digits, `_`, `-`"
-            fields.reader.fail("bad-name", message, at, path)
+            mapping.reader.fail("bad-name", message, at, path)
         elif event in found:
             message = "`failed` and `failure` are one event; put them together"
-            fields.reader.fail("duplicate-event", message, at, path)
+            mapping.reader.fail("duplicate-event", message, at, path)
         else:
             found[event] = event, node, path
     return list(found.values())
 
 
-def _expression(reader: Reader, node: Node, path: str) -> Expression | None:
+def _expression(mapping: Fields, key: str) -> Expression | None:
+    return _expression_of(mapping.reader, mapping.value(key), join(mapping.path, key))
+
+
+def _expression_of(reader: Reader, node: Node, path: str) -> Expression | None:
     if isinstance(node.value, (dict, list)) or node.value is None:
         message = f"an expression must be text, not {node.found()}"
         reader.fail("wrong-type", message, node, path)
@@ -73,34 +115,22 @@ def _expression(reader: Reader, node: Node, path: str) -> Expression | None:
     return Expression(source, node.position)
 
 
-def read_when(fields: Fields) -> Expression | None:
-    """The condition under which the step runs."""
-    node = fields.get("when")
-    return _expression(fields.reader, node, join(fields.path, "when")) if node else None
-
-
-def read_foreach(fields: Fields) -> ForEach | None:
-    """What the step goes through."""
-    most = fields.whole("max_parallel")
-    node = fields.get("foreach")
-    if node is None:
-        return None
-    path = join(fields.path, "foreach")
+def _foreach(mapping: Fields, key: str) -> ForEach | None:
+    node, path = mapping.value(key), join(mapping.path, key)
     if not isinstance(node.value, dict):
-        items = _items(fields.reader, node, path)
-        return ForEach(items=items, max_parallel=most) if items is not None else None
+        items = _items(mapping.reader, node, path)
+        return ForEach(items=items) if items is not None else None
     found = {
-        key: _items(fields.reader, child, join(path, key)) for key, child in node.value.items()
+        name: _items(mapping.reader, child, join(path, name)) for name, child in node.value.items()
     }
     if not found:
-        fields.wrong("foreach", "an expression, a list, or a mapping of those")
-    axes = {key: items for key, items in found.items() if items is not None}
-    return ForEach(items=axes, max_parallel=most)
+        mapping.wrong(key, "an expression, a list, or a mapping of those")
+    return ForEach(items={name: items for name, items in found.items() if items is not None})
 
 
-def _items(reader: Reader, node: Node, path: str) -> Expression | tuple[Any, ...] | None:
+def _items(reader: Reader, node: Node, path: str) -> Items | None:
     if not isinstance(node.value, list):
-        return _expression(reader, node, path)
+        return _expression_of(reader, node, path)
     if not node.value:
         reader.fail("bad-value", "a list to go through needs at least one item", node, path)
     for index, item in enumerate(node.value):
@@ -108,3 +138,57 @@ def _items(reader: Reader, node: Node, path: str) -> Expression | tuple[Any, ...
             message = 'a list written out holds plain values; write it as an expression: "[a, b]"'
             reader.fail("bare-expression", message, item, f"{path}[{index}]")
     return tuple(item.plain() for item in node.value)
+
+
+def _rules_data(rules: tuple[Rule, ...]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for rule in rules:
+        found.setdefault(rule.event, Inline()).append(rule.expression.source)
+    return found
+
+
+def _foreach_data(foreach: ForEach) -> Any:
+    if isinstance(foreach.items, Mapping):
+        return {name: _items_data(axis) for name, axis in foreach.items.items()}
+    return _items_data(foreach.items)
+
+
+def _items_data(items: Items) -> Any:
+    return items.source if isinstance(items, Expression) else Inline(items)
+
+
+_ONE_OR_MORE: Final = {"anyOf": [ref("expression"), {"type": "array", "items": ref("expression")}]}
+_AXIS: Final = {"anyOf": [ref("expression"), {"type": "array", "minItems": 1}]}
+_AXES: Final = {"type": "object", "minProperties": 1, "additionalProperties": _AXIS}
+
+EXPRESSION: Final = Form(_expression, ref("expression"), lambda expression: expression.source)
+
+RULES: Final = Form(
+    _rules,
+    {
+        "type": "object",
+        "patternProperties": {f"^{NAME_PATTERN}$": _ONE_OR_MORE},
+        "additionalProperties": False,
+    },
+    _rules_data,
+)
+"""Event → expressions."""
+
+TRANSITIONS: Final = Form(
+    _transitions,
+    {
+        "type": "object",
+        "patternProperties": {f"^{NAME_PATTERN}$": matching(CALLABLE_PATTERN)},
+        "additionalProperties": False,
+    },
+    dict,
+)
+"""Event → step, ``success`` or ``failed``."""
+
+FOREACH: Final = Form(_foreach, {"anyOf": [*_AXIS["anyOf"], _AXES]}, _foreach_data)
+"""An expression, a list, or a mapping of those."""
+
+
+def expression_schema() -> dict[str, Any]:
+    """JSON Schema of an expression."""
+    return {"type": ["string", "boolean", "number"], "description": "An expression, no braces."}

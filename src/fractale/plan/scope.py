@@ -10,8 +10,10 @@ from fractale.errors import Problem
 from fractale.plan.expressions import Reference, references, syntax_problems
 from fractale.plan.expressions.functions import FUNCTIONS
 from fractale.plan.flow import Flow
-from fractale.plan.model import Expression, Plan, Step, Template, Value
-from fractale.plan.words import JOB_OUTPUTS
+from fractale.plan.job import JOB_OUTPUTS
+from fractale.plan.kinds import KINDS
+from fractale.plan.model import Plan, Step
+from fractale.plan.values import Expression, Value
 from fractale.text import listing, nearest
 
 Place = Literal["template", "item", "rule", "output"]
@@ -44,7 +46,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A value with templates, or an expression, and where it stands."""
+    """A value with templates, or an expression, and its position in the plan."""
 
     value: Value | Expression
     path: str
@@ -100,33 +102,8 @@ def outputs_of_plan(plan: Plan, prefix: str) -> Iterator[Text]:
         yield Text(value, f"{prefix}outputs.{name}", "output")
 
 
-def is_resource(value: Value) -> bool:
-    """Whether a value stands for an MCP resource: ``{resource: "server:uri"}``."""
-    return isinstance(value, dict) and list(value) == ["resource"]
-
-
-def has_resource(value: Value) -> bool:
-    """Whether something in a step's inputs stands for an MCP resource.
-
-    The inputs themselves do not: an argument may be called `resource`.
-    """
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return any(is_resource(each) or has_resource(each) for each in inner)
-
-
-def has_template(value: Value) -> bool:
-    """Whether a value is only known at run time."""
-    if is_resource(value):
-        return True
-    if isinstance(value, dict):
-        return any(map(has_template, value.values()))
-    if isinstance(value, list):
-        return any(map(has_template, value))
-    return isinstance(value, Template)
-
-
 def _cut_at_a_comma(problem: Problem, value: Value | Expression) -> Problem:
-    """The problem with a hint, where an item of a list lacks a bracket that it opened or closed."""
+    """The problem with a hint if an item of a list lacks a bracket."""
     source = value.source if isinstance(value, Expression) else ""
     if not problem.path.endswith("]") or source.count("(") == source.count(")"):
         return problem
@@ -285,15 +262,8 @@ def _output_problem(reference: Reference, text: Text, step: Step) -> Problem | N
     """The outputs of a block, or of a plan that says what it returns, are known."""
     if len(reference.path) < 4 or reference.path[2] != "outputs" or step.foreach:
         return None
-    if step.job is not None and step.job.array is not None:
-        return None
-    if step.kind == "parallel":
-        names: Collection[str] = [inner.name for inner in step.steps]
-    elif step.plan is not None and step.plan.outputs:
-        names = step.plan.outputs
-    elif step.job is not None:
-        names = [*step.job.outputs, *JOB_OUTPUTS]
-    else:
+    names = KINDS[step.kind].output_names(step)
+    if names is None:
         return None
     if reference.path[3] in names or reference.optional:
         return None
@@ -303,7 +273,7 @@ def _output_problem(reference: Reference, text: Text, step: Step) -> Problem | N
 
 
 def _rule_problem(reference: Reference, text: Text) -> Problem | None:
-    """In a rule any name may be a key of the outputs, except where these are known."""
+    """In a rule any name may be a key of the outputs, unless these are known."""
     job = text.within.step.job if text.within else None
     name = str(reference.path[0])
     if job is None or reference.optional or name in RULE_NAMES or name in FUNCTIONS:
@@ -331,7 +301,7 @@ def _is_of_job(text: Text) -> bool:
 
 
 def _rest_of_name(suggestion: str | None) -> list[str]:
-    """The words of a name with hyphens that Jinja takes for names of their own."""
+    """The words of a name with hyphens, which Jinja reads as names of their own."""
     if not suggestion or not suggestion.startswith("inputs['"):
         return []
     return suggestion.removesuffix("']").split("-")[1:]

@@ -14,8 +14,8 @@ from xml.sax.saxutils import escape
 from fractale.errors import PlanError
 from fractale.plain import to_json
 from fractale.plan.build import parse_plan
-from fractale.plan.inert import inert
-from fractale.plan.mermaid import ENTITIES
+from fractale.plan.draw import ENTITIES
+from fractale.plan.escape import escape
 from fractale.plan.model import END_FAILED, END_SUCCESS, FAILURE, SUCCESS, Plan, Step
 from fractale.plan.paths import without_indexes
 from fractale.record.history import RecordedAttempt, RunHistory, attempt_data, results_of
@@ -249,7 +249,7 @@ def transition_lines(history: RunHistory) -> Iterator[str]:
 def mermaid(graph: RunGraph) -> str:
     """The graph as a Mermaid flowchart: thick arrows were taken, dotted arrows were not."""
     ids = {path: f"n{number}" for number, path in enumerate(graph.nodes, 1)}
-    title = to_json(f"{inert(graph.plan, 200)}, run {graph.run}")
+    title = to_json(f"{escape(graph.plan, 200)}, run {graph.run}")
     lines = ["---", f"title: {title}", "---", "flowchart TD"]
     lines += _level(graph, ids, "", "    ")
     lines += [_arrow(edge, ids) for edge in graph.edges.values()]
@@ -292,7 +292,7 @@ def _times(number: int) -> str:
 
 
 def _quoted(*rows: str) -> str:
-    return '"' + "<br/>".join(inert(row, 120).translate(ENTITIES) for row in rows) + '"'
+    return '"' + "<br/>".join(escape(row, 120).translate(ENTITIES) for row in rows) + '"'
 
 
 def _class(node: GraphNode) -> str:
@@ -358,4 +358,4 @@ def _xml(value: object) -> str:
     """A value as XML text, without the control characters that XML does not allow."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return escape(inert(str(value)), {'"': "&quot;"})
+    return escape(escape(str(value)), {'"': "&quot;"})

@@ -12,10 +12,10 @@ from fractale.errors import StoreError, UsageError
 from fractale.plan.build import load_plan, parse_plan
 from fractale.plan.check import check_plan
 from fractale.plan.dump import dump_plan
+from fractale.plan.kinds import PLANNER_INPUTS
 from fractale.plan.model import Plan, Step
-from fractale.plan.narrow import narrow
+from fractale.plan.needs import narrow
 from fractale.plan.paths import without_indexes
-from fractale.plan.words import PLANNER_INPUTS
 from fractale.record.plans import plan_of
 from fractale.store.run_record import RunRecord
 

@@ -22,7 +22,7 @@ from fractale.graph.kinds.job import LOG_FILE
 from fractale.masking import Masker
 from fractale.models import Models, Usage
 from fractale.pins import ToolChange, change_between
-from fractale.plan.words import GENERAL_AGENTS
+from fractale.plan.kinds import GENERAL_AGENTS
 from fractale.policy import Grant, PlannedCall, Policy, Ruling
 from fractale.questions import MISSING, Checked, tool_of
 from fractale.record.snapshot import ToolSnapshot

@@ -16,6 +16,7 @@ from fractale.errors import UsageError
 from fractale.plan.build import load_plan, parse_plan
 from fractale.plan.dump import plan_data, step_data
 from fractale.plan.flow import Flow
+from fractale.plan.kinds import KINDS
 from fractale.plan.model import FAILURE, SUCCESS, Plan, Step
 from fractale.record.history import RecordedAttempt, RunHistory
 from fractale.record.history_reader import read_history
@@ -202,7 +203,7 @@ def _meaning(step: Step) -> dict[str, Any]:
     data["rules"] = [[rule.event, rule.expression.source] for rule in step.rules]
     if isinstance(data.get("foreach"), dict):
         data["foreach"] = list(data["foreach"].items())
-    asks = step.judge or step.kind in ("prompt", "agent", "plan")
+    asks = step.judge or KINDS[step.kind].asks_model
     if asks and step.instruction is None and step.description:
         data["description"] = step.description  # used as the instruction
     if step.plan is not None:

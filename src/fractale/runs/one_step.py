@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from fractale.errors import StoreError, ToolError, UsageError
 from fractale.plan.inputs import TYPES, convert
+from fractale.plan.kinds import GENERAL_AGENTS, HANDED_OVER, INSTRUCTION_INPUTS, KNOWN
 from fractale.plan.model import RESERVED_STEP_NAMES, InputSpec
-from fractale.plan.words import GENERAL_AGENTS, HANDED_OVER, INSTRUCTION_INPUTS, KNOWN
 from fractale.private import make_folder, write_private
 from fractale.text import clip, did_you_mean
 

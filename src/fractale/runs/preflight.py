@@ -11,10 +11,9 @@ from fractale.agents.catalog import Catalog
 from fractale.errors import AnswerError, PlanError, Problem, SettingsError, ToolError
 from fractale.graph.bindings import Bindings, Unclear, resolve
 from fractale.models import Models
-from fractale.plan.check import check_against_tools, check_plan
+from fractale.plan.check import check_against_tools, check_plan, in_order
 from fractale.plan.model import Plan
 from fractale.plan.needs import models_of, named_tools, prompts_of
-from fractale.plan.problems import in_order
 from fractale.questions.answers import ANY_STEP, strip_indexes
 from fractale.record.snapshot import names_needed
 from fractale.runs.workspace import Extensions, Workspace, servers_of

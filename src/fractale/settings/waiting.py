@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from fractale.errors import SettingsError
-from fractale.plan.inert import inert
+from fractale.plan.escape import escape
 from fractale.settings.secrets import is_secret, shown_arguments, shown_url, without_password
 
 MAX_SHOWN: Final = 4000
@@ -77,7 +77,7 @@ def untrusted_lines(
 ) -> list[str]:
     """What waits, and what changed since the user trusted the file, in lines for people."""
     since = "has changed since you trusted it" if changed is not None else "is not trusted yet"
-    lines = [f"the project's settings file {since}", inert(str(path))]
+    lines = [f"the project's settings file {since}", escape(str(path))]
     lines += [f"  {each}" for each in waiting]
     if changed is not None:
         lines += ["changed:", *(f"  {line}" for line in changed or [UNSHOWN])]
@@ -229,10 +229,10 @@ def _store(value: Any) -> str:
 
 
 def _waiting(key: str, value: str, effect: str) -> Waiting:
-    shown = inert(value)
+    shown = escape(value)
     if len(shown) > MAX_SHOWN:
         shown = f"{shown[:MAX_SHOWN]}… [{len(shown) - MAX_SHOWN} more characters in the file]"
-    return Waiting(key=inert(key, 100), value=shown, effect=inert(effect, MAX_SHOWN))
+    return Waiting(key=escape(key, 100), value=shown, effect=escape(effect, MAX_SHOWN))
 
 
 _EFFECTS: Final[Mapping[str, tuple[Callable[[Any], str], str]]] = {

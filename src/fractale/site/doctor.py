@@ -225,7 +225,7 @@ def _plan(path: str | None, checks: list[Check]) -> tuple[Any, list[Problem]]:
     """The plan, if it is valid by itself, and what is wrong with it."""
     if path is None:
         return None, []
-    from fractale.plan.problems import file_problems
+    from fractale.plan.check import file_problems
 
     try:
         plan, problems = file_problems(path)

@@ -45,7 +45,7 @@ def command(plans: tuple[str, ...], *, online: bool, given: options.CommandLine)
 
 def check(path: str, extensions: Extensions, *, online: bool) -> list[Problem]:
     """Every problem of one plan file."""
-    from fractale.plan.problems import file_problems, in_order
+    from fractale.plan.check import file_problems, in_order
 
     plan, problems = file_problems(path)
     if plan is None or not (online or extensions):

@@ -8,7 +8,7 @@ from typing import Any
 
 from fractale.cli.render.phrases import as_json
 from fractale.cli.render.text import Line, cells, fold, inert, pad, row, table
-from fractale.plan.inert import JOINERS
+from fractale.plan.escape import JOINERS
 from fractale.questions import tool_of
 from fractale.questions.forms import (
     as_schema,

@@ -15,7 +15,8 @@ from typing import Any, Final, Literal, TypeAlias
 import click
 
 from fractale.plain import to_json
-from fractale.plan.inert import ELLIPSIS, cells, fit, fold, inert, pad
+from fractale.plan.escape import ELLIPSIS, cells, fit, fold, pad
+from fractale.plan.escape import escape as inert
 from fractale.text import count
 
 __all__ = [

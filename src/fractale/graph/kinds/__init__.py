@@ -92,3 +92,5 @@ def _builder_of(step: Step) -> Build:
             from fractale.graph.kinds.job import job
 
             return job
+        case _:
+            raise ValueError(f"no file of `graph/kinds` runs steps of kind `{step.kind}`")

@@ -19,7 +19,7 @@ from fractale.graph.bindings import check_tools, find_tool
 from fractale.graph.kinds import Compiler
 from fractale.graph.kinds.tool import call_planned
 from fractale.graph.outcome import CallResult, failed_by, matched, not_done
-from fractale.plan.words import GENERAL_AGENTS, INSTRUCTION_INPUTS
+from fractale.plan.kinds import GENERAL_AGENTS, INSTRUCTION_INPUTS
 
 if TYPE_CHECKING:
     from fractale.graph.step import StepNode

@@ -16,8 +16,8 @@ from fractale.graph.outcome import CallResult
 from fractale.graph.scope import labels_of, sources_data
 from fractale.graph.state import PlanState, Record, Spent, initial_state
 from fractale.graph.step import AttemptsExceeded, StepNode
+from fractale.plan.kinds import INSTRUCTION_INPUTS
 from fractale.plan.model import Plan
-from fractale.plan.words import INSTRUCTION_INPUTS
 
 
 def included(node: StepNode, compiler: Compiler) -> StepNode:

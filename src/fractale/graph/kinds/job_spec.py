@@ -10,8 +10,16 @@ from typing import Any, NoReturn, cast
 from fractale.errors import PolicyError, TemplateError
 from fractale.graph.attempt import Attempt
 from fractale.jobs import Confine, JobSpec
-from fractale.plan.job import COUNTS, ENV_NAME_PATTERN, MEMORY_PATTERN, MOST_COUNT, seconds_of
-from fractale.plan.words import JOB_KEYS, SCHEDULERS, WIDENING
+from fractale.plan.job import (
+    COUNTS,
+    ENV_NAME_PATTERN,
+    JOB_KEYS,
+    MEMORY_PATTERN,
+    MOST_COUNT,
+    SCHEDULERS,
+    WIDENING,
+    seconds_of,
+)
 from fractale.schedulers.request import Array
 
 TEXTS = ("queue", "account", "folder")

@@ -42,9 +42,9 @@ from fractale.graph.step import StepNode
 from fractale.labels import from_data, to_data
 from fractale.plan.build import parse_plan
 from fractale.plan.dump import plan_data
+from fractale.plan.kinds import ASK_PERSON, KNOWN, PLANNER_INPUTS
 from fractale.plan.model import Plan, Step
-from fractale.plan.narrow import narrow
-from fractale.plan.words import ASK_PERSON, KNOWN, PLANNER_INPUTS
+from fractale.plan.needs import narrow
 
 EXPERTS = ("agent", "prompt")
 PLANNING = ("planner", "ask_or_plan")

@@ -15,7 +15,7 @@ from fractale.graph.call import Codec, once
 from fractale.graph.kinds import Compiler
 from fractale.graph.kinds.agent import GENERALIST, ask_agent, with_error
 from fractale.graph.outcome import CallResult
-from fractale.plan.words import EXTRA_TOOLS
+from fractale.plan.kinds import EXTRA_TOOLS
 from fractale.store.journal import Call
 from fractale.toolbox import PromptMessage
 

@@ -1,7 +1,7 @@
-"""Foreign text made harmless for a screen, and cut to fit one.
+"""Foreign text escaped for a terminal, and cut to fit one.
 
-What a tool, a model or a stranger's plan says is shown, never obeyed: terminal commands,
-control characters and marks that reverse the reading direction lose their power here.
+A terminal obeys what it prints. Text of tools, models and strangers' plans therefore loses terminal
+sequences, control characters, and marks that reverse the reading direction.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ANSI = re.compile(
 )
 
 
-def inert(text: str, limit: int | None = None, *, lines: bool = False) -> str:
+def escape(text: str, limit: int | None = None, *, lines: bool = False) -> str:
     r"""A text with nothing in it that a terminal would obey.
 
     Terminal sequences are left out; other control characters, and those that hide text or turn
@@ -61,7 +61,7 @@ def _character(character: str) -> str:
 
 
 def cells(text: str) -> int:
-    """How many columns of a terminal a text takes."""
+    """How many columns of a terminal a text fills."""
     if text.isascii():
         return len(text)
     return sum(_cells_of(character) for character in text)
@@ -74,7 +74,7 @@ def _cells_of(character: str) -> int:
 
 
 def fit(text: str, width: int) -> str:
-    """A text cut to at most `width` columns, ending in ``…`` where it was cut."""
+    """A text cut to at most `width` columns, ending in ``…`` if it was cut."""
     if cells(text) <= width:
         return text
     if width < 1:

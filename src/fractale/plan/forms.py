@@ -1,0 +1,440 @@
+"""Keys of the plan language, and the forms that their values can have.
+
+The language is one table: the model's fields. Each field is annotated with the `Key` that sets it,
+and a `Key` names the `Form` of its value. Everything else is derived from these two:
+
+- `read_part` reads a mapping of a file into the fields of a part (a step, a retry, …),
+- `part_data` gives the plain data of a part, which `fractale.plan.dump` writes as YAML,
+- `part_schema` gives the JSON Schema of a part,
+- the tables of ``docs/plans.md`` show `Key.help`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, MISSING, dataclass, field, fields, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+
+from fractale.durations import DURATION_PATTERN, format_duration
+from fractale.errors import Position
+from fractale.plan.fields import Fields, Reader, join
+from fractale.plan.node import clip
+from fractale.plan.values import Template, plain_value, template, value_of
+
+if TYPE_CHECKING:
+    from fractale.plan.node import Node
+
+Schema: TypeAlias = Mapping[str, Any]
+
+CALLABLE_PATTERN: Final = r"[^\s{}]+"
+INPUT_NAME_PATTERN: Final = "[A-Za-z_][A-Za-z0-9_-]*"
+MODEL_PATTERN: Final = r"[A-Za-z0-9_-]+:\S+"
+SERVER_NAME_PATTERN: Final = "[A-Za-z0-9_][A-Za-z0-9_-]*"
+DOTTED_PATTERN: Final = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+"
+
+NOWHERE: Final = Position("<plan>", 1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The form of a key's value.
+
+    Args:
+        read: Reads the value of a key that is neither missing nor empty. It returns None after it
+            has kept a problem. Without it, the part's own reader reads the key.
+        schema: JSON Schema of the value.
+        dump: The value as plain data.
+    """
+
+    read: Callable[[Fields, str], Any] | None
+    schema: Schema
+    dump: Callable[[Any], Any] = field(default=lambda value: value)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key of the language, declared on the field of the model that it sets.
+
+    Args:
+        form: The form of its value.
+        help: Markdown for the table of the docs; without its links, for editors.
+        name: The key in the file; left out, the field's name.
+        required: None: the key may be left out. Otherwise the key is required, and this text ends
+            the message ``a step needs `name` …``.
+        kinds: The kinds of step that have the key; left out: every kind, unless it lacks the key.
+        needs: Keys of which one must be beside it.
+        never_empty: An empty value is an error. It would count as left out, and the step would
+            then do more than was meant.
+        field, default: The field and its default; `keys_of` sets both. A second key of one field
+            has no field of its own.
+    """
+
+    form: Form
+    help: str
+    _: KW_ONLY
+    name: str = ""
+    required: str | None = None
+    kinds: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    never_empty: bool = False
+    field: str = ""
+    default: Any = None
+
+
+@cache
+def keys_of(part: type) -> Mapping[str, Key]:
+    """The keys of a part of the language, in the order of its fields."""
+    found: dict[str, Key] = {}
+    for each in fields(part):
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        first = True
+        for key in getattr(each.type, "__metadata__", ()):
+            own = each.name if first else ""
+            name = key.name or each.name
+            found[name] = replace(key, name=name, field=own, default=default)
+            first = False
+    return found
+
+
+def read_part(keys: Mapping[str, Key], mapping: Fields) -> dict[str, Any]:
+    """The values of a mapping by the field that each sets, or by the key if it sets none.
+
+    What does not fit is kept as a problem and left out.
+    """
+    found: dict[str, Any] = {}
+    for name in mapping:
+        key = keys.get(name)
+        if key is None:
+            continue  # a problem already, or a key of the job beside a step's own
+        if mapping.get(name) is None:
+            if key.never_empty:
+                message = f"`{name}` is empty; give it a value, or leave the key out"
+                mapping.fail(name, "empty-value", message)
+        elif key.form.read is not None:
+            value = key.form.read(mapping, name)
+            if value is not None:
+                found[key.field or name] = value
+    for name, key in keys.items():
+        if key.required is not None and mapping.get(name) is None:
+            mapping.fail(name, "missing-key", f"{mapping.noun} needs `{name}`{key.required}")
+    return found
+
+
+def part_data(part: Any, *, all_keys: bool = False) -> dict[str, Any]:
+    """A part as the plain data of its mapping: what differs from its default.
+
+    Args:
+        part: An instance of a dataclass with keys.
+        all_keys: Write the defaults, too.
+    """
+    found: dict[str, Any] = {}
+    for name, key in keys_of(cast("type", part.__class__)).items():
+        if key.field:
+            value = getattr(part, key.field)
+            if all_keys or value != key.default:
+                found[name] = key.form.dump(value)
+    return found
+
+
+def part_schema(keys: Mapping[str, Key]) -> dict[str, Any]:
+    """JSON Schema of a mapping with these keys and no others."""
+    required = [name for name, key in keys.items() if key.required is not None]
+    return {
+        "type": "object",
+        "properties": {n: {**key.form.schema, "description": key.help} for n, key in keys.items()},
+        **({"required": required} if required else {}),
+        "additionalProperties": False,
+    }
+
+
+class Inline(list[Any]):
+    """A list that YAML has in brackets, on one line if it fits."""
+
+
+# Plain values
+
+
+def ref(name: str) -> Schema:
+    """A reference to one of the schema's definitions."""
+    return {"$ref": f"#/$defs/{name}"}
+
+
+def matching(pattern: str) -> Schema:
+    """JSON Schema of text that matches a pattern as a whole."""
+    return {"type": "string", "pattern": f"^{pattern}$"}
+
+
+def whole(least: int = 1) -> Form:
+    """A whole number of at least `least`."""
+    return Form(
+        lambda mapping, key: mapping.whole(key, least), {"type": "integer", "minimum": least}
+    )
+
+
+def real(least: float | None = None) -> Form:
+    """A number, at least `least` if that is given."""
+    bound = {} if least is None else {"minimum": least}
+    return Form(lambda mapping, key: mapping.real(key, least), {"type": "number", **bound})
+
+
+def duration(*, zero: bool = False) -> Form:
+    """Seconds, written as a number or as a duration such as ``10m``.
+
+    Args:
+        zero: Whether it may be zero.
+    """
+    return Form(
+        lambda mapping, key: mapping.seconds(key, zero=zero), ref("duration"), format_duration
+    )
+
+
+def choice(words: tuple[str, ...]) -> Form:
+    """One of some words."""
+    return Form(lambda mapping, key: mapping.choice(key, words), {"enum": list(words)})
+
+
+def part(type_: type, *, all_keys: bool = False) -> Form:
+    """A mapping that is a part of its own.
+
+    Args:
+        type_: Its dataclass.
+        all_keys: Write the keys that have their defaults, too.
+    """
+    keys = keys_of(type_)
+
+    def read(mapping: Fields, key: str) -> Any:
+        node, path = mapping.value(key), join(mapping.path, key)
+        inner = mapping.reader.fields(node, path, keys, f"`{key}`", {})
+        return None if inner is None else type_(**read_part(keys, inner))
+
+    return Form(read, part_schema(keys), lambda value: part_data(value, all_keys=all_keys))
+
+
+def _amount(mapping: Fields, key: str) -> float | None:
+    found = mapping.real(key, 0)
+    if found == 0:
+        mapping.fail(key, "bad-value", f"`{key}` must be more than nothing")
+    return found
+
+
+def _name_of_part(mapping: Fields, key: str) -> str | None:
+    return mapping.reader.text(mapping.value(key), join(mapping.path, key), f"`{key}`")
+
+
+TEXT: Final = Form(Fields.text, {"type": "string"})
+"""Text, which may be empty."""
+
+TITLE: Final = Form(_name_of_part, {"type": "string", "pattern": r"\S"})
+"""Text that is not empty."""
+
+NAME: Final = Form(Fields.name, matching(CALLABLE_PATTERN))
+"""The name of something that can be called."""
+
+FLAG: Final = Form(Fields.flag, {"type": "boolean"})
+
+AMOUNT: Final = Form(_amount, {"type": "number", "exclusiveMinimum": 0})
+"""A number above zero."""
+
+
+def duration_schema() -> Schema:
+    """JSON Schema of a duration, without one that is ambiguous."""
+    return {
+        "description": "90s, 10m, 1h30m, or a number of seconds.",
+        "anyOf": [
+            {"type": "number", "minimum": 0},
+            {"type": "string", "pattern": DURATION_PATTERN, "minLength": 1},
+        ],
+    }
+
+
+# Values with templates
+
+
+def _values(mapping: Fields, key: str) -> dict[str, Any]:
+    return {name: value_of(node) for name, _, node in mapping.entries(key)}
+
+
+def _instruction(mapping: Fields, key: str) -> str | Template | None:
+    node = mapping.value(key)
+    if isinstance(node.value, str):
+        return template(node)
+    mapping.wrong(key, "text")
+    return None
+
+
+VALUES: Final = Form(_values, {"type": "object"}, plain_value)
+"""Names with JSON values that may hold templates."""
+
+INSTRUCTION: Final = Form(_instruction, {"type": "string"}, plain_value)
+"""Text that may be a template."""
+
+
+# What a step may call, and what comes out of it
+
+
+def _tools(mapping: Fields, key: str) -> tuple[str, ...]:
+    if isinstance(mapping.value(key).value, str):
+        names = [mapping.name(key)]
+    else:
+        named = "the name of a tool"
+        names = [mapping.reader.name(node, path, named) for path, node in mapping.items(key)]
+    return tuple(name for name in names if name)
+
+
+def _model(mapping: Fields, key: str) -> str | None:
+    model = mapping.name(key)
+    if model and not re.fullmatch(MODEL_PATTERN, model, re.ASCII):
+        message = (
+            f"a model is written `provider:name`, such as `openai:gpt-4.1`, not `{clip(model)}`"
+        )
+        mapping.fail(key, "bad-value", message)
+    return model
+
+
+def _json_schema(mapping: Fields, key: str) -> dict[str, Any] | None:
+    """A JSON Schema as plain data.
+
+    References must point into the schema itself: one that names a URL would make whoever
+    validates with it fetch that URL.
+    """
+    node, path = mapping.value(key), join(mapping.path, key)
+    if not isinstance(node.value, dict):
+        mapping.wrong(key, "a JSON Schema, which is a mapping")
+        return None
+    # It imports jsonschema, which takes a tenth of a second, and most plans have no schema.
+    from fractale.schemas import faults_of
+
+    schema: dict[str, Any] = node.plain()
+    for where, reason in faults_of(schema):
+        at, inner = _descend(node, where, path)
+        mapping.reader.fail("bad-schema", clip(reason, 240), at, inner)
+    return schema
+
+
+def _descend(node: Node, where: list[str | int], path: str) -> tuple[Node, str]:
+    for step in where:
+        if isinstance(node.value, dict):
+            node, path = node.value[str(step)], f"{path}.{step}"
+        elif isinstance(node.value, list):
+            node, path = node.value[int(step)], f"{path}[{step}]"
+    return node, path
+
+
+TOOLS: Final = Form(
+    _tools,
+    {
+        "anyOf": [
+            matching(CALLABLE_PATTERN),
+            {"type": "array", "items": matching(CALLABLE_PATTERN)},
+        ]
+    },
+    Inline,
+)
+"""Names or globs of tools."""
+
+MODEL: Final = Form(_model, matching(MODEL_PATTERN))
+
+JSON_SCHEMA: Final = Form(_json_schema, {"type": "object"}, dict)
+
+
+# What a plan uses
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentRef:
+    """A sub-agent that the plan registers by dotted path."""
+
+    path: str
+    name: str | None = None
+    position: Position = field(default=NOWHERE, compare=False)
+
+
+def _agents(mapping: Fields, key: str) -> tuple[AgentRef, ...]:
+    found = (_agent(mapping.reader, node, path) for path, node in mapping.items(key))
+    return tuple(agent for agent in found if agent)
+
+
+def _agent(reader: Reader, node: Node, path: str) -> AgentRef | None:
+    if isinstance(node.value, str):
+        dotted = _dotted(reader, node, path)
+        return AgentRef(path=dotted, position=node.position) if dotted else None
+    noun = "an agent (a dotted path, or a mapping)"
+    mapping = reader.fields(node, path, ("path", "name"), noun, {})
+    if mapping is None:
+        return None
+    at = mapping.get("path")
+    if at is None:
+        reader.fail("missing-key", "an agent needs `path`: its dotted path", node, path)
+        return None
+    dotted = _dotted(reader, at, join(path, "path"))
+    name = mapping.name("name")
+    return AgentRef(path=dotted, name=name, position=node.position) if dotted else None
+
+
+def _dotted(reader: Reader, node: Node, path: str) -> str | None:
+    text = reader.text(node, path, "the path of an agent")
+    if text is None or re.fullmatch(DOTTED_PATTERN, text):
+        return text
+    message = f"an agent is named by its dotted path, such as `package.module.Agent`: {clip(text)}"
+    reader.fail("bad-value", message, node, path)
+    return None
+
+
+def _servers(mapping: Fields, key: str) -> tuple[str, ...]:
+    node = mapping.value(key)
+    listed = (
+        mapping.items(key) if isinstance(node.value, list) else [(join(mapping.path, key), node)]
+    )
+    return tuple(item.source for path, item in listed if _is_server(mapping.reader, item, path))
+
+
+def _is_server(reader: Reader, node: Node, path: str) -> bool:
+    if isinstance(node.value, str) and re.fullmatch(SERVER_NAME_PATTERN, node.value):
+        return True
+    message = (
+        "a plan names its servers, and never says how to start or reach them; "
+        "put that into the settings under `servers:` with a name, and write the name here"
+    )
+    reader.fail("server-by-name", message, node, path)
+    return False
+
+
+def _agents_data(agents: tuple[AgentRef, ...]) -> list[Any]:
+    return [{"path": a.path, "name": a.name} if a.name else a.path for a in agents]
+
+
+AGENTS: Final = Form(
+    _agents,
+    {
+        "type": "array",
+        "items": {
+            "anyOf": [
+                matching(DOTTED_PATTERN),
+                {
+                    "type": "object",
+                    "properties": {
+                        "path": matching(DOTTED_PATTERN),
+                        "name": matching(CALLABLE_PATTERN),
+                    },
+                    "required": ["path"],
+                    "additionalProperties": False,
+                },
+            ]
+        },
+    },
+    _agents_data,
+)
+
+SERVERS: Final = Form(
+    _servers,
+    {
+        "anyOf": [
+            matching(SERVER_NAME_PATTERN),
+            {"type": "array", "items": matching(SERVER_NAME_PATTERN)},
+        ]
+    },
+    Inline,
+)
+"""Names of the settings' MCP servers: a plan has no command line and no URL of a server."""

@@ -1,0 +1,374 @@
+"""Kinds of step: one object each.
+
+A kind says which key names it and what that key means, which common keys it lacks, what it may
+call, what is known of its outputs, and how it is drawn. To add a kind, write a class here, add it
+to `KINDS`, and write how it runs in ``fractale/graph/kinds/``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from fractale.durations import format_duration
+from fractale.errors import PlanError
+from fractale.plan.escape import escape
+from fractale.plan.fields import join
+from fractale.plan.forms import CALLABLE_PATTERN, NAME, Form, Key, ref
+from fractale.plan.job import JOB_OUTPUTS, JobPlan, job_data, read_job
+from fractale.plan.values import Template, Value
+
+if TYPE_CHECKING:
+    from fractale.plan.build import StepReader
+    from fractale.plan.fields import Fields
+    from fractale.plan.model import Plan, Step
+    from fractale.plan.node import Node
+
+GENERAL_AGENTS: Final = (None, "ask", "ask_question")
+"""Names of the generalist in a step: none, its own, and 0.1.0's."""
+
+MODEL_AGENTS: Final = ("ask_or_plan", "planner", "result_parse", "transform_jobspec")
+"""Built-in sub-agents that can't do without a model."""
+
+ASK_PERSON: Final = "ask_person"
+GET_PROMPT: Final = "get_prompt"
+READ_RESOURCE: Final = "read_resource"
+EXTRA_TOOLS: Final = (ASK_PERSON, GET_PROMPT, READ_RESOURCE)
+"""What a step's list of tools can name beside tools."""
+
+INSTRUCTION_INPUTS: Final = ("goal", "prompt", "instruction")
+"""The inputs that fractale 0.1.0 took a step's instruction from, in this order."""
+
+PLANNER_INPUTS: Final = (*INSTRUCTION_INPUTS, "agent")
+"""The inputs of a planned step that are for the planner: its draft does not see them.
+
+`agent` or `prompt` beside an instruction names the one expert that the draft is to ask.
+"""
+
+KNOWN: Final = "known"
+"""The input of a planned step, and of its draft, that holds what was found out before."""
+
+HANDED_OVER: Final = "handed_over_to_planner"
+"""The output of the agent `ask_or_plan` that says that it handed its task over."""
+
+SUMMARY_LIMIT: Final = 60
+"""Characters of one part of a step's summary."""
+
+_CALLABLE: Final = {"type": "string", "pattern": f"^{CALLABLE_PATTERN}$"}
+
+
+class StepKind:
+    """A kind of step."""
+
+    name: ClassVar[str]
+    key: ClassVar[Key]
+    """The key that names the kind. Its form is only read here if it has a `read`."""
+
+    field: ClassVar[str] = "target"
+    """The field of `Step` that the key sets."""
+
+    lacks: ClassVar[frozenset[str]] = frozenset()
+    """Common keys that have no meaning in it."""
+
+    reason: ClassVar[str] = ""
+    """Why, as the end of the message about such a key."""
+
+    overrules_agent: ClassVar[bool] = False
+    """Whether the key wins over `type: agent`, which was the default type of 0.1.0."""
+
+    asks_model: ClassVar[bool] = False
+    """Whether a model works in the step, so that an error of an earlier step can help it."""
+
+    chooses_tools: ClassVar[bool] = False
+    """Whether a model in the step chooses among tools."""
+
+    in_brackets: ClassVar[tuple[str, str]] = ("[", "]")
+    """The brackets of its node in Mermaid."""
+
+    is_square: ClassVar[bool] = False
+    """Whether its box in a picture has square corners."""
+
+    def lacking(self, fields: Fields) -> frozenset[str]:
+        """The common keys that have no meaning in the step of a mapping."""
+        del fields
+        return self.lacks
+
+    def read(self, fields: Fields, steps: StepReader, *, inside: bool) -> dict[str, Any]:
+        """The fields of `Step` that only this kind sets.
+
+        Args:
+            fields: The step's mapping.
+            steps: Reads the steps of the plan.
+            inside: The step is in a parallel block.
+        """
+        del steps, inside
+        if fields.get(self.name) is None:
+            if self.key.required is not None:
+                message = f"a {self.name} step needs `{self.name}`{self.key.required}"
+                fields.fail(self.name, "missing-key", message)
+            return {}
+        return {self.field: self.key.form.read(fields, self.name) if self.key.form.read else None}
+
+    def data(self, step: Step) -> dict[str, Any]:
+        """The keys that say the step's kind, as plain data."""
+        return {self.name: step.target} if step.target else {"type": self.name}
+
+    def inherits_instruction(self, target: str | None) -> bool:
+        """Whether an input can hold the step's instruction, as in 0.1.0."""
+        del target
+        return True
+
+    def needs_model(self, step: Step) -> bool:
+        """Whether the step can't do without a model."""
+        del step
+        return False
+
+    def output_names(self, step: Step) -> Collection[str] | None:
+        """The names of the step's outputs; None if only the run shows them."""
+        del step
+        return None
+
+    def summary(self, step: Step) -> str:
+        """What the step calls, in words for a drawing."""
+        return escape(step.target or "", SUMMARY_LIMIT)
+
+
+class _Tool(StepKind):
+    name = "tool"
+    key = Key(NAME, "The MCP tool or local tool to call.", required=": its name")
+    reason = "has no meaning in a tool step: no model chooses what to call"
+    overrules_agent = True
+    is_square = True
+
+    def inherits_instruction(self, target: str | None) -> bool:
+        del target
+        return False  # its inputs are the tool's arguments and nothing else
+
+
+class _Prompt(StepKind):
+    name = "prompt"
+    key = Key(NAME, "The MCP prompt that a model answers.", required=": its name")
+    overrules_agent = True
+    asks_model = True
+    chooses_tools = True
+    in_brackets = ("(", ")")
+
+    def needs_model(self, step: Step) -> bool:
+        del step
+        return True
+
+
+class _Agent(StepKind):
+    name = "agent"
+    key = Key(
+        Form(NAME.read, {**_CALLABLE, "type": ["string", "null"]}),
+        "The [sub-agent](#sub-agents) to ask; empty, the general one.",
+    )
+    asks_model = True
+    chooses_tools = True
+    in_brackets = ("(", ")")
+
+    def needs_model(self, step: Step) -> bool:
+        return step.target in (*GENERAL_AGENTS, *MODEL_AGENTS)
+
+    def summary(self, step: Step) -> str:
+        return super().summary(step) or "ask"
+
+
+class _Plan(StepKind):
+    """An included plan file, or steps that the planner drafts at run time."""
+
+    name = "plan"
+    key = Key(
+        Form(None, {"type": ["string", "null"]}),
+        "A plan file to [include](#included-plans), relative to this one; empty, the step is "
+        "[drafted](planning.md) when the run reaches it.",
+    )
+    reason = "belongs to the steps inside the plan"
+    asks_model = True
+    chooses_tools = True
+    in_brackets = ("[[", "]]")
+
+    _INCLUDED_LACKS: Final = frozenset({"instruction", "tools", "allow_tools", "retry", "approve"})
+    """What a step that includes a plan file cannot say: the steps of that file say it."""
+
+    def lacking(self, fields: Fields) -> frozenset[str]:
+        return self._INCLUDED_LACKS if fields.get("plan") else self.lacks
+
+    def read(self, fields: Fields, steps: StepReader, *, inside: bool) -> dict[str, Any]:
+        del inside
+        return {"target": fields.text("plan") or None, "plan": _included(fields, steps)}
+
+    def inherits_instruction(self, target: str | None) -> bool:
+        return not target  # the inputs of an included plan are its own
+
+    def needs_model(self, step: Step) -> bool:
+        return step.target is None
+
+    def output_names(self, step: Step) -> Collection[str] | None:
+        return (step.plan.outputs or None) if step.plan else None
+
+    def summary(self, step: Step) -> str:
+        return super().summary(step) or "drafted while the plan runs"
+
+
+def _included(fields: Fields, steps: StepReader) -> Plan | None:
+    node = fields.get("plan")
+    if node is None or not isinstance(node.value, str):
+        return None
+    file = node.value
+    if "://" in file or "{{" in file:
+        fields.fail("plan", "bad-include", "`plan` must be the path of a local file")
+    elif steps.include is None:
+        fields.fail("plan", "bad-include", "only a plan file can include another file")
+    else:
+        try:
+            return steps.include(file, node.position)
+        except PlanError as error:
+            _keep_problems(fields, node, error)
+    return None
+
+
+def _keep_problems(fields: Fields, node: Node, error: PlanError) -> None:
+    """Problems of an included file keep their positions; those of including it get the path's."""
+    for problem in error.problems:
+        if problem.position == node.position:
+            path = join(fields.path, "plan")
+            fields.reader.fail(problem.code, problem.message, node, path)
+        else:
+            fields.reader.keep(problem)
+
+
+class _Job(StepKind):
+    name = "job"
+    key = Key(
+        Form(None, {"anyOf": [ref("job"), {"type": "null"}]}),
+        "A [batch job](#batch-jobs) to submit and to wait for.",
+    )
+    field = "job"
+    lacks = frozenset({"instruction", "inputs", "allow_tools"})
+    reason = "has no meaning in a job step; put templates into `script`, `command` and `env`"
+    in_brackets = ("[/", "/]")
+
+    def read(self, fields: Fields, steps: StepReader, *, inside: bool) -> dict[str, Any]:
+        del steps, inside
+        job = read_job(fields)
+        if job is not None and job.array is not None and "foreach" in fields:
+            message = (
+                "a step has `array` or `foreach`, not both: a `foreach` over jobs is "
+                "submitted as an array anyway"
+            )
+            fields.fail("foreach", "misplaced-key", message)
+        return {"job": job}
+
+    def data(self, step: Step) -> dict[str, Any]:
+        return {"job": job_data(step.job)} if step.job else {"type": self.name}
+
+    def inherits_instruction(self, target: str | None) -> bool:
+        del target
+        return False
+
+    def output_names(self, step: Step) -> Collection[str] | None:
+        if step.job is None or step.job.array is not None:
+            return None  # the outputs of an array are a list
+        return [*step.job.outputs, *JOB_OUTPUTS]
+
+    def summary(self, step: Step) -> str:
+        return _job_summary(step.job) if step.job else ""
+
+
+def _job_summary(job: JobPlan) -> str:
+    """What a job runs and what it asks for, as far as the plan says."""
+    what = " ".join(_plain(word) for word in job.command)
+    if job.script is not None:
+        what = _first_command(_plain(job.script))
+    given = [("nodes", job.nodes), ("tasks", job.tasks)]
+    counts = [
+        f"{_plain(value)} {key[:-1] if value == 1 else key}"
+        for key, value in given
+        if value is not None
+    ]
+    limit = [] if job.time is None else [_time(job.time)]
+    return ", ".join(escape(each, SUMMARY_LIMIT) for each in [what, *counts, *limit])
+
+
+def _time(value: Value) -> str:
+    return str(format_duration(value) if isinstance(value, (int, float)) else _plain(value))
+
+
+def _plain(value: Value) -> str:
+    return value.source if isinstance(value, Template) else str(value)
+
+
+def _first_command(script: str) -> str:
+    """The first line of a script that is neither a comment nor empty."""
+    lines = (line.strip() for line in script.splitlines())
+    return next((line for line in lines if line and not line.startswith("#")), "script")
+
+
+class _Parallel(StepKind):
+    name = "parallel"
+    key = Key(
+        Form(
+            None,
+            {
+                "type": "array",
+                "minItems": 1,
+                "items": {"allOf": [ref("step"), {"not": {"required": ["parallel"]}}]},
+            },
+        ),
+        "A list of steps that [run at the same time](#parallel).",
+        required=": a list of steps",
+    )
+    field = "steps"
+    lacks = frozenset(
+        {
+            "instruction",
+            "inputs",
+            "allow_tools",
+            "foreach",
+            "max_parallel",
+            "retry",
+            "approve",
+            "judge",
+            "model",
+        }
+    )
+    reason = "belongs to the steps inside the block"
+    is_square = True
+
+    def read(self, fields: Fields, steps: StepReader, *, inside: bool) -> dict[str, Any]:
+        if inside:
+            message = "a parallel block cannot be inside another; put its steps there instead"
+            fields.fail("parallel", "nested-parallel", message)
+            return {}
+        found = [
+            step
+            for path, node in fields.items("parallel")
+            if (step := steps.read(node, path, inside=True))
+        ]
+        node = fields.get("parallel")
+        if node is None or node.value == []:
+            fields.fail("parallel", "missing-key", "a parallel block needs a list of steps")
+        return {"steps": tuple(found)}
+
+    def data(self, step: Step) -> dict[str, Any]:
+        del step
+        return {}  # the key `parallel` has its place after those of the whole block
+
+    def inherits_instruction(self, target: str | None) -> bool:
+        del target
+        return False
+
+    def output_names(self, step: Step) -> Collection[str] | None:
+        return [inner.name for inner in step.steps]
+
+    def summary(self, step: Step) -> str:
+        count = len(step.steps)
+        return f"{count} step{'s' if count != 1 else ''} at the same time"
+
+
+KINDS: Final[Mapping[str, StepKind]] = {
+    kind.name: kind for kind in (_Tool(), _Prompt(), _Agent(), _Plan(), _Parallel(), _Job())
+}
+"""Name → kind."""
