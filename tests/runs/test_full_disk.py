@@ -30,7 +30,7 @@ PLAN = "name: p\nsteps:\n" + "\n".join(
 )
 WHOLE = [f"w{i}" for i in range(STEPS)]
 LARGEST = {
-    "sqlite": range(1_000, 600_000, 8_000 if FULL else 120_000),
+    "sqlite": range(1_000, 200_000, 4_000 if FULL else 40_000),
     "postgresql": range(200, 200_000, 4_000 if FULL else 40_000),
 }
 """Bytes that a file of the run may have."""
