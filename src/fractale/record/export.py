@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape as xml_escape
 
 from fractale.errors import PlanError
 from fractale.plain import to_json
@@ -358,4 +358,4 @@ def _xml(value: object) -> str:
     """A value as XML text, without the control characters that XML does not allow."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return escape(escape(str(value)), {'"': "&quot;"})
+    return xml_escape(escape(str(value)), {'"': "&quot;"})
