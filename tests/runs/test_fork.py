@@ -750,7 +750,7 @@ def both(bench: Bench, one: Any, other: Any) -> RunDiff:
 
 
 def differences(diff: RunDiff) -> list[str]:
-    return [f"{v.path}#{v.number}: {', '.join(v.changed)}" for v in diff.visits if v.changed]
+    return [f"{v.path}#{v.number}: {', '.join(v.changed)}" for v in diff.attempts if v.changed]
 
 
 async def test_a_fork_that_changes_nothing_is_the_same_as_its_parent(bench):
@@ -758,7 +758,7 @@ async def test_a_fork_that_changes_nothing_is_the_same_as_its_parent(bench):
     fork = await bench.fork(parent.run, "check#2")
     diff = both(bench, parent, fork)
     assert diff.same
-    assert [(v.path, v.number) for v in diff.visits] == [
+    assert [(v.path, v.number) for v in diff.attempts] == [
         ("check", 2),
         ("make", 3),
         ("check", 3),
@@ -785,7 +785,7 @@ async def test_a_fork_inside_a_draft_is_compared_from_there(bench):
     fork = await bench.fork(parent.run, "made/far")
     diff = both(bench, parent, fork)
     assert diff.same, differences(diff)  # the model's calls for the draft came before it
-    assert [visit.path for visit in diff.visits] == ["made", "made/far", "after"]
+    assert [visit.path for visit in diff.attempts] == ["made", "made/far", "after"]
 
 
 async def test_a_fork_at_a_step_that_its_parent_stopped_in_front_of(bench):
@@ -801,7 +801,7 @@ def test_the_comparison_says_where_the_fork_began(project):
     done = command(project, "fork", parent, "--at", "run", "--set", "inputs.time=30m")
     assert done.returncode == 0, done.stderr
     text = command(project, "diff", parent, "-1").stdout
-    assert "B is a fork of A at run, 1st visit; 1 visit came before it" in text
+    assert "B is a fork of A at run, 1st attempt; 1 attempt before it" in text
     assert "only in" not in text
 
 

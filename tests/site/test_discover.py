@@ -28,9 +28,8 @@ from fractale.schedulers.slurm.jobs import Slurm
 from fractale.schedulers.slurm.site import gpus, read_nodes, read_partition
 from fractale.settings import Settings
 from fractale.site import PROBES, Finding, Site, discover
-from fractale.site.cache import cache_file
-from fractale.site.folders import ONE_AT_A_TIME, REFUSED, SAFE, look_at, safety
-from fractale.site.looking import look
+from fractale.site.discover import cache_file, look
+from fractale.site.probes.folders import ONE_AT_A_TIME, REFUSED, SAFE, look_at, safety
 from fractale.site.programs import MOST_BYTES, Machine
 from fractale.store.filesystem import FileSystem
 from servers.running import exists

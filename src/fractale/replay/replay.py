@@ -25,8 +25,8 @@ from fractale.plan.model import Limits, Plan
 from fractale.policy import Policy
 from fractale.questions import is_job
 from fractale.record.jobs import JOBS, RunJobs
-from fractale.record.offered import policy_of, read_offered
 from fractale.record.recordings import Recording
+from fractale.record.snapshot import policy_of, read_snapshot
 from fractale.replay.comparison import Comparison, Diverged, Divergence, RecordEnds, Rules
 from fractale.replay.journal import RecordedJournal, ReplayJournal
 from fractale.replay.recorded import (
@@ -195,7 +195,7 @@ class _Replay:
     def _offered_names(self) -> set[str]:
         if self.live.tools:
             return set()
-        tools = read_offered(self.recording.folder).tools
+        tools = read_snapshot(self.recording.folder).tools
         return {name for tool in tools for name in (tool.name, tool.qualified_name)}
 
     def _session(self, comparison: Comparison, deps: Dependencies) -> RunDriver:
@@ -239,7 +239,7 @@ class _Replay:
         live, settings = self.live, self.settings
         policy = Policy(settings=policy_of(recorded["policy"]) if recorded else settings.policy)
         return Dependencies(
-            toolbox=live.tools or RecordedToolbox(read_offered(self.recording.folder)),
+            toolbox=live.tools or RecordedToolbox(read_snapshot(self.recording.folder)),
             models=live.models or RecordedModels(settings, recorded, self._model()),
             outputs=outputs,
             policy=RecordedPolicy.of(policy, self.events),

@@ -1,4 +1,4 @@
-"""Recordings as tests: each replayed against today's plan and code."""
+"""Recordings as tests: each is replayed with today's plan and code."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from fractale.replay.replay import Replayed, replay
 from fractale.runs.workspace import Extensions
 from fractale.settings import Settings
 
-Verdict: TypeAlias = Literal["equal", "diverged", "invalid", "not-recorded"]
+CheckVerdict: TypeAlias = Literal["equal", "diverged", "invalid", "not-recorded"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Checked:
-    """What came of one recording.
+class CheckedRecording:
+    """The result of replaying one recording.
 
     Args:
-        replayed: None where it could not be replayed.
-        error: Why.
+        replayed: None if it could not be replayed.
+        error: Why it could not.
     """
 
     name: str
@@ -33,21 +33,25 @@ class Checked:
     notes: Sequence[str] = ()
 
     @property
-    def verdict(self) -> Verdict:
-        """``invalid``: today's plan is, or what it needs is not there."""
+    def verdict(self) -> CheckVerdict:
+        """``invalid`` if today's plan is, or if what it needs is not there."""
         if self.replayed is None:
             return "not-recorded" if isinstance(self.error, NotRecorded) else "invalid"
         return "equal" if self.replayed.equal else "diverged"
 
 
 def agents_of(recording: Recording, plan: Plan) -> tuple[Catalog, list[str]]:
-    """The sub-agents that a recorded run can ask, with today's code, and what is to be said of it.
+    """Load the sub-agents that a recorded run can ask, with today's code.
 
     Args:
-        recording: With what its person gave it (`Recording.given`); nothing else is imported.
+        recording: With the registries and agents that the user gave (`Recording.given`); nothing
+            else is imported.
+
+    Returns:
+        The sub-agents, and notes for the user.
 
     Raises:
-        PlanError: One that the plan of an own run names can't be loaded.
+        PlanError: The user's own run names a sub-agent that can't be loaded.
     """
     named = [str(path) for path in recording.head.get("registries") or ()]
     found = {path: recording.find(path) for path in named}
@@ -61,20 +65,20 @@ def agents_of(recording: Recording, plan: Plan) -> tuple[Catalog, list[str]]:
     try:
         return extensions.load(plan)[0], notes
     except PlanError as error:
-        # The tools in them are not needed here, and what they import may not be there.
+        # Their tools are not needed here, and what they import may not be installed.
         notes.append(f"the registries are left out: {error.problems[0]}")
         return Extensions(agents=agents).load(plan)[0], notes
 
 
 def _with_given(plan: Plan, given: Extensions) -> Plan:
-    """The plan with those of its `agents` that a person gave; the others are not imported."""
+    """The plan with those of its `agents` that the user gave; the others are not imported."""
     listed = {entry.path for registry in given.files for entry in registry.entries}
     known = listed | {*given.agents}
     return replace(plan, agents=tuple(ref for ref in plan.agents if ref.path in known))
 
 
 def left_out_note(recording: Recording, given: Recording) -> list[str]:
-    """What is to be said of what a recording names and was not imported."""
+    """A note about what a recording names and was not imported."""
     there = [f"-r {path}" for path in given.head.get("registries") or ()]
     there += [f"-a {path}" for path in given.head.get("agents") or ()]
     options = [each for each in recording.left_out if each not in there]
@@ -91,11 +95,12 @@ async def check_recording(
     settings: Settings,
     name: str = "",
     extensions: Extensions | None = None,
-) -> Checked:
+) -> CheckedRecording:
     """Replay one recording against the plan's file as it is now.
 
     Args:
-        extensions: What is imported; of an own run, that which it was started with.
+        extensions: What is imported. By default, for a run of the user's own: what it was
+            started with.
     """
     name, given = name or str(path), extensions or Extensions()
     notes, left_out = list[str](), list[str]()
@@ -112,23 +117,23 @@ async def check_recording(
             notes += more
             replayed = await replay(recording, settings, plan=plan, agents=catalog)
             notes += left_out if replayed.missing or not replayed.equal else []
-            return Checked(name=name, replayed=replayed, notes=notes)
+            return CheckedRecording(name=name, replayed=replayed, notes=notes)
     except FractaleError as error:
-        return Checked(name=name, error=error, notes=[*notes, *left_out])
+        return CheckedRecording(name=name, error=error, notes=[*notes, *left_out])
 
 
 async def check_folder(
     root: Path,
     settings: Settings,
     extensions: Extensions | None = None,
-) -> AsyncGenerator[Checked]:
-    """Replay every recording in a folder, one after the other.
+) -> AsyncGenerator[CheckedRecording]:
+    """Replay every recording in a directory, one after the other.
 
     Args:
-        extensions: As `check_recording` has them.
+        extensions: See `check_recording`.
 
     Raises:
-        UsageError: There is no such folder.
+        UsageError: There is no such directory.
     """
     for path in find_recordings(root):
         name = str(path.relative_to(root)) if path != root else path.name
@@ -138,8 +143,8 @@ async def check_folder(
 # -- as JSON ------------------------------------------------------------------------------------
 
 
-def checked_data(checked: Checked) -> dict[str, Any]:
-    """One recording as JSON."""
+def checked_data(checked: CheckedRecording) -> dict[str, Any]:
+    """A result as JSON."""
     data: dict[str, Any] = {"recording": checked.name, "verdict": checked.verdict}
     if checked.replayed is not None:
         data |= replayed_data(checked.replayed)
@@ -164,6 +169,6 @@ def replayed_data(replayed: Replayed) -> dict[str, Any]:
 
 
 def error_data(error: FractaleError) -> dict[str, Any]:
-    """Why a recording could not be replayed, as JSON."""
+    """The reason why a recording could not be replayed, as JSON."""
     code = error.reason if isinstance(error, NotRecorded) else error.code
     return {"code": code, "message": str(error), "hint": error.hint}

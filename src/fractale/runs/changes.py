@@ -17,10 +17,10 @@ from fractale.plan.build import load_plan, parse_plan
 from fractale.plan.dump import plan_data, step_data
 from fractale.plan.flow import Flow
 from fractale.plan.model import FAILURE, SUCCESS, Plan, Step
-from fractale.record.history import RunHistory, Visit
+from fractale.record.history import RecordedAttempt, RunHistory
 from fractale.record.history_reader import read_history
 from fractale.record.plans import plan_hash, plan_of
-from fractale.record.provenance import tool_hashes, versions
+from fractale.record.snapshot import tool_hashes, versions
 from fractale.store.run_record import RunRecord
 from fractale.toolbox import ToolInfo
 
@@ -96,16 +96,16 @@ def fork_step(history: RunHistory, plan: Plan, changed: Iterable[str]) -> str | 
     """
     names, due = {step.name for step in plan.steps}, set(changed)
     gone = False
-    for visit in history.visits:
-        gone = gone or (visit.path in due and visit.path not in names)
-        if visit.path in names and (gone or visit.path in due):
-            return visit.path
+    for attempt in history.attempts:
+        gone = gone or (attempt.path in due and attempt.path not in names)
+        if attempt.path in names and (gone or attempt.path in due):
+            return attempt.path
     return next((name for name in _due(history) if name in names), None)
 
 
-def _due(history: RunHistory, around: Visit | None = None) -> Iterator[str]:
-    """The names of the step that a run, or the plan inside a visit, has to do next."""
-    inside = [visit for visit in history.visits if visit.parent is around]
+def _due(history: RunHistory, around: RecordedAttempt | None = None) -> Iterator[str]:
+    """The names of the step that a run, or the plan inside an attempt, has to do next."""
+    inside = [attempt for attempt in history.attempts if attempt.parent is around]
     if inside:
         last = inside[-1]
         if last.outcome is not None and last.next:
@@ -266,10 +266,10 @@ def _named_tools(step: Step) -> tuple[str, ...]:
 
 
 def _ahead(
-    history: RunHistory, plan: Plan, around: Visit | None, prefix: str
+    history: RunHistory, plan: Plan, around: RecordedAttempt | None, prefix: str
 ) -> Iterator[tuple[str, Step]]:
     """The steps of a plan that a run may still do something in, with their paths."""
-    inside = [visit for visit in history.visits if visit.parent is around]
+    inside = [attempt for attempt in history.attempts if attempt.parent is around]
     names = {step.name for step in plan.steps}
     under_way = inside[-1] if inside and inside[-1].outcome is None else None
     stands = next((name for name in _due(history, around) if name in names), None)
@@ -278,22 +278,24 @@ def _ahead(
         path = f"{prefix}{step.name}"
         if stands in (None, step.name) or flow.can_precede(stands, step.name):
             yield path, step
-            visit = under_way if under_way and under_way.name == step.name else None
-            yield from _inside(history, step, visit, path)
+            attempt = under_way if under_way and under_way.name == step.name else None
+            yield from _inside(history, step, attempt, path)
 
 
 def _inside(
-    history: RunHistory, step: Step, visit: Visit | None, path: str
+    history: RunHistory, step: Step, attempt: RecordedAttempt | None, path: str
 ) -> Iterator[tuple[str, Step]]:
     yield from ((f"{path}/{inner.name}", inner) for inner in step.steps)
-    draft = history.drafts.get(path) if visit else None
+    draft = history.drafts.get(path) if attempt else None
     plan = step.plan or (parse_plan(draft, f"draft of {path}") if draft else None)
     if plan is None:
         return
-    if visit is None or step.foreach:  # all of its steps are ahead, or those of many items at once
+    if (
+        attempt is None or step.foreach
+    ):  # all of its steps are ahead, or those of many items at once
         yield from ((f"{path}/{inner.name}", inner) for inner in plan.walk())
     else:
-        yield from _ahead(history, plan, visit, f"{path}/")
+        yield from _ahead(history, plan, attempt, f"{path}/")
 
 
 def refuse_changed_tools(history: RunHistory, plan: Plan, tools: Sequence[ToolInfo]) -> None:

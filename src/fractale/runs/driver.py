@@ -161,7 +161,7 @@ class RunDriver:
         if event["event"] == "step_finished":
             self._reporter.step_finished(event)
         elif event["event"] == "job_state":
-            self._reporter.jobs.hear(event, float(event["time"]))
+            self._reporter.jobs.add(event, float(event["time"]))
         elif event["event"] == "answered":
             self._answering.keep(event["question"], event["answer"])
 

@@ -31,7 +31,7 @@ from fractale.plan.flow import Flow
 from fractale.plan.model import Plan
 from fractale.plan.scope import Placed, texts_of
 from fractale.private import copy_private, make_folder, write_private
-from fractale.record.history import RunHistory, Visit
+from fractale.record.history import RecordedAttempt, RunHistory
 from fractale.record.plans import plan_hash, plan_of
 from fractale.runs.changes import changed_steps, plan_changes
 from fractale.store.checkpoints import references_in
@@ -113,43 +113,43 @@ async def find_origin(saver: BaseCheckpointSaver[Any], history: RunHistory, at: 
         StoreError: The run's plan or its checkpoints are gone.
     """
     path, _, number = at.partition("#")
-    visits = _visits(history, path)
-    if number and not (number.isdecimal() and 0 < int(number) <= len(visits)):
-        times = "never entered" if not visits else f"entered {len(visits)} times"
+    attempts = _attempts(history, path)
+    if number and not (number.isdecimal() and 0 < int(number) <= len(attempts)):
+        times = "never entered" if not attempts else f"entered {len(attempts)} times"
         raise UsageError(
             f"--at {at}: there is no such attempt in run {history.run}",
             hint=f"`{path}` was {times}; see `fractale show {history.run}`",
         )
-    visit = visits[int(number or 0) - 1] if visits else None
-    graphs = _graphs(history, visit, path)
+    attempt = attempts[int(number or 0) - 1] if attempts else None
+    graphs = _graphs(history, attempt, path)
     found = [c async for c in _candidates(saver, history.run, graphs)]
     if not found:
-        raise _no_checkpoint(history, path) if visit else did_not_come(history, path)
+        raise _no_checkpoint(history, path) if attempt else did_not_come(history, path)
     # A skipped attempt is not counted: the ones after it have the same number.
-    alike = [v for v in visits if visit and _place(v) == _place(visit)]
-    behind = len(alike) - alike.index(visit) if visit else 1
+    alike = [v for v in attempts if attempt and _place(v) == _place(attempt)]
+    behind = len(alike) - alike.index(attempt) if attempt else 1
     chosen = found[-min(behind, len(found))]
     return ForkOrigin(
-        path=visit.path if visit else path,
-        number=visit.number if visit else 1,
+        path=attempt.path if attempt else path,
+        number=attempt.number if attempt else 1,
         point=_point(graphs, chosen),
-        at=visit.started if visit else None,
+        at=attempt.started if attempt else None,
     )
 
 
-def _place(visit: Visit) -> tuple[Any, ...]:
-    around = visit.parent
-    return (visit.attempt, *((around.path, around.number) if around else ()))
+def _place(attempt: RecordedAttempt) -> tuple[Any, ...]:
+    around = attempt.parent
+    return (attempt.attempt, *((around.path, around.number) if around else ()))
 
 
-def _visits(history: RunHistory, path: str) -> list[Visit]:
+def _attempts(history: RunHistory, path: str) -> list[RecordedAttempt]:
     """The attempts of a step, given by its path or its name.
 
     Raises:
         UsageError: Several steps have the name, or a fork can't begin at the step.
     """
-    visits = history.of_step(path)
-    paths = list(dict.fromkeys(visit.path for visit in visits))
+    attempts = history.of_step(path)
+    paths = list(dict.fromkeys(attempt.path for attempt in attempts))
     if any("[" in each for each in paths):
         block = paths[0].partition("[")[0]
         raise UsageError(
@@ -158,17 +158,17 @@ def _visits(history: RunHistory, path: str) -> list[Visit]:
         )
     if len(paths) > 1:
         raise UsageError(f"several steps are named `{path}`", hint=f"one of: {', '.join(paths)}")
-    for visit in visits[:1]:
-        _check_parents(visit)
-    return visits
+    for attempt in attempts[:1]:
+        _check_parents(attempt)
+    return attempts
 
 
-def _check_parents(visit: Visit) -> None:
-    around = visit.parent
+def _check_parents(attempt: RecordedAttempt) -> None:
+    around = attempt.parent
     while around is not None:
         if around.kind == "parallel":
             raise UsageError(
-                f"`{visit.path}` runs beside other steps of its block: a fork can't begin there",
+                f"`{attempt.path}` runs beside other steps of its block: a fork can't begin there",
                 hint=f"fork the run at the block: --at {around.path}",
             )
         around = around.parent
@@ -205,7 +205,7 @@ def _no_checkpoint(history: RunHistory, path: str) -> StoreError:
 # -- the graphs around a step -------------------------------------------------------------------
 
 
-def _graphs(history: RunHistory, visit: Visit | None, path: str) -> list[_Graph]:
+def _graphs(history: RunHistory, attempt: RecordedAttempt | None, path: str) -> list[_Graph]:
     """The graphs around a step, the run's own first."""
     plan = plan_of(history.folder, history.head)
     if plan is None:
@@ -213,7 +213,7 @@ def _graphs(history: RunHistory, visit: Visit | None, path: str) -> list[_Graph]
             f"the plan of run {history.run} has changed since, or is gone",
             hint="put it back as it was, or fork a newer run",
         )
-    chain = [visit] if visit else []
+    chain = [attempt] if attempt else []
     while chain and chain[0].parent is not None:
         chain.insert(0, chain[0].parent)
     wanted: list[tuple[str, int | None]] = [(v.name, v.attempt) for v in chain]
@@ -255,7 +255,7 @@ async def _candidates(
     ]
     for checkpoint in sorted(found, key=lambda c: str(c.checkpoint["id"])):
         values = [*await _around(saver, run, checkpoint), _values(checkpoint)]
-        if _is_visit(graphs, values):
+        if _is_attempt(graphs, values):
             yield values
 
 
@@ -291,7 +291,7 @@ def _values(checkpoint: CheckpointTuple) -> dict[str, Any]:
     return dict(checkpoint.checkpoint["channel_values"])
 
 
-def _is_visit(graphs: Sequence[_Graph], values: Sequence[Mapping[str, Any]]) -> bool:
+def _is_attempt(graphs: Sequence[_Graph], values: Sequence[Mapping[str, Any]]) -> bool:
     """Whether the values are those before the attempts that the graphs name."""
     if len(graphs) != len(values):
         return False

@@ -16,7 +16,7 @@ from fractale.plan.model import Plan
 from fractale.plan.needs import models_of, named_tools, prompts_of
 from fractale.plan.problems import in_order
 from fractale.questions.given import ANY_STEP, strip_indexes
-from fractale.record.offered import names_needed
+from fractale.record.snapshot import names_needed
 from fractale.runs.workspace import Extensions, Workspace, servers_of
 from fractale.settings import Settings
 from fractale.text import did_you_mean

@@ -20,7 +20,7 @@ from fractale.graph.state import Spent
 from fractale.models import Usage
 from fractale.plan.model import Limits, Plan
 from fractale.plan.needs import models_of
-from fractale.record.jobs_told import JobsTold
+from fractale.record.jobs import JobHistory
 from fractale.runs.options import RunOptions
 from fractale.runs.result import RunResult, finished_data
 from fractale.store.run_record import EventLog, RunRecord
@@ -65,7 +65,7 @@ class RunReporter:
         self.context = RunContext()
         self.log: EventLog | None = None
         self.steps: list[dict[str, Any]] = []
-        self.jobs = JobsTold()
+        self.jobs = JobHistory()
 
     # -- what happens ---------------------------------------------------------------------------
 
@@ -74,7 +74,7 @@ class RunReporter:
         if event.kind == "step_finished":
             self.step_finished(event.data)
         elif event.kind == "job_state":
-            self.jobs.hear(event.data, event.time)
+            self.jobs.add(event.data, event.time)
         if self.log:
             self._write_down(self.log, event)
         for listener in self._options.listeners:

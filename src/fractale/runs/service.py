@@ -19,17 +19,18 @@ from fractale.plan.needs import tools_of
 from fractale.policy import Policy, allowed_by
 from fractale.record.history_reader import read_history
 from fractale.record.jobs import JOBS, RunJobs
-from fractale.record.offered import (
+from fractale.record.plans import keep_plan, plan_hash
+from fractale.record.snapshot import (
     bindings_of_old,
     change_notice,
-    keep_offered,
+    keep_snapshot,
     names_needed,
-    offered_by,
     settings_data,
     snapshot_of,
+    take_snapshot,
+    tool_hashes,
+    versions,
 )
-from fractale.record.plans import keep_plan, plan_hash
-from fractale.record.provenance import tool_hashes, versions
 from fractale.runs.changes import (
     plan_today,
     refuse_changed_tools,
@@ -151,8 +152,8 @@ class Runs:
             except StoreError:
                 folder.remove()
                 raise
-            offered = await offered_by(self._toolbox, plan, self._agents.names())
-            keep_offered(folder, offered, driver.context.mask)
+            offered = await take_snapshot(self._toolbox, plan, self._agents.names())
+            keep_snapshot(folder, offered, driver.context.mask)
             policy = self._policy.settings
             known = {
                 "versions": versions(),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     "at",
     metavar="STEP",
     required=True,
-    help="Begin just before this step was entered: its name or path, STEP#2 for its second visit.",
+    help="Begin just before this step: its name or path, STEP#2 for its second attempt.",
 )
 @click.option(
     "--set",

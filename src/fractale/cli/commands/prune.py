@@ -10,6 +10,7 @@ import click
 from fractale.cli import options
 from fractale.errors import UsageError
 from fractale.plain import to_json
+from fractale.text import count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +80,7 @@ def _age(text: str | None) -> float | None:
     """
     if text is None:
         return None
-    from fractale.plan.durations import parse_duration
+    from fractale.durations import parse_duration
 
     try:
         return parse_duration(text)
@@ -104,25 +105,24 @@ def _bytes(text: str | None) -> int | None:
 def _print(report: PruneReport) -> None:
     done = "would be removed" if report.dry_run else "removed"
     _print_runs(report.removed)
-    click.echo(f"{_count(len(report.removed), 'run')} {done}, {_size(report.freed)}", nl=False)
+    click.echo(f"{count(len(report.removed), 'run')} {done}, {_size(report.freed)}", nl=False)
     beside = (
         (report.outputs, "output", "that nothing refers to"),
         (report.jobs, "job folder", f"of {_size(report.job_bytes)}"),
         (report.listings, "listing", "of tools"),
     )
-    extra = "".join(f", {_count(n, noun)} {words}" for n, noun, words in beside if n)
+    extra = "".join(f", {count(n, noun)} {words}" for n, noun, words in beside if n)
     stay = "stays" if report.runs == 1 else "stay"
-    click.echo(f"{extra}; {_count(report.runs, 'run')} {stay}, {_size(report.bytes)}")
+    click.echo(f"{extra}; {count(report.runs, 'run')} {stay}, {_size(report.bytes)}")
     if report.jobs_left:
-        click.echo(f"{_count(report.jobs_left, 'job folder')} left: not known to be over")
+        click.echo(f"{count(report.jobs_left, 'job folder')} left: not known to be over")
     if report.spared:
         click.echo("these stay all the same:")
         _print_runs(report.spared)
 
 
 def _print_runs(runs: Sequence[Pruned]) -> None:
-    from fractale.cli.render.text import inert
-    from fractale.cli.render.values import when
+    from fractale.cli.render.text import inert, when
 
     for run in runs[:SHOWN]:
         told = (run.id, inert(run.plan, 40), run.status, when(run.started), _size(run.bytes))
@@ -131,12 +131,8 @@ def _print_runs(runs: Sequence[Pruned]) -> None:
         click.echo(f"  … and {len(runs) - SHOWN} more; --json has all")
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _size(count: int) -> str:
+def _size(total: int) -> str:
     for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if count >= unit:
-            return f"{count / unit:.1f} {name}"
-    return f"{count} bytes"
+        if total >= unit:
+            return f"{total / unit:.1f} {name}"
+    return f"{total} bytes"

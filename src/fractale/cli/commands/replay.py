@@ -105,7 +105,7 @@ def find(run: str, settings: Settings) -> Path:
             return path
         if path.is_dir() or path.suffix == ".zip":
             raise UsageError(
-                f"{run} is no recording" if path.is_dir() else f"there is no file {run}",
+                f"{run} is not a recording" if path.is_dir() else f"file {run} not found",
                 hint="write one: fractale export RUN --recording FILE.zip",
             )
     return folders.find(run).path

@@ -12,7 +12,7 @@ from fractale.cli import options
 from fractale.plain import to_json
 
 if TYPE_CHECKING:
-    from fractale.replay.suite import Checked
+    from fractale.replay.suite import CheckedRecording
     from fractale.runs.workspace import Extensions
     from fractale.settings import Settings
 
@@ -63,14 +63,14 @@ def command(folder: Path, *, given: options.CommandLine) -> int:
 
 async def _check(
     folder: Path, settings: Settings, own: Extensions, width: int | None
-) -> list[Checked]:
+) -> list[CheckedRecording]:
     """Replay all; each is printed as soon as it is done, where a width is given for its name."""
     from fractale.cli.commands.show import print_lines
     from fractale.cli.render.replay import checked_lines
     from fractale.cli.running import own_stdout
     from fractale.replay.suite import check_folder
 
-    found: list[Checked] = []
+    found: list[CheckedRecording] = []
     checks = check_folder(folder, settings, own)
     while True:
         with own_stdout():

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from fractale.durations import limit_text
 from fractale.errors import SchedulerUnavailable
 from fractale.schedulers.programs import Programs
 from fractale.schedulers.script import Script
 from fractale.schedulers.slurm.times import read_time
-from fractale.schedulers.verdict import Verdict
+from fractale.schedulers.validation import SchedulerVerdict
 
 PARTITIONS: Final = "%P|%l"
 
@@ -24,7 +25,7 @@ OUT_OF_REACH: Final = re.compile(
 """What `sbatch` says if it is not the script that is wrong (slurm_errno.c)."""
 
 
-async def ask(text: str, script: Script, programs: Programs) -> Verdict | str:
+async def ask(text: str, script: Script, programs: Programs) -> SchedulerVerdict | str:
     """What `sbatch --test-only` says of a script; in words, why nobody was asked."""
     if programs.which("sbatch") is None or programs.which("sinfo") is None:
         return ""
@@ -37,7 +38,7 @@ async def ask(text: str, script: Script, programs: Programs) -> Verdict | str:
         return str(error)
     if any(OUT_OF_REACH.search(each) for each in errors):
         return errors[0]
-    return Verdict(
+    return SchedulerVerdict(
         by="sbatch",
         checks=("sbatch --test-only", "time limit of the partition"),
         refused=tuple(errors),
@@ -86,12 +87,8 @@ def _over_limit(script: Script, limits: Mapping[str, float | None]) -> tuple[str
     if None in given or not seconds or seconds <= most:
         return ()
     name = f"partition {','.join(queues)}" if queues != ("",) else "default partition"
-    asked = "no limit" if seconds == float("inf") else _clock(seconds)
+    asked = "no limit" if seconds == float("inf") else limit_text(seconds)
+    most_text = limit_text(most)
     return (
-        f"it asks for {asked}, the {name} gives {_clock(most)} at most: the job would never start",
+        f"it asks for {asked}, the {name} gives {most_text} at most: the job would never start",
     )
-
-
-def _clock(seconds: float) -> str:
-    hours, rest = divmod(int(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
