@@ -435,7 +435,7 @@ def test_history_and_a_fork_with_another_state(studio):
     assert studio.lines("noted.txt") == [*noted, "first-third"], "it is done once more"
     assert errors(studio.run(thread, "asked", {})) == [
         f"run {thread.rpartition('-')[2]} has begun on this thread, and a run takes its input once"
-        " (open a new thread for another run, or go on with this one without an input)"
+        " (open a new thread for another run, or resume this one without an input)"
     ]
 
 

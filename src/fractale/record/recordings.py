@@ -77,7 +77,7 @@ class Recording:
     own: bool = False
 
     def given(self, registries: Sequence[str], agents: Sequence[str]) -> Recording:
-        """The same with the registries and the sub-agents that a person names.
+        """The same recording with the registries and sub-agents that the user names.
 
         If the user names none, a run of their own has those that it was started with, and any other
         recording has none.

@@ -71,7 +71,7 @@ def agents_of(recording: Recording, plan: Plan) -> tuple[Catalog, list[str]]:
 
 
 def _with_given(plan: Plan, given: Extensions) -> Plan:
-    """The plan with those of its `agents` that a person gave; the others are not imported."""
+    """The plan with those of its `agents` that the user gave; the others are not imported."""
     listed = {entry.path for registry in given.files for entry in registry.entries}
     known = listed | {*given.agents}
     return replace(plan, agents=tuple(ref for ref in plan.agents if ref.path in known))
@@ -99,7 +99,8 @@ async def check_recording(
     """Replay one recording against the plan's file as it is now.
 
     Args:
-        extensions: What is imported; of an own run, that which it was started with.
+        extensions: What is imported. By default, for a run of the user's own: what it was
+            started with.
     """
     name, given = name or str(path), extensions or Extensions()
     notes, left_out = list[str](), list[str]()
@@ -126,10 +127,10 @@ async def check_folder(
     settings: Settings,
     extensions: Extensions | None = None,
 ) -> AsyncGenerator[CheckedRecording]:
-    """Replay every recording in a folder, one after the other.
+    """Replay every recording in a directory, one after the other.
 
     Args:
-        extensions: As `check_recording` has them.
+        extensions: See `check_recording`.
 
     Raises:
         UsageError: There is no such directory.

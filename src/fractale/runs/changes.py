@@ -105,7 +105,7 @@ def fork_step(history: RunHistory, plan: Plan, changed: Iterable[str]) -> str | 
 
 
 def _due(history: RunHistory, around: RecordedAttempt | None = None) -> Iterator[str]:
-    """The names of the step that a run, or the plan inside a attempt, has to do next."""
+    """The names of the step that a run, or the plan inside an attempt, has to do next."""
     inside = [attempt for attempt in history.attempts if attempt.parent is around]
     if inside:
         last = inside[-1]

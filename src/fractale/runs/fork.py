@@ -113,20 +113,20 @@ async def find_origin(saver: BaseCheckpointSaver[Any], history: RunHistory, at: 
         StoreError: The run's plan or its checkpoints are gone.
     """
     path, _, number = at.partition("#")
-    visits = _visits(history, path)
-    if number and not (number.isdecimal() and 0 < int(number) <= len(visits)):
-        times = "never entered" if not visits else f"entered {len(visits)} times"
+    attempts = _attempts(history, path)
+    if number and not (number.isdecimal() and 0 < int(number) <= len(attempts)):
+        times = "never entered" if not attempts else f"entered {len(attempts)} times"
         raise UsageError(
             f"--at {at}: there is no such attempt in run {history.run}",
             hint=f"`{path}` was {times}; see `fractale show {history.run}`",
         )
-    attempt = visits[int(number or 0) - 1] if visits else None
+    attempt = attempts[int(number or 0) - 1] if attempts else None
     graphs = _graphs(history, attempt, path)
     found = [c async for c in _candidates(saver, history.run, graphs)]
     if not found:
         raise _no_checkpoint(history, path) if attempt else did_not_come(history, path)
     # A skipped attempt is not counted: the ones after it have the same number.
-    alike = [v for v in visits if attempt and _place(v) == _place(attempt)]
+    alike = [v for v in attempts if attempt and _place(v) == _place(attempt)]
     behind = len(alike) - alike.index(attempt) if attempt else 1
     chosen = found[-min(behind, len(found))]
     return ForkOrigin(
@@ -142,14 +142,14 @@ def _place(attempt: RecordedAttempt) -> tuple[Any, ...]:
     return (attempt.attempt, *((around.path, around.number) if around else ()))
 
 
-def _visits(history: RunHistory, path: str) -> list[RecordedAttempt]:
+def _attempts(history: RunHistory, path: str) -> list[RecordedAttempt]:
     """The attempts of a step, given by its path or its name.
 
     Raises:
         UsageError: Several steps have the name, or a fork can't begin at the step.
     """
-    visits = history.of_step(path)
-    paths = list(dict.fromkeys(attempt.path for attempt in visits))
+    attempts = history.of_step(path)
+    paths = list(dict.fromkeys(attempt.path for attempt in attempts))
     if any("[" in each for each in paths):
         block = paths[0].partition("[")[0]
         raise UsageError(
@@ -158,9 +158,9 @@ def _visits(history: RunHistory, path: str) -> list[RecordedAttempt]:
         )
     if len(paths) > 1:
         raise UsageError(f"several steps are named `{path}`", hint=f"one of: {', '.join(paths)}")
-    for attempt in visits[:1]:
+    for attempt in attempts[:1]:
         _check_parents(attempt)
-    return visits
+    return attempts
 
 
 def _check_parents(attempt: RecordedAttempt) -> None:
@@ -255,7 +255,7 @@ async def _candidates(
     ]
     for checkpoint in sorted(found, key=lambda c: str(c.checkpoint["id"])):
         values = [*await _around(saver, run, checkpoint), _values(checkpoint)]
-        if _is_visit(graphs, values):
+        if _is_attempt(graphs, values):
             yield values
 
 
@@ -291,7 +291,7 @@ def _values(checkpoint: CheckpointTuple) -> dict[str, Any]:
     return dict(checkpoint.checkpoint["channel_values"])
 
 
-def _is_visit(graphs: Sequence[_Graph], values: Sequence[Mapping[str, Any]]) -> bool:
+def _is_attempt(graphs: Sequence[_Graph], values: Sequence[Mapping[str, Any]]) -> bool:
     """Whether the values are those before the attempts that the graphs name."""
     if len(graphs) != len(values):
         return False
