@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, TypeAlias, cast
 
 from fractale.plain import to_json
 from fractale.settings import SourcesSettings
+from fractale.text import clip, one_line
 from fractale.toolbox import ToolInfo
 
 Kind = Literal["tool", "file", "resource", "prompt", "input"]
@@ -179,12 +180,12 @@ class Seen:
             new = new or source not in self.sources
             self.sources.add(source)
             if text and source.untrusted:
-                self._texts.append((source, _plain(text)))
+                self._texts.append((source, one_line(text)))
         return new
 
     def trust(self, value: Any) -> None:
         """Take note of what the person said: a text, or other JSON."""
-        self._trusted.append(_plain(value if isinstance(value, str) else to_json(value)))
+        self._trusted.append(one_line(value if isinstance(value, str) else to_json(value)))
 
     def contact(self, arguments: Mapping[str, Any]) -> None:
         """Take note of the hosts that a call names: it was agreed to, or they were free."""
@@ -239,7 +240,7 @@ class Seen:
         return found
 
     def _is_own(self, leaf: str) -> bool:
-        plain = _plain(leaf)
+        plain = one_line(leaf)
         if not plain:
             return len(leaf) < 2  # more blanks could say something
         return any(_has_word(text, plain) for text in self._trusted)
@@ -250,7 +251,7 @@ class Seen:
         return any(word.search(text) for text in self._trusted)
 
     def _taint(self, name: str, leaf: str, untrusted: Sequence[Source]) -> Taint:
-        plain, host = _plain(leaf), _host_of(name, leaf)
+        plain, host = one_line(leaf), _host_of(name, leaf)
         copied = {source for source, text in self._texts if plain in text}
         return Taint(
             argument=name,
@@ -276,12 +277,7 @@ def _has_word(text: str, word: str) -> bool:
 
 def shown(value: Any) -> str:
     """A value on one line, shortened."""
-    text = _plain(value if isinstance(value, str) else to_json(value))
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split())
+    return clip(value if isinstance(value, str) else to_json(value), MOST_SHOWN)
 
 
 def _host_of(argument: str, leaf: str) -> str:

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +19,7 @@ from typing import Any, TypeAlias, cast
 
 from fractale.errors import SettingsError, StoreError
 from fractale.plain import to_json
+from fractale.private import write_private
 from fractale.store.locks import FileLock
 from fractale.toolbox import Toolbox, ToolInfo
 
@@ -251,26 +250,14 @@ class Pins:
         self._first, self._accepted = {}, {}
 
 
-class _held(FileLock):  # noqa: N801 - it is used as a function
-    """The lock on the file, waited for."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(
-            path.with_name(f".{path.name}.held"),
-            str(path),
-            hint="wait until that process ends, or end it",
-        )
-
-    def acquire(self) -> None:
-        until = time.monotonic() + PATIENCE
-        while True:
-            try:
-                return super().acquire()
-            except StoreError as error:
-                held = isinstance(error.__cause__, BlockingIOError | PermissionError)
-                if not held or time.monotonic() > until:
-                    raise
-                time.sleep(0.01)
+def _held(path: Path) -> FileLock:
+    """The lock on the file."""
+    return FileLock(
+        path.with_name(f".{path.name}.held"),
+        str(path),
+        hint="wait until that process ends, or end it",
+        wait=PATIENCE,
+    )
 
 
 def _read(path: Path) -> dict[str, dict[str, Described]]:
@@ -314,17 +301,10 @@ def _damaged(path: Path, why: str) -> SettingsError:
 
 def _write(path: Path, table: Mapping[str, Mapping[str, Described]]) -> None:
     servers = {name: dict(sorted(table[name].items())) for name in sorted(table)}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    text = to_json({"version": VERSION, "servers": servers}, indent=1, default=dict)
     try:
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(to_json({"version": VERSION, "servers": servers}, indent=1, default=dict))
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        write_private(path, f"{text}\n")
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise _unwritable(path, error) from error
 
 

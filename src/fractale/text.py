@@ -56,3 +56,21 @@ def listing(names: Collection[str], most: int = 8) -> str:
     """Names in backticks with commas; of more than `most`, the first ones and ``…``."""
     shown = [f"`{name}`" for name in list(names)[:most]]
     return ", ".join([*shown, "…"] if len(names) > most else shown)
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun: ``1 error``, ``1,204 tokens``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def one_line(text: str) -> str:
+    """A text with each run of white space as one blank."""
+    return " ".join(text.split())
+
+
+def clip(text: str, limit: int = 40) -> str:
+    """A text on one line of at most `limit` characters; one that is cut ends in ``…``."""
+    line = one_line(text[: 4 * limit])
+    if len(line) <= limit and len(text) <= 4 * limit:
+        return line
+    return f"{line[: limit - 1]}…"

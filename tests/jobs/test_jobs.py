@@ -13,7 +13,7 @@ import pytest
 from fractale.errors import DependencyMissing, JobError, SchedulerUnavailable, StoreError
 from fractale.jobs import JobHandle, Jobs, JobSpec, JobStatus
 from fractale.schedulers.folder import JobFolder, facts_of, name_of, new_tag
-from fractale.schedulers.sizes import bytes_of, clock
+from fractale.schedulers.sizes import bytes_of
 from job_parts import SOON, Site, local_site, site, until
 from slurm import running_slurm
 
@@ -442,7 +442,6 @@ class TestFinding:
         assert bytes_of("4G") == bytes_of("4 GiB") == bytes_of("4096") == 4 * 2**30
         with pytest.raises(JobError, match="no amount of memory"):
             bytes_of("much")
-        assert [clock(45), clock(600), clock(7200)] == ["45 s", "10:00", "2:00:00"]
 
     def test_a_damaged_handle(self):
         with pytest.raises(ValueError, match="a job's handle has"):

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import fractale.plan
+from fractale.durations import format_duration, parse_duration
 from fractale.errors import PlanError, Position, Problem
 from fractale.plan.build import MAX_INCLUDES, load_plan, parse_plan
-from fractale.plan.durations import format_duration, parse_duration
 from fractale.plan.fields import MOST_PROBLEMS
 from fractale.plan.model import (
     AgentRef,

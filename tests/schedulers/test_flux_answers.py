@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from fractale.errors import SchedulerUnavailable
+from fractale.programs import ProgramResult
 from fractale.schedulers.adapter import Submitted
 from fractale.schedulers.flux.jobs import Flux
 from fractale.schedulers.folder import JobFolder
-from fractale.schedulers.programs import Ran
 from fractale.schedulers.request import Array
 from job_parts import Site, site, until
 
@@ -128,12 +128,15 @@ class TestBindings:
 
     def test_of_a_traceback_the_last_line_counts(self):
         said = 'Traceback (most recent call last):\n  File "side.py", line 1\n    x\nOSError: no\n'
-        assert Ran(code=1, out="", err=said).complaint == "OSError: no"
+        assert ProgramResult(code=1, out="", err=said).complaint == "OSError: no"
 
     def test_a_banner_is_no_part_of_a_complaint(self):
         drawn = "sbatch: error: *****\n***************\n"
         said = f"{drawn}** sbatch: error: no account **\n***************\nsbatch: no\n"
-        assert Ran(code=1, out="", err=said).complaint == "sbatch: error: no account; sbatch: no"
+        assert (
+            ProgramResult(code=1, out="", err=said).complaint
+            == "sbatch: error: no account; sbatch: no"
+        )
 
 
 class TestJobs:

@@ -12,6 +12,7 @@ from typing import Any, cast
 from fractale.errors import ToolError
 from fractale.evidence import exit_code_evidence, json_of_text
 from fractale.plan.regexes import find_value
+from fractale.text import clip
 from fractale.toolbox import ToolResult
 
 LONGEST_REASON = 500
@@ -181,8 +182,7 @@ def _what_is(data: Any, path: str) -> str:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 80 else f"{text[:80]}…"
+    return clip(json.dumps(value, ensure_ascii=False, default=str), 80)
 
 
 def find_named(name: str, known: Mapping[str, Any], kind: str) -> Any:

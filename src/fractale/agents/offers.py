@@ -17,6 +17,7 @@ from fractale.plan.dump import dump_data
 from fractale.plan.model import Plan, Step
 from fractale.plan.scope import has_template
 from fractale.plan.words import GENERAL_AGENTS, KNOWN
+from fractale.text import clip
 from fractale.toolbox import PromptInfo, ResourceInfo, ToolInfo
 
 MOST_STEPS = 50
@@ -82,10 +83,7 @@ class Offers:
             ("Tools", [_line(tool) for tool in self.tools]),
             ("Prompts", [_prompt_line(prompt) for prompt in self.prompts if whole]),
             ("Sub-agents", [_line(agent) for agent in self.agents if whole]),
-            (
-                "Resources",
-                [f"{r.uri}: {_clip(r.description or r.name)}" for r in self.resources if whole],
-            ),
+            ("Resources", [_resource_line(resource) for resource in self.resources if whole]),
             ("Inputs, seen as {{ inputs.NAME }}", list(self.inputs)),
         ]
         return "\n\n".join(
@@ -235,13 +233,12 @@ def _line(tool: ToolInfo | Subagent) -> str:
         gives = {"properties": {"content": {"type": "string"}}}
     reads = isinstance(tool, ToolInfo) and tool.annotations.get("readOnlyHint") is True
     said = signature(tool.name, tool.input_schema, gives, without)
-    return f"{said}: {_clip(tool.description)}{' (only reads)' if reads else ''}"
+    return f"{said}: {clip(tool.description, SHORT)}{' (only reads)' if reads else ''}"
+
+
+def _resource_line(resource: ResourceInfo) -> str:
+    return f"{resource.uri}: {clip(resource.description or resource.name, SHORT)}"
 
 
 def _prompt_line(prompt: PromptInfo) -> str:
-    return f"{prompt_signature(prompt)}: {_clip(prompt.description)}"
-
-
-def _clip(text: str) -> str:
-    first = " ".join(text.split())
-    return first if len(first) <= SHORT else f"{first[:SHORT]}…"
+    return f"{prompt_signature(prompt)}: {clip(prompt.description, SHORT)}"

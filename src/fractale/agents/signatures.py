@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, cast
 
 from fractale.evidence import WRAPPED
+from fractale.text import clip
 from fractale.toolbox import PromptInfo
 
 Schema = Mapping[str, Any]
@@ -33,7 +34,7 @@ def signature(name: str, takes: Schema, gives: Schema | None, without: Iterable[
     """
     arguments = fields(takes, without)
     outputs = outputs_of_schema(gives) if gives else ""
-    return f"{name}({_clip(arguments, MOST_LETTERS)}){f' -> {outputs}' if outputs else ''}"
+    return f"{name}({clip(arguments, MOST_LETTERS)}){f' -> {outputs}' if outputs else ''}"
 
 
 def prompt_signature(prompt: PromptInfo) -> str:
@@ -48,7 +49,8 @@ def outputs_of_schema(schema: Schema) -> str:
     if schema.get(WRAPPED) and list(inner) == ["result"]:
         kind = type_in_words(inner["result"], schema)
         return "content" if kind == "string" else f"result: {kind}"
-    return _clip(", ".join(f"{n}: {type_in_words(s, schema)}" for n, s in inner.items()))
+    parts = [f"{n}: {type_in_words(s, schema)}" for n, s in inner.items()]
+    return clip(", ".join(parts), MOST_LETTERS)
 
 
 def fields(schema: Schema, without: Iterable[str] = ()) -> str:
@@ -73,8 +75,8 @@ def argument_lines(schema: Schema, without: Iterable[str] = ()) -> list[str]:
 
 
 def _about(schema: Any) -> str:
-    words = " ".join(str(_table(schema).get("description") or "").split())
-    return f": {_clip(words, 2 * _SHORT)}" if words else ""
+    words = clip(str(_table(schema).get("description") or ""), 2 * _SHORT)
+    return f": {words}" if words else ""
 
 
 def type_in_words(schema: Any, root: Schema, depth: int = 0) -> str:
@@ -123,12 +125,8 @@ def _said(schema: Any) -> str:
     said = _table(schema)
     if said.get("type") != "object" or said.get("properties") or not said.get("description"):
         return ""
-    return f" ({_clip(' '.join(str(said['description']).split()), _SHORT)})"
+    return f" ({clip(str(said['description']), _SHORT)})"
 
 
 def _table(value: Any) -> dict[str, Any]:
     return cast("dict[str, Any]", value) if isinstance(value, Mapping) else {}
-
-
-def _clip(text: str, most: int = MOST_LETTERS) -> str:
-    return text if len(text) <= most else f"{text[:most]}…"

@@ -159,7 +159,7 @@ def read_limits(pairs: tuple[str, ...]) -> Limits:
     Raises:
         UsageError: An unknown limit or a value that is none.
     """
-    from fractale.plan.durations import parse_duration
+    from fractale.durations import parse_duration
 
     values: dict[str, Any] = {}
     readers: dict[str, Callable[[str], Any]] = {

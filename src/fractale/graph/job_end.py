@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fractale.durations import format_duration
 from fractale.graph.attempt import Attempt
 from fractale.graph.figures import Log
 from fractale.graph.state import DecidedBy
 from fractale.jobs import JobHandle
-from fractale.plan.durations import format_duration
 
 LOG_BYTES = 65_536
 """Of a job's log, how much of its end the outputs have."""

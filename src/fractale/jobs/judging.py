@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from fractale.durations import limit_text
 from fractale.jobs.logs import last_lines
 from fractale.jobs.model import JobStatus
 from fractale.schedulers.adapter import Record
@@ -15,7 +16,6 @@ from fractale.schedulers.ends import MOST_LINES, Notice, notice_in, telling_line
 from fractale.schedulers.folder import Ended, JobFolder, Started
 from fractale.schedulers.job import JobState
 from fractale.schedulers.positions import Positions
-from fractale.schedulers.sizes import clock
 from fractale.schedulers.wrapper import NO_CLAIM, NO_FOLDER, NOT_MINE
 
 CLEARING_SECONDS: Final = 120.0
@@ -156,9 +156,9 @@ class Case:
         asked = self._intent.get("time")
         held = self._record.time_limit if self._record else None
         if held is None:
-            return f" of {clock(asked)}" if asked else ""
-        more = f" ({clock(asked)} were asked for)" if asked and held - asked >= 1 else ""
-        return f" of {clock(held)}{more}"
+            return f" of {limit_text(asked)}" if asked else ""
+        more = f" ({limit_text(asked)} were asked for)" if asked and held - asked >= 1 else ""
+        return f" of {limit_text(held)}{more}"
 
     def _failure_words(self, record: Record | None) -> str:
         code = self._ended.code if self._ended else record.exit_code if record else None

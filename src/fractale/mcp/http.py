@@ -30,6 +30,7 @@ from mcp.shared.version import SUPPORTED_PROTOCOL_VERSIONS
 from fractale.errors import ToolError, TransportError
 from fractale.mcp.transport import MAX_ANSWER_BYTES, Answer, Streams, TransportHooks, too_long
 from fractale.settings import ServerSettings, shown_url
+from fractale.text import clip
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 JSON_HEADERS = {"content-type": "application/json"}
@@ -331,13 +332,11 @@ async def _rpc_error(response: httpx.Response) -> types.ErrorData | None:
                 if len(body) > MOST_ERROR_BYTES:
                     return None
         error = json.loads(body)["error"]
-        return types.ErrorData(code=error["code"], message=_one_line(str(error["message"])))
+        return types.ErrorData(
+            code=error["code"], message=clip(str(error["message"]), LONGEST_REASON)
+        )
     except (httpx.HTTPError, TimeoutError, ValueError, LookupError, TypeError):
         return None
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:LONGEST_REASON]
 
 
 def _same_origin(url: httpx.URL, target: httpx.URL) -> bool:

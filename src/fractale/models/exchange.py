@@ -10,7 +10,8 @@ from fractale.errors import ModelError
 from fractale.models import faults, structured
 from fractale.models.json_text import whole_json
 from fractale.models.text_calls import called_in_text
-from fractale.models.turn import Turns, empty, short
+from fractale.models.turn import Turns, empty
+from fractale.text import clip
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -71,7 +72,7 @@ class Exchange:
 
     def _without_json(self, text: str) -> ModelError:
         error = ModelError(
-            f"{self.turns.spec} answered without the JSON that was asked for: {short(text)}",
+            f"{self.turns.spec} answered without the JSON that was asked for: {clip(text, 200)}",
             hint="simplify `output_schema`, or name a more capable model in `model:`",
         )
         error.text = text

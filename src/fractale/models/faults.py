@@ -16,6 +16,7 @@ from typing import Any, cast
 from fractale.errors import FractaleError, ModelError, ModelUnavailable
 from fractale.masking import MASK, Masker
 from fractale.models.usage import Usage
+from fractale.text import one_line
 
 BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """HTTP statuses after which asking again may help."""
@@ -252,9 +253,8 @@ def _said(chain: list[BaseException]) -> str:
     for error in chain:
         message = _message_in(getattr(error, "body", None) or getattr(error, "details", None))
         if message:
-            return " ".join(message.split())
-    text = " ".join(str(chain[0]).split())
-    return text or type(chain[0]).__name__
+            return one_line(message)
+    return one_line(str(chain[0])) or type(chain[0]).__name__
 
 
 def _message_in(body: Any) -> str | None:

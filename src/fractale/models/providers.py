@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from fractale.errors import DependencyMissing, SettingsError, UsageError
 from fractale.models.faults import SHOWN, masker_of
 from fractale.settings import DEFAULT_MODELS, Settings
-from fractale.text import did_you_mean
+from fractale.text import did_you_mean, one_line
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -239,7 +239,7 @@ def _build_other(settings: Settings, provider: str, model: str) -> BaseChatModel
         raise _missing_package(provider) from error
     except Exception as error:
         # Each provider has its own class for "something is not set".
-        said = masker_of(settings.secrets)(" ".join(str(error).split()))[:SHOWN]
+        said = masker_of(settings.secrets)(one_line(str(error)))[:SHOWN]
         raise SettingsError(
             f"cannot build {provider}:{model}: {said}",
             hint="see the provider's page in LangChain's documentation for what it needs",

@@ -16,6 +16,7 @@ from fractale.models.text_calls import called_in_text
 from fractale.models.thoughts import AnswerStream, without_thoughts
 from fractale.models.usage import Usage
 from fractale.plain import readable, readable_values
+from fractale.text import clip
 
 if TYPE_CHECKING:
     from langchain_core.language_models import LanguageModelInput
@@ -277,7 +278,7 @@ def empty(message: BaseMessage, spec: str) -> ModelError:
     """An answer without text: with the model's reason, if it gives one."""
     refusal = cast("Mapping[str, Any]", message.additional_kwargs).get("refusal")
     if refusal:
-        return ModelError(f"{spec} refuses to answer: {short(str(refusal))}")
+        return ModelError(f"{spec} refuses to answer: {clip(str(refusal), 200)}")
     reason = _reason_of(cast("Mapping[str, Any]", message.response_metadata))
     because = f" ({reason})" if reason not in ("", "stop") else ""
     if cast("Mapping[str, Any]", message.additional_kwargs).get(THOUGHTS):
@@ -285,9 +286,3 @@ def empty(message: BaseMessage, spec: str) -> ModelError:
     return ModelError(
         f"the answer of {spec} is empty{because}", hint="try again, or name another model"
     )
-
-
-def short(text: str) -> str:
-    """The text on one line of at most 200 characters, for a message."""
-    line = " ".join(text.split())
-    return line if len(line) <= 200 else f"{line[:199]}…"

@@ -4,7 +4,7 @@ In the order in which a plan passes through:
 
 - `source`: YAML text → nodes with positions, within limits (`composer`, `node`, `scalars`)
 - `build`: nodes → `Plan`, every structural problem at once (`fields`, `values`, `words`;
-  `steps`, `rules`, `output_schema`, `durations` for steps, `specs` for what is around them)
+  `steps`, `rules`, `output_schema` for steps, `specs` for what is around them)
 - `model`: the types of a plan
 - `expressions`: templates and rules, in a sandbox
 - `check`: what a plan means: steps that exist, can be reached, and end

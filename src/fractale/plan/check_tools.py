@@ -23,7 +23,7 @@ from fractale.plan.scope import (
     texts_of,
 )
 from fractale.plan.words import EXTRA_TOOLS, GENERAL_AGENTS, INSTRUCTION_INPUTS
-from fractale.text import nearest
+from fractale.text import clip, nearest
 
 Schema = Mapping[str, Any]
 
@@ -243,8 +243,7 @@ def _check_value(
 ) -> Iterator[Problem]:
     if has_template(value) or _fits(value, schema, root):
         return
-    shown = json.dumps(value)
-    shown = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "…"
+    shown = clip(json.dumps(value), _SHOWN)
     message = f"`{placed.step.target}` takes {_wanted(schema)} as `{name}`, not {shown}"
     where = placed.step.where(f"inputs.{name}")
     yield Problem("bad-argument", message, where, f"{placed.path}.inputs.{name}")

@@ -14,7 +14,8 @@ import yaml
 
 from fractale.errors import PlanError, Position, Problem, ProblemList
 from fractale.plan.node import Node
-from fractale.plan.scalars import HugeIntegerError, NotFiniteError, Scalar, clip, resolve
+from fractale.plan.scalars import HugeIntegerError, NotFiniteError, Scalar, resolve
+from fractale.text import clip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

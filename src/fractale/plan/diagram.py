@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fractale.plan.durations import format_duration
+from fractale.durations import format_duration
 from fractale.plan.inert import inert
 from fractale.plan.model import (
     END_FAILED,
@@ -24,6 +24,7 @@ from fractale.plan.model import (
     Template,
     Value,
 )
+from fractale.text import count
 
 Direction = Literal["next", "again", "back", "ahead", "end", "nowhere"]
 
@@ -90,8 +91,7 @@ def _direction(plan: Plan, step: Step, event: str, target: str) -> Direction:
 def target_words(step: Step) -> str:
     """What a step calls, in words."""
     if step.kind == "parallel":
-        count = len(step.steps)
-        return f"{count} step{'s' if count != 1 else ''} at the same time"
+        return f"{count(len(step.steps), 'step')} at the same time"
     if step.job:
         return _job_words(step.job)
     if step.target:
@@ -138,8 +138,7 @@ def notes(step: Step) -> list[str]:
     if step.approve in ("ask", "always"):
         found.append("asks before it changes anything")
     if step.max_attempts:
-        count = step.max_attempts
-        found.append(f"at most {count} time{'s' if count != 1 else ''}")
+        found.append(f"at most {count(step.max_attempts, 'time')}")
     if step.keep_going:
         found.append("goes on when some fail")
     return found

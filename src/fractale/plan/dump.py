@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import yaml
 
-from fractale.plan.durations import format_duration
+from fractale.durations import format_duration
 from fractale.plan.model import Expression, Figure, Template
 from fractale.plan.scalars import is_text
 from fractale.plan.specs import is_input_spec

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, cast
 
-from fractale.plan.durations import parse_duration
+from fractale.durations import parse_duration
 from fractale.plan.fields import Fields, join
 from fractale.plan.model import Figure, FigureType, JobPlan, Take, Template, Value
-from fractale.plan.scalars import clip
 from fractale.plan.specs import INPUT_NAME_PATTERN
 from fractale.plan.values import template
 from fractale.plan.words import FIGURE_KEYS, FIGURE_TYPES, JOB_KEYS, JOB_OUTPUTS, SCHEDULERS, TAKES
+from fractale.text import clip
 
 if TYPE_CHECKING:
     from fractale.plan.node import Node

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from fractale.plan.scalars import Scalar, clip
+from fractale.plan.scalars import Scalar
+from fractale.text import clip
 
 if TYPE_CHECKING:
     from fractale.errors import Position

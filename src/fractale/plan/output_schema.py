@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fractale.plan.scalars import clip
+from fractale.text import clip
 
 if TYPE_CHECKING:
     from fractale.plan.fields import Reader

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fractale.plan.fields import Fields, Reader, join
 from fractale.plan.model import END_FAILED, FAILURE, Expression, ForEach, Rule
-from fractale.plan.scalars import clip
+from fractale.text import clip
 
 if TYPE_CHECKING:
     from fractale.plan.node import Node

@@ -82,9 +82,3 @@ def is_text(text: str) -> bool:
 def looks_octal(text: str) -> bool:
     """Whether a plain scalar is a decimal integer that its leading zero makes look octal."""
     return _LEADING_ZERO.fullmatch(text) is not None
-
-
-def clip(text: str, limit: int = 40) -> str:
-    """Text for a message: one line of at most `limit` characters."""
-    line = " ".join(text[: 4 * limit].split())
-    return line if len(line) <= limit and len(text) <= 4 * limit else f"{line[: limit - 1]}…"

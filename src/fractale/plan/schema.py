@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from fractale.plan.durations import DURATION_PATTERN
+from fractale.durations import DURATION_PATTERN
 from fractale.plan.inputs import TYPES
 from fractale.plan.job import ARRAY_PATTERN, COUNTS, ENV_NAME_PATTERN, MOST_COUNT
 from fractale.plan.rules import NAME_PATTERN

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from fractale.plan.fields import Fields, Reader, join
 from fractale.plan.inputs import TYPES, convert
 from fractale.plan.model import AgentRef, InputSpec, Limits
-from fractale.plan.scalars import clip
 from fractale.plan.words import INPUT_KEYS, LIMIT_KEYS
-from fractale.text import nearest
+from fractale.text import clip, nearest
 
 if TYPE_CHECKING:
     from fractale.plan.node import Node

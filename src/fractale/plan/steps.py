@@ -23,7 +23,6 @@ from fractale.plan.model import (
 )
 from fractale.plan.output_schema import read_output_schema
 from fractale.plan.rules import NAME, read_foreach, read_rules, read_transitions, read_when
-from fractale.plan.scalars import clip
 from fractale.plan.values import positions, template, value
 from fractale.plan.words import (
     APPROVE,
@@ -36,6 +35,7 @@ from fractale.plan.words import (
     STEP_HINTS,
     STEP_KEYS,
 )
+from fractale.text import clip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

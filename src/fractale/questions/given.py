@@ -10,6 +10,7 @@ from fractale.errors import AnswerError
 from fractale.questions.forms import properties_of
 from fractale.questions.kinds import MISSING, asks_secret, tool_of
 from fractale.questions.reading import read_answer
+from fractale.text import one_line
 
 ANY_STEP: Final = "*"
 SHORT_ID: Final = 8
@@ -117,9 +118,9 @@ def _pick(question: Mapping[str, Any], given: Any) -> Any:
     if not isinstance(given, Mapping):
         return given
     answers = cast("Mapping[Any, Any]", given)
-    asked = {_squeezed(text) for text in _texts_of(question)} - {""}
+    asked = {one_line(text) for text in _texts_of(question)} - {""}
     for key, answer in answers.items():
-        if _squeezed(str(key)) in asked:
+        if one_line(str(key)) in asked:
             return answer
     return answers if _is_answer(question, {str(key) for key in answers}) else MISSING
 
@@ -136,7 +137,3 @@ def _is_answer(question: Mapping[str, Any], keys: set[str]) -> bool:
         "in_doubt": {"outputs"},
     }
     return bool(keys & own.get(kind, set()))
-
-
-def _squeezed(text: str) -> str:
-    return " ".join(text.split())

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from fractale.errors import AnswerError, PlanError
 from fractale.plain import to_json
+from fractale.text import clip
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -76,5 +77,4 @@ def _is_text(text: str) -> bool:
 def one_line(value: Any, limit: int = 60) -> str:
     """A value in short, for a message."""
     text = value if isinstance(value, str) else to_json(value, default=str)
-    text = " ".join(text.split())
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+    return clip(text, limit)

@@ -18,7 +18,8 @@ from fractale.record.crate_entities import PLAN, Entities, id_of, one
 from fractale.record.export import input_values, transition_lines
 from fractale.record.history import RunHistory, Visit
 from fractale.record.history_values import resolve
-from fractale.record.plans import INCLUDED, plan_file
+from fractale.record.plans import plan_file
+from fractale.store.run_record import RunRecord
 
 CONTEXT = "https://w3id.org/ro/terms/workflow-run/context"
 PROFILES = (
@@ -204,8 +205,8 @@ class _Writer:
             if parameters:
                 workflow[side] = one([parameter for parameter, _ in parameters.values()])
         self._crate.mainEntity = workflow
-        if (included := plan.parent / INCLUDED).is_dir() and plan.name == PLAN:
-            self._crate.add_tree(included, INCLUDED)
+        if (included := plan.parent / RunRecord.included_plans.name).is_dir() and plan.name == PLAN:
+            self._crate.add_tree(included, included.name)
 
     def _run(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Any:
         history = self._history

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fractale.record.jobs_told import JobsTold
-from fractale.store.records import RunFolder
+from fractale.store.run_record import RunRecord
 
 RunStatus = Literal["running", "success", "failed", "waiting", "limit", "stopped"]
 
@@ -241,7 +241,7 @@ class RunHistory:
     """Everything that a run's record says of it.
 
     Args:
-        head: How it was started (`RunFolder.read_head`).
+        head: How it was started (`RunRecord.read_head`).
         title: The first line of the plan's description, or its name.
         steps: The plan's steps: ``{name, type, target}``, in the plan's order.
         visits: In the order in which they were entered.
@@ -252,7 +252,7 @@ class RunHistory:
         alive: Whether a process has the run.
     """
 
-    folder: RunFolder
+    folder: RunRecord
     head: Mapping[str, Any]
     title: str = ""
     steps: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])

@@ -10,12 +10,12 @@ from typing import Any, cast
 from fractale.errors import StoreError
 from fractale.record.history import Asked, CallMade, Item, JobMade, Note, Process, RunHistory, Visit
 from fractale.store.outputs import FileOutputs, is_reference
-from fractale.store.records import RunFolder
+from fractale.store.run_record import RunRecord
 
 KEY_START, KEY_END = b'{"key": "', b'"'
 
 
-def resolve(folder: RunFolder, value: Any) -> Any:
+def resolve(folder: RunRecord, value: Any) -> Any:
     """The value that a reference stands for; any other value unchanged.
 
     A value that is gone or damaged stays the reference, with an `error` that says so.
@@ -28,7 +28,7 @@ def resolve(folder: RunFolder, value: Any) -> Any:
         return {**cast("dict[str, Any]", value), "error": error.message}
 
 
-def results_of(folder: RunFolder, calls: Iterable[CallMade]) -> dict[str, Any]:
+def results_of(folder: RunRecord, calls: Iterable[CallMade]) -> dict[str, Any]:
     """What calls gave, whole, by their keys in the run's journal.
 
     Returns:
@@ -42,7 +42,7 @@ def results_of(folder: RunFolder, calls: Iterable[CallMade]) -> dict[str, Any]:
     if not wanted:
         return {}
     found: dict[str, Any] = {}
-    path = folder.path / "journal.jsonl"
+    path = folder.journal
     try:
         with path.open("rb") as file:
             for line in file:

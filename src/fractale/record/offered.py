@@ -26,12 +26,10 @@ from fractale.private import make_folder, write_private
 from fractale.settings import PolicySettings, Settings, SourcesSettings, ToolRule
 from fractale.settings.rules import POLICY_LISTS, SOURCE_KEYS
 from fractale.store.lines import ROOM
-from fractale.store.records import RunFolder
+from fractale.store.run_record import RunRecord
 from fractale.toolbox import PromptInfo, ResourceInfo, Toolbox, ToolInfo
 
-OFFERED_FILE, SHARED = "tools.json", "offered"
-BINDINGS_FILE = "bindings.json"
-"""Which server's tool each name means that was bound after the run began; see `graph.bindings`."""
+SHARED = "offered"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +64,7 @@ async def names_needed(
     return None if names is None else await waited_for(toolbox, names)
 
 
-def keep_offered(folder: RunFolder, offered: Offered, mask: Callable[[Any], Any]) -> None:
+def keep_offered(folder: RunRecord, offered: Offered, mask: Callable[[Any], Any]) -> None:
     """Keep what was offered to a run in its folder.
 
     Args:
@@ -76,7 +74,7 @@ def keep_offered(folder: RunFolder, offered: Offered, mask: Callable[[Any], Any]
         StoreError: It can't be written.
     """
     data = to_json(mask(asdict(offered)), default=dict).encode()
-    target = folder.path / OFFERED_FILE
+    target = folder.offered
     shared = folder.path.parent.parent / SHARED / f"{hashlib.sha256(data).hexdigest()}.json"
     try:
         try:
@@ -103,13 +101,13 @@ def _share(target: Path, shared: Path) -> None:
         return
 
 
-def read_offered(folder: RunFolder) -> Offered:
+def read_offered(folder: RunRecord) -> Offered:
     """What was offered to a run.
 
     Raises:
         NotRecorded: It is not kept, or damaged.
     """
-    path = folder.path / OFFERED_FILE
+    path = folder.offered
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         return Offered(
@@ -132,7 +130,7 @@ def _prompt(data: dict[str, Any]) -> PromptInfo:
     return PromptInfo(**fields)
 
 
-def snapshot_of(folder: RunFolder) -> Snapshot:
+def snapshot_of(folder: RunRecord) -> Snapshot:
     """Looks up what a run was offered of a tool when it began."""
 
     @cache
@@ -145,7 +143,7 @@ def snapshot_of(folder: RunFolder) -> Snapshot:
     return lambda bound: described().get(bound)
 
 
-def bindings_of_old(folder: RunFolder, plan: Plan, agents: Collection[str]) -> dict[str, Any]:
+def bindings_of_old(folder: RunRecord, plan: Plan, agents: Collection[str]) -> dict[str, Any]:
     """What names mean in a run of an older fractale, which did not keep it: as they were offered.
 
     Args:

@@ -22,7 +22,7 @@ from fractale.plan.inputs import TYPES, convert
 from fractale.plan.model import RESERVED_STEP_NAMES, InputSpec
 from fractale.plan.words import GENERAL_AGENTS, HANDED_OVER, INSTRUCTION_INPUTS, KNOWN
 from fractale.private import make_folder, write_private
-from fractale.text import did_you_mean
+from fractale.text import clip, did_you_mean
 
 if TYPE_CHECKING:
     from fractale.agents.catalog import Catalog
@@ -329,10 +329,7 @@ def _step_name(name: str) -> str:
 
 
 def _title(expert: Expert, words: str) -> str:
-    first = " ".join(words.split())
-    if len(first) > TITLE_LENGTH:
-        first = f"{first[:TITLE_LENGTH]}…"
-    return first or f"Ask {expert.name}"
+    return clip(words, TITLE_LENGTH) or f"Ask {expert.name}"
 
 
 def keep_plan(data: Mapping[str, Any], state_dir: Path) -> Path:

@@ -21,6 +21,7 @@ from fractale.schedulers.request import Request
 from fractale.schedulers.script import Script
 from fractale.schedulers.shell import CSH, POSIX
 from fractale.schedulers.shell_text import ShellText, read_shell, within, words_of
+from fractale.text import one_line
 
 
 @dataclass(slots=True)
@@ -50,7 +51,7 @@ def compare_commands(original: Script, translated: Script) -> Commands:
         found.warnings += _unsure(mine, mine.lines[here], theirs, theirs.lines[there])
     for at in gone:
         _tell_gone(found, mine, mine.lines[at], theirs, added)
-    before = {_plain(each) for each in own.before} if own else set[str]()
+    before = {one_line(each) for each in own.before} if own else set[str]()
     for at in added:
         if theirs.lines[at].plain not in before:
             _tell_added(found, theirs, theirs.lines[at], mine)
@@ -70,10 +71,6 @@ def _same(script: Script, lines: Sequence[str]) -> bool:
         return [text.rstrip() for text in texts if text.strip()]
 
     return bare([text for _, text in script.body]) == bare(lines)
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split())
 
 
 # -- the lines of a script ----------------------------------------------------------------------
@@ -475,7 +472,7 @@ _STRING: Final = re.compile(r"[\"'=]([A-Za-z/][^\"'\n=]*(?:=[^\"'\n]*)?)(?=[\"'\
 
 
 def _in_one(text: str) -> str:
-    return _plain(re.sub(r"\\\n", " ", text))
+    return one_line(re.sub(r"\\\n", " ", text))
 
 
 def _literal(text: str) -> str:
@@ -734,7 +731,7 @@ def _unsure(mine: _Commands, line: _Line, theirs: _Commands, other: _Line) -> It
 def _tell_gone(
     found: Commands, mine: _Commands, line: _Line, theirs: _Commands, added: list[int]
 ) -> None:
-    if line.document and line.plain in map(_plain, theirs.script.lines):
+    if line.document and line.plain in map(one_line, theirs.script.lines):
         return  # a directive for a scheduler that reads those in a here-document, too
     for at in added:
         why = _problem(mine, line, theirs, theirs.lines[at])

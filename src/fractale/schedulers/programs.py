@@ -5,48 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import shutil
 import signal
 import subprocess
-from asyncio.subprocess import DEVNULL, PIPE
+from asyncio.subprocess import DEVNULL
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from fractale.errors import DependencyMissing, SchedulerUnavailable
 from fractale.private import open_private
+from fractale.programs import ProgramResult, run_with_limit
 from fractale.schedulers.folder import JobFolder
 
 ANSWER_SECONDS = 60.0
-_RULES = " \t*=#~"
-"""What lines are drawn, and messages framed, with."""
-_BANNER = re.compile(r"(?:\w+: )*[*=#~]{3,}[ *=#~]*")
 GLANCE_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ran:
-    """What a program said.
-
-    Args:
-        code: Its exit code.
-    """
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def complaint(self) -> str:
-        """What it says is wrong, in one line; of a traceback, what was raised."""
-        text = (self.err or self.out).splitlines()
-        lines = [
-            words for line in text if not _BANNER.fullmatch(line) and (words := line.strip(_RULES))
-        ]
-        if any(line.startswith("Traceback (most recent call last)") for line in lines):
-            lines = lines[-1:]
-        return "; ".join(lines[:4])[:500] or f"it ended with exit code {self.code}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +49,7 @@ class Programs:
             f"there is no `{name}` on the PATH", hint="`fractale doctor` says what a site lacks"
         )
 
-    async def run(self, *words: str, more: Mapping[str, str] | None = None) -> Ran:
+    async def run(self, *words: str, more: Mapping[str, str] | None = None) -> ProgramResult:
         """Run a program that only asks, or that may be run again.
 
         Args:
@@ -87,31 +60,19 @@ class Programs:
             DependencyMissing: It is not on the PATH.
             SchedulerUnavailable: It does not answer in time.
         """
-        process = await asyncio.create_subprocess_exec(
-            self.path(words[0]),
-            *words[1:],
-            stdin=DEVNULL,
-            stdout=PIPE,
-            stderr=PIPE,
-            env={**self.environment, **(more or {})},
-            start_new_session=True,
-        )
+        program = self.path(words[0])
         try:
-            async with asyncio.timeout(self.seconds):
-                out, err = await process.communicate()
+            return await run_with_limit(
+                [program, *words[1:]],
+                environment={**self.environment, **(more or {})},
+                seconds=self.seconds,
+            )
         except TimeoutError as error:
             raise SchedulerUnavailable(
                 f"`{words[0]}` did not answer within {self.seconds:.0f} s"
             ) from error
-        finally:
-            if process.returncode is None:
-                # With what it has started, which holds its pipes open.
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
-        return Ran(code=process.returncode or 0, out=_text(out), err=_text(err))
 
-    def glance(self, *words: str) -> Ran:
+    def glance(self, *words: str) -> ProgramResult:
         """Run a program that only asks, for a few seconds at most. Never raises."""
         try:
             process = subprocess.Popen(  # noqa: S603 - a scheduler's own program
@@ -123,19 +84,19 @@ class Programs:
                 start_new_session=True,
             )
         except (DependencyMissing, OSError) as error:
-            return Ran(code=127, out="", err=str(error))
+            return ProgramResult(code=127, out="", err=str(error))
         try:
             out, err = process.communicate(timeout=GLANCE_SECONDS)
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
-            return Ran(code=124, out="", err=f"no answer within {GLANCE_SECONDS:.0f} s")
-        return Ran(code=process.wait(), out=_text(out), err=_text(err))
+            return ProgramResult(code=124, out="", err=f"no answer within {GLANCE_SECONDS:.0f} s")
+        return ProgramResult(code=process.wait(), out=_text(out), err=_text(err))
 
     async def submit(
         self, folder: JobFolder, lock: int, *words: str, stdin: Path | None = None
-    ) -> Ran:
+    ) -> ProgramResult:
         """Run a program that submits. It is never ended by us: then nobody knew what it did.
 
         What it says goes into the job's folder, and it holds the folder's lock: if we are killed,
@@ -170,7 +131,9 @@ class Programs:
                 f"`{words[0]}` has not answered for {self.seconds:.0f} s",
                 hint="the same call finds the job, if it was submitted, and submits it if not",
             ) from error
-        return Ran(code=code, out=folder.text("submit.out"), err=folder.text("submit.err"))
+        return ProgramResult(
+            code=code, out=folder.text("submit.out"), err=folder.text("submit.err")
+        )
 
 
 def _text(data: bytes) -> str:

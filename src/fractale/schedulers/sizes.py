@@ -1,4 +1,4 @@
-"""Amounts of memory and spans of time, as schedulers write them."""
+"""Amounts of memory and counts, as schedulers write them."""
 
 from __future__ import annotations
 
@@ -29,16 +29,6 @@ def megabytes(text: str) -> int:
         JobError: It is none.
     """
     return math.ceil(bytes_of(text) / 2**20)
-
-
-def clock(seconds: float) -> str:
-    """Seconds as a person writes them: ``45 s``, ``10:00``, ``2:00:00``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.2g} s"
-    hours, rest = divmod(whole, 3600)
-    minutes, rest = divmod(rest, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def figure(text: str) -> int | None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from fractale.durations import parse_duration
 from fractale.errors import SettingsError
-from fractale.plan.durations import parse_duration
 from fractale.secret_names import is_secret
 from fractale.settings.environment import named_by, passed_on
 from fractale.settings.secrets import (

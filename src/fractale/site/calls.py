@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias, cast
 
-from fractale.plan.durations import parse_duration
+from fractale.durations import parse_duration
 from fractale.plan.model import JobPlan, Plan, Step, Template
 
 Values: TypeAlias = "Mapping[str, Any]"

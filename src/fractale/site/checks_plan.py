@@ -16,6 +16,7 @@ from fractale.settings import ServerSettings
 from fractale.site.case import Case, Named
 from fractale.site.checks_tools import Loaded, listed, unusable
 from fractale.site.model import Check, Verdict
+from fractale.text import count
 
 if TYPE_CHECKING:
     from fractale.agents.catalog import Catalog
@@ -36,13 +37,11 @@ async def check_plan_file(case: Case, problems: Sequence[Problem]) -> list[Check
     checks = [_problem(problem) for problem in problems]
     if case.plan is None:
         fix = f"fractale validate {case.wanted}"
-        found = f"invalid: {len(errors)} error{'s' if len(errors) != 1 else ''}"
+        found = f"invalid: {count(len(errors), 'error')}"
         head = Check(section=SECTION, what=case.wanted, verdict="missing", found=found, fix=fix)
         return [head, *checks]
     steps = sum(1 for _ in case.plan.walk())
-    head = Check(
-        section=SECTION, what=case.wanted, found=f"valid, {steps} step{'s' if steps != 1 else ''}"
-    )
+    head = Check(section=SECTION, what=case.wanted, found=f"valid, {count(steps, 'step')}")
     return [head, *checks, *_secrets(case)]
 
 

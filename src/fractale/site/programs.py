@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import re
 import shutil
-import signal
-from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from fractale.programs import run_with_limit
 from fractale.registry.calls import in_thread
 
 T = TypeVar("T")
@@ -27,8 +25,8 @@ VERSION = re.compile(r"\d+(?:\.\d+)+[\w.+-]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ran:
-    """What a program did.
+class Answer:
+    """What a program answered.
 
     Args:
         problem: Empty where it ended with exit code 0, else why not, in its own words if any.
@@ -75,31 +73,24 @@ class Machine:
         except OSError:
             return ""
 
-    async def run(self, *words: str, slow: bool = False) -> Ran:
+    async def run(self, *words: str, slow: bool = False) -> Answer:
         """Run a program without input, in a session of its own, and end it when its time is over.
 
         Args:
             slow: It is known to take long.
         """
-        timeout = self.timeout * (SLOW if slow else 1)
-        env = {**self.environment, "LC_ALL": "C", "NO_COLOR": "1"}
+        seconds = self.timeout * (SLOW if slow else 1)
+        environment = {**self.environment, "LC_ALL": "C", "NO_COLOR": "1"}
         try:
-            process = await asyncio.create_subprocess_exec(
-                *words, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, env=env, start_new_session=True
+            ran = await run_with_limit(
+                words, environment=environment, seconds=seconds, most_bytes=MOST_BYTES
             )
-        except (OSError, ValueError) as error:
-            return Ran(problem=f"{Path(words[0]).name} can't be started: {error}")
-        try:
-            async with asyncio.timeout(timeout):
-                out, err = await asyncio.gather(_text(process.stdout), _text(process.stderr))
-                code = await process.wait()
         except TimeoutError:
-            await _end(process)
-            return Ran(problem=f"{_short(words)} did not answer within {timeout:g} s")
-        except asyncio.CancelledError:
-            await _end(process)
-            raise
-        return Ran(out=out, err=err, problem=_problem(words, code, out, err))
+            return Answer(problem=f"{_short(words)} did not answer within {seconds:g} s")
+        except (OSError, ValueError) as error:
+            return Answer(problem=f"{Path(words[0]).name} can't be started: {error}")
+        problem = _problem(words, ran.code, ran.out, ran.err)
+        return Answer(out=ran.out, err=ran.err, problem=problem)
 
     async def version(self, *words: str) -> str:
         """The version in what a program says, or nothing."""
@@ -136,22 +127,3 @@ def _problem(words: tuple[str, ...], code: int, out: str, err: str) -> str:
 
 def _short(words: tuple[str, ...]) -> str:
     return " ".join([Path(words[0]).name, *words[1:]])[:60]
-
-
-async def _text(stream: asyncio.StreamReader | None) -> str:
-    """What comes out of a program; of very much, the beginning. All of it is read."""
-    kept = bytearray()
-    while stream is not None and (piece := await stream.read(65536)):
-        kept += piece[: MOST_BYTES - len(kept)]
-    return kept.decode("utf-8", errors="replace")
-
-
-async def _end(process: Process) -> None:
-    """End a program with all that it started; it is not waited for if even that fails."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(2):
-            await asyncio.gather(_text(process.stdout), _text(process.stderr), process.wait())
-    # What has left its session may still hold the pipes: they are not waited for.
-    process._transport.close()  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue, reportUnknownMemberType] - asyncio has no other way

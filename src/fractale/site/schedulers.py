@@ -12,7 +12,7 @@ from fractale.schedulers.lsf import site as lsf_site
 from fractale.schedulers.pbs import site as pbs_site
 from fractale.settings import Settings
 from fractale.site.model import Finding, absent
-from fractale.site.programs import Machine, Ran, version_in
+from fractale.site.programs import Answer, Machine, version_in
 
 
 def chosen_scheduler(settings: Settings) -> str:
@@ -83,7 +83,7 @@ async def pbs(machine: Machine) -> Finding:
     return Finding(**told, evidence="qstat -Q answered", details=details)
 
 
-def _read(reader: Callable[[str], list[T]], ran: Ran) -> list[T]:
+def _read(reader: Callable[[str], list[T]], ran: Answer) -> list[T]:
     """What a program listed; nothing where its answer is of another form."""
     try:
         return reader(ran.out)
@@ -112,8 +112,8 @@ async def lsf(machine: Machine) -> Finding:
     if ran.problem:
         return Finding(**told, state="broken", problem=f"no cluster answers: {ran.problem}")
     bqueues, lshosts = machine.which(lsf_site.QUEUES[0]), machine.which(lsf_site.HOSTS[0])
-    queues = await machine.run(bqueues, *lsf_site.QUEUES[1:]) if bqueues else Ran()
-    hosts = await machine.run(lshosts, *lsf_site.HOSTS[1:]) if lshosts else Ran()
+    queues = await machine.run(bqueues, *lsf_site.QUEUES[1:]) if bqueues else Answer()
+    hosts = await machine.run(lshosts, *lsf_site.HOSTS[1:]) if lshosts else Answer()
     details: dict[str, Any] = {
         "queues": [
             {"name": name, "state": state} for name, state in lsf_site.read_queues(queues.out)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fractale.errors import DependencyMissing, StoreError
 from fractale.settings import STORE_SCHEMES, store_password, without_password
+from fractale.text import one_line
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -97,7 +98,7 @@ def postgres_faults(url: str, *kinds: type[Exception]) -> Generator[None]:
 
 
 def _unusable(url: str, error: Exception) -> StoreError:
-    words = " ".join(str(error).split()) or type(error).__name__
+    words = one_line(str(error)) or type(error).__name__
     if _gives_away(words, store_password(url)):
         words = "details are left out, since they hold parts of the password"
     return StoreError(

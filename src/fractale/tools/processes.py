@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import time
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from fractale.programs import signal_session
 from fractale.registry.calls import Progress
 from fractale.settings import program_environment
 
@@ -171,10 +171,8 @@ async def _end(process: Process) -> None:
     for sign, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
         if process.returncode is not None:
             break
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, sign)
+        signal_session(process, sign)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await process.wait()
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+    signal_session(process, signal.SIGKILL)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from fractale.errors import DependencyMissing
 from fractale.paths import open_file, takes_paths
+from fractale.text import clip
 from fractale.tools.tables import table_lines
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def _table(trials: Sequence[Mapping[str, Any]], best: Mapping[str, Any], name: s
     why: dict[str, list[str]] = {}
     for trial in trials:
         if not trial.get("ok"):
-            said = " ".join(str(trial["error"]).split())[:SHOWN_ERROR]
+            said = clip(str(trial["error"]), SHOWN_ERROR)
             why.setdefault(said, []).append(str(trial["number"]))
     failed = [f"{', '.join(numbers)} failed: {error}" for error, numbers in why.items()]
     return [*table_lines([head, *rows]), *failed]

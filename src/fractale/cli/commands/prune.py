@@ -10,11 +10,12 @@ import click
 from fractale.cli import options
 from fractale.errors import UsageError
 from fractale.plain import to_json
+from fractale.text import count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fractale.store.prune import Pruned, PruneReport
+    from fractale.record.pruning import Pruned, PruneReport
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 SHOWN = 20
@@ -50,8 +51,7 @@ def command(
     """
     import asyncio
 
-    from fractale.record.pruning import prune_all
-    from fractale.store.prune import PruneRule
+    from fractale.record.pruning import PruneRule, prune
 
     if older_than is None and keep is None and max_size is None:
         raise UsageError(
@@ -64,7 +64,7 @@ def command(
     settings = options.settings_of(store=store)
     if not any((settings.state_dir / name).is_dir() for name in ("runs", "jobs")):
         raise UsageError(f"there are no runs in {settings.state_dir}")
-    report = asyncio.run(prune_all(settings, rule, dry_run=dry_run))
+    report = asyncio.run(prune(settings, rule, dry_run=dry_run))
     if as_json:
         click.echo(to_json(report.as_dict()))
     else:
@@ -80,7 +80,7 @@ def _age(text: str | None) -> float | None:
     """
     if text is None:
         return None
-    from fractale.plan.durations import parse_duration
+    from fractale.durations import parse_duration
 
     try:
         return parse_duration(text)
@@ -105,17 +105,17 @@ def _bytes(text: str | None) -> int | None:
 def _print(report: PruneReport) -> None:
     done = "would be removed" if report.dry_run else "removed"
     _print_runs(report.removed)
-    click.echo(f"{_count(len(report.removed), 'run')} {done}, {_size(report.freed)}", nl=False)
+    click.echo(f"{count(len(report.removed), 'run')} {done}, {_size(report.freed)}", nl=False)
     beside = (
         (report.outputs, "output", "that nothing refers to"),
         (report.jobs, "job folder", f"of {_size(report.job_bytes)}"),
         (report.listings, "listing", "of tools"),
     )
-    extra = "".join(f", {_count(n, noun)} {words}" for n, noun, words in beside if n)
+    extra = "".join(f", {count(n, noun)} {words}" for n, noun, words in beside if n)
     stay = "stays" if report.runs == 1 else "stay"
-    click.echo(f"{extra}; {_count(report.runs, 'run')} {stay}, {_size(report.bytes)}")
+    click.echo(f"{extra}; {count(report.runs, 'run')} {stay}, {_size(report.bytes)}")
     if report.jobs_left:
-        click.echo(f"{_count(report.jobs_left, 'job folder')} left: not known to be over")
+        click.echo(f"{count(report.jobs_left, 'job folder')} left: not known to be over")
     if report.spared:
         click.echo("these stay all the same:")
         _print_runs(report.spared)
@@ -132,12 +132,8 @@ def _print_runs(runs: Sequence[Pruned]) -> None:
         click.echo(f"  … and {len(runs) - SHOWN} more; --json has all")
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _size(count: int) -> str:
+def _size(total: int) -> str:
     for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if count >= unit:
-            return f"{count / unit:.1f} {name}"
-    return f"{count} bytes"
+        if total >= unit:
+            return f"{total / unit:.1f} {name}"
+    return f"{total} bytes"

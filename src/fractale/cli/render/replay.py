@@ -72,8 +72,7 @@ def _change(change: Change) -> list[Line]:
 
 
 def _value(value: Any) -> str:
-    text = inert(value if isinstance(value, str) else as_json(value))
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+    return inert(value if isinstance(value, str) else as_json(value), LONGEST)
 
 
 def checked_lines(checked: Checked, width: int) -> list[Line]:

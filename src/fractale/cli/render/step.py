@@ -17,7 +17,7 @@ from fractale.cli.render.words import as_json, ordinal, target_of
 
 if TYPE_CHECKING:
     from fractale.record.history import Asked, CallMade, Item, JobMade, RunHistory, Visit
-    from fractale.store.records import RunFolder
+    from fractale.store.run_record import RunRecord
 
 WIDTH = 100
 UNBOUND = 2**31
@@ -208,7 +208,7 @@ class _Shown:
         return found
 
 
-def _error_of(folder: RunFolder, item: Item) -> str:
+def _error_of(folder: RunRecord, item: Item) -> str:
     """What went wrong with an item: what happened, rather than only what shows it."""
     from fractale.record.history_values import resolve
 
@@ -217,7 +217,7 @@ def _error_of(folder: RunFolder, item: Item) -> str:
     return str(error or item.error)
 
 
-def _job_rows(job: JobMade, folder: RunFolder) -> list[tuple[str, str]]:
+def _job_rows(job: JobMade, folder: RunRecord) -> list[tuple[str, str]]:
     waits = ended = ""
     if job.started and job.submitted:
         waits = f", waited {seconds(max(0.0, job.started - job.submitted))}"

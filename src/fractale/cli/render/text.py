@@ -13,7 +13,9 @@ from typing import Any, Final, Literal, TypeAlias
 
 import click
 
+from fractale.durations import clock, in_words
 from fractale.plan.inert import ELLIPSIS, cells, fit, fold, inert, pad
+from fractale.text import count
 
 __all__ = [
     "ELLIPSIS",
@@ -193,29 +195,8 @@ def screen_width(stream: Any) -> int | None:
 
 
 def seconds(value: Any) -> str:
-    """A duration as people say it: ``0.1 s``, ``42 s``, ``3 min 20 s``, ``2 h 05 min``."""
-    time = float(value or 0)
-    if time < 9.95:
-        return f"{time:.1f} s"
-    if time < 59.5:
-        return f"{time:.0f} s"
-    minutes, rest = divmod(round(time), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def clock(value: float) -> str:
-    """A running time: ``0:08``, ``12:30``, ``1:02:03``."""
-    minutes, rest = divmod(int(value), 60)
-    if minutes < 60:
-        return f"{minutes}:{rest:02d}"
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
-
-
-def count(number: int, noun: str) -> str:
-    """A number with its noun: ``1 error``, ``1,204 tokens``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    """A duration of an event, in words; one that is missing counts as 0."""
+    return in_words(float(value or 0))
 
 
 def shorten_path(path: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from fractale.errors import JobError, SchedulerUnavailable
 from fractale.private import touch_private
+from fractale.programs import ProgramResult
 from fractale.schedulers.adapter import Answer, Presence, Record, Submitted
 from fractale.schedulers.asked import asked_of, script_of
 from fractale.schedulers.flux import side
@@ -19,7 +20,7 @@ from fractale.schedulers.flux.site import QUEUE_NODES, QUEUES, queues_of
 from fractale.schedulers.folder import JobFolder, disk
 from fractale.schedulers.job import JobSpec, JobState, Queue
 from fractale.schedulers.names import hosts_of, plain_name
-from fractale.schedulers.programs import Programs, Ran
+from fractale.schedulers.programs import Programs
 from fractale.schedulers.wrapper import write_wrapper
 
 MOST_BYTES: Final = 16 * 2**20
@@ -198,7 +199,9 @@ class Flux:
             return json.loads(ran.out)
         raise self._fault(ran, f"Flux refused to {word}")
 
-    async def _by_bindings(self, run: Callable[[Sequence[str]], Awaitable[Ran]]) -> Ran:
+    async def _by_bindings(
+        self, run: Callable[[Sequence[str]], Awaitable[ProgramResult]]
+    ) -> ProgramResult:
         """Run the side program by the site's own bindings, which fit its Flux, else by ours.
 
         A program that finds no bindings has asked Flux nothing: to go on to the next is safe.
@@ -209,14 +212,14 @@ class Flux:
             if ran.code != side.NO_BINDINGS and not _NO_PYTHON.search(ran.complaint):
                 return ran
             complaints.append(ran.complaint)
-        return Ran(code=side.NO_BINDINGS, out="", err="; ".join(complaints))
+        return ProgramResult(code=side.NO_BINDINGS, out="", err="; ".join(complaints))
 
     def _pythons(self) -> list[Sequence[str]]:
         own = (sys.executable, side.__file__)
         site = ("flux", "python", side.__file__)
         return [site, own] if self.programs.which("flux") else [own]
 
-    def _fault(self, ran: Ran, what: str) -> JobError:
+    def _fault(self, ran: ProgramResult, what: str) -> JobError:
         if ran.code == side.NO_BINDINGS:
             return SchedulerUnavailable(
                 f"Flux cannot be asked: {ran.complaint}",

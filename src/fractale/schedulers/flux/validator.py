@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from fractale.errors import SchedulerUnavailable
-from fractale.schedulers.programs import Programs, Ran
+from fractale.programs import ProgramResult
+from fractale.schedulers.programs import Programs
 from fractale.schedulers.script import Script
 from fractale.schedulers.verdict import Verdict
 
@@ -76,7 +77,7 @@ async def ask(text: str, script: Script, programs: Programs) -> Verdict | str:
     )
 
 
-def _verdict(ran: Ran, file: Path) -> Verdict:
+def _verdict(ran: ProgramResult, file: Path) -> Verdict:
     said = ran.complaint.replace(str(file), "the script")
     return Verdict(
         by="flux",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from fractale.errors import JobError, SchedulerUnavailable
+from fractale.programs import ProgramResult
 from fractale.schedulers.adapter import Presence, Record, Submitted
 from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.header import header_of
@@ -20,7 +21,7 @@ from fractale.schedulers.job import JobSpec, JobState, Queue
 from fractale.schedulers.lsf.site import QUEUES, UP, read_queues
 from fractale.schedulers.names import plain_name
 from fractale.schedulers.positions import Positions, index_word, write_positions
-from fractale.schedulers.programs import Programs, Ran
+from fractale.schedulers.programs import Programs
 from fractale.schedulers.request import Array
 from fractale.schedulers.sizes import megabytes
 from fractale.schedulers.wrapper import write_wrapper
@@ -181,7 +182,7 @@ class Lsf:
             for name, state in read_queues(ran.out)
         ]
 
-    def _fault(self, ran: Ran, what: str) -> JobError:
+    def _fault(self, ran: ProgramResult, what: str) -> JobError:
         if _SILENT.search(ran.complaint):
             return SchedulerUnavailable(f"LSF does not answer: {ran.complaint}")
         return JobError(f"{what}: {ran.complaint}")

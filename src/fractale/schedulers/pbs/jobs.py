@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from fractale.errors import JobError, SchedulerUnavailable
+from fractale.programs import ProgramResult
 from fractale.schedulers.adapter import Presence, Record, Submitted
 from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.header import header_of
 from fractale.schedulers.job import JobSpec, JobState, Queue
 from fractale.schedulers.pbs.site import QUEUES, read_queues, seconds, table_in
+from fractale.schedulers.pbs.times import write_time
 from fractale.schedulers.positions import Positions, index_word, write_positions
-from fractale.schedulers.programs import Programs, Ran
+from fractale.schedulers.programs import Programs
 from fractale.schedulers.request import Array
 from fractale.schedulers.sizes import megabytes
 from fractale.schedulers.wrapper import write_wrapper
@@ -208,7 +210,7 @@ class Pbs:
             for queue in found
         ]
 
-    def _fault(self, ran: Ran, what: str) -> JobError:
+    def _fault(self, ran: ProgramResult, what: str) -> JobError:
         if _SILENT.search(ran.complaint):
             return SchedulerUnavailable(f"PBS does not answer: {ran.complaint}")
         return JobError(f"{what}: {ran.complaint}")
@@ -233,7 +235,7 @@ def _options(folder: JobFolder, spec: JobSpec) -> list[str]:
     if select := _select(spec):
         words += ["-l", select]
     if spec.time:
-        words += ["-l", f"walltime={_clock(spec.time)}"]
+        words += ["-l", f"walltime={write_time(spec.time)}"]
     if spec.queue:
         words += ["-q", spec.queue]
     if spec.account:
@@ -274,11 +276,6 @@ def _select(spec: JobSpec) -> str:
     if spec.memory:
         parts.append(f"mem={megabytes(spec.memory)}mb")
     return ":".join(parts)
-
-
-def _clock(time: float) -> str:
-    whole = math.ceil(time)
-    return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
 def _submitted(said: str) -> str:

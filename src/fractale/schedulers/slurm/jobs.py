@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Final
 
 from fractale.errors import JobError, SchedulerUnavailable
+from fractale.programs import ProgramResult
 from fractale.schedulers.adapter import Answer, Presence, Record, Submitted
 from fractale.schedulers.asked import asked_of
 from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.header import header_of
 from fractale.schedulers.job import JobSpec, JobState, Queue
 from fractale.schedulers.names import hosts_of, plain_name
-from fractale.schedulers.programs import Programs, Ran
+from fractale.schedulers.programs import Programs
 from fractale.schedulers.request import Array
 from fractale.schedulers.sizes import megabytes
 from fractale.schedulers.slurm.site import PARTITIONS, queue_of, read_partition, seconds
@@ -327,7 +328,7 @@ class Slurm:
             raise self._fault(ran, "Slurm does not say which partitions there are")
         return [queue_of(row) for line in ran.out.splitlines() if (row := read_partition(line))]
 
-    def _fault(self, ran: Ran, what: str, *, silent: bool = False) -> JobError:
+    def _fault(self, ran: ProgramResult, what: str, *, silent: bool = False) -> JobError:
         if silent or _SILENT.search(ran.complaint):
             return SchedulerUnavailable(f"Slurm does not answer: {ran.complaint}")
         return JobError(f"{what}: {ran.complaint}")

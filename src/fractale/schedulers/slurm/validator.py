@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from fractale.durations import limit_text
 from fractale.errors import SchedulerUnavailable
 from fractale.schedulers.programs import Programs
 from fractale.schedulers.script import Script
@@ -86,12 +87,8 @@ def _over_limit(script: Script, limits: Mapping[str, float | None]) -> tuple[str
     if None in given or not seconds or seconds <= most:
         return ()
     name = f"partition {','.join(queues)}" if queues != ("",) else "default partition"
-    asked = "no limit" if seconds == float("inf") else _clock(seconds)
+    asked = "no limit" if seconds == float("inf") else limit_text(seconds)
+    most_text = limit_text(most)
     return (
-        f"it asks for {asked}, the {name} gives {_clock(most)} at most: the job would never start",
+        f"it asks for {asked}, the {name} gives {most_text} at most: the job would never start",
     )
-
-
-def _clock(seconds: float) -> str:
-    hours, rest = divmod(int(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"

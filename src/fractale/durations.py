@@ -1,4 +1,7 @@
-"""Durations as people write them: ``90s``, ``10m``, ``1h30m``, ``1:00:00``, ``2-00:00:00``."""
+"""Durations as plans and options write them, and as messages and screens show them.
+
+Each scheduler's own way to write a time limit is in `fractale.schedulers.NAME.times`.
+"""
 
 from __future__ import annotations
 
@@ -81,3 +84,28 @@ def format_duration(seconds: float) -> str | float:
         count, rest = divmod(rest, int(_UNITS[unit]))
         parts += f"{count}{unit}" if count else ""
     return parts
+
+
+def in_words(seconds: float) -> str:
+    """A duration for a sentence: ``0.1 s``, ``42 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def clock(seconds: float) -> str:
+    """A running time: ``0:08``, ``12:30``, ``1:02:03``."""
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}:{rest:02d}"
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def limit_text(seconds: float) -> str:
+    """A time limit, to the second: ``45 s``, ``10:00``, ``2:00:00``."""
+    return f"{seconds:.2g} s" if round(seconds) < 60 else clock(round(seconds))
