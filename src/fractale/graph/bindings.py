@@ -33,7 +33,7 @@ from fractale.store.notes import MemoryNotes, Notes
 from fractale.toolbox import PromptInfo, Toolbox, ToolInfo
 
 if TYPE_CHECKING:
-    from fractale.graph.attempt import Attempt
+    from fractale.graph.call import Attempt
 
 KEY = "bindings"
 PROMPT = "prompt:"

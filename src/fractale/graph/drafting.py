@@ -26,8 +26,8 @@ from fractale import questions
 from fractale.agents.arguments import faults_of_given
 from fractale.errors import PlanError, ToolError
 from fractale.graph.agent_context import AgentContext
-from fractale.graph.attempt import Attempt
 from fractale.graph.bindings import offered
+from fractale.graph.call import Attempt
 from fractale.graph.context import RunContext
 from fractale.graph.inside import run_plan_inside
 from fractale.graph.kinds import CompilePlan, Compiler

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fractale.durations import format_duration
-from fractale.graph.attempt import Attempt
+from fractale.graph.call import Attempt
 from fractale.graph.figures import Log
 from fractale.graph.state import DecidedBy
 from fractale.jobs import JobHandle

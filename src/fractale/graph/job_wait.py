@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fractale import questions
 from fractale.clock import elapsed
 from fractale.errors import JobError
-from fractale.graph.attempt import Attempt
+from fractale.graph.call import Attempt
 from fractale.graph.interrupts import suspend
 from fractale.jobs import JobHandle, JobStatus
 
