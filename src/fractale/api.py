@@ -85,18 +85,13 @@ async def arun(
         InputError: An input is missing or wrong.
         SettingsError: A server or a model that the plan needs cannot be used.
     """
-    from fractale.models import Models
-    from fractale.policy import Policy
     from fractale.questions import Answers
-    from fractale.runs import RunOptions, Runs
-    from fractale.runs.opening import open_toolbox, own_agents
+    from fractale.runs import Extensions, RunOptions, Workspace
 
     loaded = load(plan)
     settings = settings or load_settings()
     if isinstance(model, str):
         settings, model = settings.with_flags(model=model), None
-    models = Models(settings, given=model)
-    policy = Policy(settings=settings.policy, yes=yes)
     options = RunOptions(
         listeners=[on_event] if on_event else [],
         person=person,
@@ -107,16 +102,17 @@ async def arun(
         keep=keep,
         run_id=run_id,
     )
-    agents = own_agents(loaded, registries=registries)
-    if not isinstance(tools, Sequence):
-        runs = Runs(settings, tools, models=models, policy=policy, agents=agents)
-        return await runs.start(loaded, inputs, options, secrets=secrets)
-    log = logged_to(on_event) if on_event else None
-    async with open_toolbox(
-        settings, loaded, registries=registries, functions=tools, on_log=log, masker=options.masker
-    ) as toolbox:
-        runs = Runs(settings, toolbox, models=models, policy=policy, agents=agents)
-        return await runs.start(loaded, inputs, options, secrets=secrets)
+    async with Workspace.open(
+        settings,
+        loaded,
+        Extensions(registries=registries),
+        tools=tools,
+        model=model,
+        yes=yes,
+        on_log=logged_to(on_event) if on_event else None,
+        masker=options.masker,
+    ) as workspace:
+        return await workspace.runs.start(loaded, inputs, options, secrets=secrets)
 
 
 def run(

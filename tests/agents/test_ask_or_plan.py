@@ -15,7 +15,7 @@ from fractale.models import Models
 from fractale.plan.build import load_plan
 from fractale.questions import Answers
 from fractale.runs import RunOptions, Runs
-from fractale.runs.asking import Expert, keep_plan, one_step_plan
+from fractale.runs.one_step import Expert, keep_plan, one_step_plan
 from fractale.settings import PolicySettings
 from fractale.testing import FakeToolServer, ModelServer, Reply, ScriptedModel
 

@@ -10,7 +10,7 @@ from fractale.agents.transform_jobspec import TRANSFORM_JOBSPEC
 from fractale.agents.translations import Pair, manager_of
 from fractale.agents.validators import arguments_for, find_validator, verdict_of
 from fractale.errors import ModelUnavailable, PolicyError, ToolError, TransportError
-from fractale.schedulers.dialects import scheduler_named
+from fractale.schedulers.homes import scheduler_named
 from fractale.testing import FakeToolServer, ScriptedModel
 from fractale.testing.model_server import Reply
 from fractale.toolbox import ToolInfo, ToolResult

@@ -22,7 +22,9 @@ from rich.console import Console
 
 from fractale.cli.render.display import JsonDisplay, PlainDisplay, QuietDisplay, open_display
 from fractale.cli.render.live import LiveDisplay
+from fractale.cli.render.phrases import ordinal
 from fractale.cli.render.problems import print_problems, show_error, show_problems
+from fractale.cli.render.run_view import RunView
 from fractale.cli.render.summary import summary
 from fractale.cli.render.text import (
     cells,
@@ -35,8 +37,6 @@ from fractale.cli.render.text import (
     seconds,
     writable,
 )
-from fractale.cli.render.view import RunView
-from fractale.cli.render.words import ordinal
 from fractale.errors import LimitReached, PlanError, Position, Problem, SettingsError
 from fractale.events import Event
 from fractale.questions import question
@@ -590,7 +590,7 @@ class TestSummary:
     def test_a_success_that_nothing_speaks_against_is_called_so(self):
         decided = {"step": "a", "by": "default", "reason": ""}
         text = summary({"status": "success", "decided": decided}, color=False)
-        assert text == "success · `a` was the last step; no error found\n"
+        assert text == "success · all steps completed; last step: `a`\n"
 
     def test_a_long_output_without_a_file_is_cut_and_says_so(self):
         outputs = {"log": "\n".join(str(i) for i in range(30))}

@@ -174,8 +174,8 @@ def test_one_item_is_shown_by_its_index(state, shown, capsys):
         run.add("item_finished", step="each", index=index, total=2, outcome="success", **values)
     run.leave("each").end()
     text = shown("show", "-1", "each[1]")
-    assert "each[1] · 1st visit" in text
-    assert "each[1]/inner · 1st visit" in text
+    assert "each[1] · 1st attempt" in text
+    assert "each[1]/inner · 1st attempt" in text
     assert "speed  11" in text
     assert "item 2" in text
     assert "[0]" not in text
@@ -202,9 +202,9 @@ def test_a_killed_run_says_how_to_go_on(state, shown):
     Recording(state).start("a").enter("a").call("a", end=False)
     text = shown("show", "-1")
     assert "not finished" in text
-    assert "it was killed" in text
+    assert "its process was killed" in text
     assert "fractale resume k7f3a" in text
-    assert "no end is known" in shown("show", "-1", "a")
+    assert "outcome unknown" in shown("show", "-1", "a")
 
 
 def test_what_a_waiting_run_waits_for_is_shown(state, shown):
@@ -212,8 +212,8 @@ def test_what_a_waiting_run_waits_for_is_shown(state, shown):
     question |= {"choices": [], "default": None, "free": True}
     run = Recording(state).start("a").enter("a").add("waiting", step="a", question=question)
     run.end("waiting", waiting=[question], next=["fractale resume k7f3a --answer a=TEXT"])
-    assert "question: how many? → waits for an answer" in shown("show", "-1")
-    assert "waits for an answer" in shown("show", "-1", "a")
+    assert "question: how many? → waiting for an answer" in shown("show", "-1")
+    assert "waiting for an answer" in shown("show", "-1", "a")
 
 
 def test_a_fork_names_its_parent(state, shown):

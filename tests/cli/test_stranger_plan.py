@@ -9,7 +9,7 @@ import pytest
 from test_cli import fractale
 from test_terminal import Terminal
 
-from fractale.cli.first_run import plan_digest
+from fractale.cli.consent import plan_digest
 from fractale.plan.build import load_plan
 
 HIDDEN = "echo the-end-of-a-long-script"

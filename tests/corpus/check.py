@@ -43,11 +43,12 @@ from pathlib import Path
 from typing import Any
 
 from fractale.schedulers.comparison import compare
-from fractale.schedulers.dialects import NAMES, dialect_of, lines_of, read_script, schedulers_of
+from fractale.schedulers.dialects import dialect_of, lines_of, read_script, schedulers_of
+from fractale.schedulers.homes import NAMES
 from fractale.schedulers.script import Loss
 from fractale.schedulers.translation import NOT_SAID, Translation, translate
-from fractale.schedulers.validation import validate_lines
-from fractale.tools.batch import against_original, translate_batch_script
+from fractale.schedulers.validation import against_original, validate_lines
+from fractale.tools.batch import translate_batch_script
 
 ROOT = Path(__file__).parents[2]
 OF_TASKS = ("tasks", "tasks_per_node")

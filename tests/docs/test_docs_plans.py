@@ -17,8 +17,8 @@ from fractale.errors import PlanError
 from fractale.plan.build import parse_plan
 from fractale.plan.problems import plan_problems
 from fractale.registry import build_server, load_registry
-from fractale.runs.opening import open_toolbox, own_agents
 from fractale.runs.preflight import check_online
+from fractale.runs.workspace import Extensions, Workspace
 from fractale.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +69,6 @@ async def test_a_plan_of_the_documentation_runs_with_what_ships(where):
     plan, problems = plan_problems(lambda: parse_plan(PLANS[where], where))
     assert plan is not None
     settings = replace(Settings(), servers={})
-    async with open_toolbox(settings, plan, registries=REGISTRIES) as toolbox:
-        problems += await check_online(plan, toolbox, own_agents(plan, registries=REGISTRIES))
+    async with Workspace.open(settings, plan, Extensions(registries=REGISTRIES)) as workspace:
+        problems += await check_online(plan, workspace.toolbox, workspace.agents)
     assert [str(problem) for problem in problems] == []

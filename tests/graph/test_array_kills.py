@@ -88,7 +88,7 @@ class Arrays:
             with contextlib.suppress(OSError, ValueError, LookupError):
                 facts = dict(line.split("=", 1) for line in path.read_text().splitlines())
                 command = Path("/proc", facts["id"], "cmdline").read_bytes()
-                if b"minder.py" in command and not list(path.parent.glob("ended.*")):
+                if b"supervisor.py" in command and not list(path.parent.glob("ended.*")):
                     os.kill(int(facts["id"]), signal.SIGKILL)
                     return
 

@@ -19,7 +19,6 @@ import pytest
 import forked
 import fractale
 from fractale.errors import AnswerError, PlanError, SettingsError
-from fractale.models import Models
 from fractale.pins import Pins
 from fractale.plan.build import parse_plan
 from fractale.policy import Grant, PlannedCall, grant_of
@@ -34,8 +33,8 @@ from fractale.questions import (
 )
 from fractale.record.diff import diff_data, diff_runs
 from fractale.record.history_reader import read_history
-from fractale.runs import RunOptions, Runs
-from fractale.runs.opening import open_toolbox
+from fractale.runs import RunOptions
+from fractale.runs.workspace import Workspace
 from fractale.settings import ServerSettings, Settings
 from fractale.store.run_record import RunRecords
 from fractale.testing import FakeToolServer, Reply, ScriptedModel, ToolServer
@@ -111,9 +110,8 @@ class Place:
         return await fractale.arun(plan, settings=self.now, **{"keep": True, **options})
 
     async def resume(self, result: Any, plan: str, model: Any = None, **options: Any) -> Any:
-        async with open_toolbox(self.now, parse_plan(plan)) as toolbox:
-            runs = Runs(self.now, toolbox, models=Models(self.now, given=model))
-            return await runs.resume(result.run, RunOptions(**options))
+        async with Workspace.open(self.now, parse_plan(plan), model=model) as workspace:
+            return await workspace.runs.resume(result.run, RunOptions(**options))
 
     def lock(self) -> dict[str, Any]:
         """What is pinned; nothing where no server was waited for."""
@@ -292,14 +290,13 @@ class TestNames:
         first = await place.run(STEP)
         good.drops("send")
         bad.has("send")
-        async with open_toolbox(place.now, parse_plan(STEP)) as toolbox:
-            runs = Runs(place.now, toolbox)
+        async with Workspace.open(place.now, parse_plan(STEP)) as workspace:
             with pytest.raises(PlanError, match="no server has the tool `send`"):
-                await runs.fork(first.run, "s", plan=parse_plan(STEP))
+                await workspace.runs.fork(first.run, "s", plan=parse_plan(STEP))
         assert bad.called == []
         good.has("send")
-        async with open_toolbox(place.now, parse_plan(STEP)) as toolbox:
-            result = await Runs(place.now, toolbox).fork(first.run, "s", plan=parse_plan(STEP))
+        async with Workspace.open(place.now, parse_plan(STEP)) as workspace:
+            result = await workspace.runs.fork(first.run, "s", plan=parse_plan(STEP))
         assert (result.status, len(good.called), bad.called) == ("success", 2, [])
 
 

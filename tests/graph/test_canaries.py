@@ -28,8 +28,8 @@ from fractale.plan.build import load_plan
 from fractale.questions import Answers
 from fractale.record.recordings import open_recording
 from fractale.replay.replay import replay
-from fractale.runs import RunOptions, Runs
-from fractale.runs.opening import open_toolbox
+from fractale.runs import RunOptions
+from fractale.runs.workspace import Workspace
 from fractale.settings import load_settings
 from fractale.testing.model_server import ModelServer, Reply
 
@@ -364,8 +364,8 @@ async def desk(tmp_path):
 
     async def go(run=None, **options):
         given = RunOptions(listeners=[lambda e: events.append(e.as_dict())], **options)
-        async with open_toolbox(settings, masker=given.masker) as toolbox:
-            runs = Runs(settings, toolbox)
+        async with Workspace.open(settings, masker=given.masker) as workspace:
+            runs = workspace.runs
             if run:
                 return await runs.resume(run, given)
             return await runs.start(load_plan(tmp_path / "plan.yaml"), {}, given)

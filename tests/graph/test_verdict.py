@@ -61,7 +61,9 @@ async def test_a_step_that_gave_up_says_what_its_agent_reported_last(run_plan, t
     model = ScriptedModel([GIVES_UP, GIVES_UP])
     seen = await run_plan(f"name: p\nsteps: [{step}]\n", tools=tools, model=model)
     assert seen.result.exit_code == 1
-    assert head(seen) == f"failed · step `s` gave up after 2 tries: not done: {REASON}"
+    assert (
+        head(seen) == f"failed · step `s` failed 2 of 2 attempts (max_attempts): not done: {REASON}"
+    )
 
 
 UNOFFERED = '<tool_call>\n{"name": "run_shell", "arguments": {"cmd": "ls"}}\n</tool_call>'
@@ -400,7 +402,7 @@ async def test_warnings_and_losses_in_the_calls_of_an_agent_are_in_the_verdict(r
 
     calls = [Reply(tool_calls=[("translate", {"lossy": lossy})]) for lossy in (True, False)]
     seen = await agent(run_plan, tools, *calls, "Translated.")
-    assert head(seen) == "success · with losses · with warnings · `s` was the last step"
+    assert head(seen) == "success · with losses · with warnings · last step: `s`"
     assert seen.of("run_finished")[-1]["notices"] == [
         {"step": "s", "kind": "warning", "message": "no srun"},
         {"step": "s", "kind": "lost", "message": "--gres"},
@@ -559,7 +561,7 @@ async def test_a_loop_that_kept_going_says_how_many_failed(run_plan):
     seen = await run_plan(sweep(0, 3, 0), tools=jobs())
     assert seen.result.exit_code == 0
     assert head(seen).startswith("success · `sweep`: 1 of 3 items failed · ")
-    assert "no error found" not in head(seen)
+    assert "all steps completed" not in head(seen)
     (notice,) = seen.result.notices
     assert (notice["step"], notice["kind"]) == ("sweep", "failed")
     assert notice["message"].startswith("1 of 3 items failed; ")
@@ -599,8 +601,8 @@ async def test_warnings_and_losses_that_a_tool_names_are_in_the_verdict(run_plan
     tools = FakeToolServer().answer("translate", said)
     seen = await run_plan("name: p\nsteps: [{name: s, tool: translate}]\n", tools=tools)
     text = summary(seen.of("run_finished")[0], color=False)
-    assert text.startswith("success · with losses · with warnings · `s` was the last step")
-    assert "no error found" not in text
+    assert text.startswith("success · with losses · with warnings · last step: `s`")
+    assert "all steps completed" not in text
     assert "--gres=gpu:2" in text
     assert "srun does not exist under Flux" in text
     assert [n["kind"] for n in seen.result.notices] == ["warning", "lost", "lost"]
@@ -611,7 +613,7 @@ async def test_no_warnings_are_none(run_plan, nothing):
     tools = FakeToolServer().answer("translate", {"script": "x", **nothing})
     seen = await run_plan("name: p\nsteps: [{name: s, tool: translate}]\n", tools=tools)
     assert seen.result.notices == []
-    assert head(seen) == "success · `s` was the last step; no error found"
+    assert head(seen) == "success · all steps completed; last step: `s`"
 
 
 async def test_only_the_latest_attempt_of_a_step_counts(run_plan):

@@ -10,11 +10,11 @@ import pytest
 
 from fractale.jobs.arrays import Elements, status_of
 from fractale.jobs.polling import Answer
-from fractale.schedulers.adapter import Record, Submitted
+from fractale.schedulers.adapter import JobRecord, Submitted
 from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.request import Array
 
-PENDING = Record(state="pending", evidence="scontrol", said="Resources")
+PENDING = JobRecord(state="pending", evidence="scontrol", said="Resources")
 
 
 @pytest.fixture

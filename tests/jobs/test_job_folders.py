@@ -13,8 +13,8 @@ import pytest
 from fractale.cli import run_command as fractale
 from fractale.jobs import Jobs, JobSpec
 from fractale.jobs.removal import names_in
-from fractale.record.offered import SHARED
 from fractale.record.pruning import PruneRule, prune
+from fractale.record.snapshot import SHARED
 from fractale.schedulers.folder import JobFolder, facts_of, name_of
 from fractale.store.run_record import RunRecords
 from fractale.testing import FakeToolServer

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fractale.jobs import JobStatus
 from fractale.jobs.judging import Case
-from fractale.schedulers.adapter import Record
+from fractale.schedulers.adapter import JobRecord
 from fractale.schedulers.ends import telling_line
 from fractale.schedulers.folder import JobFolder
 
@@ -36,11 +36,11 @@ def job(path: Path, *, started: bool = True, ended: str = "", log: str = "", **i
     return JobFolder(path)
 
 
-def says(state: str, said: str = "", **more) -> Record:
-    return Record(state=state, said=said or state.upper(), evidence="scontrol", **more)
+def says(state: str, said: str = "", **more) -> JobRecord:
+    return JobRecord(state=state, said=said or state.upper(), evidence="scontrol", **more)
 
 
-def status(folder: JobFolder, record: Record | None) -> JobStatus:
+def status(folder: JobFolder, record: JobRecord | None) -> JobStatus:
     return Case(folder, "Slurm", record).status()
 
 

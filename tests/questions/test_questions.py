@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fractale.cli.answers import check_steps, read_answers, read_answers_file
+from fractale.cli.options import read_answers, read_answers_file
 from fractale.cli.render.questions import field_lines
 from fractale.errors import AnswerError
 from fractale.plan.build import parse_plan
@@ -25,6 +25,7 @@ from fractale.questions import (
     review,
 )
 from fractale.questions.reading import example, labels, takes
+from fractale.runs.preflight import check_answers
 from fractale.runs.result import RunResult, next_commands
 
 JOKE = question("joke", "About what?", ["supercomputers", "penguins"], default="penguins")
@@ -487,13 +488,13 @@ steps:
 
     def test_steps_that_the_plan_does_not_have_are_found_before_it_runs(self):
         plan = parse_plan(self.PLAN)
-        check_steps({"submit": 1, "left": 1, "both/right": 1, "right[2]": 1, "*": 1}, plan)
-        check_steps({"0123456789abcdef0123456789abcdef": 1}, plan)
+        check_answers({"submit": 1, "left": 1, "both/right": 1, "right[2]": 1, "*": 1}, plan)
+        check_answers({"0123456789abcdef0123456789abcdef": 1}, plan)
         with pytest.raises(AnswerError) as caught:
-            check_steps({"submti": 1}, plan)
+            check_answers({"submti": 1}, plan)
         assert caught.value.hint == "did you mean `submit`?"
         with pytest.raises(AnswerError) as caught:
-            check_steps({"zzz": 1}, plan)
+            check_answers({"zzz": 1}, plan)
         assert "submit, both, both/left" in str(caught.value.hint)
 
     def test_a_last_name_that_two_steps_have_is_refused(self, tmp_path):
@@ -505,13 +506,13 @@ steps:
         from fractale.plan.build import load_plan
 
         plan = load_plan(tmp_path / "p.yaml")
-        check_steps({"a/submit": 1}, plan)
+        check_answers({"a/submit": 1}, plan)
         with pytest.raises(AnswerError, match="a/submit, b/submit"):
-            check_steps({"submit": 1}, plan)
+            check_answers({"submit": 1}, plan)
 
     def test_where_steps_are_drafted_any_name_can_come(self):
         plan = parse_plan("name: p\nsteps: [{name: a, type: plan, instruction: go}]\n")
-        check_steps({"drafted": 1}, plan)
+        check_answers({"drafted": 1}, plan)
 
 
 class TestTheCommandThatAnswers:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from fractale.cli import run_command as fractale
-from fractale.record.diff import Change, changes, diff_data, diff_runs
+from fractale.record.diff import ValueChange, changes, diff_data, diff_runs
 from fractale.record.history_reader import read_history
 from fractale.store.run_record import RunRecords
 from fractale.testing import FakeToolServer
@@ -20,19 +20,19 @@ def diff_of(*runs: Recording):
 
 
 def changed(diff) -> list[str]:
-    return [f"{v.path}#{v.number}: {', '.join(v.changed)}" for v in diff.visits if v.changed]
+    return [f"{v.path}#{v.number}: {', '.join(v.changed)}" for v in diff.attempts if v.changed]
 
 
 CASES = [
     (1, 1, []),
-    (1, 2, [Change("", 1, 2)]),
-    (1, True, [Change("", 1, True)]),
+    (1, 2, [ValueChange("", 1, 2)]),
+    (1, True, [ValueChange("", 1, True)]),
     ({"a": 1}, {"a": 1}, []),
-    ({"a": 1, "b": 2}, {"a": 1}, [Change("b", 2, None, missing="b")]),
-    ({}, {"a": None}, [Change("a", None, None, missing="a")]),
-    ({"a": {"b": [1, 2]}}, {"a": {"b": [1, 3]}}, [Change("a.b[1]", 2, 3)]),
-    ({"a": [1]}, {"a": [1, 2]}, [Change("a", [1], [1, 2])]),
-    ({"a": 1}, [1], [Change("", {"a": 1}, [1])]),
+    ({"a": 1, "b": 2}, {"a": 1}, [ValueChange("b", 2, None, missing="b")]),
+    ({}, {"a": None}, [ValueChange("a", None, None, missing="a")]),
+    ({"a": {"b": [1, 2]}}, {"a": {"b": [1, 3]}}, [ValueChange("a.b[1]", 2, 3)]),
+    ({"a": [1]}, {"a": [1, 2]}, [ValueChange("a", [1], [1, 2])]),
+    ({"a": 1}, [1], [ValueChange("", {"a": 1}, [1])]),
 ]
 
 
@@ -66,7 +66,7 @@ def test_the_first_difference_and_where_the_ways_part(tmp_path):
     assert (diff.first.path, diff.first.changed) == ("a", ["outputs"])
     assert (diff.parting.path, diff.parting.number) == ("b", 1)
     assert changed(diff) == ["a#1: outputs", "b#1: inputs, outcome, path", "c#1: path"]
-    assert diff.visits[1].inputs == [Change("n", 1, 2)]
+    assert diff.attempts[1].inputs == [ValueChange("n", 1, 2)]
 
 
 def test_visits_of_a_loop_are_paired_by_their_number(tmp_path):
@@ -76,7 +76,7 @@ def test_visits_of_a_loop_are_paired_by_their_number(tmp_path):
     for attempt in (1, 2):
         other.visit("a", attempt, next="a" if attempt < 2 else "success")
     diff = diff_of(one, other)
-    assert [(v.path, v.number, v.a is None, v.b is None) for v in diff.visits] == [
+    assert [(v.path, v.number, v.a is None, v.b is None) for v in diff.attempts] == [
         ("a", 1, False, False),
         ("a", 2, False, False),
         ("a", 3, False, True),
@@ -95,8 +95,8 @@ def test_steps_at_the_same_time_may_be_entered_in_any_order(tmp_path):
 def test_what_only_the_second_run_did_stands_where_it_did_it(tmp_path):
     one = Recording(tmp_path, "aaaaa").start("a", "c").visit("a").visit("c").end()
     other = Recording(tmp_path, "bbbbb").start("a", "c").visit("a").visit("b").visit("c").end()
-    assert [visit.path for visit in diff_of(one, other).visits] == ["a", "b", "c"]
-    assert [visit.path for visit in diff_of(other, one).visits] == ["a", "b", "c"]
+    assert [visit.path for visit in diff_of(one, other).attempts] == ["a", "b", "c"]
+    assert [visit.path for visit in diff_of(other, one).attempts] == ["a", "b", "c"]
 
 
 def test_the_folder_of_a_run_is_no_difference(tmp_path):

@@ -16,8 +16,7 @@ from fractale.cli import run_command as fractale
 from fractale.errors import UsageError
 from fractale.plan.build import load_plan
 from fractale.record.crate import write_crate
-from fractale.record.export import graph_data, graph_of, transitions
-from fractale.record.export_graph import graphml, mermaid
+from fractale.record.export import graph_data, graph_of, graphml, mermaid, transitions
 from fractale.record.history_reader import read_history
 from fractale.record.plans import keep_plan
 from fractale.store.run_record import RunRecords

@@ -11,10 +11,10 @@ from fractale.errors import StoreError, UsageError
 from fractale.models import Models
 from fractale.plan.build import load_plan
 from fractale.questions import Answers
+from fractale.record.history import history_data, resolve, results_of
 from fractale.record.history_reader import read_history
-from fractale.record.history_values import history_data, resolve, results_of
 from fractale.record.plans import keep_plan, plan_file, plan_hash, plan_of
-from fractale.record.provenance import tool_hashes, versions
+from fractale.record.snapshot import tool_hashes, versions
 from fractale.runs import RunOptions, Runs
 from fractale.store.index import RunFilter, list_runs
 from fractale.store.journal import Call, CallSite, FileJournal
@@ -51,7 +51,7 @@ def latest(settings):
 
 
 def way(history) -> list[str]:
-    return [f"{v.path}#{v.number}:{v.outcome}" for v in history.visits]
+    return [f"{v.path}#{v.number}:{v.outcome}" for v in history.attempts]
 
 
 # -- real runs --------------------------------------------------------------------------------
@@ -67,9 +67,9 @@ async def test_the_way_of_a_run_with_what_decided(run_plan, tools, settings):
         "check#2:success",
         "never#1:skipped",
     ]
-    back = history.visits[1]
+    back = history.attempts[1]
     assert (back.decided_by, back.reason, back.next) == ("rule", "rule `not valid`", "make")
-    assert history.visits[2].previous == "check"
+    assert history.attempts[2].previous == "check"
     assert history.status == "success"
     assert history.result["outputs"] == {"text": "a" * 3000}
 
@@ -77,18 +77,18 @@ async def test_the_way_of_a_run_with_what_decided(run_plan, tools, settings):
 async def test_calls_belong_to_their_visits(run_plan, tools, settings):
     await run_plan(PLAN, tools=tools, keep=True)
     history = latest(settings)
-    [call] = history.visits[1].calls
+    [call] = history.attempts[1].calls
     assert (call.kind, call.name, call.finished, call.is_error) == ("tool", "check", True, False)
     assert call.arguments == {"text": "a" * 3000}
     assert json.loads(call.text) == {"valid": False}
-    assert [len(visit.calls) for visit in history.visits] == [1, 1, 1, 1, 0]
+    assert [len(visit.calls) for visit in history.attempts] == [1, 1, 1, 1, 0]
 
 
 async def test_calls_of_models_bring_tokens(run_plan, settings):
     plan = "name: p\nsteps: [{name: think, type: agent, instruction: think}]\n"
     await run_plan(plan, tools=FakeToolServer(), model=ScriptedModel(["42"]), keep=True)
     history = latest(settings)
-    [visit] = history.visits
+    [visit] = history.attempts
     [call] = visit.calls
     assert call.kind == "model"
     assert call.text == "42"
@@ -108,7 +108,7 @@ async def test_items_and_inner_steps_lie_within_their_visit(run_plan, settings, 
     )
     await run_plan(plan, tools=FakeToolServer().answer("say", {"x": 1}), keep=True)
     history = latest(settings)
-    visits = {visit.path: visit for visit in history.visits}
+    visits = {visit.path: visit for visit in history.attempts}
     assert list(visits) == ["each", "outer", "outer/say", "both", "both/l", "both/r"]
     assert [item.outcome for item in visits["each"].items.values()] == ["success", "success"]
     assert sorted(call.step for call in visits["each"].calls) == ["each[0]", "each[1]"]
@@ -124,15 +124,15 @@ async def test_a_question_that_waited_and_its_answer(run_plan, settings, tmp_pat
     assert seen.status == "waiting"
     waits = latest(settings)
     assert waits.status == "waiting"
-    [asked] = waits.visits[0].questions
+    [asked] = waits.attempts[0].questions
     assert not asked.answered
     await Runs(settings, tools).resume(seen.result.run, RunOptions(answers=Answers({"s": True})))
     history = latest(settings)
-    [asked] = history.visits[0].questions
+    [asked] = history.attempts[0].questions
     assert (asked.answered, asked.answer, asked.by) == (True, True, "answers")
     assert [process.resumed for process in history.processes] == [False, True]
     assert way(history) == ["s#1:success"], "entered again is not visited again"
-    assert history.visits[0].enterings == 2
+    assert history.attempts[0].enterings == 2
 
 
 async def test_calls_before_a_question_are_told_once(run_plan, settings, tmp_path):
@@ -149,7 +149,7 @@ async def test_calls_before_a_question_are_told_once(run_plan, settings, tmp_pat
     runs = Runs(settings, tools, models=Models(settings, given=model))
     await runs.resume(seen.result.run, RunOptions(answers=Answers({"s": True})))
     history = latest(settings)
-    [visit] = history.visits
+    [visit] = history.attempts
     assert visit.outcome == "success"
     told = [call.name for call in visit.calls if call.kind == "tool"]
     assert told == ["look", "submit"]
@@ -178,7 +178,7 @@ def test_a_killed_run_is_stopped_and_its_last_call_has_no_end(tmp_path):
     history = read_history(RunRecords(tmp_path).find("-1"))
     assert history.status == "stopped"
     assert history.ended is None
-    [visit] = history.visits
+    [visit] = history.attempts
     assert visit.outcome is None
     assert not visit.calls[0].finished
 
@@ -205,25 +205,25 @@ def killed(tmp_path, *answers):
 def test_a_call_that_was_not_made_again_is_told_once(tmp_path):
     run, end = killed(tmp_path, None, None, "failed")
     run.add("tool_finished", **end, is_error=True, text="it counts as failed").leave("a")
-    [visit] = read_history(run.folder).visits
+    [visit] = read_history(run.folder).attempts
     [call] = visit.calls
     assert (call.finished, call.is_error, call.text) == (False, True, "it counts as failed")
     # An agent that goes on afterwards takes it from the journal.
     run.start("a", resumed=True).enter("a")
     run.call("a", tool="submit", arguments={"n": 2}, key="k1", recorded=True)
-    assert len(read_history(run.folder).visits[0].calls) == 1
+    assert len(read_history(run.folder).attempts[0].calls) == 1
 
 
 def test_a_call_that_waits_to_be_made_again_is_one(tmp_path):
     run, _ = killed(tmp_path, None)
-    [visit] = read_history(run.folder).visits
+    [visit] = read_history(run.folder).attempts
     assert [call.finished for call in visit.calls] == [False]
 
 
 def test_a_call_that_was_made_again_is_told_each_time(tmp_path):
     run, end = killed(tmp_path, "again", "again")
     run.add("tool_finished", **end, is_error=False, text="{}").leave("a")
-    [visit] = read_history(run.folder).visits
+    [visit] = read_history(run.folder).attempts
     assert [call.finished for call in visit.calls] == [False, False, True]
 
 
@@ -231,7 +231,7 @@ def test_a_call_that_is_made_again_without_asking_is_told_each_time(tmp_path):
     call = {"tool": "look", "key": "k1"}
     run = Recording(tmp_path).start("a").enter("a").call("a", **call, end=False)
     run.start("a", resumed=True).enter("a").call("a", **call).leave("a")
-    [visit] = read_history(run.folder).visits
+    [visit] = read_history(run.folder).attempts
     assert [call.finished for call in visit.calls] == [False, True]
 
 
@@ -246,7 +246,7 @@ def test_a_call_from_the_journal_is_not_told_twice(tmp_path):
     run.call("a", 1, tool="look").call("a", 2, tool="submit", end=False)
     run.start("a", resumed=True).enter("a", type="agent")
     run.call("a", 1, tool="look", recorded=True).call("a", 2, tool="submit").leave("a")
-    [visit] = read_history(run.folder).visits
+    [visit] = read_history(run.folder).attempts
     assert [(c.name, c.finished, c.entering) for c in visit.calls] == [
         ("look", True, 1),
         ("submit", False, 1),
@@ -258,13 +258,13 @@ def test_a_call_with_a_key_is_told_once_by_its_key(tmp_path):
     run = Recording(tmp_path).start("a").enter("a")
     run.call("a", key="k1").call("a", 2, key="k2")
     run.enter("a").call("a", key="k1", recorded=True).call("a", 2, key="k2", recorded=True)
-    [visit] = read_history(run.leave("a").folder).visits
+    [visit] = read_history(run.leave("a").folder).attempts
     assert [call.key for call in visit.calls] == ["k1", "k2"]
 
 
 def test_a_recorded_call_whose_first_telling_was_lost_is_kept(tmp_path):
     run = Recording(tmp_path).start("a").enter("a").call("a", recorded=True, text="known")
-    [visit] = read_history(run.folder).visits
+    [visit] = read_history(run.folder).attempts
     assert [call.text for call in visit.calls] == ["known"]
 
 
@@ -292,7 +292,7 @@ def test_a_question_asked_by_two_processes_is_one(tmp_path):
     [asked] = history.questions
     assert asked.answer == "2"
     assert asked.asked_at == BEGIN + 1.0
-    assert history.visits[0].questions == [asked]
+    assert history.attempts[0].questions == [asked]
 
 
 def test_warnings_tables_and_items_belong_to_their_step(tmp_path):
@@ -307,7 +307,7 @@ def test_warnings_tables_and_items_belong_to_their_step(tmp_path):
     run.add("item_finished", step="a", index=0, total=2, outcome="failure", error="broken")
     run.add("item_started", step="a", index=1, total=2)
     history = read_history(run.folder)
-    [visit] = history.visits
+    [visit] = history.attempts
     assert [(note.code, note.message) for note in visit.warnings] == [
         ("log: error", "disk full"),
         ("undefined", "`x` is not defined"),
@@ -350,7 +350,7 @@ def test_large_values_are_references_until_they_are_asked_for(tmp_path):
     large = {"text": "x" * 5000}
     kept = run.outputs.put(large)
     run.leave("a", inputs_ref={"n": 1}, outputs_ref=kept, outputs={"text": "xx…"})
-    [visit] = read_history(run.folder).visits
+    [visit] = read_history(run.folder).attempts
     assert visit.outputs == kept
     assert resolve(run.folder, visit.outputs) == large
     run.outputs.path(kept).unlink()
@@ -368,7 +368,7 @@ def test_results_of_calls_come_whole_from_the_journal(tmp_path):
     journal.finish(places[0], call, {"text": "y" * 9000})
     journal.close()
     run.call("a", key=places[0].key, text="y" * 2000).call("a", 2, key=places[1].key, end=False)
-    [visit] = read_history(run.folder).visits
+    [visit] = read_history(run.folder).attempts
     assert results_of(run.folder, visit.calls) == {places[0].key: {"text": "y" * 9000}}
 
 

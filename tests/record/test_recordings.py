@@ -383,15 +383,15 @@ def test_files_that_are_no_recordings(desk):
     assert not list(desk.folder.parent.glob("sly.txt"))
     code, out, _ = desk.call("test", "recordings/empty.zip")
     assert (code, "can't be replayed" in out) == (1, True)
-    assert "recordings/empty.zip is no recording" in out
+    assert "recordings/empty.zip is not a recording" in out
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         (["replay", "nothing"], "nothing"),
-        (["replay", "nothing.zip"], "there is no file nothing.zip"),
-        (["replay", "."], ". is no recording"),
+        (["replay", "nothing.zip"], "file nothing.zip not found"),
+        (["replay", "."], ". is not a recording"),
         (["test", "nowhere"], "nowhere"),
     ],
 )

@@ -21,7 +21,7 @@ from fractale.models import RetryPolicy
 from fractale.plan.model import Limits
 from fractale.record.recordings import open_recording, write_recording
 from fractale.replay.replay import Live, replay
-from fractale.runs.forking import ForkChanges
+from fractale.runs.fork import ForkChanges
 from fractale.settings import Settings
 from fractale.testing import FakeCall, FakeToolServer
 from fractale.testing.model_server import ModelRequest, Reply

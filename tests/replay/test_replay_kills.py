@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_kills import Killed, kill_at
 
 from fractale.record.recordings import open_recording
 from fractale.replay.replay import Replayed, replay
@@ -20,6 +19,7 @@ from fractale.replay.suite import agents_of
 from fractale.settings import Settings
 from fractale.testing import ModelServer
 from kill_plan import model
+from killed import Killed, kill_at
 from replays import trusting
 
 FULL = bool(os.environ.get("FRACTALE_FAULTS"))

@@ -26,7 +26,7 @@ from fractale.record.diff import RunDiff, diff_data, diff_runs
 from fractale.record.history_reader import read_history
 from fractale.record.pruning import PruneRule, prune
 from fractale.runs import RunOptions, Runs
-from fractale.runs.forking import ForkChanges
+from fractale.runs.fork import ForkChanges
 from fractale.settings import Settings
 from fractale.store.checkpoints import open_checkpoints
 from fractale.store.index import list_runs
@@ -305,7 +305,7 @@ async def test_the_last_visit_is_the_default(bench):
 @pytest.mark.parametrize("number", ["4", "0", "-1", "x"])
 async def test_a_visit_that_never_was_is_none_to_fork_at(bench, number):
     parent = await bench.start(LOOP)
-    with pytest.raises(UsageError, match="no such visit") as told:
+    with pytest.raises(UsageError, match="no such attempt") as told:
         await bench.fork(parent.run, f"make#{number}")
     assert "entered 3 times" in str(told.value.hint)
 
@@ -750,7 +750,7 @@ def both(bench: Bench, one: Any, other: Any) -> RunDiff:
 
 
 def differences(diff: RunDiff) -> list[str]:
-    return [f"{v.path}#{v.number}: {', '.join(v.changed)}" for v in diff.visits if v.changed]
+    return [f"{v.path}#{v.number}: {', '.join(v.changed)}" for v in diff.attempts if v.changed]
 
 
 async def test_a_fork_that_changes_nothing_is_the_same_as_its_parent(bench):
@@ -758,7 +758,7 @@ async def test_a_fork_that_changes_nothing_is_the_same_as_its_parent(bench):
     fork = await bench.fork(parent.run, "check#2")
     diff = both(bench, parent, fork)
     assert diff.same
-    assert [(v.path, v.number) for v in diff.visits] == [
+    assert [(v.path, v.number) for v in diff.attempts] == [
         ("check", 2),
         ("make", 3),
         ("check", 3),
@@ -785,7 +785,7 @@ async def test_a_fork_inside_a_draft_is_compared_from_there(bench):
     fork = await bench.fork(parent.run, "made/far")
     diff = both(bench, parent, fork)
     assert diff.same, differences(diff)  # the model's calls for the draft came before it
-    assert [visit.path for visit in diff.visits] == ["made", "made/far", "after"]
+    assert [visit.path for visit in diff.attempts] == ["made", "made/far", "after"]
 
 
 async def test_a_fork_at_a_step_that_its_parent_stopped_in_front_of(bench):
@@ -801,7 +801,7 @@ def test_the_comparison_says_where_the_fork_began(project):
     done = command(project, "fork", parent, "--at", "run", "--set", "inputs.time=30m")
     assert done.returncode == 0, done.stderr
     text = command(project, "diff", parent, "-1").stdout
-    assert "B is a fork of A at run, 1st visit; 1 visit came before it" in text
+    assert "B is a fork of A at run, 1st attempt; 1 attempt before it" in text
     assert "only in" not in text
 
 

@@ -200,7 +200,7 @@ async def test_no_file_is_written_over(frozen, tmp_path):
         freeze(folder, tmp_path / "tuned.yaml")
     assert not (tmp_path / "tuned.yaml").exists()
     assert (tmp_path / "tuned/made.yaml").read_text() == "mine"
-    with pytest.raises(UsageError, match="is no plan file"):
+    with pytest.raises(UsageError, match="is not a plan file"):
         freeze(folder, tmp_path / "tuned")
 
 

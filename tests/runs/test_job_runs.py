@@ -304,8 +304,8 @@ def test_unknown_needs_a_person_and_ready_leaves_it_to_one(place):
     )
     code, _, out = here.call("run", "plan.yaml")
     assert code == 4
-    assert "nobody knows what became of its job" in out
-    assert "takes: wait, success, failure, or again" in out
+    assert "the outcome of its job" in out
+    assert "answer with: wait, success, failure, or again" in out
     assert "no run waits for a job" in here.call("resume", "--ready")[2]
     code, _, out = here.call("resume", "-1", "--answer", "a=wait", "--detach")
     assert code == 4
@@ -333,7 +333,7 @@ steps:
     code, _, out = here.call("run", "plan.yaml", "--detach")
     assert code == 4
     assert "both/asks" in out
-    assert "waiting · for your answer" in out
+    assert "waiting for your answer" in out
     code, _, out = here.call("resume", "-1", "--answer", "asks=yes", "--detach")
     here.until(lambda: here.lines("agreed"), "the job that was agreed to")
     assert len(here.lines("starts")) == 1

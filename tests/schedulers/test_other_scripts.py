@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 
 from batch_requests import scripts
+from fractale.schedulers.cobalt.directives import DIALECT
 from fractale.schedulers.dialects import dialect_of, read_script, schedulers_of
 from fractale.schedulers.lsf.directives import DIALECT as LSF
-from fractale.schedulers.others import DIALECT, whose
 from fractale.schedulers.pbs.directives import DIALECT as PBS
 from fractale.schedulers.request import Dependency, Request
 from fractale.schedulers.script import Script
@@ -89,14 +89,12 @@ def test_cobalt_is_translated_and_not_written() -> None:
 )
 def test_other_schedulers_are_named(line: str, title: str) -> None:
     lines = ("#!/bin/sh", line, "hostname")
-    assert title in (whose(lines) or "")
     assert schedulers_of(lines) == ()
     with pytest.raises(ValueError, match=title):
         read_script("\n".join(lines))
 
 
 def test_a_script_of_none_is_said_to_be_of_none() -> None:
-    assert whose(("#!/bin/sh", "# a comment - with a dash", "hostname")) is None
     with pytest.raises(ValueError, match="#COBALT"):
         read_script("#!/bin/sh\nhostname\n")
     with pytest.raises(ValueError, match="there is no scheduler `sge`"):

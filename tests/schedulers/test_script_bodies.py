@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 import flux_python
 from fractale.schedulers.body import Body, translate_body
-from fractale.schedulers.environment import NAMES, environment_of, mentions_in, mentions_of
+from fractale.schedulers.environment import environment_of, mentions_in, mentions_of
+from fractale.schedulers.homes import READ as NAMES
 from fractale.schedulers.request import Array, Request, Span
 from fractale.schedulers.shell_text import read_shell
 

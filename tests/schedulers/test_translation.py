@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fractale.schedulers.comparison import compare
-from fractale.schedulers.dialects import NAMES, dialect_of, read_script
+from fractale.schedulers.dialects import dialect_of, read_script
+from fractale.schedulers.homes import NAMES
 from fractale.schedulers.request import Array, Dependency, Request, Span
 from fractale.schedulers.script import Loss, Script
 from fractale.schedulers.translation import NOT_SAID, Translation, translate

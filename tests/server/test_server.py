@@ -18,7 +18,7 @@ import pytest
 from fractale.errors import ToolError, UsageError
 from fractale.mcp import McpToolbox
 from fractale.registry import Registry, ServerFileSettings, build_server
-from fractale.server import Options, options_of, serve, serve_async
+from fractale.server import ServeOptions, options_of, serve, serve_async
 from fractale.server.stdio import serve_stdio
 from fractale.settings import ServerSettings
 from servers.certificates import make_certificate
@@ -318,7 +318,7 @@ def test_a_web_page_elsewhere_is_refused(guarded):
 async def test_on_another_address_the_token_and_the_origin_count():
     from fractale.server.http import http_app
 
-    app = http_app(build_server([]), Options(host="192.0.2.7", token=TOKEN))
+    app = http_app(build_server([]), ServeOptions(host="192.0.2.7", token=TOKEN))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://login1.example") as client:
         codes = [
@@ -338,7 +338,7 @@ def registry(**server) -> Registry:
 
 def test_flags_win_over_files_and_files_over_defaults():
     upstream = registry(transport="http", host="0.0.0.0", port=9000)
-    assert options_of([registry()]) == Options(host="127.0.0.1", port=8089, path="/mcp")
+    assert options_of([registry()]) == ServeOptions(host="127.0.0.1", port=8089, path="/mcp")
     assert options_of([registry(), upstream], token="t").host == "0.0.0.0"
     flagged = options_of([upstream], host="127.0.0.1", port=0, path="tools/")
     assert (flagged.host, flagged.port, flagged.path) == ("127.0.0.1", 0, "/tools")
@@ -434,7 +434,7 @@ async def test_a_signal_stops_it_in_order_with_clients_connected(folder, number)
         assert again.getsockname()  # the port is free
     assert code == 0
     assert written == "noise when called\nnoise of a program\n"
-    assert TOKEN not in written + repr(Options(token=TOKEN))
+    assert TOKEN not in written + repr(ServeOptions(token=TOKEN))
 
 
 # What others may use up
@@ -579,7 +579,7 @@ async def test_sessions_are_bounded(monkeypatch):
     # The library keeps for the whole process that a server of an earlier test ended.
     monkeypatch.setattr(AppStatus, "should_exit", False)
 
-    app = http_app(build_server([]), Options(host="192.0.2.7", token=TOKEN), most_sessions=3)
+    app = http_app(build_server([]), ServeOptions(host="192.0.2.7", token=TOKEN), most_sessions=3)
     headers = {
         "Accept": "application/json, text/event-stream",
         "Authorization": f"Bearer {TOKEN}",

@@ -329,7 +329,7 @@ def test_an_ordinary_header_of_an_argument_is_shown(home, tmp_path):
 
 def test_checkpoints_are_in_the_state_folder_unless_a_store_is_set(home, tmp_path):
     settings = load_settings(home, tmp_path)
-    assert settings.checkpoints == tmp_path / ".fractale" / "checkpoints.sqlite"
+    assert settings.checkpoints == tmp_path / ".fractale"
     url = "postgresql://anna@host/runs"
     set_here = load_settings({**home, "FRACTALE_STORE": url}, tmp_path)
     assert set_here.checkpoints == url

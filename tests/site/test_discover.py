@@ -28,9 +28,8 @@ from fractale.schedulers.slurm.jobs import Slurm
 from fractale.schedulers.slurm.site import gpus, read_nodes, read_partition
 from fractale.settings import Settings
 from fractale.site import PROBES, Finding, Site, discover
-from fractale.site.cache import cache_file
-from fractale.site.folders import ONE_AT_A_TIME, REFUSED, SAFE, look_at, safety
-from fractale.site.looking import look
+from fractale.site.discover import cache_file, look
+from fractale.site.probes.folders import REFUSED, SAFE, look_at, safety
 from fractale.site.programs import MOST_BYTES, Machine
 from fractale.store.filesystem import FileSystem
 from servers.running import exists
@@ -492,7 +491,7 @@ async def test_folders_say_how_much_room_there_is_and_whether_runs_are_safe(mach
 
 def test_a_network_file_system_is_safe_only_where_locks_reach():
     assert safety(FileSystem("ext4")) == SAFE
-    assert safety(FileSystem("nfs4")) == ONE_AT_A_TIME
+    assert safety(FileSystem("nfs4")) == SAFE
     assert safety(FileSystem("nfs", "/", frozenset({"nolock"}))) == REFUSED
 
 
@@ -724,7 +723,7 @@ FOLDER = {
     "total_bytes": 2 * 10**15,
     "free_bytes": 5 * 10**14,
     "writable": True,
-    "runs": ONE_AT_A_TIME,
+    "runs": SAFE,
 }
 SITE = Site(
     host="login1",

@@ -26,16 +26,15 @@ from fractale.plan.build import load_plan, parse_plan
 from fractale.plan.model import JobPlan, Template
 from fractale.registry import load_registry
 from fractale.settings import Settings, load_settings
-from fractale.site.calls import inputs_of, jobs_of
-from fractale.site.case import Case, named_by
-from fractale.site.checks_runs import room
-from fractale.site.checks_site import check_queue, scheduler_check
-from fractale.site.checks_tools import load_entries
+from fractale.site.checks.runs import room
+from fractale.site.checks.site import check_queue, scheduler_check
+from fractale.site.checks.tools import load_entries
 from fractale.site.discover import discover, machine_of
 from fractale.site.doctor import Report, Wanted, examine
+from fractale.site.examination import Examination
 from fractale.site.model import Check, Finding, Site
 from fractale.site.needs import load_needs, read_needs
-from fractale.site.scripts import programs_of
+from fractale.site.plan_uses import inputs_of, jobs_of, named_by, programs_of
 from fractale.testing.model_server import ModelServer, Reply
 from servers.running import HttpServer, free_port, stdio
 from snapshot import assert_same
@@ -627,13 +626,13 @@ async def test_jobs_need_the_scheduler_that_they_go_to(project, states, named, v
         stand_ins.submits(project / "bin", name, answers=states[name] == "works")
     there = tuple(Finding(name=n, state=s, problem="no controller") for n, s in states.items())
     settings = site(project)
-    case = Case(
+    exam = Examination(
         settings=settings,
         place=machine_of(settings),
         site=Site(host="x", looked=0, seconds=0, sections={"schedulers": there}),
         needs=load_needs(),
     )
-    found = await scheduler_check(case, named)
+    found = await scheduler_check(exam, named)
     assert (found.verdict, words in found.found) == (verdict, True), found
     if "works" in states.values() and verdict == "missing":
         assert "or name `scheduler: pbs`" in found.fix
@@ -646,13 +645,13 @@ async def test_jobs_on_flux_need_its_python_bindings_too(project):
     (state / "needs.yaml").write_text("needs: {flux-python: {module: no_such_module, get: x}}\n")
     settings = site(project)
     flux = Finding(name="flux", version="0.64")
-    case = Case(
+    exam = Examination(
         settings=settings,
         place=machine_of(settings),
         site=Site(host="x", looked=0, seconds=0, sections={"schedulers": (flux,)}),
         needs=load_needs(state / "needs.yaml"),
     )
-    found = await scheduler_check(case, None)
+    found = await scheduler_check(exam, None)
     assert (found.verdict, "no_such_module" in found.found) == ("missing", True)
     # We are in an instance: to start one is no help.
     assert found.fix.startswith("x")
@@ -693,8 +692,8 @@ async def test_the_queue_that_a_job_names_must_be_there_and_take_it(project, job
     settings = site(project)
     place = replace(machine_of(settings), timeout=PATIENT)
     found = await discover(place, ["slurm"])
-    case = Case(settings=settings, place=place, site=found, needs=load_needs())
-    checks = check_queue(case, "run", job)
+    exam = Examination(settings=settings, place=place, site=found, needs=load_needs())
+    checks = check_queue(exam, "run", job)
     assert [each.verdict for each in checks] == ([verdict] if verdict else [])
     assert words in "".join(f"{each.found} {each.fix}" for each in checks)
 

@@ -19,7 +19,7 @@ from fractale.runs import RunOptions, Runs
 from fractale.store.checkpoints import MOST_OPEN, open_checkpoints
 from fractale.store.index import list_runs
 from fractale.store.run_record import RecordFile, RunRecord, RunRecords
-from fractale.store.sqlite_saver import open_sqlite
+from fractale.store.sqlite_saver import PAGE_BYTES, open_sqlite
 from fractale.testing import FakeToolServer
 from store_runs import begin, config, finish, latest
 
@@ -166,6 +166,21 @@ async def test_a_thread_that_no_run_can_be_is_refused(tmp_path, thread):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("tail", ["", "-wal", "-journal"])
+async def test_a_link_that_came_with_a_directory_is_not_followed(tmp_path, tail):
+    target = tmp_path / "mine"
+    target.write_bytes(b"mine")
+    async with open_checkpoints(tmp_path) as saver:
+        await begin(saver, "one")
+    link = file_of(tmp_path, "one").with_name(f"checkpoints.sqlite{tail}")
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+    async with open_checkpoints(tmp_path) as saver:
+        with pytest.raises(StoreError, match="is a symbolic link"):
+            await saver.aget_tuple(config("one"))
+    assert target.read_bytes() == b"mine"
+
+
 # -- damage, moved and removed directories ---------------------------------------------------------
 
 
@@ -273,7 +288,7 @@ async def test_what_a_crash_left_of_a_copy_is_not_taken_for_one(shared):
 async def test_a_damaged_shared_file_is_not_copied(shared):
     file = shared / "checkpoints.sqlite"
     data = bytearray(file.read_bytes())
-    data[3 * 4096 : 3 * 4096 + 64] = bytes(64)
+    data[3 * PAGE_BYTES : 3 * PAGE_BYTES + 64] = bytes(64)
     file.write_bytes(data)
     async with open_checkpoints(shared) as saver:
         with pytest.raises(StoreError, match="cannot use the checkpoints"):

@@ -18,7 +18,7 @@ from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from fractale.errors import StoreError
-from fractale.store.sqlite_saver import CHANGES, open_sqlite
+from fractale.store.sqlite_saver import CHANGES, PAGE_BYTES, open_sqlite
 from store_runs import begin, config, finish, history, latest
 
 FLIPS = 10_000 if os.environ.get("FRACTALE_FULL") else 100
@@ -85,7 +85,7 @@ async def test_a_truncated_file_reads_right_or_is_told(kept, tmp_path):
     whole = path.read_bytes()
     cut = tmp_path / "cut" / path.name
     cut.parent.mkdir()
-    for length in (0, 1, 99, 100, 4095, *range(4096, len(whole), 4096), len(whole) - 1):
+    for length in (0, 1, 99, 100, 4095, *range(4096, len(whole), PAGE_BYTES), len(whole) - 1):
         for old in cut.parent.iterdir():
             old.unlink()
         cut.write_bytes(whole[:length])
@@ -122,7 +122,7 @@ async def test_a_log_damaged_after_a_crash_is_told(tmp_path):
     whole, flips = log.read_bytes(), random.Random(5)
     # The last frame is left out: damaged, it can't be told from one that the crash cut.
     for _ in range(10):
-        place = flips.randrange((len(whole) - 4096 - 24) * 8)
+        place = flips.randrange((len(whole) - PAGE_BYTES - 24) * 8)
         data = bytearray(whole)
         data[place // 8] ^= 1 << place % 8
         log.write_bytes(data)

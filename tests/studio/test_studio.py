@@ -27,13 +27,14 @@ import forked
 from fractale.errors import DependencyMissing, PlanError, UsageError
 from fractale.plan.build import load_plan
 from fractale.record.plans import plan_hash
+from fractale.runs import Extensions
 from fractale.settings import load_settings
 from fractale.store.locks import RunLock
 from fractale.store.run_record import RunRecords
 from fractale.studio import any_plan, open_saver, plan_graph, prompt_graph
 from fractale.studio.launch import CORS, OPTIONS, Start, prepare
-from fractale.studio.performing import RunEnded
-from fractale.studio.threads import RunThreads, thread_of_id
+from fractale.studio.runs import RunEnded
+from fractale.studio.saver import RunThreads, thread_of_id
 from fractale.testing import ModelServer
 from fractale.testing.model_server import ModelRequest, Reply
 from servers.running import exists, free_port
@@ -588,7 +589,7 @@ async def test_a_run_that_fails_is_an_error_with_its_last_words(here):
     here.thread = str(uuid.uuid4())
     with pytest.raises(RunEnded, match="wrong"):
         await here.run("failing", {"wrong": 1})
-    with pytest.raises(RunEnded, match="no run to go on with"):
+    with pytest.raises(RunEnded, match="no run to resume"):
         await here.run("failing", None)
 
 
@@ -701,7 +702,11 @@ def own(tmp_path, monkeypatch):
 
 def test_it_starts_on_this_machine_without_telling_anybody(own, tmp_path):
     (tmp_path / "my-plan.yaml").write_text("name: p\nsteps: [{name: a, tool: b}]\n")
-    start = Start(plans=[Path("my-plan.yaml")], registries=[Path("t.yaml")], browser=False)
+    start = Start(
+        plans=[Path("my-plan.yaml")],
+        extensions=Extensions(registries=["t.yaml"]),
+        browser=False,
+    )
     words, environment = prepare(start, own.with_flags(model="openai:x"))
     assert words[1:4] == ["-m", "langgraph_cli", "dev"]
     assert "--allow-blocking" not in words

@@ -24,8 +24,7 @@ from starlette.websockets import WebSocket
 from fractale.errors import SettingsError, UsageError
 from fractale.studio import make_app
 from fractale.studio.app import load_app
-from fractale.studio.gate import Gate, read_token, required_token
-from fractale.studio.peers import peer_uid
+from fractale.studio.gate import Gate, peer_uid, read_token, required_token
 from other_user import OTHER, STRANGER, needs_root, request, send_and_close
 
 SECRET = "a-token-that-is-long-enough"

@@ -40,8 +40,9 @@ for found in pkgutil.iter_modules(fractale.cli.__path__, "fractale.cli."):
     if found.name != "fractale.cli.__main__":
         importlib.import_module(found.name)
 for name in (
-    "fractale.runs.service", "fractale.runs.session", "fractale.runs.opening", "fractale.questions",
-    "fractale.runs.options", "fractale.api", "fractale.mcp", "fractale.models.providers",
+    "fractale.runs.service", "fractale.runs.driver", "fractale.runs.workspace",
+    "fractale.questions", "fractale.runs.options", "fractale.api", "fractale.mcp",
+    "fractale.models.providers",
     "fractale.registry.fastmcp_mount", "fractale.registry.server", "fractale.registry.build",
     "fractale.graph.drafting", "fractale.agents.planner", "fractale.agents.loop",
     "fractale.agents.catalog", "fractale.agents.ask", "fractale.store.checkpoints",

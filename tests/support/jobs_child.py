@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 from fractale.jobs import JobHandle, Jobs, JobSpec
-from fractale.schedulers.adapters import adapters_of
 from fractale.schedulers.folder import JobFolder
+from fractale.schedulers.homes import adapters_of
 
 POINTS = ("intent", "prepared", "submitted", "handle", "waiting", "looked")
 

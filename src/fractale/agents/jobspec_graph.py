@@ -16,7 +16,8 @@ from fractale.agents.subagent import AgentHost
 from fractale.agents.translations import Pair
 from fractale.agents.validators import arguments_for, find_validator, verdict_of
 from fractale.errors import ModelError, ModelUnavailable, PolicyError, ToolError
-from fractale.schedulers.dialects import NAMES, dialect_of
+from fractale.schedulers.dialects import dialect_of
+from fractale.schedulers.homes import NAMES
 from fractale.schedulers.request import Request
 from fractale.toolbox import ToolInfo
 

@@ -20,7 +20,7 @@ from fractale.agents.catalog import BUILT_IN, GROUP, Catalog
 from fractale.agents.subagent import Subagent
 from fractale.errors import PlanError, Problem
 from fractale.plan.model import AgentRef, Plan
-from fractale.registry import Entry, Registry, import_entry, local_entries
+from fractale.registry import Registry, RegistryEntry, import_entry, local_entries
 from fractale.registry.imports import successor_of
 
 
@@ -86,14 +86,14 @@ def _path_of(ref: AgentRef) -> str:
     return ".".join(BUILT_IN[instead]) if instead else ref.path
 
 
-def _offered() -> dict[str, Entry]:
+def _offered() -> dict[str, RegistryEntry]:
     """Path → entry of what fractale and installed packages register."""
     paths = [".".join(home) for home in BUILT_IN.values()]
     paths += [f"{each.module}.{each.attr}" for each in entry_points(group=GROUP)]
-    return {path: Entry(kind="agent", path=path) for path in paths}
+    return {path: RegistryEntry(kind="agent", path=path) for path in paths}
 
 
-def _named(ref: AgentRef, entry: Entry) -> Entry:
+def _named(ref: AgentRef, entry: RegistryEntry) -> RegistryEntry:
     kind = "agent" if entry.kind == "tool" else entry.kind
     return replace(entry, kind=kind, name=ref.name or entry.name, position=ref.position)
 
@@ -107,7 +107,7 @@ def _not_registered(ref: AgentRef) -> Problem:
     return Problem("not-registered", message, ref.position, "agents", len(ref.path))
 
 
-def _agent_of(entry: Entry) -> Subagent | None:
+def _agent_of(entry: RegistryEntry) -> Subagent | None:
     if entry.kind not in ("tool", "agent"):
         return None
     try:
@@ -120,9 +120,9 @@ def _agent_of(entry: Entry) -> Subagent | None:
     return replace(found, name=entry.name) if entry.name else found
 
 
-def _by_name(found: Sequence[tuple[Entry, Subagent]]) -> list[Subagent]:
+def _by_name(found: Sequence[tuple[RegistryEntry, Subagent]]) -> list[Subagent]:
     """The sub-agents, each once; the same path may be named twice."""
-    first: dict[str, tuple[Entry, Subagent]] = {}
+    first: dict[str, tuple[RegistryEntry, Subagent]] = {}
     problems: list[Problem] = []
     for entry, agent in found:
         other, _ = first.setdefault(agent.name, (entry, agent))
@@ -147,7 +147,7 @@ def load_installed(entry_point: EntryPoint) -> Subagent:
     says = f"the sub-agent `{entry_point.name}` of {package}"
     path = f"{entry_point.module}.{entry_point.attr}".rstrip(".")
     try:
-        found: Any = import_entry(Entry(kind="agent", path=path))
+        found: Any = import_entry(RegistryEntry(kind="agent", path=path))
     except PlanError as error:
         told = [replace(each, message=f"{says}: {each.message}") for each in error.problems]
         raise PlanError(told) from error

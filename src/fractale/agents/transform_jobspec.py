@@ -14,7 +14,7 @@ from fractale.agents.jobspec_graph import (
 )
 from fractale.agents.subagent import AgentAnswer, AgentHost, AgentRequest, Subagent
 from fractale.agents.translations import manager_of
-from fractale.schedulers.dialects import scheduler_named
+from fractale.schedulers.homes import scheduler_named
 
 DEFAULT_TRIES = 4
 

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from fractale.schedulers.commands import compare_commands
 from fractale.schedulers.comparison import comments_of, compare, leftovers
 from fractale.schedulers.dialects import (
-    NAMES,
-    READ,
     dialect_of,
     lines_of,
     plain_script,
     read_script,
     schedulers_of,
 )
+from fractale.schedulers.homes import NAMES, READ
 from fractale.schedulers.script import Loss, Script
 from fractale.schedulers.translation import translate
 

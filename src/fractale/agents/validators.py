@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from fractale.evidence import EXIT_CODE_KEYS, as_number, json_of_text
-from fractale.schedulers.dialects import MEANT, NAMES
+from fractale.schedulers.homes import MEANT, NAMES
 from fractale.toolbox import ToolInfo, ToolResult
 
 SCRIPT_ARGUMENTS = (

@@ -3,7 +3,7 @@
 No server is started or connected to for it, and nothing that the plan names is imported. What the
 person names with ``-r`` or ``-a`` is imported by `show`, to check the plan against it. What a
 stranger's plan says is written out, with nothing hidden: the same is shown before such a plan is
-run (`fractale.cli.first_run`).
+run (`fractale.cli.consent`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import click
@@ -24,6 +23,7 @@ from fractale.plan.dump import job_data
 from fractale.plan.expressions import references, render
 from fractale.plan.model import Plan, Step, Value
 from fractale.plan.needs import needs_model
+from fractale.runs.workspace import Extensions
 from fractale.settings import Settings, shown_url
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -35,8 +35,7 @@ def show(
     plan: Plan,
     inputs: Mapping[str, Any],
     settings: Settings,
-    registries: Sequence[Path],
-    agents: Sequence[str],
+    extensions: Extensions,
     *,
     as_json: bool,
 ) -> int:
@@ -52,12 +51,12 @@ def show(
     from fractale.plan.problems import in_order
 
     problems = check_plan(plan)
-    if registries or agents:
-        problems = in_order([*problems, *offered_problems(plan, registries, agents)])
+    if extensions:
+        problems = in_order([*problems, *offered_problems(plan, extensions)])
     if errors := [p for p in problems if p.severity == "error"]:
         raise PlanError(errors)
     secrets = read_secrets(plan, settings.environment)
-    found = describe(plan, shown_inputs(plan, inputs), settings, registries, agents)
+    found = describe(plan, shown_inputs(plan, inputs), settings, extensions)
     found["missing_secrets"] = [
         name for name, s in plan.inputs.items() if s.secret and name not in secrets
     ]
@@ -85,8 +84,7 @@ def describe(
     plan: Plan,
     inputs: Mapping[str, Any] | None,
     settings: Settings,
-    registries: Sequence[Path],
-    agents: Sequence[str],
+    extensions: Extensions | None = None,
 ) -> dict[str, Any]:
     """What would run, as JSON: everything that the plan would do, as far as it can be known.
 
@@ -96,6 +94,7 @@ def describe(
     Args:
         inputs: As `shown_inputs` gives them; None: those of no one run.
     """
+    extensions = extensions or Extensions()
     steps = list(_steps(plan, inputs))
     kinds = {"tools": "tool", "prompts": "prompt", "agents": "agent"}
     uses = {
@@ -117,9 +116,9 @@ def describe(
         "servers": list(servers),
         "confined": _confined(steps, settings, servers),
         "server_addresses": [_server(name, settings) for name in servers],
-        "registries": [str(path) for path in registries],
-        "sub_agents": [*agents, *(ref.path for ref in plan.agents)],
-        "imports": [*_imports(registries, agents, plan)],
+        "registries": extensions.paths,
+        "sub_agents": [*extensions.agents, *(ref.path for ref in plan.agents)],
+        "imports": [*_imports(extensions, plan)],
         "limits": {k: getattr(plan.limits, k) for k in type(plan.limits).__slots__},
         "state_dir": str(settings.state_dir),
     }
@@ -176,16 +175,12 @@ def _server(name: str, settings: Settings) -> dict[str, Any]:
     return {"name": name, "starts": server.address, "connects": None}
 
 
-def _imports(
-    registries: Sequence[Path], agents: Sequence[str], plan: Plan
-) -> Iterator[dict[str, str]]:
+def _imports(extensions: Extensions, plan: Plan) -> Iterator[dict[str, str]]:
     """Dotted paths that a run would import, with who names them."""
-    from fractale.registry import load_registry
-
-    for path in registries:
-        for entry in load_registry(path).entries:
-            yield {"path": entry.path, "named_by": str(path)}
-    yield from ({"path": path, "named_by": "-a"} for path in agents)
+    for registry in extensions.files:
+        for entry in registry.entries:
+            yield {"path": entry.path, "named_by": registry.file}
+    yield from ({"path": path, "named_by": "-a"} for path in extensions.agents)
     for ref in plan.agents:
         yield {"path": ref.path, "named_by": "the plan (only if it is a registered sub-agent)"}
 

@@ -1,16 +1,29 @@
-"""Options that several commands share, and what they mean."""
+"""Options that several commands share, and what they mean.
+
+A command names the groups of options that it has, and gets them, read, as one `CommandLine`:
+
+    @click.command("run")
+    @click.argument("plan")
+    @options.input_options
+    @options.model_options
+    @options.collected
+    def command(plan: str, given: CommandLine) -> int: ...
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 
 from fractale.audit import AuditLog
-from fractale.errors import InputError, UsageError
+from fractale.errors import AnswerError, InputError, PlanError, UsageError
 from fractale.plan.model import Limits
+from fractale.runs.workspace import Extensions
 from fractale.settings import Settings, decide_for_children, load_settings
 from fractale.settings.files import CONFIG_VARIABLE
 
@@ -18,6 +31,83 @@ MAX_INPUTS = 64 * 2**20
 """Bytes of a file of inputs."""
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandLine:
+    """The shared options of one command, as they were typed, and read.
+
+    Args:
+        answers: Answers to whatever is asked.
+        replies: Answers to what a resumed run waits for, and to nothing later.
+        run_id: The id that a new run is to have.
+    """
+
+    inputs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    extensions: Extensions = field(default_factory=Extensions)
+    backend: str | None = None
+    model: str | None = None
+    store: str | None = None
+    max_attempts: int | None = None
+    limits: Limits = field(default_factory=Limits)
+    answers: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    replies: Mapping[str, str] = field(default_factory=dict[str, str])
+    yes: bool = False
+    as_json: bool = False
+    quiet: bool = False
+    detach: bool = False
+    run_id: str | None = None
+
+    def settings(self, *, acts: bool = False, check_state: bool = True) -> Settings:
+        """The settings with these options over them; see `settings_of`.
+
+        Raises:
+            SettingsError: The settings are wrong, or not trusted.
+        """
+        settings = settings_of(acts=acts, check_state=check_state)
+        return settings.with_flags(
+            provider=self.backend,
+            model=self.model,
+            max_attempts=self.max_attempts,
+            store=self.store,
+        )
+
+
+def collected(function: F) -> F:
+    """Give a command its shared options as one `CommandLine`, as the argument `given`."""
+
+    @functools.wraps(function)
+    def command(*args: Any, **typed: Any) -> Any:
+        given = _read(typed)  # takes its own out of what was typed
+        return function(*args, given=given, **typed)
+
+    return command  # pyright: ignore[reportReturnType] - click calls it, with what it parsed
+
+
+def _read(typed: dict[str, Any]) -> CommandLine:
+    take = typed.pop
+    return CommandLine(
+        inputs=read_inputs(take("pairs", ()), take("inputs_file", None)),
+        extensions=Extensions(registries=take("registries", ()), agents=take("agents", ())),
+        backend=take("backend", None),
+        model=take("model", None),
+        store=take("store", None),
+        max_attempts=take("max_attempts", None),
+        limits=read_limits(take("limits", ())),
+        answers={
+            **read_answers_file(take("answers_file", None)),
+            **read_answers(take("answers", ())),
+        },
+        replies=read_answers(take("replies", ())),
+        yes=take("yes", False),
+        as_json=take("as_json", False),
+        quiet=take("quiet", False),
+        detach=take("detach", False),
+        run_id=take("new_id", None),
+    )
+
+
+# -- groups of options ----------------------------------------------------------------------------
 
 
 def tool_options(function: F) -> F:
@@ -104,20 +194,34 @@ def detach_option(function: F) -> F:
 
 def answer_options(function: F) -> F:
     """``--answers`` and ``--answer``: what a run would ask, answered beforehand."""
-    file = click.option(
+    return _answers_file(_answer("answers")(function))
+
+
+def reply_options(function: F) -> F:
+    """``--answers``, and ``--answer`` for what a resumed run waits for now."""
+    return _answers_file(_answer("replies")(function))
+
+
+def _answers_file(function: F) -> F:
+    return click.option(
         "--answers",
         "answers_file",
         type=click.Path(dir_okay=False, path_type=Path),
         help="A YAML or JSON file of answers: of a step, or of a step's questions by their text.",
-    )
-    one = click.option(
+    )(function)
+
+
+def _answer(name: str) -> Callable[[F], F]:
+    return click.option(
         "--answer",
-        "answers",
+        name,
         multiple=True,
         metavar="STEP=ANSWER",
         help="Answer what a step asks, such as submit=yes. Repeatable.",
     )
-    return file(one(function))
+
+
+# -- what they say --------------------------------------------------------------------------------
 
 
 def read_inputs(pairs: tuple[str, ...], file: Path | None) -> dict[str, Any]:
@@ -187,12 +291,59 @@ def read_limits(pairs: tuple[str, ...]) -> Limits:
     return Limits(**values)
 
 
+def read_answers(pairs: tuple[str, ...]) -> dict[str, str]:
+    """The answers of ``--answer``.
+
+    Raises:
+        AnswerError: One has no ``=``, or a step is answered twice.
+    """
+    found: dict[str, str] = {}
+    for pair in pairs:
+        step, equals, answer = pair.partition("=")
+        if not equals or not step.strip():
+            raise AnswerError(f"an answer is given as STEP=ANSWER, not `{pair}`")
+        if step.strip() in found:
+            raise AnswerError(
+                f"`{step.strip()}` is answered twice",
+                hint="a file for --answers can answer each of its questions by their text",
+            )
+        found[step.strip()] = answer
+    return found
+
+
+def read_answers_file(file: Path | None) -> dict[str, Any]:
+    """The answers of ``--answers``: step → answer, or question → answer; empty without a file.
+
+    Raises:
+        AnswerError: The file cannot be read, or is not a mapping.
+    """
+    if file is None:
+        return {}
+    from fractale.plan.source import read_file
+
+    try:
+        root = read_file(file)
+    except PlanError as error:
+        problem = error.problems[0]
+        raise AnswerError(problem.message, position=problem.position) from error
+    if not isinstance(root.value, dict):
+        raise AnswerError(
+            f"a file of answers is a mapping of steps to answers, not {root.found()}",
+            hint="such as:  submit: yes",
+            position=root.position,
+        )
+    return root.plain()
+
+
 def warn_of_server(server: str, level: str, message: str) -> None:
     """Print what a server warns of, or what is waited for; everything else it logs is left out."""
     from fractale.cli.render.text import inert
 
     if level in ("warning", "error", "critical", "alert", "emergency"):
         click.echo(f"! {inert(server)}: {inert(message, 1000)}", err=True)
+
+
+# -- the settings, and trust ----------------------------------------------------------------------
 
 
 def trust_option(function: F) -> F:
@@ -228,16 +379,8 @@ def trust_given(environment: Mapping[str, str]) -> str | None:
     return CONFIG_VARIABLE if environment.get(CONFIG_VARIABLE) == "1" else None
 
 
-def settings_of(
-    backend: str | None = None,
-    model: str | None = None,
-    max_attempts: int | None = None,
-    store: str | None = None,
-    *,
-    acts: bool = False,
-    check_state: bool = True,
-) -> Settings:
-    """The settings with the command line's flags over them.
+def settings_of(*, acts: bool = False, check_state: bool = True) -> Settings:
+    """The settings of the files and the environment.
 
     Args:
         acts: Whether the command starts or sends what the settings say. If the project's file is
@@ -263,12 +406,10 @@ def settings_of(
             decide_for_children(settings.project.config, trusted=True)
             settings = load_settings(untrusted="narrow", check_state=check_state)
         elif settings.waiting:
-            from fractale.cli.commands.trust import settle
+            from fractale.cli.consent import ask_about_project
 
-            settings = settle(settings, check_state=check_state)
-    return settings.with_flags(
-        provider=backend, model=model, max_attempts=max_attempts, store=store
-    )
+            settings = ask_about_project(settings, check_state=check_state)
+    return settings
 
 
 def _warn_of_project(settings: Settings, ctx: click.Context | None, *, acts: bool) -> None:

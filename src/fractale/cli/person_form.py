@@ -7,8 +7,8 @@ from typing import Any
 
 from fractale.cli.person_input import TerminalInput
 from fractale.cli.render import questions as shown
+from fractale.cli.render.phrases import as_json
 from fractale.cli.render.text import row
-from fractale.cli.render.words import as_json
 from fractale.errors import AnswerError
 from fractale.masking import MASK
 from fractale.questions.forms import (

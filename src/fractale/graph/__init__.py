@@ -15,5 +15,5 @@ What these use: `context`, a run as its nodes see it, and all that leaves a run,
 what a checkpoint holds; `scope`, the names that templates see, and where values come from;
 `bindings`, what tool names mean; `limits`, what bounds a run; `interrupts`, questions to the user;
 `resources`, MCP resources; `model_call`, calls of models; `agent_context`, what a sub-agent may do;
-`errors_as_data`, errors in the journal; `entry`, where a forked run begins.
+`errors_as_data`, errors in the journal; `fork_point`, where a forked run begins.
 """

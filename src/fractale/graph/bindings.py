@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fractale import questions
 from fractale.errors import PolicyError, ToolError, TransportError
-from fractale.graph.interrupts import ask
 from fractale.pins import (
     LOCAL,
     Described,
@@ -434,6 +433,8 @@ def agreed_to(attempt: Attempt, tools: Sequence[ToolInfo]) -> list[ToolInfo]:
     Raises:
         GraphInterrupt: Nobody answered yet.
     """
+    from fractale.graph.interrupts import ask  # reading a record imports no engine
+
     bindings = attempt.context.bindings
     changed: dict[str, list[tuple[ToolInfo, ToolChange]]] = {}
     for tool in tools:

@@ -39,7 +39,6 @@ from fractale.errors import (
 )
 from fractale.events import EventKind
 from fractale.graph.context import Dependencies, RunContext
-from fractale.graph.entry import Entry
 from fractale.graph.errors_as_data import (
     CutOff,
     Elicited,
@@ -48,9 +47,10 @@ from fractale.graph.errors_as_data import (
     failure_data,
     raise_recorded,
 )
+from fractale.graph.fork_point import ForkPoint
 from fractale.graph.interrupts import ask
 from fractale.graph.scope import Flow
-from fractale.graph.state import PlanState, Record
+from fractale.graph.state import PlanState, Record, Spent
 from fractale.labels import Labels, Seen, Source, from_data, to_data
 from fractale.models import Usage
 from fractale.plan.model import Step
@@ -204,6 +204,14 @@ class Attempt:
         if new and self._outlives_process:
             self.context.notes.put(self._note, to_data(self.seen.sources))
 
+    def charge(self, spent: Spent) -> None:
+        """Count what steps inside this one have used as its own."""
+        self.usage += Usage(
+            input_tokens=spent.get("input_tokens", 0),
+            output_tokens=spent.get("output_tokens", 0),
+            cost=spent.get("cost", 0.0),
+        )
+
     def finish(self) -> None:
         """Called when the attempt is over."""
         self.journal.commit()
@@ -211,7 +219,7 @@ class Attempt:
             self.context.notes.drop(self._note)
 
     @property
-    def entry(self) -> Entry | None:
+    def entry(self) -> ForkPoint | None:
         """Where a fork enters the plan inside this step; None: at its first step."""
         entry = self.context.entry
         return entry.below(self.step.name, self.attempts) if entry else None

@@ -47,7 +47,7 @@ def compile_plan(plan: Plan, dependencies: Dependencies, start: str | None = Non
         plan: A plan without errors (`fractale.plan.check.check_plan`).
         dependencies: The outside world as the nodes will see it.
         start: The step that it begins with, of a run that is forked; None: the plan's first. With
-            one, its state says so, too (`fractale.graph.entry`).
+            one, its state says so, too (`fractale.graph.fork_point`).
 
     Returns:
         A builder whose state is `PlanState` and whose context is `RunContext`. Start it with

@@ -18,7 +18,7 @@ from fractale.agents.catalog import Catalog
 from fractale.clock import Clock, SystemClock
 from fractale.events import Event, EventKind, Listener, shortened
 from fractale.graph.bindings import Bindings
-from fractale.graph.entry import Entry
+from fractale.graph.fork_point import ForkPoint
 from fractale.graph.limits import ConcurrencyLimit, Meter
 from fractale.labels import NO_LABELS, Labels
 from fractale.masking import Masker
@@ -166,7 +166,7 @@ class RunContext:
     roots: tuple[Path, ...] | None = None
     within: tuple[tuple[str, ...], ...] = ()
     depth: int = 0
-    entry: Entry | None = None
+    entry: ForkPoint | None = None
     folder: Path = field(default_factory=Path.cwd)
     jobs_waited_for: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     asked: asyncio.Event = field(default_factory=asyncio.Event)

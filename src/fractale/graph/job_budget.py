@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from fractale import questions
 from fractale.errors import JobError, ToolError
@@ -16,6 +16,7 @@ from fractale.jobs import JobSpec
 from fractale.jobs.budget import LIMITS, Amount, Size, figure
 from fractale.paths import JOBS
 from fractale.schedulers.asked import asked_of
+from fractale.schedulers.homes import longest
 from fractale.schedulers.request import Array
 from fractale.toolbox import ToolInfo
 
@@ -29,18 +30,12 @@ def size_of(spec: JobSpec, scheduler: str, *, whole: bool = False) -> Size:
     request = asked_of(spec, scheduler)
     if not whole:
         request = replace(request, array=None)
-    return Size.of(request, longest_of(scheduler), one_node=scheduler == "local")
+    return Size.of(request, partial(longest, scheduler), one_node=scheduler == "local")
 
 
 def element_key(key: str, index: int) -> str:
     """What the budget calls an element of an array."""
     return f"{key}[{index}]"
-
-
-def longest_of(scheduler: str) -> Callable[[float], float]:
-    """From a time limit to how long the scheduler lets a job run, in seconds."""
-    times = importlib.import_module(f"fractale.schedulers.{scheduler}.times")
-    return cast("Callable[[float], float]", times.longest)
 
 
 async def reserve(attempt: Attempt, key: str, size: Size, array: Array | None = None) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 from fractale.jobs.judging import Case, exit_words
 from fractale.jobs.model import JobStatus
 from fractale.jobs.polling import Answer
-from fractale.schedulers.adapter import Record, Submitted
+from fractale.schedulers.adapter import JobRecord, Submitted
 from fractale.schedulers.folder import Ended, JobFolder, Started
 from fractale.schedulers.job import ACTIVE, JobState
 from fractale.schedulers.request import Array
@@ -165,7 +165,7 @@ class Elements:
         if rest:
             job = Submitted(folder=self._folder, native_id=self._native_id, indices=tuple(rest))
             answer = await ask(job)
-            waits: dict[Record | None, JobStatus] = {}
+            waits: dict[JobRecord | None, JobStatus] = {}
             for index in rest:
                 found[index] = self._element(index, answer, waits, begun=index in begun)
         self._over.update({i: s for i, s in found.items() if s.over and s.state != "unknown"})
@@ -175,7 +175,7 @@ class Elements:
         self,
         index: int,
         answer: Answer,
-        waits: dict[Record | None, JobStatus],
+        waits: dict[JobRecord | None, JobStatus],
         *,
         begun: bool,
     ) -> JobStatus:

@@ -11,8 +11,8 @@ from typing import Final
 from fractale.durations import limit_text
 from fractale.jobs.logs import last_lines
 from fractale.jobs.model import JobStatus
-from fractale.schedulers.adapter import Record
-from fractale.schedulers.ends import MOST_LINES, Notice, notice_in, telling_line
+from fractale.schedulers.adapter import JobRecord
+from fractale.schedulers.ends import MOST_LINES, EndNotice, notice_in, telling_line
 from fractale.schedulers.folder import Ended, JobFolder, Started
 from fractale.schedulers.job import JobState
 from fractale.schedulers.positions import Positions
@@ -48,7 +48,7 @@ class Case:
     """
 
     def __init__(
-        self, folder: JobFolder, title: str, record: Record | None, trouble: str = ""
+        self, folder: JobFolder, title: str, record: JobRecord | None, trouble: str = ""
     ) -> None:
         self._folder = folder
         self._whole = whole_of(folder)
@@ -80,7 +80,7 @@ class Case:
     def _is_clearing(self, ended: Ended) -> bool:
         return abs(time.time() - ended.at) < CLEARING_SECONDS
 
-    def _contradicted(self, record: Record) -> JobStatus:
+    def _contradicted(self, record: JobRecord) -> JobStatus:
         """The scheduler says that it ended well, and the wrapper left nothing that says so."""
         shown = f"({record.evidence}: {record.said})"
         if record.ended is not None and abs(time.time() - record.ended) < UNSEEN_SECONDS:
@@ -112,7 +112,7 @@ class Case:
             words += self._by_whom()
         return self._make(state, words, "exit-code file")
 
-    def _by_record(self, record: Record) -> JobStatus:
+    def _by_record(self, record: JobRecord) -> JobStatus:
         state = record.state
         if state in ("failed", "completed"):
             if notice := self._notice():
@@ -124,7 +124,7 @@ class Case:
         words = f"{self._end_words(state, record)} ({record.evidence}: {record.said})"
         return self._make(state, words, record.evidence)
 
-    def _by_notice(self, notice: Notice) -> JobStatus:
+    def _by_notice(self, notice: EndNotice) -> JobStatus:
         """What the scheduler wrote into the job's output decides."""
         said = re.sub(r"[()]", "", notice.line)[:MOST_OF_NOTICE]
         return self._make(notice.state, f"{self._end_words(notice.state)} (log: {said})", "log")
@@ -132,7 +132,7 @@ class Case:
     def _by_cancellation(self, more: str) -> JobStatus:
         return self._make("cancelled", f"was cancelled{self._where()} by fractale {more}", "none")
 
-    def _end_words(self, state: JobState, record: Record | None = None) -> str:
+    def _end_words(self, state: JobState, record: JobRecord | None = None) -> str:
         if record and record.words:
             return record.words
         where = self._where()
@@ -160,7 +160,7 @@ class Case:
         more = f" ({limit_text(asked)} were asked for)" if asked and held - asked >= 1 else ""
         return f" of {limit_text(held)}{more}"
 
-    def _failure_words(self, record: Record | None) -> str:
+    def _failure_words(self, record: JobRecord | None) -> str:
         code = self._ended.code if self._ended else record.exit_code if record else None
         if self._started is None and code in _UNSTARTED:
             return _UNSTARTED[code]
@@ -168,7 +168,7 @@ class Case:
             return exit_words(code)
         return signal_words(record.signal) if record and record.signal else "failed"
 
-    def _notice(self) -> Notice | None:
+    def _notice(self) -> EndNotice | None:
         """What the scheduler wrote of the end into its own output.
 
         In the job's own log a launcher tells of memory; its time limits are those of steps.
@@ -185,7 +185,7 @@ class Case:
         position = Positions(self._whole).position(int(self._folder.path.name))
         return self._whole.path / f"{self._whole.scheduler_log.name}.{position}"
 
-    def _going_on(self, record: Record) -> JobStatus:
+    def _going_on(self, record: JobRecord) -> JobStatus:
         if self._ended:
             words = f"{exit_words(self._ended.code)}; {self._title} is still clearing up"
             return self._make("running", words, record.evidence)

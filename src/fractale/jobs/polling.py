@@ -27,7 +27,7 @@ from typing import Any, Final, cast
 
 from fractale.errors import DependencyMissing, JobError, SchedulerUnavailable
 from fractale.private import make_folder, open_private, write_private
-from fractale.schedulers.adapter import Record, Scheduler, Submitted
+from fractale.schedulers.adapter import JobRecord, Scheduler, Submitted
 from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.job import ACTIVE
 
@@ -52,7 +52,7 @@ class Answer:
         again: When it may be asked again, in Unix time.
     """
 
-    records: Mapping[int | None, Record] | None = None
+    records: Mapping[int | None, JobRecord] | None = None
     trouble: str = ""
     at: float = 0.0
     again: float = 0.0
@@ -257,5 +257,5 @@ def _index(name: str) -> int | None:
     return int(name) if name else None
 
 
-def _record(told: Mapping[str, Any]) -> Record:
-    return Record(**cast("dict[str, Any]", {**told, "nodes": tuple(told.get("nodes") or ())}))
+def _record(told: Mapping[str, Any]) -> JobRecord:
+    return JobRecord(**cast("dict[str, Any]", {**told, "nodes": tuple(told.get("nodes") or ())}))

@@ -23,7 +23,7 @@ from fractale.jobs.logs import read_ends, read_last_of_each, read_log, read_tail
 from fractale.jobs.model import JobLog, JobStatus
 from fractale.jobs.polling import Answer, Poller
 from fractale.jobs.removal import remove
-from fractale.schedulers.adapter import Record, Scheduler, Submitted
+from fractale.schedulers.adapter import JobRecord, Scheduler, Submitted
 from fractale.schedulers.asked import array_of
 from fractale.schedulers.folder import JobFolder, same_job
 from fractale.schedulers.job import JobHandle, JobSpec, Queue
@@ -92,7 +92,7 @@ class Jobs:
         # A job that a server submits must outlive the server's end.
         environment.pop(STARTED_BY, None)
         if adapters is None:
-            from fractale.schedulers.adapters import adapters_of
+            from fractale.schedulers.homes import adapters_of
 
             adapters = adapters_of(environment, queues or self._root / ".local", cores)
         self._adapters = dict(adapters)
@@ -468,7 +468,7 @@ class Jobs:
             if status.over and status.state != "unknown" and remove(JobFolder(handle.job_dir)):
                 del self._submitted[key]
 
-    async def records_of(self, native_id: str) -> Mapping[int | None, Record]:
+    async def records_of(self, native_id: str) -> Mapping[int | None, JobRecord]:
         """What the scheduler says of a job that fractale did not submit; it is only read.
 
         Args:

@@ -1,1 +1,7 @@
-"""What happened in a run, read from its folder without an engine: history, diff, export, prune."""
+"""What happened in a run, read from its directory without an engine.
+
+`history` is the model, and `history_reader` reads it from events. `jobs` has the batch jobs of a
+run; `plans` and `snapshot` have its plan, tools and versions. `diff`, `export`, `crate`,
+`recordings` and `freeze` are made from these. `listing` and `pruning` are about all runs of a state
+directory.
+"""

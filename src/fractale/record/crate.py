@@ -1,23 +1,26 @@
-"""A run as a Workflow Run RO-Crate: the plan, what went in and out, and every step's work.
+"""A run as a Workflow Run RO-Crate: the plan, inputs, outputs, and every step's work.
 
 The crate conforms to the profiles Process, Workflow and Provenance Run Crate 0.5 and Workflow
-RO-Crate 1.0. The plan is its main workflow; the run is a ``CreateAction``; each visit of a step
+RO-Crate 1.0. The plan is its main workflow; the run is a ``CreateAction``; each attempt of a step
 is a ``ControlAction`` on the ``CreateAction`` of what the step called. Values are files that are
 named by their content, so that an output that became an input is one entity.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from fractale.errors import DependencyMissing, UsageError
-from fractale.record.crate_entities import PLAN, Entities, id_of, one
-from fractale.record.export import input_values, transition_lines
-from fractale.record.history import RunHistory, Visit
-from fractale.record.history_values import resolve
+from fractale.plain import to_json
+from fractale.plan.paths import without_indexes
+from fractale.record.export import transition_lines
+from fractale.record.history import RecordedAttempt, RunHistory, input_values, resolve
 from fractale.record.plans import plan_file
 from fractale.store.run_record import RunRecord
 
@@ -31,6 +34,9 @@ PROFILES = (
 BIOSCHEMAS = "https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"
 HOME = "https://github.com/converged-computing/fractale"
 ENGINE, LANGUAGE, RUN = "#fractale", "#plan-language", "#run"
+PLAN = "plan.yaml"
+TYPES = {"bool": "Boolean", "int": "Integer", "float": "Float", "str": "Text"}
+NO_LICENCE = "No licence was given: ask who made this crate before you use it."
 STATUSES = {
     "success": "http://schema.org/CompletedActionStatus",
     "failure": "http://schema.org/FailedActionStatus",
@@ -54,7 +60,7 @@ def write_crate(history: RunHistory, folder: Path, *, licence: str | None = None
     """Write a run as an RO-Crate.
 
     Args:
-        folder: Made where it is not there.
+        folder: Created if it does not exist.
         licence: An SPDX name or a URL; without one the crate says that it has none.
 
     Returns:
@@ -62,7 +68,7 @@ def write_crate(history: RunHistory, folder: Path, *, licence: str | None = None
 
     Raises:
         DependencyMissing: The extra `crate` is not installed.
-        UsageError: The folder is not empty, the run visited no step, or its plan has changed.
+        UsageError: The directory is not empty, the run finished no step, or its plan has changed.
     """
     try:
         from rocrate.rocrate import ROCrate  # pyright: ignore[reportMissingImports, reportUnknownVariableType] - untyped
@@ -76,7 +82,7 @@ def write_crate(history: RunHistory, folder: Path, *, licence: str | None = None
             f"the plan of run {history.run} has changed since, or is gone",
             hint="a crate holds the plan that was run; put it back as it was",
         )
-    if not any(visit.outcome in STATUSES for visit in history.visits):
+    if not any(attempt.outcome in STATUSES for attempt in history.attempts):
         raise UsageError(f"run {history.run} finished no step: there is nothing to describe")
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty", hint="choose another folder")
@@ -95,17 +101,16 @@ class _Writer:
     def __init__(self, crate: Any, history: RunHistory) -> None:
         self._crate = crate
         self._history = history
-        self._entities = Entities(crate, history)
+        self._entities = _Entities(crate, history)
         self._actions: list[Any] = []
         self._controls: list[Any] = []
 
     def write(self, plan: Path, licence: str | None) -> None:
-        """Everything of the run."""
         self._engine()
         self._root(licence)
-        for visit in self._history.visits:
-            if visit.outcome in STATUSES:
-                self._visit(visit)
+        for attempt in self._history.attempts:
+            if attempt.outcome in STATUSES:
+                self._attempt(attempt)
         inputs = self._parameters("input", input_values(self._history))
         outputs = self._parameters("output", self._history.result.get("outputs") or {})
         self._workflow(plan, inputs, outputs)
@@ -148,30 +153,38 @@ class _Writer:
 
     # -- steps ----------------------------------------------------------------------------------
 
-    def _visit(self, visit: Visit) -> None:
-        """A visit: what the step called did its work, and the engine had it do so."""
-        place, words = f"{visit.path}#{visit.number}", f"`{visit.path}`, visit {visit.number}"
-        tools = [self._entities.tool(visit), *(self._entities.model(name) for name in visit.models)]
+    def _attempt(self, attempt: RecordedAttempt) -> None:
+        """The work of the tools and models of an attempt, and the engine's control of it."""
+        place, words = (
+            f"{attempt.path}#{attempt.number}",
+            f"`{attempt.path}`, attempt {attempt.number}",
+        )
+        tools = [
+            self._entities.tool(attempt),
+            *(self._entities.model(name) for name in attempt.models),
+        ]
         action = self._entities.add(
-            f"#action-{id_of(place)}",
+            f"#action-{_id_of(place)}",
             "CreateAction",
             name=f"Work of step {words}",
-            description=visit.description or visit.reason or f"{visit.kind} {visit.target or ''}",
+            description=attempt.description
+            or attempt.reason
+            or f"{attempt.kind} {attempt.target or ''}",
             instrument=tools,
-            **self._times(visit.started, visit.ended),
+            **self._times(attempt.started, attempt.ended),
             agent=self._entities.person,
-            object=self._values(visit.inputs, f"inputs of step {words}"),
-            result=self._values(visit.outputs, f"outputs of step {words}"),
-            **_status(visit.outcome, visit.error),
+            object=self._values(attempt.inputs, f"inputs of step {words}"),
+            result=self._values(attempt.outputs, f"outputs of step {words}"),
+            **_status(attempt.outcome, attempt.error),
         )
         control = self._entities.add(
-            f"#control-{id_of(place)}",
+            f"#control-{_id_of(place)}",
             "ControlAction",
             name=f"Step {words}",
-            description=f"{visit.outcome}, decided by {visit.decided_by}: {visit.reason}",
-            instrument=self._entities.step(visit),
+            description=f"{attempt.outcome}, decided by {attempt.decided_by}: {attempt.reason}",
+            instrument=self._entities.step(attempt),
             object=action,
-            **self._times(visit.started, visit.ended),
+            **self._times(attempt.started, attempt.ended),
         )
         self._actions.append(action)
         self._controls.append(control)
@@ -195,15 +208,15 @@ class _Writer:
             "programmingLanguage": {"@id": LANGUAGE},
             "conformsTo": {"@id": BIOSCHEMAS},
             "version": head.get("plan_hash"),
-            "step": one([{"@id": step.id} for step in self._entities.steps.values()]),
-            "hasPart": one([{"@id": tool.id} for tool in self._entities.tools.values()]),
+            "step": _one([{"@id": step.id} for step in self._entities.steps.values()]),
+            "hasPart": _one([{"@id": tool.id} for tool in self._entities.tools.values()]),
         }
         workflow = self._crate.add(
             ComputationalWorkflow(self._crate, str(plan), PLAN, properties=properties)
         )
         for side, parameters in (("input", inputs), ("output", outputs)):
             if parameters:
-                workflow[side] = one([parameter for parameter, _ in parameters.values()])
+                workflow[side] = _one([parameter for parameter, _ in parameters.values()])
         self._crate.mainEntity = workflow
         if (included := plan.parent / RunRecord.included_plans.name).is_dir() and plan.name == PLAN:
             self._crate.add_tree(included, included.name)
@@ -248,8 +261,8 @@ class _Writer:
         about = "every transition of the run, with values and calls"
         self._entities.file("transitions.jsonl", lines, about, "application/jsonl")
         for path, text in self._history.drafts.items():
-            about = f"the plan that a model drafted for step `{path}`, and a person accepted"
-            self._entities.file(f"drafts/{id_of(path)}.yaml", text, about, "application/yaml")
+            about = f"the plan that a model drafted for step `{path}`, and a user accepted"
+            self._entities.file(f"drafts/{_id_of(path)}.yaml", text, about, "application/yaml")
 
     def _read_me(self) -> None:
         history = self._history
@@ -270,9 +283,127 @@ def _iso(moment: float) -> str:
 
 
 def _status(status: str | None, error: Any) -> dict[str, str]:
-    """How an action ended; nothing where it has not: a run that waits is no failure."""
+    """How an action ended; empty if it has not: a run that waits has not failed."""
     if status not in STATUSES:
         return {}
     failed = STATUSES[status] == STATUSES["failed"]
-    told = {"error": str(error)} if failed and error else {}
-    return {"actionStatus": STATUSES[status], **told}
+    why = {"error": str(error)} if failed and error else {}
+    return {"actionStatus": STATUSES[status], **why}
+
+
+class _Entities:
+    """Adds entities to a crate of the package `rocrate`, each once.
+
+    Args:
+        crate: A `rocrate.rocrate.ROCrate`.
+        history: Of the run.
+    """
+
+    def __init__(self, crate: Any, history: RunHistory) -> None:
+        self._crate = crate
+        self._history = history
+        self.tools: dict[str, Any] = {}
+        self.steps: dict[str, Any] = {}
+        self.person = self.add(f"#person-{_id_of(_owner(history))}", "Person", name=_owner(history))
+
+    def add(self, entity_id: str, kind: Any, **properties: Any) -> Any:
+        """A contextual entity; properties that are None are left out."""
+        from rocrate.model.contextentity import ContextEntity
+
+        given = {name: _one(value) for name, value in properties.items() if value is not None}
+        return self._crate.add(
+            ContextEntity(self._crate, entity_id, properties={"@type": kind, **given})
+        )
+
+    def parameter(self, side: str, name: str, value: Any) -> tuple[Any, Any]:
+        """A parameter of the workflow, and its value in this run."""
+        parameter_id = f"#{side}-{_id_of(name)}"
+        value_id = f"{parameter_id}-value"
+        kind = TYPES.get(type(value).__name__)  # pyright: ignore[reportUnknownArgumentType] - JSON
+        shown = value if kind else to_json(value)
+        parameter = self.add(
+            parameter_id,
+            "FormalParameter",
+            name=name,
+            additionalType=kind or "PropertyValue",
+            workExample={"@id": value_id},
+        )
+        held = self.add(
+            value_id, "PropertyValue", name=name, value=shown, exampleOfWork={"@id": parameter_id}
+        )
+        return parameter, held
+
+    def value_file(self, value: Any, about: str) -> Any:
+        """A value as a JSON file named by its content."""
+        text = to_json(value, indent=1)
+        name = f"values/{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+        return self._crate.get(name) or self.file(name, text, about, "application/json")
+
+    def file(self, name: str, text: str, about: str, encoding: str) -> Any:
+        properties = {"name": about, "encodingFormat": encoding}
+        return self._crate.add_file(StringIO(text), dest_path=name, properties=properties)
+
+    def licence(self, licence: str | None) -> Any:
+        """A licence, by its SPDX name or URL; without one, a text that says so."""
+        if licence is None:
+            return NO_LICENCE
+        address = licence if "://" in licence else f"https://spdx.org/licenses/{licence}"
+        return self.add(address, "CreativeWork", name=licence)
+
+    def tool(self, attempt: RecordedAttempt) -> Any:
+        """The tool, prompt or agent of a step; a step with an inside is the engine's own work."""
+        name = attempt.target or {"agent": "ask"}.get(attempt.kind) or f"fractale {attempt.kind}"
+        key = f"#tool-{_id_of(f'{attempt.kind}-{name}')}"
+        if key not in self.tools:
+            self.tools[key] = self.add(
+                key,
+                "SoftwareApplication",
+                name=name,
+                description=f"the {attempt.kind} that steps of the plan call",
+                softwareVersion=self._schema_hash(name),
+            )
+        return self.tools[key]
+
+    def _schema_hash(self, name: str) -> str | None:
+        digest = self._history.tools.get(name)
+        return f"schema sha256:{digest}" if digest else None
+
+    def model(self, name: str) -> Any:
+        key = f"#model-{_id_of(name)}"
+        if key not in self.tools:
+            self.tools[key] = self.add(
+                key, "SoftwareApplication", name=name, description="a language model"
+            )
+        return self.tools[key]
+
+    def step(self, attempt: RecordedAttempt) -> Any:
+        """The step of an attempt; the items of a foreach are one step."""
+        path = without_indexes(attempt.path)
+        if path not in self.steps:
+            self.steps[path] = self.add(
+                f"{PLAN}#{_id_of(path)}",
+                "HowToStep",
+                name=path,
+                description=attempt.description or None,
+                position=str(len(self.steps) + 1),
+                workExample=self.tool(attempt),
+            )
+        return self.steps[path]
+
+
+def _owner(history: RunHistory) -> str:
+    """The user who owns the run's directory."""
+    try:
+        return history.folder.path.owner()
+    except (KeyError, OSError, NotImplementedError):  # no such user on this machine any more
+        return "unknown"
+
+
+def _one(value: Any) -> Any:
+    """The only value of a list of one: JSON-LD has no list of one."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - JSON
+
+
+def _id_of(text: str) -> str:
+    """A text as a part of an identifier, without characters that have a meaning in a URL."""
+    return quote(text, safe="").replace("%2F", "/").replace("%", "_")

@@ -1,31 +1,30 @@
-"""Two runs side by side: where they part, and what differs in each visit."""
+"""Compares two runs: where they part, and what differs in each attempt."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
 from fractale.errors import NotRecorded
 from fractale.pins import ToolChange, change_between
-from fractale.record.diff_fork import ForkedFrom, from_fork
-from fractale.record.history import RunHistory, Visit
-from fractale.record.history_values import resolve
-from fractale.record.offered import read_offered
+from fractale.record.history import RecordedAttempt, RunHistory, input_values, resolve
+from fractale.record.snapshot import read_snapshot
 
 RUN_DIR = "RUN_DIR"
-"""Stands for each run's own folder, so that a path in it is no difference."""
+"""Replaces each run's own directory, so that a path in it is not a difference."""
 OF_EACH_JOB = ("job_id", "submitted", "started", "ended", "seconds", "log_file")
-"""What two jobs never have in common: times, and what a scheduler calls them."""
+"""Outputs that always differ between two jobs: times and ids."""
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """One place where two JSON values differ; `missing` names the side that has nothing there.
+class ValueChange:
+    """One place where two JSON values differ.
 
     Args:
         path: Such as ``jobspec.nodes`` or ``[2].name``; empty for the whole value.
-        missing: ``a``, ``b`` or nothing.
+        missing: The side that has no value there: ``a``, ``b``, or empty.
     """
 
     path: str
@@ -34,27 +33,44 @@ class Change:
     missing: str = ""
 
 
-@dataclass(slots=True, kw_only=True)
-class VisitDiff:
-    """One visit of a step in both runs, or in one of them.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForkedFrom:
+    """Where one of two runs was forked from the other one.
 
     Args:
-        number: Which visit of the step it is, from 1.
+        fork: Which of them it is: ``a`` or ``b``.
+        step: The step's path.
+        visit: Which attempt of it in the other run, from 1.
+        before: How many attempts the other run had made; the fork has their results.
+    """
+
+    fork: str
+    step: str
+    visit: int
+    before: int
+
+
+@dataclass(slots=True, kw_only=True)
+class AttemptDiff:
+    """One attempt of a step in both runs, or in one of them.
+
+    Args:
+        number: Which attempt of the step it is, from 1.
         changed: What differs, in the order in which it happened: ``inputs``, ``calls``,
             ``outputs``, ``outcome``, ``path`` (where it led, or that only one run has it).
     """
 
     path: str
     number: int
-    a: Visit | None
-    b: Visit | None
+    a: RecordedAttempt | None
+    b: RecordedAttempt | None
     changed: list[str] = field(default_factory=list[str])
-    inputs: list[Change] = field(default_factory=list[Change])
-    outputs: list[Change] = field(default_factory=list[Change])
+    inputs: list[ValueChange] = field(default_factory=list[ValueChange])
+    outputs: list[ValueChange] = field(default_factory=list[ValueChange])
 
     @property
     def parts(self) -> bool:
-        """Whether the ways of the runs part here."""
+        """Whether the runs part here."""
         return "path" in self.changed
 
 
@@ -64,16 +80,16 @@ class RunDiff:
 
     Args:
         about: What was run: plan, its hash, inputs, models, versions, tools' schemas.
-        visits: Every visit of either run, in the order of the first; of a run and its fork, those
+        attempts: Those of either run, in the order of the first one; of a run and its fork, those
             from the fork on, numbered as in the run that was forked.
         forked: Where one was forked from the other one.
-        tools: The tools that both runs were offered, and that were described in another way.
+        tools: The tools that both runs were offered and whose definitions differ.
     """
 
     a: RunHistory
     b: RunHistory
-    about: list[Change]
-    visits: list[VisitDiff]
+    about: list[ValueChange]
+    attempts: list[AttemptDiff]
     forked: ForkedFrom | None = None
     tools: list[ToolChange] = field(default_factory=list[ToolChange])
 
@@ -88,38 +104,88 @@ class RunDiff:
         )
 
     @property
-    def first(self) -> VisitDiff | None:
-        """The first visit in which anything but time differs."""
-        return next((visit for visit in self.visits if visit.changed), None)
+    def first(self) -> AttemptDiff | None:
+        """The first attempt in which anything but time differs."""
+        return next((attempt for attempt in self.attempts if attempt.changed), None)
 
     @property
-    def parting(self) -> VisitDiff | None:
-        """The first visit after which the runs went other ways."""
-        return next((visit for visit in self.visits if visit.parts), None)
+    def parting(self) -> AttemptDiff | None:
+        """The first attempt after which the runs took different paths."""
+        return next((attempt for attempt in self.attempts if attempt.parts), None)
 
 
 def diff_runs(a: RunHistory, b: RunHistory) -> RunDiff:
     """Compare two runs.
 
-    Visits are paired by their step and by which visit of it they are, so that steps that ran at
+    Visits are paired by their step and by which attempt of it they are, so that steps that ran at
     the same time may have been entered in any order.
     """
-    ours, theirs, forked = from_fork(a, b)
+    ours, theirs, forked = _from_fork(a, b)
     return RunDiff(
         a=a,
         b=b,
         about=list(changes(_about(a), _about(b))),
-        visits=[_compare(a, b, one, other) for one, other in _pairs(ours, theirs)],
+        attempts=[_compare(a, b, one, other) for one, other in _pairs(ours, theirs)],
         forked=forked,
         tools=_tool_changes(a, b),
     )
 
 
+def _from_fork(
+    a: RunHistory, b: RunHistory
+) -> tuple[Sequence[RecordedAttempt], Sequence[RecordedAttempt], ForkedFrom | None]:
+    """The attempts of two runs that can differ, numbered alike.
+
+    Of a run and its fork these are the ones from the fork on: what came before is one and the same,
+    and only the first run's record has it. The fork's are then counted on from there.
+    """
+    if _parent(b).get("run") == a.run:
+        ours, theirs, at = _aligned(a, b, "b")
+        return ours, theirs, at
+    if _parent(a).get("run") == b.run:
+        theirs, ours, at = _aligned(b, a, "a")
+        return ours, theirs, at
+    return a.attempts, b.attempts, None
+
+
+def _parent(history: RunHistory) -> Mapping[str, Any]:
+    return history.head.get("parent") or {}
+
+
+def _aligned(
+    parent: RunHistory, fork: RunHistory, side: str
+) -> tuple[Sequence[RecordedAttempt], Sequence[RecordedAttempt], ForkedFrom]:
+    step, number = str(_parent(fork).get("step")), int(_parent(fork).get("attempt") or 1)
+    places = [(attempt.path, attempt.number) for attempt in parent.attempts]
+    # A run can be forked at a step that it stopped in front of.
+    place = places.index((step, number)) if (step, number) in places else len(places)
+    around = list(_around(parent.attempts[place])) if place < len(places) else []
+    before = [each for each in parent.attempts[:place] if not any(each is one for one in around)]
+    kept = [*(_since(each, parent.attempts[place]) for each in around), *parent.attempts[place:]]
+    made = Counter(attempt.path for attempt in before)
+    counted = [
+        replace(attempt, number=attempt.number + made[attempt.path]) for attempt in fork.attempts
+    ]
+    return kept, counted, ForkedFrom(fork=side, step=step, visit=number, before=len(before))
+
+
+def _around(attempt: RecordedAttempt) -> Iterator[RecordedAttempt]:
+    """The attempts around an attempt, the outermost first: the fork started them again."""
+    if attempt.parent is not None:
+        yield from _around(attempt.parent)
+        yield attempt.parent
+
+
+def _since(around: RecordedAttempt, attempt: RecordedAttempt) -> RecordedAttempt:
+    """An attempt without the calls that it made before one inside of it."""
+    return replace(around, calls=[each for each in around.calls if each.started >= attempt.started])
+
+
 def _tool_changes(a: RunHistory, b: RunHistory) -> list[ToolChange]:
-    """The tools of both runs that changed; none where a record does not say what there was."""
+    """The tools of both runs that changed; none if a record has no tools."""
     try:
-        before = {tool.qualified_name: tool for tool in read_offered(a.folder).tools}
-        now = {tool.qualified_name: tool for tool in read_offered(b.folder).tools}
+        before = {tool.qualified_name: tool for tool in read_snapshot(a.folder).tools}
+        now = {tool.qualified_name: tool for tool in read_snapshot(b.folder).tools}
     except NotRecorded:
         return []
     return [
@@ -131,11 +197,10 @@ def _tool_changes(a: RunHistory, b: RunHistory) -> list[ToolChange]:
 
 def _about(history: RunHistory) -> dict[str, Any]:
     head = history.head
-    inputs = {name: resolve(history.folder, value) for name, value in history.inputs.items()}
     return {
         "plan": head.get("plan"),
         "plan_hash": head.get("plan_hash"),
-        "inputs": inputs,
+        "inputs": input_values(history),
         "models": history.models,
         "versions": dict(history.versions),
         "tools": dict(history.tools),
@@ -143,40 +208,44 @@ def _about(history: RunHistory) -> dict[str, Any]:
 
 
 def _pairs(
-    ours: Sequence[Visit], theirs: Sequence[Visit]
-) -> Iterator[tuple[Visit | None, Visit | None]]:
-    """Both runs' visits in pairs: in the first one's order, the other's own where they come."""
-    known = {(visit.path, visit.number) for visit in ours}
-    there = {(visit.path, visit.number): place for place, visit in enumerate(theirs)}
-    told = 0
-    for visit in ours:
-        place = there.get((visit.path, visit.number))
-        if place is not None and place >= told:
-            yield from _only_there(theirs[told:place], known)
-            told = place + 1
-        yield visit, None if place is None else theirs[place]
-    yield from _only_there(theirs[told:], known)
+    ours: Sequence[RecordedAttempt], theirs: Sequence[RecordedAttempt]
+) -> Iterator[tuple[RecordedAttempt | None, RecordedAttempt | None]]:
+    """Both runs' attempts in pairs, in the first one's order, the other's own in between."""
+    known = {(attempt.path, attempt.number) for attempt in ours}
+    there = {(attempt.path, attempt.number): place for place, attempt in enumerate(theirs)}
+    done = 0
+    for attempt in ours:
+        place = there.get((attempt.path, attempt.number))
+        if place is not None and place >= done:
+            yield from _only_there(theirs[done:place], known)
+            done = place + 1
+        yield attempt, None if place is None else theirs[place]
+    yield from _only_there(theirs[done:], known)
 
 
 def _only_there(
-    theirs: Sequence[Visit], known: set[tuple[str, int]]
-) -> Iterator[tuple[None, Visit]]:
+    theirs: Sequence[RecordedAttempt], known: set[tuple[str, int]]
+) -> Iterator[tuple[None, RecordedAttempt]]:
     return ((None, v) for v in theirs if (v.path, v.number) not in known)
 
 
-def _compare(a: RunHistory, b: RunHistory, one: Visit | None, other: Visit | None) -> VisitDiff:
-    visit = one or other
-    assert visit is not None  # noqa: S101 - a pair has at least one
-    found = VisitDiff(path=visit.path, number=visit.number, a=one, b=other)
+def _compare(
+    a: RunHistory, b: RunHistory, one: RecordedAttempt | None, other: RecordedAttempt | None
+) -> AttemptDiff:
+    attempt = one or other
+    assert attempt is not None  # noqa: S101 - a pair has at least one
+    found = AttemptDiff(path=attempt.path, number=attempt.number, a=one, b=other)
     if one is None or other is None:
         found.changed.append("path")
         return found
     ended = one.outcome is not None and other.outcome is not None  # else they are not known yet
     if ended:
         found.inputs = list(changes(_value(a, one.inputs), _value(b, other.inputs)))
-    if ended and one.outputs_cut == other.outputs_cut:  # a whole value is none beside a short one
+    if (
+        ended and one.outputs_cut == other.outputs_cut
+    ):  # a cut value cannot be compared with a whole one
         whole = changes(_value(a, one.outputs), _value(b, other.outputs))
-        found.outputs = [each for each in whole if not _is_of_each_job(visit, each)]
+        found.outputs = [each for each in whole if not _is_of_each_job(attempt, each)]
     differs = {
         "inputs": bool(found.inputs),
         "calls": _calls(a, one) != _calls(b, other),
@@ -188,22 +257,22 @@ def _compare(a: RunHistory, b: RunHistory, one: Visit | None, other: Visit | Non
     return found
 
 
-def _is_of_each_job(visit: Visit, change: Change) -> bool:
-    """Whether two jobs differ in it that did the same; of a foreach the path has an index."""
+def _is_of_each_job(attempt: RecordedAttempt, change: ValueChange) -> bool:
+    """Whether the change is in a time or id of a job; in a foreach its path has an index."""
     name = change.path.rpartition("].")[2] if change.path.startswith("[") else change.path
-    return visit.kind == "job" and name in OF_EACH_JOB
+    return attempt.kind == "job" and name in OF_EACH_JOB
 
 
-def _calls(history: RunHistory, visit: Visit) -> list[Any]:
-    """What was called with what; calls that ran at the same time may be told in any order."""
+def _calls(history: RunHistory, attempt: RecordedAttempt) -> list[Any]:
+    """The calls with their arguments, sorted: concurrent calls may be recorded in any order."""
     return sorted(
         (call.kind, call.name, call.step, call.agent, repr(_value(history, call.arguments)))
-        for call in visit.calls
+        for call in attempt.calls
     )
 
 
 def _value(history: RunHistory, value: Any) -> Any:
-    """A value in full, without the run's own folder in it."""
+    """The whole value, without the run's own directory in it."""
     return _without(resolve(history.folder, value), str(history.folder.path.absolute()))
 
 
@@ -218,32 +287,32 @@ def _without(value: Any, folder: str) -> Any:
     return value
 
 
-def changes(a: Any, b: Any, path: str = "") -> Iterator[Change]:
-    """Where two JSON values differ, each place once."""
+def changes(a: Any, b: Any, path: str = "") -> Iterator[ValueChange]:
+    """The places where two JSON values differ."""
     if isinstance(a, dict) and isinstance(b, dict):
         yield from _of_tables(cast("dict[str, Any]", a), cast("dict[str, Any]", b), path)
     elif isinstance(a, list) and isinstance(b, list):
         yield from _of_lists(cast("list[Any]", a), cast("list[Any]", b), path)
     elif a != b or isinstance(a, bool) != isinstance(b, bool):
-        yield Change(path, a, b)
+        yield ValueChange(path, a, b)
 
 
-def _of_lists(a: list[Any], b: list[Any], path: str) -> Iterator[Change]:
-    """Item by item where there are as many; else as a whole: which one is new is not known."""
+def _of_lists(a: list[Any], b: list[Any], path: str) -> Iterator[ValueChange]:
+    """Item by item if both have as many; otherwise the whole lists."""
     if len(a) != len(b):
-        yield Change(path, a, b)
+        yield ValueChange(path, a, b)
         return
     for index, (one, other) in enumerate(zip(a, b, strict=True)):
         yield from changes(one, other, f"{path}[{index}]")
 
 
-def _of_tables(a: dict[str, Any], b: dict[str, Any], path: str) -> Iterator[Change]:
+def _of_tables(a: dict[str, Any], b: dict[str, Any], path: str) -> Iterator[ValueChange]:
     for key in dict.fromkeys([*a, *b]):
         place = f"{path}.{key}" if path else str(key)
         if key not in b:
-            yield Change(place, a[key], None, missing="b")
+            yield ValueChange(place, a[key], None, missing="b")
         elif key not in a:
-            yield Change(place, None, b[key], missing="a")
+            yield ValueChange(place, None, b[key], missing="a")
         else:
             yield from changes(a[key], b[key], place)
 
@@ -265,41 +334,46 @@ def diff_data(diff: RunDiff) -> dict[str, Any]:
         ],
         "first_difference": _place(diff.first),
         "parting": _place(diff.parting),
-        "visits": [_visit(visit) for visit in diff.visits],
+        "visits": [_attempt(attempt) for attempt in diff.attempts],
     }
 
 
 def _side(history: RunHistory) -> dict[str, Any]:
-    visits = len(history.visits)
-    return {"run": history.run, "status": history.status, "visits": visits, "usage": history.usage}
-
-
-def _place(visit: VisitDiff | None) -> dict[str, Any] | None:
-    if visit is None:
-        return None
-    return {"step": visit.path, "visit": visit.number, "changed": visit.changed}
-
-
-def _visit(visit: VisitDiff) -> dict[str, Any]:
+    attempts = len(history.attempts)
     return {
-        "step": visit.path,
-        "visit": visit.number,
-        "changed": visit.changed,
-        "a": _of_visit(visit.a),
-        "b": _of_visit(visit.b),
-        "inputs": [_change(change) for change in visit.inputs],
-        "outputs": [_change(change) for change in visit.outputs],
+        "run": history.run,
+        "status": history.status,
+        "visits": attempts,
+        "usage": history.usage,
     }
 
 
-def _of_visit(visit: Visit | None) -> dict[str, Any] | None:
-    if visit is None:
+def _place(attempt: AttemptDiff | None) -> dict[str, Any] | None:
+    if attempt is None:
+        return None
+    return {"step": attempt.path, "visit": attempt.number, "changed": attempt.changed}
+
+
+def _attempt(attempt: AttemptDiff) -> dict[str, Any]:
+    return {
+        "step": attempt.path,
+        "visit": attempt.number,
+        "changed": attempt.changed,
+        "a": _of_attempt(attempt.a),
+        "b": _of_attempt(attempt.b),
+        "inputs": [_change(change) for change in attempt.inputs],
+        "outputs": [_change(change) for change in attempt.outputs],
+    }
+
+
+def _of_attempt(attempt: RecordedAttempt | None) -> dict[str, Any] | None:
+    if attempt is None:
         return None
     names = ("outcome", "event", "decided_by", "reason", "error", "next", "seconds", "tokens")
-    return {name: getattr(visit, name) for name in names}
+    return {name: getattr(attempt, name) for name in names}
 
 
-def _change(change: Change) -> dict[str, Any]:
+def _change(change: ValueChange) -> dict[str, Any]:
     data: dict[str, Any] = {"path": change.path}
     if change.missing != "a":
         data["a"] = change.a

@@ -1,25 +1,55 @@
-"""A run for research: its graph with what was taken of it, and every transition."""
+"""A run for research: its graph with the transitions that were taken.
+
+The graph can be written as JSON, Mermaid or GraphML, and the transitions as lines of JSON. Names
+from a plan or a model cannot become syntax: ids are generated, and labels are quoted.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+from xml.sax.saxutils import escape
 
 from fractale.errors import PlanError
 from fractale.plain import to_json
 from fractale.plan.build import parse_plan
+from fractale.plan.inert import inert
+from fractale.plan.mermaid import ENTITIES
 from fractale.plan.model import END_FAILED, END_SUCCESS, FAILURE, SUCCESS, Plan, Step
-from fractale.record.history import RunHistory, Visit, without_indexes
-from fractale.record.history_values import resolve, results_of, visit_data
+from fractale.plan.paths import without_indexes
+from fractale.record.history import RecordedAttempt, RunHistory, attempt_data, results_of
 from fractale.record.plans import plan_of
 
 START = "start"
 ENDS = (END_SUCCESS, END_FAILED)
+XML_TYPES = {"str": "string", "int": "int", "float": "double", "bool": "boolean"}
+ATTEMPT_FIELDS = (
+    "target",
+    "attempt",
+    "outcome",
+    "decided_by",
+    "reason",
+    "error",
+    "code",
+    "started",
+    "ended",
+    "seconds",
+    "tokens",
+    "cost",
+    "inputs",
+    "outputs",
+    "outputs_cut",
+    "calls",
+    "items",
+    "questions",
+    "warnings",
+)
+"""Fields of the attempt that a transition ends."""
 
 
 @dataclass(slots=True, kw_only=True)
-class Node:
+class GraphNode:
     """A step, or the start or an end of a plan.
 
     Args:
@@ -27,7 +57,7 @@ class Node:
         kind: Of the step; ``start`` or ``end``.
         parent: The step around it; empty at the top.
         drafted: Whether a model wrote it.
-        visits: How often it was entered, and `succeeded`, `failed`, `skipped`: with which end.
+        visits: How many attempts it had; `succeeded`, `failed`, `skipped`: their outcomes.
     """
 
     id: str
@@ -46,8 +76,8 @@ class Node:
 
 
 @dataclass(slots=True, kw_only=True)
-class Edge:
-    """A transition: from where, on which event, to where, and how often it was taken."""
+class GraphEdge:
+    """A transition on an event, and how often it was taken."""
 
     source: str
     target: str
@@ -60,35 +90,35 @@ class RunGraph:
     """The graph of a run.
 
     Args:
-        complete: Whether the plan was there; else the graph is only of what was taken.
+        complete: Whether the plan was found; otherwise the graph has only what the run did.
     """
 
     run: str
     plan: str
     complete: bool
-    nodes: dict[str, Node] = field(default_factory=dict[str, Node])
-    edges: dict[tuple[str, str, str], Edge] = field(
-        default_factory=dict[tuple[str, str, str], Edge]
+    nodes: dict[str, GraphNode] = field(default_factory=dict[str, GraphNode])
+    edges: dict[tuple[str, str, str], GraphEdge] = field(
+        default_factory=dict[tuple[str, str, str], GraphEdge]
     )
 
-    def add_node(self, node: Node) -> Node:
-        """Add a node, if there is none of its id; returns the one that is there."""
+    def add_node(self, node: GraphNode) -> GraphNode:
+        """Add a node unless its id is known; returns the node of that id."""
         return self.nodes.setdefault(node.id, node)
 
-    def add_edge(self, source: str, event: str, target: str) -> Edge:
-        """Add an edge, if it is not there; returns the one that is."""
-        edge = Edge(source=source, target=target, event=event)
+    def add_edge(self, source: str, event: str, target: str) -> GraphEdge:
+        """Add an edge unless it is known; returns it."""
+        edge = GraphEdge(source=source, target=target, event=event)
         return self.edges.setdefault((source, event, target), edge)
 
     def add_end(self, prefix: str, name: str) -> str:
         """Add the start or an end of a plan; returns its id."""
         kind = START if name == START else "end"
-        node = Node(id=prefix + name, name=name, kind=kind, parent=prefix.removesuffix("/"))
+        node = GraphNode(id=prefix + name, name=name, kind=kind, parent=prefix.removesuffix("/"))
         return self.add_node(node).id
 
 
 def graph_of(history: RunHistory) -> RunGraph:
-    """The graph of a run: the plan's with its drafts, and how often each part was taken."""
+    """The graph of a run: its plan and drafts, with how often each part was used."""
     plan = plan_of(history.folder, history.head)
     graph = RunGraph(history.run, str(history.head.get("plan")), complete=plan is not None)
     if plan is not None:
@@ -97,8 +127,8 @@ def graph_of(history: RunHistory) -> RunGraph:
         prefix = f"{without_indexes(path)}/"
         if (draft := _draft(text, path)) is not None:
             _add_plan(graph, draft, prefix, drafted=True)
-    for visit in history.visits:
-        _add_visit(graph, visit)
+    for attempt in history.attempts:
+        _add_attempt(graph, attempt)
     return graph
 
 
@@ -122,7 +152,7 @@ def _add_plan(graph: RunGraph, plan: Plan, prefix: str, *, drafted: bool = False
 def _add_step(graph: RunGraph, step: Step, prefix: str, *, drafted: bool) -> None:
     path = prefix + step.name
     graph.add_node(
-        Node(
+        GraphNode(
             id=path,
             name=step.name,
             kind=step.kind,
@@ -137,33 +167,35 @@ def _add_step(graph: RunGraph, step: Step, prefix: str, *, drafted: bool) -> Non
         _add_plan(graph, step.plan, f"{path}/", drafted=drafted)
 
 
-def _add_transition(graph: RunGraph, prefix: str, source: str, event: str, target: str) -> Edge:
+def _add_transition(
+    graph: RunGraph, prefix: str, source: str, event: str, target: str
+) -> GraphEdge:
     end = graph.add_end(prefix, target) if target in ENDS else prefix + target
     return graph.add_edge(prefix + source, event, end)
 
 
-def _add_visit(graph: RunGraph, visit: Visit) -> None:
-    path = without_indexes(visit.path)
+def _add_attempt(graph: RunGraph, attempt: RecordedAttempt) -> None:
+    path = without_indexes(attempt.path)
     parent, _, name = path.rpartition("/")
     node = graph.add_node(
-        Node(id=path, name=name, kind=visit.kind, target=visit.target or "", parent=parent)
+        GraphNode(id=path, name=name, kind=attempt.kind, target=attempt.target or "", parent=parent)
     )
-    node.visits += visit.outcome != "skipped"
-    node.succeeded += visit.outcome == SUCCESS
-    node.failed += visit.outcome == FAILURE
-    node.skipped += visit.outcome == "skipped"
-    node.seconds = round(node.seconds + (visit.seconds or 0.0), 3)
-    node.tokens += visit.tokens
-    node.cost = round(node.cost + visit.cost, 6)
+    node.visits += attempt.outcome != "skipped"
+    node.succeeded += attempt.outcome == SUCCESS
+    node.failed += attempt.outcome == FAILURE
+    node.skipped += attempt.outcome == "skipped"
+    node.seconds = round(node.seconds + (attempt.seconds or 0.0), 3)
+    node.tokens += attempt.tokens
+    node.cost = round(node.cost + attempt.cost, 6)
     prefix = f"{parent}/" if parent else ""
-    if visit.next:
-        _add_transition(graph, prefix, name, visit.event or SUCCESS, visit.next).taken += 1
-    if visit.previous is None and visit.kind and not _beside_others(graph, parent):
+    if attempt.next:
+        _add_transition(graph, prefix, name, attempt.event or SUCCESS, attempt.next).taken += 1
+    if attempt.previous is None and attempt.kind and not _beside_others(graph, parent):
         graph.add_edge(graph.add_end(prefix, START), START, path).taken += 1
 
 
 def _beside_others(graph: RunGraph, parent: str) -> bool:
-    """Whether a step stands in a parallel block, where no step leads to another."""
+    """Whether a step is in a parallel block, where no step leads to another."""
     return parent in graph.nodes and graph.nodes[parent].kind == "parallel"
 
 
@@ -179,54 +211,30 @@ def graph_data(graph: RunGraph) -> dict[str, Any]:
 
 
 def transitions(history: RunHistory) -> Iterator[dict[str, Any]]:
-    """Every transition of a run, in the order in which they were taken: a mapping each.
+    """Every transition of a run, in the order in which they were taken.
 
-    A visit without an end led nowhere and is left out. A step of a parallel block has an end, but
-    leads to no other step: its `to` is null.
+    An attempt that did not end is left out. A step of a parallel block leads to no other step: its
+    `to` is null.
     """
     results = results_of(history.folder, history.calls())
-    ended = [visit for visit in history.visits if visit.ended is not None]
-    for number, visit in enumerate(sorted(ended, key=lambda v: v.ended or 0.0), 1):
-        data = visit_data(history, visit, results)
-        prefix = visit.path.removesuffix(visit.name)
+    ended = [attempt for attempt in history.attempts if attempt.ended is not None]
+    for number, attempt in enumerate(sorted(ended, key=lambda v: v.ended or 0.0), 1):
+        data = attempt_data(history, attempt, results)
+        prefix = attempt.path.removesuffix(attempt.name)
         yield {
             "run": history.run,
             "plan": history.head.get("plan"),
             "plan_hash": history.head.get("plan_hash"),
             "number": number,
-            "from": visit.path,
-            "event": visit.event,
-            "to": f"{prefix}{visit.next}" if visit.next else None,
-            "came_from": f"{prefix}{visit.previous}" if visit.previous else None,
-            "type": visit.kind,
-            "visit": visit.number,
-            "models": visit.models,
-            **{key: data[key] for key in TOLD},
+            "from": attempt.path,
+            "event": attempt.event,
+            "to": f"{prefix}{attempt.next}" if attempt.next else None,
+            "came_from": f"{prefix}{attempt.previous}" if attempt.previous else None,
+            "type": attempt.kind,
+            "visit": attempt.number,
+            "models": attempt.models,
+            **{key: data[key] for key in ATTEMPT_FIELDS},
         }
-
-
-TOLD = (
-    "target",
-    "attempt",
-    "outcome",
-    "decided_by",
-    "reason",
-    "error",
-    "code",
-    "started",
-    "ended",
-    "seconds",
-    "tokens",
-    "cost",
-    "inputs",
-    "outputs",
-    "outputs_cut",
-    "calls",
-    "items",
-    "questions",
-    "warnings",
-)
-"""What a transition tells of the visit that it ends."""
 
 
 def transition_lines(history: RunHistory) -> Iterator[str]:
@@ -235,6 +243,119 @@ def transition_lines(history: RunHistory) -> Iterator[str]:
         yield to_json(each, default=str)
 
 
-def input_values(history: RunHistory) -> dict[str, Any]:
-    """The inputs that the run was started with, in full; secret ones are not kept."""
-    return {name: resolve(history.folder, value) for name, value in history.inputs.items()}
+# -- as Mermaid and as GraphML ------------------------------------------------------------------
+
+
+def mermaid(graph: RunGraph) -> str:
+    """The graph as a Mermaid flowchart: thick arrows were taken, dotted arrows were not."""
+    ids = {path: f"n{number}" for number, path in enumerate(graph.nodes, 1)}
+    title = to_json(f"{inert(graph.plan, 200)}, run {graph.run}")
+    lines = ["---", f"title: {title}", "---", "flowchart TD"]
+    lines += _level(graph, ids, "", "    ")
+    lines += [_arrow(edge, ids) for edge in graph.edges.values()]
+    for name, style in (
+        ("ok", "stroke:#2a7d2a,stroke-width:2px"),
+        ("bad", "stroke:#b02020,stroke-width:2px"),
+        ("unseen", "stroke-dasharray:4 4,color:#888"),
+    ):
+        lines.append(f"    classDef {name} {style}")
+    lines += [f"    class {ids[path]} {_class(n)}" for path, n in graph.nodes.items() if _class(n)]
+    return "\n".join(lines) + "\n"
+
+
+def _level(graph: RunGraph, ids: dict[str, str], parent: str, indent: str) -> Iterator[str]:
+    """The nodes below one, those with an inside as subgraphs."""
+    inside = {node.parent for node in graph.nodes.values()}
+    for path, node in graph.nodes.items():
+        if node.parent != parent:
+            continue
+        if path in inside:
+            yield f"{indent}subgraph {ids[path]}[{_label(node)}]"
+            yield from _level(graph, ids, path, indent + "    ")
+            yield f"{indent}end"
+        elif node.kind in ("start", "end"):
+            yield f"{indent}{ids[path]}([{_quoted(node.name)}])"
+        else:
+            yield f"{indent}{ids[path]}[{_label(node)}]"
+
+
+def _label(node: GraphNode) -> str:
+    counts = [_times(node.visits)] if node.visits else []
+    counts += [f"{node.failed} failed"] if node.failed else []
+    counts += [f"{node.skipped} skipped"] if node.skipped else []
+    rows = [node.name, f"{node.kind} {node.target}".strip(), ", ".join(counts) or "not reached"]
+    return _quoted(*rows)
+
+
+def _times(number: int) -> str:
+    return f"{number}\u00d7"
+
+
+def _quoted(*rows: str) -> str:
+    return '"' + "<br/>".join(inert(row, 120).translate(ENTITIES) for row in rows) + '"'
+
+
+def _class(node: GraphNode) -> str:
+    if node.kind in ("start", "end"):
+        return ""
+    if not node.visits:
+        return "unseen"
+    return "bad" if node.failed else "ok"
+
+
+def _arrow(edge: GraphEdge, ids: dict[str, str]) -> str:
+    words = "" if edge.event == "start" else edge.event
+    if edge.taken > 1:
+        words = f"{words} {_times(edge.taken)}".strip()
+    label = f"|{_quoted(words)}|" if words else ""
+    line = "==>" if edge.taken else "-.->"
+    return f"    {ids[edge.source]} {line}{label} {ids[edge.target]}"
+
+
+def graphml(graph: RunGraph) -> str:
+    """The graph as GraphML, which Gephi, yEd, NetworkX and igraph read."""
+    keys: list[str] = []
+    for kind, made in (("node", GraphNode), ("edge", GraphEdge)):
+        for each in fields(made):
+            if each.name not in ("id", "source", "target") or kind == "node":
+                name = f"{kind}_{each.name}"
+                attr = XML_TYPES[str(each.type)]
+                keys.append(
+                    f'  <key id="{name}" for="{kind}" attr.name="{each.name}" attr.type="{attr}"/>'
+                )
+    ids = {path: f"n{number}" for number, path in enumerate(graph.nodes, 1)}
+    body = [line for path, node in graph.nodes.items() for line in _xml_node(node, ids[path])]
+    body += [line for edge in graph.edges.values() for line in _xml_edge(edge, ids)]
+    return "\n".join(
+        [
+            '<?xml version="1.0" encoding="UTF-8"?>',
+            '<graphml xmlns="http://graphml.graphdrawing.org/xmlns">',
+            *keys,
+            f'  <graph id="run_{_xml(graph.run)}" edgedefault="directed">',
+            *body,
+            "  </graph>",
+            "</graphml>",
+            "",
+        ]
+    )
+
+
+def _xml_node(node: GraphNode, name: str) -> Iterator[str]:
+    yield f'    <node id="{name}">'
+    for key, value in asdict(node).items():
+        yield f'      <data key="node_{key}">{_xml(value)}</data>'
+    yield "    </node>"
+
+
+def _xml_edge(edge: GraphEdge, ids: dict[str, str]) -> Iterator[str]:
+    yield f'    <edge source="{ids[edge.source]}" target="{ids[edge.target]}">'
+    yield f'      <data key="edge_event">{_xml(edge.event)}</data>'
+    yield f'      <data key="edge_taken">{edge.taken}</data>'
+    yield "    </edge>"
+
+
+def _xml(value: object) -> str:
+    """A value as XML text, without the control characters that XML does not allow."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return escape(inert(str(value)), {'"': "&quot;"})

@@ -1,9 +1,8 @@
-"""A run's plan with its drafts in place, as files that need no planner."""
+"""Freezes a run's plan: each draft becomes a plan file, so that no planner is needed."""
 
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,11 +14,10 @@ from fractale.plan.check import check_plan
 from fractale.plan.dump import dump_plan
 from fractale.plan.model import Plan, Step
 from fractale.plan.narrow import narrow
+from fractale.plan.paths import without_indexes
 from fractale.plan.words import MANAGER_INPUTS
 from fractale.record.plans import plan_of
 from fractale.store.run_record import RunRecord
-
-_ITEM = re.compile(r"\[\d+\]")
 
 
 def freeze(folder: RunRecord, target: Path) -> list[Path]:
@@ -43,7 +41,7 @@ def freeze(folder: RunRecord, target: Path) -> list[Path]:
         StoreError: A file can't be written.
     """
     if target.suffix not in (".yaml", ".yml"):
-        raise UsageError(f"{target} is no plan file", hint="write -o NAME.yaml")
+        raise UsageError(f"{target} is not a plan file", hint="write -o NAME.yaml")
     plan = plan_of(folder, folder.read_head())
     if plan is None:
         raise UsageError(
@@ -71,12 +69,12 @@ def _accepted(folder: RunRecord) -> dict[str, set[str]]:
     """Path of a step, without the items of a foreach → its drafts."""
     found: dict[str, set[str]] = {}
     for path, text in folder.read_drafts().items():
-        found.setdefault(_ITEM.sub("", path), set()).add(text)
+        found.setdefault(without_indexes(path), set()).add(text)
     return found
 
 
 def _check(files: Mapping[Path, str]) -> None:
-    """See that the files are valid before they go where the person wants them."""
+    """Check the files before they are written to the target."""
     with tempfile.TemporaryDirectory() as folder:
         written = _write(files, Path(folder) / next(iter(files)).name)
         problems = [p for p in check_plan(load_plan(written[0])) if p.severity == "error"]
@@ -102,7 +100,7 @@ class _Freezer:
 
     Args:
         drafts: Of the run, by the path of their step.
-        folder: Where drafts and included plans go, as seen from the plan.
+        folder: The directory of drafts and included plans, relative to the plan.
     """
 
     def __init__(self, drafts: Mapping[str, set[str]], folder: Path) -> None:
@@ -129,7 +127,7 @@ class _Freezer:
         self.files[file] = dump_plan(inner)
         target = Path(os.path.relpath(file, home.parent)).as_posix()
         included = replace(step, target=f"./{target}", plan=inner)
-        return included if step.plan else _without_manager(included)
+        return included if step.plan else _without_planner(included)
 
     def _draft(self, step: Step, path: str) -> Plan:
         self.planned += 1
@@ -148,8 +146,8 @@ class _Freezer:
         return narrow(draft, step.tools, step.approve)
 
 
-def _without_manager(step: Step) -> Step:
-    """A step that includes its draft, without what only speaks to the manager."""
+def _without_planner(step: Step) -> Step:
+    """A step that includes its draft, without the keys that are only for the planner."""
     return replace(
         step,
         inputs={name: v for name, v in step.inputs.items() if name not in MANAGER_INPUTS},

@@ -1,25 +1,34 @@
-"""What happened in a run: every visit of every step, with what was called, asked and decided.
+"""What happened in a run: every attempt of every step, with its calls, questions and decision.
 
-A `RunHistory` is made from the run's folder alone: its head, its events, and the values that
-they refer to. LangGraph's checkpoints are not read. Of the largest values it only holds
-references; `fractale.record.history_values` gives the values themselves.
+A `RunHistory` is read from the run's directory alone: its head, its events, and the values that
+they refer to. LangGraph's checkpoints are not read. Large values stay references until `resolve`
+is asked for them.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, cast
 
-from fractale.record.jobs_told import JobsTold
+from fractale.errors import StoreError
+from fractale.plan.paths import without_indexes
+from fractale.record.jobs import JobHistory
+from fractale.store.outputs import FileOutputs, is_reference
 from fractale.store.run_record import RunRecord
+
+KEY_START, KEY_END = b'{"key": "', b'"'
+
+_ITEM = re.compile(r"(?P<block>.+)\[(?P<index>[0-9]+)\]")
 
 RunStatus = Literal["running", "success", "failed", "waiting", "limit", "stopped"]
 
 
 @dataclass(slots=True, kw_only=True)
-class CallMade:
+class RecordedCall:
     """One call of a tool or a model.
 
     Args:
@@ -28,11 +37,10 @@ class CallMade:
         agent: The sub-agent below the step that made it; empty for the step's own.
         arguments: Of a tool; secrets are masked.
         started: Unix time in seconds.
-        finished: Whether its end is known: a process that was killed leaves calls without one.
-        text: What came back, its beginning.
-        seconds: How long it took.
-        key: Of the call in the run's journal, which has the whole result; None if not known.
-        entering: Which entering of the visit made it, from 1; a visit is entered again after a
+        finished: Whether its end is known; a process that was killed leaves calls without an end.
+        text: The beginning of its result.
+        key: The key of the call in the run's journal, which has the whole result.
+        entering: Which start of the attempt made it, from 1; an attempt is started again after a
             question or a crash.
     """
 
@@ -54,19 +62,19 @@ class CallMade:
 
     @property
     def came_back(self) -> bool:
-        """Whether something came back, or a person said what: else a later call has the key."""
+        """Whether it has a result, or an answer of the user in its place."""
         return self.finished or bool(self.text)
 
 
 @dataclass(slots=True, kw_only=True)
-class Asked:
+class RecordedQuestion:
     """One question of a run.
 
     Args:
         question: Its fields, as in `fractale.questions`.
         answered: Whether there is an answer.
         by: ``person``, ``answers`` (given beforehand) or ``yes``.
-        asked_at: When the run first waited for it; None where the answer was there already.
+        asked_at: When the run first waited for it; None if the answer was given beforehand.
     """
 
     step: str
@@ -79,14 +87,14 @@ class Asked:
 
 
 @dataclass(slots=True, kw_only=True)
-class JobMade:
-    """A batch job that a job step submitted, as the record told of it last.
+class RecordedJob:
+    """A batch job that a job step submitted, in its last recorded state.
 
     Args:
         step: The step's path; of an item of a foreach, ``each[3]``.
-        key: What fractale calls it; its folder is named after that.
-        index: Of the element, if it is one of an array: then several have the same key.
-        job: What the scheduler calls it.
+        key: Its idempotency key; its directory is named after that.
+        index: Of an element of an array; all elements have the array's key.
+        job: The scheduler's id.
         line: The last line of its log.
         submitted, started, ended: Unix times in seconds; None if not known.
         over: Whether the run saw its end.
@@ -108,8 +116,8 @@ class JobMade:
 
 
 @dataclass(slots=True, kw_only=True)
-class Item:
-    """One item of a foreach; `inputs` and `outputs` as in `Visit`."""
+class RecordedItem:
+    """One item of a foreach; `inputs` and `outputs` as in `RecordedAttempt`."""
 
     index: int
     started: float = 0.0
@@ -122,8 +130,8 @@ class Item:
 
 
 @dataclass(slots=True, kw_only=True)
-class Note:
-    """A warning, or what a server logged as one."""
+class RecordedWarning:
+    """A warning, or a log line of a server at that level."""
 
     step: str
     code: str
@@ -132,25 +140,25 @@ class Note:
 
 
 @dataclass(slots=True, kw_only=True)
-class Visit:
-    """One visit of one step.
+class RecordedAttempt:
+    """One attempt of one step.
 
     Args:
         path: The step's path in the run, such as ``outer/inner`` or ``each[3]/inner``.
-        number: Which visit of this path in the run it is, from 1.
-        attempt: Which visit within the plan around it.
-        target: What it calls: a tool, a prompt, an agent, a plan's file.
+        number: Which attempt of this path in the run it is, from 1.
+        attempt: Which attempt it is within the plan around it, from 1.
+        target: The tool, prompt, agent or plan file that it calls.
         previous: The step that led here.
-        started, ended: Unix times in seconds; `ended` is None while it goes on.
-        outcome: ``success``, ``failure`` or ``skipped``; None while it goes on.
-        event: Which transition was taken.
-        decided_by: The evidence that decided.
-        next: Where it led: a step, ``success`` or ``failed``.
-        inputs, outputs: Values, or references to values that are kept beside the record; of
-            older records `inputs` is None and `outputs` a short form (`outputs_cut`).
-        is_array: Whether its items are the elements of a job array, each called by its index.
-        enterings: How often it was entered: more than once after questions and crashes.
-        parent: The visit of the step around it.
+        started, ended: Unix times in seconds; `ended` is None while it runs.
+        outcome: ``success``, ``failure`` or ``skipped``; None while it runs.
+        event: The event whose transition was taken.
+        decided_by: The kind of evidence that decided the outcome.
+        next: The next step, or ``success`` or ``failed``.
+        inputs, outputs: Values, or references to stored values. In older records `inputs` is None
+            and `outputs` is cut short (`outputs_cut`).
+        is_array: Whether its items are the elements of a job array.
+        enterings: How often it was started: more than once after questions and crashes.
+        parent: The attempt of the step around it.
     """
 
     path: str
@@ -176,15 +184,15 @@ class Visit:
     outputs_cut: bool = False
     is_array: bool = False
     enterings: int = 1
-    calls: list[CallMade] = field(default_factory=list[CallMade])
-    items: dict[int, Item] = field(default_factory=dict[int, Item])
-    jobs: list[JobMade] = field(default_factory=list[JobMade])
-    questions: list[Asked] = field(default_factory=list[Asked])
-    warnings: list[Note] = field(default_factory=list[Note])
+    calls: list[RecordedCall] = field(default_factory=list[RecordedCall])
+    items: dict[int, RecordedItem] = field(default_factory=dict[int, RecordedItem])
+    jobs: list[RecordedJob] = field(default_factory=list[RecordedJob])
+    questions: list[RecordedQuestion] = field(default_factory=list[RecordedQuestion])
+    warnings: list[RecordedWarning] = field(default_factory=list[RecordedWarning])
     tables: dict[str, list[dict[str, Any]]] = field(
         default_factory=dict[str, "list[dict[str, Any]]"]
     )
-    parent: Visit | None = field(default=None, repr=False)
+    parent: RecordedAttempt | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -192,7 +200,7 @@ class Visit:
         return self.path.rpartition("/")[2]
 
     def part(self, path: str) -> str:
-        """What people call the part of the step that a path is of: ``item 4``, ``element 3``.
+        """The name of an item's or element's path on screens: ``item 4``, ``element 3``.
 
         Args:
             path: Such as ``each[3]``; items are counted from 1, elements have their own index.
@@ -207,24 +215,23 @@ class Visit:
 
     @property
     def cost(self) -> float:
-        """US dollars of its own calls; of a step with an inside, not of the steps inside."""
+        """US dollars of its own calls, without those of steps inside."""
         return sum(call.cost for call in self.calls)
 
     @property
     def models(self) -> list[str]:
-        """The models that it asked, each once."""
         return list(dict.fromkeys(call.name for call in self.calls if call.kind == "model"))
 
 
 @dataclass(slots=True, kw_only=True)
-class Process:
+class RunProcess:
     """One process's work on the run.
 
     Args:
-        resumed: Whether it went on with what another had begun.
-        model: The run's model, as ``provider:name``; None where no step needs one.
-        versions: Package → version, where the record says.
-        status: How it ended; None where it was killed, or goes on.
+        resumed: Whether it continued the work of another process.
+        model: The run's model, as ``provider:name``; None if no step needs one.
+        versions: Package → version, if they are recorded.
+        status: How it ended; None if it was killed or still runs.
     """
 
     started: float
@@ -238,46 +245,44 @@ class Process:
 
 @dataclass(slots=True, kw_only=True)
 class RunHistory:
-    """Everything that a run's record says of it.
+    """Everything in a run's record.
 
     Args:
         head: How it was started (`RunRecord.read_head`).
         title: The first line of the plan's description, or its name.
         steps: The plan's steps: ``{name, type, target}``, in the plan's order.
-        visits: In the order in which they were entered.
-        warnings: Those of no step.
+        attempts: In the order in which they were started.
+        warnings: Those that belong to no step.
         drafts: Step path → the accepted draft, YAML.
-        jobs: What was told of its batch jobs.
-        result: The fields of the last event `run_finished`; empty where there is none.
-        alive: Whether a process has the run.
+        result: The fields of the last event `run_finished`; empty if there is none.
+        alive: Whether a process works on the run.
     """
 
     folder: RunRecord
     head: Mapping[str, Any]
     title: str = ""
     steps: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    visits: list[Visit] = field(default_factory=list[Visit])
-    questions: list[Asked] = field(default_factory=list[Asked])
-    warnings: list[Note] = field(default_factory=list[Note])
-    processes: list[Process] = field(default_factory=list[Process])
+    attempts: list[RecordedAttempt] = field(default_factory=list[RecordedAttempt])
+    questions: list[RecordedQuestion] = field(default_factory=list[RecordedQuestion])
+    warnings: list[RecordedWarning] = field(default_factory=list[RecordedWarning])
+    processes: list[RunProcess] = field(default_factory=list[RunProcess])
     drafts: Mapping[str, str] = field(default_factory=dict[str, str])
-    jobs: JobsTold = field(default_factory=JobsTold)
+    jobs: JobHistory = field(default_factory=JobHistory)
     result: Mapping[str, Any] = field(default_factory=dict[str, Any])
     alive: bool = False
 
     @property
     def run(self) -> str:
-        """The run's id."""
         return self.folder.run_id
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """What it was started with: values, or references; secret ones are not kept."""
+        """Values or references, without secret inputs."""
         return self.head.get("inputs") or {}
 
     @property
     def status(self) -> RunStatus:
-        """How it ended, or where it stands; ``stopped`` where its process was killed."""
+        """``stopped`` if its process was killed."""
         if self.alive:
             return "running"
         last = self.processes[-1].status if self.processes else None
@@ -290,37 +295,37 @@ class RunHistory:
 
     @property
     def ended(self) -> float | None:
-        """When its last process ended, where it did so in order."""
+        """When its last process ended; None if the process was killed."""
         return self.processes[-1].ended if self.processes and not self.alive else None
 
     @property
     def versions(self) -> Mapping[str, str]:
-        """Package → version, of the last process that told them, else of the head."""
-        told = [process.versions for process in self.processes if process.versions]
-        return told[-1] if told else self.head.get("versions") or {}
+        """Package → version, of the last process that recorded them."""
+        known = [process.versions for process in self.processes if process.versions]
+        return known[-1] if known else self.head.get("versions") or {}
 
     @property
     def tools(self) -> Mapping[str, str]:
-        """Tool → a hash of its schema, as the run had them when it was started."""
+        """Tool → a hash of its schema when the run was started."""
         return self.head.get("tools") or {}
 
     @property
     def models(self) -> list[str]:
         """Every model that was asked, and the one that it was started with."""
         started = [process.model for process in self.processes if process.model]
-        asked = [model for visit in self.visits for model in visit.models]
+        asked = [model for attempt in self.attempts for model in attempt.models]
         return list(dict.fromkeys([*started, *asked]))
 
     @property
     def usage(self) -> dict[str, Any]:
-        """Tokens, cost and seconds: as it was told at the end, else summed over what is known."""
+        """Tokens, cost and seconds: as reported at the end, else summed over the recorded calls."""
         if self.result.get("usage") and not self.alive and self.ended is not None:
             return dict(self.result["usage"])
         calls = list(self.calls())
         tokens = {k: sum(getattr(c, k) for c in calls) for k in ("input_tokens", "output_tokens")}
-        # How long a step took includes that it waited for a job.
-        top = [visit.seconds or 0.0 for visit in self.visits if visit.parent is None]
-        own = [v.seconds or 0.0 for v in self.visits if v.parent is None and not v.jobs]
+        # The seconds of a job step include the time in which it waited.
+        top = [attempt.seconds or 0.0 for attempt in self.attempts if attempt.parent is None]
+        own = [v.seconds or 0.0 for v in self.attempts if v.parent is None and not v.jobs]
         seconds = round(sum(own if self.jobs.known else top), 3)
         return {
             **tokens,
@@ -330,27 +335,213 @@ class RunHistory:
             **self.jobs.usage(seconds, time.time() if self.alive else None),
         }
 
-    def calls(self) -> Iterator[CallMade]:
-        """Every call of every visit."""
-        for visit in self.visits:
-            yield from visit.calls
+    def calls(self) -> Iterator[RecordedCall]:
+        for attempt in self.attempts:
+            yield from attempt.calls
 
-    def of_step(self, name: str) -> list[Visit]:
-        """The visits of a step, given by its path, or by its name where no path is that.
+    def of_step(self, name: str) -> list[RecordedAttempt]:
+        """The attempts of a step, by its path, else by its name.
 
-        The index of an item may be left out: ``each/inner`` are those of all items.
+        The index of an item may be left out: ``each/inner`` gives those of all items.
         """
-        whole = [visit for visit in self.visits if visit.path == name]
+        whole = [attempt for attempt in self.attempts if attempt.path == name]
         if whole:
             return whole
-        plain = [visit for visit in self.visits if without_indexes(visit.path) == name]
-        return plain or [visit for visit in self.visits if visit.name == name]
+        plain = [attempt for attempt in self.attempts if without_indexes(attempt.path) == name]
+        return plain or [attempt for attempt in self.attempts if attempt.name == name]
 
     def paths(self) -> list[str]:
-        """The paths of the steps that were visited, each once."""
-        return list(dict.fromkeys(visit.path for visit in self.visits))
+        """The paths of the steps that were started, each once."""
+        return list(dict.fromkeys(attempt.path for attempt in self.attempts))
 
 
-def without_indexes(path: str) -> str:
-    """A step's path without the indexes of items: of ``a[3]/b``, ``a/b``."""
-    return "/".join(part.partition("[")[0] for part in path.split("/"))
+# -- items of a foreach ---------------------------------------------------------------------------
+
+
+def of_item(history: RunHistory, path: str) -> list[RecordedAttempt]:
+    """The attempts of an item such as ``each[3]``, and of the steps inside of it.
+
+    Returns:
+        Per attempt of the foreach that started the item, one attempt with the item's own outcome,
+        inputs, outputs, calls, questions and warnings, and those of the steps inside.
+    """
+    found = _ITEM.fullmatch(path)
+    if found is None:
+        return []
+    blocks, index = history.of_step(found["block"]), int(found["index"])
+    attempts: list[RecordedAttempt] = []
+    for block in blocks:
+        if item := block.items.get(index):
+            name = f"{block.path}[{index}]"
+            attempts.append(_as_attempt(block, item, name))
+            attempts += [v for v in history.attempts if _lies_in(v, block, f"{name}/")]
+    return attempts
+
+
+def _lies_in(attempt: RecordedAttempt, block: RecordedAttempt, prefix: str) -> bool:
+    around = attempt.parent
+    while around is not None and around is not block:
+        around = around.parent
+    return around is block and attempt.path.startswith(prefix)
+
+
+def _as_attempt(block: RecordedAttempt, item: RecordedItem, path: str) -> RecordedAttempt:
+    calls = [call for call in block.calls if call.step == path]
+    return replace(
+        block,
+        path=path,
+        previous=None,
+        started=item.started or block.started,
+        ended=None,
+        outcome=item.outcome,
+        event=None,
+        decided_by=item.decided_by,
+        reason=item.error or "",
+        error=item.error,
+        code=None,
+        next=None,
+        seconds=item.seconds,
+        tokens=sum(call.input_tokens + call.output_tokens for call in calls),
+        inputs=item.inputs,
+        outputs=item.outputs,
+        outputs_cut=False,
+        enterings=1,
+        calls=calls,
+        items={},
+        jobs=[job for job in block.jobs if job.step == path],
+        questions=[asked for asked in block.questions if asked.step == path],
+        warnings=[note for note in block.warnings if note.step == path],
+        tables={},
+    )
+
+
+# -- whole values, and a history as JSON --------------------------------------------------------
+
+
+def resolve(folder: RunRecord, value: Any) -> Any:
+    """The value of a reference; any other value unchanged.
+
+    If the value is gone or damaged, the result is the reference with an `error`.
+    """
+    if not is_reference(value):
+        return value
+    try:
+        return FileOutputs(folder.outputs).get(value)
+    except StoreError as error:
+        return {**cast("dict[str, Any]", value), "error": error.message}
+
+
+def input_values(history: RunHistory) -> dict[str, Any]:
+    """The whole inputs of the run, without secret ones."""
+    return {name: resolve(history.folder, value) for name, value in history.inputs.items()}
+
+
+def results_of(folder: RunRecord, calls: Iterable[RecordedCall]) -> dict[str, Any]:
+    """The whole results of calls, by their keys in the run's journal.
+
+    Returns:
+        For a tool ``{text, structured, is_error, content}`` or ``{error}``; for a model its
+        answer or message. Calls without a key or a result are left out.
+
+    Raises:
+        StoreError: The journal cannot be read.
+    """
+    wanted = {call.key.encode() for call in calls if call.key}
+    if not wanted:
+        return {}
+    found: dict[str, Any] = {}
+    path = folder.journal
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                if _key_of(line) in wanted and (entry := json.loads(line)) and "result" in entry:
+                    found[entry["key"]] = entry["result"]
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise StoreError(f"the run's journal {path} cannot be read: {error}") from error
+    return found
+
+
+def _key_of(line: bytes) -> bytes:
+    """The key of a line, without parsing a result that may be large."""
+    if not line.startswith(KEY_START) or not line.endswith(b"\n"):
+        return b""
+    return line[len(KEY_START) : line.find(KEY_END, len(KEY_START))]
+
+
+def history_data(history: RunHistory) -> dict[str, Any]:
+    """A whole history as JSON, every value in full."""
+    results = results_of(history.folder, history.calls())
+    return {
+        "run": history.run,
+        "status": history.status,
+        "plan": history.head.get("plan"),
+        "title": history.title,
+        "file": history.head.get("file"),
+        "plan_hash": history.head.get("plan_hash"),
+        "parent": history.head.get("parent"),
+        "started": history.started,
+        "ended": history.ended,
+        "usage": history.usage,
+        "inputs": input_values(history),
+        "models": history.models,
+        "versions": dict(history.versions),
+        "tools": dict(history.tools),
+        "record": str(history.folder.path),
+        "processes": [_plain(process) for process in history.processes],
+        "steps": history.steps,
+        "drafts": dict(history.drafts),
+        "visits": [attempt_data(history, attempt, results) for attempt in history.attempts],
+        "questions": [_plain(asked) for asked in history.questions],
+        "warnings": [_plain(note) for note in history.warnings],
+        "result": dict(history.result),
+    }
+
+
+def attempt_data(
+    history: RunHistory, attempt: RecordedAttempt, results: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """One attempt as JSON, its values in full.
+
+    Args:
+        results: Of its calls, as `results_of` gives them; None to read them.
+    """
+    if results is None:
+        results = results_of(history.folder, attempt.calls)
+    folder = history.folder
+    data = _plain(attempt, "parent", "items", "calls", "jobs", "questions", "warnings")
+    data["inputs"], data["outputs"] = (
+        resolve(folder, attempt.inputs),
+        resolve(folder, attempt.outputs),
+    )
+    data["cost"] = round(attempt.cost, 6)
+    data["calls"] = [
+        _plain(call) | {"result": results.get(call.key) if call.key and call.came_back else None}
+        for call in attempt.calls
+    ]
+    data["items"] = [
+        {
+            **_plain(item),
+            "inputs": resolve(folder, item.inputs),
+            "outputs": resolve(folder, item.outputs),
+        }
+        for _, item in sorted(attempt.items.items())
+    ]
+    data["jobs"] = [_plain(job) for job in attempt.jobs]
+    data["questions"] = [_plain(asked) for asked in attempt.questions]
+    data["warnings"] = [_plain(note) for note in attempt.warnings]
+    return data
+
+
+def _plain(
+    value: RecordedAttempt
+    | RecordedCall
+    | RecordedItem
+    | RecordedJob
+    | RecordedQuestion
+    | RecordedWarning
+    | RunProcess,
+    *without: str,
+) -> dict[str, Any]:
+    return {f.name: getattr(value, f.name) for f in fields(value) if f.name not in without}

@@ -1,27 +1,33 @@
-"""Reading the events of a run, one by one, into its `RunHistory`."""
+"""Reads the events of a run, one by one, into its `RunHistory`."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from fractale.errors import StoreError
-from fractale.record.history import Asked, CallMade, Item, JobMade, Note, Process, RunHistory, Visit
-from fractale.record.history_lost import doubt, earlier, is_about, lost_call
+from fractale.plan.paths import around
+from fractale.record.history import (
+    RecordedAttempt,
+    RecordedCall,
+    RecordedItem,
+    RecordedJob,
+    RecordedQuestion,
+    RecordedWarning,
+    RunHistory,
+    RunProcess,
+)
 from fractale.store.locks import holder_of
 from fractale.store.run_record import RunRecord
 
 Data: TypeAlias = Mapping[str, Any]
 
 LOUD = ("warning", "error", "critical", "alert", "emergency")
-"""Levels of what a server logs that a reader of the record wants to know of."""
-
-_LAST_PART = re.compile(r"(/[^/\[]*|\[[0-9]+\])$")
+"""Levels of a server's log that count as warnings."""
 
 
 def read_history(folder: RunRecord) -> RunHistory:
-    """What happened in a run, by its folder.
+    """Read what happened in a run.
 
     Raises:
         StoreError: The record is missing or damaged.
@@ -33,7 +39,7 @@ def read_history(folder: RunRecord) -> RunHistory:
         for event in folder.read_events():
             reader.take(event)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        # A damaged line can be JSON, or letters, that no event is.
+        # A damaged line can be valid JSON that is not an event.
         raise StoreError(
             f"the record of run {folder.run_id} is damaged: {type(error).__name__}: {error}"
         ) from error
@@ -43,19 +49,19 @@ def read_history(folder: RunRecord) -> RunHistory:
 
 
 class _Reader:
-    """Takes in the events in their order.
+    """Adds the events of a run, in their order, to its history.
 
-    A step that is entered again after a question or a crash is the same visit: its path, its
-    attempt and the visit around it are the same.
+    A step that is started again after a question or a crash continues the same attempt: its path,
+    its number and the attempt around it are the same.
     """
 
     def __init__(self, history: RunHistory) -> None:
         self._history = history
-        self._current: dict[str, Visit] = {}
+        self._current: dict[str, RecordedAttempt] = {}
         self._counts: dict[str, int] = {}
-        self._calls: dict[tuple[str, int], CallMade] = {}
-        self._jobs: dict[tuple[str, str], JobMade] = {}
-        self._takers: dict[str, Callable[[Data], None]] = {
+        self._calls: dict[tuple[str, int], RecordedCall] = {}
+        self._jobs: dict[tuple[str, str], RecordedJob] = {}
+        self._handlers: dict[str, Callable[[Data], None]] = {
             "run_started": self._run_started,
             "step_started": self._step_started,
             "item_started": self._item_started,
@@ -75,15 +81,15 @@ class _Reader:
         }
 
     def take(self, event: Data) -> None:
-        """Take in one event; a kind that is not known is passed over."""
-        if taker := self._takers.get(event["event"]):
-            taker(event)
+        """Add one event; an unknown kind is ignored."""
+        if handler := self._handlers.get(event["event"]):
+            handler(event)
 
     def _run_started(self, event: Data) -> None:
         history = self._history
         history.title = event.get("title") or history.title
         history.steps = event.get("steps") or history.steps
-        process = Process(
+        process = RunProcess(
             started=event["time"],
             resumed=bool(event.get("resumed")),
             model=event.get("model"),
@@ -99,80 +105,82 @@ class _Reader:
             history.processes[-1].ended = event["time"]
             history.processes[-1].status = event["status"]
 
-    # -- visits ---------------------------------------------------------------------------------
+    # -- attempts ---------------------------------------------------------------------------------
 
-    def _owner(self, path: str) -> Visit | None:
-        """The latest visit that an event belongs to: of ``a/b[3]``, that of ``a/b``."""
-        while path:
-            if path in self._current:
-                return self._current[path]
-            path = _LAST_PART.sub("", path) if _LAST_PART.search(path) else ""
-        return None
+    def _owner(self, path: str) -> RecordedAttempt | None:
+        """The latest attempt that an event belongs to: of ``a/b[3]``, that of ``a/b``."""
+        known = (each for each in (path, *around(path)) if each in self._current)
+        return self._current.get(next(known, ""))
+
+    def _parent(self, path: str) -> RecordedAttempt | None:
+        above = around(path) if "/" in path else []
+        return self._owner(above[0]) if above else None
 
     def _step_started(self, event: Data) -> None:
-        path, attempt = event["step"], event.get("attempt") or 1
-        parent = self._owner(_LAST_PART.sub("", path)) if "/" in path else None
-        visit = self._current.get(path)
-        if visit and visit.outcome == "skipped":  # its attempt was not counted
-            visit = None
-        if visit and visit.attempt == attempt and visit.parent is parent:
-            visit.enterings += 1
+        path, number = event["step"], event.get("attempt") or 1
+        parent = self._parent(path)
+        attempt = self._current.get(path)
+        if attempt and attempt.outcome == "skipped":  # it was not counted
+            attempt = None
+        if attempt and attempt.attempt == number and attempt.parent is parent:
+            attempt.enterings += 1
             return
-        visit = self._new(path, attempt, parent, event["time"])
-        visit.kind = event.get("type") or ""
-        visit.target = event.get("target")
-        visit.description = event.get("description") or ""
-        visit.previous = event.get("previous")
+        attempt = self._new(path, number, parent, event["time"])
+        attempt.kind = event.get("type") or ""
+        attempt.target = event.get("target")
+        attempt.description = event.get("description") or ""
+        attempt.previous = event.get("previous")
 
-    def _new(self, path: str, attempt: int, parent: Visit | None, started: float) -> Visit:
+    def _new(
+        self, path: str, number: int, parent: RecordedAttempt | None, started: float
+    ) -> RecordedAttempt:
         self._counts[path] = self._counts.get(path, 0) + 1
-        visit = Visit(
-            path=path, number=self._counts[path], attempt=attempt, parent=parent, started=started
+        attempt = RecordedAttempt(
+            path=path, number=self._counts[path], attempt=number, parent=parent, started=started
         )
-        self._current[path] = visit
-        self._history.visits.append(visit)
-        return visit
+        self._current[path] = attempt
+        self._history.attempts.append(attempt)
+        return attempt
 
-    def _skipped(self, event: Data) -> Visit:
+    def _skipped(self, event: Data) -> RecordedAttempt:
         """A step that was skipped is never started."""
         path = event["step"]
-        parent = self._owner(_LAST_PART.sub("", path)) if "/" in path else None
-        visit = self._new(path, event.get("attempt") or 1, parent, event["time"])
+        attempt = self._new(path, event.get("attempt") or 1, self._parent(path), event["time"])
         known = [step for step in self._history.steps if step.get("name") == path]
         if known:
-            visit.kind, visit.target = known[0].get("type") or "", known[0].get("target")
-        return visit
+            attempt.kind, attempt.target = known[0].get("type") or "", known[0].get("target")
+        return attempt
 
     def _step_finished(self, event: Data) -> None:
         skipped = event["outcome"] == "skipped"
-        visit = None if skipped else self._current.get(event["step"])
-        visit = visit or self._skipped(event)
-        visit.ended = event["time"]
-        visit.outcome = event["outcome"]
-        visit.event = event.get("event_name")
-        visit.decided_by = event.get("decided_by")
-        visit.reason = event.get("reason") or ""
-        visit.error = event.get("error")
-        visit.code = event.get("code")
-        visit.next = event.get("next")
-        visit.seconds = event.get("seconds")
-        visit.tokens = event.get("tokens") or 0
-        if visit.enterings > 1:  # each process tells what it used itself
-            visit.tokens = max(visit.tokens, _tokens(visit))
-        visit.inputs = event.get("inputs_ref")
-        visit.outputs_cut = "outputs_ref" not in event
-        visit.outputs = event.get("outputs") if visit.outputs_cut else event["outputs_ref"]
+        attempt = None if skipped else self._current.get(event["step"])
+        attempt = attempt or self._skipped(event)
+        attempt.ended = event["time"]
+        attempt.outcome = event["outcome"]
+        attempt.event = event.get("event_name")
+        attempt.decided_by = event.get("decided_by")
+        attempt.reason = event.get("reason") or ""
+        attempt.error = event.get("error")
+        attempt.code = event.get("code")
+        attempt.next = event.get("next")
+        attempt.seconds = event.get("seconds")
+        attempt.tokens = event.get("tokens") or 0
+        if attempt.enterings > 1:  # each process reports only its own usage
+            attempt.tokens = max(attempt.tokens, _tokens(attempt))
+        attempt.inputs = event.get("inputs_ref")
+        attempt.outputs_cut = "outputs_ref" not in event
+        attempt.outputs = event.get("outputs") if attempt.outputs_cut else event["outputs_ref"]
 
     # -- items ----------------------------------------------------------------------------------
 
-    def _item(self, event: Data) -> Item | None:
-        visit = self._owner(event["step"])
+    def _item(self, event: Data) -> RecordedItem | None:
+        attempt = self._owner(event["step"])
         index = int(event["index"])
-        return visit.items.setdefault(index, Item(index=index)) if visit else None
+        return attempt.items.setdefault(index, RecordedItem(index=index)) if attempt else None
 
     def _item_started(self, event: Data) -> None:
-        if event.get("element") and (visit := self._owner(event["step"])):
-            visit.is_array = True
+        if event.get("element") and (attempt := self._owner(event["step"])):
+            attempt.is_array = True
         if item := self._item(event):
             item.started = item.started or event["time"]
 
@@ -194,10 +202,10 @@ class _Reader:
         self._call_started("model", event)
 
     def _call_started(self, kind: Literal["tool", "model"], event: Data) -> None:
-        visit = self._owner(event["step"])
-        if visit is None:
+        attempt = self._owner(event["step"])
+        if attempt is None:
             return
-        made = CallMade(
+        made = RecordedCall(
             kind=kind,
             name=str(event[kind]),
             step=event["step"],
@@ -205,25 +213,25 @@ class _Reader:
             arguments=event.get("arguments") or {},
             started=event["time"],
             key=event.get("key"),
-            entering=visit.enterings,
+            entering=attempt.enterings,
         )
-        if lost := lost_call(visit, made):
+        if lost := _lost_call(attempt, made):
             made = lost
         else:
-            visit.calls.append(made)
-        # Each entering counts its calls from 1: one that was left unfinished is forgotten here.
+            attempt.calls.append(made)
+        # Each process counts its calls from 1; an unfinished one is forgotten here.
         self._calls[made.step, event["call"]] = made
 
     def _call_finished(self, event: Data) -> None:
         made = self._calls.pop((event["step"], event["call"]), None)
-        visit = self._owner(event["step"])
-        if made is None or visit is None:
+        attempt = self._owner(event["step"])
+        if made is None or attempt is None:
             return
-        if event.get("recorded") and _twin(visit, made):
-            visit.calls.remove(made)  # it was taken from the journal, not made again
+        if event.get("recorded") and _twin(attempt, made):
+            attempt.calls.remove(made)  # it was taken from the journal, not made again
             return
-        # What a person said of a call that a process was killed in is not its end.
-        made.finished = doubt(visit, made) is None
+        # An answer to what became of an interrupted call is not the call's end.
+        made.finished = _question_about(attempt, made) is None
         made.is_error = bool(event.get("is_error"))
         made.text = event.get("text") or ""
         made.seconds = event.get("seconds")
@@ -234,15 +242,15 @@ class _Reader:
     # -- jobs -----------------------------------------------------------------------------------
 
     def _job_state(self, event: Data) -> None:
-        self._history.jobs.hear(event, float(event["time"]))
+        self._history.jobs.add(event, float(event["time"]))
         handle: Data = event.get("handle") or {}
-        visit = self._owner(event["step"])
-        if visit is None or not handle.get("key"):
+        attempt = self._owner(event["step"])
+        if attempt is None or not handle.get("key"):
             return
         name = (str(handle["key"]), event["step"])
         job = self._jobs.get(name)
         if job is None:
-            job = JobMade(
+            job = RecordedJob(
                 step=event["step"],
                 key=str(handle["key"]),
                 job=str(event.get("job") or handle.get("native_id") or ""),
@@ -250,7 +258,7 @@ class _Reader:
                 index=handle.get("index"),
             )
             self._jobs[name] = job
-            visit.jobs.append(job)
+            attempt.jobs.append(job)
         job.state, job.reason = str(event.get("state") or ""), str(event.get("reason") or "")
         job.line, job.nodes = str(event.get("line") or ""), list(event.get("nodes") or ())
         job.over = bool(event.get("over"))
@@ -260,7 +268,7 @@ class _Reader:
         if job.over:
             job.ended = event.get("ended") or event["time"]
 
-    # -- what was said --------------------------------------------------------------------------
+    # -- warnings, tables, questions ------------------------------------------------------------
 
     def _log(self, event: Data) -> None:
         if event.get("level") in LOUD:
@@ -269,13 +277,13 @@ class _Reader:
     def _warning(self, event: Data) -> None:
         step = event.get("step") or ""
         code, message = str(event.get("code") or ""), str(event.get("message") or "")
-        visit = self._owner(step)
-        notes = visit.warnings if visit else self._history.warnings
-        notes.append(Note(step=step, code=code, message=message, time=event["time"]))
+        attempt = self._owner(step)
+        notes = attempt.warnings if attempt else self._history.warnings
+        notes.append(RecordedWarning(step=step, code=code, message=message, time=event["time"]))
 
     def _table(self, event: Data) -> None:
-        if visit := self._owner(event["step"]):
-            visit.tables[str(event.get("title") or "")] = event.get("rows") or []
+        if attempt := self._owner(event["step"]):
+            attempt.tables[str(event.get("title") or "")] = event.get("rows") or []
 
     def _waiting(self, event: Data) -> None:
         self._asked(event, asked_at=event["time"])
@@ -285,39 +293,39 @@ class _Reader:
         asked.answered, asked.answer, asked.by = True, event.get("answer"), event.get("by")
         asked.answered_at = event["time"]
 
-    def _asked(self, event: Data, asked_at: float | None) -> Asked:
-        """The question that an event is about: one that still waits, or a new one."""
+    def _asked(self, event: Data, asked_at: float | None) -> RecordedQuestion:
+        """The question of an event: one that still waits, or a new one."""
         step: str = event.get("step") or ""
         question: dict[str, Any] = event.get("question") or {}
-        visit = self._owner(step)
-        known = visit.questions if visit else self._history.questions
+        attempt = self._owner(step)
+        known = attempt.questions if attempt else self._history.questions
         for asked in reversed(known):
             if not asked.answered and _same(asked.question, question):
                 return asked
-        asked = Asked(step=step, question=question, asked_at=asked_at)
+        asked = RecordedQuestion(step=step, question=question, asked_at=asked_at)
         known.append(asked)
-        if visit:
+        if attempt:
             self._history.questions.append(asked)
-            self._not_made(visit, asked)
+            self._not_made(attempt, asked)
         return asked
 
-    def _not_made(self, visit: Visit, asked: Asked) -> None:
-        """Forget a call that was to be made again when it was asked whether it may be."""
-        if asked.question.get("kind") != "in_doubt" or not visit.calls:
+    def _not_made(self, attempt: RecordedAttempt, asked: RecordedQuestion) -> None:
+        """Forget a call that was about to be made again when the user was asked about it."""
+        if asked.question.get("kind") != "in_doubt" or not attempt.calls:
             return
-        last = visit.calls[-1]
-        lost = earlier(last, visit.calls[:-1])
-        if lost and not last.finished and is_about(asked, last):
-            visit.calls.pop()
+        last = attempt.calls[-1]
+        lost = _earlier(last, attempt.calls[:-1])
+        if lost and not last.finished and _is_about(asked, last):
+            attempt.calls.pop()
             self._calls = {k: lost if c is last else c for k, c in self._calls.items()}
 
 
-def _tokens(visit: Visit) -> int:
-    return sum(call.input_tokens + call.output_tokens for call in visit.calls)
+def _tokens(attempt: RecordedAttempt) -> int:
+    return sum(call.input_tokens + call.output_tokens for call in attempt.calls)
 
 
 def _same(one: Data, other: Data) -> bool:
-    """Whether two questions are one, asked by two processes; the number of each may differ."""
+    """Whether two processes asked the same question; its number may differ."""
     if one.get("id") and other.get("id"):
         return one["id"] == other["id"]
     passing = ("id", "number", "of")
@@ -326,15 +334,47 @@ def _same(one: Data, other: Data) -> bool:
     }
 
 
-def _twin(visit: Visit, made: CallMade) -> bool:
-    """Whether an earlier entering of the visit tells of the same call, with its result."""
+def _twin(attempt: RecordedAttempt, made: RecordedCall) -> bool:
+    """Whether an earlier process reported the same call, with its result."""
     if made.key is not None:
-        known = [each for each in visit.calls if each.key == made.key and each is not made]
+        known = [each for each in attempt.calls if each.key == made.key and each is not made]
         return any(each.came_back for each in known)
     return any(
         each.finished
         and each.entering < made.entering
         and (each.kind, each.name, each.step, each.agent, each.arguments)
         == (made.kind, made.name, made.step, made.agent, made.arguments)
-        for each in visit.calls
+        for each in attempt.calls
     )
+
+
+# -- calls that a process was killed in: a resumed run reports them again, made or not ----------
+
+
+def _earlier(made: RecordedCall, calls: Sequence[RecordedCall]) -> RecordedCall | None:
+    """The latest of some calls with the same key in the journal, if its end is unknown."""
+    if made.key is None:
+        return None
+    alike = [each for each in calls if each.key == made.key]
+    return alike[-1] if alike and not alike[-1].finished else None
+
+
+def _is_about(asked: RecordedQuestion, made: RecordedCall) -> bool:
+    """Whether a question is about a call whose outcome is unknown."""
+    question = asked.question
+    found = tuple(question.get(name) for name in ("kind", "step", "tool", "arguments"))
+    return found == ("in_doubt", made.step, made.name, made.arguments)
+
+
+def _question_about(attempt: RecordedAttempt, made: RecordedCall) -> RecordedQuestion | None:
+    """The question that was asked about a call after its process had been killed."""
+    about = [asked for asked in attempt.questions if _is_about(asked, made)]
+    since = [each for each in about if (each.asked_at or each.answered_at or 0.0) > made.started]
+    return since[-1] if since else None
+
+
+def _lost_call(attempt: RecordedAttempt, made: RecordedCall) -> RecordedCall | None:
+    """The earlier, interrupted call that this one continues; None if it is a new call."""
+    lost = _earlier(made, attempt.calls)
+    asked = _question_about(attempt, lost) if lost else None
+    return lost if asked and asked.answer != "again" else None

@@ -1,4 +1,4 @@
-"""The batch jobs of one run."""
+"""The batch jobs of one run: submitting them, their directories, and their recorded states."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fractale.errors import FractaleError, UsageError
-from fractale.record.history import without_indexes
-from fractale.record.jobs_told import around
+from fractale.plan.paths import around, without_indexes
+from fractale.schedulers.job import JobHandle
 
 if TYPE_CHECKING:
     from fractale.jobs import Jobs
@@ -20,14 +20,16 @@ if TYPE_CHECKING:
     from fractale.store.run_record import RunRecord
 
 JOBS = "jobs"
-"""The folder of the jobs' folders: in a run's own folder, or in that of a run that keeps none."""
+"""The directory of the jobs' directories, in that of the run."""
+LOG = "log"
+"""In a job's directory: see `fractale.schedulers.folder`."""
 
 
 class RunJobs:
-    """The jobs of one run, by the name of their scheduler.
+    """Gives the `Jobs` of one run for each scheduler that its steps name.
 
     Args:
-        root: The folder that has a folder for each job.
+        root: The directory of the jobs' directories.
         environment: Of the process.
         queues, cores, poll_seconds, polls, project, state: As `fractale.jobs.Jobs` takes them.
     """
@@ -49,11 +51,11 @@ class RunJobs:
         self._queues, self._cores = queues, cores
         self._poll_seconds, self._polls = poll_seconds, polls
         self._project, self._state = project, state
-        self._doors: dict[str | None, Jobs] = {}
+        self._by_scheduler: dict[str | None, Jobs] = {}
 
     @classmethod
     def of(cls, root: Path, settings: Settings) -> RunJobs:
-        """The jobs in a folder; those of one state folder share the cores of the machine."""
+        """The jobs in a directory; all runs of one state directory share the local cores."""
         from fractale.jobs.service import POLLS, QUEUES
 
         queues = settings.state_dir / QUEUES
@@ -69,11 +71,11 @@ class RunJobs:
         )
 
     def __call__(self, scheduler: str | None) -> Jobs:
-        """The jobs of a scheduler; without a name, of the one there is."""
+        """The jobs of a scheduler; None: of the machine's own."""
         from fractale.jobs import Jobs
 
-        if scheduler not in self._doors:
-            self._doors[scheduler] = Jobs(
+        if scheduler not in self._by_scheduler:
+            self._by_scheduler[scheduler] = Jobs(
                 self._root,
                 self._environment,
                 scheduler,
@@ -84,16 +86,112 @@ class RunJobs:
                 project=self._project,
                 state=self._state,
             )
-        return self._doors[scheduler]
+        return self._by_scheduler[scheduler]
 
     async def remove_ended(self) -> None:
-        """Remove the folders of the jobs that were submitted here and are known to be over.
+        """Remove the directories of ended jobs that this process submitted.
 
-        What cannot be removed now is taken by ``fractale runs prune``.
+        ``fractale runs prune`` removes the rest.
         """
-        for door in self._doors.values():
+        for service in self._by_scheduler.values():
             with contextlib.suppress(FractaleError):
-                await door.remove_ended()
+                await service.remove_ended()
+
+
+class JobHistory:
+    """The batch jobs of a run by its events: how long they took, and which of them failed."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, dict[str, Any]] = {}
+
+    def add(self, event: Mapping[str, Any], at: float) -> None:
+        """Add an event `job_state`.
+
+        Args:
+            at: When it happened, in Unix time.
+        """
+        handle: Mapping[str, Any] = event.get("handle") or {}
+        if key := str(handle.get("key") or ""):
+            key = f"{key} {event['step']}"  # the elements of an array have one key
+            before = self._jobs.pop(key, {})
+            self._jobs[key] = {
+                "started": None,
+                **before,
+                **{k: v for k, v in event.items() if v is not None},
+            } | {"at": at}
+
+    @property
+    def known(self) -> bool:
+        """Whether the run had any."""
+        return bool(self._jobs)
+
+    def usage(self, seconds: float, now: float | None = None) -> dict[str, float]:
+        """The times of the jobs, in seconds; empty for a run without jobs.
+
+        Args:
+            seconds: The run's own time, in which waiting for jobs does not count.
+            now: The end of jobs that still run, in Unix time; None: their last event.
+
+        Returns:
+            `elapsed`: how long the run or any job was in progress. `job_seconds`: the sum of the
+            jobs' running times; `queue_seconds`: the sum of their waiting times.
+        """
+        ran, waited, spans = 0.0, 0.0, list[tuple[float, float]]()
+        for job in self._jobs.values():
+            began, started, ended = _times(job, job["at"] if now is None else now)
+            ran += max(0.0, ended - started) if started is not None else 0.0
+            waited += max(0.0, (ended if started is None else started) - began)
+            spans.append((began, max(began, ended)))
+        if not spans:
+            return {}
+        times = {
+            "elapsed": seconds + _union(spans),
+            "job_seconds": ran,
+            "queue_seconds": waited,
+        }
+        return {name: round(value, 3) for name, value in times.items()}
+
+    def failed_in(self, step: str) -> list[dict[str, Any]]:
+        """The jobs of a step, its items and the steps inside that did not complete.
+
+        Only the latest job of each path counts. The jobs are in order of time.
+        """
+        latest = {str(job["step"]): job for job in self._jobs.values()}
+        found: list[dict[str, Any]] = []
+        for path, job in latest.items():
+            inside = path == step or step in around(path)
+            if not inside or not job.get("over") or job.get("state") == "completed":
+                continue
+            _, started, ended = _times(job, job["at"])
+            fields = {name: job.get(name, "") for name in ("step", "job", "scheduler", "state")}
+            found.append(
+                {
+                    **fields,
+                    "reason": str(job.get("reason") or ""),
+                    "seconds": None if started is None else round(max(0.0, ended - started), 3),
+                    "log": str(JobHandle.from_dict(job["handle"]).own_dir / LOG),
+                    "last_lines": str(job.get("last_lines") or ""),
+                }
+            )
+        return found
+
+
+def _times(job: Mapping[str, Any], now: float) -> tuple[float, float | None, float]:
+    """When a job was submitted, began and ended, in Unix time."""
+    ended = float(job.get("ended") or job["at"]) if job.get("over") else now
+    start: Mapping[str, Any] = job.get("began") or {}
+    began = float(job.get("submitted") or start.get("wall") or job["at"])
+    started = job.get("started")
+    return began, None if started is None else float(started), ended
+
+
+def _union(spans: list[tuple[float, float]]) -> float:
+    """The time that some spans cover together, overlaps counted once."""
+    total, end = 0.0, float("-inf")
+    for begin, stop in sorted(spans):
+        total += max(0.0, stop - max(begin, end))
+        end = max(end, stop)
+    return total
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,11 +200,11 @@ class RunJob:
 
     Args:
         step: The path of its step; of an item of a foreach, ``each[3]``. If the run was killed
-            before it recorded the step, the path in the letters of the job's key.
+            before it recorded the step, the path as it is spelled in the job's key.
         attempt: Which attempt of the step it is of, from 1.
-        key: What fractale calls it; the elements of an array have one key.
+        key: Its idempotency key; the elements of an array have one key.
         folder: Of the job, or of the whole array.
-        index: Of the element.
+        index: Of an element of an array.
     """
 
     step: str
@@ -117,14 +215,14 @@ class RunJob:
 
     @property
     def own_folder(self) -> JobFolder:
-        """Where its log and its end are."""
+        """The directory with its log and its exit."""
         return self.folder if self.index is None else self.folder.element(self.index)
 
 
 def jobs_of(folder: RunRecord, history: RunHistory | None = None) -> list[RunJob]:
-    """The batch jobs of a run whose folders are there, in the order in which they were submitted.
+    """The batch jobs of a run whose directories exist, in order of submission.
 
-    Those count too whose submission the run did not live to record.
+    A job is included even if the run was killed before it recorded the submission.
 
     Args:
         history: The run's, if it was read already.
@@ -139,12 +237,12 @@ def jobs_of(folder: RunRecord, history: RunHistory | None = None) -> list[RunJob
     root = folder.jobs.absolute()
     there = {each.path.name: each for each in folders_in(root)}
     found: list[RunJob] = []
-    for visit in (history or read_history(folder)).visits:
-        for job in visit.jobs:
+    for attempt in (history or read_history(folder)).attempts:
+        for job in attempt.jobs:
             if mine := there.get(name_of(job.key)):
                 made = RunJob(
                     step=job.step,
-                    attempt=visit.attempt,
+                    attempt=attempt.attempt,
                     key=job.key,
                     folder=mine,
                     index=job.index,
@@ -160,13 +258,13 @@ def jobs_of(folder: RunRecord, history: RunHistory | None = None) -> list[RunJob
 
 
 def as_submitted(chosen: Sequence[RunJob], jobs: Sequence[RunJob]) -> list[RunJob]:
-    """Some jobs of a run as they were submitted: the elements of an array as one job.
+    """Jobs as they were submitted: the elements of an array as one job.
 
     Args:
         jobs: All of the run.
 
     Raises:
-        UsageError: Only some elements of an array are chosen: it can only be ended as a whole.
+        UsageError: Only some elements of an array are chosen, which ends only as a whole.
     """
     members: dict[str, list[RunJob]] = {}
     for job in jobs:

@@ -1,4 +1,4 @@
-"""The plan of a run: kept beside its record, and found again."""
+"""The plan of a run: a copy beside its record, and how to find the plan again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fractale.store.run_record import RunRecord
 
 
 def plan_hash(plan: Plan) -> str:
-    """A hash of what the plan and those that it includes mean: layout does not count."""
+    """A hash of the plan and those that it includes; comments and layout do not matter."""
     return hashlib.sha256(encode(_meaning(plan))).hexdigest()
 
 
@@ -28,9 +28,9 @@ def _meaning(plan: Plan) -> list[Any]:
 
 
 def keep_plan(folder: RunRecord, plan: Plan) -> Path:
-    """Keep the plan of a run beside its record, with those that it includes.
+    """Copy the plan of a run, and those that it includes, into the run's directory.
 
-    A run's own file may change or go afterwards, and a plan that is given as text has none.
+    The plan's file may change or disappear afterwards, and a plan that is given as text has none.
 
     Returns:
         ``plan.yaml``; included plans are in ``plan/STEP.yaml`` below it.
@@ -51,7 +51,7 @@ def keep_plan(folder: RunRecord, plan: Plan) -> Path:
 
 
 def _files(plan: Plan, target: Path, near: str) -> dict[Path, str]:
-    """The file of a plan and those of what it includes, which lie in the folder `near` it."""
+    """The files of a plan and of those that it includes, which are in the directory `near` it."""
     found: dict[Path, str] = {}
 
     def kept(step: Step) -> Step:
@@ -66,7 +66,7 @@ def _files(plan: Plan, target: Path, near: str) -> dict[Path, str]:
 
 
 def plan_file(folder: RunRecord, head: Mapping[str, Any]) -> Path | None:
-    """The file with the plan of a run as it was then; None where it has changed or is gone."""
+    """The file with the plan as it was run; None if the plan has changed or is gone."""
     kept = folder.plan
     if kept.is_file():
         return kept
@@ -79,7 +79,7 @@ def plan_file(folder: RunRecord, head: Mapping[str, Any]) -> Path | None:
 
 
 def plan_of(folder: RunRecord, head: Mapping[str, Any]) -> Plan | None:
-    """The plan of a run as it was then; None where it has changed or is gone."""
+    """The plan as it was run; None if it has changed or is gone."""
     file = plan_file(folder, head)
     try:
         return load_plan(file) if file else None

@@ -31,7 +31,7 @@ from fractale.jobs.removal import (
     standings,
 )
 from fractale.record.jobs import JOBS
-from fractale.record.offered import SHARED
+from fractale.record.snapshot import SHARED
 from fractale.schedulers.folder import JobFolder
 from fractale.settings import Settings
 from fractale.store.checkpoints import RunSaver, open_checkpoints, references_in

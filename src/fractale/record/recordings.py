@@ -1,7 +1,7 @@
-"""Recordings: the folders of runs, and what is written of them to be kept and replayed elsewhere.
+"""Recordings: runs that can be replayed, in place or exported to be replayed elsewhere.
 
-A run's own folder is a recording. ``fractale export RUN --recording PATH`` copies what a replay
-needs of it into a folder, or, where the path ends in ``.zip``, into one file.
+A run's own directory is a recording. ``fractale export RUN --recording PATH`` copies what a replay
+needs into another directory, or into one file if the path ends in ``.zip``.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ PATTERNS = (
     "jobs/*/elements/*/log",
 )
 UNMASKED = ("plan/", "drafts/", "jobs/", RunRecord.plan.name)
-"""What is not masked when it is written: jobs write logs, people and models write plans."""
+"""Files that a run writes unmasked: jobs write logs, users and models write plans."""
 BLOCK = 1024 * 1024
 MOST_BYTES = 2 * 1024**3
-"""Of a recording in one file, once it is unpacked."""
+"""Of a recording in one file, unpacked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +61,12 @@ class Recording:
     """A recorded run that can be replayed.
 
     Args:
-        name: What a list calls it.
-        folder: Where its files are.
-        source: What was named: a folder or a file.
-        about: What is known of how it was exported; nothing of a run's own folder.
-        own: Whether it is a run of the state folder. Any other recording may be a stranger's:
-            nothing that it names is imported, and no file outside of it is read for it.
+        name: Its name in lists.
+        folder: Its files.
+        source: The directory or file that the user named.
+        about: Facts about its export; empty for a run's own directory.
+        own: Whether it is a run of the state directory. Any other recording may be a stranger's:
+            nothing that it names is imported, and no file outside of it is read.
     """
 
     name: str
@@ -76,22 +76,22 @@ class Recording:
     about: Mapping[str, Any] = field(default_factory=dict[str, Any])
     own: bool = False
 
-    def given(self, registries: Sequence[Path], agents: Sequence[str]) -> Recording:
+    def given(self, registries: Sequence[str], agents: Sequence[str]) -> Recording:
         """The same with the registries and the sub-agents that a person names.
 
-        Where they name none, an own run has those that it was started with, and any other
+        If the user names none, a run of their own has those that it was started with, and any other
         recording has none.
         """
         kept: Mapping[str, Any] = self.head if self.own else {}
         named = {
-            "registries": [*map(str, registries)] or kept.get("registries") or [],
+            "registries": [*registries] or kept.get("registries") or [],
             "agents": [*agents] or kept.get("agents") or [],
         }
         return replace(self, head={**self.head, **named})
 
     @property
     def left_out(self) -> list[str]:
-        """The options that would give a replay what the recording names and is not imported."""
+        """The options that give a replay what the recording names and was not imported."""
         if self.own:
             return []
         registries = [f"-r {path}" for path in self.head.get("registries") or ()]
@@ -105,10 +105,10 @@ class Recording:
             return []
 
     def find(self, path: str) -> Path | None:
-        """A file that the run was given, where it is now; None if it is gone.
+        """Find a file of the run where it is now; None if it is gone.
 
-        It is looked for where it lies from the recording, from the folder that this is run in,
-        and then where it was.
+        The search order is: relative to the recording, relative to the working directory, and the
+        original path.
         """
         file = Path(path)
         places = [(self.about.get("exported_to"), self.source.absolute().parent)]
@@ -119,7 +119,7 @@ class Recording:
         return next((each.resolve() for each in [*tries, file] if each.is_file()), None)
 
     def plan_today(self) -> Plan | None:
-        """Its plan as the file says now; None if the file is gone.
+        """The plan in its file now; None if the file is gone.
 
         Raises:
             PlanError: It is invalid.
@@ -128,10 +128,10 @@ class Recording:
         return load_plan(file) if file else None
 
     def plan_then(self) -> Plan:
-        """Its plan as it was run.
+        """The plan as it was run.
 
         Raises:
-            NotRecorded: It is kept nowhere.
+            NotRecorded: The record does not have it.
         """
         plan = plan_of(self.folder, self.head)
         if plan is None:
@@ -144,7 +144,7 @@ class Recording:
 
     @property
     def run_dir(self) -> Path:
-        """The run's folder as it was named while it ran: templates may have said it."""
+        """The path of the run's directory while it ran, which its templates may have used."""
         return Path(str(self.about.get("run_dir") or self.folder.path))
 
 
@@ -157,13 +157,13 @@ def _is_own(made: Recording, settings: Settings) -> bool:
 def open_recording(
     path: Path, name: str = "", *, settings: Settings | None = None
 ) -> Generator[Recording]:
-    """A recording in a folder or a file, for as long as the block lasts.
+    """Open a recording in a directory or a file.
 
     Args:
-        settings: Say where the runs are that the user started.
+        settings: They say where the user's own runs are.
 
     Raises:
-        NotRecorded: It is none, or damaged.
+        NotRecorded: It is not a recording, or is damaged.
     """
     if path.is_dir():
         made = _in_folder(path, path, name)
@@ -182,12 +182,12 @@ def _in_folder(folder: Path, source: Path, name: str) -> Recording:
         run = RunRecord(str(about.get("run") or folder.name), folder)
         head = run.read_head()
     except (OSError, ValueError, StoreError) as error:
-        raise NotRecorded("bad-recording", f"{source} is no recording: {error}") from error
+        raise NotRecorded("bad-recording", f"{source} is not a recording: {error}") from error
     return Recording(name=name or str(source), folder=run, head=head, source=source, about=about)
 
 
 def _unpack(path: Path, folder: Path) -> None:
-    """Unpack a recording's file; nothing of it lands outside of the folder."""
+    """Unpack a recording's file; nothing is written outside of the directory."""
     try:
         with zipfile.ZipFile(path) as archive:
             infos = [info for info in archive.infolist() if not info.is_dir()]
@@ -199,46 +199,45 @@ def _unpack(path: Path, folder: Path) -> None:
                     raise NotRecorded("bad-recording", f"{path} has a file outside of itself")
                 archive.extract(info, folder)
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise NotRecorded("bad-recording", f"{path} is no recording: {error}") from error
+        raise NotRecorded("bad-recording", f"{path} is not a recording: {error}") from error
 
 
 def find_recordings(root: Path) -> list[Path]:
-    """Every recording in a folder and those below it, by name; the folder itself if it is one.
+    """Every recording in a directory and below, by name; the directory itself if it is one.
 
     Raises:
-        UsageError: There is no such folder.
+        UsageError: There is no such directory.
     """
     if root.is_file() or (root / "run.json").is_file():
         return [root]
     if not root.is_dir():
-        raise UsageError(f"there is no folder {root}")
+        raise UsageError(f"directory {root} not found")
     return sorted(_below(root))
 
 
 def _below(root: Path) -> Iterator[Path]:
     for folder, names, files in os.walk(root):
         if "run.json" in files:
-            names.clear()  # what is inside of a run is its own
+            names.clear()  # nothing in a run is a recording
             yield Path(folder)
         else:
             yield from (Path(folder) / name for name in files if name.endswith(ZIP))
 
 
 def write_recording(folder: RunRecord, target: Path, secrets: Iterable[str]) -> None:
-    """Write what a replay needs of a run into a folder, or into one file.
+    """Write what a replay needs of a run into a directory, or into one file.
 
     Args:
-        secrets: What must not be in it. The run's record was masked when it was written; logs
-            are written by jobs, and drafts and plans by people and models.
-        target: A file where it ends in ``.zip``; else a folder that is not there or is empty.
+        secrets: Texts to mask in logs, drafts and plans; the rest of the record is masked already.
+        target: A file if it ends in ``.zip``; otherwise a directory, which must be new or empty.
 
     Raises:
         NotRecorded: The run can't be replayed.
-        UsageError: It goes on, or there is something else at the target.
+        UsageError: It is still running, or the target exists.
         StoreError: It can't be written.
     """
     if holder_of(folder) is not None:
-        raise UsageError(f"run {folder.run_id} still goes on", hint="wait for its end")
+        raise UsageError(f"run {folder.run_id} is still running", hint="wait for its end")
     if not folder.offered.is_file():
         raise NotRecorded(
             "no-tools",
@@ -289,7 +288,7 @@ def _write_zip(
 
 
 def _copy(name: str, path: Path, place: IO[bytes], masker: Masker) -> None:
-    """Copy a file; what nobody masked before is masked on the way, in pieces."""
+    """Copy a file; mask it in pieces unless it was masked before."""
     with path.open("rb") as source:
         if not masker or not name.startswith(UNMASKED):
             shutil.copyfileobj(source, place)
@@ -310,9 +309,7 @@ def _write_folder(
     target: Path, files: Mapping[str, Path], about: Mapping[str, Any], masker: Masker
 ) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(
-            f"{target} is there already", hint="name a folder that is not, or FILE.zip"
-        )
+        raise UsageError(f"{target} is there already", hint="name a new directory, or FILE.zip")
     make_folder(target)
     for name, path in files.items():
         place = target / name

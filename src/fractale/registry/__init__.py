@@ -15,15 +15,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fractale.registry.files import Entry, Registry, ServerFileSettings, load_registry
+from fractale.registry.files import Registry, RegistryEntry, ServerFileSettings, load_registry
 from fractale.registry.imports import import_entry, local_entries
 
 if TYPE_CHECKING:
     from fractale.registry.build import build_server
 
 __all__ = [
-    "Entry",
     "Registry",
+    "RegistryEntry",
     "ServerFileSettings",
     "build_server",
     "import_entry",

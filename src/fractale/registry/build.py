@@ -13,7 +13,7 @@ from mcp.server.lowlevel import Server
 from fractale.errors import PlanError, Problem, ProblemList
 from fractale.registry.calls import error_text
 from fractale.registry.fastmcp_uses import FastMCPMade, may_use_fastmcp
-from fractale.registry.files import Entry, Registry
+from fractale.registry.files import Registry, RegistryEntry
 from fractale.registry.imports import import_entry
 from fractale.registry.prompts import make_prompt
 from fractale.registry.resources import make_resource
@@ -69,7 +69,9 @@ class _Builder:
     on_warning: Callable[[Problem], None] | None = None
     uses_fastmcp: bool = False
     _problems: ProblemList = field(default_factory=ProblemList)
-    _taken: dict[tuple[str, str], Entry] = field(default_factory=dict[tuple[str, str], Entry])
+    _taken: dict[tuple[str, str], RegistryEntry] = field(
+        default_factory=dict[tuple[str, str], RegistryEntry]
+    )
 
     def build(self, registries: Sequence[Registry], functions: Sequence[Any]) -> list[Found]:
         """Make the components, those of registries first.
@@ -92,7 +94,7 @@ class _Builder:
             else:
                 _log.warning("%s", problem)
 
-    def _imported(self, registries: Sequence[Registry]) -> Iterator[tuple[Entry, Any]]:
+    def _imported(self, registries: Sequence[Registry]) -> Iterator[tuple[RegistryEntry, Any]]:
         for registry in registries:
             for entry in registry.entries:
                 try:
@@ -102,7 +104,7 @@ class _Builder:
                     continue
                 yield from self._of_catalog(entry, found)
 
-    def _of_catalog(self, entry: Entry, found: Any) -> Iterator[tuple[Entry, Any]]:
+    def _of_catalog(self, entry: RegistryEntry, found: Any) -> Iterator[tuple[RegistryEntry, Any]]:
         """A catalog's tools are its methods that are marked ``is_tool``."""
         if entry.kind != "catalog":
             yield entry, found
@@ -119,11 +121,11 @@ class _Builder:
             if getattr(method, "is_tool", False):
                 yield replace(entry, kind="tool", name=name, path=f"{entry.path}.{name}"), method
 
-    def _unusable(self, entry: Entry, error: BaseException) -> None:
+    def _unusable(self, entry: RegistryEntry, error: BaseException) -> None:
         message = f"`{entry.path}` can't be served as {_NOUNS[entry.kind]}: {error_text(error)}"
         self._problems.add(entry.problem("unusable-entry", message))
 
-    def _component(self, entry: Entry, found: Any) -> Found | None:
+    def _component(self, entry: RegistryEntry, found: Any) -> Found | None:
         """The component of an object; None if it can't be served, or is served already."""
         if entry.kind == "agent" and not is_agent_like(found):
             message = (
@@ -143,7 +145,7 @@ class _Builder:
             self.uses_fastmcp = True
         return component
 
-    def _is_new(self, entry: Entry, component: Found) -> bool:
+    def _is_new(self, entry: RegistryEntry, component: Found) -> bool:
         space = "tool" if entry.kind == "agent" else entry.kind
         first = self._taken.setdefault((space, _name(component)), entry)
         if first is entry:
@@ -158,7 +160,7 @@ class _Builder:
         return False
 
 
-_MAKERS: dict[str, Callable[[Entry, Any], Found]] = {
+_MAKERS: dict[str, Callable[[RegistryEntry, Any], Found]] = {
     "prompt": make_prompt,
     "resource": make_resource,
 }
@@ -175,9 +177,9 @@ def _name(component: Found) -> str:
     return component.name if isinstance(component, FastMCPMade) else component.listing.name
 
 
-def _given(functions: Sequence[Any]) -> Iterator[tuple[Entry, Any]]:
-    """Objects that a program hands over, each under an entry that names it."""
+def _given(functions: Sequence[Any]) -> Iterator[tuple[RegistryEntry, Any]]:
+    """Objects that a program passes in, each with an entry that names it."""
     for index, found in enumerate(functions):
         name = getattr(found, "name", None) or getattr(found, "__qualname__", None)
         module = getattr(found, "__module__", None) or f"functions[{index}]"
-        yield Entry(kind="tool", path=f"{module}.{name or type(found).__name__}"), found
+        yield RegistryEntry(kind="tool", path=f"{module}.{name or type(found).__name__}"), found

@@ -32,7 +32,7 @@ from pydantic import ValidationError as PydanticValidationError
 
 from fractale.registry.calls import error_text, guarded
 from fractale.registry.fastmcp_uses import FastMCPMade
-from fractale.registry.files import Entry
+from fractale.registry.files import RegistryEntry
 from fractale.registry.prompts import a_function, messages_of
 from fractale.registry.resources import uri_of
 from fractale.registry.schemas import WRAPPED
@@ -201,11 +201,11 @@ class CheckedPrompt(FunctionPrompt):
             raise _prompt_error(error_text(error)) from error
 
 
-def as_tool(entry: Entry, found: Any) -> FastMCPMade:
-    """An object that FastMCP made, as a tool.
+def as_tool(entry: RegistryEntry, found: Any) -> FastMCPMade:
+    """Take an object that FastMCP made as a tool.
 
     Raises:
-        TypeError: It is no tool.
+        TypeError: It isn't a tool.
     """
     if not isinstance(found, Tool):
         raise TypeError(f"is a {type(found).__name__} of FastMCP, not a tool")
@@ -222,13 +222,13 @@ def tool_of_function(
     annotations: types.ToolAnnotations | None,
     own: Mapping[str, Any],
 ) -> FastMCPMade:
-    """A function that FastMCP decorated, or that takes what FastMCP gives, as a tool.
+    """Make a tool of a function that FastMCP decorated, or that expects FastMCP's context.
 
     Args:
-        name: As the registry says; None: as FastMCP's decorator does, else `default_name`.
-        about: What it does, where the decorator doesn't say it.
-        annotations: MCP's hints of the registry; None: those of the decorator.
-        own: fractale's annotations, beside the decorator's ``meta``.
+        name: The registry's name; None: the decorator's, else `default_name`.
+        about: The description, unless the decorator has one.
+        annotations: The registry's hints; None: the decorator's.
+        own: fractale's annotations, added to the decorator's ``meta``.
     """
     given = get_fastmcp_meta(function)
     meta = given if isinstance(given, ToolMeta) else ToolMeta()
@@ -246,7 +246,7 @@ def tool_of_function(
     return FastMCPMade(name=tool.name, made=tool)
 
 
-def as_prompt(entry: Entry, found: Any) -> FastMCPMade:
+def as_prompt(entry: RegistryEntry, found: Any) -> FastMCPMade:
     """A prompt that FastMCP made, or a function that it decorated.
 
     Raises:
@@ -270,7 +270,7 @@ def _messages(answer: Any) -> Any:
     return [Message(each.content, each.role) for each in messages_of(answer)]
 
 
-def as_resource(entry: Entry, found: Any) -> FastMCPMade:
+def as_resource(entry: RegistryEntry, found: Any) -> FastMCPMade:
     """A resource that FastMCP made, or a function that it decorated.
 
     Raises:
@@ -292,7 +292,7 @@ def as_resource(entry: Entry, found: Any) -> FastMCPMade:
 
 
 def _text(answer: Any) -> Any:
-    """JSON values as text; text, bytes and FastMCP's own results as they are."""
+    """JSON values as text; text, bytes and FastMCP's own results unchanged."""
     if isinstance(answer, str):
         return answer
     try:
@@ -302,7 +302,7 @@ def _text(answer: Any) -> Any:
 
 
 def answer_of(value: Any, schema: Mapping[str, Any] | None) -> types.CallToolResult:
-    """One of FastMCP's types of answers, or a list with some, as a tool's answer."""
+    """Convert a value of FastMCP's types, or a list with such values, to MCP's result."""
     tool = Tool(name="answer", parameters={}, output_schema=dict(schema) if schema else None)
     answer = tool.convert_result(value)
     return types.CallToolResult(

@@ -50,18 +50,18 @@ _PLAN_KEYS: Final[dict[str, str]] = {"steps": _PLAN, "inputs": _PLAN, "limits": 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """One thing that a registry lists.
+class RegistryEntry:
+    """One entry of a registry file.
 
     Args:
         path: Dotted path of a function or a class: ``pkg.module.Name``.
-        name: What to call it; None: what it calls itself.
-        optional: Whether it is only a warning if it can't be had.
-        position: Of the path in its file; None if the path came from the command line.
-        where: Its place in the file: ``tools[2].path``.
+        name: Its name in plans; None: the object's own name.
+        optional: Whether it is only a warning if the object can't be imported or served.
+        position: Of the path in its file; None if the path is from the command line.
+        where: Key of the path in the file: ``tools[2].path``.
         annotations: MCP's hints for a tool, and fractale's own.
-        uri: Of a resource; None: made of its name.
-        folder: Where to look for modules that are not installed; None: nowhere.
+        uri: URI of a resource; None: made from its name.
+        folder: Directory of modules that aren't installed; None: only installed modules.
     """
 
     kind: Kind
@@ -75,7 +75,7 @@ class Entry:
     folder: Path | None = None
 
     def problem(self, code: str, message: str, suggestion: str | None = None) -> Problem:
-        """Something wrong with the entry: a warning if the entry is optional."""
+        """Make a problem of the entry: a warning if the entry is optional, else an error."""
         severity = "warning" if self.optional else "error"
         place, path, length = self.position, self.where, len(self.path)
         return Problem(code, message, place, path, length, suggestion=suggestion, severity=severity)
@@ -83,7 +83,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerFileSettings:
-    """The ``server`` section of a file; None where it does not say."""
+    """The ``server`` section of a file; None for a key that isn't there."""
 
     transport: Transport | None = None
     host: str | None = None
@@ -95,29 +95,29 @@ class ServerFileSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registry:
-    """What a registry or server file says.
+    """The content of a registry or server file.
 
     Args:
         file: The path as it was given.
         entries: In file order, section by section.
-        server: How ``fractale serve`` is to serve it.
-        warnings: What the file says that has no effect.
+        server: Options of ``fractale serve``.
+        warnings: Parts of the file without effect.
     """
 
     file: str
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[RegistryEntry, ...] = ()
     server: ServerFileSettings = field(default_factory=ServerFileSettings)
     warnings: tuple[Problem, ...] = ()
 
 
 def load_registry(path: str | Path) -> Registry:
-    """Read a registry or server file, of fractale 0.1.0 or mcp-serve too. Imports nothing.
+    """Read a registry or server file, including those of fractale 0.1.0 and mcp-serve.
 
     Args:
         path: A YAML file.
 
     Raises:
-        PlanError: It can't be read, or is wrong: every problem with its place.
+        PlanError: Every problem of the file, with its position.
     """
     root = read_file(path)
     reader = Reader()
@@ -153,18 +153,20 @@ def _unsupported(top: Fields) -> Iterator[Problem]:
             )
 
 
-def _entries(top: Fields, section: str, kind: Kind, folder: Path) -> Iterator[Entry]:
+def _entries(top: Fields, section: str, kind: Kind, folder: Path) -> Iterator[RegistryEntry]:
     for where, node in top.items(section):
         if isinstance(node.value, str):  # a bare path
             if path := top.reader.name(node, where, "the path"):
-                yield Entry(
+                yield RegistryEntry(
                     kind=kind, path=path, position=node.position, where=where, folder=folder
                 )
         elif entry := _entry(top.reader, node, where, kind, folder):
             yield entry
 
 
-def _entry(reader: Reader, node: Node, where: str, kind: Kind, folder: Path) -> Entry | None:
+def _entry(
+    reader: Reader, node: Node, where: str, kind: Kind, folder: Path
+) -> RegistryEntry | None:
     found = reader.fields(node, where, _ENTRY_KEYS, "an entry", {})
     if found is None:
         return None
@@ -172,7 +174,7 @@ def _entry(reader: Reader, node: Node, where: str, kind: Kind, folder: Path) -> 
     if found.get("path") is None:
         message = "an entry needs a `path`, such as `package.module.function`"
         reader.fail("missing-key", message, node, where)
-    entry = Entry(
+    entry = RegistryEntry(
         kind=kind,
         path=path or "",
         name=found.name("name"),
@@ -228,17 +230,18 @@ def _port(server: Fields) -> int | None:
 
 
 def registries_with(names: Iterable[str], plan: str) -> Mapping[str, list[str]]:
-    """Find registry files that list these tools, prompts or sub-agents; imports nothing.
+    """Find registry files that list these tools, prompts or sub-agents.
 
-    It looks into the folder ``registries`` here, beside the plan, and beside the plan's folder.
+    Searched are the directories ``registries`` in the working directory, beside the plan, and
+    beside the plan's directory.
 
     Args:
-        names: As the plan calls them.
-        plan: The path of its file.
+        names: Names in the plan.
+        plan: Path of the plan's file.
 
     Returns:
-        As few files as will do, the one with most of the names first, each with those that no
-        file before it lists.
+        The fewest files that list the names, the one with most names first. Each has the names
+        that no earlier file lists.
     """
     left = dict.fromkeys(names)
     listed = {path: _names_in(path) for path in _files(plan)} if left else {}
@@ -253,7 +256,7 @@ def registries_with(names: Iterable[str], plan: str) -> Mapping[str, list[str]]:
 
 
 def _files(plan: str) -> list[Path]:
-    """In the order of their names, so that the same one is named each time."""
+    """The registry files, sorted by name: each call finds the same."""
     beside = Path(plan).parent
     folders = {
         folder.absolute(): folder
@@ -272,7 +275,7 @@ def _yaml_in(folder: Path) -> Iterator[Path]:
 
 
 def _names_in(path: Path) -> set[str]:
-    """What a file lists; nothing where it is no registry."""
+    """The names in a file; none if the file is not a registry."""
     try:
         entries = load_registry(path).entries
     except PlanError:

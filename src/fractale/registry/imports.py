@@ -1,4 +1,23 @@
-"""Dotted paths → the objects behind them, or what is wrong with a path."""
+"""Importing the modules that a person names: the one place where their code comes in.
+
+**The threat.** Importing a module runs it, with all rights of the user. Nothing can be checked
+beforehand, and nothing confines it: a registry file, an agent's dotted path and a module beside
+them are trusted like a shell script that a person starts.
+
+**What is done.** Reading a registry or a plan imports nothing (`files`). Only these name a module:
+a registry or server file, ``-a`` with a dotted path, the `agents` that a person gave beside a
+plan, the entry points of installed packages, and the table of needs of ``fractale doctor``. A plan
+alone imports nothing: of its `agents`, only those that a person gave or installed are imported.
+
+**What is checked.**
+
+- A path consists of identifiers and dots, so it can't name a file or an expression.
+- A module beside a registry file is found only if no installed module has its name: its folder
+  comes last on ``sys.path``, and so it can't replace a module of Python, of fractale or of a
+  package.
+- An import that fails, or ends the process by `SystemExit`, becomes a problem with the position of
+  the entry, the cause, and what to install.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +32,8 @@ from types import ModuleType
 from typing import Any, Final
 
 from fractale.errors import PlanError, Problem
-from fractale.registry.files import Entry, Registry
+from fractale.registry.calls import error_text
+from fractale.registry.files import Registry, RegistryEntry
 from fractale.text import similar
 
 PACKAGES: Final = {
@@ -38,17 +58,17 @@ _SHOWN = 3
 def local_entries(paths: Iterable[str]) -> Registry:
     """Sub-agents that the command line names by dotted path, as a registry.
 
-    They are also looked for in the current folder.
+    Their modules may also be in the working directory.
     """
-    entries = [Entry(kind="agent", path=path, folder=Path.cwd()) for path in paths]
+    entries = [RegistryEntry(kind="agent", path=path, folder=Path.cwd()) for path in paths]
     return Registry(file="agents", entries=tuple(entries))
 
 
-def import_entry(entry: Entry) -> Any:
-    """The function, class or object that an entry names.
+def import_entry(entry: RegistryEntry) -> Any:
+    """Import the function, class or object that an entry names.
 
     Raises:
-        PlanError: It can't be had; the one problem says where and why, and what there is.
+        PlanError: One problem: where, why, and which names the module has.
     """
     module_path, _, name = entry.path.rpartition(".")
     if not all(part.isidentifier() for part in entry.path.split(".")) or not module_path:
@@ -61,7 +81,19 @@ def import_entry(entry: Entry) -> Any:
         raise PlanError([_no_attribute(entry, module, name)]) from error
 
 
-def _import_module(entry: Entry, path: str) -> ModuleType:
+def import_fault(module: str) -> str:
+    """Import a module; why it can't be imported, or nothing.
+
+    Finding a module is not enough: the libraries below it may be missing.
+    """
+    try:
+        importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - any module; reported in words
+        return error_text(error)
+    return ""
+
+
+def _import_module(entry: RegistryEntry, path: str) -> ModuleType:
     _look_in(entry.folder, path)
     try:
         return importlib.import_module(path)
@@ -91,7 +123,7 @@ def _is_installed(top: str) -> bool:
         return False
 
 
-def _not_found(entry: Entry, path: str, error: ModuleNotFoundError) -> Problem:
+def _not_found(entry: RegistryEntry, path: str, error: ModuleNotFoundError) -> Problem:
     missing = error.name or ""
     if path != missing and not path.startswith(f"{missing}."):
         message = f"importing `{path}` failed: it needs the module `{missing}`"
@@ -127,14 +159,14 @@ def _submodules(package: str) -> list[str]:
     return [module.name for module in pkgutil.iter_modules(paths)]
 
 
-def _no_attribute(entry: Entry, module: ModuleType, name: str) -> Problem:
+def _no_attribute(entry: RegistryEntry, module: ModuleType, name: str) -> Problem:
     if instead := successor_of(entry.path):
         return entry.problem("not-installed", _replaced(entry.path, instead))
     there = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
     return _missing(entry, "unknown-name", module.__name__, name, there)
 
 
-def _missing(entry: Entry, code: str, module: str, name: str, there: list[str]) -> Problem:
+def _missing(entry: RegistryEntry, code: str, module: str, name: str, there: list[str]) -> Problem:
     near = similar(name, there, _SHOWN)
     listed = ", ".join(f"`{word}`" for word in near or sorted(there)[:_SHOWN])
     more = f"; {'near it' if near else 'there'}: {listed}" if listed else ""

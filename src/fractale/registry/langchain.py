@@ -1,7 +1,7 @@
-"""LangChain's tools → tools: each is called as a model would call it, with a tool call.
+"""LangChain's tools → tools: each is called with a tool call, as a model calls it.
 
-Only so does the tool answer with a `ToolMessage`, whose `status` says whether it failed and whose
-`artifact` has its structured answer. Tools of `langchain-mcp-adapters` are LangChain tools.
+Only then does the tool return a `ToolMessage`: its `status` says whether the tool failed, and its
+`artifact` has the structured answer. Tools of `langchain-mcp-adapters` are LangChain tools.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def is_langchain(found: Any) -> bool:
 
 
 def schema_of(tool: Any) -> dict[str, Any]:
-    """JSON Schema of the arguments that a model would give."""
+    """JSON Schema of the arguments that a model sets."""
     schema = tool.tool_call_schema
     return cast(
         "dict[str, Any]", schema if isinstance(schema, dict) else schema.model_json_schema()
@@ -35,7 +35,7 @@ def schema_of(tool: Any) -> dict[str, Any]:
 
 
 def caller_of(tool: Any) -> Callable[..., Awaitable[types.CallToolResult]]:
-    """A function that calls the tool with a tool call, and gives its message as MCP's answer."""
+    """Make a function that calls the tool with a tool call, and returns MCP's result."""
 
     async def call(**arguments: Any) -> types.CallToolResult:
         asked = {"type": "tool_call", "name": tool.name, "args": arguments, "id": uuid.uuid4().hex}
@@ -45,10 +45,10 @@ def caller_of(tool: Any) -> Callable[..., Awaitable[types.CallToolResult]]:
 
 
 def _answer_of(name: str, message: Any) -> types.CallToolResult:
-    """A tool message as MCP's answer.
+    """Convert a tool message to MCP's result.
 
     Raises:
-        ToolError: It is something else, such as a LangGraph `Command`.
+        ToolError: The tool returned something else, such as a LangGraph `Command`.
     """
     if not hasattr(message, "content_blocks") or not hasattr(message, "status"):
         kind = type(message).__name__
@@ -62,7 +62,7 @@ def _answer_of(name: str, message: Any) -> types.CallToolResult:
 
 
 def _value_of(message: Any) -> Any:
-    """The content: what LangChain wrote as JSON as it was, and blocks as MCP's parts."""
+    """The content: JSON that LangChain wrote is parsed, and blocks become MCP's parts."""
     if not isinstance(message.content, str):
         return [_part(block) for block in cast("Iterable[Any]", message.content_blocks)]
     try:
@@ -92,7 +92,7 @@ def _part(block: Mapping[str, Any]) -> types.ContentBlock:
 
 
 def _structured_in(artifact: Any) -> dict[str, Any] | None:
-    """The artifact as structured content, an object; None of one that is not JSON."""
+    """The artifact as structured content, always an object; None if it isn't JSON."""
     if artifact is None:
         return None
     try:

@@ -14,7 +14,7 @@ from pydantic.errors import PydanticUserError
 from fractale.errors import ToolError
 from fractale.registry.calls import error_text
 from fractale.registry.fastmcp_uses import FastMCPMade, is_fastmcps, is_for_fastmcp
-from fractale.registry.files import Entry
+from fractale.registry.files import RegistryEntry
 from fractale.registry.server import LocalPrompt
 from fractale.registry.signature import Signature
 from fractale.registry.values import json_text
@@ -22,11 +22,11 @@ from fractale.registry.values import json_text
 _PARTS = (types.TextContent, types.ImageContent, types.AudioContent, types.EmbeddedResource)
 
 
-def make_prompt(entry: Entry, found: Any) -> LocalPrompt | FastMCPMade:
-    """The prompt behind an entry.
+def make_prompt(entry: RegistryEntry, found: Any) -> LocalPrompt | FastMCPMade:
+    """Make the prompt of an entry.
 
     Raises:
-        TypeError: It is no function.
+        TypeError: The object is not a function.
     """
     if is_fastmcps(found) or (inspect.isroutine(found) and is_for_fastmcp(found)):
         from fractale.registry.fastmcp_mount import as_prompt
@@ -36,17 +36,17 @@ def make_prompt(entry: Entry, found: Any) -> LocalPrompt | FastMCPMade:
 
 
 def a_function(found: Any) -> Callable[..., Any]:
-    """What was found, if it is a function.
+    """The object, if it is a function.
 
     Raises:
-        TypeError: It is none.
+        TypeError: It isn't.
     """
     if inspect.isroutine(found):
         return found
     raise TypeError(f"is {type(found).__name__}, not a function")
 
 
-def _from_function(entry: Entry, function: Callable[..., Any]) -> LocalPrompt:
+def _from_function(entry: RegistryEntry, function: Callable[..., Any]) -> LocalPrompt:
     signature = Signature(function, "prompts")
     about = signature.docstring.text
 
@@ -71,7 +71,7 @@ def _arguments(signature: Signature) -> Iterable[types.PromptArgument]:
 
 
 def _format(signature: Signature, name: str) -> str | None:
-    """What the text of an argument must look like, where it stands for something else."""
+    """The JSON Schema for the text of an argument; None if the argument is plain text."""
     hint = signature.hints.get(name, str)
     if hint is str:
         return None
@@ -84,7 +84,7 @@ def _format(signature: Signature, name: str) -> str | None:
 
 
 def _parsed(signature: Signature, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that the function takes; text that is meant as JSON is parsed."""
+    """The arguments of the function, with JSON text parsed."""
     return {
         name: _parsed_text(signature.hints.get(name, str), value)
         for name, value in given.items()
@@ -102,14 +102,14 @@ def _parsed_text(hint: Any, value: Any) -> Any:
 
 
 def messages_of(answer: Any) -> list[types.PromptMessage]:
-    """A prompt's answer as messages.
+    """Convert a prompt function's answer to messages.
 
     Args:
-        answer: Text, a list of texts and messages, or ``{"messages": [...]}`` as hpc-mcp gives
-            it; another mapping becomes JSON.
+        answer: Text, a list of texts and messages, or ``{"messages": [...]}`` as of hpc-mcp;
+            another mapping becomes JSON.
 
     Raises:
-        TypeError: It is something else.
+        TypeError: The answer has another type.
     """
     if is_fastmcps(answer) and hasattr(answer, "messages"):  # its PromptResult
         return messages_of(answer.messages)

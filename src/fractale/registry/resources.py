@@ -14,7 +14,7 @@ from pydantic import AnyUrl
 from fractale.errors import ToolError
 from fractale.registry.calls import guarded
 from fractale.registry.fastmcp_uses import FastMCPMade, is_fastmcps, is_for_fastmcp
-from fractale.registry.files import Entry
+from fractale.registry.files import RegistryEntry
 from fractale.registry.prompts import a_function
 from fractale.registry.server import Contents, LocalResource, LocalTemplate
 from fractale.registry.signature import Signature
@@ -25,12 +25,12 @@ _VARIABLE: Final = re.compile(r"\{([\w-]+)(\*?)\}")
 _QUERY: Final = re.compile(r"\{\?([^}]+)\}")
 
 
-def make_resource(entry: Entry, found: Any) -> LocalResource | LocalTemplate | FastMCPMade:
-    """The resource behind an entry: a template of resources if its function takes arguments.
+def make_resource(entry: RegistryEntry, found: Any) -> LocalResource | LocalTemplate | FastMCPMade:
+    """Make the resource of an entry; a template if its function has parameters.
 
     Raises:
-        TypeError: It is no function.
-        ValueError: Its URI is none, or names other variables than the function's arguments.
+        TypeError: The object is not a function.
+        ValueError: The URI is invalid, or its variables aren't the function's parameters.
     """
     if is_fastmcps(found) or (inspect.isroutine(found) and is_for_fastmcp(found)):
         from fractale.registry.fastmcp_mount import as_resource
@@ -44,7 +44,7 @@ def make_resource(entry: Entry, found: Any) -> LocalResource | LocalTemplate | F
 
 
 def uri_of(name: str, parameters: list[str]) -> str:
-    """The URI of a resource that says none: ``resource://NAME/{argument}``."""
+    """The URI of a resource whose entry has none: ``resource://NAME/{argument}``."""
     return "/".join([f"resource://{name}", *(f"{{{each}}}" for each in parameters)])
 
 
@@ -78,10 +78,10 @@ def _template(function: Callable[..., Any], name: str, uri: str) -> LocalTemplat
 
 
 def _check_variables(uri: str, parameters: Mapping[str, inspect.Parameter]) -> None:
-    """Check that a URI and a function have the same variables.
+    """Check that the variables of a URI are the parameters of a function.
 
     Raises:
-        ValueError: They don't; or one in the query has no default, which it needs.
+        ValueError: They aren't, or a parameter in the query has no default.
     """
     in_path = {_argument(name) for name, _ in _VARIABLE.findall(uri)}
     in_query = _query_names(uri)
@@ -110,13 +110,10 @@ def _query_names(uri: str) -> dict[str, str]:
 class _Matcher:
     """Finds the variables of a template in a URI.
 
-    ``{name}`` stands for a part without a slash, ``{name*}`` for any, ``{?a,b}`` for a query.
-
-    Args:
-        template: The template.
+    ``{name}`` matches text without a slash, ``{name*}`` any text, ``{?a,b}`` a query.
 
     Raises:
-        ValueError: It has a variable twice, or one whose name begins with a digit.
+        ValueError: The template has a variable twice, or one that begins with a digit.
     """
 
     def __init__(self, template: str) -> None:
@@ -134,7 +131,7 @@ class _Matcher:
         self._query = _query_names(template)
 
     def __call__(self, uri: str) -> dict[str, str] | None:
-        """The variables by argument; None if the URI is none of the template's."""
+        """The variables by parameter; None if the URI doesn't match."""
         path, _, query = uri.partition("?")
         found = self._pattern.fullmatch(path)
         if found is None:

@@ -1,4 +1,4 @@
-"""JSON Schemas as clients take them: without titles, and without references where that can be."""
+"""JSON Schemas as clients expect them: without titles and, if possible, without references."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _SINGLE: Final = {"items", "contains", "propertyNames", "not", "if", "then", "el
 }
 _PREFIX: Final = "#/$defs/"
 _MOST_PARTS: Final = 20_000
-"""Inlining copies what is referred to: a schema that grows beyond this keeps its references."""
+"""Inlining copies definitions: a schema that grows beyond this size keeps its references."""
 
 
 class _CannotInlineError(Exception):
-    """The references form a cycle, lead elsewhere, or make too much."""
+    """The references form a cycle, point outside ``$defs``, or expand to too much."""
 
 
 def untitled(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema without the titles that pydantic makes of names."""
+    """Remove the titles that pydantic makes from names."""
     return {
         key: _untitled_under(key, value)
         for key, value in schema.items()
@@ -51,9 +51,9 @@ def _untitled_each(value: Any) -> Any:
 
 
 def inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema with its ``$defs`` in the places that refer to them: some clients know no ``$ref``.
+    """Replace references by their ``$defs``: some clients don't support ``$ref``.
 
-    A schema that refers to itself keeps its references, but none at its root, where MCP wants
+    A schema that refers to itself keeps its references, except at its root, where MCP requires
     ``type: object``.
     """
     if "$defs" not in schema:
@@ -66,20 +66,20 @@ def inlined(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Inliner:
-    """Puts definitions in place of references, up to a size."""
+    """Replaces references by definitions, up to a size."""
 
     def __init__(self, definitions: Mapping[str, Any]) -> None:
         self._definitions = definitions
         self._left = _MOST_PARTS
 
     def expand(self, node: Any, inside: frozenset[str]) -> Any:
-        """A part of the schema without references.
+        """Replace the references in a part of the schema.
 
         Args:
-            inside: The definitions that the part is in.
+            inside: The definitions that contain the part.
 
         Raises:
-            _CannotInlineError: It can't be had without references.
+            _CannotInlineError: The references must stay.
         """
         self._left -= 1
         if self._left < 0:
@@ -105,10 +105,10 @@ class _Inliner:
 
 
 def _referred(table: Mapping[str, Any]) -> str | None:
-    """The definition that a part refers to; None if it refers to nothing.
+    """The definition that a part refers to; None if it has no reference.
 
     Raises:
-        _CannotInlineError: It refers to something that isn't under ``$defs``.
+        _CannotInlineError: The reference points outside ``$defs``.
     """
     reference = table.get("$ref")
     if not isinstance(reference, str):  # also a property that is called so
@@ -119,9 +119,9 @@ def _referred(table: Mapping[str, Any]) -> str | None:
 
 
 def _without_discriminator(table: dict[str, Any]) -> dict[str, Any]:
-    """A union without OpenAPI's discriminator, which would refer to definitions that are gone.
+    """Remove OpenAPI's discriminator from a union: it refers to definitions that are inlined.
 
-    Each member gets the tag as a required property: pydantic leaves it out where it has a default.
+    The tag becomes a required property of each member: pydantic omits it if it has a default.
     """
     tag = table.get("discriminator")
     if not isinstance(tag, dict) or not {"anyOf", "oneOf"} & table.keys():
@@ -143,7 +143,7 @@ def _requiring(name: Any, member: Any) -> Any:
 
 
 def _rooted(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema with the definition at its root that it refers to."""
+    """Replace the reference at the root of a schema."""
     reference = schema.get("$ref")
     if "type" in schema or not isinstance(reference, str):
         return schema

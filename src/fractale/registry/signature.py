@@ -53,14 +53,14 @@ class _Wrapped(Generic[_T]):
 
 @dataclass(frozen=True)
 class Signature:
-    """What a function takes and gives.
+    """The parameters and the answer of a function.
 
     Args:
         function: Sync or async.
-        noun: What it is to become, for the message where it can't be: ``tools``.
+        noun: What functions become, for error messages: ``tools``.
 
     Raises:
-        ValueError: It takes ``*args`` or ``**kwargs``, whose names no caller can know.
+        ValueError: The function has ``*args`` or ``**kwargs``, whose names no client can know.
     """
 
     function: Callable[..., Any]
@@ -81,17 +81,17 @@ class Signature:
 
     @cached_property
     def hints(self) -> dict[str, Any]:
-        """The annotations by name, that of the answer as ``return``."""
+        """The annotations by name; the answer's is ``return``."""
         return {name: _described(hint) for name, hint in hints_of(self.function).items()}
 
     @cached_property
     def docstring(self) -> Docstring:
-        """What the function's docstring says."""
+        """The description of the function and of its arguments."""
         return read_docstring(self.function)
 
     @cached_property
     def adapter(self) -> TypeAdapter[Any]:
-        """Checks arguments and makes the coroutine that calls."""
+        """Validates arguments, and makes the coroutine of the call."""
         return TypeAdapter(self._checkable())
 
     def _checkable(self) -> Any:
@@ -106,10 +106,11 @@ class Signature:
         return call
 
     async def call(self, arguments: Mapping[str, Any]) -> Any:
-        """Call the function with arguments as the signature says, converted where need be.
+        """Call the function with validated and converted arguments.
 
         Raises:
-            ToolError: They don't fit, which is said without their values; or what it raised.
+            ToolError: The arguments don't fit (the message is without their values), or the
+                function raised.
         """
         try:
             coroutine = self.adapter.validate_python(dict(arguments))
@@ -131,10 +132,10 @@ class Signature:
         return inlined(schema)
 
     def answer_schema(self) -> dict[str, Any] | None:
-        """JSON Schema of the structured answer, an object; None if the annotation says nothing.
+        """JSON Schema of the structured answer, an object; None if no annotation describes it.
 
-        An answer that is no object is wrapped as ``{"result": …}``. Not so one that may be a
-        mapping or something else: the mapping's own keys are what rules look at.
+        An answer that is never an object is wrapped as ``{"result": …}``. One that may be a
+        mapping isn't: outcome rules look at the mapping's own keys.
         """
         hint = self.hints.get("return")
         if hint in (None, type(None), Any) or isinstance(hint, str) or _has_content(hint):
@@ -170,7 +171,7 @@ def _is_object(schema: Mapping[str, Any], root: Mapping[str, Any]) -> bool:
 
 
 def _by_alias(hint: Any) -> bool:
-    """Whether a model's aliases are what its answers have: as its configuration says."""
+    """Whether a model's answers use its aliases, by its configuration."""
     model = next((each for each in _members(hint) if _is_model(each)), None)
     configured = model.model_config.get("serialize_by_alias") if model else None
     return configured is not False
@@ -181,7 +182,7 @@ def _is_model(hint: Any) -> bool:
 
 
 def _members(hint: Any) -> Iterator[Any]:
-    """What an annotation says without ``Annotated``: of a union each member."""
+    """The members of an annotation that is a union, else the annotation; without ``Annotated``."""
     origin = get_origin(hint)
     if origin is Annotated:
         yield from _members(get_args(hint)[0])
@@ -193,7 +194,7 @@ def _members(hint: Any) -> Iterator[Any]:
 
 
 def _has_content(hint: Any) -> bool:
-    """Whether answers are no JSON: bytes, or MCP's content, or lists of it."""
+    """Whether answers aren't JSON: bytes, MCP's content, or lists of it."""
     return any(each is bytes or _has_parts(each) for each in _members(hint))
 
 
@@ -204,7 +205,7 @@ def _has_parts(hint: Any) -> bool:
 
 
 def _described(hint: Any) -> Any:
-    """``Annotated[int, "words"]`` as pydantic has it: the words are the description."""
+    """``Annotated[int, "words"]`` in pydantic's form: the words are the description."""
     arguments = get_args(hint) if get_origin(hint) is Annotated else ()
     if len(arguments) == 2 and isinstance(arguments[1], str):
         return cast("Any", Annotated)[arguments[0], Field(description=arguments[1])]
@@ -212,7 +213,7 @@ def _described(hint: Any) -> Any:
 
 
 def misfit(error: ValidationError) -> str:
-    """Which arguments don't fit, and why; without their values."""
+    """Which arguments don't match the signature, and why; without their values."""
     found = error.errors(include_url=False, include_input=False)
     parts = [f"`{'.'.join(map(str, each['loc']))}`: {each['msg']}" for each in found]
     return f"the arguments don't fit: {'; '.join(parts)}"
@@ -247,10 +248,10 @@ _DESCRIBES_ARGUMENTS: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Docstring:
-    """What a docstring says.
+    """The parts of a docstring.
 
     Args:
-        text: What the function does: all of it where no arguments are described.
+        text: What the function does; the whole docstring if it describes no arguments.
         arguments: The descriptions of arguments, by name.
     """
 
@@ -259,7 +260,7 @@ class Docstring:
 
 
 def read_docstring(function: Callable[..., Any]) -> Docstring:
-    """A function's docstring, in Google's, NumPy's or Sphinx's style."""
+    """Read a function's docstring in Google's, NumPy's or Sphinx's style."""
     text = inspect.getdoc(function)
     if not text:
         return Docstring()

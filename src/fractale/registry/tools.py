@@ -1,4 +1,4 @@
-"""Local objects → tools."""
+"""Local objects → tools: functions, classes, instances, LangChain's and FastMCP's tools."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fractale.errors import ToolError
 from fractale.paths import NOTES
 from fractale.registry.calls import error_text, guarded
 from fractale.registry.fastmcp_uses import FastMCPMade, is_fastmcps, is_for_fastmcp
-from fractale.registry.files import MCP_HINTS, OWN_PREFIX, Entry
+from fractale.registry.files import MCP_HINTS, OWN_PREFIX, RegistryEntry
 from fractale.registry.langchain import caller_of, is_langchain, schema_of
 from fractale.registry.schemas import inlined
 from fractale.registry.server import LocalTool
@@ -26,15 +26,15 @@ AGENT = {"fractale.type": "agent"}
 Answer: TypeAlias = Callable[[dict[str, Any]], Awaitable[types.CallToolResult]]
 
 
-def make_tool(entry: Entry, found: Any) -> LocalTool | FastMCPMade:
-    """The tool behind an entry.
+def make_tool(entry: RegistryEntry, found: Any) -> LocalTool | FastMCPMade:
+    """Make the tool of an entry.
 
     Args:
         found: A function, a class, an instance with ``__call__``, a LangChain or FastMCP tool.
 
     Raises:
-        TypeError: It is none of these.
-        Exception: What goes wrong in a stranger's class, or what its signature can't say.
+        TypeError: The object can't be called.
+        Exception: What the object's own code raises, or a signature without a JSON Schema.
     """
     if inspect.isclass(found):
         return _from_object(entry, found(), default_name=found.__name__.lower())
@@ -50,7 +50,7 @@ def make_tool(entry: Entry, found: Any) -> LocalTool | FastMCPMade:
 
 
 def is_agent_like(found: Any) -> bool:
-    """Whether an object has the shape of a sub-agent: described, and callable as an object."""
+    """Whether an object looks like a sub-agent: it describes itself, and is not a function."""
     described = hasattr(found, "description") or hasattr(found, "input_schema")
     return (inspect.isclass(found) or not inspect.isroutine(found)) and described
 
@@ -59,16 +59,19 @@ def _own_name(found: Any) -> str:
     return getattr(found, "__name__", type(found).__name__.lower())
 
 
-def _fastmcps(entry: Entry, found: Any) -> FastMCPMade:
+def _fastmcps(entry: RegistryEntry, found: Any) -> FastMCPMade:
     from fractale.registry.fastmcp_mount import as_tool
 
     return as_tool(entry, found)
 
 
 def _from_function(
-    entry: Entry, function: Callable[..., Any], name: str | None = None, about: str | None = None
+    entry: RegistryEntry,
+    function: Callable[..., Any],
+    name: str | None = None,
+    about: str | None = None,
 ) -> LocalTool | FastMCPMade:
-    # What the function says of itself, and over it what the registry's entry says.
+    # The registry's entry overrides the function's own notes.
     notes = {**getattr(function, NOTES, {}), **entry.annotations}
     entry = dataclasses.replace(entry, annotations=notes)
     if is_for_fastmcp(function):
@@ -107,7 +110,7 @@ def _function_name(function: Callable[..., Any]) -> str:
 
 
 def _without_raising(answer: Answer) -> Answer:
-    """Errors as answers: a run must see them as the tool's own."""
+    """Convert exceptions to answers with ``isError``: a run treats them as the tool's own."""
 
     async def run(arguments: dict[str, Any]) -> types.CallToolResult:
         try:
@@ -120,8 +123,8 @@ def _without_raising(answer: Answer) -> Answer:
     return run
 
 
-def _from_object(entry: Entry, found: Any, default_name: str) -> LocalTool | FastMCPMade:
-    """A sub-agent, or anything else that says itself what it is called and takes."""
+def _from_object(entry: RegistryEntry, found: Any, default_name: str) -> LocalTool | FastMCPMade:
+    """A sub-agent, or another object with `name`, `description` or `input_schema`."""
     name = getattr(found, "name", None) or default_name
     about = getattr(found, "description", None) or inspect.getdoc(found) or ""
     target = found if inspect.isroutine(found) else found.__call__
@@ -132,14 +135,14 @@ def _from_object(entry: Entry, found: Any, default_name: str) -> LocalTool | Fas
 
 
 def _described(
-    entry: Entry,
+    entry: RegistryEntry,
     target: Callable[..., Any],
     name: str,
     about: str,
     schema: dict[str, Any],
     output: dict[str, Any] | None,
 ) -> LocalTool:
-    """A tool that brings its own schemas."""
+    """A tool with schemas of its own."""
     check_schema(schema)
     check_schema(output or {})
     notes = {**_annotations_of(schema), **entry.annotations}
@@ -160,7 +163,7 @@ def _described(
 def _checked(
     name: str, target: Callable[..., Any], schema: dict[str, Any], output: dict[str, Any] | None
 ) -> Answer:
-    """A call whose arguments and answer are checked against schemas."""
+    """Make a call that validates arguments and answer against schemas."""
     call = guarded(target, ToolError)
 
     async def answer(arguments: dict[str, Any]) -> types.CallToolResult:
@@ -175,12 +178,12 @@ def _checked(
 
 
 def _annotations_of(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """0.1.0's place for annotations: inside the input schema."""
+    """The annotations of fractale 0.1.0, which are in the input schema."""
     own = schema.get("annotations")
     return cast("Mapping[str, Any]", own) if isinstance(own, dict) else {}
 
 
-def _notes(entry: Entry) -> dict[str, Any]:
+def _notes(entry: RegistryEntry) -> dict[str, Any]:
     """An entry's annotations as fields of MCP's `Tool`."""
     hints = _hints(entry.annotations)
     title = hints.title if hints else None
@@ -188,17 +191,17 @@ def _notes(entry: Entry) -> dict[str, Any]:
 
 
 def _hints(notes: Mapping[str, Any]) -> types.ToolAnnotations | None:
-    """The hints that MCP knows, of an entry's annotations."""
+    """The annotations that MCP defines."""
     hints = {key: value for key, value in notes.items() if key in (*MCP_HINTS, "title")}
     return types.ToolAnnotations(**hints) if hints else None
 
 
-def _own(entry: Entry) -> dict[str, Any]:
-    """What fractale adds to MCP's annotations: MCP's model has no place for them but ``_meta``."""
+def _own(entry: RegistryEntry) -> dict[str, Any]:
+    """Fractale's own annotations: MCP's model allows them in ``_meta`` only."""
     own = {key: v for key, v in entry.annotations.items() if key.startswith(OWN_PREFIX)}
     return {**AGENT, **own} if entry.kind == "agent" else own
 
 
-def _from_langchain(entry: Entry, tool: Any) -> LocalTool:
+def _from_langchain(entry: RegistryEntry, tool: Any) -> LocalTool:
     call = caller_of(tool)
     return _described(entry, call, tool.name, tool.description, schema_of(tool), None)

@@ -1,4 +1,4 @@
-"""What local functions answer → MCP's contents."""
+"""Values that local functions return → MCP's results and contents."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from fractale.schemas import UnusableSchema, misfits
 
 
 def failed(message: str) -> types.CallToolResult:
-    """The answer of a call that went wrong."""
+    """The result of a failed call."""
     return types.CallToolResult(content=[_text(message)], isError=True)
 
 
 def tool_answer(name: str, value: Any, schema: Mapping[str, Any] | None) -> types.CallToolResult:
-    """A function's value as a tool's answer: a mapping is structured, text stays text.
+    """Convert a function's value to a result: a mapping is structured, text stays text.
 
-    A function that returns nothing has done its work: its answer is ``{"result": null}``, since
-    an answer with nothing in it does not count as one.
+    A function that returns nothing answers ``{"result": null}``: an empty answer would not count
+    as success.
 
     Args:
-        name: Of the tool.
-        schema: Its output schema, an object's; None: a value may be anything.
+        name: Name of the tool.
+        schema: Its output schema, of an object; None: any value is valid.
 
     Raises:
-        ToolError: It isn't what the schema says.
+        ToolError: The value doesn't match the schema.
     """
     if isinstance(value, types.CallToolResult):
         return value
@@ -68,10 +68,10 @@ def _wrapped(name: str, value: Any, structured: Any) -> types.CallToolResult:
 
 
 def described_answer(name: str, value: Any, schema: Mapping[str, Any]) -> types.CallToolResult:
-    """The answer of a tool that brings its own output schema: a mapping, a model, JSON as text.
+    """Convert the value of a tool with its own output schema: a mapping, a model, JSON as text.
 
     Raises:
-        ToolError: It isn't what the schema says.
+        ToolError: The value doesn't match the schema.
     """
     found = _jsonable(value, fallback=str)
     if isinstance(found, str):
@@ -87,7 +87,7 @@ def check_answer(name: str, value: Any, schema: Mapping[str, Any]) -> None:
     """Check a tool's structured answer.
 
     Raises:
-        ToolError: It isn't what the schema says.
+        ToolError: The answer doesn't match the schema.
     """
     wrong = f"it is {type(value).__name__}" if not isinstance(value, dict) else None
     if wrong := wrong or breaks(schema, value):
@@ -95,7 +95,7 @@ def check_answer(name: str, value: Any, schema: Mapping[str, Any]) -> None:
 
 
 def breaks(schema: Mapping[str, Any], value: Any) -> str | None:
-    """How a value breaks a JSON Schema, in words; None if it doesn't."""
+    """How a value violates a JSON Schema; None if it is valid."""
     try:
         return "; ".join(map(str, misfits(schema, value, trusted=True))) or None
     except UnusableSchema as error:
@@ -103,7 +103,7 @@ def breaks(schema: Mapping[str, Any], value: Any) -> str | None:
 
 
 def _structured(value: Any, may_be_content: bool) -> Any:
-    """A value as JSON; None if it can't be."""
+    """A value as JSON; None if it can't be converted."""
     if isinstance(value, bytes) or (may_be_content and _is_content(value)):
         return None
     try:
@@ -118,7 +118,7 @@ def _is_content(value: Any) -> bool:
 
 
 def _contents(value: Any) -> list[types.ContentBlock]:
-    """A value as content: MCP's own as it is, text as text, else JSON as text."""
+    """A value as content: MCP's own unchanged, text as text, anything else as JSON text."""
     if value is None:
         return []
     if isinstance(value, (list, tuple)):
@@ -146,15 +146,18 @@ def _bytes_text(value: bytes) -> str:
 
 
 def json_text(value: Any) -> str:
-    """A value as JSON; what JSON has no word for as its text."""
+    """A value as JSON text; parts that JSON can't express as their `str`."""
     return to_json(_jsonable(value, fallback=str, by_alias=_by_alias(value)), compact=True)
 
 
 def _jsonable(value: Any, **options: Any) -> Any:
-    """A value as plain JSON: models and the like as `options` of pydantic say.
+    """A value as plain JSON.
+
+    Args:
+        options: Of pydantic's `to_jsonable_python`.
 
     Raises:
-        ToolError: It holds an integer that is too long for JSON, or a key that is not Unicode.
+        ToolError: An integer is too long for JSON, or a key is not Unicode.
     """
     try:
         return plain(pydantic_core.to_jsonable_python(value, **options))
@@ -177,10 +180,10 @@ def _text(text: str) -> types.TextContent:
 
 
 def resource_contents(value: Any) -> list[ReadResourceContents]:
-    """A function's value as a resource: text and bytes as they are, else JSON.
+    """Convert a function's value to a resource: text and bytes unchanged, anything else to JSON.
 
     Raises:
-        ToolError: It is none of these.
+        ToolError: The value isn't JSON.
     """
     if isinstance(value, bytes):
         return [ReadResourceContents(value, "application/octet-stream")]

@@ -14,7 +14,7 @@ from typing import Any, Literal, NoReturn, TypeAlias
 from fractale.errors import FractaleError, without_positions
 from fractale.events import SHORT_TEXT, Event
 from fractale.masking import MASK
-from fractale.record.diff import Change, changes
+from fractale.record.diff import ValueChange, changes
 from fractale.replay.trace import (
     ATTEMPT_ENDS,
     CALL_ENDS,
@@ -75,7 +75,7 @@ class Divergence:
     attempt: int = 1
     recorded: Any = None
     now: Any = None
-    changes: tuple[Change, ...] = ()
+    changes: tuple[ValueChange, ...] = ()
 
 
 class Diverged(FractaleError):
@@ -123,21 +123,19 @@ class Comparison:
         self._over = False
         self._record = TraceReader(elicitations=rules.live_tools)
         self._replay = TraceReader(elicitations=rules.live_tools)
-        # What the replay has not emitted yet: events by attempt, and ends of calls by their key.
-        self._left: dict[AttemptPath, list[TraceEvent]] = {}
-        self._ends: dict[str, TraceEvent] = {}
-        # Calls, by their key in the record and by their key in the replay.
-        self._calls: dict[str, TraceEvent] = {}
-        self._made: dict[str, TraceEvent] = {}
+        self._left: dict[AttemptPath, list[TraceEvent]] = {}  # what is still expected, by attempt
+        self._calls: dict[str, TraceEvent] = {}  # by their key in the record
+        self._made: dict[str, TraceEvent] = {}  # recorded calls, by their key in the replay
+        self.of = 0
         for event in filter(None, map(self._record.take, events)):
+            self.of += 1
             self.waiting = event.data.get("waiting") or self.waiting
-            if event.kind in CALL_ENDS and event.key:
-                self._ends[event.key] = event
+            if event.kind in CALL_ENDS and event.key in self._calls:
+                self._calls[event.key].end = event
                 continue
             self._left.setdefault(event.path, []).append(event)
-            if event.key:
+            if event.kind in CALL_STARTS and event.key:
                 self._calls[event.key] = event
-        self.of = sum(map(len, self._left.values())) + len(self._ends)
 
     # -- for the journal and for recorded sub-agents --------------------------------------------
 
@@ -168,8 +166,7 @@ class Comparison:
         left = self._left.get(self._replay.path_of(step), [])
         end = next((event for event in left if event.kind in ATTEMPT_ENDS), None)
         inner = left[: left.index(end)] if end else left[:]
-        keys = {event.key for event in inner if event.kind in CALL_STARTS}
-        ends = [self._ends.pop(key) for key in list(self._ends) if key in keys]
+        ends = [event.end for event in inner if event.end]
         del left[: len(inner)]
         self.matched += len(inner) + len(ends)
         if end is not None:
@@ -194,7 +191,7 @@ class Comparison:
             first = self._first_left()
             if first is not None and first.kind != "run_finished":
                 self.diverge(_missing(first, found))
-        expected = self._ended(found) if found.kind in CALL_ENDS else self._next(found)
+        expected = self._end_of(found) if found.kind in CALL_ENDS else self._next(found)
         if expected is None:
             self._unexpected(found)
         if differs := self._differs(expected, found):
@@ -202,17 +199,18 @@ class Comparison:
             now = self._values(found, differs, self._now)
             self.diverge(_difference(expected, found, recorded, now))
         self.matched += 1
+        self._over = found.kind == "run_finished"
         if found.kind in CALL_ENDS:
-            del self._ends[str(expected.key)]
+            self._made[found.key or ""].end = None
             return
         self._left[found.path].remove(expected)
-        self._over = found.kind == "run_finished"
         if found.key and expected.key:
             self._made[found.key] = expected
 
-    def _ended(self, found: TraceEvent) -> TraceEvent | None:
-        """The recorded end of a call."""
-        return self._ends.get(self.key_of(found.key or "") or "")
+    def _end_of(self, found: TraceEvent) -> TraceEvent | None:
+        """The recorded end of a call that the replay has begun."""
+        call = self._made.get(found.key or "")
+        return call.end if call else None
 
     def _next(self, found: TraceEvent) -> TraceEvent | None:
         """The next recorded event of the attempt; of calls made at the same time, the equal one."""
@@ -221,9 +219,8 @@ class Comparison:
             return None
         first = left[0]
         if found.kind in CALL_STARTS and first.kind in CALL_STARTS:
-            end = self._ends.get(first.key or "")
             for each in left:
-                beside = each is first or end is None or each.order < end.order
+                beside = each is first or first.end is None or each.order < first.end.order
                 if each.kind in CALL_STARTS and beside and not self._differs(each, found):
                     return each
         return first
@@ -238,7 +235,8 @@ class Comparison:
 
     def _first_left(self) -> TraceEvent | None:
         left = [events[0] for events in self._left.values() if events]
-        return min([*left, *self._ends.values()], key=lambda event: event.order, default=None)
+        ends = [call.end for call in self._made.values() if call.end]
+        return min([*left, *ends], key=lambda event: event.order, default=None)
 
     def end(self, where: str) -> NoReturn:
         """End the replay where the record ends.
@@ -307,7 +305,7 @@ def same(a: Any, b: Any) -> bool:
     return all(_alike(change) for change in changes(a, b))
 
 
-def _alike(change: Change) -> bool:
+def _alike(change: ValueChange) -> bool:
     a, b = change.a, change.b
     if not isinstance(a, str) or not isinstance(b, str):
         return False

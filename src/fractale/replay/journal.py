@@ -13,7 +13,15 @@ from typing import Any, Literal, NoReturn
 from fractale.errors import NotRecorded
 from fractale.replay.comparison import Comparison, Divergence
 from fractale.schedulers.job import JobHandle
-from fractale.store.journal import Call, CallSite, Journal, Kind, KnownCall, checked_line, digest_of
+from fractale.store.journal import (
+    Call,
+    CallSite,
+    Journal,
+    Kind,
+    KnownCall,
+    checked_line,
+    digest_of,
+)
 
 SUBMIT, WAIT, LOGS = "jobs.job_submit", "jobs.job_wait", "jobs.job_logs"
 SETTLED = ("completed", "failed")
@@ -21,7 +29,7 @@ SETTLED = ("completed", "failed")
 
 
 @dataclass(slots=True)
-class RecordedCall:
+class JournalCall:
     """A call in a journal.
 
     Args:
@@ -50,7 +58,7 @@ class RecordedJournal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.missing = False
-        self.calls: dict[str, RecordedCall] = {}
+        self.calls: dict[str, JournalCall] = {}
         try:
             for start, line in _lines(path):
                 self._take(start, line)
@@ -65,7 +73,7 @@ class RecordedJournal:
         known = self.calls.get(key)
         if "kind" in data:
             call = Call(**{name: data[name] for name in ("kind", "name", "digest", "safe")})
-            self.calls[key] = RecordedCall(
+            self.calls[key] = JournalCall(
                 call, data["step"], data["attempt"], data.get("agent") or ""
             )
         elif known and "told" in data:

@@ -25,7 +25,7 @@ from fractale.pins import ToolChange, change_between
 from fractale.plan.words import GENERAL_AGENTS
 from fractale.policy import Grant, PlannedCall, Policy, Ruling
 from fractale.questions import MISSING, Checked, tool_of
-from fractale.record.offered import Offered
+from fractale.record.snapshot import ToolSnapshot
 from fractale.replay.comparison import Comparison
 from fractale.replay.trace import Data, TraceEvent, question_content
 from fractale.settings import Price, Settings
@@ -55,7 +55,7 @@ def _not_recorded(what: str) -> NoReturn:
 class RecordedToolbox:
     """The `Toolbox` of a run as it was offered; results of calls are in the journal."""
 
-    def __init__(self, offered: Offered) -> None:
+    def __init__(self, offered: ToolSnapshot) -> None:
         self._offered = offered
 
     async def tools(self, names: Collection[str] | None = None) -> list[ToolInfo]:
@@ -129,7 +129,7 @@ class RecordedModels(Models):
 
     Args:
         settings: Of today, without secrets.
-        recorded: The settings in the record (`fractale.record.offered.settings_data`).
+        recorded: The settings in the record (`fractale.record.snapshot.settings_data`).
         default: The model that the run began with, for records without settings.
     """
 
@@ -356,17 +356,17 @@ class RecordedAgents(Catalog):
         return [*self._inner.names(), *self.missing]
 
 
-def _as_recorded(name: str, host: AgentContext, comparison: Comparison) -> AgentAnswer:
+def _as_recorded(name: str, context: AgentContext, comparison: Comparison) -> AgentAnswer:
     """The answer of a sub-agent, from the recorded outcome of the step that asks it.
 
     Raises:
         NotRecorded: The record does not have it.
         NotDone, ToolError: The sub-agent raised it then.
     """
-    if host.agents_path:
-        _unknown(name, host, "another sub-agent asked it")
-    inner, end = comparison.accept_inside(host.path)
-    attempt = host.attempt
+    if context.agents_path:
+        _unknown(name, context, "another sub-agent asked it")
+    inner, end = comparison.accept_inside(context.path)
+    attempt = context.attempt
     for event in inner:
         if event.kind == "model_finished":
             usage = _usage_of(event)
@@ -374,12 +374,12 @@ def _as_recorded(name: str, host: AgentContext, comparison: Comparison) -> Agent
             attempt.context.meter.add(usage)
     if end is None:
         if not comparison.ended:
-            comparison.end(f"in step `{host.path}`, in the sub-agent `{name}`")
-        _unknown(name, host, "it had not ended")
+            comparison.end(f"in step `{context.path}`, in the sub-agent `{name}`")
+        _unknown(name, context, "it had not ended")
     data, outputs = end.data, end.refs.get("outputs")
     decided, error = data.get("decided_by"), str(data.get("error") or "")
     if decided == "judge":
-        _unknown(name, host, "a model judged what it answered")
+        _unknown(name, context, "a model judged what it answered")
     if decided == "agent":
         raise NotDone(str(data.get("reason") or error))
     if decided == "error" and data.get("code") not in ("agent", None):
@@ -397,10 +397,10 @@ def _usage_of(event: TraceEvent) -> Usage:
     )
 
 
-def _unknown(name: str, host: AgentContext, why: str) -> NoReturn:
+def _unknown(name: str, context: AgentContext, why: str) -> NoReturn:
     raise NotRecorded(
         "no-agent",
-        f"the record does not say what the sub-agent `{name}` answered in step `{host.path}`: "
+        f"the record does not say what the sub-agent `{name}` answered in step `{context.path}`: "
         f"{why}",
         hint="look at its code, and give it: fractale replay RUN -r REGISTRY, or -a PATH",
     )

@@ -25,8 +25,8 @@ from fractale.plan.model import Limits, Plan
 from fractale.policy import Policy
 from fractale.questions import is_job
 from fractale.record.jobs import JOBS, RunJobs
-from fractale.record.offered import policy_of, read_offered
 from fractale.record.recordings import Recording
+from fractale.record.snapshot import policy_of, read_snapshot
 from fractale.replay.comparison import Comparison, Diverged, Divergence, RecordEnds, Rules
 from fractale.replay.journal import RecordedJournal, ReplayJournal
 from fractale.replay.recorded import (
@@ -40,10 +40,10 @@ from fractale.replay.recorded import (
     RecordedUser,
 )
 from fractale.replay.trace import Data, as_one_process
-from fractale.runs.forking import read_entry
+from fractale.runs.driver import RunDriver
+from fractale.runs.fork import read_point
 from fractale.runs.options import RunOptions
 from fractale.runs.preflight import preflight
-from fractale.runs.session import Session
 from fractale.settings import Settings
 from fractale.store.outputs import FileOutputs
 from fractale.toolbox import Toolbox
@@ -195,10 +195,10 @@ class _Replay:
     def _offered_names(self) -> set[str]:
         if self.live.tools:
             return set()
-        tools = read_offered(self.recording.folder).tools
+        tools = read_snapshot(self.recording.folder).tools
         return {name for tool in tools for name in (tool.name, tool.qualified_name)}
 
-    def _session(self, comparison: Comparison, deps: Dependencies) -> Session:
+    def _session(self, comparison: Comparison, deps: Dependencies) -> RunDriver:
         recording, live = self.recording, self.live
         options = RunOptions(
             listeners=[comparison, *self.listeners],
@@ -211,7 +211,7 @@ class _Replay:
         if live.tools or live.models:
             secrets = {name: live.secrets.get(name, MASK) for name in secrets}
             settings = self.settings
-        session = Session(
+        session = RunDriver(
             settings, deps, self.plan, options, recording.folder.run_id, None, secrets
         )
         session.context.run_dir = recording.run_dir
@@ -219,8 +219,8 @@ class _Replay:
         session.context.bindings = (
             Bindings() if live.tools else RecordedBindings.recorded(recording.head, self.events)
         )
-        if entry := read_entry(recording.folder):
-            session.fork(entry, recording.head["parent"])
+        if point := read_point(recording.folder):
+            session.fork(point, recording.head["parent"])
         return session
 
     def _hidden(self) -> tuple[str, ...]:
@@ -239,7 +239,7 @@ class _Replay:
         live, settings = self.live, self.settings
         policy = Policy(settings=policy_of(recorded["policy"]) if recorded else settings.policy)
         return Dependencies(
-            toolbox=live.tools or RecordedToolbox(read_offered(self.recording.folder)),
+            toolbox=live.tools or RecordedToolbox(read_snapshot(self.recording.folder)),
             models=live.models or RecordedModels(settings, recorded, self._model()),
             outputs=outputs,
             policy=RecordedPolicy.of(policy, self.events),

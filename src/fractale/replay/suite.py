@@ -1,4 +1,4 @@
-"""Recordings as tests: each replayed against today's plan and code."""
+"""Recordings as tests: each is replayed with today's plan and code."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from fractale.agents.catalog import Catalog
 from fractale.errors import FractaleError, NotRecorded, PlanError
 from fractale.plan.model import Plan
 from fractale.record.recordings import Recording, find_recordings, open_recording
-from fractale.registry import load_registry
 from fractale.replay.replay import Replayed, replay
-from fractale.runs.opening import own_agents
+from fractale.runs.workspace import Extensions
 from fractale.settings import Settings
 
-Verdict: TypeAlias = Literal["equal", "diverged", "invalid", "not-recorded"]
+CheckVerdict: TypeAlias = Literal["equal", "diverged", "invalid", "not-recorded"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Checked:
-    """What came of one recording.
+class CheckedRecording:
+    """The result of replaying one recording.
 
     Args:
-        replayed: None where it could not be replayed.
-        error: Why.
+        replayed: None if it could not be replayed.
+        error: Why it could not.
     """
 
     name: str
@@ -34,21 +33,25 @@ class Checked:
     notes: Sequence[str] = ()
 
     @property
-    def verdict(self) -> Verdict:
-        """``invalid``: today's plan is, or what it needs is not there."""
+    def verdict(self) -> CheckVerdict:
+        """``invalid`` if today's plan is, or if what it needs is not there."""
         if self.replayed is None:
             return "not-recorded" if isinstance(self.error, NotRecorded) else "invalid"
         return "equal" if self.replayed.equal else "diverged"
 
 
 def agents_of(recording: Recording, plan: Plan) -> tuple[Catalog, list[str]]:
-    """The sub-agents that a recorded run can ask, with today's code, and what is to be said of it.
+    """Load the sub-agents that a recorded run can ask, with today's code.
 
     Args:
-        recording: With what its person gave it (`Recording.given`); nothing else is imported.
+        recording: With the registries and agents that the user gave (`Recording.given`); nothing
+            else is imported.
+
+    Returns:
+        The sub-agents, and notes for the user.
 
     Raises:
-        PlanError: One that the plan of an own run names can't be loaded.
+        PlanError: The user's own run names a sub-agent that can't be loaded.
     """
     named = [str(path) for path in recording.head.get("registries") or ()]
     found = {path: recording.find(path) for path in named}
@@ -56,26 +59,26 @@ def agents_of(recording: Recording, plan: Plan) -> tuple[Catalog, list[str]]:
     notes = [note for note, path in zip(notes, named, strict=True) if found[path] is None]
     registries = [path for path in found.values() if path is not None]
     agents = [str(path) for path in recording.head.get("agents") or ()]
+    extensions = Extensions(registries=registries, agents=agents)
     if not recording.own:
-        plan = _with_given(plan, registries, agents)
+        plan = _with_given(plan, extensions)
     try:
-        return own_agents(plan, registries=registries, agents=agents), notes
+        return extensions.load(plan)[0], notes
     except PlanError as error:
-        # The tools in them are not needed here, and what they import may not be there.
+        # Their tools are not needed here, and what they import may not be installed.
         notes.append(f"the registries are left out: {error.problems[0]}")
-        return own_agents(plan, agents=agents), notes
+        return Extensions(agents=agents).load(plan)[0], notes
 
 
-def _with_given(plan: Plan, registries: Sequence[Path], agents: Sequence[str]) -> Plan:
+def _with_given(plan: Plan, given: Extensions) -> Plan:
     """The plan with those of its `agents` that a person gave; the others are not imported."""
-    listed = {entry.path for path in registries for entry in load_registry(path).entries}
-    return replace(
-        plan, agents=tuple(ref for ref in plan.agents if ref.path in listed or ref.path in agents)
-    )
+    listed = {entry.path for registry in given.files for entry in registry.entries}
+    known = listed | {*given.agents}
+    return replace(plan, agents=tuple(ref for ref in plan.agents if ref.path in known))
 
 
 def left_out_note(recording: Recording, given: Recording) -> list[str]:
-    """What is to be said of what a recording names and was not imported."""
+    """A note about what a recording names and was not imported."""
     there = [f"-r {path}" for path in given.head.get("registries") or ()]
     there += [f"-a {path}" for path in given.head.get("agents") or ()]
     options = [each for each in recording.left_out if each not in there]
@@ -91,20 +94,18 @@ async def check_recording(
     path: Path,
     settings: Settings,
     name: str = "",
-    *,
-    registries: Sequence[Path] = (),
-    agents: Sequence[str] = (),
-) -> Checked:
+    extensions: Extensions | None = None,
+) -> CheckedRecording:
     """Replay one recording against the plan's file as it is now.
 
     Args:
-        registries, agents: What is imported; of an own run, that which it was started with.
+        extensions: What is imported; of an own run, that which it was started with.
     """
-    name = name or str(path)
+    name, given = name or str(path), extensions or Extensions()
     notes, left_out = list[str](), list[str]()
     try:
         with open_recording(path, name, settings=settings) as found:
-            recording = found.given(registries, agents)
+            recording = found.given(given.paths, given.agents)
             left_out = left_out_note(found, recording)
             plan = recording.plan_today()
             if plan is None:
@@ -115,36 +116,34 @@ async def check_recording(
             notes += more
             replayed = await replay(recording, settings, plan=plan, agents=catalog)
             notes += left_out if replayed.missing or not replayed.equal else []
-            return Checked(name=name, replayed=replayed, notes=notes)
+            return CheckedRecording(name=name, replayed=replayed, notes=notes)
     except FractaleError as error:
-        return Checked(name=name, error=error, notes=[*notes, *left_out])
+        return CheckedRecording(name=name, error=error, notes=[*notes, *left_out])
 
 
 async def check_folder(
     root: Path,
     settings: Settings,
-    *,
-    registries: Sequence[Path] = (),
-    agents: Sequence[str] = (),
-) -> AsyncGenerator[Checked]:
+    extensions: Extensions | None = None,
+) -> AsyncGenerator[CheckedRecording]:
     """Replay every recording in a folder, one after the other.
 
     Args:
-        registries, agents: As `check_recording` takes them.
+        extensions: As `check_recording` has them.
 
     Raises:
-        UsageError: There is no such folder.
+        UsageError: There is no such directory.
     """
     for path in find_recordings(root):
         name = str(path.relative_to(root)) if path != root else path.name
-        yield await check_recording(path, settings, name, registries=registries, agents=agents)
+        yield await check_recording(path, settings, name, extensions)
 
 
 # -- as JSON ------------------------------------------------------------------------------------
 
 
-def checked_data(checked: Checked) -> dict[str, Any]:
-    """One recording as JSON."""
+def checked_data(checked: CheckedRecording) -> dict[str, Any]:
+    """A result as JSON."""
     data: dict[str, Any] = {"recording": checked.name, "verdict": checked.verdict}
     if checked.replayed is not None:
         data |= replayed_data(checked.replayed)
@@ -169,6 +168,6 @@ def replayed_data(replayed: Replayed) -> dict[str, Any]:
 
 
 def error_data(error: FractaleError) -> dict[str, Any]:
-    """Why a recording could not be replayed, as JSON."""
+    """The reason why a recording could not be replayed, as JSON."""
     code = error.reason if isinstance(error, NotRecorded) else error.code
     return {"code": code, "message": str(error), "hint": error.hint}

@@ -8,10 +8,11 @@ if one process had made the whole run.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
+
+from fractale.plan.paths import around
 
 Data: TypeAlias = Mapping[str, Any]
 AttemptPath: TypeAlias = tuple[tuple[str, str], ...]
@@ -61,8 +62,6 @@ CALL_QUESTION_IDS = (*QUESTION_IDS, "server", "definition")
 TIMES = ("seconds", "elapsed", "job_seconds", "queue_seconds")
 JOB_SUBMIT = "job_submit"
 
-_LAST_PART = re.compile(r"(/[^/\[]*|\[[0-9]+\])$")
-
 
 @dataclass(slots=True, kw_only=True)
 class TraceEvent:
@@ -74,6 +73,7 @@ class TraceEvent:
         refs: Inputs and outputs: values, or references to stored ones.
         key: The key of its call in the journal of its run.
         order: Its position in the trace.
+        end: Of the start of a call: its end, until the replay has the same.
     """
 
     kind: str
@@ -83,6 +83,7 @@ class TraceEvent:
     refs: dict[str, Any] = field(default_factory=dict[str, Any])
     key: str | None = None
     order: int = 0
+    end: TraceEvent | None = field(default=None, repr=False, compare=False)
 
     @property
     def attempt(self) -> int:
@@ -200,7 +201,7 @@ def _trace_event(kind: str, step: str, path: AttemptPath, event: Data) -> TraceE
 
 
 def _above(step: str) -> str:
-    return _LAST_PART.sub("", step) if _LAST_PART.search(step) else ""
+    return next(iter(around(step)), "")
 
 
 def question_content(question: Data) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Answers to what a run asks, from whoever knows first."""
+"""Answers to what a run asks: given beforehand, by ``--yes``, or by the user."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fractale.runs.options import RunOptions
 
 
 class Answering:
-    """Answers the questions of one run: given beforehand, by ``--yes``, or by the person.
+    """Answers the questions of one run: given beforehand, by ``--yes``, or by the user.
 
     Args:
         options: Who is there, and what was said beforehand.
@@ -34,7 +34,7 @@ class Answering:
     Attributes:
         context: The run; set once it is known.
         waiting: What the graph asked last.
-        asking: Whether the person is at a question that the graph waits for.
+        asking: Whether the user is at a question that the graph waits for.
     """
 
     def __init__(self, options: RunOptions) -> None:
@@ -59,20 +59,20 @@ class Answering:
             place = {"number": number, "of": len(questions)} if len(questions) > 1 else {}
             answer = await self._answer({**question, **place}, first)
             if answer is not MISSING:
-                # A secret is only in `_elicited`: the server asks again, and is told from there.
+                # A secret is only in `_elicited`: the server asks again, and gets it from there.
                 replies[key] = reply(question, without_secrets(question, answer))
         self.asking = False
         return Command(resume=replies) if replies else None
 
     async def _answer(self, question: Mapping[str, Any], first: Answers) -> Any:
-        """The answer given beforehand, or the person's; MISSING where nobody says."""
+        """The answer given beforehand, or the user's; MISSING if there is none."""
         options, by = self._options, "answers"
         if question.get("kind") == "tool_changed" and (known := _changed(question)) in (
             self._of_changed
         ):
-            return self._of_changed[known]  # of the same change, which another step asked about
+            return self._of_changed[known]  # of the same change, that another step asked about
         answer = first.find(question)
-        # Nobody can have agreed to a change beforehand: `accept` was meant for a drafted plan.
+        # A change cannot be agreed to beforehand: `accept` was meant for a drafted plan.
         if answer is MISSING and question.get("kind") != "tool_changed":
             answer = options.answers.find(question)
         if answer is MISSING and options.yes:
@@ -82,7 +82,7 @@ class Answering:
         return self._take(question, answer, by)
 
     async def ask(self, question: Mapping[str, Any]) -> Any:
-        """The answer of the person who is there; MISSING where nobody is, or nobody says.
+        """The user's answer; MISSING without a user to ask, or if they give none.
 
         Raises:
             AnswerError: The question does not accept the answer; it stays open.
@@ -122,7 +122,7 @@ class Answering:
             self._elicited[identity(question)] = answer
 
     async def ask_now(self, question: Mapping[str, Any]) -> Any:
-        """The answer to what a server asks in the middle of a call; None if nobody is there."""
+        """The answer to what a server asks in the middle of a call; None if there is none."""
         asked = self.context.mask(dict(question))
         if (known := identity(asked)) in self._elicited:
             return self._elicited[known]
@@ -131,7 +131,7 @@ class Answering:
 
 
 def _changed(question: Mapping[str, Any]) -> str:
-    """A change of tools, whichever step asks about it."""
+    """Identifies a change of tools, whichever step asks about it."""
     return identity({**question, "step": ""})
 
 

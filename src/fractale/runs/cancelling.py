@@ -33,7 +33,7 @@ LOOK_SECONDS: Final = 1.0
 """Between two looks of a run's process for a request to stop."""
 
 LEFT: Final = ("waiting", "stopped")
-"""How a run stands whose jobs go on without it."""
+"""Statuses of a run whose jobs keep running without it."""
 
 STOP_SECONDS: Final = 30.0
 """How long the process of a run has to stop before its jobs are ended."""
@@ -49,7 +49,7 @@ class JobSeen:
 
     Args:
         handle: None if it is not known to have been submitted.
-        status: None if that cannot be told; `trouble` says why.
+        status: None if it is unknown; `trouble` says why.
         trouble: Why the job cannot be looked at, or could not be cancelled.
     """
 
@@ -128,7 +128,7 @@ class Canceller:
             if with_run:
                 job.folder.write(WITHDRAWN, f"{time.time()}\n")
             status = await self._jobs(handle.scheduler).cancel(handle)
-        except (FractaleError, OSError) as error:  # such as a process of somebody else
+        except (FractaleError, OSError) as error:  # such as a process of another user
             if with_run:
                 (job.folder.path / WITHDRAWN).unlink(missing_ok=True)
             words = f"job {handle.native_id} cannot be cancelled: {error}"
@@ -216,7 +216,7 @@ def record_stopped(folder: RunRecord) -> None:
 async def stop_requests(folder: RunRecord, stop: Callable[[str], None]) -> AsyncGenerator[None]:
     """Within the block, a request of `stop_run` calls `stop`, once.
 
-    A request that an earlier process of the run left behind is forgotten.
+    A request that an earlier process of the run left behind is deleted.
     """
     path = folder.stop_request
     with contextlib.suppress(OSError):

@@ -1,13 +1,31 @@
-"""What changed in a plan between two readings of it, as far as it can matter to a run."""
+"""What changed since a run began: its plan, its tools, its software.
+
+A run is resumed only with a plan that means what it did, and with tools that are described as they
+were, if a step that may still run names them. Other versions of the software are only reported. A
+fork runs the changed plan from a step on; `fork_step` says which one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, cast
 
+from fractale.errors import UsageError
+from fractale.plan.build import load_plan, parse_plan
 from fractale.plan.dump import plan_data, step_data
+from fractale.plan.flow import Flow
 from fractale.plan.model import FAILURE, SUCCESS, Plan, Step
+from fractale.record.history import RecordedAttempt, RunHistory
+from fractale.record.history_reader import read_history
+from fractale.record.plans import plan_hash, plan_of
+from fractale.record.snapshot import tool_hashes, versions
+from fractale.store.run_record import RunRecord
+from fractale.toolbox import ToolInfo
+
+MOST_CHANGES = 6
+"""Changes that one message names."""
 
 What = Literal["step", "input", "output", "plan"]
 How = Literal["new", "gone", "changed"]
@@ -18,6 +36,86 @@ TABLES = ("inputs", "transitions")
 """Keys of a step of which each entry counts for itself."""
 WHOLE = ("name", "agents", "servers", "limits")
 """What of a plan belongs to none of its steps."""
+
+
+# -- the plan -------------------------------------------------------------------------------------
+
+
+def plan_today(folder: RunRecord, head: Mapping[str, Any]) -> Plan:
+    """The plan of a run as its file says now; where the file is gone, as it was kept.
+
+    Raises:
+        PlanError: It cannot be read.
+    """
+    file, kept = Path(str(head.get("file") or "")), folder.plan
+    return load_plan(kept if kept.is_file() and not file.is_file() else file)
+
+
+def unchanged_plan(folder: RunRecord, head: Mapping[str, Any]) -> Plan:
+    """The plan that a run is resumed with: today's, which must mean what it did.
+
+    Raises:
+        PlanError: It cannot be read.
+        UsageError: It has changed since, with what did, and where a fork would take that up.
+    """
+    plan = plan_today(folder, head)
+    if plan_hash(plan) == head.get("plan_hash"):
+        return plan
+    before = plan_of(folder, head)
+    changes = plan_changes(before, plan) if before else None
+    if changes == []:
+        return plan
+    which = f": {_listed(changes)}" if changes else ""
+    raise UsageError(
+        f"the plan {head['file']} has changed since run {folder.run_id} was started{which}",
+        hint=_ways_to_continue(folder, plan, changes or []),
+    )
+
+
+def _listed(changes: Sequence[PlanChange]) -> str:
+    shown = [str(change) for change in changes[:MOST_CHANGES]]
+    more = len(changes) - len(shown)
+    return ", ".join([*shown, *([f"and {more} more"] if more > 0 else [])])
+
+
+def _ways_to_continue(folder: RunRecord, plan: Plan, changes: Sequence[PlanChange]) -> str:
+    ways = ["put the plan back as it was"]
+    at = fork_step(read_history(folder), plan, changed_steps(changes))
+    if at:
+        ways.insert(0, f"go on with the changed plan: fractale fork {folder.run_id} --at {at}")
+    if changes and all(change.name == "limits" for change in changes):
+        ways.append("a limit is raised for one run with --limit NAME=VALUE")
+    return "; or ".join(ways)
+
+
+def fork_step(history: RunHistory, plan: Plan, changed: Iterable[str]) -> str | None:
+    """The step of a plan at which a fork of a run uses what changed.
+
+    That is the first step that the run entered and that changed, or the first after a step that
+    was removed. If the run entered none of them, it is the step that is due. None without one.
+    """
+    names, due = {step.name for step in plan.steps}, set(changed)
+    gone = False
+    for attempt in history.attempts:
+        gone = gone or (attempt.path in due and attempt.path not in names)
+        if attempt.path in names and (gone or attempt.path in due):
+            return attempt.path
+    return next((name for name in _due(history) if name in names), None)
+
+
+def _due(history: RunHistory, around: RecordedAttempt | None = None) -> Iterator[str]:
+    """The names of the step that a run, or the plan inside a attempt, has to do next."""
+    inside = [attempt for attempt in history.attempts if attempt.parent is around]
+    if inside:
+        last = inside[-1]
+        if last.outcome is not None and last.next:
+            yield last.next
+        yield last.name
+    elif around is None and (parent := history.head.get("parent")):
+        yield str(parent["step"]).partition("/")[0]
+
+
+# -- two readings of a plan, compared -------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +185,13 @@ def _steps(plan: Plan, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]
     for step in plan.steps:
         path = f"{prefix}{step.name}"
         yield path, {**_meaning(step), "transitions": _leads(plan, step)}
-        yield from _inside(step, path)
+        yield from _inner_steps(step, path)
 
 
-def _inside(step: Step, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _inner_steps(step: Step, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for inner in step.steps:
         yield f"{path}/{inner.name}", _meaning(inner)
-        yield from _inside(inner, f"{path}/{inner.name}")
+        yield from _inner_steps(inner, f"{path}/{inner.name}")
     if step.plan is not None:
         yield from _steps(step.plan, f"{path}/")
 
@@ -106,7 +204,7 @@ def _meaning(step: Step) -> dict[str, Any]:
         data["foreach"] = list(data["foreach"].items())
     asks = step.judge or step.kind in ("prompt", "agent", "plan")
     if asks and step.instruction is None and step.description:
-        data["description"] = step.description  # stands in for an instruction
+        data["description"] = step.description  # used as the instruction
     if step.plan is not None:
         included = {**_inputs(step.plan), **_outputs(step.plan)}
         data["plan"] = [included, [str(plan_data(step.plan).get(key)) for key in WHOLE]]
@@ -133,3 +231,110 @@ def _whole(before: Plan, now: Plan) -> Iterator[PlanChange]:
         if old.get(key) != new.get(key):
             limits = _parts(old.get(key) or {}, new.get(key) or {}) if key == "limits" else ()
             yield PlanChange("plan", key, parts=tuple(limits))
+
+
+# -- the tools ------------------------------------------------------------------------------------
+
+
+def changed_tools(
+    history: RunHistory, plan: Plan, tools: Sequence[ToolInfo]
+) -> list[tuple[str, str]]:
+    """Step and tool, for each tool with another schema that a step still to be done names.
+
+    Args:
+        tools: As the run would have them now. One that is not there is none that changed.
+    """
+    if history.status in ("success", "failed"):
+        return []  # nothing is still to be done
+    then, now = history.tools, tool_hashes(tools)
+    changed = {name for name, digest in now.items() if then.get(name, digest) != digest}
+    if not changed:
+        return []
+    names = {known: tool.name for tool in tools for known in (tool.name, tool.qualified_name)}
+    return [
+        (path, names[used])
+        for path, step in _ahead(history, plan, None, "")
+        for used in _named_tools(step)
+        if names.get(used) in changed
+    ]
+
+
+def _named_tools(step: Step) -> tuple[str, ...]:
+    """The tools that a step names itself; what a glob finds, its model sees as it is now."""
+    own = (step.target,) if step.kind == "tool" and step.target else ()
+    return (*own, *(step.tools or ()))
+
+
+def _ahead(
+    history: RunHistory, plan: Plan, around: RecordedAttempt | None, prefix: str
+) -> Iterator[tuple[str, Step]]:
+    """The steps of a plan that a run may still do something in, with their paths."""
+    inside = [attempt for attempt in history.attempts if attempt.parent is around]
+    names = {step.name for step in plan.steps}
+    under_way = inside[-1] if inside and inside[-1].outcome is None else None
+    stands = next((name for name in _due(history, around) if name in names), None)
+    flow = Flow(plan)
+    for step in plan.steps:
+        path = f"{prefix}{step.name}"
+        if stands in (None, step.name) or flow.can_precede(stands, step.name):
+            yield path, step
+            attempt = under_way if under_way and under_way.name == step.name else None
+            yield from _inside(history, step, attempt, path)
+
+
+def _inside(
+    history: RunHistory, step: Step, attempt: RecordedAttempt | None, path: str
+) -> Iterator[tuple[str, Step]]:
+    yield from ((f"{path}/{inner.name}", inner) for inner in step.steps)
+    draft = history.drafts.get(path) if attempt else None
+    plan = step.plan or (parse_plan(draft, f"draft of {path}") if draft else None)
+    if plan is None:
+        return
+    if (
+        attempt is None or step.foreach
+    ):  # all of its steps are ahead, or those of many items at once
+        yield from ((f"{path}/{inner.name}", inner) for inner in plan.walk())
+    else:
+        yield from _ahead(history, plan, attempt, f"{path}/")
+
+
+def refuse_changed_tools(history: RunHistory, plan: Plan, tools: Sequence[ToolInfo]) -> None:
+    """See that the tools are those that the run was begun with.
+
+    Raises:
+        UsageError: One has another schema, and a step that is still to be done names it.
+    """
+    found = changed_tools(history, plan, tools)
+    if not found:
+        return
+    which = ", ".join(f"step `{path}` uses `{tool}`" for path, tool in found[:MOST_CHANGES])
+    at = fork_step(history, plan, ())
+    fork = f"go on with them as they are: fractale fork {history.run} --at {at}; or "
+    raise UsageError(
+        f"tools take or give something else than when run {history.run} was started: {which}",
+        hint=f"{fork if at else ''}bring back the versions that the run was begun with",
+    )
+
+
+# -- the software ---------------------------------------------------------------------------------
+
+
+def version_notice(head: Mapping[str, Any]) -> str | None:
+    """The warning about a run that is resumed with other software than it began with."""
+    then: Mapping[str, str] = head.get("versions") or {}
+    other = [
+        f"{name} {then[name]} → {number}"
+        for name, number in versions().items()
+        if name in then and _counts(name, then[name]) != _counts(name, number)
+    ]
+    if not other:
+        return None
+    return f"the run goes on with other versions than it was begun with: {', '.join(other)}"
+
+
+def _counts(name: str, version: str) -> str:
+    """The part of a version in which a difference may be felt."""
+    if name == "fractale":
+        return version
+    parts = version.split(".")
+    return ".".join(parts[:2] if name == "python" or parts[0] == "0" else parts[:1])

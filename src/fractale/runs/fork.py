@@ -1,27 +1,42 @@
-"""Forks: what a run knew just before it entered a step, taken from its checkpoints.
+"""Forks: a new run that begins at a step of another run, with what that run knew there.
 
-A fork does not go on with the checkpoints of the run that it comes from. It takes the *values*
-of one of them, and starts a thread of its own with these, at the step. So that run is only read,
-and the plan may have changed since, as long as it has the step.
+A fork does not continue the checkpoints of the run that it comes from. `find_origin` reads the
+*values* of one of them: what was known just before a step was entered (`ForkPoint`). The fork's own
+thread starts with these values at the step. So the other run is only read, and the plan may have
+changed since, as long as it has the step. `take_over` links the outputs that the values refer to
+into the fork's own record, so that the fork outlives the other run.
 
-Where a step lies inside another, LangGraph keeps the graph around it under a namespace of its
-own: the names of the nodes around, each with its task. The checkpoint of an inner graph says
-which one of each graph around it belongs to.
+If a step lies inside another one, LangGraph keeps the inner graph under a namespace of its own: the
+names of the nodes around it, each with its task. The checkpoint of an inner graph says which
+checkpoint of each graph around it belongs to it.
 """
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from fractale.errors import StoreError, UsageError
+from fractale.errors import InputError, StoreError, UsageError
 from fractale.graph.compile import way_to
-from fractale.graph.entry import Entry
+from fractale.graph.fork_point import ForkPoint
 from fractale.graph.state import Record
+from fractale.jobs.budget import FileLedger, inherited
+from fractale.plain import to_json
+from fractale.plan.expressions import references
+from fractale.plan.flow import Flow
 from fractale.plan.model import Plan
-from fractale.record.history import RunHistory, Visit
-from fractale.record.plans import plan_of
+from fractale.plan.scope import Placed, texts_of
+from fractale.private import copy_private, make_folder, write_private
+from fractale.record.history import RecordedAttempt, RunHistory
+from fractale.record.plans import plan_hash, plan_of
+from fractale.runs.changes import changed_steps, plan_changes
+from fractale.store.checkpoints import references_in
+from fractale.store.outputs import FileOutputs, OutputStore
+from fractale.store.run_record import RunRecord
 from fractale.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -35,24 +50,37 @@ SENT = "__pregel_tasks"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ForkPoint:
-    """A place in a run where a fork can begin.
+class ForkChanges:
+    """What is another way in a fork.
+
+    Args:
+        inputs: Of the plan, values or texts; the others are those of the run that is forked.
+        outputs: Step → key → value, in place of what the step gave; a dot in a key leads deeper.
+    """
+
+    inputs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    outputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, "Mapping[str, Any]"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForkOrigin:
+    """Where a fork leaves the run that it comes from.
 
     Args:
         path: Of the step.
-        visit: Which visit of the step in that run, from 1, as `fractale show` counts.
-        entry: What was known there.
-        at: When the run came there, in Unix time; None: at its end.
+        number: Which attempt of the step in that run, from 1, as `fractale show` counts.
+        point: What was known there.
+        at: When the run got there, in Unix time; None: at its end.
     """
 
     path: str
-    visit: int
-    entry: Entry
+    number: int
+    point: ForkPoint
     at: float | None = None
 
     def parent(self, run: str) -> dict[str, Any]:
         """What the record of a fork says of the run that it comes from."""
-        return {"run": run, "step": self.path, "attempt": self.visit}
+        return {"run": run, "step": self.path, "attempt": self.number}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +90,7 @@ class _Graph:
     Args:
         node: The node of it that leads on to the step.
         step: The step of a plan that this node is part of the way to.
-        attempt: Which visit of that step; None: any.
+        attempt: Which attempt of that step; None: any.
         draft: Whether it is the graph of a planned step, not of a plan.
     """
 
@@ -72,12 +100,12 @@ class _Graph:
     draft: bool = False
 
 
-async def find_point(saver: BaseCheckpointSaver[Any], history: RunHistory, at: str) -> ForkPoint:
+async def find_origin(saver: BaseCheckpointSaver[Any], history: RunHistory, at: str) -> ForkOrigin:
     """The place where a fork of a run begins.
 
     Args:
         saver: With the run's checkpoints, which are only read.
-        at: The step's name or path, and where it is not the last visit, its number: ``run#2``.
+        at: The step's name or path, with the attempt's number if it is not the last: ``run#2``.
 
     Raises:
         UsageError: The run did not come to the step, or not so often; or it is none that a run
@@ -89,39 +117,39 @@ async def find_point(saver: BaseCheckpointSaver[Any], history: RunHistory, at: s
     if number and not (number.isdecimal() and 0 < int(number) <= len(visits)):
         times = "never entered" if not visits else f"entered {len(visits)} times"
         raise UsageError(
-            f"--at {at}: there is no such visit in run {history.run}",
+            f"--at {at}: there is no such attempt in run {history.run}",
             hint=f"`{path}` was {times}; see `fractale show {history.run}`",
         )
-    visit = visits[int(number or 0) - 1] if visits else None
-    graphs = _graphs(history, visit, path)
+    attempt = visits[int(number or 0) - 1] if visits else None
+    graphs = _graphs(history, attempt, path)
     found = [c async for c in _candidates(saver, history.run, graphs)]
     if not found:
-        raise _no_checkpoint(history, path) if visit else did_not_come(history, path)
-    # A visit that was skipped is not counted: the ones after it have the same number.
-    alike = [v for v in visits if visit and _place(v) == _place(visit)]
-    behind = len(alike) - alike.index(visit) if visit else 1
+        raise _no_checkpoint(history, path) if attempt else did_not_come(history, path)
+    # A skipped attempt is not counted: the ones after it have the same number.
+    alike = [v for v in visits if attempt and _place(v) == _place(attempt)]
+    behind = len(alike) - alike.index(attempt) if attempt else 1
     chosen = found[-min(behind, len(found))]
-    return ForkPoint(
-        path=visit.path if visit else path,
-        visit=visit.number if visit else 1,
-        entry=_entry(graphs, chosen),
-        at=visit.started if visit else None,
+    return ForkOrigin(
+        path=attempt.path if attempt else path,
+        number=attempt.number if attempt else 1,
+        point=_point(graphs, chosen),
+        at=attempt.started if attempt else None,
     )
 
 
-def _place(visit: Visit) -> tuple[Any, ...]:
-    around = visit.parent
-    return (visit.attempt, *((around.path, around.number) if around else ()))
+def _place(attempt: RecordedAttempt) -> tuple[Any, ...]:
+    around = attempt.parent
+    return (attempt.attempt, *((around.path, around.number) if around else ()))
 
 
-def _visits(history: RunHistory, path: str) -> list[Visit]:
-    """The visits of a step, given by its path or its name.
+def _visits(history: RunHistory, path: str) -> list[RecordedAttempt]:
+    """The attempts of a step, given by its path or its name.
 
     Raises:
         UsageError: Several steps have the name, or a fork can't begin at the step.
     """
     visits = history.of_step(path)
-    paths = list(dict.fromkeys(visit.path for visit in visits))
+    paths = list(dict.fromkeys(attempt.path for attempt in visits))
     if any("[" in each for each in paths):
         block = paths[0].partition("[")[0]
         raise UsageError(
@@ -130,17 +158,17 @@ def _visits(history: RunHistory, path: str) -> list[Visit]:
         )
     if len(paths) > 1:
         raise UsageError(f"several steps are named `{path}`", hint=f"one of: {', '.join(paths)}")
-    for visit in visits[:1]:
-        _check_parents(visit)
+    for attempt in visits[:1]:
+        _check_parents(attempt)
     return visits
 
 
-def _check_parents(visit: Visit) -> None:
-    around = visit.parent
+def _check_parents(attempt: RecordedAttempt) -> None:
+    around = attempt.parent
     while around is not None:
         if around.kind == "parallel":
             raise UsageError(
-                f"`{visit.path}` runs beside other steps of its block: a fork can't begin there",
+                f"`{attempt.path}` runs beside other steps of its block: a fork can't begin there",
                 hint=f"fork the run at the block: --at {around.path}",
             )
         around = around.parent
@@ -151,7 +179,7 @@ def did_not_come(history: RunHistory, path: str) -> UsageError:
     run, parent = history.run, history.head.get("parent")
     plan = plan_of(history.folder, history.head)
     if parent and plan and path.partition("/")[0] in {step.name for step in plan.walk()}:
-        there = (history.folder.path.parent / parent["run"]).is_dir()
+        there = history.folder.sibling(parent["run"]).path.is_dir()
         way = f"fractale fork {parent['run']} --at {path}"
         gone = f"run {parent['run']} itself is gone: it was removed"
         return UsageError(
@@ -177,7 +205,7 @@ def _no_checkpoint(history: RunHistory, path: str) -> StoreError:
 # -- the graphs around a step -------------------------------------------------------------------
 
 
-def _graphs(history: RunHistory, visit: Visit | None, path: str) -> list[_Graph]:
+def _graphs(history: RunHistory, attempt: RecordedAttempt | None, path: str) -> list[_Graph]:
     """The graphs around a step, the run's own first."""
     plan = plan_of(history.folder, history.head)
     if plan is None:
@@ -185,7 +213,7 @@ def _graphs(history: RunHistory, visit: Visit | None, path: str) -> list[_Graph]
             f"the plan of run {history.run} has changed since, or is gone",
             hint="put it back as it was, or fork a newer run",
         )
-    chain = [visit] if visit else []
+    chain = [attempt] if attempt else []
     while chain and chain[0].parent is not None:
         chain.insert(0, chain[0].parent)
     wanted: list[tuple[str, int | None]] = [(v.name, v.attempt) for v in chain]
@@ -264,7 +292,7 @@ def _values(checkpoint: CheckpointTuple) -> dict[str, Any]:
 
 
 def _is_visit(graphs: Sequence[_Graph], values: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the values are those before the visits that the graphs say."""
+    """Whether the values are those before the attempts that the graphs name."""
     if len(graphs) != len(values):
         return False
     return all(
@@ -278,7 +306,7 @@ def _is_visit(graphs: Sequence[_Graph], values: Sequence[Mapping[str, Any]]) -> 
 # -- what was known -----------------------------------------------------------------------------
 
 
-def _entry(graphs: Sequence[_Graph], values: Sequence[Mapping[str, Any]]) -> Entry:
+def _point(graphs: Sequence[_Graph], values: Sequence[Mapping[str, Any]]) -> ForkPoint:
     """What was known in each of the plans, from the values of their graphs."""
     graph, known = graphs[0], values[0]
     records: dict[str, Record] = dict(known.get("steps", {}))
@@ -291,12 +319,12 @@ def _entry(graphs: Sequence[_Graph], values: Sequence[Mapping[str, Any]]) -> Ent
     if at < len(graphs) and graphs[at].draft:
         draft = {key: values[at][key] for key in DRAFT_PARTS if key in values[at]}
         at += 1
-    return Entry(
+    return ForkPoint(
         step=graph.step,
         attempt=records.get(graph.step, Record()).get("attempts", 0) + 1,
         records={name: _inherited(record) for name, record in records.items()},
         last=last,
-        inside=_entry(graphs[at:], values[at:]) if at < len(graphs) else None,
+        inside=_point(graphs[at:], values[at:]) if at < len(graphs) else None,
         draft=draft,
     )
 
@@ -306,13 +334,267 @@ def _inherited(record: Record) -> Record:
     return cast("Record", {**record, "inherited": made}) if made else record
 
 
-def innermost(entry: Entry) -> Entry:
-    """What was known in the plan that the step itself is part of."""
-    return innermost(entry.inside) if entry.inside else entry
+# -- the record of a fork -------------------------------------------------------------------------
 
 
-def with_innermost(entry: Entry, records: Mapping[str, Record]) -> Entry:
-    """The same place with other records in the plan that the step itself is part of."""
-    if entry.inside:
-        return replace(entry, inside=with_innermost(entry.inside, records))
-    return replace(entry, records=records)
+def inherited_inputs(history: RunHistory, plan: Plan) -> dict[str, Any]:
+    """The inputs of a run that a plan still has, in full; secret ones are kept nowhere."""
+    store = FileOutputs(history.folder.outputs)
+    return {name: store.get(value) for name, value in history.inputs.items() if name in plan.inputs}
+
+
+def check_point(plan: Plan, point: ForkPoint, path: str = "") -> None:
+    """See that a plan has the steps at which it is to be entered.
+
+    Raises:
+        UsageError: It has no such step, or what is inside of it is another thing.
+    """
+    step = next((step for step in plan.steps if step.name == point.step), None)
+    if step is None:
+        names = [step.name for step in plan.steps]
+        still = "fork the run at a step that it still has"
+        raise UsageError(
+            f"the plan {plan.file} has no step `{path}{point.step}` any more",
+            hint=did_you_mean(point.step, names, otherwise=still),
+        )
+    if point.inside is None:
+        return
+    if point.draft is None and step.plan is not None:
+        check_point(step.plan, point.inside, f"{path}{point.step}/")
+    elif point.draft is None or step.kind != "plan" or step.plan is not None:
+        raise UsageError(
+            f"the step `{path}{point.step}` of {plan.file} runs another kind of plan than it did",
+            hint=f"fork the run where it begins: --at {path}{point.step}",
+        )
+
+
+def take_over(
+    history: RunHistory, child: RunRecord, point: ForkPoint, at: float | None = None
+) -> None:
+    """Give a fork what its state refers to, the drafts of the steps before, and their jobs' cost.
+
+    Args:
+        history: Of the run that is forked; its files are only read.
+        at: When that run came to the place where the fork begins, in Unix time; None: at its end.
+
+    Raises:
+        StoreError: An output is gone, or can't be linked or copied.
+    """
+    data = json.dumps(point.as_dict()).encode()
+    _link_outputs(history.folder, child, data)
+    if line := inherited(FileLedger(history.folder.job_ledger), at):
+        FileLedger(child.job_ledger).add(line)
+    for path, text in history.folder.read_drafts().items():
+        if path.partition("/")[0].partition("[")[0] in {*point.records, point.step}:
+            child.keep_draft(path, text)
+    for path, text in _drafts_of(point):
+        child.keep_draft(path, text)
+
+
+def _drafts_of(point: ForkPoint, prefix: str = "") -> Iterator[tuple[str, str]]:
+    path = f"{prefix}{point.step}"
+    if point.draft:
+        yield path, str(point.draft.get("text", ""))
+    if point.inside:
+        yield from _drafts_of(point.inside, f"{path}/")
+
+
+def _link_outputs(parent: RunRecord, child: RunRecord, data: bytes) -> None:
+    """Link every output that some data refers to, and those that these refer to in turn."""
+    theirs, ours = FileOutputs(parent.outputs), FileOutputs(child.outputs)
+    wanted, known = references_in([data]), set[str]()
+    while wanted:
+        digest = wanted.pop()
+        known.add(digest)
+        reference = {"$ref": f"sha256:{digest}", "bytes": 0}
+        source = theirs.path(reference)
+        try:
+            _link(source, ours.path(reference))
+            wanted |= references_in([source.read_bytes()]) - known
+        except OSError as error:
+            raise StoreError(
+                f"an output of run {parent.run_id} can't be taken over: {error}",
+                hint="free space or permissions, or fork the run at an earlier step",
+            ) from error
+
+
+def _link(source: Path, target: Path) -> None:
+    """One file in two folders: it never changes, so it need not be there twice."""
+    make_folder(target.parent)
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        raise
+    except OSError:  # a file system without links, or too many of them
+        copy_private(source, target)
+
+
+def with_outputs(
+    point: ForkPoint, store: OutputStore, outputs: Mapping[str, Mapping[str, Any]]
+) -> ForkPoint:
+    """The same place with some outputs of steps before it replaced, in full.
+
+    Args:
+        store: Of the run that is forked; it is only read.
+
+    Raises:
+        InputError: No such step has run there.
+    """
+    records = dict(point.innermost.records)
+    for name, values in outputs.items():
+        if name not in records:
+            there = f"there are: {', '.join(records) or 'none'}"
+            raise InputError(
+                f"no step `{name}` has run before the fork begins: it has no outputs to set",
+                hint=did_you_mean(name, records, otherwise=there),
+            )
+        record = cast("dict[str, Any]", dict(records[name]))
+        changed = store.get(record.get("outputs") or {})
+        for key, value in values.items():
+            changed = _put(changed, key.split("."), value, f"steps.{name}.outputs")
+        records[name] = cast("Record", {**record, "outputs": changed})
+    return point.with_records(records)
+
+
+def by_reference(point: ForkPoint, store: OutputStore) -> ForkPoint:
+    """The same place with large outputs kept in a store."""
+    records = {
+        name: cast("Record", {**record, "outputs": store.put(record.get("outputs"))})
+        for name, record in point.innermost.records.items()
+    }
+    return point.with_records(records)
+
+
+def _put(into: Any, keys: list[str], value: Any, path: str) -> Any:
+    """A JSON value with one place in it changed; texts become the type of what was there."""
+    if not keys:
+        return _typed(into, value)
+    key, *rest = keys
+    if isinstance(into, list) and key.isdecimal() and int(key) < len(cast("list[Any]", into)):
+        items = list(cast("list[Any]", into))
+        items[int(key)] = _put(items[int(key)], rest, value, f"{path}.{key}")
+        return items
+    if not isinstance(into, dict):
+        raise InputError(f"`{path}` is no mapping that has `{key}`")
+    table = dict(cast("dict[str, Any]", into))
+    table[key] = _put(table.get(key, {} if rest else None), rest, value, f"{path}.{key}")
+    return table
+
+
+def _typed(before: Any, value: Any) -> Any:
+    if isinstance(before, str) or not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+# -- how it begins, kept for a fork that is killed before its first checkpoint --------------------
+
+
+def write_point(folder: RunRecord, point: ForkPoint) -> None:
+    """Keep how a fork begins beside its record.
+
+    Raises:
+        StoreError: It can't be written.
+    """
+    path = folder.entry
+    try:
+        write_private(path, to_json(point.as_dict()), sync="none")
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error}") from error
+
+
+def read_point(folder: RunRecord) -> ForkPoint | None:
+    """How a run begins that was forked; None: at its plan's first step.
+
+    Raises:
+        StoreError: The file is damaged.
+    """
+    path = folder.entry
+    try:
+        return ForkPoint.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path} cannot be read: {error}") from error
+
+
+# -- warnings -------------------------------------------------------------------------------------
+
+
+def new_outputs(
+    point: ForkPoint, store: OutputStore, outputs: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Which outputs are set that their steps did not give: their names may be mistyped.
+
+    Args:
+        point: As the run that is forked came to it.
+        store: Of that run.
+    """
+    found: list[str] = []
+    for step, values in outputs.items():
+        record = point.innermost.records.get(step) or Record()
+        given = store.get(record.get("outputs") or {})
+        for key in {name.partition(".")[0]: None for name in values}:
+            if isinstance(given, dict) and key not in given:
+                names = ", ".join(map(str, cast("dict[str, Any]", given))) or "none"
+                found.append(f"`{step}` gave no output `{key}`, which is set: it gave {names}")
+    return found
+
+
+def notices(
+    history: RunHistory, plan: Plan, point: ForkPoint, inputs: Mapping[str, Any]
+) -> list[str]:
+    """What a user may expect to be run again in a fork, and is not.
+
+    Args:
+        plan: Of the fork.
+        inputs: Of the fork, in full.
+    """
+    kept = _kept_steps(plan, point)
+    before = inherited_inputs(history, plan)
+    other = {name for name, value in inputs.items() if before.get(name) != value}
+    changed = _changed(history, plan)
+    found = [
+        f"`{name}` read the input `{used}` in run {history.run} and is not run again: its outputs "
+        "are from then"
+        for name in kept
+        for used in sorted(_inputs_read(plan, name) & other)
+    ]
+    return found + [
+        f"`{name}` has changed since run {history.run} and is not run again: its outputs are from "
+        "then"
+        for name in kept
+        if name in changed
+    ]
+
+
+def _kept_steps(plan: Plan, point: ForkPoint) -> list[str]:
+    """The steps that have run and that the fork does not come to again."""
+    flow = Flow(plan)
+    names = [step.name for step in plan.steps if step.name in point.records]
+    return [n for n in names if n != point.step and not flow.can_precede(point.step, n)]
+
+
+def _inputs_read(plan: Plan, name: str) -> set[str]:
+    """The inputs that a step's templates and rules name; all of them where that can't be known."""
+    step = plan.step(name)
+    found: set[str] = set()
+    for placed in (Placed(step, ""), *(Placed(inner, "") for inner in step.steps)):
+        for text in texts_of(placed):
+            paths = [reference.path for reference in references(text.value)]
+            found |= {str(path[1]) for path in paths if path[:1] == ("inputs",) and path[1:]}
+            if ("inputs",) in paths:
+                found |= set(plan.inputs)
+    return found
+
+
+def _changed(history: RunHistory, plan: Plan) -> set[str]:
+    before = plan_of(history.folder, history.head)
+    if before is None or plan_hash(before) == plan_hash(plan):
+        return set()
+    return changed_steps(plan_changes(before, plan))

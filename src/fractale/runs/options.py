@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 Invoke = Callable[..., Awaitable[Mapping[str, Any]]]
-"""Takes a compiled graph and what its ``ainvoke`` takes, and gives what that gives."""
+"""Called with a compiled graph and the arguments of its ``ainvoke``, whose result it returns."""
 
 
 class Person(Protocol):
-    """Somebody who can be asked while the run waits."""
+    """A user who can be asked while the run waits."""
 
     async def answer(self, question: Mapping[str, Any]) -> Any:
         """The answer to a question of the run, of the kinds in `fractale.questions`.
@@ -40,11 +40,11 @@ class RunOptions:
     """How to run, apart from what to run.
 
     Args:
-        listeners: Take every event.
+        listeners: Receive every event.
         person: Answers questions; None: the run ends waiting, or fails, where it would ask.
-        answers: Answers given beforehand; they come before the person's.
+        answers: Answers given beforehand; they come before the user's.
         replies: Answers to what a run waits for when it is resumed, and to nothing later.
-        yes: What has a default answer is answered so; approvals and reviews are agreed to.
+        yes: Questions get their default answers; approvals and reviews are agreed to.
         trusted: Whether an option trusts all that the run comes with; the audit log says so.
         limits: Replace the plan's limits of the same name.
         control: Lets another task or a signal handler ask the run to stop at a step's boundary.
@@ -52,8 +52,8 @@ class RunOptions:
         keep: Whether the run is recorded in the state folder.
         detach: Whether the run ends, waiting, where it would wait for a job.
         run_id: The id of a new run; None: one is drawn.
-        masker: Learns the secrets of the run; what else is told of the run can mask by it.
-        invoke: Runs the graph in place of its ``ainvoke``: for who wants to see its stream, too.
+        masker: Learns the secrets of the run; other output about the run is masked with it.
+        invoke: Runs the graph in place of its ``ainvoke``, such as to see its stream, too.
         clock: What waits for jobs are measured by.
     """
 

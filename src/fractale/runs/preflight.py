@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from fractale.agents.catalog import Catalog
-from fractale.errors import PlanError, Problem, SettingsError, ToolError
+from fractale.errors import AnswerError, PlanError, Problem, SettingsError, ToolError
 from fractale.graph.bindings import Bindings, Unclear, resolve
 from fractale.models import Models
 from fractale.plan.check import check_against_tools, check_plan
 from fractale.plan.model import Plan
 from fractale.plan.needs import models_of, named_tools, prompts_of
 from fractale.plan.problems import in_order
-from fractale.record.offered import names_needed
-from fractale.runs.opening import open_toolbox, own_agents, servers_of
+from fractale.questions.given import ANY_STEP, strip_indexes
+from fractale.record.snapshot import names_needed
+from fractale.runs.workspace import Extensions, Workspace, servers_of
 from fractale.settings import Settings
+from fractale.text import did_you_mean
 from fractale.toolbox import Toolbox
 
 
@@ -33,7 +35,7 @@ async def preflight(
     """
     found = await check_online(plan, toolbox, agents, only_needed=True, bindings=bindings)
     if not all(server.connected for server in await toolbox.servers(())):
-        # What is not found may be on a server that is not there: its step tells of that.
+        # What is missing may be on a server that is not connected: its step reports that.
         found = [p for p in found if p.missing is None]
     unclear = await bind_names(plan, toolbox, agents, bindings)
     problems = in_order([*check_plan(plan), *found, *unclear])
@@ -64,7 +66,7 @@ async def bind_names(
             words = f"{error.message}; {error.hint}"
             found += [Problem("unclear-tool", words, s.position, f"step `{s.name}`") for s in steps]
         except ToolError:
-            continue  # its step tells of it
+            continue  # its step reports it
     return found
 
 
@@ -94,7 +96,7 @@ async def check_online(
         if bound.qualified_name in tools:
             tools[name] = tools[bound.qualified_name]
     prompts = {p.name: {"arguments": list(p.arguments)} for p in await toolbox.prompts(of_prompts)}
-    # To know what a sub-agent takes imports it: only those are that a step asks.
+    # The inputs of a sub-agent are known by its import: only those that a step asks are.
     asked = _asked_by(plan)
     own: dict[str, dict[str, Any]] = {name: {} for name in agents.names()}
     own |= {
@@ -104,9 +106,7 @@ async def check_online(
     return check_against_tools(plan, tools, prompts, own)
 
 
-async def check_local(
-    plan: Plan, settings: Settings, registries: Sequence[Path | str], agents: Sequence[str]
-) -> list[Problem]:
+async def check_local(plan: Plan, settings: Settings, extensions: Extensions) -> list[Problem]:
     """As `check_online`, by what is served inside this process: no server is asked.
 
     What no registry has is an error only if there is no server that may have it.
@@ -120,9 +120,8 @@ async def check_local(
         return [Problem("unknown-server", error.message, plan.position, "servers")]
     alone = replace(settings, servers={})
     here = replace(plan, servers=None)
-    async with open_toolbox(alone, here, registries=registries, agents=agents) as toolbox:
-        own = own_agents(plan, registries=registries, agents=agents)
-        found = await check_online(plan, toolbox, own)
+    async with Workspace.open(alone, here, extensions) as workspace:
+        found = await check_online(plan, workspace.toolbox, workspace.agents)
     return [_perhaps_elsewhere(p) if others and p.missing else p for p in found]
 
 
@@ -135,3 +134,55 @@ def _asked_by(plan: Plan) -> set[str]:
     """The sub-agents that steps name, those of included plans, too."""
     names = {step.target for step in plan.walk() if step.kind == "agent" and step.target}
     return names.union(*(_asked_by(step.plan) for step in plan.walk() if step.plan))
+
+
+# -- answers given beforehand ----------------------------------------------------------------------
+
+_QUESTION_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def check_answers(answers: Mapping[str, Any], plan: Plan) -> None:
+    """See that each answer is for a step of the plan, before anything runs.
+
+    Steps that are drafted while the plan runs are not known yet; where there can be some, any
+    name is taken.
+
+    Raises:
+        AnswerError: There is no such step, or there are several of that name.
+    """
+    paths = list(_paths(plan))
+    names = [path.rpartition("/")[2] for path in paths]
+    for key in answers:
+        step = strip_indexes(key)
+        if key == ANY_STEP or step in paths or _QUESTION_ID.fullmatch(key):
+            continue
+        if names.count(step) > 1:
+            several = ", ".join(path for path in paths if path.endswith(f"/{step}"))
+            raise AnswerError(
+                f"the answer to `{key}` could be for any of: {several}",
+                hint="write the whole path",
+            )
+        if step not in names and not _drafts(plan):
+            steps = f"its steps: {', '.join(paths)}"
+            hint = did_you_mean(step, [*paths, *names], otherwise=steps)
+            raise AnswerError(f"{plan.file} has no step `{key}` to answer", hint=hint)
+
+
+def _paths(plan: Plan, prefix: str = "") -> Iterator[str]:
+    """The paths of all steps, those of parallel blocks and included plans too."""
+    for step in plan.steps:
+        path = f"{prefix}{step.name}"
+        yield path
+        yield from (f"{path}/{inner.name}" for inner in step.steps)
+        if step.plan is not None:
+            yield from _paths(step.plan, f"{path}/")
+        for inner in step.steps:
+            if inner.plan is not None:
+                yield from _paths(inner.plan, f"{path}/{inner.name}/")
+
+
+def _drafts(plan: Plan) -> bool:
+    """Whether the manager may draft steps in this plan."""
+    inside = [step.plan for step in plan.walk() if step.plan is not None]
+    drafted = any(step.kind == "plan" and step.plan is None for step in plan.walk())
+    return drafted or any(_drafts(each) for each in inside)

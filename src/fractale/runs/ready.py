@@ -1,4 +1,4 @@
-"""Which of the runs that wait for batch jobs can go on."""
+"""Which of the runs that wait for batch jobs can be resumed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MOST_AT_ONCE = 16
 
 @dataclass(frozen=True, slots=True)
 class ReadyRun:
-    """A run that can go on.
+    """A run that can be resumed.
 
     Args:
         why: What is ready, in words: ``job 4711 completed``.
@@ -44,8 +44,8 @@ class Looked:
     """What was found among the runs that wait for jobs.
 
     Args:
-        ready: Those that can go on.
-        waiting: The runs whose jobs all go on, and how many jobs that are.
+        ready: Those that can be resumed.
+        waiting: Runs whose jobs are all in progress → how many jobs those are.
     """
 
     ready: Sequence[ReadyRun]
@@ -53,10 +53,10 @@ class Looked:
 
 
 def look(settings: Settings) -> Looked:
-    """Look which of the runs that wait for a job can go on.
+    """Find the runs that wait for a job and can be resumed.
 
-    Each scheduler is asked once about all of them, and not at all where it was asked within
-    `poll_seconds`, by whichever process: then its last answer counts.
+    Each scheduler is asked once about all of them, and not at all if any process asked it within
+    `poll_seconds`: then its last answer counts.
 
     Runs that were stopped or killed while they waited count, too.
 
@@ -72,16 +72,16 @@ def look(settings: Settings) -> Looked:
 
 async def _look(jobs: Mapping[str, Sequence[Mapping[str, Any]]], settings: Settings) -> Looked:
     slots = asyncio.Semaphore(MOST_AT_ONCE)
-    doors: dict[Path, RunJobs] = {}
+    services: dict[Path, RunJobs] = {}
     pairs = [(run, job) for run, each in jobs.items() for job in each if job.get("handle")]
     handles = [JobHandle.from_dict(job["handle"]) for _, job in pairs]
     for handle in handles:
         root = handle.job_dir.parent
-        jobs_of = doors.setdefault(root, RunJobs.of(root, settings))
+        jobs_of = services.setdefault(root, RunJobs.of(root, settings))
         await jobs_of(handle.scheduler).announce(handle)
     found = await asyncio.gather(
         *(
-            _why_ready(job, handle, doors[handle.job_dir.parent], slots)
+            _why_ready(job, handle, services[handle.job_dir.parent], slots)
             for (_, job), handle in zip(pairs, handles, strict=True)
         )
     )
@@ -96,7 +96,7 @@ async def _look(jobs: Mapping[str, Sequence[Mapping[str, Any]]], settings: Setti
 async def _why_ready(
     job: Mapping[str, Any], handle: JobHandle, jobs: RunJobs, slots: asyncio.Semaphore
 ) -> str | None:
-    """Why a run can go on with a job; None while it cannot."""
+    """Why a run can be resumed for a job; None while it cannot."""
     now = time.time()
     async with slots:
         status = await jobs(handle.scheduler).status(handle)
@@ -108,7 +108,7 @@ async def _why_ready(
 
 
 def _is_late(job: Mapping[str, Any], now: float) -> bool:
-    """Whether the step's time is up, as the run itself would tell."""
+    """Whether the step's time is up, as the run itself would decide."""
     if job.get("timeout") and job.get("began"):
         return elapsed(SystemClock(), job["began"]) >= float(job["timeout"])
     return bool(job.get("deadline")) and now >= float(job["deadline"])
@@ -122,14 +122,14 @@ def _ended(status: JobStatus) -> str:
 
 def waited_for(folder: RunRecord) -> list[dict[str, Any]]:
     """The jobs that a run waits for, as its record says."""
-    told: dict[str, dict[str, Any] | None] = {}  # None: of a step that has ended since
+    found: dict[str, dict[str, Any] | None] = {}  # None: of a step that has ended since
     for event in folder.events_from_end(TELLING):
         kind, step = event["event"], str(event.get("step"))
         if kind == "run_finished":
             for job in filter(is_job, cast("Iterable[Any]", event.get("waiting") or ())):
-                told.setdefault(str(job["step"]), job)
+                found.setdefault(str(job["step"]), job)
             break
         if kind == "item_finished":
             step += f"[{event['index']}]"
-        told.setdefault(step, event if kind == "job_state" else None)
-    return [job for job in told.values() if job is not None]
+        found.setdefault(step, event if kind == "job_state" else None)
+    return [job for job in found.values() if job is not None]

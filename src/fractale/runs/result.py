@@ -1,4 +1,4 @@
-"""How a run ended, or where it stands."""
+"""How a run ended, or what it waits for, and the commands that make sense next."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MOST_ANSWERS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """How a run ended, or where it stands.
+    """How a run ended, or what it waits for.
 
     Args:
         steps: One entry for each time a step was entered, in that order.
@@ -124,7 +124,7 @@ def _jobs_go_on(result: RunResult) -> bool:
 
 
 def _epilogues(run: str, record: Path, waiting: list[dict[str, Any]]) -> list[str]:
-    """The command that has the scheduler itself go on with a run, where it waits for one job.
+    """The command that has the scheduler itself resume a run that waits for one job.
 
     The elements of an array, and items that were submitted as one, are one job.
     """
@@ -159,7 +159,7 @@ def _answer_options(waiting: list[dict[str, Any]]) -> str:
         return "--answers FILE"
     steps = Counter(question["step"] for question in waiting)
     return " ".join(
-        # Several questions of one step are told apart by the first digits of their ids.
+        # Several questions of one step are distinguished by the first digits of their ids.
         _answer_option(
             question["step"] if steps[question["step"]] == 1 else question["id"][:SHORT_ID],
             example(question),

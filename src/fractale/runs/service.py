@@ -1,4 +1,4 @@
-"""Starting runs and going on with them."""
+"""The service behind every way to start, resume or fork a run."""
 
 from __future__ import annotations
 
@@ -19,40 +19,41 @@ from fractale.plan.needs import tools_of
 from fractale.policy import Policy, allowed_by
 from fractale.record.history_reader import read_history
 from fractale.record.jobs import JOBS, RunJobs
-from fractale.record.offered import (
+from fractale.record.plans import keep_plan, plan_hash
+from fractale.record.snapshot import (
     bindings_of_old,
     change_notice,
-    keep_offered,
+    keep_snapshot,
     names_needed,
-    offered_by,
     settings_data,
     snapshot_of,
+    take_snapshot,
+    tool_hashes,
+    versions,
 )
-from fractale.record.plans import keep_plan, plan_hash
-from fractale.record.provenance import tool_hashes, versions
-from fractale.runs.continuing import (
+from fractale.runs.changes import (
     plan_today,
     refuse_changed_tools,
     unchanged_plan,
     version_notice,
 )
-from fractale.runs.fork import find_point
-from fractale.runs.forking import (
+from fractale.runs.driver import RunDriver, checkpoints
+from fractale.runs.fork import (
     ForkChanges,
     by_reference,
-    check_entry,
+    check_point,
+    find_origin,
     inherited_inputs,
     new_outputs,
     notices,
-    read_entry,
+    read_point,
     take_over,
     with_outputs,
-    write_entry,
+    write_point,
 )
 from fractale.runs.options import RunOptions
 from fractale.runs.preflight import preflight
 from fractale.runs.result import RunResult
-from fractale.runs.session import Session, checkpoints
 from fractale.settings import Settings
 from fractale.settings.own_runs import marked
 from fractale.store.notes import FileNotes
@@ -66,10 +67,11 @@ class Runs:
 
     Args:
         settings: Whose `state_dir` holds the runs.
-        toolbox: Open for as long as the runs go on.
+        toolbox: Open as long as the runs are in progress.
         models: Built from the settings where not given.
         policy: What a model may call.
         agents: fractale's own sub-agents where not given.
+        head: What the record of each run keeps, such as the registries; see `Workspace`.
     """
 
     def __init__(
@@ -80,8 +82,10 @@ class Runs:
         models: Models | None = None,
         policy: Policy | None = None,
         agents: Catalog | None = None,
+        head: Mapping[str, Any] | None = None,
     ) -> None:
         self._settings = settings
+        self._head = dict(head or {})
         self._toolbox = toolbox
         self._models = models or Models(settings)
         self._policy = policy or Policy(settings=settings.policy)
@@ -103,7 +107,7 @@ class Runs:
         Args:
             inputs: Values or texts of the plan's inputs, secret ones left out.
             secrets: The secret inputs.
-            head: What else the run's record keeps, such as the registries it was given.
+            head: What else the run's record keeps.
 
         Raises:
             InputError: An input is missing or wrong.
@@ -115,10 +119,8 @@ class Runs:
         values = bind_inputs(plan, inputs or {}, secrets)
         bindings = Bindings(pins=self._pins)
         await preflight(plan, self._toolbox, self._models, self._agents, bindings)
-        session, kept = await self._begin(
-            plan, values, options, secrets or {}, head or {}, bindings
-        )
-        return await session.drive(kept)
+        driver, kept = await self._begin(plan, values, options, secrets or {}, head or {}, bindings)
+        return await driver.drive(kept)
 
     async def _begin(
         self,
@@ -129,7 +131,7 @@ class Runs:
         head: Mapping[str, Any],
         bindings: Bindings,
         fill: Callable[[RunRecord, OutputStore], None] = lambda _folder, _store: None,
-    ) -> tuple[Session, dict[str, Any]]:
+    ) -> tuple[RunDriver, dict[str, Any]]:
         """A new run, ready to be driven, and its inputs as its state holds them.
 
         Args:
@@ -140,18 +142,18 @@ class Runs:
         run_id = folder.run_id if folder else options.run_id or "run"
         store = FileOutputs(folder.outputs) if folder else MemoryOutputs()
         dependencies = self._dependencies(store, folder)
-        session = Session(self._settings, dependencies, plan, options, run_id, folder, secrets)
-        session.context.bindings = bindings
-        session.notices += changed
-        kept = {name: store.put(session.context.mask(value)) for name, value in values.items()}
+        driver = RunDriver(self._settings, dependencies, plan, options, run_id, folder, secrets)
+        driver.context.bindings = bindings
+        driver.notices += changed
+        kept = {name: store.put(driver.context.mask(value)) for name, value in values.items()}
         if folder:
             try:
                 fill(folder, store)
             except StoreError:
                 folder.remove()
                 raise
-            offered = await offered_by(self._toolbox, plan, self._agents.names())
-            keep_offered(folder, offered, session.context.mask)
+            offered = await take_snapshot(self._toolbox, plan, self._agents.names())
+            keep_snapshot(folder, offered, driver.context.mask)
             policy = self._policy.settings
             known = {
                 "versions": versions(),
@@ -159,12 +161,12 @@ class Runs:
                 "bindings": bindings.data(),
                 "settings": settings_data(self._settings, self._models, policy),
             }
-            whole = {**_head(plan, kept), **known, **head}
+            whole = {**_head(plan, kept), **known, **self._head, **head}
             folder.write_head(marked(whole, self._settings.environment))
             keep_plan(folder, plan)
             bindings.attach(FileNotes(folder.bindings))
             bindings.snapshots.append(snapshot_of(folder))
-        return session, kept
+        return driver, kept
 
     async def _pin(self, plan: Plan) -> list[tuple[str, str]]:
         """Pin what is seen first; warns of what changed since it was pinned."""
@@ -190,19 +192,17 @@ class Runs:
         plan: Plan | None = None,
         changes: ForkChanges | None = None,
         secrets: Mapping[str, str] | None = None,
-        head: Mapping[str, Any] | None = None,
     ) -> RunResult:
-        """Start a new run that has all of another up to a step, and goes on live from there.
+        """Start a new run with all that another run had before a step; it runs live from there.
 
-        The other run is only read; it may still be going on.
+        The other run is only read; it may still be in progress.
 
         Args:
             run_id: The run's id; ``-1`` is the latest.
-            at: The step's name or path; ``STEP#2`` for its second visit, else the last one.
+            at: The step's name or path; ``STEP#2`` for its second attempt, else the last one.
             plan: In place of that run's; None: as its file is today.
             changes: Inputs and outputs that are to be others than in that run.
             secrets: The secret inputs.
-            head: What else the record keeps, in place of what that run's keeps.
 
         Raises:
             UsageError: There is no such run or step, or the plan does not have the step.
@@ -216,32 +216,32 @@ class Runs:
         history = read_history(self._folders.find(run_id))
         plan = plan or plan_today(history.folder, history.head)
         async with checkpoints(self._settings, options) as saver:
-            point = await find_point(saver, history, at)
-        check_entry(plan, point.entry)
+            origin = await find_origin(saver, history, at)
+        check_point(plan, origin.point)
         values = bind_inputs(plan, {**inherited_inputs(history, plan), **changes.inputs}, secrets)
         # What was agreed to of the tools is for this run to say anew, by what is pinned.
         names = self._bindings_of(history.folder, history.head, plan).data()["names"]
         bindings = Bindings(pins=self._pins)
         bindings.take({"names": names})
         await preflight(plan, self._toolbox, self._models, self._agents, bindings)
-        theirs, parent = FileOutputs(history.folder.outputs), point.parent(history.run)
-        entry = with_outputs(point.entry, theirs, changes.outputs)
+        theirs, parent = FileOutputs(history.folder.outputs), origin.parent(history.run)
+        point = with_outputs(origin.point, theirs, changes.outputs)
 
         def fill(folder: RunRecord, store: OutputStore) -> None:
-            nonlocal entry
-            take_over(history, folder, entry, point.at)
-            entry = by_reference(entry, store)
-            write_entry(folder, entry)
+            nonlocal point
+            take_over(history, folder, point, origin.at)
+            point = by_reference(point, store)
+            write_point(folder, point)
 
-        kept = {**_kept_of(history.head), **(head or {}), "parent": parent}
-        session, inputs = await self._begin(
+        kept = {**_kept_of(history.head), **self._head, "parent": parent}
+        driver, inputs = await self._begin(
             plan, values, options, secrets or {}, kept, bindings, fill
         )
-        session.fork(entry, parent)
-        told = new_outputs(point.entry, theirs, changes.outputs)
-        told += notices(history, plan, entry, values)
-        session.notices = [("fork", words) for words in told]
-        return await session.drive(inputs)
+        driver.fork(point, parent)
+        warnings = new_outputs(origin.point, theirs, changes.outputs)
+        warnings += notices(history, plan, point, values)
+        driver.notices = [("fork", words) for words in warnings]
+        return await driver.drive(inputs)
 
     async def resume(
         self,
@@ -250,7 +250,7 @@ class Runs:
         *,
         secrets: Mapping[str, str] | None = None,
     ) -> RunResult:
-        """Go on with a run that was stopped, waits, or reached a limit.
+        """Resume a run that was stopped, waits, or reached a limit.
 
         Args:
             run_id: The run's id; ``-1`` is the latest.
@@ -265,16 +265,16 @@ class Runs:
         plan = unchanged_plan(folder, head)
         await self._check_tools(folder, head, plan)
         dependencies = self._dependencies(FileOutputs(folder.outputs), folder)
-        session = Session(
+        driver = RunDriver(
             self._settings, dependencies, plan, options, folder.run_id, folder, secrets or {}
         )
-        session.context.folder = Path(head.get("folder") or Path.cwd())
-        session.context.bindings = self._bindings_of(folder, head, plan)
+        driver.context.folder = Path(head.get("folder") or Path.cwd())
+        driver.context.bindings = self._bindings_of(folder, head, plan)
         if notice := version_notice(head):
-            session.notices.append(("versions", notice))
-        if entry := read_entry(folder):
-            session.fork(entry, head["parent"])
-        return await session.resume(head["inputs"])
+            driver.notices.append(("versions", notice))
+        if point := read_point(folder):
+            driver.fork(point, head["parent"])
+        return await driver.resume(head["inputs"])
 
     def _bindings_of(self, folder: RunRecord, head: Mapping[str, Any], plan: Plan) -> Bindings:
         """What names mean in a run that was begun before."""

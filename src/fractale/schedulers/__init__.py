@@ -1,37 +1,45 @@
-"""Schedulers: one home each, so that a fact about PBS is in `fractale.schedulers.pbs` only.
+"""Schedulers, one package each: a fact about PBS is in `fractale.schedulers.pbs` only.
 
-Homes are `slurm`, `flux`, `pbs` and `lsf`; `local`, whose jobs are processes of this machine; and
-`cobalt`, whose scripts are only read. What is outside of `schedulers` asks a home through the
-modules below. A home has, as far as its scheduler has it:
+`slurm`, `flux`, `pbs` and `lsf` are schedulers; `local` runs jobs as processes of this machine;
+`cobalt` only has scripts to read. Code outside `schedulers` asks a package through the modules
+below; `homes` is the only one that imports a package by its name. A package has
 
-- `directives`: the options of its scripts, read into a `Request` and written from one. With it
-  `values` and `mixed` (Slurm), `resources` (PBS), `requirements` (LSF).
-- `environment`: its launcher, its programs and its variables, for the commands of a script.
-- `times`: time limits as it writes them.
-- `jobs`: submit, find, record, cancel, queues. With it `side` (Flux), `queue` and `minder` (local).
-- `ends`: what it writes into a job's output at its end, and how something starts after a job.
-- `site`: its queues and nodes as its programs list them.
-- `validator`: what it says itself of a script.
+- `directives`: `DIALECT` reads the options of a script into a `Request`, and writes them from one.
+  Beside it `values` and `mixed` (Slurm), `resources` (PBS), `requirements` (LSF).
+- `environment`: `ENVIRONMENT` is what a script's commands find: launcher, programs, variables.
+- `times`: time limits as the scheduler writes them; `longest`, from a limit to the kill.
+- `jobs`: `ADAPTER` submits, finds, reports, cancels and lists queues. `NOTICES`, `NOISE` and
+  `AFTER`: how an end shows in a job's output, and how to start a command after a job. Beside it
+  `side` (Flux), `queue` and `supervisor` (local).
+- `site`: queues and nodes, read from the output of the scheduler's programs.
+- `validator`, if the scheduler can check a script without submitting it: `ask`.
 
 Scripts:
 
-- `script`, `request`: the words of no scheduler: a script taken apart, and what it asks for.
-- `dialects`: whose a script is, its reading, and the names of schedulers.
-- `others`: schedulers whose scripts are recognized, and not run; the directives of Cobalt.
+- `script`, `request`: a script taken apart, and what it asks for, in terms of no scheduler.
+- `dialects`: whose script a text is, and its reading.
 - `reading`, `options`: what readers and writers of directives share.
-- `translation`: a script for another scheduler: `body` has its commands, `environment` what they
-  find, `launch` its launchers, `shell_text` what is where in a text of the shell.
+- `facts`: what a script asks for as JSON, and claims about that checked against its lines.
+- `translation`: a script for another scheduler. `body` translates its commands, `launch` its
+  launchers, `shell_text` finds what is where in a shell's text.
 - `comparison`: whether two scripts ask for the same; `commands`: whether they run the same.
-- `validation`: whether a script is valid, `verdict` what a scheduler on this machine says of it,
-  `shell` what its shell says.
+- `validation`: whether a scheduler would accept a script; `shell`: whether its shell would.
 
 Jobs:
 
-- `adapters`, `adapter`: the schedulers that jobs run on, and what each has to do.
-- `job`, `asked`, `positions`: a job as a scheduler gets it, what it asks for in all, and the
-  indices of its array.
-- `folder`, `wrapper`, `header`: its folder, the script that the scheduler starts, and the
-  directives that go with that.
-- `ends`, `programs`, `names`, `sizes`: ends as homes tell them, programs that are run, names, and
-  amounts of memory and time.
+- `adapter`: the interface of every scheduler; `job`, `asked`: a job, and what it asks for in all.
+- `folder`, `wrapper`, `header`, `positions`: the job's directory, the script that the scheduler
+  starts, its directives, and the indices of its array.
+- `ends`, `programs`, `names`, `sizes`: ends, programs with a time limit, names, and amounts.
+
+To add a scheduler:
+
+1. Write a package with `directives`, `environment`, `times` and `jobs`; a scheduler without jobs or
+   without scripts leaves the parts out. `pbs` is a good model: plain programs, one file a part.
+2. Add its name to `ScriptScheduler` and `JobScheduler` in `homes`. Reading, translation,
+   validation, submission and the shipped tools then know it.
+3. Add its name to `SCHEDULERS` in `fractale.plan.words` and to `ORDER` in `fractale.jobs.choice`,
+   and its probe to `fractale.site.probes.schedulers`; `tests/schedulers/test_homes.py` fails
+   until then.
+4. Test it like `tests/schedulers/test_pbs_scripts.py` and with a script in `tests/corpus`.
 """

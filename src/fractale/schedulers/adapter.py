@@ -12,7 +12,7 @@ from fractale.schedulers.job import JobSpec, JobState, Queue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class JobRecord:
     """What a scheduler says about a job.
 
     Args:
@@ -52,7 +52,7 @@ class Submitted:
     ours: bool = True
 
 
-Answer: TypeAlias = Mapping[int | None, Record] | SchedulerUnavailable
+Answer: TypeAlias = Mapping[int | None, JobRecord] | SchedulerUnavailable
 """Index of the element → its record; None is the index of a job that is no array. What the
 scheduler does not know any more is not there. An error if it cannot tell of this job just now."""
 

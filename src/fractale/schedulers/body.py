@@ -27,7 +27,7 @@ from fractale.schedulers.launch import (
     Launch,
     UnclearError,
     Uses,
-    Written,
+    WrittenLaunch,
     known,
     read_launch,
     write_launch,
@@ -48,7 +48,7 @@ from fractale.schedulers.shell_text import (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class CommandChange:
     """Lines that were changed.
 
     Args:
@@ -83,7 +83,7 @@ class Body:
 
     lines: tuple[str, ...]
     before: tuple[str, ...] = ()
-    changes: tuple[Change, ...] = ()
+    changes: tuple[CommandChange, ...] = ()
     remains: tuple[Remark, ...] = ()
     not_launched: frozenset[int] = frozenset()
     left_out: tuple[Remark, ...] = ()
@@ -120,7 +120,7 @@ def translate_body(
     text = "\n".join(texts)
     mentions = list(mentions_in(text, source))
     if not mentions:
-        changes = tuple(Change(line=0, old="", new=each) for each in before)
+        changes = tuple(CommandChange(line=0, old="", new=each) for each in before)
         return Body(
             lines=texts,
             before=before,
@@ -694,7 +694,7 @@ class _Translation:
 
     def _written(
         self, texts: Sequence[str], launcher: Launcher, *, fragment: bool
-    ) -> tuple[Launch, Written]:
+    ) -> tuple[Launch, WrittenLaunch]:
         """The launcher's words, read and written for the other."""
         writing = self.away.launch
         if writing is None:
@@ -857,14 +857,16 @@ class _Translation:
         given = [line for text in self.before.values() for line in text.split("\n")]
         first = [line for line in given if "JOB_SUBMIT_DIR" in line]  # before any cd
         before = (*first, *before, *(line for line in given if line not in first))
-        changes = [Change(line=0, old="", new=each) for each in before]
+        changes = [CommandChange(line=0, old="", new=each) for each in before]
         lines = [line for _, line in self.numbered]
         for first, last in reversed(self._ranges()):
             start, end = self.starts[first], self.starts[last] + len(lines[last])
             old, new = self.text[start:end], self.render(start, end)
             lines[first : last + 1] = new.split("\n")
             if old != new:
-                changes.insert(len(before), Change(line=self.numbered[first][0], old=old, new=new))
+                changes.insert(
+                    len(before), CommandChange(line=self.numbered[first][0], old=old, new=new)
+                )
         return Body(
             before=before,
             lines=tuple(lines),

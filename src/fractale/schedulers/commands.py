@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from fractale.schedulers.body import Body, program_at, translate_body
-from fractale.schedulers.dialects import NAMES, READ, dialect_of
+from fractale.schedulers.dialects import dialect_of
 from fractale.schedulers.environment import Launcher, environment_of, mentions_in
+from fractale.schedulers.homes import NAMES, READ
 from fractale.schedulers.launch import UnclearError, known, read_launch, tasks_of
 from fractale.schedulers.request import Request
 from fractale.schedulers.script import Script

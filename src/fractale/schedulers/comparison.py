@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from fractale.schedulers.dialects import NAMES as SCHEDULERS
 from fractale.schedulers.dialects import dialect_of
+from fractale.schedulers.homes import NAMES as SCHEDULERS
 from fractale.schedulers.request import MEMORY, Request, Totals
 from fractale.schedulers.script import Directive, Loss, Script
 

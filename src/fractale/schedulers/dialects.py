@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
+import re
 from collections.abc import Sequence
-from types import MappingProxyType
 from typing import Final, cast
 
-from fractale.schedulers import others
+from fractale.schedulers.homes import READ, home
 from fractale.schedulers.request import Request
 from fractale.schedulers.script import Dialect, Reading, Remark, Script
 
-NAMES: Final = ("slurm", "flux", "pbs", "lsf")
-"""Schedulers whose scripts fractale reads and writes."""
-
-READ: Final = (*NAMES, "cobalt")
-"""Schedulers whose scripts fractale reads; to write those of the last ones is an error."""
-
-MEANT: Final = MappingProxyType({"sbatch": "slurm", "torque": "pbs", "bsub": "lsf"})
-"""Other words that people name a scheduler by → the scheduler."""
-
-
-def scheduler_named(name: str) -> str:
-    """A scheduler's name as fractale writes it: ``slurm`` for ``Slurm 23``; else in lower case."""
-    said = name.strip().lower()
-    known = {**{each: each for each in NAMES}, **MEANT}
-    return next((own for word, own in known.items() if word in said), said)
+_UNREAD: Final = (
+    ("Grid Engine (SGE, UGE)", re.compile(r"#\$\s+-\w")),
+    ("OAR", re.compile(r"#OAR\s+-")),
+    ("the Fujitsu Technical Computing Suite (PJM)", re.compile(r"#PJM\s+-")),
+    ("Moab", re.compile(r"#MSUB\s+-")),
+    ("LoadLeveler", re.compile(r"#\s*@\s*\w+(\s*=|\s*$)")),
+    ("NQS (NQSV)", re.compile(r"#QSUB\s+-")),
+    ("HTCondor", re.compile(r"(?i)\s*(executable|universe)\s*=")),
+)
+"""Schedulers that are only recognized: title, and the form of a directive."""
 
 
 @functools.cache
@@ -35,14 +29,9 @@ def dialect_of(scheduler: str) -> Dialect:
     """How a scheduler's scripts are read and written.
 
     Raises:
-        ValueError: There is no such dialect.
+        ValueError: The scheduler is unknown.
     """
-    if scheduler not in READ:
-        raise ValueError(f"there is no scheduler `{scheduler}`: there are {', '.join(READ)}")
-    if scheduler == "cobalt":
-        return others.DIALECT
-    module = importlib.import_module(f"fractale.schedulers.{scheduler}.directives")
-    return cast("Dialect", module.DIALECT)
+    return cast("Dialect", home(scheduler, "directives").DIALECT)
 
 
 def schedulers_of(lines: Sequence[str]) -> tuple[str, ...]:
@@ -117,7 +106,7 @@ def _told_of_others(
 
 
 def _whose(lines: Sequence[str]) -> str:
-    title = others.whose(lines)
-    if title is not None:
-        return f"the script is for {title}, which fractale does not read"
+    for title, mark in _UNREAD:
+        if any(map(mark.match, lines)):
+            return f"the script is for {title}, which fractale does not read"
     return "the script has no #SBATCH, #FLUX:, #PBS, #BSUB or #COBALT line"

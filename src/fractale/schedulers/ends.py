@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Final, cast
 
-from fractale.schedulers.dialects import NAMES
+from fractale.schedulers.homes import NAMES, home
 from fractale.schedulers.job import JobState
 
 MOST_LINES: Final = 20
@@ -28,19 +26,19 @@ _NOISE: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class EndNotice:
     """A line in which a scheduler says why it ended a job."""
 
     state: JobState
     line: str
 
 
-def notice_in(lines: Sequence[str]) -> Notice | None:
+def notice_in(lines: Sequence[str]) -> EndNotice | None:
     """What a scheduler, or its launcher, wrote last into an output about the job's end."""
     for line in reversed(lines):
         for pattern, state in _notices():
             if pattern.search(line):
-                return Notice(state, line)
+                return EndNotice(state, line)
     return None
 
 
@@ -69,12 +67,8 @@ def after(scheduler: str, job: str, command: str) -> str | None:
     """
     if scheduler not in NAMES:
         return None
-    form = cast("str", _home(scheduler).AFTER)
+    form = cast("str", home(scheduler, "jobs").AFTER)
     return form.format(job=job, command=shlex.quote(command))
-
-
-def _home(scheduler: str) -> ModuleType:
-    return importlib.import_module(f"fractale.schedulers.{scheduler}.ends")
 
 
 @functools.cache
@@ -82,11 +76,11 @@ def _notices() -> tuple[tuple[re.Pattern[str], JobState], ...]:
     return tuple(
         (re.compile(pattern, re.IGNORECASE), cast("JobState", state))
         for name in NAMES
-        for pattern, state in _home(name).NOTICES.items()
+        for pattern, state in home(name, "jobs").NOTICES.items()
     )
 
 
 @functools.cache
 def _noise() -> re.Pattern[str]:
-    own = (pattern for name in NAMES for pattern in _home(name).NOISE)
+    own = (pattern for name in NAMES for pattern in home(name, "jobs").NOISE)
     return re.compile("|".join(f"(?:{pattern})" for pattern in (*_NOISE, *own)))

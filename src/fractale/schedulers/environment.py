@@ -19,11 +19,12 @@ scheduler:
 from __future__ import annotations
 
 import functools
-import importlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, cast
+
+from fractale.schedulers.homes import READ, home
 
 PROCESS: Final = frozenset({"rank", "local_rank", "node_rank"})
 """Facts of a process that a launcher starts, not of the job."""
@@ -169,16 +170,9 @@ def environment_of(scheduler: str) -> Environment:
     """What the commands of a scheduler's scripts find.
 
     Raises:
-        ValueError: There is no home with an environment of that name.
+        ValueError: The scheduler is unknown.
     """
-    if scheduler not in NAMES:
-        raise ValueError(f"there is no scheduler `{scheduler}`: there are {', '.join(NAMES)}")
-    module = importlib.import_module(f"fractale.schedulers.{scheduler}.environment")
-    return cast("Environment", module.ENVIRONMENT)
-
-
-NAMES: Final = ("slurm", "flux", "pbs", "lsf", "cobalt")
-"""Schedulers whose commands are known; of Cobalt they are only read."""
+    return cast("Environment", home(scheduler, "environment").ENVIRONMENT)
 
 
 OF_MPI: Final = frozenset({"mpirun", "mpiexec"})
@@ -187,7 +181,7 @@ OF_MPI: Final = frozenset({"mpirun", "mpiexec"})
 
 def launchers() -> frozenset[str]:
     """The programs of one word that start the program that is named after their options."""
-    homes = map(environment_of, NAMES)
+    homes = map(environment_of, READ)
     return OF_MPI.union(name for home in homes for name in home.launchers if " " not in name)
 
 

@@ -121,7 +121,7 @@ def _take(launch: Launch, launcher: Launcher, flag: Flag, value: str | None, tex
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WrittenLaunch:
     """A launch in other words.
 
     Args:
@@ -148,7 +148,7 @@ class Uses:
 
 def write_launch(
     launch: Launch, launcher: Launcher, writing: Writing, request: Request, *, title: str
-) -> Written:
+) -> WrittenLaunch:
     """Write a launch for another launcher.
 
     Args:
@@ -188,7 +188,7 @@ def write_launch(
     seen: dict[str, str] = {}
     for text, why in left:
         seen.setdefault(text, why)
-    return Written(" ".join(words), tuple(seen.items()), uses, sizes.no_gpus)
+    return WrittenLaunch(" ".join(words), tuple(seen.items()), uses, sizes.no_gpus)
 
 
 def tasks_of(launch: Launch, launcher: Launcher, request: Request) -> str:

@@ -27,7 +27,7 @@ class Option:
     exact: bool = False
 
 
-class Options:
+class OptionTable:
     """The options of a program, in the order in which they are named."""
 
     def __init__(self, options: Iterable[Option]) -> None:
@@ -40,7 +40,7 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class GivenOption:
     """An option as it was found.
 
     Args:
@@ -73,7 +73,7 @@ class Said:
     untold: str = ""
 
 
-def getopt(words: Sequence[str], options: Options) -> Iterator[Given]:
+def getopt(words: Sequence[str], options: OptionTable) -> Iterator[GivenOption]:
     """The options among words.
 
     They are written ``--name value``, ``--name=value``, as a unique abbreviation of a long name,
@@ -85,7 +85,7 @@ def getopt(words: Sequence[str], options: Options) -> Iterator[Given]:
         word = words[at]
         if word == "--":
             yield from (
-                Given(None, None, words[i], "is after `--`", i, i)
+                GivenOption(None, None, words[i], "is after `--`", i, i)
                 for i in range(at + 1, len(words))
             )
             return
@@ -100,32 +100,32 @@ def getopt(words: Sequence[str], options: Options) -> Iterator[Given]:
                 last = given.last
             at = last + 1
         else:
-            yield Given(None, None, word, f"`{word}` is not an option", at, at)
+            yield GivenOption(None, None, word, f"`{word}` is not an option", at, at)
             at += 1
 
 
-def _long(words: Sequence[str], at: int, options: Options) -> Given:
+def _long(words: Sequence[str], at: int, options: OptionTable) -> GivenOption:
     word = words[at]
     name, equals, value = word[2:].partition("=")
     option = options.by_name.get(name)
     if option is None:
         found = [each for each in options if each.name.startswith(name) and not each.exact]
         if len(found) != 1:
-            return Given(None, None, word, _not_one(name, found, options), at, at)
+            return GivenOption(None, None, word, _not_one(name, found, options), at, at)
         option = found[0]
     if option.argument == "none":
         why = f"`--{option.name}` takes no value" if equals else ""
-        return Given(option, None, word, why, at, at)
+        return GivenOption(option, None, word, why, at, at)
     if equals:
-        return Given(option, value, word, "", at, at)
+        return GivenOption(option, value, word, "", at, at)
     if option.argument == "optional":
-        return Given(option, None, word, "", at, at)
+        return GivenOption(option, None, word, "", at, at)
     if at + 1 == len(words):
-        return Given(option, None, word, f"`--{option.name}` needs a value", at, at)
-    return Given(option, words[at + 1], f"{word} {words[at + 1]}", "", at, at + 1)
+        return GivenOption(option, None, word, f"`--{option.name}` needs a value", at, at)
+    return GivenOption(option, words[at + 1], f"{word} {words[at + 1]}", "", at, at + 1)
 
 
-def _not_one(name: str, found: Sequence[Option], options: Options) -> str:
+def _not_one(name: str, found: Sequence[Option], options: OptionTable) -> str:
     if found and name:
         names = ", ".join(f"--{each.name}" for each in found[:4])
         return f"`--{name}` is ambiguous: {names}"
@@ -134,24 +134,24 @@ def _not_one(name: str, found: Sequence[Option], options: Options) -> str:
     return f"unknown option `--{name}`" + (f": did you mean --{near}?" if near else "")
 
 
-def _short(words: Sequence[str], at: int, options: Options) -> Iterator[Given]:
+def _short(words: Sequence[str], at: int, options: OptionTable) -> Iterator[GivenOption]:
     word = words[at]
     letters = word[1:]
     while letters:
         letter, letters = letters[0], letters[1:]
         option = options.by_letter.get(letter)
         if option is None:
-            yield Given(None, None, word, f"unknown option `-{letter}`", at, at)
+            yield GivenOption(None, None, word, f"unknown option `-{letter}`", at, at)
             return
         if option.argument == "none":
-            yield Given(option, None, f"-{letter}", "", at, at)
+            yield GivenOption(option, None, f"-{letter}", "", at, at)
             continue
         if letters or option.argument == "optional":
-            yield Given(option, letters or None, f"-{letter}{letters}", "", at, at)
+            yield GivenOption(option, letters or None, f"-{letter}{letters}", "", at, at)
             return
         if at + 1 == len(words):
-            yield Given(option, None, f"-{letter}", f"`-{letter}` needs a value", at, at)
+            yield GivenOption(option, None, f"-{letter}", f"`-{letter}` needs a value", at, at)
             return
         value = words[at + 1]
-        yield Given(option, value, f"-{letter} {value}", "", at, at + 1)
+        yield GivenOption(option, value, f"-{letter} {value}", "", at, at + 1)
         return

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from fractale.schedulers.body import Change, translate_body
+from fractale.schedulers.body import CommandChange, translate_body
 from fractale.schedulers.comparison import compare
 from fractale.schedulers.dialects import dialect_of
 from fractale.schedulers.request import GRAVE, Request
@@ -43,7 +43,7 @@ class Translation:
     script: Script
     losses: tuple[Loss, ...]
     notes: tuple[str, ...] = ()
-    changes: tuple[Change, ...] = ()
+    changes: tuple[CommandChange, ...] = ()
     left_out: tuple[Remark, ...] = ()
     remains: tuple[Remark, ...] = ()
     not_launched: frozenset[int] = frozenset()

@@ -8,17 +8,21 @@ read it.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from fractale.schedulers.body import translate_body
-from fractale.schedulers.dialects import NAMES, dialect_of, read_script, schedulers_of
+from fractale.schedulers.commands import Commands, compare_commands
+from fractale.schedulers.comparison import comments_of, compare, leftovers
+from fractale.schedulers.dialects import dialect_of, lines_of, read_script, schedulers_of
+from fractale.schedulers.homes import NAMES, optional_home
 from fractale.schedulers.programs import Programs
-from fractale.schedulers.script import Script
+from fractale.schedulers.script import Loss, Script
 from fractale.schedulers.shell import check_syntax
-from fractale.schedulers.verdict import Verdict
+
+WITH_ORIGINAL: Final = "the original's request and commands"
+"""The check that `against_original` makes."""
 
 DIRECTIVES: Final = "directives"
 """Who validated a script if no scheduler did: its own lines."""
@@ -29,10 +33,27 @@ ONLY_LINES: Final = (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerVerdict:
+    """What was asked and answered; nothing is submitted.
+
+    Args:
+        by: Who answered: ``sbatch``.
+        checks: What was checked, in words.
+        refused: Why it does not take the script; empty if it does, and then it is valid.
+        errors: What it lets pass, and what keeps the job from ever starting.
+    """
+
+    by: str
+    checks: tuple[str, ...]
+    refused: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+
+
 class Validator(Protocol):
     """How a scheduler on this machine is asked: `ask` in its home's `validator`."""
 
-    async def ask(self, text: str, script: Script, programs: Programs) -> Verdict | str:
+    async def ask(self, text: str, script: Script, programs: Programs) -> SchedulerVerdict | str:
         """Its verdict; in words (or none), why it was not asked."""
         ...
 
@@ -89,7 +110,7 @@ async def validate(
     _check_owner(found, script, bare=bare)
     own = [] if found.errors else [str(each) for each in script.invalid]
     verdict = await _ask(text, script, programs)
-    if isinstance(verdict, Verdict):
+    if isinstance(verdict, SchedulerVerdict):
         found.by = verdict.by
         found.checks += verdict.checks
         found.errors += [*verdict.refused, *(own if verdict.refused else ()), *verdict.errors]
@@ -101,12 +122,9 @@ async def validate(
     return found
 
 
-async def _ask(text: str, script: Script, programs: Programs) -> Verdict | str:
-    name = f"fractale.schedulers.{script.scheduler}.validator"
-    if importlib.util.find_spec(name) is None:
-        return ""
-    home = cast("Validator", importlib.import_module(name))
-    return await home.ask(text, script, programs)
+async def _ask(text: str, script: Script, programs: Programs) -> SchedulerVerdict | str:
+    validator = optional_home(script.scheduler, "validator")
+    return await cast("Validator", validator).ask(text, script, programs) if validator else ""
 
 
 def _check_owner(found: Validity, script: Script, *, bare: bool = False) -> None:
@@ -155,3 +173,47 @@ def foreign_commands(script: Script) -> list[str]:
             ]
             found += [str(each) for each in body.remains]
     return found
+
+
+# -- against the original -----------------------------------------------------------------------
+
+
+def against_original(
+    script: Script,
+    original: str,
+    told: Sequence[Any] = (),
+    *,
+    strict: bool,
+    from_manager: str = "",
+) -> Commands:
+    """Where a script asks for or runs something else than the script it was translated from.
+
+    Args:
+        told: Known losses, as `translate_batch_script` returns them, or as texts. A loss that a
+            comment of the script names is known, too.
+        strict: Whether another queue, account or name is a difference.
+        from_manager: The scheduler of the original; if empty, the first with a directive in it
+            that is not the script's own.
+    """
+    source = read_script(original, from_manager or _source_of(original, script.scheduler))
+    losses = [_told_loss(cast("dict[str, Any]", each)) for each in told if isinstance(each, dict)]
+    texts = [str(each) for each in told if not isinstance(each, dict)]
+    differences = compare(source, script, [*comments_of(script), *texts], losses)
+    commands = compare_commands(source, script)
+    errors = [
+        *leftovers(source, script),
+        *commands.errors,
+        *(str(each) for each in differences if strict or not each.minor),
+    ]
+    return Commands(errors=errors, warnings=commands.warnings)
+
+
+def _told_loss(told: Mapping[str, Any]) -> Loss:
+    words = {name: str(told.get(name) or "") for name in ("text", "what", "why")}
+    line = told.get("line")
+    return Loss(line=line if isinstance(line, int) else 0, **words)
+
+
+def _source_of(original: str, target: str) -> str | None:
+    found = schedulers_of(lines_of(original))
+    return next((name for name in found if name != target), None)

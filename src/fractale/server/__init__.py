@@ -15,13 +15,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fractale.registry import Registry
-from fractale.server.options import Options, options_of
+from fractale.server.options import ServeOptions, options_of
 
 if TYPE_CHECKING:
     from fractale.errors import Problem
     from fractale.registry.files import Transport
 
-__all__ = ["Options", "options_of", "serve", "serve_async"]
+__all__ = ["ServeOptions", "options_of", "serve", "serve_async"]
 
 
 def serve(registries: Sequence[Registry], **options: Any) -> None:

@@ -1,11 +1,12 @@
-"""How much of a server others may use up, whether they have the token or not.
+"""Limits on what clients may use up, with or without the token.
 
-- Connections: as many as the process may open files for. A request's head has `HEAD_SECONDS` to
-  arrive, its body `BODY_SECONDS`. Where all connections are taken, a new one takes the place of the
-  one that has been without a request for longest.
-- Sessions: `MOST_SESSIONS`, each of which ends after `IDLE_SECONDS` without a request.
-- Requests: JSON of at most `MOST_DEPTH` levels; one Host header that names one host.
-- The log: of records that differ only in their values, one every `LOG_SECONDS`.
+- Connections: as many as the process may open files. The head of a request has `HEAD_SECONDS` to
+  arrive, its body `BODY_SECONDS`. If all connections are in use, a new one replaces the one that
+  has been idle for longest.
+- Sessions: `MOST_SESSIONS`; a session ends after `IDLE_SECONDS` without a request.
+- The log: of records that differ only in their values, one per `LOG_SECONDS`.
+
+`gates` limits the requests themselves.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ LOG_SECONDS: Final = 10.0
 
 MOST_CONNECTIONS: Final = 1000
 KEPT_FILES: Final = 56
-"""Files that are left for tools, and for connections that were accepted a moment ago."""
+"""Files kept for tools, and for connections that were just accepted."""
 
 ACCEPTED_AT_ONCE: Final = 16
-"""Connections that are accepted before those that were there are looked at. asyncio takes it as the
-length of the kernel's queue, too, which is set anew afterwards."""
+"""Connections accepted before existing ones are examined. asyncio also sets the length of the
+kernel's queue to it; the server sets that to `QUEUE` afterwards."""
 
 QUEUE: Final = 1024
 
@@ -49,7 +50,7 @@ _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 
 def connections() -> int:
-    """How many connections a server of this process may have at a time."""
+    """The most connections that a server in this process may have at a time."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         return MOST_CONNECTIONS
@@ -62,17 +63,13 @@ def connections() -> int:
 
 @dataclass(slots=True)
 class Connections:
-    """The open connections of one server, the oldest first.
-
-    Args:
-        most: How many there may be.
-    """
+    """The open connections of one server, the oldest first."""
 
     most: int = field(default_factory=connections)
     open: dict[Any, None] = field(default_factory=dict[Any, None])
 
     def add(self, made: Any) -> None:
-        """Take one in; where there are too many, another, or else this one, is cut off."""
+        """Add a connection; if there are too many, close the oldest idle one, or else this one."""
         self.open[made] = None
         if len(self.open) > self.most:
             others = (each for each in self.open if each is not made and each.is_idle)
@@ -93,11 +90,11 @@ class BoundedProtocol(cast("Any", AutoHTTPProtocol)):
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request of it is being answered."""
+        """Whether none of its requests is being answered."""
         return self.cycle is None or bool(self.cycle.response_complete)
 
     def cut(self) -> None:
-        """End the connection at once."""
+        """Close the connection at once."""
         self.taken.open.pop(self, None)
         self.transport.abort()
 
@@ -120,7 +117,7 @@ class BoundedProtocol(cast("Any", AutoHTTPProtocol)):
         self._expect()
 
     def _expect(self) -> None:
-        """Set a time limit for what must come next, unless that has one already."""
+        """Set a time limit for what the client must send next, unless there is one."""
         reads_body = not self.is_idle and bool(self.cycle.more_body)
         waits_for = "head" if self.is_idle else "body" if reads_body else ""
         if waits_for == self._waits_for and self.cycle is self._answers and self._late:
@@ -143,12 +140,12 @@ def protocol_of(taken: Connections) -> type[asyncio.Protocol]:
 
 
 class Handshake(asyncio.Protocol):
-    """A connection before TLS is agreed on, which counts as one, and has `HEAD_SECONDS` for it.
+    """A connection during its TLS handshake, which counts and has `HEAD_SECONDS`.
 
     Args:
         taken: The connections of the server.
-        context: With the certificate.
-        made: Makes the protocol that speaks HTTP, of what uvicorn gives it.
+        context: Has the certificate.
+        made: Makes the HTTP protocol from uvicorn's arguments.
     """
 
     is_idle = True
@@ -169,12 +166,12 @@ class Handshake(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin the handshake."""
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.pause_reading()  # until there is somebody who can read TLS
+        self._transport.pause_reading()  # until TLS can be read
         self._task = asyncio.get_running_loop().create_task(self._shake_hands(self._transport))
         self._taken.add(self)
 
     def data_received(self, data: bytes) -> None:
-        """Keep what came in one piece with the end of the handshake."""
+        """Keep data that arrived together with the end of the handshake."""
         self._early.append(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -183,7 +180,7 @@ class Handshake(asyncio.Protocol):
         self._taken.open.pop(self, None)
 
     def cut(self) -> None:
-        """End the connection at once."""
+        """Close the connection at once."""
         self._taken.open.pop(self, None)
         if self._transport:
             self._transport.abort()
@@ -222,18 +219,18 @@ LOGGERS: Final = (
 
 
 class Quiet(logging.Filter):
-    """Leaves out what was said a moment ago, since anybody can have it said again and again."""
+    """Drops records like one of a moment ago: clients can cause any number of them."""
 
     def __init__(self) -> None:
         super().__init__()
         self._said: dict[tuple[str, str], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record is logged; the next of its kind says how many were not."""
+        """Whether the record is logged; the next of its kind says how many were dropped."""
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, OSError) and record.name == "asyncio":
             record.msg, record.args = f"a connection waits: {error}", None
-            record.exc_info = None  # where in asyncio that is tells nobody anything
+            record.exc_info = None  # the traceback is asyncio's own
         key = (record.name, str(record.msg)[:80])
         now = time.monotonic()
         then, left_out = self._said.get(key, (float("-inf"), 0))
@@ -250,7 +247,7 @@ class Quiet(logging.Filter):
 
 
 def quiet_log() -> None:
-    """Bound what clients can have written to the log."""
+    """Limit what clients can cause to be logged."""
     quiet = Quiet()
     for name in LOGGERS:
         logging.getLogger(name).addFilter(quiet)

@@ -43,7 +43,7 @@ from fractale.server.bounds import (
     quiet_log,
 )
 from fractale.server.gates import BearerGate, HostGate, JsonGate
-from fractale.server.options import HEALTH, Options
+from fractale.server.options import HEALTH, ServeOptions
 
 _GRACE: Final = 1
 """Seconds that answers in progress may take after the signal to stop."""
@@ -54,7 +54,7 @@ OnReady = Callable[[str], None]
 
 
 async def serve_http(
-    build: Callable[[], MCPServer[Any]], options: Options, on_ready: OnReady | None = None
+    build: Callable[[], MCPServer[Any]], options: ServeOptions, on_ready: OnReady | None = None
 ) -> None:
     """Serve until SIGINT or SIGTERM.
 
@@ -104,7 +104,7 @@ def _cannot_listen(host: str, port: int, error: OSError) -> UsageError:
 
 
 def http_app(
-    mcp: MCPServer[Any], options: Options, most_sessions: int = MOST_SESSIONS
+    mcp: MCPServer[Any], options: ServeOptions, most_sessions: int = MOST_SESSIONS
 ) -> Starlette:
     """The MCP endpoint and ``/health`` behind the gates, as an ASGI app.
 
@@ -228,7 +228,7 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def _config(app: ASGIApp, options: Options) -> uvicorn.Config:
+def _config(app: ASGIApp, options: ServeOptions) -> uvicorn.Config:
     """Uvicorn's settings.
 
     Raises:

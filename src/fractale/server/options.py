@@ -1,4 +1,4 @@
-"""How to serve: flags, then files, then defaults; and what is refused."""
+"""Options of the server: flags, then files, then defaults; unsafe combinations are refused."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8089
 HEALTH: Final = "/health"
-"""Where the server tells how it is, to everybody."""
+"""The path that answers without a token."""
 _PATHS: Final = {"http": "/mcp", "sse": "/sse"}
 _OF_FILES: Final = ("transport", "host", "port", "path", "ssl_keyfile", "ssl_certfile")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How to serve.
+class ServeOptions:
+    """Options of the server.
 
     Args:
-        port: 0 takes a free one.
+        port: 0 for a free one.
         path: Of the MCP endpoint.
-        token: What callers must send as bearer token; None: nothing.
-        allowed_hosts: Names that the Host header may have, beside the host itself.
-        allowed_origins: Web origins that may call, beside the server's own.
+        token: The bearer token that clients must send; None: none.
+        allowed_hosts: Names that the Host header may have, in addition to `host`.
+        allowed_origins: Web origins that may call, in addition to the server's own.
         ssl_keyfile: With `ssl_certfile`, the server speaks HTTPS.
     """
 
@@ -56,29 +56,29 @@ class Options:
             return False
 
     def url(self, port: int) -> str:
-        """Where the endpoint is, for the port that was taken."""
+        """The endpoint's URL, with the port in use."""
         scheme = "https" if self.ssl_certfile else "http"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{scheme}://{host}:{port}{self.path}"
 
 
-def options_of(registries: Sequence[Registry], **flags: Any) -> Options:
-    """Put flags, files and defaults together, in this order; None is left to the next.
+def options_of(registries: Sequence[Registry], **flags: Any) -> ServeOptions:
+    """Combine flags, files and defaults: the first that isn't None counts.
 
     Args:
-        registries: The first whose file says a thing decides it.
-        flags: Fields of `Options`.
+        registries: The first whose file has an option decides it.
+        flags: Fields of `ServeOptions`.
 
     Raises:
-        UsageError: Serving another address without a token, a token that no header can carry,
-            half a certificate, a path that is taken.
+        UsageError: Another address without a token, a token that no header can carry, half a
+            certificate, a reserved path.
     """
     chosen: dict[str, Any] = {name: _of_files(registries, name) for name in _OF_FILES}
     chosen.update({name: value for name, value in flags.items() if value is not None})
     chosen["token"] = chosen.get("token") or None
     path = chosen["path"] or _PATHS.get(chosen["transport"] or "http", "/mcp")
     chosen["path"] = "/" + str(path).strip("/")
-    options = Options(**{name: value for name, value in chosen.items() if value is not None})
+    options = ServeOptions(**{name: value for name, value in chosen.items() if value is not None})
     if options.transport != "stdio":
         _check_token(options)
         _check_certificate(options)
@@ -91,7 +91,7 @@ def _of_files(registries: Sequence[Registry], name: str) -> Any:
     return next((value for value in said if value is not None), None)
 
 
-def _check_token(options: Options) -> None:
+def _check_token(options: ServeOptions) -> None:
     if options.token is None and not options.is_local:
         raise UsageError(
             f"serving on {options.host} without a token is refused: whoever reaches this machine "
@@ -106,7 +106,7 @@ def _check_token(options: Options) -> None:
         )
 
 
-def _check_certificate(options: Options) -> None:
+def _check_certificate(options: ServeOptions) -> None:
     pair = options.ssl_keyfile, options.ssl_certfile
     if bool(pair[0]) != bool(pair[1]):
         raise UsageError("HTTPS needs both `ssl_keyfile` and `ssl_certfile`")
@@ -115,8 +115,8 @@ def _check_certificate(options: Options) -> None:
             raise UsageError(f"the certificate file {file} isn't there")
 
 
-def _check_path(options: Options) -> None:
-    """Refuse a path that is, or could stand for, the one that answers without a token."""
+def _check_path(options: ServeOptions) -> None:
+    """Refuse a path that is, or could match, the one that answers without a token."""
     if options.path == HEALTH:
         raise UsageError(f"`{HEALTH}` is the server's own; give the endpoint another `path`")
     if set("{}") & set(options.path):

@@ -1,14 +1,11 @@
 """What is on this machine, and what of it a plan needs.
 
-- `discover` asks everything that it knows of, at once: `machine`, `slurm`, `schedulers`,
-  `software`, `containers`, `folders` hold the probes, `programs` starts what they ask,
-  `cache` keeps what was found,
-- `doctor` holds that against what a plan, a registry or a server file needs: `checks_*` are its
-  parts, `needs` knows which programs stand behind which tools (``needs.yaml``), `packages` which
-  Python packages are there.
-
-A probe reads only, is bounded in time, and never raises: it finds a thing working, broken (with
-the reason), or absent.
+- `discover` asks every probe of `probes/` at once, and caches the findings. `programs` runs the
+  programs that probes ask.
+- `doctor` compares the findings with what a plan, a registry or a server file needs. Its checks are
+  in `checks/`; each gets the same `examination`. `plan_uses` says what a plan names, calls and
+  starts, `needs` which programs tools need (``needs.yaml``).
+- `model`: findings, sites and the lines of the doctor's report.
 """
 
 from fractale.site.discover import PROBES, discover

@@ -1,9 +1,16 @@
-"""Looking at everything at once."""
+"""Ask every probe at once, and keep what they found in the state directory for a while.
+
+Many machines often share a home, and another shell has other modules: the cache counts only on the
+same machine, with the same variables.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import platform
+import sys
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
@@ -11,9 +18,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 from fractale.masking import Masker
+from fractale.plain import to_json
+from fractale.private import make_folder, write_private
 from fractale.settings import Settings
-from fractale.site import containers, folders, machine, schedulers, slurm, software
 from fractale.site.model import Finding, Site
+from fractale.site.probes import containers, folders, machine, schedulers, software
 from fractale.site.programs import SLOW, TIMEOUT, Machine
 
 Probe: TypeAlias = "Callable[[Machine], Awaitable[Finding | list[Finding]]]"
@@ -22,7 +31,7 @@ PROBES: Mapping[str, Mapping[str, Probe]] = {
     "machine": {"machine": machine.machine_itself},
     "gpus": {"nvidia": machine.nvidia, "amd": machine.amd},
     "schedulers": {
-        "slurm": slurm.slurm,
+        "slurm": schedulers.slurm,
         "flux": schedulers.flux,
         "pbs": schedulers.pbs,
         "lsf": schedulers.lsf,
@@ -46,6 +55,31 @@ PROBES: Mapping[str, Mapping[str, Probe]] = {
 }
 """Section → name → probe. What is added here is looked for, shown, cached and given to models."""
 
+MAX_AGE = 3600.0
+"""Seconds after which a machine is looked at again."""
+
+SURROUNDINGS = (
+    "PATH",
+    "HOME",
+    "CONTAINER_HOST",
+    "DOCKER_HOST",
+    "FLUX_URI",
+    "KUBECONFIG",
+    "LMOD_CMD",
+    "LOADEDMODULES",
+    "LSB_JOBID",
+    "LSF_ENVDIR",
+    "MODULEPATH",
+    "MODULESHOME",
+    "PBS_CONF_FILE",
+    "PBS_JOBID",
+    "SLURM_CONF",
+    "SLURM_JOB_ID",
+    "SPACK_ROOT",
+    "TMPDIR",
+)
+"""Variables that change what is found."""
+
 MOST_PROGRAMS = 4
 """No probe asks more programs one after the other."""
 
@@ -58,6 +92,28 @@ def machine_of(settings: Settings, timeout: float = TIMEOUT) -> Machine:
         state_dir=settings.state_dir,
         folder=Path.cwd(),
     )
+
+
+async def look(
+    settings: Settings,
+    *,
+    refresh: bool = False,
+    max_age: float = MAX_AGE,
+    timeout: float = TIMEOUT,  # noqa: ASYNC109 - of each program
+) -> Site:
+    """What is on this machine, as found now or within `max_age`. Never raises.
+
+    Args:
+        refresh: Ask again, even if the cache is recent.
+        max_age: Seconds for which the cache counts.
+        timeout: Seconds that one program may take to answer.
+    """
+    place = machine_of(settings, timeout)
+    if not refresh and (known := read_cache(place, max_age)) is not None:
+        return known
+    site = await discover(place, secrets=settings.secrets)
+    write_cache(place, site)
+    return site
 
 
 async def discover(
@@ -105,3 +161,46 @@ async def _guarded(place: Machine, name: str, probe: Probe) -> list[Finding]:
         why = f"could not be looked at: {type(error).__name__}: {error}"
         found = Finding(name=name, state="broken", problem=why)
     return found if isinstance(found, list) else [found]
+
+
+# -- the cache ----------------------------------------------------------------------------------
+
+
+def cache_file(state_dir: Path) -> Path:
+    """Where it is kept, for this machine."""
+    return state_dir / f"site-{_digest([platform.node()])}.json"
+
+
+def read_cache(place: Machine, max_age: float = MAX_AGE) -> Site | None:
+    """What was found before; None where that is too old, of other surroundings, or unreadable."""
+    try:
+        data = json.loads(cache_file(place.state_dir).read_text(encoding="utf-8"))
+        if data["version"] != 1 or data["surroundings"] != surroundings(place):
+            return None
+        site = Site.from_dict(data)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return site if 0 <= time.time() - site.looked < max_age else None
+
+
+def write_cache(place: Machine, site: Site) -> bool:
+    """Keep what was found; says whether that could be done, which is no fault if it could not."""
+    path = cache_file(place.state_dir)
+    data = {**site.as_dict(), "surroundings": surroundings(place)}
+    try:
+        make_folder(path.parent)
+        write_private(path, to_json(data), sync="none")
+    except OSError:
+        return False
+    return True
+
+
+def surroundings(place: Machine) -> str:
+    """A sum of what decides what is found."""
+    env: Mapping[str, str] = place.environment
+    told = [f"{name}={env.get(name, '')}" for name in SURROUNDINGS]
+    return _digest([*told, sys.prefix, str(place.folder.absolute())])
+
+
+def _digest(words: list[str]) -> str:
+    return hashlib.sha256("\0".join(words).encode("utf-8", "surrogateescape")).hexdigest()[:16]

@@ -12,17 +12,19 @@ from fractale.errors import FractaleError, PlanError, Problem
 from fractale.masking import Masker
 from fractale.registry import Registry, load_registry
 from fractale.settings import Settings
-from fractale.site import checks_plan, checks_tools
-from fractale.site.case import Case, Named, named_by
-from fractale.site.checks_model import check_model
-from fractale.site.checks_needs import check_needs, check_scripts
-from fractale.site.checks_packages import check_packages
-from fractale.site.checks_rules import check_rules
-from fractale.site.checks_runs import check_runs
-from fractale.site.checks_site import FEATURES, check_site
+from fractale.site.checks import plan as checks_plan
+from fractale.site.checks import tools as checks_tools
+from fractale.site.checks.model import check_model
+from fractale.site.checks.needs import check_needs, check_scripts
+from fractale.site.checks.packages import check_packages
+from fractale.site.checks.rules import check_rules
+from fractale.site.checks.runs import check_runs
+from fractale.site.checks.site import FEATURES, check_site
 from fractale.site.discover import discover, machine_of
+from fractale.site.examination import Examination
 from fractale.site.model import Check
-from fractale.site.needs import Needs, load_needs
+from fractale.site.needs import NeedsTable, load_needs
+from fractale.site.plan_uses import NamedTargets, named_by
 from fractale.site.programs import TIMEOUT
 
 SECTIONS = ("plan", "tools", "servers", "model", "runs", "packages", "site", "rules")
@@ -96,7 +98,7 @@ async def examine(
     general = wanted.plan is None and not wanted.registries and not wanted.server_files
     features = {name for names, _ in FEATURES.values() for name in names}
     site = await discover(place, features if general else _asked(needs, plan))
-    case = Case(
+    exam = Examination(
         settings=settings,
         place=place,
         site=site,
@@ -109,7 +111,7 @@ async def examine(
         online=online,
         inputs=wanted.inputs,
     )
-    checks += await _examine(case, problems)
+    checks += await _examine(exam, problems)
     checks = _masked(settings, checks)
     return Report(checks=tuple(sorted(checks, key=lambda check: SECTIONS.index(check.section))))
 
@@ -124,45 +126,49 @@ def _masked(settings: Settings, checks: Iterable[Check]) -> list[Check]:
     return [replace(each, found=mask(each.found), fix=mask(each.fix)) for each in checks]
 
 
-def _asked(needs: Needs, plan: Any) -> Collection[str]:
+def _asked(needs: NeedsTable, plan: Any) -> Collection[str]:
     """The findings that the table of needs can ask for; schedulers, where there may be jobs."""
     schedulers = FEATURES["scheduler"][0] if plan is not None else ()
     return needs.findings().union(schedulers)
 
 
-async def _examine(case: Case, problems: Sequence[Problem]) -> list[Check]:
-    named = named_by(case.plan, case.inputs)
+async def _examine(exam: Examination, problems: Sequence[Problem]) -> list[Check]:
+    named = named_by(exam.plan, exam.inputs)
     # Imported one after the other before the rest: modules are imported once per process.
-    own = await checks_tools.load_entries(case.registries, served=False)
-    served = await checks_tools.load_entries(case.served, served=True)
+    own = await checks_tools.load_entries(exam.registries, served=False)
+    served = await checks_tools.load_entries(exam.served, served=True)
     # A file of tools alone needs neither a model nor a place for runs.
-    runs = case.is_general or case.wanted is not None
+    runs = exam.is_general or exam.wanted is not None
     parts = await asyncio.gather(
-        _part("plan", checks_plan.check_plan_file(case, problems)),
-        _part("tools", _tools(case, [*own, *served], named)),
-        _part("servers", _offers(case, [*own, *served], named)),
-        _part("servers", checks_plan.check_served(case)),
-        _part("model", check_model(case) if runs else _nothing()),
-        _part("runs", check_runs(case) if runs else _nothing()),
-        _part("packages", check_packages(case)),
-        _part("site", check_site(case)),
+        _part("plan", checks_plan.check_plan_file(exam, problems)),
+        _part("tools", _tools(exam, [*own, *served], named)),
+        _part("servers", _offers(exam, [*own, *served], named)),
+        _part("servers", checks_plan.check_served(exam)),
+        _part("model", check_model(exam) if runs else _nothing()),
+        _part("runs", check_runs(exam) if runs else _nothing()),
+        _part("packages", check_packages(exam)),
+        _part("site", check_site(exam)),
     )
     return [check for part in parts for check in part]
 
 
-async def _tools(case: Case, loaded: Sequence[checks_tools.Loaded], named: Named) -> list[Check]:
-    files = checks_tools.files_of([*case.registries, *case.served])
-    imports = checks_tools.check_imports(loaded, case.needs)
+async def _tools(
+    exam: Examination, loaded: Sequence[checks_tools.Loaded], named: NamedTargets
+) -> list[Check]:
+    files = checks_tools.files_of([*exam.registries, *exam.served])
+    imports = checks_tools.check_imports(loaded, exam.needs)
     agents = checks_tools.own_agents(named, loaded)
-    needs = await check_needs(case, [*loaded, *agents], named)
-    return [*files, *imports, *needs, *check_scripts(case, named)]
+    needs = await check_needs(exam, [*loaded, *agents], named)
+    return [*files, *imports, *needs, *check_scripts(exam, named)]
 
 
-async def _offers(case: Case, loaded: Sequence[checks_tools.Loaded], named: Named) -> list[Check]:
+async def _offers(
+    exam: Examination, loaded: Sequence[checks_tools.Loaded], named: NamedTargets
+) -> list[Check]:
     """Servers are reached for a run, or in general; a file of tools alone needs none."""
-    if case.plan is None and not case.is_general:
+    if exam.plan is None and not exam.is_general:
         return []
-    return await checks_plan.check_offers(case, loaded, named)
+    return await checks_plan.check_offers(exam, loaded, named)
 
 
 async def _nothing() -> list[Check]:
@@ -181,7 +187,7 @@ async def _part(section: str, part: Awaitable[list[Check]]) -> list[Check]:
     return [Check(section=section, what=section, verdict="missing", found=found, fix=fix)]
 
 
-def _needs(settings: Settings, checks: list[Check]) -> Needs:
+def _needs(settings: Settings, checks: list[Check]) -> NeedsTable:
     own = settings.state_dir / "needs.yaml"
     try:
         return load_needs(own)

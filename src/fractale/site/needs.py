@@ -60,7 +60,7 @@ class Package:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Needs:
+class NeedsTable:
     """Everything that the files say."""
 
     needs: Mapping[str, Need] = field(default_factory=dict[str, Need])
@@ -102,7 +102,7 @@ class Needs:
         return {target for need in asked for target in need.targets}
 
 
-def load_needs(more: Path | None = None) -> Needs:
+def load_needs(more: Path | None = None) -> NeedsTable:
     """The table that comes with fractale, and a person's own over it.
 
     Args:
@@ -123,7 +123,7 @@ def load_needs(more: Path | None = None) -> Needs:
 
 
 @functools.cache
-def _shipped() -> Needs:
+def _shipped() -> NeedsTable:
     import yaml
 
     return read_needs(
@@ -131,13 +131,13 @@ def _shipped() -> Needs:
     )
 
 
-def read_needs(data: Any, file: str, under: Needs | None = None) -> Needs:
+def read_needs(data: Any, file: str, under: NeedsTable | None = None) -> NeedsTable:
     """The needs in a file's data, over others.
 
     Raises:
         SettingsError: It is not of the form that ``needs.yaml`` describes.
     """
-    under = under or Needs()
+    under = under or NeedsTable()
     try:
         table = cast("dict[str, Any]", data or {})
         needs = {name: _need(name, row) for name, row in dict(table.get("needs") or {}).items()}
@@ -156,7 +156,7 @@ def read_needs(data: Any, file: str, under: Needs | None = None) -> Needs:
     unknown = sorted({name for row in tools.values() for name in row} - set(all_needs))
     if unknown:
         raise SettingsError(f"{file}: nothing says what `{unknown[0]}` is; add it to `needs`")
-    return Needs(
+    return NeedsTable(
         needs=all_needs, tools={**under.tools, **tools}, packages={**under.packages, **packages}
     )
 

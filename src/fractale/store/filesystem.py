@@ -1,7 +1,7 @@
-"""Which file system a folder is on, and whether other machines see it, too.
+"""Which file system a directory is on, and whether other machines see it, too.
 
-SQLite's write-ahead log needs memory that all its users share, so it is only safe where they are
-all on one machine. Homes and scratch folders of clusters usually are on network file systems.
+SQLite's write-ahead log needs memory that all its users share, so it is only safe if they are all
+on one machine. Home and scratch directories of clusters usually are on network file systems.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ NETWORK = re.compile(
     "|lustre|mfs|moosefs|ncpfs|nfs|ocfs|orangefs|panfs|pvfs|quobyte|smb|sshfs|vboxsf|virtiofs"
     "|vmhgfs|wekafs"
 )
-"""How the types of file system begin whose files another machine may change meanwhile."""
+"""The beginnings of the types of file system whose files other machines may change."""
 
 LOCAL_FUSE = re.compile(r"fuseblk|fuse\.(fuse-overlayfs|squashfuse|lxcfs|ext2|fuse2fs)")
-"""What FUSE serves from this machine alone; anything else of FUSE may come from far."""
+"""What FUSE serves from this machine alone; anything else of FUSE may be remote."""
 
 LOCAL_LOCKS = {
     "nolock",
@@ -30,15 +30,15 @@ LOCAL_LOCKS = {
     "localflock",
     "noflock",
 }
-"""Mount options by which a lock is not seen by other machines, or there is none."""
+"""Mount options by which other machines do not see locks, or there are none."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileSystem:
-    """The file system that a folder is on.
+    """The file system that a directory is on.
 
     Args:
-        kind: Its type as the kernel names it, such as ``ext4``; ``unknown`` where not known.
+        kind: Its type as the kernel names it, such as ``ext4``; ``unknown`` if not known.
         mount: Where it is mounted.
         options: How it is mounted.
     """
@@ -56,15 +56,15 @@ class FileSystem:
 
     @property
     def locks_everywhere(self) -> bool:
-        """Whether nothing says that locks only count on this machine."""
+        """Whether other machines see locks, as far as the mount says."""
         return not self.options & LOCAL_LOCKS
 
 
 def file_system(path: Path, mountinfo: str | None = None) -> FileSystem:
-    """The file system of a path, which need not be there yet.
+    """The file system of a path, which need not exist.
 
     Args:
-        mountinfo: In the form of Linux's ``/proc/self/mountinfo``, which is read where None.
+        mountinfo: In the form of Linux's ``/proc/self/mountinfo``, which is read if None.
     """
     if mountinfo is None:
         try:

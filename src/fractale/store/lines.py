@@ -1,4 +1,4 @@
-"""Files of one JSON object a line, to which lines are only added: whole ones, or none."""
+"""Files of one JSON object per line that only grow: a line is appended completely or not at all."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 CHUNK = 64 * 1024
 """Bytes that are read at once, from the end of a file."""
 ROOM = "check space and permissions, or set FRACTALE_STATE_DIR to another folder"
-"""What to do where something of a run cannot be written."""
+"""What to do if something of a run cannot be written."""
 
 
 def append_line(descriptor: int, line: bytes) -> None:
-    """Append a line; what a full disk took of it is taken back.
+    """Append a line; if the disk is full, the part that was written is removed again.
 
     Args:
-        descriptor: Of a file that is open for appending, and that nobody else appends to.
+        descriptor: Of a file that is open for appending, by this process alone.
 
     Raises:
         OSError: It cannot be written; the file is as it was.
@@ -29,7 +29,7 @@ def append_line(descriptor: int, line: bytes) -> None:
 
 
 def cut_torn_line(descriptor: int) -> None:
-    """Cut off a last line that a crash left without its end: the next would be glued to it."""
+    """Cut off a last line that a crash left without its end: the next would be appended to it."""
     end = os.fstat(descriptor).st_size
     place = end
     while place > 0:
@@ -44,7 +44,7 @@ def cut_torn_line(descriptor: int) -> None:
 
 
 def lines_from_end(path: Path) -> Iterator[bytes]:
-    """The lines of a file, the last first; none where there is no file."""
+    """The lines of a file, the last first; none if the file is missing."""
     try:
         file = path.open("rb")
     except FileNotFoundError:

@@ -1,8 +1,7 @@
-"""One process at a time: locks that end with the process, however it ends.
+"""Locks that one process at a time has, and that end with it, also after a crash or ``kill -9``.
 
-The lock itself is the kernel's, on an open file (``flock``), so that nothing is left over after
-a crash. The file's content only tells others who has it. The file is never removed while it may
-be in use: a lock on a file that is gone would keep nobody out.
+The lock is the kernel's, on an open file (``flock``). The file's content only says who has it. The
+file is never removed while it may be in use: a lock on a removed file would exclude no one.
 """
 
 from __future__ import annotations
@@ -49,10 +48,10 @@ class Holder:
 
 
 class FileLock:
-    """A lock on a file of its own, held from `acquire` to `release` or as a ``with`` block.
+    """A lock on a file of its own, held from `acquire` to `release` or in a ``with`` block.
 
     Args:
-        path: Made where it is not there, readable by its owner only.
+        path: Made if it is missing, readable by its owner only.
         what: What is held, for the message.
         hint: What to do if it is held.
         error: What is raised if it is held.
@@ -124,7 +123,7 @@ class FileLock:
         return StoreError(f"cannot lock {self._path}: {error}", hint=hint)
 
     def release(self) -> None:
-        """Give the lock back; nothing happens where it is not held."""
+        """Release the lock; do nothing if it is not held."""
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
             os.close(descriptor)
@@ -143,10 +142,10 @@ class FileLock:
 
 
 class RunLock(FileLock):
-    """The lock on a run: who has it is the only one to go on with the run or to remove it.
+    """The lock on a run: only the process that has it may resume, change or remove the run.
 
     Raises:
-        RunHeld: On `acquire`, where another has it.
+        RunHeld: On `acquire`, if another has it.
     """
 
     def __init__(self, record: RunRecord) -> None:
@@ -159,7 +158,7 @@ class RunLock(FileLock):
 
 
 def holder_of(record: RunRecord) -> Holder | None:
-    """Who has a run now; None where nobody has."""
+    """The process that has a run now; None if no process has."""
     try:
         descriptor = os.open(record.lock, os.O_RDONLY)
     except OSError:
@@ -178,8 +177,8 @@ def holder_of(record: RunRecord) -> Holder | None:
 def _holder(descriptor: int) -> Holder | None:
     """Who has a lock that was just found held.
 
-    It is taken first and signed after: what stands there for a moment is nothing, or the name of
-    one that has ended.
+    A lock is taken first and signed after: for a moment the file is empty, or names a process that
+    has ended.
     """
     for _ in range(SIGNING_TRIES):
         holder = _signed(descriptor)
@@ -190,7 +189,7 @@ def _holder(descriptor: int) -> Holder | None:
 
 
 def _ended(holder: Holder) -> bool:
-    """Whether a holder is a process of this machine that is no more."""
+    """Whether a holder was a process of this machine that has ended."""
     if holder.host != socket.gethostname():
         return False
     try:
@@ -203,7 +202,7 @@ def _ended(holder: Holder) -> bool:
 
 
 def _signed(descriptor: int) -> Holder | None:
-    """What the holder wrote; None where it has not yet."""
+    """What the holder wrote; None if it has not yet."""
     try:
         words = json.loads(os.pread(descriptor, 1000, 0))
         return Holder(int(words["pid"]), str(words["host"]), float(words["since"]))

@@ -74,6 +74,14 @@ class RunRecord:
     studio_orders = RecordFile("studio-orders.txt")  # what Studio asked for, once each
 
     @property
+    def state_dir(self) -> Path:
+        return self.path.parent.parent
+
+    def sibling(self, run_id: str) -> RunRecord:
+        """The record of another run of the same state directory, which need not exist."""
+        return RunRecord(run_id, self.path.with_name(run_id))
+
+    @property
     def is_new(self) -> bool:
         """Whether the run has neither reported an event nor made a call."""
         return not any(_size(path) for path in (self.events, self.journal))
@@ -185,7 +193,7 @@ def _size(path: Path) -> int:
 
 
 def _event_of(line: bytes) -> dict[str, Any] | None:
-    """The event in a line; None where there is none."""
+    """The event in a line; None if the line is not an event."""
     try:
         event = json.loads(line)
     except ValueError:
@@ -198,7 +206,7 @@ def _event_of(line: bytes) -> dict[str, Any] | None:
 def _damaged(path: Path, number: int, line: bytes) -> StoreError:
     return StoreError(
         f"line {number} of {path} is damaged: {line[:60]!r}",
-        hint="take that line out to go on without it; the checkpoints and the journal of calls "
+        hint="take that line out to continue without it; the checkpoints and the journal of calls "
         "are files of their own",
     )
 
@@ -219,7 +227,6 @@ class EventLog:
             raise _unwritable(record.path, error) from error
 
     def __call__(self, event: Event) -> None:
-        """Append one event."""
         if event.kind in UNRECORDED:
             return
         line = f"{to_json(event.as_dict())}\n".encode()
@@ -229,25 +236,24 @@ class EventLog:
             raise _unwritable(self._path, error) from error
 
     def close(self) -> None:
-        """Close the file."""
         os.close(self._descriptor)
 
 
 class RunRecords:
-    """The runs of one state folder."""
+    """The runs of one state directory."""
 
     def __init__(self, state_dir: Path) -> None:
         self._root = state_dir / RUNS
 
     def new(self, run_id: str | None = None, *, length: int = ID_LENGTH) -> RunRecord:
-        """A folder for a new run, with an id that no other run of the state folder has.
+        """Make the directory of a new run, with an ID that no other run has.
 
         Args:
-            run_id: The id it gets; one of so many letters (`length`) is drawn where it is None.
+            run_id: Its ID; None: one of `length` letters is drawn.
 
         Raises:
-            StoreError: The folder cannot be made.
-            UsageError: The id that was asked for is taken, or is none.
+            StoreError: The directory cannot be made.
+            UsageError: The ID is in use, or is not a valid ID.
         """
         if run_id is not None and not ID.fullmatch(run_id):
             raise UsageError(
@@ -262,7 +268,7 @@ class RunRecords:
             except FileExistsError:
                 if run_id and self.at(name).head.exists():
                     raise UsageError(f"there is a run `{run_id}` already") from None
-                if run_id:  # whoever made the folder was ended before there was a run
+                if run_id:  # the process that made the directory ended before the run began
                     return self.at(name)
                 continue
             except OSError as error:
@@ -277,7 +283,7 @@ class RunRecords:
             raise _no_folder(self._root) from error
 
     def find(self, run_id: str) -> RunRecord:
-        """The folder of a run; ``-1`` is the latest.
+        """The record of a run; ``-1`` is the latest.
 
         Raises:
             UsageError: There is no such run.
@@ -295,15 +301,15 @@ class RunRecords:
         return self.at(run_id)
 
     def at(self, run_id: str) -> RunRecord:
-        """Where the folder of a run is, without a look whether it is there."""
+        """The record of a run, which need not exist."""
         return RunRecord(run_id, self._root / run_id)
 
     def has(self, path: Path) -> bool:
-        """Whether a path is that of a run here."""
+        """Whether a path is a run's directory here."""
         return path.resolve().parent == self._root.resolve()
 
     def names(self) -> set[str]:
-        """The ids of all runs, in no order: quicker than `ids`."""
+        """The IDs of all runs, in no order: faster than `ids`."""
         try:
             with os.scandir(self._root) as entries:
                 return {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
@@ -337,7 +343,7 @@ def _made(record: RunRecord) -> int:
 
 
 def _no_folder(path: Path) -> StoreError:
-    """The error for a path that should be a folder, and is or goes through something else."""
+    """The error for a path that should be a directory, and is or leads through a file."""
     wrong = next((each for each in (path, *path.parents) if each.exists()), path)
     return StoreError(
         f"the state folder cannot be used: {wrong} is not a folder",

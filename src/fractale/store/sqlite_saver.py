@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import stat
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping, Sequence
-from contextlib import ExitStack, aclosing, asynccontextmanager, closing, contextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +29,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from fractale.errors import StoreError
-from fractale.private import make_folder, touch_private
+from fractale.private import fault_of, make_folder, touch_private
 from fractale.store.filesystem import FileSystem, file_system
 from fractale.store.integrity import (
     HEAD,
@@ -46,7 +47,8 @@ from fractale.store.sqlite import damage, migrate, sqlite_errors
 
 LOCK_WAIT = 30.0
 """Seconds to wait for another process that is writing."""
-PAGE_BYTES = 4096
+PAGE_BYTES = 1024
+"""Small, since most runs have few steps: a run of one step takes 17 KB, of forty 8 KB per step."""
 TAILS = ("", "-wal", "-shm", "-journal")
 """What the names of a database and of SQLite's files beside it end with."""
 SMALLEST = 512
@@ -321,6 +323,7 @@ def _prepare(
     if system.network:
         stack.enter_context(_lock(path, system, wait_for_lock))
     with sqlite_errors(path):
+        _check_owner(path)
         if not path.exists():
             with new_file(path, system) as part:
                 publish(part, path)
@@ -333,6 +336,20 @@ def _prepare(
         connection.executescript(_pragmas(system))
         connection.execute(f"PRAGMA journal_mode = {_journal(system)}")
         migrate(connection, CHANGES, str(path))
+
+
+def _check_owner(path: Path) -> None:
+    """Refuse what another user could have put there: SQLite follows symbolic links.
+
+    Raises:
+        StoreError: The file or one beside it is a link, or is not the user's own.
+    """
+    for tail in TAILS:
+        with suppress(FileNotFoundError):
+            found = Path(f"{path}{tail}").lstat()
+            link = stat.S_ISLNK(found.st_mode)
+            if why := "it is a symbolic link" if link else fault_of(found):
+                raise StoreError(f"{path}{tail} is not used: {why}", hint="remove it, or the run")
 
 
 @contextmanager

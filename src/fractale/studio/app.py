@@ -1,4 +1,4 @@
-"""What is in front of the development server: its gate, and the runs that it is told of."""
+"""What is in front of the development server: its gate, and the runs that it lists."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from fractale.errors import UsageError
 from fractale.settings import load_settings, without_password
 from fractale.store.index import list_runs
 from fractale.store.run_record import RunRecords
-from fractale.studio.gate import Gate, required_token
-from fractale.studio.names import STUDIO, graph_name
-from fractale.studio.peers import can_tell_users
-from fractale.studio.threads import KEPT_AS, read_head, thread_of
+from fractale.studio.gate import STUDIO, Gate, can_tell_users, required_token
+from fractale.studio.launch import graph_name
+from fractale.studio.saver import KEPT_AS, read_head, thread_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 LISTED = 200
-"""Runs that the server is told of: the latest ones."""
+"""Runs that the server lists: the latest ones."""
 
 
 def make_app(
@@ -84,7 +83,7 @@ def load_app(place: str) -> Starlette:
 
 
 class KnownRuns:
-    """Tells the server of the runs of the state folder before it lists threads.
+    """Gives the server the runs of the state directory before it lists threads.
 
     Args:
         plans: Plans that are graphs of the server, or folders of them.
@@ -94,28 +93,28 @@ class KnownRuns:
         self._app = app
         self._plans = plans
         self._known: set[str] = set()
-        self._telling = asyncio.Lock()
+        self._updating = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand on, when what is new was told."""
+        """Hand on the request, after the server knows the new runs."""
         path = str(scope.get("path", ""))
         if scope["type"] == "http" and path.endswith(("/threads/search", "/threads/count")):
-            async with self._telling:
-                await self._tell()
+            async with self._updating:
+                await self._update()
         await self._app(scope, receive, send)
 
-    async def _tell(self) -> None:
+    async def _update(self) -> None:
         from langgraph_sdk import get_client
 
         new = await asyncio.to_thread(self._new)
         client = get_client() if new else None
-        for thread, told in new:
-            assert client is not None  # noqa: S101 - there is something to tell
+        for thread, metadata in new:
+            assert client is not None  # noqa: S101 - there is a new run
             await client.threads.create(thread_id=thread, if_exists="do_nothing")
-            await client.threads.update(thread, metadata=told)
+            await client.threads.update(thread, metadata=metadata)
 
     def _new(self) -> list[tuple[str, dict[str, Any]]]:
-        """Threads of runs that were not told of yet, the oldest first."""
+        """Threads of the runs that the server does not know yet, the oldest first."""
         settings = load_settings()
         rows = list_runs(settings.state_dir, limit=LISTED)
         new = [row.id for row in reversed(rows) if row.id not in self._known]
@@ -126,8 +125,8 @@ class KnownRuns:
 
     def _thread(self, run_id: str, head: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         graph = head.get(KEPT_AS, {}).get("graph") or self._graph(head)
-        told = {"graph_id": graph, "run": run_id, "plan": head.get("plan")}
-        return thread_of(run_id, head), told
+        metadata = {"graph_id": graph, "run": run_id, "plan": head.get("plan")}
+        return thread_of(run_id, head), metadata
 
     def _graph(self, head: Mapping[str, Any]) -> str:
         """The server's graph for a run of the command line's."""

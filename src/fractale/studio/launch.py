@@ -7,20 +7,20 @@ import ipaddress
 import json
 import keyword
 import os
+import re
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from fractale.errors import DependencyMissing, StoreError, UsageError
 from fractale.plan.build import load_plan
 from fractale.private import make_folder, write_private
+from fractale.runs.workspace import Extensions
 from fractale.settings import Settings, load_settings
-from fractale.studio.gate import TOKEN, read_token
-from fractale.studio.names import STUDIO, graph_name
-from fractale.studio.peers import can_tell_users
+from fractale.studio.gate import STUDIO, TOKEN, can_tell_users, read_token
 
 CONFIG = "langgraph.json"
 OPTIONS = "FRACTALE_STUDIO"
@@ -82,16 +82,14 @@ class Start:
 
     Args:
         plans: Plan files that become graphs, beside those of the folder's ``langgraph.json``.
-        registries: Registry or server files whose tools every run has.
-        agents: Sub-agents by dotted path.
+        extensions: What every run has beside the servers of the settings.
         host: The address to listen on.
         port: The port; another one is taken where it is in use.
         browser: Whether Studio's page is opened in the browser.
     """
 
     plans: Sequence[Path] = ()
-    registries: Sequence[Path] = ()
-    agents: Sequence[str] = ()
+    extensions: Extensions = field(default_factory=Extensions)
     host: str = "127.0.0.1"
     port: int = 2024
     browser: bool = True
@@ -132,7 +130,7 @@ def prepare(
     if not start.browser:
         words.append("--no-browser")
     command = [sys.executable, "-m", "langgraph_cli", *words]
-    own = {**settings.environment, **QUIET, **_told(start, settings)}
+    own = {**settings.environment, **QUIET, **_passed_on(start, settings)}
     return command, {**own, **_token(start, settings, tells_users=tells_users)}
 
 
@@ -152,7 +150,7 @@ def _token(start: Start, settings: Settings, *, tells_users: bool | None) -> dic
     return {TOKEN: token, SHOWN_BELOW: f"/{token}"} if token else {}
 
 
-def _told(start: Start, settings: Settings) -> dict[str, str]:
+def _passed_on(start: Start, settings: Settings) -> dict[str, str]:
     """The options as the server's graphs read them: as settings, from the environment."""
     flags = {
         "provider": ("FRACTALE_LLM_PROVIDER", settings.provider),
@@ -166,8 +164,8 @@ def _told(start: Start, settings: Settings) -> dict[str, str]:
         if settings.origins.get(name) == "command line"
     }
     tools = {
-        "registries": [str(path.absolute()) for path in start.registries],
-        "agents": list(start.agents),
+        "registries": [str(Path(path).absolute()) for path in start.extensions.paths],
+        "agents": list(start.extensions.agents),
     }
     return {**given, OPTIONS: json.dumps(tools)}
 
@@ -247,6 +245,11 @@ def _named(plans: Sequence[Path]) -> Mapping[str, Path]:
             raise UsageError(f"{path}: `{name}` {why}", hint=hint)
         named[name] = path.absolute()
     return named
+
+
+def graph_name(path: Path) -> str:
+    """A plan's file as a name in Python: ``my-plan.yaml`` is ``my_plan``."""
+    return re.sub(r"\W", "_", path.stem)
 
 
 def run_server(command: Sequence[str], environment: Mapping[str, str]) -> None:

@@ -1,14 +1,19 @@
-"""The development server's checkpointer: the checkpoints of runs, by the UUIDs of threads.
+"""The server's threads: which run each of them is, and the run's checkpoints.
 
-The server only reads through it, and changes states that a person edits; a run writes its own
-checkpoints. Each use opens the store and closes it again, so that the server stands in nobody's
-way between them, also where one process at a time can have the store.
+The server knows threads by UUID, fractale knows runs by short ids. A run that was started in Studio
+has the last block of its thread's UUID as its id, and its record names the thread; the thread of
+any other run follows from its id.
+
+The server only reads checkpoints through `StudioSaver`, and changes states that a user edits; a run
+writes its own checkpoints. Each use opens the store and closes it again, so that the server keeps
+no other process out between them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +32,67 @@ from fractale.store.checkpoints import RunSaver, open_checkpoints
 from fractale.store.locks import RunLock
 from fractale.store.run_record import RunRecord, RunRecords
 from fractale.store.serializer import StrictSerializer
-from fractale.studio.threads import RunThreads
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
+
+NAMESPACE = uuid.UUID("5b1b2f0e-6a0f-5d6b-9a52-0d5f6f1c7a11")
+KEPT_AS = "studio"
+"""Where a run's head says which thread it was started on."""
+
+
+class RunThreads:
+    """The threads of the runs of one state folder."""
+
+    def __init__(self, folders: RunRecords) -> None:
+        self._folders = folders
+
+    def run_of(self, thread: str) -> RunRecord | None:
+        """The run of a thread; None if it has none yet."""
+        for run_id in _own_ids(thread):
+            folder = self._folders.at(run_id)
+            if _started_on(read_head(folder)) == thread:
+                return folder
+        # A version 5 UUID is one that was made from a run's id.
+        if uuid.UUID(thread).version != 5:
+            return None
+        names = self._folders.names()
+        found = next((name for name in names if thread_of_id(name) == thread), None)
+        return self._folders.at(found) if found else None
+
+    def id_for(self, thread: str) -> str:
+        """The id that the run of a new thread gets."""
+        short, whole = _own_ids(thread)
+        return whole if read_head(self._folders.at(short)) else short
+
+
+def thread_of(run_id: str, head: Mapping[str, Any]) -> str:
+    """The thread of a run."""
+    return _started_on(head) or thread_of_id(run_id)
+
+
+def thread_of_id(run_id: str) -> str:
+    """The thread of a run that was not started in Studio."""
+    return str(uuid.uuid5(NAMESPACE, run_id))
+
+
+def read_head(folder: RunRecord) -> dict[str, Any]:
+    """How a run was started; empty where there is no such run, or none that got so far."""
+    try:
+        return folder.read_head()
+    except StoreError:
+        return {}
+
+
+def _own_ids(thread: str) -> tuple[str, str]:
+    return thread.rpartition("-")[2], thread
+
+
+def _started_on(head: Mapping[str, Any]) -> str | None:
+    return head.get(KEPT_AS, {}).get("thread")
+
+
+# -- the checkpoints of a thread -------------------------------------------------------------------
 
 CONFLICT, FAILED = 409, 500
 
@@ -43,7 +105,7 @@ def open_saver() -> StudioSaver:
 class StudioSaver(BaseCheckpointSaver[str]):
     """Checkpoints of runs, for the development server.
 
-    Every method raises `HTTPException`, which is what the server can tell a person.
+    Every method raises `HTTPException`, which is what the server can show.
 
     Args:
         settings: Whose state folder and store hold the runs.
@@ -62,7 +124,7 @@ class StudioSaver(BaseCheckpointSaver[str]):
             return None
         async with self._open() as saver:
             found = await saver.aget_tuple(_of_thread(config, folder.run_id))
-        return _told(found, thread) if found else None
+        return _renamed(found, thread) if found else None
 
     async def alist(
         self,
@@ -84,7 +146,7 @@ class StudioSaver(BaseCheckpointSaver[str]):
             rows = saver.alist(known, filter=filter, before=before, limit=limit)
             found = [each async for each in rows]
         for each in found:
-            yield _told(each, thread)
+            yield _renamed(each, thread)
 
     async def aput(
         self,
@@ -93,7 +155,7 @@ class StudioSaver(BaseCheckpointSaver[str]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        """Keep a checkpoint that a person's edit makes."""
+        """Keep a checkpoint that an edit makes."""
         thread = _thread(config)
         async with self._changing(thread) as (saver, folder):
             known = _of_thread(config, folder.run_id)
@@ -107,7 +169,7 @@ class StudioSaver(BaseCheckpointSaver[str]):
         task_id: str,
         task_path: str = "",
     ) -> None:
-        """Keep what a person's edit writes in the place of a step."""
+        """Keep what an edit writes in the place of a step."""
         async with self._changing(_thread(config)) as (saver, folder):
             await saver.aput_writes(_of_thread(config, folder.run_id), writes, task_id, task_path)
 
@@ -148,7 +210,7 @@ def _of_thread(config: RunnableConfig, thread: str) -> RunnableConfig:
     return {"configurable": {"checkpoint_ns": "", **fields, "thread_id": thread, **at}}
 
 
-def _told(found: CheckpointTuple, thread: str) -> CheckpointTuple:
+def _renamed(found: CheckpointTuple, thread: str) -> CheckpointTuple:
     parent = found.parent_config
     return found._replace(
         config=_of_thread(found.config, thread),
@@ -162,9 +224,9 @@ def _as_http() -> Generator[None]:
         yield
     except (StoreError, RunHeld) as error:
         held = isinstance(error, RunHeld)
-        raise HTTPException(CONFLICT if held else FAILED, told(error)) from error
+        raise HTTPException(CONFLICT if held else FAILED, one_line(error)) from error
 
 
-def told(error: FractaleError) -> str:
+def one_line(error: FractaleError) -> str:
     """An error in one line, with what to do."""
     return f"{error} ({error.hint})" if error.hint else str(error)

@@ -1,4 +1,4 @@
-"""Batch scripts: read them, check what is claimed about one, translate it, validate it.
+"""Tools for batch scripts: read one, check claims about it, translate it, validate it.
 
 The evidence is always the script's own lines, read as its scheduler reads them.
 """
@@ -13,29 +13,22 @@ from pathlib import Path
 from typing import Any, cast
 
 from fractale.paths import takes_paths
-from fractale.schedulers.commands import Commands, compare_commands
-from fractale.schedulers.comparison import comments_of, compare, leftovers
-from fractale.schedulers.dialects import (
-    NAMES,
-    dialect_of,
-    lines_of,
-    read_script,
-    schedulers_of,
+from fractale.schedulers.dialects import dialect_of, read_script
+from fractale.schedulers.facts import (
+    contradiction,
+    directive_of,
+    facts_of,
+    facts_set_by,
+    with_facts,
 )
-from fractale.schedulers.request import Array, Request
+from fractale.schedulers.homes import NAMES
 from fractale.schedulers.script import Directive, Loss, Script
 from fractale.schedulers.translation import Translation, translate
-from fractale.schedulers.validation import validate_lines
+from fractale.schedulers.validation import WITH_ORIGINAL, against_original, validate_lines
 
 PARSER = "the parser"
 
-TOOL_NAMES = {"name": "job_name", "queues": "queue"}
-"""Fields of a request that tools and plans call otherwise."""
-
 MOST_FILES = 10_000
-
-WITH_ORIGINAL = "the original's request and commands"
-"""What is checked if the original is given."""
 
 
 def read_batch_script(script: str, manager: str | None = None) -> dict[str, Any]:
@@ -225,53 +218,6 @@ def _line(file: str, result: Mapping[str, Any]) -> str:
     return f"{file} → {result['file']}: {', '.join(['valid', *told])} ({result['validated_by']})"
 
 
-# -- facts --------------------------------------------------------------------------------------
-
-
-def facts_of(request: Request) -> dict[str, Any]:
-    """What a request says, as JSON, under the names that plans use."""
-    return {TOOL_NAMES.get(name, name): _plain(value) for name, value in request.said().items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Array):
-        return str(value)
-    if isinstance(value, tuple):
-        parts = [_plain(each) for each in cast("tuple[Any, ...]", value)]
-        return ",".join(parts) if all(isinstance(each, str) for each in parts) else parts
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        said = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return {name: _plain(each) for name, each in said.items() if each not in (None, ())}
-    return "unlimited" if value == float("inf") else value
-
-
-def _with_facts(request: Request, facts: Mapping[str, Any]) -> Request:
-    """A request with facts that somebody established instead of its own.
-
-    Raises:
-        ValueError: A fact is not one that a request has.
-    """
-    own = {name: field for field, name in TOOL_NAMES.items()}
-    before = facts_of(request)
-    changed: dict[str, Any] = {}
-    for name, value in facts.items():
-        field = own.get(name, name)
-        if before.get(name) == value:
-            continue
-        if field not in {each.name for each in dataclasses.fields(Request)}:
-            raise ValueError(f"`{name}` is not a fact of a batch script")
-        changed[field] = _field_value(field, value)
-    return dataclasses.replace(request, **changed)
-
-
-def _field_value(field: str, value: Any) -> Any:
-    if field == "array":
-        return Array.parse(str(value))
-    if isinstance(getattr(Request(), field), tuple):
-        return tuple(value.split(",")) if isinstance(value, str) else tuple(value)
-    return float("inf") if value == "unlimited" else value
-
-
 # -- claims -------------------------------------------------------------------------------------
 
 
@@ -305,11 +251,11 @@ def check_directives(
     supplied_by: dict[str, str] = dict((kept or {}).get("supplied_by") or {})
     wrong: dict[str, str] = {}
     for name, value in {**dict.fromkeys(required or []), **claimed}.items():
-        directive = _find(parsed, name)
-        sets = _facts_set_by(directive, said) if directive else []
+        directive = directive_of(parsed, name)
+        sets = facts_set_by(directive, said) if directive else []
         if sets and all(fact in facts for fact in sets):
             continue
-        if reason := _contradiction(parsed, directive, name, value):
+        if reason := contradiction(parsed, directive, name, value):
             wrong[name] = reason
         for fact in sets if name not in wrong else []:
             facts[fact] = said[fact]
@@ -321,46 +267,6 @@ def check_directives(
         "missing": list(wrong),
     }
     return {**answer, "error": ", ".join(wrong.values())} if wrong else answer
-
-
-def _facts_set_by(directive: Directive, said: Mapping[str, Any]) -> list[str]:
-    names = sorted(TOOL_NAMES.get(field, field) for field in directive.sets)
-    return [name for name in names if name in said]
-
-
-def _find(parsed: Script, name: str) -> Directive | None:
-    """The last directive of that option (long or short name, ``_`` or ``-``) or fact."""
-    names = {name, name.replace("_", "-")}
-    field = next((field for field, own in TOOL_NAMES.items() if own == name), name)
-    if len(name) == 1:
-        dialect = dialect_of(parsed.scheduler)
-        names |= {each.option for each in dialect.read([f"{dialect.mark} -{name} 1"]).directives}
-    found = [d for d in parsed.reading.directives if d.option in names]
-    found = found or [d for d in parsed.reading.directives if field in d.sets]
-    return found[-1] if found else None
-
-
-def _contradiction(
-    parsed: Script, directive: Directive | None, name: str, value: Any
-) -> str | None:
-    """What the script says against a claim; None where it agrees."""
-    if directive is None:
-        return None if value in (None, "") else f"no line says what {name} is"
-    if value is None:
-        return f"line {directive.line} says {name} is {directive.value}"
-    meant = facts_of(_alone(parsed, directive.text))
-    if value == directive.value or value in meant.values():
-        return None
-    flag, gap, _ = directive.text.rpartition(directive.value) if directive.value else ("", "", "")
-    if gap and (claim := facts_of(_alone(parsed, f"{flag}{value}"))) and claim == meant:
-        return None
-    return f"line {directive.line} says {name} is {directive.value}, not {value}"
-
-
-def _alone(parsed: Script, text: str) -> Request:
-    """What a directive asks for on its own."""
-    dialect = dialect_of(parsed.scheduler)
-    return dialect.read([f"{dialect.mark} {text}"]).request
 
 
 def take_over_directives(
@@ -382,8 +288,8 @@ def take_over_directives(
     """
     parsed = read_script(script)
     said = facts_of(parsed.request)
-    found = [directive for name in missing if (directive := _find(parsed, name))]
-    added = {name: said[name] for each in found for name in _facts_set_by(each, said)}
+    found = [directive for name in missing if (directive := directive_of(parsed, name))]
+    added = {name: said[name] for each in found for name in facts_set_by(each, said)}
     return {
         "facts": {**(kept.get("facts") or {}), **added},
         "supplied_by": {**(kept.get("supplied_by") or {}), **dict.fromkeys(added, source)},
@@ -430,7 +336,7 @@ def translate_batch_script(
         raise ValueError(f"fractale writes scripts for {', '.join(NAMES)}, not for `{to_manager}`")
     parsed = read_script(script, from_manager or None)
     established: Mapping[str, Any] = (known or {}).get("facts") or {}
-    request = _with_facts(parsed.request, established)
+    request = with_facts(parsed.request, established)
     changed = None if request == parsed.request else request
     translation = translate(parsed, to_manager, request=changed)
     facts = facts_of(request)
@@ -484,7 +390,7 @@ def _warnings(translation: Translation) -> Iterator[str]:
 
 
 def _credit(parsed: Script, fact: str, value: Any, by: str) -> str:
-    directive = _find(parsed, fact)
+    directive = directive_of(parsed, fact)
     line = f"line {directive.line}: " if directive else ""
     return f"{line}{fact} = {value}, read by {by}"
 
@@ -521,44 +427,3 @@ def validate_batch_script(
         found.warnings += compared.warnings
     answer = {"valid": found.valid, "checks": len(found.checks), "warnings": found.warnings}
     return {**answer, "errors": found.errors} if found.errors else answer
-
-
-def against_original(
-    script: Script,
-    original: str,
-    told: Sequence[Any] = (),
-    *,
-    strict: bool,
-    from_manager: str = "",
-) -> Commands:
-    """Where a script asks for, or runs, something else than the one it was translated from.
-
-    Args:
-        told: What is known to be lost: losses as `translate_batch_script` gives them, or texts.
-            What a comment of the script names is taken for known, too.
-        strict: Whether another queue, account or name is a difference.
-        from_manager: How the original is read; left out, as by the first manager with a directive
-            that is not the script's.
-    """
-    source = read_script(original, from_manager or _source_of(original, script.scheduler))
-    losses = [_told_loss(cast("dict[str, Any]", each)) for each in told if isinstance(each, dict)]
-    texts = [str(each) for each in told if not isinstance(each, dict)]
-    differences = compare(source, script, [*comments_of(script), *texts], losses)
-    commands = compare_commands(source, script)
-    errors = [
-        *leftovers(source, script),
-        *commands.errors,
-        *(str(each) for each in differences if strict or not each.minor),
-    ]
-    return Commands(errors=errors, warnings=commands.warnings)
-
-
-def _told_loss(told: Mapping[str, Any]) -> Loss:
-    words = {name: str(told.get(name) or "") for name in ("text", "what", "why")}
-    line = told.get("line")
-    return Loss(line=line if isinstance(line, int) else 0, **words)
-
-
-def _source_of(original: str, target: str) -> str | None:
-    found = schedulers_of(lines_of(original))
-    return next((name for name in found if name != target), None)

@@ -194,8 +194,8 @@ async def _buildah_run(
 async def _look() -> list[Any]:
     """What there is of each builder, as `fractale discover` finds it."""
     from fractale.settings import load_settings
-    from fractale.site import containers
     from fractale.site.discover import machine_of
+    from fractale.site.probes import containers
 
     machine = machine_of(load_settings(untrusted="narrow"))
     return [await getattr(containers, name)(machine) for name in BUILDERS]

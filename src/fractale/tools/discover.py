@@ -27,8 +27,7 @@ async def discover_site(sections: list[str] | None = None, refresh: bool = False
     import time
 
     from fractale.settings import load_settings
-    from fractale.site.discover import PROBES
-    from fractale.site.looking import look
+    from fractale.site.discover import PROBES, look
 
     unknown = [name for name in sections or () if name not in PROBES]
     if unknown:

@@ -7,8 +7,9 @@ from typing import Any
 from fractale.jobs import Jobs, JobSpec
 from fractale.paths import about_jobs, takes_paths
 from fractale.registry.calls import Progress
+from fractale.schedulers.homes import JobScheduler
 from fractale.settings import load_settings
-from fractale.tools.jobs import SchedulerName, teller, working_folder
+from fractale.tools.jobs import teller, working_folder
 
 LOG_BYTES = 65536
 
@@ -28,7 +29,7 @@ async def job_run(
     account: str | None = None,
     env: dict[str, str] | None = None,
     folder: str | None = None,
-    scheduler: SchedulerName | None = None,
+    scheduler: JobScheduler | None = None,
 ) -> dict[str, Any]:
     """Submit a batch job, wait until it is over, and give its log. A job that fails is an error.
 

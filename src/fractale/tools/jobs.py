@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fractale.errors import JobError
 from fractale.jobs import JobHandle, Jobs, JobSpec, JobStatus
@@ -19,14 +19,13 @@ from fractale.jobs.removal import folders_in
 from fractale.jobs.service import FOLDER
 from fractale.paths import about_jobs, checked, takes_paths
 from fractale.registry.calls import Progress
-from fractale.schedulers.adapter import Record
+from fractale.schedulers.adapter import JobRecord
+from fractale.schedulers.homes import JobScheduler
 from fractale.schedulers.job import ACTIVE
 from fractale.schedulers.request import Array
 from fractale.settings import Settings, load_settings
 from fractale.store.run_record import ID as RUN_ID
-from fractale.store.run_record import RUNS
-
-SchedulerName = Literal["flux", "slurm", "pbs", "lsf", "local"]
+from fractale.store.run_record import RunRecords
 
 MOST_SECONDS = 3600.0
 LAST_LINES = 10
@@ -52,7 +51,7 @@ async def job_submit(
     env: dict[str, str] | None = None,
     folder: str | None = None,
     key: str | None = None,
-    scheduler: SchedulerName | None = None,
+    scheduler: JobScheduler | None = None,
     array: str | None = None,
 ) -> dict[str, Any]:
     """Submit a batch job, or an array of jobs; it is not waited for.
@@ -202,7 +201,7 @@ async def job_cancel(key: str) -> dict[str, Any]:
     return _told(handle, await jobs.cancel(handle))
 
 
-async def job_record(job_id: str, scheduler: SchedulerName | None = None) -> dict[str, Any]:
+async def job_record(job_id: str, scheduler: JobScheduler | None = None) -> dict[str, Any]:
     """Say how a job is that fractale did not submit, by the id that the scheduler gave it.
 
     Nothing is changed. For a job that fractale submitted, `job_status` knows more.
@@ -242,7 +241,7 @@ async def job_record(job_id: str, scheduler: SchedulerName | None = None) -> dic
     return {**named, "known": bool(elements), **({"elements": elements} if elements else {})}
 
 
-async def queue_info(scheduler: SchedulerName | None = None) -> dict[str, Any]:
+async def queue_info(scheduler: JobScheduler | None = None) -> dict[str, Any]:
     """Say which queues or partitions there are, with their nodes and limits.
 
     Args:
@@ -311,16 +310,16 @@ async def _found(key: str) -> tuple[Jobs, JobHandle]:
 
 def _roots(settings: Settings, key: str) -> list[Path]:
     """The folders that may have the job of a key: the common one, and that of a run it names."""
-    runs = settings.state_dir / RUNS
+    runs = RunRecords(settings.state_dir)
     ends = [index for index, letter in enumerate(key) if letter == "-"]
-    of_runs = [runs / key[:end] / FOLDER for end in ends if RUN_ID.fullmatch(key[:end])]
+    of_runs = [runs.at(key[:end]).jobs for end in ends if RUN_ID.fullmatch(key[:end])]
     return [settings.state_dir / FOLDER, *(root for root in of_runs if root.is_dir())]
 
 
 def _called(settings: Settings, native_id: str, scheduler: str | None = None) -> list[JobHandle]:
     """The jobs of the state folder that a scheduler calls so."""
-    state = settings.state_dir
-    roots = [state / FOLDER, *sorted((state / RUNS).glob(f"*/{FOLDER}"))]
+    runs = RunRecords(settings.state_dir)
+    roots = [settings.state_dir / FOLDER, *(runs.at(name).jobs for name in sorted(runs.names()))]
     handles = [folder.handle() for root in roots for folder in folders_in(root)]
     return [
         handle
@@ -329,7 +328,7 @@ def _called(settings: Settings, native_id: str, scheduler: str | None = None) ->
     ]
 
 
-def _recorded(record: Record) -> dict[str, Any]:
+def _recorded(record: JobRecord) -> dict[str, Any]:
     """What a scheduler says of a job. Its exit code is none of the call's."""
     return {
         "state": record.state,

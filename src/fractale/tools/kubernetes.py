@@ -62,7 +62,7 @@ class Kubectl:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class JobObservation:
     """How a job was at one look.
 
     Args:
@@ -131,7 +131,7 @@ async def kubernetes_job_wait(
     return answer if answer["success"] else {**answer, "error": _error(name, answer, logged)}
 
 
-async def _look(kubectl: Kubectl, name: str) -> Seen:
+async def _look(kubectl: Kubectl, name: str) -> JobObservation:
     """How the job and its pods are.
 
     Raises:
@@ -140,7 +140,7 @@ async def _look(kubectl: Kubectl, name: str) -> Seen:
     state, reason = _state_of(await kubectl.read("job", name))
     pods = [_pod(each) for each in await _pods(kubectl, name)]
     why = reason or "; ".join(pod["says"] for pod in pods) or "no pod yet"
-    return Seen(state=state, why=why, pods=pods)
+    return JobObservation(state=state, why=why, pods=pods)
 
 
 def _error(name: str, answer: Mapping[str, Any], logged: Ended) -> str:

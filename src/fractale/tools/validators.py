@@ -1,31 +1,35 @@
-"""Whether a batch script is one that its workload manager would take.
+"""Tools that say whether a workload manager would accept a batch script; nothing is submitted.
 
-Each of these asks the manager itself where it answers on this machine, and checks beside it what
-the manager lets pass: a script without directives, a body that its shell cannot read, a time over
-the queue's limit. Where no manager answers, only the script's own lines are checked, and the
-answer says so.
+Each tool asks the manager, if it answers on this machine, and also checks what a manager accepts
+anyway: a script without directives, a body that its shell cannot read, a time over the queue's
+limit. If no manager answers, only the script's own lines are checked, and the answer says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from fractale.schedulers.commands import Commands
 from fractale.schedulers.dialects import read_script
+from fractale.schedulers.homes import ScriptScheduler
 from fractale.schedulers.programs import Programs
 from fractale.schedulers.script import Script
-from fractale.schedulers.validation import Validity, validate
+from fractale.schedulers.validation import (
+    WITH_ORIGINAL,
+    Validity,
+    against_original,
+    validate,
+)
 from fractale.settings import program_environment
-from fractale.tools.batch import WITH_ORIGINAL, against_original
 
 SECONDS = 60.0
-"""How long a manager may take to answer."""
+"""Seconds that a manager may take to answer."""
 
 
 async def validate_jobspec(
     script: str,
-    manager: Literal["slurm", "flux", "pbs", "lsf"],
+    manager: ScriptScheduler,
     original: str | None = None,
     told: list[Any] | None = None,
     from_manager: str = "",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,8 +12,8 @@ from fractale.cli.commands.run import complete_plans
 from fractale.errors import UsageError
 
 if TYPE_CHECKING:
-    from fractale.cli.running import Opened
-    from fractale.runs.asking import Expert
+    from fractale.runs import Workspace
+    from fractale.runs.one_step import Expert
 
 PLAN_FILES = (".yaml", ".yml")
 
@@ -37,8 +37,14 @@ def complete_names(ctx: click.Context, param: click.Parameter, incomplete: str) 
 @options.run_options
 @click.option("--direct", is_flag=True, help="Ask it at once, without the planner.")
 @click.pass_context
+@options.collected
 def command(
-    ctx: click.Context, name: str, words: tuple[str, ...], *, direct: bool, **given: Any
+    ctx: click.Context,
+    name: str,
+    words: tuple[str, ...],
+    *,
+    direct: bool,
+    given: options.CommandLine,
 ) -> int:
     """Ask the sub-agent NAME. The WORDS after it are the instruction; - reads it from stdin.
 
@@ -50,39 +56,38 @@ def command(
     fractale agent -i script=job.sbatch --direct transform_jobspec To Flux
     fractale list agents
     """
-    from fractale.cli import asking
+    from fractale.cli.commands.prompt import ask, check_no_options, read_words
 
     if name.endswith(PLAN_FILES):
-        return _run_plan(ctx, name, words, given)
+        return _run_plan(name, " ".join(words), given)
     if words == ("--help",):
         return _show_inputs(name, given)
-    asking.check_no_options(ctx, words)
-    text = " ".join(asking.read_words(words))
+    check_no_options(ctx, words)
+    text = " ".join(read_words(words))
 
-    async def find(opened: Opened) -> tuple[Expert, str]:
-        from fractale.runs.asking import find_agent
+    async def find(workspace: Workspace) -> tuple[Expert, str]:
+        from fractale.runs.one_step import find_agent
 
-        return await find_agent(name, opened.toolbox, opened.agents), text
+        return await find_agent(name, workspace.toolbox, workspace.agents), text
 
-    return asking.ask(given, find, direct=direct)
+    return ask(given, find, direct=direct)
 
 
-def _show_inputs(name: str, given: Mapping[str, Any]) -> int:
+def _show_inputs(name: str, given: options.CommandLine) -> int:
     """Print what a sub-agent takes and gives."""
     import asyncio
 
     from fractale.cli.running import own_stdout
 
     async def find() -> Expert:
-        from fractale.runs.asking import find_agent, find_in_catalog
-        from fractale.runs.opening import open_toolbox, own_agents
+        from fractale.runs.one_step import find_agent, find_in_catalog
+        from fractale.runs.workspace import Workspace
 
-        named: dict[str, Any] = {"registries": given["registries"], "agents": given["agents"]}
-        catalog = own_agents(**named)
-        if found := find_in_catalog(name, catalog):
-            return found
-        async with open_toolbox(options.settings_of(acts=True), **named) as toolbox:
-            return await find_agent(name, toolbox, catalog)
+        if found := find_in_catalog(name, given.extensions.load()[0]):
+            return found  # no server is started for it
+        settings = options.settings_of(acts=True)
+        async with Workspace.open(settings, extensions=given.extensions) as workspace:
+            return await find_agent(name, workspace.toolbox, workspace.agents)
 
     with own_stdout() as stdout:
         click.echo("\n".join(_lines_about(asyncio.run(find()))), file=stdout)
@@ -123,14 +128,16 @@ def _input_lines(schema: Mapping[str, Any]) -> list[str]:
     return lines or ["  none"]
 
 
-def _run_plan(ctx: click.Context, path: str, words: Sequence[str], given: dict[str, Any]) -> int:
+def _run_plan(path: str, words: str, given: options.CommandLine) -> int:
     """Run a plan that is given in the place of a sub-agent, as older instructions have it."""
-    from fractale.cli.commands.run import command as run
+    from fractale.cli.commands.run import start
+    from fractale.plan.build import load_plan
 
     if words:
         raise UsageError(
-            f"{path} is a plan, which takes no instruction: `{' '.join(words)}`",
+            f"{path} is a plan, which takes no instruction: `{words}`",
             hint=f"its inputs come before it: fractale run {path} -i NAME=VALUE",
         )
     click.echo(f"{path} is a plan: running it, as `fractale run {path}` does", err=True)
-    return ctx.invoke(run, plan=path, dry_run=False, **given)
+    plan = load_plan(path)
+    return start(given, given.settings(acts=True), plan)

@@ -45,12 +45,12 @@ def command(run_id: str, step: str | None, *, yes: bool, as_json: bool) -> int:
     Exit codes: 0 the jobs were cancelled, or none was in progress; 1 one could not be cancelled,
     or you answered no; 2 wrong use.
     """
-    from fractale.cli.own_runs import check_own
+    from fractale.cli.consent import ask_about_run
     from fractale.store.run_record import RunRecords
 
     settings = options.settings_of()
     folder = RunRecords(settings.state_dir).find(run_id)
-    check_own(folder, folder.read_head(), settings)
+    ask_about_run(folder, folder.read_head(), settings)
     return asyncio.run(_Cancel(settings, folder, step, yes=yes, as_json=as_json).run())
 
 

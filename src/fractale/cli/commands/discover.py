@@ -36,8 +36,7 @@ def command(section: str | None, *, refresh: bool, timeout: float, as_json: bool
     from fractale.cli.options import settings_of
     from fractale.cli.running import own_stdout
     from fractale.errors import UsageError
-    from fractale.site.discover import PROBES
-    from fractale.site.looking import look
+    from fractale.site.discover import PROBES, look
 
     if section is not None and section not in PROBES:
         raise UsageError(f"there is no section `{section}`", hint=f"one of: {', '.join(PROBES)}")

@@ -40,21 +40,15 @@ from fractale.plain import to_json
     help="How long one program or server may take to answer.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.collected
 def command(
     plan: str | None,
-    registries: tuple[Path, ...],
-    agents: tuple[str, ...],
     server_files: tuple[Path, ...],
-    pairs: tuple[str, ...],
-    inputs_file: Path | None,
-    backend: str | None,
-    model: str | None,
-    store: str | None,
     *,
     site_rules: bool,
     online: bool,
     timeout: float,
-    as_json: bool,
+    given: options.CommandLine,
 ) -> int:
     """Check that what PLAN, a registry or a server file needs is there, and say how to get it.
 
@@ -73,22 +67,20 @@ def command(
     from fractale.cli.running import own_stdout
     from fractale.site.doctor import Wanted, examine, examine_rules
 
-    settings = options.settings_of(
-        backend, model, store=store, acts=not site_rules, check_state=not site_rules
-    )
+    settings = given.settings(acts=not site_rules, check_state=not site_rules)
     wanted = Wanted(
         plan=plan,
-        registries=registries,
+        registries=[Path(path) for path in given.extensions.paths],
         server_files=server_files,
-        agents=agents,
-        inputs=options.read_inputs(pairs, inputs_file),
+        agents=given.extensions.agents,
+        inputs=given.inputs,
     )
     with own_stdout() as stdout:
         if site_rules:
             report = examine_rules(settings)
         else:
             report = asyncio.run(examine(settings, wanted, online=online, timeout=timeout))
-        if as_json:
+        if given.as_json:
             click.echo(to_json(report.as_dict()), file=stdout)
         else:
             from fractale.cli.render.site import columns_of, report_lines

@@ -89,16 +89,15 @@ def command(
 
 
 def _graph(history: RunHistory, form: str) -> str:
-    from fractale.record import export_graph
-    from fractale.record.export import graph_data, graph_of
+    from fractale.record.export import graph_data, graph_of, graphml, mermaid
 
     graph = graph_of(history)
     if not graph.complete:
         click.echo("the plan has changed or is gone: only what was taken is drawn", err=True)
     if form == "mermaid":
-        return export_graph.mermaid(graph)
+        return mermaid(graph)
     if form == "graphml":
-        return export_graph.graphml(graph)
+        return graphml(graph)
     return to_json(graph_data(graph), indent=1) + "\n"
 
 

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fractale.cli import options
+from fractale.errors import UsageError
 from fractale.masking import Masker
 
+if TYPE_CHECKING:
+    from fractale.policy import Chooser, Policy
+    from fractale.runs.workspace import Extensions
+    from fractale.settings import Settings
+    from fractale.toolbox import Toolbox, ToolInfo
+
 SECTIONS = ("servers", "tools", "prompts", "resources", "agents", "models")
+
+CHOOSERS: tuple[Chooser, ...] = ("plan", "model")
+"""Who chooses to call a tool: a step of the plan, or a model."""
+
+LEGEND = (
+    "in a plan: a `tool` step that a person wrote; its `approve` can ask for more.",
+    "by a model: a call that a model chose, or of a step that a model drafted. `ask` needs a",
+    "person, or --yes. Rules about arguments, and what a model has read, are decided call by call.",
+)
 
 
 @click.command("list")
@@ -34,15 +50,14 @@ SECTIONS = ("servers", "tools", "prompts", "resources", "agents", "models")
     help="Show the changes of SERVER or SERVER.TOOL and pin it as it is now; repeatable.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.collected
 def command(
     section: str | None,
-    registries: tuple[Path, ...],
-    agents: tuple[str, ...],
     *,
     show_policy: bool,
     changes: str | None,
     accepted: tuple[str, ...],
-    as_json: bool,
+    given: options.CommandLine,
 ) -> None:
     """Show the tools, prompts, resources, agents, models and servers that a run would have.
 
@@ -54,47 +69,32 @@ def command(
 
     with own_stdout() as stdout:
         if changes or accepted:
-            from fractale.cli import pin_changes
-
-            settings = options.settings_of()
             names = accepted or ((changes,) if changes and changes != "*" else ())
-            found = asyncio.run(pin_changes.collect(settings, names, accept=bool(accepted)))
-            text = pin_changes.as_text(found["changes"])
+            found = asyncio.run(_changes(options.settings_of(), names, accept=bool(accepted)))
+            text = _changes_text(found["changes"])
         elif show_policy:
-            found, text = asyncio.run(_collect_policy(registries, agents))
+            found = asyncio.run(_verdicts(given.settings(acts=True), given.extensions))
+            text = _verdicts_text(found["policy"])
         else:
-            found = asyncio.run(_collect(registries, agents))
+            found = asyncio.run(_offers(given.settings(acts=True), given.extensions))
             found = {section: found[section]} if section else found
-            text = _as_text(found)
-        if as_json:
+            text = _offers_text(found)
+        if given.as_json:
             import json
 
             text = json.dumps(found, ensure_ascii=False)
         click.echo(text, file=stdout)
 
 
-async def _collect_policy(
-    registries: tuple[Path, ...], agents: tuple[str, ...]
-) -> tuple[dict[str, Any], str]:
-    from fractale.cli import policy_list
-    from fractale.runs.opening import open_toolbox
-
-    settings = options.settings_of(acts=True)
-    named: dict[str, Any] = {"registries": registries, "agents": agents}
-    async with open_toolbox(settings, **named, on_log=options.warn_of_server) as toolbox:
-        mask = Masker(settings.secrets)
-        rows = mask(policy_list.collect(await toolbox.tools(), settings.policy))
-        return {"policy": rows}, policy_list.as_text(rows)
+# -- what a run would have ------------------------------------------------------------------------
 
 
-async def _collect(registries: tuple[Path, ...], agents: tuple[str, ...]) -> dict[str, Any]:
-    from fractale.models import Models
-    from fractale.runs.opening import open_toolbox, own_agents
+async def _offers(settings: Settings, extensions: Extensions) -> dict[str, Any]:
+    from fractale.runs.workspace import Workspace
 
-    settings = options.settings_of(acts=True)
-    catalog = own_agents(registries=registries, agents=agents)
-    named: dict[str, Any] = {"registries": registries, "agents": agents}
-    async with open_toolbox(settings, **named, on_log=options.warn_of_server) as toolbox:
+    warn = options.warn_of_server
+    async with Workspace.open(settings, extensions=extensions, on_log=warn) as workspace:
+        toolbox = workspace.toolbox
         tools = await toolbox.tools()
         own = [_tool(t) for t in tools if t.is_agent]
         found: dict[str, Any] = {
@@ -123,8 +123,8 @@ async def _collect(registries: tuple[Path, ...], agents: tuple[str, ...]) -> dic
                 {"uri": r.uri, "server": r.server, "name": r.name, "description": r.description}
                 for r in await toolbox.resources()
             ],
-            "agents": [*(_agent(each) for each in catalog.describe()), *own],
-            "models": Models(settings).known(),
+            "agents": [*(_agent(each) for each in workspace.agents.describe()), *own],
+            "models": workspace.models.known(),
         }
         return Masker(settings.secrets)(found)  # servers may say secrets, as of an error
 
@@ -145,7 +145,7 @@ def _tool(tool: Any) -> dict[str, Any]:
     }
 
 
-def _as_text(found: dict[str, Any]) -> str:
+def _offers_text(found: dict[str, Any]) -> str:
     blocks: list[str] = []
     for section, rows in found.items():
         lines = [section] + [f"  {_line(section, row)}" for row in rows]
@@ -173,3 +173,156 @@ def _columns(*cells: tuple[str, int]) -> str:
     from fractale.cli.render.text import inert
 
     return " ".join(inert(str(text), 200).ljust(width) for text, width in cells).rstrip()
+
+
+# -- `--policy`: what would be decided about each tool, and why -----------------------------------
+
+
+async def _verdicts(settings: Settings, extensions: Extensions) -> dict[str, Any]:
+    """The verdicts about every tool, without arguments, and the rules that name it."""
+    from fractale.runs.workspace import Workspace
+
+    warn = options.warn_of_server
+    async with Workspace.open(settings, extensions=extensions, on_log=warn) as workspace:
+        rows = [_row(tool, workspace.policy) for tool in await workspace.toolbox.tools()]
+    return Masker(settings.secrets)({"policy": rows})
+
+
+def _row(tool: ToolInfo, policy: Policy) -> dict[str, Any]:
+    from fractale.policy import rules_about
+
+    rules = [
+        {
+            "list": kind,
+            "tool": rule.tool,
+            "arguments": dict(rule.arguments),
+            **({"when": rule.when.source} if rule.when else {}),
+            "from": rule.origin or "given",
+        }
+        for kind, rule in rules_about(policy.settings, tool)
+    ]
+    verdicts = {chooser: _verdict(tool, chooser, policy) for chooser in CHOOSERS}
+    return {"name": tool.name, "server": tool.server, **verdicts, "rules": rules}
+
+
+def _verdict(tool: ToolInfo, chooser: Chooser, policy: Policy) -> dict[str, str]:
+    from fractale.policy import PlannedCall
+
+    call = PlannedCall(tool=tool, arguments={}, chosen_by=chooser, is_example=True)
+    ruling = policy.rule(call)
+    return {"verdict": ruling.verdict, "why": ruling.why}
+
+
+def _verdicts_text(rows: Sequence[dict[str, Any]]) -> str:
+    """A line a tool; below it each rule of the settings that speaks of it."""
+    from fractale.cli.render.text import cells, inert, pad
+
+    if not rows:
+        return "no tools"
+    width = max(cells(inert(row["name"], 60)) for row in rows)
+    lines = [f"{pad('tool', width)}  {'in a plan':9}  by a model"]
+    for row in rows:
+        plan, model = row["plan"], row["model"]
+        name = pad(inert(row["name"], 60), width)
+        lines.append(
+            f"{name}  {plan['verdict']:9}  {model['verdict']:5}  {inert(model['why'], 200)}"
+        )
+        lines += [f"{pad('', width)}  {_rule(rule)}" for rule in row["rules"]]
+    lines += ["", *LEGEND]
+    return "\n".join(lines)
+
+
+def _rule(rule: dict[str, Any]) -> str:
+    from fractale.cli.render.text import inert
+
+    given = [f"{name} is {glob}" for name, glob in rule["arguments"].items()]
+    where = f" where {', '.join(given)}" if given else ""
+    when = f" when {rule['when']}" if "when" in rule else ""
+    return inert(f"- {rule['list']} {rule['tool']}{where}{when} ({rule['from']})", 300)
+
+
+# -- `--changes`, `--accept-changes`: tools that changed since they were pinned --------------------
+
+
+async def _changes(settings: Settings, names: Sequence[str], *, accept: bool) -> dict[str, Any]:
+    """The tools that changed.
+
+    Args:
+        names: Servers, or ``server.tool``; of all servers where there are none.
+        accept: Whether to pin them as they are now.
+
+    Raises:
+        UsageError: There is no such server or tool, or the server does not answer.
+    """
+    from fractale.audit import AuditLog
+    from fractale.pins import pins_of
+    from fractale.runs.workspace import Workspace
+
+    async with Workspace.open(settings, on_log=options.warn_of_server) as workspace:
+        pins = pins_of(workspace.toolbox)
+        tools = await _meant(workspace.toolbox, names)
+        changes = pins.changes(tools)
+        changed = {(change.server, change.tool) for change in changes}
+        if accept:
+            for change in changes:
+                AuditLog.of(settings).record(
+                    "trust",
+                    kind="tool",
+                    server=change.server,
+                    tool=change.tool,
+                    changed=change.parts,
+                    by="command",
+                )
+            pins.accept(tool for tool in tools if (tool.server, tool.own_name) in changed)
+            pins.save()
+    rows = [
+        {
+            "server": change.server,
+            "tool": change.tool,
+            "changed": change.parts,
+            "diff": change.diff(),
+            "accepted": accept,
+        }
+        for change in changes
+    ]
+    return {"changes": rows}
+
+
+async def _meant(toolbox: Toolbox, names: Sequence[str]) -> list[ToolInfo]:
+    """The tools that names of servers and tools mean."""
+    if not names:
+        return await toolbox.tools()
+    servers = {server.name for server in await toolbox.servers(())}
+    wanted = [f"{name}.*" if name in servers else name for name in names]
+    found: list[ToolInfo] = []
+    tools = await toolbox.tools(wanted)
+    for name in names:
+        of_name = [tool for tool in tools if name in (tool.server, tool.qualified_name)]
+        if not of_name:
+            statuses = await toolbox.servers(wanted)
+            silent = [s for s in statuses if name.startswith(s.name) and not s.connected]
+            why = f": {silent[0].error}" if silent else ""
+            raise UsageError(
+                f"no server `{name}` and no tool `{name}` of a server is there{why}",
+                hint="write SERVER or SERVER.TOOL; to see what there is: fractale list tools",
+            )
+        found += of_name
+    return found
+
+
+def _changes_text(rows: Sequence[dict[str, Any]]) -> str:
+    """Each changed tool with its diff."""
+    from fractale.cli.render.questions import exact
+
+    if not rows:
+        return "no tool changed since it was pinned"
+    blocks: list[str] = []
+    for row in rows:
+        name = exact(f"{row['server']}.{row['tool']}")
+        diff = [f"  {line}" for line in exact(row["diff"]).split("\n")]
+        blocks.append("\n".join([f"{name} changed: {exact(', '.join(row['changed']))}", *diff]))
+        if row["accepted"]:
+            blocks.append(f"pinned {name} as it is now")
+    if not rows[0]["accepted"]:
+        blocks.append("accept with: fractale list --accept-changes SERVER.TOOL (or SERVER)")
+    return "\n\n".join(blocks)

@@ -15,7 +15,7 @@ from fractale.cli import options
 from fractale.cli.commands.resume import complete_runs
 from fractale.cli.commands.show import complete_steps
 from fractale.errors import StoreError, UsageError
-from fractale.record.history import without_indexes
+from fractale.plan.paths import without_indexes
 from fractale.schedulers.job import ELEMENTS
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def choose(
 def is_array_of(history: RunHistory, job: RunJob) -> bool:
     """Whether a job is an element of an array of the plan, not an item of a foreach."""
     path = job.step.rpartition("[")[0] if job.step.endswith("]") else job.step
-    return any(visit.is_array for visit in history.visits if visit.path == path)
+    return any(attempt.is_array for attempt in history.attempts if attempt.path == path)
 
 
 def no_job(history: RunHistory, jobs: Sequence[RunJob], step: str | None) -> UsageError:
@@ -159,8 +159,8 @@ def no_job(history: RunHistory, jobs: Sequence[RunJob], step: str | None) -> Usa
         return UsageError(
             f"run {run} did not come to step `{step}`", hint=f"fractale show {run} says how far"
         )
-    visits = history.of_step(step)
-    if visits[-1].kind == "job":
+    attempts = history.of_step(step)
+    if attempts[-1].kind == "job":
         return UsageError(
             f"step `{step}` of run {run} has no job folder: no job was submitted, or its folder "
             "was removed",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,8 +12,13 @@ from fractale.cli import options
 from fractale.errors import UsageError
 
 if TYPE_CHECKING:
-    from fractale.cli.running import Opened
-    from fractale.runs.asking import Expert
+    from fractale.runs import RunOptions, RunResult, Workspace
+    from fractale.runs.one_step import Expert
+
+STDIN = "-"
+
+Find = Callable[["Workspace"], Awaitable["tuple[Expert, str]"]]
+"""Gives the expert to ask, and the instruction, once the tools are open."""
 
 
 @click.command("prompt", context_settings={"allow_interspersed_args": False})
@@ -24,7 +31,10 @@ if TYPE_CHECKING:
 @options.run_options
 @click.option("--direct", is_flag=True, help="Ask at once, without the planner.")
 @click.pass_context
-def command(ctx: click.Context, words: tuple[str, ...], *, direct: bool, **given: Any) -> int:
+@options.collected
+def command(
+    ctx: click.Context, words: tuple[str, ...], *, direct: bool, given: options.CommandLine
+) -> int:
     """Do what the WORDS say; - reads them from stdin.
 
     Where the first word is the name of a prompt that a server has, that prompt is asked, with -i
@@ -36,19 +46,66 @@ def command(ctx: click.Context, words: tuple[str, ...], *, direct: bool, **given
     fractale prompt Tell me a joke, and give me choices about the category.
     fractale prompt --direct -i script=job.sbatch transform_jobspec_expert
     """
-    from fractale.cli import asking
-
-    asking.check_no_options(ctx, words[1:])
-    told = asking.read_words(words)
-    if not told:
+    check_no_options(ctx, words[1:])
+    typed = read_words(words)
+    if not typed:
         raise UsageError("say what to do", hint="fractale prompt Which partitions are free?")
 
-    async def find(opened: Opened) -> tuple[Expert, str]:
-        from fractale.runs.asking import GENERALIST, find_agent, find_prompt
+    async def find(workspace: Workspace) -> tuple[Expert, str]:
+        from fractale.runs.one_step import GENERALIST, find_agent, find_prompt
 
-        name = told[0].strip()
-        if expert := await find_prompt(name, opened.toolbox):
-            return expert, " ".join(told[1:])
-        return await find_agent(GENERALIST, opened.toolbox, opened.agents), " ".join(told)
+        name = typed[0].strip()
+        if expert := await find_prompt(name, workspace.toolbox):
+            return expert, " ".join(typed[1:])
+        return await find_agent(GENERALIST, workspace.toolbox, workspace.agents), " ".join(typed)
 
-    return asking.ask(given, find, direct=direct)
+    return ask(given, find, direct=direct)
+
+
+# -- what `fractale agent` does, too --------------------------------------------------------------
+
+
+def ask(given: options.CommandLine, find: Find, *, direct: bool) -> int:
+    """Run the plan of one step that asks an expert; returns the exit code."""
+    from fractale.cli.running import run_in_workspace
+
+    settings = given.settings(acts=True)
+
+    async def begin(workspace: Workspace, run_options: RunOptions) -> RunResult:
+        from fractale.plan.build import load_plan
+        from fractale.runs.one_step import WORDS, is_small, keep_plan, one_step_plan
+        from fractale.runs.preflight import check_answers
+
+        expert, words = await find(workspace)
+        small = is_small(settings.model_spec)
+        data = one_step_plan(expert, words, given.inputs, direct=direct, small=small)
+        plan = load_plan(keep_plan(data, settings.state_dir))
+        check_answers(given.answers, plan)
+        values = {**given.inputs, WORDS: words} if words else given.inputs
+        return await workspace.runs.start(plan, values, run_options)
+
+    return run_in_workspace(given, settings, None, begin)
+
+
+def read_words(words: Sequence[str]) -> list[str]:
+    """The words as they were typed; a last one of ``-`` stands for what stdin says."""
+    if not words or words[-1] != STDIN:
+        return list(words)
+    text = sys.stdin.read().rstrip("\n")
+    if not text.strip():
+        raise UsageError("there is nothing on stdin", hint="`-` reads the instruction from it")
+    return [*words[:-1], text]
+
+
+def check_no_options(ctx: click.Context, words: Sequence[str]) -> None:
+    """See that no option stands where the instruction has begun.
+
+    Raises:
+        UsageError: One does: it would be told to a model instead of being obeyed.
+    """
+    first = words[0].partition("=")[0] if words else ""
+    if first in {option for param in ctx.command.params for option in param.opts}:
+        raise UsageError(
+            f"`{first}` stands where the instruction has begun",
+            hint=f"options come first: fractale {ctx.command.name} {first} …",
+        )

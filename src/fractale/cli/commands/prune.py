@@ -61,7 +61,7 @@ def command(
     rule = PruneRule(
         older_than=_age(older_than), keep=keep, max_bytes=_bytes(max_size), force=force
     )
-    settings = options.settings_of(store=store)
+    settings = options.settings_of().with_flags(store=store)
     if not any((settings.state_dir / name).is_dir() for name in ("runs", "jobs")):
         raise UsageError(f"there are no runs in {settings.state_dir}")
     report = asyncio.run(prune(settings, rule, dry_run=dry_run))
@@ -122,8 +122,7 @@ def _print(report: PruneReport) -> None:
 
 
 def _print_runs(runs: Sequence[Pruned]) -> None:
-    from fractale.cli.render.text import inert
-    from fractale.cli.render.values import when
+    from fractale.cli.render.text import inert, when
 
     for run in runs[:SHOWN]:
         told = (run.id, inert(run.plan, 40), run.status, when(run.started), _size(run.bytes))

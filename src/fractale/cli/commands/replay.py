@@ -38,18 +38,15 @@ if TYPE_CHECKING:
 @options.model_options
 @options.trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print what came of it as JSON.")
+@options.collected
 def command(
     run: str,
     live: str | None,
     plan_file: str | None,
-    registries: tuple[Path, ...],
-    agents: tuple[str, ...],
-    backend: str | None,
-    model: str | None,
     *,
     loose: bool,
     today: bool,
-    as_json: bool,
+    given: options.CommandLine,
 ) -> int:
     """Run the recorded RUN again, offline: no model and no tool is called, no server started.
 
@@ -72,10 +69,10 @@ def command(
 
     if plan_file and today:
         raise UsageError("--plan and --today name two plans", hint="give one of them")
-    settings = options.settings_of(backend, model, acts=live is not None)
+    settings = given.settings(acts=live is not None)
     with open_recording(find(run, settings), settings=settings) as recording:
         plan = _plan(recording, plan_file, today=today)
-        named = recording.given(registries, agents)
+        named = recording.given(given.extensions.paths, given.extensions.agents)
         left_out = left_out_note(recording, named)
         try:
             with own_stdout():
@@ -84,7 +81,7 @@ def command(
             click.echo("\n".join(f"note: {note}" for note in left_out), err=True)
             raise
     notes += left_out if replayed.missing or not replayed.equal else []
-    if as_json:
+    if given.as_json:
         data = {**replayed_data(replayed), "notes": notes}
         click.echo(to_json(data, default=str))
     else:
@@ -108,7 +105,7 @@ def find(run: str, settings: Settings) -> Path:
             return path
         if path.is_dir() or path.suffix == ".zip":
             raise UsageError(
-                f"{run} is no recording" if path.is_dir() else f"there is no file {run}",
+                f"{run} is not a recording" if path.is_dir() else f"file {run} not found",
                 hint="write one: fractale export RUN --recording FILE.zip",
             )
     return folders.find(run).path
@@ -155,17 +152,16 @@ async def _live(
     from fractale.cli.running import secrets_of
     from fractale.models import Models
     from fractale.replay.replay import Live
-    from fractale.runs.opening import open_toolbox
+    from fractale.runs.workspace import Extensions, Workspace, with_recorded_model
 
     if side == "model":
-        by = (settings.origins.get("model"), settings.origins.get("provider"))
-        if recording.head.get("model") and "command line" not in by:
-            settings = settings.with_flags(model=recording.head["model"])
-        return Live(models=Models(settings), loose=loose)
+        return Live(models=Models(with_recorded_model(settings, recording.head)), loose=loose)
     if side != "tools":
         return Live(loose=loose)
-    registries = [recording.find(str(p)) or p for p in recording.head.get("registries") or ()]
-    agents = [str(path) for path in recording.head.get("agents") or ()]
+    extensions = Extensions(
+        registries=[recording.find(str(p)) or p for p in recording.head.get("registries") or ()],
+        agents=[str(path) for path in recording.head.get("agents") or ()],
+    )
     secrets = secrets_of(plan, settings)
-    opened = open_toolbox(settings, plan, registries=registries, agents=agents)
-    return Live(tools=await stack.enter_async_context(opened), secrets=secrets, loose=loose)
+    opened = await stack.enter_async_context(Workspace.open(settings, plan, extensions))
+    return Live(tools=opened.toolbox, secrets=secrets, loose=loose)

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from fractale.cli import options
-from fractale.errors import UsageError
+from fractale.errors import FractaleError, RunHeld, UsageError
+
+if TYPE_CHECKING:
+    from fractale.runs import RunOptions, RunResult, Workspace
+    from fractale.runs.ready import ReadyRun
+    from fractale.settings import Settings
+
+WELL: Final = (0, 4)
+"""Exit codes of a run that went well as far as it could: it ended, or waits again."""
 
 
 def complete_runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -21,7 +31,7 @@ def complete_runs(ctx: click.Context, param: click.Parameter, incomplete: str) -
 
 @click.command("resume", context_settings={"ignore_unknown_options": True})  # -1 is a run
 @click.argument("run_id", metavar="RUN", required=False, shell_complete=complete_runs)
-@options.answer_options
+@options.reply_options
 @options.model_options
 @options.store_option
 @options.run_options
@@ -29,22 +39,8 @@ def complete_runs(ctx: click.Context, param: click.Parameter, incomplete: str) -
 @click.option(
     "--ready", is_flag=True, help="Go on with every run whose batch job has ended; for cron."
 )
-def command(
-    run_id: str | None,
-    answers_file: Path | None,
-    answers: tuple[str, ...],
-    backend: str | None,
-    model: str | None,
-    max_attempts: int | None,
-    store: str | None,
-    limits: tuple[str, ...],
-    *,
-    yes: bool,
-    as_json: bool,
-    quiet: bool,
-    detach: bool,
-    ready: bool,
-) -> int:
+@options.collected
+def command(run_id: str | None, *, ready: bool, given: options.CommandLine) -> int:
     """Go on with RUN where it was left; -1 is the latest run.
 
     \b
@@ -57,23 +53,76 @@ def command(
     --ready waits for nothing: a run that comes to its next job ends, waiting for that one. It
     returns 0 if each run that went on went well.
     """
-    from fractale.cli.answers import read_answers, read_answers_file
-    from fractale.cli.running import Call, go_on
-
     if (run_id is None) != ready:
         words = "say which run" if run_id is None else "either one run, or all that are ready"
         raise UsageError(words, hint="`fractale resume RUN`, or `fractale resume --ready`")
-    call = Call(
-        settings=options.settings_of(backend, model, max_attempts, store, acts=True),
-        limits=options.read_limits(limits),
-        answers=read_answers_file(answers_file),
-        yes=yes,
-        as_json=as_json,
-        quiet=quiet,
-        detach=detach or ready,
-    )
+    settings = given.settings(acts=True)
     if run_id is None:
-        from fractale.cli.ready import go_on_with_ready
+        return resume_ready(replace(given, detach=True), settings)
+    return resume(given, settings, run_id)
 
-        return go_on_with_ready(call, read_answers(answers))
-    return go_on(call, run_id, read_answers(answers))
+
+def resume(given: options.CommandLine, settings: Settings, run_id: str) -> int:
+    """Resume a run; returns the exit code."""
+    from fractale.cli.consent import ask_about_run
+    from fractale.cli.running import run_in_workspace, secrets_of
+    from fractale.runs.changes import unchanged_plan
+    from fractale.runs.preflight import check_answers
+    from fractale.runs.workspace import as_started
+    from fractale.store.run_record import RunRecords
+
+    folder = RunRecords(settings.state_dir).find(run_id)
+    head = folder.read_head()
+    ask_about_run(folder, head, settings)
+    settings, extensions = as_started(settings, head)
+    plan = unchanged_plan(folder, head)
+    check_answers({**given.answers, **given.replies}, plan)
+    secrets = secrets_of(plan, settings)
+
+    async def begin(workspace: Workspace, run_options: RunOptions) -> RunResult:
+        return await workspace.runs.resume(run_id, run_options, secrets=secrets)
+
+    return run_in_workspace(replace(given, extensions=extensions), settings, plan, begin)
+
+
+def resume_ready(given: options.CommandLine, settings: Settings) -> int:
+    """Resume each run whose batch job has ended, one after the other.
+
+    Returns:
+        0, or the exit code of the first run that did not go well.
+    """
+    from fractale.runs.ready import look
+
+    found = look(settings)
+    if not found.ready:
+        _say(_nothing_ready(found.waiting), given)
+        return 0
+    codes = [_resume_one(given, settings, run) for run in found.ready]
+    return next((code for code in codes if code not in WELL), 0)
+
+
+def _nothing_ready(waiting: Mapping[str, int]) -> str:
+    if not waiting:
+        return "no run waits for a job"
+    from fractale.cli.render.text import count
+
+    runs, jobs = count(len(waiting), "run"), count(sum(waiting.values()), "job")
+    return f"nothing is ready; waiting: {runs}, for {jobs}"
+
+
+def _resume_one(given: options.CommandLine, settings: Settings, ready: ReadyRun) -> int:
+    from fractale.cli.render.problems import show_error
+
+    _say(f"{ready.run}: {ready.why}", given)
+    try:
+        return resume(given, settings, ready.run)
+    except RunHeld:
+        _say(f"{ready.run}: another process has gone on with it", given)
+        return 0
+    except FractaleError as error:  # the others are ready all the same
+        return show_error(error)
+
+
+def _say(words: str, given: options.CommandLine) -> None:
+    if not given.quiet:
+        click.echo(words, err=True)

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from fractale.cli import options
+
+if TYPE_CHECKING:
+    from fractale.plan.model import Plan
+    from fractale.runs import RunOptions, RunResult, Workspace
+    from fractale.settings import Settings
 
 
 def complete_plans(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -26,30 +32,14 @@ def complete_plans(ctx: click.Context, param: click.Parameter, incomplete: str) 
 @options.run_options
 @options.detach_option
 @click.option(
-    "--run-id", metavar="ID", help="Give the run this id, as scripts want it: job-$SLURM_JOB_ID."
+    "--run-id",
+    "new_id",
+    metavar="ID",
+    help="Give the run this id, as scripts want it: job-$SLURM_JOB_ID.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would run. Opens no connection.")
-def command(
-    plan: str,
-    pairs: tuple[str, ...],
-    inputs_file: Path | None,
-    registries: tuple[Path, ...],
-    agents: tuple[str, ...],
-    backend: str | None,
-    model: str | None,
-    max_attempts: int | None,
-    store: str | None,
-    answers_file: Path | None,
-    answers: tuple[str, ...],
-    limits: tuple[str, ...],
-    run_id: str | None,
-    *,
-    yes: bool,
-    as_json: bool,
-    quiet: bool,
-    detach: bool,
-    dry_run: bool,
-) -> int:
+@options.collected
+def command(plan: str, *, dry_run: bool, given: options.CommandLine) -> int:
     """Run PLAN, a YAML file.
 
     \b
@@ -61,28 +51,27 @@ def command(
     from fractale.plan.build import load_plan
 
     loaded = load_plan(plan)
-    inputs = options.read_inputs(pairs, inputs_file)
-    settings = options.settings_of(backend, model, max_attempts, store, acts=not dry_run)
+    settings = given.settings(acts=not dry_run)
     if dry_run:
         from fractale.cli.dry_run import show
 
-        return show(loaded, inputs, settings, registries, agents, as_json=as_json)
-    from fractale.cli.answers import read_answers, read_answers_file
-    from fractale.cli.first_run import Given, look_at
-    from fractale.cli.running import Call, start
+        return show(loaded, given.inputs, settings, given.extensions, as_json=given.as_json)
+    return start(given, settings, loaded)
 
-    given = Given(settings=settings, inputs=inputs, registries=registries, agents=agents, yes=yes)
-    look_at(loaded, given)
-    call = Call(
-        settings=settings,
-        registries=registries,
-        agents=agents,
-        limits=options.read_limits(limits),
-        answers={**read_answers_file(answers_file), **read_answers(answers)},
-        yes=yes,
-        as_json=as_json,
-        quiet=quiet,
-        detach=detach,
-        run_id=run_id,
-    )
-    return start(call, loaded, inputs)
+
+def start(given: options.CommandLine, settings: Settings, plan: Plan) -> int:
+    """Run a plan from its first step; returns the exit code."""
+    from fractale.cli.consent import ask_about_plan
+    from fractale.cli.running import run_in_workspace, secrets_of
+    from fractale.plan.inputs import bind_inputs
+    from fractale.runs.preflight import check_answers
+
+    ask_about_plan(plan, settings, given.inputs, given.extensions, yes=given.yes)
+    check_answers(given.answers, plan)
+    secrets = secrets_of(plan, settings)
+    bind_inputs(plan, given.inputs, secrets)  # a wrong one is reported before anything starts
+
+    async def begin(workspace: Workspace, run_options: RunOptions) -> RunResult:
+        return await workspace.runs.start(plan, given.inputs, run_options, secrets=secrets)
+
+    return run_in_workspace(given, settings, plan, begin)

@@ -168,8 +168,7 @@ def _lines(rows: Sequence[RunRow]) -> list[Line]:
 def _cells(row: RunRow) -> tuple[str, ...]:
     """What is in the columns of a run."""
     from fractale.cli.render.summary import LEAST_HOURS, STATES
-    from fractale.cli.render.text import clock, fit, inert
-    from fractale.cli.render.values import when
+    from fractale.cli.render.text import clock, fit, inert, when
 
     def time_of(seconds: float) -> str:
         return clock(seconds) if seconds else ""

@@ -14,7 +14,7 @@ from fractale.plain import to_json
 
 if TYPE_CHECKING:
     from fractale.cli.render.text import Line
-    from fractale.record.history import RunHistory, Visit
+    from fractale.record.history import RecordedAttempt, RunHistory
 
 
 def complete_steps(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -47,7 +47,7 @@ def load(run_id: str) -> RunHistory:
 @click.option("--full", is_flag=True, help="Show long values whole.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(run_id: str, step: str | None, *, full: bool, as_json: bool) -> int:
-    """Show the way that RUN took and why; with STEP, every visit of it with all that is known.
+    """Show the way that RUN took and why; with STEP, every attempt of it with all that is known.
 
     \b
     fractale show -1                   the latest run
@@ -56,11 +56,11 @@ def command(run_id: str, step: str | None, *, full: bool, as_json: bool) -> int:
     fractale show k7f3a 'each[3]'      one item of a foreach
     """
     history = load(run_id)
-    visits = None if step is None else _visits(history, step)
+    attempts = None if step is None else _attempts(history, step)
     if as_json:
-        click.echo(to_json(_data(history, step, visits), default=str))
+        click.echo(to_json(_data(history, step, attempts), default=str))
         return 0
-    if step is None or visits is None:
+    if step is None or attempts is None:
         _print_run(history)
     else:
         from fractale.cli.render.step import WIDTH, step_lines
@@ -68,14 +68,14 @@ def command(run_id: str, step: str | None, *, full: bool, as_json: bool) -> int:
 
         width = screen_width(sys.stdout)
         shape: dict[str, Any] = {"width": width or WIDTH, "wrap": bool(width) or not full}
-        print_lines(step_lines(history, step, visits, full=full, **shape))
+        print_lines(step_lines(history, step, attempts, full=full, **shape))
     return 0
 
 
 def _print_run(history: RunHistory) -> None:
-    from fractale.cli.render.show import run_lines, standing_lines
     from fractale.cli.render.summary import summary
     from fractale.cli.render.text import row, screen_width, shows_unicode, wants_color, writable
+    from fractale.cli.render.timeline import run_lines, standing_lines
 
     stdout = sys.stdout
     unicode, width = shows_unicode(stdout.encoding), screen_width(stdout)
@@ -87,13 +87,13 @@ def _print_run(history: RunHistory) -> None:
         click.echo(writable(text, stdout.encoding), nl=False)
 
 
-def _visits(history: RunHistory, step: str) -> list[Visit]:
-    """The visits of a step.
+def _attempts(history: RunHistory, step: str) -> list[RecordedAttempt]:
+    """The attempts of a step.
 
     Raises:
         UsageError: The run did not come to such a step.
     """
-    from fractale.record.history_items import of_item
+    from fractale.record.history import of_item
 
     found = history.of_step(step) or of_item(history, step)
     if found:
@@ -110,16 +110,18 @@ def _visits(history: RunHistory, step: str) -> list[Visit]:
     )
 
 
-def _data(history: RunHistory, step: str | None, visits: Sequence[Visit] | None) -> object:
-    from fractale.record.history_values import history_data, results_of, visit_data
+def _data(
+    history: RunHistory, step: str | None, attempts: Sequence[RecordedAttempt] | None
+) -> object:
+    from fractale.record.history import attempt_data, history_data, results_of
 
-    if visits is None:
+    if attempts is None:
         return history_data(history)
-    results = results_of(history.folder, [call for visit in visits for call in visit.calls])
+    results = results_of(history.folder, [call for attempt in attempts for call in attempt.calls])
     return {
         "run": history.run,
         "step": step,
-        "visits": [visit_data(history, visit, results) for visit in visits],
+        "visits": [attempt_data(history, attempt, results) for attempt in attempts],
     }
 
 

@@ -25,17 +25,14 @@ from fractale.cli.commands.run import complete_plans
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), default=2024, show_default=True)
 @click.option("--no-browser", is_flag=True, help="Do not open Studio's page.")
+@options.collected
 def command(
     plans: tuple[Path, ...],
-    registries: tuple[Path, ...],
-    agents: tuple[str, ...],
-    backend: str | None,
-    model: str | None,
-    store: str | None,
     host: str,
     port: int,
     *,
     no_browser: bool,
+    given: options.CommandLine,
 ) -> None:
     """Start LangGraph's development server on the plans of this folder, and open Studio on it.
 
@@ -46,20 +43,15 @@ def command(
     fractale studio
     fractale studio my-plan.yaml -r my-tools.yaml --no-browser
     """
-    from fractale.cli.studio_trust import look_at
+    from fractale.cli.consent import ask_about_config
     from fractale.studio.gate import TOKEN
     from fractale.studio.launch import Start, is_own, prepare, run_server
 
     start = Start(
-        plans=plans,
-        registries=registries,
-        agents=agents,
-        host=host,
-        port=port,
-        browser=not no_browser,
+        plans=plans, extensions=given.extensions, host=host, port=port, browser=not no_browser
     )
-    settings = options.settings_of(backend, model, None, store, acts=True)
-    look_at(settings)
+    settings = given.settings(acts=True)
+    ask_about_config(settings)
     command, environment = prepare(start, settings)
     if environment.get(TOKEN):
         click.echo(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,7 +12,8 @@ from fractale.cli import options
 from fractale.plain import to_json
 
 if TYPE_CHECKING:
-    from fractale.replay.suite import Checked
+    from fractale.replay.suite import CheckedRecording
+    from fractale.runs.workspace import Extensions
     from fractale.settings import Settings
 
 
@@ -20,9 +21,8 @@ if TYPE_CHECKING:
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @options.tool_options
 @click.option("--json", "as_json", is_flag=True, help="Print what came of it as JSON.")
-def command(
-    folder: Path, registries: tuple[Path, ...], agents: tuple[str, ...], *, as_json: bool
-) -> int:
+@options.collected
+def command(folder: Path, *, given: options.CommandLine) -> int:
     """Replay every recording in DIR against today's plans and code; nothing is called.
 
     A recording is a run's own folder, or what `fractale export RUN --recording FILE.zip` wrote.
@@ -46,10 +46,10 @@ def command(
     width = max(
         len(str(path.relative_to(folder) if path != folder else path.name)) for path in paths
     )
-    own: dict[str, Any] = {"registries": registries, "agents": agents}
-    found = asyncio.run(_check(folder, options.settings_of(), own, None if as_json else width))
+    shown = None if given.as_json else width
+    found = asyncio.run(_check(folder, options.settings_of(), given.extensions, shown))
     verdicts = [checked.verdict for checked in found]
-    if as_json:
+    if given.as_json:
         counts = {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))}
         data = {"recordings": [checked_data(checked) for checked in found], "counts": counts}
         click.echo(to_json(data, default=str))
@@ -62,16 +62,16 @@ def command(
 
 
 async def _check(
-    folder: Path, settings: Settings, own: dict[str, Any], width: int | None
-) -> list[Checked]:
+    folder: Path, settings: Settings, own: Extensions, width: int | None
+) -> list[CheckedRecording]:
     """Replay all; each is printed as soon as it is done, where a width is given for its name."""
     from fractale.cli.commands.show import print_lines
     from fractale.cli.render.replay import checked_lines
     from fractale.cli.running import own_stdout
     from fractale.replay.suite import check_folder
 
-    found: list[Checked] = []
-    checks = check_folder(folder, settings, **own)
+    found: list[CheckedRecording] = []
+    checks = check_folder(folder, settings, own)
     while True:
         with own_stdout():
             checked = await anext(checks, None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,9 @@ from fractale.plain import to_json
 from fractale.private import fault_of
 from fractale.settings import (
     Project,
-    Settings,
     SettingsFile,
     TrustStore,
-    UntrustedProject,
     changes_of,
-    decide_for_children,
     find_project,
     load_settings,
     trust_file,
@@ -142,27 +138,27 @@ def _is_config(path: Path) -> bool:
 
 
 def _trust_plan(path: Path, log: AuditLog) -> dict[str, Any]:
-    from fractale.cli import first_run, studio_trust
+    from fractale.cli import consent
     from fractale.plan.build import load_plan
     from fractale.studio.launch import CONFIG as STUDIO_CONFIG
 
     settings = load_settings(untrusted="narrow", check_state=False)
     place = path.resolve()
     if path.name == STUDIO_CONFIG:
-        digest = studio_trust.digest_of_imports(path)
+        digest = consent.config_digest(path)
         log.record("trust", kind="registry", path=str(place), digest=digest, by="command")
-        lines = studio_trust.agree(path, settings)
+        lines = consent.agree_to_config(path, settings)
     else:
         plan = load_plan(path)
-        digest = first_run.plan_digest(plan)
+        digest = consent.plan_digest(plan)
         log.record("trust", kind="plan", path=str(place), digest=digest, by="command")
-        lines = first_run.agree(plan, settings)
+        lines = consent.agree_to_plan(plan, settings)
     lines += ["", f"trusted: {place}", f"undo: fractale trust --remove {shlex.quote(str(path))}"]
     return {"json": {"path": str(place), "kind": "plan"}, "lines": lines}
 
 
 def _trust_plans(store: TrustStore, path: Path, log: AuditLog) -> dict[str, Any]:
-    from fractale.cli.first_run import EVERY_PLAN
+    from fractale.cli.consent import EVERY_PLAN
 
     place = path.resolve()
     if not place.is_dir():
@@ -197,35 +193,3 @@ def _file_of(project: Project, path: Path) -> SettingsFile:
 
 def _row(each: Any) -> dict[str, str]:
     return {"key": each.key, "value": each.value, "effect": each.effect}
-
-
-def settle(settings: Settings, *, check_state: bool = True) -> Settings:
-    """Ask whether the project's settings may act; the settings that follow from the answer.
-
-    Args:
-        settings: Of which some wait.
-        check_state: As `load_settings` has it.
-
-    Raises:
-        UntrustedProject: There is no terminal to ask on.
-    """
-    assert settings.project is not None and settings.project.config is not None  # noqa: S101, PT018 - something waits
-    file, environment = settings.project.config, settings.environment
-    if settings.declined:
-        return settings
-    changed = changes_of(file, environment)
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise UntrustedProject(file.path, settings.waiting, changed)
-    for line in untrusted_lines(file.path, settings.waiting, changed):
-        click.echo(inert(line, lines=True), err=True)
-    click.echo("Do you trust this file? [y/N] ", nl=False, err=True)
-    agreed = sys.stdin.readline().strip().lower() in ("y", "yes")
-    if agreed:
-        AuditLog.of(settings).record(
-            "trust", kind="project", path=str(file.path), digest=file.digest, by="person"
-        )
-        trust_file(file, environment)
-    else:
-        click.echo("continuing without these settings", err=True)
-    decide_for_children(file, trusted=agreed)
-    return load_settings(untrusted="narrow", check_state=check_state)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -12,6 +10,7 @@ from fractale.cli import options
 from fractale.cli.commands.run import complete_plans
 from fractale.errors import PlanError, Problem
 from fractale.plan.model import Plan
+from fractale.runs.workspace import Extensions
 from fractale.settings import Settings
 
 
@@ -21,14 +20,8 @@ from fractale.settings import Settings
 @options.trust_option
 @click.option("--online", is_flag=True, help="Also ask the servers of the settings.")
 @click.option("--json", "as_json", is_flag=True, help="Print the problems as JSON.")
-def command(
-    plans: tuple[str, ...],
-    registries: tuple[Path, ...],
-    agents: tuple[str, ...],
-    *,
-    online: bool,
-    as_json: bool,
-) -> int:
+@options.collected
+def command(plans: tuple[str, ...], *, online: bool, given: options.CommandLine) -> int:
     """Check PLANs and report every error at once, with its place.
 
     With -r or -a the tools, prompts, agents and arguments are also checked against what those
@@ -38,9 +31,9 @@ def command(
 
     problems: list[Problem] = []
     for path in plans:
-        problems += check(path, registries, agents, online=online)
+        problems += check(path, given.extensions, online=online)
     errors = sum(1 for problem in problems if problem.severity == "error")
-    if as_json:
+    if given.as_json:
         _print_json(plans, problems)
     else:
         print_problems(problems)
@@ -50,21 +43,17 @@ def command(
     return 3 if errors else 0
 
 
-def check(
-    path: str, registries: tuple[Path, ...], agents: tuple[str, ...], *, online: bool
-) -> list[Problem]:
+def check(path: str, extensions: Extensions, *, online: bool) -> list[Problem]:
     """Every problem of one plan file."""
     from fractale.plan.problems import file_problems, in_order
 
     plan, problems = file_problems(path)
-    if plan is None or not (online or registries or agents):
+    if plan is None or not (online or extensions):
         return problems
-    return in_order([*problems, *offered_problems(plan, registries, agents, online=online)])
+    return in_order([*problems, *offered_problems(plan, extensions, online=online)])
 
 
-def offered_problems(
-    plan: Plan, registries: Sequence[Path], agents: Sequence[str], *, online: bool = False
-) -> list[Problem]:
+def offered_problems(plan: Plan, extensions: Extensions, *, online: bool = False) -> list[Problem]:
     """What of a plan does not fit the tools, prompts and agents that there are.
 
     Args:
@@ -79,26 +68,23 @@ def offered_problems(
     check = _check_online if online else check_local
     with own_stdout():  # what local tools print while they are imported goes to stderr
         try:
-            return asyncio.run(check(plan, settings, registries, agents))
+            return asyncio.run(check(plan, settings, extensions))
         except PlanError as error:  # of a registry file
             return error.problems
 
 
-async def _check_online(
-    plan: Plan, settings: Settings, registries: Sequence[Path], agents: Sequence[str]
-) -> list[Problem]:
-    from fractale.runs.opening import open_toolbox, own_agents
+async def _check_online(plan: Plan, settings: Settings, extensions: Extensions) -> list[Problem]:
     from fractale.runs.preflight import check_online
+    from fractale.runs.workspace import Workspace
 
-    named: dict[str, Any] = {"registries": registries, "agents": agents}
-    async with open_toolbox(settings, plan, **named, on_log=options.warn_of_server) as toolbox:
+    warn = options.warn_of_server
+    async with Workspace.open(settings, plan, extensions, on_log=warn) as workspace:
         lost = [
             Problem("server-unreachable", f"server `{s.name}`: {s.error}", plan.position)
-            for s in await toolbox.servers()
+            for s in await workspace.toolbox.servers()
             if not s.connected
         ]
-        own = own_agents(plan, registries=registries, agents=agents)
-        return lost or await check_online(plan, toolbox, own)
+        return lost or await check_online(plan, workspace.toolbox, workspace.agents)
 
 
 def _print_json(plans: tuple[str, ...], problems: list[Problem]) -> None:

@@ -6,16 +6,15 @@ import difflib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from fractale.cli.render.phrases import as_json, ordinal
 from fractale.cli.render.questions import exact
 from fractale.cli.render.summary import STATES, usage_text
 from fractale.cli.render.text import Line, Mark, cells, count, fit, inert, pad, row, seconds
-from fractale.cli.render.words import as_json, ordinal
 
 if TYPE_CHECKING:
     from fractale.pins import ToolChange
-    from fractale.record.diff import Change, RunDiff, VisitDiff
-    from fractale.record.diff_fork import ForkedFrom
-    from fractale.record.history import RunHistory, Visit
+    from fractale.record.diff import AttemptDiff, ForkedFrom, RunDiff, ValueChange
+    from fractale.record.history import RecordedAttempt, RunHistory
 
 NAME_MOST = 32
 MARKS: dict[str, Mark] = {"-": "bad", "+": "good"}
@@ -26,7 +25,7 @@ def diff_lines(diff: RunDiff, *, full: bool = False, unicode: bool = True) -> li
     """What differs between two runs.
 
     Args:
-        full: Whether all changes are shown, and the visits that are the same.
+        full: Whether all changes are shown, and the attempts that are the same.
         unicode: Whether ``≠`` can be shown.
     """
     lines = [_side("A", diff.a), _side("B", diff.b), *_forked(diff.forked), row("")]
@@ -34,18 +33,18 @@ def diff_lines(diff: RunDiff, *, full: bool = False, unicode: bool = True) -> li
         lines += [row("what was run"), *_changes(diff.about, full=full), row("")]
     lines += [line for change in diff.tools for line in _tool(change, full=full)]
     lines += [*([row("")] if diff.tools else []), *_verdict(diff), row("")]
-    width = min(max([cells(inert(visit.path)) for visit in diff.visits] + [8]), NAME_MOST)
-    for visit in diff.visits:
-        if visit.changed or full:
-            lines += _visit(visit, width, full=full, sign="≠" if unicode else "!")
-    same = sum(1 for visit in diff.visits if not visit.changed)
+    width = min(max([cells(inert(attempt.path)) for attempt in diff.attempts] + [8]), NAME_MOST)
+    for attempt in diff.attempts:
+        if attempt.changed or full:
+            lines += _attempt(attempt, width, full=full, sign="≠" if unicode else "!")
+    same = sum(1 for attempt in diff.attempts if not attempt.changed)
     if same and not full:
-        lines.append(row(f"{count(same, 'visit')} the same but for time", "dim"))
+        lines.append(row(f"{count(same, 'attempt')} the same but for time", "dim"))
     return lines
 
 
 def _tool(change: ToolChange, *, full: bool) -> Iterator[Line]:
-    """A tool that its server described in another way, and how."""
+    """A tool whose definition changed, and how."""
     name, parts = exact(f"{change.server}.{change.tool}"), exact(", ".join(change.parts))
     yield row(f"{name} is another tool in B: {parts} changed")
     lines = exact(change.diff()).split("\n")
@@ -59,18 +58,18 @@ def _tool(change: ToolChange, *, full: bool) -> Iterator[Line]:
 def _side(label: str, history: RunHistory) -> Line:
     words, mark = STATES.get(history.status, (history.status, "now"))
     plan, used = inert(str(history.head.get("plan")), 80), usage_text(history.usage)
-    visits = count(len(history.visits), "visit")
-    told = " · ".join(part for part in (plan, visits, used) if part)
+    attempts = count(len(history.attempts), "attempt")
+    told = " · ".join(part for part in (plan, attempts, used) if part)
     return [(f"{label}  run {history.run}  ", ""), (words, mark), (f" · {told}", "")]
 
 
 def _forked(at: ForkedFrom | None) -> Iterator[Line]:
-    """Where one is the other one's fork: what came before is both's, and is not compared."""
+    """Which run is a fork, and at which attempt; earlier attempts are not compared."""
     if at is None:
         return
     fork, parent = ("B", "A") if at.fork == "b" else ("A", "B")
-    place = f"{inert(at.step)}, {ordinal(at.visit)} visit"
-    before = f"; {count(at.before, 'visit')} came before it" if at.before else ""
+    place = f"{inert(at.step)}, {ordinal(at.visit)} attempt"
+    before = f"; {count(at.before, 'attempt')} before it" if at.before else ""
     yield row(f"{fork} is a fork of {parent} at {place}{before}", "dim")
 
 
@@ -87,57 +86,62 @@ def _verdict(diff: RunDiff) -> Iterator[Line]:
     yield row(f"they part at      {_place(parting)}: A {_went(parting.a)}, B {_went(parting.b)}")
 
 
-def _place(visit: VisitDiff) -> str:
-    return f"{inert(visit.path)}, {ordinal(visit.number)} visit"
+def _place(attempt: AttemptDiff) -> str:
+    return f"{inert(attempt.path)}, {ordinal(attempt.number)} attempt"
 
 
-def _went(visit: Visit | None) -> str:
-    if visit is None:
-        return "did not come here"
-    if visit.outcome is None:
+def _went(attempt: RecordedAttempt | None) -> str:
+    if attempt is None:
+        return "did not reach it"
+    if attempt.outcome is None:
         return "did not finish it"
-    event = visit.event if visit.event not in (visit.outcome, None) else visit.outcome
-    return f"{inert(str(event))} → {inert(str(visit.next))}" if visit.next else inert(str(event))
+    event = attempt.event if attempt.event not in (attempt.outcome, None) else attempt.outcome
+    return (
+        f"{inert(str(event))} → {inert(str(attempt.next))}" if attempt.next else inert(str(event))
+    )
 
 
-def _visit(visit: VisitDiff, width: int, *, full: bool, sign: str) -> list[Line]:
-    name = pad(fit(inert(visit.path), width), width)
-    number = ordinal(visit.number)
-    if visit.a is None or visit.b is None:
-        side, there = ("B", visit.b) if visit.a is None else ("A", visit.a)
+def _attempt(attempt: AttemptDiff, width: int, *, full: bool, sign: str) -> list[Line]:
+    name = pad(fit(inert(attempt.path), width), width)
+    number = ordinal(attempt.number)
+    if attempt.a is None or attempt.b is None:
+        side, there = ("B", attempt.b) if attempt.a is None else ("A", attempt.a)
         outcome = there.outcome if there else ""
         return [[(f" {sign} ", "warn"), (f"{name}  {number}  only in {side}: {outcome}", "")]]
-    what = ", ".join(visit.changed) or "the same"
-    mark: Line = [(f" {sign} ", "warn")] if visit.changed else [("   ", "")]
-    head: Line = [*mark, (f"{name}  {number}  {pad(what, 24)}  {_figures(visit.a, visit.b)}", "")]
-    return [head, *_decisions(visit.a, visit.b), *_values(visit, full=full)]
+    what = ", ".join(attempt.changed) or "the same"
+    mark: Line = [(f" {sign} ", "warn")] if attempt.changed else [("   ", "")]
+    head: Line = [
+        *mark,
+        (f"{name}  {number}  {pad(what, 24)}  {_figures(attempt.a, attempt.b)}", ""),
+    ]
+    return [head, *_decisions(attempt.a, attempt.b), *_values(attempt, full=full)]
 
 
-def _figures(a: Visit, b: Visit) -> str:
+def _figures(a: RecordedAttempt, b: RecordedAttempt) -> str:
     parts = [f"{seconds(a.seconds)} / {seconds(b.seconds)}"]
     if a.tokens or b.tokens:
         parts.append(f"{a.tokens:,} / {b.tokens:,} tokens")
     return "   ".join(parts)
 
 
-def _decisions(a: Visit, b: Visit) -> Iterator[Line]:
+def _decisions(a: RecordedAttempt, b: RecordedAttempt) -> Iterator[Line]:
     from fractale.cli.render.step import decided_by
 
     if (a.outcome, a.event, a.next, a.decided_by) == (b.outcome, b.event, b.next, b.decided_by):
         return
-    for label, visit in (("A", a), ("B", b)):
-        yield row(fit(f"       {label}  {_went(visit)}   {inert(decided_by(visit))}", COLUMNS))
+    for label, attempt in (("A", a), ("B", b)):
+        yield row(fit(f"       {label}  {_went(attempt)}   {inert(decided_by(attempt))}", COLUMNS))
 
 
-def _values(visit: VisitDiff, *, full: bool) -> list[Line]:
+def _values(attempt: AttemptDiff, *, full: bool) -> list[Line]:
     lines: list[Line] = []
-    for label, found in (("inputs", visit.inputs), ("outputs", visit.outputs)):
+    for label, found in (("inputs", attempt.inputs), ("outputs", attempt.outputs)):
         if found:
             lines += [row(f"     {label}", "dim"), *_changes(found, full=full, indent="       ")]
     return lines
 
 
-def _changes(found: list[Change], *, full: bool, indent: str = "  ") -> list[Line]:
+def _changes(found: list[ValueChange], *, full: bool, indent: str = "  ") -> list[Line]:
     shown = found if full else found[:MOST_CHANGES]
     lines = [line for change in shown for line in _change(change, indent, full=full)]
     if more := len(found) - len(shown):
@@ -145,7 +149,7 @@ def _changes(found: list[Change], *, full: bool, indent: str = "  ") -> list[Lin
     return lines
 
 
-def _change(change: Change, indent: str, *, full: bool) -> Iterator[Line]:
+def _change(change: ValueChange, indent: str, *, full: bool) -> Iterator[Line]:
     path = inert(change.path) or "(the whole)"
     if isinstance(change.a, str) and isinstance(change.b, str) and "\n" in change.a + change.b:
         yield row(f"{indent}{path}")

@@ -1,8 +1,7 @@
-"""The displays of a run: each takes the stream of events and shows it in its own way.
+"""The displays of a run: each is a listener of events that shows them in its own way.
 
-On a terminal steps update in place, in a pipe each is printed once, ``--json`` prints every
-event on stdout, and ``--quiet`` only tells how the run ended. None of them writes anything but
-events to stdout.
+On a terminal steps update in place; in a pipe each step is printed once. ``--json`` prints every
+event on stdout, and ``--quiet`` prints only the summary. Only events are written to stdout.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import IO, Any, Protocol
 
+from fractale.cli.render.run_view import RunView
 from fractale.cli.render.summary import summary
 from fractale.cli.render.text import Line, plain, screen_width, shows_unicode, wants_color, writable
-from fractale.cli.render.view import RunView
 from fractale.events import Event, Listener
 
 __all__ = [
@@ -34,27 +33,26 @@ class Display(Protocol):
 
     @property
     def listener(self) -> Listener:
-        """Takes each event of the run."""
+        """Called with each event of the run."""
         ...
 
     def pause(self) -> None:
-        """Stand still, so that a person can be asked."""
+        """Stop drawing, so that the user can be asked."""
         ...
 
     def resume(self) -> None:
-        """Go on after a pause."""
+        """Continue after a pause."""
         ...
 
     def close(self) -> None:
-        """End, and leave the terminal as it was."""
+        """End, and restore the terminal."""
         ...
 
 
 class JsonDisplay:
     """Prints each event as one line of JSON, in ASCII, and flushes it.
 
-    Where the reader has gone, the event raises BrokenPipeError, once; the later ones are
-    dropped.
+    If the reader is gone, the first event raises BrokenPipeError, and later ones are dropped.
     """
 
     def __init__(self, stream: IO[str]) -> None:
@@ -63,7 +61,6 @@ class JsonDisplay:
 
     @property
     def listener(self) -> Listener:
-        """Takes each event of the run."""
         return self._take
 
     def _take(self, event: Event) -> None:
@@ -76,18 +73,15 @@ class JsonDisplay:
             self._closed = True
             raise
 
-    def pause(self) -> None:
-        """Nothing moves."""
+    def pause(self) -> None: ...
 
-    def resume(self) -> None:
-        """Nothing moved."""
+    def resume(self) -> None: ...
 
-    def close(self) -> None:
-        """Nothing is held."""
+    def close(self) -> None: ...
 
 
 class QuietDisplay:
-    """Only tells how the run ended."""
+    """Prints only the summary."""
 
     def __init__(self, stream: IO[str], *, color: bool = False) -> None:
         self._stream = stream
@@ -95,7 +89,6 @@ class QuietDisplay:
 
     @property
     def listener(self) -> Listener:
-        """Takes each event of the run."""
         return self._take
 
     def _take(self, event: Event) -> None:
@@ -107,14 +100,11 @@ class QuietDisplay:
         self._stream.write(writable(text, getattr(self._stream, "encoding", None) or "utf-8"))
         self._stream.flush()
 
-    def pause(self) -> None:
-        """Nothing moves."""
+    def pause(self) -> None: ...
 
-    def resume(self) -> None:
-        """Nothing moved."""
+    def resume(self) -> None: ...
 
-    def close(self) -> None:
-        """Nothing is held."""
+    def close(self) -> None: ...
 
 
 class PlainDisplay(QuietDisplay):
@@ -142,14 +132,14 @@ class PlainDisplay(QuietDisplay):
 def open_display(
     stdout: IO[str], stderr: IO[str], *, as_json: bool = False, quiet: bool = False
 ) -> Generator[Display]:
-    """The display that fits the streams and what the person asked for.
+    """Open the display that fits the streams and the options.
 
     Args:
-        stdout: Takes the events where they are asked for as JSON, and nothing else.
-        stderr: Takes what is meant for people.
+        stdout: For events as JSON, and nothing else.
+        stderr: For everything that a user reads.
 
     Yields:
-        A display; it has ended when the block does.
+        The display; it is closed when the block ends.
     """
     display = choose_display(stdout, stderr, as_json=as_json, quiet=quiet)
     try:
@@ -159,7 +149,7 @@ def open_display(
 
 
 def choose_display(stdout: IO[str], stderr: IO[str], *, as_json: bool, quiet: bool) -> Display:
-    """As `open_display`, to be closed by the caller."""
+    """Like `open_display`, to be closed by the caller."""
     if as_json:
         return JsonDisplay(stdout)
     if quiet:
@@ -173,7 +163,7 @@ def choose_display(stdout: IO[str], stderr: IO[str], *, as_json: bool, quiet: bo
 
 
 def _console(stream: IO[str]) -> Any:
-    """A console of rich on a terminal; None where the terminal cannot move its cursor."""
+    """A console of rich; None if the terminal cannot move its cursor."""
     from rich.console import Console
 
     console = Console(file=stream, highlight=False, markup=False, emoji=False)

@@ -1,8 +1,8 @@
 """The display of a run on a terminal.
 
-Finished steps are printed for good and scroll away like any output; only what is under way,
-what is still to come, and the time and tokens used are drawn again and again below them. So a
-run of a thousand steps needs no more of the screen than one of three.
+Finished steps are printed for good and scroll away like any output. Below them, the steps in
+progress, the steps to come, and the time and tokens used are drawn again and again. So a run of a
+thousand steps needs no more of the screen than a run of three.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
-from fractale.cli.render.steps_shown import Running
+from fractale.cli.render.run_view import Running, RunView
 from fractale.cli.render.summary import summary
 from fractale.cli.render.text import (
     Line,
@@ -25,7 +25,6 @@ from fractale.cli.render.text import (
     shows_unicode,
     writable,
 )
-from fractale.cli.render.view import RunView
 from fractale.events import Event, Listener
 
 if TYPE_CHECKING:
@@ -43,8 +42,8 @@ class LiveDisplay:
 
     Args:
         console: Rich's terminal.
-        now: Gives the time in Unix seconds.
-        animate: Whether a thread draws the time as it passes; without it each event draws.
+        now: The clock, in Unix time.
+        animate: Whether a thread redraws; otherwise each event does.
     """
 
     def __init__(
@@ -64,11 +63,10 @@ class LiveDisplay:
 
     @property
     def listener(self) -> Listener:
-        """Takes each event of the run."""
         return self._take
 
     def _take(self, event: Event) -> None:
-        # The refreshing thread reads the view: it and an event never do so at the same time.
+        # The refreshing thread reads the view, too.
         with self._lock:
             self._view.width = self._console.width
             lines = self._view.take(event)
@@ -103,14 +101,14 @@ class LiveDisplay:
         text = Text(no_wrap=True, end="")
         used, width = 0, self._console.width
         for words, mark in line:
-            # Cut twice: what stands for a letter that the terminal lacks may be longer.
+            # Cut twice: a replacement for a letter that the terminal lacks may be longer.
             shown = writable(fit(words, width - used), self._encoding)[: width - used]
             text.append(shown, "" if self._console.no_color else STYLES[mark])
             used += cells(shown)
         return text
 
     def pause(self) -> None:
-        """Clear the screen for a question; what happens meanwhile is told after it."""
+        """Clear the moving part for a question; lines are held back until `resume`."""
         self._held = []
         self._stop()
 
@@ -119,14 +117,14 @@ class LiveDisplay:
         if live is not None:
             live.stop()
 
-    def _tell_held(self) -> None:
+    def _print_held(self) -> None:
         held, self._held = self._held, None
         for line in held or ():
             self._print(line)
 
     def resume(self) -> None:
         """Draw the moving part, again after a pause."""
-        self._tell_held()
+        self._print_held()
         if self._live is not None:
             return
         from rich.live import Live
@@ -142,12 +140,12 @@ class LiveDisplay:
         self._live.start(refresh=True)
 
     def close(self) -> None:
-        """Take the moving part off the screen for good."""
-        self._tell_held()
+        """Remove the moving part for good."""
+        self._print_held()
         self._stop()
 
     def render(self) -> Text:
-        """The moving part as it should look now."""
+        """The moving part as it is now."""
         from rich.text import Text
 
         with self._lock:
@@ -163,7 +161,7 @@ class LiveDisplay:
         return [*lines, self._footer(width)]
 
     def _running(self, running: Running, width: int) -> list[Line]:
-        """A step that is under way: its line, and what it is doing."""
+        """A step in progress: its line, and its activity."""
         columns = self._view.columns(running.path, running.kind, running.target, running.attempt)
         state = "waits for you" if running.waits else clock(self._now() - running.started)
         if running.progress:
@@ -200,7 +198,7 @@ class LiveDisplay:
             most = view.limits.get("cost")
             parts.append(f"${view.cost:.3f}" + (f" of ${most:.2f}" if most else ""))
         words = " · ".join(parts)
-        # Not at the edge of a wide terminal: what fills its line breaks in two when it is narrowed.
+        # Not at the edge of a wide terminal: a full line breaks in two if the terminal is narrowed.
         return row(" " * max(min(width, FOOTER_WIDTH) - cells(words) - 1, 0) + words, "dim")
 
 
@@ -209,7 +207,7 @@ def _fitting(steps: list[list[Line]], room: int) -> list[Line]:
     heads = [step[0] for step in steps]
     if len(heads) > room:
         more = len(heads) - (room - 1)
-        return [*heads[: room - 1], row(f"   … {count(more, 'more step')} under way", "dim")]
+        return [*heads[: room - 1], row(f"   … {count(more, 'more step')} in progress", "dim")]
     spare = room - len(heads)
     lines: list[Line] = []
     for head, *rest in steps:
@@ -219,7 +217,7 @@ def _fitting(steps: list[list[Line]], room: int) -> list[Line]:
 
 
 def _last_lines(said: str, width: int) -> list[str]:
-    """The end of what a model says, in at most two lines."""
+    """The end of a model's text, in at most two lines."""
     rows = [words.strip() for words in inert(said, lines=True).split("\n") if words.strip()]
     return [_tail(words, max(width, 10)) for words in rows[-SAID_LINES:]]
 

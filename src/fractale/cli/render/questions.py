@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fractale.cli.render.phrases import as_json
 from fractale.cli.render.text import Line, cells, fold, inert, pad, row, table
-from fractale.cli.render.words import as_json
 from fractale.plan.inert import JOINERS
 from fractale.questions import tool_of
 from fractale.questions.forms import (

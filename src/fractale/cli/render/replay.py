@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from fractale.cli.render.phrases import as_json
 from fractale.cli.render.text import Line, Mark, cells, count, inert, pad, row
-from fractale.cli.render.words import as_json
 
 if TYPE_CHECKING:
-    from fractale.record.diff import Change
+    from fractale.record.diff import ValueChange
     from fractale.replay.comparison import Divergence
     from fractale.replay.replay import Replayed
-    from fractale.replay.suite import Checked
+    from fractale.replay.suite import CheckedRecording
 
 WHAT = {
     "call": "another call",
@@ -31,7 +31,7 @@ WORDS: dict[str, tuple[str, Mark]] = {
 
 
 def replayed_lines(replayed: Replayed, notes: Sequence[str] = ()) -> list[Line]:
-    """What came of one replay."""
+    """The result of one replay."""
     lines = [row(f"note: {inert(note)}", "dim") for note in notes]
     if replayed.missing:
         names = ", ".join(f"`{inert(name)}`" for name in replayed.missing)
@@ -44,7 +44,7 @@ def replayed_lines(replayed: Replayed, notes: Sequence[str] = ()) -> list[Line]:
 
 
 def equal_words(replayed: Replayed) -> str:
-    """How much was equal, and where a record ends that is not whole."""
+    """How much was equal, and where an incomplete record ends."""
     words = count(replayed.events, "event")
     if replayed.ends:
         return f"{words}: as far as the record of the run goes, which ends {inert(replayed.ends)}"
@@ -52,7 +52,7 @@ def equal_words(replayed: Replayed) -> str:
 
 
 def divergence_lines(divergence: Divergence) -> list[Line]:
-    """Where a replay diverged, with both sides."""
+    """A divergence, with both sides."""
     lines = [row(f"  {inert(divergence.message)}")]
     for change in divergence.changes[:MOST_CHANGES]:
         lines += _change(change)
@@ -61,7 +61,7 @@ def divergence_lines(divergence: Divergence) -> list[Line]:
     return lines
 
 
-def _change(change: Change) -> list[Line]:
+def _change(change: ValueChange) -> list[Line]:
     sides = [("recorded", change.a, "a", "bad"), ("now", change.b, "b", "good")]
     name = inert(change.path) or "value"
     return [
@@ -75,16 +75,16 @@ def _value(value: Any) -> str:
     return inert(value if isinstance(value, str) else as_json(value), LONGEST)
 
 
-def checked_lines(checked: Checked, width: int) -> list[Line]:
-    """One recording of a folder: a line, and what is to be said of it."""
+def checked_lines(checked: CheckedRecording, width: int) -> list[Line]:
+    """The result for one recording of a directory."""
     words, mark = WORDS[checked.verdict]
-    told = ""
+    result = ""
     if checked.replayed is not None and checked.replayed.divergence is None:
-        told = equal_words(checked.replayed)
+        result = equal_words(checked.replayed)
     elif checked.replayed is not None and checked.replayed.divergence is not None:
-        told = WHAT[checked.replayed.divergence.what]
+        result = WHAT[checked.replayed.divergence.what]
     lines: list[Line] = [
-        [(pad(words, 19), mark), (f"{pad(inert(checked.name), width)}  {told}", "")]
+        [(pad(words, 19), mark), (f"{pad(inert(checked.name), width)}  {result}", "")]
     ]
     if checked.replayed is not None and checked.replayed.divergence is not None:
         lines += divergence_lines(checked.replayed.divergence)
@@ -95,7 +95,7 @@ def checked_lines(checked: Checked, width: int) -> list[Line]:
 
 
 def summary_line(verdicts: Sequence[str]) -> Line:
-    """How many recordings came out how."""
+    """The number of recordings per verdict."""
     parts = [
         f"{verdicts.count(verdict)} {words}"
         for verdict, (words, _) in WORDS.items()

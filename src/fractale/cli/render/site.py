@@ -20,8 +20,8 @@ from fractale.cli.render.text import (
     row,
     seconds,
 )
-from fractale.site.folders import size
 from fractale.site.model import MARKS, Check, Finding, Site, State, Verdict
+from fractale.site.probes.folders import size
 
 if TYPE_CHECKING:
     from fractale.site.doctor import Report

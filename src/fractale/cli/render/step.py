@@ -1,4 +1,4 @@
-"""One step of a run, as lines: every visit with its inputs, calls, results and decision."""
+"""One step of a run, as lines: every attempt with its inputs, calls, results and decision."""
 
 from __future__ import annotations
 
@@ -7,62 +7,86 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from fractale.cli.render.phrases import as_json, ordinal, target_of
 from fractale.cli.render.questions import exact
+from fractale.cli.render.run_view import MARKS
 from fractale.cli.render.summary import question_text
-from fractale.cli.render.tables import table_lines
-from fractale.cli.render.text import Line, Mark, count, fold, inert, row, seconds
-from fractale.cli.render.values import exactly, pieces, value_lines
-from fractale.cli.render.view import MARKS
-from fractale.cli.render.words import as_json, ordinal, target_of
+from fractale.cli.render.text import (
+    Line,
+    Mark,
+    cells,
+    count,
+    exactly,
+    fit,
+    fold,
+    inert,
+    pad,
+    row,
+    seconds,
+    table_lines,
+)
+from fractale.events import SHORT_TEXT
 
 if TYPE_CHECKING:
-    from fractale.record.history import Asked, CallMade, Item, JobMade, RunHistory, Visit
+    from fractale.record.history import (
+        RecordedAttempt,
+        RecordedCall,
+        RecordedItem,
+        RecordedJob,
+        RecordedQuestion,
+        RunHistory,
+    )
     from fractale.store.run_record import RunRecord
 
 WIDTH = 100
 UNBOUND = 2**31
-SHORT_TEXT = 2000
-"""How much of a call's text is in the events."""
+LINES, COLUMNS, NAME_MOST = 12, 400, 24
+"""Of a long value: the lines that are shown, and the columns of each."""
+
+MOMENTS = ("submitted", "started", "ended", "since", "began", "deadline")
+"""Keys of times of jobs, in Unix time."""
+LONG_AGO = 1e9
+"""In Unix time: a smaller number under such a key is not a time."""
 
 
 def step_lines(
     history: RunHistory,
     step: str,
-    visits: Sequence[Visit],
+    attempts: Sequence[RecordedAttempt],
     *,
     full: bool = False,
     width: int = WIDTH,
     wrap: bool = True,
 ) -> list[Line]:
-    """Every visit of a step.
+    """Every attempt of a step.
 
     Args:
-        visits: Those that are shown.
+        attempts: Those that are shown.
         full: Whether long values are shown whole.
         width: Of the lines, in columns; what is shown whole is cut into such lines on a terminal
             (`wrap`) only.
     """
-    from fractale.record.history_values import results_of
+    from fractale.record.history import results_of
 
-    calls = [call for visit in visits for call in visit.calls]
+    calls = [call for attempt in attempts for call in attempt.calls]
     results = results_of(history.folder, calls)
-    about = f"   run {history.run} · {count(len(visits), 'visit')}"
+    about = f"   run {history.run} · {count(len(attempts), 'attempt')}"
     lines: list[Line] = [[(inert(step), ""), (about, "dim")]]
-    for visit in visits:
+    for attempt in attempts:
         lines += [
             row(""),
-            *_Shown(history, visit, results, full=full, width=width, wrap=wrap).lines(),
+            *_AttemptLines(history, attempt, results, full=full, width=width, wrap=wrap).lines(),
         ]
     return lines
 
 
-class _Shown:
-    """The lines of one visit."""
+class _AttemptLines:
+    """The lines of one attempt."""
 
     def __init__(
         self,
         history: RunHistory,
-        visit: Visit,
+        attempt: RecordedAttempt,
         results: Mapping[str, Any],
         *,
         full: bool,
@@ -72,14 +96,14 @@ class _Shown:
         self._width = width
         self._values_width = width if wrap else UNBOUND
         self._folder = history.folder
-        self._visit = visit
+        self._attempt = attempt
         self._results = results
         self._full = full
 
     def lines(self) -> list[Line]:
         return [
             *self._head(),
-            *self._value("inputs", self._visit.inputs),
+            *self._value("inputs", self._attempt.inputs),
             *self._items(),
             *self._jobs(),
             *self._calls(),
@@ -90,14 +114,16 @@ class _Shown:
 
     @property
     def _outputs_label(self) -> str:
-        return "outputs (cut short in this record)" if self._visit.outputs_cut else "outputs"
+        return "outputs (cut short in this record)" if self._attempt.outputs_cut else "outputs"
 
     def _head(self) -> list[Line]:
-        visit = self._visit
-        mark: tuple[str, Mark] = ("", MARKS.get(visit.outcome or "running", MARKS["failure"])[2])
-        kind = f"{visit.kind} {inert(target_of({'target': visit.target, 'type': visit.kind}))}"
-        words = inert(f"{visit.path} · {ordinal(visit.number)} visit · {kind.strip()}")
-        outcome = visit.outcome or "not finished"
+        attempt = self._attempt
+        mark: tuple[str, Mark] = ("", MARKS.get(attempt.outcome or "running", MARKS["failure"])[2])
+        kind = (
+            f"{attempt.kind} {inert(target_of({'target': attempt.target, 'type': attempt.kind}))}"
+        )
+        words = inert(f"{attempt.path} · {ordinal(attempt.number)} attempt · {kind.strip()}")
+        outcome = attempt.outcome or "not finished"
         lines: list[Line] = [[(outcome, mark[1]), (f"   {words}", "")]]
         for label, text in self._rows():
             for i, part in enumerate(fold(inert(text, 4000), self._width - 16, 20)):
@@ -105,38 +131,39 @@ class _Shown:
         return lines
 
     def _rows(self) -> list[tuple[str, str]]:
-        visit = self._visit
-        came = f", from {visit.previous}" if visit.previous else ""
-        took = f", took {seconds(visit.seconds)}" if visit.seconds is not None else ""
-        again = f", entered {visit.enterings} times" if visit.enterings > 1 else ""
-        used = f"{visit.tokens:,} tokens" + (f", ${visit.cost:.4f}" if visit.cost else "")
+        attempt = self._attempt
+        came = f", from {attempt.previous}" if attempt.previous else ""
+        took = f", took {seconds(attempt.seconds)}" if attempt.seconds is not None else ""
+        resumed = attempt.enterings - 1
+        again = f", resumed {count(resumed, 'time')}" if resumed else ""
+        used = f"{attempt.tokens:,} tokens" + (f", ${attempt.cost:.4f}" if attempt.cost else "")
         rows = [
-            ("purpose", visit.description),
-            ("entered", f"{exactly(visit.started)}{came}{took}{again}"),
-            ("decided by", decided_by(visit)),
-            ("event", visit.event if visit.event not in (visit.outcome, None) else ""),
-            ("error", visit.error if visit.error != visit.reason else ""),
-            ("led to", visit.next),
-            ("used", used if visit.tokens else ""),
-            *(("warning", note.message) for note in visit.warnings),
+            ("purpose", attempt.description),
+            ("started", f"{exactly(attempt.started)}{came}{took}{again}"),
+            ("decided by", decided_by(attempt)),
+            ("event", attempt.event if attempt.event not in (attempt.outcome, None) else ""),
+            ("error", attempt.error if attempt.error != attempt.reason else ""),
+            ("led to", attempt.next),
+            ("used", used if attempt.tokens else ""),
+            *(("warning", note.message) for note in attempt.warnings),
         ]
         return [(label, text) for label, text in rows if text]
 
     def _value(self, label: str, value: Any) -> list[Line]:
-        from fractale.record.history_values import resolve
+        from fractale.record.history import resolve
 
         if value is None or value == {}:
             return []
         return self._block(label, resolve(self._folder, value))
 
     def _outputs(self) -> list[Line]:
-        if self._visit.items and not self._full and not self._visit.outputs_cut:
-            parts = "elements" if self._visit.is_array else "items"
+        if self._attempt.items and not self._full and not self._attempt.outputs_cut:
+            parts = "elements" if self._attempt.is_array else "items"
             return [row(f"  outputs  a list of those of the {parts} above", "dim")]
-        return self._value(self._outputs_label, self._visit.outputs)
+        return self._value(self._outputs_label, self._attempt.outputs)
 
     def _block(self, label: str, value: Any, indent: int = 2) -> list[Line]:
-        lines = value_lines(value, full=self._full, width=self._values_width - indent - 2)
+        lines = _value_lines(value, full=self._full, width=self._values_width - indent - 2)
         return self._lines(label, lines, indent)
 
     def _lines(self, label: str, lines: Sequence[str], indent: int = 2) -> list[Line]:
@@ -145,44 +172,44 @@ class _Shown:
 
     def _items(self) -> list[Line]:
         found: list[Line] = []
-        for index, item in sorted(self._visit.items.items()):
+        for index, item in sorted(self._attempt.items.items()):
             why = f": {inert(_error_of(self._folder, item), 300)}" if item.error else ""
-            name = f"{self._visit.name}[{index}]"
+            name = f"{self._attempt.name}[{index}]"
             words = f"{item.outcome or 'not finished'}{why}"
-            found.append(row(f"  {self._visit.part(name)}, {inert(name)}"))
-            found += [row(f"      {piece}") for piece in pieces(words, self._width - 6)]
+            found.append(row(f"  {self._attempt.part(name)}, {inert(name)}"))
+            found += [row(f"      {piece}") for piece in _pieces(words, self._width - 6)]
             for label, value in (("inputs", item.inputs), ("outputs", item.outputs)):
                 found += [row(f"  {t}" if t else t, m) for [(t, m)] in self._value(label, value)]
         return found
 
     def _jobs(self) -> list[Line]:
-        """The batch jobs: how each is, when it ran, and where its log is."""
+        """The batch jobs: state, times, and where the log is."""
         found: list[Line] = []
-        for job in self._visit.jobs:
-            where = f", {self._visit.part(job.step)}" if job.step.endswith("]") else ""
+        for job in self._attempt.jobs:
+            where = f", {self._attempt.part(job.step)}" if job.step.endswith("]") else ""
             found.append(row(f"  job {inert(job.job, 60)} of {inert(job.scheduler, 20)}{where}"))
             for label, text in _job_rows(job, self._folder):
-                for i, piece in enumerate(pieces(inert(text, 1000), self._width - 16)):
+                for i, piece in enumerate(_pieces(inert(text, 1000), self._width - 16)):
                     found.append([(f"    {label if i == 0 else '':10}", "dim"), (piece, "")])
         return found
 
     def _calls(self) -> list[Line]:
         found: list[Line] = []
-        for number, call in enumerate(self._visit.calls, 1):
+        for number, call in enumerate(self._attempt.calls, 1):
             found += [self._call_head(number, call), *self._call_body(call)]
         return found
 
-    def _call_head(self, number: int, call: CallMade) -> Line:
-        where = f", {self._visit.part(call.step)}" if call.step.endswith("]") else ""
+    def _call_head(self, number: int, call: RecordedCall) -> Line:
+        where = f", {self._attempt.part(call.step)}" if call.step.endswith("]") else ""
         by = f", by {inert(call.agent, 80)}" if call.agent else ""
-        end = seconds(call.seconds) if call.finished else "no end is known"
+        end = seconds(call.seconds) if call.finished else "outcome unknown"
         used = call.input_tokens + call.output_tokens
         told = f" · {used:,} tokens" if used else ""
         told += f" · ${call.cost:.4f}" if call.cost else ""
         words = f"  call {number}  {call.kind} {inert(call.name)}{by}{where} · {end}{told}"
         return [(words, ""), ("  failed" if call.is_error else "", "bad")]
 
-    def _call_body(self, call: CallMade) -> list[Line]:
+    def _call_body(self, call: RecordedCall) -> list[Line]:
         found: list[Line] = []
         if call.arguments:
             found += self._block("arguments", dict(call.arguments), 4)
@@ -196,28 +223,28 @@ class _Shown:
 
     def _questions(self) -> list[Line]:
         found: list[Line] = []
-        for asked in self._visit.questions:
-            lines = [each for line in _question(asked) for each in pieces(line, self._width - 4)]
+        for asked in self._attempt.questions:
+            lines = [each for line in _question(asked) for each in _pieces(line, self._width - 4)]
             found += self._lines("asked", lines)
         return found
 
     def _tables(self) -> list[Line]:
         found: list[Line] = []
-        for title, rows in self._visit.tables.items():
+        for title, rows in self._attempt.tables.items():
             found += table_lines(title, rows, self._width)
         return found
 
 
-def _error_of(folder: RunRecord, item: Item) -> str:
-    """What went wrong with an item: what happened, rather than only what shows it."""
-    from fractale.record.history_values import resolve
+def _error_of(folder: RunRecord, item: RecordedItem) -> str:
+    """The error of an item, from its outputs if they have one."""
+    from fractale.record.history import resolve
 
     outputs = resolve(folder, item.outputs)
     error = cast("dict[str, Any]", outputs).get("error") if isinstance(outputs, dict) else None
     return str(error or item.error)
 
 
-def _job_rows(job: JobMade, folder: RunRecord) -> list[tuple[str, str]]:
+def _job_rows(job: RecordedJob, folder: RunRecord) -> list[tuple[str, str]]:
     waits = ended = ""
     if job.started and job.submitted:
         waits = f", waited {seconds(max(0.0, job.started - job.submitted))}"
@@ -234,27 +261,28 @@ def _job_rows(job: JobMade, folder: RunRecord) -> list[tuple[str, str]]:
     return [(label, text) for label, text in rows if text]
 
 
-def decided_by(visit: Visit) -> str:
-    """The evidence that decided a visit's outcome, with its reason: ``exit_code: …``."""
-    if visit.decided_by == "rule" or not visit.decided_by:
-        return visit.reason
-    reason = visit.reason or ("no error found" if visit.decided_by == "default" else "")
-    return f"{visit.decided_by}: {reason}" if reason else visit.decided_by
+def decided_by(attempt: RecordedAttempt) -> str:
+    """The evidence that decided an attempt's outcome, with its reason: ``exit_code: …``."""
+    if attempt.decided_by == "rule" or not attempt.decided_by:
+        return attempt.reason
+    if attempt.decided_by == "default" and not attempt.reason:
+        return "default (no rule, error or exit code applied)"
+    return f"{attempt.decided_by}: {attempt.reason}" if attempt.reason else attempt.decided_by
 
 
-def _question(asked: Asked) -> list[str]:
+def _question(asked: RecordedQuestion) -> list[str]:
     try:
         lines = question_text(asked.question)[:-1]
     except KeyError:  # a kind that this fractale does not know
         lines = [inert(as_json(asked.question), 1000)]
     if not asked.answered:
-        return [*lines, "waits for an answer"]
+        return [*lines, "waiting for an answer"]
     answer = exact(as_json(asked.answer))
     return [*lines, f"answer: {answer}   (by {asked.by}, {exactly(asked.answered_at)})"]
 
 
 def said(result: Any) -> Any:
-    """What a call's recorded result says: a tool's data or text, a model's text and calls."""
+    """The content of a recorded result: a tool's data or text, a model's text and calls."""
     if not isinstance(result, dict):
         return result
     data = cast("dict[str, Any]", result)
@@ -272,10 +300,81 @@ def said(result: Any) -> Any:
 
 
 def _parsed(text: str) -> Any:
-    """The mapping that a text holds, if it is one as JSON and nothing else; else the text."""
+    """The JSON object that the text is; otherwise the text."""
     if not text.startswith("{"):
         return text
     try:
         return json.loads(text)
     except ValueError:
         return text
+
+
+# -- values -------------------------------------------------------------------------------------
+
+
+def _value_lines(value: Any, *, full: bool = False, width: int = WIDTH) -> list[str]:
+    """A value with one line per key, and texts of several lines as blocks.
+
+    Times of jobs are shown as dates and durations; JSON output has them as they are.
+
+    Args:
+        full: Whether long values are shown whole.
+    """
+    if isinstance(value, dict) and value:
+        return _table_lines(cast("dict[str, Any]", value), full=full, width=width)
+    return [piece for line in _shown(value, full=full) for piece in _pieces(line, width)]
+
+
+def _table_lines(table: Mapping[str, Any], *, full: bool, width: int) -> list[str]:
+    names = {key: inert(key, 60) for key in table}
+    column = min(max(cells(name) for name in names.values()), NAME_MOST)
+    lines: list[str] = []
+    for key, value in table.items():
+        first, *rest = _shown(_timed(key, value), full=full)
+        if rest:
+            block = [piece for line in (first, *rest) for piece in _pieces(line, width - 4)]
+            lines += [names[key], *(f"  │ {line}" for line in block)]
+            continue
+        name = pad(names[key], column)
+        begin, *more = _pieces(first, width - cells(name) - 2)
+        lines += [f"{name}  {begin}", *(" " * (cells(name) + 2) + piece for piece in more)]
+    return lines
+
+
+def _timed(key: str, value: Any) -> Any:
+    """A value; if it is a time of a job by its key and size, as a date or duration."""
+    if isinstance(value, dict):
+        moment = cast("dict[str, Any]", value)
+        return _timed(key, moment["wall"]) if "boot_id" in moment and "wall" in moment else moment
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return value
+    if key in MOMENTS and value > LONG_AGO:
+        return exactly(value)
+    return seconds(value) if key == "seconds" and isinstance(value, float) else value
+
+
+def _pieces(line: str, width: int) -> list[str]:
+    """The line in pieces of at most `width` columns, cut at blanks if possible."""
+    width, found = max(width, 20), list[str]()
+    while cells(line) > width:
+        end, used = 0, 0
+        while end < len(line) and used + cells(line[end]) <= width:
+            used += cells(line[end])
+            end += 1
+        blank = line.rfind(" ", 0, end) + 1
+        end = blank if blank > end // 2 else max(end, 1)
+        found.append(line[:end].rstrip(" "))
+        line = line[end:]
+    return [*found, line] if line or not found else found
+
+
+def _shown(value: Any, *, full: bool) -> list[str]:
+    if isinstance(value, str):
+        lines = exact(value.rstrip("\n")).split("\n")
+    else:
+        lines = exact(as_json(value)).split("\n")
+    if full:
+        return lines
+    more = len(lines) - LINES
+    shown = [fit(line, COLUMNS) for line in lines[:LINES]]
+    return [*shown, f"… {more} more lines, with --full"] if more > 0 else shown

@@ -1,10 +1,11 @@
-"""The end of a run in a few lines: what happened, who decided it, what came out, what next."""
+"""The summary of a run: outcome, what decided it, outputs, and the commands to type next."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+from fractale.cli.render.phrases import as_json, job_text, jobs_in_words
 from fractale.cli.render.questions import (
     arguments_lines,
     changed_words,
@@ -31,7 +32,6 @@ from fractale.cli.render.text import (
     shorten_path,
     table,
 )
-from fractale.cli.render.words import as_json, job_text, jobs_in_words
 from fractale.questions import is_job, tool_of
 from fractale.questions.forms import properties_of
 from fractale.questions.given import strip_indexes
@@ -40,13 +40,13 @@ from fractale.questions.reading import takes
 WIDTH = 100
 BLOCK_LINES = 10
 LIST_LINES = 24
-"""Of a list of texts, such as a table's rows: somebody made it to be read as a whole."""
+"""Of a list of texts, such as the rows of a table, which is read as a whole."""
 ANSWER, ANSWER_LINES = "answer", 200
-"""The output of `fractale prompt` and `fractale agent`: it was asked for to be read."""
+"""The output of `fractale prompt` and `fractale agent`, which is shown in full."""
 MOST_QUESTIONS = 20
 MOST_NOTICES = 8
 MOST_ITEMS = 4
-"""Jobs of a step's items that are named one by one; of more they are counted."""
+"""Jobs of a step's items that are listed; if there are more, they are counted."""
 JOB_STATES = {"running": "running", "pending": "waiting", "held": "not submitted yet"}
 STATES: dict[str, tuple[str, Mark]] = {
     "success": ("success", "good"),
@@ -74,7 +74,8 @@ def _head(data: Mapping[str, Any]) -> Line:
     words, mark = STATES.get(status, (inert(status), "warn"))
     why = {"success": _who, "failed": _what_failed}.get(status, _why_not_ended)(data)
     parts = [*(_reservations(data) if status == "success" else []), why]
-    return [(words, mark), ("".join(f" · {part}" for part in parts if part), "")]
+    joint = " " if status == "waiting" else " · "
+    return [(words, mark), ("".join(f"{joint}{part}" for part in parts if part), "")]
 
 
 def _reservations(data: Mapping[str, Any]) -> list[str]:
@@ -91,29 +92,27 @@ def _reservations(data: Mapping[str, Any]) -> list[str]:
 
 
 def _who(data: Mapping[str, Any]) -> str:
-    """Who decided on a success."""
+    """What decided a success."""
     decided = table(data, "decided")
     step, by = inert(str(decided.get("step") or "")), str(decided.get("by") or "")
     if not step:
         return ""
     reason = inert(str(decided.get("reason") or ""), 200)
     if by == "default":
-        found = "" if entries(data, "notices") else "; no error found"
-        return f"`{step}` was the last step{found}"
+        failed = [s for s in entries(data, "steps") if s.get("outcome") == "failure"]
+        complete = not failed and not entries(data, "notices")
+        return f"{'all steps completed; ' if complete else ''}last step: `{step}`"
     if by == "when":
-        return f"`{step}` was the last step, and was skipped"
+        return f"last step: `{step}`, skipped"
     words = reason if by == "rule" else f"{by}: {reason}" if reason else by
     return f"`{step}` decided it: {words}"
 
 
 def _what_failed(data: Mapping[str, Any]) -> str:
     decided = table(data, "decided")
-    if gave_up := decided.get("gave_up"):
-        visits = [s for s in entries(data, "steps") if s.get("name") == gave_up]
-        tries = max([int(s.get("attempt") or 0) for s in visits], default=0)
-        after = f" after {tries} {'try' if tries == 1 else 'tries'}" if tries else ""
+    if step := decided.get("gave_up"):
         why = f": {inert(_last_error(data), 600)}" if decided.get("by") == "agent" else ""
-        return f"step `{inert(str(gave_up))}` gave up{after}{why}"
+        return f"step `{inert(str(step))}` {_attempts_used(data, step)}{why}"
     if _step_failed(data) and decided.get("by") == "agent":
         reason = inert(str(decided.get("reason")), 600)
         return f"`{inert(str(decided.get('step')))}` reported that it was not done: {reason}"
@@ -127,8 +126,19 @@ def _what_failed(data: Mapping[str, Any]) -> str:
     return inert(str(data.get("error") or "the plan ended in failed"), 300)
 
 
+def _attempts_used(data: Mapping[str, Any], step: str) -> str:
+    """How a step used up its attempts: they failed, or a later step led back to it."""
+    attempts = [each for each in entries(data, "steps") if each.get("name") == step]
+    most = max([int(each.get("attempt") or 0) for each in attempts], default=0)
+    if not most:
+        return "has no attempts left (max_attempts)"
+    if all(each.get("outcome") == "failure" for each in attempts):
+        return f"failed {most} of {count(most, 'attempt')} (max_attempts)"
+    return f"has no attempts left after {most} (max_attempts)"
+
+
 def _only_job(data: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The job that failed a step all by itself, where the step's error is about that job."""
+    """The job whose failure is the step's error; None if other reasons count, too."""
     decided = table(data, "decided")
     jobs = entries(decided, "jobs")
     if len(jobs) != 1 or jobs[0]["step"] != decided.get("step") or not _step_failed(data):
@@ -143,9 +153,9 @@ def _without_last_line(error: str) -> str:
 
 
 def _step_failed(data: Mapping[str, Any]) -> bool:
-    """Whether the step that decided is itself a failure, not only the plan around it."""
-    visits = entries(data, "steps")
-    return bool(data.get("decided") and visits and visits[-1].get("outcome") == "failure")
+    """Whether the step that decided the outcome failed, and not only the plan around it."""
+    attempts = entries(data, "steps")
+    return bool(data.get("decided") and attempts and attempts[-1].get("outcome") == "failure")
 
 
 def _why_not_ended(data: Mapping[str, Any]) -> str:
@@ -180,22 +190,24 @@ def _rows(data: Mapping[str, Any]) -> list[Line]:
 
 
 def _waiting_rows(waiting: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    told = [(str(one.get("step") or "?"), question_text(one)) for one in waiting if not is_job(one)]
+    listed = [
+        (str(one.get("step") or "?"), question_text(one)) for one in waiting if not is_job(one)
+    ]
     groups: dict[str, list[dict[str, Any]]] = {}
     for job in filter(is_job, waiting):
         groups.setdefault(strip_indexes(str(job.get("step") or "?")), []).append(job)
     for path, jobs in groups.items():
         if len(jobs) > MOST_ITEMS:
-            told.append((path, _jobs_text(jobs)))
+            listed.append((path, _jobs_text(jobs)))
         else:
-            told += [(str(job.get("step") or "?"), question_text(job)) for job in jobs]
-    rows = [(inert(step, 40), text) for step, text in told[:MOST_QUESTIONS]]
-    more = len(told) - MOST_QUESTIONS
+            listed += [(str(job.get("step") or "?"), question_text(job)) for job in jobs]
+    rows = [(inert(step, 40), text) for step, text in listed[:MOST_QUESTIONS]]
+    more = len(listed) - MOST_QUESTIONS
     return [*rows, ("…", [count(more, "more question")])] if more > 0 else rows
 
 
 def _jobs_text(jobs: list[dict[str, Any]]) -> list[str]:
-    """How many jobs of a step's items do what, and the first of each kind in words."""
+    """The number of jobs in each state, and one job of each."""
     states: dict[str, list[dict[str, Any]]] = {}
     for job in jobs:
         states.setdefault(str(job.get("state") or "unknown"), []).append(job)
@@ -256,7 +268,7 @@ def _notice_rows(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 
 
 def _last_error(data: Mapping[str, Any]) -> str:
-    """The error of the last step that failed; that a step gave up is no error of its own."""
+    """The error of the last step that failed; having no attempts left is no error of its own."""
     if not table(data, "decided").get("gave_up"):
         return str(data.get("error") or "")
     errors = [s["error"] for s in entries(data, "steps") if s.get("error")]
@@ -303,11 +315,11 @@ LEAST_HOURS = 0.0005
 
 
 def value_text(value: Any, path: str | None = None, most: int = 0) -> list[str]:
-    """An output: short ones as they are, text of many lines by its size and where it is.
+    """An output: a short one in full, a long text by its size and its file.
 
     Args:
         path: A file that holds the value.
-        most: Lines that are shown all the same, before the size and the place.
+        most: Lines that are shown before the size and the file.
     """
     if isinstance(value, list) and value:
         items = cast("list[Any]", value)
@@ -340,11 +352,11 @@ def _block(lines: list[str], most: int = BLOCK_LINES) -> list[str]:
 
 
 def question_text(question: Mapping[str, Any]) -> list[str]:
-    """What a run waits for: the question in full and what it takes, or how its job stands."""
+    """What a run waits for: the question with its valid answers, or the state of its job."""
     kind = str(question.get("kind") or "")
     if is_job(question):
         return job_text(question)
-    return [*_ASKED[kind](question), f"takes: {takes(question)}"]
+    return [*_ASKED[kind](question), f"answer with: {takes(question)}"]
 
 
 def _approval_text(question: Mapping[str, Any]) -> list[str]:
@@ -374,7 +386,7 @@ def _in_doubt_text(question: Mapping[str, Any]) -> list[str]:
     tool = exact(tool_of(question))
     arguments = arguments_lines(table(question, "arguments"))
     return [
-        f"was killed while it called {tool}: the call may have been made, or not",
+        f"was killed while it called {tool}: the call may or may not have run",
         *_indented(arguments),
     ]
 
@@ -386,8 +398,8 @@ def _tool_changed_text(question: Mapping[str, Any]) -> list[str]:
 
 def _job_unknown_text(question: Mapping[str, Any]) -> list[str]:
     job = inert(str(question["job"]), 40)
-    named = f"its job {job}" if job else "its job, if it was submitted at all"
-    rows = [f"nobody knows what became of {named}:", *_said(question["reason"])]
+    named = f"its job {job}" if job else "its job, which may not have been submitted,"
+    rows = [f"the outcome of {named} is unknown:", *_said(question["reason"])]
     folder = str(question.get("folder") or "")
     return [*rows, *([f"  see {inert(shorten_path(folder))}"] if folder else [])]
 

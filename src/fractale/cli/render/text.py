@@ -1,19 +1,20 @@
-"""Text for people: foreign text made inert, colour that only marks state, any terminal's letters.
+"""Text on a terminal: lines of marked segments, colour, widths, durations, tables.
 
-A line is built of `Segment`s, words with what they mean; `paint` turns them into text for a
-stream, with or without ANSI colour.
+A line is a list of `Segment`s, each a text and its `Mark`; `paint` turns it into text for a stream,
+with or without ANSI colour. Text from tools and models is escaped by `inert`.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
 import click
 
-from fractale.durations import clock, in_words
+from fractale.plain import to_json
 from fractale.plan.inert import ELLIPSIS, cells, fit, fold, inert, pad
 from fractale.text import count
 
@@ -26,6 +27,7 @@ __all__ = [
     "clock",
     "count",
     "entries",
+    "exactly",
     "fit",
     "fold",
     "inert",
@@ -39,7 +41,9 @@ __all__ = [
     "shorten_path",
     "shows_unicode",
     "table",
+    "table_lines",
     "wants_color",
+    "when",
     "writable",
 ]
 
@@ -54,6 +58,8 @@ ANSI: dict[Mark, str] = {
     "warn": "\x1b[33m",
     "dim": "\x1b[2m",
 }
+WIDEST, MOST_ROWS = 40, 12
+"""Of a table: columns of a cell, and rows."""
 OWN_LETTERS = "✓✗●\u2013→·…│├└◆"
 ASCII = str.maketrans(
     {
@@ -102,13 +108,13 @@ def paint(line: Sequence[Segment], *, color: bool) -> str:
 
 
 def narrowed(lines: Sequence[Line], width: int | None) -> list[Line]:
-    """Lines broken between words where a terminal is narrower; the text stays in its column.
+    """Break lines between words to fit a terminal; the text stays in its column.
 
-    Commands, and words that are wider by themselves, stay whole, so that they can be copied. Lines
-    of a log, behind ``│``, are broken anywhere.
+    Commands and long words stay whole, so that they can be copied. Lines of a log, after ``│``, are
+    broken anywhere.
 
     Args:
-        width: Of the terminal, in columns; None: there is none, and they stay as they are.
+        width: Of the terminal, in columns; None if there is none: the lines stay as they are.
     """
     if width is None:
         return list(lines)
@@ -169,7 +175,7 @@ def shows_unicode(encoding: str | None) -> bool:
 
 
 def writable(text: str, encoding: str | None) -> str:
-    """The same text in letters that a stream of this encoding has."""
+    """The text with replacements for letters that the encoding lacks."""
     if not shows_unicode(encoding):
         text = text.translate(ASCII)
     try:
@@ -179,7 +185,7 @@ def writable(text: str, encoding: str | None) -> str:
 
 
 def wants_color(stream: Any) -> bool:
-    """Whether a stream is a terminal whose owner did not ask for text without colour."""
+    """Whether a stream is a terminal and the user allows colour."""
     from fractale.settings import allows_color
 
     return bool(stream.isatty()) and allows_color()
@@ -195,14 +201,44 @@ def screen_width(stream: Any) -> int | None:
 
 
 def seconds(value: Any) -> str:
-    """A duration of an event, in words; one that is missing counts as 0."""
-    return in_words(float(value or 0))
+    """A duration: ``0.1 s``, ``42 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    length = float(value or 0)
+    if length < 9.95:
+        return f"{length:.1f} s"
+    if length < 59.5:
+        return f"{length:.0f} s"
+    minutes, rest = divmod(round(length), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def clock(value: float) -> str:
+    """A running time: ``0:08``, ``12:30``, ``1:02:03``."""
+    minutes, rest = divmod(int(value), 60)
+    if minutes < 60:
+        return f"{minutes}:{rest:02d}"
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def when(moment: float | None) -> str:
+    """A Unix time in the local time zone: ``2026-11-23 14:02``."""
+    if not moment:
+        return "?"
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
+
+
+def exactly(moment: float | None) -> str:
+    """A Unix time with its seconds."""
+    if not moment:
+        return "?"
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
 
 
 def shorten_path(path: str) -> str:
-    """A path as seen from where the command was started, where that is shorter.
+    """A path relative to where the command was started, if that is shorter.
 
-    A tool may have changed the folder that the process works in.
+    A tool may have changed the working directory of the process since.
     """
     context = click.get_current_context(silent=True)
     folder = context.find_root().obj["folder"] if context and context.find_root().obj else None
@@ -211,3 +247,38 @@ def shorten_path(path: str) -> str:
     except (OSError, ValueError):  # the folder was removed, or it is on another drive
         return path
     return near if len(near) < len(path) and not near.startswith("../..") else path
+
+
+def table_lines(title: str, rows: Sequence[Mapping[str, Any]], width: int) -> list[Line]:
+    """The last rows of a table as lines; wide cells are cut.
+
+    Args:
+        rows: Column → value; columns are those of the first row.
+        width: Columns of the screen.
+    """
+    shown = rows[-MOST_ROWS:]
+    if not shown:
+        return []
+    names = list(shown[0])
+    texts = [[fit(_cell(each.get(name)), WIDEST) for name in names] for each in shown]
+    heads = [inert(str(name)) for name in names]
+    widths = [max(cells(text) for text in column) for column in zip(heads, *texts, strict=True)]
+    lines = [heads, *texts]
+    left_out = f" (the last {len(shown)} of {len(rows)})" if len(shown) < len(rows) else ""
+    found = [row(f"   {inert(title)}{left_out}", "dim")]
+    for line in lines:
+        words = "  ".join(pad(text, wide) for text, wide in zip(line, widths, strict=True))
+        found.append(row(fit(f"     {words}".rstrip(), width), "dim"))
+    return found
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return inert(value, 200)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{inert(str(k))}={_cell(v)}" for k, v in value.items())  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] - JSON
+    return inert(to_json(value, default=str), 200)

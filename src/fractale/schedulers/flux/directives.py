@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, Final, cast
 
 from fractale.schedulers.flux.times import read_duration, read_limit, write_time
-from fractale.schedulers.options import Given, Option, Options, Said, getopt
+from fractale.schedulers.options import GivenOption, Option, OptionTable, Said, getopt
 from fractale.schedulers.reading import Draft
 from fractale.schedulers.request import (
     Dependency,
@@ -69,7 +69,7 @@ def _options() -> Iterator[Option]:
             yield Option(name, letter, cast("Any", argument))
 
 
-OPTIONS: Final = Options(_options())
+OPTIONS: Final = OptionTable(_options())
 _NAMES: Final = frozenset(option.name for option in OPTIONS)
 
 _REASONS: Final = MappingProxyType(
@@ -397,7 +397,7 @@ def _split(value: str) -> list[str]:
 _LETTER: Final = re.compile(r"^-([A-Za-z])=")
 
 
-def _given(number: int, words: Sequence[str], remarks: list[Remark]) -> Iterator[Given]:
+def _given(number: int, words: Sequence[str], remarks: list[Remark]) -> Iterator[GivenOption]:
     """The options among words, as argparse has them, which flux batch uses.
 
     It also reads ``-n=4``, takes no word that looks like an option for a value, and ends at the
@@ -416,7 +416,7 @@ def _given(number: int, words: Sequence[str], remarks: list[Remark]) -> Iterator
         yield given
 
 
-def _draft(line: int, given: Given) -> Draft:
+def _draft(line: int, given: GivenOption) -> Draft:
     if given.option is None:
         name = given.text.lstrip("-").partition("=")[0]
         return Draft(line=line, option=name, text=given.text, invalid=given.why)

@@ -13,7 +13,7 @@ from typing import Any, Final
 from fractale.errors import JobError, SchedulerUnavailable
 from fractale.private import touch_private
 from fractale.programs import ProgramResult
-from fractale.schedulers.adapter import Answer, Presence, Record, Submitted
+from fractale.schedulers.adapter import Answer, JobRecord, Presence, Submitted
 from fractale.schedulers.asked import asked_of, script_of
 from fractale.schedulers.flux import side
 from fractale.schedulers.flux.site import QUEUE_NODES, QUEUES, queues_of
@@ -22,6 +22,20 @@ from fractale.schedulers.job import JobSpec, JobState, Queue
 from fractale.schedulers.names import hosts_of, plain_name
 from fractale.schedulers.programs import Programs
 from fractale.schedulers.wrapper import write_wrapper
+
+NOTICES: Final[Mapping[str, JobState]] = {
+    r"job\.exception \S+ type=timeout": "timeout",
+}
+"""Lines in the output of a job that was ended → the state that they show."""
+
+NOISE: Final = (
+    r"flux-job: task\(s\) exited with exit code",
+    r"flux-job: task\(s\) (?:Terminated|Killed|Hangup)",
+)
+"""Lines that only follow from an end; the cause is above them."""
+
+AFTER: Final = "flux submit --dependency=afterany:{job} sh -c {command}"
+"""The command that starts a command after a job."""
 
 MOST_BYTES: Final = 16 * 2**20
 IN_JOB: Final = '"${FLUX_JOB_ID:-$(flux getattr jobid 2>/dev/null)}"'
@@ -295,7 +309,7 @@ def _is_of(folder: JobFolder, job: Mapping[str, Any]) -> bool:
     return folder.tag in str(job.get("name", "")).split(".")
 
 
-def _record(job: Mapping[str, Any]) -> Record:
+def _record(job: Mapping[str, Any]) -> JobRecord:
     """A record from the fields of flux-python's `JobInfo`."""
     flux_state, result = str(job.get("state", "")), str(job.get("result", ""))
     state: JobState = "running" if flux_state in ("RUN", "CLEANUP") else "pending"
@@ -313,7 +327,7 @@ def _record(job: Mapping[str, Any]) -> Record:
             words = f"was never started: {note or 'Flux does not say why'}"
     code: Any = job.get("returncode")
     known = code if ran and isinstance(code, int) else None
-    return Record(
+    return JobRecord(
         state=state,
         said=(result if flux_state == "INACTIVE" else flux_state) + (f", {note}" if note else ""),
         evidence="flux",
@@ -338,3 +352,6 @@ def _why_it_waits(job: Mapping[str, Any], state: str) -> str:
             queue = f"queue {job['queue']}" if job.get("queue") else "its queue"
             return f"waits: {queue} is stopped, and starts no jobs until `flux queue start`"
     return WAITS.get(state, "")
+
+
+ADAPTER: Final = Flux

@@ -12,7 +12,7 @@ from fractale.errors import SchedulerUnavailable
 from fractale.programs import ProgramResult
 from fractale.schedulers.programs import Programs
 from fractale.schedulers.script import Script
-from fractale.schedulers.verdict import Verdict
+from fractale.schedulers.validation import SchedulerVerdict
 
 PARSERS: Final = """\
 import contextlib, io, json, sys
@@ -49,7 +49,7 @@ As `flux batch` does, up to the job that it would submit (flux-core 0.88, flux/c
 """
 
 
-async def ask(text: str, script: Script, programs: Programs) -> Verdict | str:
+async def ask(text: str, script: Script, programs: Programs) -> SchedulerVerdict | str:
     """What Flux says of a script; in words, why nobody was asked."""
     del script
     with tempfile.TemporaryDirectory(prefix="fractale-flux-") as folder:
@@ -70,16 +70,16 @@ async def ask(text: str, script: Script, programs: Programs) -> Verdict | str:
     errors: list[str] = answer["errors"]
     # Flux's own word is final; flux-mcp, where it is, is named if it says the same.
     agreed = answer.get("mcp") is (not errors)
-    return Verdict(
+    return SchedulerVerdict(
         by="flux-mcp" if agreed else "flux-python",
         checks=("Flux's own parsers of directives and options",),
         refused=tuple(f"Flux says: {_reason(each, told.err)}" for each in errors),
     )
 
 
-def _verdict(ran: ProgramResult, file: Path) -> Verdict:
+def _verdict(ran: ProgramResult, file: Path) -> SchedulerVerdict:
     said = ran.complaint.replace(str(file), "the script")
-    return Verdict(
+    return SchedulerVerdict(
         by="flux",
         checks=("flux batch --dry-run",),
         refused=() if ran.code == 0 else (f"Flux says: {said}",),

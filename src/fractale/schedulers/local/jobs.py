@@ -23,12 +23,12 @@ from typing import Any, Final
 
 from fractale.errors import JobError, SchedulerUnavailable
 from fractale.private import touch_private
-from fractale.schedulers.adapter import Presence, Record, Submitted
+from fractale.schedulers.adapter import JobRecord, Presence, Submitted
 from fractale.schedulers.asked import asked_of, script_of
 from fractale.schedulers.folder import JobFolder, Started, disk, facts_of
 from fractale.schedulers.job import JobSpec, JobState, Queue
-from fractale.schedulers.local import minder
 from fractale.schedulers.local import queue as local_queue
+from fractale.schedulers.local import supervisor
 from fractale.schedulers.local.variables import foreign_programs, variables_of
 from fractale.schedulers.request import Request
 from fractale.schedulers.script import Script
@@ -127,14 +127,14 @@ class Local:
         if spec.array is not None:  # its elements begin one after the other
             return str(_queued(folder)["id"])
         deadline = time.monotonic() + START_SECONDS
-        while not _minder(folder) and await asyncio.to_thread(self._is_starting, folder, number):
+        while not _facts(folder) and await asyncio.to_thread(self._is_starting, folder, number):
             if time.monotonic() > deadline:
                 raise SchedulerUnavailable("the job has not started yet")
             await asyncio.sleep(0.02)
         return str(_queued(folder)["id"])
 
     def _is_starting(self, folder: JobFolder, number: int) -> bool:
-        """Whether a job has a minder that has not begun; otherwise it runs, waits or is over.
+        """Whether a job has a supervisor that has not begun; otherwise it runs, waits or is over.
 
         Raises:
             JobError: It had one, which ended without a beginning. There is no such job any more.
@@ -189,7 +189,7 @@ class Local:
         """Start what can be started. What cannot be now is by whoever looks next."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-IS", local_queue.__file__),
-            *(str(queue or self._queue), minder.__file__),
+            *(str(queue or self._queue), supervisor.__file__),
             stdin=DEVNULL,
             stdout=DEVNULL,
             stderr=DEVNULL,
@@ -201,9 +201,9 @@ class Local:
         """The number that the job has in the queue."""
         return str(_queued(folder).get("id") or "") or None
 
-    async def records(self, jobs: Sequence[Submitted]) -> list[Mapping[int | None, Record]]:
+    async def records(self, jobs: Sequence[Submitted]) -> list[Mapping[int | None, JobRecord]]:
         """What it says about each."""
-        found: list[Mapping[int | None, Record]] = []
+        found: list[Mapping[int | None, JobRecord]] = []
         for job in jobs:
             if job.indices:
                 found.append(await self._elements(job))
@@ -212,33 +212,33 @@ class Local:
                 found.append({None: record} if record else {})
         return found
 
-    async def _elements(self, job: Submitted) -> dict[int | None, Record]:
-        """What is known of elements of an array: of each that begins, what its minder left."""
-        waits: Record | None = None
+    async def _elements(self, job: Submitted) -> dict[int | None, JobRecord]:
+        """What is known of elements of an array: of each that begins, what its supervisor left."""
+        waits: JobRecord | None = None
         if not job.folder.marked(local_queue.CANCELLED):
             waits = await self._record(job.folder)  # starts what can be started, too
             if waits is not None:  # the same for all, and as long as it lasts
                 waits = replace(waits, said="an element of an array")
-        found: dict[int | None, Record] = {}
+        found: dict[int | None, JobRecord] = {}
         begun = job.folder.begun()
         for index in job.indices:
             folder = job.folder.element(index)
             record = None
-            if index in begun and (_minder(folder) or folder.marked("minded.")):
+            if index in begun and (_facts(folder) or folder.marked("minded.")):
                 record = await self._record(folder)
             elif waits is None and job.folder.marked(local_queue.CANCELLED):
-                record = Record(state="cancelled", said="cancelled", evidence="local queue")
+                record = JobRecord(state="cancelled", said="cancelled", evidence="local queue")
             elif waits is not None:
                 record = waits
             if record is not None:
                 found[index] = record
         return found
 
-    async def _record(self, folder: JobFolder) -> Record | None:
-        """What its minder left, or whether that is still there."""
+    async def _record(self, folder: JobFolder) -> JobRecord | None:
+        """What its supervisor left, or whether that is still there."""
         if minded := folder.marked("minded."):
             return _minded(folder, *minded)
-        facts, queued = _minder(folder), _queued(folder)
+        facts, queued = _facts(folder), _queued(folder)
         if not facts and not queued:
             return None
         host = str((facts or queued).get("host"))
@@ -248,11 +248,11 @@ class Local:
             )
         return self._claimed(folder, facts) if facts else await self._waiting(folder, queued)
 
-    def _claimed(self, folder: JobFolder, facts: Mapping[str, str]) -> Record | None:
-        """What is known of a job that has, or had, a minder."""
+    def _claimed(self, folder: JobFolder, facts: Mapping[str, str]) -> JobRecord | None:
+        """What is known of a job that has, or had, a supervisor."""
         host = facts.get("host", "")
-        if facts.get("boot") != minder.boot():
-            return Record(
+        if facts.get("boot") != supervisor.boot():
+            return JobRecord(
                 state="node_failure",
                 said="another boot id",
                 evidence="boot id",
@@ -260,11 +260,11 @@ class Local:
                 nodes=(host,),
             )
         if _alive(facts) or _wrapper(folder):
-            return Record(state="running", said="alive", evidence="process", nodes=(host,))
+            return JobRecord(state="running", said="alive", evidence="process", nodes=(host,))
         # It may have ended between the two looks.
         return _minded(folder, *minded) if (minded := folder.marked("minded.")) else None
 
-    async def _waiting(self, folder: JobFolder, queued: Mapping[str, Any]) -> Record | None:
+    async def _waiting(self, folder: JobFolder, queued: Mapping[str, Any]) -> JobRecord | None:
         """Where a job stands that waits; it is started if it can be."""
         number, place = int(queued["number"]), Path(queued["queue"])
         queue = await asyncio.to_thread(_look, place, folder.path, queued)
@@ -273,21 +273,21 @@ class Local:
             queue = await asyncio.to_thread(_look, place)
         if minded := folder.marked("minded."):
             return _minded(folder, *minded)
-        if facts := _minder(folder):
+        if facts := _facts(folder):
             return self._claimed(folder, facts)
         before = sum(1 for entry in queue.waiting if entry.number < number and not entry.indices)
         said = f"{queue.used} of {queued['limit']} in use, {before} before it"
         words = "is about to start" if number in queue.running else "waits for free cores"
-        return Record(state="pending", said=said, evidence="local queue", words=words)
+        return JobRecord(state="pending", said=said, evidence="local queue", words=words)
 
     async def cancel(self, folder: JobFolder, native_id: str) -> None:
-        """Ask the minder to end the job, and see that it does; take one that waits out."""
+        """Ask the supervisor to end the job, and see that it does; take one that waits out."""
         if folder.array() is not None:
             await self._cancel_elements(folder)
             return
         deadline = time.monotonic() + CANCEL_SECONDS
         while not folder.marked("minded."):
-            facts = _minder(folder)
+            facts = _facts(folder)
             if not facts and (queued := _queued(folder)):
                 # Where the job's folder says that it is cancelled, this takes it out.
                 await self._start_next(Path(queued["queue"]))
@@ -369,7 +369,7 @@ def _notices(request: Request, script: Script | None) -> list[str]:
 
 def _look(
     queue: Path, folder: Path | None = None, queued: Mapping[str, Any] | None = None
-) -> local_queue.Queue:
+) -> local_queue.LocalQueue:
     """The queue now; a job that should be in it is put back where it is not."""
     with disk(queue), local_queue.gate(queue):
         if folder and queued:
@@ -382,29 +382,29 @@ def _queued(folder: JobFolder) -> dict[str, Any]:
     return folder.json(local_queue.QUEUED) or {}
 
 
-def _minder(folder: JobFolder) -> dict[str, str]:
+def _facts(folder: JobFolder) -> dict[str, str]:
     return facts_of(folder.text("minder"))
 
 
-def _minded(folder: JobFolder, name: str, at: float) -> Record:
+def _minded(folder: JobFolder, name: str, at: float) -> JobRecord:
     found = _MINDED.fullmatch(name)
     state: JobState = _STATES.get(found[1], "unknown") if found else "unknown"
     code = int(found[2]) if found else 1
-    return Record(
+    return JobRecord(
         state=state,
         said=state,
-        evidence="record of the job's minder",
+        evidence="record of the job's supervisor",
         exit_code=code if code >= 0 else None,
         signal=-code if code < 0 else None,
         ended=at,
-        nodes=tuple(filter(None, (_minder(folder).get("host"),))),
+        nodes=tuple(filter(None, (_facts(folder).get("host"),))),
     )
 
 
 def _alive(facts: Mapping[str, str]) -> bool:
     """Whether that very process is there, and not only its body."""
     pid, ticks = facts.get("id", ""), facts.get("ticks", "")
-    if not pid.isdecimal() or (ticks and minder.ticks(pid) != ticks):
+    if not pid.isdecimal() or (ticks and supervisor.ticks(pid) != ticks):
         return False
     try:
         os.kill(int(pid), 0)
@@ -417,11 +417,11 @@ def _alive(facts: Mapping[str, str]) -> bool:
 
 
 async def _end_unminded(folder: JobFolder, session: int) -> None:
-    """End a job as its minder would, which is gone: first asking, then for good."""
+    """End a job as its supervisor would, which is gone: first asking, then for good."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(session, sign)
-        deadline = time.monotonic() + minder.GRACE
+        deadline = time.monotonic() + supervisor.GRACE
         while _wrapper(folder) and time.monotonic() < deadline:  # noqa: ASYNC110 - no event for it
             await asyncio.sleep(0.1)
     if not folder.ended():
@@ -430,7 +430,7 @@ async def _end_unminded(folder: JobFolder, session: int) -> None:
 
 
 def _wrapper(folder: JobFolder) -> Started | None:
-    """The wrapper, if it is there: it goes on where only its minder was ended."""
+    """The wrapper, if it is there: it goes on where only its supervisor was ended."""
     started = folder.started()
     if started and _alive({"id": str(started.pid), "ticks": started.ticks}):
         return started

@@ -5,7 +5,7 @@
     local/HOST/       in the state folder: the queue of one machine
       gate            locked by whoever looks at the queue, adds to it, or starts what can be
       last            the number of the last job
-      00000017        a job: its folder, its cores, how many may be in use. Locked by its minder
+      00000017        a job: its folder, its cores, how many may be in use. Locked by its supervisor
       00000018        an array: also its indices, how many may run at a time, and how many of them
                       had their turn. Locked by nobody
       00000018.7      an element of it whose turn has come: as a job
@@ -13,7 +13,8 @@
 A job's number is its place. What it needs to be started is in its own folder (`queued.json`), so
 that a lost queue is made again by whoever looks at the job. Locks end with their processes: a job
 whose file nobody has locked, and whose folder nobody has claimed, waits. The program starts what
-can be started, in order; it is called by whoever submits or looks, and by each minder at its end.
+can be started, in order. A process that submits or looks at a job calls it, and so does each
+supervisor at its end.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from typing import Any
 
 QUEUED = "queued.json"
 WITHDRAWN = "minded.cancelled.-15"
-"""What a minder leaves of a job that was cancelled; made for one that never had any."""
+"""What a supervisor leaves of a job that was cancelled; made for one that never had any."""
 
 TRIED = "submit.err"
 CANCELLED = "cancelled"
@@ -39,7 +40,7 @@ ELEMENTS = "elements"
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class QueueEntry:
     """A job in the queue, or an array, whose elements are entries once their turn has come.
 
     Args:
@@ -75,7 +76,7 @@ class Entry:
 
 
 @dataclass(slots=True)
-class Queue:
+class LocalQueue:
     """The queue at one moment.
 
     Args:
@@ -88,7 +89,7 @@ class Queue:
     used: int = 0
     running: set[int] = field(default_factory=set[int])
     elements: dict[int, int] = field(default_factory=dict[int, int])
-    waiting: list[Entry] = field(default_factory=list[Entry])
+    waiting: list[QueueEntry] = field(default_factory=list[QueueEntry])
 
     @property
     def can_start(self) -> bool:
@@ -96,15 +97,15 @@ class Queue:
         ready = next((entry for entry in self.waiting if not self.is_full(entry)), None)
         return ready is not None and self.fits(ready)
 
-    def fits(self, entry: Entry) -> bool:
+    def fits(self, entry: QueueEntry) -> bool:
         """Whether there are cores for a job."""
         return not self.used or self.used + entry.cores <= entry.limit
 
-    def is_full(self, entry: Entry) -> bool:
+    def is_full(self, entry: QueueEntry) -> bool:
         """Whether as many elements of an array run as may: then those behind it come first."""
         return bool(entry.most) and self.elements.get(entry.number, 0) >= entry.most
 
-    def runs(self, entry: Entry) -> None:
+    def runs(self, entry: QueueEntry) -> None:
         """Count a job that runs, or an element."""
         self.used += entry.cores
         if "." in entry.path.name:
@@ -162,7 +163,7 @@ def _for_owner(path: str, flags: int) -> int:
     return descriptor
 
 
-def _entries(queue: Path) -> Iterator[Entry]:
+def _entries(queue: Path) -> Iterator[QueueEntry]:
     for path in sorted(queue.glob("[0-9]*")):
         try:
             told = json.loads(path.read_text())
@@ -172,16 +173,16 @@ def _entries(queue: Path) -> Iterator[Entry]:
             if told.get("indices"):
                 spans = tuple((int(a), int(b), int(c)) for a, b, c in told["indices"])
                 more = spans, int(told["most"]), int(told["turn"])
-            yield Entry(path, Path(told["folder"]), cores, limit, *more)
+            yield QueueEntry(path, Path(told["folder"]), cores, limit, *more)
         except FileNotFoundError:
             continue
         except (ValueError, LookupError, TypeError):  # a power cut took what was in it
             path.unlink(missing_ok=True)
 
 
-def survey(queue: Path) -> Queue:
+def survey(queue: Path) -> LocalQueue:
     """Which jobs run and which wait; those that are over are taken out. Only inside the gate."""
-    found = Queue()
+    found = LocalQueue()
     for entry in _entries(queue):
         if entry.indices:
             standing = _standing_of_array(entry)
@@ -197,7 +198,7 @@ def survey(queue: Path) -> Queue:
     return found
 
 
-def _standing_of_array(entry: Entry) -> str:
+def _standing_of_array(entry: QueueEntry) -> str:
     """Whether elements of an array still wait for their turn: those that had it are entries."""
     try:
         names = {path.name for path in entry.folder.iterdir()}
@@ -209,8 +210,8 @@ def _standing_of_array(entry: Entry) -> str:
 
 
 @contextlib.contextmanager
-def _taken(entry: Entry) -> Generator[int | None]:
-    """The descriptor of a job's file, locked; None where its minder has it."""
+def _taken(entry: QueueEntry) -> Generator[int | None]:
+    """The descriptor of a job's file, locked; None where its supervisor has it."""
     descriptor = os.open(entry.path, os.O_RDWR)
     try:
         try:
@@ -240,7 +241,7 @@ def _standing(folder: Path) -> str:
 
 
 def _goes_on(folder: Path) -> bool:
-    """Whether a job runs whose minder was killed."""
+    """Whether a job runs whose supervisor was killed."""
     try:
         lines = (folder / "started").read_text().splitlines()
         facts = dict(line.split("=", 1) for line in lines if "=" in line)
@@ -250,29 +251,29 @@ def _goes_on(folder: Path) -> bool:
         return False
 
 
-def start_next(queue: Path, minder: str) -> None:
+def start_next(queue: Path, supervisor: str) -> None:
     """Start what can be started."""
     with gate(queue):
         found = survey(queue)
         for entry in found.waiting:
             if entry.indices:
-                if not _start_elements(queue, found, entry, minder):
+                if not _start_elements(queue, found, entry, supervisor):
                     return
             elif not found.fits(entry):
                 return
             else:
-                _try_start(queue, found, entry, minder)
+                _try_start(queue, found, entry, supervisor)
 
 
-def _try_start(queue: Path, found: Queue, entry: Entry, minder: str) -> None:
+def _try_start(queue: Path, found: LocalQueue, entry: QueueEntry, supervisor: str) -> None:
     """Start a job. One that cannot be started keeps no other from it."""
     with contextlib.suppress(OSError, ValueError, LookupError), _taken(entry) as descriptor:
         if descriptor is not None:
-            _start(queue, entry, minder, descriptor)
+            _start(queue, entry, supervisor, descriptor)
             found.runs(entry)
 
 
-def _start_elements(queue: Path, found: Queue, array: Entry, minder: str) -> bool:
+def _start_elements(queue: Path, found: LocalQueue, array: QueueEntry, supervisor: str) -> bool:
     """Start the elements of an array whose turn it is.
 
     Returns:
@@ -283,14 +284,14 @@ def _start_elements(queue: Path, found: Queue, array: Entry, minder: str) -> boo
         if not found.fits(array):
             return False
         if element := _take_turn(array, index, facts):
-            _try_start(queue, found, element, minder)
+            _try_start(queue, found, element, supervisor)
         array = replace(array, turn=array.turn + 1)
         told = json.loads(array.path.read_text())
         _write(array.path, json.dumps({**told, "turn": array.turn}))
     return True
 
 
-def _take_turn(array: Entry, index: int, facts: Mapping[str, Any]) -> Entry | None:
+def _take_turn(array: QueueEntry, index: int, facts: Mapping[str, Any]) -> QueueEntry | None:
     """Make an entry of an element; None where it had its turn, and this was not written down."""
     folder = array.folder / ELEMENTS / str(index)
     path = array.path.with_name(f"{array.path.name}.{index}")
@@ -308,17 +309,17 @@ def _take_turn(array: Entry, index: int, facts: Mapping[str, Any]) -> Entry | No
     env = {**own["environment"], "FRACTALE_INDEX": str(index)}
     _write(folder / QUEUED, json.dumps({**own, "id": f"{facts['id']}_{index}", "environment": env}))
     _write(path, json.dumps({"folder": str(folder), "cores": array.cores, "limit": array.limit}))
-    return Entry(path, folder, array.cores, array.limit)
+    return QueueEntry(path, folder, array.cores, array.limit)
 
 
-def _start(queue: Path, entry: Entry, minder: str, descriptor: int) -> None:
-    """Start the minder of a job: it keeps the lock as long as it lives."""
+def _start(queue: Path, entry: QueueEntry, supervisor: str, descriptor: int) -> None:
+    """Start the supervisor of a job: it keeps the lock as long as it lives."""
     facts = json.loads((entry.folder / QUEUED).read_text())
     limits = (str(facts["seconds"]), str(facts["memory"]))
     more = (str(queue), str(facts["id"]))
     with open(entry.folder / TRIED, "wb", opener=_for_owner) as said:
         subprocess.Popen(  # noqa: S603 - written by fractale
-            [sys.executable, "-IS", minder, str(entry.folder), str(descriptor), *limits, *more],
+            [sys.executable, "-IS", supervisor, str(entry.folder), str(descriptor), *limits, *more],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=said,

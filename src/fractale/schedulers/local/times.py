@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fractale.schedulers.local.minder import GRACE, LOOK
+from fractale.schedulers.local.supervisor import GRACE, LOOK
 
 
 def longest(seconds: float) -> float:

@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 
 from fractale.errors import JobError, SchedulerUnavailable
 from fractale.programs import ProgramResult
-from fractale.schedulers.adapter import Presence, Record, Submitted
+from fractale.schedulers.adapter import JobRecord, Presence, Submitted
 from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.header import header_of
 from fractale.schedulers.job import JobSpec, JobState, Queue
@@ -25,6 +25,18 @@ from fractale.schedulers.programs import Programs
 from fractale.schedulers.request import Array
 from fractale.schedulers.sizes import megabytes
 from fractale.schedulers.wrapper import write_wrapper
+
+NOTICES: Final[Mapping[str, JobState]] = {
+    r"TERM_(?:RUNLIMIT|DEADLINE|CPULIMIT): ": "timeout",
+    r"TERM_(?:MEMLIMIT|SWAP): ": "out_of_memory",
+}
+"""Lines in the output of a job that was ended → the state that they show."""
+
+NOISE: Final = (r"Exited with (?:exit code|signal termination)", r"User defined signal")
+"""Lines that only follow from an end; the cause is above them."""
+
+AFTER: Final = "bsub -w 'ended({job})' -o /dev/null {command}"
+"""The command that starts a command after a job."""
 
 FIELDS: Final = (
     "jobid jobindex stat exit_code exit_reason pend_reason exec_host description "
@@ -135,7 +147,7 @@ class Lsf:
         ]
         return found[-1] if found else None
 
-    async def records(self, jobs: Sequence[Submitted]) -> list[Mapping[int | None, Record]]:
+    async def records(self, jobs: Sequence[Submitted]) -> list[Mapping[int | None, JobRecord]]:
         """What ``bjobs`` says of jobs, and of each element of arrays."""
         shown: list[dict[str, Any]] = []
         for start in range(0, len(jobs), MOST_IDS):
@@ -241,7 +253,7 @@ def _submitted(said: str) -> str:
 
 def _records(
     job: Submitted, known: Mapping[tuple[str, str], Mapping[str, Any]]
-) -> dict[int | None, Record]:
+) -> dict[int | None, JobRecord]:
     limit = _limit(job.folder)
     if not job.ours:
         return {
@@ -253,7 +265,7 @@ def _records(
         facts = known.get((job.native_id, "0"))
         mine = facts and facts.get("DESCRIPTION") == job.folder.tag
         return {None: _record(facts, limit)} if facts and mine else {}
-    positions, found = Positions(job.folder), dict[int | None, Record]()
+    positions, found = Positions(job.folder), dict[int | None, JobRecord]()
     for index in job.indices:
         facts = known.get((job.native_id, str(positions.position(index))))
         if facts and facts.get("DESCRIPTION") == job.folder.tag:
@@ -273,7 +285,7 @@ def _limit(folder: JobFolder) -> float | None:
     return math.ceil(time / 60) * 60.0 if time else None
 
 
-def _record(job: Mapping[str, Any], limit: float | None) -> Record:
+def _record(job: Mapping[str, Any], limit: float | None) -> JobRecord:
     said, reason = str(job.get("STAT", "")), str(job.get("EXIT_REASON") or "")
     reason = reason.replace("(", "[").replace(")", "]")
     state: JobState = STATES.get(said, "unknown")
@@ -286,7 +298,7 @@ def _record(job: Mapping[str, Any], limit: float | None) -> Record:
     if said in ("PSUSP", "USUSP", "SSUSP"):
         words = "is suspended"
     code = str(job.get("EXIT_CODE") or "")
-    return Record(
+    return JobRecord(
         state=state,
         said=f"{said}{f', {reason}' if reason else ''}",
         evidence="bjobs",
@@ -323,3 +335,6 @@ def _when(value: Any) -> float | None:
     except ValueError:
         return None
     return when.timestamp()
+
+
+ADAPTER: Final = Lsf

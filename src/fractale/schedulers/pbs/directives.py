@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Final, cast
 
-from fractale.schedulers.options import Option, Options, getopt
+from fractale.schedulers.options import Option, OptionTable, getopt
 from fractale.schedulers.pbs.resources import Resources, write_chunks
 from fractale.schedulers.pbs.times import write_time
 from fractale.schedulers.reading import (
@@ -58,7 +58,7 @@ _LETTERS: Final = (
     "a:A:c:C:e:fGhIj:J:k:l:m:M:N:o:p:q:r:R:S:u:v:VW:XzP:"  # OpenPBS, PBS Professional
     "b:d:D:EF:i:K:L:nt:T:w:x"  # Torque
 )
-_OPTIONS: Final = Options(
+_OPTIONS: Final = OptionTable(
     Option("", letter, "required" if colon else "none")
     for letter, colon in re.findall(r"(\w)(:?)", _LETTERS)
 )

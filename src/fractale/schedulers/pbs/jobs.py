@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from fractale.errors import JobError, SchedulerUnavailable
 from fractale.programs import ProgramResult
-from fractale.schedulers.adapter import Presence, Record, Submitted
+from fractale.schedulers.adapter import JobRecord, Presence, Submitted
 from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.header import header_of
 from fractale.schedulers.job import JobSpec, JobState, Queue
@@ -23,6 +23,19 @@ from fractale.schedulers.programs import Programs
 from fractale.schedulers.request import Array
 from fractale.schedulers.sizes import megabytes
 from fractale.schedulers.wrapper import write_wrapper
+
+NOTICES: Final[Mapping[str, JobState]] = {
+    r"=>> PBS: job killed: (?:walltime|cput) \d+ exceeded limit": "timeout",
+    r"=>> PBS: job killed: v?mem \S+ exceeded limit": "out_of_memory",
+}
+"""Lines in the output of a job that was ended → the state that they show."""
+
+NOISE: Final = ()
+"""Lines that only follow from an end; the cause is above them."""
+
+# PBS starts programs without a PATH and in the home folder: the command has its own `cd`.
+AFTER: Final = "echo {command} | qsub -W depend=afterany:{job} -j oe -o /dev/null"
+"""The command that starts a command after a job."""
 
 MOST_IDS: Final = 500
 """Jobs that one call of ``qstat`` is asked about."""
@@ -144,7 +157,7 @@ class Pbs:
                 return ran.out.split()[-1]
         return None
 
-    async def records(self, jobs: Sequence[Submitted]) -> list[Mapping[int | None, Record]]:
+    async def records(self, jobs: Sequence[Submitted]) -> list[Mapping[int | None, JobRecord]]:
         """What ``qstat`` says; of jobs that are over, what its history says, if there is one."""
         known = await self._shown([job.native_id for job in jobs])
         missing = [job.native_id for job in jobs if _number(job.native_id) not in known]
@@ -288,14 +301,14 @@ def _number(native_id: str) -> str:
     return native_id.partition(".")[0]
 
 
-def _records(job: Submitted, known: Mapping[str, dict[str, Any]]) -> dict[int | None, Record]:
+def _records(job: Submitted, known: Mapping[str, dict[str, Any]]) -> dict[int | None, JobRecord]:
     number = _number(job.native_id)
     whole = known.get(number)
     if whole is None or (job.ours and whole.get("Job_Name") != job.folder.tag):
         return {}
     if not job.ours or not number.endswith("[]"):
         return {None: _record(whole)}
-    positions, found = Positions(job.folder), dict[int | None, Record]()
+    positions, found = Positions(job.folder), dict[int | None, JobRecord]()
     for index in job.indices:
         facts = known.get(f"{number[:-1]}{positions.position(index)}]")
         # An ended element without a record of its own is shown with the array's exit status.
@@ -304,7 +317,7 @@ def _records(job: Submitted, known: Mapping[str, dict[str, Any]]) -> dict[int | 
     return found
 
 
-def _record(job: Mapping[str, Any]) -> Record:
+def _record(job: Mapping[str, Any]) -> JobRecord:
     letter, status = str(job.get("job_state", "")), job.get("Exit_status")
     comment = str(job.get("comment", "")).replace("(", "[").replace(")", "]")
     over = letter in OVER
@@ -312,7 +325,7 @@ def _record(job: Mapping[str, Any]) -> Record:
     code = status if over and isinstance(status, int) else None
     limits = job.get("Resource_List")
     ran = job.get("exec_host") is not None
-    return Record(
+    return JobRecord(
         state=state,
         said=f"{letter}{f', {comment}' if comment else ''}",
         evidence="qstat",
@@ -378,3 +391,6 @@ def _when(value: Any) -> float | None:
         return datetime.strptime(str(value), "%a %b %d %H:%M:%S %Y").timestamp()
     except ValueError:
         return None
+
+
+ADAPTER: Final = Pbs

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, cast
 
-from fractale.schedulers.options import Given, getopt
+from fractale.schedulers.options import GivenOption, getopt
 from fractale.schedulers.reading import BURST_BUFFER, Draft, burst_buffers
 from fractale.schedulers.request import (
     Dependency,
@@ -167,7 +167,7 @@ def _drafts(words: Sequence[_Word], lines: Sequence[str]) -> list[Draft]:
     return [_draft(given, words, lines) for given in getopt([word.text for word in words], OPTIONS)]
 
 
-def _draft(given: Given, words: Sequence[_Word], lines: Sequence[str]) -> Draft:
+def _draft(given: GivenOption, words: Sequence[_Word], lines: Sequence[str]) -> Draft:
     first, last = words[given.first], words[given.last]
     text = given.text
     if first.line == last.line:

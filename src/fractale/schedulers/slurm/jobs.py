@@ -17,7 +17,7 @@ from typing import Final
 
 from fractale.errors import JobError, SchedulerUnavailable
 from fractale.programs import ProgramResult
-from fractale.schedulers.adapter import Answer, Presence, Record, Submitted
+from fractale.schedulers.adapter import Answer, JobRecord, Presence, Submitted
 from fractale.schedulers.asked import asked_of
 from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.header import header_of
@@ -29,6 +29,24 @@ from fractale.schedulers.sizes import megabytes
 from fractale.schedulers.slurm.site import PARTITIONS, queue_of, read_partition, seconds
 from fractale.schedulers.slurm.times import write_time
 from fractale.schedulers.wrapper import write_wrapper
+
+NOTICES: Final[Mapping[str, JobState]] = {
+    r"slurmstepd\S*: error: .*\bDUE TO TIME LIMIT\b": "timeout",
+    r"(?:slurmstepd\S*|srun): error: .*(?:oom[-_ ]kill|out of memory|"
+    r"exceeded (?:job |step )?memory limit)": "out_of_memory",
+    r"slurmstepd\S*: error: .*\bDUE TO NODE FAILURE\b": "node_failure",
+}
+"""Lines in the output of a job that was ended → the state that they show."""
+
+NOISE: Final = (
+    r"srun: (?:Job step aborted|Force Terminated|forcing job termination|Terminating job step)",
+    r"srun: error: .*: tasks? [\d,-]+: (?:Terminated|Killed|Exited with exit code \d+)",
+    r"slurmstepd\S*: error: \*\*\* (?:JOB|STEP) \S+ ON \S+ CANCELLED AT \S+ \*\*\*$",
+)
+"""Lines that only follow from an end; the cause is above them."""
+
+AFTER: Final = "sbatch --dependency=afterany:{job} --output=/dev/null --wrap={command}"
+"""The command that starts a command after a job."""
 
 COMMENT: Final = "fractale:"
 FORM: Final = {"SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}
@@ -413,17 +431,17 @@ class _Row:
 
     native_id: str
     indices: tuple[int | None, ...]
-    record: Record
+    record: JobRecord
     comment: str = ""
 
 
-def _has_all(job: Submitted, records: Mapping[int | None, Record]) -> bool:
+def _has_all(job: Submitted, records: Mapping[int | None, JobRecord]) -> bool:
     return set(job.indices or (None,)) <= records.keys()
 
 
 def _of_job(
     job: Submitted, rows: Sequence[_Row], is_its: Callable[[_Row], bool]
-) -> dict[int | None, Record]:
+) -> dict[int | None, JobRecord]:
     """The rows of one job by index; of several, the last counts."""
     if not job.ours:
         mine = [row for row in rows if row.native_id == job.native_id]
@@ -507,12 +525,12 @@ def _record(
     nodes: str,
     reason: str = "",
     limit: str = "",
-) -> Record:
+) -> JobRecord:
     """A record from Slurm's words; `times` are of submission, start and end."""
     word = (said.split("+")[0].split() or [""])[0]
     state: JobState = STATES.get(word, "unknown")
     code, _, number = exit_code.partition(":")
-    return Record(
+    return JobRecord(
         state=state,
         said=reason if state == "pending" and reason else said,
         evidence=evidence,
@@ -581,3 +599,6 @@ def _end_of(path: Path) -> list[str]:
             return file.read().decode("utf-8", errors="replace").splitlines()
     except OSError:
         return []
+
+
+ADAPTER: Final = Slurm

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, cast
 
-from fractale.schedulers.options import Given, Option, Options, getopt
+from fractale.schedulers.options import GivenOption, Option, OptionTable, getopt
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,9 @@ class Foreign:
     invalid: str = ""
 
 
-def _options(letters: str, names: str) -> Options:
+def _options(letters: str, names: str) -> OptionTable:
     found = {pair[0]: pair[2:] for pair in names.split()}
-    return Options(
+    return OptionTable(
         Option(found.get(letter, ""), letter, cast("Any", "required" if colon else "none"))
         for letter, colon in re.findall(r"(\w)(:?)", letters)
     )
@@ -117,11 +117,11 @@ def _looked_at(lines: Sequence[str]) -> Iterator[int]:
         yield number
 
 
-def _letter(given: Given) -> str:
+def _letter(given: GivenOption) -> str:
     return given.option.letter if given.option else ""
 
 
-def _of_bsub(number: int, given: Given) -> Iterator[Foreign]:
+def _of_bsub(number: int, given: GivenOption) -> Iterator[Foreign]:
     letter, value = _letter(given), given.value or ""
     if letter == "m":
         value = value.replace(" ", ",")
@@ -132,7 +132,7 @@ def _of_bsub(number: int, given: Given) -> Iterator[Foreign]:
     yield Foreign(number, given.text, _BSUB_TO[letter], value)
 
 
-def _of_pbs(number: int, given: Given) -> Iterator[Foreign]:
+def _of_pbs(number: int, given: GivenOption) -> Iterator[Foreign]:
     letter, value = _letter(given), given.value or ""
     if letter == "l":
         yield from _resources(number, given.text, value)

@@ -13,7 +13,7 @@ from fractale.errors import SchedulerUnavailable
 from fractale.schedulers.programs import Programs
 from fractale.schedulers.script import Script
 from fractale.schedulers.slurm.times import read_time
-from fractale.schedulers.verdict import Verdict
+from fractale.schedulers.validation import SchedulerVerdict
 
 PARTITIONS: Final = "%P|%l"
 
@@ -25,7 +25,7 @@ OUT_OF_REACH: Final = re.compile(
 """What `sbatch` says if it is not the script that is wrong (slurm_errno.c)."""
 
 
-async def ask(text: str, script: Script, programs: Programs) -> Verdict | str:
+async def ask(text: str, script: Script, programs: Programs) -> SchedulerVerdict | str:
     """What `sbatch --test-only` says of a script; in words, why nobody was asked."""
     if programs.which("sbatch") is None or programs.which("sinfo") is None:
         return ""
@@ -38,7 +38,7 @@ async def ask(text: str, script: Script, programs: Programs) -> Verdict | str:
         return str(error)
     if any(OUT_OF_REACH.search(each) for each in errors):
         return errors[0]
-    return Verdict(
+    return SchedulerVerdict(
         by="sbatch",
         checks=("sbatch --test-only", "time limit of the partition"),
         refused=tuple(errors),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, cast
 
-from fractale.schedulers.options import Option, Options, Said
+from fractale.schedulers.options import Option, OptionTable, Said
 from fractale.schedulers.request import (
     MOST_ELEMENTS,
     Array,
@@ -77,7 +77,7 @@ def _options() -> Iterator[Option]:
             yield Option(name, letter, cast("Any", argument), exact)
 
 
-OPTIONS: Final = Options(_options())
+OPTIONS: Final = OptionTable(_options())
 """All that sbatch knows in a script."""
 
 ALIASES: Final = MappingProxyType({"tasks-per-node": "ntasks-per-node", "cluster": "clusters"})

@@ -1,0 +1,370 @@
+"""What the user is asked before something acts as them that they have not agreed to yet.
+
+- `ask_about_project`: a project's settings, before they act.
+- `ask_about_plan`: a plan, before its first run. A plan runs commands as the user. The user has
+  agreed to it if its file, with the plans that it includes, is as they agreed to it; if it is in
+  the directory of a project whose settings they trust; or if they trust every plan of a directory.
+  A plan that another user may write to counts only as it is.
+- `ask_about_run`: a run that the user did not start, before `resume`, `fork` or `cancel` acts on
+  its record.
+- `ask_about_config`: a directory's ``langgraph.json``: the Python that Studio's server imports.
+
+Each asks on a terminal, keeps the answer in the user's trust store, and writes it to the audit
+log. Without a terminal, a plan runs unasked: who wrote the command line named it. The others are
+refused.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+import termios
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import click
+
+from fractale.audit import AuditLog
+from fractale.cli import options
+from fractale.errors import PlanError, UsageError
+from fractale.plan.check import check_plan
+from fractale.plan.model import Plan
+from fractale.private import fault_of
+from fractale.settings import (
+    Settings,
+    TrustStore,
+    UntrustedProject,
+    changes_of,
+    decide_for_children,
+    load_settings,
+    own_runs,
+    trust_file,
+    trust_store,
+    untrusted_lines,
+)
+from fractale.settings.trust import digest_of
+from fractale.settings.waiting import changes
+
+if TYPE_CHECKING:
+    from fractale.runs.workspace import Extensions
+    from fractale.store.run_record import RunRecord
+
+EVERY_PLAN: Final = "every plan in this directory"
+"""In place of a digest, in the entry of a directory."""
+
+_IMPORTED: Final = re.compile(r"[^\s:]+:[A-Za-z_]\w*")
+
+
+def _on_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _answer(question: str) -> str:
+    click.echo(question, nl=False, err=True)
+    return sys.stdin.readline().strip().lower()
+
+
+def _agrees(question: str) -> bool:
+    return _answer(f"{question} [y/N] ") in ("y", "yes")
+
+
+# -- a project's settings -------------------------------------------------------------------------
+
+
+def ask_about_project(settings: Settings, *, check_state: bool = True) -> Settings:
+    """Ask whether the project's settings may act; the settings that follow from the answer.
+
+    Args:
+        settings: Of which some wait.
+        check_state: As `load_settings` has it.
+
+    Raises:
+        UntrustedProject: There is no terminal to ask on.
+    """
+    from fractale.cli.render.text import inert
+
+    assert settings.project is not None and settings.project.config is not None  # noqa: S101, PT018 - something waits
+    file, environment = settings.project.config, settings.environment
+    if settings.declined:
+        return settings
+    changed = changes_of(file, environment)
+    if not _on_terminal():
+        raise UntrustedProject(file.path, settings.waiting, changed)
+    for line in untrusted_lines(file.path, settings.waiting, changed):
+        click.echo(inert(line, lines=True), err=True)
+    agreed = _agrees("Do you trust this file?")
+    if agreed:
+        AuditLog.of(settings).record(
+            "trust", kind="project", path=str(file.path), digest=file.digest, by="person"
+        )
+        trust_file(file, environment)
+    else:
+        click.echo("continuing without these settings", err=True)
+    decide_for_children(file, trusted=agreed)
+    return load_settings(untrusted="narrow", check_state=check_state)
+
+
+# -- a plan ---------------------------------------------------------------------------------------
+
+
+def ask_about_plan(
+    plan: Plan,
+    settings: Settings,
+    inputs: Mapping[str, Any],
+    extensions: Extensions,
+    *,
+    yes: bool = False,
+) -> None:
+    """Show a plan that the user has not agreed to, and ask, if there is a terminal to do so.
+
+    Args:
+        inputs, extensions: What the plan is to be run with.
+        yes: Agree without being asked; the plan is shown all the same.
+
+    Raises:
+        PlanError: The plan is invalid.
+        InputError: The inputs are not those of the plan.
+        UsageError: The user does not agree.
+        SettingsError: The user's trust store cannot be used.
+    """
+    if not _on_terminal() or plan.file.startswith("<"):
+        return
+    if options.trust_given(settings.environment):
+        return  # as the audit log says on the run's own line
+    store, digest = trust_store(settings.environment), plan_digest(plan)
+    if _is_agreed(plan, store, digest):
+        return
+    if errors := [each for each in check_plan(plan) if each.severity == "error"]:
+        raise PlanError(errors)
+    before = store.find("plan", plan.file)
+    described = _description(plan, settings)
+    click.echo("\n".join(_shown_plan(plan, settings, inputs, extensions)), err=True)
+    if before is not None:
+        click.echo("changed since you agreed to it:", err=True)
+        changed = changes(before.shown, described) or ["only comments, layout or names"]
+        click.echo("\n".join(f"  {line}" for line in changed), err=True)
+    folder = Path(os.path.realpath(plan.file)).parent
+    word = "y" if yes else _word_about(plan, folder)
+    log, by = AuditLog.of(settings), "yes" if yes else "person"
+    if word in ("a", "all") and _is_mine(folder):
+        log.record("trust", kind="plans", path=str(folder), by=by)
+        store.add("plan", folder, EVERY_PLAN, shown=EVERY_PLAN)
+    elif word not in ("y", "yes"):
+        raise UsageError(
+            f"{plan.file} was not run",
+            hint=f"if you agree to it: fractale trust {shlex.quote(plan.file)}",
+        )
+    place = os.path.realpath(plan.file)
+    log.record("trust", kind="plan", path=place, digest=digest, by=by)
+    store.add("plan", plan.file, digest, shown=described)
+
+
+def _word_about(plan: Plan, folder: Path) -> str:
+    from fractale.cli.render.questions import exact
+
+    termios.tcflush(sys.stdin, termios.TCIFLUSH)  # what was typed before is no answer to this
+    return _answer(
+        f"{exact(plan.file)} runs all this as you, and you have not agreed to it yet.\n"
+        f"Answer `a` to trust every plan in {exact(str(folder))}, also when it changes.\n"
+        "Run it? [y/a/N] "
+    )
+
+
+def agree_to_plan(plan: Plan, settings: Settings) -> list[str]:
+    """Keep that the user agrees to a plan as it is; what it would do, in lines.
+
+    Raises:
+        SettingsError: The user's trust store cannot be used.
+    """
+    shown = _description(plan, settings)
+    trust_store(settings.environment).add("plan", plan.file, plan_digest(plan), shown=shown)
+    return shown.split("\n")
+
+
+def plan_digest(plan: Plan) -> str:
+    """A hash of what a plan and the plans that it includes say, and of where they are."""
+    from fractale.plan.dump import dump_plan
+
+    plans = (plan, *_included(plan))
+    parts = [f"{os.path.realpath(each.file)}\n{dump_plan(each)}" for each in plans]
+    return digest_of("\0".join(parts).encode("utf-8", "backslashreplace"))
+
+
+def _included(plan: Plan) -> Iterator[Plan]:
+    for step in plan.walk():
+        if step.plan is not None:
+            yield step.plan
+            yield from _included(step.plan)
+
+
+def _is_agreed(plan: Plan, store: TrustStore, digest: str) -> bool:
+    """Whether the user agreed to a plan: to the file as it is, or to its directory."""
+    if store.holds("plan", plan.file, digest):
+        return True
+    files = [Path(os.path.realpath(each.file)) for each in (plan, *_included(plan))]
+    folders = list(_trusted_folders(store))
+    return all(_is_mine(file) and any(f in file.parents for f in folders) for file in files)
+
+
+def _trusted_folders(store: TrustStore) -> Iterator[Path]:
+    for entry in store.entries():
+        path = Path(entry.path)
+        if entry.kind == "plan" and entry.digest == EVERY_PLAN:
+            yield path
+        elif entry.kind == "project" and _has(path, entry.digest):
+            yield path.parent.parent  # PROJECT/.fractale/config.yaml
+
+
+def _has(path: Path, digest: str) -> bool:
+    try:
+        return digest_of(path.read_bytes()) == digest
+    except OSError:
+        return False
+
+
+def _is_mine(file: Path) -> bool:
+    try:
+        return fault_of(file.stat()) is None
+    except OSError:
+        return False
+
+
+def _description(plan: Plan, settings: Settings) -> str:
+    """What a plan would do, with nothing of one run's inputs, to say later what changed."""
+    from fractale.cli.dry_run import describe, text_lines
+
+    return "\n".join(text_lines(plan, describe(plan, None, settings)))
+
+
+def _shown_plan(
+    plan: Plan, settings: Settings, inputs: Mapping[str, Any], extensions: Extensions
+) -> list[str]:
+    from fractale.cli.dry_run import describe, shown_inputs, text_lines
+
+    found = describe(plan, shown_inputs(plan, inputs), settings, extensions)
+    return ["", *text_lines(plan, found), ""]
+
+
+# -- a run that the user did not start ------------------------------------------------------------
+
+
+def ask_about_run(folder: RunRecord, head: Mapping[str, Any], settings: Settings) -> None:
+    """See that the user started a run, or agrees to what its record names.
+
+    Raises:
+        SettingsError: The user did neither.
+    """
+    from fractale.cli.render.text import inert
+
+    environment = settings.environment
+    if own_runs.is_own(head, environment):
+        return
+    log, place = AuditLog.of(settings), str(folder.path)
+    if by := options.trust_given(environment):
+        log.record("trust", kind="run", path=place, run=folder.run_id, by=by)
+        return
+    if own_runs.is_agreed(folder.path, head, environment):
+        return
+    if not _on_terminal():
+        raise own_runs.not_own(folder.run_id, environment)
+    named = [str(each) for key in ("registries", "agents") for each in head.get(key) or ()]
+    lines = [f"You did not start run {folder.run_id}, or its record was changed: {folder.path}"]
+    lines += [f"  imports   {path}" for path in named]
+    lines += [f"  plan      {head.get('file') or head.get('plan') or '-'}"]
+    lines.append(f"  note      {own_runs.why_not_own(environment)}")
+    for line in lines:
+        click.echo(inert(line, 1000), err=True)
+    if not _agrees("Continue with it?"):
+        raise own_runs.not_own(folder.run_id, environment)
+    log.record("trust", kind="run", path=place, run=folder.run_id, by="person")
+    own_runs.agree(folder.path, head, environment)
+
+
+# -- what Studio's server imports -----------------------------------------------------------------
+
+
+def ask_about_config(settings: Settings) -> None:
+    """Ask about the directory's ``langgraph.json``, unless the user agreed to it as it is.
+
+    Raises:
+        UsageError: The user does not agree, or there is no terminal to ask on.
+        SettingsError: The user's trust store cannot be used.
+    """
+    from fractale.studio.launch import CONFIG
+
+    file = Path(CONFIG)
+    if not file.is_file():
+        return
+    log, place = AuditLog.of(settings), str(file.resolve())
+    if by := options.trust_given(settings.environment):
+        log.record("trust", kind="registry", path=place, by=by)
+        return
+    store, digest = trust_store(settings.environment), config_digest(file)
+    if store.holds("registry", file, digest):
+        return
+    lines = _shown_config(file)
+    refused = UsageError(
+        "\n".join([*lines, "you have not agreed to this yet"]),
+        hint=f"look at these files, then: fractale trust {CONFIG}\nor for once: --trust-project",
+    )
+    if not _on_terminal():
+        raise refused
+    click.echo("\n".join(lines), err=True)
+    if not _agrees("Do you trust these files?"):
+        raise UsageError("the server was not started", hint=refused.hint)
+    log.record("trust", kind="registry", path=place, digest=digest, by="person")
+    store.add("registry", file, digest, shown="\n".join(lines))
+
+
+def agree_to_config(file: Path, settings: Settings) -> list[str]:
+    """Keep that the user agrees to a ``langgraph.json`` as it is; what it imports, in lines.
+
+    Raises:
+        UsageError: The file is damaged.
+        SettingsError: The user's trust store cannot be used.
+    """
+    lines, digest = _shown_config(file), config_digest(file)
+    trust_store(settings.environment).add("registry", file, digest, shown="\n".join(lines))
+    return lines
+
+
+def _shown_config(file: Path) -> list[str]:
+    from fractale.cli.render.questions import exact
+    from fractale.studio.launch import read_config
+
+    config = read_config(file)
+    named = [f"  imports {exact(place)}" for place in _imported(config)]
+    named += [f"  takes variables from {exact(name)}" for name in _variables(config)]
+    return [f"for Studio's server, {exact(str(file.resolve()))}", *named]
+
+
+def config_digest(file: Path) -> str:
+    """A hash of a ``langgraph.json`` and of the files that it names."""
+    from fractale.studio.launch import read_config
+
+    config = read_config(file)
+    files = {place.rpartition(":")[0] for place in _imported(config)} | set(_variables(config))
+    parts = [file.read_bytes()]
+    for name in sorted(files):
+        path = file.parent / name
+        parts.append(name.encode() + b"\0" + (path.read_bytes() if path.is_file() else b""))
+    return digest_of(b"\0\0".join(parts))
+
+
+def _imported(value: Any) -> list[str]:
+    """Every ``FILE.py:NAME`` or ``MODULE:NAME`` in it, wherever it is."""
+    if isinstance(value, str):
+        return [value] if _IMPORTED.fullmatch(value) else []
+    if isinstance(value, dict):
+        inner = list(cast("dict[str, Any]", value).values())
+    else:
+        inner = cast("list[Any]", value) if isinstance(value, list) else []
+    return sorted({place for each in inner for place in _imported(each)})
+
+
+def _variables(config: Mapping[str, Any]) -> list[str]:
+    """The file of environment variables that the server reads."""
+    return [config["env"]] if isinstance(config.get("env"), str) else []

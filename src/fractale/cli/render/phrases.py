@@ -1,0 +1,136 @@
+"""Phrases for events: why a step ended, what it calls, how far it is, where it leads."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from fractale.cli.render.text import count, entries, fit, inert, table
+from fractale.plain import to_json
+
+
+def evidence(data: Mapping[str, Any]) -> str:
+    """Why a step ended as it did, in one line; empty for a plain success."""
+    by, event = str(data.get("decided_by") or ""), str(data.get("event_name") or "")
+    reason = inert(str(data.get("reason") or data.get("error") or ""), 1000)
+    if data.get("outcome") == "skipped":
+        return f"skipped: {reason}" if reason else "skipped"
+    own_event = event not in ("success", "failure", "")
+    if data.get("outcome") != "failure" and not own_event:
+        return notices_text(data)
+    error = inert(str(data.get("error") or ""), 1000)
+    if by == "exit_code" and error and reason not in error:
+        return f"{error} ({reason})"  # what happened to a job, and what shows it
+    words = reason if by == "rule" or not by else f"{by}: {reason}" if reason else by
+    return f"{inert(event)}: {words}" if own_event else words
+
+
+def notices_text(data: Mapping[str, Any]) -> str:
+    """Losses and warnings of a successful step: ``2 of 3 items failed; …``, ``1 warning``."""
+    notices = entries(data, "notices")
+    said = [inert(str(n.get("message")), 1000) for n in notices if n.get("kind") == "failed"]
+    kinds = [notice.get("kind") for notice in notices]
+    if lost := kinds.count("lost"):
+        said.append(f"{lost} lost")
+    if warnings := kinds.count("warning"):
+        said.append(count(warnings, "warning"))
+    return " · ".join(said)
+
+
+def target_of(step: Mapping[str, Any]) -> str:
+    """The tool, prompt or agent of a step; agent steps without a name use `ask`."""
+    return str(step.get("target") or ("ask" if step.get("type") == "agent" else ""))
+
+
+def call_text(data: Mapping[str, Any]) -> str:
+    """A call in short: ``build(path="/tmp", jobs=4)``."""
+    arguments = list(table(data, "arguments").items())[:8]
+    shown = ", ".join(f"{inert(name, 30)}={inert(as_json(v), 40)}" for name, v in arguments)
+    return fit(f"{inert(str(data.get('tool') or ''), 60)}({shown})", 160)
+
+
+def job_text(job: Mapping[str, Any]) -> list[str]:
+    """The state of a batch job: ``slurm job 4711 runs on node7``."""
+    state, reason = str(job.get("state") or ""), inert(str(job.get("reason") or ""), 300)
+    if not job.get("job"):
+        return [f"{state}: {reason}"]
+    named = f"{inert(str(job.get('scheduler') or ''), 20)} job {inert(str(job['job']), 40)}"
+    if confined := job.get("confined"):
+        named += f" (confined: {inert(str(confined), 20)})"
+    return [f"{named} {reason or state}"]
+
+
+def jobs_in_words(waiting: Sequence[Mapping[str, Any]]) -> str:
+    """The jobs that a run waits for: ``job 4711``, ``10 jobs``."""
+    jobs = [str(job["job"]) for job in waiting if job.get("job")]
+    more = len(waiting) - len(jobs)
+    words = f"job {inert(jobs[0], 40)}" if len(jobs) == 1 else f"{len(jobs)} jobs"
+    return f"{words}, with {more} more to be submitted" if more else words
+
+
+def progress_text(data: Mapping[str, Any]) -> str:
+    """How far a call is: ``40 %  pulling layers``."""
+    done, total = data.get("progress"), data.get("total")
+    figure = ""
+    if done is not None:
+        figure = f"{100 * done / total:.0f} %" if total else f"{done:g}"
+    return f"{figure}  {inert(str(data.get('message') or ''), 200)}".strip()
+
+
+def leads_to(
+    data: Mapping[str, Any], order: Sequence[Mapping[str, Any]], seen: Collection[str]
+) -> str:
+    """Where the run continues; empty if that is the plan's next step.
+
+    Args:
+        data: The fields of the event `step_finished`.
+        order: The plan's steps.
+        seen: The paths of steps that the run has reached.
+    """
+    path, target = str(data["step"]), data.get("next")
+    failed = data.get("outcome") == "failure"
+    if target in (None, "success", "failed"):
+        return ""
+    prefix = path.rpartition("/")[0]
+    there = f"{prefix}/{target}" if prefix else str(target)
+    if not failed and _is_next(path, there, [str(step["name"]) for step in order], seen):
+        return ""
+    if there == path:
+        words = f"→ again {target}"
+    elif there in seen:
+        words = f"→ back to {target}"
+    else:
+        words = f"→ on to {target}"
+    return f"{words}{' with the error' if failed else ''}"
+
+
+def _is_next(path: str, target: str, names: Sequence[str], seen: Collection[str]) -> bool:
+    """Whether only steps inside of `path` are between it and the target in the plan.
+
+    The order of an included plan is not known: a step that was not reached yet counts as next.
+    """
+    if path not in names or target not in names:
+        return target not in seen
+    if names.index(target) <= names.index(path):
+        return False
+    between = names[names.index(path) + 1 : names.index(target)]
+    return all(f"{path}/{name}" in seen for name in between)
+
+
+def answer_text(answer: Any) -> str:
+    """An answer that was given, on one line: ``yes`` to an approval, others as JSON."""
+    if isinstance(answer, bool):
+        return "yes" if answer else "no"
+    return as_json(answer)
+
+
+def as_json(value: Any) -> str:
+    """A value on one line."""
+    return to_json(value, default=str)
+
+
+def ordinal(number: int) -> str:
+    """``1st``, ``2nd``, ``3rd``, ``11th``."""
+    if number % 100 in (11, 12, 13):
+        return f"{number}th"
+    return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th') }"

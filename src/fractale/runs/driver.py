@@ -1,0 +1,394 @@
+"""One process's work on one run: from an input to a `RunResult`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from langgraph.errors import GraphDrained
+from langgraph.types import Command
+
+from fractale.audit import AuditLog
+from fractale.errors import (
+    AnswerError,
+    FractaleError,
+    LimitReached,
+    NotRecorded,
+    StoreError,
+    UsageError,
+)
+from fractale.events import Event
+from fractale.graph.compile import compile_plan, node_of
+from fractale.graph.context import Dependencies, RunContext
+from fractale.graph.fork_point import ForkPoint
+from fractale.graph.limits import Meter
+from fractale.graph.state import PlanState, initial_state
+from fractale.graph.step import AttemptsExceeded
+from fractale.jobs.budget import FileLedger, MemoryLedger
+from fractale.models import Usage
+from fractale.plan.model import FAILURE, Plan
+from fractale.questions import MISSING, Answers, is_job
+from fractale.record.jobs import RunJobs
+from fractale.runs.answering import Answering, in_order, step_order
+from fractale.runs.cancelling import stop_requests
+from fractale.runs.options import RunOptions
+from fractale.runs.reporter import RunReporter, limits_of, spent_by, used_in
+from fractale.runs.result import RunResult
+from fractale.settings import Settings
+from fractale.settings.files import CONFIG_VARIABLE
+from fractale.store.checkpoints import RunSaver, open_checkpoints
+from fractale.store.journal import FileJournal
+from fractale.store.locks import RunLock
+from fractale.store.notes import FileNotes, MemoryNotes
+from fractale.store.run_record import EventLog, RunRecord
+from fractale.store.serializer import StrictSerializer
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.base import BaseCheckpointSaver
+
+NO_RECURSION_LIMIT = 1_000_000_000
+"""fractale bounds its loops itself: by attempts, limits and rules."""
+
+
+class RunDriver:
+    """One process's work on one run: from an input to a `RunResult`.
+
+    Attributes:
+        notices: Code and words of what to warn of before anything runs.
+        parent: What run and step the run was forked from, where it was.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        dependencies: Dependencies,
+        plan: Plan,
+        options: RunOptions,
+        run_id: str,
+        folder: RunRecord | None,
+        secrets: Mapping[str, str],
+    ) -> None:
+        self._settings = settings
+        self._dependencies = dependencies
+        self._plan = plan
+        self._options = options
+        self._folder = folder
+        self._store = dependencies.outputs
+        self._answering = Answering(options)
+        self._reporter = RunReporter(plan, dependencies, options, folder)
+        self._ledger = FileLedger(folder.job_ledger) if folder else MemoryLedger()
+        self.notices: list[tuple[str, str]] = []
+        self.parent: Mapping[str, Any] | None = None
+        self.context = RunContext(
+            run_id=run_id,
+            plan_name=plan.name,
+            run_dir=folder.path if folder else None,
+            emit_event=self._hear,
+            meter=Meter(limits_of(plan, options), ledger=self._ledger),
+            secret_inputs=secrets,
+            secrets=settings.secrets,
+            masker=options.masker,
+            notes=FileNotes(folder.notes) if folder else MemoryNotes(),
+            ask_now=self._answering.ask_now,
+            keep_draft=folder.keep_draft if folder else _not_kept,
+            leave_jobs=self._suspends_on_jobs,
+            roots=_roots(settings, folder),
+            clock=options.clock,
+        )
+        self._answering.context = self._reporter.context = self.context
+        self._audit = AuditLog.of(settings, kept=options.keep, mask=self.context.mask)
+
+    def _hear(self, event: Event) -> None:
+        """Report an event. What a user agreed to is in the audit log before it is acted upon."""
+        self._audit.listen(event)
+        self._reporter.hear(event)
+
+    def _suspends_on_jobs(self) -> bool:
+        """Whether the run ends, or first asks the user, instead of waiting for a job."""
+        options = self._options
+        asks = options.person is not None and self.context.asked.is_set()
+        return options.detach or options.control.drain_requested or asks
+
+    async def resume(self, inputs: Mapping[str, Any]) -> RunResult:
+        """Continue from the last checkpoint.
+
+        Args:
+            inputs: What the run was started with, values or references.
+        """
+        async with AsyncExitStack() as stack:
+            graph, config = await self._open(stack)
+            snapshot = await graph.aget_state(config)
+            assert self._folder is not None  # noqa: S101 - only kept runs are resumed
+            if not snapshot.values:
+                self._check_untouched()
+                self._started(resumed=True)
+                return await self._drive(graph, config, self._first_state(inputs))
+            used = Usage()
+            for event in self._folder.read_events():
+                self._remember(event)
+                if event["event"] == "model_finished":
+                    used += used_in(event)
+            spent = spent_by(snapshot.values.get("spent"), used)
+            self.context.meter = Meter(limits_of(self._plan, self._options), spent, self._ledger)
+            # One that ended, but whose checkpoint was not written any more, is among the tasks and
+            # not in `next`.
+            if not snapshot.tasks:
+                return await self._finished(snapshot.values)
+            asked = [i for i in snapshot.interrupts if not is_job(i.value)]
+            self._options.replies.require([{**i.value, "id": i.id} for i in asked])
+            self._started(resumed=True)
+            return await self._drive(graph, config, None, snapshot.interrupts)
+
+    def _check_untouched(self) -> None:
+        """A run without a checkpoint may start anew only if it has done nothing.
+
+        Raises:
+            StoreError: It has: its checkpoints were lost.
+        """
+        folder = self._folder
+        if folder and (folder.journal.exists() or self._reporter.steps):
+            raise StoreError(
+                f"run {self.context.run_id} has no checkpoint to go on from",
+                hint="its checkpoints were lost, or are in another store: see `fractale config`",
+            )
+
+    def _remember(self, event: Mapping[str, Any]) -> None:
+        """Take over from the record what earlier processes of the run knew."""
+        if event["event"] == "step_finished":
+            self._reporter.step_finished(event)
+        elif event["event"] == "job_state":
+            self._reporter.jobs.add(event, float(event["time"]))
+        elif event["event"] == "answered":
+            self._answering.keep(event["question"], event["answer"])
+
+    def fork(self, point: ForkPoint, parent: Mapping[str, Any]) -> None:
+        """Have the run begin at a step in the middle of its plan.
+
+        Args:
+            parent: What run and step it was forked from.
+        """
+        self.context.entry, self.parent = point, parent
+        # Its ledger has a first line now: what that run's jobs had used.
+        self.context.meter = Meter(limits_of(self._plan, self._options), ledger=self._ledger)
+
+    async def drive(self, inputs: Mapping[str, Any]) -> RunResult:
+        """Run from the first step.
+
+        Args:
+            inputs: Of the plan, values or references.
+        """
+        async with AsyncExitStack() as stack:
+            graph, config = await self._open(stack)
+            if self._options.run_id:
+                await self._check_new(graph, config)
+            self._started(resumed=False)
+            return await self._drive(graph, config, self._first_state(inputs))
+
+    async def _check_new(self, graph: Any, config: dict[str, Any]) -> None:
+        """See that an id that the user chose is free: another state directory may have it.
+
+        Raises:
+            UsageError: So it is.
+        """
+        if (await graph.aget_state(config)).values:
+            if self._folder:
+                self._folder.remove()
+            where = "where the checkpoints are kept"
+            raise UsageError(f"there is a run `{self.context.run_id}` already {where}")
+
+    def _first_state(self, inputs: Mapping[str, Any]) -> PlanState:
+        state, entry = initial_state(inputs), self.context.entry
+        return entry.into(state) if entry else state
+
+    async def _open(self, stack: AsyncExitStack) -> tuple[Any, dict[str, Any]]:
+        if self._folder:
+            stack.enter_context(RunLock(self._folder))
+            stop = self._options.control.request_drain
+            await stack.enter_async_context(stop_requests(self._folder, stop))
+            self._reporter.log = log = EventLog(self._folder)
+            stack.callback(log.close)
+            self.context.journal = FileJournal(self._folder.journal)
+            stack.callback(self.context.journal.close)
+        elif isinstance(self._dependencies.jobs, RunJobs):
+            stack.push_async_callback(self._dependencies.jobs.remove_ended)
+        saver = await stack.enter_async_context(checkpoints(self._settings, self._options))
+        if isinstance(saver, RunSaver):
+            await stack.enter_async_context(saver.holding(self.context.run_id))
+            await saver.open_run(self.context.run_id)
+        entry = self.context.entry
+        builder = compile_plan(self._plan, self._dependencies, entry.step if entry else None)
+        graph = builder.compile(checkpointer=saver, name=self._plan.name)
+        config: dict[str, Any] = {
+            "configurable": {"thread_id": self.context.run_id},
+            "recursion_limit": NO_RECURSION_LIMIT,
+        }
+        return graph, config
+
+    def _started(self, *, resumed: bool) -> None:
+        forked = {"parent": self.parent} if self.parent and not resumed else {}
+        self._audit.record(
+            "resume" if resumed else "fork" if forked else "run",
+            run=self.context.run_id,
+            plan=self._plan.name,
+            file=self._plan.file,
+            yes=self._options.yes,
+            trusted=self._options.trusted or self._settings.environment.get(CONFIG_VARIABLE) == "1",
+            **forked,
+        )
+        self._reporter.started(resumed=resumed, parent=self.parent, notices=self.notices)
+
+    async def _drive(
+        self, graph: Any, config: dict[str, Any], given: Any, asked: Sequence[Any] = ()
+    ) -> RunResult:
+        """Run until an end, a limit, a stop, or a question without an answer.
+
+        Args:
+            given: The first input of the graph.
+            asked: What the graph waits for; answers to it are the first input.
+        """
+        try:
+            return await self._run(graph, config, given, asked)
+        except LimitReached as error:
+            words, left = error.message, self._jobs_left
+            return self._reporter.ended("limit", error=words, hint=error.hint, waiting=left)
+        except AttemptsExceeded as error:
+            return self._reporter.ended("failed", error=error.message, gave_up=error.step)
+        except GraphDrained:
+            words = "stopped on request at a step's boundary"
+            return self._reporter.ended("stopped", error=words, waiting=self._jobs_left)
+        except asyncio.CancelledError:
+            self._interrupted()
+            raise
+        except AnswerError:  # the user's, to correct
+            self._reporter.ended("waiting", waiting=self._answering.waiting)
+            raise
+        except NotRecorded:  # of a replay, which says so itself
+            raise
+        except StoreError as error:  # the run is sound: it can be resumed when there is room
+            return self._reporter.ended("stopped", error=str(error), hint=error.hint)
+        except FractaleError as error:
+            return self._reporter.ended("failed", error=str(error), hint=error.hint)
+
+    async def _run(
+        self, graph: Any, config: dict[str, Any], given: Any, asked: Sequence[Any]
+    ) -> RunResult:
+        questions = [i for i in asked if not is_job(i.value)]
+        if questions and not self._looks_first([i.value for i in questions]):
+            given = await self._answering.replies(questions, self._options.replies)
+            if given is None and len(questions) == len(asked):
+                return await self._finished({"__interrupt__": asked})
+        invoke = self._options.invoke
+        while True:
+            values = await (partial(invoke, graph) if invoke else graph.ainvoke)(
+                given,
+                config,
+                context=self.context,
+                durability="sync",
+                control=self._options.control,
+            )
+            given = await self._next_input(values)
+            if given is None:
+                return await self._finished(values)
+
+    def _looks_first(self, questions: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether the graph is to run again before the user is asked.
+
+        By now there may be evidence of a job of which nothing was known.
+        """
+        replies = self._options.replies
+        unknown = any(each.get("kind") == "job_unknown" for each in questions)
+        return unknown and all(replies.find(each) is MISSING for each in questions)
+
+    def _interrupted(self) -> None:
+        """Report that the process is being ended; a question that the user was at stays open."""
+        if self._answering.asking and self._answering.waiting:
+            self._reporter.ended("waiting", waiting=self._answering.waiting)
+        else:
+            unknown = self.context.journal.unfinished()
+            calls = [f"`{tool}` of step `{step}`" for step, tool in dict.fromkeys(unknown)]
+            words, hint = "interrupted", None
+            if calls:
+                words += f"; it is not known whether {', '.join(calls)} was done"
+                hint = f"`fractale resume {self.context.run_id}` asks before it calls it again"
+            self._reporter.ended("stopped", error=words, hint=hint, waiting=self._jobs_left)
+
+    @property
+    def _jobs_left(self) -> list[dict[str, Any]]:
+        """The jobs that keep running while the run does not."""
+        return sorted(self.context.jobs_waited_for.values(), key=step_order)
+
+    async def _next_input(self, values: Mapping[str, Any]) -> Any:
+        """What to invoke the graph with next, after an answer; None at an end."""
+        if interrupts := values.get("__interrupt__"):
+            self.context.asked.clear()
+            questions = [i for i in interrupts if not is_job(i.value)]
+            return await self._answering.replies(questions, Answers()) if questions else None
+        if self._options.person and values.get("status") == "failed":
+            return await self._ask_after_failure(values)
+        return None
+
+    async def _ask_after_failure(self, values: Mapping[str, Any]) -> Any:
+        """A failure that has no transition of its own: retry, skip or quit."""
+        step = self._plan.step(str(values["last"]))
+        record = values["steps"][step.name]
+        if FAILURE in step.transitions or record.get("event") != FAILURE:
+            return None
+        question = {"kind": "failure", "step": step.name, "error": values.get("error")}
+        if jobs := self._reporter.jobs.failed_in(step.name):
+            question["log"] = jobs[0]["log"]
+        answer = await self._answering.ask(question)
+        target = step.name
+        if answer == "skip":
+            target = self._plan.target_of(step, "success")
+        if answer not in ("retry", "skip") or target in ("success", "failed"):
+            return None
+        update: dict[str, Any] = {"goto": target, "status": None, "error": None}
+        return Command(goto=node_of(self._plan, target), update=update)
+
+    async def _finished(self, values: Mapping[str, Any]) -> RunResult:
+        """The result at an end of the graph."""
+        if interrupts := values.get("__interrupt__"):
+            waiting = [{**i.value, "id": i.id} for i in in_order(interrupts)]
+            if self._options.control.drain_requested and all(is_job(each) for each in waiting):
+                words = f"stopped on request ({self._options.control.drain_reason})"
+                return self._reporter.ended("stopped", error=words, waiting=waiting)
+            return self._reporter.ended("waiting", waiting=waiting)
+        if values.get("status") == "success":
+            outputs = self._store.get(values.get("outputs") or {})
+            return self._reporter.ended("success", outputs=outputs)
+        return self._reporter.ended("failed", error=str(values.get("error") or "the plan failed"))
+
+
+@asynccontextmanager
+async def checkpoints(
+    settings: Settings, options: RunOptions
+) -> AsyncGenerator[BaseCheckpointSaver[Any]]:
+    """The saver of the options, or the one of the state folder."""
+    if options.checkpointer is not None:
+        yield options.checkpointer
+    elif not options.keep:
+        from langgraph.checkpoint.memory import InMemorySaver
+
+        yield InMemorySaver(serde=StrictSerializer())
+    else:
+        async with open_checkpoints(settings.checkpoints) as saver:
+            yield saver
+
+
+def _roots(settings: Settings, folder: RunRecord | None) -> tuple[Path, ...]:
+    """What a model may read unasked: the project's files, and what the run keeps of its own.
+
+    Neither the home as a whole nor the root is a project.
+    """
+    here = Path.cwd()
+    folders = {here, settings.project_folder or here} - {Path.home(), Path(here.anchor)}
+    return (*sorted(folders), *([folder.path] if folder else []))
+
+
+def _not_kept(path: str, text: str) -> None:
+    """Drop a draft: the run is not recorded."""
+    del path, text

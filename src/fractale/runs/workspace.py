@@ -1,0 +1,299 @@
+"""The one way to open what runs need, for the command line, Python, Studio and the doctor.
+
+    async with Workspace.open(settings, plan, Extensions(registries=["tools.yaml"])) as workspace:
+        result = await workspace.runs.start(plan, {"who": "world"})
+
+In order: `Extensions` are the registry files and sub-agents that the user names. `Workspace.open`
+reads and imports them, once; serves their tools in this process, beside the servers of the
+settings; and closes every server at the end of the block. Models, the policy and `Runs` are made at
+their first use, so that a command that only lists tools imports no engine.
+
+`as_started` gives the settings and the extensions that a recorded run was started with.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fractale.errors import SettingsError
+from fractale.masking import Masker
+from fractale.plan.model import Plan
+from fractale.settings import ServerSettings, Settings, store_password, without_password
+from fractale.text import did_you_mean
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+
+    from fractale.agents.catalog import Catalog
+    from fractale.errors import Problem
+    from fractale.mcp import McpToolbox, Timing
+    from fractale.models import Models
+    from fractale.policy import Policy
+    from fractale.registry import Registry
+    from fractale.runs.service import Runs
+    from fractale.toolbox import Toolbox
+
+OnLog = Callable[[str, str, str], None]
+"""Receives a server's name, a level, and the message that it logged."""
+
+
+# Not `slots`: the files that were read are cached.
+@dataclass(frozen=True, kw_only=True)
+class Extensions:
+    """What the user adds to the servers of the settings. Only `load` imports any of it.
+
+    Args:
+        registries: Registry or server files, or such files that were read already.
+        agents: Sub-agents by dotted path.
+    """
+
+    registries: Sequence[Path | str | Registry] = ()
+    agents: Sequence[str] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.registries or self.agents)
+
+    @cached_property
+    def files(self) -> Sequence[Registry]:
+        """The registries, each file read once: a run uses what its user was shown.
+
+        Raises:
+            PlanError: A file cannot be read, or is wrong; with every problem.
+        """
+        from fractale.registry import Registry, load_registry
+
+        return [r if isinstance(r, Registry) else load_registry(r) for r in self.registries]
+
+    @property
+    def paths(self) -> list[str]:
+        """The registries' files as the user named them."""
+        return [str(getattr(each, "file", each)) for each in self.registries]
+
+    def load(self, plan: Plan | None = None) -> tuple[Catalog, list[Registry]]:
+        """Import what is named: the sub-agents, and the registries that are to be served.
+
+        Args:
+            plan: Its `agents` are added. They must be registered.
+
+        Raises:
+            PlanError: A registry file is wrong, two sub-agents have one name, or the plan names a
+                sub-agent that is not registered.
+        """
+        from fractale.agents.catalog import Catalog
+        from fractale.agents.own import split_agents, with_named
+
+        own, served = split_agents(with_named(self.files, self.agents, plan))
+        return Catalog(own), served
+
+
+class Workspace:
+    """Everything that runs use, opened by `Workspace.open`.
+
+    Args:
+        settings: As they count for the runs.
+        extensions: What `agents` and the local tools were loaded from.
+        agents: The sub-agents that a run can ask.
+        toolbox: The tools that a run can call; open as long as the workspace is.
+        model: Used for every step, in place of the model of the settings.
+        yes: Whether the user agrees beforehand to what the policy would ask about.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        extensions: Extensions,
+        agents: Catalog,
+        toolbox: Toolbox,
+        *,
+        model: BaseChatModel | None = None,
+        yes: bool = False,
+    ) -> None:
+        self.settings = settings
+        self.extensions = extensions
+        self.agents = agents
+        self.toolbox = toolbox
+        self._model = model
+        self._yes = yes
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        settings: Settings,
+        plan: Plan | None = None,
+        extensions: Extensions | None = None,
+        *,
+        tools: Toolbox | Sequence[Any] = (),
+        model: BaseChatModel | None = None,
+        yes: bool = False,
+        on_log: OnLog | None = None,
+        on_warning: Callable[[Problem], None] | None = None,
+        masker: Masker | None = None,
+        timing: Timing | None = None,
+    ) -> AsyncGenerator[Workspace]:
+        """Open what runs need, as long as the block lasts.
+
+        Args:
+            plan: Its `servers` narrow the settings' servers, its `agents` are added.
+            tools: Python functions or LangChain tools, served inside this process; or a toolbox
+                in place of all servers, which its owner closes.
+            model, yes: See `Workspace`.
+            on_log: Receives what servers log, with secrets masked.
+            on_warning: Receives what of a registry is left out; None: it is logged.
+            masker: The run's: it may learn more secrets while the tools are open.
+            timing: How long servers may take.
+
+        Raises:
+            PlanError: A registry file is wrong, with every problem, or the plan names a sub-agent
+                that is not registered.
+            SettingsError: The plan needs a server that the settings do not have.
+        """
+        extensions = extensions or Extensions()
+        agents, served = extensions.load(plan)
+        if not isinstance(tools, Sequence):
+            yield cls(settings, extensions, agents, tools, model=model, yes=yes)
+            return
+        from fractale.mcp import EmbeddedServer, McpToolbox
+        from fractale.pins import Pins
+        from fractale.registry import build_server
+
+        servers: list[ServerSettings | EmbeddedServer] = list(servers_of(settings, plan))
+        if served or tools:
+            server = build_server(served, functions=tools, on_warning=on_warning)
+            servers.append(EmbeddedServer(server=server))
+        masker = masker if masker is not None else Masker()
+        masker.add(*settings.secrets)
+        toolbox: McpToolbox = McpToolbox(
+            servers,
+            on_log=_masked(on_log, masker),
+            timing=timing,
+            pins=Pins(settings.lock_file, settings.servers, masker),
+        )
+        async with toolbox:
+            yield cls(settings, extensions, agents, toolbox, model=model, yes=yes)
+
+    @cached_property
+    def models(self) -> Models:
+        """The models of the settings, or the one that was given."""
+        from fractale.models import Models
+
+        return Models(self.settings, given=self._model)
+
+    @cached_property
+    def policy(self) -> Policy:
+        """What a model may call."""
+        from fractale.policy import Policy
+
+        return Policy(settings=self.settings.policy, yes=self._yes)
+
+    @cached_property
+    def runs(self) -> Runs:
+        """Starts, resumes and forks runs with what is open here."""
+        from fractale.runs.service import Runs
+
+        return Runs(
+            self.settings,
+            self.toolbox,
+            models=self.models,
+            policy=self.policy,
+            agents=self.agents,
+            head=self._head(),
+        )
+
+    def _head(self) -> dict[str, Any]:
+        """What the record of each run keeps, so that `as_started` can open the same again."""
+        model = {} if self._model is not None else {"model": self.settings.model_spec}
+        return {
+            "registries": [str(Path(path).absolute()) for path in self.extensions.paths],
+            "agents": list(self.extensions.agents),
+            **model,
+            "store": kept_store(self.settings),
+        }
+
+
+def _masked(on_log: OnLog | None, masker: Masker) -> OnLog | None:
+    if on_log is None:
+        return None
+    return lambda server, level, message: on_log(server, level, masker.text(message))
+
+
+def servers_of(settings: Settings, plan: Plan | None) -> list[ServerSettings]:
+    """The settings' servers that the plan needs; all of them if it does not say.
+
+    Raises:
+        SettingsError: The plan names a server that the settings do not have.
+    """
+    if plan is None or plan.servers is None:
+        return list(settings.servers.values())
+    missing = [name for name in plan.servers if name not in settings.servers]
+    if missing:
+        there = f"servers in the settings: {', '.join(settings.servers) or 'none'}"
+        raise SettingsError(
+            f"{plan.file} needs the server `{missing[0]}`, which the settings do not have",
+            hint=did_you_mean(missing[0], settings.servers, otherwise=there),
+        )
+    return [settings.servers[name] for name in plan.servers]
+
+
+# -- as a run was started -------------------------------------------------------------------------
+
+
+def as_started(
+    settings: Settings, head: Mapping[str, Any], given: Extensions | None = None
+) -> tuple[Settings, Extensions]:
+    """The settings and extensions that a run was started with, as its record's head has them.
+
+    What the command line names counts in place of it: model, store, registries, sub-agents.
+
+    Args:
+        given: Of the command line.
+
+    Raises:
+        SettingsError: The run's checkpoints are on a server whose password is not known.
+    """
+    settings = with_recorded_model(_with_recorded_store(settings, head), head)
+    given = given or Extensions()
+    recorded = [_where_now(Path(path), head) for path in head.get("registries", ())]
+    return settings, Extensions(
+        registries=given.registries or recorded, agents=given.agents or head.get("agents", ())
+    )
+
+
+def with_recorded_model(settings: Settings, head: Mapping[str, Any]) -> Settings:
+    """The settings with the model of a run, unless the command line names one."""
+    by = (settings.origins.get("model"), settings.origins.get("provider"))
+    if head.get("model") and "command line" not in by:
+        return settings.with_flags(model=head["model"])
+    return settings
+
+
+def _with_recorded_store(settings: Settings, head: Mapping[str, Any]) -> Settings:
+    there = head.get("store")
+    if there in (None, kept_store(settings)) or settings.origins.get("store") == "command line":
+        return settings
+    if store_password(there):
+        raise SettingsError(
+            f"the run keeps its checkpoints in {there}, and its password is kept nowhere",
+            hint="give it once more with --store, or leave it out there and set PGPASSWORD",
+        )
+    return settings.with_flags(store=there)
+
+
+def kept_store(settings: Settings) -> str:
+    """Where checkpoints are kept, as the record of a run names it: without a password."""
+    return without_password(settings.store) or "sqlite"
+
+
+def _where_now(path: Path, head: Mapping[str, Any]) -> Path:
+    """A file that a run was given; if its directory was moved as a whole, relative to this one."""
+    folder = head.get("folder")
+    if folder and not path.exists():
+        moved = Path.cwd() / os.path.relpath(path, folder)
+        return moved if moved.exists() else path
+    return path

@@ -1,0 +1,1 @@
+"""The doctor's checks, one module each. A check reads only: what is missing or broken."""

@@ -1,0 +1,207 @@
+"""What a site's security officer asks: sockets, polling, arguments, files, the audit log.
+
+Looked at is what is there now: this user's processes, the state folder, the settings. What a run
+does from its beginning to its end is shown by the tests, with strace and ss.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from fractale.audit import FILE
+from fractale.masking import Masker
+from fractale.settings import STARTED_BY, Settings
+from fractale.settings.secrets import shown_arguments
+from fractale.site.model import Check
+
+SECTION = "rules"
+MOST_FILES: Final = 100_000
+SHOWN: Final = 5
+_LISTENS: Final = "0A"
+
+
+@dataclass(frozen=True, slots=True)
+class FractaleProcess:
+    """A process of fractale: one of its own, or one that it has started."""
+
+    pid: int
+    words: tuple[str, ...]
+
+    @property
+    def serves(self) -> bool:
+        """Whether it is there to be reached: ``fractale serve`` or ``fractale studio``."""
+        return bool({"serve", "studio"} & set(self.words[:6])) and "--stdio" not in self.words
+
+
+def check_rules(settings: Settings) -> list[Check]:
+    """A line for each rule of a site, and for each way in which it is broken."""
+    processes = [*fractale_processes()]
+    return [
+        *_sockets(processes),
+        _polling(settings),
+        *_arguments(settings, processes),
+        *_files(settings),
+        *_audit(settings),
+    ]
+
+
+def fractale_processes() -> Iterator[FractaleProcess]:
+    """The processes of this user that are fractale's, or that it started."""
+    me = os.geteuid()
+    mark = f"{STARTED_BY}=".encode()
+    for entry in os.scandir("/proc") if Path("/proc").is_dir() else ():
+        with contextlib.suppress(OSError):
+            if not entry.name.isdigit() or entry.stat().st_uid != me:
+                continue
+            data = Path(entry.path, "cmdline").read_bytes()
+            words = tuple(os.fsdecode(each) for each in data.split(b"\0")[:-1])
+            names = [Path(word).name for word in words[:2]]
+            is_fractale = "fractale" in names or any(w.startswith("fractale.") for w in words[:4])
+            if is_fractale or mark in Path(entry.path, "environ").read_bytes():
+                yield FractaleProcess(int(entry.name), words)
+
+
+def _check(what: str, found: str, fix: str = "", *, warns: bool = False) -> Check:
+    verdict = "warning" if warns else "missing" if fix else "ok"
+    return Check(section=SECTION, what=what, verdict=verdict, found=found, fix=fix)
+
+
+def _sockets(processes: list[FractaleProcess]) -> Iterator[Check]:
+    what = "listening sockets"
+    ports = _listening()
+    found = [(each, ports[inode]) for each in processes for inode in _inodes(each.pid) & set(ports)]
+    for process, port in found:
+        where = f"process {process.pid} listens on port {port}"
+        if process.serves:
+            words = f"{where}: it was started to serve"
+            yield _check(what, words, "end it if others can use this machine", warns=True)
+        else:
+            yield _check(what, where, f"see what it is: ps -fp {process.pid}")
+    if not found:
+        yield _check(what, f"none, of {len(processes)} processes of fractale and its servers")
+
+
+def _listening() -> dict[str, int]:
+    """The port of each socket that listens, by its inode."""
+    ports: dict[str, int] = {}
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/net", table).read_text(encoding="ascii").splitlines()[1:]:
+                parts = line.split()
+                if parts[3] == _LISTENS:
+                    ports[parts[9]] = int(parts[1].rpartition(":")[2], 16)
+    return ports
+
+
+def _inodes(pid: int) -> set[str]:
+    """The sockets that a process has open."""
+    found: set[str] = set()
+    with contextlib.suppress(OSError):
+        for entry in Path("/proc", str(pid), "fd").iterdir():
+            with contextlib.suppress(OSError):
+                target = str(entry.readlink())
+                if target.startswith("socket:["):
+                    found.add(target[len("socket:[") : -1])
+    return found
+
+
+def _polling(settings: Settings) -> Check:
+    what, least = "polling", settings.poll_seconds
+    if least:
+        return _check(what, f"a scheduler is asked about all jobs at most every {least:g} s")
+    return _check(
+        what,
+        "`poll_seconds` is 0: a scheduler is asked at each look at a job",
+        "leave `poll_seconds` out (60), or set what the site asks for",
+        warns=True,
+    )
+
+
+def _arguments(settings: Settings, processes: list[FractaleProcess]) -> Iterator[Check]:
+    what, clean = "secrets in arguments", True
+    mask = Masker(settings.secrets).text
+    for process in processes:
+        if any(mask(word) != word for word in process.words):
+            clean = False
+            found = f"process {process.pid} has one: everybody sees it in `ps`"
+            yield _check(what, found, f"kill {process.pid}, and give the secret by a variable")
+    for name, server in settings.servers.items():
+        if tuple(shown_arguments(server.args)) != server.args:
+            clean = False
+            found = f"server `{name}` gets one in `args`: everybody sees it in `ps`"
+            yield _check(what, found, "give it by the server's `env`")
+    if clean:
+        yield _check(
+            what, f"none, of {len(processes)} processes and {len(settings.servers)} servers"
+        )
+
+
+def _files(settings: Settings) -> Iterator[Check]:
+    what, folder = "state folder", settings.state_dir
+    if not folder.exists():
+        yield _check(what, f"{folder} is not there yet; it will be yours alone")
+        return
+    info = folder.stat()
+    if info.st_uid != os.geteuid():
+        yield _check(what, f"{folder} belongs to uid {info.st_uid}", "set `state_dir` to your own")
+    elif info.st_mode & 0o077:
+        mode = stat.S_IMODE(info.st_mode)
+        found, only_seen = f"{folder} is open to others ({mode:o})", not info.st_mode & 0o022
+        yield _check(what, found, f"chmod 700 {folder}", warns=only_seen)
+    else:
+        yield _check(what, f"{folder} is yours alone; runs write there, and what tools are told to")
+    foreign = [*islice(_foreign(folder), SHOWN)]
+    for path, why in foreign:
+        yield _check("files", f"{path} {why}", f"see whose it is: ls -ld {path}")
+    if not foreign:
+        yield _check("files", "all below the state folder are yours, and no other can write them")
+
+
+def _foreign(folder: Path) -> Iterator[tuple[str, str]]:
+    """What below a folder is somebody else's, or can be written by others."""
+    seen = 0
+    for root, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            seen += 1
+            if seen > MOST_FILES:
+                return
+            with contextlib.suppress(OSError):
+                info = Path(root, name).lstat()
+                if info.st_uid != os.geteuid():
+                    yield str(Path(root, name)), f"belongs to uid {info.st_uid}"
+                elif info.st_mode & 0o022 and not stat.S_ISLNK(info.st_mode):
+                    yield str(Path(root, name)), "can be written by others"
+
+
+def _audit(settings: Settings) -> Iterator[Check]:
+    what, own = "audit log", settings.state_dir / FILE
+    place = own if own.exists() else settings.state_dir
+    if place.exists() and not os.access(place, os.W_OK):
+        yield _check(what, f"{own} cannot be written: runs end before they begin", f"ls -l {own}")
+    else:
+        lines = _lines(own)
+        yield _check(what, f"{own}, {lines} lines" if lines else f"{own}, from the first run on")
+    if settings.audit is None:
+        found = "no copy that an admin can read: the setting `audit` is not set"
+        yield _check("audit copy", found, "set `audit` to a file or folder of the site", warns=True)
+    elif not os.access(
+        settings.audit if settings.audit.exists() else settings.audit.parent, os.W_OK
+    ):
+        found = f"{settings.audit} cannot be written: runs end before they begin"
+        yield _check("audit copy", found, f"ls -ld {settings.audit}")
+    else:
+        yield _check("audit copy", str(settings.audit))
+
+
+def _lines(path: Path) -> int:
+    try:
+        return path.read_bytes().count(b"\n")
+    except OSError:
+        return 0

@@ -1,0 +1,140 @@
+"""What the site offers in general, where no plan says what is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fractale.plan.model import JobPlan, Template
+from fractale.schedulers.homes import NAMES as SCHEDULERS
+from fractale.site.checks.needs import BINDINGS, see_scheduler
+from fractale.site.examination import Examination
+from fractale.site.model import Check, Finding, words_of
+from fractale.site.plan_uses import jobs_of
+from fractale.site.probes.schedulers import chosen_scheduler
+from fractale.text import did_you_mean
+
+SECTION = "site"
+
+FEATURES: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "scheduler": (
+        SCHEDULERS,
+        "none: jobs run as processes of this machine",
+    ),
+    "containers": (
+        ("podman", "buildah", "docker", "apptainer", "singularity", "charliecloud"),
+        "none that works",
+    ),
+    "spack": (("spack",), "not here"),
+    "modules": (("modules",), "not here"),
+    "kubernetes": (("kubernetes",), "not here"),
+    "mpi": (("mpi",), "not here"),
+}
+"""Feature → the findings that can give it, and what is said where none of them is there."""
+
+
+async def check_site(exam: Examination) -> list[Check]:
+    """A line for each thing of a feature that is there, and one for each feature that is not."""
+    if not exam.is_general:
+        return await _jobs(exam)
+    checks: list[Check] = []
+    for feature, (names, none) in FEATURES.items():
+        findings = [exam.site.find(name) for name in names]
+        there = [each for each in findings if each.state != "absent"]
+        checks += [_found(exam, feature, each) for each in there]
+        if not there:
+            fix = _get(exam, names[0])
+            check = Check(section=SECTION, what=feature, verdict="warning", found=none, fix=fix)
+            checks.append(check)
+    return checks
+
+
+def _get(exam: Examination, name: str) -> str:
+    need = exam.needs.needs.get(name)
+    return need.get if need else ""
+
+
+def _found(exam: Examination, feature: str, finding: Finding) -> Check:
+    what = feature if feature == finding.name else f"{feature} {finding.name}"
+    if finding.state == "works":
+        return Check(section=SECTION, what=what, found=words_of(finding))
+    return Check(
+        section=SECTION,
+        what=what,
+        verdict="warning",
+        found=words_of(finding),
+        fix=_get(exam, finding.name),
+    )
+
+
+async def _jobs(exam: Examination) -> list[Check]:
+    """Where the plan's jobs would go: a scheduler that answers, queues that there are."""
+    jobs = jobs_of(exam.plan, exam.inputs) if exam.plan else []
+    named = [each.job.scheduler for each in jobs]
+    checks: list[Check] = []
+    # What only the run will tell (a template) may be anything.
+    if any(name is None for name in named):
+        checks.append(await scheduler_check(exam, None))
+    known = sorted({name for name in named if isinstance(name, str)})
+    checks += [await scheduler_check(exam, name) for name in known]
+    for each in jobs:
+        checks += check_queue(exam, each.step, each.job)
+    return checks
+
+
+async def scheduler_check(exam: Examination, name: str | None) -> Check:
+    """Whether jobs can be submitted.
+
+    Args:
+        name: The scheduler that a step names; None: the one that is taken where none is named.
+    """
+    works, found = await see_scheduler(exam, name)
+    what = f"scheduler {name}" if name else "scheduler"
+    if works:
+        return Check(section=SECTION, what=what, found=found)
+    taken = name or chosen_scheduler(exam.settings)
+    lacks = BINDINGS.get(taken, taken) if exam.site.find(taken).state == "works" else taken
+    fix = _get(exam, lacks)
+    return Check(section=SECTION, what=what, verdict="missing", found=found, fix=_or(exam, fix))
+
+
+def _or(exam: Examination, fix: str) -> str:
+    """What else would do: a scheduler that answers, or none."""
+    works = [name for name in SCHEDULERS if exam.site.find(name).state == "works"]
+    return f"{fix}; or name `scheduler: {works[0] if works else 'local'}`"
+
+
+def check_queue(exam: Examination, step: str, job: JobPlan) -> list[Check]:
+    """Whether the queue that a step names is there, and takes jobs as long as the step's."""
+    if not isinstance(job.queue, str):
+        return []  # none, or a template that only the run can fill in
+    if isinstance(job.scheduler, Template):
+        return []
+    name = str(job.scheduler or chosen_scheduler(exam.settings))
+    works = [f for f in [exam.site.find(name)] if f.state == "works"]
+    queues: list[dict[str, Any]] = list(works[0].details.get("queues", ())) if works else []
+    if not queues:
+        return []
+    known = {str(queue.get("name")): queue for queue in queues}
+    what = f"queue {job.queue}"
+    if job.queue not in known:
+        listed = ", ".join(list(known)[:8])
+        return [
+            Check(
+                section=SECTION,
+                what=what,
+                verdict="missing",
+                found=f"{works[0].name} has no such queue; there are {listed}",
+                fix=did_you_mean(job.queue, known, otherwise="name one of them"),
+                needed_by=(f"step {step}",),
+            )
+        ]
+    limit = known[job.queue].get("time_limit")
+    if limit and isinstance(job.time, int | float) and job.time > limit:
+        found = f"takes jobs of at most {limit / 60:g} min, and the step asks for {job.time / 60:g}"
+        fix = "ask for less `time`, or name another queue"
+        by = (f"step {step}",)
+        return [
+            Check(section=SECTION, what=what, verdict="missing", found=found, fix=fix, needed_by=by)
+        ]
+    return [Check(section=SECTION, what=what, found=f"{works[0].name} has it")]

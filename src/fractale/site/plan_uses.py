@@ -1,0 +1,282 @@
+"""What a plan names, calls and starts, as far as the plan and its inputs say it before it runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, TypeAlias, cast
+
+from fractale.durations import parse_duration
+from fractale.plan.model import JobPlan, Plan, Step, Template
+from fractale.schedulers.environment import launchers
+
+Values: TypeAlias = "Mapping[str, Any]"
+"""The inputs of a plan by name; `UNKNOWN` where only the run will tell."""
+
+INPUT = re.compile(r"\{\{\s*inputs\.(\w+)\s*\}\}")
+TEMPLATE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
+ANY_WORD = "{unknown}"
+"""Stands in a script for what only the run will tell."""
+
+
+SHELL = """
+    . : [ [[ ! { } ( alias bg break builtin exam cd command continue declare do done echo elif else
+    esac eval exit export false fg fi for function getopts hash if jobs kill let local logout printf
+    pwd read readonly return select set shift test then times trap true type typeset ulimit umask
+    unalias unset until wait while
+"""
+BUILT_IN = frozenset(SHELL.split())
+"""What the shell does itself, or what begins a construct: what follows is not looked at."""
+
+PASSES_ON = frozenset({"exec", "env", "nohup", "time", "command"})
+PROVIDES = frozenset({"module", "ml", "spack", "conda", "micromamba", "source", "."})
+"""What puts programs on the PATH: after it nothing can be told."""
+
+ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
+FIGURE = re.compile(r"\d+|\{\w+\}")
+PLAIN = re.compile(r"[\w./+@~-]+")
+
+
+class Unknown:
+    """What only the run will tell."""
+
+
+UNKNOWN: Final = Unknown()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedCall:
+    """A call of a tool that stands in a plan.
+
+    Args:
+        arguments: `UNKNOWN` where only the run will tell.
+    """
+
+    step: str
+    tool: str
+    arguments: Values
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedJob:
+    """A job step, with what is settled of where it goes.
+
+    Args:
+        script: Its script, or its command, with the inputs in their places.
+    """
+
+    step: str
+    job: JobPlan
+    script: str = ""
+
+
+def inputs_of(plan: Plan, given: Values) -> dict[str, Any]:
+    """A plan's inputs: what was given, else the defaults."""
+    named = {name: spec.default for name, spec in plan.inputs.items() if not spec.secret}
+    return {**named, **{name: given[name] for name in named if name in given}}
+
+
+def settled(value: Any, inputs: Values) -> Any:
+    """A value as it will be in a run; `UNKNOWN` where the inputs alone do not tell."""
+    if not isinstance(value, Template):
+        return value
+    if whole := INPUT.fullmatch(value.source.strip()):
+        return inputs.get(whole[1], UNKNOWN)
+    text = _with_inputs(value.source, inputs)
+    return UNKNOWN if TEMPLATE.search(text) else text
+
+
+def _with_inputs(source: str, inputs: Values) -> str:
+    def put(found: re.Match[str]) -> str:
+        value = inputs.get(found[1], UNKNOWN)
+        return found[0] if isinstance(value, Unknown) else "" if value is None else str(value)
+
+    return INPUT.sub(put, source)
+
+
+def script_of(value: Any, inputs: Values) -> str:
+    """The text of a script, in which a word stands for what only the run will tell."""
+    if isinstance(value, Template):
+        return TEMPLATE.sub(ANY_WORD, _with_inputs(value.source, inputs))
+    return value if isinstance(value, str) else ""
+
+
+def steps_of(plan: Plan, given: Values, prefix: str = "") -> Iterator[tuple[str, Step, Values]]:
+    """The steps of a plan and of the plans that it includes, each with its plan's inputs.
+
+    Yields:
+        The step's name, the step, and the inputs that its templates speak of.
+    """
+    inputs = inputs_of(plan, given)
+    for step in plan.walk():
+        yield f"{prefix}{step.name}", step, inputs
+        if step.plan is not None:
+            inner = {name: settled(value, inputs) for name, value in step.inputs.items()}
+            yield from steps_of(step.plan, inner, f"{prefix}{step.name}/")
+
+
+def calls_of(plan: Plan, given: Values) -> list[PlannedCall]:
+    """The calls of tools that stand in a plan with their arguments."""
+    calls: list[PlannedCall] = []
+    for name, step, inputs in steps_of(plan, given):
+        if step.kind == "tool" and step.target:
+            calls.append(_call(name, step.target, step.inputs, inputs))
+        # `optimize` calls a tool with arguments that stand in the plan.
+        tool, arguments = step.inputs.get("tool"), step.inputs.get("arguments")
+        if step.kind == "agent" and isinstance(tool, str) and isinstance(arguments, Mapping):
+            calls.append(_call(name, tool, cast("Mapping[str, Any]", arguments), inputs))
+    return calls
+
+
+def _call(step: str, tool: str, arguments: Mapping[str, Any], inputs: Values) -> PlannedCall:
+    known = {key: settled(value, inputs) for key, value in arguments.items()}
+    if "script" in arguments:
+        known["script"] = script_of(arguments["script"], inputs)
+    return PlannedCall(step=step, tool=tool, arguments=known)
+
+
+def jobs_of(plan: Plan, given: Values) -> list[PlannedJob]:
+    """The job steps of a plan."""
+    return [
+        PlannedJob(
+            step=name, job=_settled_job(step.job, inputs), script=_job_script(step.job, inputs)
+        )
+        for name, step, inputs in steps_of(plan, given)
+        if step.job is not None
+    ]
+
+
+def _settled_job(job: JobPlan, inputs: Values) -> JobPlan:
+    known = {name: settled(getattr(job, name), inputs) for name in ("scheduler", "queue", "time")}
+    if isinstance(known["time"], str):
+        known["time"] = _seconds(known["time"])
+    return replace(job, **{k: v for k, v in known.items() if not isinstance(v, Unknown)})
+
+
+def _seconds(text: str) -> float | Unknown:
+    try:
+        return parse_duration(text)
+    except ValueError:
+        return UNKNOWN
+
+
+def _job_script(job: JobPlan, inputs: Values) -> str:
+    if job.script is not None:
+        return script_of(job.script, inputs)
+    words = [script_of(word, inputs) for word in job.command]
+    return " ".join(words)
+
+
+# -- names of tools, prompts and agents ---------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NamedTargets:
+    """What a plan names, and the steps that name it.
+
+    Args:
+        names: Tool, prompt or agent → the steps that call it or let a model call it.
+        free: Steps whose model may call any tool.
+        calls: Of tools, with their arguments.
+    """
+
+    names: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    free: list[str] = field(default_factory=list[str])
+    calls: list[PlannedCall] = field(default_factory=list[PlannedCall])
+
+    def arguments(self, tools: Collection[str], name: str) -> list[Any]:
+        """The values that calls of some tools have for one argument; None where it is left out."""
+        names = {form for tool in tools for form in (tool, f"local.{tool}")}
+        return [call.arguments.get(name) for call in self.calls if call.tool in names]
+
+
+def named_by(plan: Plan | None, inputs: Mapping[str, Any] | None = None) -> NamedTargets:
+    """What a plan and the plans that it includes name.
+
+    Args:
+        inputs: The plan's, as far as they are given.
+    """
+    if plan is None:
+        return NamedTargets()
+    found = NamedTargets(calls=calls_of(plan, inputs or {}))
+    _add(plan, "", found)
+    return found
+
+
+def _add(plan: Plan, prefix: str, found: NamedTargets) -> None:
+    for step in plan.walk():
+        name = f"{prefix}{step.name}"
+        for target in _targets(step):
+            found.names.setdefault(target, []).append(name)
+        if step.kind in ("agent", "plan") and step.tools is None and step.plan is None:
+            found.free.append(name)
+        if step.plan is not None:
+            _add(step.plan, f"{name}/", found)
+
+
+def _targets(step: Step) -> list[str]:
+    """Names and globs of what a step calls."""
+    own = [step.target] if step.target and step.kind in ("tool", "prompt", "agent") else []
+    return [*own, *(step.tools or ())]
+
+
+# -- programs of scripts ------------------------------------------------------------------------
+
+
+def programs_of(script: str) -> list[str]:
+    """The programs that a script starts by name, in the order in which it names them.
+
+    Args:
+        script: Of sh or bash; one of another language has none that can be seen.
+    """
+    lines = script.replace("\\\n", " ").splitlines()
+    if lines and lines[0].startswith("#!") and not re.search(r"\b(ba|da|z|k)?sh\b", lines[0]):
+        return []
+    found: dict[str, None] = {}
+    defined = set(re.findall(r"^\s*(?:function\s+)?(\w+)\s*\(\)", script, re.MULTILINE))
+    for words in _commands(lines):
+        if words[0] in PROVIDES:
+            break
+        found.update(dict.fromkeys(_started(words)))
+        if "<<" in " ".join(words):
+            break
+    # What is named by a place in the job's folder may be put there by a step before.
+    return [name for name in found if name not in defined and name.find("/") < 1]
+
+
+def _commands(lines: Sequence[str]) -> Iterator[list[str]]:
+    """Each simple command's words; a line that is more than that only as far as it is one."""
+    for line in lines:
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError:  # a quote that goes over several lines: what follows can't be told
+            return
+        if words:
+            yield words
+
+
+def _started(words: Sequence[str]) -> Iterator[str]:
+    """The program of a command, and the one that it starts in its turn."""
+    rest = [*words]
+    while rest and (rest[0] in PASSES_ON or ASSIGNMENT.match(rest[0])):
+        rest = rest[1:]
+    if not rest or rest[0] in BUILT_IN or not PLAIN.fullmatch(rest[0]):
+        return
+    yield rest[0]
+    if Path(rest[0]).name in launchers() and (own := _launched(rest[1:])):
+        yield own
+
+
+def _launched(words: Sequence[str]) -> str:
+    """The program after a launcher's options; empty where an option may have a word as value."""
+    left = [*words]
+    while left and left[0].startswith("-"):
+        if "=" not in left[0]:
+            if len(left) < 2 or not FIGURE.fullmatch(left[1]):
+                return ""
+            left = left[1:]
+        left = left[1:]
+    return left[0] if left and PLAIN.fullmatch(left[0]) else ""

@@ -1,0 +1,95 @@
+"""The folders that count: where they are, how much room they have, whether runs are safe there."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from fractale.site.model import Finding
+from fractale.site.programs import Machine
+from fractale.store.filesystem import FileSystem, file_system
+
+SCRATCH = re.compile(r"\w*SCRATCH\w*|\w*WORK(DIR|_DIR)?|PROJ(ECT)?S?(DIR|_DIR)?|TMPDIR|TMP")
+"""Names of the variables by which sites tell where scratch and work are."""
+
+SAFE = "safe here"
+REFUSED = "refused here: locks do not reach other machines"
+
+
+async def folders(machine: Machine) -> list[Finding]:
+    """Home, the working and the state folder, scratch, work, and where temporary files go."""
+    found: list[Finding] = []
+    for path, roles in _places(machine).items():
+        name = ", ".join(roles)
+        try:
+            found.append(await machine.wait_for(lambda p=path, n=name: look_at(p, n)))
+        except TimeoutError:
+            why = f"it did not answer within {machine.timeout:g} s"
+            found.append(Finding(name=name, state="broken", path=str(path), problem=why))
+    return found
+
+
+def _places(machine: Machine) -> dict[Path, list[str]]:
+    """Folder → what it is; a folder that is several things is there once."""
+    env = machine.environment
+    named = {
+        "working folder": str(machine.folder.absolute()),
+        "runs": str(machine.state_dir.absolute()),
+        "home": env.get("HOME", ""),
+        "temporary": env.get("TMPDIR") or "/tmp",  # noqa: S108 - looked at, not written to
+    }
+    for variable in sorted(env):
+        if SCRATCH.fullmatch(variable) and env[variable].startswith("/"):
+            named.setdefault(f"${variable}", env[variable])
+    places: dict[Path, list[str]] = {}
+    for role, path in named.items():
+        if path:
+            places.setdefault(Path(path), []).append(role)
+    return places
+
+
+def look_at(path: Path, name: str) -> Finding:
+    """One folder. It need not be there: then the nearest folder above it is looked at."""
+    there = nearest(path)
+    place = file_system(there)
+    try:
+        room = os.statvfs(there)
+    except OSError as error:
+        return Finding(name=name, state="broken", path=str(path), problem=str(error))
+    details: dict[str, Any] = {
+        "exists": path.is_dir(),
+        "file_system": place.kind,
+        "mount": place.mount,
+        "network": place.network,
+        "total_bytes": room.f_frsize * room.f_blocks,
+        "free_bytes": room.f_frsize * room.f_bavail,
+        "free_files": room.f_favail if room.f_files else None,
+        "writable": os.access(there, os.W_OK | os.X_OK),
+        "runs": safety(place),
+    }
+    return Finding(name=name, path=str(path), details=details)
+
+
+def size(count: int) -> str:
+    """Bytes as people say them: ``12 GB``."""
+    amount = float(count)
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if amount < 1000 or unit == "TB":
+            break
+        amount /= 1000
+    return f"{amount:.0f} {unit}" if amount >= 10 or unit == "bytes" else f"{amount:.1f} {unit}"
+
+
+def nearest(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that is there."""
+    place = path.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return place
+
+
+def safety(place: FileSystem) -> str:
+    """Whether fractale's runs can be kept there, as `fractale.store` decides it."""
+    return REFUSED if place.network and not place.locks_everywhere else SAFE

@@ -1,0 +1,527 @@
+"""What ``graphs/*.py`` name for ``langgraph.json``: the graphs of the development server.
+
+The server asks for a graph at each use: to draw it, to read or change a thread, to run. A factory
+(`plan_graph`, `any_plan`, `prompt_graph`) builds a `StudioGraph` from files only: the plan of its
+`Source`, and what was drafted for it in a run. Tools, servers and models are opened by a run alone
+(`fractale.studio.runs`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, cast
+
+from langgraph.graph.state import CompiledStateGraph
+from starlette.exceptions import HTTPException
+
+from fractale.errors import FractaleError, PlanError, UsageError
+from fractale.graph.compile import compile_plan
+from fractale.graph.context import Dependencies
+from fractale.plan.build import load_plan, parse_plan
+from fractale.plan.model import InputSpec, Plan
+from fractale.record.plans import plan_hash, plan_of
+from fractale.runs.one_step import (
+    GENERALIST,
+    WORDS,
+    Expert,
+    find_agent,
+    find_prompt,
+    is_small,
+    keep_plan,
+    one_step_plan,
+)
+from fractale.runs.workspace import Extensions
+from fractale.settings import Settings
+from fractale.store.index import RunFilter, list_runs
+from fractale.store.run_record import RunRecord, RunRecords
+from fractale.studio.launch import OPTIONS, graph_name, server_settings
+from fractale.studio.runs import RunPerformer
+from fractale.studio.saver import RunThreads, one_line, read_head
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+
+    from fractale.graph.step import Graph
+    from fractale.runs.workspace import Workspace
+
+
+Factory: TypeAlias = "Callable[[dict[str, Any]], Awaitable[StudioGraph]]"
+"""Receives the server's config."""
+
+LOOKED_AT = 20
+"""Of a plan's runs, the latest ones, where one with drafts is looked for."""
+UNUSABLE = 422
+_ITEM = re.compile(r"\[\d+\]")
+
+
+def plan_graph(
+    path: Path | str, *, registries: Sequence[Path | str] = (), agents: Sequence[str] = ()
+) -> Factory:
+    """One plan, by its file: a run's input is the plan's inputs.
+
+    Args:
+        registries: Registry or server files whose tools its runs have.
+        agents: Sub-agents by dotted path.
+    """
+    return _factory(FilePlan(Path(path).absolute()), registries, agents)
+
+
+def plan_graphs(
+    folder: Path | str, registries: Mapping[str, Sequence[Path | str]] | None = None
+) -> dict[str, Factory]:
+    """The plans of a folder, by the names of their files.
+
+    Args:
+        registries: Name → the registry or server files that the plan needs.
+    """
+    known = registries or {}
+    return {
+        graph_name(path): plan_graph(path, registries=known.get(path.stem, ()))
+        for path in sorted(Path(folder).glob("*.yaml"))
+    }
+
+
+def any_plan(*, registries: Sequence[Path | str] = (), agents: Sequence[str] = ()) -> Factory:
+    """Any plan: its path or text is in the assistant's context, or in a run's input."""
+    return _factory(AnyPlan(), registries, agents)
+
+
+def prompt_graph(*, registries: Sequence[Path | str] = (), agents: Sequence[str] = ()) -> Factory:
+    """A question in words, as ``fractale prompt`` asks it."""
+    return _factory(Prompt(), registries, agents)
+
+
+def _factory(source: Source, registries: Sequence[Path | str], agents: Sequence[str]) -> Factory:
+    paths = [str(Path(path).absolute()) for path in registries]
+    own = Extensions(registries=paths, agents=agents)
+
+    async def graph(config: dict[str, Any]) -> StudioGraph:
+        # Files are read, and the graph is built, where the server's loop is not held up.
+        return await asyncio.to_thread(_build, source, own, config)
+
+    return graph
+
+
+def _build(source: Source, own: Extensions, config: dict[str, Any]) -> StudioGraph:
+    try:
+        settings = server_settings()
+        extensions = _with_options(settings, own)
+        fields = cast("RunnableConfig", config).get("configurable", {})
+        plan, drafts = _Look(settings, source, fields).look()
+    except PlanError as error:
+        raise HTTPException(UNUSABLE, "; ".join(map(str, error.problems))) from error
+    except FractaleError as error:
+        raise HTTPException(UNUSABLE, one_line(error)) from error
+    # A graph that is only looked at calls nothing.
+    deps = Dependencies(toolbox=cast("Any", None), drafts=drafts)
+    schemas = {"input": source.input_schema(plan), "context": source.context_schema()}
+    return StudioGraph.of(
+        compile_plan(plan, deps),
+        plan.name,
+        performer=RunPerformer(source=source, settings=settings, extensions=extensions),
+        schemas=schemas,
+    )
+
+
+def _with_options(settings: Settings, own: Extensions) -> Extensions:
+    """A graph's extensions with those that ``fractale studio`` was given."""
+    given = json.loads(settings.environment.get(OPTIONS) or "{}")
+    return Extensions(
+        registries=list(dict.fromkeys([*own.paths, *given.get("registries", ())])),
+        agents=list(dict.fromkeys([*own.agents, *given.get("agents", ())])),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What is to be drawn: the plan, and what was drafted for it in a run.
+
+    Args:
+        fields: What the server's config has.
+    """
+
+    settings: Settings
+    source: Source
+    fields: Mapping[str, Any]
+
+    def look(self) -> tuple[Plan, dict[str, str]]:
+        """The plan and its drafts: of the thread's run, of the one that is named, or the latest.
+
+        Raises:
+            FractaleError: The plan can't be used, or there is no such run.
+        """
+        folder = self._run()
+        plan = plan_of(folder, read_head(folder)) if folder else None
+        if folder is not None and plan is not None:
+            return plan, drafts_of(folder)
+        plan = self.source.shown(self.fields)
+        if self.fields.get("thread_id"):  # a thread without a run: nothing is drafted yet
+            return plan, {}
+        return plan, self._latest_drafts(plan)
+
+    def _run(self) -> RunRecord | None:
+        folders = RunRecords(self.settings.state_dir)
+        if thread := self.fields.get("thread_id"):
+            return RunThreads(folders).run_of(str(thread))
+        return folders.find(str(self.fields[RUN])) if self.fields.get(RUN) else None
+
+    def _latest_drafts(self, plan: Plan) -> dict[str, str]:
+        if not any(step.kind == "plan" and step.plan is None for step in plan.walk()):
+            return {}
+        folders, digest = RunRecords(self.settings.state_dir), plan_hash(plan)
+        rows = list_runs(self.settings.state_dir, RunFilter(plan=plan.name), LOOKED_AT)
+        for folder in (folders.at(row.id) for row in rows):
+            if read_head(folder).get("plan_hash") == digest and (drafts := drafts_of(folder)):
+                return drafts
+        return {}
+
+
+def drafts_of(folder: RunRecord) -> dict[str, str]:
+    """Path of a planned step → its draft in a run; of a foreach, that of the first item."""
+    found: dict[str, str] = {}
+    for path, text in folder.read_drafts().items():
+        found.setdefault(_ITEM.sub("", path), text)
+    return found
+
+
+# -- the graph of the server -----------------------------------------------------------------------
+
+
+OUTPUT: Mapping[str, Any] = {
+    "status": {"enum": ["success", "failed"]},
+    "outputs": {"description": "What the plan returns."},
+    "error": {"type": "string", "description": "Why it failed."},
+}
+
+
+class Performer(Protocol):
+    """Does what the server asks of a graph."""
+
+    def __call__(
+        self, graph: StudioGraph, given: Any, config: RunnableConfig, stream: Mapping[str, Any]
+    ) -> AsyncGenerator[Any]:
+        """Start a run, or resume one; gives its stream.
+
+        Args:
+            stream: How it is to be streamed: the other arguments of LangGraph's ``astream``.
+        """
+        ...
+
+
+class StudioGraph(CompiledStateGraph[Any, Any, Any, Any]):
+    """The steps of a plan as the server sees them.
+
+    It has the plan's nodes, edges and state, so that it can be drawn and its states can be read
+    and edited. It never calls anything: its stream is that of the run that `performer` does.
+
+    Args:
+        performer: Does runs.
+        schemas: JSON Schemas: ``input`` and ``context``.
+    """
+
+    def __init__(
+        self, *, performer: Performer, schemas: Mapping[str, Any], **attributes: Any
+    ) -> None:
+        # By these names, since LangGraph's `copy` gives every attribute to the constructor.
+        super().__init__(**attributes)
+        self.performer = performer
+        self.schemas = schemas
+
+    @classmethod
+    def of(
+        cls, builder: Graph, name: str, *, performer: Performer, schemas: Mapping[str, Any]
+    ) -> Self:
+        """A plan's graph for the server."""
+        attributes = dict(vars(builder.compile(name=name)))
+        attributes.pop("__orig_class__", None)
+        # The context of a run is no matter of the server's.
+        attributes["context_schema"] = None
+        return cls(**attributes, performer=performer, schemas=schemas)
+
+    def get_input_jsonschema(self, config: RunnableConfig | None = None) -> dict[str, Any]:
+        """What a run takes."""
+        del config
+        return dict(self.schemas["input"])
+
+    def get_output_jsonschema(self, config: RunnableConfig | None = None) -> dict[str, Any]:
+        """What a run gives: what the plan returns, or why it failed."""
+        del config
+        return {"title": "Output", "type": "object", "properties": dict(OUTPUT)}
+
+    def get_context_jsonschema(self) -> dict[str, Any]:
+        """What an assistant is given."""
+        return dict(self.schemas["context"])
+
+    async def astream(  # pyright: ignore[reportIncompatibleMethodOverride] - the overloads only say what versions give
+        self,
+        input: Any,  # noqa: A002 - LangGraph's name
+        config: RunnableConfig | None = None,
+        *,
+        context: Any = None,
+        durability: Any = None,
+        control: Any = None,
+        **stream: Any,
+    ) -> AsyncGenerator[Any]:
+        """Start a run on the thread, or resume its run.
+
+        Durability is always ``sync``, and a run has its own context and way to be stopped.
+        """
+        del context, durability, control
+        async with aclosing(self.performer(self, input, config or {}, stream)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+
+# -- where the plan of a new run comes from --------------------------------------------------------
+
+
+PLAN, INPUTS, RUN = "plan", "inputs", "run"
+NO_PLAN = """\
+name: any plan
+description: Name a plan in the assistant's context, or in the input.
+steps:
+  - {name: plan, type: plan, instruction: Name a plan.}
+"""
+
+Schema = dict[str, Any]
+SHOWN: Mapping[str, Schema] = {
+    RUN: {"type": "string", "description": "The run whose plan and drafts are drawn."}
+}
+
+
+class Source(Protocol):
+    """Where the plan of a new run comes from."""
+
+    def shown(self, context: Mapping[str, Any]) -> Plan:
+        """The plan to draw where there is no run.
+
+        Args:
+            context: What the assistant was given.
+
+        Raises:
+            PlanError: The plan is invalid.
+        """
+        ...
+
+    def input_schema(self, plan: Plan) -> Schema:
+        """JSON Schema of what a run is started with."""
+        ...
+
+    def context_schema(self) -> Schema:
+        """JSON Schema of what an assistant is given."""
+        ...
+
+    def opened_for(self, given: Mapping[str, Any], context: Mapping[str, Any]) -> Plan | None:
+        """The plan whose servers and sub-agents a run needs, if it is known before these are open.
+
+        Raises:
+            PlanError: The plan is invalid.
+            UsageError: No plan is named.
+        """
+        ...
+
+    async def plan(
+        self,
+        given: Mapping[str, Any],
+        opened: Plan | None,
+        workspace: Workspace,
+    ) -> tuple[Plan, dict[str, Any]]:
+        """The plan of a run, and the plan's inputs.
+
+        Args:
+            given: The run's input.
+            opened: What `opened_for` gave.
+
+        Raises:
+            UsageError: What was given can't be run.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FilePlan:
+    """One plan, from its file; a run's input is the plan's inputs."""
+
+    path: Path
+
+    def shown(self, context: Mapping[str, Any]) -> Plan:
+        """The plan as its file is today."""
+        del context
+        return load_plan(self.path)
+
+    def input_schema(self, plan: Plan) -> Schema:
+        """The plan's inputs."""
+        return schema_of_inputs(plan)
+
+    def context_schema(self) -> Schema:
+        """A run to draw."""
+        return _object(SHOWN)
+
+    def opened_for(self, given: Mapping[str, Any], context: Mapping[str, Any]) -> Plan:
+        """The plan as its file is today."""
+        del given
+        return self.shown(context)
+
+    async def plan(
+        self,
+        given: Mapping[str, Any],
+        opened: Plan | None,
+        workspace: Workspace,
+    ) -> tuple[Plan, dict[str, Any]]:
+        """The plan, and its inputs as they are given."""
+        del workspace
+        return opened or load_plan(self.path), dict(given)
+
+
+@dataclass(frozen=True, slots=True)
+class AnyPlan:
+    """The plan that an assistant's context or a run's input names: a path, or YAML text."""
+
+    def shown(self, context: Mapping[str, Any]) -> Plan:
+        """The plan of the context; without one, a plan that says so."""
+        named = context.get(PLAN)
+        return read_plan(str(named)) if named else parse_plan(NO_PLAN, "any plan")
+
+    def input_schema(self, plan: Plan) -> Schema:
+        """A plan, and its inputs."""
+        known = schema_of_inputs(plan)
+        inputs = known if known["properties"] else {"type": "object", "title": "Inputs"}
+        words = "A plan's path, or its YAML text; not needed where the assistant names one."
+        return _object({PLAN: {"type": "string", "description": words}, INPUTS: inputs})
+
+    def context_schema(self) -> Schema:
+        """A plan, or a run to draw."""
+        words = "A plan's path, or its YAML text."
+        return _object({PLAN: {"type": "string", "description": words}, **SHOWN})
+
+    def opened_for(self, given: Mapping[str, Any], context: Mapping[str, Any]) -> Plan:
+        """The plan that the input names, else that of the context."""
+        named = given.get(PLAN) or context.get(PLAN)
+        if not named:
+            raise UsageError(
+                "no plan is named",
+                hint="give one in the assistant's context, or as `plan` in the input",
+            )
+        return read_plan(str(named))
+
+    async def plan(
+        self,
+        given: Mapping[str, Any],
+        opened: Plan | None,
+        workspace: Workspace,
+    ) -> tuple[Plan, dict[str, Any]]:
+        """The plan, and what the input has for it under `inputs`."""
+        del workspace
+        assert opened is not None  # noqa: S101 - it was named
+        return opened, _inputs_in(given, {PLAN, INPUTS})
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A question in words, as ``fractale prompt`` and ``fractale agent`` ask it."""
+
+    def shown(self, context: Mapping[str, Any]) -> Plan:
+        """The steps that do what is asked: at once, or planned if the generalist hands over."""
+        del context
+        import yaml
+
+        data = one_step_plan(Expert(kind="agent", name=GENERALIST), "…", {}, direct=False)
+        return parse_plan(yaml.safe_dump(data, allow_unicode=True), "prompt")
+
+    def input_schema(self, plan: Plan) -> Schema:
+        """Words, and whom to ask."""
+        del plan
+        described = {
+            WORDS: ("string", "What to do."),
+            "agent": ("string", "Whom to ask: a sub-agent. Left out: the generalist."),
+            "prompt": ("string", "Whom to ask: a server's prompt."),
+            "direct": ("boolean", "Ask at once, without the planner."),
+            INPUTS: ("object", "What else it is given."),
+        }
+        fields = {
+            name: {"type": kind, "description": text} for name, (kind, text) in described.items()
+        }
+        return {**_object(fields), "required": [WORDS]}
+
+    def context_schema(self) -> Schema:
+        """A run to draw."""
+        return _object(SHOWN)
+
+    def opened_for(self, given: Mapping[str, Any], context: Mapping[str, Any]) -> Plan | None:
+        """None: all of the settings' servers may be needed to plan."""
+        del given, context
+
+    async def plan(
+        self,
+        given: Mapping[str, Any],
+        opened: Plan | None,
+        workspace: Workspace,
+    ) -> tuple[Plan, dict[str, Any]]:
+        """The plan of one step that asks."""
+        del opened
+        words = str(given.get(WORDS) or "")
+        inputs = _inputs_in(given, {WORDS, "agent", "prompt", "direct", INPUTS})
+        expert = await _expert(given, workspace)
+        direct, small = bool(given.get("direct")), is_small(workspace.settings.model_spec)
+        data = one_step_plan(expert, words, inputs, direct=direct, small=small)
+        plan = load_plan(keep_plan(data, workspace.settings.state_dir))
+        return plan, {**inputs, WORDS: words} if words else inputs
+
+
+async def _expert(given: Mapping[str, Any], workspace: Workspace) -> Expert:
+    name = given.get("prompt")
+    if not name:
+        name = str(given.get("agent") or GENERALIST)
+        return await find_agent(name, workspace.toolbox, workspace.agents)
+    found = await find_prompt(str(name), workspace.toolbox)
+    if found is None:
+        raise UsageError(f"no server has a prompt `{name}`", hint="see `fractale list prompts`")
+    return found
+
+
+def read_plan(named: str) -> Plan:
+    """A plan from its path, or from YAML text (text has a newline in it).
+
+    Raises:
+        PlanError: The plan is invalid, or there is none.
+    """
+    return parse_plan(named) if "\n" in named else load_plan(named)
+
+
+def schema_of_inputs(plan: Plan) -> Schema:
+    """JSON Schema of the plan's inputs; secret ones come from the environment only."""
+    specs = [spec for spec in plan.inputs.values() if not spec.secret]
+    schema = _object({spec.name: _schema_of(spec) for spec in specs})
+    return {**schema, "required": [spec.name for spec in specs if spec.required]}
+
+
+def _schema_of(spec: InputSpec) -> Schema:
+    known: Schema = {"title": spec.name}
+    values = {
+        "type": spec.type,
+        "description": spec.description or None,
+        "enum": list(spec.enum) if spec.enum else None,
+        "default": spec.default,
+        "minimum": spec.minimum,
+        "maximum": spec.maximum,
+    }
+    return known | {key: value for key, value in values.items() if value is not None}
+
+
+def _object(properties: Mapping[str, Schema]) -> Schema:
+    return {"title": "Input", "type": "object", "properties": dict(properties)}
+
+
+def _inputs_in(given: Mapping[str, Any], own: set[str]) -> dict[str, Any]:
+    inputs: Any = given.get(INPUTS) or {}
+    strange = sorted(set(given) - own)
+    if not isinstance(inputs, Mapping) or strange:
+        what = f"`{strange[0]}`" if strange else f"`{INPUTS}` that is no mapping"
+        raise UsageError(f"the input has {what}", hint=f"it takes: {', '.join(sorted(own))}")
+    return dict(cast("Mapping[str, Any]", inputs))

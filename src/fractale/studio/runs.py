@@ -1,0 +1,488 @@
+"""Runs in the development server: done as the command line does them, with their stream.
+
+`order_of` reads what the server asks of a thread: to start a run, or to resume its run, with an
+answer or from an earlier checkpoint. `RunPerformer` does it in a `Workspace` and streams the run.
+A run waits for disks and for other processes, as its journal must. In the server's own loop that
+would hold up every other request, and the development server refuses it. So each run has a thread
+with a loop of its own (`in_own_thread`), whose chunks arrive in the server's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
+
+from langgraph.errors import GraphDrained
+from langgraph.types import Command
+
+from fractale.errors import AnswerError, FractaleError, StoreError, UsageError
+from fractale.events import Event
+from fractale.plan.inputs import read_secrets
+from fractale.private import open_private
+from fractale.questions import Answers, is_job
+from fractale.runs.changes import plan_today
+from fractale.runs.options import RunOptions
+from fractale.runs.result import RunResult
+from fractale.runs.workspace import Extensions, Workspace, as_started, kept_store
+from fractale.settings import Settings
+from fractale.settings.own_runs import is_agreed, not_own
+from fractale.store.lines import append_line
+from fractale.store.run_record import RunRecord, RunRecords
+from fractale.studio.saver import KEPT_AS, RunThreads, one_line, read_head
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+
+    from fractale.studio.graphs import Source, StudioGraph
+
+
+BREAKPOINTS = ("interrupt_before", "interrupt_after")
+NAMING = ("debug", "checkpoints", "tasks")
+"""Kinds of chunk that name the thread."""
+
+
+class RunEnded(RuntimeError):
+    """A run that did not end in success, with its last words.
+
+    The server shows the words of the errors that it knows, and of no others.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPerformer:
+    """Does the runs of one graph.
+
+    Args:
+        source: Where the plans of new runs come from.
+        settings: As they were when the graph was opened.
+        extensions: Of new runs; a run that is resumed has those that it was started with.
+    """
+
+    source: Source
+    settings: Settings
+    extensions: Extensions
+
+    async def __call__(
+        self, graph: StudioGraph, given: Any, config: RunnableConfig, stream: Mapping[str, Any]
+    ) -> AsyncGenerator[Any]:
+        """Start a run or resume one, in a thread of its own; gives the run's stream.
+
+        Raises:
+            RunEnded: The run did not end in success, and does not wait either.
+        """
+        threads = RunThreads(RunRecords(self.settings.state_dir))
+        try:
+            order = await order_of(graph, threads, given, config)
+
+            async def work(emit: Emit) -> None:
+                await self._do(order, stream, emit)
+
+            async with aclosing(in_own_thread(work)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        except FractaleError as error:
+            raise RunEnded(one_line(error)) from error
+
+    async def _do(self, order: Order, stream: Mapping[str, Any], emit: Emit) -> None:
+        feed = _Feed(order, stream, emit)
+        options = RunOptions(
+            listeners=[feed.listen],
+            replies=order.replies,
+            answers=order.answers,
+            run_id=order.run_id if order.folder is None else None,
+            invoke=feed.invoke,
+        )
+        do = self._start if order.folder is None else self._resume
+        result = await do(order, options)
+        if result.status not in ("success", "waiting") and not feed.at_breakpoint:
+            hint = f" ({result.hint})" if result.hint else ""
+            raise RunEnded(f"run {result.run}: {result.status}: {result.error}{hint}")
+
+    async def _start(self, order: Order, options: RunOptions) -> RunResult:
+        opened = self.source.opened_for(order.given, order.context)
+        async with Workspace.open(self.settings, opened, self.extensions) as workspace:
+            plan, inputs = await self.source.plan(order.given, opened, workspace)
+            secrets = read_secrets(plan, self.settings.environment)
+            return await workspace.runs.start(
+                plan, inputs, options, secrets=secrets, head=order.head
+            )
+
+    async def _resume(self, order: Order, options: RunOptions) -> RunResult:
+        assert order.folder is not None  # noqa: S101 - the caller looked
+        take(order.folder, order.request)
+        head = order.folder.read_head()
+        if not is_agreed(order.folder.path, head, self.settings.environment):
+            raise not_own(order.folder.run_id, self.settings.environment)
+        _check_store(self.settings, head)
+        settings, extensions = as_started(self.settings, head)
+        plan = plan_today(order.folder, head)
+        async with Workspace.open(settings, plan, extensions) as workspace:
+            secrets = read_secrets(plan, settings.environment)
+            return await workspace.runs.resume(order.run_id, options, secrets=secrets)
+
+
+class _Feed:
+    """A run's stream, as the server wants it.
+
+    Attributes:
+        at_breakpoint: Whether the run stopped where the server wanted it to.
+    """
+
+    def __init__(self, order: Order, stream: Mapping[str, Any], emit: Emit) -> None:
+        self._order = order
+        self._stream = dict(stream)
+        self._emit = emit
+        modes: Any = stream.get("stream_mode") or ()
+        self._modes = [modes] if isinstance(modes, str) else list(modes)
+        self._subgraphs = bool(stream.get("subgraphs"))
+        self.at_breakpoint = False
+
+    async def invoke(
+        self, graph: Any, given: Any, config: RunnableConfig, **more: Any
+    ) -> Mapping[str, Any]:
+        """What the graph's ``ainvoke`` does, and each chunk to the server."""
+        known = {**config, "metadata": dict(self._order.metadata)}
+        async with aclosing(graph.astream(given, known, **self._stream, **more)) as chunks:
+            async for chunk in chunks:
+                self._emit(self._renamed(chunk))
+        state = await graph.aget_state(config)
+        if state.next and not state.interrupts and any(map(self._stream.get, BREAKPOINTS)):
+            self.at_breakpoint = True
+            raise GraphDrained
+        asked = {"__interrupt__": state.interrupts} if state.interrupts else {}
+        return {**state.values, **asked}
+
+    def listen(self, event: Event) -> None:
+        """Tell an event of the run where the server wants custom chunks."""
+        if "custom" in self._modes:
+            chunk = ("custom", event.as_dict())
+            self._emit(((), *chunk) if self._subgraphs else chunk)
+
+    def _renamed(self, chunk: Any) -> Any:
+        """A chunk with the server's name of the thread."""
+        if not isinstance(chunk, tuple):
+            return chunk
+        *head, mode, payload = cast("tuple[Any, ...]", chunk)
+        if mode not in NAMING:
+            return cast("Any", chunk)
+        return (*head, mode, _with_thread(payload, self._order.thread))
+
+
+def _with_thread(value: Any, thread: str) -> Any:
+    """The same with the thread named so in every config; states are left as they are."""
+    if isinstance(value, list):
+        return [_with_thread(each, thread) for each in cast("list[Any]", value)]
+    if not isinstance(value, dict):
+        return value
+    table = cast("dict[str, Any]", value)
+    if isinstance(fields := table.get("configurable"), dict) and "thread_id" in fields:
+        known = {k: v for k, v in cast("dict[str, Any]", fields).items() if not k.startswith("__")}
+        return {**table, "configurable": {**known, "thread_id": thread}}
+    kept = ("values", "input", "result")
+    return {k: v if k in kept else _with_thread(v, thread) for k, v in table.items()}
+
+
+def _check_store(settings: Settings, head: Mapping[str, Any]) -> None:
+    """See that a run's checkpoints are in the server's own store: no other one is open.
+
+    Raises:
+        UsageError: They are in another one.
+    """
+    there = head.get("store")
+    if there not in (None, kept_store(settings)):
+        raise UsageError(
+            f"the run keeps its checkpoints in {there}",
+            hint=f"start Studio with them: fractale studio --store {there}",
+        )
+
+
+# -- what the server asks for ----------------------------------------------------------------------
+
+
+LABELS = ("graph_id", "assistant_id", "run_id")
+"""Metadata of the server that a run's checkpoints get."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What is to be done.
+
+    Args:
+        thread: The server's thread.
+        run_id: The run's id, of a new one too.
+        folder: The run to resume; None: a new one.
+        given: The input of a new run.
+        context: What the assistant was given.
+        replies: Answers to what the run waits for.
+        answers: Answers to what it asks again on the way from an earlier place.
+        graph_id: The server's name of the graph.
+        request: The server's id of this order; the same where it tries once more.
+        metadata: What of the server the run's checkpoints get.
+    """
+
+    thread: str
+    run_id: str
+    folder: RunRecord | None = None
+    given: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    context: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    replies: Answers = field(default_factory=Answers)
+    answers: Answers = field(default_factory=Answers)
+    graph_id: str = ""
+    request: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """What the record of a new run keeps of it."""
+        kept = {"thread": self.thread, "graph": self.graph_id, "request": self.request}
+        return {KEPT_AS: kept}
+
+
+async def order_of(
+    graph: StudioGraph, threads: RunThreads, given: Any, config: RunnableConfig
+) -> Order:
+    """What the server wants, by what it gives the graph to stream.
+
+    Raises:
+        UsageError: It can't be done.
+        AnswerError: An answer is for no question that waits.
+    """
+    fields = config.get("configurable", {})
+    thread, metadata = str(fields["thread_id"]), config.get("metadata", {})
+    base: dict[str, Any] = {
+        "thread": thread,
+        "context": fields,
+        "graph_id": str(fields.get("graph_id") or ""),
+        "request": str(
+            fields.get("run_id") or metadata.get("run_id") or config.get("run_id") or ""
+        ),
+        "metadata": {name: str(fields[name]) for name in LABELS if fields.get(name)},
+    }
+    folder = await asyncio.to_thread(threads.run_of, thread)
+    if folder is not None and await asyncio.to_thread(was_taken, folder, base["request"]):
+        # The server was killed, and tries once more: all that is left to do is to resume. An answer
+        # that was given once would be one to another question now.
+        return Order(**base, run_id=folder.run_id, folder=folder)
+    if folder is None:
+        if not isinstance(given, Mapping):
+            raise UsageError("this thread has no run to resume", hint="give an input first")
+        run_id = await asyncio.to_thread(threads.id_for, thread)
+        known = cast("Mapping[str, Any]", given)
+        return Order(**base, run_id=run_id, given=known)
+    order = Order(**base, run_id=folder.run_id, folder=folder)
+    if isinstance(given, Mapping):
+        await _check_resumable(graph, order, cast("Mapping[str, Any]", given))
+        return order
+    return await _resumed(graph, order, given, fields)
+
+
+def take(folder: RunRecord, request: str) -> None:
+    """Keep that an order was taken, before anything of it is done.
+
+    Raises:
+        StoreError: It can't be written.
+    """
+    try:
+        descriptor = open_private(folder.studio_orders, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        try:
+            append_line(descriptor, f"{request}\n".encode())
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise StoreError(f"cannot write to the record of run {folder.run_id}: {error}") from error
+
+
+def was_taken(folder: RunRecord, request: str) -> bool:
+    """Whether an order was taken before: as a run's first one, or later."""
+    if read_head(folder).get(KEPT_AS, {}).get("request") == request:
+        return True
+    try:
+        return request in folder.studio_orders.read_text(encoding="utf-8").split()
+    except FileNotFoundError:
+        return False
+
+
+async def _check_resumable(graph: StudioGraph, order: Order, given: Mapping[str, Any]) -> None:
+    """See that an input for a run that has begun says nothing, and that the run can be resumed.
+
+    Studio has no other way to say so than a form that is left empty.
+    """
+    state = await graph.aget_state({"configurable": {"thread_id": order.thread}})
+    if given or (state.values and not state.tasks):
+        raise UsageError(
+            f"run {order.run_id} has begun on this thread, and a run takes its input once",
+            hint="open a new thread for another run, or resume this one without an input",
+        )
+
+
+async def _resumed(
+    graph: StudioGraph, order: Order, given: Any, fields: Mapping[str, Any]
+) -> Order:
+    latest: RunnableConfig = {"configurable": {"thread_id": order.thread}}
+    state = await graph.aget_state(latest)
+    place = _place(state)
+    at = str(fields.get("checkpoint_id") or place)
+    if fields.get("checkpoint_ns"):
+        raise UsageError(
+            "a run can't begin again inside of a step here",
+            hint=f"fractale fork {order.run_id} --at STEP/INNER does that",
+        )
+    if at == place:
+        return replace(order, replies=_replies(given, state.interrupts))
+    # From an earlier place: as a copy of it, so that what is done there again is done for real.
+    before: RunnableConfig = {"configurable": {"thread_id": order.thread, "checkpoint_id": at}}
+    asked = (await graph.aget_state(before)).interrupts
+    await graph.aupdate_state(before, None, as_node="__copy__")
+    return replace(order, answers=_by_step(given, asked))
+
+
+def _place(state: Any) -> str:
+    config = cast("dict[str, Any]", state.config or {})
+    return str(config.get("configurable", {}).get("checkpoint_id") or "")
+
+
+def _resumed_with(given: Any) -> Any:
+    """The answer in a command; None where there is none."""
+    if not isinstance(given, Command):
+        return None
+    command = cast("Command[Any]", given)
+    if command.update or command.goto:
+        raise UsageError(
+            "a run takes answers, no updates and no jumps",
+            hint="edit the thread's state, or fork the run",
+        )
+    return command.resume
+
+
+def _replies(given: Any, interrupts: Sequence[Any]) -> Answers:
+    """Answers by the ids of the questions that wait."""
+    answer = _resumed_with(given)
+    asked = [each for each in interrupts if not is_job(each.value)]
+    if answer is None:
+        return Answers()
+    if isinstance(answer, Mapping) and {*answer} <= {each.id for each in asked}:  # pyright: ignore[reportUnknownVariableType] - JSON is untyped
+        return Answers(cast("Mapping[str, Any]", answer))
+    if len(asked) != 1:
+        steps = ", ".join(str(each.value.get("step")) for each in asked) or "nothing"
+        raise AnswerError(
+            f"{len(asked)} questions wait: {steps}",
+            hint="answer them by their ids: {ID: ANSWER, …}",
+        )
+    return Answers({asked[0].id: answer})
+
+
+def _by_step(given: Any, interrupts: Sequence[Any]) -> Answers:
+    """Answers by the steps that will ask once more, under other ids."""
+    if _resumed_with(given) is None:
+        return Answers()
+    answers = _replies(given, interrupts)
+    asked = [{**each.value, "id": each.id} for each in interrupts if not is_job(each.value)]
+    return Answers({str(each["step"]): answers.find(each) for each in asked})
+
+
+# -- a thread with a loop of its own ---------------------------------------------------------------
+
+
+Emit = Callable[[Any], None]
+"""Takes one chunk of a run's stream."""
+
+Work = Callable[[Emit], Awaitable[None]]
+
+
+class _End:
+    """The end of the work, with what ended it."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+class _Worker:
+    """One thread with a loop that does one piece of work."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._home = asyncio.get_running_loop()
+        self._task: asyncio.Task[Any] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._cancelled = False
+        self.chunks: asyncio.Queue[Any] = asyncio.Queue()
+
+    def start(self) -> None:
+        threading.Thread(target=self._main, name="fractale-run", daemon=True).start()
+
+    def cancel(self) -> None:
+        """End the work as Ctrl-C would."""
+        self._cancelled = True
+        if self._loop and self._task:
+            self._loop.call_soon_threadsafe(self._task.cancel)
+
+    def _main(self) -> None:
+        _may_wait()
+        error: BaseException | None = None
+        try:
+            with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+                runner.run(self._do())
+        except BaseException as raised:  # noqa: BLE001 - it is raised again where it is waited for
+            error = raised
+        self._tell(_End(error))
+
+    async def _do(self) -> None:
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        if not self._cancelled:
+            await self._work(self._tell)
+
+    def _tell(self, chunk: Any) -> None:
+        self._home.call_soon_threadsafe(self.chunks.put_nowait, chunk)
+
+
+async def in_own_thread(work: Work) -> AsyncGenerator[Any]:
+    """Do work in a thread of its own.
+
+    Args:
+        work: Takes a function that takes each chunk.
+
+    Yields:
+        The chunks. Where the reader goes away, the work is cancelled, and its end waited for.
+
+    Raises:
+        BaseException: What the work raised.
+    """
+    worker = _Worker(work)
+    worker.start()
+    ended = False
+    try:
+        while True:
+            chunk = await worker.chunks.get()
+            if isinstance(chunk, _End):
+                ended = True
+                if chunk.error:
+                    raise chunk.error
+                return
+            yield chunk
+    finally:
+        if not ended:
+            worker.cancel()
+            await asyncio.shield(asyncio.ensure_future(_end_of(worker)))
+
+
+async def _end_of(worker: _Worker) -> None:
+    while not isinstance(await worker.chunks.get(), _End):
+        pass
+
+
+def _may_wait() -> None:
+    """Let this thread's loop wait: only its own run waits in it.
+
+    The server's watch over blocking calls (blockbuster) looks at every loop of the process, not
+    only at the server's, and has no other way to leave one out.
+    """
+    try:
+        from blockbuster import blockbuster
+    except ImportError:
+        return
+    blockbuster._skip.value = True  # pyright: ignore[reportPrivateUsage] - see above
