@@ -14,8 +14,8 @@ from fractale.agents.subagent import AgentAnswer, AgentRequest, Subagent
 from fractale.errors import PolicyError, ToolError
 from fractale.evidence import outputs_of
 from fractale.graph import model_call
-from fractale.graph.attempt import Attempt
 from fractale.graph.bindings import offered
+from fractale.graph.call import Attempt
 from fractale.graph.consent import agree
 from fractale.graph.context import RunContext
 from fractale.graph.interrupts import ask

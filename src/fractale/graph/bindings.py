@@ -32,7 +32,7 @@ from fractale.store.notes import MemoryNotes, Notes
 from fractale.toolbox import PromptInfo, Toolbox, ToolInfo
 
 if TYPE_CHECKING:
-    from fractale.graph.attempt import Attempt
+    from fractale.graph.call import Attempt
 
 KEY = "bindings"
 PROMPT = "prompt:"
@@ -194,7 +194,8 @@ class Bindings:
 
     def is_rejected(self, tool: ToolInfo) -> bool:
         """Whether the person refused this definition of the tool in this run."""
-        return (bound_to(tool), tool.definition) in self._rejected
+        # Without any, the definition need not be hashed.
+        return bool(self._rejected) and (bound_to(tool), tool.definition) in self._rejected
 
     def accept(self, tools: Iterable[ToolInfo]) -> None:
         """Agree to tools as they are now, in this run and in later ones."""

@@ -21,7 +21,15 @@ from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.kinds import Compiler, build
 from fractale.graph.scope import Needs, needs_of, step_values
 from fractale.graph.state import PlanState, Spent
-from fractale.graph.step import Graph, NodeFunction, StepNode, add_node, add_step, bare_node
+from fractale.graph.step import (
+    Graph,
+    NodeFunction,
+    StepNode,
+    add_node,
+    add_step,
+    bare_node,
+    targets_of,
+)
 from fractale.plan.model import Plan, Step
 
 FLAT_STEPS = 32
@@ -139,19 +147,13 @@ def _jump_targets(plan: Plan, inside: frozenset[str]) -> set[str]:
         target
         for step in plan.steps
         if step.name not in inside
-        for target in _targets(plan, step).values()
+        for target in targets_of(plan, step).values()
         if target in inside
     }
 
 
-def _targets(plan: Plan, step: Step) -> dict[str, str]:
-    """Event → where it leads, for every event that the step can have."""
-    events = {"success", "failure", *step.transitions, *(rule.event for rule in step.rules)}
-    return {event: plan.target_of(step, event) for event in sorted(events)}
-
-
 def _exits_of_step(plan: Plan, step: Step, home: Mapping[str, str]) -> dict[Hashable, str]:
-    return {event: home.get(to, END) for event, to in _targets(plan, step).items()}
+    return {event: home.get(to, END) for event, to in targets_of(plan, step).items()}
 
 
 def _exits_of_segment(
@@ -159,7 +161,7 @@ def _exits_of_segment(
 ) -> dict[Hashable, str]:
     """Step name or end → node, for everything outside that the segment can lead to."""
     inside = {step.name for step in group}
-    targets = {t for step in group for t in _targets(plan, step).values()} - inside
+    targets = {t for step in group for t in targets_of(plan, step).values()} - inside
     return {target: home.get(target, END) for target in sorted(targets)}
 
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from fractale import questions
 from fractale.errors import PolicyError, ToolError
-from fractale.graph.attempt import Attempt
+from fractale.graph.call import Attempt
 from fractale.graph.interrupts import ask
 from fractale.labels import NO_LABELS, Source, Taint, shown
 from fractale.paths import PATHS, forbidden, is_inside

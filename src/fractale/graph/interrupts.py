@@ -27,15 +27,7 @@ from fractale.questions import (
 )
 
 if TYPE_CHECKING:
-    from fractale.graph.attempt import Attempt
-
-
-def current_task() -> str:
-    """LangGraph's namespace of the task that runs now; empty outside a graph."""
-    try:
-        return str(get_config().get("configurable", {}).get("checkpoint_ns", ""))
-    except RuntimeError:
-        return ""
+    from fractale.graph.call import Attempt
 
 
 def suspend(waiting: dict[str, Any]) -> NoReturn:
@@ -46,7 +38,8 @@ def suspend(waiting: dict[str, Any]) -> NoReturn:
     Args:
         waiting: What the run waits for, as `fractale.questions.job` says it.
     """
-    raise GraphInterrupt((Interrupt.from_ns(value=waiting, ns=current_task()),))
+    task = str(get_config().get("configurable", {}).get("checkpoint_ns", ""))
+    raise GraphInterrupt((Interrupt.from_ns(value=waiting, ns=task),))
 
 
 def is_suspended(error: BaseException | None) -> bool:
@@ -78,7 +71,7 @@ def ask(attempt: Attempt, question: Mapping[str, Any], *, replayed: bool = False
     """
     asked = attempt.context.mask(dict(question))
     wanted = identity(asked)
-    replies = attempt.replies.setdefault(current_task(), [])
+    replies = attempt.replies.setdefault(attempt.journal.task, [])
     shown = asked
     while True:
         for index, (belongs_to, answer) in enumerate(replies):

@@ -12,7 +12,7 @@ from typing import Any
 
 from fractale import questions
 from fractale.errors import JobError, ToolError
-from fractale.graph.attempt import Attempt
+from fractale.graph.call import Attempt
 from fractale.graph.interrupts import suspend
 from fractale.jobs import JobSpec
 from fractale.jobs.budget import LIMITS, Amount, Size, short_amount

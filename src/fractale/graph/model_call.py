@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from langchain_core.messages import AIMessage, BaseMessage, message_to_dict, messages_from_dict
 
 from fractale.errors import CallError, ModelError, ModelUnavailable, without_positions
-from fractale.graph.attempt import Attempt
-from fractale.graph.call import Codec, once
+from fractale.graph.call import Attempt, Codec, once
 from fractale.graph.errors_as_data import Elicited
 from fractale.models import Answer, Usage
 from fractale.store.journal import Call, digest_of

@@ -24,7 +24,7 @@ from fractale.evidence import (
     with_detail,
 )
 from fractale.graph import model_call
-from fractale.graph.attempt import Attempt
+from fractale.graph.call import Attempt
 from fractale.graph.state import DecidedBy, Outcome, Record
 from fractale.models import Usage
 from fractale.models.json_text import json_values

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
-from fractale.graph.attempt import Attempt
+from fractale.graph.call import Attempt
 from fractale.graph.consent import agree
 from fractale.graph.kinds.tool import call_tool, with_files
 from fractale.labels import Source

@@ -20,8 +20,8 @@ from langgraph.runtime import Runtime
 from langgraph.types import RetryPolicy
 
 from fractale.errors import CallError, FractaleError, TransportError
-from fractale.graph.attempt import Attempt
 from fractale.graph.bindings import resolve
+from fractale.graph.call import Attempt
 from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.interrupts import asks
 from fractale.graph.outcome import CallResult, Decision, as_plain, decide, record_of
@@ -78,6 +78,8 @@ class StepNode:
         members: The steps of the same graph; a transition to any other leaves the graph.
         needs: What its templates may read.
         reads_resources: Whether its inputs name MCP resources.
+        leads_to: Event → step name, ``success`` or ``failed``. Empty for a step of a parallel
+            block, which leads nowhere.
         perform: Makes the call. Raises CallError if it failed.
         inside: The compiled graph of a step that is more than a single call.
         entered_as: `AsStep`, or `AsItem` for the items of its foreach.
@@ -89,6 +91,7 @@ class StepNode:
     members: frozenset[str]
     needs: Needs
     reads_resources: bool
+    leads_to: Mapping[str, str]
     perform: Callable[[Attempt], Awaitable[CallResult]] = _perform
     inside: Any = None
     entered_as: "type[AsStep | AsItem]"
@@ -161,8 +164,15 @@ def bare_node(plan: Plan, step: Step, deps: Dependencies, members: frozenset[str
         members=members,
         needs=needs_of(step_values(step)),
         reads_resources=step.job is None and has_resource(dict(step.inputs)),
+        leads_to=targets_of(plan, step) if step.name in plan.next_steps else {},
         entered_as=AsStep,
     )
+
+
+def targets_of(plan: Plan, step: Step) -> dict[str, str]:
+    """Event → where it leads, for every event that the step can have."""
+    events = {"success", "failure", *step.transitions, *(rule.event for rule in step.rules)}
+    return {event: plan.target_of(step, event) for event in sorted(events)}
 
 
 def item_node(node: StepNode) -> StepNode:
@@ -277,10 +287,8 @@ class AsStep:
         """Where the run goes from here, as changes of the state."""
         if "inherited" in self.before:  # attempts that an earlier run made, for all later ones
             record["inherited"] = self.before["inherited"]
-        name, plan = self.node.step.name, self.node.plan
+        name, target = self.node.step.name, self.node.leads_to.get(decision.event)
         update = PlanState(steps={name: record})
-        # A step of a parallel block leads nowhere.
-        target = plan.target_of(self.node.step, decision.event) if name in plan.next_steps else None
         if target is not None:
             update["last"] = name
         if target in ENDS:

@@ -2,20 +2,16 @@
 
 Everything that touches the MCP libraries is in this package, in the order in which a call goes:
 
-- `toolbox` takes a call by name and gives back fractale's own types,
-- `routes` finds the server that a name belongs to,
-- `owner` keeps one server: connects, and connects again where it was lost,
-- `lists` is what it lists, watched for changes,
-- `connection` is one live session and the task that holds it; `session` is the library's,
-- `asking` brings what a server asks meanwhile to the call that it belongs to,
-- `stdio`, `http`, `memory` carry the messages, and turn each fault into that call's error,
-- `wire` is what those three and the connection say to each other,
-- `convert` translates between MCP's types and ours,
-- `images` converts images for models, by `langchain-mcp-adapters`,
-- `logs` leaves out what the library logs as an error and is none.
+- `toolbox` finds the server that a name belongs to, and returns fractale's own types;
+- `manager` keeps the sessions of one server, and its catalog; it reconnects after a loss;
+- `session` is one live session: its requests, and what the server asks meanwhile;
+- `stdio`, `http`, `memory` are the transports, and turn each fault into that call's error;
+  `transport` is what they share; `children` ends what a started server leaves behind;
+- `convert` translates between MCP's types and ours; `images` converts images for models, by
+  `langchain-mcp-adapters`.
 """
 
 from fractale.mcp.toolbox import McpToolbox
-from fractale.mcp.wire import MAX_ANSWER_BYTES, EmbeddedServer, OnLog, Timing
+from fractale.mcp.transport import MAX_ANSWER_BYTES, EmbeddedServer, OnLog, Timing
 
 __all__ = ["MAX_ANSWER_BYTES", "EmbeddedServer", "McpToolbox", "OnLog", "Timing"]

@@ -10,7 +10,7 @@ from typing import Any, cast
 from mcp import types
 
 from fractale.errors import ToolError
-from fractale.mcp.wire import MAX_ANSWER_BYTES, too_long
+from fractale.mcp.transport import MAX_ANSWER_BYTES, too_long
 from fractale.toolbox import PromptInfo, PromptMessage, ResourceInfo, ToolInfo, ToolResult
 
 OWN_PREFIX = "fractale."

@@ -13,19 +13,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, cast
 
+import anyio
 import httpx
+from anyio.abc import ObjectReceiveStream
 from mcp import types
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.message import SessionMessage
 from mcp.shared.version import SUPPORTED_PROTOCOL_VERSIONS
 
 from fractale.errors import ToolError, TransportError
-from fractale.mcp.events import EventStream
-from fractale.mcp.wire import MAX_ANSWER_BYTES, Answer, Streams, Wire, answers_beside, too_long
+from fractale.mcp.transport import MAX_ANSWER_BYTES, Answer, Streams, TransportHooks, too_long
 from fractale.settings import ServerSettings, shown_url
 from fractale.text import clip
 
@@ -53,14 +56,14 @@ SIDE_SECONDS = 5.0
 
 
 @contextlib.asynccontextmanager
-async def http_streams(settings: ServerSettings, wire: Wire) -> AsyncGenerator[Streams]:
+async def http_streams(settings: ServerSettings, hooks: TransportHooks) -> AsyncGenerator[Streams]:
     """Carry messages over streamable HTTP, or over the older SSE, until the block ends.
 
     Raises:
         ToolError: The certificates cannot be read, or the server refused.
         TransportError: The server cannot be reached.
     """
-    client = GuardedClient(settings, wire)
+    client = GuardedClient(settings, hooks)
     url = settings.url or ""
     if settings.transport == "sse":
 
@@ -88,8 +91,8 @@ class GuardedClient(httpx.AsyncClient):
         answer: Gives an answer to the session where answers do not come with the response.
     """
 
-    def __init__(self, settings: ServerSettings, wire: Wire) -> None:
-        self._wire = wire
+    def __init__(self, settings: ServerSettings, hooks: TransportHooks) -> None:
+        self._hooks = hooks
         self._settings = settings
         self._is_sse = settings.transport == "sse"
         self._last_event: dict[types.RequestId, str] = {}
@@ -98,7 +101,7 @@ class GuardedClient(httpx.AsyncClient):
             headers=_headers(settings),
             verify=_verify(settings),
             # A slow tool is not a hung one: only connecting has a time of its own.
-            timeout=httpx.Timeout(None, connect=wire.timing.connect),
+            timeout=httpx.Timeout(None, connect=hooks.timing.connect),
             limits=httpx.Limits(max_connections=None, keepalive_expiry=3.0),
             # Proxies of the environment; never for a server on this machine.
             trust_env=httpx.URL(settings.url or "").host not in LOOPBACK,
@@ -166,7 +169,7 @@ class GuardedClient(httpx.AsyncClient):
         if kind.startswith("text/event-stream"):
             stream = cast("httpx.AsyncByteStream", response.stream)
             waiting = "everyone" if self._is_sse else request_id
-            response.stream = EventStream(stream, self._wire, waiting, self._last_event)
+            response.stream = EventStream(stream, self._hooks, waiting, self._last_event)
             return response
         if request_id is None:
             return response
@@ -174,7 +177,7 @@ class GuardedClient(httpx.AsyncClient):
             return await self._read_json(request, request_id, response)
         await response.aclose()
         error = TransportError(
-            f"server `{self._wire.server}` answered with `{kind or 'nothing'}`, which is not MCP",
+            f"server `{self._hooks.server}` answered with `{kind or 'nothing'}`, which is not MCP",
             sent=True,
             hint="does its `url` name the MCP endpoint? often that ends in /mcp",
         )
@@ -191,13 +194,13 @@ class GuardedClient(httpx.AsyncClient):
                     if len(body) > MAX_ANSWER_BYTES:
                         length = response.headers.get("content-length", "")
                         size = int(length) if length.isdigit() else None
-                        return self._fail(request, request_id, too_long(self._wire.server, size))
+                        return self._fail(request, request_id, too_long(self._hooks.server, size))
             types.JSONRPCMessage.model_validate_json(bytes(body))
         except (httpx.TransportError, httpx.DecodingError) as error:
             return self._fail(request, request_id, self._fault_of_transport(error))
         except ValueError:
             error = TransportError(
-                f"server `{self._wire.server}` sent a message that is broken", sent=True
+                f"server `{self._hooks.server}` sent a message that is broken", sent=True
             )
             return self._fail(request, request_id, error)
         headers = {
@@ -211,14 +214,14 @@ class GuardedClient(httpx.AsyncClient):
         """Answer the call with `error`, and no other: those may be under way for good."""
         if request.method == "GET" and request_id is not None:
             # It asks for the rest of an answer: whatever went wrong, the call itself was sent.
-            text = f"server `{self._wire.server}` was lost before it answered: {error.message}"
+            text = f"server `{self._hooks.server}` was lost before it answered: {error.message}"
             error = TransportError(text, sent=True)
             self._last_event.pop(request_id, None)
         if self._is_sse and request.method == "GET":
             raise error
         if request_id is None:
             return httpx.Response(202, request=request)
-        answer = self._wire.faults.answer(request_id, error)
+        answer = self._hooks.faults.answer(request_id, error)
         if self.answer is not None:
             self.answer(types.JSONRPCMessage(answer))
             return httpx.Response(202, request=request)
@@ -229,9 +232,9 @@ class GuardedClient(httpx.AsyncClient):
         return httpx.Response(200, headers=JSON_HEADERS, content=message, request=request)
 
     def _fault_of_transport(self, error: httpx.HTTPError) -> TransportError:
-        name, url = self._wire.server, shown_url(self._settings.url or "")
+        name, url = self._hooks.server, shown_url(self._settings.url or "")
         if isinstance(error, NEVER_SENT):
-            self._wire.retire()
+            self._hooks.retire()
             return TransportError(
                 f"server `{name}` cannot be reached at {url}: {error or type(error).__name__}",
                 hint=f"is it running? its `url` is set in {self._where}",
@@ -253,7 +256,7 @@ class GuardedClient(httpx.AsyncClient):
         """
         if response.is_redirect:
             return self._fault_of_redirect(response)
-        code, name = response.status_code, self._wire.server
+        code, name = response.status_code, self._hooks.server
         if code < 400:
             return None
         status = f"(HTTP {code})" + (f": {said.message}" if said and said.message else "")
@@ -269,7 +272,7 @@ class GuardedClient(httpx.AsyncClient):
             )
         if self._is_forgotten(response, said):
             # The protocol's word for "start a new session": the message was not handled.
-            self._wire.retire()
+            self._hooks.retire()
             return TransportError(f"server `{name}` no longer knows the session {status}")
         if code == 404:
             return TransportError(
@@ -314,7 +317,7 @@ class GuardedClient(httpx.AsyncClient):
             return None
         target = shown_url(str(following.url)) if following is not None else "nowhere"
         return ToolError(
-            f"server `{self._wire.server}` redirects to {target}, which was not followed",
+            f"server `{self._hooks.server}` redirects to {target}, which was not followed",
             hint=f"if that is the server you mean, set it as its `url` in {self._where}",
         )
 
@@ -364,3 +367,132 @@ def _verify(settings: ServerSettings) -> ssl.SSLContext | bool:
             f"server `{settings.name}`: cannot read certificates from {settings.ca_file}: {error}",
             hint=f"check its `ca_file` in {settings.origin or 'the settings'}",
         ) from error
+
+
+END_OF_EVENT = re.compile(rb"\r?\n\r?\n|\r\r")
+LONGEST_END = 4
+
+
+class EventStream(httpx.AsyncByteStream):
+    """Passes events on and adds the fault where the stream ends without the call's answer.
+
+    Args:
+        inner: The bytes as the server sends them.
+        hooks: Keep the fault.
+        call: The call whose answer is awaited here; ``everyone`` if all answers come here, so
+            that the end of the stream is the end of the session; None for a stream of
+            notifications, which the library opens again.
+        last_event: For each call, the id of the last event that had one: the library asks for
+            the rest of such a stream again, so its end is no fault.
+    """
+
+    def __init__(
+        self,
+        inner: httpx.AsyncByteStream,
+        hooks: TransportHooks,
+        call: types.RequestId | None,
+        last_event: dict[types.RequestId, str],
+    ) -> None:
+        self._inner = inner
+        self._hooks = hooks
+        self._shared = call == "everyone"
+        self._call = None if self._shared else call
+        self._last_event = last_event
+        self._answered = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Whole events, the last one a fault if the call was not answered."""
+        name = self._hooks.server
+        error: ToolError = TransportError(f"server `{name}` was lost before it answered", sent=True)
+        try:
+            async for event in self._events():
+                self._inspect(event)
+                yield event
+        except ToolError as found:
+            error = found
+            self._last_event.pop(self._call or "", None)
+        except httpx.TransportError:
+            pass  # broken off is an end like any other
+        if self._shared:
+            self._hooks.lose(error)
+        elif self._call is not None and not self._answered and self._call not in self._last_event:
+            message = self._hooks.faults.answer(self._call, error).model_dump_json(
+                exclude_none=True
+            )
+            yield f"event: message\ndata: {message}\n\n".encode()
+
+    async def _events(self) -> AsyncIterator[bytes]:
+        buffer, searched = bytearray(), 0
+        async for chunk in self._inner:
+            buffer += chunk
+            while end := END_OF_EVENT.search(buffer, searched):
+                yield bytes(buffer[: end.end()])
+                del buffer[: end.end()]
+                searched = 0
+            searched = max(0, len(buffer) - LONGEST_END)
+            if len(buffer) > MAX_ANSWER_BYTES:
+                raise too_long(self._hooks.server, None)
+        if buffer:
+            yield bytes(buffer) + b"\n\n"
+
+    def _inspect(self, event: bytes) -> None:
+        """Note what an event means for the call.
+
+        Raises:
+            TransportError: It holds a message that is not JSON.
+            ToolError: It is too long.
+        """
+        if len(event) > MAX_ANSWER_BYTES:
+            raise too_long(self._hooks.server, len(event))
+        if self._call is None:
+            return
+        lines = event.splitlines()
+        data = b"\n".join(line[5:].strip() for line in lines if line.startswith(b"data:"))
+        message = self._parse(data) if data else {}
+        if message.get("id") == self._call and ("result" in message or "error" in message):
+            self._answered = True
+            self._last_event.pop(self._call, None)
+        for line in lines if not self._answered else []:
+            if line.startswith(b"id:") and line[3:].strip():
+                self._last_event[self._call] = line[3:].strip().decode(errors="replace")
+
+    def _parse(self, data: bytes) -> dict[str, Any]:
+        try:
+            message: Any = json.loads(data)
+        except ValueError:
+            message = None
+        if isinstance(message, dict):
+            return cast("dict[str, Any]", message)
+        raise TransportError(
+            f"server `{self._hooks.server}` sent a message that is broken", sent=True
+        )
+
+    async def aclose(self) -> None:
+        """Close the response below."""
+        await self._inner.aclose()
+
+
+@contextlib.asynccontextmanager
+async def answers_beside(
+    read: ObjectReceiveStream[SessionMessage | Exception],
+) -> AsyncGenerator[tuple[ObjectReceiveStream[SessionMessage | Exception], Answer]]:
+    """The messages of a server, and a way to add answers to them.
+
+    Adding an answer never waits until the session takes it: the session may itself be waiting for
+    the caller.
+    """
+    incoming, both = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+
+    async def hand_on(item: SessionMessage | Exception) -> None:
+        with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+            await incoming.send(item)
+
+    async def hand_all_on() -> None:
+        async with incoming:
+            async for item in read:
+                await hand_on(item)
+
+    async with anyio.create_task_group() as group, incoming, both:
+        group.start_soon(hand_all_on)
+        yield both, lambda message: group.start_soon(hand_on, SessionMessage(message))
+        group.cancel_scope.cancel()

@@ -11,18 +11,20 @@ from mcp.server.lowlevel import Server
 from mcp.shared.memory import create_client_server_memory_streams
 
 from fractale.errors import TransportError
-from fractale.mcp.wire import EmbeddedServer, Streams, Wire
+from fractale.mcp.transport import EmbeddedServer, Streams, TransportHooks
 
 
 @contextlib.asynccontextmanager
-async def memory_streams(embedded: EmbeddedServer, wire: Wire) -> AsyncGenerator[Streams]:
+async def memory_streams(
+    embedded: EmbeddedServer, hooks: TransportHooks
+) -> AsyncGenerator[Streams]:
     """Run the server beside the session for as long as the session lives."""
     server, lifespan = _low_level(embedded.server)
     async with create_client_server_memory_streams() as (client, (read, write)):
 
         async def serve() -> None:
             await server.run(read, write, server.create_initialization_options())
-            wire.lose(TransportError(f"the embedded server `{wire.server}` ended", sent=True))
+            hooks.lose(TransportError(f"the embedded server `{hooks.server}` ended", sent=True))
 
         # The lifespan is the outer one: the server must have stopped before what it uses goes.
         async with lifespan, anyio.create_task_group() as group:

@@ -2,7 +2,7 @@
 
 Unlike the library's own client this one bounds the length of a message, notices at once that the
 server ended and says what its last words were, keeps stray prints apart from broken messages, and
-never lets the server write to the person's terminal.
+never lets the server write to the user's terminal.
 """
 
 from __future__ import annotations
@@ -30,13 +30,12 @@ from pydantic import ValidationError
 from fractale.confine.ways import confinement_of, find_way, hint_if_refused
 from fractale.errors import DependencyMissing, SettingsError, ToolError, TransportError
 from fractale.mcp.children import end_children, kill_children, new_mark
-from fractale.mcp.wire import (
+from fractale.mcp.transport import (
     MAX_ANSWER_BYTES,
     Answer,
     Streams,
     Timing,
-    Wire,
-    answers_beside,
+    TransportHooks,
     too_long,
 )
 from fractale.settings import STARTED_BY, ServerSettings
@@ -93,43 +92,47 @@ class Lines:
 
 
 @contextlib.asynccontextmanager
-async def stdio_streams(settings: ServerSettings, wire: Wire) -> AsyncGenerator[Streams]:
+async def stdio_streams(settings: ServerSettings, hooks: TransportHooks) -> AsyncGenerator[Streams]:
     """Start the server and carry messages until the block ends; then end the server.
 
     Raises:
         TransportError: The command cannot be started, or not confined.
     """
     with contextlib.ExitStack() as own:
-        words = await _words(settings, own, wire)
-        async with _streams(settings, words, wire) as streams:
+        words = await _words(settings, own, hooks)
+        async with _streams(settings, words, hooks) as streams:
             yield streams
 
 
 @contextlib.asynccontextmanager
 async def _streams(
-    settings: ServerSettings, words: Sequence[str], wire: Wire
+    settings: ServerSettings, words: Sequence[str], hooks: TransportHooks
 ) -> AsyncGenerator[Streams]:
     mark = new_mark()
     process = await _start(settings, words, mark)
-    incoming, own = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+    incoming, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     write, outgoing = anyio.create_memory_object_stream[SessionMessage](0)
-    server = _Process(process, wire, settings)
+    server = _Process(process, hooks, settings)
     try:
         async with (
             anyio.create_task_group() as group,
             incoming,
-            own,
-            answers_beside(own) as (read, answer),
+            read,
             write,
             outgoing,
         ):
+
+            def answer(message: types.JSONRPCMessage) -> None:
+                # It never waits until the session takes it, which may be waiting for the caller.
+                group.start_soon(_pass_on, incoming, message)
+
             group.start_soon(server.read_words)
             group.start_soon(server.read_messages, incoming)
             group.start_soon(server.write_messages, outgoing, answer)
             try:
                 yield read, write
             finally:
-                await _stop(process, mark, wire.timing)
+                await _stop(process, mark, hooks.timing)
                 group.cancel_scope.cancel()
     finally:
         # Reached at once where the task was cancelled while it waited for the server to end.
@@ -137,7 +140,9 @@ async def _streams(
         kill_children(mark)
 
 
-async def _words(settings: ServerSettings, own: contextlib.ExitStack, wire: Wire) -> Sequence[str]:
+async def _words(
+    settings: ServerSettings, own: contextlib.ExitStack, hooks: TransportHooks
+) -> Sequence[str]:
     """The program and its arguments; of one that is to be confined, what confines it.
 
     Raises:
@@ -166,7 +171,7 @@ async def _words(settings: ServerSettings, own: contextlib.ExitStack, wire: Wire
         raise TransportError(error.message, hint=error.hint) from error
     except DependencyMissing as error:
         raise TransportError(f"{where} is not started: {error.message}", hint=error.hint) from error
-    wire.log("debug", f"confined: {way.name}")
+    hooks.log("debug", f"confined: {way.name}")
     return way.words(confinement, words)
 
 
@@ -239,15 +244,26 @@ def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals) -
             os.killpg(process.pid, number)
 
 
+async def _pass_on(
+    incoming: ObjectSendStream[SessionMessage | Exception], message: types.JSONRPCMessage
+) -> None:
+    """Give the session a message. A closed session takes nothing, but the pipe must be drained.
+
+    Otherwise the server could not end.
+    """
+    with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+        await incoming.send(SessionMessage(message))
+
+
 class _Process:
     """The three pipes of a started server."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, wire: Wire, settings: ServerSettings
+        self, process: asyncio.subprocess.Process, hooks: TransportHooks, settings: ServerSettings
     ) -> None:
         self._process = process
         self._settings = settings
-        self._wire = wire
+        self._hooks = hooks
         self._words: deque[str] = deque(maxlen=LAST_WORDS)
         self._all_said = asyncio.Event()
 
@@ -259,7 +275,7 @@ class _Process:
             for line in lines.feed(chunk):
                 text = (line.start if isinstance(line, LongLine) else line).decode(errors="replace")
                 self._words.append(text.rstrip())
-                self._wire.log("debug", text.rstrip())
+                self._hooks.log("debug", text.rstrip())
         self._all_said.set()
 
     async def write_messages(
@@ -275,11 +291,11 @@ class _Process:
                     stdin.write(line.encode() + b"\n")
                     await stdin.drain()
             except OSError:
-                self._wire.retire()  # calls that were written before may still be answered
+                self._hooks.retire()  # calls that were written before may still be answered
                 if isinstance(message.root, types.JSONRPCRequest):
                     # The server did not get the whole line: it cannot have done anything.
-                    error = TransportError(f"server `{self._wire.server}` takes no more calls")
-                    fault = self._wire.faults.answer(message.root.id, error)
+                    error = TransportError(f"server `{self._hooks.server}` takes no more calls")
+                    fault = self._hooks.faults.answer(message.root.id, error)
                     answer(types.JSONRPCMessage(fault))
 
     async def read_messages(self, incoming: ObjectSendStream[SessionMessage | Exception]) -> None:
@@ -289,16 +305,13 @@ class _Process:
         while stdout is not None and (chunk := await stdout.read(CHUNK)):
             for line in lines.feed(chunk):
                 if (message := self._message(line)) is not None:
-                    # A closed session takes nothing more, but the pipe must stay drained, or
-                    # the server could not end.
-                    with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-                        await incoming.send(SessionMessage(message))
-        self._wire.retire()  # at once, so that no new call is lost
-        self._wire.lose(await self._ended())
+                    await _pass_on(incoming, message)
+        self._hooks.retire()  # at once, so that no new call is lost
+        self._hooks.lose(await self._ended())
 
     def _message(self, line: bytes | LongLine) -> types.JSONRPCMessage | None:
         if isinstance(line, LongLine):
-            return self._fail(line.start, line.end, too_long(self._wire.server, line.size))
+            return self._fail(line.start, line.end, too_long(self._hooks.server, line.size))
         if not line.strip():
             return None
         try:
@@ -306,18 +319,18 @@ class _Process:
         except ValidationError:
             if b'"jsonrpc"' not in line and not line.lstrip().startswith(b'{"'):
                 text = line[:EDGE].decode(errors="replace")
-                self._wire.log("warning", f"printed something that is not a message: {text}")
+                self._hooks.log("warning", f"printed something that is not a message: {text}")
                 return None
         error = TransportError(
-            f"server `{self._wire.server}` sent a message that is broken", sent=True
+            f"server `{self._hooks.server}` sent a message that is broken", sent=True
         )
         return self._fail(line[:EDGE], line[-EDGE:], error)
 
     def _fail(self, start: bytes, end: bytes, error: ToolError) -> types.JSONRPCMessage | None:
         """Fail the call that a message answers; all of them where it can't be told which."""
         if found := ID_AT_START.match(start) or ID_AT_END.search(end):
-            return types.JSONRPCMessage(self._wire.faults.answer(int(found[1]), error))
-        self._wire.lose(error)
+            return types.JSONRPCMessage(self._hooks.faults.answer(int(found[1]), error))
+        self._hooks.lose(error)
         return None
 
     async def _ended(self) -> TransportError:
@@ -341,7 +354,8 @@ class _Process:
         if self._settings.confine and (refused := hint_if_refused(self._settings.name, words)):
             hints.append(refused)
         return TransportError(
-            f"server `{self._wire.server}` {how}" + (f"; its last words: {words}" if words else ""),
+            f"server `{self._hooks.server}` {how}"
+            + (f"; its last words: {words}" if words else ""),
             sent=True,
             hint="; ".join(hints) or None,
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import has_magic
 from types import TracebackType
@@ -15,11 +16,9 @@ from pydantic import AnyUrl, ValidationError
 
 from fractale.errors import ToolError, TransportError, UsageError
 from fractale.mcp import convert
-from fractale.mcp.logs import quiet_departures
-from fractale.mcp.owner import ServerOwner
-from fractale.mcp.routes import Route, Routes
-from fractale.mcp.wire import AnyServer, OnLog, Timing
-from fractale.text import did_you_mean
+from fractale.mcp.manager import SessionManager
+from fractale.mcp.transport import AnyServer, OnLog, Timing, quiet_departures
+from fractale.text import did_you_mean, similar
 from fractale.toolbox import (
     OnElicit,
     OnProgress,
@@ -33,15 +32,20 @@ from fractale.toolbox import (
 
 
 @dataclass(frozen=True, slots=True)
-class _Routed:
-    """Where a name led, and the other servers that were there then and did not have it."""
+class _LastFound:
+    """What a name meant last, and the other servers that were there and did not have it."""
 
-    route: Route
+    found: Found
     others: frozenset[str]
 
-    @property
-    def server(self) -> str:
-        return self.route.server
+
+@dataclass(frozen=True, slots=True)
+class _Tools:
+    """The tools of all servers, as of certain versions of their catalogs."""
+
+    versions: tuple[int, ...]
+    names: Names
+    infos: Mapping[tuple[str, str], ToolInfo]
 
 
 class McpToolbox:
@@ -80,20 +84,20 @@ class McpToolbox:
         self._specs = list(servers)
         self._on_log = on_log
         self._timing = timing or Timing()
-        self._owners: dict[str, ServerOwner] = {}
+        self._managers: dict[str, SessionManager] = {}
         self._grace_ends = 0.0
         self._passed_over: set[str] = set()
-        self._routed: dict[str, _Routed] = {}
-        self._known: tuple[tuple[int, ...], Routes, list[ToolInfo]] | None = None
+        self._last_found: dict[str, _LastFound] = {}
+        self._tools = _Tools((), _names_of("tool", {}), {})
 
     async def __aenter__(self) -> McpToolbox:
         """Begin to connect to every server; returns at once."""
         quiet_departures()
         self._grace_ends = time.monotonic() + self._timing.grace
         for spec in self._specs:
-            owner = ServerOwner(spec, timing=self._timing, on_log=self._on_log)
-            self._owners[spec.name] = owner
-            owner.start()
+            manager = SessionManager(spec, timing=self._timing, on_log=self._on_log)
+            self._managers[spec.name] = manager
+            manager.start()
         return self
 
     async def __aexit__(
@@ -104,7 +108,7 @@ class McpToolbox:
     ) -> None:
         """Close every session and end the servers that were started."""
         closing = asyncio.ensure_future(
-            asyncio.gather(*(owner.close() for owner in self._owners.values()))
+            asyncio.gather(*(manager.close() for manager in self._managers.values()))
         )
         try:
             await asyncio.shield(closing)
@@ -116,7 +120,8 @@ class McpToolbox:
 
     async def tools(self, names: Collection[str] | None = None) -> list[ToolInfo]:
         """Every tool, sorted by server and name; see `fractale.toolbox` for `names`."""
-        return list((await self._catalog(names))[1])
+        await self._settle(names)
+        return list(self._current_tools().infos.values())
 
     async def find_tool(self, name: str) -> ToolInfo:
         """The tool of that bare or qualified name.
@@ -125,40 +130,35 @@ class McpToolbox:
             ToolError: No server has it, or several have.
             TransportError: The server that has it, or may have it, cannot be reached.
         """
-        route = await self._route(name)
-        tools = (await self._catalog([name]))[1]
-        return next(
-            tool
-            for tool in tools
-            if tool.server == route.server and tool.qualified_name == f"{route.server}.{route.name}"
-        )
+        found = await self._find(name)
+        return self._tools.infos[found.server, found.name]
 
     async def servers(self, names: Collection[str] | None = None) -> list[ServerStatus]:
         """Every server, in the order given, whether it is there or not."""
         await self._settle(names)
-        return [owner.status() for owner in self._owners.values()]
+        return [manager.status() for manager in self._managers.values()]
 
     async def prompts(self, names: Collection[str] | None = None) -> list[PromptInfo]:
         """Every prompt, sorted by server and name; see `fractale.toolbox` for `names`."""
-        found = await self._prompts(names)
-        routes = _routes("prompt", found)
+        prompts = await self._prompts(names)
+        shown = _names_of("prompt", prompts).shown
         infos = [
-            convert.prompt_info(prompt, server, routes.shown(server, prompt.name))
-            for server, prompts in found.items()
-            for prompt in prompts
+            convert.prompt_info(prompt, server, shown(server, prompt.name))
+            for server, own in prompts.items()
+            for prompt in own
         ]
         return sorted(infos, key=lambda info: (info.server, info.name))
 
     async def resources(self) -> list[ResourceInfo]:
         """Every resource and resource template, sorted by server and URI."""
-        return await self._resources_of(self._owners.values())
+        return await self._resources_of(self._managers.values())
 
-    async def _resources_of(self, owners: Iterable[ServerOwner]) -> list[ResourceInfo]:
-        asked = [(owner, kind) for owner in owners for kind in ("resources", "templates")]
-        lists = await asyncio.gather(*(owner.list_of(kind) for owner, kind in asked))
+    async def _resources_of(self, managers: Iterable[SessionManager]) -> list[ResourceInfo]:
+        asked = [(manager, kind) for manager in managers for kind in ("resources", "templates")]
+        lists = await asyncio.gather(*(manager.list_of(kind) for manager, kind in asked))
         infos = [
-            convert.resource_info(item, owner.name)
-            for (owner, _), items in zip(asked, lists, strict=True)
+            convert.resource_info(item, manager.name)
+            for (manager, _), items in zip(asked, lists, strict=True)
             for item in items
         ]
         return sorted(infos, key=lambda info: (info.server, info.is_template, info.uri))
@@ -190,13 +190,23 @@ class McpToolbox:
                 definition by now, or its answer is over the limit.
             TransportError: The server cannot be reached, was lost, or did not answer in time.
         """
-        route = await self._route(name)
-        params = types.CallToolRequestParams(name=route.name, arguments=dict(arguments))
-        request = types.ClientRequest(types.CallToolRequest(params=params))
-        result = await self._owners[route.server].call_tool(
-            route.name, request, on_progress, on_elicit, definition
-        )
-        return convert.tool_result(result, route.server)
+        found = self._current(name) or await self._find(name)
+        manager = self._managers[found.server]
+        params = types.CallToolRequestParams(name=found.name, arguments=dict(arguments))
+        try:
+            result = await manager.request(
+                types.ClientRequest(types.CallToolRequest(params=params)),
+                types.CallToolResult,
+                on_progress=on_progress,
+                on_elicit=on_elicit,
+                tool=(found.name, definition),
+            )
+        except ToolError as error:
+            error.hint = error.hint or manager.hint_if_refused(error.message)
+            raise
+        if result.isError and (hint := manager.hint_if_refused(str(result.content))):
+            result.content.append(types.TextContent(type="text", text=hint))
+        return convert.tool_result(result, found.server)
 
     async def get_prompt(self, name: str, arguments: Mapping[str, Any]) -> list[PromptMessage]:
         """Render a prompt; arguments that are not text are sent as JSON.
@@ -207,22 +217,22 @@ class McpToolbox:
             TransportError: The server cannot be reached or was lost.
         """
         tried = self._tried()
-        found = await self._prompts([name])
-        routes = _routes("prompt", found)
-        route = routes.find(name)
-        if route is None:
+        prompts = await self._prompts([name])
+        names = _names_of("prompt", prompts)
+        found = names.find(name)
+        if found is None:
             await self._need(name, tried)
-            found = await self._prompts([name])
-            routes = _routes("prompt", found)
-            route = routes.find(name)
-        if route is None:
-            raise self._unknown(routes, name)
-        prompt = next(each for each in found[route.server] if each.name == route.name)
+            prompts = await self._prompts([name])
+            names = _names_of("prompt", prompts)
+            found = names.find(name)
+        if found is None:
+            raise self._unknown(names, name)
+        prompt = next(each for each in prompts[found.server] if each.name == found.name)
         params = types.GetPromptRequestParams(
-            name=route.name, arguments=convert.prompt_arguments(prompt, arguments)
+            name=found.name, arguments=convert.prompt_arguments(prompt, arguments)
         )
         request = types.ClientRequest(types.GetPromptRequest(params=params))
-        answer = await self._owners[route.server].request(request, types.GetPromptResult)
+        answer = await self._managers[found.server].request(request, types.GetPromptResult)
         return convert.prompt_messages(answer)
 
     async def read_resource(self, uri: str) -> ToolResult:
@@ -241,7 +251,7 @@ class McpToolbox:
         except ValidationError as error:
             raise ToolError(f"`{uri}` is not a URI") from error
         request = types.ClientRequest(types.ReadResourceRequest(params=params))
-        answer = await self._owners[server].request(request, types.ReadResourceResult)
+        answer = await self._managers[server].request(request, types.ReadResourceResult)
         return convert.resource_result(answer, server)
 
     # -- names ----------------------------------------------------------------------------------
@@ -256,22 +266,22 @@ class McpToolbox:
             kind: What the names are of: ``tools`` or ``prompts``.
         """
         waiting = {
-            asyncio.create_task(owner.settle()): owner
-            for owner in self._owners.values()
-            if not owner.settled and self._is_needed(owner, names, ())
+            asyncio.create_task(manager.settle()): manager
+            for manager in self._managers.values()
+            if not manager.settled and self._is_needed(manager, names, ())
         }
         try:
             await self._wait(waiting, names, kind)
         finally:
             for task in waiting:
                 task.cancel()
-        for owner in self._owners.values():
-            if not owner.usable:
-                owner.start()  # in the background: those that are there need not wait for it
+        for manager in self._managers.values():
+            if not manager.usable:
+                manager.start()  # in the background: those that are there need not wait for it
 
     async def _wait(
         self,
-        waiting: Mapping[asyncio.Task[None], ServerOwner],
+        waiting: Mapping[asyncio.Task[None], SessionManager],
         names: Collection[str] | None,
         kind: str,
     ) -> None:
@@ -281,100 +291,118 @@ class McpToolbox:
             _, late = await asyncio.wait(late, timeout=grace)
         told: set[asyncio.Task[None]] = set()
         while late:
-            known = await self._names_of(kind)
+            known = await self._bare_names(kind)
             if not any(self._is_needed(waiting[task], names, known) for task in late):
-                self._go_on_without([waiting[task] for task in late])
+                self._continue_without([waiting[task] for task in late])
                 return
             for task in late - told:
-                waiting[task].tell("warning", _still_waiting(waiting[task], self._timing.grace))
+                waiting[task].log("warning", _still_waiting(waiting[task], self._timing.grace))
             told |= late
             _, late = await asyncio.wait(late, return_when=asyncio.FIRST_COMPLETED)
 
-    def _go_on_without(self, late: Iterable[ServerOwner]) -> None:
+    def _continue_without(self, late: Iterable[SessionManager]) -> None:
         """Tell once of each server that the grace was spent on in vain."""
-        for owner in late:
-            if owner.name not in self._passed_over:
-                self._passed_over.add(owner.name)
-                owner.tell("warning", _not_waited_for(self._timing.grace))
+        for manager in late:
+            if manager.name not in self._passed_over:
+                self._passed_over.add(manager.name)
+                manager.log("warning", _not_waited_for(self._timing.grace))
 
     def _is_needed(
-        self, owner: ServerOwner, names: Collection[str] | None, known: Collection[str]
+        self, manager: SessionManager, names: Collection[str] | None, known: Collection[str]
     ) -> bool:
         """Whether one of `names` is of that server; a bare one is if no other is known to have it.
 
         A bare pattern may fit something on any server.
         """
         return names is None or any(
-            name.startswith(f"{owner.name}.")
+            name.startswith(f"{manager.name}.")
             or (not self._is_qualified(name) and (has_magic(name) or name not in known))
             for name in names
         )
 
-    async def _names_of(self, kind: str) -> set[str]:
+    async def _bare_names(self, kind: str) -> set[str]:
         """The bare names of the tools or prompts on servers that are there."""
-        there = [owner for owner in self._owners.values() if owner.settled]
+        there = [manager for manager in self._managers.values() if manager.settled]
         if kind == "tools":
-            return {tool.name for owner in there for tool in owner.lists.tools}
-        lists = await asyncio.gather(*(owner.list_of(kind) for owner in there))
+            return {tool.name for manager in there for tool in manager.catalog.tools}
+        lists = await asyncio.gather(*(manager.list_of(kind) for manager in there))
         return {item.name for items in lists for item in items}
 
-    async def _catalog(self, names: Collection[str] | None = None) -> tuple[Routes, list[ToolInfo]]:
-        """All tools and their names, made anew only when some list has changed."""
-        await self._settle(names)
-        versions = tuple(owner.lists.version for owner in self._owners.values())
-        if self._known is None or self._known[0] != versions:
-            found = {name: owner.lists.tools for name, owner in self._owners.items()}
-            routes = _routes("tool", found)
-            infos = [
-                convert.tool_info(tool, server, routes.shown(server, tool.name))
+    def _current_tools(self) -> _Tools:
+        """All tools and their names, made anew only if a server's list has changed."""
+        versions = tuple(manager.catalog.version for manager in self._managers.values())
+        if self._tools.versions != versions:
+            found = {name: manager.catalog.tools for name, manager in self._managers.items()}
+            names = _names_of("tool", found)
+            infos = {
+                (server, tool.name): convert.tool_info(tool, server, names.shown(server, tool.name))
                 for server, tools in found.items()
                 for tool in tools
-            ]
-            infos.sort(key=lambda info: (info.server, info.name))
-            self._known = (versions, routes, infos)
-        return self._known[1], self._known[2]
+            }
+            order = sorted(infos.items(), key=lambda item: (item[1].server, item[1].name))
+            self._tools = _Tools(versions, names, dict(order))
+        return self._tools
 
-    async def _route(self, name: str) -> Route:
+    def _current(self, name: str) -> Found | None:
+        """What a qualified name means, if its server's list is current and has it."""
+        server, _, own = name.partition(".")
+        manager = self._managers.get(server)
+        if (
+            manager is None
+            or not manager.settled
+            or (server, own) not in self._current_tools().infos
+        ):
+            return None
+        return Found(server, own, name)
+
+    async def _find(self, name: str) -> Found:
+        """What a name means, after waiting for the servers that may have it.
+
+        Raises:
+            ToolError: No server has it, or several have.
+            TransportError: The server that has it, or may have it, cannot be reached.
+        """
         tried = self._tried()
-        for attempt in (1, 2):
-            if attempt == 2:
+        for again in (False, True):
+            if again:
                 await self._need(name, tried)
-            routes, _ = await self._catalog([name])
-            if (route := self._found(routes, name)) is not None:
-                return route
-        raise self._unknown(routes, name)
+            await self._settle([name])
+            names = self._current_tools().names
+            if (found := self._found(names, name)) is not None:
+                return found
+        raise self._unknown(self._tools.names, name)
 
-    def _found(self, routes: Routes, name: str) -> Route | None:
-        """Where a name leads; still there where a server that was late has the name, too.
+    def _found(self, names: Names, name: str) -> Found | None:
+        """What a name means; the same as before if a server that was late has it, too.
 
         Raises:
             ToolError: Several servers have it.
         """
         try:
-            route = routes.find(name)
+            found = names.find(name)
         except ToolError:
-            first = self._routed.get(name)
-            if first is None or self._rivals(name, first.server) & first.others:
+            last = self._last_found.get(name)
+            if last is None or self._rivals(name, last.found.server) & last.others:
                 raise
-            return first.route
-        if route is not None:
-            there = frozenset(o.name for o in self._owners.values() if o.was_connected)
-            self._routed[name] = _Routed(route, there - {route.server})
-        return route
+            return last.found
+        if found is not None:
+            there = frozenset(m.name for m in self._managers.values() if m.was_connected)
+            self._last_found[name] = _LastFound(found, there - {found.server})
+        return found
 
     def _rivals(self, name: str, server: str) -> set[str]:
         """The other servers with a tool of that bare name."""
         return {
-            owner.name
-            for owner in self._owners.values()
-            if owner.name != server and any(tool.name == name for tool in owner.lists.tools)
+            manager.name
+            for manager in self._managers.values()
+            if manager.name != server and any(tool.name == name for tool in manager.catalog.tools)
         }
 
-    def _tried(self) -> list[ServerOwner]:
+    def _tried(self) -> list[SessionManager]:
         """The servers that were never there, and were tried."""
-        return [owner for owner in self._never_there() if owner.was_tried]
+        return [manager for manager in self._never_there() if manager.was_tried]
 
-    async def _need(self, name: str, tried: Iterable[ServerOwner]) -> None:
+    async def _need(self, name: str, tried: Iterable[SessionManager]) -> None:
         """Try once more to reach the servers that may have `name` and were never there.
 
         A server that let the time for its first answer go by is not waited for again.
@@ -383,37 +411,37 @@ class McpToolbox:
             tried: Those that had been tried before the name was looked for.
         """
         meant = [
-            owner
-            for owner in tried
-            if not owner.is_silent
-            and (name.startswith(f"{owner.name}.") or not self._is_qualified(name))
+            manager
+            for manager in tried
+            if not manager.is_silent
+            and (name.startswith(f"{manager.name}.") or not self._is_qualified(name))
         ]
-        await asyncio.gather(*(self._reach(owner) for owner in meant))
+        await asyncio.gather(*(self._reach(manager) for manager in meant))
 
-    async def _reach(self, owner: ServerOwner) -> None:
+    async def _reach(self, manager: SessionManager) -> None:
         try:
-            await owner.connection()
+            await manager.connection()
         except ToolError:
             return  # `_unknown` tells of it
-        await owner.settle()
+        await manager.settle()
 
-    def _never_there(self) -> list[ServerOwner]:
-        return [owner for owner in self._owners.values() if not owner.was_connected]
+    def _never_there(self) -> list[SessionManager]:
+        return [manager for manager in self._managers.values() if not manager.was_connected]
 
     def _is_qualified(self, name: str) -> bool:
-        return any(name.startswith(f"{server}.") for server in self._owners)
+        return any(name.startswith(f"{server}.") for server in self._managers)
 
-    def _unknown(self, routes: Routes, name: str) -> ToolError:
+    def _unknown(self, names: Names, name: str) -> ToolError:
         """The error for an unknown name: a server that is not there may be the reason."""
-        absent = [(owner, error) for owner in self._never_there() if (error := owner.error)]
-        for owner, error in absent:
-            if name.startswith(f"{owner.name}."):
+        absent = [(manager, error) for manager in self._never_there() if (error := manager.error)]
+        for manager, error in absent:
+            if name.startswith(f"{manager.name}."):
                 return error
         if not absent or self._is_qualified(name):
-            return routes.unknown(name)
+            return names.unknown(name)
         errors = [error for _, error in absent]
         lost = [error for error in errors if isinstance(error, TransportError)]
-        parts = [f"`{name}` is on no server that is connected", routes.suggestion(name)]
+        parts = [f"`{name}` is on no server that is connected", names.suggestion(name)]
         parts += [error.message for error in errors]
         kind = TransportError if lost else ToolError
         return kind("; ".join(filter(None, parts)), hint=(lost or errors)[0].hint)
@@ -423,16 +451,16 @@ class McpToolbox:
     ) -> dict[str, Sequence[types.Prompt]]:
         """The prompts of each server; of one that is late and not needed, none."""
         await self._settle(names, "prompts")
-        there = [owner for owner in self._owners.values() if owner.was_tried]
-        lists = await asyncio.gather(*(owner.list_of("prompts") for owner in there))
-        return {owner.name: found for owner, found in zip(there, lists, strict=True)}
+        there = [manager for manager in self._managers.values() if manager.was_tried]
+        lists = await asyncio.gather(*(manager.list_of("prompts") for manager in there))
+        return {manager.name: found for manager, found in zip(there, lists, strict=True)}
 
     async def _find_resource(self, uri: str) -> tuple[str, str]:
         """The server that has a resource, and its URI there.
 
         Where the URI begins with a server's name, only that one is asked, unless it has none.
         """
-        named = [o for o in self._owners.values() if uri.startswith((f"{o.name}:", f"{o.name}."))]
+        named = [m for m in self._managers.values() if uri.startswith((f"{m.name}:", f"{m.name}."))]
         infos = await self._resources_of(named)
         found = _resources_at(uri, infos)
         if not found:
@@ -449,10 +477,10 @@ class McpToolbox:
         )
 
 
-def _still_waiting(owner: ServerOwner, seconds: float) -> str:
+def _still_waiting(manager: SessionManager, seconds: float) -> str:
     return (
-        f"has not answered after {seconds:g} s; waiting for it up to {owner.handshake:g} s "
-        f"(`handshake` of server `{owner.name}` in the settings)"
+        f"has not answered after {seconds:g} s; waiting for it up to {manager.handshake:g} s "
+        f"(`handshake` of server `{manager.name}` in the settings)"
     )
 
 
@@ -471,5 +499,90 @@ def _resources_at(uri: str, infos: Sequence[ResourceInfo]) -> list[tuple[str, st
     return list(dict.fromkeys(found))
 
 
-def _routes(kind: str, found: Mapping[str, Iterable[types.Tool | types.Prompt]]) -> Routes:
-    return Routes(kind, {server: [item.name for item in items] for server, items in found.items()})
+def _names_of(kind: str, found: Mapping[str, Iterable[types.Tool | types.Prompt]]) -> Names:
+    return Names(kind, {server: [item.name for item in items] for server, items in found.items()})
+
+
+# Names
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a name means: a server, what that server calls it, and the name that the run uses."""
+
+    server: str
+    name: str
+    shown: str
+
+
+class Names:
+    """All names of one kind.
+
+    A name is bare where one server alone has it, else ``server.name``. A name that looks like
+    another server's qualified one is never bare, so no server can speak for another.
+
+    Args:
+        kind: ``tool`` or ``prompt``, for messages.
+        names: For each server, the names it has.
+    """
+
+    def __init__(self, kind: str, names: Mapping[str, Iterable[str]]) -> None:
+        self._kind = kind
+        self._names = {server: dict.fromkeys(own) for server, own in names.items()}
+        self._count = Counter(name for own in self._names.values() for name in own)
+
+    def shown(self, server: str, name: str) -> str:
+        """The name to use in a run for what `server` calls `name`."""
+        return name if self._is_bare(name) else f"{server}.{name}"
+
+    def _is_bare(self, name: str) -> bool:
+        qualified = any(name.startswith(f"{server}.") for server in self._names)
+        return self._count[name] == 1 and not qualified
+
+    def find(self, name: str) -> Found | None:
+        """The one thing of that bare or qualified name, or None.
+
+        Raises:
+            ToolError: Several servers have it.
+        """
+        found = [
+            Found(server, own, self.shown(server, own)) for server, own in self._candidates(name)
+        ]
+        if len(found) > 1:
+            choices = " or ".join(f"`{each.server}.{each.name}`" for each in found)
+            raise ToolError(
+                f"`{name}` is a {self._kind} of {len(found)} servers", hint=f"write {choices}"
+            )
+        return found[0] if found else None
+
+    def _candidates(self, name: str) -> list[tuple[str, str]]:
+        qualified = [
+            (server, name[len(server) + 1 :])
+            for server, own in self._names.items()
+            if name.startswith(f"{server}.") and name[len(server) + 1 :] in own
+        ]
+        # Where it reads as some server's qualified name, a bare tool of that name does not count.
+        if qualified or any(name.startswith(f"{server}.") for server in self._names):
+            return qualified
+        return [(server, name) for server, own in self._names.items() if name in own]
+
+    def _all(self) -> Iterator[tuple[str, str]]:
+        return ((server, own) for server, names in self._names.items() for own in names)
+
+    def suggestion(self, name: str) -> str:
+        """The nearest names to one that nothing has: ``did you mean …?``; empty without any."""
+        shown: dict[str, list[str]] = {}
+        for server, own in self._all():
+            shown.setdefault(own, []).append(self.shown(server, own))
+            shown.setdefault(f"{server}.{own}", []).append(self.shown(server, own))
+        near = list(dict.fromkeys(each for own in similar(name, shown, 2) for each in shown[own]))
+        return f"did you mean {' or '.join(f'`{n}`' for n in near)}?" if near else ""
+
+    def unknown(self, name: str) -> ToolError:
+        """The error for a name that nothing has, with the nearest that something has."""
+        suggestion = self.suggestion(name)
+        tail = f"; {suggestion}" if suggestion else ""
+        return ToolError(
+            f"no server has a {self._kind} `{name}`{tail}",
+            hint="`fractale list` shows all there are",
+        )

@@ -31,7 +31,7 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fractale.errors import UsageError
-from fractale.mcp.logs import quiet_departures
+from fractale.mcp.transport import quiet_departures
 from fractale.server.bounds import (
     ACCEPTED_AT_ONCE,
     IDLE_SECONDS,

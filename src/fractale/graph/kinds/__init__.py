@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from fractale.graph.context import Dependencies
 
 if TYPE_CHECKING:
-    from fractale.graph.attempt import Attempt
+    from fractale.graph.call import Attempt
     from fractale.graph.outcome import CallResult
     from fractale.graph.step import Graph, StepNode
     from fractale.plan.model import Plan, Step

@@ -14,8 +14,8 @@ from fractale.agents.subagent import AgentAnswer, AgentRequest, Subagent
 from fractale.errors import NotDone
 from fractale.evidence import as_mapping
 from fractale.graph.agent_context import StepAgentContext, run_agent
-from fractale.graph.attempt import Attempt
 from fractale.graph.bindings import check_tools, find_tool
+from fractale.graph.call import Attempt
 from fractale.graph.kinds import Compiler
 from fractale.graph.kinds.tool import call_planned
 from fractale.graph.outcome import CallResult, failed_by, matched, not_done

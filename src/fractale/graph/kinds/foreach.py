@@ -15,7 +15,7 @@ from langgraph.types import Send
 from fractale import questions
 from fractale.errors import TemplateError
 from fractale.evidence import Notice
-from fractale.graph.attempt import Attempt
+from fractale.graph.call import Attempt
 from fractale.graph.context import RunContext
 from fractale.graph.interrupts import suspend
 from fractale.graph.limits import ConcurrencyLimit, Full

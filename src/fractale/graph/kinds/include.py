@@ -9,7 +9,7 @@ from typing import Any, cast
 from langchain_core.runnables import RunnableConfig
 
 from fractale.errors import NotDone
-from fractale.graph.attempt import Attempt
+from fractale.graph.call import Attempt
 from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.kinds import Compiler
 from fractale.graph.outcome import CallResult

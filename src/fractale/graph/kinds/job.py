@@ -37,8 +37,7 @@ from fractale.errors import (
 )
 from fractale.evidence import Notice
 from fractale.graph import job_budget
-from fractale.graph.attempt import Attempt
-from fractale.graph.call import once
+from fractale.graph.call import Attempt, once
 from fractale.graph.consent import agree
 from fractale.graph.interrupts import ask, suspend
 from fractale.graph.kinds import Compiler

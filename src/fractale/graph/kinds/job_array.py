@@ -31,7 +31,7 @@ from fractale.errors import (
 )
 from fractale.evidence import Notice
 from fractale.graph import job_budget
-from fractale.graph.attempt import Attempt
+from fractale.graph.call import Attempt
 from fractale.graph.consent import is_allowed
 from fractale.graph.kinds.foreach import item_outputs
 from fractale.graph.kinds.job_spec import arguments_of, read_array, spec_of

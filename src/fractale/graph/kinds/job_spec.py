@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from fractale.errors import PolicyError, TemplateError
-from fractale.graph.attempt import Attempt
+from fractale.graph.call import Attempt
 from fractale.jobs import Confine, JobSpec
 from fractale.plan.job import (
     COUNTS,

@@ -8,7 +8,7 @@ from typing import cast
 from langgraph.graph import END, START, StateGraph
 
 from fractale.evidence import Notice
-from fractale.graph.attempt import Attempt
+from fractale.graph.call import Attempt
 from fractale.graph.context import RunContext
 from fractale.graph.kinds import Compiler
 from fractale.graph.outcome import DEFAULT_SUCCESS, CallResult, failed_by

@@ -32,8 +32,8 @@ from fractale.agents.planner import (
 from fractale.agents.signatures import faults_of_given
 from fractale.errors import PlanError, ToolError
 from fractale.graph.agent_context import StepAgentContext
-from fractale.graph.attempt import Attempt
 from fractale.graph.bindings import offered
+from fractale.graph.call import Attempt
 from fractale.graph.context import RunContext
 from fractale.graph.kinds import CompilePlan, Compiler
 from fractale.graph.kinds.include import run_plan

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from fractale.agents.subagent import AgentRequest
-from fractale.graph.attempt import Attempt
 from fractale.graph.bindings import resolve_prompt
-from fractale.graph.call import Codec, once
+from fractale.graph.call import Attempt, Codec, once
 from fractale.graph.kinds import Compiler
 from fractale.graph.kinds.agent import GENERALIST, ask_agent, with_error
 from fractale.graph.outcome import CallResult

@@ -15,9 +15,8 @@ from fractale import questions
 from fractale.errors import CallError, PolicyError, ToolError, TransportError
 from fractale.evidence import misfit_of, outputs_of
 from fractale.graph import job_budget
-from fractale.graph.attempt import Attempt
 from fractale.graph.bindings import find_tool
-from fractale.graph.call import Codec, once
+from fractale.graph.call import Attempt, Codec, once
 from fractale.graph.consent import agree, call_of, outside
 from fractale.graph.errors_as_data import Elicited
 from fractale.graph.interrupts import ask, identity_of

@@ -1,4 +1,4 @@
-"""What a transport and the connection above it say to each other.
+"""What the transports share: hooks into the connection above, limits, and faults of single calls.
 
 A fault of one exchange must end that call and nothing else, but the MCP session knows only
 answers. So a transport answers the call itself, with a JSON-RPC error that carries a random
@@ -8,9 +8,9 @@ can't pretend that a call was never sent.
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import secrets
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -23,7 +23,7 @@ from fractale.errors import ToolError
 from fractale.settings import ServerSettings
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
-"""The longest message taken from a server, as it is on the wire."""
+"""The longest message accepted from a server, in bytes on the wire."""
 
 FAULT_CODE = -32099
 
@@ -81,32 +81,6 @@ class Timing:
     max_delay: float = 10.0
 
 
-@contextlib.asynccontextmanager
-async def answers_beside(
-    read: ObjectReceiveStream[SessionMessage | Exception],
-) -> AsyncGenerator[tuple[ObjectReceiveStream[SessionMessage | Exception], Answer]]:
-    """What comes from a server, and a way to put answers among it.
-
-    An answer never waits for the session to take it: the session may itself be waiting for
-    whoever gives the answer.
-    """
-    incoming, both = anyio.create_memory_object_stream[SessionMessage | Exception](0)
-
-    async def hand_on(item: SessionMessage | Exception) -> None:
-        with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-            await incoming.send(item)
-
-    async def hand_all_on() -> None:
-        async with incoming:
-            async for item in read:
-                await hand_on(item)
-
-    async with anyio.create_task_group() as group, incoming, both:
-        group.start_soon(hand_all_on)
-        yield both, lambda message: group.start_soon(hand_on, SessionMessage(message))
-        group.cancel_scope.cancel()
-
-
 class Faults:
     """Errors on their way through a session, each under a token that no server can guess."""
 
@@ -127,14 +101,14 @@ class Faults:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wire:
-    """What a transport may tell the connection that uses it.
+class TransportHooks:
+    """What a transport may call of the connection that uses it.
 
     Args:
         server: The server's name.
-        lose: The session is over; every call under way fails with this error.
-        retire: No new call may use this session; those under way may end.
-        log: Takes a level and what the server said beside the protocol.
+        lose: The session is over; every call in progress fails with this error.
+        retire: No new call may use this session; those in progress may end.
+        log: Takes a level and what the server said outside the protocol.
     """
 
     server: str
@@ -159,3 +133,21 @@ def too_long(server: str, size: int | None) -> ToolError:
         else f"server `{server}` gave an answer over {limit}"
     )
     return ToolError(message, hint="let the tool write to a file and return its path")
+
+
+LOGGERS = ("mcp.client.streamable_http", "mcp.server.streamable_http")
+
+
+def quiet_departures() -> None:
+    """Leave out what the MCP library logs as errors although the other side only left.
+
+    A client that ends its session, or a cancelled call, closes a stream that the library still
+    writes to. The library logs that with a traceback, which a user would take for a fault.
+    """
+    for name in LOGGERS:
+        logging.getLogger(name).addFilter(_says_more)
+
+
+def _says_more(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, (anyio.ClosedResourceError, anyio.BrokenResourceError))
