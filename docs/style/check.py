@@ -27,7 +27,7 @@ FENCE = re.compile(r"^\s*(```|~~~)")
 NOT_PROSE = re.compile(
     r"``.+?``|`[^`\n]*`|<!--.*?-->|<[^>\n]+>|\]\([^)]*\)|https?://\S+|\{\{.*?\}\}|\{[^{}\n]*\}"
 )
-SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[A-Z\"'(\[])")
+SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]*]*\s+(?=[A-Z\"'(\[*]|fractale\b)|:\s")
 LIST_ITEM = re.compile(r"^\s*(?:[-*+]|\d+\.)\s+")
 DIRECTIVE = re.compile(r"#\s*(?:noqa|pyright|type|pragma|ruff|fmt)\b.*|#!.*")
 

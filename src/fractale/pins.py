@@ -12,7 +12,6 @@ from __future__ import annotations
 import difflib
 import json
 import os
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -251,26 +250,14 @@ class Pins:
         self._first, self._accepted = {}, {}
 
 
-class _held(FileLock):  # noqa: N801 - it is used as a function
-    """The lock on the file, waited for."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(
-            path.with_name(f".{path.name}.held"),
-            str(path),
-            hint="wait until that process ends, or end it",
-        )
-
-    def acquire(self) -> None:
-        until = time.monotonic() + PATIENCE
-        while True:
-            try:
-                return super().acquire()
-            except StoreError as error:
-                held = isinstance(error.__cause__, BlockingIOError | PermissionError)
-                if not held or time.monotonic() > until:
-                    raise
-                time.sleep(0.01)
+def _held(path: Path) -> FileLock:
+    """The lock on the file."""
+    return FileLock(
+        path.with_name(f".{path.name}.held"),
+        str(path),
+        hint="wait until that process ends, or end it",
+        wait=PATIENCE,
+    )
 
 
 def _read(path: Path) -> dict[str, dict[str, Described]]:

@@ -475,7 +475,7 @@ async def test_what_was_found_out_goes_into_the_step_that_runs(run_plan, tools):
 
 async def test_a_draft_with_what_was_found_out_can_be_frozen(run_plan, tools, tmp_path):
     from fractale.record.freeze import freeze
-    from fractale.store.records import RunFolders
+    from fractale.store.run_record import RunRecords
 
     (tmp_path / "p.yaml").write_text("name: p\nsteps: [{name: m, type: plan, instruction: go}]\n")
     model = ScriptedModel([
@@ -484,7 +484,7 @@ async def test_a_draft_with_what_was_found_out_can_be_frozen(run_plan, tools, tm
         "x.log", "x.log",
     ])  # fmt: skip
     seen = await run_plan(tmp_path / "p.yaml", tools=tools, model=model, yes=True, keep=True)
-    folder = RunFolders(tmp_path / ".fractale").find(seen.result.run)
+    folder = RunRecords(tmp_path / ".fractale").find(seen.result.run)
     freeze(folder, tmp_path / "frozen.yaml")
     again = await run_plan(tmp_path / "frozen.yaml", tools=tools, model=model)
     assert again.status == "success", again.result.error

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from fractale.cli import run_command as fractale
-from fractale.store.records import RunFolders
+from fractale.store.run_record import RunRecords
 from recording import Recording
 
 
@@ -28,7 +28,7 @@ WAITS = {"success": [], "failed": [], "waiting": [{"kind": "approval", "step": "
 
 
 def left(state) -> set[str]:
-    return RunFolders(state).names()
+    return RunRecords(state).names()
 
 
 def test_what_is_not_among_the_latest_goes_and_what_waits_stays(state, capsys):

@@ -17,8 +17,7 @@ import pytest
 
 from fractale.cli import run_command as fractale
 from fractale.cli.commands.show import command, complete_steps
-from fractale.record.listing import list_runs
-from fractale.store.index import RunFilter
+from fractale.store.index import RunFilter, list_runs
 from fractale.store.journal import Call, CallSite, FileJournal
 from recording import BEGIN, Recording, translation
 from snapshot import assert_same

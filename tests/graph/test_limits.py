@@ -11,8 +11,8 @@ from langgraph.runtime import RunControl
 import fractale
 from fractale.plan.model import Limits
 from fractale.questions import Answers
-from fractale.record.listing import list_runs
 from fractale.runs import RunOptions, Runs
+from fractale.store.index import list_runs
 from fractale.testing import FakeToolServer, ScriptedModel
 from fractale.testing.model_server import Reply
 

@@ -23,7 +23,7 @@ from fractale.plain import plain, readable, to_json
 from fractale.settings import ServerSettings
 from fractale.store.outputs import FileOutputs, MemoryOutputs
 from fractale.store.serializer import StrictSerializer
-from fractale.store.sqlite import open_sqlite
+from fractale.store.sqlite_saver import open_sqlite
 from fractale.testing import ModelServer, Reply
 from fractale.tools.files import write_text_file
 

@@ -13,11 +13,10 @@ import pytest
 from fractale.cli import run_command as fractale
 from fractale.jobs import Jobs, JobSpec
 from fractale.jobs.removal import names_in
-from fractale.record.pruning import prune_all
+from fractale.record.pruning import PruneRule, prune
 from fractale.record.snapshot import SHARED
 from fractale.schedulers.folder import JobFolder, facts_of, name_of
-from fractale.store.prune import PruneRule
-from fractale.store.records import RunFolders
+from fractale.store.run_record import RunRecords
 from fractale.testing import FakeToolServer
 from job_parts import SOON, until
 
@@ -75,7 +74,7 @@ class Yard:
         return {path.name for path in self.root.iterdir()} - {".local"}
 
     async def prune(self, *, dry_run: bool = False, now: float | None = None, **rule):
-        return await prune_all(self.settings, PruneRule(**rule), dry_run=dry_run, now=now)
+        return await prune(self.settings, PruneRule(**rule), dry_run=dry_run, now=now)
 
 
 @pytest.fixture
@@ -172,7 +171,7 @@ async def test_a_run_whose_job_goes_on_stays_even_by_force(yard, run_plan):
     task = asyncio.create_task(
         run_plan(STEP % "sleep 300", keep=True, run_id="goes-on", settings=yard.settings)
     )
-    jobs = RunFolders(yard.settings.state_dir).at("goes-on").path / "jobs"
+    jobs = RunRecords(yard.settings.state_dir).at("goes-on").path / "jobs"
     try:
         # It may have begun before it is on record that it was submitted.
         for sign in ("started", "handle.json"):

@@ -9,7 +9,7 @@ import pytest
 from fractale.cli import run_command as fractale
 from fractale.record.diff import ValueChange, changes, diff_data, diff_runs
 from fractale.record.history_reader import read_history
-from fractale.store.records import RunFolders
+from fractale.store.run_record import RunRecords
 from fractale.testing import FakeToolServer
 from recording import Recording, translation
 from snapshot import assert_same
@@ -165,7 +165,7 @@ async def test_two_real_runs(run_plan, settings):
     tools.answer("more", {})
     for number in (1, 1, 2):
         await run_plan(plan, {"n": number}, tools=tools, keep=True)
-    third, second, first = map(RunFolders(settings.state_dir).at, ids(settings))
+    third, second, first = map(RunRecords(settings.state_dir).at, ids(settings))
     assert diff_runs(read_history(first), read_history(second)).same
     diff = diff_runs(read_history(second), read_history(third))
     assert diff.first.path == "make"
@@ -176,7 +176,7 @@ async def test_two_real_runs(run_plan, settings):
 
 def ids(settings) -> list[str]:
     """The latest first, by when they were started: folders may be of the same moment."""
-    folders = RunFolders(settings.state_dir)
+    folders = RunRecords(settings.state_dir)
     return sorted(folders.names(), key=lambda name: -folders.at(name).read_head()["started"])
 
 

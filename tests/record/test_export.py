@@ -19,8 +19,7 @@ from fractale.record.crate import write_crate
 from fractale.record.export import graph_data, graph_of, graphml, mermaid, transitions
 from fractale.record.history_reader import read_history
 from fractale.record.plans import keep_plan
-from fractale.store.drafts import Drafts
-from fractale.store.records import RunFolders
+from fractale.store.run_record import RunRecords
 from fractale.testing import FakeToolServer, ScriptedModel
 from recording import Recording, translation
 from snapshot import assert_same
@@ -72,7 +71,7 @@ async def real(run_plan, settings, tmp_path):
     tools.answer("check", {"returncode": 1}, {"returncode": 0})
     seen = await run_plan(plan, tools=tools, model=ScriptedModel(["42"]), keep=True)
     assert seen.status == "success"
-    return read_history(RunFolders(settings.state_dir).find("-1"))
+    return read_history(RunRecords(settings.state_dir).find("-1"))
 
 
 # -- the graph ----------------------------------------------------------------------------------
@@ -122,8 +121,8 @@ async def test_a_real_run_has_its_insides_in_the_graph(real):
 
 def test_a_draft_is_drawn_where_it_was_made(tmp_path):
     run = Recording(tmp_path).start("made").enter("made", type="plan")
-    Drafts(run.folder.path / "drafts").keep("made", "name: d\nsteps: [{name: go, tool: t}]\n")
-    Drafts(run.folder.path / "drafts").keep("bad", "name: [")
+    run.folder.keep_draft("made", "name: d\nsteps: [{name: go, tool: t}]\n")
+    run.folder.keep_draft("bad", "name: [")
     run.visit("made/go").leave("made")
     node = graph_of(read_history(run.folder)).nodes["made/go"]
     assert (node.drafted, node.visits, node.target) == (True, 1, "t")
@@ -303,7 +302,7 @@ def test_drafts_and_included_plans_are_in_the_crate(tmp_path):
     plan.write_text("name: p\nsteps: [{name: outer, plan: ./inner.yaml}]\n")
     run = Recording(tmp_path / "state", file=str(plan)).start("outer").visit("outer").end()
     keep_plan(run.folder, load_plan(plan))
-    Drafts(run.folder.path / "drafts").keep("outer/made", "steps: []\n")
+    run.folder.keep_draft("outer/made", "steps: []\n")
     entities = crate_of(read_history(run.folder), tmp_path / "crate")
     assert {"plan/outer.yaml", "drafts/outer/made.yaml"} <= set(entities)
 

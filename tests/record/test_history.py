@@ -13,15 +13,13 @@ from fractale.plan.build import load_plan
 from fractale.questions import Answers
 from fractale.record.history import history_data, resolve, results_of
 from fractale.record.history_reader import read_history
-from fractale.record.listing import list_runs
 from fractale.record.plans import keep_plan, plan_file, plan_hash, plan_of
 from fractale.record.snapshot import tool_hashes, versions
 from fractale.runs import RunOptions, Runs
-from fractale.store.drafts import Drafts
-from fractale.store.index import RunFilter
+from fractale.store.index import RunFilter, list_runs
 from fractale.store.journal import Call, CallSite, FileJournal
 from fractale.store.locks import RunLock
-from fractale.store.records import RunFolders
+from fractale.store.run_record import RunRecords
 from fractale.testing import FakeToolServer, ScriptedModel
 from fractale.testing.model_server import Reply
 from fractale.toolbox import ToolInfo
@@ -49,7 +47,7 @@ def tools() -> FakeToolServer:
 
 
 def latest(settings):
-    return read_history(RunFolders(settings.state_dir).find("-1"))
+    return read_history(RunRecords(settings.state_dir).find("-1"))
 
 
 def way(history) -> list[str]:
@@ -177,7 +175,7 @@ async def test_the_plan_of_a_run_is_found_while_it_is_the_same(run_plan, setting
 
 def test_a_killed_run_is_stopped_and_its_last_call_has_no_end(tmp_path):
     Recording(tmp_path).start("a").enter("a").call("a", end=False)
-    history = read_history(RunFolders(tmp_path).find("-1"))
+    history = read_history(RunRecords(tmp_path).find("-1"))
     assert history.status == "stopped"
     assert history.ended is None
     [visit] = history.attempts
@@ -343,7 +341,7 @@ def test_versions_models_and_tools_are_told(tmp_path):
 
 def test_drafts_are_read_by_their_steps(tmp_path):
     run = Recording(tmp_path).start("made")
-    Drafts(run.folder.path / "drafts").keep("outer/made", "steps: []\n")
+    run.folder.keep_draft("outer/made", "steps: []\n")
     assert read_history(run.folder).drafts == {"outer/made": "steps: []\n"}
 
 
@@ -506,4 +504,4 @@ def test_to_list_makes_no_state_folder(tmp_path):
 
 def test_a_run_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UsageError, match="no run `nope`"):
-        RunFolders(tmp_path).find("nope")
+        RunRecords(tmp_path).find("nope")

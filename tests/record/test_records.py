@@ -13,13 +13,13 @@ from fractale.errors import StoreError, UsageError
 from fractale.events import Event
 from fractale.runs import RunOptions, Runs
 from fractale.schedulers.folder import JobFolder
-from fractale.store.records import EventLog, RunFolders
+from fractale.store.run_record import EventLog, RunRecords
 from fractale.testing import FakeToolServer
 
 
 @pytest.fixture
 def folder(tmp_path):
-    return RunFolders(tmp_path).new("k7f3")
+    return RunRecords(tmp_path).new("k7f3")
 
 
 def log(folder, *words: str) -> None:
@@ -41,7 +41,7 @@ def test_events_are_read_back_in_their_order(folder):
 
 
 def test_all_of_the_state_folder_is_its_owners(tmp_path):
-    run = RunFolders(tmp_path / ".fractale" / "runs").new("k7f3").path
+    run = RunRecords(tmp_path / ".fractale" / "runs").new("k7f3").path
     JobFolder.of(tmp_path / "other" / "jobs", "one").make()
     made = [run, *run.parents[:2], *(tmp_path / "other").rglob("*"), tmp_path / "other"]
     assert {path.stat().st_mode & 0o777 for path in made} == {0o700}
@@ -107,11 +107,11 @@ def test_a_text_that_is_no_unicode_is_kept_as_an_escape(folder):
 @pytest.mark.parametrize("name", ["", "..", "a/b", ".hidden", "-1", "a b", "x" * 65, "ü"])
 def test_an_id_that_is_none_is_refused(tmp_path, name):
     with pytest.raises(UsageError, match="is no id of a run"):
-        RunFolders(tmp_path).new(name)
+        RunRecords(tmp_path).new(name)
 
 
 def test_an_id_is_given_once(tmp_path):
-    folders = RunFolders(tmp_path)
+    folders = RunRecords(tmp_path)
     folder = folders.new("job-4711")
     assert folders.new("job-4711").path == folder.path, "nothing began under it"
     folder.write_head({"plan": "p"})
@@ -132,4 +132,4 @@ async def test_an_id_that_another_state_folder_uses_in_the_same_store_is_refused
     other = replace(settings, state_dir=tmp_path / "other")
     with pytest.raises(UsageError, match="there is a run `job-4711` already"):
         await Runs(other, tools).start(plan, {}, options)
-    assert RunFolders(other.state_dir).names() == set()
+    assert RunRecords(other.state_dir).names() == set()

@@ -24,13 +24,13 @@ from fractale.plan.model import Limits
 from fractale.questions import MISSING, Answers
 from fractale.record.diff import RunDiff, diff_data, diff_runs
 from fractale.record.history_reader import read_history
-from fractale.record.listing import list_runs
+from fractale.record.pruning import PruneRule, prune
 from fractale.runs import RunOptions, Runs
 from fractale.runs.forking import ForkChanges
 from fractale.settings import Settings
 from fractale.store.checkpoints import open_checkpoints
-from fractale.store.prune import PruneRule, prune
-from fractale.store.records import RunFolders
+from fractale.store.index import list_runs
+from fractale.store.run_record import RunRecords
 from fractale.testing import FakeToolServer, ScriptedModel
 from fractale.testing.model_server import Reply
 
@@ -197,7 +197,7 @@ async def test_the_fork_of_a_parent_is_in_the_list_and_in_its_record(bench):
     rows = {row.id: row for row in list_runs(bench.settings.state_dir)}
     assert (rows[fork.run].parent, rows[fork.run].forked_at) == (parent.run, "run")
     assert rows[parent.run].parent is None
-    history = read_history(RunFolders(bench.settings.state_dir).find(fork.run))
+    history = read_history(RunRecords(bench.settings.state_dir).find(fork.run))
     assert history.paths() == ["run", "report"]
 
 
@@ -226,10 +226,10 @@ async def test_an_input_that_will_be_read_again_is_not_warned_of(bench):
 )
 async def test_inputs_are_checked_before_anything_begins(bench, inputs, says):
     parent = await bench.start(THREE)
-    there = RunFolders(bench.settings.state_dir).names()
+    there = RunRecords(bench.settings.state_dir).names()
     with pytest.raises(InputError, match=says):
         await bench.fork(parent.run, "run", inputs=inputs)
-    assert RunFolders(bench.settings.state_dir).names() == there
+    assert RunRecords(bench.settings.state_dir).names() == there
 
 
 async def test_an_output_of_an_earlier_step_can_be_set(bench):
@@ -440,9 +440,7 @@ async def test_a_fork_outlives_its_parent(bench):
         parent.run, "run", inputs={"time": "1h"}, limits=Limits(steps=1), run_id="fork"
     )
     assert fork.status == "limit"
-    report = await prune(
-        bench.settings.state_dir, bench.settings.checkpoints, PruneRule(keep=1, force=True)
-    )
+    report = await prune(bench.settings, PruneRule(keep=1, force=True))
     assert [gone.id for gone in report.removed] == [parent.run]
     again = await bench.fork("fork", "run", inputs={"n": 4})
     assert again.outputs == {"said": "done at 1h of 1"}
@@ -747,7 +745,7 @@ async def test_a_plan_whose_file_is_gone_is_taken_as_it_was_kept(bench):
 
 
 def both(bench: Bench, one: Any, other: Any) -> RunDiff:
-    folders = RunFolders(bench.settings.state_dir)
+    folders = RunRecords(bench.settings.state_dir)
     return diff_runs(*(read_history(folders.find(each.run)) for each in (one, other)))
 
 

@@ -15,7 +15,7 @@ import forked
 from fractale.errors import UsageError
 from fractale.plan.build import load_plan
 from fractale.record.freeze import freeze
-from fractale.store.records import RunFolder, RunFolders
+from fractale.store.run_record import RunRecord, RunRecords
 from fractale.testing import FakeToolServer, Reply, ScriptedModel
 
 PLAN = """
@@ -69,10 +69,10 @@ class Frozen:
     def __init__(self, run_plan: Callable[..., Any], tools: FakeToolServer, settings: Any) -> None:
         self.run_plan = run_plan
         self.tools = tools
-        self.folders = RunFolders(settings.state_dir)
+        self.folders = RunRecords(settings.state_dir)
         self.home = settings.state_dir.parent
 
-    async def run(self, plan: str, model: Any, **options: Any) -> tuple[Any, RunFolder]:
+    async def run(self, plan: str, model: Any, **options: Any) -> tuple[Any, RunRecord]:
         path = self.home / "p.yaml"
         path.write_text(plan)
         options.setdefault("yes", True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fractale.record.listing import list_runs
+from fractale.store.index import list_runs
 from slurm import running_slurm
 
 SCRIPT = Path(__file__).parents[2] / "docs" / "examples" / "requeue.sbatch"

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,9 +18,9 @@ from test_store import GADGETS
 
 import forked
 from fractale.errors import RunHeld, StoreError
+from fractale.record.pruning import PruneRule, prune
 from fractale.store.checkpoints import open_checkpoints
-from fractale.store.prune import PruneRule, prune
-from fractale.store.records import RunFolders
+from fractale.store.run_record import RunRecords
 from fractale.testing import FakeToolServer
 from servers.postgres import running_postgres
 from store_runs import begin, config, finish, history, latest, unmeasured
@@ -279,7 +280,7 @@ async def test_runs_are_pruned(url, run_plan, settings):
             seen = await run_plan(plan, tools=tools, checkpointer=saver, run_id=name, keep=True)
             assert seen.status == "success"
             assert await saver.references(name)
-    report = await prune(settings.state_dir, url, PruneRule(keep=1))
+    report = await prune(replace(settings, store=url), PruneRule(keep=1))
     assert [run.id for run in report.removed] == ["one"]
     async with open_checkpoints(url) as saver:
         assert set(await saver.sizes()) == {"two"}
@@ -302,13 +303,13 @@ def test_the_command_line_keeps_a_run_there_and_finds_it_again(url, tmp_path):
     done = fractale(tmp_path, "run", "p.yaml", "-r", "tools.yaml", "--store", url)
     assert done.returncode == 4, done.stderr
     assert not (tmp_path / ".fractale" / "checkpoints.sqlite").exists()
-    (run_id,) = RunFolders(tmp_path / ".fractale").names()
+    (run_id,) = RunRecords(tmp_path / ".fractale").names()
     assert len(run_id) == 10, "other folders' runs are in that database, too"
     # Where the run's checkpoints are need not be said again.
     done = fractale(tmp_path, "resume", "-1", "--answer", "s=yes")
     assert done.returncode == 0, done.stderr
     # Where its password is needed again, `fork` takes it as `resume` does.
-    folder = RunFolders(tmp_path / ".fractale").at(run_id)
+    folder = RunRecords(tmp_path / ".fractale").at(run_id)
     folder.write_head({**folder.read_head(), "store": "postgresql://anna:***@db/runs"})
     assert "--store" in fractale(tmp_path, "fork", "-1", "--at", "two").stderr
     done = fractale(tmp_path, "fork", "-1", "--at", "two", "--store", url)
@@ -319,7 +320,7 @@ def test_the_command_line_keeps_a_run_there_and_finds_it_again(url, tmp_path):
 
 def test_a_password_that_was_on_the_command_line_is_asked_for_again(url, tmp_path):
     (tmp_path / "p.yaml").write_text("name: p\nsteps: [{name: s, tool: t}]\n")
-    folder = RunFolders(tmp_path / ".fractale").new("k7f3")
+    folder = RunRecords(tmp_path / ".fractale").new("k7f3")
     there = "postgresql://anna:***@db/runs"
     folder.write_head({"file": str(tmp_path / "p.yaml"), "store": there, "inputs": {}})
     done = fractale(tmp_path, "resume", "k7f3")

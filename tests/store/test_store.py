@@ -11,8 +11,10 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.types import Interrupt, Send
 
 from fractale.errors import StoreError
-from fractale.store.checkpoints import StrictSerializer, open_checkpoints
 from fractale.store.outputs import INLINE_LIMIT, FileOutputs, MemoryOutputs, is_reference
+from fractale.store.run_record import RunRecords
+from fractale.store.serializer import StrictSerializer
+from fractale.store.sqlite_saver import open_sqlite
 
 LARGE = {"text": "x" * (2 * INLINE_LIMIT)}
 
@@ -113,7 +115,7 @@ def test_the_gadgets_are_real(tmp_path):
 
 async def test_checkpoints_are_private_and_made_with_their_folder(tmp_path):
     path = tmp_path / "state" / "checkpoints.sqlite"
-    async with open_checkpoints(path):
+    async with open_sqlite(path):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
@@ -122,9 +124,9 @@ async def test_a_file_that_is_no_database_is_an_error_that_says_what_to_do(tmp_p
     path = tmp_path / "checkpoints.sqlite"
     path.write_bytes(b"this is not a database, whatever its name says" * 100)
     with pytest.raises(StoreError, match="cannot use the checkpoints") as caught:
-        async with open_checkpoints(path):
+        async with open_sqlite(path):
             pass
-    assert "FRACTALE_STATE_DIR" in (caught.value.hint or "")
+    assert "restore it from a copy" in (caught.value.hint or "")
 
 
 async def test_a_tampered_database_is_refused_when_a_run_is_resumed(tmp_path, run_plan, settings):
@@ -140,7 +142,9 @@ async def test_a_tampered_database_is_refused_when_a_run_is_resumed(tmp_path, ru
     assert seen.status == "waiting"
     mark = tmp_path / "mark"
     kind, data = GADGETS["os.system"](mark)
-    with sqlite3.connect(settings.state_dir / "checkpoints.sqlite") as database:
+    with sqlite3.connect(
+        RunRecords(settings.state_dir).at(seen.result.run).checkpoints
+    ) as database:
         database.execute("UPDATE checkpoints SET type = ?, checkpoint = ?", (kind, data))
     with pytest.raises(fractale.FractaleError, match="refused type"):
         await Runs(settings, tools).resume(seen.result.run)

@@ -12,10 +12,9 @@ import pytest
 
 from fractale.errors import StoreError
 from fractale.events import Event
-from fractale.store.index import CHANGES, RunFilter, RunIndex
+from fractale.store.index import CHANGES, RunFilter, RunIndex, RunRow
 from fractale.store.locks import RunLock
-from fractale.store.records import EventLog, RunFolders
-from fractale.store.run_row import RunRow, last_event, lines_from_end
+from fractale.store.run_record import EventLog, RunRecord, RunRecords
 
 START = 1_700_000_000.0
 
@@ -105,7 +104,7 @@ def timed(index: RunIndex) -> float:
     return time.perf_counter() - before
 
 
-def write_run(folders: RunFolders, run_id: str, *events: Event, parent=None) -> None:
+def write_run(folders: RunRecords, run_id: str, *events: Event, parent=None) -> None:
     folder = folders.new(run_id)
     head = {"plan": "translate", "file": "/p.yaml", "started": START, "inputs": {}}
     folder.write_head({**head, **({"parent": parent} if parent else {})})
@@ -124,7 +123,7 @@ BEGUN = Event("run_started", "r", {"plan": "translate"}, time=START)
 
 
 def test_it_is_made_from_the_folders_where_it_is_missing(tmp_path):
-    folders = RunFolders(tmp_path)
+    folders = RunRecords(tmp_path)
     write_run(folders, "done", BEGUN, finished("success"))
     write_run(folders, "waits", BEGUN, finished("waiting", waiting=[{"step": "ask"}]))
     write_run(folders, "killed", BEGUN)
@@ -150,7 +149,7 @@ def test_it_is_made_from_the_folders_where_it_is_missing(tmp_path):
 
 
 def test_refresh_makes_it_fit_the_folders(tmp_path):
-    folders = RunFolders(tmp_path)
+    folders = RunRecords(tmp_path)
     with RunIndex(tmp_path) as index:
         write_run(folders, "new", BEGUN, finished("success"))
         write_run(folders, "killed", BEGUN)
@@ -169,7 +168,7 @@ def test_refresh_makes_it_fit_the_folders(tmp_path):
 
 
 def test_a_run_that_went_on_at_once_is_read_again(tmp_path):
-    folders = RunFolders(tmp_path)
+    folders = RunRecords(tmp_path)
     write_run(folders, "stops", BEGUN, finished("stopped"))
     with RunIndex(tmp_path) as index:
         assert [r.status for r in index.find()] == ["stopped"]
@@ -183,7 +182,7 @@ def test_a_run_that_went_on_at_once_is_read_again(tmp_path):
 
 
 def test_a_damaged_index_is_put_aside_and_made_again(tmp_path):
-    write_run(RunFolders(tmp_path), "done", BEGUN, finished("success"))
+    write_run(RunRecords(tmp_path), "done", BEGUN, finished("success"))
     with RunIndex(tmp_path) as index:
         index.put_all(row(number) for number in range(500))
     path = tmp_path / "index.sqlite"
@@ -194,7 +193,7 @@ def test_a_damaged_index_is_put_aside_and_made_again(tmp_path):
 
 
 def test_an_index_damaged_in_the_middle_is_made_again_when_it_is_read(tmp_path):
-    write_run(RunFolders(tmp_path), "done", BEGUN, finished("success"))
+    write_run(RunRecords(tmp_path), "done", BEGUN, finished("success"))
     with RunIndex(tmp_path) as index:
         index.put_all(row(number) for number in range(500))
     path = tmp_path / "index.sqlite"
@@ -242,7 +241,7 @@ def test_a_file_of_a_newer_version_is_refused_and_left_alone(tmp_path):
 
 
 def test_a_change_that_fails_changes_nothing(tmp_path):
-    from fractale.store.schema import migrate
+    from fractale.store.sqlite import migrate
 
     with contextlib.closing(sqlite3.connect(tmp_path / "f.sqlite")) as database:
         with pytest.raises(sqlite3.Error):
@@ -271,11 +270,12 @@ def test_a_folder_that_cannot_be_used_is_told(tmp_path):
 
 
 def test_the_last_event_is_found_from_the_end_of_a_long_file(tmp_path):
-    path = tmp_path / "events.jsonl"
+    record = RunRecord("r", tmp_path)
     lines = [{"event": "run_started", "n": 0}]
     lines += [{"event": "log", "text": "y" * 1000, "n": n} for n in range(300)]
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    path.write_text(text + '{"event": "run_finished", "cut')
-    assert last_event(path, ("run_finished", "run_started")) == {"event": "run_started", "n": 0}
-    assert len(list(lines_from_end(path))) == len(lines) + 1
-    assert last_event(tmp_path / "none", ("log",)) is None
+    record.events.write_text(text + '{"event": "run_finished", "cut')
+    ends = record.events_from_end(("run_finished", "run_started"))
+    assert list(ends) == [{"event": "run_started", "n": 0}]
+    assert len(list(record.events_from_end(("log",)))) == 300
+    assert list(RunRecord("none", tmp_path / "none").events_from_end(("log",))) == []

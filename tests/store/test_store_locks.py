@@ -16,7 +16,7 @@ import pytest
 
 from fractale.errors import RunHeld, StoreError, UsageError
 from fractale.store.locks import FileLock, Holder, RunLock, holder_of
-from fractale.store.records import RunFolders
+from fractale.store.run_record import RunRecords
 from store_runs import unmeasured
 
 HOLD = """
@@ -24,8 +24,8 @@ import sys
 from pathlib import Path
 from fractale.errors import RunHeld
 from fractale.store.locks import RunLock
-from fractale.store.records import RunFolder
-folder = RunFolder("k7f3", Path(sys.argv[1]))
+from fractale.store.run_record import RunRecord
+folder = RunRecord("k7f3", Path(sys.argv[1]))
 try:
     with RunLock(folder):
         print("has it", flush=True)
@@ -37,7 +37,7 @@ except RunHeld as error:
 
 @pytest.fixture
 def folder(tmp_path):
-    return RunFolders(tmp_path).new("k7f3")
+    return RunRecords(tmp_path).new("k7f3")
 
 
 @pytest.fixture

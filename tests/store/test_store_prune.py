@@ -9,12 +9,12 @@ import time
 import pytest
 
 from fractale.errors import UsageError
+from fractale.record.pruning import PruneRule, prune
 from fractale.store.checkpoints import open_checkpoints
 from fractale.store.index import RunIndex
 from fractale.store.locks import RunLock
 from fractale.store.outputs import FileOutputs
-from fractale.store.prune import PruneRule, prune
-from fractale.store.records import RunFolders
+from fractale.store.run_record import RunRecords
 from fractale.testing import FakeToolServer
 from store_runs import config
 
@@ -48,15 +48,14 @@ async def left(settings) -> dict[str, set[str]]:
     """Which runs have a folder, a row, and checkpoints."""
     with RunIndex(settings.state_dir) as index:
         rows = {row.id for row in index.find()}
+    names = RunRecords(settings.state_dir).names()
     async with open_checkpoints(settings.checkpoints) as saver:
-        threads = set(await saver.sizes())
-    return {"folders": RunFolders(settings.state_dir).names(), "rows": rows, "threads": threads}
+        threads = {name for name in names if await saver.aget_tuple(config(name))}
+    return {"folders": names, "rows": rows, "threads": threads}
 
 
 async def pruned(settings, dry_run: bool = False, now: float | None = None, **rule):
-    return await prune(
-        settings.state_dir, settings.checkpoints, PruneRule(**rule), dry_run=dry_run, now=now
-    )
+    return await prune(settings, PruneRule(**rule), dry_run=dry_run, now=now)
 
 
 def everywhere(*names: str) -> dict[str, set[str]]:
@@ -82,7 +81,7 @@ async def test_a_run_that_waits_stays_unless_forced(settings, runs):
 
 @pytest.mark.parametrize("force", [False, True])
 async def test_a_run_that_a_process_has_stays_whatever_is_said(settings, runs, force):
-    with RunLock(RunFolders(settings.state_dir).at("run3")):
+    with RunLock(RunRecords(settings.state_dir).at("run3")):
         for dry_run in (True, False):
             report = await pruned(settings, dry_run, keep=1, force=force)
             (spared,) = [run for run in report.spared if run.id == "run3"]
@@ -129,7 +128,7 @@ async def test_a_rule_that_says_nothing_is_refused(rule):
 
 
 async def test_outputs_that_nothing_refers_to_are_collected(settings, runs):
-    folder = RunFolders(settings.state_dir).at("run4")
+    folder = RunRecords(settings.state_dir).at("run4")
     outputs = FileOutputs(folder.outputs)
     needed = set(folder.outputs.glob("??/*"))
     assert needed
@@ -151,7 +150,7 @@ async def test_outputs_that_nothing_refers_to_are_collected(settings, runs):
 
 
 async def test_outputs_of_a_run_that_goes_on_are_left_alone(settings, runs):
-    folder = RunFolders(settings.state_dir).at("run4")
+    folder = RunRecords(settings.state_dir).at("run4")
     outputs = FileOutputs(folder.outputs)
     orphan = outputs.path(outputs.put({"text": "y" * 5000}))
     os.utime(orphan, (1, 1))

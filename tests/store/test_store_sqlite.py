@@ -18,8 +18,7 @@ from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from fractale.errors import StoreError
-from fractale.store.checkpoints import open_checkpoints
-from fractale.store.sqlite_layout import CHANGES
+from fractale.store.sqlite_saver import CHANGES, open_sqlite
 from store_runs import begin, config, finish, history, latest
 
 FLIPS = 10_000 if os.environ.get("FRACTALE_FULL") else 100
@@ -29,7 +28,7 @@ async def test_langgraphs_conformance_suite_passes(tmp_path):
     @checkpointer_test(name="sqlite")
     async def saver():
         with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
-            async with open_checkpoints(Path(folder) / "checkpoints.sqlite") as made:
+            async with open_sqlite(Path(folder) / "checkpoints.sqlite") as made:
                 yield made
 
     report = await validate(saver)
@@ -41,7 +40,7 @@ async def test_langgraphs_conformance_suite_passes(tmp_path):
 async def kept(tmp_path):
     """A file with a run that waits and a run that is done, and what reads from it."""
     path = tmp_path / "kept" / "checkpoints.sqlite"
-    async with open_checkpoints(path) as saver:
+    async with open_sqlite(path) as saver:
         await begin(saver, "waits")
         await begin(saver, "done")
         assert await finish(saver, "done") == [0, 1, 2, 3]
@@ -49,7 +48,7 @@ async def kept(tmp_path):
 
 
 async def readings(path: Path, wait: float = 1.0) -> list[str]:
-    async with open_checkpoints(path, wait=wait) as saver:
+    async with open_sqlite(path, wait=wait) as saver:
         read = [await latest(saver, thread) for thread in ("waits", "done", "nobody")]
         return [*read, await history(saver, "waits"), await history(saver, "done")]
 
@@ -100,7 +99,7 @@ def log_of(path: Path) -> Path:
 async def after_a_crash(folder: Path) -> tuple[Path, list[str]]:
     """A file whose log was not taken up when its process died."""
     path = folder / "live" / "checkpoints.sqlite"
-    async with open_checkpoints(path) as saver:
+    async with open_sqlite(path) as saver:
         await begin(saver, "waits")
         await begin(saver, "done")
         await finish(saver, "done")
@@ -136,7 +135,7 @@ async def test_a_transaction_that_a_crash_cut_is_left_out(tmp_path):
     path, _ = await after_a_crash(tmp_path)
     log = log_of(path)
     os.truncate(log, log.stat().st_size - 100)
-    async with open_checkpoints(path) as saver:
+    async with open_sqlite(path) as saver:
         assert "waits" in await latest(saver, "waits")
 
 
@@ -145,7 +144,7 @@ async def test_a_locked_file_is_told_and_works_again_afterwards(kept):
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     try:
-        async with open_checkpoints(path, wait=0.05) as saver:
+        async with open_sqlite(path, wait=0.05) as saver:
             with pytest.raises(StoreError, match="locked") as caught:
                 await begin(saver, "new")
             assert "another process" in (caught.value.hint or "")
@@ -164,19 +163,19 @@ async def place_of(saver, thread: str):
 async def test_a_write_that_is_under_way_when_the_file_is_closed_is_made_whole(kept):
     # LangGraph waits for no write that it starts when a step is cancelled.
     path, _ = kept
-    async with open_checkpoints(path) as saver:
+    async with open_sqlite(path) as saver:
         late = saver.aput_writes(await place_of(saver, "waits"), [("numbers", [77])], "late")
         task = asyncio.create_task(late)
         await asyncio.sleep(0)
     await task
-    async with open_checkpoints(path, wait=0.1) as saver:
+    async with open_sqlite(path, wait=0.1) as saver:
         assert "[77]" in await latest(saver, "waits")
         await begin(saver, "another")
 
 
 async def test_a_write_that_comes_after_the_file_was_closed_is_left_out(kept):
     path, expected = kept
-    async with open_checkpoints(path) as saver:
+    async with open_sqlite(path) as saver:
         late = saver.aput_writes(await place_of(saver, "waits"), [("numbers", [77])], "late")
     await late
     assert await readings(path, wait=0.1) == expected
@@ -185,7 +184,7 @@ async def test_a_write_that_comes_after_the_file_was_closed_is_left_out(kept):
 @pytest.mark.parametrize("turns", range(8))
 async def test_a_write_that_is_cancelled_on_the_way_holds_up_nobody(kept, turns):
     path, _ = kept
-    async with open_checkpoints(path) as saver, open_checkpoints(path, wait=0.1) as other:
+    async with open_sqlite(path) as saver, open_sqlite(path, wait=0.1) as other:
         at = await place_of(saver, "waits")
         task = asyncio.create_task(saver.aput_writes(at, [("numbers", [77])], "late"))
         for _ in range(turns):
@@ -198,13 +197,13 @@ async def test_a_write_that_is_cancelled_on_the_way_holds_up_nobody(kept, turns)
 
 async def test_a_write_that_fails_takes_no_other_with_it(kept):
     path, _ = kept
-    async with open_checkpoints(path) as saver:
+    async with open_sqlite(path) as saver:
         at = await place_of(saver, "waits")
         wrong = saver.aput_writes(at, [("numbers", [5])], "wrong", task_path=object())
         right = saver.aput_writes(at, [("numbers", [77])], "right")
         results = await asyncio.gather(wrong, right, return_exceptions=True)
         assert [type(each) for each in results] == [StoreError, type(None)]
-    async with open_checkpoints(path) as saver:
+    async with open_sqlite(path) as saver:
         assert "[77]" in await latest(saver, "waits")
 
 
@@ -215,7 +214,7 @@ async def begin_many(saver) -> None:
 
 async def test_a_full_disk_is_told_and_what_was_kept_stays(kept):
     path, expected = kept
-    async with open_checkpoints(path) as saver:
+    async with open_sqlite(path) as saver:
         async with saver.conn.execute("PRAGMA page_count") as rows:
             pages = (await rows.fetchone())[0]
         await saver.conn.execute(f"PRAGMA max_page_count = {pages + 1}")
@@ -230,11 +229,11 @@ import asyncio, resource, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from fractale.errors import StoreError
-from fractale.store.checkpoints import open_checkpoints
+from fractale.store.sqlite_saver import open_sqlite
 from store_runs import begin
 
 async def main():
-    async with open_checkpoints(Path({path!r})) as saver:
+    async with open_sqlite(Path({path!r})) as saver:
         resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
         for number in range(200):
             await begin(saver, f"more {{number}}")
@@ -303,7 +302,7 @@ async def test_a_file_of_version_0_is_brought_up_to_date(tmp_path):
         await begin(before, "waits")
         shown = await latest(before, "waits")
     assert version_of(path) == 0
-    async with open_checkpoints(path) as saver:
+    async with open_sqlite(path) as saver:
         assert await latest(saver, "waits") == shown
         assert await finish(saver, "waits") == [0, 1, 2, 3]
     assert version_of(path) == len(CHANGES)
@@ -328,14 +327,16 @@ async def test_langgraphs_own_saver_may_write_to_the_same_file(kept):
     async with AsyncSqliteSaver.from_conn_string(str(path)) as other:
         await begin(other, "studio")
         shown = await latest(other, "studio")
-    async with open_checkpoints(path) as saver:
+    async with open_sqlite(path) as saver:
         assert await latest(saver, "studio") == shown
         assert await finish(saver, "studio") == [0, 1, 2, 3]
 
 
 async def test_deleting_a_thread_leaves_the_others_and_gives_space_back(kept):
     path, expected = kept
-    async with open_checkpoints(path) as saver:
+    with contextlib.closing(sqlite3.connect(path)) as database:  # as the file of all runs was made
+        database.executescript("PRAGMA auto_vacuum = INCREMENTAL; VACUUM")
+    async with open_sqlite(path) as saver:
         for number in range(20):
             await begin(saver, f"more {number}")
         assert set(await saver.sizes()) == {"waits", "done", *(f"more {n}" for n in range(20))}
@@ -364,30 +365,30 @@ async def journal_of(saver) -> tuple[str, str]:
 
 
 async def test_on_a_disk_of_this_machine_there_is_a_write_ahead_log(tmp_path):
-    async with open_checkpoints(tmp_path / "c.sqlite", mountinfo=mounted(tmp_path, "xfs")) as saver:
+    async with open_sqlite(tmp_path / "c.sqlite", mountinfo=mounted(tmp_path, "xfs")) as saver:
         assert await journal_of(saver) == ("wal", "normal")
 
 
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "fuse.sshfs"])
 async def test_on_a_network_file_system_there_is_none_and_one_process_at_a_time(tmp_path, kind):
     path, mountinfo = tmp_path / "c.sqlite", mounted(tmp_path, kind)
-    async with open_checkpoints(path, mountinfo=mountinfo) as saver:
+    async with open_sqlite(path, mountinfo=mountinfo) as saver:
         assert await journal_of(saver) == ("delete", "exclusive")
         await begin(saver, "waits")
         assert not log_of(path).exists()
         with pytest.raises(StoreError, match=f"network file system .{kind}.*held by process") as no:
-            async with open_checkpoints(path, mountinfo=mountinfo):
+            async with open_sqlite(path, mountinfo=mountinfo):
                 pass
         assert "FRACTALE_STATE_DIR" in (no.value.hint or "")
         assert "PostgreSQL" in (no.value.hint or "")
-    async with open_checkpoints(path, mountinfo=mountinfo) as saver:
+    async with open_sqlite(path, mountinfo=mountinfo) as saver:
         assert await finish(saver, "waits") == [0, 1, 2, 3]
 
 
 async def test_a_file_with_a_log_may_move_to_a_network_file_system(kept, tmp_path):
     path, expected = kept
     mountinfo = mounted(tmp_path, "nfs4")
-    async with open_checkpoints(path, mountinfo=mountinfo) as saver:
+    async with open_sqlite(path, mountinfo=mountinfo) as saver:
         assert await journal_of(saver) == ("delete", "exclusive")
     assert await readings(path) == expected
 
@@ -396,7 +397,7 @@ async def test_a_file_with_a_log_may_move_to_a_network_file_system(kept, tmp_pat
 async def test_a_mount_whose_locks_other_machines_do_not_see_is_refused(tmp_path, options):
     mountinfo = mounted(tmp_path, "nfs4", options)
     with pytest.raises(StoreError, match="locks do not reach") as caught:
-        async with open_checkpoints(tmp_path / "c.sqlite", mountinfo=mountinfo):
+        async with open_sqlite(tmp_path / "c.sqlite", mountinfo=mountinfo):
             pass
     assert "FRACTALE_STATE_DIR" in (caught.value.hint or "")
 
@@ -411,7 +412,7 @@ async def test_a_moved_row_is_told(kept):
             " WHERE thread_id = 'waits'"
         )
         database.commit()
-    async with open_checkpoints(path) as saver:
+    async with open_sqlite(path) as saver:
         with pytest.raises(StoreError, match="not its row's"):
             await saver.aget_tuple(config("waits"))
 
@@ -422,7 +423,7 @@ async def test_a_row_with_something_else_in_it_is_told(kept, column):
     with contextlib.closing(sqlite3.connect(path)) as database:
         database.execute(f"UPDATE checkpoints SET {column}")
         database.commit()
-    async with open_checkpoints(path) as saver:
+    async with open_sqlite(path) as saver:
         with pytest.raises(StoreError) as caught:
             await saver.aget_tuple(config("waits"))
     assert caught.value.hint
@@ -430,13 +431,13 @@ async def test_a_row_with_something_else_in_it_is_told(kept, column):
 
 async def test_a_channels_history_has_no_seals_in_it(kept):
     path, _ = kept
-    async with open_checkpoints(path) as saver:
+    async with open_sqlite(path) as saver:
         found = await saver.aget_delta_channel_history(config=config("done"), channels=["numbers"])
     assert [value for _, _, value in found["numbers"]["writes"]] == [[2], [3]]
 
 
 async def test_bytes_are_kept_as_they_are(tmp_path):
-    async with open_checkpoints(tmp_path / "c.sqlite") as saver:
+    async with open_sqlite(tmp_path / "c.sqlite") as saver:
         await begin(saver, "waits")
         place = (await saver.aget_tuple(config("waits"))).config
         values = [("a", b"\x00b"), ("b", bytearray(b"c")), ("c", None), ("d", ["fractale_seal"])]

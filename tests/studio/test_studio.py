@@ -28,9 +28,8 @@ from fractale.errors import DependencyMissing, PlanError, UsageError
 from fractale.plan.build import load_plan
 from fractale.record.plans import plan_hash
 from fractale.settings import load_settings
-from fractale.store.drafts import Drafts
 from fractale.store.locks import RunLock
-from fractale.store.records import RunFolders
+from fractale.store.run_record import RunRecords
 from fractale.studio import any_plan, open_saver, plan_graph, prompt_graph
 from fractale.studio.launch import CORS, OPTIONS, Start, prepare
 from fractale.studio.performing import RunEnded
@@ -620,7 +619,7 @@ async def test_a_reader_who_goes_away_ends_the_run_where_nothing_is_lost(here):
 
 async def test_a_state_is_not_changed_under_a_run(here):
     await here.run("asked", {})
-    folder = RunFolders(Path(".fractale")).find("-1")
+    folder = RunRecords(Path(".fractale")).find("-1")
     graph = await here.graph("asked", thread_id=here.thread)
     config = {"configurable": {"thread_id": here.thread}}
     with RunLock(folder), pytest.raises(HTTPException, match="is held by process"):
@@ -676,15 +675,15 @@ async def test_any_plan_is_run_from_its_text(here):
 
 
 async def test_drafts_are_drawn_wherever_they_lie(here):
-    folder = RunFolders(Path(".fractale")).new("r")
+    folder = RunRecords(Path(".fractale")).new("r")
     plan = load_plan(here.folder / "deep.yaml")
     folder.write_head({"plan": "deep", "file": plan.file, "plan_hash": plan_hash(plan)})
     inner = "name: x\nsteps: [{name: leaf, tool: note, inputs: {text: a}}]\n"
     for path in ("each[0]", "each[1]", "block/made", "again"):
-        Drafts(folder.path / "drafts").keep(path, inner)
+        folder.keep_draft(path, inner)
     nested = "name: x\nsteps: [{name: once, type: plan, instruction: More.}]\n"
-    Drafts(folder.path / "drafts").keep("again", nested)
-    Drafts(folder.path / "drafts").keep("again/once", inner)
+    folder.keep_draft("again", nested)
+    folder.keep_draft("again/once", inner)
     drawn = set((await here.graph("deep", run="r")).get_graph(xray=True).nodes)
     wanted = {"each:item:run:leaf", "block:made:run:leaf", "again:run:once:run:leaf"}
     assert wanted <= drawn
@@ -828,7 +827,7 @@ async def test_the_graphs_of_this_project_are_those_of_its_plans(here):
 
 
 def test_threads_and_runs_find_each_other(tmp_path):
-    folders = RunFolders(tmp_path)
+    folders = RunRecords(tmp_path)
     threads = RunThreads(folders)
     thread = "01a206f0-cbda-740d-a22d-d0c55a3a54ad"
     assert threads.run_of(thread) is None

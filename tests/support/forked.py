@@ -44,7 +44,7 @@ for name in (
     "fractale.runs.options", "fractale.api", "fractale.mcp", "fractale.models.providers",
     "fractale.registry.fastmcp_mount", "fractale.registry.server", "fractale.registry.build",
     "fractale.graph.drafting", "fractale.agents.planner", "fractale.agents.loop",
-    "fractale.agents.catalog", "fractale.agents.ask", "fractale.store.sqlite",
+    "fractale.agents.catalog", "fractale.agents.ask", "fractale.store.checkpoints",
     "langchain.agents", "langchain_openai", "openai.resources.chat",
     "langgraph.checkpoint.sqlite.aio", "fractale.store.postgres",
     "httpcore2", "truststore", "anyio._backends._asyncio", "fractale.mcp.memory",

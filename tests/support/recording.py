@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fractale.store.outputs import FileOutputs
-from fractale.store.records import RunFolder, RunFolders
+from fractale.store.run_record import RunRecord, RunRecords
 
 BEGIN = 1_795_392_000.0
 
@@ -16,7 +16,7 @@ class Recording:
     """Writes the record of a run, event by event; each takes half a second."""
 
     def __init__(self, state_dir: Path, run_id: str = "k7f3a", **head: Any) -> None:
-        self.folder: RunFolder = RunFolders(state_dir).new(run_id)
+        self.folder: RunRecord = RunRecords(state_dir).new(run_id)
         self.outputs = FileOutputs(self.folder.outputs)
         self.time = BEGIN
         self.folder.write_head(

@@ -19,7 +19,7 @@ from fractale.record.recordings import open_recording
 from fractale.replay.replay import Live, Replayed, replay
 from fractale.runs import RunOptions, Runs
 from fractale.settings import Settings
-from fractale.store.records import RunFolder, RunFolders
+from fractale.store.run_record import RunRecord, RunRecords
 from fractale.testing import FakeToolServer, ModelServer
 from fractale.testing.model_server import ModelRequest, Reply
 
@@ -39,11 +39,11 @@ class Stage:
     told: list[dict[str, Any]] = field(default_factory=list)
 
     @property
-    def folders(self) -> RunFolders:
-        return RunFolders(self.settings.state_dir)
+    def folders(self) -> RunRecords:
+        return RunRecords(self.settings.state_dir)
 
     @property
-    def last(self) -> RunFolder:
+    def last(self) -> RunRecord:
         return self.folders.find(self.result.run)
 
     def write(self, text: str, name: str = "plan.yaml") -> Path:
@@ -90,7 +90,7 @@ class Stage:
         return self.result
 
     async def replay(
-        self, plan: str | None = None, live: Live | None = None, folder: RunFolder | None = None
+        self, plan: str | None = None, live: Live | None = None, folder: RunRecord | None = None
     ) -> Replayed:
         """Replay the last run; nothing may be called that is not live."""
         calls, asked = len(self.server.calls), self.asked

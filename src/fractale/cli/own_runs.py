@@ -15,10 +15,10 @@ from fractale.settings import Settings
 from fractale.settings.own_runs import agree, is_agreed, is_own, not_own, why_not_own
 
 if TYPE_CHECKING:
-    from fractale.store.records import RunFolder
+    from fractale.store.run_record import RunRecord
 
 
-def check_own(folder: RunFolder, head: Mapping[str, Any], settings: Settings) -> None:
+def check_own(folder: RunRecord, head: Mapping[str, Any], settings: Settings) -> None:
     """See that the user started a run, or agrees to what its record names.
 
     Raises:

@@ -131,9 +131,9 @@ def go_on(call: Call, run_id: str, answers: Mapping[str, str]) -> int:
     from fractale.cli.answers import check_steps
     from fractale.cli.own_runs import check_own
     from fractale.runs.continuing import unchanged_plan
-    from fractale.store.records import RunFolders
+    from fractale.store.run_record import RunRecords
 
-    folder = RunFolders(call.settings.state_dir).find(run_id)
+    folder = RunRecords(call.settings.state_dir).find(run_id)
     head = folder.read_head()
     check_own(folder, head, call.settings)
     call = replace(call.like(head), replies=answers)

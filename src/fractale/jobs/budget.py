@@ -30,9 +30,6 @@ LIMITS: Final[Mapping[str, str]] = {
 }
 """Limits of a plan that hold for jobs, and their names for people."""
 
-LEDGER: Final = "jobs.jsonl"
-"""The file of the ledger, in a run's own folder."""
-
 INHERITED: Final = "(inherited)"
 """The key of what the run had used that a run was forked from."""
 

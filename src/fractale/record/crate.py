@@ -21,7 +21,8 @@ from fractale.plain import to_json
 from fractale.plan.paths import without_indexes
 from fractale.record.export import transition_lines
 from fractale.record.history import RecordedAttempt, RunHistory, input_values, resolve
-from fractale.record.plans import INCLUDED, plan_file
+from fractale.record.plans import plan_file
+from fractale.store.run_record import RunRecord
 
 CONTEXT = "https://w3id.org/ro/terms/workflow-run/context"
 PROFILES = (
@@ -217,8 +218,8 @@ class _Writer:
             if parameters:
                 workflow[side] = _one([parameter for parameter, _ in parameters.values()])
         self._crate.mainEntity = workflow
-        if (included := plan.parent / INCLUDED).is_dir() and plan.name == PLAN:
-            self._crate.add_tree(included, INCLUDED)
+        if (included := plan.parent / RunRecord.included_plans.name).is_dir() and plan.name == PLAN:
+            self._crate.add_tree(included, included.name)
 
     def _run(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Any:
         history = self._history

@@ -17,11 +17,10 @@ from fractale.plan.narrow import narrow
 from fractale.plan.paths import without_indexes
 from fractale.plan.words import MANAGER_INPUTS
 from fractale.record.plans import plan_of
-from fractale.store.drafts import Drafts
-from fractale.store.records import RunFolder
+from fractale.store.run_record import RunRecord
 
 
-def freeze(folder: RunFolder, target: Path) -> list[Path]:
+def freeze(folder: RunRecord, target: Path) -> list[Path]:
     """Write the plan of a run, and each draft as a plan that it includes.
 
     A planned step becomes ``plan: ./STEM/STEP.yaml``, where STEM is the target's name without
@@ -54,9 +53,9 @@ def freeze(folder: RunFolder, target: Path) -> list[Path]:
     return _write(files, target)
 
 
-def _frozen(folder: RunFolder, plan: Plan, name: str) -> dict[Path, str]:
+def _frozen(folder: RunRecord, plan: Plan, name: str) -> dict[Path, str]:
     """The files by their place beside the plan, which is the first of them."""
-    freezer = _Freezer(_accepted(Drafts(folder.path / "drafts")), Path(name).with_suffix(""))
+    freezer = _Freezer(_accepted(folder), Path(name).with_suffix(""))
     text = dump_plan(freezer.plan(plan, "", Path(name)))
     if not freezer.planned:
         raise UsageError(
@@ -66,10 +65,10 @@ def _frozen(folder: RunFolder, plan: Plan, name: str) -> dict[Path, str]:
     return {Path(name): text, **freezer.files}
 
 
-def _accepted(drafts: Drafts) -> dict[str, set[str]]:
+def _accepted(folder: RunRecord) -> dict[str, set[str]]:
     """Path of a step, without the items of a foreach → its drafts."""
     found: dict[str, set[str]] = {}
-    for path, text in drafts.items():
+    for path, text in folder.read_drafts().items():
         found.setdefault(without_indexes(path), set()).add(text)
     return found
 

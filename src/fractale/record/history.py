@@ -18,7 +18,7 @@ from fractale.errors import StoreError
 from fractale.plan.paths import without_indexes
 from fractale.record.jobs import JobHistory
 from fractale.store.outputs import FileOutputs, is_reference
-from fractale.store.records import RunFolder
+from fractale.store.run_record import RunRecord
 
 KEY_START, KEY_END = b'{"key": "', b'"'
 
@@ -248,7 +248,7 @@ class RunHistory:
     """Everything in a run's record.
 
     Args:
-        head: How it was started (`RunFolder.read_head`).
+        head: How it was started (`RunRecord.read_head`).
         title: The first line of the plan's description, or its name.
         steps: The plan's steps: ``{name, type, target}``, in the plan's order.
         attempts: In the order in which they were started.
@@ -258,7 +258,7 @@ class RunHistory:
         alive: Whether a process works on the run.
     """
 
-    folder: RunFolder
+    folder: RunRecord
     head: Mapping[str, Any]
     title: str = ""
     steps: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -418,7 +418,7 @@ def _as_attempt(block: RecordedAttempt, item: RecordedItem, path: str) -> Record
 # -- whole values, and a history as JSON --------------------------------------------------------
 
 
-def resolve(folder: RunFolder, value: Any) -> Any:
+def resolve(folder: RunRecord, value: Any) -> Any:
     """The value of a reference; any other value unchanged.
 
     If the value is gone or damaged, the result is the reference with an `error`.
@@ -436,7 +436,7 @@ def input_values(history: RunHistory) -> dict[str, Any]:
     return {name: resolve(history.folder, value) for name, value in history.inputs.items()}
 
 
-def results_of(folder: RunFolder, calls: Iterable[RecordedCall]) -> dict[str, Any]:
+def results_of(folder: RunRecord, calls: Iterable[RecordedCall]) -> dict[str, Any]:
     """The whole results of calls, by their keys in the run's journal.
 
     Returns:
@@ -450,7 +450,7 @@ def results_of(folder: RunFolder, calls: Iterable[RecordedCall]) -> dict[str, An
     if not wanted:
         return {}
     found: dict[str, Any] = {}
-    path = folder.path / "journal.jsonl"
+    path = folder.journal
     try:
         with path.open("rb") as file:
             for line in file:

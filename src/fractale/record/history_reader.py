@@ -18,7 +18,7 @@ from fractale.record.history import (
     RunProcess,
 )
 from fractale.store.locks import holder_of
-from fractale.store.records import RunFolder
+from fractale.store.run_record import RunRecord
 
 Data: TypeAlias = Mapping[str, Any]
 
@@ -26,7 +26,7 @@ LOUD = ("warning", "error", "critical", "alert", "emergency")
 """Levels of a server's log that count as warnings."""
 
 
-def read_history(folder: RunFolder) -> RunHistory:
+def read_history(folder: RunRecord) -> RunHistory:
     """Read what happened in a run.
 
     Raises:
@@ -43,20 +43,9 @@ def read_history(folder: RunFolder) -> RunHistory:
         raise StoreError(
             f"the record of run {folder.run_id} is damaged: {type(error).__name__}: {error}"
         ) from error
-    history.drafts = _drafts(folder)
+    history.drafts = folder.read_drafts()
     history.alive = holder_of(folder) is not None
     return history
-
-
-def _drafts(folder: RunFolder) -> dict[str, str]:
-    root = folder.path / "drafts"
-    files = sorted(root.rglob("*.yaml"))
-    return {
-        str(file.relative_to(root).with_suffix("")): file.read_text(
-            encoding="utf-8", errors="replace"
-        )
-        for file in files
-    }
 
 
 class _Reader:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fractale.record.history import RunHistory
     from fractale.schedulers.folder import JobFolder
     from fractale.settings import Settings
-    from fractale.store.records import RunFolder
+    from fractale.store.run_record import RunRecord
 
 JOBS = "jobs"
 """The directory of the jobs' directories, in that of the run."""
@@ -219,7 +219,7 @@ class RunJob:
         return self.folder if self.index is None else self.folder.element(self.index)
 
 
-def jobs_of(folder: RunFolder, history: RunHistory | None = None) -> list[RunJob]:
+def jobs_of(folder: RunRecord, history: RunHistory | None = None) -> list[RunJob]:
     """The batch jobs of a run whose directories exist, in order of submission.
 
     A job is included even if the run was killed before it recorded the submission.
@@ -234,7 +234,7 @@ def jobs_of(folder: RunFolder, history: RunHistory | None = None) -> list[RunJob
     from fractale.record.history_reader import read_history
     from fractale.schedulers.folder import name_of
 
-    root = (folder.path / JOBS).absolute()
+    root = folder.jobs.absolute()
     there = {each.path.name: each for each in folders_in(root)}
     found: list[RunJob] = []
     for attempt in (history or read_history(folder)).attempts:

@@ -15,9 +15,7 @@ from fractale.plan.model import Plan, Step
 from fractale.private import make_folder, write_private
 from fractale.store.lines import ROOM
 from fractale.store.outputs import encode
-from fractale.store.records import RunFolder
-
-PLAN_FILE, INCLUDED = "plan.yaml", "plan"
+from fractale.store.run_record import RunRecord
 
 
 def plan_hash(plan: Plan) -> str:
@@ -29,7 +27,7 @@ def _meaning(plan: Plan) -> list[Any]:
     return [plan_data(plan), *(_meaning(step.plan) for step in plan.walk() if step.plan)]
 
 
-def keep_plan(folder: RunFolder, plan: Plan) -> Path:
+def keep_plan(folder: RunRecord, plan: Plan) -> Path:
     """Copy the plan of a run, and those that it includes, into the run's directory.
 
     The plan's file may change or disappear afterwards, and a plan that is given as text has none.
@@ -40,9 +38,9 @@ def keep_plan(folder: RunFolder, plan: Plan) -> Path:
     Raises:
         StoreError: It cannot be written.
     """
-    target = folder.path / PLAN_FILE
+    target = folder.plan
     try:
-        for path, text in _files(plan, target, INCLUDED).items():
+        for path, text in _files(plan, target, RunRecord.included_plans.name).items():
             make_folder(path.parent)
             write_private(path, text, sync="none")
     except OSError as error:
@@ -67,9 +65,9 @@ def _files(plan: Plan, target: Path, near: str) -> dict[Path, str]:
     return {target: dump_plan(whole), **found}
 
 
-def plan_file(folder: RunFolder, head: Mapping[str, Any]) -> Path | None:
+def plan_file(folder: RunRecord, head: Mapping[str, Any]) -> Path | None:
     """The file with the plan as it was run; None if the plan has changed or is gone."""
-    kept = folder.path / PLAN_FILE
+    kept = folder.plan
     if kept.is_file():
         return kept
     file = Path(str(head.get("file") or ""))
@@ -80,7 +78,7 @@ def plan_file(folder: RunFolder, head: Mapping[str, Any]) -> Path | None:
     return file if same else None
 
 
-def plan_of(folder: RunFolder, head: Mapping[str, Any]) -> Plan | None:
+def plan_of(folder: RunRecord, head: Mapping[str, Any]) -> Plan | None:
     """The plan as it was run; None if it has changed or is gone."""
     file = plan_file(folder, head)
     try:

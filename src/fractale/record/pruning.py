@@ -1,19 +1,26 @@
-"""Removing runs, and what is kept beside them: folders of jobs, and listings of tools.
+"""Removing runs, and what is kept beside them: directories of jobs, and listings of tools.
 
-- The jobs of a run's own steps are in its folder and go with it. A run stays as long as one of
+- With a run go its directory (record, journal, outputs, checkpoints), its checkpoints elsewhere and
+  its row in the index.
+- Of a run that stays, outputs go that nothing refers to, as a crash leaves them behind.
+- The jobs of a run's own steps are in its directory and go with it. A run stays as long as one of
   them is not known to be over.
-- Jobs that a tool submitted are in the state folder's ``jobs/``. Such a job's folder goes with the
-  last run whose record speaks of it, and one that no run speaks of goes by its age.
+- Jobs that a tool submitted are in the state directory's ``jobs/``. Such a job's directory goes
+  with the last run whose record names it; one that no run names goes by its age.
 - Listings of what servers offered are shared by runs, and go with the last of them.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+from fractale.errors import RunHeld, StoreError, UsageError
 from fractale.jobs import Jobs
 from fractale.jobs.removal import (
     Standing,
@@ -24,42 +31,121 @@ from fractale.jobs.removal import (
     standings,
 )
 from fractale.record.jobs import JOBS
-from fractale.record.snapshot import SHARED, TOOLS_FILE
+from fractale.record.snapshot import SHARED
 from fractale.schedulers.folder import JobFolder
 from fractale.settings import Settings
-from fractale.store.prune import PruneReport, PruneRule, bytes_in, prune, remove_tree, texts_of
-from fractale.store.records import RunFolder, RunFolders
+from fractale.store.checkpoints import RunSaver, open_checkpoints, references_in
+from fractale.store.index import RunIndex, RunRow, row_of
+from fractale.store.locks import RunLock, holder_of
+from fractale.store.outputs import FileOutputs
+from fractale.store.run_record import RUNS, RunRecord, RunRecords
+
+UNUSED = 3600.0
+"""Seconds after which an output that nothing refers to is not about to be referred to."""
 
 
-async def prune_all(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneRule:
+    """Which runs go: those that any of these takes.
+
+    Args:
+        older_than: Seconds since the run ended, or began where it did not end.
+        keep: All but so many of the latest.
+        max_bytes: The latest stay as long as they fit together.
+        force: Also runs that wait for an answer.
+    """
+
+    older_than: float | None = None
+    keep: int | None = None
+    max_bytes: int | None = None
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        given = [v for v in (self.older_than, self.keep, self.max_bytes) if v is not None]
+        if not given or min(given) < 0:
+            raise UsageError(
+                "which runs to remove is said by an age, a number to keep, or a size, none below 0"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """A run that was removed, would be, or stays though a rule takes it.
+
+    Args:
+        bytes: Of its folder and its checkpoints.
+        reason: Which rule takes it, or why it stays.
+    """
+
+    id: str
+    plan: str
+    status: str
+    started: float
+    bytes: int
+    reason: str
+
+
+@dataclass(slots=True)
+class PruneReport:
+    """What was removed, or would be.
+
+    Args:
+        removed: The latest first.
+        spared: Runs that a rule takes, but that wait or are held.
+        outputs: Files of outputs of other runs, that nothing referred to; `output_bytes` theirs.
+        jobs: Folders of jobs that are over; `job_bytes` theirs. `jobs_left` had gone as well, were
+            they known to be over.
+        listings: Files of what servers offered to runs, that no run shares any more.
+        runs: How many runs are left, with `bytes`.
+    """
+
+    dry_run: bool
+    removed: list[Pruned] = field(default_factory=list[Pruned])
+    spared: list[Pruned] = field(default_factory=list[Pruned])
+    outputs: int = 0
+    output_bytes: int = 0
+    jobs: int = 0
+    job_bytes: int = 0
+    jobs_left: int = 0
+    listings: int = 0
+    listing_bytes: int = 0
+    runs: int = 0
+    bytes: int = 0
+
+    @property
+    def freed(self) -> int:
+        """Bytes that were removed, or would be."""
+        beside = self.output_bytes + self.job_bytes + self.listing_bytes
+        return sum(run.bytes for run in self.removed) + beside
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON."""
+        return {**asdict(self), "freed": self.freed}
+
+
+async def prune(
     settings: Settings, rule: PruneRule, *, dry_run: bool = False, now: float | None = None
 ) -> PruneReport:
     """Remove runs, outputs that nothing refers to, jobs that are over, and unused listings.
 
+    A run that a process has is never touched, and one that waits for an answer only with
+    `PruneRule.force`.
+
     Args:
         dry_run: Only report what would be removed.
-        now: The Unix time to reckon ages by.
+        now: The Unix time from which ages are counted.
 
     Raises:
-        StoreError: The state folder or the checkpoints can't be used.
-        UsageError: The rule says nothing.
+        StoreError: The state directory or the checkpoints cannot be used.
     """
-    now = time.time() if now is None else now
-    beside = _Beside(settings, rule, dry_run=dry_run, now=now)
-    listings = beside.listings()
-    report = PruneReport(dry_run)
-    if (settings.state_dir / "runs").is_dir():
-        report = await prune(
-            settings.state_dir,
-            settings.checkpoints,
-            rule,
-            dry_run=dry_run,
-            now=now,
-            spares=beside.why_it_stays,
-        )
-    await beside.remove_jobs(report)
-    beside.remove_listings(report, listings)
-    return report
+    work = _Pruning(settings, rule, PruneReport(dry_run), time.time() if now is None else now)
+    if (settings.state_dir / RUNS).is_dir():
+        async with open_checkpoints(settings.checkpoints) as saver:
+            with RunIndex(settings.state_dir) as index:
+                await work.prune_runs(saver, index)
+    await work.prune_jobs()
+    work.prune_listings()
+    return work.report
 
 
 @dataclass(slots=True)
@@ -76,100 +162,235 @@ class _Listing:
 
 
 @dataclass(slots=True)
-class _Beside:
+class _Pruning:
     settings: Settings
     rule: PruneRule
-    dry_run: bool
+    report: PruneReport
     now: float
+    records: RunRecords = field(init=False)
     jobs: Jobs = field(init=False)
-    told: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
-    """Run → the jobs of the state folder that its record speaks of."""
-    listed: dict[str, int] = field(default_factory=dict[str, int])
-    """Run → the number by which the file system knows its listing."""
+    listings: Mapping[int, _Listing] = field(init=False)
+    """By their inodes, before any run is removed."""
+    named_jobs: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
+    """Run → the jobs of the state directory that its record names."""
+    listing_of: dict[str, int] = field(default_factory=dict[str, int])
+    """Run → the inode of its listing."""
 
     def __post_init__(self) -> None:
+        self.records = RunRecords(self.settings.state_dir)
         self.jobs = Jobs.of(self.settings)
+        self.listings = _listings(self.settings.state_dir / SHARED)
 
     # -- runs
 
-    async def why_it_stays(self, folder: RunFolder) -> str | None:
-        """Why a run that a rule takes stays; what it has is looked up before it goes."""
-        mine = list(folders_in(folder.path / JOBS))
+    async def prune_runs(self, saver: RunSaver, index: RunIndex) -> None:
+        index.refresh()
+        rows = index.find(limit=None)
+        elsewhere = await saver.sizes()
+        sizes = {r.id: bytes_in(self.records.at(r.id).path) + elsewhere.get(r.id, 0) for r in rows}
+        kept: list[RunRow] = []
+        for row, reason in _taken(rows, sizes, self.rule, self.now):
+            if reason is None or not await self._prune_run(saver, index, row, sizes, reason):
+                kept.append(row)
+        for row in kept:
+            await self._prune_outputs(saver, self.records.at(row.id))
+        if not self.report.dry_run:
+            await saver.reclaim()
+        self.report.runs = len(kept)
+        self.report.bytes = sum(sizes[row.id] for row in kept) - self.report.output_bytes
+
+    async def _prune_run(
+        self,
+        saver: RunSaver,
+        index: RunIndex,
+        row: RunRow,
+        sizes: Mapping[str, int],
+        reason: str,
+    ) -> bool:
+        """Whether the run was removed, or would be."""
+        spared = await self._remove_run(saver, index, row)
+        pruned = Pruned(row.id, row.plan, row.status, row.started, sizes[row.id], spared or reason)
+        (self.report.spared if spared else self.report.removed).append(pruned)
+        return spared is None
+
+    async def _remove_run(self, saver: RunSaver, index: RunIndex, row: RunRow) -> str | None:
+        """Why a run stays; None when it is removed, or would be."""
+        record = self.records.at(row.id)
+        row = row_of(record) or row  # it may have been resumed since the index was written
+        if row.status == "waiting" and not self.rule.force:
+            return f"waits for {row.waits_for or 'an answer'}"
+        if self.report.dry_run:
+            holder = holder_of(record)
+            return f"held by {holder}" if holder else await self._why_needed(record)
+        try:
+            with RunLock(record):
+                if why := await self._why_needed(record):
+                    return why
+                async with saver.holding(row.id):
+                    # The directory goes last: while it is there, a crash leaves a run to remove.
+                    await saver.adelete_thread(row.id)
+                    index.remove([row.id])
+                    _remove_tree(record.path)
+        except RunHeld as error:
+            return error.message
+        return None
+
+    async def _why_needed(self, record: RunRecord) -> str | None:
+        """Why a run that a rule takes stays; what it shares with others is recorded here."""
+        mine = list(folders_in(record.jobs))
         for found in await standings(self.jobs, mine):
             if not (found.over or (found.lost and self.rule.force)):
                 return f"its job {found.words}"
-        if self._root.is_dir():
-            self.told[folder.run_id] = names_in(texts_of(folder))
-        self.listed[folder.run_id] = _inode(folder.path / TOOLS_FILE)
+        if self._jobs_root.is_dir():
+            self.named_jobs[record.run_id] = names_in(_texts_of(record))
+        self.listing_of[record.run_id] = _inode(record.offered)
         return None
 
-    # -- jobs
+    async def _prune_outputs(self, saver: RunSaver, record: RunRecord) -> None:
+        old = [path for path in _outputs(record) if self.now - path.stat().st_mtime > UNUSED]
+        if not old:
+            return
+        try:
+            with RunLock(record):
+                known = references_in(_texts_of(record)) | await saver.references(record.run_id)
+        except StoreError:  # what its checkpoints refer to is not known: its outputs stay
+            return
+        except RunHeld:
+            return
+        for path in old:
+            if FileOutputs.digest_of(path) not in known:
+                self.report.outputs += 1
+                self.report.output_bytes += path.stat().st_size
+                if not self.report.dry_run:
+                    path.unlink(missing_ok=True)
+
+    # -- jobs that tools submitted
 
     @property
-    def _root(self) -> Path:
+    def _jobs_root(self) -> Path:
         return self.settings.state_dir / JOBS
 
-    async def remove_jobs(self, report: PruneReport) -> None:
-        """Remove the jobs of the state folder whose runs are gone, or that are too old."""
-        for path in leftovers_in(self._root):
-            report.job_bytes += bytes_in(path)
-            if not self.dry_run:
-                remove_tree(path)
-        folders = self._candidates(report)
+    async def prune_jobs(self) -> None:
+        """Remove the jobs of the state directory whose runs are gone, or that are too old."""
+        for path in leftovers_in(self._jobs_root):
+            self.report.job_bytes += bytes_in(path)
+            if not self.report.dry_run:
+                _remove_tree(path)
+        folders = self._unnamed_jobs()
         for folder, found in zip(folders, await standings(self.jobs, folders), strict=True):
-            if self._goes(folder, found, report):
+            if self._job_goes(folder, found):
                 size = bytes_in(folder.path)
-                if self.dry_run or remove(folder):
-                    report.jobs += 1
-                    report.job_bytes += size
+                if self.report.dry_run or remove(folder):
+                    self.report.jobs += 1
+                    self.report.job_bytes += size
 
-    def _candidates(self, report: PruneReport) -> list[JobFolder]:
-        """The folders of which no run that stays speaks."""
-        folders = list(folders_in(self._root))
+    def _unnamed_jobs(self) -> list[JobFolder]:
+        """The jobs that no run that stays names."""
+        folders = list(folders_in(self._jobs_root))
         if not folders:
             return []
-        gone = {run.id for run in report.removed}
-        runs = RunFolders(self.settings.state_dir)
+        gone = {run.id for run in self.report.removed}
         kept: set[str] = set()
-        for name in runs.names() - gone:
-            kept |= names_in(texts_of(runs.at(name)))
+        for name in self.records.names() - gone:
+            kept |= names_in(_texts_of(self.records.at(name)))
         return [folder for folder in folders if folder.path.name not in kept]
 
-    def _goes(self, folder: JobFolder, found: Standing, report: PruneReport) -> bool:
-        was_a_runs = any(folder.path.name in self.told.get(run.id, ()) for run in report.removed)
+    def _job_goes(self, folder: JobFolder, found: Standing) -> bool:
+        removed = self.report.removed
+        was_named = any(folder.path.name in self.named_jobs.get(run.id, ()) for run in removed)
         age, oldest = self.now - found.at, self.rule.older_than
-        if not was_a_runs and (oldest is None or age <= oldest):
+        if not was_named and (oldest is None or age <= oldest):
             return False
         if found.over or (found.lost and self.rule.force):
             return True
-        report.jobs_left += 1
+        self.report.jobs_left += 1
         return False
 
     # -- listings
 
-    def listings(self) -> Mapping[int, _Listing]:
-        """The listings that runs share, by their numbers in the file system."""
-        found: dict[int, _Listing] = {}
-        for path in (self.settings.state_dir / SHARED).glob("*.json"):
-            status = path.stat()
-            users = status.st_nlink - 1
-            found[status.st_ino] = _Listing(path, status.st_size // status.st_nlink, users)
-        return found
-
-    def remove_listings(self, report: PruneReport, listings: Mapping[int, _Listing]) -> None:
+    def prune_listings(self) -> None:
         """Remove the listings that no run shares any more.
 
-        A run that begins just then links to one or not: it loses nothing where the name goes.
+        A run that begins just then has linked to one or has not: it loses nothing if the name goes.
         """
-        for run in report.removed:
-            if listing := listings.get(self.listed.get(run.id, 0)):
+        for run in self.report.removed:
+            if listing := self.listings.get(self.listing_of.get(run.id, 0)):
                 listing.users -= 1
-        for listing in listings.values():
-            if listing.users <= 0 and (self.dry_run or _is_alone(listing.path)):
-                report.listings += 1
-                report.listing_bytes += listing.bytes
-                if not self.dry_run:
+        for listing in self.listings.values():
+            if listing.users <= 0 and (self.report.dry_run or _is_alone(listing.path)):
+                self.report.listings += 1
+                self.report.listing_bytes += listing.bytes
+                if not self.report.dry_run:
                     listing.path.unlink(missing_ok=True)
+
+
+def _taken(
+    rows: Sequence[RunRow], sizes: Mapping[str, int], rule: PruneRule, now: float
+) -> Iterator[tuple[RunRow, str | None]]:
+    """Each run, the latest first, with the rule that takes it, if one does."""
+    total = 0
+    for number, row in enumerate(rows, 1):
+        total += sizes[row.id]
+        if rule.keep is not None and number > rule.keep:
+            yield row, f"not among the latest {rule.keep}"
+        elif rule.older_than is not None and now - (row.ended or row.started) > rule.older_than:
+            yield row, "too old"
+        elif rule.max_bytes is not None and total > rule.max_bytes:
+            yield row, f"more than {rule.max_bytes} bytes together with later runs"
+        else:
+            yield row, None
+
+
+def bytes_in(folder: Path) -> int:
+    """What the files in a folder take; of one with several names, this name's share."""
+    total = 0
+    for root, _, files in os.walk(folder):
+        for name in files:
+            try:
+                status = (Path(root) / name).lstat()
+                total += status.st_size // max(status.st_nlink, 1)
+            except FileNotFoundError:  # it went meanwhile
+                continue
+    return total
+
+
+def _outputs(record: RunRecord) -> list[Path]:
+    """The files of outputs that are kept by their content, and what a crash left of one."""
+    return [path for path in record.outputs.glob("[0-9a-f][0-9a-f]/*") if path.is_file()]
+
+
+def _texts_of(record: RunRecord) -> Iterator[bytes]:
+    """The files of a run's record, and outputs that others may be named in."""
+    for path in [*record.path.glob("*.json*"), *_outputs(record)]:
+        try:
+            yield path.read_bytes()
+        except FileNotFoundError:  # of a run that goes on: it has another name by now
+            continue
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read: {error}") from error
+
+
+def _remove_tree(path: Path) -> None:
+    """Remove a folder.
+
+    Raises:
+        StoreError: It cannot be removed.
+    """
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        raise StoreError(
+            f"cannot remove {path}: {error}", hint="check its permissions and prune again"
+        ) from error
+
+
+def _listings(folder: Path) -> dict[int, _Listing]:
+    found: dict[int, _Listing] = {}
+    for path in folder.glob("*.json"):
+        status = path.stat()
+        users = status.st_nlink - 1
+        found[status.st_ino] = _Listing(path, status.st_size // status.st_nlink, users)
+    return found
 
 
 def _inode(path: Path) -> int:

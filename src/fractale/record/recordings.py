@@ -24,15 +24,24 @@ from fractale.plain import to_json
 from fractale.plan.build import load_plan
 from fractale.plan.model import Plan
 from fractale.private import make_folder, open_private, write_private
-from fractale.record.plans import PLAN_FILE, plan_of
-from fractale.record.snapshot import TOOLS_FILE
+from fractale.record.plans import plan_of
 from fractale.settings import Settings
 from fractale.settings.own_runs import is_agreed
 from fractale.store.locks import holder_of
-from fractale.store.records import RunFolder, RunFolders
+from fractale.store.run_record import RunRecord, RunRecords
 
 ABOUT_FILE, ZIP = "recording.json", ".zip"
-FILES = ("run.json", "events.jsonl", "journal.jsonl", TOOLS_FILE, "entry.json", PLAN_FILE)
+FILES = tuple(
+    file.name
+    for file in (
+        RunRecord.head,
+        RunRecord.events,
+        RunRecord.journal,
+        RunRecord.offered,
+        RunRecord.entry,
+        RunRecord.plan,
+    )
+)
 PATTERNS = (
     "plan/**/*.yaml",
     "drafts/**/*.yaml",
@@ -40,7 +49,7 @@ PATTERNS = (
     "jobs/*/log",
     "jobs/*/elements/*/log",
 )
-UNMASKED = ("plan/", "drafts/", "jobs/", PLAN_FILE)
+UNMASKED = ("plan/", "drafts/", "jobs/", RunRecord.plan.name)
 """Files that a run writes unmasked: jobs write logs, users and models write plans."""
 BLOCK = 1024 * 1024
 MOST_BYTES = 2 * 1024**3
@@ -61,7 +70,7 @@ class Recording:
     """
 
     name: str
-    folder: RunFolder
+    folder: RunRecord
     head: Mapping[str, Any]
     source: Path
     about: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -140,7 +149,7 @@ class Recording:
 
 
 def _is_own(made: Recording, settings: Settings) -> bool:
-    kept = RunFolders(settings.state_dir).has(made.folder.path) and not made.about
+    kept = RunRecords(settings.state_dir).has(made.folder.path) and not made.about
     return kept and is_agreed(made.folder.path, made.head, settings.environment)
 
 
@@ -170,7 +179,7 @@ def _in_folder(folder: Path, source: Path, name: str) -> Recording:
     try:
         if (folder / ABOUT_FILE).exists():
             about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
-        run = RunFolder(str(about.get("run") or folder.name), folder)
+        run = RunRecord(str(about.get("run") or folder.name), folder)
         head = run.read_head()
     except (OSError, ValueError, StoreError) as error:
         raise NotRecorded("bad-recording", f"{source} is not a recording: {error}") from error
@@ -215,7 +224,7 @@ def _below(root: Path) -> Iterator[Path]:
             yield from (Path(folder) / name for name in files if name.endswith(ZIP))
 
 
-def write_recording(folder: RunFolder, target: Path, secrets: Iterable[str]) -> None:
+def write_recording(folder: RunRecord, target: Path, secrets: Iterable[str]) -> None:
     """Write what a replay needs of a run into a directory, or into one file.
 
     Args:
@@ -229,7 +238,7 @@ def write_recording(folder: RunFolder, target: Path, secrets: Iterable[str]) -> 
     """
     if holder_of(folder) is not None:
         raise UsageError(f"run {folder.run_id} is still running", hint="wait for its end")
-    if not (folder.path / TOOLS_FILE).is_file():
+    if not (folder.offered).is_file():
         raise NotRecorded(
             "no-tools",
             f"the record of run {folder.run_id} does not say which tools it was offered",

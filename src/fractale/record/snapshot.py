@@ -28,12 +28,10 @@ from fractale.private import make_folder, write_private
 from fractale.settings import PolicySettings, Settings, SourcesSettings, ToolRule
 from fractale.settings.rules import POLICY_LISTS, SOURCE_KEYS
 from fractale.store.lines import ROOM
-from fractale.store.records import RunFolder
+from fractale.store.run_record import RunRecord
 from fractale.toolbox import PromptInfo, ResourceInfo, Toolbox, ToolInfo
 
-TOOLS_FILE, SHARED = "tools.json", "offered"
-BINDINGS_FILE = "bindings.json"
-"""Names that were bound to servers' tools after the run began; see `graph.bindings`."""
+SHARED = "offered"
 PACKAGES = ("fractale", "langgraph", "langchain", "langchain-core", "mcp", "fastmcp")
 
 
@@ -70,7 +68,7 @@ async def names_needed(
     return None if names is None else await waited_for(toolbox, names)
 
 
-def keep_snapshot(folder: RunFolder, snapshot: ToolSnapshot, mask: Callable[[Any], Any]) -> None:
+def keep_snapshot(folder: RunRecord, snapshot: ToolSnapshot, mask: Callable[[Any], Any]) -> None:
     """Write the snapshot into the run's directory.
 
     Args:
@@ -80,7 +78,7 @@ def keep_snapshot(folder: RunFolder, snapshot: ToolSnapshot, mask: Callable[[Any
         StoreError: It can't be written.
     """
     data = to_json(mask(asdict(snapshot)), default=dict).encode()
-    target = folder.path / TOOLS_FILE
+    target = folder.offered
     shared = folder.path.parent.parent / SHARED / f"{hashlib.sha256(data).hexdigest()}.json"
     try:
         try:
@@ -107,13 +105,13 @@ def _share(target: Path, shared: Path) -> None:
         return
 
 
-def read_snapshot(folder: RunFolder) -> ToolSnapshot:
+def read_snapshot(folder: RunRecord) -> ToolSnapshot:
     """Read what a run was offered.
 
     Raises:
         NotRecorded: It was not recorded, or is damaged.
     """
-    path = folder.path / TOOLS_FILE
+    path = folder.offered
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         return ToolSnapshot(
@@ -136,7 +134,7 @@ def _prompt(data: dict[str, Any]) -> PromptInfo:
     return PromptInfo(**fields)
 
 
-def snapshot_of(folder: RunFolder) -> Snapshot:
+def snapshot_of(folder: RunRecord) -> Snapshot:
     """A lookup of tools as the run was offered them when it began."""
 
     @cache
@@ -149,7 +147,7 @@ def snapshot_of(folder: RunFolder) -> Snapshot:
     return lambda bound: described().get(bound)
 
 
-def bindings_of_old(folder: RunFolder, plan: Plan, agents: Collection[str]) -> dict[str, Any]:
+def bindings_of_old(folder: RunRecord, plan: Plan, agents: Collection[str]) -> dict[str, Any]:
     """The bindings of names in a run of an older fractale, derived from its tools.
 
     Args:

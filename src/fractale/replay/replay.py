@@ -149,7 +149,7 @@ class _Replay:
     async def play(self) -> Replayed:
         folder, live = self.recording.folder, self.live
         status, ended = _status(self.events)
-        journal = RecordedJournal(folder.path / "journal.jsonl")
+        journal = RecordedJournal(folder.journal)
         if journal.missing and any(event.get("key") for event in self.events):
             raise NotRecorded(
                 "no-journal", f"the journal of run {folder.run_id} is gone, and it made calls"
@@ -169,7 +169,7 @@ class _Replay:
         agents = RecordedAgents(self.catalog, self.events, self._offered_names(), comparison)
         # A recording was masked with the secrets of the machine that wrote it.
         masker = Masker(() if self.recording.about else self._hidden())
-        jobs = RecordedJobs(folder.path / "jobs", masker, outside=self.recording.own)
+        jobs = RecordedJobs(folder.jobs, masker, outside=self.recording.own)
         deps = self._dependencies(outputs, agents, jobs)
         if not live.tools:
             await preflight(self.plan, deps.toolbox, deps.models, deps.agents, Bindings())

@@ -15,7 +15,7 @@ from fractale.record.jobs import JobHistory
 from fractale.runs.budget import FOR_ALL, FOR_STEPS, limits_of, limits_set, usage_data
 from fractale.runs.options import RunOptions
 from fractale.runs.result import RunResult, finished_data
-from fractale.store.records import EventLog, RunFolder
+from fractale.store.run_record import EventLog, RunRecord
 
 LONG_TEXT_LINES = 10
 MOST_JOBS = 3
@@ -42,7 +42,7 @@ class Account:
         plan: Plan,
         dependencies: Dependencies,
         options: RunOptions,
-        folder: RunFolder | None,
+        folder: RunRecord | None,
     ) -> None:
         self._plan = plan
         self._dependencies = dependencies

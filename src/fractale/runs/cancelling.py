@@ -20,20 +20,17 @@ from fractale.errors import FractaleError, RunHeld, StoreError
 from fractale.events import Event
 from fractale.jobs.model import JobStatus
 from fractale.private import write_private
-from fractale.record.jobs import JOBS, RunJob, RunJobs
+from fractale.record.jobs import RunJob, RunJobs
 from fractale.schedulers.folder import WITHDRAWN
 from fractale.schedulers.job import JobHandle
 from fractale.store.locks import RunLock, holder_of
-from fractale.store.records import EventLog, RunFolder
+from fractale.store.run_record import EventLog, RunRecord
 
 if TYPE_CHECKING:
     from fractale.settings import Settings
 
-STOP: Final = "stop"
-"""File of a run's folder: its process is asked to stop."""
-
 LOOK_SECONDS: Final = 1.0
-"""Between two looks of a run's process for that file."""
+"""Between two looks of a run's process for a request to stop."""
 
 LEFT: Final = ("waiting", "stopped")
 """How a run stands whose jobs go on without it."""
@@ -92,9 +89,9 @@ class Canceller:
         folder: The run's. Only jobs whose folders are in it are ever touched.
     """
 
-    def __init__(self, folder: RunFolder, settings: Settings) -> None:
+    def __init__(self, folder: RunRecord, settings: Settings) -> None:
         self._folder = folder
-        self._jobs = RunJobs.of((folder.path / JOBS).absolute(), settings)
+        self._jobs = RunJobs.of(folder.jobs.absolute(), settings)
 
     async def look(self, jobs: Sequence[RunJob]) -> list[JobSeen]:
         """How some jobs of the run are, in the same order."""
@@ -152,7 +149,7 @@ async def _each(call: Callable[[T], Awaitable[JobSeen]], values: Sequence[T]) ->
 # -- stopping the run itself ----------------------------------------------------------------------
 
 
-async def stop_run(folder: RunFolder, seconds: float = STOP_SECONDS) -> bool:
+async def stop_run(folder: RunRecord, seconds: float = STOP_SECONDS) -> bool:
     """Ask the process that has a run to stop; returns whether none has it any more.
 
     Args:
@@ -164,7 +161,7 @@ async def stop_run(folder: RunFolder, seconds: float = STOP_SECONDS) -> bool:
     if holder_of(folder) is None:
         return True
     try:
-        write_private(folder.path / STOP, f"{time.time()}\n")
+        write_private(folder.stop_request, f"{time.time()}\n")
     except OSError as error:
         raise StoreError(f"cannot ask run {folder.run_id} to stop: {error}") from error
     until = time.monotonic() + seconds
@@ -175,7 +172,7 @@ async def stop_run(folder: RunFolder, seconds: float = STOP_SECONDS) -> bool:
     return True
 
 
-def record_stopped(folder: RunFolder) -> None:
+def record_stopped(folder: RunRecord) -> None:
     """Have the record of a run say that it waits for no job any more: they were cancelled.
 
     It changes nothing if the run ended, or if a process has it, which records its own end.
@@ -216,12 +213,12 @@ def record_stopped(folder: RunFolder) -> None:
 
 
 @contextlib.asynccontextmanager
-async def stop_requests(folder: RunFolder, stop: Callable[[str], None]) -> AsyncGenerator[None]:
+async def stop_requests(folder: RunRecord, stop: Callable[[str], None]) -> AsyncGenerator[None]:
     """Within the block, a request of `stop_run` calls `stop`, once.
 
     A request that an earlier process of the run left behind is forgotten.
     """
-    path = folder.path / STOP
+    path = folder.stop_request
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
     watching = asyncio.create_task(_watch(path, stop))

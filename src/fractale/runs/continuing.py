@@ -12,27 +12,27 @@ from fractale.plan.flow import Flow
 from fractale.plan.model import Plan, Step
 from fractale.record.history import RecordedAttempt, RunHistory
 from fractale.record.history_reader import read_history
-from fractale.record.plans import PLAN_FILE, plan_hash, plan_of
+from fractale.record.plans import plan_hash, plan_of
 from fractale.record.snapshot import tool_hashes, versions
 from fractale.runs.changes import PlanChange, changed_steps, plan_changes
-from fractale.store.records import RunFolder
+from fractale.store.run_record import RunRecord
 from fractale.toolbox import ToolInfo
 
 MOST_CHANGES = 6
 """Changes that one message names."""
 
 
-def plan_today(folder: RunFolder, head: Mapping[str, Any]) -> Plan:
+def plan_today(folder: RunRecord, head: Mapping[str, Any]) -> Plan:
     """The plan of a run as its file says now; where the file is gone, as it was kept.
 
     Raises:
         PlanError: It cannot be read.
     """
-    file, kept = Path(str(head.get("file") or "")), folder.path / PLAN_FILE
+    file, kept = Path(str(head.get("file") or "")), folder.plan
     return load_plan(kept if kept.is_file() and not file.is_file() else file)
 
 
-def unchanged_plan(folder: RunFolder, head: Mapping[str, Any]) -> Plan:
+def unchanged_plan(folder: RunRecord, head: Mapping[str, Any]) -> Plan:
     """The plan that a run goes on with: today's, which must mean what it did.
 
     Raises:
@@ -59,7 +59,7 @@ def _listed(changes: Sequence[PlanChange]) -> str:
     return ", ".join([*shown, *([f"and {more} more"] if more > 0 else [])])
 
 
-def _way_on(folder: RunFolder, plan: Plan, changes: Sequence[PlanChange]) -> str:
+def _way_on(folder: RunRecord, plan: Plan, changes: Sequence[PlanChange]) -> str:
     ways = ["put the plan back as it was"]
     at = fork_step(read_history(folder), plan, changed_steps(changes))
     if at:

@@ -12,7 +12,7 @@ from typing import Any, cast
 from fractale.errors import InputError, StoreError, UsageError
 from fractale.graph.entry import Entry
 from fractale.graph.state import Record
-from fractale.jobs.budget import LEDGER, FileLedger, inherited
+from fractale.jobs.budget import FileLedger, inherited
 from fractale.plain import to_json
 from fractale.plan.expressions import references
 from fractale.plan.flow import Flow
@@ -23,13 +23,10 @@ from fractale.record.history import RunHistory
 from fractale.record.plans import plan_hash, plan_of
 from fractale.runs.changes import changed_steps, plan_changes
 from fractale.runs.fork import innermost, with_innermost
-from fractale.store.drafts import Drafts
+from fractale.store.checkpoints import references_in
 from fractale.store.outputs import FileOutputs, OutputStore
-from fractale.store.records import RunFolder
-from fractale.store.saving import references_in
+from fractale.store.run_record import RunRecord
 from fractale.text import did_you_mean
-
-ENTRY_FILE = "entry.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +73,7 @@ def check_entry(plan: Plan, entry: Entry, path: str = "") -> None:
         )
 
 
-def take_over(history: RunHistory, child: RunFolder, entry: Entry, at: float | None = None) -> None:
+def take_over(history: RunHistory, child: RunRecord, entry: Entry, at: float | None = None) -> None:
     """Give a fork what its state refers to, the drafts of the steps before, and their jobs' cost.
 
     Args:
@@ -88,14 +85,13 @@ def take_over(history: RunHistory, child: RunFolder, entry: Entry, at: float | N
     """
     data = json.dumps(entry.as_dict()).encode()
     _link_outputs(history.folder, child, data)
-    if line := inherited(FileLedger(history.folder.path / LEDGER), at):
-        FileLedger(child.path / LEDGER).add(line)
-    drafts = Drafts(child.path / "drafts")
-    for path, text in Drafts(history.folder.path / "drafts").items():
+    if line := inherited(FileLedger(history.folder.job_ledger), at):
+        FileLedger(child.job_ledger).add(line)
+    for path, text in history.folder.read_drafts().items():
         if path.partition("/")[0].partition("[")[0] in {*entry.records, entry.step}:
-            drafts.keep(path, text)
+            child.keep_draft(path, text)
     for path, text in _drafts_of(entry):
-        drafts.keep(path, text)
+        child.keep_draft(path, text)
 
 
 def _drafts_of(entry: Entry, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -106,7 +102,7 @@ def _drafts_of(entry: Entry, prefix: str = "") -> Iterator[tuple[str, str]]:
         yield from _drafts_of(entry.inside, f"{path}/")
 
 
-def _link_outputs(parent: RunFolder, child: RunFolder, data: bytes) -> None:
+def _link_outputs(parent: RunRecord, child: RunRecord, data: bytes) -> None:
     """Link every output that some data refers to, and those that these refer to in turn."""
     theirs, ours = FileOutputs(parent.outputs), FileOutputs(child.outputs)
     wanted, known = references_in([data]), set[str]()
@@ -202,26 +198,26 @@ def _typed(before: Any, value: Any) -> Any:
 # -- how it begins, kept for a fork that is killed before its first checkpoint --------------------
 
 
-def write_entry(folder: RunFolder, entry: Entry) -> None:
+def write_entry(folder: RunRecord, entry: Entry) -> None:
     """Keep how a fork begins beside its record.
 
     Raises:
         StoreError: It can't be written.
     """
-    path = folder.path / ENTRY_FILE
+    path = folder.entry
     try:
         write_private(path, to_json(entry.as_dict()), sync="none")
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error}") from error
 
 
-def read_entry(folder: RunFolder) -> Entry | None:
+def read_entry(folder: RunRecord) -> Entry | None:
     """How a run begins that was forked; None: at its plan's first step.
 
     Raises:
         StoreError: The file is damaged.
     """
-    path = folder.path / ENTRY_FILE
+    path = folder.entry
     try:
         return Entry.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:

@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, Any, cast
 from fractale.clock import SystemClock, elapsed
 from fractale.questions import is_job
 from fractale.record.jobs import RunJobs
-from fractale.record.listing import list_runs
 from fractale.schedulers.job import JobHandle
-from fractale.store.index import RunFilter
-from fractale.store.records import RunFolder, RunFolders
-from fractale.store.run_row import events_from_end
+from fractale.store.index import RunFilter, list_runs
+from fractale.store.run_record import RunRecord, RunRecords
 
 if TYPE_CHECKING:
     from fractale.jobs import JobStatus
@@ -65,7 +63,7 @@ def look(settings: Settings) -> Looked:
     Raises:
         StoreError: The index of runs cannot be used.
     """
-    folders = RunFolders(settings.state_dir)
+    folders = RunRecords(settings.state_dir)
     rows = list_runs(settings.state_dir, RunFilter(status=("waiting", "stopped")))
     waited = {row.id: waited_for(folders.find(row.id)) for row in reversed(rows)}
     jobs = {run: each for run, each in waited.items() if each}
@@ -122,10 +120,10 @@ def _ended(status: JobStatus) -> str:
     return status.state.replace("_", " ")
 
 
-def waited_for(folder: RunFolder) -> list[dict[str, Any]]:
+def waited_for(folder: RunRecord) -> list[dict[str, Any]]:
     """The jobs that a run waits for, as its record says."""
     told: dict[str, dict[str, Any] | None] = {}  # None: of a step that has ended since
-    for event in events_from_end(folder.path / "events.jsonl", TELLING):
+    for event in folder.events_from_end(TELLING):
         kind, step = event["event"], str(event.get("step"))
         if kind == "run_finished":
             for job in filter(is_job, cast("Iterable[Any]", event.get("waiting") or ())):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,7 +21,6 @@ from fractale.record.history_reader import read_history
 from fractale.record.jobs import JOBS, RunJobs
 from fractale.record.plans import keep_plan, plan_hash
 from fractale.record.snapshot import (
-    BINDINGS_FILE,
     bindings_of_old,
     change_notice,
     keep_snapshot,
@@ -60,7 +58,7 @@ from fractale.settings import Settings
 from fractale.settings.own_runs import marked
 from fractale.store.notes import FileNotes
 from fractale.store.outputs import FileOutputs, MemoryOutputs, OutputStore
-from fractale.store.records import ID_LENGTH, SHARED_ID_LENGTH, RunFolder, RunFolders
+from fractale.store.run_record import ID_LENGTH, SHARED_ID_LENGTH, RunRecord, RunRecords
 from fractale.toolbox import Toolbox
 
 
@@ -89,7 +87,7 @@ class Runs:
         self._models = models or Models(settings)
         self._policy = policy or Policy(settings=settings.policy)
         self._agents = agents or Catalog()
-        self._folders = RunFolders(settings.state_dir)
+        self._folders = RunRecords(settings.state_dir)
         self._pins = pins_of(toolbox)
 
     async def start(
@@ -131,7 +129,7 @@ class Runs:
         secrets: Mapping[str, str],
         head: Mapping[str, Any],
         bindings: Bindings,
-        fill: Callable[[RunFolder, OutputStore], None] = lambda _folder, _store: None,
+        fill: Callable[[RunRecord, OutputStore], None] = lambda _folder, _store: None,
     ) -> tuple[Session, dict[str, Any]]:
         """A new run, ready to be driven, and its inputs as its state holds them.
 
@@ -151,7 +149,7 @@ class Runs:
             try:
                 fill(folder, store)
             except StoreError:
-                shutil.rmtree(folder.path, ignore_errors=True)
+                folder.remove()
                 raise
             offered = await take_snapshot(self._toolbox, plan, self._agents.names())
             keep_snapshot(folder, offered, session.context.mask)
@@ -165,7 +163,7 @@ class Runs:
             whole = {**_head(plan, kept), **known, **head}
             folder.write_head(marked(whole, self._settings.environment))
             keep_plan(folder, plan)
-            bindings.attach(FileNotes(folder.path / BINDINGS_FILE))
+            bindings.attach(FileNotes(folder.bindings))
             bindings.snapshots.append(snapshot_of(folder))
         return session, kept
 
@@ -230,7 +228,7 @@ class Runs:
         theirs, parent = FileOutputs(history.folder.outputs), point.parent(history.run)
         entry = with_outputs(point.entry, theirs, changes.outputs)
 
-        def fill(folder: RunFolder, store: OutputStore) -> None:
+        def fill(folder: RunRecord, store: OutputStore) -> None:
             nonlocal entry
             take_over(history, folder, entry, point.at)
             entry = by_reference(entry, store)
@@ -279,14 +277,14 @@ class Runs:
             session.fork(entry, head["parent"])
         return await session.resume(head["inputs"])
 
-    def _bindings_of(self, folder: RunFolder, head: Mapping[str, Any], plan: Plan) -> Bindings:
+    def _bindings_of(self, folder: RunRecord, head: Mapping[str, Any], plan: Plan) -> Bindings:
         """What names mean in a run that was begun before."""
         bindings = Bindings(pins=self._pins, snapshots=[snapshot_of(folder)])
         bindings.take(head.get("bindings") or bindings_of_old(folder, plan, self._agents.names()))
-        bindings.attach(FileNotes(folder.path / BINDINGS_FILE))
+        bindings.attach(FileNotes(folder.bindings))
         return bindings
 
-    async def _check_tools(self, folder: RunFolder, head: Mapping[str, Any], plan: Plan) -> None:
+    async def _check_tools(self, folder: RunRecord, head: Mapping[str, Any], plan: Plan) -> None:
         """See that the tools that are still needed take and give what they did."""
         names = tools_of(plan, self._agents.names())
         tools = await self._toolbox.tools(names) if head.get("tools") else []
@@ -298,12 +296,12 @@ class Runs:
         """How a run was started: its plan's file, its inputs, its registries."""
         return self._folders.find(run_id).read_head()
 
-    def _new_folder(self, run_id: str | None) -> RunFolder:
+    def _new_folder(self, run_id: str | None) -> RunRecord:
         length = SHARED_ID_LENGTH if self._settings.store else ID_LENGTH
         return self._folders.new(run_id, length=length)
 
-    def _dependencies(self, store: OutputStore, folder: RunFolder | None) -> Dependencies:
-        jobs = (folder.path if folder else self._settings.state_dir) / JOBS
+    def _dependencies(self, store: OutputStore, folder: RunRecord | None) -> Dependencies:
+        jobs = folder.jobs if folder else self._settings.state_dir / JOBS
         return Dependencies(
             toolbox=self._toolbox,
             models=self._models,

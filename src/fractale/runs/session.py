@@ -28,7 +28,7 @@ from fractale.graph.entry import Entry
 from fractale.graph.limits import Meter
 from fractale.graph.state import PlanState, initial_state
 from fractale.graph.step import AttemptsExceeded
-from fractale.jobs.budget import LEDGER, FileLedger, MemoryLedger
+from fractale.jobs.budget import FileLedger, MemoryLedger
 from fractale.models import Usage
 from fractale.plan.model import FAILURE, Plan
 from fractale.questions import MISSING, Answers, is_job
@@ -41,13 +41,12 @@ from fractale.runs.options import RunOptions
 from fractale.runs.result import RunResult
 from fractale.settings import Settings
 from fractale.settings.files import CONFIG_VARIABLE
-from fractale.store.checkpoints import StrictSerializer, open_checkpoints
-from fractale.store.drafts import Drafts
+from fractale.store.checkpoints import RunSaver, open_checkpoints
 from fractale.store.journal import FileJournal
 from fractale.store.locks import RunLock
 from fractale.store.notes import FileNotes, MemoryNotes
-from fractale.store.records import EventLog, RunFolder
-from fractale.store.saving import RunSaver
+from fractale.store.run_record import EventLog, RunRecord
+from fractale.store.serializer import StrictSerializer
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -71,7 +70,7 @@ class Session:
         plan: Plan,
         options: RunOptions,
         run_id: str,
-        folder: RunFolder | None,
+        folder: RunRecord | None,
         secrets: Mapping[str, str],
     ) -> None:
         self._settings = settings
@@ -82,7 +81,7 @@ class Session:
         self._store = dependencies.outputs
         self._answering = Answering(options)
         self._account = Account(plan, dependencies, options, folder)
-        self._ledger = FileLedger(folder.path / LEDGER) if folder else MemoryLedger()
+        self._ledger = FileLedger(folder.job_ledger) if folder else MemoryLedger()
         self.notices: list[tuple[str, str]] = []
         self.parent: Mapping[str, Any] | None = None
         self.context = RunContext(
@@ -94,9 +93,9 @@ class Session:
             secret_inputs=secrets,
             secrets=settings.secrets,
             masker=options.masker,
-            notes=FileNotes(folder.path / "notes.json") if folder else MemoryNotes(),
+            notes=FileNotes(folder.notes) if folder else MemoryNotes(),
             ask_now=self._answering.ask_now,
-            keep_draft=Drafts(folder.path / "drafts").keep if folder else _kept_by_nobody,
+            keep_draft=folder.keep_draft if folder else _kept_by_nobody,
             leave_jobs=self._leaves_jobs,
             roots=_roots(settings, folder),
             clock=options.clock,
@@ -152,7 +151,7 @@ class Session:
             StoreError: It has: its checkpoints were lost.
         """
         folder = self._folder
-        if folder and ((folder.path / "journal.jsonl").exists() or self._account.steps):
+        if folder and (folder.journal.exists() or self._account.steps):
             raise StoreError(
                 f"run {self.context.run_id} has no checkpoint to go on from",
                 hint="its checkpoints were lost, or are in another store: see `fractale config`",
@@ -213,13 +212,14 @@ class Session:
             await stack.enter_async_context(stop_requests(self._folder, stop))
             self._account.log = log = EventLog(self._folder)
             stack.callback(log.close)
-            self.context.journal = FileJournal(self._folder.path / "journal.jsonl")
+            self.context.journal = FileJournal(self._folder.journal)
             stack.callback(self.context.journal.close)
         elif isinstance(self._dependencies.jobs, RunJobs):
             stack.push_async_callback(self._dependencies.jobs.remove_ended)
         saver = await stack.enter_async_context(checkpoints(self._settings, self._options))
         if isinstance(saver, RunSaver):
             await stack.enter_async_context(saver.holding(self.context.run_id))
+            await saver.open_run(self.context.run_id)
         entry = self.context.entry
         builder = compile_plan(self._plan, self._dependencies, entry.step if entry else None)
         graph = builder.compile(checkpointer=saver, name=self._plan.name)
@@ -380,7 +380,7 @@ async def checkpoints(
             yield saver
 
 
-def _roots(settings: Settings, folder: RunFolder | None) -> tuple[Path, ...]:
+def _roots(settings: Settings, folder: RunRecord | None) -> tuple[Path, ...]:
     """What a model may read unasked: the project's files, and what the run keeps of its own.
 
     Neither the home as a whole nor the root is a project.

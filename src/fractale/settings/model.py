@@ -86,8 +86,8 @@ class Settings:
 
     @property
     def checkpoints(self) -> Path | str:
-        """Where checkpoints are kept: a SQLite file, or a PostgreSQL server's URL."""
-        return self.store or self.state_dir / "checkpoints.sqlite"
+        """Where the checkpoints of runs are: the state directory, or a PostgreSQL server's URL."""
+        return self.store or self.state_dir
 
     @property
     def site_environment(self) -> dict[str, str]:

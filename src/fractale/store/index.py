@@ -8,19 +8,133 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, field, fields, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Self
 
+from fractale.errors import StoreError
+from fractale.plain import readable
 from fractale.private import make_folder, touch_private
-from fractale.store.faults import sqlite_faults
 from fractale.store.filesystem import file_system
 from fractale.store.locks import holder_of
-from fractale.store.records import RunFolders
-from fractale.store.run_row import RunRow, row_of
-from fractale.store.schema import migrate
+from fractale.store.run_record import RUNS, RunRecord, RunRecords
+from fractale.store.sqlite import migrate, sqlite_errors
+
+NOTHING: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """One run in the index.
+
+    Args:
+        file: The plan's path.
+        status: ``running``, or how it ended as in the event `run_finished`.
+        started: Unix time in seconds, as `ended`.
+        seconds: Of its steps' own work, summed over all its processes: none pass while a job or a
+            person is waited for.
+        tokens: Of all its model calls.
+        cost: US dollars.
+        waits_for: The steps whose questions or jobs it waits for, with commas between.
+        parent: The run that it was forked from, and `forked_at` the step.
+        ran: Seconds for which the run or a batch job of it was in progress.
+        computed: Seconds for which its jobs ran, all together.
+        queued: Seconds for which its jobs waited to start, all together.
+        failed_at: The step at which it failed; empty if it did not.
+        node_hours: Of its batch jobs that are over.
+        jobs: How many of its batch jobs are over; each element of an array is one.
+        seen: Bytes of the run's events that this was read from; where there are more by now, the
+            run has gone on.
+    """
+
+    id: str
+    plan: str
+    file: str
+    status: str
+    started: float
+    ended: float | None = None
+    seconds: float = 0.0
+    tokens: int = 0
+    cost: float = 0.0
+    waits_for: str = ""
+    parent: str | None = None
+    forked_at: str | None = None
+    ran: float = 0.0
+    computed: float = 0.0
+    queued: float = 0.0
+    failed_at: str = ""
+    node_hours: float = 0.0
+    jobs: int = 0
+    seen: int = field(default=0, compare=False)
+
+
+def row_of(record: RunRecord) -> RunRow | None:
+    """The row of a run by its record; None if the record does not say how it began."""
+    try:
+        seen = record.events.stat().st_size if record.events.exists() else 0
+        head = record.read_head()
+        last = next(record.events_from_end(("run_finished", "run_started")), None)
+        row = row_from(record.run_id, head, last, alive=holder_of(record) is not None)
+    except (OSError, StoreError, KeyError, TypeError, ValueError):
+        return None
+    return replace(row, seen=seen)
+
+
+def row_from(
+    run_id: str, head: Mapping[str, Any], last: Mapping[str, Any] | None, *, alive: bool
+) -> RunRow:
+    """The row of a run.
+
+    Args:
+        head: What `RunRecord.read_head` gives.
+        last: Its latest event `run_started` or `run_finished`, in the flat form.
+        alive: Whether a process has the run. Where none has a run that did not finish, it was
+            ended from outside, and can be resumed: its status is ``stopped``.
+    """
+    ended: Mapping[str, Any] = last if last and last["event"] == "run_finished" else NOTHING
+    usage: Mapping[str, Any] = ended.get("usage") or NOTHING
+    parent: Mapping[str, Any] = head.get("parent") or NOTHING
+    waiting: list[dict[str, Any]] = ended.get("waiting") or []
+    seconds = float(usage.get("seconds") or 0.0)
+    return RunRow(
+        id=run_id,
+        plan=str(head["plan"]),
+        file=readable(str(head["file"])),
+        status="running" if alive else str(ended.get("status") or "stopped"),
+        started=float(head["started"]),
+        ended=float(ended["time"]) if ended and not alive else None,
+        seconds=seconds,
+        tokens=int(usage.get("total_tokens") or 0),
+        cost=float(usage.get("cost") or 0.0),
+        waits_for=", ".join(_waits_for(each) for each in waiting),
+        parent=parent.get("run"),
+        forked_at=parent.get("step"),
+        ran=float(usage.get("elapsed") or seconds),
+        computed=float(usage.get("job_seconds") or 0.0),
+        queued=float(usage.get("queue_seconds") or 0.0),
+        failed_at="" if alive else _failed_at(ended),
+        node_hours=float(usage.get("node_hours") or 0.0),
+        jobs=int(usage.get("jobs") or 0),
+    )
+
+
+def _failed_at(ended: Mapping[str, Any]) -> str:
+    decided: Mapping[str, Any] = ended.get("decided") or NOTHING
+    if ended.get("status") != "failed":
+        return ""
+    return readable(str(decided.get("gave_up") or decided.get("step") or ""))
+
+
+def _waits_for(waiting: Mapping[str, Any]) -> str:
+    step = str(waiting.get("step"))
+    job = waiting.get("job") if waiting.get("kind") == "job" else None
+    return f"{step} (job {job})" if job else step
+
+
+# -- the index
 
 NAME = "index.sqlite"
 WHAT = "index of runs"
@@ -99,7 +213,7 @@ class RunIndex:
     """
 
     def __init__(self, state_dir: Path, *, mountinfo: str | None = None) -> None:
-        self._folders = RunFolders(state_dir)
+        self._records = RunRecords(state_dir)
         self._path = state_dir / NAME
         network = file_system(state_dir, mountinfo).network
         self._journal = "DELETE" if network else "WAL"
@@ -155,27 +269,20 @@ class RunIndex:
         Returns:
             How many rows were changed.
         """
-        there = self._folders.names()
+        there = self._records.names()
         known = {run_id for (run_id,) in self._rows("SELECT id FROM runs", [])}
         running = {row.id for row in self.find(RunFilter(status=["running"]), limit=None)}
-        dead = {i for i in running & there if holder_of(self._folders.at(i)) is None}
+        dead = {i for i in running & there if holder_of(self._records.at(i)) is None}
         left = self.find(RunFilter(status=NOT_ENDED), limit=MOST_LOOKED_AT)
-        gone_on = {r.id for r in left if r.id in there and self._size(r.id) != r.seen}
+        size = self._records.events_size
+        gone_on = {row.id for row in left if row.id in there and size(row.id) != row.seen}
         self._read_folders(there - known | dead | gone_on)
         if gone := known - there:
             self.remove(gone)
         return len(there ^ known) + len(dead | gone_on)
 
-    def _size(self, run_id: str) -> int:
-        """Bytes of a run's events."""
-        try:
-            # With thousands of runs, to make paths as objects takes longer than to look at files.
-            return os.stat(f"{self._path.parent}/runs/{run_id}/events.jsonl").st_size  # noqa: PTH116
-        except OSError:
-            return 0
-
     def _read_folders(self, run_ids: Iterable[str]) -> None:
-        rows = [row_of(self._folders.at(run_id)) for run_id in run_ids]
+        rows = [row_of(self._records.at(run_id)) for run_id in run_ids]
         if found := [row for row in rows if row is not None]:
             self.put_all(found)
 
@@ -184,7 +291,7 @@ class RunIndex:
         return [RunRow(*row) for row in self._rows(query, values)]
 
     def _rows(self, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
-        with sqlite_faults(self._path, WHAT):
+        with sqlite_errors(self._path, WHAT):
             try:
                 return self._connection.execute(query, values).fetchall()
             except sqlite3.DatabaseError as error:
@@ -196,12 +303,12 @@ class RunIndex:
 
     @contextmanager
     def _writing(self) -> Generator[sqlite3.Connection]:
-        with sqlite_faults(self._path, WHAT, writing=True), self._connection:
+        with sqlite_errors(self._path, WHAT, writing=True), self._connection:
             yield self._connection
 
     def _open(self) -> sqlite3.Connection:
         """Open the file; it is made from the folders where it is missing or damaged."""
-        with sqlite_faults(self._path, WHAT):
+        with sqlite_errors(self._path, WHAT):
             make_folder(self._path.parent)
             if not self._path.exists():
                 return self._make()
@@ -221,7 +328,7 @@ class RunIndex:
     def _make(self) -> sqlite3.Connection:
         touch_private(self._path)
         self._connection = self._connect()
-        self._read_folders(self._folders.names())
+        self._read_folders(self._records.names())
         return self._connection
 
     def _connect(self) -> sqlite3.Connection:
@@ -256,3 +363,52 @@ def _where(which: RunFilter) -> tuple[str, list[Any]]:
         parts.append(("parent = ?", [which.parent]))
     where = "WHERE " + " AND ".join(text for text, _ in parts) if parts else ""
     return where, [value for _, values in parts for value in values]
+
+
+def list_runs(
+    state_dir: Path, which: RunFilter | None = None, limit: int | None = None
+) -> list[RunRow]:
+    """The runs of a state folder, the latest first.
+
+    Where the folder can only be read, as somebody else's or an archive's, each run's own folder is.
+
+    Args:
+        which: Only these.
+        limit: At most so many; None for all.
+
+    Raises:
+        StoreError: The index can't be used.
+    """
+    if not (state_dir / RUNS).is_dir():
+        RunRecords(state_dir).names()  # an error where something else is in its place
+        return []  # to list is no reason to make a state folder
+    if not _can_be_written(state_dir):
+        rows = _rows(state_dir, which or RunFilter())
+        return sorted(rows, key=lambda row: (-row.started, row.id))[:limit]
+    with RunIndex(state_dir) as index:
+        index.refresh()
+        return index.find(which, limit=limit)
+
+
+def _can_be_written(state_dir: Path) -> bool:
+    places = [place for place in (state_dir, state_dir / NAME) if place.exists()]
+    return all(os.access(place, os.W_OK, effective_ids=True) for place in places)
+
+
+def _rows(state_dir: Path, which: RunFilter) -> Iterator[RunRow]:
+    records = RunRecords(state_dir)
+    for name in records.names():
+        row = row_of(records.at(name))
+        if row is not None and _fits(row, which):
+            yield row
+
+
+def _fits(row: RunRow, which: RunFilter) -> bool:
+    """Whether a run is one of these, as `RunIndex.find` has it."""
+    return (
+        (which.plan is None or fnmatchcase(row.plan, which.plan))
+        and (not which.status or row.status in which.status)
+        and (which.since is None or row.started >= which.since)
+        and (which.until is None or row.started < which.until)
+        and which.parent in (None, row.parent)
+    )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
-CHUNK = 4096
+CHUNK = 64 * 1024
+"""Bytes that are read at once, from the end of a file."""
 ROOM = "check space and permissions, or set FRACTALE_STATE_DIR to another folder"
 """What to do where something of a run cannot be written."""
 
@@ -38,3 +41,22 @@ def cut_torn_line(descriptor: int) -> None:
         place = start
     if place < end:
         os.ftruncate(descriptor, place)
+
+
+def lines_from_end(path: Path) -> Iterator[bytes]:
+    """The lines of a file, the last first; none where there is no file."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        place, rest = file.seek(0, os.SEEK_END), b""
+        while place > 0:
+            size = min(CHUNK, place)
+            place -= size
+            file.seek(place)
+            first, *lines = (file.read(size) + rest).split(b"\n")
+            yield from (line for line in reversed(lines) if line)
+            rest = first
+        if rest:
+            yield rest

@@ -22,9 +22,9 @@ from fractale.errors import FractaleError, RunHeld, StoreError
 from fractale.private import NO_LOCKS, open_private
 
 if TYPE_CHECKING:
-    from fractale.store.records import RunFolder
+    from fractale.store.run_record import RunRecord
 
-LOCK_NAME = "lock"
+LOCK_PAUSE = 0.01
 SIGNING_TRIES = 40
 SIGNING_PAUSE = 0.025
 
@@ -54,21 +54,29 @@ class FileLock:
     Args:
         path: Made where it is not there, readable by its owner only.
         what: What is held, for the message.
-        hint: What to do where it is held.
-        error: What is raised where it is held.
+        hint: What to do if it is held.
+        error: What is raised if it is held.
+        wait: Seconds to wait for it if it is held.
     """
 
     def __init__(
-        self, path: Path, what: str, *, hint: str, error: type[FractaleError] = StoreError
+        self,
+        path: Path,
+        what: str,
+        *,
+        hint: str,
+        error: type[FractaleError] = StoreError,
+        wait: float = 0.0,
     ) -> None:
         self._path = path
         self._what = what
         self._hint = hint
         self._error = error
+        self._wait = wait
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock, or raise at once.
+        """Take the lock.
 
         Raises:
             FractaleError: Another process has it, or another user of it in this process: the
@@ -80,21 +88,24 @@ class FileLock:
         except OSError as error:
             raise self._unusable(error) from error
         try:
-            self._lock(descriptor)
+            self._lock(descriptor, time.monotonic() + self._wait)
             self._sign(descriptor)
         except BaseException:
             os.close(descriptor)
             raise
         self._descriptor = descriptor
 
-    def _lock(self, descriptor: int) -> None:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if isinstance(error, BlockingIOError | PermissionError):
-                who = _holder(descriptor) or "another process"
-                raise self._error(f"{self._what} is held by {who}", hint=self._hint) from error
-            raise self._unusable(error) from error
+    def _lock(self, descriptor: int, until: float) -> None:
+        while True:
+            try:
+                return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError) as error:
+                if time.monotonic() >= until:
+                    who = _holder(descriptor) or "another process"
+                    raise self._error(f"{self._what} is held by {who}", hint=self._hint) from error
+            except OSError as error:
+                raise self._unusable(error) from error
+            time.sleep(LOCK_PAUSE)
 
     def _sign(self, descriptor: int) -> None:
         try:
@@ -138,19 +149,19 @@ class RunLock(FileLock):
         RunHeld: On `acquire`, where another has it.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, record: RunRecord) -> None:
         super().__init__(
-            folder.path / LOCK_NAME,
-            f"run {folder.run_id}",
+            record.lock,
+            f"run {record.run_id}",
             hint="nothing was done; wait until that process ends, or end it",
             error=RunHeld,
         )
 
 
-def holder_of(folder: RunFolder) -> Holder | None:
+def holder_of(record: RunRecord) -> Holder | None:
     """Who has a run now; None where nobody has."""
     try:
-        descriptor = os.open(folder.path / LOCK_NAME, os.O_RDONLY)
+        descriptor = os.open(record.lock, os.O_RDONLY)
     except OSError:
         return None
     try:

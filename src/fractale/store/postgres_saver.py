@@ -21,8 +21,8 @@ from psycopg import AsyncConnection
 from psycopg.rows import DictRow, dict_row
 
 from fractale.errors import RunHeld, StoreError
+from fractale.store.checkpoints import RunSaver, references_in
 from fractale.store.postgres import postgres_faults
-from fractale.store.saving import RunSaver, references_in
 from fractale.store.serializer import StrictSerializer
 
 SETUP_LOCK = 0x66726163
@@ -179,6 +179,9 @@ class PostgresSaver(AsyncPostgresSaver, RunSaver):
         """How many bytes each run's checkpoints take."""
         with self._faults():
             return {str(row["thread_id"]): int(row["size"] or 0) for row in await self._rows(SIZES)}
+
+    async def open_run(self, run_id: str) -> None:
+        """Do nothing: the connection is open."""
 
     async def reclaim(self) -> None:
         """The server does it by itself."""

@@ -32,7 +32,7 @@ OPTIONS = (
 """LangGraph's, but for the one that replaces lone surrogates."""
 
 
-def sum_of(*parts: bytes) -> bytes:
+def checksum(*parts: bytes) -> bytes:
     """A short hash of some bytes, different for other bytes or other borders between them."""
     digest = hashlib.blake2b(digest_size=SUM_BYTES)
     for part in parts:
@@ -68,7 +68,7 @@ class StrictSerializer(JsonPlusSerializer):
         kind, data = self._dumps(obj)
         if kind == "null":
             return kind, data
-        return f"{SUMMED}{kind}", sum_of(kind.encode(), data) + data
+        return f"{SUMMED}{kind}", checksum(kind.encode(), data) + data
 
     def _dumps(self, obj: Any) -> tuple[str, bytes]:
         if obj is None or isinstance(obj, bytes | bytearray):
@@ -190,6 +190,6 @@ def _checked(kind: Any, data: Any) -> tuple[str, bytes]:
     stored = bytes(data)
     if not summed:
         return plain, stored
-    if stored[:SUM_BYTES] != sum_of(plain.encode(), stored[SUM_BYTES:]):
+    if stored[:SUM_BYTES] != checksum(plain.encode(), stored[SUM_BYTES:]):
         raise StoreError("a checkpoint was changed or damaged: its sum does not fit", hint=HINT)
     return plain, stored[SUM_BYTES:]

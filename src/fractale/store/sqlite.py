@@ -1,148 +1,112 @@
-"""Opening LangGraph's checkpoints in a SQLite file, as safely as its file system allows."""
+"""What all SQLite files of fractale share: errors that say what to do, and versions of the layout.
+
+SQLite keeps a number for its user in the file's header (``PRAGMA user_version``). A file has
+version n when the first n changes of its list were made to it; a new file has version 0.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import os
 import sqlite3
-import threading
-from collections.abc import AsyncGenerator
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-import aiosqlite
-
 from fractale.errors import StoreError
-from fractale.private import make_folder, touch_private
-from fractale.store.faults import cut_off, sqlite_faults
-from fractale.store.filesystem import FileSystem, file_system
-from fractale.store.locks import FileLock
-from fractale.store.schema import migrate
-from fractale.store.sqlite_layout import CHANGES
-from fractale.store.sqlite_saver import SqliteSaver
-from fractale.store.wal import check_wal
 
-SMALLEST = 512
-"""Bytes of a page of SQLite, at the least."""
-LOCK_WAIT = 30.0
-"""Seconds to wait for another process that is writing."""
+ELSEWHERE = "or set FRACTALE_STATE_DIR to another directory"
+DAMAGED = (
+    "the file is damaged: restore it from a copy, or remove it; events.jsonl in runs/ID still "
+    "has what each run did"
+)
+HINTS: Mapping[int, str] = {
+    sqlite3.SQLITE_BUSY: f"another process is using it: try again when it is done, {ELSEWHERE}",
+    sqlite3.SQLITE_LOCKED: f"another process is using it: try again when it is done, {ELSEWHERE}",
+    sqlite3.SQLITE_READONLY: f"make it and its directory writable for you, {ELSEWHERE}",
+    sqlite3.SQLITE_PERM: f"make it and its directory writable for you, {ELSEWHERE}",
+    sqlite3.SQLITE_CANTOPEN: f"make it and its directory readable and writable, {ELSEWHERE}",
+    sqlite3.SQLITE_FULL: f"free some space and resume the run, {ELSEWHERE}",
+    sqlite3.SQLITE_IOERR: f"check the disk's space and health and resume the run, {ELSEWHERE}",
+    sqlite3.SQLITE_CORRUPT: DAMAGED,
+    sqlite3.SQLITE_NOTADB: DAMAGED,
+}
 
 
-@asynccontextmanager
-async def open_sqlite(
-    path: Path, *, wait: float = LOCK_WAIT, mountinfo: str | None = None
-) -> AsyncGenerator[SqliteSaver]:
-    """The checkpoints in a SQLite file, made with its folder (0700, file 0600) if not there.
-
-    On a file system of this machine it uses a write-ahead log; on a network file system a
-    rollback journal, and a lock beside the file that lets one process at a time use it.
+@contextmanager
+def sqlite_errors(
+    path: Path, what: str = "checkpoints", *, writing: bool = False
+) -> Generator[None]:
+    """Turn what SQLite, or reading a value that it returned, raises into a `StoreError`.
 
     Args:
-        wait: Seconds to wait for another process that is writing.
-        mountinfo: The machine's mounts, see `fractale.store.filesystem`.
+        what: What the file holds, for the message.
+        writing: An ill-typed value is the caller's, not a sign of a damaged file.
+    """
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise _store_error(path, error, what) from error
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        if writing:
+            raise StoreError(f"a value cannot be kept in the {what}: {error}") from error
+        # A damaged row can hold anything in place of a text, a number or JSON.
+        raise _store_error(path, damage(f"a row cannot be read ({error})"), what) from error
 
-    Yields:
-        A saver that LangGraph can use.
+
+def damage(words: str) -> sqlite3.DatabaseError:
+    """An error as SQLite raises it for a damaged file."""
+    error = sqlite3.DatabaseError(words)
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
+
+
+def _store_error(path: Path, error: Exception, what: str) -> StoreError:
+    code = getattr(error, "sqlite_errorcode", None) or 0
+    hint = HINTS.get(code & 0xFF, f"check space and permissions, {ELSEWHERE}")
+    return StoreError(f"cannot use the {what} in {path}: {error}", hint=hint)
+
+
+Change = Sequence[str]
+"""The statements that bring a file from one version to the next."""
+
+
+def migrate(connection: sqlite3.Connection, changes: Sequence[Change], what: str) -> int:
+    """Make the changes that a file does not have yet, all of them or none.
+
+    Args:
+        connection: To the file; in no transaction.
+        changes: The first brings version 0 to 1.
+        what: The file, for messages.
+
+    Returns:
+        How many changes were made.
 
     Raises:
-        StoreError: The file cannot be made, opened or locked, or is no database of ours.
+        StoreError: A newer fractale wrote the file.
+        sqlite3.Error: The file cannot be written, or is damaged.
     """
-    place = file_system(path, mountinfo)
-    with ExitStack() as stack:
-        await asyncio.to_thread(_prepare, path, place, wait, stack)
-        with sqlite_faults(path):
-            connection = await aiosqlite.connect(path, timeout=wait)
-        try:
-            with sqlite_faults(path):
-                await connection.executescript(_pragmas(place))
-            saver = SqliteSaver(connection, path)
-        except BaseException:
-            await connection.close()
-            raise
-        try:
-            yield saver
-        finally:
-            await saver.close()
-
-
-def _prepare(path: Path, place: FileSystem, wait: float, stack: ExitStack) -> None:
-    """Make the file where it is not there, and bring its layout up to date."""
-    with sqlite_faults(path):
-        make_folder(path.parent)
-    if place.network:
-        stack.enter_context(_lock(path, place))
-    with sqlite_faults(path):
-        if not path.exists():
-            _make(path, place, wait)
-        if path.stat().st_size < SMALLEST:
-            # SQLite would take it for a new one.
-            raise cut_off(path)
-    check_wal(path)
-    _set_up(path, place, wait)
-
-
-def _make(path: Path, place: FileSystem, wait: float) -> None:
-    """Make the file under another name first: under its own it is whole from the start.
-
-    It has no write-ahead log yet: on a full disk, what is in that would stay behind.
-    """
-    part = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
-    touch_private(part)
+    if (version := _version(connection, what, len(changes))) == len(changes):
+        return 0
+    connection.isolation_level = None
+    connection.execute("BEGIN IMMEDIATE")
     try:
-        _set_up(part, place, wait, journal="DELETE")
-        with suppress(FileExistsError):  # another process was quicker
-            _give_name(part, path)
-    finally:
-        for tail in ("", "-journal"):
-            Path(f"{part}{tail}").unlink(missing_ok=True)
-
-
-def _give_name(part: Path, path: Path) -> None:
-    try:
-        os.link(part, path)
-    except FileExistsError:
+        # Another process may have been quicker.
+        version = _version(connection, what, len(changes))
+        for change in changes[version:]:
+            for statement in change:
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {len(changes)}")
+    except BaseException:
+        connection.execute("ROLLBACK")
         raise
-    except OSError:  # a file system without links
-        part.rename(path)
+    connection.execute("COMMIT")
+    return len(changes) - version
 
 
-def _set_up(path: Path, place: FileSystem, wait: float, journal: str | None = None) -> None:
-    journal = journal or ("DELETE" if place.network else "WAL")
-    with sqlite_faults(path):
-        connection = sqlite3.connect(path, timeout=wait, isolation_level=None)
-        try:
-            if not path.stat().st_size:
-                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            connection.executescript(_pragmas(place))
-            connection.execute(f"PRAGMA journal_mode = {journal}")
-            migrate(connection, CHANGES, str(path))
-        finally:
-            connection.close()
-
-
-def _pragmas(place: FileSystem) -> str:
-    """Every commit is on the disk when it returns; triggers also see rows that are replaced."""
-    shared = "PRAGMA recursive_triggers = ON; PRAGMA synchronous = FULL;"
-    if not place.network:
-        return shared
-    # With the file locked for good, SQLite needs no memory shared between machines.
-    return f"PRAGMA locking_mode = EXCLUSIVE; {shared} PRAGMA synchronous = EXTRA;"
-
-
-def _lock(path: Path, place: FileSystem) -> FileLock:
-    """The lock that lets one process at a time use a file on a network file system."""
-    ways = (
-        "set FRACTALE_STATE_DIR to a folder on a disk of this machine, or FRACTALE_STORE to a "
-        "PostgreSQL server"
-    )
-    if not place.locks_everywhere:
+def _version(connection: sqlite3.Connection, what: str, newest: int) -> int:
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if not 0 <= version <= newest:
         raise StoreError(
-            f"{path} is on {place.kind} ({place.mount}), mounted so that locks do not reach "
-            "other machines",
-            hint=ways,
+            f"{what} has version {version} of its layout, this fractale knows up to {newest}",
+            hint="install the newer fractale, or set FRACTALE_STATE_DIR to another directory",
         )
-    return FileLock(
-        path.with_name(f"{path.name}.lock"),
-        f"{path}, on a network file system ({place.kind}) and so for one process at a time,",
-        hint=f"wait until it is done, {ways}",
-    )
+    return version

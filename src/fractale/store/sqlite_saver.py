@@ -1,18 +1,16 @@
-"""LangGraph's SQLite saver, with sums over all that counts.
+"""LangGraph's SQLite saver on one file, opened as safely as its file system allows.
 
-SQLite finds most damage of its structure when it comes across it, but not a bit that changed in
-a value or in a key, by which a row would be another row or not be found. So every value and row
-has a sum (`fractale.store.seals`), and the table ``heads`` says which checkpoint is a thread's
-latest and how many writes wait beside it. Triggers keep it in the same transaction. Where it
-does not fit what is found, and before older checkpoints are read, SQLite checks the whole file.
+Each value and row has a checksum: `fractale.store.integrity` says what is detected and how.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping, Sequence
+from contextlib import ExitStack, aclosing, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,17 +27,84 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
-from fractale.store.faults import sqlite_faults
-from fractale.store.saving import RunSaver, references_in
-from fractale.store.seals import seal_checkpoint, seal_writes, unseal
+from fractale.errors import StoreError
+from fractale.private import make_folder, touch_private
+from fractale.store.filesystem import FileSystem, file_system
+from fractale.store.integrity import (
+    HEAD,
+    HEADS,
+    REPAIR,
+    check_wal,
+    head_of,
+    seal_checkpoint,
+    seal_writes,
+    unseal,
+)
+from fractale.store.locks import FileLock
 from fractale.store.serializer import StrictSerializer
-from fractale.store.sqlite_layout import HEAD, REPAIR, SIZES, STORED
+from fractale.store.sqlite import damage, migrate, sqlite_errors
+
+LOCK_WAIT = 30.0
+"""Seconds to wait for another process that is writing."""
+PAGE_BYTES = 4096
+TAILS = ("", "-wal", "-shm", "-journal")
+"""What the names of a database and of SQLite's files beside it end with."""
+SMALLEST = 512
+"""Bytes of a page of SQLite, at the least."""
+
+_LANGGRAPH = (
+    """CREATE TABLE IF NOT EXISTS checkpoints (
+        thread_id TEXT NOT NULL,
+        checkpoint_ns TEXT NOT NULL DEFAULT '',
+        checkpoint_id TEXT NOT NULL,
+        parent_checkpoint_id TEXT,
+        type TEXT,
+        checkpoint BLOB,
+        metadata BLOB,
+        PRIMARY KEY (thread_id, checkpoint_ns, checkpoint_id))""",
+    """CREATE TABLE IF NOT EXISTS writes (
+        thread_id TEXT NOT NULL,
+        checkpoint_ns TEXT NOT NULL DEFAULT '',
+        checkpoint_id TEXT NOT NULL,
+        task_id TEXT NOT NULL,
+        task_path TEXT NOT NULL DEFAULT '',
+        idx INTEGER NOT NULL,
+        channel TEXT NOT NULL,
+        type TEXT,
+        value BLOB,
+        PRIMARY KEY (thread_id, checkpoint_ns, checkpoint_id, task_id, idx))""",
+)
+"""As LangGraph 1.2 makes them: its own saver can use the file, too."""
+
+CHANGES = ((*_LANGGRAPH, *HEADS),)
+"""From a new file, or one of fractale 0.2.0 or LangGraph, to version 1."""
+
+STORED = """SELECT checkpoint FROM checkpoints WHERE thread_id = ?
+    UNION ALL SELECT value FROM writes WHERE thread_id = ?"""
+
+SIZES = """SELECT thread_id, sum(size) FROM (
+        SELECT thread_id, length(checkpoint) + length(metadata) AS size FROM checkpoints
+        UNION ALL SELECT thread_id, length(value) FROM writes)
+    GROUP BY thread_id"""
+
+_COLUMNS = {
+    "checkpoints": "thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, "
+    "checkpoint, metadata",
+    "writes": "thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, "
+    "value",
+}
+COPY_THREAD = tuple(
+    f"INSERT INTO target.{table} ({columns}) SELECT {columns} FROM main.{table} "  # noqa: S608
+    "WHERE thread_id = ?"
+    for table, columns in _COLUMNS.items()
+)
+"""The triggers of the target keep its table ``heads``."""
 
 
-class SqliteSaver(AsyncSqliteSaver, RunSaver):
-    """LangGraph's saver on a file that `fractale.store.sqlite` prepared.
+class SqliteSaver(AsyncSqliteSaver):
+    """LangGraph's saver on a file that `open_sqlite` prepared.
 
-    Every method raises `StoreError` where the file is damaged or can't be used.
+    Every method raises `StoreError` if the file is damaged or cannot be used.
     """
 
     def __init__(self, connection: aiosqlite.Connection, path: Path) -> None:
@@ -51,21 +116,16 @@ class SqliteSaver(AsyncSqliteSaver, RunSaver):
         self.is_setup = True
 
     async def setup(self) -> None:
-        """Nothing is left to do: LangGraph's own would force the write-ahead log."""
+        """Do nothing: LangGraph's own would force the write-ahead log."""
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """A checkpoint, or a thread's latest; None if there is none."""
-        with sqlite_faults(self._path):
+        with sqlite_errors(self._path):
             found = await super().aget_tuple(config)
             await self._check_found(config, found)
             return unseal(found) if found else None
 
     async def _check_found(self, config: RunnableConfig, found: CheckpointTuple | None) -> None:
-        """Find out whether it is all that there is to find.
-
-        Raises:
-            sqlite3.DatabaseError: The file is damaged.
-        """
+        """Compare what was found with the table ``heads``."""
         fields = config.get("configurable", {})
         asked = get_checkpoint_id(config)
         thread = (str(fields["thread_id"]), str(fields.get("checkpoint_ns", "")))
@@ -73,12 +133,12 @@ class SqliteSaver(AsyncSqliteSaver, RunSaver):
         head = tuple(rows[0]) if rows else None
         if asked and (head is None or asked != head[0]):
             await self._check_file()
-        elif head != _count(found):
+        elif head != head_of(found):
             await self._check_file()
             await self._write(REPAIR, thread)
 
     async def _check_file(self) -> None:
-        """Have SQLite check all of the file, once for as long as it is open.
+        """Have SQLite check the whole file, once for as long as it is open.
 
         Raises:
             sqlite3.DatabaseError: It is damaged.
@@ -87,9 +147,7 @@ class SqliteSaver(AsyncSqliteSaver, RunSaver):
             return
         rows = await self._rows("PRAGMA integrity_check(1)")
         if (said := str(rows[0][0])) != "ok":
-            error = sqlite3.DatabaseError(said.splitlines()[-1])
-            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-            raise error
+            raise damage(said.splitlines()[-1])
         self._checked = True
 
     async def alist(
@@ -100,9 +158,8 @@ class SqliteSaver(AsyncSqliteSaver, RunSaver):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
-        """Checkpoints, the latest first."""
         rows = super().alist(config, filter=filter, before=before, limit=limit)
-        with sqlite_faults(self._path):
+        with sqlite_errors(self._path):
             await self._check_file()
             async with aclosing(cast("AsyncGenerator[CheckpointTuple]", rows)) as found_ones:
                 async for found in found_ones:
@@ -115,7 +172,6 @@ class SqliteSaver(AsyncSqliteSaver, RunSaver):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        """Keep a checkpoint."""
         sealed = seal_checkpoint(config, checkpoint, metadata)
         async with self._writing():
             return await super().aput(config, sealed, metadata, new_versions)
@@ -127,9 +183,9 @@ class SqliteSaver(AsyncSqliteSaver, RunSaver):
         task_id: str,
         task_path: str = "",
     ) -> None:
-        """Keep what a task of a checkpoint wrote; nothing where the saver is closed.
+        """Keep the writes of a task; do nothing if the saver is closed.
 
-        LangGraph notes that a task was cancelled in a write that nobody waits for.
+        LangGraph records that a task was cancelled in a write that it doesn't wait for.
         """
         sealed = seal_writes(config, writes, task_id, task_path)
         async with self._writing():
@@ -137,7 +193,6 @@ class SqliteSaver(AsyncSqliteSaver, RunSaver):
                 await super().aput_writes(config, sealed, task_id, task_path)
 
     async def adelete_thread(self, thread_id: str) -> None:
-        """Delete a thread's checkpoints and writes."""
         async with self._writing():
             await super().adelete_thread(thread_id)
 
@@ -149,30 +204,42 @@ class SqliteSaver(AsyncSqliteSaver, RunSaver):
             self, config=config, channels=channels
         )
 
-    async def references(self, thread_id: str) -> set[str]:
-        """The hashes of the outputs that a run's checkpoints refer to, old ones included."""
-        with sqlite_faults(self._path):
-            rows = await self._rows(STORED, (thread_id, thread_id))
-        return references_in(row[0] for row in rows)
+    async def has(self, thread_id: str) -> bool:
+        """Whether the file has a checkpoint of a thread."""
+        with sqlite_errors(self._path):
+            return bool(await self._rows("SELECT 1 FROM heads WHERE thread_id = ?", (thread_id,)))
+
+    async def stored(self, thread_id: str) -> list[Any]:
+        """The values of a thread's checkpoints and writes as they are in the file."""
+        with sqlite_errors(self._path):
+            return [row[0] for row in await self._rows(STORED, (thread_id, thread_id))]
 
     async def sizes(self) -> Mapping[str, int]:
-        """How many bytes each run's checkpoints take."""
-        with sqlite_faults(self._path):
+        """The size of each thread's checkpoints in bytes."""
+        with sqlite_errors(self._path):
             return {str(thread): int(size) for thread, size in await self._rows(SIZES)}
 
+    async def copy_rows(self, thread_id: str, target: Path) -> None:
+        """Copy a thread's rows into a file that has the same tables, after a check of this one."""
+        with sqlite_errors(self._path):
+            await self._check_file()
+            async with self._turn, self.lock:
+                await self.conn.execute("ATTACH DATABASE ? AS target", (str(target),))
+                try:
+                    for copy in COPY_THREAD:
+                        await self.conn.execute(copy, (thread_id,))
+                    await self.conn.commit()
+                finally:
+                    await self.conn.rollback()
+                    await self.conn.execute("DETACH DATABASE target")
+
     async def reclaim(self) -> None:
-        """Give free pages back to the disk; a file of fractale 0.2 only uses them again."""
-        with sqlite_faults(self._path):
+        """Return free pages to the disk; a file of fractale 0.2.0 only uses them again."""
+        with sqlite_errors(self._path):
             async with self.lock:
                 # As a script: a single execute would stop after the first page.
                 await self.conn.executescript("PRAGMA incremental_vacuum;")
             await self._rows("PRAGMA wal_checkpoint(TRUNCATE)")
-
-    @asynccontextmanager
-    async def holding(self, run_id: str) -> AsyncGenerator[None]:
-        """Nothing to do: the lock in the run's folder is seen by all that see this file."""
-        del run_id
-        yield
 
     async def _rows(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
         async with self.lock, self.conn.execute(query, values) as cursor:
@@ -186,8 +253,8 @@ class SqliteSaver(AsyncSqliteSaver, RunSaver):
 
     @asynccontextmanager
     async def _writing(self) -> AsyncGenerator[None]:
-        """A change is made as a whole or not at all, also where it fails or ends on the way."""
-        with sqlite_faults(self._path, writing=True):
+        """A change is made completely or not at all, also if it fails or is cancelled."""
+        with sqlite_errors(self._path, writing=True):
             async with self._turn:
                 try:
                     yield
@@ -196,7 +263,7 @@ class SqliteSaver(AsyncSqliteSaver, RunSaver):
                     raise
 
     async def close(self) -> None:
-        """Close the file, after the changes that are under way.
+        """Close the file after the changes in progress.
 
         Closed within a change, SQLite would hold its lock for as long as anything refers to it.
         """
@@ -207,9 +274,137 @@ class SqliteSaver(AsyncSqliteSaver, RunSaver):
             await self.conn.close()
 
 
-def _count(found: CheckpointTuple | None) -> tuple[str, int] | None:
-    """What ``heads`` says of a thread whose latest checkpoint was found."""
-    if found is None:
-        return None
-    latest = found.config.get("configurable", {})["checkpoint_id"]
-    return str(latest), len(found.pending_writes or ())
+# -- opening ---------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def open_sqlite(
+    path: Path, *, wait: float = LOCK_WAIT, wait_for_lock: float = 0.0, mountinfo: str | None = None
+) -> AsyncGenerator[SqliteSaver]:
+    """The checkpoints in a SQLite file; a new file has mode 0600, a new directory 0700.
+
+    On a file system of this machine the file has a write-ahead log. On a network file system it
+    has a rollback journal, and a lock file beside it lets one process at a time use it.
+
+    Args:
+        wait: Seconds to wait for another process that is writing.
+        wait_for_lock: Seconds to wait for the lock file.
+        mountinfo: The machine's mounts, see `fractale.store.filesystem`.
+
+    Raises:
+        StoreError: The file cannot be made, opened or locked, or is not a database of fractale.
+    """
+    system = file_system(path, mountinfo)
+    with ExitStack() as stack:
+        await asyncio.to_thread(_prepare, path, system, wait, wait_for_lock, stack)
+        with sqlite_errors(path):
+            connection = await aiosqlite.connect(path, timeout=wait)
+        try:
+            with sqlite_errors(path):
+                await connection.executescript(_pragmas(system))
+            saver = SqliteSaver(connection, path)
+        except BaseException:
+            await connection.close()
+            raise
+        try:
+            yield saver
+        finally:
+            await saver.close()
+
+
+def _prepare(
+    path: Path, system: FileSystem, wait: float, wait_for_lock: float, stack: ExitStack
+) -> None:
+    """Make the file if it is missing, and bring its layout up to date."""
+    with sqlite_errors(path):
+        make_folder(path.parent)
+    if system.network:
+        stack.enter_context(_lock(path, system, wait_for_lock))
+    with sqlite_errors(path):
+        if not path.exists():
+            with new_file(path, system) as part:
+                publish(part, path)
+            return
+        if (size := path.stat().st_size) < SMALLEST:
+            # SQLite would take it for a new one.
+            raise damage(f"the file is cut off after {size} bytes")
+    check_wal(path)
+    with sqlite_errors(path), closing(sqlite3.connect(path, timeout=wait)) as connection:
+        connection.executescript(_pragmas(system))
+        connection.execute(f"PRAGMA journal_mode = {_journal(system)}")
+        migrate(connection, CHANGES, str(path))
+
+
+@contextmanager
+def new_file(path: Path, system: FileSystem) -> Generator[Path]:
+    """A file with empty tables under another name, until `publish` gives it its own.
+
+    So a file is complete from the start under its own name, and only its content is synced.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    try:
+        touch_private(part)
+        with closing(sqlite3.connect(part, isolation_level=None)) as connection:
+            connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute(f"PRAGMA journal_mode = {_journal(system)}")
+            migrate(connection, CHANGES, str(path))
+        yield part
+    finally:
+        for tail in TAILS:
+            Path(f"{part}{tail}").unlink(missing_ok=True)
+
+
+def publish(part: Path, path: Path) -> None:
+    """Give a new file its own name; if another process was quicker, its file stays."""
+    descriptor = os.open(part, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        return
+    except OSError:  # a file system without links
+        part.rename(path)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file of checkpoints that no process uses, its log first."""
+    with sqlite_errors(path):
+        for tail in reversed(TAILS):
+            Path(f"{path}{tail}").unlink(missing_ok=True)
+
+
+def _journal(system: FileSystem) -> str:
+    return "DELETE" if system.network else "WAL"
+
+
+def _pragmas(system: FileSystem) -> str:
+    """Every commit is on the disk when it returns; triggers also see rows that are replaced."""
+    shared = "PRAGMA recursive_triggers = ON; PRAGMA synchronous = FULL;"
+    if not system.network:
+        return shared
+    # With the file locked for good, SQLite needs no memory shared between machines.
+    return f"PRAGMA locking_mode = EXCLUSIVE; {shared} PRAGMA synchronous = EXTRA;"
+
+
+def _lock(path: Path, system: FileSystem, wait: float) -> FileLock:
+    """The lock that lets one process at a time use a file on a network file system."""
+    ways = (
+        "set FRACTALE_STATE_DIR to a directory on a disk of this machine, or FRACTALE_STORE to a "
+        "PostgreSQL server"
+    )
+    if not system.locks_everywhere:
+        raise StoreError(
+            f"{path} is on {system.kind} ({system.mount}), mounted so that locks do not reach "
+            "other machines",
+            hint=ways,
+        )
+    return FileLock(
+        path.with_name(f"{path.name}.lock"),
+        f"{path}, on a network file system ({system.kind}) and so for one process at a time,",
+        hint=f"wait until it is done, {ways}",
+        wait=wait,
+    )

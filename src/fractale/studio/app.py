@@ -13,9 +13,9 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from fractale.errors import UsageError
-from fractale.record.listing import list_runs
 from fractale.settings import load_settings, without_password
-from fractale.store.records import RunFolders
+from fractale.store.index import list_runs
+from fractale.store.run_record import RunRecords
 from fractale.studio.gate import Gate, required_token
 from fractale.studio.names import STUDIO, graph_name
 from fractale.studio.peers import can_tell_users
@@ -120,7 +120,7 @@ class KnownRuns:
         rows = list_runs(settings.state_dir, limit=LISTED)
         new = [row.id for row in reversed(rows) if row.id not in self._known]
         self._known.update(new)
-        folders, here = RunFolders(settings.state_dir), without_password(settings.store) or "sqlite"
+        folders, here = RunRecords(settings.state_dir), without_password(settings.store) or "sqlite"
         heads = [(run_id, read_head(folders.at(run_id))) for run_id in new]
         return [self._thread(*each) for each in heads if each[1].get("store", here) == here]
 

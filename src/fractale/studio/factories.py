@@ -21,12 +21,10 @@ from fractale.errors import FractaleError, PlanError
 from fractale.graph.compile import compile_plan
 from fractale.graph.context import Dependencies
 from fractale.plan.model import Plan
-from fractale.record.listing import list_runs
 from fractale.record.plans import plan_hash, plan_of
 from fractale.settings import Settings
-from fractale.store.drafts import Drafts
-from fractale.store.index import RunFilter
-from fractale.store.records import RunFolder, RunFolders
+from fractale.store.index import RunFilter, list_runs
+from fractale.store.run_record import RunRecord, RunRecords
 from fractale.studio.graph import StudioGraph
 from fractale.studio.launch import OPTIONS, server_settings
 from fractale.studio.names import graph_name
@@ -151,8 +149,8 @@ class _Look:
             return plan, {}
         return plan, self._latest_drafts(plan)
 
-    def _run(self) -> RunFolder | None:
-        folders = RunFolders(self.settings.state_dir)
+    def _run(self) -> RunRecord | None:
+        folders = RunRecords(self.settings.state_dir)
         if thread := self.fields.get("thread_id"):
             return RunThreads(folders).run_of(str(thread))
         return folders.find(str(self.fields[RUN])) if self.fields.get(RUN) else None
@@ -160,7 +158,7 @@ class _Look:
     def _latest_drafts(self, plan: Plan) -> dict[str, str]:
         if not any(step.kind == "plan" and step.plan is None for step in plan.walk()):
             return {}
-        folders, digest = RunFolders(self.settings.state_dir), plan_hash(plan)
+        folders, digest = RunRecords(self.settings.state_dir), plan_hash(plan)
         rows = list_runs(self.settings.state_dir, RunFilter(plan=plan.name), LOOKED_AT)
         for folder in (folders.at(row.id) for row in rows):
             if read_head(folder).get("plan_hash") == digest and (drafts := drafts_of(folder)):
@@ -168,9 +166,9 @@ class _Look:
         return {}
 
 
-def drafts_of(folder: RunFolder) -> dict[str, str]:
+def drafts_of(folder: RunRecord) -> dict[str, str]:
     """Path of a planned step → its draft in a run; of a foreach, that of the first item."""
     found: dict[str, str] = {}
-    for path, text in Drafts(folder.path / "drafts").items():
+    for path, text in folder.read_drafts().items():
         found.setdefault(_ITEM.sub("", path), text)
     return found

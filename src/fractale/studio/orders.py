@@ -6,7 +6,6 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from langgraph.types import Command
@@ -15,7 +14,7 @@ from fractale.errors import AnswerError, StoreError, UsageError
 from fractale.private import open_private
 from fractale.questions import Answers, is_job
 from fractale.store.lines import append_line
-from fractale.store.records import RunFolder
+from fractale.store.run_record import RunRecord
 from fractale.studio.threads import KEPT_AS, RunThreads, read_head
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class Order:
 
     thread: str
     run_id: str
-    folder: RunFolder | None = None
+    folder: RunRecord | None = None
     given: Mapping[str, Any] = field(default_factory=dict[str, Any])
     context: Mapping[str, Any] = field(default_factory=dict[str, Any])
     replies: Answers = field(default_factory=Answers)
@@ -102,14 +101,14 @@ async def order_of(
     return await _going_on(graph, order, given, fields)
 
 
-def take(folder: RunFolder, request: str) -> None:
+def take(folder: RunRecord, request: str) -> None:
     """Keep that an order was taken, before anything of it is done.
 
     Raises:
         StoreError: It can't be written.
     """
     try:
-        descriptor = open_private(_taken(folder), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        descriptor = open_private(folder.studio_orders, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
             append_line(descriptor, f"{request}\n".encode())
         finally:
@@ -118,18 +117,14 @@ def take(folder: RunFolder, request: str) -> None:
         raise StoreError(f"cannot write to the record of run {folder.run_id}: {error}") from error
 
 
-def was_taken(folder: RunFolder, request: str) -> bool:
+def was_taken(folder: RunRecord, request: str) -> bool:
     """Whether an order was taken before: as a run's first one, or later."""
     if read_head(folder).get(KEPT_AS, {}).get("request") == request:
         return True
     try:
-        return request in _taken(folder).read_text(encoding="utf-8").split()
+        return request in folder.studio_orders.read_text(encoding="utf-8").split()
     except FileNotFoundError:
         return False
-
-
-def _taken(folder: RunFolder) -> Path:
-    return folder.path / "studio-orders.txt"
 
 
 async def _check_goes_on(graph: StudioGraph, order: Order, given: Mapping[str, Any]) -> None:

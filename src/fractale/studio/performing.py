@@ -21,7 +21,7 @@ from fractale.runs.result import RunResult
 from fractale.runs.service import Runs
 from fractale.settings import Settings, without_password
 from fractale.settings.own_runs import is_agreed, not_own
-from fractale.store.records import RunFolders
+from fractale.store.run_record import RunRecords
 from fractale.studio.orders import Order, order_of, take
 from fractale.studio.running import Emit, in_own_thread
 from fractale.studio.saver import told
@@ -75,7 +75,7 @@ class RunPerformer:
         Raises:
             RunEnded: The run did not end in success, and does not wait either.
         """
-        threads = RunThreads(RunFolders(self.settings.state_dir))
+        threads = RunThreads(RunRecords(self.settings.state_dir))
         try:
             order = await order_of(graph, threads, given, config)
 

@@ -23,10 +23,9 @@ from starlette.exceptions import HTTPException
 
 from fractale.errors import FractaleError, RunHeld, StoreError
 from fractale.settings import Settings, load_settings
-from fractale.store.checkpoints import open_checkpoints
+from fractale.store.checkpoints import RunSaver, open_checkpoints
 from fractale.store.locks import RunLock
-from fractale.store.records import RunFolder, RunFolders
-from fractale.store.saving import RunSaver
+from fractale.store.run_record import RunRecord, RunRecords
 from fractale.store.serializer import StrictSerializer
 from fractale.studio.threads import RunThreads
 
@@ -53,7 +52,7 @@ class StudioSaver(BaseCheckpointSaver[str]):
     def __init__(self, settings: Settings) -> None:
         super().__init__(serde=StrictSerializer())
         self._where = settings.checkpoints
-        self._threads = RunThreads(RunFolders(settings.state_dir))
+        self._threads = RunThreads(RunRecords(settings.state_dir))
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """A checkpoint of the thread's run, or its latest; None if there is none."""
@@ -122,7 +121,7 @@ class StudioSaver(BaseCheckpointSaver[str]):
                 yield saver
 
     @asynccontextmanager
-    async def _changing(self, thread: str) -> AsyncGenerator[tuple[RunSaver, RunFolder]]:
+    async def _changing(self, thread: str) -> AsyncGenerator[tuple[RunSaver, RunRecord]]:
         """The store, with the thread's run for oneself."""
         folder = await asyncio.to_thread(self._threads.run_of, thread)
         if folder is None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fractale.errors import StoreError
-from fractale.store.records import RunFolder, RunFolders
+from fractale.store.run_record import RunRecord, RunRecords
 
 NAMESPACE = uuid.UUID("5b1b2f0e-6a0f-5d6b-9a52-0d5f6f1c7a11")
 KEPT_AS = "studio"
@@ -22,10 +22,10 @@ KEPT_AS = "studio"
 class RunThreads:
     """The threads of the runs of one state folder."""
 
-    def __init__(self, folders: RunFolders) -> None:
+    def __init__(self, folders: RunRecords) -> None:
         self._folders = folders
 
-    def run_of(self, thread: str) -> RunFolder | None:
+    def run_of(self, thread: str) -> RunRecord | None:
         """The run of a thread; None if it has none yet."""
         for run_id in _own_ids(thread):
             folder = self._folders.at(run_id)
@@ -54,7 +54,7 @@ def thread_of_id(run_id: str) -> str:
     return str(uuid.uuid5(NAMESPACE, run_id))
 
 
-def read_head(folder: RunFolder) -> dict[str, Any]:
+def read_head(folder: RunRecord) -> dict[str, Any]:
     """How a run was started; empty where there is no such run, or none that got so far."""
     try:
         return folder.read_head()

@@ -23,8 +23,8 @@ from fractale.schedulers.adapter import Record
 from fractale.schedulers.job import ACTIVE
 from fractale.schedulers.request import Array
 from fractale.settings import Settings, load_settings
-from fractale.store.records import ID as RUN_ID
-from fractale.store.records import RUNS
+from fractale.store.run_record import ID as RUN_ID
+from fractale.store.run_record import RUNS
 
 SchedulerName = Literal["flux", "slurm", "pbs", "lsf", "local"]
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fractale.record.jobs import RunJob
     from fractale.runs.cancelling import Canceller, JobSeen
     from fractale.settings import Settings
-    from fractale.store.records import RunFolder
+    from fractale.store.run_record import RunRecord
 
 MOST_LINES = 20
 
@@ -46,19 +46,19 @@ def command(run_id: str, step: str | None, *, yes: bool, as_json: bool) -> int:
     or you answered no; 2 wrong use.
     """
     from fractale.cli.own_runs import check_own
-    from fractale.store.records import RunFolders
+    from fractale.store.run_record import RunRecords
 
     settings = options.settings_of()
-    folder = RunFolders(settings.state_dir).find(run_id)
+    folder = RunRecords(settings.state_dir).find(run_id)
     check_own(folder, folder.read_head(), settings)
     return asyncio.run(_Cancel(settings, folder, step, yes=yes, as_json=as_json).run())
 
 
 def offer(settings: Settings, run_id: str) -> None:
     """After Ctrl-C on a terminal: ask whether the jobs of the run, if any, are to end, too."""
-    from fractale.store.records import RunFolders
+    from fractale.store.run_record import RunRecords
 
-    folder = RunFolders(settings.state_dir).find(run_id)
+    folder = RunRecords(settings.state_dir).find(run_id)
     asyncio.run(_Cancel(settings, folder, None, yes=False, as_json=False).offer())
 
 
@@ -66,7 +66,7 @@ class _Cancel:
     """One call of the command."""
 
     def __init__(
-        self, settings: Settings, folder: RunFolder, step: str | None, *, yes: bool, as_json: bool
+        self, settings: Settings, folder: RunRecord, step: str | None, *, yes: bool, as_json: bool
     ) -> None:
         self._settings = settings
         self._folder = folder

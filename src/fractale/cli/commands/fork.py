@@ -90,9 +90,9 @@ def _fork(call: Any, run_id: str, at: str, plan_file: str | None, changes: ForkC
     from fractale.record.plans import plan_hash
     from fractale.runs.continuing import plan_today
     from fractale.runs.result import RunResult
-    from fractale.store.records import RunFolders
+    from fractale.store.run_record import RunRecords
 
-    folder = RunFolders(call.settings.state_dir).find(run_id)
+    folder = RunRecords(call.settings.state_dir).find(run_id)
     head = folder.read_head()
     check_own(folder, head, call.settings)
     plan = load_plan(plan_file) if plan_file else plan_today(folder, head)

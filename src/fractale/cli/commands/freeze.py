@@ -23,9 +23,9 @@ def command(run_id: str, output: Path | None) -> int:
     fractale run tuned.yaml
     """
     from fractale.record.freeze import freeze
-    from fractale.store.records import RunFolders
+    from fractale.store.run_record import RunRecords
 
-    folder = RunFolders(options.settings_of().state_dir).find(run_id)
+    folder = RunRecords(options.settings_of().state_dir).find(run_id)
     for path in freeze(folder, output or Path(f"{folder.run_id}.yaml")):
         click.echo(str(path))
     return 0

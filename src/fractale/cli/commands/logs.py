@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fractale.record.history import RunHistory
     from fractale.record.jobs import RunJob
     from fractale.settings import Settings
-    from fractale.store.records import RunFolder
+    from fractale.store.run_record import RunRecord
 
 PAUSE = 0.3
 """Seconds between two looks at a log that grows."""
@@ -76,10 +76,10 @@ def command(
     """
     from fractale.record.history_reader import read_history
     from fractale.record.jobs import jobs_of
-    from fractale.store.records import RunFolders
+    from fractale.store.run_record import RunRecords
 
     settings = options.settings_of()
-    folder = RunFolders(settings.state_dir).find(run_id)
+    folder = RunRecords(settings.state_dir).find(run_id)
     history = read_history(folder)
     job = choose(history, jobs_of(folder, history), step, item, attempt, element)
     return asyncio.run(_print_log(settings, folder, job, tail, follow=follow))
@@ -180,7 +180,7 @@ def _planned(history: RunHistory) -> set[str]:
 
 
 async def _print_log(
-    settings: Settings, folder: RunFolder, job: RunJob, tail: int | None, *, follow: bool
+    settings: Settings, folder: RunRecord, job: RunJob, tail: int | None, *, follow: bool
 ) -> int:
     from fractale.runs.cancelling import Canceller
 

@@ -14,7 +14,7 @@ from fractale.plain import to_json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fractale.store.prune import Pruned, PruneReport
+    from fractale.record.pruning import Pruned, PruneReport
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 SHOWN = 20
@@ -50,8 +50,7 @@ def command(
     """
     import asyncio
 
-    from fractale.record.pruning import prune_all
-    from fractale.store.prune import PruneRule
+    from fractale.record.pruning import PruneRule, prune
 
     if older_than is None and keep is None and max_size is None:
         raise UsageError(
@@ -64,7 +63,7 @@ def command(
     settings = options.settings_of(store=store)
     if not any((settings.state_dir / name).is_dir() for name in ("runs", "jobs")):
         raise UsageError(f"there are no runs in {settings.state_dir}")
-    report = asyncio.run(prune_all(settings, rule, dry_run=dry_run))
+    report = asyncio.run(prune(settings, rule, dry_run=dry_run))
     if as_json:
         click.echo(to_json(report.as_dict()))
     else:

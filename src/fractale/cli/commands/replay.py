@@ -99,9 +99,9 @@ def find(run: str, settings: Settings) -> Path:
         UsageError: There is none.
     """
     from fractale.errors import UsageError
-    from fractale.store.records import RunFolders
+    from fractale.store.run_record import RunRecords
 
-    folders = RunFolders(settings.state_dir)
+    folders = RunRecords(settings.state_dir)
     path = Path(run)
     if run not in folders.names():
         if path.is_file() or (path / "run.json").is_file():

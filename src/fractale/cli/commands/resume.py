@@ -13,9 +13,9 @@ from fractale.errors import UsageError
 def complete_runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """The ids of runs, for shell completion."""
     from fractale.settings import load_settings
-    from fractale.store.records import RunFolders
+    from fractale.store.run_record import RunRecords
 
-    ids = RunFolders(load_settings(untrusted="narrow").state_dir).ids()
+    ids = RunRecords(load_settings(untrusted="narrow").state_dir).ids()
     return [run_id for run_id in ids if run_id.startswith(incomplete)]
 
 

@@ -15,7 +15,7 @@ from fractale.plain import to_json
 
 if TYPE_CHECKING:
     from fractale.cli.render.text import Line
-    from fractale.store.run_row import RunRow
+    from fractale.store.index import RunRow
 
 STATUSES = ("running", "success", "failed", "waiting", "limit", "stopped")
 MOST = 50
@@ -76,8 +76,7 @@ def command(
     """
     if ctx.invoked_subcommand:
         return 0
-    from fractale.record.listing import list_runs
-    from fractale.store.index import RunFilter
+    from fractale.store.index import RunFilter, list_runs
 
     which = RunFilter(plan=plan, status=statuses, since=_since(since))
     if limit is None:

@@ -36,9 +36,9 @@ def load(run_id: str) -> RunHistory:
         StoreError: Its record is damaged.
     """
     from fractale.record.history_reader import read_history
-    from fractale.store.records import RunFolders
+    from fractale.store.run_record import RunRecords
 
-    return read_history(RunFolders(options.settings_of().state_dir).find(run_id))
+    return read_history(RunRecords(options.settings_of().state_dir).find(run_id))
 
 
 @click.command("show", context_settings={"ignore_unknown_options": True})  # -1 is a run

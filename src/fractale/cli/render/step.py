@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         RecordedQuestion,
         RunHistory,
     )
-    from fractale.store.records import RunFolder
+    from fractale.store.run_record import RunRecord
 
 WIDTH = 100
 UNBOUND = 2**31
@@ -235,7 +235,7 @@ class _AttemptLines:
         return found
 
 
-def _error_of(folder: RunFolder, item: RecordedItem) -> str:
+def _error_of(folder: RunRecord, item: RecordedItem) -> str:
     """The error of an item, from its outputs if they have one."""
     from fractale.record.history import resolve
 
@@ -244,7 +244,7 @@ def _error_of(folder: RunFolder, item: RecordedItem) -> str:
     return str(error or item.error)
 
 
-def _job_rows(job: RecordedJob, folder: RunFolder) -> list[tuple[str, str]]:
+def _job_rows(job: RecordedJob, folder: RunRecord) -> list[tuple[str, str]]:
     waits = ended = ""
     if job.started and job.submitted:
         waits = f", waited {seconds(max(0.0, job.started - job.submitted))}"

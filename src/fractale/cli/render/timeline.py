@@ -86,7 +86,7 @@ def _head_rows(history: RunHistory) -> Iterator[tuple[str, str]]:
     yield "versions", ", ".join(f"{name} {number}" for name, number in history.versions.items())
     tools = [f"{name} {digest[:8]}" for name, digest in history.tools.items()]
     yield "tools", f"{len(tools)} with these schemas: {', '.join(tools)}" if tools else ""
-    folder = history.folder.path / "drafts"
+    folder = history.folder.drafts
     yield "drafts", ", ".join(shorten_path(str(folder / f"{p}.yaml")) for p in history.drafts)
 
 

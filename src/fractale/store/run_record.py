@@ -1,7 +1,8 @@
-"""The folder of a run: what was run, with which inputs, and every event of it.
+"""The record of a run: its directory ``runs/ID/``, and all that fractale keeps there.
 
-``runs/ID/run.json`` says how to go on with the run, ``runs/ID/events.jsonl`` what happened, and
-``runs/ID/outputs/`` keeps the large values. Only the owner can read them.
+`RunRecord` is the one place that knows the layout. Only the owner can read the files; tools and
+jobs of the run write files of other names beside them. No process but the one that has the run's
+lock (`fractale.store.locks.RunLock`) changes them.
 """
 
 from __future__ import annotations
@@ -14,43 +15,120 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast, overload
 
 from fractale.errors import StoreError, UsageError
 from fractale.events import Event
 from fractale.plain import to_json
 from fractale.private import make_folder, new_folder, open_private, write_private
-from fractale.store.lines import ROOM, append_line, cut_torn_line
+from fractale.store.lines import ROOM, append_line, cut_torn_line, lines_from_end
 
 ID_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 ID_LENGTH = 5
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SHARED_ID_LENGTH = 10
-"""Of runs whose checkpoints are in a server, where those of other folders are, too."""
+"""Of runs whose checkpoints are on a server, which several state directories may share."""
 RUNS = "runs"
-"""Name of the folder of the runs' folders, in the state folder."""
+"""The directory of the runs' directories, in the state directory."""
 UNRECORDED = ("model_text", "tool_progress")
 """Kinds of event that only a display wants."""
 
 
 @dataclass(frozen=True, slots=True)
-class RunFolder:
+class RecordFile:
+    """A file or directory of a record, by its name; of a `RunRecord`, its path."""
+
+    name: str
+
+    @overload
+    def __get__(self, record: None, owner: type[RunRecord]) -> Self: ...
+    @overload
+    def __get__(self, record: RunRecord, owner: type[RunRecord]) -> Path: ...
+    def __get__(self, record: RunRecord | None, owner: type[RunRecord]) -> Self | Path:
+        return self if record is None else record.path / self.name
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
     """The record of one run."""
 
     run_id: str
     path: Path
 
+    head = RecordFile("run.json")  # how the run was started
+    plan = RecordFile("plan.yaml")  # as it was then
+    included_plans = RecordFile("plan")
+    offered = RecordFile("tools.json")  # which tools, prompts and resources servers offered
+    bindings = RecordFile("bindings.json")  # which tools names mean that were bound later
+    entry = RecordFile("entry.json")  # of a fork: where it begins, and with what
+    events = RecordFile("events.jsonl")
+    journal = RecordFile("journal.jsonl")  # of calls
+    checkpoints = RecordFile("checkpoints.sqlite")
+    outputs = RecordFile("outputs")  # large values, and outputs as text files
+    drafts = RecordFile("drafts")  # accepted drafts: ``outer/inner.yaml`` per planned step
+    notes = RecordFile("notes.json")  # of its agents
+    jobs = RecordFile("jobs")  # a directory per batch job
+    job_ledger = RecordFile("jobs.jsonl")  # what batch jobs reserved and used of the budget
+    lock = RecordFile("lock")
+    stop_request = RecordFile("stop")
+    studio_orders = RecordFile("studio-orders.txt")  # what Studio asked for, once each
+
     @property
-    def outputs(self) -> Path:
-        """Where the run's large values are."""
-        return self.path / "outputs"
+    def is_new(self) -> bool:
+        """Whether the run has neither reported an event nor made a call."""
+        return not any(_size(path) for path in (self.events, self.journal))
+
+    # -- the head
 
     def write_head(self, head: Mapping[str, Any]) -> None:
         """Keep how the run was started, replacing what was there."""
         try:
-            write_private(self.path / "run.json", to_json(head, indent=1))
+            write_private(self.head, to_json(head, indent=1))
         except OSError as error:
             raise _unwritable(self.path, error) from error
+
+    def read_head(self) -> dict[str, Any]:
+        """How the run was started.
+
+        Raises:
+            StoreError: The file is missing or damaged.
+        """
+        try:
+            return json.loads(self.head.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise StoreError(f"the record of run {self.run_id} cannot be read: {error}") from error
+
+    # -- events
+
+    def read_events(self) -> Iterator[dict[str, Any]]:
+        """The events so far, oldest first. A last line that a crash cut is left out.
+
+        Raises:
+            StoreError: The file is damaged, or cannot be read.
+        """
+        path = self.events
+        try:
+            with path.open("rb") as file:
+                for number, line in enumerate(file, 1):
+                    if (event := _event_of(line)) is not None:
+                        yield event
+                    elif line.endswith(b"\n"):
+                        raise _damaged(path, number, line)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read: {error}") from error
+
+    def events_from_end(self, kinds: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+        """The events of some kinds, the latest first. Lines that cannot be read are left out."""
+        marks = [f'"event": "{kind}"'.encode() for kind in kinds]
+        for line in lines_from_end(self.events):
+            if any(mark in line for mark in marks):
+                event = _event_of(line)
+                if event and event["event"] in kinds:
+                    yield event
+
+    # -- outputs and drafts
 
     def write_output(self, name: str, text: str) -> Path:
         """Keep an output of the run as a text file of its own; returns where.
@@ -68,40 +146,42 @@ class RunFolder:
             raise _unwritable(self.path, error) from error
         return path
 
+    def keep_draft(self, path: str, text: str) -> None:
+        """Keep the accepted draft of a planned step, replacing an earlier one.
+
+        Args:
+            path: The step's path in the run.
+            text: The draft, YAML.
+
+        Raises:
+            StoreError: It cannot be written.
+        """
+        file = self.drafts / f"{path}.yaml"
+        try:
+            make_folder(file.parent)
+            write_private(file, text, sync="none")
+        except OSError as error:
+            raise StoreError(f"the draft of `{path}` cannot be kept: {error}", hint=ROOM) from error
+
+    def read_drafts(self) -> dict[str, str]:
+        """The accepted drafts by the paths of their steps, in the order of the paths."""
+        return {
+            file.relative_to(self.drafts).with_suffix("").as_posix(): file.read_text(
+                encoding="utf-8", errors="replace"
+            )
+            for file in sorted(self.drafts.rglob("*.yaml"))
+        }
+
     def remove(self) -> None:
-        """Remove the record of a run that did not come about."""
+        """Remove the record of a run that did not begin."""
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def read_head(self) -> dict[str, Any]:
-        """How the run was started.
 
-        Raises:
-            StoreError: The file is missing or damaged.
-        """
-        path = self.path / "run.json"
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise StoreError(f"the record of run {self.run_id} cannot be read: {error}") from error
-
-    def read_events(self) -> Iterator[dict[str, Any]]:
-        """The events so far, oldest first. A last line that a crash cut is left out.
-
-        Raises:
-            StoreError: The file is damaged, or cannot be read.
-        """
-        path = self.path / "events.jsonl"
-        try:
-            with path.open("rb") as file:
-                for number, line in enumerate(file, 1):
-                    if (event := _event_of(line)) is not None:
-                        yield event
-                    elif line.endswith(b"\n"):
-                        raise _damaged(path, number, line)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise StoreError(f"{path} cannot be read: {error}") from error
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _event_of(line: bytes) -> dict[str, Any] | None:
@@ -130,14 +210,13 @@ class EventLog:
         StoreError: The file cannot be written, when it is opened or at an event.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
-        self._folder = folder.path
-        path = folder.path / "events.jsonl"
+    def __init__(self, record: RunRecord) -> None:
+        self._path = record.path
         try:
-            self._descriptor = open_private(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+            self._descriptor = open_private(record.events, os.O_RDWR | os.O_CREAT | os.O_APPEND)
             cut_torn_line(self._descriptor)
         except OSError as error:
-            raise _unwritable(folder.path, error) from error
+            raise _unwritable(record.path, error) from error
 
     def __call__(self, event: Event) -> None:
         """Append one event."""
@@ -147,20 +226,20 @@ class EventLog:
         try:
             append_line(self._descriptor, line)
         except OSError as error:
-            raise _unwritable(self._folder, error) from error
+            raise _unwritable(self._path, error) from error
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._descriptor)
 
 
-class RunFolders:
+class RunRecords:
     """The runs of one state folder."""
 
     def __init__(self, state_dir: Path) -> None:
         self._root = state_dir / RUNS
 
-    def new(self, run_id: str | None = None, *, length: int = ID_LENGTH) -> RunFolder:
+    def new(self, run_id: str | None = None, *, length: int = ID_LENGTH) -> RunRecord:
         """A folder for a new run, with an id that no other run of the state folder has.
 
         Args:
@@ -181,14 +260,14 @@ class RunFolders:
                 self._make_root()
                 new_folder(self._root / name)
             except FileExistsError:
-                if run_id and (self._root / name / "run.json").exists():
+                if run_id and self.at(name).head.exists():
                     raise UsageError(f"there is a run `{run_id}` already") from None
                 if run_id:  # whoever made the folder was ended before there was a run
-                    return RunFolder(name, self._root / name)
+                    return self.at(name)
                 continue
             except OSError as error:
                 raise _unwritable(self._root, error) from error
-            return RunFolder(name, self._root / name)
+            return self.at(name)
         raise StoreError(f"no free run id in {self._root}", hint="remove old runs")
 
     def _make_root(self) -> None:
@@ -197,7 +276,7 @@ class RunFolders:
         except (FileExistsError, NotADirectoryError) as error:
             raise _no_folder(self._root) from error
 
-    def find(self, run_id: str) -> RunFolder:
+    def find(self, run_id: str) -> RunRecord:
         """The folder of a run; ``-1`` is the latest.
 
         Raises:
@@ -215,9 +294,9 @@ class RunFolders:
             raise UsageError(f"there is no run `{run_id}` in {self._root.parent}", hint=some)
         return self.at(run_id)
 
-    def at(self, run_id: str) -> RunFolder:
+    def at(self, run_id: str) -> RunRecord:
         """Where the folder of a run is, without a look whether it is there."""
-        return RunFolder(run_id, self._root / run_id)
+        return RunRecord(run_id, self._root / run_id)
 
     def has(self, path: Path) -> bool:
         """Whether a path is that of a run here."""
@@ -234,10 +313,27 @@ class RunFolders:
             raise _no_folder(self._root) from error
 
     def ids(self) -> list[str]:
-        """The ids of all runs, the latest first."""
-        paths = [self._root / name for name in self.names()]
-        heads = [(path.stat().st_mtime_ns, path.name) for path in paths]
-        return [name for _, name in sorted(heads, reverse=True)]
+        """The IDs of all runs, the latest first: by when its record was made.
+
+        The time of a directory says less: SQLite makes and removes files there, also to read.
+        """
+        times = [(_made(self.at(name)), name) for name in self.names()]
+        return [name for _, name in sorted(times, reverse=True)]
+
+    def events_size(self, run_id: str) -> int:
+        """The size of a run's events in bytes; 0 if there are none."""
+        try:
+            # With thousands of runs, it takes longer to make a path than to look at the file.
+            return os.stat(f"{self._root}/{run_id}/{RunRecord.events.name}").st_size  # noqa: PTH116
+        except OSError:
+            return 0
+
+
+def _made(record: RunRecord) -> int:
+    try:
+        return record.head.stat().st_mtime_ns
+    except FileNotFoundError:
+        return record.path.stat().st_mtime_ns
 
 
 def _no_folder(path: Path) -> StoreError:
