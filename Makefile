@@ -149,10 +149,6 @@ coverage: $(TEST) $(CRATE) $(FLUX)
 	$(MAKE) COVERAGE=yes test test-real
 	$(BIN)/coverage report --fail-under=95
 
-# Write the tables of the documentation that come from code, and the JSON Schema of plans.
-docs: $(TEST)
-	$(BIN)/python tests/support/docs.py
-
 # fractale 0.1.0 in an environment of its own, to be measured against.
 .venv-peer/stamp:
 	$(PYTHON) -m venv .venv-peer

@@ -13,7 +13,7 @@ import difflib
 import re
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,16 @@ import click
 import grimp
 
 from fractale.cli import COMMANDS, cli
+from fractale.plan.forms import Key, keys_of
+from fractale.plan.inputs import INPUT_KEYS
+from fractale.plan.job import JOB_KEYS, METRIC_KEYS
+from fractale.plan.model import PLAN_KEYS, STEP_KEYS, Limits, Retry
+from fractale.plan.schema import SCHEMA_FILE, schema_text
 
 DOCS = Path(__file__).parent
+SCHEMA = DOCS.parent / "src/fractale/plan" / SCHEMA_FILE
 WIDTH = 92
-BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"^(<!-- generated: (.+?) -->\n).*?^(<!-- end -->)$", re.MULTILINE | re.DOTALL)
 
 
 def commands() -> str:
@@ -84,13 +90,39 @@ def architecture() -> str:
     return "\n".join([*lines, "```", ""])
 
 
-FILES: dict[str, Callable[[], str]] = {"commands.md": commands}
-BLOCKS: dict[str, Callable[[], str]] = {"architecture": architecture}
+def keys(of: Mapping[str, Key]) -> str:
+    """The table of the keys of a part of the plan language."""
+    rows = [f"| `{name}` | {_meaning(key)} |" for name, key in of.items()]
+    return "\n".join(["| key | meaning |", "|---|---|", *rows, ""])
+
+
+def _meaning(key: Key) -> str:
+    words = [key.help]
+    if key.required is not None:
+        words.insert(0, "**Required.**")
+    if isinstance(key.default, (str, int, float)) and key.default not in ("", False):
+        words.append(f"Default: `{str(key.form.dump(key.default)).lower()}`.")
+    if key.kinds:
+        words.append(f"Only in steps of the type {', '.join(f'`{kind}`' for kind in key.kinds)}.")
+    return " ".join(words).replace("|", r"\|")
+
+
+FILES: dict[Path, Callable[[], str]] = {DOCS / "commands.md": commands, SCHEMA: schema_text}
+BLOCKS: dict[str, Callable[[], str]] = {
+    "architecture": architecture,
+    "keys of a plan": lambda: keys(PLAN_KEYS),
+    "keys of an input": lambda: keys(INPUT_KEYS),
+    "keys of limits": lambda: keys(keys_of(Limits)),
+    "keys of a step": lambda: keys({n: k for n, k in STEP_KEYS.items() if n not in JOB_KEYS}),
+    "keys of retry": lambda: keys(keys_of(Retry)),
+    "keys of a job": lambda: keys(JOB_KEYS),
+    "keys of an output of a job": lambda: keys(METRIC_KEYS),
+}
 
 
 def parts() -> dict[Path, str]:
     """Each file that has generated parts, with its text as it should be."""
-    made = {DOCS / name: make() for name, make in FILES.items()}
+    made = {path: make() for path, make in FILES.items()}
     for page in sorted(DOCS.rglob("*.md")):
         if page in made:
             continue
@@ -104,7 +136,7 @@ def parts() -> dict[Path, str]:
 def _filled(match: re.Match[str]) -> str:
     if match[2] not in BLOCKS:
         raise SystemExit(f"no generated part is called `{match[2]}`: {', '.join(BLOCKS)}")
-    return f"{match[1]}\n{BLOCKS[match[2]]()}\n{match[3]}"
+    return f"{match[1]}{BLOCKS[match[2]]()}{match[3]}"
 
 
 def main(words: list[str] | None = None) -> int:

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import jsonschema
 import pytest
+from generate import keys as docs_table
 
-from docs import keys as docs_table
 from fractale.plan.fields import Reader
 from fractale.plan.forms import (
     FLAG,
