@@ -134,6 +134,7 @@ check: $(TEST)
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python docs/style/check.py docs README.md CONTRIBUTING.md SECURITY.md
 	@if test -e .coverage; then \
 	  $(BIN)/coverage report --fail-under=95 --format=total; \
 	else \

@@ -38,6 +38,7 @@ class Passage:
 
     line: int
     text: str
+    is_cell: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +49,12 @@ class Rule:
     message: str
     replacement: str = ""
     most: int | None = None
+    only_sentences: bool = False
 
     def findings(self, passage: Passage) -> Iterator[tuple[int, str]]:
         """The line and message of each violation in a passage."""
+        if passage.is_cell and self.only_sentences:
+            return
         if self.most is not None:
             at = 0
             for sentence in SENTENCE_END.split(passage.text):
@@ -77,7 +81,7 @@ def read_rules(*, words_only: bool) -> list[Rule]:
                 rules.append(Rule(pattern, data["message"], right))
         elif data["extends"] == "existence":
             pattern = re.compile("|".join(data["tokens"]), flags | re.MULTILINE)
-            rules.append(Rule(pattern, data["message"]))
+            rules.append(Rule(pattern, data["message"], only_sentences=True))
         elif not words_only:
             rules.append(Rule(re.compile(data["token"]), data["message"], most=data["max"]))
     return rules
@@ -103,7 +107,7 @@ def markdown(text: str) -> Iterator[Passage]:
             continue
         if line.startswith("|"):
             for cell in prose(line).split("|"):
-                yield Passage(number, cell.strip())
+                yield Passage(number, cell.strip(), is_cell=True)
             continue
         if not lines:
             start = number
