@@ -38,7 +38,7 @@ To add a scheduler:
    without scripts leaves the parts out. `pbs` is a good model: plain programs, one file a part.
 2. Add its name to `ScriptScheduler` and `JobScheduler` in `homes`. Reading, translation,
    validation, submission and the shipped tools then know it.
-3. Add its name to `SCHEDULERS` in `fractale.plan.words` and to `ORDER` in `fractale.jobs.service`,
+3. Add its name to `SCHEDULERS` in `fractale.plan.job` and to `ORDER` in `fractale.jobs.service`,
    and its probe to `fractale.site.probes.schedulers`; `tests/schedulers/test_homes.py` fails
    until then.
 4. Test it like `tests/schedulers/test_pbs_scripts.py` and with a script in `tests/corpus`.

@@ -7,11 +7,12 @@ returns the same node with two things set:
 - `inside`: the compiled graph below the step, for LangGraph to draw and checkpoint; None for a
   step that is a single call.
 
-To add a kind, write a file with a `Build` here and add it to `_builder_of`.
+To add a kind, write a file here that has the kind's name and a function `build`.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -62,35 +63,6 @@ def build(node: StepNode, compiler: Compiler) -> StepNode:
 
 
 def _builder_of(step: Step) -> Build:
-    """The kinds. Those that few plans have are imported when a plan has one."""
-    match step.kind:
-        case "tool":
-            from fractale.graph.kinds.tool import tool
-
-            return tool
-        case "prompt":
-            from fractale.graph.kinds.prompt import prompt
-
-            return prompt
-        case "agent":
-            from fractale.graph.kinds.agent import agent
-
-            return agent
-        case "parallel":
-            from fractale.graph.kinds.parallel import parallel
-
-            return parallel
-        case "plan" if step.plan is not None:
-            from fractale.graph.kinds.include import included
-
-            return included
-        case "plan":
-            from fractale.graph.kinds.plan import planned
-
-            return planned
-        case "job":
-            from fractale.graph.kinds.job import job
-
-            return job
-        case _:
-            raise ValueError(f"no file of `graph/kinds` runs steps of kind `{step.kind}`")
+    """The `build` of the kind's file, which is imported when a plan first has such a step."""
+    name = "include" if step.kind == "plan" and step.plan is not None else step.kind
+    return importlib.import_module(f"{__name__}.{name}").build

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 GENERALIST = "ask"
 
 
-def agent(node: StepNode, compiler: Compiler) -> StepNode:
+def build(node: StepNode, compiler: Compiler) -> StepNode:
     """A step that asks a sub-agent."""
     del compiler
     return replace(node, perform=_perform)

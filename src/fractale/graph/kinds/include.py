@@ -20,7 +20,7 @@ from fractale.plan.kinds import INSTRUCTION_INPUTS
 from fractale.plan.model import Plan
 
 
-def included(node: StepNode, compiler: Compiler) -> StepNode:
+def build(node: StepNode, compiler: Compiler) -> StepNode:
     """A step that runs the plan that it includes."""
     plan = node.step.plan
     assert plan is not None  # noqa: S101 - the caller looked

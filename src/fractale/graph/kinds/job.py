@@ -152,7 +152,7 @@ class JobRun:
         return self.attempt.deps.jobs(scheduler)
 
 
-def job(node: StepNode, compiler: Compiler) -> StepNode:
+def build(node: StepNode, compiler: Compiler) -> StepNode:
     """A step that submits one job or an array of jobs; with `foreach`, one job per item."""
     del compiler
     one = replace(node, perform=run_job, inside=_graph().compile())

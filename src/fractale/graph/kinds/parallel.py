@@ -17,7 +17,7 @@ from fractale.graph.state import PlanState, Spent
 from fractale.graph.step import StepNode, add_step
 
 
-def parallel(node: StepNode, compiler: Compiler) -> StepNode:
+def build(node: StepNode, compiler: Compiler) -> StepNode:
     """A block that succeeds if all of its steps do, or, if it keeps going, one of them."""
     block = node.step
     builder = StateGraph(PlanState, context_schema=RunContext, input_schema=PlanState)

@@ -73,7 +73,7 @@ class StepPlanner(Planner):
         self.attempt.emit("warning", code="draft", message=message)
 
 
-def planned(node: StepNode, compiler: Compiler) -> StepNode:
+def build(node: StepNode, compiler: Compiler) -> StepNode:
     """A step that runs the plan that is drafted for it."""
 
     async def call(attempt: Attempt) -> CallResult:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fractale.graph.step import StepNode
 
 
-def prompt(node: StepNode, compiler: Compiler) -> StepNode:
+def build(node: StepNode, compiler: Compiler) -> StepNode:
     """A step that lets a model answer a prompt of a server."""
     del compiler
     return replace(node, perform=_perform)

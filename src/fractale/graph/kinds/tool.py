@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 UNKNOWN_TYPE = "application/octet-stream"
 
 
-def tool(node: StepNode, compiler: Compiler) -> StepNode:
+def build(node: StepNode, compiler: Compiler) -> StepNode:
     """A step that calls one tool."""
     del compiler
     return replace(node, perform=_perform)
