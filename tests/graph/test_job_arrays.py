@@ -512,7 +512,7 @@ async def test_many_items_are_one_submission(run_plan, settings):
         ("job: {script: x, array: '1-{{ index }}'}", "undefined `index` is not defined"),
         (
             "tool: t\nkeep_going: true",
-            "misplaced-key `keep_going` needs `foreach`, `parallel` or a",
+            "misplaced-key `keep_going` needs `foreach`, `parallel` or `job`",
         ),
         ("job: {script: x, time: 1:30}", "wrong-type `1:30` is hours and minutes (`1:30:00`), or"),
     ],

@@ -709,5 +709,5 @@ def test_what_people_write_about_a_job_that_nobody_knows_of(raw, answer):
     question = questions.job_unknown("a", "7", "slurm", "it is gone", "/jobs/7")
     assert questions.read_answer(question, raw) == answer
     assert questions.default_answer(question) is questions.MISSING
-    with pytest.raises(AnswerError, match="no answer"):
+    with pytest.raises(AnswerError, match="not a valid answer"):
         questions.read_answer(question, "perhaps")

@@ -174,7 +174,7 @@ def test_an_input_that_cannot_be_kept_is_refused(project, capsys, kind, given, f
 
 @pytest.mark.parametrize("value", [float("nan"), [float("-inf")], [10**5000]])
 def test_from_python_an_input_that_cannot_be_kept_is_refused(settings, value):
-    with pytest.raises(InputError, match="`value` holds"):
+    with pytest.raises(InputError, match="`value` contains"):
         fractale.run(
             ECHO.replace("TYPE", ""), {"value": value}, tools=[odd_tools.echo], settings=settings
         )
