@@ -559,7 +559,7 @@ async def test_an_agent_whose_time_was_up_is_too_late_again(stage):
         """
         name: p
         steps:
-          - {name: a, type: agent, instruction: Do it., tools: [look], timeout: 2s,
+          - {name: a, type: agent, instruction: Do it., tools: [look], timeout: 5s,
              retry: {attempts: 2, delay: 0.01}}
         """
     )
