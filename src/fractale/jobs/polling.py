@@ -143,12 +143,12 @@ class Poller:
         for (key, job), records in zip(jobs.items(), found, strict=True):
             before = known.answers.get(key, {}).get("records", {})
             over = {name: each for name, each in before.items() if each["state"] not in ACTIVE}
-            trouble, told = "", dict[str, dict[str, Any]]()
+            trouble, reported = "", dict[str, dict[str, Any]]()
             if isinstance(records, SchedulerUnavailable):  # it may answer about other jobs
                 trouble = records.message
             else:
-                told = {_name(i): asdict(each) for i, each in records.items()}
-            known.answers[key] = {"at": now, "records": {**over, **told}, "trouble": trouble}
+                reported = {_name(i): asdict(each) for i, each in records.items()}
+            known.answers[key] = {"at": now, "records": {**over, **reported}, "trouble": trouble}
             if self._is_over(key, job):
                 del known.wanted[key]
         known.answers = {
@@ -162,16 +162,16 @@ class Poller:
         folder = JobFolder(Path(key))
         indices: tuple[int, ...] = ()
         if wanted.get("array") and (array := folder.array()):
-            told = self._known.answers.get(key, {}).get("records", {})
-            over = {name for name, record in told.items() if record["state"] not in ACTIVE}
+            reported = self._known.answers.get(key, {}).get("records", {})
+            over = {name for name, record in reported.items() if record["state"] not in ACTIVE}
             indices = tuple(index for index in array.indices if _name(index) not in over)
         return Submitted(folder=folder, native_id=str(wanted["id"]), indices=indices)
 
     def _is_over(self, key: str, job: Submitted) -> bool:
         """Whether the scheduler has reported the end of the job, or of each of its elements."""
-        told = self._known.answers.get(key, {}).get("records", {})
+        reported = self._known.answers.get(key, {}).get("records", {})
         names = map(_name, job.indices or (None,))
-        return all(name in told and told[name]["state"] not in ACTIVE for name in names)
+        return all(name in reported and reported[name]["state"] not in ACTIVE for name in names)
 
     def _answer(self, key: str) -> Answer:
         again, answer = self._known.asked + self._seconds, self._known.answers.get(key)
@@ -181,7 +181,7 @@ class Poller:
             return Answer(again=again)
         if answer.get("trouble"):
             return Answer(trouble=str(answer["trouble"]), at=float(answer["at"]), again=again)
-        records = {_index(name): _record(told) for name, told in answer["records"].items()}
+        records = {_index(name): _record(record) for name, record in answer["records"].items()}
         return Answer(records=records, at=float(answer["at"]), again=again)
 
     def _due(self) -> float:
@@ -195,8 +195,8 @@ class Poller:
 
     def _want(self, key: str, job: Submitted) -> None:
         until = time.time() + WANTED_SECONDS + self._seconds
-        told = {"id": job.native_id, "array": bool(job.indices), "until": until}
-        self._known.wanted[key] = told
+        wanted = {"id": job.native_id, "array": bool(job.indices), "until": until}
+        self._known.wanted[key] = wanted
 
     # The file. If it cannot be written (a full disk), only memory has the answers.
 
@@ -257,5 +257,5 @@ def _index(name: str) -> int | None:
     return int(name) if name else None
 
 
-def _record(told: Mapping[str, Any]) -> JobRecord:
-    return JobRecord(**cast("dict[str, Any]", {**told, "nodes": tuple(told.get("nodes") or ())}))
+def _record(data: Mapping[str, Any]) -> JobRecord:
+    return JobRecord(**cast("dict[str, Any]", {**data, "nodes": tuple(data.get("nodes") or ())}))

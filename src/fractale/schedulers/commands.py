@@ -669,16 +669,16 @@ def _tasks(mine: _Commands, one: _Launch, theirs: _Commands, two: _Launch) -> st
         return "unknown"
     if one.all or two.all:
         total = mine.request.totals()
-        rooms = {str(total.tasks), str(total.cores)}
+        capacities = {str(total.tasks), str(total.cores)}
         if two.all and not one.all:
-            return "same" if one.tasks in rooms else "other"
-        if two.tasks in rooms or two.all:
+            return "same" if one.tasks in capacities else "other"
+        if two.tasks in capacities or two.all:
             return "same"
     if one.tasks.isdecimal() and two.tasks.isdecimal():
         return "other"
     asks = re.search(r"\$\(|`", one.tasks) or mine.speaks(one.tasks)
-    told = theirs.speaks(two.tasks) or re.search(r"\$\(|`|\$\{?JOB_", two.tasks)
-    return "unknown" if asks or told else "other"
+    varies = theirs.speaks(two.tasks) or re.search(r"\$\(|`|\$\{?JOB_", two.tasks)
+    return "unknown" if asks or varies else "other"
 
 
 def _same_programs(mine: _Commands, line: str, other: str) -> bool:

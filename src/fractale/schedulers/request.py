@@ -380,11 +380,11 @@ def _cores_of_chunks(
         sizes["cores_per_node"] = cores // nodes
     else:
         most = sizes["cores_per_task"] = math.ceil(max(each))
-        told = " and ".join(
+        described = " and ".join(
             f"{chunk.count} of {chunk.cores or 1} cores for {chunk.tasks or 1} tasks"
             for chunk in chunks
         )
-        lost["chunks"] = f"{told}: they become {tasks} tasks of {most} cores each"
+        lost["chunks"] = f"{described}: they become {tasks} tasks of {most} cores each"
 
 
 def _gpus_of_chunks(
