@@ -1,7 +1,7 @@
-"""The elements of a job array: their statuses, and the status of the whole.
+"""The elements of a job array: their statuses, and the status of the whole array.
 
-An element with a plain exit code is over, and is not looked at again. The scheduler is asked about
-all others in one question.
+An element that left a plain exit code is over, and its files are not read again. One question to
+the scheduler covers all other elements.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from fractale.schedulers.job import ACTIVE, JobState
 from fractale.schedulers.request import Array
 
 LOOK_SECONDS: Final = 0.5
-"""How old the last look at an array's files may be if someone asks about one of its elements."""
+"""Seconds for which the last reading of an array's files answers questions about its elements."""
 
 MOST_NAMED: Final = 12
-"""Elements that a reason lists."""
+"""The largest number of elements that a reason lists."""
 
 WORDS: Final[Mapping[JobState, str]] = {
     "completed": "completed",
@@ -36,11 +36,11 @@ WORDS: Final[Mapping[JobState, str]] = {
     "cancelled": "cancelled",
     "unknown": "ended nobody knows how",
 }
-"""States of elements in words, in the order in which they are counted."""
+"""Each state's text for users, in the order in which the states are counted."""
 
 
 class Elements:
-    """The elements of one array.
+    """The elements of one array, and their statuses.
 
     Args:
         title: Name of the scheduler, for users.
@@ -57,10 +57,10 @@ class Elements:
         self._lock = asyncio.Lock()
 
     async def look(self, ask: Ask, *, fresh: bool = False) -> Mapping[int, JobStatus]:
-        """The status of each element, in order of the indices.
+        """Get the status of each element, in the order of the indices.
 
         Args:
-            fresh: Look now, even if the last look is recent.
+            fresh: Read the files and ask now, even if the last reading is recent.
         """
         async with self._lock:
             if fresh or time.monotonic() - self._at > LOOK_SECONDS:
@@ -96,7 +96,7 @@ class Elements:
         *,
         begun: bool,
     ) -> JobStatus:
-        """The status of an element; elements that wait for the same reason share one."""
+        """Judge one element; elements that wait for the same reason share a status."""
         record = (answer.records or {}).get(index)
         folder = self._folder.element(index)
         is_waiting = not begun and (record is None or record.state == "pending")
@@ -106,14 +106,14 @@ class Elements:
         if record in waits:
             return waits[record]
         status = judged(folder, self._title, answer, index)
-        # It may have begun or ended since it was listed: then the status is its own.
+        # The element may have begun or ended since it was listed. It then needs a separate status.
         if status.state == "pending" and status.started is None:
             waits[record] = status
         return status
 
 
 def whole(elements: Mapping[int, JobStatus]) -> JobStatus:
-    """The status of an array, from those of its elements."""
+    """Derive the status of an array from the statuses of its elements."""
     counts = Counter[JobState](status.state for status in elements.values())
     known = [status for status in elements.values() if status.started is not None]
     ends = [status.ended for status in elements.values() if status.ended is not None]
@@ -148,17 +148,17 @@ def _state(counts: Mapping[JobState, int]) -> JobState:
 
 
 def in_order(counts: Mapping[JobState, int]) -> dict[str, int]:
-    """Counts by state, in the order of `WORDS`."""
+    """Sort counts by state, in the order of `WORDS`."""
     return {state: counts[state] for state in WORDS if counts.get(state)}
 
 
 def words_of(elements: Mapping[int, JobStatus]) -> str:
-    """The elements in words: ``997 of 1,000 completed, 3 failed: elements 7, 9, 31``."""
+    """Summarize the elements: ``997 of 1,000 completed, 3 failed: elements 7, 9, 31``."""
     return words_of_states({index: status.state for index, status in elements.items()})
 
 
 def words_of_states(states: Mapping[int, JobState]) -> str:
-    """The same, from the elements' states."""
+    """Summarize elements by their states, as `words_of` does."""
     counts = Counter[JobState](states.values())
     bad = [i for i, state in states.items() if state not in ACTIVE and state != "completed"]
     said = f"{counts['completed']:,} of {len(states):,} completed"
@@ -169,7 +169,7 @@ def words_of_states(states: Mapping[int, JobState]) -> str:
 
 
 def numbered(indices: Sequence[int] | Iterable[int]) -> str:
-    """The indices of elements: ``elements 7, 9, 31``."""
+    """List the indices of elements for users: ``elements 7, 9, 31``."""
     found = list(indices)
     named = ", ".join(map(str, found[:MOST_NAMED])) + (", …" if len(found) > MOST_NAMED else "")
     return f"element{'s' if len(found) != 1 else ''} {named}"

@@ -1,8 +1,8 @@
 """The budget of a run's batch jobs: jobs, and node-, core- and GPU-hours.
 
-Before a job is submitted, the most that it can use is reserved. When it is over, what it used
-replaces the reservation. Both are lines of a ledger, and the reservation is on the disk before the
-job is submitted. So a killed and resumed run neither forgets a job nor counts one twice.
+Before a run submits a job, it reserves the most that the job can use. When the job is over, its
+actual use replaces the reservation. The ledger records both, and the reservation is on the disk
+before the submission. So a killed and resumed run neither forgets a job nor counts one twice.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LEDGER: Final = "jobs.jsonl"
 """The ledger's file, in a run's directory."""
 
 INHERITED: Final = "(inherited)"
-"""In the ledger of a forked run: the key of what the original run had used."""
+"""Key, in the ledger of a forked run, of the amount that the original run had used."""
 
 HOUR: Final = 3600.0
 GLANCE: Final = 0.2
@@ -48,7 +48,7 @@ RAISE: Final = "raise it with --limit {name}=… and go on with `fractale resume
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Amount:
-    """What jobs use, or can use at most.
+    """The jobs and hours that jobs use, or can use at most.
 
     Args:
         jobs: Number of jobs; each element of an array counts.
@@ -61,7 +61,7 @@ class Amount:
 
     @classmethod
     def total(cls, amounts: Iterable[Amount]) -> Amount:
-        """The sum, rounded only once."""
+        """Add up amounts, rounding only once."""
         listed = list(amounts)
         return cls(
             node_hours=math.fsum(each.node_hours for each in listed),
@@ -71,7 +71,6 @@ class Amount:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON."""
         return asdict(self)
 
     @classmethod
@@ -83,14 +82,15 @@ class Amount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """What a job occupies while it runs, and for how long at most.
+    """The resources that a job occupies while it runs, and its longest run time.
 
     Args:
-        nodes: None if the scheduler chooses the number.
-        most_nodes: Number of nodes at most.
-        elements: Of an array; 1 for a single job.
-        seconds: Of one element, at most; None if nothing bounds it.
-        whole_nodes: Whether it has its nodes to itself: then it has more cores than it asks for.
+        nodes: Number of nodes; None if the scheduler chooses it.
+        most_nodes: The largest number of nodes.
+        elements: Number of elements of an array; 1 for a single job.
+        seconds: Longest run time of one element; None if nothing limits it.
+        whole_nodes: Whether the job has its nodes exclusively. It then has more cores than it
+            requests.
     """
 
     nodes: int | None
@@ -103,10 +103,10 @@ class Size:
 
     @classmethod
     def of(cls, spec: JobSpec, scheduler: str, *, whole: bool = False) -> Size:
-        """The size of a job, by its own fields and its script's directives.
+        """Compute the size of a job from its fields and its script's directives.
 
         Args:
-            whole: Of an array: the size of all elements together; else of one of them.
+            whole: Whether to count all elements of an array together, instead of one of them.
         """
         request = asked_of(spec, scheduler)
         if not whole:
@@ -118,10 +118,10 @@ class Size:
     def of_request(
         cls, request: Request, longest: Callable[[float], float], *, one_node: bool
     ) -> Size:
-        """The size of a job, by all that it asks for.
+        """Compute the size of a job from its complete request.
 
         Args:
-            longest: Time limit → how long the scheduler lets such a job run.
+            longest: Time limit → longest run time that the scheduler allows.
             one_node: Whether the scheduler has only one node.
         """
         totals, seconds = request.totals(), request.seconds
@@ -140,7 +140,7 @@ class Size:
         )
 
     def most(self) -> Amount:
-        """What it uses if it reaches its time limit; no hours if it has no limit."""
+        """The amount that a job uses if it reaches its time limit; no hours without a limit."""
         hours = self.elements * (self.seconds or 0.0) / HOUR
         return Amount(
             node_hours=self.most_nodes * hours,
@@ -150,11 +150,11 @@ class Size:
         )
 
     def used(self, seconds: float, nodes: int) -> Amount:
-        """What it used.
+        """The amount that a job used.
 
         Args:
-            seconds: Its run time; of an array, the sum over its elements.
-            nodes: Number of nodes that its end shows; 0 if it shows none.
+            seconds: The job's run time; of an array, the sum over its elements.
+            nodes: Number of nodes that the end of the job shows; 0 if unknown.
         """
         hours = seconds / HOUR
         return Amount(
@@ -166,14 +166,14 @@ class Size:
 
 
 class Ledger(Protocol):
-    """Stores the lines of a budget."""
+    """Stores the lines of a budget, in order."""
 
     def lines(self) -> list[dict[str, Any]]:
-        """All lines, in order."""
+        """Read all lines, in order."""
         ...
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Append a line; it is on the disk afterwards."""
+        """Append a line, and return when it is on the disk."""
         ...
 
 
@@ -184,11 +184,9 @@ class MemoryLedger:
         self._lines: list[dict[str, Any]] = []
 
     def lines(self) -> list[dict[str, Any]]:
-        """All lines, in order."""
         return list(self._lines)
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Append a line."""
         self._lines.append(dict(line))
 
 
@@ -199,7 +197,9 @@ class FileLedger:
     path: Path
 
     def lines(self) -> list[dict[str, Any]]:
-        """All lines, in order. A last line that a crash cut had no effect yet, and is omitted.
+        """Read all lines, in order.
+
+        A crash may cut the last line. Such a line had no effect yet, and is omitted.
 
         Raises:
             StoreError: The file cannot be read, or is damaged.
@@ -216,7 +216,7 @@ class FileLedger:
             raise StoreError(f"{self.path} is damaged: {error}") from error
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Append a line; it is on the disk afterwards.
+        """Append a line, and return when it is on the disk.
 
         Raises:
             StoreError: The file cannot be written.
@@ -237,15 +237,15 @@ class FileLedger:
             raise StoreError(f"cannot write {self.path}: {error}", hint=hint) from error
 
     def _whole(self, descriptor: int, size: int) -> int:
-        """The size of the whole lines, in bytes."""
+        """The size of the complete lines, in bytes."""
         return os.pread(descriptor, size, 0).rfind(b"\n") + 1
 
 
 class Budget:
-    """The limits of a run's jobs, and what they have reserved and used.
+    """The limits of a run's jobs, and the amounts that the jobs have reserved and used.
 
     Args:
-        limits: Name (`LIMITS`) → limit; a name that is missing has none.
+        limits: Name (`LIMITS`) → limit; a missing name means no limit.
     """
 
     def __init__(self, limits: Mapping[str, float], ledger: Ledger) -> None:
@@ -285,35 +285,34 @@ class Budget:
             self._taken[name] += sign * getattr(amount, name)
 
     def name(self, key: str, job: str) -> None:
-        """JobRecord that the reservation `key` is for the job that its tool calls `job`."""
+        """Record that the reservation `key` is for the job that its tool calls `job`."""
         if job not in self._names:
             line = {"is": "named", "key": key, "job": job, "at": time.time()}
             self._ledger.add(line)
             self._count(line)
 
     def reserved_for(self, job: str) -> tuple[str, Size] | None:
-        """The reservation for a job of a tool: its key, and the job's size."""
+        """Find the reservation for a job of a tool: its key, and the job's size."""
         key = self._names.get(job, job)
         size = self._sizes.get(key)
         return (key, Size(**size)) if size and key not in self._used else None
 
     @property
     def limits(self) -> Mapping[str, float]:
-        """The limits that are set."""
         return self._limits
 
     @property
     def used(self) -> Amount:
-        """What finished jobs have used."""
+        """The amount that finished jobs have used."""
         return Amount.total(self._used.values())
 
     @property
     def reserved(self) -> Amount:
-        """What unfinished jobs have reserved."""
+        """The amount that unfinished jobs have reserved."""
         return Amount.total(a for key, a in self._reserved.items() if key not in self._used)
 
     def needs_time(self) -> str:
-        """The first limit that counts hours; empty if there is none."""
+        """Find the first limit that counts hours; empty if no limit does."""
         return next((name for name in self._limits if name != "jobs"), "")
 
     async def reserve(
@@ -326,17 +325,17 @@ class Budget:
     ) -> None:
         """Reserve the most that a job can use, before it is submitted; once per key.
 
-        If only reservations of other jobs of this process are in the way, this waits for their
-        ends: most jobs use less than they reserve.
+        If only the reservations of this process's other jobs prevent it, wait until those jobs end.
+        Most jobs use less than they reserve.
 
         Args:
-            glance: Called every `GLANCE` seconds meanwhile; may raise to end the waiting.
+            glance: Called every `GLANCE` seconds during the wait; may raise to end the wait.
             size: Recorded for `reserved_for`.
-            array: `most` is then that of one element. Each element has the key ``KEY[INDEX]`` and
-                is settled by itself.
+            array: The array of the job; `most` is then the amount per element. Each element has the
+                key ``KEY[INDEX]`` and is settled separately.
 
         Raises:
-            LimitReached: The limit leaves no room for it.
+            LimitReached: The amount exceeds a limit.
             StoreError: The ledger cannot be written.
         """
         keys = _keys(key, str(array) if array else None)
@@ -345,14 +344,14 @@ class Budget:
             await self._change(glance)
         if keys[0] not in self._reserved:
             self._write("reserved", key, most, size, array)
-        # Only now: a job that waits for room makes no room for another one.
+        # Only now: a job that still waits cannot free any amount for another job.
         self._under_way.update(each for each in keys if each not in self._used)
 
     def _has_room(self, most: Amount) -> bool:
-        """Whether there is room now; False if other jobs of this process may make room.
+        """Whether the amount fits now; False if this process's other jobs may free enough of it.
 
         Raises:
-            LimitReached: There will be no room.
+            LimitReached: The amount will not fit.
         """
         name = self._in_the_way(most)
         if not name:
@@ -371,10 +370,10 @@ class Budget:
                 glance()
 
     async def settle(self, key: str, used: Amount | None) -> None:
-        """Replace the reservation of a job by what it used.
+        """Replace the reservation of a job by the amount that the job used.
 
         Args:
-            used: None if it is not known: then the whole reservation counts.
+            used: None if unknown: then the whole reservation counts as used.
 
         Raises:
             StoreError: The ledger cannot be written.
@@ -387,7 +386,7 @@ class Budget:
             self._changed.notify_all()
 
     async def release(self, key: str, array: Array | None = None) -> None:
-        """Cancel a reservation: no job was submitted.
+        """Cancel a reservation, because no job was submitted.
 
         Raises:
             StoreError: The ledger cannot be written.
@@ -400,12 +399,12 @@ class Budget:
                 self._changed.notify_all()
 
     def unwatch(self, key: str) -> None:
-        """Stop expecting that the end of a job makes room: this process does not wait for it."""
+        """Stop expecting a job to free its amount: this process does not wait for its end."""
         self._under_way.discard(key)
 
     @contextlib.contextmanager
     def watched(self, key: str) -> Generator[None]:
-        """While this process waits for a job, whose end may make room for another one."""
+        """Expect, within the block, that the end of a job may free an amount for another job."""
         self._under_way.add(key)
         try:
             yield
@@ -435,7 +434,7 @@ class Budget:
         return not self._in_the_way(more)
 
     def _in_the_way(self, more: Amount) -> str:
-        """The first limit that would be exceeded; empty if none would."""
+        """Find the first limit that the amount would exceed; empty if it fits."""
         return next(
             (n for n in self._limits if self._over(n, self._taken[n] + getattr(more, n))), ""
         )
@@ -457,7 +456,7 @@ class Budget:
         )
 
     def words(self, more: Amount) -> str:
-        """What a job would reserve, in words, for the user who is to approve it."""
+        """Describe the amount that a job would reserve, for the user who has to approve it."""
         parts = [
             amount_words(name, amount) + self._of(name)
             for name in LIMITS
@@ -474,26 +473,26 @@ class Budget:
 
 
 def _keys(key: str, array: object) -> list[str]:
-    """The keys of a line: for an array, one per element."""
+    """List the keys of a line: for an array, one per element."""
     return [f"{key}[{index}]" for index in Array.parse(str(array)).indices] if array else [key]
 
 
 def amount_words(name: str, amount: float) -> str:
-    """An amount with its unit: ``1 job``, ``2.5 node-hours``."""
+    """Write an amount with its unit: ``1 job``, ``2.5 node-hours``."""
     noun = LIMITS[name]
     return f"{short_amount(amount)} {noun.removesuffix('s') if amount == 1 else noun}"
 
 
 def short_amount(amount: float) -> str:
-    """An amount for users: ``0.004``, ``1.25``, ``40``."""
+    """Write an amount for users: ``0.004``, ``1.25``, ``40``."""
     return f"{amount:.4g}" if amount < 1000 else f"{amount:,.0f}"
 
 
 def inherited(ledger: Ledger, until: float | None = None) -> dict[str, Any] | None:
-    """The first line of a fork's ledger: what the original run has used and reserved.
+    """Write the first line of a fork's ledger: the amounts that the original run used and reserved.
 
     Args:
-        until: In Unix time; later lines do not count.
+        until: Unix time; later lines do not count.
     """
     then = MemoryLedger()
     for line in ledger.lines():

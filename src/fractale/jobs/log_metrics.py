@@ -1,4 +1,4 @@
-"""Metrics of a job, read from its log in parts: the log may have any size."""
+"""Metrics of a job, read from its log in parts because the log may have any size."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class LogParts:
     """The log of one job.
 
     Args:
-        jobs: None if there is no such job, and so no log.
-        size: In bytes.
+        jobs: None if the job does not exist; the log is then empty.
+        size: Size of the log, in bytes.
     """
 
     handle: JobHandle
@@ -34,12 +34,12 @@ class LogParts:
 
     @classmethod
     async def of(cls, handle: JobHandle, jobs: Jobs | None) -> LogParts:
-        """The log of a job at this moment."""
+        """Get the log of a job, with its present size."""
         size = (await jobs.logs(handle, offset=0, limit=1)).size if jobs else 0
         return cls(handle, jobs, size)
 
     async def part(self, start: int, end: int) -> str:
-        """The text between two offsets in bytes."""
+        """Read the text between two offsets in bytes."""
         if self.jobs is None or start >= end:
             return ""
         return (await self.jobs.logs(self.handle, offset=start, limit=end - start)).text
@@ -48,10 +48,10 @@ class LogParts:
 async def read_metrics(
     metrics: Mapping[str, Metric], log: LogParts
 ) -> tuple[dict[str, Any], list[str]]:
-    """The metrics in a job's log.
+    """Read the metrics from a job's log.
 
     Returns:
-        The values that were found, and the fault of each of the others, in words.
+        The values found, and one text per metric that is missing or not readable.
     """
     found: dict[str, Any] = {}
     faults: list[str] = []
@@ -71,7 +71,7 @@ async def read_metrics(
 
 
 async def _texts(metric: Metric, log: LogParts) -> list[str]:
-    """What the group of a metric's pattern matched: once, or, for `take: all`, each time."""
+    """Find the texts that the group of a metric's pattern matches: one, or all for `take: all`."""
     found: list[str] = []
     windows = _backwards(log) if metric.take == "last" else _forwards(log)
     async for text in windows:
@@ -89,7 +89,7 @@ def _in_window(metric: Metric, text: str) -> list[str]:
 
 
 async def _forwards(log: LogParts) -> AsyncIterator[str]:
-    """The log in parts from its start; each ends with a whole line."""
+    """Read the log in parts from its start; each part ends with a complete line."""
     rest = ""
     for start in range(0, log.size, LONGEST_TEXT):
         end = min(start + LONGEST_TEXT, log.size)
@@ -100,7 +100,7 @@ async def _forwards(log: LogParts) -> AsyncIterator[str]:
 
 
 async def _backwards(log: LogParts) -> AsyncIterator[str]:
-    """The log in parts from its end; each begins with a whole line."""
+    """Read the log in parts from its end; each part begins with a complete line."""
     end, rest = log.size, ""
     while end > 0:
         start = max(end - LONGEST_TEXT, 0)
@@ -111,10 +111,10 @@ async def _backwards(log: LogParts) -> AsyncIterator[str]:
 
 
 def _typed(metric: Metric, text: str) -> Any:
-    """The text of a metric as a value of its type.
+    """Convert the text of a metric to a value of its type.
 
     Raises:
-        ValueError: It is not of that type.
+        ValueError: The text does not have that type.
     """
     if metric.type == "string":
         return text

@@ -1,4 +1,4 @@
-"""A job's log: read in parts, never as a whole."""
+"""A job's log, always read in parts and never as a whole."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fractale.plan.regexes import spans_of
 from fractale.schedulers.folder import JobFolder
 
 MOST: Final = 1024 * 1024
-"""Bytes of one read, at most."""
+"""The largest number of bytes that one call reads."""
 
 LONGEST_TAIL: Final = 64 * 1024
 
@@ -23,7 +23,7 @@ AROUND_MATCH: Final = 120
 
 SEARCH_SECONDS: Final = 10.0
 BLOCK_SECONDS: Final = 2.0
-"""Time limits of a search: for the whole log, and for each block of `MOST` bytes."""
+"""Time limits of a search in seconds: for the whole log, and for each block of `MOST` bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,9 +31,9 @@ class JobLog:
     """A part of a job's log.
 
     Args:
-        offset: Where the text begins, in bytes.
-        next_offset: Where the next part begins, in bytes.
-        size: Of the whole log at this moment, in bytes.
+        offset: Offset of the text, in bytes.
+        next_offset: Offset of the next part, in bytes.
+        size: Size of the whole log at this moment, in bytes.
     """
 
     text: str
@@ -43,11 +43,11 @@ class JobLog:
 
 
 def read_log(path: Path, offset: int, limit: int) -> JobLog:
-    """A part of a log; empty if the log does not exist.
+    """Read a part of a log; empty if the log does not exist.
 
     Args:
-        offset: In bytes; a negative one counts from the end.
-        limit: In bytes.
+        offset: In bytes; a negative offset counts from the end.
+        limit: Length of the part, in bytes.
     """
     data, start, size = _bytes_of(path, offset, limit)
     whole = _whole(data) if start + len(data) < size else data
@@ -56,13 +56,15 @@ def read_log(path: Path, offset: int, limit: int) -> JobLog:
 
 
 def read_ends(path: Path, limit: int) -> JobLog:
-    """A log; if it is longer than the limit, its first lines, and more of its last: the results.
+    """Read a log, or the two ends of a log that exceeds the limit.
+
+    The last lines get the larger part, because they show the results.
 
     Args:
         limit: In bytes.
 
     Returns:
-        `next_offset` is where the omitted lines begin.
+        `next_offset` is the offset of the omitted lines.
     """
     limit = max(0, min(limit, MOST))
     head, _, size = _bytes_of(path, 0, limit)
@@ -81,13 +83,13 @@ def read_ends(path: Path, limit: int) -> JobLog:
 
 
 def search_log(path: Path, pattern: str) -> JobLog:
-    """The lines of a whole log that match, each with its offset in bytes.
+    """Find the lines of a whole log that match, each with its offset in bytes.
 
     Args:
         pattern: A regular expression; it ignores case, and `^` and `$` match at line ends.
 
     Returns:
-        `next_offset` is where the search ended: before the end of the log if it took too long.
+        `next_offset` is where the search ended: before the end of the log if its time was up.
 
     Raises:
         ValueError: The pattern is not valid, or too slow.
@@ -114,7 +116,7 @@ def search_log(path: Path, pattern: str) -> JobLog:
 
 
 def _matching_lines(data: bytes, pattern: str) -> Iterator[tuple[int, str]]:
-    """The offset and the text of each line with a match; of a long line, the part with it."""
+    """Yield the offset and the text of each matching line; of a long line, the matching part."""
     text, last_end = data.decode("utf-8", errors="surrogateescape"), -1
     counted, offset = 0, 0
     for start, end in spans_of(f"(?im){pattern}", text, BLOCK_SECONDS):
@@ -129,7 +131,7 @@ def _matching_lines(data: bytes, pattern: str) -> Iterator[tuple[int, str]]:
 
 
 def _bytes_of(path: Path, offset: int, limit: int) -> tuple[bytes, int, int]:
-    """Some bytes of a file, where they begin, and the size of the file."""
+    """Read some bytes of a file; returns them, their offset, and the size of the file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -143,7 +145,7 @@ def _bytes_of(path: Path, offset: int, limit: int) -> tuple[bytes, int, int]:
 
 
 def read_tail(path: Path, lines: int, limit: int) -> JobLog:
-    """The last lines of a log, within `limit` bytes of its end."""
+    """Read the last lines of a log, within `limit` bytes of its end."""
     end = read_log(path, -min(limit, MOST), limit)
     parts = end.text.splitlines(keepends=True)
     kept = "".join(parts[len(parts) - lines :] if lines < len(parts) else parts)
@@ -157,14 +159,14 @@ def read_tail(path: Path, lines: int, limit: int) -> JobLog:
 
 
 def last_lines(path: Path, lines: int) -> str:
-    """The last lines that are not empty; long ones are cut."""
+    """Read the last lines that are not empty; long lines are cut."""
     text = read_log(path, -LONGEST_TAIL, LONGEST_TAIL).text
     said = [line.rpartition("\r")[2].strip() for line in text.replace("\r\n", "\n").splitlines()]
     return "\n".join([line[:300] for line in said if line][-lines:])
 
 
 def _whole(data: bytes) -> bytes:
-    """The bytes without an incomplete character at the end."""
+    """Remove an incomplete character from the end of the bytes."""
     for back in range(1, min(4, len(data)) + 1):
         if (byte := data[-back]) & 0xC0 != 0x80:
             wanted = 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1
@@ -173,7 +175,7 @@ def _whole(data: bytes) -> bytes:
 
 
 def read_last_of_each(array: JobFolder) -> JobLog:
-    """The last line of the log of each element of an array that has begun."""
+    """Read the last line of the log of each element that has begun."""
     lines = [
         f"[{index}] {line}"
         for index in sorted(array.begun())

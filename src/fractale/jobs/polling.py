@@ -1,13 +1,13 @@
 """Polling of a scheduler: one question for all jobs, at most one per `poll_seconds`.
 
-Sites forbid tight polling. A process that waits for a job writes it into a file of the state
+Sites forbid tight polling. A process that waits for a job writes the job into a file of the state
 directory. The next process that asks the scheduler asks about all jobs in the file, and writes the
 answers there. So all steps, runs and processes of one state directory share one question.
 
 .. code-block:: text
 
     polls/               in the state directory
-      slurm.json         when Slurm was last asked, the jobs that are waited for, its answers
+      slurm.json         time of the last question to Slurm, the jobs waited for, the answers
       slurm.lock         held by the process that asks
 """
 
@@ -32,13 +32,13 @@ from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.job import ACTIVE
 
 WANTED_SECONDS: Final = 900.0
-"""How long a job stays in the questions, unless the process that waits for it renews it."""
+"""Seconds that a job stays in the questions, unless the waiting process renews it."""
 
 KEPT_SECONDS: Final = 3600.0
-"""How long an answer is kept after the last process stopped waiting for the job."""
+"""Seconds that an answer is kept after the last process stopped waiting for the job."""
 
 LOCK_PATIENCE: Final = 90.0
-"""In seconds; a scheduler's program that does not answer is ended before."""
+"""In seconds; a scheduler's program that does not answer is ended earlier."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +46,10 @@ class Answer:
     """A scheduler's answer about a job.
 
     Args:
-        records: As an adapter returns them; None: it has not been asked about this job yet.
-        trouble: Why it did not answer.
-        at: When it was asked, in Unix time.
-        again: When it may be asked again, in Unix time.
+        records: As an adapter returns them; None if the scheduler was not asked about this job yet.
+        trouble: Why the scheduler did not answer.
+        at: Time of the question, in Unix time.
+        again: Earliest time of the next question, in Unix time.
     """
 
     records: Mapping[int | None, JobRecord] | None = None
@@ -60,7 +60,7 @@ class Answer:
 
 @dataclass(slots=True)
 class _Known:
-    """The contents of the file."""
+    """The contents of the shared file."""
 
     asked: float = 0.0
     trouble: str = ""
@@ -69,11 +69,11 @@ class _Known:
 
 
 class Poller:
-    """Asks one scheduler.
+    """Asks one scheduler about jobs, with shared answers.
 
     Args:
-        folder: The directory of the file.
-        seconds: The shortest time between two questions; 0: each look asks.
+        folder: Directory of the shared file.
+        seconds: The shortest time between two questions; 0 asks at each call.
     """
 
     def __init__(self, adapter: Scheduler, folder: Path, seconds: float) -> None:
@@ -84,10 +84,10 @@ class Poller:
         self._read: tuple[int, int] | None = None
 
     async def ask(self, job: Submitted, *, fresh: bool = False) -> Answer:
-        """The scheduler's answer about a job: a new one, or the last one.
+        """Get the scheduler's answer about a job: a new answer, or the last one.
 
         Args:
-            fresh: Ask now: the job was changed.
+            fresh: Ask now, because the job was changed.
         """
         if self._seconds <= 0:
             return await self._ask_now(job)
@@ -120,12 +120,12 @@ class Poller:
             records = (await self._adapter.records([job]))[0]
         except (SchedulerUnavailable, DependencyMissing) as error:
             return Answer(trouble=error.message, at=now)
-        if isinstance(records, SchedulerUnavailable):  # about others it may answer
+        if isinstance(records, SchedulerUnavailable):  # it may answer about other jobs
             return Answer(trouble=records.message, at=now)
         return Answer(records=records, at=now)
 
     async def _question(self) -> None:
-        """Ask about all jobs in the file."""
+        """Ask about all jobs in the file, and store the answers."""
         known, now = self._known, time.time()
         known.wanted = {
             key: each
@@ -133,7 +133,7 @@ class Poller:
             if float(each["until"]) > now and _is_there(key)
         }
         known.asked, known.trouble = now, ""
-        self._save()  # before asking: a process that is killed now has asked
+        self._save()  # first, so that the question counts even if this process is killed
         jobs = {key: self._submitted(key, each) for key, each in known.wanted.items()}
         try:
             found = await self._adapter.records(list(jobs.values()))
@@ -143,12 +143,12 @@ class Poller:
         for (key, job), records in zip(jobs.items(), found, strict=True):
             before = known.answers.get(key, {}).get("records", {})
             over = {name: each for name, each in before.items() if each["state"] not in ACTIVE}
-            trouble, told = "", dict[str, dict[str, Any]]()
-            if isinstance(records, SchedulerUnavailable):  # about others it may answer
+            trouble, reported = "", dict[str, dict[str, Any]]()
+            if isinstance(records, SchedulerUnavailable):  # it may answer about other jobs
                 trouble = records.message
             else:
-                told = {_name(i): asdict(each) for i, each in records.items()}
-            known.answers[key] = {"at": now, "records": {**over, **told}, "trouble": trouble}
+                reported = {_name(i): asdict(each) for i, each in records.items()}
+            known.answers[key] = {"at": now, "records": {**over, **reported}, "trouble": trouble}
             if self._is_over(key, job):
                 del known.wanted[key]
         known.answers = {
@@ -158,20 +158,20 @@ class Poller:
         }
 
     def _submitted(self, key: str, wanted: Mapping[str, Any]) -> Submitted:
-        """A job for the adapter; of an array, the elements that are not over."""
+        """Make the adapter's view of a job; of an array, with the elements that are not over."""
         folder = JobFolder(Path(key))
         indices: tuple[int, ...] = ()
         if wanted.get("array") and (array := folder.array()):
-            told = self._known.answers.get(key, {}).get("records", {})
-            over = {name for name, record in told.items() if record["state"] not in ACTIVE}
+            reported = self._known.answers.get(key, {}).get("records", {})
+            over = {name for name, record in reported.items() if record["state"] not in ACTIVE}
             indices = tuple(index for index in array.indices if _name(index) not in over)
         return Submitted(folder=folder, native_id=str(wanted["id"]), indices=indices)
 
     def _is_over(self, key: str, job: Submitted) -> bool:
-        """Whether the scheduler has reported the end of the job, or of each element."""
-        told = self._known.answers.get(key, {}).get("records", {})
+        """Whether the scheduler has reported the end of the job, or of each of its elements."""
+        reported = self._known.answers.get(key, {}).get("records", {})
         names = map(_name, job.indices or (None,))
-        return all(name in told and told[name]["state"] not in ACTIVE for name in names)
+        return all(name in reported and reported[name]["state"] not in ACTIVE for name in names)
 
     def _answer(self, key: str) -> Answer:
         again, answer = self._known.asked + self._seconds, self._known.answers.get(key)
@@ -181,7 +181,7 @@ class Poller:
             return Answer(again=again)
         if answer.get("trouble"):
             return Answer(trouble=str(answer["trouble"]), at=float(answer["at"]), again=again)
-        records = {_index(name): _record(told) for name, told in answer["records"].items()}
+        records = {_index(name): _record(record) for name, record in answer["records"].items()}
         return Answer(records=records, at=float(answer["at"]), again=again)
 
     def _due(self) -> float:
@@ -195,10 +195,10 @@ class Poller:
 
     def _want(self, key: str, job: Submitted) -> None:
         until = time.time() + WANTED_SECONDS + self._seconds
-        told = {"id": job.native_id, "array": bool(job.indices), "until": until}
-        self._known.wanted[key] = told
+        wanted = {"id": job.native_id, "array": bool(job.indices), "until": until}
+        self._known.wanted[key] = wanted
 
-    # The file. If it cannot be written (a full disk), memory takes its place.
+    # The file. If it cannot be written (a full disk), only memory has the answers.
 
     def _load(self) -> None:
         try:
@@ -220,7 +220,7 @@ class Poller:
 
     @contextlib.asynccontextmanager
     async def _locked(self) -> AsyncGenerator[None]:
-        """Hold the lock, if the file system supports locks."""
+        """Hold the lock within the block, if the file system supports locks."""
         descriptor = -1
         with contextlib.suppress(OSError):
             make_folder(self._path.parent)
@@ -257,5 +257,5 @@ def _index(name: str) -> int | None:
     return int(name) if name else None
 
 
-def _record(told: Mapping[str, Any]) -> JobRecord:
-    return JobRecord(**cast("dict[str, Any]", {**told, "nodes": tuple(told.get("nodes") or ())}))
+def _record(data: Mapping[str, Any]) -> JobRecord:
+    return JobRecord(**cast("dict[str, Any]", {**data, "nodes": tuple(data.get("nodes") or ())}))

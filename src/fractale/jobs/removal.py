@@ -1,7 +1,7 @@
-"""Removes the directories of jobs that are over, and of no others.
+"""Removes the directories of jobs that are over, and no others.
 
-A directory is renamed first, so that it disappears at once. With a directory that lacks only its
-handle, it would be unknown whether the job was submitted.
+A directory is first renamed, so that it disappears at once. Otherwise an interrupted removal could
+leave a directory without a handle, and fractale could not know whether the job was submitted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 REMOVED: Final = ".removed."
 SETTLED: Final = 300.0
-"""Seconds after a job's end; after them no process writes into its directory any more."""
+"""Seconds after a job's end until no process writes into its directory any more."""
 
 MOST_AT_ONCE: Final = 16
 _NAME: Final = re.compile(rb"\bfr[0-9a-f]{%d}\b" % DIGITS)
@@ -37,13 +37,13 @@ _KEY: Final = re.compile(rb'"key": ?("(?:[^"\\]|\\.)*")')
 
 @dataclass(frozen=True, slots=True)
 class EndCheck:
-    """Whether a job is over.
+    """The result of checking whether a job is over.
 
     Args:
-        over: Whether it is known to be over.
-        at: When it ended, or when its directory was last changed, in Unix time.
-        words: Its state, in words.
-        lost: Whether nothing shows how it ended, and its scheduler does not know it any more.
+        over: Whether the job is known to be over.
+        at: When the job ended, or when its directory last changed, in Unix time.
+        words: The job's state, for users.
+        lost: Whether nothing shows how the job ended, and its scheduler no longer knows it.
     """
 
     over: bool
@@ -53,7 +53,7 @@ class EndCheck:
 
 
 def folders_in(root: Path) -> Iterator[JobFolder]:
-    """The jobs' directories in a directory."""
+    """Yield the jobs' directories in a directory."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for path in sorted(root.iterdir()):
             if _NAME.fullmatch(os.fsencode(path.name)) and path.is_dir():
@@ -61,12 +61,12 @@ def folders_in(root: Path) -> Iterator[JobFolder]:
 
 
 def leftovers_in(root: Path) -> Iterator[Path]:
-    """What is left of directories whose removal was interrupted."""
+    """Yield the remains of directories whose removal was interrupted."""
     yield from root.glob(f"{REMOVED}*")
 
 
 def names_in(texts: Iterable[bytes]) -> set[str]:
-    """The names of jobs' directories that texts mention, directly or by the jobs' keys."""
+    """Find the names of jobs' directories in texts that mention them or the jobs' keys."""
     found: set[str] = set()
     for text in texts:
         found.update(name.decode() for name in _NAME.findall(text))
@@ -77,7 +77,7 @@ def names_in(texts: Iterable[bytes]) -> set[str]:
 
 
 async def check_ends(jobs: Jobs, folders: Iterable[JobFolder]) -> list[EndCheck]:
-    """Whether each of some jobs is over, `MOST_AT_ONCE` checked at a time."""
+    """Check whether each of some jobs is over, `MOST_AT_ONCE` at a time."""
     limit = asyncio.Semaphore(MOST_AT_ONCE)
 
     async def one(folder: JobFolder) -> EndCheck:
@@ -88,7 +88,7 @@ async def check_ends(jobs: Jobs, folders: Iterable[JobFolder]) -> list[EndCheck]
 
 
 async def check_end(jobs: Jobs, folder: JobFolder) -> EndCheck:
-    """Whether a job is over; False if it is not known."""
+    """Check whether a job is over; `over` is False if that is unknown."""
     try:
         handle, intent = folder.handle(), folder.intent()
         changed = folder.path.stat().st_mtime
@@ -118,10 +118,10 @@ async def _asked(jobs: Jobs, handle: JobHandle, changed: float) -> EndCheck:
 
 
 def remove(folder: JobFolder) -> bool:
-    """Remove the directory of a job that is over; False if it is gone, or being submitted again.
+    """Remove the directory of a job that is over; False if it is gone or being submitted again.
 
     Raises:
-        StoreError: It cannot be removed.
+        StoreError: The directory cannot be removed.
     """
     gone = folder.path.with_name(f"{REMOVED}{folder.path.name}.{os.getpid()}.{time.time_ns()}")
     try:
@@ -129,7 +129,7 @@ def remove(folder: JobFolder) -> bool:
             if not mine:
                 return False
             folder.path.rename(gone)
-        # An epilogue may add a file meanwhile: the next removal takes what is left.
+        # An epilogue may add a file during the removal. The next removal deletes it.
         shutil.rmtree(gone, ignore_errors=True)
     except FileNotFoundError:
         return False
@@ -142,7 +142,7 @@ def remove(folder: JobFolder) -> bool:
 
 @contextlib.contextmanager
 def _held(folder: JobFolder) -> Generator[bool]:
-    """Hold the lock of a job's directory, if no other process does; yields whether it is held."""
+    """Try to take the lock of a job's directory; yields whether this process holds it."""
     try:
         descriptor = os.open(folder.path / "lock", os.O_RDWR)
     except FileNotFoundError:

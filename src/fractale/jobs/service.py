@@ -40,33 +40,33 @@ FOLDER: Final = "jobs"
 QUEUES: Final = "local"
 POLLS: Final = "polls"
 NOWHERE: Final = "not-submitted-here"
-"""Name of a directory that never exists: that of a job that fractale did not submit."""
+"""Directory name for a job that fractale did not submit; the directory never exists."""
 
 CONFINED: Final = "confined"
-"""File in a job's directory: how the job is confined."""
+"""File in a job's directory that says how the job is confined."""
 
 TEMPORARY: Final = "tmp"
-"""Directory in that of a confined job: its own temporary files."""
+"""Directory for temporary files, in the directory of a confined job."""
 
 INTERVALS: Final = (0.2, 0.3, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0)
-"""Seconds between two looks at a job's own files, the last repeated. The scheduler is asked less
-often (`fractale.jobs.polling`)."""
+"""Seconds between two readings of a job's own files; the last value repeats. fractale asks the
+scheduler less often (`fractale.jobs.polling`)."""
 
 SOON: Final = (0.2, 0.5, 1.0)
-"""The same for a job that has just been cancelled."""
+"""Seconds between two readings for a job that has just been cancelled."""
 
 GLANCE: Final = 0.2
 """Seconds between two calls of `glance`."""
 
 PEEK: Final = 1.0
-"""Seconds between two peeks at the exit code between looks."""
+"""Seconds between two checks for the exit code alone."""
 
 CANCEL_SECONDS: Final = 10.0
 CLEAR_SECONDS: Final = 2.0
-"""After which the scheduler is asked about a job that it was to cancel."""
+"""Seconds after a cancellation until fractale asks the scheduler about the job."""
 
 ORDER: Final = ("slurm", "pbs", "lsf", "flux", "local")
-"""The order of choice if several schedulers answer. Outside a Flux instance, Flux comes late:
+"""Order in which schedulers are chosen if several answer. Outside a Flux instance, Flux comes late:
 its program may be installed only for use inside another scheduler's jobs."""
 
 LOCAL: Final = "local"
@@ -74,22 +74,22 @@ HINT: Final = "name `scheduler: local` to run jobs as processes of this machine,
 
 
 class Jobs:
-    """Batch jobs of one scheduler, and those of others that were submitted before.
+    """Batch jobs of one scheduler, and earlier jobs of other schedulers.
 
     Args:
-        root: The directory of the jobs' directories. The nodes must see it.
-        environment: Of the schedulers' programs, and, as far as a scheduler passes it on, of the
-            jobs. Secrets are removed, except the token that Slurm's programs need.
-        scheduler: ``flux``, ``slurm``, ``pbs``, ``lsf`` or ``local``; None: as `choose` finds.
-        queues: Directory of the queue of local jobs; jobs that share cores share a queue. None: in
-            `root`.
-        cores: Cores that local jobs may use at a time; None: those of this process.
-        project: The directory that a confined job may write; None: the working directory.
-        state: The state directory, which no confined job may write.
+        root: Directory of the jobs' directories. The nodes must see it.
+        environment: Environment of the schedulers' programs and, as far as a scheduler passes it
+            on, of the jobs. Secrets are removed, except the token that Slurm's programs need.
+        scheduler: ``flux``, ``slurm``, ``pbs``, ``lsf`` or ``local``; None: the result of `choose`.
+        queues: Directory of the queue of local jobs; jobs that share cores share a queue. None: a
+            directory in `root`.
+        cores: Cores that local jobs may use at a time; None: the cores of this process.
+        project: Directory that a confined job may write to; None: the working directory.
+        state: The state directory, which no confined job may write to.
         adapters: Other adapters, by name.
         poll_seconds: The shortest time between two questions to a scheduler, for all jobs together
-            (`fractale.jobs.polling`). 0: each look asks. Local jobs need no question.
-        polls: Where processes share the answers; None: in `root`.
+            (`fractale.jobs.polling`). 0 asks at each reading. Local jobs need no question.
+        polls: Directory in which processes share the answers; None: a directory in `root`.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Jobs:
         self._arrays: dict[Path, Elements] = {}
         self._root = root.absolute()
         environment = without_secrets(environment) | slurm_token(environment)
-        # A job that a server submits must outlive the server's end.
+        # A job that a fractale server submits must outlive the server.
         environment.pop(STARTED_BY, None)
         if adapters is None:
             from fractale.schedulers.homes import adapters_of
@@ -131,10 +131,10 @@ class Jobs:
     def of(
         cls, settings: Settings, scheduler: str | None = None, *, root: Path | None = None
     ) -> Jobs:
-        """The jobs in the state directory.
+        """Make the jobs of the state directory.
 
         Args:
-            root: Another directory for them, such as a run's.
+            root: Another directory for the jobs, such as a run's.
         """
         return cls(
             root or settings.state_dir / FOLDER,
@@ -150,10 +150,10 @@ class Jobs:
 
     @property
     def scheduler(self) -> str:
-        """The name of the scheduler that new jobs go to, whether it answers now or not.
+        """The name of the scheduler for new jobs, whether it answers now or not.
 
         Raises:
-            DependencyMissing: It is not installed.
+            DependencyMissing: The scheduler is not installed.
             JobError: The name is unknown.
         """
         return self._choice().scheduler.name
@@ -162,7 +162,7 @@ class Jobs:
         return self._choice().answering()
 
     def _choice(self) -> Choice:
-        """The scheduler that was named; else the one that answers, asked once."""
+        """The scheduler that the caller named; else the first that answers, asked once."""
         if self._chosen is not None:
             return Choice(scheduler=self._named(self._chosen))
         if self._choice_made is None:
@@ -195,8 +195,8 @@ class Jobs:
             JobError: The scheduler refuses the job, or the key belongs to another job. Nothing was
                 submitted.
             SchedulerUnavailable: The scheduler does not answer. Repeat the call later.
-            JobInDoubt: Another process is submitting the job, or it is unknown whether it was
-                submitted.
+            JobInDoubt: Another process is submitting the job, or the outcome of the submission is
+                unknown.
             DependencyMissing: The scheduler is not installed.
             StoreError: The job's directory cannot be written.
         """
@@ -209,14 +209,14 @@ class Jobs:
         if handle := folder.handle():
             same_job(folder, spec)
             return handle
-        if folder.intent() is None:  # else the submission continues where it was begun
+        if folder.intent() is None:  # else continue the submission that was begun
             await asyncio.to_thread(self._scheduler)
         folder.make()
         async with folder.locked() as lock:
             same_job(folder, spec)
             handle = folder.handle() or await self._found(folder, key)
             if handle is None:
-                # The scheduler of a submission that was begun still counts.
+                # A submission that was begun stays with its scheduler.
                 begun = (folder.intent() or {}).get("scheduler")
                 adapter = self._adapter(begun) if begun else self._scheduler()
                 handle = await self._submit(adapter, folder, spec, key, lock)
@@ -240,10 +240,10 @@ class Jobs:
         return self._written(folder, adapter.name, native_id, key)
 
     async def _confined(self, scheduler: str, folder: JobFolder, spec: JobSpec) -> JobSpec:
-        """The job with its confinement, if it is to have one.
+        """Add the confinement to a job whose spec asks for one.
 
         Raises:
-            JobError: It cannot be confined.
+            JobError: The job cannot be confined.
         """
         if spec.confine is None or (scheduler != "local" and not spec.confine.required):
             return spec
@@ -284,10 +284,10 @@ class Jobs:
         return handle
 
     async def find(self, key: str) -> JobHandle | None:
-        """The job of a key; None if it was never submitted.
+        """Find the job of a key; None if it was never submitted.
 
         Raises:
-            JobInDoubt: Another process is submitting it.
+            JobInDoubt: Another process is submitting the job.
             SchedulerUnavailable: A submission was begun, and the scheduler does not answer.
         """
         folder = JobFolder.of(self._root, key)
@@ -297,7 +297,7 @@ class Jobs:
             return folder.handle() or await self._found(folder, key)
 
     async def _found(self, folder: JobFolder, key: str) -> JobHandle | None:
-        """A job whose submission was begun but not recorded; call it with the lock held."""
+        """Find a job whose submission was begun but not recorded; the caller holds the lock."""
         intent = folder.intent()
         if intent is None:
             return None
@@ -307,13 +307,13 @@ class Jobs:
             started.native_id if started and adapter.name != "local" else await adapter.find(folder)
         )
         if native_id is None:
-            # It may have started during the search.
+            # The job may have started during the search.
             started = folder.started()
             native_id = started.native_id if started else None
         return self._written(folder, adapter.name, native_id, key) if native_id else None
 
     async def status(self, handle: JobHandle) -> JobStatus:
-        """The status of a job, of an array, or of the element that the handle means.
+        """Get the status of a job, of an array, or of the element that the handle names.
 
         If the scheduler does not answer, the reason says so.
         """
@@ -334,7 +334,7 @@ class Jobs:
         return with_notices(status, folder)
 
     async def most_elements(self) -> int | None:
-        """How many elements the scheduler allows in an array; None if it does not say."""
+        """The most elements that the scheduler allows in an array; None if it does not say."""
         said: Any = getattr(self._adapter(self.scheduler), "most_elements", None)
         if said is None:
             return None
@@ -344,7 +344,7 @@ class Jobs:
             return None  # the submission will show whether the array is too large
 
     async def announce(self, handle: JobHandle) -> None:
-        """Have the next question to the scheduler be about this job, too."""
+        """Include this job in the next question to the scheduler."""
         adapter, array = self._adapter(handle.scheduler), JobFolder(handle.job_dir).array()
         job = Submitted(
             folder=JobFolder(handle.job_dir),
@@ -354,7 +354,7 @@ class Jobs:
         await self._poller(adapter).announce(job)
 
     async def elements(self, handle: JobHandle) -> Mapping[int, JobStatus]:
-        """The status of each element of an array, in order of the indices; empty for one job."""
+        """Get the status of each element of an array, in order; empty for a single job."""
         adapter, found = self._adapter(handle.scheduler), self._elements_of(handle)
         return await found.look(self._poller(adapter).ask) if found else {}
 
@@ -383,21 +383,22 @@ class Jobs:
         glance: Callable[[], None] | None = None,
         intervals: Sequence[float] = INTERVALS,
     ) -> JobStatus:
-        """Wait for a job, looking less and less often.
+        """Wait for a job, reading its files at growing intervals.
 
-        Without `glance`, the exit code is also peeked at between looks: for a caller that waits for
-        one job. A run that waits for thousands must not, on a network file system.
+        Without `glance`, this also checks for the exit code between two readings, which suits a
+        caller that waits for one job. A run that waits for thousands must not, on a network file
+        system.
 
         Args:
-            timeout: In seconds; None: no limit.
-            on_status: Gets each status that differs from the one before in state or reason.
-            until: Gets the status of each look, and returns whether the waiting ends; None: it
-                ends with the job.
-            glance: Called every `GLANCE` seconds between looks; may raise to end the waiting.
-            intervals: Seconds between looks; the last one is repeated.
+            timeout: In seconds; None for no limit.
+            on_status: Called with each status that differs from the last one in state or reason.
+            until: Called with the status of each reading; returns whether to stop waiting. None:
+                wait until the job ends.
+            glance: Called every `GLANCE` seconds between readings; may raise to end the wait.
+            intervals: Seconds between readings; the last value repeats.
 
         Returns:
-            The last status. If the time is up, the job may not be `over`.
+            The last status. The job may not be `over` if the timeout is reached.
         """
         deadline = float("inf") if timeout is None else time.monotonic() + timeout
         before: tuple[str, str] | None = None
@@ -436,14 +437,14 @@ class Jobs:
         limit: int = 65536,
         tail_lines: int | None = None,
     ) -> JobLog:
-        """A part of a job's log at this moment, at most 1 MiB; empty if there is no log.
+        """Read a part of a job's log at this moment, at most 1 MiB; empty without a log.
 
-        An array has no log of its own: its log is the last line of each element's.
+        The log of an array has the last line of each element's log.
 
         Args:
-            offset: In bytes; a negative one counts from the end. None: both ends of a long log.
-            limit: In bytes.
-            tail_lines: Number of last lines, in place of `offset`.
+            offset: In bytes; negative from the end. None: both ends of a long log.
+            limit: Length of the part, in bytes.
+            tail_lines: Number of last lines, instead of `offset`.
         """
         path = JobFolder(handle.own_dir).log
         if handle.index is None and JobFolder(handle.job_dir).array() is not None:
@@ -455,10 +456,10 @@ class Jobs:
         return await asyncio.to_thread(read_log, path, offset, limit)
 
     async def search_log(self, handle: JobHandle, pattern: str) -> JobLog:
-        """The lines of a job's log that match a regular expression.
+        """Find the lines of a job's log that match a regular expression.
 
         Raises:
-            JobError: The pattern is not valid, or takes too long.
+            JobError: The pattern is not valid or too slow.
         """
         try:
             return await asyncio.to_thread(search_log, JobFolder(handle.own_dir).log, pattern)
@@ -468,11 +469,11 @@ class Jobs:
     async def cancel(self, handle: JobHandle) -> JobStatus:
         """Cancel a job, and wait some seconds for its end.
 
-        An array is cancelled as a whole, even if the handle means one of its elements.
+        An array is cancelled as a whole, even if the handle names one of its elements.
 
         Raises:
             JobError: The scheduler refuses.
-            SchedulerUnavailable: It does not answer.
+            SchedulerUnavailable: The scheduler does not answer.
         """
         before = await self.status(handle)
         if before.over and before.state != "unknown":
@@ -484,7 +485,7 @@ class Jobs:
             try:
                 await self._adapter(handle.scheduler).cancel(folder, handle.native_id)
             except JobError:
-                if asked is None:  # if it ends later, fractale did not end it
+                if asked is None:  # a later end is not due to fractale
                     folder.unmark("cancelled")
                 raise
         status = await self.wait(handle, timeout=CLEAR_SECONDS, intervals=SOON)
@@ -495,10 +496,10 @@ class Jobs:
         return await self.wait(handle, timeout=CANCEL_SECONDS, intervals=SOON)
 
     async def remove_ended(self) -> None:
-        """Remove the directories of the jobs that were submitted here and are known to be over.
+        """Remove the directories of the jobs of `root` that are known to be over.
 
         Raises:
-            StoreError: One cannot be removed.
+            StoreError: A directory cannot be removed.
         """
         for key, handle in list(self._submitted.items()):
             status = await self.status(handle)
@@ -506,7 +507,7 @@ class Jobs:
                 del self._submitted[key]
 
     async def records_of(self, native_id: str) -> Mapping[int | None, JobRecord]:
-        """The scheduler's records of a job that fractale did not submit. Changes nothing.
+        """Get the scheduler's records of a job that fractale did not submit. Changes nothing.
 
         Args:
             native_id: The scheduler's id of the job.
@@ -516,7 +517,7 @@ class Jobs:
             scheduler does not know the job.
 
         Raises:
-            SchedulerUnavailable: It does not answer.
+            SchedulerUnavailable: The scheduler does not answer.
         """
         nowhere = JobFolder(self._root / NOWHERE)
         asked = Submitted(folder=nowhere, native_id=native_id, ours=False)
@@ -526,33 +527,33 @@ class Jobs:
         return found
 
     async def queues(self) -> list[Queue]:
-        """The scheduler's queues.
+        """List the scheduler's queues.
 
         Raises:
-            SchedulerUnavailable: It does not answer.
+            SchedulerUnavailable: The scheduler does not answer.
         """
         return await (await asyncio.to_thread(self._scheduler)).queues()
 
 
-# -- which scheduler new jobs go to --------------------------------------------------------------
+# -- the choice of the scheduler for new jobs ----------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """The scheduler that new jobs go to.
+    """The scheduler for new jobs, and whether it answers.
 
     Args:
-        silent: Why it does not answer; empty if it does.
+        silent: Why the scheduler does not answer; empty if it answers.
     """
 
     scheduler: Scheduler
     silent: str = ""
 
     def answering(self) -> Scheduler:
-        """The scheduler.
+        """Get the scheduler if it answers.
 
         Raises:
-            SchedulerUnavailable: It is set up on this machine, and does not answer.
+            SchedulerUnavailable: The scheduler is set up on this machine, but does not answer.
         """
         if self.silent:
             raise SchedulerUnavailable(self.silent, hint=HINT)
@@ -560,14 +561,14 @@ class Choice:
 
 
 def choose(adapters: Mapping[str, Scheduler], *, in_flux: bool) -> Choice:
-    """The first scheduler of `ORDER` whose programs are installed and that answers.
+    """Choose the first scheduler of `ORDER` that is installed and answers.
 
     A scheduler that is set up here but does not answer precedes ``local``: a job meant for a
     cluster must not run on its login node while the cluster is down. A client without any
     configuration does not count.
 
     Args:
-        in_flux: Whether this process is in a Flux instance; then Flux is asked first.
+        in_flux: Whether this process is in a Flux instance, so that Flux comes first.
 
     Raises:
         DependencyMissing: No scheduler is installed.

@@ -1,11 +1,11 @@
-"""How a batch job is, by evidence: its own files, its scheduler's record, its log.
+"""The status of a batch job by evidence: its own files, its scheduler's record, its log.
 
 `status_of` decides, in this order:
 
 1. A plain exit code in the job's own files: the job is over, and the scheduler is not asked.
-2. The scheduler's record of an end, such as a time limit or a lost node. A notice that it wrote
-   into the log is more precise than its record.
-3. Another end in the job's own files, once the scheduler has had time to give the reason.
+2. The scheduler's record of an end, such as a time limit or a lost node. A notice that the
+   scheduler wrote into the log is more precise than the record.
+3. Another end in the job's own files, once the scheduler has had time to report the reason.
 4. The scheduler's record of a job that waits or runs.
 5. Nothing shows how the job ended: its state is ``unknown``.
 
@@ -33,16 +33,16 @@ from fractale.schedulers.positions import Positions
 from fractale.schedulers.wrapper import NO_CLAIM, NO_FOLDER, NOT_MINE
 
 Ask = Callable[[Submitted], Awaitable[Answer]]
-"""Asks the scheduler about a job (`fractale.jobs.polling`)."""
+"""A function that asks the scheduler about a job (`fractale.jobs.polling`)."""
 
 REASON_SECONDS: Final = 86_400.0
-"""How long to wait for a scheduler's reason, of a job that a signal ended."""
+"""Seconds to wait for a scheduler to report why a signal ended a job."""
 
 CLEARING_SECONDS: Final = 120.0
-"""How long a scheduler may take to report the end of a job whose own files show it."""
+"""Seconds that a scheduler may take to report an end that the job's own files show."""
 
 UNSEEN_SECONDS: Final = 60.0
-"""How long a job's own files may take to appear here after its scheduler reports success: the time
+"""Seconds until a job's own files must appear here after its scheduler reports success: the time
 for which NFS clients cache a directory."""
 
 LAST_LINES: Final = 5
@@ -60,15 +60,15 @@ _UNSTARTED: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobStatus:
-    """How a job is, and the evidence for it.
+    """The state of a job, and the evidence for it.
 
     Args:
-        reason: In words: why it waits, where it runs, how it ended, with the evidence.
+        reason: For users: why the job waits, where it runs or how it ended, with the evidence.
         evidence: ``exit-code file``, ``scontrol``, ``sacct``, ``job-completion file``, ``flux``,
             ``qstat``, ``bjobs``, ``log``, ``boot id``, ``start file``, or ``none``.
-        exit_code: Of the script or command; None if it has none, or it is not known.
-        submitted: Seconds since 1970, as the others.
-        last_lines: The end of the log, of a job that did not succeed.
+        exit_code: Of the script or command; None without one, or if it is unknown.
+        submitted: In Unix time, like `started` and `ended`.
+        last_lines: The end of the log, if the job did not succeed.
         counts: Of an array: state → number of elements.
         notices: Parts of the request that its scheduler ignored, one sentence each.
     """
@@ -87,18 +87,18 @@ class JobStatus:
 
     @property
     def over(self) -> bool:
-        """Whether the job has ended, or its state is unknown."""
+        """Whether the job has ended or its state is unknown."""
         return self.state not in ACTIVE
 
     @property
     def seconds(self) -> float | None:
-        """How long it ran; None if its start or its end is not known."""
+        """The run time; None if the start or the end is unknown."""
         if self.started is None or self.ended is None:
             return None
         return max(0.0, self.ended - self.started)
 
     def as_dict(self) -> dict[str, Any]:
-        """The status as JSON, with `over` and `seconds`."""
+        """Make JSON of the status, with `over` and `seconds`."""
         found: dict[str, Any] = {
             **asdict(self),
             "nodes": list(self.nodes),
@@ -112,12 +112,12 @@ class JobStatus:
 
 
 def is_plain(ended: Ended | None) -> bool:
-    """Whether a job ended with an exit code and no signal: then its scheduler is not asked why."""
+    """Whether a job ended with an exit code and no signal: no need to ask its scheduler."""
     return ended is not None and not ended.signal and ended.code <= 128
 
 
 async def status_of(folder: JobFolder, native_id: str, title: str, ask: Ask) -> JobStatus:
-    """The status of a single job."""
+    """Get the status of a single job."""
     if is_plain(folder.ended()):
         return JobEvidence(folder, title, None).status()
     answer = await ask(Submitted(folder=folder, native_id=native_id))
@@ -125,13 +125,13 @@ async def status_of(folder: JobFolder, native_id: str, title: str, ask: Ask) -> 
 
 
 def judged(folder: JobFolder, title: str, answer: Answer, index: int | None) -> JobStatus:
-    """The status of a job or an element, by its files and the scheduler's last answer.
+    """Judge a job or an element by its files and the scheduler's last answer.
 
     Args:
-        index: Of the element; None for a single job.
+        index: Index of the element; None for a single job.
     """
     ended, started = folder.ended(), folder.started()
-    if is_plain(ended):  # it ended while the scheduler was asked
+    if is_plain(ended):  # the job ended during the question
         return JobEvidence(folder, title, None).status()
     record = (answer.records or {}).get(index)
     if answer.trouble:
@@ -150,9 +150,9 @@ def judged(folder: JobFolder, title: str, answer: Answer, index: int | None) -> 
 def _not_asked(
     folder: JobFolder, title: str, answer: Answer, started: Started | None, ended: Ended | None
 ) -> JobStatus:
-    """The status of a job that has changed since the scheduler was asked about it."""
+    """The status of a job that has changed since the last question to the scheduler."""
     submitted = (folder.intent() or {}).get("written")
-    # A time, not a countdown: a reason that changes at each look would be an event at each look.
+    # A time, not a countdown: a changing reason would be an event at each reading.
     again = time.strftime("%H:%M:%S", time.localtime(answer.again))
     if ended is not None:
         if folder.marked("cancelled"):
@@ -192,7 +192,7 @@ def _is_recent(ended: Ended) -> bool:
 
 
 def with_notices(status: JobStatus, folder: JobFolder) -> JobStatus:
-    """The status, with the parts of the job's request that its scheduler ignored."""
+    """Add the parts of the job's request that its scheduler ignored to the status."""
     notices = folder.notices()
     return replace(status, notices=notices) if notices else status
 
@@ -202,7 +202,7 @@ class JobEvidence:
 
     Args:
         title: Name of the scheduler, for users.
-        record: The scheduler's record; None if it does not know the job.
+        record: The scheduler's record; None if the scheduler does not know the job.
         trouble: Why the scheduler did not answer.
     """
 
@@ -216,11 +216,11 @@ class JobEvidence:
         self._trouble = trouble
         self._intent = self._whole.intent() or {}
         self._started: Started | None = folder.started()
-        # Read last, so that a job that ends meanwhile counts as ended.
+        # Read last, so that a job counts as ended if it ends during these reads.
         self._ended: Ended | None = folder.ended()
 
     def status(self) -> JobStatus:
-        """The status, by the strongest evidence."""
+        """Judge the job by the strongest evidence."""
         ended, record = self._ended, self._record
         if ended and ended.code == 0 and not ended.signal:
             return self._by_file(ended)
@@ -240,7 +240,7 @@ class JobEvidence:
         return abs(time.time() - ended.at) < CLEARING_SECONDS
 
     def _contradicted(self, record: JobRecord) -> JobStatus:
-        """The scheduler reports success, and the job's wrapper left no exit code."""
+        """The status if the scheduler reports success, but the wrapper left no exit code."""
         shown = f"({record.evidence}: {record.said})"
         if record.ended is not None and abs(time.time() - record.ended) < UNSEEN_SECONDS:
             words = f"is over {shown}; its exit code is not seen here yet"
@@ -256,7 +256,7 @@ class JobEvidence:
     def _by_file(self, ended: Ended) -> JobStatus:
         name = f"SIG{ended.signal}"
         ended_by = signal_words(ended.code - 128) if ended.code > 128 else ""
-        is_said = f"by {name}" in ended_by  # the words of the exit code say it
+        is_said = f"by {name}" in ended_by  # the text of the exit code names it
         asked = f" after {name} was sent to it" if ended.signal and not is_said else ""
         if ended.code == 0:
             words = f"ended with exit code 0{asked}{self._where()} (exit-code file)"
@@ -284,7 +284,7 @@ class JobEvidence:
         return self._make(state, words, record.evidence)
 
     def _by_notice(self, notice: EndNotice) -> JobStatus:
-        """The end that the scheduler wrote into the job's output."""
+        """The status by the notice of the end that the scheduler wrote into the job's output."""
         said = re.sub(r"[()]", "", notice.line)[:MOST_OF_NOTICE]
         return self._make(notice.state, f"{self._end_words(notice.state)} (log: {said})", "log")
 
@@ -311,7 +311,7 @@ class JobEvidence:
         return self._failure_words(record) + where
 
     def _limit(self) -> str:
-        """The scheduler's limit: it may have rounded up the one that was asked for."""
+        """The scheduler's limit, which may be the requested limit rounded up."""
         asked = self._intent.get("time")
         held = self._record.time_limit if self._record else None
         if held is None:
@@ -328,9 +328,9 @@ class JobEvidence:
         return signal_words(record.signal) if record and record.signal else "failed"
 
     def _notice(self) -> EndNotice | None:
-        """The scheduler's notice of the end, in its own output or in the job's log.
+        """Find the scheduler's notice of the end, in its own output or in the job's log.
 
-        In the job's log only memory counts: time limits there are those of job steps.
+        In the job's log only memory notices count: time limits there belong to job steps.
         """
         if found := notice_in(last_lines(self._scheduler_log(), NOTICED_LINES).splitlines()):
             return found
@@ -338,7 +338,7 @@ class JobEvidence:
         return found if found and found.state == "out_of_memory" else None
 
     def _scheduler_log(self) -> Path:
-        """The scheduler's own output; an array has a file for each element."""
+        """The file of the scheduler's own output; an array has one per element."""
         if self._whole == self._folder:
             return self._folder.scheduler_log
         position = Positions(self._whole).position(int(self._folder.path.name))
@@ -360,7 +360,7 @@ class JobEvidence:
         return self._make("pending", f"was submitted{tail}", "none")
 
     def _lost(self) -> JobStatus:
-        """Neither the job's files nor the scheduler show how it ended."""
+        """The status if neither the job's files nor the scheduler show how the job ended."""
         gone = f"{self._title} does not know it any more"
         if self._cancelled():
             return self._by_cancellation(f"({gone})")
@@ -389,7 +389,7 @@ class JobEvidence:
         return (self._started.host,) if self._started and self._started.host else ()
 
     def _exit_code(self, state: JobState) -> int | None:
-        """Of the script or command; None for a job that never ran it."""
+        """The exit code of the script or command; None for a job that never ran it."""
         if self._ended:
             return self._ended.code
         record = self._record
@@ -399,7 +399,7 @@ class JobEvidence:
         ran = self._started or record.started is not None or record.nodes
         if not ran or (self._started is None and code in _UNSTARTED):
             return None
-        # Schedulers report 0 for cancelled and lost jobs, too.
+        # Schedulers also report 0 for cancelled and lost jobs.
         return None if code == 0 and state != "completed" else code
 
     def _make(self, state: JobState, words: str, evidence: str) -> JobStatus:
@@ -420,9 +420,9 @@ class JobEvidence:
         )
 
     def _tail(self) -> tuple[str, str]:
-        """The line that says why it failed, and the last lines from there on.
+        """Find the line that says why the job failed, and the last lines from there on.
 
-        They come from its own log, or, if that is empty, from the scheduler's output.
+        They come from the job's log or, if that is empty, from the scheduler's output.
         """
         for log in (self._folder.log, self._scheduler_log()):
             if lines := last_lines(log, MOST_LINES).splitlines():
@@ -435,7 +435,7 @@ class JobEvidence:
     def _start_time(self) -> float | None:
         if self._started:
             return self._started.at
-        # Slurm gives a job that never ran its end as its start.
+        # For a job that never ran, Slurm reports the end as the start.
         record = self._record
         return record.started if record and record.nodes else None
 
@@ -446,13 +446,13 @@ class JobEvidence:
 
 
 def whole_of(folder: JobFolder) -> JobFolder:
-    """The folder of an element's array; of a single job, its own."""
+    """The directory of an element's array; for a single job, its own directory."""
     path = folder.path
     return JobFolder(path.parents[1]) if path.parent.name == ELEMENTS else folder
 
 
 def exit_words(code: int) -> str:
-    """A shell's exit code in words."""
+    """Describe a shell's exit code for users."""
     if code > 128 and (words := signal_words(code - 128)):
         return f"{words} (exit code {code})"
     meaning = {126: ": it may not be run", 127: ": there is no such program"}.get(code, "")
@@ -460,7 +460,7 @@ def exit_words(code: int) -> str:
 
 
 def signal_words(number: int) -> str:
-    """The signal that ended a job, in words; empty if the number is not a signal."""
+    """Describe the signal that ended a job; empty if the number is not a signal."""
     try:
         name = signal.Signals(number).name
     except ValueError:

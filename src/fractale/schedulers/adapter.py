@@ -1,4 +1,4 @@
-"""What an adapter of a scheduler has to do, and what it answers with."""
+"""The interface of a scheduler's adapter, and the answers that an adapter gives."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from fractale.schedulers.job import JobSpec, JobState, Queue
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRecord:
-    """What a scheduler says about a job.
+    """The scheduler's report about a job.
 
     Args:
-        words: Why it waits or how it ended, in words; empty where the state says it all.
-        said: The scheduler's own word, such as ``TIMEOUT``.
-        evidence: What was asked, such as ``scontrol``.
-        signal: The number of the signal that ended it.
-        time_limit: What the scheduler holds it to, in seconds.
+        words: Why the job waits or how it ended, for users; empty if the state says it all.
+        said: The scheduler's own name for the state, such as ``TIMEOUT``.
+        evidence: The program that reported it, such as ``scontrol``.
+        signal: Number of the signal that ended the job.
+        time_limit: The time limit that the scheduler enforces, in seconds.
     """
 
     state: JobState
@@ -38,12 +38,12 @@ class JobRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submitted:
-    """A job that a scheduler is asked about.
+    """A submitted job, as the subject of a question to its scheduler.
 
     Args:
-        indices: Of an array's elements; none for a single job.
-        ours: False for a job that fractale did not submit, which somebody names by its id: it has
-            no tag to be compared with, and its folder is not there.
+        indices: Indices of an array's elements; empty for a single job.
+        ours: False for a job that fractale did not submit, and that the caller names by its id.
+            Such a job has no tag to compare and no directory.
     """
 
     folder: JobFolder
@@ -53,8 +53,9 @@ class Submitted:
 
 
 Answer: TypeAlias = Mapping[int | None, JobRecord] | SchedulerUnavailable
-"""Index of the element → its record; None is the index of a job that is no array. What the
-scheduler does not know any more is not there. An error if it cannot tell of this job just now."""
+"""Index of the element → its record; None is the index of a single job. A missing index means that
+the scheduler no longer knows that element. An error means that it cannot answer about this job
+now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +63,8 @@ class Presence:
     """Whether a scheduler answers on this machine.
 
     Args:
-        configured: Whether this machine is set up to reach it, whether it answers or not.
-        said: What its program said in place of an answer.
+        configured: Whether this machine is set up to reach it, even if it does not answer.
+        said: Message of the scheduler's program if it did not answer.
     """
 
     answers: bool
@@ -72,33 +73,33 @@ class Presence:
 
 
 class Scheduler(Protocol):
-    """An adapter of one scheduler. It keeps nothing in memory about jobs.
+    """An adapter of one scheduler. It keeps no state about jobs in memory.
 
     Args:
-        name: ``slurm`` and the like.
-        title: What people call it.
+        name: The name in settings and handles, such as ``slurm``.
+        title: The scheduler's name for users, such as ``Slurm``.
     """
 
     @property
     def name(self) -> str:
-        """Its name in settings and handles."""
+        """The scheduler's name in settings and handles."""
         ...
 
     @property
     def title(self) -> str:
-        """What people call it."""
+        """The scheduler's name for users."""
         ...
 
     def found(self) -> bool:
-        """Whether it seems to be there, judged in no time."""
+        """Whether the scheduler seems to be installed; answers at once."""
         ...
 
     def presence(self) -> Presence:
-        """Whether it answers, by one cheap question that takes a few seconds at most."""
+        """Whether the scheduler answers, by one cheap question that takes a few seconds at most."""
         ...
 
     def prepare(self, folder: JobFolder, spec: JobSpec) -> None:
-        """Write what is to be submitted into the job's folder.
+        """Write the files for the submission into the job's directory.
 
         Raises:
             JobError: The scheduler cannot express the job.
@@ -106,52 +107,53 @@ class Scheduler(Protocol):
         ...
 
     async def submit(self, folder: JobFolder, spec: JobSpec, lock: int) -> str:
-        """Submit what was prepared, under the lock of the folder.
+        """Submit the prepared job, under the lock of its directory.
 
         Args:
-            lock: The descriptor; given to programs that submit, so that they hold it, too.
+            lock: Descriptor of the lock. Submitting programs inherit it, so that they hold the
+                lock, too.
 
         Returns:
             The scheduler's id of the job.
 
         Raises:
-            JobError: The scheduler refused the job: there is none.
-            SchedulerUnavailable: There may be one, or not.
+            JobError: The scheduler refused the job; none was submitted.
+            SchedulerUnavailable: The outcome is unknown: the job may have been submitted.
         """
         ...
 
     async def find(self, folder: JobFolder) -> str | None:
-        """The id of the job that was submitted from this folder, if the scheduler knows one.
+        """Find the id of the job that was submitted from this directory; None if unknown.
 
         Raises:
-            SchedulerUnavailable: It does not answer.
+            SchedulerUnavailable: The scheduler does not answer.
         """
         ...
 
     async def records(self, jobs: Sequence[Submitted]) -> Sequence[Answer]:
-        """What the scheduler says about several jobs, with as few questions as it allows.
+        """Ask the scheduler about several jobs, with as few questions as it allows.
 
         Returns:
             An answer for each job, in order.
 
         Raises:
-            SchedulerUnavailable: It does not answer at all.
+            SchedulerUnavailable: The scheduler answers about none of the jobs.
         """
         ...
 
     async def cancel(self, folder: JobFolder, native_id: str) -> None:
-        """Ask for the end of a job. One that is over already is none to complain about.
+        """Ask the scheduler to end a job. A job that is already over is not an error.
 
         Raises:
-            JobError: It refuses.
-            SchedulerUnavailable: It does not answer.
+            JobError: The scheduler refuses.
+            SchedulerUnavailable: The scheduler does not answer.
         """
         ...
 
     async def queues(self) -> list[Queue]:
-        """Its queues.
+        """List the scheduler's queues.
 
         Raises:
-            SchedulerUnavailable: It does not answer.
+            SchedulerUnavailable: The scheduler does not answer.
         """
         ...

@@ -1,4 +1,4 @@
-"""What a job asks for in all: by its own fields, and where they are silent by its script."""
+"""The complete request of a job: its own fields, and its script's directives for the rest."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fractale.schedulers.script import Script
 from fractale.schedulers.sizes import bytes_of
 
 _WAITS: Final = frozenset({"wait", "block", "K"})
-"""Options that have the submitting program wait for the job's end."""
+"""Options that make the submitting program wait for the job's end."""
 
 
 def script_of(spec: JobSpec, scheduler: str) -> Script | None:
-    """A job's script as the scheduler reads it; None where it has no directives of that one.
+    """Parse a job's script as the scheduler reads it; None without directives of that scheduler.
 
-    Without a scheduler (``local``) the directives count of whichever one the script is for.
+    Without a scheduler (``local``), the directives of any scheduler count.
     """
     lines = (spec.script or "").splitlines()
     found = schedulers_of(lines)
@@ -30,11 +30,11 @@ def script_of(spec: JobSpec, scheduler: str) -> Script | None:
 
 
 def array_of(spec: JobSpec, scheduler: str) -> Array | None:
-    """The array that a job is, by its spec or its script.
+    """Find the array that a job is, in its spec or its script.
 
     Raises:
-        JobError: The script makes several jobs of one, holds the submission until the end, or has
-            an array that cannot be read.
+        JobError: The script makes several jobs of one, makes the submission wait for the job's end,
+            or has an array that fractale cannot read.
     """
     script = script_of(spec, scheduler)
     if script is None:
@@ -66,16 +66,16 @@ def array_of(spec: JobSpec, scheduler: str) -> Array | None:
 
 
 def longest_run(scheduler: str, seconds: float) -> float:
-    """How long a scheduler lets a job with a time limit run, its grace periods included."""
+    """The longest run time that a scheduler allows for a time limit, with its grace periods."""
     times = importlib.import_module(f"fractale.schedulers.{scheduler}.times")
     return cast("float", times.longest(seconds))
 
 
 def asked_of(spec: JobSpec, scheduler: str) -> Request:
-    """What a job asks for: the spec's own fields, which count more, over its script's directives.
+    """Combine a job's own fields with its script's directives; its own fields take precedence.
 
-    A spec that says a size replaces the sizes of the script that it contradicts: with `tasks`,
-    the script's tasks per node do not count.
+    A size in the spec replaces the script's sizes that contradict it: `tasks` replaces the script's
+    tasks per node.
     """
     script = script_of(spec, scheduler)
     request = script.request if script else Request()

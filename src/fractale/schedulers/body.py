@@ -1,8 +1,8 @@
-"""The commands of a batch script, in the words of another scheduler.
+"""Translates the commands of a batch script for another scheduler.
 
-What is mechanical is translated: the launcher with its options, the variables of the job, the few
-commands that are plainly equal. Nothing is guessed: what is not sure is left as it is, and told.
-What each scheduler sets and has is in its home's `environment`.
+The translation is mechanical: launchers with their options, variables of the job, and the few
+commands with an exact equivalent. fractale never guesses: it keeps an uncertain command unchanged,
+and reports it. The variables and programs of each scheduler are in its package's `environment`.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ from fractale.schedulers.shell_text import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandChange:
-    """Lines that were changed.
+    """A change of one or more lines.
 
     Args:
-        line: Number of the first one in the original; 0 for a line that was added.
-        old, new: The whole lines.
+        line: Number of the first changed line in the original; 0 for an added line.
+        old, new: The complete lines.
     """
 
     line: int
@@ -66,19 +66,19 @@ class CommandChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Body:
-    """The commands of a script for another scheduler.
+    """The translated commands of a script.
 
     Args:
-        before: Lines that go before all others.
-        lines: The commands; as they were, where nothing speaks to a scheduler.
-        remains: Lines that still speak to the old scheduler: what they are and what would be
-            right. They have to be looked at.
-        not_launched: Numbers of those lines whose launcher is still the old one: they cannot run.
-        left_out: Options of a launcher that the other launcher has not, and that are left out.
-        losses: What the programs have not that the original's have, such as the GPUs of its nodes.
-        notes: What else is to be known of lines: that they name the old scheduler where it does no
-            harm, as in a text that is printed.
-        says: Fields of the request that the lines before say, as no directive can.
+        before: Lines to put before all others.
+        lines: The commands; unchanged unless something in them is specific to the old scheduler.
+        remains: Lines that are still specific to the old scheduler, with a suggestion. The user has
+            to check them.
+        not_launched: Numbers of those lines that still have the old launcher: they cannot run.
+        left_out: Launcher options that are omitted because the other launcher lacks them.
+        losses: Resources that only the original's programs have, such as the GPUs of its nodes.
+        notes: Other remarks on lines, such as a harmless mention of the old scheduler in a printed
+            text.
+        says: Fields of the request that `before` sets, because no directive can.
     """
 
     lines: tuple[str, ...]
@@ -95,17 +95,17 @@ class Body:
 def translate_body(
     lines: Sequence[tuple[int, str]], source: str, target: str, request: Request, *, shell: str
 ) -> Body:
-    """Put the commands of a script into the words of another scheduler.
+    """Translate the commands of a script for another scheduler.
 
     Args:
         lines: Number and text of each line, without shebang and directives.
-        source: The scheduler that the script is for; ``cobalt`` too.
-        target: The scheduler that it is to be for.
-        request: What the script's directives ask for.
+        source: The scheduler of the script; ``cobalt`` is valid, too.
+        target: The scheduler to translate for.
+        request: The request of the script's directives.
         shell: The program that reads the commands, as `fractale.schedulers.shell` names it.
 
     Raises:
-        ValueError: A scheduler is not known.
+        ValueError: A scheduler is unknown.
     """
     texts = tuple(text for _, text in lines)
     home, away = environment_of(source), environment_of(target)
@@ -139,11 +139,11 @@ def translate_body(
 
 
 def beyond(uses: Uses, request: Request, home: Environment, away: Environment) -> Loss | str | None:
-    """What is to be told of a launch that uses more than the directives ask for.
+    """Report a launch that uses more than the directives request.
 
     Returns:
-        A loss (without a line), if the original has it, as all that is in its nodes; a note, if
-        the original itself asks for less than it starts; None if it has enough.
+        A loss (without a line) if the original job has that much, because it has whole nodes. A
+        note if the original also requests less than it starts. None if the request is sufficient.
     """
     total = request.totals()
     gpus = uses.gpus > total.gpus
@@ -177,7 +177,7 @@ _MPIRUN: Final = re.compile(
 
 
 def _own_launchers(lines: Sequence[tuple[int, str]], away: Environment) -> Iterator[Remark]:
-    """Where an MPI's own launcher would start all processes on one host."""
+    """Report MPI launchers that would start all processes on one host."""
     launcher = away.launch.program if away.launch else ""
     for number, text in lines:
         if "mpi" in text and (found := _MPIRUN.match(text)):
@@ -194,7 +194,7 @@ _OF_MPI: Final = re.compile(
 def _beyond_by_mpi(
     lines: Sequence[tuple[int, str]], request: Request, home: Environment, away: Environment
 ) -> tuple[list[Loss], list[Remark]]:
-    """Where an MPI's own launcher starts more tasks than the directives have cores for."""
+    """Report MPI launchers that start more tasks than the directives request cores for."""
     losses, notes = list[Loss](), list[Remark]()
     for number, text in lines:
         if "-n" not in text or not (match := _OF_MPI.match(text)):
@@ -208,20 +208,20 @@ def _beyond_by_mpi(
     return losses, notes
 
 
-# Where the job begins.
+# The directory in which the job begins.
 
 _ELSEWHERE: Final = {
     "home": "{} begins a job in the home folder, and not where it was submitted",
     "submit": "{} begins a job where it was submitted, and not in the home folder",
 }
 
-# Commands that are the same in any folder, as long as `_DEPENDS` is not in them …
+# Commands that do the same in any directory, unless `_DEPENDS` matches …
 _HARMLESS: Final = re.compile(
     r"(?:module|ml|export|setenv|set|unset|source|\.|echo|printf|date|hostname|ulimit|limit|umask"
     r"|shopt|uname|whoami|id|sleep|trap|conda|spack|which|then|fi|else|endif|unsetenv|unlimit"
     r"|let|declare|env|nvidia-smi)\b"
     r"|[A-Za-z_]\w*=|\.\s"
-    # … and those with absolute places, options and comparisons only.
+    # … and these, if they have only absolute paths, options and comparisons.
     r"|(?:(?:el)?if\s+)?(?:!\s+)?(?:cat|mkdir|ls|test|\[\[?)"
     r"(?:\s+(?:[-!=<>&|;\]]\S*|[\"']?[/~$]\S*|then|\d+;?|\"\w*\"))*\s*$"
 )
@@ -235,7 +235,7 @@ _ASKS: Final = re.compile(
     r"|(?:cat|wc -l\s*<?|sort(?: -u)?|uniq)\s+\"?\$\w+)[^`)|;&]*"
     r"(?:\|\s*(?:wc|sort|uniq|head|awk|cut)[^`)|;&]*)*[`)]|;\s*then\s*$|;$"
 )
-"""Substitutions, and ends of commands, that are the same in any folder."""
+"""Substitutions, and ends of commands, that give the same in any directory."""
 _COMMENT: Final = re.compile(r"\s#.*")
 _ABSOLUTE: Final = re.compile(r"[\"']?[/~$]")
 _GOES: Final = re.compile(r"(?:cd|pushd|chdir)(?:\s+(?:-P\s+|--\s+)?(\S.*))?$")
@@ -244,7 +244,7 @@ _GOES: Final = re.compile(r"(?:cd|pushd|chdir)(?:\s+(?:-P\s+|--\s+)?(\S.*))?$")
 def _start(
     lines: Sequence[str], home: Environment, away: Environment, request: Request, shell: str
 ) -> tuple[tuple[str, ...], frozenset[str]]:
-    """The line that makes the job begin in the same folder, and what it says."""
+    """Make the line that starts the job in the same directory, and list the fields that it sets."""
     if home.starts_in == away.starts_in or not (shell in POSIX or shell in CSH):
         return (), frozenset()
     folder = away.names.get("submit_folder")
@@ -267,7 +267,7 @@ def _in_quotes(text: str) -> str:
 
 
 def _depends_on_start(lines: Sequence[str]) -> bool:
-    """Whether the commands may depend on the folder in which they begin."""
+    """Whether the commands may depend on the directory in which they begin."""
     for line in lines:
         text = line.strip()
         if not text or text.startswith("#"):
@@ -282,10 +282,10 @@ def _depends_on_start(lines: Sequence[str]) -> bool:
     return False
 
 
-# The commands.
+# Commands.
 
 _EVERYWHERE: Final = {"user": "USER", "home": "HOME"}
-"""Facts that each shell has a variable for."""
+"""Facts for which every shell has a variable."""
 
 _PREFIXES: Final = frozenset(
     {"time", "exec", "nohup", "command", "env", "nice", "timeout", "numactl", "stdbuf", "builtin"}
@@ -314,9 +314,9 @@ def _is_shell(word: str) -> bool:
 
 
 def program_at(words: Sequence[str]) -> int | None:
-    """Which word of a command is its program.
+    """Find the index of the program among a command's words.
 
-    That is after assignments, and after programs that start programs, such as ``time``.
+    It follows assignments, and programs that start programs, such as ``time``.
     """
     after_prefix = False
     for at, text in enumerate(words):
@@ -329,10 +329,10 @@ def program_at(words: Sequence[str]) -> int | None:
 
 
 class _Edit(NamedTuple):
-    """A part of the text, and what takes its place.
+    """A replacement of a part of the text.
 
     Args:
-        less: Its end, negative: of edits that begin in one place the longest is first.
+        less: The negative end, so that the longest of the edits with one start sorts first.
     """
 
     start: int
@@ -346,7 +346,7 @@ class _Edit(NamedTuple):
 
 @dataclass(slots=True)
 class _Translation:
-    """One body: its text, and what is to be changed in it."""
+    """One body: its text, and the changes to make in it."""
 
     numbered: Sequence[tuple[int, str]]
     text: str
@@ -388,35 +388,35 @@ class _Translation:
         return self.shell in CSH
 
     def index(self, at: int) -> int:
-        """The line in which a place is, from 0."""
+        """The index of the line that contains a position."""
         return bisect.bisect_right(self.starts, at) - 1
 
     def figure(self, fact: str) -> str | None:
-        """A fact that is known from the request."""
+        """A fact that the request shows."""
         if self._figures is None:
             self._figures = known(self.request)
         return self._figures.get(fact)
 
     def place_of(self, pattern: str) -> int | None:
-        """Where a pattern is first in the text; looked for once."""
+        """The first position of a pattern in the text; searched only once."""
         if pattern not in self.looked:
             found = re.search(pattern, self.text)
             self.looked[pattern] = found.start() if found else None
         return self.looked[pattern]
 
     def edit(self, start: int, end: int, new: str) -> None:
-        """Let something take the place of a part of the text."""
+        """Replace a part of the text."""
         bisect.insort(self.edits, _Edit(start, -end, new))
 
     def render(self, start: int, end: int) -> str:
-        """A part of the text with the changes in it."""
+        """Write a part of the text with its changes."""
         parts: list[str] = []
         at = start
         first = bisect.bisect_left(self.edits, (start, -end))
         for edit in itertools.islice(self.edits, first, None):
             if edit.start >= end:
                 break
-            if edit.start < at or edit.end > end:  # inside of one that is done
+            if edit.start < at or edit.end > end:  # inside an edit that is done
                 continue
             parts += [self.text[at : edit.start], edit.new]
             at = edit.end
@@ -424,7 +424,7 @@ class _Translation:
 
     def translate(self) -> None:
         """Find all changes."""
-        # What comes long after the last place that matters is not read.
+        # Text long after the last relevant position is not read.
         over = self.text.find("\n", self.places[-1] + _FURTHER)
         self.found = read_shell(
             self.text, csh=self.csh, end=None if over < 0 else over, places=self.places
@@ -449,7 +449,7 @@ class _Translation:
     # Variables.
 
     def assignments(self, command: Command) -> None:
-        """Remember the scheduler's variables that the script sets itself."""
+        """Remember the scheduler's variables that the script itself sets."""
         words = [self.text[word.start : word.end] for word in words_of(command)]
         if words and words[0] in ("setenv", "set", "read", "for", "foreach") and len(words) > 1:
             self._set(words[1].partition("=")[0], command)
@@ -464,10 +464,10 @@ class _Translation:
             self.own.setdefault(name, self.index(command.words[0].start))
 
     def variable(self, variable: Variable, *, process: bool) -> None:
-        """Put a variable into the other scheduler's words, if it has any for it.
+        """Replace a variable by the other scheduler's equivalent, if it has one.
 
         Args:
-            process: Whether a process that a launcher starts expands it.
+            process: Whether a process that a launcher starts expands the variable.
         """
         fact = self.home.variables.get(variable.name)
         if fact is None or variable.name in self.own or (fact in PROCESS and not process):
@@ -479,7 +479,7 @@ class _Translation:
             self.edit(variable.first, variable.last, new)
 
     def name_of(self, fact: str) -> str | None:
-        """The variable that tells a fact: the scheduler's, or one that the script is given."""
+        """Find the variable for a fact: the scheduler's, or one that is added to the script."""
         name = self.away.names.get(fact)
         if name is not None:
             said = self.request.said()
@@ -509,7 +509,7 @@ class _Translation:
         return self._given(name, value, _escaped(command) + ' > "${}"')
 
     def _given(self, name: str, value: str, *more: str) -> str:
-        """A variable that is set before all else, of a name that the script does not have."""
+        """Set a variable before all commands, by a name that the script does not use."""
         own = name
         while own not in self.before and re.search(rf"\b{own}\b", self.text):
             own += "_"
@@ -518,7 +518,7 @@ class _Translation:
         return own
 
     def _value(self, variable: Variable, fact: str) -> str | None:
-        """What takes the place of a whole expansion."""
+        """The replacement of a whole expansion."""
         default = _DEFAULT.fullmatch(variable.rest)
         if variable.length or (variable.rest and default is None):
             return None
@@ -533,7 +533,7 @@ class _Translation:
         return self._printed(fact, variable)
 
     def _printed(self, fact: str, variable: Variable) -> str | None:
-        """A command substitution that gives a fact."""
+        """A command substitution that prints a fact."""
         command = "hostname -s" if fact == "host" else self.away.commands.get(fact)
         if fact == "host_words" and (file := self.name_of("slot_file")):
             command = f"paste -sd' ' \"${file}\""
@@ -544,7 +544,7 @@ class _Translation:
     # Commands.
 
     def command(self, command: Command) -> None:
-        """Put a command into the other scheduler's words, if it is plainly equal."""
+        """Replace a command by the other scheduler's exact equivalent, if it has one."""
         words = list(words_of(command))
         if command.depth:
             start, end = command.words[0].start, command.words[-1].end
@@ -567,7 +567,7 @@ class _Translation:
             self._plain(words[at:], [name, *texts[at + 1 :]])
 
     def _launcher(self, texts: Sequence[str]) -> str | None:
-        """The launcher that the first words are."""
+        """Find the launcher that the first words name."""
         names = (" ".join(texts[:count]) for count in (3, 2, 1))
         return next((name for name in names if name in self.home.launchers), None)
 
@@ -581,7 +581,7 @@ class _Translation:
             self.printing.setdefault(line, []).append((start, end, to_file))
 
     def _inner(self, words: Sequence[Word], texts: Sequence[str], *, process: bool) -> None:
-        """``bash -c '…'``: its single quotes are a shell's."""
+        """Translate inside ``bash -c '…'``, whose single quotes hold shell commands."""
         for at in range(2, len(texts)):
             shell, option, text = texts[at - 2 : at + 1]
             plain = len(text) > 1 and text[0] == text[-1] == "'" and "'" not in text[1:-1]
@@ -595,7 +595,7 @@ class _Translation:
                 self.command(command)
 
     def _fragments(self, words: Sequence[Word]) -> None:
-        """Launchers in strings that a shell will run: ``NAME="srun -n 8"``, ``eval "srun"``."""
+        """Translate launchers in strings that a shell will run: ``RUN="srun -n 8"``."""
         before, runs = "", False
         for word in words:
             text = self.text[word.start : word.end]
@@ -636,10 +636,10 @@ class _Translation:
         fragment: bool = False,
         bare: bool = False,
     ) -> None:
-        """Put a launcher and its options into the other's words.
+        """Replace a launcher and its options by the other scheduler's launcher.
 
         Args:
-            fragment: Whether it is in a string, so that a program may follow elsewhere.
+            fragment: Whether the launcher is in a string, so that a program may follow elsewhere.
             bare: Whether that string has no quotes yet.
         """
         count = len(program.split())
@@ -670,11 +670,11 @@ class _Translation:
         self._beyond(line, self.text[words[0].start : last], written.uses)
 
     def _in_background(self, end: int) -> bool:
-        """Whether a command that ends at a place runs beside what follows it."""
+        """Whether a command that ends at this position runs in parallel with the next one."""
         return bool(re.match(r"[ \t]*&(?![&>])", self.text[end : end + 80]))
 
     def _at_once(self, line: int) -> None:
-        """Tell if launches that run at a time would all begin on the job's first host."""
+        """Report parallel launches if all of them would begin on the job's first host."""
         launch, nodes = self.away.launch, self.request.totals().nodes
         if launch is not None and launch.tasks == "all" and nodes != 1:
             why = (
@@ -684,7 +684,7 @@ class _Translation:
             self.notes.setdefault(line, why)
 
     def _beyond(self, line: int, text: str, uses: Uses) -> None:
-        """Tell if a launch uses more than the directives ask for."""
+        """Report a launch that uses more than the directives request."""
         found = beyond(uses, self.request, self.home, self.away)
         if isinstance(found, str):
             self.notes.setdefault(line, found)
@@ -695,7 +695,7 @@ class _Translation:
     def _written(
         self, texts: Sequence[str], launcher: Launcher, *, fragment: bool
     ) -> tuple[Launch, WrittenLaunch]:
-        """The launcher's words, read and written for the other."""
+        """Read the launcher's words, and write them for the other launcher."""
         writing = self.away.launch
         if writing is None:
             raise UnclearError("there is no launcher")
@@ -723,7 +723,7 @@ class _Translation:
             raise UnclearError(f"`{texts[at]}` holds options")
 
     def _plain(self, words: Sequence[Word], texts: Sequence[str]) -> None:
-        """A command that prints a fact, or that does something with the job itself."""
+        """Translate a command that prints a fact, or that acts on the job itself."""
         plain = " ".join(_OUTER_QUOTE.sub("", each) for each in texts)
         plain = _IN_BRACES.sub(r"$\1", plain)
         fact = self.home.printed.get(plain)
@@ -747,10 +747,10 @@ class _Translation:
                 return self.away.own_job[role].format(f"${away.name}")
         return None
 
-    # What is left.
+    # Leftovers.
 
     def leftovers(self, mentions: Sequence[re.Match[str]]) -> None:
-        """Tell what still speaks to the old scheduler."""
+        """Report the parts that are still specific to the old scheduler."""
         for edit in self.edits:
             if not self.outer or edit.start >= self.outer[-1].end:
                 self.outer.append(edit)
@@ -765,7 +765,7 @@ class _Translation:
                 self._tell(start, self._why(again))
 
     def _around(self, start: int, end: int) -> _Edit | None:
-        """The outermost change around a place."""
+        """The outermost change around a span of text."""
         at = bisect.bisect_right(self.outer, (start, 1)) - 1
         return self.outer[at] if at >= 0 and end <= self.outer[at].end else None
 
@@ -798,7 +798,7 @@ class _Translation:
             self._tell(start, self._why(mention))
 
     def _in_substitution(self, at: int) -> bool:
-        """Whether a place is in a command that is inside another."""
+        """Whether a position is in a command inside another command."""
         spans = self.inside.get(self.index(at), ())
         return any(start <= at < end for start, end in spans)
 
@@ -848,14 +848,14 @@ class _Translation:
         what = f"`{words}` ({deed}) is a program of {home.title}'s"
         return f"{what}; {away.title} has `{other}`" if other else f"{what}"
 
-    # The answer.
+    # The result.
 
     def body(
         self, before: tuple[str, ...], says: frozenset[str], notes: tuple[Remark, ...]
     ) -> Body:
-        """The body with all changes."""
+        """Make the body with all changes."""
         given = [line for text in self.before.values() for line in text.split("\n")]
-        first = [line for line in given if "JOB_SUBMIT_DIR" in line]  # before any cd
+        first = [line for line in given if "JOB_SUBMIT_DIR" in line]  # it has to precede any `cd`
         before = (*first, *before, *(line for line in given if line not in first))
         changes = [CommandChange(line=0, old="", new=each) for each in before]
         lines = [line for _, line in self.numbered]
@@ -892,7 +892,7 @@ class _Translation:
         return ((self.numbered[index], found[index]) for index in sorted(found))
 
     def _ranges(self) -> list[tuple[int, int]]:
-        """The lines that change, those together that one change spans."""
+        """List the ranges of changed lines; lines that one change spans stay together."""
         found: list[tuple[int, int]] = []
         for first, last in sorted((self.index(e.start), self.index(e.end)) for e in self.edits):
             if found and first <= found[-1][1]:

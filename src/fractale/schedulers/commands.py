@@ -1,8 +1,9 @@
-"""Whether two batch scripts run the same commands, whatever schedulers they are for.
+"""Compares the commands of two batch scripts, for the same or different schedulers.
 
-A command that speaks to no scheduler is in both, as it is and in its place. One that does may be
-written otherwise, but only in the words that speak: a launcher with its options, a variable of the
-job, a program of the scheduler. What a launcher starts, and how many tasks of it, stays.
+A command that is not specific to a scheduler must be in both scripts, unchanged and in order. A
+scheduler-specific command may differ, but only in its specific words: a launcher with its options,
+a variable of the job, a program of the scheduler. The started program and its number of tasks must
+stay the same.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from fractale.text import one_line
 
 @dataclass(slots=True)
 class Commands:
-    """What a translation does with its original's commands.
+    """The differences between the commands of a translation and those of its original.
 
     Args:
-        errors: Commands that are gone, that were added, or that are others now.
-        warnings: What may be right at another site, and should be looked at: environment modules,
-            variables that are set, commands that only print.
+        errors: Commands that are missing, added or changed.
+        warnings: Differences that may be correct at another site, and that the user should check:
+            environment modules, variables that are set, commands that only print.
     """
 
     errors: list[str] = field(default_factory=list[str])
@@ -40,7 +41,7 @@ class Commands:
 
 
 def compare_commands(original: Script, translated: Script) -> Commands:
-    """Hold the commands of a translation against those of its original."""
+    """Compare the commands of a translation with those of its original."""
     found = Commands()
     own = _translation(original, translated.scheduler)
     if own is not None and _same(translated, (*own.before, *own.lines)):
@@ -60,7 +61,7 @@ def compare_commands(original: Script, translated: Script) -> Commands:
 
 
 def _translation(original: Script, target: str) -> Body | None:
-    """The commands as fractale itself would write them."""
+    """Translate the commands as fractale itself would."""
     if original.scheduler not in READ or target not in NAMES or original.scheduler == target:
         return None
     shell = original.shell or "sh"
@@ -82,10 +83,10 @@ class _Launch:
     """A launcher that starts a program.
 
     Args:
-        text: It, with its options.
-        tasks: How many it starts, as a word of the shell; empty where that cannot be told.
-        all: Whether it starts as many as its job has room for.
-        clear: Whether it is known where its options end.
+        text: The launcher with its options.
+        tasks: Number of tasks that it starts, as a word of the shell; empty if unknown.
+        all: Whether it starts as many tasks as its job can run.
+        clear: Whether the end of its options is known.
     """
 
     text: str
@@ -96,16 +97,16 @@ class _Launch:
 
 @dataclass(slots=True)
 class _Line:
-    """A command line, with all that it goes on in.
+    """A command with all of its lines.
 
     Args:
-        numbers: The lines of the script that it is.
-        plain: As written, in one line with single blanks and without comments.
-        own: The same in fractale's own translation; empty where it is as it was.
-        pattern: What a translation of it looks like; None: exactly like it.
-        text: With a mark in place of each launcher and its options.
-        programs: The commands in it, by their words.
-        speaks: Whether something in it speaks to the script's own scheduler.
+        numbers: Numbers of its lines in the script.
+        plain: The command in one line, with single blanks and without comments.
+        own: The same in fractale's own translation; empty if unchanged.
+        pattern: A pattern that matches its translations; None if a translation must be identical.
+        text: The command with a mark in place of each launcher and its options.
+        programs: The simple commands in it, as lists of words.
+        speaks: Whether a part of it is specific to the script's own scheduler.
         alone: Whether it is a single command that reads and writes no file.
     """
 
@@ -124,11 +125,11 @@ class _Line:
 
 @dataclass(frozen=True, slots=True, order=True)
 class _Part:
-    """A part of the text that may be written otherwise.
+    """A part of the text that a translation may change.
 
     Args:
         kind: ``launch``, ``value``, ``command``, ``module``, ``comment``.
-        fact: What a value tells.
+        fact: The fact that a value gives.
     """
 
     start: int
@@ -139,21 +140,21 @@ class _Part:
 
 
 _MARK: Final = "\x01"
-"""In place of a launcher."""
+"""Replaces a launcher in a text."""
 _PATTERNS: Final = {
     "value": r"((?:\$\((?:[^()]|\([^()]*\))*\)|`[^`]*`|\$\{[^}]*\}|[^\s;|&])*?)",
     "command": r"((?:\$\((?:[^()]|\([^()]*\))*\)|'[^']*'|[^;|&<>])+?)",
     "module": r"((?:module|ml) [^;|&<>]+?)",
 }
-"""What may take the place of a part, by its kind; double quotes are not looked at."""
+"""Kind of a part → the texts that may replace it; double quotes are ignored."""
 
 
 class _Commands:
-    """The commands of a script.
+    """The commands of a script, prepared for the comparison.
 
     Args:
-        other: The scheduler of the other script.
-        own: fractale's translation of it, if it is the original.
+        other: Scheduler of the other script.
+        own: fractale's own translation of this script, if this is the original.
     """
 
     def __init__(self, script: Script, other: str, own: Body | None = None) -> None:
@@ -187,7 +188,7 @@ class _Commands:
         return bisect.bisect_right(self.starts, at) - 1
 
     def _ranges(self) -> Iterator[tuple[int, int]]:
-        """First and last line of each command, from 0."""
+        """Yield the indices of the first and the last line of each command."""
         at = 0
         lines = self.text.split("\n") if self.numbers else []
         while at < len(lines):
@@ -197,7 +198,7 @@ class _Commands:
             yield at, last
             at = last + 1
 
-    # Parts that may be written otherwise.
+    # Parts that a translation may change.
 
     def _find_parts(self) -> None:
         self.parts += (_Part(start, -end, "comment") for start, end in self.shell.comments)
@@ -238,7 +239,7 @@ class _Commands:
         return bool(self.home and next(mentions_in(text, self.home.name), None))
 
     def _launcher(self, texts: Sequence[str]) -> tuple[str, Launcher | None] | None:
-        """A launcher's words, and how it is read; of MPI's own without the latter."""
+        """Find a launcher's words and its options; the options are None for MPI's own launchers."""
         found: dict[str, Launcher] = {}
         for each in (self.away, self.home):
             found |= each.launchers if each else {}
@@ -248,14 +249,14 @@ class _Commands:
         return (texts[0], None) if texts[0] in _MPI_LAUNCHERS else None
 
     def _is_of_hosts(self, word: str) -> bool:
-        """Whether a word is the file of the job's hosts."""
+        """Whether a word is the file that lists the job's hosts."""
         name = re.fullmatch(r"\"?\$\{?(\w+)\}?\"?", word)
         if name is None or self.home is None:
             return False
         return self.home.variables.get(name[1]) in ("slot_file", "host_file")
 
     def _is_program(self, texts: Sequence[str]) -> bool:
-        """Whether words begin with a program of the script's scheduler."""
+        """Whether the words begin with a program of the script's scheduler."""
         found = next(mentions_in(" ".join(texts), self.home.name), None) if self.home else None
         return bool(found and found["program"] and found.start() == 0)
 
@@ -270,7 +271,7 @@ class _Commands:
             taken, tasks, is_all = self._read(texts, how)
         except UnclearError:
             taken, tasks, is_all, clear = 0, "", False, False
-        if texts[taken : taken + 1] == ["env"]:  # how MPI's own are told of variables
+        if texts[taken : taken + 1] == ["env"]:  # passes variables to MPI's own launchers
             taken += 1
             while taken < len(texts) and re.match(r"[A-Za-z_]\w*=", texts[taken]):
                 taken += 1
@@ -282,7 +283,7 @@ class _Commands:
         self.parts.append(_Part(spans[0][0], -last, "launch", launch=launch))
 
     def _read(self, texts: Sequence[str], how: Launcher | None) -> tuple[int, str, bool]:
-        """How many words are options, how many tasks start, and whether these are all."""
+        """Count the words that are options, and the tasks; and say whether these are all tasks."""
         if how is None:
             found = _read_mpi(texts, self.request)
             self._see_program(texts[found[0] :])
@@ -299,7 +300,7 @@ class _Commands:
         """Refuse a variable that may hold options.
 
         Raises:
-            UnclearError: The first word is one.
+            UnclearError: The first word is such a variable.
         """
         name = re.match(r"[\"']?\$\{?([A-Za-z_]\w*)", words[0]) if words[1:] else None
         if name is None:
@@ -309,7 +310,7 @@ class _Commands:
             raise UnclearError(f"`{words[0]}` holds options")
 
     def _figure(self, word: str) -> str:
-        """A word of the shell as a number, where the script says which one."""
+        """Convert a word of the shell to a number, if the script sets it."""
         bare = word.strip("\"'")
         name = re.fullmatch(r"\$\{?(\w+)\}?", bare)
         if name is None:
@@ -325,7 +326,7 @@ class _Commands:
         return plain if plain.isdecimal() else bare
 
     def _in_strings(self) -> None:
-        """Launchers in strings that a shell will run: ``RUN="srun -n 8"``."""
+        """Find launchers in strings that a shell will run: ``RUN="srun -n 8"``."""
         if self.in_shell:
             for match in _STRING.finditer(self.text):
                 spans = [
@@ -338,13 +339,13 @@ class _Commands:
                     self._launch(spans, launcher)
 
     def speaks(self, text: str) -> bool:
-        """Whether a text speaks to the script's scheduler."""
+        """Whether a text is specific to the script's scheduler."""
         return self._mentions(text)
 
-    # What may be gone, and what may be added.
+    # Commands that may be missing or added.
 
     def is_harmless(self, words: Sequence[str]) -> bool:
-        """Whether a command only asks: one of the scheduler's, or a tool of the shell."""
+        """Whether a command only reads: a program of the scheduler, or a tool of the shell."""
         at = program_at(words)
         if at is None:
             return True
@@ -367,7 +368,7 @@ class _Commands:
         ]
 
     def may_go(self, line: _Line) -> bool:
-        """Whether a single command is of no use under another scheduler, or of little."""
+        """Whether a single command has little or no use under another scheduler."""
         (words,) = line.programs
         at = program_at(words)
         if at is None:  # NAME=value
@@ -385,7 +386,7 @@ class _Commands:
         return bool(_LISTS.match(deed)) or (self.is_harmless(words) and line.speaks)
 
     def is_known(self, line: _Line, mine: _Commands) -> bool:
-        """Whether an added command is of a kind that another scheduler, or site, may need."""
+        """Whether another scheduler or site may need a command of the added kind."""
         if line.document or re.search(r"[<>]", _QUIET.sub("", line.plain)):
             return False
         return bool(line.programs) and all(self._is_known(each, mine) for each in line.programs)
@@ -409,7 +410,7 @@ class _Commands:
         return self.is_harmless(words)
 
     def _goes_back(self, words: Sequence[str], mine: _Commands) -> bool:
-        """Whether a `cd` goes to where the original begins."""
+        """Whether a `cd` goes to the directory in which the original begins."""
         place = " ".join(words).strip("\"'")
         folder = mine.request.workdir or ""
         return (
@@ -526,14 +527,14 @@ def _read_mpi(words: Sequence[str], request: Request) -> tuple[int, str, bool]:
     return min(at, len(words)), str(total.tasks), True
 
 
-# -- one line against another -------------------------------------------------------------------
+# -- the comparison of two lines ----------------------------------------------------------------
 
 
 def _aligned(mine: _Commands, theirs: _Commands) -> tuple[dict[int, int], list[int], list[int]]:
-    """Which line of the translation is which of the original's, in order, as many as can be.
+    """Pair the lines of the translation with the original's, in order, as many as possible.
 
     Returns:
-        These, by index, and the lines of each that are not in the other.
+        The pairs by index, and the unpaired lines of each script.
     """
     ours = [at for at, line in enumerate(mine.lines) if line.plain]
     others = [at for at, line in enumerate(theirs.lines) if line.plain]
@@ -555,11 +556,11 @@ def _aligned(mine: _Commands, theirs: _Commands) -> tuple[dict[int, int], list[i
 
 
 MOST_PAIRS: Final = 1_000_000
-"""Lines times lines that are held against each other; scripts that differ in more are others."""
+"""The largest number of line pairs that are compared; scripts that differ in more are unlike."""
 
 
 def _longest(fits: Sequence[Sequence[bool]]) -> Iterator[tuple[int, int]]:
-    """The longest row of pairs that fit, in the order of both."""
+    """Find the longest sequence of pairs that fit, in the order of both scripts."""
     rows, columns = len(fits), len(fits[0]) if fits else 0
     length = [[0] * (columns + 1) for _ in range(rows + 1)]
     for i in reversed(range(rows)):
@@ -578,13 +579,13 @@ def _longest(fits: Sequence[Sequence[bool]]) -> Iterator[tuple[int, int]]:
 
 
 def _problem(mine: _Commands, line: _Line, theirs: _Commands, other: _Line) -> str | None:
-    """Why a line of the translation is not one of the original's; None if it is."""
+    """Say why a line of the translation differs from the original's; None if it does not."""
     if other.plain in (line.plain, line.own):
         return None
     if line.document and line.plain.startswith("#") and other.plain.startswith("#"):
         return None if _are_directives(mine, line.plain, theirs, other.plain) else ANOTHER
     one, two = _Plain.of(line), _Plain.of(other)
-    if len(one.launches) != len(two.launches):  # one task may be started without a launcher, too
+    if len(one.launches) != len(two.launches):  # a single task needs no launcher
         one, two = one.without({"1"}), two.without({"1"} if line.launches else _all(theirs))
     if len(one.launches) != len(two.launches):
         return ANOTHER
@@ -619,7 +620,7 @@ class _Plain:
         return cls(line.text, line.pattern.pattern if line.pattern else None, line.launches)
 
     def without(self, tasks: Collection[str]) -> _Plain:
-        """The line without the launchers of so many tasks."""
+        """Remove the launchers that start one of these numbers of tasks."""
 
         def drop(text: str) -> str:
             kept = iter([each.tasks not in tasks for each in self.launches])
@@ -630,7 +631,7 @@ class _Plain:
 
 
 def _all(theirs: _Commands) -> set[str]:
-    """One task, or all of the job's: what a launcher may start that the original did without."""
+    """Task counts of a launcher that the original may lack: one, or all tasks of the job."""
     return {"1", str(theirs.request.totals().tasks)}
 
 
@@ -649,7 +650,7 @@ def _so_many(launch: _Launch) -> str:
 
 
 def _are_directives(mine: _Commands, line: str, theirs: _Commands, other: str) -> bool:
-    """Whether both are directives, in a script that the script writes; or the same line."""
+    """Whether two lines are equal, or both are directives, in a script that the script writes."""
     if line == other:
         return True
     names = mine.script.scheduler, theirs.script.scheduler
@@ -661,27 +662,27 @@ def _are_directives(mine: _Commands, line: str, theirs: _Commands, other: str) -
 
 
 def _tasks(mine: _Commands, one: _Launch, theirs: _Commands, two: _Launch) -> str:
-    """Whether two launches start as many tasks: ``same``, ``other``, or ``unknown``."""
+    """Whether two launches start as many tasks: ``same``, ``other`` or ``unknown``."""
     if one.tasks == two.tasks:
         return "same"
     if not one.tasks or not two.tasks:
         return "unknown"
     if one.all or two.all:
         total = mine.request.totals()
-        rooms = {str(total.tasks), str(total.cores)}
+        capacities = {str(total.tasks), str(total.cores)}
         if two.all and not one.all:
-            return "same" if one.tasks in rooms else "other"
-        if two.tasks in rooms or two.all:
+            return "same" if one.tasks in capacities else "other"
+        if two.tasks in capacities or two.all:
             return "same"
     if one.tasks.isdecimal() and two.tasks.isdecimal():
         return "other"
     asks = re.search(r"\$\(|`", one.tasks) or mine.speaks(one.tasks)
-    told = theirs.speaks(two.tasks) or re.search(r"\$\(|`|\$\{?JOB_", two.tasks)
-    return "unknown" if asks or told else "other"
+    varies = theirs.speaks(two.tasks) or re.search(r"\$\(|`|\$\{?JOB_", two.tasks)
+    return "unknown" if asks or varies else "other"
 
 
 def _same_programs(mine: _Commands, line: str, other: str) -> bool:
-    """Whether lines start the same, where it is not clear where a launcher's options end."""
+    """Whether two lines start the same program, if the end of a launcher's options is unclear."""
     for one, two in zip(line.split(_MARK), other.split(_MARK), strict=True):
         words, others = one.split(), two.split()
         if words == others:
@@ -703,7 +704,7 @@ def _same_programs(mine: _Commands, line: str, other: str) -> bool:
 
 
 def _may_be(mine: _Commands, fact: str, value: str, theirs: _Commands) -> bool:
-    """Whether a text may stand for what speaks to the original's scheduler."""
+    """Whether a text may replace a part that is specific to the original's scheduler."""
     for command in read_shell(value).commands if value else ():
         words = [value[word.start : word.end] for word in words_of(command)]
         if (command.depth or fact == "command") and not theirs.is_harmless(words):
@@ -713,7 +714,7 @@ def _may_be(mine: _Commands, fact: str, value: str, theirs: _Commands) -> bool:
 
 
 def _unsure(mine: _Commands, line: _Line, theirs: _Commands, other: _Line) -> Iterator[str]:
-    """What should be looked at in a line that fits."""
+    """Yield the differences, in a line that fits, that the user should check."""
     if other.plain in (line.plain, line.own):
         return
     for added in other.launches if not line.launches else ():
@@ -726,14 +727,14 @@ def _unsure(mine: _Commands, line: _Line, theirs: _Commands, other: _Line) -> It
             )
 
 
-# -- what is gone, and what was added -----------------------------------------------------------
+# -- missing and added commands -----------------------------------------------------------------
 
 
 def _tell_gone(
     found: Commands, mine: _Commands, line: _Line, theirs: _Commands, added: list[int]
 ) -> None:
     if line.document and line.plain in map(one_line, theirs.script.lines):
-        return  # a directive for a scheduler that reads those in a here-document, too
+        return  # a directive for a scheduler that also reads here-documents
     for at in added:
         why = _problem(mine, line, theirs, theirs.lines[at])
         if why is not None and why != ANOTHER:

@@ -1,8 +1,7 @@
-"""Whether two batch scripts ask for the same, whatever schedulers they are for.
+"""Compares the requests of two batch scripts, for the same or different schedulers.
 
-Sizes are compared for the whole job: two slots of 32 cores each are what 64 tasks of one core ask
-for. A name (queue, account, file) may be another one at another site; that one was left out is
-told.
+Sizes are compared for the whole job: two slots of 32 cores each equal 64 tasks of one core. A name
+(queue, account, file) may differ at another site, but its omission is reported.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ FIGURES: Final[Mapping[str, frozenset[str]]] = {
         {"memory", "memory_per_node", "memory_per_core", "memory_per_gpu", "chunks"}
     ),
 }
-"""Figure of a whole job → the fields of a request that say it."""
+"""Size of a whole job → the fields of a request that set it."""
 
 _OF_FIGURES: Final = frozenset[str]().union(*FIGURES.values())
 
 _OF_CHUNKS: Final = {"tasks": "tasks", "cores": "cores", "gpus": "gpus", "memory": "memory"}
-"""Figure → the field of a chunk that says it."""
+"""Size of a whole job → the field of a chunk that sets it."""
 
 NAMES: Final = {"name": "job name", "account": "account", "queues": "queue", "qos": "QOS"}
-"""Fields whose values are compared; another site may have others."""
+"""Fields whose values are compared, but may differ at another site."""
 
 MINUTE: Final = 60.0
 MEGABYTE: Final = 2**20
@@ -42,15 +41,15 @@ MEGABYTE: Final = 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """Something that a script asks for otherwise than the one that it was translated from.
+    """A difference between the requests of a translation and its original.
 
     Args:
-        what: The figure of the whole job, or the field of the `Request`; empty for a directive
-            that no field tells.
-        line: Of the original, from 1; 0 where it is of no line.
+        what: Name of the job's size, or the field of the `Request`; empty for a directive without a
+            field.
+        line: Line of the original, from 1; 0 without a line.
         text: The original's directive as written.
-        why: What differs, in a sentence without a capital letter.
-        minor: Whether it may be right at another site: another queue, a time limit added.
+        why: The difference, as a sentence without a capital letter.
+        minor: Whether it may be correct at another site: another queue, an added time limit.
     """
 
     what: str
@@ -69,12 +68,12 @@ def compare(
     mentions: Sequence[str] = (),
     told: Iterable[Loss] = (),
 ) -> list[Difference]:
-    """What a translation asks for otherwise than its original, and what it leaves out.
+    """List the differences between the requests of a translation and its original.
 
     Args:
-        mentions: Texts that may name directives which were left out knowingly, such as the
-            comments of the translation.
-        told: Losses that are known.
+        mentions: Texts that may name deliberately omitted directives, such as the comments of the
+            translation.
+        told: Known losses.
     """
     losses = [*told]
     lost = frozenset(loss.what for loss in losses if loss.what)
@@ -98,11 +97,11 @@ def compare(
     return [*(each for each in others if each.what not in known), *left_out]
 
 
-# -- figures ------------------------------------------------------------------------------------
+# -- sizes --------------------------------------------------------------------------------------
 
 
 def _figures(original: Script, translated: Script) -> Iterator[Difference]:
-    """The figures that both scripts say, and that are not the same."""
+    """Yield the sizes that both scripts set, but to different values."""
     wanted, given = original.request, translated.request
     ours, theirs = wanted.totals(), given.totals()
     for name in FIGURES:
@@ -116,7 +115,7 @@ def _figures(original: Script, translated: Script) -> Iterator[Difference]:
 
 
 def _is_compared(name: str, original: Script, translated: Script) -> bool:
-    """Whether a figure that differs is another request, and not one that was left out."""
+    """Whether a size that differs is a changed request, rather than an omitted one."""
     wanted, given = original.request, translated.request
     if not says(given, name):
         return False
@@ -125,7 +124,7 @@ def _is_compared(name: str, original: Script, translated: Script) -> bool:
     if name == "tasks" and says(wanted, name):
         ours, theirs = wanted.totals(), given.totals()
         if dialect_of(translated.scheduler).slots:
-            # Room for the tasks; slots of several cores may have one core more than they need.
+            # Enough cores for the tasks; slots of several cores may have one core more than needed.
             least = (
                 theirs.cores if theirs.cores == theirs.tasks else theirs.cores - theirs.tasks + 1
             )
@@ -138,14 +137,14 @@ def _is_compared(name: str, original: Script, translated: Script) -> bool:
 
 
 def _figure(given: Request, totals: Totals, name: str) -> Any:
-    """A figure of a translation. Its chunks are meant as nodes, if it does not say how they lie."""
+    """A size of a translation. Its chunks count as nodes if it does not place them."""
     if name == "nodes" and totals.nodes is None and given.chunks and given.place is None:
         return sum(chunk.count for chunk in given.chunks)
     return getattr(totals, name)
 
 
 def says(request: Request, figure: str) -> bool:
-    """Whether a request itself says a figure, by whichever field."""
+    """Whether a request sets a size, in any field."""
     if figure == "nodes" and request.nodes is None and request.totals().nodes is None:
         return False
     if any(getattr(request, field) is not None for field in FIGURES[figure] - {"chunks"}):
@@ -155,7 +154,7 @@ def says(request: Request, figure: str) -> bool:
 
 
 def is_same(figure: str, asked: Any, got: Any, totals: Totals) -> bool:
-    """Whether two values of a figure are the same, as exactly as schedulers write them."""
+    """Whether two values of a size are equal, as exactly as schedulers write them."""
     if figure != "memory":
         return asked == got
     parts = max(totals.nodes or 1, totals.tasks, totals.cores, totals.gpus)
@@ -173,7 +172,7 @@ def _fields(original: Script, translated: Script) -> Iterator[Difference]:
     for field, word in NAMES.items():
         asked, got = _as_text(getattr(wanted, field)), _as_text(getattr(given, field))
         if field == "name" and given.array and not asked:
-            continue  # an array of LSF has a name
+            continue  # LSF requires a name for an array
         if got and not asked:
             why = f"{word} is set, but not in the original"
         elif asked and got and asked != got and got not in asked.split(","):
@@ -212,7 +211,7 @@ def _arrays(wanted: Request, given: Request) -> Iterator[Difference]:
 
 
 def _dependencies(wanted: Request, given: Request) -> Iterator[Difference]:
-    """That they wait for other kinds of ends; which jobs these are differs by machine."""
+    """Compare the kinds of dependencies; the ids of the jobs differ by machine."""
     asked = sorted(each.kind for each in wanted.dependencies)
     got = sorted(each.kind for each in given.dependencies)
     if got and asked != got:
@@ -223,21 +222,21 @@ def _dependencies(wanted: Request, given: Request) -> Iterator[Difference]:
         )
 
 
-# -- what was left out --------------------------------------------------------------------------
+# -- omissions ----------------------------------------------------------------------------------
 
 
 def dropped_fields(
     original: Script, translated: Script, lost: Collection[str] = ()
 ) -> frozenset[str]:
-    """The fields of the original's request that the translation does not say, nor has anyway.
+    """Find the fields of the original's request that the translation neither sets nor implies.
 
     Args:
-        lost: Fields that are known to be lost, and not looked for.
+        lost: Fields that are known to be lost, and are skipped.
     """
     wanted, given = original.request, translated.request
     asked = wanted.said()
     dropped = {field for field in asked if _is_dropped(field, original, translated)}
-    # All of a node's memory.
+    # The original requests all of a node's memory.
     dropped |= {each for each in MEMORY & asked.keys() if asked[each] == 0 and not _is_all(given)}
     ours, theirs = wanted.totals(), given.totals()
     for figure, fields in FIGURES.items():
@@ -250,7 +249,7 @@ def dropped_fields(
 
 
 def _is_dropped(field: str, original: Script, translated: Script) -> bool:
-    """Whether the translation does not say a field that is of no figure."""
+    """Whether the translation omits a field that does not set a size."""
     wanted, given = original.request, translated.request
     asked, got = getattr(wanted, field), getattr(given, field)
     if field in _OF_FIGURES or asked == got or asked in NOTHING_ASKED:
@@ -273,19 +272,19 @@ def _is_dropped(field: str, original: Script, translated: Script) -> bool:
 
 
 def _is_all(given: Request) -> bool:
-    """Whether a request asks for all of a node's memory."""
+    """Whether a request has all of a node's memory."""
     return given.exclusive is True or any(getattr(given, each) == 0 for each in MEMORY)
 
 
 def _goes_to(folder: str, line: str) -> bool:
-    """Whether a command goes to the folder of the original's job."""
+    """Whether a command changes to the working directory of the original's job."""
     found = re.fullmatch(r"\s*cd\s+(?:--\s+)?(\S.*?)\s*(?:\|\|.*)?", line)
     place = re.sub(r"[\"']", "", found[1]) if found else ""
     return place == folder or place.endswith(f"/{folder.removeprefix('./')}")
 
 
 NOTHING_ASKED: Final = (False, ("none",))
-"""Values that ask for what is so anyway: not held, not exclusive, no mail."""
+"""Values that equal the default: not held, not exclusive, no mail."""
 
 
 def _joins(script: Script) -> bool:
@@ -296,7 +295,7 @@ def _joins(script: Script) -> bool:
 
 
 def _is_untold(directive: Directive, translated: Script) -> bool:
-    """Whether no field tells all of a directive, and the translation does not have it."""
+    """Whether a directive says more than its fields, and the translation does not have it."""
     if directive.sets and not directive.untold:
         return False
     return not any(
@@ -306,7 +305,7 @@ def _is_untold(directive: Directive, translated: Script) -> bool:
 
 
 def _is_mentioned(directive: Directive, mentions: Sequence[str]) -> bool:
-    """Whether a text names the directive: by its option, however that is written, or whole."""
+    """Whether a text names the directive: by its option in any spelling, or in full."""
     flag = re.split(r"[\s=]", directive.text, maxsplit=1)[0]
     names = {flag, f"--{directive.option}", f"-{directive.option}"}
     names |= {directive.option} if len(directive.option) > 1 else set()
@@ -315,18 +314,18 @@ def _is_mentioned(directive: Directive, mentions: Sequence[str]) -> bool:
     return any(directive.text in each or name.search(each) for each in mentions)
 
 
-# -- the other lines ----------------------------------------------------------------------------
+# -- other lines --------------------------------------------------------------------------------
 
 
 def comments_of(script: Script) -> list[str]:
-    """The comments of a script, directives not among them."""
+    """List the comments of a script, without its directives."""
     return [line for _, line in script.body if line.lstrip().startswith("#")]
 
 
 def leftovers(original: Script, translated: Script) -> list[str]:
-    """Directives of other schedulers that are still in a translation.
+    """List directives of other schedulers that a translation still has.
 
-    Those that the original's commands print, such as in a here-document, are not meant.
+    Directives that the original's commands print, such as in a here-document, do not count.
     """
     printed = {line for _, line in original.body}
     others = [name for name in SCHEDULERS if name != translated.scheduler]

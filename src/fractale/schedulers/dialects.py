@@ -1,4 +1,4 @@
-"""Which scheduler a batch script is for, and the script taken apart."""
+"""Finds the scheduler of a batch script, and parses the script."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _UNREAD: Final = (
     ("NQS (NQSV)", re.compile(r"#QSUB\s+-")),
     ("HTCondor", re.compile(r"(?i)\s*(executable|universe)\s*=")),
 )
-"""Schedulers that are only recognized: title, and the form of a directive."""
+"""Schedulers that fractale only recognizes: title, and pattern of a directive."""
 
 
 @functools.cache
 def dialect_of(scheduler: str) -> Dialect:
-    """How a scheduler's scripts are read and written.
+    """Find the dialect that reads and writes a scheduler's scripts.
 
     Raises:
         ValueError: The scheduler is unknown.
@@ -35,7 +35,7 @@ def dialect_of(scheduler: str) -> Dialect:
 
 
 def schedulers_of(lines: Sequence[str]) -> tuple[str, ...]:
-    """The schedulers whose directives are among the lines, the one with the first line first."""
+    """List the schedulers with directives among the lines, in the order of their first lines."""
     first: dict[str, int] = {}
     marked = [(number, line) for number, line in enumerate(lines) if "#" in line or ":" in line]
     for name in READ:
@@ -47,16 +47,16 @@ def schedulers_of(lines: Sequence[str]) -> tuple[str, ...]:
 
 
 def read_script(text: str, scheduler: str | None = None) -> Script:
-    """Take a batch script apart.
+    """Parse a batch script.
 
     Args:
-        scheduler: Whose it is; None: the one whose directive comes first. Of a script with lines
-            of several, those of the others are what they are for that scheduler: comments, or (for
-            sbatch) options that it reads, too. A remark says so.
+        scheduler: The script's scheduler; None: the scheduler of the first directive. Directives of
+            other schedulers mean what they mean to that scheduler: comments, or (for sbatch)
+            options that it reads, too. A remark says so.
 
     Raises:
-        ValueError: It has no directives, and no `scheduler` is named (the message names the
-            scheduler if it is one that fractale only recognizes).
+        ValueError: The script has no directives, and `scheduler` is None. The message names the
+            scheduler if fractale only recognizes it.
     """
     lines = lines_of(text)
     found = schedulers_of(lines)
@@ -76,7 +76,7 @@ def read_script(text: str, scheduler: str | None = None) -> Script:
 
 
 def plain_script(text: str, scheduler: str = "") -> Script:
-    """A script whose directives, if it has any, fractale does not read."""
+    """Make a script whose directives, if it has any, fractale does not read."""
     lines = lines_of(text)
     shebang = lines[0] if lines and lines[0].startswith("#!") else ""
     nothing = Reading(directives=(), lines=frozenset(), request=Request())
@@ -84,7 +84,7 @@ def plain_script(text: str, scheduler: str = "") -> Script:
 
 
 def lines_of(text: str) -> tuple[str, ...]:
-    """A script's lines as a shell has them, without a byte order mark and DOS line ends."""
+    """Split a script into lines as a shell does, without a byte order mark and DOS line ends."""
     plain = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     return tuple(plain.removesuffix("\n").split("\n")) if plain else ()
 
@@ -92,7 +92,7 @@ def lines_of(text: str) -> tuple[str, ...]:
 def _told_of_others(
     reading: Reading, dialect: Dialect, lines: Sequence[str], others: Sequence[str]
 ) -> Reading:
-    """A reading that says what the lines of other schedulers are for the script's own one."""
+    """Add a remark about the meaning of other schedulers' lines to a reading."""
     remarks = list(reading.remarks)
     known = {each.line for each in (*reading.directives, *reading.remarks)}
     for name in others:

@@ -1,4 +1,4 @@
-"""How a job's end shows in its output, and how a scheduler starts something after a job."""
+"""Signs of a job's end in its output, and commands that start after a job."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fractale.schedulers.homes import NAMES, home
 from fractale.schedulers.job import JobState
 
 MOST_LINES: Final = 20
-"""Lines above the end of a log in which the cause of a failure is looked for."""
+"""Number of lines above the end of a log in which fractale looks for a failure's cause."""
 
 _CAUSE: Final = re.compile(r"\bMPI_Abort\b|\bDUE TO TIME LIMIT\b", re.IGNORECASE)
 _NOISE: Final = (
@@ -22,7 +22,7 @@ _NOISE: Final = (
     r"[-=*#~ ]+$",
     r"mpi(?:run|exec) noticed that process rank .* exited on signal",
 )
-"""Of shells and of MPI's launchers."""
+"""Lines of shells and MPI launchers that follow from an end, and do not explain it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class EndNotice:
 
 
 def notice_in(lines: Sequence[str]) -> EndNotice | None:
-    """What a scheduler, or its launcher, wrote last into an output about the job's end."""
+    """Find the last notice of a scheduler or its launcher about the job's end in an output."""
     for line in reversed(lines):
         for pattern, state in _notices():
             if pattern.search(line):
@@ -43,10 +43,10 @@ def notice_in(lines: Sequence[str]) -> EndNotice | None:
 
 
 def telling_line(lines: Sequence[str]) -> int:
-    """Where in the last lines of a log the one is that tells most of why the job failed.
+    """Find the index of the line that best explains why the job failed.
 
-    It is one that names a cause, within the last `MOST_LINES`; else the last one that does not
-    just follow from the end, such as ``Terminated``; else the last one.
+    This is a line that names a cause, within the last `MOST_LINES`. Without one, it is the last
+    line that does not merely follow from the end, such as ``Terminated``; else the last line.
 
     Args:
         lines: At least one, none of them empty.
@@ -61,9 +61,9 @@ def telling_line(lines: Sequence[str]) -> int:
 
 
 def after(scheduler: str, job: str, command: str) -> str | None:
-    """The command line by which a scheduler runs a command of the shell when a job is over.
+    """Write the command line by which a scheduler runs a shell command after a job.
 
-    None where it cannot: for local jobs.
+    None for local jobs, because ``local`` has no such command line.
     """
     if scheduler not in NAMES:
         return None

@@ -1,7 +1,7 @@
-"""What the commands of a batch script find: variables, a launcher and programs, by scheduler.
+"""The environment of a batch script's commands, by scheduler: variables, launchers, programs.
 
-Each home's `environment` has an `ENVIRONMENT`. The *facts* that variables tell, in words of no
-scheduler:
+Each scheduler's package has an `ENVIRONMENT` in its module `environment`. Variables give
+*facts*, which have the same names for every scheduler:
 
 - of the job: ``job_id``, ``name``, ``queue``, ``account``, ``user``, ``home``, ``submit_folder``
   (where it was submitted), ``submit_host``, ``host`` (where it runs), ``seconds`` (time limit).
@@ -27,7 +27,7 @@ from typing import Final, Literal, cast
 from fractale.schedulers.homes import READ, home
 
 PROCESS: Final = frozenset({"rank", "local_rank", "node_rank"})
-"""Facts of a process that a launcher starts, not of the job."""
+"""Facts about a process that a launcher starts, rather than about the job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,15 +35,15 @@ class Flag:
     """An option of a launcher.
 
     Args:
-        key: What it says, as other launchers' options say it; empty for what is its own.
-        argument: ``optional`` is one that is only attached, with ``=``.
-        values: Its values in common words; None: as written. One that is not among them is its
-            own. An empty word is a value that says what is so anyway.
-        read: What its value says, by key, where that is more than one thing; None for a value
-            that is its own. Several ``variables`` are parted by newlines.
-        essential: Whether the program does not do its work without it.
-        of_job: Whether it is for a job that the launcher would make, as a queue is: inside of a
-            job it does nothing.
+        key: The option's common name, shared with other launchers; empty for a private option.
+        argument: An ``optional`` argument is attached with ``=``.
+        values: Its values → common words; None: as written. A value that is missing here is private
+            to the launcher. An empty word marks the default.
+        read: Splits a value into several keys; returns None for a private value. Newlines separate
+            several ``variables``.
+        essential: Whether the program does not do its work without the option.
+        of_job: Whether the option belongs to a job that the launcher would make, such as a queue.
+            Inside a job it has no effect.
     """
 
     key: str = ""
@@ -59,13 +59,13 @@ class Launcher:
     """A program that starts the processes of a parallel program.
 
     Args:
-        options: By their spelling, with dashes.
-        abbreviated: Whether a unique beginning of a long option stands for it.
-        tasks: How many processes it starts unless told: one per task of the ``job``, ``one``, or
-            those of its resource ``sets``.
-        glued: Whether a letter's value may follow it without a blank.
-        file: A file name in the marks of a `Request`, and ``{{step}}`` for the launch; None for one
-            that cannot be said so.
+        options: Spelling, with dashes → option.
+        abbreviated: Whether a unique prefix of a long option is valid.
+        tasks: Default number of processes: one per task of the ``job``, ``one``, or the number of
+            its resource ``sets``.
+        glued: Whether a value may follow a letter without a blank.
+        file: Converts a file name to the marks of a `Request`, and ``{{step}}`` for the launch;
+            returns None if no marks can express it.
     """
 
     options: Mapping[str, Flag]
@@ -77,18 +77,18 @@ class Launcher:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Writing:
-    """How a launcher is written.
+    """The spelling of a launch for one scheduler.
 
     Args:
-        program: Its words.
+        program: The launcher's words.
         options: Key → option, with ``{}`` for the value.
-        values: Key → common word → its own.
-        implied: Keys that it need not be told when they are as the job's directives have them.
-        separator: Between several ``variables``; empty: each is an option of its own.
-        tasks: As in `Launcher`; ``all`` is as many as MPI finds slots, so they are written.
-        marks: Mark of a file name → what is written for it.
-        literal: How what is no mark of a file name is written; None where it cannot be.
-        reasons: Key → why it is left out, where that is not for want of an option.
+        values: Key → common word → the launcher's own word.
+        implied: Keys that may be omitted if they equal the job's directives.
+        separator: Separates several ``variables``; empty: one option per variable.
+        tasks: As in `Launcher`. ``all`` means as many as MPI finds slots, so the number is written.
+        marks: Mark of a file name → the launcher's own mark.
+        literal: Escapes the text between marks of a file name; returns None if it cannot.
+        reasons: Key → why it is omitted, unless the launcher just lacks the option.
     """
 
     program: str
@@ -107,8 +107,8 @@ class Name:
     """A variable that a scheduler sets.
 
     Args:
-        said: The fields of a `Request` one of which has to be said for it to be set; none:
-            it is set in each job.
+        said: Fields of a `Request`: the variable is set if the request sets one of them. Empty: the
+            variable is set in every job.
     """
 
     name: str
@@ -117,25 +117,26 @@ class Name:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """What the commands of one scheduler's scripts find.
+    """The environment of the commands in one scheduler's scripts.
 
     Args:
         variables: Name → fact, for reading.
-        conditional: Variables that are set only if a field is said: name → fields.
+        conditional: Variables that are set only if the request sets a field: name → fields.
         names: Fact → variable, for writing.
         commands: Fact → a command that prints it.
         printed: A command as written → the fact that it prints.
         pattern: A regular expression for the names of its variables.
-        programs: Its programs, and what each does.
-        subcommands: Of a program whose name is a word of the language too: what follows it.
-        does: What a program does → the command that does it, where `programs` does not tell.
-        own_job: What a program does with the job that it is given → the command, with ``{}`` for
-            the job's id; the same words in each home: ``cancel``, ``show``.
+        programs: Its programs → their purpose.
+        subcommands: For programs whose name is also an English word: name → the words that follow
+            it.
+        does: Purpose of a program → the command for it, if `programs` does not show it.
+        own_job: Purpose of a program that acts on a job (``cancel``, ``show``; the same in each
+            package) → the command, with ``{}`` for the job's id.
         launchers: Program (or program and subcommand) → its options.
-        launch: How a program is launched.
-        starts_in: Where a job begins.
+        launch: The spelling of a launch.
+        starts_in: The directory in which a job begins.
         finds_hosts: Whether an MPI's own ``mpirun`` finds the job's hosts.
-        whole_nodes: Whether a job that has nodes to itself has all of their cores and GPUs, also
+        whole_nodes: Whether a job with exclusive nodes has all of their cores and GPUs, including
             those that its directives do not count.
         modules: Names of its environment modules.
     """
@@ -160,14 +161,14 @@ class Environment:
     modules: tuple[str, ...] = ()
 
     def doing(self, deed: str) -> str | None:
-        """The command that does what another scheduler's program does; None if there is none."""
+        """Find the command for the purpose of another scheduler's program; None without one."""
         own = (name for name, what in self.programs.items() if what == deed)
         return self.does.get(deed) or next(own, None)
 
 
 @functools.cache
 def environment_of(scheduler: str) -> Environment:
-    """What the commands of a scheduler's scripts find.
+    """Get the environment of the commands in a scheduler's scripts.
 
     Raises:
         ValueError: The scheduler is unknown.
@@ -176,21 +177,21 @@ def environment_of(scheduler: str) -> Environment:
 
 
 OF_MPI: Final = frozenset({"mpirun", "mpiexec"})
-"""What an MPI brings to start programs with, under any scheduler."""
+"""Launchers that an MPI brings, under any scheduler."""
 
 
 def launchers() -> frozenset[str]:
-    """The programs of one word that start the program that is named after their options."""
+    """List the one-word launchers: programs that start the program named after their options."""
     homes = map(environment_of, READ)
     return OF_MPI.union(name for home in homes for name in home.launchers if " " not in name)
 
 
 @functools.cache
 def mentions_of(scheduler: str) -> re.Pattern[str]:
-    """What in a text speaks to a scheduler.
+    """Make the pattern for the scheduler-specific parts of a text.
 
-    Its groups: ``variable``, ``program`` (with ``sub`` where its name alone says little),
-    ``module`` and ``mark`` (a directive, in a text that the script writes).
+    Its groups are ``variable``, ``program`` (with ``sub`` if the name alone is ambiguous) and
+    ``module``.
     """
     home = environment_of(scheduler)
     plain = "|".join(re.escape(each) for each in home.programs if each not in home.subcommands)
@@ -210,16 +211,16 @@ def mentions_of(scheduler: str) -> re.Pattern[str]:
 
 @functools.cache
 def _beginnings_of(scheduler: str) -> re.Pattern[str]:
-    """What each of a scheduler's mentions begins with; each of its words begins with a letter.
+    """Make a pattern for the first letters of a scheduler's mentions.
 
-    So it is found by the first letter, and what looks around it is tried at few places.
+    It is fast, so that the full pattern with its lookarounds is tried at few positions.
     """
     home = environment_of(scheduler)
     return re.compile("|".join((home.pattern, *map(re.escape, home.programs), "module", "ml")))
 
 
 def mentions_in(text: str, scheduler: str) -> Iterator[re.Match[str]]:
-    """The matches of `mentions_of` in a text, as its ``finditer`` gives them, in less time."""
+    """Yield the matches of `mentions_of`, in the order of its ``finditer``, but faster."""
     begins, mention = _beginnings_of(scheduler).search, mentions_of(scheduler).match
     at = 0
     while (begin := begins(text, at)) is not None:

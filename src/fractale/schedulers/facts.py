@@ -1,4 +1,4 @@
-"""Facts of a batch script: what it asks for as JSON, and claims compared with its own lines."""
+"""Facts of a batch script: its request as JSON, and claims compared with its lines."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from fractale.schedulers.request import Array, Request
 from fractale.schedulers.script import Directive, Script
 
 _PLAN_NAMES: Final = {"name": "job_name", "queues": "queue"}
-"""Fields of a request that have another name in plans and tools."""
+"""Fields of a request that have another name in plans and tools: field → that name."""
 
 
 def facts_of(request: Request) -> dict[str, Any]:
-    """What a request says as JSON, by the names that plans use."""
+    """Make JSON of a request, with the names that plans use."""
     return {_PLAN_NAMES.get(name, name): _plain(value) for name, value in request.said().items()}
 
 
@@ -32,10 +32,10 @@ def _plain(value: Any) -> Any:
 
 
 def with_facts(request: Request, facts: Mapping[str, Any]) -> Request:
-    """Replace what a request says by facts.
+    """Replace fields of a request by facts.
 
     Raises:
-        ValueError: A fact is not one of a batch script.
+        ValueError: A fact is not one that a batch script has.
     """
     own = {name: field for field, name in _PLAN_NAMES.items()}
     before = facts_of(request)
@@ -62,13 +62,13 @@ def _field_value(field: str, value: Any) -> Any:
 
 
 def facts_set_by(directive: Directive, said: Mapping[str, Any]) -> list[str]:
-    """The names of the facts that a directive sets."""
+    """List the names of the facts that a directive sets."""
     names = sorted(_PLAN_NAMES.get(field, field) for field in directive.sets)
     return [name for name in names if name in said]
 
 
 def directive_of(parsed: Script, name: str) -> Directive | None:
-    """The last directive of an option (long or short name, ``_`` or ``-``), or of a fact."""
+    """Find the last directive of an option (long or short name, ``_`` or ``-``), or of a fact."""
     names = {name, name.replace("_", "-")}
     field = next((field for field, own in _PLAN_NAMES.items() if own == name), name)
     if len(name) == 1:
@@ -80,7 +80,7 @@ def directive_of(parsed: Script, name: str) -> Directive | None:
 
 
 def contradiction(parsed: Script, directive: Directive | None, name: str, value: Any) -> str | None:
-    """How a script contradicts a claim about an option or a fact; None if it agrees."""
+    """Say how a script contradicts a claim about an option or a fact; None if it agrees."""
     if directive is None:
         return None if value in (None, "") else f"no line says what {name} is"
     if value is None:
@@ -95,6 +95,6 @@ def contradiction(parsed: Script, directive: Directive | None, name: str, value:
 
 
 def _alone(parsed: Script, text: str) -> Request:
-    """What a directive alone asks for."""
+    """Read the request of a single directive."""
     dialect = dialect_of(parsed.scheduler)
     return dialect.read([f"{dialect.mark} {text}"]).request

@@ -1,27 +1,27 @@
-"""A job's own folder: what is to be submitted, what was, and what its wrapper says happened.
+"""A job's directory: the planned submission, the submitted job, and the wrapper's evidence.
 
 .. code-block:: text
 
     jobs/NAME/               NAME is made from the job's key
-      intent.json            what is to be submitted, and the tag by which the scheduler will know
-                             it; on the disk before it is
-      wrapper.sh, script     what the scheduler starts, and what that starts
-      submit.out             what the submitting program said, even if nobody was left to read it
-      handle.json            the scheduler's id for the job; on the disk before anybody is told it
+      intent.json            the planned submission, with the tag that identifies the job to the
+                             scheduler; on the disk before the submission
+      wrapper.sh, script     the wrapper that the scheduler starts, and the script that it runs
+      submit.out             output of the submitting program, even if fractale was killed meanwhile
+      handle.json            the scheduler's id of the job; on the disk before the caller gets it
       started                written by the wrapper before anything else: id, host, pid, time
-      ended.CODE[.SIGNAL]    made by the wrapper when all is done. The name says it, and it is made
-                             by renaming, so that a full disk can't lose it
-      cancelled              when fractale cancelled it, if it did
-      withdrawn              that it was cancelled with its whole run: a resume submits it again
-      confined, tmp/         of a confined job: how it is, and its own temporary files
-      queued.json            of a local job: what it needs to be started when there are cores for it
+      ended.CODE[.SIGNAL]    made by the wrapper when all is done. The name has the result, and is
+                             made by renaming, so that a full disk cannot lose it
+      cancelled              time of the cancellation, if fractale cancelled the job
+      withdrawn              the job was cancelled with its whole run: a resume submits it again
+      confined, tmp/         of a confined job: the method, and its private temporary files
+      queued.json            of a local job: the data to start it when enough cores are free
       log                    stdout and stderr of the script or command; the wrapper makes it, so
                              that it can be read while the job runs
-      notices.json           what of the job's request does not count with its scheduler
-      scheduler.log          what the scheduler itself writes into the job's output
+      notices.json           parts of the job's request that its scheduler ignores
+      scheduler.log          the scheduler's own messages in the job's output
       elements/INDEX/        of an array: `started`, `ended.CODE` and `log` of each element
-      elements.sh            of an array whose elements run different things: what each runs
-      lock                   held by whoever submits, also by the submitting program itself
+      elements.sh            of an array whose elements run different things: each element's command
+      lock                   held by the submitting process, and by the submitting program it starts
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from fractale.schedulers.request import Array
 
 WITHDRAWN: Final = "withdrawn"
 DIGITS: Final = 13
-"""With `fr` before it 15 characters, which is the longest name that every scheduler takes."""
+"""With `fr` before it 15 characters: the longest name that every scheduler accepts."""
 
 LOCK_PATIENCE: Final = 90.0
 _ENDED: Final = re.compile(r"ended\.(\d{1,3})(?:\.([A-Z0-9]+))?")
@@ -57,27 +57,27 @@ _LOCK_FAULTS: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVA
 
 
 def name_of(key: str) -> str:
-    """The name of the folder of the job with that key."""
+    """Make the name of a job's directory from the job's key."""
     return "fr" + hashlib.sha256(key.encode()).hexdigest()[:DIGITS]
 
 
 def new_tag(key: str) -> str:
-    """A name by which a scheduler is to know a job: no two are the same.
+    """Make a unique name by which a scheduler can identify a job.
 
-    The key alone would not do: another state folder may have a job of the same key.
+    The key is not enough, because another state directory may have a job of the same key.
     """
     return name_of(f"{key} {uuid.uuid4()}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """What the wrapper wrote when it began.
+    """The wrapper's evidence that it began.
 
     Args:
-        native_id: The scheduler's id of the job that the wrapper is in.
-        boot: Of the host, where it has such an id.
-        ticks: When the process began, in the kernel's own clock: with `pid`, who it is.
-        nodes: All hosts of the job, as far as the scheduler tells the job itself.
+        native_id: The scheduler's id of the job that the wrapper runs in.
+        boot: Boot id of the host, if the host has one.
+        ticks: Start time of the process by the kernel's clock; identifies the process with `pid`.
+        nodes: All hosts of the job, as far as the scheduler reports them to the job.
     """
 
     native_id: str
@@ -91,10 +91,11 @@ class Started:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """What the wrapper left when all was done.
+    """The wrapper's evidence that the job is over.
 
     Args:
-        signal: What the scheduler, or somebody, asked it to end with; empty for nothing.
+        signal: The signal by which the scheduler or a user asked the job to end; empty without
+            one.
     """
 
     code: int
@@ -104,10 +105,10 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class JobFolder:
-    """The folder of one job, or of one element of an array.
+    """The directory of one job, or of one element of an array.
 
     Args:
-        of_array: Of an element, the folder of the whole array.
+        of_array: For an element, the directory of the whole array.
     """
 
     path: Path
@@ -115,30 +116,30 @@ class JobFolder:
 
     @classmethod
     def of(cls, root: Path, key: str) -> JobFolder:
-        """The folder of the job with that key, whether it is there or not."""
+        """Get the directory of the job with that key, which may not exist yet."""
         return cls(root.absolute() / name_of(key))
 
     @property
     def tag(self) -> str:
-        """The name by which the scheduler knows the job; empty where there is no intent."""
+        """The name that identifies the job to the scheduler; empty without an intent."""
         return str((self.intent() or {}).get("tag", ""))
 
     @property
     def log(self) -> Path:
-        """Where the job's stdout and stderr go."""
+        """The file of the job's stdout and stderr."""
         return self.path / "log"
 
     @property
     def scheduler_log(self) -> Path:
-        """Where the scheduler writes what it has to say itself, and some only after the end."""
+        """The file of the scheduler's own messages, some of which it writes only after the end."""
         return self.path / "scheduler.log"
 
     def element(self, index: int) -> JobFolder:
-        """The folder of one element of an array; its wrapper makes it."""
+        """The directory of one element of an array, which the element's wrapper makes."""
         return JobFolder(self.path / ELEMENTS / str(index), of_array=self.path)
 
     def begun(self) -> frozenset[int]:
-        """The elements of an array that have a folder: those that have begun."""
+        """Find the elements of an array that have begun: they have a directory."""
         try:
             with os.scandir(self.path / ELEMENTS) as found:
                 return frozenset(int(each.name) for each in found if each.name.isdecimal())
@@ -146,30 +147,30 @@ class JobFolder:
             return frozenset()
 
     def array(self) -> Array | None:
-        """The indices of the array that was submitted from here; None of a single job."""
+        """The indices of the submitted array; None for a single job."""
         text = None if self.of_array else (self.intent() or {}).get("array")
         return Array.parse(str(text)) if text else None
 
     @property
     def wrapper(self) -> Path:
-        """What the scheduler starts."""
+        """The script that the scheduler starts."""
         return self.path / "wrapper.sh"
 
     def make(self) -> None:
-        """Make the folder, for its owner only.
+        """Make the directory, for its owner only.
 
         Raises:
-            StoreError: It cannot be made.
+            StoreError: The directory cannot be made.
         """
         with disk(self.path):
             make_folder(self.path)
 
     @contextlib.asynccontextmanager
     async def locked(self, patience: float = LOCK_PATIENCE) -> AsyncGenerator[int]:
-        """Hold the lock; yields its descriptor, which a program may be given to hold it, too.
+        """Hold the lock within the block; yields its descriptor, which a program may inherit.
 
         Raises:
-            JobInDoubt: Somebody else has had it for all that time.
+            JobInDoubt: Another process held the lock for all of `patience`.
             StoreError: The file system has no locks, or is full.
         """
         with disk(self.path):
@@ -202,13 +203,13 @@ class JobFolder:
     def write_intent(
         self, spec: JobSpec, key: str, scheduler: str, array: Array | None = None
     ) -> None:
-        """Write down what is to be submitted, before it is. A tag that was given stays.
+        """Record the planned submission before the submission. An existing tag stays the same.
 
         Args:
-            array: That of the spec, or of its script.
+            array: The array of the spec, or of its script.
 
         Raises:
-            StoreError: It cannot be written.
+            StoreError: The file cannot be written.
         """
         intent = {
             "key": key,
@@ -226,34 +227,34 @@ class JobFolder:
         self.write("intent.json", json.dumps(intent))
 
     def intent(self) -> dict[str, Any] | None:
-        """What was to be submitted, also of an element's array; None where nothing was."""
+        """Read the planned submission, for an element that of its array; None without one."""
         if self.of_array is not None:
             return JobFolder(self.of_array).intent()
         return self.json("intent.json")
 
     def write_notices(self, notices: Sequence[str]) -> None:
-        """Write down what of the job's request does not count; a success does not hide it.
+        """Record the ignored parts of the job's request; a success does not hide them.
 
         Raises:
-            StoreError: It cannot be written.
+            StoreError: The file cannot be written.
         """
         if notices:
             self.write("notices.json", json.dumps({"notices": list(notices)}))
 
     def notices(self) -> tuple[str, ...]:
-        """What of the job's request does not count, in a sentence each."""
+        """Read the ignored parts of the job's request, one sentence each."""
         return tuple(map(str, (self.json("notices.json") or {}).get("notices", ())))
 
     def write_handle(self, handle: JobHandle) -> None:
-        """Write down what the scheduler calls the job.
+        """Record the scheduler's id of the job.
 
         Raises:
-            StoreError: It cannot be written.
+            StoreError: The file cannot be written.
         """
         self.write("handle.json", json.dumps(handle.as_dict()))
 
     def handle(self) -> JobHandle | None:
-        """The job that was submitted, if it is written down. The folder may have been moved."""
+        """Read the handle of the submitted job; its path is right even if the directory moved."""
         found = self.json("handle.json")
         if found is None:
             return None
@@ -263,12 +264,12 @@ class JobFolder:
             raise StoreError(f"{self.path / 'handle.json'} is damaged: {error}") from error
 
     def forget(self) -> None:
-        """Take the intent back: the scheduler refused the job."""
+        """Delete the intent, because the scheduler refused the job."""
         for name in ("intent.json", "submit.out"):
             (self.path / name).unlink(missing_ok=True)
 
     def started(self) -> Started | None:
-        """What the wrapper wrote when it began; None where it has not."""
+        """Read the wrapper's evidence that it began; None without it."""
         try:
             path = self.path / "started"
             text, at = path.read_text(errors="replace"), path.stat().st_mtime
@@ -286,7 +287,7 @@ class JobFolder:
         )
 
     def ended(self) -> Ended | None:
-        """What the wrapper left at its end; None where it has not."""
+        """Read the wrapper's evidence that the job is over; None without it."""
         for entry in self._entries():
             if found := _ENDED.fullmatch(entry.name):
                 with contextlib.suppress(FileNotFoundError):
@@ -295,7 +296,7 @@ class JobFolder:
         return None
 
     def marked(self, beginning: str) -> tuple[str, float] | None:
-        """The rest of the name, and the time, of the file whose name begins so."""
+        """Find a file by the beginning of its name; returns the rest of the name, and the time."""
         for entry in self._entries():
             if entry.name.startswith(beginning):
                 return entry.name.removeprefix(beginning), entry.stat().st_mtime
@@ -304,11 +305,11 @@ class JobFolder:
         return None
 
     def unmark(self, name: str) -> None:
-        """Take back a mark that was made by writing a file of that name."""
+        """Delete a mark, which is a file of that name."""
         (self.path / name).unlink(missing_ok=True)
 
     def _entries(self) -> list[os.DirEntry[str]]:
-        """Read anew from the file system's server, which asking for one name may not be."""
+        """List the directory. This asks the file server again; a look-up of one name may not."""
         try:
             with os.scandir(self.path) as found:
                 return list(found)
@@ -316,7 +317,7 @@ class JobFolder:
             return []
 
     def text(self, name: str, most: int = 65536) -> str:
-        """The beginning of one of its files; empty where there is none."""
+        """Read the beginning of one of the files; empty if the file does not exist."""
         try:
             with (self.path / name).open("rb") as file:
                 return file.read(most).decode("utf-8", errors="replace")
@@ -324,19 +325,19 @@ class JobFolder:
             return ""
 
     def write(self, name: str, text: str) -> None:
-        """Write a file whole and on the disk, or not at all.
+        """Write a complete file to the disk, or nothing.
 
         Raises:
-            StoreError: It cannot be written.
+            StoreError: The file cannot be written.
         """
         with disk(self.path / name):
             write_private(self.path / name, text, sync="name", errors="surrogateescape")
 
     def json(self, name: str) -> dict[str, Any] | None:
-        """One of its files; None where there is none.
+        """Read one of the JSON files; None if the file does not exist.
 
         Raises:
-            StoreError: It is damaged.
+            StoreError: The file is damaged.
         """
         try:
             found: Any = json.loads((self.path / name).read_text())
@@ -354,10 +355,10 @@ class JobFolder:
 
 @contextlib.contextmanager
 def disk(path: Path) -> Generator[None]:
-    """What goes wrong with a file, as the room's own error.
+    """Turn errors of the file system into `StoreError`.
 
     Raises:
-        StoreError: It went wrong.
+        StoreError: An operation on the file failed.
     """
     try:
         yield
@@ -370,7 +371,7 @@ def disk(path: Path) -> Generator[None]:
 
 
 def facts_of(text: str) -> dict[str, str]:
-    """Lines of ``name=value``."""
+    """Read lines of ``name=value``."""
     return {name: value for name, _, value in (line.partition("=") for line in text.splitlines())}
 
 
@@ -379,20 +380,20 @@ def _int(text: str | None) -> int | None:
 
 
 def digest(spec: JobSpec) -> str:
-    """What tells one spec from another; a key stands for one of them."""
+    """Compute a checksum of a spec, because a key may belong to one spec only."""
     facts: dict[str, Any] = {**asdict(spec), "folder": str(spec.folder), "env": dict(spec.env)}
-    del facts["launcher"]  # of this machine, and not of the job
-    for later in ("confine", "array", "elements"):  # as of jobs from before there were such things
+    del facts["launcher"]  # belongs to this machine, not to the job
+    for later in ("confine", "array", "elements"):  # older jobs lack them
         if not facts[later]:
             del facts[later]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def same_job(folder: JobFolder, spec: JobSpec) -> None:
-    """See that the key of a folder stands for this spec.
+    """Check that the key of a directory belongs to this spec.
 
     Raises:
-        JobError: It was used for another one.
+        JobError: The key was used for another spec.
     """
     intent = folder.intent()
     if intent is not None and intent.get("digest") != digest(spec):

@@ -1,4 +1,4 @@
-"""The directives of a job's script that go to the scheduler with its wrapper."""
+"""The directives of a job's script that the wrapper passes to the scheduler."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _OWN: Final = ("nodes", "tasks", "cores_per_task", "gpus_per_task", "memory")
 
 
 def header_of(spec: JobSpec, scheduler: str, *, refused: Collection[str] = ()) -> list[str]:
-    """The script's directives as the scheduler reads them, the ones below a command left out.
+    """List the script's directives as the scheduler reads them, without those below a command.
 
-    Left out are the array, which the spec has, and, of a spec that says sizes, the script's own.
+    The array is omitted, because the spec has it. If the spec has sizes, the script's are omitted.
 
     Args:
-        refused: Patterns of options with which a job needs a person at a terminal.
+        refused: Patterns of options that need a user at a terminal.
 
     Raises:
-        JobError: The script has one of these, or an array that the spec does not have.
+        JobError: The script has a refused option, or an array that the spec does not have.
     """
     script = script_of(spec, scheduler)
     if script is None:
@@ -60,7 +60,7 @@ def _see(directive: Directive, mark: str, spec: JobSpec, refused: Collection[str
 
 
 def _kept(directive: Directive, script: Script, dialect: Dialect, own: frozenset[str]) -> list[str]:
-    """What is handed on of a directive: all of it, or what else it says."""
+    """List the parts of a directive to pass on: all, or those without omitted fields."""
     left_out = directive.sets & (own | {"array"})
     if not left_out:
         value = directive.value

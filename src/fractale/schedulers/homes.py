@@ -1,4 +1,4 @@
-"""Names of schedulers, and their packages: the only module that imports a package by its name."""
+"""Names and packages of schedulers; the only module that imports a package by its name."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ JobScheduler: TypeAlias = Literal["flux", "slurm", "pbs", "lsf", "local"]
 NAMES: Final[tuple[str, ...]] = get_args(ScriptScheduler)
 
 READ: Final = (*NAMES, "cobalt")
-"""Schedulers whose scripts fractale reads. It doesn't write those of Cobalt."""
+"""Schedulers whose scripts fractale reads. fractale does not write scripts for Cobalt."""
 
 MEANT: Final = MappingProxyType({"sbatch": "slurm", "torque": "pbs", "bsub": "lsf"})
-"""Other words for a scheduler → the scheduler."""
+"""Other names of a scheduler → the scheduler."""
 
 _PACKAGE: Final = __name__.rpartition(".")[0]
 
 
 def scheduler_named(name: str) -> str:
-    """A scheduler's name as fractale writes it: ``slurm`` for ``Slurm 23``; else in lower case."""
+    """Find a scheduler by name: ``slurm`` for ``Slurm 23``. Returns other names in lower case."""
     said = name.strip().lower()
     known = {**{each: each for each in NAMES}, **MEANT}
     return next((own for word, own in known.items() if word in said), said)
 
 
 def home(scheduler: str, part: str) -> ModuleType:
-    """A module of a scheduler's package.
+    """Import a module of a scheduler's package.
 
     Args:
         part: ``directives``, ``environment``, ``jobs``, ``times``: every package has these.
@@ -52,7 +52,7 @@ def home(scheduler: str, part: str) -> ModuleType:
 
 
 def optional_home(scheduler: str, part: str) -> ModuleType | None:
-    """A module that not every scheduler's package has, such as ``validator``; None without it."""
+    """Import a module that only some packages have, such as ``validator``; None without it."""
     found = importlib.util.find_spec(f"{_PACKAGE}.{scheduler}.{part}")
     return home(scheduler, part) if found else None
 
@@ -65,7 +65,7 @@ def adapters_of(
     Args:
         environment: The environment of the schedulers' programs.
         queues: Directory of the queue of ``local``.
-        cores: Cores that ``local`` may use; None: those of this machine.
+        cores: Cores that ``local`` may use; None: the cores of this machine.
     """
     from fractale.schedulers.local.jobs import Local
 
@@ -79,16 +79,16 @@ def adapters_of(
 
 
 def flux_of(environment: Mapping[str, str]) -> Flux:
-    """The adapter of Flux, which can answer more than those of other schedulers."""
+    """Make the adapter of Flux, which answers more questions than the other adapters."""
     from fractale.schedulers.flux.jobs import Flux
 
     return Flux.of(environment)
 
 
 def longest(scheduler: str, seconds: float) -> float:
-    """How long a scheduler lets a job run that has a time limit, until the job is killed.
+    """Compute the longest run time that a scheduler allows for a time limit, until the kill.
 
     Args:
-        seconds: The time limit.
+        seconds: The time limit, in seconds.
     """
     return cast("float", home(scheduler, "times").longest(seconds))

@@ -1,4 +1,4 @@
-"""A batch job as a scheduler gets it: what is to run, on what, and what it is called there."""
+"""A batch job for a scheduler: its command, its resources and its handle after submission."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ JobState = Literal[
 ]
 
 ELEMENTS: Final = "elements"
-"""Folder in that of an array: it has one for each element that has begun."""
+"""Directory in an array's directory, with one directory per element that has begun."""
 
 ACTIVE: Final[frozenset[JobState]] = frozenset({"pending", "running"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confine:
-    """That a job is to be confined (`fractale.confine`); only local jobs can be.
+    """A request to confine a job (`fractale.confine`); only local jobs can be confined.
 
     Args:
-        writable: Folders that it may write beside the project's.
-        network: Whether it may open sockets.
-        required: Whether a job of another scheduler is refused, rather than not confined.
+        writable: Directories that the job may write to, besides the project's.
+        network: Whether the job may open sockets.
+        required: Whether to refuse a job of another scheduler, instead of running it unconfined.
     """
 
     writable: tuple[str, ...] = ()
@@ -44,12 +44,12 @@ class Confine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Element:
-    """What one element of an array runs, where its elements run different things.
+    """The command of one element, in an array whose elements run different things.
 
     Args:
-        script, command: As those of a `JobSpec`: either of them.
-        env: Set beside the variables of the whole array.
-        folder: The working folder.
+        script, command: As in a `JobSpec`: one of the two.
+        env: Variables added to those of the whole array.
+        folder: The working directory.
     """
 
     folder: Path
@@ -60,29 +60,30 @@ class Element:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
-    """What is to run, and on what: a script or a command.
+    """The command of a job, and the resources for it: a script or a program.
 
     Args:
-        name: For people who look at the queue.
-        script: The text of a script, run by the program that its ``#!`` names, else by ``sh``.
-            Directives of the scheduler that gets it (``#SBATCH``…) count where nothing here says
-            otherwise.
-        command: A program and its arguments; it is started once, on the job's first node.
-        nodes: None asks for what the script's directives ask for, else for one.
-        tasks: In all. None as for `nodes`.
-        memory: Per node, such as ``4G``.
-        time: The limit, in seconds.
+        name: Name of the job, for people who look at the queue.
+        script: Text of a script, run by the program that its ``#!`` names, else by ``sh``.
+            Directives for the job's scheduler (``#SBATCH``…) count unless a field here contradicts
+            them.
+        command: A program and its arguments; started once, on the job's first node.
+        nodes: Number of nodes; None: as the script's directives request, else one.
+        tasks: Total number of tasks; None as for `nodes`.
+        memory: Memory per node, such as ``4G``.
+        time: Time limit, in seconds.
         queue: Queue or partition.
-        env: Set for the script or command.
-        folder: The working folder.
-        epilogue: A program and its arguments, run inside the job when it has ended and left its
-            evidence, however it ended; what it says goes to ``epilogue.log`` in the job's folder.
-        confine: How the script or command is confined; None: it is not.
-        launcher: What starts the script or command: words before its own.
-        array: One element for each index, each with ``FRACTALE_INDEX`` in its environment.
-            `fractale.jobs` fills it from the script's own directive before an adapter sees it.
-        elements: Of an array, index → what that element runs, in place of `script` and `command`,
-            whose directives then only count. Empty: all run the same.
+        env: Variables set for the script or command.
+        folder: The working directory.
+        epilogue: A program and its arguments, run inside the job after its end is recorded, however
+            it ended. Its output goes to ``epilogue.log`` in the job's directory.
+        confine: How to confine the script or command; None: unconfined.
+        launcher: Words before the script or command that start it.
+        array: One element per index, each with ``FRACTALE_INDEX`` in its environment.
+            `fractale.jobs` copies it from the script's own directive before an adapter gets the
+            spec.
+        elements: Index → command of that element, instead of `script` and `command`, of which only
+            the directives then count. Empty: all elements run the same.
     """
 
     name: str
@@ -107,15 +108,15 @@ class JobSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobHandle:
-    """A job that was submitted.
+    """A submitted job, or an element of a submitted array.
 
     Args:
         scheduler: ``local``, ``slurm``, ``flux``, ``pbs`` or ``lsf``.
-        native_id: What the scheduler calls it.
-        key: What the caller called it; the same key never is submitted twice.
-        job_dir: Its folder: wrapper, log, and the files by which the wrapper says what happened.
-        confined: How it is confined, ``bwrap`` or ``landlock``; empty where it is not.
-        index: Of the element of an array that is meant; None: the whole job.
+        native_id: The scheduler's id of the job.
+        key: The caller's idempotency key; the same key is never submitted twice.
+        job_dir: Directory of the job: wrapper, log, and the wrapper's evidence.
+        confined: The method of confinement, ``bwrap`` or ``landlock``; empty without confinement.
+        index: Index of the named element; None: the whole job.
     """
 
     scheduler: str
@@ -127,23 +128,22 @@ class JobHandle:
 
     @property
     def own_dir(self) -> Path:
-        """Where the files of the job are, or of the element that is meant: its log, its end."""
+        """The directory with the log and the evidence of the job, or of the named element."""
         if self.index is None:
             return self.job_dir
         return self.job_dir / ELEMENTS / str(self.index)
 
     @property
     def title(self) -> str:
-        """What people call it: ``4711``, or ``4711[7]`` for an element of an array."""
+        """The job's name for users: ``4711``, or ``4711[7]`` for an element of an array."""
         return self.native_id if self.index is None else f"{self.native_id}[{self.index}]"
 
     @property
     def label(self) -> str:
-        """Its key, and where an element is meant also that."""
+        """The job's key, with the index of the named element, if any."""
         return self.key if self.index is None else f"{self.key}[{self.index}]"
 
     def as_dict(self) -> dict[str, Any]:
-        """The handle as JSON."""
         found = {**asdict(self), "job_dir": str(self.job_dir)}
         return {
             k: v for k, v in found.items() if k not in ("confined", "index") or v not in ("", None)
@@ -151,10 +151,10 @@ class JobHandle:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> JobHandle:
-        """The handle that `as_dict` wrote.
+        """Read a handle that `as_dict` wrote.
 
         Raises:
-            ValueError: It is no handle.
+            ValueError: The data is not a handle.
         """
         names = ("scheduler", "native_id", "key", "job_dir")
         scheduler, native_id, key, job_dir = (data.get(name) for name in names)
@@ -175,10 +175,10 @@ class Queue:
     """A queue or partition.
 
     Args:
-        gpus: Per node.
-        memory: Per node, in bytes.
-        time_limit: In seconds; None for none.
-        state: ``up``, or what the scheduler says instead.
+        gpus: Number of GPUs per node.
+        memory: Memory per node, in bytes.
+        time_limit: In seconds; None without a limit.
+        state: ``up``, or the scheduler's name for another state.
     """
 
     name: str
@@ -192,5 +192,4 @@ class Queue:
     default: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """The queue as JSON."""
         return asdict(self)

@@ -1,8 +1,8 @@
-"""A launcher's command in the words of another launcher.
+"""Translates a launcher's command for another launcher.
 
-`read_launch` reads the words after the launcher's name up to the program; `write_launch` writes
-them for another one. Values are words of a shell (``8``, ``$N``, ``"$N"``) and stay so: where two
-have to be multiplied, the shell is told to do it.
+`read_launch` reads the words between the launcher's name and the program; `write_launch` writes
+them for another launcher. Values are words of a shell (``8``, ``$N``, ``"$N"``) and stay unchanged.
+A product of two values becomes an arithmetic expansion of the shell.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _ORDER: Final = (
 
 @dataclass(slots=True)
 class Launch:
-    """What a launcher's options say.
+    """The options of a launcher's command.
 
     Args:
         said: Key → words of the shell; empty for a switch.
         texts: Key → the option as written.
-        own: Options as written that say what no other launcher can.
-        of_job: Those that are for a job, as a queue is.
-        unnamed: Those with a file name that only this launcher can say.
-        count: How many words they are.
+        own: Options as written that only this launcher has.
+        of_job: Options that belong to a job, such as a queue.
+        unnamed: Options with a file name that only this launcher can express.
+        count: Number of words of all options.
     """
 
     said: dict[str, str] = field(default_factory=dict[str, str])
@@ -45,14 +45,14 @@ class Launch:
 
 
 class UnclearError(ValueError):
-    """Words that cannot be put into another launcher's; the message says why."""
+    """The words have no exact equivalent for another launcher; the message says why."""
 
 
 def read_launch(words: Sequence[str], launcher: Launcher) -> Launch:
-    """Read a launcher's options, up to the first word that is none.
+    """Read a launcher's options, up to the first word that is not an option.
 
     Raises:
-        UnclearError: An option is not known, so that it is not clear where the program begins.
+        UnclearError: An option is unknown, so that the start of the program is unclear.
     """
     launch = Launch()
     while launch.count < len(words):
@@ -78,7 +78,7 @@ def read_launch(words: Sequence[str], launcher: Launcher) -> Launch:
 
 
 def _flag(word: str, launcher: Launcher) -> tuple[Flag, str | None]:
-    """The option that a word is, and the value in it."""
+    """Find the option that a word names, and the value in the word."""
     name, equals, value = word.partition("=")
     flag = launcher.options.get(name)
     if flag is None and word.startswith("--") and launcher.abbreviated:
@@ -122,13 +122,13 @@ def _take(launch: Launch, launcher: Launcher, flag: Flag, value: str | None, tex
 
 @dataclass(frozen=True, slots=True)
 class WrittenLaunch:
-    """A launch in other words.
+    """A launch in the words of another launcher.
 
     Args:
         text: The launcher and its options.
-        left_out: Options as they were, each with why it is not in them.
+        left_out: Omitted options as written, each with the reason.
         no_gpus: Why the program does not get its GPUs; empty if it does.
-        uses: What it starts at a time.
+        uses: Resources that the launch uses at a time.
     """
 
     text: str
@@ -139,7 +139,7 @@ class WrittenLaunch:
 
 @dataclass(frozen=True, slots=True)
 class Uses:
-    """How many tasks, cores and GPUs a launch uses; 0 where only the shell knows the number."""
+    """Numbers of tasks, cores and GPUs of a launch; 0 if only the shell knows the number."""
 
     tasks: int = 0
     cores: int = 0
@@ -152,11 +152,11 @@ def write_launch(
     """Write a launch for another launcher.
 
     Args:
-        request: What the job asks for.
-        title: Of the scheduler for which it is written.
+        request: The job's request.
+        title: Name of the target scheduler, for users.
 
     Raises:
-        UnclearError: Its size cannot be told.
+        UnclearError: The size of the launch is unclear.
     """
     sizes = _Sizes(launch, launcher, request)
     sizes.by_task = "gpus_per_task" in writing.options
@@ -192,13 +192,13 @@ def write_launch(
 
 
 def tasks_of(launch: Launch, launcher: Launcher, request: Request) -> str:
-    """How many tasks a launch starts, as a word of the shell.
+    """Find the number of tasks of a launch, as a word of the shell.
 
     Args:
-        request: What the job asks for.
+        request: The job's request.
 
     Raises:
-        UnclearError: Its size cannot be told.
+        UnclearError: The size of the launch is unclear.
     """
     sizes = _Sizes(launch, launcher, request)
     sizes.settle()
@@ -213,7 +213,7 @@ _FILES: Final = frozenset({"output", "error", "input"})
 
 
 def _file(name: str, writing: Writing, request: Request) -> tuple[str | None, str]:
-    """A file name with the marks of a launcher; None, and why, if it has none for one of them."""
+    """Write a file name with a launcher's marks; None, and the reason, if it lacks one of them."""
     marks = dict(writing.marks)
     if request.name and re.fullmatch(r"[\w.+-]+", request.name):
         marks.setdefault("name", request.name)
@@ -241,7 +241,7 @@ def _option(writing: Writing, key: str, value: str) -> list[str]:
 
 
 class _Sizes:
-    """The sizes of a launch: as they are said, as they follow, as a launcher can say them."""
+    """The sizes of a launch: as given, as implied, and as another launcher can express them."""
 
     def __init__(self, launch: Launch, launcher: Launcher, request: Request) -> None:
         self.said = dict(launch.said)
@@ -251,12 +251,12 @@ class _Sizes:
         self.lost: dict[str, str] = {}
         self.no_gpus = ""
         self.by_task = True
-        """Whether the launcher it is written for hands out GPUs."""
+        """Whether the target launcher assigns GPUs."""
         self.inherits = launcher.tasks == "job"
-        """Whether what is not said is as it is for the job."""
+        """Whether the launch inherits missing sizes from the job."""
 
     def settle(self) -> None:
-        """Say how many tasks there are, unless that is one per task of the job."""
+        """Determine the number of tasks, unless it is one per task of the job."""
         said = self.said
         if self.launcher.tasks == "sets":
             self._sets()
@@ -282,7 +282,7 @@ class _Sizes:
             said["tasks"] = nodes
 
     def _sets(self) -> None:
-        """From resource sets, as jsrun has them."""
+        """Convert resource sets, as jsrun has them."""
         said = self.said
         each = said.pop("tasks_per_set", "1")
         on_node = said.pop("sets_per_node", None)
@@ -326,7 +326,7 @@ class _Sizes:
             self.lost[text] = f"left out: its GPUs do not divide evenly over {each} tasks"
 
     def uses(self) -> Uses:
-        """What is started, as far as it is numbers."""
+        """The resources that the launch uses, as far as its sizes are numbers."""
         said = {key: int(value) for key, value in self.said.items() if _is_decimal(value)}
         tasks = said.get("tasks", 0 if "tasks" in self.said else self.total.tasks)
         nodes = said.get("nodes", self.total.nodes or 1)
@@ -335,7 +335,7 @@ class _Sizes:
         return Uses(tasks, tasks * said.get("cores_per_task", 1), gpus)
 
     def state(self) -> None:
-        """Say what a launcher has to be told that does not know the job's sizes."""
+        """Add the sizes for a launcher that does not know the job's sizes."""
         said, total = self.said, self.total
         if "tasks" not in said:
             said["tasks"] = str(total.tasks)
@@ -356,7 +356,7 @@ class _Sizes:
             self._state_gpus(tasks)
 
     def _state_gpus(self, tasks: int | None) -> None:
-        """Give a launch the GPUs that it would see: all, those of its host, or its share."""
+        """Assign to a launch the GPUs that it would see: all, those of its host, or its share."""
         said, total = self.said, self.total
         on_host = total.gpus // total.nodes if total.nodes else None
         if tasks == total.tasks:
@@ -371,7 +371,7 @@ class _Sizes:
             self.no_gpus = "how many of the job's GPUs it is to have is not clear"
 
     def fit(self, writing: Writing) -> None:
-        """Say sizes as a launcher can that has only those per task."""
+        """Convert sizes for a launcher that has only sizes per task."""
         said = self.said
         if "tasks_per_node" in said and "tasks_per_node" not in writing.options:
             self._fit_nodes()
@@ -414,12 +414,12 @@ class _Sizes:
             )
 
     def _nodes(self) -> int | None:
-        """How many nodes the job has, also if it is one because its GPUs are in one piece."""
+        """The job's number of nodes; one if its GPUs are in one chunk."""
         nodes, total = self.total.nodes, self.total
         return 1 if nodes is None and math.gcd(total.gpus, total.cores) == 1 else nodes
 
     def as_job(self, key: str) -> bool:
-        """Whether a size is that of the job's directives."""
+        """Whether a size equals that of the job's directives."""
         value = self.said[key]
         tasks = self.said.get("tasks", "")
         if key == "nodes":
@@ -435,7 +435,7 @@ def _is_decimal(text: str) -> bool:
 
 
 def _is_number(text: str) -> bool:
-    """Whether a word may be a number: one, or what a shell makes one of."""
+    """Whether a word may be a number: it is one, or the shell expands it to one."""
     return _is_decimal(text) or "$" in text or "`" in text
 
 
@@ -444,10 +444,10 @@ def _bare(text: str) -> str:
 
 
 def times(one: str, other: str) -> str:
-    """The product of two words of a shell.
+    """Multiply two words of a shell.
 
     Raises:
-        UnclearError: One of them is no number.
+        UnclearError: One of the words is not a number.
     """
     one, other = _bare(one), _bare(other)
     if _is_decimal(one) and _is_decimal(other):
@@ -462,14 +462,14 @@ def times(one: str, other: str) -> str:
 
 
 def _quotient(one: str, other: str) -> str | None:
-    """A part of a resource set for each task; None where it does not divide evenly."""
+    """Divide a part of a resource set by its tasks; None if it does not divide evenly."""
     if other == "1":
         return one
     return _ratio(one, other, up=False)
 
 
 def _ratio(one: str, other: str, *, up: bool) -> str | None:
-    """One number by another, rounded up if asked; None if it does not divide evenly otherwise."""
+    """Divide two numbers, rounding up if asked; otherwise None if they do not divide evenly."""
     one, other = _bare(one), _bare(other)
     if not (_is_decimal(one) and _is_decimal(other)) or int(other) == 0:
         return None
@@ -482,7 +482,7 @@ _PLAIN: Final = re.compile(r"[\w.+:@()/-]+")
 
 
 def known(request: Request) -> Mapping[str, str]:
-    """The facts of `fractale.schedulers.environment` that a request tells as figures."""
+    """Find the facts of `fractale.schedulers.environment` that a request gives as numbers."""
     total, array = request.totals(), request.array
     nodes = None if request.most_nodes and request.most_nodes != request.nodes else total.nodes
     per_node = request.tasks_per_node or (

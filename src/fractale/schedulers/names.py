@@ -9,12 +9,12 @@ MOST_HOSTS: Final = 100_000
 
 
 def plain_name(name: str, most: int = 64) -> str:
-    """A job's name in letters that every scheduler takes."""
+    """Rewrite a job's name in letters that every scheduler accepts."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")[:most] or "job"
 
 
 def hosts_of(text: str) -> tuple[str, ...]:
-    """The hosts of a host list as Slurm and Flux write it: ``n[1-3,07-08],m7`` are six."""
+    """List the hosts of a host list of Slurm or Flux: ``n[1-3,07-08],m7`` has six."""
     found: list[str] = []
     for part in re.findall(r"(?:[^,\[\]\s]|\[[^\]]*\])+", text):
         found += _spread(part, MOST_HOSTS - len(found))
@@ -31,7 +31,7 @@ def _spread(part: str, most: int) -> list[str]:
 
 
 def _numbers(text: str, most: int) -> list[str]:
-    """``1-3,07-08`` spread; what is no range stays as it is."""
+    """Expand ``1-3,07-08``; text that is not a range is kept unchanged."""
     found: list[str] = []
     for each in text.split(","):
         first, dash, last = each.partition("-")

@@ -1,4 +1,4 @@
-"""Options as getopt_long(3) reads them, and what their values say."""
+"""Options as getopt_long(3) reads them, and the meaning of their values."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Option:
     """An option of a program.
 
     Args:
-        name: Its long name, without dashes; empty where it has none.
-        letter: Its short name.
-        argument: Whether a value follows it; an ``optional`` one only attached to it.
-        exact: Whether its long name counts only if it is written in full, as that of an option
-            that not every release of the program has.
+        name: Long name, without dashes; empty without one.
+        letter: Short name.
+        argument: Whether a value follows; an ``optional`` value has to be attached.
+        exact: Whether only the full long name is valid, because not every release of the program
+            has the option.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Option:
 
 
 class OptionTable:
-    """The options of a program, in the order in which they are named."""
+    """The options of a program, in the given order."""
 
     def __init__(self, options: Iterable[Option]) -> None:
         self._all = tuple(options)
@@ -41,15 +41,14 @@ class OptionTable:
 
 @dataclass(frozen=True, slots=True)
 class GivenOption:
-    """An option as it was found.
+    """An option as written.
 
     Args:
-        option: None where the program has none of that name, or where it cannot be told which of
-            several an abbreviation means.
-        value: None where there is none.
+        option: None if the program does not have the option, or if an abbreviation is ambiguous.
+        value: None without a value.
         text: As written.
-        why: What is wrong with it; empty where nothing is.
-        first, last: Index of the first and the last word that it is written in.
+        why: The fault of the option; empty if it is valid.
+        first, last: Indices of its first and last word.
     """
 
     option: Option | None
@@ -62,11 +61,11 @@ class GivenOption:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What the value of an option says.
+    """The meaning of an option's value.
 
     Args:
-        fields: Fields of a `Request`.
-        untold: What of it no field can say; empty if the fields say all of it.
+        fields: Fields of a `Request` → their values.
+        untold: The part that no field can express; empty if the fields express all of it.
     """
 
     fields: Mapping[str, Any]
@@ -74,11 +73,11 @@ class Said:
 
 
 def getopt(words: Sequence[str], options: OptionTable) -> Iterator[GivenOption]:
-    """The options among words.
+    """Yield the options among the words.
 
-    They are written ``--name value``, ``--name=value``, as a unique abbreviation of a long name,
-    ``-n 2`` or ``-n2``, and letters without a value together. A word that is no option is given
-    with `option` None; what comes after ``--`` too.
+    Valid forms are ``--name value``, ``--name=value``, ``-n 2`` and ``-n2``, a unique abbreviation
+    of a long name, and several letters without values in one word. For words that are not options,
+    and for all words after ``--``, `option` is None.
     """
     at = 0
     while at < len(words):

@@ -1,7 +1,7 @@
-"""Arrays whose indices a scheduler cannot write: it counts positions, and a file has the indices.
+"""Arrays with indices that a scheduler cannot express: positions in place of indices.
 
-PBS has one range per array, LSF no index 0 and no long lists. Their array is then ``1-N``, and line
-N of the file `INDICES` in the job's folder is the index of the element at position N.
+PBS has one range per array. LSF has no index 0 and no long lists. Such an array becomes ``1-N``,
+and line N of the file `INDICES` in the job's directory is the index of the element at position N.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ INDICES: Final = "indices"
 
 
 def write_positions(folder: JobFolder, array: Array) -> int:
-    """Write which index is at which position.
+    """Write the index at each position to the job's directory.
 
     Returns:
-        How many positions there are.
+        The number of positions.
 
     Raises:
         StoreError: The file cannot be written.
@@ -29,15 +29,15 @@ def write_positions(folder: JobFolder, array: Array) -> int:
 
 
 def index_word(variable: str) -> str:
-    """What the shell puts for the index of an element, given the variable of its position.
+    """Write the shell expansion for an element's index, given the variable of its position.
 
-    It sets the variable to the index, too, so that a script that reads it gets what it asked for.
+    The expansion also sets the variable to the index, for scripts that read it.
     """
     return f'"$(sed -n "${{{variable}}}p" {INDICES})"; {variable}=$FRACTALE_INDEX'
 
 
 class Positions:
-    """What a scheduler calls the elements of a job's array."""
+    """The scheduler's numbers for the elements of a job's array."""
 
     def __init__(self, folder: JobFolder) -> None:
         lines = folder.text(INDICES, 2**20).split()
@@ -45,11 +45,11 @@ class Positions:
         self._positions = {index: at for at, index in enumerate(self._indices, 1)}
 
     def index(self, position: int) -> int:
-        """The index of the element that the scheduler calls so."""
+        """Find the index of the element at a position."""
         if not self._indices:
             return position
         return self._indices[position - 1] if 0 < position <= len(self._indices) else -1
 
     def position(self, index: int) -> int:
-        """What the scheduler calls the element of that index."""
+        """Find the position of an element by its index."""
         return self._positions.get(index, index)

@@ -1,4 +1,4 @@
-"""Programs of schedulers: run with a bound on their time; submitting ones outlive us."""
+"""Runs the programs of schedulers with a time limit; submitting programs outlive fractale."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ class Programs:
     """The programs on the PATH of an environment, run with it.
 
     Args:
-        seconds: How long one may take to answer.
+        seconds: Time limit of one program, in seconds.
     """
 
     environment: Mapping[str, str]
     seconds: float = ANSWER_SECONDS
 
     def which(self, name: str) -> str | None:
-        """Where a program is."""
+        """Find the path of a program; None if it is not on the PATH."""
         return shutil.which(name, path=self.environment.get("PATH", ""))
 
     def path(self, name: str) -> str:
-        """Where a program is.
+        """Find the path of a program.
 
         Raises:
-            DependencyMissing: It is not on the PATH.
+            DependencyMissing: The program is not on the PATH.
         """
         if found := self.which(name):
             return found
@@ -50,15 +50,15 @@ class Programs:
         )
 
     async def run(self, *words: str, more: Mapping[str, str] | None = None) -> ProgramResult:
-        """Run a program that only asks, or that may be run again.
+        """Run a program that only reads, or that may be run again.
 
         Args:
-            words: Its name and its arguments.
-            more: Set in its environment, too.
+            words: The program's name and its arguments.
+            more: Variables added to the environment.
 
         Raises:
-            DependencyMissing: It is not on the PATH.
-            SchedulerUnavailable: It does not answer in time.
+            DependencyMissing: The program is not on the PATH.
+            SchedulerUnavailable: The program does not answer in time.
         """
         program = self.path(words[0])
         try:
@@ -73,7 +73,7 @@ class Programs:
             ) from error
 
     def glance(self, *words: str) -> ProgramResult:
-        """Run a program that only asks, for a few seconds at most. Never raises."""
+        """Run a program that only reads, for a few seconds at most. Never raises."""
         try:
             process = subprocess.Popen(  # noqa: S603 - a scheduler's own program
                 [self.path(words[0]), *words[1:]],
@@ -97,14 +97,14 @@ class Programs:
     async def submit(
         self, folder: JobFolder, lock: int, *words: str, stdin: Path | None = None
     ) -> ProgramResult:
-        """Run a program that submits. It is never ended by us: then nobody knew what it did.
+        """Run a program that submits. fractale never ends it, because its outcome would be unknown.
 
-        What it says goes into the job's folder, and it holds the folder's lock: if we are killed,
-        whoever comes next waits for it, and reads what it said.
+        The program's output goes to the job's directory, and the program holds the directory's
+        lock. If fractale is killed, the next process waits for the program and reads its output.
 
         Raises:
-            DependencyMissing: It is not on the PATH.
-            SchedulerUnavailable: It takes longer than programs may; it goes on.
+            DependencyMissing: The program is not on the PATH.
+            SchedulerUnavailable: The program exceeds the time limit, and keeps running.
         """
         program = self.path(words[0])
         with contextlib.ExitStack() as files:

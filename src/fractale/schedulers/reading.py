@@ -1,4 +1,4 @@
-"""What the readers and writers of directives share: words, drafts of directives, amounts."""
+"""Shared by the readers and writers of directives: words, drafts of directives, amounts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fractale.schedulers.script import Directive, Reading, Remark
 
 @dataclass(slots=True, kw_only=True)
 class Draft:
-    """A directive while its script is read.
+    """A directive while fractale reads its script.
 
     Args:
-        fields: The fields of a `Request` that it sets; with their values as long as these matter.
+        fields: The fields of a `Request` that it sets, with their values while these matter.
         invalid: Why the scheduler refuses it.
-        untold: What of it no field says.
+        untold: The parts that no field can express.
     """
 
     line: int
@@ -32,7 +32,7 @@ class Draft:
     untold: list[str] = field(default_factory=list[str])
 
     def sets(self, *names: str) -> None:
-        """Say that it sets these fields, too, whatever their values are."""
+        """Record that the directive also sets these fields, whatever their values."""
         for name in names:
             self.fields.setdefault(name)
 
@@ -42,12 +42,12 @@ class Draft:
         readers: Mapping[str, Callable[[str], Said]],
         reasons: Mapping[str, str],
     ) -> None:
-        """Read the value, unless the option is refused already.
+        """Read the value, unless the option is already refused.
 
         Args:
-            program: Whose option it is, in texts: ``sbatch``.
-            readers: Option → what its value says; ValueError for a value that is refused.
-            reasons: Option → why no field says it, for options without a reader.
+            program: Name of the program with the option, for texts: ``sbatch``.
+            readers: Option → reader of its value; raises ValueError for a refused value.
+            reasons: Option → why no field can express it, for options without a reader.
         """
         if self.invalid:
             return
@@ -63,16 +63,16 @@ class Draft:
             self.untold = [reason] if reason else self.untold or [f"only {program} has this option"]
 
     def replace(self, later: Draft) -> None:
-        """Say that a later directive of the same option counts in place of this one."""
+        """Record that a later directive of the same option replaces this directive."""
         self.fields = dict.fromkeys(later.fields)
         self.untold = [] if self.fields else self.untold or ["a later line replaces it"]
 
     def done(self, program: str, sets: frozenset[str] | None = None) -> Directive:
-        """The directive, when all lines are read.
+        """Make the directive, after all lines were read.
 
         Args:
-            program: What refuses an invalid one: ``qsub``.
-            sets: The fields that say all of it; None: its own, as far as it has them.
+            program: Name of the program that refuses an invalid directive: ``qsub``.
+            sets: The fields that express all of it; None: its own fields, as far as it has any.
         """
         untold = [f"{program} refuses it: {self.invalid}"] if self.invalid else self.untold
         if not untold and not self.fields:
@@ -89,7 +89,7 @@ class Draft:
 
 
 class Gathered:
-    """What a reader has found so far: fields of a request, directives, remarks."""
+    """The result of a reader so far: fields of a request, directives, remarks."""
 
     def __init__(self) -> None:
         self.fields: dict[str, Any] = {}
@@ -105,39 +105,38 @@ class Gathered:
         return draft
 
     def set(self, draft: Draft, **fields: Any) -> None:
-        """Set fields of the request."""
         for name, value in fields.items():
             if value is not None and value != ():
                 self.fields[name] = value
                 draft.fields[name] = value
 
     def again(self, before: Draft | None, now: Draft) -> None:
-        """Say that an option is there again, and that the last one counts."""
+        """Record that an option is repeated, and that its last directive counts."""
         if before is not None:
             self._again.append((before, now))
 
     def _settle_again(self) -> None:
-        """Say of each directive that another one replaces what that one says."""
+        """Mark each directive whose whole content a later directive replaces."""
         for before, now in reversed(self._again):
             if not (before.fields or before.untold or before.invalid):
                 before.sets(*now.fields)
                 before.untold += [] if now.fields else [f"line {now.line} replaces it"]
 
     def remark(self, draft: Draft, why: str) -> None:
-        """Say something about a directive."""
+        """Add a remark on a directive."""
         remark = Remark(line=draft.line, text=draft.text, why=why)
         if remark not in self.remarks:
             self.remarks.append(remark)
 
     def refuse(self, line: int, text: str, why: str) -> None:
-        """Say that the scheduler refuses the script."""
+        """Record that the scheduler refuses the script."""
         self.invalid.append(Remark(line=line, text=text, why=why))
 
     def reading(self, program: str, lines: Collection[int]) -> Reading:
-        """What was found, when all lines are read.
+        """Make the reading, after all lines were read.
 
         Args:
-            program: What refuses an invalid directive: ``qsub``.
+            program: Name of the program that refuses an invalid directive: ``qsub``.
             lines: Numbers of the lines that are directives.
         """
         self._settle_again()
@@ -154,14 +153,14 @@ _SPECIAL: Final = re.compile(r"[\"'\\#]")
 
 
 def joined(lines: Sequence[str], number: int, text: str) -> tuple[str, int]:
-    """A directive with the lines that go on after its backslash.
+    """Join a directive with its continuation lines, after backslashes.
 
     Args:
-        number: Of its first line, from 1.
-        text: That line without the mark.
+        number: Number of its first line, from 1.
+        text: The first line without the mark.
 
     Returns:
-        The text, and the number of its last line.
+        The text, and the number of the directive's last line.
     """
     while text.endswith("\\") and number < len(lines):
         text = text[:-1] + lines[number]
@@ -170,13 +169,13 @@ def joined(lines: Sequence[str], number: int, text: str) -> tuple[str, int]:
 
 
 def split_words(text: str, *, comments: bool, escapes: bool = True) -> tuple[list[str], str]:
-    """Words of a directive line, and the quote that is not closed (empty if all are).
+    """Split a directive line into words; also returns an unclosed quote (empty if all are closed).
 
-    Quotes of both kinds group, also in the middle of a word; what is in them is kept as it is.
+    Single and double quotes group, also in the middle of a word. Quoted text is kept unchanged.
 
     Args:
         comments: Whether a word that begins with ``#`` ends the line.
-        escapes: Whether a backslash outside quotes keeps the next letter as it is.
+        escapes: Whether a backslash outside quotes escapes the next letter.
     """
     if not _SPECIAL.search(text):
         return text.split(), ""
@@ -218,7 +217,7 @@ BURST_BUFFER: Final = "storage for the job (a burst buffer), or files copied to 
 
 
 def burst_buffers(lines: Sequence[str]) -> Iterable[tuple[int, str]]:
-    """Number and text of the `#BB` and `#DW` lines above the first command.
+    """Yield number and text of the `#BB` and `#DW` lines above the first command.
 
     Plugins read them: Slurm's burst_buffer.conf(5), DataWarp's of PBS.
     """
@@ -233,7 +232,7 @@ EVENTS = ("begin", "end", "fail")
 
 
 def events(found: Iterable[str]) -> tuple[str, ...]:
-    """Events that mail is sent on, each once, in one order."""
+    """List the events that send mail, each once, in a fixed order."""
     every = set(found)
     return tuple(each for each in EVENTS if each in every)
 
@@ -242,10 +241,10 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./:%,=+@^~-]+")
 
 
 def quoted(word: str) -> str | None:
-    """A word as `split_words` reads it back, in quotes if need be; None if no quotes can hold it.
+    """Quote a word for `split_words`, if necessary; None if no quotes can hold it.
 
-    That is without escapes: a value with both kinds of quotes, or with a line break, cannot be
-    written in one directive of LSF.
+    There are no escapes. A value with both kinds of quotes, or with a line break, does not fit into
+    one directive of LSF.
     """
     if _PLAIN.fullmatch(word):
         return word
@@ -262,13 +261,13 @@ _QUOTE: Final = re.compile(r"[\"']")
 
 
 def listed(variables: Iterable[str], breaks: str) -> tuple[list[str], dict[str, str]]:
-    """Variables as a list of ``NAME=value`` has them, whose reader takes all quotes away.
+    """Write variables as a list of ``NAME=value``, for a reader that removes all quotes.
 
     Args:
-        breaks: A pattern: a value with this in it needs quotes.
+        breaks: A pattern: a value that matches needs quotes.
 
     Returns:
-        The words, and the field with why some are not among them, if so.
+        The words, and the field `variables` with the reason if some variables are missing.
     """
     found, lost = list[str](), dict[str, str]()
     for each in variables:
@@ -282,10 +281,10 @@ def listed(variables: Iterable[str], breaks: str) -> tuple[list[str], dict[str, 
 
 
 def whole(text: str, what: str, least: int = 1) -> int:
-    """A whole number.
+    """Read a whole number.
 
     Raises:
-        ValueError: The text is none, or less than `least`.
+        ValueError: The text is not a whole number, or is less than `least`.
     """
     if not (text.isascii() and text.isdecimal()) or len(text) > 12 or int(text) < least:
         raise ValueError(f"`{text}` is not a whole number of {what} from {least}")
@@ -303,19 +302,19 @@ def needed(option: str, value: str) -> None:
 
 
 def amount(count: int, units: Iterable[tuple[str, int]]) -> str:
-    """A count in the largest unit that gives a whole number."""
+    """Write a count in the largest unit that gives a whole number."""
     name, size = next((name, size) for name, size in units if count % size == 0)
     return f"{count // size}{name}"
 
 
 def even(total: int, parts: int) -> list[tuple[int, int]]:
-    """A total over parts as evenly as whole numbers can: how many parts, and how much each."""
+    """Divide a total over parts as evenly as possible: how many parts, and how much each."""
     less, more = divmod(total, parts)
     return [(n, each) for n, each in ((more, less + 1), (parts - more, less)) if n]
 
 
 def slip(name: str, known: Collection[str]) -> str | None:
-    """The known name that this is a misspelling of: one letter more, less, other or swapped."""
+    """Find the known name that this one misspells: one letter more, less, other or swapped."""
     if name in known or len(name) < 4:
         return None
     return next((each for each in known if len(each) > 3 and _one_apart(name, each)), None)
@@ -337,7 +336,7 @@ def _one_apart(one: str, other: str) -> bool:
 
 
 def contradictions(request: Request, chunks: Sequence[Chunk], nodes: int | None) -> dict[str, str]:
-    """Sizes of a request that chunks do not say, and why."""
+    """Find sizes of a request that its chunks do not express: field → reason."""
     lost: dict[str, str] = {}
     got = Request(chunks=tuple(chunks), place=None).totals()
     many = nodes or 0
@@ -372,5 +371,5 @@ def contradictions(request: Request, chunks: Sequence[Chunk], nodes: int | None)
 
 
 def rounded(seconds: float, unit: int) -> int:
-    """Seconds in whole units, rounded up."""
+    """Convert seconds to whole units, rounded up."""
     return math.ceil(seconds / unit)

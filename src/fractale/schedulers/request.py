@@ -1,4 +1,4 @@
-"""What a batch job asks for, in words of no scheduler."""
+"""The request of a batch job, in terms that are independent of the scheduler."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SIZES: Final = frozenset(
         *("gpus", "gpus_per_node", "gpus_per_task"),
     }
 )
-"""Fields that say how large the job is."""
+"""Fields that set the size of the job."""
 
 GRAVE: Final = (SIZES - {"most_nodes"}) | {"array", "dependencies", "components"}
 """Fields without which a translation does not do the work of the original.
 
-Of a range of nodes the least number does the work, so that `most_nodes` is not among them.
+`most_nodes` is not among them, because the least number of a range of nodes is enough for the work.
 """
 
 
@@ -34,11 +34,11 @@ class Chunk:
     """Resources that stay together on one host; several chunks may share a host.
 
     Args:
-        count: How many of this kind.
-        tasks: MPI processes in each.
-        memory: In bytes, in each.
-        threads: OpenMP threads of each task.
-        other: What else it names, as written: ``model=rome``.
+        count: Number of chunks of this kind.
+        tasks: MPI processes per chunk.
+        memory: Memory per chunk, in bytes.
+        threads: OpenMP threads per task.
+        other: Other resources, as written: ``model=rome``.
     """
 
     count: int = 1
@@ -72,7 +72,7 @@ class Array:
     """The indices of a job array.
 
     Args:
-        most: How many elements may run at a time; None for any number.
+        most: The most elements that may run at a time; None without a limit.
     """
 
     spans: tuple[Span, ...]
@@ -80,21 +80,21 @@ class Array:
 
     @property
     def indices(self) -> tuple[int, ...]:
-        """Each index once, in order."""
+        """All indices, each once, in order."""
         return tuple(sorted({index for span in self.spans for index in span}))
 
     @property
     def size(self) -> int:
-        """How many indices the spans have, those twice that two of them share."""
+        """Number of indices in all spans; an index in two spans counts twice."""
         return sum((span.last - span.first) // span.step + 1 for span in self.spans)
 
     def __str__(self) -> str:
-        """As Slurm and plans write it: ``1-10:2,15%4``."""
+        """Write the array as Slurm and plans do: ``1-10:2,15%4``."""
         return ",".join(map(str, self.spans)) + (f"%{self.most}" if self.most else "")
 
     @classmethod
     def of(cls, indices: Iterable[int], most: int | None = None) -> Array:
-        """The array of these indices, in as few spans of neighbors as there are."""
+        """Make the array of these indices, with as few spans of neighbors as possible."""
         spans: list[Span] = []
         for index in sorted(set(indices)):
             if spans and spans[-1].last == index - 1:
@@ -105,10 +105,10 @@ class Array:
 
     @classmethod
     def parse(cls, text: str) -> Array:
-        """An array from ``1-10:2,15%4``.
+        """Parse an array from ``1-10:2,15%4``.
 
         Raises:
-            ValueError: The text is none, or has more than 100,000 indices.
+            ValueError: The text is not an array, or has more than 100,000 indices.
         """
         body, percent, most = text.strip().partition("%")
         spans: list[Span] = []
@@ -135,10 +135,10 @@ MOST_ELEMENTS: Final = 100_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dependency:
-    """That a job waits for others.
+    """A dependency of a job on other jobs.
 
     Args:
-        jobs: Ids, as the scheduler of the script writes them; none for ``singleton``.
+        jobs: Ids, as the script's scheduler writes them; empty for ``singleton``.
     """
 
     kind: DependencyKind
@@ -147,33 +147,33 @@ class Dependency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What a batch job asks for; None (or an empty tuple) where it says nothing.
+    """The request of a batch job; None (or an empty tuple) means unspecified.
 
-    File names hold the marks ``{{id}}`` (job), ``{{array_id}}`` (of the whole array),
-    ``{{index}}`` (in the array), ``{{name}}``, ``{{user}}``, ``{{host}}``, ``{{node}}`` (number of
-    the node), ``{{task}}`` (rank); a literal ``{{`` does not occur.
+    File names have marks: ``{{id}}`` (job), ``{{array_id}}`` (whole array), ``{{index}}`` (in the
+    array), ``{{name}}``, ``{{user}}``, ``{{host}}``, ``{{node}}`` (number of the node) and
+    ``{{task}}`` (rank). A literal ``{{`` does not occur.
 
     Args:
-        queues: Queues or partitions; more than one where the scheduler may choose.
-        server: Of another cluster or server (``-M`` of Slurm, ``queue@server`` of PBS).
-        seconds: Wall time; infinity for a limit that is turned off.
+        queues: Queues or partitions; several if the scheduler may choose.
+        server: Name of another cluster or server (``-M`` of Slurm, ``queue@server`` of PBS).
+        seconds: Wall time; infinity if the script turns the limit off.
         begin: ``2026-11-30T12:00`` (local time) or ``+3600`` (seconds from submission).
-        output, error: File names; a name that ends with ``/`` is a folder, into which the
-            scheduler writes a file of the name that it gives.
+        output, error: File names. A name that ends with ``/`` is a directory, and the scheduler
+            chooses the name of the file in it.
         join: Whether stderr goes into stdout's file.
-        append: Whether a file that is there is appended to (True) or overwritten (False).
+        append: Whether to append to an existing file (True) or to overwrite it (False).
         mail_on: ``begin``, ``end``, ``fail``, ``requeue`` and the like, in lower case; ``none``.
-        export: Whether the submitting shell's whole environment is handed on.
-        variables: ``NAME`` or ``NAME=value``, handed on or set.
-        most_nodes: Of a range; `nodes` is its least.
-        tasks: In all, as `gpus` and `memory`.
-        memory: In bytes, as the other amounts of memory; 0: all that each node has.
+        export: Whether the job gets the submitting shell's whole environment.
+        variables: ``NAME`` (passed on) or ``NAME=value`` (set).
+        most_nodes: The upper limit of a range; `nodes` is the lower limit.
+        tasks: Total number, like `gpus` and `memory`.
+        memory: In bytes, as all amounts of memory; 0: all memory of each node.
         gpu_kind: Such as ``a100``.
-        chunks: As PBS's ``select`` has them. A reader sets them where it sets the other sizes
-            from them, too, as far as these can say the same.
+        chunks: As in PBS's ``select``. A reader that sets them also sets the other sizes from them,
+            as far as these can express the same.
         place: How chunks are spread over hosts.
         components: More than one: parts of a heterogeneous job, as text.
-        signal: As ``USR1@60``: so many seconds before the end.
+        signal: Such as ``USR1@60``: the signal, and the seconds before the end.
         other: Resources and settings that other schedulers may know: ``name=amount``, as written;
             a generic resource of Slurm as ``gres/lscratch=100``.
     """
@@ -228,12 +228,12 @@ class Request:
     other: tuple[str, ...] = ()
 
     def said(self) -> dict[str, Any]:
-        """The fields about which something is said."""
+        """The fields that are set → their values."""
         found = zip(_FIELDS, _values(self), strict=True)
         return {name: value for name, value in found if value is not None and value != ()}
 
     def totals(self) -> Totals:
-        """What the whole job asks for, with the default of every scheduler: one task, one core."""
+        """The totals of the job, with the default of every scheduler: one task, one core."""
         if self.chunks:
             return self._totals_of_chunks()
         nodes, tasks = self.nodes, self.tasks
@@ -279,11 +279,11 @@ _values: Final = operator.attrgetter(*_FIELDS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """What a whole job asks for; of an array, each element.
+    """The sizes of a whole job; of an array, the sizes per element.
 
     Args:
-        nodes: None where the scheduler may choose.
-        memory: In bytes; 0 where nothing is said.
+        nodes: None if the scheduler may choose.
+        memory: In bytes; 0 if unspecified.
     """
 
     nodes: int | None
@@ -293,7 +293,6 @@ class Totals:
     memory: int
 
     def as_dict(self) -> Mapping[str, int | None]:
-        """The totals as JSON."""
         return dataclasses.asdict(self)
 
 
@@ -302,8 +301,8 @@ class Flat:
     """A request without chunks, for schedulers that have none.
 
     Args:
-        lost: Field → what of the chunks its other sizes cannot say.
-        notes: What they say otherwise, in a sentence each.
+        lost: Field → the part of the chunks that the other sizes cannot express.
+        notes: Differences in meaning, one sentence each.
     """
 
     request: Request
@@ -312,7 +311,7 @@ class Flat:
 
 
 def flat(request: Request) -> Flat:
-    """Say the chunks of a request, and how they are placed, by its other sizes."""
+    """Express the chunks of a request, and their placement, by its other sizes."""
     if not request.chunks and request.place is None:
         return Flat(request=request, lost={}, notes=())
     if not request.chunks:
@@ -334,7 +333,7 @@ def flat(request: Request) -> Flat:
 ALL_MEMORY: Final = "0 is all the memory of each node: write how much that is"
 
 MEMORY: Final = frozenset({"memory", "memory_per_node", "memory_per_core", "memory_per_gpu"})
-"""Fields that say how much memory the job needs."""
+"""Fields that set the memory of the job."""
 
 
 def _sizes_of_chunks(
@@ -381,11 +380,11 @@ def _cores_of_chunks(
         sizes["cores_per_node"] = cores // nodes
     else:
         most = sizes["cores_per_task"] = math.ceil(max(each))
-        told = " and ".join(
+        described = " and ".join(
             f"{chunk.count} of {chunk.cores or 1} cores for {chunk.tasks or 1} tasks"
             for chunk in chunks
         )
-        lost["chunks"] = f"{told}: they become {tasks} tasks of {most} cores each"
+        lost["chunks"] = f"{described}: they become {tasks} tasks of {most} cores each"
 
 
 def _gpus_of_chunks(
@@ -426,11 +425,11 @@ def write_name(
     """Write a file name of a request with a scheduler's own marks.
 
     Args:
-        marks: Mark without braces → what the scheduler writes for it.
-        literal: How the scheduler writes what is no mark.
+        marks: Mark without braces → the scheduler's own mark.
+        literal: Escapes the text between marks for the scheduler.
 
     Returns:
-        The name, and the marks that the scheduler has not: they are left out.
+        The name without the marks that the scheduler lacks, and these marks.
     """
     parts = _MARK.split(name)
     missing = tuple(mark for mark in parts[1::2] if mark not in marks)
@@ -439,13 +438,13 @@ def write_name(
 
 
 def in_folder(folder: str, stream: Literal["o", "e"], *, array: bool) -> str:
-    """The file that a scheduler writes into a folder: ``NAME.oID``, of an array with its index."""
+    """The file that a scheduler writes into a directory: ``NAME.oID``, in arrays with the index."""
     ids = "{{array_id}}.{{index}}" if array else "{{id}}"
     return f"{folder}{{{{name}}}}.{stream}{ids}"
 
 
 def take_broken(said: dict[str, Any]) -> dict[str, str]:
-    """Take the fields whose text has several lines away: no directive line can say it.
+    """Remove the fields whose text has several lines, because no directive line can hold it.
 
     Returns:
         Field → why it is lost.
@@ -462,7 +461,7 @@ def take_broken(said: dict[str, Any]) -> dict[str, str]:
 
 
 def join_dependencies(dependencies: Iterable[Dependency]) -> tuple[Dependency, ...]:
-    """The same with one dependency for neighbors of one kind."""
+    """Merge neighboring dependencies of the same kind."""
     joined: list[Dependency] = []
     for each in dependencies:
         if joined and joined[-1].kind == each.kind:
@@ -474,6 +473,6 @@ def join_dependencies(dependencies: Iterable[Dependency]) -> tuple[Dependency, .
 
 
 def split_hosts(text: str) -> tuple[str, ...]:
-    """The names in ``n[1-4,7],login1``, those with brackets in one piece."""
+    """Split ``n[1-4,7],login1`` into names; a name with brackets stays in one piece."""
     found = (each.strip() for each in re.findall(r"(?:[^,\[\]]|\[[^\]]*\])+", text))
     return tuple(each for each in found if each)

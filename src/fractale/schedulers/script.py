@@ -1,4 +1,4 @@
-"""A batch script, taken apart as its scheduler reads it."""
+"""A parsed batch script, in the way that its scheduler reads it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from fractale.schedulers.shell import shell_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Directive:
-    """One option of one directive line.
+    """One option of a directive line.
 
     Args:
-        line: From 1.
-        option: Its long name, or its letter where it has none; as written where the scheduler
-            knows no such option.
-        text: As it stands in the script, without the mark.
+        line: Number of the line, from 1.
+        option: Its long name, or its letter without a long name; as written if the scheduler does
+            not know the option.
+        text: The option as written in the script, without the mark.
         sets: The fields of the `Request` that it sets.
-        invalid: Why the scheduler refuses it; empty where it does not.
-        untold: What of it no field of a `Request` can say: "" where the fields say all of it.
-            Whoever translates the script tells this as a loss.
+        invalid: Why the scheduler refuses it; empty if it is valid.
+        untold: The part that no field of a `Request` can express; empty if the fields express all.
+            A translation reports this part as a loss.
     """
 
     line: int
@@ -34,7 +34,7 @@ class Directive:
     untold: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """The directive as JSON, without empty parts."""
+        """Make JSON of the directive, without empty parts."""
         found: dict[str, Any] = {
             name: getattr(self, name)
             for name in ("line", "option", "value", "text", "invalid", "untold")
@@ -45,12 +45,12 @@ class Directive:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remark:
-    """Something that a person should know about a line.
+    """A note for the user about a line.
 
     Args:
         line: From 1; 0 for the script as a whole.
         text: The line, or the part of it.
-        why: What is to be known, in a sentence without a capital letter.
+        why: The note, as a sentence without a capital letter.
     """
 
     line: int
@@ -65,14 +65,14 @@ class Remark:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """Something that a script asks for and its translation does not.
+    """A part of a script's request that its translation lacks.
 
     Args:
-        line: Of the original, from 1; 0 where it is of no line.
+        line: Number of the line in the original, from 1; 0 without a line.
         text: The directive as written.
-        what: The field of `Request` that is lost; empty for what has no field.
-        why: In a few words.
-        about: The field that its directive is about, though no field could be read of it.
+        what: The lost field of `Request`; empty for a part without a field.
+        why: The reason, in a few words.
+        about: The field that the directive is about, even if fractale could not read it.
     """
 
     line: int
@@ -83,7 +83,7 @@ class Loss:
 
     @property
     def grave(self) -> bool:
-        """Whether the translation does not do the work of the original without it."""
+        """Whether the translation cannot do the work of the original without it."""
         return self.what in GRAVE or self.about in GRAVE
 
     def __str__(self) -> str:
@@ -93,16 +93,17 @@ class Loss:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What a dialect reads in the lines of a script.
+    """The content of a script's lines, as a dialect reads them.
 
     Args:
         directives: In file order.
-        lines: Numbers (from 1) of the lines that are directives, and go when it is translated.
-        request: What they ask for, the last of several directives for one field counting as the
-            scheduler has it.
-        invalid: What makes the scheduler refuse the script, beside the directives' own `invalid`.
-        remarks: What the scheduler does with it that a person may not expect, such as a directive
-            below the first command that it passes over.
+        lines: Numbers (from 1) of the directive lines, which a translation replaces.
+        request: The request of all directives. If several directives set one field, the last counts
+            as it does for the scheduler.
+        invalid: Reasons why the scheduler refuses the script, besides the directives' own
+            `invalid`.
+        remarks: Unexpected effects, such as a directive below the first command that the scheduler
+            ignores.
     """
 
     directives: tuple[Directive, ...]
@@ -114,12 +115,12 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """A request in the words of a dialect.
+    """A request written in a dialect.
 
     Args:
-        lines: Directives without their mark, each one option, quoted as the scheduler reads it.
-        lost: Field of the request → why it cannot be said, or not in whole.
-        notes: What the words say otherwise than the original, in a sentence each.
+        lines: Directives without their mark, one option each, quoted for the scheduler.
+        lost: Field of the request → why the dialect cannot express it, or not all of it.
+        notes: Differences in meaning from the original, one sentence each.
     """
 
     lines: tuple[str, ...]
@@ -128,60 +129,60 @@ class Written:
 
 
 class Dialect(Protocol):
-    """How one scheduler's scripts are read and written: `DIALECT` in its home's `directives`."""
+    """A reader and writer of one scheduler's scripts: `DIALECT` in its package's `directives`."""
 
     @property
     def name(self) -> str:
-        """``slurm`` and the like."""
+        """The scheduler's name in settings, such as ``slurm``."""
         ...
 
     @property
     def title(self) -> str:
-        """What people call it."""
+        """The scheduler's name for users."""
         ...
 
     @property
     def mark(self) -> str:
-        """What its directive lines begin with, as fractale writes them: ``#SBATCH``."""
+        """The beginning of a directive line, as fractale writes it: ``#SBATCH``."""
         ...
 
     @property
     def defaults(self) -> Request:
-        """What a job has that says nothing about it, as far as that is the same at every site."""
+        """The request of a job without directives, as far as every site has the same defaults."""
         ...
 
     @property
     def slots(self) -> bool:
-        """Whether its tasks are slots: room for any number of processes, started by the body."""
+        """Whether its tasks are slots, in which the body may start any number of processes."""
         ...
 
     @property
     def guard(self) -> str:
-        """The option that keeps it from reading other schedulers' lines; empty if it reads none."""
+        """The option that makes it ignore other schedulers' lines; empty if it does so anyway."""
         ...
 
     @property
     def against_dos(self) -> str:
-        """Why it refuses a script whose lines end as on DOS; empty if it reads one."""
+        """Why it refuses a script with DOS line ends; empty if it accepts them."""
         ...
 
     def is_directive(self, line: str) -> bool:
-        """Whether a line has the form of its directives, wherever it stands."""
+        """Whether a line has the form of a directive, anywhere in the script."""
         ...
 
     def about(self, directive: Directive) -> str:
-        """The field that a directive is about, also if it could not be read.
+        """Find the field that a directive is about, even if the directive is not readable.
 
-        Told of arrays, dependencies and sizes; empty for all else.
+        Only for arrays, dependencies and sizes; empty for all other fields.
         """
         ...
 
     def read(self, lines: Sequence[str]) -> Reading:
-        """Read a script's lines, whatever is in them: what is wrong is in the answer."""
+        """Read a script's lines, whatever they contain; faults are in the result."""
         ...
 
     def write(self, request: Request) -> Written:
-        """Write a request; every field that it says is in the lines or in `lost`."""
+        """Write a request; each of its fields is in the lines or in `lost`."""
         ...
 
 
@@ -190,7 +191,7 @@ class Script:
     """A batch script.
 
     Args:
-        scheduler: Whose it is.
+        scheduler: Name of its scheduler.
         shebang: The first line if it begins with ``#!``, else empty.
         lines: All lines.
     """
@@ -202,12 +203,12 @@ class Script:
 
     @property
     def request(self) -> Request:
-        """What its directives ask for."""
+        """The request of its directives."""
         return self.reading.request
 
     @property
     def shell(self) -> str | None:
-        """The program that reads its commands; None if its scheduler starts no such script."""
+        """The program that reads its commands; None if its scheduler refuses such a script."""
         return shell_of(self.shebang, self.scheduler, self.request.shell)
 
     @property
@@ -221,7 +222,7 @@ class Script:
 
     @property
     def invalid(self) -> tuple[Remark, ...]:
-        """Why its scheduler refuses it, as far as its lines show; empty if nothing does."""
+        """Why its scheduler refuses it, as far as its lines show; empty if they show no fault."""
         own = (
             Remark(line=each.line, text=each.text, why=each.invalid)
             for each in self.reading.directives

@@ -1,7 +1,7 @@
-"""Which program reads a script's commands, and whether it can read them.
+"""Finds the program that reads a script's commands, and checks the syntax with it.
 
-A syntax check parses, and never runs. Each shell's own ``-n`` is asked: bash says nothing about
-the syntax of zsh or csh.
+A syntax check only parses, and never runs. Each shell checks its own scripts with ``-n``, because
+bash cannot judge the syntax of zsh or csh.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 POSIX: Final = frozenset({"sh", "bash", "dash", "ash", "ksh", "ksh93", "mksh", "pdksh", "zsh"})
-"""Shells whose words, quotes and expansions are those of ``sh``."""
+"""Shells with the words, quotes and expansions of ``sh``."""
 
 CSH: Final = frozenset({"csh", "tcsh"})
 
@@ -25,16 +25,16 @@ CHECK_SECONDS: Final = 10.0
 def shell_of(
     shebang: str, scheduler: str, asked: str | None = None, *, login: str = "bash"
 ) -> str | None:
-    """The program that reads a script's commands: ``bash``, ``tcsh``, ``python3``.
+    """Find the program that reads a script's commands: ``bash``, ``tcsh``, ``python3``.
 
     Args:
         shebang: The first line if it begins with ``#!``, else empty.
-        asked: What a directive asks for: ``-S /bin/csh`` of PBS, ``-L`` of LSF. It counts before
-            the shebang for PBS, which starts that shell with the script as its input.
-        login: The login shell, which PBS takes for a script without either.
+        asked: Shell of a directive: ``-S /bin/csh`` of PBS, ``-L`` of LSF. For PBS it precedes the
+            shebang, because PBS starts that shell with the script as its input.
+        login: The login shell, which PBS uses for a script without either.
 
     Returns:
-        Its name without a path; None if the scheduler starts no script without a shebang.
+        The program's name without a path; None if the scheduler needs a shebang.
     """
     if scheduler == "pbs" and asked:
         return _name(asked)
@@ -57,19 +57,19 @@ def _interpreter(shebang: str) -> str:
 
 
 def _name(path: str) -> str:
-    """The program of a path, of the first host's if several are named (``/bin/sh@host``)."""
+    """The program of a path; of several (``/bin/sh@host``), the first host's program."""
     return path.strip().split(",")[0].split("@")[0].rpartition("/")[2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyntaxCheck:
-    """What a shell says about the syntax of a script.
+    """A shell's judgment of the syntax of a script.
 
     Args:
-        shell: Which one it is for.
-        errors: What it refuses.
-        warnings: What it remarks on, and reads all the same.
-        skipped: Why nothing was checked; empty if it was.
+        shell: Name of the shell.
+        errors: Faults that the shell refuses.
+        warnings: Faults that the shell accepts, but warns of.
+        skipped: Why the check was skipped; empty if it was made.
     """
 
     shell: str
@@ -79,12 +79,12 @@ class SyntaxCheck:
 
 
 def check_syntax(script: str, shell: str | None, *, path: str | None = None) -> SyntaxCheck:
-    """Ask a script's own shell whether it can read it.
+    """Let a script's own shell check its syntax.
 
     Args:
         script: The text; it is parsed, never run.
-        shell: As `shell_of` says; None for a script that no scheduler starts.
-        path: Where programs are looked for; None: the PATH.
+        shell: As `shell_of` returns it; None for a script that no scheduler starts.
+        path: Search path for programs; None: the PATH.
     """
     if shell is None:
         return SyntaxCheck(shell="", skipped="the script does not begin with #!")
@@ -94,7 +94,7 @@ def check_syntax(script: str, shell: str | None, *, path: str | None = None) -> 
     if program is None:
         return SyntaxCheck(shell=shell, skipped=f"there is no `{shell}` here to check it with")
     try:
-        # csh's -f: without the user's start-up files.
+        # With -f, csh skips the user's start-up files.
         options = ["-fn"] if shell in CSH else ["-n"]
         ran = subprocess.run(  # noqa: S603 - a shell by its name; the script is only parsed
             [program, *options],

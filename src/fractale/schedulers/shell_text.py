@@ -1,9 +1,8 @@
-"""The commands, variables and comments in the text of a shell script.
+"""Finds commands, variables and comments in the text of a shell script.
 
-This is not a shell: it finds where words, expansions, comments and here-documents begin and end,
-as POSIX's "Shell Command Language" has them (2.2 quoting, 2.6 expansions, 2.7.4 here-documents),
-so that a word can be replaced and all else stays as it is. Text that no shell would read gives
-some answer, and no error.
+This is not a shell: it finds the bounds of words, expansions, comments and here-documents, as in
+POSIX's "Shell Command Language" (2.2 quoting, 2.6 expansions, 2.7.4 here-documents). So a caller
+can replace a word and keep all other text. Invalid text gives some result, and never an error.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ _COMPLETE: Final = re.compile(
     """,
     re.VERBOSE,
 )
-"""Lines after which no quote, substitution or here-document is open."""
+"""Lines that leave no quote, substitution or here-document open."""
 _QUOTED: Final = re.compile(r'[^"\\$`]+|\\[\s\S]?|["$`]')
 _INNER: Final = re.compile(r"[^}'\"\\$`]+|\\[\s\S]?|'[^']*(?:'|\Z)|[}\"$`]")
 _ARITHMETIC: Final = re.compile(r"[^()$`A-Za-z_0-9]+|[A-Za-z_]\w*|\d\w*|[()$`]")
@@ -60,16 +59,16 @@ _BRACED: Final = re.compile(r"\$\{([#!]?)([A-Za-z_]\w*)")
 _CSH: Final = re.compile(r"\$[?#]([A-Za-z_]\w*)")
 _DELIMITER: Final = re.compile(r"[ \t]*((?:'[^'\n]*'|\"[^\"\n]*\"|\\.|[^\s;&|()<>'\"\\])+)")
 _DEEPEST: Final = 60
-"""Substitutions in substitutions; deeper ones are read as if they were not."""
+"""The deepest nesting of substitutions; deeper ones are read as plain text."""
 _KEYWORDS: Final = frozenset({"if", "then", "else", "elif", "do", "while", "until", "{", "!"})
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word of a command: where it begins and ends.
+    """A word of a command, by its bounds in the text.
 
     Args:
-        redirect: Whether it is the file of a redirection.
+        redirect: Whether the word is the file of a redirection.
     """
 
     start: int
@@ -82,8 +81,8 @@ class Command:
     """A simple command.
 
     Args:
-        piped: Whether another command reads what it writes.
-        depth: In how many command substitutions and subshells it stands.
+        piped: Whether another command reads its output.
+        depth: Number of command substitutions and subshells around it.
     """
 
     words: list[Word]
@@ -93,13 +92,13 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A variable that is expanded.
+    """An expanded variable.
 
     Args:
-        start, end: Of its name.
-        first, last: Of the whole expansion.
-        rest: What follows the name in ``${NAME…}``.
-        back: Whether it stands in backticks that are in double quotes, where quotes are no use.
+        start, end: Bounds of its name.
+        first, last: Bounds of the whole expansion.
+        rest: The text after the name in ``${NAME…}``.
+        back: Whether it is in backticks inside double quotes, where quotes have no effect.
         length: Whether it is ``${#NAME}``, ``${!NAME}`` or csh's ``$?NAME``.
     """
 
@@ -116,11 +115,11 @@ class Variable:
 
 @dataclass(slots=True)
 class ShellText:
-    """What is in a text.
+    """The commands, variables and other spans in a text.
 
     Args:
-        comments: Where each begins and ends.
-        quiet: Spans in which nothing is expanded: single quotes, here-documents of a quoted word.
+        comments: Bounds of each comment.
+        quiet: Spans without expansions: single quotes, here-documents with a quoted delimiter.
         documents: Spans of here-documents.
     """
 
@@ -133,7 +132,7 @@ class ShellText:
 
 @dataclass(slots=True)
 class _Frame:
-    """A list of commands that is being read, up to its closing mark."""
+    """A list of commands during reading, up to its closing mark."""
 
     close: str
     words: list[Word] = field(default_factory=list[Word])
@@ -159,7 +158,7 @@ class _Scanner:
     # Lists of commands.
 
     def commands(self, at: int, close: str, *, list_of_words: bool = False) -> int:
-        """Read commands up to the closing mark; where the text goes on after it."""
+        """Read commands up to the closing mark; returns the position after it."""
         frame = _Frame(close, list_of_words=list_of_words)
         text, end, match = self.text, self.end, _TOKEN.match
         while at < end:
@@ -187,7 +186,7 @@ class _Scanner:
         return end
 
     def _special(self, frame: _Frame, kind: str, token: re.Match[str], at: int) -> tuple[int, bool]:
-        """Handle a token; where the text goes on, and whether the list is over."""
+        """Handle a token; returns the next position, and whether the list is over."""
         if kind == "newline":
             self._end_command(frame, at)
             after = self._documents(at + 1) if self.documents else at + 1
@@ -206,7 +205,7 @@ class _Scanner:
         return token.end(), False
 
     def _skip(self, at: int) -> int:
-        """Pass over lines that are complete in themselves, up to the next place of interest."""
+        """Skip complete lines, up to the next position of interest."""
         if not self.places:
             return at
         following = bisect.bisect_left(self.places, at)
@@ -289,7 +288,7 @@ class _Scanner:
     def _redirect(self, frame: _Frame, token: re.Match[str], at: int) -> int:
         if frame.begin >= 0 and not self.text[frame.begin : at].isdecimal():
             self._end_word(frame, at)
-        frame.begin = -1  # `2` of `2>` is no word
+        frame.begin = -1  # `2` of `2>` is part of the operator
         if token[0] in ("<<", "<<-"):
             word = _DELIMITER.match(self.text, token.end(), self.end)
             if word is not None:
@@ -337,7 +336,7 @@ class _Scanner:
     # Expansions.
 
     def quoted(self, at: int) -> int:
-        """Read double quotes whose first one is before `at`."""
+        """Read double quotes that open before `at`."""
         while at < self.end:
             part = _QUOTED.match(self.text, at, self.end)
             if part is None:
@@ -352,7 +351,7 @@ class _Scanner:
         return self.end
 
     def dollar(self, at: int, context: Context) -> int:
-        """Read what begins with ``$``."""
+        """Read an expansion that begins with ``$``."""
         text = self.text
         if text.startswith("$((", at) and (after := self.arithmetic(at + 3)):
             return after
@@ -415,7 +414,7 @@ class _Scanner:
         return after
 
     def arithmetic(self, at: int) -> int:
-        """Read arithmetic up to its ``))``; 0 where it has none."""
+        """Read arithmetic up to its ``))``; 0 if the text is not arithmetic."""
         if at > self.last_arithmetic or at in self.no_arithmetic or self.depth >= _DEEPEST:
             return 0
         found = self.found
@@ -425,7 +424,7 @@ class _Scanner:
         self.depth += 1
         after = self._arithmetic(at)
         self.depth -= 1
-        if not after:  # what was read in it is read again, as something else
+        if not after:  # its text is read again, as other syntax
             self.no_arithmetic.add(at)
             self.documents = waiting
             for each, count in zip(lists, counts, strict=True):
@@ -457,13 +456,13 @@ class _Scanner:
 def read_shell(
     text: str, *, csh: bool = False, end: int | None = None, places: Sequence[int] = ()
 ) -> ShellText:
-    """What is in the text of a shell script.
+    """Find the commands, variables and other spans in the text of a shell script.
 
     Args:
-        csh: Whether csh or tcsh reads it.
-        end: Where to stop; None: at its end.
-        places: Places of interest, in order: simple lines before each may be left out, and what
-            comes after the command in which the last one is.
+        csh: Whether csh or tcsh reads the script.
+        end: Position at which to stop; None: the end of the text.
+        places: Positions of interest, in order. Simple lines before each of them may be skipped,
+            and all text after the command with the last one.
     """
     over = len(text) if end is None else end
     found = _Scanner(text, 0, over, csh=csh, places=places).found
@@ -473,16 +472,16 @@ def read_shell(
 
 
 def read_fragment(text: str, start: int, end: int) -> ShellText:
-    """What is in a part of a text, read as commands; the places are those in the whole text."""
+    """Read a part of a text as commands; positions are those in the whole text."""
     return _Scanner(text, start, end, csh=False).found
 
 
 def within(spans: list[tuple[int, int]], start: int, end: int) -> bool:
-    """Whether a place is in one of the spans, which are in order and do not overlap."""
+    """Whether a range is inside one of the spans, which are in order and do not overlap."""
     at = bisect.bisect_right(spans, (start, sys.maxsize)) - 1
     return at >= 0 and end <= spans[at][1]
 
 
 def words_of(command: Command) -> Iterator[Word]:
-    """The words of a command without its redirections."""
+    """Yield the words of a command without its redirections."""
     return (word for word in command.words if not word.redirect)

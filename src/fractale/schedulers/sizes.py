@@ -11,10 +11,12 @@ UNITS = {"": 2**20, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def bytes_of(text: str) -> int:
-    """An amount of memory: ``4G``, ``512M``; a figure alone is in megabytes, as for Slurm.
+    """Convert an amount of memory to bytes: ``4G``, ``512M``; a bare number is in megabytes.
+
+    Slurm reads amounts the same way.
 
     Raises:
-        JobError: It is none.
+        JobError: The text is not an amount.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if found is None:
@@ -23,15 +25,15 @@ def bytes_of(text: str) -> int:
 
 
 def megabytes(text: str) -> int:
-    """The same in whole megabytes, rounded up.
+    """Convert an amount of memory to whole megabytes, rounded up.
 
     Raises:
-        JobError: It is none.
+        JobError: The text is not an amount.
     """
     return math.ceil(bytes_of(text) / 2**20)
 
 
 def figure(text: str) -> int | None:
-    """The whole number at the head of a text: of ``64`` or ``64+``; None of ``infinite``."""
+    """Read the whole number at the head of a text: ``64`` of ``64+``; None for ``infinite``."""
     found = re.match(r"\d+", text)
     return int(found[0]) if found else None

@@ -1,4 +1,4 @@
-"""A batch script in the words of another scheduler: its directives first, then its commands."""
+"""Translates a batch script for another scheduler: first its directives, then its commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fractale.schedulers.shell_text import read_shell, within
 NOT_SAID: Final = "the translation does not say it"
 
 SHELL: Final = "/bin/bash"
-"""What a script runs in whose own scheduler would take the user's login shell."""
+"""Shell of a translated script, if its own scheduler would use the user's login shell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,16 +27,17 @@ class Translation:
     """A batch script for another scheduler.
 
     Args:
-        original: What it is a translation of.
-        script: It, as its scheduler reads it.
-        losses: What the original asks for and it does not, in the order of the original's lines.
-        notes: What its directives say otherwise, and commands that name the original's scheduler
-            where it does no harm, in a sentence each.
-        changes: Commands that are other ones now.
-        left_out: Options of launchers that the other launcher has not; each is a loss, too.
-        remains: Commands that still speak to the original's scheduler, and what would be right.
+        original: The script that was translated.
+        script: The translation, as its scheduler reads it.
+        losses: Parts of the original's request that it lacks, in the order of the original's lines.
+        notes: Differences in meaning of its directives, and commands with a harmless mention of the
+            original's scheduler, one sentence each.
+        changes: Changed commands.
+        left_out: Omitted launcher options that the other launcher lacks; each is also a loss.
+        remains: Commands that are still specific to the original's scheduler, each with a
+            suggestion.
         not_launched: Numbers of those lines that start a program by the original's launcher.
-        said: Fields of the request that its commands say, as no directive can.
+        said: Fields of the request that its commands set, because no directive can.
     """
 
     original: Script
@@ -51,29 +52,29 @@ class Translation:
 
     @property
     def text(self) -> str:
-        """The script."""
+        """The text of the translated script."""
         return "\n".join(self.script.lines) + "\n"
 
     @property
     def grave(self) -> tuple[str, ...]:
-        """Without what it does not do the work of the original; empty if it does.
+        """Reasons why it does not do the work of the original; empty if it does.
 
-        These are a lost array, GPU, dependency or size, and a command that starts the program by
-        the launcher of the other scheduler.
+        These are a lost array, GPU, dependency or size, and a command that starts the program with
+        the other scheduler's launcher.
         """
         lost = [str(each) for each in self.losses if each.grave]
         return (*lost, *(str(each) for each in self.remains if each.line in self.not_launched))
 
 
 def translate(script: Script, target: str, *, request: Request | None = None) -> Translation:
-    """Write a script for another scheduler.
+    """Translate a script for another scheduler.
 
     Args:
-        target: The scheduler to write for.
-        request: What is to be asked for, if it is not what the script's directives ask for.
+        target: The scheduler to translate for.
+        request: The request to write, if it differs from the request of the script's directives.
 
     Raises:
-        ValueError: The script is one of the target already, or fractale does not write for it.
+        ValueError: The script is already for the target, or fractale does not write scripts for it.
     """
     dialect = dialect_of(target)
     if script.scheduler == target:
@@ -118,7 +119,7 @@ def translate(script: Script, target: str, *, request: Request | None = None) ->
 def _without_mark(
     body: Sequence[str], before: Sequence[str], dialect: Dialect, shell: str
 ) -> tuple[list[str], list[str]]:
-    """The commands with other comments for those that the target would read, and what is told."""
+    """Disguise comments that the target would read as directives; returns the lines, and notes."""
     lines = [*before, *body]
     live = [n - 1 for n in sorted(dialect.read(lines).lines) if n > len(before)]
     own = [at for at in live if dialect.is_directive(lines[at])]
@@ -141,7 +142,7 @@ def _without_mark(
 
 
 def _with_defaults(request: Request, source: Dialect, target: Dialect) -> Request:
-    """A request that says what its own scheduler does unasked, and the target does not."""
+    """Add the defaults of the script's own scheduler that the target does not share."""
     given: dict[str, bool] = {}
     if request.join is None and request.error is None:
         given["join"] = bool(source.defaults.join and not target.defaults.join)
@@ -158,13 +159,13 @@ def _shebang(script: Script) -> str:
 
 
 def _in_order(losses: Iterable[Loss], script: Script) -> tuple[Loss, ...]:
-    """Losses in the order of the original's options."""
+    """Sort losses by the order of the original's options."""
     order = {(d.line, d.text): number for number, d in enumerate(script.reading.directives)}
     return tuple(sorted(losses, key=lambda each: (each.line, order.get((each.line, each.text), 0))))
 
 
 def _told_by_dialect(script: Script, lost: Mapping[str, str]) -> Iterator[Loss]:
-    """What the target has no words for, each with the last line that asks for it."""
+    """Yield the losses of the target's dialect, each with the last line that requests the field."""
     for field, why in lost.items():
         setters = [each for each in script.reading.directives if field in each.sets]
         line, text = (setters[-1].line, setters[-1].text) if setters else (0, "")
@@ -174,7 +175,7 @@ def _told_by_dialect(script: Script, lost: Mapping[str, str]) -> Iterator[Loss]:
 
 
 def _told_by_directives(script: Script) -> Iterator[Loss]:
-    """What of the original's directives no request can say."""
+    """Yield the parts of the original's directives that no request can express."""
     dialect = dialect_of(script.scheduler)
     said = script.request.said()
     for each in script.reading.directives:
@@ -184,25 +185,25 @@ def _told_by_directives(script: Script) -> Iterator[Loss]:
         if not why:
             continue
         about = dialect.about(each)
-        # What else it says is read; a part of an array or a dependency is another one.
+        # The other fields of the directive are read; half an array or dependency is another one.
         if about not in WHOLE and any(field in said for field in each.sets & GRAVE):
             about = ""
         yield Loss(line=each.line, text=each.text, what="", why=why, about=about)
 
 
 WHOLE: Final = frozenset({"array", "dependencies"})
-"""Fields of which a part is of no use."""
+"""Fields that have no use in part."""
 
 
 def untold(
     script: Script, translated: Script, losses: Iterable[Loss], said: Collection[str] = ()
 ) -> list[Loss]:
-    """What a translation, read again, does not ask for, and no loss tells: there should be none.
+    """Find parts that a translation, read again, lacks without a loss: the result should be empty.
 
-    A dialect that forgets a field in silence is found here, whichever it is.
+    This finds a dialect that silently drops a field.
 
     Args:
-        said: Fields that the commands of the translation say.
+        said: Fields that the commands of the translation set.
     """
     known = [*losses, *(Loss(line=0, text="", what=field, why="") for field in said)]
     return [

@@ -1,9 +1,8 @@
-"""Whether a batch script is one that its scheduler would take.
+"""Checks whether a scheduler would accept a batch script.
 
-The scheduler itself is asked where it answers on this machine, and its word is final: an option
-that fractale cannot translate, or does not know, is not invalid. Checked beside it is what no
-scheduler looks at: whether the script has a directive of its own at all, and whether its shell can
-read it.
+If the scheduler answers on this machine, its answer is final: an option that fractale cannot
+translate, or does not know, is not invalid. fractale also checks two things that schedulers ignore:
+whether the script has a directive at all, and whether its shell can parse it.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from fractale.schedulers.script import Loss, Script
 from fractale.schedulers.shell import check_syntax
 
 WITH_ORIGINAL: Final = "the original's request and commands"
-"""The check that `against_original` makes."""
+"""Name of the check that `against_original` makes."""
 
 DIRECTIVES: Final = "directives"
-"""Who validated a script if no scheduler did: its own lines."""
+"""Name of the validator if no scheduler validated the script: its own lines."""
 
 ONLY_LINES: Final = (
     "no {title} answered here, so only the script's own lines were checked: whether the options "
@@ -35,13 +34,13 @@ ONLY_LINES: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerVerdict:
-    """What was asked and answered; nothing is submitted.
+    """The answer of a scheduler about a script; nothing is submitted.
 
     Args:
-        by: Who answered: ``sbatch``.
-        checks: What was checked, in words.
-        refused: Why it does not take the script; empty if it does, and then it is valid.
-        errors: What it lets pass, and what keeps the job from ever starting.
+        by: The program that answered: ``sbatch``.
+        checks: The checks, for users.
+        refused: Why the scheduler refuses the script; empty if it accepts the script.
+        errors: Faults that the scheduler accepts, but that keep the job from ever starting.
     """
 
     by: str
@@ -51,21 +50,21 @@ class SchedulerVerdict:
 
 
 class Validator(Protocol):
-    """How a scheduler on this machine is asked: `ask` in its home's `validator`."""
+    """Asks a scheduler on this machine: `ask` in its package's `validator`."""
 
     async def ask(self, text: str, script: Script, programs: Programs) -> SchedulerVerdict | str:
-        """Its verdict; in words (or none), why it was not asked."""
+        """Get the scheduler's verdict, or a text (which may be empty) why it was not asked."""
         ...
 
 
 @dataclass(slots=True, kw_only=True)
 class Validity:
-    """What was checked of a script, and what came of it.
+    """The checks of a script, and their results.
 
     Args:
-        by: ``sbatch``, ``flux``, ``flux-python``, ``flux-mcp``, or ``directives`` where only the
-            script's own lines were checked; `note` then says what that leaves open.
-        warnings: What its scheduler does with it that one may not expect.
+        by: ``sbatch``, ``flux``, ``flux-python``, ``flux-mcp``, or ``directives`` if fractale only
+            checked the script's own lines; `note` then says which questions remain open.
+        warnings: Unexpected effects with its scheduler.
     """
 
     scheduler: str
@@ -77,11 +76,11 @@ class Validity:
 
     @property
     def valid(self) -> bool:
-        """Whether nothing was found against it."""
+        """Whether no check found an error."""
         return not self.errors
 
     def add(self, check: str, errors: list[str]) -> None:
-        """What a check found."""
+        """Add the result of a check."""
         self.checks.append(check)
         self.errors += [each for each in errors if each not in self.errors]
 
@@ -100,10 +99,10 @@ def validate_lines(text: str, scheduler: str) -> Validity:
 async def validate(
     text: str, scheduler: str, programs: Programs, *, bare: bool = False
 ) -> Validity:
-    """Validate a script by its scheduler, where that answers, else by its own lines.
+    """Validate a script by its scheduler, if the scheduler answers, else by its own lines.
 
     Args:
-        bare: Whether it needs no directive, as it asks for what a job has anyway.
+        bare: Whether it needs no directive, because it requests only defaults.
     """
     script = read_script(text, scheduler)
     found = Validity(scheduler=scheduler)
@@ -128,10 +127,10 @@ async def _ask(text: str, script: Script, programs: Programs) -> SchedulerVerdic
 
 
 def _check_owner(found: Validity, script: Script, *, bare: bool = False) -> None:
-    """That it has a directive of its scheduler: without one, a translation did not happen.
+    """Check that it has a directive of its scheduler: without one, a translation did not happen.
 
     Args:
-        bare: Whether it needs none, as it asks for what a job has anyway.
+        bare: Whether it needs no directive, because it requests only defaults.
     """
     dialect = dialect_of(script.scheduler)
     owners = schedulers_of(script.lines)
@@ -158,7 +157,7 @@ def _check_shell(found: Validity, script: Script) -> None:
 
 
 def foreign_commands(script: Script) -> list[str]:
-    """Commands that speak to another scheduler than the script's own, with their lines."""
+    """List commands that are specific to another scheduler, with their lines."""
     own, shell = script.scheduler, script.shell or "sh"
     found: list[str] = []
     for name in NAMES:
@@ -175,7 +174,7 @@ def foreign_commands(script: Script) -> list[str]:
     return found
 
 
-# -- against the original -----------------------------------------------------------------------
+# -- comparison with the original ---------------------------------------------------------------
 
 
 def against_original(
@@ -186,14 +185,14 @@ def against_original(
     strict: bool,
     from_manager: str = "",
 ) -> Commands:
-    """Where a script asks for or runs something else than the script it was translated from.
+    """List the differences between a script and the script that it was translated from.
 
     Args:
         told: Known losses, as `translate_batch_script` returns them, or as texts. A loss that a
-            comment of the script names is known, too.
+            comment of the script names is also known.
         strict: Whether another queue, account or name is a difference.
-        from_manager: The scheduler of the original; if empty, the first with a directive in it
-            that is not the script's own.
+        from_manager: The scheduler of the original; if empty, the first scheduler with a directive
+            in it, other than the script's own.
     """
     source = read_script(original, from_manager or _source_of(original, script.scheduler))
     losses = [_told_loss(cast("dict[str, Any]", each)) for each in told if isinstance(each, dict)]

@@ -1,4 +1,4 @@
-"""The script that a scheduler starts: it runs the job, and leaves evidence of how that went."""
+"""The wrapper that a scheduler starts: it runs the job, and leaves evidence of the result."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fractale.schedulers.job import ELEMENTS, JobSpec
 NO_FOLDER: Final = 72
 NO_CLAIM: Final = 73
 NOT_MINE: Final = 74
-"""Exit codes of the wrapper itself: it has not begun the job. They count only where `started`,
-which it writes when it begins, is not there or another job's."""
+"""Exit codes of the wrapper if it has not begun the job. They count only if the file `started`,
+which a wrapper writes when it begins, is missing or belongs to another job."""
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TEXT: Final = r"""#!/bin/sh
@@ -80,7 +80,7 @@ _ELEMENT: Final = """FRACTALE_INDEX={index}; export FRACTALE_INDEX
 mkdir -p "{elements}/$FRACTALE_INDEX" && cd "{elements}/$FRACTALE_INDEX" || exit {no_claim}
 """
 _BY_INDEX: Final = "elements.sh"
-"""File of an array's folder: what each element runs, of one whose elements run different things."""
+"""File in an array's directory: the command of each element, if the commands differ."""
 
 
 def write_wrapper(
@@ -93,18 +93,19 @@ def write_wrapper(
     directives: Sequence[str] = (),
     variables: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the wrapper, and the script if there is one, into the job's folder.
+    """Write the wrapper, and the script if there is one, into the job's directory.
 
     Args:
-        native_id: The word of the shell that gives the scheduler's id inside the job.
-        index: The word that gives the index of an array's element; needed for an array.
-        nodes: The word that gives the host list of the job, such as ``n[1-3],m7``.
+        native_id: Word of the shell for the scheduler's id of the job.
+        index: Word for the index of an array's element; required for an array.
+        nodes: Word for the host list of the job, such as ``n[1-3],m7``.
         directives: Lines for the scheduler.
-        variables: Name → the word that gives its value; those of the spec count more.
+        variables: Name → word for its value; variables of the spec take precedence.
 
     Raises:
-        JobError: There is neither a script nor a command, or both; a name in `env` is none.
-        StoreError: They cannot be written.
+        JobError: The spec has neither a script nor a command, or both; or a name in `env` is not
+            valid.
+        StoreError: The files cannot be written.
     """
     if bool(spec.script) == bool(spec.command):
         raise JobError("a job has either a script or a command", hint="give one of them")
@@ -133,7 +134,7 @@ def write_wrapper(
     folder.write(folder.wrapper.name, text)
     for log in (folder.log, folder.scheduler_log):
         with disk(log):
-            touch_private(log)  # schedulers make theirs with a umask of their own
+            touch_private(log)  # schedulers use another umask
 
 
 def _epilogue(spec: JobSpec) -> str:
@@ -147,7 +148,7 @@ def _run(folder: Path, words: Sequence[str]) -> str:
 
 
 def _by_index(folder: JobFolder, spec: JobSpec) -> str:
-    """What each element runs, as a ``case`` of the shell; equal scripts are one file."""
+    """Write the command of each element, as a ``case`` of the shell; equal scripts are one file."""
     files: dict[str, str] = {}
     cases: list[str] = []
     for index, element in sorted(spec.elements.items()):
@@ -164,7 +165,7 @@ def _by_index(folder: JobFolder, spec: JobSpec) -> str:
 
 
 def _words(folder: JobFolder, script: str | None, command: Sequence[str], name: str) -> list[str]:
-    """The script by its own interpreter, so that the folder may be one that runs no programs."""
+    """Run the script with its own interpreter, because a directory may be mounted ``noexec``."""
     if not script:
         return list(command)
     first = script.partition("\n")[0]
