@@ -237,5 +237,5 @@ def _problem(way: Way, environment: Mapping[str, str]) -> str | None:
 
 
 def _own_folders() -> tuple[Path, ...]:
-    """fractale's own directories: a change there would run unconfined at the next start."""
+    """The directories of fractale's code: a change there would run unconfined at the next start."""
     return (Path(__file__).parents[1], Path(sys.prefix), Path(sys.base_prefix))
