@@ -103,7 +103,7 @@ def _status(line: str) -> tuple[str, str, str]:
 
 
 def _seconds(text: str) -> int | None:
-    """Seconds; None for ``inf`` and for an empty text."""
+    """Seconds; None for 0 and for any other text, such as ``inf``."""
     try:
         return read_time(text) or None
     except ValueError:
