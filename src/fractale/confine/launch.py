@@ -100,13 +100,13 @@ def _become_bubblewrap(spec: dict[str, Any], words: Sequence[str]) -> NoReturn:
     _make_temporary(spec)
     inner = json.dumps({"way": "inside", "network": spec["network"]})
     inside = [sys.executable, "-IS", __file__, inner, *words]
-    told = os.memfd_create("fractale-bwrap", 0)
-    os.write(told, b"".join(os.fsencode(word) + b"\0" for word in _arguments(spec)))
-    os.lseek(told, 0, os.SEEK_SET)
-    os.set_inheritable(told, True)
+    arguments = os.memfd_create("fractale-bwrap", 0)
+    os.write(arguments, b"".join(os.fsencode(word) + b"\0" for word in _arguments(spec)))
+    os.lseek(arguments, 0, os.SEEK_SET)
+    os.set_inheritable(arguments, True)
     _restore_signals()
     signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
-    os.execv(spec["bwrap"], [spec["bwrap"], "--args", str(told), "--", *inside])  # noqa: S606
+    os.execv(spec["bwrap"], [spec["bwrap"], "--args", str(arguments), "--", *inside])  # noqa: S606
 
 
 def _arguments(spec: dict[str, Any]) -> Iterator[str]:

@@ -69,18 +69,15 @@ class Cobalt:
     against_dos = ""
 
     def is_directive(self, line: str) -> bool:
-        """Whether a line has the form of a directive."""
         match = _COBALT_MARK.match(line) if "#COBALT" in line else None
         return match is not None and line[match.end() :].startswith("-")
 
     def about(self, directive: Directive) -> str:
-        """The subject of an option: the array, the dependency or the size."""
         if directive.option == "attrs":
             return "gpus" if "gpu" in directive.value else ""
         return _ABOUT.get(directive.option, "")
 
     def read(self, lines: Sequence[str]) -> Reading:
-        """Read a script's lines."""
         return _Reader(lines).reading()
 
     def write(self, request: Request) -> Written:

@@ -692,8 +692,8 @@ class _Writer:
                 start = f"start them with `flux run -N{nodes} -n{tasks} --exclusive`"
             elif slots.gpus:
                 start = f"`flux run -n{tasks}` gives them no GPU"
-            told = f"the tasks, {tasks}, get {_amount(slots.count, 'slot')} of {each}: {start}"
-            self._notes.append(told)
+            note = f"the tasks, {tasks}, get {_amount(slots.count, 'slot')} of {each}: {start}"
+            self._notes.append(note)
         if slots.count * slots.cores != cores:
             self._notes.append(f"{slots.count * slots.cores} cores are asked for, not {cores}")
         if slots.count * slots.gpus != gpus:
@@ -778,7 +778,6 @@ class _Flux:
         return _sentinel(line) is not None
 
     def about(self, directive: Directive) -> str:
-        """The subject of an option: the array, the dependency or the size."""
         return _ABOUT.get(directive.option, "")
 
     def read(self, lines: Sequence[str]) -> Reading:

@@ -83,7 +83,6 @@ class Flux:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Flux:
-        """The Flux of an environment."""
         return cls(Programs(dict(environment)))
 
     def found(self) -> bool:
@@ -179,12 +178,12 @@ class Flux:
         if not asked:
             return [{} for _ in jobs]
         found_all: list[dict[str, Any] | None] = await self._ask("records", *asked)
-        told = dict(zip(asked, found_all, strict=True))
+        by_id = dict(zip(asked, found_all, strict=True))
         return [
             {
                 index: _record(found)
                 for index, native_id in one.items()
-                if (found := told[native_id]) and (not job.ours or _is_of(job.folder, found))
+                if (found := by_id[native_id]) and (not job.ours or _is_of(job.folder, found))
             }
             for job, one in zip(jobs, ids, strict=True)
         ]

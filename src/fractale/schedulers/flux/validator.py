@@ -58,13 +58,13 @@ async def ask(text: str, script: Script, programs: Programs) -> SchedulerVerdict
         try:
             if programs.which("flux"):
                 return _verdict(await programs.run("flux", "batch", "--dry-run", str(file)), file)
-            told = await programs.run(sys.executable, "-c", PARSERS, str(file))
+            ran = await programs.run(sys.executable, "-c", PARSERS, str(file))
         except SchedulerUnavailable as error:
             return str(error)
     try:
-        answer: dict[str, Any] = json.loads(told.out.rstrip().rpartition("\n")[2])
+        answer: dict[str, Any] = json.loads(ran.out.rstrip().rpartition("\n")[2])
     except ValueError:
-        return f"Flux's parsers gave no answer: {told.complaint}"
+        return f"Flux's parsers gave no answer: {ran.complaint}"
     if answer["missing"]:
         return answer["missing"]
     errors: list[str] = answer["errors"]
@@ -73,7 +73,7 @@ async def ask(text: str, script: Script, programs: Programs) -> SchedulerVerdict
     return SchedulerVerdict(
         by="flux-mcp" if agreed else "flux-python",
         checks=("Flux's own parsers of directives and options",),
-        refused=tuple(f"Flux says: {_reason(each, told.err)}" for each in errors),
+        refused=tuple(f"Flux says: {_reason(each, ran.err)}" for each in errors),
     )
 
 

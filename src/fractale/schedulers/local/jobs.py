@@ -180,8 +180,8 @@ class Local:
             number = local_queue.new_number(self._queue)
             # The job is now in the queue, and the next process that checks the queue can add it.
             # The id has a prefix, so that it cannot be mistaken for a process id.
-            told = {"id": f"q{number}", "number": number, **facts}
-            folder.write(local_queue.QUEUED, json.dumps(told))
+            written = {"id": f"q{number}", "number": number, **facts}
+            folder.write(local_queue.QUEUED, json.dumps(written))
             local_queue.add(self._queue, number, folder.path, facts)
         return number
 

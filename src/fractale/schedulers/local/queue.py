@@ -144,10 +144,10 @@ def add(queue: Path, number: int, folder: Path, facts: Mapping[str, Any]) -> Non
     """Put a job into its position, if it is not there. Call it only inside the gate."""
     path = queue / f"{number:08d}"
     if not path.exists():
-        told = {"folder": str(folder), "cores": facts["cores"], "limit": facts["limit"]}
+        written = {"folder": str(folder), "cores": facts["cores"], "limit": facts["limit"]}
         if facts.get("indices"):
-            told |= {"indices": facts["indices"], "most": facts["most"], "turn": 0}
-        _write(path, json.dumps(told))
+            written |= {"indices": facts["indices"], "most": facts["most"], "turn": 0}
+        _write(path, json.dumps(written))
 
 
 def _write(path: Path, text: str) -> None:
@@ -167,14 +167,14 @@ def _for_owner(path: str, flags: int) -> int:
 def _entries(queue: Path) -> Iterator[QueueEntry]:
     for path in sorted(queue.glob("[0-9]*")):
         try:
-            told = json.loads(path.read_text())
-            limit = max(int(told["limit"]), 1)
-            cores = min(max(int(told["cores"]), 1), limit)
+            written = json.loads(path.read_text())
+            limit = max(int(written["limit"]), 1)
+            cores = min(max(int(written["cores"]), 1), limit)
             more = (), 0, 0
-            if told.get("indices"):
-                spans = tuple((int(a), int(b), int(c)) for a, b, c in told["indices"])
-                more = spans, int(told["most"]), int(told["turn"])
-            yield QueueEntry(path, Path(told["folder"]), cores, limit, *more)
+            if written.get("indices"):
+                spans = tuple((int(a), int(b), int(c)) for a, b, c in written["indices"])
+                more = spans, int(written["most"]), int(written["turn"])
+            yield QueueEntry(path, Path(written["folder"]), cores, limit, *more)
         except FileNotFoundError:
             continue
         except (ValueError, LookupError, TypeError):  # a power failure emptied the file
@@ -288,8 +288,8 @@ def _start_elements(queue: Path, found: LocalQueue, array: QueueEntry, superviso
         if element := _take_turn(array, index, facts):
             _try_start(queue, found, element, supervisor)
         array = replace(array, turn=array.turn + 1)
-        told = json.loads(array.path.read_text())
-        _write(array.path, json.dumps({**told, "turn": array.turn}))
+        written = json.loads(array.path.read_text())
+        _write(array.path, json.dumps({**written, "turn": array.turn}))
     return True
 
 

@@ -99,11 +99,9 @@ class Lsf:
     against_dos = ""
 
     def is_directive(self, line: str) -> bool:
-        """Whether a line has the form of a directive."""
         return "#BSUB" in line and bool(_MARK.match(line))
 
     def about(self, directive: Directive) -> str:
-        """The subject of an option: the array, the dependency or the size."""
         value = directive.value
         if directive.option == "J":
             return "array" if "[" in value else ""
@@ -112,11 +110,9 @@ class Lsf:
         return _ABOUT.get(directive.option, "")
 
     def read(self, lines: Sequence[str]) -> Reading:
-        """Read a script's lines."""
         return _Reader(lines).reading()
 
     def write(self, request: Request) -> Written:
-        """Write a request."""
         return _Writer(request).written()
 
 

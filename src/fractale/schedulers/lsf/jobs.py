@@ -92,7 +92,6 @@ class Lsf:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Lsf:
-        """The LSF of an environment."""
         return cls(Programs(dict(environment)))
 
     def found(self) -> bool:

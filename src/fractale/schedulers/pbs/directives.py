@@ -98,11 +98,9 @@ class Pbs:
     against_dos = ""
 
     def is_directive(self, line: str) -> bool:
-        """Whether a line has the form of a directive."""
         return bool(_mark(line)) and line.lstrip()[4:].lstrip().startswith("-")
 
     def about(self, directive: Directive) -> str:
-        """The subject of an option: the array, the dependency or the size."""
         if directive.option in ("J", "t"):
             return "array"
         if directive.option in ("W", "depend"):
@@ -111,11 +109,9 @@ class Pbs:
         return _ABOUT.get(found[0], "") if found else ""
 
     def read(self, lines: Sequence[str]) -> Reading:
-        """Read a script's lines."""
         return _Reader(lines).reading()
 
     def write(self, request: Request) -> Written:
-        """Write a request."""
         return _Writer(request).written()
 
 

@@ -101,7 +101,6 @@ class Pbs:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Pbs:
-        """The PBS of an environment."""
         return cls(Programs(dict(environment)))
 
     def found(self) -> bool:

@@ -225,12 +225,12 @@ class Resources:
         count = whole(words.pop(0), "nodes") if words[0].isdecimal() else 1
         named = not text.split(":")[0].isdecimal()
         part = _Part(Chunk(count=count))
-        figures: dict[str, int] = {}
+        amounts: dict[str, int] = {}
         properties = list(common)
         for index, word in enumerate(words):
             name, equals, amount_ = word.partition("=")
             key = {"cpp": "ncpus"}.get(name.lower(), name.lower())
-            if not equals and "gpus" in figures and key in _GPU_MODES:
+            if not equals and "gpus" in amounts and key in _GPU_MODES:
                 part.untold += (f"the GPUs' mode {name}",)
             elif not equals and index == 0 and named and any(c.isdigit() for c in name):
                 part.hosts = (name,)
@@ -238,24 +238,24 @@ class Resources:
             elif not equals and re.fullmatch(r"[\w.-]+", name):
                 properties.append(name)
             elif key in ("ppn", "ncpus", "gpus", "mpiprocs", "ngpus", "procs"):
-                figures[{"ngpus": "gpus"}.get(key, key)] = whole(amount_, name)
+                amounts[{"ngpus": "gpus"}.get(key, key)] = whole(amount_, name)
             elif key in ("mem", "pmem"):
-                figures[key] = read_size(amount_)
+                amounts[key] = read_size(amount_)
             elif equals and (wrong := slip(key, ("ppn", "ncpus", "gpus"))):
                 raise ValueError(f"unknown `{name}`: did you mean `{wrong}`?")
             elif equals and re.fullmatch(r"\w+", name):
                 part.other += (word,)
             else:
                 raise ValueError(f"`{word}` is neither a host, a property nor such as ppn=8")
-        tasks = figures.get("ppn") or figures.get("mpiprocs")
+        tasks = amounts.get("ppn") or amounts.get("mpiprocs")
         # OpenPBS makes `ncpus=2:ppn=2` into 4 cores and 2 MPI processes: pbs_resources(7B)
-        cores = figures["ncpus"] * (tasks or 1) if "ncpus" in figures else tasks
+        cores = amounts["ncpus"] * (tasks or 1) if "ncpus" in amounts else tasks
         part.chunk = Chunk(
             count=count,
             cores=cores,
             tasks=tasks,
-            gpus=figures.get("gpus"),
-            memory=figures.get("mem"),
+            gpus=amounts.get("gpus"),
+            memory=amounts.get("mem"),
         )
         part.properties = tuple(properties)
         return part

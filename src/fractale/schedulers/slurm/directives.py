@@ -558,8 +558,8 @@ class _Writer:
         other = self._take("other") or ()
         generic = [each for each in other if each.startswith("gres/")]
         if generic:
-            told = (each.removeprefix("gres/").replace("=", ":") for each in generic)
-            self._line("gres", ",".join(told))
+            resources = (each.removeprefix("gres/").replace("=", ":") for each in generic)
+            self._line("gres", ",".join(resources))
         if len(generic) < len(other):
             rest = ", ".join(each for each in other if each not in generic)
             self._lost["other"] = f"Slurm has no option for {rest}"
@@ -602,7 +602,6 @@ class _Slurm:
         return line.startswith(MARK)
 
     def about(self, directive: Directive) -> str:
-        """The subject of an option: the array, the dependency or the size."""
         if directive.option in ("gres", "tres-per-task"):
             return "gpus" if "gpu" in directive.value else ""
         return _ABOUT.get(directive.option, "")

@@ -51,11 +51,11 @@ async def _limits(programs: Programs) -> Mapping[str, float | None] | None:
 
     The default partition's limit also has the key "". None if `sinfo` fails.
     """
-    told = await programs.run("sinfo", "-h", "-o", PARTITIONS)
-    if told.code != 0:
+    ran = await programs.run("sinfo", "-h", "-o", PARTITIONS)
+    if ran.code != 0:
         return None
     limits: dict[str, float | None] = {}
-    for line in told.out.splitlines():
+    for line in ran.out.splitlines():
         name, _, limit = line.strip().partition("|")
         limits[name.rstrip("*")] = _seconds(limit)
         if name.endswith("*"):
@@ -76,10 +76,10 @@ async def _sbatch(text: str, programs: Programs) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="fractale-sbatch-") as folder:
         file = Path(folder) / "job.sh"
         file.write_text(text, encoding="utf-8", errors="surrogateescape")
-        told = await programs.run("sbatch", "--test-only", str(file))
-    if told.code == 0:
+        ran = await programs.run("sbatch", "--test-only", str(file))
+    if ran.code == 0:
         return []
-    return [f"sbatch says: {told.complaint.replace(str(file), 'the script')}"]
+    return [f"sbatch says: {ran.complaint.replace(str(file), 'the script')}"]
 
 
 def _over_limit(script: Script, limits: Mapping[str, float | None]) -> tuple[str, ...]:
