@@ -84,7 +84,7 @@ ENDS: Final[Mapping[str, JobState]] = {
 
 @dataclass(frozen=True, slots=True)
 class Lsf:
-    """An LSF that this machine reaches."""
+    """An LSF that this machine can reach."""
 
     programs: Programs
     name: str = "lsf"

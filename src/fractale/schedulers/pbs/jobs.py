@@ -93,7 +93,7 @@ WAITS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Pbs:
-    """A PBS server that this machine reaches."""
+    """A PBS server that this machine can reach."""
 
     programs: Programs
     name: str = "pbs"

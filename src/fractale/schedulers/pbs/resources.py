@@ -480,7 +480,7 @@ def _chunk(text: str) -> _Part:
     words = _split(text, ":")
     count = whole(words.pop(0), "chunks") if "=" not in words[0] else 1
     part = _Part(Chunk())
-    figures: dict[str, int] = {}
+    amounts: dict[str, int] = {}
     for word in words:
         name, equals, value = word.partition("=")
         key, value = name.strip().lower(), value.strip("\"'")
@@ -488,9 +488,9 @@ def _chunk(text: str) -> _Part:
         if not equals or not key:
             raise ValueError(f"`{word}` in a chunk has not the form resource=value")
         if key in ("ncpus", "mpiprocs", "ompthreads", "ngpus"):
-            figures[key] = whole(value, name, 0)
+            amounts[key] = whole(value, name, 0)
         elif key == "mem":
-            figures[key] = read_size(value)
+            amounts[key] = read_size(value)
         elif key in ("host", "vnode"):
             part.hosts += (value,)
         elif key in _GPU_KINDS:
@@ -501,15 +501,15 @@ def _chunk(text: str) -> _Part:
             raise ValueError(f"unknown resource `{name}`: did you mean `{near}`?")
         else:
             part.other += (f"{name.strip()}={value}",)
-    if (threads := figures.get("ompthreads")) is not None:
+    if (threads := amounts.get("ompthreads")) is not None:
         part.other += (f"ompthreads={threads}",)
     part.chunk = Chunk(
         count=count,
-        cores=figures.get("ncpus"),
-        tasks=figures.get("mpiprocs"),
-        gpus=figures.get("ngpus") or None,
-        memory=figures.get("mem"),
-        threads=figures.get("ompthreads"),
+        cores=amounts.get("ncpus"),
+        tasks=amounts.get("mpiprocs"),
+        gpus=amounts.get("ngpus") or None,
+        memory=amounts.get("mem"),
+        threads=amounts.get("ompthreads"),
         other=part.other,
     )
     return part

@@ -134,7 +134,7 @@ _HELD: Final = re.compile(r"held$|Hold|^JobHeld", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Slurm:
-    """A Slurm that this machine reaches."""
+    """A Slurm that this machine can reach."""
 
     programs: Programs
     name: str = "slurm"
