@@ -1,8 +1,8 @@
 """The launcher that fractale starts instead of a confined program.
 
-It confines itself and becomes the program. It is started as a file and imports only the standard
-library. Its first argument is a JSON object with the settings (see `fractale.confine`); the
-program's command follows. The settings name one of three modes:
+It confines itself and becomes the program. It is started as a file and needs only the standard
+library and fractale's own files. Its first argument is a JSON object with the settings (see
+`fractale.confine`); the program's command follows. The settings name one of three modes:
 
 - ``bwrap``: becomes bubblewrap, which starts this file again inside.
 - ``inside``: runs inside bubblewrap, filters system calls, and becomes the program.
@@ -292,7 +292,7 @@ def _writable(spec: dict[str, Any]) -> Iterator[str]:
 
 
 def _beside(folder: str, left_out: Sequence[str], skip: Iterable[str] = ()) -> Iterator[str]:
-    """The entries of a directory, except the paths left out and the directories above them."""
+    """The entries of a directory; one that contains a left-out path is replaced by its others."""
     for entry in _entries(folder):
         if entry.is_symlink() or entry.path in left_out or entry.path in skip:
             continue

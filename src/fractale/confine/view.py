@@ -48,7 +48,7 @@ class View:
 
 
 def emptied_folders() -> list[Path]:
-    """Directories for other users' temporary files, hidden unless explicitly shown."""
+    """Directories for temporary files and sockets; their entries are hidden unless shown."""
     found = [Path(os.path.realpath(name)) for name in (*TEMPORARY_FOLDERS, "/run")]
     return [each for each in dict.fromkeys(found) if each != ROOT and each.is_dir()]
 
