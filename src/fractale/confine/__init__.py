@@ -1,7 +1,7 @@
-"""Run a program so that it reads nothing private, writes where it may, and has no network.
+"""Run a program that reads nothing private, writes only where allowed, and has no network.
 
-- `ways`: what a confined program may do, how this machine can hold it to that, and what is to be
-  started in the program's place.
-- `view`: which files it sees.
+- `ways`: states what a confined program may do, finds how this machine can enforce it, and builds
+  the command to start instead of the program.
+- `view`: computes which files the program sees.
 - `launch`: confines itself and becomes the program. It runs without fractale's dependencies.
 """

@@ -1,14 +1,15 @@
-"""Confines itself and becomes the program: what is started in place of a confined program.
+"""The launcher that fractale starts instead of a confined program.
 
-It is started as a file, with nothing but the standard library: with a JSON object that says how
-(see `fractale.confine`), then the words of the program.
+It confines itself and becomes the program. It is started as a file and needs only the standard
+library and fractale's own files. Its first argument is a JSON object with the settings (see
+`fractale.confine`); the program's command follows. The settings name one of three modes:
 
 - ``bwrap``: becomes bubblewrap, which starts this file again inside.
-- ``inside``: there, takes away system calls, and becomes the program.
-- ``landlock``: takes away privileges, files and system calls, and becomes the program.
+- ``inside``: runs inside bubblewrap, filters system calls, and becomes the program.
+- ``landlock``: drops privileges, restricts files, filters system calls, and becomes the program.
 
-Bubblewrap's own process has the signals blocked that ask for an end: they reach the program, which
-is in the same group, and bubblewrap ends when the program has ended.
+Bubblewrap's own process blocks the signals that ask for an end. They reach the program, which is
+in the same process group, and bubblewrap exits after the program.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from fractale.confine.view import View, view
 from fractale.paths import PROTECTED_IN_PROJECT
 
 FAILED: Final = 126
-"""Exit code where the program was not started."""
+"""Exit code if the program was not started."""
 
 ASKING: Final = (
     signal.SIGTERM,
@@ -47,7 +48,7 @@ ASKING: Final = (
 MOST_DEPTH: Final = 6
 MOST_FOLDERS: Final = 2000
 NOT_LOOKED_INTO: Final = (".venv", "venv", "node_modules", "__pycache__")
-"""How far a ``.git`` is looked for below a project, whose program starts after that."""
+"""Limits of the search for ``.git`` below a project. The program starts after the search."""
 
 DEVICES: Final = ("/dev/nvidia*", "/dev/dri", "/dev/kfd", "/dev/knem", "/dev/xpmem")
 NETWORK_DEVICES: Final = ("/dev/infiniband", "/dev/hfi*", "/dev/cxi*")
@@ -81,7 +82,7 @@ def main() -> NoReturn:
 
 
 def _restore_signals() -> None:
-    """Python ignores these, and what is started would, too."""
+    """Restore the default action of signals that Python ignores; programs would inherit that."""
     for each in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(each, signal.SIG_DFL)
 
@@ -99,13 +100,13 @@ def _become_bubblewrap(spec: dict[str, Any], words: Sequence[str]) -> NoReturn:
     _make_temporary(spec)
     inner = json.dumps({"way": "inside", "network": spec["network"]})
     inside = [sys.executable, "-IS", __file__, inner, *words]
-    told = os.memfd_create("fractale-bwrap", 0)
-    os.write(told, b"".join(os.fsencode(word) + b"\0" for word in _arguments(spec)))
-    os.lseek(told, 0, os.SEEK_SET)
-    os.set_inheritable(told, True)
+    arguments = os.memfd_create("fractale-bwrap", 0)
+    os.write(arguments, b"".join(os.fsencode(word) + b"\0" for word in _arguments(spec)))
+    os.lseek(arguments, 0, os.SEEK_SET)
+    os.set_inheritable(arguments, True)
     _restore_signals()
     signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
-    os.execv(spec["bwrap"], [spec["bwrap"], "--args", str(told), "--", *inside])  # noqa: S606
+    os.execv(spec["bwrap"], [spec["bwrap"], "--args", str(arguments), "--", *inside])  # noqa: S606
 
 
 def _arguments(spec: dict[str, Any]) -> Iterator[str]:
@@ -124,14 +125,13 @@ def _arguments(spec: dict[str, Any]) -> Iterator[str]:
     for folder in spec["writable"]:
         yield from ("--bind", folder, folder)
     protected = _outermost([*_protected(spec), *_nested(spec["project"])])
-    # A folder that is mounted cannot be moved out of the way. One that is mounted later would
-    # hide the mounts in it.
+    # A mounted directory cannot be renamed. A mount made later would hide the mounts below it.
     between = {above for path in protected for above in _between(path, spec["writable"])}
     for above in sorted(between, key=lambda path: len(Path(path).parts)):
         yield from ("--bind", above, above)
     for path in protected:
         yield from ("--ro-bind", path, path)
-    if spec["temporary"]:  # it may lie in a protected folder
+    if spec["temporary"]:  # it may lie in a protected directory
         yield from ("--bind", spec["temporary"], spec["temporary"])
     yield from ("--chdir", here)
 
@@ -158,14 +158,14 @@ def _shown(spec: dict[str, Any]) -> list[str]:
 
 
 def _protected(spec: dict[str, Any]) -> list[str]:
-    """What is protected and there, below what is writable."""
+    """The protected paths that exist and lie below a writable directory."""
     real = (os.path.realpath(path) for path in spec["protected"] if os.path.exists(path))  # noqa: PTH110
     folders = [*spec["writable"]]
     return [p for p in dict.fromkeys(real) if any(Path(p).is_relative_to(f) for f in folders)]
 
 
 def _nested(project: str) -> Iterator[str]:
-    """Each ``.git`` and ``.fractale`` below the project's folder, as far as is looked."""
+    """Each ``.git`` and ``.fractale`` below the project's directory, within the search limits."""
     level, looked = [project] if project else [], 0
     for _ in range(MOST_DEPTH + 1):
         below: list[str] = []
@@ -189,7 +189,7 @@ def _nested(project: str) -> Iterator[str]:
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """What is in a folder; nothing if it cannot be read."""
+    """The entries of a directory, sorted; empty if it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
@@ -198,13 +198,13 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
 
 
 def _outermost(paths: Sequence[str]) -> list[str]:
-    """The paths without those that lie below another of them."""
+    """The paths that do not lie below another of the paths."""
     unlike = list(dict.fromkeys(paths))
     return [p for p in unlike if not any(p != q and Path(p).is_relative_to(q) for q in unlike)]
 
 
 def _between(path: str, writable: Sequence[str]) -> Iterator[str]:
-    """The folders above a path that lie in a writable one."""
+    """The directories above a path that lie in a writable directory."""
     for above in reversed(Path(path).parents):
         if any(above != Path(f) and above.is_relative_to(f) for f in writable):
             yield str(above)
@@ -218,7 +218,7 @@ def _devices(spec: dict[str, Any]) -> list[str]:
 # -- Landlock -----------------------------------------------------------------------------------
 
 LEAST_ABI: Final = 3
-"""Before it, a file could be emptied (Linux 6.2)."""
+"""Older versions of Landlock's interface cannot prevent truncating a file (Linux 6.2)."""
 
 _ABI_DEVICES, _ABI_SCOPES = 5, 6
 _READ: Final = 1 << 2 | 1 << 3
@@ -234,10 +234,10 @@ _PR_SET_NO_NEW_PRIVS, _PR_CAPBSET_DROP, _PR_SET_SECCOMP = 38, 24, 22
 
 
 def landlock(spec: dict[str, Any]) -> None:
-    """Take away what is private, and writing elsewhere than where it is allowed.
+    """Deny reading private files, and writing outside the writable directories.
 
     Raises:
-        Unable: The kernel has no Landlock, or one that does too little.
+        Unable: The kernel has no Landlock, or a version that protects too little.
     """
     abi = _libc.syscall(_CREATE, None, ctypes.c_size_t(0), 1)
     if abi < 0:
@@ -274,7 +274,7 @@ def _readable(spec: dict[str, Any]) -> Iterator[str]:
 
 
 def _writable(spec: dict[str, Any]) -> Iterator[str]:
-    """The writable folders; of one with something protected in it, what else is in it."""
+    """The writable directories; a directory with protected entries is replaced by the others."""
     protected = _protected(spec)
     for folder in spec["writable"]:
         inside = [path for path in protected if Path(path).is_relative_to(folder)]
@@ -292,7 +292,7 @@ def _writable(spec: dict[str, Any]) -> Iterator[str]:
 
 
 def _beside(folder: str, left_out: Sequence[str], skip: Iterable[str] = ()) -> Iterator[str]:
-    """What is in a folder, without some of what is in it or deeper."""
+    """The entries of a directory; one that contains a left-out path is replaced by its others."""
     for entry in _entries(folder):
         if entry.is_symlink() or entry.path in left_out or entry.path in skip:
             continue
@@ -306,7 +306,7 @@ def _beside(folder: str, left_out: Sequence[str], skip: Iterable[str] = ()) -> I
 def _allow(rules: int, path: str, access: int) -> None:
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except OSError:  # it has gone, or may not even be looked at
+    except OSError:  # the path was removed, or its directory cannot be searched
         return
     try:
         if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
@@ -318,7 +318,7 @@ def _allow(rules: int, path: str, access: int) -> None:
 
 
 def drop_privileges() -> None:
-    """Give up the privileges that root has, for good."""
+    """Drop root's privileges permanently."""
     if os.getuid() and os.geteuid():
         return
     for capability in range(64):
@@ -334,7 +334,7 @@ _ENOSYS, _EPERM, _EACCES = 38, 1, 13
 _FILTERED: Final = 2
 _X32: Final = 0x40000000
 _INTERNET: Final = (2, 10, 16)
-"""AF_INET, AF_INET6, and AF_NETLINK, by which programs learn the machine's addresses."""
+"""AF_INET, AF_INET6, and AF_NETLINK, which programs use to read the machine's addresses."""
 
 _GENERIC: Final = {
     "socket": 198,
@@ -365,14 +365,14 @@ _MACHINES: Final[dict[str, tuple[int, dict[str, int]]]] = {
 
 
 def filter_calls(*, network: bool, local_sockets: bool) -> None:
-    """Take away sockets, keyrings, io_uring and the system calls of other architectures.
+    """Deny sockets, keyrings, io_uring and the system calls of other architectures.
 
     Args:
-        network: Whether sockets may be opened.
-        local_sockets: With a network, whether Unix-domain ones, too.
+        network: Whether the program may open sockets.
+        local_sockets: Whether a program with network may also open Unix-domain sockets.
 
     Raises:
-        Unable: The machine's numbers of system calls are not known.
+        Unable: The system call numbers of this architecture are unknown.
     """
     machine = platform.machine()
     if machine not in _MACHINES:

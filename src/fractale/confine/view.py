@@ -1,8 +1,8 @@
-"""What a confined program sees of the file system: everything but what is private.
+"""Which files a confined program sees: everything that is not private.
 
-Both ways can only add what is seen (a mount, a rule of Landlock), so what is private is left out:
-a folder that has something private in it is *opened*, and what else is in it is added piece by
-piece. What appears in an opened folder afterwards is not seen, be it private or not.
+Bubblewrap's mounts and Landlock's rules can only add to the visible files, so private places are
+left out. A directory that has private entries is *opened*: each other entry is added separately.
+Entries created later in an opened directory are not visible, whether private or not.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ SEEN_IN_RUN: Final = (
     "/run/current-system",
     "/run/opengl-driver",
 )
-"""Of `/run`: the addresses of name servers, and the programs of NixOS."""
+"""Visible parts of `/run`: the addresses of name servers, and the programs of NixOS."""
 
 
 @dataclass(slots=True)
 class View:
-    """Which parts of the file system are seen.
+    """The visible parts of the file system.
 
     Args:
-        opened: Folders that are seen in part only.
-        seen: In these, the files and folders that are seen whole.
-        links: In these, symbolic links, and what they say.
+        opened: Directories that are only partly visible.
+        seen: Files and directories below the opened ones that are completely visible.
+        links: Symbolic links below the opened directories, with their targets.
     """
 
     opened: list[Path] = field(default_factory=list[Path])
@@ -48,16 +48,16 @@ class View:
 
 
 def emptied_folders() -> list[Path]:
-    """Folders that hold what others left for the moment: nothing of them is seen unasked."""
+    """Directories for temporary files and sockets; their entries are hidden unless shown."""
     found = [Path(os.path.realpath(name)) for name in (*TEMPORARY_FOLDERS, "/run")]
     return [each for each in dict.fromkeys(found) if each != ROOT and each.is_dir()]
 
 
 def view(shown: Iterable[Path]) -> View:
-    """What is seen.
+    """Compute the visible part of the file system.
 
     Args:
-        shown: What must be seen, wherever it is; never something private.
+        shown: Paths that must be visible, wherever they are. Private paths stay hidden.
     """
     private = set(_private())
     found = View()
@@ -75,7 +75,7 @@ def view(shown: Iterable[Path]) -> View:
     for each in (*map(Path, SEEN_IN_RUN), *shown):
         real = Path(os.path.realpath(each))
         if real in found.opened or any(p.is_relative_to(real) for p in (*found.opened, *private)):
-            continue  # it is seen, as far as it may be
+            continue  # it is visible as far as possible
         if any(real.is_relative_to(place) for place in private) or not real.exists():
             continue
         if any(real.is_relative_to(folder) for folder in found.opened):
@@ -85,7 +85,7 @@ def view(shown: Iterable[Path]) -> View:
 
 
 def _top(folder: Path, opened: list[Path], mine: set[Path]) -> Path:
-    """From where a folder is to be opened: a home of mine, else what lies right below the root."""
+    """Where opening starts: this user's home, an opened directory, or an entry of the root."""
     for home in mine:
         if folder.is_relative_to(home):
             return home
@@ -106,7 +106,7 @@ def _open(folder: Path, private: set[Path], around: set[Path], found: View) -> N
         if path in private or path in found.opened:
             continue
         if entry.is_symlink():
-            found.links[path] = os.readlink(path)  # noqa: PTH115 - as it is spelt
+            found.links[path] = os.readlink(path)  # noqa: PTH115 - unchanged, also if relative
         elif path in around and entry.is_dir(follow_symlinks=False):
             _open(path, private, around, found)
         else:
@@ -114,11 +114,11 @@ def _open(folder: Path, private: set[Path], around: set[Path], found: View) -> N
 
 
 def _private() -> Iterable[Path]:
-    """The private places; of those of the machine, the ones that only we are kept from."""
+    """The private places, without places of the machine that this user cannot read."""
     of_machine = {Path(name) for name in PRIVATE_ON_MACHINE}
     for place in private_places():
         if place in of_machine and not os.access(place, os.R_OK):
             continue
         yield place
-        # By its name where the home is a link.
+        # The home may be a symbolic link.
         yield Path(os.path.realpath(place.parent)) / place.name

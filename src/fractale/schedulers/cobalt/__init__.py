@@ -1,1 +1,1 @@
-"""Cobalt, of Argonne's former machines: its scripts are read."""
+"""Cobalt, the scheduler of Argonne's former machines. fractale only reads its scripts."""

@@ -1,8 +1,8 @@
-"""The directives of Cobalt scripts, which are read and not written.
+"""The directives of Cobalt scripts. fractale reads them and does not write them.
 
-The options are those of Cobalt's qsub (src/clients/POSIX/qsub.py of Cobalt 1.0, read with
-optparse: a long name may be abbreviated). Argonne ran it until 2023, so that its scripts go to
-other schedulers, and none to it.
+The options are those of Cobalt's qsub (src/clients/POSIX/qsub.py of Cobalt 1.0). It uses optparse,
+so a long name may be abbreviated. Argonne ran Cobalt until 2023: its scripts are translated for
+other schedulers, but no scripts are translated for Cobalt.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _ABOUT: Final = {"nodecount": "nodes", "proccount": "tasks", "dependencies": "de
 
 
 class Cobalt:
-    """Argonne's Cobalt, read and not written."""
+    """Argonne's Cobalt. fractale reads its scripts and does not write them."""
 
     name = "cobalt"
     title = "Cobalt"
@@ -69,22 +69,19 @@ class Cobalt:
     against_dos = ""
 
     def is_directive(self, line: str) -> bool:
-        """Whether a line has the form of a directive."""
         match = _COBALT_MARK.match(line) if "#COBALT" in line else None
         return match is not None and line[match.end() :].startswith("-")
 
     def about(self, directive: Directive) -> str:
-        """The array, the dependency or the size that an option is about."""
         if directive.option == "attrs":
             return "gpus" if "gpu" in directive.value else ""
         return _ABOUT.get(directive.option, "")
 
     def read(self, lines: Sequence[str]) -> Reading:
-        """Read a script's lines."""
         return _Reader(lines).reading()
 
     def write(self, request: Request) -> Written:
-        """There is no writing.
+        """Not supported.
 
         Raises:
             ValueError: Always.
@@ -162,7 +159,7 @@ class _Reader:
         self._found.set(draft, queues=(value,))
 
     def nodes(self, draft: Draft, value: str) -> None:
-        # Cobalt hands out whole nodes only.
+        # Cobalt allocates whole nodes only.
         self._found.set(draft, nodes=whole(value, "nodes"), exclusive=True)
 
     def tasks(self, draft: Draft, value: str) -> None:
@@ -234,7 +231,7 @@ def read_time(text: str) -> int:
     """Cobalt's time: minutes, ``H:M`` or ``H:M:S``, in seconds.
 
     Raises:
-        ValueError: The text is none of these.
+        ValueError: The text is not a time in one of these forms.
     """
     if not re.fullmatch(r"[0-9]{1,9}(:[0-9]{1,9}){0,2}", text):
         raise ValueError(f"`{text}` is not a time such as 30 or 01:10:20")

@@ -1,7 +1,7 @@
-"""What the commands of a Cobalt job find; they are only read.
+"""The environment of a Cobalt job: variables and programs. fractale only reads Cobalt scripts.
 
-Variables: qsub(1) of Cobalt 1.0 and Argonne's guides for Theta and Mira. The node file has a line
-per node.
+Variables: qsub(1) of Cobalt 1.0 and Argonne's guides for Theta and Mira. The node file has one
+line per node.
 """
 
 from __future__ import annotations

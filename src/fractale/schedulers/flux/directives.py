@@ -1,7 +1,7 @@
-"""`#FLUX:` lines, read as flux batch reads them and written so that it does.
+"""`#FLUX:` lines: read as flux batch reads them, and written in a form that it reads back.
 
-Sources: RFC 36 and flux-batch(1) of flux-core 0.88. Any characters that are no letters, digits or
-``_`` may stand before ``flux:`` or ``FLUX:``, the same ones on each line of a script.
+Sources: RFC 36 and flux-batch(1) of flux-core 0.88. Any characters except letters, digits and
+``_`` may precede ``flux:`` or ``FLUX:``, but they must be the same on each line of a script.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from fractale.schedulers.script import Directive, Reading, Remark, Written
 MARK: Final = "#FLUX:"
 _SENTINEL: Final = re.compile(r"([^\w]*)((?:flux|FLUX):)(.*)")
 
-# name[:letter] of the options of flux batch 0.88, by whether a value follows.
+# name[:letter] of the options of flux batch 0.88, grouped by whether a value follows.
 _WITH_VALUE: Final = """
     bank:B queue:q time-limit:t urgency job-name setopt:o setattr:S add-file dependency requires
     require begin-time env env-remove env-file rlimit input output error cwd flags signal conf
@@ -275,7 +275,7 @@ _ADDING: Final = frozenset(
         *("requires", "setattr", "setopt"),
     }
 )
-"""Options that may be given more than once, each counting."""
+"""Options that may be repeated: each value counts."""
 
 
 # Reading lines ------------------------------------------------------------------------------
@@ -283,7 +283,7 @@ _ADDING: Final = frozenset(
 
 @dataclass(slots=True)
 class _Header:
-    """The directives of a script: each with its first line and its words."""
+    """The directives of a script: the first line and the words of each."""
 
     directives: list[tuple[int, list[str]]] = field(default_factory=list[tuple[int, list[str]]])
     numbers: set[int] = field(default_factory=set[int])
@@ -332,7 +332,7 @@ def _header(lines: Sequence[str]) -> _Header:
 
 @dataclass(slots=True)
 class _Block:
-    """A triple quote that is open: its lines so far, without the indent of the first."""
+    """An open triple quote: its lines so far, without the first line's indent."""
 
     line: int
     first: str
@@ -342,7 +342,7 @@ class _Block:
 
 
 def _line(number: int, value: str, block: _Block | None, header: _Header) -> _Block | None:
-    """Read what follows a sentinel; the block that is open after it."""
+    """Read the text after a sentinel. Returns the block that is open after it, if any."""
     value = _inline(value)
     if block is not None:
         text = value.removeprefix(block.indent)
@@ -374,7 +374,7 @@ _NOT_PLAIN: Final = re.compile(r"['\"\\#();<>|&]")
 
 
 def _inline(value: str) -> str:
-    """The same with text in triple quotes in plain ones."""
+    """The value with triple-quoted text in plain quotes."""
     if any(value.count(quote) and value.count(quote) % 2 == 0 for quote in _TRIPLE):
         return re.sub(r"((?:[\"']){3})(.*)\1", lambda match: shlex.quote(match[2]), value)
     if _OPENED.search(value):
@@ -398,10 +398,10 @@ _LETTER: Final = re.compile(r"^-([A-Za-z])=")
 
 
 def _given(number: int, words: Sequence[str], remarks: list[Remark]) -> Iterator[GivenOption]:
-    """The options among words, as argparse has them, which flux batch uses.
+    """The options among words, as argparse reads them; flux batch uses argparse.
 
-    It also reads ``-n=4``, takes no word that looks like an option for a value, and ends at the
-    first word that is no option: that is for a command, and flux batch passes over it.
+    argparse also reads ``-n=4``, and rejects a value that looks like an option. It stops at the
+    first word that is not an option: that word begins a command, which flux batch ignores.
     """
     plain = [_LETTER.sub(r"-\1", word) for word in words]
     for given in getopt(plain, OPTIONS):
@@ -431,7 +431,7 @@ def _draft(line: int, given: GivenOption) -> Draft:
 
 
 def _directive(draft: Draft) -> Directive:
-    """The directive; an abbreviation is refused, and yet its fields say what it means."""
+    """The directive. An abbreviation is refused, but its fields still have its meaning."""
     found = draft.done("flux batch")
     if not (draft.invalid and draft.fields):
         return found
@@ -439,7 +439,7 @@ def _directive(draft: Draft) -> Directive:
 
 
 def _merge(drafts: Sequence[Draft]) -> dict[str, Any]:
-    """The fields of all drafts; of several with one option the last one counts."""
+    """The fields of all drafts. If an option is repeated, the last one counts."""
     last = {draft.option: draft for draft in drafts}
     fields: dict[str, Any] = {}
     for draft in drafts:
@@ -448,12 +448,12 @@ def _merge(drafts: Sequence[Draft]) -> dict[str, Any]:
         else:
             draft.replace(last[draft.option])
     if "variables" in fields and "export" not in fields:
-        fields["export"] = True  # Flux hands all variables on unless a rule removes them
+        fields["export"] = True  # Flux exports all variables unless a rule removes them
         for draft in drafts:
             if "variables" in draft.fields:
                 draft.fields["export"] = True
     if "nodes" in fields and "tasks" not in fields:
-        fields["exclusive"] = True  # a slot a node, and the nodes are the job's own
+        fields["exclusive"] = True  # one slot per node, and the job has the nodes to itself
         last["nodes"].fields["exclusive"] = True
     if "output" in fields and "error" not in fields:
         fields["join"] = True
@@ -526,9 +526,9 @@ _SPECIAL: Final = re.compile(r"[\s'\"#\\();<>|&]")
 
 
 def _quoted(text: str) -> str:
-    """A value as Flux's parser gives it back.
+    """A value in the quoting that Flux's parser reads back.
 
-    Quotes in it are escaped one by one, as Flux takes any three in a row for a triple quote.
+    Each quote in it is escaped separately: Flux reads any three in a row as a triple quote.
     """
     if text and not _SPECIAL.search(text):
         return text
@@ -540,7 +540,7 @@ def _quoted(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Slots:
-    """Slots of one size."""
+    """Slots of equal size."""
 
     count: int
     cores: int
@@ -548,10 +548,10 @@ class _Slots:
 
 
 def _slots(tasks: int, cores: int, gpus: int, nodes: int | None) -> _Slots:
-    """As many slots as tasks if all divides; else those that ask for the least beyond it.
+    """One slot per task if everything divides evenly; else the slots that ask for the least extra.
 
     Args:
-        cores, gpus: In all.
+        cores, gpus: Totals of the job.
     """
     if cores % tasks == 0 and gpus % tasks == 0 and (nodes or 1) <= tasks:
         return _Slots(tasks, cores // tasks, gpus // tasks)
@@ -579,7 +579,7 @@ def _amount(count: int, noun: str) -> str:
 
 
 class _Writer:
-    """Writes a request, taking each field away as it is written: what remains is lost."""
+    """Writes a request. It removes each field that it writes: the remaining fields are lost."""
 
     def __init__(self, request: Request) -> None:
         flattened = flat(request)
@@ -625,7 +625,7 @@ class _Writer:
 
     def _files(self) -> None:
         output, error, join = self._take("output"), self._take("error"), self._take("join")
-        if join:  # Flux does so unless --error names another file
+        if join:  # Flux joins them unless --error names another file
             if error is not None:
                 self._lost["error"] = "stderr goes into stdout's file"
             error = None
@@ -656,7 +656,7 @@ class _Writer:
             self._line("nodes", nodes)
         untold = request.tasks is None and request.tasks_per_node is None
         if untold and exclusive and nodes and not totals.gpus and totals.cores == nodes:
-            return  # whole nodes, whatever is on them
+            return  # whole nodes, with any number of cores and GPUs
         slots = _slots(totals.tasks, totals.cores, totals.gpus, nodes)
         self._line("nslots", slots.count)
         if slots.cores > 1 or request.cores_per_task:
@@ -692,8 +692,8 @@ class _Writer:
                 start = f"start them with `flux run -N{nodes} -n{tasks} --exclusive`"
             elif slots.gpus:
                 start = f"`flux run -n{tasks}` gives them no GPU"
-            told = f"the tasks, {tasks}, get {_amount(slots.count, 'slot')} of {each}: {start}"
-            self._notes.append(told)
+            note = f"the tasks, {tasks}, get {_amount(slots.count, 'slot')} of {each}: {start}"
+            self._notes.append(note)
         if slots.count * slots.cores != cores:
             self._notes.append(f"{slots.count * slots.cores} cores are asked for, not {cores}")
         if slots.count * slots.gpus != gpus:
@@ -778,7 +778,6 @@ class _Flux:
         return _sentinel(line) is not None
 
     def about(self, directive: Directive) -> str:
-        """The array, the dependency or the size that an option is about."""
         return _ABOUT.get(directive.option, "")
 
     def read(self, lines: Sequence[str]) -> Reading:

@@ -1,9 +1,9 @@
-"""What the commands of a Flux job find.
+"""The environment of a Flux job: variables and programs.
 
-Variables: flux-environment(7) of flux-core 0.88. A batch script is the initial program of an
-instance of its own: there, FLUX_JOB_ID and its like are *unset*, and the job's id is
-FLUX_ENCLOSING_ID ("INITIAL PROGRAM ENVIRONMENT"), in the processes of ``flux run`` too. Options:
-flux-run(1) of the same, and its `flux.cli.base`.
+Variables: flux-environment(7) of flux-core 0.88. A batch script is the initial program of a
+separate instance. In that instance, FLUX_JOB_ID and similar variables are *unset*, and the job's
+id is FLUX_ENCLOSING_ID ("INITIAL PROGRAM ENVIRONMENT"), also in the processes of ``flux run``.
+Options: flux-run(1) of the same release, and its `flux.cli.base`.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _SHELL_OPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
 
 
 def _env(value: str) -> Mapping[str, str] | None:
-    """``NAME=value``; other rules copy or remove."""
+    """``NAME=value``; other rules copy or remove variables."""
     plain = re.fullmatch(r"[A-Za-z_]\w*=[^\s'\"]*", value)
     return {"variables": value} if plain else None
 
 
 _MARK: Final = re.compile(r"\{\{\s*([\w.]*)\s*\}\}")
 _MARKS: Final = {
-    # The id is that of the launch, which is a job in the job's own instance.
+    # The id of the launch, which is a job in the job's own instance.
     **dict.fromkeys(("id", "jobid"), "step"),
     "node.id": "node",
     "node.name": "host",
@@ -97,7 +97,7 @@ ENVIRONMENT: Final = Environment(
     title="Flux",
     variables={
         "FLUX_ENCLOSING_ID": "job_id",
-        # Empty in a batch script, where people write it all the same.
+        # Unset in a batch script, but scripts use it all the same.
         "FLUX_JOB_ID": "job_id",
         "FLUX_JOB_SIZE": "tasks",
         "FLUX_JOB_NNODES": "nodes",
@@ -113,8 +113,8 @@ ENVIRONMENT: Final = Environment(
         "local_rank": Name(name="FLUX_TASK_LOCAL_ID"),
     },
     commands={
-        # flux-broker-attributes(7): the brokers of the job's instance, one per node. (The figure
-        # of `flux resource list` has a line per state while a program runs.)
+        # flux-broker-attributes(7): the brokers of the job's instance, one per node. (The output
+        # of `flux resource list` has one line per state while a program runs.)
         "nodes": "flux getattr size",
         # flux-environment(7), "INITIAL PROGRAM ENVIRONMENT".
         "node_list": "flux getattr hostlist",
@@ -156,7 +156,7 @@ ENVIRONMENT: Final = Environment(
         "copies a file to the job's nodes": "flux archive",
         "starts a program on each of the job's nodes": "flux exec",
     },
-    # The job is one of the enclosing instance.
+    # The job belongs to the enclosing instance.
     own_job={"cancel": "flux --parent cancel {}", "show": "flux --parent jobs {}"},
     launchers={
         "flux run": Launcher(options=_RUN, tasks="one", abbreviated=True, file=_file),
@@ -183,7 +183,7 @@ ENVIRONMENT: Final = Environment(
             "mpi": "-o pmi={}",
             "variables": "--env={}",
             "whole_nodes": "--exclusive",
-            # Its programs have their cores to themselves anyway.
+            # Flux's programs have their cores to themselves by default.
             "alone": "",
         },
         values={
@@ -206,7 +206,7 @@ ENVIRONMENT: Final = Environment(
             "gpus_per_node": "left out: `flux run` has `--gpus-per-node` without `-n` only",
         },
     ),
-    # Neither Open MPI's nor MPICH's mpirun asks Flux.
+    # The mpirun of Open MPI and of MPICH does not ask Flux for hosts.
     finds_hosts=False,
     whole_nodes=True,
     modules=("flux", "flux-core"),

@@ -1,4 +1,4 @@
-"""Flux, by its Python bindings (`side`) and its own programs."""
+"""Flux jobs, by Flux's Python bindings (`side`) and its own programs."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from fractale.schedulers.wrapper import write_wrapper
 NOTICES: Final[Mapping[str, JobState]] = {
     r"job\.exception \S+ type=timeout": "timeout",
 }
-"""Lines in the output of a job that was ended → the state that they show."""
+"""Lines in the output of an ended job → the state that they show."""
 
 NOISE: Final = (
     r"flux-job: task\(s\) exited with exit code",
     r"flux-job: task\(s\) (?:Terminated|Killed|Hangup)",
 )
-"""Lines that only follow from an end; the cause is above them."""
+"""Lines that are only consequences of an end; the cause is above them."""
 
 AFTER: Final = "flux submit --dependency=afterany:{job} sh -c {command}"
-"""The command that starts a command after a job."""
+"""The command that runs another command after a job."""
 
 MOST_BYTES: Final = 16 * 2**20
 IN_JOB: Final = '"${FLUX_JOB_ID:-$(flux getattr jobid 2>/dev/null)}"'
@@ -43,7 +43,7 @@ OF_FLUX_PYTHON: Final = ("PATH", "PYTHONPATH", "MANPATH", "LUA_PATH", "LUA_CPATH
 """Variables that ``flux python`` sets for its own programs."""
 
 REQUEST: Final = "flux.json"
-"""File of a job's folder: what the side program submits."""
+"""File in a job's directory: the request that the side program submits."""
 
 _NO_PYTHON: Final = re.compile(
     r"`?python'? is not a flux command|No such file or directory: .*python"
@@ -57,7 +57,7 @@ ASKED: Final = {
     "queues": "queue",
     "account": "account",
 }
-"""What a job may ask Flux for: field of a `Request` → what the side program calls it."""
+"""Fields that Flux supports: field of a `Request` → its name in the side program."""
 
 HARMLESS: Final = frozenset({"name", "output", "error", "join"})
 RESULTS: Final[Mapping[str, JobState]] = {
@@ -75,7 +75,7 @@ WAITS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Flux:
-    """The Flux instance that this process is in."""
+    """The Flux instance that this process runs in."""
 
     programs: Programs
     name: str = "flux"
@@ -83,11 +83,10 @@ class Flux:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Flux:
-        """The Flux of an environment."""
         return cls(Programs(dict(environment)))
 
     def found(self) -> bool:
-        """Whether there is an instance, or one is likely: its program is on the PATH."""
+        """Whether FLUX_URI names an instance, or the program ``flux`` is on the PATH."""
         inside = bool(self.programs.environment.get("FLUX_URI"))
         return inside or self.programs.which("flux") is not None
 
@@ -104,7 +103,7 @@ class Flux:
         )
 
     async def bindings(self) -> str:
-        """What is wrong with the Python bindings; empty if an instance answers by some."""
+        """The fault of the Python bindings; empty if an instance answers through them."""
         try:
             await self._ask("ping")
         except (JobError, ValueError) as error:
@@ -112,7 +111,7 @@ class Flux:
         return ""
 
     def prepare(self, folder: JobFolder, spec: JobSpec) -> None:
-        """Write the wrapper, and what is asked for; a script's directives are read for that."""
+        """Write the wrapper and the request, which includes a Flux script's directives."""
         asked = _asked(spec)
         index = '"$FRACTALE_INDEX"'
         write_wrapper(
@@ -140,9 +139,9 @@ class Flux:
         folder.write(REQUEST, json.dumps(request))
 
     async def submit(self, folder: JobFolder, spec: JobSpec, lock: int) -> str:
-        """Submit it as a batch job: an instance of its own, in which the wrapper runs.
+        """Submit it as a batch job: a separate instance, in which the wrapper runs.
 
-        An array is a batch job for each element; they are all submitted by one program.
+        Each element of an array is a batch job; one program submits all of them.
         """
         request = str(folder.path / REQUEST)
         if spec.array is not None:
@@ -156,7 +155,7 @@ class Flux:
         if native_id := await self.find(folder):
             return native_id
         if spec.array is not None and folder.text(side.IDS):
-            # Some elements are there: the same call submits the others.
+            # Some elements were submitted: the same call submits the others.
             raise SchedulerUnavailable(
                 f"Flux refused an element of the array: {ran.complaint}",
                 hint="the elements before it were submitted; `flux jobs -a` shows them",
@@ -164,37 +163,37 @@ class Flux:
         raise self._fault(ran, "Flux refused the job")
 
     async def find(self, folder: JobFolder) -> str | None:
-        """By what Flux said, else by the job's name, which has the tag in it."""
+        """Look in Flux's answer, then for the job's name, which contains the tag."""
         if native_id := _submitted(folder.text("submit.out")):
             return native_id
         if not (folder.path / REQUEST).exists():
-            return None  # which is written before anything is submitted
+            return None  # the request is written before anything is submitted
         answer: dict[str, str | None] = await self._ask("find", str(folder.path / REQUEST))
         return answer.get("id")
 
     async def records(self, jobs: Sequence[Submitted]) -> Sequence[Answer]:
-        """What Flux says about each, by one question."""
+        """Ask Flux about all jobs in one call."""
         ids = [_ids(job) for job in jobs]
         asked = list(dict.fromkeys(each for one in ids for each in one.values()))
         if not asked:
             return [{} for _ in jobs]
         found_all: list[dict[str, Any] | None] = await self._ask("records", *asked)
-        told = dict(zip(asked, found_all, strict=True))
+        by_id = dict(zip(asked, found_all, strict=True))
         return [
             {
                 index: _record(found)
                 for index, native_id in one.items()
-                if (found := told[native_id]) and (not job.ours or _is_of(job.folder, found))
+                if (found := by_id[native_id]) and (not job.ours or _is_of(job.folder, found))
             }
             for job, one in zip(jobs, ids, strict=True)
         ]
 
     async def cancel(self, folder: JobFolder, native_id: str) -> None:
-        """Cancel it, of an array every element."""
+        """Cancel the job, or every element of an array."""
         await self._ask("cancel", *(_written(folder).values() or (native_id,)))
 
     async def queues(self) -> list[Queue]:
-        """Its queues: by the bindings, else by the programs of Flux itself."""
+        """Flux's queues, by its bindings, else by its own programs."""
         ran = await self._by_bindings(lambda words: self.programs.run(*words, "queues"))
         if ran.code == 0:
             return [Queue(**queue) for queue in json.loads(ran.out)]
@@ -216,9 +215,9 @@ class Flux:
     async def _by_bindings(
         self, run: Callable[[Sequence[str]], Awaitable[ProgramResult]]
     ) -> ProgramResult:
-        """Run the side program by the site's own bindings, which fit its Flux, else by ours.
+        """Run the side program with the site's own bindings, which fit its Flux, else with ours.
 
-        A program that finds no bindings has asked Flux nothing: to go on to the next is safe.
+        A program that finds no bindings has not called Flux, so trying the next one is safe.
         """
         complaints: list[str] = []
         for words in self._pythons():
@@ -254,10 +253,10 @@ class Flux:
 
 
 def _asked(spec: JobSpec) -> dict[str, Any]:
-    """What a job asks for: the spec, and a Flux script's directives where the spec is silent.
+    """The job's request: the spec, completed by the directives of a Flux script.
 
     Raises:
-        JobError: A directive asks for what cannot be handed on.
+        JobError: fractale cannot pass on one of the directives.
     """
     script = script_of(spec, "flux")
     for each in script.reading.directives if script else ():
@@ -291,7 +290,7 @@ def _submitted(said: str) -> str:
 
 
 def _written(folder: JobFolder) -> dict[int | None, str]:
-    """Index and id of an array's elements; empty of a single job."""
+    """Index and id of an array's elements; empty for a single job."""
     lines = folder.text(side.IDS, MOST_BYTES).splitlines()
     pairs = (line.partition(" ") for line in lines)
     return {int(index): native_id for index, _, native_id in pairs if index.isdecimal()}
@@ -305,7 +304,7 @@ def _ids(job: Submitted) -> dict[int | None, str]:
 
 
 def _is_of(folder: JobFolder, job: Mapping[str, Any]) -> bool:
-    """Whether a job is ours: an instance that was started anew counts from 1 again."""
+    """Whether a job has this directory's tag. A restarted instance reuses job ids."""
     return folder.tag in str(job.get("name", "")).split(".")
 
 
@@ -316,7 +315,7 @@ def _record(job: Mapping[str, Any]) -> JobRecord:
     exception: Mapping[str, Any] = job.get("exception") or {}
     note, kind = str(exception.get("note") or ""), str(exception.get("type") or "")
     words = _why_it_waits(job, flux_state) if state == "pending" else ""
-    # Flux makes up an exit code where there was no process.
+    # Flux reports an exit code even if no process ran.
     ran = bool(job.get("t_run", True)) or isinstance(job.get("waitstatus"), int)
     if flux_state == "INACTIVE":
         words = ""

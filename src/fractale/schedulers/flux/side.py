@@ -1,10 +1,16 @@
-"""What is asked of Flux, by its Python bindings.
+"""The calls to Flux's Python bindings, in a separate program.
 
-It is a program of its own, so that a broker that hangs can be left, and so that a submission
-outlives whoever asked for it. It runs in the Python of the site's Flux (``flux python``), whose
-bindings fit that Flux, else in fractale's own; so it needs nothing of fractale, and no Python
-newer than 3.6. It is given a word and arguments, and answers with JSON. It ends with 0, with 1
-if Flux refuses, with 69 if no instance answers, or with 70 if there are no bindings.
+A separate program can be abandoned if a broker hangs, and a submission outlives its caller. It
+runs in the Python of the site's Flux (``flux python``), whose bindings fit that Flux, else in
+fractale's own Python. So it imports nothing of fractale, and runs on Python 3.6. It expects the
+name of a function and arguments, and answers with JSON.
+
+Its exit code is
+
+- 0 on success,
+- 1 if Flux refuses,
+- 69 if no instance answers,
+- 70 if there are no bindings.
 """
 
 import importlib
@@ -12,7 +18,7 @@ import json
 import os
 import sys
 
-# Else files beside this one would be taken for modules of their names.
+# Otherwise, files beside this one would shadow modules of the same names.
 if sys.path and sys.path[0] == os.path.dirname(os.path.abspath(__file__)):  # noqa: PTH100, PTH120
     del sys.path[0]
 
@@ -24,14 +30,14 @@ UNAVAILABLE = 69
 NO_BINDINGS = 70
 MOST_JOBS = 10000
 IDS = "flux.ids"
-"""File beside the request: index and id of each element of an array that was submitted."""
+"""File beside the request: index and id of each submitted element of an array."""
 
 
 def submit(flux: Any, handle: Any, request: str) -> Any:
-    """Submit the job that a file describes; gives its id, of an array that of the first element.
+    """Submit the job that a file describes. Returns its id, or the id of an array's first element.
 
-    Of an array those elements are submitted that were not yet: neither written down, nor known
-    to Flux by name, nor begun.
+    The missing elements of an array are submitted: those not recorded in the file `IDS`, unknown
+    to Flux by name, and not begun.
     """
     path = Path(request)
     wanted: dict[str, Any] = json.loads(path.read_text())
@@ -65,7 +71,7 @@ def _jobspec(flux: Any, wanted: "dict[str, Any]", name: str, index: "int | None"
     log = wanted["log"] if index is None else "{}.{}".format(wanted["log"], index)
     spec.cwd, spec.stdout, spec.stderr = wanted["folder"], log, log
     environment = dict(os.environ)
-    # ``flux python`` sets some for itself; the job gets them as they were.
+    # ``flux python`` changes some variables; the job gets their original values.
     for each, value in wanted["restore"].items():
         environment.pop(each, None)
         if value is not None:
@@ -83,16 +89,16 @@ def _jobspec(flux: Any, wanted: "dict[str, Any]", name: str, index: "int | None"
 
 
 def _after(spec: Any, native_id: "str | None") -> None:
-    """Flux limits no array: an element that would be one too many waits for an earlier one."""
+    """Limit an array, since Flux cannot: an element over the limit waits for an earlier one."""
     if native_id is not None:
         spec.setattr("system.dependencies", [{"scheme": "afterany", "value": native_id}])
 
 
 def find(flux: Any, handle: Any, request: str) -> Any:
-    """The newest job that a file describes, whatever became of it.
+    """The newest job that a file describes, in any state.
 
-    Of an array, the first element, if all were submitted: else whoever submits it again has
-    what is missing submitted.
+    For an array: the first element, if all were submitted. If some are missing, the id is null, so
+    that another submission adds them.
     """
     path = Path(request)
     wanted: dict[str, Any] = json.loads(path.read_text())
@@ -109,7 +115,7 @@ def find(flux: Any, handle: Any, request: str) -> Any:
 
 
 def _elements(flux: Any, handle: Any, path: Path, name: str, *, since: float) -> "dict[int, str]":
-    """Index and id of the elements that were submitted: as written down, or by their names."""
+    """Index and id of the submitted elements, from the file `IDS` or by their names."""
     known: dict[int, str] = {}
     if not (path.parent / IDS).exists():
         return known
@@ -136,7 +142,7 @@ def _write_down(path: Path, known: "dict[int, str]") -> None:
 
 
 def records(flux: Any, handle: Any, *native_ids: str) -> Any:
-    """What Flux says about each job; null for one that it does not know."""
+    """Flux's record of each job; null for a job that Flux does not know."""
     stopped: dict[str, bool] = {}
     return [_record(flux, handle, native_id, stopped) for native_id in native_ids]
 
@@ -155,7 +161,7 @@ def _record(flux: Any, handle: Any, native_id: str, stopped: "dict[str, bool]") 
 
 
 def _is_stopped(handle: Any, queue: str) -> bool:
-    """Whether a queue starts no jobs; False if this Flux does not say."""
+    """Whether a queue starts no jobs; False if this version of Flux does not report it."""
     try:
         answer = handle.rpc("job-manager.queue-status", {"name": queue} if queue else {}).get()
         return not answer.get("start", True)
@@ -164,7 +170,7 @@ def _is_stopped(handle: Any, queue: str) -> bool:
 
 
 def cancel(flux: Any, handle: Any, *native_ids: str) -> Any:
-    """Cancel jobs; one that is over already is none to complain about."""
+    """Cancel jobs. A job that is already over is not an error."""
     for native_id in native_ids:
         try:
             flux.job.cancel(handle, flux.job.JobID(native_id), "cancelled by fractale")
@@ -177,7 +183,7 @@ def cancel(flux: Any, handle: Any, *native_ids: str) -> Any:
 
 
 def queues(_flux: Any, handle: Any) -> Any:
-    """The queues with their limits and nodes."""
+    """The queues, with their limits and nodes."""
     found = importlib.import_module("flux.queue").QueueList(handle)
     return [_queue(queue) for queue in found]
 
@@ -192,14 +198,14 @@ def _queue(queue: Any) -> "dict[str, Any]":
         "nodes_idle": free.nnodes,
         "cores_per_node": every.ncores // nodes if nodes else None,
         "gpus": every.ngpus // nodes if nodes and every.ngpus else None,
-        # Flux writes no limit as 0 or as infinity.
+        # Flux reports no limit as 0 or as infinity.
         "time_limit": limit if limit and limit != float("inf") else None,
         "state": "up" if queue.enabled and queue.started else "stopped",
     }
 
 
 def ping(_flux: Any, handle: Any) -> Any:
-    """Whether an instance answers: its size."""
+    """Check that an instance answers. Returns its size."""
     return {"size": handle.attr_get("size")}
 
 
@@ -218,11 +224,11 @@ WORDS: "dict[str, Callable[..., Any]]" = {
 
 
 def main() -> int:
-    """Do what the arguments say."""
+    """Call the function that the arguments name."""
     try:
         flux: Any = importlib.import_module("flux")
         importlib.import_module("flux.job")
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with them, they are of no use
+    except Exception as error:  # noqa: BLE001 - bindings with any error are unusable
         return _said(error, NO_BINDINGS)
     try:
         handle = flux.Flux()

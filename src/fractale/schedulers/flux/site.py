@@ -1,7 +1,7 @@
-"""A Flux instance's queues and nodes, as ``flux queue list`` and ``flux resource list`` write them.
+"""Queues and nodes of a Flux instance, from ``flux queue list`` and ``flux resource list``.
 
-These two programs are always of the version of the instance; `flux.queue` of other bindings may
-not be.
+These programs always have the version of the instance. The `flux.queue` of other bindings may
+have another version.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ QUEUE_NODES: Final = "{queue}|{state}|{nnodes}|{ncores}|{ngpus}|{nodelist}"
 
 
 def read_nodes(line: str) -> dict[str, Any] | None:
-    """Nodes of one state, in the form of `NODES`; None if the line is of another form."""
+    """Nodes of one state, in the form of `NODES`; None if the line has another form."""
     cells = line.split("|")
     if len(cells) != 5:
         return None
@@ -37,7 +37,7 @@ def read_nodes(line: str) -> dict[str, Any] | None:
 
 
 def read_queue(line: str) -> dict[str, Any] | None:
-    """One queue in the form of `QUEUES`; an instance without named queues has an unnamed one."""
+    """One queue in the form of `QUEUES`. Its name is empty if the instance names no queues."""
     cells = line.split("|")
     if len(cells) != 6:
         return None
@@ -60,8 +60,8 @@ def queues_of(
 
     Args:
         queues: Lines in the form of `QUEUES`.
-        nodes: Lines in the form of `QUEUE_NODES`; a line names no queue in an instance without.
-        status: Of ``flux queue status``: ``batch: Scheduling is stopped``.
+        nodes: Lines in the form of `QUEUE_NODES`; without a queue if the instance names none.
+        status: Lines of ``flux queue status``: ``batch: Scheduling is stopped``.
     """
     closed = {
         name.strip() if colon else ""
@@ -97,13 +97,13 @@ def queues_of(
 
 
 def _status(line: str) -> tuple[str, str, str]:
-    """Queue, colon and state of a line of ``flux queue status``; the queue may be unnamed."""
+    """Queue, colon and state in a line of ``flux queue status``; the queue may be empty."""
     name, colon, said = line.partition(": ")
     return ("", "", line) if not colon or " " in name.strip() else (name, colon, said)
 
 
 def _seconds(text: str) -> int | None:
-    """Seconds; None for ``inf`` and for none."""
+    """Seconds; None for 0 and for any other text, such as ``inf``."""
     try:
         return read_time(text) or None
     except ValueError:

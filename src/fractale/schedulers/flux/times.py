@@ -13,7 +13,7 @@ _FIGURE: Final = re.compile(r"(\d+\.?\d*|\.\d+)(ms|s|m|h|d)?")
 
 
 def read_limit(text: str) -> float:
-    """A time limit as flux batch reads it, in seconds; infinity where 0 turns it off.
+    """A time limit as flux batch reads it, in seconds; infinity for 0, which means no limit.
 
     Raises:
         ValueError: flux batch refuses the text.
@@ -22,19 +22,19 @@ def read_limit(text: str) -> float:
 
 
 def read_duration(text: str) -> float:
-    """A Flux standard duration: a number with a unit, seconds if it has none.
+    """A Flux standard duration in seconds: a number with a unit, by default seconds.
 
     Raises:
-        ValueError: The text is no such number.
+        ValueError: The text is not a duration.
     """
     return _seconds(text, "s")
 
 
 def read_time(text: str) -> int:
-    """Flux's time limit: a number with ``s``, ``m``, ``h`` or ``d``; without one, minutes.
+    """Flux's time limit in seconds: a number with ``s``, ``m``, ``h`` or ``d``; else in minutes.
 
     Raises:
-        ValueError: The text is no such number.
+        ValueError: The text is not a time limit.
     """
     return round(_seconds(text, "m"))
 
@@ -49,7 +49,7 @@ def _seconds(text: str, unit: str) -> float:
 def write_time(seconds: float) -> str:
     """Seconds as Flux writes them, in the largest whole unit: ``100s``, ``5m``, ``2h``.
 
-    Infinity is 0, which is no limit for Flux.
+    Infinity is written as 0, which means no limit for Flux.
     """
     if math.isinf(seconds):
         return "0"
@@ -64,5 +64,5 @@ KILL_WAIT: Final = 5.0
 
 
 def longest(seconds: float) -> float:
-    """How long a job may run that has this limit, until it is killed."""
+    """How long a job with this limit may run before it is killed, in seconds."""
     return seconds + KILL_WAIT

@@ -1,4 +1,4 @@
-"""Whether Flux itself takes a script: `flux batch --dry-run`, or Flux's own parsers."""
+"""Ask Flux whether it accepts a script: `flux batch --dry-run`, or Flux's own parsers."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ with contextlib.redirect_stdout(sys.stderr):
             answer["mcp"] = bool(flux_validate_batch_jobspec(text)["valid"])
 print(json.dumps(answer))
 """
-"""In a process of its own: what it imports writes to stdout, and opens a shell if it is at a loss.
+"""Runs in a separate process: its imports write to stdout, and open a shell on some failures.
 
-As `flux batch` does, up to the job that it would submit (flux-core 0.88, flux/cli/batch.py).
+It does what `flux batch` does before it submits (flux-core 0.88, flux/cli/batch.py).
 """
 
 
 async def ask(text: str, script: Script, programs: Programs) -> SchedulerVerdict | str:
-    """What Flux says of a script; in words, why nobody was asked."""
+    """Flux's verdict on a script; or, as text, why Flux was not asked."""
     del script
     with tempfile.TemporaryDirectory(prefix="fractale-flux-") as folder:
         file = Path(folder) / "job.sh"
@@ -58,22 +58,22 @@ async def ask(text: str, script: Script, programs: Programs) -> SchedulerVerdict
         try:
             if programs.which("flux"):
                 return _verdict(await programs.run("flux", "batch", "--dry-run", str(file)), file)
-            told = await programs.run(sys.executable, "-c", PARSERS, str(file))
+            ran = await programs.run(sys.executable, "-c", PARSERS, str(file))
         except SchedulerUnavailable as error:
             return str(error)
     try:
-        answer: dict[str, Any] = json.loads(told.out.rstrip().rpartition("\n")[2])
+        answer: dict[str, Any] = json.loads(ran.out.rstrip().rpartition("\n")[2])
     except ValueError:
-        return f"Flux's parsers gave no answer: {told.complaint}"
+        return f"Flux's parsers gave no answer: {ran.complaint}"
     if answer["missing"]:
         return answer["missing"]
     errors: list[str] = answer["errors"]
-    # Flux's own word is final; flux-mcp, where it is, is named if it says the same.
+    # Flux's own verdict is final; flux-mcp is only named, if it is installed and agrees.
     agreed = answer.get("mcp") is (not errors)
     return SchedulerVerdict(
         by="flux-mcp" if agreed else "flux-python",
         checks=("Flux's own parsers of directives and options",),
-        refused=tuple(f"Flux says: {_reason(each, told.err)}" for each in errors),
+        refused=tuple(f"Flux says: {_reason(each, ran.err)}" for each in errors),
     )
 
 
@@ -87,7 +87,7 @@ def _verdict(ran: ProgramResult, file: Path) -> SchedulerVerdict:
 
 
 def _reason(error: str, log: str) -> str:
-    """A parser of options writes what is wrong, and leaves."""
+    """The error, or the message that Flux's option parser printed before it exited."""
     if error:
         return error.partition("\n\n")[0]
     lines = [line.partition(": error: ")[2] for line in log.splitlines() if ": error: " in line]

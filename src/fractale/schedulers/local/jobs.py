@@ -1,6 +1,6 @@
-"""Plain processes as jobs: each is minded by a process of its own, which outlives us.
+"""Local processes as jobs. Each job has a supervisor process, which outlives fractale.
 
-No more run at a time than there are cores for; the others wait in a queue on disk.
+The running jobs use at most the available cores; the other jobs wait in a queue on disk.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _REFUSED: Final[Mapping[str, str]] = {
     "hold": "is held until it is released",
     "server": "is for another cluster",
 }
-"""Fields of a `Request` without which a job would not be what was asked for."""
+"""Fields of a `Request` that this machine refuses: the job cannot run correctly without them."""
 
 _IGNORED: Final = frozenset(
     {
@@ -60,7 +60,7 @@ _IGNORED: Final = frozenset(
         *("other", "gpu_kind", "comment"),
     }
 )
-"""Fields that mean nothing here: they are told, since the script names them."""
+"""Fields without an effect on this machine. A notice names them, since the script sets them."""
 
 _GPUS: Final = ("nvidia[0-9]*", "kfd", "dri/renderD*")
 _MINDED: Final = re.compile(r"([a-z_]+)\.(-?\d+)")
@@ -68,11 +68,11 @@ _MINDED: Final = re.compile(r"([a-z_]+)\.(-?\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """This machine, without a scheduler: as many jobs run at a time as there are cores for.
+    """This machine, without a scheduler. It runs as many jobs at a time as it has cores for.
 
     Args:
-        queue_root: The folder of the queues, one for each machine.
-        cores: How many jobs may use at a time; None for as many as this process may use.
+        queue_root: The directory of the queues, one per machine.
+        cores: How many cores all jobs may use; None for as many as this process may use.
     """
 
     environment: Mapping[str, str]
@@ -82,20 +82,20 @@ class Local:
     title: str = "this machine"
 
     def found(self) -> bool:
-        """It is always there."""
+        """Always true."""
         return True
 
     def presence(self) -> Presence:
-        """This machine is always there."""
+        """This machine is always present."""
         return Presence(answers=True)
 
     def prepare(self, folder: JobFolder, spec: JobSpec) -> None:
-        """Write the wrapper, and what of the script does not count, or is not there, here.
+        """Write the wrapper, and notices about the parts of the script without an effect here.
 
-        The script finds the variables of the scheduler that it is for.
+        The wrapper sets the variables that the script's own scheduler would set.
 
         Raises:
-            JobError: The job asks for what this machine cannot give.
+            JobError: The job asks for something that this machine cannot provide.
         """
         script = script_of(spec, self.name)
         request = asked_of(spec, self.name)
@@ -119,12 +119,12 @@ class Local:
         )
 
     async def submit(self, folder: JobFolder, spec: JobSpec, lock: int) -> str:
-        """Put the job into the queue, and start it if there are cores for it."""
-        del lock  # what is in the queue is found, whatever happens to us
+        """Put the job into the queue, and start it if enough cores are free."""
+        del lock  # the queue is on disk, so the job is found even if this process ends
         number = await asyncio.to_thread(self._add, folder, spec)
         if (await asyncio.to_thread(_look, self._queue)).can_start:
             await self._start_next()
-        if spec.array is not None:  # its elements begin one after the other
+        if spec.array is not None:  # its elements start later
             return str(_queued(folder)["id"])
         deadline = time.monotonic() + START_SECONDS
         while not _facts(folder) and await asyncio.to_thread(self._is_starting, folder, number):
@@ -137,9 +137,9 @@ class Local:
         """Whether a job has a supervisor that has not begun; otherwise it runs, waits or is over.
 
         Raises:
-            JobError: It had one, which ended without a beginning. There is no such job any more.
+            JobError: The supervisor ended before it began. The job is removed from the queue.
         """
-        # Inside the gate nobody else starts it: what was tried and waits has failed.
+        # Only the process inside the gate starts jobs: a waiting job that was tried has failed.
         with disk(self._queue), local_queue.gate(self._queue):
             queue = local_queue.survey(self._queue)
             if number in queue.running:
@@ -178,15 +178,15 @@ class Local:
         (folder.path / local_queue.TRIED).unlink(missing_ok=True)
         with disk(self._queue), local_queue.gate(self._queue):
             number = local_queue.new_number(self._queue)
-            # From here on it is in the queue: whoever looks at it sees to that.
-            # A number alone would be taken for that of a process.
-            told = {"id": f"q{number}", "number": number, **facts}
-            folder.write(local_queue.QUEUED, json.dumps(told))
+            # The job is now in the queue, and the next process that checks the queue can add it.
+            # The id has a prefix, so that it cannot be mistaken for a process id.
+            written = {"id": f"q{number}", "number": number, **facts}
+            folder.write(local_queue.QUEUED, json.dumps(written))
             local_queue.add(self._queue, number, folder.path, facts)
         return number
 
     async def _start_next(self, queue: Path | None = None) -> None:
-        """Start what can be started. What cannot be now is by whoever looks next."""
+        """Start the jobs that can start now. Later checks of the queue start the others."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-IS", local_queue.__file__),
             *(str(queue or self._queue), supervisor.__file__),
@@ -198,11 +198,11 @@ class Local:
         await process.wait()
 
     async def find(self, folder: JobFolder) -> str | None:
-        """The number that the job has in the queue."""
+        """The job's number in the queue."""
         return str(_queued(folder).get("id") or "") or None
 
     async def records(self, jobs: Sequence[Submitted]) -> list[Mapping[int | None, JobRecord]]:
-        """What it says about each."""
+        """The state of each job, from its supervisor or from the queue."""
         found: list[Mapping[int | None, JobRecord]] = []
         for job in jobs:
             if job.indices:
@@ -213,11 +213,11 @@ class Local:
         return found
 
     async def _elements(self, job: Submitted) -> dict[int | None, JobRecord]:
-        """What is known of elements of an array: of each that begins, what its supervisor left."""
+        """The records of an array's elements, from the supervisors of the elements that began."""
         waits: JobRecord | None = None
         if not job.folder.marked(local_queue.CANCELLED):
-            waits = await self._record(job.folder)  # starts what can be started, too
-            if waits is not None:  # the same for all, and as long as it lasts
+            waits = await self._record(job.folder)  # also starts the elements that can start
+            if waits is not None:  # all elements without a record of their own share this one
                 waits = replace(waits, said="an element of an array")
         found: dict[int | None, JobRecord] = {}
         begun = job.folder.begun()
@@ -235,7 +235,7 @@ class Local:
         return found
 
     async def _record(self, folder: JobFolder) -> JobRecord | None:
-        """What its supervisor left, or whether that is still there."""
+        """The ending that the supervisor recorded, else the state of the supervisor."""
         if minded := folder.marked("minded."):
             return _minded(folder, *minded)
         facts, queued = _facts(folder), _queued(folder)
@@ -249,7 +249,7 @@ class Local:
         return self._claimed(folder, facts) if facts else await self._waiting(folder, queued)
 
     def _claimed(self, folder: JobFolder, facts: Mapping[str, str]) -> JobRecord | None:
-        """What is known of a job that has, or had, a supervisor."""
+        """The record of a job that has, or had, a supervisor."""
         host = facts.get("host", "")
         if facts.get("boot") != supervisor.boot():
             return JobRecord(
@@ -261,11 +261,11 @@ class Local:
             )
         if _alive(facts) or _wrapper(folder):
             return JobRecord(state="running", said="alive", evidence="process", nodes=(host,))
-        # It may have ended between the two looks.
+        # The job may have ended since the check for its ending.
         return _minded(folder, *minded) if (minded := folder.marked("minded.")) else None
 
     async def _waiting(self, folder: JobFolder, queued: Mapping[str, Any]) -> JobRecord | None:
-        """Where a job stands that waits; it is started if it can be."""
+        """The record of a waiting job. The job is started if it can start now."""
         number, place = int(queued["number"]), Path(queued["queue"])
         queue = await asyncio.to_thread(_look, place, folder.path, queued)
         if queue.can_start:
@@ -281,7 +281,7 @@ class Local:
         return JobRecord(state="pending", said=said, evidence="local queue", words=words)
 
     async def cancel(self, folder: JobFolder, native_id: str) -> None:
-        """Ask the supervisor to end the job, and see that it does; take one that waits out."""
+        """End the job by its supervisor, and wait for the end; remove a waiting job."""
         if folder.array() is not None:
             await self._cancel_elements(folder)
             return
@@ -289,7 +289,7 @@ class Local:
         while not folder.marked("minded."):
             facts = _facts(folder)
             if not facts and (queued := _queued(folder)):
-                # Where the job's folder says that it is cancelled, this takes it out.
+                # The job's directory has the mark "cancelled", so this call removes the job.
                 await self._start_next(Path(queued["queue"]))
             elif facts.get("host") == socket.gethostname() and _alive(facts):
                 with contextlib.suppress(ProcessLookupError):
@@ -304,7 +304,7 @@ class Local:
             await asyncio.sleep(0.1)
 
     async def _cancel_elements(self, folder: JobFolder) -> None:
-        """End the elements of an array that run; those whose turn has not come get none."""
+        """End the running elements of an array; the other elements never start."""
         if queued := _queued(folder):
             await self._start_next(Path(queued["queue"]))
         begun = [folder.element(index) for index in sorted(folder.begun())]
@@ -312,7 +312,7 @@ class Local:
         await asyncio.gather(*(self.cancel(each, "") for each in left))
 
     async def queues(self) -> list[Queue]:
-        """The machine as a queue of one node."""
+        """This machine, as a queue of one node."""
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return [
             Queue(
@@ -327,7 +327,7 @@ class Local:
 
 
 def _refuse(request: Request, script: Script | None) -> None:
-    """See that this machine can do what a job asks for.
+    """Check that this machine can provide what a job asks for.
 
     Raises:
         JobError: It cannot.
@@ -345,7 +345,7 @@ def _refuse(request: Request, script: Script | None) -> None:
         )
     options = {each.option for each in script.reading.directives} if script else set[str]()
     for name, words in _REFUSED.items():
-        # What a request cannot say of it (`--begin=tomorrow`) is there all the same.
+        # Some options, such as `--begin=tomorrow`, set no field of the request.
         if getattr(request, name) or name in options:
             raise JobError(
                 f"the job's script {words}, which needs a scheduler (`scheduler: local` has none)",
@@ -354,7 +354,7 @@ def _refuse(request: Request, script: Script | None) -> None:
 
 
 def _notices(request: Request, script: Script | None) -> list[str]:
-    """What of the script's directives does not count on this machine, in a sentence each."""
+    """One sentence per directive of the script that has no effect on this machine."""
     found: list[str] = []
     if request.totals().gpus:
         found.append("GPUs are not assigned to local jobs: the job sees all that are there")
@@ -370,7 +370,7 @@ def _notices(request: Request, script: Script | None) -> list[str]:
 def _look(
     queue: Path, folder: Path | None = None, queued: Mapping[str, Any] | None = None
 ) -> local_queue.LocalQueue:
-    """The queue now; a job that should be in it is put back where it is not."""
+    """The queue now. A job that is missing from it is added again."""
     with disk(queue), local_queue.gate(queue):
         if folder and queued:
             local_queue.add(queue, int(queued["number"]), folder, queued)
@@ -378,7 +378,7 @@ def _look(
 
 
 def _queued(folder: JobFolder) -> dict[str, Any]:
-    """What the job needs to be started; empty where it never came into the queue."""
+    """The facts for starting the job; empty if the job never entered the queue."""
     return folder.json(local_queue.QUEUED) or {}
 
 
@@ -402,7 +402,7 @@ def _minded(folder: JobFolder, name: str, at: float) -> JobRecord:
 
 
 def _alive(facts: Mapping[str, str]) -> bool:
-    """Whether that very process is there, and not only its body."""
+    """Whether the process exists, is the same one, and is not a zombie."""
     pid, ticks = facts.get("id", ""), facts.get("ticks", "")
     if not pid.isdecimal() or (ticks and supervisor.ticks(pid) != ticks):
         return False
@@ -411,13 +411,13 @@ def _alive(facts: Mapping[str, str]) -> bool:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except ProcessLookupError:
         return False
-    except OSError:  # no /proc here, or not our process
+    except OSError:  # the system has no /proc, or another user owns the process
         return True
     return state != "Z"
 
 
 async def _end_unminded(folder: JobFolder, session: int) -> None:
-    """End a job as its supervisor would, which is gone: first asking, then for good."""
+    """End a job whose supervisor is gone, as the supervisor would: SIGTERM, later SIGKILL."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(session, sign)
@@ -430,7 +430,7 @@ async def _end_unminded(folder: JobFolder, session: int) -> None:
 
 
 def _wrapper(folder: JobFolder) -> Started | None:
-    """The wrapper, if it is there: it goes on where only its supervisor was ended."""
+    """The wrapper, if it still runs: it keeps running if only its supervisor was killed."""
     started = folder.started()
     if started and _alive({"id": str(started.pid), "ticks": started.ticks}):
         return started

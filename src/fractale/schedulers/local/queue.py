@@ -1,20 +1,21 @@
-"""Which local jobs run now, and which wait for free cores: also a program that needs nothing else.
+"""The queue of local jobs: which run, and which wait for free cores. Also a standalone program.
 
 .. code-block:: text
 
-    local/HOST/       in the state folder: the queue of one machine
-      gate            locked by whoever looks at the queue, adds to it, or starts what can be
+    local/HOST/       in the state directory: the queue of one machine
+      gate            locked by each process that reads the queue, adds to it, or starts jobs
       last            the number of the last job
-      00000017        a job: its folder, its cores, how many may be in use. Locked by its supervisor
+      00000017        a job: its directory, its cores, and the limit of cores in use. Locked by its
+                      supervisor
       00000018        an array: also its indices, how many may run at a time, and how many of them
-                      had their turn. Locked by nobody
-      00000018.7      an element of it whose turn has come: as a job
+                      had their turn. Never locked
+      00000018.7      an element of the array whose turn has come; like a job
 
-A job's number is its place. What it needs to be started is in its own folder (`queued.json`), so
-that a lost queue is made again by whoever looks at the job. Locks end with their processes: a job
-whose file nobody has locked, and whose folder nobody has claimed, waits. The program starts what
-can be started, in order. A process that submits or looks at a job calls it, and so does each
-supervisor at its end.
+A job's number is its position. The facts for starting it are in its own directory
+(`queued.json`), so that a later check of the job can restore a lost queue. Locks end with their
+processes: a job waits while its file is not locked and its directory is not claimed. The program
+starts the jobs that can start, in order. Each process that submits or checks a job runs it, and
+so does each supervisor at its end.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from typing import Any
 
 QUEUED = "queued.json"
 WITHDRAWN = "minded.cancelled.-15"
-"""What a supervisor leaves of a job that was cancelled; made for one that never had any."""
+"""The ending that a supervisor records for a cancelled job; also made for a job without one."""
 
 TRIED = "submit.err"
 CANCELLED = "cancelled"
@@ -41,12 +42,12 @@ ELEMENTS = "elements"
 
 @dataclass(frozen=True, slots=True)
 class QueueEntry:
-    """A job in the queue, or an array, whose elements are entries once their turn has come.
+    """A job or an array in the queue. An array's elements become entries at their turn.
 
     Args:
-        cores: That it takes, or each element; never more than its limit.
-        limit: How many cores may be in use with it.
-        indices: Of an array, as ``[first, last, step]`` each.
+        cores: Cores of the job, or of each element; never more than the limit.
+        limit: How many cores all jobs may use, including this one.
+        indices: An array's indices, as ``[first, last, step]`` each.
         most: How many elements may run at a time; 0 for any number.
         turn: How many elements had their turn.
     """
@@ -61,11 +62,11 @@ class QueueEntry:
 
     @property
     def number(self) -> int:
-        """Its place; of an element, that of its array."""
+        """The position in the queue; an element has its array's."""
         return int(self.path.name.partition(".")[0])
 
     def next_index(self) -> int | None:
-        """The index of the element whose turn it is; None where all had theirs."""
+        """The index of the next element; None if all elements had their turn."""
         left = self.turn
         for first, last, step in self.indices:
             span = range(first, last + 1, step)
@@ -80,10 +81,10 @@ class LocalQueue:
     """The queue at one moment.
 
     Args:
-        used: Cores that running jobs have.
-        running: Their numbers.
+        used: Cores in use.
+        running: The numbers of the running jobs.
         elements: Number of an array → how many of its elements run.
-        waiting: In order.
+        waiting: The waiting entries, in order.
     """
 
     used: int = 0
@@ -93,20 +94,20 @@ class LocalQueue:
 
     @property
     def can_start(self) -> bool:
-        """Whether there are cores for the first that waits: none is started before it."""
+        """Whether the first waiting entry can start: no entry starts before it."""
         ready = next((entry for entry in self.waiting if not self.is_full(entry)), None)
         return ready is not None and self.fits(ready)
 
     def fits(self, entry: QueueEntry) -> bool:
-        """Whether there are cores for a job."""
+        """Whether enough cores are free for a job."""
         return not self.used or self.used + entry.cores <= entry.limit
 
     def is_full(self, entry: QueueEntry) -> bool:
-        """Whether as many elements of an array run as may: then those behind it come first."""
+        """Whether an array runs its maximum of elements; then the entries after it may start."""
         return bool(entry.most) and self.elements.get(entry.number, 0) >= entry.most
 
     def runs(self, entry: QueueEntry) -> None:
-        """Count a job that runs, or an element."""
+        """Count a job or an element as running."""
         self.used += entry.cores
         if "." in entry.path.name:
             self.elements[entry.number] = self.elements.get(entry.number, 0) + 1
@@ -116,7 +117,7 @@ class LocalQueue:
 
 @contextlib.contextmanager
 def gate(queue: Path) -> Generator[None]:
-    """Be the only one at the queue."""
+    """Lock the queue for this process alone."""
     for folder in (*reversed(queue.parents[:2]), queue):
         if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
@@ -130,7 +131,7 @@ def gate(queue: Path) -> Generator[None]:
 
 
 def new_number(queue: Path) -> int:
-    """A number that no job of the queue had. Only inside the gate."""
+    """A number that no job of the queue had. Call it only inside the gate."""
     known = [entry.number for entry in _entries(queue)]
     with contextlib.suppress(FileNotFoundError, ValueError):
         known.append(int((queue / "last").read_text()))
@@ -140,13 +141,13 @@ def new_number(queue: Path) -> int:
 
 
 def add(queue: Path, number: int, folder: Path, facts: Mapping[str, Any]) -> None:
-    """Put a job into its place, if it is not there. Only inside the gate."""
+    """Put a job into its position, if it is not there. Call it only inside the gate."""
     path = queue / f"{number:08d}"
     if not path.exists():
-        told = {"folder": str(folder), "cores": facts["cores"], "limit": facts["limit"]}
+        written = {"folder": str(folder), "cores": facts["cores"], "limit": facts["limit"]}
         if facts.get("indices"):
-            told |= {"indices": facts["indices"], "most": facts["most"], "turn": 0}
-        _write(path, json.dumps(told))
+            written |= {"indices": facts["indices"], "most": facts["most"], "turn": 0}
+        _write(path, json.dumps(written))
 
 
 def _write(path: Path, text: str) -> None:
@@ -157,31 +158,31 @@ def _write(path: Path, text: str) -> None:
 
 
 def _for_owner(path: str, flags: int) -> int:
-    """Open a file, made for its owner only; this program cannot import it from elsewhere."""
+    """Open a file with mode 0600. This program is standalone, so it cannot import the function."""
     descriptor = os.open(path, flags, 0o600)
-    os.fchmod(descriptor, 0o600)  # whatever the umask took of it
+    os.fchmod(descriptor, 0o600)  # the umask may have removed bits
     return descriptor
 
 
 def _entries(queue: Path) -> Iterator[QueueEntry]:
     for path in sorted(queue.glob("[0-9]*")):
         try:
-            told = json.loads(path.read_text())
-            limit = max(int(told["limit"]), 1)
-            cores = min(max(int(told["cores"]), 1), limit)
+            written = json.loads(path.read_text())
+            limit = max(int(written["limit"]), 1)
+            cores = min(max(int(written["cores"]), 1), limit)
             more = (), 0, 0
-            if told.get("indices"):
-                spans = tuple((int(a), int(b), int(c)) for a, b, c in told["indices"])
-                more = spans, int(told["most"]), int(told["turn"])
-            yield QueueEntry(path, Path(told["folder"]), cores, limit, *more)
+            if written.get("indices"):
+                spans = tuple((int(a), int(b), int(c)) for a, b, c in written["indices"])
+                more = spans, int(written["most"]), int(written["turn"])
+            yield QueueEntry(path, Path(written["folder"]), cores, limit, *more)
         except FileNotFoundError:
             continue
-        except (ValueError, LookupError, TypeError):  # a power cut took what was in it
+        except (ValueError, LookupError, TypeError):  # a power failure emptied the file
             path.unlink(missing_ok=True)
 
 
 def survey(queue: Path) -> LocalQueue:
-    """Which jobs run and which wait; those that are over are taken out. Only inside the gate."""
+    """Find running and waiting jobs, and remove ended ones. Call it only inside the gate."""
     found = LocalQueue()
     for entry in _entries(queue):
         if entry.indices:
@@ -199,7 +200,7 @@ def survey(queue: Path) -> LocalQueue:
 
 
 def _standing_of_array(entry: QueueEntry) -> str:
-    """Whether elements of an array still wait for their turn: those that had it are entries."""
+    """Whether elements of an array wait for their turn. The other elements are entries."""
     try:
         names = {path.name for path in entry.folder.iterdir()}
     except FileNotFoundError:
@@ -211,7 +212,7 @@ def _standing_of_array(entry: QueueEntry) -> str:
 
 @contextlib.contextmanager
 def _taken(entry: QueueEntry) -> Generator[int | None]:
-    """The descriptor of a job's file, locked; None where its supervisor has it."""
+    """The descriptor of a job's locked file; None if the supervisor has the lock."""
     descriptor = os.open(entry.path, os.O_RDWR)
     try:
         try:
@@ -225,7 +226,7 @@ def _taken(entry: QueueEntry) -> Generator[int | None]:
 
 
 def _standing(folder: Path) -> str:
-    """How a job is that nobody minds."""
+    """The state of a job whose file is not locked."""
     try:
         names = {path.name for path in folder.iterdir()}
     except FileNotFoundError:
@@ -241,7 +242,7 @@ def _standing(folder: Path) -> str:
 
 
 def _goes_on(folder: Path) -> bool:
-    """Whether a job runs whose supervisor was killed."""
+    """Whether the job still runs after its supervisor was killed."""
     try:
         lines = (folder / "started").read_text().splitlines()
         facts = dict(line.split("=", 1) for line in lines if "=" in line)
@@ -252,7 +253,7 @@ def _goes_on(folder: Path) -> bool:
 
 
 def start_next(queue: Path, supervisor: str) -> None:
-    """Start what can be started."""
+    """Start the jobs that can start now."""
     with gate(queue):
         found = survey(queue)
         for entry in found.waiting:
@@ -266,7 +267,7 @@ def start_next(queue: Path, supervisor: str) -> None:
 
 
 def _try_start(queue: Path, found: LocalQueue, entry: QueueEntry, supervisor: str) -> None:
-    """Start a job. One that cannot be started keeps no other from it."""
+    """Start a job. A job that cannot start does not block the others."""
     with contextlib.suppress(OSError, ValueError, LookupError), _taken(entry) as descriptor:
         if descriptor is not None:
             _start(queue, entry, supervisor, descriptor)
@@ -277,7 +278,8 @@ def _start_elements(queue: Path, found: LocalQueue, array: QueueEntry, superviso
     """Start the elements of an array whose turn it is.
 
     Returns:
-        Whether those behind the array may start: it has no more, or as many run as may.
+        Whether the entries after the array may start: all elements had their turn, or the maximum
+        runs.
     """
     facts = json.loads((array.folder / QUEUED).read_text())
     while (index := array.next_index()) is not None and not found.is_full(array):
@@ -286,13 +288,13 @@ def _start_elements(queue: Path, found: LocalQueue, array: QueueEntry, superviso
         if element := _take_turn(array, index, facts):
             _try_start(queue, found, element, supervisor)
         array = replace(array, turn=array.turn + 1)
-        told = json.loads(array.path.read_text())
-        _write(array.path, json.dumps({**told, "turn": array.turn}))
+        written = json.loads(array.path.read_text())
+        _write(array.path, json.dumps({**written, "turn": array.turn}))
     return True
 
 
 def _take_turn(array: QueueEntry, index: int, facts: Mapping[str, Any]) -> QueueEntry | None:
-    """Make an entry of an element; None where it had its turn, and this was not written down."""
+    """Make an entry for an element; None if it had its turn, but the array does not record it."""
     folder = array.folder / ELEMENTS / str(index)
     path = array.path.with_name(f"{array.path.name}.{index}")
     try:
@@ -313,7 +315,7 @@ def _take_turn(array: QueueEntry, index: int, facts: Mapping[str, Any]) -> Queue
 
 
 def _start(queue: Path, entry: QueueEntry, supervisor: str, descriptor: int) -> None:
-    """Start the supervisor of a job: it keeps the lock as long as it lives."""
+    """Start the supervisor of a job. The supervisor keeps the lock while it lives."""
     facts = json.loads((entry.folder / QUEUED).read_text())
     limits = (str(facts["seconds"]), str(facts["memory"]))
     more = (str(queue), str(facts["id"]))
@@ -330,7 +332,7 @@ def _start(queue: Path, entry: QueueEntry, supervisor: str, descriptor: int) -> 
 
 
 def main() -> None:
-    """Start what can be started of the queue that the arguments name."""
+    """Start the jobs of one queue; the arguments name the queue and the supervisor's file."""
     start_next(Path(sys.argv[1]), sys.argv[2])
 
 

@@ -29,7 +29,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def ticks(pid: int | str) -> str:
-    """When a process began, in the kernel's own clock; empty for one that is not there."""
+    """When a process began, in ticks of the kernel's clock; empty if it does not exist."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -37,7 +37,7 @@ def ticks(pid: int | str) -> str:
 
 
 def boot() -> str:
-    """The id of this run of the machine; empty where it has none."""
+    """The kernel's boot id; empty if the machine has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -45,7 +45,7 @@ def boot() -> str:
 
 
 def resident(session: int) -> int:
-    """Bytes of memory that the processes of a session have."""
+    """Resident bytes of memory of a session's processes."""
     total = 0
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -58,9 +58,9 @@ def resident(session: int) -> int:
 
 
 def for_owner(path: str, flags: int) -> int:
-    """Open a file, made for its owner only: an opener for `open`."""
+    """Open a file with mode 0600: an opener for `open`."""
     descriptor = os.open(path, flags, 0o600)
-    os.fchmod(descriptor, 0o600)  # whatever the umask took of it
+    os.fchmod(descriptor, 0o600)  # the umask may have removed bits
     return descriptor
 
 
@@ -82,7 +82,7 @@ def claim(folder: Path) -> bool:
 
 
 class Supervisor:
-    """Runs a job's wrapper to its end: by itself, at a limit, or by a signal."""
+    """Runs a job's wrapper until it exits, reaches a limit, or the supervisor gets SIGTERM."""
 
     def __init__(self, folder: Path, number: str, seconds: float, memory: int) -> None:
         self._folder = folder
@@ -98,7 +98,7 @@ class Supervisor:
         open(ending, "ab", opener=for_owner).close()
         with open(self._folder / "scheduler.log", "ab", opener=for_owner) as log:
             own = self._folder / "wrapper.sh"
-            # An element of an array is run by the wrapper of the array.
+            # The elements of an array share the array's wrapper.
             path = own if own.exists() else self._folder.parents[1] / own.name
             wrapper = subprocess.Popen(  # noqa: S603 - written by fractale
                 ["/bin/sh", str(path)],
@@ -115,7 +115,7 @@ class Supervisor:
                 continue
         self._end(wrapper)
         state = self._state or ("completed" if wrapper.returncode == 0 else "failed")
-        with contextlib.suppress(FileNotFoundError):  # the folder was removed: the job was over
+        with contextlib.suppress(FileNotFoundError):  # the directory of an ended job was removed
             ending.rename(self._folder / f"minded.{state}.{wrapper.returncode}")
 
     def _asked(self, _signal: int, _frame: FrameType | None) -> None:
@@ -129,7 +129,7 @@ class Supervisor:
         return bool(self._state)
 
     def _end(self, wrapper: subprocess.Popen[bytes]) -> None:
-        """End what is left of the job: first asking, so that the wrapper can leave its word."""
+        """End the remaining processes: SIGTERM, so that the wrapper can record it; then SIGKILL."""
         if wrapper.poll() is None:
             _kill(wrapper.pid, signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -6,5 +6,5 @@ from fractale.schedulers.local.supervisor import GRACE, LOOK
 
 
 def longest(seconds: float) -> float:
-    """How long a job may run that has this limit, until it is killed."""
+    """How long a job with this limit may run before it is killed, in seconds."""
     return seconds + GRACE + LOOK

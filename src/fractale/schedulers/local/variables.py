@@ -1,4 +1,4 @@
-"""What a script for a scheduler finds in its environment when it runs without that scheduler."""
+"""The variables that a scheduler would set, for a script that runs without that scheduler."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from fractale.schedulers.request import Request
 from fractale.schedulers.script import Script
 from fractale.schedulers.shell_text import read_shell, words_of
 
-# Scripts compute ports from it, so it is a number; no scheduler has one that is as large, so that
-# a script that cancels its own job cancels no other.
+# The id is a number, because scripts compute ports from it. It is larger than any scheduler's, so
+# that a script that cancels its own job cannot cancel another job.
 _N: Final = "n=${FRACTALE_JOB_ID#q}; n=$((1000000000 + ${n%%_*}))"
 _NUMBER: Final = f'"$({_N}; echo $n)"'
 _ELEMENT_NUMBER: Final = f'"$({_N}; printf %s%06d $n "$FRACTALE_INDEX")"'
@@ -35,7 +35,7 @@ _IDS: Final[Mapping[str, Mapping[str, str]]] = {
         "element_id": f'"$({_N}; echo "$n[$FRACTALE_INDEX].$(uname -n)")"',
         "array_id": f'"$({_N}; echo "$n[].$(uname -n)")"',
     },
-    # Of an element of an array, it is the id of the array.
+    # For an element of an array, LSF's job id is the id of the array.
     "lsf": {"element_id": _NUMBER},
 }
 _OF_ANYWHERE: Final = frozenset({"name", "user", "home", "submit_folder", "submit_host"})
@@ -43,10 +43,10 @@ _BEFORE: Final = re.compile(
     r"[A-Za-z_]\w*\+?=.*|if|then|else|elif|do|while|until|\{|!|time|exec|eval|command|nohup|env",
     re.DOTALL,
 )
-"""Words before the program of a command."""
+"""Words that may precede the program of a command."""
 
 _SLOTS: Final = "slots"
-"""File of the job's folder: its host, once per task."""
+"""File in the job's directory: the host name, once per task."""
 
 
 def variables_of(
@@ -56,13 +56,13 @@ def variables_of(
     folder: JobFolder,
     environment: Mapping[str, str],
 ) -> tuple[dict[str, str], JobSpec]:
-    """Name → word of the shell, of each variable that the script's own scheduler would set.
+    """Name → shell word, for each variable that the script's own scheduler would set.
 
-    In an allocation of that scheduler, its variables of the job are left as they are: its
+    Inside an allocation of that scheduler, the job's variables stay unchanged: the scheduler's
     launcher reads them.
 
     Returns:
-        The variables, and the spec with those that differ between the elements of an array.
+        The variables, and the spec with the variables that differ between an array's elements.
     """
     home = environment_of(script.scheduler)
     facts = _facts(script.scheduler, request, spec, folder, environment)
@@ -94,12 +94,12 @@ def _facts(
     folder: JobFolder,
     environment: Mapping[str, str],
 ) -> dict[str, str]:
-    """Fact → word of the shell."""
+    """Fact → shell word."""
     totals, host = request.totals(), socket.gethostname()
     ids = _IDS.get(scheduler, {})
     tasks, cores = max(totals.tasks, 1), max(totals.cores, 1)
     user = environment.get("USER") or environment.get("LOGNAME") or ""
-    with contextlib.suppress(KeyError):  # a uid without a name
+    with contextlib.suppress(KeyError):  # the user id has no name
         user = user or pwd.getpwuid(os.getuid()).pw_name
     plain: dict[str, object] = {
         "name": request.name or spec.name,
@@ -143,7 +143,7 @@ def _facts(
 
 
 def foreign_programs(script: Script, environment: Mapping[str, str]) -> list[str]:
-    """What the script starts of its scheduler that is not here, or does not know a local job."""
+    """Programs of the script's scheduler that are missing here, or do not know a local job."""
     home = environment_of(script.scheduler)
     if _is_inside(home, environment):
         return []
@@ -169,5 +169,5 @@ def foreign_programs(script: Script, environment: Mapping[str, str]) -> list[str
 
 
 def _is_inside(home: Environment, environment: Mapping[str, str]) -> bool:
-    """Whether this is inside of an allocation of the scheduler."""
+    """Whether this process runs inside an allocation of the scheduler."""
     return any(fact == "job_id" and environment.get(name) for name, fact in home.variables.items())

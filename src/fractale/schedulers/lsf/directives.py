@@ -1,11 +1,16 @@
 """The directives of LSF: `#BSUB` lines, as bsub reads them.
 
-bsub reads them in the whole script, also below commands: "job_script" in IBM's reference of bsub
-has one below a command, and parseScript in cmd.sub.c of OpenLava (from LSF's own code) reads
-all lines. Blanks may stand before the mark; a line whose mark no option follows is a
-comment; a word that begins with ``#`` ends the options; a backslash at the end continues a line.
-All lines are read as one list of options. Names have one dash and up to some letters; a value may
-be attached to a name of one letter. No variables are replaced.
+bsub reads them in the whole script, also below commands. Sources: "job_script" in IBM's reference
+of bsub has one below a command, and parseScript in cmd.sub.c of OpenLava (from LSF's own code)
+reads all lines. The rules are:
+
+- Blanks may precede the mark.
+- A line without an option after its mark is a comment.
+- A word that begins with ``#`` ends the options.
+- A backslash at the end continues a line.
+- All lines together are one list of options.
+- Names have one dash and one or more letters; a value may follow a one-letter name directly.
+- Variables are not replaced.
 """
 
 from __future__ import annotations
@@ -94,11 +99,9 @@ class Lsf:
     against_dos = ""
 
     def is_directive(self, line: str) -> bool:
-        """Whether a line has the form of a directive."""
         return "#BSUB" in line and bool(_MARK.match(line))
 
     def about(self, directive: Directive) -> str:
-        """The array, the dependency or the size that an option is about."""
         value = directive.value
         if directive.option == "J":
             return "array" if "[" in value else ""
@@ -107,11 +110,9 @@ class Lsf:
         return _ABOUT.get(directive.option, "")
 
     def read(self, lines: Sequence[str]) -> Reading:
-        """Read a script's lines."""
         return _Reader(lines).reading()
 
     def write(self, request: Request) -> Written:
-        """Write a request."""
         return _Writer(request).written()
 
 
@@ -222,7 +223,7 @@ class _Reader:
 
     def comment(self, draft: Draft, value: str) -> None:
         del value
-        self._found.set(draft, comment=draft.value)  # with its blanks
+        self._found.set(draft, comment=draft.value)  # keeps its blanks
 
     def tasks(self, draft: Draft, value: str) -> None:
         draft.sets("tasks")
@@ -234,7 +235,7 @@ class _Reader:
 
     def nodes(self, draft: Draft, value: str) -> None:
         draft.sets("nodes")
-        # Whole ones ("easy mode" of CSM): the job has all of their cores and GPUs.
+        # Whole nodes ("easy mode" of CSM): the job gets all of their cores and GPUs.
         self._found.set(draft, nodes=whole(value, "nodes"), exclusive=True)
 
     def require(self, draft: Draft, value: str) -> None:
@@ -259,7 +260,7 @@ class _Reader:
             draft.untold.append(f"the time is that of the host {host}")
 
     def memory_limit(self, draft: Draft, value: str) -> None:
-        read_size(value.rstrip("!"), "K")  # settled when it is known what `-R` says
+        read_size(value.rstrip("!"), "K")  # settled after all options: it depends on `-R`
 
     def queue(self, draft: Draft, value: str) -> None:
         self._found.set(draft, queues=tuple(value.split()))
@@ -268,7 +269,7 @@ class _Reader:
         self._found.set(draft, account=value)
 
     def keep(self, draft: Draft, value: str) -> None:
-        draft.value = value  # settled at the end
+        draft.value = value  # settled after all options
 
     def reservation(self, draft: Draft, value: str) -> None:
         self._found.set(draft, reservation=value)
@@ -411,7 +412,7 @@ class _Reader:
     def _settle_files(self) -> None:
         fields, seen = self._found.fields, self._seen
         output = next((seen[name] for name in ("o", "oo", "outdir") if name in seen), None)
-        if "array" in fields:  # all elements of an array have one id
+        if "array" in fields:  # all elements of an array have the same id
             for name in ("output", "error", "input"):
                 if name in fields:
                     fields[name] = fields[name].replace("{{id}}", "{{array_id}}")
@@ -421,7 +422,7 @@ class _Reader:
                 del fields["error"]
             if "error" not in fields:
                 self._found.set(output, join=True)  # `-o` without `-e`: IBM's reference
-        # A file with the job's id is new, unless the job runs again: only `-oo` matters for it.
+        # A file name with the job's id is new unless the job runs again, so only `-oo` matters.
         appends = {
             appends
             for name, appends in self._appends.items()
@@ -468,7 +469,7 @@ class _Reader:
             self._found.set(draft, **{name: count or None})
 
     def _settle_block(self, draft: Draft, size: int) -> None:
-        """Tasks in blocks that stay on one host: chunks."""
+        """Set chunks for tasks in blocks: each block stays on one host."""
         fields = self._found.fields
         tasks = fields.get("tasks", 1)
         beside = {"gpus_per_node", "gpus_per_task", "nodes"} & fields.keys()
@@ -509,7 +510,7 @@ class _Reader:
             self._settle_limit(limit, [draft for draft, _ in reserved])
 
     def _settle_limit(self, limit: Draft, reserved: Sequence[Draft]) -> None:
-        """`-M`, which is the memory of the job only if nothing is reserved."""
+        """`-M` counts as the job's memory only if nothing is reserved."""
         value = limit.value.strip().rstrip("!")
         if any(re.search(rf"mem={re.escape(value)}\b", draft.value) for draft in reserved):
             limit.sets("memory_per_node")
@@ -598,14 +599,14 @@ class _Writer:
         self._when()
         self._files()
         self._rest()
-        if not self._lines:  # the default, so that it is a script of LSF
+        if not self._lines:  # write a default, so that the script is recognized as LSF
             self._lines.append("-n 1")
         for name in self._left:
             self._lost.setdefault(name, _NO_WORD.get(name, "LSF has no option for it"))
         return Written(lines=tuple(self._lines), lost=self._losses(), notes=tuple(self._notes))
 
     def _losses(self) -> dict[str, str]:
-        """What is lost, by the fields of the request as it is: sizes of its chunks as `chunks`."""
+        """The lost fields of the original request. Lost sizes of its chunks count as `chunks`."""
         asked = self._asked.said()
         if not self._asked.chunks:
             return self._lost
@@ -617,13 +618,13 @@ class _Writer:
         return {**contradictions(self._asked, self._asked.chunks, nodes), **lost}
 
     def _block(self) -> int:
-        """How many tasks stay on one host, of chunks that may share hosts."""
+        """How many tasks stay on one host, if the request has equal chunks that may share hosts."""
         chunks = self._asked.chunks
         free = self._request.nodes is None and len(chunks) == 1
         return (chunks[0].tasks or 1) if free else 1
 
     def _add(self, field: str, option: str, value: str | None = None) -> None:
-        """Write an option for a field, if its value can be written."""
+        """Write an option for a field, if LSF can represent its value."""
         self._left.pop(field, None)
         if value is None:
             self._lines.append(f"-{option}")
@@ -732,7 +733,7 @@ class _Writer:
         return [f"span[ptile={ptile}]"]
 
     def _gpus(self, tasks: int, nodes: int | None) -> bool:
-        """Write GPUs; whether that needs all tasks on one host."""
+        """Write the GPUs. Returns whether they need all tasks on one host."""
         request, left, total = self._request, self._left, self._request.totals().gpus
         names = [name for name in ("gpus", "gpus_per_node", "gpus_per_task") if name in left]
         if not total:
@@ -895,7 +896,7 @@ class _Writer:
             self._lost["join"] = "LSF keeps stdout and stderr together unless both have a file"
 
     def _file(self, value: str) -> tuple[str, str]:
-        """A file name in LSF's words, and what of it is lost."""
+        """A file name as LSF writes it, and the reason for a loss."""
         value = value.replace("{{array_id}}", "%J")
         array = self._request.array is not None and "array" not in self._lost
         if array and "{{id}}" in value and "{{index}}" not in value:
@@ -926,7 +927,7 @@ class _Writer:
         self._left.pop("mail_on", None)
         if on & {"begin", "all"}:
             self._lines.append("-B")
-        if on & {"end", "all"}:  # of all ends
+        if on & {"end", "all"}:  # -N sends mail after success and after failure
             self._lines.append("-N")
         elif "fail" in on:
             self._lines.append("-Ne")
@@ -940,7 +941,7 @@ class _Writer:
             return
         words = {True: ["all"], False: ["none"], None: list[str]()}[request.export]
         if request.variables and request.export is False:
-            words = []  # `none` accepts no variables; without `all` only these are handed on
+            words = []  # `none` accepts no variables; without `all`, only the listed ones are set
         values, lost = listed(request.variables, r"[,\s]")
         self._lost |= lost
         self._left.pop("export", None)

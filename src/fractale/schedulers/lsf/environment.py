@@ -1,8 +1,8 @@
-"""What the commands of an LSF job find.
+"""The environment of an LSF job: variables and programs.
 
 Variables: "Environment variables set for job execution" of IBM Spectrum LSF 10.1. Launchers:
-jsrun(1) of IBM's Job Step Manager, which only some sites have, and is only read; LLNL's lrun, read
-too; elsewhere it is MPI's own ``mpiexec``.
+jsrun(1) of IBM's Job Step Manager, which only some sites have, and LLNL's lrun; fractale only
+reads these two. Other sites use MPI's own ``mpiexec``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _JSRUN: Final = {
     ("-k", "--stdio_stderr"): Flag(key="error"),
     ("-t", "--stdio_input"): Flag(key="input"),
     ("-b", "--bind"): Flag(key="bind", values={"none": "none"}),
-    # Packed is how the others count, too.
+    # "packed" is the default order of other launchers.
     ("-d", "--launch_distribution"): Flag(
         key="distribution", values={"packed": "", "cyclic": "cyclic"}
     ),
@@ -57,19 +57,19 @@ _LRUN: Final = {
 
 def _jsrun() -> dict[str, Flag]:
     found = dict.fromkeys(_JSRUN_OWN.split(), _OWN) | dict.fromkeys(_JSRUN_SWITCHES.split(), _NO)
-    # MPMD, by a file.
+    # Several programs in one launch (MPMD), described in a file.
     found |= dict.fromkeys(("-A", "--appfile", "-f", "--erf_input"), Flag(essential=True))
     return found | {name: flag for names, flag in _JSRUN.items() for name in names}
 
 
-# LSF's wrapper around another MPI's mpirun: its other options are that MPI's.
+# LSF's wrapper around the mpirun of an MPI: its other options belong to that MPI.
 _WRAPPER: Final = Launcher(options={each: Flag(key="tasks") for each in ("-np", "-n")}, glued=False)
 
 ENVIRONMENT: Final = Environment(
     name="lsf",
     title="LSF",
     variables={
-        # Of an element of an array, it is the id of the array.
+        # For an element of an array, it is the id of the array.
         "LSB_JOBID": "job_id",
         "LSB_JOBINDEX": "array_index",
         "LSB_JOBINDEX_END": "array_last",

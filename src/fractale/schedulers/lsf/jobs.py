@@ -1,4 +1,4 @@
-"""LSF, by its own programs."""
+"""LSF jobs, by LSF's own programs."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ NOTICES: Final[Mapping[str, JobState]] = {
     r"TERM_(?:RUNLIMIT|DEADLINE|CPULIMIT): ": "timeout",
     r"TERM_(?:MEMLIMIT|SWAP): ": "out_of_memory",
 }
-"""Lines in the output of a job that was ended → the state that they show."""
+"""Lines in the output of an ended job → the state that they show."""
 
 NOISE: Final = (r"Exited with (?:exit code|signal termination)", r"User defined signal")
-"""Lines that only follow from an end; the cause is above them."""
+"""Lines that are only consequences of an end; the cause is above them."""
 
 AFTER: Final = "bsub -w 'ended({job})' -o /dev/null {command}"
-"""The command that starts a command after a job."""
+"""The command that runs another command after a job."""
 
 FIELDS: Final = (
     "jobid jobindex stat exit_code exit_reason pend_reason exec_host description "
     "submit_time start_time finish_time"
 )
 MOST_IDS: Final = 500
-"""Jobs that one call of ``bjobs`` is asked about."""
+"""How many jobs one call of ``bjobs`` may name."""
 
 LONGEST_NAME: Final = 255
-"""Characters of ``-J``, with the list of an array's indices."""
+"""Longest value of ``-J`` in characters, including the array's indices."""
 
 INTERACTIVE: Final = (r"-I\w*",)
 _SILENT: Final = re.compile(
@@ -84,7 +84,7 @@ ENDS: Final[Mapping[str, JobState]] = {
 
 @dataclass(frozen=True, slots=True)
 class Lsf:
-    """An LSF that this machine reaches."""
+    """An LSF that this machine can reach."""
 
     programs: Programs
     name: str = "lsf"
@@ -92,11 +92,10 @@ class Lsf:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Lsf:
-        """The LSF of an environment."""
         return cls(Programs(dict(environment)))
 
     def found(self) -> bool:
-        """Whether its programs are on the PATH."""
+        """Whether LSF's programs are on the PATH."""
         return all(map(self.programs.which, ("bsub", "bjobs", "bkill")))
 
     def presence(self) -> Presence:
@@ -111,7 +110,7 @@ class Lsf:
         )
 
     def prepare(self, folder: JobFolder, spec: JobSpec) -> None:
-        """Write the wrapper, with the script's directives at its head."""
+        """Write the wrapper, which begins with the script's directives."""
         index = '"$LSB_JOBINDEX"'
         if spec.array and not _sayable(spec):
             write_positions(folder, spec.array)
@@ -137,7 +136,7 @@ class Lsf:
         raise self._fault(ran, "LSF refused the job")
 
     async def find(self, folder: JobFolder) -> str | None:
-        """By what ``bsub`` said, else by the tag, which is the job's description."""
+        """Look in the output of ``bsub``, then for the tag, which is the job's description."""
         if native_id := _submitted(folder.text("submit.out")):
             return native_id
         found = [
@@ -148,7 +147,7 @@ class Lsf:
         return found[-1] if found else None
 
     async def records(self, jobs: Sequence[Submitted]) -> list[Mapping[int | None, JobRecord]]:
-        """What ``bjobs`` says of jobs, and of each element of arrays."""
+        """Read ``bjobs``, for jobs and for each element of arrays."""
         shown: list[dict[str, Any]] = []
         for start in range(0, len(jobs), MOST_IDS):
             ids = [job.native_id for job in jobs[start : start + MOST_IDS]]
@@ -175,7 +174,7 @@ class Lsf:
         """Run ``bkill``.
 
         Args:
-            index: Of one element of an array; None: the whole job.
+            index: The index of one array element; None for the whole job.
         """
         if index is not None:
             native_id = f"{native_id}[{Positions(folder).position(index)}]"
@@ -185,7 +184,7 @@ class Lsf:
             raise self._fault(ran, f"LSF does not cancel job {native_id}")
 
     async def queues(self) -> list[Queue]:
-        """Its queues. LSF does not say here which nodes are a queue's."""
+        """LSF's queues. Its list does not show which nodes belong to a queue."""
         ran = await self.programs.run(*QUEUES)
         if ran.code != 0:
             raise self._fault(ran, "LSF does not say which queues there are")
@@ -201,8 +200,8 @@ class Lsf:
 
 
 def _options(folder: JobFolder, spec: JobSpec) -> list[str]:
-    """The options of ``bsub``; they count more than the script's own."""
-    # -rn: a job that lost its host is not begun again by LSF.
+    """The options of ``bsub``; they override the script's directives."""
+    # -rn: LSF must not run a job again that lost its host.
     words = ["-J", _name(spec), "-Jd", folder.tag, "-rn", "-cwd", str(spec.folder)]
     words += ["-o", f"{folder.scheduler_log}.%I" if spec.array else str(folder.scheduler_log)]
     tasks = spec.tasks or spec.nodes
@@ -226,7 +225,7 @@ def _options(folder: JobFolder, spec: JobSpec) -> list[str]:
 
 
 def _name(spec: JobSpec) -> str:
-    """The job's name, with the array's indices or the positions that stand for them."""
+    """The job's name, with the array's indices, or with positions instead of them."""
     name = plain_name(spec.name)
     if spec.array is None:
         return name
@@ -235,7 +234,7 @@ def _name(spec: JobSpec) -> str:
 
 
 def _sayable(spec: JobSpec) -> bool:
-    """Whether LSF can write the array's own indices: it counts from 1, and the list is short."""
+    """Whether LSF can represent the array's own indices: from 1, in a short enough list."""
     if spec.array is None:
         return False
     text = f"{plain_name(spec.name)}{spec.array}[]"
@@ -274,13 +273,13 @@ def _records(
 
 
 def _index(job: Mapping[str, Any]) -> str:
-    """The index of an array's element; 0 of a job that is no array."""
+    """The index of an array's element; 0 for a job without an array."""
     index = str(job.get("JOBINDEX") or "")
     return index if index.isdecimal() else "0"
 
 
 def _limit(folder: JobFolder) -> float | None:
-    """The time limit that was asked for, as LSF holds jobs to it: in whole minutes."""
+    """The requested time limit in seconds, rounded up to whole minutes as LSF does."""
     time = (folder.intent() or {}).get("time")
     return math.ceil(time / 60) * 60.0 if time else None
 
@@ -313,7 +312,7 @@ def _record(job: Mapping[str, Any], limit: float | None) -> JobRecord:
 
 
 def _hosts(exec_host: str) -> tuple[str, ...]:
-    """Each host once: ``4*hostA:2*hostB`` are two."""
+    """Each host once: ``4*hostA:2*hostB`` has two."""
     hosts = (re.sub(r"^\d+\*", "", part) for part in exec_host.split(":"))
     return tuple(dict.fromkeys(host for host in hosts if host and host != "-"))
 
@@ -322,7 +321,7 @@ _MONTHS: Final = tuple(calendar.month_abbr)
 
 
 def _when(value: Any) -> float | None:
-    """Seconds since 1970 of a local time as LSF writes it: ``Nov 30 06:58``; the year may lack."""
+    """A local time as LSF writes it, ``Nov 30 06:58``, also without year, in seconds since 1970."""
     found = re.match(r"(\w{3}) +(\d+) (\d+):(\d+)(?::(\d+))?(?: (\d{4}))?", str(value or ""))
     if found is None or found[1] not in _MONTHS:
         return None

@@ -1,8 +1,8 @@
-"""The resource requirements of LSF: `bsub -R` and `bsub -gpu`, taken apart.
+"""Parser for the resource requirements of LSF: `bsub -R` and `bsub -gpu`.
 
-By "Resource requirement strings" and `bsub -gpu` of IBM Spectrum LSF 10.1. An amount of memory in
-`rusage` is for each host, in MB, unless ``/task`` or ``/job`` follows or the site says otherwise
-(LSF_UNIT_FOR_LIMITS of lsf.conf, RESOURCE_RESERVE_PER_TASK of lsb.params).
+Sources: "Resource requirement strings" and `bsub -gpu` of IBM Spectrum LSF 10.1. An amount of
+memory in `rusage` is per host and in MB, unless ``/task`` or ``/job`` follows or the site changed
+it (LSF_UNIT_FOR_LIMITS of lsf.conf, RESOURCE_RESERVE_PER_TASK of lsb.params).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _GPUS: Final = frozenset(
 
 @dataclass(slots=True, kw_only=True)
 class Required:
-    """What `-R` and `-gpu` ask for; None where they say nothing.
+    """The resources that `-R` and `-gpu` ask for; None for those that they do not name.
 
     Args:
-        hosts: 1 where all tasks are on one.
-        memory: Bytes and what they are for: ``host``, ``task`` or ``job``.
-        gpus: How many, and what they are for: ``host`` or ``task``.
+        hosts: 1 if all tasks are on one host.
+        memory: Bytes, and their scope: ``host``, ``task`` or ``job``.
+        gpus: How many, and their scope: ``host`` or ``task``.
         bare: Whether the amount of memory has no unit.
-        untold: What no field says.
+        untold: Parts that no field represents.
     """
 
     hosts: int | None = None
@@ -50,10 +50,10 @@ def read_size(text: str, unit: str) -> int:
     """An amount of memory, ``4GB`` or ``512``, in bytes.
 
     Args:
-        unit: Of a bare number: ``K``, ``M`` and the like.
+        unit: Unit of a bare number: ``K``, ``M`` and the like.
 
     Raises:
-        ValueError: The text is none.
+        ValueError: The text is not an amount of memory.
     """
     match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]+)?)\s*(?:([KMGTPE])B?)?", text.strip(), re.I)
     if match is None:
@@ -62,13 +62,13 @@ def read_size(text: str, unit: str) -> int:
 
 
 def write_size(count: int) -> str:
-    """Bytes in the largest unit of LSF that gives a whole number; KB is the least."""
+    """Bytes in the largest LSF unit that gives a whole number; KB is the smallest."""
     kilo = -(-count // 1024)
     return amount(kilo, (("GB", 1 << 20), ("MB", 1 << 10), ("KB", 1)))
 
 
 def read_required(text: str) -> Required:
-    """One `-R`.
+    """Parse one `-R`.
 
     Raises:
         ValueError: bsub refuses it.
@@ -164,7 +164,7 @@ def _span(found: Required, value: str) -> None:
 
 
 def read_gpu(text: str) -> Required:
-    """One `-gpu`; a word alone is ``-``, one GPU.
+    """Parse one `-gpu`. The value ``-`` means one GPU.
 
     Raises:
         ValueError: bsub refuses it.

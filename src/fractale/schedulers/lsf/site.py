@@ -1,4 +1,4 @@
-"""Queues and hosts of an LSF cluster, as its programs list them."""
+"""Queues and hosts of an LSF cluster, from the output of LSF's programs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ MEGABYTES: Final[Mapping[str, float]] = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 
 
 
 def read_queues(text: str) -> list[tuple[str, str]]:
-    """Name and state, such as `UP`, of each queue in what `QUEUES` prints."""
+    """Name and state, such as `UP`, of each queue in the output of `QUEUES`."""
     rows = columns(text.splitlines())
     return [(row["QUEUE_NAME"], row.get("STATUS", "")) for row in rows if "QUEUE_NAME" in row]
 
 
 def read_hosts(text: str) -> list[dict[str, Any]]:
-    """The hosts in what `HOSTS` prints, as ``fractale discover`` shows them."""
+    """The hosts in the output of `HOSTS`, as ``fractale discover`` shows them."""
     return [_host(row) for row in columns(text.splitlines()) if "HOST_NAME" in row]
 
 
 def columns(lines: list[str]) -> list[dict[str, str]]:
-    """A table whose first line names its columns and whose cells hold no blanks."""
+    """A table whose first line names its columns and whose cells contain no blanks."""
     lines = [line for line in lines if line.strip()]
     if not lines:
         return []

@@ -8,10 +8,10 @@ from typing import Final
 
 
 def read_time(text: str) -> int:
-    """LSF's run limit: ``M`` or ``H:M``, perhaps with ``/host`` after it.
+    """LSF's run limit: ``M`` or ``H:M``, optionally followed by ``/host``.
 
     Raises:
-        ValueError: The text is neither.
+        ValueError: The text has neither form.
     """
     match = re.fullmatch(r"(?:([0-9]{1,9}):)?([0-9]{1,9})(?:/\S+)?", text.strip())
     if match is None:
@@ -30,5 +30,8 @@ KILL_WAIT: Final = 10.0
 
 
 def longest(seconds: float) -> float:
-    """How long a job may run that has this limit: in whole minutes, and until it is killed."""
+    """How long a job with this limit may run before it is killed, in seconds.
+
+    LSF rounds limits up to whole minutes.
+    """
     return math.ceil(seconds / 60) * 60 + KILL_WAIT

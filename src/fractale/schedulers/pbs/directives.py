@@ -1,13 +1,12 @@
 """The directives of PBS: `#PBS` lines, as qsub of OpenPBS, PBS Professional and Torque reads them.
 
-qsub looks for them from the first line to the first command (get_script in qsub_sup.c of OpenPBS):
-a line that is neither blank nor a comment, nor begins with ``:``. Blanks may stand before the
-mark, none need stand after it, and a backslash at the end of a directive continues it. The mark is
-another one if `-C` or the variable PBS_DPREFIX says so at submission; a `-C` in the script is too
-late for that.
+qsub looks for them from the first line to the first command (get_script in qsub_sup.c of OpenPBS).
+A command is a line that is neither blank nor a comment, and does not begin with ``:``. Blanks may
+precede the mark, and need not follow it. A backslash at the end continues a directive. `-C` or the
+variable PBS_DPREFIX can set another mark at submission; a `-C` in the script has no effect on it.
 
-A word after the options makes OpenPBS refuse the script (process_opts in qsub.c); Torque ignores
-it. Both know no comment behind options, and replace no variables in them.
+If a word follows the options, OpenPBS refuses the script (process_opts in qsub.c); Torque ignores
+the word. Neither supports comments after options, nor replaces variables in them.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ _ABOUT: Final = {
 _SIZES: Final = re.compile(rf"(?<!\w)(?:{'|'.join(_ABOUT)})(?==)")
 
 _NQSV: Final = re.compile(r"\b(elapstim_req|cpunum_job|gpunum_job|memsz_job)\b|--ve(num|node)")
-"""What only the scripts of NEC's NQSV have, whose mark is `#PBS`, too."""
+"""Text that only scripts of NEC's NQSV contain. NQSV's mark is also `#PBS`."""
 
 _LETTERS: Final = (
     "a:A:c:C:e:fGhIj:J:k:l:m:M:N:o:p:q:r:R:S:u:v:VW:XzP:"  # OpenPBS, PBS Professional
@@ -99,11 +98,9 @@ class Pbs:
     against_dos = ""
 
     def is_directive(self, line: str) -> bool:
-        """Whether a line has the form of a directive."""
         return bool(_mark(line)) and line.lstrip()[4:].lstrip().startswith("-")
 
     def about(self, directive: Directive) -> str:
-        """The array, the dependency or the size that an option is about."""
         if directive.option in ("J", "t"):
             return "array"
         if directive.option in ("W", "depend"):
@@ -112,11 +109,9 @@ class Pbs:
         return _ABOUT.get(found[0], "") if found else ""
 
     def read(self, lines: Sequence[str]) -> Reading:
-        """Read a script's lines."""
         return _Reader(lines).reading()
 
     def write(self, request: Request) -> Written:
-        """Write a request."""
         return _Writer(request).written()
 
 
@@ -196,7 +191,7 @@ class _Reader:
             draft.untold.append(f"the option {name} of NEC's NQSV")
 
     def nqsv_nodes(self, draft: Draft, value: str) -> None:
-        """`-b`: for NQSV how many nodes, for Torque how long qsub tries."""
+        """`-b`: the number of nodes for NQSV; how long qsub tries for Torque."""
         if self._of_nqsv:
             self._found.set(draft, nodes=whole(value, "nodes"))
         else:
@@ -229,7 +224,7 @@ class _Reader:
             self._found.remark(draft, "qsub does not replace variables in directives")
 
     def _attributes(self, number: int, value: str, text: str) -> None:
-        """`-W name=value,name=value`; a comma belongs to the value unless a name follows."""
+        """`-W name=value,name=value`; a comma belongs to the value unless a name follows it."""
         if not re.match(r"\s*\w+\s*=", value):
             why = "`-W` has the form name=value"
             self._found.draft(number, "W", value, text).invalid = why
@@ -298,7 +293,7 @@ class _Reader:
         self._found.set(draft, account=value)
 
     def project(self, draft: Draft, value: str) -> None:
-        draft.value = value  # settled when it is known whether there is an account
+        draft.value = value  # settled after all options: an account may follow
 
     def name(self, draft: Draft, value: str) -> None:
         if re.search(r"\s", value) or len(value) > _MOST_OF_A_NAME:
@@ -428,7 +423,7 @@ class _Reader:
                 draft.untold.append(word)
 
     def _settle(self) -> None:
-        """What depends on several options."""
+        """Set the fields that depend on several options."""
         found, seen = self._found, self._seen
         project = seen.get("P")
         if project and not project.invalid:
@@ -459,7 +454,7 @@ class _Reader:
         elif join and join.value == "oe" and found.fields.pop("error", None) is not None:
             found.remark(join, "stderr goes into the file of stdout: `-e` has no effect")
         elif not join and "output" in found.fields and "error" not in found.fields:
-            found.set(seen["o"], join=False)  # stderr gets a file of PBS's name
+            found.set(seen["o"], join=False)  # PBS chooses the name of stderr's file
 
 
 _HANDLERS: Final[dict[str, Callable[[_Reader, Draft, str], None]]] = {
@@ -524,14 +519,14 @@ class _Writer:
         self._when()
         self._files()
         self._rest()
-        if not self._lines:  # the default, so that it is a script of PBS
+        if not self._lines:  # write a default, so that the script is recognized as PBS
             self._lines.append("-l select=1:ncpus=1")
         for name in self._left:
             self._lost.setdefault(name, _NO_WORD.get(name, "PBS has no option for it"))
         return Written(lines=tuple(self._lines), lost=self._lost, notes=tuple(self._notes))
 
     def _add(self, field: str, letter: str, value: str = "") -> None:
-        """Write an option for a field, if its value can be written."""
+        """Write an option for a field, if PBS can represent its value."""
         self._left.pop(field, None)
         word = quoted(value) if value else ""
         if word is None:
@@ -645,9 +640,9 @@ class _Writer:
             self._notes.append("PBS overwrites files that are there")
 
     def _path(self, value: str) -> tuple[str, str]:
-        """A file name in PBS's words (empty: its default), and what is lost."""
+        """A file name as PBS writes it (empty: PBS's default), and the reason for a loss."""
         workdir = self._request.workdir
-        if workdir and not re.match(r"[/~$]", value):  # PBS knows no other folder than its own
+        if workdir and not re.match(r"[/~$]", value):  # PBS has no option for the directory
             value = f"{workdir.rstrip('/')}/{value}"
             note = f"PBS has no folder of a job: its files are named with `{workdir}`"
             self._notes += [] if note in self._notes else [note]
@@ -655,7 +650,7 @@ class _Writer:
         if self._name:
             value = value.replace("{{name}}", self._name)
         if ":" in value.partition("/")[0]:
-            value = f"./{value}"  # or it is a host
+            value = f"./{value}"  # else PBS reads the part before the colon as a host
         if "{{" not in value:
             return value, ""
         folder, slash, _ = value.rpartition("/")
@@ -687,7 +682,7 @@ class _Writer:
         if request.export:
             self._add("export", "V")
         elif request.export is False:
-            self._left.pop("export")  # PBS's default
+            self._left.pop("export")  # this is PBS's default
         if request.variables:
             values, lost = listed(request.variables, ",")
             self._lost |= lost
@@ -717,12 +712,12 @@ _NO_WORD: Final = {
 
 
 def _plain_name(name: str) -> str:
-    """A job's name in the letters that OpenPBS accepts (check_job_name in ck_job_name.c)."""
+    """A job's name in the characters that OpenPBS accepts (check_job_name in ck_job_name.c)."""
     return re.sub(r"[^A-Za-z0-9_+.-]", "_", name)[:_MOST_OF_A_NAME]
 
 
 def _one_span(array: Array) -> str | None:
-    """The indices of an array as one range of PBS; None if they are none."""
+    """The indices of an array as one PBS range; None if one range cannot represent them."""
     indices = array.indices
     steps = {b - a for a, b in pairwise(indices)}
     if len(steps) > 1:

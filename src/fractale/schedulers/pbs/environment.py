@@ -1,9 +1,9 @@
-"""What the commands of a PBS job find.
+"""The environment of a PBS job: variables and programs.
 
 Variables: "Environment variables" of the PBS Professional user's guide 2021.1 and qsub(1B) of
-OpenPBS 23.06; PBS_ARRAYID, PBS_NP, PBS_NUM_NODES, PBS_NUM_PPN and PBS_WALLTIME are Torque's
-(qsub of Torque 6.1), and only read. PBS has no launcher: ``mpiexec`` is MPI's own (MPI standard,
-11.5 "Portable MPI process startup"); aprun(1) is that of Cray machines.
+OpenPBS 23.06. PBS_ARRAYID, PBS_NP, PBS_NUM_NODES, PBS_NUM_PPN and PBS_WALLTIME are Torque's (qsub
+of Torque 6.1); fractale only reads them. PBS has no launcher: ``mpiexec`` belongs to MPI (MPI
+standard, 11.5 "Portable MPI process startup"), and aprun(1) to Cray machines.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _OWN: Final = Flag()
 
 
 def read_env(value: str) -> Mapping[str, str] | None:
-    """``NAME=value``, of aprun and jsrun; a name alone is handed on anyway."""
+    """``NAME=value``, of aprun and jsrun; a name alone is exported by default."""
     if re.fullmatch(r"[A-Za-z_]\w*", value):
         return {}
     plain = re.fullmatch(r"[A-Za-z_]\w*=[^\s'\"]*", value)
@@ -37,12 +37,12 @@ APRUN: Final = Launcher(
         "-L": Flag(key="hosts"),
         "-e": Flag(read=read_env),
         "--env": Flag(read=read_env),
-        # cpu binding: by depth is what other launchers' "cores" is.
+        # Binding by depth is called "cores" by other launchers.
         "-cc": Flag(key="bind", values={"depth": "cores", "none": "none"}),
         "--cc": Flag(key="bind", values={"depth": "cores", "none": "none"}),
         "--cpu-binding": Flag(key="bind", values={"depth": "cores", "none": "none"}),
         "-B": Flag(key="as_job", argument="none"),
-        # -b: do not copy the program to the nodes, which no other launcher does.
+        # -b: do not copy the program to the nodes. Other launchers never copy it.
         "-b": Flag(key="alone", argument="none"),
         "--bypass-app-transfer": Flag(key="alone", argument="none"),
         **dict.fromkeys(("-S", "-j", "-m", "-r", "-p", "-P", "-sn", "-sl", "-F", "-t", "-C"), _OWN),
@@ -60,7 +60,7 @@ MPIEXEC: Final = Writing(
     implied=frozenset({"nodes", "tasks_per_node", "cores_per_task"}),
     tasks="all",
 )
-"""MPI's own mpiexec, with what every MPI has of it."""
+"""MPI's own mpiexec, with the options that every MPI has."""
 
 ENVIRONMENT: Final = Environment(
     name="pbs",

@@ -1,4 +1,4 @@
-"""PBS Professional and OpenPBS, by their own programs."""
+"""Jobs of PBS Professional and OpenPBS, by PBS's own programs."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ NOTICES: Final[Mapping[str, JobState]] = {
     r"=>> PBS: job killed: (?:walltime|cput) \d+ exceeded limit": "timeout",
     r"=>> PBS: job killed: v?mem \S+ exceeded limit": "out_of_memory",
 }
-"""Lines in the output of a job that was ended → the state that they show."""
+"""Lines in the output of an ended job → the state that they show."""
 
 NOISE: Final = ()
-"""Lines that only follow from an end; the cause is above them."""
+"""Lines that are only consequences of an end; the cause is above them."""
 
-# PBS starts programs without a PATH and in the home folder: the command has its own `cd`.
+# PBS starts programs without a PATH and in the home directory, so the command has its own `cd`.
 AFTER: Final = "echo {command} | qsub -W depend=afterany:{job} -j oe -o /dev/null"
-"""The command that starts a command after a job."""
+"""The command that runs another command after a job."""
 
 MOST_IDS: Final = 500
-"""Jobs that one call of ``qstat`` is asked about."""
+"""How many jobs one call of ``qstat`` may name."""
 
 INTERACTIVE: Final = (r"-I\b",)
 
@@ -50,7 +50,7 @@ _SILENT: Final = re.compile(
 _UNKNOWN: Final = re.compile(
     r"unknown job id|has finished|not configured to maintain job history", re.IGNORECASE
 )
-"""That PBS does not know a job, or not any more: a new server keeps no history of ended jobs."""
+"""Messages for a job that PBS does not know. A new server keeps no history of ended jobs."""
 
 STATES: Final[Mapping[str, JobState]] = {
     "Q": "pending",
@@ -66,15 +66,14 @@ STATES: Final[Mapping[str, JobState]] = {
 }
 OVER: Final = frozenset({"F", "X"})
 DELETED: Final = 91
-"""The substate of a job that was deleted; its `Exit_status` may be 0."""
+"""The substate of a deleted job; its `Exit_status` may be 0."""
 
 ENDS: Final[Mapping[int, JobState]] = {
     **dict.fromkeys((-4, -5, -6, -20, -30), "node_failure"),
     **dict.fromkeys((-26, -27), "out_of_memory"),
     **dict.fromkeys((-28, -29), "timeout"),
 }
-"""PBS's own exit statuses: of jobs that got lost with a node, and of jobs that used more than they
-had asked for."""
+"""PBS's own exit statuses: for jobs lost with a node, and jobs that exceeded their request."""
 
 TOO_MANY_CORES: Final = frozenset({-24, -25})
 
@@ -89,12 +88,12 @@ WAITS: Final[Mapping[str, str]] = {
     r"insufficient|not enough|too few|no available resources|node|nodes|fit in": "waits for "
     "nodes, cores or memory to become free",
 }
-"""What PBS's comment on a queued job says, the first that is found."""
+"""Text in PBS's comment on a queued job → why it waits. The first match counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pbs:
-    """A PBS server that this machine reaches."""
+    """A PBS server that this machine can reach."""
 
     programs: Programs
     name: str = "pbs"
@@ -102,11 +101,10 @@ class Pbs:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Pbs:
-        """The PBS of an environment."""
         return cls(Programs(dict(environment)))
 
     def found(self) -> bool:
-        """Whether its programs are on the PATH; others have a ``qsub``, but not all of them."""
+        """Whether PBS's programs are on the PATH. Other schedulers have only some of them."""
         return all(map(self.programs.which, ("qsub", "qstat", "qdel", "qselect")))
 
     def presence(self) -> Presence:
@@ -121,7 +119,7 @@ class Pbs:
         )
 
     def prepare(self, folder: JobFolder, spec: JobSpec) -> None:
-        """Write the wrapper, with the script's directives at its head."""
+        """Write the wrapper, which begins with the script's directives."""
         index = '"$PBS_ARRAY_INDEX"'
         if spec.array and _range(spec.array) is None:
             write_positions(folder, spec.array)
@@ -146,7 +144,7 @@ class Pbs:
         raise self._fault(ran, "PBS refused the job")
 
     async def find(self, folder: JobFolder) -> str | None:
-        """By what ``qsub`` said, else by the job's name, which is the tag."""
+        """Look in the output of ``qsub``, then for the job's name, which is the tag."""
         if native_id := _submitted(folder.text("submit.out")):
             return native_id
         for history in ((), ("-x",)):
@@ -158,16 +156,19 @@ class Pbs:
         return None
 
     async def records(self, jobs: Sequence[Submitted]) -> list[Mapping[int | None, JobRecord]]:
-        """What ``qstat`` says; of jobs that are over, what its history says, if there is one."""
+        """Read ``qstat``; for jobs that it does not list, PBS's history, if there is one."""
         known = await self._shown([job.native_id for job in jobs])
         missing = [job.native_id for job in jobs if _number(job.native_id) not in known]
         known |= await self._shown(missing, "-x")
         return [_records(job, known) for job in jobs]
 
     async def _shown(self, ids: Sequence[str], *history: str) -> dict[str, dict[str, Any]]:
-        """The facts of jobs and of arrays' elements, by their numbers: ``12``, ``12[]``, ``12[3]``.
+        """The facts of jobs and array elements, by number: ``12``, ``12[]``, ``12[3]``.
 
-        What PBS does not know is not there.
+        Jobs that PBS does not know are left out.
+
+        Raises:
+            SchedulerUnavailable: The output is unreadable, or PBS did not answer for every job.
         """
         shown: dict[str, dict[str, Any]] = {}
         for start in range(0, len(ids), MOST_IDS):
@@ -181,7 +182,7 @@ class Pbs:
                     raise SchedulerUnavailable(f"`qstat` did not list jobs: {error}") from error
                 found = {}
             shown |= {_number(native_id): facts for native_id, facts in found.items()}
-            # A site's own warnings may be among the lines: each job is in the answer, or named.
+            # The lines may include a site's own warnings, so each job is checked by its id.
             unanswered = (
                 native_id
                 for native_id in some
@@ -196,7 +197,7 @@ class Pbs:
         """Run ``qdel``.
 
         Args:
-            index: Of one element of an array; None: the whole job.
+            index: The index of one array element; None for the whole job.
         """
         if index is not None:
             position = Positions(folder).position(index)
@@ -206,7 +207,7 @@ class Pbs:
             raise self._fault(ran, f"PBS does not cancel job {native_id}")
 
     async def queues(self) -> list[Queue]:
-        """Its queues. PBS does not say which nodes are a queue's."""
+        """PBS's queues. PBS does not report which nodes belong to a queue."""
         ran = await self.programs.run(*QUEUES)
         if ran.code != 0:
             raise self._fault(ran, "PBS does not say which queues there are")
@@ -230,10 +231,10 @@ class Pbs:
 
 
 def _options(folder: JobFolder, spec: JobSpec) -> list[str]:
-    """The options of ``qsub``; they count more than the script's own."""
+    """The options of ``qsub``; they override the script's directives."""
     words = ["-N", folder.tag, "-j", "oe"]
     if spec.array:
-        # PBS has no arrays that it may not begin again.
+        # PBS refuses an array that it may not run again.
         words += [
             "-r",
             "y",
@@ -243,7 +244,7 @@ def _options(folder: JobFolder, spec: JobSpec) -> list[str]:
             f"{folder.scheduler_log}.^array_index^",
         ]
     else:
-        # A job that lost its node is not begun again by PBS.
+        # PBS must not run a job again that lost its node.
         words += ["-r", "n", "-o", str(folder.scheduler_log)]
     if select := _select(spec):
         words += ["-l", select]
@@ -257,13 +258,13 @@ def _options(folder: JobFolder, spec: JobSpec) -> list[str]:
 
 
 def _array(array: Array) -> str:
-    """An array for ``-J``: its own range, or positions where it has none."""
+    """An array for ``-J``: its indices if one range represents them, else positions."""
     most = f"%{array.most}" if array.most else ""
     return (_range(array) or _pair(1, len(array.indices))) + most
 
 
 def _range(array: Array) -> str | None:
-    """The array as PBS's one range; None where it is none."""
+    """The array as one PBS range; None if one range cannot represent it."""
     if len(array.spans) != 1:
         return None
     span = array.spans[0]
@@ -272,12 +273,12 @@ def _range(array: Array) -> str | None:
 
 
 def _pair(first: int, last: int) -> str:
-    """A range, which needs two ends: with one index the second is left out by the step."""
+    """A range, which needs two ends. For one index, the step excludes the second end."""
     return f"{first}-{last}" if last > first else f"{first}-{first + 1}:2"
 
 
 def _select(spec: JobSpec) -> str:
-    """The nodes as PBS's chunks; empty where nothing is asked for."""
+    """The nodes as PBS's chunks; empty if the job has no request for them."""
     if not any((spec.nodes, spec.tasks, spec.cores_per_task, spec.gpus_per_task, spec.memory)):
         return ""
     nodes = spec.nodes or 1
@@ -297,7 +298,7 @@ def _submitted(said: str) -> str:
 
 
 def _number(native_id: str) -> str:
-    """A job's id without the server, which answers may write in another way."""
+    """A job's id without the server, whose name may differ between outputs."""
     return native_id.partition(".")[0]
 
 
@@ -311,7 +312,7 @@ def _records(job: Submitted, known: Mapping[str, dict[str, Any]]) -> dict[int | 
     positions, found = Positions(job.folder), dict[int | None, JobRecord]()
     for index in job.indices:
         facts = known.get(f"{number[:-1]}{positions.position(index)}]")
-        # An ended element without a record of its own is shown with the array's exit status.
+        # PBS shows the array's exit status for an ended element without its own record.
         if facts and (facts.get("job_state") not in OVER or "array_id" in facts):
             found[index] = _record(facts)
     return found
@@ -342,7 +343,7 @@ def _record(job: Mapping[str, Any]) -> JobRecord:
 
 
 def _hosts(exec_host: str) -> tuple[str, ...]:
-    """Each host once: ``n1/0*4+n2/0*4`` are two."""
+    """Each host once: ``n1/0*4+n2/0*4`` has two."""
     hosts = (part.partition("/")[0] for part in exec_host.split("+"))
     return tuple(dict.fromkeys(host for host in hosts if host))
 
@@ -353,14 +354,14 @@ def _end(job: Mapping[str, Any], comment: str) -> JobState:
         return ENDS.get(status, "failed")
     if job.get("substate") == DELETED or "terminated" in comment or status is None:
         return "cancelled"
-    # 271 is 256 + SIGTERM, which is what `qdel` sends.
+    # 271 is 256 + SIGTERM, the signal of `qdel`.
     if status == 271:
         return "cancelled"
     return "completed" if status == 0 else "failed"
 
 
 def _end_words(status: Any) -> str:
-    """What PBS's own exit status means, where the state does not say it."""
+    """The meaning of PBS's own exit status, if the state does not show it."""
     if not isinstance(status, int) or status >= 0 or status in ENDS:
         return ""
     if status in TOO_MANY_CORES:
@@ -384,7 +385,7 @@ def _words(letter: str, comment: str, *, dependent: bool) -> str:
 
 
 def _when(value: Any) -> float | None:
-    """Seconds since 1970 of a time as PBS writes it, in its own time zone; None of none."""
+    """A time in PBS's format, which is in its time zone, in seconds since 1970; else None."""
     if isinstance(value, int):
         return float(value)
     try:

@@ -1,7 +1,7 @@
 """The resources of PBS: chunks, nodes and limits of `qsub -l`, read and written.
 
-By pbs_resources(7B) of OpenPBS 23 and PBS Professional, and by Torque's "Requesting resources" for
-what only Torque and Moab have (`nodes=2:ppn=8:gpus=1`, `procs`, `feature`, …).
+Sources: pbs_resources(7B) of OpenPBS 23 and PBS Professional. For resources that only Torque and
+Moab have (`nodes=2:ppn=8:gpus=1`, `procs`, `feature`, …): Torque's "Requesting resources".
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _HOST_LEVEL: Final = frozenset(
         *("aoe", "eoe", "hbmem"),
     }
 )
-"""Those that PBS refuses beside a `select` (ATR_DFLAG_CVTSLT in master_resc_def_all.xml)."""
+"""Resources that PBS refuses beside a `select` (ATR_DFLAG_CVTSLT in master_resc_def_all.xml)."""
 
 _KNOWN: Final = _HOST_LEVEL | {
     *("select", "place", "nodes", "walltime", "cput", "pcput", "pmem", "pvmem", "file", "nice"),
@@ -45,7 +45,7 @@ _KNOWN: Final = _HOST_LEVEL | {
     *("nodeaccesspolicy", "resfailpolicy", "allocationpolicy", "taskdistpolicy", "pvmem", "core"),
     # of sites with many users
     *("filesystems", "jobfs", "storage", "scratch_local", "gpu_type", "gpu_mem", "cluster"),
-    # of NEC NQSV, whose scripts have the mark of PBS, too
+    # of NEC NQSV, whose scripts also have the mark of PBS
     *("elapstim_req", "cpunum_job", "gpunum_job", "memsz_job", "cputim_job", "vmemsz_job"),
 }
 
@@ -56,14 +56,14 @@ _OF_NODES: Final = frozenset(
         *("gpunum_job", "memsz_job", "cpunum_job", "cpus"),
     }
 )
-"""Sizes of the old syntax; those of chunks say the same otherwise."""
+"""Sizes of the old syntax; chunks have other names for them."""
 
 
 def read_size(text: str) -> int:
     """An amount of memory, ``4gb`` or ``512mb``, in bytes; a bare number is in bytes.
 
     Raises:
-        ValueError: The text is none.
+        ValueError: The text is not an amount of memory.
     """
     match = re.fullmatch(r"([0-9]{1,18})(?:([kmgtp])?([bw])?)", text.strip(), re.IGNORECASE)
     if match is None:
@@ -73,13 +73,13 @@ def read_size(text: str) -> int:
 
 
 def write_size(count: int) -> str:
-    """Bytes in the largest unit of PBS that gives a whole number."""
+    """Bytes in the largest PBS unit that gives a whole number."""
     return amount(count, (("gb", 1 << 30), ("mb", 1 << 20), ("kb", 1 << 10), ("b", 1)))
 
 
 @dataclass(slots=True)
 class _Part:
-    """A part of `select` or `nodes`, and what of it no field can say."""
+    """A part of `select` or `nodes`, and the resources in it that no field represents."""
 
     chunk: Chunk
     hosts: tuple[str, ...] = ()
@@ -120,17 +120,17 @@ def _split(text: str, separator: str) -> list[str]:
 
 
 class Resources:
-    """The resources of a script, gathered over its lines and settled at the end."""
+    """The resources of a script: collected from its lines and settled at the end."""
 
     def __init__(self, gathered: Gathered) -> None:
         self._gathered = gathered
         self._given: dict[str, Draft] = {}
 
     def add(self, line: int, value: str) -> None:
-        """Take one `-l`.
+        """Add one `-l`.
 
-        Of two amounts for one resource OpenPBS has the first (set_resources of Libcmds), Torque
-        the last.
+        If a resource is repeated, OpenPBS uses the first amount (set_resources of Libcmds), and
+        Torque the last.
 
         Raises:
             ValueError: A resource has no name.
@@ -147,7 +147,7 @@ class Resources:
                     self._gathered.remark(draft, why)
 
     def settle(self) -> None:
-        """Say what all of them ask for."""
+        """Set the fields that all resources together ask for."""
         rest = dict(self._given)
         sized = {name: rest.pop(name) for name in ("select", "nodes", "place") if name in rest}
         parts: list[_Part] = []
@@ -178,7 +178,7 @@ class Resources:
             return []
 
     def _compatible(self, sized: Mapping[str, Draft]) -> None:
-        """Refuse what req_quejob.c of OpenPBS refuses."""
+        """Refuse the combinations that req_quejob.c of OpenPBS refuses."""
         chunked = sized.get("select") or sized.get("place")
         if chunked is None:
             return
@@ -212,7 +212,7 @@ class Resources:
         return place
 
     def _nodes(self, value: str, draft: Draft) -> list[_Part]:
-        """Torque's nodes, and the old ones of OpenPBS: ``2:ppn=8:gpus=1:ib+n01:ppn=4#excl``."""
+        """Torque's nodes and OpenPBS's old syntax: ``2:ppn=8:gpus=1:ib+n01:ppn=4#excl``."""
         spec, *suffixes = value.split("#")
         for suffix in suffixes:
             if suffix in ("excl", "shared"):
@@ -225,12 +225,12 @@ class Resources:
         count = whole(words.pop(0), "nodes") if words[0].isdecimal() else 1
         named = not text.split(":")[0].isdecimal()
         part = _Part(Chunk(count=count))
-        figures: dict[str, int] = {}
+        amounts: dict[str, int] = {}
         properties = list(common)
         for index, word in enumerate(words):
             name, equals, amount_ = word.partition("=")
             key = {"cpp": "ncpus"}.get(name.lower(), name.lower())
-            if not equals and "gpus" in figures and key in _GPU_MODES:
+            if not equals and "gpus" in amounts and key in _GPU_MODES:
                 part.untold += (f"the GPUs' mode {name}",)
             elif not equals and index == 0 and named and any(c.isdigit() for c in name):
                 part.hosts = (name,)
@@ -238,30 +238,30 @@ class Resources:
             elif not equals and re.fullmatch(r"[\w.-]+", name):
                 properties.append(name)
             elif key in ("ppn", "ncpus", "gpus", "mpiprocs", "ngpus", "procs"):
-                figures[{"ngpus": "gpus"}.get(key, key)] = whole(amount_, name)
+                amounts[{"ngpus": "gpus"}.get(key, key)] = whole(amount_, name)
             elif key in ("mem", "pmem"):
-                figures[key] = read_size(amount_)
+                amounts[key] = read_size(amount_)
             elif equals and (wrong := slip(key, ("ppn", "ncpus", "gpus"))):
                 raise ValueError(f"unknown `{name}`: did you mean `{wrong}`?")
             elif equals and re.fullmatch(r"\w+", name):
                 part.other += (word,)
             else:
                 raise ValueError(f"`{word}` is neither a host, a property nor such as ppn=8")
-        tasks = figures.get("ppn") or figures.get("mpiprocs")
+        tasks = amounts.get("ppn") or amounts.get("mpiprocs")
         # OpenPBS makes `ncpus=2:ppn=2` into 4 cores and 2 MPI processes: pbs_resources(7B)
-        cores = figures["ncpus"] * (tasks or 1) if "ncpus" in figures else tasks
+        cores = amounts["ncpus"] * (tasks or 1) if "ncpus" in amounts else tasks
         part.chunk = Chunk(
             count=count,
             cores=cores,
             tasks=tasks,
-            gpus=figures.get("gpus"),
-            memory=figures.get("mem"),
+            gpus=amounts.get("gpus"),
+            memory=amounts.get("mem"),
         )
         part.properties = tuple(properties)
         return part
 
     def _hosts(self, draft: Draft, parts: Sequence[_Part]) -> None:
-        """Fields of Torque's nodes, which are nodes."""
+        """Set the fields of Torque's nodes: each part is a number of nodes."""
         if not parts:
             return
         gathered = self._gathered
@@ -279,7 +279,7 @@ class Resources:
         self._in_all(draft, parts)
 
     def _chunks(self, draft: Draft, parts: Sequence[_Part], place: Place | None) -> None:
-        """Fields of a `select`, whose chunks share hosts unless `place` says otherwise."""
+        """Set the fields of a `select`. Its chunks may share hosts unless `place` prevents it."""
         if not parts:
             return
         gathered = self._gathered
@@ -289,7 +289,7 @@ class Resources:
         self._beside(draft, parts)
         nodes = {"scatter": count, "pack": 1}.get(place or "free", 1 if count == 1 else None)
         named = {host for part in parts for host in part.hosts}
-        if nodes is None and len(named) == count:  # each chunk on a node by name
+        if nodes is None and len(named) == count:  # each chunk names its node
             nodes = count
             gathered.set(draft, place="scatter")
         gathered.set(draft, nodes=nodes)
@@ -299,7 +299,7 @@ class Resources:
         if nodes is None:
             why = "chunks may share nodes, as no `place` says otherwise: how many nodes is not said"
             gathered.remark(draft, why)
-        first, own = chunks[0], nodes == count  # a node for each chunk
+        first, own = chunks[0], nodes == count  # one node per chunk
         tasks = first.tasks or 1
         gathered.set(draft, tasks=tasks * count)
         if own and first.tasks and count > 1:
@@ -313,7 +313,7 @@ class Resources:
         self._chunk_memory(draft, first, nodes)
 
     def _chunk_gpus(self, draft: Draft, chunk: Chunk, *, own: bool) -> None:
-        """GPUs of equal chunks, by node if each chunk is on its own."""
+        """GPUs of equal chunks: per node if each chunk has its own node, per task, or in total."""
         gpus, tasks = chunk.gpus, chunk.tasks or 1
         if gpus is None:
             return
@@ -325,9 +325,9 @@ class Resources:
             self._gathered.set(draft, gpus=gpus * chunk.count)
 
     def _chunk_memory(self, draft: Draft, chunk: Chunk, nodes: int | None) -> None:
-        """Memory of equal chunks, by node, core or in all."""
+        """Memory of equal chunks: per node, per core, or in total."""
         memory, tasks = chunk.memory, chunk.tasks or 1
-        cores = max(chunk.cores or 1, tasks)  # where other schedulers give each task a core
+        cores = max(chunk.cores or 1, tasks)  # other schedulers give each task a core
         if not memory:
             return
         if nodes in (1, chunk.count):
@@ -347,7 +347,7 @@ class Resources:
         )
 
     def _beside(self, draft: Draft, parts: Sequence[_Part]) -> None:
-        """What parts name beside amounts."""
+        """Set the fields that parts contain in addition to amounts."""
         self._gathered.set(
             draft,
             hosts=_unique(host for part in parts for host in part.hosts),
@@ -403,7 +403,7 @@ class Resources:
             self._gathered.remark(draft, "days are read by Torque only")
 
     def cores(self, draft: Draft, value: str) -> None:
-        """Cores beside `nodes`, or of the one chunk that a job without `nodes` is."""
+        """Cores beside `nodes`, or of the single chunk of a job without `nodes`."""
         cores, fields = whole(value, "cores"), self._gathered.fields
         if "nodes" not in self._given:  # one chunk on one host: pbs_resources(7B)
             self._gathered.set(draft, nodes=1, cores_per_task=cores)
@@ -470,7 +470,7 @@ def _select(value: str, draft: Draft) -> list[_Part]:
     """The chunks of a `select`.
 
     Raises:
-        ValueError: One of them is none.
+        ValueError: One of them is not a valid chunk.
     """
     del draft
     return [_chunk(part) for part in _split(value, "+")]
@@ -480,7 +480,7 @@ def _chunk(text: str) -> _Part:
     words = _split(text, ":")
     count = whole(words.pop(0), "chunks") if "=" not in words[0] else 1
     part = _Part(Chunk())
-    figures: dict[str, int] = {}
+    amounts: dict[str, int] = {}
     for word in words:
         name, equals, value = word.partition("=")
         key, value = name.strip().lower(), value.strip("\"'")
@@ -488,9 +488,9 @@ def _chunk(text: str) -> _Part:
         if not equals or not key:
             raise ValueError(f"`{word}` in a chunk has not the form resource=value")
         if key in ("ncpus", "mpiprocs", "ompthreads", "ngpus"):
-            figures[key] = whole(value, name, 0)
+            amounts[key] = whole(value, name, 0)
         elif key == "mem":
-            figures[key] = read_size(value)
+            amounts[key] = read_size(value)
         elif key in ("host", "vnode"):
             part.hosts += (value,)
         elif key in _GPU_KINDS:
@@ -501,15 +501,15 @@ def _chunk(text: str) -> _Part:
             raise ValueError(f"unknown resource `{name}`: did you mean `{near}`?")
         else:
             part.other += (f"{name.strip()}={value}",)
-    if (threads := figures.get("ompthreads")) is not None:
+    if (threads := amounts.get("ompthreads")) is not None:
         part.other += (f"ompthreads={threads}",)
     part.chunk = Chunk(
         count=count,
-        cores=figures.get("ncpus"),
-        tasks=figures.get("mpiprocs"),
-        gpus=figures.get("ngpus") or None,
-        memory=figures.get("mem"),
-        threads=figures.get("ompthreads"),
+        cores=amounts.get("ncpus"),
+        tasks=amounts.get("mpiprocs"),
+        gpus=amounts.get("ngpus") or None,
+        memory=amounts.get("mem"),
+        threads=amounts.get("ompthreads"),
         other=part.other,
     )
     return part
@@ -527,7 +527,7 @@ class Chosen:
     """The chunks of a request, as PBS writes them.
 
     Args:
-        lost: Field → why it is not said.
+        lost: Field → why PBS cannot represent it.
     """
 
     select: str
@@ -550,10 +550,10 @@ _PER_NODE: Final = SIZES - {"nodes", "most_nodes"}
 
 
 def write_chunks(request: Request) -> Chosen:
-    """The chunks of a request.
+    """Write the chunks of a request.
 
-    Chunks that the request has are written as they are; else a chunk is a node where their number
-    is known, and a task where it is not.
+    A request's own chunks are written unchanged. Otherwise there is one chunk per node if the
+    number of nodes is known, else one chunk per task.
     """
     said = request.said().keys()
     lost: dict[str, str] = {}
@@ -591,7 +591,7 @@ def write_chunks(request: Request) -> Chosen:
 def _with_names(
     request: Request, chunks: Sequence[Chunk], lost: dict[str, str], notes: list[str]
 ) -> list[str]:
-    """Chunks as written, with the kind of GPUs, the condition and the hosts of the request."""
+    """The chunks, with the request's GPU kind, constraint and hosts added."""
     extra = ""
     gpus = any(chunk.gpus for chunk in chunks)
     if gpus and re.fullmatch(r"[\w.-]+", request.gpu_kind or ""):
@@ -648,7 +648,7 @@ def _words(chunk: Chunk) -> str:
 def _from_sizes(
     request: Request, lost: dict[str, str], notes: list[str]
 ) -> tuple[list[Chunk], Place | None]:
-    """Chunks for a request that has none."""
+    """Chunks for a request without chunks."""
     totals = request.totals()
     nodes, tasks = totals.nodes, totals.tasks
     if nodes is not None and tasks < nodes:
@@ -663,7 +663,7 @@ def _from_sizes(
             "which is on one node"
         )
         nodes = parts = 1
-    # run lengths of equal chunks: breaks where the even share of tasks or GPUs changes
+    # Group equal chunks: a group ends where the even share of tasks or GPUs changes.
     tasks_of, gpus_of = even(tasks, parts), even(gpus, parts)
     breaks = sorted({0, parts, tasks_of[0][0], gpus_of[0][0]})
     chunks: list[Chunk] = []
@@ -704,5 +704,5 @@ def _memory(request: Request, nodes: int | None, parts: int, cores: int, gpus: i
 
 
 def _share(memory: int, parts: int) -> int:
-    """Memory for each of some parts, rounded up to whole megabytes unless it divides."""
+    """Memory per part; rounded up to whole megabytes unless it divides evenly."""
     return memory // parts if memory % parts == 0 else -(-memory // (parts << 20)) << 20

@@ -1,4 +1,4 @@
-"""Queues and nodes of a PBS server, as its programs list them."""
+"""Queues and nodes of a PBS server, from the output of PBS's programs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ NODES: Final = ("pbsnodes", "-a", "-F", "json")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PbsQueue:
-    """A queue. PBS does not say which nodes are a queue's.
+    """A queue. PBS does not report which nodes belong to a queue.
 
     Args:
         up: Whether it accepts jobs and starts them.
-        time_limit: In seconds, as `default_time`; None where there is none.
-        most_nodes: Per job, as `most_cores`.
+        time_limit: In seconds, like `default_time`; None for no limit.
+        most_nodes: Per job, like `most_cores`.
     """
 
     name: str
@@ -33,30 +33,30 @@ class PbsQueue:
 
 
 def read_queues(text: str) -> list[PbsQueue]:
-    """The queues in what `QUEUES` prints.
+    """The queues in the output of `QUEUES`.
 
     Raises:
-        ValueError: The text is not of that form.
+        ValueError: The text has another form.
     """
     return [_queue(name, facts) for name, facts in table_in(text, "Queue").items()]
 
 
 def read_nodes(text: str) -> list[dict[str, Any]]:
-    """The nodes in what `NODES` prints, as ``fractale discover`` shows them.
+    """The nodes in the output of `NODES`, as ``fractale discover`` shows them.
 
     Raises:
-        ValueError: The text is not of that form.
+        ValueError: The text has another form.
     """
     return [_node(name, facts) for name, facts in table_in(text, "nodes").items()]
 
 
 def table_in(text: str, key: str) -> dict[str, dict[str, Any]]:
-    """The objects under a key of the JSON that PBS's programs print, by their names.
+    """The objects by name below a key of the JSON that PBS's programs print.
 
     Raises:
-        ValueError: The text is not JSON, or has nothing of that kind.
+        ValueError: The text is not JSON, or does not contain such objects.
     """
-    # PBS writes control characters of a job's environment as they are.
+    # PBS does not escape control characters in a job's environment.
     found: Any = json.loads(text, strict=False)
     table = _mapping(cast("dict[str, Any]", found), key) if isinstance(found, dict) else {}
     if not table:
@@ -90,7 +90,7 @@ def _node(name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def seconds(value: Any) -> int | None:
-    """A walltime in seconds; None where there is none."""
+    """A walltime in seconds; None for no walltime."""
     try:
         return read_time(str(value))
     except ValueError:

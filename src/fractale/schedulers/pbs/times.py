@@ -11,7 +11,7 @@ def read_time(text: str) -> int:
     """PBS's walltime: ``S``, ``M:S``, ``H:M:S`` or Torque's ``D:H:M:S``, with a decimal part.
 
     Raises:
-        ValueError: The text is none of these.
+        ValueError: The text is not a time in one of these forms.
     """
     match = re.fullmatch(r"([0-9]{1,12}(?::[0-9]{1,12}){0,3})(?:\.([0-9]*))?", text.strip())
     if match is None:
@@ -25,7 +25,7 @@ def read_time(text: str) -> int:
 
 
 def write_time(seconds: float) -> str:
-    """Seconds, rounded up, as ``HH:MM:SS``; hours may be more than 24."""
+    """Seconds, rounded up, as ``HH:MM:SS``; the hours may exceed 24."""
     hours, rest = divmod(math.ceil(seconds), 3600)
     return f"{hours:02d}:{rest // 60:02d}:{rest % 60:02d}"
 
@@ -35,5 +35,5 @@ KILL_WAIT: Final = 10.0
 
 
 def longest(seconds: float) -> float:
-    """How long a job may run that has this limit, until it is killed."""
+    """How long a job with this limit may run before it is killed, in seconds."""
     return math.ceil(seconds) + KILL_WAIT

@@ -1,6 +1,6 @@
-"""`#SBATCH` lines, read as sbatch reads them and written so that it does.
+"""`#SBATCH` lines: read as sbatch reads them, and written in a form that sbatch reads back.
 
-Sources: sbatch(1), and what sbatch 22.05 made of the lines when it was tried.
+Sources: sbatch(1), and tests of sbatch 22.05 with such lines.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _SPACE: Final = " \t\n\v\f\r"
 
 @dataclass(frozen=True, slots=True)
 class _Word:
-    """A word of a directive line; `start` and `end` are its place in the line."""
+    """A word of a directive line; `start` and `end` are its position in the line."""
 
     text: str
     line: int
@@ -65,7 +65,7 @@ class _Word:
 
 @dataclass(slots=True)
 class _Header:
-    """The directive lines of a script, in words."""
+    """The directive lines of a script, divided into words."""
 
     parts: list[list[_Word]] = field(default_factory=lambda: [[]])
     starts: list[Draft] = field(default_factory=list[Draft])
@@ -128,12 +128,12 @@ def _directive_line(number: int, line: str, header: _Header) -> None:
 
 
 def _quoted_words(line: str, at: int, number: int) -> Iterator[_Word]:
-    """Words as sbatch divides a line: quotes, a backslash before a letter, ``#`` to the end."""
+    """Divide a line as sbatch does: quotes, a backslash before a letter, ``#`` to the end."""
     while True:
         while at < len(line) and line[at] in _SPACE:
             at += 1
         word, end = _quoted_word(line, at)
-        if not word:  # an empty word ends the line, too
+        if not word:  # an empty word also ends the line
             return
         if word.lower() not in ("hetjob", "packjob"):
             yield _Word(word, number, at, end)
@@ -141,7 +141,7 @@ def _quoted_words(line: str, at: int, number: int) -> Iterator[_Word]:
 
 
 def _quoted_word(line: str, at: int) -> tuple[str, int]:
-    """The word that begins at a place of a line, and where it ends."""
+    """The word that begins at a position of a line, and the position after it."""
     found, quote = list[str](), ""
     while at < len(line):
         letter = line[at]
@@ -183,13 +183,13 @@ def _draft(given: GivenOption, words: Sequence[_Word], lines: Sequence[str]) -> 
 
 def _read(draft: Draft) -> Draft:
     draft.read("sbatch", READERS, REASONS)
-    if draft.invalid and draft.option == "array":  # it is about one all the same
+    if draft.invalid and draft.option == "array":  # even an invalid value asks for an array
         draft.fields = {"array": None}
     return draft
 
 
 def _foreign(lines: Sequence[str], header: _Header) -> Iterator[Draft]:
-    """`#PBS` and `#BSUB` lines, which sbatch reads after its own."""
+    """`#PBS` and `#BSUB` lines, which sbatch reads after the `#SBATCH` lines."""
     for each in foreign_options(lines):
         mark = lines[each.line - 1].partition(" ")[0]
         if not each.option and not each.invalid:
@@ -211,14 +211,14 @@ def _foreign(lines: Sequence[str], header: _Header) -> Iterator[Draft]:
 
 
 def _merge(drafts: Sequence[Draft], remarks: list[Remark]) -> dict[str, Any]:
-    """The fields of all drafts; of several with one option the last one counts."""
+    """The fields of all drafts. If an option is repeated, the last one counts."""
     last = {draft.option: draft for draft in drafts if not draft.invalid}
     fields: dict[str, Any] = {}
     mail: dict[str, None] = {}
     for draft in drafts:
         if draft.invalid:
             continue
-        if draft.option == "mail-type":  # those add up
+        if draft.option == "mail-type":  # repeated options add up
             mail |= dict.fromkeys(draft.fields["mail_on"])
         elif last[draft.option] is not draft:
             draft.replace(last[draft.option])
@@ -231,7 +231,7 @@ def _merge(drafts: Sequence[Draft], remarks: list[Remark]) -> dict[str, Any]:
 
 
 class _Together:
-    """What options say together: per GPU, per socket, the hosts that are named."""
+    """Fields that depend on several options: per GPU, per socket, and the named hosts."""
 
     def __init__(self, last: Mapping[str, Draft], fields: dict[str, Any]) -> None:
         self._last = last
@@ -309,7 +309,7 @@ class _Together:
         request = Request(**self._fields)
         totals = request.totals()
         there = -(-totals.tasks // (totals.nodes or 1)) * (request.cores_per_task or 1)
-        if least <= there:  # the tasks need as many anyway
+        if least <= there:  # the tasks need at least as many
             del self._fields["cores_per_node"]
             self._last["mincpus"].fields = {"cores_per_task": None}
 
@@ -362,14 +362,14 @@ _NOT_PLAIN: Final = re.compile(rf"[{_SPACE}\"'\\#]")
 
 
 def _quoted(text: str) -> str:
-    """A word as sbatch's reading of a line gives it back."""
+    """A word in the quoting that sbatch reads back."""
     if text and not _NOT_PLAIN.search(text):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _amount(count: int) -> str:
-    """Bytes with the largest unit that says them; rounded up to KiB."""
+    """Bytes in the largest unit that is exact; rounded up to KiB."""
     for unit, size in (("T", 2**40), ("G", 2**30), ("M", 2**20)):
         if count and count % size == 0:
             return f"{count // size}{unit}"
@@ -377,7 +377,7 @@ def _amount(count: int) -> str:
 
 
 class _Writer:
-    """Writes a request, taking each field away as it is written: what remains is lost."""
+    """Writes a request. It removes each field that it writes: the remaining fields are lost."""
 
     def __init__(self, request: Request) -> None:
         self._flat = flat(request)
@@ -420,7 +420,7 @@ class _Writer:
     def _files(self) -> None:
         output, error, join = self._take("output"), self._take("error"), self._take("join")
         array = self._flat.request.array is not None
-        if join:  # Slurm does so unless --error names another file
+        if join:  # Slurm joins them unless --error names another file
             if error is not None:
                 self._lost["error"] = "stderr goes into stdout's file"
             error = None
@@ -558,8 +558,8 @@ class _Writer:
         other = self._take("other") or ()
         generic = [each for each in other if each.startswith("gres/")]
         if generic:
-            told = (each.removeprefix("gres/").replace("=", ":") for each in generic)
-            self._line("gres", ",".join(told))
+            resources = (each.removeprefix("gres/").replace("=", ":") for each in generic)
+            self._line("gres", ",".join(resources))
         if len(generic) < len(other):
             rest = ", ".join(each for each in other if each not in generic)
             self._lost["other"] = f"Slurm has no option for {rest}"
@@ -602,7 +602,6 @@ class _Slurm:
         return line.startswith(MARK)
 
     def about(self, directive: Directive) -> str:
-        """The array, the dependency or the size that an option is about."""
         if directive.option in ("gres", "tres-per-task"):
             return "gpus" if "gpu" in directive.value else ""
         return _ABOUT.get(directive.option, "")

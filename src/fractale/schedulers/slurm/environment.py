@@ -1,7 +1,7 @@
-"""What the commands of a Slurm job find.
+"""The environment of a Slurm job: variables and programs.
 
 Variables: sbatch(1), "OUTPUT ENVIRONMENT VARIABLES", and srun(1), of Slurm 22.05 and 24.05.
-Options: srun(1) of the same.
+Options: srun(1) of the same releases.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _MAYBE: Final = Flag(argument="optional")
 
 
 def _gpus(key: str, value: str) -> Mapping[str, str]:
-    """``4`` or ``a100:4``: the kind is the job's."""
+    """``4`` or ``a100:4``; the job's request already has the kind."""
     return {key: value.rpartition(":")[2]}
 
 
 def _gres(value: str) -> Mapping[str, str] | None:
-    """``gpu``, ``gpu:4`` or ``gpu:a100:4``, on each node."""
+    """``gpu``, ``gpu:4`` or ``gpu:a100:4``, per node."""
     name, _, rest = value.partition(":")
     if name != "gpu" or "," in value:
         return {} if value == "none" else None
@@ -31,7 +31,7 @@ def _gres(value: str) -> Mapping[str, str] | None:
 
 
 def _export(value: str) -> Mapping[str, str] | None:
-    """``ALL`` is how other launchers do it, too; ``A=1,B=2`` without it is less."""
+    """``ALL`` is also the default of other launchers; ``A=1,B=2`` without it exports less."""
     first, _, rest = value.partition(",")
     if first.upper() != "ALL" or '"' in rest or "'" in rest:
         return None
@@ -39,11 +39,11 @@ def _export(value: str) -> Mapping[str, str] | None:
     return {"variables": "\n".join(names)} if names else {}
 
 
-# srun's --mpi=list; the simple PMI, which is Flux's own, does what pmi2 does.
+# Names from srun's --mpi=list. Flux's own simple PMI does the same as pmi2.
 _PMIX: Final = ("pmix", "pmix_v2", "pmix_v3", "pmix_v4", "pmix_v5")
 _MPI: Final = {"pmi2": "", "none": "none"} | dict.fromkeys(_PMIX, "pmix")
 
-# srun(1): what other launchers can say too …
+# Options of srun(1) that other launchers also have …
 _SHARED: Final = {
     ("--ntasks", "-n"): Flag(key="tasks"),
     ("--nodes", "-N"): Flag(key="nodes"),
@@ -72,11 +72,11 @@ _SHARED: Final = {
     ("--nodelist", "-w"): Flag(key="hosts"),
     ("--mpi",): Flag(key="mpi", values=_MPI),
     ("--jobid",): Flag(key="of_job"),
-    # Steps of Flux, and programs of mpiexec, have what they ask for to themselves, or don't care.
+    # Steps of Flux have their resources to themselves; programs of mpiexec may share them.
     ("--exclusive",): Flag(key="alone", argument="optional", values={"": "yes"}),
     ("--exact",): Flag(key="alone", argument="none"),
 }
-# … and what is its own.
+# … and options that only srun has.
 _VALUED: Final = (
     "--accel-bind --account -A --acctg-freq --bb --bbf --bcast-exclude --begin -b"
     " --cluster-constraint --clusters -M --comment --constraint -C --core-spec -S"
@@ -101,7 +101,7 @@ _OPTIONAL: Final = (
     *("--bcast", "--compress", "--immediate", "-I", "--nice", "--propagate", "--resv-ports"),
     "--send-libs",
 )
-# Without these the program is another one, or is in another place; the last are Pyxis'.
+# Without these options, another program runs, or it runs elsewhere. The last ones are Pyxis'.
 _ESSENTIAL: Final = (
     "--het-group --pack-group --relative -r --nodefile -F --container --container-id"
     " --container-image --container-mounts --container-name --container-workdir"
@@ -265,7 +265,7 @@ ENVIRONMENT: Final = Environment(
     own_job={"cancel": "scancel {}", "show": "scontrol show job {}"},
     launchers={
         "srun": Launcher(options=_options(), abbreviated=True, file=_file),
-        # TACC's ibrun(1): a task of the job each, unless -n says otherwise.
+        # TACC's ibrun(1): one process per task of the job, unless -n sets another number.
         "ibrun": Launcher(
             options={"-n": Flag(key="tasks"), "-np": Flag(key="tasks"), "-o": _OWN, "-v": _NO},
             glued=False,

@@ -1,8 +1,8 @@
-"""Slurm, by its own programs.
+"""Slurm jobs, by Slurm's own programs.
 
-They are called directly: what is submitted carries a tag made from the job's key (its comment),
-what ``sbatch`` says goes to a file even when nobody is left to read it, and the end of a job is
-read from ``scontrol``, ``sacct`` or the job-completion file.
+fractale calls the programs directly. Each submission carries a tag made from the job's key, as its
+comment. The output of ``sbatch`` goes to a file, which outlives fractale. The end of a job is read
+from ``scontrol``, ``sacct`` or the job-completion file.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ NOTICES: Final[Mapping[str, JobState]] = {
     r"exceeded (?:job |step )?memory limit)": "out_of_memory",
     r"slurmstepd\S*: error: .*\bDUE TO NODE FAILURE\b": "node_failure",
 }
-"""Lines in the output of a job that was ended → the state that they show."""
+"""Lines in the output of an ended job → the state that they show."""
 
 NOISE: Final = (
     r"srun: (?:Job step aborted|Force Terminated|forcing job termination|Terminating job step)",
     r"srun: error: .*: tasks? [\d,-]+: (?:Terminated|Killed|Exited with exit code \d+)",
     r"slurmstepd\S*: error: \*\*\* (?:JOB|STEP) \S+ ON \S+ CANCELLED AT \S+ \*\*\*$",
 )
-"""Lines that only follow from an end; the cause is above them."""
+"""Lines that are only consequences of an end; the cause is above them."""
 
 AFTER: Final = "sbatch --dependency=afterany:{job} --output=/dev/null --wrap={command}"
-"""The command that starts a command after a job."""
+"""The command that runs another command after a job."""
 
 COMMENT: Final = "fractale:"
 FORM: Final = {"SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}
-"""Times in seconds since 1970, and the indices of arrays in whole."""
+"""Settings for times in seconds since 1970, and for unabbreviated array indices."""
 
 CLUSTER: Final = "cluster"
-"""File of a job's folder: the cluster that it was submitted to, if ``sbatch`` named one."""
+"""File in a job's directory: the cluster of the job, if ``sbatch`` named one."""
 
 CLOCKS_DIFFER: Final = 60.0
 LAST_OF_FILE: Final = 4 * 2**20
 KEPT: Final = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT", "SLURM_CONF_SERVER"})
-"""Of the environment's ``SLURM_*``; the rest is of the job that we are in ourselves."""
+"""The ``SLURM_*`` variables to keep; the others describe the job that fractale runs in."""
 
 STATES: Final[Mapping[str, JobState]] = {
     "PENDING": "pending",
@@ -134,7 +134,7 @@ _HELD: Final = re.compile(r"held$|Hold|^JobHeld", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Slurm:
-    """A Slurm that this machine reaches."""
+    """A Slurm that this machine can reach."""
 
     programs: Programs
     name: str = "slurm"
@@ -142,7 +142,7 @@ class Slurm:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Slurm:
-        """The Slurm of an environment; what that says of a job around us is left out."""
+        """The Slurm of an environment, without the variables of a surrounding job."""
         foreign = {"SBATCH_ARRAY_INX", "SBATCH_WAIT", "SBATCH_JOB_NAME"}
         return cls(
             Programs(
@@ -155,7 +155,7 @@ class Slurm:
         )
 
     def found(self) -> bool:
-        """Whether its programs are on the PATH."""
+        """Whether Slurm's programs are on the PATH."""
         return all(map(self.programs.which, ("sbatch", "scontrol", "squeue")))
 
     def presence(self) -> Presence:
@@ -175,7 +175,7 @@ class Slurm:
         )
 
     def prepare(self, folder: JobFolder, spec: JobSpec) -> None:
-        """Write the wrapper, with the script's directives at its head."""
+        """Write the wrapper, which begins with the script's directives."""
         clusters = asked_of(spec, self.name).server
         clusters = clusters or self.programs.environment.get("SLURM_CLUSTERS", "")
         if clusters:
@@ -198,7 +198,7 @@ class Slurm:
         ran = await self.programs.submit(folder, lock, *words)
         if ran.code == 0 and (native_id := _submitted(folder, ran.out)):
             return native_id
-        # It may have taken the job before it lost the connection.
+        # The controller may have accepted the job before the connection was lost.
         if native_id := await self.find(folder):
             return native_id
         if spec.array is not None and _NO_ARRAY.search(ran.complaint):
@@ -217,12 +217,12 @@ class Slurm:
         )
 
     async def most_elements(self) -> int | None:
-        """How many elements an array may have whose indices begin at 1."""
+        """How many elements an array may have if its indices begin at 1."""
         most = (await self._config("MaxArraySize")).get("MaxArraySize", "")
         return max(int(most) - 1, 0) if most.isdecimal() else None
 
     async def find(self, folder: JobFolder) -> str | None:
-        """By what ``sbatch`` said, by an element that began, else by the tag among all jobs."""
+        """Look in the output of ``sbatch``, then at elements that began, then for the tag."""
         if native_id := _submitted(folder, folder.text("submit.out")) or _begun(folder):
             return native_id
         for cluster in _cluster(folder).split(","):
@@ -242,9 +242,9 @@ class Slurm:
         return None
 
     async def records(self, jobs: Sequence[Submitted]) -> Sequence[Answer]:
-        """What ``scontrol`` says; of what it has forgotten, ``sacct`` or the file of ends.
+        """Read ``scontrol``; for jobs that it has forgotten, ``sacct`` or the job-completion file.
 
-        For each cluster one question of each, however many jobs there are.
+        Each program is called once per cluster, for all jobs.
         """
         answers: list[Answer] = [{} for _ in jobs]
         clusters: dict[str, list[int]] = {}
@@ -282,7 +282,7 @@ class Slurm:
                 answers[number] = error
             return answers
         for number in lost:
-            # A controller that was set up anew counts from 1 again.
+            # A controller that was set up again reuses job ids.
             sent = float((jobs[number].folder.intent() or {}).get("written", 0.0))
             more = _of_job(
                 jobs[number],
@@ -293,7 +293,7 @@ class Slurm:
         return answers
 
     async def _shown(self, cluster: str, ids: Sequence[str]) -> list[_Row]:
-        """What the controller says. It can be asked about one job or about all."""
+        """The controller's records. ``scontrol`` can show one job or all jobs."""
         one = tuple(ids) if len(ids) == 1 else ()
         words = ("scontrol", *_on(cluster), "-a", "-o", "show", "job", *one)
         ran = await self.programs.run(*words, more=FORM)
@@ -305,10 +305,10 @@ class Slurm:
         return [row for line in ran.out.splitlines() if (row := _shown(line, wanted))]
 
     async def _ended(self, cluster: str, ids: Sequence[str]) -> list[_Row]:
-        """What the accounting says; without one, the job-completion file.
+        """The records of the accounting; without accounting, of the job-completion file.
 
         Raises:
-            SchedulerUnavailable: There is an accounting, and it does not answer.
+            SchedulerUnavailable: The accounting exists, but does not answer.
         """
         if self.programs.which("sacct") is not None:
             form = "JobID,State,ExitCode,Submit,Start,End,NodeList,Timelimit"
@@ -327,12 +327,12 @@ class Slurm:
         return [row for line in lines if (row := _completed(line, wanted))]
 
     async def _config(self, beginning: str) -> dict[str, str]:
-        """The entries of Slurm's configuration whose names begin so; none if it does not say."""
+        """The entries of Slurm's configuration with this prefix; empty if it cannot be read."""
         ran = await self.programs.run("scontrol", "show", "config")
         return dict(re.findall(rf"^({beginning}\w*)\s*= (\S+)", ran.out, re.MULTILINE))
 
     async def cancel(self, folder: JobFolder, native_id: str) -> None:
-        """Run ``scancel``, of an array for all elements; a job that it does not know has ended."""
+        """Run ``scancel``, for all elements of an array. A job unknown to Slurm has ended."""
         ran = await self.programs.run("scancel", *_on(_cluster(folder)), native_id)
         if ran.code != 0 and not re.search(
             r"invalid job id|already completing", ran.complaint, re.I
@@ -340,7 +340,7 @@ class Slurm:
             raise self._fault(ran, f"Slurm does not cancel job {native_id}")
 
     async def queues(self) -> list[Queue]:
-        """Its partitions."""
+        """Slurm's partitions."""
         ran = await self.programs.run("sinfo", "-h", "-o", PARTITIONS)
         if ran.code != 0:
             raise self._fault(ran, "Slurm does not say which partitions there are")
@@ -353,8 +353,8 @@ class Slurm:
 
 
 def options(folder: JobFolder, spec: JobSpec) -> list[str]:
-    """The options of ``sbatch`` for a job; they count more than the script's own."""
-    # A job that lost its node is not begun again by Slurm: whether that is right, the plan says.
+    """The options of ``sbatch`` for a job; they override the script's directives."""
+    # Slurm does not requeue a job that lost its node: the plan decides whether to repeat it.
     log = _literal(folder.scheduler_log) + (".%a" if spec.array else "")
     said = [
         "--parsable",
@@ -374,7 +374,7 @@ def options(folder: JobFolder, spec: JobSpec) -> list[str]:
         "cpus-per-task": spec.cores_per_task,
         "gpus-per-task": spec.gpus_per_task,
         "mem": f"{megabytes(spec.memory)}M" if spec.memory else None,
-        # Said also where the script says it: SBATCH_TIMELIMIT in the environment counts more.
+        # Also set if the script sets it: SBATCH_TIMELIMIT would override the script.
         "time": write_time(math.ceil(seconds)) if seconds and math.isfinite(seconds) else None,
         "partition": spec.queue,
         "account": spec.account,
@@ -384,12 +384,15 @@ def options(folder: JobFolder, spec: JobSpec) -> list[str]:
 
 
 def _literal(path: Path) -> str:
-    """A path in which Slurm sees no patterns of its own."""
+    """A path with its ``%`` escaped for Slurm's file name patterns."""
     return str(path).replace("%", "%%")
 
 
 def _submitted(folder: JobFolder, said: str) -> str:
-    """The id in what ``sbatch --parsable`` said: ``ID`` or ``ID;CLUSTER``, which is kept."""
+    """The id in the output of ``sbatch --parsable``: ``ID`` or ``ID;CLUSTER``.
+
+    A cluster's name is written to the job's directory.
+    """
     found = re.search(r"^(\d+)(?:;(\S+))?$", said, re.MULTILINE)
     if found is None or not said.endswith("\n"):
         return ""
@@ -399,7 +402,7 @@ def _submitted(folder: JobFolder, said: str) -> str:
 
 
 def _begun(folder: JobFolder) -> str:
-    """The id of an array one of whose elements wrote that it began."""
+    """The id of an array, from an element that recorded its start."""
     for path in folder.path.glob("elements/*/started"):
         if started := JobFolder(path.parent).started():
             return started.native_id.partition("_")[0]
@@ -407,7 +410,7 @@ def _begun(folder: JobFolder) -> str:
 
 
 def _cluster(folder: JobFolder) -> str:
-    """The cluster that has the job, before it is known a list; empty for the usual one."""
+    """The name of the job's cluster; empty for the default cluster."""
     return folder.text(CLUSTER).strip()
 
 
@@ -425,8 +428,8 @@ class _Row:
     """A record of Slurm.
 
     Args:
-        native_id: Of the job, or of the array that the elements belong to.
-        indices: Of the elements that it is about; None alone for a job that is no array.
+        native_id: The id of the job, or of the array.
+        indices: The array indices that the record covers; ``(None,)`` for a job without an array.
     """
 
     native_id: str
@@ -442,7 +445,7 @@ def _has_all(job: Submitted, records: Mapping[int | None, JobRecord]) -> bool:
 def _of_job(
     job: Submitted, rows: Sequence[_Row], is_its: Callable[[_Row], bool]
 ) -> dict[int | None, JobRecord]:
-    """The rows of one job by index; of several, the last counts."""
+    """The rows of one job by index; the last row of an index counts."""
     if not job.ours:
         mine = [row for row in rows if row.native_id == job.native_id]
         return {index: row.record for row in mine for index in row.indices}
@@ -457,7 +460,7 @@ def _of_job(
 
 
 def _shown(line: str, wanted: frozenset[str]) -> _Row | None:
-    """What a line of ``scontrol show job`` says, if it is of one of these jobs."""
+    """The record in a line of ``scontrol show job``, if it is about one of these jobs."""
     native_id = _field(line, "ArrayJobId") or _field(line, "JobId")
     if native_id not in wanted:
         return None
@@ -480,7 +483,7 @@ def _shown(line: str, wanted: frozenset[str]) -> _Row | None:
 
 
 def _accounted(line: str) -> _Row | None:
-    """What a line of ``sacct`` says: of ``4711``, ``4711_7`` or ``4711_[8-20%5]``."""
+    """The record in a line of ``sacct``: about ``4711``, ``4711_7`` or ``4711_[8-20%5]``."""
     name, *cells = line.split("|")
     if len(cells) < 6:
         return None
@@ -491,7 +494,7 @@ def _accounted(line: str) -> _Row | None:
 
 
 def _completed(line: str, wanted: frozenset[str]) -> _Row | None:
-    """What a line of the job-completion file says, if it is of one of these jobs."""
+    """The record in a line of the job-completion file, if it is about one of these jobs."""
     native_id = _field(line, "ArrayJobId") or _field(line, "JobId")
     if native_id not in wanted:
         return None
@@ -508,7 +511,7 @@ def _completed(line: str, wanted: frozenset[str]) -> _Row | None:
 
 
 def _indices(text: str) -> tuple[int | None, ...]:
-    """``4-6%3`` as indices; None alone where there are none."""
+    """``4-6%3`` as indices; ``(None,)`` if the text has none."""
     if not text or text == "N/A":
         return (None,)
     try:
@@ -526,7 +529,7 @@ def _record(
     reason: str = "",
     limit: str = "",
 ) -> JobRecord:
-    """A record from Slurm's words; `times` are of submission, start and end."""
+    """A record from Slurm's fields; `times` are of submission, start and end."""
     word = (said.split("+")[0].split() or [""])[0]
     state: JobState = STATES.get(word, "unknown")
     code, _, number = exit_code.partition(":")
@@ -582,7 +585,7 @@ def _when(text: str) -> float | None:
 
 
 def _when_local(text: str) -> float | None:
-    """A time as the job-completion file has it: local, without a zone."""
+    """A time of the job-completion file: local, without a time zone."""
     from datetime import datetime
 
     try:
@@ -592,7 +595,7 @@ def _when_local(text: str) -> float | None:
 
 
 def _end_of(path: Path) -> list[str]:
-    """The last lines of a file; none of one that we may not read."""
+    """The last lines of a file; empty if it cannot be read."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - LAST_OF_FILE))

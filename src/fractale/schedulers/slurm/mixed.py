@@ -1,7 +1,7 @@
-"""`#PBS` and `#BSUB` lines in a Slurm script: sbatch reads those, too, as far as it knows them.
+"""`#PBS` and `#BSUB` lines in a Slurm script: sbatch also reads the options that it knows.
 
-It reads them after its own lines and from the whole script, of the two kinds only one: `#BSUB` if
-there are any. Source: what sbatch 22.05 made of such lines when it was tried.
+It reads them after its own lines and from the whole script. It reads one kind only: `#BSUB` if
+there are any. Source: tests of sbatch 22.05 with such lines.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Foreign:
     """An option of another scheduler as sbatch reads it.
 
     Args:
-        option: sbatch's own option; empty for one that it passes over.
+        option: sbatch's own option; empty if sbatch ignores the line's option.
         invalid: Why sbatch refuses it.
     """
 
@@ -85,7 +85,7 @@ _PBS_TO: Final = MappingProxyType(
 
 
 def foreign_options(lines: Sequence[str]) -> Iterator[Foreign]:
-    """What sbatch reads in lines of other schedulers."""
+    """The options that sbatch reads in lines of other schedulers."""
     found = [n for n, line in enumerate(lines, 1) if line.startswith(("#BSUB", "#PBS"))]
     if not found:
         return
@@ -108,7 +108,7 @@ _MOST_COMMANDS: Final = 100
 
 
 def _looked_at(lines: Sequence[str]) -> Iterator[int]:
-    """Numbers of the lines before the 101st that is no comment: there sbatch stops looking."""
+    """Numbers of the lines before the 101st line that is not a comment: sbatch stops there."""
     commands = 0
     for number, line in enumerate(lines, 1):
         commands += not line.startswith("#")

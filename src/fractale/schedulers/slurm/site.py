@@ -1,4 +1,4 @@
-"""Slurm's partitions and nodes, as ``sinfo`` writes them."""
+"""Slurm's partitions and nodes, in the output of ``sinfo``."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from fractale.schedulers.slurm.times import read_time
 PARTITIONS: Final = "%P|%a|%l|%L|%F|%s|%c|%m|%G"
 NODES: Final = "%T|%D|%c|%m|%G|%N"
 ACCOUNTING: Final = ("sacct", "-n", "-X", "-S", "now-1minutes", "-o", "jobid")
-"""It fails unless there is a database of ended jobs."""
+"""It fails unless Slurm has a database of ended jobs."""
 
 
 def read_partition(line: str) -> dict[str, Any] | None:
-    """One partition in the form of `PARTITIONS`; None if the line is of another form."""
+    """One partition in the form of `PARTITIONS`; None if the line has another form."""
     cells = [cell.strip() for cell in line.split("|")]
     if len(cells) != PARTITIONS.count("|") + 1:
         return None
@@ -39,7 +39,7 @@ def read_partition(line: str) -> dict[str, Any] | None:
 
 
 def queue_of(partition: dict[str, Any]) -> Queue:
-    """A partition that `read_partition` read, in the words of every scheduler."""
+    """A partition from `read_partition`, in the form that all schedulers share."""
     memory = partition["memory_per_node_mb"]
     shared = ("name", "default", "state", "time_limit", "nodes", "nodes_idle", "cores_per_node")
     return Queue(
@@ -66,7 +66,7 @@ def read_nodes(line: str) -> dict[str, Any] | None:
 
 
 def seconds(text: str) -> int | None:
-    """A time limit in seconds; None for none."""
+    """A time limit in seconds; None for no limit."""
     try:
         return read_time(text)
     except ValueError:

@@ -24,23 +24,23 @@ def read_time(text: str) -> int:
     """Slurm's time: ``M``, ``M:S``, ``H:M:S``, ``D-H``, ``D-H:M`` or ``D-H:M:S``, also ``D-``.
 
     Raises:
-        ValueError: The text is none of these.
+        ValueError: The text is not a time in one of these forms.
     """
     match = _TIME.fullmatch(text.strip())
     if match is None or "" in (match[3], match[4]) or (not match[1] and not match[2]):
         raise ValueError(f"`{text}` is not a time such as 90, 01:30:00 or 2-12:00")
     days, *rest = match.groups()
     parts = [int(part or 0) for part in rest if part is not None]
-    if days is None and len(parts) < 3:  # without days the first figure is minutes
+    if days is None and len(parts) < 3:  # without days, the first number is minutes
         parts = [0, *parts]
     hours, minutes, seconds = (*parts, 0, 0)[:3]
     return int(days or 0) * 86400 + hours * 3600 + minutes * 60 + seconds
 
 
 def write_time(seconds: float) -> str:
-    """Seconds as ``H:MM:SS``, with days in front where there are any; infinity as UNLIMITED.
+    """Seconds as ``H:MM:SS``, after a number of days if needed; infinity as UNLIMITED.
 
-    0 is no limit for Slurm, so a limit below a second is written as one second.
+    For Slurm, 0 means no limit, so a limit below a second is written as one second.
     """
     if math.isinf(seconds):
         return "UNLIMITED"
@@ -55,5 +55,8 @@ KILL_WAIT: Final = 30.0
 
 
 def longest(seconds: float) -> float:
-    """How long a job may run that has this limit: in whole minutes, and until it is killed."""
+    """How long a job with this limit may run before it is killed, in seconds.
+
+    Slurm rounds limits up to whole minutes.
+    """
     return math.ceil(seconds / 60) * 60 + KILL_WAIT

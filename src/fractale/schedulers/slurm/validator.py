@@ -1,4 +1,4 @@
-"""Whether Slurm itself takes a script: `sbatch --test-only`, which submits nothing."""
+"""Ask Slurm whether it accepts a script: `sbatch --test-only`, which submits nothing."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ OUT_OF_REACH: Final = re.compile(
     r"|zero bytes|communication",
     re.IGNORECASE,
 )
-"""What `sbatch` says if it is not the script that is wrong (slurm_errno.c)."""
+"""Messages of `sbatch` for errors that are not in the script (slurm_errno.c)."""
 
 
 async def ask(text: str, script: Script, programs: Programs) -> SchedulerVerdict | str:
-    """What `sbatch --test-only` says of a script; in words, why nobody was asked."""
+    """The verdict of `sbatch --test-only`; or, as text, why it was not asked."""
     if programs.which("sbatch") is None or programs.which("sinfo") is None:
         return ""
     try:
@@ -47,12 +47,15 @@ async def ask(text: str, script: Script, programs: Programs) -> SchedulerVerdict
 
 
 async def _limits(programs: Programs) -> Mapping[str, float | None] | None:
-    """The time limit of each partition in seconds, the default one's also as ""; None: no Slurm."""
-    told = await programs.run("sinfo", "-h", "-o", PARTITIONS)
-    if told.code != 0:
+    """The time limit of each partition in seconds.
+
+    The default partition's limit also has the key "". None if `sinfo` fails.
+    """
+    ran = await programs.run("sinfo", "-h", "-o", PARTITIONS)
+    if ran.code != 0:
         return None
     limits: dict[str, float | None] = {}
-    for line in told.out.splitlines():
+    for line in ran.out.splitlines():
         name, _, limit = line.strip().partition("|")
         limits[name.rstrip("*")] = _seconds(limit)
         if name.endswith("*"):
@@ -61,7 +64,7 @@ async def _limits(programs: Programs) -> Mapping[str, float | None] | None:
 
 
 def _seconds(limit: str) -> float | None:
-    """A time as `sinfo` writes it; None for no limit."""
+    """A time in the output of `sinfo`; None for no limit."""
     try:
         return read_time(limit.strip())
     except ValueError:
@@ -69,18 +72,18 @@ def _seconds(limit: str) -> float | None:
 
 
 async def _sbatch(text: str, programs: Programs) -> list[str]:
-    """What `sbatch --test-only` says against it."""
+    """The complaint of `sbatch --test-only`, if there is one."""
     with tempfile.TemporaryDirectory(prefix="fractale-sbatch-") as folder:
         file = Path(folder) / "job.sh"
         file.write_text(text, encoding="utf-8", errors="surrogateescape")
-        told = await programs.run("sbatch", "--test-only", str(file))
-    if told.code == 0:
+        ran = await programs.run("sbatch", "--test-only", str(file))
+    if ran.code == 0:
         return []
-    return [f"sbatch says: {told.complaint.replace(str(file), 'the script')}"]
+    return [f"sbatch says: {ran.complaint.replace(str(file), 'the script')}"]
 
 
 def _over_limit(script: Script, limits: Mapping[str, float | None]) -> tuple[str, ...]:
-    """That it asks for more time than its partition gives: sbatch lets it pass, and it pends."""
+    """An error if the script exceeds its partition's limit: sbatch accepts it, but it pends."""
     queues, seconds = script.request.queues or ("",), script.request.seconds
     given = [limits.get(queue) for queue in queues]
     most = max((limit for limit in given if limit), default=0)

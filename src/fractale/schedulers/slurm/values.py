@@ -1,6 +1,6 @@
-"""The options of sbatch, and what their values say.
+"""The options of sbatch, and how sbatch reads their values.
 
-Sources: sbatch(1), and what sbatch 22.05 made of values when it was tried.
+Sources: sbatch(1), and tests of sbatch 22.05 with such values.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fractale.schedulers.request import (
 )
 from fractale.schedulers.slurm.times import read_limit
 
-# name[:letter] of the options of sbatch 22.05, by whether a value follows.
+# name[:letter] of the options of sbatch 22.05, grouped by whether a value follows.
 _WITH_VALUE: Final = """
     account:A acctg-freq array:a batch bb bbf begin:b chdir:D cluster cluster-constraint clusters:M
     comment constraint:C container context core-spec:S cores-per-socket cpu-freq cpus-per-gpu
@@ -40,7 +40,7 @@ _WITHOUT_VALUE: Final = """
     reboot spread-job test-only usage use-min-nodes verbose:v version:V wait:W
 """
 _VALUE_ATTACHED: Final = "exclusive get-user-env nice no-kill:k propagate requeue"
-# Of later releases, and those of two plugins that many sites have: Shifter, Pyxis.
+# Options of later releases, and of two common plugins: Shifter and Pyxis.
 _LATER_WITH_VALUE: Final = """
     container-id extra mem-update resources runtime segment tres-bind tres-per-task
     image volume module
@@ -78,10 +78,10 @@ def _options() -> Iterator[Option]:
 
 
 OPTIONS: Final = OptionTable(_options())
-"""All that sbatch knows in a script."""
+"""All options that sbatch knows in a script."""
 
 ALIASES: Final = MappingProxyType({"tasks-per-node": "ntasks-per-node", "cluster": "clusters"})
-"""Options of one meaning: the last of them counts."""
+"""Options with the same meaning: the last one counts."""
 
 REASONS: Final = MappingProxyType(
     {
@@ -104,7 +104,7 @@ REASONS: Final = MappingProxyType(
         ),
     }
 )
-"""Option → why no field says it, for those that people meet."""
+"""Option → why no field represents it, for common options."""
 
 
 def _refused(value: str, wanted: str) -> ValueError:
@@ -296,7 +296,7 @@ def _file(name: str) -> Callable[[str], Said]:
             return Said({}, "it is no file name for another scheduler")
         if value.lower() == "none":
             return Said({name: "/dev/null"})
-        if "\\" in value:  # then sbatch replaces nothing
+        if "\\" in value:  # then sbatch replaces no patterns
             return Said({name: value.replace("\\", "")})
         untold: list[str] = []
 
@@ -339,7 +339,7 @@ def _mail_type(value: str) -> Said:
 
 
 def _array(value: str) -> Said:
-    """``1-10:2,15%4``: the first number after a ``%`` counts, wherever it is."""
+    """``1-10:2,15%4``: the first number after a ``%`` counts, at any position."""
     spans: list[Span] = []
     for part in filter(None, value.split(",")):
         match = _INDICES.match(part)
@@ -469,7 +469,7 @@ def _export(value: str) -> Said:
 
 
 def _split_quoted(value: str) -> tuple[str, ...]:
-    """Parts between commas; commas within quotes do not separate, and quotes go."""
+    """Parts between commas. Commas within quotes do not separate, and quotes are removed."""
     parts, quote = [""], ""
     for letter in value:
         if quote and letter == quote:
@@ -494,7 +494,7 @@ def _hosts(name: str) -> Callable[[str], Said]:
 
 
 def how_many(hosts: Sequence[str]) -> int:
-    """How many hosts ``n[1-4,7]`` and the like are."""
+    """The number of hosts in names such as ``n[1-4,7]``."""
     total = 0
     for host in hosts:
         product = 1
@@ -564,4 +564,4 @@ READERS: Final[Mapping[str, Callable[[str], Said]]] = MappingProxyType(
         "tres-per-task": _tres_per_task,
     }
 )
-"""Option → what its value says; ValueError for a value that sbatch refuses."""
+"""Option → its reader; a reader raises ValueError for a value that sbatch refuses."""
