@@ -44,7 +44,7 @@ class Kind:
     """Answers of one word, to be shown as examples."""
 
     keys: ClassVar[frozenset[str]] = frozenset()
-    """A mapping with one of these keys is an answer, not a table of answers to several questions."""
+    """A mapping with one of these keys is one answer, not a table of answers to questions."""
 
     def read(self, question: Mapping[str, Any], raw: Any) -> Any:
         """The answer that text or JSON data means; None if it is not an answer.
