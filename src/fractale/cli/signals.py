@@ -2,8 +2,8 @@
 
 - The first SIGTERM or SIGUSR1 stops the run after its step. Slurm sends such a signal before the
   walltime is over.
-- The second one, and Ctrl-C, cancel whatever the run waits for: a call that never returns, a
-  server that does not answer.
+- The second one, and Ctrl-C, cancel the run at once. This ends the wait for a call that never
+  returns, or for a server that does not answer.
 - If the process still runs after `HARD_SECONDS`, or at a third signal, it exits. A function in a
   thread cannot be cancelled, nor can code that blocks the event loop.
 

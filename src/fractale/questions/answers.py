@@ -63,7 +63,7 @@ class Answers:
         """Check that each answer is for one of the questions that wait.
 
         Raises:
-            AnswerError: An answer fits none of the questions, or those of several steps.
+            AnswerError: An answer does not fit any question, or fits questions of several steps.
         """
         for key in self._given:
             steps = {strip_indexes(str(q["step"])) for q in questions if key in keys_of(q)}

@@ -76,7 +76,7 @@ def choices_of(field: Mapping[str, Any]) -> list[tuple[Any, str]]:
 
 
 def read_field(field: Mapping[str, Any], raw: Any) -> Any:
-    """A field's value from text, or from data as it is.
+    """A field's value, parsed from text or taken unchanged from data.
 
     Args:
         raw: For a choice: its number, its value or its title.

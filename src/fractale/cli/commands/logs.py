@@ -148,7 +148,7 @@ def is_array_of(history: RunHistory, job: RunJob) -> bool:
 
 
 def no_job(history: RunHistory, jobs: Sequence[RunJob], step: str | None) -> UsageError:
-    """The error that a step or a run submitted no job, with a hint where to look instead."""
+    """The error for a step or a run without a batch job, with a hint where to look instead."""
     run = history.run
     names = list(dict.fromkeys(job.step for job in jobs))
     if step is None or not (history.of_step(step) or step in _planned(history)):

@@ -125,8 +125,8 @@ def _print_runs(runs: Sequence[Pruned]) -> None:
     from fractale.cli.render.text import inert, when
 
     for run in runs[:SHOWN]:
-        told = (run.id, inert(run.plan, 40), run.status, when(run.started), _size(run.bytes))
-        click.echo("  ".join(("", *told, inert(run.reason, 80))))
+        columns = (run.id, inert(run.plan, 40), run.status, when(run.started), _size(run.bytes))
+        click.echo("  ".join(("", *columns, inert(run.reason, 80))))
     if len(runs) > SHOWN:
         click.echo(f"  … and {len(runs) - SHOWN} more; --json has all")
 

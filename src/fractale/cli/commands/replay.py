@@ -148,7 +148,7 @@ async def _live(
     *,
     loose: bool,
 ) -> Live:
-    """The side that is called for real, open until the stack is closed."""
+    """The side (`model` or `tools`) that the replay calls for real, open as long as the stack."""
     from fractale.cli.running import secrets_of
     from fractale.models import Models
     from fractale.replay.replay import Live

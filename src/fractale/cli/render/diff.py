@@ -59,8 +59,8 @@ def _side(label: str, history: RunHistory) -> Line:
     words, mark = STATES.get(history.status, (history.status, "now"))
     plan, used = inert(str(history.head.get("plan")), 80), usage_text(history.usage)
     attempts = count(len(history.attempts), "attempt")
-    told = " · ".join(part for part in (plan, attempts, used) if part)
-    return [(f"{label}  run {history.run}  ", ""), (words, mark), (f" · {told}", "")]
+    facts = " · ".join(part for part in (plan, attempts, used) if part)
+    return [(f"{label}  run {history.run}  ", ""), (words, mark), (f" · {facts}", "")]
 
 
 def _forked(at: ForkedFrom | None) -> Iterator[Line]:

@@ -38,7 +38,7 @@ def exact(text: str) -> str:
 
 
 def exact_value(value: Any) -> list[str]:
-    """A value in full: text of several lines as it is, anything else as JSON on one line."""
+    """A value in full: text of several lines unchanged, any other value as JSON on one line."""
     if isinstance(value, str) and "\n" in value.rstrip("\n"):
         return exact(value).split("\n")
     return exact(as_json(value)).split("\n")

@@ -61,7 +61,6 @@ def step_lines(
     """Every attempt of a step.
 
     Args:
-        attempts: The attempts to show.
         full: Whether to show long values in full.
         width: Columns of a line. Values shown in full are broken into such lines only on a
             terminal (`wrap`).
@@ -81,8 +80,6 @@ def step_lines(
 
 
 class _AttemptLines:
-    """The lines of one attempt."""
-
     def __init__(
         self,
         history: RunHistory,
@@ -204,9 +201,9 @@ class _AttemptLines:
         by = f", by {inert(call.agent, 80)}" if call.agent else ""
         end = seconds(call.seconds) if call.finished else "outcome unknown"
         used = call.input_tokens + call.output_tokens
-        told = f" · {used:,} tokens" if used else ""
-        told += f" · ${call.cost:.4f}" if call.cost else ""
-        words = f"  call {number}  {call.kind} {inert(call.name)}{by}{where} · {end}{told}"
+        usage = f" · {used:,} tokens" if used else ""
+        usage += f" · ${call.cost:.4f}" if call.cost else ""
+        words = f"  call {number}  {call.kind} {inert(call.name)}{by}{where} · {end}{usage}"
         return [(words, ""), ("  failed" if call.is_error else "", "bad")]
 
     def _call_body(self, call: RecordedCall) -> list[Line]:
