@@ -1,7 +1,7 @@
-"""The command line: one module a command, imported only when it is used.
+"""The command line: one module per command, imported only when the command is used.
 
-``fractale --help`` and completion import nothing but click. `main` is the one place where an
-error becomes text and an exit code.
+``fractale --help`` and completion import nothing but click. Only `main` turns an error into text
+and an exit code.
 """
 
 from __future__ import annotations
@@ -58,12 +58,16 @@ COMMANDS = {
 
 
 class ReaderGone(Exception):
-    """Nobody reads what is written any more; click would end the process for the error itself."""
+    """The reader of stdout is gone. click itself would exit at the original BrokenPipeError."""
 
 
 @contextlib.contextmanager
 def _written() -> Generator[None]:
-    """See that what is printed in the block has been written when it ends."""
+    """Flush stdout at the end of the block.
+
+    Raises:
+        ReaderGone: The reader of stdout has closed it.
+    """
     try:
         yield
         sys.stdout.flush()
@@ -75,21 +79,19 @@ class LazyGroup(click.Group):
     """A group whose commands are imported when they are called."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Read the command line, which prints what ``--help`` asks for."""
+        """Parse the command line; ``--help`` prints its text here."""
         with _written():
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Do what the command line says."""
         with _written():
             return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands in the order of a person's work."""
-        return [*COMMANDS]  # `list` is a module here, once it is imported
+        """The commands in the order in which a user needs them."""
+        return [*COMMANDS]  # the name `list` is a module here, once that is imported
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one command."""
         if cmd_name not in COMMANDS:
             return None
         return importlib.import_module(COMMANDS[cmd_name][0]).command
@@ -102,7 +104,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Name the nearest command where one is unknown."""
+        """Suggest the nearest command if the name is unknown."""
         from fractale.text import did_you_mean
 
         name = args[0] if args else ""
@@ -130,7 +132,7 @@ def cli(ctx: click.Context, *, debug: bool) -> None:
 
 
 def _working_folder() -> str | None:
-    """The folder that the command was started in; None where it was removed."""
+    """The directory in which the command was started; None if it was removed."""
     try:
         return os.getcwd()  # noqa: PTH109 - pathlib takes longer to import than this command
     except FileNotFoundError:
@@ -140,8 +142,8 @@ def _working_folder() -> str | None:
 def main(args: list[str] | None = None) -> None:
     """Run the command line and exit with its code.
 
-    Looking for garbage takes an eighth of the time that the imports take, and finds none. So it
-    starts with `started`, and what is there at the end is left to the system.
+    Garbage collection would take an eighth of the import time and find nothing. So `started`
+    enables it later, and objects that are left at the end are not collected.
     """
     gc.disable()
     _open_streams()
@@ -154,7 +156,7 @@ def main(args: list[str] | None = None) -> None:
 
 
 def _exit_within(seconds: float, code: int) -> None:
-    """Exit in this time at the latest: Python would wait for a function that is in a thread."""
+    """Exit after this time at the latest; otherwise Python waits for functions in threads."""
     import threading
 
     timer = threading.Timer(seconds, os._exit, (code,))
@@ -163,23 +165,23 @@ def _exit_within(seconds: float, code: int) -> None:
 
 
 def _open_streams() -> None:
-    """Open what is closed of stdin, stdout and stderr, on nothing.
+    """Open each of stdin, stdout and stderr that is closed, on the null device.
 
-    Else the next file that is opened would be in its place, and be written into by whatever a tool
-    or a program prints.
+    Otherwise the next file that fractale opens would get the descriptor, and the output of a tool
+    or a program would be written into that file.
     """
     for number, mode in enumerate("rww"):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the first number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor
             os.set_inheritable(number, True)
             name = ("stdin", "stdout", "stderr")[number]
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for as long as the process
 
 
 def _let_go() -> None:
-    """Drop what can't be written, so that nothing is said of it at exit."""
+    """Drop output that cannot be written, so that Python prints no error about it at exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -189,7 +191,7 @@ def _let_go() -> None:
 
 
 def started() -> None:
-    """To be called by a command that goes on for long, once it has imported what it needs."""
+    """Enable garbage collection; a long command calls this once its imports are done."""
     gc.freeze()
     gc.enable()
 
@@ -199,8 +201,8 @@ def run_command(arguments: list[str]) -> int:
 
     Returns:
         The exit code: 0 success, 1 the plan failed, 2 wrong use, 3 an invalid plan, 4 waits for
-        a person or a job, 5 a limit, 75 stopped and resumable, 130 interrupted,
-        141 nobody reads its output any more.
+        the user or a job, 5 a limit, 75 stopped and resumable, 130 interrupted, 141 the reader of
+        its output is gone.
     """
     try:
         return _exit_code(arguments)
@@ -213,7 +215,7 @@ def run_command(arguments: list[str]) -> int:
 def _exit_code(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     try:
-        # --debug is taken anywhere, since people add it at the end of the line that failed.
+        # --debug is accepted anywhere, since users add it at the end of the line that failed.
         words = [word for word in arguments if word != "--debug"]
         result: Any = cli.main(words, prog_name="fractale", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):

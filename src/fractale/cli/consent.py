@@ -1,17 +1,23 @@
-"""What the user is asked before something acts as them that they have not agreed to yet.
+"""Ask the user before anything that they have not agreed to acts in their name.
 
-- `ask_about_project`: a project's settings, before they act.
-- `ask_about_plan`: a plan, before its first run. A plan runs commands as the user. The user has
-  agreed to it if its file, with the plans that it includes, is as they agreed to it; if it is in
-  the directory of a project whose settings they trust; or if they trust every plan of a directory.
-  A plan that another user may write to counts only as it is.
+- `ask_about_project`: a project's settings, before they are used.
+- `ask_about_plan`: a plan, before its first run, since a plan runs commands as the user.
 - `ask_about_run`: a run that the user did not start, before `resume`, `fork` or `cancel` acts on
   its record.
-- `ask_about_config`: a directory's ``langgraph.json``: the Python that Studio's server imports.
+- `ask_about_config`: a directory's ``langgraph.json``, which names the Python code that Studio's
+  server imports.
 
-Each asks on a terminal, keeps the answer in the user's trust store, and writes it to the audit
-log. Without a terminal, a plan runs unasked: who wrote the command line named it. The others are
-refused.
+The user has agreed to a plan in one of three cases:
+
+- Its file, and the plans that it includes, have not changed since the user agreed.
+- It is in the directory of a project whose settings the user trusts.
+- The user trusts every plan of a directory above it.
+
+If another user may write to the plan's file, only the first case counts.
+
+Each function asks on a terminal, stores the answer in the user's trust store, and writes it to the
+audit log. Without a terminal a plan runs without a question, since the author of the command line
+named it. The other three are refused.
 """
 
 from __future__ import annotations
@@ -53,7 +59,7 @@ if TYPE_CHECKING:
     from fractale.store.run_record import RunRecord
 
 EVERY_PLAN: Final = "every plan in this directory"
-"""In place of a digest, in the entry of a directory."""
+"""The text in place of a digest in the trust store's entry for a directory."""
 
 _IMPORTED: Final = re.compile(r"[^\s:]+:[A-Za-z_]\w*")
 
@@ -75,14 +81,14 @@ def _agrees(question: str) -> bool:
 
 
 def ask_about_project(settings: Settings, *, check_state: bool = True) -> Settings:
-    """Ask whether the project's settings may act; the settings that follow from the answer.
+    """Ask whether the project's settings may be used; returns the settings after the answer.
 
     Args:
-        settings: Of which some wait.
-        check_state: As `load_settings` has it.
+        settings: Settings of which some wait for trust.
+        check_state: As in `load_settings`.
 
     Raises:
-        UntrustedProject: There is no terminal to ask on.
+        UntrustedProject: The process has no terminal to ask on.
     """
     from fractale.cli.render.text import inert
 
@@ -118,11 +124,11 @@ def ask_about_plan(
     *,
     yes: bool = False,
 ) -> None:
-    """Show a plan that the user has not agreed to, and ask, if there is a terminal to do so.
+    """Show a plan that the user has not agreed to, and ask if there is a terminal.
 
     Args:
-        inputs, extensions: What the plan is to be run with.
-        yes: Agree without being asked; the plan is shown all the same.
+        inputs, extensions: The inputs and the extensions of the run.
+        yes: Agree without a question; the plan is shown nevertheless.
 
     Raises:
         PlanError: The plan is invalid.
@@ -133,7 +139,7 @@ def ask_about_plan(
     if not _on_terminal() or plan.file.startswith("<"):
         return
     if options.trust_given(settings.environment):
-        return  # as the audit log says on the run's own line
+        return  # the audit log's line of the run records this
     store, digest = trust_store(settings.environment), plan_digest(plan)
     if _is_agreed(plan, store, digest):
         return
@@ -165,7 +171,7 @@ def ask_about_plan(
 def _word_about(plan: Plan, folder: Path) -> str:
     from fractale.cli.render.questions import exact
 
-    termios.tcflush(sys.stdin, termios.TCIFLUSH)  # what was typed before is no answer to this
+    termios.tcflush(sys.stdin, termios.TCIFLUSH)  # earlier input cannot be an answer to this
     return _answer(
         f"{exact(plan.file)} runs all this as you, and you have not agreed to it yet.\n"
         f"Answer `a` to trust every plan in {exact(str(folder))}, also when it changes.\n"
@@ -174,7 +180,10 @@ def _word_about(plan: Plan, folder: Path) -> str:
 
 
 def agree_to_plan(plan: Plan, settings: Settings) -> list[str]:
-    """Keep that the user agrees to a plan as it is; what it would do, in lines.
+    """Record that the user agrees to the plan in its present form.
+
+    Returns:
+        Lines that say what the plan would do.
 
     Raises:
         SettingsError: The user's trust store cannot be used.
@@ -185,7 +194,7 @@ def agree_to_plan(plan: Plan, settings: Settings) -> list[str]:
 
 
 def plan_digest(plan: Plan) -> str:
-    """A hash of what a plan and the plans that it includes say, and of where they are."""
+    """A hash of the content and the paths of a plan and the plans that it includes."""
     from fractale.plan.dump import dump_plan
 
     plans = (plan, *_included(plan))
@@ -201,7 +210,7 @@ def _included(plan: Plan) -> Iterator[Plan]:
 
 
 def _is_agreed(plan: Plan, store: TrustStore, digest: str) -> bool:
-    """Whether the user agreed to a plan: to the file as it is, or to its directory."""
+    """Whether the user agreed to the plan's file in its present form, or to its directory."""
     if store.holds("plan", plan.file, digest):
         return True
     files = [Path(os.path.realpath(each.file)) for each in (plan, *_included(plan))]
@@ -233,7 +242,7 @@ def _is_mine(file: Path) -> bool:
 
 
 def _description(plan: Plan, settings: Settings) -> str:
-    """What a plan would do, with nothing of one run's inputs, to say later what changed."""
+    """The plan's effects as text, without inputs, to show later what has changed."""
     from fractale.cli.dry_run import describe, text_lines
 
     return "\n".join(text_lines(plan, describe(plan, None, settings)))
@@ -252,10 +261,10 @@ def _shown_plan(
 
 
 def ask_about_run(folder: RunRecord, head: Mapping[str, Any], settings: Settings) -> None:
-    """See that the user started a run, or agrees to what its record names.
+    """Check that the user started a run, or agrees to the code that its record names.
 
     Raises:
-        SettingsError: The user did neither.
+        SettingsError: The user neither started the run nor agrees.
     """
     from fractale.cli.render.text import inert
 
@@ -283,14 +292,14 @@ def ask_about_run(folder: RunRecord, head: Mapping[str, Any], settings: Settings
     own_runs.agree(folder.path, head, environment)
 
 
-# -- what Studio's server imports -----------------------------------------------------------------
+# -- the code that Studio's server imports --------------------------------------------------------
 
 
 def ask_about_config(settings: Settings) -> None:
-    """Ask about the directory's ``langgraph.json``, unless the user agreed to it as it is.
+    """Ask about the directory's ``langgraph.json``, unless the user agreed to its present form.
 
     Raises:
-        UsageError: The user does not agree, or there is no terminal to ask on.
+        UsageError: The user does not agree, or the process has no terminal to ask on.
         SettingsError: The user's trust store cannot be used.
     """
     from fractale.studio.launch import CONFIG
@@ -320,7 +329,10 @@ def ask_about_config(settings: Settings) -> None:
 
 
 def agree_to_config(file: Path, settings: Settings) -> list[str]:
-    """Keep that the user agrees to a ``langgraph.json`` as it is; what it imports, in lines.
+    """Record that the user agrees to a ``langgraph.json`` in its present form.
+
+    Returns:
+        Lines that say what the file imports.
 
     Raises:
         UsageError: The file is damaged.
@@ -355,7 +367,7 @@ def config_digest(file: Path) -> str:
 
 
 def _imported(value: Any) -> list[str]:
-    """Every ``FILE.py:NAME`` or ``MODULE:NAME`` in it, wherever it is."""
+    """Every ``FILE.py:NAME`` or ``MODULE:NAME`` anywhere in a value."""
     if isinstance(value, str):
         return [value] if _IMPORTED.fullmatch(value) else []
     if isinstance(value, dict):
@@ -366,5 +378,5 @@ def _imported(value: Any) -> list[str]:
 
 
 def _variables(config: Mapping[str, Any]) -> list[str]:
-    """The file of environment variables that the server reads."""
+    """The file from which the server reads environment variables, if `config` names one."""
     return [config["env"]] if isinstance(config.get("env"), str) else []

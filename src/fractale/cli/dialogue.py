@@ -1,4 +1,4 @@
-"""Asking the user at the terminal, one dialogue per kind of question, while the run waits."""
+"""Dialogues with the user at the terminal, one per kind of question, while the run waits."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ TOOL_CHANGED_KEYS = "  a accept the change · r reject it: the tool is not used 
 JOB_UNKNOWN_KEYS = "  w wait on · s it went well · f it failed · a submit it again"
 LOG_KEY = " · l show its job's log"
 LOG = "log"
-"""In a job's folder: see `fractale.schedulers.folder`."""
+"""The name of the log in a job's directory, see `fractale.schedulers.folder`."""
 FORM_WORDS = {"/decline": "decline", "/cancel": "cancel"}
-"""What ends a form without an answer."""
+"""Words that end a form without an answer → the action that the server receives."""
 IN_DOUBT_KEYS = "  a call it again · f it failed · d it was done"
 
 
@@ -43,7 +43,7 @@ class Pausable(Protocol):
     """A display that can be paused while a question is on the screen."""
 
     def pause(self) -> None:
-        """Stop drawing."""
+        """Stop drawing, until `resume`."""
         ...
 
     def resume(self) -> None:
@@ -52,11 +52,11 @@ class Pausable(Protocol):
 
 
 class TerminalUser:
-    """Asks on the terminal, one question at a time; see `fractale.runs`.
+    """Asks the user on the terminal, one question at a time; see `fractale.runs`.
 
     Args:
-        display: Paused while a question is asked.
-        terminal: Where the user is.
+        display: Paused during each question.
+        terminal: The user's terminal.
     """
 
     def __init__(self, display: Pausable, terminal: TerminalInput) -> None:
@@ -77,16 +77,16 @@ class TerminalUser:
         }
 
     def listen(self, event: Event) -> None:
-        """Take the id of the run from its events."""
+        """Keep the run's id from its events, to show it in questions."""
         self._run = event.run or self._run
 
     def leave(self) -> None:
-        """Ask nothing more, and wait for no answer: the run is stopping."""
+        """Stop asking and stop waiting for an answer, since the run is stopping."""
         self._gone = True
         self._terminal.leave()
 
     async def answer(self, question: Mapping[str, Any]) -> Any:
-        """The user's answer to one question of the run; MISSING if nobody types any more."""
+        """The user's answer to one question of the run; MISSING if the input is over."""
         async with self._one_at_a_time:
             if self._gone:
                 return MISSING
@@ -95,20 +95,20 @@ class TerminalUser:
                 self._terminal.forget_typed()
                 answer = await self._dialogues[question["kind"]](question)
                 self._show([])
-                return Checked(answer)  # a pause ends however the dialogue did
+                return Checked(answer)
             except EndOfInput:
                 self._gone = True
                 return MISSING
             finally:
                 self._display.resume()
 
-    # -- what every dialogue does ---------------------------------------------------------------
+    # -- shared by all dialogues ----------------------------------------------------------------
 
     def _show(self, *lines: Line) -> None:
         self._terminal.show(*lines)
 
     def _read(self, question: Mapping[str, Any], raw: Any) -> Any:
-        """The answer; MISSING if it is not valid, which is said."""
+        """The answer; MISSING if it is invalid, after printing why."""
         try:
             return read_answer(question, raw)
         except AnswerError as error:
@@ -121,7 +121,7 @@ class TerminalUser:
             self._show(row(f"  {shown.inert(error.hint)}"))
 
     async def _key(self, keys: str, letters: str) -> str:
-        """The letter of one of the actions."""
+        """Ask until the user types one of the letters."""
         self._show(row(keys))
         while True:
             key = (await self._terminal.line()).strip().casefold()
@@ -162,7 +162,7 @@ class TerminalUser:
                     return {"arguments": arguments}
 
     async def _always(self, question: Mapping[str, Any]) -> Any:
-        """The later calls that the user also agrees to; MISSING to go back."""
+        """The answer that also covers later calls; MISSING if the user goes back."""
         names = list(question["arguments"])
         if not names:
             return self._read(question, "always")
@@ -184,7 +184,7 @@ class TerminalUser:
         return self._read(question, {"always": {"fix": chosen}})
 
     async def _edited(self, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The arguments as the user changed them; None if they stay."""
+        """The arguments with the user's changes; None if there are none."""
         text = await self._edited_text(dict(arguments))
         if text is None or not text.strip():
             return None
@@ -268,7 +268,7 @@ class TerminalUser:
         return self._read(question, key)
 
     async def _key_or_log(self, keys: str, letters: str, log: Path | None) -> str:
-        """One of the letters; before that, as often as it is wanted, the end of a job's log."""
+        """Ask for one of the letters, and show the end of a job's log as often as requested."""
         if log is None:
             return await self._key(keys, letters)
         while (key := await self._key(keys + LOG_KEY, f"{letters}l")) == "l":
@@ -277,7 +277,7 @@ class TerminalUser:
 
 
 def _why(question: Mapping[str, Any]) -> list[Line]:
-    """The reason of a question, and what each answer does."""
+    """The reason for a question, and the effect of each answer."""
     tool = shown.exact(tool_of(question))
     return [
         *shown.prose(f"It is asked because {question['why']}." if question["why"] else ""),
@@ -292,7 +292,7 @@ def _why(question: Mapping[str, Any]) -> list[Line]:
 
 
 async def fill_form(terminal: TerminalInput, schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Ask for each field that a server wants; nothing is sent before the user has seen it.
+    """Ask for each field that a server wants; the user has seen every value before it is sent.
 
     Returns:
         ``{action: accept, content: {...}}``, ``{action: decline}`` or ``{action: cancel}``.
@@ -354,11 +354,11 @@ async def _field(terminal: TerminalInput, name: str, schema: Mapping[str, Any]) 
             terminal.show([("  ", ""), (words, "warn")])
 
 
-# A drafted plan: its YAML in color, and what changed since the last draft
+# A drafted plan: its YAML in color, and the changes since the last draft
 
 
 def show_plan(terminal: TerminalInput, question: Mapping[str, Any]) -> None:
-    """Show a draft in full; what changed comes last, where the eye is."""
+    """Show a draft in full; the changes come last, close to the prompt."""
     text = shown.exact(str(question["plan"])).rstrip("\n")
     terminal.show([])
     if wants_color(sys.stderr):

@@ -1,9 +1,9 @@
-"""``fractale run --dry-run``: what would run, be started, imported and sent, in full.
+"""``fractale run --dry-run``: everything that a plan would run, start, import and send.
 
-No server is started or connected to for it, and nothing that the plan names is imported. What the
-person names with ``-r`` or ``-a`` is imported by `show`, to check the plan against it. What a
-stranger's plan says is written out, with nothing hidden: the same is shown before such a plan is
-run (`fractale.cli.consent`).
+A dry run neither starts nor connects to a server, and imports nothing that the plan names. `show`
+imports the modules that the user names with ``-r`` or ``-a``, to check the plan against them. The
+text hides nothing of a stranger's plan: fractale shows the same text before it runs such a plan
+for the first time (`fractale.cli.consent`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from fractale.settings import Settings, shown_url
 
 OPENAI_URL = "https://api.openai.com/v1"
 MOST_BLANKS = 40
-"""In a row, and empty lines below each other: more are counted, since they push text away."""
+"""The most blanks in a row, and the most empty lines. More are counted instead of shown, since
+they could push text off the screen."""
 
 
 def show(
@@ -43,7 +44,7 @@ def show(
 
     Raises:
         PlanError: The plan is invalid.
-        InputError: The inputs are.
+        InputError: The inputs are invalid.
     """
     from fractale.cli.commands.validate import offered_problems
     from fractale.plan.check import check_plan, in_order
@@ -67,10 +68,10 @@ def show(
 
 
 def shown_inputs(plan: Plan, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """All inputs of a run, for people: secret ones are ``***``.
+    """All inputs of a run as the user sees them: secret ones are ``***``.
 
     Raises:
-        InputError: They are not those that the plan takes.
+        InputError: The inputs are not those that the plan expects.
     """
     from fractale.plan.inputs import bind_inputs
 
@@ -85,13 +86,12 @@ def describe(
     settings: Settings,
     extensions: Extensions | None = None,
 ) -> dict[str, Any]:
-    """What would run, as JSON: everything that the plan would do, as far as it can be known.
+    """Everything that the plan would do, as JSON, as far as it is known before the run.
 
-    Templates that only need the inputs are filled in; what is not known before the run stays a
-    template.
+    Templates that need only the inputs are filled in. Other templates stay as they are written.
 
     Args:
-        inputs: As `shown_inputs` gives them; None: those of no one run.
+        inputs: The result of `shown_inputs`; None: describe the plan without inputs.
     """
     extensions = extensions or Extensions()
     steps = list(_steps(plan, inputs))
@@ -126,7 +126,7 @@ def describe(
 def _confined(
     steps: Sequence[Mapping[str, Any]], settings: Settings, servers: Sequence[str]
 ) -> dict[str, str]:
-    """Job or server that is to be confined → how."""
+    """Job or server that will be confined → how."""
     names = [str(s["name"]) for s in steps if s["job"] and s["job"].get("confine")]
     there = [settings.servers[name] for name in servers if name in settings.servers]
     names += [server.name for server in there if server.confine]
@@ -153,7 +153,7 @@ def _included(plan: Plan) -> Iterator[str]:
 
 
 def _address(spec: str, settings: Settings) -> str:
-    """Where the prompts of a model are sent."""
+    """The address to which a model's prompts are sent."""
     provider = spec.partition(":")[0]
     if provider == "local":
         return "nowhere: the model runs in this process"
@@ -175,7 +175,7 @@ def _server(name: str, settings: Settings) -> dict[str, Any]:
 
 
 def _imports(extensions: Extensions, plan: Plan) -> Iterator[dict[str, str]]:
-    """Dotted paths that a run would import, with who names them."""
+    """Dotted paths that a run would import, each with the source that names it."""
     for registry in extensions.files:
         for entry in registry.entries:
             yield {"path": entry.path, "named_by": registry.file}
@@ -187,7 +187,7 @@ def _imports(extensions: Extensions, plan: Plan) -> Iterator[dict[str, str]]:
 def _steps(
     plan: Plan, inputs: Mapping[str, Any] | None, prefix: str = ""
 ) -> Iterator[dict[str, Any]]:
-    """The steps with those of included plans, whose inputs are not known before the run."""
+    """The steps, also of included plans, whose inputs are not known before the run."""
     for step in plan.walk():
         yield _step(step, prefix, inputs)
         if step.plan is not None:
@@ -215,7 +215,7 @@ def _step(step: Step, prefix: str, inputs: Mapping[str, Any] | None) -> dict[str
 
 
 def _known(value: Value, inputs: Mapping[str, Any] | None) -> Any:
-    """A value with its templates filled in, if they only need the inputs; else as it is written."""
+    """A value with its templates filled in if they need only the inputs; otherwise unchanged."""
     if isinstance(value, dict):
         return {key: _known(each, inputs) for key, each in value.items()}
     if isinstance(value, list):
@@ -239,7 +239,7 @@ def _as_text(plan: Plan, found: dict[str, Any]) -> str:
 
 
 def text_lines(plan: Plan, found: Mapping[str, Any]) -> list[str]:
-    """What `describe` gives, for people: nothing is cut, and no character is hidden."""
+    """The result of `describe` as lines of text; nothing is cut, and no character is hidden."""
     from fractale.plan import draw
 
     lines = [draw.text(plan).rstrip("\n"), ""]
@@ -275,7 +275,7 @@ def _row(label: str, text: str) -> str:
 
 
 def _step_lines(step: Mapping[str, Any]) -> list[str]:
-    """A step with all that it is given."""
+    """A step with all its values."""
     given: dict[str, Any] = dict(step["inputs"])
     if step["instruction"]:
         given = {"instruction": step["instruction"], **given}
@@ -294,7 +294,7 @@ def _step_lines(step: Mapping[str, Any]) -> list[str]:
 
 
 def _program_lines(job: Mapping[str, Any]) -> Iterator[str]:
-    """The command of a job, as a shell would take it, or its script."""
+    """The command of a job, quoted for a shell, or its script."""
     command: Any = job.get("command")
     if isinstance(command, list):
         command = " ".join(map(_word, cast("list[Any]", command)))
@@ -308,12 +308,12 @@ def _program_lines(job: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _word(word: Any) -> str:
-    """A word of a command, as a shell would take it."""
+    """A word of a command, quoted for a shell."""
     return shlex.quote(word) if isinstance(word, str) else to_json(word)
 
 
 def _without_gaps(text: str) -> str:
-    """A text whose long gaps are counted, and not shown: what is behind them is to be seen."""
+    """A text with long gaps replaced by their length, so that the text after them is seen."""
     text = re.sub(rf" {{{MOST_BLANKS},}}(?=\S)", lambda found: f" [{len(found[0])} blanks] ", text)
     return re.sub(
         r"(\n[ │]*){8,}", lambda found: f"\n[{found[0].count(chr(10)) - 1} empty lines]\n", text

@@ -1,6 +1,6 @@
-"""Options that several commands share, and what they mean.
+"""Options that several commands share, and their meaning.
 
-A command names the groups of options that it has, and gets them, read, as one `CommandLine`:
+A command names its groups of options, and gets their parsed values as one `CommandLine`:
 
     @click.command("run")
     @click.argument("plan")
@@ -28,19 +28,19 @@ from fractale.settings import Settings, decide_for_children, load_settings
 from fractale.settings.files import CONFIG_VARIABLE
 
 MAX_INPUTS = 64 * 2**20
-"""Bytes of a file of inputs."""
+"""The most bytes of a file of inputs."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandLine:
-    """The shared options of one command, as they were typed, and read.
+    """The parsed values of one command's shared options.
 
     Args:
-        answers: Answers to whatever is asked.
-        replies: Answers to what a resumed run waits for, and to nothing later.
-        run_id: The id that a new run is to have.
+        answers: Answers to all questions of the run.
+        replies: Answers to the questions that a resumed run waits for, but not to later ones.
+        run_id: The id for a new run.
     """
 
     inputs: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -59,7 +59,7 @@ class CommandLine:
     run_id: str | None = None
 
     def settings(self, *, acts: bool = False, check_state: bool = True) -> Settings:
-        """The settings with these options over them; see `settings_of`.
+        """The settings, overridden by these options; see `settings_of`.
 
         Raises:
             SettingsError: The settings are wrong, or not trusted.
@@ -74,11 +74,11 @@ class CommandLine:
 
 
 def collected(function: F) -> F:
-    """Give a command its shared options as one `CommandLine`, as the argument `given`."""
+    """Pass a command its shared options as one `CommandLine`, in the argument `given`."""
 
     @functools.wraps(function)
     def command(*args: Any, **typed: Any) -> Any:
-        given = _read(typed)  # takes its own out of what was typed
+        given = _read(typed)  # removes the shared options from `typed`
         return function(*args, given=given, **typed)
 
     return command  # pyright: ignore[reportReturnType] - click calls it, with what it parsed
@@ -166,7 +166,7 @@ def input_options(function: F) -> F:
 
 
 def run_options(function: F) -> F:
-    """What `run` and `resume` share."""
+    """The options that `run` and `resume` share."""
     options = [
         click.option("--max-attempts", type=click.IntRange(1), help="Entries of any one step."),
         click.option(
@@ -193,12 +193,12 @@ def detach_option(function: F) -> F:
 
 
 def answer_options(function: F) -> F:
-    """``--answers`` and ``--answer``: what a run would ask, answered beforehand."""
+    """``--answers`` and ``--answer``: answers to a run's questions, given beforehand."""
     return _answers_file(_answer("answers")(function))
 
 
 def reply_options(function: F) -> F:
-    """``--answers``, and ``--answer`` for what a resumed run waits for now."""
+    """``--answers``, and ``--answer`` for the questions that a resumed run waits for now."""
     return _answers_file(_answer("replies")(function))
 
 
@@ -221,14 +221,14 @@ def _answer(name: str) -> Callable[[F], F]:
     )
 
 
-# -- what they say --------------------------------------------------------------------------------
+# -- their values ---------------------------------------------------------------------------------
 
 
 def read_inputs(pairs: tuple[str, ...], file: Path | None) -> dict[str, Any]:
     """The inputs of a file and of ``-i`` together.
 
     Raises:
-        InputError: The file can't be read or isn't a mapping, or a pair has no ``=``.
+        InputError: The file cannot be read or is not a mapping, or a pair has no ``=``.
     """
     inputs: dict[str, Any] = {}
     if file is not None:
@@ -261,7 +261,7 @@ def read_limits(pairs: tuple[str, ...]) -> Limits:
     """The limits of ``--limit``.
 
     Raises:
-        UsageError: An unknown limit or a value that is none.
+        UsageError: The limit is unknown, or its value is invalid.
     """
     from fractale.durations import parse_duration
 
@@ -295,7 +295,7 @@ def read_answers(pairs: tuple[str, ...]) -> dict[str, str]:
     """The answers of ``--answer``.
 
     Raises:
-        AnswerError: One has no ``=``, or a step is answered twice.
+        AnswerError: An answer has no ``=``, or a step is answered twice.
     """
     found: dict[str, str] = {}
     for pair in pairs:
@@ -336,7 +336,7 @@ def read_answers_file(file: Path | None) -> dict[str, Any]:
 
 
 def warn_of_server(server: str, level: str, message: str) -> None:
-    """Print what a server warns of, or what is waited for; everything else it logs is left out."""
+    """Print a server's warnings and reports of waiting; its other log messages are left out."""
     from fractale.cli.render.text import inert
 
     if level in ("warning", "error", "critical", "alert", "emergency"):
@@ -347,7 +347,7 @@ def warn_of_server(server: str, level: str, message: str) -> None:
 
 
 def trust_option(function: F) -> F:
-    """``--trust-project``: for commands whose settings act."""
+    """``--trust-project``: for commands that start or send something by the settings."""
     return click.option(
         "--trust-project",
         is_flag=True,
@@ -359,7 +359,7 @@ def trust_option(function: F) -> F:
 
 _TRUST: Final = "fractale.trust_project"
 _PRINTED: Final = "fractale.printed"
-"""Keys of what a command's context keeps."""
+"""Keys in the `meta` of a command's context."""
 
 
 def _keep_trust(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
@@ -373,7 +373,7 @@ def trusts_project() -> bool:
 
 
 def trust_given(environment: Mapping[str, str]) -> str | None:
-    """The option or variable by which all is trusted for this command; None without one."""
+    """The option or variable that trusts everything for this command; None if neither is set."""
     if trusts_project():
         return "--trust-project"
     return CONFIG_VARIABLE if environment.get(CONFIG_VARIABLE) == "1" else None
@@ -383,9 +383,10 @@ def settings_of(*, acts: bool = False, check_state: bool = True) -> Settings:
     """The settings of the files and the environment.
 
     Args:
-        acts: Whether the command starts or sends what the settings say. If the project's file is
-            not trusted then, the person is asked on a terminal, and the command refused elsewhere.
-            Other commands continue without what waits, and say so on stderr.
+        acts: Whether the command starts or sends something by the settings. If so, and the
+            project's file is not trusted, fractale asks the user on a terminal, and otherwise
+            refuses the command. Other commands continue without the settings that wait for trust,
+            and say so on stderr.
         check_state: Whether the command uses the state directory.
 
     Raises:
@@ -413,7 +414,7 @@ def settings_of(*, acts: bool = False, check_state: bool = True) -> Settings:
 
 
 def _warn_of_project(settings: Settings, ctx: click.Context | None, *, acts: bool) -> None:
-    """Print once what does not count of the project, or waits and is not about to be asked."""
+    """Print, once, which settings of the project are ignored or still wait for trust."""
     from fractale.cli.render.text import inert
 
     notes = [*(settings.project.passed_over if settings.project else ())]

@@ -1,4 +1,4 @@
-"""What the commands that run something share: show the run, answer questions, end on signals."""
+"""The code that all commands with a run share: show it, answer questions, end it on signals."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run_in_workspace(
     """Open a workspace and let `begin` run something in it; returns the exit code.
 
     Args:
-        plan: Says which servers to open; None: all of the settings.
+        plan: Selects the servers to open; None: all servers of the settings.
     """
     try:
         with own_stdout() as stdout, ending_by_signals() as ending:
@@ -54,7 +54,7 @@ class _Interrupted(KeyboardInterrupt):
     """Ctrl-C ended a run.
 
     Args:
-        run: Its id; None if it had not begun.
+        run: Its id; None if the run had not begun.
     """
 
     def __init__(self, run: str | None) -> None:
@@ -91,7 +91,7 @@ async def _run(
         log = logged_to(display.listener)
 
         def stop(reason: str) -> None:
-            # A question that the user is at stays open: they may not be there to answer in time.
+            # The question on the screen stays unanswered: the user may not answer it in time.
             run_options.control.request_drain(reason)
             if person:
                 person.leave()
@@ -112,7 +112,7 @@ async def _run(
 
 
 def _person(given: CommandLine, settings: Settings, display: Any) -> TerminalUser | None:
-    """The user at the terminal, if there is one to ask on."""
+    """The user at the terminal; None without a terminal to ask on."""
     if given.as_json or not sys.stdin.isatty() or not sys.stderr.isatty():
         return None
     from fractale.cli.dialogue import TerminalUser
@@ -140,10 +140,10 @@ def _secret_asker() -> Callable[[str], str] | None:
 
 @contextlib.contextmanager
 def own_stdout() -> Generator[IO[str]]:
-    """Keep stdout for ourselves: what tools in this process print goes to stderr.
+    """Reserve stdout for fractale: output of tools in this process goes to stderr.
 
     Yields:
-        The real stdout. ``sys.stdout`` and file descriptor 1 are stderr meanwhile, also for
+        The real stdout. In the block ``sys.stdout`` and file descriptor 1 are stderr, also for
         programs that tools start.
     """
     sys.stdout.flush()

@@ -1,12 +1,14 @@
-"""Signals that end a run: at a step's boundary, then at once, at last without waiting for anything.
+"""Signals that end a run: after its step, then at once, and last without waiting for anything.
 
-The first SIGTERM or SIGUSR1 (as Slurm sends before a time limit) stops the run after its step. The
-second, and Ctrl-C, cancel what the run waits for: a call that never returns, a server that does not
-answer. Where that does not end the process within `HARD_SECONDS`, or at a third signal, the process
-exits: a function in a thread, or code that holds up the event loop, cannot be cancelled.
+- The first SIGTERM or SIGUSR1 stops the run after its step. Slurm sends such a signal before the
+  walltime is over.
+- The second one, and Ctrl-C, cancel the run at once. This ends the wait for a call that never
+  returns, or for a server that does not answer.
+- If the process still runs after `HARD_SECONDS`, or at a third signal, it exits. A function in a
+  thread cannot be cancelled, nor can code that blocks the event loop.
 
-A thread takes the signals, since the event loop may be held up. It cannot run while C code keeps
-Python's lock, and then nothing but SIGKILL ends the process.
+A thread receives the signals, since the event loop may be blocked. The thread cannot run while C
+code keeps Python's interpreter lock. Then only SIGKILL ends the process.
 """
 
 from __future__ import annotations
@@ -28,25 +30,25 @@ if TYPE_CHECKING:
     from fractale.events import Event
 
 HARD_SECONDS = 10.0
-"""How long a cancelled run has to end, with its servers, before the process exits."""
+"""How long a cancelled run and its servers may take to end before the process exits."""
 
 GAP_SECONDS = 0.3
-"""Signals that follow each other so closely count once: a batch system may send one to a process
-and to its parent, which hands it on."""
+"""Signals that follow each other so closely count once. A scheduler may send a signal to a process
+and also to its parent, which forwards it."""
 
 STOPPED, INTERRUPTED = 75, 130
-"""Exit codes."""
+"""Exit codes of a run that a signal stopped, and of one that Ctrl-C ended."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 @dataclass(slots=True)
 class Ending:
-    """How far the end of this process's run has come.
+    """Ends the run of this process on signals, and remembers how many have come.
 
     Attributes:
-        at_boundary: Stops the run after its step; takes the signal's name.
-        say: Takes a line for the person.
+        at_boundary: Called with the signal's name; stops the run after its step.
+        say: Called with a line to show to the user.
         code: The exit code of a run that was ended at once.
     """
 
@@ -61,13 +63,13 @@ class Ending:
     _last: float = float("-inf")
 
     def attach(self) -> None:
-        """The task that runs now is the one to be cancelled."""
+        """Register the current task as the task to cancel."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - called from a coroutine
         self._work = asyncio.get_running_loop(), task
 
     def listen(self, event: Event) -> None:
-        """Take note of what is under way."""
+        """Keep the run's id and its tool calls in progress."""
         data = event.data
         call = (data.get("step"), data.get("agent"), data.get("call"))
         if event.kind == "run_started":
@@ -81,12 +83,12 @@ class Ending:
 
     @property
     def run(self) -> str | None:
-        """The id of the run; None before it began."""
+        """The id of the run; None before the run began."""
         return self._run
 
     @property
     def has_begun(self) -> bool:
-        """Whether there is a run that could be resumed."""
+        """Whether a run has begun that can be resumed."""
         return self._run is not None
 
     # -- in the thread ----------------------------------------------------------------------------
@@ -112,7 +114,7 @@ class Ending:
                     deadline = deadline or time.monotonic() + HARD_SECONDS
 
     def _take(self, number: int) -> bool:
-        """Act on a signal; whether the run is to end at once."""
+        """Act on a signal; returns whether the run must end at once."""
         if number not in (*SIGNALS, signal.SIGINT):
             return False
         now, before = time.monotonic(), self._last
@@ -140,7 +142,7 @@ class Ending:
                 self._work[0].call_soon_threadsafe(call, *arguments)
 
     def _exit(self) -> None:
-        # Not imported here: the main thread may be held up in the middle of an import.
+        # No import here: the main thread may be blocked in the middle of one.
         if children := sys.modules.get("fractale.mcp.children"):
             children.kill_children()
         words = "what was under way did not end: the process ends without it"
@@ -154,17 +156,16 @@ class Ending:
 
     @property
     def unknown(self) -> list[str]:
-        """The tool calls that were begun and have not come back, in words."""
+        """The tool calls that have not returned, as text."""
         return [*dict.fromkeys(self._calls.values())]
 
 
 @contextmanager
 def ending_by_signals() -> Generator[Ending]:
-    """Have signals end what runs in the block.
+    """Let signals end the run in the block; outside the main thread nothing changes.
 
     Yields:
-        What is to be told of the run. In a thread that is not the main one signals stay as they
-        are.
+        The object to which the run reports its task and its events.
     """
     made = Ending()
     if threading.current_thread() is not threading.main_thread():
@@ -172,7 +173,7 @@ def ending_by_signals() -> Generator[Ending]:
         return
     reads, writes = socket.socketpair()
     writes.setblocking(False)
-    # A shell may have had the process ignore Ctrl-C.
+    # The shell may have started the process with Ctrl-C ignored.
     interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     numbers = (*SIGNALS, signal.SIGINT) if interrupts else SIGNALS
     before = {number: signal.signal(number, _nothing) for number in numbers}
@@ -193,4 +194,4 @@ def ending_by_signals() -> Generator[Ending]:
 
 
 def _nothing(*_: Any) -> None:
-    """Python writes the signal to the thread's socket; there is nothing else to do."""
+    """Do nothing: Python has already written the signal to the thread's socket."""

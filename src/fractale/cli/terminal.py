@@ -1,4 +1,4 @@
-"""What the user types at a terminal: lines, and texts in an editor."""
+"""Input from a terminal: lines that the user types, and texts from an editor."""
 
 from __future__ import annotations
 
@@ -22,17 +22,16 @@ EDITORS = ("sensible-editor", "vim", "nano", "vi")
 
 
 class EndOfInput(Exception):
-    """Nobody types any more: the terminal was closed, Ctrl-D, or the run is stopping."""
+    """The input is over: the terminal was closed, the user typed Ctrl-D, or the run is stopping."""
 
 
 class TerminalInput:
-    """The terminal of a run, which keeps running while the user thinks.
+    """The terminal of a run. The run continues while the user thinks.
 
-    Lines are read by the loop itself, not by a thread: one that waits for a key could not be
-    ended by Ctrl-C.
+    The event loop reads the lines. A thread that waits for a key could not be ended by Ctrl-C.
 
     Args:
-        environment: Names the editor that the user wants.
+        environment: Names the user's editor, as VISUAL or EDITOR.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -43,16 +42,14 @@ class TerminalInput:
 
     @property
     def has_editor(self) -> bool:
-        """Whether there is an editor to open."""
         return self._editor is not None
 
     def forget_typed(self) -> None:
-        """Drop what was typed before it was asked for: it is no answer to what is shown now."""
+        """Drop input from before the question was shown: it cannot be an answer to it."""
         with contextlib.suppress(termios.error):  # the terminal is gone: `line` says so
             termios.tcflush(self._descriptor, termios.TCIFLUSH)
 
     def show(self, *lines: Line) -> None:
-        """Print lines."""
         color = wants_color(sys.stderr)
         narrow = narrowed(lines, screen_width(sys.stderr))
         text = "".join(f"{paint(line, color=color)}\n" for line in narrow)
@@ -63,15 +60,15 @@ class TerminalInput:
         """One line that the user types, without its end.
 
         Args:
-            hidden: Whether the terminal is not to show what is typed.
+            hidden: Do not show the characters on the terminal.
 
         Raises:
-            EndOfInput: There is none.
+            EndOfInput: The input is over.
         """
         with self._without_echo() if hidden else contextlib.nullcontext():
             text = await self._line(prompt)
         if hidden:
-            self.show([])  # the end of the line was not shown either
+            self.show([])  # the line's end was hidden, too
         return text
 
     @contextlib.contextmanager
@@ -79,7 +76,7 @@ class TerminalInput:
         before = termios.tcgetattr(self._descriptor)
         silent = [*before]
         silent[3] &= ~termios.ECHO
-        # What was typed ahead was shown already, and is dropped.
+        # Drop input that was typed ahead: the terminal has shown it already.
         termios.tcsetattr(self._descriptor, termios.TCSAFLUSH, silent)
         try:
             yield
@@ -94,7 +91,7 @@ class TerminalInput:
             while not typed.endswith(b"\n"):
                 typed += await self._piece()
         except BaseException:
-            self.show([])  # what comes next begins on a line of its own
+            self.show([])  # end the line of the prompt
             raise
         return typed.decode(sys.stdin.encoding or "utf-8", "replace").rstrip("\r\n")
 
@@ -114,14 +111,14 @@ class TerminalInput:
         return piece
 
     def leave(self) -> None:
-        """Wait for no input any more: what waits for it raises EndOfInput."""
+        """Stop waiting for input; each pending `line` and `edit` raises EndOfInput."""
         self._left.set()
 
     async def _unless_left(self, awaited: asyncio.Future[T]) -> T:
-        """What is awaited.
+        """The result of `awaited`.
 
         Raises:
-            EndOfInput: The terminal was left before.
+            EndOfInput: `leave` was called first.
         """
         left = asyncio.ensure_future(self._left.wait())
         try:
@@ -134,18 +131,18 @@ class TerminalInput:
             awaited.cancel()
 
     async def edit(self, text: str) -> str | None:
-        """A text as the user saves it in an editor; None if it isn't saved.
+        """The text that the user saves in an editor; None if the user does not save it.
 
         Raises:
-            EndOfInput: The terminal was left; so is the editor.
+            EndOfInput: `leave` was called. The editor is terminated.
         """
         with tempfile.TemporaryDirectory(prefix="fractale-") as folder:
             path = Path(folder) / "edited.yaml"
             path.write_text(text, encoding="utf-8")
-            os.utime(path, (0, 0))  # any time at which it is saved is another
+            os.utime(path, (0, 0))  # saving sets any other time
             if code := await self._ended_editor(path):
-                told = f"{self._editor}: Editing failed: it ended with exit code {code}"
-                self.show([("  ", ""), (told, "warn")])
+                message = f"{self._editor}: Editing failed: it ended with exit code {code}"
+                self.show([("  ", ""), (message, "warn")])
                 return None
             if not path.exists() or path.stat().st_mtime == 0:
                 return None
@@ -153,7 +150,7 @@ class TerminalInput:
 
     async def _ended_editor(self, path: Path) -> int:
         """Let the user edit a file; returns the editor's exit code."""
-        # A shell, since the name of an editor may have options and quotes.
+        # A shell parses the command, since it may contain options and quotes.
         words = f"{self._editor} {shlex.quote(str(path))}"
         process = await asyncio.create_subprocess_shell(f"exec {words}")
         try:

@@ -1,6 +1,7 @@
-"""What a run asks its user, and what the answers mean.
+"""The questions that a run asks its user, and the meaning of the answers.
 
-A question is a plain mapping, so that it can wait in a checkpoint for days. `kind` says which:
+A question is a plain mapping, so that it can wait in a checkpoint for days. The field `kind` is
+one of these:
 
 =============  ===================================================================================
 kind           fields, and the answers to it
@@ -9,29 +10,29 @@ question       text, choices [text], default (or null), free (whether any text m
                the text of the choice, or any text
 approval       server, tool, definition (a hash), arguments, why, origins (where untrusted
                arguments came from), yes (false: ``--yes`` does not agree): true (once), false,
-               ``always`` (this tool, in this run), ``{always: {fix: {...}}}`` (where these
-               arguments have these values), or ``{arguments: {...}}``: agreed with these
-               arguments instead
+               ``always`` (this tool, in this run), ``{always: {fix: {...}}}`` (if these
+               arguments have these values), or ``{arguments: {...}}`` (agreed, with these
+               arguments instead)
 tool_changed   server, tool (names), tools (name → hash), diff: ``accept`` or ``reject``
-review         plan (YAML text), changes (unified diff to the draft before, or null), round:
+review         plan (YAML text), changes (unified diff to the previous draft, or null), round:
                ``accept``, ``reject``, ``{feedback: text}``, or ``{plan: YAML text}``
 elicitation    server, message, schema (JSON Schema of an object): ``{action: accept, content:
                {...}}``, ``{action: decline}`` or ``{action: cancel}``
 in_doubt       server, tool, arguments: the run was killed in this call. ``again``, ``failed``, or
-               ``{outputs: {...}}``: it was done, and gave these
-job_unknown    job, scheduler, reason, folder: nothing shows how a batch job ended. ``wait``,
-               ``success``, ``failure``, or ``again`` (it is submitted once more)
+               ``{outputs: {...}}`` (the call was made and returned these)
+job_unknown    job, scheduler, reason, ``folder``: nothing shows how a batch job ended. ``wait``,
+               ``success``, ``failure``, or ``again`` (submit the job once more)
 failure        error, log (of its batch job, if it had one): ``retry``, ``skip`` or ``quit``;
                asked only if a user is at the terminal
 =============  ===================================================================================
 
-What a run waits for can also be of kind ``job``: a batch job that goes on, with the fields of the
-event `job_state`. It is not a question: nobody answers it.
+A run can also wait for a mapping of kind ``job``: a batch job in progress, with the fields of the
+event `job_state`. A ``job`` is not a question, since it needs no answer.
 
-Each also has `step`, the path of the step that asks, and `id` once it waits. `kinds` has a
-class per kind, which makes such questions and reads the answers to them; `forms` are the fields of
-a server's question; `answers` holds answers given beforehand, and says which question an answer
-belongs to.
+Each mapping also has `step`, the path of the step that asks, and `id` once it waits. `kinds` has
+one class per kind, which makes such questions and reads the answers to them. `forms` reads the
+fields of a server's question. `answers` stores answers given beforehand, and finds the question
+that an answer belongs to.
 """
 
 from fractale.questions.answers import Answers, Checked, identity, read_reply, reply

@@ -1,8 +1,8 @@
-"""Answers: those given beforehand, and which question an answer belongs to.
+"""Answers given beforehand, and the question that an answer belongs to.
 
-LangGraph hands a task the answers of its interrupts by their order alone. What a task asks can
-change between two of its executions: an approval that ``--yes`` gave in one process is a question
-in the next. So each answer carries the identity of its question.
+LangGraph passes a task the answers to its interrupts by their order alone. The questions of a task
+can change between two of its executions: an approval that ``--yes`` gave in one process is a
+question in the next. So each answer carries the identity of its question.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fractale.text import one_line
 
 ANY_STEP: Final = "*"
 SHORT_ID: Final = 8
-"""Digits of a question's id that can stand for the whole."""
+"""The length of a short id: the first digits of a question's id."""
 
 _INDEX = re.compile(r"\[\d+\]")
 
@@ -29,10 +29,10 @@ class Answers:
     """Answers given beforehand: in a file, on the command line, or from Python.
 
     Args:
-        given: Step → its answer, or a mapping of the question's text to the answer where a step
-            asks several. A step is written by its path (``outer/inner``), by its last name
-            (``inner``), or as one item of a foreach (``inner[0]``); ``*`` is any step, and the
-            `id` of a question that waits, or its first digits, is that question.
+        given: Step → its answer. If a step asks several questions, a mapping of each question's
+            text to the answer. The key of a step is its path (``outer/inner``), its last name
+            (``inner``), one item of a foreach (``inner[0]``), or ``*`` for any step. A key can
+            also be the `id` of a question that waits, or its first `SHORT_ID` digits.
     """
 
     def __init__(self, given: Mapping[str, Any] | None = None) -> None:
@@ -42,15 +42,15 @@ class Answers:
         """The answer to a question; MISSING if there is none.
 
         Raises:
-            AnswerError: The answer is none that the question takes. What is said for any step
-                counts only where it fits.
+            AnswerError: The answer does not fit the question. An answer for any step is ignored
+                instead.
         """
         for key in keys_of(question):
             raw = _pick(question, self._given.get(key, MISSING))
             if raw is MISSING:
                 continue
             if key == ANY_STEP and question.get("yes") is False:
-                return MISSING  # it covers no more than --yes
+                return MISSING  # an answer for any step agrees only if --yes would
             try:
                 return _not_secret(question, read_answer(question, raw))
             except AnswerError:
@@ -60,10 +60,10 @@ class Answers:
         return MISSING
 
     def require(self, questions: Sequence[Mapping[str, Any]]) -> None:
-        """See that each answer is for one of the questions that wait.
+        """Check that each answer is for one of the questions that wait.
 
         Raises:
-            AnswerError: One is for none of them, or could be for several steps.
+            AnswerError: An answer does not fit any question, or fits questions of several steps.
         """
         for key in self._given:
             steps = {strip_indexes(str(q["step"])) for q in questions if key in keys_of(q)}
@@ -80,10 +80,11 @@ class Answers:
 
 
 def _not_secret(question: Mapping[str, Any], answer: Any) -> Any:
-    """An answer given beforehand, unless it is a secret that was written down.
+    """The answer, which must not be a secret.
 
     Raises:
-        AnswerError: It is: others can read files, a shell's history and a process's arguments.
+        AnswerError: It is a secret. Other users may read files, a shell's history and a process's
+            arguments.
     """
     if asks_secret(question) and answer["action"] == "accept":
         raise AnswerError(
@@ -96,7 +97,7 @@ def _not_secret(question: Mapping[str, Any], answer: Any) -> Any:
 
 
 def keys_of(question: Mapping[str, Any]) -> list[str]:
-    """What an answer to a question can be given under, the most exact first."""
+    """The keys under which an answer to a question can be given, the most exact first."""
     step = str(question.get("step") or "")
     paths = [step, _last(step), strip_indexes(step), _last(strip_indexes(step)), ANY_STEP]
     id_ = str(question.get("id") or "")
@@ -105,7 +106,7 @@ def keys_of(question: Mapping[str, Any]) -> list[str]:
 
 
 def strip_indexes(step: str) -> str:
-    """A step's path without the items of a foreach: of ``a[3]/b``, ``a/b``."""
+    """A step's path without the indexes of items: ``a/b`` for ``a[3]/b``."""
     return _INDEX.sub("", step)
 
 
@@ -114,13 +115,13 @@ def _last(step: str) -> str:
 
 
 def _texts_of(question: Mapping[str, Any]) -> list[str]:
-    """What tells a question from others of its step: its words, or the tool's names."""
+    """Texts that distinguish a question from others of its step: its text, or the tool's names."""
     words = [str(each) for key in ("text", "message", "tool") if (each := question.get(key))]
     return [*words, *([tool_of(question)] if question.get("tool") else [])]
 
 
 def _pick(question: Mapping[str, Any], given: Any) -> Any:
-    """The answer for this question in what is given for its step; MISSING if it is for others."""
+    """This question's answer among those given for its step; MISSING if they are for others."""
     if not isinstance(given, Mapping):
         return given
     answers = cast("Mapping[Any, Any]", given)
@@ -132,7 +133,7 @@ def _pick(question: Mapping[str, Any], given: Any) -> Any:
     return answers if kind_of(question).is_answer(question, keys) else MISSING
 
 
-# Which question an answer belongs to
+# The question that an answer belongs to
 
 PASSING: Final = frozenset(
     {"id", "number", "of", "why", "origins", "yes", "changes", "problem", "reason", "folder"}
@@ -145,13 +146,13 @@ _QUESTION, _ANSWER = "fractale.question", "fractale.answer"
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """An answer that `read_answer` already accepted: it is not read again."""
+    """An answer that `read_answer` already accepted, so that it is not read again."""
 
     value: Any
 
 
 def identity(question: Mapping[str, Any]) -> str:
-    """A hash of what a question asks: its kind, step, words, tool and definition, arguments."""
+    """A hash of a question's kind, step, text, tool, definition and arguments."""
     asked = {key: value for key, value in question.items() if key not in PASSING}
     text = json.dumps(asked, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:24]

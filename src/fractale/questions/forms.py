@@ -1,4 +1,4 @@
-"""What a server wants to know: the fields of an elicitation's JSON Schema, read and checked."""
+"""The fields of an elicitation's JSON Schema: read and check the values that a server asks for."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def properties_of(schema: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def secret_fields(schema: Mapping[str, Any]) -> set[str]:
-    """The fields that ask for a secret: as write-only, by format, name, title or description."""
+    """The fields that ask for a secret, by `writeOnly`, format, name, title or description."""
     return {
         name
         for name, field in properties_of(schema).items()
@@ -37,7 +37,7 @@ def secret_fields(schema: Mapping[str, Any]) -> set[str]:
 
 
 def as_schema(value: Any) -> Mapping[str, Any]:
-    """A mapping as it is; anything else says nothing."""
+    """The value if it is a mapping; otherwise an empty mapping."""
     return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
 
 
@@ -48,13 +48,13 @@ def required_of(schema: Mapping[str, Any]) -> set[str]:
 
 
 def defaults_of(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that have a default, with it."""
+    """The default of each field that has one."""
     fields = properties_of(schema).items()
     return {name: field["default"] for name, field in fields if "default" in field}
 
 
 def options_of(field: Mapping[str, Any]) -> list[tuple[Any, str]]:
-    """What a field can be chosen from: each value with the words for it."""
+    """The choices of a field: each value with its title."""
     values = field.get("enum")
     if isinstance(values, list):
         titles = field.get("enumNames")
@@ -71,18 +71,18 @@ def options_of(field: Mapping[str, Any]) -> list[tuple[Any, str]]:
 
 
 def choices_of(field: Mapping[str, Any]) -> list[tuple[Any, str]]:
-    """The same also of a list: what each of its values can be chosen from."""
+    """The choices of a field, or of the values of a list."""
     return options_of(field) or options_of(as_schema(field.get("items")))
 
 
 def read_field(field: Mapping[str, Any], raw: Any) -> Any:
-    """A field's value from text, or from data as it is.
+    """A field's value, parsed from text or taken unchanged from data.
 
     Args:
-        raw: Of a choice: its number, its value or its words.
+        raw: For a choice: its number, its value or its title.
 
     Raises:
-        AnswerError: It is no value of the field's type.
+        AnswerError: It is not a value of the field's type.
     """
     if not isinstance(raw, str):
         return raw
@@ -135,7 +135,7 @@ def _boolean(text: str) -> bool:
 
 
 def _list(text: str, item: Mapping[str, Any]) -> list[Any]:
-    """A list in brackets, or its values with commas between."""
+    """A list in brackets, or values separated by commas."""
     if text.startswith("["):
         return cast("list[Any]", data_of(text))
     return [read_field(item or {"type": "string"}, part.strip()) for part in text.split(",")]
@@ -146,7 +146,7 @@ def _anything(text: str) -> Any:
 
 
 def errors_of(schema: Mapping[str, Any], value: Any) -> list[str]:
-    """What is wrong with a value by its schema, in words; nothing if it fits.
+    """The errors of a value by its schema, as text; empty if it is valid.
 
     References to other documents are never fetched.
     """
@@ -171,7 +171,7 @@ def _formats() -> Any:
 
 
 def _of_text(is_right: Callable[[str], bool]) -> Callable[[object], bool]:
-    """A check of texts that any other value passes."""
+    """A check of text; a value of another type passes it."""
     return lambda value: not isinstance(value, str) or is_right(value)
 
 
@@ -184,7 +184,7 @@ def _is_email(text: str) -> bool:
 
 
 def _is_date_time(text: str) -> bool:
-    """RFC 3339: a date, a time, and how far that is from UTC."""
+    """Whether a text is a date, a time and an offset from UTC, as in RFC 3339."""
     try:
         return "T" in text.upper() and datetime.fromisoformat(text.upper()).tzinfo is not None
     except ValueError:

@@ -1,7 +1,7 @@
-"""The kinds of questions, one class per kind: making a question, and reading an answer to it.
+"""The kinds of questions. One class per kind makes a question and reads the answers to it.
 
-The same words count on a terminal, on a command line, in a file of answers and from Python; files
-and Python can also give the data itself. A question is a plain mapping, see `fractale.questions`.
+The same words are accepted on a terminal, on a command line, in a file of answers and from Python.
+Files and Python can also give the data. A question is a plain mapping, see `fractale.questions`.
 """
 
 from __future__ import annotations
@@ -31,40 +31,40 @@ class _Missing:
 
 
 MISSING: Final[Any] = _Missing()
-"""Stands for an answer that nobody gave."""
+"""An answer that was not given."""
 
 
 class Kind:
-    """What is the same of all questions of a kind."""
+    """A kind of question: the answers to it, and the default behavior for all kinds."""
 
     expects: ClassVar[str] = ""
-    """The answers, in words: completes ``answer with: …``."""
+    """The answers as text that completes ``answer with: …``."""
 
     words: ClassVar[Sequence[str]] = ()
     """Answers of one word, to be shown as examples."""
 
     keys: ClassVar[frozenset[str]] = frozenset()
-    """Keys by which a mapping is itself an answer, not a table of answers to several questions."""
+    """A mapping with one of these keys is one answer, not a table of answers to questions."""
 
     def read(self, question: Mapping[str, Any], raw: Any) -> Any:
         """The answer that text or JSON data means; None if it is not an answer.
 
         Raises:
-            AnswerError: It is not one; the message says why.
+            AnswerError: It is not an answer, and the message says why.
         """
         word = word_of(raw)
         return next((each for each in self.words if word in (each, each[0])), None)
 
     def expected(self, question: Mapping[str, Any]) -> str:
-        """The answers to this question, in words."""
+        """The answers to this question, as text for users."""
         return self.expects
 
     def examples(self, question: Mapping[str, Any]) -> Sequence[str]:
-        """Answers to this question, one of them to be chosen; capitals stand for a value."""
+        """Alternative answers to this question; a word in capitals is a placeholder for a value."""
         return self.words
 
     def default(self, question: Mapping[str, Any]) -> Any:
-        """What ``--yes`` answers; MISSING if the user must look first."""
+        """The answer of ``--yes``; MISSING if ``--yes`` does not cover the question."""
         return MISSING
 
     def is_answer(self, question: Mapping[str, Any], keys: set[str]) -> bool:
@@ -79,14 +79,14 @@ class Question(Kind):
     def ask(
         step: str, text: str, choices: Sequence[Any] = (), default: Any = None, *, free: bool = True
     ) -> dict[str, Any]:
-        """Something that only the user knows or may choose.
+        """Ask for something that only the user knows or may choose.
 
         Args:
             step: The path of the step that asks.
-            choices: What can be chosen; kept as text, each once.
-            default: What is answered by Enter and by ``--yes``; one of the choices, or any text
-                where that may be answered.
-            free: Whether any other text may be answered, too; always so without choices.
+            choices: The choices; kept as text, each once.
+            default: The answer of Enter and of ``--yes``: one of the choices, or any text if
+                `free` is true.
+            free: Whether any other text is an answer, too. Without choices it always is.
         """
         texts = list(dict.fromkeys(str(each).strip() for each in choices if str(each).strip()))
         free = free or not texts
@@ -134,7 +134,7 @@ class Question(Kind):
 
 
 def _default_choice(default: Any, choices: Sequence[str], *, free: bool) -> str | None:
-    """A default as the choice that it means; models write it in other letters."""
+    """The choice that a default means; models may write it in another case."""
     if default is None or not (text := str(default).strip()):
         return None
     near = [choice for choice in choices if choice.casefold() == text.casefold()]
@@ -142,9 +142,9 @@ def _default_choice(default: Any, choices: Sequence[str], *, free: bool) -> str 
 
 
 def labels(question: Mapping[str, Any]) -> list[str]:
-    """The short names of the choices in order, then one for "something else" if that may be.
+    """The short names of the choices in order, then one for "something else" if that is allowed.
 
-    Numbers, or letters where a number could be meant as a choice itself.
+    Labels are numbers, or letters if a number could be mistaken for a choice.
     """
     choices: Sequence[str] = question.get("choices") or ()
     count = len(choices) + (1 if question.get("free") else 0)
@@ -156,7 +156,7 @@ def labels(question: Mapping[str, Any]) -> list[str]:
 
 
 def _text(raw: Any, choices: Sequence[str]) -> str:
-    """Data as text; YAML's true is the choice ``yes`` where there is one."""
+    """Data as text; YAML's true is the choice ``yes`` if there is one."""
     if raw is None:
         return ""
     if isinstance(raw, bool):
@@ -189,7 +189,7 @@ def _chosen(question: Mapping[str, Any], text: str) -> str | None:
 
 
 def _is_slip(question: Mapping[str, Any], text: str) -> bool:
-    """Whether a text looks like a label and is none; who means it puts it in quotes."""
+    """Whether a text looks like a label but is not; users quote such a text if they mean it."""
     known = labels(question)
     return text.isdecimal() if known[0] == "1" else text in known
 
@@ -214,16 +214,17 @@ class Approval(Kind):
         yes: bool = True,
         cost: str = "",
     ) -> dict[str, Any]:
-        """Whether a call may be made.
+        """Ask whether a call may be made.
 
         Args:
-            tool: What its server calls it.
-            arguments: The exact ones, secrets masked.
-            why: Why it is asked, in words.
-            definition: The hash of what the server says of the tool: an answer is for it only.
-            origins: Of each argument that strangers may have written: where its value came from.
-            yes: Whether ``--yes`` agrees to it.
-            cost: What it may use at most, in words: ``2 node-hours (1.5 of 40 taken so far)``.
+            tool: The tool's name on its server.
+            arguments: The exact arguments, secrets masked.
+            why: The reason for the question, as text.
+            definition: The hash of the server's description of the tool. An answer is valid for
+                this description only.
+            origins: For each argument that strangers may have written: where its value came from.
+            yes: Whether ``--yes`` agrees to the call.
+            cost: The most that the call may use: ``2 node-hours (1.5 of 40 taken so far)``.
         """
         question: dict[str, Any] = {
             "kind": "approval",
@@ -259,14 +260,14 @@ class Approval(Kind):
 
 
 def _always(question: Mapping[str, Any], raw: Any) -> Any:
-    """Agreed for later calls, too, as long as some arguments stay as they are.
+    """An agreement that covers later calls, too, as long as some arguments stay the same.
 
     Returns:
         ``{always: {fix: {argument: value}}}``; ``{always: {fix: all}}`` for exactly these
-        arguments; ``always`` where none is fixed.
+        arguments; ``always`` if no argument is fixed.
 
     Raises:
-        AnswerError: An argument is not one of the call's, or has another value in it.
+        AnswerError: The call does not have an argument, or has another value for it.
     """
     data = mapping_of(raw)
     if data is None or set(data) != {"fix"}:
@@ -299,18 +300,19 @@ def _not_fixable(question: Mapping[str, Any], why: str) -> AnswerError:
 
 
 class ToolChanged(Kind):
-    """Whether tools may be used that their server describes in another way than before."""
+    """Whether tools may be used although their server changed their description."""
 
     expects = "accept or reject"
     words = ("accept", "reject")
 
     @staticmethod
     def ask(step: str, server: str, tools: Mapping[str, str], diff: str) -> dict[str, Any]:
-        """Whether tools may be used that their server describes in another way than before.
+        """Ask whether tools may be used although their server changed their description.
 
         Args:
-            tools: Each tool's name with the hash of its new definition; an answer is for them only.
-            diff: What changed, as a unified diff.
+            tools: Each tool's name with the hash of its new definition. An answer is valid for
+                these definitions only.
+            diff: The changes, as a unified diff.
         """
         return {
             "kind": "tool_changed",
@@ -331,12 +333,12 @@ class Review(Kind):
 
     @staticmethod
     def ask(step: str, plan: str, changes: str | None, round: int) -> dict[str, Any]:  # noqa: A002
-        """Whether a drafted plan may run.
+        """Ask whether a drafted plan may run.
 
         Args:
             plan: Its YAML.
-            changes: The unified diff to the draft before; None for the first one.
-            round: Which draft it is, from 1.
+            changes: The unified diff to the previous draft; None for the first draft.
+            round: The number of the draft, from 1.
         """
         return {"kind": "review", "step": step, "plan": plan, "changes": changes, "round": round}
 
@@ -359,7 +361,7 @@ class Review(Kind):
 
 
 class Elicitation(Kind):
-    """What a server asks in the middle of a call."""
+    """A question that a server asks during a call."""
 
     @staticmethod
     def ask(
@@ -371,12 +373,12 @@ class Elicitation(Kind):
         call: str = "",
         round: int = 1,  # noqa: A002
     ) -> dict[str, Any]:
-        """What a server asks in the middle of a call.
+        """Ask on behalf of a server, during a call.
 
         Args:
-            schema: JSON Schema of the object that it wants.
-            call: The key of the call site, so that an answer serves one call only.
-            round: How often this call has asked the same, from 1.
+            schema: JSON Schema of the object that the server wants.
+            call: The key of the call site, so that an answer is used for one call only.
+            round: How often this call has asked the same question, from 1.
         """
         return {
             "kind": "elicitation",
@@ -448,7 +450,7 @@ class Elicitation(Kind):
 
 
 def _content(schema: Mapping[str, Any], raw: Any) -> dict[str, Any] | None:
-    """What a single word or value means: the only field's value, or a yes to the defaults."""
+    """The content that a single word or value means: the only field's value, or the defaults."""
     fields = properties_of(schema)
     if len(fields) == 1:
         ((name, field),) = fields.items()
@@ -458,7 +460,7 @@ def _content(schema: Mapping[str, Any], raw: Any) -> dict[str, Any] | None:
 
 
 class InDoubt(Kind):
-    """What to do about a call that the run was killed in: it may have been made, or not."""
+    """A call with an unknown outcome: the run was killed in it, so it may have been made or not."""
 
     expects = "again, failed, or {outputs: {…}}"
     words = ("again", "failed")
@@ -468,10 +470,10 @@ class InDoubt(Kind):
     def ask(
         step: str, tool: str, arguments: Mapping[str, Any], *, server: str = ""
     ) -> dict[str, Any]:
-        """What to do about a call that the run was killed in: it may have been made, or not.
+        """Ask what to do about a call with an unknown outcome.
 
         Args:
-            tool: What its server calls it.
+            tool: The tool's name on its server.
         """
         return {
             "kind": "in_doubt",
@@ -490,19 +492,19 @@ class InDoubt(Kind):
 
 
 class JobUnknown(Kind):
-    """What to do about a batch job of which nothing shows how it ended."""
+    """A batch job with an unknown outcome."""
 
     expects = "wait, success, failure, or again"
     words = ("wait", "success", "failure", "again")
 
     @staticmethod
     def ask(step: str, job: str, scheduler: str, reason: str, folder: str) -> dict[str, Any]:
-        """What to do about a batch job of which nothing shows how it ended.
+        """Ask what to do about a batch job with an unknown outcome.
 
         Args:
-            job: What its scheduler calls it.
-            reason: What was looked at, in words.
-            folder: Where its log is.
+            job: The scheduler's id of the job.
+            reason: Where fractale looked for the outcome, as text.
+            folder: The directory of its log.
         """
         return {
             "kind": "job_unknown",
@@ -518,7 +520,7 @@ class JobUnknown(Kind):
 
 
 class Failure(Kind):
-    """What to do about a step that failed, asked only if a user is at the terminal."""
+    """A step that failed; fractale asks only if a user is at the terminal."""
 
     expects = "retry, skip or quit"
     words = ("retry", "skip", "quit")
@@ -546,14 +548,14 @@ def kind_of(question: Mapping[str, Any]) -> Kind:
 
 
 def read_answer(question: Mapping[str, Any], raw: Any) -> Any:
-    """The answer that a question takes, from what somebody wrote.
+    """Convert text or data to an answer of the form that the question's kind documents.
 
     Args:
         question: Of any kind of `fractale.questions`.
         raw: Text, or JSON data.
 
     Raises:
-        AnswerError: It is no answer to this question; the message says what would be one.
+        AnswerError: `raw` is not an answer to this question; the message lists valid answers.
     """
     answer = kind_of(question).read(question, raw)
     if answer is None:
@@ -571,7 +573,7 @@ def read_answer(question: Mapping[str, Any], raw: Any) -> Any:
 
 
 def is_answer(question: Mapping[str, Any], answer: Any) -> bool:
-    """Whether a value is an answer as `read_answer` gives it, and not only looks like one."""
+    """Whether a value is an answer in the form that `read_answer` returns."""
     if question["kind"] == "question":
         return isinstance(answer, str) and (question["free"] or answer in question["choices"])
     try:
@@ -582,38 +584,38 @@ def is_answer(question: Mapping[str, Any], answer: Any) -> bool:
 
 
 def expected(question: Mapping[str, Any]) -> str:
-    """The answers to a question, in words for users."""
+    """The answers to a question, as text for users."""
     return kind_of(question).expected(question)
 
 
 def examples(question: Mapping[str, Any]) -> list[str]:
-    """Answers to a question, one of them to be chosen; capitals stand for a value."""
+    """Alternative answers to a question; a word in capitals is a placeholder for a value."""
     return list(kind_of(question).examples(question))
 
 
 def example(question: Mapping[str, Any]) -> str:
-    """The answer to show where there is room for one; ``ANSWER`` if there are several."""
+    """The answer to show if only one fits; ``ANSWER`` if there are several."""
     found = examples(question)
     return found[0] if len(found) == 1 else "ANSWER"
 
 
 def default_answer(question: Mapping[str, Any]) -> Any:
-    """What ``--yes`` answers; MISSING if there is nothing to agree to.
+    """The answer of ``--yes``; MISSING if ``--yes`` does not cover the question.
 
-    The user must look first whether a call in doubt was made, how a job ended, and whether a
-    changed tool may be used.
+    The user must check whether a call in doubt was made, how a job ended, and whether a changed
+    tool may be used.
     """
     return kind_of(question).default(question)
 
 
 def tool_of(question: Mapping[str, Any]) -> str:
-    """``server.tool``, as a question about a tool shows it; old records have no server."""
+    """``server.tool``, as shown to the user; questions in old records have no server."""
     server = question.get("server")
     return f"{server}.{question['tool']}" if server else str(question["tool"])
 
 
 def asks_secret(question: Mapping[str, Any]) -> bool:
-    """Whether a server asks for a secret: its answer is neither stored nor shown."""
+    """Whether a server asks for a secret. Such an answer is neither stored nor shown."""
     return question.get("kind") == "elicitation" and bool(secret_fields(question["schema"]))
 
 
@@ -625,7 +627,7 @@ def secrets_of_answer(question: Mapping[str, Any], answer: Any) -> list[str]:
 
 
 def without_secrets(question: Mapping[str, Any], answer: Any) -> Any:
-    """An answer as it may be stored and shown."""
+    """An answer in which secrets are masked, so that it may be stored and shown."""
     if not (content := _content_of(question, answer)):
         return answer
     hidden = dict.fromkeys(secret_fields(question["schema"]) & content.keys(), MASK)
@@ -639,23 +641,23 @@ def _content_of(question: Mapping[str, Any], answer: Any) -> Mapping[str, Any] |
     return cast("Mapping[str, Any]", content) if isinstance(content, Mapping) else None
 
 
-# What a run waits for beside answers
+# Batch jobs, which a run also waits for
 
 
 def job(step: str, known: Mapping[str, Any]) -> dict[str, Any]:
-    """A batch job that a run waits for: no question, since nobody has to answer it.
+    """A batch job that a run waits for. It is not a question, since it needs no answer.
 
     Args:
-        known: As in the event `job_state`.
+        known: The fields of the event `job_state`.
     """
     return {"kind": "job", "step": step, **known}
 
 
 def job_held(step: str) -> dict[str, Any]:
-    """A batch job that is not submitted yet, since as many as may be are under way."""
+    """A batch job that is not submitted yet, since the concurrency limit is reached."""
     return job(step, {"state": "held", "reason": "`max_parallel` jobs are under way"})
 
 
 def is_job(waiting: Any) -> bool:
-    """Whether what a run waits for is a batch job, and no answer."""
+    """Whether a run waits for a batch job here, and not for an answer."""
     return isinstance(waiting, Mapping) and cast("Mapping[str, Any]", waiting).get("kind") == "job"

@@ -1,4 +1,4 @@
-"""What users type, parsed: short words, and text that is data."""
+"""Parse what users type: short words, and text that is JSON or YAML."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ NO = frozenset(("n", "no", "false"))
 
 
 def word_of(raw: Any) -> str:
-    """A short answer in small letters, booleans as ``yes`` and ``no``; empty for other data."""
+    """A short answer in lower case, booleans as ``yes`` and ``no``; empty for other data."""
     if isinstance(raw, bool):
         return "yes" if raw else "no"
     return raw.strip().casefold() if isinstance(raw, str) else ""
 
 
 def mapping_of(raw: Any) -> dict[str, Any] | None:
-    """A mapping, also one that is written as JSON or YAML in braces; None if it is none.
+    """A mapping, or text in braces read as JSON or YAML; None for anything else.
 
     Raises:
         AnswerError: Text in braces cannot be read.
@@ -42,7 +42,7 @@ def data_of(text: str) -> Any:
     """JSON or YAML text as plain data.
 
     Raises:
-        AnswerError: It is neither, or more than a plan file may be.
+        AnswerError: The text is not JSON or YAML, or is longer than a plan file may be.
     """
     from fractale.plan.source import read_source
 
@@ -57,7 +57,7 @@ def data_of(text: str) -> Any:
 
 
 def is_storable(value: Any) -> bool:
-    """Whether the record of a run can keep a value: JSON, in UTF-8 and numbers of 64 bits."""
+    """Whether a run's record can store a value: JSON, in UTF-8 and with numbers of 64 bits."""
     if isinstance(value, Mapping):
         pairs = cast("Mapping[Any, Any]", value).items()
         return all(isinstance(key, str) and _is_text(key) and is_storable(v) for key, v in pairs)
@@ -75,6 +75,6 @@ def _is_text(text: str) -> bool:
 
 
 def one_line(value: Any, limit: int = 60) -> str:
-    """A value in short, for a message."""
+    """A value shortened to one line, for a message."""
     text = value if isinstance(value, str) else to_json(value, default=str)
     return clip(text, limit)

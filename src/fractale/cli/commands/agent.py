@@ -74,7 +74,7 @@ def command(
 
 
 def _show_inputs(name: str, given: options.CommandLine) -> int:
-    """Print what a sub-agent takes and gives."""
+    """Print the inputs and outputs of a sub-agent."""
     import asyncio
 
     from fractale.cli.running import own_stdout
@@ -84,7 +84,7 @@ def _show_inputs(name: str, given: options.CommandLine) -> int:
         from fractale.runs.workspace import Workspace
 
         if found := find_in_catalog(name, given.extensions.load()[0]):
-            return found  # no server is started for it
+            return found  # without starting a server
         settings = options.settings_of(acts=True)
         async with Workspace.open(settings, extensions=given.extensions) as workspace:
             return await find_agent(name, workspace.toolbox, workspace.agents)
@@ -119,7 +119,7 @@ def _input_lines(schema: Mapping[str, Any]) -> list[str]:
     required, lines = list[str](schema.get("required") or ()), list[str]()
     properties: dict[str, Any] = schema.get("properties") or {}
     for name, each in properties.items():
-        if name in ("instruction", "error"):  # the words after NAME, and a failure before
+        if name in ("instruction", "error"):  # the words after NAME, and an earlier failure
             continue
         kind = type_in_words(each, schema)
         lines.append(f"  {inert(f'{name}: {kind}', 90)}{', required' if name in required else ''}")
@@ -129,7 +129,7 @@ def _input_lines(schema: Mapping[str, Any]) -> list[str]:
 
 
 def _run_plan(path: str, words: str, given: options.CommandLine) -> int:
-    """Run a plan that is given in the place of a sub-agent, as older instructions have it."""
+    """Run a plan that is given instead of a sub-agent, as in older instructions."""
     from fractale.cli.commands.run import start
     from fractale.plan.build import load_plan
 

@@ -55,7 +55,7 @@ def command(run_id: str, step: str | None, *, yes: bool, as_json: bool) -> int:
 
 
 def offer(settings: Settings, run_id: str) -> None:
-    """After Ctrl-C on a terminal: ask whether the jobs of the run, if any, are to end, too."""
+    """Ask, after Ctrl-C on a terminal, whether to end the run's jobs, too, if it has any."""
     from fractale.store.run_record import RunRecords
 
     folder = RunRecords(settings.state_dir).find(run_id)
@@ -63,7 +63,7 @@ def offer(settings: Settings, run_id: str) -> None:
 
 
 class _Cancel:
-    """One call of the command."""
+    """One execution of the command."""
 
     def __init__(
         self, settings: Settings, folder: RunRecord, step: str | None, *, yes: bool, as_json: bool
@@ -104,10 +104,10 @@ class _Cancel:
         return canceller, await canceller.look(self._chosen())
 
     def _chosen(self) -> list[RunJob]:
-        """The jobs that are meant.
+        """The jobs of the step, or of the run.
 
         Raises:
-            UsageError: The step submitted none.
+            UsageError: The step did not submit a job.
         """
         from fractale.cli.commands.logs import no_job
         from fractale.record.history_reader import read_history
@@ -132,10 +132,10 @@ class _Cancel:
         return 0
 
     def _agrees(self, going: Sequence[JobSeen], holder: str) -> bool:
-        """Whether the person at the terminal wants it.
+        """Whether the user agrees to end the jobs.
 
         Raises:
-            UsageError: Nobody can be asked.
+            UsageError: The process has no terminal to ask on.
         """
         run = self._folder.run_id
         if self._as_json or not (sys.stdin.isatty() and sys.stderr.isatty()):
@@ -219,7 +219,7 @@ def _print_jobs(seen: Sequence[JobSeen], *, err: bool = False) -> None:
 
 
 def _lines(seen: Sequence[JobSeen]) -> list[str]:
-    """A line for each job: its step, what its scheduler calls it, and how it is."""
+    """A line for each job: its step, its id in the scheduler, and its state."""
     from fractale.cli.render.text import cells, inert, pad
 
     rows: list[tuple[str, str]] = []
@@ -228,7 +228,7 @@ def _lines(seen: Sequence[JobSeen]) -> list[str]:
         called = f"{name.scheduler} job {name.title}" if name else "a job without a known id"
         how = each.trouble or (each.status.reason if each.status else "was never submitted")
         how = how.partition("; last line: ")[0]
-        between = ": " if how[:1].isdecimal() else " "  # the counts of an array's elements
+        between = ": " if how[:1].isdecimal() else " "  # an array has counts of its elements
         rows.append((inert(each.job.step, 60), inert(f"{called}{between}{how}", 300)))
     width = max((cells(step) for step, _ in rows), default=0)
     return [f"  {pad(step, width)}  {words}" for step, words in rows]

@@ -1,4 +1,4 @@
-"""``fractale discover``: what is on this machine and site."""
+"""``fractale discover``: the schedulers, hardware and software of this machine and site."""
 
 from __future__ import annotations
 

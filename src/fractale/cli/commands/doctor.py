@@ -1,4 +1,4 @@
-"""``fractale doctor``: is everything there that is needed, and if not, how to get it."""
+"""``fractale doctor``: check that everything needed is there, and say how to get the rest."""
 
 from __future__ import annotations
 

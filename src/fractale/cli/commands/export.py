@@ -102,7 +102,7 @@ def _graph(history: RunHistory, form: str) -> str:
 
 
 def _write(path: Path, lines: Iterable[str]) -> None:
-    """Write lines to a file of the person's only, or to stdout for ``-``."""
+    """Write lines to a file that only the user can read, or to stdout for ``-``."""
     from fractale.errors import UsageError
 
     if str(path) == "-":

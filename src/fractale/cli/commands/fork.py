@@ -71,7 +71,7 @@ def command(
     plan = load_plan(plan_file) if plan_file else plan_today(folder, head)
     check_answers(given.answers, plan)
     settings, extensions = as_started(settings, head, given.extensions)
-    if plan_hash(plan) != head.get("plan_hash"):  # what was run before was agreed to
+    if plan_hash(plan) != head.get("plan_hash"):  # the user agreed to the plan that ran
         values: dict[str, Any] = {**(head.get("inputs") or {}), **changes.inputs}
         shown = [name for name, spec in plan.inputs.items() if not spec.secret]
         inputs = {name: value for name, value in values.items() if name in shown}
@@ -87,10 +87,10 @@ def command(
 
 
 def read_changes(pairs: tuple[str, ...]) -> ForkChanges:
-    """What ``--set`` says.
+    """The changes that ``--set`` makes.
 
     Raises:
-        InputError: A name is none that can be set.
+        InputError: A name cannot be set.
     """
     from fractale.errors import InputError
     from fractale.runs.fork import ForkChanges

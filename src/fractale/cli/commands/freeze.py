@@ -1,4 +1,4 @@
-"""``fractale freeze``: a run's plan with its drafts in place."""
+"""``fractale freeze``: a run's plan, with drafts in place of the steps that drafted them."""
 
 from __future__ import annotations
 

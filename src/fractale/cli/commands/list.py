@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SECTIONS = ("servers", "tools", "prompts", "resources", "agents", "models")
 
 CHOOSERS: tuple[Chooser, ...] = ("plan", "model")
-"""Who chooses to call a tool: a step of the plan, or a model."""
+"""The origin of a call of a tool: a step of the plan, or a model."""
 
 LEGEND = (
     "in a plan: a `tool` step that a person wrote; its `approve` can ask for more.",
@@ -86,7 +86,7 @@ def command(
         click.echo(text, file=stdout)
 
 
-# -- what a run would have ------------------------------------------------------------------------
+# -- the tools, prompts and agents of a run -------------------------------------------------------
 
 
 async def _offers(settings: Settings, extensions: Extensions) -> dict[str, Any]:
@@ -126,11 +126,11 @@ async def _offers(settings: Settings, extensions: Extensions) -> dict[str, Any]:
             "agents": [*(_agent(each) for each in workspace.agents.describe()), *own],
             "models": workspace.models.known(),
         }
-        return Masker(settings.secrets)(found)  # servers may say secrets, as of an error
+        return Masker(settings.secrets)(found)  # servers may reveal secrets, as in an error
 
 
 def _agent(listed: Any) -> dict[str, Any]:
-    """A sub-agent that no server has; `server` says who offers it."""
+    """A sub-agent that is not from a server; `server` names the source that offers it."""
     return {"name": listed.name, "server": listed.source, "description": listed.description}
 
 
@@ -169,17 +169,17 @@ def _line(section: str, row: dict[str, Any]) -> str:
 
 
 def _columns(*cells: tuple[str, int]) -> str:
-    """Cells side by side, each at least as wide as it says; nothing in them is interpreted."""
+    """Cells side by side, each with its least width; control characters in them are escaped."""
     from fractale.cli.render.text import inert
 
     return " ".join(inert(str(text), 200).ljust(width) for text, width in cells).rstrip()
 
 
-# -- `--policy`: what would be decided about each tool, and why -----------------------------------
+# -- `--policy`: the decision about each tool, and the reason -------------------------------------
 
 
 async def _verdicts(settings: Settings, extensions: Extensions) -> dict[str, Any]:
-    """The verdicts about every tool, without arguments, and the rules that name it."""
+    """The verdict on each tool, without arguments, and the rules that name the tool."""
     from fractale.runs.workspace import Workspace
 
     warn = options.warn_of_server
@@ -214,7 +214,7 @@ def _verdict(tool: ToolInfo, chooser: Chooser, policy: Policy) -> dict[str, str]
 
 
 def _verdicts_text(rows: Sequence[dict[str, Any]]) -> str:
-    """A line a tool; below it each rule of the settings that speaks of it."""
+    """A line per tool, and below it each rule of the settings that names it."""
     from fractale.cli.render.text import cells, inert, pad
 
     if not rows:
@@ -248,11 +248,11 @@ async def _changes(settings: Settings, names: Sequence[str], *, accept: bool) ->
     """The tools that changed.
 
     Args:
-        names: Servers, or ``server.tool``; of all servers where there are none.
-        accept: Whether to pin them as they are now.
+        names: Servers, or ``server.tool``; if empty, all servers.
+        accept: Whether to pin the tools in their present form.
 
     Raises:
-        UsageError: There is no such server or tool, or the server does not answer.
+        UsageError: A server or tool was not found, or its server does not answer.
     """
     from fractale.audit import AuditLog
     from fractale.pins import pins_of
@@ -289,7 +289,7 @@ async def _changes(settings: Settings, names: Sequence[str], *, accept: bool) ->
 
 
 async def _meant(toolbox: Toolbox, names: Sequence[str]) -> list[ToolInfo]:
-    """The tools that names of servers and tools mean."""
+    """The tools of the named servers, and the named tools."""
     if not names:
         return await toolbox.tools()
     servers = {server.name for server in await toolbox.servers(())}

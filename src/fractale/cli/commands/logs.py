@@ -1,4 +1,4 @@
-"""``fractale logs``: what a step's batch job wrote, and writes."""
+"""``fractale logs``: the log of a step's batch job, also while the job writes it."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from fractale.store.run_record import RunRecord
 
 PAUSE = 0.3
-"""Seconds between two looks at a log that grows."""
+"""Seconds between two reads of a growing log."""
 
 STATUS_PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
-"""Seconds between two questions to the scheduler; the last again and again."""
+"""Seconds between two queries to the scheduler; the last value repeats."""
 
 ENDED_PAUSE = 1.0
-"""Seconds between two looks at a job that has left an end, and of which more may be known soon."""
+"""Seconds until the next query if the job has recorded its end, since more may be known soon."""
 
 SHOWN = 12
 PIECE = 1024 * 1024
-"""Bytes of a log that are read at once."""
+"""The most bytes of a log that are read at once."""
 
 
 @click.command("logs", context_settings={"ignore_unknown_options": True})  # -1 is a run
@@ -93,14 +93,14 @@ def choose(
     attempt: int | None = None,
     element: int | None = None,
 ) -> RunJob:
-    """The job that is meant: of the latest attempt, if none is given.
+    """The only job that matches; without an attempt, of the latest one.
 
     Args:
-        item: Of a foreach, from 1.
-        element: Of an array, by its index.
+        item: The item of a foreach, counted from 1.
+        element: The index of an array's element.
 
     Raises:
-        UsageError: There is none, or there are several.
+        UsageError: No job matches, or several do.
     """
     from fractale.record.jobs import is_of_step
 
@@ -123,7 +123,7 @@ def choose(
             f"step `{step}` of run {history.run} has no job of {' and '.join(filter(None, which))}",
             hint=f"see `fractale show {history.run} {step}`",
         )
-    latest = {job.step: job for job in found}  # the last one of each step
+    latest = {job.step: job for job in found}  # of each step, its last job
     if element is not None:
         latest = _with_element(latest, element)
     if len(latest) > 1:
@@ -148,7 +148,7 @@ def is_array_of(history: RunHistory, job: RunJob) -> bool:
 
 
 def no_job(history: RunHistory, jobs: Sequence[RunJob], step: str | None) -> UsageError:
-    """That a step, or a run, submitted no job, and what to look at in its place."""
+    """The error for a step or a run without a batch job, with a hint where to look instead."""
     run = history.run
     names = list(dict.fromkeys(job.step for job in jobs))
     if step is None or not (history.of_step(step) or step in _planned(history)):
@@ -188,7 +188,7 @@ async def _print_log(
     shown.print_new()
     looks, due = 0, 0.0
     canceller = Canceller(folder, settings)
-    told = ""
+    reported = ""
     while True:
         if time.monotonic() >= due:
             seen = (await canceller.look([job]))[0]
@@ -197,8 +197,8 @@ async def _print_log(
                 shown.print_new(last=True)
                 _say(job, seen.handle.title if seen.handle else "", words)
                 return 0
-            if not shown.offset and words != told:
-                told = words
+            if not shown.offset and words != reported:
+                reported = words
                 _say(job, seen.handle.title if seen.handle else "", words)
             due = time.monotonic() + STATUS_PAUSES[min(looks, len(STATUS_PAUSES) - 1)]
             looks += 1
@@ -209,10 +209,10 @@ async def _print_log(
 
 
 def _with_element(jobs: Mapping[str, RunJob], element: int) -> dict[str, RunJob]:
-    """Those of some jobs that are an element of an array.
+    """The jobs that are this element of an array.
 
     Raises:
-        UsageError: None is.
+        UsageError: None of the jobs is.
     """
     found: dict[str, RunJob] = {}
     for path, job in jobs.items():
@@ -232,10 +232,10 @@ def _with_element(jobs: Mapping[str, RunJob], element: int) -> dict[str, RunJob]
 
 
 def _log_of(job: RunJob) -> Path:
-    """The file.
+    """The path of a job's log.
 
     Raises:
-        UsageError: It is an array, and no element was chosen.
+        UsageError: The job is an array, and no element was chosen.
     """
     elements = job.folder.path / ELEMENTS
     if job.index is None and elements.is_dir():
@@ -256,13 +256,13 @@ def _say(job: RunJob, native_id: str, words: str) -> None:
 
 
 class _Shown:
-    """A log, as far as it was printed: whole lines, and in the end the rest.
+    """Prints a growing log, line by line, and at the end also an incomplete last line.
 
     Args:
-        tail: How many of the lines that are there at the beginning are printed; None for all.
+        tail: How many of the existing lines to print; None for all.
 
     Attributes:
-        offset: Bytes of the log that were printed, or passed over.
+        offset: Bytes of the log that were printed or skipped.
     """
 
     def __init__(self, path: Path, tail: int | None) -> None:
@@ -274,10 +274,10 @@ class _Shown:
             self.offset = read_tail(path, max(tail, 1), MOST).offset if tail else _size(path)
 
     def print_new(self, *, last: bool = False) -> None:
-        """Print what was written since.
+        """Print the lines that were written since the last call.
 
         Args:
-            last: Whether nothing more is to come.
+            last: Whether the log is complete.
         """
         from fractale.cli.render.text import inert, writable
 
@@ -303,7 +303,7 @@ class _Shown:
 
 
 def _lines_end(data: bytes) -> int:
-    """Where the last whole line ends; a progress bar's carriage return ends one, too."""
+    """The end of the last whole line; a progress bar's carriage return also ends a line."""
     return max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
 
 

@@ -1,4 +1,4 @@
-"""``fractale prompt``: ask in words, or by a prompt of a server."""
+"""``fractale prompt``: ask in plain English, or by a prompt of a server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 STDIN = "-"
 
 Find = Callable[["Workspace"], Awaitable["tuple[Expert, str]"]]
-"""Gives the expert to ask, and the instruction, once the tools are open."""
+"""Finds the expert to ask, and the instruction, once the tools are open."""
 
 
 @click.command("prompt", context_settings={"allow_interspersed_args": False})
@@ -62,7 +62,7 @@ def command(
     return ask(given, find, direct=direct)
 
 
-# -- what `fractale agent` does, too --------------------------------------------------------------
+# -- shared with `fractale agent` -----------------------------------------------------------------
 
 
 def ask(given: options.CommandLine, find: Find, *, direct: bool) -> int:
@@ -88,7 +88,7 @@ def ask(given: options.CommandLine, find: Find, *, direct: bool) -> int:
 
 
 def read_words(words: Sequence[str]) -> list[str]:
-    """The words as they were typed; a last one of ``-`` stands for what stdin says."""
+    """The words as the user typed them; a final ``-`` is replaced by the text of stdin."""
     if not words or words[-1] != STDIN:
         return list(words)
     text = sys.stdin.read().rstrip("\n")
@@ -98,10 +98,10 @@ def read_words(words: Sequence[str]) -> list[str]:
 
 
 def check_no_options(ctx: click.Context, words: Sequence[str]) -> None:
-    """See that no option stands where the instruction has begun.
+    """Check that the instruction does not begin with an option.
 
     Raises:
-        UsageError: One does: it would be told to a model instead of being obeyed.
+        UsageError: It does. A model would receive the option as part of its instruction.
     """
     first = words[0].partition("=")[0] if words else ""
     if first in {option for param in ctx.command.params for option in param.opts}:

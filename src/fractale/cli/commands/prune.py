@@ -73,10 +73,10 @@ def command(
 
 
 def _age(text: str | None) -> float | None:
-    """Seconds of ``30d``.
+    """A duration such as ``30d`` in seconds.
 
     Raises:
-        UsageError: It is no duration.
+        UsageError: The text is not a valid duration.
     """
     if text is None:
         return None
@@ -89,10 +89,10 @@ def _age(text: str | None) -> float | None:
 
 
 def _bytes(text: str | None) -> int | None:
-    """Bytes of ``500M``; a thousand is a thousand.
+    """A size such as ``500M`` in bytes; units are powers of 1000.
 
     Raises:
-        UsageError: It is no size.
+        UsageError: The text is not a valid size.
     """
     if text is None:
         return None
@@ -125,8 +125,8 @@ def _print_runs(runs: Sequence[Pruned]) -> None:
     from fractale.cli.render.text import inert, when
 
     for run in runs[:SHOWN]:
-        told = (run.id, inert(run.plan, 40), run.status, when(run.started), _size(run.bytes))
-        click.echo("  ".join(("", *told, inert(run.reason, 80))))
+        columns = (run.id, inert(run.plan, 40), run.status, when(run.started), _size(run.bytes))
+        click.echo("  ".join(("", *columns, inert(run.reason, 80))))
     if len(runs) > SHOWN:
         click.echo(f"  … and {len(runs) - SHOWN} more; --json has all")
 

@@ -1,4 +1,4 @@
-"""``fractale replay``: a recorded run again, from its record."""
+"""``fractale replay``: repeat a recorded run from its record."""
 
 from __future__ import annotations
 
@@ -90,10 +90,10 @@ def command(
 
 
 def find(run: str, settings: Settings) -> Path:
-    """Where a run's record, or a recording, is.
+    """The path of a run's record, or of a recording.
 
     Raises:
-        UsageError: There is none.
+        UsageError: It was not found.
     """
     from fractale.errors import UsageError
     from fractale.store.run_record import RunRecords
@@ -148,7 +148,7 @@ async def _live(
     *,
     loose: bool,
 ) -> Live:
-    """The side that is real, open for as long as the stack is."""
+    """The side (`model` or `tools`) that the replay calls for real, open as long as the stack."""
     from fractale.cli.running import secrets_of
     from fractale.models import Models
     from fractale.replay.replay import Live

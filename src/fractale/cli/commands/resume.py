@@ -1,4 +1,4 @@
-"""``fractale resume``: go on with a run."""
+"""``fractale resume``: continue a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fractale.settings import Settings
 
 WELL: Final = (0, 4)
-"""Exit codes of a run that went well as far as it could: it ended, or waits again."""
+"""Exit codes of a run without an error: it succeeded, or it waits again."""
 
 
 def complete_runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -89,7 +89,7 @@ def resume_ready(given: options.CommandLine, settings: Settings) -> int:
     """Resume each run whose batch job has ended, one after the other.
 
     Returns:
-        0, or the exit code of the first run that did not go well.
+        0, or the first exit code that is not in `WELL`.
     """
     from fractale.runs.ready import look
 
@@ -119,7 +119,7 @@ def _resume_one(given: options.CommandLine, settings: Settings, ready: ReadyRun)
     except RunHeld:
         _say(f"{ready.run}: another process has gone on with it", given)
         return 0
-    except FractaleError as error:  # the others are ready all the same
+    except FractaleError as error:  # the other runs can still be resumed
         return show_error(error)
 
 

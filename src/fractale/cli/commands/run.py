@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def complete_plans(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Plan files below the folder that is being typed, for shell completion."""
+    """Plan files below the typed directory, for shell completion."""
     folder = Path(incomplete) if incomplete.endswith("/") else Path(incomplete or ".").parent
     found = [*folder.glob("*.yaml"), *folder.glob("*.yml"), *folder.glob("plans/*.yaml")]
     return sorted(str(p) for p in found if str(p).startswith(incomplete))
@@ -69,7 +69,7 @@ def start(given: options.CommandLine, settings: Settings, plan: Plan) -> int:
     ask_about_plan(plan, settings, given.inputs, given.extensions, yes=given.yes)
     check_answers(given.answers, plan)
     secrets = secrets_of(plan, settings)
-    bind_inputs(plan, given.inputs, secrets)  # a wrong one is reported before anything starts
+    bind_inputs(plan, given.inputs, secrets)  # report wrong inputs before anything starts
 
     async def begin(workspace: Workspace, run_options: RunOptions) -> RunResult:
         return await workspace.runs.start(plan, given.inputs, run_options, secrets=secrets)

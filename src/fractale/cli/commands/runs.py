@@ -1,4 +1,4 @@
-"""``fractale runs``: one line a run."""
+"""``fractale runs``: one line per run."""
 
 from __future__ import annotations
 
@@ -23,15 +23,13 @@ PLAN_WIDTH = 40
 
 
 class RunsGroup(click.Group):
-    """The list itself, and what is done to it."""
+    """The list of runs, and its subcommand `prune`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The one there is."""
         del ctx
         return ["prune"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import it."""
         del ctx
         if cmd_name != "prune":
             return None
@@ -81,23 +79,23 @@ def command(
     which = RunFilter(plan=plan, status=statuses, since=_since(since))
     if limit is None:
         limit = 0 if as_json else MOST
-    # One more than is shown tells whether there are more.
+    # Ask for one run more than is shown, to learn whether there are more.
     rows = list_runs(options.settings_of().state_dir, which, limit + 1 if limit else None)
     shown = rows[:limit] if limit else rows
     if as_json:
         for row in shown:
-            told = {name: value for name, value in asdict(row).items() if name != "seen"}
-            click.echo(to_json(told))
+            data = {name: value for name, value in asdict(row).items() if name != "seen"}
+            click.echo(to_json(data))
         return 0
     _print(shown, more=len(rows) > len(shown))
     return 0
 
 
 def _since(text: str | None) -> float | None:
-    """A time, or how long ago, as Unix time.
+    """A time, or a duration before now, as Unix time.
 
     Raises:
-        UsageError: It is neither.
+        UsageError: The text is neither.
     """
     if text is None:
         return None
@@ -135,13 +133,13 @@ HEADINGS = (
     *("JOBS", "NODE-H", "TOKENS", "COST"),
 )
 LEFT = 4
-"""Columns of words; those after them are figures, at the right of their columns."""
+"""The number of left-aligned text columns; the columns after them are numbers, right-aligned."""
 
 
 def _lines(rows: Sequence[RunRow]) -> list[Line]:
-    """A line per run below the headings, in columns as wide as what is in them.
+    """A line per run below the headings, in columns as wide as their widest cell.
 
-    Columns of figures that no run has are left out, with their headings.
+    Number columns without a value in any run are left out.
     """
     from fractale.cli.render.summary import STATES
     from fractale.cli.render.text import cells, pad
@@ -166,7 +164,7 @@ def _lines(rows: Sequence[RunRow]) -> list[Line]:
 
 
 def _cells(row: RunRow) -> tuple[str, ...]:
-    """What is in the columns of a run."""
+    """The cells of a run, in the order of `HEADINGS`."""
     from fractale.cli.render.summary import LEAST_HOURS, STATES
     from fractale.cli.render.text import clock, fit, inert, when
 
@@ -189,7 +187,7 @@ def _cells(row: RunRow) -> tuple[str, ...]:
 
 
 def _about(row: RunRow) -> str:
-    """Where a run failed, what it waits for, and what it was forked from."""
+    """The step where a run failed, what it waits for, and the run that it was forked from."""
     from fractale.cli.render.text import inert
 
     parts = [

@@ -65,10 +65,10 @@ def _tell(url: str) -> None:
 
 
 def load_all(files: tuple[Path, ...]) -> list[Any]:
-    """Every registry file.
+    """Load all registry and server files.
 
     Raises:
-        PlanError: Any of them is wrong, with the problems of all.
+        PlanError: Some files are invalid; it has the problems of all files.
     """
     from fractale.registry import load_registry
 

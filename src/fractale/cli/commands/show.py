@@ -1,4 +1,4 @@
-"""``fractale show``: what happened in a run, or in one of its steps."""
+"""``fractale show``: the history of a run, or of one of its steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def complete_steps(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """The steps of the run that the line names, for shell completion."""
+    """The steps of the run on the command line, for shell completion."""
     from fractale.errors import FractaleError
 
     try:
@@ -29,11 +29,11 @@ def complete_steps(ctx: click.Context, param: click.Parameter, incomplete: str) 
 
 
 def load(run_id: str) -> RunHistory:
-    """The history of a run of the state folder; ``-1`` is the latest.
+    """The history of a run in the state directory; ``-1`` is the latest.
 
     Raises:
-        UsageError: There is no such run.
-        StoreError: Its record is damaged.
+        UsageError: The run was not found.
+        StoreError: The run's record is damaged.
     """
     from fractale.record.history_reader import read_history
     from fractale.store.run_record import RunRecords
@@ -91,7 +91,7 @@ def _attempts(history: RunHistory, step: str) -> list[RecordedAttempt]:
     """The attempts of a step.
 
     Raises:
-        UsageError: The run did not come to such a step.
+        UsageError: The run did not reach the step.
     """
     from fractale.record.history import of_item
 
@@ -126,7 +126,7 @@ def _data(
 
 
 def print_lines(lines: Sequence[Line]) -> None:
-    """Print lines on stdout, in its letters, with colour if it is a terminal."""
+    """Print lines on stdout, in its encoding, and in color if it is a terminal."""
     from fractale.cli.render.text import narrowed, paint, screen_width, wants_color, writable
 
     lines = narrowed(lines, screen_width(sys.stdout))

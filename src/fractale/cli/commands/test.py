@@ -1,4 +1,4 @@
-"""``fractale test``: recordings, replayed against today's plans and code."""
+"""``fractale test``: replay recordings against today's plans and code."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def command(folder: Path, *, given: options.CommandLine) -> int:
 async def _check(
     folder: Path, settings: Settings, own: Extensions, width: int | None
 ) -> list[CheckedRecording]:
-    """Replay all; each is printed as soon as it is done, where a width is given for its name."""
+    """Replay all recordings; with a `width` for the names, print each result at once."""
     from fractale.cli.commands.show import print_lines
     from fractale.cli.render.replay import checked_lines
     from fractale.cli.running import own_stdout

@@ -1,4 +1,4 @@
-"""``fractale trust``: which project's settings and which plans may act as the user."""
+"""``fractale trust``: the project settings and plans that may act in the user's name."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ def command(path: Path | None, *, show: bool, remove: bool, plans: bool, as_json
 
 
 def _log(environment: dict[str, str]) -> AuditLog:
-    """The audit log of the working directory's state folder, which is not made for it.
+    """The audit log in the working directory's state directory, which is not created for it.
 
-    Without a folder that is the user's own, lines go beside the trust store.
+    If the user does not own a state directory there, lines are written beside the trust store.
     """
     settings = load_settings(environment, untrusted="narrow", check_state=False)
     folder = settings.state_dir

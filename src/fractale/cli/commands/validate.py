@@ -1,4 +1,4 @@
-"""``fractale validate``: every error of plans, at once."""
+"""``fractale validate``: report every error of plans at once."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def check(path: str, extensions: Extensions, *, online: bool) -> list[Problem]:
 
 
 def offered_problems(plan: Plan, extensions: Extensions, *, online: bool = False) -> list[Problem]:
-    """What of a plan does not fit the tools, prompts and agents that there are.
+    """Problems of a plan with the available tools, prompts and agents.
 
     Args:
-        online: Whether the servers of the settings are asked.
+        online: Whether to ask the servers of the settings, too.
     """
     import asyncio
 
@@ -66,10 +66,10 @@ def offered_problems(plan: Plan, extensions: Extensions, *, online: bool = False
 
     settings = options.settings_of(acts=online, check_state=False)
     check = _check_online if online else check_local
-    with own_stdout():  # what local tools print while they are imported goes to stderr
+    with own_stdout():  # local tools may print during their import
         try:
             return asyncio.run(check(plan, settings, extensions))
-        except PlanError as error:  # of a registry file
+        except PlanError as error:  # a registry file is invalid
             return error.problems
 
 

@@ -1,1 +1,1 @@
-"""What people see: events, records, questions and errors as text."""
+"""The text that users see: events, records, questions and errors."""

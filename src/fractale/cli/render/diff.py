@@ -22,11 +22,11 @@ MOST_CHANGES, MOST_LINES, COLUMNS = 8, 12, 160
 
 
 def diff_lines(diff: RunDiff, *, full: bool = False, unicode: bool = True) -> list[Line]:
-    """What differs between two runs.
+    """The differences between two runs.
 
     Args:
-        full: Whether all changes are shown, and the attempts that are the same.
-        unicode: Whether ``≠`` can be shown.
+        full: Whether to show all changes, and also the attempts without a difference.
+        unicode: Whether the terminal can show ``≠``.
     """
     lines = [_side("A", diff.a), _side("B", diff.b), *_forked(diff.forked), row("")]
     if diff.about:
@@ -44,7 +44,7 @@ def diff_lines(diff: RunDiff, *, full: bool = False, unicode: bool = True) -> li
 
 
 def _tool(change: ToolChange, *, full: bool) -> Iterator[Line]:
-    """A tool whose definition changed, and how."""
+    """A tool with a changed definition, and the changes."""
     name, parts = exact(f"{change.server}.{change.tool}"), exact(", ".join(change.parts))
     yield row(f"{name} is another tool in B: {parts} changed")
     lines = exact(change.diff()).split("\n")
@@ -59,12 +59,12 @@ def _side(label: str, history: RunHistory) -> Line:
     words, mark = STATES.get(history.status, (history.status, "now"))
     plan, used = inert(str(history.head.get("plan")), 80), usage_text(history.usage)
     attempts = count(len(history.attempts), "attempt")
-    told = " · ".join(part for part in (plan, attempts, used) if part)
-    return [(f"{label}  run {history.run}  ", ""), (words, mark), (f" · {told}", "")]
+    facts = " · ".join(part for part in (plan, attempts, used) if part)
+    return [(f"{label}  run {history.run}  ", ""), (words, mark), (f" · {facts}", "")]
 
 
 def _forked(at: ForkedFrom | None) -> Iterator[Line]:
-    """Which run is a fork, and at which attempt; earlier attempts are not compared."""
+    """The run that is a fork, and its first own attempt; earlier attempts are not compared."""
     if at is None:
         return
     fork, parent = ("B", "A") if at.fork == "b" else ("A", "B")
@@ -74,7 +74,7 @@ def _forked(at: ForkedFrom | None) -> Iterator[Line]:
 
 
 def _verdict(diff: RunDiff) -> Iterator[Line]:
-    """Where the runs differ first, and where they part."""
+    """The attempts at which the runs first differ and first take different paths."""
     first, parting = diff.first, diff.parting
     if first is None:
         yield row("every step went the same way, with the same inputs and outputs", "good")

@@ -33,11 +33,11 @@ class Display(Protocol):
 
     @property
     def listener(self) -> Listener:
-        """Called with each event of the run."""
+        """A function that expects each event of the run."""
         ...
 
     def pause(self) -> None:
-        """Stop drawing, so that the user can be asked."""
+        """Stop drawing, so that fractale can ask the user."""
         ...
 
     def resume(self) -> None:
@@ -108,7 +108,7 @@ class QuietDisplay:
 
 
 class PlainDisplay(QuietDisplay):
-    """Prints each step once, when it is finished, without colour or control codes."""
+    """Prints each step once, when it is finished, without color or control codes."""
 
     def __init__(self, stream: IO[str]) -> None:
         super().__init__(stream)
@@ -136,7 +136,7 @@ def open_display(
 
     Args:
         stdout: For events as JSON, and nothing else.
-        stderr: For everything that a user reads.
+        stderr: For all text for the user.
 
     Yields:
         The display; it is closed when the block ends.
@@ -149,7 +149,7 @@ def open_display(
 
 
 def choose_display(stdout: IO[str], stderr: IO[str], *, as_json: bool, quiet: bool) -> Display:
-    """Like `open_display`, to be closed by the caller."""
+    """Choose a display as `open_display` does; the caller must close it."""
     if as_json:
         return JsonDisplay(stdout)
     if quiet:
@@ -163,7 +163,7 @@ def choose_display(stdout: IO[str], stderr: IO[str], *, as_json: bool, quiet: bo
 
 
 def _console(stream: IO[str]) -> Any:
-    """A console of rich; None if the terminal cannot move its cursor."""
+    """Rich's console; None if the terminal cannot move its cursor."""
     from rich.console import Console
 
     console = Console(file=stream, highlight=False, markup=False, emoji=False)

@@ -1,8 +1,8 @@
 """The display of a run on a terminal.
 
-Finished steps are printed for good and scroll away like any output. Below them, the steps in
-progress, the steps to come, and the time and tokens used are drawn again and again. So a run of a
-thousand steps needs no more of the screen than a run of three.
+Finished steps are printed for good and scroll away like any output. Below them, the display
+redraws the moving part: the steps in progress, the next steps, and the time and tokens used. So a
+run of a thousand steps needs as little of the screen as a run of three.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class LiveDisplay:
         return self._take
 
     def _take(self, event: Event) -> None:
-        # The refreshing thread reads the view, too.
+        # The thread that redraws also reads the view.
         with self._lock:
             self._view.width = self._console.width
             lines = self._view.take(event)
@@ -101,14 +101,14 @@ class LiveDisplay:
         text = Text(no_wrap=True, end="")
         used, width = 0, self._console.width
         for words, mark in line:
-            # Cut twice: a replacement for a letter that the terminal lacks may be longer.
+            # Cut twice: the replacement for a character that the terminal lacks may be longer.
             shown = writable(fit(words, width - used), self._encoding)[: width - used]
             text.append(shown, "" if self._console.no_color else STYLES[mark])
             used += cells(shown)
         return text
 
     def pause(self) -> None:
-        """Clear the moving part for a question; lines are held back until `resume`."""
+        """Clear the moving part for a question; `resume` prints the lines that come until then."""
         self._held = []
         self._stop()
 
@@ -123,7 +123,7 @@ class LiveDisplay:
             self._print(line)
 
     def resume(self) -> None:
-        """Draw the moving part, again after a pause."""
+        """Draw the moving part, also again after `pause`."""
         self._print_held()
         if self._live is not None:
             return
@@ -145,7 +145,7 @@ class LiveDisplay:
         self._stop()
 
     def render(self) -> Text:
-        """The moving part as it is now."""
+        """The present moving part."""
         from rich.text import Text
 
         with self._lock:

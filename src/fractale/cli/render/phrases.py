@@ -1,4 +1,4 @@
-"""Phrases for events: why a step ended, what it calls, how far it is, where it leads."""
+"""Phrases for events: the reason of an outcome, calls, jobs, progress and transitions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fractale.plain import to_json
 
 
 def evidence(data: Mapping[str, Any]) -> str:
-    """Why a step ended as it did, in one line; empty for a plain success."""
+    """The reason for a step's outcome, in one line; empty for a plain success."""
     by, event = str(data.get("decided_by") or ""), str(data.get("event_name") or "")
     reason = inert(str(data.get("reason") or data.get("error") or ""), 1000)
     if data.get("outcome") == "skipped":
@@ -20,7 +20,7 @@ def evidence(data: Mapping[str, Any]) -> str:
         return notices_text(data)
     error = inert(str(data.get("error") or ""), 1000)
     if by == "exit_code" and error and reason not in error:
-        return f"{error} ({reason})"  # what happened to a job, and what shows it
+        return f"{error} ({reason})"  # the end of a job, and the evidence for it
     words = reason if by == "rule" or not by else f"{by}: {reason}" if reason else by
     return f"{inert(event)}: {words}" if own_event else words
 
@@ -43,7 +43,7 @@ def target_of(step: Mapping[str, Any]) -> str:
 
 
 def call_text(data: Mapping[str, Any]) -> str:
-    """A call in short: ``build(path="/tmp", jobs=4)``."""
+    """A call on one line: ``build(path="/tmp", jobs=4)``."""
     arguments = list(table(data, "arguments").items())[:8]
     shown = ", ".join(f"{inert(name, 30)}={inert(as_json(v), 40)}" for name, v in arguments)
     return fit(f"{inert(str(data.get('tool') or ''), 60)}({shown})", 160)
@@ -69,7 +69,7 @@ def jobs_in_words(waiting: Sequence[Mapping[str, Any]]) -> str:
 
 
 def progress_text(data: Mapping[str, Any]) -> str:
-    """How far a call is: ``40 %  pulling layers``."""
+    """The progress of a call: ``40 %  pulling layers``."""
     done, total = data.get("progress"), data.get("total")
     figure = ""
     if done is not None:
@@ -80,7 +80,7 @@ def progress_text(data: Mapping[str, Any]) -> str:
 def leads_to(
     data: Mapping[str, Any], order: Sequence[Mapping[str, Any]], seen: Collection[str]
 ) -> str:
-    """Where the run continues; empty if that is the plan's next step.
+    """The step at which the run continues; empty for the plan's next step.
 
     Args:
         data: The fields of the event `step_finished`.
@@ -105,9 +105,9 @@ def leads_to(
 
 
 def _is_next(path: str, target: str, names: Sequence[str], seen: Collection[str]) -> bool:
-    """Whether only steps inside of `path` are between it and the target in the plan.
+    """Whether the plan has only steps inside of `path` between it and the target.
 
-    The order of an included plan is not known: a step that was not reached yet counts as next.
+    The order of an included plan is unknown, so a step that was not reached yet counts as next.
     """
     if path not in names or target not in names:
         return target not in seen
@@ -118,7 +118,7 @@ def _is_next(path: str, target: str, names: Sequence[str], seen: Collection[str]
 
 
 def answer_text(answer: Any) -> str:
-    """An answer that was given, on one line: ``yes`` to an approval, others as JSON."""
+    """A given answer on one line: ``yes`` to an approval, others as JSON."""
     if isinstance(answer, bool):
         return "yes" if answer else "no"
     return as_json(answer)

@@ -1,4 +1,4 @@
-"""What is wrong, shown so that the next step is plain: problems of plans, and errors."""
+"""Problems of plans, and errors, as text that shows what to do next."""
 
 from __future__ import annotations
 
@@ -24,27 +24,28 @@ from fractale.cli.render.text import (
 from fractale.errors import FractaleError, PlanError, Position, Problem
 
 Sources = Callable[[str], list[str] | None]
-"""Gives the lines of a file by the name that a position has; None where there are none."""
+"""A function from the file name in a position to the file's lines; None if it has no lines."""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CLOSED = (errno.EBADF, errno.EIO)
-"""Of an output that was opened for reading, or whose terminal is gone."""
+"""Errors of an output that was opened for reading, or that has lost its terminal."""
 
 WIDTH = 100
 BEFORE, SHOWN = 30, 78
-"""Of a long line: how much is shown before the fault, and how much in all."""
+"""The most characters of a long line that are shown before the fault, and in all."""
 
 
 def show_problems(problems: Sequence[Problem], sources: Sources, *, color: bool) -> str:
-    """Every problem with its place, the line at fault, and what would be right.
+    """Every problem with its position, the line at fault, and a suggestion.
 
     Args:
         problems: In any order; they are shown in the order of the files.
-        sources: Gives the lines of a file.
+        sources: Returns the lines of a file.
 
     Returns:
-        Lines that end in how many errors and warnings there are, and in the registry files
-        near the plan that list what it lacks; empty for no problems.
+        Lines, with the number of errors and warnings at the end. If registry files near the plan
+        list missing tools, prompts or agents, the last lines name the files. Empty without a
+        problem.
     """
     if not problems:
         return ""
@@ -57,7 +58,7 @@ def show_problems(problems: Sequence[Problem], sources: Sources, *, color: bool)
 
 
 def _registries(problems: Sequence[Problem]) -> list[str]:
-    """Where near the plan there is what it lacks."""
+    """The registry files near a plan that list its missing tools, prompts or agents."""
     from fractale.registry.files import registries_with
 
     lacks: dict[str, list[str]] = {}
@@ -68,13 +69,13 @@ def _registries(problems: Sequence[Problem]) -> list[str]:
     for plan, names in lacks.items():
         lead = f"{inert(plan)}: " if len(lacks) > 1 else ""
         for path, listed in registries_with(names, plan).items():
-            told = ", ".join(f"`{inert(name, 60)}`" for name in listed)
-            words += fold(f"{lead}add -r {inert(path)}: it lists {told}", WIDTH)
+            shown = ", ".join(f"`{inert(name, 60)}`" for name in listed)
+            words += fold(f"{lead}add -r {inert(path)}: it lists {shown}", WIDTH)
     return words
 
 
 def tally(problems: Sequence[Problem]) -> str:
-    """How many errors and warnings: ``1 error, 2 warnings``."""
+    """The number of errors and warnings: ``1 error, 2 warnings``."""
     errors = sum(1 for problem in problems if problem.severity == "error")
     warnings = len(problems) - errors
     parts = [count(errors, "error")] if errors or not warnings else []
@@ -88,7 +89,7 @@ def print_problems(problems: Sequence[Problem]) -> None:
 
 
 def file_lines() -> Sources:
-    """Reads each file once; a file that cannot be read has no lines."""
+    """A function that reads each file once; a file that cannot be read has no lines."""
     kept: dict[str, list[str] | None] = {}
 
     def lines_of(file: str) -> list[str] | None:
@@ -100,7 +101,7 @@ def file_lines() -> Sources:
 
 
 def _lines_of(path: Path) -> list[str] | None:
-    """The lines of a plan's or registry's file; a pipe or a device gives what it has only once."""
+    """The lines of a plan or registry; None for a pipe or a device, which can be read only once."""
     from fractale.plan.source import MAX_BYTES
 
     try:
@@ -117,7 +118,7 @@ def show_error(error: Exception) -> int:
     """Show an error on stderr without a traceback.
 
     Returns:
-        The exit code of the command: the error's own, or 1 for one that nobody foresaw.
+        The exit code of the command: the error's code, or 1 for an unexpected error.
     """
     import click
 
@@ -134,13 +135,13 @@ def show_error(error: Exception) -> int:
 
 
 def _masked(text: str) -> str:
-    """What is shown of an error, without secrets of the settings; of the environment at least."""
+    """The text of an error without the secrets of the settings, or at least the environment's."""
     from fractale.masking import Masker
     from fractale.settings import load_settings, secrets_of_environment
 
     try:
         secrets = load_settings().secrets
-    except (FractaleError, OSError):  # the error may be about these
+    except (FractaleError, OSError):  # the settings may be the cause of the error
         secrets = secrets_of_environment()
     return Masker(secrets).text(text)
 
@@ -228,7 +229,7 @@ def _line_of(place: Position | None, sources: Sources) -> str | None:
 
 
 def _split(source: str, column: int, length: int) -> tuple[str, str, str]:
-    """A line as what stands before the fault, the fault, and what follows; a long one is cut."""
+    """A line as the text before the fault, the fault, and the text after it; a long line is cut."""
     start = min(max(column - 1, 0), len(source))
     end = min(start + max(length, 1), len(source))
     before, fault, after = source[:start], source[start:end], source[end:]
@@ -243,5 +244,5 @@ def _split(source: str, column: int, length: int) -> tuple[str, str, str]:
 
 
 def _shown(part: str) -> str:
-    """A piece of a line, inert, with its blanks as they are."""
+    """A piece of a line, escaped, with its blanks kept."""
     return inert(part.replace("\t", "    "), lines=True)

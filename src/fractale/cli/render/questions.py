@@ -1,4 +1,4 @@
-"""Questions as the user sees them: exactly what is asked about, escaped and in full."""
+"""Questions as the user sees them: the exact call, plan or change, escaped and in full."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from fractale.questions.kinds import labels
 WIDTH = 96
 NAME_MOST = 24
 LOG_LINES = 20
-"""Of a job's log, the last ones, which a question shows on request."""
+"""The number of last lines of a job's log that a question shows on request."""
 
 
 def exact(text: str) -> str:
-    """A text with every character that a screen would not show, or obey, written out.
+    """A text with every control character and invisible character written out.
 
-    Nothing is left out or run together, unlike `inert`, for what the user agrees to.
+    Unlike `inert` it neither omits nor joins anything, since the user agrees to this text.
     """
     text = text.replace("\x1b", "\\x1b")
     for joiner in JOINERS:
@@ -38,14 +38,14 @@ def exact(text: str) -> str:
 
 
 def exact_value(value: Any) -> list[str]:
-    """A value in full: text of several lines as it is, anything else as JSON on one line."""
+    """A value in full: text of several lines unchanged, any other value as JSON on one line."""
     if isinstance(value, str) and "\n" in value.rstrip("\n"):
         return exact(value).split("\n")
     return exact(as_json(value)).split("\n")
 
 
 def arguments_lines(arguments: Mapping[str, Any]) -> list[str]:
-    """Every argument of a call, its name in a column before it."""
+    """Every argument of a call, with the names in a column."""
     if not arguments:
         return ["(no arguments)"]
     names = {name: exact(as_json(name))[1:-1] for name in arguments}
@@ -61,16 +61,16 @@ def arguments_lines(arguments: Mapping[str, Any]) -> list[str]:
 
 
 def prose(text: str, indent: str = "  ") -> list[Line]:
-    """What somebody said, folded, its line breaks kept."""
+    """A text for the user, folded; its line breaks are kept."""
     rows = inert(text.strip(), lines=True).split("\n")
     return [row(indent + words) for line in rows for words in fold(line, WIDTH)]
 
 
 def choices_lines(question: Mapping[str, Any], other: str = "") -> list[str]:
-    """The numbered choices, the default marked.
+    """The numbered choices, with a mark on the default.
 
     Args:
-        other: What the last number is for, where any text may be answered.
+        other: The text of the last number, if any text may be answered.
     """
     found: list[str] = []
     choices: Sequence[str] = question.get("choices") or ()
@@ -84,7 +84,7 @@ def choices_lines(question: Mapping[str, Any], other: str = "") -> list[str]:
 
 
 def default_line(question: Mapping[str, Any]) -> list[str]:
-    """The default where it is none of the choices."""
+    """The default, if it is not among the choices."""
     default = question.get("default")
     if default is None or default in (question.get("choices") or ()):
         return []
@@ -92,7 +92,7 @@ def default_line(question: Mapping[str, Any]) -> list[str]:
 
 
 def where(question: Mapping[str, Any], run: str) -> str:
-    """Which run asks, and which of several questions it is: ``(run k7f3 · question 1 of 3)``."""
+    """The run and the number of a question: ``(run k7f3 · question 1 of 3)``."""
     parts = [f"run {run}"] if run else []
     if question.get("of"):
         parts.append(f"question {question['number']} of {question['of']}")
@@ -106,7 +106,7 @@ def head(mark: str, words: str, question: Mapping[str, Any], run: str) -> Line:
 
 
 def question_lines(question: Mapping[str, Any], run: str) -> list[Line]:
-    """Something that a step wants to know."""
+    """The lines of a `question`: its text, its choices and its default."""
     step = inert(str(question["step"]))
     below = [*choices_lines(question, "something else …"), *default_line(question)]
     return [
@@ -117,7 +117,7 @@ def question_lines(question: Mapping[str, Any], run: str) -> list[Line]:
 
 
 def approval_lines(question: Mapping[str, Any], run: str) -> list[Line]:
-    """The exact call, and why it is asked."""
+    """The exact call, and the reason for the question."""
     step, tool = inert(str(question["step"])), exact(tool_of(question))
     words = f"{step} wants to call {tool}"
     why = f"   ({inert(str(question['why']))})" if question.get("why") else ""
@@ -129,13 +129,13 @@ def approval_lines(question: Mapping[str, Any], run: str) -> list[Line]:
 
 
 def cost_lines(question: Mapping[str, Any]) -> list[str]:
-    """What a call may use at most; nothing where that is not known."""
+    """The most that a call may use; empty if unknown."""
     cost = question.get("cost")
     return [f"at most {inert(str(cost), 200)}"] if cost else []
 
 
 def tool_changed_lines(question: Mapping[str, Any], run: str) -> list[Line]:
-    """Tools that their server describes in another way than before, and how."""
+    """The tools whose descriptions a server changed, with the diff."""
     step = inert(str(question["step"]))
     return [
         head("!", f"{changed_words(question)}; {step} would use it", question, run),
@@ -144,21 +144,21 @@ def tool_changed_lines(question: Mapping[str, Any], run: str) -> list[Line]:
 
 
 def changed_words(question: Mapping[str, Any]) -> str:
-    """Which tools changed: ``server site changed its tool submit``."""
+    """The names of the changed tools: ``server site changed its tool submit``."""
     server, names = exact(str(question["server"])), [exact(name) for name in question["tools"]]
     word = "tool" if len(names) == 1 else "tools"
     return f"server {server} changed its {word} {', '.join(names)}"
 
 
 def review_lines(question: Mapping[str, Any], run: str) -> list[Line]:
-    """The first line of a review; the plan itself is shown below it."""
+    """The first line of a review; the plan is shown below it."""
     count = int(question.get("round") or 1)
     which = "has drafted a plan" if count == 1 else f"has drafted the plan again (draft {count})"
     return [head("?", f"{inert(str(question['step']))} {which}", question, run)]
 
 
 def changes_lines(changes: str) -> list[Line]:
-    """A unified diff, what goes and what comes marked."""
+    """A unified diff, with removed and added lines marked."""
     lines: list[Line] = [row("  what changed:", "dim")]
     for text in exact(changes).rstrip("\n").split("\n"):
         mark = "good" if text.startswith("+") else "bad" if text.startswith("-") else "dim"
@@ -167,7 +167,7 @@ def changes_lines(changes: str) -> list[Line]:
 
 
 def elicitation_lines(question: Mapping[str, Any], run: str) -> list[Line]:
-    """What a server asks, in its own words."""
+    """The question of a server, in the server's words."""
     server, step = inert(str(question["server"])), inert(str(question["step"]))
     return [
         head("?", f"the server {server} asks, in step {step}", question, run),
@@ -176,7 +176,7 @@ def elicitation_lines(question: Mapping[str, Any], run: str) -> list[Line]:
 
 
 def field_lines(name: str, schema: Mapping[str, Any]) -> list[str]:
-    """One field of a server's question: what it is, and what it takes."""
+    """One field of a server's question: its description, type, choices and default."""
     field = properties_of(schema)[name]
     title = f"{inert(name)}{_kind(field, optional=name not in required_of(schema))}"
     said = field.get("title"), field.get("description")
@@ -208,14 +208,14 @@ def _kind(field: Mapping[str, Any], *, optional: bool) -> str:
 
 
 def failure_lines(question: Mapping[str, Any], run: str) -> list[Line]:
-    """What failed."""
+    """The failed step and its error."""
     step = inert(str(question["step"]))
     error = inert(str(question.get("error") or ""), 2000)
     return [head("?", f"step {step} failed", question, run), *prose(error, "    ")]
 
 
 def log_lines(log: Path) -> list[Line]:
-    """Where a job's log is, and its last lines."""
+    """The path of a job's log, and its last lines."""
     from fractale.cli.render.text import shorten_path
     from fractale.jobs.logs import LONGEST_TAIL, read_tail
 
@@ -228,7 +228,7 @@ def log_lines(log: Path) -> list[Line]:
 
 
 def in_doubt_lines(question: Mapping[str, Any], run: str) -> list[Line]:
-    """A call that nobody knows the end of."""
+    """A call with an unknown outcome."""
     step, tool = inert(str(question["step"])), exact(tool_of(question))
     return [
         head("!", f"the run was killed while {step} called {tool}", question, run),
@@ -238,7 +238,7 @@ def in_doubt_lines(question: Mapping[str, Any], run: str) -> list[Line]:
 
 
 def job_unknown_lines(question: Mapping[str, Any], run: str) -> list[Line]:
-    """A batch job that nobody knows the end of."""
+    """A batch job with an unknown outcome."""
     step, job = inert(str(question["step"])), inert(str(question["job"]))
     words = f"nobody knows what became of the job {job} of {step}".replace("  ", " ")
     folder = str(question.get("folder") or "")

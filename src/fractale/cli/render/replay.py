@@ -44,7 +44,7 @@ def replayed_lines(replayed: Replayed, notes: Sequence[str] = ()) -> list[Line]:
 
 
 def equal_words(replayed: Replayed) -> str:
-    """How much was equal, and where an incomplete record ends."""
+    """The number of equal events, and the end of an incomplete record."""
     words = count(replayed.events, "event")
     if replayed.ends:
         return f"{words}: as far as the record of the run goes, which ends {inert(replayed.ends)}"

@@ -48,13 +48,13 @@ MARKS: dict[str, tuple[str, str, Mark]] = {
 }
 NAME_MOST, TARGET_MOST = 24, 28
 FIGURES_WIDTH = 32
-"""Kept free for the mark, the gaps, the time and the tokens."""
+"""Columns for the mark, the gaps, the time and the tokens."""
 MOST_NAMED = 16
-"""Jobs of a step with lines of their own; if there are more, they are counted."""
+"""The most jobs of a step with one line each; more jobs are counted."""
 COUNT_SECONDS = 5.0
-"""Between two lines that count a step's jobs."""
+"""The least time between two lines that count a step's jobs."""
 SAID = 600
-"""Characters of a model's text that are kept while it is written."""
+"""The last characters of a model's text that are kept while the model writes."""
 
 
 @dataclass(slots=True)
@@ -63,8 +63,8 @@ class Running:
 
     Attributes:
         total: How many items a foreach has; None of any other step.
-        items_done: How many of them have ended, those that failed too.
-        items: Those in progress, by their paths, and whether a job of theirs is still in a queue.
+        items_done: How many items have ended, also in failure.
+        items: Path of an item in progress → whether its job is still in a queue.
         elements: Of a job array: state → number of elements.
     """
 
@@ -95,7 +95,7 @@ class Running:
 
     @property
     def noun(self) -> str:
-        """The name of its parts."""
+        """The word for the parts of the step."""
         return "element" if self.is_array else "item"
 
     @property
@@ -115,9 +115,9 @@ class Running:
         if not self.elements:
             return ""
         known = {state: self.elements.get(state, 0) for state in ("running", "pending")}
-        total, under_way = sum(self.elements.values()), sum(known.values())
-        failed = total - under_way - self.elements.get("completed", 0)
-        parts = [f"{total - under_way:,}/{total:,} done", f"{known['running']:,} running"]
+        total, in_progress = sum(self.elements.values()), sum(known.values())
+        failed = total - in_progress - self.elements.get("completed", 0)
+        parts = [f"{total - in_progress:,}/{total:,} done", f"{known['running']:,} running"]
         parts.append(f"{known['pending']:,} waiting")
         return " · ".join([*parts, f"{failed:,} failed"] if failed else parts)
 
@@ -135,15 +135,15 @@ class Running:
         return "" if path == self.path else path
 
     def item_started(self, path: str, total: int | None) -> None:
-        """Count an item that starts."""
+        """Count an item that has started."""
         self.total = total
         self.items[path] = self.kind == "job"  # until its job runs
 
     def item_finished(self, path: str, total: int | None, *, failed: bool) -> bool:
-        """Count an item that ends.
+        """Count an item that has ended.
 
         Returns:
-            Whether another tenth of the items has ended, and more are to come.
+            Whether another tenth of the items has ended, but not all of them.
         """
         self.total = self.total if total is None else total
         self.items.pop(path, None)
@@ -164,8 +164,8 @@ class RunView:
 
     Args:
         width: Columns of a line.
-        unicode: Whether ``✓`` and the like can be shown.
-        calls: Whether each call of a model has a line of its own.
+        unicode: Whether the terminal can show marks such as ``✓``.
+        calls: Whether to show a line for each call of a model.
         most: The most lines of one reason.
     """
 
@@ -214,12 +214,12 @@ class RunView:
         return handler(event) if handler else []
 
     def mark(self, state: str) -> tuple[str, Mark]:
-        """The sign of a state, and its colour."""
+        """The sign of a state, and its color."""
         sign, ascii_sign, mark = MARKS[state]
         return (f" {sign if self._unicode else ascii_sign} ", mark)
 
     def columns(self, name: str, kind: str, target: str, attempt: int = 1) -> str:
-        """A step's name, kind and target, each in its column; a later attempt says which."""
+        """A step's name, kind and target in columns, with the number of a later attempt."""
         words = ordinal(attempt) if attempt > 1 else kind
         room = self.width - self._names - self._kinds - FIGURES_WIDTH
         most = max(min(TARGET_MOST, room), 8)
@@ -274,7 +274,7 @@ class RunView:
             self._seen.add(name)
 
     def _owner(self, path: str) -> Running | None:
-        """The step in progress that an event belongs to: of ``a/b[3]``, ``a/b``."""
+        """The step in progress that a path belongs to: ``a/b`` for ``a/b[3]``."""
         known = (each for each in (path, *around(path)) if each in self.active)
         return self.active.get(next(known, ""))
 
@@ -328,7 +328,7 @@ class RunView:
         return row(f"   {pad(inert(running.path), self._names)}  {words}", "dim")
 
     def _job_state(self, event: Event) -> list[Line]:
-        """The state of a batch job, as a line when it changes; the last line of its log is not."""
+        """A line for a change of a batch job's state; a new last line of its log is not printed."""
         data, running = event.data, self._of(event)
         if running is None:
             return []
@@ -341,7 +341,7 @@ class RunView:
         if not name:
             running.elements = table(data, "jobs")
         running.job_state(path, str(data.get("state") or ""))
-        news = (path, words.partition(" (")[0])  # without what shows it
+        news = (path, words.partition(" (")[0])  # without the evidence
         known = news in running.jobs_shown
         running.jobs_shown.add(news)
         if known or data.get("over") or not self._show_calls:
@@ -396,7 +396,7 @@ class RunView:
         return []
 
     def _answered(self, event: Event) -> list[Line]:
-        """An answer that was given beforehand; the user's own is on the screen already."""
+        """An answer given beforehand; an answer that the user typed is on the screen already."""
         if running := self._of(event):
             running.waits = False
         if event.data.get("by") == "person":
@@ -448,7 +448,7 @@ class RunView:
         ]
 
     def _with_evidence(self, head: Line, figures: str, reason: str) -> list[Line]:
-        """The reason after the counts if it fits on the line, otherwise below."""
+        """The head line with the reason after the counts if it fits, otherwise below."""
         if figures:
             head = [*head, (f"   {figures}", "")]
         if not reason:
@@ -466,7 +466,7 @@ def _item_path(event: Event) -> str:
 
 
 def _job_of(data: Mapping[str, Any]) -> str:
-    """The batch job of a step that had one: ``slurm job 4711``."""
+    """The batch job of a step: ``slurm job 4711``; empty without one."""
     outputs: Any = data.get("outputs")
     if not isinstance(outputs, Mapping) or not outputs.get("job_id"):
         return ""

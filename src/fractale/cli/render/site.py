@@ -1,4 +1,4 @@
-"""A site, and what the doctor says of it, as text for people."""
+"""A site, and the doctor's report, as text for the user."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WIDTH, LEAST_WIDTH = 96, 50
 MOST_ROWS = 30
 MOST_NAMES = 6
 WIDEST = 32
-"""Of the names in front of what was found; a longer one has a line of its own."""
+"""The most columns of the names before the findings; a longer name gets a separate line."""
 TITLES = {"gpus": "GPUs", "file_systems": "file systems"}
 STATES: Mapping[State, tuple[str, Mark]] = {
     "works": ("✓", "good"),
@@ -41,7 +41,7 @@ VERDICTS: Mapping[Verdict, Mark] = {"ok": "good", "missing": "bad", "warning": "
 
 
 def columns_of(stream: IO[str]) -> int:
-    """The columns of a terminal; those of a wide one for a pipe or a file."""
+    """The columns of a terminal; `WIDTH` for a pipe or a file."""
     try:
         return os.get_terminal_size(stream.fileno()).columns or WIDTH
     except (OSError, ValueError):
@@ -49,7 +49,7 @@ def columns_of(stream: IO[str]) -> int:
 
 
 def room(columns: int) -> int:
-    """How wide lines may be on a screen of so many columns."""
+    """The most columns of a line on a screen of this width."""
     return max(LEAST_WIDTH, min(WIDTH, columns))
 
 
@@ -57,10 +57,10 @@ def room(columns: int) -> int:
 
 
 def site_lines(site: Site, only: str | None = None, width: int = WIDTH) -> list[Line]:
-    """What was found, section by section; what is absent is named in one line each.
+    """The findings of each section, with its absent things on one line.
 
     Args:
-        only: One section; None: all.
+        only: The section to show; None: all sections.
         width: Columns of the screen.
     """
     lines = _head(site)
@@ -124,7 +124,7 @@ def _thing(finding: Finding, width: int, screen: int) -> Iterator[Line]:
 
 
 def _facts(finding: Finding) -> Iterator[str]:
-    """What is worth a word, in the order in which it is known."""
+    """Short texts about a finding, the evidence first."""
     if finding.evidence:
         yield finding.evidence
     known = finding.details
@@ -150,7 +150,7 @@ def _facts(finding: Finding) -> Iterator[str]:
 
 
 def _tables(finding: Finding) -> Iterator[Line]:
-    """Queues, nodes and GPUs, each as a small table below its thing."""
+    """Small tables of queues, nodes and GPUs, to show below a finding."""
     for gpu in _rows(finding, "gpus"):
         yield row(f"     {inert(str(gpu.get('name')), 60)}  {_memory(gpu.get('memory_mb'))}")
     queues = [_queue(queue) for queue in _rows(finding, "queues")]
@@ -192,7 +192,7 @@ def _nodes(group: Mapping[str, Any]) -> list[str]:
 
 
 def _limit(value: Any) -> str:
-    """A time limit in the largest unit that says it exactly: ``2 d``, ``36 h``, ``90 min``."""
+    """A walltime in the largest unit that is exact: ``2 d``, ``36 h``, ``90 min``."""
     if not isinstance(value, int) or value <= 0:
         return "none"
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
@@ -256,7 +256,7 @@ def _folders(findings: Sequence[Finding]) -> Iterator[Line]:
 
 
 def report_lines(report: Report, width: int = WIDTH) -> list[Line]:
-    """Every check with its mark, section by section, and at the end what it comes to."""
+    """Every check with its mark, section by section, and the result at the end."""
     lines: list[Line] = []
     for section, checks in groupby(report.checks, key=lambda check: check.section):
         lines.append(row(section))

@@ -41,12 +41,12 @@ if TYPE_CHECKING:
 WIDTH = 100
 UNBOUND = 2**31
 LINES, COLUMNS, NAME_MOST = 12, 400, 24
-"""Of a long value: the lines that are shown, and the columns of each."""
+"""The most lines of a long value that are shown, and columns of a line and of a name."""
 
 MOMENTS = ("submitted", "started", "ended", "since", "began", "deadline")
-"""Keys of times of jobs, in Unix time."""
+"""Keys of a job's times, in Unix time."""
 LONG_AGO = 1e9
-"""In Unix time: a smaller number under such a key is not a time."""
+"""A Unix time in seconds; a smaller number under a key of `MOMENTS` is not a time."""
 
 
 def step_lines(
@@ -61,10 +61,9 @@ def step_lines(
     """Every attempt of a step.
 
     Args:
-        attempts: Those that are shown.
-        full: Whether long values are shown whole.
-        width: Of the lines, in columns; what is shown whole is cut into such lines on a terminal
-            (`wrap`) only.
+        full: Whether to show long values in full.
+        width: Columns of a line. Values shown in full are broken into such lines only on a
+            terminal (`wrap`).
     """
     from fractale.record.history import results_of
 
@@ -81,8 +80,6 @@ def step_lines(
 
 
 class _AttemptLines:
-    """The lines of one attempt."""
-
     def __init__(
         self,
         history: RunHistory,
@@ -183,7 +180,7 @@ class _AttemptLines:
         return found
 
     def _jobs(self) -> list[Line]:
-        """The batch jobs: state, times, and where the log is."""
+        """The batch jobs: state, times, and the command that shows the log."""
         found: list[Line] = []
         for job in self._attempt.jobs:
             where = f", {self._attempt.part(job.step)}" if job.step.endswith("]") else ""
@@ -204,9 +201,9 @@ class _AttemptLines:
         by = f", by {inert(call.agent, 80)}" if call.agent else ""
         end = seconds(call.seconds) if call.finished else "outcome unknown"
         used = call.input_tokens + call.output_tokens
-        told = f" · {used:,} tokens" if used else ""
-        told += f" · ${call.cost:.4f}" if call.cost else ""
-        words = f"  call {number}  {call.kind} {inert(call.name)}{by}{where} · {end}{told}"
+        usage = f" · {used:,} tokens" if used else ""
+        usage += f" · ${call.cost:.4f}" if call.cost else ""
+        words = f"  call {number}  {call.kind} {inert(call.name)}{by}{where} · {end}{usage}"
         return [(words, ""), ("  failed" if call.is_error else "", "bad")]
 
     def _call_body(self, call: RecordedCall) -> list[Line]:
@@ -236,7 +233,7 @@ class _AttemptLines:
 
 
 def _error_of(folder: RunRecord, item: RecordedItem) -> str:
-    """The error of an item, from its outputs if they have one."""
+    """The error of an item; an error in its outputs comes first."""
     from fractale.record.history import resolve
 
     outputs = resolve(folder, item.outputs)
@@ -273,7 +270,7 @@ def decided_by(attempt: RecordedAttempt) -> str:
 def _question(asked: RecordedQuestion) -> list[str]:
     try:
         lines = question_text(asked.question)[:-1]
-    except KeyError:  # a kind that this fractale does not know
+    except KeyError:  # a kind that this version of fractale does not know
         lines = [inert(as_json(asked.question), 1000)]
     if not asked.answered:
         return [*lines, "waiting for an answer"]
@@ -300,7 +297,7 @@ def said(result: Any) -> Any:
 
 
 def _parsed(text: str) -> Any:
-    """The JSON object that the text is; otherwise the text."""
+    """The value of a text that is a JSON object; otherwise the text."""
     if not text.startswith("{"):
         return text
     try:
@@ -315,10 +312,10 @@ def _parsed(text: str) -> Any:
 def _value_lines(value: Any, *, full: bool = False, width: int = WIDTH) -> list[str]:
     """A value with one line per key, and texts of several lines as blocks.
 
-    Times of jobs are shown as dates and durations; JSON output has them as they are.
+    Times of jobs are shown as dates and durations, but JSON output has the numbers.
 
     Args:
-        full: Whether long values are shown whole.
+        full: Whether to show long values in full.
     """
     if isinstance(value, dict) and value:
         return _table_lines(cast("dict[str, Any]", value), full=full, width=width)
@@ -342,7 +339,7 @@ def _table_lines(table: Mapping[str, Any], *, full: bool, width: int) -> list[st
 
 
 def _timed(key: str, value: Any) -> Any:
-    """A value; if it is a time of a job by its key and size, as a date or duration."""
+    """A value; a job's time, recognized by its key and size, becomes a date or duration."""
     if isinstance(value, dict):
         moment = cast("dict[str, Any]", value)
         return _timed(key, moment["wall"]) if "boot_id" in moment and "wall" in moment else moment

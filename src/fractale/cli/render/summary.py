@@ -1,4 +1,4 @@
-"""The summary of a run: outcome, what decided it, outputs, and the commands to type next."""
+"""The summary of a run: its outcome, the evidence, outputs, and the commands to type next."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ from fractale.questions.kinds import expected
 WIDTH = 100
 BLOCK_LINES = 10
 LIST_LINES = 24
-"""Of a list of texts, such as the rows of a table, which is read as a whole."""
+"""The most lines of a list of texts, such as the rows of a table, which users read as a whole."""
 ANSWER, ANSWER_LINES = "answer", 200
-"""The output of `fractale prompt` and `fractale agent`, which is shown in full."""
+"""The name of the output of `fractale prompt` and `fractale agent`, and its most lines."""
 MOST_QUESTIONS = 20
 MOST_NOTICES = 8
 MOST_ITEMS = 4
-"""Jobs of a step's items that are listed; if there are more, they are counted."""
+"""The most jobs of a step's items that are listed; more jobs are counted."""
 JOB_STATES = {"running": "running", "pending": "waiting", "held": "not submitted yet"}
 STATES: dict[str, tuple[str, Mark]] = {
     "success": ("success", "good"),
@@ -62,8 +62,8 @@ def summary(run_finished_data: Mapping[str, Any], *, color: bool, width: int | N
 
     Args:
         run_finished_data: The fields of the event `run_finished`.
-        color: Whether the outcome may be marked by ANSI colour.
-        width: Of the terminal, in columns; None: there is none.
+        color: Whether to mark the outcome by an ANSI color.
+        width: The terminal's columns; None without a terminal.
     """
     lines = narrowed([_head(run_finished_data), *_rows(run_finished_data)], width)
     return "\n".join(paint(line, color=color) for line in lines) + "\n"
@@ -79,7 +79,7 @@ def _head(data: Mapping[str, Any]) -> Line:
 
 
 def _reservations(data: Mapping[str, Any]) -> list[str]:
-    """What a success must not hide, in a few words each."""
+    """Failures, losses and warnings that a success must not hide, in short."""
     notices = entries(data, "notices")
     failed = [
         f"`{inert(str(n.get('step')))}`: {inert(str(n.get('message')).partition(';')[0], 100)}"
@@ -92,7 +92,7 @@ def _reservations(data: Mapping[str, Any]) -> list[str]:
 
 
 def _who(data: Mapping[str, Any]) -> str:
-    """What decided a success."""
+    """The step and the evidence that decided a success."""
     decided = table(data, "decided")
     step, by = inert(str(decided.get("step") or "")), str(decided.get("by") or "")
     if not step:
@@ -127,7 +127,7 @@ def _what_failed(data: Mapping[str, Any]) -> str:
 
 
 def _attempts_used(data: Mapping[str, Any], step: str) -> str:
-    """How a step used up its attempts: they failed, or a later step led back to it."""
+    """How a step used all its attempts: they failed, or a later step led back to it."""
     attempts = [each for each in entries(data, "steps") if each.get("name") == step]
     most = max([int(each.get("attempt") or 0) for each in attempts], default=0)
     if not most:
@@ -148,7 +148,7 @@ def _only_job(data: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _without_last_line(error: str) -> str:
-    """What happened to a job, without the end of its log, which is shown below."""
+    """A job's error without the last line of its log, which is shown below."""
     return error.partition("; last line: ")[0]
 
 
@@ -168,7 +168,7 @@ def _why_not_ended(data: Mapping[str, Any]) -> str:
 
 
 def _rows(data: Mapping[str, Any]) -> list[Line]:
-    """Labelled lines, the labels in one column."""
+    """Lines with labels, the labels in one column."""
     outputs = table(data, "outputs")
     rows: list[tuple[str, list[str]]] = []
     if data.get("status") == "failed":
@@ -222,7 +222,7 @@ def _failure_rows(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     by, reason = str(decided.get("by") or ""), inert(str(decided.get("reason") or ""), 600)
     error = inert(_last_error(data), 600)
     rows: list[tuple[str, list[str]]] = []
-    if by == "agent":  # its reason is in the first line
+    if by == "agent":  # the first line has the reason
         return []
     jobs = entries(decided, "jobs")
     if _only_job(data):
@@ -240,10 +240,10 @@ def _failure_rows(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 
 
 def _log_row(job: Mapping[str, Any], *, named: bool) -> tuple[str, list[str]]:
-    """Where the log of a job that failed is, and its last lines.
+    """The path of a failed job's log, and its last lines.
 
     Args:
-        named: Whether the job's step is named, since there are several.
+        named: Whether to name the job's step, since several jobs failed.
     """
     step = f"{inert(str(job['step']), 60)}: " if named else ""
     last = inert(str(job.get("last_lines") or ""), lines=True).split("\n")
@@ -252,7 +252,7 @@ def _log_row(job: Mapping[str, Any], *, named: bool) -> tuple[str, list[str]]:
 
 
 def _notice_rows(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """The losses and warnings of the steps, and what failed inside of those that kept going."""
+    """The losses and warnings of the steps, and failures inside of steps that kept running."""
     rows: list[tuple[str, list[str]]] = []
     for kind in ("failed", "lost", "warning"):
         texts = [
@@ -268,7 +268,7 @@ def _notice_rows(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 
 
 def _last_error(data: Mapping[str, Any]) -> str:
-    """The error of the last step that failed; having no attempts left is no error of its own."""
+    """The error of the last step that failed, not the error that no attempts are left."""
     if not table(data, "decided").get("gave_up"):
         return str(data.get("error") or "")
     errors = [s["error"] for s in entries(data, "steps") if s.get("error")]
@@ -289,7 +289,7 @@ def _closing_rows(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 
 
 def usage_text(usage: Mapping[str, Any]) -> str:
-    """Time, that of jobs, tokens and cost: ``0:08 · jobs ran 0:05, waited 0:01 · 2,514 tokens``."""
+    """Time, jobs' time, tokens and cost: ``0:08 · jobs ran 0:05, waited 0:01 · 2,514 tokens``."""
     ran = usage.get("elapsed") or usage.get("seconds")
     parts = [clock(float(ran))] if ran else []
     if "job_seconds" in usage:
@@ -311,15 +311,15 @@ def usage_text(usage: Mapping[str, Any]) -> str:
 
 HOURS = {"node_hours": "node-hours", "gpu_hours": "GPU-hours"}
 LEAST_HOURS = 0.0005
-"""What is shown; less is left out, and is in ``--json``."""
+"""The least node-hours or GPU-hours that are shown; ``--json`` also has smaller values."""
 
 
 def value_text(value: Any, path: str | None = None, most: int = 0) -> list[str]:
-    """An output: a short one in full, a long text by its size and its file.
+    """An output: a short one in full, a long text as its size and file.
 
     Args:
-        path: A file that holds the value.
-        most: Lines that are shown before the size and the file.
+        path: A file with the value.
+        most: The most lines of a long text to show before its size and file.
     """
     if isinstance(value, list) and value:
         items = cast("list[Any]", value)
@@ -340,7 +340,7 @@ def value_text(value: Any, path: str | None = None, most: int = 0) -> list[str]:
 
 
 def _kept(line: str) -> list[str]:
-    """A line as it is, such as one of a table; folded where it is too long."""
+    """The line unchanged, as for the row of a table; folded if it is too long."""
     return [line.rstrip()] if cells(line) <= WIDTH - 16 else fold(line, WIDTH - 16)
 
 
@@ -352,7 +352,7 @@ def _block(lines: list[str], most: int = BLOCK_LINES) -> list[str]:
 
 
 def question_text(question: Mapping[str, Any]) -> list[str]:
-    """What a run waits for: the question with its valid answers, or the state of its job."""
+    """A question with its valid answers; for a job that a run waits for, its state."""
     kind = str(question.get("kind") or "")
     if is_job(question):
         return job_text(question)

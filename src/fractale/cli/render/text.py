@@ -1,7 +1,7 @@
-"""Text on a terminal: lines of marked segments, colour, widths, durations, tables.
+"""Text on a terminal: lines of marked segments, color, widths, durations, tables.
 
-A line is a list of `Segment`s, each a text and its `Mark`; `paint` turns it into text for a stream,
-with or without ANSI colour. Text from tools and models is escaped by `inert`.
+A line is a list of `Segment`s, each a text and its `Mark`. `paint` converts it to text for a
+stream, with or without ANSI color. `inert` escapes text from tools and models.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ ANSI: dict[Mark, str] = {
     "dim": "\x1b[2m",
 }
 WIDEST, MOST_ROWS = 40, 12
-"""Of a table: columns of a cell, and rows."""
+"""The most columns of a table's cell, and the most rows."""
 OWN_LETTERS = "✓✗●\u2013→·…│├└◆"
 ASCII = str.maketrans(
     {
@@ -95,12 +95,12 @@ def entries(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
 
 
 def plain(line: Sequence[Segment]) -> str:
-    """A line without colour."""
+    """A line without color."""
     return "".join(text for text, _ in line).rstrip()
 
 
 def paint(line: Sequence[Segment], *, color: bool) -> str:
-    """A line, with ANSI colour if asked for."""
+    """A line, with ANSI color if `color` is true."""
     if not color:
         return plain(line)
     return "".join(
@@ -111,11 +111,11 @@ def paint(line: Sequence[Segment], *, color: bool) -> str:
 def narrowed(lines: Sequence[Line], width: int | None) -> list[Line]:
     """Break lines between words to fit a terminal; the text stays in its column.
 
-    Commands and long words stay whole, so that they can be copied. Lines of a log, after ``│``, are
+    Commands and long words stay whole, so that you can copy them. Lines of a log, after ``│``, are
     broken anywhere.
 
     Args:
-        width: Of the terminal, in columns; None if there is none: the lines stay as they are.
+        width: The terminal's columns; None without a terminal, and the lines stay unchanged.
     """
     if width is None:
         return list(lines)
@@ -154,7 +154,7 @@ def _narrowed(line: Line, width: int) -> Iterator[Line]:
 
 
 def _split(line: Line, at: int) -> tuple[Line, Line]:
-    """A line in two, the first with so many characters."""
+    """A line split in two after `at` characters."""
     before: Line = []
     after: Line = []
     for text, mark in line:
@@ -176,7 +176,7 @@ def shows_unicode(encoding: str | None) -> bool:
 
 
 def writable(text: str, encoding: str | None) -> str:
-    """The text with replacements for letters that the encoding lacks."""
+    """The text with replacements for characters that the encoding lacks."""
     if not shows_unicode(encoding):
         text = text.translate(ASCII)
     try:
@@ -186,14 +186,14 @@ def writable(text: str, encoding: str | None) -> str:
 
 
 def wants_color(stream: Any) -> bool:
-    """Whether a stream is a terminal and the user allows colour."""
+    """Whether a stream is a terminal and the user allows color."""
     from fractale.settings import allows_color
 
     return bool(stream.isatty()) and allows_color()
 
 
 def screen_width(stream: Any) -> int | None:
-    """The columns of a terminal, if the stream is one and they are known."""
+    """The columns of a terminal; None if the stream is not one or its width is unknown."""
     if not stream.isatty():
         return None
     import shutil
@@ -237,15 +237,15 @@ def exactly(moment: float | None) -> str:
 
 
 def shorten_path(path: str) -> str:
-    """A path relative to where the command was started, if that is shorter.
+    """A path relative to the directory in which the command was started, if that is shorter.
 
-    A tool may have changed the working directory of the process since.
+    The start directory is used since a tool may have changed the working directory.
     """
     context = click.get_current_context(silent=True)
     folder = context.find_root().obj["folder"] if context and context.find_root().obj else None
     try:
         near = os.path.relpath(path, folder)
-    except (OSError, ValueError):  # the folder was removed, or it is on another drive
+    except (OSError, ValueError):  # the directory was removed, or is on another drive
         return path
     return near if len(near) < len(path) and not near.startswith("../..") else path
 

@@ -45,8 +45,8 @@ def run_lines(history: RunHistory, *, unicode: bool = True, width: int | None = 
     """A run's head and its attempts, without its summary.
 
     Args:
-        unicode: Whether ``✓`` and the like can be shown.
-        width: Of the lines, in columns; None if there is no terminal.
+        unicode: Whether the terminal can show marks such as ``✓``.
+        width: Columns of a line; None without a terminal.
     """
     timeline = _Timeline(history, unicode=unicode, width=width)
     return [*head_lines(history, width or WIDTH), row(""), *timeline.lines()]
@@ -56,7 +56,7 @@ def head_lines(history: RunHistory, width: int = WIDTH) -> list[Line]:
     """The plan, times, inputs, models and versions of a run.
 
     Args:
-        width: Of the lines, in columns.
+        width: Columns of a line.
     """
     title, about = inert(history.title, 200), f"run {history.run}"
     first = title + " " * (width - cells(title) - cells(about))
@@ -102,7 +102,7 @@ def _forked_from(history: RunHistory, parent: Mapping[str, Any]) -> str:
 
 
 def standing_lines(history: RunHistory) -> list[Line]:
-    """The state of a run without an end: it is running, or its process was killed."""
+    """The state of a run that has not ended: it is running, or its process was killed."""
     if history.alive:
         return [[("running", "now"), (f" · {usage_text(history.usage)}", "")]]
     if history.processes and history.processes[-1].status:
@@ -116,7 +116,7 @@ def standing_lines(history: RunHistory) -> list[Line]:
 
 
 class _Timeline:
-    """The lines of the attempts, in the order in which they were started."""
+    """The lines of the attempts, in the order of their starts."""
 
     def __init__(self, history: RunHistory, *, unicode: bool, width: int | None) -> None:
         self._width, self._most = width or WIDTH, width or WIDTH + 20
@@ -153,7 +153,7 @@ class _Timeline:
         return [*self._with_reason(line, attempt), *self._below(attempt)]
 
     def _with_reason(self, line: Line, attempt: RecordedAttempt) -> list[Line]:
-        """The counts and the reason, on the line if they fit, otherwise below."""
+        """The line with the counts and the reason if they fit, otherwise below it."""
         if figures := _figures(attempt):
             line = [*line, (f"   {figures}", "")]
         reason = _why(attempt)
@@ -205,7 +205,7 @@ class _Timeline:
 
 
 def _name(attempt: RecordedAttempt) -> str:
-    """A step's path below the step around it."""
+    """A step's path relative to the step around it."""
     start = len(attempt.parent.path) if attempt.parent else 0
     return inert(attempt.path[start:].removeprefix("/"))
 
@@ -231,7 +231,7 @@ def _figures(attempt: RecordedAttempt) -> str:
 
 
 def _why(attempt: RecordedAttempt) -> str:
-    """What decided the outcome and why; empty for a success by default."""
+    """The evidence and the reason for the outcome; empty for a success by default."""
     if attempt.outcome is None:
         return "not finished"
     if attempt.outcome == "success" and attempt.decided_by in ("rule", "judge"):
@@ -264,7 +264,7 @@ def _asked(asked: RecordedQuestion) -> str:
 
 
 def _leads(history: RunHistory) -> Mapping[int, str]:
-    """Where each attempt led, unless to the plan's next step, as known at its end."""
+    """The step after each attempt, as known at its end, except the plan's next step."""
     attempts, seen, begun = history.attempts, set[str](), 0
     found: dict[int, str] = {}
     for attempt in sorted((v for v in attempts if v.ended), key=lambda v: v.ended or 0.0):
