@@ -18,7 +18,7 @@ from fractale.site.programs import Answer, Machine, version_in
 
 
 def chosen_scheduler(settings: Settings) -> str:
-    """The scheduler that jobs go to where none is named; ``local`` where none is there."""
+    """The scheduler for jobs that name none; ``local`` if the machine has none."""
     return Jobs.of(settings).scheduler
 
 
@@ -36,7 +36,7 @@ async def slurm(machine: Machine) -> Finding:
             return absent("slurm", "no `sinfo` on PATH")
         why = "`sbatch` is there and `sinfo` is not"
         return Finding(name="slurm", state="broken", path=there, problem=why)
-    # Without its configuration each call hangs, even the one for the version.
+    # Without a configuration each call hangs, even the one for the version.
     version, ran, nodes = await asyncio.gather(
         machine.version(sinfo, "--version"),
         machine.run(sinfo, "-h", "-o", PARTITIONS),
@@ -66,7 +66,7 @@ async def slurm(machine: Machine) -> Finding:
 
 
 async def _has_accounting(machine: Machine) -> bool:
-    """Whether ended jobs can be asked for: ``sacct`` is there and has a database behind it."""
+    """Whether Slurm reports ended jobs: ``sacct`` exists and has a database."""
     sacct = machine.which(ACCOUNTING[0])
     if sacct is None:
         return False
@@ -74,7 +74,7 @@ async def _has_accounting(machine: Machine) -> bool:
 
 
 async def flux(machine: Machine) -> Finding:
-    """The Flux instance that this process is in."""
+    """The Flux instance that contains this process."""
     program = machine.which("flux")
     if program is None:
         return absent("flux", "no `flux` on PATH")
@@ -112,7 +112,7 @@ async def pbs(machine: Machine) -> Finding:
         return absent("pbs", "no `qstat` on PATH")
     said = await machine.run(qstat, "--version")
     if "pbs" not in f"{said.out}{said.err}".lower() and not machine.which("pbsnodes"):
-        # Slurm and Grid Engine have a `qstat`, too.
+        # Slurm and Grid Engine also have a `qstat`.
         return absent("pbs", f"{qstat} is of another scheduler")
     version = version_in(said.out) or version_in(said.err)
     told: dict[str, Any] = {"name": "pbs", "version": version, "path": qstat}
@@ -132,7 +132,7 @@ async def pbs(machine: Machine) -> Finding:
 
 
 def _read(reader: Callable[[str], list[T]], ran: Answer) -> list[T]:
-    """What a program listed; nothing where its answer is of another form."""
+    """Parse a program's list; empty if its output has another form."""
     try:
         return reader(ran.out)
     except ValueError:
