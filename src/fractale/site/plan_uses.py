@@ -248,7 +248,7 @@ def programs_of(script: str) -> list[str]:
 
 
 def _commands(lines: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the words of each simple command; of a compound line, only its simple part."""
+    """Yield the words of each line, as a shell splits them."""
     for line in lines:
         try:
             words = shlex.split(line, comments=True)

@@ -137,7 +137,7 @@ async def _program(exam: Examination, name: str) -> tuple[bool, str]:
 
 
 def _by_findings(need: Need, findings: Sequence[Finding]) -> tuple[bool, str]:
-    """Use any target that works; otherwise the first one present, because the tools use it."""
+    """For kind `any`, one working target is enough; otherwise the first one present must work."""
     if need.kind == "any":
         works = [f"{each.name} {words_of(each)}" for each in findings if each.state == "works"]
         if works:

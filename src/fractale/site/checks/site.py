@@ -99,7 +99,7 @@ async def scheduler_check(exam: Examination, name: str | None) -> Check:
 
 
 def _or(exam: Examination, fix: str) -> str:
-    """Suggest a scheduler that answers as an alternative, if there is any."""
+    """Add an alternative to a fix: a scheduler that answers, otherwise local processes."""
     works = [name for name in SCHEDULERS if exam.site.find(name).state == "works"]
     return f"{fix}; or name `scheduler: {works[0] if works else 'local'}`"
 
