@@ -109,7 +109,7 @@ class Models:
     def get(self, name: str | None) -> BaseChatModel:
         """Return the chat model itself; the first call builds it.
 
-        The model makes each request once; `call` adds the retries.
+        The model makes each request once; `ask` and `turn` add the retries.
 
         Raises:
             UsageError: Provider unknown, or model name missing.
