@@ -1,6 +1,6 @@
 """Tools for batch scripts: read one, check claims about it, translate it, validate it.
 
-The evidence is always the script's own lines, read as its scheduler reads them.
+The evidence is always the script's own lines, parsed by the rules of its scheduler.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def read_batch_script(script: str, manager: str | None = None) -> dict[str, Any]
 
 
 def _directive(directive: Directive) -> dict[str, Any]:
-    """A directive as JSON: `problem` is what of it other managers cannot express."""
+    """Return a directive as JSON; `problem` says why other managers cannot express it."""
     found = directive.as_dict()
     untold, invalid = found.pop("untold", ""), found.get("invalid", "")
     return {**found, "problem": untold or invalid} if untold or invalid else found
@@ -111,7 +111,7 @@ def find_batch_scripts(
 
 
 def _listed(scripts: str) -> list[str]:
-    """The names in a text: a JSON list, as an input on the command line is, or one name."""
+    """The names in a text: a JSON list, as from the command line, or one name."""
     if not scripts.startswith("["):
         return [scripts]
     try:
@@ -125,7 +125,7 @@ def _listed(scripts: str) -> list[str]:
 def _matches(name: str) -> list[str]:
     path = Path(name).expanduser()
     if path.is_file() or not glob.has_magic(name):
-        return [str(path)]  # whoever reads it says what is wrong with it
+        return [str(path)]  # the tool that reads the file reports the error
     matched = glob.glob(str(path), recursive=True)  # noqa: PTH207 - an absolute pattern, too
     found = sorted(each for each in matched if Path(each).is_file())
     if not found:
@@ -149,7 +149,7 @@ def _outputs(files: Sequence[str], to_manager: str, output: str, default: str) -
 
 
 def _free_name(stem: str, to_manager: str, taken: set[str]) -> str:
-    """A name that no other script of the same name in another directory has."""
+    """Choose a name that no script with the same name in another directory has."""
     name, number = f"{stem}.{to_manager}.sh", 1
     while name in taken:
         number += 1
@@ -366,7 +366,7 @@ def translate_batch_script(
 
 
 def _too_much(translation: Translation) -> list[str]:
-    """Why it is not a translation that does the work; what may be done about it last."""
+    """List why a translation is incomplete; the last entry says how to accept it anyway."""
     lost = list(translation.grave)
     return [*lost, "`lossy: true` (`-i lossy=true`) writes it all the same"] if lost else []
 

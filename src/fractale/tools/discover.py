@@ -1,4 +1,4 @@
-"""What is on this machine and site, as a tool for models and plans."""
+"""The programs and resources of this machine and site, as a tool for models and plans."""
 
 from __future__ import annotations
 

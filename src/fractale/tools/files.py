@@ -1,4 +1,4 @@
-"""Read and write text files, none of those that `fractale.paths` forbids."""
+"""Read and write text files, except the paths that `fractale.paths` forbids."""
 
 from __future__ import annotations
 

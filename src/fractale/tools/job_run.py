@@ -1,4 +1,4 @@
-"""A batch job from its submission to its log in one call: for searches that try job after job."""
+"""Submit a batch job, wait and return its log in one call: for searches that try many jobs."""
 
 from __future__ import annotations
 

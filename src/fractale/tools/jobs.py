@@ -1,7 +1,8 @@
-"""Batch jobs as tools: Slurm, Flux, PBS, LSF and plain processes behind the same words.
+"""Batch jobs as tools, with one interface for Slurm, Flux, PBS, LSF and local processes.
 
-Each job has a key. Submitted again with the same key, it is found and not submitted twice, whatever
-happened in between; all that is known of it is in its folder, `jobs/` in the state folder.
+Each job has a key. A second submission with the same key finds the job and does not submit it
+again, even after a crash in between. All data about a job is in its directory, below `jobs/` in the
+state directory.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ MOST_SECONDS = 3600.0
 LAST_LINES = 10
 MOST_NAMED = 5
 JOB_ID = re.compile(r"[A-Za-z0-9\u0192][A-Za-z0-9._\[\]@-]{0,127}")
-"""No option of a scheduler's program, nor a list; Flux begins its ids with an f with a hook."""
+"""Accepts neither options of a scheduler's program nor lists. Flux ids begin with ``ƒ``."""
 
 
 @about_jobs("submits")
@@ -101,10 +102,10 @@ async def job_submit(
 
 
 def _array(text: str) -> Array:
-    """The indices of an array.
+    """Parse the indices of an array.
 
     Raises:
-        JobError: The text is none.
+        JobError: The text is not a valid array.
     """
     try:
         return Array.parse(text)
@@ -258,10 +259,10 @@ async def queue_info(scheduler: JobScheduler | None = None) -> dict[str, Any]:
 
 
 def working_folder(folder: str | None) -> Path:
-    """Where a job runs; nothing stands for the working folder.
+    """The directory where a job runs; None for the working directory.
 
     Raises:
-        PermissionError: No tool may write there.
+        PermissionError: Tools may not write to that directory.
     """
     if folder:
         checked(folder, writing=True)
@@ -269,7 +270,7 @@ def working_folder(folder: str | None) -> Path:
 
 
 def teller(progress: Progress, handle: JobHandle) -> Callable[[JobStatus], Awaitable[None]]:
-    """Tells whoever called a tool each change of a job."""
+    """Return a function that reports each change of a job to the caller of a tool."""
     told = 0
 
     async def tell(status: JobStatus) -> None:
@@ -285,10 +286,10 @@ def _jobs(scheduler: str | None = None) -> Jobs:
 
 
 async def _found(key: str) -> tuple[Jobs, JobHandle]:
-    """The job of a key: of one that `job_submit` gave, of a job of a run, or a scheduler's id.
+    """Find the job of a key from `job_submit`, of a run's job, or of a scheduler's id.
 
     Raises:
-        JobError: There is none, or several have that id.
+        JobError: No job matches, or several have that id.
     """
     settings = load_settings(untrusted="narrow")
     for root in _roots(settings, key):
@@ -309,7 +310,7 @@ async def _found(key: str) -> tuple[Jobs, JobHandle]:
 
 
 def _roots(settings: Settings, key: str) -> list[Path]:
-    """The folders that may have the job of a key: the common one, and that of a run it names."""
+    """The directories that may have the job of a key: the common one, and that of its run."""
     runs = RunRecords(settings.state_dir)
     ends = [index for index, letter in enumerate(key) if letter == "-"]
     of_runs = [runs.at(key[:end]).jobs for end in ends if RUN_ID.fullmatch(key[:end])]
@@ -317,7 +318,7 @@ def _roots(settings: Settings, key: str) -> list[Path]:
 
 
 def _called(settings: Settings, native_id: str, scheduler: str | None = None) -> list[JobHandle]:
-    """The jobs of the state folder that a scheduler calls so."""
+    """The jobs in the state directory that have a scheduler's id."""
     runs = RunRecords(settings.state_dir)
     roots = [settings.state_dir / FOLDER, *(runs.at(name).jobs for name in sorted(runs.names()))]
     handles = [folder.handle() for root in roots for folder in folders_in(root)]
@@ -329,7 +330,7 @@ def _called(settings: Settings, native_id: str, scheduler: str | None = None) ->
 
 
 def _recorded(record: JobRecord) -> dict[str, Any]:
-    """What a scheduler says of a job. Its exit code is none of the call's."""
+    """A scheduler's report about a job. The job's exit code is separate from that of the call."""
     return {
         "state": record.state,
         "over": record.state not in ACTIVE,
@@ -355,14 +356,14 @@ def _named(handle: JobHandle) -> dict[str, Any]:
 
 
 def _told(handle: JobHandle, status: JobStatus) -> dict[str, Any]:
-    """How a job is. Its exit code is none of the call's, and so has a name of its own."""
+    """The status of a job. The job's exit code is separate from that of the call."""
     told = status.as_dict()
     code = told.pop("exit_code")
     return {**_named(handle), **told, "job_exit_code": code}
 
 
 def _waited(handle: JobHandle, status: JobStatus) -> dict[str, Any]:
-    """How a job is that was waited for: its end is what the call was for; its failure counts."""
+    """The result of a wait for a job; the call has failed if the job has."""
     told = {**_named(handle), **status.as_dict()}
     if status.over and status.state != "completed":
         told["error"] = f"job {handle.native_id} {status.reason}"

@@ -1,4 +1,4 @@
-"""The figures of a LAMMPS run, read from its log."""
+"""The metrics of a LAMMPS run, read from its log."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def read_lammps_log(log: str) -> dict[str, Any]:
 
 def _run(lines: list[str], index: int) -> dict[str, Any]:
     loop = LOOP.search(lines[index])
-    if loop is None:  # the caller has just found it
+    if loop is None:  # the caller's search has already matched
         raise ValueError(f"line {index + 1} is no loop time")
     atoms, steps, seconds = int(loop["atoms"]), int(loop["steps"]), float(loop["seconds"])
     run: dict[str, Any] = {
@@ -82,7 +82,7 @@ def _until_next(lines: list[str], index: int) -> list[tuple[int, str]]:
 
 
 def _figures(line: str) -> dict[str, Any]:
-    """What one line below a loop time tells."""
+    """Read the metrics in one line after a loop time."""
     figures: dict[str, Any] = {}
     if line.startswith("Performance:"):
         if rate := RATE.search(line):
@@ -97,10 +97,10 @@ def _figures(line: str) -> dict[str, Any]:
 
 
 def _check_rate(run: dict[str, Any], reported: float | None, number: int) -> None:
-    """Take the reported rate, if it agrees with the other figures.
+    """Return the reported rate, if it agrees with the other metrics.
 
     Raises:
-        ValueError: It is more than 1 % off.
+        ValueError: The rate is off by more than 1 %.
     """
     if reported is None:
         return

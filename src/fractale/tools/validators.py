@@ -1,8 +1,8 @@
-"""Tools that say whether a workload manager would accept a batch script; nothing is submitted.
+"""Tools that check whether a workload manager would accept a batch script, without submitting it.
 
-Each tool asks the manager, if it answers on this machine, and also checks what a manager accepts
-anyway: a script without directives, a body that its shell cannot read, a time over the queue's
-limit. If no manager answers, only the script's own lines are checked, and the answer says so.
+If the manager answers on this machine, each tool asks it. The tools also find errors that a manager
+accepts: a script without directives, a body that its shell cannot parse, a time over the queue's
+limit. If no manager answers, only the script's own lines are checked, and the result says so.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fractale.schedulers.validation import (
 from fractale.settings import program_environment
 
 SECONDS = 60.0
-"""Seconds that a manager may take to answer."""
+"""Seconds until a manager must answer."""
 
 
 async def validate_jobspec(
