@@ -39,11 +39,11 @@ def read_batch_script(script: str, manager: str | None = None) -> dict[str, Any]
         manager: Whose it is; left out, the one whose directive comes first.
 
     Returns:
-        ``manager``; ``facts``, what the job asks for in words of no manager (``nodes``,
+        ``manager``; ``facts``, the job's requirements in terms that no manager owns (``nodes``,
         ``tasks``, ``seconds``, ``queue``, …); ``totals`` of the whole job; ``directives``, each
-        with its line; ``without_counterpart``, those of which something cannot be said in words
-        of no manager, with the reason; ``invalid``, why its manager refuses it; and ``remarks``,
-        what it does with the script that one may not expect.
+        with its line; ``without_counterpart``, those that other managers cannot express in full,
+        with the reason; ``invalid``, the reasons why its manager refuses it; and ``remarks``,
+        unexpected effects of the script at its manager.
 
     Raises:
         ValueError: The text has no directives.
@@ -173,8 +173,8 @@ def summarize_translations(
             ``remains``, ``validated_by``, ``note`` and ``file``, or ``error``.
 
     Returns:
-        ``summary``, a line for each script and one for all; ``translated`` and ``failed``, how
-        many; ``jobspec``, ``lost``, ``notes``, ``validated_by``, ``note`` and ``file``, of several
+        ``summary``, one line per script and one for all; ``translated`` and ``failed``, the
+        counts; ``jobspec``, ``lost``, ``notes``, ``validated_by``, ``note`` and ``file``, for all
         scripts together.
     """
     lines = [_line(each["file"], result) for each, result in zip(scripts, results, strict=True)]
@@ -239,8 +239,8 @@ def check_directives(
 
     Returns:
         ``valid`` (whether every claim, now or earlier, is right), ``facts`` and ``supplied_by``
-        for the right ones, ``missing`` (the names that are still wrong), and, where there are
-        any, ``error``: what the lines say instead.
+        for the right ones, ``missing`` (the names that are still wrong), and, if there are
+        any, ``error``: the values in the script's lines.
 
     Raises:
         ValueError: The script has no directives.
@@ -281,7 +281,7 @@ def take_over_directives(
         source: Who reads them, for the record.
 
     Returns:
-        ``facts`` and ``supplied_by``, completed, and ``taken_over``: the facts added.
+        ``facts`` and ``supplied_by``, completed, and ``taken_over``: the added facts.
 
     Raises:
         ValueError: The script has no directives.
@@ -319,17 +319,17 @@ def translate_batch_script(
         lossy: Whether a translation that does not do the work of the original is one, too.
 
     Returns:
-        ``script``; ``valid``, whether its manager would take it by its own lines; ``facts``,
-        ``supplied_by`` and ``credits``, a line of text for each fact; ``losses``, each with
+        ``script``; ``valid``, whether its manager would accept it by its own lines; ``facts``,
+        ``supplied_by`` and ``credits``, one line of text per fact; ``losses``, each with
         ``line``, ``text``, ``what``, ``why`` and ``grave``, and ``not_translated``, the same as
-        text; ``told``, the losses, and what the commands say instead of a directive, for who
-        validates it; ``changes``, the commands that are other ones now; ``left_out``, options of
-        launchers that are losses, too; ``remains``, commands that still speak to the old manager;
+        text; ``told``, the losses, and the facts in commands instead of a directive, for the
+        validator; ``changes``, the commands that differ from the original; ``left_out``, lost
+        options of launchers; ``remains``, commands that still need the old manager;
         ``notes``; ``warnings``; and, unless `lossy`, ``errors``: an array, a GPU, a dependency or
         a size that is lost, or a program that will not start.
 
     Raises:
-        ValueError: The script has no directives, is that manager's already, or fractale does not
+        ValueError: The script has no directives, is already that manager's, or fractale cannot
             write for that manager.
     """
     if to_manager not in NAMES:
@@ -413,7 +413,7 @@ def validate_batch_script(
         told: What is known to be lost: ``told`` of `translate_batch_script`, or texts.
 
     Returns:
-        ``valid``, ``checks`` (how many were made), ``warnings``, and, where there are any,
+        ``valid``, ``checks`` (their number), ``warnings``, and, if there are any,
         ``errors``.
     """
     try:

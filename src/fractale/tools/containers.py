@@ -92,13 +92,13 @@ async def build_container(
         timeout: Seconds it may take; nothing for as long as it needs.
 
     Returns:
-        `returncode`; `success`; `builder`; `image` and `seconds`; `log`, its end; and, of a
-        build that failed, `error`, the last lines of the log, for whoever mends the Dockerfile,
-        and `cause`: `machine` where no Dockerfile would build, else `dockerfile`.
+        `returncode`; `success`; `builder`; `image` and `seconds`; `log`, its end; and, after a
+        failure, `error`, the last lines of the log, for the author of the Dockerfile,
+        and `cause`: `machine` if no Dockerfile would build, else `dockerfile`.
 
     Raises:
         ValueError: No builder works here, or an argument can't be used.
-        PermissionError: A private place is in the context.
+        PermissionError: The context contains a private path.
     """
     text = _dockerfile(dockerfile)
     image = _image(uri)
@@ -138,10 +138,10 @@ async def run_in_container(
         timeout: Seconds it may take; nothing for as long as it needs.
 
     Returns:
-        `returncode`, `success`, `builder`, `log` and, where it failed, `error`.
+        `returncode`, `success`, `builder`, `log` and, after a failure, `error`.
 
     Raises:
-        ValueError: Nothing that runs containers works here, or an argument can't be used.
+        ValueError: No program here can run containers, or an argument can't be used.
     """
     image = _image(uri)
     if not command:

@@ -50,7 +50,7 @@ async def job_run(
 
     Returns:
         `job_id`, `scheduler`, `state`, `reason`, `exit_code`, `seconds`, `nodes`, `log_file`, and
-        `log`, its last 64 KiB. Of a job that did not complete also `error`: its reason, and the
+        `log`, its last 64 KiB. If the job did not complete, also `error`: its reason, and the
         end of its log; then the call has failed, too.
     """
     jobs = Jobs.of(load_settings(untrusted="narrow"), scheduler)

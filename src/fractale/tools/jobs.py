@@ -79,7 +79,7 @@ async def job_submit(
             environment, and at most 10 run at a time. Nothing for what the script says.
 
     Returns:
-        The job, by which the other tools are asked: `key`, `job_id`, `scheduler`, `log_file`.
+        The job, as an argument for the other tools: `key`, `job_id`, `scheduler`, `log_file`.
     """
     key = key or uuid.uuid4().hex
     spec = JobSpec(
@@ -123,10 +123,10 @@ async def job_status(key: str) -> dict[str, Any]:
 
     Returns:
         The job; `state` (pending, running, completed, failed, cancelled, timeout, out_of_memory,
-        node_failure, or unknown where nothing shows how it ended), `over`, `reason` in words,
+        node_failure, or unknown if no evidence shows how it ended), `over`, `reason` as text,
         `evidence`, `job_exit_code`, `nodes`, `submitted`, `started`, `ended` in seconds since 1970,
-        `seconds`, and `last_lines` of the log of one that did not do its work. To have been told of
-        a job that failed is no failure: see `state`.
+        `seconds`, and, if the job failed, `last_lines` of its log. The call succeeds even if the
+        job failed: see `state`.
     """
     jobs, handle = await _found(key)
     return _told(handle, await jobs.status(handle))
@@ -141,8 +141,8 @@ async def job_wait(key: str, progress: Progress, seconds: float = 600.0) -> dict
         seconds: At most an hour. A job that is not over can be waited for again.
 
     Returns:
-        As `job_status`, with `exit_code` for `job_exit_code`; `over` says whether it is. `error`
-        has the reason of a job that is over and did not complete: then the wait failed, too.
+        As `job_status`, with `exit_code` for `job_exit_code`; `over` says whether the job ended.
+        If it ended without completing, `error` has the reason: then the wait failed, too.
     """
     jobs, handle = await _found(key)
     bound = min(max(seconds, 0.0), MOST_SECONDS)
@@ -170,7 +170,7 @@ async def job_logs(
         element: Of an array, the index of the element; nothing for the last line of each.
 
     Returns:
-        `text`, `offset`, `next_offset` to read on from, and `size` of the whole log in bytes.
+        `text`, `offset`, `next_offset` to continue from, and `size` of the whole log in bytes.
     """
     jobs, handle = await _found(key)
     if element is not None:
@@ -196,7 +196,7 @@ async def job_cancel(key: str) -> dict[str, Any]:
         key: The job's, from `job_submit`.
 
     Returns:
-        As `job_status`, some seconds later at most; where `over` is false, it is still ending.
+        As `job_status`, at most some seconds later; if `over` is false, the job is still ending.
     """
     jobs, handle = await _found(key)
     return _told(handle, await jobs.cancel(handle))
@@ -213,7 +213,7 @@ async def job_record(job_id: str, scheduler: JobScheduler | None = None) -> dict
 
     Returns:
         `job_id`, `scheduler`, `known` (false if the scheduler does not know the job, or has
-        forgotten it), and, as the scheduler tells them: `state` as in `job_status`, `said` in the
+        forgotten it), and, as the scheduler reports them: `state` as in `job_status`, `said` in the
         scheduler's own word, `reason`, `job_exit_code`, `signal`, `nodes`, `submitted`, `started`,
         `ended` in seconds since 1970. Of a job array, `elements` has these for each element.
     """
@@ -250,8 +250,8 @@ async def queue_info(scheduler: JobScheduler | None = None) -> dict[str, Any]:
 
     Returns:
         `scheduler`, and `queues`: each with `name`, `default`, `state`, `nodes`, `nodes_idle`,
-        `cores_per_node`, `gpus` and `memory` in bytes per node, `time_limit` in seconds; what a
-        scheduler does not say is null.
+        `cores_per_node`, `gpus` and `memory` in bytes per node, `time_limit` in seconds; values
+        that a scheduler does not report are null.
     """
     jobs = _jobs(scheduler)
     queues = await jobs.queues()

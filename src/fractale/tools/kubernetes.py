@@ -97,12 +97,12 @@ async def kubernetes_job_wait(
         timeout: Seconds to wait; the job goes on after them.
 
     Returns:
-        `state`: completed, failed, or active where the time was over; `success`; `pods`, each
-        with its phase; `reason`, in words, such as that an image can't be pulled; `seconds`;
-        `log`, its end; and, unless it completed and has a log to read, `error`.
+        `state`: completed, failed, or active at the timeout; `success`; `pods`, each
+        with its phase; `reason`, as text, such as that an image can't be pulled; `seconds`;
+        `log`, its end; and `error`, unless the job completed and has a readable log.
 
     Raises:
-        ValueError: There is no kubectl, no such job, or no API server that answers.
+        ValueError: kubectl or the job was not found, or the API server does not answer.
     """
     kubectl = _kubectl(name, namespace)
     started, pause = time.monotonic(), FIRST_PAUSE

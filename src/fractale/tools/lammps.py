@@ -27,12 +27,12 @@ def read_lammps_log(log: str) -> dict[str, Any]:
 
     Returns:
         ``version``; ``runs``, each with ``atoms``, ``steps``, ``procs``, ``loop_seconds``,
-        ``atom_steps_per_second``, ``evidence`` (the lines and their numbers) and, where the
+        ``atom_steps_per_second``, ``evidence`` (the lines and their numbers) and, if the
         log has them, ``timesteps_per_second``, ``mpi_tasks``, ``omp_threads`` and
         ``cpu_percent``; and the last run's ``atom_steps_per_second``, the figure of merit.
 
     Raises:
-        ValueError: The log has no finished run, speaks of an error, or contradicts itself.
+        ValueError: The log has no finished run, reports an error, or contradicts itself.
     """
     lines = log.splitlines()
     runs = [_run(lines, index) for index, line in enumerate(lines) if LOOP.search(line)]

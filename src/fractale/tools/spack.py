@@ -58,12 +58,12 @@ async def spack_install(
         timeout: Seconds it may take; nothing for as long as it needs.
 
     Returns:
-        `returncode`, `success`, `seconds`, `prefixes` (the folders of the package, which is the
-        last, and of what it needs), `installed` (those of them that were not there before), `log`,
-        its end, and, where it failed, `error`: what Spack says is wrong, and where its log is.
+        `returncode`, `success`, `seconds`, `prefixes` (the directories of the package, which is
+        the last, and of its dependencies), `installed` (those that this call added), `log`, its
+        end, and, after a failure, `error`: Spack's message, and the path of its log.
 
     Raises:
-        ValueError: There is no Spack here.
+        ValueError: Spack was not found here.
     """
     words = [
         _spack(),
@@ -169,11 +169,11 @@ async def spack_run(
         timeout: Seconds it may take; nothing for as long as it needs.
 
     Returns:
-        `returncode`, `success`, `seconds`, `log`, `prefix` (the folder of the package, if Spack
-        says it) and, where it failed, `error`.
+        `returncode`, `success`, `seconds`, `log`, `prefix` (the directory of the package, if
+        Spack reports it) and, after a failure, `error`.
 
     Raises:
-        ValueError: There is no Spack here, or no command was given.
+        ValueError: Spack was not found here, or the command is empty.
     """
     if not command:
         raise ValueError("`command` is empty: say which program is to run")

@@ -118,7 +118,7 @@ def trial_report(
 
     Raises:
         ValueError: No trial succeeded, or the picture cannot be written.
-        DependencyMissing: The packages that draw are not installed.
+        DependencyMissing: The packages for drawing are not installed.
     """
     from fractale.agents.search import best_of
 
