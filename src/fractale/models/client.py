@@ -248,11 +248,11 @@ class Models:
         turns = self._turns(model, on_text)
         bound = chat.bind_tools(list(tools)) if tools else chat
         names = [tool.name for tool in tools]
-        told = _for(chat, messages)
+        prepared = _for(chat, messages)
         try:
-            message = await self._protect(lambda: turns.take(bound, told), spec)
+            message = await self._protect(lambda: turns.take(bound, prepared), spec)
             if fault_of_turn(message, names, spec):
-                again = [*told, *word_about(message, names)]
+                again = [*prepared, *word_about(message, names)]
                 message = await self._protect(lambda: turns.take(bound, again), spec)
             if fault := fault_of_turn(message, names, spec):
                 raise fault

@@ -116,8 +116,8 @@ def bundled_model() -> Path:
     """
     # Only locate the package: importing it would need its llama-cpp-python.
     spec = importlib.util.find_spec(BUNDLED_PACKAGE)
-    folders = list(spec.submodule_search_locations or ()) if spec else []
-    files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
+    directories = list(spec.submodule_search_locations or ()) if spec else []
+    files = [file for directory in directories for file in sorted(Path(directory).glob("*.gguf"))]
     if not files:
         raise DependencyMissing("the local model is not installed", hint=INSTALL)
     return files[0]

@@ -157,7 +157,7 @@ async def _guarded(place: Machine, name: str, probe: Probe) -> list[Finding]:
             found = await probe(place)
     except TimeoutError:
         found = Finding(name=name, state="broken", problem=f"no answer within {limit:g} s")
-    except Exception as error:  # noqa: BLE001 - told as what it is: one thing that is not known
+    except Exception as error:  # noqa: BLE001 - reported as an unknown
         why = f"could not be looked at: {type(error).__name__}: {error}"
         found = Finding(name=name, state="broken", problem=why)
     return found if isinstance(found, list) else [found]
@@ -198,8 +198,8 @@ def write_cache(place: Machine, site: Site) -> bool:
 def surroundings(place: Machine) -> str:
     """A checksum of the variables that decide the findings."""
     env: Mapping[str, str] = place.environment
-    told = [f"{name}={env.get(name, '')}" for name in SURROUNDINGS]
-    return _digest([*told, sys.prefix, str(place.folder.absolute())])
+    variables = [f"{name}={env.get(name, '')}" for name in SURROUNDINGS]
+    return _digest([*variables, sys.prefix, str(place.folder.absolute())])
 
 
 def _digest(words: list[str]) -> str:

@@ -180,7 +180,7 @@ async def _part(section: str, part: Awaitable[list[Check]]) -> list[Check]:
         return await part
     except FractaleError as error:
         found, fix = error.message, error.hint or ""
-    except Exception as error:  # noqa: BLE001 - told as what it is: this can't be examined
+    except Exception as error:  # noqa: BLE001 - reported as a failed examination
         found = f"could not be examined: {type(error).__name__}: {error}"
         fix = "this is a fault of fractale: please report it"
     return [Check(section=section, what=section, verdict="missing", found=found, fix=fix)]

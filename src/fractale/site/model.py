@@ -35,13 +35,13 @@ class Finding:
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON-ready data without unknown fields."""
-        told = {
+        fields = {
             "version": self.version,
             "path": self.path,
             "evidence": self.evidence,
             "problem": self.problem,
         }
-        known = {key: value for key, value in told.items() if value}
+        known = {key: value for key, value in fields.items() if value}
         return {"name": self.name, "state": self.state, **known, **self.details}
 
     @classmethod

@@ -119,8 +119,8 @@ class KnownRuns:
         rows = list_runs(settings.state_dir, limit=LISTED)
         new = [row.id for row in reversed(rows) if row.id not in self._known]
         self._known.update(new)
-        folders, here = RunRecords(settings.state_dir), without_password(settings.store) or "sqlite"
-        heads = [(run_id, read_head(folders.at(run_id))) for run_id in new]
+        records, here = RunRecords(settings.state_dir), without_password(settings.store) or "sqlite"
+        heads = [(run_id, read_head(records.at(run_id))) for run_id in new]
         return [self._thread(*each) for each in heads if each[1].get("store", here) == here]
 
     def _thread(self, run_id: str, head: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

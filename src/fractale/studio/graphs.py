@@ -156,28 +156,28 @@ class _Look:
         Raises:
             FractaleError: The plan can't be used, or the run does not exist.
         """
-        folder = self._run()
-        plan = plan_of(folder, read_head(folder)) if folder else None
-        if folder is not None and plan is not None:
-            return plan, drafts_of(folder)
+        record = self._run()
+        plan = plan_of(record, read_head(record)) if record else None
+        if record is not None and plan is not None:
+            return plan, drafts_of(record)
         plan = self.source.shown(self.fields)
         if self.fields.get("thread_id"):  # a thread without a run has no drafts yet
             return plan, {}
         return plan, self._latest_drafts(plan)
 
     def _run(self) -> RunRecord | None:
-        folders = RunRecords(self.settings.state_dir)
+        records = RunRecords(self.settings.state_dir)
         if thread := self.fields.get("thread_id"):
-            return RunThreads(folders).run_of(str(thread))
-        return folders.find(str(self.fields[RUN])) if self.fields.get(RUN) else None
+            return RunThreads(records).run_of(str(thread))
+        return records.find(str(self.fields[RUN])) if self.fields.get(RUN) else None
 
     def _latest_drafts(self, plan: Plan) -> dict[str, str]:
         if not any(step.kind == "plan" and step.plan is None for step in plan.walk()):
             return {}
-        folders, digest = RunRecords(self.settings.state_dir), plan_hash(plan)
+        records, digest = RunRecords(self.settings.state_dir), plan_hash(plan)
         rows = list_runs(self.settings.state_dir, RunFilter(plan=plan.name), LOOKED_AT)
-        for folder in (folders.at(row.id) for row in rows):
-            if read_head(folder).get("plan_hash") == digest and (drafts := drafts_of(folder)):
+        for record in (records.at(row.id) for row in rows):
+            if read_head(record).get("plan_hash") == digest and (drafts := drafts_of(record)):
                 return drafts
         return {}
 

@@ -183,8 +183,8 @@ def server_settings() -> Settings:
 def _write_config(start: Start, settings: Settings) -> Path:
     """Write the server's configuration: ``langgraph.json`` with our gate before its app."""
     config = read_config(Path(CONFIG)) if Path(CONFIG).is_file() else {}
-    folder = settings.state_dir.absolute() / "studio"
-    module, place = folder / "graphs.py", folder / CONFIG
+    directory = settings.state_dir.absolute() / "studio"
+    module, place = directory / "graphs.py", directory / CONFIG
     named = _named(start.plans)
     paths = {name: repr(str(path)) for name, path in named.items()}
     lines = [f"{name} = plan_graph({path})\n" for name, path in paths.items()]
@@ -198,7 +198,7 @@ def _write_config(start: Start, settings: Settings) -> Path:
         written["graphs"] = {**own, **_table(config, "graphs"), **given}
         written.setdefault("checkpointer", {"path": f"{module}:saver"})
     try:
-        make_folder(folder)
+        make_folder(directory)
         write_private(module, OWN_GRAPHS + "".join(lines), sync="none")
         write_private(place, json.dumps(written, indent=2), sync="none")
     except OSError as error:

@@ -264,18 +264,18 @@ async def order_of(
         ),
         "metadata": {name: str(fields[name]) for name in LABELS if fields.get(name)},
     }
-    folder = await asyncio.to_thread(threads.run_of, thread)
-    if folder is not None and await asyncio.to_thread(was_taken, folder, base["request"]):
+    record = await asyncio.to_thread(threads.run_of, thread)
+    if record is not None and await asyncio.to_thread(was_taken, record, base["request"]):
         # The server was killed and retries: it only needs to resume. An answer that was already
         # used would now go to another question.
-        return Order(**base, run_id=folder.run_id, folder=folder)
-    if folder is None:
+        return Order(**base, run_id=record.run_id, folder=record)
+    if record is None:
         if not isinstance(given, Mapping):
             raise UsageError("this thread has no run to resume", hint="give an input first")
         run_id = await asyncio.to_thread(threads.id_for, thread)
         known = cast("Mapping[str, Any]", given)
         return Order(**base, run_id=run_id, given=known)
-    order = Order(**base, run_id=folder.run_id, folder=folder)
+    order = Order(**base, run_id=record.run_id, folder=record)
     if isinstance(given, Mapping):
         await _check_resumable(graph, order, cast("Mapping[str, Any]", given))
         return order

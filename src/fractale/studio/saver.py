@@ -50,9 +50,9 @@ class RunThreads:
     def run_of(self, thread: str) -> RunRecord | None:
         """The run of a thread; None if the thread has no run yet."""
         for run_id in _own_ids(thread):
-            folder = self._folders.at(run_id)
-            if _started_on(read_head(folder)) == thread:
-                return folder
+            record = self._folders.at(run_id)
+            if _started_on(read_head(record)) == thread:
+                return record
         # A version 5 UUID was computed from a run's id.
         if uuid.UUID(thread).version != 5:
             return None
@@ -119,11 +119,11 @@ class StudioSaver(BaseCheckpointSaver[str]):
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Return a checkpoint of the thread's run, or its latest; None if there is none."""
         thread = _thread(config)
-        folder = await asyncio.to_thread(self._threads.run_of, thread)
-        if folder is None:
+        record = await asyncio.to_thread(self._threads.run_of, thread)
+        if record is None:
             return None
         async with self._open() as saver:
-            found = await saver.aget_tuple(_of_thread(config, folder.run_id))
+            found = await saver.aget_tuple(_of_thread(config, record.run_id))
         return _renamed(found, thread) if found else None
 
     async def alist(
@@ -138,10 +138,10 @@ class StudioSaver(BaseCheckpointSaver[str]):
         if config is None:
             return
         thread = _thread(config)
-        folder = await asyncio.to_thread(self._threads.run_of, thread)
-        if folder is None:
+        record = await asyncio.to_thread(self._threads.run_of, thread)
+        if record is None:
             return
-        known = _of_thread(config, folder.run_id)
+        known = _of_thread(config, record.run_id)
         async with self._open() as saver:
             rows = saver.alist(known, filter=filter, before=before, limit=limit)
             found = [each async for each in rows]
@@ -157,8 +157,8 @@ class StudioSaver(BaseCheckpointSaver[str]):
     ) -> RunnableConfig:
         """Save the checkpoint of an edit."""
         thread = _thread(config)
-        async with self._changing(thread) as (saver, folder):
-            known = _of_thread(config, folder.run_id)
+        async with self._changing(thread) as (saver, record):
+            known = _of_thread(config, record.run_id)
             kept = await saver.aput(known, checkpoint, metadata, new_versions)
         return _of_thread(kept, thread)
 
@@ -170,8 +170,8 @@ class StudioSaver(BaseCheckpointSaver[str]):
         task_path: str = "",
     ) -> None:
         """Save the writes of an edit in the name of a step."""
-        async with self._changing(_thread(config)) as (saver, folder):
-            await saver.aput_writes(_of_thread(config, folder.run_id), writes, task_id, task_path)
+        async with self._changing(_thread(config)) as (saver, record):
+            await saver.aput_writes(_of_thread(config, record.run_id), writes, task_id, task_path)
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Do nothing: the record of a run stays; ``fractale runs prune`` removes runs."""
@@ -185,15 +185,15 @@ class StudioSaver(BaseCheckpointSaver[str]):
     @asynccontextmanager
     async def _changing(self, thread: str) -> AsyncGenerator[tuple[RunSaver, RunRecord]]:
         """Open the store, and lock the thread's run."""
-        folder = await asyncio.to_thread(self._threads.run_of, thread)
-        if folder is None:
+        record = await asyncio.to_thread(self._threads.run_of, thread)
+        if record is None:
             raise HTTPException(CONFLICT, "this thread has no run yet: start one first")
-        lock = RunLock(folder)
+        lock = RunLock(record)
         with _as_http():
             await asyncio.to_thread(lock.acquire)
         try:
-            async with self._open() as saver, saver.holding(folder.run_id):
-                yield saver, folder
+            async with self._open() as saver, saver.holding(record.run_id):
+                yield saver, record
         finally:
             lock.release()
 

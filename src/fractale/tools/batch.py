@@ -134,18 +134,18 @@ def _matches(name: str) -> list[str]:
 
 
 def _outputs(files: Sequence[str], to_manager: str, output: str, default: str) -> list[str]:
-    folder = Path(output or default).expanduser()
+    directory = Path(output or default).expanduser()
     if len(files) == 1 and not output:
-        return [str(folder / f"job.{to_manager}.sh")]
-    if output and not output.endswith("/") and not folder.is_dir():
+        return [str(directory / f"job.{to_manager}.sh")]
+    if output and not output.endswith("/") and not directory.is_dir():
         if len(files) == 1:
-            return [str(folder)]
+            return [str(directory)]
         raise ValueError(
             f"`{output}` is not a directory, and {len(files)} scripts are to be written: name a "
             "directory in `output`, with a `/` at its end if it is to be made"
         )
     taken: set[str] = set()
-    return [str(folder / _free_name(Path(file).stem, to_manager, taken)) for file in files]
+    return [str(directory / _free_name(Path(file).stem, to_manager, taken)) for file in files]
 
 
 def _free_name(stem: str, to_manager: str, taken: set[str]) -> str:
@@ -214,8 +214,8 @@ def _line(file: str, result: Mapping[str, Any]) -> str:
     if "jobspec" not in result:
         return f"{file}: failed: {str(result.get('error') or 'no reason given').splitlines()[0]}"
     lost, remains = len(result.get("lost") or ()), len(result.get("remains") or ())
-    told = [f"{lost} lost"] * bool(lost) + [f"{remains} commands to change"] * bool(remains)
-    return f"{file} → {result['file']}: {', '.join(['valid', *told])} ({result['validated_by']})"
+    remarks = [f"{lost} lost"] * bool(lost) + [f"{remains} commands to change"] * bool(remains)
+    return f"{file} → {result['file']}: {', '.join(['valid', *remarks])} ({result['validated_by']})"
 
 
 # -- claims -------------------------------------------------------------------------------------

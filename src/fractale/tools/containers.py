@@ -102,7 +102,7 @@ async def build_container(
     """
     text = _dockerfile(dockerfile)
     image = _image(uri)
-    folder = _folder(context)
+    directory = _folder(context)
     tool = (await _working(builder))[0]
     arguments = [f"{name}={value}" for name, value in (build_args or {}).items()]
     with tempfile.TemporaryDirectory(prefix="fractale-build-") as own:
@@ -110,7 +110,7 @@ async def build_container(
         file.write_text(text, encoding="utf-8")
         empty = Path(own) / "context"
         empty.mkdir()
-        words = tool.build(str(file), image, str(folder or empty), arguments)
+        words = tool.build(str(file), image, str(directory or empty), arguments)
         ended = await run_program(words, timeout=timeout, on_line=teller(progress))
     answer = {**ended.answer(f"{tool.name} build"), "builder": tool.name, "image": image}
     if answer["success"]:
@@ -238,14 +238,14 @@ def _image(uri: str) -> str:
 def _folder(context: str | None) -> Path | None:
     if not context:
         return None
-    folder = checked(context)
-    if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder} to build from")
-    if private := holds_private(folder):
+    directory = checked(context)
+    if not directory.is_dir():
+        raise ValueError(f"there is no folder {directory} to build from")
+    if private := holds_private(directory):
         raise PermissionError(
-            f"an image is not built from {folder}: {private} is in it, and COPY would take it"
+            f"an image is not built from {directory}: {private} is in it, and COPY would take it"
         )
-    return folder
+    return directory
 
 
 def _is_confined(ended: Ended) -> bool:

@@ -69,7 +69,7 @@ async def job_run(
     handle = await jobs.submit(spec, key=key)
     status = await jobs.wait(handle, on_status=teller(progress, handle))
     log = await jobs.logs(handle, offset=-LOG_BYTES, limit=LOG_BYTES)
-    told = {
+    result = {
         "job_id": handle.native_id,
         "scheduler": handle.scheduler,
         "state": status.state,
@@ -82,5 +82,5 @@ async def job_run(
     }
     if status.state != "completed":
         last = f"; its last lines:\n{status.last_lines}" if status.last_lines else ""
-        told["error"] = f"job {handle.native_id} {status.reason}{last}"
-    return told
+        result["error"] = f"job {handle.native_id} {status.reason}{last}"
+    return result

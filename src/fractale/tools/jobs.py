@@ -271,14 +271,14 @@ def working_folder(folder: str | None) -> Path:
 
 def teller(progress: Progress, handle: JobHandle) -> Callable[[JobStatus], Awaitable[None]]:
     """Return a function that reports each change of a job to the caller of a tool."""
-    told = 0
+    reported = 0
 
-    async def tell(status: JobStatus) -> None:
-        nonlocal told
-        told += 1
-        await progress.report_progress(told, None, f"job {handle.native_id} {status.reason}")
+    async def report(status: JobStatus) -> None:
+        nonlocal reported
+        reported += 1
+        await progress.report_progress(reported, None, f"job {handle.native_id} {status.reason}")
 
-    return tell
+    return report
 
 
 def _jobs(scheduler: str | None = None) -> Jobs:
@@ -321,7 +321,7 @@ def _called(settings: Settings, native_id: str, scheduler: str | None = None) ->
     """The jobs in the state directory that have a scheduler's id."""
     runs = RunRecords(settings.state_dir)
     roots = [settings.state_dir / FOLDER, *(runs.at(name).jobs for name in sorted(runs.names()))]
-    handles = [folder.handle() for root in roots for folder in folders_in(root)]
+    handles = [directory.handle() for root in roots for directory in folders_in(root)]
     return [
         handle
         for handle in handles
@@ -357,14 +357,14 @@ def _named(handle: JobHandle) -> dict[str, Any]:
 
 def _told(handle: JobHandle, status: JobStatus) -> dict[str, Any]:
     """The status of a job. The job's exit code is separate from that of the call."""
-    told = status.as_dict()
-    code = told.pop("exit_code")
-    return {**_named(handle), **told, "job_exit_code": code}
+    fields = status.as_dict()
+    code = fields.pop("exit_code")
+    return {**_named(handle), **fields, "job_exit_code": code}
 
 
 def _waited(handle: JobHandle, status: JobStatus) -> dict[str, Any]:
     """The result of a wait for a job; the call has failed if the job has."""
-    told = {**_named(handle), **status.as_dict()}
+    fields = {**_named(handle), **status.as_dict()}
     if status.over and status.state != "completed":
-        told["error"] = f"job {handle.native_id} {status.reason}"
-    return told
+        fields["error"] = f"job {handle.native_id} {status.reason}"
+    return fields

@@ -205,8 +205,8 @@ def _words(state: Any) -> str:
     """Format a container's state: ``ImagePullBackOff: …``, ``Error (exit code 3)``."""
     if not isinstance(state, dict):
         return ""
-    told = cast("dict[str, Any]", state)
-    code = told.get("exitCode")
-    reason = str(told.get("reason") or "")
+    fields = cast("dict[str, Any]", state)
+    code = fields.get("exitCode")
+    reason = str(fields.get("reason") or "")
     shown = f"{reason} (exit code {code})" if code else reason
-    return f"{shown}: {told['message']}" if told.get("message") else shown
+    return f"{shown}: {fields['message']}" if fields.get("message") else shown

@@ -63,11 +63,11 @@ def _run(lines: list[str], index: int) -> dict[str, Any]:
         "evidence": [f"{index + 1}: {lines[index].strip()}"],
     }
     for number, line in _until_next(lines, index):
-        figures = _figures(line)
-        if figures:
+        metrics = _figures(line)
+        if metrics:
             run["evidence"].append(f"{number}: {line.strip()}")
-            _check_rate(run, figures.pop("reported", None), number)
-            run.update(figures)
+            _check_rate(run, metrics.pop("reported", None), number)
+            run.update(metrics)
     return run
 
 
@@ -83,17 +83,17 @@ def _until_next(lines: list[str], index: int) -> list[tuple[int, str]]:
 
 def _figures(line: str) -> dict[str, Any]:
     """Read the metrics in one line after a loop time."""
-    figures: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     if line.startswith("Performance:"):
         if rate := RATE.search(line):
-            figures["reported"] = float(rate[1]) * SCALE[rate[2]]
+            metrics["reported"] = float(rate[1]) * SCALE[rate[2]]
         if speed := STEP_RATE.search(line):
-            figures["timesteps_per_second"] = float(speed[1])
+            metrics["timesteps_per_second"] = float(speed[1])
     elif ranks := RANKS.search(line):
-        figures["cpu_percent"] = float(ranks[1])
-        figures["mpi_tasks"] = int(ranks[2])
-        figures["omp_threads"] = 1 if ranks[3] == "no" else int(ranks[3])
-    return figures
+        metrics["cpu_percent"] = float(ranks[1])
+        metrics["mpi_tasks"] = int(ranks[2])
+        metrics["omp_threads"] = 1 if ranks[3] == "no" else int(ranks[3])
+    return metrics
 
 
 def _check_rate(run: dict[str, Any], reported: float | None, number: int) -> None:

@@ -74,11 +74,11 @@ class Ended:
 def teller(progress: Progress) -> OnLine:
     """Return a function that reports each line of a program as progress of the call."""
 
-    async def tell(number: int, line: str) -> None:
+    async def report(number: int, line: str) -> None:
         if line.strip():
             await progress.report_progress(number, None, line.strip()[:200])
 
-    return tell
+    return report
 
 
 async def run_program(

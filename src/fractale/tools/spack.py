@@ -99,9 +99,9 @@ def _lock() -> int:
     from fractale.private import make_folder, open_private
     from fractale.settings import load_settings
 
-    folder = load_settings(untrusted="narrow").state_dir
-    make_folder(folder)
-    return open_private(folder / "spack.lock", os.O_RDWR | os.O_CREAT)
+    directory = load_settings(untrusted="narrow").state_dir
+    make_folder(directory)
+    return open_private(directory / "spack.lock", os.O_RDWR | os.O_CREAT)
 
 
 async def _alone(lock: int) -> None:

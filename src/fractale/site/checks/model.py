@@ -64,8 +64,8 @@ def _credentials(settings: Settings, spec: str) -> str:
         key = getattr(settings, f"{provider}_api_key")
         origin = settings.origins.get(f"{provider}_api_key", "")
         url = getattr(settings, f"{provider}_base_url")
-        told = f"key set ({origin.removeprefix('environment ')})" if key else "no key"
-        return f"{told}, at {url}" if url else told
+        state = f"key set ({origin.removeprefix('environment ')})" if key else "no key"
+        return f"{state}, at {url}" if url else state
     variable = key_variable(provider)
     return f"key set ({variable})" if variable else "needs no key of fractale's knowing"
 

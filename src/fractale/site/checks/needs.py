@@ -46,9 +46,9 @@ def _told_of_jobs(
     """Whether a need is the scheduler of the plan's job steps, which has its own line."""
     if need.kind != "scheduler" or exam.plan is None:
         return False
-    told = [each.job.scheduler for each in jobs_of(exam.plan, exam.inputs)]
+    schedulers = [each.job.scheduler for each in jobs_of(exam.plan, exam.inputs)]
     names = [name for each in users for name in each.names]
-    return all(name in told for name in _chosen(need, names, named))
+    return all(name in schedulers for name in _chosen(need, names, named))
 
 
 async def _need(

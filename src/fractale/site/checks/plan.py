@@ -151,9 +151,9 @@ async def _examine(
     away = [s.name for s in servers if not states[s.name].connected]
     problems: list[Problem] = []
     if exam.plan is not None:
-        told = unusable(loaded)
+        reported = unusable(loaded)
         found = await check_online(exam.plan, toolbox, workspace.agents)
-        problems = [p for p in found if p.missing not in told]
+        problems = [p for p in found if p.missing not in reported]
     unknown = any(p.code.startswith("unknown-") for p in problems)
     tools = await _tools_by_server(toolbox)
     checks = [

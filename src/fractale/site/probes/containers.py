@@ -41,11 +41,11 @@ async def docker(machine: Machine) -> Finding:
 
 async def _podman_as_docker(machine: Machine, program: str, version: str) -> Finding:
     ran = await machine.run(program, "info")
-    told: dict[str, Any] = {"name": "docker", "version": version, "path": program}
+    facts: dict[str, Any] = {"name": "docker", "version": version, "path": program}
     details = {"note": "podman under the name of docker"}
     if ran.problem:
-        return Finding(**told, state="broken", problem=ran.problem, details=details)
-    return Finding(**told, evidence="podman info answered", details=details)
+        return Finding(**facts, state="broken", problem=ran.problem, details=details)
+    return Finding(**facts, evidence="podman info answered", details=details)
 
 
 async def podman(machine: Machine) -> Finding:

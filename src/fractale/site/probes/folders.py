@@ -55,7 +55,7 @@ def look_at(path: Path, name: str) -> Finding:
     there = nearest(path)
     place = file_system(there)
     try:
-        room = os.statvfs(there)
+        space = os.statvfs(there)
     except OSError as error:
         return Finding(name=name, state="broken", path=str(path), problem=str(error))
     details: dict[str, Any] = {
@@ -63,9 +63,9 @@ def look_at(path: Path, name: str) -> Finding:
         "file_system": place.kind,
         "mount": place.mount,
         "network": place.network,
-        "total_bytes": room.f_frsize * room.f_blocks,
-        "free_bytes": room.f_frsize * room.f_bavail,
-        "free_files": room.f_favail if room.f_files else None,
+        "total_bytes": space.f_frsize * space.f_blocks,
+        "free_bytes": space.f_frsize * space.f_bavail,
+        "free_files": space.f_favail if space.f_files else None,
         "writable": os.access(there, os.W_OK | os.X_OK),
         "runs": safety(place),
     }

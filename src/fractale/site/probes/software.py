@@ -35,13 +35,13 @@ async def modules(machine: Machine) -> Finding:
     ran = await machine.run(*command, *_terse(kind), slow=True)
     said = ran.err if _names(ran.err) else ran.out
     names = _names(said)
-    told: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "name": "modules",
         "version": machine.environment.get("LMOD_VERSION", "") if kind == "lmod" else "",
         "path": command[0] if kind == "lmod" else command[-2],
     }
     if ran.problem and not names:
-        return Finding(**told, state="broken", problem=ran.problem)
+        return Finding(**facts, state="broken", problem=ran.problem)
     details: dict[str, Any] = {
         "kind": "Lmod" if kind == "lmod" else "Environment Modules",
         "modulepath": _parts(machine, "MODULEPATH"),
@@ -49,7 +49,7 @@ async def modules(machine: Machine) -> Finding:
         "count": len(names),
         "available": names[:MOST_NAMES],
     }
-    return Finding(**told, evidence="avail answered", details=details)
+    return Finding(**facts, evidence="avail answered", details=details)
 
 
 def _module_command(machine: Machine) -> tuple[list[str] | None, str]:
