@@ -1,14 +1,14 @@
-"""Chat models: any provider's, asked in one way.
+"""Chat models: one interface for every provider.
 
-- `Models` (`client`): builds a model when it is needed, asks it, counts what it used.
-- `turn`: one turn of a model, joined, cleaned and checked before anything else reads it;
-  `thoughts` and `text_calls` are what it finds in texts.
-- `providers`: which providers there are, their keys, how their models are built;
-  `openai_server`: servers that speak OpenAI's protocol almost.
-- `conversation`, `tool_schemas`: messages and tools as a model takes them.
-- `retry`, `faults`: when to ask again, and what went wrong in fractale's own errors.
-- `structured`, `json_text`: asking for JSON, and finding it in what came back.
-- `usage`: what an answer holds and what it cost.
+- `Models` (`client`): builds a model at its first use, asks it, counts what it used.
+- `turn`: one turn of a model, joined, cleaned and checked before other code reads it; `thoughts`
+  and `text_calls` find thoughts and tool calls in texts.
+- `providers`: the list of providers, their keys, how to build their models; `openai_server`:
+  servers that almost follow OpenAI's protocol.
+- `conversation`, `tool_schemas`: messages and tools in the form that a model accepts.
+- `retry`, `faults`: when to ask again, and a provider's errors as fractale's own.
+- `structured`, `json_text`: asking for JSON, and finding it in an answer.
+- `usage`: the content and the cost of an answer.
 """
 
 from fractale.models.client import Models

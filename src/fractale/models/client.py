@@ -1,4 +1,4 @@
-"""Asking chat models: built when needed, retried where that helps, counted always."""
+"""Ask chat models: build them at first use, retry if that helps, always count usage."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 _PerLoop = weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, "BaseChatModel"]]
 
 NATIVE = frozenset({"gemini", "openai", "local"})
-"""Providers that take a JSON Schema with the request."""
+"""Providers that accept a JSON Schema with the request."""
 
 
 class Models:
@@ -37,8 +37,8 @@ class Models:
 
     Args:
         settings: Keys, addresses, the default model, prices.
-        given: A person's own model for everything, or several by their spec.
-        retry: When a model that is busy or out of reach is asked again.
+        given: The caller's own model for all requests, or several by their spec.
+        retry: When to ask again a model that is busy or unreachable.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Models:
         several = isinstance(given, Mapping)
         self._for_all = None if several else given
         self._given: dict[str, BaseChatModel] = dict(given) if several else {}
-        # A client keeps its connections, which belong to one event loop and end with it.
+        # A client keeps connections, which belong to one event loop and end with it.
         self._built: _PerLoop = weakref.WeakKeyDictionary()
         self._built_outside: dict[str, BaseChatModel] = {}
         self._building = threading.Lock()
@@ -66,19 +66,19 @@ class Models:
 
     @property
     def given_for_all(self) -> str | None:
-        """``provider:name`` of a person's own model, where one is given for everything."""
+        """``provider:name`` of the caller's own model, if one is given for all requests."""
         return None if self._for_all is None else _spec_of(self._for_all)
 
     @property
     def given(self) -> list[str]:
-        """The specs of a person's own models, where several are given."""
+        """The specs of the caller's own models, if several are given."""
         return list(self._given)
 
     def spec(self, name: str | None) -> str:
         """``provider:name`` of a step's `model:`, or of the default.
 
         Raises:
-            UsageError: There is no such provider, or no name.
+            UsageError: Provider unknown, or model name missing.
         """
         if self._for_all is not None:
             return _spec_of(self._for_all)
@@ -87,15 +87,15 @@ class Models:
         return ":".join(providers.split_spec(self._settings, name))
 
     def chain(self, name: str | None) -> list[str | None]:
-        """A step's `model:` and those to take in turn where it is out of reach."""
+        """A step's `model:` and its fallbacks, to use in turn if a model is unreachable."""
         fallbacks = () if self._for_all is not None else self._settings.fallback_models
         return [name, *(model for model in fallbacks if model != self.spec(name))]
 
     def check(self, name: str | None) -> None:
-        """Find what would keep the model from being built, without building it.
+        """Check that the model can be built, without building it.
 
         Raises:
-            UsageError: There is no such provider, or no name.
+            UsageError: Provider unknown, or model name missing.
             SettingsError: The key is missing.
             DependencyMissing: The provider's package is not installed.
         """
@@ -107,12 +107,12 @@ class Models:
             raise fault
 
     def get(self, name: str | None) -> BaseChatModel:
-        """The chat model itself, built at the first call.
+        """Return the chat model itself; the first call builds it.
 
-        It makes each request once; `call` puts the retries around it.
+        The model makes each request once; `ask` and `turn` add the retries.
 
         Raises:
-            UsageError: There is no such provider, or no name.
+            UsageError: Provider unknown, or model name missing.
             SettingsError: The key is missing, or the provider refuses the settings.
             DependencyMissing: The provider's package is not installed.
         """
@@ -132,7 +132,7 @@ class Models:
             return built[spec]
 
     def known(self) -> list[dict[str, Any]]:
-        """The default and each backend's model: ``{spec, ready, why}``. Asks no server."""
+        """Return the default and each backend's model: ``{spec, ready, why}``. Asks no server."""
         if self._for_all is not None:
             return [{"spec": self.spec(None), "ready": True, "why": ""}]
         specs = dict.fromkeys([*self._given, *providers.listed(self._settings)])
@@ -151,14 +151,14 @@ class Models:
     # -- what it costs --------------------------------------------------------------------------
 
     def cost(self, spec: str, input_tokens: int, output_tokens: int) -> float | None:
-        """US dollars by the settings' `prices`; None if the model's price is not known."""
+        """US dollars by the settings' `prices`; None if the model's price is unknown."""
         price = self._settings.prices.get(spec)
         if price is None:
             return 0.0 if _provider_of(spec) == "local" else None
         return (price.input * input_tokens + price.output * output_tokens) / 1e6
 
     def usage_of(self, message: BaseMessage, name: str | None) -> Usage:
-        """What one answer of a step's model used, with the tries that it took."""
+        """The usage of one answer of a step's model, with all attempts for it."""
         inputs, outputs = tokens_of(message)
         usage = Usage(input_tokens=inputs, output_tokens=outputs, calls=1)
         return self._priced(usage + earlier_tries(message), self.spec(name))
@@ -175,22 +175,22 @@ class Models:
         on_text: Callable[[str], None] | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - each try has this much time, not the call
     ) -> Answer:
-        """Ask a model and get its whole answer.
+        """Ask a model and return its whole answer.
 
         Args:
             messages: The conversation, at least one message.
             model: A step's `model:`; None for the default.
-            schema: JSON Schema of the answer. An answer that is JSON but does not fit after one
-                correction is returned all the same: the step's evidence decides about it.
-            correct: Whether an answer that does not fit goes back once; its asker may know better
-                what to say about it.
-            on_text: Takes the text piece by piece as it comes, also of a try that fails later.
-            timeout: Seconds that each try may take.
+            schema: JSON Schema of the answer. JSON that does not fit after one correction is
+                returned anyway: the step's evidence decides about it.
+            correct: Whether to send back an answer that does not fit, once. Pass false if the
+                caller writes a better correction.
+            on_text: Receives the text in pieces as they arrive, also from a failed attempt.
+            timeout: Seconds per attempt.
 
         Raises:
-            ModelError: The answer is empty, cut off, or not the JSON that was asked for; or the
-                model refused. What was paid for is in the error's `usage`.
-            ModelUnavailable: The model was busy or out of reach at every try.
+            ModelError: The answer is empty, cut off, or not the requested JSON; or the model
+                refused. The error's `usage` has the paid tokens.
+            ModelUnavailable: The model was busy or unreachable at every attempt.
             SettingsError: The key is missing.
         """
         started = time.monotonic()
@@ -225,34 +225,34 @@ class Models:
     ) -> AIMessage:
         """Take one turn of an agent's model, which may call tools.
 
-        A turn that is empty, or that has a tool call in its text, is asked for once more, with a
-        word about it.
+        If a turn is empty, or has a tool call in its text, the model gets one more request with an
+        explanation.
 
         Args:
             messages: The conversation, at least one message.
             model: The step's `model:`; None for the default.
-            tools: What the model is shown.
-            on_text: Takes the text piece by piece as it comes, also of a try that fails later.
+            tools: The tools that the model may call.
+            on_text: Receives the text in pieces as they arrive, also from a failed attempt.
 
         Returns:
-            The turn, with text or with whole tool calls. `usage_of` counts all tries it took.
+            The turn, with text or with whole tool calls. `usage_of` counts all its attempts.
 
         Raises:
             ModelError: The model refused, its answer is empty or cut off, or it writes tool calls
-                as text. What was paid for is in the error's `usage`.
-            ModelUnavailable: The model was busy or out of reach, or called a tool in a way that
-                cannot be read, at every try.
+                as text. The error's `usage` has the paid tokens.
+            ModelUnavailable: At every attempt, the model was busy or unreachable, or called a
+                tool in a way that cannot be read.
         """
         spec = self.spec(model)
         chat = await self._build(model)
         turns = self._turns(model, on_text)
         bound = chat.bind_tools(list(tools)) if tools else chat
         names = [tool.name for tool in tools]
-        told = _for(chat, messages)
+        prepared = _for(chat, messages)
         try:
-            message = await self._protect(lambda: turns.take(bound, told), spec)
+            message = await self._protect(lambda: turns.take(bound, prepared), spec)
             if fault_of_turn(message, names, spec):
-                again = [*told, *word_about(message, names)]
+                again = [*prepared, *word_about(message, names)]
                 message = await self._protect(lambda: turns.take(bound, again), spec)
             if fault := fault_of_turn(message, names, spec):
                 raise fault
@@ -262,7 +262,7 @@ class Models:
         return with_earlier_tries(message, turns.usage)
 
     async def _build(self, model: str | None) -> BaseChatModel:
-        # Building imports a provider's package, which takes seconds.
+        # Building a model imports its provider's package, which takes seconds.
         return await asyncio.to_thread(self._get, model, asyncio.get_running_loop())
 
     def _turns(
@@ -280,7 +280,7 @@ class Models:
         )
 
     def _charge(self, error: ModelError, turns: Turns) -> None:
-        """Write what all tries used into the error that ends them."""
+        """Add the usage of all attempts to the error that ends them."""
         paid = turns.usage + (error.usage or Usage())
         error.usage = self._priced(paid, turns.spec) if paid.calls else None
 
@@ -294,7 +294,7 @@ class Models:
         return native and spec not in self._without_format
 
     async def _protect(self, attempt: Callable[[], Awaitable[T]], spec: str) -> T:
-        """Make an attempt, again where that may help, with errors of fractale's own only."""
+        """Make an attempt, retry it if that may help, and raise only fractale's own errors."""
         key = providers.key_variable(_provider_of(spec))
 
         async def converted() -> T:
@@ -325,7 +325,7 @@ def _provider_of(spec: str) -> str:
 
 
 def _spec_of(chat: BaseChatModel) -> str:
-    """What to call a person's own model: by its provider's name where its class tells it."""
+    """The spec of a caller's own model, with the provider's name if its class shows it."""
     package = type(chat).__module__.partition(".")[0]
     provider = package.removeprefix("langchain_") if package.startswith("langchain_") else "given"
     name = getattr(chat, "model_name", None) or getattr(chat, "model", None)

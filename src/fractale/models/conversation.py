@@ -1,4 +1,4 @@
-"""A conversation as one model takes it."""
+"""Convert a conversation to the form that a model accepts."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ IMAGES = "The images that the tools answered with:"
 
 
 def for_model(messages: Sequence[BaseMessage], profile: Mapping[str, Any]) -> list[BaseMessage]:
-    """The messages with the images of tools' answers where the model takes them.
+    """Return the messages, with the images of tool results if the model accepts images.
 
-    Providers take images in a user's message, and few in a tool's. So images follow the tools'
-    answers; a model that is not known to see gets their text only, which names the files.
+    Providers accept images in a user's message, and few accept them in a tool's. So images follow
+    the tool results. A model without known image support gets the text only, which names the files.
 
     Args:
         profile: LangChain's profile of the model.
@@ -42,9 +42,9 @@ def for_model(messages: Sequence[BaseMessage], profile: Mapping[str, Any]) -> li
 
 
 def _in_unicode(message: BaseMessage) -> BaseMessage:
-    """The message with U+FFFD for what is not Unicode, such as a byte of a file name.
+    """Replace text that is not valid Unicode, such as a byte of a file name, with U+FFFD.
 
-    A request is JSON in UTF-8, and can hold no lone surrogate.
+    A request is JSON in UTF-8 and cannot contain a lone surrogate.
     """
     said: dict[str, Any] = {"content": message.content}  # pyright: ignore[reportUnknownMemberType] - LangChain's list of anything
     if calls := getattr(message, "tool_calls", None):

@@ -1,4 +1,4 @@
-"""One question to a model and its whole answer, with a correction where the answer needs one."""
+"""One question to a model and its whole answer, with one correction if necessary."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from langchain_core.runnables import Runnable
 
 Protect = Callable[[Callable[[], Awaitable[str]]], Awaitable[str]]
-"""Makes an attempt, again where that may help; raises fractale's errors only."""
+"""Makes an attempt, and retries it if that may help; raises only fractale's errors."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Exchange:
-    """Asks, and asks once more where the answer is not the JSON that was asked for.
+    """Asks a model, and asks once more if the answer is not the requested JSON.
 
     Args:
         turns: Makes each request once.
-        native: Whether the model takes a JSON Schema with the request; becomes false when it
-            turns out not to.
-        protect: Makes each request, again where that may help.
-        correct: Whether an answer that does not fit the schema is sent back once.
+        native: Whether the model accepts a JSON Schema with the request; set to false if the model
+            refuses it.
+        protect: Makes each request, and retries it if that may help.
+        correct: Whether to send back an answer that does not fit the schema, once.
     """
 
     chat: BaseChatModel
@@ -43,14 +43,14 @@ class Exchange:
     async def answer(
         self, messages: Sequence[BaseMessage], schema: Mapping[str, Any] | None
     ) -> tuple[str, Any]:
-        """The text, and the JSON that was asked for.
+        """Return the text and the requested JSON.
 
-        Without a schema, the JSON is what the text is as a whole, or None.
+        Without a schema, the JSON is the text as a whole if that is JSON, else None.
 
         Raises:
-            ModelError: The answer is empty, cut off or a tool call in text, or there is no JSON
-                though it was asked for.
-            ModelUnavailable: The model was busy or out of reach at every try.
+            ModelError: The answer is empty, cut off or a tool call in text, or the requested JSON
+                is missing.
+            ModelUnavailable: The model was busy or unreachable at every attempt.
         """
         if schema is None:
             text = await self._turn(messages, None)
@@ -81,7 +81,7 @@ class Exchange:
     async def _ask_for_json(
         self, messages: Sequence[BaseMessage], schema: Mapping[str, Any]
     ) -> tuple[Sequence[BaseMessage], str]:
-        """What was asked in the end, and the answer."""
+        """Return the messages of the last request, and its answer."""
         if self.native:
             try:
                 return messages, await self._turn(messages, schema)
@@ -93,7 +93,7 @@ class Exchange:
         try:
             return in_words, await self._turn(in_words, schema)
         except ModelError:
-            # Then it was not the schema that it refused.
+            # Then the schema was not the cause of the refusal.
             self.native = refused
             raise
 

@@ -1,7 +1,7 @@
-"""What can go wrong at a model's server, told in fractale's own errors.
+"""Convert the errors of a model's server to fractale's own errors.
 
-Providers raise hundreds of classes. They are told apart by what they have in common: the HTTP
-status, LangChain's own classes where a provider uses them, and whether the HTTP client raised.
+Providers raise hundreds of classes. Three common features distinguish them: the HTTP status,
+LangChain's own classes if a provider uses them, and whether the HTTP client raised the error.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from fractale.models.usage import Usage
 from fractale.text import one_line
 
 BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-"""HTTP statuses after which asking again may help."""
+"""HTTP statuses after which a retry may help."""
 
 REFUSED = frozenset({400, 404, 405, 415, 422, 501})
-"""HTTP statuses of a request that the server cannot take as it is."""
+"""HTTP statuses of a request that the server cannot accept in this form."""
 
 HTTP_CLIENTS = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "aiohttp", "requests"})
 
@@ -41,7 +41,7 @@ KEY_PATTERN = re.compile(
     r"\b(?:sk|pk|rk|gsk|xai|hf|pplx|nvapi)[-_][\w-]{12,}|\bAIza[\w-]{20,}"
     r"|(?<=[Bb]earer )[\w.~+/-]{8,}=*|(?<=[?&]key=)[\w-]+"
 )
-"""What the keys of well-known providers look like, should one be quoted back to us."""
+"""The form of well-known providers' keys, in case an error message quotes one."""
 
 TOO_LONG = (
     "context_length",
@@ -55,14 +55,14 @@ TOO_LONG = (
 )
 
 PAGE_TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
-"""What a gateway's page of HTML says in a few words."""
+"""The title of a gateway's HTML page, which summarizes the error."""
 
 SHOWN = 400
-"""Characters of a server's own words that are shown."""
+"""Most characters of a server's message that are shown."""
 
 
 def masker_of(secrets: Iterable[str | None]) -> Callable[[str], str]:
-    """Takes secrets out of a provider's words, also keys of a known form that are not ours."""
+    """Return a function that removes secrets from a text, also foreign keys of a known form."""
     masker = Masker(secrets)
     return lambda text: KEY_PATTERN.sub(MASK, masker.text(text))
 
@@ -70,17 +70,17 @@ def masker_of(secrets: Iterable[str | None]) -> Callable[[str], str]:
 def to_model_error(
     error: Exception, *, spec: str, key: str | None, mask: Callable[[str], str]
 ) -> FractaleError:
-    """What a provider raised, as one of fractale's errors.
+    """Convert a provider's exception to one of fractale's errors.
 
     Args:
-        error: Anything that came out of a call of a model.
+        error: Any exception from a call of a model.
         spec: The model, ``provider:name``.
         key: The environment variable that holds the provider's key, if it has one.
-        mask: Takes secrets out of what is shown.
+        mask: Removes secrets from the shown text.
 
     Returns:
-        The error itself if it is one of ours, a ModelUnavailable where asking again may help,
-        else a ModelError.
+        The error itself if it is one of ours; a ModelUnavailable if a retry may help; otherwise a
+        ModelError.
     """
     if isinstance(error, FractaleError):
         return error
@@ -109,7 +109,7 @@ def to_model_error(
 
 
 def truncated(spec: str) -> ModelError:
-    """An answer that was cut off because it grew too long."""
+    """The error for an answer that was cut off at the length limit."""
     return ModelError(
         f"the answer of {spec} was cut off at its length limit",
         hint="ask for less at once, or name a model that may answer more in `model:`",
@@ -117,7 +117,7 @@ def truncated(spec: str) -> ModelError:
 
 
 def withheld(spec: str, reason: str) -> ModelError:
-    """An answer that the provider's filter kept back, or a part of it."""
+    """The error for an answer that the provider's filter withheld, fully or in part."""
     return ModelError(
         f"{spec} withheld its answer ({reason})",
         hint="change the instruction, or name another model in `model:`",
@@ -125,14 +125,14 @@ def withheld(spec: str, reason: str) -> ModelError:
 
 
 def cut_off(spec: str) -> ModelUnavailable:
-    """An answer that ended before its end."""
+    """The error for an answer whose stream broke off."""
     return ModelUnavailable(
         f"the answer of {spec} broke off", hint="go on later, or check the network"
     )
 
 
 def broken_call(spec: str) -> ModelUnavailable:
-    """A tool call without a name, or whose arguments are not a whole JSON object."""
+    """The error for a tool call without a name, or whose arguments are not a whole JSON object."""
     return ModelUnavailable(
         f"{spec} called a tool in a way that cannot be read",
         hint="resume the run, or name a more capable model in `model:`",
@@ -140,7 +140,7 @@ def broken_call(spec: str) -> ModelUnavailable:
 
 
 def refuses_format(error: ModelError) -> bool:
-    """Whether a request failed in a way that asking for plain text may mend."""
+    """Whether asking for plain text may help after a failed request."""
     return not isinstance(error, ModelUnavailable) and _status(list(_chain(error))) in REFUSED
 
 
@@ -159,12 +159,12 @@ def _key_error(spec: str, key: str | None, status: int | None, said: str) -> Mod
 
 
 def _is_key_fault(status: int | None, said: str) -> bool:
-    # Gemini answers 400 to a key that it does not know.
+    # Gemini answers 400 to an unknown key.
     return status in (401, 403) or (status == 400 and "api key" in said.lower())
 
 
 def _is_final(chain: list[BaseException], said: str) -> bool:
-    """Whether the server says that asking again is of no use."""
+    """Whether the server says that a retry will not help."""
     return "insufficient_quota" in said or _header(chain, "x-should-retry") == "false"
 
 
@@ -177,10 +177,10 @@ def _without_status(
             hint="go on later, or name a faster model in `model:`",
         )
     if type(chain[0]).__name__ == "ValidationError":
-        # pydantic's, of LangChain's message: arguments that are JSON, but not an object.
+        # pydantic's error about LangChain's message: the arguments are JSON, but not an object.
         return broken_call(spec) if "tool_calls" in str(chain[0]) else cut_off(spec)
     if _is_transport(chain):
-        # The outer error of a client says less than the one that it was raised from.
+        # A client's outer error says less than the error that caused it.
         deepest = mask(_said(chain[-1:]))[:SHOWN]
         return ModelUnavailable(
             f"{spec} cannot be reached, or its answer broke off: {deepest}",
@@ -193,9 +193,9 @@ def _without_status(
 
 
 def _withheld_by_client(chain: list[BaseException], spec: str) -> ModelError | None:
-    """What OpenAI's client raises in place of an answer of a schema that did not come to its end.
+    """Convert the error that OpenAI's client raises for an unfinished answer of a schema.
 
-    It keeps the answer, and with it what was paid for it.
+    The exception keeps the answer with its usage.
     """
     for error in chain:
         name = type(error).__name__
@@ -227,7 +227,7 @@ def _is_transport(chain: list[BaseException]) -> bool:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it was raised from."""
+    """Yield the error and its causes."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
@@ -240,7 +240,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _status(chain: list[BaseException]) -> int | None:
     for error in chain:
         if type(error).__module__ == "aiohttp.http_exceptions":
-            continue  # its 400 is the client's own word for an answer that broke off
+            continue  # the client itself reports an interrupted answer as a 400
         for name in ("status_code", "code"):
             value = getattr(error, name, None)
             if isinstance(value, int) and 400 <= value < 600:
@@ -249,7 +249,7 @@ def _status(chain: list[BaseException]) -> int | None:
 
 
 def _said(chain: list[BaseException]) -> str:
-    """The server's own words, on one line."""
+    """The server's message, on one line."""
     for error in chain:
         message = _message_in(getattr(error, "body", None) or getattr(error, "details", None))
         if message:
@@ -258,10 +258,10 @@ def _said(chain: list[BaseException]) -> str:
 
 
 def _message_in(body: Any) -> str | None:
-    """The words in a server's error body.
+    """The message in a server's error body.
 
     OpenAI sends ``{"error": {"message": …}}``, Ollama ``{"error": "…"}``, Gemini's endpoint for
-    OpenAI's clients a list of such errors, and FastAPI, which vLLM is built on, ``{"detail": …}``.
+    OpenAI's clients a list of such errors, and FastAPI, the base of vLLM, ``{"detail": …}``.
     """
     if isinstance(body, str):
         page = PAGE_TITLE.search(body)
@@ -283,7 +283,7 @@ def _message_in(body: Any) -> str | None:
 
 
 def retry_after_of(chain: list[BaseException]) -> float | None:
-    """Seconds that the server asked to wait: by header, or in Gemini's way in the body."""
+    """Seconds that the server asked to wait, from a header or from Gemini's error body."""
     milliseconds = _seconds(_header(chain, "retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000
@@ -321,7 +321,7 @@ def _seconds(text: str | None) -> float | None:
 
 
 def _retry_info(details: Any) -> float | None:
-    """``retryDelay: "17s"`` of a google.rpc.RetryInfo, wherever it lies in the details."""
+    """``retryDelay: "17s"`` of a google.rpc.RetryInfo, anywhere in the details."""
     if not isinstance(details, (dict, list)):
         return None
     found = re.search(r'"retryDelay":\s*"([\d.]+)s"', json.dumps(details, default=str))

@@ -1,8 +1,8 @@
-"""JSON in what a model or a tool said.
+"""Find JSON in the text of a model or a tool.
 
-`whole_json` reads a text that is JSON as a whole, `final_json` one that ends with it. `find_json`
-and `json_values` also look for JSON in prose: use them only if JSON was asked for, because prose
-quotes JSON that it is not.
+`whole_json` reads a text that is JSON as a whole, `final_json` a text that ends with JSON.
+`find_json` and `json_values` also search prose. Use these two only if you asked for JSON: prose may
+quote JSON that it does not mean.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ FENCE = re.compile(r"```[ \t]*+(?:json\w*+)?[ \t]*+\r?\n(.*?)```", re.DOTALL | r
 MAX_FENCES = 10_000
 
 START = re.compile(
-    r"\{(?=\s*+[\"}])"  # an object: a key or its end follows
+    r"\{(?=\s*+[\"}])"  # an object: a key or its closing brace follows
     r"|\[(?=\s*+(?:[\[\]{\"]|true\b|false\b|null\b|-?\d[\d.eE+-]*+\s*+[,\]]))"
 )
-"""Where an object or an array can begin. It passes over most brackets of prose and logs."""
+"""Possible starts of an object or an array. The pattern skips most brackets of prose and logs."""
 
 ONE_FENCE = re.compile(
     r"\A(`{3,}+)[ \t]*+(?:json\w*+)?[ \t]*+\r?\n(.*)\1\Z", re.DOTALL | re.IGNORECASE
@@ -34,17 +34,17 @@ OPENERS = re.compile(r"[\[\s]*+")
 LINE_END = re.compile(r"[\s.,;:!?)*`\"']*?(?:\n|\Z)")
 
 NESTING = 1000
-"""Characters charged for text that is nested more deeply than the decoder goes."""
+"""Characters charged for text whose nesting is too deep for the decoder."""
 
 MAX_DIGITS = 4300
-"""Characters charged for a number with more digits than Python reads."""
+"""Characters charged for a number with more digits than Python accepts."""
 
 
 def whole_json(text: str) -> Any:
-    """The JSON object or array that a text is as a whole, or that its only fence contains.
+    """Return the JSON object or array that a text is as a whole, or that its only fence contains.
 
     Raises:
-        ValueError: The text is anything else: prose, a scalar, JSON with words around it.
+        ValueError: The text is something else: prose, a scalar, or JSON with text around it.
     """
     stripped = text.strip()
     fenced = ONE_FENCE.match(stripped)
@@ -55,18 +55,17 @@ def whole_json(text: str) -> Any:
 
 
 def final_json(text: str) -> Any:
-    """The JSON object, or array of such, that a text ends with; None if there is none.
+    """Return the JSON object, or array of objects, at the end of a text; None if there is none.
 
-    It begins a line, or is a fence.
-
-    Decoding in vain costs at most some times the text.
+    The JSON starts a line, or is in a fence. Failed decoding reads at most a few times the length
+    of the text.
     """
     text = text.rstrip()
     if fenced := FINAL_FENCE.search(text):
         text = fenced[1].rstrip()
     decoder, budget = json.JSONDecoder(strict=False), 4 * len(text) + 100_000
     for start in _line_starts(text):
-        budget -= len(text) - start  # the decoder looks at no more of it
+        budget -= len(text) - start  # the decoder reads no further
         if budget < 0:
             break
         rest = text[start:]
@@ -80,7 +79,7 @@ def final_json(text: str) -> Any:
 
 
 def _line_starts(text: str) -> Iterator[int]:
-    """Where lines begin that may begin a JSON value, the last first."""
+    """Yield the starts of lines that may begin a JSON value, the last first."""
     end = len(text)
     while end > 0:
         start = text.rfind("\n", 0, end) + 1
@@ -95,17 +94,17 @@ def _is_record(value: Any) -> bool:
 
 
 def find_json(text: str) -> Any:
-    """The first complete JSON object or array in a text.
+    """Return the first complete JSON object or array in a text.
 
-    The whole text, else the first fenced block that is JSON, else the first that stands in
-    prose. In prose, `[1]` or `[0.12]` within a sentence is a citation or a time stamp: empty
-    values and arrays of numbers count only where they end their line.
+    The order is: the whole text, the first fenced block that is JSON, the first value in prose.
+    In prose, `[1]` or `[0.12]` within a sentence is a citation or a time stamp. So empty values
+    and arrays of numbers count only at the end of their line.
 
     Args:
-        text: Of any size; the time is linear in it.
+        text: Of any size; the time is linear in the size.
 
     Raises:
-        ValueError: There is none.
+        ValueError: The text contains no such value.
     """
     for value in json_values(text):
         return value
@@ -113,9 +112,9 @@ def find_json(text: str) -> Any:
 
 
 def json_values(text: str) -> Iterator[Any]:
-    """Every complete JSON object and array of a text that does not lie in another one.
+    """Yield every complete JSON object and array of a text that is not part of another one.
 
-    Fenced blocks come first, in their order, then what stands in prose.
+    Fenced blocks come first, in order, then the values in prose.
     """
     stripped = text.strip()
     if stripped[:1] in ("{", "[") and stripped[-1:] in ("}", "]"):
@@ -138,8 +137,8 @@ def _load(text: str) -> Any:
 
 
 def _in_prose(text: str) -> Iterator[Any]:
-    # A decoding that fails costs up to the rest of the text, and telling where it failed costs
-    # the text before it, so the characters read in vain and the attempts are both bounded.
+    # A failed decoding costs up to the rest of the text, and locating the failure costs the
+    # text before it. So both the characters read in vain and the attempts are bounded.
     decoder = json.JSONDecoder(strict=False)
     characters = 4 * len(text) + 100_000
     attempts = 1_000 + 1_000_000_000 // (len(text) + 1)
@@ -161,17 +160,17 @@ def _in_prose(text: str) -> Iterator[Any]:
 
 
 def _after_failure(error: Exception, text: str, start: int) -> tuple[int, int]:
-    """Where to look next, and how many characters were read in vain."""
+    """Return the next position to try, and the number of characters read in vain."""
     if isinstance(error, json.JSONDecodeError):
         return start + 1, error.pos - start + 1
     if isinstance(error, RecursionError):
         opened = OPENERS.match(text, start)
         return max(start + 1, opened.end() - 1 if opened else 0), NESTING
-    return start + 1, MAX_DIGITS  # a number that Python refuses to read
+    return start + 1, MAX_DIGITS  # a number that Python refuses to parse
 
 
 def _is_meant(value: Any, text: str, start: int, end: int) -> bool:
-    """Whether a value in prose is more than brackets that happen to be JSON."""
+    """Whether a value in prose is intended as JSON, and not brackets of a sentence."""
     if value and (
         isinstance(value, dict)
         or any(not isinstance(item, (int, float)) for item in cast("list[Any]", value))

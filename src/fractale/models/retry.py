@@ -1,4 +1,4 @@
-"""When to ask a model again, and how long to wait before."""
+"""When to ask a model again, and how long to wait before that."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How often a model that is busy or out of reach is asked again; times in seconds.
+    """How often to ask again a model that is busy or unreachable; times in seconds.
 
     Args:
-        tries: All of them, the first included.
-        delay: Before the second try; it grows by `backoff` from try to try.
-        max_delay: The longest delay of our own.
-        patience: The longest delay that a server may ask for; beyond it, the call fails at once
-            and says how long the server asked to wait.
-        sleep: Waits; a test may pass another one.
-        random: A number from 0 to 1, for jitter: many steps must not come back together.
+        tries: Number of attempts, including the first.
+        delay: Wait before the second attempt; each later wait is `backoff` times longer.
+        max_delay: The longest wait that the policy itself chooses.
+        patience: The longest wait that a server may ask for. If it asks for more, the call fails at
+            once and reports the requested wait.
+        sleep: The function that waits; tests may pass another one.
+        random: A number from 0 to 1, for jitter: many steps must not retry at the same time.
     """
 
     tries: int = 4
@@ -37,22 +37,22 @@ class RetryPolicy:
     random: Callable[[], float] = field(default=random.random, repr=False)
 
     def wait_before(self, failed: int, retry_after: float | None) -> float:
-        """Seconds to wait after that many failed tries.
+        """Return the seconds to wait after a number of failed attempts.
 
-        Between half and all of the delay that has grown so far; where the server said how long
-        to wait, never less than that.
+        The wait is half to all of the delay for that attempt, and never shorter than the server
+        asked for.
         """
         delay = min(self.delay * self.backoff ** (failed - 1), self.max_delay)
         jittered = delay * (0.5 + 0.5 * self.random())
         return jittered if retry_after is None else max(jittered, retry_after + 0.1 * jittered)
 
     async def run(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Make the call, again where that may help.
+        """Make the call, and retry it if that may help.
 
         Raises:
-            ModelUnavailable: Every try failed, or the server asks for more than `patience`. Its
-                `usage` is what all tries used.
-            ModelError: The model failed in a way that asking again does not change.
+            ModelUnavailable: Every attempt failed, or the server asks for more than `patience`. Its
+                `usage` is the usage of all attempts.
+            ModelError: The model failed in a way that a retry does not change.
         """
         failed, used = 0, Usage()
         while True:

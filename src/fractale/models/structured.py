@@ -1,4 +1,4 @@
-"""Asking for JSON of a schema, and looking at what came back."""
+"""Ask for JSON of a schema, and check the answer."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The request for an answer of a schema, as OpenAI and those who follow it take it.
+    """The request for an answer of a schema, in the form of OpenAI and compatible servers.
 
-    Not OpenAI's strict mode, which knows only a part of JSON Schema.
+    It does not use OpenAI's strict mode, which supports only a part of JSON Schema.
     """
     name = "".join(c if c.isalnum() else "_" for c in str(schema.get("title") or "answer"))
     return {
@@ -28,7 +28,7 @@ def response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
 def with_schema_in_words(
     messages: Sequence[BaseMessage], schema: Mapping[str, Any]
 ) -> list[BaseMessage]:
-    """The same conversation with the schema as part of what is asked last."""
+    """The same conversation with the schema in the text of the last message."""
     text = (
         "Answer with JSON only, without any words around it, that fits this JSON Schema:\n"
         f"{json.dumps(schema, ensure_ascii=False)}"
@@ -39,7 +39,7 @@ def with_schema_in_words(
 def _ask_last(messages: Sequence[BaseMessage], text: str) -> list[BaseMessage]:
     from langchain_core.messages import HumanMessage
 
-    # Some providers refuse two messages of the same side in a row.
+    # Some providers refuse two messages of the same role in a row.
     *earlier, last = messages
     if isinstance(last, HumanMessage) and isinstance(last.content, str):
         return [*earlier, HumanMessage(f"{last.content}\n\n{text}")]
@@ -49,7 +49,7 @@ def _ask_last(messages: Sequence[BaseMessage], text: str) -> list[BaseMessage]:
 def with_correction(
     messages: Sequence[BaseMessage], answer: str, errors: Sequence[str]
 ) -> list[BaseMessage]:
-    """The same conversation, the answer that did not fit, and what is wrong with it."""
+    """The same conversation, with the answer that did not fit and its errors."""
     from langchain_core.messages import AIMessage, HumanMessage
 
     listed = "\n".join(f"- {error}" for error in errors)
@@ -58,15 +58,15 @@ def with_correction(
 
 
 def read(text: str, schema: Mapping[str, Any] | None) -> tuple[Any, list[str]]:
-    """The JSON in a text, and how it breaks the schema.
+    """Read the JSON in a text, and validate it against the schema.
 
-    Of several JSON values in the text, the first that fits is meant, else the first.
+    If the text has several JSON values, the first that fits counts, otherwise the first.
 
     Returns:
-        The value, None if there is none, and the errors, each with its place in the value.
+        The value, None if there is none, and the errors, each with its position in the value.
     """
     first: tuple[Any, list[str]] | None = None
-    work = Work()  # of all of them: a text may hold thousands
+    work = Work()  # one budget for all values: a text may contain thousands
     for value in _candidates(text, schema):
         try:
             errors = _errors(value, schema, work)
@@ -89,7 +89,7 @@ def _candidates(text: str, schema: Mapping[str, Any] | None) -> list[Any]:
 
 
 def schema_errors(value: Any, schema: Mapping[str, Any] | None) -> list[str]:
-    """Where a value breaks the schema of a plan: ``$.nodes: 'four' is not of type 'integer'``."""
+    """List where a value violates the schema: ``$.nodes: 'four' is not of type 'integer'``."""
     try:
         return _errors(value, schema, Work())
     except TooMuchWork as error:

@@ -1,7 +1,7 @@
-"""Tool calls that a model wrote as text, because its server did not parse them.
+"""Detect tool calls that a model wrote as text, because its server did not parse them.
 
-They are typical of vLLM without a tool parser, and of llama.cpp without ``--jinja``. Such a text is
-neither an answer nor a call: nothing is called from it, since its end cannot be known.
+They are typical of vLLM without a tool parser, and of llama.cpp without ``--jinja``. Such a text
+is neither an answer nor a call. No tool is called from it, because its end is unknown.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ MARKS = re.compile(
     r"|<\|tools_prefix\|>|<\|START_ACTION\|>|<\|channel\|>commentary to="
     "|<\uff5ctool▁calls▁begin\uff5c>"
 )
-"""What begins a call in the texts of Hermes, Qwen, Granite, Kimi, DeepSeek, Seed, MiniMax, Mistral,
+"""Starts of a call in the texts of Hermes, Qwen, Granite, Kimi, DeepSeek, Seed, MiniMax, Mistral,
 Llama, Apertus, Command and gpt-oss."""
 
 BEGINS_LINE = re.compile(
     rf"^[ \t]*(?:{MARKS.pattern})(?=\s*(?:[{{\[<\"]|[\w.:-]+\s*[{{\[(<>=\"]))", re.MULTILINE
 )
-"""Such a mark at the start of a line, with what looks like a call after it."""
+"""Such a mark at the start of a line, followed by text that looks like a call."""
 
 NAMED = re.compile(
     r'(?:"name"\s*:\s*"|function[=_]|invoke name="|functions\.'
@@ -34,7 +34,7 @@ NAMED = re.compile(
 
 CALL = r"[A-Za-z_][\w.]*\((?:\s*\w+\s*=[^()]*)?\)"
 PYTHONIC = re.compile(rf"\s*\[\s*({CALL})(?:\s*,\s*{CALL})*\s*\]\s*")
-"""How Llama 3.2 and 4 write calls: `[look(where="/")]`."""
+"""The form in which Llama 3.2 and 4 write calls: `[look(where="/")]`."""
 
 FENCED = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 
@@ -43,17 +43,17 @@ ARGUMENTS = ("arguments", "parameters", "args", "input", "tool_input", "action_i
 
 
 def called_in_text(text: str, tools: Collection[str]) -> str | None:
-    """The tool that a text calls.
+    """Return the tool that a text calls.
 
-    A mark at the start of a line begins a call of any tool, since models also call tools that they
-    were not offered. Within a line, and in bare JSON, only a tool on offer is called.
+    A mark at the start of a line begins a call of any tool, because models also call tools that
+    they were not offered. Within a line, and in bare JSON, only an offered tool counts.
 
     Args:
         text: A model's whole answer.
-        tools: The names of the tools as the model was shown them.
+        tools: The names of the tools, as the model saw them.
 
     Returns:
-        The tool's name, `a tool` where the text breaks off before it, or None if it is an answer.
+        The tool's name, `a tool` if the text breaks off before it, or None for an answer.
     """
     if name := _called_in_json(text, tools) or _called_in_python(text, tools):
         return name
@@ -85,7 +85,7 @@ def _name(tool: str) -> re.Pattern[str]:
 
 
 def _called_in_json(text: str, tools: Collection[str]) -> str | None:
-    """Of a text that is JSON, or that ends with a line or a fence of it."""
+    """Find a call in a text that is JSON, or that ends with a line or a fence of JSON."""
     try:
         value = whole_json(text)
     except ValueError:
@@ -96,7 +96,7 @@ def _called_in_json(text: str, tools: Collection[str]) -> str | None:
 
 
 def _called(call: Any) -> str | None:
-    """The name in ``{name, arguments}`` and its like, also one level down, as OpenAI has it."""
+    """The name in ``{name, arguments}`` and similar forms, also one level deeper as in OpenAI's."""
     if not isinstance(call, dict):
         return None
     table = cast("dict[str, Any]", call)

@@ -1,8 +1,8 @@
-"""What a reasoning model thought, apart from what it answered.
+"""Separate the thoughts of a reasoning model from its answer.
 
-A server with the right reasoning parser sends thoughts in a field of their own. Without one, they
-come in the text, in the marks that the model was trained with. Only blocks that begin the text or
-a line count, so that an answer may quote such marks in a sentence or a code block. Sources: the
+A server with the right reasoning parser sends thoughts in a separate field. Without a parser,
+thoughts are in the text, inside the marks of the model's training. Only blocks that begin the text
+or a line count, so that an answer may quote such marks in a sentence or a code block. Sources: the
 chat templates of the models named below, and the reasoning parsers of vLLM and llama.cpp.
 """
 
@@ -26,7 +26,7 @@ MARKS = (
     ("<|begin_of_thought|>", "<|end_of_thought|>"),  # OpenThinker
     ("<|channel>thought", "<channel|>"),  # Gemma 4
 )
-"""Where thoughts begin and end, in lower case."""
+"""Start and end marks of thoughts, in lower case."""
 
 ENDS = re.compile("|".join(re.escape(end) for _, end in MARKS), re.IGNORECASE)
 
@@ -42,10 +42,10 @@ WRAPPERS = re.compile(
     r"|<\|begin_of_solution\|>(.*?)(?:<\|end_of_solution\|>)?)\s*",
     re.DOTALL,
 )
-"""What such models put around the answer that follows their thoughts."""
+"""Marks that such models put around the answer after their thoughts."""
 
 HARMONY = ("<|channel|>", "<|start|>assistant")
-"""How a text in the channels of gpt-oss begins."""
+"""Possible starts of a text in the channels of gpt-oss."""
 
 CHANNEL = re.compile(
     r"<\|channel\|>\s*(?P<channel>\w+)(?P<head>[^<]*)(?:<\|constrain\|>[^<]*)?<\|message\|>"
@@ -54,20 +54,20 @@ CHANNEL = re.compile(
 )
 
 BARE_HARMONY = re.compile(r"\s*analysis(?P<thoughts>\S.*?)assistantfinal(?P<answer>.*)", re.DOTALL)
-"""The same channels where the server took their special tokens out of the text."""
+"""The same channels if the server removed their special tokens from the text."""
 
 MOST_ENDS = 100
-"""End marks that are looked at, so that the time stays linear in the text."""
+"""The most end marks to examine, so that the time stays linear in the text."""
 
 QUOTES = "`'\"\\"
 
 
 class Parted(NamedTuple):
-    """A text in two parts.
+    """A text, split into thoughts and answer.
 
     Args:
-        answer: Empty if there are only thoughts.
-        unmarked: Whether the thoughts had an end mark only.
+        answer: Empty if the text has only thoughts.
+        unmarked: Whether the thoughts had an end mark but no start mark.
     """
 
     answer: str
@@ -76,11 +76,15 @@ class Parted(NamedTuple):
 
 
 def without_thoughts(text: str) -> Parted:
-    """Take the thoughts off a model's text.
+    """Remove the thoughts from a model's text.
 
-    Thoughts are marked blocks at the start, also without their end; whole blocks that begin a line;
-    and all that comes before a lone end mark, because some chat templates put the first mark into
-    the prompt. A mark in quotes or in a code block is part of the answer.
+    Three kinds of text are thoughts:
+
+    - marked blocks at the start, even without an end mark;
+    - whole blocks that begin a line;
+    - all text before a lone end mark: some chat templates put the start mark into the prompt.
+
+    A mark in quotes or in a code block is part of the answer.
     """
     stripped = text.lstrip()
     if stripped.startswith(HARMONY):
@@ -109,7 +113,7 @@ def without_thoughts(text: str) -> Parted:
 
 
 def _without_blocks(text: str) -> tuple[str, list[str]]:
-    """The text without the blocks of thoughts that begin a line, and these."""
+    """Return the text without the blocks of thoughts that begin a line, and these blocks."""
     kept, thoughts, position = list[str](), list[str](), 0
     for match in itertools.islice(LINE_STARTS.finditer(text), MOST_ENDS):
         end = next(end for start, end in MARKS if start == match["mark"].lower())
@@ -123,8 +127,8 @@ def _without_blocks(text: str) -> tuple[str, list[str]]:
 
 
 def _find(mark: str, text: str, start: int = 0) -> int:
-    """Where a mark stands, in letters of either case; -1 if nowhere."""
-    found = re.compile(re.escape(mark), re.IGNORECASE).search(text, start)  # lower() moves places
+    """The position of a mark, ignoring case; -1 if it does not occur."""
+    found = re.compile(re.escape(mark), re.IGNORECASE).search(text, start)  # lower() shifts indices
     return found.start() if found else -1
 
 
@@ -134,7 +138,7 @@ def _opening(text: str) -> tuple[str, str] | None:
 
 
 def _last_lone_end(text: str) -> re.Match[str] | None:
-    """The last end mark that no start mark precedes, and that is not quoted."""
+    """The last end mark that has no start mark before it and is not in quotes."""
     found: re.Match[str] | None = None
     for match in itertools.islice(ENDS.finditer(text), MOST_ENDS):
         start = next(start for start, end in MARKS if end == match[0].lower())
@@ -152,7 +156,7 @@ def _unwrapped(text: str) -> str:
 
 
 def _of_channels(text: str) -> Parted:
-    """The channel `final` is the answer; a call in `commentary` is left for its reader to find."""
+    """Read the answer from the channel `final`; keep calls in `commentary` for later checks."""
     parts = list(CHANNEL.finditer(text))
     final = [part["body"].strip() for part in parts if part["channel"] == "final"]
     calls = [part[0] for part in parts if "to=" in part["head"]]
@@ -162,12 +166,12 @@ def _of_channels(text: str) -> Parted:
 
 
 class AnswerStream:
-    """Passes the pieces of a streamed text on without the thoughts at its start.
+    """Passes on the pieces of a streamed text, without the thoughts at its start.
 
     Args:
-        on_text: Takes the pieces of the answer.
-        hold: Whether to pass nothing on before the end: for a model whose thoughts have no mark
-            at their start.
+        on_text: Receives the pieces of the answer.
+        hold: Whether to hold back everything until the end: for a model whose thoughts have no
+            start mark.
     """
 
     def __init__(self, on_text: Callable[[str], None], *, hold: bool = False) -> None:
@@ -178,7 +182,7 @@ class AnswerStream:
         self._hold = hold
 
     def feed(self, piece: str) -> None:
-        """Take the next piece of the text."""
+        """Add the next piece of the text."""
         if self._answering:
             self._on_text(piece)
             return
@@ -215,6 +219,6 @@ class AnswerStream:
             self._on_text(text)
 
     def end(self, answer: str) -> None:
-        """Pass on what is still held back of the whole answer."""
+        """Pass on the part of the whole answer that is still held back."""
         if not self._answering:
             self._pass_on(answer)

@@ -1,9 +1,14 @@
-"""Tools of any server in a form that every model's provider accepts.
+"""Convert the tools of any server to a form that every model provider accepts.
 
 MCP allows names and schemas that providers refuse, and one refused tool fails the whole request.
-OpenAI asks for the most: names of at most 64 of `[a-zA-Z0-9_-]`, an object with `properties` and
-without `anyOf` and the like at the top, `items` for each array, at most 128 tools. What a schema
-loses here, its server still checks when the tool is called.
+OpenAI has the strictest rules:
+
+- names have at most 64 characters of `[a-zA-Z0-9_-]`;
+- a schema is an object with `properties`, without `anyOf` and the like at the top;
+- each array has `items`;
+- a request has at most 128 tools.
+
+The tool's server still checks the rules that a schema loses here.
 """
 
 from __future__ import annotations
@@ -34,10 +39,10 @@ Json = dict[str, Any]
 
 
 def wire_names(names: Iterable[str]) -> dict[str, str]:
-    """The name that a model is shown for each tool, all of them different.
+    """Choose the name that a model sees for each tool; all names differ.
 
-    A name that providers accept stays as it is. In another, a dot becomes ``__`` and any other
-    character ``_``; where it is cut, or would be the name of another tool, it ends in a hash.
+    Valid names stay as they are. In other names, a dot becomes ``__`` and any other invalid
+    character ``_``. A name that is shortened, or that another tool already has, ends in a hash.
     """
     plain = {name: _plain(name) for name in names}
     taken = Counter(plain.values())
@@ -49,7 +54,7 @@ def wire_names(names: Iterable[str]) -> dict[str, str]:
 
 def _plain(name: str) -> str:
     shown = re.sub(r"[^a-zA-Z0-9_-]", "_", name.replace(".", "__"))
-    if not re.match(r"[a-zA-Z_]", shown):  # Gemini wants one of these first
+    if not re.match(r"[a-zA-Z_]", shown):  # Gemini requires a letter or `_` first
         shown = f"_{shown}"
     return shown if len(shown) <= LONGEST_NAME else _hashed(shown, name)
 
@@ -60,10 +65,10 @@ def _hashed(shown: str, name: str) -> str:
 
 
 def wire_schema(schema: Mapping[str, Any]) -> Json:
-    """The schema of a tool's arguments, as providers accept it.
+    """Convert the schema of a tool's arguments to the form that providers accept.
 
-    Choices at the top become one object with the properties of all of them. A reference to
-    another document is left out: nothing is fetched.
+    Choices at the top become one object with the properties of all choices. References to other
+    documents are removed: nothing is fetched.
 
     Raises:
         ValueError: The arguments are not an object.
@@ -79,7 +84,7 @@ def wire_schema(schema: Mapping[str, Any]) -> Json:
 
 
 def _resolved(schema: Any, whole: Json) -> Json:
-    """What a local reference stands for, with what is beside it; ``{}`` for what is no schema."""
+    """Resolve a local reference and merge its siblings; ``{}`` for a value that is not a schema."""
     seen: set[str] = set()
     while isinstance(schema, dict) and "$ref" in schema:
         table = cast("Json", schema)
@@ -96,7 +101,7 @@ def _without_ref(table: Json) -> Json:
 
 
 def _target(reference: Any, whole: Json) -> Json | None:
-    """The schema at ``#/…`` of the same document, or None."""
+    """Find the schema at ``#/…`` in the same document; None if it does not exist."""
     if not isinstance(reference, str) or not reference.startswith("#/"):
         return None
     found: Any = whole
@@ -109,7 +114,7 @@ def _target(reference: Any, whole: Json) -> Json | None:
 
 
 def _merged(top: Json, whole: Json, level: int) -> Json:
-    """A schema whose choices at the top are merged into its own properties."""
+    """Merge the choices at the top of a schema into its own properties."""
     groups = {key: _list(top.pop(key)) for key in CHOICES if key in top}
     if level > MOST_LEVELS or not groups:
         return top
@@ -147,7 +152,7 @@ def _in_words(needs: list[set[str]]) -> str:
 
 
 def _adapted(schema: Any, whole: Json, level: int) -> Json:
-    """A schema at any depth in the words that providers accept."""
+    """Rewrite a schema at any depth with the keywords that providers accept."""
     if not isinstance(schema, dict) or level > MOST_LEVELS:
         return {}
     made = {k: v for k, v in cast("Json", schema).items() if k not in DROPPED and k[:2] != "x-"}
@@ -172,13 +177,13 @@ def _adapted(schema: Any, whole: Json, level: int) -> Json:
 
 
 def _adapt_kind(made: Json) -> None:
-    """Write out what providers ask for beside a type, and leave out what is not of JSON Schema."""
+    """Add the keywords that providers require for a type, and remove those outside JSON Schema."""
     kinds: list[Any] = made["type"] if isinstance(made.get("type"), list) else [made.get("type")]
     if not all(kind in TYPES for kind in kinds):
         made.pop("type", None)
     if "object" in kinds and not isinstance(made.get("properties"), dict):
         made["properties"] = {}
-    if isinstance(made.get("items"), list):  # the tuples of older drafts
+    if isinstance(made.get("items"), list):  # tuples of older drafts
         made["items"] = {"anyOf": made["items"]} if made["items"] else {}
     if "array" in kinds:
         made.setdefault("items", {})

@@ -1,4 +1,4 @@
-"""One turn of a model: received, joined, cleaned and checked, before anything else reads it."""
+"""One turn of a model: receive, join, clean and check it before other code reads it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import Runnable
 
 TELLING = frozenset({"openai", "google_genai"})
-"""Makers of messages that always say why an answer ended; one without a reason broke off."""
+"""Providers that always give the reason for an end; without a reason, the answer broke off."""
 
 TOO_LONG = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
 WITHHELD = frozenset(
@@ -40,7 +40,7 @@ TOLD_OF_CALL = (
 TOLD_OF_NOTHING = "Your answer was empty. Call a tool, or answer in words."
 
 THOUGHTS = "reasoning_content"
-"""Where a message keeps its thoughts, in `additional_kwargs`."""
+"""The key of a message's thoughts in `additional_kwargs`."""
 
 COUNTS = ("input_tokens", "output_tokens")
 
@@ -50,12 +50,12 @@ class Turns:
     """Takes turns of one model.
 
     Args:
-        price: What one answer used.
-        on_text: Takes pieces of the answer as they come, without thoughts; with None, nothing is
-            streamed.
-        timeout: Seconds that each turn may take.
-        unmarked: Models whose thoughts were seen to have no mark at their start.
-        usage: What all turns used so far, also those that failed.
+        price: Returns the usage of one answer.
+        on_text: Receives pieces of the answer as they arrive, without thoughts; None turns
+            streaming off.
+        timeout: Seconds per turn.
+        unmarked: Models whose thoughts were found to have no start mark.
+        usage: Usage of all turns so far, including failed ones.
     """
 
     spec: str
@@ -75,8 +75,8 @@ class Turns:
             id. It may be empty.
 
         Raises:
-            ModelUnavailable: It broke off, or calls a tool with arguments that are not whole.
-            ModelError: It was cut off at a length limit, or withheld by a filter.
+            ModelUnavailable: The turn broke off, or calls a tool with incomplete arguments.
+            ModelError: The turn was cut off at a length limit, or a filter withheld it.
         """
         async with asyncio.timeout(self.timeout):
             message = await self._receive(chat, list(messages))
@@ -106,10 +106,10 @@ class Turns:
 
 
 def joined(chunks: Sequence[AIMessageChunk]) -> AIMessage:
-    """The message that the chunks of a stream are parts of.
+    """Join the chunks of a stream to one message.
 
-    A tool call whose arguments are not whole JSON is an invalid one: LangChain would complete
-    what was cut off, as ``{"path": "/a/run1`` of ``{"path": "/a/run1/tmp"}``.
+    A tool call with incomplete JSON arguments becomes an invalid call. LangChain would complete
+    the cut-off text: ``{"path": "/a/run1`` for ``{"path": "/a/run1/tmp"}``.
     """
     from langchain_core.messages import AIMessageChunk, message_chunk_to_message
 
@@ -118,7 +118,7 @@ def joined(chunks: Sequence[AIMessageChunk]) -> AIMessage:
     whole: Any = chunks[0]
     for chunk in chunks[1:]:
         whole = whole + chunk
-    if not isinstance(whole, AIMessageChunk):  # of a model that does not stream
+    if not isinstance(whole, AIMessageChunk):  # from a model that does not stream
         return cast("AIMessage", whole)
     broken = [call for call in whole.tool_call_chunks if not _is_whole(call)]
     message = cast("AIMessage", message_chunk_to_message(whole))
@@ -138,7 +138,7 @@ def _fields(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_whole(call: Mapping[str, Any]) -> bool:
-    """Whether a call has a name and whole arguments; no text at all stands for no arguments."""
+    """Whether a call has a name and whole arguments; empty text means no arguments."""
     try:
         arguments = json.loads(call.get("args") or "{}", strict=False)
     except (ValueError, RecursionError):
@@ -147,9 +147,9 @@ def _is_whole(call: Mapping[str, Any]) -> bool:
 
 
 def _counted(counts: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """What was used, where each chunk that says so tells all so far, or only its own part.
+    """Merge the usage of a stream's chunks, which report either running totals or separate parts.
 
-    It is all so far if no count ever falls; the parts of one answer name its input once.
+    They are totals if no count ever falls. Only one part of an answer has its input tokens.
     """
     grows = all(
         earlier[COUNTS[0]] > 0 and all(earlier[key] <= later[key] for key in COUNTS)
@@ -159,7 +159,7 @@ def _counted(counts: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def clean(message: AIMessage) -> AIMessage:
-    """The message without thoughts in its text, with an id for each tool call, as valid Unicode."""
+    """Remove thoughts from a message's text, add missing ids of tool calls, repair its Unicode."""
     changes: dict[str, Any] = {}
     parted = without_thoughts(message.text)
     if parted.thoughts:
@@ -172,14 +172,14 @@ def clean(message: AIMessage) -> AIMessage:
         ]
     for name in ("content", "tool_calls", "additional_kwargs"):
         value = changes.get(name, getattr(message, name))
-        # A server may cut a character of two code units apart.
+        # A server may split a character of two code units.
         if (mended := readable_values(value)) != value:
             changes[name] = mended
     return message.model_copy(update=changes) if changes else message
 
 
 def _with_text(content: Any, answer: str) -> Any:
-    """The content with another text; its parts other than text stay."""
+    """Replace the text of a message's content; parts other than text stay."""
     if isinstance(content, str):
         return answer
     others = [part for part in content if not _is_text(part)]
@@ -193,11 +193,11 @@ def _is_text(part: Any) -> bool:
 
 
 def check_end(message: BaseMessage, spec: str) -> None:
-    """See to it that an answer came to its own end.
+    """Check that an answer is complete.
 
     Raises:
         ModelUnavailable: It broke off, or calls a tool with arguments that are not JSON.
-        ModelError: It was cut off at a length limit, or withheld by a filter.
+        ModelError: It was cut off at a length limit, or a filter withheld it.
     """
     metadata = cast("Mapping[str, Any]", message.response_metadata)
     reason = _reason_of(metadata)
@@ -215,7 +215,7 @@ def check_end(message: BaseMessage, spec: str) -> None:
 
 
 def _is_one_of(reason: str, words: frozenset[str]) -> bool:
-    # Where two pieces of a stream give the reason, LangChain puts the words together.
+    # If two pieces of a stream give the reason, LangChain concatenates the words.
     return any(reason.startswith(word) for word in words)
 
 
@@ -230,12 +230,12 @@ def _reason_of(metadata: Mapping[str, Any]) -> str:
 
 
 def _calls_are_broken(message: BaseMessage) -> bool:
-    """Also with a good call beside the broken one: the model meant both."""
+    """Whether any call is broken, even beside a valid call: the model meant both."""
     return bool(getattr(message, "invalid_tool_calls", None))
 
 
 def _blocked(metadata: Mapping[str, Any]) -> str:
-    """Why Gemini answered nothing at all."""
+    """The reason why Gemini returned no answer at all."""
     feedback: Any = metadata.get("prompt_feedback")
     if not isinstance(feedback, Mapping):
         return ""
@@ -244,10 +244,10 @@ def _blocked(metadata: Mapping[str, Any]) -> str:
 
 
 def fault_of_turn(message: AIMessage, tools: Sequence[str], spec: str) -> ModelError | None:
-    """Why an agent's turn neither calls a tool nor answers, or None.
+    """Return an error if an agent's turn neither calls a tool nor answers, else None.
 
     Args:
-        tools: The names of the tools on offer.
+        tools: The names of the offered tools.
     """
     if message.tool_calls:
         return None
@@ -257,7 +257,7 @@ def fault_of_turn(message: AIMessage, tools: Sequence[str], spec: str) -> ModelE
 
 
 def call_as_text(name: str, spec: str) -> ModelError:
-    """A tool call that the model wrote as text."""
+    """The error for a tool call that the model wrote as text."""
     return ModelError(
         f"{spec} wrote a call of `{name}` as text, so nothing was called",
         hint="start its server with a parser of its tool calls: see docs/models.md; and see that "
@@ -266,7 +266,7 @@ def call_as_text(name: str, spec: str) -> ModelError:
 
 
 def word_about(message: AIMessage, tools: Sequence[str]) -> list[BaseMessage]:
-    """What goes back to the model about a turn that `fault_of_turn` refuses."""
+    """Return the messages that explain to the model why `fault_of_turn` refuses its turn."""
     from langchain_core.messages import AIMessage, HumanMessage
 
     if name := called_in_text(message.text, tools):
@@ -275,7 +275,7 @@ def word_about(message: AIMessage, tools: Sequence[str]) -> list[BaseMessage]:
 
 
 def empty(message: BaseMessage, spec: str) -> ModelError:
-    """An answer without text: with the model's reason, if it gives one."""
+    """The error for an answer without text, with the model's reason if it gives one."""
     refusal = cast("Mapping[str, Any]", message.additional_kwargs).get("refusal")
     if refusal:
         return ModelError(f"{spec} refuses to answer: {clip(str(refusal), 200)}")

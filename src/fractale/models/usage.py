@@ -1,4 +1,4 @@
-"""What a model answered, and what it used for it."""
+"""The answer of a model, and its usage."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What model calls used. Add two to sum them.
+    """The usage of model calls. Add two to sum them.
 
     Args:
         input_tokens: As the provider counts them.
-        output_tokens: The same, with what the model thought but did not say.
-        cost: US dollars; 0 where the model's price is not known.
-        calls: Answers that were paid for.
+        output_tokens: The same, including the model's thoughts.
+        cost: US dollars; 0 if the model's price is unknown.
+        calls: Number of paid answers.
     """
 
     input_tokens: int = 0
@@ -39,21 +39,20 @@ class Usage:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready, with ``total_tokens``."""
         return {**asdict(self), "total_tokens": self.total_tokens}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a model answered.
+    """The answer of a model.
 
     Args:
-        text: All that it said, without its thoughts.
-        data: The JSON that was asked for; without a schema, the JSON that the text is as a whole.
+        text: The whole text, without thoughts.
+        data: The requested JSON; without a schema, the text as a whole if it is JSON.
             None if there is none.
-        usage: Of all turns that the answer took.
+        usage: Usage of all turns for the answer.
         model: ``provider:name``.
-        seconds: From the first request to the end of the answer, waiting included.
+        seconds: From the first request to the end of the answer, including waits.
     """
 
     text: str
@@ -64,7 +63,7 @@ class Answer:
 
 
 def tokens_of(message: BaseMessage) -> tuple[int, int]:
-    """Input and output tokens of an answer; zeros where the provider does not say."""
+    """Return input and output tokens of an answer; zeros if the provider does not report them."""
     counted = getattr(message, "usage_metadata", None)
     if counted:
         return int(counted.get("input_tokens", 0)), int(counted.get("output_tokens", 0))
@@ -77,14 +76,14 @@ def tokens_of(message: BaseMessage) -> tuple[int, int]:
 
 
 EARLIER_TRIES = "earlier_tries"
-"""Where the metadata of an agent's turn keep what the tries before it used."""
+"""The metadata key of an agent's turn for the usage of earlier attempts."""
 
 
 def with_earlier_tries(message: AIMessage, usage: Usage) -> AIMessage:
-    """The message of a turn that took several tries, with what those before it used.
+    """Add the usage of earlier attempts to the message of a turn.
 
     Args:
-        usage: Of all tries, the last included.
+        usage: Usage of all attempts, including the last.
     """
     if usage.calls <= 1:
         return message
@@ -99,6 +98,6 @@ def with_earlier_tries(message: AIMessage, usage: Usage) -> AIMessage:
 
 
 def earlier_tries(message: BaseMessage) -> Usage:
-    """What the tries before this one used, unpriced."""
+    """The usage of the attempts before this one, without cost."""
     metadata = cast("dict[str, Any]", message.response_metadata)
     return Usage(**metadata.get(EARLIER_TRIES, {}))

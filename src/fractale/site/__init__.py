@@ -1,4 +1,4 @@
-"""What is on this machine, and what of it a plan needs.
+"""Find the programs and resources of this machine, and check what a plan needs.
 
 - `discover` asks every probe of `probes/` at once, and caches the findings. `programs` runs the
   programs that probes ask.

@@ -1,7 +1,7 @@
-"""Ask every probe at once, and keep what they found in the state directory for a while.
+"""Ask all probes at the same time, and cache their findings in the state directory.
 
-Many machines often share a home, and another shell has other modules: the cache counts only on the
-same machine, with the same variables.
+Machines often share a home directory, and another shell may load other modules. So the cache is
+valid only on the same machine with the same variables.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ PROBES: Mapping[str, Mapping[str, Probe]] = {
     "kubernetes": {"kubernetes": containers.kubernetes},
     "file_systems": {"folders": folders.folders},
 }
-"""Section → name → probe. What is added here is looked for, shown, cached and given to models."""
+"""Section → name → probe. A probe added here is run, shown, cached and available to models."""
 
 MAX_AGE = 3600.0
-"""Seconds after which a machine is looked at again."""
+"""Seconds until cached findings expire."""
 
 SURROUNDINGS = (
     "PATH",
@@ -78,14 +78,14 @@ SURROUNDINGS = (
     "SPACK_ROOT",
     "TMPDIR",
 )
-"""Variables that change what is found."""
+"""Environment variables that change the findings."""
 
 MOST_PROGRAMS = 4
-"""No probe asks more programs one after the other."""
+"""The most programs that any probe runs one after the other."""
 
 
 def machine_of(settings: Settings, timeout: float = TIMEOUT) -> Machine:
-    """This machine, as the settings see it."""
+    """This machine, as the settings describe it."""
     return Machine(
         environment=settings.site_environment,
         timeout=timeout,
@@ -101,11 +101,11 @@ async def look(
     max_age: float = MAX_AGE,
     timeout: float = TIMEOUT,  # noqa: ASYNC109 - of each program
 ) -> Site:
-    """What is on this machine, as found now or within `max_age`. Never raises.
+    """Return the findings for this machine, from now or from at most `max_age` ago. Never raises.
 
     Args:
-        refresh: Ask again, even if the cache is recent.
-        max_age: Seconds for which the cache counts.
+        refresh: Ask again, even if the cache is still valid.
+        max_age: Seconds for which the cache is valid.
         timeout: Seconds that one program may take to answer.
     """
     place = machine_of(settings, timeout)
@@ -119,11 +119,11 @@ async def look(
 async def discover(
     place: Machine, names: Collection[str] | None = None, *, secrets: Collection[str] = ()
 ) -> Site:
-    """Look at a machine. Reads only, and never raises.
+    """Run the probes on a machine. Reads only, and never raises.
 
     Args:
-        names: Which probes, by name; None: all.
-        secrets: Texts that must not be in what is found, should a program say one.
+        names: The probes to run, by name; None for all.
+        secrets: Texts to remove from the findings, in case a program prints one.
     """
     mask = Masker(secrets)
     started = time.monotonic()
@@ -150,14 +150,14 @@ async def discover(
 
 
 async def _guarded(place: Machine, name: str, probe: Probe) -> list[Finding]:
-    """What a probe found; a probe that fails is a finding, too."""
+    """Run a probe; an exception becomes a finding."""
     limit = place.timeout * SLOW * MOST_PROGRAMS
     try:
         async with asyncio.timeout(limit):
             found = await probe(place)
     except TimeoutError:
         found = Finding(name=name, state="broken", problem=f"no answer within {limit:g} s")
-    except Exception as error:  # noqa: BLE001 - told as what it is: one thing that is not known
+    except Exception as error:  # noqa: BLE001 - reported as an unknown
         why = f"could not be looked at: {type(error).__name__}: {error}"
         found = Finding(name=name, state="broken", problem=why)
     return found if isinstance(found, list) else [found]
@@ -167,12 +167,12 @@ async def _guarded(place: Machine, name: str, probe: Probe) -> list[Finding]:
 
 
 def cache_file(state_dir: Path) -> Path:
-    """Where it is kept, for this machine."""
+    """The cache file for this machine."""
     return state_dir / f"site-{_digest([platform.node()])}.json"
 
 
 def read_cache(place: Machine, max_age: float = MAX_AGE) -> Site | None:
-    """What was found before; None where that is too old, of other surroundings, or unreadable."""
+    """Read cached findings; None if they are too old, from another environment or unreadable."""
     try:
         data = json.loads(cache_file(place.state_dir).read_text(encoding="utf-8"))
         if data["version"] != 1 or data["surroundings"] != surroundings(place):
@@ -184,7 +184,7 @@ def read_cache(place: Machine, max_age: float = MAX_AGE) -> Site | None:
 
 
 def write_cache(place: Machine, site: Site) -> bool:
-    """Keep what was found; says whether that could be done, which is no fault if it could not."""
+    """Write findings to the cache; returns whether that succeeded. A failure is harmless."""
     path = cache_file(place.state_dir)
     data = {**site.as_dict(), "surroundings": surroundings(place)}
     try:
@@ -196,10 +196,10 @@ def write_cache(place: Machine, site: Site) -> bool:
 
 
 def surroundings(place: Machine) -> str:
-    """A sum of what decides what is found."""
+    """A checksum of the variables that decide the findings."""
     env: Mapping[str, str] = place.environment
-    told = [f"{name}={env.get(name, '')}" for name in SURROUNDINGS]
-    return _digest([*told, sys.prefix, str(place.folder.absolute())])
+    variables = [f"{name}={env.get(name, '')}" for name in SURROUNDINGS]
+    return _digest([*variables, sys.prefix, str(place.folder.absolute())])
 
 
 def _digest(words: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""The doctor: everything that a plan, a registry or a server file needs, looked for at once."""
+"""The doctor: look for everything that a plan, a registry or a server file needs."""
 
 from __future__ import annotations
 
@@ -28,27 +28,26 @@ from fractale.site.plan_uses import NamedTargets, named_by
 from fractale.site.programs import TIMEOUT
 
 SECTIONS = ("plan", "tools", "servers", "model", "runs", "packages", "site", "rules")
-"""In the order in which they are told."""
+"""Sections of the report, in order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What the doctor says."""
+    """The doctor's report."""
 
     checks: tuple[Check, ...]
 
     @property
     def missing(self) -> int:
-        """How many things are needed and not there."""
+        """Number of things that are needed and missing."""
         return sum(1 for check in self.checks if check.verdict == "missing")
 
     @property
     def warnings(self) -> int:
-        """How many things are not there, and may not be needed."""
+        """Number of things that are missing and may not be needed."""
         return sum(1 for check in self.checks if check.verdict == "warning")
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
         return {
             "ok": not self.missing,
             "missing": self.missing,
@@ -59,14 +58,14 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What is to be examined.
+    """The request: what the doctor should examine.
 
     Args:
-        plan: A plan's file.
-        registries: Registry files that the run is given.
-        server_files: Files that ``fractale serve`` is to serve.
+        plan: Path of a plan.
+        registries: Registry files for the run.
+        server_files: Files for ``fractale serve``.
         agents: Sub-agents by dotted path.
-        inputs: Of the plan; what is left out has its default.
+        inputs: Values of the plan's inputs; other inputs have their defaults.
     """
 
     plan: str | None = None
@@ -83,11 +82,11 @@ async def examine(
     online: bool = False,
     timeout: float = TIMEOUT,  # noqa: ASYNC109 - of each answer
 ) -> Report:
-    """Look for everything that is needed. What can't be examined is a line of the report.
+    """Look for everything that is needed. A failed check becomes a line of the report.
 
     Args:
-        online: Whether models may be asked, which costs some tokens.
-        timeout: Seconds that one program or server may take to answer.
+        online: Whether to ask models, which costs some tokens.
+        timeout: Seconds until a program or server must answer.
     """
     checks: list[Check] = []
     needs = _needs(settings, checks)
@@ -117,7 +116,7 @@ async def examine(
 
 
 def examine_rules(settings: Settings) -> Report:
-    """Look at what a site's security officer asks for."""
+    """Check a site's security rules."""
     return Report(checks=tuple(_masked(settings, check_rules(settings))))
 
 
@@ -127,17 +126,17 @@ def _masked(settings: Settings, checks: Iterable[Check]) -> list[Check]:
 
 
 def _asked(needs: NeedsTable, plan: Any) -> Collection[str]:
-    """The findings that the table of needs can ask for; schedulers, where there may be jobs."""
+    """The findings that the table of needs refers to; with schedulers, if there may be jobs."""
     schedulers = FEATURES["scheduler"][0] if plan is not None else ()
     return needs.findings().union(schedulers)
 
 
 async def _examine(exam: Examination, problems: Sequence[Problem]) -> list[Check]:
     named = named_by(exam.plan, exam.inputs)
-    # Imported one after the other before the rest: modules are imported once per process.
+    # Import the entries one by one, before the checks: Python imports a module once per process.
     own = await checks_tools.load_entries(exam.registries, served=False)
     served = await checks_tools.load_entries(exam.served, served=True)
-    # A file of tools alone needs neither a model nor a place for runs.
+    # A tools file without a plan needs neither a model nor a state directory.
     runs = exam.is_general or exam.wanted is not None
     parts = await asyncio.gather(
         _part("plan", checks_plan.check_plan_file(exam, problems)),
@@ -165,7 +164,7 @@ async def _tools(
 async def _offers(
     exam: Examination, loaded: Sequence[checks_tools.Loaded], named: NamedTargets
 ) -> list[Check]:
-    """Servers are reached for a run, or in general; a file of tools alone needs none."""
+    """Connect to servers for a run or a general check; a tools file without a plan needs none."""
     if exam.plan is None and not exam.is_general:
         return []
     return await checks_plan.check_offers(exam, loaded, named)
@@ -176,12 +175,12 @@ async def _nothing() -> list[Check]:
 
 
 async def _part(section: str, part: Awaitable[list[Check]]) -> list[Check]:
-    """One part of the examination; where it fails, that is its line."""
+    """Run one part of the examination; an exception becomes its line."""
     try:
         return await part
     except FractaleError as error:
         found, fix = error.message, error.hint or ""
-    except Exception as error:  # noqa: BLE001 - told as what it is: this can't be examined
+    except Exception as error:  # noqa: BLE001 - reported as a failed examination
         found = f"could not be examined: {type(error).__name__}: {error}"
         fix = "this is a fault of fractale: please report it"
     return [Check(section=section, what=section, verdict="missing", found=found, fix=fix)]
@@ -200,7 +199,7 @@ def _needs(settings: Settings, checks: list[Check]) -> NeedsTable:
 
 
 def _load(paths: Sequence[Path], checks: list[Check]) -> list[Registry]:
-    """The files that can be read; of the others every problem is told."""
+    """Load the files that can be read; report every problem of the others."""
     loaded: list[Registry] = []
     for path in paths:
         try:
@@ -222,7 +221,7 @@ def _file_problem(path: str, problem: Problem) -> Check:
 
 
 def _plan(path: str | None, checks: list[Check]) -> tuple[Any, list[Problem]]:
-    """The plan, if it is valid by itself, and what is wrong with it."""
+    """Read the plan without its servers; returns the plan if it is valid, and its problems."""
     if path is None:
         return None, []
     from fractale.plan.check import file_problems

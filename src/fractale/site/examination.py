@@ -1,4 +1,4 @@
-"""What the doctor examines: a site, and what somebody wants to do on it."""
+"""The subject of an examination: a site, and what the user wants to run there."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Examination:
     """One examination.
 
     Args:
-        plan: None where none was given, or where it can't be read.
-        wanted: The plan's file as it was given.
-        registries: Those of ``-r``, which a run serves itself.
-        served: Server files, for ``fractale serve``.
+        plan: None if no plan was given, or if it can't be read.
+        wanted: Path of the plan, as given.
+        registries: Files of ``-r``, which a run serves itself.
+        served: Files for ``fractale serve``.
         agents: Sub-agents by dotted path.
-        online: Whether models may be asked, which costs some tokens.
-        inputs: Of the plan, as somebody wants to give them.
+        online: Whether to ask models, which costs some tokens.
+        inputs: Values of the plan's inputs that the user wants to pass.
     """
 
     settings: Settings
@@ -42,10 +42,10 @@ class Examination:
 
     @property
     def timeout(self) -> float:
-        """Seconds that one answer may take."""
+        """Seconds until a program or server must answer."""
         return self.place.timeout
 
     @property
     def is_general(self) -> bool:
-        """Whether nothing was given: then the site is examined for every feature."""
+        """Whether nothing was given: the doctor then examines the site for every feature."""
         return self.wanted is None and not self.registries and not self.served

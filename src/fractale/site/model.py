@@ -1,4 +1,4 @@
-"""What was found, and what that means for somebody who needs it."""
+"""Findings of the probes, and the lines of the doctor's report."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ MARKS: Mapping[Verdict, str] = {"ok": "✓", "missing": "✗", "warning": "!"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What one probe found of one thing.
+    """A probe's finding about one thing.
 
     Args:
-        name: ``slurm``, ``docker``, ``home``.
-        state: ``works`` only where something answered; ``broken`` where it is there and does not.
-        path: The program, or the folder.
-        evidence: What was asked, in words, so that a reader knows what ``works`` stands on.
+        name: Such as ``slurm``, ``docker``, ``home``.
+        state: ``works`` only if it answered; ``broken`` if it is present and did not answer.
+        path: The program, or the directory.
+        evidence: The question that was asked, as text: it shows what ``works`` is based on.
         problem: Why it does not work.
-        details: What else is known of it, as JSON.
+        details: Further facts, as JSON.
     """
 
     name: str
@@ -34,19 +34,19 @@ class Finding:
     details: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready; what is not known is left out."""
-        told = {
+        """Return JSON-ready data without unknown fields."""
+        fields = {
             "version": self.version,
             "path": self.path,
             "evidence": self.evidence,
             "problem": self.problem,
         }
-        known = {key: value for key, value in told.items() if value}
+        known = {key: value for key, value in fields.items() if value}
         return {"name": self.name, "state": self.state, **known, **self.details}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Finding:
-        """What `as_dict` gave."""
+        """Read a finding from the data of `as_dict`."""
         own = ("name", "state", "version", "path", "evidence", "problem")
         fields = {key: str(data[key]) for key in own if key in data}
         details = {key: value for key, value in data.items() if key not in own}
@@ -54,12 +54,12 @@ class Finding:
 
 
 def absent(name: str, why: str) -> Finding:
-    """A thing that is not there."""
+    """A finding for something that is not present."""
     return Finding(name=name, state="absent", problem=why)
 
 
 def words_of(finding: Finding) -> str:
-    """A finding in one line, without its name."""
+    """Describe a finding in one line, without its name."""
     if finding.state != "works":
         return finding.problem
     return ", ".join(part for part in (finding.version, finding.evidence) if part)
@@ -67,13 +67,13 @@ def words_of(finding: Finding) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """What was found on one machine.
+    """The findings for one machine.
 
     Args:
-        looked: When, in Unix time.
-        seconds: How long that took.
-        sections: ``schedulers`` → its findings, and so on.
-        cached: Whether it was read from the state folder.
+        looked: Time of the probes, as Unix time.
+        seconds: Duration of the probes.
+        sections: Section, such as ``schedulers``, → its findings.
+        cached: Whether the findings come from the cache in the state directory.
     """
 
     host: str
@@ -84,11 +84,11 @@ class Site:
 
     @property
     def machine(self) -> Finding:
-        """The machine itself."""
+        """The finding about the machine itself."""
         return next(iter(self.sections.get("machine", ())), absent(self.host, "not looked at"))
 
     def find(self, name: str) -> Finding:
-        """The finding of that name; an absent one if it was not looked for."""
+        """The finding with a name; an absent one if no probe looked for it."""
         for findings in self.sections.values():
             for finding in findings:
                 if finding.name == name:
@@ -96,7 +96,7 @@ class Site:
         return absent(name, "it was not looked for")
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready: every section is a list of findings."""
+        """Return JSON-ready data: every section is a list of findings."""
         sections = {
             section: [finding.as_dict() for finding in findings]
             for section, findings in self.sections.items()
@@ -112,10 +112,10 @@ class Site:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Site:
-        """What `as_dict` gave, as read from the cache.
+        """Read a site from the data of `as_dict`, such as the cache.
 
         Raises:
-            KeyError, TypeError, ValueError: It is not of that form.
+            KeyError, TypeError, ValueError: The data has another form.
         """
         sections = {
             str(section): tuple(Finding.from_dict(finding) for finding in findings)
@@ -132,17 +132,17 @@ class Site:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One line of the doctor.
+    """One line of the doctor's report.
 
     Args:
         section: ``plan``, ``tools``, ``servers``, ``model``, ``runs``, ``packages``, ``site``,
             ``rules``.
-        what: What was looked at.
-        verdict: ``missing`` is needed and not there; ``warning`` is not there and may not be
-            needed, or can't be told.
-        found: What was found, in words.
-        fix: How to get it; empty where nothing is to be done.
-        needed_by: Steps or tools that need it.
+        what: The thing that was examined.
+        verdict: ``missing``: needed and not present; ``warning``: not present and may not be
+            needed, or unknown.
+        found: The finding, as text.
+        fix: How to get it; empty if you need not do anything.
+        needed_by: Steps or tools that need the thing.
     """
 
     section: str
@@ -153,7 +153,6 @@ class Check:
     needed_by: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
         return {
             "section": self.section,
             "what": self.what,

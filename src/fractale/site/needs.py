@@ -1,4 +1,4 @@
-"""What tools need beside their Python package, from ``needs.yaml``."""
+"""The requirements of tools in addition to their Python package, from ``needs.yaml``."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ FILE = "needs.yaml"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """One thing that tools can need.
+    """A requirement of tools.
 
     Args:
-        kind: How one sees that it is there.
-        targets: The program, the module, the packages; of `BY_FINDINGS`, findings.
-        what: In words.
-        get: How to get it.
-        chosen_by: The argument of a call that names the one of the targets that it takes.
+        kind: How to check that the requirement is met.
+        targets: The program, module or packages; for `BY_FINDINGS`, names of findings.
+        what: A description, as text.
+        get: How to install it.
+        chosen_by: The argument of a call that names the target to use.
     """
 
     name: str
@@ -49,10 +49,10 @@ class Need:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Package:
-    """What to install for a module.
+    """The package to install for a module.
 
     Args:
-        note: What else one has to know.
+        note: A further hint for the user.
     """
 
     install: str
@@ -61,33 +61,33 @@ class Package:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NeedsTable:
-    """Everything that the files say."""
+    """The contents of all files of needs."""
 
     needs: Mapping[str, Need] = field(default_factory=dict[str, Need])
     tools: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     packages: Mapping[str, Package] = field(default_factory=dict[str, Package])
 
     def of(self, path: str) -> list[Need]:
-        """What the tool of a dotted path needs; nothing where nothing is known of it."""
+        """The needs of the tool with a dotted path; empty if the table does not list it."""
         known = self._known(path)
         return [self.needs[name] for name in self.tools[known]] if known else []
 
     def knows(self, path: str) -> bool:
-        """Whether it is known what the tool of a dotted path needs, if only that it is nothing."""
+        """Whether the table lists the tool with a dotted path, even without needs."""
         return self._known(path) is not None
 
     def _known(self, path: str) -> str | None:
-        """The longest of the paths in the table that a path begins with."""
+        """The longest path in the table that is a prefix of a path."""
         fitting = [known for known in self.tools if path == known or path.startswith(f"{known}.")]
         return max(fitting, key=len, default=None)
 
     def program(self, name: str) -> Need | None:
-        """The need of a program by its name, as the last file has it that speaks of it."""
+        """The need of a program by its name, from the last file that mentions it."""
         found = [n for n in self.needs.values() if n.kind == "program" and n.targets == (name,)]
         return found[-1] if found else None
 
     def install(self, module: str) -> str:
-        """How to install what has a module, in words; nothing where that is not known."""
+        """How to install the package of a module, as text; empty if unknown."""
         package = self.packages.get(module.partition(".")[0])
         if package is None:
             return ""
@@ -97,19 +97,19 @@ class NeedsTable:
         )
 
     def findings(self) -> set[str]:
-        """The names of all findings that a need may ask for."""
+        """The names of all findings that a need may refer to."""
         asked = [need for need in self.needs.values() if need.kind in BY_FINDINGS]
         return {target for need in asked for target in need.targets}
 
 
 def load_needs(more: Path | None = None) -> NeedsTable:
-    """The table that comes with fractale, and a person's own over it.
+    """Load fractale's own table, and the user's table over it.
 
     Args:
-        more: A file of the same form; it need not be there.
+        more: A file of the same form; it need not exist.
 
     Raises:
-        SettingsError: The person's file is not of that form.
+        SettingsError: The user's file has another form.
     """
     own = _shipped()
     if more is None or not more.is_file():
@@ -132,10 +132,10 @@ def _shipped() -> NeedsTable:
 
 
 def read_needs(data: Any, file: str, under: NeedsTable | None = None) -> NeedsTable:
-    """The needs in a file's data, over others.
+    """Read the needs in a file's data, over other needs.
 
     Raises:
-        SettingsError: It is not of the form that ``needs.yaml`` describes.
+        SettingsError: The data does not have the form that ``needs.yaml`` describes.
     """
     under = under or NeedsTable()
     try:

@@ -1,4 +1,4 @@
-"""What a plan names, calls and starts, as far as the plan and its inputs say it before it runs."""
+"""List what a plan names, calls and starts, as far as the plan and its inputs show."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from fractale.plan.model import JobPlan, Plan, Step, Template
 from fractale.schedulers.environment import launchers
 
 Values: TypeAlias = "Mapping[str, Any]"
-"""The inputs of a plan by name; `UNKNOWN` where only the run will tell."""
+"""The inputs of a plan by name; `UNKNOWN` for values that only the run can determine."""
 
 INPUT = re.compile(r"\{\{\s*inputs\.(\w+)\s*\}\}")
 TEMPLATE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
 ANY_WORD = "{unknown}"
-"""Stands in a script for what only the run will tell."""
+"""Placeholder in a script for a word that only the run can determine."""
 
 
 SHELL = """
@@ -29,11 +29,11 @@ SHELL = """
     unalias unset until wait while
 """
 BUILT_IN = frozenset(SHELL.split())
-"""What the shell does itself, or what begins a construct: what follows is not looked at."""
+"""Shell builtins and the keywords of constructs: the words after them are ignored."""
 
 PASSES_ON = frozenset({"exec", "env", "nohup", "time", "command"})
 PROVIDES = frozenset({"module", "ml", "spack", "conda", "micromamba", "source", "."})
-"""What puts programs on the PATH: after it nothing can be told."""
+"""Commands that change the PATH: after them, the script's programs are unknown."""
 
 ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 FIGURE = re.compile(r"\d+|\{\w+\}")
@@ -41,7 +41,7 @@ PLAIN = re.compile(r"[\w./+@~-]+")
 
 
 class Unknown:
-    """What only the run will tell."""
+    """A value that only the run can determine."""
 
 
 UNKNOWN: Final = Unknown()
@@ -49,10 +49,10 @@ UNKNOWN: Final = Unknown()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedCall:
-    """A call of a tool that stands in a plan.
+    """A tool call in a plan.
 
     Args:
-        arguments: `UNKNOWN` where only the run will tell.
+        arguments: `UNKNOWN` for values that only the run can determine.
     """
 
     step: str
@@ -62,10 +62,10 @@ class PlannedCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedJob:
-    """A job step, with what is settled of where it goes.
+    """A job step, with the known part of its scheduler and queue.
 
     Args:
-        script: Its script, or its command, with the inputs in their places.
+        script: Its script or command, with the inputs filled in.
     """
 
     step: str
@@ -74,13 +74,13 @@ class PlannedJob:
 
 
 def inputs_of(plan: Plan, given: Values) -> dict[str, Any]:
-    """A plan's inputs: what was given, else the defaults."""
+    """A plan's inputs: the given values, otherwise the defaults."""
     named = {name: spec.default for name, spec in plan.inputs.items() if not spec.secret}
     return {**named, **{name: given[name] for name in named if name in given}}
 
 
 def settled(value: Any, inputs: Values) -> Any:
-    """A value as it will be in a run; `UNKNOWN` where the inputs alone do not tell."""
+    """A value as the run will see it; `UNKNOWN` if it does not depend on the inputs alone."""
     if not isinstance(value, Template):
         return value
     if whole := INPUT.fullmatch(value.source.strip()):
@@ -98,17 +98,17 @@ def _with_inputs(source: str, inputs: Values) -> str:
 
 
 def script_of(value: Any, inputs: Values) -> str:
-    """The text of a script, in which a word stands for what only the run will tell."""
+    """The text of a script, with a placeholder for words that only the run can determine."""
     if isinstance(value, Template):
         return TEMPLATE.sub(ANY_WORD, _with_inputs(value.source, inputs))
     return value if isinstance(value, str) else ""
 
 
 def steps_of(plan: Plan, given: Values, prefix: str = "") -> Iterator[tuple[str, Step, Values]]:
-    """The steps of a plan and of the plans that it includes, each with its plan's inputs.
+    """Yield the steps of a plan and of its included plans, each with its plan's inputs.
 
     Yields:
-        The step's name, the step, and the inputs that its templates speak of.
+        The step's name, the step, and the inputs that its templates refer to.
     """
     inputs = inputs_of(plan, given)
     for step in plan.walk():
@@ -119,12 +119,12 @@ def steps_of(plan: Plan, given: Values, prefix: str = "") -> Iterator[tuple[str,
 
 
 def calls_of(plan: Plan, given: Values) -> list[PlannedCall]:
-    """The calls of tools that stand in a plan with their arguments."""
+    """The tool calls in a plan, with their arguments."""
     calls: list[PlannedCall] = []
     for name, step, inputs in steps_of(plan, given):
         if step.kind == "tool" and step.target:
             calls.append(_call(name, step.target, step.inputs, inputs))
-        # `optimize` calls a tool with arguments that stand in the plan.
+        # `optimize` calls a tool with arguments from the plan.
         tool, arguments = step.inputs.get("tool"), step.inputs.get("arguments")
         if step.kind == "agent" and isinstance(tool, str) and isinstance(arguments, Mapping):
             calls.append(_call(name, tool, cast("Mapping[str, Any]", arguments), inputs))
@@ -139,7 +139,7 @@ def _call(step: str, tool: str, arguments: Mapping[str, Any], inputs: Values) ->
 
 
 def jobs_of(plan: Plan, given: Values) -> list[PlannedJob]:
-    """The job steps of a plan."""
+    """Find the job steps of a plan."""
     return [
         PlannedJob(
             step=name, job=_settled_job(step.job, inputs), script=_job_script(step.job, inputs)
@@ -175,12 +175,12 @@ def _job_script(job: JobPlan, inputs: Values) -> str:
 
 @dataclass(frozen=True, slots=True)
 class NamedTargets:
-    """What a plan names, and the steps that name it.
+    """The names in a plan, and the steps that use them.
 
     Args:
         names: Tool, prompt or agent → the steps that call it or let a model call it.
         free: Steps whose model may call any tool.
-        calls: Of tools, with their arguments.
+        calls: Tool calls with their arguments.
     """
 
     names: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
@@ -188,16 +188,16 @@ class NamedTargets:
     calls: list[PlannedCall] = field(default_factory=list[PlannedCall])
 
     def arguments(self, tools: Collection[str], name: str) -> list[Any]:
-        """The values that calls of some tools have for one argument; None where it is left out."""
+        """The values of one argument in calls of some tools; None if a call omits it."""
         names = {form for tool in tools for form in (tool, f"local.{tool}")}
         return [call.arguments.get(name) for call in self.calls if call.tool in names]
 
 
 def named_by(plan: Plan | None, inputs: Mapping[str, Any] | None = None) -> NamedTargets:
-    """What a plan and the plans that it includes name.
+    """Collect the names in a plan and in its included plans.
 
     Args:
-        inputs: The plan's, as far as they are given.
+        inputs: The plan's inputs, as far as they are known.
     """
     if plan is None:
         return NamedTargets()
@@ -218,7 +218,7 @@ def _add(plan: Plan, prefix: str, found: NamedTargets) -> None:
 
 
 def _targets(step: Step) -> list[str]:
-    """Names and globs of what a step calls."""
+    """Names and globs that a step calls."""
     own = [step.target] if step.target and step.kind in ("tool", "prompt", "agent") else []
     return [*own, *(step.tools or ())]
 
@@ -227,10 +227,10 @@ def _targets(step: Step) -> list[str]:
 
 
 def programs_of(script: str) -> list[str]:
-    """The programs that a script starts by name, in the order in which it names them.
+    """The programs that a script starts by name, in their order in the script.
 
     Args:
-        script: Of sh or bash; one of another language has none that can be seen.
+        script: For sh or bash; scripts in other languages yield no programs.
     """
     lines = script.replace("\\\n", " ").splitlines()
     if lines and lines[0].startswith("#!") and not re.search(r"\b(ba|da|z|k)?sh\b", lines[0]):
@@ -243,23 +243,23 @@ def programs_of(script: str) -> list[str]:
         found.update(dict.fromkeys(_started(words)))
         if "<<" in " ".join(words):
             break
-    # What is named by a place in the job's folder may be put there by a step before.
+    # An earlier step may put a program into the job's directory.
     return [name for name in found if name not in defined and name.find("/") < 1]
 
 
 def _commands(lines: Sequence[str]) -> Iterator[list[str]]:
-    """Each simple command's words; a line that is more than that only as far as it is one."""
+    """Yield the words of each line, as a shell splits them."""
     for line in lines:
         try:
             words = shlex.split(line, comments=True)
-        except ValueError:  # a quote that goes over several lines: what follows can't be told
+        except ValueError:  # a quote that spans several lines: the rest can't be parsed
             return
         if words:
             yield words
 
 
 def _started(words: Sequence[str]) -> Iterator[str]:
-    """The program of a command, and the one that it starts in its turn."""
+    """Yield the program of a command, and the program that it starts in turn."""
     rest = [*words]
     while rest and (rest[0] in PASSES_ON or ASSIGNMENT.match(rest[0])):
         rest = rest[1:]
@@ -271,7 +271,7 @@ def _started(words: Sequence[str]) -> Iterator[str]:
 
 
 def _launched(words: Sequence[str]) -> str:
-    """The program after a launcher's options; empty where an option may have a word as value."""
+    """The program after a launcher's options; empty if an option may have a separate value."""
     left = [*words]
     while left and left[0].startswith("-"):
         if "=" not in left[0]:

@@ -1,4 +1,4 @@
-"""Asking programs, each bounded in time and output, and never with an exception."""
+"""Run programs with a limit on time and output, and without exceptions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 TIMEOUT = 10.0
 SLOW = 3.0
-"""Programs that are known to be slow get so many times the time."""
+"""Factor on the timeout of programs that are known to be slow."""
 MOST_BYTES = 4 * 1024 * 1024
 SHOWN = 300
 VERSION = re.compile(r"\d+(?:\.\d+)+[\w.+-]*")
@@ -26,10 +26,10 @@ VERSION = re.compile(r"\d+(?:\.\d+)+[\w.+-]*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a program answered.
+    """A program's answer.
 
     Args:
-        problem: Empty where it ended with exit code 0, else why not, in its own words if any.
+        problem: Empty after exit code 0; otherwise the cause, in the program's words if possible.
     """
 
     out: str = ""
@@ -38,20 +38,20 @@ class Answer:
 
     @property
     def lines(self) -> list[str]:
-        """What it wrote on stdout, without empty lines."""
+        """The non-empty lines of its standard output."""
         return [line for line in self.out.splitlines() if line.strip()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """The machine as probes see it.
+    """The machine as the probes see it.
 
     Args:
-        environment: What programs get, and where they are looked for.
-        timeout: Seconds that one program may take.
-        root: Where ``proc`` and ``etc`` are.
-        state_dir: Where fractale keeps its runs.
-        folder: The working folder.
+        environment: Variables for the programs, with the PATH to search.
+        timeout: Seconds until a program must end.
+        root: The parent directory of ``proc`` and ``etc``.
+        state_dir: The directory where fractale keeps its runs.
+        folder: The working directory.
     """
 
     environment: Mapping[str, str] = field(repr=False)
@@ -61,23 +61,23 @@ class Machine:
     folder: Path = Path()
 
     def which(self, *names: str) -> str | None:
-        """The first of the programs that is on the PATH."""
+        """The path of the first of the programs that is on the PATH."""
         path = self.environment.get("PATH", os.defpath)
         found = (shutil.which(name, path=path) for name in names)
         return next((program for program in found if program), None)
 
     def read(self, path: str) -> str:
-        """A file of the system, such as ``proc/meminfo``; empty if it can't be read."""
+        """Read a system file, such as ``proc/meminfo``; empty if it can't be read."""
         try:
             return (self.root / path).read_text(encoding="utf-8", errors="replace")
         except OSError:
             return ""
 
     async def run(self, *words: str, slow: bool = False) -> Answer:
-        """Run a program without input, in a session of its own, and end it when its time is over.
+        """Run a program without input in a new session; end it after the timeout.
 
         Args:
-            slow: It is known to take long.
+            slow: The program is known to take long.
         """
         seconds = self.timeout * (SLOW if slow else 1)
         environment = {**self.environment, "LC_ALL": "C", "NO_COLOR": "1"}
@@ -93,28 +93,28 @@ class Machine:
         return Answer(out=ran.out, err=ran.err, problem=problem)
 
     async def version(self, *words: str) -> str:
-        """The version in what a program says, or nothing."""
+        """The version that a program prints; empty if it prints none."""
         ran = await self.run(*words)
         return version_in(ran.out) or version_in(ran.err)
 
     async def wait_for(self, call: Callable[[], T]) -> T:
-        """Make a blocking call of the file system, which may never return.
+        """Make a blocking file-system call, which may never return.
 
         Raises:
-            TimeoutError: It took longer than a program may.
+            TimeoutError: The call took longer than a program may.
         """
         async with asyncio.timeout(self.timeout):
             return await in_thread(call)
 
 
 def version_in(text: str) -> str:
-    """The first thing in a text that looks like a version."""
+    """The first text that looks like a version."""
     found = VERSION.search(text)
     return found[0].rstrip(".") if found else ""
 
 
 def last_line(text: str) -> str:
-    """The last words of an output, which mostly say why."""
+    """The last words of an output, which usually name the cause."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:SHOWN] if lines else ""
 

@@ -1,13 +1,13 @@
 """LangGraph Studio: plans and runs as LangGraph's development server sees them.
 
-The server keeps threads by UUID, draws graphs and reads states; a run itself is done by
-`fractale.runs`, as the command line does it, with the same record, journal and checkpoints.
+The server keeps threads by UUID, draws graphs and reads states. `fractale.runs` does the runs, with
+the same record, journal and checkpoints as on the command line.
 
-- `saver`: which thread of the server is which run, and the run's checkpoints.
-- `graphs`: what ``graphs/*.py`` name for ``langgraph.json``: the graphs that the server draws, of a
-  plan's file, any plan, or a question in words.
-- `runs`: what the server asks for, and a run done so, as the command line does it.
-- `gate`: keeps other users and strange web pages out.
+- `saver`: the mapping of the server's threads to runs, and the checkpoints of runs.
+- `graphs`: the functions for ``graphs/*.py`` of ``langgraph.json``. They build the graph of a
+  plan's file, of any plan, or of a prompt.
+- `runs`: the server's requests, and the runs for them.
+- `gate`: refuses other users and foreign web pages.
 - `app`: the gate in front of the server, and the runs that the server has not seen.
 - `launch`: ``fractale studio``.
 """

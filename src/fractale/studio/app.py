@@ -1,4 +1,4 @@
-"""What is in front of the development server: its gate, and the runs that it lists."""
+"""The app in front of the development server: its gate, and the runs that it lists."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 LISTED = 200
-"""Runs that the server lists: the latest ones."""
+"""The number of latest runs that the server lists."""
 
 
 def make_app(
     *plans: Path | str, origins: Sequence[str] = STUDIO, around: Starlette | None = None
 ) -> Starlette:
-    """The app that ``langgraph.json`` names under ``http``.
+    """Build the app that ``langgraph.json`` names under ``http``.
 
     Args:
-        plans: What has graphs of its own in the server, by their names: plans, or folders of them.
-        origins: Web pages that may use the server, beside those of this machine.
-        around: An app whose routes the server has too; the gate is put before it.
+        plans: Plans with their own graphs in the server, or directories of such plans.
+        origins: Web pages that may use the server, in addition to those of this machine.
+        around: An app whose routes the server also has; the gate is put before it.
 
     Raises:
-        SettingsError: The server can't tell its user from others, and has no token.
+        SettingsError: The server can't identify the user of a connection, and has no token.
     """
     app = Starlette() if around is None else around
     if any(each.cls is Gate for each in app.user_middleware):
@@ -53,10 +53,10 @@ def make_app(
 
 
 def load_app(place: str) -> Starlette:
-    """The app that a ``langgraph.json`` names: ``./FILE.py:NAME``, or ``MODULE:NAME``.
+    """Load the app that a ``langgraph.json`` names: ``./FILE.py:NAME``, or ``MODULE:NAME``.
 
     Raises:
-        UsageError: It is not a Starlette app, or not there.
+        UsageError: The app is missing, or is not a Starlette app.
     """
     file, _, name = place.rpartition(":")
     try:
@@ -83,10 +83,10 @@ def load_app(place: str) -> Starlette:
 
 
 class KnownRuns:
-    """Gives the server the runs of the state directory before it lists threads.
+    """Adds the runs of the state directory to the server before the server lists threads.
 
     Args:
-        plans: Plans that are graphs of the server, or folders of them.
+        plans: Plans that are graphs of the server, or directories of such plans.
     """
 
     def __init__(self, app: ASGIApp, plans: Set[Path]) -> None:
@@ -96,7 +96,7 @@ class KnownRuns:
         self._updating = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand on the request, after the server knows the new runs."""
+        """Add new runs to the server if the request lists threads, then pass the request on."""
         path = str(scope.get("path", ""))
         if scope["type"] == "http" and path.endswith(("/threads/search", "/threads/count")):
             async with self._updating:
@@ -114,13 +114,13 @@ class KnownRuns:
             await client.threads.update(thread, metadata=metadata)
 
     def _new(self) -> list[tuple[str, dict[str, Any]]]:
-        """Threads of the runs that the server does not know yet, the oldest first."""
+        """Return the threads of the runs that the server does not know yet, oldest first."""
         settings = load_settings()
         rows = list_runs(settings.state_dir, limit=LISTED)
         new = [row.id for row in reversed(rows) if row.id not in self._known]
         self._known.update(new)
-        folders, here = RunRecords(settings.state_dir), without_password(settings.store) or "sqlite"
-        heads = [(run_id, read_head(folders.at(run_id))) for run_id in new]
+        records, here = RunRecords(settings.state_dir), without_password(settings.store) or "sqlite"
+        heads = [(run_id, read_head(records.at(run_id))) for run_id in new]
         return [self._thread(*each) for each in heads if each[1].get("store", here) == here]
 
     def _thread(self, run_id: str, head: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -129,6 +129,6 @@ class KnownRuns:
         return thread_of(run_id, head), metadata
 
     def _graph(self, head: Mapping[str, Any]) -> str:
-        """The server's graph for a run of the command line's."""
+        """The server's graph for a run that was started on the command line."""
         file = Path(str(head.get("file") or ""))
         return graph_name(file) if self._plans & {file, file.parent} else "plan"

@@ -1,15 +1,14 @@
-"""The gate before the development server: its own user may pass, strangers may not.
+"""The gate before the development server: it admits the server's own user only.
 
-Whoever can use the server can run any command as the user who started it. So it answers
+A client of the server can run any command as the user who started it. So the server answers only:
 
-- requests that show its token, if it has one: as the first part of the path, as ``x-api-key``, or
-  as ``Authorization: Bearer``;
+- requests with its token, if it has one: as the first part of the path, as ``x-api-key``, or as
+  ``Authorization: Bearer``;
 - without a token, connections of this machine whose other end belongs to the same user, or to
   root. The kernel lists each TCP socket with its owner in ``/proc/net/tcp`` and
-  ``/proc/net/tcp6``. A client cannot choose what is written there: the row of its socket has the
-  user who opened it;
+  ``/proc/net/tcp6``. A client cannot forge its row: the row names the user who opened the socket.
 
-and of web pages only Studio's and those of this machine.
+Of web pages, it admits only Studio's and those of this machine.
 """
 
 from __future__ import annotations
@@ -37,13 +36,13 @@ if TYPE_CHECKING:
 
 
 STUDIO = ("https://smith.langchain.com", "https://eu.smith.langchain.com")
-"""Where Studio's page comes from."""
+"""The origins of Studio's page."""
 TOKEN = "FRACTALE_STUDIO_TOKEN"  # noqa: S105 - the name of a variable
-"""The environment variable that has the server's token."""
+"""The environment variable with the server's token."""
 UNKNOWN, FORBIDDEN = 401, 403
 ROOT = 0
 ITSELF = "/noauth"
-"""The path below which the server calls itself; no request from outside can set it."""
+"""The path prefix of the server's calls to itself; no outside request can use it."""
 POLICY_VIOLATION = 1008
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{16,128}")
 
@@ -57,10 +56,10 @@ PAGE = "not from this page"
 
 
 def read_token(environment: Mapping[str, str]) -> str | None:
-    """The server's token; None if it has none.
+    """Read the server's token; None if it has none.
 
     Raises:
-        SettingsError: It is too short, or can't be a part of a path.
+        SettingsError: The token is too short, or can't be a part of a path.
     """
     token = environment.get(TOKEN) or None
     if token is not None and not _TOKEN.fullmatch(token):
@@ -72,13 +71,13 @@ def read_token(environment: Mapping[str, str]) -> str | None:
 
 
 def required_token(environment: Mapping[str, str], *, tells_users: bool) -> str | None:
-    """The server's token; None if it has none and needs none.
+    """Read the server's token; None if it has none and needs none.
 
     Args:
-        tells_users: Whether this machine says which user connects.
+        tells_users: Whether this machine shows which user connects.
 
     Raises:
-        SettingsError: There is none, and the machine does not tell its users apart.
+        SettingsError: The token is missing, and the machine does not show which user connects.
     """
     token = read_token(environment)
     if token is None and not tells_users:
@@ -90,12 +89,12 @@ def required_token(environment: Mapping[str, str], *, tells_users: bool) -> str 
 
 
 class Gate:
-    """Refuses requests of other users, and those of strange web pages.
+    """Refuses requests of other users, and requests of foreign web pages.
 
     Args:
-        origins: Web pages that may send, beside those of this machine.
-        token: What a request must show; None: the peer's user decides.
-        uid: The user who may pass, beside root; None: the one of this process.
+        origins: Web pages that may send requests, in addition to those of this machine.
+        token: The required token; None: the user of the connection decides.
+        uid: The user to admit, in addition to root; None: the user of this process.
     """
 
     def __init__(
@@ -112,7 +111,7 @@ class Gate:
         self._peers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand on, or answer 401 (no token) or 403."""
+        """Pass the request on, or answer 401 (no token) or 403."""
         root = scope.get("root_path") or ""
         if scope["type"] == "lifespan" or root == ITSELF or root.startswith(f"{ITSELF}/"):
             await self._app(scope, receive, send)
@@ -135,7 +134,7 @@ class Gate:
     # -- the token ------------------------------------------------------------------------------
 
     def _shown(self, scope: Scope, headers: Headers) -> Scope | None:
-        """The request as the server is to see it, if it shows the token; else None."""
+        """Return the request, without a token in its path; None if the token is missing."""
         bearer = headers.get("authorization", "").removeprefix("Bearer ").strip()
         if self._is_token(headers.get("x-api-key", "")) or self._is_token(bearer):
             return scope
@@ -152,9 +151,9 @@ class Gate:
     # -- the user -------------------------------------------------------------------------------
 
     async def _stranger(self, receive: Receive) -> str:
-        """Why the other end of a connection may not pass; empty if it may."""
-        # Only the connection itself says who is there: a header can say anything, and the
-        # server takes the client's address from one.
+        """The reason to refuse the other end of a connection; empty to admit it."""
+        # Only the connection itself identifies the client: headers can be forged, and the server
+        # takes the client's address from a header.
         transport = getattr(getattr(receive, "__self__", None), "transport", None)
         if transport is None:
             return NOBODY
@@ -175,7 +174,7 @@ class Gate:
             page = _host_of(origin)
             if not (_is_local(page) or (page == host and _is_address(host))):
                 return False
-        # A page of the web's can have its own name lead to this machine; it does not know a token.
+        # A web page's domain can resolve to this machine, but the page does not know the token.
         return self._token is not None or _is_address(host)
 
 
@@ -187,13 +186,13 @@ def _host_of(origin: str) -> str:
 
 
 def _is_local(host: str) -> bool:
-    """Whether a host is this machine, as a browser on it names it."""
+    """Whether a host is this machine, as a local browser names it."""
     name = _name_of(host)
     return name == "localhost" or (_is_address(host) and ipaddress.ip_address(name).is_loopback)
 
 
 def _is_address(host: str) -> bool:
-    """Whether a host is written as an address or as localhost, and not by a name of the web's."""
+    """Whether a host is an IP address or localhost, and not a domain name."""
     name = _name_of(host)
     try:
         return name == "localhost" or bool(ipaddress.ip_address(name))
@@ -226,11 +225,11 @@ def can_tell_users() -> bool:
 
 
 def peer_uid(connection: Any) -> int | None:
-    """The user id of the process at the other end of a TCP connection over loopback.
+    """Return the user id of the process at the other end of a TCP connection over loopback.
 
     Args:
-        connection: The server's socket of the connection: a `socket.socket`, or what an event loop
-            shows of one.
+        connection: The server's socket of the connection: a `socket.socket`, or an event loop's
+            wrapper of one.
 
     Returns:
         None if the peer is on another machine, has closed its end, or is unknown.
@@ -243,8 +242,8 @@ def peer_uid(connection: Any) -> int | None:
         if not (here.is_loopback and there.is_loopback):
             return None
         owners = list(_owners((there, peer_port), (here, port)))
-        # A port of a connection that ended may be another user's by now. While our end is
-        # established, the row can only be that of our own peer: so this is looked at last.
+        # The port of an ended connection may belong to another user by now. While our end is
+        # established, the row can only be that of our own peer. So this check comes last.
         state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
     except (OSError, ValueError, LookupError, AttributeError, TypeError):
         return None
@@ -252,15 +251,15 @@ def peer_uid(connection: Any) -> int | None:
 
 
 def _address(text: str) -> Address:
-    """An address; an IPv4 address that a socket of IPv6 writes in its own way is an IPv4 one."""
+    """Parse an address; an IPv4 address in IPv6 notation becomes a plain IPv4 address."""
     address = ipaddress.ip_address(text.partition("%")[0])
     return getattr(address, "ipv4_mapped", None) or address
 
 
 def _owners(local: tuple[Address, int], remote: tuple[Address, int]) -> Iterator[int]:
-    """The owners of the sockets between these two ends, without those of no process.
+    """Yield the owners of the sockets between these two ends, except sockets without a process.
 
-    A socket that its process has closed is listed as root's; it has no inode.
+    The kernel lists a socket that its process has closed as root's, without an inode.
     """
     written = {(a, b) for a, b in zip(_written(*local), _written(*remote), strict=True)}
     unknown = _OVERFLOW.read_text().strip()
@@ -276,7 +275,7 @@ def _owners(local: tuple[Address, int], remote: tuple[Address, int]) -> Iterator
 
 
 def _written(address: Address, port: int) -> list[str]:
-    """An end of a connection as the tables have it: words of 32 bits, in the machine's order."""
+    """Format an end of a connection as in the tables: words of 32 bits, in the machine's order."""
     forms = [address.packed]
     if address.version == 4:
         forms.append(bytes(10) + b"\xff\xff" + address.packed)

@@ -1,8 +1,8 @@
-"""What ``graphs/*.py`` name for ``langgraph.json``: the graphs of the development server.
+"""Build the development server's graphs, for the ``graphs/*.py`` that ``langgraph.json`` names.
 
 The server asks for a graph at each use: to draw it, to read or change a thread, to run. A factory
 (`plan_graph`, `any_plan`, `prompt_graph`) builds a `StudioGraph` from files only: the plan of its
-`Source`, and what was drafted for it in a run. Tools, servers and models are opened by a run alone
+`Source`, and the drafts of a run. Only a run opens tools, servers and models
 (`fractale.studio.runs`).
 """
 
@@ -52,10 +52,10 @@ if TYPE_CHECKING:
 
 
 Factory: TypeAlias = "Callable[[dict[str, Any]], Awaitable[StudioGraph]]"
-"""Receives the server's config."""
+"""Receives the server's config and builds the graph."""
 
 LOOKED_AT = 20
-"""Of a plan's runs, the latest ones, where one with drafts is looked for."""
+"""The number of a plan's latest runs to search for drafts."""
 UNUSABLE = 422
 _ITEM = re.compile(r"\[\d+\]")
 
@@ -63,10 +63,10 @@ _ITEM = re.compile(r"\[\d+\]")
 def plan_graph(
     path: Path | str, *, registries: Sequence[Path | str] = (), agents: Sequence[str] = ()
 ) -> Factory:
-    """One plan, by its file: a run's input is the plan's inputs.
+    """Build the graph of one plan's file; the input of a run is the plan's inputs.
 
     Args:
-        registries: Registry or server files whose tools its runs have.
+        registries: Registry or server files with tools for the runs.
         agents: Sub-agents by dotted path.
     """
     return _factory(FilePlan(Path(path).absolute()), registries, agents)
@@ -75,7 +75,7 @@ def plan_graph(
 def plan_graphs(
     folder: Path | str, registries: Mapping[str, Sequence[Path | str]] | None = None
 ) -> dict[str, Factory]:
-    """The plans of a folder, by the names of their files.
+    """Build a graph for each plan of a directory; the names are those of the files.
 
     Args:
         registries: Name → the registry or server files that the plan needs.
@@ -88,12 +88,12 @@ def plan_graphs(
 
 
 def any_plan(*, registries: Sequence[Path | str] = (), agents: Sequence[str] = ()) -> Factory:
-    """Any plan: its path or text is in the assistant's context, or in a run's input."""
+    """Build a graph for any plan: the assistant's context or a run's input has its path or text."""
     return _factory(AnyPlan(), registries, agents)
 
 
 def prompt_graph(*, registries: Sequence[Path | str] = (), agents: Sequence[str] = ()) -> Factory:
-    """A question in words, as ``fractale prompt`` asks it."""
+    """Build a graph that answers a prompt, like ``fractale prompt``."""
     return _factory(Prompt(), registries, agents)
 
 
@@ -102,7 +102,7 @@ def _factory(source: Source, registries: Sequence[Path | str], agents: Sequence[
     own = Extensions(registries=paths, agents=agents)
 
     async def graph(config: dict[str, Any]) -> StudioGraph:
-        # Files are read, and the graph is built, where the server's loop is not held up.
+        # Reading files and building the graph must not block the server's loop.
         return await asyncio.to_thread(_build, source, own, config)
 
     return graph
@@ -118,7 +118,7 @@ def _build(source: Source, own: Extensions, config: dict[str, Any]) -> StudioGra
         raise HTTPException(UNUSABLE, "; ".join(map(str, error.problems))) from error
     except FractaleError as error:
         raise HTTPException(UNUSABLE, one_line(error)) from error
-    # A graph that is only looked at calls nothing.
+    # A graph that is only inspected calls nothing.
     deps = Dependencies(toolbox=cast("Any", None), drafts=drafts)
     schemas = {"input": source.input_schema(plan), "context": source.context_schema()}
     return StudioGraph.of(
@@ -130,7 +130,7 @@ def _build(source: Source, own: Extensions, config: dict[str, Any]) -> StudioGra
 
 
 def _with_options(settings: Settings, own: Extensions) -> Extensions:
-    """A graph's extensions with those that ``fractale studio`` was given."""
+    """Add the extensions of the ``fractale studio`` command to those of a graph."""
     given = json.loads(settings.environment.get(OPTIONS) or "{}")
     return Extensions(
         registries=list(dict.fromkeys([*own.paths, *given.get("registries", ())])),
@@ -140,10 +140,10 @@ def _with_options(settings: Settings, own: Extensions) -> Extensions:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What is to be drawn: the plan, and what was drafted for it in a run.
+    """The plan to draw, and its drafts from a run.
 
     Args:
-        fields: What the server's config has.
+        fields: The ``configurable`` fields of the server's config.
     """
 
     settings: Settings
@@ -151,39 +151,39 @@ class _Look:
     fields: Mapping[str, Any]
 
     def look(self) -> tuple[Plan, dict[str, str]]:
-        """The plan and its drafts: of the thread's run, of the one that is named, or the latest.
+        """Return the plan and its drafts: of the thread's run, of the named run, or of the latest.
 
         Raises:
-            FractaleError: The plan can't be used, or there is no such run.
+            FractaleError: The plan can't be used, or the run does not exist.
         """
-        folder = self._run()
-        plan = plan_of(folder, read_head(folder)) if folder else None
-        if folder is not None and plan is not None:
-            return plan, drafts_of(folder)
+        record = self._run()
+        plan = plan_of(record, read_head(record)) if record else None
+        if record is not None and plan is not None:
+            return plan, drafts_of(record)
         plan = self.source.shown(self.fields)
-        if self.fields.get("thread_id"):  # a thread without a run: nothing is drafted yet
+        if self.fields.get("thread_id"):  # a thread without a run has no drafts yet
             return plan, {}
         return plan, self._latest_drafts(plan)
 
     def _run(self) -> RunRecord | None:
-        folders = RunRecords(self.settings.state_dir)
+        records = RunRecords(self.settings.state_dir)
         if thread := self.fields.get("thread_id"):
-            return RunThreads(folders).run_of(str(thread))
-        return folders.find(str(self.fields[RUN])) if self.fields.get(RUN) else None
+            return RunThreads(records).run_of(str(thread))
+        return records.find(str(self.fields[RUN])) if self.fields.get(RUN) else None
 
     def _latest_drafts(self, plan: Plan) -> dict[str, str]:
         if not any(step.kind == "plan" and step.plan is None for step in plan.walk()):
             return {}
-        folders, digest = RunRecords(self.settings.state_dir), plan_hash(plan)
+        records, digest = RunRecords(self.settings.state_dir), plan_hash(plan)
         rows = list_runs(self.settings.state_dir, RunFilter(plan=plan.name), LOOKED_AT)
-        for folder in (folders.at(row.id) for row in rows):
-            if read_head(folder).get("plan_hash") == digest and (drafts := drafts_of(folder)):
+        for record in (records.at(row.id) for row in rows):
+            if read_head(record).get("plan_hash") == digest and (drafts := drafts_of(record)):
                 return drafts
         return {}
 
 
 def drafts_of(folder: RunRecord) -> dict[str, str]:
-    """Path of a planned step → its draft in a run; of a foreach, that of the first item."""
+    """Path of a planned step → its draft in a run; in a foreach, the draft of the first item."""
     found: dict[str, str] = {}
     for path, text in folder.read_drafts().items():
         found.setdefault(_ITEM.sub("", path), text)
@@ -201,15 +201,15 @@ OUTPUT: Mapping[str, Any] = {
 
 
 class Performer(Protocol):
-    """Does what the server asks of a graph."""
+    """Carries out the server's requests for a graph."""
 
     def __call__(
         self, graph: StudioGraph, given: Any, config: RunnableConfig, stream: Mapping[str, Any]
     ) -> AsyncGenerator[Any]:
-        """Start a run, or resume one; gives its stream.
+        """Start or resume a run, and yield its stream.
 
         Args:
-            stream: How it is to be streamed: the other arguments of LangGraph's ``astream``.
+            stream: How to stream the run: the other arguments of LangGraph's ``astream``.
         """
         ...
 
@@ -217,18 +217,18 @@ class Performer(Protocol):
 class StudioGraph(CompiledStateGraph[Any, Any, Any, Any]):
     """The steps of a plan as the server sees them.
 
-    It has the plan's nodes, edges and state, so that it can be drawn and its states can be read
-    and edited. It never calls anything: its stream is that of the run that `performer` does.
+    It has the plan's nodes, edges and state, so that the server can draw it, and read and edit its
+    states. It never calls anything: its stream comes from the run of its `performer`.
 
     Args:
-        performer: Does runs.
-        schemas: JSON Schemas: ``input`` and ``context``.
+        performer: Carries out runs.
+        schemas: JSON Schemas of ``input`` and ``context``.
     """
 
     def __init__(
         self, *, performer: Performer, schemas: Mapping[str, Any], **attributes: Any
     ) -> None:
-        # By these names, since LangGraph's `copy` gives every attribute to the constructor.
+        # By these names, because LangGraph's `copy` passes every attribute to the constructor.
         super().__init__(**attributes)
         self.performer = performer
         self.schemas = schemas
@@ -237,25 +237,25 @@ class StudioGraph(CompiledStateGraph[Any, Any, Any, Any]):
     def of(
         cls, builder: Graph, name: str, *, performer: Performer, schemas: Mapping[str, Any]
     ) -> Self:
-        """A plan's graph for the server."""
+        """Build the server's graph of a plan."""
         attributes = dict(vars(builder.compile(name=name)))
         attributes.pop("__orig_class__", None)
-        # The context of a run is no matter of the server's.
+        # The server must not see the context of a run.
         attributes["context_schema"] = None
         return cls(**attributes, performer=performer, schemas=schemas)
 
     def get_input_jsonschema(self, config: RunnableConfig | None = None) -> dict[str, Any]:
-        """What a run takes."""
+        """The schema of a run's input."""
         del config
         return dict(self.schemas["input"])
 
     def get_output_jsonschema(self, config: RunnableConfig | None = None) -> dict[str, Any]:
-        """What a run gives: what the plan returns, or why it failed."""
+        """The schema of a run's result: the plan's outputs, or the reason for a failure."""
         del config
         return {"title": "Output", "type": "object", "properties": dict(OUTPUT)}
 
     def get_context_jsonschema(self) -> dict[str, Any]:
-        """What an assistant is given."""
+        """The schema of an assistant's context."""
         return dict(self.schemas["context"])
 
     async def astream(  # pyright: ignore[reportIncompatibleMethodOverride] - the overloads only say what versions give
@@ -270,7 +270,7 @@ class StudioGraph(CompiledStateGraph[Any, Any, Any, Any]):
     ) -> AsyncGenerator[Any]:
         """Start a run on the thread, or resume its run.
 
-        Durability is always ``sync``, and a run has its own context and way to be stopped.
+        Durability is always ``sync``. The run uses its own context and its own way to stop.
         """
         del context, durability, control
         async with aclosing(self.performer(self, input, config or {}, stream)) as chunks:
@@ -296,13 +296,13 @@ SHOWN: Mapping[str, Schema] = {
 
 
 class Source(Protocol):
-    """Where the plan of a new run comes from."""
+    """The origin of a new run's plan."""
 
     def shown(self, context: Mapping[str, Any]) -> Plan:
-        """The plan to draw where there is no run.
+        """Return the plan to draw if there is no run.
 
         Args:
-            context: What the assistant was given.
+            context: The assistant's context.
 
         Raises:
             PlanError: The plan is invalid.
@@ -310,15 +310,15 @@ class Source(Protocol):
         ...
 
     def input_schema(self, plan: Plan) -> Schema:
-        """JSON Schema of what a run is started with."""
+        """JSON Schema of a run's input."""
         ...
 
     def context_schema(self) -> Schema:
-        """JSON Schema of what an assistant is given."""
+        """JSON Schema of an assistant's context."""
         ...
 
     def opened_for(self, given: Mapping[str, Any], context: Mapping[str, Any]) -> Plan | None:
-        """The plan whose servers and sub-agents a run needs, if it is known before these are open.
+        """Return the plan whose servers and sub-agents a run opens, if it is known before that.
 
         Raises:
             PlanError: The plan is invalid.
@@ -332,39 +332,38 @@ class Source(Protocol):
         opened: Plan | None,
         workspace: Workspace,
     ) -> tuple[Plan, dict[str, Any]]:
-        """The plan of a run, and the plan's inputs.
+        """Return the plan of a run, and the plan's inputs.
 
         Args:
             given: The run's input.
-            opened: What `opened_for` gave.
+            opened: The result of `opened_for`.
 
         Raises:
-            UsageError: What was given can't be run.
+            UsageError: The input can't be run.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class FilePlan:
-    """One plan, from its file; a run's input is the plan's inputs."""
+    """One plan from its file; the input of a run is the plan's inputs."""
 
     path: Path
 
     def shown(self, context: Mapping[str, Any]) -> Plan:
-        """The plan as its file is today."""
+        """The current plan of the file."""
         del context
         return load_plan(self.path)
 
     def input_schema(self, plan: Plan) -> Schema:
-        """The plan's inputs."""
         return schema_of_inputs(plan)
 
     def context_schema(self) -> Schema:
-        """A run to draw."""
+        """The field for a run to draw."""
         return _object(SHOWN)
 
     def opened_for(self, given: Mapping[str, Any], context: Mapping[str, Any]) -> Plan:
-        """The plan as its file is today."""
+        """The current plan of the file."""
         del given
         return self.shown(context)
 
@@ -374,34 +373,34 @@ class FilePlan:
         opened: Plan | None,
         workspace: Workspace,
     ) -> tuple[Plan, dict[str, Any]]:
-        """The plan, and its inputs as they are given."""
+        """The plan, with its inputs as given."""
         del workspace
         return opened or load_plan(self.path), dict(given)
 
 
 @dataclass(frozen=True, slots=True)
 class AnyPlan:
-    """The plan that an assistant's context or a run's input names: a path, or YAML text."""
+    """The plan in an assistant's context or in a run's input: a path, or YAML text."""
 
     def shown(self, context: Mapping[str, Any]) -> Plan:
-        """The plan of the context; without one, a plan that says so."""
+        """The plan in the context; without one, a placeholder plan that says so."""
         named = context.get(PLAN)
         return read_plan(str(named)) if named else parse_plan(NO_PLAN, "any plan")
 
     def input_schema(self, plan: Plan) -> Schema:
-        """A plan, and its inputs."""
+        """The fields for a plan and its inputs."""
         known = schema_of_inputs(plan)
         inputs = known if known["properties"] else {"type": "object", "title": "Inputs"}
         words = "A plan's path, or its YAML text; not needed where the assistant names one."
         return _object({PLAN: {"type": "string", "description": words}, INPUTS: inputs})
 
     def context_schema(self) -> Schema:
-        """A plan, or a run to draw."""
+        """The fields for a plan, or for a run to draw."""
         words = "A plan's path, or its YAML text."
         return _object({PLAN: {"type": "string", "description": words}, **SHOWN})
 
     def opened_for(self, given: Mapping[str, Any], context: Mapping[str, Any]) -> Plan:
-        """The plan that the input names, else that of the context."""
+        """The plan in the input, otherwise the plan in the context."""
         named = given.get(PLAN) or context.get(PLAN)
         if not named:
             raise UsageError(
@@ -416,7 +415,7 @@ class AnyPlan:
         opened: Plan | None,
         workspace: Workspace,
     ) -> tuple[Plan, dict[str, Any]]:
-        """The plan, and what the input has for it under `inputs`."""
+        """The plan, with the values of `inputs` in the input."""
         del workspace
         assert opened is not None  # noqa: S101 - it was named
         return opened, _inputs_in(given, {PLAN, INPUTS})
@@ -424,10 +423,10 @@ class AnyPlan:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A question in words, as ``fractale prompt`` and ``fractale agent`` ask it."""
+    """A prompt, as for ``fractale prompt`` and ``fractale agent``."""
 
     def shown(self, context: Mapping[str, Any]) -> Plan:
-        """The steps that do what is asked: at once, or planned if the generalist hands over."""
+        """The steps that answer a prompt: directly, or by a plan if the generalist hands over."""
         del context
         import yaml
 
@@ -435,7 +434,7 @@ class Prompt:
         return parse_plan(yaml.safe_dump(data, allow_unicode=True), "prompt")
 
     def input_schema(self, plan: Plan) -> Schema:
-        """Words, and whom to ask."""
+        """The fields for the prompt and the agent."""
         del plan
         described = {
             WORDS: ("string", "What to do."),
@@ -450,11 +449,11 @@ class Prompt:
         return {**_object(fields), "required": [WORDS]}
 
     def context_schema(self) -> Schema:
-        """A run to draw."""
+        """The field for a run to draw."""
         return _object(SHOWN)
 
     def opened_for(self, given: Mapping[str, Any], context: Mapping[str, Any]) -> Plan | None:
-        """None: all of the settings' servers may be needed to plan."""
+        """None: planning may need all servers of the settings."""
         del given, context
 
     async def plan(
@@ -463,7 +462,7 @@ class Prompt:
         opened: Plan | None,
         workspace: Workspace,
     ) -> tuple[Plan, dict[str, Any]]:
-        """The plan of one step that asks."""
+        """The plan with the one step that asks."""
         del opened
         words = str(given.get(WORDS) or "")
         inputs = _inputs_in(given, {WORDS, "agent", "prompt", "direct", INPUTS})
@@ -486,16 +485,16 @@ async def _expert(given: Mapping[str, Any], workspace: Workspace) -> Expert:
 
 
 def read_plan(named: str) -> Plan:
-    """A plan from its path, or from YAML text (text has a newline in it).
+    """Read a plan from its path, or from YAML text (text contains a newline).
 
     Raises:
-        PlanError: The plan is invalid, or there is none.
+        PlanError: The plan is invalid or missing.
     """
     return parse_plan(named) if "\n" in named else load_plan(named)
 
 
 def schema_of_inputs(plan: Plan) -> Schema:
-    """JSON Schema of the plan's inputs; secret ones come from the environment only."""
+    """JSON Schema of the plan's inputs; secret inputs come from the environment only."""
     specs = [spec for spec in plan.inputs.values() if not spec.secret]
     schema = _object({spec.name: _schema_of(spec) for spec in specs})
     return {**schema, "required": [spec.name for spec in specs if spec.required]}

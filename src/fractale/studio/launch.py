@@ -1,4 +1,4 @@
-"""Starting LangGraph's development server on the graphs of a folder, with the store of its runs."""
+"""Start LangGraph's development server on the graphs of a directory, with the store of its runs."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from fractale.studio.gate import STUDIO, TOKEN, can_tell_users, read_token
 
 CONFIG = "langgraph.json"
 OPTIONS = "FRACTALE_STUDIO"
-"""The variable by which the server's graphs know the options, as JSON."""
+"""The variable that passes the options to the server's graphs, as JSON."""
 NEEDED = ("langgraph_cli", "langgraph_api", "langgraph_runtime_inmem")
 SHOWN_BELOW = "LANGGRAPH_MOUNT_PREFIX"
-"""What the server puts after its address where it prints it, and where it opens Studio."""
+"""The path that the server adds to its address when it prints it and opens Studio."""
 SERVERS_OWN = ("LANGGRAPH_", "LANGSERVE_")
 TOKEN_BYTES = 24
 AT_ONCE = 4
-"""Runs that the server does at the same time; others wait."""
+"""The number of runs that the server does at the same time; others wait."""
 QUIET = {
     "LANGSMITH_TRACING": "false",
     "LANGSMITH_TRACING_V2": "false",
@@ -41,7 +41,7 @@ QUIET = {
     "LANGSMITH_API_KEY": "",
     "LANGCHAIN_API_KEY": "",
 }
-"""Nothing of a run, and nothing of its use, is sent anywhere."""
+"""Variables that turn off tracing, analytics and version checks: no data leaves the machine."""
 
 CORS = {
     "allow_origins": list(STUDIO),
@@ -49,7 +49,7 @@ CORS = {
     "allow_headers": ["*"],
     "expose_headers": ["x-pagination-total", "x-pagination-next", "content-location"],
 }
-"""Which web pages may read what the server answers."""
+"""The web pages that may read the server's answers."""
 
 OWN_GRAPHS = '''\
 """The graphs of `fractale studio`, which writes this file anew at each start."""
@@ -73,19 +73,20 @@ TAKEN = (
     "prompt_graph",
     "saver",
 )
-"""Names that are something else in that file."""
+"""Names that this file already uses for something else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """How the server is to be started.
+    """The options for starting the server.
 
     Args:
-        plans: Plan files that become graphs, beside those of the folder's ``langgraph.json``.
-        extensions: What every run has beside the servers of the settings.
+        plans: Plan files that become graphs, in addition to those of the directory's
+            ``langgraph.json``.
+        extensions: Registries and agents of every run, in addition to the servers of the settings.
         host: The address to listen on.
-        port: The port; another one is taken where it is in use.
-        browser: Whether Studio's page is opened in the browser.
+        port: The port; if it is in use, the server chooses another.
+        browser: Whether to open Studio's page in the browser.
     """
 
     plans: Sequence[Path] = ()
@@ -102,22 +103,22 @@ def prepare(
     needed: Sequence[str] = NEEDED,
     tells_users: bool | None = None,
 ) -> tuple[list[str], dict[str, str]]:
-    """The command that starts the server, and its environment.
+    """Return the command that starts the server, and its environment.
 
-    The environment has a token where the server needs one: where it listens on more than this
-    machine, or where this machine does not tell which user connects.
+    The environment has a token if the server needs one: if it listens on more than this machine, or
+    if this machine does not show which user connects.
 
     Args:
-        settings: With the options of the command line over them.
-        needed: The packages without which there is no server.
-        tells_users: Whether this machine says which user connects; None: it is looked up.
+        settings: Settings, including the options of the command line.
+        needed: The packages that the server requires.
+        tells_users: Whether this machine shows which user connects; None to detect it.
 
     Raises:
-        DependencyMissing: The server isn't installed.
+        DependencyMissing: The server is not installed.
         PlanError: A plan is invalid.
-        SettingsError: The token that is set can't be one.
-        UsageError: Two plans have one name, or ``langgraph.json`` is damaged.
-        StoreError: The state folder can't be written.
+        SettingsError: The configured token is not a valid token.
+        UsageError: Two plans have the same name, or ``langgraph.json`` is damaged.
+        StoreError: The state directory can't be written.
     """
     if not all(map(importlib.util.find_spec, needed)):
         raise DependencyMissing(
@@ -135,7 +136,7 @@ def prepare(
 
 
 def is_own(host: str) -> bool:
-    """Whether only this machine can reach a server that listens on a host."""
+    """Whether a server that listens on a host is reachable from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -151,7 +152,7 @@ def _token(start: Start, settings: Settings, *, tells_users: bool | None) -> dic
 
 
 def _passed_on(start: Start, settings: Settings) -> dict[str, str]:
-    """The options as the server's graphs read them: as settings, from the environment."""
+    """The options for the server's graphs, as settings in environment variables."""
     flags = {
         "provider": ("FRACTALE_LLM_PROVIDER", settings.provider),
         "model": ("FRACTALE_LLM_MODEL", settings.model or ""),
@@ -171,19 +172,19 @@ def _passed_on(start: Start, settings: Settings) -> dict[str, str]:
 
 
 def server_settings() -> Settings:
-    """The settings inside the server, without the variables that the server sets for itself.
+    """Load the settings inside the server, without the variables that the server sets for itself.
 
-    The processes that runs start get the rest: the server's own variables may have its token.
+    The processes of runs inherit the rest. The server's own variables may contain its token.
     """
     environment = load_settings().environment
     return load_settings({n: v for n, v in environment.items() if not n.startswith(SERVERS_OWN)})
 
 
 def _write_config(start: Start, settings: Settings) -> Path:
-    """The server's configuration: the folder's ``langgraph.json``, with our gate before its app."""
+    """Write the server's configuration: ``langgraph.json`` with our gate before its app."""
     config = read_config(Path(CONFIG)) if Path(CONFIG).is_file() else {}
-    folder = settings.state_dir.absolute() / "studio"
-    module, place = folder / "graphs.py", folder / CONFIG
+    directory = settings.state_dir.absolute() / "studio"
+    module, place = directory / "graphs.py", directory / CONFIG
     named = _named(start.plans)
     paths = {name: repr(str(path)) for name, path in named.items()}
     lines = [f"{name} = plan_graph({path})\n" for name, path in paths.items()]
@@ -197,7 +198,7 @@ def _write_config(start: Start, settings: Settings) -> Path:
         written["graphs"] = {**own, **_table(config, "graphs"), **given}
         written.setdefault("checkpointer", {"path": f"{module}:saver"})
     try:
-        make_folder(folder)
+        make_folder(directory)
         write_private(module, OWN_GRAPHS + "".join(lines), sync="none")
         write_private(place, json.dumps(written, indent=2), sync="none")
     except OSError as error:
@@ -213,10 +214,10 @@ def _table(config: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """What a ``langgraph.json`` says.
+    """Read a ``langgraph.json``.
 
     Raises:
-        UsageError: It cannot be read, or is not a mapping.
+        UsageError: The file cannot be read, or is not a mapping.
     """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -228,7 +229,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _named(plans: Sequence[Path]) -> Mapping[str, Path]:
-    """The plans by the names of their graphs, each looked at once."""
+    """The plans by the names of their graphs, each read once."""
     named: dict[str, Path] = {}
     for path in plans:
         load_plan(path)
@@ -248,11 +249,11 @@ def _named(plans: Sequence[Path]) -> Mapping[str, Path]:
 
 
 def graph_name(path: Path) -> str:
-    """A plan's file as a name in Python: ``my-plan.yaml`` is ``my_plan``."""
+    """Convert a plan's file name to a name in Python: ``my-plan.yaml`` is ``my_plan``."""
     return re.sub(r"\W", "_", path.stem)
 
 
 def run_server(command: Sequence[str], environment: Mapping[str, str]) -> None:
-    """Become the server: it has this process's id, and ends it."""
+    """Replace this process with the server, which keeps the process id."""
     sys.stdout.flush()
     os.execve(command[0], list(command), dict(environment))  # noqa: S606 - no shell is wanted

@@ -1,10 +1,11 @@
-"""Runs in the development server: done as the command line does them, with their stream.
+"""Runs in the development server: the same as on the command line, with a stream for the server.
 
-`order_of` reads what the server asks of a thread: to start a run, or to resume its run, with an
-answer or from an earlier checkpoint. `RunPerformer` does it in a `Workspace` and streams the run.
-A run waits for disks and for other processes, as its journal must. In the server's own loop that
-would hold up every other request, and the development server refuses it. So each run has a thread
-with a loop of its own (`in_own_thread`), whose chunks arrive in the server's loop.
+`order_of` reads the server's request for a thread: start a run, or resume its run, with an answer
+or from an earlier checkpoint. `RunPerformer` does the run in a `Workspace` and streams it.
+
+A run waits for disks and for other processes, as its journal requires. In the server's own loop
+such waits would block every other request, and the development server refuses them. So each run has
+a separate thread and loop (`in_own_thread`); its chunks are passed to the server's loop.
 """
 
 from __future__ import annotations
@@ -43,24 +44,24 @@ if TYPE_CHECKING:
 
 BREAKPOINTS = ("interrupt_before", "interrupt_after")
 NAMING = ("debug", "checkpoints", "tasks")
-"""Kinds of chunk that name the thread."""
+"""Kinds of chunk that contain the thread's name."""
 
 
 class RunEnded(RuntimeError):
-    """A run that did not end in success, with its last words.
+    """A run that failed or was stopped, with its final message.
 
-    The server shows the words of the errors that it knows, and of no others.
+    The server shows the messages of exceptions that it knows, and of no others.
     """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPerformer:
-    """Does the runs of one graph.
+    """Carries out the runs of one graph.
 
     Args:
-        source: Where the plans of new runs come from.
-        settings: As they were when the graph was opened.
-        extensions: Of new runs; a run that is resumed has those that it was started with.
+        source: The origin of the plans of new runs.
+        settings: The settings from when the graph was opened.
+        extensions: Extensions of new runs; a resumed run keeps its own.
     """
 
     source: Source
@@ -70,10 +71,10 @@ class RunPerformer:
     async def __call__(
         self, graph: StudioGraph, given: Any, config: RunnableConfig, stream: Mapping[str, Any]
     ) -> AsyncGenerator[Any]:
-        """Start a run or resume one, in a thread of its own; gives the run's stream.
+        """Start or resume a run in a separate thread, and yield its stream.
 
         Raises:
-            RunEnded: The run did not end in success, and does not wait either.
+            RunEnded: The run did not succeed and is not waiting.
         """
         threads = RunThreads(RunRecords(self.settings.state_dir))
         try:
@@ -127,10 +128,10 @@ class RunPerformer:
 
 
 class _Feed:
-    """A run's stream, as the server wants it.
+    """The stream of a run, in the form that the server requests.
 
     Attributes:
-        at_breakpoint: Whether the run stopped where the server wanted it to.
+        at_breakpoint: Whether the run stopped at a breakpoint of the server.
     """
 
     def __init__(self, order: Order, stream: Mapping[str, Any], emit: Emit) -> None:
@@ -145,7 +146,7 @@ class _Feed:
     async def invoke(
         self, graph: Any, given: Any, config: RunnableConfig, **more: Any
     ) -> Mapping[str, Any]:
-        """What the graph's ``ainvoke`` does, and each chunk to the server."""
+        """Do the same as the graph's ``ainvoke``, and pass each chunk to the server."""
         known = {**config, "metadata": dict(self._order.metadata)}
         async with aclosing(graph.astream(given, known, **self._stream, **more)) as chunks:
             async for chunk in chunks:
@@ -158,13 +159,13 @@ class _Feed:
         return {**state.values, **asked}
 
     def listen(self, event: Event) -> None:
-        """Tell an event of the run where the server wants custom chunks."""
+        """Emit an event of the run if the server asked for custom chunks."""
         if "custom" in self._modes:
             chunk = ("custom", event.as_dict())
             self._emit(((), *chunk) if self._subgraphs else chunk)
 
     def _renamed(self, chunk: Any) -> Any:
-        """A chunk with the server's name of the thread."""
+        """Replace the thread's name in a chunk with the server's name."""
         if not isinstance(chunk, tuple):
             return chunk
         *head, mode, payload = cast("tuple[Any, ...]", chunk)
@@ -174,7 +175,7 @@ class _Feed:
 
 
 def _with_thread(value: Any, thread: str) -> Any:
-    """The same with the thread named so in every config; states are left as they are."""
+    """Replace the thread's name in every config of a value; states stay as they are."""
     if isinstance(value, list):
         return [_with_thread(each, thread) for each in cast("list[Any]", value)]
     if not isinstance(value, dict):
@@ -188,10 +189,10 @@ def _with_thread(value: Any, thread: str) -> Any:
 
 
 def _check_store(settings: Settings, head: Mapping[str, Any]) -> None:
-    """See that a run's checkpoints are in the server's own store: no other one is open.
+    """Check that the run's checkpoints are in the server's store: the server opens no other.
 
     Raises:
-        UsageError: They are in another one.
+        UsageError: The checkpoints are in another store.
     """
     there = head.get("store")
     if there not in (None, kept_store(settings)):
@@ -201,28 +202,28 @@ def _check_store(settings: Settings, head: Mapping[str, Any]) -> None:
         )
 
 
-# -- what the server asks for ----------------------------------------------------------------------
+# -- requests of the server ------------------------------------------------------------------------
 
 
 LABELS = ("graph_id", "assistant_id", "run_id")
-"""Metadata of the server that a run's checkpoints get."""
+"""Metadata of the server that a run's checkpoints keep."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What is to be done.
+    """A request of the server.
 
     Args:
         thread: The server's thread.
-        run_id: The run's id, of a new one too.
-        folder: The run to resume; None: a new one.
+        run_id: The id of the run, whether new or not.
+        folder: The record of the run to resume; None for a new run.
         given: The input of a new run.
-        context: What the assistant was given.
-        replies: Answers to what the run waits for.
-        answers: Answers to what it asks again on the way from an earlier place.
+        context: The assistant's context.
+        replies: Answers to the questions that the run waits for.
+        answers: Answers to questions that the run asks again after an earlier checkpoint.
         graph_id: The server's name of the graph.
-        request: The server's id of this order; the same where it tries once more.
-        metadata: What of the server the run's checkpoints get.
+        request: The server's id of this request; a retry has the same id.
+        metadata: The server's metadata that the run's checkpoints keep.
     """
 
     thread: str
@@ -238,7 +239,7 @@ class Order:
 
     @property
     def head(self) -> dict[str, Any]:
-        """What the record of a new run keeps of it."""
+        """The data that the record of a new run keeps about the request."""
         kept = {"thread": self.thread, "graph": self.graph_id, "request": self.request}
         return {KEPT_AS: kept}
 
@@ -246,11 +247,11 @@ class Order:
 async def order_of(
     graph: StudioGraph, threads: RunThreads, given: Any, config: RunnableConfig
 ) -> Order:
-    """What the server wants, by what it gives the graph to stream.
+    """Read the server's request from the arguments for the graph's stream.
 
     Raises:
-        UsageError: It can't be done.
-        AnswerError: An answer is for no question that waits.
+        UsageError: The request can't be carried out.
+        AnswerError: An answer does not belong to a waiting question.
     """
     fields = config.get("configurable", {})
     thread, metadata = str(fields["thread_id"]), config.get("metadata", {})
@@ -263,18 +264,18 @@ async def order_of(
         ),
         "metadata": {name: str(fields[name]) for name in LABELS if fields.get(name)},
     }
-    folder = await asyncio.to_thread(threads.run_of, thread)
-    if folder is not None and await asyncio.to_thread(was_taken, folder, base["request"]):
-        # The server was killed, and tries once more: all that is left to do is to resume. An answer
-        # that was given once would be one to another question now.
-        return Order(**base, run_id=folder.run_id, folder=folder)
-    if folder is None:
+    record = await asyncio.to_thread(threads.run_of, thread)
+    if record is not None and await asyncio.to_thread(was_taken, record, base["request"]):
+        # The server was killed and retries: it only needs to resume. An answer that was already
+        # used would now go to another question.
+        return Order(**base, run_id=record.run_id, folder=record)
+    if record is None:
         if not isinstance(given, Mapping):
             raise UsageError("this thread has no run to resume", hint="give an input first")
         run_id = await asyncio.to_thread(threads.id_for, thread)
         known = cast("Mapping[str, Any]", given)
         return Order(**base, run_id=run_id, given=known)
-    order = Order(**base, run_id=folder.run_id, folder=folder)
+    order = Order(**base, run_id=record.run_id, folder=record)
     if isinstance(given, Mapping):
         await _check_resumable(graph, order, cast("Mapping[str, Any]", given))
         return order
@@ -282,10 +283,10 @@ async def order_of(
 
 
 def take(folder: RunRecord, request: str) -> None:
-    """Keep that an order was taken, before anything of it is done.
+    """Record that a request was accepted, before any work on it.
 
     Raises:
-        StoreError: It can't be written.
+        StoreError: The record can't be written.
     """
     try:
         descriptor = open_private(folder.studio_orders, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -298,7 +299,7 @@ def take(folder: RunRecord, request: str) -> None:
 
 
 def was_taken(folder: RunRecord, request: str) -> bool:
-    """Whether an order was taken before: as a run's first one, or later."""
+    """Whether a request was accepted before: as the run's first one, or later."""
     if read_head(folder).get(KEPT_AS, {}).get("request") == request:
         return True
     try:
@@ -308,9 +309,9 @@ def was_taken(folder: RunRecord, request: str) -> bool:
 
 
 async def _check_resumable(graph: StudioGraph, order: Order, given: Mapping[str, Any]) -> None:
-    """See that an input for a run that has begun says nothing, and that the run can be resumed.
+    """Check that the input for a started run is empty, and that the run can be resumed.
 
-    Studio has no other way to say so than a form that is left empty.
+    An empty form is Studio's only way to resume a run.
     """
     state = await graph.aget_state({"configurable": {"thread_id": order.thread}})
     if given or (state.values and not state.tasks):
@@ -334,7 +335,7 @@ async def _resumed(
         )
     if at == place:
         return replace(order, replies=_replies(given, state.interrupts))
-    # From an earlier place: as a copy of it, so that what is done there again is done for real.
+    # Resume from a copy of the earlier checkpoint, so that its steps are really done again.
     before: RunnableConfig = {"configurable": {"thread_id": order.thread, "checkpoint_id": at}}
     asked = (await graph.aget_state(before)).interrupts
     await graph.aupdate_state(before, None, as_node="__copy__")
@@ -347,7 +348,7 @@ def _place(state: Any) -> str:
 
 
 def _resumed_with(given: Any) -> Any:
-    """The answer in a command; None where there is none."""
+    """The answer in a command; None if it has none."""
     if not isinstance(given, Command):
         return None
     command = cast("Command[Any]", given)
@@ -360,7 +361,7 @@ def _resumed_with(given: Any) -> Any:
 
 
 def _replies(given: Any, interrupts: Sequence[Any]) -> Answers:
-    """Answers by the ids of the questions that wait."""
+    """Answers by the ids of the waiting questions."""
     answer = _resumed_with(given)
     asked = [each for each in interrupts if not is_job(each.value)]
     if answer is None:
@@ -377,7 +378,7 @@ def _replies(given: Any, interrupts: Sequence[Any]) -> Answers:
 
 
 def _by_step(given: Any, interrupts: Sequence[Any]) -> Answers:
-    """Answers by the steps that will ask once more, under other ids."""
+    """Answers by the steps that will ask again, under other ids."""
     if _resumed_with(given) is None:
         return Answers()
     answers = _replies(given, interrupts)
@@ -385,24 +386,24 @@ def _by_step(given: Any, interrupts: Sequence[Any]) -> Answers:
     return Answers({str(each["step"]): answers.find(each) for each in asked})
 
 
-# -- a thread with a loop of its own ---------------------------------------------------------------
+# -- a thread with its own loop --------------------------------------------------------------------
 
 
 Emit = Callable[[Any], None]
-"""Takes one chunk of a run's stream."""
+"""Receives one chunk of a run's stream."""
 
 Work = Callable[[Emit], Awaitable[None]]
 
 
 class _End:
-    """The end of the work, with what ended it."""
+    """The end of the work, with the exception that ended it."""
 
     def __init__(self, error: BaseException | None) -> None:
         self.error = error
 
 
 class _Worker:
-    """One thread with a loop that does one piece of work."""
+    """A thread and its loop for one piece of work."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
@@ -416,7 +417,7 @@ class _Worker:
         threading.Thread(target=self._main, name="fractale-run", daemon=True).start()
 
     def cancel(self) -> None:
-        """End the work as Ctrl-C would."""
+        """Cancel the work as Ctrl-C would."""
         self._cancelled = True
         if self._loop and self._task:
             self._loop.call_soon_threadsafe(self._task.cancel)
@@ -441,16 +442,16 @@ class _Worker:
 
 
 async def in_own_thread(work: Work) -> AsyncGenerator[Any]:
-    """Do work in a thread of its own.
+    """Do work in a separate thread.
 
     Args:
-        work: Takes a function that takes each chunk.
+        work: A function that receives an `Emit` for its chunks.
 
     Yields:
-        The chunks. Where the reader goes away, the work is cancelled, and its end waited for.
+        The chunks. If the reader stops, the work is cancelled, and the generator waits for its end.
 
     Raises:
-        BaseException: What the work raised.
+        BaseException: The exception that the work raised.
     """
     worker = _Worker(work)
     worker.start()
@@ -476,10 +477,10 @@ async def _end_of(worker: _Worker) -> None:
 
 
 def _may_wait() -> None:
-    """Let this thread's loop wait: only its own run waits in it.
+    """Allow blocking calls in this thread's loop: only its own run waits in it.
 
-    The server's watch over blocking calls (blockbuster) looks at every loop of the process, not
-    only at the server's, and has no other way to leave one out.
+    The server's detector of blocking calls (blockbuster) watches every loop of the process, not
+    only the server's, and has no other way to exclude a loop.
     """
     try:
         from blockbuster import blockbuster

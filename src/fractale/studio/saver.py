@@ -1,12 +1,12 @@
-"""The server's threads: which run each of them is, and the run's checkpoints.
+"""The server's threads: the run of each thread, and the run's checkpoints.
 
-The server knows threads by UUID, fractale knows runs by short ids. A run that was started in Studio
-has the last block of its thread's UUID as its id, and its record names the thread; the thread of
-any other run follows from its id.
+The server identifies threads by UUID, fractale identifies runs by short ids. The id of a run that
+was started in Studio is the last block of its thread's UUID, and its record names the thread. For
+other runs, the thread's UUID is computed from the run's id.
 
-The server only reads checkpoints through `StudioSaver`, and changes states that a user edits; a run
-writes its own checkpoints. Each use opens the store and closes it again, so that the server keeps
-no other process out between them.
+Through `StudioSaver`, the server reads checkpoints and changes states that a user edits; a run
+writes its own checkpoints. Each use opens and closes the store, so that the server does not block
+other processes in between.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ if TYPE_CHECKING:
 
 NAMESPACE = uuid.UUID("5b1b2f0e-6a0f-5d6b-9a52-0d5f6f1c7a11")
 KEPT_AS = "studio"
-"""Where a run's head says which thread it was started on."""
+"""The key in a run's head for the thread that started it."""
 
 
 class RunThreads:
-    """The threads of the runs of one state folder."""
+    """The threads of the runs of one state directory."""
 
     def __init__(self, folders: RunRecords) -> None:
         self._folders = folders
 
     def run_of(self, thread: str) -> RunRecord | None:
-        """The run of a thread; None if it has none yet."""
+        """The run of a thread; None if the thread has no run yet."""
         for run_id in _own_ids(thread):
-            folder = self._folders.at(run_id)
-            if _started_on(read_head(folder)) == thread:
-                return folder
-        # A version 5 UUID is one that was made from a run's id.
+            record = self._folders.at(run_id)
+            if _started_on(read_head(record)) == thread:
+                return record
+        # A version 5 UUID was computed from a run's id.
         if uuid.UUID(thread).version != 5:
             return None
         names = self._folders.names()
@@ -61,13 +61,13 @@ class RunThreads:
         return self._folders.at(found) if found else None
 
     def id_for(self, thread: str) -> str:
-        """The id that the run of a new thread gets."""
+        """The id for the run of a new thread."""
         short, whole = _own_ids(thread)
         return whole if read_head(self._folders.at(short)) else short
 
 
 def thread_of(run_id: str, head: Mapping[str, Any]) -> str:
-    """The thread of a run."""
+    """Return the UUID of a run's thread."""
     return _started_on(head) or thread_of_id(run_id)
 
 
@@ -77,7 +77,7 @@ def thread_of_id(run_id: str) -> str:
 
 
 def read_head(folder: RunRecord) -> dict[str, Any]:
-    """How a run was started; empty where there is no such run, or none that got so far."""
+    """Read how a run was started; empty if the run does not exist or has no head yet."""
     try:
         return folder.read_head()
     except StoreError:
@@ -98,17 +98,17 @@ CONFLICT, FAILED = 409, 500
 
 
 def open_saver() -> StudioSaver:
-    """The saver that ``langgraph.json`` names, with the settings of the folder and environment."""
+    """Open the saver that ``langgraph.json`` names, with the current settings."""
     return StudioSaver(load_settings())
 
 
 class StudioSaver(BaseCheckpointSaver[str]):
     """Checkpoints of runs, for the development server.
 
-    Every method raises `HTTPException`, which is what the server can show.
+    Every method raises `HTTPException`, which the server can show.
 
     Args:
-        settings: Whose state folder and store hold the runs.
+        settings: The settings with the state directory and the store of the runs.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -117,13 +117,13 @@ class StudioSaver(BaseCheckpointSaver[str]):
         self._threads = RunThreads(RunRecords(settings.state_dir))
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """A checkpoint of the thread's run, or its latest; None if there is none."""
+        """Return a checkpoint of the thread's run, or its latest; None if there is none."""
         thread = _thread(config)
-        folder = await asyncio.to_thread(self._threads.run_of, thread)
-        if folder is None:
+        record = await asyncio.to_thread(self._threads.run_of, thread)
+        if record is None:
             return None
         async with self._open() as saver:
-            found = await saver.aget_tuple(_of_thread(config, folder.run_id))
+            found = await saver.aget_tuple(_of_thread(config, record.run_id))
         return _renamed(found, thread) if found else None
 
     async def alist(
@@ -134,14 +134,14 @@ class StudioSaver(BaseCheckpointSaver[str]):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
-        """Checkpoints of the thread's run, the latest first."""
+        """Yield checkpoints of the thread's run, latest first."""
         if config is None:
             return
         thread = _thread(config)
-        folder = await asyncio.to_thread(self._threads.run_of, thread)
-        if folder is None:
+        record = await asyncio.to_thread(self._threads.run_of, thread)
+        if record is None:
             return
-        known = _of_thread(config, folder.run_id)
+        known = _of_thread(config, record.run_id)
         async with self._open() as saver:
             rows = saver.alist(known, filter=filter, before=before, limit=limit)
             found = [each async for each in rows]
@@ -155,10 +155,10 @@ class StudioSaver(BaseCheckpointSaver[str]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        """Keep a checkpoint that an edit makes."""
+        """Save the checkpoint of an edit."""
         thread = _thread(config)
-        async with self._changing(thread) as (saver, folder):
-            known = _of_thread(config, folder.run_id)
+        async with self._changing(thread) as (saver, record):
+            known = _of_thread(config, record.run_id)
             kept = await saver.aput(known, checkpoint, metadata, new_versions)
         return _of_thread(kept, thread)
 
@@ -169,12 +169,12 @@ class StudioSaver(BaseCheckpointSaver[str]):
         task_id: str,
         task_path: str = "",
     ) -> None:
-        """Keep what an edit writes in the place of a step."""
-        async with self._changing(_thread(config)) as (saver, folder):
-            await saver.aput_writes(_of_thread(config, folder.run_id), writes, task_id, task_path)
+        """Save the writes of an edit in the name of a step."""
+        async with self._changing(_thread(config)) as (saver, record):
+            await saver.aput_writes(_of_thread(config, record.run_id), writes, task_id, task_path)
 
     async def adelete_thread(self, thread_id: str) -> None:
-        """Nothing: what a run did stays on record; ``fractale runs prune`` removes runs."""
+        """Do nothing: the record of a run stays; ``fractale runs prune`` removes runs."""
 
     @asynccontextmanager
     async def _open(self) -> AsyncGenerator[RunSaver]:
@@ -184,16 +184,16 @@ class StudioSaver(BaseCheckpointSaver[str]):
 
     @asynccontextmanager
     async def _changing(self, thread: str) -> AsyncGenerator[tuple[RunSaver, RunRecord]]:
-        """The store, with the thread's run for oneself."""
-        folder = await asyncio.to_thread(self._threads.run_of, thread)
-        if folder is None:
+        """Open the store, and lock the thread's run."""
+        record = await asyncio.to_thread(self._threads.run_of, thread)
+        if record is None:
             raise HTTPException(CONFLICT, "this thread has no run yet: start one first")
-        lock = RunLock(folder)
+        lock = RunLock(record)
         with _as_http():
             await asyncio.to_thread(lock.acquire)
         try:
-            async with self._open() as saver, saver.holding(folder.run_id):
-                yield saver, folder
+            async with self._open() as saver, saver.holding(record.run_id):
+                yield saver, record
         finally:
             lock.release()
 
@@ -203,9 +203,9 @@ def _thread(config: RunnableConfig) -> str:
 
 
 def _of_thread(config: RunnableConfig, thread: str) -> RunnableConfig:
-    """The same checkpoint in a thread of another name."""
+    """The same checkpoint in a thread with another name."""
     fields = config.get("configurable", {})
-    # The server gives a checkpoint's id also as a UUID.
+    # The server may also pass a checkpoint's id as a UUID.
     at = {"checkpoint_id": str(fields["checkpoint_id"])} if fields.get("checkpoint_id") else {}
     return {"configurable": {"checkpoint_ns": "", **fields, "thread_id": thread, **at}}
 
@@ -228,5 +228,5 @@ def _as_http() -> Generator[None]:
 
 
 def one_line(error: FractaleError) -> str:
-    """An error in one line, with what to do."""
+    """Format an error and its hint in one line."""
     return f"{error} ({error.hint})" if error.hint else str(error)

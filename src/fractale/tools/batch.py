@@ -1,6 +1,6 @@
 """Tools for batch scripts: read one, check claims about it, translate it, validate it.
 
-The evidence is always the script's own lines, read as its scheduler reads them.
+The evidence is always the script's own lines, parsed by the rules of its scheduler.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def read_batch_script(script: str, manager: str | None = None) -> dict[str, Any]
         manager: Whose it is; left out, the one whose directive comes first.
 
     Returns:
-        ``manager``; ``facts``, what the job asks for in words of no manager (``nodes``,
+        ``manager``; ``facts``, the job's requirements in terms that no manager owns (``nodes``,
         ``tasks``, ``seconds``, ``queue``, …); ``totals`` of the whole job; ``directives``, each
-        with its line; ``without_counterpart``, those of which something cannot be said in words
-        of no manager, with the reason; ``invalid``, why its manager refuses it; and ``remarks``,
-        what it does with the script that one may not expect.
+        with its line; ``without_counterpart``, those that other managers cannot express in full,
+        with the reason; ``invalid``, the reasons why its manager refuses it; and ``remarks``,
+        unexpected effects of the script at its manager.
 
     Raises:
         ValueError: The text has no directives.
@@ -63,7 +63,7 @@ def read_batch_script(script: str, manager: str | None = None) -> dict[str, Any]
 
 
 def _directive(directive: Directive) -> dict[str, Any]:
-    """A directive as JSON: `problem` is what of it other managers cannot express."""
+    """Return a directive as JSON; `problem` says why other managers cannot express it."""
     found = directive.as_dict()
     untold, invalid = found.pop("untold", ""), found.get("invalid", "")
     return {**found, "problem": untold or invalid} if untold or invalid else found
@@ -111,7 +111,7 @@ def find_batch_scripts(
 
 
 def _listed(scripts: str) -> list[str]:
-    """The names in a text: a JSON list, as an input on the command line is, or one name."""
+    """The names in a text: a JSON list, as from the command line, or one name."""
     if not scripts.startswith("["):
         return [scripts]
     try:
@@ -125,7 +125,7 @@ def _listed(scripts: str) -> list[str]:
 def _matches(name: str) -> list[str]:
     path = Path(name).expanduser()
     if path.is_file() or not glob.has_magic(name):
-        return [str(path)]  # whoever reads it says what is wrong with it
+        return [str(path)]  # the tool that reads the file reports the error
     matched = glob.glob(str(path), recursive=True)  # noqa: PTH207 - an absolute pattern, too
     found = sorted(each for each in matched if Path(each).is_file())
     if not found:
@@ -134,22 +134,22 @@ def _matches(name: str) -> list[str]:
 
 
 def _outputs(files: Sequence[str], to_manager: str, output: str, default: str) -> list[str]:
-    folder = Path(output or default).expanduser()
+    directory = Path(output or default).expanduser()
     if len(files) == 1 and not output:
-        return [str(folder / f"job.{to_manager}.sh")]
-    if output and not output.endswith("/") and not folder.is_dir():
+        return [str(directory / f"job.{to_manager}.sh")]
+    if output and not output.endswith("/") and not directory.is_dir():
         if len(files) == 1:
-            return [str(folder)]
+            return [str(directory)]
         raise ValueError(
             f"`{output}` is not a directory, and {len(files)} scripts are to be written: name a "
             "directory in `output`, with a `/` at its end if it is to be made"
         )
     taken: set[str] = set()
-    return [str(folder / _free_name(Path(file).stem, to_manager, taken)) for file in files]
+    return [str(directory / _free_name(Path(file).stem, to_manager, taken)) for file in files]
 
 
 def _free_name(stem: str, to_manager: str, taken: set[str]) -> str:
-    """A name that no other script of the same name in another directory has."""
+    """Choose a name that no script with the same name in another directory has."""
     name, number = f"{stem}.{to_manager}.sh", 1
     while name in taken:
         number += 1
@@ -173,8 +173,8 @@ def summarize_translations(
             ``remains``, ``validated_by``, ``note`` and ``file``, or ``error``.
 
     Returns:
-        ``summary``, a line for each script and one for all; ``translated`` and ``failed``, how
-        many; ``jobspec``, ``lost``, ``notes``, ``validated_by``, ``note`` and ``file``, of several
+        ``summary``, one line per script and one for all; ``translated`` and ``failed``, the
+        counts; ``jobspec``, ``lost``, ``notes``, ``validated_by``, ``note`` and ``file``, for all
         scripts together.
     """
     lines = [_line(each["file"], result) for each, result in zip(scripts, results, strict=True)]
@@ -214,8 +214,8 @@ def _line(file: str, result: Mapping[str, Any]) -> str:
     if "jobspec" not in result:
         return f"{file}: failed: {str(result.get('error') or 'no reason given').splitlines()[0]}"
     lost, remains = len(result.get("lost") or ()), len(result.get("remains") or ())
-    told = [f"{lost} lost"] * bool(lost) + [f"{remains} commands to change"] * bool(remains)
-    return f"{file} → {result['file']}: {', '.join(['valid', *told])} ({result['validated_by']})"
+    remarks = [f"{lost} lost"] * bool(lost) + [f"{remains} commands to change"] * bool(remains)
+    return f"{file} → {result['file']}: {', '.join(['valid', *remarks])} ({result['validated_by']})"
 
 
 # -- claims -------------------------------------------------------------------------------------
@@ -239,8 +239,8 @@ def check_directives(
 
     Returns:
         ``valid`` (whether every claim, now or earlier, is right), ``facts`` and ``supplied_by``
-        for the right ones, ``missing`` (the names that are still wrong), and, where there are
-        any, ``error``: what the lines say instead.
+        for the right ones, ``missing`` (the names that are still wrong), and, if there are
+        any, ``error``: the values in the script's lines.
 
     Raises:
         ValueError: The script has no directives.
@@ -281,7 +281,7 @@ def take_over_directives(
         source: Who reads them, for the record.
 
     Returns:
-        ``facts`` and ``supplied_by``, completed, and ``taken_over``: the facts added.
+        ``facts`` and ``supplied_by``, completed, and ``taken_over``: the added facts.
 
     Raises:
         ValueError: The script has no directives.
@@ -319,17 +319,17 @@ def translate_batch_script(
         lossy: Whether a translation that does not do the work of the original is one, too.
 
     Returns:
-        ``script``; ``valid``, whether its manager would take it by its own lines; ``facts``,
-        ``supplied_by`` and ``credits``, a line of text for each fact; ``losses``, each with
+        ``script``; ``valid``, whether its manager would accept it by its own lines; ``facts``,
+        ``supplied_by`` and ``credits``, one line of text per fact; ``losses``, each with
         ``line``, ``text``, ``what``, ``why`` and ``grave``, and ``not_translated``, the same as
-        text; ``told``, the losses, and what the commands say instead of a directive, for who
-        validates it; ``changes``, the commands that are other ones now; ``left_out``, options of
-        launchers that are losses, too; ``remains``, commands that still speak to the old manager;
+        text; ``told``, the losses, and the facts in commands instead of a directive, for the
+        validator; ``changes``, the commands that differ from the original; ``left_out``, lost
+        options of launchers; ``remains``, commands that still need the old manager;
         ``notes``; ``warnings``; and, unless `lossy`, ``errors``: an array, a GPU, a dependency or
         a size that is lost, or a program that will not start.
 
     Raises:
-        ValueError: The script has no directives, is that manager's already, or fractale does not
+        ValueError: The script has no directives, is already that manager's, or fractale cannot
             write for that manager.
     """
     if to_manager not in NAMES:
@@ -366,7 +366,7 @@ def translate_batch_script(
 
 
 def _too_much(translation: Translation) -> list[str]:
-    """Why it is not a translation that does the work; what may be done about it last."""
+    """List why a translation is incomplete; the last entry says how to accept it anyway."""
     lost = list(translation.grave)
     return [*lost, "`lossy: true` (`-i lossy=true`) writes it all the same"] if lost else []
 
@@ -413,7 +413,7 @@ def validate_batch_script(
         told: What is known to be lost: ``told`` of `translate_batch_script`, or texts.
 
     Returns:
-        ``valid``, ``checks`` (how many were made), ``warnings``, and, where there are any,
+        ``valid``, ``checks`` (their number), ``warnings``, and, if there are any,
         ``errors``.
     """
     try:

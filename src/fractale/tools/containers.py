@@ -1,7 +1,7 @@
-"""Build and run containers with Docker, Podman or Buildah: whichever works on this machine.
+"""Build and run containers with Docker, Podman or Buildah, if one works on this machine.
 
-A client is not enough: Docker's may be there without an engine. So each is asked first, and what
-it answered is told.
+A client alone is not enough: Docker's may be installed without an engine. So the tools ask each
+builder first, and report its answer.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from fractale.tools.processes import Ended, OnLine, run_program, teller
 Builder = Literal["docker", "podman", "buildah"]
 
 BUILDERS: tuple[Builder, ...] = ("docker", "podman", "buildah")
-"""In the order in which they are tried."""
+"""The builders, in the order of preference."""
 
 SHARING: Mapping[str, tuple[Builder, ...]] = {"podman": ("buildah",), "buildah": ("podman",)}
-"""Builder → those that see its images."""
+"""Builder → the builders that see its images."""
 
 FENCE = re.compile(r"```[\w.+-]*\n(.*?)\n?```", re.DOTALL)
 IMAGE = re.compile(r"[a-z0-9]+(?:[._/:@-]+[A-Za-z0-9]+)*")
@@ -32,7 +32,7 @@ CONFINED = re.compile(
     r"creating container for|did not get container create message|OCI permission denied"
     r"|OCI runtime error|error setting cgroup|newuidmap|cannot set up namespace"
 )
-"""In the log of a container that could not be started: the machine does not let it."""
+"""Errors in a container's log if the machine does not allow it to start."""
 CONFINED_HINT = (
     "this machine did not let {name} start a container, and no other Dockerfile will mend that; "
     "where containers are confined, BUILDAH_ISOLATION=chroot and STORAGE_DRIVER=vfs in the "
@@ -45,15 +45,15 @@ class Tool:
     """A builder that works.
 
     Args:
-        name: Which one.
-        path: Its program.
+        name: The name of the builder.
+        path: The path of its program.
     """
 
     name: Builder
     path: str
 
     def build(self, file: str, image: str, context: str, arguments: Sequence[str]) -> list[str]:
-        """The words that build an image."""
+        """Return the command that builds an image."""
         verb = ["bud"] if self.name == "buildah" else ["build"]
         given = [word for argument in arguments for word in ("--build-arg", argument)]
         return [self.path, *verb, *given, "-f", file, "-t", image, context]
@@ -92,17 +92,17 @@ async def build_container(
         timeout: Seconds it may take; nothing for as long as it needs.
 
     Returns:
-        `returncode`; `success`; `builder`; `image` and `seconds`; `log`, its end; and, of a
-        build that failed, `error`, the last lines of the log, for whoever mends the Dockerfile,
-        and `cause`: `machine` where no Dockerfile would build, else `dockerfile`.
+        `returncode`; `success`; `builder`; `image` and `seconds`; `log`, its end; and, after a
+        failure, `error`, the last lines of the log, for the author of the Dockerfile,
+        and `cause`: `machine` if no Dockerfile would build, else `dockerfile`.
 
     Raises:
         ValueError: No builder works here, or an argument can't be used.
-        PermissionError: A private place is in the context.
+        PermissionError: The context contains a private path.
     """
     text = _dockerfile(dockerfile)
     image = _image(uri)
-    folder = _folder(context)
+    directory = _folder(context)
     tool = (await _working(builder))[0]
     arguments = [f"{name}={value}" for name, value in (build_args or {}).items()]
     with tempfile.TemporaryDirectory(prefix="fractale-build-") as own:
@@ -110,7 +110,7 @@ async def build_container(
         file.write_text(text, encoding="utf-8")
         empty = Path(own) / "context"
         empty.mkdir()
-        words = tool.build(str(file), image, str(folder or empty), arguments)
+        words = tool.build(str(file), image, str(directory or empty), arguments)
         ended = await run_program(words, timeout=timeout, on_line=teller(progress))
     answer = {**ended.answer(f"{tool.name} build"), "builder": tool.name, "image": image}
     if answer["success"]:
@@ -138,10 +138,10 @@ async def run_in_container(
         timeout: Seconds it may take; nothing for as long as it needs.
 
     Returns:
-        `returncode`, `success`, `builder`, `log` and, where it failed, `error`.
+        `returncode`, `success`, `builder`, `log` and, after a failure, `error`.
 
     Raises:
-        ValueError: Nothing that runs containers works here, or an argument can't be used.
+        ValueError: No program here can run containers, or an argument can't be used.
     """
     image = _image(uri)
     if not command:
@@ -174,7 +174,7 @@ async def _buildah_run(
     told: OnLine,
     timeout: float | None,  # noqa: ASYNC109
 ) -> Ended:
-    """Buildah has no `run` of an image: a working container is made of it, and removed."""
+    """Run a command with Buildah, which has no `run` for images: use a temporary container."""
     name = f"fractale-{uuid.uuid4().hex[:12]}"
     made = await run_program(
         [tool.path, "from", "--pull-never", "--name", name, image], timeout=timeout
@@ -188,11 +188,11 @@ async def _buildah_run(
         await run_program([tool.path, "rm", name], timeout=60)
 
 
-# -- who builds ---------------------------------------------------------------------------------
+# -- the builders -------------------------------------------------------------------------------
 
 
 async def _look() -> list[Any]:
-    """What there is of each builder, as `fractale discover` finds it."""
+    """The findings about each builder, as in `fractale discover`."""
     from fractale.settings import load_settings
     from fractale.site.discover import machine_of
     from fractale.site.probes import containers
@@ -202,10 +202,10 @@ async def _look() -> list[Any]:
 
 
 async def _working(wanted: str, *others: str) -> list[Tool]:
-    """The builder of that name and those others, or all, as far as they work.
+    """The working builders: the wanted one and the others, or all for ``auto``.
 
     Raises:
-        ValueError: None does; why, of each.
+        ValueError: None of them works; the message has the reason for each.
     """
     names = BUILDERS if wanted == "auto" else (wanted, *others)
     found = [each for each in await _look() if each.name in names]
@@ -216,11 +216,11 @@ async def _working(wanted: str, *others: str) -> list[Tool]:
     raise ValueError(f"nothing here can build or run containers ({why})")
 
 
-# -- what is given ------------------------------------------------------------------------------
+# -- arguments ----------------------------------------------------------------------------------
 
 
 def _dockerfile(given: str | list[str]) -> str:
-    """The Dockerfile's text, also out of a fence that a model put around it."""
+    """Return the Dockerfile's text, without a Markdown fence that a model put around it."""
     text = "\n".join(given) if isinstance(given, list) else given
     if fenced := FENCE.search(text):
         text = fenced[1]
@@ -238,16 +238,16 @@ def _image(uri: str) -> str:
 def _folder(context: str | None) -> Path | None:
     if not context:
         return None
-    folder = checked(context)
-    if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder} to build from")
-    if private := holds_private(folder):
+    directory = checked(context)
+    if not directory.is_dir():
+        raise ValueError(f"there is no folder {directory} to build from")
+    if private := holds_private(directory):
         raise PermissionError(
-            f"an image is not built from {folder}: {private} is in it, and COPY would take it"
+            f"an image is not built from {directory}: {private} is in it, and COPY would take it"
         )
-    return folder
+    return directory
 
 
 def _is_confined(ended: Ended) -> bool:
-    """Whether what failed is to start a container, as the end of the log has it."""
+    """Whether the machine did not allow a container to start, by the end of the log."""
     return ended.returncode not in (0, None) and bool(CONFINED.search(ended.log[-1000:]))

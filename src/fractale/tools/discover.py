@@ -1,4 +1,4 @@
-"""What is on this machine and site, as a tool for models and plans."""
+"""The programs and resources of this machine and site, as a tool for models and plans."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ async def discover_site(sections: list[str] | None = None, refresh: bool = False
         refresh: Look again, in place of what was found within the last hour.
 
     Returns:
-        A list for each section, of what is there; `absent` names what is not; `age_seconds` says
-        how long ago it was looked.
+        A list of findings for each section; `absent` names the things that were not found;
+        `age_seconds` is the age of the findings.
 
     Raises:
-        ValueError: There is no such section.
+        ValueError: The section is unknown.
     """
     import time
 

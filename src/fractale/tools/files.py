@@ -1,4 +1,4 @@
-"""Read and write text files, none of those that `fractale.paths` forbids."""
+"""Read and write text files, except the paths that `fractale.paths` forbids."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def read_text_file(path: str) -> dict[str, Any]:
         ``text`` and ``lines`` (how many).
 
     Raises:
-        ValueError: There is no such file, it is too large, or it is not text.
-        PermissionError: It is private, such as a key, or cannot be read.
+        ValueError: The file does not exist, is too large, or is not text.
+        PermissionError: The file is private, such as a key, or cannot be read.
     """
     try:
         descriptor = open_file(path)
@@ -53,8 +53,8 @@ def write_text_file(path: str, text: str) -> dict[str, Any]:
         ``path`` and ``lines`` (how many).
 
     Raises:
-        ValueError: The path is a folder, or the text is not Unicode.
-        PermissionError: It is private, such as a key, decides what is run later, or cannot be
+        ValueError: The path is a directory, or the text is not Unicode.
+        PermissionError: The file is private, such as a key, decides what is run later, or cannot be
             written.
         OSError: The file cannot be written.
     """

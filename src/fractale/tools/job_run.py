@@ -1,4 +1,4 @@
-"""A batch job from its submission to its log in one call: for searches that try job after job."""
+"""Submit a batch job, wait and return its log in one call: for searches that try many jobs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def job_run(
 
     Returns:
         `job_id`, `scheduler`, `state`, `reason`, `exit_code`, `seconds`, `nodes`, `log_file`, and
-        `log`, its last 64 KiB. Of a job that did not complete also `error`: its reason, and the
+        `log`, its last 64 KiB. If the job did not complete, also `error`: its reason, and the
         end of its log; then the call has failed, too.
     """
     jobs = Jobs.of(load_settings(untrusted="narrow"), scheduler)
@@ -69,7 +69,7 @@ async def job_run(
     handle = await jobs.submit(spec, key=key)
     status = await jobs.wait(handle, on_status=teller(progress, handle))
     log = await jobs.logs(handle, offset=-LOG_BYTES, limit=LOG_BYTES)
-    told = {
+    result = {
         "job_id": handle.native_id,
         "scheduler": handle.scheduler,
         "state": status.state,
@@ -82,5 +82,5 @@ async def job_run(
     }
     if status.state != "completed":
         last = f"; its last lines:\n{status.last_lines}" if status.last_lines else ""
-        told["error"] = f"job {handle.native_id} {status.reason}{last}"
-    return told
+        result["error"] = f"job {handle.native_id} {status.reason}{last}"
+    return result

@@ -1,7 +1,8 @@
-"""Batch jobs as tools: Slurm, Flux, PBS, LSF and plain processes behind the same words.
+"""Batch jobs as tools, with one interface for Slurm, Flux, PBS, LSF and local processes.
 
-Each job has a key. Submitted again with the same key, it is found and not submitted twice, whatever
-happened in between; all that is known of it is in its folder, `jobs/` in the state folder.
+Each job has a key. A second submission with the same key finds the job and does not submit it
+again, even after a crash in between. All data about a job is in its directory, below `jobs/` in the
+state directory.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ MOST_SECONDS = 3600.0
 LAST_LINES = 10
 MOST_NAMED = 5
 JOB_ID = re.compile(r"[A-Za-z0-9\u0192][A-Za-z0-9._\[\]@-]{0,127}")
-"""No option of a scheduler's program, nor a list; Flux begins its ids with an f with a hook."""
+"""Accepts neither options of a scheduler's program nor lists. Flux ids begin with ``ƒ``."""
 
 
 @about_jobs("submits")
@@ -78,7 +79,7 @@ async def job_submit(
             environment, and at most 10 run at a time. Nothing for what the script says.
 
     Returns:
-        The job, by which the other tools are asked: `key`, `job_id`, `scheduler`, `log_file`.
+        The job, as an argument for the other tools: `key`, `job_id`, `scheduler`, `log_file`.
     """
     key = key or uuid.uuid4().hex
     spec = JobSpec(
@@ -101,10 +102,10 @@ async def job_submit(
 
 
 def _array(text: str) -> Array:
-    """The indices of an array.
+    """Parse the indices of an array.
 
     Raises:
-        JobError: The text is none.
+        JobError: The text is not a valid array.
     """
     try:
         return Array.parse(text)
@@ -122,10 +123,10 @@ async def job_status(key: str) -> dict[str, Any]:
 
     Returns:
         The job; `state` (pending, running, completed, failed, cancelled, timeout, out_of_memory,
-        node_failure, or unknown where nothing shows how it ended), `over`, `reason` in words,
+        node_failure, or unknown if no evidence shows how it ended), `over`, `reason` as text,
         `evidence`, `job_exit_code`, `nodes`, `submitted`, `started`, `ended` in seconds since 1970,
-        `seconds`, and `last_lines` of the log of one that did not do its work. To have been told of
-        a job that failed is no failure: see `state`.
+        `seconds`, and, if the job failed, `last_lines` of its log. The call succeeds even if the
+        job failed: see `state`.
     """
     jobs, handle = await _found(key)
     return _told(handle, await jobs.status(handle))
@@ -140,8 +141,8 @@ async def job_wait(key: str, progress: Progress, seconds: float = 600.0) -> dict
         seconds: At most an hour. A job that is not over can be waited for again.
 
     Returns:
-        As `job_status`, with `exit_code` for `job_exit_code`; `over` says whether it is. `error`
-        has the reason of a job that is over and did not complete: then the wait failed, too.
+        As `job_status`, with `exit_code` for `job_exit_code`; `over` says whether the job ended.
+        If it ended without completing, `error` has the reason: then the wait failed, too.
     """
     jobs, handle = await _found(key)
     bound = min(max(seconds, 0.0), MOST_SECONDS)
@@ -169,7 +170,7 @@ async def job_logs(
         element: Of an array, the index of the element; nothing for the last line of each.
 
     Returns:
-        `text`, `offset`, `next_offset` to read on from, and `size` of the whole log in bytes.
+        `text`, `offset`, `next_offset` to continue from, and `size` of the whole log in bytes.
     """
     jobs, handle = await _found(key)
     if element is not None:
@@ -195,7 +196,7 @@ async def job_cancel(key: str) -> dict[str, Any]:
         key: The job's, from `job_submit`.
 
     Returns:
-        As `job_status`, some seconds later at most; where `over` is false, it is still ending.
+        As `job_status`, at most some seconds later; if `over` is false, the job is still ending.
     """
     jobs, handle = await _found(key)
     return _told(handle, await jobs.cancel(handle))
@@ -212,7 +213,7 @@ async def job_record(job_id: str, scheduler: JobScheduler | None = None) -> dict
 
     Returns:
         `job_id`, `scheduler`, `known` (false if the scheduler does not know the job, or has
-        forgotten it), and, as the scheduler tells them: `state` as in `job_status`, `said` in the
+        forgotten it), and, as the scheduler reports them: `state` as in `job_status`, `said` in the
         scheduler's own word, `reason`, `job_exit_code`, `signal`, `nodes`, `submitted`, `started`,
         `ended` in seconds since 1970. Of a job array, `elements` has these for each element.
     """
@@ -249,8 +250,8 @@ async def queue_info(scheduler: JobScheduler | None = None) -> dict[str, Any]:
 
     Returns:
         `scheduler`, and `queues`: each with `name`, `default`, `state`, `nodes`, `nodes_idle`,
-        `cores_per_node`, `gpus` and `memory` in bytes per node, `time_limit` in seconds; what a
-        scheduler does not say is null.
+        `cores_per_node`, `gpus` and `memory` in bytes per node, `time_limit` in seconds; values
+        that a scheduler does not report are null.
     """
     jobs = _jobs(scheduler)
     queues = await jobs.queues()
@@ -258,10 +259,10 @@ async def queue_info(scheduler: JobScheduler | None = None) -> dict[str, Any]:
 
 
 def working_folder(folder: str | None) -> Path:
-    """Where a job runs; nothing stands for the working folder.
+    """The directory where a job runs; None for the working directory.
 
     Raises:
-        PermissionError: No tool may write there.
+        PermissionError: Tools may not write to that directory.
     """
     if folder:
         checked(folder, writing=True)
@@ -269,15 +270,15 @@ def working_folder(folder: str | None) -> Path:
 
 
 def teller(progress: Progress, handle: JobHandle) -> Callable[[JobStatus], Awaitable[None]]:
-    """Tells whoever called a tool each change of a job."""
-    told = 0
+    """Return a function that reports each change of a job to the caller of a tool."""
+    reported = 0
 
-    async def tell(status: JobStatus) -> None:
-        nonlocal told
-        told += 1
-        await progress.report_progress(told, None, f"job {handle.native_id} {status.reason}")
+    async def report(status: JobStatus) -> None:
+        nonlocal reported
+        reported += 1
+        await progress.report_progress(reported, None, f"job {handle.native_id} {status.reason}")
 
-    return tell
+    return report
 
 
 def _jobs(scheduler: str | None = None) -> Jobs:
@@ -285,10 +286,10 @@ def _jobs(scheduler: str | None = None) -> Jobs:
 
 
 async def _found(key: str) -> tuple[Jobs, JobHandle]:
-    """The job of a key: of one that `job_submit` gave, of a job of a run, or a scheduler's id.
+    """Find the job of a key from `job_submit`, of a run's job, or of a scheduler's id.
 
     Raises:
-        JobError: There is none, or several have that id.
+        JobError: No job matches, or several have that id.
     """
     settings = load_settings(untrusted="narrow")
     for root in _roots(settings, key):
@@ -309,7 +310,7 @@ async def _found(key: str) -> tuple[Jobs, JobHandle]:
 
 
 def _roots(settings: Settings, key: str) -> list[Path]:
-    """The folders that may have the job of a key: the common one, and that of a run it names."""
+    """The directories that may have the job of a key: the common one, and that of its run."""
     runs = RunRecords(settings.state_dir)
     ends = [index for index, letter in enumerate(key) if letter == "-"]
     of_runs = [runs.at(key[:end]).jobs for end in ends if RUN_ID.fullmatch(key[:end])]
@@ -317,10 +318,10 @@ def _roots(settings: Settings, key: str) -> list[Path]:
 
 
 def _called(settings: Settings, native_id: str, scheduler: str | None = None) -> list[JobHandle]:
-    """The jobs of the state folder that a scheduler calls so."""
+    """The jobs in the state directory that have a scheduler's id."""
     runs = RunRecords(settings.state_dir)
     roots = [settings.state_dir / FOLDER, *(runs.at(name).jobs for name in sorted(runs.names()))]
-    handles = [folder.handle() for root in roots for folder in folders_in(root)]
+    handles = [directory.handle() for root in roots for directory in folders_in(root)]
     return [
         handle
         for handle in handles
@@ -329,7 +330,7 @@ def _called(settings: Settings, native_id: str, scheduler: str | None = None) ->
 
 
 def _recorded(record: JobRecord) -> dict[str, Any]:
-    """What a scheduler says of a job. Its exit code is none of the call's."""
+    """A scheduler's report about a job. The job's exit code is separate from that of the call."""
     return {
         "state": record.state,
         "over": record.state not in ACTIVE,
@@ -355,15 +356,15 @@ def _named(handle: JobHandle) -> dict[str, Any]:
 
 
 def _told(handle: JobHandle, status: JobStatus) -> dict[str, Any]:
-    """How a job is. Its exit code is none of the call's, and so has a name of its own."""
-    told = status.as_dict()
-    code = told.pop("exit_code")
-    return {**_named(handle), **told, "job_exit_code": code}
+    """The status of a job. The job's exit code is separate from that of the call."""
+    fields = status.as_dict()
+    code = fields.pop("exit_code")
+    return {**_named(handle), **fields, "job_exit_code": code}
 
 
 def _waited(handle: JobHandle, status: JobStatus) -> dict[str, Any]:
-    """How a job is that was waited for: its end is what the call was for; its failure counts."""
-    told = {**_named(handle), **status.as_dict()}
+    """The result of a wait for a job; the call has failed if the job has."""
+    fields = {**_named(handle), **status.as_dict()}
     if status.over and status.state != "completed":
-        told["error"] = f"job {handle.native_id} {status.reason}"
-    return told
+        fields["error"] = f"job {handle.native_id} {status.reason}"
+    return fields

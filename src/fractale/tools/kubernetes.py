@@ -1,4 +1,4 @@
-"""Waiting for a job of Kubernetes, told while it waits; for the rest there are hpc-mcp's tools."""
+"""Wait for a Kubernetes job with progress reports; hpc-mcp has the other Kubernetes tools."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from fractale.tools.processes import Ended, run_program
 State: TypeAlias = Literal["completed", "failed", "active"]
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
-"""Seconds between two looks: they grow."""
+"""Seconds between two checks: the pause grows."""
 
 OUTAGE = 600.0
-"""Seconds that an API server may be away while a job is waited for: the job needs it no more."""
+"""Seconds that a wait tolerates an unreachable API server; the job runs without the server."""
 NOT_FOUND = "(NotFound)"
 MOST_TOLD = 200
 
@@ -34,41 +34,41 @@ class Kubectl:
     """kubectl, for one namespace.
 
     Args:
-        program: Its path.
-        namespace: Empty for that of the current context.
+        program: The path of kubectl.
+        namespace: Empty for the namespace of the current context.
     """
 
     program: str
     namespace: str
 
     async def ask(self, *words: str) -> Ended:
-        """Run it."""
+        """Run kubectl."""
         scope = ["-n", self.namespace] if self.namespace else []
         request = f"--request-timeout={ASK_SECONDS}s"
         return await run_program([self.program, *words, *scope, request], timeout=ASK_SECONDS + 30)
 
     async def read(self, *words: str) -> dict[str, Any]:
-        """An object as JSON.
+        """Read an object as JSON.
 
         Raises:
-            ValueError: kubectl failed; its words.
+            ValueError: kubectl failed; the message has its output.
         """
         ended = await self.ask("get", *words, "-o", "json")
         if ended.returncode != 0:
             raise ValueError(f"kubectl get {' '.join(words)}: {ended.log.strip()[-500:]}")
-        # Warnings of the API server stand before the object.
+        # The API server's warnings come before the object.
         found = ended.log[ended.log.index("{") :] if "{" in ended.log else ""
         return cast("dict[str, Any]", json.loads(found))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobObservation:
-    """How a job was at one look.
+    """The state of a job at one check.
 
     Args:
-        state: By its own conditions.
-        why: Those conditions in words, or what its pods say.
-        pods: Each with its name and phase.
+        state: The state by the job's own conditions.
+        why: These conditions as text, or the messages of its pods.
+        pods: The name and phase of each pod.
     """
 
     state: State
@@ -97,12 +97,12 @@ async def kubernetes_job_wait(
         timeout: Seconds to wait; the job goes on after them.
 
     Returns:
-        `state`: completed, failed, or active where the time was over; `success`; `pods`, each
-        with its phase; `reason`, in words, such as that an image can't be pulled; `seconds`;
-        `log`, its end; and, unless it completed and has a log to read, `error`.
+        `state`: completed, failed, or active at the timeout; `success`; `pods`, each
+        with its phase; `reason`, as text, such as that an image can't be pulled; `seconds`;
+        `log`, its end; and `error`, unless the job completed and has a readable log.
 
     Raises:
-        ValueError: There is no kubectl, no such job, or no API server that answers.
+        ValueError: kubectl or the job was not found, or the API server does not answer.
     """
     kubectl = _kubectl(name, namespace)
     started, pause = time.monotonic(), FIRST_PAUSE
@@ -132,10 +132,10 @@ async def kubernetes_job_wait(
 
 
 async def _look(kubectl: Kubectl, name: str) -> JobObservation:
-    """How the job and its pods are.
+    """Read the state of the job and its pods.
 
     Raises:
-        ValueError: kubectl failed; its words.
+        ValueError: kubectl failed; the message has its output.
     """
     state, reason = _state_of(await kubectl.read("job", name))
     pods = [_pod(each) for each in await _pods(kubectl, name)]
@@ -169,7 +169,7 @@ async def _pods(kubectl: Kubectl, name: str) -> list[dict[str, Any]]:
 
 
 def _state_of(job: Mapping[str, Any]) -> tuple[State, str]:
-    """A job's state, by its own conditions only, and why."""
+    """A job's state by its own conditions only, and the reason."""
     for condition in job.get("status", {}).get("conditions") or ():
         if condition.get("status") != "True":
             continue
@@ -183,7 +183,7 @@ def _state_of(job: Mapping[str, Any]) -> tuple[State, str]:
 
 
 def _pod(pod: Mapping[str, Any]) -> dict[str, Any]:
-    """A pod's name and phase, and what its containers say of themselves."""
+    """A pod's name and phase, and the messages of its containers."""
     status: Mapping[str, Any] = pod.get("status", {})
     phase = str(status.get("phase", "Unknown"))
     reasons = [
@@ -202,11 +202,11 @@ def _pod(pod: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _words(state: Any) -> str:
-    """``ImagePullBackOff: …``, ``Error (exit code 3)``."""
+    """Format a container's state: ``ImagePullBackOff: …``, ``Error (exit code 3)``."""
     if not isinstance(state, dict):
         return ""
-    told = cast("dict[str, Any]", state)
-    code = told.get("exitCode")
-    reason = str(told.get("reason") or "")
+    fields = cast("dict[str, Any]", state)
+    code = fields.get("exitCode")
+    reason = str(fields.get("reason") or "")
     shown = f"{reason} (exit code {code})" if code else reason
-    return f"{shown}: {told['message']}" if told.get("message") else shown
+    return f"{shown}: {fields['message']}" if fields.get("message") else shown

@@ -1,4 +1,4 @@
-"""The figures of a LAMMPS run, read from its log."""
+"""The metrics of a LAMMPS run, read from its log."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def read_lammps_log(log: str) -> dict[str, Any]:
 
     Returns:
         ``version``; ``runs``, each with ``atoms``, ``steps``, ``procs``, ``loop_seconds``,
-        ``atom_steps_per_second``, ``evidence`` (the lines and their numbers) and, where the
+        ``atom_steps_per_second``, ``evidence`` (the lines and their numbers) and, if the
         log has them, ``timesteps_per_second``, ``mpi_tasks``, ``omp_threads`` and
         ``cpu_percent``; and the last run's ``atom_steps_per_second``, the figure of merit.
 
     Raises:
-        ValueError: The log has no finished run, speaks of an error, or contradicts itself.
+        ValueError: The log has no finished run, reports an error, or contradicts itself.
     """
     lines = log.splitlines()
     runs = [_run(lines, index) for index, line in enumerate(lines) if LOOP.search(line)]
@@ -51,7 +51,7 @@ def read_lammps_log(log: str) -> dict[str, Any]:
 
 def _run(lines: list[str], index: int) -> dict[str, Any]:
     loop = LOOP.search(lines[index])
-    if loop is None:  # the caller has just found it
+    if loop is None:  # the caller's search has already matched
         raise ValueError(f"line {index + 1} is no loop time")
     atoms, steps, seconds = int(loop["atoms"]), int(loop["steps"]), float(loop["seconds"])
     run: dict[str, Any] = {
@@ -63,11 +63,11 @@ def _run(lines: list[str], index: int) -> dict[str, Any]:
         "evidence": [f"{index + 1}: {lines[index].strip()}"],
     }
     for number, line in _until_next(lines, index):
-        figures = _figures(line)
-        if figures:
+        metrics = _figures(line)
+        if metrics:
             run["evidence"].append(f"{number}: {line.strip()}")
-            _check_rate(run, figures.pop("reported", None), number)
-            run.update(figures)
+            _check_rate(run, metrics.pop("reported", None), number)
+            run.update(metrics)
     return run
 
 
@@ -82,25 +82,25 @@ def _until_next(lines: list[str], index: int) -> list[tuple[int, str]]:
 
 
 def _figures(line: str) -> dict[str, Any]:
-    """What one line below a loop time tells."""
-    figures: dict[str, Any] = {}
+    """Read the metrics in one line after a loop time."""
+    metrics: dict[str, Any] = {}
     if line.startswith("Performance:"):
         if rate := RATE.search(line):
-            figures["reported"] = float(rate[1]) * SCALE[rate[2]]
+            metrics["reported"] = float(rate[1]) * SCALE[rate[2]]
         if speed := STEP_RATE.search(line):
-            figures["timesteps_per_second"] = float(speed[1])
+            metrics["timesteps_per_second"] = float(speed[1])
     elif ranks := RANKS.search(line):
-        figures["cpu_percent"] = float(ranks[1])
-        figures["mpi_tasks"] = int(ranks[2])
-        figures["omp_threads"] = 1 if ranks[3] == "no" else int(ranks[3])
-    return figures
+        metrics["cpu_percent"] = float(ranks[1])
+        metrics["mpi_tasks"] = int(ranks[2])
+        metrics["omp_threads"] = 1 if ranks[3] == "no" else int(ranks[3])
+    return metrics
 
 
 def _check_rate(run: dict[str, Any], reported: float | None, number: int) -> None:
-    """Take the reported rate, if it agrees with the other figures.
+    """Return the reported rate, if it agrees with the other metrics.
 
     Raises:
-        ValueError: It is more than 1 % off.
+        ValueError: The rate is off by more than 1 %.
     """
     if reported is None:
         return

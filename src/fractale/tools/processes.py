@@ -1,4 +1,4 @@
-"""Programs that take long: told line by line while they run, and ended with all they started."""
+"""Run long programs: report each line while they run, and end all processes that they started."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from fractale.registry.calls import Progress
 from fractale.settings import program_environment
 
 OnLine: TypeAlias = Callable[[int, str], Awaitable[None]]
-"""Takes how many lines there were, and the last one."""
+"""Receives the number of lines so far, and the last line."""
 
 MOST_KEPT = 64 * 1024
-"""Characters of the output that are kept: the last ones, where errors stand."""
+"""Characters of the output that are kept: the end, because errors appear there."""
 
 LONGEST_LINE = 4096
 SHOWN_LOG = 8000
 ERROR_LINES = 20
 GRACE = 5.0
-"""Seconds between asking a program to end and ending it."""
+"""Seconds between asking a program to end and killing it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """How a program ended.
+    """The result of a program.
 
     Args:
-        returncode: None where it did not end in time and was ended.
-        log: Its stdout and stderr as they came; of very much, the end.
-        seconds: How long it took.
+        returncode: None if the program was ended at its timeout.
+        log: Its stdout and stderr in order of arrival; of long output, the end.
+        seconds: Its duration.
     """
 
     returncode: int | None
@@ -45,15 +45,15 @@ class Ended:
     seconds: float
 
     def answer(self, what: str, *, success: Collection[int] = (0,)) -> dict[str, Any]:
-        """What a tool says of it, as JSON.
+        """Return the result for a tool, as JSON.
 
         Args:
-            what: The program, in words.
-            success: The exit codes that mean it.
+            what: The name of the program, for messages.
+            success: The exit codes that mean success.
 
         Returns:
-            `success`, `returncode`, `seconds`, `log`, its end, and, of a failure, `error`: the
-            last lines of the log, which mostly say why.
+            `success`, `returncode`, `seconds`, `log` (its end) and, after a failure, `error`: the
+            last lines of the log, which usually name the cause.
         """
         answer: dict[str, Any] = {
             "success": self.returncode in success,
@@ -72,13 +72,13 @@ class Ended:
 
 
 def teller(progress: Progress) -> OnLine:
-    """Tells each line of a program as progress of the call."""
+    """Return a function that reports each line of a program as progress of the call."""
 
-    async def tell(number: int, line: str) -> None:
+    async def report(number: int, line: str) -> None:
         if line.strip():
             await progress.report_progress(number, None, line.strip()[:200])
 
-    return tell
+    return report
 
 
 async def run_program(
@@ -89,19 +89,19 @@ async def run_program(
     on_line: OnLine | None = None,
     held: Collection[int] = (),
 ) -> Ended:
-    """Run a program without input, in a session of its own.
+    """Run a program without input, in a new session.
 
-    It is ended with all that it started when its time is over, or the call is given up.
+    At the timeout, or if the call is cancelled, all processes of the session are ended.
 
     Args:
         words: The program and its arguments.
-        folder: Where it runs; None for the working folder.
-        timeout: Seconds; None waits as long as it takes.
-        on_line: Is told each line that it writes.
-        held: Descriptors of locks that the program, and all that it starts, hold too.
+        folder: The directory where it runs; None for the working directory.
+        timeout: Seconds until the program is ended; None for no limit.
+        on_line: Receives each line that the program writes.
+        held: Descriptors of locks that the program and its child processes also hold.
 
     Raises:
-        OSError: It can't be started.
+        OSError: The program can't be started.
     """
     process = await asyncio.create_subprocess_exec(
         *words,
@@ -146,7 +146,7 @@ class _Kept:
 
 
 async def _read(process: Process, kept: _Kept, on_line: OnLine | None) -> None:
-    """Keep what it writes; a line that never ends is taken in pieces."""
+    """Read and keep the output; a line without an end is split into pieces."""
     rest = ""
     while process.stdout is not None and (piece := await process.stdout.read(65536)):
         *lines, rest = (rest + piece.decode("utf-8", errors="replace")).split("\n")
@@ -159,7 +159,7 @@ async def _read(process: Process, kept: _Kept, on_line: OnLine | None) -> None:
 
 
 async def _told(kept: _Kept, line: str, on_line: OnLine | None) -> None:
-    # A carriage return is how programs overwrite a line: the last of its states counts.
+    # Programs overwrite a line with a carriage return: its last version counts.
     shown = line.rstrip("\r").rpartition("\r")[2][:LONGEST_LINE]
     kept.add(shown)
     if on_line is not None:
@@ -167,7 +167,7 @@ async def _told(kept: _Kept, line: str, on_line: OnLine | None) -> None:
 
 
 async def _end(process: Process) -> None:
-    """End what is left of its session, first asking, then not."""
+    """End the remaining processes of its session: first ask, then kill."""
     for sign, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
         if process.returncode is not None:
             break

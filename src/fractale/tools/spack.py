@@ -1,8 +1,8 @@
-"""Spack's long and its stateful commands: install, told line by line, and run what is installed.
+"""Spack's long and stateful commands: install with progress, and run installed packages.
 
 `spack find`, `spec` and `info` are quick enough for hpc-mcp's tools. An installation takes minutes
-to hours, in which somebody wants to see where it is; and a package that was loaded in one call
-isn't in the next one, as `spack load` changes a shell, so loading and running are one tool here.
+to hours, and the user wants to see its progress. A package that one call loads is not loaded in the
+next, because `spack load` changes the environment of a shell. So loading and running are one tool.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from fractale.registry.calls import Progress
 from fractale.tools.processes import run_program, teller
 
 PREFIX = re.compile(r"^\[\+\] (\S+)", re.MULTILINE)
-"""How Spack says where it put a package; dependencies first."""
+"""The lines in which Spack reports the directory of a package; dependencies first."""
 
 ERROR = re.compile(r"^==> Error: (.*)$", re.MULTILINE)
 OF_ANOTHER = "Terminating after first install failure"
-"""What Spack says last after a failure; alone, it was none of this process."""
+"""Spack's last message after a failure; alone, it means that another process failed."""
 
 MARKED = re.compile(r"^  >> (.+)$")
-"""How Spack marks the lines of a build's log that look like errors."""
+"""Spack's mark for the lines of a build's log that look like errors."""
 
 MOST_ERROR_LINES = 12
 DYING_SECONDS = 60.0
@@ -38,7 +38,7 @@ eval "$loaded"
 shift 2
 exec "$@"
 """
-"""Loads the specs and runs the rest; 120 is an exit code that Spack has no use for."""
+"""Loads the specs and runs the command; Spack itself does not use exit code 120."""
 NOT_LOADED = 120
 
 
@@ -58,12 +58,12 @@ async def spack_install(
         timeout: Seconds it may take; nothing for as long as it needs.
 
     Returns:
-        `returncode`, `success`, `seconds`, `prefixes` (the folders of the package, which is the
-        last, and of what it needs), `installed` (those of them that were not there before), `log`,
-        its end, and, where it failed, `error`: what Spack says is wrong, and where its log is.
+        `returncode`, `success`, `seconds`, `prefixes` (the directories of the package, which is
+        the last, and of its dependencies), `installed` (those that this call added), `log`, its
+        end, and, after a failure, `error`: Spack's message, and the path of its log.
 
     Raises:
-        ValueError: There is no Spack here.
+        ValueError: Spack was not found here.
     """
     words = [
         _spack(),
@@ -77,7 +77,7 @@ async def spack_install(
         fcntl.flock(lock, fcntl.LOCK_SH)
         ended = await run_program(words, timeout=timeout, on_line=teller(progress), held=[lock])
         if ended.returncode and _is_of_another(ended.log):
-            # An installation that was killed is still dying: Spack counts that as a failure.
+            # A killed installation is still ending, and Spack counts that as a failure.
             await _alone(lock)
             fcntl.flock(lock, fcntl.LOCK_SH)
             ended = await run_program(words, timeout=timeout, on_line=teller(progress), held=[lock])
@@ -92,20 +92,20 @@ async def spack_install(
 
 
 def _lock() -> int:
-    """A file that each installation from this state folder holds, as long as a process of it lives.
+    """Open the lock of installations from this state directory; their processes hold it.
 
-    They share it: several may install at a time.
+    The lock is shared: several installations may run at the same time.
     """
     from fractale.private import make_folder, open_private
     from fractale.settings import load_settings
 
-    folder = load_settings(untrusted="narrow").state_dir
-    make_folder(folder)
-    return open_private(folder / "spack.lock", os.O_RDWR | os.O_CREAT)
+    directory = load_settings(untrusted="narrow").state_dir
+    make_folder(directory)
+    return open_private(directory / "spack.lock", os.O_RDWR | os.O_CREAT)
 
 
 async def _alone(lock: int) -> None:
-    """Wait until no other installation holds the lock, or for as long as one may take to die."""
+    """Wait until no other installation holds the lock, at most as long as one may take to end."""
     deadline = time.monotonic() + DYING_SECONDS
     while time.monotonic() < deadline:
         try:
@@ -117,13 +117,13 @@ async def _alone(lock: int) -> None:
 
 
 def _is_of_another(log: str) -> bool:
-    """Whether nothing failed here: another process that installs the same has."""
+    """Whether only another process that installs the same package failed."""
     errors = ERROR.findall(log)
     return bool(errors) and all(each.strip() == OF_ANOTHER for each in errors)
 
 
 def _new(log: str) -> list[str]:
-    """The folders of what was installed by this very call: ``[+]`` after ``==> Installing``."""
+    """The directories of packages that this call installed: ``[+]`` after ``==> Installing``."""
     found: list[str] = []
     installing = False
     for line in log.splitlines():
@@ -137,7 +137,7 @@ def _new(log: str) -> list[str]:
 
 
 def _said(log: str) -> str:
-    """What Spack says is wrong: the first error, the lines of the build that it marks, its log."""
+    """Spack's report: the first error, the marked lines of the build, the path of the log."""
     lines = log.splitlines()
     start = next((n for n, line in enumerate(lines) if line.startswith("==> Error:")), None)
     if start is None:
@@ -169,11 +169,11 @@ async def spack_run(
         timeout: Seconds it may take; nothing for as long as it needs.
 
     Returns:
-        `returncode`, `success`, `seconds`, `log`, `prefix` (the folder of the package, if Spack
-        says it) and, where it failed, `error`.
+        `returncode`, `success`, `seconds`, `log`, `prefix` (the directory of the package, if
+        Spack reports it) and, after a failure, `error`.
 
     Raises:
-        ValueError: There is no Spack here, or no command was given.
+        ValueError: Spack was not found here, or the command is empty.
     """
     if not command:
         raise ValueError("`command` is empty: say which program is to run")
@@ -190,10 +190,10 @@ async def spack_run(
 
 
 def _spack() -> str:
-    """The program: on the PATH, or in SPACK_ROOT.
+    """Find Spack on the PATH, or in SPACK_ROOT.
 
     Raises:
-        ValueError: It is in neither.
+        ValueError: Spack is in neither place.
     """
     from fractale.settings import load_settings
 
@@ -211,10 +211,10 @@ def _spack() -> str:
 
 
 def _specs(spec: str) -> list[str]:
-    """A spec as words; no word of it is an option.
+    """Split a spec into words; none of them may be an option.
 
     Raises:
-        ValueError: It is empty, or has something in it that specs don't have.
+        ValueError: The spec is empty, or contains invalid text.
     """
     words = spec.split()
     if not words or words[0].startswith("-") or re.search(r"[;&|<>$`\"'\\()*?\[\]]", spec):

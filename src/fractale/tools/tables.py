@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 
 def table_lines(rows: Sequence[Sequence[str]], gap: int = 2) -> list[str]:
-    """Rows as lines, each column as wide as what stands in it.
+    """Format rows as lines; each column is as wide as its longest cell.
 
     Args:
-        rows: The first is the head; all have as many cells.
-        gap: Blanks between two columns.
+        rows: The first row is the header; all rows have the same number of cells.
+        gap: Spaces between two columns.
     """
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = (

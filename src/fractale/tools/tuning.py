@@ -1,8 +1,8 @@
-"""A search for good settings, one trial per call, and its report: for plans without a model.
+"""Search for good settings with one trial per call, and report on it: for plans without a model.
 
-A plan loops between `next_trial` and the step that runs the job. The table of trials is all that
-the search remembers, so a killed run continues where it was. The search itself is
-`fractale.agents.search`.
+A plan loops between `next_trial` and the step that runs the job. The table of trials is the
+search's only memory, so a killed run resumes at the same trial. `fractale.agents.search` implements
+the search.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ CHART_HEIGHT = 8
 """Lines of the chart, without its axes."""
 
 LABEL_COLUMNS, MOST_LABELS = 10, 6
-"""plotille writes a figure under every tenth column; so many of them are wide enough."""
+"""plotille labels every tenth column; the chart is wide enough for six labels."""
 
 SHOWN_ERROR = 300
 
 NO_VALUE = "no value came of it"
-"""Why a trial failed that has neither a value nor an error."""
+"""The error of a trial that reports neither a value nor an error."""
 
 
 def next_trial(
@@ -118,7 +118,7 @@ def trial_report(
 
     Raises:
         ValueError: No trial succeeded, or the picture cannot be written.
-        DependencyMissing: The packages that draw are not installed.
+        DependencyMissing: The packages for drawing are not installed.
     """
     from fractale.agents.search import best_of
 
@@ -142,7 +142,7 @@ def trial_report(
 
 
 def _table(trials: Sequence[Mapping[str, Any]], best: Mapping[str, Any], name: str) -> list[str]:
-    """A line a trial, the best with a star before it; below them why trials failed."""
+    """Format one line per trial, with a star before the best; reasons for failures follow."""
     params = list(dict.fromkeys(key for trial in trials for key in trial["params"]))
     head = ["trial", *params, name, "seconds", "by"]
     rows = [
@@ -173,7 +173,7 @@ def _cell(value: Any) -> str:
 def _best_so_far(
     trials: Sequence[Mapping[str, Any]], direction: Direction
 ) -> tuple[list[int], list[float], list[float]]:
-    """The numbers of the trials, their values, and of each the best until then."""
+    """The numbers of the trials, their values, and the best value up to each trial."""
     pick = min if direction == "minimize" else max
     values = [float(trial["value"]) for trial in trials]
     best = [pick(values[: index + 1]) for index in range(len(values))]
@@ -181,14 +181,14 @@ def _best_so_far(
 
 
 def _chart(trials: Sequence[Mapping[str, Any]], direction: Direction, name: str) -> list[str]:
-    """Crosses are the trials, the line is the best so far."""
+    """Draw the trials as crosses, and the best value so far as a line."""
     try:
         import plotille
     except ImportError as error:
         raise _missing(error) from error
     numbers, values, best = _best_so_far(trials, direction)
     figure: Any = plotille.Figure()
-    step = -(-numbers[-1] // (MOST_LABELS - 1))  # trials from one figure to the next
+    step = -(-numbers[-1] // (MOST_LABELS - 1))  # trials between two labels
     figure.height = CHART_HEIGHT
     figure.width = math.ceil((numbers[-1] + 0.5) / step * LABEL_COLUMNS)
     figure.with_colors, figure.origin = False, False
@@ -206,7 +206,7 @@ def _chart(trials: Sequence[Mapping[str, Any]], direction: Direction, name: str)
 
 
 def _label(value: float, chars: int, delta: float, left: bool = False) -> str:
-    """A figure on an axis; the arguments are plotille's."""
+    """Format a label of an axis; plotille defines the arguments."""
     del delta
     text = f"{value:.3g}"
     return text.ljust(chars) if left else text.rjust(chars)

@@ -1,8 +1,8 @@
-"""Tools that say whether a workload manager would accept a batch script; nothing is submitted.
+"""Tools that check whether a workload manager would accept a batch script, without submitting it.
 
-Each tool asks the manager, if it answers on this machine, and also checks what a manager accepts
-anyway: a script without directives, a body that its shell cannot read, a time over the queue's
-limit. If no manager answers, only the script's own lines are checked, and the answer says so.
+If the manager answers on this machine, each tool asks it. The tools also find errors that a manager
+accepts: a script without directives, a body that its shell cannot parse, a time over the queue's
+limit. If no manager answers, only the script's own lines are checked, and the result says so.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fractale.schedulers.validation import (
 from fractale.settings import program_environment
 
 SECONDS = 60.0
-"""Seconds that a manager may take to answer."""
+"""Seconds until a manager must answer."""
 
 
 async def validate_jobspec(
@@ -45,8 +45,8 @@ async def validate_jobspec(
 
     Returns:
         `valid`; `validated_by`: `sbatch`, `flux`, `flux-python`, `flux-mcp`, or `directives`
-        where only the script's own lines could be checked, with a `note` that says so; `checks`,
-        `warnings` and, where there are any, `errors`.
+        if only the script's own lines could be checked, with a `note` that says so; `checks`,
+        `warnings` and, if there are any, `errors`.
     """
     return await _answer(script, manager, original, told or (), from_manager)
 
@@ -59,7 +59,7 @@ async def validate_slurm(script: str, original: str | None = None) -> dict[str, 
         original: The script that it was translated from; then both must ask for the same.
 
     Returns:
-        `valid`; `validated_by`: `sbatch`, or `directives` where only the script's own lines could
+        `valid`; `validated_by`: `sbatch`, or `directives` if only the script's own lines could
         be checked, with a `note` that says so; `checks`, `warnings` and, where there are any,
         `errors`.
     """
@@ -75,8 +75,8 @@ async def validate_flux(script: str, original: str | None = None) -> dict[str, A
 
     Returns:
         `valid`; `validated_by`: `flux` (`flux batch --dry-run`), `flux-python` or `flux-mcp`
-        (Flux's own parsers), or `directives` where only the script's own lines could be checked,
-        with a `note` that says so; `checks`, `warnings` and, where there are any, `errors`.
+        (Flux's own parsers), or `directives` if only the script's own lines could be checked,
+        with a `note` that says so; `checks`, `warnings` and, if there are any, `errors`.
     """
     return await _answer(script, "flux", original)
 
@@ -104,8 +104,8 @@ async def validate_pbs(script: str, original: str | None = None) -> dict[str, An
         original: The script that it was translated from; then both must ask for the same.
 
     Returns:
-        `valid`, `validated_by` (`directives`), a `note` that says what that leaves open, `checks`,
-        `warnings` and, where there are any, `errors`.
+        `valid`, `validated_by` (`directives`), a `note` about the unchecked properties, `checks`,
+        `warnings` and, if there are any, `errors`.
     """
     return await _answer(script, "pbs", original)
 
@@ -118,8 +118,8 @@ async def validate_lsf(script: str, original: str | None = None) -> dict[str, An
         original: The script that it was translated from; then both must ask for the same.
 
     Returns:
-        `valid`, `validated_by` (`directives`), a `note` that says what that leaves open, `checks`,
-        `warnings` and, where there are any, `errors`.
+        `valid`, `validated_by` (`directives`), a `note` about the unchecked properties, `checks`,
+        `warnings` and, if there are any, `errors`.
     """
     return await _answer(script, "lsf", original)
 

@@ -1,1 +1,1 @@
-"""The doctor's checks, one module each. A check reads only: what is missing or broken."""
+"""The doctor's checks, one module each. A check only reads; it reports missing or broken things."""

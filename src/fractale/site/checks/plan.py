@@ -1,4 +1,4 @@
-"""Does the plan fit what there is: its servers, the tools, prompts and agents that it names."""
+"""Check a plan against the available servers, tools, prompts and agents that it names."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 SECTION = "plan"
 SERVERS = "servers"
 STDIO_PATIENCE = 3.0
-"""A server that is started has to import what it serves first."""
+"""Factor on the timeout of a stdio server: it imports its modules before it answers."""
 
 
 async def check_plan_file(exam: Examination, problems: Sequence[Problem]) -> list[Check]:
-    """Whether the plan is valid by itself, and whether its secrets are set."""
+    """Check the plan without its servers: whether it is valid and its secrets are set."""
     if exam.wanted is None:
         return []
     errors = [p for p in problems if p.severity == "error"]
@@ -46,7 +46,7 @@ async def check_plan_file(exam: Examination, problems: Sequence[Problem]) -> lis
 
 
 def _secrets(exam: Examination) -> list[Check]:
-    """Inputs that come from the environment or from a person, and are never shown."""
+    """Check inputs that come from the environment or from the user and are never shown."""
     plan = exam.plan
     if plan is None:
         return []
@@ -69,7 +69,7 @@ def _secrets(exam: Examination) -> list[Check]:
 
 
 def _problem(problem: Problem, also: str = "", near: str | None = None) -> Check:
-    """A problem as a check; `near` is a registry file that lists what is missing."""
+    """Return a problem as a check; `near` is a registry file that lists the missing name."""
     fix = f"add `-r {near}`, which lists it" if near else ""
     if problem.suggestion:
         fix = f"did you mean `{problem.suggestion}`?" + (f" Or {fix}" if fix else "")
@@ -89,7 +89,7 @@ def _problem(problem: Problem, also: str = "", near: str | None = None) -> Check
 async def check_offers(
     exam: Examination, loaded: Sequence[Loaded], named: NamedTargets
 ) -> list[Check]:
-    """Reach the servers as a run would, and hold the plan against what they and files offer."""
+    """Connect to the servers as a run would; compare the plan with what servers and files offer."""
     try:
         servers = _servers(exam)
     except SettingsError as error:
@@ -102,7 +102,7 @@ async def check_offers(
         async with _opened(exam, usable) as workspace:
             return await _examine(exam, servers, workspace, loaded, named)
     except PlanError as error:
-        # What can be imported and still not be served; and agents of one name.
+        # Entries that import but cannot be served, and agents with the same name.
         return [_problem(problem) for problem in error.problems]
 
 
@@ -113,7 +113,7 @@ def _servers(exam: Examination) -> list[ServerSettings]:
 
 
 def _usable(registries: Sequence[Registry], loaded: Sequence[Loaded]) -> list[Registry]:
-    """The registries without what can't be imported, and without warnings, which were told."""
+    """The registries without entries that fail to import, and without warnings reported earlier."""
     good = {id(each.entry) for each in loaded if each.usable}
     return [
         replace(r, entries=tuple(e for e in r.entries if id(e) in good), warnings=())
@@ -124,7 +124,7 @@ def _usable(registries: Sequence[Registry], loaded: Sequence[Loaded]) -> list[Re
 def _opened(
     exam: Examination, registries: Sequence[Registry]
 ) -> AbstractAsyncContextManager[Workspace]:
-    """The tools of a run, with less patience than a run has; warnings were reported before."""
+    """Open a run's tools with shorter timeouts; warnings were reported earlier."""
     from fractale.mcp import Timing
     from fractale.runs.workspace import Extensions, Workspace
 
@@ -151,9 +151,9 @@ async def _examine(
     away = [s.name for s in servers if not states[s.name].connected]
     problems: list[Problem] = []
     if exam.plan is not None:
-        told = unusable(loaded)
+        reported = unusable(loaded)
         found = await check_online(exam.plan, toolbox, workspace.agents)
-        problems = [p for p in found if p.missing not in told]
+        problems = [p for p in found if p.missing not in reported]
     unknown = any(p.code.startswith("unknown-") for p in problems)
     tools = await _tools_by_server(toolbox)
     checks = [
@@ -170,7 +170,7 @@ async def _examine(
 
 
 def _registries(problems: Sequence[Problem]) -> dict[str, str]:
-    """The registry file near the plan that lists each name that is missing."""
+    """Missing name → the registry file near the plan that lists the name."""
     lacks = {p.missing: p.position.file for p in problems if p.missing and p.position}
     return {
         name: path
@@ -203,7 +203,7 @@ def _server(
     if status.connected:
         found = f"{server.address} answered: {len(tools)} tools"
         return Check(section=SERVERS, what=what, found=found)
-    # Where the plan finds all it names elsewhere, it does not need this one.
+    # If the plan finds all its names elsewhere, it does not need this server.
     named = exam.plan is not None and exam.plan.servers is not None
     needed = exam.plan is None or named or unknown
     verdict: Verdict = "missing" if needed else "warning"
@@ -235,7 +235,7 @@ def _server_fix(exam: Examination, server: ServerSettings) -> str:
 def _unusable_of_plan(
     exam: Examination, loaded: Sequence[Loaded], named: NamedTargets
 ) -> list[Check]:
-    """Steps whose tool a file should give, and can't."""
+    """Report steps whose tool is listed in a file but cannot be loaded."""
     if exam.plan is None:
         return []
     return [
@@ -252,7 +252,7 @@ def _unusable_of_plan(
 
 
 def _offered(exam: Examination, problems: Sequence[Problem], named: NamedTargets) -> list[Check]:
-    """What the plan names, where all of it was found."""
+    """Report the names that a plan uses, if all of them were found."""
     errors = [p for p in problems if p.severity == "error"]
     if exam.plan is None or errors or not named.names:
         return []
@@ -260,7 +260,7 @@ def _offered(exam: Examination, problems: Sequence[Problem], named: NamedTargets
 
 
 async def check_served(exam: Examination) -> list[Check]:
-    """Whether ``fractale serve`` would take what server files say of addresses and certificates."""
+    """Check whether ``fractale serve`` would accept the addresses and certificates of files."""
     from fractale.server.options import options_of
 
     if not exam.served:
@@ -290,7 +290,7 @@ async def check_served(exam: Examination) -> list[Check]:
 
 
 async def _in_use(host: str, port: int) -> bool:
-    """Whether a port of this machine can't be listened on."""
+    """Whether this machine refuses to listen on a port."""
     try:
         server = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port)
     except OSError:

@@ -1,7 +1,7 @@
-"""What a site's security officer asks: sockets, polling, arguments, files, the audit log.
+"""Check a site's security rules: sockets, polling, arguments, files, the audit log.
 
-Looked at is what is there now: this user's processes, the state folder, the settings. What a run
-does from its beginning to its end is shown by the tests, with strace and ss.
+The checks read the current state: this user's processes, the state directory, the settings. Tests
+with strace and ss cover a whole run.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ _LISTENS: Final = "0A"
 
 @dataclass(frozen=True, slots=True)
 class FractaleProcess:
-    """A process of fractale: one of its own, or one that it has started."""
+    """A fractale process, or a process that fractale started."""
 
     pid: int
     words: tuple[str, ...]
 
     @property
     def serves(self) -> bool:
-        """Whether it is there to be reached: ``fractale serve`` or ``fractale studio``."""
+        """Whether the process accepts connections: ``fractale serve`` or ``fractale studio``."""
         return bool({"serve", "studio"} & set(self.words[:6])) and "--stdio" not in self.words
 
 
 def check_rules(settings: Settings) -> list[Check]:
-    """A line for each rule of a site, and for each way in which it is broken."""
+    """Return one line per rule of a site, and one per violation."""
     processes = [*fractale_processes()]
     return [
         *_sockets(processes),
@@ -53,7 +53,7 @@ def check_rules(settings: Settings) -> list[Check]:
 
 
 def fractale_processes() -> Iterator[FractaleProcess]:
-    """The processes of this user that are fractale's, or that it started."""
+    """This user's fractale processes, and the processes that they started."""
     me = os.geteuid()
     mark = f"{STARTED_BY}=".encode()
     for entry in os.scandir("/proc") if Path("/proc").is_dir() else ():
@@ -89,7 +89,7 @@ def _sockets(processes: list[FractaleProcess]) -> Iterator[Check]:
 
 
 def _listening() -> dict[str, int]:
-    """The port of each socket that listens, by its inode."""
+    """Inode of each listening socket → its port."""
     ports: dict[str, int] = {}
     for table in ("tcp", "tcp6"):
         with contextlib.suppress(OSError):
@@ -101,7 +101,7 @@ def _listening() -> dict[str, int]:
 
 
 def _inodes(pid: int) -> set[str]:
-    """The sockets that a process has open."""
+    """The inodes of the sockets that a process has open."""
     found: set[str] = set()
     with contextlib.suppress(OSError):
         for entry in Path("/proc", str(pid), "fd").iterdir():
@@ -165,7 +165,7 @@ def _files(settings: Settings) -> Iterator[Check]:
 
 
 def _foreign(folder: Path) -> Iterator[tuple[str, str]]:
-    """What below a folder is somebody else's, or can be written by others."""
+    """Yield the files below a directory that another user owns or that others can write."""
     seen = 0
     for root, folders, files in os.walk(folder):
         for name in (*folders, *files):

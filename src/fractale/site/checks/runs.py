@@ -1,4 +1,4 @@
-"""Can runs be kept: the state folder, its file system and room, and the store."""
+"""Check that runs can be kept: state directory, its file system and free space, and store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ELSEWHERE = "set FRACTALE_STATE_DIR to a folder on a disk of this machine"
 
 
 async def check_runs(exam: Examination) -> list[Check]:
-    """The folder that keeps runs, and the server that keeps their checkpoints, if one does."""
+    """Check the directory of the runs, and the server of their checkpoints if one is set."""
     folder = exam.settings.state_dir.absolute()
     try:
         found = await exam.place.wait_for(lambda: look_at(folder, "runs"))
@@ -57,7 +57,7 @@ def _usable(folder: Path, found: Finding, fault: str) -> Check:
 
 
 def _lock_fault(folder: Path) -> str:
-    """Try to write and lock a file where runs are kept; it is removed again."""
+    """Write, lock and remove a file in the directory of the runs; return the error, if any."""
     there = nearest(folder)
     try:
         with tempfile.TemporaryDirectory(prefix=".fractale-doctor-", dir=there) as made:
@@ -72,7 +72,7 @@ def _lock_fault(folder: Path) -> str:
 
 
 def room(found: Finding) -> Check:
-    """Whether the folder of a finding has room for runs."""
+    """Check whether the directory of a finding has enough free space for runs."""
     free, files = found.details.get("free_bytes"), found.details.get("free_files")
     if free is None:
         return Check(section=SECTION, what="space", verdict="warning", found="can't be told")
@@ -106,7 +106,7 @@ def _privacy(folder: Path) -> Check | None:
 
 
 async def _store(settings: Settings, wait: float) -> Check:
-    """Whether the PostgreSQL server of the settings lets us in. Nothing is written."""
+    """Check whether the PostgreSQL server of the settings accepts a connection. Writes nothing."""
     where = f"{without_password(settings.store)}"
     try:
         await _connect(settings.store or "", wait)
@@ -122,10 +122,10 @@ async def _store(settings: Settings, wait: float) -> Check:
 
 
 async def _connect(url: str, wait: float) -> None:
-    """Connect to a PostgreSQL server and leave it again.
+    """Connect to a PostgreSQL server and disconnect.
 
     Raises:
-        FractaleError: It can't be reached, or the packages for it are missing.
+        FractaleError: The server can't be reached, or its Python packages are missing.
     """
     from fractale.store.postgres import connected
 

@@ -1,4 +1,4 @@
-"""What the site offers in general, where no plan says what is needed."""
+"""Check a site's features in general, without a plan that names its needs."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ FEATURES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "kubernetes": (("kubernetes",), "not here"),
     "mpi": (("mpi",), "not here"),
 }
-"""Feature → the findings that can give it, and what is said where none of them is there."""
+"""Feature → the findings that provide it, and the text if all of them are absent."""
 
 
 async def check_site(exam: Examination) -> list[Check]:
-    """A line for each thing of a feature that is there, and one for each feature that is not."""
+    """Return one line per available part of a feature, and one per missing feature."""
     if not exam.is_general:
         return await _jobs(exam)
     checks: list[Check] = []
@@ -68,11 +68,11 @@ def _found(exam: Examination, feature: str, finding: Finding) -> Check:
 
 
 async def _jobs(exam: Examination) -> list[Check]:
-    """Where the plan's jobs would go: a scheduler that answers, queues that there are."""
+    """Check where the plan's jobs would go: the scheduler answers and its queues exist."""
     jobs = jobs_of(exam.plan, exam.inputs) if exam.plan else []
     named = [each.job.scheduler for each in jobs]
     checks: list[Check] = []
-    # What only the run will tell (a template) may be anything.
+    # A scheduler from a template is known only during the run: it may be any.
     if any(name is None for name in named):
         checks.append(await scheduler_check(exam, None))
     known = sorted({name for name in named if isinstance(name, str)})
@@ -83,10 +83,10 @@ async def _jobs(exam: Examination) -> list[Check]:
 
 
 async def scheduler_check(exam: Examination, name: str | None) -> Check:
-    """Whether jobs can be submitted.
+    """Check whether jobs can be submitted.
 
     Args:
-        name: The scheduler that a step names; None: the one that is taken where none is named.
+        name: The scheduler that a step names; None for the default scheduler.
     """
     works, found = await see_scheduler(exam, name)
     what = f"scheduler {name}" if name else "scheduler"
@@ -99,15 +99,15 @@ async def scheduler_check(exam: Examination, name: str | None) -> Check:
 
 
 def _or(exam: Examination, fix: str) -> str:
-    """What else would do: a scheduler that answers, or none."""
+    """Add an alternative to a fix: a scheduler that answers, otherwise local processes."""
     works = [name for name in SCHEDULERS if exam.site.find(name).state == "works"]
     return f"{fix}; or name `scheduler: {works[0] if works else 'local'}`"
 
 
 def check_queue(exam: Examination, step: str, job: JobPlan) -> list[Check]:
-    """Whether the queue that a step names is there, and takes jobs as long as the step's."""
+    """Check that a step's queue exists and that its time limit allows the step's jobs."""
     if not isinstance(job.queue, str):
-        return []  # none, or a template that only the run can fill in
+        return []  # no queue, or a template that only the run can fill in
     if isinstance(job.scheduler, Template):
         return []
     name = str(job.scheduler or chosen_scheduler(exam.settings))

@@ -1,4 +1,4 @@
-"""What registry and server files list: can it be imported, and from which package."""
+"""Check the entries of registry and server files: whether they import, and from which package."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ SECTION = "tools"
 IMPORT_TIMEOUT = 60.0
 SHOWN = 6
 NEEDS_MODULE = "it needs the module"
-"""What is said of a module whose own import fails for want of another."""
+"""The start of the message for a module whose own import fails because another is missing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """An entry of a file, and what is behind it.
+    """An entry of a file, with the result of loading it.
 
     Args:
-        file: The file that lists it.
-        names: What its tools, prompts or agents are called.
-        problem: Why there is nothing behind it.
-        instead: The built-in sub-agent that a run takes in its place.
+        file: The file that lists the entry.
+        names: The names of its tools, prompts or agents.
+        problem: Why the entry could not be loaded.
+        instead: The built-in sub-agent that a run uses instead.
     """
 
     entry: RegistryEntry
@@ -45,15 +45,15 @@ class Loaded:
 
     @property
     def usable(self) -> bool:
-        """Whether a run can have it."""
+        """Whether a run can use the entry."""
         return self.problem is None
 
 
 async def load_entries(registries: Sequence[Registry], *, served: bool) -> list[Loaded]:
-    """Import what files list, one after the other, each within a minute.
+    """Import the entries of files one after the other, each within a minute.
 
     Args:
-        served: They are for ``fractale serve``, where no sub-agent takes another's place.
+        served: The entries are for ``fractale serve``, which never substitutes a sub-agent.
     """
     return [
         await _load(entry, registry.file, served=served)
@@ -79,7 +79,7 @@ async def _load(entry: RegistryEntry, file: str, *, served: bool) -> Loaded:
 
 
 def _names(entry: RegistryEntry, found: Any) -> tuple[str, ...]:
-    """What an object's tools are called."""
+    """The names of an object's tools."""
     if entry.kind == "catalog":
         methods: Mapping[str, Any] = vars(found) if inspect.isclass(found) else {}
         return tuple(name for name, each in methods.items() if getattr(each, "is_tool", False))
@@ -88,11 +88,11 @@ def _names(entry: RegistryEntry, found: Any) -> tuple[str, ...]:
     return (entry.name or own or entry.path.rpartition(".")[2],)
 
 
-# What could be imported, and what could not
+# Entries that imported, and entries that did not
 
 
 def check_imports(loaded: Sequence[Loaded], needs: NeedsTable) -> list[Check]:
-    """A line for each package whose entries are there, and one for each cause that keeps others."""
+    """Return one line per package whose entries load, and one per cause that blocks others."""
     known: Mapping[str, list[str]] = {}
     if any(each.problem is None for each in loaded):
         known = owners()
@@ -112,7 +112,7 @@ def check_imports(loaded: Sequence[Loaded], needs: NeedsTable) -> list[Check]:
 
 
 def _cause(problem: Problem) -> tuple[str, str]:
-    """What entries that lack the same module have in common; else it is a cause of its own."""
+    """The missing module that entries share; any other problem counts as a separate cause."""
     message = problem.message
     lacks_module = problem.code == "not-installed" or NEEDS_MODULE in message
     return ("module", _quoted_module(message)) if lacks_module else (problem.code, message)
@@ -127,7 +127,7 @@ def _lacking(group: Sequence[Loaded], needs: NeedsTable) -> Check:
     first = group[0]
     assert first.problem is not None  # noqa: S101 - the group is of those that have one
     problem = first.problem
-    # Where nobody insists on any of them, it is no more than a warning.
+    # If all entries are optional, the finding is only a warning.
     verdict: Verdict = "warning" if all(each.entry.optional for each in group) else "missing"
     message, _, _ = problem.message.partition(": `pip install")
     if len(group) > 1 and NEEDS_MODULE in message:
@@ -143,7 +143,7 @@ def _lacking(group: Sequence[Loaded], needs: NeedsTable) -> Check:
 
 
 def _common(group: Sequence[Loaded]) -> str:
-    """The top of the paths of a group, such as ``flux_mcp``."""
+    """The common top of the paths of a group, such as ``flux_mcp``."""
     tops = dict.fromkeys(each.entry.path.partition(".")[0] for each in group)
     return f"{', '.join(tops)} ({len(group)} entries)"
 
@@ -172,14 +172,14 @@ def _fix(each: Loaded, problem: Problem, needs: NeedsTable) -> str:
 
 
 def _quoted_module(message: str) -> str:
-    """The module that a message says is missing: the last one in quotes."""
+    """The module that a message reports as missing: the last one in quotes."""
     head = message.partition(": `pip install")[0]
     quoted = head.split("`")[1::2]
     return quoted[-1] if quoted else ""
 
 
 def listed(names: Iterable[str]) -> str:
-    """``a, b and 7 more``."""
+    """Join names as ``a, b and 7 more``."""
     words = list(dict.fromkeys(names))
     if len(words) <= SHOWN:
         return ", ".join(words)
@@ -187,7 +187,7 @@ def listed(names: Iterable[str]) -> str:
 
 
 def files_of(registries: Sequence[Registry]) -> list[Check]:
-    """What files say that has no effect, or are otherwise warned of."""
+    """Report file entries that have no effect, and other warnings about files."""
     return [
         Check(
             section=SECTION,
@@ -201,7 +201,7 @@ def files_of(registries: Sequence[Registry]) -> list[Check]:
 
 
 def own_agents(named: NamedTargets, loaded: Sequence[Loaded]) -> list[Loaded]:
-    """Fractale's own sub-agents that a plan names and no file lists."""
+    """The built-in sub-agents that a plan names and no file lists."""
     listed = {name for each in loaded for name in each.names if not each.instead}
     return [
         Loaded(entry=RegistryEntry(kind="agent", path=module), file="", names=(name,))
@@ -211,5 +211,5 @@ def own_agents(named: NamedTargets, loaded: Sequence[Loaded]) -> list[Loaded]:
 
 
 def unusable(loaded: Sequence[Loaded]) -> Mapping[str, Loaded]:
-    """The names that a run won't have, with the entries that should give them."""
+    """Name that a run cannot use → the entry that should provide it."""
     return {name: each for each in loaded if not each.usable for name in each.names}

@@ -1,5 +1,5 @@
 """Probes: each looks for one thing on this machine.
 
-A probe reads only and has a time limit. It never raises: a thing works, is broken (with the
-reason), or is absent.
+A probe only reads and has a time limit. It never raises: it reports that the thing works, is broken
+(with the reason), or is absent.
 """

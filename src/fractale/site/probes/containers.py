@@ -1,4 +1,4 @@
-"""Containers and Kubernetes: a client works only where what stands behind it answered."""
+"""Containers and Kubernetes: a client works only if its engine or API server answered."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fractale.site.programs import Answer, Machine, version_in
 
 
 async def docker(machine: Machine) -> Finding:
-    """Docker: its client, and whether an engine answers it."""
+    """Docker: its client, and whether an engine answers."""
     program = machine.which("docker")
     if program is None:
         return absent("docker", "no `docker` on PATH")
@@ -41,15 +41,15 @@ async def docker(machine: Machine) -> Finding:
 
 async def _podman_as_docker(machine: Machine, program: str, version: str) -> Finding:
     ran = await machine.run(program, "info")
-    told: dict[str, Any] = {"name": "docker", "version": version, "path": program}
+    facts: dict[str, Any] = {"name": "docker", "version": version, "path": program}
     details = {"note": "podman under the name of docker"}
     if ran.problem:
-        return Finding(**told, state="broken", problem=ran.problem, details=details)
-    return Finding(**told, evidence="podman info answered", details=details)
+        return Finding(**facts, state="broken", problem=ran.problem, details=details)
+    return Finding(**facts, evidence="podman info answered", details=details)
 
 
 async def podman(machine: Machine) -> Finding:
-    """Podman: it has no engine in the background, so its storage is what must answer."""
+    """Podman: it has no background engine, so its storage must answer."""
     program = machine.which("podman")
     if program is None:
         return absent("podman", "no `podman` on PATH")
@@ -69,7 +69,7 @@ async def podman(machine: Machine) -> Finding:
 
 
 async def buildah(machine: Machine) -> Finding:
-    """Buildah: builds images without an engine."""
+    """Buildah: it builds images without an engine."""
     program = machine.which("buildah")
     if program is None:
         return absent("buildah", "no `buildah` on PATH")
@@ -98,7 +98,7 @@ async def apptainer(machine: Machine) -> Finding:
 
 
 async def singularity(machine: Machine) -> Finding:
-    """Singularity, by its old name or SingularityCE."""
+    """Singularity: the old name, or SingularityCE."""
     return await _without_engine(machine, "singularity", "singularity", "--version")
 
 
@@ -108,7 +108,7 @@ async def charliecloud(machine: Machine) -> Finding:
 
 
 async def _without_engine(machine: Machine, name: str, program: str, flag: str) -> Finding:
-    """A runtime without an engine: it works as far as its program starts."""
+    """A runtime without an engine: it works if its program starts."""
     path = machine.which(program)
     if path is None:
         return absent(name, f"no `{program}` on PATH")
@@ -121,7 +121,7 @@ async def _without_engine(machine: Machine, name: str, program: str, flag: str) 
 
 
 async def kubernetes(machine: Machine) -> Finding:
-    """Kubernetes: kubectl, and whether an API server answers it."""
+    """Kubernetes: kubectl, and whether an API server answers."""
     program = machine.which("kubectl")
     if program is None:
         return absent("kubernetes", "no `kubectl` on PATH")
@@ -159,7 +159,7 @@ def _git_version(part: Any) -> str:
 
 
 def _object(ran: Answer) -> dict[str, Any]:
-    """The JSON object that a program wrote; empty where it wrote none."""
+    """The JSON object that a program printed; empty if it printed none."""
     try:
         found: Any = json.loads(ran.out)
     except ValueError:

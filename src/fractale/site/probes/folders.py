@@ -1,4 +1,4 @@
-"""The folders that count: where they are, how much room they have, whether runs are safe there."""
+"""Important directories: their paths, their free space, and whether runs are safe there."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from fractale.site.programs import Machine
 from fractale.store.filesystem import FileSystem, file_system
 
 SCRATCH = re.compile(r"\w*SCRATCH\w*|\w*WORK(DIR|_DIR)?|PROJ(ECT)?S?(DIR|_DIR)?|TMPDIR|TMP")
-"""Names of the variables by which sites tell where scratch and work are."""
+"""Names of the variables that sites set to the scratch and work directories."""
 
 SAFE = "safe here"
 REFUSED = "refused here: locks do not reach other machines"
 
 
 async def folders(machine: Machine) -> list[Finding]:
-    """Home, the working and the state folder, scratch, work, and where temporary files go."""
+    """Find home, working and state directory, scratch, work, and the temporary directory."""
     found: list[Finding] = []
     for path, roles in _places(machine).items():
         name = ", ".join(roles)
@@ -32,7 +32,7 @@ async def folders(machine: Machine) -> list[Finding]:
 
 
 def _places(machine: Machine) -> dict[Path, list[str]]:
-    """Folder → what it is; a folder that is several things is there once."""
+    """Directory → its roles; a directory with several roles is listed once."""
     env = machine.environment
     named = {
         "working folder": str(machine.folder.absolute()),
@@ -51,11 +51,11 @@ def _places(machine: Machine) -> dict[Path, list[str]]:
 
 
 def look_at(path: Path, name: str) -> Finding:
-    """One folder. It need not be there: then the nearest folder above it is looked at."""
+    """Examine one directory; if it does not exist, its nearest existing parent."""
     there = nearest(path)
     place = file_system(there)
     try:
-        room = os.statvfs(there)
+        space = os.statvfs(there)
     except OSError as error:
         return Finding(name=name, state="broken", path=str(path), problem=str(error))
     details: dict[str, Any] = {
@@ -63,9 +63,9 @@ def look_at(path: Path, name: str) -> Finding:
         "file_system": place.kind,
         "mount": place.mount,
         "network": place.network,
-        "total_bytes": room.f_frsize * room.f_blocks,
-        "free_bytes": room.f_frsize * room.f_bavail,
-        "free_files": room.f_favail if room.f_files else None,
+        "total_bytes": space.f_frsize * space.f_blocks,
+        "free_bytes": space.f_frsize * space.f_bavail,
+        "free_files": space.f_favail if space.f_files else None,
         "writable": os.access(there, os.W_OK | os.X_OK),
         "runs": safety(place),
     }
@@ -73,7 +73,7 @@ def look_at(path: Path, name: str) -> Finding:
 
 
 def size(count: int) -> str:
-    """Bytes as people say them: ``12 GB``."""
+    """Format bytes for the user: ``12 GB``."""
     amount = float(count)
     for unit in ("bytes", "kB", "MB", "GB", "TB"):
         if amount < 1000 or unit == "TB":
@@ -83,7 +83,7 @@ def size(count: int) -> str:
 
 
 def nearest(path: Path) -> Path:
-    """The path itself, or the nearest folder above it that is there."""
+    """The path itself, or its nearest existing parent directory."""
     place = path.absolute()
     while not place.exists() and place != place.parent:
         place = place.parent
@@ -91,5 +91,5 @@ def nearest(path: Path) -> Path:
 
 
 def safety(place: FileSystem) -> str:
-    """Whether fractale's runs can be kept there, as `fractale.store` decides it."""
+    """Whether fractale can keep runs there, by the rules of `fractale.store`."""
     return REFUSED if place.network and not place.locks_everywhere else SAFE

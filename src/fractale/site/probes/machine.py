@@ -22,7 +22,7 @@ JOB_VARIABLES = {
 
 
 async def machine_itself(machine: Machine) -> Finding:
-    """Cores, memory and system of the machine that this runs on."""
+    """Cores, memory and system of this machine."""
     memory = _memory(machine)
     details: dict[str, Any] = {
         "system": _system(machine),
@@ -63,13 +63,13 @@ def _processor(machine: Machine) -> dict[str, Any]:
 
 
 def _memory(machine: Machine) -> dict[str, int]:
-    """Megabytes by the names that the kernel gives them."""
+    """The kernel's memory statistics, in megabytes by name."""
     lines = re.findall(r"^(\w+):\s+(\d+) kB$", machine.read("proc/meminfo"), re.MULTILINE)
     return {name: int(size) // 1024 for name, size in lines}
 
 
 def _memory_limit(machine: Machine) -> int | None:
-    """Megabytes that this process and its siblings may use, where that is less than all."""
+    """Megabytes that this process and its siblings may use, if limited."""
     for path in ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"):
         text = machine.read(path).strip()
         if text.isdigit() and int(text) < 1 << 50:
@@ -78,7 +78,7 @@ def _memory_limit(machine: Machine) -> int | None:
 
 
 async def nvidia(machine: Machine) -> Finding:
-    """NVIDIA's GPUs."""
+    """NVIDIA GPUs, as nvidia-smi reports them."""
     program = machine.which("nvidia-smi")
     if program is None:
         if (machine.root / "dev/nvidia0").exists():
@@ -101,7 +101,7 @@ async def nvidia(machine: Machine) -> Finding:
 
 
 async def amd(machine: Machine) -> Finding:
-    """AMD's GPUs."""
+    """AMD GPUs, as rocm-smi reports them."""
     program = machine.which("rocm-smi")
     if program is None:
         return absent("amd", "no `rocm-smi` on PATH")

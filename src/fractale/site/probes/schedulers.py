@@ -18,7 +18,7 @@ from fractale.site.programs import Answer, Machine, version_in
 
 
 def chosen_scheduler(settings: Settings) -> str:
-    """The scheduler that jobs go to where none is named; ``local`` where none is there."""
+    """The scheduler for jobs that name none; ``local`` if the machine has none."""
     return Jobs.of(settings).scheduler
 
 
@@ -36,7 +36,7 @@ async def slurm(machine: Machine) -> Finding:
             return absent("slurm", "no `sinfo` on PATH")
         why = "`sbatch` is there and `sinfo` is not"
         return Finding(name="slurm", state="broken", path=there, problem=why)
-    # Without its configuration each call hangs, even the one for the version.
+    # Without a configuration each call hangs, even the one for the version.
     version, ran, nodes = await asyncio.gather(
         machine.version(sinfo, "--version"),
         machine.run(sinfo, "-h", "-o", PARTITIONS),
@@ -66,7 +66,7 @@ async def slurm(machine: Machine) -> Finding:
 
 
 async def _has_accounting(machine: Machine) -> bool:
-    """Whether ended jobs can be asked for: ``sacct`` is there and has a database behind it."""
+    """Whether Slurm reports ended jobs: ``sacct`` exists and has a database."""
     sacct = machine.which(ACCOUNTING[0])
     if sacct is None:
         return False
@@ -74,7 +74,7 @@ async def _has_accounting(machine: Machine) -> bool:
 
 
 async def flux(machine: Machine) -> Finding:
-    """The Flux instance that this process is in."""
+    """The Flux instance that contains this process."""
     program = machine.which("flux")
     if program is None:
         return absent("flux", "no `flux` on PATH")
@@ -112,27 +112,29 @@ async def pbs(machine: Machine) -> Finding:
         return absent("pbs", "no `qstat` on PATH")
     said = await machine.run(qstat, "--version")
     if "pbs" not in f"{said.out}{said.err}".lower() and not machine.which("pbsnodes"):
-        # Slurm and Grid Engine have a `qstat`, too.
+        # Slurm and Grid Engine also have a `qstat`.
         return absent("pbs", f"{qstat} is of another scheduler")
     version = version_in(said.out) or version_in(said.err)
-    told: dict[str, Any] = {"name": "pbs", "version": version, "path": qstat}
+    facts: dict[str, Any] = {"name": "pbs", "version": version, "path": qstat}
     ran = await machine.run(qstat, *pbs_site.QUEUES[1:])
     if ran.problem and not (ran := await machine.run(qstat, "-Q")).problem:
         names = [line.split()[0] for line in ran.lines[2:]]
         queues: list[dict[str, Any]] = [{"name": name} for name in names]
     elif ran.problem:
-        return Finding(**told, state="broken", problem=f"the server does not answer: {ran.problem}")
+        return Finding(
+            **facts, state="broken", problem=f"the server does not answer: {ran.problem}"
+        )
     else:
         queues = [_pbs_queue(queue) for queue in _read(pbs_site.read_queues, ran)]
     nodes: list[dict[str, Any]] = []
     if pbsnodes := machine.which(pbs_site.NODES[0]):
         nodes = _read(pbs_site.read_nodes, await machine.run(pbsnodes, *pbs_site.NODES[1:]))
     details: dict[str, Any] = {"queues": queues, "nodes": nodes[:MOST_NODES]}
-    return Finding(**told, evidence="qstat -Q answered", details=details)
+    return Finding(**facts, evidence="qstat -Q answered", details=details)
 
 
 def _read(reader: Callable[[str], list[T]], ran: Answer) -> list[T]:
-    """What a program listed; nothing where its answer is of another form."""
+    """Parse a program's list; empty if its output has another form."""
     try:
         return reader(ran.out)
     except ValueError:
@@ -156,9 +158,9 @@ async def lsf(machine: Machine) -> Finding:
     if lsid is None:
         return absent("lsf", "no `lsid` on PATH")
     ran = await machine.run(lsid)
-    told: dict[str, Any] = {"name": "lsf", "version": version_in(ran.out), "path": lsid}
+    facts: dict[str, Any] = {"name": "lsf", "version": version_in(ran.out), "path": lsid}
     if ran.problem:
-        return Finding(**told, state="broken", problem=f"no cluster answers: {ran.problem}")
+        return Finding(**facts, state="broken", problem=f"no cluster answers: {ran.problem}")
     bqueues, lshosts = machine.which(lsf_site.QUEUES[0]), machine.which(lsf_site.HOSTS[0])
     queues = await machine.run(bqueues, *lsf_site.QUEUES[1:]) if bqueues else Answer()
     hosts = await machine.run(lshosts, *lsf_site.HOSTS[1:]) if lshosts else Answer()
@@ -170,4 +172,4 @@ async def lsf(machine: Machine) -> Finding:
     }
     if cluster := re.search(r"cluster name is (\S+)", ran.out):
         details["cluster"] = cluster[1]
-    return Finding(**told, evidence="lsid answered", details=details)
+    return Finding(**facts, evidence="lsid answered", details=details)

@@ -13,14 +13,14 @@ from fractale.site.programs import Machine, version_in
 
 MOST_NAMES = 400
 PROFILES = ("lmod.sh", "z00_lmod.sh", "00-modulepath.sh", "modules.sh", "modules-init.sh")
-"""Files of /etc/profile.d that set up `module` in a login shell."""
+"""Files of /etc/profile.d that define `module` in a login shell."""
 
 
 async def modules(machine: Machine) -> Finding:
     """Lmod or Environment Modules.
 
-    `module` is a function of the shell, so it is no program that can be looked for: the shell's
-    variables say where the program behind it is.
+    `module` is a shell function, so the PATH does not contain it. The shell's variables name
+    the program that it calls.
     """
     command, kind = _module_command(machine)
     if command is None:
@@ -35,13 +35,13 @@ async def modules(machine: Machine) -> Finding:
     ran = await machine.run(*command, *_terse(kind), slow=True)
     said = ran.err if _names(ran.err) else ran.out
     names = _names(said)
-    told: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "name": "modules",
         "version": machine.environment.get("LMOD_VERSION", "") if kind == "lmod" else "",
         "path": command[0] if kind == "lmod" else command[-2],
     }
     if ran.problem and not names:
-        return Finding(**told, state="broken", problem=ran.problem)
+        return Finding(**facts, state="broken", problem=ran.problem)
     details: dict[str, Any] = {
         "kind": "Lmod" if kind == "lmod" else "Environment Modules",
         "modulepath": _parts(machine, "MODULEPATH"),
@@ -49,11 +49,11 @@ async def modules(machine: Machine) -> Finding:
         "count": len(names),
         "available": names[:MOST_NAMES],
     }
-    return Finding(**told, evidence="avail answered", details=details)
+    return Finding(**facts, evidence="avail answered", details=details)
 
 
 def _module_command(machine: Machine) -> tuple[list[str] | None, str]:
-    """How to call the program behind `module`, and whether it is Lmod."""
+    """The command that `module` calls, and whether it is Lmod."""
     env = machine.environment
     if lmod := env.get("LMOD_CMD"):
         return [lmod, "bash"], "lmod"
@@ -73,7 +73,7 @@ def _terse(kind: str) -> list[str]:
 
 
 def _names(text: str) -> list[str]:
-    """Modules in a terse list; lines that end in a colon are the folders that they are in."""
+    """Modules in a terse list; lines that end in a colon are directories."""
     lines = (line.strip() for line in text.splitlines())
     names = (line.removesuffix("(default)") for line in lines if re.fullmatch(r"[^\s:]+", line))
     return sorted({name for name in names if not name.endswith("/")})
@@ -110,7 +110,7 @@ async def spack(machine: Machine) -> Finding:
 
 
 async def mpi(machine: Machine) -> Finding:
-    """The MPI whose starter is on the PATH, or beside this Python."""
+    """MPI, if its launcher is on the PATH or in the directory of this Python."""
     program = machine.which("mpiexec", "mpirun")
     beside = False
     if program is None and (own := Path(sys.prefix, "bin", "mpiexec")).is_file():
