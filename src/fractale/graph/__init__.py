@@ -1,19 +1,27 @@
-"""From a plan to a LangGraph `StateGraph`, and what its nodes do.
+"""The execution engine: compiles a plan to a LangGraph `StateGraph` and runs its steps.
 
-A reader of one tool call goes this way:
+To follow one tool call through the package, read the modules in this order:
 
-1. `compile`: the plan as a graph: steps are nodes, events are the labels of edges.
-2. `kinds`: one file per kind of step. Each gives the node of a step its call.
-3. `step`: the node of a step, from top to bottom: scope, when, inputs, call, evidence, record. The
-   same for a step of the plan (`AsStep`) and an item of a foreach (`AsItem`).
-4. `kinds.tool`: the call of a tool step. `consent`: may it be made?
-5. `call`: an `Attempt`, and `once`, the pipeline that every call goes through.
-6. `fractale.mcp`: the server.
-7. `outcome`: what decides whether the step succeeded.
+1. `compile` turns the plan into a graph: steps are nodes, events are the labels of edges.
+2. `kinds` has one file per kind of step. Each sets the call of a step's node.
+3. `step` is the node of a step: scope, when, inputs, call, evidence, record. A step of the plan
+   (`AsStep`) and an item of a foreach (`AsItem`) share it.
+4. `kinds.tool` is the call of a tool step. `consent` decides if it may be made.
+5. `call` has `Attempt`, and `once`, the pipeline of every call.
+6. `fractale.mcp` sends the call to the server.
+7. `outcome` decides whether the step succeeded.
 
-What these use: `context`, a run as its nodes see it, and all that leaves a run, masked; `state`,
-what a checkpoint holds; `scope`, the names that templates see, and where values come from;
-`bindings`, what tool names mean; `limits`, what bounds a run; `interrupts`, questions to the user;
-`resources`, MCP resources; `model_call`, calls of models; `agent_context`, what a sub-agent may do;
-`errors_as_data`, errors in the journal; `fork_point`, where a forked run begins.
+These modules use the following ones:
+
+- `context`: a run as its nodes see it. Everything that leaves a run through it is masked.
+- `state`: the contents of a checkpoint.
+- `scope`: the names that templates see, and the sources of their values.
+- `bindings`: the tool that each name means.
+- `limits`: the limits of a run.
+- `interrupts`: questions to the user.
+- `resources`: MCP resources.
+- `model_call`: calls of models.
+- `agent_context`: the abilities of a sub-agent.
+- `errors_as_data`: errors in the journal.
+- `fork_point`: the step at which a forked run begins.
 """

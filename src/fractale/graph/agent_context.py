@@ -1,4 +1,4 @@
-"""What a sub-agent may do: the `AgentContext` of one agent in one attempt of a step."""
+"""The `AgentContext` of one agent in one attempt of a step: it calls tools, models and agents."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class StepAgentContext:
 
     @property
     def offers(self) -> frozenset[str]:
-        """What the agent may do beside calling tools."""
+        """The agent's abilities beside calling tools."""
         return frozenset(each for each in self.extras if self.names(each))
 
     def names(self, name: str) -> bool:
@@ -71,7 +71,7 @@ class StepAgentContext:
         return all(allowed_by(exact(globs), tool) for globs in self.context.within)
 
     def _wanted(self) -> list[str] | None:
-        """The innermost list of tools, without what no server has; None: all tools."""
+        """The innermost list of tools, without tools that no server has. None means all tools."""
         if not self.context.within:
             return None
         own = {*EXTRA_TOOLS, *self.attempt.deps.agents.names()}
@@ -79,19 +79,19 @@ class StepAgentContext:
         return list(self.context.bindings.exact(wanted))
 
     def is_offered(self, tool: ToolInfo) -> bool:
-        """Whether a call could be agreed to: a rule that needs certain arguments denies no tool."""
+        """Whether a call could be approved. A rule that needs certain arguments denies no tool."""
         planned = PlannedCall(tool=tool, arguments={}, chosen_by="model", is_example=True)
         denied = self.attempt.deps.policy.rule(planned).verdict == "deny"
         return self.may_call(tool) and not denied
 
     async def tools(self) -> list[ToolInfo]:
-        """The tools that this agent may call; what the settings deny is not among them."""
+        """The tools that this agent may call, without those that the settings deny."""
         if () in self.context.within:
             return []
         return await self._offered(lambda tool: not tool.is_agent)
 
     async def _offered(self, is_meant: Callable[[ToolInfo], bool]) -> list[ToolInfo]:
-        """The tools of the servers, bound and agreed to, that the agent may be shown."""
+        """The bound and approved tools of the servers that the agent may be shown."""
         toolbox = self.attempt.deps.toolbox
         tools = await toolbox.tools(self._wanted())
         unheard = {status.name for status in await toolbox.servers(()) if not status.listed}
@@ -99,10 +99,10 @@ class StepAgentContext:
         return offered(self.attempt, [t for t in tools if is_meant(t) and self.is_offered(t)])
 
     async def agents(self) -> list[Subagent | ToolInfo]:
-        """The sub-agents that it may ask.
+        """The sub-agents that this agent may ask.
 
-        Those of servers and the person's own are there like tools are; fractale's own only where
-        a list of tools names them, since each makes every turn of the model dearer.
+        Sub-agents of servers and the user's own are offered like tools. fractale's own sub-agents
+        are offered only if a list of tools names them: each one makes every model turn cost more.
         """
         if () in self.context.within:
             return []
@@ -131,7 +131,7 @@ class StepAgentContext:
         return replace(result, arguments=self.context.mask(dict(agreed)))
 
     async def call_agent(self, agent: Subagent | ToolInfo, request: AgentRequest) -> AgentAnswer:
-        """Ask another sub-agent, with what is left of this one's tools, budget and depth."""
+        """Ask another sub-agent, with the rest of this agent's tools, budget and depth."""
         if isinstance(agent, ToolInfo):
             result = await self.call_tool(agent, request.inputs)
             return AgentAnswer(
@@ -193,7 +193,7 @@ class StepAgentContext:
         """The user's answer, by LangGraph's interrupt."""
         asked = {**question, "agent": self.agents_path} if self.agents_path else dict(question)
         answer = ask(self.attempt, asked)
-        # A choice is in the words of the agent.
+        # The agent words the options of a choice.
         if question["kind"] == "question" and answer not in question["choices"]:
             self.attempt.seen.trust(answer)
         return answer
@@ -204,31 +204,31 @@ class StepAgentContext:
 
     def remember(self, key: str, value: Any) -> None:
         """Keep a JSON value for the rest of the run."""
-        # A large value is a file of its own, since all notes are written anew at each change.
+        # Each change rewrites all notes, so a large value gets its own file.
         self.context.notes.put(key, self.attempt.deps.outputs.put(value))
 
     def on_text(self, text: str) -> None:
-        """Take a piece of the model's text as it comes."""
+        """Report a piece of the model's text when it arrives."""
         with self.attempt.text_of_model() as feed:
             feed(text)
 
     def show(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Show the person a table."""
+        """Show the user a table."""
         self.attempt.emit("table", title=title, rows=[dict(row) for row in rows])
 
     def warn(self, code: str, message: str) -> None:
-        """Report something that the run can continue with."""
+        """Report a problem that does not stop the run."""
         self.attempt.warn(code, message)
 
     def decided(self, messages: Sequence[BaseMessage]) -> bool:
-        """Whether a rule of the step already holds; only the step's own agent is ended by it."""
+        """Whether a rule of the step is true already. A rule ends only the step's own agent."""
         return not self.agents_path and matched(self.attempt, messages) is not None
 
 
 def with_evidence(answer: AgentAnswer) -> AgentAnswer:
-    """An agent's answer, as a failure where its calls speak of one.
+    """An agent's answer, as a failure if the evidence of its calls shows one.
 
-    The error is followed by what the agent said itself.
+    The agent's own answer follows the error.
     """
     failed = failed_change(answer.messages)
     if answer.error or not failed:
@@ -237,11 +237,11 @@ def with_evidence(answer: AgentAnswer) -> AgentAnswer:
 
 
 async def run_agent(agent: Subagent, host: StepAgentContext, request: AgentRequest) -> AgentAnswer:
-    """Let a sub-agent work. What it is asked is in its checkpoints, so it is masked.
+    """Let a sub-agent work. Its request is masked, since its checkpoints store the request.
 
     Raises:
-        ToolError: The inputs are not what it takes.
-        CallError: It failed.
+        ToolError: The inputs do not fit the agent.
+        CallError: The agent failed.
         LimitReached: A limit of the run is used up.
     """
     mask = host.context.mask

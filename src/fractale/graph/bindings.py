@@ -1,9 +1,9 @@
-"""Tool names of a run: which server's tool a name is bound to, and which definition was agreed to.
+"""Tool names of a run: the server's tool that a name is bound to, and the approved definition.
 
 A bare name is resolved once: for a step of the plan when the run starts, for a model when the tool
-is offered. From then on it means that server's tool, also after a resume, after the server's list
-changed, and while the server is down. If a tool's definition is not the one that was agreed to, the
-user is asked before the tool is offered or called again.
+is offered. From then on the name means that server's tool. Neither a resume, a changed list of the
+server nor a server that is down alters that. If a tool's definition differs from the approved one,
+fractale asks the user before it offers or calls the tool again.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 
 KEY = "bindings"
 PROMPT = "prompt:"
-"""Before the name of a prompt, which may be that of a tool, too."""
+"""The prefix of a prompt's name: a prompt and a tool can have the same name."""
 Snapshot: TypeAlias = "Callable[[Bound], Described | None]"
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A tool of one server: what it calls it."""
+    """The server of a tool, and the tool's name there."""
 
     server: str
     tool: str
@@ -54,7 +54,7 @@ class Bound:
 
 
 def bound_to(tool: ToolInfo) -> Bound:
-    """The tool without what is said of it."""
+    """The binding of a tool, without its description."""
     return Bound(tool.server, tool.own_name)
 
 
@@ -63,10 +63,10 @@ class Bindings:
     """The bound names of one run.
 
     Args:
-        notes: Where they are kept for later processes of the run.
-        pins: What was agreed to in earlier runs.
-        snapshots: Each gives what a run was offered of a tool when it began, for comparisons.
-        accepted: Tools that changed, which the person accepted in this process.
+        notes: Keeps the names for later processes of the run.
+        pins: The definitions that were approved in earlier runs.
+        snapshots: Each returns a tool's definition at the start of a run, for comparisons.
+        accepted: Changed tools that the user accepted in this process.
     """
 
     notes: Notes = field(default_factory=MemoryNotes)
@@ -80,7 +80,7 @@ class Bindings:
     # -- what is kept ---------------------------------------------------------------------------
 
     def take(self, data: Mapping[str, Any]) -> None:
-        """Add what `data` kept of a run; names that are bound stay as they are."""
+        """Add the names that an earlier process kept. Names that are bound do not change."""
         names: Mapping[str, Sequence[str]] = data.get("names") or {}
         agreed: Mapping[str, Mapping[str, str]] = data.get("agreed") or {}
         rejected: Sequence[Sequence[str]] = data.get("rejected") or ()
@@ -91,7 +91,7 @@ class Bindings:
         self._rejected |= {(Bound(server, tool), each) for server, tool, each in rejected}
 
     def data(self) -> dict[str, Any]:
-        """All of it as JSON."""
+        """All names and approvals as JSON."""
         agreed: dict[str, dict[str, str]] = {}
         for bound, definition in self._agreed.items():
             agreed.setdefault(bound.server, {})[bound.tool] = definition
@@ -102,12 +102,12 @@ class Bindings:
         }
 
     def attach(self, notes: Notes) -> None:
-        """Take over what earlier processes of the run kept in its notes, and keep on there."""
+        """Take over the names in the run's notes, and keep new names there."""
         self.notes = notes
         self.take(notes.get(KEY) or {})
 
     def keep(self) -> None:
-        """Write it down for later processes of the run."""
+        """Keep the names for later processes of the run."""
         self.notes.put(KEY, self.data())
 
     # -- names ----------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ class Bindings:
         return self._names.get(name)
 
     def bind(self, name: str, tool: ToolInfo) -> bool:
-        """Bind a name for the rest of the run, unless it is bound; returns whether it was not."""
+        """Bind a name for the rest of the run, unless it is bound. Returns if anything changed."""
         new = name not in self._names and name != tool.qualified_name
         if new:
             self._names[name] = bound_to(tool)
@@ -133,12 +133,12 @@ class Bindings:
         self._names.setdefault(key, bound)
 
     def bind_missing(self, name: str, bound: Bound, definition: str) -> None:
-        """Bind a name to a tool that is not there now, as it was pinned."""
+        """Bind a name to the pinned definition of a tool that is missing now."""
         self._names.setdefault(name, bound)
         self._agreed.setdefault(bound, definition)
 
     def _agree_at_first(self, tool: ToolInfo) -> bool:
-        """What a run sees first is agreed to, unless another definition is pinned."""
+        """Approve the first definition that a run sees, unless another definition is pinned."""
         bound = bound_to(tool)
         if bound in self._agreed:
             return False
@@ -147,14 +147,14 @@ class Bindings:
         return True
 
     def shown(self, tool: ToolInfo) -> ToolInfo:
-        """The tool under a name that means it: qualified where its bare name means another."""
+        """The tool under a name that means it: qualified if its bare name means another tool."""
         other = self._names.get(tool.name)
         if other is None or other == bound_to(tool):
             return tool
         return replace(tool, name=tool.qualified_name)
 
     def absent(self, servers: Collection[str]) -> list[ToolInfo]:
-        """The bound tools of servers that did not answer yet, as they were agreed to."""
+        """The bound tools of servers that did not answer yet, with their approved definitions."""
         found: list[ToolInfo] = []
         for name, bound in self._names.items():
             agreed = self._agreed.get(bound)  # none of a prompt
@@ -163,7 +163,7 @@ class Bindings:
         return found
 
     def exact(self, globs: Sequence[str]) -> tuple[str, ...]:
-        """A list of tools with each bound name in it qualified; patterns stay as they are."""
+        """A list of tools with each bound name in it qualified. Patterns stay as they are."""
         return tuple(
             bound.qualified_name if (bound := self._names.get(glob)) else glob for glob in globs
         )
@@ -171,15 +171,15 @@ class Bindings:
     # -- definitions ----------------------------------------------------------------------------
 
     def definition(self, tool: ToolInfo) -> str | None:
-        """The hash of what was agreed to of a tool; None if any definition will do."""
+        """The hash of the approved definition of a tool. None accepts any definition."""
         return None if self._is_own(tool) else self._agreed.get(bound_to(tool))
 
     def _is_own(self, tool: ToolInfo) -> bool:
-        """Whether it is a person's own function, which may change at any time."""
+        """Whether the tool is a user's own function, which may change at any time."""
         return tool.server == LOCAL and not self.pins.covers(LOCAL)
 
     def change_of(self, tool: ToolInfo) -> ToolChange | None:
-        """How a tool differs from what was agreed to; None if it does not."""
+        """The differences between a tool and its approved definition. None if there are none."""
         agreed = self._agreed.get(bound_to(tool))
         if agreed is None or self._is_own(tool) or agreed == tool.definition:
             return None
@@ -193,12 +193,12 @@ class Bindings:
         return next((each for each in found if each and hash_of(each) == agreed), None)
 
     def is_rejected(self, tool: ToolInfo) -> bool:
-        """Whether the person refused this definition of the tool in this run."""
-        # Without any, the definition need not be hashed.
+        """Whether the user refused this definition of the tool in this run."""
+        # Without rejections, the definition need not be hashed.
         return bool(self._rejected) and (bound_to(tool), tool.definition) in self._rejected
 
     def accept(self, tools: Iterable[ToolInfo]) -> None:
-        """Agree to tools as they are now, in this run and in later ones."""
+        """Approve tools as they are now, in this run and in later ones."""
         found = list(tools)
         for tool in found:
             self._agreed[bound_to(tool)] = tool.definition
@@ -208,7 +208,7 @@ class Bindings:
         self.pins.save()
 
     def reject(self, tools: Iterable[ToolInfo]) -> None:
-        """Use tools no more in this run as they are now."""
+        """Stop using the present definitions of tools in this run."""
         self._rejected.update((bound_to(tool), tool.definition) for tool in tools)
         self.keep()
 
@@ -217,11 +217,11 @@ class Bindings:
 
 
 async def resolve(toolbox: Toolbox, bindings: Bindings, name: str) -> ToolInfo:
-    """The tool that a name means in a run; binds a name that was not bound.
+    """The tool that a name means in a run. Binds a name that was not bound.
 
     Raises:
         Unclear: A server that did not answer may have a tool of that bare name.
-        ToolError: No server has it, or several have.
+        ToolError: No server has the tool, or several servers have it.
         TransportError: Its server cannot be reached.
     """
     if bound := bindings.of(name):
@@ -240,7 +240,7 @@ async def resolve(toolbox: Toolbox, bindings: Bindings, name: str) -> ToolInfo:
 
 
 async def _find(toolbox: Toolbox, name: str) -> ToolInfo:
-    """The tool of a name; servers that are known not to have it are not waited for."""
+    """The tool of a name. It does not wait for servers that are known not to have the name."""
     wanted = await waited_for(toolbox, [name])
     if name not in wanted:
         tools = await toolbox.tools(wanted)
@@ -251,10 +251,10 @@ async def _find(toolbox: Toolbox, name: str) -> ToolInfo:
 
 
 async def waited_for(toolbox: Toolbox, names: Iterable[str]) -> list[str]:
-    """Names to wait for in place of some: of each server that is known to have a bare one.
+    """The names to wait for: a bare name that some server is known to have becomes qualified.
 
-    A bare name stays if a server was never seen: it may have it, unless a person's own function
-    has that name.
+    A bare name stays if a server was never seen, since that server may have the name. It does not
+    stay if a user's own function has that name.
     """
     pins = pins_of(toolbox)
     servers = [status.name for status in await toolbox.servers(())]
@@ -275,7 +275,7 @@ async def waited_for(toolbox: Toolbox, names: Iterable[str]) -> list[str]:
 
 
 async def _own_names(toolbox: Toolbox, pins: Pins) -> set[str]:
-    """The tools that are a person's own functions."""
+    """The tools that are a user's own functions."""
     there = LOCAL in {status.name for status in await toolbox.servers(())}
     if not there or pins.covers(LOCAL):
         return set()
@@ -284,11 +284,11 @@ async def _own_names(toolbox: Toolbox, pins: Pins) -> set[str]:
 
 
 class Unclear(ToolError):
-    """A bare name is on one server, and on another one that did not answer, perhaps, too."""
+    """A server has the bare name, and another server that did not answer may have it, too."""
 
 
 async def _of_server(toolbox: Toolbox, name: str, bound: Bound) -> ToolInfo:
-    """A bound tool, and never another server's of that name."""
+    """A bound tool. Another server's tool of the same name never replaces it."""
     try:
         tool = await toolbox.find_tool(bound.qualified_name)
     except TransportError:
@@ -319,10 +319,10 @@ def _server_gone(name: str, bound: Bound) -> TransportError:
 
 
 async def _wait_for_those_who_may(toolbox: Toolbox, pins: Pins, name: str) -> set[str]:
-    """Wait for servers that may have a bare name; gives those that still did not answer.
+    """Wait for servers that may have a bare name. Returns those that still did not answer.
 
-    A server of which it is known that it did not have the name is not waited for; nor is one that
-    was never seen, if a person's own function has the name.
+    It does not wait for a server that is known not to have had the name. If a user's own function
+    has the name, it does not wait for servers that were never seen, either.
     """
     statuses = await toolbox.servers(())
     if any(name.startswith(f"{status.name}.") for status in statuses):
@@ -337,10 +337,10 @@ async def _wait_for_those_who_may(toolbox: Toolbox, pins: Pins, name: str) -> se
 
 
 def _check_clear(pins: Pins, name: str, tool: ToolInfo, unheard: Iterable[str]) -> None:
-    """See that no server that did not answer may be the one that a name means.
+    """Check that no server that did not answer may have the tool that a name means.
 
     Raises:
-        Unclear: One may be.
+        Unclear: Such a server may have it.
     """
     for server in sorted(set(unheard) - {tool.server}):
         had = pins.known(server)
@@ -356,7 +356,7 @@ def _check_clear(pins: Pins, name: str, tool: ToolInfo, unheard: Iterable[str]) 
 
 
 def _bind_missing(bindings: Bindings, name: str, unheard: Iterable[str]) -> None:
-    """Bind a name to the one server that had it, and does not answer now."""
+    """Bind a name to the only server that had it and does not answer now."""
     had = [server for server in unheard if name in (bindings.pins.known(server) or ())]
     if len(had) == 1 and (pinned := bindings.pins.of(had[0], name)):
         bindings.bind_missing(name, Bound(had[0], name), str(pinned["definition"]))
@@ -364,12 +364,12 @@ def _bind_missing(bindings: Bindings, name: str, unheard: Iterable[str]) -> None
 
 
 async def resolve_prompt(toolbox: Toolbox, bindings: Bindings, name: str) -> str:
-    """``server.prompt`` of the prompt that a name means in a run; binds a name that was not bound.
+    """``server.prompt`` of the prompt that a name means in a run. Binds a name that was not bound.
 
-    A name that no listed prompt has is given back as it is: the toolbox says what is wrong.
+    A name that no listed prompt has is returned unchanged: the toolbox reports the problem.
 
     Raises:
-        TransportError: The run does not have its server any more.
+        TransportError: The run does not have the prompt's server any more.
     """
     key = f"{PROMPT}{name}"
     bound = bindings.of(key)
@@ -396,12 +396,12 @@ def _own_name(prompt: PromptInfo) -> str:
 
 
 async def find_tool(attempt: Attempt, name: str) -> ToolInfo:
-    """The tool that a step names, as the person agreed to it.
+    """The tool that a step names, as the user approved it.
 
     Raises:
-        PolicyError: It changed, and the person refused that.
+        PolicyError: The tool changed, and the user refused the change.
         ToolError: See `resolve`.
-        GraphInterrupt: It changed, and nobody answered yet.
+        GraphInterrupt: The tool changed, and the user has not answered yet.
     """
     bindings = attempt.context.bindings
     tool = await resolve(attempt.deps.toolbox, bindings, name)
@@ -414,10 +414,10 @@ async def find_tool(attempt: Attempt, name: str) -> ToolInfo:
 
 
 def offered(attempt: Attempt, tools: Iterable[ToolInfo]) -> list[ToolInfo]:
-    """Tools as a model may be shown them: bound, and as the person agreed to them.
+    """The bound tools that a model may be shown, as the user approved them.
 
     Raises:
-        GraphInterrupt: One changed, and nobody answered yet.
+        GraphInterrupt: A tool changed, and the user has not answered yet.
     """
     bindings = attempt.context.bindings
     found = [bindings.shown(tool) for tool in tools]
@@ -428,12 +428,12 @@ def offered(attempt: Attempt, tools: Iterable[ToolInfo]) -> list[ToolInfo]:
 
 
 def agreed_to(attempt: Attempt, tools: Sequence[ToolInfo]) -> list[ToolInfo]:
-    """Those of some tools that are as the person agreed to them; the others are asked about.
+    """The tools whose definitions the user approved. fractale asks the user about the others.
 
     Raises:
-        GraphInterrupt: Nobody answered yet.
+        GraphInterrupt: The user has not answered yet.
     """
-    from fractale.graph.interrupts import ask  # reading a record imports no engine
+    from fractale.graph.interrupts import ask  # reading a record must not import the engine
 
     bindings = attempt.context.bindings
     changed: dict[str, list[tuple[ToolInfo, ToolChange]]] = {}
@@ -449,7 +449,7 @@ def agreed_to(attempt: Attempt, tools: Sequence[ToolInfo]) -> list[ToolInfo]:
 
 
 def diff_of(found: Sequence[tuple[ToolInfo, ToolChange]]) -> str:
-    """What changed in some tools of a server, each under its name if there are several."""
+    """The changes in some tools of a server, each under its name if there are several."""
     if len(found) == 1:
         return found[0][1].diff()
     return "\n".join(f"{change.server}.{change.tool}\n{change.diff()}" for _, change in found)
@@ -458,11 +458,11 @@ def diff_of(found: Sequence[tuple[ToolInfo, ToolChange]]) -> str:
 async def check_tools(attempt: Attempt) -> None:
     """Check, before its model works, that the tools that a step lists exist.
 
-    A model without its tools answers in words, and words alone are no sign that work was done.
-    Servers that are not connected, and patterns that match nothing, are warned of.
+    A model without its tools answers with text only, which does not prove that it did any work.
+    fractale warns of servers that are not connected and of patterns that match nothing.
 
     Raises:
-        ToolError: A tool that the step names does not exist, or nothing of all that it lists.
+        ToolError: A tool that the step names does not exist, or nothing in its list does.
     """
     listed = attempt.step.tools
     if listed == ():
@@ -481,7 +481,7 @@ async def check_tools(attempt: Attempt) -> None:
     missing = [glob for glob in wanted if not any(allowed_by((glob,), tool) for tool in tools)]
     named = [name for name in missing if not has_magic(name)]
     if named or (missing and len(missing) == len(listed or ())):
-        # It says why it is not there.
+        # The toolbox reports why the tool is missing.
         await resolve(attempt.deps.toolbox, bindings, (named or missing)[0])
         raise ToolError(f"no server has the step's tools: {', '.join(missing)}")
     if attempt.scope.get("index", 0) == 0:  # not again for each item of a foreach

@@ -1,18 +1,18 @@
-"""One attempt of a step, and the calls that it makes: each once in the run.
+"""One attempt of a step, and its calls, each of which is made once in the run.
 
-Every call goes through `once`: of a tool, a prompt, a model, a resource, a batch job. What differs
-from one kind to another is a `Codec`. The order is always the same:
+Every call goes through `once`: of a tool, a prompt, a model, a resource, a batch job. A `Codec` has
+the differences between these kinds. The order is always the same:
 
-1. Policy. A user may have to agree, see `fractale.graph.consent`. It comes first, since the
-   question can end the node, and a refused call takes no call site.
+1. Policy. The call may need the user's approval, see `fractale.graph.consent`. Policy comes first:
+   the question can end the node, and a refused call must not use a call site.
 2. Limits. The run stops here if its time, tokens or cost are used up.
 3. Event ``…_started``.
-4. Journal. A call that an earlier process finished is not made again: its result is returned.
-   One that it began and that may have been made is *indeterminate*: the user is asked. Otherwise
-   the intent is written down.
-5. Timeout. The step's own (`fractale.graph.step`) and the server's (`fractale.mcp`) cancel 6.
-6. Make. The call leaves.
-7. Journal. The result is written down, masked, and is used from here on as a resume would read it.
+4. Journal. If an earlier process finished the call, its recorded result is returned. If an earlier
+   process began the call and may have made it, the call is *indeterminate*: fractale asks the user.
+   Otherwise the journal records the intent.
+5. Timeout. The step's timeout (`fractale.graph.step`) and the server's (`fractale.mcp`) cancel 6.
+6. Make. The call is sent.
+7. Journal. The result is recorded, masked, and is used from here on as a resume would read it.
 8. Event ``…_finished``.
 """
 
@@ -80,8 +80,8 @@ class CallJournal:
     Args:
         run: The journal of the run.
         step: The step's path.
-        attempt: Which attempt of the step it is.
-        tries: Which try of LangGraph's retry policy.
+        attempt: The number of the step's attempt.
+        tries: The try of LangGraph's retry policy.
     """
 
     def __init__(self, run: Journal, step: str, attempt: int, tries: int) -> None:
@@ -102,7 +102,7 @@ class CallJournal:
 
         Args:
             agent: The path of the sub-agent that makes it, if it is not the step's own.
-            prompt: Of a prompt. Prompts have numbers of their own.
+            prompt: Whether the call is of a prompt. Prompts have separate numbers.
         """
         task = f"{current_task()}|prompt" if prompt else current_task()
         site = self._site(task, agent)
@@ -131,26 +131,26 @@ class CallJournal:
 
 @dataclass(slots=True, kw_only=True)
 class Attempt:
-    """One attempt of one step: what it was given, and what its calls have used so far.
+    """One attempt of one step: its inputs, and the usage of its calls so far.
 
     Args:
         path: The step's path in the run, such as ``outer/inner``.
-        deps: The outside world. What is put into its store of outputs is masked.
+        deps: The outside world. Its store of outputs masks everything that it stores.
         scope: The names of its templates and rules.
         inputs: The rendered inputs, secrets in the clear.
         instruction: The rendered instruction.
-        attempts: Which attempt of the step this is, from 1.
-        tries: Which try of LangGraph's retry policy, from 1.
+        attempts: The number of this attempt, from 1.
+        tries: The try of LangGraph's retry policy, from 1.
         conversation: The messages of the attempt before, if the step persists them.
         state: The state that the step was entered with.
         inside: The step's own compiled graph, if it has one.
         records: The records of steps inside, to be kept with the step's own.
-        flow: Where the values of its templates come from.
-        argument_sources: Input → where its value came from.
+        flow: The sources of the values of its templates.
+        argument_sources: Input → the sources of its value.
         seen: All sources that flowed into the attempt.
-        agreed: A call that is about to be made → who agreed to it beforehand, in words.
-        cut_off: What is known of the calls that were cancelled in progress.
-        replies: LangGraph task → answers that belong to questions it has yet to ask.
+        agreed: A call that is about to be made → a text that names who approved it beforehand.
+        cut_off: The known facts about the calls that were cancelled in progress.
+        replies: LangGraph task → answers to questions that it has not asked yet.
     """
 
     step: Step
@@ -187,7 +187,7 @@ class Attempt:
 
     @property
     def _outlives_process(self) -> bool:
-        """Whether a killed attempt continues with what it had seen, as the context of a model.
+        """Whether a killed attempt keeps the sources that it had seen, as a model's context.
 
         A tool or a job step makes its call again, from the journal.
         """
@@ -195,17 +195,17 @@ class Attempt:
 
     @property
     def _note(self) -> str:
-        """The key of what the attempt had seen when its process was killed."""
+        """The key of the sources that the attempt had seen when its process was killed."""
         return f"sources {self.path} {self.attempts}"
 
     def saw(self, source: Source | None, text: str) -> None:
-        """Add the source of a call's answer to what the attempt has seen."""
+        """Add the source of a call's answer to the sources that the attempt has seen."""
         new = source is not None and self.seen.add([source], text)
         if new and self._outlives_process:
             self.context.notes.put(self._note, to_data(self.seen.sources))
 
     def charge(self, spent: Spent) -> None:
-        """Count what steps inside this one have used as its own."""
+        """Add the usage of steps inside this one to its own usage."""
         self.usage += Usage(
             input_tokens=spent.get("input_tokens", 0),
             output_tokens=spent.get("output_tokens", 0),
@@ -213,14 +213,14 @@ class Attempt:
         )
 
     def finish(self) -> None:
-        """Called when the attempt is over."""
+        """Clean up when the attempt is over."""
         self.journal.commit()
         if self._outlives_process:
             self.context.notes.drop(self._note)
 
     @property
     def entry(self) -> ForkPoint | None:
-        """Where a fork enters the plan inside this step; None: at its first step."""
+        """Where a fork enters the plan inside this step. None: at its first step."""
         entry = self.context.entry
         return entry.below(self.step.name, self.attempts) if entry else None
 
@@ -229,7 +229,7 @@ class Attempt:
         self.context.emit(kind, step=self.path, **data)
 
     def warn(self, code: str, message: str) -> None:
-        """Report something that the run can continue with."""
+        """Report a problem that does not stop the run."""
         self.emit("warning", code=code, message=message)
 
     def warn_undefined(self, rule: str, name: str) -> None:
@@ -242,7 +242,7 @@ class Attempt:
 
     @contextmanager
     def text_of_model(self) -> Generator[Callable[[str], None]]:
-        """Reports a model's text piece by piece. A secret that is cut by pieces is masked, too."""
+        """Report a model's text piece by piece. A secret that spans pieces is masked, too."""
         stream = self.context.masker.stream(lambda text: self.emit("model_text", text=text))
         try:
             yield stream.feed
@@ -254,7 +254,7 @@ class Attempt:
 
 
 class Codec(Generic[T]):
-    """What differs from one kind of call to another. There is one codec per call.
+    """The differences between kinds of calls. There is one codec per call.
 
     Attributes:
         events: The kinds of its first and its last event; None for a call without events.
@@ -273,7 +273,7 @@ class Codec(Generic[T]):
         raise NotImplementedError
 
     def load(self, data: Mapping[str, Any]) -> T:
-        """The result that `dump` was given."""
+        """Restore a result from the JSON that `dump` made of it."""
         raise NotImplementedError
 
     def started(self) -> dict[str, Any]:
@@ -290,15 +290,15 @@ class Codec(Generic[T]):
         return {}
 
     def indeterminate(self) -> T | None:
-        """The result of a call that was begun and may have been made; None: make it again.
+        """The result of an indeterminate call. None makes the call again.
 
         Raises:
-            ToolError: It counts as failed.
+            ToolError: The call counts as failed.
         """
         return None
 
     def answered(self, question: Mapping[str, Any], answer: Any) -> None:
-        """Take the user's answer to a question that the server asked in this call."""
+        """Record the user's answer to a question that the server asked in this call."""
         del question, answer
 
     def failed(self, error: CallError) -> CallError:
@@ -306,7 +306,7 @@ class Codec(Generic[T]):
         return error
 
     def cut_off(self, cancelled: asyncio.CancelledError | TimeoutError) -> None:
-        """Called when the call was cancelled while it was in progress."""
+        """Record that the call was cancelled while it was in progress."""
         del cancelled
 
 
@@ -314,12 +314,12 @@ Make = Callable[[], Awaitable[T]]
 
 
 async def once(attempt: Attempt, site: CallSite, call: Call, make: Make[T], codec: Codec[T]) -> T:
-    """Make a call once in its run, or return its recorded result. See the module for the order.
+    """Make a call once in its run, or return its recorded result. The module lists the order.
 
     Raises:
         CallError: The call failed, now or when it was recorded.
         LimitReached: A limit of the run is used up.
-        GraphInterrupt: The user is asked: about an indeterminate call, or by the server.
+        GraphInterrupt: The user must answer about an indeterminate call, or to the server.
     """
     if codec.events:  # 2. limits
         attempt.context.meter.check()
@@ -374,11 +374,11 @@ async def _journaled(
     started = time.monotonic()
     try:
         result = await make()
-    except ToolError as error:  # it is the call's result
+    except ToolError as error:  # the error is the call's result
         error.seconds = round(time.monotonic() - started, 3)
         journal.finish(site, call, failure_data(error))
         raise
-    except (JobError, ModelError) as error:  # a resume makes the call again, a replay must know
+    except (JobError, ModelError) as error:  # only a replay needs it
         if isinstance(error, ModelError):
             journal.withdraw(site)
         journal.note(site, {"fault": error_data(error)})

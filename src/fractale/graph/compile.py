@@ -1,10 +1,15 @@
 """A plan as a LangGraph `StateGraph`: one node per step, one conditional edge per transition.
 
-`compile_plan` is a pure function of the plan and its dependencies. Node names are step names
-and edge labels are events, so that LangGraph's own drawing shows the plan as its author thinks
-of it. Steps with an inside are subgraphs: a `foreach` (one task per item), a `parallel` block
-(one node per step), an included plan, and, in long plans, each segment of consecutive steps,
-since what a checkpoint costs grows with the number of nodes of its graph.
+`compile_plan` is a pure function of the plan and its dependencies. Node names are step names and
+edge labels are events. So LangGraph's drawing shows the plan as its author knows it.
+
+Some nodes are subgraphs:
+
+- A `foreach` has one task per item.
+- A `parallel` block has one node per step.
+- An included plan has its own graph.
+- A long plan is split into segments of consecutive steps, since the cost of a checkpoint grows
+  with the number of nodes of its graph.
 """
 
 from __future__ import annotations
@@ -46,8 +51,8 @@ def compile_plan(plan: Plan, dependencies: Dependencies, start: str | None = Non
     Args:
         plan: A plan without errors (`fractale.plan.check.check_plan`).
         dependencies: The outside world as the nodes will see it.
-        start: The step that it begins with, of a run that is forked; None: the plan's first. With
-            one, its state says so, too (`fractale.graph.fork_point`).
+        start: The first step of a forked run; None: the plan's first. If it is set, the state must
+            name it, too (`fractale.graph.fork_point`).
 
     Returns:
         A builder whose state is `PlanState` and whose context is `RunContext`. Start it with
@@ -57,7 +62,7 @@ def compile_plan(plan: Plan, dependencies: Dependencies, start: str | None = Non
 
 
 def node_of(plan: Plan, step: str) -> str:
-    """The top-level node of the plan's graph that holds a step: itself, or its segment."""
+    """The top-level node of the plan's graph that has a step: its own node, or its segment."""
     for name, group in _groups(plan.steps):
         if any(member.name == step for member in group):
             return name
@@ -65,7 +70,7 @@ def node_of(plan: Plan, step: str) -> str:
 
 
 def way_to(plan: Plan, step: str) -> list[str]:
-    """The nodes that lead to a step of the plan, each in the graph of the one before: itself last.
+    """The nodes that lead to a step of the plan, each inside the one before; the step is last.
 
     Raises:
         KeyError: The plan has no such step.
@@ -97,7 +102,7 @@ def _groups(steps: Sequence[Step]) -> list[tuple[str, Sequence[Step]]]:
 def _build_level(
     plan: Plan, steps: Sequence[Step], deps: Dependencies, *, start: str | None = None
 ) -> Graph:
-    """The graph of a whole plan, which begins with `start`, or of a segment of it."""
+    """The graph of a whole plan, which begins with `start`, or of a segment of the plan."""
     builder = StateGraph(PlanState, context_schema=RunContext, input_schema=PlanState)
     groups = _groups(steps)
     home = {step.name: name for name, group in groups for step in group}
@@ -123,7 +128,7 @@ def _add_entry(
     home: Mapping[str, str],
     start: str | None,
 ) -> None:
-    """The edge from START: to one step, in a segment to the first and to those jumped to."""
+    """Add the edge from START: to one step, or in a segment to the first and the jump targets."""
     if start is not None:
         builder.add_edge(START, home[start])
         return
@@ -134,15 +139,15 @@ def _add_entry(
         target = state.get(NEXT) or first
         if target in entries:
             return target
-        # The user had a step tried again that no transition leads to from outside. A `Send`
-        # reaches it without an edge in the drawing.
+        # The user had a step tried again, but no outside transition leads to it. A `Send` reaches
+        # the step without an edge in the drawing.
         return Send(home[target], state) if target in home else first
 
     builder.add_conditional_edges(START, enter, dict(sorted(entries.items())))
 
 
 def _jump_targets(plan: Plan, inside: frozenset[str]) -> set[str]:
-    """The steps inside that steps outside lead to."""
+    """The steps inside that outside steps lead to."""
     return {
         target
         for step in plan.steps
@@ -193,7 +198,7 @@ def _segment(
 
 
 def _part_of(state: PlanState, inside: frozenset[str], needs: tuple[Needs, ...]) -> PlanState:
-    """What a segment needs of the state: the records that its templates may read, no others."""
+    """The part of the state that a segment needs: the records that its templates may read."""
     records = state.get("steps", {})
     last = state.get("last")
     if all(need.steps is not None for need in needs):
@@ -217,13 +222,13 @@ def _part_of(state: PlanState, inside: frozenset[str], needs: tuple[Needs, ...])
 
 
 class Edge(Runnable[PlanState, str]):
-    """A conditional edge of a node: reads from the state which way the run goes.
+    """A conditional edge of a node: it reads the next label from the state.
 
-    LangGraph takes a runnable as it is. It would wrap a function in one that reads its annotations
-    at build time and changes threads at every step, for a tenth of what a step costs.
+    LangGraph accepts a runnable unchanged. It would wrap a function in a runnable that reads
+    annotations at build time and changes threads at every step: a tenth of a step's time.
 
     Args:
-        label: Gives the edge's label.
+        label: Returns the edge's label.
     """
 
     name = "edge"
@@ -232,7 +237,7 @@ class Edge(Runnable[PlanState, str]):
         self._label = label
 
     def invoke(self, input: PlanState, config: RunnableConfig | None = None, **kwargs: Any) -> str:  # noqa: A002 - LangChain's name
-        """The label of the way that is taken."""
+        """The label of the edge to follow."""
         del config, kwargs
         return self._label(input)
 
@@ -248,12 +253,12 @@ class Edge(Runnable[PlanState, str]):
 
 
 def _event_of(step: str) -> Callable[[PlanState], str]:
-    """From a step: the event of its last attempt."""
+    """The label after a step: the event of its last attempt."""
     return lambda state: state["steps"][step]["event"]  # pyright: ignore[reportTypedDictNotRequiredAccess] - every record that a node writes has its event
 
 
 def _end_or_step(state: PlanState) -> str:
-    """From a segment: the end that was reached in it, or the step outside that it leads to."""
+    """The label after a segment: the end that it reached, or the outside step that it leads to."""
     status = state.get("status")
     if status is not None:
         return "failed" if status == "failed" else "success"

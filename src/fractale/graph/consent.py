@@ -1,4 +1,4 @@
-"""May this call be made? The policy's answer, and the question to the user where it has none.
+"""May this call be made? The policy answers, or fractale asks the user.
 
 Policy sees a call as it will be made, secrets in the clear. The user sees it with secrets masked.
 """
@@ -30,22 +30,22 @@ def agree(
     *,
     cost: str = "",
 ) -> Mapping[str, Any]:
-    """Check that a call may be made. The user may have to agree.
+    """Check that a call may be made. The call may need the user's approval.
 
     The question is an interrupt: the run can end here and continue in another process. Code
-    before it in its node only reads, so running that code again does no harm. A call that an
-    earlier process of the run began was agreed to then, by a user or by ``--yes``.
+    before it in its node only reads, so running that code again does no harm. If an earlier process
+    of the run began the call, a user or ``--yes`` approved it then.
 
     Args:
         agent: The path of the sub-agent that makes the call, if it is not the step's own.
-        cost: What the call may use at most, in words for the user.
+        cost: The most that the call may use, as text for the user.
 
     Returns:
-        The arguments, as the user wants them.
+        The arguments, with the user's changes.
 
     Raises:
         PolicyError: The settings or the user refuse the call.
-        ToolError: The arguments do not fit the tool's schema; the user is not asked.
+        ToolError: The arguments do not fit the tool's schema. The user is not asked.
     """
     context = attempt.context
     if chosen_by == "model":
@@ -99,10 +99,10 @@ def is_allowed(
 
 
 def _refuse_forbidden(tool: ToolInfo, arguments: Mapping[str, Any]) -> None:
-    """Refuse a call that a model chose if it touches keys, or another process.
+    """Refuse a model's call that touches keys or another process.
 
     Raises:
-        PolicyError: It would.
+        PolicyError: The call would.
     """
     for _, path in paths_in(tool, arguments):
         if why := forbidden(path):
@@ -112,7 +112,7 @@ def _refuse_forbidden(tool: ToolInfo, arguments: Mapping[str, Any]) -> None:
 def _planned(
     attempt: Attempt, tool: ToolInfo, arguments: Mapping[str, Any], chosen_by: Chooser
 ) -> PlannedCall:
-    """A call with all that the policy wants to know of it."""
+    """A call with everything that the policy needs to know about it."""
     context, seen = attempt.context, attempt.seen
     private: tuple[Source, ...] = ()
     beyond: tuple[str, ...] = ()
@@ -139,9 +139,9 @@ def _planned(
 
 
 def _taints_of_templates(attempt: Attempt, arguments: Mapping[str, Any]) -> tuple[Taint, ...]:
-    """The arguments that the plan fills with values that strangers can write, as a source states.
+    """The arguments that the plan fills with values that strangers can write, if a source says so.
 
-    If the source does not state it, the author of the plan chose it, and where its values go.
+    If the source does not say so, the plan's author chose the source and the use of its values.
     """
     found: list[Taint] = []
     for name, value in arguments.items():
@@ -152,7 +152,7 @@ def _taints_of_templates(attempt: Attempt, arguments: Mapping[str, Any]) -> tupl
 
 
 def _origins(call: PlannedCall) -> list[dict[str, Any]]:
-    """Where the untrusted arguments of a call came from, as a question holds it."""
+    """The sources of a call's untrusted arguments, in the form that a question stores."""
     return [
         {
             "argument": taint.argument,
@@ -167,7 +167,7 @@ def _origins(call: PlannedCall) -> list[dict[str, Any]]:
 def outside(
     attempt: Attempt, tool: ToolInfo, arguments: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
-    """The arguments that are paths outside the project and the run's folder, each with its path."""
+    """The arguments that are paths outside the project and the run's directory."""
     roots = (attempt.context.folder,) if attempt.context.roots is None else attempt.context.roots
     found = paths_in(tool, arguments)
     return [(name, path) for name, path in found if not is_inside(path, roots)]
@@ -176,8 +176,8 @@ def outside(
 def paths_in(tool: ToolInfo, arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The arguments of a call that are paths on this machine, each with its path.
 
-    fractale's own tools say which arguments are paths (`fractale.paths`). For any other tool that
-    is not of an open world, the argument's name or its first characters show it.
+    fractale's own tools declare which arguments are paths (`fractale.paths`). For any other tool
+    that is not of an open world, the argument's name or its first characters show it.
     """
     named: Any = tool.annotations.get(PATHS)
     if named is None and tool.annotations.get("openWorldHint") is True:
@@ -202,7 +202,7 @@ _PATH_NAME = re.compile(r"(^|_)(path|file|filename|dir|directory|folder)s?$", re
 
 
 def misfits_of(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> list[str]:
-    """Why the tool's server would refuse the arguments; empty if only it can tell."""
+    """Why the tool's server would refuse the arguments. Empty if only the server can decide."""
     try:
         return [str(each) for each in misfits(schema, dict(arguments), texts="converted")]
     except UnusableSchema:
@@ -210,7 +210,7 @@ def misfits_of(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> list[
 
 
 def call_of(attempt: Attempt, tool: ToolInfo, arguments: Mapping[str, Any]) -> Call:
-    """The call as its journal knows it."""
+    """The call in the form that its journal stores."""
     return Call(
         kind="tool",
         name=tool.qualified_name,
@@ -220,7 +220,7 @@ def call_of(attempt: Attempt, tool: ToolInfo, arguments: Mapping[str, Any]) -> C
 
 
 def unmask(edited: Any, shown: Any, real: Any) -> Any:
-    """Edited arguments with the secrets back in what the user left as it was shown, ``***``."""
+    """Edited arguments, with the secrets restored in the values that the user left as ``***``."""
     if edited == shown:
         return real
     if isinstance(edited, dict) and isinstance(shown, Mapping):

@@ -1,9 +1,9 @@
-"""What the nodes of a run may use.
+"""The parts of a run that its nodes may use.
 
 `Dependencies` are the outside things, one adapter each, given once to `compile_plan`.
-`RunContext` is one run. It reaches the nodes through LangGraph's own context, and it holds what
-data leaves a run through: events, journal, notes and drafts. Each is wrapped when it is set, so
-that all that passes is masked, whoever passes it. `Attempt` wraps the store of outputs.
+`RunContext` is one run. It reaches the nodes through LangGraph's own context. Data leaves a run
+through its fields: events, journal, notes and drafts. Each of these fields is wrapped when it is
+set, so that everything that passes through it is masked. `Attempt` wraps the store of outputs.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from fractale.jobs import Jobs
 
 JobsOf: TypeAlias = "Callable[[str | None], Jobs]"
-"""Gives the jobs of a scheduler by its name; without a name, of the only or default one."""
+"""Returns the jobs of a scheduler by its name. Without a name: the only or the default one."""
 
 AskNow: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[Any]]
-"""Asks a question while a call is in progress; gives None if no user is there to answer."""
+"""Asks a question while a call is in progress. Returns None if no user is there to answer."""
 
 
 async def nobody(question: Mapping[str, Any]) -> Any:
@@ -48,12 +48,12 @@ async def nobody(question: Mapping[str, Any]) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dependencies:
-    """The outside world as a graph sees it. Each part can be another one in a test.
+    """The outside world as a graph sees it. A test can replace each part.
 
     Args:
         drafts: Path of a planned step → the YAML that was drafted for it, for a graph that is only
             drawn or inspected. A run compiles its drafts when it reaches them.
-        patient: Whether to wait before a step's call is tried again. A replay does not.
+        patient: Whether to wait before a step's call is tried again. A replay does not wait.
     """
 
     toolbox: Toolbox
@@ -76,7 +76,7 @@ class Dependencies:
 
 
 class MaskedListener:
-    """Masks secrets in every event, then cuts long fields, and passes the event on."""
+    """Masks secrets in every event, then shortens long fields, and passes the event on."""
 
     def __init__(self, listener: Listener, masker: Masker) -> None:
         self._listener = listener
@@ -104,7 +104,7 @@ MASKED: Final[Mapping[str, type[Any]]] = {
     "keep_draft": MaskedDrafts,
     "notes": MaskedNotes,
 }
-"""Fields of `RunContext` that something leaves through, and what wraps them."""
+"""Fields of `RunContext` through which data leaves the run → the wrapper of each."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -112,37 +112,37 @@ class RunContext:
     """One run, as its nodes see it.
 
     Args:
-        masker: Knows `secrets`, the secret inputs, and secrets that a user types; one for all
-            parts of the run.
-        emit_event: Gets every event of the run.
-        secret_inputs: Secret inputs of the plan. They live here only, never in the state.
-        secrets: Texts that must not be shown or stored; each is replaced by ``***``.
+        masker: Has `secrets`, the secret inputs, and the secrets that a user types. All parts of
+            the run share it.
+        emit_event: Receives every event of the run.
+        secret_inputs: Secret inputs of the plan. They exist here only, never in the state.
+        secrets: Texts that must not be shown or stored. ``***`` replaces each of them.
         journal: The calls that the run is about to make, and their results.
-        notes: What agents keep for the rest of the run.
-        grants: Calls that a user allowed for the rest of the run; shared by all its parts.
-        bindings: Which server's tool a name means, and which definition was agreed to.
+        notes: The values that agents keep for the rest of the run.
+        grants: Calls that a user allowed for the rest of the run. All its parts share them.
+        bindings: The server's tool that each name means, and the approved definitions.
         ask_now: Asks a question while a call is in progress.
-        keep_draft: Gets the path of a step and the YAML that was drafted for it, to keep it for
-            readers.
-        drafted: Whether a model wrote the steps: their calls are not agreed to by being there.
-        drafted_from: What that model had read.
-        drafted_for: What the user had asked it for, in words.
-        run_inputs: Those that the user gave the run; None: those of the plan at hand.
+        keep_draft: Receives the path of a step and the YAML that was drafted for it, to keep it
+            for readers.
+        drafted: Whether a model wrote the steps. If so, their calls need approval.
+        drafted_from: The sources that this model had read.
+        drafted_for: The user's request to this model, as text.
+        run_inputs: The inputs that the user gave the run; None: the inputs of the present plan.
         roots: Directories that a model may read without asking: the project and the run's own.
             None: `folder`.
         within: Tool scopes, lists of globs. A tool must match one glob of each to be called.
-        depth: How many drafted plans and agents this part of the run is inside.
-        entry: Where this part of a forked run was entered; None: at its first step.
-        folder: Where the run was started. Paths of its jobs are relative to it.
+        depth: The number of drafted plans and agents that this part of the run is inside.
+        entry: The step at which a fork enters this part of the run; None: its first step.
+        folder: The directory in which the run was started. Paths of its jobs are relative to it.
         jobs_waited_for: Step or item → the job that it waits for, as the run's record keeps it.
-        asked: Set when a step asks a question: waiting for a job gives way to it.
-        leave_jobs: Whether a step that waits for a job is to suspend the run.
+        asked: Set when a step asks a question. A step that waits for a job then stops waiting.
+        leave_jobs: Whether a step that waits for a job suspends the run.
         clock: Measures long waits.
         arrays: In a foreach over jobs, or an array: index → the part of an array that the item's
             job is (`fractale.graph.kinds.job_array`).
-        tally: There, how many of the jobs are in which state.
-        item_scope, item_flow, item_path, slots: In a foreach: the names that its templates see,
-            where their values come from, its path, and how many items may run at a time.
+        tally: In the same steps, the number of jobs in each state.
+        item_scope, item_flow, item_path, slots: In a foreach: the names that its templates see, the
+            sources of their values, its path, and the number of items that may run at a time.
     """
 
     masker: Masker = field(default_factory=Masker, repr=False)
@@ -183,7 +183,7 @@ class RunContext:
         self.masker.add(*self.secrets, *self.secret_inputs.values())
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set a field. What something leaves through is wrapped, unless it is already."""
+        """Set a field. It is wrapped if data leaves the run through it, unless it already is."""
         wrap = MASKED.get(name)
         if wrap is not None and not isinstance(value, wrap):
             value = wrap(value, self.masker)
@@ -197,13 +197,13 @@ class RunContext:
             drafted: Whether a model writes the steps there.
 
         Raises:
-            LimitReached: It may not nest so deep.
+            LimitReached: The run may not nest that deep.
         """
         self.meter.check_depth(self.depth + 1)
         return replace(self, within=within, drafted=drafted, depth=self.depth + 1)
 
     def with_inputs(self, inputs: Mapping[str, Any]) -> tuple[RunContext, dict[str, Any]]:
-        """The same run as the steps of a plan inside see it, and what their state may hold.
+        """The same run as the steps of a plan inside see it, and the inputs for their state.
 
         Args:
             inputs: Of the plan inside, secrets in the clear.
@@ -224,6 +224,6 @@ class RunContext:
         return self.masker(value)
 
     def variables(self) -> dict[str, Any]:
-        """The `run` of templates; a run that is not kept has no `dir`."""
+        """The `run` of templates. A run that is not kept has no `dir`."""
         known = {"id": self.run_id, "plan": self.plan_name}
         return {**known, "dir": str(self.run_dir)} if self.run_dir else known

@@ -1,8 +1,11 @@
-"""Errors of calls as JSON in the journal: what a resume or a replay raises again.
+"""Errors of calls as JSON in the journal, for a resume or a replay to raise again.
 
 A tool's failure is its result: `failure_data`, in a ``result`` line. Other ends without a result
-are notes for replays, in ``told`` lines: an error of a model or a job (`error_data`), a call that
-was cancelled (`cut_data`), a question of the server (`Elicited`).
+are notes for replays, in ``told`` lines:
+
+- an error of a model or a job (`error_data`),
+- a call that was cancelled (`cut_data`),
+- a question of the server (`Elicited`).
 """
 
 from __future__ import annotations
@@ -41,12 +44,12 @@ BY_CODE: Final[Mapping[str, type[CallError]]] = {
 class CutOff(TimeoutError):
     """In the replayed run, the step timed out during this call.
 
-    Its arguments are those of the `CancelledError` that ended the call.
+    The arguments are those of the `CancelledError` that ended the call.
     """
 
 
 class Elicited(Exception):
-    """A server asks a question in the middle of a call, and there is no answer yet.
+    """A server asks a question in the middle of a call, and the user has not answered yet.
 
     Args:
         replayed: Whether the question is from the record that is replayed.
@@ -59,12 +62,12 @@ class Elicited(Exception):
 
 
 def raise_recorded(known: KnownCall) -> None:
-    """Raise the error that ended a recorded call; return if it has a result.
+    """Raise the error that ended a recorded call. Return if the call has a result.
 
     Raises:
         CallError: The call failed.
         Elicited: Its server asked a question, in the run that is replayed.
-        CutOff: It was cancelled, in the run that is replayed.
+        CutOff: The call was cancelled, in the run that is replayed.
     """
     data = known.result
     if known.replayed and "asks" in data:
@@ -113,7 +116,7 @@ def error_data(error: CallError) -> dict[str, Any]:
 
 
 def error_of(data: Mapping[str, Any]) -> CallError:
-    """The error that `error_data` was given."""
+    """Restore the error that `error_data` wrote."""
     kind = BY_CODE.get(str(data["code"]), CallError)
     own = {name: data[name] for name in ("sent", "retry_after") if name in data}
     error = kind(data["message"], hint=data.get("hint"), **own)
@@ -124,11 +127,11 @@ def error_of(data: Mapping[str, Any]) -> CallError:
 
 
 def cut_data(cancelled: asyncio.CancelledError) -> dict[str, Any]:
-    """A cancelled call, with the reason why it had not been sent if that is known."""
+    """A cancelled call, with the reason why it had not been sent, if the reason is known."""
     waited = next((each for each in cancelled.args if isinstance(each, TransportError)), None)
     return {"cut": error_data(waited) if waited else {}}
 
 
 def cut_of(data: Mapping[str, Any]) -> CutOff:
-    """What `cut_data` was given, as it ends a step whose time is up."""
+    """Restore the cancelled call that `cut_data` wrote, as the timeout that ends a step."""
     return CutOff(error_of(data["cut"])) if data["cut"] else CutOff()

@@ -1,4 +1,4 @@
-"""Where a forked run begins: a step in the middle of its plan, with what led there."""
+"""The step at which a forked run begins, with the records of the steps before it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from fractale.graph.state import PlanState, Record
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForkPoint:
-    """What was known of a plan just before one of its steps was entered.
+    """The state of a plan just before one of its steps was entered.
 
     Args:
         step: The step's name in its plan.
-        attempt: Which attempt of it this will be, as the run that was forked counts.
-        records: What is known of the plan's steps; their `inherited` says how many of the
-            `attempts` were that run's.
+        attempt: The number of its next attempt, as the run that was forked counts.
+        records: The records of the plan's steps. Their `inherited` says how many of the `attempts`
+            the forked run made.
         last: The step that led here.
-        inside: For a step that runs a plan, where that one is entered.
-        draft: For a `plan` step, its draft (a `fractale.agents.planner.DraftState`): the planner
+        inside: For a step that runs a plan, the point at which that plan is entered.
+        draft: For a `plan` step, its draft (a `fractale.agents.planner.DraftState`). The planner
             is not asked again.
     """
 
@@ -32,7 +32,7 @@ class ForkPoint:
     draft: Mapping[str, Any] | None = None
 
     def into(self, state: PlanState) -> PlanState:
-        """A state in which a graph starts, with what is known here."""
+        """The state in which a graph starts from this point."""
         known = PlanState(steps=dict(self.records), last=self.last, goto=self.step)
         return cast("PlanState", {**state, **known})
 
@@ -52,12 +52,11 @@ class ForkPoint:
         return replace(self, records=records)
 
     def as_dict(self) -> dict[str, Any]:
-        """It as JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ForkPoint:
-        """What `as_dict` gave."""
+        """Restore a point from the result of `as_dict`."""
         fields: dict[str, Any] = dict(data)
         if fields["inside"]:
             fields["inside"] = cls.from_dict(fields["inside"])

@@ -1,4 +1,4 @@
-"""LangGraph's interrupts: how a step asks a question, and how it suspends while its job runs.
+"""LangGraph's interrupts: a step asks a question, or suspends while its job runs.
 
 An interrupt ends the node, and the run once nothing else is running. On resume the node runs again
 from its start, and `ask` returns the answer.
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 
 def suspend(waiting: dict[str, Any]) -> NoReturn:
-    """End the node until the run is resumed; no answer is needed.
+    """End the node until the run is resumed. It needs no answer.
 
     A node can be suspended any number of times, and ask questions in between.
 
     Args:
-        waiting: What the run waits for, as `fractale.questions.job` says it.
+        waiting: The job that the run waits for, as `fractale.questions.job` describes it.
     """
     task = str(get_config().get("configurable", {}).get("checkpoint_ns", ""))
     raise GraphInterrupt((Interrupt.from_ns(value=waiting, ns=task),))
@@ -57,17 +57,18 @@ def asks(error: GraphInterrupt) -> bool:
 def ask(attempt: Attempt, question: Mapping[str, Any], *, replayed: bool = False) -> Any:
     """The answer to a question of the step.
 
-    An answer is used only for the question that it was given to. Answers to other questions of the
-    same task wait for these. A bare value, as ``Command(resume=…)`` gives it, belongs to the
-    question in its position. If the question does not accept it, the question is asked again, with
-    the reason as `problem`.
+    An answer is used only for its own question. Answers to other questions of the same task wait
+    for those questions. A bare value, as ``Command(resume=…)`` gives it, belongs to the question in
+    its position. If the question does not accept the value, the question is asked again, with the
+    reason as `problem`.
 
     Args:
-        question: Of any kind of `fractale.questions`. It is asked and stored with secrets masked.
-        replayed: Whether it is from a record: a secret in its answer is no longer needed.
+        question: Of any kind of `fractale.questions`. Its secrets are masked when it is asked and
+            stored.
+        replayed: Whether it is from a record. A secret in its answer is no longer needed.
 
     Raises:
-        GraphInterrupt: There is no answer yet.
+        GraphInterrupt: The user has not answered yet.
     """
     asked = attempt.context.mask(dict(question))
     wanted = identity(asked)
@@ -80,12 +81,12 @@ def ask(attempt: Attempt, question: Mapping[str, Any], *, replayed: bool = False
                 return answer
         value = interrupt(shown)
         if (given := read_reply(value)) is not None:
-            # A secret is not stored, so that it is asked for again.
+            # A secret is not stored, so it must be asked for again.
             if not replayed and MASK in secrets_of_answer(asked, given[1]):
                 continue
             if replayed or given[0] != wanted or is_answer(asked, given[1]):
                 replies.append(given)
-            else:  # it was not made by `fractale.questions.reply`
+            else:  # `fractale.questions.reply` did not make it
                 shown = {**asked, "problem": f"answer with: {expected(asked)}"}
             continue
         if asks_secret(asked) and _accepts(value):
@@ -100,11 +101,11 @@ def ask(attempt: Attempt, question: Mapping[str, Any], *, replayed: bool = False
 
 
 def identity_of(attempt: Attempt, question: Mapping[str, Any]) -> str:
-    """What an answer to the question belongs to, in this run and in its record."""
+    """The identity of a question in this run and in its record. Its answer refers to it."""
     return identity(attempt.context.mask(dict(question)))
 
 
 def _accepts(value: Any) -> bool:
-    """Whether a bare answer to a server gives what it asks for."""
+    """Whether a bare answer to a server contains the fields that the server asks for."""
     word = cast("Mapping[str, Any]", value).get("action") if isinstance(value, Mapping) else value
     return word not in ("decline", "cancel")

@@ -1,4 +1,4 @@
-"""The budget of batch jobs, around each job: reserved before it is submitted, settled at its end.
+"""The budget of batch jobs. Each job is reserved before it is submitted, and settled at its end.
 
 A job step calls `reserve` and `settle` itself. For a tool that submits jobs, the call pipeline does
 (`reserve_for_tool`, `settle_for_tool`).
@@ -23,13 +23,13 @@ from fractale.toolbox import ToolInfo
 WAITS = "waits for room in the run's limits: other jobs have reserved what is left"
 
 UNSURE = ("unknown", None, "", "completed")
-"""States of a job without times in which it may have run."""
+"""States in which a job without times may have run."""
 
 ASKED = (
     *("script", "nodes", "tasks", "cores_per_task", "gpus_per_task"),
     *("memory", "time", "queue", "account"),
 )
-"""Arguments of a tool that submits a job which determine its size."""
+"""Arguments that determine the size of a job, for a tool that submits it."""
 
 
 def element_key(key: str, index: int) -> str:
@@ -40,15 +40,15 @@ def element_key(key: str, index: int) -> str:
 async def reserve(attempt: Attempt, key: str, size: Size, array: Array | None = None) -> None:
     """Reserve the most that a job can use.
 
-    A key that an earlier process of the run reserved is not counted again.
+    If an earlier process of the run reserved a key, the key is not counted again.
 
     Args:
         size: Of a job, or of one element of the array.
-        array: Each of its elements has its own key (`element_key`).
+        array: Each of its elements has a separate key (`element_key`).
 
     Raises:
-        LimitReached: The run's limits leave no room for it.
-        JobError: Nothing bounds its time, and a limit of the run counts hours.
+        LimitReached: The job does not fit within the run's limits.
+        JobError: The job has no time limit, and a limit of the run counts hours.
     """
     budget = attempt.context.meter.jobs
     if size.seconds is None and (name := budget.needs_time()):
@@ -82,7 +82,7 @@ def has_room(attempt: Attempt, sizes: Iterable[tuple[Size, int]]) -> bool:
 
 
 async def settle(attempt: Attempt, key: str, size: Size, status: Mapping[str, Any]) -> None:
-    """Replace the reservation of a job by what it used.
+    """Replace the reservation of a job by its usage.
 
     Args:
         status: `fractale.jobs.JobStatus` as JSON. If it is ``unknown``, the whole reservation
@@ -96,7 +96,7 @@ async def settle(attempt: Attempt, key: str, size: Size, status: Mapping[str, An
 
 
 def cost_of(attempt: Attempt, spec: JobSpec, scheduler: str) -> str:
-    """What a job would reserve, in words, for the user who is to approve it; empty if unbounded."""
+    """The reservation of a job, as text for the user who approves it. Empty if unbounded."""
     most = Size.of(spec, scheduler).most()
     return attempt.context.meter.jobs.words(most) if most.node_hours else ""
 
@@ -107,17 +107,17 @@ def cost_of(attempt: Attempt, spec: JobSpec, scheduler: str) -> str:
 async def reserve_for_tool(
     attempt: Attempt, tool: ToolInfo, arguments: Mapping[str, Any], place: str
 ) -> str:
-    """Reserve what a job can use that a tool is about to submit.
+    """Reserve the most that a job can use that a tool is about to submit.
 
     Args:
         place: The key of the call site.
 
     Returns:
-        The key of the reservation; empty if the tool is not known to submit a job.
+        The key of the reservation. Empty if the tool is not known to submit a job.
 
     Raises:
-        LimitReached: The run's limits leave no room for it.
-        ToolError: Nothing bounds its time, and a limit of the run counts hours.
+        LimitReached: The job does not fit within the run's limits.
+        ToolError: The job has no time limit, and a limit of the run counts hours.
     """
     if tool.annotations.get(JOBS) not in ("submits", "runs"):
         return ""
@@ -149,7 +149,7 @@ def _key_of_tool(job: str) -> str:
 async def settle_for_tool(
     attempt: Attempt, tool: ToolInfo, answer: Any, arguments: Mapping[str, Any], reserved: str
 ) -> None:
-    """Take a tool's answer about a job into the budget.
+    """Update the budget with a tool's answer about a job.
 
     Args:
         answer: Its structured answer; None if the call failed.

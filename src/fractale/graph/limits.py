@@ -1,4 +1,4 @@
-"""What bounds a run: its limits on time, tokens, cost, steps and depth; how much runs at a time."""
+"""The limits of a run: time, tokens, cost, steps, depth, and the number of concurrent items."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from fractale.plan.model import Limits
 
 RAISE = "raise it with --limit and go on with `fractale resume`"
 DEFAULT_DEPTH = 5
-"""How deep plans that the planner drafts and agents that ask agents may nest."""
+"""The maximum nesting of drafted plans, and of agents that ask agents."""
 
 
 class Meter:
-    """Counts what the whole tree of a run uses and stops it at the first limit reached.
+    """Counts the usage of the whole tree of a run, and stops the run at the first limit reached.
 
     Args:
         limits: Of the plan at the top of the run.
-        spent: What earlier processes of the same run have used.
-        ledger: What its batch jobs have used.
+        spent: The usage of earlier processes of the same run.
+        ledger: The usage of its batch jobs.
 
     Attributes:
         jobs: The budget of its batch jobs.
@@ -59,7 +59,7 @@ class Meter:
 
     @contextmanager
     def paused(self) -> Generator[None]:
-        """While a person is asked, or a job is waited for, no time passes for the run."""
+        """Stop the run's time while fractale asks the user or waits for a job."""
         if not self._pauses:
             self._paused_at = time.monotonic()
         self._pauses += 1
@@ -74,11 +74,11 @@ class Meter:
         """Count one entry of a step.
 
         Args:
-            task: LangGraph's name of the task, another at each entry.
+            task: LangGraph's name of the task. Each entry has another name.
 
         Returns:
-            Whether it is a new one: a step that asked somebody is run from its start again when
-            there is an answer, which is no other entry.
+            Whether the entry is new. A step that asked the user runs again from its start when it
+            has the answer, which does not count as another entry.
 
         Raises:
             LimitReached: The run has used up a limit.
@@ -97,15 +97,15 @@ class Meter:
 
     @property
     def steps_left(self) -> int | None:
-        """How many steps the run may still enter; None: as many as it likes."""
+        """The number of steps that the run may still enter. None: unlimited."""
         limit = self._limits.steps
         return None if limit is None else max(limit - self.total.get("steps", 0), 0)
 
     def check_depth(self, depth: int) -> None:
-        """Called before a drafted plan or an agent's agent begins, `depth` levels down.
+        """Check the depth before a drafted plan or an agent's agent begins, `depth` levels down.
 
         Raises:
-            LimitReached: It may not nest so deep.
+            LimitReached: The run may not nest that deep.
         """
         if depth > self.most_depth:
             message = f"plans and agents are nested {self.most_depth} deep, the run's limit"
@@ -113,11 +113,11 @@ class Meter:
 
     @property
     def most_depth(self) -> int:
-        """How deep drafted plans and agents may nest."""
+        """The maximum nesting of drafted plans and agents."""
         return DEFAULT_DEPTH if self._limits.depth is None else self._limits.depth
 
     def add(self, usage: Usage) -> None:
-        """Count what a model used."""
+        """Add the usage of a model."""
         total = self.total
         total["input_tokens"] = total.get("input_tokens", 0) + usage.input_tokens
         total["output_tokens"] = total.get("output_tokens", 0) + usage.output_tokens
@@ -127,10 +127,10 @@ class Meter:
 
     @asynccontextmanager
     async def model_call(self) -> AsyncGenerator[None]:
-        """Around a model call: with a limit of tokens or cost, it waits until there is room.
+        """Bound a model call: under a limit of tokens or cost, it waits until it fits.
 
-        Calls that run at the same time must not pass the limit together: each that is under way
-        counts as the largest one so far, and before the first is back it is the only one.
+        Concurrent calls must not pass the limit together. Each call in progress counts as the
+        largest call so far. Until the first call returns, no other call starts.
 
         Raises:
             LimitReached: A limit of the run is used up.
@@ -164,7 +164,7 @@ class Meter:
         return self.total.get("input_tokens", 0) + self.total.get("output_tokens", 0)
 
     def check(self) -> None:
-        """Called before each call.
+        """Check the limits before a call.
 
         Raises:
             LimitReached: Time, tokens or cost are used up.
@@ -189,16 +189,16 @@ class Full(Exception):
 
 
 class ConcurrencyLimit:
-    """Lets in so many items of a foreach at a time, in the order in which they came.
+    """Limits the number of concurrent items of a foreach, in the order of their arrival.
 
     An item that is suspended while its job runs keeps its slot, since the job still counts. Once
-    such items have all slots, nothing else is let in.
+    such items have all slots, no other item starts.
 
-    A freed slot goes to the item that has waited longest and wakes no other. Waking all of them
-    each time would take time quadratic in the number of items.
+    A freed slot goes to the item that has waited longest and wakes no other item. Waking all
+    of them each time would take time quadratic in the number of items.
 
     Args:
-        most: How many.
+        most: The number of slots.
     """
 
     def __init__(self, most: int) -> None:
@@ -211,7 +211,7 @@ class ConcurrencyLimit:
         """Wait for a slot.
 
         Raises:
-            Full: There will be none in this process.
+            Full: No slot will become free in this process.
         """
         if self._is_full:
             raise Full
@@ -224,7 +224,7 @@ class ConcurrencyLimit:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._free()  # cancelled after it had got the slot
+                self._free()  # the item was cancelled after it had got the slot
             raise
 
     @property

@@ -1,6 +1,6 @@
-"""Model calls: made by the step's model, or by the next one if that is out of reach, and counted.
+"""Model calls: by the step's model, or by the next one if the first is out of reach. All count.
 
-A model is a place where data leaves the run: what it is asked is masked.
+Data leaves the run in a request to a model, so each request is masked.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ async def ask(
 
     Args:
         agent: The path of the sub-agent that asks, if it is not the step's own.
-        correct: Whether an answer that does not fit the schema goes back once.
+        correct: Whether the model may correct an answer that does not fit the schema, once.
 
     Raises:
-        ModelError: The model failed or answered nothing usable.
+        ModelError: The model failed or gave no usable answer.
         LimitReached: A limit of the run is used up.
     """
     said = [masked(attempt, message) for message in messages]
@@ -74,7 +74,7 @@ async def turn(
 
 
 def masked(attempt: Attempt, message: M) -> M:
-    """A message without secrets: its provider learns none, and no checkpoint has any."""
+    """A message without secrets, so that neither its provider nor a checkpoint receives any."""
     mask = attempt.context.mask
     changes: dict[str, Any] = {}
     for name in ("content", "tool_calls", "invalid_tool_calls", "additional_kwargs"):
@@ -85,7 +85,7 @@ def masked(attempt: Attempt, message: M) -> M:
 
 
 def _masked_tool(attempt: Attempt, tool: BaseTool) -> BaseTool:
-    """A tool without secrets in what its server says of it."""
+    """A tool without secrets in its server's description of it."""
     mask = attempt.context.mask
     changes: dict[str, Any] = {}
     if (words := mask(tool.description)) != tool.description:
@@ -103,7 +103,7 @@ def _digest(
     schema: Mapping[str, Any] | None,
     tools: Sequence[str] = (),
 ) -> str:
-    """A hash of what a model is asked, without random ids and without positions of errors."""
+    """A hash of a request to a model, without random ids and without positions of errors."""
     if not messages:
         return ""
     asked = {
@@ -130,7 +130,7 @@ async def _by_first_model(
     agent: str | None,
     digest: str,
 ) -> T:
-    """The answer of the step's model; if that is out of reach, of the next one."""
+    """The answer of the step's model, or of the next one if that model is out of reach."""
     names = attempt.deps.models.chain(attempt.step.model)
     for name in names[:-1]:
         try:
@@ -155,7 +155,7 @@ async def _call(
 
 
 class ModelCodec(Codec[T]):
-    """A call of a model: counts what it used, also if it failed."""
+    """A call of a model: counts its usage, also if the call failed."""
 
     events = ("model_started", "model_finished")
 
@@ -170,7 +170,7 @@ class ModelCodec(Codec[T]):
         else:
             usage, text = self.usage_of(outcome), outcome.text
         self.attempt.usage += usage
-        if not recorded:  # otherwise it was counted when it was made
+        if not recorded:  # a recorded call was counted when it was made
             self.attempt.context.meter.add(usage)
         return {
             "input_tokens": usage.input_tokens,
@@ -180,7 +180,7 @@ class ModelCodec(Codec[T]):
         }
 
     def usage_of(self, result: T) -> Usage:
-        """What an answer used."""
+        """The usage of an answer."""
         raise NotImplementedError
 
 
@@ -191,7 +191,7 @@ class AnswerCodec(ModelCodec[Answer]):
         return result.usage
 
     def dump(self, result: Answer, seconds: float | None) -> dict[str, Any]:
-        del seconds  # the answer has its own
+        del seconds  # the answer has its own duration
         return asdict(result)
 
     def load(self, data: Mapping[str, Any]) -> Answer:

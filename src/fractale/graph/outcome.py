@@ -1,6 +1,6 @@
-"""What decides whether a step succeeded: evidence, in a fixed order.
+"""The outcome of a step, decided by evidence in a fixed order.
 
-`rule`, then `error`, `agent`, `exit_code`, `schema`, `judge`, and only then `default`. An
+The order is `rule`, `error`, `agent`, `exit_code`, `schema`, `judge`, and last `default`. An
 exception, a lost tool, an empty or an unusable answer is never success. Begin at `decide`.
 """
 
@@ -37,21 +37,21 @@ from fractale.toolbox import ToolResult
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallResult:
-    """What a step's call brought.
+    """The result of a step's call.
 
     Args:
         outputs: The structured answer, a mapping; of a foreach, the list of its items' outputs.
         text: The answer as text: `content` in rules.
         error: Why the call failed: it raised, timed out, was refused, or was `isError`.
         code: The error's stable code.
-        usage: What the models used.
-        matched: A rule that already held on a tool's answer inside an agent.
-        failure: What speaks of a failure, of a call whose outputs alone do not say it; `fault` is
-            the same in words, where these say more than its reason.
+        usage: The usage of the models.
+        matched: A rule that was already true for a tool's answer inside an agent.
+        failure: The evidence of a failure, if the outputs alone do not show it. Its `fault` is a
+            text that may say more than its reason.
         misfit: How the answer breaks the tool's own output schema.
-        notices: What a success must not hide, beside what the outputs name.
-        conversation: The agent's messages, where the step persists them.
-        seconds: How long it took, of a call that earlier processes of the run have begun.
+        notices: Notices that a success must not hide, beside those in the outputs.
+        conversation: The agent's messages, if the step persists them.
+        seconds: The duration of a call that earlier processes of the run began.
     """
 
     outputs: Any = field(default_factory=dict[str, Any])
@@ -70,11 +70,12 @@ class CallResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """The outcome of a step and what decided it.
+    """The outcome of a step, and the evidence for it.
 
     Args:
-        event: Which transition is taken: ``success``, ``failure``, or an event of the step's own.
-        reason: The rule, the message or the verdict, for a person to read.
+        event: The event that chooses the transition: ``success``, ``failure``, or one of the
+            step's.
+        reason: The rule, the message or the verdict, for the user to read.
     """
 
     outcome: Outcome
@@ -87,7 +88,7 @@ async def decide(attempt: Attempt, result: CallResult) -> Decision:
     """The outcome of an attempt: by a rule, the call's own evidence, a judge, or by default."""
     if result.matched is not None:
         return result.matched
-    # An item has the attempt of its step, in rules as in templates.
+    # In rules as in templates, an item has the attempt of its step.
     scope = rule_scope(attempt.scope, result, attempt.scope.get("attempts", attempt.attempts))
     try:
         decision = match_rules(attempt.step, result, scope, attempt.warn_undefined)
@@ -96,7 +97,7 @@ async def decide(attempt: Attempt, result: CallResult) -> Decision:
     evidence = decide_by_evidence(attempt.step, result)
     if decision:
         own = decision.event not in (SUCCESS, FAILURE)
-        # A rule chose where to go; whether the call itself went well, the evidence says.
+        # The rule chose the transition. The evidence decides whether the call itself succeeded.
         if own and evidence:
             reason = f"{decision.reason}; {evidence.reason}"
             return replace(decision, outcome="failure", reason=reason)
@@ -112,7 +113,7 @@ async def decide(attempt: Attempt, result: CallResult) -> Decision:
 
 
 def rule_scope(scope: Mapping[str, Any], result: CallResult, attempts: int) -> dict[str, Any]:
-    """The names that a rule sees: the outputs' keys on top, then the language's own."""
+    """The names that a rule sees: the outputs' keys first, then the language's own."""
     error = result.error if result.error is not None else result.outputs.get("error")
     content = result.outputs.get("content", result.text)
     known = {"error": error, "content": content, "attempts": attempts}
@@ -120,7 +121,7 @@ def rule_scope(scope: Mapping[str, Any], result: CallResult, attempts: int) -> d
 
 
 NOTHING: Sequence[Any] = ({}, {"content": ""})
-"""Outputs of a call that brought nothing."""
+"""Outputs of a call without a result."""
 
 
 def match_rules(
@@ -131,12 +132,12 @@ def match_rules(
 ) -> Decision | None:
     """The first rule that is true, in file order.
 
-    A rule for `success` is passed over where it has nothing to look at: the call failed, and left
-    no outputs at all or not the ones that the rule reads.
+    A rule for `success` is skipped if its input is missing: the call failed, and left no outputs at
+    all or not the outputs that the rule reads.
 
     Args:
-        scope: As `rule_scope` gives it.
-        on_undefined: Takes the rule's text and the name that is not defined.
+        scope: The result of `rule_scope`.
+        on_undefined: Receives the rule's text and the name that is not defined.
     """
     failed = (result.error or result.failure) is not None
     for rule in step.rules:
@@ -157,10 +158,10 @@ def match_rules(
 
 
 def decide_by_evidence(step: Step, result: CallResult) -> Decision | None:
-    """What the call itself says: an error, an exit code, outputs that break their schema.
+    """The evidence of the call itself: an error, an exit code, outputs that break their schema.
 
     Returns:
-        A failure with its reason, or None where nothing speaks against success.
+        A failure with its reason, or None if the call shows no failure.
     """
     if result.error is not None and result.code == NotDone.code:
         return failed_by("agent", result.error.removeprefix(NOT_DONE))
@@ -178,17 +179,17 @@ def decide_by_evidence(step: Step, result: CallResult) -> Decision | None:
 
 
 def failed_by(by: DecidedBy, reason: str) -> Decision:
-    """A failure, what decided it, and why."""
+    """A failure, with its kind of evidence and the reason."""
     return Decision(outcome="failure", event=FAILURE, decided_by=by, reason=reason)
 
 
 def not_done(reason: str) -> CallResult:
-    """What comes of an agent that reports that it did not do its task."""
+    """The result of an agent that reports that it did not do its task."""
     return CallResult(error=f"{NOT_DONE}{reason}", code=NotDone.code)
 
 
 NOT_DONE = "not done: "
-"""How the error of such a step begins."""
+"""The beginning of such a step's error."""
 
 DEFAULT_SUCCESS = Decision(outcome="success", event=SUCCESS, decided_by="default")
 
@@ -196,7 +197,7 @@ DEFAULT_SUCCESS = Decision(outcome="success", event=SUCCESS, decided_by="default
 def schema_error(step: Step, outputs: Mapping[str, Any]) -> str | None:
     """Where the outputs break the step's `output_schema`, or None.
 
-    A schema of something other than an object is checked against ``result``.
+    If the schema does not describe an object, ``result`` is checked against it.
     """
     schema = step.output_schema or {}
     value: Any = outputs if schema.get("type", "object") == "object" else outputs.get("result")
@@ -207,13 +208,13 @@ def schema_error(step: Step, outputs: Mapping[str, Any]) -> str | None:
 
 
 def notices_of(result: CallResult) -> list[Notice]:
-    """What the success of a call must not hide: its own notices, and those in its outputs."""
+    """Notices that the success of a call must not hide: its own, and those in its outputs."""
     named = notices_in(result.outputs) if isinstance(result.outputs, Mapping) else []  # pyright: ignore[reportUnknownArgumentType] - outputs are JSON
     return [*result.notices, *named]
 
 
 def as_plain(result: CallResult) -> CallResult:
-    """What a call brought as JSON that can be kept; a failure where there is no such form."""
+    """The result of a call as JSON that can be stored; a failure if JSON cannot express it."""
     try:
         outputs = plain(result.outputs)
     except ValueError as error:
@@ -224,7 +225,7 @@ def as_plain(result: CallResult) -> CallResult:
 
 
 def record_of(decision: Decision, result: CallResult, attempts: int) -> Record:
-    """The record of a attempt, without its inputs; empty parts are left out."""
+    """The record of an attempt, without its inputs. Empty parts are left out."""
     record = Record(
         outcome=decision.outcome,
         event=decision.event,
@@ -264,10 +265,10 @@ def matched(attempt: Attempt, messages: Sequence[BaseMessage]) -> CallResult | N
 
 
 def _rules_about(attempt: Attempt, call: CallResult) -> tuple[Rule, ...]:
-    """The rules that look at something in a tool's answer.
+    """The rules that read something in a tool's answer.
 
-    `not jobspec` says nothing about the answer of a tool that gives no jobspecs, and
-    `attempts > 2` about none; they wait for the agent's own answer.
+    `not jobspec` says nothing about the answer of a tool that returns no jobspecs. `attempts > 2`
+    says nothing about any answer. Such rules wait for the agent's own answer.
     """
     known = {*call.outputs, "content", *(("error",) if call.error else ())} - set(attempt.scope)
 
@@ -305,7 +306,7 @@ JUDGE_SCHEMA: Mapping[str, Any] = {
 
 
 MOST_JUDGED = 20_000
-"""Characters of a result that a judge is shown."""
+"""The most characters of a result that a judge is shown."""
 
 
 async def _judge(attempt: Attempt, result: CallResult) -> Decision:
@@ -325,7 +326,7 @@ async def _judge(attempt: Attempt, result: CallResult) -> Decision:
     ]
     answer = await model_call.ask(attempt, messages, JUDGE_SCHEMA)
     verdict = as_mapping(answer.data) if answer.data is not None else {}
-    # A model that changes its mind in one answer says both.
+    # If a model changes its mind within one answer, the answer contains both verdicts.
     success = all(each.get("success") is True for each in _verdicts(answer.text) or [verdict])
     return Decision(
         outcome="success" if success else "failure",
@@ -336,7 +337,7 @@ async def _judge(attempt: Attempt, result: CallResult) -> Decision:
 
 
 def _all_said(result: CallResult) -> str:
-    """The text of a result, and its outputs unless they are what the text says."""
+    """The text of a result, with its outputs unless the text already contains them."""
     text, outputs = result.text.strip(), result.outputs
     if text and outputs in ({"content": result.text}, outputs_of_text(text)):
         return text
@@ -344,7 +345,7 @@ def _all_said(result: CallResult) -> str:
 
 
 def _ends(text: str) -> str:
-    """Both ends of a long text: programs say at the end how it went."""
+    """Both ends of a long text: programs report their outcome at the end."""
     if len(text) <= MOST_JUDGED:
         return text
     half = MOST_JUDGED // 2

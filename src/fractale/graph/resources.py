@@ -1,7 +1,7 @@
 """MCP resources: read by a step's inputs, as ``{resource: "server:uri"}``, or by a model.
 
-In inputs, only a mapping that the plan itself writes is one. What a template gives is data and
-stays as it is: ``"{{ {'resource': 'gpu'} }}"`` is an argument.
+In inputs, a mapping names a resource only if the plan itself writes the mapping. The result of a
+template is data and stays unchanged: ``"{{ {'resource': 'gpu'} }}"`` is an argument.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ RESOURCE_READER = ToolInfo(
 """Reads a resource that a server lists."""
 
 OPEN_READER = replace(RESOURCE_READER, annotations={"readOnlyHint": True, "openWorldHint": True})
-"""Reads a resource by a URI that nobody listed: the URI itself tells the server something."""
+"""Reads a resource by a URI that no server lists. The URI itself discloses data to the server."""
 
 
 async def read_resource(
     attempt: Attempt, uri: str, chosen_by: Chooser, agent: str | None = None
 ) -> ToolResult:
-    """Read a resource of the run's servers: a call of fractale's own that only reads.
+    """Read a resource of the run's servers. fractale itself makes this call, which only reads.
 
     Args:
-        agent: The path of the sub-agent that reads it, if it is not the step's own.
+        agent: The path of the sub-agent that reads the resource, if it is not the step's own.
 
     Raises:
         ToolError: The resource does not exist, or its server failed.
-        PolicyError: The settings or the user refuse it.
+        PolicyError: The settings or the user refuse the call.
     """
     listed = chosen_by == "plan" or await _is_listed(attempt, uri)
     reader = RESOURCE_READER if listed else OPEN_READER
@@ -59,7 +59,7 @@ def _source(attempt: Attempt, uri: str) -> Source:
 
 
 async def _is_listed(attempt: Attempt, uri: str) -> bool:
-    """Whether a server lists a resource of that URI, rather than a template that it fits."""
+    """Whether a server lists a resource of that URI, rather than a template that the URI fits."""
     return any(
         uri in (info.uri, f"{info.server}:{info.uri}", f"{info.server}.{info.uri}")
         for info in await attempt.deps.toolbox.resources()
@@ -86,7 +86,7 @@ async def _filled(attempt: Attempt, written: Value, rendered: Any, found: set[So
     """A rendered value with the contents of the resources that the plan writes in it.
 
     Args:
-        found: Gets the resources as sources.
+        found: Receives the resources as sources.
     """
     if is_resource(written):
         uri = str(rendered["resource"])
@@ -105,7 +105,7 @@ async def _filled(attempt: Attempt, written: Value, rendered: Any, found: set[So
 
 
 def _value_of(result: ToolResult) -> Any:
-    """Text as text, bytes as the file that the run keeps of them, several parts as a list."""
+    """Text as text, bytes as the run's file with these bytes, several parts as a list."""
     files = [dict(file) for file in result.files]
     if not files:
         return result.text

@@ -1,8 +1,8 @@
-"""The names that templates and rules see, and where the values of these names come from.
+"""The names that templates and rules see, and the sources of these names' values.
 
-Both are built from a run's state. Outputs that the state holds by reference are read only for the
-steps that a template names. Where a value comes from is a set of labels (`fractale.labels`): they
-follow values through templates, records and plans inside.
+Both are built from a run's state. Outputs that the state stores by reference are read only for the
+steps that a template names. A set of labels (`fractale.labels`) describes the sources of a value.
+The labels follow values through templates, records and plans inside.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def step_values(step: Step) -> list[Value | Expression]:
 
 
 def foreach_expressions(foreach: ForEach) -> list[Expression]:
-    """The expressions among what a foreach runs over."""
+    """The expressions in the values that a foreach runs over."""
     items = foreach.items
     parts = items.values() if isinstance(items, Mapping) else [items]
     return [part for part in parts if isinstance(part, Expression)]
@@ -46,10 +46,10 @@ def foreach_expressions(foreach: ForEach) -> list[Expression]:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What the templates of a step may read, known before the run.
+    """The values that the templates of a step may read, known before the run.
 
     Args:
-        steps: The steps whose inputs and outputs are read; None where that can't be known.
+        steps: The steps whose inputs and outputs are read; None if they are unknown.
         previous: Whether `previous` is read.
     """
 
@@ -58,7 +58,7 @@ class Needs:
 
 
 def needs_of(values: Iterable[Value | Expression]) -> Needs:
-    """What the values may read."""
+    """The names that the values may read."""
     names: set[str] = set()
     previous, anything = False, False
     for value in values:
@@ -101,7 +101,7 @@ def _view(record: Record, store: OutputStore, *, read: bool) -> dict[str, Any]:
         "outputs": {},
         "inputs": {},
     }
-    if "error" in record:  # without one it is undefined, so that `| default(…)` works
+    if "error" in record:  # an absent error is undefined, so that `| default(…)` works
         view["error"] = record["error"]
     if read:
         view["outputs"] = store.get(record.get("outputs", {}))
@@ -124,7 +124,7 @@ def _previous(
     return view
 
 
-# Where values come from
+# The sources of values
 
 _TEMPLATE: Final = re.compile(r"\{\{.*?\}\}", re.DOTALL)
 
@@ -135,11 +135,11 @@ class Flow:
 
     Args:
         records: Of the steps of the same plan.
-        inputs: Of the plan's inputs, those that have any.
+        inputs: Of the plan's inputs that have labels.
         last: The step that led here.
         secrets: The names of the plan's secret inputs.
         item: Of the item, inside a foreach.
-        base: What a model had read that wrote the step itself.
+        base: Of the sources that a model had read before it wrote the step.
     """
 
     records: Mapping[str, Record] = field(default_factory=dict[str, Record])
@@ -151,11 +151,11 @@ class Flow:
 
     @property
     def previous(self) -> Labels:
-        """Of the step that led here."""
+        """The labels of the step that led here."""
         return self._of_step(self.last) if self.last else NO_LABELS
 
     def of(self, value: Value | Expression) -> Labels:
-        """The labels of what a value renders to."""
+        """The labels of the value's rendered result."""
         found: set[Source] = set(self.base)
         for reference in references(value):
             found.update(self._of_path(reference.path))
@@ -186,7 +186,7 @@ class Flow:
         return NO_LABELS.union(*map(self._of_input, {*self.inputs, *self.secrets}))
 
     def for_items(self, foreach: ForEach) -> Flow:
-        """The flow inside a foreach, where `item` has the labels of what it runs over."""
+        """The flow inside a foreach, where `item` has the labels of the values it runs over."""
         item = NO_LABELS.union(*map(self.of, foreach_expressions(foreach)))
         return replace(self, item=item)
 
@@ -203,17 +203,17 @@ def flow_of(state: PlanState, secrets: Iterable[str], base: Labels) -> Flow:
 
 
 def labels_of(*records: Mapping[str, Any]) -> Labels:
-    """The labels of what steps gave, or items of a foreach."""
+    """The labels of the outputs of steps, or of items of a foreach."""
     return NO_LABELS.union(*(from_data(record.get("sources")) for record in records))
 
 
 def sources_data(labels: Mapping[str, Labels]) -> dict[str, Any]:
-    """The labels of a plan's inputs, as its state holds them: those that have any."""
+    """The labels of a plan's inputs, in the form that its state stores. Empty ones are left out."""
     return {name: to_data(own) for name, own in labels.items() if own}
 
 
 def literal_of(value: Value) -> str:
-    """What of a text was written by whoever wrote the plan: all but its templates."""
+    """The parts of a text that the plan's author wrote: everything but its templates."""
     if isinstance(value, Template):
         return _TEMPLATE.sub(" ", value.source)
     return value if isinstance(value, str) else ""

@@ -1,8 +1,8 @@
-"""What a checkpoint of a run holds.
+"""The contents of a run's checkpoint.
 
-Everything is plain JSON. A step's `Record` holds the latest attempt only: the history is in the
-checkpoints themselves and in the event stream, so that a loop of a thousand attempts costs no
-more per attempt than one of ten.
+Everything is plain JSON. A step's `Record` has the latest attempt only. The history is in the
+checkpoints themselves and in the event stream. So an attempt in a loop of a thousand attempts costs
+no more than in a loop of ten.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ DecidedBy = Literal[
 class Record(TypedDict, total=False):
     """The latest attempt of one step.
 
-    ``inputs``, ``outputs`` and ``conversation`` are values or references into the store of
-    outputs; ``inherited`` of the ``attempts`` were made by the run that this one was forked from;
-    ``sources`` says where the outputs came from (`fractale.labels`).
-    Keys that would be empty are left out.
+    ``inputs``, ``outputs`` and ``conversation`` are values or references into the store of outputs.
+    The run that this one was forked from made ``inherited`` of the ``attempts``. ``sources`` are
+    the sources of the outputs (`fractale.labels`). Keys that would be empty are left out.
     """
 
     outcome: Outcome
@@ -42,7 +41,7 @@ class Record(TypedDict, total=False):
 
 
 class Spent(TypedDict, total=False):
-    """What a run has used so far: counts, US dollars, and seconds of running."""
+    """The usage of a run so far: counts, US dollars, and seconds of running."""
 
     steps: int
     input_tokens: int
@@ -57,7 +56,7 @@ def merge_records(old: dict[str, Record], new: dict[str, Record]) -> dict[str, R
 
 
 def add_spent(old: Spent, new: Spent) -> Spent:
-    """A reducer: sums what was used."""
+    """A reducer: adds up the usage."""
     total: Any = dict(old)
     for key, value in new.items():
         total[key] = total.get(key, 0) + value
@@ -65,7 +64,7 @@ def add_spent(old: Spent, new: Spent) -> Spent:
 
 
 def merge_items(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """A reducer: results of a foreach by index (as text, which every serializer keeps)."""
+    """A reducer: results of a foreach by index, which is text since every serializer keeps text."""
     return {**old, **new}
 
 
@@ -74,15 +73,15 @@ class PlanState(TypedDict, total=False):
 
     Keys:
         inputs: The plan's inputs, secret ones left out, large ones by reference.
-        sources: Of a plan inside another, where its inputs came from: name → labels as JSON.
+        sources: Of a plan inside another, the sources of its inputs: name → labels as JSON.
         steps: Step name → its latest record.
         last: The name of the step that led here.
-        goto: A step in another segment where the run goes on.
+        goto: The step in another segment at which the run continues.
         prefix: The path of an included plan in its run, such as ``outer/``; empty at the top.
-        spent: What this graph's steps have used.
+        spent: The usage of this graph's steps.
         status: ``success`` or ``failed`` once an end is reached.
-        error: Why it failed.
-        outputs: What the plan returns.
+        error: Why the plan failed.
+        outputs: The outputs of the plan.
     """
 
     inputs: dict[str, Any]
@@ -98,7 +97,7 @@ class PlanState(TypedDict, total=False):
 
 
 class ItemState(TypedDict, total=False):
-    """The state of a foreach: each item's result by index, and what each item was given."""
+    """The state of a foreach: the result of each item by index, and each item's input."""
 
     items: list[Any]
     item: Any

@@ -1,9 +1,9 @@
-"""The node of a step: from its entry to its record, for a step and for an item of a foreach alike.
+"""The node of a step, from its entry to its record. Steps and items of a foreach share it.
 
-Read `StepNode.__call__` from top to bottom. What differs for an item of a foreach (`AsItem`) and a
-step of the plan (`AsStep`) is how the attempt begins and what its record is.
+Read `StepNode.__call__` from top to bottom. `AsStep` and `AsItem` have the differences between a
+step of the plan and an item of a foreach: how the attempt begins, and the form of its record.
 
-Annotations are not postponed here: LangGraph evaluates those of a node's function for every node.
+This module does not postpone annotations, since LangGraph evaluates those of every node's function.
 """
 
 import asyncio
@@ -75,8 +75,8 @@ class StepNode:
 
     Args:
         plan: The plan that the step is part of.
-        members: The steps of the same graph; a transition to any other leaves the graph.
-        needs: What its templates may read.
+        members: The steps of the same graph; a transition to any other step leaves the graph.
+        needs: The values that its templates may read.
         reads_resources: Whether its inputs name MCP resources.
         leads_to: Event → step name, ``success`` or ``failed``. Empty for a step of a parallel
             block, which leads nowhere.
@@ -114,10 +114,10 @@ class StepNode:
         """
         context = runtime.context or RunContext()
         started, running = time.monotonic(), context.meter.seconds
-        # 1. Scope: the names that its templates see, and where their values come from.
+        # 1. Scope: the names that its templates see, and the sources of their values.
         entered = self.entered_as(self, state, context)
         attempt = entered.attempt(config, tries_of(runtime), inside)
-        # 2. When: a step to which it does not apply is skipped.
+        # 2. When: skip the step if its condition is false.
         result: CallResult | None = None
         try:
             applies = _applies(attempt)
@@ -129,12 +129,12 @@ class StepNode:
             entered.started(attempt)
         if result is None:
             try:
-                # 3. Inputs: rendered, and the contents of resources put into them.
+                # 3. Inputs: render them, and insert the contents of resources.
                 prepare(attempt)
                 if self.reads_resources and self.step.foreach is None:
                     async with _in_time(attempt):
                         await fill_inputs(attempt)
-                # 4. Call: whatever the kind of the step does.
+                # 4. Call: depends on the kind of the step.
                 async with _in_time(attempt) if self.inside is None else nullcontext():
                     result = as_plain(await self.perform(attempt))
             except CallError as error:
@@ -146,17 +146,17 @@ class StepNode:
                 if asks(interrupt):
                     context.asked.set()
                 raise
-        # 5. Evidence: what decides the outcome.
+        # 5. Evidence: decides the outcome.
         decision = await decide(attempt, result)
         attempt.finish()
-        # 6. Record: what a checkpoint keeps of it, masked.
+        # 6. Record: the checkpoint stores it, masked.
         spent = _spent_by(attempt, context.meter.seconds - running)
         seconds = round(max(time.monotonic() - started, result.seconds), 3)
         return entered.finished(attempt, result, decision, seconds, spent)
 
 
 def bare_node(plan: Plan, step: Step, deps: Dependencies, members: frozenset[str]) -> StepNode:
-    """The node of a step before its kind says what it does."""
+    """The node of a step before its kind sets the call."""
     return StepNode(
         plan=plan,
         step=step,
@@ -176,12 +176,12 @@ def targets_of(plan: Plan, step: Step) -> dict[str, str]:
 
 
 def item_node(node: StepNode) -> StepNode:
-    """The node of a step as it is entered for each item of its foreach, or element of its array."""
+    """The node of a step as each item of its foreach, or element of its array, enters it."""
     step = replace(node.step, foreach=None, when=None)
     return replace(node, step=step, entered_as=AsItem)
 
 
-# How a step is entered, and how an item
+# The entry of a step and of an item
 
 
 class AsStep:
@@ -243,7 +243,7 @@ class AsStep:
         )
 
     def skipped(self, attempt: Attempt) -> PlanState:
-        """The changes of the state, of a step to which its `when` does not apply."""
+        """The changes of the state if the step's `when` is false."""
         decision = Decision(
             outcome="skipped", event=SUCCESS, decided_by="when", reason="its `when` does not hold"
         )
@@ -284,7 +284,7 @@ class AsStep:
         record: Record,
         seconds: float,
     ) -> PlanState:
-        """Where the run goes from here, as changes of the state."""
+        """The next step or end of the run, as changes of the state."""
         if "inherited" in self.before:  # attempts that an earlier run made, for all later ones
             record["inherited"] = self.before["inherited"]
         name, target = self.node.step.name, self.node.leads_to.get(decision.event)
@@ -340,7 +340,7 @@ class AsItem:
         self.context = context
 
     def attempt(self, config: RunnableConfig, tries: int, inside: Any) -> Attempt:
-        """The attempt: an item has one per attempt of its step."""
+        """The attempt of an item, which is the attempt of its step."""
         context, index = self.context, self.state.get("index", 0)
         item = self.node.deps.outputs.get(self.state.get("item"))
         return Attempt(
@@ -366,7 +366,7 @@ class AsItem:
         self.context.emit(kind, step=self.context.item_path, **known, **data)
 
     def skipped(self, attempt: Attempt) -> ItemState:
-        """An item has no `when`: it is that of its step."""
+        """Never called: the `when` of an item is that of its step."""
         raise AssertionError(attempt.path)  # pragma: no cover
 
     def finished(
@@ -393,7 +393,7 @@ class AsItem:
 
 
 def _record(attempt: Attempt, result: CallResult, decision: Decision, attempts: int) -> Record:
-    """What a checkpoint keeps of an attempt: a boundary, so it is masked here."""
+    """The part of an attempt that a checkpoint stores. It leaves the run, so it is masked here."""
     mask = attempt.context.mask
     record = cast("Record", mask({**record_of(decision, result, attempts), "outputs": None}))
     record["outputs"] = attempt.deps.outputs.put(result.outputs)
@@ -404,7 +404,7 @@ def _record(attempt: Attempt, result: CallResult, decision: Decision, attempts: 
 
 
 def _spent_by(attempt: Attempt, seconds: float) -> Spent:
-    """What one attempt has used."""
+    """The usage of one attempt."""
     return Spent(
         steps=1,
         input_tokens=attempt.usage.input_tokens,
@@ -430,7 +430,7 @@ def _applies(attempt: Attempt) -> bool:
 
 
 def prepare(attempt: Attempt) -> None:
-    """Render the step's inputs and instruction; a foreach renders them for each item.
+    """Render the step's inputs and instruction. A foreach renders them for each item.
 
     Raises:
         TemplateError: A template names something that is not defined.
@@ -439,7 +439,7 @@ def prepare(attempt: Attempt) -> None:
     if step.foreach is not None:
         return
     if step.job and step.job.array is not None and "index" not in attempt.scope:
-        return  # as a foreach: for each element
+        return  # as in a foreach: each element renders them
     given = step.job.values() if step.job else dict(step.inputs)
     rendered: Any = render(given, attempt.scope)
     attempt.inputs = rendered
@@ -449,7 +449,7 @@ def prepare(attempt: Attempt) -> None:
 
 
 def _label(attempt: Attempt, given: Mapping[str, Value]) -> None:
-    """Note where the values that the step is given came from, and which of them are the user's."""
+    """Record the sources of the step's values, and which of these values the user gave."""
     seen, flow = attempt.seen, attempt.flow
     seen.add(flow.base)
     for name, value in given.items():
@@ -516,7 +516,7 @@ async def _is_tried_again(attempt: Attempt, error: CallError) -> bool:
     if retry is None or attempt.tries >= retry.attempts or not error.retryable:
         return False
     if not isinstance(error, TransportError) or not error.sent:
-        return True  # the call never left
+        return True  # the call was never sent
     if attempt.step.kind != "tool":
         return False
     deps, bindings = attempt.deps, attempt.context.bindings
@@ -542,9 +542,10 @@ def add_node(builder: Graph, name: str, function: Any, **options: Any) -> None:
 def add_step(builder: Graph, name: str, node: StepNode) -> None:
     """Add the node of a step, with LangGraph's own retries if the step has `retry`.
 
-    A node with an inside becomes a function that has the inside as a free variable: there LangGraph
-    finds it, to draw it and to show its state. Any other node stays an object. LangGraph would
-    disassemble a function to look for a subgraph, a third of the time to compile a long plan.
+    A node with an inside becomes a function that has the inside as a free variable. LangGraph finds
+    the inside there, draws it and shows its state. Any other node stays an object, since LangGraph
+    would disassemble a function to look for a subgraph. That takes a third of the time to compile a
+    long plan.
     """
     policy = None if node.step.foreach else retry_policy(node)
     function = node if node.inside is None else _with_inside(node)
@@ -563,12 +564,12 @@ def _with_inside(node: StepNode) -> NodeFunction:
 
 
 def tries_of(runtime: Runtime[RunContext]) -> int:
-    """Which try of LangGraph's retry policy this is, from 1."""
+    """The try of LangGraph's retry policy, from 1."""
     return runtime.execution_info.node_attempt if runtime.execution_info else 1
 
 
 def retry_policy(node: StepNode) -> RetryPolicy | None:
-    """LangGraph's retry policy for a step: a node raises only what is to be tried again."""
+    """LangGraph's retry policy for a step. A node raises only errors that are to be retried."""
     retry, patient = node.step.retry, node.deps.patient
     if retry is None:
         return None

@@ -1,7 +1,7 @@
-"""One file per kind of step: what a step of that kind does once it is entered.
+"""The kinds of steps, one file each: the work of a step of that kind after its entry.
 
-`fractale.graph.compile` makes a bare `StepNode` of each step and hands it to `build`. The kind
-returns the same node with two things set:
+`fractale.graph.compile` makes a bare `StepNode` of each step and passes it to `build`. The kind
+returns the same node with two fields set:
 
 - `perform`: the call of the step. It gets the `Attempt` and returns a `CallResult`.
 - `inside`: the compiled graph below the step, for LangGraph to draw and checkpoint; None for a
@@ -33,27 +33,27 @@ It raises CallError if the call failed, and LimitReached if a limit of the run i
 
 
 CompilePlan = Callable[["Plan", Dependencies, "str | None"], "Graph"]
-"""`fractale.graph.compile.compile_plan`: a plan as a graph that begins with the named step, or,
-for None, with its first."""
+"""`fractale.graph.compile.compile_plan`: a plan as a graph. The graph begins with the named step,
+or with the plan's first step for None."""
 
 NodeOf = Callable[["Plan", "Step", Dependencies, frozenset[str]], "StepNode"]
-"""Makes the node of a step among the named steps of the same graph."""
+"""Makes the node of a step. The names are those of the steps of the same graph."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compiler:
-    """What a kind needs to compile the steps inside one of its own."""
+    """Compiles the steps inside a step, for the kinds that have such steps."""
 
     compile_plan: CompilePlan
     node_of: NodeOf
 
 
 Build = Callable[["StepNode", Compiler], "StepNode"]
-"""Gives the node of a step what its kind does."""
+"""Sets the work of a kind in the node of a step."""
 
 
 def build(node: StepNode, compiler: Compiler) -> StepNode:
-    """The node of a step with what its kind does, once per item if the step has a `foreach`."""
+    """The node of a step with its kind's work, once per item if the step has a `foreach`."""
     built = _builder_of(node.step)(node, compiler)
     if node.step.foreach is None:
         return built

@@ -1,4 +1,4 @@
-"""Agent steps: a sub-agent of fractale's, of the user's own, or one that a server offers."""
+"""Agent steps: fractale's sub-agents, the user's own, or those that a server offers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def _perform(attempt: Attempt) -> CallResult:
 def with_error(attempt: Attempt, takes: set[str]) -> dict[str, Any]:
     """The step's inputs, with `previous.error` as `error` if the callee expects one.
 
-    Only after a failure, and never over what the plan sets.
+    The error is added only after a failure, and never replaces an input that the plan sets.
     """
     arguments = dict(attempt.inputs)
     error = attempt.scope.get("previous", {}).get("error")
@@ -62,7 +62,7 @@ def with_error(attempt: Attempt, takes: set[str]) -> dict[str, Any]:
 
 
 def _request(attempt: Attempt, agent: Subagent) -> AgentRequest:
-    """What the agent is asked: the instruction, the inputs, and what failed before."""
+    """The request to the agent: the instruction, the inputs, and the earlier failure."""
     takes = set(agent.input_schema.get("properties", {}))
     given = with_error(attempt, takes)
     inputs = {k: v for k, v in given.items() if k in takes or k not in INSTRUCTION_INPUTS}
@@ -79,7 +79,7 @@ async def ask_agent(
     """Let a sub-agent do the step, with the tools that the step allows.
 
     Args:
-        extras: What it may do beside calling tools; None: all.
+        extras: The agent's abilities beside calling tools; None: all.
     """
     await check_tools(attempt)
     scopes = [globs for globs in (attempt.step.tools, agent.tools) if globs is not None]

@@ -1,4 +1,4 @@
-"""A step with `foreach`: it runs once per item, each item a task of the step's graph."""
+"""A step with `foreach`: it runs once per item. Each item is a task of the step's graph."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def foreach(node: StepNode) -> StepNode:
     """The node of a step, once per item.
 
     Args:
-        node: Of the step as its kind has built it.
+        node: Of the step, as its kind has built it.
     """
     over = node.step.foreach
     assert over is not None  # noqa: S101 - the caller looked
@@ -76,13 +76,13 @@ def _foreach_graph(leaf: StepNode) -> Any:
         async with runtime.context.slots:
             return await leaf(state, runtime, config)
 
-    # Only an item with a graph of its own can suspend on a running job, and keep its slot.
+    # Only an item with a graph of its own can suspend on a running job and keep its slot.
 
     async def item_with_inside(
         state: ItemState, runtime: Runtime[RunContext], config: RunnableConfig
     ) -> ItemState:
         context = runtime.context
-        if state.get("index", 0) in context.arrays:  # its scheduler bounds how many run
+        if state.get("index", 0) in context.arrays:  # the scheduler limits how many run
             return await leaf(state, runtime, config, graph)
         try:
             async with context.slots:
@@ -129,8 +129,8 @@ def _list_of(items: Expression | Sequence[Any], attempt: Attempt, path: str) -> 
 def _gather(node: StepNode, results: list[dict[str, Any]]) -> CallResult:
     """The outputs of the items in order, and the outcome of the step.
 
-    The step fails if any item failed, unless it keeps going. If rules gave items events of their
-    own, the first of them is the step's event.
+    The step fails if any item failed, unless it keeps going. If rules gave items their own events,
+    the first of these events is the step's event.
     """
     outputs = [item_outputs(node, result) for result in results]
     failed = [i for i, result in enumerate(results) if result["outcome"] == "failure"]

@@ -1,4 +1,4 @@
-"""A step that runs another plan, as a subgraph of its own."""
+"""A step that runs another plan as a subgraph."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def run_plan(
     context: RunContext,
     config: RunnableConfig | None = None,
 ) -> CallResult:
-    """Run a plan's graph inside a step; its end is the step's result.
+    """Run a plan's graph inside a step. The end of the plan is the step's result.
 
     Args:
         graph: The plan, compiled without a saver: it uses the run's. For a fork that begins in the
@@ -85,7 +85,7 @@ async def run_plan(
 
 
 def _outputs_of(plan: Plan, after: PlanState, deps: Dependencies) -> dict[str, Any]:
-    """The plan's `outputs`; without any, those of its last step."""
+    """The plan's `outputs`. If it has none, the outputs of its last step."""
     found = after.get("outputs") if plan.outputs else _last_record(after).get("outputs")
     return deps.outputs.get(found or {})
 

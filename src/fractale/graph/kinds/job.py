@@ -1,12 +1,13 @@
 """A `job` step: submits a batch job once, waits for its end, and reads its log.
 
-The graph below the step; each node is a checkpoint:
+The graph below the step has these nodes; each is a checkpoint:
 
-- `submit`: once, by an idempotency key, so that a killed run finds its job again.
-- `wait`: until the scheduler or the job's own files show its end. The run may be suspended here; a
-  resumed run waits again. A job that was cancelled together with its run is submitted again.
-- `ask`: if nothing shows how the job ended, the user decides.
-- `read`: the metrics in its log, its outputs, and whether the end is success.
+- `submit`: submits once, by an idempotency key, so that a killed run finds its job again.
+- `wait`: waits until the scheduler or the job's own files show its end. The run may be suspended
+  here, and a resumed run waits again. A job that was cancelled together with its run is submitted
+  again.
+- `ask`: asks the user if nothing shows how the job ended.
+- `read`: reads the metrics in the log and the outputs, and decides whether the job succeeded.
 
 An array of jobs has one more node, `item`, for its elements (`fractale.graph.kinds.job_array`).
 """
@@ -69,7 +70,7 @@ if TYPE_CHECKING:
     from fractale.jobs import Jobs
 
 EVIDENCE = "evidence"
-"""The verdict if the job answers the question itself."""
+"""The verdict if the job itself shows its outcome."""
 
 PATIENCE = 600.0
 """Seconds that the answer "wait" gives a job whose outcome is unknown."""
@@ -78,15 +79,15 @@ CANCEL_SECONDS = 60.0
 """Seconds that a cancelled job has to end."""
 
 CANCEL_AGAIN = 20.0
-"""Seconds after which it is cancelled once more."""
+"""Seconds until a second cancellation."""
 
 HANDLE_KEYS: tuple[str, ...] = ("scheduler", "native_id", "key", "job_dir")
 
 LOG_BYTES = 65_536
-"""Of the end of a job's log, in the outputs."""
+"""Bytes of the end of a job's log that the outputs contain."""
 
 MAX_LOGS = 16
-"""Jobs of a foreach or an array whose outputs have `LOG_BYTES` each; with more, each has less."""
+"""Jobs of a foreach or an array whose outputs have `LOG_BYTES` each. More jobs share them."""
 
 MIN_LOG_BYTES = 1024
 MAX_LINE = 200
@@ -96,7 +97,7 @@ LOG_FILE = "log"
 
 MAY_RUN = "it could not be cancelled, and may go on"
 LATE = {"pending": MAY_RUN, "running": MAY_RUN, "unknown": "nobody knows how it ended"}
-"""State of a job that was cancelled at the step's timeout → its end in words."""
+"""State of a job that was cancelled at the step's timeout → its end as text."""
 
 
 class JobWork(TypedDict, total=False):
@@ -104,15 +105,15 @@ class JobWork(TypedDict, total=False):
 
     Keys:
         handle: Of the job, as JSON; empty if it is unknown whether it was submitted.
-        since: When it was submitted, in Unix time.
-        began: The same as a moment (`fractale.clock`).
+        since: The submission, in Unix time.
+        began: The submission as a moment (`fractale.clock`).
         number: Jobs submitted so far, this one included.
-        patience: Until when to wait for a job whose outcome is unknown, in Unix time.
-        asked: The moment when that waiting began.
+        patience: The end of the wait for a job whose outcome is unknown, in Unix time.
+        asked: The moment when that wait began.
         status: `fractale.jobs.JobStatus` as JSON.
-        late: Whether it was cancelled at the step's timeout.
+        late: Whether the job was cancelled at the step's timeout.
         verdict: The user's answer about a job whose outcome is unknown.
-        end: Outputs by reference, and what decides against success.
+        end: Outputs by reference, and the evidence of a failure.
         reserved: Its reservation in the run's budget: `key`, and `fractale.jobs.budget.Size`.
     """
 
@@ -143,7 +144,7 @@ class JobRun:
         """The jobs of a scheduler.
 
         Raises:
-            DependencyMissing: The graph was compiled without any.
+            DependencyMissing: The graph was compiled without any scheduler.
         """
         if self.attempt.deps.jobs is None:
             raise DependencyMissing(
@@ -219,9 +220,9 @@ async def _submit(state: JobWork, runtime: Runtime[JobRun]) -> JobWork:
     """Submit the job, or find it if an earlier process has submitted it.
 
     Raises:
-        PolicyError: It may not be submitted.
-        TemplateError: The rendered values are not a job.
-        CallError: The scheduler refused it.
+        PolicyError: The job may not be submitted.
+        TemplateError: The rendered values are not a valid job.
+        CallError: The scheduler refused the job.
     """
     run, number = runtime.context, state.get("number", 0) + 1
     attempt = run.attempt
@@ -267,12 +268,12 @@ async def _submit(state: JobWork, runtime: Runtime[JobRun]) -> JobWork:
         kept = attempt.context.mask(status)
         return JobWork(handle={}, number=number, verdict="", status=kept, reserved=reserved)
     except FractaleError as error:
-        if element is None and not isinstance(error, SchedulerUnavailable):  # it was refused
+        if element is None and not isinstance(error, SchedulerUnavailable):  # the job was refused
             await budget.release(key)
         raise
     handle, since = JobHandle.from_dict(result.structured), float(result.structured["since"])
     began = dict(result.structured.get("began") or {"wall": since})
-    # From here on the run's record has the job, whatever happens to this process.
+    # From here on, the run's record keeps the job even if this process is killed.
     pending = JobStatus(state="pending", reason="was submitted")
     waiting = _waiting(attempt, handle, pending, began)
     attempt.context.jobs_waited_for[attempt.path] = waiting
@@ -295,8 +296,8 @@ def _after_submit(state: JobWork) -> str:
 def _key(attempt: Attempt, number: int) -> str:
     """The job's idempotency key: unique, and the same if the run comes here again.
 
-    LangGraph names a task by its checkpoint. A retry, a kill and a resume do not change that name,
-    and another attempt does. The rest of the key is for people who look at the queue.
+    LangGraph names a task by its checkpoint. A retry, a kill and a resume keep that name, and
+    another attempt changes it. The rest of the key is for users who look at the queue.
     """
     task = str(attempt.config.get("configurable", {}).get("checkpoint_ns", ""))
     unique = f"{attempt.context.run_id}#{task}#{attempt.path}#{attempt.attempts}#{number}"
@@ -328,7 +329,7 @@ async def _wait(state: JobWork, runtime: Runtime[JobRun]) -> JobWork:
 
     result = await once(attempt, attempt.journal.next_site(), call, make, QuietCodec(attempt))
     status = cast("dict[str, Any]", result.structured)
-    if status["state"] == "unknown":  # the user decides, and other jobs do not wait for that
+    if status["state"] == "unknown":  # the user decides, while other jobs continue
         attempt.context.meter.jobs.unwatch(_reserved_key(state))
     return JobWork(status=status, late=status["late"])
 
@@ -369,7 +370,7 @@ class _Waiter:
         return status, late
 
     async def _look(self, status: JobStatus) -> bool:
-        """Report the status; whether the waiting ends."""
+        """Report the status. Returns whether to stop waiting."""
         context, timeout = self._attempt.context, self._attempt.step.timeout
         self._over = self._is_over(status)
         await self._report(status, over=self._over)
@@ -389,7 +390,7 @@ class _Waiter:
             suspend(self._waiting)
 
     async def _cancelled(self) -> JobStatus:
-        """Cancel the job; its end, if it comes within `CANCEL_SECONDS`."""
+        """Cancel the job. Returns its end, if it ends within `CANCEL_SECONDS`."""
         until = time.monotonic() + CANCEL_SECONDS
         status = await self._cancel()
         while not status.over and (left := until - time.monotonic()) > 0:
@@ -432,8 +433,8 @@ def _waiting(
     """The run's record of a job that it waits for.
 
     Args:
-        began: The moment when it was submitted.
-        patience: Until when to wait for it if its outcome is unknown, in Unix time.
+        began: The moment when the job was submitted.
+        patience: The end of the wait for a job whose outcome is unknown, in Unix time.
     """
     timeout = attempt.step.timeout
     known = {
@@ -469,7 +470,7 @@ def _reserved_key(state: JobWork) -> str:
 
 
 async def _settle(state: JobWork, attempt: Attempt) -> None:
-    """Take what the job used into the budget."""
+    """Replace the job's reservation in the budget by its usage."""
     if known := state.get("reserved"):
         size = {name: value for name, value in known.items() if name != "key"}
         status = state.get("status", {})
@@ -477,7 +478,7 @@ async def _settle(state: JobWork, attempt: Attempt) -> None:
 
 
 def _began(state: JobWork) -> Mapping[str, Any]:
-    """The moment when the job was submitted; runs of older versions have only the time."""
+    """The moment when the job was submitted. Runs of older versions have only the time."""
     return state.get("began") or {"wall": state.get("since", 0.0)}
 
 
@@ -497,9 +498,9 @@ def _after_wait(state: JobWork) -> str:
 
 
 async def _ask(state: JobWork, runtime: Runtime[JobRun]) -> JobWork:
-    """Ask the user about a job whose outcome is unknown. Nothing may precede the question.
+    """Ask the user about a job whose outcome is unknown. No other work may precede the question.
 
-    Evidence that appears before the user answers is the answer, too.
+    Evidence that appears before the user answers is an answer, too.
     """
     attempt, handle = runtime.context.attempt, state.get("handle", {})
     question = questions.job_unknown(
@@ -517,7 +518,7 @@ async def _ask(state: JobWork, runtime: Runtime[JobRun]) -> JobWork:
         raise
     if answer != "wait":
         return JobWork(verdict=answer)
-    # A job that may not have been submitted is found by its key: by submitting it again.
+    # If the job may not have been submitted, submitting it again by its key finds it.
     number = state.get("number", 1) - (0 if handle else 1)
     asked = moment(attempt.context.clock)
     return JobWork(verdict="wait", patience=asked["wall"] + PATIENCE, asked=asked, number=number)
@@ -541,7 +542,7 @@ def _after_ask(state: JobWork) -> str:
 
 
 async def _read(state: JobWork, runtime: Runtime[JobRun]) -> JobWork:
-    """Read the outputs, and decide whether the end is success."""
+    """Read the outputs, and decide whether the job succeeded."""
     attempt, handle = runtime.context.attempt, state.get("handle")
     label = JobHandle.from_dict(handle).label if handle else str(None)
     await _settle(state, attempt)
@@ -555,7 +556,7 @@ async def _read(state: JobWork, runtime: Runtime[JobRun]) -> JobWork:
 
 
 async def _end(state: JobWork, run: JobRun) -> dict[str, Any]:
-    """The outputs by reference, and what decides against success."""
+    """The outputs by reference, and the evidence of a failure."""
     attempt, known = run.attempt, state.get("handle")
     step_job = attempt.step.job
     assert step_job is not None  # noqa: S101 - only job steps come here
@@ -586,7 +587,7 @@ async def _outputs(
     """The outputs of a job, without its metrics.
 
     Args:
-        jobs: Number of jobs that share the room for logs.
+        jobs: Number of jobs that share the space for logs.
     """
     size = max(LOG_BYTES * MAX_LOGS // max(jobs, MAX_LOGS), MIN_LOG_BYTES)
     return {
@@ -615,11 +616,11 @@ async def _tail(log: LogParts, size: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Judgement:
-    """What decides against success; nothing if `decided_by` is None.
+    """The evidence of a failure. There is none if `decided_by` is None.
 
     Args:
         reason: The evidence, such as ``scontrol: TIMEOUT``.
-        fault: What happened, in a sentence.
+        fault: The event, in a sentence.
     """
 
     decided_by: DecidedBy | None = None
@@ -630,7 +631,7 @@ class _Judgement:
 def _judged(
     state: JobWork, handle: JobHandle, faults: Sequence[str], attempt: Attempt
 ) -> _Judgement:
-    """Whether the job's end is success.
+    """Judge whether the job's end is success.
 
     Args:
         faults: Of the metrics in its log.
@@ -658,7 +659,7 @@ def _judged(
 
 
 def _split_evidence(status: Mapping[str, Any]) -> tuple[str, str]:
-    """What happened, and its evidence, which the reason has at its end in brackets."""
+    """The event and its evidence. The reason has the evidence at its end, in brackets."""
     reason, evidence = str(status["reason"]).strip(), str(status["evidence"])
     found = re.search(rf" \((?P<shown>{re.escape(evidence)}(?:: [^()]*)?)\)", reason)
     if not found:

@@ -1,8 +1,9 @@
-"""Many jobs in few submissions: a job array, and a `foreach` over jobs as arrays.
+"""Many jobs in few submissions: a job array, or a `foreach` over jobs as arrays.
 
-Each element, or item, is a task of its own: rendered, waited for, judged by the step's rules,
-recorded. They share only the submission. The run's notes record which jobs are submitted together
-before the first is. So a killed run submits the same arrays again, and thereby finds them.
+Each element, or item, is a separate task: it is rendered, waited for, judged by the step's rules
+and recorded. Elements share only the submission. Before the first submission, the run's notes
+record which jobs are submitted together. So a killed run submits the same arrays again, and thereby
+finds them.
 """
 
 from __future__ import annotations
@@ -63,11 +64,13 @@ SUBMIT = ToolInfo(
     description="Submit a batch job.",
     annotations={"readOnlyHint": False, "destructiveHint": False},
 )
-"""The call that the policy sees: the tool of `fractale.tools.jobs` that does the same."""
+"""The call that the policy sees: the equivalent tool of `fractale.tools.jobs`."""
 
 MOST_TOGETHER: Final = 1000
-"""Elements of one array of a `foreach`: the schedulers' default limit (Slurm's ``MaxArraySize`` is
-1001, LSF's ``MAX_JOB_ARRAY_SIZE`` 1000)."""
+"""Elements of one array of a `foreach`: the schedulers' default limit.
+
+Slurm's ``MaxArraySize`` is 1001, LSF's ``MAX_JOB_ARRAY_SIZE`` is 1000.
+"""
 
 
 class Tally:
@@ -85,7 +88,7 @@ class Tally:
         self._counts = Counter[JobState]()
 
     def at(self, path: str, state: JobState) -> dict[str, int]:
-        """Record the state of a job; returns the counts by state."""
+        """Record the state of a job. Returns the counts by state."""
         before = self._states.get(path)
         if before is not None:
             self._counts[before] -= 1
@@ -96,7 +99,7 @@ class Tally:
 
 @dataclass(slots=True)
 class ArrayJob:
-    """One submission for several jobs; the first element that needs it makes it.
+    """One submission for several jobs. The first element that needs it submits it.
 
     Args:
         attempt: Of the step.
@@ -115,14 +118,14 @@ class ArrayJob:
         """Submit the array once.
 
         Args:
-            tries: Which try of the step's `retry` this is: a failed submission is repeated once
-                per try, for all elements together.
+            tries: The try of the step's `retry`. A failed submission is repeated once per try, for
+                all elements together.
 
         Raises:
             JobError: The scheduler refuses it.
-            SchedulerUnavailable: It does not answer.
-            JobInDoubt: It is unknown whether it was submitted.
-            LimitReached: The run's limits leave no room for it.
+            SchedulerUnavailable: The scheduler does not answer.
+            JobInDoubt: It is unknown whether the array was submitted.
+            LimitReached: The array does not fit within the run's limits.
         """
         async with self._lock:
             if self._fault is not None and tries <= self._tries:
@@ -143,7 +146,7 @@ class ArrayJob:
             return await jobs.submit(self.spec, key=self.key)
         except (SchedulerUnavailable, JobInDoubt):
             raise
-        except FractaleError:  # it was refused
+        except FractaleError:  # the array was refused
             await self.attempt.context.meter.jobs.release(self.key, self.spec.array)
             raise
 
@@ -161,7 +164,7 @@ class ArrayElement:
         return job_budget.element_key(self.array.key, self.index)
 
     async def submitted(self, jobs: Jobs, tries: int) -> JobHandle:
-        """Submit the array once; the handle of the element.
+        """Submit the array once. Returns the handle of the element.
 
         Raises:
             FractaleError: As `ArrayJob.submitted`.
@@ -172,21 +175,21 @@ class ArrayElement:
 def element_of(
     attempt: Attempt, agreed: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> ArrayElement | None:
-    """The element of an array that an item's job is; None if it is submitted by itself.
+    """The element of an array that an item's job is; None if it is submitted on its own.
 
     Args:
-        agreed: The job after the approval: a job that the user has changed is submitted by itself.
-        wanted: The job before.
+        agreed: The job after the approval. A job that the user has changed is submitted on its own.
+        wanted: The job before the approval.
     """
     element = attempt.context.arrays.get(attempt.scope.get("index", -1))
     return element if dict(agreed) == dict(wanted) else None
 
 
 def alone(attempt: Attempt, jobs: Jobs, spec: JobSpec) -> tuple[JobSpec, int | None]:
-    """A job that is submitted by itself; with its index if it is an element of an array.
+    """A job that is submitted on its own, with its index if it is an element of an array.
 
     Raises:
-        TemplateError: It is an array inside a foreach.
+        TemplateError: The job is an array inside a foreach.
     """
     tally = attempt.context.tally
     if tally is None:
@@ -225,7 +228,7 @@ async def arrays_of_items(
     """The arrays of a foreach over jobs, as fields of the items' `RunContext`.
 
     Args:
-        most: How many of the jobs may run at a time; None: no limit.
+        most: The number of jobs that may run at a time; None: no limit.
     """
     tally = Tally(len(items))
     scopes = {
@@ -236,7 +239,7 @@ async def arrays_of_items(
     at_most = await groups.most_elements()
     chunks = groups.found(at_least=2, at_most=at_most) if at_most > 1 else []
     if most is not None and (sum(map(len, chunks)) < len(items) or len(chunks) > most):
-        return {"tally": tally}  # schedulers could not keep the limit over several arrays
+        return {"tally": tally}  # schedulers could not apply the limit across several arrays
     arrays: dict[int, ArrayElement] = {}
     for chunk in chunks:
         share = max(1, most * len(chunk) // len(items)) if most is not None else None
@@ -256,7 +259,7 @@ class _Groups:
         task = str(attempt.config.get("configurable", {}).get("checkpoint_ns", ""))
         self._unique = f"{attempt.context.run_id}#{task}#{attempt.path}#{attempt.attempts}#array"
         self._note = f"arrays {hashlib.sha256(self._unique.encode()).hexdigest()[:16]}"
-        # A replay has recorded handles, and no scheduler.
+        # A replay has recorded handles, but no scheduler.
         can = attempt.deps.patient and attempt.deps.jobs is not None
         self._known: Any = attempt.context.notes.get(self._note) if can else None
         jobs = {i: self._job(i, scope) for i, scope in scopes.items()} if can else {}
@@ -276,25 +279,25 @@ class _Groups:
             if len(chunk := found[start : start + at_most]) >= at_least
         ]
         if not self._has_room(chunks):
-            chunks = []  # each job waits for room by itself
+            chunks = []  # each job waits separately for its place in the budget
         if self._jobs:
             kept = [str(Array.of(chunk)) for chunk in chunks]
             self._attempt.context.notes.put(self._note, kept)
         return chunks
 
     async def most_elements(self) -> int:
-        """How many elements the schedulers of the jobs allow in one array."""
+        """The most elements that the schedulers of the jobs allow in one array."""
         names = {job.scheduler for job in self._jobs.values()} if self._known is None else ()
         found = [MOST_TOGETHER]
         for name in names:
             jobs: Any = self._attempt.deps.jobs(name) if self._attempt.deps.jobs else None
-            with contextlib.suppress(FractaleError):  # each job reports it by itself
+            with contextlib.suppress(FractaleError):  # each job reports the error separately
                 most = await jobs.most_elements()
                 found += [] if most is None else [most]
         return min(found)
 
     def _has_room(self, chunks: Sequence[Sequence[int]]) -> bool:
-        """Whether the run's budget has room for all of them together."""
+        """Whether all of them together fit in the run's budget."""
         jobs = [(self._jobs[chunk[0]], len(chunk)) for chunk in chunks]
         sizes = [
             (Size.of(job.spec, job.scheduler or scheduler_of(self._attempt)), count)
@@ -327,7 +330,7 @@ class _Groups:
         return {item: ArrayElement(job, number) for item, number in numbers.items()}
 
     def _job(self, index: int, scope: Mapping[str, Any]) -> _Job | None:
-        """The job of an item; None if it must be submitted by itself, or cannot be submitted."""
+        """The job of an item; None if it must be submitted on its own, or cannot be submitted."""
         attempt = self._attempt
         item = Attempt(
             step=self._leaf.step,
@@ -346,16 +349,16 @@ class _Groups:
             spec, scheduler = spec_of(item, wanted)
             return _Job(spec, scheduler, self._kind(spec, scheduler))
         except (FractaleError, ValueError):
-            return None  # it fails by itself, with its own message
+            return None  # the job itself fails, with its own message
 
     def _is_free(self, item: Attempt, wanted: Mapping[str, Any]) -> bool:
-        """Whether the job needs no approval. What an earlier process began was approved."""
+        """Whether the job needs no approval, or got it when an earlier process began it."""
         chosen_by = "model" if item.context.drafted else "plan"
         free = item.step.approve not in ("ask", "always") and not item.context.drafted
         return self._known is not None or (free and is_allowed(item, SUBMIT, wanted, chosen_by))
 
     def _kind(self, spec: JobSpec, scheduler: str | None) -> str:
-        """What jobs must have in common to be one array.
+        """The values that jobs must have in common to be one array.
 
         Raises:
             TemplateError: The job is an array itself, and the items are not its elements.
@@ -374,7 +377,7 @@ class _Groups:
 
 
 def scheduler_of(attempt: Attempt) -> str:
-    """The scheduler that jobs go to; ``local`` if it is not known, as in a replay."""
+    """The scheduler that jobs go to; ``local`` if it is unknown, as in a replay."""
     jobs: Any = attempt.deps.jobs(None) if attempt.deps.jobs else None
     return str(getattr(jobs, "scheduler", "local"))
 
@@ -387,7 +390,7 @@ def array_of_step(attempt: Attempt) -> Array | None:
 
     Raises:
         TemplateError: The rendered value is not an array.
-        JobError: The script makes several jobs of one.
+        JobError: The script turns one job into several.
     """
     job = attempt.step.job
     if job is not None and job.array is not None:
@@ -400,7 +403,7 @@ def array_of_step(attempt: Attempt) -> Array | None:
 
 
 async def run_array(leaf: StepNode, attempt: Attempt, array: Array) -> CallResult:
-    """Run each element as an item of the step, except those that succeeded before."""
+    """Run each element as an item of the step, except elements that succeeded before."""
     indices = array.indices
     if len(indices) > MOST_ELEMENTS:
         raise TemplateError(
@@ -457,8 +460,9 @@ def _render_first(attempt: Attempt, index: int) -> None:
 def _succeeded_before(attempt: Attempt, indices: Sequence[int]) -> dict[str, Any]:
     """The results of the elements that succeeded in the attempt before, if the job is the same.
 
-    Only after a failed attempt: after a success the step does all of its work again. A job whose
-    values differ only by the number of the attempt is the same job.
+    They are used only after a failed attempt: after a success the step does all of its work again.
+        A
+    job whose values differ only by the number of the attempt is the same job.
     """
     before = attempt.state.get("steps", {}).get(attempt.step.name, {})
     store = attempt.deps.outputs
@@ -491,7 +495,7 @@ def _succeeded_before(attempt: Attempt, indices: Sequence[int]) -> dict[str, Any
 
 
 def _inputs_before(attempt: Attempt) -> Any:
-    """What the step's inputs would have been in the attempt before; None: unknown."""
+    """The step's inputs as the attempt before would have rendered them; None: unknown."""
     job, name = attempt.step.job, attempt.step.name
     if job is None:
         return None
@@ -534,7 +538,7 @@ def _gather(node: StepNode, results: Mapping[int, dict[str, Any]], kept: str) ->
     """The outputs of the elements in order, and the outcome of the step, as for a foreach.
 
     Args:
-        kept: The elements that were not run again, in words.
+        kept: A text that names the elements that were not run again.
     """
     outputs = [item_outputs(node, result) for result in results.values()]
     states: dict[int, JobState] = {}

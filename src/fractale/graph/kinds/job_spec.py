@@ -1,4 +1,4 @@
-"""What a job step submits: its rendered values, checked, as a `JobSpec`."""
+"""The `JobSpec` that a job step submits, from its rendered and checked values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TEXTS = ("queue", "account", "folder")
 
 
 def arguments_of(attempt: Attempt) -> dict[str, Any]:
-    """The job of a step as plain values of the right types: the form that the user approves.
+    """The job of a step as plain values of the right types, in the form that the user approves.
 
     Raises:
         TemplateError: A template gave a wrong value.
@@ -41,7 +41,7 @@ def spec_of(attempt: Attempt, arguments: Mapping[str, Any]) -> tuple[JobSpec, st
         arguments: From `arguments_of`, or as the user changed them.
 
     Raises:
-        TemplateError: They are not a job's.
+        TemplateError: The arguments are not a valid job.
     """
     known: Any = _checked(attempt, {k: v for k, v in arguments.items() if k in JOB_KEYS})
     scheduler = known.pop("scheduler", None)
@@ -56,7 +56,7 @@ def spec_of(attempt: Attempt, arguments: Mapping[str, Any]) -> tuple[JobSpec, st
 
 
 def _confine(attempt: Attempt, known: dict[str, Any]) -> Confine | None:
-    """How the job is confined: as the step says, and always if a model drafted it.
+    """The bounds of a confined job: the step's, and always some if a model drafted the step.
 
     Raises:
         PolicyError: A drafted step asks for more than it may have.
@@ -109,7 +109,7 @@ def read_array(attempt: Attempt, value: Any) -> Array:
     """The array of a job step, from the rendered value.
 
     Raises:
-        TemplateError: It is not an array.
+        TemplateError: The value is not an array.
     """
     text = str(value).strip() if not isinstance(value, (bool, dict, list)) else ""
     try:
@@ -136,7 +136,7 @@ def _bound(attempt: Attempt, key: str, value: Any) -> bool | list[str]:
 
 
 def _command(attempt: Attempt, value: Any, key: str = "command") -> list[str]:
-    """The words; a word that is a list is several."""
+    """The command's words. A word that is a list becomes several words."""
     words: list[str] = []
     for word in cast("list[Any]", value if isinstance(value, list) else [value]):
         for part in cast("list[Any]", word if isinstance(word, list) else [word]):

@@ -1,4 +1,4 @@
-"""A `parallel` block: its steps run at the same time, each a node of the block's graph."""
+"""A `parallel` block: its steps run at the same time. Each is a node of the block's graph."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fractale.graph.step import StepNode, add_step
 
 
 def build(node: StepNode, compiler: Compiler) -> StepNode:
-    """A block that succeeds if all of its steps do, or, if it keeps going, one of them."""
+    """A block that succeeds if all of its steps succeed, or, if it keeps going, one of them."""
     block = node.step
     builder = StateGraph(PlanState, context_schema=RunContext, input_schema=PlanState)
     members = frozenset(step.name for step in block.steps)

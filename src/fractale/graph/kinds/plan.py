@@ -4,8 +4,8 @@ The graph below the step is the planner's, explore → draft (`fractale.agents.p
 more nodes: → review → run. A valid draft is text in the state, and `run` compiles the graph from
 that text. So a resumed run builds the same graph without asking the model again.
 
-The planner does not explore if the input `known` or an earlier attempt of the step has found
-something out. After a failure it writes the steps again, and sees the error.
+The planner does not explore if the input `known` or an earlier attempt of the step has findings.
+After a failure it sees the error and writes the steps again.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from fractale.plan.needs import narrow
 
 EXPERTS = ("agent", "prompt")
 PLANNING = ("planner", "ask_or_plan")
-"""Agents that plan, or hand over to the planner: the steps of a draft need neither."""
+"""Agents that plan, or call the planner. The steps of a draft need neither."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ class StepPlanner(Planner):
     compile_plan: CompilePlan
 
     def sources(self) -> list[dict[str, Any]]:
-        """What the attempt has read so far, as labels."""
+        """The sources that the attempt has read so far, as labels."""
         return to_data(self.attempt.seen.sources)
 
     def warn_invalid(self, message: str) -> None:
@@ -177,7 +177,7 @@ def _expert(attempt: Attempt) -> tuple[str, str] | None:
     """Kind and name of the expert that the step's inputs name; None if they name none."""
     for kind in EXPERTS:
         name = attempt.inputs.get(kind)
-        # 0.1.0's `inputs.prompt` is the instruction itself.
+        # The `inputs.prompt` of 0.1.0 is the instruction itself.
         if isinstance(name, str) and name != attempt.instruction:
             return kind, name
     return None
@@ -187,7 +187,7 @@ def _check_expert(attempt: Attempt, expert: tuple[str, str], catalog: DraftCatal
     """Check that the expert exists and accepts the inputs: no model can repair either.
 
     Raises:
-        ToolError: It does not.
+        ToolError: The expert does not exist, or does not accept the inputs.
     """
     kind, name = expert
     there = catalog.prompts if kind == "prompt" else catalog.agents
@@ -204,13 +204,13 @@ def _check_expert(attempt: Attempt, expert: tuple[str, str], catalog: DraftCatal
 def _given(attempt: Attempt) -> dict[str, Any]:
     """The inputs that the draft sees: the step's, without those for the planner."""
     given = {name: v for name, v in attempt.inputs.items() if name not in PLANNER_INPUTS}
-    if not given.get(KNOWN, True):  # nothing is known: the planner's own findings take its place
+    if not given.get(KNOWN, True):  # the planner's own findings replace an empty value
         del given[KNOWN]
     return given
 
 
 def _earlier(attempt: Attempt, ctx: StepAgentContext) -> Earlier:
-    """What the attempt before left; its sources are sources of this one."""
+    """The findings of the attempt before. Their sources become sources of this attempt."""
     left: Any = ctx.recall(_note(attempt)) if attempt.attempts > 1 else None
     known: Mapping[str, Any] = left or {}
     attempt.seen.add(from_data(known.get("sources")))
@@ -221,7 +221,7 @@ def _earlier(attempt: Attempt, ctx: StepAgentContext) -> Earlier:
 
 
 def _note(attempt: Attempt) -> str:
-    """The key of what an attempt leaves to the next one."""
+    """The key of the findings that an attempt leaves to the next one."""
     return f"planned {attempt.path}"
 
 
@@ -229,7 +229,7 @@ def _note(attempt: Attempt) -> str:
 
 
 def _review(state: DraftState, runtime: Runtime[StepPlanner]) -> DraftState:
-    """Ask the user. Nothing may precede the question: the node runs again with the answer."""
+    """Ask the user. No other work may precede the question: the answer runs the node again."""
     planner = runtime.context
     path, text, rounds = planner.attempt.path, state.get("text", ""), state.get("rounds", 0) + 1
     changes = state.get("note") or _changes(state.get("shown", ""), text)
@@ -250,7 +250,7 @@ def _review(state: DraftState, runtime: Runtime[StepPlanner]) -> DraftState:
 
 
 def _edited(planner: StepPlanner, edited: str, known: str) -> DraftState:
-    """The user's own edit in place of the draft, if it is valid."""
+    """The user's own edit instead of the draft, if the edit is valid."""
     try:
         data = plan_data(parse_plan(edited, "your edit"))
         _, text = planner.catalog.read(planner.name, data, known)

@@ -38,7 +38,7 @@ async def _perform(attempt: Attempt) -> CallResult:
     ]
     if attempt.instruction:
         messages.append(HumanMessage(attempt.instruction))
-    # A prompt is an expert that answers; it asks the user only if its step lists tools.
+    # A prompt only answers. It can ask the user only if its step lists tools.
     extras = set(EXTRA_TOOLS) if attempt.step.tools else set[str]()
     generalist = attempt.deps.agents.find(GENERALIST)
     assert generalist is not None  # noqa: S101 - it is built in
@@ -51,7 +51,7 @@ async def get_prompt(
     """Have a server render a prompt.
 
     Raises:
-        ToolError: The prompt does not exist, or it did not accept the arguments.
+        ToolError: The prompt does not exist, or did not accept the arguments.
     """
     site = attempt.journal.next_site(agent, prompt=True)
     call = Call(kind="prompt", name=name, digest=attempt.digest(arguments), safe=True)
@@ -65,7 +65,7 @@ async def get_prompt(
 
 
 class PromptCodec(Codec[list[PromptMessage]]):
-    """A prompt that a server renders: it has no events."""
+    """A prompt that a server renders. Its call has no events."""
 
     def dump(self, result: list[PromptMessage], seconds: float | None) -> dict[str, Any]:
         del seconds

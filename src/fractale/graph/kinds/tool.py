@@ -1,4 +1,4 @@
-"""Tool steps, and every tool call of the other kinds of steps."""
+"""Tool steps, and every tool call of other kinds of steps."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ async def call_tool(
     make: Callable[[], Awaitable[ToolResult]] | None = None,
     source: Source | None = None,
 ) -> ToolResult:
-    """Make one tool call that was agreed to (`fractale.graph.consent.agree`).
+    """Make one approved tool call (`fractale.graph.consent.agree`).
 
     Args:
         agent: The path of the sub-agent that makes the call, if it is not the step's own.
-        make: Makes a call of fractale's own, in place of the toolbox. It never does its work
-            twice, so a call that was begun before is made again.
-        source: Where the answer comes from, if that is not the tool.
+        make: Makes a call of fractale's own, instead of the toolbox. Such a call never does its
+            work twice, so it is made again if it was begun before.
+        source: The source of the answer, if that is not the tool.
 
     Raises:
         ToolError: The tool or its server failed.
@@ -111,18 +111,18 @@ async def call_tool(
 
 
 def _source(attempt: Attempt, tool: ToolInfo, arguments: Mapping[str, Any]) -> Source | None:
-    """Where the answer of a call comes from."""
-    # An answer is known to be what is in a file only if the tool reads the file itself.
+    """The source of a call's answer."""
+    # The answer counts as a file's contents only if the tool itself reads the file.
     reads = PATHS in tool.annotations and reads_only(tool)
     beyond = [path for _, path in outside(attempt, tool, arguments)] if reads else []
     return source_of(tool, attempt.deps.policy.settings.sources, beyond)
 
 
 class ToolCodec(Codec[ToolResult]):
-    """A call of a tool: its events, its result in the journal, and what its server asks meanwhile.
+    """A call of a tool: its events, its result in the journal, and its server's questions.
 
     Args:
-        agreed: Who agreed to the call beforehand, in words.
+        agreed: A text that names who approved the call beforehand.
         own: Whether it is a call of fractale's own, which can be made again.
     """
 
@@ -166,7 +166,7 @@ class ToolCodec(Codec[ToolResult]):
         """The user's answer to a question of the server.
 
         Raises:
-            Elicited: There is none yet.
+            Elicited: The user has not answered yet.
         """
         self._asked[asked.message] += 1
         question = questions.elicitation(
@@ -239,14 +239,14 @@ class ToolCodec(Codec[ToolResult]):
         raise ToolError(f"the run was killed during the call of `{tool.name}`: it counts as failed")
 
     def failed(self, error: CallError) -> CallError:
-        """The error, saying that the call may have been made if that is so and matters."""
+        """The error. It mentions that the call may have been made, if that matters."""
         if not isinstance(error, TransportError) or not error.sent or may_repeat(self.tool):
             return error
         message = f"{error.message}; {self._may_have_been_made}"
         return TransportError(message, sent=True, hint=error.hint, position=error.position)
 
     def cut_off(self, cancelled: asyncio.CancelledError | TimeoutError) -> None:
-        """Add what is known of the call; an empty message if that is nothing."""
+        """Add the known facts about the call. If there are none, the message is empty."""
         for waited_for in cancelled.args:
             if isinstance(waited_for, TransportError):  # the call was not sent yet
                 self.attempt.cut_off.append(waited_for)
@@ -261,7 +261,7 @@ class ToolCodec(Codec[ToolResult]):
 
 
 class QuietCodec(ToolCodec):
-    """A call of fractale's own that only looks, has no events, and can be made again."""
+    """A call of fractale's own that only reads, has no events, and can be made again."""
 
     events = None
 
@@ -273,7 +273,7 @@ class QuietCodec(ToolCodec):
 
 
 def with_files(answer: ToolResult, outputs: OutputStore) -> ToolResult:
-    """An answer with its bytes kept as files of the run.
+    """An answer with its bytes stored as files of the run.
 
     Raises:
         ToolError: The bytes are not the base64 that MCP prescribes.
