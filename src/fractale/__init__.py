@@ -2,15 +2,15 @@
 
 A map, in the order in which data flows:
 
-- `plan`: what a plan means: YAML with positions, templates, rules, checks, drawing. No engine.
-- `settings`, `toolbox`, `events`: what a person set; the face of tools; what happens in a run.
-- `mcp`, `registry`, `models`, `policy`, `store`: the outside, one adapter each.
+- `plan`: the meaning of a plan: YAML with positions, templates, rules, checks, drawing. No engine.
+- `settings`, `toolbox`, `events`: the user's settings; the interface of tools; a run's events.
+- `mcp`, `registry`, `models`, `policy`, `store`: everything outside of fractale, one adapter each.
 - `jobs`: batch jobs, the same for Slurm, Flux, PBS, LSF and plain processes.
 - `agents`: the built-in sub-agents.
-- `graph`: a plan as a LangGraph `StateGraph`, and what its nodes do.
-- `runs`: starting runs and going on with them.
-- `server`, `studio`, `cli`: how people and programs reach it.
-- `site`: what is on a machine, and what of it a plan needs (`fractale discover`, `doctor`).
+- `graph`: a plan as a LangGraph `StateGraph`, and its nodes.
+- `runs`: starting runs and resuming them.
+- `server`, `studio`, `cli`: the interfaces for users and programs.
+- `site`: the machine's features, and which of them a plan needs (`fractale discover`, `doctor`).
 - `tools`: local tools that ship with fractale; `testing`: a scripted model and fake tools.
 
 In a few lines::

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 def load(plan: str | Path | Plan) -> Plan:
-    """A plan from a path, or from YAML text (text has a newline in it); a `Plan` as it is.
+    """A plan from a path or from YAML text (text has a newline in it); a `Plan` is returned.
 
     Raises:
-        PlanError: The plan is invalid, with every problem and its place.
+        PlanError: The plan is invalid; the error lists every problem and its place.
     """
     if isinstance(plan, Plan):
         return plan
@@ -36,7 +36,7 @@ def load(plan: str | Path | Plan) -> Plan:
 
 
 def validate(plan: str | Path | Plan) -> list[Problem]:
-    """Everything that is wrong with a plan: errors and warnings, in file order."""
+    """All problems of a plan, errors and warnings, in file order."""
     from fractale.plan.check import plan_problems
 
     return plan_problems(lambda: load(plan))[1]
@@ -70,12 +70,12 @@ async def arun(
         model: A LangChain chat model, or ``provider:name``.
         checkpointer: A LangGraph saver to use; with it, `run_id` is the thread's id.
         secrets: The plan's secret inputs.
-        on_event: Takes every event of the run.
-        person: Answers questions; None: the run ends waiting where it would ask.
+        on_event: Called with every event of the run.
+        person: Answers questions; None: the run ends waiting if it would ask.
         answers: Answers to questions, by the path of the step that asks.
-        yes: Agree beforehand to every call and plan that would be asked about.
-        keep: Record the run in the state folder, so that ``fractale resume`` finds it.
-        settings: In place of the settings files and the environment.
+        yes: Approve beforehand every call and plan that needs approval.
+        keep: Record the run in the state directory, so that ``fractale resume`` finds it.
+        settings: Used instead of the settings files and the environment.
 
     Returns:
         How the run ended. A plan that failed is a result, not an exception.

@@ -1,13 +1,18 @@
 """The audit log: who agreed to what, when, and from where.
 
-A line of JSON for each thing that a person, or an option that a person gave, agreed to or refused:
-a run that was started, forked or resumed (with ``--yes`` or without), an answer to an approval, a
-review, a call in doubt, what is trusted from then on. Each line can be read without the others. It
-goes to ``audit.jsonl`` in the state folder and, if the setting `audit` names a file or a folder,
-there too. What cannot be written down is not acted upon.
+Each line is one JSON object. It records one thing that the user, or an option that the user gave,
+agreed to or refused:
+
+- a run that was started, forked or resumed, with ``--yes`` or without;
+- an answer to an approval or a review, or about a call whose outcome is unknown;
+- a server or file that is trusted from then on.
+
+Each line can be read without the others. The log is ``audit.jsonl`` in the state directory. If the
+setting `audit` names a file or a directory, each line is written there, too. fractale does not act
+on an approval that it cannot record.
 
 The file is opened for appending only, so that a site can make it append-only (``chattr +a``). A
-process of the user writes it: it shows what fractale did, and is no evidence against a user who
+process of the user writes it. It shows what fractale did, but it proves nothing against a user who
 changes fractale itself.
 """
 
@@ -35,20 +40,20 @@ VERSION: Final = 1
 FILE: Final = "audit.jsonl"
 
 LONGEST_TEXT: Final = 500
-"""Characters of a text that a line keeps; a system call appends a short line whole."""
+"""Characters of a text that a line keeps; the system appends a short line in one piece."""
 
 _SECRET_KINDS: Final = frozenset({"elicitation"})
-"""Questions whose answers may be passwords: of them only what was chosen is kept."""
+"""Questions whose answers may be passwords: only the chosen option is recorded."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuditLog:
-    """Where things are written down that somebody agreed to.
+    """Records what the user agreed to.
 
     Args:
         files: Each gets every line.
         environment: Says where the user came from.
-        mask: Takes secrets out of a JSON value.
+        mask: Removes secrets from a JSON value.
     """
 
     files: tuple[Path, ...] = ()
@@ -66,7 +71,7 @@ class AuditLog:
         """The log that the settings ask for.
 
         Args:
-            kept: Whether anything is written to the state folder.
+            kept: Whether the state directory is written to.
         """
         files = [settings.state_dir / FILE] if kept else []
         if settings.audit:
@@ -74,7 +79,7 @@ class AuditLog:
         return cls(tuple(files), settings.environment, mask)
 
     def record(self, what: str, **details: Any) -> None:
-        """Write down one thing.
+        """Write one line.
 
         Args:
             what: A word for it, such as ``answer`` or ``trust``.
@@ -98,7 +103,7 @@ class AuditLog:
             _append(file, data)
 
     def listen(self, event: Event) -> None:
-        """Write down what an event of a run says that was agreed to.
+        """Write a line if an event of a run says that something was agreed to.
 
         Raises:
             StoreError: A file cannot be written.
@@ -113,7 +118,7 @@ class AuditLog:
 
 
 def _answered(question: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
-    """What was asked, and what was answered."""
+    """The question and its answer."""
     kind = str(question.get("kind"))
     answer = data["answer"]
     if kind in _SECRET_KINDS:
@@ -150,7 +155,7 @@ def _name_of(uid: int) -> str | None:
 
 
 def _login_uid() -> int | None:
-    """Who logged in, as the kernel keeps it over su and sudo."""
+    """Who logged in: the kernel keeps this ID through su and sudo."""
     try:
         uid = int(Path("/proc/self/loginuid").read_text(encoding="ascii"))
     except (OSError, ValueError):
@@ -175,7 +180,6 @@ def _folder() -> str | None:
 
 
 def _short(value: Any) -> Any:
-    """A JSON value with its long texts cut."""
     if isinstance(value, str):
         left = len(value) - LONGEST_TEXT
         return value if left <= 0 else f"{value[:LONGEST_TEXT]}… ({left} more characters)"
@@ -187,13 +191,13 @@ def _short(value: Any) -> Any:
 
 
 def _site_file(path: Path) -> Path:
-    """The file itself, or in a folder one for each user."""
+    """The file itself; in a directory, one file per user."""
     uid = os.getuid()
     return path / f"{_name_of(uid) or uid}.jsonl" if path.is_dir() else path
 
 
 def _opened(file: Path) -> int:
-    """The file's descriptor; one that is there keeps its mode (a group may read it)."""
+    """The file's descriptor; an existing file keeps its mode (a group may read it)."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         return os.open(file, flags)

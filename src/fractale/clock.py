@@ -1,9 +1,9 @@
-"""How long something has taken, whatever becomes of the wall clock meanwhile.
+"""How long something has taken, even if the wall clock jumps meanwhile.
 
-A wall clock may jump: it is set by hand, or by a time server after a day without one. So what may
-last for days is measured by the time since the machine started, which nobody sets and which counts
-while the machine sleeps. Another process of the same boot reads the same clock. After a restart,
-or on another machine, only the wall clocks can be compared.
+A wall clock jumps if an administrator sets it, or a time server after a day without one. So
+durations that may last for days are measured by the time since the machine started. That time
+cannot be set and counts while the machine sleeps. Another process of the same boot reads the same
+clock. After a restart, or on another machine, only the wall clocks can be compared.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Clock(Protocol):
-    """What a clock shows; a test may give one that jumps."""
+    """The readings of a clock; a test may pass one that jumps."""
 
     def wall(self) -> float:
         """Unix time in seconds."""
@@ -37,15 +37,13 @@ class SystemClock:
     """This machine's `Clock`."""
 
     def wall(self) -> float:
-        """Unix time in seconds."""
         return time.time()
 
     def boot(self) -> float:
-        """Seconds since the machine started."""
         return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
     def boot_id(self) -> str:
-        """The kernel's word for this start; without one, this process can compare its own."""
+        """The kernel's ID of this start; without one, an ID that only this process can compare."""
         try:
             return _BOOT_ID.read_text(encoding="ascii").strip()
         except OSError:
@@ -61,7 +59,7 @@ def elapsed(clock: Clock, began: Mapping[str, Any]) -> float:
     """Seconds since a moment, at least 0.
 
     Args:
-        began: As `moment` gives it, or only its ``wall``.
+        began: As `moment` returns it, or only its ``wall``.
     """
     if began.get("boot_id") == clock.boot_id():
         return max(0.0, clock.boot() - float(began["boot"]))

@@ -9,14 +9,14 @@ import re
 from typing import Final
 
 MOST_SECONDS: Final = 1e9
-"""Thirty years: no duration is as long."""
+"""Thirty years: the longest duration that is accepted."""
 
 _UNITS: Final = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 _UNIT_PATTERNS = "".join(rf"([0-9]+(\.[0-9]+)?{unit})?" for unit in _UNITS)
 _CLOCK_PATTERN = "([0-9]+-)?[0-9]+:[0-5][0-9]:[0-5][0-9]|[0-9]+-[0-9]+(:[0-5][0-9])?"
 DURATION_PATTERN: Final = rf"^({_UNIT_PATTERNS}|[0-9]+(\.[0-9]+)?|{_CLOCK_PATTERN})$"
-"""The same for JSON Schema; a plain number of seconds is a number there."""
+"""The same for JSON Schema, in which a plain number of seconds is a number."""
 
 _DURATION = re.compile(
     "".join(rf"(?:(?P<{unit}>[0-9]{{1,9}}(?:\.[0-9]{{1,9}})?){unit})?" for unit in _UNITS)
@@ -28,7 +28,7 @@ _CLOCK = re.compile(
     r"(?::(?P<seconds>[0-5][0-9]))?"
 )
 AMBIGUOUS: Final = re.compile(r"([0-9]{1,6}):([0-9]{1,6})")
-"""Minutes and seconds for some schedulers, hours and minutes for others."""
+"""Some schedulers read ``1:30`` as minutes and seconds, others as hours and minutes."""
 
 
 def parse_duration(text: str) -> float:
@@ -43,7 +43,7 @@ def parse_duration(text: str) -> float:
         Seconds.
 
     Raises:
-        ValueError: It is not a duration, or one of more than thirty years. ``1:30`` is none: it
+        ValueError: It is not a duration, or is longer than thirty years. ``1:30`` is refused: it
             is minutes and seconds for some schedulers, and hours and minutes for others.
     """
     word = text.strip()
@@ -63,7 +63,7 @@ def parse_duration(text: str) -> float:
 
 
 def _clock(word: str) -> float | None:
-    """Seconds of hours, minutes and seconds with colons; None where it is none of that form."""
+    """Seconds of hours, minutes and seconds with colons; None if the text has another form."""
     match = _CLOCK.fullmatch(word)
     if match is None or (match["days"] is None and match["seconds"] is None):
         return None
@@ -72,11 +72,7 @@ def _clock(word: str) -> float | None:
 
 
 def format_duration(seconds: float) -> str | float:
-    """A duration as `parse_duration` reads it: in hours, minutes and seconds if it is whole.
-
-    Args:
-        seconds: How long it is.
-    """
+    """A duration as `parse_duration` reads it: in hours, minutes and seconds if it is whole."""
     if not float(seconds).is_integer() or not 0 < seconds < MOST_SECONDS:
         return seconds
     rest, parts = int(seconds), ""

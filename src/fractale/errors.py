@@ -9,7 +9,7 @@ to do next.
     FractaleError
     ├── UsageError              2    the command or the call was used wrongly
     │   ├── InputError          2    an input of the plan is missing or ill-typed
-    │   ├── AnswerError         2    an answer is none that its question takes
+    │   ├── AnswerError         2    an answer is not valid for its question
     │   ├── SettingsError       2    a setting or a settings file is wrong
     │   └── RunHeld             2    another process has the run: nothing was done
     ├── PlanError               3    the plan (or registry file) is invalid: all problems at once
@@ -44,7 +44,7 @@ class Position:
     """A place in a file.
 
     Args:
-        file: The path as the person gave it, or ``<string>``.
+        file: The path as the user gave it, or ``<string>``.
         line: 1 for the first line.
         column: 1 for the first character.
     """
@@ -61,7 +61,7 @@ _POSITION = re.compile(r"\S+:[0-9]+:[0-9]+ {2}")
 
 
 def without_positions(text: str) -> str:
-    """The words of errors without where in a file they are: the same plan, laid out otherwise."""
+    """The texts of errors without their places in a file: the same plan may have another layout."""
     return _POSITION.sub("", text)
 
 
@@ -73,11 +73,11 @@ class Problem:
         code: A stable word such as ``unknown-step``.
         message: What was found and what would be right.
         position: Where in the file, if the problem has a place.
-        path: Where in the plan, such as ``steps[2].transitions.failure``.
+        path: Its place in the plan, such as ``steps[2].transitions.failure``.
         length: How many characters from the position on are at fault (1 if unknown).
         suggestion: The nearest valid word, if one is near.
-        severity: ``error`` stops the plan, ``warning`` is told and passed over.
-        missing: The name of a tool, prompt or sub-agent that nobody offers.
+        severity: ``error`` stops the plan, ``warning`` is reported and ignored.
+        missing: The name of a tool, prompt or sub-agent that no server or file offers.
     """
 
     code: str
@@ -140,19 +140,19 @@ class SettingsError(UsageError):
 
 
 class AnswerError(UsageError):
-    """An answer to a question of a run is none that the question takes; the question waits on."""
+    """An answer does not fit its question; the run still waits for one."""
 
     code = "answer"
 
 
 class RunHeld(UsageError):
-    """Another process has the run. Nothing was done; the call is right once that one ends."""
+    """Another process has the run. Nothing was done; try again when that process has ended."""
 
     code = "run-held"
 
 
 class DependencyMissing(UsageError):
-    """An optional package or program is needed and is not there."""
+    """An optional package or program is needed but not installed."""
 
     code = "dependency-missing"
 
@@ -162,7 +162,7 @@ class PlanError(FractaleError):
 
     Args:
         problems: Every problem found, in file order. At least one.
-        plan: What could be read all the same (a `fractale.plan.model.Plan`), so that the rest
+        plan: What could be read anyway (a `fractale.plan.model.Plan`), so that the rest
             of it can be checked, too; None if too little could.
     """
 
@@ -178,8 +178,8 @@ class PlanError(FractaleError):
 class CallError(FractaleError):
     """A step's call failed. The step's outcome is ``failure``, decided by ``error``.
 
-    ``retryable`` says whether the step's ``retry`` applies: true for faults of transport,
-    false for answers that are merely wrong.
+    ``retryable`` says whether the step's ``retry`` applies: true for transport errors, false for
+    answers that are merely wrong.
     """
 
     code = "call"
@@ -195,7 +195,7 @@ class TemplateError(CallError):
 class ToolError(CallError):
     """A tool, prompt or resource raised, is unknown, or its arguments do not fit.
 
-    ``seconds`` says how long the call took, of one that a run made.
+    ``seconds`` says how long the call took, if a run made it.
     """
 
     code = "tool"
@@ -205,8 +205,8 @@ class ToolError(CallError):
 class TransportError(ToolError):
     """The server was lost, could not be reached, or did not answer in time.
 
-    ``sent`` says whether the call may have reached the server: if so, it is not known whether
-    the tool did its work.
+    ``sent`` says whether the call may have reached the server. If so, it is unknown whether the
+    tool did its work.
     """
 
     code = "transport"
@@ -231,13 +231,13 @@ class JobError(CallError):
 
 
 class JobInDoubt(JobError):
-    """A job may have been submitted, and neither the scheduler nor its own files can tell."""
+    """A job may have been submitted: neither the scheduler nor the job's own files show whether."""
 
     code = "job-in-doubt"
 
 
 class SchedulerUnavailable(JobError):
-    """The scheduler does not answer. Nothing was lost; the same call is right later."""
+    """The scheduler does not answer. Nothing was lost; make the same call again later."""
 
     code = "scheduler-unavailable"
     retryable = True
@@ -262,8 +262,8 @@ class NotDone(CallError):
 class ModelError(CallError):
     """The model refused, or its answer is empty or cannot be used.
 
-    ``usage`` is a `fractale.models.Usage` of the answers that were paid for all the same, or
-    None if there were none. ``text`` is an answer that is not the JSON that was asked for.
+    ``usage`` is a `fractale.models.Usage` of the answers that cost tokens, or None if the model
+    gave none. ``text`` is an answer that is not the requested JSON.
     """
 
     code = "model"
@@ -328,7 +328,7 @@ class StoreError(FractaleError):
 
 
 class NotRecorded(FractaleError):
-    """A run cannot be replayed, since its record does not have what that needs.
+    """A run cannot be replayed: its record lacks something that replay needs.
 
     Args:
         reason: A stable word for what is missing, such as ``no-tools``.
@@ -344,12 +344,11 @@ class NotRecorded(FractaleError):
 
 @dataclass(slots=True)
 class ProblemList:
-    """Collects problems so that all of a file's are reported at once."""
+    """Collects problems so that all problems of a file are reported at once."""
 
     problems: list[Problem] = field(default_factory=list[Problem])
 
     def add(self, problem: Problem) -> None:
-        """Keep one problem."""
         self.problems.append(problem)
 
     @property

@@ -16,10 +16,10 @@ step_started       step, attempt, type, target, description, previous (name of t
 item_started       step, index, total, element (of a job array)
 item_finished      step, index, total, outcome, error, decided_by, seconds, inputs_ref, outputs_ref
 tool_started       step, tool, arguments, call, key (the call's place in the journal), agreed (who
-                   agreed to it beforehand, in words)
+                   agreed to it beforehand, as text)
 tool_progress      step, tool, call, progress, total, message
 tool_finished      step, tool, call, key, is_error, seconds, text (first 2,000 characters),
-                   recorded (true where an earlier process had made the call)
+                   recorded (true if an earlier process made the call)
 model_started      step, model, call, key
 model_text         step, text (a piece as it comes)
 model_finished     step, model, call, key, seconds, input_tokens, output_tokens, cost, text,
@@ -27,8 +27,8 @@ model_finished     step, model, call, key, seconds, input_tokens, output_tokens,
 log                step, level, message (from a server, a tool, or fractale itself)
 warning            step, code, message
 job_state          step, job (the scheduler's id), scheduler, state (pending, running, completed,
-                   failed, cancelled, timeout, out_of_memory, node_failure, unknown), reason (in
-                   words), line (the last of its log), nodes, submitted, started, ended, over,
+                   failed, cancelled, timeout, out_of_memory, node_failure, unknown), reason (as
+                   text), line (the last of its log), nodes, submitted, started, ended, over,
                    last_lines (of the log of one that failed), handle {scheduler,
                    native_id, key, job_dir}, deadline, patience (Unix times), timeout (seconds or
                    null), began {wall, boot, boot_id: the moment when it was submitted}: of a job
@@ -46,8 +46,8 @@ run_finished       status, outcome, error, hint, decided {step, by, reason, code
                    scheduler, state, reason, seconds, log, last_lines}: those that failed]}, steps
                    [{name, attempt, outcome, event, decided_by, error}], outputs, usage
                    {input_tokens, output_tokens, total_tokens, cost, seconds; with batch jobs also
-                   elapsed, job_seconds, queue_seconds}, record (folder), next [commands], waiting
-                   [questions, and jobs: those have the kind ``job``], output_files {name:
+                   elapsed, job_seconds, queue_seconds}, record (directory), next [commands],
+                   waiting [questions, and jobs: those have the kind ``job``], output_files {name:
                    path of a file with that output}, notices [{step, kind, message}: of each
                    step's latest attempt]
 =================  ==============================================================================
@@ -91,10 +91,10 @@ Status = Literal["success", "failed", "waiting", "limit", "stopped"]
 
 
 SHORT_TEXT = 2000
-"""Characters of an answer that an event has."""
+"""Characters of an answer that an event keeps."""
 
 SHORT_OUTPUT = 200
-"""Characters of each text in the outputs that an event has; its lists have 20 entries."""
+"""Characters of each text in the outputs that an event keeps; it keeps 20 entries of a list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +119,9 @@ class Event:
 
 
 def shortened(kind: EventKind, data: dict[str, Any]) -> dict[str, Any]:
-    """The fields of an event with those cut that may be long. Secrets are masked before this.
+    """The fields of an event, with long ones cut.
 
-    A part of a secret that was cut would not be found any more.
+    Mask secrets before this: the remaining part of a secret that was cut would not be recognized.
     """
     if kind in ("tool_finished", "model_finished"):
         return {**data, "text": data["text"][:SHORT_TEXT]}
@@ -131,7 +131,6 @@ def shortened(kind: EventKind, data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _short(value: Any) -> Any:
-    """A JSON value with long texts and lists cut."""
     if isinstance(value, str):
         return value if len(value) <= SHORT_OUTPUT else value[:SHORT_OUTPUT] + "…"
     if isinstance(value, Mapping):
@@ -143,11 +142,11 @@ def _short(value: Any) -> Any:
 
 
 Listener = Callable[[Event], None]
-"""Takes each event as it happens. Must not block for long, and must not raise."""
+"""Called with each event as it happens. Must not block for long, and must not raise."""
 
 
 def logged_to(listener: Listener) -> Callable[[str, str, str], None]:
-    """What takes a server's name, a level and a message, and gives them on as a ``log`` event."""
+    """A function of a server's name, a level and a message, which sends them as a ``log`` event."""
 
     def log(server: str, level: str, message: str) -> None:
         listener(Event("log", "", {"step": server, "level": level, "message": message}))

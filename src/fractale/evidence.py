@@ -1,4 +1,4 @@
-"""What an answer itself shows: its outputs, and whether they speak of a failure."""
+"""Evidence in an answer: its outputs, and whether they show a failure."""
 
 from __future__ import annotations
 
@@ -20,10 +20,8 @@ EXIT_CODE_KEYS = (
     "retval",
     "return_value",
 )
-"""Outputs that are exit codes."""
-
 DETAILS = ("error", "errors", "reason", "stderr", "message", "output")
-"""Outputs that say in words what an exit code does not, the plainest first."""
+"""Outputs that describe a failure as text, the clearest first."""
 
 MOST_DETAIL = 2000
 
@@ -31,12 +29,12 @@ BLANK = re.compile(r"\s*+")
 
 
 class Notice(TypedDict):
-    """Something that a success does not hide.
+    """Something that a step reports although it succeeded.
 
     Keys:
-        kind: ``warning`` or ``lost`` as a tool's answer says it; ``failed`` for items of a
-            foreach, or steps of a parallel block, that failed while the step kept going.
-        message: In words.
+        kind: ``warning`` or ``lost`` as a tool's answer says it; ``failed`` for items of a foreach,
+            or steps of a parallel block, that failed while the step kept running.
+        message: The text.
     """
 
     kind: Literal["warning", "lost", "failed"]
@@ -47,7 +45,7 @@ NOTICES: Mapping[str, Literal["warning", "lost"]] = {
     "warnings": "warning",
     "not_translated": "lost",
 }
-"""Outputs that list what a success must not hide."""
+"""Outputs whose entries are reported although the step succeeded."""
 
 MOST_NOTICES = 50
 
@@ -58,10 +56,10 @@ WRAPPED = "x-fastmcp-wrap-result"
 def outputs_of(result: ToolResult, tool: ToolInfo | None = None) -> dict[str, Any]:
     """A tool's answer as a mapping.
 
-    The structured content, else what `outputs_of_text` finds. A scalar or a list is kept as
-    ``{result: …}``. A server on FastMCP wraps answers that need not be mappings as
-    ``{"result": …}``: what is in it is meant, so that an exit code inside is not overlooked.
-    Files of the answer are listed as ``files``, unless the tool has an output of that name.
+    This is the structured content, or the result of `outputs_of_text` if there is none. A scalar or
+    a list becomes ``{result: …}``. A server on FastMCP wraps answers that need not be mappings as
+    ``{"result": …}``. The inner value is used, so that an exit code in it is noticed. Files of the
+    answer are listed as ``files``, unless the tool has an output of that name.
     """
     outputs = _said_by(result, tool)
     if result.files and "files" not in outputs:
@@ -83,7 +81,7 @@ def _said_by(result: ToolResult, tool: ToolInfo | None) -> dict[str, Any]:
 
 
 def outputs_of_text(text: str) -> dict[str, Any]:
-    """What a tool's text answers with, as a mapping: its JSON, else ``{content: text}``."""
+    """The answer in a tool's text as a mapping: its JSON, else ``{content: text}``."""
     try:
         return as_mapping(json_of_text(text))
     except ValueError:
@@ -95,7 +93,7 @@ def json_of_text(text: str) -> Any:
 
     - The text is JSON as a whole, or one fence that contains nothing else: that JSON.
     - It is several JSON documents, one after the other: the list of all of them.
-    - It ends with a JSON object, or an array of such, that begins a line: that JSON. Programs
+    - It ends with a JSON object, or an array of objects, that begins a line: that JSON. Programs
       print what they do, and their result at the end.
 
     Raises:
@@ -114,7 +112,7 @@ def json_of_text(text: str) -> Any:
 
 
 def _documents(text: str) -> list[Any]:
-    """The JSON objects and arrays that a text consists of; none where it has anything else."""
+    """The JSON objects and arrays that a text consists of; none if it has anything else."""
     decoder, found, position = json.JSONDecoder(strict=False), list[Any](), _skip(text, 0)
     while position < len(text):
         if text[position] not in "{[":
@@ -134,9 +132,9 @@ def _skip(text: str, position: int) -> int:
 
 
 def shown_text(result: ToolResult) -> str:
-    """All that an answer says, as text for a model: its fault, text, structure and files.
+    """Everything in an answer, as text for a model: its error, text, structure and files.
 
-    Structured content is left out where the text says the same, as MCP asks servers to do.
+    Structured content is left out if the text says the same, as MCP asks servers to do.
     """
     parts = [result.text] if result.text.strip() else []
     if result.structured is not None and not _says(result.text, result.structured):
@@ -150,7 +148,7 @@ def shown_text(result: ToolResult) -> str:
 
 
 def _says(text: str, structured: Any) -> bool:
-    """Whether a text is the structured content itself, or what FastMCP wraps in it."""
+    """Whether a text is the structured content itself, or the value that FastMCP wraps in it."""
     value = as_mapping(structured)
     if outputs_of_text(text) == value:
         return True
@@ -166,10 +164,10 @@ def _file_line(file: Mapping[str, Any]) -> str:
 
 
 def misfit_of(result: ToolResult, tool: ToolInfo) -> str | None:
-    """How an answer breaks the tool's own output schema, in words; None if it does not.
+    """How an answer breaks the tool's own output schema, as text; None if it does not.
 
-    MCP: a tool with an output schema answers with structured content that conforms to it. A
-    schema that can't be used says nothing about the answer.
+    MCP requires that a tool with an output schema answers with structured content that conforms to
+    it. A schema that cannot be used says nothing about the answer.
     """
     schema = tool.output_schema
     if not schema or result.is_error:
@@ -181,7 +179,7 @@ def misfit_of(result: ToolResult, tool: ToolInfo) -> str | None:
 
 
 def _broken_by(schema: Mapping[str, Any], value: Any) -> str | None:
-    """The first way in which a value breaks a tool's schema; None where that cannot be used."""
+    """The first way in which a value breaks a tool's schema; None if the schema cannot be used."""
     try:
         found = misfits(schema, value)
     except UnusableSchema:
@@ -198,10 +196,10 @@ def as_mapping(value: Any) -> dict[str, Any]:
 
 
 def exit_code_evidence(outputs: Mapping[str, Any]) -> str | None:
-    """Why the outputs speak of a failure, or None.
+    """Why the outputs show a failure, or None.
 
-    A non-zero exit code (a number, or text that is one), a non-empty `error` or `errors`, or
-    ``success: false``.
+    Evidence is a non-zero exit code (a number, or text that is one), a non-empty `error` or
+    `errors`, or ``success: false``.
     """
     for key in EXIT_CODE_KEYS:
         number = as_number(outputs.get(key))
@@ -216,7 +214,7 @@ def exit_code_evidence(outputs: Mapping[str, Any]) -> str | None:
 
 
 def with_detail(reason: str, outputs: Mapping[str, Any]) -> str:
-    """A reason, with what the outputs themselves say about the failure."""
+    """A reason, with the details that the outputs give about the failure."""
     for key in DETAILS:
         if detail := outputs.get(key):
             return f"{reason}: {_as_text(detail).strip()[:MOST_DETAIL]}"
@@ -235,7 +233,7 @@ def notices_in(outputs: Mapping[str, Any]) -> list[Notice]:
 
 
 def _as_text(value: Any) -> str:
-    """What was said, as it was; several sayings one behind the other."""
+    """A message as it is; several messages joined."""
     if isinstance(value, list):
         said = cast("list[Any]", value)
         if all(isinstance(each, str) for each in said):

@@ -1,12 +1,12 @@
 """Labels that follow data through a run: who may have written a value, and who may see it.
 
-A value that a tool of an open world gave may have been written by strangers: it is *untrusted*.
-Files, mail, logs, everything behind a tool of a closed world is the person's own: it is
-*private*. A `Source` says where a value came from and which of the two it is. Steps, templates
-and the context of a model carry the sources of all that flowed into them.
+A value from a tool of an open world may have been written by strangers: it is *untrusted*. Files,
+mail, logs and everything else that a tool of a closed world reads belong to the user: they are
+*private*. A `Source` says where a value came from and which of the two it is. Steps, templates and
+the context of a model carry the sources of everything that flowed into them.
 
-What the person wrote (the plan, its inputs, an instruction) has no source: it is trusted, and so
-is every argument of a call that repeats it word for word.
+The user's own words (the plan, its inputs, an instruction) have no source: they are trusted. So is
+every argument of a call that repeats them word for word.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from fractale.toolbox import ToolInfo
 Kind = Literal["tool", "file", "resource", "prompt", "input"]
 
 CLOSED_SERVERS: Final = frozenset({"local", "jobs", "fractale"})
-"""Tools of the person's own process: closed-world unless they say otherwise."""
+"""Tools of the user's own process: closed-world unless they say otherwise."""
 
 MOST_SOURCES: Final = 24
-"""Sources that a record keeps by name; of more, only their number."""
+"""The number of sources that a record keeps by name; of the rest it keeps the number."""
 
 MOST_SHOWN: Final = 60
-"""Characters of a value that a question shows of it."""
+"""Characters of a value that a question shows."""
 
 ADDRESSES: Final = ("url", "uri", "host", "link", "site", "domain", "address", "endpoint")
-"""How the names of arguments end that take a host without a scheme."""
+"""The ends of names of arguments that expect a host without a scheme."""
 
 _SCHEME: Final = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)/+|//+")
 _HOST: Final = re.compile(r"[\w-]+(\.[\w-]+)+|\[[0-9a-fA-F:]+\]")
 
 _BEFORE, _AFTER = re.compile(r"[\w@/.:~\\-]"), re.compile(r"[\w@/\\-]|[.:]\w")
-"""What may not stand before and after words of the person's: then they are part of a longer one."""
+"""Characters that make the user's words part of a longer word if they come before or after them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -50,9 +50,9 @@ class Source:
     Args:
         name: ``server.tool``, a path, a URI, or the name of an input.
         untrusted: Whether strangers may have written it.
-        private: Whether it is for the person only.
-        stated: Whether its server or the settings say that it is untrusted, rather than that
-            nobody says anything.
+        private: Whether it is for the user only.
+        stated: Whether its server or the settings say that it is untrusted. If neither says
+            anything, it is untrusted by default.
     """
 
     kind: Kind
@@ -62,7 +62,7 @@ class Source:
     stated: bool = False
 
     def __str__(self) -> str:
-        """The source as a person would say it."""
+        """The source as the user would say it."""
         return self.name if self.kind == "tool" else f"{self.kind} {self.name}"
 
 
@@ -72,7 +72,7 @@ NO_LABELS: Final[Labels] = frozenset()
 
 
 def to_data(labels: Iterable[Source]) -> list[dict[str, Any]]:
-    """Labels as JSON, in a fixed order; of very many, those that decide most come first."""
+    """Labels as JSON, in a fixed order; of very many, the most important come first."""
     ordered = sorted(set(labels), key=lambda s: (not s.stated, not s.untrusted, s))
     kept, rest = ordered[:MOST_SOURCES], ordered[MOST_SOURCES:]
     if rest:
@@ -89,7 +89,7 @@ def to_data(labels: Iterable[Source]) -> list[dict[str, Any]]:
 
 
 def from_data(data: Any) -> Labels:
-    """What `to_data` gave; nothing for None."""
+    """The inverse of `to_data`; no labels for None."""
     return frozenset(Source(**each) for each in cast("list[dict[str, Any]]", data or []))
 
 
@@ -102,10 +102,10 @@ def is_open_world(tool: ToolInfo) -> bool:
 def source_of(
     tool: ToolInfo, settings: SourcesSettings, outside: Sequence[str] = ()
 ) -> Source | None:
-    """The source of what a tool answers; None if it is neither untrusted nor private.
+    """The source of a tool's answer; None if it is neither untrusted nor private.
 
     Args:
-        outside: Paths among its arguments that lie outside the project and the run's folder.
+        outside: Paths among its arguments that are outside the project and the run's directory.
     """
     names = (tool.name, tool.qualified_name)
     stated = _matches(settings.untrusted, names)
@@ -141,9 +141,9 @@ class Taint:
     Args:
         value: The value, shortened.
         sources: Where it came from.
-        copied: Whether it stands word for word in what the sources gave; otherwise a model
-            wrote it that had read them.
-        host: The host on the network that it names, if it is an address that the person did not
+        copied: Whether it is word for word in what the sources gave; otherwise a model
+            that had read them wrote it.
+        host: The host on the network that it names, if it is an address that the user did not
             name and that was not contacted before; empty if it is not.
     """
 
@@ -154,7 +154,7 @@ class Taint:
     host: str = ""
 
     def __str__(self) -> str:
-        """The taint as a person would say it."""
+        """The taint as the user would say it."""
         names = ", ".join(f"`{source}`" for source in self.sources)
         how = "came from" if self.copied else "was written by a model that had read"
         return f"`{self.argument}` ({self.value}) {how} {names}"
@@ -162,7 +162,7 @@ class Taint:
 
 @dataclass(slots=True)
 class Seen:
-    """All that flowed into one visit of a step, or into the context of its model.
+    """Everything that flowed into one attempt of a step, or into the context of its model.
 
     Attributes:
         sources: Where it came from.
@@ -174,7 +174,7 @@ class Seen:
     _contacted: set[str] = field(default_factory=set[str])
 
     def add(self, labels: Iterable[Source], text: str = "") -> bool:
-        """Take note of what flowed in; returns whether it had a source that is new."""
+        """Record what flowed in; returns whether it had a new source."""
         new = False
         for source in labels:
             new = new or source not in self.sources
@@ -184,11 +184,11 @@ class Seen:
         return new
 
     def trust(self, value: Any) -> None:
-        """Take note of what the person said: a text, or other JSON."""
+        """Record what the user said: a text, or other JSON."""
         self._trusted.append(one_line(value if isinstance(value, str) else to_json(value)))
 
     def contact(self, arguments: Mapping[str, Any]) -> None:
-        """Take note of the hosts that a call names: it was agreed to, or they were free."""
+        """Record the hosts that a call names: the call was approved, or needed no approval."""
         for name, value in arguments.items():
             self._contacted |= {
                 host for leaf in _leaves(value, {}) if (host := _host_of(name, leaf))
@@ -196,7 +196,7 @@ class Seen:
 
     @property
     def trusted(self) -> tuple[str, ...]:
-        """What the person said, in words."""
+        """The user's words, as text."""
         return tuple(self._trusted)
 
     @property
@@ -206,16 +206,16 @@ class Seen:
 
     @property
     def private(self) -> list[Source]:
-        """The sources that are for the person only."""
+        """The sources that are for the user only."""
         return sorted(each for each in self.sources if each.private)
 
     def taints_of(
         self, arguments: Mapping[str, Any], schema: Mapping[str, Any]
     ) -> tuple[Taint, ...]:
-        """The arguments of a call that a model chose whose values are not the person's own.
+        """The arguments of a call that a model chose whose values are not the user's own.
 
         Args:
-            schema: JSON Schema of the arguments: its words are nobody's values.
+            schema: JSON Schema of the arguments. Words in it need no source.
         """
         untrusted = self.untrusted
         if not untrusted:
@@ -230,7 +230,7 @@ class Seen:
     def composed(
         self, arguments: Mapping[str, Any], schema: Mapping[str, Any]
     ) -> list[tuple[str, str]]:
-        """The values that do not repeat the person's words, each with its argument."""
+        """The values that do not repeat the user's words, each with its argument."""
         properties: Any = schema.get("properties") or {}
         found: list[tuple[str, str]] = []
         for name, value in arguments.items():
@@ -242,11 +242,11 @@ class Seen:
     def _is_own(self, leaf: str) -> bool:
         plain = one_line(leaf)
         if not plain:
-            return len(leaf) < 2  # more blanks could say something
+            return len(leaf) < 2  # the number of blanks could carry a message
         return any(_has_word(text, plain) for text in self._trusted)
 
     def _is_own_host(self, host: str) -> bool:
-        """Whether the person named a host, alone or in a URL."""
+        """Whether the user named a host, alone or in a URL."""
         word = re.compile(rf"(?<![\w.@-]){re.escape(host)}(?![\w@-]|\.\w)", re.IGNORECASE)
         return any(word.search(text) for text in self._trusted)
 
@@ -263,7 +263,7 @@ class Seen:
 
 
 def _has_word(text: str, word: str) -> bool:
-    """Whether a text has a word, however long, that is not a part of a longer one."""
+    """Whether a text has a word, of any length, that is not part of a longer word."""
     start = text.find(word)
     while start >= 0:
         end = start + len(word)
@@ -283,7 +283,7 @@ def shown(value: Any) -> str:
 def _host_of(argument: str, leaf: str) -> str:
     """The host that a value names, if it is an address on the network; else an empty text.
 
-    As browsers read it: any number of slashes, of either kind, and what is before an ``@``.
+    It is read as browsers read it: any number of slashes of either kind, and text before an ``@``.
     """
     text = leaf.strip().replace("\\", "/")
     found = _SCHEME.match(text)
@@ -302,7 +302,7 @@ def _host_of(argument: str, leaf: str) -> str:
 def _leaves(value: Any, schema: Mapping[str, Any]) -> Iterator[str]:
     """The texts and numbers in a value, and the keys that its schema does not name.
 
-    A flag, and a word that the schema lists, carry nothing from anywhere else.
+    A flag, and a word that the schema lists, carry nothing from elsewhere.
     """
     if value is None or isinstance(value, bool) or value in (schema.get("enum") or ()):
         return

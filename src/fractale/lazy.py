@@ -1,7 +1,7 @@
 """Packages that import a public name when it is first used (as SPEC 1 of scientific Python does).
 
-So `import fractale` costs nothing, and reading a run's record needs no engine. Type checkers read
-the same names under ``if TYPE_CHECKING``, written ``from … import Name as Name``.
+So `import fractale` is fast, and reading a run's record does not load the engine. Type checkers
+read the same names under ``if TYPE_CHECKING``, written ``from … import Name as Name``.
 """
 
 from __future__ import annotations

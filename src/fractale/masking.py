@@ -1,16 +1,16 @@
 r"""The one masker: known secrets become ``***``, in whatever form a text has them.
 
-A `Masker` is given the secrets, and is asked at each boundary: events, journal, outputs and
-checkpoints, exports, error texts, and what goes to models. It finds a secret
+A `Masker` knows the secrets and is applied at each boundary: events, journal, outputs and
+checkpoints, exports, error texts, and requests to models. It finds a secret
 
-- as it is, and line by line where it has several lines (lines of 8 characters or more),
+- as it is, and line by line if it has several lines (lines of 8 characters or more),
 - with the escapes of JSON, URLs, HTML and Python, also one within the other,
 - broken into lines, as a terminal, YAML or ``base64`` folds a long text,
 - in base64 (both alphabets, with or without padding, also in the middle of a longer one),
 - in hexadecimal, also with colons between the bytes.
 
 A secret of fewer than `SHORT` characters, and one that is a number, is only found as a whole word:
-else it would be found where it is none. A secret that was changed in another way (reversed,
+otherwise ordinary text would be masked, too. A secret that was changed in another way (reversed,
 compressed, encrypted, in base32, UTF-16, octal or capitals) is not found.
 """
 
@@ -27,14 +27,14 @@ from urllib.parse import quote, quote_plus
 
 MASK: Final = "***"
 SHORT: Final = 8
-"""A secret with fewer characters is only masked where it is a whole word."""
+"""A secret with fewer characters is only masked if it is a whole word."""
 
 _MOST_LAYERS: Final = 4
-"""Escapes within escapes, such as JSON in a string of JSON, that are looked through."""
+"""How many levels of escapes are searched, such as JSON in a JSON string."""
 
 _FOLD: Final = re.compile(r"[ \t]*[\r\n][ \t\r\n]*")
 _OF_WEB: Final = (
-    r"%[0-7][0-9a-fA-F]|(?:%[89a-fA-F][0-9a-fA-F])+"  # of UTF-8, all bytes of a character
+    r"%[0-7][0-9a-fA-F]|(?:%[89a-fA-F][0-9a-fA-F])+"  # in UTF-8, all bytes of a character
     r"|&(?:amp|lt|gt|quot|apos|\#[0-9]{1,5}|\#x[0-9a-fA-F]{1,4});"
 )
 _ESCAPE: Final = re.compile(
@@ -58,7 +58,7 @@ class Masker:
     """Replaces known secrets in texts and JSON values by ``***``.
 
     Args:
-        secrets: Texts that must not be shown, stored or sent on.
+        secrets: Texts that must not be shown, stored or sent to anyone.
     """
 
     def __init__(self, secrets: Iterable[str | None] = ()) -> None:
@@ -70,18 +70,18 @@ class Masker:
         return bool(self._secrets)
 
     def add(self, *secrets: str) -> None:
-        """Mask these from now on, too, for everybody who has this masker."""
+        """Mask these from now on, too, in all uses of this masker."""
         new = {each for each in secrets if each and each.strip()} - self._secrets
         if new:
             self._secrets |= new
             self._found = None
 
     def with_secrets(self, secrets: Iterable[str | None]) -> Masker:
-        """Another masker that knows these secrets, too."""
+        """A new masker that also knows these secrets."""
         return Masker({*self._secrets, *secrets})
 
     def __call__(self, value: Any) -> Any:
-        """The same JSON value with each secret in it masked; keys, too."""
+        """The same JSON value with each secret in it masked, in keys, too."""
         if not self._secrets:
             return value
         if isinstance(value, str):
@@ -108,7 +108,7 @@ class Masker:
         return "".join([*parts, text[end:]])
 
     def data(self, data: bytes) -> bytes:
-        """Bytes that are text with each secret in it masked; any others as they are."""
+        """Bytes that are text, with each secret masked; other bytes unchanged."""
         if not self._secrets or b"\0" in data:
             return data
         text = data.decode("utf-8", "surrogateescape")
@@ -116,16 +116,16 @@ class Masker:
         return data if masked == text else masked.encode("utf-8", "surrogateescape")
 
     def stream(self, take: Callable[[str], None]) -> MaskedStream:
-        """A stream whose pieces reach `take` masked, also where a secret is cut by pieces."""
+        """A stream whose pieces reach `take` masked, even if a secret is split between them."""
         return MaskedStream(self, take)
 
     def decided(self, text: str) -> int:
-        """How much of a text can be masked before it is known what follows."""
+        """The number of characters that can be masked before the rest of the text is known."""
         if not self._secrets:
             return len(text)
         end = self._needles.held(text)
         for start, stop in reversed(self._needles.spans(text)):
-            if start < end < stop:  # two secrets, one within the end of the other
+            if start < end < stop:  # one secret may be within the end of another
                 end = start
         return end
 
@@ -139,7 +139,7 @@ class Masker:
 class MaskedStream:
     """Text that comes in pieces, passed on masked.
 
-    What can be the beginning of a secret is held back until the next piece decides, or the end.
+    A possible beginning of a secret is held back until the next piece, or the end, decides.
     """
 
     def __init__(self, masker: Masker, take: Callable[[str], None]) -> None:
@@ -148,7 +148,6 @@ class MaskedStream:
         self._held = ""
 
     def feed(self, piece: str) -> None:
-        """Take the next piece."""
         text = self._held + piece
         end = self._masker.decided(text)
         self._held = text[end:]
@@ -156,22 +155,22 @@ class MaskedStream:
             self._take(self._masker.text(text[:end]))
 
     def end(self) -> None:
-        """Pass on what is held: nothing follows."""
+        """Pass on the text that is held back: nothing follows."""
         held, self._held = self._masker.text(self._held), ""
         if held:
             self._take(held)
 
 
 class _Needles:
-    """The forms that secrets have in texts, and where these are.
+    """The forms that secrets have in texts, and where they are.
 
-    A text is searched twice: as it is, and without its escapes. Both times without line breaks, so
-    that a secret that was folded is found; what is found is told as places of the text itself.
-    Python finds each needle in a text faster than one pattern finds any of them.
+    A text is searched twice: as it is, and without its escapes. Line breaks are removed both times,
+    so that a folded secret is found. Matches are reported as places in the text itself. Python
+    finds each needle in a text faster than one pattern finds any of them.
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        # Needle → how many characters beside it have bits of the secret, before and after.
+        # Needle → the number of characters before and after it that have bits of the secret.
         self._beside: dict[str, tuple[int, int]] = {}
         words: set[str] = set()
         for secret in secrets:
@@ -200,7 +199,7 @@ class _Needles:
                     self._beside.setdefault(text, beside)
 
     def spans(self, text: str) -> list[tuple[int, int]]:
-        """Where secrets are, in order; none overlaps another."""
+        """Where secrets are, in order and without overlaps."""
         found: list[tuple[int, int]] = []
         plain = _unfolded(text)
         if needles := self._in(plain):
@@ -214,11 +213,10 @@ class _Needles:
         return _merged(found)
 
     def _in(self, text: str) -> list[str]:
-        """The needles that are in a text."""
         return [needle for needle in self._sorted if needle in text]
 
     def _places(self, needles: Iterable[str], views: list[_View]) -> Iterator[tuple[int, int]]:
-        """Where needles are in the first of the views, as they are in the last."""
+        """Where needles are in the first of the views; they are searched for in the last one."""
         text = views[-1].text
         for needle in needles:
             before, after = self._beside[needle]
@@ -234,11 +232,11 @@ class _Needles:
                 start = text.find(needle, start + 1)
 
     def held(self, text: str) -> int:
-        """Where the end of the text begins that can be the beginning of a needle."""
+        """The start of a possible beginning of a needle at the end of the text."""
         end = len(text)
         cut = _CUT_ESCAPE.search(text)
         whole = cut.start() if cut else end
-        # An escape has at most six characters for one, and may be escaped itself.
+        # An escape has at most six characters for one, and may itself be escaped.
         for start in range(max(0, end - 8 * self._longest), whole):
             head = text[start : min(whole, start + 8 * _HEAD)]
             if self._begins(head, _HEAD) and self._begins(text[start:whole], None):
@@ -246,7 +244,7 @@ class _Needles:
         return self._held_word(text, whole)
 
     def _begins(self, text: str, most: int | None) -> bool:
-        """Whether a needle can begin as the text does, or the text as a needle."""
+        """Whether the text may be the beginning of a needle, or begins with one."""
         for bare in {_unfolded(text), _bare(text)}:
             piece = bare[:most]
             if not piece:
@@ -261,7 +259,7 @@ class _Needles:
         return False
 
     def _held_word(self, text: str, whole: int) -> int:
-        """A short secret is a whole word: it may only be told once the word is over."""
+        """A short secret is a whole word: it may only be passed on when the word has ended."""
         if self._words is None:
             return whole
         found = re.search(r"[^\s]*\Z", text)
@@ -269,11 +267,11 @@ class _Needles:
 
 
 _HEAD: Final = 4
-"""Characters of a needle that are looked at first."""
+"""Characters of a needle that are compared first."""
 
 
 class _View:
-    """A text with something left out or replaced, and where each part of it came from."""
+    """A text with parts left out or replaced, and where each part came from."""
 
     def __init__(
         self, text: str, pattern: re.Pattern[str], of: Callable[[re.Match[str]], str]
@@ -302,7 +300,6 @@ class _View:
 
     @classmethod
     def folded(cls, text: str) -> _View:
-        """A text without its line breaks."""
         return cls(text, _FOLD, lambda _found: "")
 
     def place(self, start: int, end: int) -> tuple[int, int]:
@@ -316,7 +313,7 @@ class _View:
 
 
 def _views(text: str) -> list[_View]:
-    """The views that lead from a text to the one without escapes and line breaks."""
+    """The views from a text to its form without escapes and line breaks."""
     views: list[_View] = []
     for _ in range(_MOST_LAYERS):
         if not _ESCAPE.search(text):
@@ -327,12 +324,12 @@ def _views(text: str) -> list[_View]:
 
 
 def _bare(text: str) -> str:
-    """A text without escapes and line breaks: as the last of its `_views`, but made at once."""
+    """A text without escapes and line breaks: that of the last of its `_views`."""
     for _ in range(_MOST_LAYERS):
         bare = text
         if "\\" in bare:
             bare = bare.replace("\\\\", "\0")
-            for letter in 'nrt"/':  # what nearly all are
+            for letter in 'nrt"/':  # true of nearly all texts
                 bare = bare.replace(f"\\{letter}", _CONTROL.get(letter, letter))
             if "\\" in bare:
                 bare = _ESCAPE.sub(_meant, bare)
@@ -346,14 +343,13 @@ def _bare(text: str) -> str:
 
 
 def _unfolded(text: str) -> str:
-    """A text without its line breaks and the space around them."""
     if "\r" in text:
         text = text.replace("\r", "\n")
     return "".join(line.strip(" \t") for line in text.split("\n")) if "\n" in text else text
 
 
 def _meant(found: re.Match[str]) -> str:
-    """What an escape stands for."""
+    """The character that an escape means."""
     escape = found[0]
     kind = escape[1]
     if escape[0] == "&":
@@ -368,17 +364,18 @@ def _meant(found: re.Match[str]) -> str:
 
 
 def _lines(secret: str) -> list[str]:
-    """The lines of a secret that has several, as far as they are long enough to be known."""
+    """The lines of a secret with several lines, if they are long enough to be recognized."""
     lines = [line.strip() for line in secret.splitlines()]
     known = [line for line in lines if len(line) >= SHORT and not line.startswith("-----")]
     return known if len(lines) > 1 else []
 
 
 def _base64_core(data: bytes, offset: int) -> tuple[str, tuple[int, int]]:
-    """What is the same in every base64 that has the bytes `offset` after a multiple of three.
+    """The common part of every base64 text with the bytes at an offset from a multiple of three.
 
     Returns:
-        The characters that have bits of these bytes only, and how many before and after have some.
+        The characters that have bits of these bytes only, and how many characters before and after
+        have some of their bits.
     """
     text = base64.b64encode(bytes(offset) + data).decode()
     bits = (offset + len(data)) * 8
@@ -387,7 +384,7 @@ def _base64_core(data: bytes, offset: int) -> tuple[str, tuple[int, int]]:
 
 
 def _forms_of_word(secret: str) -> set[str]:
-    """A short secret as it is, and as it is written where it has escapes or is base64 alone."""
+    """A short secret as it is, with escapes if it needs them, and as base64 of it alone."""
     data = secret.encode("utf-8", "replace")
     packed = base64.b64encode(data).decode()
     forms = {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
@@ -404,14 +401,14 @@ def _hex(data: bytes) -> set[str]:
 
 
 def _word_pattern(words: Iterable[str]) -> str:
-    """Words with nothing beside them that could make them part of another; an escape may be."""
+    """A pattern for words that are not part of a longer word; an escape may be beside them."""
     texts = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
     before = r"(?:(?<![^\W_])|(?<=\\[nrtbf])|(?<=%[0-9a-fA-F]{2}))"
     return rf"{before}(?:{texts})(?![^\W_])"
 
 
 def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Spans in order, those that overlap as one."""
+    """Spans in order, with overlapping ones merged."""
     merged: list[tuple[int, int]] = []
     for start, end in sorted(spans):
         if merged and start < merged[-1][1]:

@@ -1,9 +1,9 @@
-"""Which files no tool may touch, which lie inside a folder, and which arguments are paths.
+"""Which files tools must not touch, which files are in a directory, and which arguments are paths.
 
-One list of private places: fractale's own file tools refuse them whoever calls, and a confined
-program (`fractale.confine`) cannot see them. A path is judged by where it really leads: links,
-``..``, ``/proc/self/root`` and ``/dev/fd`` are followed first. `open_file` then opens just that
-place, without following any link, so that one put there in between gains nothing.
+There is one list of private places. fractale's own file tools refuse them for every caller, and a
+confined program (`fractale.confine`) cannot see them. A path is checked by where it really leads:
+links, ``..``, ``/proc/self/root`` and ``/dev/fd`` are resolved first. `open_file` then opens
+exactly that place without following links, so a link that is made in between has no effect.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ PATHS: Final = "fractale.paths"
 """Annotation of a tool: the names of the arguments that are paths."""
 
 WRITES: Final = "fractale.writes"
-"""Annotation of a tool: those of its paths where the call changes something."""
+"""Annotation of a tool: the path arguments whose files the call changes."""
 
 JOBS: Final = "fractale.jobs"
-"""Annotation of a tool that has to do with batch jobs: `JobPart`."""
+"""Annotation of a tool that handles batch jobs: `JobPart`."""
 
 NOTES: Final = "fractale_notes"
-"""Attribute of a function: annotations that every registry that names it gives to its tool."""
+"""Attribute of a function: annotations that every registry with that function gives to its tool."""
 
 PRIVATE_IN_HOME: Final = (
     # keys
@@ -71,9 +71,9 @@ PRIVATE_IN_HOME: Final = (
     ".pgpass",
     ".my.cnf",
     ".mylogin.cnf",
-    # fractale's own: keys, and what the person trusts
+    # fractale's own: keys, and what the user trusts
     ".config/fractale",
-    # sessions of people
+    # sessions of users
     ".Xauthority",
     ".ICEauthority",
     ".mozilla",
@@ -103,7 +103,7 @@ PRIVATE_IN_HOME: Final = (
     ".lesshst",
     ".viminfo",
 )
-"""Below a home folder, whoever has it."""
+"""Below any user's home directory."""
 
 PRIVATE_ON_MACHINE: Final = (
     "/etc/shadow",
@@ -124,12 +124,12 @@ PRIVATE_ON_MACHINE: Final = (
 
 _HOST_KEY: Final = re.compile(r"/etc/ssh/ssh_host_\w+_key")
 _TEMPORARY: Final = re.compile(r"(?:krb5cc|ssh-|tmux-|gpg-|dbus-|vscode-|screen|\.X11-unix).*")
-"""Names directly below a folder of temporary files: tickets, and the sockets of other sessions."""
+"""Names directly in a directory of temporary files: tickets, and the sockets of other sessions."""
 
 TEMPORARY_FOLDERS: Final = ("/tmp", "/var/tmp")  # noqa: S108 - they are kept from, not used
 
 PROTECTED_IN_PROJECT: Final = (".fractale", ".git")
-"""Not to be written by programs or tools: what they hold decides what is run later."""
+"""Programs and tools must not write these: their contents decide what is run later."""
 
 _OF_RUN: Final = (
     "run.json",
@@ -154,12 +154,12 @@ _OF_RUN: Final = (
     "jobs",
     "jobs.jsonl",
 )
-"""What fractale keeps in the folder of a run (`run.dir` of a plan), beside what tools write there.
+"""Names that fractale uses in a run's directory (`run.dir` of a plan); tools write others there.
 
 The names of its temporary files begin with a dot.
 """
 _OF_PROCESS: Final = ("cgroup", "comm", "limits", "loadavg", "sched", "stat", "statm", "status")
-"""What of a process may be read: nothing of its memory, environment, words or open files."""
+"""The readable files of a process: not its memory, environment, command line or open files."""
 _OF_KERNEL: Final = ("kcore", "keys", "key-users", "kallsyms", "kmsg", "kpagecount", "kpageflags")
 _ONLY_READ: Final = ("/proc", "/sys", "/dev", "/boot")
 _SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - it is let through
@@ -168,11 +168,11 @@ _Function = TypeVar("_Function", bound=Callable[..., object])
 
 
 def takes_paths(*reads: str, writes: Iterable[str] = ()) -> Callable[[_Function], _Function]:
-    """Mark a tool's function: which of its arguments are paths.
+    """Mark which arguments of a tool's function are paths.
 
     Args:
-        reads: Arguments whose file or folder the call only reads.
-        writes: Arguments where the call changes something.
+        reads: Arguments whose file or directory the call only reads.
+        writes: Arguments whose file or directory the call changes.
     """
     changed = [*writes]
 
@@ -183,10 +183,10 @@ JobPart = Literal["submits", "runs", "looks"]
 
 
 def about_jobs(part: JobPart) -> Callable[[_Function], _Function]:
-    """Mark a tool's function: it submits a job, runs one to its end, or says how one is.
+    """Mark a tool's function that submits a job, runs one to its end, or reports its state.
 
-    The arguments of one that submits or runs are those of `fractale.schedulers.job.JobSpec`; its
-    answer has `key`, `seconds`, `nodes` and `over`, as far as these are known. So a run's budget
+    A function that submits or runs a job has the arguments of `fractale.schedulers.job.JobSpec`.
+    Its answer has `key`, `seconds`, `nodes` and `over` if they are known, so that a run's budget
     can count the job.
     """
     return _with_notes({JOBS: part})
@@ -201,27 +201,27 @@ def _with_notes(notes: Mapping[str, object]) -> Callable[[_Function], _Function]
 
 
 def home() -> Path:
-    """The home folder of the person, as the system has it, not as a variable says."""
+    """The user's home directory as the system has it, whatever the variables say."""
     try:
         return Path(pwd.getpwuid(os.getuid()).pw_dir)
-    except KeyError:  # a user of a container without an entry
+    except KeyError:  # a container's user without an entry
         return Path("~").expanduser()
 
 
 def homes() -> tuple[Path, ...]:
-    """The person's home by every name: of the system, of ``HOME``, and where these lead."""
+    """The user's home by every name: the system's, that of ``HOME``, and their link targets."""
     found = [home(), Path("~").expanduser()]
     return tuple(dict.fromkeys([*found, *(each.resolve() for each in found)]))
 
 
 def homes_of_others() -> tuple[Path, ...]:
-    """The folders that have the homes of the other people of this machine."""
+    """The directories that have the homes of the machine's other users."""
     found = [Path("/home"), *(each.parent for each in homes())]
     return tuple(dict.fromkeys(each for each in found if each != Path("/")))
 
 
 def private_places() -> Iterator[Path]:
-    """The private files and folders of the person and the machine, there or not, links followed."""
+    """The private files and directories of the user and the machine, links resolved."""
     for folder in homes():
         if folder == Path("/"):
             continue
@@ -235,11 +235,12 @@ def private_places() -> Iterator[Path]:
 
 
 def forbidden(path: str | os.PathLike[str], *, writing: bool = False) -> str | None:
-    """Why no tool of fractale may touch a path; None where it may.
+    """Why no tool of fractale may touch a path; None if it may.
 
     Args:
-        path: Absolute or from the working folder; ``~`` is the person's home.
-        writing: Whether it is to be written: then also what decides what is run later.
+        path: Absolute, or relative to the working directory; ``~`` is the user's home.
+        writing: Whether it will be written. Then files that decide what is run later are forbidden,
+            too.
     """
     spelt = _spelt(path)
     return _why(spelt, writing=writing) or _why(_real(spelt), writing=writing)
@@ -252,7 +253,7 @@ def checked(path: str | os.PathLike[str], *, writing: bool = False) -> Path:
         PermissionError: It is `forbidden`.
     """
     spelt = _spelt(path)
-    real = _real(spelt)  # once: what is judged is what is given back
+    real = _real(spelt)  # once: the path that is checked is the path that is returned
     if why := _why(spelt, writing=writing) or _why(real, writing=writing):
         does = "written" if writing else "read"
         raise PermissionError(f"{path} is not {does} by any tool of fractale: {why}")
@@ -260,16 +261,15 @@ def checked(path: str | os.PathLike[str], *, writing: bool = False) -> Path:
 
 
 def open_file(path: str | os.PathLike[str], *, writing: bool = False) -> int:
-    """Open a regular file; one to be written is made, with the folders above it, if need be.
+    """Open a regular file; one to be written is made if missing, with its parent directories.
 
     Returns:
-        The descriptor. What was in a file that is to be written is still there.
+        The descriptor. A file to be written still has its content.
 
     Raises:
         PermissionError: It is `forbidden`.
         ValueError: It is not a regular file.
-        OSError: It is not there, cannot be opened, or a link was put in its way after it was
-            checked.
+        OSError: It is missing, cannot be opened, or a link was put in its way after the check.
     """
     real = checked(path, writing=writing)
     folder = _open_folder(real.parent, make=writing)
@@ -286,7 +286,7 @@ def open_file(path: str | os.PathLike[str], *, writing: bool = False) -> int:
 
 
 def _open_folder(real: Path, *, make: bool) -> int:
-    """A folder, reached from the root without following a link."""
+    """Open a directory, reached from the root without following a link."""
     flags = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open("/", flags)
     for name in real.parts[1:]:
@@ -302,27 +302,27 @@ def _open_folder(real: Path, *, make: bool) -> int:
 
 
 def holds_private(folder: str | os.PathLike[str]) -> Path | None:
-    """A private place that is there, in a folder or below it; None where there is none."""
+    """An existing private place in a directory or below it; None if there is none."""
     real = _real(_spelt(folder))
     found = (place for place in private_places() if place.is_relative_to(real))
     return next((place for place in found if os.path.lexists(place)), None)
 
 
 def is_inside(path: str | os.PathLike[str], roots: Iterable[str | os.PathLike[str]]) -> bool:
-    """Whether a path really is one of these folders, or below one of them."""
+    """Whether a path really is one of these directories, or below one of them."""
     real = _real(_spelt(path))
     return any(real.is_relative_to(_real(_spelt(root))) for root in roots)
 
 
 def _spelt(path: str | os.PathLike[str]) -> Path:
-    """A path from the root without ``..``, and with its links."""
+    """A path from the root without ``..``; its links stay."""
     return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 - no link is followed
 
 
 def _real(path: Path) -> Path:
     try:
         return Path(os.path.realpath(path))
-    except OSError:  # a link that may not be read: nothing behind it can be opened, either
+    except OSError:  # a link that cannot be read: nothing behind it can be opened, either
         return path
 
 
@@ -364,7 +364,7 @@ def _of_person(path: Path) -> str | None:
     for place in private_places():
         if path.is_relative_to(place):
             return f"`~/{_name_in_home(place)}` is private: keys, credentials or history"
-    # Another person's: fractale may run as one who can read them.
+    # Another user's: fractale may run as a user who can read them.
     for parent in homes_of_others():
         if path.is_relative_to(parent):
             inner = Path(*path.relative_to(parent).parts[1:])
@@ -396,7 +396,7 @@ def _if_written(path: Path) -> str | None:
 
 
 def _is_left_to_tools(path: Path) -> bool:
-    """Whether a path in a ``.fractale`` is the folder of a run, or a file in it of a tool's."""
+    """Whether a path in a ``.fractale`` is a run's directory, or a file that a tool made in it."""
     match path.parts[path.parts.index(".fractale") + 1 :]:
         case ("runs", _):
             return path.is_dir()

@@ -1,10 +1,10 @@
-"""What servers said of their tools, pinned across runs in ``fractale.lock``.
+"""Servers' descriptions of their tools, pinned across runs in ``fractale.lock``.
 
-A tool is pinned when it is first seen. If its server describes it in another way afterwards
-(description, schemas, hints), the person sees the difference and decides, before the tool is
-offered to a model or called again. A tool that is new or gone is no change.
+A tool is pinned when it is first seen. If its server later describes it differently (description,
+schemas, hints), the user sees the difference and decides. Until then, the tool is not offered to a
+model or called. A new or removed tool does not count as a change.
 
-The file is JSON: server → tool → what the server said, and the hash of it.
+The file is JSON: server → tool → the server's description of the tool, and its hash.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fractale.toolbox import Toolbox, ToolInfo
 
 VERSION = 1
 LOCAL = "local"
-"""The server of a person's own registries and functions: what it says is never pinned."""
+"""The server of the user's own registries and functions: its tools are never pinned."""
 
 PATIENCE = 20.0
 """Seconds to wait for another process that writes the file."""
@@ -34,16 +34,17 @@ MOST_TEXT = 50_000
 """Characters of one part of a definition that a comparison shows."""
 
 Described: TypeAlias = Mapping[str, Any]
-"""What a server says of a tool, as `ToolInfo.described`; ``definition`` beside it is the hash."""
+"""A server's description of a tool, as `ToolInfo.described`; ``definition`` beside it is the hash.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolChange:
-    """A tool that its server describes in another way than before.
+    """A tool that its server describes differently than before.
 
     Args:
-        before: What was agreed to; None: only its hash is known.
-        after: What the server says now.
+        before: The description that was agreed to; None if only its hash is known.
+        after: The server's description now.
         definition: The hash of `after`.
     """
 
@@ -55,7 +56,7 @@ class ToolChange:
 
     @property
     def parts(self) -> list[str]:
-        """What differs, in words: ``description``, ``input schema``, ``annotations.…``."""
+        """The parts that differ, as text: ``description``, ``input schema``, ``annotations.…``."""
         if self.before is None:
             return ["definition"]
         found: list[str] = []
@@ -104,7 +105,7 @@ def _lines(value: Any) -> list[str]:
 
 
 def change_between(before: Described | None, tool: ToolInfo) -> ToolChange:
-    """How a tool differs from what was agreed to."""
+    """The difference between a tool and the description that was agreed to."""
     return ToolChange(
         server=tool.server,
         tool=tool.own_name,
@@ -115,7 +116,7 @@ def change_between(before: Described | None, tool: ToolInfo) -> ToolChange:
 
 
 def tool_from(described: Described, name: str, server: str) -> ToolInfo:
-    """The tool that `described` is of."""
+    """The tool that a `described` mapping came from."""
     return ToolInfo(
         name=name,
         server=server,
@@ -127,12 +128,12 @@ def tool_from(described: Described, name: str, server: str) -> ToolInfo:
 
 
 def hash_of(described: Described) -> str:
-    """The `ToolInfo.definition` of what a server said."""
+    """The `ToolInfo.definition` of a server's description."""
     return tool_from(described, "", "").definition
 
 
 def pins_of(toolbox: Toolbox) -> Pins:
-    """The pins that a toolbox was opened with; none where it has none."""
+    """The pins that a toolbox was opened with; empty ones if it has none."""
     pins = getattr(toolbox, "pins", None)
     return pins if isinstance(pins, Pins) else Pins()
 
@@ -141,9 +142,9 @@ class Pins:
     """The pinned tools of some servers.
 
     Args:
-        path: The file; it is read when it is first needed. None: nothing is kept.
+        path: The file; it is read when it is first needed. None: nothing is written.
         servers: The servers whose tools are pinned.
-        mask: Takes secrets out of what is written down; the hash is of the whole.
+        mask: Removes secrets from the text that is written; the hash is of the whole.
     """
 
     def __init__(
@@ -163,7 +164,6 @@ class Pins:
         return _read(self.path) if self.path and self._servers else {}
 
     def covers(self, server: str) -> bool:
-        """Whether the tools of a server are pinned."""
         return server in self._servers
 
     def known(self, server: str) -> Collection[str] | None:
@@ -179,7 +179,7 @@ class Pins:
         return {name for each in found for name in each} if found else None
 
     def of(self, server: str, tool: str) -> Described | None:
-        """What was agreed to of a tool, with its hash as `definition`; None if nothing was.
+        """The description of a tool that was agreed to, its hash as `definition`, or None.
 
         Raises:
             SettingsError: The file is damaged.
@@ -192,7 +192,7 @@ class Pins:
         return None
 
     def changes(self, tools: Iterable[ToolInfo]) -> list[ToolChange]:
-        """The tools that are not as they were pinned."""
+        """The tools that differ from their pins."""
         found: list[ToolChange] = []
         for tool in tools:
             pinned = self.of(tool.server, tool.own_name)
@@ -201,10 +201,10 @@ class Pins:
         return found
 
     def see(self, tools: Iterable[ToolInfo], servers: Iterable[str] = ()) -> None:
-        """Pin what is seen first.
+        """Pin tools and servers that are seen for the first time.
 
         Args:
-            servers: Those that said which tools they have, also if these are none.
+            servers: Those that listed their tools, even if the list was empty.
         """
         for server in servers:
             if self.known(server) is None and self.covers(server):
@@ -223,9 +223,9 @@ class Pins:
         return {"definition": tool.definition, **self._mask(dict(tool.described))}
 
     def save(self) -> None:
-        """Write what is new into the file; what other processes wrote meanwhile stays.
+        """Write new pins into the file, and keep pins that other processes wrote meanwhile.
 
-        Of two that saw a tool first at the same time, the first to write pins it.
+        If two processes see a tool for the first time, the first one to write pins it.
 
         Raises:
             SettingsError: The file is damaged.
@@ -251,7 +251,6 @@ class Pins:
 
 
 def _held(path: Path) -> FileLock:
-    """The lock on the file."""
     return FileLock(
         path.with_name(f".{path.name}.held"),
         str(path),

@@ -1,6 +1,6 @@
-r"""Plain JSON values, and JSON text of them that every reader takes.
+r"""Plain JSON values, and JSON text of them that every reader accepts.
 
-Tools, models, files and command lines bring values that JSON or UTF-8 has no form for. The rule
+Tools, models, files and command lines produce values that JSON or UTF-8 has no form for. The rule
 is the same everywhere:
 
 - A number that is not finite is kept as text: ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``.
@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
 MOST_BITS: Final = 4096
-"""The longest integer, in bits: Python itself writes none of more than 4,300 digits."""
+"""The longest integer, in bits: Python itself writes at most 4,300 digits."""
 
 
 def plain(value: Any) -> Any:
@@ -54,11 +54,11 @@ def to_json(
 
     Args:
         compact: Without spaces.
-        default: Gives a JSON value for one that is none.
+        default: Returns a JSON value for a value that is not JSON.
 
     Raises:
-        ValueError: It holds an integer of more than `MOST_BITS` bits.
-        TypeError: It holds something that is not JSON, and there is no `default`.
+        ValueError: It has an integer of more than `MOST_BITS` bits.
+        TypeError: A part of it is not JSON, and `default` is None.
     """
     separators = (",", ":") if compact else None
     options: dict[str, Any] = {"indent": indent, "separators": separators, "default": default}
@@ -66,19 +66,19 @@ def to_json(
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, **options)
     except ValueError:
         text = json.dumps(plain(value), ensure_ascii=False, **options)
-    # Of all characters UTF-8 lacks the surrogates only, and Python's escape of them is JSON's.
+    # UTF-8 lacks surrogates only, and Python's escape of a surrogate is also JSON's.
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def readable(text: str) -> str:
-    """Text for people and models: what UTF-8 has no form for becomes U+FFFD."""
+    """Text for users and models: characters that UTF-8 has no form for become U+FFFD."""
     if text.isascii():
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def readable_values(value: Any) -> Any:
-    """A JSON value with each text in it, keys too, as `readable` gives it."""
+    """A JSON value whose texts, keys too, went through `readable`."""
     if isinstance(value, str):
         return readable(value)
     if isinstance(value, list):

@@ -1,11 +1,11 @@
-"""What may be called: the one place that decides.
+"""Which calls are allowed: the one place that decides.
 
-A call that a person wrote into a plan is agreed to by being there, unless it would change something
-with a value that its server says strangers can write. A call that a model chose, or that is part of
-a step that a model drafted, is not agreed to. It is free if it only reads and stays in a closed
-world, or if nothing private is in reach of it; all others need agreement. A tool whose server does
-not say counts as changing, and as one of an open world. `fractale.labels` says what is private and
-what is untrusted.
+A call that the user wrote into a plan is agreed to, because it is there. The exception is a call
+that would change something with a value that, by its server, strangers can write. A call that a
+model chose, or that is part of a step that a model drafted, is not agreed to. It is free if it only
+reads and stays in a closed world, or if no private data is in its reach. All other calls need
+approval. A tool counts as changing, and as one of an open world, unless its server says otherwise.
+`fractale.labels` says what is private and what is untrusted.
 """
 
 from __future__ import annotations
@@ -38,17 +38,18 @@ class PlannedCall:
     """A call before it is made.
 
     Args:
-        chosen_by: ``plan`` where a person wrote the call as a step; ``model`` where a model chose
-            it, or drafted the step.
-        approve: The step's own word on it.
-        inputs: Those that the person gave the run, for the `when` of rules.
-        taints: Its arguments that came from untrusted sources; of a call that a person wrote,
-            only from those that say so themselves.
-        private: Private sources in reach of it: of its arguments, or in the context of the model
-            that chose it, unless every argument repeats the person's words.
-        outside: Paths among its arguments that lie outside the project and the run's folder, and
-            that the person did not name.
-        is_example: Whether it stands for any call of the tool: rules about arguments do not count.
+        chosen_by: ``plan`` if the user wrote the call as a step; ``model`` if a model chose it, or
+            drafted the step.
+        approve: The `approve` of the step.
+        inputs: The inputs that the user gave the run, for the `when` of rules.
+        taints: Its arguments from untrusted sources. For a call that the user wrote, only from
+            sources that call themselves untrusted.
+        private: Private sources in its reach: of its arguments, or in the context of the model that
+            chose it, unless every argument repeats the user's words.
+        outside: Paths among its arguments that are outside the project and the run's directory, and
+            that the user did not name.
+        is_example: Whether it represents any call of the tool: rules about arguments are not
+            applied.
     """
 
     tool: ToolInfo
@@ -64,13 +65,13 @@ class PlannedCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """Calls that a person agreed to beforehand.
+    """Calls that the user agreed to beforehand.
 
     Args:
         tool: ``server.tool``.
-        definition: The `ToolInfo.definition` that the person agreed to.
+        definition: The `ToolInfo.definition` that the user agreed to.
         fixed: Argument → the value that it must have. Others may have any value.
-        exact: Whether `fixed` are all the arguments that a call may have.
+        exact: Whether a call may have no arguments other than `fixed`.
     """
 
     tool: str
@@ -79,9 +80,9 @@ class Grant:
     exact: bool = False
 
     def covers(self, call: PlannedCall) -> bool:
-        """Whether the person agreed to a call.
+        """Whether the user agreed to a call.
 
-        A value that holds a secret is known as ``***`` only, so it never fits.
+        A value with a secret in it is known as ``***`` only, so it never matches.
         """
         if (call.tool.qualified_name, call.tool.definition) != (self.tool, self.definition):
             return False
@@ -92,13 +93,13 @@ class Grant:
 
 
 def grant_of(question: Mapping[str, Any], answer: Any) -> Grant | None:
-    """What an answer to an approval allows for the rest of the run; None if nothing.
+    """The calls that an answer to an approval allows for the rest of the run, or None.
 
-    A question of a record that does not have the server and the definition (before 0.3) grants
-    nothing: its tool is asked about again.
+    Questions in records from before 0.3 lack the server and the definition. They grant nothing:
+    fractale asks again about the tool.
 
     Args:
-        answer: As `fractale.questions.read_answer` gives it.
+        answer: As `fractale.questions.read_answer` returns it.
     """
     if question.get("kind") != "approval" or not question.get("definition"):
         return None
@@ -119,7 +120,7 @@ def grant_of(question: Mapping[str, Any], answer: Any) -> Grant | None:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether two JSON values are the same; unlike ``==``, true is not 1 inside them either."""
+    """Whether two JSON values are the same; unlike ``==``, true and 1 differ at any depth."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         a, b = cast("Mapping[str, Any]", one), cast("Mapping[str, Any]", other)
         return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
@@ -131,11 +132,11 @@ def _same(one: Any, other: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What is decided about a call, and why.
+    """The decision about a call, and why.
 
     Args:
-        yes: Of a call to ask about: whether ``--yes`` agrees to it.
-        agreed: Whether a person agreed to it beforehand, and would be asked otherwise.
+        yes: Whether ``--yes`` agrees to a call that needs approval.
+        agreed: Whether the call would need approval, but the user agreed to it beforehand.
     """
 
     verdict: Verdict
@@ -149,9 +150,9 @@ class Policy:
     """Allow, ask or deny, by tool, by arguments and by who chose the call.
 
     Args:
-        settings: The person's rules; their globs match the bare and the ``server.tool`` name. The
+        settings: The user's rules; their globs match the bare and the ``server.tool`` name. The
             strictest list that matches decides.
-        yes: The person agreed beforehand to every call that would be asked about.
+        yes: Whether the user agreed beforehand to every call that needs approval.
     """
 
     settings: PolicySettings = field(default_factory=PolicySettings)
@@ -161,10 +162,10 @@ class Policy:
         """Decide about a call.
 
         Args:
-            grants: Calls that a person allowed for the rest of the run.
+            grants: Calls that the user allowed for the rest of the run.
 
         Returns:
-            ``ask`` where a person must agree first; never ``ask`` with `yes`.
+            ``ask`` if the user must agree first; never ``ask`` with `yes`.
         """
         if denied := _first(self.settings.deny, call, unknown=True):
             return Ruling("deny", f"the settings deny it: {denied}")
@@ -183,8 +184,8 @@ class Policy:
         return Ruling("ask", "; ".join(parts), yes=covered)
 
     def _why_ask(self, call: PlannedCall) -> str | None:
-        """Why a person must agree; None if nobody needs to."""
-        # A step's own word can only ask for more than the settings do, never for less.
+        """Why the user must agree; None if the call needs no approval."""
+        # A step's `approve` can only ask for more approvals than the settings do, never for fewer.
         if call.approve == "always":
             return "the step says `approve: always`"
         if call.approve == "ask" and not reads_only(call.tool):
@@ -211,9 +212,9 @@ class Policy:
         return None
 
     def _why_ask_planned(self, call: PlannedCall) -> str | None:
-        """Why a call that the person wrote into the plan is asked about all the same.
+        """Why a call that the user wrote into the plan needs approval anyway.
 
-        What a server says of itself is believed here only if it speaks against the call.
+        A server's statement about itself is believed here only if it makes the call less safe.
         """
         if not call.taints or reads_only(call.tool) or call.approve == "never":
             return None
@@ -230,12 +231,12 @@ class Policy:
 
 
 def _covers(grant: Grant, call: PlannedCall) -> bool:
-    """Whether a person agreed beforehand to a call, and to each untrusted argument of it."""
+    """Whether the user agreed beforehand to a call, and to each untrusted argument of it."""
     return grant.covers(call) and all(taint.argument in grant.fixed for taint in call.taints)
 
 
 def rules_about(settings: PolicySettings, tool: ToolInfo) -> list[tuple[str, ToolRule]]:
-    """The rules that speak of a tool, whatever its arguments, each with its list; deny first."""
+    """The rules about a tool, whatever its arguments, each with its list; deny first."""
     lists = {"deny": settings.deny, "ask": settings.ask, "allow": settings.allow}
     rules = [(kind, _as_rule(rule)) for kind, each in lists.items() for rule in each]
     return [(kind, rule) for kind, rule in rules if _matches(tool, (rule.tool,))]
@@ -257,10 +258,10 @@ def allowed_by(globs: tuple[str, ...] | None, tool: ToolInfo) -> bool:
 
 
 def _first(rules: PolicyList, call: PlannedCall, *, unknown: bool = False) -> ToolRule | None:
-    """The first rule that speaks of a call.
+    """The first rule that applies to a call.
 
     Args:
-        unknown: Whether a rule counts whose `when` cannot be evaluated for the call.
+        unknown: Whether a rule applies if its `when` cannot be evaluated for the call.
     """
     for rule in map(_as_rule, rules):
         if not _matches(call.tool, (rule.tool,)) or not _fits(rule.arguments, call.arguments):
@@ -271,7 +272,7 @@ def _first(rules: PolicyList, call: PlannedCall, *, unknown: bool = False) -> To
 
 
 def _is_true(rule: ToolRule, call: PlannedCall, *, unknown: bool) -> bool:
-    """Whether the `when` of a rule is true of a call."""
+    """Whether the `when` of a rule is true for a call."""
     from fractale.plan.expressions import holds
 
     assert rule.when is not None  # noqa: S101 - the caller looked
@@ -286,7 +287,7 @@ def _is_true(rule: ToolRule, call: PlannedCall, *, unknown: bool) -> bool:
         is_true = holds(rule.when, scope, missing.append)
     except TemplateError:
         return unknown
-    # A name that is not there says nothing: the rule counts only where that is the safe way.
+    # A missing name decides nothing: the rule then applies only if that is the safe way.
     return unknown if missing else is_true
 
 

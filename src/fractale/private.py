@@ -1,8 +1,8 @@
-"""Files and directories that belong to one user: making them, and checking that they do.
+"""Files and directories that belong to one user: making them, and checking their owner.
 
 Every file that fractale keeps for itself has mode 0600 and every directory 0700, whatever the
-umask. A file or directory counts as the user's own if its owner is that user or root, and nobody
-else may write to it.
+umask. A file or directory counts as the user's own if its owner is that user or root, and no other
+user may write to it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import IO, Final, Literal
 FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
 NO_LOCKS: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-"""What a file system without locks answers."""
+"""Error numbers of a file system without locks."""
 
 
 def make_folder(folder: Path) -> None:
@@ -50,7 +50,7 @@ def new_folder(folder: Path) -> None:
         OSError: It cannot be made.
     """
     folder.mkdir(mode=FOLDER_MODE)
-    if stat.S_IMODE(folder.stat().st_mode) & 0o777 != FOLDER_MODE:  # a umask that takes from us
+    if stat.S_IMODE(folder.stat().st_mode) & 0o777 != FOLDER_MODE:  # the umask cut the mode
         folder.chmod(FOLDER_MODE)
 
 
@@ -95,7 +95,7 @@ def write_private(
 
     Args:
         content: Text is written as UTF-8.
-        sync: What is on the disk when this returns: nothing for sure, the content once the name
+        sync: What is on the disk when this returns: nothing for certain, the content once the name
             is, or both.
         errors: What to do with characters that UTF-8 lacks, as `str.encode`.
 
@@ -161,9 +161,9 @@ def locked(path: Path) -> Generator[IO[bytes]]:
 def fault_of(found: os.stat_result) -> str | None:
     """Why a file or directory does not count as the user's own; None if it does.
 
-    It does if this user or root owns it and nobody else may write to it. The group may write to
-    it if the group is the user's private one: it has the user's name and no other member. That
-    does not apply to root.
+    It does if this user or root owns it and no other user may write to it. The group may write to
+    it if the group is the user's private one: it has the user's name and no other member. That does
+    not apply to root.
     """
     me = os.geteuid()
     if found.st_uid not in (me, 0):

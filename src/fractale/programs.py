@@ -1,7 +1,7 @@
-"""Programs, each run in a session of its own, with a limit on its time and on its output.
+"""Programs that run in a session of their own, with a limit on their time and output.
 
-The session is what makes an end an end: a program is killed with all that it started, which may
-hold its pipes open. A child that leaves the session survives; it isn't waited for.
+The session allows killing a program completely: with everything that it started and that may keep
+its pipes open. A child that leaves the session survives; fractale does not wait for it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KILL_SECONDS: Final = 2.0
 """Seconds to wait for the end of a program that was killed."""
 
 _FRAME: Final = " \t*=#~"
-"""What lines are drawn with, and messages framed."""
+"""Characters that draw lines and frame messages."""
 _BANNER: Final = re.compile(r"(?:\w+: )*[*=#~]{3,}[ *=#~]*")
 
 
@@ -35,7 +35,7 @@ class ProgramResult:
 
     @property
     def complaint(self) -> str:
-        """What it says is wrong, in one line; of a traceback, the exception."""
+        """The program's error message, in one line; of a traceback, the exception."""
         text = (self.err or self.out).splitlines()
         lines = [
             words for line in text if not _BANNER.fullmatch(line) and (words := line.strip(_FRAME))
@@ -56,11 +56,11 @@ async def run_with_limit(
 
     Args:
         words: The program and its arguments.
-        seconds: How long it may take. Then it is killed, as when the call is cancelled.
-        most_bytes: How much of each of its outputs is kept: the beginning.
+        seconds: Its time limit. After it, or if the call is cancelled, the program is killed.
+        most_bytes: How many bytes of each of its outputs are kept, from the beginning.
 
     Raises:
-        OSError: It can't be started.
+        OSError: It cannot be started.
         TimeoutError: It took too long.
     """
     process = await asyncio.create_subprocess_exec(
@@ -84,7 +84,7 @@ async def run_with_limit(
 
 
 async def _head(stream: asyncio.StreamReader | None, most: int) -> str:
-    """The beginning of an output; all of it is read, so that the program can go on."""
+    """The beginning of an output; all of it is read, so that the program is not blocked."""
     kept = bytearray()
     while stream is not None and (piece := await stream.read(65536)):
         kept += piece[: most - len(kept)]
@@ -92,7 +92,7 @@ async def _head(stream: asyncio.StreamReader | None, most: int) -> str:
 
 
 def signal_session(process: Process, number: int) -> None:
-    """Send a signal to a program that leads a session, and to all in its session."""
+    """Send a signal to a program that leads a session, and to all processes of the session."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
 
@@ -102,5 +102,5 @@ async def _kill(process: Process) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(KILL_SECONDS):
             await asyncio.gather(_head(process.stdout, 0), _head(process.stderr, 0), process.wait())
-    # What has left its session may still hold the pipes.
+    # A process that left the session may still hold the pipes.
     process._transport.close()  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue, reportUnknownMemberType] - asyncio has no other way

@@ -1,9 +1,9 @@
 """Values checked against JSON Schema, in bounded time: the one helper for all such checks.
 
-No reference is fetched. A pattern of the user's own schema is matched with a time limit, since one
-such as ``^(a+)+$`` can take exponential time; a stranger's pattern is not matched at all. Each
-check may compare `MOST_PARTS` parts, since references that double (`allOf` of two references, each
-to the next such pair) describe more work than anybody can do.
+No reference is fetched. A pattern of the user's own schema is matched with a time limit, because a
+pattern such as ``^(a+)+$`` can take exponential time. A stranger's pattern is not matched at all.
+Each check may compare `MOST_PARTS` parts: references that double (`allOf` of two references, each
+to the next such pair) describe an exponential amount of work.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ from itertools import islice
 from typing import Any, Final, Literal, cast
 
 SHOWN_ERRORS = 5
-"""Errors that one message lists."""
-
 LONGEST_MESSAGE = 300
 
 MOST_ERRORS = 1000
-"""Errors that are collected before they are sorted: a list of a million may break in each item."""
+"""Errors that are collected before they are sorted: a long list may have one in each item."""
 
 MOST_PARTS = 1_000_000
-"""Parts of a value that are compared with a part of a schema: some six seconds of work."""
+"""Parts of a value that are compared with a part of a schema: about six seconds of work."""
 
 MOST_SECONDS = 1.0
 """Seconds that all patterns of a check may take together."""
@@ -32,11 +30,12 @@ MOST_SECONDS = 1.0
 LONGEST_PATTERN = 5_000
 
 Texts = Literal["exact", "converted", "any"]
-"""What text counts as a number or a flag: none; text that reads as one, as servers convert it; or
-any, since whoever makes the call can still write it as one."""
+"""Which texts count as a number or a flag: none; texts that read as one, as servers convert them;
+or all, because the caller can still write the text as one.
+"""
 
 DATA: Final = frozenset({"const", "default", "enum", "examples"})
-"""Keywords that hold data, in which no key is a keyword."""
+"""Keywords that hold data; keys in the data are not keywords."""
 
 NAMED: Final = frozenset(
     {
@@ -48,7 +47,7 @@ NAMED: Final = frozenset(
         "dependencies",
     }
 )
-"""Keywords that hold schemas by names, which are no keywords either."""
+"""Keywords that hold schemas by name; these names are not keywords, either."""
 
 
 class UnusableSchema(ValueError):
@@ -56,7 +55,7 @@ class UnusableSchema(ValueError):
 
 
 class TooMuchWork(UnusableSchema):
-    """Checking the value would take too long: the message says what takes the time."""
+    """Checking the value would take too long; the message names the part that takes the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +79,7 @@ class Work:
 
     Args:
         parts: Parts of a value that may still be compared.
-        seconds: What patterns may still take.
+        seconds: Seconds that patterns may still take.
     """
 
     parts: int = MOST_PARTS
@@ -136,14 +135,14 @@ def misfits(
     Args:
         trusted: Whether the schema is the user's own: then its patterns are matched, too.
         formats: jsonschema's `FormatChecker`; None: formats are not checked.
-        work: How much work is left, where several checks share it.
+        work: How much work is left, if several checks share it.
 
     Returns:
         At most `SHOWN_ERRORS`, in the order of their places; empty if the value fits.
 
     Raises:
         UnusableSchema: The schema cannot be used.
-        TooMuchWork: The check was given up.
+        TooMuchWork: The check reached its limit.
     """
     from jsonschema import Draft202012Validator
     from jsonschema.validators import validator_for
@@ -154,10 +153,10 @@ def misfits(
     try:
         fix = _Names.of(value, work) if trusted else _without_patterns
         table = _rewritten(schema, fix)
-        # jsonschema and referencing leave their types out.
+        # jsonschema and referencing do not export their types.
         kind = cast("Any", validator_for(table, default=Draft202012Validator))
         _check(kind, table, work)
-        registry = cast("Any", Registry)()  # of no documents
+        registry = cast("Any", Registry)()  # a registry without documents
         validator = _bounded(kind)(table, registry=registry, format_checker=_checker(work, formats))
         errors = (e for e in validator.iter_errors(value) if not _is_meant(e, texts))
         found = list(islice(errors, MOST_ERRORS))
@@ -172,10 +171,10 @@ def misfits(
 
 
 def check_schema(schema: Any) -> None:
-    """See that a user's own schema can be used.
+    """Check that a user's own schema can be used.
 
     Raises:
-        UnusableSchema: It is not a JSON Schema, or one of its patterns is not one.
+        UnusableSchema: It is not a JSON Schema, or one of its patterns is invalid.
     """
     try:
         for path, reason in faults_of(schema):
@@ -185,9 +184,9 @@ def check_schema(schema: Any) -> None:
 
 
 def faults_of(schema: Any) -> Iterator[tuple[list[str | int], str]]:
-    """What is wrong with a user's own schema: the path of each fault, and what it is in words.
+    """The faults of a user's own schema: each with its path, and a text.
 
-    Patterns and references first; where they are right, what JSON Schema itself says.
+    Patterns and references come first; if they are right, JSON Schema's own rules.
     """
     right = True
     for path, keyword, value in keywords(schema):
@@ -204,7 +203,7 @@ def faults_of(schema: Any) -> Iterator[tuple[list[str | int], str]]:
 
 
 def _fault_at(schema: Any, keyword: str, value: Any) -> str | None:
-    """What is wrong with the value of a keyword."""
+    """The fault in the value of a keyword, or None."""
     if keyword in ("$ref", "$dynamicRef", "$recursiveRef") and isinstance(value, str):
         return _reference_fault(schema, value)
     patterns = [value] if keyword == "pattern" and isinstance(value, str) else []
@@ -291,7 +290,7 @@ def _rewritten(schema: Any, fix: Callable[[Table], Table]) -> Any:
 
 
 def _without_patterns(table: Table) -> Table:
-    """A part that matches no pattern, nor says what names that no pattern matches may hold."""
+    """A part without patterns, and without keywords that depend on their matches."""
     left = {"pattern"}
     if "patternProperties" in table:
         left |= {"patternProperties", "additionalProperties", "unevaluatedProperties"}
@@ -300,9 +299,9 @@ def _without_patterns(table: Table) -> Table:
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """The names of all members of a value, to say for each what the patterns of names ask of it.
+    """The names of all members of a value, to write out the patterns of names for each of them.
 
-    jsonschema matches such patterns by itself, without a time limit.
+    jsonschema matches such patterns itself, without a time limit.
     """
 
     names: frozenset[str]
@@ -322,7 +321,7 @@ class _Names:
         return cls(frozenset(names), work).spelled_out
 
     def spelled_out(self, table: Table) -> Table:
-        """A part with ``properties`` in place of ``patternProperties``."""
+        """A part with ``properties`` instead of ``patternProperties``."""
         patterns = table.get("patternProperties")
         if not isinstance(patterns, dict):
             return table
@@ -337,7 +336,7 @@ class _Names:
 
 
 def _check(kind: Any, table: Any, work: Work) -> None:
-    """See that a schema is one.
+    """Check that a table is a schema.
 
     Raises:
         UnusableSchema: It is not.
@@ -348,7 +347,7 @@ def _check(kind: Any, table: Any, work: Work) -> None:
 
 
 class _NotASchema(UnusableSchema):
-    """A part of a schema is not what JSON Schema says.
+    """A part of a schema breaks JSON Schema's rules.
 
     Attributes:
         path: Which part.
@@ -360,9 +359,9 @@ class _NotASchema(UnusableSchema):
 
 
 def _checker(work: Work, formats: Any) -> Any:
-    """A format checker that also has what is left of a check's work.
+    """A format checker that also carries the remaining work of a check.
 
-    jsonschema hands it on to each part of a check, and has no other place for such a thing.
+    jsonschema passes it to each part of a check, and has no other place for such an object.
     """
     from jsonschema import FormatChecker
 
@@ -374,7 +373,7 @@ def _checker(work: Work, formats: Any) -> Any:
 
 @lru_cache(maxsize=16)
 def _bounded(kind: Any) -> Any:
-    """One of jsonschema's validators, with bounds to its work."""
+    """A validator class of jsonschema that stops at the limit of its work."""
     from jsonschema import validators
     from jsonschema.exceptions import ValidationError
 
@@ -384,7 +383,7 @@ def _bounded(kind: Any) -> Any:
             yield ValidationError(f"{instance!r} does not match {pattern!r}")
 
     def unique(validator: Any, wanted: Any, instance: Any, _: Any) -> Iterator[Any]:
-        # jsonschema's own compares every two items that have no order.
+        # jsonschema's own check compares every pair of items that cannot be sorted.
         if wanted and validator.is_type(instance, "array"):
             items = cast("list[Any]", instance)
             if len({_written(each) for each in items}) < len(items):
@@ -404,7 +403,7 @@ def _bounded(kind: Any) -> Any:
 
 
 def _written(value: Any) -> str:
-    """A text that equal values share: JSON's numbers are equal whatever they are written as."""
+    """A text that equal values share: JSON numbers are equal however they are written."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, list):
@@ -420,7 +419,7 @@ def _place(error: Any) -> str:
 
 
 def _is_meant(error: Any, texts: Texts) -> bool:
-    """Whether only text is found where a number or a flag is expected, and may count as one."""
+    """Whether a text was found where a number or a flag is expected, and may count as one."""
     if texts == "exact":
         return False
     if error.validator in ("anyOf", "oneOf"):

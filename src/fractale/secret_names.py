@@ -1,11 +1,11 @@
-"""What is a secret by its name: a variable, an option, a header, a field of a form."""
+"""Which names are names of secrets: of a variable, an option, a header or a form field."""
 
 from __future__ import annotations
 
 import re
 
 INPUT_VARIABLE = "FRACTALE_INPUT_"
-"""What the variables of secret inputs begin with; `fractale.plan.inputs` reads them."""
+"""Prefix of the variables of secret inputs; `fractale.plan.inputs` reads them."""
 
 
 def _words(text: str) -> frozenset[str]:
@@ -28,9 +28,9 @@ _ABOUT = _words(
     "FILE PATH DIR SOCK SOCKET TYPE METHOD MODE VERSION ENABLED PORT HOST REALM SCOPE "
     "ALGORITHM LENGTH SIZE COUNT LIMIT TTL TIMEOUT EXPIRY"
 )
-"""A name that ends in one of these says something about a secret, and is none."""
+"""A name with one of these ends describes a secret but does not hold one."""
 _PIN = re.compile(r"(?!I_MPI_)(?:.*_)?PINS?(?:_(?:CODE|NUMBER|VALUE))?")
-"""What pins threads to cores is none: `I_MPI_PIN`, `PIN_MEMORY`."""
+"""Names about pinning threads to cores are not secrets: `I_MPI_PIN`, `PIN_MEMORY`."""
 _IN_SENTENCE = re.compile(
     r"\bPIN\b|(?i:\byour pin\b|\b(?:password|passwd|passphrase|passcode"
     r"|otp|totp|credentials?|client secret|(?:one-?time|verification|security) code"
@@ -42,10 +42,10 @@ _NO_SECRETS = frozenset({"PWD", "OLDPWD"})
 
 
 def is_secret(name: str) -> bool:
-    """Whether what has this name is a secret: a variable, an option, a header, a field.
+    """Whether a variable, an option, a header or a field with this name is a secret.
 
-    Words are told apart by underscores, other signs and capitals: `API_KEY`, `--api-key`,
-    `X-Auth` and `dbPassword` are secrets; `KEYBOARD`, `MONKEY`, `AUTHOR` and `PATH` are none.
+    Words are split at underscores, other signs and capitals. `API_KEY`, `--api-key`, `X-Auth` and
+    `dbPassword` are secrets; `KEYBOARD`, `MONKEY`, `AUTHOR` and `PATH` are not.
     """
     if name in _NO_SECRETS:
         return False
@@ -60,7 +60,8 @@ def is_secret(name: str) -> bool:
 def asks_for_secret(sentence: str) -> bool:
     """Whether a sentence asks for a secret: `Enter your PIN`.
 
-    It takes more than in a name, where `KEY` is enough: `the primary key` is none.
+    The test is stricter than for a name, in which `KEY` is enough: `the primary key` is not a
+    secret.
     """
     return _IN_SENTENCE.search(sentence) is not None
 

@@ -1,4 +1,4 @@
-"""Words of messages, for every package: a wrong name's likely meaning, short texts, numbers."""
+"""Texts of messages, for every package: similar names, short texts, numbers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def similar(name: str, known: Iterable[str], most: int = 1) -> list[str]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that was probably meant; None if none is similar."""
+    """The known name that the user probably meant; None if none is similar."""
     return next(iter(similar(name, known)), None)
 
 

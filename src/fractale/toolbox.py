@@ -1,7 +1,7 @@
-"""The face that tools, prompts and resources show to a run.
+"""The interface through which a run uses tools, prompts and resources.
 
-A run calls tools through one `Toolbox`, whatever stands behind it: MCP servers
-(`fractale.mcp`), the embedded server of local tools, or the fake one of `fractale.testing`.
+A run calls tools through one `Toolbox`, whatever implements it: MCP servers (`fractale.mcp`), the
+embedded server of local tools, or the fake toolbox of `fractale.testing`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from fractale.errors import ToolError
 
 OnProgress = Callable[[float, float | None, str | None], None]
-"""Takes progress so far, the total if known, and a message if there is one."""
+"""Called with the progress so far, the total if known, and a message if there is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,10 +23,10 @@ class ToolInfo:
     """A tool as its server describes it.
 
     Args:
-        name: The name to call it by: bare where one server has it, else ``server.tool``.
+        name: The name to call it by: bare if only one server has it, else ``server.tool``.
         server: The server's name in the settings; ``local`` for the embedded server.
         input_schema: JSON Schema of the arguments.
-        output_schema: JSON Schema of the structured result, where the server gives one.
+        output_schema: JSON Schema of the structured result, if the server gives one.
         annotations: MCP's hints (``readOnlyHint``, ``destructiveHint``, ``idempotentHint``,
             ``openWorldHint``, ``title``) and fractale's own (``fractale.type: agent``).
     """
@@ -45,12 +45,12 @@ class ToolInfo:
 
     @property
     def own_name(self) -> str:
-        """What its server calls it."""
+        """The tool's name on its server."""
         return self.name.removeprefix(f"{self.server}.")
 
     @property
     def described(self) -> dict[str, Any]:
-        """All that its server says of it beside its name, as JSON: what a definition is of."""
+        """Everything that its server says about it except its name, as JSON: its definition."""
         return {
             "description": self.description,
             "input_schema": self.input_schema,
@@ -60,9 +60,9 @@ class ToolInfo:
 
     @property
     def definition(self) -> str:
-        """A hash of `described`: another one is another tool, whatever its name.
+        """A hash of `described`: with another hash, it is another tool, whatever its name.
 
-        The order of keys does not count. The same in every process and release.
+        The order of keys does not matter. The hash is the same in every process and release.
         """
         text = json.dumps(self.described, sort_keys=True, ensure_ascii=False, default=dict)
         return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
@@ -97,19 +97,18 @@ class ResourceInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolResult:
-    """What a tool answered, nothing of it lost.
+    """A tool's complete answer.
 
     Args:
-        text: The parts that are text, joined by newlines: text, the text of embedded resources,
-            and one line for each link to a resource.
+        text: The parts that are text, joined by newlines: text, the text of embedded resources, and
+            one line for each link to a resource.
         structured: MCP's ``structuredContent``, also on errors; None if there was none.
         is_error: MCP's ``isError``.
         content: All parts in MCP's JSON form (text, image, audio, resource).
         files: The parts that are bytes, as the run keeps them: ``{path, mime_type, bytes}``.
-        misfit: How the answer breaks the tool's own output schema, in words.
-        arguments: What the call was made with, where a person had other arguments sent than
-            were asked for.
-        seconds: How long the call took, of one that a run made.
+        misfit: How the answer breaks the tool's own output schema, as text.
+        arguments: The arguments of the call, if the user changed the requested ones.
+        seconds: How long the call took, if a run made it.
     """
 
     text: str
@@ -123,13 +122,13 @@ class ToolResult:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing in the answer: no text, no structure, no bytes."""
+        """Whether the answer is empty: no text, no structure, no bytes."""
         only_text = all(part.get("type") == "text" for part in self.content)
         return self.structured is None and only_text and not self.text.strip()
 
     @property
     def fault(self) -> str | None:
-        """Why the answer does not count as one, in words; None where it does."""
+        """Why the answer does not count as one, as text; None if it does."""
         if self.is_error:
             return self.text.strip() or "the tool reported an error and said nothing"
         if self.is_empty:
@@ -150,7 +149,7 @@ class ServerStatus:
     """Whether a server can be used, and if not, why.
 
     Args:
-        listed: Whether it is known which tools it has: it said so in this process.
+        listed: Whether its tools are known: it listed them in this process.
         confined: Whether it is a program that is confined (`fractale.confine`).
     """
 
@@ -165,10 +164,10 @@ class ServerStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Elicitation:
-    """What a server asks the person in the middle of a call (MCP's elicitation).
+    """A server's question to the user in the middle of a call (MCP's elicitation).
 
     Args:
-        schema: JSON Schema of the object that it wants to know.
+        schema: JSON Schema of the object that the server asks for.
     """
 
     server: str
@@ -177,22 +176,21 @@ class Elicitation:
 
 
 OnElicit = Callable[[Elicitation], Awaitable[Mapping[str, Any]]]
-"""Gives ``{action: accept, content: {...}}``, ``{action: decline}`` or ``{action: cancel}``."""
+"""Returns ``{action: accept, content: {...}}``, ``{action: decline}`` or ``{action: cancel}``."""
 
 
 class Toolbox(Protocol):
     """All the tools, prompts and resources that a run may use.
 
-    Names are bare (``flux_submit_job``) or qualified (``hpc.flux_submit_job``). A bare name
-    that two servers have raises ToolError with both qualified names.
+    Names are bare (``flux_submit_job``) or qualified (``hpc.flux_submit_job``). A bare name that
+    two servers have raises ToolError with both qualified names.
 
-    `names` are those of tools or prompts, or patterns of them (``hpc.*``). A server that cannot
-    have one of them is not waited for; it is listed as far as it is known. Without `names`, every
-    server is waited for.
+    `names` are those of tools or prompts, or patterns of them (``hpc.*``). If a server cannot have
+    one of them, no method waits for it; its known tools are listed. Without `names`, the methods
+    wait for every server.
 
-    Every method may raise:
-        ToolError: The name is unknown (with the nearest names) or ambiguous.
-        TransportError: The server cannot be reached or was lost during the call.
+    Every method may raise ToolError if the name is unknown (with the nearest names) or ambiguous,
+    and TransportError if the server cannot be reached or was lost during the call.
     """
 
     async def tools(self, names: Collection[str] | None = None) -> list[ToolInfo]:
@@ -208,7 +206,7 @@ class Toolbox(Protocol):
         ...
 
     async def servers(self, names: Collection[str] | None = None) -> list[ServerStatus]:
-        """Every server, whether it is there or not."""
+        """Every server, connected or not."""
         ...
 
     async def find_tool(self, name: str) -> ToolInfo:
@@ -224,15 +222,15 @@ class Toolbox(Protocol):
         on_elicit: OnElicit | None = None,
         definition: str | None = None,
     ) -> ToolResult:
-        """Call a tool once. Never sends a call again by itself.
+        """Call a tool once. The call is never sent a second time automatically.
 
-        Where the call is cancelled before it was sent, the `CancelledError` may carry as its
-        argument a TransportError that says what was waited for.
+        If the call is cancelled before it was sent, the `CancelledError` may have a TransportError
+        as its argument. That error says what the call waited for.
 
         Args:
-            on_elicit: Answers what the server asks meanwhile. What it raises ends the call.
-            definition: The `ToolInfo.definition` that was agreed to. The call is not sent if the
-                tool has another one by then (ToolError).
+            on_elicit: Answers the server's questions meanwhile. An exception from it ends the call.
+            definition: The `ToolInfo.definition` that was agreed to. If the tool has another
+                definition by then, the call is not sent (ToolError).
         """
         ...
 
@@ -241,19 +239,19 @@ class Toolbox(Protocol):
         ...
 
     async def read_resource(self, uri: str) -> ToolResult:
-        """What a resource contains, as a tool's answer that embeds it.
+        """The contents of a resource, as a tool's answer that embeds it.
 
         Args:
-            uri: The resource's URI; ``server:URI`` where several servers have it.
+            uri: The resource's URI; ``server:URI`` if several servers have it.
         """
         ...
 
 
 def changed_meanwhile(server: str, tool: str, part: str = "definition") -> ToolError:
-    """The error for a call of a tool that no longer is the one that was agreed to.
+    """The error for a call of a tool whose definition is no longer the one that was agreed to.
 
     Args:
-        part: Of its definition, in one word.
+        part: The part of its definition that changed, in one word.
     """
     return ToolError(
         f"tool `{tool}` of server `{server}` changed its {part} during the run; it was not called",

@@ -1,12 +1,12 @@
 """MCP sessions: every tool, prompt and resource of all servers, through one `McpToolbox`.
 
-Everything that touches the MCP libraries is in this package, in the order in which a call goes:
+Everything that touches the MCP libraries is in this package, in the order of a call:
 
 - `toolbox` finds the server that a name belongs to, and returns fractale's own types;
 - `manager` keeps the sessions of one server, and its catalog; it reconnects after a loss;
-- `session` is one live session: its requests, and what the server asks meanwhile;
+- `session` is one live session: its requests, and the server's questions;
 - `stdio`, `http`, `memory` are the transports, and turn each fault into that call's error;
-  `transport` is what they share; `children` ends what a started server leaves behind;
+  `transport` has their common parts; `children` ends the processes that a server leaves;
 - `convert` translates between MCP's types and ours; `images` converts images for models, by
   `langchain-mcp-adapters`.
 """

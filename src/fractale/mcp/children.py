@@ -1,13 +1,13 @@
-"""What a started server leaves behind: its children, also those that made themselves daemons.
+"""Ending the children of a started server, including those that made themselves daemons.
 
 A server's process group does not have them all: a child may outlive the server, or leave its group
-and session. Each server gets a mark in its environment, which its children inherit. On Linux the
-marked processes of this user are found by ``/proc``.
+and session. Each server gets a mark in its environment, which its children inherit. On Linux, the
+marked processes of this user are found through ``/proc``.
 
-A batch job that a server submitted inherits the server's environment, too, as far as the scheduler
-hands it on. Such a job has to outlive the server. Its parent is the scheduler's, and that has no
-mark; a daemon's parent is marked, or the process that adopts orphans: process 1, or one of those
-that we descend from.
+A batch job that a server submitted also inherits the server's environment, if the scheduler passes
+it on. Such a job must outlive the server. Its parent is a process of the scheduler, which has no
+mark. A daemon's parent is marked, or it is the process that adopts orphans: process 1, or one of
+fractale's ancestors.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _of_process() -> str:
 
 
 def started_by(mark: str) -> list[int]:
-    """The living processes of the server with a mark, or of all whose marks begin so."""
+    """The living processes of the server with a mark, or of all marks that start with it."""
     needle = f"{STARTED_BY}={mark}".encode()
     parents = dict(_marked(needle))
     adopting = {0, 1, *_ancestors()}
@@ -44,7 +44,7 @@ def started_by(mark: str) -> list[int]:
 
 
 def _marked(needle: bytes) -> Iterator[tuple[int, int]]:
-    """Process and parent."""
+    """The marked processes, each with its parent."""
     me = os.geteuid()
     for entry in os.scandir(_PROC) if _PROC.is_dir() else ():
         with contextlib.suppress(OSError, ValueError, IndexError):
@@ -56,7 +56,7 @@ def _marked(needle: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _parent(pid: int) -> int:
-    # The name in brackets may hold blanks and brackets itself.
+    # The name in brackets may itself have blanks and brackets.
     return int((_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
 
 
@@ -70,7 +70,7 @@ def _ancestors() -> Iterator[int]:
 
 
 async def end_children(mark: str, seconds: float) -> None:
-    """End what is left of a server that has ended: ask each process, then kill it.
+    """End the remaining processes of a server that has ended: ask each process, then kill it.
 
     Args:
         seconds: How long they may take to end.
@@ -84,8 +84,8 @@ async def end_children(mark: str, seconds: float) -> None:
 
 
 def kill_children(mark: str | None = None) -> None:
-    """Kill what is left of a server, or of all servers that this process started."""
-    for _ in range(3):  # what is killed may just have started another
+    """Kill the remaining processes of a server, or of all servers that this process started."""
+    for _ in range(3):  # a process may have started another just before it was killed
         for pid in started_by(mark or _of_process()):
             _signal(pid, signal.SIGKILL)
 

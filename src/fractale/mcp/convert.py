@@ -1,4 +1,4 @@
-"""Between MCP's types and fractale's own."""
+"""Conversion between MCP's types and fractale's own."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def tool_info(tool: types.Tool, server: str, shown: str) -> ToolInfo:
 
 
 def _annotations(tool: types.Tool) -> dict[str, Any]:
-    """MCP's hints, and fractale's own from wherever a server may put them."""
+    """MCP's hints, and fractale's own from any place where a server may put them."""
     hints = tool.annotations.model_dump(exclude_none=True) if tool.annotations else {}
     in_schema = tool.inputSchema.get("annotations")
     for place in (tool.meta, in_schema):
@@ -40,10 +40,11 @@ def _annotations(tool: types.Tool) -> dict[str, Any]:
 
 
 def tool_result(result: types.CallToolResult, server: str) -> ToolResult:
-    """A tool's answer with nothing of it lost.
+    """A tool's complete answer.
 
     Raises:
-        ToolError: Its text is over the limit (an embedded server's answers are on no wire).
+        ToolError: Its text is over the limit. An embedded server's answers pass no transport that
+            checks it.
     """
     said = (text_in(part) for part in result.content)
     text = "\n".join(each for each in said if each is not None)
@@ -58,7 +59,7 @@ def tool_result(result: types.CallToolResult, server: str) -> ToolResult:
 
 
 def text_in(part: types.ContentBlock) -> str | None:
-    """What a part says as text; None of one that is bytes."""
+    """The text of a part; None if the part is bytes."""
     if isinstance(part, types.TextContent):
         return part.text
     if isinstance(part, types.ResourceLink):
@@ -92,7 +93,7 @@ def prompt_info(prompt: types.Prompt, server: str, shown: str) -> PromptInfo:
 
 
 def prompt_arguments(prompt: types.Prompt, arguments: Mapping[str, Any]) -> dict[str, str]:
-    """A prompt's arguments as text: MCP has no other; what is not text becomes JSON.
+    """A prompt's arguments as text, the only type that MCP has for them; other values become JSON.
 
     Raises:
         ToolError: Required ones are missing.
@@ -163,7 +164,7 @@ def resource_info(resource: types.Resource | types.ResourceTemplate, server: str
 
 
 def resource_result(result: types.ReadResourceResult, server: str) -> ToolResult:
-    """What a resource contains, as the answer of a tool that embeds it.
+    """The contents of a resource, as the answer of a tool that embeds it.
 
     Raises:
         ToolError: Its text is over the limit.
@@ -184,5 +185,5 @@ def matches(info: ResourceInfo, uri: str) -> bool:
 
 
 def _variable(name: str) -> str:
-    """What a variable of a URI template may stand for: ``{+path}`` and ``{path*}`` hold slashes."""
+    """A variable of a URI template as a pattern: ``{+path}``, ``{path*}`` may have slashes."""
     return ".*" if name[:1] in "+#/?&;." or name.endswith("*") else "[^/]*"

@@ -1,11 +1,11 @@
-"""A server reached over HTTP: the library's transports on a client that contains faults.
+"""A server reached over HTTP: the library's transports on a client that contains errors.
 
-The library's streamable HTTP transport ends the whole session when one request fails, and waits
-for ever when a response breaks off or is not JSON. `GuardedClient` sits below it and gives each
-failed exchange an answer of its own, so that a fault fails one call.
+The library's streamable HTTP transport ends the whole session when one request fails. It waits
+forever if a response breaks off or is not JSON. `GuardedClient` is below it and answers each failed
+exchange itself, so that an error fails one call only.
 
-Redirects are followed within the server's origin only, by the library; a redirect elsewhere is
-refused here and no request goes there.
+The library follows redirects within the server's origin. A redirect elsewhere is refused here, and
+no request goes there.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ NEVER_SENT = (
 )
 SESSION_HEADER = "mcp-session-id"
 SERVER_ERROR = -32000
-"""JSON-RPC's first code for errors of the server's own."""
+"""JSON-RPC's first code for a server's own errors."""
 SESSION_IS_OVER = ("session", "not initialized")
 UNSUPPORTED_PROTOCOL = -32022
-"""MCP 2026-07-28: none of the versions that the client speaks."""
+"""MCP 2026-07-28: the server supports none of the client's versions."""
 OLDEST_PROTOCOL = SUPPORTED_PROTOCOL_VERSIONS[0]
 MOST_ERROR_BYTES = 64 * 1024
 LONGEST_REASON = 500
 SIDE_SECONDS = 5.0
-"""For messages that nobody waits for: notifications, and the end of a session."""
+"""For messages that no call waits for: notifications, and the end of a session."""
 
 
 @contextlib.asynccontextmanager
@@ -85,10 +85,10 @@ async def http_streams(settings: ServerSettings, hooks: TransportHooks) -> Async
 
 
 class GuardedClient(httpx.AsyncClient):
-    """An HTTP client for one server that answers failed calls in the server's place.
+    """An HTTP client for one server that answers failed calls instead of the server.
 
     Attributes:
-        answer: Gives an answer to the session where answers do not come with the response.
+        answer: Gives an answer to the session if answers do not come with the response.
     """
 
     def __init__(self, settings: ServerSettings, hooks: TransportHooks) -> None:
@@ -100,16 +100,16 @@ class GuardedClient(httpx.AsyncClient):
         super().__init__(
             headers=_headers(settings),
             verify=_verify(settings),
-            # A slow tool is not a hung one: only connecting has a time of its own.
+            # A slow tool is not a hung one: only connecting has a timeout.
             timeout=httpx.Timeout(None, connect=hooks.timing.connect),
             limits=httpx.Limits(max_connections=None, keepalive_expiry=3.0),
-            # Proxies of the environment; never for a server on this machine.
+            # Use the environment's proxies, but never for a server on this machine.
             trust_env=httpx.URL(settings.url or "").host not in LOOPBACK,
             follow_redirects=False,
         )
 
     async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
-        """Send a request of the MCP transport and contain what goes wrong.
+        """Send a request of the MCP transport and contain its errors.
 
         Raises:
             ToolError: The stream of an SSE server cannot be opened.
@@ -143,7 +143,7 @@ class GuardedClient(httpx.AsyncClient):
         except httpx.TransportError:
             response = httpx.Response(202, request=request)
         if request.method == "DELETE" or self._fault_of_status(response, None):
-            # Nobody waits for this one, and the library would end the session over it.
+            # No call waits for this one, and the library would end the session over it.
             await response.aclose()
             return httpx.Response(204 if request.method == "DELETE" else 202, request=request)
         return response
@@ -162,10 +162,10 @@ class GuardedClient(httpx.AsyncClient):
     async def _guard_body(
         self, request: httpx.Request, request_id: types.RequestId | None, response: httpx.Response
     ) -> httpx.Response:
-        """Make sure that a response's body ends in an answer to the call, or in a fault."""
+        """Make sure that a response's body ends with an answer to the call, or with an error."""
         kind = response.headers.get("content-type", "").lower()
         if response.is_redirect or (self._is_sse and request.method == "POST"):
-            return response  # over SSE the answer comes on the stream that the GET opened
+            return response  # over SSE, the answer comes on the stream that the GET opened
         if kind.startswith("text/event-stream"):
             stream = cast("httpx.AsyncByteStream", response.stream)
             waiting = "everyone" if self._is_sse else request_id
@@ -211,9 +211,9 @@ class GuardedClient(httpx.AsyncClient):
     def _fail(
         self, request: httpx.Request, request_id: types.RequestId | None, error: ToolError
     ) -> httpx.Response:
-        """Answer the call with `error`, and no other: those may be under way for good."""
+        """Answer this call with `error`, and no other call: those may still succeed."""
         if request.method == "GET" and request_id is not None:
-            # It asks for the rest of an answer: whatever went wrong, the call itself was sent.
+            # It asks for the rest of an answer: whatever the error, the call itself was sent.
             text = f"server `{self._hooks.server}` was lost before it answered: {error.message}"
             error = TransportError(text, sent=True)
             self._last_event.pop(request_id, None)
@@ -249,7 +249,7 @@ class GuardedClient(httpx.AsyncClient):
     def _fault_of_status(
         self, response: httpx.Response, said: types.ErrorData | None
     ) -> ToolError | None:
-        """What is wrong with a response that is not an answer, or None.
+        """The error in a response that is not an answer, or None.
 
         Args:
             said: The JSON-RPC error in its body.
@@ -271,7 +271,7 @@ class GuardedClient(httpx.AsyncClient):
                 hint=f"set `token_env` of server `{name}` in {self._where}",
             )
         if self._is_forgotten(response, said):
-            # The protocol's word for "start a new session": the message was not handled.
+            # The protocol's way to say "start a new session": the message was not handled.
             self._hooks.retire()
             return TransportError(f"server `{name}` no longer knows the session {status}")
         if code == 404:
@@ -289,10 +289,10 @@ class GuardedClient(httpx.AsyncClient):
         return ToolError(f"server `{name}` refused the request {status}")
 
     def _is_forgotten(self, response: httpx.Response, said: types.ErrorData | None) -> bool:
-        """Whether the server does not know the session that the request names, or the SSE stream's.
+        """Whether the server does not know the request's session, or that of the SSE stream.
 
-        MCP prescribes 404. Servers made after the TypeScript SDK's examples answer 400 with
-        -32000 and words about the session, or about one that was not opened.
+        MCP prescribes 404. Servers made after the TypeScript SDK's examples answer 400 with -32000
+        and a text about the session, or about a session that was not opened.
         """
         request = response.request
         if request.method != "POST" or not (self._is_sse or SESSION_HEADER in request.headers):
@@ -307,7 +307,7 @@ class GuardedClient(httpx.AsyncClient):
         )
 
     def _fault_of_redirect(self, response: httpx.Response) -> ToolError | None:
-        """None where the redirect stays within the origin: those the library follows."""
+        """The error of a redirect; None within the origin, since the library follows it."""
         sent, following = response.request, response.next_request
         if (
             following is not None
@@ -323,7 +323,7 @@ class GuardedClient(httpx.AsyncClient):
 
 
 async def _rpc_error(response: httpx.Response) -> types.ErrorData | None:
-    """The JSON-RPC error in the body of a response that refuses; None where there is none."""
+    """The JSON-RPC error in the body of a response that refuses; None if there is none."""
     body = bytearray()
     try:
         async with asyncio.timeout(SIDE_SECONDS):
@@ -349,7 +349,7 @@ def _same_origin(url: httpx.URL, target: httpx.URL) -> bool:
 
 
 def _headers(settings: ServerSettings) -> dict[str, str]:
-    # Compressed answers would hide their size until they are unpacked.
+    # The size of a compressed answer is unknown until it is unpacked.
     headers = {"accept-encoding": "identity", **settings.headers}
     if settings.token:
         headers = {k: v for k, v in headers.items() if k.lower() != "authorization"}
@@ -374,16 +374,16 @@ LONGEST_END = 4
 
 
 class EventStream(httpx.AsyncByteStream):
-    """Passes events on and adds the fault where the stream ends without the call's answer.
+    """Passes events on and adds an error if the stream ends without the call's answer.
 
     Args:
         inner: The bytes as the server sends them.
-        hooks: Keep the fault.
-        call: The call whose answer is awaited here; ``everyone`` if all answers come here, so
-            that the end of the stream is the end of the session; None for a stream of
-            notifications, which the library opens again.
-        last_event: For each call, the id of the last event that had one: the library asks for
-            the rest of such a stream again, so its end is no fault.
+        hooks: Keep the error.
+        call: The call whose answer is awaited here; ``everyone`` if all answers come here, so that
+            the end of the stream is the end of the session; None for a stream of notifications,
+            which the library opens again.
+        last_event: For each call, the ID of the last event that had one. The library asks for the
+            rest of such a stream again, so its end is not an error.
     """
 
     def __init__(
@@ -401,7 +401,7 @@ class EventStream(httpx.AsyncByteStream):
         self._answered = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Whole events, the last one a fault if the call was not answered."""
+        """Whole events; the last one is an error if the call was not answered."""
         name = self._hooks.server
         error: ToolError = TransportError(f"server `{name}` was lost before it answered", sent=True)
         try:
@@ -412,7 +412,7 @@ class EventStream(httpx.AsyncByteStream):
             error = found
             self._last_event.pop(self._call or "", None)
         except httpx.TransportError:
-            pass  # broken off is an end like any other
+            pass  # a broken stream is treated like any other end
         if self._shared:
             self._hooks.lose(error)
         elif self._call is not None and not self._answered and self._call not in self._last_event:
@@ -436,10 +436,10 @@ class EventStream(httpx.AsyncByteStream):
             yield bytes(buffer) + b"\n\n"
 
     def _inspect(self, event: bytes) -> None:
-        """Note what an event means for the call.
+        """Record what an event means for the call.
 
         Raises:
-            TransportError: It holds a message that is not JSON.
+            TransportError: It has a message that is not JSON.
             ToolError: It is too long.
         """
         if len(event) > MAX_ANSWER_BYTES:
@@ -468,7 +468,6 @@ class EventStream(httpx.AsyncByteStream):
         )
 
     async def aclose(self) -> None:
-        """Close the response below."""
         await self._inner.aclose()
 
 
@@ -478,8 +477,8 @@ async def answers_beside(
 ) -> AsyncGenerator[tuple[ObjectReceiveStream[SessionMessage | Exception], Answer]]:
     """The messages of a server, and a way to add answers to them.
 
-    Adding an answer never waits until the session takes it: the session may itself be waiting for
-    the caller.
+    Adding an answer never waits for the session, because the session may itself be waiting for the
+    caller.
     """
     incoming, both = anyio.create_memory_object_stream[SessionMessage | Exception](0)
 

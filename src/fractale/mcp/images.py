@@ -1,9 +1,9 @@
-"""Images in tools' answers, as LangChain's models take them.
+"""Images in tools' answers, in the form that LangChain's models accept.
 
-The conversion is that of `langchain-mcp-adapters`: its tool for an MCP tool turns an answer into
-a `ToolMessage`. An interceptor hands it the answer that fractale has (called for through the run's
-toolbox, journal and policy), so the adapter itself calls nothing. The package takes a second and
-more to import, so it is imported for the first answer that has an image.
+`langchain-mcp-adapters` does the conversion: its tool for an MCP tool turns an answer into a
+`ToolMessage`. An interceptor gives it the answer that fractale already has (through the run's
+toolbox, journal and policy), so the adapter itself makes no call. Importing the package takes over
+a second, so it is imported for the first answer that has an image.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}
 
 
 async def images_of(result: ToolResult) -> list[dict[str, Any]]:
-    """The images of an answer as LangChain's content blocks; none where it has none."""
+    """The images of an answer as LangChain's content blocks."""
     parts = [part for each in result.content if (part := _image_part(each)) is not None]
     if not parts:
         return []
     message = await _converted(types.CallToolResult(content=parts))
     blocks: list[Any] = [*message.content_blocks]
-    # Without the random `id` that each block has: what a model is asked must be the same again.
+    # Without the random `id` of each block: repeated requests to a model must be the same.
     return [
         {key: block[key] for key in ("type", "base64", "mime_type") if key in block}
         for block in blocks
@@ -55,7 +55,7 @@ async def _converted(answer: types.CallToolResult) -> ToolMessage:
     tool = convert_mcp_tool_to_langchain_tool(
         None,
         types.Tool(name="answered", inputSchema=_NO_ARGUMENTS),
-        connection={"transport": "streamable_http", "url": "http://localhost"},  # never used
+        connection={"transport": "streamable_http", "url": "http://localhost"},  # never called
         tool_interceptors=[answered],
     )
     call: dict[str, Any] = {"type": "tool_call", "id": "answered", "name": "answered", "args": {}}

@@ -49,16 +49,16 @@ KINDS: dict[str, tuple[Any, type[types.PaginatedResult], str]] = {
 
 
 class SessionManager:
-    """Keeps a session with one server, and opens the next one when it is lost.
+    """Keeps a session with one server, and opens a new one when it is lost.
 
     Args:
-        server: Where it is and how to reach it.
+        server: The server's address and transport.
         timing: How long things may take.
-        on_log: Takes what the server logs.
+        on_log: Called with the server's log messages.
 
     Attributes:
-        catalog: What it lists, as far as it was asked.
-        handshake: Seconds that it has for its first answer.
+        catalog: The server's lists, as far as they were read.
+        handshake: Seconds that the server has for its first answer.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class SessionManager:
 
     @property
     def is_silent(self) -> bool:
-        """Whether it let the time for its first answer go by, the last time it was tried."""
+        """Whether the server's first answer timed out at the last attempt."""
         return isinstance(self.error, SilentServer)
 
     @property
@@ -115,11 +115,11 @@ class SessionManager:
 
     @property
     def was_tried(self) -> bool:
-        """Whether the first attempt to connect has ended, well or not."""
+        """Whether the first attempt to connect has ended, successfully or not."""
         return self._was_connected or self._failures > 0
 
     async def started(self) -> None:
-        """Wait until the first attempt to connect has ended, well or not."""
+        """Wait until the first attempt to connect has ended, successfully or not."""
         if self._attempt is not None and not self.was_tried:
             await asyncio.shield(self._attempt)
 
@@ -132,7 +132,7 @@ class SessionManager:
         """
         if self._connection is not None and self._connection.usable:
             return self._connection
-        self._is_needed = True  # also repeats an attempt that began in the background
+        self._is_needed = True  # this also repeats an attempt that began in the background
         if self._attempt is None or self._attempt.done():
             self._attempt = asyncio.create_task(self._connect())
         try:
@@ -150,11 +150,11 @@ class SessionManager:
 
     @property
     def _attempts(self) -> int:
-        """How often to try before giving up: a server that was there is likely to come back."""
+        """How often to try: a server that was connected before is likely to return."""
         return self._timing.attempts if self._was_connected and self._is_needed else 1
 
     async def _connect(self) -> Connection | ToolError:
-        """Returns the error rather than raising it: there may be no caller."""
+        """The new session. An error is returned, not raised, because there may be no caller."""
         made = 0
         while made < self._attempts:
             made += 1
@@ -214,7 +214,7 @@ class SessionManager:
         )
 
     async def close(self) -> None:
-        """End the session and whatever is being opened."""
+        """End the session, or the attempt to open one."""
         if self._attempt is not None and not self._attempt.done():
             self._attempt.cancel()
             await asyncio.wait({self._attempt})
@@ -234,11 +234,11 @@ class SessionManager:
     ) -> ResultT:
         """Send a request and wait for its answer.
 
-        It is sent a second time only if the first certainly did not reach the server, because its
-        session was already over.
+        It is sent a second time only if the first one certainly did not reach the server, because
+        its session was already over.
 
         Args:
-            on_elicit: Answers what the server asks meanwhile. What it raises ends the call.
+            on_elicit: Answers the server's questions meanwhile. An exception from it ends the call.
             tool: Of a tool call: the tool's name, and the hash of the definition that was agreed
                 to; None: the definition that was seen first.
 
@@ -270,7 +270,7 @@ class SessionManager:
             try:
                 await self.catalog.read_tools(connection)
             except TransportError as error:
-                raise unsent(error) from error  # only the question after its tools was sent
+                raise unsent(error) from error  # only the request for its tools was sent
         self.catalog.check_unchanged(name, definition)
 
     @property
@@ -278,10 +278,10 @@ class SessionManager:
         return None if isinstance(self._server, EmbeddedServer) else self._server.timeout
 
     def _check_sendable(self, request: types.ClientRequest) -> None:
-        """Refuse what cannot be written as JSON in UTF-8, before any of it is sent.
+        """Refuse a request that cannot be written as JSON in UTF-8, before any of it is sent.
 
         Raises:
-            ToolError: It holds bytes that are not UTF-8, such as those of a file name.
+            ToolError: It has bytes that are not UTF-8, such as those of a file name.
         """
         if isinstance(self._server, EmbeddedServer):
             return
@@ -294,7 +294,7 @@ class SessionManager:
             ) from error
 
     def hint_if_refused(self, words: str) -> str | None:
-        """What to do about an error of a confined server that its confinement may have caused."""
+        """The hint for an error of a confined server that its confinement may have caused."""
         confined = not isinstance(self._server, EmbeddedServer) and self._server.confine
         return hint_if_refused(self.name, words) if confined else None
 
@@ -302,11 +302,11 @@ class SessionManager:
 
     @property
     def settled(self) -> bool:
-        """Whether its list of tools is as good as it can be without waiting."""
+        """Whether its list of tools cannot get better without waiting."""
         return self.catalog.has_tools if self.usable else self.was_tried
 
     async def settle(self) -> None:
-        """Read its list of tools; a server that is not there keeps those it was known to have."""
+        """Read its list of tools; a server that is not connected keeps its known tools."""
         await self.started()
         if self._connection is not None and self._connection.usable:
             try:
@@ -317,7 +317,7 @@ class SessionManager:
             self.start()
 
     async def list_of(self, kind: str) -> Sequence[Any]:
-        """Its ``prompts``, ``resources`` or ``templates``; none from a server that is not there."""
+        """Its ``prompts``, ``resources`` or ``templates``; none if it is not connected."""
         await self.started()
         if self._connection is None or not self._connection.usable:
             self.start()
@@ -329,20 +329,20 @@ class SessionManager:
             return ()
 
     def log(self, level: str, message: str) -> None:
-        """Log something about the server, as if it had said it."""
+        """Log a message about the server as if it came from the server."""
         if self._listeners.on_log is not None:
             self._listeners.on_log(self.name, level, message)
 
 
 class Catalog:
-    """What one server lists, over all of its sessions.
+    """The lists of one server, over all of its sessions.
 
     Args:
         server: The server's name.
         patience: Seconds that it may take to answer with a page of a list.
 
     Attributes:
-        tools: Its tools; the last known ones while it is not there.
+        tools: Its tools; the last known ones while it is not connected.
         version: Changes each time `tools` is read.
     """
 
@@ -360,15 +360,15 @@ class Catalog:
 
     @property
     def has_tools(self) -> bool:
-        """Whether `tools` is what the server last said."""
+        """Whether `tools` is the server's latest list."""
         return "tools" in self._known
 
     def forget(self) -> None:
-        """A new session may have other lists."""
+        """Forget the lists: a new session may have other ones."""
         self._known = {}
 
     def changed(self, kind: str) -> None:
-        """Called when the server reports that a list has changed."""
+        """Forget a list, because the server reports that it changed."""
         for each in (kind, "templates") if kind == "resources" else (kind,):
             self._changes[each] += 1
             self._known.pop(each, None)
@@ -393,7 +393,7 @@ class Catalog:
         """Check that a tool still has the definition that was agreed to.
 
         Args:
-            definition: The hash of what was agreed to; None: what was seen first.
+            definition: The hash of the agreed definition; None: the one that was seen first.
 
         Raises:
             ToolError: It has another one.
@@ -405,7 +405,7 @@ class Catalog:
             raise changed_meanwhile(self._server, name, _changed_part(first, now))
 
     async def read(self, connection: Connection, kind: str) -> Sequence[Any]:
-        """Its ``tools``, ``prompts``, ``resources`` or ``templates``; asks only if it must.
+        """Its ``tools``, ``prompts``, ``resources`` or ``templates``; asks only if needed.
 
         Raises:
             ToolError: The server did not answer.
@@ -415,7 +415,7 @@ class Catalog:
                 return self._known[kind]
             changes = self._changes[kind]
             items = await self._pages(connection, kind)
-            # If it changed meanwhile, the next need asks again.
+            # If it changed meanwhile, the next caller asks again.
             if changes == self._changes[kind]:
                 self._known[kind] = items
             return items

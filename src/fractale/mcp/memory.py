@@ -1,4 +1,4 @@
-"""A server in this process: messages are handed over as objects."""
+"""A server in this process: messages are passed as objects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fractale.mcp.transport import EmbeddedServer, Streams, TransportHooks
 async def memory_streams(
     embedded: EmbeddedServer, hooks: TransportHooks
 ) -> AsyncGenerator[Streams]:
-    """Run the server beside the session for as long as the session lives."""
+    """Run the server while the session lives."""
     server, lifespan = _low_level(embedded.server)
     async with create_client_server_memory_streams() as (client, (read, write)):
 
@@ -26,7 +26,7 @@ async def memory_streams(
             await server.run(read, write, server.create_initialization_options())
             hooks.lose(TransportError(f"the embedded server `{hooks.server}` ended", sent=True))
 
-        # The lifespan is the outer one: the server must have stopped before what it uses goes.
+        # The lifespan is the outer context: its resources must outlive the server.
         async with lifespan, anyio.create_task_group() as group:
             group.start_soon(serve)
             try:
@@ -36,7 +36,7 @@ async def memory_streams(
 
 
 def _low_level(server: Any) -> tuple[Server[Any], contextlib.AbstractAsyncContextManager[Any]]:
-    """The protocol server behind any of the kinds of server, and its lifespan."""
+    """The protocol server inside any of the kinds of server, and its lifespan."""
     if not hasattr(server, "run") and callable(server):
         server = server()
     manager = getattr(server, "_lifespan_manager", None)

@@ -1,8 +1,8 @@
-"""One live session with a server: the task that holds it, its requests, and the server's questions.
+"""One live session with a server: the task that owns it, its requests, and the server's questions.
 
-The MCP session and its transport must be opened and closed in one task, and a transport that
-breaks cancels the task it was opened in. So a task of its own holds them: when the server dies,
-only that task ends, and `Connection` fails the calls in progress.
+The MCP session and its transport must be opened and closed in one task, and a transport that breaks
+cancels the task it was opened in. So a separate task owns them. When the server dies, only that
+task ends, and `Connection` fails the calls in progress.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from fractale.toolbox import Elicitation, OnElicit, OnProgress
 ResultT = TypeVar("ResultT", bound=BaseModel)
 OpenStreams: TypeAlias = "Callable[[TransportHooks], AbstractAsyncContextManager[Streams]]"
 OnChange: TypeAlias = Callable[[str], None]
-"""Takes which list of the server changed: ``tools``, ``prompts`` or ``resources``."""
+"""Called with the server's list that changed: ``tools``, ``prompts`` or ``resources``."""
 
 OnQuestion: TypeAlias = Callable[[types.ElicitRequestFormParams], Awaitable[types.ElicitResult]]
 
@@ -48,7 +48,7 @@ CHANGES: Mapping[type[BaseModel], str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listeners:
-    """Who gets what a server says between answers."""
+    """The receivers of a server's messages that are not answers."""
 
     on_change: OnChange
     on_log: OnLog | None = None
@@ -66,15 +66,15 @@ class ServerRefusal(ToolError):
 
 
 class SilentServer(TransportError):
-    """The server was started or reached, and did not give its first answer in time."""
+    """The server was started or reached, but did not give its first answer in time."""
 
 
 class Connection:
-    """A session from its opening to its end; it is never opened again.
+    """A session from its opening to its end; it is never reopened.
 
     Args:
         name: The server's name.
-        open_streams: Opens the transport, given what it may tell the connection.
+        open_streams: Opens the transport, given the hooks that it may call.
         timing: How long opening and closing may take.
         listeners: Who gets logs and changes of lists.
     """
@@ -106,7 +106,7 @@ class Connection:
         return self._ready.done() and not self._retired and not self._lost.done()
 
     async def open(self) -> None:
-        """Start the server or connect to it, and shake hands.
+        """Start the server or connect to it, and initialize the session.
 
         Raises:
             TransportError: It cannot be reached, or did not answer in time.
@@ -157,8 +157,8 @@ class Connection:
         Args:
             request: The request.
             answer: The type of its answer.
-            on_progress: Takes the progress that the server reports.
-            on_elicit: Answers what the server asks meanwhile. What it raises ends the call.
+            on_progress: Called with the progress that the server reports.
+            on_elicit: Answers the server's questions meanwhile. An exception from it ends the call.
             timeout: Seconds to wait, without the user's time to answer; None: no limit.
 
         Raises:
@@ -186,7 +186,7 @@ class Connection:
                 raise elicitations.failed.result()
             return self._result_of(call, timeout)
         finally:
-            call.cancel()  # the session tells the server
+            call.cancel()  # the session notifies the server
             self._elicitations.remove(elicitations)
             elicitations.close()
             self._waiting -= 1
@@ -214,7 +214,7 @@ class Connection:
         return await asked.answer(params)
 
     def lose(self, error: ToolError) -> None:
-        """End the session; every call in progress fails with `error`. The first error counts."""
+        """End the session; every call in progress fails with `error`. Later errors are ignored."""
         if self._lost.done():
             return
         self.error = error
@@ -222,7 +222,7 @@ class Connection:
         self._ending.set()
 
     def _retire(self) -> None:
-        """Take no new call; end once the calls in progress have ended."""
+        """Refuse new calls; end when the calls in progress have ended."""
         self._retired = True
         asyncio.get_running_loop().call_soon(self._end_if_retired)
 
@@ -231,7 +231,7 @@ class Connection:
             self.lose(self._gone())
 
     async def close(self) -> None:
-        """End the session and, where fractale started it, the server. Waits until that is done."""
+        """End the session, and a server that fractale started. Waits until both have ended."""
         self.lose(TransportError(f"server `{self.name}` was closed", sent=True))
         for call in list(self._calls):
             call.cancel()
@@ -253,7 +253,7 @@ class Connection:
         return TransportError(f"the session with server `{self.name}` is over")
 
     def _translate(self, error: BaseException) -> ToolError:
-        """The error that a user should see for what the library raised."""
+        """The error that a user should see for an exception of the library."""
         if isinstance(error, McpError):
             kept = self._hooks.faults.take(error.error)
             return kept or self._refusal(error.error)
@@ -287,7 +287,7 @@ def _async_progress(
 
 
 def _root(error: BaseException) -> BaseException:
-    """The first cause inside task groups' bundles of errors."""
+    """The first cause inside a task group's nested exceptions."""
     found = error
     while isinstance(found, BaseExceptionGroup):
         found = cast("BaseExceptionGroup[BaseException]", found).exceptions[0]
@@ -299,7 +299,7 @@ def _is_close(error: Exception) -> bool:
 
 
 def unsent(error: ToolError) -> ToolError:
-    """The same error for a call that never got so far: it was not sent."""
+    """The same error for a call that was not sent."""
     error = copy.copy(error)
     if isinstance(error, TransportError):
         error.sent = False
@@ -310,7 +310,7 @@ def unsent(error: ToolError) -> ToolError:
 
 
 class Session(ClientSession):
-    """The library's session. Results stay as they came; the server hears of cancelled calls."""
+    """The library's session. Results stay unchanged; the server is notified of cancelled calls."""
 
     def __init__(
         self, name: str, read: Any, write: Any, listeners: Listeners, on_question: OnQuestion
@@ -334,7 +334,7 @@ class Session(ClientSession):
         self, request: types.ClientRequest, answer: type[ResultT], on_progress: Any
     ) -> ResultT:
         """Send a request and wait for its answer; if cancelled, notify the server."""
-        request_id = self._request_id  # the one that `send_request` takes before it first waits
+        request_id = self._request_id  # the ID that `send_request` uses before it first waits
         try:
             return await self.send_request(request, answer, progress_callback=on_progress)
         except asyncio.CancelledError:
@@ -372,7 +372,7 @@ class Session(ClientSession):
         self, responder: RequestResponder[types.ServerRequest, types.ClientResult]
     ) -> None:
         if isinstance(responder.request.root, types.ElicitRequest):
-            # The library reads nothing more until this returns; but a person may take their time.
+            # The library reads nothing more until this returns, but the user may take a long time.
             self._task_group.start_soon(self._received_question, responder)
         else:
             await super()._received_request(responder)
@@ -396,7 +396,7 @@ class Session(ClientSession):
 
 
 def _log_text(data: Any) -> str:
-    """A log record's text: servers send text, or a mapping that holds it as `msg`."""
+    """A log record's text: servers send text, or a mapping with the text as `msg`."""
     if isinstance(data, Mapping):
         data = data.get("msg", data)  # pyright: ignore[reportUnknownVariableType]  # any JSON
     return data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, default=str)
@@ -406,7 +406,7 @@ def _log_text(data: Any) -> str:
 
 
 class Unanswered(Exception):
-    """The call that asked has ended: MCP wants no answer to what was cancelled."""
+    """The call that asked has ended: MCP expects no answer for a cancelled call."""
 
 
 class Elicitations:
@@ -415,24 +415,23 @@ class Elicitations:
     Args:
         server: The server's name.
         call: The task that waits for the call's answer.
-        on_elicit: Answers questions; None: this call is not asked.
+        on_elicit: Answers questions; None: the call cannot answer any.
 
     Attributes:
-        failed: Gets what answering a question raised: it ends the call.
+        failed: The exception that `on_elicit` raised: it ends the call.
     """
 
     def __init__(self, server: str, call: asyncio.Task[Any], on_elicit: OnElicit | None) -> None:
         self._server = server
         self._call = call
         self._on_elicit = on_elicit
-        # The caller's context variables, such as its task in a run, are also the answer's.
+        # The answer has the caller's context variables, such as its task in a run.
         self._context = contextvars.copy_context()
         self.failed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self._answering: set[asyncio.Task[Mapping[str, Any]]] = set()
 
     @property
     def can_answer(self) -> bool:
-        """Whether the call answers questions."""
         return self._on_elicit is not None
 
     @property
@@ -441,7 +440,7 @@ class Elicitations:
         return bool(self._answering)
 
     async def answer(self, params: types.ElicitRequestFormParams) -> types.ElicitResult:
-        """The answer to one question. What answering it raises ends the call.
+        """The answer to one question. An exception of `on_elicit` ends the call.
 
         Raises:
             Unanswered: The call has ended: the server waits for no answer.
@@ -474,7 +473,7 @@ class Elicitations:
         return await self._on_elicit(question)
 
     def _end_call(self, error: Exception) -> None:
-        """End the call with `error`; the session tells the server that it is cancelled."""
+        """End the call with `error`; the session notifies the server that it is cancelled."""
         if not self.failed.done():
             self.failed.set_result(error)
 

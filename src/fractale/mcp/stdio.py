@@ -1,8 +1,8 @@
 """A server that fractale starts: one JSON-RPC message per line on its input and output.
 
-Unlike the library's own client this one bounds the length of a message, notices at once that the
-server ended and says what its last words were, keeps stray prints apart from broken messages, and
-never lets the server write to the user's terminal.
+Unlike the library's own client, this one limits the length of a message. It notices at once that
+the server ended, and reports the server's last output. It separates stray prints from broken
+messages, and never lets the server write to the user's terminal.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class LongLine:
 
 
 class Lines:
-    """Cuts bytes into lines, holding at most `limit` bytes of any of them."""
+    """Splits bytes into lines, keeping at most `limit` bytes of each line."""
 
     def __init__(self, limit: int = MAX_ANSWER_BYTES) -> None:
         self._limit = limit
@@ -96,7 +96,7 @@ async def stdio_streams(settings: ServerSettings, hooks: TransportHooks) -> Asyn
     """Start the server and carry messages until the block ends; then end the server.
 
     Raises:
-        TransportError: The command cannot be started, or not confined.
+        TransportError: The command cannot be started, or cannot be confined.
     """
     with contextlib.ExitStack() as own:
         words = await _words(settings, own, hooks)
@@ -123,7 +123,7 @@ async def _streams(
         ):
 
             def answer(message: types.JSONRPCMessage) -> None:
-                # It never waits until the session takes it, which may be waiting for the caller.
+                # It never waits for the session, which may itself be waiting for the caller.
                 group.start_soon(_pass_on, incoming, message)
 
             group.start_soon(server.read_words)
@@ -135,7 +135,7 @@ async def _streams(
                 await _stop(process, mark, hooks.timing)
                 group.cancel_scope.cancel()
     finally:
-        # Reached at once where the task was cancelled while it waited for the server to end.
+        # Reached at once if the task was cancelled while it waited for the server to end.
         _signal_group(process, signal.SIGKILL)
         kill_children(mark)
 
@@ -143,7 +143,7 @@ async def _streams(
 async def _words(
     settings: ServerSettings, own: contextlib.ExitStack, hooks: TransportHooks
 ) -> Sequence[str]:
-    """The program and its arguments; of one that is to be confined, what confines it.
+    """The program and its arguments, with the confining program in front if it is confined.
 
     Raises:
         TransportError: It cannot be confined.
@@ -176,7 +176,7 @@ async def _words(
 
 
 def _environment(settings: ServerSettings) -> dict[str, str]:
-    # Only what MCP counts as safe to inherit: no secret reaches a server by accident.
+    # Only variables that MCP lists as safe to inherit: no secret gets there by accident.
     return {**get_default_environment(), **settings.env}
 
 
@@ -193,7 +193,8 @@ async def _start(
             stderr=asyncio.subprocess.PIPE,
             env={**_environment(settings), STARTED_BY: mark},
             cwd=settings.cwd,
-            # Its own group, so that Ctrl-C is ours to handle and its children can be ended with it.
+            # A separate process group: fractale handles Ctrl-C, and can end the server with its
+            # children.
             start_new_session=True,
         )
     except OSError as error:
@@ -204,10 +205,10 @@ async def _start(
 
 
 def _find_program(settings: ServerSettings) -> None:
-    """See that the program is there: what confines it would only say so in the log.
+    """Check that the program exists: the confining program would only report it in the log.
 
     Raises:
-        FileNotFoundError: It is not.
+        FileNotFoundError: It does not exist.
     """
     command, path = settings.command or "", _environment(settings).get("PATH")
     inside = command if "/" not in command else str(Path(settings.cwd or ".") / command)
@@ -216,7 +217,7 @@ def _find_program(settings: ServerSettings) -> None:
 
 
 async def _stop(process: asyncio.subprocess.Process, mark: str, timing: Timing) -> None:
-    """Ask by closing its input, then tell it to end, then end it; then end its children."""
+    """Close the server's input, then terminate it, then kill it; then end its children."""
     try:
         if process.stdin is not None:
             process.stdin.close()
@@ -230,7 +231,7 @@ async def _stop(process: asyncio.subprocess.Process, mark: str, timing: Timing) 
 
 
 async def _exited(process: asyncio.subprocess.Process, seconds: float) -> bool:
-    # Not `process.wait()`: that also waits for whoever else holds the pipes.
+    # Not `process.wait()`: it also waits for other processes that hold the pipes.
     with anyio.move_on_after(seconds):
         while process.returncode is None:  # noqa: ASYNC110  # there is no event for this alone
             await asyncio.sleep(0.01)
@@ -247,9 +248,9 @@ def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals) -
 async def _pass_on(
     incoming: ObjectSendStream[SessionMessage | Exception], message: types.JSONRPCMessage
 ) -> None:
-    """Give the session a message. A closed session takes nothing, but the pipe must be drained.
+    """Pass a message to the session; if the session is closed, drop the message.
 
-    Otherwise the server could not end.
+    The pipe must be drained in any case, or the server could not end.
     """
     with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
         await incoming.send(SessionMessage(message))
@@ -268,7 +269,6 @@ class _Process:
         self._all_said = asyncio.Event()
 
     async def read_words(self) -> None:
-        """Pass on what the server writes to its standard error, line by line."""
         lines = Lines(CHUNK)
         stderr = self._process.stderr
         while stderr is not None and (chunk := await stderr.read(CHUNK)):
@@ -281,7 +281,7 @@ class _Process:
     async def write_messages(
         self, outgoing: ObjectReceiveStream[SessionMessage], answer: Answer
     ) -> None:
-        """Write each message as a line; answer what cannot be written in the server's place."""
+        """Write each message as a line; answer one that cannot be written."""
         stdin = self._process.stdin
         async for item in outgoing:
             message = item.message
@@ -293,13 +293,13 @@ class _Process:
             except OSError:
                 self._hooks.retire()  # calls that were written before may still be answered
                 if isinstance(message.root, types.JSONRPCRequest):
-                    # The server did not get the whole line: it cannot have done anything.
+                    # The server did not get the whole line, so it cannot have done anything.
                     error = TransportError(f"server `{self._hooks.server}` takes no more calls")
                     fault = self._hooks.faults.answer(message.root.id, error)
                     answer(types.JSONRPCMessage(fault))
 
     async def read_messages(self, incoming: ObjectSendStream[SessionMessage | Exception]) -> None:
-        """Hand each line on as a message until the server closes its output."""
+        """Pass each line on as a message until the server closes its output."""
         lines = Lines()
         stdout = self._process.stdout
         while stdout is not None and (chunk := await stdout.read(CHUNK)):
@@ -327,23 +327,25 @@ class _Process:
         return self._fail(line[:EDGE], line[-EDGE:], error)
 
     def _fail(self, start: bytes, end: bytes, error: ToolError) -> types.JSONRPCMessage | None:
-        """Fail the call that a message answers; all of them where it can't be told which."""
+        """Fail the call that a message answers; all calls if it does not show which."""
         if found := ID_AT_START.match(start) or ID_AT_END.search(end):
             return types.JSONRPCMessage(self._hooks.faults.answer(int(found[1]), error))
         self._hooks.lose(error)
         return None
 
     async def _ended(self) -> TransportError:
-        """The error that says how the server ended and what it said last."""
+        """The error with the server's exit code and its last output."""
         await _exited(self._process, 0.5)
-        await asyncio.sleep(0.02)  # lets calls fail first that could not be written: none was sent
+        await asyncio.sleep(
+            0.02
+        )  # first lets calls fail that could not be written: they were not sent
         # A program that the server started may hold its standard error open.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.5):
                 await self._all_said.wait()
         code = self._process.returncode
         how = "closed its output" if code is None else _how_it_ended(code)
-        # The last line first: of a traceback it is the cause, and what follows may be cut.
+        # The last line first: in a traceback it is the cause, and the rest may be cut.
         words = " | ".join(word for word in reversed(self._words) if word)
         withheld = self._settings.withheld
         missed = [name for name in withheld if re.search(rf"\b{re.escape(name)}\b", words)]

@@ -33,7 +33,7 @@ from fractale.toolbox import (
 
 @dataclass(frozen=True, slots=True)
 class _LastFound:
-    """What a name meant last, and the other servers that were there and did not have it."""
+    """The last result for a name, and the other connected servers that did not have it then."""
 
     found: Found
     others: frozenset[str]
@@ -41,7 +41,7 @@ class _LastFound:
 
 @dataclass(frozen=True, slots=True)
 class _Tools:
-    """The tools of all servers, as of certain versions of their catalogs."""
+    """The tools of all servers, at certain versions of their catalogs."""
 
     versions: tuple[int, ...]
     names: Names
@@ -51,19 +51,19 @@ class _Tools:
 class McpToolbox:
     """The tools, prompts and resources of several MCP servers; see `fractale.toolbox.Toolbox`.
 
-    Use it as an async context manager: it connects to all servers at once in the background, and
-    at the end closes every session and ends the servers it started. A server that is not there
-    takes nothing away from the others; it is tried again, ever more rarely, when it is needed.
+    Use it as an async context manager. It connects to all servers at once in the background. At the
+    end it closes every session and ends the servers it started. A server that is not connected does
+    not affect the others; when it is needed, it is tried again, with growing pauses.
 
-    A call is sent once. Only where its session was certainly over before the call went out is it
-    sent on the next session. Cancelling a call leaves its session as it is. A tool is called only
+    A call is sent once. It is sent on the next session only if its session was certainly over
+    before the call went out. Cancelling a call does not change its session. A tool is called only
     while it has the definition that the caller agreed to, or the one that was seen first.
 
     Args:
-        servers: The servers, each with a name of its own.
-        on_log: Takes what servers log or write to their standard error, as they do.
+        servers: The servers, each with a unique name.
+        on_log: Called with messages that servers log or write to their standard error.
         timing: How long things may take.
-        pins: What was agreed to of the servers' tools: the `fractale.pins.Pins` of runs with them.
+        pins: The agreed definitions of tools: the `fractale.pins.Pins` of runs with these servers.
 
     Raises:
         UsageError: Two servers have the same name.
@@ -113,7 +113,7 @@ class McpToolbox:
         try:
             await asyncio.shield(closing)
         except asyncio.CancelledError:
-            await closing  # cancelled again while closing: no server may be left behind
+            await closing  # cancelled again while closing: no server may keep running
             raise
 
     # -- what there is --------------------------------------------------------------------------
@@ -134,7 +134,7 @@ class McpToolbox:
         return self._tools.infos[found.server, found.name]
 
     async def servers(self, names: Collection[str] | None = None) -> list[ServerStatus]:
-        """Every server, in the order given, whether it is there or not."""
+        """Every server, in the order given, connected or not."""
         await self._settle(names)
         return [manager.status() for manager in self._managers.values()]
 
@@ -179,11 +179,11 @@ class McpToolbox:
         Args:
             name: Bare or qualified.
             arguments: Plain JSON; the server checks them against the tool's schema.
-            on_progress: Takes how far the tool says it is.
-            on_elicit: Answers what the server asks meanwhile. What it raises ends the call, and is
-                raised here. Without it, the server is told that nobody answers. Of several calls
-                under way on a server, the latest is taken for the one that asks.
-            definition: The `ToolInfo.definition` that was agreed to; None: what was seen first.
+            on_progress: Called with the progress that the tool reports.
+            on_elicit: Answers the server's questions meanwhile. An exception from it ends the call
+                and is raised here. Without it, the server gets no answers. If a server has several
+                calls in progress, its question is assigned to the latest one.
+            definition: The `ToolInfo.definition` that was agreed to; None: the first one seen.
 
         Raises:
             ToolError: The name is unknown or ambiguous, the server refused, the tool has another
@@ -236,10 +236,10 @@ class McpToolbox:
         return convert.prompt_messages(answer)
 
     async def read_resource(self, uri: str) -> ToolResult:
-        """What a resource contains, as a tool's answer that embeds it.
+        """The contents of a resource, as a tool's answer that embeds it.
 
         Args:
-            uri: The resource's URI; ``server:URI`` where several servers have it.
+            uri: The resource's URI; ``server:URI`` if several servers have it.
 
         Raises:
             ToolError: No server has it, several have, or the server refused.
@@ -259,8 +259,8 @@ class McpToolbox:
     async def _settle(self, names: Collection[str] | None = None, kind: str = "tools") -> None:
         """Wait for the servers that may have one of `names`; None: for all.
 
-        A bare name may be on any server. Those that are late are not waited for where the ones
-        that are there have it.
+        A bare name may be on any server. If a connected server has it, this does not wait for the
+        late ones.
 
         Args:
             kind: What the names are of: ``tools`` or ``prompts``.
@@ -277,7 +277,7 @@ class McpToolbox:
                 task.cancel()
         for manager in self._managers.values():
             if not manager.usable:
-                manager.start()  # in the background: those that are there need not wait for it
+                manager.start()  # in the background: the connected servers need not wait for it
 
     async def _wait(
         self,
@@ -301,7 +301,7 @@ class McpToolbox:
             _, late = await asyncio.wait(late, return_when=asyncio.FIRST_COMPLETED)
 
     def _continue_without(self, late: Iterable[SessionManager]) -> None:
-        """Tell once of each server that the grace was spent on in vain."""
+        """Report, once per server, the servers that did not connect within the grace."""
         for manager in late:
             if manager.name not in self._passed_over:
                 self._passed_over.add(manager.name)
@@ -310,9 +310,10 @@ class McpToolbox:
     def _is_needed(
         self, manager: SessionManager, names: Collection[str] | None, known: Collection[str]
     ) -> bool:
-        """Whether one of `names` is of that server; a bare one is if no other is known to have it.
+        """Whether one of `names` is of that server.
 
-        A bare pattern may fit something on any server.
+        A bare name is, unless another server is known to have it. A bare pattern may match
+        something on any server.
         """
         return names is None or any(
             name.startswith(f"{manager.name}.")
@@ -321,7 +322,7 @@ class McpToolbox:
         )
 
     async def _bare_names(self, kind: str) -> set[str]:
-        """The bare names of the tools or prompts on servers that are there."""
+        """The bare names of the tools or prompts on connected servers."""
         there = [manager for manager in self._managers.values() if manager.settled]
         if kind == "tools":
             return {tool.name for manager in there for tool in manager.catalog.tools}
@@ -329,7 +330,7 @@ class McpToolbox:
         return {item.name for items in lists for item in items}
 
     def _current_tools(self) -> _Tools:
-        """All tools and their names, made anew only if a server's list has changed."""
+        """All tools and their names, rebuilt only if a server's list has changed."""
         versions = tuple(manager.catalog.version for manager in self._managers.values())
         if self._tools.versions != versions:
             found = {name: manager.catalog.tools for name, manager in self._managers.items()}
@@ -344,7 +345,7 @@ class McpToolbox:
         return self._tools
 
     def _current(self, name: str) -> Found | None:
-        """What a qualified name means, if its server's list is current and has it."""
+        """The tool of a qualified name, if its server's list is current and has it."""
         server, _, own = name.partition(".")
         manager = self._managers.get(server)
         if (
@@ -356,7 +357,7 @@ class McpToolbox:
         return Found(server, own, name)
 
     async def _find(self, name: str) -> Found:
-        """What a name means, after waiting for the servers that may have it.
+        """The tool of a name, after waiting for the servers that may have it.
 
         Raises:
             ToolError: No server has it, or several have.
@@ -373,7 +374,7 @@ class McpToolbox:
         raise self._unknown(self._tools.names, name)
 
     def _found(self, names: Names, name: str) -> Found | None:
-        """What a name means; the same as before if a server that was late has it, too.
+        """The tool of a name; it stays the same if a late server has the name, too.
 
         Raises:
             ToolError: Several servers have it.
@@ -399,16 +400,16 @@ class McpToolbox:
         }
 
     def _tried(self) -> list[SessionManager]:
-        """The servers that were never there, and were tried."""
+        """The servers that were tried and never connected."""
         return [manager for manager in self._never_there() if manager.was_tried]
 
     async def _need(self, name: str, tried: Iterable[SessionManager]) -> None:
-        """Try once more to reach the servers that may have `name` and were never there.
+        """Try once more to reach the servers that may have `name` and never connected.
 
-        A server that let the time for its first answer go by is not waited for again.
+        A server whose first answer timed out is not waited for again.
 
         Args:
-            tried: Those that had been tried before the name was looked for.
+            tried: The servers that had been tried before the search for the name.
         """
         meant = [
             manager
@@ -422,7 +423,7 @@ class McpToolbox:
         try:
             await manager.connection()
         except ToolError:
-            return  # `_unknown` tells of it
+            return  # `_unknown` reports it
         await manager.settle()
 
     def _never_there(self) -> list[SessionManager]:
@@ -432,7 +433,7 @@ class McpToolbox:
         return any(name.startswith(f"{server}.") for server in self._managers)
 
     def _unknown(self, names: Names, name: str) -> ToolError:
-        """The error for an unknown name: a server that is not there may be the reason."""
+        """The error for an unknown name: an unconnected server may be the reason."""
         absent = [(manager, error) for manager in self._never_there() if (error := manager.error)]
         for manager, error in absent:
             if name.startswith(f"{manager.name}."):
@@ -449,7 +450,7 @@ class McpToolbox:
     async def _prompts(
         self, names: Collection[str] | None = None
     ) -> dict[str, Sequence[types.Prompt]]:
-        """The prompts of each server; of one that is late and not needed, none."""
+        """The prompts of each server; none of a late server that is not needed."""
         await self._settle(names, "prompts")
         there = [manager for manager in self._managers.values() if manager.was_tried]
         lists = await asyncio.gather(*(manager.list_of("prompts") for manager in there))
@@ -458,7 +459,8 @@ class McpToolbox:
     async def _find_resource(self, uri: str) -> tuple[str, str]:
         """The server that has a resource, and its URI there.
 
-        Where the URI begins with a server's name, only that one is asked, unless it has none.
+        If the URI begins with a server's name, only that server is asked, unless it does not have
+        the resource.
         """
         named = [m for m in self._managers.values() if uri.startswith((f"{m.name}:", f"{m.name}."))]
         infos = await self._resources_of(named)
@@ -508,7 +510,7 @@ def _names_of(kind: str, found: Mapping[str, Iterable[types.Tool | types.Prompt]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a name means: a server, what that server calls it, and the name that the run uses."""
+    """The result for a name: a server, the server's name for it, and the name in the run."""
 
     server: str
     name: str
@@ -518,8 +520,8 @@ class Found:
 class Names:
     """All names of one kind.
 
-    A name is bare where one server alone has it, else ``server.name``. A name that looks like
-    another server's qualified one is never bare, so no server can speak for another.
+    A name is bare if only one server has it, else ``server.name``. A name that looks like another
+    server's qualified name is never bare, so no server can impersonate another.
 
     Args:
         kind: ``tool`` or ``prompt``, for messages.
@@ -540,7 +542,7 @@ class Names:
         return self._count[name] == 1 and not qualified
 
     def find(self, name: str) -> Found | None:
-        """The one thing of that bare or qualified name, or None.
+        """The entry of a bare or qualified name, or None.
 
         Raises:
             ToolError: Several servers have it.
@@ -561,7 +563,7 @@ class Names:
             for server, own in self._names.items()
             if name.startswith(f"{server}.") and name[len(server) + 1 :] in own
         ]
-        # Where it reads as some server's qualified name, a bare tool of that name does not count.
+        # If it reads as a server's qualified name, a bare tool of that name is ignored.
         if qualified or any(name.startswith(f"{server}.") for server in self._names):
             return qualified
         return [(server, name) for server, own in self._names.items() if name in own]
@@ -570,7 +572,7 @@ class Names:
         return ((server, own) for server, names in self._names.items() for own in names)
 
     def suggestion(self, name: str) -> str:
-        """The nearest names to one that nothing has: ``did you mean …?``; empty without any."""
+        """The nearest names to an unknown one: ``did you mean …?``; empty if none is similar."""
         shown: dict[str, list[str]] = {}
         for server, own in self._all():
             shown.setdefault(own, []).append(self.shown(server, own))
@@ -579,7 +581,7 @@ class Names:
         return f"did you mean {' or '.join(f'`{n}`' for n in near)}?" if near else ""
 
     def unknown(self, name: str) -> ToolError:
-        """The error for a name that nothing has, with the nearest that something has."""
+        """The error for an unknown name, with the nearest known name."""
         suggestion = self.suggestion(name)
         tail = f"; {suggestion}" if suggestion else ""
         return ToolError(

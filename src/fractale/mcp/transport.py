@@ -1,9 +1,9 @@
-"""What the transports share: hooks into the connection above, limits, and faults of single calls.
+"""Common parts of the transports: hooks into the connection, limits, and errors of single calls.
 
-A fault of one exchange must end that call and nothing else, but the MCP session knows only
-answers. So a transport answers the call itself, with a JSON-RPC error that carries a random
-token, and keeps the real error under that token in `Faults`. A server can't guess a token, so it
-can't pretend that a call was never sent.
+An error in one exchange must end only that call, but the MCP session accepts only answers. So a
+transport answers the call itself, with a JSON-RPC error that has a random token. It keeps the real
+error under that token in `Faults`. A server cannot guess a token, so it cannot pretend that a call
+was never sent.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ MAX_ANSWER_BYTES = 8 * 1024 * 1024
 FAULT_CODE = -32099
 
 Answer: TypeAlias = Callable[[types.JSONRPCMessage], object]
-"""Gives a message to a session as if its server had sent it."""
+"""Passes a message to a session as if its server had sent it."""
 
 OnLog = Callable[[str, str, str], None]
-"""Takes a server's name, a level (MCP's words), and what it said."""
+"""Called with a server's name, a level (one of MCP's), and the message."""
 
 Streams: TypeAlias = tuple[
     ObjectReceiveStream[SessionMessage | Exception], ObjectSendStream[SessionMessage]
@@ -57,16 +57,16 @@ AnyServer: TypeAlias = ServerSettings | EmbeddedServer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """How long things may take, in seconds, and how a lost server is tried again.
+    """Time limits, in seconds, and how a lost server is tried again.
 
     Args:
         connect: To open a TCP connection.
-        handshake: To start a server and hear its first answer, and for each list of its tools.
-        grace: From the beginning, for servers that may not be needed: after it those that are
-            there are enough, and what is waited for is told.
-        close: For a started server to end by itself once its input is closed.
-        terminate: For it to end once it was told to, before it is killed.
-        attempts: How often a server that was there before is tried again at the next need.
+        handshake: To start a server and get its first answer, and for each list of its tools.
+        grace: From the beginning, for servers that may not be needed. After it, the connected
+            servers are enough, and the log lists the missing ones.
+        close: For a started server to end after its input is closed.
+        terminate: For it to end after the signal to terminate, before it is killed.
+        attempts: How often a server that was connected before is tried again when it is needed.
         first_delay: After the first failed attempt; doubles with each further one.
         max_delay: The longest pause between attempts.
     """
@@ -82,7 +82,7 @@ class Timing:
 
 
 class Faults:
-    """Errors on their way through a session, each under a token that no server can guess."""
+    """Errors on their way through a session, each under a token that servers cannot guess."""
 
     def __init__(self) -> None:
         self._errors: dict[str, ToolError] = {}
@@ -95,20 +95,20 @@ class Faults:
         return types.JSONRPCError(jsonrpc="2.0", id=request_id, error=data)
 
     def take(self, data: types.ErrorData) -> ToolError | None:
-        """The error that `answer` kept, or None where the server itself sent this one."""
+        """The error that `answer` kept, or None if the server itself sent this one."""
         token = data.data
         return self._errors.pop(token, None) if isinstance(token, str) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransportHooks:
-    """What a transport may call of the connection that uses it.
+    """The functions of a connection that its transport may call.
 
     Args:
         server: The server's name.
         lose: The session is over; every call in progress fails with this error.
-        retire: No new call may use this session; those in progress may end.
-        log: Takes a level and what the server said outside the protocol.
+        retire: New calls cannot use this session; those in progress may end.
+        log: Called with a level and the server's output outside the protocol.
     """
 
     server: str
@@ -139,10 +139,10 @@ LOGGERS = ("mcp.client.streamable_http", "mcp.server.streamable_http")
 
 
 def quiet_departures() -> None:
-    """Leave out what the MCP library logs as errors although the other side only left.
+    """Suppress errors in the MCP library's log if the other side only left.
 
     A client that ends its session, or a cancelled call, closes a stream that the library still
-    writes to. The library logs that with a traceback, which a user would take for a fault.
+    writes to. The library logs a traceback, which a user would mistake for an error.
     """
     for name in LOGGERS:
         logging.getLogger(name).addFilter(_says_more)

@@ -60,7 +60,7 @@ def write_crate(history: RunHistory, folder: Path, *, licence: str | None = None
     """Write a run as an RO-Crate.
 
     Args:
-        folder: Created if it does not exist.
+        folder: The directory; created if it does not exist.
         licence: An SPDX name or a URL; without one the crate says that it has none.
 
     Returns:
@@ -296,7 +296,7 @@ class _Entities:
 
     Args:
         crate: A `rocrate.rocrate.ROCrate`.
-        history: Of the run.
+        history: The run's.
     """
 
     def __init__(self, crate: Any, history: RunHistory) -> None:

@@ -1,4 +1,4 @@
-"""What child processes get of the environment: a named set for servers, no secrets for jobs."""
+"""Which variables child processes get: a named set for servers, no secrets for jobs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fractale.secret_names import INPUT_VARIABLE
 from fractale.settings.secrets import is_secret_variable, secrets_of_variable
 
 PASSED_ON: tuple[str, ...] = (
-    # who and where
+    # user and machine
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "PWD", "HOSTNAME", "TERM", "LANG", "LANGUAGE"),
     *("LC_*", "TZ", "TMPDIR", "TMP", "TEMP", "SCRATCH", "WORK", "PROJECT", "XDG_*"),
     # networks
@@ -33,18 +33,18 @@ PASSED_ON: tuple[str, ...] = (
     *("PYTHON*", "VIRTUAL_ENV", "CONDA_*", "MAMBA_*"),
     *("APPTAINER_*", "SINGULARITY_*", "BUILDAH_*", "CONTAINERS_*", "CONTAINER_HOST"),
     *("DOCKER_HOST", "DOCKER_CONFIG", "KUBECONFIG", "REGISTRY_AUTH_FILE"),
-    # fractale's own, of servers that are fractale again
+    # fractale's own, for servers that are fractale again
     *("FRACTALE_STATE_DIR", "FRACTALE_LOCAL_CORES"),
 )
-"""Globs of the variables that each started server gets, unless what they hold is a secret."""
+"""Globs of the variables that each started server gets, unless their values are secrets."""
 
 
 def passed_on(environment: Mapping[str, str], env_from: Sequence[str] = ()) -> dict[str, str]:
-    """What a started server gets of the environment.
+    """The environment of a started server.
 
     Args:
-        env_from: Further variables, or globs of them; these may be secrets. A glob does not
-            stand for the variables of secret inputs.
+        env_from: Further variables, or globs of them; these may be secrets. A glob does not match
+            the variables of secret inputs.
     """
     found = {
         name: value
@@ -68,35 +68,36 @@ def _is_any(name: str, globs: Sequence[str]) -> bool:
 
 
 def _is_input(name: str, globs: Sequence[str]) -> bool:
-    """Whether it is of a secret input, and named only by a glob that says nothing of these."""
+    """Whether it is of a secret input, and only a glob for other variables matches it."""
     meant = [glob for glob in globs if glob.startswith(INPUT_VARIABLE)]
     return name.startswith(INPUT_VARIABLE) and not _is_any(name, meant)
 
 
 def slurm_token(environment: Mapping[str, str]) -> dict[str, str]:
-    """What Slurm's programs need to reach it at sites that give each person a token."""
+    """The variable that Slurm's programs need at sites that give each user a token."""
     return {name: value for name, value in environment.items() if name == "SLURM_JWT"}
 
 
 def program_environment() -> dict[str, str]:
-    """The environment of a program that a tool of fractale's starts: its own without secrets."""
+    """The environment of a program that a fractale tool starts: fractale's own without secrets."""
     return without_secrets(os.environ)
 
 
 def secrets_of_environment() -> set[str]:
-    """What is secret in this process's environment, where the settings cannot be read."""
+    """The secrets in this process's environment, for code that cannot read the settings."""
     found: set[str] = set()
     found.update(*(secrets_of_variable(name, value) for name, value in os.environ.items()))
     return found
 
 
 def without_secrets(environment: Mapping[str, str], known: Collection[str] = ()) -> dict[str, str]:
-    """The environment of jobs, and of programs that are looked for: all of it but secrets.
+    """The environment of jobs and of programs that are probed: everything except secrets.
 
-    A job's script needs what its site, modules and Spack have set, whatever that is called.
+    A job's script needs the variables that its site, modules and Spack have set, whatever their
+    names.
 
     Args:
-        known: Further texts that are secrets, whatever the variable is called that has them.
+        known: Further secret texts; variables that have them are left out, whatever their names.
     """
     masker = Masker(known)
     return {

@@ -1,10 +1,10 @@
-"""Settings files: where they are looked for, and whose files count.
+"""Settings files: where fractale searches for them, and which ones count.
 
 The project's directory is the nearest ``.fractale`` at or above the working directory. The search
-ends at the home directory, and where a directory is not the user's own: on a shared file system
+ends at the home directory, and at a directory that is not the user's own: on a shared file system,
 the directories above may belong to anyone. A ``.fractale``, or a file in it, counts only if this
-user or root owns it and nobody else may write to it (`fractale.private.fault_of`). Symbolic links
-do not count, since a cloned repository may hold links to anywhere.
+user or root owns it and no other user may write to it (`fractale.private.fault_of`). Symbolic links
+do not count, because a cloned repository may have links to anywhere.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ STATE_NAMES: Final = (
     "index.sqlite-shm",
     "index.sqlite-journal",
 )
-"""What fractale keeps in a state directory."""
+"""Names of fractale's files and directories in a state directory."""
 
 CONFIG_VARIABLE: Final = "FRACTALE_TRUST_PROJECT"
 """Whether a project's settings are trusted: ``1``, ``0``, or one content's digest."""
@@ -65,7 +65,7 @@ class Project:
     Args:
         folder: The nearest ``.fractale`` that counts, else one to be made in the working directory.
         config: Its settings file, if it has one that counts.
-        passed_over: Sentences: what does not count, and why.
+        passed_over: Sentences about files that do not count, with the reason.
     """
 
     folder: Path
@@ -80,7 +80,7 @@ def user_folder(environment: Mapping[str, str]) -> Path:
 
 
 def trust_store(environment: Mapping[str, str]) -> TrustStore:
-    """What the user agreed to."""
+    """The store of the user's agreements."""
     return TrustStore(user_folder(environment) / "trust.json")
 
 
@@ -114,7 +114,7 @@ def find_project(here: Path, environment: Mapping[str, str]) -> Project:
                 passed.append(_passed_over(place, why, f"export FRACTALE_STATE_DIR={target}"))
         except OSError as error:
             with contextlib.suppress(OSError):
-                if why := fault_of(place.lstat()):  # another user's, and closed to us
+                if why := fault_of(place.lstat()):  # another user's, and not readable
                     passed.append(_passed_over(place, why, "ask its owner"))
                     continue
             raise SettingsError(f"cannot read {place / CONFIG}: {error.strerror}") from error
@@ -148,7 +148,7 @@ def _is_owned(folder: Path, uid: int) -> bool:
 
 @contextlib.contextmanager
 def _opened(folder: Path) -> Generator[int]:
-    """A directory's descriptor, so that its files are read from the one that was checked."""
+    """A directory's descriptor: its files are then read from the directory that was checked."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         yield descriptor
@@ -246,7 +246,7 @@ def state_fault(folder: Path, *, links: bool = False) -> str | None:
         if why := fault_of(found):
             return f"{folder} is not used: {why}"
         if not stat.S_ISDIR(found.st_mode):
-            return None  # what opens it says so
+            return None  # the function that opens it reports this
         for name in STATE_NAMES:
             place = folder / name
             with contextlib.suppress(FileNotFoundError):
@@ -256,12 +256,12 @@ def state_fault(folder: Path, *, links: bool = False) -> str | None:
                 if why := fault_of(inside):
                     return f"{place} is not used: {why}"
     except OSError:
-        return None  # missing, or out of reach: what opens it says so
+        return None  # missing or out of reach: the function that opens it reports this
     return None
 
 
 def check_state_folder(folder: Path, *, named: bool) -> None:
-    """See that a state directory is the user's own.
+    """Check that a state directory is the user's own.
 
     Args:
         named: Whether the user named it; otherwise it is the project's ``.fractale``.

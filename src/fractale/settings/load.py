@@ -51,7 +51,7 @@ ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
     "audit": ("FRACTALE_AUDIT",),
     "poll_seconds": ("FRACTALE_POLL_SECONDS",),
 }
-"""Setting → the environment variables that set it; the first that is set counts."""
+"""Setting → the environment variables that set it; the first one that is set is used."""
 
 MOST_POLL_SECONDS = 3600
 
@@ -86,9 +86,9 @@ def load_settings(
     """Read the settings files and the environment.
 
     Args:
-        environment: In place of the process's own environment.
-        folder: The working folder to search from; the process's own if None.
-        trust_project: Take the project's settings as if the user had trusted them, as
+        environment: Used instead of the process's own environment.
+        folder: The working directory to search from; the process's own if None.
+        trust_project: Use the project's settings as if the user had trusted them, as
             FRACTALE_TRUST_PROJECT=1 does.
         untrusted: What to do with settings of a project that would act and are not trusted:
             ``refuse`` raises, ``narrow`` leaves them out and lists them in `Settings.waiting`.
@@ -139,11 +139,11 @@ def is_trusted(file: SettingsFile, word: str, environment: Mapping[str, str]) ->
     """Whether a project's settings may act.
 
     Args:
-        word: Of FRACTALE_TRUST_PROJECT: ``1``, ``0``, the file's digest, ``no:`` and the digest,
-            or empty.
+        word: The value of FRACTALE_TRUST_PROJECT: ``1``, ``0``, the file's digest, ``no:`` and the
+            digest, or empty.
 
     Raises:
-        SettingsError: The word is none of these, or the user's trust store cannot be used.
+        SettingsError: The value is not one of these, or the user's trust store cannot be used.
     """
     if word and word not in ("0", "1") and not DECISION.fullmatch(word):
         raise SettingsError(f"{CONFIG_VARIABLE} must be 1 or 0, not `{word}`")
@@ -177,7 +177,7 @@ def changes_of(file: SettingsFile, environment: Mapping[str, str]) -> list[str] 
 
 
 def trust_file(file: SettingsFile, environment: Mapping[str, str]) -> None:
-    """Keep that the user trusts a project's file with this content.
+    """Record that the user trusts a project's file with this content.
 
     Raises:
         SettingsError: The user's trust store cannot be used.
@@ -187,7 +187,7 @@ def trust_file(file: SettingsFile, environment: Mapping[str, str]) -> None:
 
 
 def decide_for_children(file: SettingsFile, *, trusted: bool) -> None:
-    """Let this process's later reads, and those of its children, follow the user's decision.
+    """Apply the user's decision to later reads by this process and its children.
 
     It is for this content of the file only.
     """
@@ -200,20 +200,20 @@ def is_declined(file: SettingsFile, word: str) -> bool:
 
 
 class _Merged:
-    """The values of several files, a later one over an earlier one."""
+    """The merged values of several files; a later file overrides an earlier one."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.values = values
         self.origins = {f.name: "default" for f in fields(Settings)}
 
     def add(self, path: str, table: Mapping[str, Any], *, of_project: bool = False) -> None:
-        """Put a file's settings over those that are there.
+        """Merge a file's settings over those of earlier files.
 
         Args:
             of_project: Whether it is the project's file.
 
         Raises:
-            SettingsError: One is not of its form.
+            SettingsError: A setting does not have its form.
         """
         _check_keys(table, Path(path))
         for key, value in table.items():
@@ -232,7 +232,7 @@ class _Merged:
             self.origins[key] = path
 
     def limits(self) -> dict[str, int]:
-        """The limits that are in force."""
+        """The effective limits."""
         return {
             "max_attempts": _positive(
                 "max_attempts", self.values.get("max_attempts", DEFAULT_MAX_ATTEMPTS)
@@ -294,16 +294,16 @@ class _Merged:
 
 
 def allows_color(environment: Mapping[str, str] | None = None) -> bool:
-    """Whether the environment allows colour on a terminal: neither NO_COLOR nor a dumb one."""
+    """Whether the environment allows color on a terminal: no NO_COLOR, and not a dumb terminal."""
     env = os.environ if environment is None else environment
     return not env.get("NO_COLOR") and env.get("TERM", "") != "dumb"
 
 
 def _check_keys(table: Mapping[str, Any], path: Path) -> None:
-    """See that a file has only keys that are settings.
+    """Check that all keys of a file are settings.
 
     Raises:
-        SettingsError: It has another one.
+        SettingsError: One is not.
     """
     for key in table:
         if key not in FILE_KEYS:

@@ -19,7 +19,7 @@ DEFAULT_PROVIDER = "gemini"
 DEFAULT_MODELS = {"gemini": "gemini-2.5-pro", "openai": "gpt-4.1", "local": "smollm2-135m"}
 DEFAULT_MAX_ATTEMPTS = 100
 DEFAULT_POLL_SECONDS = 60.0
-"""Sites forbid tighter polling; the files of a job are looked at more often."""
+"""Sites forbid tighter polling; the files of a job are read more often."""
 
 LOCK_FILE = "fractale.lock"
 
@@ -39,7 +39,7 @@ class Settings:
     Args:
         waiting: Settings of the project that are left out until the user trusts them.
         declined: Whether the user chose to continue without them.
-        project: The project's directory, and what the search for it passed over.
+        project: The project's directory, and the files that its search ignored.
         project_folder: The directory that has the project's settings, or would have them.
     """
 
@@ -91,9 +91,10 @@ class Settings:
 
     @property
     def site_environment(self) -> dict[str, str]:
-        """What the site's programs get, and jobs by their schedulers: no secrets of ours.
+        """The environment of the site's programs, and of jobs from their schedulers: no secrets.
 
-        Only the token that Slurm's own programs need is in it; local jobs do not get that either.
+        Only the token that Slurm's programs need is in it; local jobs do not get that token,
+        either.
         """
         return without_secrets(self.environment, self.secrets) | slurm_token(self.environment)
 
@@ -105,15 +106,15 @@ class Settings:
         max_attempts: int | None = None,
         store: str | None = None,
     ) -> Settings:
-        """The same settings with what the command line says put over them.
+        """The same settings with the command line's options over them.
 
         Raises:
-            SettingsError: `store` is no place that checkpoints can be kept in.
+            SettingsError: `store` is not a place for checkpoints.
         """
         flags = {"provider": provider, "model": model, "max_attempts": max_attempts}
         given: dict[str, Any] = {k: v for k, v in flags.items() if v is not None}
         if provider is not None and model is None:
-            # Another provider's model name would be meaningless to this one.
+            # Another provider's model name has no meaning for this one.
             given["model"] = None
         if store is not None:
             given["store"] = read_store(store)

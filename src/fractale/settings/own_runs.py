@@ -1,9 +1,9 @@
 """Which runs a user started: a keyed hash in the record of each.
 
-A record is acted on by `resume` and `fork`: they import the registries that it names. A directory
-of records can come with a cloned repository or an archive, and then its files are the user's own.
-So each record has a hash over how the run was started, with a key that only its user has
-(``~/.config/fractale/key``). It says nothing of the record's other files.
+`resume` and `fork` act on a record: they import the registries that it names. A directory of
+records can come with a cloned repository or an archive, and then its files are the user's own. So
+each record has a hash over how the run was started, with a key that only its user has
+(``~/.config/fractale/key``). The hash does not cover the record's other files.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def marked(head: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str,
 
 
 def is_own(head: Mapping[str, Any], environment: Mapping[str, str]) -> bool:
-    """Whether the user started the run of a record, and nobody changed its head since."""
+    """Whether the user started the run of a record, and its head is unchanged since."""
     key, mark = _key(environment), head.get(MARK)
     return bool(key and isinstance(mark, str) and hmac.compare_digest(mark, _hash(key, head)))
 
@@ -49,7 +49,7 @@ def is_agreed(path: Path, head: Mapping[str, Any], environment: Mapping[str, str
 
 
 def agree(path: Path, head: Mapping[str, Any], environment: Mapping[str, str]) -> None:
-    """Keep that the user agrees to act on a record.
+    """Record that the user agrees to act on a record.
 
     Raises:
         SettingsError: The trust store cannot be used.
@@ -67,7 +67,7 @@ def not_own(run_id: str, environment: Mapping[str, str]) -> SettingsError:
 
 
 def why_not_own(environment: Mapping[str, str]) -> str:
-    """When a run counts as another user's although its user started it."""
+    """When a run counts as another user's although this user started it."""
     if not _has_home(environment):
         return "without HOME no run counts as yours: its key is in ~/.config/fractale/key"
     path = user_folder(environment) / KEY_FILE
@@ -124,7 +124,7 @@ def _make_key(environment: Mapping[str, str]) -> bytes | None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(secrets.token_bytes(KEY_BYTES))
         with contextlib.suppress(FileExistsError):
-            os.link(part, path)  # whole, and never over one that is there
+            os.link(part, path)  # complete, and never replacing an existing one
         part.unlink()
     except OSError:
         return None

@@ -20,7 +20,7 @@ NETWORK = re.compile(
 """The beginnings of the types of file system whose files other machines may change."""
 
 LOCAL_FUSE = re.compile(r"fuseblk|fuse\.(fuse-overlayfs|squashfuse|lxcfs|ext2|fuse2fs)")
-"""What FUSE serves from this machine alone; anything else of FUSE may be remote."""
+"""FUSE file systems of this machine alone; any other FUSE file system may be remote."""
 
 LOCAL_LOCKS = {
     "nolock",

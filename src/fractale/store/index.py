@@ -1,7 +1,7 @@
-"""The list of runs: one row a run in ``index.sqlite``, so that listing reads no run's record.
+"""The list of runs: one row per run in ``index.sqlite``, so that listing reads no run's record.
 
-The index only repeats what the folders of the runs say. It is made again from them where it is
-missing or damaged, and a run that it does not know is added when it is looked for.
+The index only repeats what the runs' directories say. fractale makes it again from them if it is
+missing or damaged. A run that it does not have is added when someone looks for it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class RunRow:
         status: ``running``, or how it ended as in the event `run_finished`.
         started: Unix time in seconds, as `ended`.
         seconds: Of its steps' own work, summed over all its processes: none pass while a job or a
-            person is waited for.
+            the user is waited for.
         tokens: Of all its model calls.
         cost: US dollars.
         waits_for: The steps whose questions or jobs it waits for, with commas between.
@@ -46,8 +46,8 @@ class RunRow:
         failed_at: The step at which it failed; empty if it did not.
         node_hours: Of its batch jobs that are over.
         jobs: How many of its batch jobs are over; each element of an array is one.
-        seen: Bytes of the run's events that this was read from; where there are more by now, the
-            run has gone on.
+        seen: Bytes of the run's events that this row was read from. If there are more by now, the
+            run has continued since.
     """
 
     id: str
@@ -89,10 +89,10 @@ def row_from(
     """The row of a run.
 
     Args:
-        head: What `RunRecord.read_head` gives.
+        head: What `RunRecord.read_head` returns.
         last: Its latest event `run_started` or `run_finished`, in the flat form.
-        alive: Whether a process has the run. Where none has a run that did not finish, it was
-            ended from outside, and can be resumed: its status is ``stopped``.
+        alive: Whether a process has the run. If no process has a run that did not finish, it was
+            killed and can be resumed: its status is ``stopped``.
     """
     ended: Mapping[str, Any] = last if last and last["event"] == "run_finished" else NOTHING
     usage: Mapping[str, Any] = ended.get("usage") or NOTHING
@@ -140,9 +140,9 @@ NAME = "index.sqlite"
 WHAT = "index of runs"
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 NOT_ENDED = ("waiting", "limit", "stopped")
-"""What a run can go on from."""
+"""The statuses of runs that can be resumed."""
 MOST_LOOKED_AT = 1000
-"""Of such runs, the latest ones, so that many of them don't make the list slow."""
+"""How many of those runs, the latest ones, to check, so that many of them do not slow the list."""
 WAIT = 10.0
 """Seconds to wait for another process that is writing."""
 
@@ -184,7 +184,7 @@ PUT = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFilter:
-    """Which runs to list; what is left out does not count.
+    """Which runs to list; a criterion that is left out is not checked.
 
     Args:
         plan: The plan's name, or a glob of it.
@@ -202,14 +202,14 @@ class RunFilter:
 
 
 class RunIndex:
-    """The index of a state folder.
+    """The index of a state directory.
 
     Args:
-        state_dir: The folder; the file is made where it is not there.
+        state_dir: The directory. The file is made if it is missing.
         mountinfo: The machine's mounts, see `fractale.store.filesystem`.
 
     Raises:
-        StoreError: The file can't be used, or a newer fractale wrote it.
+        StoreError: The file cannot be used, or a newer fractale wrote it.
     """
 
     def __init__(self, state_dir: Path, *, mountinfo: str | None = None) -> None:
@@ -226,7 +226,6 @@ class RunIndex:
         self.close()
 
     def close(self) -> None:
-        """Close the file."""
         self._connection.close()
 
     def put(self, row: RunRow) -> None:
@@ -254,17 +253,17 @@ class RunIndex:
             limit: At most so many; None for all.
         """
         where, values = _where(which or RunFilter())
-        # A negative limit is none.
+        # SQLite reads a negative limit as none.
         return self._select(
             f"{where} ORDER BY started DESC, id LIMIT ?", [*values, -1 if limit is None else limit]
         )
 
     def refresh(self) -> int:
-        """Make the index fit the folders.
+        """Make the index agree with the directories.
 
-        Runs that have a folder but no row are taken up, rows without a folder are forgotten, a
-        run that was going on when its process was killed is no longer called ``running``, and
-        one that has gone on since its row was written is read again.
+        Four things are corrected. A run with a directory but no row is added. A row without a
+        directory is removed. A run that was in progress when its process was killed is no longer
+        ``running``. A run that has continued since its row was written is read again.
 
         Returns:
             How many rows were changed.
@@ -307,7 +306,7 @@ class RunIndex:
             yield self._connection
 
     def _open(self) -> sqlite3.Connection:
-        """Open the file; it is made from the folders where it is missing or damaged."""
+        """Open the file; make it from the directories if it is missing or damaged."""
         with sqlite_errors(self._path, WHAT):
             make_folder(self._path.parent)
             if not self._path.exists():
@@ -335,7 +334,7 @@ class RunIndex:
         connection = sqlite3.connect(self._path, timeout=WAIT)
         try:
             connection.execute(f"PRAGMA journal_mode = {self._journal}")
-            # What a power cut takes from the index is still in the folders.
+            # Rows that the index loses in a power cut are still in the directories.
             connection.execute("PRAGMA synchronous = NORMAL")
             migrate(connection, CHANGES, str(self._path))
             connection.isolation_level = "DEFERRED"
@@ -368,20 +367,20 @@ def _where(which: RunFilter) -> tuple[str, list[Any]]:
 def list_runs(
     state_dir: Path, which: RunFilter | None = None, limit: int | None = None
 ) -> list[RunRow]:
-    """The runs of a state folder, the latest first.
+    """The runs of a state directory, the latest first.
 
-    Where the folder can only be read, as somebody else's or an archive's, each run's own folder is.
+    If the directory is read-only (another user's, or an archive), each run's own directory is read.
 
     Args:
         which: Only these.
         limit: At most so many; None for all.
 
     Raises:
-        StoreError: The index can't be used.
+        StoreError: The index cannot be used.
     """
     if not (state_dir / RUNS).is_dir():
-        RunRecords(state_dir).names()  # an error where something else is in its place
-        return []  # to list is no reason to make a state folder
+        RunRecords(state_dir).names()  # an error if something else is in its place
+        return []  # listing should not make a state directory
     if not _can_be_written(state_dir):
         rows = _rows(state_dir, which or RunFilter())
         return sorted(rows, key=lambda row: (-row.started, row.id))[:limit]
@@ -404,7 +403,7 @@ def _rows(state_dir: Path, which: RunFilter) -> Iterator[RunRow]:
 
 
 def _fits(row: RunRow, which: RunFilter) -> bool:
-    """Whether a run is one of these, as `RunIndex.find` has it."""
+    """Whether a run passes the filter, as in `RunIndex.find`."""
     return (
         (which.plan is None or fnmatchcase(row.plan, which.plan))
         and (not which.status or row.status in which.status)

@@ -1,9 +1,9 @@
-"""The call journal: what a run is about to do, and what came of it, before anything else.
+"""The call journal: the calls that a run makes and their results, recorded before anything else.
 
-A checkpoint is written after a step; a process can die between a call and its checkpoint. So
-every call is written down twice: the intent before it is made, the result before it is used. On
-the way back a recorded result is taken as it is, and an intent without a result says that the
-call may have happened.
+A checkpoint is written after a step, but a process can die between a call and its checkpoint. So
+the journal has two entries per call: the intent before it is made, and the result before it is
+used. When the run is resumed, a recorded result is used as it is. An intent without a result means
+that the call may have happened.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class CallSite:
     """Where in a run a call is made.
 
     Args:
-        task: LangGraph's namespace of the task that makes it: the same when the task runs again,
-            another at the next attempt of the step.
+        task: LangGraph's namespace of the task that makes it: the same if the task runs again,
+            but another at the next attempt of the step.
         number: Which call of this task it is, from 1. A retry of the task starts again at 1, with
             a higher `tries`.
         tries: Which try of LangGraph's retry policy makes it, from 1.
@@ -65,8 +65,8 @@ class Call:
 
     Args:
         name: The tool, the model or the prompt.
-        digest: A hash of what it is given.
-        safe: Making it twice does no harm, so its intent need not survive a power cut.
+        digest: A hash of its arguments.
+        safe: Whether a second call does no harm. Then its intent need not survive a power cut.
     """
 
     kind: Kind
@@ -77,10 +77,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class KnownCall:
-    """What the journal knows of a call that was begun.
+    """The journal's entry of a call that was begun.
 
     Args:
-        done: Whether its result is known. Without one the call may have been made, or not.
+        done: Whether its result is known. If not, it is unknown whether the call was made.
         replayed: Whether it is from the record that is replayed: the replay counts it as its own.
     """
 
@@ -91,14 +91,14 @@ class KnownCall:
 
 
 class Journal(Protocol):
-    """Remembers the calls of one run. This class itself, as `NoJournal`, remembers nothing.
+    """Records the calls of one run. This class itself, as `NoJournal`, records nothing.
 
     A call is begun, then finished, or withdrawn if it ended before it had any effect. Each method
-    that writes raises StoreError if it can't; the call must not be made then.
+    that writes raises StoreError if it fails; then the call must not be made.
     """
 
     def find(self, site: CallSite, call: Call) -> KnownCall | None:
-        """What is known of the call at a site; None if it was not begun.
+        """The entry of the call at a site; None if the call was not begun.
 
         Raises:
             StoreError: Another call was begun there.
@@ -110,24 +110,24 @@ class Journal(Protocol):
         return False
 
     def begin(self, site: CallSite, call: Call) -> None:
-        """Write down that the call is about to be made."""
+        """Record that the call is about to be made."""
         return
 
     def finish(self, site: CallSite, call: Call, result: Any) -> Any:
-        """Write down its result, as JSON; returns it as a resume would read it."""
+        """Record the call's result, as JSON; returns it as a resumed run would read it."""
         return result
         return None
 
     def withdraw(self, site: CallSite) -> None:
-        """Write down that the call had no effect: it may be made again."""
+        """Record that the call had no effect: it may be made again."""
         return
 
     def note(self, site: CallSite, what: Mapping[str, Any]) -> None:
-        """Write down how a call without a result ended: a replay must know, a resume need not."""
+        """Record how a call without a result ended: replay needs it, resuming does not."""
         return
 
     def commit(self, sites: Iterable[CallSite]) -> None:
-        """Forget calls whose step is checkpointed."""
+        """Forget calls whose step has a checkpoint."""
         return
 
     def unfinished(self) -> list[tuple[str, str]]:
@@ -135,16 +135,16 @@ class Journal(Protocol):
         return []
 
     def close(self) -> None:
-        """Write nothing from here on."""
+        """Write nothing after this."""
         return
 
 
 class NoJournal(Journal):
-    """The `Journal` of a run that is not kept."""
+    """The `Journal` of a run that is not recorded."""
 
 
 class MaskedJournal(Journal):
-    """Masks secrets in all that is written to another journal."""
+    """Masks secrets in everything that is written to another journal."""
 
     def __init__(self, journal: Journal, masker: Masker) -> None:
         self._journal = journal
@@ -158,11 +158,10 @@ class MaskedJournal(Journal):
         self.close = journal.close
 
     def finish(self, site: CallSite, call: Call, result: Any) -> Any:
-        """Write down the result, masked; returns it so."""
+        """Record the result, masked; returns the masked result."""
         return self._journal.finish(site, call, self._masker(result))
 
     def note(self, site: CallSite, what: Mapping[str, Any]) -> None:
-        """Write down how a call without a result ended, masked."""
         self._journal.note(site, self._masker(dict(what)))
 
 
@@ -173,7 +172,7 @@ def digest_of(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A call in the file, and the bytes of the line with its result, once there is one."""
+    """A call in the file, and the bytes of the line with its result, if it has one."""
 
     call: Call
     start: int = 0
@@ -182,7 +181,7 @@ class _Known:
 
 
 class FileJournal(Journal):
-    """A `Journal` in a file of one JSON object a line, to which lines are only added.
+    """A `Journal` in an append-only file of one JSON object per line.
 
     Args:
         path: The file; it is read once, and made at the first call.
@@ -223,7 +222,7 @@ class FileJournal(Journal):
             self._begun[key] = (words["name"], words["digest"])
 
     def find(self, site: CallSite, call: Call) -> KnownCall | None:
-        """What is known of the call at a site; None if it was not begun.
+        """The entry of the call at a site; None if the call was not begun.
 
         Raises:
             StoreError: Another call was begun at this site.
@@ -243,7 +242,6 @@ class FileJournal(Journal):
         return KnownCall(was, done=True, result=self._read(known)["result"])
 
     def is_begun(self, site: CallSite, call: Call) -> bool:
-        """Whether an earlier process of this run began this very call at this call site."""
         return self._begun.get(site.key) == (call.name, call.digest)
 
     def _read(self, known: _Known) -> dict[str, Any]:
@@ -255,10 +253,10 @@ class FileJournal(Journal):
             raise StoreError(f"the run's journal {self._path} is damaged: {error}") from error
 
     def begin(self, site: CallSite, call: Call) -> None:
-        """Write down that the call is about to be made; on the disk unless it is safe.
+        """Record that the call is about to be made; the line is synced unless the call is safe.
 
         Raises:
-            StoreError: It can't be written: the call must not be made.
+            StoreError: It cannot be written: the call must not be made.
         """
         line = {
             "key": site.key,
@@ -273,38 +271,38 @@ class FileJournal(Journal):
         self._write(line, sync=not call.safe)
 
     def finish(self, site: CallSite, call: Call, result: Any) -> Any:
-        """Write down its result, on the disk unless the call is safe.
+        """Record the result; the line is synced unless the call is safe.
 
         Raises:
-            StoreError: It can't be written.
+            StoreError: It cannot be written.
         """
         self._write({"key": site.key, "result": result}, sync=not call.safe)
         return result
 
     def withdraw(self, site: CallSite) -> None:
-        """Write down that the call was ended before it did anything: it may be made again.
+        """Record that the call ended before it did anything: it may be made again.
 
         Raises:
-            StoreError: It can't be written.
+            StoreError: It cannot be written.
         """
         self._write({"key": site.key, "withdrawn": True}, sync=False)
 
     def note(self, site: CallSite, what: Mapping[str, Any]) -> None:
-        """Write down how a call without a result ended: a replay must know, a resume does not.
+        """Record how a call without a result ended: replay needs it, resuming does not.
 
         Raises:
-            StoreError: It can't be written.
+            StoreError: It cannot be written.
         """
         self._write({"key": site.key, "told": dict(what)}, sync=False)
 
     def commit(self, sites: Iterable[CallSite]) -> None:
-        """Forget calls whose step is checkpointed; the file keeps them."""
+        """Forget calls whose step has a checkpoint; the file keeps them."""
         for site in sites:
             self._known.pop(site.key, None)
             self._begun.pop(site.key, None)
 
     def unfinished(self) -> list[tuple[str, str]]:
-        """Step and tool of each call that may have been made or not, and does harm twice."""
+        """Step and tool of each call whose outcome is unknown and that is not safe to repeat."""
         left = (known for known in self._known.values() if not known.length)
         return [
             (known.step, known.call.name)
@@ -329,26 +327,25 @@ class FileJournal(Journal):
         self._take(line, len(data))
 
     def close(self) -> None:
-        """Close the file."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
 
 def _with_sum(data: bytes) -> bytes:
-    """A line of the file: a JSON object with a sum over the rest of it as its last field."""
+    """A line of the file: a JSON object whose last field is a checksum over the rest of it."""
     return b'%s%s%08x"}\n' % (data[:-1], SUM, zlib.crc32(data))
 
 
 def checked_line(line: bytes, *, summed: bool) -> bool:
-    """Whether a line of a journal has a sum.
+    """Whether a line of a journal has a checksum.
 
     Args:
-        line: With its end.
-        summed: An earlier line had one. In older files none has.
+        line: With its newline.
+        summed: Whether an earlier line had one. In older files no line has.
 
     Raises:
-        ValueError: The sum does not fit, or is missing.
+        ValueError: The checksum is wrong or missing.
     """
     rest, mark, tail = line.rpartition(SUM)
     found = bool(mark) and len(tail) == SUM_TAIL

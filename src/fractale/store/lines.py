@@ -10,7 +10,7 @@ from pathlib import Path
 CHUNK = 64 * 1024
 """Bytes that are read at once, from the end of a file."""
 ROOM = "check space and permissions, or set FRACTALE_STATE_DIR to another folder"
-"""What to do if something of a run cannot be written."""
+"""The hint if a run's data cannot be written."""
 
 
 def append_line(descriptor: int, line: bytes) -> None:

@@ -78,8 +78,8 @@ class FileLock:
         """Take the lock.
 
         Raises:
-            FractaleError: Another process has it, or another user of it in this process: the
-                type given.
+            FractaleError: Another process has it, or other code of this process: the type
+                is `error`.
             StoreError: The file cannot be made, or its file system has no locks.
         """
         try:
@@ -202,7 +202,7 @@ def _ended(holder: Holder) -> bool:
 
 
 def _signed(descriptor: int) -> Holder | None:
-    """What the holder wrote; None if it has not yet."""
+    """The holder that signed the lock; None if it has not signed yet."""
     try:
         words = json.loads(os.pread(descriptor, 1000, 0))
         return Holder(int(words["pid"]), str(words["host"]), float(words["since"]))

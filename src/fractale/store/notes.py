@@ -1,4 +1,4 @@
-"""What agents keep for the rest of a run: JSON values by key, in the run's folder."""
+"""Values that agents keep for the rest of a run: JSON by key, in the run's directory."""
 
 from __future__ import annotations
 
@@ -16,16 +16,14 @@ from fractale.store.lines import ROOM
 class Notes(Protocol):
     """A run's memory for its agents."""
 
-    def get(self, key: str) -> Any:
-        """The value, or None."""
-        ...
+    def get(self, key: str) -> Any: ...
 
     def put(self, key: str, value: Any) -> None:
         """Keep a JSON value, replacing what was there."""
         ...
 
     def drop(self, key: str) -> None:
-        """Forget a value; a file of notes shows it no later than the next `put`."""
+        """Remove a value; a file of notes shows it until the next `put` at the latest."""
         ...
 
 
@@ -39,26 +37,22 @@ class MaskedNotes:
         self.drop = notes.drop
 
     def put(self, key: str, value: Any) -> None:
-        """Keep a JSON value, masked."""
         self._notes.put(key, self._masker(value))
 
 
 class MemoryNotes:
-    """Notes of a run that is not kept."""
+    """Notes of a run that is not recorded."""
 
     def __init__(self) -> None:
         self._values: dict[str, Any] = {}
 
     def get(self, key: str) -> Any:
-        """The value, or None."""
         return self._values.get(key)
 
     def put(self, key: str, value: Any) -> None:
-        """Keep a JSON value, replacing what was there."""
         self._values[key] = value
 
     def drop(self, key: str) -> None:
-        """Forget a value."""
         self._values.pop(key, None)
 
 

@@ -1,8 +1,8 @@
-"""Large values, kept once, by the hash of their content.
+"""Large values, stored once under the hash of their content.
 
-A checkpoint repeats the whole state at every step, so a value over `INLINE_LIMIT` bytes is kept
-here and the state holds a reference to it: ``{"$ref": "sha256:…", "bytes": n}``. So is a value
-that not every checkpointer can keep.
+A checkpoint repeats the whole state at every step. So a value over `INLINE_LIMIT` bytes is stored
+here, and the state has a reference to it: ``{"$ref": "sha256:…", "bytes": n}``. A value that some
+checkpointers cannot keep is stored here, too.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from fractale.private import make_folder, write_private
 
 INLINE_LIMIT = 1024
 _UNCOMMON = re.compile(rb"[0-9]{20}|-[0-9]{19}|\\ud[89a-f]")
-"""An integer that may be over 64 bits, or a surrogate, in JSON; text that only looks so, too."""
+"""JSON that may have an integer over 64 bits or a surrogate; also matches text that looks so."""
 REF_KEY = "$ref"
 
 
 class OutputStore(Protocol):
-    """Keeps JSON values by content."""
+    """Stores JSON values by content."""
 
     def put(self, value: Any) -> Any:
         """The value itself if it fits into a checkpoint, else a reference to it."""
         ...
 
     def get(self, value: Any) -> Any:
-        """The value that a reference stands for; any other value unchanged."""
+        """The value that a reference names; any other value unchanged."""
         ...
 
     def put_file(self, data: bytes, suffix: str) -> Path | None:
-        """Keep bytes as a file of their own: its path; None where nothing is kept in files."""
+        """Store bytes as a file; returns its path, or None if this store has no files."""
         ...
 
 
@@ -55,7 +55,7 @@ def encode(value: Any) -> bytes:
 
 
 def _fits_inline(data: bytes) -> bool:
-    """Whether a value can stand in the state: it is small, and any checkpointer can keep it.
+    """Whether a value can be in the state: it is small, and any checkpointer can keep it.
 
     LangGraph's serializers refuse integers over 64 bits and replace lone surrogates.
     """
@@ -63,7 +63,7 @@ def _fits_inline(data: bytes) -> bool:
 
 
 class MaskedOutputs:
-    """Masks secrets in all that another `OutputStore` keeps."""
+    """Masks secrets in everything that another `OutputStore` stores."""
 
     def __init__(self, outputs: OutputStore, masker: Masker) -> None:
         self._outputs = outputs
@@ -71,22 +71,20 @@ class MaskedOutputs:
         self.get = outputs.get
 
     def put(self, value: Any) -> Any:
-        """The value, masked, or a reference to it."""
         return self._outputs.put(self._masker(value))
 
     def put_file(self, data: bytes, suffix: str) -> Path | None:
-        """Keep bytes as a file of their own, masked if they are text."""
+        """Store bytes as a file; if they are text, they are masked."""
         return self._outputs.put_file(self._masker.data(data), suffix)
 
 
 class MemoryOutputs:
-    """An `OutputStore` that ends with the process, for tests and one-off library use."""
+    """An `OutputStore` in memory, for tests and one-off library use."""
 
     def __init__(self) -> None:
         self._values: dict[str, bytes] = {}
 
     def put(self, value: Any) -> Any:
-        """The value itself if it fits into a checkpoint, else a reference to it."""
         data = encode(value)
         if _fits_inline(data):
             return value
@@ -95,7 +93,6 @@ class MemoryOutputs:
         return {REF_KEY: f"sha256:{digest}", "bytes": len(data)}
 
     def get(self, value: Any) -> Any:
-        """The value that a reference stands for; any other value unchanged."""
         if not is_reference(value):
             return value
         digest = value[REF_KEY].removeprefix("sha256:")
@@ -104,34 +101,33 @@ class MemoryOutputs:
         return json.loads(self._values[digest])
 
     def put_file(self, data: bytes, suffix: str) -> Path | None:
-        """No file is kept."""
+        """Store nothing."""
         del data, suffix
 
 
 class FileOutputs:
-    """An `OutputStore` of one file a value, readable by its owner only.
+    """An `OutputStore` with one file per value, which only its owner can read.
 
     Args:
-        folder: Made on the first value kept. Files are ``ab/cdef….json``.
+        folder: The directory, made when the first value is stored. Files are ``ab/cdef….json``.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def path(self, reference: dict[str, Any]) -> Path:
-        """The file that a reference stands for."""
         digest = str(reference[REF_KEY]).removeprefix("sha256:")
         return self._folder / digest[:2] / f"{digest[2:]}.json"
 
     @staticmethod
     def digest_of(path: Path) -> str:
-        """The hash that a reference to a file of the store has; no hash for any other file."""
+        """The hash in references to a file of the store; no hash for any other file."""
         return f"{path.parent.name}{path.name.removesuffix('.json')}"
 
     def put(self, value: Any) -> Any:
         """The value itself if it fits into a checkpoint, else a reference to it.
 
-        The file is on the disk before this returns, since a checkpoint that refers to it comes
+        The file is on the disk before this returns, because a checkpoint that refers to it comes
         next.
 
         Raises:
@@ -145,7 +141,7 @@ class FileOutputs:
         return reference
 
     def put_file(self, data: bytes, suffix: str) -> Path | None:
-        """Keep bytes as ``files/HASH.suffix``: a name that stays the same for the same bytes.
+        """Store bytes as ``files/HASH.suffix``: the same bytes always get the same name.
 
         Raises:
             StoreError: They cannot be written.
@@ -171,10 +167,10 @@ class FileOutputs:
         write_private(path, data)
 
     def get(self, value: Any) -> Any:
-        """The value that a reference stands for; any other value unchanged.
+        """The value that a reference names; any other value unchanged.
 
         Raises:
-            StoreError: The file is gone, or its content is not what the reference says.
+            StoreError: The file is missing, or its content does not have the reference's hash.
         """
         if not is_reference(value):
             return value

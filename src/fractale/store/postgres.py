@@ -1,4 +1,4 @@
-"""Checkpoints in a PostgreSQL server, for runs that several machines see."""
+"""Checkpoints in a PostgreSQL server, for runs that several machines use."""
 
 from __future__ import annotations
 
@@ -20,30 +20,29 @@ if TYPE_CHECKING:
     from fractale.store.postgres_saver import PostgresSaver
 
 TELLING = 3
-"""A piece of a password of this length in a message gives it away."""
+"""A message with so many letters of a password in a row would reveal it."""
 
 
 def is_postgres(where: Path | str) -> bool:
-    """Whether a place of checkpoints is a PostgreSQL server."""
+    """Whether checkpoints are in a PostgreSQL server."""
     return isinstance(where, str) and where.startswith(STORE_SCHEMES)
 
 
 @asynccontextmanager
 async def open_postgres(url: str, *, wait: float = 30.0) -> AsyncGenerator[PostgresSaver]:
-    """The checkpoints in a database, whose tables are made or brought up to date.
+    """Open the checkpoints in a database; its tables are made or brought up to date.
 
     Args:
-        url: ``postgresql://user:password@host:port/database``; what it leaves out comes from
-            libpq's own variables and files (``PGPASSWORD``, ``~/.pgpass``).
+        url: ``postgresql://user:password@host:port/database``. libpq's own variables and files
+            (``PGPASSWORD``, ``~/.pgpass``) give what the URL leaves out.
         wait: Seconds to wait for the server.
 
     Yields:
         A saver that LangGraph can use.
 
     Raises:
-        DependencyMissing: The packages for it are not installed.
-        StoreError: The server can't be reached, or refuses the user; the message holds no
-            password.
+        DependencyMissing: The packages for PostgreSQL are not installed.
+        StoreError: The server cannot be reached, or refuses the user. The message has no password.
     """
     name = f"fractale {os.getpid()}@{socket.gethostname()}"
     async with connected(url, wait, name) as connection:
@@ -59,15 +58,15 @@ async def open_postgres(url: str, *, wait: float = 30.0) -> AsyncGenerator[Postg
 
 @asynccontextmanager
 async def connected(url: str, wait: float, name: str) -> AsyncGenerator[AsyncConnection[Any]]:
-    """A connection with a server, and its end.
+    """Connect to a server, and disconnect at the end.
 
     Args:
         wait: Seconds to wait for the server.
-        name: What the server is to call us.
+        name: The connection's name in the server's list of connections.
 
     Raises:
-        DependencyMissing: The packages for it are not installed.
-        StoreError: The server can't be reached, or refuses the user.
+        DependencyMissing: The packages for PostgreSQL are not installed.
+        StoreError: The server cannot be reached, or refuses the user.
     """
     try:
         import psycopg
@@ -88,7 +87,7 @@ async def connected(url: str, wait: float, name: str) -> AsyncGenerator[AsyncCon
 
 @contextmanager
 def postgres_faults(url: str, *kinds: type[Exception]) -> Generator[None]:
-    """Turn what the server or its library fails with into a `StoreError` without a password."""
+    """Turn errors of the server or its library into a `StoreError` without a password."""
     try:
         yield
     except kinds as error:
@@ -108,7 +107,7 @@ def _unusable(url: str, error: Exception) -> StoreError:
 
 
 def _hint(state: str, words: str) -> str:
-    """What to do, by the server's SQLSTATE where it came so far."""
+    """What the user can do, by the server's SQLSTATE if the server sent one."""
     refused = any(word in words for word in ("authentication", "password", "role"))
     if state.startswith("28") or refused:
         return "check user and password in FRACTALE_STORE, or set PGPASSWORD or ~/.pgpass"
@@ -122,7 +121,7 @@ def _hint(state: str, words: str) -> str:
 
 
 def _gives_away(words: str, password: str | None) -> bool:
-    """Whether a message holds the password, or a piece: a bad URL is cut in the wrong place."""
+    """Whether a message has the password or a piece of it: libpq may cut a bad URL wrongly."""
     if not password:
         return False
     pieces = [piece for piece in re.split(r"[@:/?#&=%]", password) if len(piece) >= TELLING]

@@ -26,10 +26,10 @@ from fractale.store.postgres import postgres_faults
 from fractale.store.serializer import StrictSerializer
 
 SETUP_LOCK = 0x66726163
-"""Held while the tables are made: two processes at once would get in each other's way."""
+"""The lock held while the tables are made: two processes at once would disturb each other."""
 SETUP_TRIES, SETUP_PAUSE = 300, 0.2
 RUN_LOCKS = 0x72756E73
-"""The first half of the advisory locks on runs; the second is a hash of the id."""
+"""The first half of the advisory locks on runs; the second half is a hash of the run's ID."""
 
 STORED = """SELECT checkpoint::text AS stored FROM checkpoints WHERE thread_id = %(thread)s
     UNION ALL SELECT encode(blob, 'escape') FROM checkpoint_blobs WHERE thread_id = %(thread)s
@@ -46,14 +46,14 @@ HOLDER = """SELECT application_name, to_char(backend_start, 'YYYY-MM-DD HH24:MI'
 
 
 async def connect(url: str, wait: float, name: str) -> AsyncConnection[DictRow]:
-    """A connection as LangGraph's saver needs it.
+    """Open a connection with the options that LangGraph's saver needs.
 
     Args:
         wait: Seconds to wait for the server.
-        name: What the server's list of connections shows.
+        name: The connection's name in the server's list of connections.
 
     Raises:
-        psycopg.Error: The server can't be reached, or refuses.
+        psycopg.Error: The server cannot be reached, or refuses.
     """
     return await AsyncConnection[DictRow].connect(
         url,
@@ -68,7 +68,7 @@ async def connect(url: str, wait: float, name: str) -> AsyncConnection[DictRow]:
 class PostgresSaver(AsyncPostgresSaver, RunSaver):
     """LangGraph's saver on a connection of `connect`.
 
-    Every method raises `StoreError` where the server fails or what it keeps is damaged.
+    Every method raises `StoreError` if the server fails or its data is damaged.
     """
 
     def __init__(self, connection: AsyncConnection[DictRow], url: str) -> None:
@@ -79,7 +79,7 @@ class PostgresSaver(AsyncPostgresSaver, RunSaver):
         self._turn = asyncio.Lock()
 
     async def setup(self) -> None:
-        """Make the tables or bring them up to date, as LangGraph numbers their versions."""
+        """Make the tables or bring them up to date, by LangGraph's own version numbers."""
         with self._faults():
             await self._alone()
             try:
@@ -89,10 +89,10 @@ class PostgresSaver(AsyncPostgresSaver, RunSaver):
                 await self._rows("SELECT pg_advisory_unlock(%s)", (SETUP_LOCK,))
 
     async def _alone(self) -> None:
-        """Wait for whoever makes the tables now.
+        """Wait until no other process makes the tables.
 
-        It asks again and again: while a statement waited in the server, the other one's
-        CREATE INDEX CONCURRENTLY would wait for it in turn.
+        It tries the lock repeatedly instead of waiting in the server: the other process's CREATE
+        INDEX CONCURRENTLY would wait for a statement that waits here.
         """
         for _ in range(SETUP_TRIES):
             rows = await self._rows("SELECT pg_try_advisory_lock(%s) AS got", (SETUP_LOCK,))
@@ -118,7 +118,6 @@ class PostgresSaver(AsyncPostgresSaver, RunSaver):
             )
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """A checkpoint, or a thread's latest; None if there is none."""
         with self._faults():
             return await super().aget_tuple(config)
 
@@ -130,7 +129,6 @@ class PostgresSaver(AsyncPostgresSaver, RunSaver):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
-        """Checkpoints, the latest first."""
         rows = super().alist(config, filter=filter, before=before, limit=limit)
         with self._faults():
             async with aclosing(cast("AsyncGenerator[CheckpointTuple]", rows)) as found_ones:
@@ -144,7 +142,6 @@ class PostgresSaver(AsyncPostgresSaver, RunSaver):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        """Keep a checkpoint."""
         with self._faults():
             return await super().aput(config, checkpoint, metadata, new_versions)
 
@@ -155,9 +152,9 @@ class PostgresSaver(AsyncPostgresSaver, RunSaver):
         task_id: str,
         task_path: str = "",
     ) -> None:
-        """Keep what a task of a checkpoint wrote; nothing where the saver is closed.
+        """Keep the writes of a task; do nothing if the saver is closed.
 
-        LangGraph notes that a task was cancelled in a write that nobody waits for.
+        LangGraph records that a task was cancelled in a write that it doesn't wait for.
         """
         with self._faults():
             async with self._turn:
@@ -165,18 +162,15 @@ class PostgresSaver(AsyncPostgresSaver, RunSaver):
                     await super().aput_writes(config, writes, task_id, task_path)
 
     async def adelete_thread(self, thread_id: str) -> None:
-        """Delete a thread's checkpoints and writes."""
         with self._faults():
             await super().adelete_thread(thread_id)
 
     async def references(self, thread_id: str) -> set[str]:
-        """The hashes of the outputs that a run's checkpoints refer to, old ones included."""
         with self._faults():
             rows = await self._rows(STORED, {"thread": thread_id})
         return references_in(row["stored"] for row in rows)
 
     async def sizes(self) -> Mapping[str, int]:
-        """How many bytes each run's checkpoints take."""
         with self._faults():
             return {str(row["thread_id"]): int(row["size"] or 0) for row in await self._rows(SIZES)}
 
@@ -184,16 +178,18 @@ class PostgresSaver(AsyncPostgresSaver, RunSaver):
         """Do nothing: the connection is open."""
 
     async def reclaim(self) -> None:
-        """The server does it by itself."""
+        """Do nothing: the server reclaims space automatically."""
 
     async def close(self) -> None:
-        """Take no more writes, after those that are under way; the connection stays open."""
+        """Refuse new writes, after those in progress; the connection stays open."""
         async with self._turn:
             self._closed = True
 
     @asynccontextmanager
     async def holding(self, run_id: str) -> AsyncGenerator[None]:
-        """Have a run for oneself on the whole server; the lock ends with the connection.
+        """Be the only process that has a run, on the whole server.
+
+        The lock ends with the connection.
 
         Raises:
             RunHeld: Another process has it.

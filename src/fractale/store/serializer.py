@@ -1,4 +1,4 @@
-"""Values of checkpoints as bytes: plain types only, and with a sum that damage would not fit."""
+"""Values of checkpoints as bytes: plain types only, each with a checksum."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from fractale.plain import readable
 HINT = "the database was damaged or written by something else; nothing in it was run"
 KINDS = ("null", "bytes", "bytearray", "msgpack")
 SUMMED = "summed:"
-"""Before the kind of a value whose bytes start with a sum of the rest."""
+"""Prefix of the type name of a value whose bytes start with a checksum of the rest."""
 SUM_BYTES = 8
 INTEGER, TEXT, PAIRS, MESSAGE, INTERRUPT = range(100, 105)
-"""Types of our own in msgpack; LangGraph's own begin at 0."""
+"""fractale's own types in msgpack; LangGraph's begin at 0."""
 OPTIONS = (
     ormsgpack.OPT_NON_STR_KEYS
     | ormsgpack.OPT_PASSTHROUGH_DATACLASS
@@ -29,11 +29,11 @@ OPTIONS = (
     | ormsgpack.OPT_PASSTHROUGH_ENUM
     | ormsgpack.OPT_PASSTHROUGH_UUID
 )
-"""LangGraph's, but for the one that replaces lone surrogates."""
+"""LangGraph's options, without the one that replaces lone surrogates."""
 
 
 def checksum(*parts: bytes) -> bytes:
-    """A short hash of some bytes, different for other bytes or other borders between them."""
+    """A short hash of byte strings; it differs if the bytes or the borders between them differ."""
     digest = hashlib.blake2b(digest_size=SUM_BYTES)
     for part in parts:
         digest.update(len(part).to_bytes(8, "big"))
@@ -44,12 +44,13 @@ def checksum(*parts: bytes) -> bytes:
 class StrictSerializer(JsonPlusSerializer):
     """Reads plain data and LangGraph's own safe types; anything else is an error.
 
-    LangGraph's serializer is permissive by default (a crafted checkpoint can run code), and its
-    strict mode hands back a raw value where it refused a type. Neither will do: a checkpoint
-    that holds anything unexpected is not to be trusted at all. Nor is one whose bytes changed on
-    the disk: each value is kept with a sum. Values without one, as fractale 0.2 and LangGraph
-    itself write them, are read, too. Integers of any size and lone
-    surrogates are kept, which msgpack alone cannot.
+    LangGraph's serializer is permissive by default: a crafted checkpoint can run code. Its strict
+    mode returns a raw value instead of a type that it refused. Both are unsafe: a checkpoint with
+    anything unexpected in it cannot be trusted at all.
+
+    A checkpoint whose bytes changed on the disk cannot be trusted either, so each value has a
+    checksum. Values without one, as fractale 0.2 and LangGraph itself write them, are accepted.
+    Integers of any size and lone surrogates are kept, which msgpack alone cannot do.
     """
 
     def __init__(self) -> None:
@@ -57,13 +58,13 @@ class StrictSerializer(JsonPlusSerializer):
             pickle_fallback=False, allowed_json_modules=None, allowed_msgpack_modules=None
         )
         self._unpack_ext_hook = _with_own_types(self._unpack_ext_hook)
-        self._custom_unpack_ext_hook = True  # or LangGraph's strict mode puts its own in its place
+        self._custom_unpack_ext_hook = True  # else LangGraph installs its own
 
     def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
-        """One value as its kind and bytes.
+        """One value as its type name and bytes.
 
         Raises:
-            StoreError: It holds something that no checkpoint can keep.
+            StoreError: A part of it cannot be kept in a checkpoint.
         """
         kind, data = self._dumps(obj)
         if kind == "null":
@@ -82,10 +83,10 @@ class StrictSerializer(JsonPlusSerializer):
             raise StoreError(f"a value cannot be kept in a checkpoint: {error}") from error
 
     def _langgraphs(self, obj: Any) -> ormsgpack.Fragment:
-        """What is not plain data, as LangGraph writes it.
+        """A value that is not plain data, as LangGraph writes it.
 
         Raises:
-            TypeError: LangGraph would refuse what is in it, or replace it.
+            TypeError: LangGraph would refuse or replace something in it.
         """
         if isinstance(obj, Interrupt):
             ormsgpack.packb(obj.value, option=OPTIONS)
@@ -98,7 +99,7 @@ class StrictSerializer(JsonPlusSerializer):
         return ormsgpack.packb(self._coded(value), option=OPTIONS)
 
     def _coded(self, value: Any) -> Any:
-        """A value with what msgpack lacks, at any depth, as types of our own."""
+        """A value in which types that msgpack lacks, at any depth, are fractale's own types."""
         match value:
             case None | bool() | float() | bytes():
                 return value
@@ -122,7 +123,7 @@ class StrictSerializer(JsonPlusSerializer):
                 return self._langgraphs(value)
 
     def _coded_table(self, table: dict[Any, Any]) -> Any:
-        """A mapping; as pairs where a key is no key of msgpack."""
+        """A mapping; pairs if msgpack does not accept one of its keys."""
         keys = [self._coded(key) for key in table]
         values = [self._coded(value) for value in table.values()]
         if any(isinstance(key, ormsgpack.Ext) for key in keys):
@@ -134,10 +135,10 @@ class StrictSerializer(JsonPlusSerializer):
         """Read one stored value.
 
         Args:
-            data: The serializer's type word and the bytes.
+            data: The serializer's type name and the bytes.
 
         Raises:
-            StoreError: The bytes hold a type outside the allow-list, or are damaged.
+            StoreError: The bytes have a type outside the allow-list, or are damaged.
         """
         kind, stored = _checked(*data)
         blocked: list[SerdeEvent] = []
@@ -157,7 +158,7 @@ class StrictSerializer(JsonPlusSerializer):
 
 
 def _with_own_types(hook: Callable[[int, bytes], Any]) -> Callable[[int, bytes], Any]:
-    """What reads the extension types of a checkpoint: LangGraph's, and our own."""
+    """A hook that reads the extension types of a checkpoint: LangGraph's and fractale's own."""
 
     def inside(data: bytes) -> Any:
         return ormsgpack.unpackb(data, ext_hook=read, option=ormsgpack.OPT_NON_STR_KEYS)
@@ -177,9 +178,9 @@ def _with_own_types(hook: Callable[[int, bytes], Any]) -> Callable[[int, bytes],
 
 
 def _checked(kind: Any, data: Any) -> tuple[str, bytes]:
-    """The kind and the bytes without the sum, which fits them.
+    """The type name, and the bytes without their checksum, after comparing them.
 
-    A damaged file can hold anything in place of either.
+    A damaged file can have anything in place of either.
     """
     summed = isinstance(kind, str) and kind.startswith(SUMMED)
     plain: Any = kind.removeprefix(SUMMED) if summed else kind

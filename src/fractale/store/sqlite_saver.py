@@ -50,7 +50,7 @@ LOCK_WAIT = 30.0
 PAGE_BYTES = 1024
 """Small, since most runs have few steps: a run of one step takes 17 KB, of forty 8 KB per step."""
 TAILS = ("", "-wal", "-shm", "-journal")
-"""What the names of a database and of SQLite's files beside it end with."""
+"""The ends of the names of a database and of SQLite's files beside it."""
 SMALLEST = 512
 """Bytes of a page of SQLite, at the least."""
 
