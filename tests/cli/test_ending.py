@@ -158,7 +158,7 @@ def test_a_pattern_that_takes_forever_ends_the_step(held):
     (held.folder / "held_tools.py").write_text(LOG)
     (held.folder / "tools.yaml").write_text("tools: [{path: held_tools.change}]\n")
     schema = (
-        "output_schema: {type: object, properties: {log: {type: string, pattern: '^(a|aa)+$'}}}"
+        "output_schema: {type: object, properties: {log: {type: string, pattern: '^(?=a)(a|aa)+$'}}}"
     )
     step = f"name: s, tool: change, inputs: {{what: it}}, {schema}"
     last = ended(held.run(f"name: p\nsteps: [{{{step}}}]\n"), 1)

@@ -140,7 +140,7 @@ def test_a_detached_run_holds_no_process_and_goes_on_when_its_job_has_ended(plac
     here = place(ONE)
     code, _, out = here.call("run", "plan.yaml", "--detach")
     assert code == 4
-    assert "waiting · for job " in out
+    assert "waiting for job " in out
     assert "fractale resume --ready" in out
     here.started()
     code, out, _ = here.call("runs")
@@ -259,7 +259,7 @@ def test_a_detached_sweep_never_has_more_jobs_than_it_may(place, together):
     here = place(sweep.replace("      scheduler: local\n", f"      scheduler: local\n{own}"))
     code, _, out = here.call("run", "plan.yaml", "--detach")
     assert code == 4
-    assert together or "waiting · for 4 jobs, with 6 more to be submitted" in out
+    assert together or "waiting for 4 jobs, with 6 more to be submitted" in out
     here.started(4)
     assert here.call("resume", "--ready")[0] == 0
     assert sorted(here.lines("starts")) == ["0", "1", "2", "3"]
@@ -309,7 +309,7 @@ def test_unknown_needs_a_person_and_ready_leaves_it_to_one(place):
     assert "no run waits for a job" in here.call("resume", "--ready")[2]
     code, _, out = here.call("resume", "-1", "--answer", "a=wait", "--detach")
     assert code == 4
-    assert "waiting · for job " in out
+    assert "waiting for job " in out
     assert "nothing is ready" in here.call("resume", "--ready")[2], "its patience lasts"
     code, _, out = here.call("run", "plan.yaml")
     code, _, out = here.call("resume", "-1", "--answer", "a=success")
