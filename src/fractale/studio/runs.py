@@ -428,7 +428,7 @@ class _Worker:
         try:
             with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
                 runner.run(self._do())
-        except BaseException as raised:  # noqa: BLE001 - it is raised again where it is waited for
+        except BaseException as raised:  # noqa: BLE001 - the reader raises it again
             error = raised
         self._tell(_End(error))
 
