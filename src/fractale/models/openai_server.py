@@ -48,7 +48,7 @@ class MendingClient(openai.DefaultAsyncHttpxClient):
     async def send(
         self, request: httpx2.Request, *, stream: bool = False, **options: Any
     ) -> httpx2.Response:
-        """Send a request; `mend_events` and `mend_answer` describe the changes to its answer."""
+        """Send a request; `StreamMender` and `mend_answer` repair its answer."""
         response = await super().send(request, stream=stream, **options)
         if response.status_code != 200 or not request.url.path.endswith(PATH):
             return response
