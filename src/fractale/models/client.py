@@ -62,7 +62,7 @@ class Models:
         keys = (settings.openai_api_key, settings.gemini_api_key)
         self._mask = faults.masker_of((*settings.secrets, *keys))
 
-    # -- which model ----------------------------------------------------------------------------
+    # -- the choice of a model ------------------------------------------------------------------
 
     @property
     def given_for_all(self) -> str | None:
@@ -148,7 +148,7 @@ class Models:
             why = str(error)
         return {"spec": spec, "ready": not why, "why": why}
 
-    # -- what it costs --------------------------------------------------------------------------
+    # -- cost -----------------------------------------------------------------------------------
 
     def cost(self, spec: str, input_tokens: int, output_tokens: int) -> float | None:
         """US dollars by the settings' `prices`; None if the model's price is unknown."""
@@ -173,7 +173,7 @@ class Models:
         schema: Mapping[str, Any] | None = None,
         correct: bool = True,
         on_text: Callable[[str], None] | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 - each try has this much time, not the call
+        timeout: float | None = None,  # noqa: ASYNC109 - per attempt, not for the whole call
     ) -> Answer:
         """Ask a model and return its whole answer.
 

@@ -1,9 +1,9 @@
 """Convert the answers of servers that almost follow OpenAI's protocol to OpenAI's form.
 
-vLLM, Ollama, llama.cpp, LM Studio and gateways omit fields, send null or an object in place of
-text, or answer a request for a stream with one body. The client of OpenAI and LangChain drop such
-parts silently, so this module repairs answers before they read them. It does not complete
-unfinished answers: see `fractale.models.turn`.
+vLLM, Ollama, llama.cpp, LM Studio and gateways differ from OpenAI in three ways: they omit fields,
+send null or an object in place of text, or send one body instead of a stream. The client of OpenAI
+and LangChain drop such parts silently. So this module repairs answers before they read them. It
+does not complete unfinished answers: see `fractale.models.turn`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class MendingClient(openai.DefaultAsyncHttpxClient):
     async def send(
         self, request: httpx2.Request, *, stream: bool = False, **options: Any
     ) -> httpx2.Response:
-        """Send a request; `mend_events` and `mend_answer` describe the changes to its answer."""
+        """Send a request; `StreamMender` and `mend_answer` repair its answer."""
         response = await super().send(request, stream=stream, **options)
         if response.status_code != 200 or not request.url.path.endswith(PATH):
             return response

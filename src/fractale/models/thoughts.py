@@ -2,8 +2,10 @@
 
 A server with the right reasoning parser sends thoughts in a separate field. Without a parser,
 thoughts are in the text, inside the marks of the model's training. Only blocks that begin the text
-or a line count, so that an answer may quote such marks in a sentence or a code block. Sources: the
-chat templates of the models named below, and the reasoning parsers of vLLM and llama.cpp.
+or a line count: an answer may quote such marks in a sentence or a code block.
+
+Sources: the chat templates of the models named below, and the reasoning parsers of vLLM and
+llama.cpp.
 """
 
 from __future__ import annotations

@@ -278,7 +278,7 @@ class StudioGraph(CompiledStateGraph[Any, Any, Any, Any]):
                 yield chunk
 
 
-# -- where the plan of a new run comes from --------------------------------------------------------
+# -- the plan of a new run -------------------------------------------------------------------------
 
 
 PLAN, INPUTS, RUN = "plan", "inputs", "run"

@@ -85,7 +85,7 @@ class Start:
             ``langgraph.json``.
         extensions: Registries and agents of every run, in addition to the servers of the settings.
         host: The address to listen on.
-        port: The port; if it is in use, the server chooses another.
+        port: The port; if it is in use, another port is chosen.
         browser: Whether to open Studio's page in the browser.
     """
 

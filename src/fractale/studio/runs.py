@@ -428,7 +428,7 @@ class _Worker:
         try:
             with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
                 runner.run(self._do())
-        except BaseException as raised:  # noqa: BLE001 - it is raised again where it is waited for
+        except BaseException as raised:  # noqa: BLE001 - the reader raises it again
             error = raised
         self._tell(_End(error))
 
@@ -479,8 +479,8 @@ async def _end_of(worker: _Worker) -> None:
 def _may_wait() -> None:
     """Allow blocking calls in this thread's loop: only its own run waits in it.
 
-    The server's detector of blocking calls (blockbuster) watches every loop of the process, not
-    only the server's, and has no other way to exclude a loop.
+    The server's detector of blocking calls (blockbuster) watches every loop of the process. It has
+    no other way to exclude a loop.
     """
     try:
         from blockbuster import blockbuster

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 NAMESPACE = uuid.UUID("5b1b2f0e-6a0f-5d6b-9a52-0d5f6f1c7a11")
 KEPT_AS = "studio"
-"""The key in a run's head for the thread that started it."""
+"""The key in a run's head for the thread on which the run was started."""
 
 
 class RunThreads:

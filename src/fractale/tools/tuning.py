@@ -25,7 +25,7 @@ CHART_HEIGHT = 8
 """Lines of the chart, without its axes."""
 
 LABEL_COLUMNS, MOST_LABELS = 10, 6
-"""plotille labels every tenth column; the chart is wide enough for six labels."""
+"""plotille labels every tenth column; six labels make the chart wide enough."""
 
 SHOWN_ERROR = 300
 

@@ -60,7 +60,7 @@ async def validate_slurm(script: str, original: str | None = None) -> dict[str, 
 
     Returns:
         `valid`; `validated_by`: `sbatch`, or `directives` if only the script's own lines could
-        be checked, with a `note` that says so; `checks`, `warnings` and, where there are any,
+        be checked, with a `note` that says so; `checks`, `warnings` and, if there are any,
         `errors`.
     """
     return await _answer(script, "slurm", original)

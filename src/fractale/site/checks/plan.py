@@ -83,7 +83,7 @@ def _problem(problem: Problem, also: str = "", near: str | None = None) -> Check
     )
 
 
-# Servers and what they offer
+# Servers and their tools, prompts and agents
 
 
 async def check_offers(
