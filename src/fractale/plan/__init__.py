@@ -1,20 +1,20 @@
-"""The plan language: YAML with positions, the language as one table, checks, drawing. No engine.
+"""The plan language: YAML with positions, a table of the language, checks, drawing. No engine.
 
-The language itself:
+These modules define the language:
 
 - `model`: the table: the parts of a plan, each field with its key
-- `forms`: what a key is, the forms that values have, and what is derived from a table
-- `rules`, `inputs`, `job`, `values`: parts with forms of their own
+- `forms`: keys, the forms of their values, and everything that is derived from a table
+- `rules`, `inputs`, `job`, `values`: parts with special forms
 - `kinds`: one object for each kind of step
 - `expressions`: templates and rules, in a sandbox
 
-What happens to a plan, in this order:
+A plan passes through these modules in this order:
 
 - `source`: YAML text → nodes with positions, within limits (`node`)
 - `build`: nodes → `Plan`, every structural problem at once (`fields`)
-- `check`: what a plan means: steps that exist, can be reached, and end (`flow`, `scope`), and what
-  fits the tools that there are (`check_tools`)
-- `inputs`: what the user gives to a run, as typed values
+- `check`: the meaning of a plan: steps exist, can be reached, and end (`flow`, `scope`). It also
+  compares a plan with the available tools (`check_tools`).
+- `inputs`: the user's inputs of a run, as typed values
 - `needs`: the models, tools and prompts that a plan needs, and how a step narrows them
 - `dump`: a plan back into YAML
 - `schema`: the language as JSON Schema, for editors

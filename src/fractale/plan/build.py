@@ -1,10 +1,10 @@
-"""A tree of nodes → a `Plan`: every structural problem of a file at once.
+"""A tree of nodes → a `Plan`: reports every structural problem of a file at once.
 
-Most keys are read as their forms say (`fractale.plan.forms.read_part`). Here is the rest: the names
-of steps, what a step's kind is, which keys fit that kind, and files that include each other.
+The forms of the keys read most keys (`fractale.plan.forms.read_part`). This module reads the rest:
+the names of steps, the kind of a step, the keys of that kind, and files that include each other.
 
-What a plan *means* (do its steps exist, can they be reached, is every name defined) is checked
-by `fractale.plan.check` on the result.
+`fractale.plan.check` checks the meaning of the result: whether steps exist and can be reached, and
+whether every name is defined.
 """
 
 from __future__ import annotations
@@ -38,23 +38,24 @@ if TYPE_CHECKING:
     from fractale.plan.node import Node
 
 Include: TypeAlias = Callable[[str, Position], Plan]
-"""Gives the plan of a `plan: FILE` step, for its path and position."""
+"""Returns the plan of a `plan: FILE` step, for its path and position."""
 
 MAX_INCLUDES: Final = 20
-"""How deep plan files may include each other."""
+"""The maximum depth of plan files that include each other."""
 
 MAX_STEPS: Final = 10_000
-"""How many steps a plan may have, with those of included plans each time they are included."""
+"""The most steps of a plan. The steps of an included plan count each time it is included."""
 
 
 def load_plan(path: str | Path) -> Plan:
     """Read a plan file, with the files that it includes.
 
     Args:
-        path: Positions name it as given here; included files are found from its folder.
+        path: Positions name it as given here. Paths of included files are relative to its
+            directory.
 
     Returns:
-        The plan; its structure is right, its meaning is not checked yet.
+        The plan. Its structure is valid; its meaning is not checked yet.
 
     Raises:
         PlanError: All problems of the file, and of the files it includes.
@@ -69,8 +70,8 @@ def parse_plan(
 
     Args:
         text: YAML.
-        file: What positions are to name.
-        include: Gives the plan of a `plan: FILE` step; without it such a step is an error.
+        file: The file name for positions.
+        include: Returns the plan of a `plan: FILE` step; without it such a step is an error.
 
     Raises:
         PlanError: All problems.
@@ -82,13 +83,13 @@ def build_plan(node: Node, file: str, *, include: Include | None = None) -> Plan
     """Make a plan of a tree of nodes.
 
     Args:
-        node: The root, as `read_source` gives it.
+        node: The root, from `read_source`.
         file: The path as the user gave it.
-        include: Gives the plan of a `plan: FILE` step; without it such a step is an error.
+        include: Returns the plan of a `plan: FILE` step; without it such a step is an error.
 
     Raises:
-        PlanError: All problems, in file order; of a plan in a newer version of the language, only
-            that.
+        PlanError: All problems, in file order. For a plan in a newer version of the language, only
+            that problem.
     """
     reader = Reader()
     fields = reader.fields(node, "", PLAN_KEYS, "a plan", PLAN_HINTS)
@@ -106,7 +107,7 @@ def build_plan(node: Node, file: str, *, include: Include | None = None) -> Plan
     )
     _check_nesting(reader, plan)
     if problems := reader.problems.errors:
-        # A step that could not be read at all would make every mention of it an error, too.
+        # If a step cannot be read, every mention of it would be reported as an error, too.
         whole = len(plan.steps) == sum(1 for _ in fields.items("steps"))
         raise PlanError(problems, plan if whole else None)
     return plan
@@ -133,7 +134,7 @@ class StepReader:
 
     Args:
         reader: Collects the problems.
-        include: Gives the plan of a `plan: FILE` step; None: no plan may be included.
+        include: Returns the plan of a `plan: FILE` step; None: no plan may be included.
     """
 
     reader: Reader
@@ -141,12 +142,12 @@ class StepReader:
     names: dict[str, Node] = field(default_factory=dict[str, "Node"])
 
     def read(self, node: Node, path: str, *, inside: bool = False) -> Step | None:
-        """One step; None if there is not even a mapping.
+        """One step. None if the node is not even a mapping.
 
         Args:
             node: The step's mapping.
             path: Its path in the plan.
-            inside: It is in a parallel block.
+            inside: Whether the step is in a parallel block.
         """
         fields = self.reader.fields(node, path, STEP_KEYS, "a step", STEP_HINTS)
         if fields is None:
@@ -184,7 +185,7 @@ class StepReader:
 
 
 def _kind(fields: Fields, said: str | None) -> StepKind:
-    """The kind that a key names, else that of `type`, else an agent (as in 0.1.0)."""
+    """The kind that a key names, else the kind in `type`, else an agent (as in 0.1.0)."""
     given = [name for name in KINDS if name in fields]
     if not given:
         return KINDS[said or "agent"]
@@ -198,7 +199,7 @@ def _kind(fields: Fields, said: str | None) -> StepKind:
 
 
 def _check_keys(fields: Fields, kind: StepKind) -> None:
-    """See that every key fits the step's kind, and has beside it what it needs."""
+    """Check that every key fits the step's kind, and that the keys that it needs are present."""
     lacking = kind.lacking(fields)
     for name in fields:
         key = STEP_KEYS.get(name)
@@ -219,7 +220,7 @@ def _misplaced(name: str, kind: StepKind) -> str:
 
 
 def _put_together(fields: Fields, given: dict[str, Any]) -> None:
-    """Keys that set one field together: `tools` and `allow_tools`, `foreach` and `max_parallel`."""
+    """Combine keys that set one field: `tools` and `allow_tools`, `foreach` and `max_parallel`."""
     most = given.pop("max_parallel", None)
     if most is not None and "foreach" in given:
         given["foreach"] = replace(given["foreach"], max_parallel=most)
@@ -232,7 +233,7 @@ def _put_together(fields: Fields, given: dict[str, Any]) -> None:
 
 
 def _positions(node: Node) -> dict[str, Position]:
-    """Where the step's parts are, without those of the steps of a parallel block."""
+    """The positions of the step's parts, without those of the steps of a parallel block."""
     return {
         _normal(path): position
         for path, position in positions(node).items()
@@ -266,7 +267,7 @@ def _octal_looking(node: Node, path: str) -> Iterator[Problem]:
 
 
 def _check_nesting(reader: Reader, plan: Plan) -> None:
-    """Included plans go no deeper than the plan's own limit."""
+    """Check that included plans nest no deeper than the plan's own limit."""
     most = plan.limits.depth
     if most is None:
         return
@@ -278,7 +279,7 @@ def _check_nesting(reader: Reader, plan: Plan) -> None:
 
 
 def _nesting(plan: Plan, known: dict[int, int]) -> int:
-    """How many levels of plans there are inside a plan; a plan is counted once."""
+    """The number of levels of plans inside a plan. Each plan is counted once."""
     if id(plan) not in known:
         inner = (1 + _nesting(step.plan, known) for step in plan.walk() if step.plan)
         known[id(plan)] = max(inner, default=0)
@@ -301,7 +302,7 @@ class _Loader:
 
         Args:
             path: The file, as positions name it.
-            above: The files that include each other down to this one.
+            above: The chain of including files that ends at this one.
         """
         resolved = path.resolve()
 
@@ -327,7 +328,7 @@ class _Loader:
         return self._once(path, resolved, above)
 
     def _once(self, path: Path, resolved: Path, above: tuple[Path, ...]) -> Plan:
-        """A file is read once, however often it is included."""
+        """Read a file once, even if it is included several times."""
         if error := self._errors.get(resolved):
             raise error
         if resolved not in self._plans:

@@ -1,4 +1,4 @@
-"""What a plan means, before it runs: everything that can be known to go wrong.
+"""The meaning of a plan, before it runs: finds every error that can be known in advance.
 
 `check_plan` needs the plan alone. `check_against_tools` also knows what the servers offer.
 """
@@ -26,13 +26,13 @@ __all__ = ["check_against_tools", "check_plan", "file_problems", "in_order", "pl
 
 
 def check_plan(plan: Plan) -> list[Problem]:
-    """Find what is wrong with a plan whose structure is right.
+    """Find the problems of a plan whose structure is valid.
 
     Args:
         plan: The plan, with the plans that it includes.
 
     Returns:
-        Errors and warnings, in the order of the files; of very many, the first.
+        Errors and warnings, in the order of the files. If there are very many, only the first ones.
     """
     found = dict.fromkeys(islice(_check(plan, "", None, set()), MOST_PROBLEMS))
     return in_order(found)
@@ -45,21 +45,21 @@ def plan_problems(load: Callable[[], Plan]) -> tuple[Plan | None, list[Problem]]
         load: Reads the plan.
 
     Returns:
-        The plan, or what could be read of it, and every problem in file order.
+        The plan, or its readable parts, and every problem in file order.
     """
     try:
         plan = load()
     except PlanError as error:
         more = check_plan(error.plan) if error.plan is not None else []
         known = {(p.position.file, p.position.line) for p in error.problems if p.position}
-        # One problem per fault: what follows from a line that could not be read is left out.
+        # One problem per fault: problems that follow from an unreadable line are left out.
         more = [p for p in more if p.position and (p.position.file, p.position.line) not in known]
         return error.plan, in_order([*error.problems, *more])
     return plan, check_plan(plan)
 
 
 def file_problems(path: str | Path) -> tuple[Plan | None, list[Problem]]:
-    """As `plan_problems`, of a file."""
+    """Check a file as `plan_problems` does."""
     return plan_problems(lambda: load_plan(path))
 
 
@@ -74,7 +74,7 @@ def _file_order(problem: Problem) -> tuple[str, int, int]:
 
 
 def _check(plan: Plan, prefix: str, outer: Limits | None, seen: set[int]) -> Iterator[Problem]:
-    """The problems of a plan and of those it includes; each plan once."""
+    """The problems of a plan and of the plans that it includes, each plan once."""
     seen.add(id(plan))
     yield from plan.warnings
     flow = Flow(plan, prefix)
@@ -109,7 +109,7 @@ def _resources(step: Step, value: Value, path: str, name: str) -> Iterator[Probl
 
 
 def _given(step: Step, plan: Plan, path: str) -> Iterator[Problem]:
-    """What a step gives to the plan that it includes must be what that plan expects."""
+    """The inputs that a step gives to an included plan must match the inputs of that plan."""
     for name, value in step.inputs.items():
         where = step.where(f"inputs.{name}")
         at = f"{path}.inputs.{name}"

@@ -1,4 +1,4 @@
-"""A plan against what its servers offer: tools, prompts, their arguments and their answers."""
+"""Compares a plan with its servers: tools, prompts, their arguments and their answers."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ def check_against_tools(
     *,
     drafted: bool = False,
 ) -> list[Problem]:
-    """Find what does not fit the tools, prompts and sub-agents that there are.
+    """Find the parts of a plan that do not fit the available tools, prompts and sub-agents.
 
     Args:
-        plan: A plan that `check_plan` finds no error in.
-        tools: Name → ``{"input_schema": …, "output_schema": …}``, JSON Schemas or None; the
-            sub-agents of servers are among them.
+        plan: A plan in which `check_plan` finds no error.
+        tools: Name → ``{"input_schema": …, "output_schema": …}``, JSON Schemas or None. It includes
+            the sub-agents of servers.
         prompts: Name → ``{"arguments": [{"name": …, "required": …}, …]}``.
         agents: The same for sub-agents that no server has; None: the built-in generalist only.
-        drafted: Whether a model wrote the plan. A key that a schema does not name is an error
-            then, and the answer of a model without a schema has only its `content`: a person
-            may know more of a tool than its schema says, a model does not.
+        drafted: Whether a model wrote the plan. If so, a key that a schema does not name is an
+            error, and the answer of a model without a schema has only its `content`. A user may
+            know more about a tool than its schema says, but a model does not.
 
     Returns:
         Errors and warnings, in the order of the plan.
@@ -67,20 +67,20 @@ class _Offers:
     drafted: bool = False
 
     def called_by(self, step: Step) -> Mapping[str, Mapping[str, Any]]:
-        """What a tool or agent step can name."""
+        """The names that a tool or agent step can use."""
         return {**self.tools, **self.agents} if step.kind == "agent" else self.tools
 
     @property
     def allowable(self) -> list[str]:
-        """What a list of tools can name."""
+        """The names that a list of tools can contain."""
         return [*self.tools, *self.agents, *EXTRA_TOOLS]
 
     def output_schema(self, step: Step) -> Schema | None:
-        """The schema of a step's outputs, if it is that of one tool's or one model's answer."""
+        """The schema of a step's outputs, if they are one tool's or one model's answer."""
         if step.foreach:
             return None
         if _answers_in_words(step):
-            # With rules, the outputs may be those of the tool whose answer ended the step.
+            # With rules, the outputs may be the answer of the tool that ended the step.
             return _words_of(step.output_schema) if self.drafted and not step.rules else None
         if not _calls_tool(step):
             return None
@@ -88,12 +88,12 @@ class _Offers:
 
 
 def _answers_in_words(step: Step) -> bool:
-    """Whether the generalist answers: its words, or JSON of the step's `output_schema`."""
+    """Whether the generalist answers: with text, or with JSON of the step's `output_schema`."""
     return step.kind == "prompt" or (step.kind == "agent" and step.target in GENERAL_AGENTS)
 
 
 def _words_of(asked: Schema | None) -> Schema | None:
-    """The schema of a model's outputs, of which the text is always there as `content`."""
+    """The schema of a model's outputs. Their text is always present as `content`."""
     if asked is None:
         return {"properties": {"content": {"type": "string"}}}
     if asked.get("type", "object") != "object":
@@ -164,7 +164,7 @@ def _unknown(placed: Placed, what: str, name: str, names: Collection[str]) -> Pr
 
 
 def _check_allowed(placed: Placed, offers: _Offers) -> Iterator[Problem]:
-    """The tools that a model may call must be there; a pattern should fit some."""
+    """The tools that a model may call must exist, and a pattern should match some tool."""
     for index, name in enumerate(placed.step.tools or ()):
         if any(fnmatchcase(tool, name) for tool in offers.allowable):
             continue
@@ -185,7 +185,7 @@ def _check_allowed(placed: Placed, offers: _Offers) -> Iterator[Problem]:
 def _check_prompt(placed: Placed, prompt: Mapping[str, Any]) -> Iterator[Problem]:
     arguments: list[Mapping[str, Any]] = list(prompt.get("arguments") or ())
     names = [str(argument["name"]) for argument in arguments]
-    # The engine gives `error` after a failure, so that the plan need not.
+    # The engine passes `error` after a failure, so the plan need not.
     needed = [str(a["name"]) for a in arguments if a.get("required") and a["name"] != "error"]
     yield from _missing(placed, needed)
     for name in placed.step.inputs:
@@ -211,8 +211,8 @@ def _check_arguments(placed: Placed, schema: Schema) -> Iterator[Problem]:
 def _is_closed(schema: Schema) -> bool:
     """Whether arguments that the schema does not name are refused.
 
-    JSON Schema allows them where it says nothing; the servers that are made from functions,
-    which is nearly all of them, refuse them.
+    JSON Schema allows them if the schema says nothing. But nearly all servers are made from
+    functions, and these servers refuse them.
     """
     if "additionalProperties" in schema:
         return schema["additionalProperties"] is False
@@ -250,10 +250,10 @@ def _check_value(
 
 
 def _fits(value: Any, schema: Any, root: Schema, depth: int = 0) -> bool:
-    """Whether a value may be of a schema, by its types and choices alone.
+    """Whether a value may match a schema, by its types and choices alone.
 
-    The schema is a server's, who may be a stranger: its patterns could hang, and its
-    references could lead out, so only what is plain is looked at.
+    The schema comes from a server, which a stranger may control. Its patterns could hang, and its
+    references could lead to other places, so only the simple parts are checked.
     """
     found = _resolved(schema, root) if is_mapping(schema) else None
     if found is None or depth > _MOST_DEPTH:
@@ -281,7 +281,7 @@ def _is_of(value: Any, kind: Any) -> bool:
 
 
 def _wanted(schema: Any) -> str:
-    """What a schema asks for, in words."""
+    """The values that a schema expects, as text."""
     for key, words in (("type", "a value of type {}"), ("enum", "one of {}")):
         if schema.get(key):
             named = schema[key] if is_list(schema[key]) else [schema[key]]
@@ -293,7 +293,7 @@ def _wanted(schema: Any) -> str:
 
 
 def _check_keys(text: Text, steps: Mapping[str, Step], offers: _Offers) -> Iterator[Problem]:
-    """Keys that the schema of an answer shows can't be there."""
+    """Find keys that an answer cannot have according to its schema."""
     for reference in references(text.value):
         if reference.optional:
             continue
@@ -306,7 +306,7 @@ def _check_keys(text: Text, steps: Mapping[str, Step], offers: _Offers) -> Itera
 
 
 def _key_of_list(reference: Reference, text: Text, steps: Mapping[str, Step]) -> Problem | None:
-    """The outputs of a foreach are a list, which has no keys."""
+    """Find keys of a foreach's outputs, which are a list and have no keys."""
     top, name, part, key = (*reference.path, None, None, None)[:4]
     step = steps.get(str(name)) if (top, part) == ("steps", "outputs") else None
     if step is None or not step.foreach or not isinstance(key, str):
@@ -324,7 +324,7 @@ def _key_of_list(reference: Reference, text: Text, steps: Mapping[str, Step]) ->
 def _answer(
     reference: Reference, text: Text, steps: Mapping[str, Step], offers: _Offers
 ) -> tuple[Schema, int] | None:
-    """The schema of the answer that a name is a part of, and which part is its first key."""
+    """The schema of the answer that a name is a part of, and the part that is its first key."""
     path = reference.path
     top = path[0]
     step, start = None, 0
@@ -337,7 +337,7 @@ def _answer(
 
 
 def _may_hold_json(schema: Schema) -> bool:
-    """Whether the answer is text in a wrapping, whose JSON becomes the outputs."""
+    """Whether the answer is wrapped text, whose JSON becomes the outputs."""
     properties: Mapping[str, Any] = schema.get("properties") or {}
     if list(properties) != ["result"]:
         return False
@@ -361,7 +361,7 @@ def _impossible(reference: Reference, start: int, schema: Schema, text: Text) ->
 
 
 def _resolved(schema: Schema | None, root: Schema) -> Schema | None:
-    """A schema behind its reference, if it has a local one."""
+    """The schema that a local reference points to, or the schema itself."""
     target = schema.get("$ref") if schema else None
     if not isinstance(target, str):
         return schema
@@ -377,7 +377,7 @@ def _impossible_key(
         return None
     part = str(reference.path[index])
     names = ", ".join(f"`{name}`" for name in list(known)[:8])
-    # A schema that says nothing of further keys allows them, though few tools mean it.
+    # If a schema does not mention further keys, it allows them, though few tools intend that.
     sure = rest is False
     verb = "has no" if sure else "does not name the"
     return Problem(

@@ -1,6 +1,6 @@
-"""What a drawing of a plan shows: the words of each step and the arrows between them.
+"""The contents of a plan's drawing: the text of each step and the arrows between steps.
 
-The text, Mermaid and SVG drawings say the same, since all three read it here.
+The text, Mermaid and SVG drawings show the same, since all three read it here.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ LABEL_LIMIT = 60
 
 @dataclass(frozen=True, slots=True)
 class Arrow:
-    """Where one event of a step leads.
+    """An arrow: the target of some event of a step.
 
     Args:
         target: A step's name, ``success`` or ``failed``.
         rules: The expressions that decide for this event, in file order.
-        direction: ``next`` is the way of a plan without transitions: the step below, or from
-            the last one to success.
+        direction: ``next`` is the path of a plan without transitions: to the step below, or from
+            the last step to success.
     """
 
     event: str
@@ -47,7 +47,7 @@ class Arrow:
 def arrows(plan: Plan, step: Step) -> list[Arrow]:
     """The arrows that leave a step, success first.
 
-    A failure is among them only if the plan mentions it; any other failure ends the plan.
+    A failure has an arrow only if the plan mentions it. Any other failure ends the plan.
     """
     return [_arrow(plan, step, event) for event in _events(step)]
 
@@ -78,7 +78,7 @@ def _direction(plan: Plan, step: Step, event: str, target: str) -> Direction:
 
 
 def notes(step: Step) -> list[str]:
-    """What else decides how a step runs: items, conditions, tries, approval."""
+    """Other conditions of a step's run: items, `when`, tries, approval."""
     found: list[str] = []
     if step.foreach:
         found.append(f"for each {_items(step.foreach)}{_at_once(step.foreach)}")

@@ -1,7 +1,7 @@
 """Drawings of a plan: text for a terminal, Mermaid for a page, SVG and PNG for a paper.
 
-All are made of the plan alone, without an engine, a network or Graphviz, and the same plan
-always gives the same drawing.
+All are made from the plan alone, without an engine, a network or Graphviz. The same plan always
+gives the same drawing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DIRECTIONS = {
     "nowhere": " (there is no such step)",
 }
 ENTITIES = {ord(c): f"#{ord(c)};" for c in '"#&<>`\\[]{}()|;%*~'}
-"""Characters that Mermaid, its Markdown labels or HTML would read, by their entities."""
+"""Characters that Mermaid, its Markdown labels or HTML would interpret → their entities."""
 
 
 def svg(plan: Plan) -> str:
@@ -40,7 +40,7 @@ def svg(plan: Plan) -> str:
 
 
 def png(plan: Plan) -> bytes:
-    """The plan as a picture of pixels, twice as many as the SVG's units.
+    """The plan as a bitmap, with two pixels per unit of the SVG.
 
     Raises:
         DependencyMissing: The extra `draw` is not installed, or the machine has no font.
@@ -56,8 +56,8 @@ def text(plan: Plan, width: int = 80, *, color: bool = False) -> str:
     Each step leads to the one below, unless an arrow says otherwise.
 
     Args:
-        width: Columns of the terminal; no line is longer, down to 40.
-        color: Whether lesser words may be dimmed by ANSI codes.
+        width: Columns of the terminal. No line is longer, down to 40.
+        color: Whether minor text may be dimmed by ANSI codes.
     """
     writer = _Writer(max(width, 40), color)
     writer.head(plan)
@@ -82,14 +82,14 @@ class _Writer:
         self._color = color
 
     def add(self, strong: str, dim: str = "") -> None:
-        """One line: its main words, then lesser ones."""
+        """Add one line: its main text, then minor text."""
         dim = fit(dim, self.width - cells(strong))
         if self._color and dim:
             dim = f"{DIM}{dim}{PLAIN}"
         self.lines.append((fit(strong, self.width) + dim).rstrip())
 
     def head(self, plan: Plan) -> None:
-        """The name, what it is for, and what goes in and out."""
+        """Add the name, the purpose, the inputs and the outputs."""
         self.add(title_of(plan))
         for line in fold(escape(plan.description), self.width, 3):
             if line:
@@ -101,7 +101,7 @@ class _Writer:
         self.add("")
 
     def steps(self, plan: Plan, prefix: str) -> None:
-        """The steps of a plan and its end; `prefix` is printed left of an inner plan."""
+        """Add the steps of a plan and its end. `prefix` is printed left of an inner plan."""
         names, flows = min(max(cells(step.name) for step in plan.steps), NAME_WIDTH), True
         for step in plan.steps:
             going = arrows(plan, step)
@@ -145,7 +145,7 @@ class _Writer:
 
 
 def _words(arrow: Arrow) -> str:
-    """An arrow in words; empty if it only leads to the step below."""
+    """An arrow as text. Empty if it only leads to the step below."""
     condition = f" if {' or '.join(arrow.rules)}" if arrow.rules else ""
     if arrow.direction == "next":
         return f"success{condition}" if condition else ""
@@ -167,8 +167,8 @@ def _input(spec: InputSpec) -> str:
 def mermaid(plan: Plan) -> str:
     """The plan as a Mermaid flowchart, top down.
 
-    Solid arrows lead to the next step, dotted ones are for failures. Nothing of a plan's text can
-    become Mermaid syntax: node ids are our own, and labels are quoted with every special character
+    Solid arrows lead to the next step, dotted arrows are for failures. No text of a plan can become
+    Mermaid syntax: fractale makes the node ids, and labels are quoted with every special character
     as an entity.
     """
     chart = _Flowchart()
@@ -222,7 +222,7 @@ class _Flowchart:
         line = "-.->" if all(arrow.failing for arrow in together) else "-->"
         words = f"|{label(', '.join(arrow.event for arrow in together))}|" if named else ""
         if source == target and source in self._groups:
-            # Mermaid has no arrow from a subgraph to itself: a node is put between.
+            # Mermaid cannot draw an arrow from a subgraph to itself, so a node is put between.
             again = self._id()
             self.lines.append(f'{indent}{again}(("again"))')
             self.lines.append(f"{indent}{source} {line}{words} {again}")

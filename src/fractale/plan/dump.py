@@ -1,6 +1,6 @@
-"""A `Plan` → the YAML text that reads as the same plan.
+"""A `Plan` → YAML text that reads as the same plan.
 
-Comments and the order of keys are not kept: a plan does not know them. A step that includes a
+Comments and the order of keys are lost, since a plan does not store them. A step that includes a
 file is written with the path of that file.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fractale.plan.model import Plan, Step
 
 _WIDTH = 100
-# YAML reads these as ends of a line, so only an escape keeps them.
+# YAML reads these as ends of a line, so only an escape preserves them.
 _BREAKS = re.compile("[\r\x85\u2028\u2029]")
 
 
@@ -63,7 +63,7 @@ def step_data(step: Step) -> dict[str, Any]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes lists indented, long texts as blocks, and quotes what would not read as text."""
+    """Writes lists indented, long texts as blocks, and quotes texts that YAML would misread."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         del indentless

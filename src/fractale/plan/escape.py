@@ -1,7 +1,7 @@
-"""Foreign text escaped for a terminal, and cut to fit one.
+"""Escapes foreign text for a terminal, and shortens it to fit.
 
-A terminal obeys what it prints. Text of tools, models and strangers' plans therefore loses terminal
-sequences, control characters, and marks that reverse the reading direction.
+A terminal interprets the text that it prints. Text of tools, models and strangers' plans therefore
+loses terminal sequences, control characters, and marks that reverse the reading direction.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ import unicodedata
 
 ELLIPSIS = "…"
 JOINERS = "\u200c\u200d"
-"""Unprintable to Python, but scripts and emoji need them, and they move no text."""
+"""Unprintable to Python, but scripts and emoji need them, and they do not move text."""
 
 _ANSI = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor moves
+    r"\x1b\[[0-?]*[ -/]*[@-~]"  # CSI: colors, cursor moves
     r"|\x1b[\]PX^_][^\x07\x1b]{0,4096}(?:\x07|\x1b\\)"  # OSC, DCS and the like: titles, links
     r"|\x1b[ -/]*[0-Z\\`-~]"  # two characters: resets, character sets
 )
 
 
 def escape(text: str, limit: int | None = None, *, lines: bool = False) -> str:
-    r"""A text with nothing in it that a terminal would obey.
+    r"""A text without sequences that a terminal would interpret.
 
-    Terminal sequences are left out; other control characters, and those that hide text or turn
+    Terminal sequences are left out. Other control characters, and those that hide text or reverse
     its direction, are shown as ``\x08`` or ``\u202e``.
 
     Args:
-        limit: The most characters of the result; what is cut ends in ``…``.
-        lines: Whether line breaks stay; else every run of white space is one blank.
+        limit: The most characters of the result. A shortened text ends in ``…``.
+        lines: Whether line breaks stay; otherwise every run of white space becomes one blank.
     """
     cut = limit is not None and len(text) > 4 * limit + 1000
     if limit is not None and cut:
@@ -61,7 +61,7 @@ def _character(character: str) -> str:
 
 
 def cells(text: str) -> int:
-    """How many columns of a terminal a text fills."""
+    """The number of terminal columns that a text fills."""
     if text.isascii():
         return len(text)
     return sum(_cells_of(character) for character in text)
@@ -74,7 +74,7 @@ def _cells_of(character: str) -> int:
 
 
 def fit(text: str, width: int) -> str:
-    """A text cut to at most `width` columns, ending in ``…`` if it was cut."""
+    """A text shortened to at most `width` columns. It ends in ``…`` if it was shortened."""
     if cells(text) <= width:
         return text
     if width < 1:
@@ -89,7 +89,7 @@ def fit(text: str, width: int) -> str:
 
 
 def pad(text: str, width: int) -> str:
-    """A text filled up with blanks to at least `width` columns."""
+    """A text padded with blanks to at least `width` columns."""
     return text + " " * max(width - cells(text), 0)
 
 
@@ -97,7 +97,7 @@ def fold(text: str, width: int, most: int | None = None) -> list[str]:
     """One line broken between words into lines of at most `width` characters.
 
     Args:
-        most: The most lines; the last one then ends in ``…``.
+        most: The most lines. If there are more, the last line ends in ``…``.
     """
     found = textwrap.wrap(text, max(width, 8), break_on_hyphens=False) or [""]
     if most is not None and len(found) > most:

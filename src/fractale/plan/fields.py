@@ -39,10 +39,10 @@ class Reader:
         """Keep a problem.
 
         Args:
-            code: Its stable word.
-            message: What was found and what would be right.
-            node: Where in the file.
-            path: Where in the plan.
+            code: Its stable code.
+            message: The value that was found, and what would be right.
+            node: The place in the file.
+            path: The path in the plan.
             near: A wrong word, and the words of which the nearest is suggested.
         """
         if len(self.problems.problems) < MOST_PROBLEMS:
@@ -52,7 +52,7 @@ class Reader:
             )
 
     def keep(self, problem: Problem) -> None:
-        """Keep a problem, once; after very many, say so and keep no more."""
+        """Keep a problem once. After very many problems, keep one that says so and no more."""
         kept = len(self.problems.problems)
         if kept == MOST_PROBLEMS - 1:
             message = "more problems follow; correct the ones above first"
@@ -67,14 +67,14 @@ class Reader:
         """A mapping whose keys are known words.
 
         Args:
-            node: What should be the mapping.
-            path: Where in the plan.
+            node: The node that should be the mapping.
+            path: Its path in the plan.
             keys: The keys that it may have.
-            noun: What it is, with its article: ``a step``.
+            noun: Its name with an article: ``a step``.
             hints: Unknown key → what to write instead.
 
         Returns:
-            The mapping to read from; None if it is none.
+            The mapping to read from. None if the node is not a mapping.
         """
         if not isinstance(node.value, dict):
             known = ", ".join(f"`{key}`" for key in list(keys)[:4])
@@ -91,7 +91,7 @@ class Reader:
         return Fields(self, node, path, noun)
 
     def text(self, node: Node, path: str, noun: str = "this") -> str | None:
-        """Text that is not empty; None (and a problem) if it is something else."""
+        """Text that is not empty. For other values, a problem is kept and None returned."""
         if isinstance(node.value, str) and node.value.strip():
             return node.value
         quotes = "; put quotes around it" if isinstance(node.value, (int, float)) else ""
@@ -131,11 +131,11 @@ class Fields:
         return None if node is None or node.value is None else node
 
     def value(self, key: str) -> Node:
-        """The value's node of a key that is there."""
+        """The value's node of a key that is present."""
         return self._values[key]
 
     def at(self, key: str) -> Node:
-        """What a problem with a key's value points at: the value if it is a scalar."""
+        """The node that a problem with a key's value points at: the value if it is a scalar."""
         node = self._values.get(key)
         if node is None:
             return self.node
@@ -153,7 +153,7 @@ class Fields:
 
         Args:
             key: The key.
-            right: What it must be, in words.
+            right: The expected value, as text.
         """
         found = self._values[key].found()
         self.fail(key, "wrong-type", f"`{key}` must be {right}, not {found}")
@@ -213,7 +213,7 @@ class Fields:
         return node.value
 
     def seconds(self, key: str, *, zero: bool = False) -> float | None:
-        """A duration in seconds; `zero` says whether none at all will do."""
+        """A duration in seconds. `zero` says whether zero is allowed."""
         node = self.get(key)
         if node is None:
             return None
@@ -247,7 +247,7 @@ class Fields:
         return None
 
     def items(self, key: str) -> Iterator[tuple[str, Node]]:
-        """The items of a list, each with its path; nothing (and a problem) if it is none."""
+        """The items of a list, each with its path. If it is not a list, a problem is kept."""
         node = self.get(key)
         if node is None:
             return
@@ -258,7 +258,7 @@ class Fields:
             yield f"{join(self.path, key)}[{index}]", item
 
     def entries(self, key: str) -> Iterator[tuple[str, Node, Node]]:
-        """Key, key's node and value of a mapping; nothing (and a problem) if it is none."""
+        """Key, key's node and value of a mapping. If it is not a mapping, a problem is kept."""
         node = self.get(key)
         if node is None:
             return

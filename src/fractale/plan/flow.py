@@ -1,4 +1,4 @@
-"""Where a plan's steps lead: what can be reached, what runs before what, what never ends."""
+"""The transitions of a plan: which steps can be reached, their order, and endless loops."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def rule_events(step: Step) -> list[str]:
 class Flow:
     """The steps of one plan and where they can lead.
 
-    A transition to a step that does not exist counts as one to the step that was probably
-    meant, or else to any step, so that one fault is reported once.
+    A transition to a step that does not exist counts as one to the step that was probably meant, or
+    else to any step, so that one fault is reported once.
 
     Args:
         plan: The plan.
@@ -42,12 +42,12 @@ class Flow:
         self._after = _closure([self._targets(step) for step in self.plan.steps])
 
     def can_run(self, step: str) -> bool:
-        """Whether the run can come to a step."""
+        """Whether the run can reach a step."""
         number = self._number.get(step, 0)
         return number == 0 or bool(self._after[0] >> number & 1)
 
     def can_precede(self, step: str, later: str) -> bool:
-        """Whether a step can have run when the run comes to another, or to itself again."""
+        """Whether a step can have run when the run reaches another step, or the same one again."""
         return bool(self._after[self._number[step]] >> self._number[later] & 1)
 
     def problems(self, outer: Limits | None = None) -> Iterator[Problem]:
@@ -99,7 +99,7 @@ class Flow:
         for index, step in enumerate(self.plan.steps):
             if self.can_run(step.name) or covered >> index & 1:
                 continue
-            # What only this step leads to is not another fault.
+            # Steps that only this step leads to are not separate faults.
             covered |= self._after[index]
             message = f"no step leads to `{step.name}`"
             where = step.where("name")
@@ -122,10 +122,10 @@ class Flow:
             yield Problem("unbounded-loop", message, where, path, len(cycle[0].name))
 
     def _success_cycles(self) -> Iterator[list[Step]]:
-        """The loops that a run goes round as long as every step succeeds.
+        """The loops that a run repeats as long as every step succeeds.
 
-        Each starts with its first step in the file. A step has one way on after success, so no
-        two of them share a step.
+        Each loop starts with its first step in the file. A step has one transition after success,
+        so two loops never share a step.
         """
         seen: set[str] = set()
         for first in self.plan.steps:
@@ -196,7 +196,7 @@ def _unused(step: Step, event: str, path: str, message: str) -> Problem:
 
 
 def _inside_problems(step: Step, block: Step, path: str) -> Iterator[Problem]:
-    """A step of a parallel block has no transitions of its own: the block has."""
+    """A step of a parallel block has no transitions: the block has them."""
     for event, target in step.transitions.items():
         if target in _ENDS:
             message = f"has no effect: `{step.name}` ends where its block `{block.name}` does"
@@ -215,7 +215,7 @@ def _inside_problems(step: Step, block: Step, path: str) -> Iterator[Problem]:
 def _closure(targets: Sequence[Sequence[int]]) -> list[int]:
     """For every step, the steps that can come after it, as the bits of an integer."""
     after = [0] * len(targets)
-    # A loop comes after what it leads to, and all of its steps lead to the same.
+    # A loop comes after the steps that it leads to, and all of its steps lead to the same steps.
     for loop in reversed(_loops(targets)):
         found = 0
         for number in loop:
@@ -227,14 +227,14 @@ def _closure(targets: Sequence[Sequence[int]]) -> list[int]:
 
 
 def _loops(targets: Sequence[Sequence[int]]) -> list[list[int]]:
-    """The steps in groups that lead to each other, each before those that it leads to."""
+    """The steps in groups that lead to each other, each group before those that it leads to."""
     sources: list[list[int]] = [[] for _ in targets]
     for number, onward in enumerate(targets):
         for target in onward:
             sources[target].append(number)
     found: list[list[int]] = []
     seen: set[int] = set()
-    # Kosaraju's way: backward from what was left last, as far as nothing else was.
+    # Kosaraju's algorithm: go backward from the step that was left last, to steps without a group.
     for start in reversed(_postorder(targets)):
         stack = [start] if start not in seen else []
         seen.add(start)

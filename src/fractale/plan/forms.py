@@ -1,11 +1,11 @@
-"""Keys of the plan language, and the forms that their values can have.
+"""Keys of the plan language, and the forms of their values.
 
 The language is one table: the model's fields. Each field is annotated with the `Key` that sets it,
 and a `Key` names the `Form` of its value. Everything else is derived from these two:
 
 - `read_part` reads a mapping of a file into the fields of a part (a step, a retry, …),
-- `part_data` gives the plain data of a part, which `fractale.plan.dump` writes as YAML,
-- `part_schema` gives the JSON Schema of a part,
+- `part_data` returns the plain data of a part, which `fractale.plan.dump` writes as YAML,
+- `part_schema` returns the JSON Schema of a part,
 - the tables of ``docs/plans.md`` show `Key.help`.
 """
 
@@ -45,7 +45,7 @@ class Form:
         read: Reads the value of a key that is neither missing nor empty. It returns None after it
             has kept a problem. Without it, the part's own reader reads the key.
         schema: JSON Schema of the value.
-        dump: The value as plain data.
+        dump: Returns the value as plain data.
     """
 
     read: Callable[[Fields, str], Any] | None
@@ -59,16 +59,17 @@ class Key:
 
     Args:
         form: The form of its value.
-        help: Markdown for the table of the docs; without its links, for editors.
-        name: The key in the file; left out, the field's name.
+        help: Markdown for the table of the docs. Editors show it without its links.
+        name: The key in the file. If it is left out, the field's name.
         required: None: the key may be left out. Otherwise the key is required, and this text ends
             the message ``a step needs `name` …``.
-        kinds: The kinds of step that have the key; left out: every kind, unless it lacks the key.
+        kinds: The kinds of step that have the key. If it is left out, every kind has the key,
+            unless the kind lacks it.
         needs: Keys of which one must be beside it.
-        never_empty: An empty value is an error. It would count as left out, and the step would
-            then do more than was meant.
-        field, default: The field and its default; `keys_of` sets both. A second key of one field
-            has no field of its own.
+        never_empty: Whether an empty value is an error. Otherwise it would count as left out, and
+            the step would do more than its author intended.
+        field, default: The field and its default; `keys_of` sets both. A second key of the same
+            field does not have a field.
     """
 
     form: Form
@@ -101,13 +102,13 @@ def keys_of(part: type) -> Mapping[str, Key]:
 def read_part(keys: Mapping[str, Key], mapping: Fields) -> dict[str, Any]:
     """The values of a mapping by the field that each sets, or by the key if it sets none.
 
-    What does not fit is kept as a problem and left out.
+    A value that does not fit is left out, and a problem is kept.
     """
     found: dict[str, Any] = {}
     for name in mapping:
         key = keys.get(name)
         if key is None:
-            continue  # a problem already, or a key of the job beside a step's own
+            continue  # it has a problem already, or is a job's key beside a step's own
         if mapping.get(name) is None:
             if key.never_empty:
                 message = f"`{name}` is empty; give it a value, or leave the key out"
@@ -123,11 +124,11 @@ def read_part(keys: Mapping[str, Key], mapping: Fields) -> dict[str, Any]:
 
 
 def part_data(part: Any, *, all_keys: bool = False) -> dict[str, Any]:
-    """A part as the plain data of its mapping: what differs from its default.
+    """A part as the plain data of its mapping: the values that differ from their defaults.
 
     Args:
         part: An instance of a dataclass with keys.
-        all_keys: Write the defaults, too.
+        all_keys: Whether to write the defaults, too.
     """
     found: dict[str, Any] = {}
     for name, key in keys_of(cast("type", part.__class__)).items():
@@ -150,7 +151,7 @@ def part_schema(keys: Mapping[str, Key]) -> dict[str, Any]:
 
 
 class Inline(list[Any]):
-    """A list that YAML has in brackets, on one line if it fits."""
+    """A list that YAML writes in brackets, on one line if it fits."""
 
 
 # Plain values
@@ -183,7 +184,7 @@ def duration(*, zero: bool = False) -> Form:
     """Seconds, written as a number or as a duration such as ``10m``.
 
     Args:
-        zero: Whether it may be zero.
+        zero: Whether zero is allowed.
     """
     return Form(
         lambda mapping, key: mapping.seconds(key, zero=zero), ref("duration"), format_duration
@@ -196,11 +197,11 @@ def choice(words: tuple[str, ...]) -> Form:
 
 
 def part(type_: type, *, all_keys: bool = False) -> Form:
-    """A mapping that is a part of its own.
+    """A mapping that is a part of the language.
 
     Args:
         type_: Its dataclass.
-        all_keys: Write the keys that have their defaults, too.
+        all_keys: Whether to write the keys that have their defaults, too.
     """
     keys = keys_of(type_)
 
@@ -239,7 +240,7 @@ AMOUNT: Final = Form(_amount, {"type": "number", "exclusiveMinimum": 0})
 
 
 def duration_schema() -> Schema:
-    """JSON Schema of a duration, without one that is ambiguous."""
+    """JSON Schema of a duration, without ambiguous ones."""
     return {
         "description": "90s, 10m, 1h30m, or a number of seconds.",
         "anyOf": [
@@ -265,13 +266,13 @@ def _instruction(mapping: Fields, key: str) -> str | Template | None:
 
 
 VALUES: Final = Form(_values, {"type": "object"}, plain_value)
-"""Names with JSON values that may hold templates."""
+"""Names with JSON values that may contain templates."""
 
 INSTRUCTION: Final = Form(_instruction, {"type": "string"}, plain_value)
 """Text that may be a template."""
 
 
-# What a step may call, and what comes out of it
+# The tools of a step, and its outputs
 
 
 def _tools(mapping: Fields, key: str) -> tuple[str, ...]:
@@ -296,14 +297,14 @@ def _model(mapping: Fields, key: str) -> str | None:
 def _json_schema(mapping: Fields, key: str) -> dict[str, Any] | None:
     """A JSON Schema as plain data.
 
-    References must point into the schema itself: one that names a URL would make whoever
-    validates with it fetch that URL.
+    References must point into the schema itself: a program that validates with the schema would
+    fetch the URL of any other reference.
     """
     node, path = mapping.value(key), join(mapping.path, key)
     if not isinstance(node.value, dict):
         mapping.wrong(key, "a JSON Schema, which is a mapping")
         return None
-    # It imports jsonschema, which takes a tenth of a second, and most plans have no schema.
+    # The import of jsonschema takes a tenth of a second, and most plans have no schema.
     from fractale.schemas import faults_of
 
     schema: dict[str, Any] = node.plain()
@@ -339,12 +340,12 @@ MODEL: Final = Form(_model, matching(MODEL_PATTERN))
 JSON_SCHEMA: Final = Form(_json_schema, {"type": "object"}, dict)
 
 
-# What a plan uses
+# The resources of a plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentRef:
-    """A sub-agent that the plan registers by dotted path."""
+    """A sub-agent that the plan registers by its dotted path."""
 
     path: str
     name: str | None = None
@@ -437,4 +438,4 @@ SERVERS: Final = Form(
     },
     Inline,
 )
-"""Names of the settings' MCP servers: a plan has no command line and no URL of a server."""
+"""Names of the settings' MCP servers. A plan cannot contain a server's command line or URL."""

@@ -1,4 +1,4 @@
-"""Inputs of a plan: how a plan describes them, and how texts and files become their values."""
+"""Inputs of a plan: their descriptions, and the conversion of texts and files to values."""
 
 import json
 import re
@@ -48,9 +48,9 @@ FORMS: Mapping[str, str] = {
     "array": """'["a.sh", "b.sh"]'""",
     "object": """'{"nodes": 4}'""",
 }
-"""How to write a value of a type on the command line: as JSON, in a shell's quotes."""
+"""Type → how to write a value on the command line: as JSON, in a shell's quotes."""
 
-# How a plan describes an input
+# The description of an input
 
 
 def _default(mapping: Fields, key: str) -> Any:
@@ -67,7 +67,7 @@ def _enum(mapping: Fields, key: str) -> tuple[Any, ...] | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputSpec:
-    """One input of a plan, in JSON Schema's words."""
+    """One input of a plan, in the vocabulary of JSON Schema."""
 
     name: str
     type: Annotated[
@@ -114,9 +114,9 @@ def _inputs(plan: Fields, key: str) -> dict[str, InputSpec]:
 def is_input_spec(value: Any) -> bool:
     """Whether a value under `inputs` describes the input, rather than being its default.
 
-    A mapping does if all its keys are words of a description, or if it has a `type` that is
-    one; also if one of its keys is nearly such a word, beside one that is: a misspelt word must
-    not turn a description into a default.
+    A mapping is a description if all its keys are words of a description, or if its `type` is a
+    valid one. It is also a description if one key is nearly such a word, beside a key that is one:
+    a misspelled word must not turn a description into a default.
     """
     if not isinstance(value, dict) or not value:
         return False
@@ -132,7 +132,7 @@ def _spec(reader: Reader, name: str, key: Node, node: Node, path: str) -> InputS
     mapping = reader.fields(node, path, INPUT_KEYS, "the description of an input", {})
     if mapping is None:
         return InputSpec(name=name)
-    # What has neither a default nor a value would reach a tool as null.
+    # An input without a default or a value would reach a tool as null.
     given: dict[str, Any] = {"required": "default" not in mapping, **read_part(INPUT_KEYS, mapping)}
     spec = InputSpec(name=name, position=key.position, **given)
     _check_bounds(mapping, spec)
@@ -166,7 +166,7 @@ def _check_default(mapping: Fields, spec: InputSpec) -> None:
 
 
 def _misfit(spec: InputSpec, value: Any) -> str | None:
-    """What is wrong with a value, which in a file is not text that is still to be converted."""
+    """The error in a value. In a file, a value is not a text that still needs a conversion."""
     if spec.type is not None and spec.type != "string" and isinstance(value, str):
         return f"input `{spec.name}` must be of type {spec.type}, not the text `{clip(value)}`"
     problem = convert(spec, value)[1] if spec.type or spec.enum or value is not None else None
@@ -178,7 +178,7 @@ def _inputs_data(inputs: Mapping[str, InputSpec]) -> dict[str, Any]:
 
 
 def _spec_data(spec: InputSpec) -> Any:
-    """The short form (the default alone) if it says everything."""
+    """The short form (the default alone) if it is complete."""
     described = part_data(spec)
     for key in ("default", "required"):
         described.pop(key, None)
@@ -205,8 +205,8 @@ INPUTS: Final = Form(
 def input_schema() -> dict[str, Any]:
     """JSON Schema of one input.
 
-    Only a `type` tells a description from a default that is a mapping. Without a `type`, the
-    other keys are therefore offered to editors, but not checked.
+    Only a `type` distinguishes a description from a default that is a mapping. Without a `type`,
+    the schema therefore offers the other keys to editors, but does not check them.
     """
     described = part_schema(INPUT_KEYS)
     offered = {key: {"description": each.help} for key, each in INPUT_KEYS.items()}
@@ -225,11 +225,11 @@ def input_schema() -> dict[str, Any]:
 def bind_inputs(
     plan: "Plan", given: Mapping[str, Any], secrets: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """The value of every input that is not secret: given, or the default.
+    """The value of every input that is not secret: the given value, or the default.
 
     Args:
-        given: Typed values, or texts as from the command line; a text becomes the input's type.
-        secrets: The secret inputs that were read; only looked at for what is missing.
+        given: Typed values, or texts as from the command line. A text is converted to the type.
+        secrets: The secret inputs that were read. They only show which inputs are missing.
 
     Raises:
         InputError: Unknown, missing or ill-typed inputs, all of them in one message.
@@ -256,10 +256,10 @@ def bind_inputs(
 def read_secrets(
     plan: "Plan", environment: Mapping[str, str], ask: Callable[[str], str] | None = None
 ) -> dict[str, str]:
-    """The plan's secret inputs, from ``FRACTALE_INPUT_NAME`` or asked for.
+    """Read the plan's secret inputs, from ``FRACTALE_INPUT_NAME`` or from the user.
 
     Args:
-        ask: Asks for the input of that name without showing what is typed; None: there is no
+        ask: Asks for the input of that name without showing the typed text. None: without a
             terminal.
     """
     found: dict[str, str] = {}
@@ -275,7 +275,7 @@ def read_secrets(
 
 
 def secret_variable(name: str) -> str:
-    """The environment variable that a secret input is read from."""
+    """The environment variable of a secret input."""
     return INPUT_VARIABLE + name.upper().replace("-", "_")
 
 
@@ -283,7 +283,7 @@ def convert(spec: InputSpec, value: Any) -> tuple[Any, str | None]:
     """A given value as the input's type.
 
     Returns:
-        The value, and what is wrong with it or None.
+        The value, and its error or None.
     """
     kind = spec.type or _type_of(spec.default)
     if isinstance(value, str) and kind not in (None, "string"):
@@ -315,7 +315,7 @@ def _from_text(kind: str, text: str) -> Any:
 
 
 def _no_constant(word: str) -> NoReturn:
-    """Python's JSON accepts `NaN` and `Infinity`, which are not JSON."""
+    """Refuse `NaN` and `Infinity`, which Python's JSON accepts, but which are not JSON."""
     raise ValueError(word)
 
 
@@ -327,7 +327,7 @@ def _as_kind(kind: str | None, value: Any) -> Any:
 
 
 def _unkept(value: Any) -> str | None:
-    """Why a run cannot keep a value; None if it can."""
+    """Why a run cannot store a value; None if it can."""
     try:
         kept = plain(value)
     except ValueError as error:
@@ -350,7 +350,7 @@ def _type_of(default: Any) -> str | None:
         return "boolean"
     for kind in ("string", "integer", "number", "array", "object"):
         if isinstance(default, TYPES[kind]):
-            # A default of 1 does not say that 1.5 would be wrong.
+            # A default of 1 does not mean that 1.5 would be wrong.
             return "number" if kind == "integer" else kind
     return None
 

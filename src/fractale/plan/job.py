@@ -1,4 +1,4 @@
-"""The batch job of a step: what is submitted, and which metrics are read from its log."""
+"""The batch job of a step: the submitted job, and the metrics that are read from its log."""
 
 import re
 import shlex
@@ -31,7 +31,7 @@ Take = Literal["last", "first", "all"]
 SCHEDULERS: Final = ("local", "slurm", "flux", "pbs", "lsf")
 
 WIDENING: Final = ("confine", "writable", "network")
-"""Keys that say how a job is confined. A drafted step's job is, and its draft can't change that."""
+"""Keys that confine a job. The job of a drafted step is confined; its draft can't change that."""
 
 JOB_OUTPUTS: Final = (
     "index",
@@ -58,7 +58,7 @@ COUNTS: Final[Mapping[str, int]] = {
     "cores_per_task": 1,
     "gpus_per_task": 0,
 }
-"""Keys that are whole numbers, and the least of each."""
+"""Keys that are whole numbers → their minimum."""
 
 ENV_NAME_PATTERN: Final = "[A-Za-z_][A-Za-z0-9_]*"
 MEMORY_PATTERN: Final = "[0-9]+(\\.[0-9]+)?([KMGT]i?B?)?"
@@ -66,7 +66,7 @@ _SPAN = "[0-9]{1,9}(-[0-9]{1,9}(:[1-9][0-9]{0,8})?)?"
 ARRAY_PATTERN: Final = f"{_SPAN}(,{_SPAN})*(%[1-9][0-9]{{0,8}})?"
 MOST_COUNT: Final = 1_000_000
 MOST_ELEMENTS: Final = 10_000
-"""Of an array in a job step, whose elements are tasks of the run."""
+"""The maximum size of an array in a job step. Its elements are tasks of the run."""
 
 _BRACES = re.compile(r"\{\{.*?\}\}", re.DOTALL)
 _HOLE = "\x00"
@@ -75,7 +75,7 @@ _TEXT: Final[Schema] = {"type": "string", "pattern": r"\S"}
 _WORD: Final[Schema] = {"type": ["string", "number", "boolean"]}
 
 
-# What a job runs
+# The program of a job
 
 
 def _script(fields: Fields, key: str) -> str | Template | None:
@@ -101,7 +101,7 @@ def _command(fields: Fields, key: str) -> tuple[Value, ...]:
 
 
 def _words(fields: Fields, node: Node) -> tuple[Value, ...]:
-    """The words of a line as a shell splits it; what is in braces is one word, or part of one."""
+    """The words of a line, split as a shell does. Text in braces is one word, or part of one."""
     text = cast("str", node.value)
     holes = list(_BRACES.finditer(text))
     try:
@@ -116,7 +116,7 @@ def _words(fields: Fields, node: Node) -> tuple[Value, ...]:
 
 
 def _word(word: str, holes: Iterator[re.Match[str]], node: Node) -> Value:
-    """A word with what was in its braces; it knows its own place in the line."""
+    """A word with the contents of its braces. It has its own position in the line."""
     if _HOLE not in word:
         return word
     found = [next(holes) for _ in range(word.count(_HOLE))]
@@ -127,13 +127,13 @@ def _word(word: str, holes: Iterator[re.Match[str]], node: Node) -> Value:
     return Template(re.sub(_HOLE, lambda _: next(parts)[0], word), at)
 
 
-# What it asks for
+# The resources of a job
 
 
 def _templated(
     read: Callable[[Fields, str], Value], *schemas: Schema, dump: Callable[[Any], Any] = plain_value
 ) -> Form:
-    """A value that may be a template instead; without one it must be right as it is."""
+    """A value that may be a template instead. Without a template it must be valid."""
 
     def read_either(fields: Fields, key: str) -> Value:
         node = fields.value(key)
@@ -189,7 +189,7 @@ def _array(fields: Fields, key: str) -> str | None:
 
 
 def _count_of(array: str) -> int | None:
-    """How many indices a literal array names; None if a part of it has none."""
+    """The number of indices that a literal array names; None if a part of it is not valid."""
     indices: set[int] = set()
     for part in array.partition("%")[0].split(","):
         ends, _, step = part.strip().partition(":")
@@ -266,7 +266,7 @@ _WRITABLE: Final = Form(
 )
 
 
-# What is read from its log
+# The metrics in its log
 
 
 def _pattern(fields: Fields, key: str) -> str | None:
@@ -275,7 +275,7 @@ def _pattern(fields: Fields, key: str) -> str | None:
 
 
 def _pattern_of(fields: Fields, node: Node, path: str) -> str | None:
-    # Costs some milliseconds to import, and most plans have no job.
+    # The import takes some milliseconds, and most plans have no job.
     from fractale.plan.regexes import check_pattern
 
     text = fields.reader.text(node, path, "`pattern`")
@@ -291,7 +291,7 @@ def _pattern_of(fields: Fields, node: Node, path: str) -> str | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """What a job step reads from the job's log."""
+    """A metric that a job step reads from the job's log."""
 
     pattern: Annotated[
         str,
@@ -343,7 +343,7 @@ def _metric(fields: Fields, node: Node, path: str) -> Metric | None:
 
 
 def _metrics_data(metrics: Mapping[str, Metric]) -> dict[str, Any]:
-    """Of each metric the short form (the pattern alone) if it says everything."""
+    """The short form of each metric (the pattern alone) if it is complete."""
     written = {name: part_data(metric) for name, metric in metrics.items()}
     return {name: data if len(data) > 1 else data["pattern"] for name, data in written.items()}
 
@@ -366,7 +366,7 @@ _METRICS: Final = Form(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobPlan:
-    """The batch job of a job step. Templates in it are only known at run time.
+    """The batch job of a job step. Its templates are only known at run time.
 
     Args:
         prefix: The path of its keys in the step: ``job.``, or empty beside the step's own keys.
@@ -471,7 +471,7 @@ class JobPlan:
     prefix: str = field(default="", compare=False)
 
     def values(self) -> dict[str, Value]:
-        """What is given, by its key in the file; `outputs`, which have no templates, are left out.
+        """The given values by their keys in the file, without `outputs`, which have no templates.
 
         The order is part of the record: digests of jobs depend on it.
         """
@@ -503,7 +503,7 @@ JOB_HINTS: Final = {
 
 
 def read_job(step: Fields) -> JobPlan | None:
-    """The job of a job step, from what is below `job`, or beside the step's own keys."""
+    """The job of a job step, from the keys below `job`, or from those beside the step's own."""
     node = step.get("job")
     if node is None:
         return _read(step, "")
@@ -533,7 +533,7 @@ def _read(fields: Fields, prefix: str) -> JobPlan:
 
 
 def _is_faulty(fields: Fields) -> bool:
-    """Whether `script` or `command` is there, with a fault that is already a problem."""
+    """Whether `script` or `command` is present, with a fault that is already a problem."""
     both = fields.get("script") is not None and fields.get("command") is not None
     return not both and any(fields.get(key) is not None for key in ("script", "command"))
 
@@ -544,7 +544,7 @@ def job_data(job: JobPlan) -> dict[str, Any]:
 
 
 def seconds_of(value: object) -> float | None:
-    """Seconds of a job's time limit that a template gave; None if it is not a duration."""
+    """Seconds of a job's time limit from a template; None if the value is not a duration."""
     if isinstance(value, bool):
         return None
     try:

@@ -1,8 +1,15 @@
 """Kinds of step: one object each.
 
-A kind says which key names it and what that key means, which common keys it lacks, what it may
-call, what is known of its outputs, and how it is drawn. To add a kind, write a class here, add it
-to `KINDS`, and write how it runs in ``fractale/graph/kinds/``.
+A kind defines:
+
+- the key that names it, and the meaning of that key,
+- the common keys that it lacks,
+- the tools and agents that it may call,
+- the known names of its outputs,
+- its drawing.
+
+To add a kind, write a class here, add it to `KINDS`, and write how it runs in
+``fractale/graph/kinds/``.
 """
 
 from __future__ import annotations
@@ -25,31 +32,31 @@ if TYPE_CHECKING:
     from fractale.plan.node import Node
 
 GENERAL_AGENTS: Final = (None, "ask", "ask_question")
-"""Names of the generalist in a step: none, its own, and 0.1.0's."""
+"""Names of the generalist in a step: none, its own, and that of 0.1.0."""
 
 MODEL_AGENTS: Final = ("ask_or_plan", "planner", "result_parse", "transform_jobspec")
-"""Built-in sub-agents that can't do without a model."""
+"""Built-in sub-agents that can't work without a model."""
 
 ASK_PERSON: Final = "ask_person"
 GET_PROMPT: Final = "get_prompt"
 READ_RESOURCE: Final = "read_resource"
 EXTRA_TOOLS: Final = (ASK_PERSON, GET_PROMPT, READ_RESOURCE)
-"""What a step's list of tools can name beside tools."""
+"""The names that a step's list of tools can contain beside tools."""
 
 INSTRUCTION_INPUTS: Final = ("goal", "prompt", "instruction")
-"""The inputs that fractale 0.1.0 took a step's instruction from, in this order."""
+"""The inputs that fractale 0.1.0 read a step's instruction from, in this order."""
 
 PLANNER_INPUTS: Final = (*INSTRUCTION_INPUTS, "agent")
 """The inputs of a planned step that are for the planner: its draft does not see them.
 
-`agent` or `prompt` beside an instruction names the one expert that the draft is to ask.
+`agent` or `prompt` beside an instruction names the one expert that the draft must ask.
 """
 
 KNOWN: Final = "known"
-"""The input of a planned step, and of its draft, that holds what was found out before."""
+"""The input of a planned step, and of its draft, that contains earlier findings."""
 
 HANDED_OVER: Final = "handed_over_to_planner"
-"""The output of the agent `ask_or_plan` that says that it handed its task over."""
+"""The output of the agent `ask_or_plan` that reports that it handed its task over."""
 
 SUMMARY_LIMIT: Final = 60
 """Characters of one part of a step's summary."""
@@ -68,13 +75,13 @@ class StepKind:
     """The field of `Step` that the key sets."""
 
     lacks: ClassVar[frozenset[str]] = frozenset()
-    """Common keys that have no meaning in it."""
+    """Common keys without a meaning in this kind."""
 
     reason: ClassVar[str] = ""
-    """Why, as the end of the message about such a key."""
+    """The reason, as the end of the message about such a key."""
 
     overrules_agent: ClassVar[bool] = False
-    """Whether the key wins over `type: agent`, which was the default type of 0.1.0."""
+    """Whether the key overrides `type: agent`, which was the default type of 0.1.0."""
 
     asks_model: ClassVar[bool] = False
     """Whether a model works in the step, so that an error of an earlier step can help it."""
@@ -89,7 +96,7 @@ class StepKind:
     """Whether its box in a picture has square corners."""
 
     def lacking(self, fields: Fields) -> frozenset[str]:
-        """The common keys that have no meaning in the step of a mapping."""
+        """The common keys without a meaning in the step of a mapping."""
         del fields
         return self.lacks
 
@@ -99,7 +106,7 @@ class StepKind:
         Args:
             fields: The step's mapping.
             steps: Reads the steps of the plan.
-            inside: The step is in a parallel block.
+            inside: Whether the step is in a parallel block.
         """
         del steps, inside
         if fields.get(self.name) is None:
@@ -110,16 +117,16 @@ class StepKind:
         return {self.field: self.key.form.read(fields, self.name) if self.key.form.read else None}
 
     def data(self, step: Step) -> dict[str, Any]:
-        """The keys that say the step's kind, as plain data."""
+        """The keys that define the step's kind, as plain data."""
         return {self.name: step.target} if step.target else {"type": self.name}
 
     def inherits_instruction(self, target: str | None) -> bool:
-        """Whether an input can hold the step's instruction, as in 0.1.0."""
+        """Whether an input can contain the step's instruction, as in 0.1.0."""
         del target
         return True
 
     def needs_model(self, step: Step) -> bool:
-        """Whether the step can't do without a model."""
+        """Whether the step can't run without a model."""
         del step
         return False
 
@@ -129,7 +136,7 @@ class StepKind:
         return None
 
     def summary(self, step: Step) -> str:
-        """What the step calls, in words for a drawing."""
+        """The call of the step, as text for a drawing."""
         return escape(step.target or "", SUMMARY_LIMIT)
 
 
@@ -142,7 +149,7 @@ class _Tool(StepKind):
 
     def inherits_instruction(self, target: str | None) -> bool:
         del target
-        return False  # its inputs are the tool's arguments and nothing else
+        return False  # its inputs are exactly the tool's arguments
 
 
 class _Prompt(StepKind):
@@ -190,7 +197,7 @@ class _Plan(StepKind):
     in_brackets = ("[[", "]]")
 
     _INCLUDED_LACKS: Final = frozenset({"instruction", "tools", "allow_tools", "retry", "approve"})
-    """What a step that includes a plan file cannot say: the steps of that file say it."""
+    """Keys that a step with a plan file cannot have: the steps of that file have them."""
 
     def lacking(self, fields: Fields) -> frozenset[str]:
         return self._INCLUDED_LACKS if fields.get("plan") else self.lacks
@@ -230,7 +237,7 @@ def _included(fields: Fields, steps: StepReader) -> Plan | None:
 
 
 def _keep_problems(fields: Fields, node: Node, error: PlanError) -> None:
-    """Problems of an included file keep their positions; those of including it get the path's."""
+    """Keep problems of an included file with their positions. Others get the path's position."""
     for problem in error.problems:
         if problem.position == node.position:
             path = join(fields.path, "plan")
@@ -278,7 +285,7 @@ class _Job(StepKind):
 
 
 def _job_summary(job: JobPlan) -> str:
-    """What a job runs and what it asks for, as far as the plan says."""
+    """The program of a job and its resources, as far as the plan has them."""
     what = " ".join(_plain(word) for word in job.command)
     if job.script is not None:
         what = _first_command(_plain(job.script))

@@ -1,11 +1,11 @@
 """The plan language as one table, and the immutable data that a plan file becomes.
 
-Each field of a part carries the key that sets it, with its form and its help (see
-`fractale.plan.forms`). The reader, the JSON Schema, the YAML writer, the hints about wrong keys and
-the tables of ``docs/plans.md`` are derived from these declarations. To add a key, add a field.
+Each field of a part has the key that sets it, with its form and its help (see
+`fractale.plan.forms`). These declarations define the reader, the JSON Schema, the YAML writer, the
+hints about wrong keys and the tables of ``docs/plans.md``. To add a key, add a field.
 
-The model knows no engine. `fractale.plan.build` makes it from a file once; checks, drawings and
-the engine read it.
+The model does not depend on an engine. `fractale.plan.build` makes it from a file once. Checks,
+drawings and the engine read it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -106,7 +106,7 @@ def _version(mapping: Fields, key: str) -> int | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Where a run stops, resumable. None: no limit of that kind."""
+    """The limits at which a run stops, resumable. None: no limit of that kind."""
 
     steps: Annotated[int | None, Key(whole(), "Entries of steps in the whole run.")] = None
     attempts: Annotated[
@@ -134,7 +134,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """How calls are repeated after faults of transport; delays in seconds."""
+    """The repetition of calls after transport errors. Delays are in seconds."""
 
     attempts: Annotated[int, Key(whole(), "How often a call is made at most.")] = 3
     delay: Annotated[float, Key(duration(zero=True), "The delay before the second attempt.")] = 1.0
@@ -151,9 +151,9 @@ class Step:
         target: The name of the tool, prompt or agent, or the file of an included plan. None for
             the general agent, for a step that the planner drafts, and for kinds without one.
         job: The batch job of a job step.
-        tools: None: all that the run has; empty: none.
-        rules: In file order; the first that is true decides the event.
-        transitions: The event ``failed`` of the file is kept as ``failure``.
+        tools: None: all tools of the run; empty: none.
+        rules: In file order. The first rule that is true decides the event.
+        transitions: The event ``failed`` of the file is stored as ``failure``.
         steps: The steps of a parallel block.
         plan: The plan that a `plan: FILE` step includes.
         timeout: Seconds.
@@ -326,7 +326,7 @@ class Step:
 
 
 def _step_keys() -> dict[str, Key]:
-    """The keys in the order in which people write them; those of a block are below its own."""
+    """The keys in the order in which users write them. Keys of a block are below its own keys."""
     named = {kind.name: replace(kind.key, name=kind.name, required=None) for kind in KINDS.values()}
     of_job = {name: replace(key, kinds=("job",)) for name, key in JOB_KEYS.items()}
     block = named.pop("parallel")
@@ -359,7 +359,7 @@ STEP_HINTS: Final = {
 def inherited_instruction(
     kind: str, target: str | None, inputs: Mapping[str, Value]
 ) -> str | Template | None:
-    """The instruction that a step's inputs hold, as in 0.1.0."""
+    """The instruction in a step's inputs, as in 0.1.0."""
     if not KINDS[kind].inherits_instruction(target):
         return None
     found = (inputs.get(key) for key in INSTRUCTION_INPUTS)
@@ -368,11 +368,11 @@ def inherited_instruction(
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A whole plan: what may be put in, the steps in order, what comes out.
+    """A whole plan: the inputs, the steps in order, the outputs.
 
     Args:
         file: The path it was read from, as given, or ``<string>``.
-        warnings: What is written so that it may mean something else than was meant.
+        warnings: Parts that may mean something else than their author intended.
     """
 
     name: Annotated[str, Key(TITLE, "What the plan is called.", required="")]
@@ -433,7 +433,7 @@ class Plan:
         """The step of that name.
 
         Raises:
-            KeyError: There is none.
+            KeyError: The plan has no such step.
         """
         for step in self.steps:
             if step.name == name:
@@ -447,10 +447,10 @@ class Plan:
             yield from step.steps
 
     def target_of(self, step: Step, event: str) -> str:
-        """Where an event of a step leads: a step's name, ``success`` or ``failed``.
+        """The target of a step's event: a step's name, ``success`` or ``failed``.
 
-        A step without a transition for ``success`` leads to the next step of the file, and the
-        last one to success. A step without a transition for ``failure`` leads to failure.
+        A step without a transition for ``success`` leads to the next step of the file, and the last
+        step leads to success. A step without a transition for ``failure`` leads to failure.
         """
         if event in step.transitions:
             return step.transitions[event]
@@ -460,7 +460,7 @@ class Plan:
 
     @cached_property
     def next_steps(self) -> Mapping[str, str]:
-        """Step name → the step after it in the file; of the last one, ``success``."""
+        """Step name → the step after it in the file. The last step leads to ``success``."""
         names = [step.name for step in self.steps]
         return dict(zip(names, [*names[1:], END_SUCCESS], strict=True))
 

@@ -1,4 +1,4 @@
-"""What a plan needs of the outside, as far as the plan alone says, and how that is narrowed."""
+"""The external needs of a plan, as far as the plan shows them, and how a step narrows them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def needs_model(step: Step) -> bool:
 
 
 def models_of(plan: Plan) -> list[str | None]:
-    """The `model:` of every step that needs one, each once; None is the default model."""
+    """The `model:` of every step that needs one, each once. None is the default model."""
     names: list[str | None] = []
     for step in plan.walk():
         own: list[str | None] = models_of(step.plan) if step.plan else []
@@ -31,7 +31,7 @@ def models_of(plan: Plan) -> list[str | None]:
 
 
 def tools_of(plan: Plan, agents: Collection[str] = ()) -> frozenset[str] | None:
-    """The tools that the plan names, and the patterns of those that it allows models.
+    """The tools that the plan names, and the patterns of tools that it allows models.
 
     Args:
         agents: The sub-agents that no server has.
@@ -47,7 +47,7 @@ def tools_of(plan: Plan, agents: Collection[str] = ()) -> frozenset[str] | None:
 
 
 def named_tools(plan: Plan, agents: Collection[str] = ()) -> dict[str, list[Step]]:
-    """Each tool that the plan names, with the steps that name it; patterns are no names.
+    """Each tool that the plan names, with the steps that name it. Patterns are not names.
 
     Args:
         agents: The sub-agents that no server has.
@@ -84,7 +84,7 @@ def prompts_of(plan: Plan, agents: Collection[str] = ()) -> frozenset[str] | Non
 
 
 def shows_resources(plan: Plan, agents: Collection[str] = ()) -> bool:
-    """Whether a model of the plan is shown what resources there are.
+    """Whether a model of the plan sees the list of resources.
 
     Args:
         agents: The sub-agents that no server has.
@@ -100,7 +100,7 @@ def _may_use(step: Step, extra: str, agents: Collection[str]) -> bool:
 
 
 def _steps(plan: Plan) -> Iterator[Step]:
-    """Every step, those of included plans, too."""
+    """Every step, with those of included plans."""
     for step in plan.walk():
         yield step
         if step.plan:
@@ -122,7 +122,7 @@ def narrow(plan: Plan, tools: tuple[str, ...] | None, approve: Approve | None) -
 
     Args:
         tools: The globs of the step around it; None: all tools.
-        approve: The step's word on approval; the stricter one of it and of each step counts.
+        approve: The step's setting for approval. The stricter of this and each step's own counts.
     """
     return replace(plan, steps=tuple(_narrow_step(step, tools, approve) for step in plan.steps))
 
@@ -137,9 +137,9 @@ def _narrow_step(step: Step, tools: tuple[str, ...] | None, approve: Approve | N
 
 
 def both(some: tuple[str, ...] | None, others: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """Globs of what two lists of globs have in common; None lists everything.
+    """Globs of the names that two lists of globs have in common; None lists everything.
 
-    Of two globs that overlap, neither of which contains the other, nothing is kept.
+    If two globs overlap and neither contains the other, the result has none of them.
     """
     if some is None or others is None:
         return others if some is None else some

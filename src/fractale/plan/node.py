@@ -1,8 +1,8 @@
-"""Values of a YAML file with their positions, and what a plain scalar means.
+"""Values of a YAML file with their positions, and the meaning of a plain scalar.
 
-Scalars follow the YAML 1.2 core schema, cut to what JSON can hold. ``yes``, ``on``, dates and
+Scalars follow the YAML 1.2 core schema, reduced to the values of JSON. ``yes``, ``on``, dates and
 ``12:30:00`` are text. Integers over 64 bits and numbers that are not finite are errors: no tool
-could be given them, and no run's record could keep them.
+could receive them, and no run's record could store them.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Node:
 
     Args:
         value: A plain value, a list of nodes, or a mapping of text to nodes.
-        position: Of the first character; inside the quotes, and at the first line of the
-            content of a ``|`` or ``>`` block.
-        length: Characters of it on its first line, at least 1.
+        position: The first character: inside the quotes, or in the first line of the content of a
+            ``|`` or ``>`` block.
+        length: The number of its characters on its first line, at least 1.
         source: A scalar's text as written, without quotes.
         keys: A mapping's keys as nodes.
     """
@@ -47,7 +47,7 @@ class Node:
         return self.value
 
     def found(self) -> str:
-        """The value in words for a message."""
+        """The value as text for a message."""
         match self.value:
             case None:
                 return "nothing"
@@ -86,7 +86,7 @@ class HugeIntegerError(ValueError):
 
 
 class NotFiniteError(ValueError):
-    """A number that JSON cannot hold: infinite, or not a number."""
+    """A number that JSON cannot express: infinite, or not a number."""
 
 
 def resolve(text: str) -> Scalar:
@@ -115,7 +115,7 @@ def resolve(text: str) -> Scalar:
 
 
 def _integer(text: str, base: int) -> int:
-    # Converting very long digits takes quadratic time, so they are refused by their length.
+    # Converting very long numbers takes quadratic time, so their length is checked first.
     if len(text.lstrip("+-0xo")) > _MOST_DIGITS or not _LEAST <= int(text, base) <= _MOST:
         raise HugeIntegerError(text)
     return int(text, base)
@@ -130,7 +130,7 @@ def is_text(text: str) -> bool:
 
 
 def looks_octal(text: str) -> bool:
-    """Whether a plain scalar is a decimal integer that its leading zero makes look octal."""
+    """Whether a plain scalar is a decimal integer that looks octal, with a leading zero."""
     return _LEADING_ZERO.fullmatch(text) is not None
 
 

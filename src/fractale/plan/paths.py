@@ -13,7 +13,7 @@ def without_indexes(path: str) -> str:
 
 
 def around(path: str) -> list[str]:
-    """The paths around one, the nearest first: ``a[1]`` and ``a`` around ``a[1]/b``."""
+    """The paths that contain this one, the nearest first: ``a[1]`` and ``a`` for ``a[1]/b``."""
     found: list[str] = []
     while path := path[: max(path.rfind("["), path.rfind("/"), 0)]:
         found.append(path)

@@ -1,8 +1,7 @@
 """A plan as a picture: boxes placed in layers by grandalf, written as SVG, drawn as PNG.
 
-The inside of a parallel block or an included plan is laid out first; the plan around it
-then has it as one box. Arrows that lead back run in lanes at the right, so that the way forward
-stays readable.
+The inside of a parallel block or an included plan is laid out first. It is one box in the plan
+around it. Arrows that lead back run in lanes at the right, so that the forward path stays readable.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ Size: TypeAlias = tuple[float, float]
 INSTALL = "pip install 'fractale[draw]'"
 FONTS = "Lato, 'DejaVu Sans', Verdana, Helvetica, Arial, sans-serif"
 CHARACTER = 7.4
-"""Width of a character of the text in a box, generous for the widest of `FONTS`."""
+"""Width of a character of the text in a box, large enough for the widest of `FONTS`."""
 ROW, MARGIN, GAP, LANE = 17.0, 24.0, 16.0, 22.0
 BESIDE, BELOW, BEND = 60, 46, 24.0
 LINE_LIMIT = 44
@@ -43,7 +42,7 @@ STYLE = (
 
 @dataclass(slots=True)
 class Box:
-    """One step or end: its words and, of a composite step, the drawing inside."""
+    """One step or end: its text and, for a composite step, the drawing inside."""
 
     key: str
     rows: list[str]
@@ -60,7 +59,7 @@ class Box:
 
 @dataclass(slots=True)
 class Drawing:
-    """SVG elements with the size that they take, from (0, 0) on."""
+    """SVG elements with their size, starting at (0, 0)."""
 
     width: float
     height: float
@@ -99,10 +98,10 @@ def svg(plan: Plan) -> str:
 
 
 def png(plan: Plan) -> bytes:
-    """The plan as a PNG, two pixels to a unit of the SVG.
+    """The plan as a PNG, two pixels per unit of the SVG.
 
     Raises:
-        DependencyMissing: grandalf or resvg-py is not installed, or there is no font.
+        DependencyMissing: grandalf or resvg-py is not installed, or no font was found.
     """
     try:
         import resvg_py
@@ -132,7 +131,7 @@ def packaged_fonts() -> list[Path]:
 
 
 def missing(package: str) -> DependencyMissing:
-    """The error for a package of the extra `draw` that is not there."""
+    """The error for a package of the extra `draw` that is not installed."""
     return DependencyMissing(f"drawing a picture needs {package}", hint=INSTALL)
 
 
@@ -158,7 +157,7 @@ def _key(plan: Plan, arrow: Arrow) -> str:
 
 @dataclass(slots=True)
 class Way:
-    """One arrow of the picture, of one or more events that lead to the same place."""
+    """One arrow of the picture, for one or more events that lead to the same target."""
 
     source: str
     target: str
@@ -197,7 +196,7 @@ def _end(arrow: Arrow) -> Box:
 
 
 def _beside(boxes: list[Box]) -> Drawing:
-    """The steps of a parallel block: side by side, at most four in a row."""
+    """The steps of a parallel block, side by side, at most four in a row."""
     drawing = Drawing(0.0, 0.0)
     for first in range(0, len(boxes), 4):
         x, row = 0.0, boxes[first : first + 4]
@@ -213,7 +212,7 @@ def _beside(boxes: list[Box]) -> Drawing:
 def _lay_out(boxes: list[Box], ways: list[Way]) -> Drawing:
     """Place the boxes, draw them, and draw the arrows between them."""
     order = {_place_key(box): i for i, box in enumerate(boxes)}
-    # A step leads back if it is above; the ends are below every step.
+    # An arrow leads back if its target is above. The ends are below every step.
     forward = [w for w in ways if order[w.source] < order[w.target]]
     backward = [w for w in ways if order[w.source] >= order[w.target]]
     try:
@@ -224,7 +223,7 @@ def _lay_out(boxes: list[Box], ways: list[Way]) -> Drawing:
     except ImportError as error:
         raise missing("grandalf") from error
     drawing = Drawing(placed.width, placed.height)
-    # First, so that they pass behind the boxes in their way.
+    # Draw the arrows first, so that they pass behind the boxes on their path.
     _draw_backward(drawing, {_place_key(box): box for box in boxes}, placed, backward)
     for box in boxes:
         x, y = placed.corners[_place_key(box)]
@@ -262,7 +261,7 @@ def _place_key(box: Box) -> str:
 def _back(
     way: Way, boxes: dict[str, Box], corners: dict[str, Point], lane: float, spot: Point | None
 ) -> list[str]:
-    """An arrow from a box's right side, up a lane, into the right side of another or its own.
+    """An arrow from a box's right side, up a lane, into the right side of another or the same box.
 
     Args:
         lane: The lane's distance from the left.
@@ -281,7 +280,7 @@ def _back(
 
 
 def _curve(points: list[Point]) -> str:
-    """A smooth way down through the points."""
+    """A smooth path down through the points."""
     (x0, y0), *rest = points
     parts = [f"M{x0:.1f} {y0:.1f}"]
     for x, y in rest:
@@ -358,7 +357,7 @@ class Layout:
 
 
 class _View:
-    """The size of a box, and where grandalf puts its middle."""
+    """The size of a box, and the middle that grandalf gives it."""
 
     def __init__(self, size: Size) -> None:
         self.w, self.h = size
@@ -366,7 +365,7 @@ class _View:
 
 
 class _Line:
-    """Takes the points of an arrow from grandalf."""
+    """Receives the points of an arrow from grandalf."""
 
     def __init__(self) -> None:
         self.points: list[Point] = []
@@ -379,8 +378,9 @@ def _layered(boxes: Mapping[str, Size], ways: Sequence[tuple[str, str]]) -> Layo
     """Place boxes in layers, so that every given arrow leads down: grandalf's Sugiyama layout.
 
     Args:
-        boxes: Name → width and height; the first is at the top, above all that nothing leads to.
-        ways: Pairs of names, without a cycle and without two of the same.
+        boxes: Name → width and height. The first is at the top, above all boxes without an incoming
+            arrow.
+        ways: Pairs of names, without a cycle and without duplicates.
 
     Raises:
         ImportError: grandalf is not installed.
@@ -394,7 +394,7 @@ def _layered(boxes: Mapping[str, Size], ways: Sequence[tuple[str, str]]) -> Layo
     lines = {way: _Line() for way in ways}
     first = next(iter(boxes))
     reached = {target for _, target in ways} | {first}
-    # grandalf lays out one connected graph: what nothing leads to hangs from the first box.
+    # grandalf lays out one connected graph: a box without an incoming arrow hangs from the first.
     loose = [(first, name) for name in boxes if name not in reached]
     edges: list[Any] = []
     for source, target in [*ways, *loose]:

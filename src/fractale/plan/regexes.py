@@ -1,9 +1,11 @@
 r"""Regular expressions of plans, models and schemas, matched within bounds of time and memory.
 
-Two engines do this. `linear` is RE2, whose time is proportional to the text: it has no look-around
-and no references to groups. It serves rules (``matches(text, pattern)``), and schemas as far as it
-can. The searches in logs use `regex` with a time limit: users write Python's own notation there,
-with look-behind, and ``$`` before the last line's end.
+fractale uses two engines:
+
+- `linear` is RE2, whose time is proportional to the text. It has no look-around and no references
+  to groups. It serves rules (``matches(text, pattern)``), and schemas as far as it can.
+- `regex` with a time limit serves the searches in logs. Users write Python's own notation there,
+  with look-behind, and ``$`` before the last line's end.
 """
 
 from __future__ import annotations
@@ -18,36 +20,36 @@ from typing import Any, Final
 from fractale.plain import readable
 
 LONGEST_PATTERN = 500
-"""Characters of a pattern."""
+"""The most characters of a pattern."""
 
 MOST_VALUES = 10_000
-"""Values of one pattern that are kept."""
+"""The most values that one pattern keeps."""
 
 LONGEST_TEXT = 1_000_000
-"""Characters of a text that are searched; of a longer one, its two ends."""
+"""The most characters of a text that are searched. Only the two ends of a longer text are."""
 
 MOST_SECONDS = 0.5
-"""Seconds that a search may take; a plain pattern needs some milliseconds."""
+"""The most seconds of a search. A plain pattern needs some milliseconds."""
 
 SHOWN_LINE = 300
-"""Characters of a line that are shown around a value."""
+"""The most characters of a line that are shown around a value."""
 
 VALUE = "value"
-"""The name of the group that holds the value, where there are several groups."""
+"""The name of the group that has the value, if a pattern has several groups."""
 
 NOTHING = "matches nothing; `^` and `$` stand for line ends only after `(?m)`"
 
 TOO_LARGE = "it needs too much memory: avoid repeats inside repeats"
 
 _RECURSION = re.compile(r"\(\?(?:R|[+-]?\d|&|P>)")
-"""A pattern that calls itself takes hundreds of megabytes before its time is up."""
+"""A pattern that calls itself uses hundreds of megabytes before its time is up."""
 
 
 LONGEST_LINEAR: Final = 2000
-"""Characters of a pattern for RE2."""
+"""The most characters of a pattern for RE2."""
 
 MOST_MEMORY: Final = 2**20
-"""Bytes that RE2 may use for one pattern, with what it keeps of its matching."""
+"""Bytes that RE2 may use for one pattern, including the states that it caches."""
 
 _SPACE = r"\t-\r\x1c-\x1f\x{85}\p{Z}"
 _CONNECTORS = r"\x{203f}\x{2040}\x{2054}\x{fe33}\x{fe34}\x{fe4d}-\x{fe4f}\x{ff3f}"
@@ -55,7 +57,7 @@ _SETS: Final = {
     "d": r"\p{Nd}",
     "D": r"\P{Nd}",
     "w": r"\p{L}\p{N}_",
-    # Everything else: of the punctuation, all connectors but `_`.
+    # All other characters: of the punctuation, all connectors but `_`.
     "W": r"\p{M}\p{Pd}\p{Ps}\p{Pe}\p{Pi}\p{Pf}\p{Po}\p{S}\p{Z}\p{C}" + _CONNECTORS,
     "s": _SPACE,
     "S": r"\x00-\x08\x0e-\x1b!-\x{84}\x{86}-\x{9f}\x{a1}-\x{167f}\x{1681}-\x{1fff}"
@@ -65,7 +67,7 @@ _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _PART = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{,\d*\}", re.DOTALL)
 
 MOST_STEPS: Final = 50_000_000
-"""States times characters that RE2 goes through in some half a second at the worst."""
+"""States times characters that RE2 processes in about half a second in the worst case."""
 
 
 @lru_cache(maxsize=64)
@@ -75,9 +77,9 @@ def linear(pattern: str) -> Any:
     ``\d``, ``\w`` and ``\s`` are of all scripts, as Python's. Texts must be `readable`.
 
     Raises:
-        ValueError: RE2 cannot use it; the message says why.
+        ValueError: RE2 cannot use the pattern; the message says why.
     """
-    re2: Any = import_module("re2")  # untyped, and imported only where a pattern is used
+    re2: Any = import_module("re2")  # untyped, and imported only if a pattern is used
     if len(pattern) > LONGEST_LINEAR:
         raise ValueError(f"the pattern is too long: at most {LONGEST_LINEAR} characters")
     options: Any = re2.Options()
@@ -112,12 +114,12 @@ def _reason(error: Exception) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What a pattern found in a text.
+    """A value that a pattern found in a text.
 
     Args:
-        value: What its group took at the last match, without blanks at the ends.
+        value: The text of its group at the last match, without blanks at the ends.
         line: The line or lines of that match.
-        matches: How often it matched.
+        matches: The number of matches.
     """
 
     value: str
@@ -126,16 +128,16 @@ class Found:
 
 
 def find_value(pattern: str, text: str, seconds: float = MOST_SECONDS) -> Found:
-    """The value at the last match of a pattern: a log's last figure is that of its last run.
+    """The value at the last match of a pattern: the last value in a log is that of its last run.
 
     Args:
         pattern: Has exactly one group, or one with the name ``value``.
         text: Of any size.
-        seconds: How long the search may take.
+        seconds: The most seconds that the search may take.
 
     Raises:
-        ValueError: The pattern is none, is too long or too slow, has no such group, matches
-            nothing, or takes an empty value; the message says which.
+        ValueError: The pattern is invalid, too long or too slow, has no such group, matches
+            nothing, or has an empty value; the message says which.
     """
     compiled = _compile(pattern)
     group = _group_of(compiled)
@@ -155,12 +157,12 @@ def values_of(pattern: str, text: str, seconds: float = MOST_SECONDS) -> Iterato
     """The values at the matches of a pattern in their order, without blanks at their ends.
 
     Args:
-        pattern: As for `find_value`. Where its group is empty, that is no value.
-        text: All of it is searched, so it should be of about `LONGEST_TEXT` at most.
-        seconds: How long the search may take.
+        pattern: As for `find_value`. An empty group does not count as a value.
+        text: All of it is searched, so it should have about `LONGEST_TEXT` characters at most.
+        seconds: The most seconds that the search may take.
 
     Raises:
-        ValueError: The pattern is none, is too long or too slow, or has no such group.
+        ValueError: The pattern is invalid, too long or too slow, or has no such group.
     """
     compiled = _compile(pattern)
     group = _group_of(compiled)
@@ -170,15 +172,15 @@ def values_of(pattern: str, text: str, seconds: float = MOST_SECONDS) -> Iterato
 
 
 def spans_of(pattern: str, text: str, seconds: float = MOST_SECONDS) -> Iterator[tuple[int, int]]:
-    """Where a pattern matches in a text: start and end of each match.
+    """The matches of a pattern in a text: start and end of each.
 
     Args:
         pattern: With any groups.
         text: Of any size.
-        seconds: How long the search may take.
+        seconds: The most seconds that the search may take.
 
     Raises:
-        ValueError: The pattern is none, or is too long or too slow.
+        ValueError: The pattern is invalid, too long or too slow.
     """
     for match in _matches(_compile(pattern), text, seconds):
         yield match.span()
@@ -190,18 +192,18 @@ def is_found(pattern: str, text: str, seconds: float, *, longest: int = LONGEST_
     Args:
         pattern: With any groups, of at most `longest` characters.
         text: All of it is searched.
-        seconds: How long the search may take.
+        seconds: The most seconds that the search may take.
 
     Raises:
-        TimeoutError: It took longer.
-        ValueError: The pattern is none, is too long, or needs too much memory.
+        TimeoutError: The search took longer.
+        ValueError: The pattern is invalid or too long, or needs too much memory.
     """
     compiled = _compile(pattern, longest)
     try:
         matcher = linear(pattern)
         if matcher.programsize * len(text) <= MOST_STEPS:
             return matcher.search(readable(text)) is not None
-    except ValueError:  # RE2 cannot use it
+    except ValueError:  # RE2 cannot use the pattern
         pass
     try:
         return compiled.search(text, timeout=seconds, concurrent=True) is not None
@@ -210,31 +212,31 @@ def is_found(pattern: str, text: str, seconds: float, *, longest: int = LONGEST_
 
 
 def check_syntax(pattern: str, longest: int = LONGEST_PATTERN) -> None:
-    """See that a pattern is one, whatever its groups.
+    """Check that a pattern is valid, with any groups.
 
     Raises:
-        ValueError: It is none, or is too long.
+        ValueError: The pattern is invalid or too long.
     """
     _compile(pattern, longest)
 
 
 def too_slow(seconds: float) -> str:
-    """What is said of a search that took too long."""
+    """The message about a search that took too long."""
     return f"it took more than {seconds:g} s: avoid repeats inside repeats, such as `(a+)+`"
 
 
 def check_pattern(pattern: str) -> None:
-    """See that a pattern can be used.
+    """Check that a pattern can be used.
 
     Raises:
-        ValueError: The pattern is none, is too long, or does not have exactly one group.
+        ValueError: The pattern is invalid or too long, or does not have exactly one group.
     """
     _group_of(_compile(pattern))
 
 
 def _matches(compiled: Any, text: str, seconds: float) -> Iterator[Any]:
     try:
-        # `concurrent` lets go of Python's lock, so that other tasks go on meanwhile.
+        # `concurrent` releases Python's lock, so that other tasks keep running.
         yield from compiled.finditer(text, timeout=seconds, concurrent=True)
     except TimeoutError:
         raise ValueError(too_slow(seconds)) from None
@@ -271,7 +273,7 @@ def _group_of(compiled: Any) -> str | int:
 
 
 def _line_of(text: str, match: Any) -> str:
-    """The whole lines that a match touches; of long ones, the part around its end."""
+    """The whole lines that a match touches. If they are long, the part around its end."""
     start = text.rfind("\n", 0, match.start()) + 1
     end = text.find("\n", match.end())
     end = len(text) if end < 0 else end
@@ -280,16 +282,16 @@ def _line_of(text: str, match: Any) -> str:
 
 
 def ends_of(text: str, limit: int, between: str) -> str:
-    """A text itself, or its first and last lines: more of the last, where results are.
+    """A text itself, or its first and last lines: more of the last, which have the results.
 
     Args:
         text: Of any size.
-        limit: Characters that are kept.
-        between: What stands for the rest.
+        limit: The number of characters to keep.
+        between: The text in place of the rest.
     """
     if len(text) <= limit:
         return text
     head, tail = text[: limit // 3], text[limit // 3 - limit :]
-    # At whole lines, so that no figure is cut in two.
+    # Cut at whole lines, so that no value is cut in two.
     head = head[: head.rfind("\n") + 1] or head
     return head + between + tail[tail.find("\n") + 1 :]

@@ -1,4 +1,4 @@
-"""What moves a plan from step to step: rules, transitions, conditions and sweeps."""
+"""The control flow of a plan: rules, transitions, conditions and sweeps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAME_PATTERN: Final = "[A-Za-z][A-Za-z0-9_-]*"
 NAME_REGEX: Final = re.compile(NAME_PATTERN, re.ASCII)
 
 MOST_ITEMS: Final = 32
-"""Items of a foreach that run at the same time, unless the step says otherwise."""
+"""Items of a foreach that run at the same time, unless the step sets another number."""
 
 MOST_JOBS: Final = 100
 """The same for batch jobs: waiting in a queue costs nothing, but floods harm a scheduler."""
@@ -47,10 +47,10 @@ class ForEach:
     """A step that runs once per item.
 
     Args:
-        items: An expression or a literal list. A mapping of those stands for their product, and
-            each `item` is then a mapping with the same keys.
-        max_parallel: How many run at the same time; None: `MOST_ITEMS`, of batch jobs
-            `MOST_JOBS`.
+        items: An expression or a literal list. A mapping of these means their product, and each
+            `item` is then a mapping with the same keys.
+        max_parallel: The number of items that run at the same time; None: `MOST_ITEMS`, for batch
+            jobs `MOST_JOBS`.
     """
 
     items: Items | Mapping[str, Items]
@@ -80,7 +80,7 @@ def _transitions(mapping: Fields, key: str) -> dict[str, str]:
 
 
 def _events(mapping: Fields, key: str) -> list[tuple[str, Node, str]]:
-    """Event, value and path; ``failed`` and ``failure`` are one event."""
+    """Event, value and path. ``failed`` and ``failure`` are one event."""
     found: dict[str, tuple[str, Node, str]] = {}
     for name, at, node in mapping.entries(key):
         event = FAILURE if name == END_FAILED else name
@@ -186,7 +186,7 @@ TRANSITIONS: Final = Form(
 """Event → step, ``success`` or ``failed``."""
 
 FOREACH: Final = Form(_foreach, {"anyOf": [*_AXIS["anyOf"], _AXES]}, _foreach_data)
-"""An expression, a list, or a mapping of those."""
+"""An expression, a list, or a mapping of these."""
 
 
 def expression_schema() -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The plan language as a JSON Schema, for editors: completion, help on keys, first checks.
 
-The schema accepts every plan that fractale accepts. It cannot say all that `fractale validate`
-checks. Everything in it comes from the table of keys (`fractale.plan.model`).
+The schema accepts every plan that fractale accepts. `fractale validate` checks more than the schema
+can express. Everything in the schema comes from the table of keys (`fractale.plan.model`).
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ def _if_type(kind: StepKind) -> Schema:
 
 
 def _only_in_jobs() -> Schema:
-    """The keys of a job may only be beside a step's own if the step is one."""
+    """The keys of a job may be beside a step's own keys only if the step is a job."""
     is_job = {"anyOf": [{"required": ["job"]}, _says("job")]}
     return {"if": {"anyOf": [{"required": [key]} for key in JOB_KEYS]}, "then": is_job}
 
 
 def _any_of(key: Key) -> Schema:
-    """One of the keys that a key needs beside it, or a type that says as much."""
+    """One of the keys that a key needs beside it, or an equivalent type."""
     given: list[Schema] = [{"required": [need]} for need in key.needs]
     optional = [need for need in key.needs if need in KINDS and KINDS[need].key.required is None]
     choices = [*given, *(_says(need) for need in optional)]
@@ -84,7 +84,7 @@ def _says(kind: str) -> Schema:
 
 
 def _without_links(schema: Any) -> Any:
-    """The schema with the text of links in place of links, which lead nowhere in an editor."""
+    """The schema with the text of links instead of links, which lead nowhere in an editor."""
     if isinstance(schema, list):
         return [_without_links(each) for each in cast("list[Any]", schema)]
     if not isinstance(schema, dict):

@@ -1,4 +1,4 @@
-"""Which names the templates and rules of a plan may use, and which of them are wrong."""
+"""The names that the templates and rules of a plan may use, and errors in their use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fractale.plan.values import Expression, Value
 from fractale.text import listing, nearest
 
 Place = Literal["template", "item", "rule", "output"]
-"""A template of a step; `when` or `foreach`, before there is an item; a rule; a plan's output."""
+"""Where a text is: in a step, in `when` or `foreach` (without an item), a rule, or an output."""
 
 STEP_PARTS: Final = ("outputs", "inputs", "outcome", "error", "attempts")
 PREVIOUS_PARTS: Final = ("name", "outcome", "error", "outputs")
@@ -25,9 +25,9 @@ RUN_PARTS: Final = ("id", "plan", "dir")
 TOP: Final = ("inputs", "steps", "previous", "run")
 ITEM: Final = ("item", "index")
 ATTEMPTS: Final = "attempts"
-"""Which attempt of the step this is, from 1: in its templates as in its rules."""
+"""The number of the step's attempt, from 1, in its templates as in its rules."""
 RULE_NAMES: Final = (*TOP, *ITEM, "outputs", "content", "error", ATTEMPTS)
-"""What a rule sees beside the outputs' own keys."""
+"""The names that a rule sees beside the outputs' own keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Placed:
 
     @property
     def owner(self) -> Step:
-        """The step of the plan's own level that runs it."""
+        """The top-level step of the plan that runs it."""
         return self.block or self.step
 
 
@@ -65,11 +65,11 @@ def placed_steps(plan: Plan, prefix: str) -> Iterator[Placed]:
 
 
 def texts_of(placed: Placed) -> Iterator[Text]:
-    """Everything of a step that may hold a template or an expression."""
+    """All texts of a step that may contain a template or an expression."""
     step, path = placed.step, placed.path
     for name, value in step.inputs.items():
         yield Text(value, f"{path}.inputs.{name}", "template", placed, f"inputs.{name}")
-    # In 0.1.0's way of writing, the instruction is one of the inputs.
+    # In the notation of 0.1.0, the instruction is one of the inputs.
     if step.instruction is not None and step.instruction not in list(step.inputs.values()):
         yield Text(step.instruction, f"{path}.instruction", "template", placed, "instruction")
     for name, value in step.job.values().items() if step.job else ():
@@ -97,7 +97,7 @@ def _foreach_expressions(step: Step) -> Iterator[tuple[str, Expression]]:
 
 
 def outputs_of_plan(plan: Plan, prefix: str) -> Iterator[Text]:
-    """The templates of what a plan returns."""
+    """The templates of a plan's outputs."""
     for name, value in plan.outputs.items():
         yield Text(value, f"{prefix}outputs.{name}", "output")
 
@@ -117,7 +117,7 @@ class Scope:
 
     Args:
         plan: The plan.
-        flow: Where its steps lead.
+        flow: The transitions of its steps.
         prefix: The path of the plan inside another.
     """
 
@@ -149,7 +149,7 @@ class Scope:
                 excused += _rest_of_name(problem.suggestion)
 
     def _placed_problem(self, problem: Problem, text: Text) -> Problem:
-        """A problem of plain text, which does not know its own place."""
+        """A problem of plain text, which does not have its own position."""
         key = problem.path.removeprefix(text.path.removesuffix(text.key))
         where = text.within.step.where(key) if text.within else self.plan.position
         return Problem(problem.code, problem.message, where, problem.path, problem.length)
@@ -203,7 +203,7 @@ class Scope:
         message = "the plan declares no `inputs`"
         if self.plan.inputs:
             message = f"the plan's inputs are {listing(self.plan.inputs)}"
-        # `inputs.run-time` is a subtraction in Jinja.
+        # Jinja reads `inputs.run-time` as a subtraction.
         hyphened = next((n for n in self.plan.inputs if n.startswith(f"{name}-")), None)
         meant = f"inputs['{hyphened}']" if hyphened else None
         return _undefined(reference, text, 1, message, self.plan.inputs, meant)
@@ -229,7 +229,7 @@ class Scope:
         )
 
     def _order_problem(self, reference: Reference, text: Text, placed: Placed) -> Problem | None:
-        """The other step cannot have run."""
+        """The problem that the other step cannot have run."""
         here = text.within
         if here is None:
             return None
@@ -259,7 +259,7 @@ class Scope:
 
 
 def _output_problem(reference: Reference, text: Text, step: Step) -> Problem | None:
-    """The outputs of a block, or of a plan that says what it returns, are known."""
+    """The outputs of a block, or of a plan that declares its outputs, are known."""
     if len(reference.path) < 4 or reference.path[2] != "outputs" or step.foreach:
         return None
     names = KINDS[step.kind].output_names(step)
@@ -273,7 +273,7 @@ def _output_problem(reference: Reference, text: Text, step: Step) -> Problem | N
 
 
 def _rule_problem(reference: Reference, text: Text) -> Problem | None:
-    """In a rule any name may be a key of the outputs, unless these are known."""
+    """In a rule, any name may be a key of the outputs, unless the outputs are known."""
     job = text.within.step.job if text.within else None
     name = str(reference.path[0])
     if job is None or reference.optional or name in RULE_NAMES or name in FUNCTIONS:
@@ -301,7 +301,7 @@ def _is_of_job(text: Text) -> bool:
 
 
 def _rest_of_name(suggestion: str | None) -> list[str]:
-    """The words of a name with hyphens, which Jinja reads as names of their own."""
+    """The words of a name with hyphens, which Jinja reads as separate names."""
     if not suggestion or not suggestion.startswith("inputs['"):
         return []
     return suggestion.removesuffix("']").split("-")[1:]

@@ -1,9 +1,8 @@
 """YAML text → a tree of values with their positions.
 
-A file is UTF-8, at most 1 MiB, 40 levels and 100,000 values. Anchors and aliases may be used;
-merge keys (``<<``) may not, since a reader cannot see which of two keys wins. All faults of a
-file are reported at once, except after one that makes the rest unreadable (a syntax error, a
-limit).
+A file is UTF-8, at most 1 MiB, 40 levels and 100,000 values. Anchors and aliases are allowed. Merge
+keys (``<<``) are not, since a reader cannot see which of two keys wins. All faults of a file are
+reported at once, except after a fault that makes the rest unreadable (a syntax error, a limit).
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ MAX_DEPTH: Final = 40
 MAX_NODES: Final = 100_000
 
 BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
-"""What the YAML parser counts as the end of a line."""
+"""The characters that the YAML parser treats as the end of a line."""
 
 NO_WRITER, SILENT_WRITER = 2.0, 60.0
-"""Seconds to wait for a named pipe that nobody writes to, and for one whose writer is silent."""
+"""Seconds to wait for a named pipe without a writer, and for one with a silent writer."""
 
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -57,10 +56,10 @@ def read_file(path: Path | str) -> Node:
 
 
 def _bytes_of(path: Path | str) -> bytes:
-    """The bytes of a file, one more than it may have at the most.
+    """The bytes of a file, up to one more than the limit.
 
-    A named pipe is read until its writers close it; it must not hold up the command if nobody
-    writes to it.
+    A named pipe is read until its writers close it. A pipe without a writer must not block the
+    command.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
@@ -74,13 +73,13 @@ def _bytes_of(path: Path | str) -> bytes:
 
 
 def _piped(descriptor: int) -> Iterator[bytes]:
-    """What is written to a pipe that is read without blocking."""
+    """The contents of a pipe that is read without blocking."""
     left, patience = MAX_BYTES + 1, NO_WRITER
     has_begun = False
     while left > 0:
         try:
             data = os.read(descriptor, left)
-        except BlockingIOError:  # it has a writer
+        except BlockingIOError:  # the pipe has a writer
             data, patience, has_begun = None, SILENT_WRITER, True
         if data:
             left, has_begun = left - len(data), True
@@ -97,14 +96,14 @@ def read_source(text: str | bytes, file: str) -> Node:
     """Read YAML text of one document.
 
     Args:
-        text: At most 1 MiB; bytes are UTF-8.
-        file: What positions are to name.
+        text: At most 1 MiB. Bytes are UTF-8.
+        file: The file name for positions.
 
     Returns:
         The root of the tree.
 
     Raises:
-        PlanError: It is not YAML that fractale reads; all problems.
+        PlanError: It is not YAML that fractale reads. The error has all problems.
     """
     if len(text) > MAX_BYTES:
         raise _refusal("too-big", "the file is larger than 1 MiB", file)
@@ -124,7 +123,7 @@ def _decode(data: bytes, file: str) -> str:
 
 
 def _check_characters(text: str, file: str) -> None:
-    """Refuse what YAML forbids, so that the parser never sees it."""
+    """Refuse characters that YAML forbids, so that the parser never sees them."""
     match = _UNPRINTABLE.search(text)
     if match is None:
         return
@@ -142,10 +141,10 @@ def _refusal(code: str, message: str, file: str, before: str = "") -> PlanError:
 
 
 # Events of the YAML parser → nodes. This part must withstand hostile files: it makes plain JSON
-# values only, and counts an alias as what it expands to before it is used.
+# values only, and counts an alias by its expanded size before it is used.
 
 _PARSER_DEPTH = "exceeded maximum nesting depth"
-"""libyaml's own limit: since 0.2.6 it scans no further than 1,000 levels ahead."""
+"""libyaml's own limit: since 0.2.6 it scans at most 1,000 levels ahead."""
 
 _TAG_PREFIX = "tag:yaml.org,2002:"
 _TAGGED_TYPES: Final[dict[str, tuple[type, ...]]] = {
@@ -176,7 +175,7 @@ _EXPLANATIONS: Final[dict[str, str]] = {
 
 @dataclass(slots=True)
 class _Anchored:
-    """A node that an alias can repeat: how many nodes it is, how deep."""
+    """A node that an alias can repeat, with its number of nodes and its depth."""
 
     node: Node
     size: int
@@ -199,7 +198,7 @@ class _Composer:
 
     Args:
         text: Without a byte order mark, and without characters that YAML forbids.
-        file: What positions are to name.
+        file: The file name for positions.
     """
 
     def __init__(self, text: str, file: str) -> None:
@@ -241,7 +240,7 @@ class _Composer:
         return self._root
 
     def _events(self) -> Iterator[Any]:
-        # The C parser is ten times as quick; PyYAML is sometimes built without it.
+        # The C parser is ten times as fast, but PyYAML is sometimes built without it.
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(self._text)
         try:
             while loader.check_event():
@@ -258,7 +257,7 @@ class _Composer:
         fault = error.problem or "this is not YAML"
         if fault == _PARSER_DEPTH:
             self._too_deep(self._where(mark))
-        # What is missing at the end of the file is best shown at its beginning.
+        # If something is missing at the end of the file, point at the beginning of its construct.
         if mark and mark.index >= len(self._text.rstrip()) and error.context_mark:
             mark = error.context_mark
         at = self._text[mark.index : mark.index + 1] if mark else ""
@@ -390,7 +389,7 @@ class _Composer:
         return Node(value, position, max(1, length), source)
 
     def _block(self, line: int, value: Scalar, source: str) -> Node:
-        """The position of a block scalar is that of its content: on the next line, indented."""
+        """A block scalar has the position of its content: on the next line, indented."""
         if self._lines is None:
             self._lines = BREAK.split(self._text)
         first = next((row for row in self._lines[line:] if row.strip()), "")
@@ -411,7 +410,7 @@ class _Composer:
         self._problems.add(Problem(code, message, node.position, length=node.length))
 
     def _stop(self, code: str, message: str, where: Position) -> NoReturn:
-        """Stop reading: what follows cannot be read."""
+        """Stop reading: the rest cannot be read."""
         self._problems.add(Problem(code, message, where))
         raise PlanError(self._problems.errors)
 

@@ -1,6 +1,6 @@
-"""Values of a plan: JSON whose text may hold templates, and bare expressions.
+"""Values of a plan: JSON whose text may contain templates, and bare expressions.
 
-Both types remember their position, so that an error at run time still names ``file:line:col``.
+Both types store their position, so that an error at run time still names ``file:line:col``.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ def is_resource(value: Value) -> bool:
 
 
 def has_resource(value: Value) -> bool:
-    """Whether something inside a step's inputs names an MCP resource.
+    """Whether some value inside a step's inputs names an MCP resource.
 
-    The inputs themselves never do: an argument may be called `resource`.
+    The inputs themselves never do: an argument may have the name `resource`.
     """
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return any(is_resource(each) or has_resource(each) for each in inner)
@@ -87,7 +87,7 @@ def has_template(value: Value) -> bool:
 def positions(node: Node) -> dict[str, Position]:
     """Path → position of everything inside a mapping.
 
-    The position of a list or mapping is that of its key, which is what a reader looks for.
+    The position of a list or mapping is that of its key, which a reader looks for.
     """
     found: dict[str, Position] = {}
     _collect(node, "", found)

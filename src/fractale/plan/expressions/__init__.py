@@ -1,18 +1,23 @@
 """Templates and rules: Jinja's expressions over plain JSON, in a sandbox.
 
-Only ``{{ … }}`` is special in a template. A value that is one whole ``{{ expression }}`` keeps
-the expression's type; in other text a value stands as text does: text itself, numbers, and
-compact JSON for lists, mappings, ``true``, ``false`` and ``null``.
+Only ``{{ … }}`` is special in a template. A value that is one whole ``{{ expression }}`` keeps the
+expression's type. Inside other text, texts and numbers are inserted as they are. Lists, mappings,
+``true``, ``false`` and ``null`` are inserted as compact JSON.
 
-What differs from Jinja, all of it because the values are JSON: a dot looks for keys only, so
-that ``outputs.items`` is the key and ``outputs.items()`` the method; filters give lists, not
-generators; the keys of a mapping are text; ``tojson`` makes JSON as it is, not for HTML.
+Values are JSON, which makes some differences from Jinja:
 
-- `tokens`, `syntax`: text → trees, with their places, and what is wrong with them
-- `evaluator`: walks a tree over data; why it isn't Jinja's own
+- A dot looks for keys only: ``outputs.items`` is the key and ``outputs.items()`` the method.
+- Filters return lists, not generators.
+- The keys of a mapping are text.
+- ``tojson`` makes plain JSON, not JSON for HTML.
+
+Modules:
+
+- `tokens`, `syntax`: text → trees with positions, and syntax errors
+- `evaluator`: evaluates a tree over data; explains why it does not use Jinja's evaluation
 - `operators`: operators and tests; `functions`: functions, methods and filters
 - `values`: JSON, the budget of an evaluation, faults
-- `names`: which names an expression refers to
+- `names`: the names that an expression refers to
 """
 
 from __future__ import annotations
@@ -47,10 +52,10 @@ def render(value: Value, scope: Mapping[str, Any]) -> Any:
         scope: The names that templates may use, with plain JSON.
 
     Returns:
-        JSON. It may share parts with the scope: nobody should change it in place.
+        JSON. It may share parts with the scope: do not change it in place.
 
     Raises:
-        TemplateError: A template cannot be evaluated, or names what is not defined.
+        TemplateError: A template cannot be evaluated, or names something that is not defined.
     """
     return _render(value, scope, Fuel())
 
@@ -59,7 +64,7 @@ def evaluate(expression: Expression, scope: Mapping[str, Any]) -> Any:
     """The value of an expression.
 
     Raises:
-        TemplateError: It cannot be evaluated, or names what is not defined.
+        TemplateError: It cannot be evaluated, or names something that is not defined.
     """
     tree = parse_expression(expression.source)
     return _checked(tree, scope, Fuel(), expression)
@@ -68,18 +73,18 @@ def evaluate(expression: Expression, scope: Mapping[str, Any]) -> Any:
 def holds(
     expression: Expression, scope: Mapping[str, Any], on_undefined: OnUndefined | None = None
 ) -> bool:
-    """Whether a rule or a condition holds.
+    """Whether a rule or a condition is true.
 
     A name that is not defined is false, and so is every comparison with it, also `!=`.
 
     Args:
         expression: The rule.
         scope: The names that it may use.
-        on_undefined: Told every dotted name that is not defined, unless `default` or
+        on_undefined: Receives every dotted name that is not defined, unless `default` or
             `is defined` expects that.
 
     Raises:
-        TemplateError: The expression is not one, or does not fit the data.
+        TemplateError: The expression is not valid, or does not fit the data.
     """
     tell = on_undefined or _ignore
     tree = parse_expression(expression.source)
@@ -95,7 +100,7 @@ def holds(
 def references(value: Value | Expression) -> list[Reference]:
     """Every name that the templates of a value, or an expression, refer to.
 
-    An expression that is not in the language has none.
+    An expression that is not in the language refers to none.
     """
     return [
         reference
@@ -107,13 +112,13 @@ def references(value: Value | Expression) -> list[Reference]:
 
 
 def syntax_problems(value: Value | Expression, path: str) -> list[Problem]:
-    """What in a value's templates, or in an expression, is not in the language.
+    """The syntax errors in a value's templates, or in an expression.
 
     Args:
-        path: Where in the plan the value stands.
+        path: The value's path in the plan.
 
     Returns:
-        Every problem; one in text that has no template in it has no position.
+        Every problem. A problem in text without a template has no position.
     """
     return list(_problems(value, path))
 
@@ -158,11 +163,11 @@ def _as_text(value: Any, fuel: Fuel, template: Template) -> str:
 def _checked(
     tree: Tree, scope: Mapping[str, Any], fuel: Fuel, source: Template | Expression
 ) -> Any:
-    """The value of an expression that is kept as it is."""
+    """The value of an expression that is stored unchanged."""
     value = _value(tree, scope, fuel, source)
     if isinstance(value, (list, dict)) and not tree.is_path:
-        # What was built, rather than only looked up, may be far larger written out than in
-        # memory: a list that holds a list a thousand times.
+        # A value that was built, rather than only looked up, may be far larger as text than in
+        # memory: a list may contain another list a thousand times.
         try:
             fuel.spend_on(value)
         except Fault as fault:
@@ -233,7 +238,7 @@ def _faults(text: Template | Expression) -> Iterator[SyntaxFault]:
 
 
 def _blanked(source: str) -> str:
-    """A template with its expressions as blanks, so that offsets stay."""
+    """A template with blanks instead of its expressions, so that offsets stay the same."""
     parts = source.split("{{")
     blanked = [parts[0]]
     for part in parts[1:]:

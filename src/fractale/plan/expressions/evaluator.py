@@ -1,16 +1,22 @@
-"""Walks the tree of an expression over plain data.
+"""Evaluates the tree of an expression over plain data.
 
-Nothing of Python can be reached from here: a dot looks for a key, a call finds one of the
-functions and methods that are listed, and no attribute of an object is ever read. That, and the
-budget, is the sandbox.
+An expression cannot reach anything of Python. A dot looks for a key, a call finds one of the listed
+functions and methods, and no attribute of an object is ever read. That, and the budget, is the
+sandbox.
 
-Jinja evaluates such expressions itself, and has a sandbox, which isn't enough for a stranger's
+Jinja can evaluate such expressions, and has a sandbox, but its sandbox is too weak for a stranger's
 plan. Nine expressions that need much time or memory were run in its ImmutableSandboxedEnvironment,
-with `*` and `**` intercepted, under a limit of 3 GB. It stopped one. Six ran to their end in 2 to
-4 s and made texts or lists of up to 1 GB (center, ljust, indent, join, batch, %1000000000d); one
-ended for lack of memory (replace); one was killed after 5 s (a loop in a loop). Here each size is
-paid for before it is allocated, and `tests/plan/test_sandbox.py` holds them to 50 MB. Jinja's
-evaluation also knows no columns, and no rule in which an undefined name is false.
+with `*` and `**` intercepted, under a limit of 3 GB:
+
+- It stopped one.
+- Six completed in 2 to 4 s and made texts or lists of up to 1 GB (center, ljust, indent, join,
+  batch, %1000000000d).
+- One ran out of memory (replace).
+- One was killed after 5 s (a loop in a loop).
+
+Here, the budget pays for each size before it is allocated, and `tests/plan/test_sandbox.py` limits
+these expressions to 50 MB. Jinja's evaluation also has no column numbers, and no rules in which an
+undefined name is false.
 """
 
 from __future__ import annotations
@@ -39,7 +45,7 @@ from fractale.text import did_you_mean, listing
 
 OnMissing = Callable[[Missing], None]
 
-# What Python's own operations raise on values that do not fit.
+# Errors of Python's own operations on values that do not fit.
 _PYTHON = (TypeError, ValueError, ArithmeticError, LookupError, RecursionError)
 
 
@@ -48,10 +54,10 @@ class Evaluation:
 
     Args:
         scope: The names that are defined, with plain JSON.
-        fuel: What it may use up.
-        text: The text that offsets count in.
-        on_missing: None: a name that is not defined is a fault. Else it is false, every
-            comparison with it is false, and this is told about it.
+        fuel: The budget of the evaluation.
+        text: The text that offsets refer to.
+        on_missing: Receives every name that is not defined. Such a name is then false, and every
+            comparison with it is false. None: a name that is not defined is a fault.
     """
 
     __slots__ = ("fuel", "on_missing", "scope", "text")
@@ -72,7 +78,7 @@ class Evaluation:
         """The value of a node.
 
         Raises:
-            Fault: It has none; the fault knows its place.
+            Fault: The node has no value. The fault has its position.
         """
         self.fuel.spend(1)
         try:
@@ -131,7 +137,7 @@ class Evaluation:
         return self._missing(_dotted(node), key, value, before, offset)
 
     def _missing(self, name: str, key: Any, value: Any, before: str, offset: int) -> Any:
-        """Tell that something is not defined, and what there is instead."""
+        """Raise the fault that a name is not defined, with the names that are."""
         hint = None
         where = f"`{before}`"
         if is_mapping(value):
@@ -197,7 +203,7 @@ class Evaluation:
 
     def _not(self, node: nodes.Not) -> bool:
         inner = node.node
-        # `x is not none` is one comparison; Jinja gives both of its nodes the same place.
+        # `x is not none` is one comparison. Jinja gives both of its nodes the same position.
         if isinstance(inner, nodes.Test) and inner.lineno == node.lineno:
             return self._test(inner, wanted=False)
         return not self.truth(inner)
@@ -240,7 +246,7 @@ class Evaluation:
         return True
 
     def _holds(self, name: str, left: Any, right: Any) -> bool:
-        # In fractale 0.1.0's rules nothing was in a value that cannot hold anything.
+        # In the rules of fractale 0.1.0, `in` was false for a value that cannot contain anything.
         if self.on_missing and name in ("in", "notin") and not _holds_others(right):
             return name == "notin"
         return COMPARISONS[name](self.fuel, left, right)
@@ -334,7 +340,7 @@ def _call(name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any)
 def _unfit(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> str | None:
-    """What is wrong with a call's arguments, if it is their number or names."""
+    """The error in a call's arguments, if their number or names are wrong."""
     try:
         inspect.signature(function).bind(*args, **kwargs)
     except TypeError as error:
@@ -343,7 +349,7 @@ def _unfit(
 
 
 def _place(node: nodes.Node) -> int:
-    """Where a node starts; Jinja gives a comparison the place of its end."""
+    """The offset of a node's start. Jinja's offset of a comparison is that of its end."""
     while isinstance(node, nodes.Compare):
         node = node.expr
     return node.lineno
@@ -371,7 +377,7 @@ def _chain(node: nodes.And | nodes.Or) -> list[nodes.Expr]:
 
 
 def _dotted(node: nodes.Node) -> str:
-    """An expression as a dotted name, as far as it is one."""
+    """An expression as a dotted name, up to the part where it stops being one."""
     if isinstance(node, nodes.Name):
         return node.name
     if isinstance(node, nodes.Getattr):

@@ -1,9 +1,9 @@
 """The functions, methods and filters of the language. Nothing else can be called.
 
-A function or a method takes the budget, the value, and the call's own arguments. A filter, one of
-Jinja's as far as it makes sense for JSON, takes the evaluation that it is part of instead of the
-budget: `map` applies other filters. Lists are gone through at once, never lazily, so that
-everything is paid for where it is written.
+A function or a method gets the budget, the value, and the call's own arguments. Filters are those
+of Jinja that make sense for JSON. A filter gets its evaluation instead of the budget, since `map`
+applies other filters. Lists are processed at once, never lazily, so that the budget pays for
+everything at the place where it is written.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from fractale.plan.regexes import linear
 MOST_RANGE: Final = 100_000
 MOST_DIGITS: Final = 1000
 STATES: Final = 16
-"""How many states of a pattern are stepped through in the time of one unit of the budget."""
+"""States of a pattern that are processed in the time of one unit of the budget."""
 
 _LINE_END = re.compile(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 _WORD = re.compile(r"\S+")
@@ -57,7 +57,7 @@ def _dict(_: Fuel, **values: Any) -> dict[str, Any]:
 
 
 def length(_: Fuel, value: Any) -> int:
-    """How many characters, items or keys; 0 for null."""
+    """The number of characters, items or keys; 0 for null."""
     if value is None:
         return 0
     if isinstance(value, str) or is_list(value) or is_mapping(value):
@@ -85,7 +85,7 @@ def _matches(fuel: Fuel, value: Any, pattern: Any) -> bool:
         matcher = linear(readable(to_text(fuel, pattern)))
     except ValueError as error:
         raise Fault(str(error)) from None
-    # RE2 steps through at most all states of the pattern for each character.
+    # For each character, RE2 processes at most all states of the pattern.
     fuel.spend(len(text) * matcher.programsize // STATES)
     return matcher.fullmatch(text) is not None
 
@@ -108,7 +108,7 @@ def text_of(value: Any) -> str:
     """A value that must be text.
 
     Raises:
-        Fault: It is something else.
+        Fault: The value is not text.
     """
     if isinstance(value, str):
         return value
@@ -116,13 +116,13 @@ def text_of(value: Any) -> str:
 
 
 def grown(fuel: Fuel, text: str) -> str:
-    """A text whose letters are to change: pay for it, as it may become longer."""
+    """Pay for a text whose letters are about to change, as it may become longer."""
     fuel.spend(len(text) if text.isascii() else 3 * len(text))
     return text
 
 
 def replace(fuel: Fuel, text: str, old: Any, new: Any, count: int = -1) -> str:
-    """A text with every `old` (or the first `count` of them) as `new`."""
+    """A text with `new` in place of every `old`, or of the first `count` of them."""
     old, new = text_of(old), text_of(new)
     fuel.spend(len(text) // 8)
     times = text.count(old) if count < 0 else min(count, text.count(old))
@@ -199,7 +199,7 @@ def _parts(method: Callable[..., tuple[str, ...]]) -> Callable[..., list[str]]:
 
 
 def _looked(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method that only looks at the text."""
+    """A method that only reads the text."""
 
     def look(fuel: Fuel, text: str, *arguments: Any) -> Any:
         fuel.spend(len(text) // 8)
@@ -298,7 +298,7 @@ METHOD_NAMES: Final = frozenset((*_TEXT, *_LIST, *_MAPPING))
 
 
 def method_of(value: Any, name: str) -> Callable[..., Any]:
-    """The method of that name; its arguments are the budget, the value, and the call's own.
+    """The method of that name. Its arguments are the budget, the value, and the call's own.
 
     Raises:
         Fault: Values of this kind have no such method.
@@ -326,7 +326,7 @@ _ABSENT: Final = object()
 
 
 class Run(Protocol):
-    """What a filter needs of the evaluation around it."""
+    """The parts of an evaluation that a filter needs."""
 
     fuel: Fuel
 
@@ -472,7 +472,7 @@ def _tojson(run: Run, value: Any, /, indent: int | None = None) -> str:
 
 def _fromjson(run: Run, value: Any, /) -> Any:
     text = text_of(value)
-    # What a text becomes is larger than the text: every value has its own object.
+    # A value's text needs less memory than its parts: every part is a separate object.
     run.fuel.spend(len(text) + ITEM * sum(map(text.count, "[{,:")))
     try:
         return json.loads(text, parse_constant=_no_constant)
@@ -493,7 +493,7 @@ def _length(run: Run, value: Any, /) -> int:
 
 
 def _default(_: Run, value: Any, /, default_value: Any = "", boolean: bool = False) -> Any:
-    """Of a value that is defined; the evaluator answers for one that is not."""
+    """The default filter for a value that is defined. The evaluator handles undefined values."""
     return default_value if boolean and not value else value
 
 
@@ -501,7 +501,7 @@ def _default(_: Run, value: Any, /, default_value: Any = "", boolean: bool = Fal
 
 
 def items_of(fuel: Fuel, value: Any) -> list[Any]:
-    """What to go through: a list's items, a mapping's keys, a text's characters."""
+    """The parts to iterate over: a list's items, a mapping's keys, a text's characters."""
     if not (is_list(value) or is_mapping(value) or isinstance(value, str)):
         raise Fault(f"expected a list, not {kind(value)}")
     fuel.spend(ITEM * len(value))
@@ -610,7 +610,7 @@ def _key(run: Run, item: Any, attribute: str | int | None, case_sensitive: bool)
 def _keyed(
     run: Run, value: Any, attribute: str | int | None, case_sensitive: bool
 ) -> list[tuple[Any, Any]]:
-    """The items with what they are ordered by."""
+    """The items with their sort keys."""
     return [
         (_key(run, item, attribute, case_sensitive), item) for item in items_of(run.fuel, value)
     ]
@@ -619,7 +619,7 @@ def _keyed(
 def _ordered(
     run: Run, pairs: list[tuple[Any, Any]], *, reverse: bool = False
 ) -> list[tuple[Any, Any]]:
-    """Items in order, once it is known that they have one and the comparisons are paid for."""
+    """Items in order, after a check that they can be ordered and payment for the comparisons."""
     rounds = len(pairs).bit_length()
     for key, _ in pairs:
         operators.check_order(run.fuel, pairs[0][0], key)
@@ -673,7 +673,7 @@ def _unique(
 
 
 def _hashable(run: Run, key: Any) -> Any:
-    # Lists and mappings are the same if their JSON is; no text of its own starts with NUL.
+    # Lists and mappings are equal if their JSON is equal. No text itself starts with NUL.
     return "\0" + to_json(run.fuel, key) if is_list(key) or is_mapping(key) else key
 
 
@@ -753,7 +753,7 @@ def _attribute(args: tuple[Any, ...]) -> str | int:
 
 
 def _test(run: Run, name: str | None = None, *args: Any) -> Callable[[Any], bool]:
-    """A test by its name; without one, whether there is anything to the value."""
+    """A test by its name. Without a name: whether the value is true."""
     if name is None:
         return lambda value: value is not _ABSENT and bool(value)
     if name not in TESTS:

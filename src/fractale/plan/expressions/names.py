@@ -1,4 +1,4 @@
-"""Which names an expression refers to, known without evaluating it."""
+"""The names that an expression refers to, known without evaluating it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Reference:
     """A name that an expression refers to.
 
     Args:
-        path: The name's parts, such as ``("steps", "transform", "outputs", "jobspec")``; it
-            ends where a part is only known at run time.
-        position: Where the name starts in the file.
-        optional: `default` or `is defined` expects that it may be missing.
-        positions: Where each part stands.
-        complete: False where more parts follow that are only known at run time.
+        path: The name's parts, such as ``("steps", "transform", "outputs", "jobspec")``. It ends
+            before a part that is only known at run time.
+        position: The start of the name in the file.
+        optional: Whether `default` or `is defined` allows the name to be missing.
+        positions: The position of each part.
+        complete: False if more parts follow that are only known at run time.
     """
 
     path: Path
@@ -39,8 +39,8 @@ class Reference:
 def shifted(start: Position, text: str, offset: int) -> Position:
     """The position of a character of a text that starts at a position.
 
-    In the lines after the first the column is that of the text plus the first line's, which is
-    right for block scalars: their lines are indented alike.
+    In the lines after the first, the column is that of the text plus that of the first line. This
+    is right for block scalars, whose lines have the same indentation.
     """
     line = text.count("\n", 0, offset)
     column = offset - (text.rfind("\n", 0, offset) + 1)
@@ -52,8 +52,8 @@ def references_in(root: nodes.Expr, text: str, start: Position) -> list[Referenc
 
     Args:
         root: The tree.
-        text: What its offsets count in.
-        start: Where the text stands in the file.
+        text: The text that its offsets refer to.
+        start: The position of the text in the file.
     """
     found = [
         Reference(
@@ -71,7 +71,7 @@ def references_in(root: nodes.Expr, text: str, start: Position) -> list[Referenc
 
 
 def _guarded(path: Path, tested: set[Path]) -> bool:
-    """Whether the same name, or one around it, is asked for with `is defined` or `default`."""
+    """Whether `is defined` or `default` tests the same name, or a name around it."""
     return any(path[:end] in tested for end in range(1, len(path) + 1))
 
 
@@ -100,7 +100,7 @@ def _subject(node: nodes.Node) -> nodes.Node | None:
 
 
 def _inside_call(node: nodes.Call) -> list[nodes.Node]:
-    """What a call refers to: its arguments, and what the method is called on."""
+    """The parts of a call that may have names: its arguments, and the method's object."""
     inner: list[nodes.Node] = [*node.args, *node.kwargs]
     if isinstance(node.node, nodes.Getattr):
         inner.append(node.node.node)
@@ -108,7 +108,7 @@ def _inside_call(node: nodes.Call) -> list[nodes.Node]:
 
 
 def _path(node: nodes.Expr, text: str) -> tuple[Path, list[int], bool, list[nodes.Node]]:
-    """A dotted name's parts and their places, and the expressions inside its brackets."""
+    """A dotted name's parts and their positions, and the expressions inside its brackets."""
     parts: list[str | int] = []
     offsets: list[int] = []
     inner: list[nodes.Node] = []
@@ -116,7 +116,7 @@ def _path(node: nodes.Expr, text: str) -> tuple[Path, list[int], bool, list[node
     while isinstance(node, (nodes.Getattr, nodes.Getitem)):
         part, offset = _last_part(node, text)
         if part is None:
-            # What comes after a part that is not known is not known either.
+            # After an unknown part, all further parts are unknown, too.
             parts, offsets, complete = [], [], False
             inner += [node.arg] if isinstance(node, nodes.Getitem) else []
         else:

@@ -1,4 +1,4 @@
-"""What operators and tests (`x is even`) do; each size is checked before anything is allocated."""
+"""The operators and tests (`x is even`). They check each size before they allocate memory."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def add(fuel: Fuel, left: Any, right: Any) -> Any:
 
 
 def multiply(fuel: Fuel, left: Any, right: Any) -> Any:
-    """`*`: of numbers, or a text or list so many times."""
+    """`*`: of numbers, or a text or list repeated."""
     if isinstance(left, int) and not is_number(right):
         left, right = right, left
     if isinstance(right, int) and isinstance(left, str):
@@ -76,14 +76,14 @@ def power(_: Fuel, left: Any, right: Any) -> Any:
 
 
 def modulo(fuel: Fuel, left: Any, right: Any) -> Any:
-    """`%`: the rest of a division, or a text's fields filled in."""
+    """`%`: the remainder of a division, or a text with its fields filled in."""
     if isinstance(left, str):
         return format_text(fuel, left, right)
     return _numbers("take the rest of", left, right)
 
 
 def format_text(fuel: Fuel, text: str, values: Any) -> str:
-    """Fill ``%s``, ``%d``, ``%5.2f`` … of a text in.
+    """Fill in the fields of a text, such as ``%s``, ``%d`` or ``%5.2f``.
 
     Args:
         text: The format.
@@ -159,7 +159,7 @@ BINARY: Final[Mapping[str, Operation]] = {
 
 
 def equal(fuel: Fuel, left: Any, right: Any) -> bool:
-    """`==`; true is 1 and false is 0, as in Python."""
+    """`==`. As in Python, true is 1 and false is 0."""
     _spend_on_comparing(fuel, left, right)
     if is_list(left) and is_list(right):
         return list(left) == list(right)
@@ -170,7 +170,7 @@ def _spend_on_comparing(fuel: Fuel, left: Any, right: Any) -> None:
     if isinstance(left, str) and isinstance(right, str):
         fuel.spend(min(len(left), len(right)) // 64)
     elif _same_size(left, right):
-        # Lists of different length differ at once, and equal ones cost the same either way.
+        # Lists of different length differ at once. The cost of equal lists is the same either way.
         fuel.spend_on(left)
 
 
@@ -190,10 +190,10 @@ def _at_most(fuel: Fuel, left: Any, right: Any) -> bool:
 
 
 def check_order(fuel: Fuel, left: Any, right: Any) -> None:
-    """Make sure that two values can be ordered, and pay for it.
+    """Check that two values can be ordered, and pay for the comparison.
 
     Raises:
-        Fault: Neither comes before the other.
+        Fault: The values cannot be ordered.
     """
     if is_number(left) and is_number(right):
         return
@@ -209,7 +209,7 @@ def contains(fuel: Fuel, container: Any, value: Any) -> bool:
     """Whether a value is in a list, a key of a mapping, or a part of a text.
 
     Raises:
-        Fault: The container is none, or it is text and the value is not.
+        Fault: The container cannot contain values, or it is text and the value is not.
     """
     if isinstance(container, str) and isinstance(value, str):
         fuel.spend(len(container) // 8)
@@ -226,7 +226,7 @@ def contains(fuel: Fuel, container: Any, value: Any) -> bool:
 
 
 def paid(fuel: Fuel, items: list[Any]) -> list[Any]:
-    """The items of a list, once going through them is paid for."""
+    """The items of a list, after paying for the iteration."""
     fuel.spend(STEP * len(items))
     return items
 
@@ -243,7 +243,7 @@ COMPARISONS: Final[Mapping[str, Operation]] = {
 }
 
 
-# Tests: what follows `is`
+# Tests, which follow `is`
 
 
 def _is_integer(_: Fuel, value: Any) -> bool:
@@ -269,7 +269,7 @@ def _divides(_: Fuel, value: Any, number: Any) -> bool:
 
 
 def _of(check: Callable[[Any], bool]) -> Callable[..., bool]:
-    """A test that only looks at the value."""
+    """A test that only reads the value."""
 
     def test(_: Fuel, value: Any) -> bool:
         return check(value)
@@ -282,7 +282,7 @@ _GREATER, _LESS = COMPARISONS["gt"], COMPARISONS["lt"]
 _AT_LEAST, _AT_MOST = COMPARISONS["gteq"], COMPARISONS["lteq"]
 
 TESTS: Final[Mapping[str, Callable[..., bool]]] = {
-    # The evaluator answers these two itself, for only it knows what is not defined.
+    # The evaluator handles these two, since only the evaluator knows undefined names.
     "defined": _of(lambda value: True),
     "undefined": _of(lambda value: False),
     "none": _of(lambda value: value is None),

@@ -1,9 +1,11 @@
-"""Text → syntax trees. The grammar is Jinja's own parser; only the words are read here.
+"""Text → syntax trees. The grammar is Jinja's own parser; fractale reads only the tokens.
 
-They are read here so that every node knows its place: Jinja keeps the line of a token, and
-this gives it the offset in the text instead. Also `{%` and `{#` stay plain text, since batch
-scripts hold things like ``${#list[@]}``, and keywords may be written in any case, as fractale
-0.1.0 took them.
+fractale's own tokens have three advantages:
+
+- Every node has its position. Jinja stores the line of a token, and here this is the offset in the
+  text instead.
+- `{%` and `{#` stay plain text, since batch scripts contain code such as ``${#list[@]}``.
+- Keywords may be written in any case, as in fractale 0.1.0.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from fractale.plan.expressions.tokens import NotInLanguage, SyntaxFault, read_to
 from fractale.text import listing, nearest
 
 MOST_DEPTH: Final = 100
-"""How deep the tree of an expression may be."""
+"""The maximum depth of an expression's tree."""
 
 _CACHED_TEXT = 2048
 _STATEMENT = re.compile(
@@ -47,8 +49,8 @@ class Tree:
 
     Args:
         node: Jinja's tree, whose ``lineno`` are offsets in the text; None if it has none.
-        faults: What is wrong with it; it can be evaluated only if nothing is.
-        text: The text that the offsets count in.
+        faults: Its errors. It can be evaluated only if there are none.
+        text: The text that the offsets refer to.
     """
 
     node: nodes.Expr | None
@@ -57,7 +59,7 @@ class Tree:
 
     @property
     def is_path(self) -> bool:
-        """Whether it only looks something up."""
+        """Whether the expression only looks up a value."""
         node = self.node
         while isinstance(node, (nodes.Getattr, nodes.Getitem)):
             node = node.node
@@ -74,12 +76,12 @@ def parse_expression(source: str) -> Tree:
 
 
 def parse_template(source: str) -> tuple[Part, ...]:
-    """The parts of a text, in order; a trailing ``-`` of a brace strips the space beside it."""
+    """The parts of a text, in order. A trailing ``-`` of a brace strips the space beside it."""
     return _cached_template(source) if len(source) <= _CACHED_TEXT else _template(source)
 
 
 def whole_expression(parts: tuple[Part, ...]) -> Tree | None:
-    """The expression that is all there is in a template beside white space."""
+    """The expression of a template that has nothing else but white space."""
     trees = [part for part in parts if isinstance(part, Tree)]
     rest = "".join(part for part in parts if isinstance(part, str))
     return trees[0] if len(trees) == 1 and not rest.strip() else None
@@ -165,7 +167,7 @@ def _environment() -> Environment:
     return Environment(autoescape=False)
 
 
-# What a tree may hold
+# The limits of a tree
 
 
 def _check(root: nodes.Expr, source: str) -> Iterator[SyntaxFault]:
@@ -177,7 +179,7 @@ def _check(root: nodes.Expr, source: str) -> Iterator[SyntaxFault]:
             return
         yield from _check_node(node, source)
         for child in node.iter_child_nodes():
-            # A chain of `or`s is a list in all but its tree.
+            # A chain of `or`s is a list, although its tree is nested.
             chain = isinstance(node, (nodes.And, nodes.Or)) and type(child) is type(node)
             stack.append((child, depth if chain else depth + 1))
 
@@ -217,7 +219,7 @@ def _unknown(what: str, name: str, names: Collection[str], offset: int) -> Itera
 
 
 def name_offset(source: str, node: nodes.Getattr) -> int:
-    """Where the name of an attribute starts: after the dot and any space."""
+    """The offset of an attribute's name, after the dot and any space."""
     at = node.lineno + 1
     while source[at : at + 1].isspace():
         at += 1

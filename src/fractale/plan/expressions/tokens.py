@@ -1,6 +1,6 @@
-"""The words of expressions: text → tokens for Jinja's parser, each with its place.
+"""The tokens of expressions: text → tokens for Jinja's parser, each with its position.
 
-A token's ``lineno`` is its offset in the text, so that Jinja's nodes and errors carry it on.
+A token's ``lineno`` is its offset in the text, so that Jinja's nodes and errors have the offset.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MOST_TEXT: Final = 64 * 1024
 """The longest expression, in characters."""
 
 MOST_NESTING: Final = 32
-"""How deep brackets may nest."""
+"""The maximum nesting of brackets."""
 
 MOST_TOKENS: Final = 10_000
 
@@ -46,8 +46,8 @@ class SyntaxFault:
     """A place where a text is not in the language.
 
     Args:
-        offset: The first character at fault, from 0.
-        length: How many characters are at fault.
+        offset: The first wrong character, from 0.
+        length: The number of wrong characters.
         suggestion: The nearest valid word.
     """
 
@@ -59,7 +59,7 @@ class SyntaxFault:
 
 
 class NotInLanguage(Exception):
-    """Reading cannot go on; the fault says why and where."""
+    """Reading must stop. The fault has the reason and the place."""
 
     def __init__(self, message: str, offset: int, length: int = 1) -> None:
         super().__init__(message)
@@ -69,11 +69,11 @@ class NotInLanguage(Exception):
 def read_tokens(
     source: str, start: int, *, inside: bool, opening: int = 0
 ) -> tuple[list[Token], int]:
-    """The tokens of an expression, and where it ends.
+    """The tokens of an expression, and the offset of its end.
 
     Args:
-        inside: It stands in braces, and ends with them.
-        opening: Where the braces open.
+        inside: Whether the expression is in braces, and ends with them.
+        opening: The offset of the opening braces.
     """
     tokens: list[Token] = []
     closers: list[str] = []
@@ -109,7 +109,7 @@ def _read_one(source: str, position: int, tokens: list[Token], closers: list[str
 
 
 def _special(source: str, position: int, tokens: list[Token]) -> tuple[str, int] | None:
-    """What can only be told from the tokens before: indexes, names of steps, `.5`."""
+    """Tokens that depend on the tokens before them: indexes, names of steps, `.5`."""
     previous = tokens[-1].type if tokens else ""
     if previous == "dot" and (match := _INDEX.match(source, position)):
         return "integer", match.end()
@@ -121,7 +121,7 @@ def _special(source: str, position: int, tokens: list[Token]) -> tuple[str, int]
 
 
 def _after_steps(tokens: list[Token]) -> bool:
-    """Whether the name of a step follows, which may have `-` in it."""
+    """Whether the name of a step follows, which may contain `-`."""
     if len(tokens) < 2 or tokens[-1].type != "dot" or not tokens[-2].test("name:steps"):
         return False
     return len(tokens) == 2 or tokens[-3].type != "dot"
@@ -148,7 +148,7 @@ def _unreadable(source: str, position: int) -> str:
 
 
 def _value(group: str, text: str, position: int, *, keep: bool) -> Any:
-    """A token's value; `keep`: a name after a dot is never a keyword."""
+    """A token's value. With `keep`, a name after a dot is never a keyword."""
     if group == "name":
         return text if keep else _KEYWORDS.get(text.lower(), text)
     try:
@@ -170,5 +170,5 @@ def _unescape(text: str) -> str:
     if "\\" not in text:
         return text
     plain = text.encode("ascii", "backslashreplace").decode("unicode-escape")
-    plain.encode()  # half a character, such as "\ud800", is no text
+    plain.encode()  # raises for half a character, such as "\ud800"
     return plain

@@ -1,4 +1,4 @@
-"""What expressions work on: plain JSON, within a budget, and the faults that can happen."""
+"""The values of expressions: plain JSON, the budget of an evaluation, and its faults."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any, Final, TypeGuard, cast
 from fractale.plain import MOST_BITS
 
 FUEL: Final = 8_000_000
-"""What one evaluation may use up: about a character of text made, or an eighth of a step."""
+"""The budget of one evaluation. A unit is about one character of text, or an eighth of a step."""
 
 ITEM: Final = 20
-"""What one item of a list costs: its memory is that of about so many characters."""
+"""The cost of one item of a list: its memory is that of about so many characters."""
 
 STEP: Final = 8
-"""What one step of a loop costs."""
+"""The cost of one step of a loop."""
 
 
 class Fault(Exception):
     """An expression could not be evaluated.
 
     Args:
-        message: What happened.
-        hint: What to do about it.
-        offset: Where in the expression's text; -1 if that is not known here.
+        message: The error.
+        hint: How to fix it.
+        offset: The offset in the expression's text; -1 if it is not known here.
     """
 
     def __init__(self, message: str, hint: str | None = None, offset: int = -1) -> None:
@@ -39,7 +39,7 @@ class Missing(Fault):
     """A name is not defined.
 
     Args:
-        name: The dotted name that was looked for, up to the part that is missing.
+        name: The dotted name, up to the part that is missing.
     """
 
     def __init__(self, name: str, message: str, hint: str | None = None, offset: int = -1) -> None:
@@ -50,8 +50,9 @@ class Missing(Fault):
 class Fuel:
     """A budget of work and memory, so that no expression can hang or fill the machine.
 
-    It counts sizes, not seconds: the same expression over the same data always ends the same
-    way, on every machine and in every replay.
+    It counts sizes, not seconds: the same expression over the same data always ends the same way,
+        on
+    every machine and in every replay.
     """
 
     __slots__ = ("left",)
@@ -63,7 +64,7 @@ class Fuel:
         """Use up some of the budget, before the work is done.
 
         Raises:
-            Fault: There is not enough left.
+            Fault: The budget is too small.
         """
         self.left -= units
         if self.left < 0:
@@ -74,13 +75,13 @@ class Fuel:
             )
 
     def spend_on(self, value: Any) -> int:
-        """Use up what going through all of a value costs.
+        """Use up the cost of processing all of a value.
 
-        Counted are the values that are written out: a list that holds another one twice counts
-        it twice, since comparing or writing it takes that long.
+        The cost counts the values as written out. If a list contains another list twice, that list
+        counts twice, since comparing or writing it takes that long.
 
         Returns:
-            How deep the value is nested.
+            The nesting depth of the value.
         """
         level, depth = [value], 0
         while level:
@@ -98,7 +99,7 @@ class Fuel:
             self.spend(STEP * len(item) + sum(map(len, item)) // 4)
             inner += item.values()
         elif is_list(item):
-            # Before the copy, for the copy takes memory too.
+            # Before the copy, since the copy needs memory, too.
             self.spend(len(item))
             inner += item
 
@@ -122,7 +123,7 @@ def whole(value: Any) -> int:
     """A value that must be a whole number.
 
     Raises:
-        Fault: It is something else.
+        Fault: The value is not a whole number.
     """
     if isinstance(value, int):
         return value
@@ -130,7 +131,7 @@ def whole(value: Any) -> int:
 
 
 def kind(value: Any) -> str:
-    """What a value is, in words for a message."""
+    """The type of a value, as text for a message."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, str):
@@ -143,7 +144,7 @@ def kind(value: Any) -> str:
 
 
 def finite(value: Any) -> Any:
-    """A number that JSON can hold.
+    """A number that JSON can express.
 
     Raises:
         Fault: It is infinite, not a number, not real, or too long.
@@ -156,7 +157,7 @@ def finite(value: Any) -> Any:
 
 
 def to_text(fuel: Fuel, value: Any) -> str:
-    """A value inside other text: text as it is, anything else as compact JSON."""
+    """A value inside other text: text unchanged, anything else as compact JSON."""
     if isinstance(value, str):
         return value
     if is_mapping(value) or is_list(value):
